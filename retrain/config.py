@@ -1,0 +1,156 @@
+"""A task: one retraining problem, as its YAML file states it.
+
+Every model is frozen and refuses fields that it does not know. Each field is described under the field; the
+descriptions become those of `retrain task schema`.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from retrain.recipe.settings import Part, Recipe, Share
+
+
+class Data(Part):
+    """How images are read and augmented."""
+
+    image_size: Annotated[int, Field(ge=4, le=1024)] = 32
+    """Side of the square that every image is resized and cropped to, in pixels."""
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Mean of each channel, of values in 0..1."""
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.25, 0.25, 0.25)
+    """Standard deviation of each channel, of values in 0..1."""
+    crop_padding: Annotated[int, Field(ge=0, le=64)] = 4
+    """Random crops are taken from the image padded by this many zero pixels; 0 turns them off."""
+    flip: bool = True
+    """Mirror half of the training images; turn it off where left and right differ (digits, text)."""
+    val_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    """Share of the training samples held out for validation in drops that bring no val split."""
+    test_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    """Share of the training samples held out for testing in drops that bring no test split."""
+
+
+class Model(Part):
+    """The network."""
+
+    name: str = "resnet18"
+    """A torchvision classifier by name, mlp, logistic, or package.module:factory called with (classes, image_size)."""
+    stem: Literal["small", "standard"] = "small"
+    """small: a 3x3 first convolution and no max-pooling, for images up to 64 pixels; standard: torchvision's own."""
+    options: dict[str, bool | int | float | str] = {}
+    """Keyword arguments for the factory: width (resnets: channels of the first stage; mlp: hidden units), dropout, ..."""
+
+
+class Adam(Part):
+    """Adam with coupled weight decay, as the papers use it."""
+
+    name: Literal["adam"] = "adam"
+    learning_rate: PositiveFloat = 0.001
+    """Peak learning rate."""
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    """Decay rates of the two moments."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Coupled weight decay, beside the recipe's objective."""
+
+
+class Sgd(Part):
+    """Stochastic gradient descent with momentum."""
+
+    name: Literal["sgd"] = "sgd"
+    learning_rate: PositiveFloat = 0.1
+    """Peak learning rate."""
+    momentum: Share = 0.9
+    """Momentum."""
+    nesterov: bool = False
+    """Nesterov's form of momentum."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Coupled weight decay, beside the recipe's objective."""
+
+
+Optimizer = Annotated[Adam | Sgd, Field(discriminator="name")]
+
+
+class Training(Part):
+    """One training, the same for every method: L_r compares iterations, which is fair only at equal work."""
+
+    epochs: PositiveFloat = 100
+    """Length of scratch's schedule, in passes over the whole dataset."""
+    batch_size: PositiveInt = 128
+    """Samples in an iteration."""
+    optimizer: Optimizer = Adam()
+    """adam or sgd."""
+    evaluate_every: PositiveFloat = 0.5
+    """Passes over the dataset between evaluations on val: the grid on which targets can be met, one for all methods."""
+    bf16: bool = False
+    """Autocast to bfloat16."""
+    save_seconds: Annotated[float, Field(ge=0)] = 120
+    """Time between saves of the run's state, in seconds: at most this much is lost when a machine is."""
+
+
+class Refresh(Part):
+    """When the baseline is measured anew by a scratch run, beyond the first."""
+
+    every: PositiveInt | None = None
+    """Once the baseline is this many drops old."""
+    on_new_classes: bool = False
+    """Whenever new classes appear."""
+    on_miss: bool = True
+    """When every schedule ended below the target."""
+
+
+class Baseline(Part):
+    """The scratch run that targets come from."""
+
+    refresh: Refresh = Refresh()
+    """When it is measured anew."""
+
+
+class Target(Part):
+    """What a run must reach."""
+
+    level: Annotated[float, Field(gt=0, le=110)] = 100
+    """r: the target is r/100 of the baseline's accuracy; reaching it stops the run (L_100, L_99)."""
+
+
+class Gate(Part):
+    """What a candidate must show on the test split before it replaces the champion."""
+
+    margin: Share = 0.02
+    """Non-inferiority: the lower end of the interval of (candidate - champion) may lie this far below zero."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    """Two-sided confidence of that interval."""
+    min_accuracy: Share = 0.0
+    """Floor of the candidate's accuracy over all test samples."""
+    min_old_accuracy: Share = 0.0
+    """Floor of its accuracy on the test samples of drops that the champion knew."""
+    min_class_accuracy: Share = 0.0
+    """Floor of its accuracy in every class."""
+    max_negative_flips: Share = 1.0
+    """Largest share of test samples that the champion had right and the candidate has wrong."""
+
+
+class Task(Part):
+    """One retraining problem: where its data and models are, and how it is retrained."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+    """Name in paths, metrics and the cluster: lower-case letters, digits and hyphens."""
+    store: Annotated[str, Field(min_length=1)] = "store"
+    """s3://bucket/prefix, or a local folder (relative to where the command runs)."""
+    endpoint_url: str | None = None
+    """Address of an S3-compatible server; AWS's own where absent."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of everything random."""
+    data: Data = Data()
+    """How images are read and augmented."""
+    model: Model = Model()
+    """The network."""
+    recipe: Recipe = Recipe()
+    """The continuous method's four aspects."""
+    training: Training = Training()
+    """One training, the same for every method."""
+    baseline: Baseline = Baseline()
+    """The scratch run that targets come from."""
+    target: Target = Target()
+    """What a run must reach."""
+    gate: Gate = Gate()
+    """What a candidate must show before it is promoted."""

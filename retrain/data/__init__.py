@@ -1,0 +1,1 @@
+"""Drops, shards and batches."""

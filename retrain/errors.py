@@ -1,0 +1,28 @@
+"""Errors meant for people: what is wrong, where, and what is allowed.
+
+Every `UserError` ends the command with exit code 2 and its message alone, without a traceback.
+"""
+
+
+class UserError(Exception):
+    """A mistake of the caller or of the data: the message says how to put it right."""
+
+
+class TaskError(UserError):
+    """The task file, or an override of it, is wrong."""
+
+
+class DropError(UserError):
+    """A drop's source, shards or manifest are wrong; nothing was committed."""
+
+
+class StoreError(UserError):
+    """The store cannot be reached, or refuses what was asked of it."""
+
+
+class ModelError(UserError):
+    """The named model cannot be built, or does not fit the weights it is given."""
+
+
+class RunError(UserError):
+    """A run that was named does not exist, or cannot be used as asked."""

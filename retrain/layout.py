@@ -1,0 +1,45 @@
+"""Where everything lies in a store: `<store>/<task>/...` (DESIGN, section 4 in docs/architecture.md)."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Keys of one task's objects."""
+
+    task: str
+
+    @property
+    def drops(self) -> str:
+        """Prefix of all drops."""
+        return f"{self.task}/drops/"
+
+    def shard(self, drop: str, name: str) -> str:
+        """One file of a drop."""
+        return f"{self.task}/drops/{drop}/{name}"
+
+    def manifest(self, drop: str) -> str:
+        """The manifest that makes a drop visible."""
+        return self.shard(drop, "drop.json")
+
+    def run(self, run_id: str, name: str) -> str:
+        """One file of a run: plan.json, model.safetensors, curve.jsonl, result.json, evaluation.json, ..."""
+        return f"{self.task}/runs/{run_id}/{name}"
+
+    def learning_speed(self, run_id: str, drop: str) -> str:
+        """A run's counters for one drop."""
+        return self.run(run_id, f"learning_speed/{drop}.safetensors")
+
+    @property
+    def ledger(self) -> str:
+        """Prefix of all records of ended runs."""
+        return f"{self.task}/ledger/"
+
+    def record(self, run_id: str) -> str:
+        """The record of one ended run."""
+        return f"{self.task}/ledger/{run_id}.json"
+
+    @property
+    def champion(self) -> str:
+        """The pointer to the promoted model."""
+        return f"{self.task}/champion.json"

@@ -1,0 +1,1 @@
+"""What people watch: metrics and reports, all from the ledger."""

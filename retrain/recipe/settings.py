@@ -1,0 +1,133 @@
+"""The settings of the four aspects of a method (Verwimp et al., section 3), as a task's `recipe:` states them.
+
+Each field is described under the field; the descriptions become those of `retrain task schema`.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Part(BaseModel):
+    """What all parts of a task have in common: frozen, and refusing fields that they do not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Fresh(Part):
+    """A newly initialised network: what training from scratch starts from."""
+
+    name: Literal["fresh"] = "fresh"
+
+
+class Warm(Part):
+    """The parent's parameters and buffers as they are: the naive warm start."""
+
+    name: Literal["warm"] = "warm"
+
+
+class ShrinkPerturb(Part):
+    """Shrink-and-perturb: alpha * old + beta * fresh (Verwimp et al., eq. 4)."""
+
+    name: Literal["shrink_perturb"] = "shrink_perturb"
+    alpha: Share = 0.4
+    """Weight of the parent's parameters."""
+    beta: Share = 0.001
+    """Weight of the newly initialised network."""
+
+
+Initialization = Annotated[Fresh | Warm | ShrinkPerturb, Field(discriminator="name")]
+
+
+class NoPenalty(Part):
+    """The loss alone."""
+
+    name: Literal["none"] = "none"
+
+
+class L2(Part):
+    """loss + strength * ||theta||^2."""
+
+    name: Literal["l2"] = "l2"
+    strength: Annotated[float, Field(ge=0)] = 0.01
+    """Lambda."""
+
+
+class L2Init(Part):
+    """loss + strength * ||theta - anchor||^2 (Verwimp et al., eq. 5)."""
+
+    name: Literal["l2_init"] = "l2_init"
+    strength: Annotated[float, Field(ge=0)] = 0.01
+    """Lambda."""
+    anchor: Literal["origin", "fresh", "start"] = "origin"
+    """theta_0: the very first initialization of the lineage, this run's fresh network, or where it starts."""
+
+
+Objective = Annotated[NoPenalty | L2 | L2Init, Field(discriminator="name")]
+
+
+class Uniform(Part):
+    """Every sample once in each pass."""
+
+    name: Literal["uniform"] = "uniform"
+
+
+class EasyHard(Part):
+    """The easiest and the hardest old samples seldom, all others once in each pass (Verwimp et al., section 3.3)."""
+
+    name: Literal["easy_hard"] = "easy_hard"
+    share: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """c: the share of old samples called easy, and the share called hard."""
+    probability: Share = 0.1
+    """r: the probability with which an easy or hard old sample appears in a pass."""
+
+
+class OldNew(Part):
+    """Half of each pass old samples, half new ones (Verwimp et al., section 3.3, the comparison)."""
+
+    name: Literal["old_new"] = "old_new"
+    new: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """The share of new samples in a pass."""
+
+
+Sampling = Annotated[Uniform | EasyHard | OldNew, Field(discriminator="name")]
+
+Scale = Literal["auto"] | PositiveFloat
+
+
+class Cosine(Part):
+    """Half a cosine from the learning rate down to zero (Verwimp et al., section 3.4)."""
+
+    name: Literal["cosine"] = "cosine"
+    scale: Scale = "auto"
+    """Length as a multiple of scratch's; auto chooses by the share of new data: 0.25 below a half, else 0.5."""
+
+
+class MultiStep(Part):
+    """The learning rate falls by a factor at each milestone."""
+
+    name: Literal["multistep"] = "multistep"
+    scale: Scale = "auto"
+    """Length as a multiple of scratch's; auto chooses by the share of new data: 0.25 below a half, else 0.5."""
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.5, 0.75)
+    """Where the rate falls, as shares of the schedule."""
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """What it is multiplied by there."""
+
+
+Schedule = Annotated[Cosine | MultiStep, Field(discriminator="name")]
+
+
+class Recipe(Part):
+    """What the continuous method does in each of the four aspects."""
+
+    initialization: Initialization = ShrinkPerturb()
+    """Where the weights start: fresh, warm or shrink_perturb."""
+    objective: Objective = L2Init()
+    """What is minimised besides the loss: none, l2 or l2_init."""
+    sampling: Sampling = EasyHard()
+    """Which samples a pass holds: uniform, easy_hard or old_new."""
+    schedule: Schedule = Cosine()
+    """How the learning rate falls: cosine or multistep, and how much sooner than scratch's."""

@@ -1,0 +1,1 @@
+"""Where drops, runs, the ledger and the champion are kept."""
