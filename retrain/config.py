@@ -37,8 +37,8 @@ class Model(Part):
     """A torchvision classifier by name, mlp, logistic, or package.module:factory called with (classes, image_size)."""
     stem: Literal["small", "standard"] = "small"
     """small: a 3x3 first convolution and no max-pooling, for images up to 64 pixels; standard: torchvision's own."""
-    options: dict[str, bool | int | float | str] = {}
-    """Keyword arguments for the factory: width (resnets: channels of the first stage; mlp: hidden units), dropout, ..."""
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Keyword arguments of the factory: width (resnets: channels of the first stage; mlp: hidden units), ..."""
 
 
 class Adam(Part):

@@ -48,8 +48,8 @@ class Drop(Record):
     """A drop's manifest, `drops/<id>/drop.json`: written last, it makes the drop visible.
 
     `classes` are this drop's class names in order of first appearance in its shards; `counts[split][class]` are
-    samples after holding out. A split without shards of its own is held out of train by a hash of the sample key: `held_out[split]` is its share, fixed
-    here for good. `digest` covers everything but `id` and `committed_at`.
+    samples after holding out. A split without shards of its own is held out of train by a hash of the sample key:
+    `held_out[split]` is its share, fixed here for good. `digest` covers everything but `id` and `committed_at`.
     """
 
     id: str
@@ -303,7 +303,7 @@ class Promotion(Record):
 
 
 class Champion(Record):
-    """The promoted model, `champion.json`: replaced only by compare-and-swap. The last entry of `history` is in force."""
+    """The promoted model, `champion.json`: replaced only by compare-and-swap; the last of `history` is in force."""
 
     history: tuple[Promotion, ...]
 
