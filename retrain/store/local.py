@@ -1,0 +1,160 @@
+"""A store in a local folder, safe under concurrent processes: the embedded default."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
+
+from retrain.errors import StoreError
+from retrain.store.base import Conflict, Entry, Missing, check_key, is_key, settle
+
+PRIVATE = ".retrain"
+"""Folder for the lock and for files that are being written; no key begins with a dot, so no listing shows it."""
+
+
+class LocalStore:
+    """Objects as files under `root`, which is made by the first write.
+
+    A file is written aside, flushed to disk and then renamed, so an object's bytes never change under a reader. What
+    takes an object's place or removes it holds the store's one lock; `create` needs none, for hard links are
+    exclusive. What a killed process was writing stays behind in `.retrain/` and harms nobody.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser()
+        self.url = str(root)
+
+    def read(self, key: str) -> tuple[bytes, str]:
+        """Return the object's bytes and their SHA-256. Raises `Missing`."""
+        with self._explained(key), self.open(key) as file:
+            data = file.read()
+        return data, _version(data)
+
+    def create(self, key: str, data: bytes) -> str:
+        """Write a new object and return its version. Raises `Conflict` if the key holds other bytes."""
+        with self._explained(key), self._staged(BytesIO(data)) as staged:
+            try:
+                os.link(staged, self._destination(key))
+            except FileExistsError:
+                return settle(self, key, data)
+        return _version(data)
+
+    def replace(self, key: str, data: bytes, version: str) -> str:
+        """Compare-and-swap. Raises `Conflict` if the object has changed, `Missing` if there is none."""
+        with self._explained(key), self._staged(BytesIO(data)) as staged, self._lock():
+            current, found = self.read(key)
+            if found == version:
+                staged.replace(self._path(key))
+            elif current != data:
+                raise Conflict(f"{self.url}: somebody else wrote {key} first.")
+        return _version(data)
+
+    def write(self, key: str, data: bytes) -> None:
+        """Write unconditionally."""
+        self._put(key, BytesIO(data))
+
+    def delete(self, key: str) -> None:
+        """Remove the object; a missing one is no error."""
+        with self._explained(key), self._lock():
+            self._path(key).unlink(missing_ok=True)
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """Yield every object whose key starts with `prefix`, in order, reading one folder at a time."""
+        with self._explained(prefix):
+            yield from self._walk("", prefix)
+
+    def upload(self, path: Path, key: str) -> None:
+        """Copy the file at `path` into the store."""
+        with self._explained(key), path.open("rb") as source:
+            self._put(key, source)
+
+    def download(self, key: str, path: Path) -> None:
+        """Copy the object to `path`. Raises `Missing`."""
+        with self._explained(key), self.open(key) as source, _copied(source, path.parent) as copy:
+            copy.replace(path)
+
+    def open(self, key: str) -> BinaryIO:
+        """Open the object for reading. Raises `Missing`."""
+        with self._explained(key):
+            try:
+                return self._path(key).open("rb")
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+                raise Missing(f"{self.url}: there is no {key}.") from None
+
+    def _path(self, key: str) -> Path:
+        return self.root / check_key(key)
+
+    def _destination(self, key: str) -> Path:
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _put(self, key: str, source: BinaryIO) -> None:
+        with self._explained(key), self._staged(source) as staged, self._lock():
+            staged.replace(self._destination(key))
+
+    @contextmanager
+    def _staged(self, source: BinaryIO) -> Iterator[Path]:
+        """A copy of `source` on the store's own file system, where renaming is atomic."""
+        with _copied(source, self._private()) as copy:
+            yield copy
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        with (self._private() / "lock").open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # closing the file releases it, and so does the death of the process
+            yield
+
+    def _private(self) -> Path:
+        private = self.root / PRIVATE
+        private.mkdir(parents=True, exist_ok=True)
+        return private
+
+    def _walk(self, folder: str, prefix: str) -> Iterator[Entry]:
+        for name, size in sorted(_children(self.root / folder)):
+            key = folder + name
+            if name.endswith("/") and (key.startswith(prefix) or prefix.startswith(key)):
+                yield from self._walk(key, prefix)
+            elif is_key(key) and key.startswith(prefix):
+                yield Entry(key, size)
+
+    @contextmanager
+    def _explained(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(f"{self.url}: {key or 'listing'}: {error}") from error
+
+
+def _version(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@contextmanager
+def _copied(source: BinaryIO, folder: Path) -> Iterator[Path]:
+    """A copy of `source` under a passing name in `folder`, flushed to disk; removed unless it has been renamed."""
+    copy = folder / f".{uuid4().hex}"
+    try:
+        with copy.open("xb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
+            file.flush()
+            os.fsync(file.fileno())
+        yield copy
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+def _children(folder: Path) -> list[tuple[str, int]]:
+    """Names and sizes; folders end in a slash, so that sorting names sorts the keys below them."""
+    children = []
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):  # deleted since
+                children.append((f"{entry.name}/", 0) if entry.is_dir() else (entry.name, entry.stat().st_size))
+    return children
