@@ -1,0 +1,80 @@
+"""Initialization: where the weights of a run start (Verwimp et al., section 3.1; Ash & Adams, 2020).
+
+`old` is the parent's state dict, `fresh` a newly initialised network, changed in place. A tensor of `fresh` may have
+more rows (dimension 0) than the parent's, as the head has when classes were added: the rows that the parent never saw
+keep their full fresh initialization.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from retrain.errors import ModelError
+from retrain.recipe.settings import Fresh, Initialization, ShrinkPerturb, Warm
+
+
+@torch.no_grad()
+def warm_start(fresh: nn.Module, old: Mapping[str, Tensor]) -> None:
+    """θ = old, for parameters and buffers. Raises `ModelError`, changing nothing, if `old` does not fit."""
+    _check_fit(fresh.state_dict(), old)
+    for name, tensor in fresh.state_dict().items():
+        _seen(tensor, old[name]).copy_(old[name])
+
+
+@torch.no_grad()
+def shrink_perturb(fresh: nn.Module, old: Mapping[str, Tensor], alpha: float, beta: float) -> None:
+    """θ = α·old + β·fresh, for parameters only (Verwimp et al., eq. 4).
+
+    Buffers keep their fresh values, so BatchNorm's running statistics start afresh. The perturbation is a newly
+    initialised network rather than Gaussian noise, as in the published code of Ash & Adams. Raises `ModelError`,
+    changing nothing, if `old` does not fit.
+    """
+    _check_fit(fresh.state_dict(), old)
+    for name, parameter in fresh.named_parameters():
+        seen = _seen(parameter, old[name])
+        seen.mul_(beta).add_(old[name].to(seen), alpha=alpha)
+
+
+def initialize(setting: Initialization, fresh: nn.Module, old: Mapping[str, Tensor] | None) -> None:
+    """Bring `fresh` to where a run starts; `old` is None where there is no parent.
+
+    Raises `ModelError` if the setting needs a parent that there is not, or that does not fit.
+    """
+    if isinstance(setting, Fresh):
+        return
+    if old is None:
+        raise ModelError(f"initialization {setting.name!r} needs a parent's weights and there are none; use 'fresh'")
+    match setting:
+        case Warm():
+            warm_start(fresh, old)
+        case ShrinkPerturb(alpha=alpha, beta=beta):
+            shrink_perturb(fresh, old, alpha, beta)
+
+
+def _seen(tensor: Tensor, old: Tensor) -> Tensor:
+    """The view of `tensor` on the rows that the parent has too."""
+    return tensor[tuple(slice(size) for size in old.shape)]
+
+
+def _check_fit(fresh: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> None:
+    """Raise `ModelError` naming the first tensor that only one of the two has, or that has another shape."""
+    for name in [*fresh, *(name for name in old if name not in fresh)]:
+        own, theirs = _shape(fresh, name), _shape(old, name)
+        if own is None or theirs is None or not _may_grow(theirs, own):
+            raise ModelError(
+                f"the parent's weights do not fit the network at {name}: {_words(theirs)} in the parent, "
+                f"{_words(own)} in the network; only rows for new classes may be added"
+            )
+
+
+def _shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
+    return tuple(tensors[name].shape) if name in tensors else None
+
+
+def _may_grow(old: tuple[int, ...], new: tuple[int, ...]) -> bool:
+    return len(old) == len(new) and old[:1] <= new[:1] and old[1:] == new[1:]
+
+
+def _words(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else f"shape {list(shape)}"

@@ -1,0 +1,76 @@
+"""Sampling: which samples a pass over the data holds (Verwimp et al., section 3.3).
+
+A pass is Poisson-thinned: every sample is kept with its own probability, independently, and those kept are shuffled.
+So no sample appears twice in a pass, and a pass costs tens of nanoseconds a sample at any size.
+"""
+
+import math
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from retrain.errors import TaskError
+from retrain.recipe.learning_speed import Counters, learning_speed, mean_loss
+from retrain.recipe.settings import EasyHard, OldNew, Sampling, Uniform
+
+
+def keep_probability(setting: Sampling, counters: Counters, old: Tensor) -> Tensor | None:
+    """Return the probability [N], float32, with which each sample appears in a pass; None: every one does.
+
+    `counters` is the parent's index over the N samples, `old` [N], bool, marks those that the parent saw.
+    """
+    match setting:
+        case Uniform():
+            return None
+        case EasyHard():
+            return _easy_hard(setting, counters, old)
+        case OldNew(new=new):
+            return _old_new(new, old)
+
+
+def draw_pass(probability: Tensor | None, size: int, generator: torch.Generator) -> Tensor:
+    """Return the indices, int64, of one pass over `size` samples in random order, on the generator's device,
+    where `probability` is too.
+
+    Its length is random, with mean `probability.sum()`; where that is small a pass may be empty.
+    """
+    device = generator.device
+    if probability is None:
+        return torch.randperm(size, generator=generator, device=device)
+    kept = (torch.rand(size, generator=generator, device=device) < probability).nonzero().squeeze(1)
+    return kept[torch.randperm(len(kept), generator=generator, device=device)]
+
+
+def _easy_hard(setting: EasyHard, counters: Counters, old: Tensor) -> Tensor:
+    """r for the ⌊c·N_old⌋ easiest and as many hardest old samples, 1 for all others, old or new.
+
+    Old samples that were never counted are neither easy nor hard. Where fewer than 2⌊c·N_old⌋ were counted, the two
+    ends meet and all of these are thinned. Raises `TaskError` if nothing is left to train on.
+    """
+    order = _easiest_first(counters, old)
+    # The share as the task file writes it: in floats, 0.29 of 100 samples would be 28.
+    ends = math.floor(Fraction(str(setting.share)) * int(old.sum()))
+    probability = torch.ones(len(old), device=old.device)
+    probability[order[:ends]] = setting.probability
+    probability[order[max(len(order) - ends, 0) :]] = setting.probability
+    if not probability.any():
+        raise TaskError("recipe.sampling leaves no sample to train on: raise its probability, or lower its share")
+    return probability
+
+
+def _easiest_first(counters: Counters, old: Tensor) -> Tensor:
+    """Indices of the old samples that were counted, by falling learning speed, then rising mean loss, then index."""
+    known = (old & (counters.seen > 0)).nonzero().squeeze(1)
+    order = known[mean_loss(counters)[known].argsort(stable=True)]
+    return order[learning_speed(counters)[order].argsort(stable=True, descending=True)]
+
+
+def _old_new(new: float, old: Tensor) -> Tensor | None:
+    """Thin the group that is too large, so that in expectation `new` of a pass is new; one group alone stays whole."""
+    n_old, n_new = int(old.sum()), int((~old).sum())
+    if n_old == 0 or n_new == 0:
+        return None
+    keep_old = min(1.0, (1 - new) / new * n_new / n_old)
+    keep_new = min(1.0, new / (1 - new) * n_old / n_new)
+    return torch.where(old, keep_old, keep_new)

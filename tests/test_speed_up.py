@@ -1,0 +1,49 @@
+import math
+
+import pytest
+
+from retrain.recipe.speed_up import first_reaching, speed_up
+
+SCRATCH = ([100, 200, 300, 400, 500], [0.30, 0.55, 0.68, 0.70, 0.66])
+
+
+def test_first_reaching_equals_a_search_by_hand() -> None:
+    iterations, accuracies = SCRATCH
+    for accuracy in (0.0, 0.30, 0.300001, 0.55, 0.66, 0.69, 0.70, 0.71):
+        expected = None
+        for i in range(len(iterations)):
+            if accuracies[i] >= accuracy and expected is None:
+                expected = iterations[i]
+        assert first_reaching(iterations, accuracies, accuracy) == expected
+
+
+def test_reaching_is_for_good_even_if_accuracy_falls_again() -> None:
+    assert first_reaching([10, 20, 30], [0.5, 0.8, 0.4], 0.7) == 20
+
+
+def test_an_empty_curve_reaches_nothing_and_a_ragged_one_is_refused() -> None:
+    assert first_reaching([], [], 0.0) is None
+    with pytest.raises(ValueError, match="shorter"):
+        first_reaching([10, 20], [0.1], 0.9)
+
+
+def test_speed_up_is_scratchs_iterations_over_the_others() -> None:
+    other = ([50, 100, 150], [0.60, 0.695, 0.70])
+    assert speed_up(SCRATCH, other, 100) == 400 / 150
+    assert speed_up(SCRATCH, other, 99) == 400 / 100
+    assert speed_up(SCRATCH, other, 95) == 300 / 100
+    assert speed_up(SCRATCH, other, 80) == 300 / 50
+
+
+def test_scratch_against_itself_is_one_at_every_level_and_a_slower_run_is_below_one() -> None:
+    assert [speed_up(SCRATCH, SCRATCH, level) for level in (1, 50, 99, 100)] == [1, 1, 1, 1]
+    assert speed_up(SCRATCH, ([400, 800], [0.5, 0.7]), 100) == 0.5
+
+
+def test_a_level_that_is_not_reached_has_no_speed_up() -> None:
+    assert speed_up(SCRATCH, ([100, 200], [0.60, 0.699]), 100) is None
+    assert speed_up(SCRATCH, ([100, 200], [0.60, 0.999]), 101) is None
+
+
+def test_a_run_that_starts_at_the_level_is_infinitely_faster() -> None:
+    assert speed_up(SCRATCH, ([0, 100], [0.7, 0.7]), 100) == math.inf
