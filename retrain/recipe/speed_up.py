@@ -22,10 +22,11 @@ def first_reaching(iterations: Sequence[int], accuracies: Sequence[float], accur
 def speed_up(scratch: Points, other: Points, level: float) -> float | None:
     """Return L_r = s(scratch, r/100 · a_scratch) / s(other, r/100 · a_scratch) for r = `level` (eq. 2).
 
-    a_scratch is scratch's highest accuracy. None, `/` in the paper's tables, if `other` (or, above 100, scratch) never
-    reaches the level; infinite if `other` is there before its first iteration.
+    a_scratch is the accuracy that scratch ends with: its highest would be the luckiest of many noisy evaluations. None,
+    `/` in the paper's tables, if `other` (or, above 100, scratch) never reaches the level; infinite if `other` is there
+    before its first iteration.
     """
-    accuracy = level / 100 * max(scratch[1])
+    accuracy = level / 100 * scratch[1][-1]
     s_scratch, s_other = first_reaching(*scratch, accuracy), first_reaching(*other, accuracy)
     if s_scratch is None or s_other is None:
         return None
