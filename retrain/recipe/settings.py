@@ -11,9 +11,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Part(BaseModel):
-    """What all parts of a task have in common: frozen, and refusing fields that they do not know."""
+    """What all parts of a task have in common: frozen, refusing unknown fields and numbers that are not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Fresh(Part):

@@ -1,0 +1,6 @@
+"""Task files: found by name or path, overridden from the command line, checked, explained, and started from nothing."""
+
+from retrain.tasks.files import load_task
+from retrain.tasks.starter import schema, starter
+
+__all__ = ["load_task", "schema", "starter"]

@@ -1,0 +1,109 @@
+"""A document checked against the task's models, and what is wrong with it in sentences: one line for every problem."""
+
+import difflib
+import re
+from collections.abc import Collection, Iterable, Mapping
+from reprlib import repr as shortened
+from typing import Any, NamedTuple, get_origin
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from retrain.config import Task
+from retrain.errors import TaskError
+from retrain.recipe.settings import Part
+from retrain.tasks.fields import kinds, kinds_at, parts, paths, with_default_kinds
+
+Path = tuple[str, ...]
+
+
+class _Problem(NamedTuple):
+    path: Path
+    says: str
+    got: str
+
+
+def check(document: Mapping[Any, Any], source: str, overridden: Collection[Path] = ()) -> Task:
+    """Turn a document into a task.
+
+    A problem at a path that was `overridden` is said to lie in `--set`, any other in `source`. Raises `TaskError`.
+    """
+    try:
+        return Task.model_validate(with_default_kinds(document))
+    except ValidationError as error:
+        lines = []
+        for problem in _merged(_problem(detail) for detail in error.errors()):
+            origin = "--set" if any(_related(problem.path, path) for path in overridden) else source
+            lines.append(f"{origin}: {'.'.join(problem.path)}: {problem.says}{problem.got}")
+        raise TaskError("\n".join(lines)) from None
+
+
+def did_you_mean(word: str, known: Mapping[str, str]) -> str:
+    """`; did you mean ...?` with the nearest of the known words, each as its value says it; or nothing."""
+    nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
+    return f"; did you mean {known[nearest[0]]}?" if nearest else ""
+
+
+def _related(path: Path, other: Path) -> bool:
+    """Whether one of two paths lies within the other."""
+    return all(a == b for a, b in zip(path, other, strict=False))
+
+
+def _merged(problems: Iterable[_Problem]) -> list[_Problem]:
+    """One problem a path: a union of plain types fails once for each of them ('auto', a number)."""
+    merged: dict[Path, _Problem] = {}
+    for problem in problems:
+        if first := merged.get(problem.path):
+            problem = first._replace(says=f"{first.says} or {problem.says.removeprefix('must be ')}")
+        merged[problem.path] = problem
+    return list(merged.values())
+
+
+def _problem(detail: ErrorDetails) -> _Problem:
+    """One of pydantic's errors, for people."""
+    path, model = _place(detail["loc"], Task)
+    got = detail["input"]
+    match detail["type"]:
+        case "extra_forbidden" | "invalid_key":
+            return _Problem(path, _unknown(path, model), "")
+        case "missing":
+            return _Problem(path, "is missing", "")
+        case "union_tag_invalid":
+            allowed = detail["ctx"]["expected_tags"].replace("'", "")
+            return _Problem((*path, "name"), f"must be one of {allowed}", f" (got {shortened(got['name'])})")
+        case "model_type" | "model_attributes_type":
+            return _Problem(path, "must be a mapping of fields", f" (got {shortened(got)})")
+    says = re.sub(r"^.*?should| after validation|, (unable|got|not) .*$", "", detail["msg"])
+    says = says.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
+    return _Problem(path, f"must{says}", f" (got {shortened(got)})")
+
+
+def _place(location: tuple[int | str, ...], model: type[Part]) -> tuple[Path, type[Part]]:
+    """The path that a person would write, without the union members that pydantic adds, and the model it ends in."""
+    if not location:
+        return (), model
+    step, *rest = location
+    field = model.model_fields.get(str(step))
+    if field is None or not rest:
+        return (str(step),), model
+    if options := kinds(field):
+        model, rest = options[str(rest[0])], rest[1:]
+    elif inner := parts(field):
+        model = inner[0]
+    else:  # what follows is an index or a key, and then a union's member
+        rest = rest[: 1 if get_origin(field.annotation) in (tuple, dict) else 0]
+        return (str(step), *map(str, rest)), model
+    path, model = _place(tuple(rest), model)
+    return (str(step), *path), model
+
+
+def _unknown(path: Path, model: type[Part]) -> str:
+    """Which fields are known beside an unknown one, and the nearest: there, or else anywhere in a task."""
+    word, allowed = path[-1], list(model.model_fields)
+    if owners := [name for name, kind in kinds_at(path[:-1]).items() if word in kind.model_fields]:
+        hint = f"; only {' and '.join(owners)} has it"
+    else:
+        beside = {name: ".".join((*path[:-1], name)) for name in allowed}
+        anywhere = {full.rpartition(".")[2]: full for full in paths()}
+        hint = did_you_mean(word, beside) or did_you_mean(word, anywhere)
+    return f"unknown field {word!r}; allowed: {', '.join(allowed)}{hint}"

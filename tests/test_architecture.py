@@ -1,0 +1,93 @@
+"""The house's rules: which way imports run, what starts fast, what is never used, how long a file may be."""
+
+import ast
+import pkgutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import retrain
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted(path for folder in ("retrain", "pipelines", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
+MODULES = sorted(module.name for module in pkgutil.walk_packages(retrain.__path__, "retrain."))
+
+PURE = ("retrain.recipe", "retrain.training", "retrain.data", "retrain.models")
+OUTSIDE = {"boto3", "kfp", "kubernetes", "typer", "prometheus_client"}
+LIGHT = ("retrain.config", "retrain.recipe.settings", "retrain.records", "retrain.tasks")
+UNPICKLERS = {
+    "pickle",
+    "cloudpickle",
+    "dill",
+    "joblib",
+    "marshal",
+    "shelve",
+    "torch.load",
+    "torch.save",
+    "torch.package",
+}
+
+
+def within(packages: tuple[str, ...]) -> list[str]:
+    """The modules that are one of these packages or lie in them."""
+    return [name for name in MODULES if any(f"{name}.".startswith(f"{package}.") for package in packages)]
+
+
+def loaded_by(modules: list[str]) -> set[str]:
+    """Top-level packages that a fresh process holds after importing the modules."""
+    code = f"import sys, {', '.join(modules)}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return set(process.stdout.split())
+
+
+def names(tree: ast.AST) -> Iterator[str]:
+    """What a module imports (with all the packages above it) and the dotted attributes that it uses."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (part for alias in node.names for part in (alias.name, alias.name.partition(".")[0]))
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (
+                node.module,
+                node.module.partition(".")[0],
+                *(f"{node.module}.{name.name}" for name in node.names),
+            )
+        elif isinstance(node, ast.Attribute):
+            yield ast.unparse(node)
+
+
+def test_recipe_training_data_and_models_load_nothing_of_the_outside_world() -> None:
+    assert {"retrain.recipe.settings", "retrain.training", "retrain.data"} <= set(within(PURE))
+    assert loaded_by(within(PURE)) & OUTSIDE == set()
+
+
+def test_what_a_task_or_a_record_is_can_be_read_without_torch() -> None:
+    loaded = loaded_by(within(LIGHT))
+    assert "pydantic" in loaded
+    assert loaded & {"torch", "torchvision", "webdataset"} == set()
+
+
+def test_help_answers_in_half_a_second() -> None:
+    command = [sys.executable, "-c", "from retrain.cli import main; main()", "--help"]
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.5
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_is_unpickled(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert UNPICKLERS & set(names(tree)) == set()
+    assert "allow_pickle" not in {node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword)}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_is_about_one_idea(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 260
