@@ -108,7 +108,7 @@ class Baseline(Part):
 class Target(Part):
     """What a run must reach."""
 
-    level: Annotated[float, Field(gt=0, le=110)] = 100
+    level: Annotated[float, Field(gt=0, le=100)] = 100
     """r: the target is r/100 of the baseline's accuracy; reaching it stops the run (L_100, L_99)."""
 
 

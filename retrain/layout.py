@@ -39,6 +39,10 @@ class Layout:
         """The record of one ended run."""
         return f"{self.task}/ledger/{run_id}.json"
 
+    def metrics(self, run_id: str) -> str:
+        """A record's figures as a Prometheus text file."""
+        return f"{self.task}/ledger/{run_id}.prom"
+
     @property
     def champion(self) -> str:
         """The pointer to the promoted model."""

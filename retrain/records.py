@@ -10,10 +10,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from retrain.config import Recipe, Task
-
-Split = Literal["train", "val", "test"]
-Method = Literal["scratch", "naive", "continuous"]
+from retrain.config import Task
+from retrain.recipe.settings import Recipe
+from retrain.words import Method, Purpose, Split
 
 
 class Record(BaseModel):
@@ -106,14 +105,19 @@ class Target(Record):
     accuracy: float
     baseline_run: str
     baseline_accuracy: float
+    baseline_iterations: int
+    """s_scratch: when the baseline's curve first reached `accuracy`."""
+    baseline_reached_at: dict[Literal["99", "100"], int | None]
+    """The same at 99 and 100 percent of its accuracy."""
     provenance: Literal["measured", "carried"]
     age: int
 
 
 class Origin(Record):
-    """The first initialization of a lineage of models: the network built with this seed for this many classes."""
+    """The first initialization of a lineage of models: that of a scratch run with this seed, on so many drops."""
 
     seed: int
+    drops: int
     classes: int
 
 
@@ -126,9 +130,11 @@ class Plan(Record):
 
     task: Task
     method: Method
-    purpose: Literal["retrain", "calibrate", "trial"]
+    purpose: Purpose
     attempt: int
     earlier: tuple[str, ...]
+    retry: int
+    """How many runs of this very plan failed before (by an error, not by a miss)."""
     parent: str | None
     known: int
     """The first this many drops of the dataset are old: the parent saw them."""
@@ -147,8 +153,9 @@ class Plan(Record):
 
     @property
     def run_id(self) -> str:
-        """`<method>-<digest of the plan>`; where the store is and why the run was planned do not count."""
-        content = self.model_dump(mode="json", exclude={"reason": True, "task": {"store", "endpoint_url"}})
+        """`<method>-<digest of the plan>`: of what decides the training, not where it is kept or how it is judged."""
+        aside = {"store", "endpoint_url", "gate"}
+        content = self.model_dump(mode="json", exclude={"reason": True, "task": aside})
         return f"{self.method}-{digest(content)[:12]}"
 
 
@@ -161,9 +168,10 @@ class Point(Record):
 
     iteration: int
     accuracy: float
-    loss: float
+    loss: float | None
     images: int
-    train_loss: float
+    train_loss: float | None
+    """Mean since the point before; None, like `loss`, where it is not finite."""
     learning_rate: float
 
 
@@ -185,6 +193,15 @@ class Cost(Record):
     device_seconds_all_in: float
 
 
+class Machine(Record):
+    """What ran it: enough to repeat a figure."""
+
+    retrain: str
+    torch: str
+    device: str
+    threads: int
+
+
 class Result(Record):
     """How a training ended, `result.json`: what exists under the run is whole once this is written.
 
@@ -194,14 +211,23 @@ class Result(Record):
 
     outcome: Literal["reached", "missed", "completed", "diverged"]
     iterations: int
+    final_accuracy: float
+    """On val, of the weights that the run ended with: a_scratch, if this becomes the baseline."""
     best_accuracy: float
     """Highest accuracy on the whole of val."""
-    reached_at: dict[str, int | None]
-    """First iteration on the grid at 99 and 100 percent of the baseline's accuracy (or of this run's own, where
-    it has no target): the papers' s(f, a)."""
+    reached_at: dict[Literal["99", "100"], int | None]
+    """First iteration on the grid at 99 and 100 percent of the baseline's accuracy (of this run's own final accuracy,
+    where it has no target): s(f, a), Verwimp et al., eq. 1."""
+    speed_up: dict[Literal["99", "100"], float | None]
+    """L_99 and L_100 against the baseline, Verwimp et al., eq. 2; None where not reached."""
     model_digest: str | None
+    """SHA-256 of model.safetensors; None for a diverged run, which leaves no model."""
     index_digest: str | None
+    """SHA-256 over the learning-speed counters of all drops, in order."""
     cost: Cost
+    machine: Machine
+    started_at: datetime
+    ended_at: datetime
 
 
 class Interval(Record):
@@ -246,9 +272,9 @@ class Decision(Record):
 class Savings(Record):
     """What a run saved against training from scratch, in iterations.
 
-    `gross` = baseline - used, training alone. `net` = baseline - used_all_in, where evaluation is charged at a third
-    of an iteration a batch. A run that yields no model (missed, diverged, calibration) has baseline 0: its whole use
-    is a loss. A scratch retraining is its own baseline.
+    `gross` = baseline - used: training alone, missed attempts included. `net` = baseline - used_all_in: evaluation
+    too, a third of an iteration a batch, and calibrations, which gross leaves out (0). A run that yields no model at
+    the target (missed, diverged) has baseline 0: its whole use is a loss. A scratch retraining is its own baseline.
     """
 
     baseline: int
@@ -258,22 +284,13 @@ class Savings(Record):
     net: float
 
 
-class Machine(Record):
-    """What ran it: enough to repeat a figure."""
-
-    retrain: str
-    torch: str
-    device: str
-    threads: int
-
-
 class RunRecord(Record):
     """One ended run, `ledger/<run-id>.json`, written last. Every figure on a dashboard comes from these."""
 
     run_id: str
     task: str
     method: Method
-    purpose: Literal["retrain", "calibrate", "trial"]
+    purpose: Purpose
     outcome: Literal["reached", "missed", "completed", "diverged", "failed"]
     error: str | None
     dataset_digest: str
@@ -288,7 +305,6 @@ class RunRecord(Record):
     evaluation: Evaluation | None
     decision: Decision | None
     savings: Savings | None
-    machine: Machine
     started_at: datetime
     ended_at: datetime
 
@@ -298,7 +314,7 @@ class Promotion(Record):
 
     sequence: int
     run_id: str
-    why: Literal["promoted", "rolled back"]
+    why: Literal["promoted", "promoted by hand", "rolled back"]
     at: datetime
 
 

@@ -1,1 +1,1 @@
-"""What people watch: metrics and reports, all from the ledger."""
+"""What people watch: progress, metrics and reports. Everything but progress comes from the ledger."""

@@ -14,6 +14,9 @@ from torch import Tensor
 STORED_LIMIT = 2048.0
 """float16 holds every integer up to here."""
 
+DECAY = 0.5
+"""Weight of a parent's counters beside the run's own."""
+
 
 @dataclass(frozen=True, eq=False)
 class Counters:

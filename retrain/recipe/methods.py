@@ -1,7 +1,7 @@
 """Methods: each is a recipe, a choice in all four aspects (Verwimp et al., section 3)."""
 
 from retrain.recipe.settings import Fresh, Initialization, NoPenalty, Recipe, Uniform, Warm
-from retrain.records import Method
+from retrain.words import Method
 
 
 def recipe_of(method: Method, recipe: Recipe) -> Recipe:

@@ -1,0 +1,56 @@
+"""One attempt: a plan trained to its end, or on from where it was when the machine went."""
+
+from datetime import UTC, datetime
+
+from retrain.checkpoints import Checkpoints
+from retrain.context import Context
+from retrain.recipe.learning_speed import DECAY, add
+from retrain.records import Plan, Result
+from retrain.training.loop import Outcome, train
+from retrain.training.result import summarize
+from retrain.training.setup import Parent, Run, set_up
+from retrain.training.state import freeze, thaw
+
+
+def attempt(context: Context, plan: Plan) -> Result:
+    """Train a plan and keep what came of it; a plan that was trained before is not trained again.
+
+    Raises `ModelError` if the parent does not fit, `DropError` if a drop is damaged, `StoreError`.
+    """
+    files = context.files(plan.run_id)
+    if result := files.result():
+        return result
+    started_at = datetime.now(UTC)
+    parent = _parent(context, plan)
+    run = _prepare(context, plan, parent)
+    checkpoints = Checkpoints(context.store, context.layout, plan.run_id)
+    if state := checkpoints.load():
+        thaw(run, state)
+    outcome = train(run, context.observer, lambda run: checkpoints.save(run.progress.iteration, freeze(run)))
+    result = _keep(context, run, parent, outcome, started_at)
+    checkpoints.clear()
+    return result
+
+
+def _prepare(context: Context, plan: Plan, parent: Parent | None) -> Run:
+    splits = context.samples(plan.dataset, ("train", "val"), plan.task.data.image_size)
+    return set_up(plan, splits["train"], splits["val"], parent)
+
+
+def _parent(context: Context, plan: Plan) -> Parent | None:
+    if plan.parent is None:
+        return None
+    files = context.files(plan.parent)
+    return Parent(files.weights(), files.counters(plan.dataset, plan.known))
+
+
+def _keep(context: Context, run: Run, parent: Parent | None, outcome: Outcome, started_at: datetime) -> Result:
+    """Write model, index and curve, then the result that vouches for them."""
+    plan, files = run.plan, context.files(run.plan.run_id)
+    model_digest = files.write_model(run.network.state_dict()) if outcome != "diverged" else None
+    counters = add(parent.counters, run.counters, DECAY) if parent else run.counters
+    index_digest = files.write_counters(plan.dataset, counters)
+    files.write_curve(run.progress.points)
+    result = summarize(run, outcome, started_at, model_digest, index_digest)
+    files.write_result(result)
+    return result

@@ -1,0 +1,40 @@
+"""The command line: parse, call, print. Heavy imports stay inside the commands, so that `--help` answers at once."""
+
+import logging
+import sys
+
+import typer
+
+from retrain import __version__
+from retrain.cli import drops, runs, tasks
+from retrain.errors import UserError
+
+app = typer.Typer(
+    help="Keep image classifiers up to date for a fraction of the compute.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(tasks.app, name="task", help="Write, check and describe task files.")
+app.add_typer(drops.app, name="drop", help="Pack and look at drops of labelled data.")
+runs.register(app)
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; a `UserError` becomes one message and exit code 2."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("botocore").setLevel(logging.WARNING)
+    try:
+        app()
+    except UserError as error:
+        typer.echo(f"retrain: {error}", err=True)
+        sys.exit(2)

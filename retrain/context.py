@@ -1,0 +1,44 @@
+"""Where stages work: a task's part of a store, a device, a cache, and somebody who watches."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from retrain.data.drops import read_drop
+from retrain.data.resident import Samples, load
+from retrain.layout import Layout
+from retrain.records import Dataset, Split
+from retrain.runs import RunFiles
+from retrain.store.base import Store
+from retrain.training.progress import Observer
+
+
+@dataclass(frozen=True)
+class Context:
+    """Handed to every stage, and the same for all of one process."""
+
+    store: Store
+    layout: Layout
+    device: torch.device
+    cache: Path
+    """Where decoded drops are kept between runs."""
+    observer: Observer
+
+    def samples(self, dataset: Dataset, splits: Collection[Split], image_size: int) -> dict[Split, Samples]:
+        """Return splits of a dataset on the device. Raises `DropError` if a drop is damaged."""
+        return load(
+            dataset,
+            [read_drop(self.store, self.layout, drop.id) for drop in dataset.drops],
+            splits,
+            store=self.store,
+            layout=self.layout,
+            image_size=image_size,
+            device=self.device,
+            cache_dir=self.cache,
+        )
+
+    def files(self, run_id: str) -> RunFiles:
+        """Return a run's files."""
+        return RunFiles(self.store, self.layout, run_id)

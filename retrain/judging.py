@@ -1,0 +1,60 @@
+"""How good a run's model is on the held-out test split, and against the champion."""
+
+import torch
+from torch import Tensor
+
+from retrain import models
+from retrain.comparison import compare
+from retrain.context import Context
+from retrain.data.augment import Normalize
+from retrain.data.resident import Samples
+from retrain.records import Dataset, Evaluation, Plan
+from retrain.training.evaluate import predictions
+
+
+def judge(context: Context, plan: Plan, champion: str | None) -> Evaluation:
+    """Evaluate a run's model on its dataset's test split, and the champion's on the same samples, measured now."""
+    test = _test(context, plan, plan.dataset)
+    ours = _right(context, plan, plan.dataset)
+    comparison = None
+    if champion:
+        theirs = _right(context, context.files(champion).plan(), plan.dataset)
+        comparison = compare(champion, theirs, ours, plan.task.gate.confidence)
+    old = test.drop.cpu() < plan.known
+    return Evaluation(
+        samples=len(ours),
+        accuracy=float(ours.double().mean()),
+        old=_mean(ours, old),
+        new=_mean(ours, ~old),
+        by_class=_by_class(ours, test, plan.dataset.classes),
+        comparison=comparison,
+    )
+
+
+def _test(context: Context, plan: Plan, dataset: Dataset) -> Samples:
+    return context.samples(dataset, ["test"], plan.task.data.image_size)["test"]
+
+
+def _right(context: Context, plan: Plan, dataset: Dataset) -> Tensor:
+    """Whether a run's model has each test sample right, bool [N] on the CPU: classes it never saw, it has wrong."""
+    test = _test(context, plan, dataset)
+    network = models.build(plan.task.model, len(plan.dataset.classes), plan.task.data.image_size, seed=0)
+    network.load_state_dict(context.files(plan.run_id).weights())
+    network = models.place(network, context.device)
+    own_classes = predictions(network, test, Normalize(plan.task.data, plan.task.training.bf16)).cpu()
+    index_of = {name: index for index, name in enumerate(dataset.classes)}
+    translate = torch.tensor([index_of.get(name, -1) for name in plan.dataset.classes])
+    return translate[own_classes] == test.labels.cpu()
+
+
+def _mean(right: Tensor, of: Tensor) -> float | None:
+    """Accuracy over the samples that a mask selects, or None where it selects none."""
+    return float(right[of].double().mean()) if of.any() else None
+
+
+def _by_class(right: Tensor, test: Samples, classes: tuple[str, ...]) -> dict[str, float]:
+    """Accuracy by class name, for the classes that have test samples."""
+    labels = test.labels.cpu()
+    counts = torch.bincount(labels, minlength=len(classes))
+    hits = torch.bincount(labels[right], minlength=len(classes))
+    return {name: int(hit) / int(count) for name, hit, count in zip(classes, hits, counts, strict=True) if count}

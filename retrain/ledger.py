@@ -1,0 +1,115 @@
+"""The ledger: one immutable record for each ended run, and what it says was saved."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from pydantic import ValidationError
+
+from retrain.errors import StoreError
+from retrain.layout import Layout
+from retrain.planning import scale_of
+from retrain.records import Decision, Evaluation, Plan, Result, RunRecord, Savings
+from retrain.store.base import Conflict, Missing, Store
+
+EVALUATION_SHARE = 1 / 3
+"""An evaluated image costs a third of a trained one: the forward pass without the backward."""
+
+
+def write(store: Store, layout: Layout, record: RunRecord) -> RunRecord:
+    """Add a record; the record that is in the ledger in the end is returned: the first one written wins."""
+    try:
+        store.create(layout.record(record.run_id), record.to_bytes())
+    except Conflict:
+        data, _ = store.read(layout.record(record.run_id))
+        return RunRecord.model_validate_json(data)
+    return record
+
+
+def read(store: Store, layout: Layout) -> list[RunRecord]:
+    """Return all records in the order in which their runs ended."""
+    keys = [entry.key for entry in store.list(layout.ledger) if entry.key.endswith(".json")]
+    return sorted((_parse(store, key) for key in keys), key=lambda record: (record.ended_at, record.run_id))
+
+
+def find(store: Store, layout: Layout, run_id: str) -> RunRecord | None:
+    """Return one run's record, or None if it has not ended."""
+    try:
+        return _parse(store, layout.record(run_id))
+    except Missing:
+        return None
+
+
+def is_baseline(record: RunRecord) -> bool:
+    """Say whether targets may come from this run."""
+    return record.method == "scratch" and record.outcome == "completed" and record.purpose != "trial"
+
+
+def _parse(store: Store, key: str) -> RunRecord:
+    data, _ = store.read(key)
+    try:
+        return RunRecord.model_validate_json(data)
+    except ValidationError as error:
+        raise StoreError(
+            f"{store.url}/{key} is not a record of this version of retrain: {error.errors()[0]['msg']}"
+        ) from error
+
+
+def assemble(
+    plan: Plan, result: Result | None, evaluation: Evaluation | None, decision: Decision | None, error: str | None
+) -> RunRecord:
+    """Return the record of an ended run; without a result, of one that failed."""
+    now = datetime.now(UTC)
+    drops = tuple(drop.id for drop in plan.dataset.drops)
+    return RunRecord(
+        run_id=plan.run_id,
+        task=plan.task.name,
+        method=plan.method,
+        purpose=plan.purpose,
+        outcome=result.outcome if result and error is None else "failed",
+        error=error,
+        dataset_digest=plan.dataset.digest,
+        drops=drops,
+        new_drops=drops[plan.known :],
+        parent=plan.parent,
+        attempt=plan.attempt,
+        seed=plan.seed,
+        scale=scale_of(plan.recipe),
+        target=plan.target,
+        result=result,
+        evaluation=evaluation,
+        decision=decision,
+        savings=savings(plan, result) if result else None,
+        started_at=result.started_at if result else now,
+        ended_at=now,
+    )
+
+
+def savings(plan: Plan, result: Result) -> Savings | None:
+    """Return what a run saved against scratch (see `Savings`), or None for a trial, which replaces no retraining."""
+    if plan.purpose == "trial":
+        return None
+    used, baseline = result.iterations, _baseline(plan, result)
+    evaluation = EVALUATION_SHARE * result.cost.evaluated_images / plan.task.training.batch_size
+    is_own_baseline = plan.purpose == "retrain" and plan.target is None
+    all_in = used if is_own_baseline else used + evaluation
+    gross = 0 if plan.purpose == "calibrate" else baseline - used
+    return Savings(baseline=baseline, used=used, used_all_in=all_in, gross=gross, net=baseline - all_in)
+
+
+def _baseline(plan: Plan, result: Result) -> int:
+    """The iterations that training from scratch would have taken for the model that this run yielded."""
+    if plan.purpose == "calibrate" or result.outcome in ("missed", "diverged"):
+        return 0
+    return plan.target.baseline_iterations if plan.target else result.iterations
+
+
+def total(records: Iterable[RunRecord]) -> Savings:
+    """Add up what a ledger's runs saved."""
+    parts = [record.savings for record in records if record.savings]
+    return Savings(
+        baseline=sum(part.baseline for part in parts),
+        used=sum(part.used for part in parts),
+        used_all_in=sum(part.used_all_in for part in parts),
+        gross=sum(part.gross for part in parts),
+        net=sum(part.net for part in parts),
+    )

@@ -1,0 +1,198 @@
+"""From what has landed and what has been done to what to do next: pure functions over records."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from retrain.config import Refresh, Task
+from retrain.data.dataset import make_dataset, order_drops
+from retrain.recipe.methods import recipe_of
+from retrain.recipe.schedule import longer_scale, resolve_scale
+from retrain.recipe.settings import Recipe
+from retrain.recipe.speed_up import first_reaching
+from retrain.records import Curve, Dataset, Drop, Method, Origin, Plan, Purpose, Result, RunRecord, Target
+
+
+class Request(NamedTuple):
+    """What the caller asks for beyond what the task says."""
+
+    method: Method | None = None
+    purpose: Purpose = "retrain"
+
+
+class Measured(NamedTuple):
+    """A scratch run that targets may come from."""
+
+    record: RunRecord
+    result: Result
+    curve: Curve
+
+
+class History(NamedTuple):
+    """What has been done: the ledger, the champion's plan, and the baseline."""
+
+    records: Mapping[str, RunRecord]
+    champion: Plan | None
+    baseline: Measured | None
+
+
+class Nothing(NamedTuple):
+    """No run, and why."""
+
+    reason: str
+
+
+def make_plan(task: Task, committed: Sequence[Drop], history: History, request: Request) -> Plan | Nothing:
+    """Plan the next run of a task, or say why there is none."""
+    champion = history.champion
+    dataset = make_dataset(order_drops(committed, known_drops(champion)))
+    if not dataset.drops:
+        return Nothing("no drop has landed yet; `retrain drop pack SRC --task TASK` commits one")
+    if champion and request == Request() and len(dataset.drops) == len(champion.dataset.drops):
+        return Nothing(f"no drop has landed since champion {champion.run_id}")
+    method, reason = _method(task, dataset, history, request)
+    return _not_yet_run(_assemble(task, dataset, history, method, request.purpose, reason), history.records)
+
+
+def known_drops(champion: Plan | None) -> tuple[str, ...]:
+    """Return the ids of the drops that the champion saw, in its order."""
+    return tuple(drop.id for drop in champion.dataset.drops) if champion else ()
+
+
+def escalate(plan: Plan) -> Plan | None:
+    """Return what follows a run that ended its schedule below the target: a longer one, then scratch, then nothing."""
+    if plan.target is None or plan.purpose != "retrain":
+        return None
+    next_step = {"attempt": plan.attempt + 1, "earlier": (*plan.earlier, plan.run_id), "retry": 0}
+    scale = longer_scale(scale_of(plan.recipe)) if plan.method == "continuous" else None
+    if scale:
+        recipe = _at_scale(plan.recipe, scale)
+        reason = f"{plan.run_id} missed the target: schedule x{scale:g}"
+    elif plan.task.baseline.refresh.on_miss:
+        recipe = recipe_of("scratch", plan.task.recipe)
+        reason = f"{plan.run_id} missed the target: scratch shows what is reachable (baseline.refresh.on_miss)"
+        next_step |= {
+            "method": "scratch",
+            "parent": None,
+            "target": None,
+            "origin": _own_origin(plan.task, plan.dataset),
+        }
+    else:
+        return None
+    iterations = _iterations(plan.task, plan.dataset, recipe)
+    return plan.model_copy(update={**next_step, "recipe": recipe, "iterations": iterations, "reason": reason})
+
+
+def _method(task: Task, dataset: Dataset, history: History, request: Request) -> tuple[Method, str]:
+    """Choose the method: what was asked for, else scratch where continuing is impossible or a refresh is due."""
+    if request.purpose == "calibrate":
+        return "scratch", "calibration: measures the baseline on this dataset"
+    champion, baseline = history.champion, history.baseline
+    if champion is None or baseline is None:
+        return "scratch", f"there is no {'baseline to take a target from' if champion else 'champion to continue from'}"
+    if request.method:
+        return request.method, f"method {request.method} was asked for"
+    if (task.model, task.data.image_size) != (champion.task.model, champion.task.data.image_size):
+        return "scratch", f"the network is not that of champion {champion.run_id}"
+    if due := _refresh_due(task.baseline.refresh, dataset, champion, baseline):
+        return "scratch", f"refresh of the baseline: {due}"
+    return "continuous", f"{len(dataset.drops) - len(champion.dataset.drops)} drop(s) landed since {champion.run_id}"
+
+
+def _refresh_due(refresh: Refresh, dataset: Dataset, champion: Plan, baseline: Measured) -> str | None:
+    age = _age(dataset, baseline)
+    if refresh.every and age >= refresh.every:
+        return f"it is {age} drops old (baseline.refresh.every: {refresh.every})"
+    if refresh.on_new_classes and age and len(dataset.classes) > len(champion.dataset.classes):
+        return "new classes have appeared (baseline.refresh.on_new_classes)"
+    return None
+
+
+def _age(dataset: Dataset, baseline: Measured) -> int:
+    """How many drops the baseline did not see."""
+    return len({drop.id for drop in dataset.drops} - set(baseline.record.drops))
+
+
+def _assemble(task: Task, dataset: Dataset, history: History, method: Method, purpose: Purpose, reason: str) -> Plan:
+    champion = history.champion
+    parent = None if method == "scratch" else champion
+    known = len(known_drops(champion))
+    recipe = recipe_of(method, task.recipe)
+    recipe = _at_scale(recipe, resolve_scale(recipe.schedule, _new_share(dataset, known)))
+    return Plan(
+        task=task,
+        method=method,
+        purpose=purpose,
+        attempt=0,
+        earlier=(),
+        retry=0,
+        parent=parent.run_id if parent else None,
+        known=known,
+        dataset=dataset,
+        recipe=recipe,
+        iterations=_iterations(task, dataset, recipe),
+        evaluate_every=max(1, round(_epochs(task, dataset, task.training.evaluate_every))),
+        target=_target(task.target.level, dataset, history.baseline) if parent and history.baseline else None,
+        origin=parent.origin if parent else _own_origin(task, dataset),
+        seed=task.seed,
+        reason=reason,
+    )
+
+
+def _not_yet_run(plan: Plan, records: Mapping[str, RunRecord]) -> Plan | Nothing:
+    """Go past what has ended: an attempt that missed is followed by the next, one that failed is tried again."""
+    while record := records.get(plan.run_id):
+        following = escalate(plan) if record.outcome == "missed" else None
+        if record.outcome == "failed":
+            following = plan.model_copy(update={"retry": plan.retry + 1})
+        if following is None:
+            return Nothing(
+                f"this has been done: {record.run_id} {record.outcome}; `retrain show {record.run_id}` says more"
+            )
+        plan = following
+    return plan
+
+
+def _target(level: float, dataset: Dataset, baseline: Measured) -> Target:
+    """level/100 of the baseline's accuracy, and when its curve reached that (Verwimp et al., eqs. 1 and 2)."""
+    accuracy = level / 100 * baseline.result.final_accuracy
+    iterations = [point.iteration for point in baseline.curve.points]
+    reached = first_reaching(iterations, [point.accuracy for point in baseline.curve.points], accuracy)
+    return Target(
+        level=level,
+        accuracy=accuracy,
+        baseline_run=baseline.record.run_id,
+        baseline_accuracy=baseline.result.final_accuracy,
+        baseline_iterations=reached or baseline.result.iterations,
+        baseline_reached_at=baseline.result.reached_at,
+        provenance="measured" if baseline.record.dataset_digest == dataset.digest else "carried",
+        age=_age(dataset, baseline),
+    )
+
+
+def _own_origin(task: Task, dataset: Dataset) -> Origin:
+    return Origin(seed=task.seed, drops=len(dataset.drops), classes=len(dataset.classes))
+
+
+def _new_share(dataset: Dataset, known: int) -> float:
+    return sum(drop.samples for drop in dataset.drops[known:]) / dataset.samples
+
+
+def _epochs(task: Task, dataset: Dataset, epochs: float) -> float:
+    """Passes over the dataset, in iterations."""
+    return epochs * dataset.samples / task.training.batch_size
+
+
+def _iterations(task: Task, dataset: Dataset, recipe: Recipe) -> int:
+    return max(1, round(_epochs(task, dataset, task.training.epochs) * scale_of(recipe)))
+
+
+def _at_scale(recipe: Recipe, scale: float) -> Recipe:
+    return recipe.model_copy(update={"schedule": recipe.schedule.model_copy(update={"scale": scale})})
+
+
+def scale_of(recipe: Recipe) -> float:
+    """Return the scale of a resolved recipe's schedule."""
+    scale = recipe.schedule.scale
+    if scale == "auto":
+        raise ValueError("a plan's recipe has its scale resolved")
+    return scale

@@ -1,0 +1,72 @@
+"""The champion: one small pointer, replaced only by compare-and-swap."""
+
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple
+
+from retrain.errors import RunError
+from retrain.layout import Layout
+from retrain.records import Champion, Promotion
+from retrain.store.base import Conflict, Missing, Store
+
+Why = Literal["promoted", "promoted by hand", "rolled back"]
+
+
+class Seen(NamedTuple):
+    """The champion as it was read, and the version that a swap must name."""
+
+    champion: Champion | None
+    version: str | None
+
+    @property
+    def run_id(self) -> str | None:
+        """The run in force, if there is one."""
+        return self.champion.run_id if self.champion else None
+
+
+def read(store: Store, layout: Layout) -> Seen:
+    """Return the champion in force."""
+    try:
+        data, version = store.read(layout.champion)
+    except Missing:
+        return Seen(None, None)
+    return Seen(Champion.model_validate_json(data), version)
+
+
+def was_promoted(seen: Seen, run_id: str) -> bool:
+    """Say whether a run has been promoted before, whatever is in force now."""
+    return seen.champion is not None and any(entry.run_id == run_id for entry in seen.champion.history)
+
+
+def swap(store: Store, layout: Layout, seen: Seen, run_id: str, why: Why) -> Champion:
+    """Put a run in force if the champion is still the one that was seen. Raises `Conflict` if it is not."""
+    history = seen.champion.history if seen.champion else ()
+    entry = Promotion(sequence=len(history) + 1, run_id=run_id, why=why, at=datetime.now(UTC))
+    champion = Champion(history=(*history, entry))
+    if seen.version is None:
+        store.create(layout.champion, champion.to_bytes())
+    else:
+        store.replace(layout.champion, champion.to_bytes(), seen.version)
+    return champion
+
+
+def put_in_force(store: Store, layout: Layout, seen: Seen, run_id: str, why: Why) -> Champion:
+    """Put a run in force because a person says so. Raises `RunError` if it is in force, or another came first."""
+    if seen.run_id == run_id:
+        raise RunError(f"{run_id} is the champion already")
+    try:
+        return swap(store, layout, seen, run_id, why)
+    except Conflict as conflict:
+        raise RunError(
+            "another champion was put in force just now; look at `retrain status` and decide again"
+        ) from conflict
+
+
+def previous(champion: Champion) -> str:
+    """Return the run to roll back to: what was in force before the run in force first came.
+
+    Raises `RunError` if there is none.
+    """
+    first = next(position for position, entry in enumerate(champion.history) if entry.run_id == champion.run_id)
+    if first == 0:
+        raise RunError(f"there is nothing to roll back to: {champion.run_id} is the first champion")
+    return champion.history[first - 1].run_id

@@ -1,0 +1,103 @@
+"""The training loop. Which method it runs is decided before it, in `setup`; how it is watched and saved, outside it."""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch.nn import functional
+
+from retrain.recipe.schedule import factor
+from retrain.records import Point
+from retrain.training.clock import Clock
+from retrain.training.evaluate import measure
+from retrain.training.progress import Observer
+from retrain.training.setup import Run
+from retrain.training.stopping import needed_accuracy
+
+Outcome = Literal["reached", "missed", "completed", "diverged"]
+
+
+def train(run: Run, observer: Observer, save: Callable[[Run], None]) -> Outcome:
+    """Train until val reaches the target, the schedule ends, or the loss is not finite.
+
+    `save` is called between iterations, every `save_seconds`. A run whose state was restored goes on as if it had
+    never stopped.
+    """
+    plan, progress = run.plan, run.progress
+    clock = Clock(progress)
+    outcome: Outcome | None = None
+    observer.started(plan, progress)
+    while outcome is None and progress.iteration < plan.iterations:
+        step(run)
+        observer.stepped(progress)
+        if progress.iteration % plan.evaluate_every == 0 or progress.iteration == plan.iterations:
+            mean_loss = run.loss_sum.item()  # waits for the device, so that its work is not counted as evaluation
+            with clock.aside():
+                point = evaluate(run, mean_loss)
+            observer.evaluated(point)
+            outcome = verdict(run, point)
+        if outcome is None and clock.due(plan.task.training.save_seconds):
+            with clock.aside():
+                save(run)
+    clock.tick()
+    outcome = outcome or ("missed" if plan.target else "completed")
+    observer.ended(outcome, progress)
+    return outcome
+
+
+def step(run: Run) -> None:
+    """Do one iteration. Nothing in it waits for the device."""
+    setting = run.plan.task.training
+    indices = run.passes.next()
+    labels = run.train.labels[indices]
+    images = run.augment(run.train.images[indices], run.augmentation)
+    for group in run.optimizer.param_groups:
+        rate = factor(run.plan.recipe.schedule, run.progress.iteration, run.plan.iterations)
+        group["lr"] = setting.optimizer.learning_rate * rate
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=setting.bf16):
+        logits = run.network(images)
+    losses = functional.cross_entropy(logits.float(), labels, reduction="none")
+    mean_loss = losses.mean()
+    run.optimizer.zero_grad()
+    torch.autograd.backward(mean_loss)
+    run.add_penalty()
+    run.optimizer.step()
+    run.counters.count(indices, logits.argmax(1) == labels, losses.detach())
+    run.loss_sum += mean_loss.detach()
+    run.progress.iteration += 1
+
+
+def evaluate(run: Run, loss_sum: float) -> Point:
+    """Evaluate on val, exactly from the lowest level of interest on, and start a new mean of the training loss."""
+    plan, progress = run.plan, run.progress
+    needed = needed_accuracy(plan.target.level, plan.target.baseline_accuracy) if plan.target else 0.0
+    measured = measure(run.network, run.val, run.val_order, run.normalize, needed)
+    since = progress.points[-1].iteration if progress.points else 0
+    point = Point(
+        iteration=progress.iteration,
+        accuracy=measured.accuracy,
+        loss=finite(measured.loss),
+        images=measured.images,
+        train_loss=finite(loss_sum / (progress.iteration - since)),
+        learning_rate=run.optimizer.param_groups[0]["lr"],
+    )
+    run.loss_sum.zero_()
+    progress.points.append(point)
+    progress.evaluated_images += measured.images
+    return point
+
+
+def verdict(run: Run, point: Point) -> Outcome | None:
+    """Say whether the run ends with this point. Only the whole of val can say that the target is reached."""
+    if point.train_loss is None:
+        return "diverged"
+    target = run.plan.target
+    if target and point.images == len(run.val_order) and point.accuracy >= target.accuracy:
+        return "reached"
+    return None
+
+
+def finite(value: float) -> float | None:
+    """Return the value, or None where it is not finite: JSON has no NaN."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,35 @@
+"""What a training has done so far, and who hears of it."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from retrain.records import Plan, Point
+
+
+@dataclass
+class Progress:
+    """Counters of one training; together with tensors and positions they are its whole state."""
+
+    iteration: int = 0
+    points: list[Point] = field(default_factory=list)
+    evaluated_images: int = 0
+    seconds: float = 0.0
+    """Wall time of the loop, everything included."""
+    aside_seconds: float = 0.0
+    """The part of it spent on evaluation and saving."""
+
+
+class Observer(Protocol):
+    """Somebody who watches: a progress bar, a log, a live metrics page."""
+
+    def started(self, plan: Plan, progress: Progress) -> None:
+        """The loop starts, or resumes at `progress.iteration`."""
+
+    def stepped(self, progress: Progress) -> None:
+        """An iteration was issued. Called in the loop: it must return at once and never wait for the device."""
+
+    def evaluated(self, point: Point) -> None:
+        """Val was evaluated."""
+
+    def ended(self, outcome: str, progress: Progress) -> None:
+        """The loop has ended."""

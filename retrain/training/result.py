@@ -1,0 +1,76 @@
+"""From an ended loop to its result."""
+
+import platform
+from datetime import UTC, datetime
+from typing import Literal
+
+import torch
+
+from retrain import __version__
+from retrain.recipe.speed_up import first_reaching
+from retrain.records import Cost, Machine, Point, Result, Target
+from retrain.training.flops import count
+from retrain.training.loop import Outcome
+from retrain.training.setup import Run
+
+LEVELS: tuple[Literal["99", "100"], ...] = ("99", "100")
+
+Crossings = dict[Literal["99", "100"], int | None]
+
+
+def summarize(run: Run, outcome: Outcome, started_at: datetime, model_digest: str | None, index_digest: str) -> Result:
+    """Return what the run reached, when, and at what cost."""
+    last, target = run.progress.points[-1], run.plan.target
+    whole = [point for point in run.progress.points if point.images == len(run.val_order)]
+    reached_at = crossings(whole, target.baseline_accuracy if target else last.accuracy)
+    return Result(
+        outcome=outcome,
+        iterations=run.progress.iteration,
+        final_accuracy=last.accuracy,
+        best_accuracy=max((point.accuracy for point in whole), default=0.0),
+        reached_at=reached_at,
+        speed_up=speed_ups(reached_at, target),
+        model_digest=model_digest,
+        index_digest=index_digest,
+        cost=_cost(run),
+        machine=_machine(run.train.images.device),
+        started_at=started_at,
+        ended_at=datetime.now(UTC),
+    )
+
+
+def crossings(points: list[Point], accuracy: float) -> Crossings:
+    """Return the iterations at which a curve first reached 99 and 100 percent of an accuracy (eq. 1)."""
+    iterations, accuracies = [point.iteration for point in points], [point.accuracy for point in points]
+    return {level: first_reaching(iterations, accuracies, int(level) / 100 * accuracy) for level in LEVELS}
+
+
+def speed_ups(reached_at: Crossings, target: Target | None) -> dict[Literal["99", "100"], float | None]:
+    """Return L_99 and L_100 (eq. 2); a run without a target is its own reference and has none."""
+    if target is None:
+        return dict.fromkeys(LEVELS)
+    reference = target.baseline_reached_at
+    return {level: _ratio(reference[level], reached_at[level]) for level in LEVELS}
+
+
+def _ratio(scratch: int | None, other: int | None) -> float | None:
+    return scratch / other if scratch and other else None
+
+
+def _cost(run: Run) -> Cost:
+    progress, flops = run.progress, count(run.network, run.plan.task.data.image_size)
+    samples = progress.iteration * run.plan.task.training.batch_size
+    return Cost(
+        iterations=progress.iteration,
+        samples=samples,
+        evaluated_images=progress.evaluated_images,
+        flops=samples * flops.training,
+        flops_all_in=samples * flops.training + progress.evaluated_images * flops.evaluation,
+        device_seconds=progress.seconds - progress.aside_seconds,
+        device_seconds_all_in=progress.seconds,
+    )
+
+
+def _machine(device: torch.device) -> Machine:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return Machine(retrain=__version__, torch=torch.__version__, device=name, threads=torch.get_num_threads())
