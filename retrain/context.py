@@ -9,10 +9,11 @@ import torch
 from retrain.data.drops import read_drop
 from retrain.data.resident import Samples, load
 from retrain.layout import Layout
-from retrain.records import Dataset, Split
+from retrain.records import Dataset
 from retrain.runs import RunFiles
 from retrain.store.base import Store
 from retrain.training.progress import Observer
+from retrain.words import Split
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from retrain.recipe.methods import recipe_of
 from retrain.recipe.schedule import longer_scale, resolve_scale
 from retrain.recipe.settings import Recipe
 from retrain.recipe.speed_up import first_reaching
-from retrain.records import Curve, Dataset, Drop, Method, Origin, Plan, Purpose, Result, RunRecord, Target
+from retrain.records import Curve, Dataset, Drop, Origin, Plan, Result, RunRecord, Target
+from retrain.words import Method, Purpose
 
 
 class Request(NamedTuple):

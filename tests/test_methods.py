@@ -4,7 +4,7 @@ import pytest
 
 from retrain.recipe.methods import recipe_of
 from retrain.recipe.settings import Cosine, Fresh, MultiStep, NoPenalty, OldNew, Recipe, Uniform, Warm
-from retrain.records import Method
+from retrain.words import Method
 
 
 @pytest.mark.parametrize("schedule", [Cosine(), Cosine(scale=0.25), MultiStep(milestones=(0.3,), factor=0.5)])

@@ -1,0 +1,35 @@
+"""What stages hand to each other and the store keeps: frozen records, each one JSON object, written once.
+
+Accuracies are shares (0..1), iterations are optimiser steps, times are UTC, durations are seconds.
+"""
+
+from retrain.records.base import Record, digest
+from retrain.records.data import Dataset, Drop, DropRef, Shard
+from retrain.records.ledger import Champion, Promotion, RunRecord, Savings
+from retrain.records.plan import Origin, Plan, Target
+from retrain.records.run import Comparison, Cost, Curve, Decision, Evaluation, Interval, Machine, Point, Result
+
+__all__ = [
+    "Champion",
+    "Comparison",
+    "Cost",
+    "Curve",
+    "Dataset",
+    "Decision",
+    "Drop",
+    "DropRef",
+    "Evaluation",
+    "Interval",
+    "Machine",
+    "Origin",
+    "Plan",
+    "Point",
+    "Promotion",
+    "Record",
+    "Result",
+    "RunRecord",
+    "Savings",
+    "Shard",
+    "Target",
+    "digest",
+]

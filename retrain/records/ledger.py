@@ -1,0 +1,69 @@
+"""What is kept of an ended run for good, and which run's model is in force."""
+
+from datetime import datetime
+from typing import Literal
+
+from retrain.records.base import Record
+from retrain.records.plan import Target
+from retrain.records.run import Decision, Evaluation, Result
+from retrain.words import Method, Purpose
+
+
+class Savings(Record):
+    """What a run saved against training from scratch, in iterations.
+
+    `gross` = baseline - used: training alone, missed attempts included. `net` = baseline - used_all_in: evaluation
+    too, a third of an iteration a batch, and calibrations, which gross leaves out (0). A run that yields no model at
+    the target (missed, diverged) has baseline 0: its whole use is a loss. A scratch retraining is its own baseline.
+    """
+
+    baseline: int
+    used: int
+    used_all_in: float
+    gross: int
+    net: float
+
+
+class RunRecord(Record):
+    """One ended run, `ledger/<run-id>.json`, written last. Every figure on a dashboard comes from these."""
+
+    run_id: str
+    task: str
+    method: Method
+    purpose: Purpose
+    outcome: Literal["reached", "missed", "completed", "diverged", "failed"]
+    error: str | None
+    dataset_digest: str
+    drops: tuple[str, ...]
+    new_drops: tuple[str, ...]
+    parent: str | None
+    attempt: int
+    seed: int
+    scale: float
+    target: Target | None
+    result: Result | None
+    evaluation: Evaluation | None
+    decision: Decision | None
+    savings: Savings | None
+    started_at: datetime
+    ended_at: datetime
+
+
+class Promotion(Record):
+    """One entry of the champions' history."""
+
+    sequence: int
+    run_id: str
+    why: Literal["promoted", "promoted by hand", "rolled back"]
+    at: datetime
+
+
+class Champion(Record):
+    """The promoted model, `champion.json`: replaced only by compare-and-swap; the last of `history` is in force."""
+
+    history: tuple[Promotion, ...]
+
+    @property
+    def run_id(self) -> str:
+        """The run whose model is in force."""
+        return self.history[-1].run_id

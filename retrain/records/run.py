@@ -1,0 +1,116 @@
+"""What came of a run: its curve, its cost, its result, and how good its model is."""
+
+from datetime import datetime
+from typing import Literal
+
+from retrain.records.base import Record
+
+
+class Point(Record):
+    """One evaluation of a run on val.
+
+    `accuracy` is over `images` of val's samples; fewer than all of them means that the rest could not have lifted it
+    to any level of interest.
+    """
+
+    iteration: int
+    accuracy: float
+    loss: float | None
+    images: int
+    train_loss: float | None
+    """Mean since the point before; None, like `loss`, where it is not finite."""
+    learning_rate: float
+
+
+class Curve(Record):
+    """A run's evaluations in the order of their iterations, `curve.jsonl`."""
+
+    points: tuple[Point, ...] = ()
+
+
+class Cost(Record):
+    """What a run consumed. Figures ending in `all_in` include evaluation, data and saving."""
+
+    iterations: int
+    samples: int
+    evaluated_images: int
+    flops: float
+    flops_all_in: float
+    device_seconds: float
+    device_seconds_all_in: float
+
+
+class Machine(Record):
+    """What ran it: enough to repeat a figure."""
+
+    retrain: str
+    torch: str
+    device: str
+    threads: int
+
+
+class Result(Record):
+    """How a training ended, `result.json`: what exists under the run is whole once this is written.
+
+    `reached`: stopped at the target. `missed`: the schedule ended below it. `completed`: there was no target.
+    `diverged`: the loss was not finite.
+    """
+
+    outcome: Literal["reached", "missed", "completed", "diverged"]
+    iterations: int
+    final_accuracy: float
+    """On val, of the weights that the run ended with: a_scratch, if this becomes the baseline."""
+    best_accuracy: float
+    """Highest accuracy on the whole of val."""
+    reached_at: dict[Literal["99", "100"], int | None]
+    """First iteration on the grid at 99 and 100 percent of the baseline's accuracy (of this run's own final accuracy,
+    where it has no target): s(f, a), Verwimp et al., eq. 1."""
+    speed_up: dict[Literal["99", "100"], float | None]
+    """L_99 and L_100 against the baseline, Verwimp et al., eq. 2; None where not reached."""
+    model_digest: str | None
+    """SHA-256 of model.safetensors; None for a diverged run, which leaves no model."""
+    index_digest: str | None
+    """SHA-256 over the learning-speed counters of all drops, in order."""
+    cost: Cost
+    machine: Machine
+    started_at: datetime
+    ended_at: datetime
+
+
+class Interval(Record):
+    """A figure and its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Comparison(Record):
+    """Candidate against champion, both measured now on the same test samples."""
+
+    champion: str
+    champion_accuracy: float
+    difference: Interval
+    negative_flips: float
+    """Share of test samples that the champion had right and the candidate has wrong."""
+
+
+class Evaluation(Record):
+    """Accuracy on the held-out test split, `evaluation.json`.
+
+    `old` and `new` are over the test samples of drops that the parent knew and did not; None where there are none.
+    """
+
+    samples: int
+    accuracy: float
+    old: float | None
+    new: float | None
+    by_class: dict[str, float]
+    comparison: Comparison | None
+
+
+class Decision(Record):
+    """The gate's decision, with a sentence for every condition that failed."""
+
+    promoted: bool
+    reasons: tuple[str, ...]
