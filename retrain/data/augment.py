@@ -1,0 +1,60 @@
+"""Augmentation of whole batches on their device. Nothing in it waits for the device."""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from retrain.config import Data
+
+
+def crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
+    """Crop each image at a place of its own from itself padded by `padding` zero pixels: [B, C, H, W], same shape.
+
+    One gather for the whole batch, from a view of all (2 * padding + 1)^2 crops (Krizhevsky & Hinton's augmentation).
+    """
+    batch, _, height, width = images.shape
+    offsets = torch.randint(2 * padding + 1, (2, batch), generator=generator, device=images.device)
+    crops = functional.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
+    return crops[torch.arange(batch, device=images.device), :, offsets[0], offsets[1]]
+
+
+def flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror each image [B, C, H, W] left to right with probability 1/2."""
+    mirrored = torch.rand(len(images), generator=generator, device=images.device) < 0.5
+    return torch.where(mirrored[:, None, None, None], images.flip(3), images)
+
+
+class Normalize:
+    """(pixel / 255 - mean) / std, channel by channel: all that is done to images for evaluation."""
+
+    def __init__(self, data: Data, bf16: bool = False) -> None:
+        self.data, self.bf16 = data, bf16
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return uint8 images [B, 3, H, W] normalised, channels_last, as float32 (bfloat16 with `bf16`)."""
+        pixels = images.to(torch.float32, memory_format=torch.channels_last)
+        pixels.sub_(_channels(self.data.mean, images.device)).div_(_channels(self.data.std, images.device))
+        return pixels.to(torch.bfloat16) if self.bf16 else pixels
+
+
+class Augment:
+    """What a task asks to be done to training images: crop, flip, normalise."""
+
+    def __init__(self, data: Data, bf16: bool = False) -> None:
+        self.data, self.normalize = data, Normalize(data, bf16)
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Return uint8 images [B, 3, H, W] augmented by `generator` (on their device), and normalised."""
+        if self.data.crop_padding:
+            images = crop(images, self.data.crop_padding, generator)
+        if self.data.flip:
+            images = flip(images, generator)
+        return self.normalize(images)
+
+
+@lru_cache
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """255 * values, [1, C, 1, 1]; kept, for moving them to the device at every step would wait for it."""
+    return torch.tensor(values, device=device).mul(255).view(1, -1, 1, 1)

@@ -1,0 +1,29 @@
+"""Datasets: drops in an order that only grows at its end, and so a class map that does too."""
+
+from collections.abc import Iterable, Sequence
+
+from retrain.errors import DropError
+from retrain.records import Dataset, Drop, DropRef
+
+
+def order_drops(committed: Iterable[Drop], known: Sequence[str]) -> tuple[Drop, ...]:
+    """Return the `known` drops (ids) in their order, then all others by the time of their commit, and id.
+
+    Raises `DropError` if a known drop is not among those committed.
+    """
+    by_id = {drop.id: drop for drop in committed}
+    if missing := [drop_id for drop_id in known if drop_id not in by_id]:
+        raise DropError(f"drop {missing[0]}: the champion was trained on it, but it is not in the store any more")
+    new = sorted(
+        (drop for drop in by_id.values() if drop.id not in known), key=lambda drop: (drop.committed_at, drop.id)
+    )
+    return (*(by_id[drop_id] for drop_id in known), *new)
+
+
+def make_dataset(drops: Iterable[Drop]) -> Dataset:
+    """Return the dataset of these drops, in this order: classes by name, in order of their first appearance."""
+    drops = tuple(drops)
+    return Dataset(
+        drops=tuple(DropRef(id=drop.id, digest=drop.digest, samples=drop.samples("train")) for drop in drops),
+        classes=tuple(dict.fromkeys(name for drop in drops for name in drop.classes)),
+    )

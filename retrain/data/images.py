@@ -1,0 +1,47 @@
+"""One image: from the bytes of a file to pixels of the task's size."""
+
+import io
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from retrain.errors import DropError
+
+EXTENSIONS = frozenset({"bmp", "jpeg", "jpg", "png", "webp"})
+FORMATS = ("BMP", "JPEG", "PNG", "WEBP")
+MAX_PIXELS = 50_000_000
+
+# What Pillow warns of is a damaged or hostile file. Set once, for catch_warnings is not safe among threads.
+warnings.filterwarnings("error", module="PIL")
+
+
+def decode(data: bytes, size: int) -> NDArray[np.uint8]:
+    """Decode an image to RGB, uint8 [3, size, size]: upright by its EXIF, resized to cover, cropped to the middle.
+
+    The first frame of an animation counts; transparency is dropped. Raises `DropError` with the cause if the bytes
+    are not a whole image in one of `FORMATS`, or if its header promises more than `MAX_PIXELS`.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_pixels(image)
+            upright = _rgb(ImageOps.exif_transpose(image))
+        square = upright if upright.size == (size, size) else ImageOps.fit(upright, (size, size))
+    except Exception as error:  # Pillow raises whatever its parsers trip over
+        raise DropError(f"cannot be decoded: {error}") from error
+    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+
+
+def _check_pixels(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels are more than {MAX_PIXELS:,}")
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "I;16":  # Pillow's own conversion clips at 255 where it should scale
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode == "P":  # only RGBA can take over the transparency of a palette
+        image = image.convert("RGBA")
+    return image.convert("RGB")

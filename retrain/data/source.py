@@ -1,0 +1,111 @@
+"""What a producer hands over: images in folders named after their classes, on disk or in tars."""
+
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+from typing import get_args
+from urllib.parse import quote
+
+from retrain.data.images import EXTENSIONS
+from retrain.data.listing import Entry, list_folder, list_tar
+from retrain.errors import DropError
+from retrain.words import Split
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+SHAPE = f"class/name.{{{','.join(sorted(EXTENSIONS))}}}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One labelled image of a source; `split` is None where the source has no splits."""
+
+    split: Split | None
+    class_name: str
+    stem: str
+    extension: str
+    """In lower case, without the dot."""
+    entry: Entry
+
+    @property
+    def key(self) -> str:
+        """`class/stem` in letters that WebDataset leaves alone: a dot would start the extension, `__x__` be skipped."""
+        return f"{_escape(self.class_name)}/{_escape(self.stem)}"
+
+    @property
+    def rank(self) -> tuple[int, str, str]:
+        """Its place in the source: by split (train, val, test), class and name."""
+        return SPLITS.index(self.split or "train"), self.class_name, self.stem
+
+
+def read_source(source: Path) -> tuple[Sample, ...]:
+    """Return a source's samples, sorted by split (train, val, test), class and name.
+
+    A source is a folder or a tar of `class/name.png`, with or without `train/ val/ test/` above the classes, or a
+    folder of such tars, each named after its split: `train.tar`, `test-0.tar`. Raises `DropError` if there is no such
+    path or nothing in it, and at whatever is not a labelled image: stray files, empty folders, links, two images of
+    one class with the same name.
+    """
+    if not source.exists():
+        raise DropError(f"{source}: no such file or folder")
+    samples = sorted(_samples(source), key=lambda sample: sample.rank)
+    if not samples:
+        raise DropError(f"{source}: no images in it; expected {SHAPE}")
+    if len({sample.split is None for sample in samples}) > 1:
+        raise DropError(f"{source}: some images lie below {', '.join(SPLITS)}, and others beside them")
+    for first, second in pairwise(samples):
+        if first.rank == second.rank:
+            raise DropError(f"{second.entry}: duplicate key {second.key}: {first.entry} has the same class and name")
+    return tuple(samples)
+
+
+def _samples(source: Path) -> Iterator[Sample]:
+    if source.is_file():
+        yield from _labelled(list_tar(source), None)
+    elif tars := sorted(source.glob("*.tar")):
+        for tar in tars:
+            yield from _labelled(list_tar(tar), _split_of_tar(tar))
+    else:
+        yield from _labelled(list_folder(source), None)
+
+
+def _split_of_tar(path: Path) -> Split:
+    split = _split(path.stem.partition("-")[0])
+    if split is None:
+        raise DropError(f"{path}: tars in a folder are named after their split: train.tar, val.tar, test-0.tar, ...")
+    return split
+
+
+def _labelled(entries: Iterable[Entry], split: Split | None) -> Iterator[Sample]:
+    folders: dict[PurePosixPath, Entry] = {}
+    filled: set[PurePosixPath] = set()
+    for entry in entries:
+        if entry.is_folder:
+            folders[entry.name] = entry
+        else:
+            filled.update(entry.name.parents)
+            yield _sample(entry, split)
+    for name in sorted(folders.keys() - filled):
+        raise DropError(f"{folders[name]}: an empty folder; every class needs images")
+
+
+def _sample(entry: Entry, split: Split | None) -> Sample:
+    parts = entry.name.parts
+    if split is None and len(parts) == 3 and (above := _split(parts[0])):
+        split, parts = above, parts[1:]
+    extension = entry.name.suffix[1:].lower()
+    if len(parts) != 2 or extension not in EXTENSIONS:
+        raise DropError(f"{entry}: not an image of a class; expected {SHAPE}")
+    # One name for what reads the same: some systems write é as one character, others as two.
+    class_name, stem = (unicodedata.normalize("NFC", text) for text in (parts[0], entry.name.stem))
+    return Sample(split, class_name, stem, extension, entry)
+
+
+def _split(text: str) -> Split | None:
+    return next((split for split in SPLITS if split == text), None)
+
+
+def _escape(text: str) -> str:
+    escaped = quote(text, safe="").replace(".", "%2E")
+    return "%5F" + escaped[1:] if escaped.startswith("_") else escaped

@@ -1,0 +1,74 @@
+"""Stage one source as several drops: by classes, or by shares of its samples."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, groupby, pairwise
+from typing import Literal, Self, TypeVar
+
+from retrain.data.source import Sample
+from retrain.errors import DropError
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Staging:
+    """`sizes` are numbers of classes, or percentages of the samples; `seed` decides which go where."""
+
+    by: Literal["classes", "share"]
+    sizes: tuple[int, ...]
+    seed: int = 0
+
+    @classmethod
+    def parse(cls, by: Literal["classes", "share"], text: str, seed: int = 0) -> Self:
+        """Read the sizes as the command line gives them: `70+30`. Raises `DropError` if it is no such sum."""
+        sizes = tuple(int(size) if size.isascii() and size.isdigit() else 0 for size in text.split("+"))
+        if 0 in sizes:
+            raise DropError(f"{by}: {text!r} is not a sum of positive whole numbers such as 70+30")
+        return cls(by, sizes, seed)
+
+
+def parts(samples: Iterable[Sample], staging: Staging) -> tuple[tuple[Sample, ...], ...]:
+    """Divide a source's samples at random; the same samples and staging give the same parts, each in source order.
+
+    By classes, a part has its classes' samples of every split; by share, its share of each split. Raises `DropError`
+    unless the sizes add up to the number of classes, or to 100 percent.
+    """
+    samples = tuple(samples)
+    divided = _by_classes(samples, staging) if staging.by == "classes" else _by_share(samples, staging)
+    return tuple(tuple(sorted(part, key=lambda sample: sample.rank)) for part in divided)
+
+
+def _by_classes(samples: tuple[Sample, ...], staging: Staging) -> list[list[Sample]]:
+    names = {sample.class_name for sample in samples}
+    _check_sum(staging, len(names), "the number of classes in the source")
+    order = sorted(names, key=lambda name: _lot(name, staging.seed))
+    chosen = [set(part) for part in _cut(order, accumulate(staging.sizes))]
+    return [[sample for sample in samples if sample.class_name in part] for part in chosen]
+
+
+def _by_share(samples: tuple[Sample, ...], staging: Staging) -> list[list[Sample]]:
+    _check_sum(staging, 100, "for shares are percentages")
+    divided: list[list[Sample]] = [[] for _ in staging.sizes]
+    for _, group in groupby(samples, key=lambda sample: sample.split):
+        order = sorted(group, key=lambda sample: _lot(sample.key, staging.seed))
+        ends = (len(order) * percent // 100 for percent in accumulate(staging.sizes))
+        for part, chosen in zip(divided, _cut(order, ends), strict=True):
+            part.extend(chosen)
+    return divided
+
+
+def _check_sum(staging: Staging, expected: int, what: str) -> None:
+    if sum(staging.sizes) != expected:
+        given = "+".join(map(str, staging.sizes))
+        raise DropError(f"{staging.by}: {given} is {sum(staging.sizes)}, but must be {expected}, {what}")
+
+
+def _cut(order: Sequence[Item], ends: Iterable[int]) -> list[Sequence[Item]]:
+    return [order[start:end] for start, end in pairwise((0, *ends))]
+
+
+def _lot(name: str, seed: int) -> bytes:
+    """What to sort by for a random order, one that no library's random numbers change with its next version."""
+    return hashlib.sha256(f"{seed}/{name}".encode()).digest()
