@@ -1,0 +1,126 @@
+"""A store in an S3 bucket, on AWS or any server that speaks its protocol and honours conditional writes."""
+
+import io
+import random
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from http.client import CONFLICT, PRECONDITION_FAILED
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from boto3.s3.transfer import TransferConfig
+from boto3.session import Session
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from retrain.store.base import Entry, check_key, is_key, settle
+from retrain.store.s3_errors import Place, explained, status
+from retrain.store.s3_stream import S3Stream
+
+ATTEMPTS = 4
+"""Of each request. Botocore waits up to 1, 2 and 4 s between them: an unreachable server fails within 15 s."""
+
+CONFIG = Config(
+    retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+    connect_timeout=2,
+    read_timeout=30,
+)
+
+TRANSFER = TransferConfig(preferred_transfer_client="classic")  # the CRT client ignores endpoint_url (boto3#4839)
+
+BUFFER = 1 << 20
+
+
+class S3Store:
+    """Objects of a bucket under a prefix; credentials come by boto3's own chain. Safe for threads, not across forks.
+
+    Versions are ETags without their quotes: AWS takes them either way, some servers only so.
+    """
+
+    def __init__(self, bucket: str, prefix: str, endpoint_url: str | None = None) -> None:
+        self._bucket = bucket
+        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self.url = f"s3://{bucket}/{self._prefix}".rstrip("/")
+        with explained(Place(self.url, endpoint_url or "AWS", "")):
+            self._client: Any = Session().client("s3", endpoint_url=endpoint_url, config=CONFIG)
+
+    def read(self, key: str) -> tuple[bytes, str]:
+        """Return the object's bytes and version. Raises `Missing`."""
+        with self._stream(key) as stream:
+            return stream.readall(), stream.version
+
+    def create(self, key: str, data: bytes) -> str:
+        """Write a new object and return its version. Raises `Conflict` if the key holds other bytes."""
+        return self._put_if(key, data, IfNoneMatch="*")
+
+    def replace(self, key: str, data: bytes, version: str) -> str:
+        """Compare-and-swap. Raises `Conflict` if the object has changed, `Missing` if there is none."""
+        return self._put_if(key, data, IfMatch=version)
+
+    def write(self, key: str, data: bytes) -> None:
+        """Write unconditionally."""
+        with self._explained(key):
+            self._client.put_object(**self._object(key), Body=data)
+
+    def delete(self, key: str) -> None:
+        """Remove the object; a missing one is no error."""
+        with self._explained(key):
+            self._client.delete_object(**self._object(key))
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """Yield every object whose key starts with `prefix`, in order, page by page.
+
+        What other tools leave in buckets under names that are no keys (`folder/`, empty) is passed over.
+        """
+        pages = self._client.get_paginator("list_objects_v2")
+        with self._explained(prefix):
+            for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix):
+                for item in page.get("Contents", ()):
+                    key = item["Key"].removeprefix(self._prefix)
+                    if is_key(key):
+                        yield Entry(key, item["Size"])
+
+    def upload(self, path: Path, key: str) -> None:
+        """Upload the file at `path`, large ones in parallel parts."""
+        with self._explained(key):
+            self._client.upload_file(str(path), **self._object(key), Config=TRANSFER)
+
+    def download(self, key: str, path: Path) -> None:
+        """Download the object aside in parallel parts, then rename it to `path`. Raises `Missing`."""
+        with self._explained(key):
+            self._client.download_file(**self._object(key), Filename=str(path), Config=TRANSFER)
+
+    def open(self, key: str) -> BinaryIO:
+        """Stream the object. Raises `Missing`."""
+        return io.BufferedReader(self._stream(key), BUFFER)
+
+    def _object(self, key: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": self._prefix + check_key(key)}
+
+    def _stream(self, key: str) -> S3Stream:
+        get = partial(self._client.get_object, **self._object(key))
+        with self._explained(key):
+            return S3Stream(get(), get, self._place(key))
+
+    def _put_if(self, key: str, data: bytes, **condition: str) -> str:
+        """A conditional write, sent again while the server says that another one is in its way (409)."""
+        with self._explained(key):
+            for attempt in range(ATTEMPTS):
+                try:
+                    etag: str = self._client.put_object(**self._object(key), Body=data, **condition)["ETag"]
+                    return etag.strip('"')
+                except ClientError as error:
+                    if status(error) == PRECONDITION_FAILED:
+                        break
+                    if status(error) != CONFLICT or attempt == ATTEMPTS - 1:
+                        raise
+                time.sleep(random.uniform(0, 2**attempt / 10))
+        return settle(self, key, data)
+
+    def _place(self, key: str) -> Place:
+        return Place(self.url, self._client.meta.endpoint_url, key)
+
+    def _explained(self, key: str) -> AbstractContextManager[None]:
+        return explained(self._place(key))

@@ -1,0 +1,83 @@
+"""What botocore raises, in words: which store, which key, what happened, what to check."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from boto3.exceptions import Boto3Error
+from botocore import exceptions as botocore
+from botocore.exceptions import BotoCoreError, ClientError
+
+from retrain.errors import StoreError
+from retrain.store.base import Missing
+
+CREDENTIALS = "Check the credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the machine's role."
+NETWORK = "Check the endpoint's address (endpoint_url), that the server is up, and the network between."
+
+ADVICE = {
+    "NoSuchBucket": "Create the bucket, or correct the task's `store`.",
+    "InvalidAccessKeyId": CREDENTIALS,
+    "SignatureDoesNotMatch": CREDENTIALS,
+    "InvalidToken": CREDENTIALS,
+    "ExpiredToken": "The credentials have expired: renew them.",
+    "AccessDenied": "Check that the policy of these credentials allows it.",
+    "403": CREDENTIALS,
+    "RequestTimeTooSkewed": "Set this machine's clock.",
+}
+"""What to do about an error that the server names by code; a reply without a body has only its status."""
+
+BAD_CREDENTIALS = (
+    botocore.NoCredentialsError,
+    botocore.PartialCredentialsError,
+    botocore.CredentialRetrievalError,
+    botocore.ProfileNotFound,
+    botocore.TokenRetrievalError,
+    botocore.SSOError,
+)
+BAD_NETWORK = (botocore.HTTPClientError, botocore.ConnectionError)
+
+
+class Place(NamedTuple):
+    """What an error message names: the store, its endpoint, and the key or prefix in question."""
+
+    url: str
+    endpoint: str
+    key: str
+
+    def __str__(self) -> str:
+        """Every message begins with this."""
+        return f"{self.url} at {self.endpoint}" + (f", {self.key}" if self.key else "")
+
+
+def status(error: ClientError) -> int:
+    """The HTTP status of the server's refusal."""
+    return int(error.response["ResponseMetadata"]["HTTPStatusCode"])
+
+
+@contextmanager
+def explained(place: Place) -> Iterator[None]:
+    """Raise as `StoreError`, or `Missing`, whatever S3, botocore or the local disk refuses within."""
+    try:
+        yield
+    except ClientError as error:
+        raise _refusal(place, error) from error
+    except Boto3Error as error:  # the transfer manager wraps what it met
+        cause = error.__context__
+        raise (_refusal(place, cause) if isinstance(cause, ClientError) else _failure(place, error)) from error
+    except (BotoCoreError, OSError, ValueError) as error:  # ValueError: a malformed endpoint_url
+        raise _failure(place, error) from error
+
+
+def _refusal(place: Place, error: ClientError) -> StoreError:
+    code = error.response["Error"]["Code"]
+    if code in ("NoSuchKey", "404"):
+        return Missing(f"{place}: there is no such object.")
+    return StoreError(f"{place}: {error}. {ADVICE.get(code, '')}".rstrip())
+
+
+def _failure(place: Place, error: Exception) -> StoreError:
+    if isinstance(error, BAD_NETWORK):
+        return StoreError(f"{place}: the server cannot be reached: {error}. {NETWORK}")
+    if isinstance(error, BAD_CREDENTIALS):
+        return StoreError(f"{place}: {error}. {CREDENTIALS}")
+    return StoreError(f"{place}: {error}")

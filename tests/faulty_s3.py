@@ -1,0 +1,86 @@
+"""An HTTP proxy for tests, in front of an S3 server: it can change, withhold or make up requests and replies."""
+
+import http.client
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from urllib.parse import urlsplit
+
+
+@dataclass
+class Request:
+    """What the client sent."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass
+class Reply:
+    """What the client gets. A body shorter than Content-Length is cut in mid-transfer."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+Forward = Callable[[Request], Reply]
+Fault = Callable[[Request, Forward], Reply | None]
+"""Answers a request, by way of the server or not; None drops the connection without a reply."""
+
+
+def refusal(status: int, code: str) -> Reply:
+    """An error as S3 writes it."""
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>Refused by the test.</Message></Error>".encode()
+    return Reply(status, {"Content-Type": "application/xml", "Content-Length": str(len(body))}, body)
+
+
+@contextmanager
+def faulty(server: str, fault: Fault) -> Iterator[str]:
+    """Serve `fault` in front of the server at that address; yields the proxy's own address."""
+    proxy = ThreadingHTTPServer(("127.0.0.1", 0), _handler(server, fault))
+    thread = Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{proxy.server_port}"
+    finally:
+        proxy.shutdown()
+        thread.join()
+        proxy.server_close()
+
+
+def _handler(server: str, fault: Fault) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # answers boto3's "Expect: 100-continue", which costs it a second otherwise
+
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            reply = fault(Request(self.command, self.path, dict(self.headers), body), lambda r: _forward(server, r))
+            self.close_connection = True
+            if reply is not None:
+                self.send_response(reply.status)
+                for name, value in (reply.headers | {"Connection": "close"}).items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(reply.body)
+
+        do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = answer
+
+        def log_message(self, *_: object) -> None:
+            """Keep the test's output clean."""
+
+    return Handler
+
+
+def _forward(server: str, request: Request) -> Reply:
+    connection = http.client.HTTPConnection(urlsplit(server).netloc, timeout=10)
+    try:
+        connection.request(request.method, request.path, request.body, request.headers)
+        response = connection.getresponse()
+        return Reply(response.status, dict(response.headers), response.read())
+    finally:
+        connection.close()

@@ -1,0 +1,53 @@
+"""What racing processes do in the stores' tests: run in processes of their own, through stores opened anew."""
+
+import multiprocessing
+from collections.abc import Callable
+from multiprocessing.synchronize import Barrier
+from typing import TypeVar
+
+from retrain.store import Conflict, open_store
+
+PROCESSES = 4
+
+Outcome = TypeVar("Outcome")
+
+
+def race(contestant: Callable[[str, str | None, int], Outcome], url: str, endpoint_url: str | None) -> list[Outcome]:
+    """Outcomes of as many contestants as there are processes, each with its own number, started together."""
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(PROCESSES)
+    with context.Pool(PROCESSES, initializer=_start_together, initargs=(barrier,)) as pool:
+        return pool.starmap(contestant, [(url, endpoint_url, number) for number in range(PROCESSES)], chunksize=1)
+
+
+def _start_together(barrier: Barrier) -> None:
+    barrier.wait(timeout=30)
+
+
+def claim_all(url: str, endpoint_url: str | None, number: int) -> list[str]:
+    """The claims that this process won, of twenty that all go for."""
+    store = open_store(url, endpoint_url)
+    won = []
+    for key in (f"claims/{index}" for index in range(20)):
+        try:
+            store.create(key, b"%d" % number)
+        except Conflict:
+            continue
+        won.append(key)
+    return won
+
+
+def count_up(url: str, endpoint_url: str | None, number: int) -> int:
+    """Add one to `counter` twenty times by compare-and-swap; the attempts that it took."""
+    store = open_store(url, endpoint_url)
+    attempts = done = 0
+    while done < 20:
+        attempts += 1
+        data, version = store.read("counter")
+        count = int(data.split()[0])
+        try:
+            store.replace("counter", b"%d %d.%d" % (count + 1, number, attempts), version)
+        except Conflict:
+            continue
+        done += 1
+    return attempts
