@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from retrain.costs import Costs
 from retrain.recipe.settings import Part, Recipe, Share
+from retrain.resources import Resources
 
 
 class Data(Part):
@@ -154,3 +156,7 @@ class Task(Part):
     """What a run must reach."""
     gate: Gate = Gate()
     """What a candidate must show before it is promoted."""
+    costs: Costs = Costs()
+    """What a device costs, for figures in energy and money."""
+    resources: Resources = Resources()
+    """What the pods of its pipeline ask of the cluster."""

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from retrain.training.progress import Progress
 
@@ -22,13 +23,17 @@ class Clock:
         return passed
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
+    def aside(self, phase: Literal["evaluation", "saving"]) -> Iterator[None]:
         """Count what happens inside as evaluation or saving."""
         self.tick()
         try:
             yield
         finally:
-            self.progress.aside_seconds += self.tick()
+            passed = self.tick()
+            if phase == "evaluation":
+                self.progress.evaluation_seconds += passed
+            else:
+                self.progress.saving_seconds += passed
 
     def due(self, seconds: float) -> bool:
         """Say whether this much time has passed since it last said so."""

@@ -15,8 +15,17 @@ class Progress:
     evaluated_images: int = 0
     seconds: float = 0.0
     """Wall time of the loop, everything included."""
-    aside_seconds: float = 0.0
-    """The part of it spent on evaluation and saving."""
+    evaluation_seconds: float = 0.0
+    """The part of it spent on evaluation."""
+    saving_seconds: float = 0.0
+    """The part of it spent on saving state."""
+    data_seconds: float = 0.0
+    """Time before the loop: reading and decoding drops, moving them to the device, setting up."""
+
+    @property
+    def aside_seconds(self) -> float:
+        """The part of the loop's time that was no iteration."""
+        return self.evaluation_seconds + self.saving_seconds
 
 
 class Observer(Protocol):

@@ -1,0 +1,203 @@
+"""Every metric, once: its name, type, labels and meaning. docs/metrics.md is generated from here.
+
+What a run saves can be negative, and a Prometheus counter must never fall: what was used and what scratch would have
+used are counters, their difference is a gauge. No label holds a run's id, so the number of series does not grow with
+the number of runs; `retrain_champion_info` alone names a model, in one series a task.
+"""
+
+from typing import Literal, NamedTuple
+
+Unit = Literal["iterations", "flops", "device_seconds", "energy_joules", "cost"]
+
+
+class Name(NamedTuple):
+    """One metric as it is served."""
+
+    name: str
+    kind: Literal["counter", "gauge"]
+    labels: tuple[str, ...]
+    help: str
+
+
+TASK, METHOD = ("task",), ("task", "method")
+
+RUNS = Name("retrain_runs_total", "counter", ("task", "method", "purpose", "outcome"), "Ended runs.")
+DECISIONS = Name("retrain_gate_decisions_total", "counter", ("task", "decision"), "Candidates promoted and refused.")
+USED = Name(
+    "retrain_used_iterations_total",
+    "counter",
+    METHOD,
+    "Iterations that the runs took, missed attempts and calibrations included.",
+)
+USED_ALL_IN = Name(
+    "retrain_used_all_in_iterations_total",
+    "counter",
+    METHOD,
+    "Iterations that the runs took, evaluation charged at a third of an iteration a batch.",
+)
+
+_WORDS: dict[Unit, str] = {
+    "iterations": "Iterations",
+    "flops": "Floating-point operations (iterations at each run's own cost)",
+    "device_seconds": "Seconds on a device (iterations at each run's own pace)",
+    "energy_joules": "Energy (iterations at each run's own pace and the task's power figure)",
+    "cost": "Money (iterations at each run's own pace and the task's price)",
+}
+
+
+def _labels(unit: Unit) -> tuple[str, ...]:
+    return (*METHOD, "currency") if unit == "cost" else METHOD
+
+
+def _baseline(unit: Unit) -> Name:
+    help_text = f"{_WORDS[unit]} that training from scratch would have taken for what the runs yielded."
+    return Name(f"retrain_baseline_{unit}_total", "counter", _labels(unit), help_text)
+
+
+def _saved(unit: Unit, which: Literal["gross", "net"]) -> Name:
+    charged = {
+        "gross": "training alone, calibrations left out",
+        "net": "evaluation and calibrations charged",
+    }
+    help_text = f"{_WORDS[unit]} saved against scratch so far: {charged[which]}. Can fall."
+    return Name(f"retrain_saved_{which}_{unit}", "gauge", _labels(unit), help_text)
+
+
+BASELINE = {unit: _baseline(unit) for unit in _WORDS}
+SAVED_GROSS = {unit: _saved(unit, "gross") for unit in _WORDS}
+SAVED_NET = {unit: _saved(unit, "net") for unit in _WORDS}
+
+_ALL_RUNS = "of all runs, trials included; evaluation, data and saving included"
+CONSUMED: dict[Unit, Name] = {
+    "flops": Name("retrain_flops_total", "counter", METHOD, f"Floating-point operations {_ALL_RUNS}."),
+    "device_seconds": Name("retrain_device_seconds_total", "counter", METHOD, f"Seconds on a device {_ALL_RUNS}."),
+    "energy_joules": Name(
+        "retrain_energy_joules_total", "counter", METHOD, f"Energy {_ALL_RUNS}, if the task gives a power figure."
+    ),
+    "cost": Name("retrain_cost_total", "counter", _labels("cost"), f"Money {_ALL_RUNS}, if the task gives a price."),
+}
+
+ACCURACY = Name("retrain_accuracy_ratio", "gauge", TASK, "Accuracy of the newest run's model on the test split.")
+PART_ACCURACY = Name(
+    "retrain_part_accuracy_ratio",
+    "gauge",
+    ("task", "part"),
+    "Accuracy of the newest run's model on the test samples of old drops, which its parent knew, and of new ones.",
+)
+VALIDATION_ACCURACY = Name(
+    "retrain_validation_accuracy_ratio",
+    "gauge",
+    TASK,
+    "Accuracy of the newest run's model on the validation split, which it was stopped on.",
+)
+TARGET_ACCURACY = Name(
+    "retrain_target_accuracy_ratio",
+    "gauge",
+    TASK,
+    "Accuracy on the validation split at which the newest run was to stop; absent for a run without a target.",
+)
+BASELINE_AGE = Name(
+    "retrain_baseline_age_drops",
+    "gauge",
+    TASK,
+    "Drops that had landed since the baseline of the newest run was measured.",
+)
+SPEED_UP = Name(
+    "retrain_speed_up_ratio",
+    "gauge",
+    ("task", "level"),
+    "L_99 and L_100 of the newest run: the baseline's iterations over its own; absent where it missed.",
+)
+TARGET_MET = Name(
+    "retrain_target_met",
+    "gauge",
+    TASK,
+    "1 if the newest retraining met its target by continuing, 0 if it missed on every schedule or diverged.",
+)
+PROMOTED = Name("retrain_promoted", "gauge", TASK, "1 if the newest retraining was promoted, 0 if it was not.")
+LAST_RUN = Name("retrain_last_run_timestamp_seconds", "gauge", TASK, "When a retraining last ended.")
+LAST_SUCCESS = Name(
+    "retrain_last_success_timestamp_seconds", "gauge", TASK, "When a retraining last ended with a promotion."
+)
+RECENT_RUNS = 5
+RECENT_SAVED = Name(
+    "retrain_recent_saved_net_iterations",
+    "gauge",
+    TASK,
+    f"Iterations saved net by the newest {RECENT_RUNS} runs together; absent before there are so many.",
+)
+
+DROPS = Name(
+    "retrain_drops",
+    "gauge",
+    ("task", "state"),
+    "Drops that the champion has seen (trained), that it has not (waiting), and that were refused (quarantined).",
+)
+OLDEST_WAITING = Name(
+    "retrain_oldest_waiting_drop_timestamp_seconds",
+    "gauge",
+    TASK,
+    "When the oldest drop was committed that the champion has not seen; absent if none waits.",
+)
+CHAMPION = Name(
+    "retrain_champion_info",
+    "gauge",
+    ("task", "method", "model"),
+    "1, for the model in force: the method that trained it and the start of its weights' SHA-256.",
+)
+CHAMPION_SINCE = Name("retrain_champion_since_timestamp_seconds", "gauge", TASK, "When the champion was put in force.")
+CHAMPION_ACCURACY = Name(
+    "retrain_champion_accuracy_ratio", "gauge", TASK, "Accuracy of the champion on its test split."
+)
+SCHEDULE_PERIOD = Name(
+    "retrain_schedule_period_seconds", "gauge", TASK, "Time between scheduled runs; absent without a schedule."
+)
+
+LEDGER_READ = Name(
+    "retrain_ledger_read_timestamp_seconds", "gauge", TASK, "When the exporter last read the ledger whole; 0 if never."
+)
+LEDGER_ERRORS = Name("retrain_ledger_read_errors_total", "counter", TASK, "Times that the ledger could not be read.")
+LEDGER_RECORDS = Name("retrain_ledger_records", "gauge", TASK, "Records that the exporter has read.")
+
+TRAINING_ITERATION = Name("retrain_training_iteration", "gauge", METHOD, "Iterations done.")
+TRAINING_SCHEDULE = Name("retrain_training_schedule_iterations", "gauge", METHOD, "Length of the schedule.")
+TRAINING_IMAGES = Name("retrain_training_images_total", "counter", METHOD, "Images trained on.")
+TRAINING_ACCURACY = Name("retrain_training_accuracy_ratio", "gauge", METHOD, "Newest accuracy on the validation split.")
+TRAINING_TARGET = Name("retrain_training_target_accuracy_ratio", "gauge", METHOD, "Accuracy that ends the training.")
+TRAINING_LOSS = Name(
+    "retrain_training_loss",
+    "gauge",
+    (*METHOD, "split"),
+    "Newest mean loss on the validation split (val), and of training since the evaluation before (train).",
+)
+TRAINING_RATE = Name("retrain_training_learning_rate", "gauge", METHOD, "Learning rate at the newest evaluation.")
+TRAINING_SECONDS = Name("retrain_training_seconds_total", "counter", METHOD, "Time spent, everything included.")
+TRAINING_ASIDE = Name(
+    "retrain_training_aside_seconds_total",
+    "counter",
+    (*METHOD, "phase"),
+    "The part of it spent on evaluation, on saving state, and on data (reading, decoding, moving to the device).",
+)
+TRAINING_ETA = Name(
+    "retrain_training_eta_seconds",
+    "gauge",
+    METHOD,
+    "Estimated time to the target, by the accuracy's rise over the last evaluations, at most to the schedule's end.",
+)
+
+GROUPS: dict[str, tuple[Name, ...]] = {
+    "Work and savings, from the ledger": (
+        *(RUNS, DECISIONS, USED, USED_ALL_IN),
+        *(name for names in (BASELINE, SAVED_GROSS, SAVED_NET, CONSUMED) for name in names.values()),
+    ),
+    "The newest run, from the ledger": (
+        *(ACCURACY, PART_ACCURACY, VALIDATION_ACCURACY, TARGET_ACCURACY, BASELINE_AGE, SPEED_UP),
+        *(TARGET_MET, PROMOTED, LAST_RUN, LAST_SUCCESS, RECENT_SAVED),
+    ),
+    "The task now": (DROPS, OLDEST_WAITING, CHAMPION, CHAMPION_SINCE, CHAMPION_ACCURACY, SCHEDULE_PERIOD),
+    "The exporter": (LEDGER_READ, LEDGER_ERRORS, LEDGER_RECORDS),
+    "A training while it runs": (
+        *(TRAINING_ITERATION, TRAINING_SCHEDULE, TRAINING_IMAGES, TRAINING_ACCURACY, TRAINING_TARGET),
+        *(TRAINING_LOSS, TRAINING_RATE, TRAINING_SECONDS, TRAINING_ASIDE, TRAINING_ETA),
+    ),
+}
