@@ -22,6 +22,23 @@ class Layout:
         """The manifest that makes a drop visible."""
         return self.shard(drop, "drop.json")
 
+    def success(self, drop: str) -> str:
+        """What a producer that writes no manifest uploads last: an empty object that ends the drop."""
+        return self.shard(drop, "_SUCCESS")
+
+    def quarantine(self, drop: str) -> str:
+        """The report on a drop that cannot be used."""
+        return self.shard(drop, "quarantine.json")
+
+    @property
+    def claims(self) -> str:
+        """Prefix of all claims."""
+        return f"{self.task}/claims/"
+
+    def claim(self, drop: str) -> str:
+        """Which run a drop was given to."""
+        return f"{self.task}/claims/{drop}.json"
+
     def run(self, run_id: str, name: str) -> str:
         """One file of a run: plan.json, model.safetensors, curve.jsonl, result.json, evaluation.json, ..."""
         return f"{self.task}/runs/{run_id}/{name}"
@@ -47,3 +64,12 @@ class Layout:
     def champion(self) -> str:
         """The pointer to the promoted model."""
         return f"{self.task}/champion.json"
+
+    @property
+    def lease(self) -> str:
+        """Who is working on the task."""
+        return f"{self.task}/lease.json"
+
+    def submission(self, submission_id: str) -> str:
+        """What became of one submission of the pipeline."""
+        return f"{self.task}/submissions/{submission_id}.json"
