@@ -60,12 +60,13 @@ def assemble(
     """Return the record of an ended run; without a result, of one that failed."""
     now = datetime.now(UTC)
     drops = tuple(drop.id for drop in plan.dataset.drops)
+    outcome = result.outcome if result and error is None else "failed"
     return RunRecord(
         run_id=plan.run_id,
         task=plan.task.name,
         method=plan.method,
         purpose=plan.purpose,
-        outcome=result.outcome if result and error is None else "failed",
+        outcome=outcome,
         error=error,
         dataset_digest=plan.dataset.digest,
         drops=drops,
@@ -78,27 +79,28 @@ def assemble(
         result=result,
         evaluation=evaluation,
         decision=decision,
-        savings=savings(plan, result) if result else None,
+        savings=savings(plan, result, outcome) if result else None,
+        costs=plan.task.costs,
         started_at=result.started_at if result else now,
         ended_at=now,
     )
 
 
-def savings(plan: Plan, result: Result) -> Savings | None:
+def savings(plan: Plan, result: Result, outcome: str) -> Savings | None:
     """Return what a run saved against scratch (see `Savings`), or None for a trial, which replaces no retraining."""
     if plan.purpose == "trial":
         return None
-    used, baseline = result.iterations, _baseline(plan, result)
+    used, baseline = result.iterations, _baseline(plan, result, outcome)
     evaluation = EVALUATION_SHARE * result.cost.evaluated_images / plan.task.training.batch_size
-    is_own_baseline = plan.purpose == "retrain" and plan.target is None
+    is_own_baseline = plan.target is None and baseline > 0
     all_in = used if is_own_baseline else used + evaluation
     gross = 0 if plan.purpose == "calibrate" else baseline - used
     return Savings(baseline=baseline, used=used, used_all_in=all_in, gross=gross, net=baseline - all_in)
 
 
-def _baseline(plan: Plan, result: Result) -> int:
+def _baseline(plan: Plan, result: Result, outcome: str) -> int:
     """The iterations that training from scratch would have taken for the model that this run yielded."""
-    if plan.purpose == "calibrate" or result.outcome in ("missed", "diverged"):
+    if not plan.replaces_scratch or plan.purpose == "calibrate" or outcome in ("missed", "diverged", "failed"):
         return 0
     return plan.target.baseline_iterations if plan.target else result.iterations
 

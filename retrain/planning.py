@@ -21,7 +21,7 @@ class Request(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """A scratch run that targets may come from."""
+    """A scratch run that targets may come from: one of equal work with the task."""
 
     record: RunRecord
     result: Result
@@ -48,8 +48,8 @@ def make_plan(task: Task, committed: Sequence[Drop], history: History, request: 
     dataset = make_dataset(order_drops(committed, known_drops(champion)))
     if not dataset.drops:
         return Nothing("no drop has landed yet; `retrain drop pack SRC --task TASK` commits one")
-    if champion and request == Request() and len(dataset.drops) == len(champion.dataset.drops):
-        return Nothing(f"no drop has landed since champion {champion.run_id}")
+    if request == Request() and (done := _done(dataset, history)):
+        return Nothing(done)
     method, reason = _method(task, dataset, history, request)
     return _not_yet_run(_assemble(task, dataset, history, method, request.purpose, reason), history.records)
 
@@ -57,6 +57,27 @@ def make_plan(task: Task, committed: Sequence[Drop], history: History, request: 
 def known_drops(champion: Plan | None) -> tuple[str, ...]:
     """Return the ids of the drops that the champion saw, in its order."""
     return tuple(drop.id for drop in champion.dataset.drops) if champion else ()
+
+
+def _done(dataset: Dataset, history: History) -> str | None:
+    """Say why what has landed asks for nothing: the champion saw it all, or a candidate made of it was judged."""
+    champion = history.champion
+    if champion and len(dataset.drops) == len(champion.dataset.drops):
+        return f"no drop has landed since champion {champion.run_id}"
+    for record in history.records.values():
+        if record.purpose == "retrain" and record.decision and record.dataset_digest == dataset.digest:
+            how = "promoted, and replaced since" if record.decision.promoted else "refused by the gate"
+            return f"{record.run_id} was trained on these drops and {how}; with --method, a run is planned all the same"
+    return None
+
+
+def equal_work(one: Task, other: Task) -> bool:
+    """Say whether iterations compare: the same network, image size and training, however often state is saved."""
+
+    def work(task: Task) -> tuple[object, ...]:
+        return task.model, task.data.image_size, task.training.model_dump(exclude={"save_seconds"})
+
+    return work(one) == work(other)
 
 
 def escalate(plan: Plan) -> Plan | None:
@@ -88,15 +109,18 @@ def _method(task: Task, dataset: Dataset, history: History, request: Request) ->
     if request.purpose == "calibrate":
         return "scratch", "calibration: measures the baseline on this dataset"
     champion, baseline = history.champion, history.baseline
-    if champion is None or baseline is None:
-        return "scratch", f"there is no {'baseline to take a target from' if champion else 'champion to continue from'}"
+    if champion is None:
+        return "scratch", "there is no champion to continue from"
+    if baseline is None and not (request.method and request.purpose == "trial"):
+        return "scratch", "no scratch run with this network and training has measured a baseline"
     if request.method:
         return request.method, f"method {request.method} was asked for"
     if (task.model, task.data.image_size) != (champion.task.model, champion.task.data.image_size):
         return "scratch", f"the network is not that of champion {champion.run_id}"
     if due := _refresh_due(task.baseline.refresh, dataset, champion, baseline):
         return "scratch", f"refresh of the baseline: {due}"
-    return "continuous", f"{len(dataset.drops) - len(champion.dataset.drops)} drop(s) landed since {champion.run_id}"
+    landed = len(dataset.drops) - len(champion.dataset.drops)
+    return "continuous", f"{landed} {'drop' if landed == 1 else 'drops'} landed since {champion.run_id}"
 
 
 def _refresh_due(refresh: Refresh, dataset: Dataset, champion: Plan, baseline: Measured) -> str | None:
@@ -136,7 +160,13 @@ def _assemble(task: Task, dataset: Dataset, history: History, method: Method, pu
         origin=parent.origin if parent else _own_origin(task, dataset),
         seed=task.seed,
         reason=reason,
+        replaces_scratch=not any(_is_credited(record, dataset) for record in history.records.values()),
     )
+
+
+def _is_credited(record: RunRecord, dataset: Dataset) -> bool:
+    """Say whether a run has been weighed against a scratch run on this dataset."""
+    return record.dataset_digest == dataset.digest and record.savings is not None and record.savings.baseline > 0
 
 
 def _not_yet_run(plan: Plan, records: Mapping[str, RunRecord]) -> Plan | Nothing:

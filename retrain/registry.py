@@ -62,11 +62,16 @@ def put_in_force(store: Store, layout: Layout, seen: Seen, run_id: str, why: Why
 
 
 def previous(champion: Champion) -> str:
-    """Return the run to roll back to: what was in force before the run in force first came.
+    """Return the run to roll back to: what the promotion now in force replaced. Raises `RunError` if it was the first.
 
-    Raises `RunError` if there is none.
+    Rolling back undoes promotions one by one: twice in a row leads back two, not to and fro.
     """
-    first = next(position for position, entry in enumerate(champion.history) if entry.run_id == champion.run_id)
-    if first == 0:
+    standing: list[str] = []
+    for entry in champion.history:
+        if entry.why == "rolled back":
+            standing.pop()
+        else:
+            standing.append(entry.run_id)
+    if len(standing) == 1:
         raise RunError(f"there is nothing to roll back to: {champion.run_id} is the first champion")
-    return champion.history[first - 1].run_id
+    return standing[-2]

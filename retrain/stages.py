@@ -4,50 +4,35 @@ Plain functions over records and a store. Each is idempotent: what exists is don
 machine, after any crash.
 """
 
-from retrain import ledger, planning, registry
+from retrain import ledger, next_run, planning, registry
 from retrain.attempt import attempt
 from retrain.config import Task
 from retrain.context import Context
-from retrain.data.drops import list_drops
 from retrain.errors import UserError
 from retrain.gate import decide
 from retrain.judging import judge
 from retrain.observe import metrics
-from retrain.planning import History, Measured, Nothing, Request
+from retrain.planning import Nothing, Request
 from retrain.records import Decision, Evaluation, Plan, RunRecord
 from retrain.store.base import Conflict
 
 
 def plan(context: Context, task: Task, request: Request) -> Plan | Nothing:
     """Plan the next run from what is in the store, and keep the plan."""
-    planned = preview(context, task, request)
+    _record_champion(context)
+    planned = next_run.preview(context.store, context.layout, task, request)
     if isinstance(planned, Plan):
         context.files(planned.run_id).write_plan(planned)
     return planned
 
 
-def preview(context: Context, task: Task, request: Request) -> Plan | Nothing:
-    """Plan the next run and change nothing."""
-    committed = list_drops(context.store, context.layout)
-    return planning.make_plan(task, committed, history(context), request)
-
-
-def history(context: Context) -> History:
-    """Read what has been done: the ledger, the champion's plan, and the last scratch run."""
-    records = ledger.read(context.store, context.layout)
+def _record_champion(context: Context) -> None:
+    """Finish the champion's run, should its process have gone between promotion and record."""
     champion = registry.read(context.store, context.layout).run_id
-    scratch = [record for record in records if ledger.is_baseline(record)]
-    return History(
-        records={record.run_id: record for record in records},
-        champion=context.files(champion).plan() if champion else None,
-        baseline=_measured(context, scratch[-1]) if scratch else None,
-    )
-
-
-def _measured(context: Context, record: RunRecord) -> Measured | None:
-    files = context.files(record.run_id)
-    result = files.result()
-    return Measured(record, result, files.curve()) if result else None
+    if champion and ledger.find(context.store, context.layout, champion) is None:
+        promoted = context.files(champion).plan()
+        promote(context, promoted)
+        record(context, promoted)
 
 
 def train(context: Context, plan: Plan) -> Plan:
@@ -60,16 +45,19 @@ def train(context: Context, plan: Plan) -> Plan:
 
 
 def evaluate(context: Context, plan: Plan) -> Evaluation | None:
-    """Evaluate a run's model on the test split, against the champion in force; None if it left no model."""
+    """Evaluate a run's model on the test split, against the champion in force; None if it left no model.
+
+    Once the gate has decided, the evaluation that it decided on stays.
+    """
     files = context.files(plan.run_id)
     result = files.result()
     if result is None or result.model_digest is None:
         return None
-    champion = registry.read(context.store, context.layout).run_id
-    found = files.evaluation()
-    if found and champion in (plan.run_id, _compared_with(found)):
+    seen, found = registry.read(context.store, context.layout), files.evaluation()
+    judged = files.decision() is not None or registry.was_promoted(seen, plan.run_id)
+    if found and (judged or _compared_with(found) == seen.run_id):
         return found
-    evaluation = judge(context, plan, champion)
+    evaluation = judge(context, plan, seen.run_id)
     files.write_evaluation(evaluation)
     return evaluation
 
@@ -119,17 +107,31 @@ def record(context: Context, plan: Plan, error: str | None = None) -> RunRecord:
 
 
 def record_failure(context: Context, plan: Plan, error: str) -> RunRecord:
-    """Record that a retraining failed, under the attempt that it had come to."""
-    while ledger.find(context.store, context.layout, plan.run_id) and (following := planning.escalate(plan)):
-        plan = following
+    """Record that a retraining failed, under the attempt that it had come to; once promoted, it has not failed."""
+    plan = last_attempt(context, plan)
+    if registry.was_promoted(registry.read(context.store, context.layout), plan.run_id):
+        promote(context, plan)
+        return record(context, plan)
     return record(context, plan, error)
+
+
+def last_attempt(context: Context, plan: Plan) -> Plan:
+    """Return the attempt that a retraining has come to: past those that missed their target and escalated."""
+    while (entry := ledger.find(context.store, context.layout, plan.run_id)) and entry.outcome == "missed":
+        if (following := planning.escalate(plan)) is None:
+            break
+        plan = following
+    return plan
 
 
 def run(context: Context, task: Task, request: Request) -> RunRecord | Nothing:
     """Do all stages in this process: retrain on whatever has landed."""
     planned = plan(context, task, request)
-    if isinstance(planned, Nothing):
-        return planned
+    return planned if isinstance(planned, Nothing) else carry_out(context, planned)
+
+
+def carry_out(context: Context, planned: Plan) -> RunRecord:
+    """Do the stages after planning in this process."""
     try:
         final = train(context, planned)
         evaluate(context, final)

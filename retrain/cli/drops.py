@@ -28,13 +28,15 @@ def pack(
     overrides: Overrides = NONE,
 ) -> None:
     """Turn labelled images into a drop and commit it."""
+    from retrain.cli.tables import count
+    from retrain.cli.views import samples
     from retrain.data.packing import pack as commit
 
     opened, store, _ = open_task(task, overrides)
     for packed in commit(source, opened, store, staging=_staging(classes, share, seed), part=part, drop_id=drop_id):
         drop = packed.drop
-        counts = ", ".join(f"{drop.samples(split)} {split}" for split in drop.counts)
-        typer.echo(f"{drop.id}: {len(drop.classes)} classes, {counts}{'' if packed.new else ' (was there already)'}")
+        was_there = "" if packed.new else " (was there already)"
+        typer.echo(f"{drop.id}: {count(len(drop.classes), 'class')}, {samples(drop)}{was_there}")
 
 
 def _staging(classes: str | None, share: str | None, seed: int) -> "Staging | None":
@@ -50,7 +52,8 @@ def _staging(classes: str | None, share: str | None, seed: int) -> "Staging | No
 @app.command("list")
 def list_(task: TaskName, as_json: AsJson = False, overrides: Overrides = NONE) -> None:
     """List the committed drops in the order of their commits."""
-    from retrain.cli.tables import drop_table, show
+    from retrain.cli.tables import show
+    from retrain.cli.views import drop_table
     from retrain.data.drops import list_drops
 
     _, store, layout = open_task(task, overrides)
@@ -66,7 +69,8 @@ def show_(
     overrides: Overrides = NONE,
 ) -> None:
     """Show a drop's manifest."""
-    from retrain.cli.tables import drop_details, show
+    from retrain.cli.tables import show
+    from retrain.cli.views import drop_details
     from retrain.data.drops import read_drop
 
     _, store, layout = open_task(task, overrides)

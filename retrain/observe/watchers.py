@@ -1,5 +1,6 @@
 """Who watches a training: a progress bar on a terminal, log lines elsewhere."""
 
+import atexit
 import logging
 import sys
 import time
@@ -25,36 +26,50 @@ class Rate:
     def __init__(self, plan: Plan, progress: Progress) -> None:
         self._batch, self._first, self._since = plan.task.training.batch_size, progress.iteration, time.monotonic()
 
-    def __call__(self, iteration: int) -> float:
+    def __call__(self, iteration: int) -> str:
         """Return the mean rate up to an iteration."""
-        return (iteration - self._first) * self._batch / max(time.monotonic() - self._since, 1e-9)
+        rate = (iteration - self._first) * self._batch / max(time.monotonic() - self._since, 1e-9)
+        return f"{rate:,.0f} images/s"
 
 
-def _accuracy(point: Point | None, plan: Plan) -> str:
-    ours = f"{point.accuracy:.2%}" if point else "--"
-    return f"{ours} of {plan.target.accuracy:.2%}" if plan.target else ours
+def _opening(plan: Plan, progress: Progress) -> str:
+    resumed = f", on from {progress.iteration:,}" if progress.iteration else ""
+    return f"{plan.run_id}: {plan.reason}; at most {plan.iterations:,} iterations{resumed}"
+
+
+def _closing(plan: Plan, outcome: str, progress: Progress) -> str:
+    reached = f", {_accuracy(progress.points[-1], plan)}" if progress.points else ""
+    return f"{plan.run_id}: {outcome} after {progress.iteration:,} iterations{reached}"
+
+
+def _accuracy(point: Point, plan: Plan) -> str:
+    return f"{point.accuracy:.2%} of {plan.target.accuracy:.2%}" if plan.target else f"{point.accuracy:.2%}"
 
 
 class LogLines:
-    """A line at the start, at each evaluation, and at the end."""
+    """A line at the start, one for evaluations at most every so many seconds, and one at the end."""
+
+    EVERY_SECONDS = 1.0
 
     def started(self, plan: Plan, progress: Progress) -> None:
-        """Say what is trained, and whether it was resumed."""
-        self._plan, self._rate, self._iteration = plan, Rate(plan, progress), progress.iteration
-        resumed = f", resumed at {progress.iteration}" if progress.iteration else ""
-        log.info("%s: %d iterations at most%s (%s)", plan.run_id, plan.iterations, resumed, plan.reason)
+        """Say what is trained, why, and whether it was resumed."""
+        self._plan, self._rate, self._said = plan, Rate(plan, progress), time.monotonic()
+        log.info(_opening(plan, progress))
 
     def stepped(self, progress: Progress) -> None:
         """Say nothing."""
 
     def evaluated(self, point: Point) -> None:
         """Say how far it has come."""
-        where = f"{point.iteration}/{self._plan.iterations}"
-        log.info("%s accuracy %s, %.0f images/s", where, _accuracy(point, self._plan), self._rate(point.iteration))
+        now = time.monotonic()
+        if now - self._said >= self.EVERY_SECONDS:
+            self._said = now
+            where = f"{point.iteration:,}/{self._plan.iterations:,}"
+            log.info("%s, %s, %s", where, _accuracy(point, self._plan), self._rate(point.iteration))
 
     def ended(self, outcome: str, progress: Progress) -> None:
         """Say how it ended."""
-        log.info("%s %s after %d iterations", self._plan.run_id, outcome, progress.iteration)
+        log.info(_closing(self._plan, outcome, progress))
 
 
 class ProgressBar:
@@ -63,30 +78,29 @@ class ProgressBar:
     REFRESH_SECONDS = 0.2
 
     def started(self, plan: Plan, progress: Progress) -> None:
-        """Draw the bar."""
-        self._plan, self._rate, self._point, self._drawn = plan, Rate(plan, progress), None, 0.0
-        columns = ("{task.description}", "{task.fields[accuracy]}", "{task.fields[rate]}")
-        texts = [TextColumn(column) for column in columns]
-        self._bar = Bar(
-            texts[0], BarColumn(), MofNCompleteColumn(), *texts[1:], TimeRemainingColumn(), console=Console(stderr=True)
-        )
+        """Say what is trained and why, and draw the bar below it."""
+        self._plan, self._rate, self._drawn = plan, Rate(plan, progress), 0.0
+        self._console = Console(stderr=True, markup=False, highlight=False)
+        self._console.print(_opening(plan, progress))
+        texts = [TextColumn(f"{{task.fields[{name}]}}") for name in ("accuracy", "rate")]
+        columns = (BarColumn(bar_width=None), MofNCompleteColumn(), *texts, TimeRemainingColumn())
+        self._bar = Bar(*columns, console=self._console, expand=True, transient=True)
+        atexit.register(self._bar.stop)  # gives the cursor back, should training end by an error
         self._bar.start()
-        total = plan.iterations
-        self._line = self._bar.add_task(plan.run_id, total=total, completed=progress.iteration, accuracy="", rate="")
+        self._line = self._bar.add_task("", total=plan.iterations, completed=progress.iteration, accuracy="", rate="")
 
     def stepped(self, progress: Progress) -> None:
         """Move the bar, a few times a second."""
         now = time.monotonic()
         if now - self._drawn > self.REFRESH_SECONDS:
             self._drawn = now
-            rate = f"{self._rate(progress.iteration):,.0f} images/s"
-            self._bar.update(self._line, completed=progress.iteration, rate=rate)
+            self._bar.update(self._line, completed=progress.iteration, rate=self._rate(progress.iteration))
 
     def evaluated(self, point: Point) -> None:
         """Show the accuracy against the target."""
         self._bar.update(self._line, completed=point.iteration, accuracy=_accuracy(point, self._plan))
 
     def ended(self, outcome: str, progress: Progress) -> None:
-        """Leave the bar where it ended, with the outcome."""
-        self._bar.update(self._line, completed=progress.iteration, description=f"{self._plan.run_id} {outcome}")
+        """Put in the bar's place how it ended."""
         self._bar.stop()
+        self._console.print(_closing(self._plan, outcome, progress))

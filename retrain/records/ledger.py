@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Literal
 
+from retrain.costs import Costs
 from retrain.records.base import Record
 from retrain.records.plan import Target
 from retrain.records.run import Decision, Evaluation, Result
@@ -14,7 +15,8 @@ class Savings(Record):
 
     `gross` = baseline - used: training alone, missed attempts included. `net` = baseline - used_all_in: evaluation
     too, a third of an iteration a batch, and calibrations, which gross leaves out (0). A run that yields no model at
-    the target (missed, diverged) has baseline 0: its whole use is a loss. A scratch retraining is its own baseline.
+    the target (missed, diverged, failed), or another one on a dataset that was retrained on before, has baseline 0: its
+    whole use is a loss. A scratch retraining is its own baseline, so it saves nothing and loses nothing.
     """
 
     baseline: int
@@ -45,6 +47,8 @@ class RunRecord(Record):
     evaluation: Evaluation | None
     decision: Decision | None
     savings: Savings | None
+    costs: Costs = Costs()
+    """What a device cost then."""
     started_at: datetime
     ended_at: datetime
 

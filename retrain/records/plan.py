@@ -1,12 +1,17 @@
 """A plan: everything that decides a run."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 from retrain.config import Task
 from retrain.recipe.settings import Recipe
 from retrain.records.base import Record, digest
 from retrain.records.data import Dataset
 from retrain.words import Method, Purpose
+
+
+ASIDE = {"task", "attempt", "earlier", "reason", "replaces_scratch", "run_id"}
+"""What does not decide the training; what in the task does is added apart."""
 
 
 class Target(Record):
@@ -66,9 +71,25 @@ class Plan(Record):
     seed: int
     reason: str
 
-    @property
-    def run_id(self) -> str:
-        """`<method>-<digest of the plan>`: of what decides the training, not where it is kept or how it is judged."""
-        aside = {"store", "endpoint_url", "gate"}
-        content = self.model_dump(mode="json", exclude={"reason": True, "task": aside})
-        return f"{self.method}-{digest(content)[:12]}"
+    replaces_scratch: bool = True
+    """Whether it is the first retraining of this dataset: scratch would have been trained on it once, and no more."""
+    run_id: str = ""
+    """`<method>-<digest>`, given when the plan is made and kept for good: a later version's own digest may differ."""
+
+    def model_post_init(self, context: Any) -> None:
+        """Give a new plan its id."""
+        if not self.run_id:
+            self._identify()
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a changed plan, which is another run."""
+        copy = super().model_copy(update=update, deep=deep)
+        copy._identify()
+        return copy
+
+    def _identify(self) -> None:
+        """Name the run after what decides the training: not how the plan came about, or how the model is judged."""
+        content = self.model_dump(mode="json", exclude=ASIDE)
+        content["task"] = self.task.model_dump(mode="json", include={"name", "data", "model", "training"})
+        del content["task"]["training"]["save_seconds"]
+        self.__dict__["run_id"] = f"{self.method}-{digest(content)[:12]}"  # what is frozen has no setter

@@ -1,0 +1,164 @@
+"""What people are shown of drops, plans, runs and tasks."""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from rich.table import Table
+
+from retrain.cli.tables import NONE, Column, Rows, count, details, grid, percent, times
+from retrain.records import Drop, Plan, RunRecord, Target
+from retrain.status import Status
+from retrain.words import Split
+
+DROPS = (
+    Column("drop", lambda drop: drop.id, "left"),
+    Column("committed", lambda drop: f"{drop.committed_at:%Y-%m-%d %H:%M}", "left"),
+    Column("classes", lambda drop: str(len(drop.classes))),
+    *(Column(split, lambda drop, split=split: f"{drop.samples(split):,}") for split in get_args(Split)),
+    Column("MB", lambda drop: f"{sum(shard.size for shard in drop.shards) / 1e6:.1f}"),
+)
+
+
+def drop_table(drops: Sequence[Drop]) -> Table:
+    """One line a drop."""
+    return grid(DROPS, drops)
+
+
+def drop_details(drop: Drop) -> Table:
+    """A drop's manifest."""
+    return details(f"drop {drop.id}", _drop_rows(drop))
+
+
+def _drop_rows(drop: Drop) -> Rows:
+    yield "committed", f"{drop.committed_at:%Y-%m-%d %H:%M:%S} UTC"
+    yield "digest", drop.digest
+    yield "samples", samples(drop)
+    yield "held out", ", ".join(f"{share:.0%} of train as {split}" for split, share in drop.held_out.items()) or NONE
+    yield "shards", ", ".join(f"{shard.name} ({shard.samples:,})" for shard in drop.shards)
+    yield count(len(drop.classes), "class"), ", ".join(drop.classes)
+
+
+def samples(drop: Drop) -> str:
+    """Return a drop's samples by split."""
+    return ", ".join(f"{drop.samples(split):,} {split}" for split in get_args(Split))
+
+
+def plan_details(plan: Plan) -> Table:
+    """What would be run, and why."""
+    return details(f"plan of {plan.run_id}", _plan_rows(plan))
+
+
+def _plan_rows(plan: Plan) -> Rows:
+    recipe, dataset = plan.recipe, plan.dataset
+    aspects = (recipe.initialization, recipe.objective, recipe.sampling)
+    sizes = (count(len(dataset.drops), "drop"), count(dataset.samples, "sample"), count(len(dataset.classes), "class"))
+    yield "why", plan.reason
+    yield "method", plan.method
+    yield "parent", plan.parent or NONE
+    yield "dataset", ", ".join(sizes)
+    yield "new drops", ", ".join(drop.id for drop in dataset.drops[plan.known :]) or NONE
+    yield "recipe", f"{', '.join(aspect.name for aspect in aspects)}, {recipe.schedule.name} x{recipe.schedule.scale:g}"
+    yield "iterations", f"{plan.iterations:,} at most, evaluated every {plan.evaluate_every:,}"
+    if plan.target:
+        yield "target on val", _target(plan.target)
+
+
+def _target(target: Target) -> str:
+    """The figure, and where it comes from."""
+    source = f"measured by {target.baseline_run}"
+    if target.provenance == "carried":
+        source = f"carried from {target.baseline_run}, {count(target.age, 'drop')} old"
+    return f"{percent(target.accuracy)}, L_{target.level:g} {source}"
+
+
+def ending(record: RunRecord) -> str:
+    """Say in a word what came of a run."""
+    if record.decision:
+        return "promoted" if record.decision.promoted else "refused"
+    if record.purpose == "calibrate" and record.outcome == "completed":
+        return "calibrated"
+    return record.outcome
+
+
+def _speed_up(record: RunRecord, level: Literal["99", "100"]) -> str:
+    return times(record.result.speed_up[level]) if record.result and record.target else NONE
+
+
+RUNS = (
+    Column("run", lambda run: run.run_id, "left"),
+    Column("ended", lambda run: f"{run.ended_at:%m-%d %H:%M}", "left", only_wide=True),
+    Column("outcome", ending, "left"),
+    Column("val", lambda run: percent(run.result.final_accuracy if run.result else None)),
+    Column(
+        "target",
+        lambda run: f"{percent(run.target.accuracy)} {run.target.provenance}" if run.target else NONE,
+        only_wide=True,
+    ),
+    Column("test", lambda run: percent(run.evaluation.accuracy if run.evaluation else None)),
+    Column("L_99", lambda run: _speed_up(run, "99"), only_wide=True),
+    Column("L_100", lambda run: _speed_up(run, "100")),
+    Column("used", lambda run: f"{run.result.iterations:,}" if run.result else NONE),
+    Column("saved", lambda run: f"{run.savings.gross:+,}" if run.savings else NONE),
+)
+
+
+def history_table(records: Sequence[RunRecord]) -> Table:
+    """One line a run; `used` and `saved` (gross) are iterations."""
+    return grid(RUNS, records)
+
+
+def record_details(record: RunRecord) -> Table:
+    """Everything that people ask about one run."""
+    return details(f"{record.run_id} {ending(record)}", [*_run_rows(record), *_quality_rows(record)])
+
+
+def _run_rows(record: RunRecord) -> Rows:
+    result = record.result
+    attempt = f", attempt {record.attempt + 1}" if record.attempt else ""
+    yield "purpose", f"{record.purpose}{attempt}, seed {record.seed}"
+    yield "drops", f"{len(record.drops)}, new: {', '.join(record.new_drops) or NONE}"
+    if record.error:
+        yield "error", record.error
+    if result:
+        seconds = f"{result.cost.device_seconds_all_in:,.1f} s on {result.machine.device}"
+        yield "iterations", f"{result.iterations:,} at schedule x{record.scale:g}, {seconds}"
+        yield "accuracy on val", f"{percent(result.final_accuracy)}, best {percent(result.best_accuracy)}"
+    if record.target:
+        yield "target on val", _target(record.target)
+    if record.target and result:
+        yield "speed-up", ", ".join(f"L_{level} {times(value)}" for level, value in result.speed_up.items())
+    if savings := record.savings:
+        of = f", of {savings.baseline:,} from scratch" if savings.baseline else ""
+        yield "saved", f"{savings.gross:+,} iterations gross, {savings.net:+,.0f} net{of}"
+
+
+def _quality_rows(record: RunRecord) -> Rows:
+    if evaluation := record.evaluation:
+        parts = [f"{name} {percent(part)}" for name, part in (("old", evaluation.old), ("new", evaluation.new)) if part]
+        by_part = f" ({', '.join(parts)})" if len(parts) > 1 else ""
+        yield "accuracy on test", f"{percent(evaluation.accuracy)}{by_part}, {count(evaluation.samples, 'sample')}"
+        if comparison := evaluation.comparison:
+            difference = comparison.difference
+            interval = f"{difference.value:+.2%} [{difference.low:+.2%}, {difference.high:+.2%}]"
+            yield "to the champion", f"{interval}, negative flips {percent(comparison.negative_flips)}"
+    if record.decision:
+        yield "gate", "; ".join(record.decision.reasons) or "passed"
+
+
+def status_details(status: Status) -> Table:
+    """A task at a glance."""
+    return details(f"task {status.task}", _status_rows(status))
+
+
+def _status_rows(status: Status) -> Rows:
+    champion, baseline = status.champion, status.baseline
+    yield "store", status.store
+    yield "champion", champion.run_id if champion else "none yet"
+    if champion and champion.evaluation and status.champion_since:
+        accuracy = percent(champion.evaluation.accuracy)
+        yield "", f"{accuracy} on test, in force since {status.champion_since:%Y-%m-%d %H:%M} UTC"
+    if baseline and baseline.result:
+        yield "baseline", f"{baseline.run_id}, {percent(baseline.result.final_accuracy)} on val"
+    yield "waiting", ", ".join(status.waiting) or "no drop"
+    yield "runs", str(status.runs)
+    yield "saved", f"{status.savings.gross:+,} iterations gross, {status.savings.net:+,.0f} net"
