@@ -1,5 +1,6 @@
 """One attempt: a plan trained to its end, or on from where it was when the machine went."""
 
+import time
 from datetime import UTC, datetime
 
 from retrain.checkpoints import Checkpoints
@@ -7,6 +8,7 @@ from retrain.context import Context
 from retrain.recipe.learning_speed import DECAY, add
 from retrain.records import Plan, Result
 from retrain.training.loop import Outcome, train
+from retrain.training.preemption import deferred
 from retrain.training.result import summarize
 from retrain.training.setup import Parent, Run, set_up
 from retrain.training.state import freeze, thaw
@@ -15,21 +17,27 @@ from retrain.training.state import freeze, thaw
 def attempt(context: Context, plan: Plan) -> Result:
     """Train a plan and keep what came of it; a plan that was trained before is not trained again.
 
-    Raises `ModelError` if the parent does not fit, `DropError` if a drop is damaged, `StoreError`.
+    Raises `Preempted` (after saving) if SIGTERM comes, `ModelError` if the parent does not fit, `DropError` if a drop
+    is damaged, `RunError` if the parent's files are, and `StoreError`.
     """
-    files = context.files(plan.run_id)
-    if result := files.result():
-        return result
-    started_at = datetime.now(UTC)
+    with Checkpoints(context.store, context.layout, plan.run_id) as checkpoints:
+        result = context.files(plan.run_id).result() or _train(context, plan, checkpoints)
+        checkpoints.clear()
+    return result
+
+
+def _train(context: Context, plan: Plan, checkpoints: Checkpoints) -> Result:
+    started_at, since = datetime.now(UTC), time.monotonic()
     parent = _parent(context, plan)
     run = _prepare(context, plan, parent)
-    checkpoints = Checkpoints(context.store, context.layout, plan.run_id)
     if state := checkpoints.load():
         thaw(run, state)
-    outcome = train(run, context.observer, lambda run: checkpoints.save(run.progress.iteration, freeze(run)))
-    result = _keep(context, run, parent, outcome, started_at)
-    checkpoints.clear()
-    return result
+    run.progress.data_seconds += time.monotonic() - since
+    with deferred() as leaving:
+        outcome = train(
+            run, context.observer, lambda run: checkpoints.save(run.progress.iteration, freeze(run)), leaving
+        )
+        return _keep(context, run, parent, outcome, started_at)
 
 
 def _prepare(context: Context, plan: Plan, parent: Parent | None) -> Run:

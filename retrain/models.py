@@ -1,11 +1,12 @@
 """Networks by name: torchvision's, `mlp`, `logistic`, and anybody's `package.module:factory`."""
 
+import copy
 import importlib
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision import models as torchvision_models
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
@@ -24,23 +25,38 @@ def build(model: Model, classes: int, image_size: int, seed: int) -> nn.Module:
     """Return a newly initialised network, [N, 3, image_size, image_size] -> [N, classes] logits.
 
     The same seed gives the same weights, and the caller's random state is left as it was. Raises `ModelError` for a
-    name or option that does not exist.
+    name or option that does not exist, and for a network that does not take such images or give such logits.
     """
     factory = _factory(model)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         try:
             network = factory(classes=classes, image_size=image_size, **model.options)
-        except TypeError as error:
+        except Exception as error:  # whatever anybody's factory may raise
             raise ModelError(f"model {model.name}: options {model.options} do not fit: {error}") from error
-    if not isinstance(network, nn.Module):
-        raise ModelError(f"model {model.name}: the factory returned {type(network).__name__}, not a torch.nn.Module")
+        if not isinstance(network, nn.Module):
+            raise ModelError(
+                f"model {model.name}: the factory returned {type(network).__name__}, not a torch.nn.Module"
+            )
+        _check_logits(network, model.name, classes, image_size)
     return network
 
 
 def place(network: nn.Module, device: torch.device) -> nn.Module:
     """Return the network on a device, its convolutions' weights in channels_last order."""
     return network.to(device).to(memory_format=torch.channels_last)
+
+
+def _check_logits(network: nn.Module, name: str, classes: int, image_size: int) -> None:
+    """Try the network on shapes alone, as training will use it: nothing is computed."""
+    images = torch.empty(2, 3, image_size, image_size, device="meta")
+    try:
+        logits = copy.deepcopy(network).to("meta").train()(images)
+    except Exception as error:  # whatever anybody's network may raise
+        raise ModelError(f"model {name}: does not take {image_size}x{image_size} images: {error}") from error
+    shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if shape != [2, classes]:
+        raise ModelError(f"model {name}: gives {shape} for 2 images of {classes} classes; [2, {classes}] is needed")
 
 
 def _factory(model: Model) -> Callable[..., Any]:
@@ -86,7 +102,8 @@ def resnet(name: str, stem: str, classes: int, image_size: int, width: int = 64)
     The small stem is a 3x3 convolution of stride 1 and no max-pooling, as is usual for images up to 64 pixels.
     """
     block, layers = RESNETS[name]
-    network = ResNet(block, layers, num_classes=classes)
+    with torch.device("meta"):  # all that has parameters is replaced below
+        network = ResNet(block, layers, num_classes=classes)
     kernel, stride = (3, 1) if stem == "small" else (7, 2)
     network.inplanes = width
     network.conv1 = nn.Conv2d(3, width, kernel, stride, kernel // 2, bias=False)

@@ -1,5 +1,6 @@
 """What a network predicts for resident samples, and how often it is right."""
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -12,6 +13,10 @@ from retrain.data.resident import Samples
 from retrain.training.stopping import upper_bound
 
 CHUNK = 500
+"""Images in a forward pass."""
+
+ALPHA = 1e-3
+"""Largest probability with which an evaluation gives up wrongly."""
 
 
 class Measured(NamedTuple):
@@ -32,7 +37,8 @@ def _logits(
         for indices in torch.split(order, CHUNK):
             images = normalize(samples.images[indices])
             with torch.autocast(images.device.type, torch.bfloat16, enabled=normalize.bf16):
-                yield network(images), samples.labels[indices]
+                logits = network(images)
+            yield logits, samples.labels[indices]
     finally:
         network.train(training)
 
@@ -41,8 +47,9 @@ def measure(network: nn.Module, samples: Samples, order: Tensor, normalize: Norm
     """Measure accuracy and loss over samples[order], giving up once the accuracy cannot be `needed` any more.
 
     `order` [N] must be a random order, drawn before the network was known. Fewer than N images in the answer mean
-    that accuracy over all N is below `needed` (to the confidence of `upper_bound`).
+    that accuracy over all N is below `needed`; that is wrong with probability `ALPHA` at most.
     """
+    alpha = ALPHA / math.ceil(len(order) / CHUNK)  # it may give up wrongly after any of the chunks
     correct, loss, seen = 0, 0.0, 0
     for logits, labels in _logits(network, samples, order, normalize):
         logits = logits.float()
@@ -53,7 +60,7 @@ def measure(network: nn.Module, samples: Samples, order: Tensor, normalize: Norm
             ]
         ).tolist()
         correct, loss, seen = correct + int(counts[0]), loss + counts[1], seen + len(labels)
-        if upper_bound(correct, seen, len(order)) < needed:
+        if upper_bound(correct, seen, len(order), alpha) < needed:
             break
     return Measured(correct / seen, loss / seen, seen)
 

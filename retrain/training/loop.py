@@ -11,6 +11,7 @@ from retrain.recipe.schedule import factor
 from retrain.records import Point
 from retrain.training.clock import Clock
 from retrain.training.evaluate import measure
+from retrain.training.preemption import Preempted
 from retrain.training.progress import Observer
 from retrain.training.setup import Run
 from retrain.training.stopping import needed_accuracy
@@ -18,11 +19,12 @@ from retrain.training.stopping import needed_accuracy
 Outcome = Literal["reached", "missed", "completed", "diverged"]
 
 
-def train(run: Run, observer: Observer, save: Callable[[Run], None]) -> Outcome:
+def train(run: Run, observer: Observer, save: Callable[[Run], None], leaving: Callable[[], bool]) -> Outcome:
     """Train until val reaches the target, the schedule ends, or the loss is not finite.
 
     `save` is called between iterations, every `save_seconds`. A run whose state was restored goes on as if it had
-    never stopped.
+    never stopped. `leaving` says whether the machine is being taken away: then the state is saved once more, and
+    `Preempted` raised.
     """
     plan, progress = run.plan, run.progress
     clock = Clock(progress)
@@ -32,14 +34,17 @@ def train(run: Run, observer: Observer, save: Callable[[Run], None]) -> Outcome:
         step(run)
         observer.stepped(progress)
         if progress.iteration % plan.evaluate_every == 0 or progress.iteration == plan.iterations:
-            mean_loss = run.loss_sum.item()  # waits for the device, so that its work is not counted as evaluation
-            with clock.aside():
-                point = evaluate(run, mean_loss)
+            loss_sum = run.loss_sum.item()  # waits for the device, so that its work is not counted as evaluation
+            with clock.aside("evaluation"):
+                point = evaluate(run, loss_sum)
             observer.evaluated(point)
             outcome = verdict(run, point)
-        if outcome is None and clock.due(plan.task.training.save_seconds):
-            with clock.aside():
+        if outcome is None and (leaving() or clock.due(plan.task.training.save_seconds)):
+            with clock.aside("saving"):
                 save(run)
+            if leaving():
+                observer.ended("preempted", progress)
+                raise Preempted
     clock.tick()
     outcome = outcome or ("missed" if plan.target else "completed")
     observer.ended(outcome, progress)
@@ -90,7 +95,7 @@ def evaluate(run: Run, loss_sum: float) -> Point:
 
 def verdict(run: Run, point: Point) -> Outcome | None:
     """Say whether the run ends with this point. Only the whole of val can say that the target is reached."""
-    if point.train_loss is None:
+    if point.train_loss is None or point.loss is None:
         return "diverged"
     target = run.plan.target
     if target and point.images == len(run.val_order) and point.accuracy >= target.accuracy:

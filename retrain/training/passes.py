@@ -14,13 +14,8 @@ class Passes:
     """
 
     def __init__(self, probability: Tensor | None, size: int, batch_size: int, seed: int, device: torch.device) -> None:
-        self.probability, self.size, self.batch_size, self.seed, self.device = (
-            probability,
-            size,
-            batch_size,
-            seed,
-            device,
-        )
+        self.probability, self.size = probability, size
+        self.batch_size, self.seed, self.device = batch_size, seed, device
         self.number, self.offset = 0, 0
         self._order = self._draw()
 

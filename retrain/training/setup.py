@@ -57,14 +57,16 @@ class Run:
 def set_up(plan: Plan, train: Samples, val: Samples, parent: Parent | None) -> Run:
     """Build a run as its plan says; nothing has been trained yet.
 
-    Raises `ModelError` if the parent's weights do not fit the plan's network.
+    Seeds torch's own random numbers, which layers such as dropout draw from. Raises `ModelError` if the parent's
+    weights do not fit the plan's network.
     """
     device, task = train.images.device, plan.task
     network = _fresh(plan)
-    fresh = [parameter.detach().clone() for parameter in network.parameters()]
     initialize(plan.recipe.initialization, network, parent.weights if parent else None)
     network = models.place(network, device).train()
-    parameters = list(network.parameters())
+    trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    parameters = list(trained.values())
+    torch.manual_seed(derive(plan.seed, "layers"))
     old = train.drop < plan.known
     known = parent.counters if parent else Counters.zeros(len(train.labels), torch.device("cpu"))
     keep = keep_probability(plan.recipe.sampling, known, old.cpu())
@@ -74,7 +76,7 @@ def set_up(plan: Plan, train: Samples, val: Samples, parent: Parent | None) -> R
         val=val,
         network=network,
         optimizer=optimizers.build(task.training.optimizer, parameters),
-        add_penalty=gradient_term(plan.recipe.objective, parameters, _anchor(plan, network, fresh)),
+        add_penalty=gradient_term(plan.recipe.objective, parameters, _anchor(plan, trained)),
         passes=Passes(keep, len(train.labels), task.training.batch_size, plan.seed, device),
         augment=Augment(task.data, task.training.bf16),
         normalize=Normalize(task.data, task.training.bf16),
@@ -96,21 +98,23 @@ def _initialized(plan: Plan, origin: Origin) -> nn.Module:
     return models.build(plan.task.model, origin.classes, plan.task.data.image_size, seed)
 
 
-def _anchor(plan: Plan, network: nn.Module, fresh: list[Tensor]) -> list[Tensor] | None:
-    """theta_0 of L2-init (Verwimp et al., eq. 5), on the network's device and in its memory format."""
+def _anchor(plan: Plan, trained: Mapping[str, Tensor]) -> list[Tensor] | None:
+    """theta_0 of L2-init (Verwimp et al., eq. 5), on the device and in the memory format of what is trained."""
     objective = plan.recipe.objective
     if not isinstance(objective, L2Init):
         return None
-    if objective.anchor == "start":
-        return [parameter.detach().clone() for parameter in network.parameters()]
-    anchor = fresh if objective.anchor == "fresh" else _origin(plan)
-    return [
-        torch.empty_like(parameter).copy_(value) for parameter, value in zip(network.parameters(), anchor, strict=True)
-    ]
+    match objective.anchor:
+        case "start":
+            anchor = trained
+        case "fresh":
+            anchor = _fresh(plan).state_dict()
+        case "origin":
+            anchor = _origin(plan).state_dict()
+    return [torch.empty_like(parameter).copy_(anchor[name].detach()) for name, parameter in trained.items()]
 
 
-def _origin(plan: Plan) -> list[Tensor]:
+def _origin(plan: Plan) -> nn.Module:
     """The lineage's first initialization, with newly initialised rows for the classes that have come since."""
     grown = _fresh(plan)
     initialize(Warm(), grown, _initialized(plan, plan.origin).state_dict())
-    return [parameter.detach() for parameter in grown.parameters()]
+    return grown

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from pydantic import TypeAdapter
@@ -12,35 +13,41 @@ from retrain.errors import RunError
 from retrain.training.progress import Progress
 from retrain.training.setup import Run
 
-_PROGRESS = TypeAdapter(Progress)
+
+@dataclass
+class _Position:
+    """What of a run's state is no tensor."""
+
+    run_id: str
+    passes: tuple[int, int]
+    progress: Progress
+
+
+_POSITION = TypeAdapter(_Position)
 
 
 def freeze(run: Run) -> bytes:
     """Return the state: weights, optimiser, counters, positions of all random streams, curve."""
-    meta = {
-        "progress": _PROGRESS.dump_json(run.progress).decode(),
-        "passes": json.dumps([run.passes.number, run.passes.offset]),
-    }
+    position = _Position(run.plan.run_id, (run.passes.number, run.passes.offset), run.progress)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(run)}
     tensors["random"] = torch.get_rng_state()
     tensors["augmentation"] = run.augmentation.get_state()
-    return save(tensors, meta)
+    return save(tensors, {"position": _POSITION.dump_json(position).decode()})
 
 
 def thaw(run: Run, state: bytes) -> None:
     """Put a newly set-up run where `freeze` found it. Raises `RunError` if the state is of another run."""
-    tensors, meta = load(state), _metadata(state)
+    tensors, position = load(state), _position(state)
+    if position.run_id != run.plan.run_id:
+        raise RunError(f"the saved state of run {position.run_id} is no state of run {run.plan.run_id}")
     _start_optimizer(run)
-    try:
-        with torch.no_grad():
-            for name, tensor in _tensors(run):
-                tensor.copy_(tensors[name])
-    except (KeyError, RuntimeError) as error:
-        raise RunError(f"saved state does not belong to run {run.plan.run_id}: {error}") from error
+    with torch.no_grad():
+        for name, tensor in _tensors(run):
+            tensor.copy_(tensors[name])
     torch.set_rng_state(tensors["random"])
     run.augmentation.set_state(tensors["augmentation"])
-    run.passes.seek(*json.loads(meta["passes"]))
-    run.progress = _PROGRESS.validate_json(meta["progress"])
+    run.passes.seek(*position.passes)
+    run.progress = position.progress
 
 
 def _tensors(run: Run) -> Iterator[tuple[str, Tensor]]:
@@ -68,7 +75,7 @@ def _start_optimizer(run: Run) -> None:
     run.optimizer.zero_grad()
 
 
-def _metadata(state: bytes) -> dict[str, str]:
+def _position(state: bytes) -> _Position:
+    """Read the header's metadata, which safetensors' `load` leaves out."""
     length = int.from_bytes(state[:8], "little")
-    meta: dict[str, str] = json.loads(state[8 : 8 + length])["__metadata__"]
-    return meta
+    return _POSITION.validate_json(json.loads(state[8 : 8 + length])["__metadata__"]["position"])

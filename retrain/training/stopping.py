@@ -9,7 +9,7 @@ LOWEST_LEVEL = 99.0
 """From this percentage of the baseline's accuracy on, curves are exact on the whole of val: L_99 is read there."""
 
 
-def upper_bound(correct: int, seen: int, total: int, alpha: float = 1e-3) -> float:
+def upper_bound(correct: int, seen: int, total: int, alpha: float) -> float:
     """Return an upper bound of the accuracy over `total` samples, from `seen` of them drawn without replacement.
 
     It fails with probability `alpha` at most: Serfling's inequality (Serfling 1974, corollary 1.1), or the count of

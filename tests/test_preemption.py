@@ -1,0 +1,64 @@
+"""SIGTERM: now, or once what must be whole is whole."""
+
+import os
+import signal
+
+import pytest
+
+from retrain.training.preemption import Preempted, deferred, leave
+
+
+def come(number: int = signal.SIGTERM) -> None:
+    os.kill(os.getpid(), number)
+
+
+def test_preemption_ends_a_process_with_75_and_is_no_error_to_be_recorded() -> None:
+    assert Preempted().code == 75
+    assert not issubclass(Preempted, Exception)
+
+
+def interrupted(reached: list[str]) -> None:
+    """Be asked to leave twice, and note what is done all the same."""
+    with deferred() as leaving:
+        assert not leaving()
+        come()
+        assert leaving()
+        come()
+        reached.append("end")
+
+
+def failing() -> None:
+    with deferred():
+        come()
+        raise ValueError("mine")
+
+
+def test_a_deferred_signal_is_noted_and_takes_effect_at_the_end() -> None:
+    reached: list[str] = []
+    with pytest.raises(Preempted):
+        interrupted(reached)
+    assert reached == ["end"]
+
+
+def test_without_a_signal_nothing_happens_and_the_handler_before_is_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with deferred() as leaving:
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert not leaving()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_an_error_inside_is_not_hidden_by_the_signal() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ValueError, match="mine"):
+        failing()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_what_is_not_deferred_is_left_at_once() -> None:
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        with pytest.raises(Preempted):
+            come()
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,147 @@
+"""Real processes are killed at odd moments and started again: the run ends as if nothing had happened."""
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+
+import pytest
+import yaml
+from trainings import TASK, attempt_in, commit_drops, context_of, stored_plan
+
+from retrain.records import Curve, Plan, Result
+
+LONGER = TASK.training.model_copy(update={"epochs": 40})
+"""About 190 iterations, each of them saved."""
+
+
+@pytest.fixture(scope="module")
+def processes() -> ForkServerContext:
+    """Processes that start at once, forked from one that has imported what they need."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["retrain.attempt"])
+    return context
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder whose store holds two drops and a parent trained on the first."""
+    commit_drops(tmp_path)
+    attempt_in(tmp_path, stored_plan(tmp_path, drops=1))
+    return tmp_path
+
+
+def plan_in(place: Path) -> Plan:
+    task = TASK.model_copy(update={"training": LONGER})
+    return stored_plan(place, drops=2, parent=stored_plan(place, drops=1), task=task)
+
+
+def outcome(place: Path, plan: Plan) -> tuple[str | None, str | None, Curve, int]:
+    """What a run is compared by: model, index, curve, iterations."""
+    files = context_of(place).files(plan.run_id)
+    result = files.result()
+    assert isinstance(result, Result)
+    return result.model_digest, result.index_digest, files.curve(), result.iterations
+
+
+def uninterrupted(place: Path, plan: Plan) -> tuple[str | None, str | None, Curve, int]:
+    """Train to the end in this process, then remove what came of it."""
+    attempt_in(place, plan)
+    found = outcome(place, plan)
+    store = context_of(place).store
+    for entry in list(store.list(f"{TASK.name}/runs/{plan.run_id}/")):
+        store.delete(entry.key)
+    return found
+
+
+def saved(place: Path, plan: Plan) -> list[str]:
+    """The states in the store, oldest first."""
+    return [entry.key for entry in context_of(place).store.list(f"{TASK.name}/runs/{plan.run_id}/state/")]
+
+
+def states_in(place: Path) -> list[str]:
+    """The states of all runs in the store."""
+    return [entry.key for entry in context_of(place).store.list(f"{TASK.name}/runs/") if "/state/" in entry.key]
+
+
+def wait_for(ready: Iterator[bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not next(ready):
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def started(processes: ForkServerContext, place: Path, plan: Plan) -> ForkServerProcess:
+    """A process that trains the plan and has saved states since it started."""
+    before = saved(place, plan)
+    process = processes.Process(target=attempt_in, args=(place, plan))
+    process.start()
+    wait_for(saved(place, plan) != before for _ in iter(int, 1))
+    return process
+
+
+def test_resumed_run_equals_uninterrupted_run(processes: ForkServerContext, place: Path) -> None:
+    plan = plan_in(place)
+    expected = uninterrupted(place, plan)
+    moments = random.Random(0)
+    for _ in range(4):
+        process = started(processes, place, plan)
+        time.sleep(moments.uniform(0, 0.15))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    assert saved(place, plan)
+    attempt_in(place, plan)
+    assert outcome(place, plan) == expected
+    assert saved(place, plan) == []
+
+
+def test_sigterm_saves_the_step_and_exits_with_75_and_the_run_goes_on(
+    processes: ForkServerContext, place: Path
+) -> None:
+    plan = plan_in(place)
+    expected = uninterrupted(place, plan)
+    process = started(processes, place, plan)
+    process.terminate()
+    process.join()
+    assert process.exitcode == os.EX_TEMPFAIL
+    attempt_in(place, plan)
+    assert outcome(place, plan) == expected
+
+
+def test_a_torn_newest_state_costs_the_iterations_since_the_one_before(
+    processes: ForkServerContext, place: Path
+) -> None:
+    plan = plan_in(place)
+    expected = uninterrupted(place, plan)
+    process = started(processes, place, plan)
+    wait_for(len(saved(place, plan)) > 1 for _ in iter(int, 1))
+    process.terminate()
+    process.join()
+    newest = saved(place, plan)[-1]
+    store = context_of(place).store
+    store.write(newest, store.read(newest)[0][:-100])
+    attempt_in(place, plan)
+    assert outcome(place, plan) == expected
+
+
+def test_a_command_that_is_asked_to_stop_exits_with_75_and_leaves_its_state(tmp_path: Path) -> None:
+    commit_drops(tmp_path)
+    task = TASK.model_copy(update={"store": str(tmp_path / "store"), "training": LONGER})
+    (tmp_path / "pets.yaml").write_text(yaml.safe_dump(task.model_dump(mode="json")))
+    command = [sys.executable, "-m", "retrain", "run", "--task", str(tmp_path / "pets.yaml"), "--device", "cpu"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "RETRAIN_CACHE": str(tmp_path / "cache")}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(bool(states_in(tmp_path)) for _ in iter(int, 1))
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == os.EX_TEMPFAIL, said
+    assert "Traceback" not in said
+    assert states_in(tmp_path)
+    assert list(context_of(tmp_path).store.list(f"{TASK.name}/ledger/")) == []
