@@ -9,7 +9,6 @@ from retrain.records.base import Record, digest
 from retrain.records.data import Dataset
 from retrain.words import Method, Purpose
 
-
 ASIDE = {"task", "attempt", "earlier", "reason", "replaces_scratch", "run_id"}
 """What does not decide the training; what in the task does is added apart."""
 
