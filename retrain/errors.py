@@ -26,3 +26,11 @@ class ModelError(UserError):
 
 class RunError(UserError):
     """A run that was named does not exist, or cannot be used as asked."""
+
+
+class StudyError(UserError):
+    """A study's file is wrong, or something that it needs is not there."""
+
+
+class SubmitError(UserError):
+    """Kubeflow Pipelines cannot be reached, or refuses a run."""

@@ -111,10 +111,10 @@ def _method(task: Task, dataset: Dataset, history: History, request: Request) ->
     champion, baseline = history.champion, history.baseline
     if champion is None:
         return "scratch", "there is no champion to continue from"
-    if baseline is None and not (request.method and request.purpose == "trial"):
-        return "scratch", "no scratch run with this network and training has measured a baseline"
-    if request.method:
+    if request.method and (baseline or request.purpose == "trial"):
         return request.method, f"method {request.method} was asked for"
+    if baseline is None:
+        return "scratch", "no scratch run with this network and training has measured a baseline"
     if (task.model, task.data.image_size) != (champion.task.model, champion.task.data.image_size):
         return "scratch", f"the network is not that of champion {champion.run_id}"
     if due := _refresh_due(task.baseline.refresh, dataset, champion, baseline):

@@ -1,0 +1,94 @@
+"""`retrain study`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from retrain.cli.options import Device, TaskName
+
+app = typer.Typer(no_args_is_help=True)
+
+StudyName = Annotated[
+    str, typer.Argument(help="A study's name (looked up in studies/ or $RETRAIN_STUDIES) or its file.")
+]
+Root = Annotated[Path, typer.Option(help="Folder of the data sets.", envvar="RETRAIN_DATA")]
+StudyStore = Annotated[str, typer.Option(help="Where the study's runs are kept: s3://bucket/prefix, or a folder.")]
+Evidence = Annotated[Path, typer.Option(help="Folder of the studies' pages.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Processes that train at once.")]
+ROOT, STORE, EVIDENCE = Path("data"), "study-store", Path("docs/evidence")
+
+
+@app.command()
+def run(
+    study: StudyName,
+    root: Root = ROOT,
+    store: StudyStore = STORE,
+    download: Annotated[bool, typer.Option("--download", help="Download data sets that torchvision knows.")] = False,
+    jobs: Jobs = 1,
+    device: Device = "auto",
+) -> None:
+    """Run whatever of a study has not run yet; it can be stopped and run again at any moment."""
+    from retrain.study import landing, running
+    from retrain.study.files import load_study
+    from retrain.study.runs import Runs
+
+    runs = Runs(load_study(study), store)
+    done = running.run(runs, landing.Root(root, download), running.Workers(jobs, device))
+    typer.echo(
+        f"{runs.study.name}: {done} runs done, none left; `retrain study report {study}` shows what came of them"
+    )
+
+
+@app.command()
+def report(
+    study: Annotated[str | None, typer.Argument(help="A study's name or file; left out with --check.")] = None,
+    store: StudyStore = STORE,
+    out: Evidence = EVIDENCE,
+    check: Annotated[bool, typer.Option("--check", help="Compute every study's page anew from its kept runs.")] = False,
+) -> None:
+    """Write a study's page with tables and pictures; or check that all pages say what the kept runs do."""
+    from retrain.errors import StudyError
+    from retrain.study import report as reporting
+    from retrain.study.files import load_study
+    from retrain.study.runs import Runs
+
+    if check:
+        names = reporting.check(out)
+        typer.echo(f"{len(names)} {'study says' if len(names) == 1 else 'studies say'} what the kept runs do")
+        return
+    if study is None:
+        raise StudyError("name a study, or say --check")
+    loaded = load_study(study)
+    typer.echo(reporting.write_report(loaded, Runs(loaded, store).ran(), out))
+
+
+@app.command("list")
+def list_(root: Root = ROOT, out: Evidence = EVIDENCE) -> None:
+    """List every table and figure of the papers with its studies and how they stand."""
+    from rich.table import Table
+
+    from retrain.cli.tables import console
+    from retrain.study.catalogue import entries
+
+    table = Table("table or figure", "what it shows", "study", "size", "status", box=None)
+    for entry in entries(root, out):
+        table.add_row(*entry)
+    console().print(table)
+
+
+@app.command()
+def recommend(
+    task: TaskName,
+    budget: Annotated[
+        int | None, typer.Option(min=1, help="Iterations in all; as many as one training from scratch if absent.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Repetitions.")] = 1,
+    jobs: Jobs = 1,
+    device: Device = "auto",
+) -> None:
+    """Compare methods and schedules on a task's own drops, as trials, and say which to use."""
+    from retrain.study import running
+    from retrain.study.recommend import recommendation
+
+    typer.echo(recommendation(task, budget, seeds, running.Workers(jobs, device)))

@@ -1,0 +1,66 @@
+"""The records that a study's figures come from, as one file: whoever has it can recompute them without retraining."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from retrain.errors import StudyError
+from retrain.records import Curve, Point, RunRecord, digest
+from retrain.study.grid import Cell
+from retrain.study.settings import Study
+
+FILE = "runs.jsonl"
+
+
+class Ran(NamedTuple):
+    """A cell whose run has ended, with what it left."""
+
+    cell: Cell
+    record: RunRecord
+    curve: Curve
+
+
+class Kept(NamedTuple):
+    """A study's ended runs, and where they come from."""
+
+    grid: str
+    """Digest of the study's file as it was, but for what is said about the results."""
+    commit: str
+    """The code that wrote this file."""
+    ran: tuple[Ran, ...]
+
+
+def grid_digest(study: Study) -> str:
+    """Return the identity of what a study runs."""
+    return digest(study.model_dump(mode="json", exclude={"paper", "findings", "draw"}))
+
+
+def write(kept: Kept, folder: Path) -> None:
+    """Write runs.jsonl: a line on the whole, then a line a run, its curve as columns."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [{"grid": kept.grid, "commit": kept.commit}, *(_row(one) for one in kept.ran)]
+    (folder / FILE).write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in lines), encoding="utf-8")
+
+
+def read(folder: Path) -> Kept:
+    """Read runs.jsonl. Raises `StudyError` if it is not there, or damaged."""
+    path = folder / FILE
+    try:
+        head, *lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+        return Kept(head["grid"], head["commit"], tuple(map(_ran, lines)))
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        raise StudyError(f"{path}: not the kept runs of a study: {str(error).splitlines()[0]}") from error
+
+
+def _row(one: Ran) -> dict[str, Any]:
+    points = [point.model_dump() for point in one.curve.points]
+    columns = {name: [point[name] for point in points] for name in Point.model_fields}
+    return {"cell": one.cell._asdict(), "record": one.record.model_dump(mode="json"), "curve": columns}
+
+
+def _ran(line: dict[str, Any]) -> Ran:
+    points = zip(*(line["curve"][name] for name in Point.model_fields), strict=True)
+    curve = Curve(points=tuple(Point(**dict(zip(Point.model_fields, values, strict=True))) for values in points))
+    return Ran(Cell(**line["cell"]), RunRecord.model_validate(line["record"]), curve)

@@ -1,0 +1,84 @@
+"""The drops of a study: its data sets thinned, and committed split by split as any drop is."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from retrain.config import Task
+from retrain.data.drops import list_drops
+from retrain.data.packing import pack
+from retrain.data.source import read_source
+from retrain.data.staging import Staging
+from retrain.errors import StudyError
+from retrain.layout import Layout
+from retrain.records import Drop
+from retrain.store.base import Store
+from retrain.study.component import by_component
+from retrain.study.datasets import find
+from retrain.study.grid import parts_of
+from retrain.study.settings import Data, Study
+from retrain.study.thinning import thin, write
+
+
+class Root(NamedTuple):
+    """Where data sets lie, and whether those that are not there may be downloaded."""
+
+    folder: Path
+    download: bool = False
+
+
+def landed(study: Study, split: str, task: Task, store: Store) -> tuple[Drop, ...] | None:
+    """Return a split's drops in their order, or None if not all of them are committed."""
+    drops, parts = list_drops(store, Layout(task.name)), parts_of(study, split)
+    is_own = study.splits[split].by == "landed"
+    return drops if len(drops) == parts or (is_own and len(drops) > parts) else None
+
+
+def land(study: Study, split: str, task: Task, store: Store, root: Root) -> tuple[Drop, ...]:
+    """Commit a split's drops, unless they are; return them in their order.
+
+    Raises `StudyError` if a data set is not at hand, `DropError` if the split does not suit it.
+    """
+    if drops := landed(study, split, task, store):
+        return drops
+    if study.splits[split].by == "landed":
+        raise StudyError(f"task {task.name}: a study of its own drops needs two of them, old and new; it has fewer")
+    with tempfile.TemporaryDirectory(prefix="retrain-study-") as temporary:
+        sources = [_prepare(data, study.stop_on, root, Path(temporary, str(n))) for n, data in enumerate(study.data)]
+        for number, (source, staging, part) in enumerate(_parts(study, split, sources, Path(temporary)), 1):
+            pack(source, task, store, staging=staging, part=part, drop_id=f"drop-{number}")
+    return list_drops(store, Layout(task.name))
+
+
+def _parts(
+    study: Study, split: str, sources: list[Path], folder: Path
+) -> Iterator[tuple[Path, Staging | None, int | None]]:
+    """Yield for each drop the source, and which part of it is the drop."""
+    setting = study.splits[split]
+    if len(sources) > 1 and setting.by != "source":
+        raise StudyError(f"study {study.name}: split {split}: several data sets are split by source only")
+    match setting.by:
+        case "classes" | "share" as by:
+            staging = Staging.parse(by, setting.sizes)
+            yield from ((sources[0], staging, part) for part in range(1, len(staging.sizes) + 1))
+        case "component":
+            yield from ((part, None, None) for part in by_component(sources[0], setting.sizes, folder / "components"))
+        case "source":
+            yield from ((source, None, None) for source in sources)
+
+
+def _prepare(data: Data, stop_on: Literal["val", "test"], root: Root, folder: Path) -> Path:
+    """Return a data set as a source: as it is, or a copy that is thinned or has its test split as val too."""
+    source = find(data.name, root.folder, root.download, folder / "found")
+    if data.per_class is None and stop_on == "val":
+        return source
+    samples = list(thin(read_source(source), data.per_class))
+    if stop_on == "test" and not any(sample.split == "test" for sample in samples):
+        raise StudyError(f"data set {data.name} has no test split to stop on; say stop_on: val")
+    write(samples, folder / "source")
+    if stop_on == "test":
+        shutil.rmtree(folder / "source" / "val", ignore_errors=True)
+        shutil.copytree(folder / "source" / "test", folder / "source" / "val")
+    return folder / "source"

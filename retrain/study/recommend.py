@@ -1,0 +1,112 @@
+"""Which method and schedule to use on a task: a small study on its own drops, within a budget."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from retrain.config import Task
+from retrain.data.drops import list_drops
+from retrain.errors import StudyError
+from retrain.layout import Layout
+from retrain.records import Drop
+from retrain.store import open_store
+from retrain.study.landing import Root
+from retrain.study.page import table
+from retrain.study.running import Workers, run
+from retrain.study.runs import Runs
+from retrain.study.settings import Method, Split, Study
+from retrain.study.table import Row, groups, rows
+from retrain.tasks import load_task
+
+SCALES = (1.0, 0.5, 0.25)
+NAIVE = {"initialization": {"name": "warm"}, "objective": {"name": "none"}, "sampling": {"name": "uniform"}}
+
+
+class Advice(NamedTuple):
+    """What to use, why, and the fields of the task that say so."""
+
+    method: str
+    why: str
+    settings: str
+
+
+def make_study(task: str, budgeted: Task, seeds: int) -> Study:
+    """Return the study of scratch, naive and the task's recipe at three lengths, on the drops that have landed."""
+    recipe = {
+        f"continuous x{scale:g}": Method(
+            aspects=("initialization", "objective", "sampling", "schedule"), set={"recipe.schedule.scale": scale}
+        )
+        for scale in SCALES
+    }
+    return Study(
+        name=f"recommend-{budgeted.name}"[:63].strip("-"),
+        title=f"Which method for {budgeted.name}?",
+        repeats=("no paper",),
+        size="mini",
+        regime="The task's own training, shortened to the budget.",
+        task=task,
+        set={"training.epochs": budgeted.training.epochs},
+        splits={"landed": Split(by="landed")},
+        methods={"scratch": Method(start="scratch"), "naive": Method(), **recipe},
+        seeds=tuple(range(budgeted.seed, budgeted.seed + seeds)),
+    )
+
+
+def within(task: Task, drops: Sequence[Drop], budget: int | None, seeds: int) -> Task:
+    """Return the task with as many epochs as the budget (iterations, in all) allows, never more than it has itself.
+
+    Without a budget the study takes what one training from scratch does. Raises `StudyError` if less than one pass
+    over the data is left for each run.
+    """
+    samples = sum(drop.samples("train") for drop in drops)
+    passes = seeds * (2 + sum(SCALES) + (samples - drops[-1].samples("train")) / samples)
+    allowed = (budget * task.training.batch_size / samples if budget else task.training.epochs) / passes
+    if allowed < 1:
+        needed = round(passes * samples / task.training.batch_size)
+        raise StudyError(f"a budget of {budget} iterations is too small to compare methods: {needed} is the least")
+    epochs = min(task.training.epochs, allowed)
+    return task.model_copy(update={"training": task.training.model_copy(update={"epochs": epochs})})
+
+
+def advise(rows: Sequence[Row]) -> Advice:
+    """Return the method that was as good as scratch soonest with every seed, or nearly as good, or else scratch."""
+    for level in (100, 99):
+        reached = {row.method: row.speed_ups["scratch"][level] for row in rows if row.method != "scratch"}
+        sure = {method: each.mean for method, each in reached.items() if each.mean and each.n == each.of}
+        best, ratio = max(sure.items(), key=lambda item: item[1], default=("", 0.0))
+        if ratio > 1:
+            return Advice(best, f"it reached L_{level} {ratio:.2f} times as fast as scratch", _settings(best))
+    return Advice("scratch", "no method was as good as scratch any sooner", "baseline: {refresh: {every: 1}}")
+
+
+def _settings(method: str) -> str:
+    """The lines of the task file that choose a method."""
+    if method == "naive":
+        parts = ", ".join(f"{aspect}: {{name: {kind['name']}}}" for aspect, kind in NAIVE.items())
+        return f"recipe: {{{parts}, schedule: {{scale: 1}}}}"
+    return f"recipe: {{schedule: {{scale: {method.rpartition('x')[2]}}}}}"
+
+
+def recommendation(name: str, budget: int | None, seeds: int, workers: Workers) -> str:
+    """Run the study within the budget and return its advice with the evidence, Markdown.
+
+    Raises `StudyError` if there are fewer than two drops, or the budget is too small.
+    """
+    task = load_task(name)
+    drops = list_drops(open_store(task.store, task.endpoint_url), Layout(task.name))
+    if len(drops) < 2:
+        raise StudyError(f"task {task.name} has {len(drops)} drops; old and new are needed to compare methods")
+    shortened = within(task, drops, budget, seeds)
+    runs = Runs(make_study(name, shortened, seeds), None)
+    run(runs, Root(Path()), workers)
+    ((_, members),) = groups(runs.study, runs.ran()).items()
+    found = rows(runs.study, members)
+    advice = advise(found)
+    return "\n\n".join(
+        [
+            f"Use {advice.method}: {advice.why}.",
+            table(runs.study, found),
+            f"Trained for {shortened.training.epochs:.3g} of the task's {task.training.epochs:g} epochs, "
+            f"{seeds} {'seed' if seeds == 1 else 'seeds'}. In the task file: {advice.settings}",
+        ]
+    )

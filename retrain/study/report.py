@@ -1,0 +1,60 @@
+"""A study's evidence in a folder: its page, and beside it runs, table and pictures."""
+
+import subprocess
+from pathlib import Path
+
+from retrain.errors import StudyError
+from retrain.study import figures, kept
+from retrain.study.files import load_study
+from retrain.study.kept import Kept, Ran, grid_digest
+from retrain.study.page import comma_separated, page
+from retrain.study.settings import Study
+from retrain.study.table import groups
+
+EVIDENCE = Path("docs/evidence")
+
+
+def write_report(study: Study, ran: list[Ran], evidence: Path) -> Path:
+    """Write NAME.md, and NAME/ with runs.jsonl, table.csv and pictures; return the page's path."""
+    collected = Kept(grid_digest(study), commit(), tuple(ran))
+    folder = evidence / study.name
+    kept.write(collected, folder)
+    figures.write(study, groups(study, ran), folder)
+    for path, text in texts(study, kept.read(folder), evidence).items():
+        path.write_text(text, encoding="utf-8")
+    return evidence / f"{study.name}.md"
+
+
+def texts(study: Study, collected: Kept, evidence: Path) -> dict[Path, str]:
+    """Return what can be computed anew from kept runs: each file's path and content."""
+    return {
+        evidence / f"{study.name}.md": page(study, collected),
+        evidence / study.name / "table.csv": comma_separated(study, collected),
+    }
+
+
+def check(evidence: Path) -> list[str]:
+    """Compute all studies' pages and tables anew, without training; return the names of those that were checked.
+
+    Raises `StudyError`, naming the first file that says something else than the kept runs do.
+    """
+    names = sorted(path.parent.name for path in evidence.glob(f"*/{kept.FILE}"))
+    for name in names:
+        study, collected = load_study(name), kept.read(evidence / name)
+        if collected.grid != grid_digest(study):
+            raise StudyError(
+                f"{evidence / name}: the study's file has changed since; run it, and `retrain study report`"
+            )
+        for path, text in texts(study, collected, evidence).items():
+            if not path.exists() or path.read_text(encoding="utf-8") != text:
+                raise StudyError(f"{path} does not say what the runs in {evidence / name / kept.FILE} say")
+    return names
+
+
+def commit() -> str:
+    """Return the commit that the working directory is at, or `unknown`."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,108 @@
+"""The runs of a study's grid: what each cell plans, and what came of it."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from itertools import chain
+from typing import NamedTuple
+
+from retrain import ledger, planning
+from retrain.config import Task
+from retrain.data.drops import list_drops
+from retrain.errors import StudyError
+from retrain.layout import Layout
+from retrain.planning import History, Request
+from retrain.records import Drop, Plan, RunRecord
+from retrain.run_records import RunRecords
+from retrain.store import open_store
+from retrain.store.base import Store
+from retrain.study.grid import Cell, cells, parent_of, parts_of, task_of, word_of
+from retrain.study.kept import Ran
+from retrain.study.settings import Study
+
+
+class Data(NamedTuple):
+    """What landed of one split, one time after another, and what the ledger says of the runs on it."""
+
+    landings: tuple[tuple[Drop, ...], ...]
+    records: Mapping[str, RunRecord]
+
+
+class Runs:
+    """A study's runs in a store: the one that is named, or else the task's own."""
+
+    def __init__(self, study: Study, store_url: str | None) -> None:
+        self.study, self.store_url = study, store_url
+        self._plans: dict[Cell, Plan] = {}
+        self._data: dict[str, Data] = {}
+
+    @cached_property
+    def store(self) -> Store:
+        """The store, which is one for all cells."""
+        task = self.task(next(cells(self.study, 1)))
+        return open_store(task.store, task.endpoint_url)
+
+    def task(self, cell: Cell) -> Task:
+        """Return a cell's task."""
+        return task_of(self.study, cell, self.store_url)
+
+    def data(self, cell: Cell) -> Data:
+        """Return the drops and records of a cell's split, as they were when first asked for, or `forget`."""
+        layout = Layout(self.task(cell).name)
+        if layout.task not in self._data:
+            records = {record.run_id: record for record in ledger.read(self.store, layout)}
+            self._data[layout.task] = Data(self._landings(cell, layout), records)
+        return self._data[layout.task]
+
+    def _landings(self, cell: Cell, layout: Layout) -> tuple[tuple[Drop, ...], ...]:
+        drops = list_drops(self.store, layout)
+        if self.study.splits[cell.split].by == "landed":
+            return drops[:-1], drops[-1:]
+        return tuple((drop,) for drop in drops)
+
+    def forget(self) -> None:
+        """Read the store anew from here on: runs have ended."""
+        self._plans.clear()
+        self._data.clear()
+
+    def plan(self, cell: Cell) -> Plan:
+        """Return a cell's plan, past attempts that failed by an error. Raises `StudyError` if drops are missing."""
+        if cell not in self._plans:
+            self._plans[cell] = self._plan(cell)
+        return self._plans[cell]
+
+    def _plan(self, cell: Cell) -> Plan:
+        landings, records = self.data(cell)
+        if len(landings) < cell.drops:
+            raise StudyError(f"study {self.study.name}: the drops of split {cell.split} are not in {self.store.url}")
+        drops = list(chain.from_iterable(landings[: cell.drops]))
+        parent = parent_of(cell)
+        history = History({}, champion=self.plan(parent) if parent else None, baseline=None)
+        request = Request(word_of(self.study, cell), "trial")
+        planned = planning.make_plan(self.task(cell), drops, history, request)
+        assert isinstance(planned, Plan)  # there are drops, and nothing in this history was done
+        while (record := records.get(planned.run_id)) and record.outcome == "failed":
+            planned = planned.model_copy(update={"retry": planned.retry + 1})
+        return planned
+
+    def record(self, cell: Cell) -> RunRecord | None:
+        """Return what the ledger says of a cell, or None if its run has not ended."""
+        return self.data(cell).records.get(self.plan(cell).run_id)
+
+    def can_start(self, cell: Cell) -> bool:
+        """Say whether a cell has not run and has what it continues from: a parent that left a model."""
+        parent = parent_of(cell)
+        if self.record(cell):
+            return False
+        before = self.record(parent) if parent else None
+        return parent is None or (before is not None and before.outcome != "diverged")
+
+    def ran(self) -> list[Ran]:
+        """Return all cells whose runs have ended, those on the first drop apart, in the grid's order."""
+        longest = max(parts_of(self.study, split) for split in self.study.splits)
+        found = []
+        for drops in range(2, longest + 1):
+            for cell in cells(self.study, drops):
+                if record := self.record(cell):
+                    files = RunRecords(self.store, Layout(record.task), record.run_id)
+                    found.append(Ran(cell, record, files.curve()))
+        return found

@@ -1,0 +1,153 @@
+"""What a study found, as figures: means and standard errors over seeds, and speed-ups against scratch."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from math import sqrt
+from statistics import fmean, stdev
+from typing import NamedTuple
+
+from retrain.recipe.speed_up import first_reaching
+from retrain.records import Curve
+from retrain.study.grid import Cell
+from retrain.study.kept import Ran
+from retrain.study.settings import Study
+
+LEVELS = (99, 100)
+
+
+class Estimate(NamedTuple):
+    """A mean over `of` seeds, of which `n` had a value; mean and error are None where there are too few."""
+
+    mean: float | None
+    error: float | None
+    """Standard error of the mean; None for fewer than two values."""
+    n: int
+    of: int
+
+
+class Group(NamedTuple):
+    """The cells that are compared with each other."""
+
+    variant: str
+    split: str
+    drops: int
+
+
+class Row(NamedTuple):
+    """One method's figures in a group."""
+
+    method: str
+    best: Estimate
+    """Highest accuracy of each seed."""
+    final: Estimate
+    """Accuracy that each seed ended with."""
+    test: Estimate
+    """Accuracy on the test split of the weights that each seed ended with."""
+    speed_ups: Mapping[str, Mapping[int, Estimate]]
+    """L_99 and L_100 against each method of `Study.against` with the same seed."""
+    diverged: int
+    negative_transfer: bool
+    """It ended, on average, below the first of `Study.against`: what was learnt before has done harm."""
+
+
+def estimate(values: Sequence[float | None]) -> Estimate:
+    """Return mean and standard error of what is not None."""
+    found = [value for value in values if value is not None]
+    error = stdev(found) / sqrt(len(found)) if len(found) > 1 else None
+    return Estimate(fmean(found) if found else None, error, len(found), len(values))
+
+
+def groups(study: Study, ran: Iterable[Ran]) -> dict[Group, list[Ran]]:
+    """Return the ended runs by group, in the grid's order of variants and splits, then by drops."""
+    variants, splits, methods = list(study.variants), list(study.splits), list(study.methods)
+
+    def place(one: Ran) -> tuple[int, ...]:
+        cell = one.cell
+        order = variants.index(cell.variant), splits.index(cell.split), cell.drops, methods.index(cell.method)
+        return *order, study.seeds.index(cell.seed)
+
+    ordered = sorted(ran, key=place)
+    return {group: list(members) for group, members in groupby(ordered, key=lambda one: group_of(one.cell))}
+
+
+def group_of(cell: Cell) -> Group:
+    """Return the group that a cell is compared in."""
+    return Group(cell.variant, cell.split, cell.drops)
+
+
+def rows(study: Study, members: Sequence[Ran]) -> list[Row]:
+    """Return a group's rows, a method each; methods of which nothing has ended are left out."""
+    by_method = {method: list(found) for method, found in groupby(members, key=lambda one: one.cell.method)}
+    reference = by_method.get(study.against[0], [])
+    bar = estimate([_final(one) for one in reference]).mean
+    return [_row(study, by_method, method, bar) for method in by_method]
+
+
+def _row(study: Study, by_method: Mapping[str, Sequence[Ran]], method: str, bar: float | None) -> Row:
+    runs = by_method[method]
+    final = estimate([_final(one) for one in runs])
+    return Row(
+        method=method,
+        best=estimate([one.record.result.best_accuracy if one.record.result else None for one in runs]),
+        final=final,
+        test=estimate([one.record.evaluation.accuracy if one.record.evaluation else None for one in runs]),
+        speed_ups={other: speed_ups(by_method.get(other, []), runs) for other in study.against},
+        diverged=sum(one.record.outcome == "diverged" for one in runs),
+        negative_transfer=bar is not None and final.mean is not None and final.mean < bar,
+    )
+
+
+def _final(one: Ran) -> float | None:
+    """The accuracy that a run ended with; None if it diverged."""
+    return one.record.result.final_accuracy if one.record.result and one.record.outcome == "completed" else None
+
+
+def speed_ups(references: Sequence[Ran], runs: Sequence[Ran]) -> dict[int, Estimate]:
+    """Return L_99 and L_100 of runs against the references of the same seeds (Verwimp et al., eq. 2)."""
+    by_seed = {one.cell.seed: one.curve for one in references}
+    pairs = [(by_seed[one.cell.seed], one.curve) for one in runs if one.cell.seed in by_seed]
+    return {level: estimate([ratio(scratch, other, level) for scratch, other in pairs]) for level in LEVELS}
+
+
+def ratio(scratch: Curve, other: Curve, level: float) -> float | None:
+    """Return L_r, or None where `other` never reaches r percent of what `scratch` ended with."""
+    reached = [reached_at(curve, level / 100 * scratch.points[-1].accuracy) for curve in (scratch, other)]
+    return reached[0] / reached[1] if reached[0] and reached[1] else None
+
+
+def reached_at(curve: Curve, accuracy: float) -> int | None:
+    """Return s(f, a) (eq. 1)."""
+    return first_reaching(
+        [point.iteration for point in curve.points], [point.accuracy for point in curve.points], accuracy
+    )
+
+
+class Spent(NamedTuple):
+    """What a chain of runs, a drop each, took until it was as good as scratch was on each dataset."""
+
+    method: str
+    iterations: Estimate
+    """Summed over drops; None for a seed that did not get there on every one of them."""
+
+
+def accumulated(study: Study, by_group: Mapping[Group, Sequence[Ran]], variant: str, split: str) -> list[Spent]:
+    """Return what each method took in all to reach 100 percent of scratch's accuracy, drop by drop."""
+    chains = [members for group, members in by_group.items() if (group.variant, group.split) == (variant, split)]
+    spent = []
+    for method in study.methods:
+        sums = [_spent(chains, method, study.against[0], seed) for seed in study.seeds]
+        spent.append(Spent(method, estimate(sums)))
+    return spent
+
+
+def _spent(chains: Iterable[Sequence[Ran]], method: str, against: str, seed: int) -> float | None:
+    total = 0
+    for members in chains:
+        curves = {one.cell.method: one.curve for one in members if one.cell.seed == seed}
+        if method not in curves or against not in curves:
+            return None
+        reached = reached_at(curves[method], curves[against].points[-1].accuracy)
+        if reached is None:
+            return None
+        total += reached
+    return total
