@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from retrain.costs import Costs
+from retrain.cron import Cron
+from retrain.kubeflow import Kubeflow
 from retrain.recipe.settings import Part, Recipe, Share
 from retrain.resources import Resources
 
@@ -160,3 +162,7 @@ class Task(Part):
     """What a device costs, for figures in energy and money."""
     resources: Resources = Resources()
     """What the pods of its pipeline ask of the cluster."""
+    schedule: Cron | None = None
+    """When `retrain watch` retrains on what has landed, in cron's five fields and UTC; at once where absent."""
+    kubeflow: Kubeflow = Kubeflow()
+    """Where its pipeline is submitted to."""

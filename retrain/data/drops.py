@@ -38,8 +38,12 @@ def read_drop(store: Store, layout: Layout, drop_id: str) -> Drop:
 
 
 def list_drops(store: Store, layout: Layout) -> tuple[Drop, ...]:
-    """Return all committed drops in the order of their commit (and id). Raises `DropError` at a damaged manifest."""
-    manifest = re.compile(re.escape(layout.drops) + r"([^/]+)/drop\.json")
-    found = (manifest.fullmatch(entry.key) for entry in store.list(layout.drops))
-    drops = (read_drop(store, layout, match[1]) for match in found if match)
+    """Return all committed drops that are not in quarantine, in the order of their commit (and id).
+
+    Raises `DropError` at a damaged manifest.
+    """
+    named = re.compile(re.escape(layout.drops) + r"([^/]+)/(drop|quarantine)\.json")
+    found = [match.groups() for entry in store.list(layout.drops) if (match := named.fullmatch(entry.key))]
+    quarantined = {drop for drop, name in found if name == "quarantine"}
+    drops = [read_drop(store, layout, drop) for drop, name in found if name == "drop" and drop not in quarantined]
     return tuple(sorted(drops, key=lambda drop: (drop.committed_at, drop.id)))

@@ -49,7 +49,7 @@ def pack(
     of this name has other content.
     """
     chosen = _choose(read_source(source), staging, part)
-    _check_id(drop_id, len(chosen))
+    check_id(drop_id, len(chosen))
     with tempfile.TemporaryDirectory(prefix="retrain-") as temporary:
         drops = []
         for number, samples in enumerate(chosen):
@@ -68,7 +68,8 @@ def _choose(samples: tuple[Sample, ...], staging: Staging | None, part: int | No
     return (staged[part - 1],)
 
 
-def _check_id(drop_id: str | None, drops: int) -> None:
+def check_id(drop_id: str | None, drops: int) -> None:
+    """Raise `DropError` unless this can name so many drops."""
     if drop_id and not DROP_ID.fullmatch(drop_id):
         raise DropError(f"drop id {drop_id!r}: allowed are 1 to 63 lower-case letters and digits, with . _ - inside")
     if drop_id and drops > 1:

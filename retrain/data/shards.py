@@ -69,13 +69,10 @@ def read_shard(stream: BinaryIO, shard: Shard, where: str) -> Iterator[Encoded]:
     Raises `DropError`, naming `where`, if the tar is torn, if a sample is not one image of a class, or (once all is
     read) if size, SHA-256 or number of samples are not the manifest's. Only a stream that ends without is whole.
     """
-    hashing, samples = _Hashing(stream), 0
-    try:
-        for sample in group_by_keys(_members(hashing, where)):
-            samples += 1
-            yield _encoded(sample, where)
-    except (tarfile.TarError, ValueError) as error:
-        raise DropError(f"{where}: torn or damaged: {error.args[0]}") from error
+    hashing, samples = Hashing(stream), 0
+    for sample in read_samples(hashing, where):
+        samples += 1
+        yield sample
     while hashing.read(1 << 20):
         pass
     if (samples, hashing.size, hashing.sha256) != (shard.samples, shard.size, shard.sha256):
@@ -85,7 +82,16 @@ def read_shard(stream: BinaryIO, shard: Shard, where: str) -> Iterator[Encoded]:
         )
 
 
-class _Hashing:
+def read_samples(stream: "BinaryIO | Hashing", where: str) -> Iterator[Encoded]:
+    """Yield the samples of a shard of which nothing is known. Raises `DropError`, naming `where`, as above."""
+    try:
+        for sample in group_by_keys(_members(stream, where)):
+            yield _encoded(sample, where)
+    except (tarfile.TarError, ValueError) as error:
+        raise DropError(f"{where}: torn or damaged: {error.args[0]}") from error
+
+
+class Hashing:
     """A stream that remembers the size and SHA-256 of what was read from it."""
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -102,7 +108,7 @@ class _Hashing:
         return self._sha256.hexdigest()
 
 
-def _members(stream: _Hashing, where: str) -> Iterator[dict[str, str | bytes]]:
+def _members(stream: "BinaryIO | Hashing", where: str) -> Iterator[dict[str, str | bytes]]:
     with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r|") as tar:
         for member in tar:
             if file := tar.extractfile(member):

@@ -65,12 +65,13 @@ def _samples(source: Path) -> Iterator[Sample]:
         yield from _labelled(list_tar(source), None)
     elif tars := sorted(source.glob("*.tar")):
         for tar in tars:
-            yield from _labelled(list_tar(tar), _split_of_tar(tar))
+            yield from _labelled(list_tar(tar), split_of_tar(tar))
     else:
         yield from _labelled(list_folder(source), None)
 
 
-def _split_of_tar(path: Path) -> Split:
+def split_of_tar(path: Path) -> Split:
+    """Return the split that a tar is named after. Raises `DropError` if it is none."""
     split = _split(path.stem.partition("-")[0])
     if split is None:
         raise DropError(f"{path}: tars in a folder are named after their split: train.tar, val.tar, test-0.tar, ...")

@@ -67,7 +67,7 @@ BASELINE = {unit: _baseline(unit) for unit in _WORDS}
 SAVED_GROSS = {unit: _saved(unit, "gross") for unit in _WORDS}
 SAVED_NET = {unit: _saved(unit, "net") for unit in _WORDS}
 
-_ALL_RUNS = "of all runs, trials included; evaluation, data and saving included"
+_ALL_RUNS = "of all runs, trials included; evaluation and saving included"
 CONSUMED: dict[Unit, Name] = {
     "flops": Name("retrain_flops_total", "counter", METHOD, f"Floating-point operations {_ALL_RUNS}."),
     "device_seconds": Name("retrain_device_seconds_total", "counter", METHOD, f"Seconds on a device {_ALL_RUNS}."),
@@ -150,7 +150,10 @@ CHAMPION_ACCURACY = Name(
     "retrain_champion_accuracy_ratio", "gauge", TASK, "Accuracy of the champion on its test split."
 )
 SCHEDULE_PERIOD = Name(
-    "retrain_schedule_period_seconds", "gauge", TASK, "Time between scheduled runs; absent without a schedule."
+    "retrain_schedule_period_seconds",
+    "gauge",
+    TASK,
+    "The longest time between two scheduled runs; absent without a schedule.",
 )
 
 LEDGER_READ = Name(
@@ -185,6 +188,24 @@ TRAINING_ETA = Name(
     "Estimated time to the target, by the accuracy's rise over the last evaluations, at most to the schedule's end.",
 )
 
+WATCHER_LAG = Name(
+    "retrain_watcher_lag_seconds",
+    "gauge",
+    TASK,
+    "Time since the oldest drop was committed that waits to be given to a run; 0 if none waits.",
+)
+WATCHER_IN_FLIGHT = Name("retrain_watcher_runs_in_flight", "gauge", TASK, "Runs that have drops and have not ended.")
+WATCHER_SUBMISSIONS = Name("retrain_watcher_submissions_total", "counter", TASK, "Runs that this watcher started.")
+WATCHER_QUARANTINED = Name(
+    "retrain_watcher_quarantined_drops_total", "counter", TASK, "Drops that this watcher put into quarantine."
+)
+WATCHER_ERRORS = Name(
+    "retrain_watcher_errors_total", "counter", TASK, "Times that looking at a task, or submitting a run of it, failed."
+)
+WATCHER_QUEUE_ERRORS = Name(
+    "retrain_watcher_queue_errors_total", "counter", (), "Messages not understood, and times the queue did not answer."
+)
+
 GROUPS: dict[str, tuple[Name, ...]] = {
     "Work and savings, from the ledger": (
         *(RUNS, DECISIONS, USED, USED_ALL_IN),
@@ -196,6 +217,10 @@ GROUPS: dict[str, tuple[Name, ...]] = {
     ),
     "The task now": (DROPS, OLDEST_WAITING, CHAMPION, CHAMPION_SINCE, CHAMPION_ACCURACY, SCHEDULE_PERIOD),
     "The exporter": (LEDGER_READ, LEDGER_ERRORS, LEDGER_RECORDS),
+    "The watcher": (
+        *(WATCHER_LAG, WATCHER_IN_FLIGHT, WATCHER_SUBMISSIONS, WATCHER_QUARANTINED, WATCHER_ERRORS),
+        WATCHER_QUEUE_ERRORS,
+    ),
     "A training while it runs": (
         *(TRAINING_ITERATION, TRAINING_SCHEDULE, TRAINING_IMAGES, TRAINING_ACCURACY, TRAINING_TARGET),
         *(TRAINING_LOSS, TRAINING_RATE, TRAINING_SECONDS, TRAINING_ASIDE, TRAINING_ETA),

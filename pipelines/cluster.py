@@ -1,0 +1,131 @@
+"""A task's pipeline on a Kubeflow Pipelines API server: submitted once for each run, or on a schedule.
+
+A submitted run is called after the run id of its plan, and looked up by that name before it is submitted: so what a
+crash cut off between submission and record is found again.
+"""
+
+import io
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from uuid import uuid4
+
+from kfp.client import (
+    KF_PIPELINES_SA_TOKEN_ENV,
+    KF_PIPELINES_SA_TOKEN_PATH,
+    Client,
+    ServiceAccountTokenVolumeCredentials,
+)
+from kfp_server_api import ApiException
+from urllib3.exceptions import HTTPError
+
+from pipelines.definition import arguments, compile_to
+from pipelines.remote import Submitted
+from retrain.config import Task
+from retrain.errors import SubmitError
+from retrain.kubeflow import Kubeflow
+from retrain.planning import Request
+
+TOKEN = "RETRAIN_KUBEFLOW_TOKEN"
+"""Environment variable with a token, for those who are outside the cluster."""
+
+DEVICE = "auto"
+
+
+def submit_by_name(task: Task, run_id: str) -> Submitted:
+    """Return the run of this name, submitted now unless it was before. Raises `SubmitError`."""
+    with _api(task.kubeflow) as client:
+        experiment = _experiment(client, task)
+        if found := _find_run(client, experiment, run_id):
+            return found
+        with TemporaryDirectory(prefix="retrain-") as folder:
+            run = client.run_pipeline(
+                experiment_id=experiment,
+                job_name=run_id,
+                pipeline_package_path=_compiled(task, folder),
+                params=arguments(task, Request(), DEVICE, submission=run_id),
+                service_account=task.resources.service_account,
+            )
+        return Submitted(run.run_id, run.state, new=True)
+
+
+def schedule(task: Task) -> str:
+    """Retrain on what has landed at the task's scheduled times, instead of those of an earlier schedule.
+
+    Returns the id of the recurring run. Raises `SubmitError`.
+    """
+    name = f"retrain-{task.name}"
+    with _api(task.kubeflow) as client, TemporaryDirectory(prefix="retrain-") as folder:
+        experiment = _experiment(client, task)
+        earlier = client.list_recurring_runs(experiment_id=experiment, filter=_called(name), page_size=100)
+        run = client.create_recurring_run(
+            experiment_id=experiment,
+            job_name=name,
+            cron_expression=f"0 {task.schedule}",  # the server's first field is seconds
+            max_concurrency=1,
+            no_catchup=True,
+            pipeline_package_path=_compiled(task, folder),
+            params=arguments(task, Request(), DEVICE, submission=""),
+            service_account=task.resources.service_account,
+        )
+        for replaced in earlier.recurring_runs or ():
+            client.delete_recurring_run(replaced.recurring_run_id)
+        return str(run.recurring_run_id)
+
+
+def _experiment(client: Client, task: Task) -> str:
+    name = task.kubeflow.experiment or task.name
+    experiment = client.create_experiment(name, namespace=task.kubeflow.namespace)
+    return str(experiment.experiment_id)
+
+
+def _find_run(client: Client, experiment: str, run_id: str) -> Submitted | None:
+    found = client.list_runs(experiment_id=experiment, filter=_called(run_id), sort_by="created_at desc").runs
+    return Submitted(found[0].run_id, found[0].state, new=False) if found else None
+
+
+def _called(name: str) -> str:
+    return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
+
+
+def _compiled(task: Task, folder: str) -> str:
+    path = Path(folder, f"{uuid4().hex}.yaml")
+    compile_to(path, task)
+    return str(path)
+
+
+@contextmanager
+def _api(settings: Kubeflow) -> Iterator[Client]:
+    """A client of the API server; what goes wrong within is a `SubmitError` that names the server."""
+    if settings.host is None:
+        raise SubmitError("where is Kubeflow Pipelines? Say it with --host, or as kubeflow.host in the task")
+    logging.disable(logging.ERROR)  # of what goes wrong the client logs tracebacks, besides raising it
+    try:
+        with redirect_stdout(io.StringIO()):  # the client prints links
+            yield _connect(settings)
+    except ApiException as error:
+        raise SubmitError(f"{settings.host}: refused with {error.status} {error.reason}: {error.body}") from error
+    except (HTTPError, OSError) as error:
+        cause = getattr(error, "reason", error)  # without urllib3's account of its retries
+        raise SubmitError(f"{settings.host}: cannot be reached: {cause}") from error
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _connect(settings: Kubeflow) -> Client:
+    """With the pod's projected token in a cluster, the token of the environment outside, or none."""
+    token = os.environ.get(TOKEN)
+    volume = Path(os.environ.get(KF_PIPELINES_SA_TOKEN_ENV) or KF_PIPELINES_SA_TOKEN_PATH)
+    credentials = ServiceAccountTokenVolumeCredentials() if volume.is_file() and not token else None
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # that it wants a server of version 2
+        return Client(
+            host=settings.host,
+            namespace=settings.namespace or "kubeflow",  # which is the client's word for none
+            existing_token=token,
+            credentials=credentials,
+        )

@@ -1,0 +1,82 @@
+"""`retrain watch`."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from retrain.cli.options import NONE, Device, KubeflowHost, Overrides
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from retrain.config import Task
+    from retrain.trigger.health import Health
+    from retrain.trigger.submitter import Submitter
+    from retrain.trigger.watcher import Watcher
+
+NOT_ALL = 1
+"""Exit code of `--once` where some task could not be seen to."""
+
+
+def watch(
+    task: Annotated[list[str], typer.Option("--task", "-t", help="A task's name or its file (repeatable).")],
+    once: Annotated[bool, typer.Option("--once", help="Look once, and end: for a CronJob.")] = False,
+    queue_url: Annotated[str | None, typer.Option(help="SQS queue with the bucket's event notifications.")] = None,
+    poll_seconds: Annotated[float, typer.Option(min=0.1, help="Between looks at all that lies in the stores.")] = 60,
+    on: Annotated[Literal["here", "kubeflow"], typer.Option(help="Where runs are done.")] = "here",
+    host: KubeflowHost = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="Start runs only at these times (cron, UTC); each task's own if absent.")
+    ] = None,
+    device: Device = "auto",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of /healthz, /readyz and /metrics.")] = 9110,
+    listen: Annotated[str, typer.Option(help="0.0.0.0 listens to other machines too.")] = "127.0.0.1",
+    overrides: Overrides = NONE,
+) -> None:
+    """Retrain on whatever lands, as it lands."""
+    from retrain.observe.web import serving
+    from retrain.tasks import load_task
+    from retrain.training.preemption import Preempted
+    from retrain.trigger.endpoints import app
+    from retrain.trigger.health import Health
+
+    chosen = {"kubeflow.host": host, "schedule": schedule and f"'{schedule}'"}
+    settings = [*overrides, *(f"{field}={value}" for field, value in chosen.items() if value is not None)]
+    tasks = [load_task(name, settings) for name in task]
+    health = Health(task.name for task in tasks)
+    watcher = _watcher(tasks, _submitter(on, device), health, poll_seconds, queue_url)
+    try:
+        if once:
+            raise typer.Exit(0 if watcher.once() else NOT_ALL)
+        with serving(listen, port, app(health)) as bound:
+            typer.echo(f"/healthz, /readyz and /metrics are on http://{listen}:{bound}/", err=True)
+            watcher.run()
+    except (Preempted, KeyboardInterrupt):
+        typer.echo("stopped", err=True)
+
+
+def _watcher(
+    tasks: "Sequence[Task]", submitter: "Submitter", health: "Health", poll_seconds: float, queue_url: str | None
+) -> "Watcher":
+    """Assemble the watcher, once the stores have shown that they can be trusted."""
+    from retrain.store.probe import probe_conditional_writes
+    from retrain.trigger.inbox import Inbox
+    from retrain.trigger.queue import Queue
+    from retrain.trigger.task_watch import TaskWatch
+    from retrain.trigger.watcher import Watcher
+
+    watches = [TaskWatch(task, submitter, health) for task in tasks]
+    for store in {watch.store.url: watch.store for watch in watches}.values():
+        probe_conditional_writes(store)
+    inbox = Inbox(Queue(queue_url), tasks, health) if queue_url else None
+    return Watcher(watches, health, poll_seconds, inbox)
+
+
+def _submitter(on: str, device: str) -> "Submitter":
+    if on == "kubeflow":
+        from pipelines.remote import OnKubeflow
+
+        return OnKubeflow()
+    from retrain.trigger.here import Here
+
+    return Here(device)

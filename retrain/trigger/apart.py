@@ -1,0 +1,43 @@
+"""Work in a process of its own: what needs torch, kfp or hostile bytes must not make the watcher grow, hang or die."""
+
+import multiprocessing
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
+
+from retrain.errors import UserError
+
+Outcome = TypeVar("Outcome")
+
+
+def apart(seconds: float, function: Callable[..., Outcome], *arguments: Any) -> Outcome:
+    """Return what a function returns, or raise what it raises, from a fresh process.
+
+    Raises `UserError` if that process dies, or is not done after `seconds`: then it is killed.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(theirs, function, arguments), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        if not ours.poll(seconds):
+            raise UserError(f"{function.__name__.strip('_')}: not done after {seconds:.0f} s")
+        outcome = ours.recv()
+    except EOFError:
+        process.join()
+        raise UserError(f"{function.__name__.strip('_')}: its process died with exit code {process.exitcode}") from None
+    finally:
+        process.kill()
+        process.join()
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome  # type: ignore[no-any-return]  # a pipe carries anything
+
+
+def _work(pipe: Connection, function: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    try:
+        outcome = function(*arguments)
+    except Exception as error:
+        outcome = error
+    pipe.send(outcome)

@@ -1,0 +1,39 @@
+"""What lies under `drops/`: which drops are committed, which have ended without a manifest, which are in quarantine."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from retrain.layout import Layout
+from retrain.store.base import Store
+
+
+@dataclass
+class Landed:
+    """Ids of drops, by the objects that say so. A drop of which only shards lie there has not landed yet."""
+
+    committed: set[str] = field(default_factory=set)
+    ended: set[str] = field(default_factory=set)
+    quarantined: set[str] = field(default_factory=set)
+
+    @property
+    def waiting(self) -> set[str]:
+        """Drops that can be trained on."""
+        return self.committed - self.quarantined
+
+    @property
+    def unvalidated(self) -> set[str]:
+        """Drops whose producer has uploaded all but a manifest."""
+        return self.ended - self.committed - self.quarantined
+
+
+def scan(store: Store, layout: Layout, drops: Iterable[str] | None = None) -> Landed:
+    """Look at the drops of these ids, or at all. Memory grows with the drops, not with their objects."""
+    landed = Landed()
+    kinds = {"drop.json": landed.committed, "_SUCCESS": landed.ended, "quarantine.json": landed.quarantined}
+    prefixes = [layout.drops] if drops is None else [f"{layout.drops}{drop}/" for drop in sorted(drops)]
+    for prefix in prefixes:
+        for entry in store.list(prefix):
+            drop, _, name = entry.key.removeprefix(layout.drops).partition("/")
+            if name in kinds:
+                kinds[name].add(drop)
+    return landed

@@ -1,0 +1,124 @@
+"""One task, watched: what has landed is claimed for a run, and the run is seen to its end."""
+
+import logging
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from retrain import next_run
+from retrain.config import Task
+from retrain.cron import last_time
+from retrain.data.drops import read_drop
+from retrain.data.quarantine import quarantine
+from retrain.errors import DropError
+from retrain.layout import Layout
+from retrain.observe import names
+from retrain.planning import Nothing, Request
+from retrain.run_records import RunRecords
+from retrain.store import open_store
+from retrain.trigger.apart import apart
+from retrain.trigger.claims import Claims
+from retrain.trigger.fence import Fenced
+from retrain.trigger.health import Health
+from retrain.trigger.intake import take_in
+from retrain.trigger.landing import Landed, scan
+from retrain.trigger.lease import SECONDS, held
+from retrain.trigger.submitter import Submitter
+
+INTAKE_SECONDS = 6 * 3600.0
+"""The longest that one drop may take to be validated."""
+
+log = logging.getLogger("retrain")
+
+
+class TaskWatch:
+    """Watches one task. `look` and `advance` can be cut anywhere and done again, here or by another watcher."""
+
+    def __init__(self, task: Task, submitter: Submitter, health: Health, lease_seconds: float = SECONDS) -> None:
+        self.task, self.layout = task, Layout(task.name)
+        self.store = open_store(task.store, task.endpoint_url)
+        self._submitter, self._health, self._lease_seconds = submitter, health, lease_seconds
+        self._claims = Claims(self.store, self.layout)
+        self._waiting: dict[str, datetime] = {}
+        self._covered: set[str] = set()
+
+    @property
+    def oldest(self) -> datetime | None:
+        """When the oldest drop was committed that waits to be given to a run."""
+        return min(self._waiting.values(), default=None)
+
+    def look(self, drops: Iterable[str] | None = None) -> None:
+        """Look at the drops of these ids, or at all: take in what ended, note what waits.
+
+        Raises `UserError` if the store, or what it holds, does not let it be done.
+        """
+        landed = scan(self.store, self.layout, drops)
+        if landed == Landed():
+            return
+        self._claims.refresh()
+        self._take_in(landed)
+        self._note(landed.waiting)
+
+    def advance(self) -> None:
+        """Give what waits to a run once none is in flight, and see that a run in flight is under way.
+
+        Raises `UserError` if that cannot be done now.
+        """
+        self._claims.refresh()
+        if self._is_due() and not self._claims.in_flight():
+            self._claim()
+        in_flight = self._claims.in_flight()
+        self._health.runs(self.task.name, len(in_flight))
+        if in_flight:
+            self._submit()
+
+    def _submit(self) -> None:
+        """Unless another watcher is just at it."""
+        with held(self.store, self.layout, self._lease_seconds) as lease:
+            if lease is None:
+                return
+            for plan in self._claims.in_flight():
+                if self._claims.claim(plan) and self._submitter.ensure(self.task, plan, Fenced(self.store, lease)):
+                    self._health.count(names.WATCHER_SUBMISSIONS, self.task.name)
+
+    def _take_in(self, landed: Landed) -> None:
+        for drop in sorted(landed.unvalidated):
+            cause = apart(INTAKE_SECONDS, take_in, self.task, drop)
+            if cause is None:
+                landed.committed.add(drop)
+                log.info("%s: drop %s is committed", self.task.name, drop)
+            else:
+                self._quarantined(drop, cause)
+
+    def _note(self, drops: set[str]) -> None:
+        """Remember which drops wait to be claimed, and since when."""
+        self._waiting = {drop: since for drop, since in self._waiting.items() if not self._claims.claimed(drop)}
+        for drop in drops - self._covered - self._waiting.keys():
+            if self._claims.claimed(drop):
+                continue
+            try:
+                self._waiting[drop] = read_drop(self.store, self.layout, drop).committed_at
+            except DropError as error:
+                quarantine(self.store, self.layout, drop, str(error))
+                self._quarantined(drop, str(error))
+
+    def _is_due(self) -> bool:
+        """Whether a drop waits, and a scheduled time has come since: so none is missed while no watcher is up."""
+        if self.oldest is None or self.task.schedule is None:
+            return self.oldest is not None
+        return self.oldest <= last_time(self.task.schedule, datetime.now(UTC))
+
+    def _claim(self) -> None:
+        planned = next_run.preview(self.store, self.layout, self.task, Request())
+        if isinstance(planned, Nothing):
+            log.info("%s: nothing to do: %s", self.task.name, planned.reason)
+            self._covered |= self._waiting.keys()
+            self._waiting.clear()
+            return
+        RunRecords(self.store, self.layout, planned.run_id).write_plan(planned)
+        if self._claims.claim(planned):
+            log.info("%s: %s: %s", self.task.name, planned.run_id, planned.reason)
+            self._waiting.clear()
+
+    def _quarantined(self, drop: str, cause: str) -> None:
+        self._health.count(names.WATCHER_QUARANTINED, self.task.name)
+        log.warning("%s: drop %s is in quarantine: %s", self.task.name, drop, cause)

@@ -1,0 +1,90 @@
+"""The watcher's loop: look where something has landed, advance every task, and begin again."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from retrain.errors import UserError
+from retrain.trigger.health import Health
+from retrain.trigger.inbox import Inbox, Mail
+from retrain.trigger.queue import LONGEST_WAIT
+from retrain.trigger.task_watch import TaskWatch
+
+RETRY_SECONDS = 20.0
+"""Until all is looked at again after that failed."""
+
+log = logging.getLogger("retrain")
+
+
+class Watcher:
+    """Watches tasks, none of which can stop the others. Everything may be cut at any point, by SIGKILL too.
+
+    A queue says sooner where to look; every `poll_seconds` all is looked at anyway, for events get lost.
+    """
+
+    def __init__(self, watches: Sequence[TaskWatch], health: Health, poll_seconds: float, inbox: Inbox | None) -> None:
+        self._watches, self._health, self._poll_seconds, self._inbox = watches, health, poll_seconds, inbox
+        self._next_poll = 0.0
+
+    def run(self) -> None:
+        """Go round until the process is told to stop."""
+        while True:
+            self._health.alive()
+            self._turn(self._receive(self._next_poll - time.monotonic()))
+
+    def once(self) -> bool:
+        """Go round once, with all that is in the queue; True if everything could be seen to."""
+        mail = Mail([], {})
+        while more := self._receive(0).messages:
+            mail.messages.extend(more)
+        return self._turn(mail)
+
+    def _receive(self, wait: float) -> Mail:
+        wait = max(0.0, min(wait, LONGEST_WAIT))
+        if self._inbox:
+            return self._inbox.receive(wait)
+        time.sleep(wait)
+        return Mail([], {})
+
+    def _turn(self, mail: Mail) -> bool:
+        """Look, then advance; messages are done with in between, for a run may take hours. True if all went well."""
+        looked = self._look(mail.drops)
+        if self._inbox and len(looked) == len(self._watches):
+            self._inbox.delete(mail.messages)
+        advanced = [watch for watch in self._watches if self._advance(watch)]
+        well = [watch for watch in looked if watch in advanced]
+        for watch in well:
+            self._health.seen_to(watch.task.name)
+        return len(well) == len(self._watches)
+
+    def _look(self, drops: Mapping[str, set[str]]) -> list[TaskWatch]:
+        """Look at these drops of each task, or at all when it is time; return the watches that could."""
+        everywhere = time.monotonic() >= self._next_poll
+        wanted = {watch: None if everywhere else drops.get(watch.task.name, ()) for watch in self._watches}
+        looked = [watch for watch, ids in wanted.items() if self._guarded(watch, partial(watch.look, ids))]
+        if everywhere:
+            pause = self._poll_seconds if len(looked) == len(wanted) else min(self._poll_seconds, RETRY_SECONDS)
+            self._next_poll = time.monotonic() + pause
+        return looked
+
+    def _advance(self, watch: TaskWatch) -> bool:
+        self._health.alive(working=True)
+        advanced = self._guarded(watch, watch.advance)
+        self._health.alive()
+        return advanced
+
+    def _guarded(self, watch: TaskWatch, step: Callable[[], None]) -> bool:
+        try:
+            step()
+        except UserError as error:
+            log.warning("%s: %s", watch.task.name, error)
+            self._health.failed(watch.task.name, str(error))
+        except Exception as error:  # whatever is wrong with one task, the others are watched on
+            log.exception("%s", watch.task.name)
+            self._health.failed(watch.task.name, f"{type(error).__name__}: {error}")
+        else:
+            return True
+        finally:
+            self._health.waits_since(watch.task.name, watch.oldest)
+        return False

@@ -1,0 +1,125 @@
+"""A server for tests that records and answers as Kubeflow Pipelines' API does (v2beta1), over real HTTP."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Lock, Thread
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+from uuid import uuid4
+
+PREFIX = "/apis/v2beta1/"
+IDS = {"experiments": "experiment_id", "runs": "run_id", "recurringruns": "recurring_run_id"}
+LISTS = {"experiments": "experiments", "runs": "runs", "recurringruns": "recurringRuns"}
+"""What lists are called in replies, which are in camelCase, as grpc-gateway writes them."""
+
+Item = dict[str, Any]
+
+
+@dataclass
+class KfpServer:
+    """What was asked of the server, and what it holds."""
+
+    url: str = ""
+    experiments: list[Item] = field(default_factory=list)
+    runs: list[Item] = field(default_factory=list)
+    recurringruns: list[Item] = field(default_factory=list)
+    tokens: list[str | None] = field(default_factory=list)
+    """The Authorization header of every request."""
+    down: bool = False
+    """Cuts every connection."""
+    lose_reply: bool = False
+    """Does what is asked by the next POST, and cuts the connection instead of answering."""
+    lock: Lock = field(default_factory=Lock)
+
+    def items(self, kind: str) -> list[Item]:
+        return {"experiments": self.experiments, "runs": self.runs, "recurringruns": self.recurringruns}[kind]
+
+    @property
+    def names(self) -> list[str]:
+        """Of the runs, as they were submitted."""
+        return [run["display_name"] for run in self.runs]
+
+    def create(self, kind: str, item: Item) -> Item:
+        created = {**item, IDS[kind]: str(uuid4()), "created_at": datetime.now(UTC).isoformat().replace("+00:00", "Z")}
+        if kind == "runs":
+            created["state"] = "PENDING"
+        self.items(kind).append(created)
+        return created
+
+    def find(self, kind: str, query: dict[str, list[str]]) -> list[Item]:
+        """The items of an experiment that fulfil a filter's predicates, newest first."""
+        found = [item for item in self.items(kind) if item.get("experiment_id") in query.get("experiment_id", [None])]
+        if kind == "experiments":
+            found = self.experiments
+        for predicate in json.loads(query.get("filter", ["{}"])[0] or "{}").get("predicates", ()):
+            assert predicate["operation"] in ("EQUALS", 1)  # by name, or by number as the client itself does
+            found = [item for item in found if item[predicate["key"]] == predicate["stringValue"]]
+        return found[::-1]
+
+    def answer(self, method: str, path: str, body: Item) -> tuple[int, Item]:
+        parts = urlsplit(path)
+        kind, _, item_id = parts.path.removeprefix(PREFIX).partition("/")
+        if kind == "healthz":
+            return 200, {"multi_user": False}
+        if kind not in IDS:
+            return 404, {"error": path}
+        if method == "POST":
+            return 200, self.create(kind, body)
+        if method == "DELETE":
+            self.items(kind)[:] = [item for item in self.items(kind) if item[IDS[kind]] != item_id]
+            return 200, {}
+        found = self.find(kind, parse_qs(parts.query))
+        return 200, {LISTS[kind]: found, "total_size": len(found)} if found else {}
+
+
+@contextmanager
+def serving() -> Iterator[KfpServer]:
+    """A server on loopback."""
+    kfp = KfpServer()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(kfp))
+    kfp.url = f"http://127.0.0.1:{server.server_port}"
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield kfp
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def _handler(kfp: KfpServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.close_connection = True
+            if kfp.down:
+                return
+            with kfp.lock:
+                kfp.tokens.append(self.headers.get("Authorization"))
+                status, reply = kfp.answer(self.command, self.path, json.loads(body or "{}"))
+                cut = kfp.lose_reply and self.command == "POST"
+                kfp.lose_reply &= not cut
+            if not cut:
+                self.send(status, json.dumps(reply).encode())
+
+        def send(self, status: int, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Connection", "close")
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST = do_DELETE = answer
+
+        def log_message(self, *_: object) -> None:
+            """Keep the test's output clean."""
+
+    return Handler

@@ -1,0 +1,94 @@
+"""The lease: one holder at a time, and a holder that froze changes nothing when it wakes."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from retrain.layout import Layout
+from retrain.store import Store
+from retrain.trigger.fence import Fenced
+from retrain.trigger.lease import LeaseLost, LeaseState, acquire, held
+
+LAYOUT = Layout("pets")
+SHORT = 0.3
+"""Seconds: a lease that expires while a test waits."""
+
+
+def state(store: Store) -> LeaseState:
+    return LeaseState.model_validate_json(store.read(LAYOUT.lease)[0])
+
+
+def test_while_it_is_held_nobody_else_gets_it(store: Store) -> None:
+    with held(store, LAYOUT) as lease:
+        assert lease
+        assert lease.token == 1
+        assert acquire(store, LAYOUT) is None
+    with held(store, LAYOUT) as lease:
+        assert lease
+        assert lease.token == 2
+
+
+def test_of_those_who_want_it_at_once_one_gets_it(store: Store) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        leases = list(pool.map(lambda _: acquire(store, LAYOUT), range(8)))
+    assert [lease.token for lease in leases if lease] == [1]
+
+
+def test_its_heart_beats_for_as_long_as_it_is_held(store: Store) -> None:
+    with held(store, LAYOUT, SHORT) as lease:
+        time.sleep(3 * SHORT)
+        assert lease
+        lease.check()
+        assert acquire(store, LAYOUT, SHORT) is None
+
+
+def test_one_that_expired_is_taken_over_with_a_greater_token(store: Store) -> None:
+    assert acquire(store, LAYOUT, SHORT)
+    assert acquire(store, LAYOUT) is None
+    time.sleep(SHORT)
+    successor = acquire(store, LAYOUT)
+    assert successor
+    assert successor.token == 2
+
+
+def test_a_holder_that_froze_and_wakes_can_write_nothing_any_more(store: Store) -> None:
+    frozen = acquire(store, LAYOUT, SHORT)
+    assert frozen
+    fenced = Fenced(store, frozen)
+    version = fenced.create("pets/champion.json", b"before")
+    time.sleep(SHORT)
+    successor = acquire(store, LAYOUT)
+    assert successor
+    late = [
+        lambda: fenced.create("pets/ledger/late.json", b"late"),
+        lambda: fenced.replace("pets/champion.json", b"late", version),
+        lambda: fenced.write("pets/runs/late", b"late"),
+        lambda: fenced.delete("pets/champion.json"),
+        frozen.renew,
+    ]
+    for write in late:
+        with pytest.raises(LeaseLost):
+            write()
+    frozen.release()
+    assert fenced.read("pets/champion.json")[0] == b"before"
+    assert [entry.key for entry in fenced.list("pets/")] == ["pets/champion.json", "pets/lease.json"]
+    successor.renew()
+    assert state(store).token == 2
+
+
+def test_a_heartbeat_that_comes_too_late_loses_the_lease_to_whoever_took_it(store: Store) -> None:
+    late = acquire(store, LAYOUT, SHORT)
+    time.sleep(SHORT)
+    assert late
+    assert acquire(store, LAYOUT)
+    with pytest.raises(LeaseLost, match="somebody else has taken the lease"):
+        late.renew()
+    with pytest.raises(LeaseLost, match="has expired"):
+        late.check()
+
+
+def test_it_is_given_back_when_the_work_fails(store: Store) -> None:
+    with pytest.raises(ZeroDivisionError), held(store, LAYOUT):
+        raise ZeroDivisionError
+    assert acquire(store, LAYOUT)
