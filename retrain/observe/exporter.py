@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from retrain.cron import longest_gap
 from retrain.errors import UserError
 from retrain.layout import Layout
 from retrain.observe import names
@@ -31,6 +32,8 @@ class Watched:
 
     store: Store
     layout: Layout
+    schedule: str | None = None
+    """When it is retrained, as cron says it."""
     ledger: LedgerReader = field(init=False)
     state: TaskState = field(init=False)
     read_at: float = 0.0
@@ -55,14 +58,16 @@ class Watched:
         yield names.LEDGER_READ, [(task, self.read_at)]
         yield names.LEDGER_ERRORS, [(task, self.ledger.errors)]
         yield names.LEDGER_RECORDS, [(task, len(self.ledger))]
+        if self.schedule:
+            yield names.SCHEDULE_PERIOD, [(task, longest_gap(self.schedule).total_seconds())]
         yield from self.state.figures()
 
 
 class Exporter(Collector):
     """Serves the tasks' metrics as they were at the last refresh."""
 
-    def __init__(self, tasks: Sequence[tuple[Store, Layout]]) -> None:
-        self._tasks = [Watched(store, layout) for store, layout in tasks]
+    def __init__(self, tasks: Sequence[Watched]) -> None:
+        self._tasks = tasks
         self._totals = Totals()
         self._families: Sequence[Metric] = ()
 

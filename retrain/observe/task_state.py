@@ -28,9 +28,10 @@ class TaskState:
 
     def refresh(self) -> None:
         """Look again. Raises `StoreError`, and `DropError` at a damaged manifest."""
-        self._landed = scan(self._store, self._layout)
-        for drop in self._landed.committed - self._committed.keys():
+        landed = scan(self._store, self._layout)
+        for drop in landed.committed - self._committed.keys():
             self._committed[drop] = read_drop(self._store, self._layout, drop).committed_at.timestamp()
+        self._landed = landed
         champion = registry.read(self._store, self._layout).champion
         if champion and (self._champion is None or self._champion.run_id != champion.run_id):
             self._champion = ledger.find(self._store, self._layout, champion.run_id)
