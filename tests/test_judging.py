@@ -1,0 +1,112 @@
+"""How good a model is on the test split: against a count, sample by sample, of names that were guessed right."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from lives import Life, make_task
+
+from retrain import models, stages
+from retrain.data.augment import Normalize
+from retrain.judging import judge
+from retrain.planning import Request
+from retrain.records import Dataset, Plan
+from retrain.store import LocalStore
+
+TASK = make_task()
+
+
+def trained(life: Life, plan: Plan) -> Plan:
+    life.context.files(plan.run_id).write_plan(plan)
+    return stages.train(life.context, plan)
+
+
+def guesses(life: Life, plan: Plan, dataset: Dataset) -> list[tuple[str, str, int]]:
+    """For each of a dataset's test samples: its class, the class that a run's model takes it for, and its drop."""
+    test = life.context.samples(dataset, ["test"], TASK.data.image_size)["test"]
+    network = models.build(TASK.model, len(plan.dataset.classes), TASK.data.image_size, seed=7)
+    network.load_state_dict(life.context.files(plan.run_id).weights())
+    network.eval()
+    normalize = Normalize(TASK.data, False)
+    guessed = [plan.dataset.classes[int(network(normalize(image[None])).argmax())] for image in test.images]
+    return list(zip([dataset.classes[label] for label in test.labels], guessed, test.drop.tolist(), strict=True))
+
+
+@pytest.fixture
+def life(tmp_path: Path) -> Life:
+    """Two drops: classes 0 and 1, then 1, 2 and 3."""
+    life = Life(LocalStore(tmp_path / "store"), tmp_path)
+    life.land(0, 1)
+    return life
+
+
+def share(hits: list[bool]) -> float:
+    return sum(hits) / len(hits)
+
+
+def test_accuracies_are_those_of_a_count_by_drop_and_by_class(life: Life) -> None:
+    first = stages.run(life.context, TASK, Request())
+    life.land(1, 2, 3, seed=1)
+    plan = stages.plan(life.context, TASK, Request("naive"))
+    assert isinstance(plan, Plan)
+    trained(life, plan)
+    ours, theirs = (
+        guesses(life, plan, plan.dataset),
+        guesses(life, life.context.files(plan.parent).plan(), plan.dataset),
+    )
+    evaluation = judge(life.context, plan, plan.parent)
+    assert evaluation.samples == len(ours)
+    assert evaluation.accuracy == share([label == guess for label, guess, _ in ours])
+    assert evaluation.old == share([label == guess for label, guess, drop in ours if drop == 0])
+    assert evaluation.new == share([label == guess for label, guess, drop in ours if drop == 1])
+    assert evaluation.by_class == {
+        name: share([label == guess for label, guess, _ in ours if label == name]) for name in plan.dataset.classes
+    }
+    comparison = evaluation.comparison
+    assert comparison
+    assert comparison.champion == first.run_id
+    assert comparison.champion_accuracy == share([label == guess for label, guess, _ in theirs])
+    assert comparison.negative_flips == share(
+        [was == label != now for (label, was, _), (_, now, _) in zip(theirs, ours, strict=True)]
+    )
+
+
+def test_models_whose_classes_are_in_another_order_are_compared_by_name(life: Life) -> None:
+    first = stages.plan(life.context, TASK, Request())
+    assert isinstance(first, Plan)
+    life.land(1, 2, 3, seed=1)
+    ours = stages.plan(life.context, TASK, Request())
+    assert isinstance(ours, Plan)
+    turned = Dataset(drops=ours.dataset.drops[::-1], classes=("class-1", "class-2", "class-3", "class-0"))
+    theirs = ours.model_copy(update={"dataset": turned, "seed": 1})
+    for plan in (ours, theirs):
+        trained(life, plan)
+    assert ours.dataset.classes == ("class-0", "class-1", "class-2", "class-3")
+    comparison = judge(life.context, ours, theirs.run_id).comparison
+    expected = share([label == guess for label, guess, _ in guesses(life, theirs, ours.dataset)])
+    assert comparison
+    assert comparison.champion_accuracy == expected > 0.7
+
+
+def test_a_champion_has_every_sample_of_a_class_it_never_saw_wrong(life: Life) -> None:
+    first = stages.run(life.context, TASK, Request())
+    life.land(2, 3, seed=1)
+    plan = stages.plan(life.context, TASK, Request("naive"))
+    assert isinstance(plan, Plan)
+    trained(life, plan)
+    comparison = judge(life.context, plan, first.run_id).comparison
+    assert comparison
+    theirs = guesses(life, life.context.files(first.run_id).plan(), plan.dataset)
+    assert {guess for _, guess, _ in theirs} <= {"class-0", "class-1"}
+    assert comparison.champion_accuracy == share([label == guess for label, guess, _ in theirs]) < 0.7
+
+
+def test_judging_leaves_the_random_stream_alone(life: Life) -> None:
+    plan = stages.plan(life.context, TASK, Request())
+    assert isinstance(plan, Plan)
+    trained(life, plan)
+    torch.manual_seed(1)
+    judge(life.context, plan, None)
+    after = torch.rand(1)
+    torch.manual_seed(1)
+    assert after == torch.rand(1)
