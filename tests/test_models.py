@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from retrain.config import Model
 from retrain.errors import ModelError
-from retrain.models import RESNETS, build, place
+from retrain.models import build, place
+from retrain.torchvision_models import RESNETS
 
 
 def shapes(network: nn.Module) -> list[tuple[int, ...]]:

@@ -6,7 +6,7 @@ import sys
 import typer
 
 from retrain import __version__
-from retrain.cli import drops, runs, studies, tasks
+from retrain.cli import drops, pipeline, runs, studies, tasks
 from retrain.errors import UserError
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app = typer.Typer(
 )
 app.add_typer(tasks.app, name="task", help="Write, check and describe task files.")
 app.add_typer(drops.app, name="drop", help="Pack and look at drops of labelled data.")
+app.add_typer(pipeline.app, name="pipeline", help="Compile the stages into a Kubeflow pipeline.")
 app.add_typer(studies.app, name="study", help="Compare methods, and repeat the papers' experiments.")
 runs.register(app)
 

@@ -1,5 +1,6 @@
 """The life of a drop: `retrain run`, `baseline`, `status`, `history`, `show`, `promote`, `rollback`, `metrics`."""
 
+import json
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -8,17 +9,21 @@ from retrain.cli.options import (
     NONE,
     AsJson,
     Device,
+    KubeflowHost,
+    MetricsPort,
     Overrides,
     RunId,
     TaskName,
-    make_context,
     open_task,
 )
 from retrain.words import Method
 
 if TYPE_CHECKING:
-    from retrain.planning import Nothing
-    from retrain.records import RunRecord
+    from retrain.config import Task
+    from retrain.layout import Layout
+    from retrain.planning import Nothing, Request
+    from retrain.records import Plan, RunRecord
+    from retrain.store.base import Store
 
 ENDED_WITHOUT_MODEL = 1
 """Exit code of a retraining that ended without promoting its model."""
@@ -40,62 +45,108 @@ def run(
     device: Device = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and why, and do nothing.")] = False,
     trial: Annotated[bool, typer.Option("--trial", help="Train and record for comparison; never promote.")] = False,
-    on: Annotated[Literal["here", "kfp-local"], typer.Option(help="Where the stages run.")] = "here",
+    on: Annotated[Literal["here", "kfp-local", "kubeflow"], typer.Option(help="Where the stages run.")] = "here",
+    host: KubeflowHost = None,
+    metrics_port: MetricsPort = None,
     as_json: AsJson = False,
     overrides: Overrides = NONE,
 ) -> None:
     """Retrain on whatever has landed: plan, train, evaluate, promote, record."""
-    chosen = [
-        *overrides,
-        *([f"target.level={until}"] if until else []),
-        *([f"seed={seed}"] if seed is not None else []),
-    ]
-    from retrain.planning import Nothing, Request
+    from retrain.planning import Request
 
     request = Request(method, "trial" if trial else "retrain")
-    opened, store, layout = open_task(task, chosen)
-    if on == "kfp-local":
+    shortcuts = {"target.level": until, "seed": seed, "kubeflow.host": host}
+    chosen = [f"{field}={value}" for field, value in shortcuts.items() if value is not None]
+    opened, store, layout = open_task(task, [*overrides, *chosen])
+    if dry_run:
+        from retrain import next_run
+
+        _preview(next_run.preview(store, layout, opened, request), as_json)
+    elif on == "kfp-local":
         from pipelines.local import run_locally
 
         _finish(run_locally(opened, request, device), as_json)
+    elif on == "kubeflow":
+        _submit(opened, store, layout, request, as_json)
+    else:
+        from retrain import stages
+        from retrain.machine import make_context
+
+        _finish(stages.run(make_context(store, layout, device, metrics_port), opened, request), as_json)
+
+
+def _submit(task: "Task", store: "Store", layout: "Layout", request: "Request", as_json: bool) -> None:
+    """Submit the next run to Kubeflow, and print what it is called there."""
+    from pipelines.remote import submit
+    from retrain import next_run
+    from retrain.planning import Nothing
+    from retrain.run_records import RunRecords
+
+    planned = next_run.preview(store, layout, task, request)
+    if isinstance(planned, Nothing):
+        _say_nothing(planned, as_json)
         return
-    from retrain import stages
-    from retrain.cli.tables import plan_details
-    from retrain.cli.tables import show as show_record
-
-    context = make_context(store, layout, device)
-    if dry_run:
-        planned = stages.preview(context, opened, request)
-        typer.echo(planned.reason) if isinstance(planned, Nothing) else show_record(planned, plan_details, as_json)
-        return
-    _finish(stages.run(context, opened, request), as_json)
+    RunRecords(store, layout, planned.run_id).write_plan(planned)
+    submitted = submit(task, planned, store)
+    if as_json:
+        typer.echo(json.dumps({"run_id": planned.run_id, **submitted._asdict()}, indent=2))
+    else:
+        how = "is submitted" if submitted.new else "was submitted before"
+        typer.echo(f"{planned.run_id} {how}, as Kubeflow's run {submitted.id}")
 
 
-def baseline(task: TaskName, device: Device = "auto", as_json: AsJson = False, overrides: Overrides = NONE) -> None:
+def baseline(
+    task: TaskName,
+    device: Device = "auto",
+    metrics_port: MetricsPort = None,
+    as_json: AsJson = False,
+    overrides: Overrides = NONE,
+) -> None:
     """Calibrate: train from scratch on the newest dataset, only to measure what targets come from."""
     from retrain import stages
+    from retrain.machine import make_context
     from retrain.planning import Request
 
     opened, store, layout = open_task(task, overrides)
-    _finish(stages.run(make_context(store, layout, device), opened, Request(purpose="calibrate")), as_json)
+    context = make_context(store, layout, device, metrics_port)
+    _finish(stages.run(context, opened, Request(purpose="calibrate")), as_json)
+
+
+def _preview(planned: "Plan | Nothing", as_json: bool) -> None:
+    """Print what would be done."""
+    from retrain.cli import tables, views
+    from retrain.planning import Nothing
+
+    if isinstance(planned, Nothing):
+        _say_nothing(planned, as_json)
+    else:
+        tables.show(planned, views.plan_details, as_json)
+
+
+def _say_nothing(nothing: "Nothing", as_json: bool) -> None:
+    """Print why nothing is done; for programs, null."""
+    typer.echo(f"nothing to do: {nothing.reason}", err=as_json)
+    if as_json:
+        typer.echo("null")
 
 
 def _finish(ended: "RunRecord | Nothing", as_json: bool) -> None:
     """Print how it ended; a retraining that yielded no champion exits with `ENDED_WITHOUT_MODEL`."""
-    from retrain.cli.tables import record_details, show
+    from retrain.cli import tables, views
     from retrain.planning import Nothing
 
     if isinstance(ended, Nothing):
-        typer.echo(f"nothing to do: {ended.reason}", err=as_json)
+        _say_nothing(ended, as_json)
         return
-    show(ended, record_details, as_json)
+    tables.show(ended, views.record_details, as_json)
     if ended.purpose == "retrain" and not (ended.decision and ended.decision.promoted):
         raise typer.Exit(ENDED_WITHOUT_MODEL)
 
 
 def status(task: TaskName, as_json: AsJson = False, overrides: Overrides = NONE) -> None:
     """Show the champion, the baseline, what waits, and what was saved."""
-    from retrain.cli.tables import show, status_details
+    from retrain.cli.tables import show
+    from retrain.cli.views import status_details
     from retrain.status import read_status
 
     opened, store, layout = open_task(task, overrides)
@@ -103,9 +154,10 @@ def status(task: TaskName, as_json: AsJson = False, overrides: Overrides = NONE)
 
 
 def history(task: TaskName, as_json: AsJson = False, overrides: Overrides = NONE) -> None:
-    """List all ended runs, oldest first."""
+    """List all ended runs, oldest first; saved is gross, in iterations."""
     from retrain import ledger
-    from retrain.cli.tables import history_table, show
+    from retrain.cli.tables import show
+    from retrain.cli.views import history_table
 
     _, store, layout = open_task(task, overrides)
     show(ledger.read(store, layout), history_table, as_json)
@@ -114,24 +166,29 @@ def history(task: TaskName, as_json: AsJson = False, overrides: Overrides = NONE
 def show(run_id: RunId, task: TaskName, as_json: AsJson = False, overrides: Overrides = NONE) -> None:
     """Show one run's record."""
     from retrain import ledger
-    from retrain.cli.tables import record_details
-    from retrain.cli.tables import show as show_record
+    from retrain.cli import tables, views
     from retrain.errors import RunError
 
     _, store, layout = open_task(task, overrides)
     record = ledger.find(store, layout, run_id)
     if record is None:
         raise RunError(f"{run_id} is not in the ledger of task {layout.task}; `retrain history` lists what is")
-    show_record(record, record_details, as_json)
+    tables.show(record, views.record_details, as_json)
 
 
 def promote(run_id: RunId, task: TaskName, overrides: Overrides = NONE) -> None:
     """Put a run's model in force by hand, past the gate."""
     from retrain import registry
+    from retrain.errors import RunError
     from retrain.runs import RunFiles
 
     _, store, layout = open_task(task, overrides)
-    RunFiles(store, layout, run_id).weights()
+    files = RunFiles(store, layout, run_id)
+    files.plan()  # raises where there is no such run
+    result = files.result()
+    if result is None or result.model_digest is None:
+        raise RunError(f"{run_id} {result.outcome if result else 'has not ended'}: it left no model to promote")
+    files.weights()
     registry.put_in_force(store, layout, registry.read(store, layout), run_id, "promoted by hand")
     typer.echo(f"{run_id} is the champion of {layout.task}")
 

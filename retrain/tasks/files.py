@@ -24,6 +24,11 @@ def load_task(name_or_path: str, overrides: Sequence[str] = ()) -> Task:
     return check(apply(_read(path), settings), str(path), [setting.path for setting in settings])
 
 
+def parse_task(text: str, source: str) -> Task:
+    """Return the task that YAML or JSON text states. Raises `TaskError`, in which `source` names the text."""
+    return check(_mapping(text, source), source)
+
+
 def _find(name_or_path: str) -> Path:
     if "/" in name_or_path or Path(name_or_path).suffix:
         return Path(name_or_path)
@@ -38,11 +43,15 @@ def _find(name_or_path: str) -> Path:
 
 def _read(path: Path) -> dict[Any, Any]:
     try:
-        document = load_yaml(path.read_text(encoding="utf-8"), str(path))
+        return _mapping(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise TaskError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise TaskError(f"{path}: cannot be read: not a text file in UTF-8") from None
+
+
+def _mapping(text: str, source: str) -> dict[Any, Any]:
+    document = load_yaml(text, source)
     if not isinstance(document, dict):
-        raise TaskError(f"{path}: must be a mapping of fields, such as 'name: flowers'")
+        raise TaskError(f"{source}: must be a mapping of fields, such as 'name: flowers'")
     return document

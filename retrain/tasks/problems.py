@@ -84,8 +84,11 @@ def _place(location: tuple[int | str, ...], model: type[Part]) -> tuple[Path, ty
         return (), model
     step, *rest = location
     field = model.model_fields.get(str(step))
-    if field is None or not rest:
+    if not rest:
         return (str(step),), model
+    if field is None:  # an index, among several parts of one kind
+        path, model = _place(tuple(rest), model)
+        return (str(step), *path), model
     if options := kinds(field):
         model, rest = options[str(rest[0])], rest[1:]
     elif inner := parts(field):

@@ -1,0 +1,49 @@
+"""The pipeline's components: each only calls its step.
+
+kfp copies the source of these functions into the pipeline and runs it alone in a pod, so they import what they need
+themselves.
+"""
+
+from kfp import dsl
+
+
+def plan(task: str, method: str, purpose: str, submission: str, job: str) -> str:
+    """Return the id of the run to do; empty if there is nothing to do."""
+    from pipelines import steps
+
+    return steps.plan(task, method, purpose, submission or job)
+
+
+def train(task: str, run_id: str, device: str) -> str:
+    """Return the id of the run that was trained last: a run that missed its target escalates to another."""
+    from pipelines import steps
+
+    return steps.train(task, run_id, device)
+
+
+def evaluate(task: str, run_id: str, device: str) -> str:
+    """Return the run's id."""
+    from pipelines import steps
+
+    return steps.evaluate(task, run_id, device)
+
+
+def promote(task: str, run_id: str, device: str) -> str:
+    """Return the run's id."""
+    from pipelines import steps
+
+    return steps.promote(task, run_id, device)
+
+
+def record(task: str, run_id: str, device: str) -> str:
+    """Return the run's id."""
+    from pipelines import steps
+
+    return steps.record(task, run_id, device)
+
+
+def finish(task: str, submission: str, job: str, status: dsl.PipelineTaskFinalStatus) -> None:
+    """Have the last word, however the others ended."""
+    from pipelines import steps
+
+    steps.finish(task, submission or job, status.state, status.error_message)

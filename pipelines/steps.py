@@ -1,0 +1,157 @@
+"""What the pipeline's components do: call the stages, and tell errors that would only come again from the others.
+
+KFP tries a failed pod again whatever it failed of. So a step fails only of what may pass: a preempted machine, a store
+that cannot be reached, something unforeseen. Any other `UserError` (a damaged drop, a model that does not fit) is
+written into the ledger and the step succeeds; the steps after it find the run ended, and `finish` lets the pipeline
+fail.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from typing import cast, get_args
+
+from pipelines import submissions
+from pipelines.submissions import Submission
+from retrain import ledger, stages
+from retrain.config import Task
+from retrain.context import Context
+from retrain.errors import StoreError, UserError
+from retrain.layout import Layout
+from retrain.machine import make_context
+from retrain.planning import Nothing, Request
+from retrain.records import Plan
+from retrain.store import Missing, open_store
+from retrain.tasks import parse_task
+from retrain.words import Method, Purpose
+
+log = logging.getLogger("retrain")
+
+
+def plan(text: str, method: str, purpose: str, submission: str) -> str:
+    """Plan the next run of the task in `text`, and return its id; empty if there is nothing to do."""
+    task, context = _open(text, "cpu")
+    bound = submissions.read(context.store, context.layout, submission)
+    if bound and bound.run_id:  # to the plan that it was submitted for, or that an earlier try of this step made
+        return bound.run_id
+    try:
+        planned = stages.plan(context, task, request(method, purpose))
+    except UserError as error:
+        if not _would_come_again(error):
+            raise
+        outcome = Submission(error=str(error))
+    else:
+        outcome = _outcome(planned)
+    submissions.write(context.store, context.layout, submission, outcome)
+    return outcome.run_id or ""
+
+
+def request(method: str, purpose: str) -> Request:
+    """Return what the pipeline's parameters ask for; an empty method leaves the choice to the plan."""
+    for word, allowed in ((method or "scratch", get_args(Method)), (purpose, get_args(Purpose))):
+        if word not in allowed:
+            raise UserError(f"{word!r} is none of {', '.join(allowed)}")
+    return Request(cast(Method, method) if method else None, cast(Purpose, purpose))
+
+
+def _outcome(planned: Plan | Nothing) -> Submission:
+    if isinstance(planned, Nothing):
+        log.info("nothing to do: %s", planned.reason)
+        return Submission(nothing=planned.reason)
+    return Submission(run_id=planned.run_id)
+
+
+def train(text: str, run_id: str, device: str) -> str:
+    """Train a run and what it escalates to, and return the id of the last."""
+    return _do(stages.train, text, run_id, device)
+
+
+def evaluate(text: str, run_id: str, device: str) -> str:
+    """Evaluate a run."""
+    return _do(stages.evaluate, text, run_id, device)
+
+
+def promote(text: str, run_id: str, device: str) -> str:
+    """Let the gate decide about a run."""
+    return _do(stages.promote, text, run_id, device)
+
+
+def record(text: str, run_id: str, device: str) -> str:
+    """Write a run's record."""
+    return _do(stages.record, text, run_id, device)
+
+
+def finish(text: str, submission: str, state: str, message: str) -> None:
+    """Record a failure that no step could record itself, and exit with 1 if the retraining failed."""
+    _, context = _open(text, "cpu")
+    found = submissions.read(context.store, context.layout, submission) or Submission(error="planning did not end")
+    if found.error:
+        raise SystemExit(found.error)
+    if found.run_id is None:
+        return
+    last = stages.last_attempt(context, context.files(found.run_id).plan())
+    if state != "SUCCEEDED":
+        stages.record_failure(context, last, _noted(context, last) or message or f"the pipeline ended {state}")
+    ended = ledger.find(context.store, context.layout, last.run_id)
+    if ended is None or ended.outcome == "failed":
+        raise SystemExit(f"{last.run_id} failed: {ended.error if ended else 'it left no record'}")
+
+
+def _do(stage: Callable[[Context, Plan], object], text: str, run_id: str, device: str) -> str:
+    """Do a stage of a run that has not ended, and return the id of the attempt that it has come to."""
+    _, context = _open(text, device)
+    plan = context.files(run_id).plan()
+    if not _ended(context, plan):
+        try:
+            stage(context, plan)
+        except Exception as error:
+            if not _would_come_again(error):
+                _note(context, plan, error)
+                raise
+            log.error("%s", error)
+            stages.record_failure(context, plan, _said(error))
+    return stages.last_attempt(context, plan).run_id
+
+
+def _open(text: str, device: str) -> tuple[Task, Context]:
+    if not log.handlers:  # kfp's own handler drowns what people want to see in what it says itself
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False
+    task = parse_task(text, "the pipeline's parameter task")
+    port = os.environ.get("RETRAIN_METRICS_PORT")
+    store = open_store(task.store, task.endpoint_url)
+    return task, make_context(store, Layout(task.name), device, int(port) if port else None)
+
+
+def _ended(context: Context, plan: Plan) -> bool:
+    last = stages.last_attempt(context, plan)
+    return ledger.find(context.store, context.layout, last.run_id) is not None
+
+
+def _would_come_again(error: Exception) -> bool:
+    return isinstance(error, UserError) and not isinstance(error, StoreError)
+
+
+def _note(context: Context, plan: Plan, error: Exception) -> None:
+    """Leave an error where `finish` finds it, if this try was the last."""
+    last = stages.last_attempt(context, plan)
+    context.store.write(_error_key(context, last), _said(error).encode())
+
+
+def _noted(context: Context, plan: Plan) -> str | None:
+    try:
+        data, _ = context.store.read(_error_key(context, plan))
+    except Missing:
+        return None
+    return data.decode()
+
+
+def _error_key(context: Context, plan: Plan) -> str:
+    return context.layout.run(plan.run_id, "error.txt")
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,28 @@
+"""What became of a submission, `<task>/submissions/<id>.json`: how its last step finds what its first one planned."""
+
+from retrain.layout import Layout
+from retrain.records import Record
+from retrain.store.base import Missing, Store
+
+
+class Submission(Record):
+    """What planning came to: a run, nothing to do and why, or an error of the task or its data."""
+
+    run_id: str | None = None
+    """The run that was planned; it may have escalated to another since."""
+    nothing: str | None = None
+    error: str | None = None
+
+
+def write(store: Store, layout: Layout, submission_id: str, submission: Submission) -> None:
+    """Keep what planning came to; a retried plan writes it anew."""
+    store.write(layout.submission(submission_id), submission.to_bytes())
+
+
+def read(store: Store, layout: Layout, submission_id: str) -> Submission | None:
+    """Return what planning came to, or None if it never ended."""
+    try:
+        data, _ = store.read(layout.submission(submission_id))
+    except Missing:
+        return None
+    return Submission.model_validate_json(data)

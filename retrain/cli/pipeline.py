@@ -1,0 +1,52 @@
+"""`retrain pipeline`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from retrain.cli.options import NONE, KubeflowHost, Overrides, TaskName
+from retrain.errors import TaskError
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def _pipeline() -> None:
+    """The stages as a Kubeflow pipeline."""
+
+
+@app.command("compile")
+def compile_(
+    task: TaskName,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the pipeline, as YAML.")],
+    overrides: Overrides = NONE,
+) -> None:
+    """Write a task's pipeline, to be uploaded to Kubeflow Pipelines."""
+    from pipelines.definition import compile_to
+    from retrain.tasks import load_task
+
+    opened = load_task(task, overrides)
+    if "://" not in opened.store:
+        typer.echo(f"warning: store {opened.store} is a local folder, which pods do not share", err=True)
+    compile_to(output, opened)
+    typer.echo(f"wrote {output}")
+
+
+@app.command("schedule")
+def schedule_(
+    task: TaskName,
+    cron: Annotated[str | None, typer.Option(help="When, in cron's five fields and UTC; the task's if absent.")] = None,
+    host: KubeflowHost = None,
+    overrides: Overrides = NONE,
+) -> None:
+    """Have Kubeflow retrain on what has landed at these times, instead of those of an earlier schedule."""
+    from pipelines.cluster import schedule
+    from retrain.tasks import load_task
+
+    chosen = {"kubeflow.host": host, "schedule": cron and f"'{cron}'"}
+    settings = [f"{field}={value}" for field, value in chosen.items() if value is not None]
+    opened = load_task(task, [*overrides, *settings])
+    if opened.schedule is None:
+        raise TaskError(f"when is {opened.name} to be retrained? Say it with --cron, or as schedule in the task")
+    typer.echo(f"{opened.name} is retrained at {opened.schedule} UTC, as Kubeflow's recurring run {schedule(opened)}")

@@ -1,0 +1,35 @@
+"""What this machine offers to a run: a device, a folder for decoded drops, and somebody who watches."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from retrain.context import Context
+from retrain.errors import UserError
+from retrain.layout import Layout
+from retrain.observe.audience import gather
+from retrain.store.base import Store
+
+
+def make_context(store: Store, layout: Layout, device: str, metrics_port: int | None = None) -> Context:
+    """Return where stages work, on a device, watched on this terminal and, with a port, at /metrics."""
+    return Context(store, layout, pick_device(device), cache_folder(), gather(metrics_port))
+
+
+def cache_folder() -> Path:
+    """Return where decoded drops are kept: $RETRAIN_CACHE, or retrain/ in the user's cache folder."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("RETRAIN_CACHE") or home / "retrain")
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the named device. Raises `UserError` if it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name}: {str(error).splitlines()[0]}; allowed: auto, cpu, cuda, cuda:N") from error
+    return device
