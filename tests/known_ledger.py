@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 from retrain import ledger
 from retrain.costs import Costs
+from retrain.data.drops import drop_digest
 from retrain.layout import Layout
-from retrain.records import Cost, Decision, Evaluation, Machine, Result, RunRecord, Savings, Target
+from retrain.records import Cost, Decision, Drop, Evaluation, Machine, Result, RunRecord, Savings, Target
 from retrain.store import Store
 from retrain.words import Method, Purpose
 
@@ -127,6 +128,13 @@ def pets() -> list[RunRecord]:
 def cars() -> list[RunRecord]:
     """One scratch run."""
     return [run(1, 1000, 1000, "completed", task="cars", method="scratch", promoted=True)]
+
+
+def commit(store: Store, task: str, drop_id: str, at: datetime) -> None:
+    """Put a drop's manifest into the store, as committed then."""
+    drop = Drop(id=drop_id, task=task, classes=(), shards=(), counts={}, held_out={}, digest="", committed_at=at)
+    whole = drop.model_copy(update={"digest": drop_digest(drop)})
+    store.write(Layout(task).manifest(drop_id), whole.to_bytes())
 
 
 def write(store: Store, records: Iterable[RunRecord]) -> None:

@@ -58,9 +58,9 @@ def wait_for(condition: Callable[[], T | None], what: str, seconds: float = 30) 
 
 
 @contextmanager
-def exporter(tasks: Sequence[Task], every: float = 1) -> Iterator[str]:
+def exporter(tasks: Sequence[Task], every: float = 1, port: int | None = None) -> Iterator[str]:
     """The exporter of some tasks; yields its host and port."""
-    port, stop = free_port(), Event()
+    port, stop = port or free_port(), Event()
     thread = Thread(target=serve, args=(tasks, "127.0.0.1", port, every, stop))
     thread.start()
     try:
@@ -94,7 +94,12 @@ def prometheus(folder: Path, targets: Sequence[str], **more: Any) -> Iterator[st
     }
     file = folder / "prometheus.yaml"
     file.write_text(yaml.safe_dump(config))
-    command = [program, f"--config.file={file}", f"--storage.tsdb.path={folder / 'tsdb'}"]
+    command = [
+        program,
+        f"--config.file={file}",
+        f"--storage.tsdb.path={folder / 'tsdb'}",
+        "--rules.alert.resend-delay=1s",  # the first sending comes before Alertmanager has been discovered
+    ]
     url = f"http://127.0.0.1:{port}"
     with _running([*command, f"--web.listen-address=127.0.0.1:{port}"], folder / "prometheus.log", f"{url}/-/ready"):
         yield url

@@ -16,12 +16,10 @@ import pytest
 from retrain import registry
 from retrain.config import Task
 from retrain.cron import longest_gap
-from retrain.data.drops import drop_digest
 from retrain.layout import Layout
 from retrain.observe import names
 from retrain.observe.exporter import Exporter, Watched
 from retrain.observe.ledger_reader import LedgerReader
-from retrain.records import Drop
 from retrain.store import LocalStore
 
 PETS = Layout("pets")
@@ -51,20 +49,8 @@ def store(tmp_path: Path) -> Counted:
     return store
 
 
-def commit(store: LocalStore, drop_id: str, day: int) -> None:
-    """A drop's manifest, committed on that day of January."""
-    at = datetime(2026, 1, day, tzinfo=UTC)
-    drop = Drop(
-        id=drop_id,
-        task="pets",
-        classes=(),
-        shards=(),
-        counts={},
-        held_out={},
-        digest="",
-        committed_at=at,
-    )
-    store.write(PETS.manifest(drop_id), drop.model_copy(update={"digest": drop_digest(drop)}).to_bytes())
+def january(day: int) -> datetime:
+    return datetime(2026, 1, day, tzinfo=UTC)
 
 
 def served(exporter: Exporter) -> dict[tuple[str, monitoring.Labels], float]:
@@ -128,7 +114,7 @@ def test_a_task_that_cannot_be_read_holds_up_no_other(store: Counted, tmp_path: 
 
 def test_drops_are_told_by_state_and_the_oldest_that_waits(store: Counted) -> None:
     for day, drop in enumerate(("d-1", "d-2", "d-3", "d-4"), start=10):
-        commit(store, drop, day)
+        known_ledger.commit(store, "pets", drop, january(day))
     store.write(PETS.quarantine("d-9"), b"{}")
     registry.swap(store, PETS, registry.read(store, PETS), "continuous-4", "promoted")
     exporter = Exporter([Watched(store, PETS, "0 2 * * 1")])
@@ -136,7 +122,7 @@ def test_drops_are_told_by_state_and_the_oldest_that_waits(store: Counted) -> No
     values = served(exporter)
     expected = {"trained": 2, "waiting": 2, "quarantined": 1}
     assert {state: values[of("retrain_drops", task="pets", state=state)] for state in expected} == expected
-    waiting_since = datetime(2026, 1, 12, tzinfo=UTC).timestamp()
+    waiting_since = january(12).timestamp()
     assert values[of("retrain_oldest_waiting_drop_timestamp_seconds", task="pets")] == waiting_since
     assert values[of("retrain_schedule_period_seconds", task="pets")] == 7 * 86400
 
@@ -163,7 +149,7 @@ def test_no_label_holds_a_runs_id(store: Counted) -> None:
 
 
 def test_the_exporter_serves_every_name_of_its_groups_and_no_other(store: Counted) -> None:
-    commit(store, "d-4", 10)
+    known_ledger.commit(store, "pets", "d-4", january(10))
     registry.swap(store, PETS, registry.read(store, PETS), "continuous-4", "promoted")
     exporter = Exporter([Watched(store, PETS, "0 2 * * 1")])
     exporter.refresh()
