@@ -29,21 +29,26 @@ log = logging.getLogger("retrain")
 
 
 def plan(text: str, method: str, purpose: str, submission: str) -> str:
-    """Plan the next run of the task in `text`, and return its id; empty if there is nothing to do."""
+    """Return the run that a submission was bound to, or else plan the next one; empty if there is nothing to do."""
     task, context = _open(text, "cpu")
-    bound = submissions.read(context.store, context.layout, submission)
-    if bound and bound.run_id:  # to the plan that it was submitted for, or that an earlier try of this step made
-        return bound.run_id
+    found = submissions.read(context.store, context.layout, submission)
+    if found is None:
+        found = _plan(context, task, method, purpose)
+        submissions.write(context.store, context.layout, submission, found)
+    return found.run_id or ""
+
+
+def _plan(context: Context, task: Task, method: str, purpose: str) -> Submission:
     try:
         planned = stages.plan(context, task, request(method, purpose))
     except UserError as error:
         if not _would_come_again(error):
             raise
-        outcome = Submission(error=str(error))
-    else:
-        outcome = _outcome(planned)
-    submissions.write(context.store, context.layout, submission, outcome)
-    return outcome.run_id or ""
+        return Submission(error=str(error))
+    if isinstance(planned, Nothing):
+        log.info("nothing to do: %s", planned.reason)
+        return Submission(nothing=planned.reason)
+    return Submission(run_id=planned.run_id)
 
 
 def request(method: str, purpose: str) -> Request:
@@ -52,13 +57,6 @@ def request(method: str, purpose: str) -> Request:
         if word not in allowed:
             raise UserError(f"{word!r} is none of {', '.join(allowed)}")
     return Request(cast(Method, method) if method else None, cast(Purpose, purpose))
-
-
-def _outcome(planned: Plan | Nothing) -> Submission:
-    if isinstance(planned, Nothing):
-        log.info("nothing to do: %s", planned.reason)
-        return Submission(nothing=planned.reason)
-    return Submission(run_id=planned.run_id)
 
 
 def train(text: str, run_id: str, device: str) -> str:

@@ -1,4 +1,7 @@
-"""What became of a submission, `<task>/submissions/<id>.json`: how its last step finds what its first one planned."""
+"""What a submission is for, `<task>/submissions/<id>.json`: how its last step finds what its first one planned.
+
+A submitter that has planned already writes it first: then the submission's pods do that very run.
+"""
 
 from retrain.layout import Layout
 from retrain.records import Record
@@ -15,7 +18,7 @@ class Submission(Record):
 
 
 def write(store: Store, layout: Layout, submission_id: str, submission: Submission) -> None:
-    """Keep what planning came to; a retried plan writes it anew."""
+    """Keep what planning came to."""
     store.write(layout.submission(submission_id), submission.to_bytes())
 
 

@@ -121,6 +121,14 @@ def test_with_nothing_to_do_the_reason_is_kept_and_the_pipeline_ends_well(task: 
     steps.finish(task.model_dump_json(), "s1", "SUCCEEDED", "")
 
 
+def test_a_submission_keeps_the_run_that_it_was_bound_to_whatever_lands_later(task: Task, tmp_path: Path) -> None:
+    land(task, tmp_path)
+    run_id = planned(task)
+    pack(coloured(tmp_path / "second", green=1), task, LocalStore(Path(task.store)))
+    assert planned(task) == run_id
+    assert planned(task, "s2") != run_id
+
+
 def test_a_request_that_cannot_be_planned_fails_the_pipeline_without_a_retry(task: Task) -> None:
     assert steps.plan(task.model_dump_json(), "guessing", "retrain", "s1") == ""
     with pytest.raises(SystemExit, match="'guessing' is none of scratch, naive, continuous"):
