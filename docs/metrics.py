@@ -14,7 +14,8 @@ group; a training serves that one itself, with `--metrics-port` or `RETRAIN_METR
 
 def page() -> str:
     """Return the page: a table for each group."""
-    return "\n".join(line for title, names in GROUPS.items() for line in _group(title, names))
+    lines = "\n".join(line for title, names in GROUPS.items() for line in _group(title, names))
+    return f"{HEADER}{lines}\n"
 
 
 def _group(title: str, names: tuple[Name, ...]) -> Iterator[str]:
@@ -25,4 +26,4 @@ def _group(title: str, names: tuple[Name, ...]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    Path(__file__).with_suffix(".md").write_text(f"{HEADER}{page()}\n")
+    Path(__file__).with_suffix(".md").write_text(page())
