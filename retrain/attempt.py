@@ -6,8 +6,10 @@ from datetime import UTC, datetime
 from retrain.checkpoints import Checkpoints
 from retrain.context import Context
 from retrain.recipe.learning_speed import DECAY, add
+from retrain.recipe.settings import Fresh
 from retrain.records import Plan, Result
 from retrain.training.loop import Outcome, train
+from retrain.training.optimizers import moments
 from retrain.training.preemption import deferred
 from retrain.training.result import summarize
 from retrain.training.setup import Parent, Run, set_up
@@ -49,13 +51,22 @@ def _parent(context: Context, plan: Plan) -> Parent | None:
     if plan.parent is None:
         return None
     files = context.files(plan.parent)
-    return Parent(files.weights(), files.counters(plan.dataset, plan.known))
+    goes_on = _keeps_moments(plan) and not isinstance(plan.recipe.initialization, Fresh)
+    return Parent(
+        files.weights(), files.counters(plan.dataset, plan.known), moments=files.moments() if goes_on else None
+    )
+
+
+def _keeps_moments(plan: Plan) -> bool:
+    return plan.task.training.optimizer_state == "kept"
 
 
 def _keep(context: Context, run: Run, parent: Parent | None, outcome: Outcome, started_at: datetime) -> Result:
     """Write model, index and curve, then the result that vouches for them."""
     plan, files = run.plan, context.files(run.plan.run_id)
     model_digest = files.write_model(run.network.state_dict()) if outcome != "diverged" else None
+    if _keeps_moments(plan):
+        files.write_moments(moments(run.optimizer))
     counters = add(parent.counters, run.counters, DECAY) if parent else run.counters
     index_digest = files.write_counters(plan.dataset, counters)
     files.write_curve(run.progress.points)

@@ -87,6 +87,8 @@ class Training(Part):
     """Passes over the dataset between evaluations on val: the grid on which targets can be met, one for all methods."""
     bf16: bool = False
     """Autocast to bfloat16."""
+    optimizer_state: Literal["reset", "kept"] = "reset"
+    """kept: a run keeps its optimiser's moments beside its model, and starts from its parent's, for comparison."""
     save_seconds: Annotated[float, Field(ge=0)] = 120
     """Time between saves of the run's state, in seconds: at most this much is lost when a machine is."""
 

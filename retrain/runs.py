@@ -10,6 +10,7 @@ from retrain.errors import RunError
 from retrain.recipe.learning_speed import Counters, concatenate, from_tensors, split, to_tensors
 from retrain.records import Dataset
 from retrain.run_records import RunRecords
+from retrain.store.base import Missing
 
 
 class RunFiles(RunRecords):
@@ -30,6 +31,20 @@ class RunFiles(RunRecords):
                 f"{self.store.url}/{self._key('model.safetensors')} is not the model that the run ended with"
             )
         return load(data)
+
+    def write_moments(self, moments: Mapping[str, Tensor]) -> None:
+        """Write the optimiser's moments, for runs that go on with them."""
+        data = save({name: tensor.detach().cpu().contiguous() for name, tensor in moments.items()})
+        self.store.write(self._key("moments.safetensors"), data)
+
+    def moments(self) -> dict[str, Tensor]:
+        """Return the optimiser's moments. Raises `RunError` if the run did not keep them."""
+        try:
+            return load(self.store.read(self._key("moments.safetensors"))[0])
+        except Missing as missing:
+            raise RunError(
+                f"{self.run_id} kept no optimiser state to go on with: train it with training.optimizer_state: kept"
+            ) from missing
 
     def write_counters(self, dataset: Dataset, counters: Counters) -> str:
         """Write the learning-speed index, a file a drop, and return its digest."""

@@ -44,7 +44,7 @@ def named(run: Run) -> dict[str, nn.Parameter]:
 def anchor_of(run: Run) -> dict[str, Tensor]:
     """theta_0, read off the gradient 2 * strength * (theta - theta_0) with strength 1/2."""
     run.optimizer.zero_grad()
-    run.add_penalty()
+    run.change_gradients(0)
     return {name: (parameter - parameter.grad).detach() for name, parameter in named(run).items()}
 
 
@@ -107,7 +107,7 @@ def test_what_a_factory_froze_is_neither_trained_nor_pulled() -> None:
     run = run_of(plan_of(task))
     trained = [parameter for group in run.optimizer.param_groups for parameter in group["params"]]
     assert [tuple(parameter.shape) for parameter in trained] == [(5, 192), (5,)]
-    run.add_penalty()
+    run.change_gradients(0)
     assert run.network.get_parameter("1.weight").grad is None
 
 

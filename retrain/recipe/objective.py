@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from retrain.recipe.settings import L2, L2Init, NoPenalty, Objective
+from retrain.recipe.settings import L2, Adversarial, ConfidencePenalty, Ewc, L2Init, NoPenalty, Objective
 
 
 @torch.no_grad()
@@ -33,12 +33,30 @@ def add_l2_init_gradient(parameters: Sequence[Tensor], anchor: Sequence[Tensor],
     torch._foreach_add_([_gradient(p) for p in parameters], list(distance), alpha=2 * strength)
 
 
+@torch.no_grad()
+def add_ewc_gradient(
+    parameters: Sequence[Tensor], anchor: Sequence[Tensor], fisher: Sequence[Tensor], strength: float
+) -> None:
+    """Add λF(θ - θ*), the gradient of λ/2·ΣF(θ - θ*)² (Kirkpatrick et al., 2017, eq. 3; Ash & Adams, Table 5).
+
+    `anchor` is θ*, `fisher` the diagonal of the Fisher information: each a tensor for every parameter, of its shape.
+    """
+    distance = torch._foreach_sub(list(parameters), list(anchor))
+    torch._foreach_addcmul_([_gradient(p) for p in parameters], list(distance), list(fisher), value=strength)
+
+
 def gradient_term(
-    setting: Objective, parameters: Sequence[Tensor], anchor: Sequence[Tensor] | None
+    setting: Objective,
+    parameters: Sequence[Tensor],
+    anchor: Sequence[Tensor] | None,
+    fisher: Sequence[Tensor] | None = None,
 ) -> Callable[[], None]:
-    """Return what to call between `backward()` and `step()`. Raises ValueError if L2-init is given no anchor."""
+    """Return what to call between `backward()` and `step()`.
+
+    Raises ValueError if L2-init is given no anchor, or EWC no anchor or no Fisher information.
+    """
     match setting:
-        case NoPenalty():
+        case NoPenalty() | ConfidencePenalty() | Adversarial():
             return lambda: None
         case L2(strength=strength):
             return partial(add_l2_gradient, parameters, strength)
@@ -46,6 +64,10 @@ def gradient_term(
             if anchor is None:
                 raise ValueError("the objective l2_init needs an anchor")
             return partial(add_l2_init_gradient, parameters, anchor, strength)
+        case Ewc(strength=strength):
+            if anchor is None or fisher is None:
+                raise ValueError("the objective ewc needs an anchor and the Fisher information")
+            return partial(add_ewc_gradient, parameters, anchor, fisher, strength)
 
 
 def _gradient(parameter: Tensor) -> Tensor:

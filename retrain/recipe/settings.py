@@ -5,7 +5,7 @@ Each field is described under the field; the descriptions become those of `retra
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -26,6 +26,8 @@ class Warm(Part):
     """The parent's parameters and buffers as they are: the naive warm start."""
 
     name: Literal["warm"] = "warm"
+    head_first: Share = 0.0
+    """The share of the schedule in which only the last layer is trained (1: all of it), for comparison."""
 
 
 class ShrinkPerturb(Part):
@@ -65,7 +67,33 @@ class L2Init(Part):
     """theta_0: the very first initialization of the lineage, this run's fresh network, or where it starts."""
 
 
-Objective = Annotated[NoPenalty | L2 | L2Init, Field(discriminator="name")]
+class Ewc(Part):
+    """Elastic weight consolidation: loss + strength/2 * sum of F * (theta - start)^2, for comparison."""
+
+    name: Literal["ewc"] = "ewc"
+    strength: Annotated[float, Field(ge=0)] = 100.0
+    """Lambda."""
+    samples: PositiveInt = 1000
+    """How many old samples the Fisher information F is measured on."""
+
+
+class ConfidencePenalty(Part):
+    """loss - strength * the entropy of the predictions, for comparison."""
+
+    name: Literal["confidence_penalty"] = "confidence_penalty"
+    strength: Annotated[float, Field(ge=0)] = 0.1
+    """Beta."""
+
+
+class Adversarial(Part):
+    """The mean of the losses on the images and on their adversaries by the fast gradient sign, for comparison."""
+
+    name: Literal["adversarial"] = "adversarial"
+    epsilon: Annotated[float, Field(ge=0)] = 0.1
+    """How far each pixel is moved, in units of normalised pixels."""
+
+
+Objective = Annotated[NoPenalty | L2 | L2Init | Ewc | ConfidencePenalty | Adversarial, Field(discriminator="name")]
 
 
 class Uniform(Part):
@@ -126,7 +154,7 @@ class Recipe(Part):
     initialization: Initialization = ShrinkPerturb()
     """Where the weights start: fresh, warm or shrink_perturb."""
     objective: Objective = L2Init()
-    """What is minimised besides the loss: none, l2 or l2_init."""
+    """What is minimised besides the loss: none, l2, l2_init, or for comparison ewc, confidence_penalty, adversarial."""
     sampling: Sampling = EasyHard()
     """Which samples a pass holds: uniform, easy_hard or old_new."""
     schedule: Schedule = Cosine()

@@ -62,11 +62,12 @@ def step(run: Run) -> None:
         group["lr"] = setting.optimizer.learning_rate * rate
     with torch.autocast(images.device.type, torch.bfloat16, enabled=setting.bf16):
         logits = run.network(images)
-    losses = functional.cross_entropy(logits.float(), labels, reduction="none")
+    logits = logits.float()
+    losses = functional.cross_entropy(logits, labels, reduction="none")
     mean_loss = losses.mean()
     run.optimizer.zero_grad()
-    torch.autograd.backward(mean_loss)
-    run.add_penalty()
+    torch.autograd.backward(run.batch_loss(images, labels, logits, mean_loss))
+    run.change_gradients(run.progress.iteration)
     run.optimizer.step()
     run.counters.count(indices, logits.argmax(1) == labels, losses.detach())
     run.loss_sum += mean_loss.detach()

@@ -11,11 +11,12 @@ from retrain.data.augment import Augment, Normalize
 from retrain.data.resident import Samples
 from retrain.recipe.initialization import initialize
 from retrain.recipe.learning_speed import Counters
-from retrain.recipe.objective import gradient_term
+from retrain.recipe.loss import BatchLoss, batch_loss
 from retrain.recipe.sampling import keep_probability
-from retrain.recipe.settings import L2Init, Warm
-from retrain.records import Origin, Plan
+from retrain.records import Plan
 from retrain.training import optimizers
+from retrain.training.gradients import gradient_changes, trained_parameters
+from retrain.training.lineage import fresh
 from retrain.training.passes import Passes
 from retrain.training.progress import Progress
 from retrain.training.seeds import derive, generator
@@ -27,6 +28,8 @@ class Parent:
 
     weights: Mapping[str, Tensor]
     counters: Counters
+    moments: Mapping[str, Tensor] | None = None
+    """Its optimiser's, where they are kept."""
 
 
 @dataclass
@@ -38,8 +41,10 @@ class Run:
     val: Samples
     network: nn.Module
     optimizer: torch.optim.Optimizer
-    add_penalty: Callable[[], None]
-    """Adds the gradient of the objective's penalty to the parameters' gradients."""
+    batch_loss: BatchLoss
+    """What an iteration minimises on its batch."""
+    change_gradients: Callable[[int], None]
+    """Does what the recipe does to gradients between `backward()` and `step()`, in iteration i."""
     passes: Passes
     augment: Augment
     normalize: Normalize
@@ -61,22 +66,25 @@ def set_up(plan: Plan, train: Samples, val: Samples, parent: Parent | None) -> R
     weights do not fit the plan's network.
     """
     device, task = train.images.device, plan.task
-    network = _fresh(plan)
+    network = fresh(plan)
     initialize(plan.recipe.initialization, network, parent.weights if parent else None)
     network = models.place(network, device).train()
-    trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
-    parameters = list(trained.values())
+    parameters = list(trained_parameters(network).values())
     torch.manual_seed(derive(plan.seed, "layers"))
     old = train.drop < plan.known
     known = parent.counters if parent else Counters.zeros(len(train.labels), torch.device("cpu"))
     keep = keep_probability(plan.recipe.sampling, known, old.cpu())
+    optimizer = optimizers.build(task.training.optimizer, parameters)
+    if parent and parent.moments:
+        optimizers.carry_over(optimizer, parent.moments)
     return Run(
         plan=plan,
         train=train,
         val=val,
         network=network,
-        optimizer=optimizers.build(task.training.optimizer, parameters),
-        add_penalty=gradient_term(plan.recipe.objective, parameters, _anchor(plan, trained)),
+        optimizer=optimizer,
+        batch_loss=batch_loss(plan.recipe.objective, _forward(network, task.training.bf16)),
+        change_gradients=gradient_changes(plan, network, train),
         passes=Passes(keep, len(train.labels), task.training.batch_size, plan.seed, device),
         augment=Augment(task.data, task.training.bf16),
         normalize=Normalize(task.data, task.training.bf16),
@@ -88,33 +96,10 @@ def set_up(plan: Plan, train: Samples, val: Samples, parent: Parent | None) -> R
     )
 
 
-def _fresh(plan: Plan) -> nn.Module:
-    return _initialized(plan, Origin(seed=plan.seed, drops=len(plan.dataset.drops), classes=len(plan.dataset.classes)))
+def _forward(network: nn.Module, bf16: bool) -> Callable[[Tensor], Tensor]:
+    def forward(images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+            logits: Tensor = network(images)
+        return logits
 
-
-def _initialized(plan: Plan, origin: Origin) -> nn.Module:
-    """The network as a run that starts a lineage initialises it; another number of drops, other weights."""
-    seed = derive(origin.seed, "weights", origin.drops)
-    return models.build(plan.task.model, origin.classes, plan.task.data.image_size, seed)
-
-
-def _anchor(plan: Plan, trained: Mapping[str, Tensor]) -> list[Tensor] | None:
-    """theta_0 of L2-init (Verwimp et al., eq. 5), on the device and in the memory format of what is trained."""
-    objective = plan.recipe.objective
-    if not isinstance(objective, L2Init):
-        return None
-    match objective.anchor:
-        case "start":
-            anchor = trained
-        case "fresh":
-            anchor = _fresh(plan).state_dict()
-        case "origin":
-            anchor = _origin(plan).state_dict()
-    return [torch.empty_like(parameter).copy_(anchor[name].detach()) for name, parameter in trained.items()]
-
-
-def _origin(plan: Plan) -> nn.Module:
-    """The lineage's first initialization, with newly initialised rows for the classes that have come since."""
-    grown = _fresh(plan)
-    initialize(Warm(), grown, _initialized(plan, plan.origin).state_dict())
-    return grown
+    return forward

@@ -10,6 +10,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from retrain.errors import RunError
+from retrain.training import optimizers
 from retrain.training.progress import Progress
 from retrain.training.setup import Run
 
@@ -40,7 +41,7 @@ def thaw(run: Run, state: bytes) -> None:
     tensors, position = load(state), _position(state)
     if position.run_id != run.plan.run_id:
         raise RunError(f"the saved state of run {position.run_id} is no state of run {run.plan.run_id}")
-    _start_optimizer(run)
+    optimizers.start(run.optimizer)
     with torch.no_grad():
         for name, tensor in _tensors(run):
             tensor.copy_(tensors[name])
@@ -54,25 +55,12 @@ def _tensors(run: Run) -> Iterator[tuple[str, Tensor]]:
     """Every tensor that iterations change."""
     for name, tensor in run.network.state_dict().items():
         yield f"network.{name}", tensor
-    parameters = [parameter for group in run.optimizer.param_groups for parameter in group["params"]]
-    for position, parameter in enumerate(parameters):
-        for name, tensor in run.optimizer.state[parameter].items():
-            if isinstance(tensor, Tensor):
-                yield f"optimizer.{position}.{name}", tensor
+    for name, tensor in optimizers.moments(run.optimizer).items():
+        yield f"optimizer.{name}", tensor
     yield "counters.seen", run.counters.seen
     yield "counters.correct", run.counters.correct
     yield "counters.loss", run.counters.loss
     yield "loss_sum", run.loss_sum
-
-
-def _start_optimizer(run: Run) -> None:
-    """Let the optimiser allocate its moments, with gradients and a rate of zero; they are overwritten next."""
-    for group in run.optimizer.param_groups:
-        group["lr"] = 0.0
-        for parameter in group["params"]:
-            parameter.grad = torch.zeros_like(parameter)
-    run.optimizer.step()
-    run.optimizer.zero_grad()
 
 
 def _position(state: bytes) -> _Position:
