@@ -72,9 +72,9 @@ def _parts(
 def _prepare(data: Data, stop_on: Literal["val", "test"], root: Root, folder: Path) -> Path:
     """Return a data set as a source: as it is, or a copy that is thinned or has its test split as val too."""
     source = find(data.name, root.folder, root.download, folder / "found")
-    if data.per_class is None and stop_on == "val":
+    if stop_on == "val" and data == Data(name=data.name):
         return source
-    samples = list(thin(read_source(source), data.per_class))
+    samples = list(thin(read_source(source), data))
     if stop_on == "test" and not any(sample.split == "test" for sample in samples):
         raise StudyError(f"data set {data.name} has no test split to stop on; say stop_on: val")
     write(samples, folder / "source")

@@ -19,6 +19,8 @@ class Data(Part):
     """Its name below --root (an image folder, or tars of that shape), or cifar10, cifar100, svhn, digits."""
     per_class: PositiveInt | None = None
     """Keep only this many training images of each class, chosen by lot; all where absent."""
+    held_out_per_class: PositiveInt | None = None
+    """The same for its val and test images."""
 
 
 class Split(Part):

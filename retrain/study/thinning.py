@@ -6,13 +6,15 @@ from pathlib import Path
 
 from retrain.data.source import Sample
 from retrain.data.staging import lot
+from retrain.study.settings import Data
 
 
-def thin(samples: Iterable[Sample], per_class: int | None) -> Iterator[Sample]:
-    """Yield at most so many training samples of each class, chosen by lot; other splits stay whole."""
+def thin(samples: Iterable[Sample], data: Data) -> Iterator[Sample]:
+    """Yield at most so many samples of each class and split as the data set's settings say, chosen by lot."""
     for (_, split), group in groupby(samples, key=lambda sample: (sample.class_name, sample.split)):
         is_train = split in (None, "train")
-        yield from sorted(group, key=lambda sample: lot(sample.key, 0))[: per_class if is_train else None]
+        limit = data.per_class if is_train else data.held_out_per_class
+        yield from sorted(group, key=lambda sample: lot(sample.key, 0))[:limit]
 
 
 def write(samples: Iterable[Sample], folder: Path) -> None:
