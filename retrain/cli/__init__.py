@@ -1,13 +1,18 @@
 """The command line: parse, call, print. Heavy imports stay inside the commands, so that `--help` answers at once."""
 
 import logging
+import signal
 import sys
 
 import typer
 
 from retrain import __version__
 from retrain.cli import drops, pipeline, runs, studies, tasks
+from retrain.cli.exporter import exporter
+from retrain.cli.report import report
+from retrain.cli.watch import watch
 from retrain.errors import UserError
+from retrain.training.preemption import leave
 
 app = typer.Typer(
     help="Keep image classifiers up to date for a fraction of the compute.",
@@ -20,6 +25,9 @@ app.add_typer(drops.app, name="drop", help="Pack and look at drops of labelled d
 app.add_typer(pipeline.app, name="pipeline", help="Compile the stages into a Kubeflow pipeline.")
 app.add_typer(studies.app, name="study", help="Compare methods, and repeat the papers' experiments.")
 runs.register(app)
+app.command()(exporter)
+app.command()(report)
+app.command()(watch)
 
 
 @app.callback(invoke_without_command=True)
@@ -32,9 +40,10 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; a `UserError` becomes one message and exit code 2."""
+    """Run the command line; a `UserError` becomes one message and exit code 2, SIGTERM exit code 75: run it again."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("botocore").setLevel(logging.WARNING)
+    signal.signal(signal.SIGTERM, leave)
     try:
         app()
     except UserError as error:

@@ -1,0 +1,82 @@
+"""What the ledger's records add up to: pure functions, so that every figure on the page can be checked against them."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from itertools import accumulate
+from typing import NamedTuple, TypeVar
+
+from retrain import ledger
+from retrain.observe import metrics, names
+from retrain.records import RunRecord, Savings
+
+T = TypeVar("T")
+
+
+class Headline(NamedTuple):
+    """A task's totals, and the run that people ask about first."""
+
+    total: Savings
+    saved_share: float | None
+    """Net savings as a share of what training from scratch would have taken; None before there is any."""
+    saved_money: Mapping[str, float]
+    """Net savings at what an iteration of each very run cost, by currency; empty where tasks give no price."""
+    device_seconds: float
+    outcomes: Counter[str]
+    newest: RunRecord | None
+    """The newest retraining that had a target."""
+
+
+class Step(NamedTuple):
+    """What was saved by a run and all before it."""
+
+    at: datetime
+    run_id: str
+    savings: Savings
+
+
+def headline(records: Sequence[RunRecord]) -> Headline:
+    """Add up a ledger, oldest record first."""
+    total = ledger.total(records)
+    raced = (record for record in reversed(records) if record.purpose == "retrain" and record.result and record.target)
+    return Headline(
+        total=total,
+        saved_share=total.net / total.baseline if total.baseline else None,
+        saved_money=_saved_money(records),
+        device_seconds=sum(record.result.cost.device_seconds_all_in for record in records if record.result),
+        outcomes=Counter(record.outcome for record in records),
+        newest=next(raced, None),
+    )
+
+
+def _saved_money(records: Sequence[RunRecord]) -> Mapping[str, float]:
+    money: defaultdict[str, float] = defaultdict(float)
+    for record in records:
+        for (_, _, currency), amount in metrics.SUMS[names.SAVED_NET["cost"]](record):
+            money[currency] += amount
+    return money
+
+
+def cumulative(records: Sequence[RunRecord]) -> list[Step]:
+    """Return the savings after each run that has any, oldest first."""
+    counted = [(record, record.savings) for record in records if record.savings]
+    sums = accumulate((savings for _, savings in counted), _add)
+    return [Step(record.ended_at, record.run_id, total) for (record, _), total in zip(counted, sums, strict=True)]
+
+
+def _add(a: Savings, b: Savings) -> Savings:
+    return Savings(
+        baseline=a.baseline + b.baseline,
+        used=a.used + b.used,
+        used_all_in=a.used_all_in + b.used_all_in,
+        gross=a.gross + b.gross,
+        net=a.net + b.net,
+    )
+
+
+def thin(items: Sequence[T], limit: int) -> list[T]:
+    """Return at most `limit` of the items, evenly spaced, the first and the last among them."""
+    last = len(items) - 1
+    if last < limit:
+        return list(items)
+    return [items[position * last // (limit - 1)] for position in range(limit)]

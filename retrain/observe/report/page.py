@@ -1,0 +1,108 @@
+"""The page itself: figures and charts, put into the template."""
+
+import hashlib
+from base64 import b64encode
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from retrain import __version__
+from retrain.observe.report import charts, timeline_charts
+from retrain.observe.report.canvas import Chart, svg
+from retrain.observe.report.figures import cumulative, headline, thin
+from retrain.observe.report.formats import FILTERS
+from retrain.observe.report.races import races
+from retrain.observe.report.sources import Sources
+from retrain.observe.report.speeds import Index, bars, groups
+from retrain.observe.report.timeline import timeline
+from retrain.records import RunRecord
+
+STEPS = 60
+"""Points of a cumulative chart, of whatever many runs."""
+LISTED = 2000
+"""Runs in the table, the newest; the totals are over all."""
+IN_A_PART = 50
+"""Runs in one part of the table; all parts but the first are closed."""
+HALF, WHOLE, NARROW = 536, 1080, 344
+"""Widths of charts: two abreast, one abreast, and on a phone; in pixels."""
+
+
+class Drawing(NamedTuple):
+    """One chart in two widths: the window decides which is shown."""
+
+    wide: Markup
+    narrow: Markup
+
+
+def render(sources: Sources) -> str:
+    """Return the page as HTML, which holds no script and asks for nothing from outside."""
+    style = files("retrain").joinpath("templates/report.css").read_text(encoding="utf-8")
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            sources=sources,
+            version=__version__,
+            style=Markup(style),
+            style_digest=b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+            headline=headline(sources.records),
+            races=[(race, svg(charts.race(race), NARROW, 230)) for race in races(sources.records, sources.curves)],
+            parts=_parts(sources.records),
+            **_savings(sources.records),
+            **_timeline(sources),
+            **_speeds(sources.index),
+        )
+    )
+
+
+def _savings(records: Sequence[RunRecord]) -> dict[str, Any]:
+    steps = thin(cumulative(records), STEPS)
+    return {
+        "spent": _draw(charts.spent(steps), HALF, 280) if steps else None,
+        "saved": _draw(charts.saved(steps), HALF, 280) if steps else None,
+    }
+
+
+def _timeline(sources: Sources) -> dict[str, Any]:
+    passed = timeline(sources)
+    return {
+        "passed": passed,
+        "champions": _draw(timeline_charts.champions(passed), WHOLE, 170) if passed.reigns else None,
+        "events": _draw(timeline_charts.events(passed), WHOLE, 150) if passed.drops or passed.runs else None,
+    }
+
+
+def _speeds(index: Index | None) -> dict[str, Any]:
+    if index is None:
+        return {"speeds": None}
+    return {
+        "speeds": _draw(charts.speeds(bars(index)), HALF, 280),
+        "groups": {name: len(members) for name, members in groups(index).items()},
+    }
+
+
+def _draw(chart: Chart, width: int, height: int) -> Drawing:
+    return Drawing(svg(chart, width, height), svg(chart, NARROW, height))
+
+
+def _parts(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
+    """The newest records, newest first, in the parts that the table is cut into."""
+    listed = list(reversed(records[-LISTED:]))
+    return [listed[start : start + IN_A_PART] for start in range(0, len(listed), IN_A_PART)]
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("retrain"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= FILTERS
+    return environment

@@ -1,0 +1,332 @@
+"""The page: its figures are the ledger's, it is safe and self-contained, and everybody can read it."""
+
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import known_ledger
+import pytest
+import torch
+from axe_playwright_python.sync_playwright import Axe
+from ledgers import champion_of, ledger_of
+from pictures import two_classes
+from playwright.sync_api import Browser, Page, sync_playwright
+from typer.testing import CliRunner
+
+from retrain import ledger, stages
+from retrain.cli import app
+from retrain.config import Model, Target, Task, Training
+from retrain.context import Context
+from retrain.data.packing import pack
+from retrain.data.staging import Staging
+from retrain.layout import Layout
+from retrain.observe import metrics
+from retrain.observe.report import Sources, gather, render
+from retrain.observe.report.figures import cumulative, headline, thin
+from retrain.observe.report.races import races
+from retrain.observe.report.speeds import Index, bars, groups
+from retrain.observe.report.timeline import timeline
+from retrain.observe.watchers import LogLines
+from retrain.planning import Request
+from retrain.recipe.learning_speed import Counters
+from retrain.recipe.sampling import keep_probability
+from retrain.recipe.settings import EasyHard
+from retrain.records import Champion, Decision, Promotion
+from retrain.store import LocalStore, open_store
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+HOSTILE = """'"><img src=x onerror=alert(1)><script>alert(2)</script>${{1}}"""
+PHONE, DESKTOP = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.fail("these tests need Chromium: apt-get install chromium")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    """A task whose ledger was written by real runs: scratch, a calibration, and a run against it."""
+    folder = tmp_path_factory.mktemp("report")
+    training = Training(epochs=6, batch_size=8, evaluate_every=1)
+    task = Task(
+        name="pets",
+        store=str(folder / "store"),
+        model=Model(name="logistic"),
+        training=training,
+        target=Target(level=50),
+    )
+    store = LocalStore(folder / "store")
+    context = Context(store, Layout(task.name), torch.device("cpu"), folder / "cache", LogLines())
+    for part in (1, 2):
+        list(pack(two_classes(folder / "images"), task, store, staging=Staging.parse("share", "60+40", 0), part=part))
+        stages.run(context, task, Request(purpose="retrain" if part == 1 else "calibrate"))
+    stages.run(context, task, Request())
+    return task
+
+
+@pytest.fixture(scope="module")
+def sources(real: Task) -> Sources:
+    store, layout = open_store(real.store), Layout(real.name)
+    return gather(store, layout, ledger.read(store, layout))
+
+
+@pytest.fixture(scope="module")
+def html(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(render(sources), encoding="utf-8")
+    return path
+
+
+def opened(browser: Browser, path: Path, **settings: object) -> Page:
+    """Open a page; any console message, script error, dialog or request for anything else fails the test."""
+    page = browser.new_page(**settings)
+    page.set_default_timeout(10_000)
+    page.on("console", lambda message: pytest.fail(f"console: {message.text}"))
+    page.on("pageerror", lambda error: pytest.fail(f"script error: {error}"))
+    page.on("dialog", lambda dialog: pytest.fail(f"dialog: {dialog.message}"))
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(path.as_uri())
+    assert requests == [path.as_uri()]
+    return page
+
+
+def written(tmp_path: Path, sources: Sources) -> Path:
+    path = tmp_path / "report.html"
+    path.write_text(render(sources), encoding="utf-8")
+    return path
+
+
+def card(page: Page, name: str) -> float:
+    """The number that a card of the headline shows to programs."""
+    shown = page.locator(".card", has=page.get_by_text(name, exact=True)).locator("data")
+    return float(shown.get_attribute("value") or "nan")
+
+
+def test_cumulative_savings_end_at_the_ledgers_total() -> None:
+    records = ledger_of(300)
+    steps = cumulative(records)
+    assert steps[-1].savings == ledger.total(records)
+    assert [step.savings.gross for step in steps[:50]] == [
+        sum(record.savings.gross for record in records[: k + 1] if record.savings) for k in range(50)
+    ]
+    assert headline(records).saved_share == steps[-1].savings.net / steps[-1].savings.baseline
+
+
+def test_thinning_keeps_the_ends_and_the_order() -> None:
+    assert thin(range(5), 5) == [0, 1, 2, 3, 4]
+    kept = thin(range(1000), 120)
+    assert len(kept) == 120
+    assert (kept[0], kept[-1]) == (0, 999)
+    assert kept == sorted(set(kept))
+
+
+def test_easy_and_hard_are_those_that_sampling_draws_seldom() -> None:
+    generator = torch.Generator().manual_seed(0)
+    seen = torch.randint(0, 9, (500,), generator=generator).float()
+    correct = (seen * torch.rand(500, generator=generator)).round()
+    counters = Counters(seen, correct, seen * torch.rand(500, generator=generator))
+    probability = keep_probability(EasyHard(), counters, torch.ones(500, dtype=torch.bool))
+    index = Index("run", seen.numpy(), correct.numpy(), counters.loss.numpy(), EasyHard().share)
+    found = groups(index)
+    assert sorted([*found["easy"], *found["hard"]]) == (probability < 1).nonzero().squeeze(1).tolist()
+    speed = correct / seen
+    assert speed[found["easy"]].min() >= speed[found["middle"]].max()
+    assert speed[found["middle"]].min() >= speed[found["hard"]].max()
+    assert sum(bar.samples for bar in bars(index)) == int((seen > 0).sum())
+
+
+def test_crossings_lie_on_the_curves(sources: Sources) -> None:
+    shown = races(sources.records, sources.curves)
+    assert [race.record.method for race in shown] == ["continuous"]
+    for crossing in shown[0].crossings:
+        points = {point.iteration: point.accuracy for point in shown[0].curves[crossing.runner].points}
+        assert points[crossing.iteration] == crossing.accuracy
+    reached = shown[0].record.result.reached_at
+    assert {c.level: c.iteration for c in shown[0].crossings if c.runner == "this run"} == {
+        level: iteration for level, iteration in reached.items() if iteration is not None
+    }
+
+
+def test_a_champion_is_in_force_until_the_next(sources: Sources) -> None:
+    first = known_ledger.pets()[0]
+    at = [first.ended_at + timedelta(hours=hour) for hour in range(3)]
+    history = tuple(
+        Promotion(sequence=k + 1, run_id=run, why=why, at=at[k])
+        for k, (run, why) in enumerate(
+            [(first.run_id, "promoted"), ("lost", "promoted by hand"), (first.run_id, "rolled back")]
+        )
+    )
+    now = at[2] + timedelta(hours=5)
+    reigns = timeline(Sources("birds", "store", now, [first], champion=Champion(history=history))).reigns
+    assert [(reign.since, reign.until) for reign in reigns] == [(at[0], at[1]), (at[1], at[2]), (at[2], now)]
+    assert [reign.accuracy for reign in reigns] == [0.79, None, 0.79]
+
+
+def test_figures_on_the_page_are_the_ledgers(browser: Browser, html: Path, sources: Sources) -> None:
+    page = opened(browser, html)
+    total = ledger.total(sources.records)
+    assert card(page, "Iterations saved, net") == total.net
+    assert card(page, "Iterations saved, gross") == total.gross
+    assert card(page, "Always from scratch") == total.baseline
+    assert card(page, "Spent, all in") == total.used_all_in
+    assert card(page, "Runs") == len(sources.records) == 3
+    newest = sources.records[-1]
+    assert card(page, "Newest accuracy, val") == newest.result.final_accuracy
+    champion = next(record for record in sources.records if record.run_id == sources.champion.run_id)
+    assert card(page, "Champion, test") == champion.evaluation.accuracy
+    for record in sources.records:
+        saved = page.locator(f"[id='{record.run_id}'] data").get_attribute("value")
+        assert float(saved) == record.savings.net
+    page.close()
+
+
+def test_a_run_opens_to_its_plan_target_costs_and_gate(browser: Browser, html: Path, sources: Sources) -> None:
+    page = opened(browser, html)
+    run = page.locator(f"[id='{sources.records[-1].run_id}']")
+    assert not run.locator("dl").is_visible()
+    run.locator("summary").focus()
+    page.keyboard.press("Enter")
+    text = run.locator("dl").inner_text()
+    plan = sources.plans[sources.records[-1].run_id]
+    assert plan.reason in text
+    assert f"measured by {plan.target.baseline_run}" in text
+    assert run.locator("dt").all_inner_texts() == [
+        "Plan", "Why", "Recipe", "Target", "Result", "Costs", "Saved", "Gate", "Against",
+    ]  # fmt: skip
+    page.close()
+
+
+def test_page_and_metrics_tell_the_same_totals(browser: Browser, tmp_path: Path, sources: Sources) -> None:
+    records = known_ledger.pets()
+    page = opened(browser, written(tmp_path, Sources("pets", "store", sources.now, records)))
+    served: defaultdict[str, float] = defaultdict(float)
+    for line in metrics.render(records).decode().splitlines():
+        if not line.startswith("#"):
+            name, _, value = line.partition("{")[0], *line.rpartition(" ")[1:]
+            served[name] += float(value)
+    assert card(page, "Iterations saved, net") == served["retrain_saved_net_iterations"] == -40
+    assert card(page, "Iterations saved, gross") == served["retrain_saved_gross_iterations"]
+    assert card(page, "Always from scratch") == served["retrain_baseline_iterations_total"]
+    assert card(page, "Spent, all in") == served["retrain_used_all_in_iterations_total"]
+    assert card(page, "EUR saved, net") == pytest.approx(served["retrain_saved_net_cost"])
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_page_has_no_accessibility_violations(
+    browser: Browser, html: Path, scheme: str, viewport: dict[str, int]
+) -> None:
+    page = opened(browser, html, color_scheme=scheme, viewport=viewport)
+    page.locator("details").evaluate_all("all => all.forEach(one => one.open = true)")
+    violations = Axe().run(page).response["violations"]
+    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in violations] == []
+    page.close()
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of #rrggbb (WCAG 2.2)."""
+    parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_colours_of_the_charts_stand_out(browser: Browser, html: Path, scheme: str) -> None:
+    page = opened(browser, html, color_scheme=scheme)
+    read = "name => getComputedStyle(document.documentElement).getPropertyValue('--' + name).trim()"
+    surface = luminance(page.evaluate(read, "surface"))
+    least = {"muted": 4.5} | dict.fromkeys(("ours", "scratch", "gross", "net", "target", "bad", "easy", "hard"), 3.0)
+    for name, needed in least.items():
+        dark, light = sorted((surface, luminance(page.evaluate(read, name))))
+        assert (light + 0.05) / (dark + 0.05) >= needed, name
+    page.close()
+
+
+@pytest.mark.parametrize("medium", ["screen", "print"])
+def test_nothing_runs_over_the_edge_of_a_phone_or_a_sheet(browser: Browser, html: Path, medium: str) -> None:
+    page = opened(browser, html, viewport=PHONE)
+    page.emulate_media(media=medium)
+    page.locator("details").evaluate_all("all => all.forEach(one => one.open = true)")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    page.close()
+
+
+def test_keyboard_comes_to_the_figures_first(browser: Browser, html: Path) -> None:
+    page = opened(browser, html)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the figures"
+    page.keyboard.press("Enter")
+    assert page.evaluate("location.hash") == "#main"
+    page.close()
+
+
+def test_hostile_names_are_only_text(browser: Browser, tmp_path: Path, sources: Sources) -> None:
+    won, *_, refused = known_ledger.pets()
+    won = won.model_copy(update={"run_id": HOSTILE})
+    hostile = {
+        "run_id": HOSTILE + "2",
+        "error": HOSTILE,
+        "parent": HOSTILE,
+        "new_drops": (HOSTILE,),
+        "outcome": "failed",
+    }
+    refused = refused.model_copy(update=hostile | {"decision": Decision(promoted=False, reasons=(HOSTILE,))})
+    drops = [drop.model_copy(update={"id": HOSTILE}) for drop in sources.drops]
+    made = Sources(HOSTILE, HOSTILE, sources.now, [won, refused], drops, champion=champion_of([won]))
+    page = opened(browser, written(tmp_path, made))
+    assert page.locator("img, script, iframe").count() == 0
+    assert page.evaluate("document.querySelectorAll('[onerror], [onclick], [onload]').length") == 0
+    assert HOSTILE in page.locator("h1").inner_text()
+    page.close()
+
+
+def test_two_thousand_runs_are_small_and_quick(browser: Browser, tmp_path: Path, sources: Sources) -> None:
+    records = ledger_of(2000)
+    path = written(tmp_path, Sources("birds", "s3://bucket", sources.now, records, champion=champion_of(records)))
+    assert path.stat().st_size < 3_000_000
+    page = opened(browser, path)
+    paint = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+    page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
+    assert page.evaluate(paint) < 1000
+    assert page.locator("tbody[id]").count() == 2000
+    assert card(page, "Iterations saved, net") == ledger.total(records).net
+    page.close()
+
+
+def test_a_link_opens_the_part_of_the_table_that_it_leads_to(
+    browser: Browser, tmp_path: Path, sources: Sources
+) -> None:
+    records = ledger_of(120)
+    page = opened(browser, written(tmp_path, Sources("birds", "store", sources.now, records)))
+    oldest = page.locator(f"[id='{records[0].run_id}'] th")
+    assert not oldest.is_visible()
+    page.evaluate(f"location.hash = '{records[0].run_id}'")
+    oldest.wait_for(state="visible")
+    page.close()
+
+
+def test_an_empty_ledger_says_so(browser: Browser, tmp_path: Path, sources: Sources) -> None:
+    page = opened(browser, written(tmp_path, Sources("birds", "store", sources.now, [])))
+    assert "No run has ended yet." in page.locator("#savings").inner_text()
+    assert Axe().run(page).violations_count == 0
+    page.close()
+
+
+def test_command_writes_the_page(real: Task, tmp_path: Path) -> None:
+    (tmp_path / "pets.yaml").write_text(f"name: pets\nstore: {real.store}\n")
+    ended = CliRunner().invoke(app, ["report", "--task", str(tmp_path / "pets.yaml"), "-o", str(tmp_path / "out.html")])
+    assert ended.exit_code == 0, ended.output
+    page = (tmp_path / "out.html").read_text()
+    assert "<script" not in page
+    assert all(record.run_id in page for record in ledger.read(open_store(real.store), Layout("pets")))
