@@ -1,6 +1,6 @@
 # Chores. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench lock clean
+.PHONY: help demo test lint format bench lock docs manifests image clean
 
 PYTHON := $(shell for python in python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$python && break; done)
@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/ready
 
 help: ## List the chores
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) ## Run the main job on scanned digits, in about three minutes
 	$(BIN)/python -m retrain.demo
@@ -28,9 +28,26 @@ format: $(READY) ## Format the code and sort its imports
 bench: $(READY) ## Run every benchmark
 	@for benchmark in $(wildcard benchmarks/*.py); do echo "$$benchmark"; $(BIN)/python $$benchmark || exit 1; done
 
-lock: $(READY) ## Resolve pyproject.toml anew into requirements.lock
+lock: $(READY) ## Resolve pyproject.toml anew into requirements.lock, and the image's part of it
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make lock" --all-extras pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--custom-compile-command "make lock" --extra kfp -c requirements.lock pyproject.toml -o requirements-image.lock
+
+docs: $(READY) ## Write what the docs and the dashboards say of the code anew
+	$(BIN)/python docs/cli.py
+	$(BIN)/python docs/metrics.py
+	$(BIN)/python -m retrain.observe.dashboards charts/retrain/dashboards
+
+manifests: $(READY) ## Generate the chart's values schema and the plain manifests in k8s/
+	$(BIN)/python scripts/manifests.py
+
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' retrain/__init__.py)
+BUILD = $(if $(shell docker version >/dev/null 2>&1 && echo there),docker build,buildah bud --isolation chroot)
+
+image: ## Build the image retrain:VERSION with docker or buildah; BASE_IMAGE= names another base
+	$(BUILD) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) --build-arg VERSION=$(VERSION) \
+		--build-arg REVISION=$(shell git rev-parse HEAD) --tag retrain:$(VERSION) .
 
 clean: ## Remove what the other chores made, the virtual environment too
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info demo-store

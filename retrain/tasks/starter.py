@@ -8,7 +8,7 @@ import yaml
 
 from retrain.config import Task
 from retrain.recipe.settings import Part
-from retrain.tasks.fields import kinds
+from retrain.tasks.fields import kinds, parts
 from retrain.tasks.problems import check
 
 WIDTH = 100
@@ -22,8 +22,18 @@ def starter(name: str) -> str:
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of a task file, for editors and other programs."""
-    return Task.model_json_schema()
+    """The JSON schema of a task file, for editors and other programs. A kind other than the default has to be named."""
+    document = Task.model_json_schema()
+    for kind in _to_be_named(Task):
+        document["$defs"][kind.__name__]["required"] = ["name"]
+    return document
+
+
+def _to_be_named(model: type[Part]) -> Iterator[type[Part]]:
+    for field in model.model_fields.values():
+        yield from (kind for name, kind in kinds(field).items() if name != field.default.name)
+        for part in parts(field):
+            yield from _to_be_named(part)
 
 
 def _fields(part: Part, choices: dict[str, type[Part]], pad: str) -> Iterator[str]:

@@ -1,0 +1,35 @@
+# The one image of everything in a cluster: watcher, exporter and every step of the pipeline.
+# The base must have Python 3.11 with venv and pip; both stages stand on it.
+ARG BASE_IMAGE=python:3.11-slim-bookworm
+
+FROM ${BASE_IMAGE} AS build
+WORKDIR /src
+# pip stays outside of what is shipped.
+RUN python3 -m venv --without-pip /opt/retrain
+COPY requirements-image.lock .
+RUN python3 -m pip --python /opt/retrain/bin/python install --no-cache-dir --require-hashes -r requirements-image.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY retrain retrain
+COPY pipelines pipelines
+# setuptools is there already, at the locked version: torch depends on it.
+RUN python3 -m pip --python /opt/retrain/bin/python install --no-cache-dir --no-deps --no-build-isolation .
+
+FROM ${BASE_IMAGE}
+ARG VERSION=unknown
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="retrain" \
+      org.opencontainers.image.description="Keeps image classifiers up to date for a fraction of the compute" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY --from=build /opt/retrain /opt/retrain
+# The root filesystem may be read-only: what is written goes to /tmp and /cache, which are volumes in a cluster.
+ENV PATH=/opt/retrain/bin:$PATH \
+    HOME=/tmp \
+    PYTHONUNBUFFERED=1 \
+    RETRAIN_CACHE=/cache \
+    RETRAIN_TASKS=/etc/retrain/tasks
+RUN mkdir -p /cache /etc/retrain/tasks && chown 65532:65532 /cache
+WORKDIR /tmp
+USER 65532:65532
+ENTRYPOINT ["retrain"]

@@ -1,0 +1,121 @@
+{{/* What the pods of all components have in common. Called with a dict: root, component; token where Kubeflow
+     Pipelines is spoken to; for the container its args, and ports and probes where it serves (YAML). */}}
+
+{{- define "retrain.podMetadata" -}}
+{{- $of := index .root.Values .component -}}
+labels:
+  {{- with $of.podLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+  {{- with .root.Values.commonLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+  {{- include "retrain.selector" (list .root .component) | nindent 2 }}
+annotations:
+  # Task files are read at the start: other files, other pods.
+  checksum/tasks: {{ include "retrain.tasks" .root | sha256sum }}
+  {{- with $of.podAnnotations }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
+
+{{- define "retrain.podSpec" -}}
+{{- $of := index .root.Values .component -}}
+serviceAccountName: {{ include "retrain.serviceAccount" (list .root .component) | quote }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- with .root.Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 65532
+  runAsGroup: 65532
+  fsGroup: 65532
+  seccompProfile:
+    type: RuntimeDefault
+{{- range $field := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "priorityClassName" }}
+{{- with index $of $field }}
+{{ $field }}: {{ toJson . }}
+{{- end }}
+{{- end }}
+volumes:
+  - name: tasks
+    configMap:
+      name: {{ include "retrain.fullname" .root }}-tasks
+  - name: tmp
+    emptyDir:
+      sizeLimit: {{ $of.cacheSize }}
+  - name: cache
+    emptyDir:
+      sizeLimit: {{ $of.cacheSize }}
+  {{- if .token }}
+  - name: kubeflow-token
+    projected:
+      sources:
+        - serviceAccountToken:
+            audience: pipelines.kubeflow.org
+            expirationSeconds: 7200
+            path: token
+  {{- end }}
+  {{- with $of.extraVolumes }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
+
+{{- define "retrain.container" -}}
+{{- $of := index .root.Values .component -}}
+image: {{ include "retrain.image" .root | quote }}
+imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+{{- with .command }}
+command: {{ toJson . }}
+{{- end }}
+{{- with .args }}
+args:
+  {{- trim . | nindent 2 }}
+{{- end }}
+env:
+  - name: RETRAIN_TASKS
+    value: /etc/retrain/tasks
+  - name: RETRAIN_CACHE
+    value: /cache
+  {{- with $of.extraEnv }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with .root.Values.credentialsSecret }}
+envFrom:
+  - secretRef:
+      name: {{ quote . }}
+{{- end }}
+{{- with .ports }}
+ports:
+  {{- trim . | nindent 2 }}
+{{- end }}
+{{- with .probes }}
+{{ trim . }}
+{{- end }}
+resources:
+  {{- toYaml $of.resources | nindent 2 }}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities:
+    drop: [ALL]
+volumeMounts:
+  - name: tasks
+    mountPath: /etc/retrain/tasks
+    readOnly: true
+  - name: tmp
+    mountPath: /tmp
+  - name: cache
+    mountPath: /cache
+  {{- if .token }}
+  - name: kubeflow-token
+    mountPath: /var/run/secrets/kubeflow/pipelines
+    readOnly: true
+  {{- end }}
+  {{- with $of.extraVolumeMounts }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
