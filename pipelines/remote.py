@@ -1,7 +1,6 @@
 """Runs on Kubeflow, for those who stay light: kfp and torch do their part in processes apart."""
 
 import logging
-import time
 from typing import NamedTuple
 
 from pipelines import submissions
@@ -15,8 +14,6 @@ from retrain.trigger.apart import apart
 
 SUBMIT_SECONDS = 120.0
 """The longest that the API server may take."""
-CHECK_SECONDS = 300.0
-"""Between looks at a run that was submitted."""
 OVER = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 """KFP's states of runs that do nothing any more."""
 
@@ -43,18 +40,11 @@ def submit(task: Task, plan: Plan, store: Store) -> Submitted:
 
 
 class OnKubeflow:
-    """Submits the watcher's runs, and looks after them now and then."""
-
-    def __init__(self, check_seconds: float = CHECK_SECONDS) -> None:
-        self._check_seconds = check_seconds
-        self._checked: dict[str, float] = {}
+    """Submits the watcher's runs, and looks after them."""
 
     def ensure(self, task: Task, plan: Plan, store: Store) -> bool:
         """Submit the run unless it was; record it as failed if it is over without a record. Raises `SubmitError`."""
-        if time.monotonic() < self._checked.get(plan.run_id, 0.0) + self._check_seconds:
-            return False
         submitted = submit(task, plan, store)
-        self._checked[plan.run_id] = time.monotonic()
         if submitted.new:
             log.info("%s: %s is submitted as %s", task.name, plan.run_id, submitted.id)
         elif submitted.state in OVER:

@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from retrain.errors import DropError
 
@@ -28,6 +28,8 @@ def decode(data: bytes, size: int) -> NDArray[np.uint8]:
             _check_pixels(image)
             upright = _rgb(ImageOps.exif_transpose(image))
         square = upright if upright.size == (size, size) else ImageOps.fit(upright, (size, size))
+    except UnidentifiedImageError as error:  # whose own words name an address in memory
+        raise DropError(f"cannot be decoded: not an image in {', '.join(FORMATS)}") from error
     except Exception as error:  # Pillow raises whatever its parsers trip over
         raise DropError(f"cannot be decoded: {error}") from error
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))

@@ -49,10 +49,10 @@ class Health(Collector):
         with self._lock:
             self._in_flight[task] = in_flight
 
-    def count(self, name: Name, task: str = "") -> None:
-        """Count an event under one of the watcher's metrics."""
+    def count(self, name: Name, task: str = "", times: int = 1) -> None:
+        """Count events under one of the watcher's metrics."""
         with self._lock:
-            self._counts[name, task] += 1
+            self._counts[name, task] += times
 
     def failed(self, task: str, problem: str) -> None:
         """Note why a task could not be seen to."""

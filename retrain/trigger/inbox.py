@@ -1,6 +1,7 @@
 """What a queue's messages say of the watched tasks: which of their drops have ended."""
 
 import logging
+import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ class Inbox:
             received = self._queue.receive(wait)
         except StoreError as error:
             self._failed(error)
+            time.sleep(wait)
             return mail
         for message in received:
             try:

@@ -1,5 +1,6 @@
 """Messages of an SQS queue: taken for a while, deleted once handled. What is never deleted is SQS's to redrive."""
 
+import math
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -46,7 +47,7 @@ class Queue:
             reply = self._client.receive_message(
                 QueueUrl=self._url,
                 MaxNumberOfMessages=BATCH,
-                WaitTimeSeconds=round(max(0.0, min(wait, LONGEST_WAIT))),
+                WaitTimeSeconds=math.ceil(min(wait, LONGEST_WAIT)),
                 VisibilityTimeout=VISIBILITY,
             )
         return [Message(item["Body"], item["ReceiptHandle"]) for item in reply.get("Messages", ())]

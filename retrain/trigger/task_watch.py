@@ -1,6 +1,8 @@
 """One task, watched: what has landed is claimed for a run, and the run is seen to its end."""
 
 import logging
+import math
+import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
@@ -9,10 +11,11 @@ from retrain.config import Task
 from retrain.cron import last_time
 from retrain.data.drops import read_drop
 from retrain.data.quarantine import quarantine
-from retrain.errors import DropError
+from retrain.errors import DropError, UserError
 from retrain.layout import Layout
 from retrain.observe import names
 from retrain.planning import Nothing, Request
+from retrain.records import Plan
 from retrain.run_records import RunRecords
 from retrain.store import open_store
 from retrain.trigger.apart import apart
@@ -24,6 +27,8 @@ from retrain.trigger.landing import Landed, scan
 from retrain.trigger.lease import SECONDS, held
 from retrain.trigger.submitter import Submitter
 
+ATTEND_SECONDS = 300.0
+"""Between looks at a run that is under way: it may have been cancelled, and leave no record."""
 INTAKE_SECONDS = 6 * 3600.0
 """The longest that one drop may take to be validated."""
 
@@ -33,10 +38,19 @@ log = logging.getLogger("retrain")
 class TaskWatch:
     """Watches one task. `look` and `advance` can be cut anywhere and done again, here or by another watcher."""
 
-    def __init__(self, task: Task, submitter: Submitter, health: Health, lease_seconds: float = SECONDS) -> None:
+    def __init__(
+        self,
+        task: Task,
+        submitter: Submitter,
+        health: Health,
+        lease_seconds: float = SECONDS,
+        attend_seconds: float = ATTEND_SECONDS,
+    ) -> None:
         self.task, self.layout = task, Layout(task.name)
         self.store = open_store(task.store, task.endpoint_url)
-        self._submitter, self._health, self._lease_seconds = submitter, health, lease_seconds
+        self._submitter, self._health = submitter, health
+        self._lease_seconds, self._attend_seconds = lease_seconds, attend_seconds
+        self._attended: dict[str, float] = {}
         self._claims = Claims(self.store, self.layout)
         self._waiting: dict[str, datetime] = {}
         self._covered: set[str] = set()
@@ -55,8 +69,10 @@ class TaskWatch:
         if landed == Landed():
             return
         self._claims.refresh()
-        self._take_in(landed)
+        problem = self._take_in(landed)
         self._note(landed.waiting)
+        if problem:
+            raise problem
 
     def advance(self) -> None:
         """Give what waits to a run once none is in flight, and see that a run in flight is under way.
@@ -68,26 +84,38 @@ class TaskWatch:
             self._claim()
         in_flight = self._claims.in_flight()
         self._health.runs(self.task.name, len(in_flight))
-        if in_flight:
-            self._submit()
+        if any(self._needs_attention(plan) for plan in in_flight):
+            self._attend()
 
-    def _submit(self) -> None:
-        """Unless another watcher is just at it."""
+    def _needs_attention(self, plan: Plan) -> bool:
+        return time.monotonic() >= self._attended.get(plan.run_id, -math.inf) + self._attend_seconds
+
+    def _attend(self) -> None:
+        """See that the runs in flight are under way, unless another watcher is just at it."""
         with held(self.store, self.layout, self._lease_seconds) as lease:
             if lease is None:
                 return
             for plan in self._claims.in_flight():
-                if self._claims.claim(plan) and self._submitter.ensure(self.task, plan, Fenced(self.store, lease)):
-                    self._health.count(names.WATCHER_SUBMISSIONS, self.task.name)
+                if self._claims.claim(plan):
+                    new = self._submitter.ensure(self.task, plan, Fenced(self.store, lease))
+                    self._attended[plan.run_id] = time.monotonic()
+                    self._health.count(names.WATCHER_SUBMISSIONS, self.task.name, int(new))
 
-    def _take_in(self, landed: Landed) -> None:
+    def _take_in(self, landed: Landed) -> UserError | None:
+        """Validate what ended without a manifest; return why one could not be, after all others had their turn."""
+        problem = None
         for drop in sorted(landed.unvalidated):
-            cause = apart(INTAKE_SECONDS, take_in, self.task, drop)
+            try:
+                cause = apart(INTAKE_SECONDS, take_in, self.task, drop)
+            except UserError as error:
+                problem = error
+                continue
             if cause is None:
                 landed.committed.add(drop)
                 log.info("%s: drop %s is committed", self.task.name, drop)
             else:
                 self._quarantined(drop, cause)
+        return problem
 
     def _note(self, drops: set[str]) -> None:
         """Remember which drops wait to be claimed, and since when."""

@@ -11,6 +11,8 @@ from retrain.trigger.inbox import Inbox, Mail
 from retrain.trigger.queue import LONGEST_WAIT
 from retrain.trigger.task_watch import TaskWatch
 
+TURN_SECONDS = 20.0
+"""Between turns where nothing lands: so late it may be seen that a run has ended and the next can begin."""
 RETRY_SECONDS = 20.0
 """Until all is looked at again after that failed."""
 
@@ -24,14 +26,21 @@ class Watcher:
     """
 
     def __init__(self, watches: Sequence[TaskWatch], health: Health, poll_seconds: float, inbox: Inbox | None) -> None:
-        self._watches, self._health, self._poll_seconds, self._inbox = watches, health, poll_seconds, inbox
+        self.health = health
+        self._watches, self._poll_seconds, self._inbox = watches, poll_seconds, inbox
         self._next_poll = 0.0
 
     def run(self) -> None:
         """Go round until the process is told to stop."""
+        next_turn = 0.0
         while True:
-            self._health.alive()
-            self._turn(self._receive(self._next_poll - time.monotonic()))
+            self.health.alive()
+            mail = self._receive(next_turn - time.monotonic())
+            if mail.drops or time.monotonic() >= next_turn:
+                self._turn(mail)
+                next_turn = min(self._next_poll, time.monotonic() + TURN_SECONDS)
+            else:
+                self._delete(mail)
 
     def once(self) -> bool:
         """Go round once, with all that is in the queue; True if everything could be seen to."""
@@ -47,15 +56,19 @@ class Watcher:
         time.sleep(wait)
         return Mail([], {})
 
+    def _delete(self, mail: Mail) -> None:
+        if self._inbox:
+            self._inbox.delete(mail.messages)
+
     def _turn(self, mail: Mail) -> bool:
         """Look, then advance; messages are done with in between, for a run may take hours. True if all went well."""
         looked = self._look(mail.drops)
-        if self._inbox and len(looked) == len(self._watches):
-            self._inbox.delete(mail.messages)
+        if len(looked) == len(self._watches):
+            self._delete(mail)
         advanced = [watch for watch in self._watches if self._advance(watch)]
         well = [watch for watch in looked if watch in advanced]
         for watch in well:
-            self._health.seen_to(watch.task.name)
+            self.health.seen_to(watch.task.name)
         return len(well) == len(self._watches)
 
     def _look(self, drops: Mapping[str, set[str]]) -> list[TaskWatch]:
@@ -69,9 +82,9 @@ class Watcher:
         return looked
 
     def _advance(self, watch: TaskWatch) -> bool:
-        self._health.alive(working=True)
+        self.health.alive(working=True)
         advanced = self._guarded(watch, watch.advance)
-        self._health.alive()
+        self.health.alive()
         return advanced
 
     def _guarded(self, watch: TaskWatch, step: Callable[[], None]) -> bool:
@@ -79,12 +92,12 @@ class Watcher:
             step()
         except UserError as error:
             log.warning("%s: %s", watch.task.name, error)
-            self._health.failed(watch.task.name, str(error))
+            self.health.failed(watch.task.name, str(error))
         except Exception as error:  # whatever is wrong with one task, the others are watched on
             log.exception("%s", watch.task.name)
-            self._health.failed(watch.task.name, f"{type(error).__name__}: {error}")
+            self.health.failed(watch.task.name, f"{type(error).__name__}: {error}")
         else:
             return True
         finally:
-            self._health.waits_since(watch.task.name, watch.oldest)
+            self.health.waits_since(watch.task.name, watch.oldest)
         return False
