@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from pydantic import ValidationError
+
 from retrain.errors import RunError
 from retrain.layout import Layout
 from retrain.records import Curve, Decision, Evaluation, Plan, Point, Record, Result
@@ -77,4 +79,8 @@ class RunRecords:
             data, _ = self.store.read(self._key(name))
         except Missing:
             return None
-        return kind.model_validate_json(data)
+        try:
+            return kind.model_validate_json(data)
+        except ValidationError as error:
+            where, what = f"{self.store.url}/{self._key(name)}", error.errors()[0]["msg"]
+            raise RunError(f"{where} was not written by this version of retrain, or was damaged: {what}") from error

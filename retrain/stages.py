@@ -4,7 +4,7 @@ Plain functions over records and a store. Each is idempotent: what exists is don
 machine, after any crash.
 """
 
-from retrain import ledger, next_run, planning, registry
+from retrain import ledger, models, next_run, planning, registry
 from retrain.attempt import attempt
 from retrain.config import Task
 from retrain.context import Context
@@ -18,10 +18,14 @@ from retrain.store.base import Conflict
 
 
 def plan(context: Context, task: Task, request: Request) -> Plan | Nothing:
-    """Plan the next run from what is in the store, and keep the plan."""
+    """Plan the next run from what is in the store, and keep the plan.
+
+    Raises `ModelError`, before anything of it is kept, if its network cannot be built.
+    """
     _record_champion(context)
     planned = next_run.preview(context.store, context.layout, task, request)
     if isinstance(planned, Plan):
+        models.build(planned.task.model, len(planned.dataset.classes), planned.task.data.image_size, planned.seed)
         context.files(planned.run_id).write_plan(planned)
     return planned
 

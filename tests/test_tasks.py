@@ -172,7 +172,8 @@ def test_every_mistake_has_one_line_with_file_field_what_is_allowed_and_what_was
         "flowers.yaml: data.std.1: must be greater than 0 (got 0)",
         "flowers.yaml: data.std.2: must be a valid number (got 'x')",
         "flowers.yaml: model.stem: must be 'small' or 'standard' (got 'big')",
-        "flowers.yaml: name: must match pattern '^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$' (got 'Flowers')",
+        "flowers.yaml: name: does not fit: Name in paths, metrics and the cluster: lower-case letters, digits and hyphens"
+        " (got 'Flowers')",
         "flowers.yaml: recipe.sampling: must be a mapping of fields (got 'uniform')",
         "flowers.yaml: recipe.schedule.scale: must be 'auto' or a valid number (got 'fast')",
         "flowers.yaml: target.level: must be greater than 0 (got 0)",
@@ -269,7 +270,9 @@ def test_a_starting_file_shows_every_field_with_its_description_above_it() -> No
 
 
 def test_a_starting_file_for_a_bad_name_is_refused() -> None:
-    with pytest.raises(TaskError, match=r"name: must match pattern .* \(got 'Bad Name'\)"):
+    with pytest.raises(
+        TaskError, match=r"name: does not fit: .* lower-case letters, digits and hyphens \(got 'Bad Name'\)"
+    ):
         starter("Bad Name")
 
 

@@ -1,0 +1,78 @@
+"""The command line as its users meet it: in this process, in one of its own, or at a terminal of some width."""
+
+import fcntl
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pytest
+
+from retrain.cli import main
+
+COMMAND = (sys.executable, "-m", "retrain")
+
+
+class Ran(NamedTuple):
+    """How a command ended, and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+def retrain(arguments: Sequence[str], output: pytest.CaptureFixture[str]) -> Ran:
+    """Run a command in this process."""
+    output.readouterr()
+    code = call(arguments)
+    said = output.readouterr()
+    return Ran(code, said.out, said.err)
+
+
+def call(arguments: Sequence[str]) -> int:
+    """Run a command in this process, and return its exit code."""
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["retrain", *arguments])
+        try:
+            main()
+        except SystemExit as end:
+            return int(end.code or 0)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    raise AssertionError("a command ends its process")
+
+
+def start(*arguments: str) -> Ran:
+    """Run a command in a process of its own, with its output in pipes."""
+    ended = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=120)
+    return Ran(ended.returncode, ended.stdout, ended.stderr)
+
+
+def at_terminal(width: int, *arguments: str) -> list[str]:
+    """Run a command at a terminal of this width; every line that it wrote, redrawn ones too, without its colours."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env={**environment, "TERM": "xterm"}
+    )
+    os.close(theirs)
+    written = b"".join(iter(lambda: _read(ours), b""))
+    os.close(ours)
+    assert process.wait(timeout=120) == 0, written.decode()
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.decode())
+    return [line.rstrip() for line in re.split(r"[\r\n]+", plain) if line.strip()]
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 1 << 16)
+    except OSError:  # Linux says so when the last process at the terminal has ended
+        return b""

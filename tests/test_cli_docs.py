@@ -1,0 +1,48 @@
+"""docs/cli.md says what the command line is: every command, and every option, in words."""
+
+import runpy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from retrain.cli import app
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Every command with its full name."""
+    yield name, command
+    for child in getattr(command, "commands", {}).values():
+        yield from commands(child, f"{name} {child.name}")
+
+
+ALL = dict(commands(typer.main.get_command(app), "retrain"))
+
+
+def test_the_page_is_what_the_command_line_says_now() -> None:
+    generator = runpy.run_path(str(DOCS / "cli.py"))
+    assert (DOCS / "cli.md").read_text() == f"{generator['HEADER']}{generator['page']()}\n", (
+        "`make docs` writes it anew"
+    )
+
+
+def test_every_command_and_every_parameter_says_what_it_is() -> None:
+    assert {"retrain run", "retrain drop pack", "retrain task init", "retrain rollback"} <= set(ALL)
+    silent = [name for name, command in ALL.items() if not (command.help or "").strip().endswith(".")]
+    mute = [
+        f"{name} {parameter.name}"
+        for name, command in ALL.items()
+        for parameter in command.params
+        if not parameter.help
+    ]
+    assert (silent, mute) == ([], [])
+
+
+def test_every_command_is_on_the_page() -> None:
+    headings = [
+        line.removeprefix("## ") for line in (DOCS / "cli.md").read_text().splitlines() if line.startswith("## ")
+    ]
+    assert headings == [name for name, command in ALL.items() if not hasattr(command, "commands")]
