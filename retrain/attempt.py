@@ -31,7 +31,7 @@ def attempt(context: Context, plan: Plan) -> Result:
 def _train(context: Context, plan: Plan, checkpoints: Checkpoints) -> Result:
     started_at, since = datetime.now(UTC), time.monotonic()
     parent = _parent(context, plan)
-    run = _prepare(context, plan, parent)
+    run = _set_up(context, plan, parent)
     if state := checkpoints.load():
         thaw(run, state)
     run.progress.data_seconds += time.monotonic() - since
@@ -42,7 +42,12 @@ def _train(context: Context, plan: Plan, checkpoints: Checkpoints) -> Result:
         return _keep(context, run, parent, outcome, started_at)
 
 
-def _prepare(context: Context, plan: Plan, parent: Parent | None) -> Run:
+def prepare(context: Context, plan: Plan) -> Run:
+    """Return a plan's run as it is before its first step."""
+    return _set_up(context, plan, _parent(context, plan))
+
+
+def _set_up(context: Context, plan: Plan, parent: Parent | None) -> Run:
     splits = context.samples(plan.dataset, ("train", "val"), plan.task.data.image_size)
     return set_up(plan, splits["train"], splits["val"], parent)
 

@@ -32,9 +32,10 @@ def run(
     from retrain.study import landing, running
     from retrain.study.files import load_study
     from retrain.study.runs import Runs
+    from retrain.study.workers import Workers
 
     runs = Runs(load_study(study), store)
-    done = running.run(runs, landing.Root(root, download), running.Workers(jobs, device))
+    done = running.run(runs, landing.Root(root, download), Workers(jobs, device))
     typer.echo(
         f"{runs.study.name}: {done} runs done, none left; `retrain study report {study}` shows what came of them"
     )
@@ -88,7 +89,7 @@ def recommend(
     device: Device = "auto",
 ) -> None:
     """Compare methods and schedules on a task's own drops, as trials, and say which to use."""
-    from retrain.study import running
     from retrain.study.recommend import recommendation
+    from retrain.study.workers import Workers
 
-    typer.echo(recommendation(task, budget, seeds, running.Workers(jobs, device)))
+    typer.echo(recommendation(task, budget, seeds, Workers(jobs, device)))

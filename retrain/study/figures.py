@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,58 +18,66 @@ COLOURS = ["#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#5
 """Okabe and Ito's, told apart by those who do not see all colours, and three more."""
 
 
-def picture_name(group: Group) -> str:
+def picture_name(group: Group, plot: str) -> str:
     """Return the name of a group's picture, without suffix."""
-    return re.sub(r"[^a-z0-9]+", "-", f"curves-{group.split}-{group.variant}-{group.drops}".lower()).strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", f"{plot}-{group.split}-{group.variant}-{group.drops}".lower()).strip("-")
 
 
 def write(study: Study, by_group: Mapping[Group, Sequence[Ran]], folder: Path) -> None:
-    """Write each group's picture as SVG and PNG."""
+    """Write each group's pictures as SVG and PNG."""
     folder.mkdir(parents=True, exist_ok=True)
-    for group, members in by_group.items():
-        drawn = [one for one in members if not study.draw or one.cell.method in study.draw]
-        chart = curves(study, group, drawn, members).to_json()
-        (folder / f"{picture_name(group)}.svg").write_text(vl_convert.vegalite_to_svg(chart), encoding="utf-8")
-        (folder / f"{picture_name(group)}.png").write_bytes(vl_convert.vegalite_to_png(chart, scale=2))
+    for (group, members), plot in product(by_group.items(), study.plots):
+        chart = curves(study, group, members, plot).to_json()
+        name = picture_name(group, plot)
+        (folder / f"{name}.svg").write_text(vl_convert.vegalite_to_svg(chart), encoding="utf-8")
+        (folder / f"{name}.png").write_bytes(vl_convert.vegalite_to_png(chart, scale=2))
 
 
-def curves(study: Study, group: Group, drawn: Sequence[Ran], members: Sequence[Ran]) -> alt.LayerChart:
-    """Return a group's learning curves: mean, a band of one standard error, and the crossings of L_100."""
-    methods = [name for name in study.methods if any(one.cell.method == name for one in drawn)]
+def curves(study: Study, group: Group, members: Sequence[Ran], plot: str) -> alt.LayerChart:
+    """Return a group's curves: mean, a band of one standard error and, for accuracies, the crossings of L_100."""
+    drawn = [one for one in members if not study.draw or one.cell.method in study.draw]
+    methods = list(dict.fromkeys(one.cell.method for one in drawn))
     colour = alt.Color("method:N", title=None, scale=alt.Scale(domain=methods, range=COLOURS[: len(methods)]))
     x = alt.X("iteration:Q", title="iterations", axis=alt.Axis(format="~s", grid=False))
-    y = alt.Y(
-        "accuracy:Q", title=f"accuracy on {study.stop_on}", axis=alt.Axis(format=".0%"), scale=alt.Scale(zero=False)
-    )
-    base = _table(_means(drawn)).encode(x=x, color=colour)
-    band = base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q"), y2="high:Q")
-    crossings = _table(_crossings(study, drawn, members)).encode(x=x, y=y, color=colour)
-    points = crossings.mark_point(filled=True, size=70, opacity=1, stroke="white")
+    y = _axis(study, plot)
+    base = _table(_means(drawn, plot)).encode(x=x, color=colour)
+    layers = [base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q"), y2="high:Q")]
+    layers.append(base.mark_line(strokeWidth=2).encode(y=y))
+    if plot == "accuracy":
+        crossings = _table(_crossings(study, drawn, members)).encode(x=x, y=y, color=colour)
+        layers.append(crossings.mark_point(filled=True, size=70, opacity=1, stroke="white"))
     chart: alt.LayerChart = (
-        alt.layer(band, base.mark_line(strokeWidth=2).encode(y=y), points)
-        .properties(width=560, height=340, title=f"{group.split}, {group.variant} (dots: L_100)")
+        alt.layer(*layers)
+        .properties(width=560, height=340, title=f"{group.split}, {group.variant}")
         .configure(background="white", font="sans-serif", padding=8)
         .configure_view(stroke=None)
-        .configure_legend(orient="right", labelLimit=0, symbolStrokeWidth=3)
+        .configure_legend(orient="right", labelLimit=0, symbolType="stroke", symbolStrokeWidth=3, symbolOpacity=1)
     )
     return chart
+
+
+def _axis(study: Study, plot: str) -> alt.Y:
+    if plot == "train_loss":
+        return alt.Y("mean:Q", title="training loss", scale=alt.Scale(zero=False))
+    title = f"accuracy on {study.stop_on} (dots: L_100)"
+    return alt.Y("mean:Q", title=title, axis=alt.Axis(format=".0%"), scale=alt.Scale(zero=False))
 
 
 def _table(rows: Iterable[Mapping[str, Any]]) -> alt.Chart:
     return alt.Chart(alt.InlineData(values=list(rows)))
 
 
-def _means(ran: Sequence[Ran]) -> Iterator[dict[str, Any]]:
+def _means(ran: Sequence[Ran], plot: str) -> Iterator[dict[str, Any]]:
     """Mean and band at every evaluation: seeds are evaluated on one grid."""
     at: dict[tuple[str, int], list[float | None]] = defaultdict(list)
     for one in ran:
         for point in one.curve.points:
-            at[one.cell.method, point.iteration].append(point.accuracy)
+            at[one.cell.method, point.iteration].append(getattr(point, plot))
     for (method, iteration), values in at.items():
         mean, error, _, _ = estimate(values)
-        assert mean is not None  # there is a point at every key
-        band = {"low": mean - (error or 0), "high": mean + (error or 0)}
-        yield {"method": method, "iteration": iteration, "accuracy": mean, **band}
+        if mean is not None:
+            band = {"low": mean - (error or 0), "high": mean + (error or 0)}
+            yield {"method": method, "iteration": iteration, "mean": mean, **band}
 
 
 def _crossings(study: Study, drawn: Sequence[Ran], members: Sequence[Ran]) -> Iterator[dict[str, Any]]:
@@ -81,4 +90,4 @@ def _crossings(study: Study, drawn: Sequence[Ran], members: Sequence[Ran]) -> It
     for method, iterations in reached.items():
         mean, _, n, of = estimate(iterations)
         if mean is not None and n == of:
-            yield {"method": method, "iteration": mean, "accuracy": estimate(list(bars.values())).mean}
+            yield {"method": method, "iteration": mean, "mean": estimate(list(bars.values())).mean}

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -16,15 +17,26 @@ def folder() -> Path:
 
 
 def load_study(name_or_path: str) -> Study:
-    """Read a study; a path has a suffix or a slash, a name is looked up in `folder()`. Raises `StudyError`."""
+    """Read a study; a path has a suffix or a slash, a name is looked up in `folder()`.
+
+    A file that says `extends: OTHER` has all of OTHER.yaml beside it but for the fields that it names itself. Raises
+    `StudyError`, one line for every problem.
+    """
     is_path = "/" in name_or_path or Path(name_or_path).suffix
     path = Path(name_or_path) if is_path else folder() / f"{name_or_path}.yaml"
+    try:
+        return Study.model_validate(_read(path))
+    except ValidationError as error:
+        lines = (f"{path}: {'.'.join(map(str, each['loc'])) or 'study'}: {each['msg']}" for each in error.errors())
+        raise StudyError("\n".join(lines)) from None
+
+
+def _read(path: Path) -> dict[Any, Any]:
     try:
         document = load_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: cannot be read: {getattr(error, 'strerror', 'not UTF-8')}") from None
-    try:
-        return Study.model_validate(document)
-    except ValidationError as error:
-        lines = (f"{path}: {'.'.join(map(str, each['loc'])) or 'study'}: {each['msg']}" for each in error.errors())
-        raise StudyError("\n".join(lines)) from None
+    if not isinstance(document, dict):
+        raise StudyError(f"{path}: must be a mapping of fields, such as 'name: ours'")
+    extended = document.pop("extends", None)
+    return _read(path.with_name(f"{extended}.yaml")) | document if extended else document

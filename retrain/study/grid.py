@@ -78,8 +78,8 @@ def data_name(study: Study, split: str, task: Task) -> str:
     """Name a split's data: studies of the same drops share them, and the runs that they have in common."""
     if study.splits[split].by == "landed":
         return task.name
-    content = [data.model_dump() for data in study.data], study.splits[split].model_dump(), study.stop_on
-    held_out = task.data.val_share, task.data.test_share
+    content = [data.model_dump(exclude_defaults=True) for data in study.data], study.splits[split].model_dump()
+    held_out = study.stop_on, task.data.val_share, task.data.test_share
     names = "-".join(data.name for data in study.data)
     sizes = study.splits[split].sizes.replace("+", "-")
     readable = "".join(letter if letter.isalnum() else "-" for letter in f"{names}-{sizes}".lower())

@@ -20,6 +20,8 @@ class Ran(NamedTuple):
     cell: Cell
     record: RunRecord
     curve: Curve
+    measures: dict[str, float]
+    """What was measured of it beside its accuracy."""
 
 
 class Kept(NamedTuple):
@@ -34,7 +36,7 @@ class Kept(NamedTuple):
 
 def grid_digest(study: Study) -> str:
     """Return the identity of what a study runs."""
-    return digest(study.model_dump(mode="json", exclude={"paper", "findings", "draw"}))
+    return digest(study.model_dump(mode="json", exclude={"paper", "findings", "draw", "plots"}, exclude_defaults=True))
 
 
 def write(kept: Kept, folder: Path) -> None:
@@ -57,10 +59,11 @@ def read(folder: Path) -> Kept:
 def _row(one: Ran) -> dict[str, Any]:
     points = [point.model_dump() for point in one.curve.points]
     columns = {name: [point[name] for point in points] for name in Point.model_fields}
-    return {"cell": one.cell._asdict(), "record": one.record.model_dump(mode="json"), "curve": columns}
+    record = one.record.model_dump(mode="json")
+    return {"cell": one.cell._asdict(), "record": record, "curve": columns, "measures": one.measures}
 
 
 def _ran(line: dict[str, Any]) -> Ran:
     points = zip(*(line["curve"][name] for name in Point.model_fields), strict=True)
     curve = Curve(points=tuple(Point(**dict(zip(Point.model_fields, values, strict=True))) for values in points))
-    return Ran(Cell(**line["cell"]), RunRecord.model_validate(line["record"]), curve)
+    return Ran(Cell(**line["cell"]), RunRecord.model_validate(line["record"]), curve, line["measures"])

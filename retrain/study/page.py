@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from retrain.study.figures import picture_name
 from retrain.study.kept import Kept, Ran
 from retrain.study.settings import Study
-from retrain.study.table import LEVELS, Estimate, Group, Row, accumulated, groups, rows
+from retrain.study.table import LEVELS, Estimate, Group, Row, accumulated, groups, measured, rows
 
 NOT_REACHED = "/"
 HARM = "▼"
@@ -59,7 +59,11 @@ def _tables(study: Study, by_group: Mapping[Group, Sequence[Ran]]) -> Iterator[s
     for group, members in by_group.items():
         title = f"### {group.split}, {group.variant}, {group.drops} drops"
         yield f"{title}\n\n{table(study, rows(study, members))}"
-        yield f"![Learning curves: {group.split}, {group.variant}]({study.name}/{picture_name(group)}.svg)"
+        for plot in study.plots:
+            yield f"![{plot} of {group.split}, {group.variant}]({study.name}/{picture_name(group, plot)}.svg)"
+        if figures := dict.fromkeys(name for one in members for name in one.measures):
+            lines = ([method, *(_plain(by[name]) for name in figures)] for method, by in measured(members).items())
+            yield _markdown(["method", *figures], lines)
     for variant, split in dict.fromkeys((group.variant, group.split) for group in by_group):
         if sum((group.variant, group.split) == (variant, split) for group in by_group) > 1:
             spent = accumulated(study, by_group, variant, split)
@@ -99,6 +103,11 @@ def _count(count: Estimate) -> str:
         return NOT_REACHED
     error = f" ± {count.error:,.0f}" if count.error is not None else ""
     return f"{count.mean:,.0f}{error}{_partly(count)}"
+
+
+def _plain(figure: Estimate) -> str:
+    error = f" ± {figure.error:.2g}" if figure.error is not None else ""
+    return f"{figure.mean:.4g}{error}" if figure.mean is not None else "-"
 
 
 def _partly(of_seeds: Estimate) -> str:

@@ -12,10 +12,11 @@ from retrain.records import Drop
 from retrain.store import open_store
 from retrain.study.landing import Root
 from retrain.study.page import table
-from retrain.study.running import Workers, run
+from retrain.study.running import run
 from retrain.study.runs import Runs
 from retrain.study.settings import Method, Split, Study
 from retrain.study.table import Row, groups, rows
+from retrain.study.workers import Workers
 from retrain.tasks import load_task
 
 SCALES = (1.0, 0.5, 0.25)

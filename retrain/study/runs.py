@@ -15,6 +15,7 @@ from retrain.records import Drop, Plan, RunRecord
 from retrain.run_records import RunRecords
 from retrain.store import open_store
 from retrain.store.base import Store
+from retrain.study import measures
 from retrain.study.grid import Cell, cells, parent_of, parts_of, task_of, word_of
 from retrain.study.kept import Ran
 from retrain.study.settings import Study
@@ -93,16 +94,20 @@ class Runs:
         parent = parent_of(cell)
         if self.record(cell):
             return False
-        before = self.record(parent) if parent else None
-        return parent is None or (before is not None and before.outcome != "diverged")
+        return parent is None or self.left_model(parent)
+
+    def left_model(self, cell: Cell) -> bool:
+        """Say whether a cell's run has ended with a model."""
+        record = self.record(cell)
+        return record is not None and record.outcome == "completed"
+
+    def _ran(self, cell: Cell, record: RunRecord) -> Ran:
+        layout = Layout(record.task)
+        curve = RunRecords(self.store, layout, record.run_id).curve()
+        return Ran(cell, record, curve, measures.read(self.store, layout, record.run_id))
 
     def ran(self) -> list[Ran]:
         """Return all cells whose runs have ended, those on the first drop apart, in the grid's order."""
         longest = max(parts_of(self.study, split) for split in self.study.splits)
-        found = []
-        for drops in range(2, longest + 1):
-            for cell in cells(self.study, drops):
-                if record := self.record(cell):
-                    files = RunRecords(self.store, Layout(record.task), record.run_id)
-                    found.append(Ran(cell, record, files.curve()))
-        return found
+        grid = chain.from_iterable(cells(self.study, drops) for drops in range(2, longest + 1))
+        return [self._ran(cell, record) for cell in grid if (record := self.record(cell))]

@@ -86,6 +86,10 @@ class Study(Part):
     """The methods that speed-ups are measured against."""
     draw: tuple[str, ...] = ()
     """The methods whose learning curves are drawn; all where absent."""
+    plots: tuple[Literal["accuracy", "train_loss"], ...] = ("accuracy",)
+    """What is drawn over the iterations."""
+    measures: tuple[Literal["weight_correlation", "gradient_norms"], ...] = ()
+    """What is measured of each run beside its accuracy."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
     """Every cell is repeated with each of them."""
     paper: dict[str, str] = Field(default_factory=dict)

@@ -122,6 +122,18 @@ def reached_at(curve: Curve, accuracy: float) -> int | None:
     )
 
 
+def measured(members: Sequence[Ran]) -> dict[str, dict[str, Estimate]]:
+    """Return what was measured beside accuracy, by method and then by figure."""
+    return {
+        method: {
+            figure: estimate([one.measures.get(figure) for one in runs])
+            for figure in dict.fromkeys(name for one in runs for name in one.measures)
+        }
+        for method, found in groupby(members, key=lambda one: one.cell.method)
+        if (runs := list(found))
+    }
+
+
 class Spent(NamedTuple):
     """What a chain of runs, a drop each, took until it was as good as scratch was on each dataset."""
 
