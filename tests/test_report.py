@@ -3,7 +3,6 @@
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 
 import known_ledger
@@ -24,16 +23,10 @@ from retrain.data.staging import Staging
 from retrain.layout import Layout
 from retrain.observe import metrics
 from retrain.observe.report import Sources, gather, render
-from retrain.observe.report.figures import cumulative, headline, thin
 from retrain.observe.report.races import races
-from retrain.observe.report.speeds import Index, bars, groups
-from retrain.observe.report.timeline import timeline
 from retrain.observe.watchers import LogLines
 from retrain.planning import Request
-from retrain.recipe.learning_speed import Counters
-from retrain.recipe.sampling import keep_probability
-from retrain.recipe.settings import EasyHard
-from retrain.records import Champion, Decision, Promotion
+from retrain.records import Decision
 from retrain.store import LocalStore, open_store
 
 CHROMIUM = shutil.which("chromium")
@@ -112,39 +105,6 @@ def card(page: Page, name: str) -> float:
     return float(shown.get_attribute("value") or "nan")
 
 
-def test_cumulative_savings_end_at_the_ledgers_total() -> None:
-    records = ledger_of(300)
-    steps = cumulative(records)
-    assert steps[-1].savings == ledger.total(records)
-    assert [step.savings.gross for step in steps[:50]] == [
-        sum(record.savings.gross for record in records[: k + 1] if record.savings) for k in range(50)
-    ]
-    assert headline(records).saved_share == steps[-1].savings.net / steps[-1].savings.baseline
-
-
-def test_thinning_keeps_the_ends_and_the_order() -> None:
-    assert thin(range(5), 5) == [0, 1, 2, 3, 4]
-    kept = thin(range(1000), 120)
-    assert len(kept) == 120
-    assert (kept[0], kept[-1]) == (0, 999)
-    assert kept == sorted(set(kept))
-
-
-def test_easy_and_hard_are_those_that_sampling_draws_seldom() -> None:
-    generator = torch.Generator().manual_seed(0)
-    seen = torch.randint(0, 9, (500,), generator=generator).float()
-    correct = (seen * torch.rand(500, generator=generator)).round()
-    counters = Counters(seen, correct, seen * torch.rand(500, generator=generator))
-    probability = keep_probability(EasyHard(), counters, torch.ones(500, dtype=torch.bool))
-    index = Index("run", seen.numpy(), correct.numpy(), counters.loss.numpy(), EasyHard().share)
-    found = groups(index)
-    assert sorted([*found["easy"], *found["hard"]]) == (probability < 1).nonzero().squeeze(1).tolist()
-    speed = correct / seen
-    assert speed[found["easy"]].min() >= speed[found["middle"]].max()
-    assert speed[found["middle"]].min() >= speed[found["hard"]].max()
-    assert sum(bar.samples for bar in bars(index)) == int((seen > 0).sum())
-
-
 def test_crossings_lie_on_the_curves(sources: Sources) -> None:
     shown = races(sources.records, sources.curves)
     assert [race.record.method for race in shown] == ["continuous"]
@@ -155,21 +115,6 @@ def test_crossings_lie_on_the_curves(sources: Sources) -> None:
     assert {c.level: c.iteration for c in shown[0].crossings if c.runner == "this run"} == {
         level: iteration for level, iteration in reached.items() if iteration is not None
     }
-
-
-def test_a_champion_is_in_force_until_the_next(sources: Sources) -> None:
-    first = known_ledger.pets()[0]
-    at = [first.ended_at + timedelta(hours=hour) for hour in range(3)]
-    history = tuple(
-        Promotion(sequence=k + 1, run_id=run, why=why, at=at[k])
-        for k, (run, why) in enumerate(
-            [(first.run_id, "promoted"), ("lost", "promoted by hand"), (first.run_id, "rolled back")]
-        )
-    )
-    now = at[2] + timedelta(hours=5)
-    reigns = timeline(Sources("birds", "store", now, [first], champion=Champion(history=history))).reigns
-    assert [(reign.since, reign.until) for reign in reigns] == [(at[0], at[1]), (at[1], at[2]), (at[2], now)]
-    assert [reign.accuracy for reign in reigns] == [0.79, None, 0.79]
 
 
 def test_figures_on_the_page_are_the_ledgers(browser: Browser, html: Path, sources: Sources) -> None:

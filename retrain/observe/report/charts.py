@@ -84,7 +84,7 @@ def race(shown: Race) -> Chart:
     ]
     dash = alt.StrokeDash("runner:N", scale=_first_dashed(["scratch", "this run"]), legend=None)
     lines = _raced(table(points).mark_line(strokeWidth=2, aria=False)).encode(strokeDash=dash)
-    return alt.layer(_target(shown.target), lines, _crossings(shown))
+    return alt.layer(_target(shown.target), lines, *_crossings(shown))
 
 
 def _raced(base: alt.Chart) -> alt.Chart:
@@ -102,16 +102,17 @@ def _target(accuracy: float) -> alt.Chart:
     return rule.encode(y="accuracy:Q", description="label:N")
 
 
-def _crossings(shown: Race) -> alt.Chart:
+def _crossings(shown: Race) -> Sequence[alt.Chart]:
+    """Hollow diamonds where each came to 99 percent, dots where it came to 100: both can be seen in one place."""
     rows = [
         {**crossing._asdict(), "label": f"{crossing.runner} at {crossing.level}%: iteration {crossing.iteration}"}
         for crossing in shown.crossings
     ]
-    levels = ["99", "100"]
-    shape = alt.Shape("level:N", scale=alt.Scale(domain=levels, range=["diamond", "circle"]), legend=None)
-    size = alt.Size("level:N", scale=alt.Scale(domain=levels, range=[130, 55]), legend=None)
-    points: alt.Chart = table(rows).mark_point(filled=True, opacity=1, stroke="var(--surface)", strokeWidth=1.2)
-    return _raced(points).encode(shape=shape, size=size, description="label:N")
+    diamonds: alt.Chart = table([row for row in rows if row["level"] == "99"]).mark_point(
+        shape="diamond", size=150, strokeWidth=2, fill="var(--surface)", opacity=1
+    )
+    dots: alt.Chart = table([row for row in rows if row["level"] == "100"]).mark_point(filled=True, size=50, opacity=1)
+    return [_raced(points).encode(description="label:N") for points in (diamonds, dots)]
 
 
 def speeds(bars: Sequence[Bar]) -> Chart:
