@@ -172,8 +172,8 @@ def test_every_mistake_has_one_line_with_file_field_what_is_allowed_and_what_was
         "flowers.yaml: data.std.1: must be greater than 0 (got 0)",
         "flowers.yaml: data.std.2: must be a valid number (got 'x')",
         "flowers.yaml: model.stem: must be 'small' or 'standard' (got 'big')",
-        "flowers.yaml: name: does not fit: Name in paths, metrics and the cluster: lower-case letters, digits and hyphens"
-        " (got 'Flowers')",
+        "flowers.yaml: name: does not fit: Name in paths, metrics and the cluster: "
+        "lower-case letters, digits and hyphens (got 'Flowers')",
         "flowers.yaml: recipe.sampling: must be a mapping of fields (got 'uniform')",
         "flowers.yaml: recipe.schedule.scale: must be 'auto' or a valid number (got 'fast')",
         "flowers.yaml: target.level: must be greater than 0 (got 0)",

@@ -15,7 +15,8 @@ TaskName = Annotated[
     str, typer.Option("--task", "-t", help="A task's name (looked up in tasks/ or $RETRAIN_TASKS) or its file.")
 ]
 Overrides = Annotated[
-    list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Override a field: recipe.schedule.scale=0.5 (repeatable).")
+    list[str],
+    typer.Option("--set", metavar="FIELD=VALUE", help="Override a field: recipe.schedule.scale=0.5 (repeatable)."),
 ]
 NONE: list[str] = []
 """No overrides."""
