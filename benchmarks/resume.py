@@ -1,0 +1,123 @@
+"""How many runs end as if nothing had happened, killed (SIGKILL) at random moments of their lives and started again.
+
+A run lives in a process of its own and saves its state after every iteration. It is killed up to 0.2 s after a random
+one of them, the first and the last included. What is compared is the digests of model and index, and the curve.
+"""
+
+import multiprocessing
+import random
+import signal
+import tempfile
+import time
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+import torch
+from lib.report import parser, report
+
+from retrain import stages
+from retrain.attempt import attempt
+from retrain.context import Context
+from retrain.data.packing import pack
+from retrain.data.staging import Staging
+from retrain.demo import write_digits
+from retrain.layout import Layout
+from retrain.observe.watchers import LogLines
+from retrain.planning import Request
+from retrain.records import Plan
+from retrain.store import LocalStore
+from retrain.tasks import load_task
+
+TASK = Path(__file__).parents[1] / "tasks" / "digits.yaml"
+
+
+def context_of(folder: Path) -> Context:
+    """Where the runs of this benchmark live."""
+    return Context(LocalStore(folder / "store"), Layout("digits"), torch.device("cpu"), folder / "cache", LogLines())
+
+
+def attempt_in(folder: Path, plan: Plan) -> None:
+    """Attempt a plan, in whatever process this is."""
+    torch.set_num_threads(1)
+    attempt(context_of(folder), plan)
+
+
+def outcome(folder: Path, plan: Plan) -> tuple[object, ...]:
+    """Return what a run is compared by, and forget the run."""
+    context = context_of(folder)
+    files = context.files(plan.run_id)
+    result = files.result()
+    if result is None:
+        raise RuntimeError(f"{plan.run_id} has not ended")
+    found = (result.model_digest, result.index_digest, files.curve(), result.outcome)
+    for entry in list(context.store.list(context.layout.run(plan.run_id, ""))):
+        context.store.delete(entry.key)
+    return found
+
+
+def live(processes: ForkServerContext, folder: Path, plan: Plan) -> None:
+    """Let a process attempt the plan to its end."""
+    process = processes.Process(target=attempt_in, args=(folder, plan))
+    process.start()
+    process.join()
+
+
+def die(processes: ForkServerContext, folder: Path, plan: Plan, iteration: int, seconds: float) -> bool:
+    """Kill a process some seconds after its state at an iteration is in the store; False: it was faster, and ended."""
+    process = processes.Process(target=attempt_in, args=(folder, plan))
+    process.start()
+    while process.is_alive() and (newest_state(folder, plan) or 0) < iteration:
+        time.sleep(0.001)
+    time.sleep(seconds)
+    process.kill()
+    process.join()
+    return process.exitcode == -signal.SIGKILL
+
+
+def plan_in(folder: Path) -> Plan:
+    """Pack the digits and plan a scratch run on them that saves its state after every iteration."""
+    task = load_task(str(TASK), ["training.save_seconds=0", "training.epochs=8"])
+    write_digits(folder / "digits")
+    pack(folder / "digits", task, context_of(folder).store, staging=Staging.parse("share", "50+50"))
+    planned = stages.plan(context_of(folder), task, Request())
+    if not isinstance(planned, Plan):
+        raise RuntimeError(planned.reason)
+    return planned
+
+
+def newest_state(folder: Path, plan: Plan) -> int | None:
+    """The iteration at which a killed run will resume, or None if it saved nothing."""
+    context = context_of(folder)
+    states = [entry.key for entry in context.store.list(context.layout.run(plan.run_id, "state/"))]
+    return int(Path(states[-1]).name.split("-")[0]) if states else None
+
+
+def kill_and_compare(folder: Path, kills: int) -> dict[str, object]:
+    """Kill one run after another and count those that end like the first, which lived undisturbed."""
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["retrain.attempt", "retrain.demo"])
+    plan, moments = plan_in(folder), random.Random(0)
+    live(processes, folder, plan)
+    expected = outcome(folder, plan)
+    identical, resumed_at = 0, list[int | None]()
+    while len(resumed_at) < kills:
+        if die(processes, folder, plan, moments.randint(0, plan.iterations), moments.uniform(0, 0.2)):
+            resumed_at.append(newest_state(folder, plan))
+            live(processes, folder, plan)
+            identical += outcome(folder, plan) == expected
+        else:
+            outcome(folder, plan)
+    return {"kills": kills, "identical": identical, "iterations": plan.iterations, "resumed_at": resumed_at}
+
+
+def main() -> None:
+    """Kill runs, and count."""
+    options = parser(__doc__)
+    options.add_argument("--kills", type=int, default=20)
+    chosen = options.parse_args()
+    with tempfile.TemporaryDirectory(prefix="retrain-resume-") as folder:
+        report(kill_and_compare(Path(folder), chosen.kills), chosen.output)
+
+
+if __name__ == "__main__":
+    main()
