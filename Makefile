@@ -1,6 +1,6 @@
 # Chores. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench lock docs manifests image clean
+.PHONY: help demo test lint format study-mini bench lock docs manifests image clean
 
 PYTHON := $(shell for python in python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$python && break; done)
@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/ready
 
 help: ## List the chores
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) ## Run the main job on scanned digits, in about three minutes
 	$(BIN)/python -m retrain.demo
@@ -24,6 +24,10 @@ lint: $(READY) ## Check formatting, style and types
 format: $(READY) ## Format the code and sort its imports
 	$(BIN)/ruff check --fix-only --select I
 	$(BIN)/ruff format
+
+study-mini: $(READY) ## Repeat one of the papers' experiments: make study-mini NAME=verwimp-table1
+	$(BIN)/retrain study run $(NAME)-mini
+	$(BIN)/retrain study report $(NAME)-mini
 
 bench: $(READY) ## Run every benchmark
 	@for benchmark in $(wildcard benchmarks/*.py); do echo "$$benchmark"; $(BIN)/python $$benchmark || exit 1; done

@@ -11,25 +11,30 @@ import torch
 from torchvision.datasets import FakeData
 
 from retrain import ledger, registry
+from retrain.attempt import prepare
 from retrain.data.drops import list_drops
 from retrain.demo import write_digits
 from retrain.errors import StudyError
 from retrain.layout import Layout
+from retrain.machine import make_context
 from retrain.records import Cost, Curve, Machine, Point, Result, RunRecord
 from retrain.run_records import RunRecords
 from retrain.study import report
+from retrain.study.catalogue import PAPERS, entries
 from retrain.study.component import component_scores
 from retrain.study.datasets import export, find
 from retrain.study.files import load_study
-from retrain.study.grid import Cell, cells
+from retrain.study.grid import Cell, cells, task_of
 from retrain.study.kept import Ran
 from retrain.study.landing import Root, land
 from retrain.study.page import page, table
 from retrain.study.recommend import advise, recommendation
-from retrain.study.running import Workers, run
+from retrain.study.running import run
 from retrain.study.runs import Runs
 from retrain.study.settings import Study
 from retrain.study.table import Group, accumulated, estimate, groups, rows
+from retrain.study.workers import Workers
+from retrain.training.setup import Run as Start
 
 CPU = Workers(device="cpu")
 TASK = """
@@ -111,6 +116,31 @@ def test_processes_side_by_side_train_the_same_models_as_one(place: Path, tmp_pa
     run(together, Root(place), Workers(jobs=2, device="cpu"))
     assert digests(alone) == digests(together)
     assert len(set(digests(alone).values())) == 3
+
+
+def norm_of_one(start: Start, index: int) -> float:
+    """Return the norm of the gradient of one sample's loss."""
+    image = start.normalize(start.train.images[[index]])
+    loss = torch.nn.functional.cross_entropy(start.network(image), start.train.labels[[index]])
+    gradients = torch.autograd.grad(loss, list(start.network.parameters()))
+    return float(torch.cat([gradient.flatten() for gradient in gradients]).norm())
+
+
+def test_what_is_measured_beside_accuracy_is_kept_and_shown(place: Path, tmp_path: Path) -> None:
+    methods = {"scratch": {"start": "scratch"}, "naive": {}}
+    study = small_study(methods=methods, measures=["weight_correlation", "gradient_norms"])
+    runs = Runs(study, str(tmp_path / "store"))
+    run(runs, Root(place), CPU)
+    figures = {one.cell.method: one.measures for one in runs.ran()}
+    start = prepare(make_context(runs.store, Layout(runs.ran()[1].record.task), "cpu"), runs.plan(runs.ran()[1].cell))
+    new = (start.train.drop == 1).nonzero().squeeze(1)
+    expected = sum(norm_of_one(start, index) for index in new.tolist()) / len(new)
+    assert figures["naive"]["gradient norm, new, start"] == pytest.approx(expected, rel=1e-4)
+    assert figures["scratch"]["correlation of weights"] > 0.5
+    for by_name in figures.values():
+        assert by_name["gradient norm, new, end"] != by_name["gradient norm, new, start"]
+    page_of = report.write_report(study, runs.ran(), tmp_path / "evidence").read_text()
+    assert f"| naive | {figures['naive']['correlation of weights']:.4g} |" in page_of
 
 
 def test_stop_on_test_measures_on_the_test_split_and_holds_nothing_out(place: Path, tmp_path: Path) -> None:
@@ -201,7 +231,7 @@ def ran(method: str, seed: int, accuracies: Mapping[int, float], drops: int = 2)
         started_at=now,
         ended_at=now,
     )
-    return Ran(Cell("task", "7+3", method, drops, seed), record, Curve(points=points))
+    return Ran(Cell("task", "7+3", method, drops, seed), record, Curve(points=points), {})
 
 
 TWO_SEEDS = [
@@ -262,7 +292,7 @@ def test_the_report_can_be_computed_anew_and_a_changed_figure_is_found(place: Pa
     (studies / "small.yaml").write_text(study.model_dump_json())
     written = report.write_report(study, TWO_SEEDS, tmp_path)
     assert report.check(tmp_path) == ["small"]
-    pictures = sorted(path.suffix for path in (tmp_path / "small").glob("curves*"))
+    pictures = sorted(path.suffix for path in (tmp_path / "small").glob("accuracy*"))
     assert pictures == [".png", ".svg"]
     written.write_text(written.read_text().replace("×4.50", "×4.60"))
     with pytest.raises(StudyError, match=r"small.md does not say what the runs"):
@@ -285,6 +315,34 @@ def test_the_evidence_of_this_repository_says_what_its_runs_say(monkeypatch: pyt
     root = Path(__file__).parents[1]
     monkeypatch.setenv("RETRAIN_STUDIES", str(root / "studies"))
     assert "digits" in report.check(root / "docs" / "evidence")
+
+
+def test_every_study_of_this_repository_repeats_a_known_item_and_can_be_planned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root = Path(__file__).parents[1]
+    monkeypatch.setenv("RETRAIN_TASKS", str(root / "tasks"))
+    items = {f"{paper}, {item}" for paper, known in PAPERS.items() for item in known}
+    for path in (root / "studies").glob("*.yaml"):
+        study = load_study(str(path))
+        assert study.name == path.stem
+        assert set(study.repeats) <= items | {"try-out"}
+        for cell in cells(study, 2):
+            if cell.seed == study.seeds[0]:
+                assert task_of(study, cell, None).seed == cell.seed
+
+
+def test_the_catalogue_says_what_was_run_and_what_needs_data(place: Path, tmp_path: Path) -> None:
+    studies = place / "studies"
+    studies.mkdir(exist_ok=True)
+    known = ["Verwimp et al., Table 1"]
+    for name, data in (("has", "digits"), ("lacks", "imagenet-100"), ("ran", "digits")):
+        study = small_study(name=name, repeats=known, data=[{"name": data}], seeds=[0, 1])
+        (studies / f"{name}.yaml").write_text(study.model_dump_json())
+    report.write_report(load_study("ran"), TWO_SEEDS, tmp_path)
+    found = {entry.study: entry.status for entry in entries(place, tmp_path) if entry.item == known[0]}
+    assert found == {"has": "not run", "lacks": "needs data imagenet-100", "ran": "run mini"}
+    assert {entry.status for entry in entries(place, tmp_path) if entry.item not in known} == {"no study yet"}
 
 
 def test_advice_names_what_was_fastest_with_every_seed_and_scratch_if_nothing_was() -> None:

@@ -1,5 +1,6 @@
 """`retrain study`."""
 
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated
 
@@ -67,15 +68,12 @@ def report(
 @app.command("list")
 def list_(root: Root = ROOT, out: Evidence = EVIDENCE) -> None:
     """List every table and figure of the papers with its studies and how they stand."""
-    from rich.table import Table
-
-    from retrain.cli.tables import console
     from retrain.study.catalogue import entries
 
-    table = Table("table or figure", "what it shows", "study", "size", "status", box=None)
-    for entry in entries(root, out):
-        table.add_row(*entry)
-    console().print(table)
+    for (item, about), found in groupby(entries(root, out), key=lambda entry: (entry.item, entry.about)):
+        typer.echo(f"{item}: {about}")
+        for entry in found:
+            typer.echo(f"    {entry.study:<48} {entry.status}" if entry.study else f"    {entry.status}")
 
 
 @app.command()

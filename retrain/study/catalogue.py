@@ -54,7 +54,6 @@ class Entry(NamedTuple):
     item: str
     about: str
     study: str
-    size: str
     status: str
 
 
@@ -65,9 +64,9 @@ def entries(root: Path, evidence: Path) -> Iterator[Entry]:
         for item, about in items.items():
             name = f"{paper}, {item}"
             repeating = [study for study in studies if name in study.repeats]
-            yield from (Entry(name, about, each.name, each.size, status(each, root, evidence)) for each in repeating)
+            yield from (Entry(name, about, each.name, status(each, root, evidence)) for each in repeating)
             if not repeating:
-                yield Entry(name, about, "", "", "no study yet")
+                yield Entry(name, about, "", "no study yet")
 
 
 def status(study: Study, root: Path, evidence: Path) -> str:
