@@ -46,8 +46,13 @@ class Checkpoints:
             self.store.delete(entry.key)
         return None
 
+    def iteration(self) -> int:
+        """Return how far the newest state had come, in iterations; 0 if there is none."""
+        newest = next(iter(self._newest_first()), None)
+        return int(newest.key.removeprefix(self.prefix).partition("-")[0]) if newest else 0
+
     def clear(self) -> None:
-        """Remove all states: the run has ended, its result is in the store."""
+        """Remove all states: the run has ended."""
         self._wait()
         for entry in self._newest_first():
             self.store.delete(entry.key)

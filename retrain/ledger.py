@@ -55,12 +55,18 @@ def _parse(store: Store, key: str) -> RunRecord:
 
 
 def assemble(
-    plan: Plan, result: Result | None, evaluation: Evaluation | None, decision: Decision | None, error: str | None
+    plan: Plan,
+    result: Result | None,
+    evaluation: Evaluation | None,
+    decision: Decision | None,
+    error: str | None,
+    lost: int = 0,
 ) -> RunRecord:
-    """Return the record of an ended run; without a result, of one that failed."""
+    """Return the record of an ended run; without a result, of one that failed after `lost` iterations."""
     now = datetime.now(UTC)
     drops = tuple(drop.id for drop in plan.dataset.drops)
     outcome = result.outcome if result and error is None else "failed"
+    used, evaluated = (result.iterations, result.cost.evaluated_images) if result else (lost, 0)
     return RunRecord(
         run_id=plan.run_id,
         task=plan.task.name,
@@ -79,30 +85,30 @@ def assemble(
         result=result,
         evaluation=evaluation,
         decision=decision,
-        savings=savings(plan, result, outcome) if result else None,
+        savings=savings(plan, outcome, used, evaluated),
         costs=plan.task.costs,
         started_at=result.started_at if result else now,
         ended_at=now,
     )
 
 
-def savings(plan: Plan, result: Result, outcome: str) -> Savings | None:
+def savings(plan: Plan, outcome: str, used: int, evaluated_images: int) -> Savings | None:
     """Return what a run saved against scratch (see `Savings`), or None for a trial, which replaces no retraining."""
     if plan.purpose == "trial":
         return None
-    used, baseline = result.iterations, _baseline(plan, result, outcome)
-    evaluation = EVALUATION_SHARE * result.cost.evaluated_images / plan.task.training.batch_size
+    baseline = _baseline(plan, outcome, used)
+    evaluation = EVALUATION_SHARE * evaluated_images / plan.task.training.batch_size
     is_own_baseline = plan.target is None and baseline > 0
     all_in = used if is_own_baseline else used + evaluation
     gross = 0 if plan.purpose == "calibrate" else baseline - used
     return Savings(baseline=baseline, used=used, used_all_in=all_in, gross=gross, net=baseline - all_in)
 
 
-def _baseline(plan: Plan, result: Result, outcome: str) -> int:
+def _baseline(plan: Plan, outcome: str, used: int) -> int:
     """The iterations that training from scratch would have taken for the model that this run yielded."""
     if not plan.replaces_scratch or plan.purpose == "calibrate" or outcome in ("missed", "diverged", "failed"):
         return 0
-    return plan.target.baseline_iterations if plan.target else result.iterations
+    return plan.target.baseline_iterations if plan.target else used
 
 
 def total(records: Iterable[RunRecord]) -> Savings:

@@ -65,7 +65,7 @@ def _done(dataset: Dataset, history: History) -> str | None:
     if champion and len(dataset.drops) == len(champion.dataset.drops):
         return f"no drop has landed since champion {champion.run_id}"
     for record in history.records.values():
-        if record.purpose == "retrain" and record.decision and record.dataset_digest == dataset.digest:
+        if record.decision and record.dataset_digest == dataset.digest:
             how = "promoted, and replaced since" if record.decision.promoted else "refused by the gate"
             return f"{record.run_id} was trained on these drops and {how}; with --method, a run is planned all the same"
     return None

@@ -6,6 +6,7 @@ machine, after any crash.
 
 from retrain import ledger, models, next_run, planning, registry
 from retrain.attempt import attempt
+from retrain.checkpoints import Checkpoints
 from retrain.config import Task
 from retrain.context import Context
 from retrain.errors import UserError
@@ -102,10 +103,16 @@ def _decide_and_swap(context: Context, plan: Plan) -> Decision | None:
 
 
 def record(context: Context, plan: Plan, error: str | None = None) -> RunRecord:
-    """Write a run's record into the ledger and its metrics beside it; the first record written stays."""
+    """Write a run's record into the ledger and its metrics beside it; the first record written stays.
+
+    A run that failed is charged for the iterations of its last saved state, which nobody will go on from.
+    """
     files = context.files(plan.run_id)
-    entry = ledger.assemble(plan, files.result(), files.evaluation(), files.decision(), error)
-    entry = ledger.write(context.store, context.layout, entry)
+    with Checkpoints(context.store, context.layout, plan.run_id) as checkpoints:
+        lost = checkpoints.iteration()
+        entry = ledger.assemble(plan, files.result(), files.evaluation(), files.decision(), error, lost)
+        entry = ledger.write(context.store, context.layout, entry)
+        checkpoints.clear()
     context.store.write(context.layout.metrics(plan.run_id), metrics.render([entry]))
     return entry
 

@@ -53,6 +53,6 @@ class Life:
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
         return pack(source, make_task(), self.store)[0].drop
 
-    def keys(self) -> dict[str, bytes]:
+    def contents(self) -> dict[str, bytes]:
         """Everything in the store."""
         return {entry.key: self.store.read(entry.key)[0] for entry in self.store.list()}

@@ -79,10 +79,12 @@ def test_a_run_that_failed_after_its_training_is_lost_whole() -> None:
     assert record.savings == saved(0, 40, 50, -40, -50)
 
 
-def test_a_run_that_failed_before_it_had_a_result_has_nothing_to_weigh() -> None:
+def test_a_run_that_failed_in_mid_training_loses_what_it_had_done() -> None:
     past = new_drop()
-    failed = past.ended(past.plan(), "failed", promoted=None)
-    assert (failed.savings, failed.result) == (None, None)
+    failed = ledger.assemble(past.plan(), None, None, None, "RuntimeError: out of memory", lost=30)
+    assert (failed.outcome, failed.result) == ("failed", None)
+    assert failed.savings == saved(0, 30, 30, -30, -30)
+    assert past.ended(past.plan(), "failed", promoted=None).savings == saved(0, 0, 0, 0, 0)
     assert past.ended(past.plan()).savings == saved(200, 40, 50, 160, 150)
 
 

@@ -196,7 +196,10 @@ def test_a_failed_run_is_tried_again_as_another_run() -> None:
     assert (second.retry, second.reason) == (1, first.reason)
     assert second.run_id != first.run_id
     past.ended(second, "failed", promoted=None)
-    assert past.plan().retry == 2
+    third = past.plan()
+    assert third.retry == 2
+    past.ended(third, "missed", promoted=None)
+    assert (past.plan().attempt, past.plan().retry) == (1, 0)
 
 
 def test_a_dataset_whose_candidate_was_refused_waits_for_the_next_drop() -> None:

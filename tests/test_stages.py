@@ -128,20 +128,20 @@ def test_a_candidate_that_the_gate_refuses_is_kept_with_the_reason_and_not_train
     assert any("below gate.min_accuracy 0.9" in reason for reason in refused.decision.reasons)
     assert champion(life) == first.run_id
     assert life.context.files(refused.run_id).weights()
-    before = life.keys()
+    before = life.contents()
     nothing = stages.run(life.context, strict, Request())
     assert isinstance(nothing, Nothing)
     assert f"{refused.run_id} was trained on these drops and refused" in nothing.reason
-    assert life.keys() == before
+    assert life.contents() == before
 
 
 def test_nothing_new_is_no_run_and_changes_nothing(life: Life) -> None:
     assert isinstance(stages.run(life.context, TASK, Request()), Nothing)
     life.land(0, 1)
     run(life)
-    before = life.keys()
+    before = life.contents()
     assert isinstance(stages.run(life.context, TASK, Request()), Nothing)
-    assert life.keys() == before
+    assert life.contents() == before
 
 
 def test_every_stage_called_again_changes_nothing(life: Life) -> None:
@@ -151,10 +151,10 @@ def test_every_stage_called_again_changes_nothing(life: Life) -> None:
     planned = plan(life)
     final = stages.train(life.context, planned)
     done = [stage(life.context, final) for stage in (stages.evaluate, stages.promote, stages.record)]
-    kept = life.keys()
+    kept = life.contents()
     assert stages.train(life.context, planned) == final
     assert [stage(life.context, final) for stage in (stages.evaluate, stages.promote, stages.record)] == done
-    assert life.keys() == kept
+    assert life.contents() == kept
 
 
 Stage = Callable[..., object]
@@ -180,7 +180,7 @@ def test_after_a_crash_between_any_two_stages_the_next_run_completes_it(
     stages.run(crashed.context, TASK, Request())
     assert [timeless(record) for record in records(crashed)] == [timeless(record) for record in records(whole)]
     assert champion(crashed) == champion(whole)
-    assert set(crashed.keys()) == set(whole.keys())
+    assert set(crashed.contents()) == set(whole.contents())
 
 
 def test_a_crash_right_after_the_swap_leaves_a_promotion_that_is_completed(local: Life) -> None:
@@ -341,12 +341,38 @@ class Breaks(Silent):
             raise RuntimeError("no space left on device")
 
 
+class BreaksAt(Silent):
+    """Breaks down in the iteration of this number."""
+
+    def __init__(self, iteration: int) -> None:
+        super().__init__()
+        self.iteration = iteration
+
+    def stepped(self, progress: Progress) -> None:
+        if progress.iteration == self.iteration:
+            raise RuntimeError("no space left on device")
+
+
+def test_what_a_failed_run_had_done_is_lost_and_its_states_are_removed(life: Life) -> None:
+    life.land(0, 1)
+    saving = make_task(training={**TASK.training.model_dump(), "save_seconds": 0})
+    with pytest.raises(RuntimeError):
+        stages.run(replace(life.context, observer=BreaksAt(7)), saving, Request())
+    [failed] = records(life)
+    assert failed.savings
+    assert (failed.savings.used, failed.savings.gross, failed.savings.net) == (6, -6, -6)
+    assert not [key for key in life.contents() if "/state/" in key]
+    again = run(life, saving)
+    assert again.savings
+    assert ledger.total(records(life)).gross == -6
+
+
 def test_a_failure_is_recorded_and_the_next_run_tries_again(life: Life) -> None:
     life.land(0, 1)
     with pytest.raises(RuntimeError, match="no space left"):
         stages.run(replace(life.context, observer=Breaks(1)), TASK, Request())
     [failed] = records(life)
-    assert (failed.outcome, failed.error, failed.savings) == ("failed", "RuntimeError: no space left on device", None)
+    assert (failed.outcome, failed.error) == ("failed", "RuntimeError: no space left on device")
     assert champion(life) is None
     again = run(life)
     assert (again.outcome, champion(life)) == ("completed", again.run_id)
