@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/ready
 
 help: ## List the chores
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) ## Run the main job on scanned digits, in about three minutes
 	$(BIN)/python -m retrain.demo
