@@ -17,7 +17,7 @@ from retrain.data.resident import Samples
 from retrain.data.staging import Staging
 from retrain.layout import Layout
 from retrain.recipe.methods import recipe_of
-from retrain.recipe.settings import Cosine, Recipe
+from retrain.recipe.settings import Cosine, L2Init, Recipe
 from retrain.records import Dataset, DropRef, Origin, Plan, Point, Target
 from retrain.store import LocalStore
 from retrain.training.progress import Progress
@@ -45,7 +45,7 @@ TASK = Task(
     data=Data(image_size=SIZE, crop_padding=1, val_share=0.2, test_share=0.2),
     model=Model(name=f"{__name__}:dropout_net"),
     training=Training(epochs=8, batch_size=32, evaluate_every=1, save_seconds=0),
-    recipe=Recipe(schedule=Cosine(scale=0.5)),
+    recipe=Recipe(objective=L2Init(anchor="origin"), schedule=Cosine(scale=0.5)),
 )
 
 
