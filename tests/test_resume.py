@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from trainings import TASK, attempt_in, commit_drops, context_of, stored_plan
 from retrain.records import Curve, Plan, Result
 
 LONGER = TASK.training.model_copy(update={"epochs": 40})
-"""About 190 iterations, each of them saved."""
+"""A hundred iterations or so, each of them saved."""
 
 
 @pytest.fixture(scope="module")
@@ -70,19 +70,23 @@ def states_in(place: Path) -> list[str]:
     return [entry.key for entry in context_of(place).store.list(f"{TASK.name}/runs/") if "/state/" in entry.key]
 
 
-def wait_for(ready: Iterator[bool], seconds: float = 60) -> None:
+def newest(place: Path, plan: Plan) -> int:
+    """The iteration of the newest state; 0 if there is none."""
+    return max((int(Path(key).name.split("-")[0]) for key in saved(place, plan)), default=0)
+
+
+def wait_until(ready: Callable[[], object], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
-    while not next(ready):
+    while not ready():
         assert time.monotonic() < deadline
         time.sleep(0.002)
 
 
-def started(processes: ForkServerContext, place: Path, plan: Plan) -> ForkServerProcess:
-    """A process that trains the plan and has saved states since it started."""
-    before = saved(place, plan)
+def started(processes: ForkServerContext, place: Path, plan: Plan, iteration: int) -> ForkServerProcess:
+    """A process that trains the plan and has saved its state at an iteration, or later."""
     process = processes.Process(target=attempt_in, args=(place, plan))
     process.start()
-    wait_for(saved(place, plan) != before for _ in iter(int, 1))
+    wait_until(lambda: newest(place, plan) >= iteration)
     return process
 
 
@@ -90,9 +94,9 @@ def test_resumed_run_equals_uninterrupted_run(processes: ForkServerContext, plac
     plan = plan_in(place)
     expected = uninterrupted(place, plan)
     moments = random.Random(0)
-    for _ in range(4):
-        process = started(processes, place, plan)
-        time.sleep(moments.uniform(0, 0.15))
+    for iteration in sorted(moments.sample(range(1, plan.iterations - 50), 4)):
+        process = started(processes, place, plan, iteration)
+        time.sleep(moments.uniform(0, 0.02))
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
@@ -107,7 +111,7 @@ def test_sigterm_saves_the_step_and_exits_with_75_and_the_run_goes_on(
 ) -> None:
     plan = plan_in(place)
     expected = uninterrupted(place, plan)
-    process = started(processes, place, plan)
+    process = started(processes, place, plan, iteration=70)
     process.terminate()
     process.join()
     assert process.exitcode == os.EX_TEMPFAIL
@@ -120,27 +124,27 @@ def test_a_torn_newest_state_costs_the_iterations_since_the_one_before(
 ) -> None:
     plan = plan_in(place)
     expected = uninterrupted(place, plan)
-    process = started(processes, place, plan)
-    wait_for(len(saved(place, plan)) > 1 for _ in iter(int, 1))
+    process = started(processes, place, plan, iteration=30)
     process.terminate()
     process.join()
-    newest = saved(place, plan)[-1]
+    torn = saved(place, plan)[-1]
     store = context_of(place).store
-    store.write(newest, store.read(newest)[0][:-100])
+    store.write(torn, store.read(torn)[0][:-100])
     attempt_in(place, plan)
     assert outcome(place, plan) == expected
 
 
 def test_a_command_that_is_asked_to_stop_exits_with_75_and_leaves_its_state(tmp_path: Path) -> None:
     commit_drops(tmp_path)
-    task = TASK.model_copy(update={"store": str(tmp_path / "store"), "training": LONGER})
+    endless = TASK.training.model_copy(update={"epochs": 10_000})
+    task = TASK.model_copy(update={"store": str(tmp_path / "store"), "training": endless})
     (tmp_path / "pets.yaml").write_text(yaml.safe_dump(task.model_dump(mode="json")))
     command = [sys.executable, "-m", "retrain", "run", "--task", str(tmp_path / "pets.yaml"), "--device", "cpu"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "RETRAIN_CACHE": str(tmp_path / "cache")}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        wait_for(bool(states_in(tmp_path)) for _ in iter(int, 1))
+        wait_until(lambda: states_in(tmp_path))
         process.terminate()
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=300)
     assert process.returncode == os.EX_TEMPFAIL, said
     assert "Traceback" not in said
     assert states_in(tmp_path)
