@@ -127,7 +127,7 @@ def test_only_completed_scratch_runs_that_are_no_trials_are_baselines() -> None:
     past.ended(past.plan(), "diverged", promoted=None)
     past.ended(past.plan(Request("scratch"), TASK.model_copy(update={"seed": 1})))
     past.ended(past.plan(Request(purpose="calibrate")), promoted=None)
-    past.ended(past.plan(Request(purpose="trial")), promoted=None)
+    past.ended(past.plan(Request("scratch", "trial")), promoted=None)
     past.ended(past.plan(Request("naive")))
     assert [ledger.is_baseline(record) for record in past.records] == [False, True, True, False, False]
 
