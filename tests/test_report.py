@@ -82,7 +82,6 @@ def html(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def opened(browser: Browser, path: Path, **settings: object) -> Page:
     """Open a page; any console message, script error, dialog or request for anything else fails the test."""
     page = browser.new_page(**settings)
-    page.set_default_timeout(10_000)
     page.on("console", lambda message: pytest.fail(f"console: {message.text}"))
     page.on("pageerror", lambda error: pytest.fail(f"script error: {error}"))
     page.on("dialog", lambda dialog: pytest.fail(f"dialog: {dialog.message}"))

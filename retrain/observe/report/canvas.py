@@ -12,6 +12,8 @@ from markupsafe import Markup
 Row = Mapping[str, Any]
 Chart = alt.Chart | alt.LayerChart | alt.FacetChart
 
+CLOCK = {"hours": "%H:%M", "minutes": "%H:%M"}
+"""24 hours, as everywhere else; days, months and years are told as they are by default."""
 LINK = '<a xlink:href="https://vega.github.io/vega-datasets/#'
 """What the renderer makes of a link to a place in the page."""
 OWN_LINK = '<a tabindex="-1" xlink:href="#'
@@ -48,7 +50,7 @@ def milliseconds(time: datetime) -> int:
 def time_axis(span: tuple[datetime, datetime] | None = None, labels: bool = True) -> alt.X:
     """Return the column `at` as times in UTC along x; charts of one span line up."""
     domain = [milliseconds(end) for end in span] if span else alt.Undefined
-    axis = alt.Axis(grid=False, tickCount=5, labels=labels, labelFlush=True, labelOverlap=True)
+    axis = alt.Axis(grid=False, tickCount=5, format=CLOCK, labels=labels, labelFlush=True, labelOverlap=True)
     return alt.X("at:T", title=None, axis=axis, scale=alt.Scale(type="utc", domain=domain, padding=10))
 
 

@@ -1,0 +1,102 @@
+"""The README's pictures, of a ledger that real runs on scanned digits write: the report, and the commands' tables.
+
+    .venv/bin/python docs/pictures.py
+
+It takes a few minutes and needs Debian's chromium.
+"""
+
+import io
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import BrowserContext, Page, sync_playwright
+from rich.console import Console
+from rich.table import Table
+
+from retrain import ledger
+from retrain.cli.options import open_task
+from retrain.cli.views import history_table, status_details
+from retrain.demo import TASK, retrain, write_digits
+from retrain.observe.report import gather, render
+from retrain.status import read_status
+
+ROOT = Path(__file__).parents[1]
+IMAGES = ROOT / "docs" / "images"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+DROPS = "40+12+12+12+12+12"
+"""Shares of the digits in each drop."""
+REFRESH = "baseline.refresh.every=3"
+SCALE = 1.5
+"""Pixels of the picture to each of the page, for sharp text."""
+PAPER = """<!doctype html>
+<style>
+body {{ margin: 0; padding: 22px 28px; background: {background}; color: {foreground}; width: max-content; }}
+pre {{ margin: 0; font: 14px/1.5 "DejaVu Sans Mono", monospace; }}
+{stylesheet}
+</style>
+<pre>{code}</pre>
+"""
+
+
+def main() -> None:
+    """Write both pictures."""
+    chromium = shutil.which("chromium") or sys.exit("pictures need Chromium: apt-get install chromium")
+    os.environ.setdefault("RETRAIN_TASKS", str(ROOT / "tasks"))
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        os.chdir(folder)
+        write_ledger()
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        window = browser.new_context(viewport={"width": 1120, "height": 1516}, device_scale_factor=SCALE)
+        save(drawn(window, report()).screenshot(), "report.png")
+        save(drawn(window, terminal()).locator("body").screenshot(), "cli.png")
+
+
+def write_ledger() -> None:
+    """Let drops land one by one, each followed by what its user would run."""
+    write_digits(Path("digits"))
+    for part in range(1, DROPS.count("+") + 2):
+        retrain("drop", "pack", "digits", "--task", TASK, "--share", DROPS, "--part", str(part))
+        retrain("run", "--task", TASK, "--set", REFRESH)
+
+
+def report() -> str:
+    """Return the page."""
+    _, store, layout = open_task(TASK)
+    return render(gather(store, layout, ledger.read(store, layout)))
+
+
+def terminal() -> str:
+    """Return `status` and `history` as they look on a terminal, as HTML."""
+    task, store, layout = open_task(TASK)
+    console = Console(record=True, width=118, file=io.StringIO(), force_terminal=True, highlight=False)
+    shown: Sequence[tuple[str, Table]] = (
+        ("status", status_details(read_status(task, store, layout))),
+        ("history", history_table(ledger.read(store, layout))),
+    )
+    for command, table in shown:
+        console.print(f"[bold]$ retrain {command} --task {TASK}[/bold]")
+        console.print(table)
+        console.print()
+    return console.export_html(code_format=PAPER)
+
+
+def drawn(window: BrowserContext, html: str) -> Page:
+    """Open a page of its own: the report's content security policy holds for whatever comes after it."""
+    page = window.new_page()
+    page.set_content(html)
+    return page
+
+
+def save(shot: bytes, name: str) -> None:
+    """Write a picture in a palette of 256 colours."""
+    Image.open(io.BytesIO(shot)).convert("RGB").quantize(256).save(IMAGES / name, optimize=True)
+    print(f"{IMAGES / name}: {(IMAGES / name).stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()
