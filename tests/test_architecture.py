@@ -2,9 +2,9 @@
 
 import ast
 import pkgutil
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,12 +72,14 @@ def test_what_a_task_or_a_record_is_can_be_read_without_torch() -> None:
 
 
 def test_help_answers_in_half_a_second() -> None:
+    """By processor time, the same as wall time where nothing else runs: the tests beside this one do."""
     command = [sys.executable, "-c", "from retrain.cli import main; main()", "--help"]
     seconds = []
     for _ in range(5):
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-        seconds.append(time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(seconds) < 0.5
 
 
