@@ -25,7 +25,7 @@ LONGER = TASK.training.model_copy(update={"epochs": 40})
 def processes() -> ForkServerContext:
     """Processes that start at once, forked from one that has imported what they need."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["retrain.attempt"])
+    context.set_forkserver_preload(["retrain.attempt", "torch._dynamo"])  # the latter is what optimisers import late
     return context
 
 
