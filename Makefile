@@ -13,7 +13,8 @@ help: ## List the chores
 demo: $(READY) ## Run the main job on scanned digits, in about three minutes
 	$(BIN)/python -m retrain.demo
 
-test: $(READY) ## Run all tests
+test: $(READY) ## Run all tests; as root on Debian, install what they need first
+	@scripts/debian_packages.sh
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 lint: $(READY) ## Check formatting, style and types

@@ -1,7 +1,6 @@
 """A real Prometheus and a real Alertmanager on loopback, and what they answer."""
 
 import json
-import shutil
 import socket
 import subprocess
 import time
@@ -16,19 +15,12 @@ from urllib.parse import urlencode
 
 import pytest
 import yaml
+from programs import need
 
 from retrain.config import Task
 from retrain.observe.server import serve
 
 T = TypeVar("T")
-
-
-def need(command: str, package: str) -> str:
-    """The path of a program that Debian has."""
-    path = shutil.which(command)
-    if path is None:
-        pytest.fail(f"{command} is not installed: apt-get install {package}")
-    return path
 
 
 def free_port() -> int:

@@ -1,6 +1,5 @@
 """A genuine S3 storage server for tests: Ceph's gateway with one monitor and one store in memory, on loopback."""
 
-import shutil
 import socket
 import subprocess
 import time
@@ -10,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from uuid import uuid4
+
+from programs import need
 
 KEY = "test"
 """Access key and secret."""
@@ -45,8 +46,8 @@ osd_pool_default_pg_autoscale_mode = off
 @contextmanager
 def serving(folder: Path) -> Iterator[str]:
     """The gateway's address; its files lie in `folder`."""
-    missing = [program for program in PROGRAMS if shutil.which(program) is None]
-    assert not missing, f"install {missing}: apt-get install radosgw ceph-mon ceph-osd ceph-common"
+    for program in PROGRAMS:
+        need(program, "radosgw ceph-mon ceph-osd ceph-common")
     ceph = _Ceph(folder)
     with ExitStack() as daemons:
         ceph.run("ceph-mon", "-i", "a", "--mkfs", "--monmap", ceph.monitor_map())

@@ -13,6 +13,7 @@ import known_ledger
 import monitoring
 import pytest
 import yaml
+from programs import need
 
 from retrain.config import Task
 from retrain.layout import Layout
@@ -28,7 +29,7 @@ ALL = {rule["alert"] for rule in RULES}
 
 def promtool(*arguments: str) -> str:
     """What promtool says; it must be content."""
-    command = [monitoring.need("promtool", "prometheus"), *arguments]
+    command = [need("promtool", "prometheus"), *arguments]
     checked = subprocess.run(command, capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     return checked.stdout

@@ -12,6 +12,7 @@ from urllib.error import HTTPError
 import known_ledger
 import monitoring
 import pytest
+from programs import need
 
 from retrain import registry
 from retrain.config import Task
@@ -170,7 +171,7 @@ def test_the_period_of_a_schedule_is_its_longest_gap(cron: str, days: float) -> 
 def test_promtool_finds_nothing_to_say_about_what_is_served(store: Counted, tmp_path: Path) -> None:
     with monitoring.exporter([Task(name="pets", store=str(store.root))]) as address:
         page = monitoring.get(f"http://{address}/metrics")
-    command = [monitoring.need("promtool", "prometheus"), "check", "metrics"]
+    command = [need("promtool", "prometheus"), "check", "metrics"]
     checked = subprocess.run(command, input=page, capture_output=True, text=True)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
 

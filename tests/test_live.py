@@ -8,6 +8,7 @@ from pathlib import Path
 
 import monitoring
 import pytest
+from programs import need
 from prometheus_client import CollectorRegistry, generate_latest
 from trainings import TASK, plan_of, run_of
 
@@ -163,7 +164,7 @@ def test_being_watched_costs_less_than_half_a_percent_of_a_step() -> None:
 def test_promtool_finds_nothing_to_say_about_a_training(watched: tuple[Live, Scraper]) -> None:
     registry = CollectorRegistry()
     registry.register(watched[0])
-    command = [monitoring.need("promtool", "prometheus"), "check", "metrics"]
+    command = [need("promtool", "prometheus"), "check", "metrics"]
     checked = subprocess.run(command, input=generate_latest(registry), capture_output=True)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
 

@@ -1,6 +1,5 @@
 """The page: its figures are the ledger's, it is safe and self-contained, and everybody can read it."""
 
-import shutil
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 from ledgers import champion_of, ledger_of
 from pictures import two_classes
 from playwright.sync_api import Browser, Page, sync_playwright
+from programs import need
 from typer.testing import CliRunner
 
 from retrain import ledger, stages
@@ -29,7 +29,6 @@ from retrain.planning import Request
 from retrain.records import Decision
 from retrain.store import LocalStore, open_store
 
-CHROMIUM = shutil.which("chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 HOSTILE = """'"><img src=x onerror=alert(1)><script>alert(2)</script>${{1}}"""
 PHONE, DESKTOP = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
@@ -37,10 +36,9 @@ PHONE, DESKTOP = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.fail("these tests need Chromium: apt-get install chromium")
+    path = need("chromium", "chromium")
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield chromium
         chromium.close()
 

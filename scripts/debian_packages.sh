@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that tests need and this machine lacks. Who may not install is told what to: the tests
+# that need them are then skipped, saying the same.
+set -euo pipefail
+
+missing=()
+command -v prometheus >/dev/null || missing+=(prometheus)
+command -v prometheus-alertmanager >/dev/null || missing+=(prometheus-alertmanager)
+command -v chromium >/dev/null || missing+=(chromium)
+command -v radosgw >/dev/null || missing+=(radosgw ceph-mon ceph-osd ceph-common)
+((${#missing[@]})) || exit 0
+
+if ! command -v apt-get >/dev/null || ((EUID != 0)); then
+  echo "some tests need: apt-get install ${missing[*]}" >&2
+  exit 0
+fi
+apt-get update --quiet
+DEBIAN_FRONTEND=noninteractive apt-get install --quiet --yes --no-install-recommends "${missing[@]}"

@@ -1,0 +1,15 @@
+"""Programs that Debian has and tests run."""
+
+import os
+import shutil
+
+import pytest
+
+
+def need(command: str, package: str) -> str:
+    """The path of a program. Without it the test is skipped, saying what to install; on CI it fails."""
+    path = shutil.which(command)
+    if path is None:
+        message = f"{command} is not installed: apt-get install {package}"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    return path
