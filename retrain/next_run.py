@@ -2,7 +2,7 @@
 
 from retrain import ledger, planning, registry
 from retrain.config import Task
-from retrain.data.drops import list_drops
+from retrain.data.drops import each_drop
 from retrain.layout import Layout
 from retrain.planning import History, Measured, Nothing, Request
 from retrain.records import Plan, RunRecord
@@ -12,7 +12,8 @@ from retrain.store.base import Store
 
 def preview(store: Store, layout: Layout, task: Task, request: Request) -> Plan | Nothing:
     """Plan the next run and change nothing."""
-    return planning.make_plan(task, list_drops(store, layout), history(store, layout, task), request)
+    without_shards = [drop.model_copy(update={"shards": ()}) for drop in each_drop(store, layout)]  # they are many
+    return planning.make_plan(task, without_shards, history(store, layout, task), request)
 
 
 def history(store: Store, layout: Layout, task: Task) -> History:

@@ -105,6 +105,17 @@ def test_listing_goes_on_beyond_one_page(store: Store) -> None:
     assert [entry.key for entry in store.list("k/")] == keys
 
 
+def test_folders_are_those_directly_below(store: Store) -> None:
+    numbered = [f"drops/d-{index:03}" for index in range(120)]  # more than a page
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda folder: store.write(f"t/{folder}/a/b.tar", b""), numbered))
+    for key in ("t/drops/plain", "t/drops-2/x", "t/ledger/r"):
+        store.write(key, b"")
+    assert [f"drops/{name}" for name in store.folders("t/drops/")] == numbered
+    assert list(store.folders("t/")) == ["drops-2", "drops", "ledger"]
+    assert list(store.folders("t/nothing/")) == []
+
+
 def test_a_large_file_goes_up_and_down_unchanged(store: Store, tmp_path: Path) -> None:
     content = os.urandom(17 << 20)  # three of boto3's parts
     (tmp_path / "up").write_bytes(content)

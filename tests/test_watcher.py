@@ -98,7 +98,7 @@ def test_while_the_api_server_is_down_nothing_is_lost_or_done_twice(
     place: Place, bucket: str, s3: str, kfp: KfpServer, tmp_path: Path
 ) -> None:
     queue = notified_queue(bucket, s3)
-    watcher = place.watcher(OnKubeflow(), queue)
+    watcher = place.watcher(OnKubeflow(), queue, attend_seconds=0)
     place.land(tmp_path / "in", "a")
     kfp.down = True
     assert not watcher.once()

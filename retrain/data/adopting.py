@@ -60,13 +60,15 @@ def _adopt(drop_id: str, task: Task, store: Store, folder: Path) -> Drop:
 
 
 def _download_all(prefix: str, names: list[str], store: Store, folder: Path) -> None:
-    deque(parallel_map(lambda name: _download(prefix, name, store, folder), names), maxlen=0)
+    def download(name: str) -> None:
+        _place(folder, name).write_bytes(store.read(prefix + name)[0])  # an image fits into memory
+
+    deque(parallel_map(download, names), maxlen=0)
 
 
-def _download(prefix: str, name: str, store: Store, folder: Path) -> Path:
+def _place(folder: Path, name: str) -> Path:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    store.download(prefix + name, path)
     return path
 
 
@@ -77,7 +79,8 @@ def _adopt_shards(drop_id: str, names: list[str], task: Task, store: Store, fold
     tally = _Tally(held_out_shares(set(splits.values()), task.data), task.data.image_size)
     shards = []
     for name, split in splits.items():
-        path = _download(layout.shard(drop_id, ""), name, store, folder)
+        path = _place(folder, name)
+        store.download(layout.shard(drop_id, name), path)
         shards.append(_read(path, name, split, tally))
         path.unlink()
     drop = tally.drop(drop_id, task.name, shards)

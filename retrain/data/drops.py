@@ -1,6 +1,7 @@
 """The drops of a task that are committed: those whose manifest is in the store."""
 
 import re
+from collections.abc import Iterator
 
 from pydantic import ValidationError
 
@@ -37,13 +38,16 @@ def read_drop(store: Store, layout: Layout, drop_id: str) -> Drop:
     return drop
 
 
-def list_drops(store: Store, layout: Layout) -> tuple[Drop, ...]:
-    """Return all committed drops that are not in quarantine, in the order of their commit (and id).
-
-    Raises `DropError` at a damaged manifest.
-    """
+def each_drop(store: Store, layout: Layout) -> Iterator[Drop]:
+    """Yield all committed drops that are not in quarantine. Raises `DropError` at a damaged manifest."""
     named = re.compile(re.escape(layout.drops) + r"([^/]+)/(drop|quarantine)\.json")
     found = [match.groups() for entry in store.list(layout.drops) if (match := named.fullmatch(entry.key))]
     quarantined = {drop for drop, name in found if name == "quarantine"}
-    drops = [read_drop(store, layout, drop) for drop, name in found if name == "drop" and drop not in quarantined]
-    return tuple(sorted(drops, key=lambda drop: (drop.committed_at, drop.id)))
+    for drop, name in found:
+        if name == "drop" and drop not in quarantined:
+            yield read_drop(store, layout, drop)
+
+
+def list_drops(store: Store, layout: Layout) -> tuple[Drop, ...]:
+    """Return the same in the order of their commit (and id)."""
+    return tuple(sorted(each_drop(store, layout), key=lambda drop: (drop.committed_at, drop.id)))

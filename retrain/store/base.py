@@ -74,6 +74,12 @@ class Store(Protocol):
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Yield every object whose key starts with `prefix`, in the order of their keys (by code point)."""
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        """Yield the names of the folders directly below `prefix`, which ends in a slash, in the order of their keys.
+
+        What lies in them is not listed: this takes no longer however many objects there are.
+        """
+
     def upload(self, path: Path, key: str) -> None:
         """Stream the file at `path` into the store; it is visible only when whole."""
 

@@ -69,6 +69,12 @@ class LocalStore:
         with self._explained(prefix):
             yield from self._walk("", prefix)
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        """Yield the names of the folders directly below `prefix`, in order."""
+        with self._explained(prefix):
+            names = sorted(name for name, _ in _children(self.root / prefix) if name.endswith("/"))
+        yield from filter(is_key, (name.rstrip("/") for name in names))
+
     def upload(self, path: Path, key: str) -> None:
         """Copy the file at `path` into the store."""
         with self._explained(key), path.open("rb") as source:

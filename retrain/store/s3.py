@@ -82,6 +82,16 @@ class S3Store:
                     if is_key(key):
                         yield Entry(key, item["Size"])
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        """Yield the names of the folders directly below `prefix`, in order, page by page."""
+        pages = self._client.get_paginator("list_objects_v2")
+        with self._explained(prefix):
+            for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix, Delimiter="/"):
+                for item in page.get("CommonPrefixes", ()):
+                    name = item["Prefix"].removeprefix(self._prefix + prefix).rstrip("/")
+                    if is_key(name):
+                        yield name
+
     def upload(self, path: Path, key: str) -> None:
         """Upload the file at `path`, large ones in parallel parts."""
         with self._explained(key):

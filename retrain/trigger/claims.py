@@ -25,6 +25,7 @@ class Claims:
         self._store, self._layout = store, layout
         self._owners: dict[str, str] = {}
         self._ended: set[str] = set()
+        self._plans: dict[str, Plan] = {}
 
     def refresh(self) -> None:
         """Read the claims that are new, and forget those that were withdrawn."""
@@ -39,26 +40,33 @@ class Claims:
     def in_flight(self) -> list[Plan]:
         """Return the plans of runs that have drops and have not ended."""
         runs = sorted(set(self._owners.values()) - self._ended)
-        plans = [RunRecords(self._store, self._layout, run_id).plan() for run_id in runs if not self._has_ended(run_id)]
+        plans = [self._plan(run_id) for run_id in runs if not self._has_ended(run_id)]
         return [plan for plan in plans if not self._overtaken(plan)]
 
     def claim(self, plan: Plan) -> bool:
         """Give a plan's new drops to its run, all of them or none; drops of runs that have ended stay theirs.
 
-        Everybody claims in the order of the drops' commits, so of two runs that want the same drop one gets all.
+        Everybody claims in the order of the drops' commits, so of two runs that want the same drop one gets all. The
+        claims that `refresh` found are taken as they are.
         """
         given: list[str] = []
         for drop in (ref.id for ref in plan.dataset.drops[plan.known :]):
-            try:
-                self._store.create(self._layout.claim(drop), Claim(drop=drop, run_id=plan.run_id).to_bytes())
-            except Conflict:
-                if self._has_ended(self._owner(drop)):
-                    continue
+            owner = self._owners.get(drop) or self._create(drop, plan.run_id)
+            if owner == plan.run_id:
+                given.append(drop)
+            elif not self._has_ended(owner):
                 self._withdraw(plan.run_id, given)
                 return False
-            given.append(drop)
-        self._owners |= dict.fromkeys(given, plan.run_id)
         return True
+
+    def _create(self, drop: str, run_id: str) -> str:
+        """Claim a drop for a run; return whose it is then."""
+        try:
+            self._store.create(self._layout.claim(drop), Claim(drop=drop, run_id=run_id).to_bytes())
+        except Conflict:
+            run_id = self._owner(drop)
+        self._owners[drop] = run_id
+        return run_id
 
     def _withdraw(self, run_id: str, drops: list[str]) -> None:
         for drop in drops:
@@ -68,6 +76,11 @@ class Claims:
     def _owner(self, drop: str) -> str:
         data, _ = self._store.read(self._layout.claim(drop))
         return Claim.model_validate_json(data).run_id
+
+    def _plan(self, run_id: str) -> Plan:
+        if run_id not in self._plans:
+            self._plans[run_id] = RunRecords(self._store, self._layout, run_id).plan()
+        return self._plans[run_id]
 
     def _has_ended(self, run_id: str) -> bool:
         if run_id not in self._ended and find_end(self._store, self._layout, run_id):
@@ -79,7 +92,7 @@ class Claims:
         champion = registry.read(self._store, self._layout).run_id
         if champion is None or not self._has_ended(champion):
             return False
-        known = {drop.id for drop in RunRecords(self._store, self._layout, champion).plan().dataset.drops}
+        known = {drop.id for drop in self._plan(champion).dataset.drops}
         return known.issuperset(drop.id for drop in plan.dataset.drops)
 
 

@@ -43,6 +43,10 @@ class Fenced:
         """As the store's."""
         return self._store.list(prefix)
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        """As the store's."""
+        return self._store.folders(prefix)
+
     def upload(self, path: Path, key: str) -> None:
         """As the store's, while the lease is held."""
         self._lease.check()

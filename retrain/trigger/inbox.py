@@ -9,9 +9,12 @@ from retrain.config import Task
 from retrain.errors import StoreError
 from retrain.layout import Layout
 from retrain.observe import names
-from retrain.trigger.events import EventError, Written, parse
+from retrain.trigger.events import EventError, parse
 from retrain.trigger.health import Health
 from retrain.trigger.queue import Message, Queue
+
+MOST = 1000
+"""Messages that are taken at once: enough to look once for many, few enough to be done before others see them."""
 
 log = logging.getLogger("retrain")
 
@@ -31,22 +34,19 @@ class Inbox:
         self._places = {task.name: _place(task) for task in tasks}
 
     def receive(self, wait: float) -> Mail:
-        """Return what has come within `wait` seconds at most. A queue that does not answer is no reason to stop."""
+        """Return what has come within `wait` seconds at most, and what lies there besides.
+
+        A queue that does not answer is no reason to stop.
+        """
         mail = Mail([], {})
         try:
-            received = self._queue.receive(wait)
+            while received := self._queue.receive(wait if not mail.messages else 0):
+                self._sort(received, mail)
+                if len(mail.messages) >= MOST:
+                    break
         except StoreError as error:
             self._failed(error)
             time.sleep(wait)
-            return mail
-        for message in received:
-            try:
-                written = parse(message.body)
-            except EventError as error:
-                self._failed(error)
-                continue
-            mail.messages.append(message)
-            self._sort(written, mail.drops)
         return mail
 
     def delete(self, messages: list[Message]) -> None:
@@ -56,11 +56,18 @@ class Inbox:
         except StoreError as error:
             self._failed(error)
 
-    def _sort(self, written: Iterable[Written], drops: dict[str, set[str]]) -> None:
-        for item in written:
-            for task, (bucket, prefix) in self._places.items():
-                if drop := item.ended_drop(bucket, prefix):
-                    drops.setdefault(task, set()).add(drop)
+    def _sort(self, received: Iterable[Message], mail: Mail) -> None:
+        for message in received:
+            try:
+                written = parse(message.body)
+            except EventError as error:
+                self._failed(error)
+                continue
+            mail.messages.append(message)
+            for item in written:
+                for task, (bucket, prefix) in self._places.items():
+                    if drop := item.ended_drop(bucket, prefix):
+                        mail.drops.setdefault(task, set()).add(drop)
 
     def _failed(self, error: Exception) -> None:
         log.warning("%s", error)

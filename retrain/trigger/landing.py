@@ -27,11 +27,14 @@ class Landed:
 
 
 def scan(store: Store, layout: Layout, drops: Iterable[str] | None = None) -> Landed:
-    """Look at the drops of these ids, or at all. Memory grows with the drops, not with their objects."""
+    """Look at the drops of these ids, or at all. Memory grows with the drops, not with their objects.
+
+    Of a drop that is named, only the objects that tell its state are asked for; of all, every object is listed.
+    """
     landed = Landed()
     kinds = {"drop.json": landed.committed, "_SUCCESS": landed.ended, "quarantine.json": landed.quarantined}
-    prefixes = [layout.drops] if drops is None else [f"{layout.drops}{drop}/" for drop in sorted(drops)]
-    for prefix in prefixes:
+    named = [layout.shard(drop, name) for drop in sorted(drops or ()) for name in kinds]
+    for prefix in [layout.drops] if drops is None else named:
         for entry in store.list(prefix):
             drop, _, name = entry.key.removeprefix(layout.drops).partition("/")
             if name in kinds:

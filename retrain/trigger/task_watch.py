@@ -1,7 +1,6 @@
 """One task, watched: what has landed is claimed for a run, and the run is seen to its end."""
 
 import logging
-import math
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -29,6 +28,8 @@ from retrain.trigger.submitter import Submitter
 
 ATTEND_SECONDS = 300.0
 """Between looks at a run that is under way: it may have been cancelled, and leave no record."""
+RETRY_SECONDS = 20.0
+"""Between tries to start a run."""
 INTAKE_SECONDS = 6 * 3600.0
 """The longest that one drop may take to be validated."""
 
@@ -50,7 +51,7 @@ class TaskWatch:
         self.store = open_store(task.store, task.endpoint_url)
         self._submitter, self._health = submitter, health
         self._lease_seconds, self._attend_seconds = lease_seconds, attend_seconds
-        self._attended: dict[str, float] = {}
+        self._next_attention: dict[str, float] = {}
         self._claims = Claims(self.store, self.layout)
         self._waiting: dict[str, datetime] = {}
         self._covered: set[str] = set()
@@ -65,10 +66,9 @@ class TaskWatch:
 
         Raises `UserError` if the store, or what it holds, does not let it be done.
         """
-        landed = scan(self.store, self.layout, drops)
-        if landed == Landed():
-            return
         self._claims.refresh()
+        found = self.store.folders(self.layout.drops) if drops is None else drops
+        landed = scan(self.store, self.layout, [drop for drop in found if self._is_open(drop)])
         problem = self._take_in(landed)
         self._note(landed.waiting)
         if problem:
@@ -88,7 +88,10 @@ class TaskWatch:
             self._attend()
 
     def _needs_attention(self, plan: Plan) -> bool:
-        return time.monotonic() >= self._attended.get(plan.run_id, -math.inf) + self._attend_seconds
+        return time.monotonic() >= self._next_attention.get(plan.run_id, 0.0)
+
+    def _attended(self, plan: Plan, pause: float) -> None:
+        self._next_attention[plan.run_id] = time.monotonic() + min(pause, self._attend_seconds)
 
     def _attend(self) -> None:
         """See that the runs in flight are under way, unless another watcher is just at it."""
@@ -96,9 +99,10 @@ class TaskWatch:
             if lease is None:
                 return
             for plan in self._claims.in_flight():
+                self._attended(plan, RETRY_SECONDS)
                 if self._claims.claim(plan):
                     new = self._submitter.ensure(self.task, plan, Fenced(self.store, lease))
-                    self._attended[plan.run_id] = time.monotonic()
+                    self._attended(plan, self._attend_seconds)
                     self._health.count(names.WATCHER_SUBMISSIONS, self.task.name, int(new))
 
     def _take_in(self, landed: Landed) -> UserError | None:
@@ -119,15 +123,17 @@ class TaskWatch:
 
     def _note(self, drops: set[str]) -> None:
         """Remember which drops wait to be claimed, and since when."""
-        self._waiting = {drop: since for drop, since in self._waiting.items() if not self._claims.claimed(drop)}
-        for drop in drops - self._covered - self._waiting.keys():
-            if self._claims.claimed(drop):
-                continue
+        self._waiting = {drop: since for drop, since in self._waiting.items() if self._is_open(drop)}
+        for drop in drops - self._waiting.keys():
             try:
                 self._waiting[drop] = read_drop(self.store, self.layout, drop).committed_at
             except DropError as error:
                 quarantine(self.store, self.layout, drop, str(error))
                 self._quarantined(drop, str(error))
+
+    def _is_open(self, drop: str) -> bool:
+        """Whether a drop may yet have to be given to a run."""
+        return drop not in self._covered and not self._claims.claimed(drop)
 
     def _is_due(self) -> bool:
         """Whether a drop waits, and a scheduled time has come since: so none is missed while no watcher is up."""

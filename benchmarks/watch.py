@@ -1,0 +1,141 @@
+"""What the watcher takes: memory over many events and objects, and the time of one look at a whole bucket.
+
+The watcher is the command that users start. The server answers as S3 and SQS do, from memory: `lib/aws.py`. With
+`--store` and `--endpoint-url` the look at the bucket is timed on a server of your own, which is filled first.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from multiprocessing import get_context
+from pathlib import Path
+
+from lib.aws import Aws, serving
+from lib.report import parser, report
+
+from retrain.data.drops import drop_digest
+from retrain.layout import Layout
+from retrain.records import Drop, Shard
+from retrain.store import open_store
+from retrain.trigger.landing import scan
+
+LAYOUT, SHARDS = Layout("bench"), 199
+START = datetime(2020, 1, 1, tzinfo=UTC)
+EVENT = json.dumps(
+    {"Records": [{"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": "bench"}, "object": {"key": "%s"}}}]}
+)
+
+
+def drop(number: int) -> Drop:
+    """A committed drop of 200 objects."""
+    shards = tuple(
+        Shard(name=f"train-{index:06d}-00000000.tar", split="train", samples=1000, size=64_000_000, sha256="0" * 64)
+        for index in range(SHARDS)
+    )
+    counts = {"train": {"cat": 160 * SHARDS, "dog": 160 * SHARDS}}
+    landed = START + timedelta(hours=number)
+    unnamed = Drop(
+        id=f"drop-{number:05d}",
+        task=LAYOUT.task,
+        classes=("cat", "dog"),
+        shards=shards,
+        counts=counts,
+        held_out={"val": 0.1, "test": 0.1},
+        digest="",
+        committed_at=landed,
+    )
+    return unnamed.model_copy(update={"digest": drop_digest(unnamed)})
+
+
+def bucket(objects: int) -> Iterator[tuple[str, bytes]]:
+    """Keys and bodies of so many objects."""
+    for number in range(objects // (SHARDS + 1)):
+        landed = drop(number)
+        for shard in landed.shards:
+            yield LAYOUT.shard(landed.id, shard.name), b"x"
+        yield LAYOUT.manifest(landed.id), landed.to_bytes()
+
+
+def look(url: str, endpoint_url: str) -> dict[str, float]:
+    """Return the time of one look at every drop, and the processor's part in it, without the server's."""
+    store = open_store(url, endpoint_url)
+    since, cpu_since = time.perf_counter(), time.process_time()
+    scan(store, LAYOUT, store.folders(LAYOUT.drops))
+    seconds, cpu = time.perf_counter() - since, time.process_time() - cpu_since
+    return {"look_s": round(seconds, 2), "look_cpu_s": round(cpu, 2)}
+
+
+@contextmanager
+def watcher(endpoint_url: str, folder: str) -> Iterator[int]:
+    """The watcher as its users start it; yields its process's id. Kubeflow is not there: every submission fails."""
+    file = Path(folder, "bench.yaml")
+    file.write_text(f"name: {LAYOUT.task}\nstore: s3://bench\nendpoint_url: {endpoint_url}\n")
+    command = [sys.executable, "-m", "retrain", "watch", "--task", str(file), "--port", "0", "--poll-seconds", "30"]
+    process = subprocess.Popen(
+        [*command, "--queue-url", f"{endpoint_url}/1/queue", "--on", "kubeflow", "--host", "http://127.0.0.1:1"]
+    )
+    try:
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def peak_mb(pid: int) -> float:
+    """Return a process's largest resident memory so far."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return round(int(status.partition("VmHWM:")[2].split()[0]) / 1024, 1)
+
+
+def memory(aws: Aws, endpoint_url: str, events: int, folder: str) -> dict[str, object]:
+    """Return the watcher's largest memory after it has looked at everything, claimed it, and read all events."""
+    names = [f"{LAYOUT.drops}drop-{number % 500:05d}/drop.json" for number in range(events)]
+    aws.messages.extend(EVENT % name for name in names)
+    with watcher(endpoint_url, folder) as pid:
+        since = time.perf_counter()
+        while aws.messages or not any(key.startswith(LAYOUT.claims) for key in aws.keys):
+            time.sleep(0.5)
+        seconds = time.perf_counter() - since
+        time.sleep(10)
+        return {"events": events, "until_all_are_read_s": round(seconds, 1), "peak_mb": peak_mb(pid)}
+
+
+def fill(url: str, endpoint_url: str, objects: int) -> None:
+    """Write a bucket's objects."""
+    store = open_store(url, endpoint_url)
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda item: store.write(*item), bucket(objects)))
+
+
+def main() -> None:
+    """Fill, look, watch."""
+    options = parser(__doc__)
+    options.add_argument("--objects", type=int, default=100_000, help="in the bucket")
+    options.add_argument("--events", type=int, default=10_000, help="in the queue")
+    options.add_argument("--store", help="s3://bucket/prefix of a server of your own, to be filled and looked at")
+    options.add_argument("--endpoint-url", help="its address")
+    chosen = options.parse_args()
+    if chosen.store:
+        fill(chosen.store, chosen.endpoint_url, chosen.objects)
+        report({"objects": chosen.objects, **look(chosen.store, chosen.endpoint_url)}, chosen.output)
+        return
+    keys = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_DEFAULT_REGION": "us-east-1"}
+    os.environ.update(keys | {"NO_PROXY": "127.0.0.1"})
+    aws = Aws()
+    aws.fill(dict(bucket(chosen.objects)))
+    with tempfile.TemporaryDirectory() as folder, serving(aws) as url:
+        with get_context("spawn").Pool(1) as apart:
+            looked = apart.apply(look, ("s3://bench", url))
+        figures = {"objects": chosen.objects, **looked, **memory(aws, url, chosen.events, folder)}
+    report(figures, chosen.output)
+
+
+if __name__ == "__main__":
+    main()
