@@ -110,3 +110,18 @@ def test_judging_leaves_the_random_stream_alone(life: Life) -> None:
     after = torch.rand(1)
     torch.manual_seed(1)
     assert after == torch.rand(1)
+
+
+def test_a_champion_that_knows_more_classes_is_wrong_where_it_guesses_one_of_those(life: Life) -> None:
+    ours = stages.plan(life.context, TASK, Request())
+    assert isinstance(ours, Plan)
+    life.land(0, 2, seed=1, mislabelled=True)
+    theirs = stages.plan(life.context, TASK, Request())
+    assert isinstance(theirs, Plan)
+    for plan in (ours, theirs):
+        trained(life, plan)
+    guessed = guesses(life, theirs, ours.dataset)
+    assert any(guess == "class-2" for label, guess, _ in guessed if label == "class-0")
+    comparison = judge(life.context, ours, theirs.run_id).comparison
+    assert comparison
+    assert comparison.champion_accuracy == share([label == guess for label, guess, _ in guessed])
