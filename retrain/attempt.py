@@ -31,15 +31,34 @@ def attempt(context: Context, plan: Plan) -> Result:
 def _train(context: Context, plan: Plan, checkpoints: Checkpoints) -> Result:
     started_at, since = datetime.now(UTC), time.monotonic()
     parent = _parent(context, plan)
-    run = _set_up(context, plan, parent)
-    if state := checkpoints.load():
-        thaw(run, state)
-    run.progress.data_seconds += time.monotonic() - since
-    with deferred() as leaving:
+    run, state = _set_up(context, plan, parent), checkpoints.load()
+    context.ranks.announce(plan.model_dump_json())
+    with deferred() as leaving, context.ranks.unbroken():
+        _begin(run, state)
+        run.progress.data_seconds += time.monotonic() - since
         outcome = train(
             run, context.observer, lambda run: checkpoints.save(run.progress.iteration, freeze(run)), leaving
         )
         return _keep(context, run, parent, outcome, started_at)
+
+
+def follow(context: Context) -> None:
+    """Take part in all that the first process trains, until there is no more; it alone writes into the store.
+
+    Raises `Preempted` when it does, or when it is lost.
+    """
+    while work := context.ranks.hear():
+        run = prepare(context, Plan.model_validate_json(work))
+        with deferred() as leaving, context.ranks.unbroken():
+            _begin(run, None)
+            train(run, context.observer, freeze, leaving)
+
+
+def _begin(run: Run, state: bytes | None) -> None:
+    """Go on from the first process's state, if it has one, together."""
+    if state := run.ranks.spread(state or b""):
+        thaw(run, state)
+    run.forward = run.ranks.replicate(run.network)
 
 
 def prepare(context: Context, plan: Plan) -> Run:
@@ -49,7 +68,7 @@ def prepare(context: Context, plan: Plan) -> Run:
 
 def _set_up(context: Context, plan: Plan, parent: Parent | None) -> Run:
     splits = context.samples(plan.dataset, ("train", "val"), plan.task.data.image_size)
-    return set_up(plan, splits["train"], splits["val"], parent)
+    return set_up(plan, splits["train"], splits["val"], parent, context.ranks)
 
 
 def _parent(context: Context, plan: Plan) -> Parent | None:

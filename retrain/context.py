@@ -12,6 +12,7 @@ from retrain.layout import Layout
 from retrain.records import Dataset
 from retrain.runs import RunFiles
 from retrain.store.base import Store
+from retrain.training.distributed import ALONE, Ranks
 from retrain.training.progress import Observer
 from retrain.words import Split
 
@@ -26,6 +27,8 @@ class Context:
     cache: Path
     """Where decoded drops are kept between runs."""
     observer: Observer
+    ranks: Ranks = ALONE
+    """The processes that train together, of which this is one."""
 
     def samples(self, dataset: Dataset, splits: Collection[Split], image_size: int) -> dict[Split, Samples]:
         """Return splits of a dataset on the device. Raises `DropError` if a drop is damaged."""

@@ -8,13 +8,19 @@ import torch
 from retrain.context import Context
 from retrain.errors import UserError
 from retrain.layout import Layout
-from retrain.observe.audience import gather
+from retrain.observe.audience import Audience, gather
 from retrain.store.base import Store
+from retrain.training.distributed import join
 
 
 def make_context(store: Store, layout: Layout, device: str, metrics_port: int | None = None) -> Context:
-    """Return where stages work, on a device, watched on this terminal and, with a port, at /metrics."""
-    return Context(store, layout, pick_device(device), cache_folder(), gather(metrics_port))
+    """Return where stages work, on a device, watched on this terminal and, with a port, at /metrics.
+
+    Of several processes that torchrun started, only the first is watched.
+    """
+    ranks = join(device)
+    observer = Audience() if ranks.rank else gather(metrics_port)
+    return Context(store, layout, pick_device(device), cache_folder(), observer, ranks)
 
 
 def cache_folder() -> Path:

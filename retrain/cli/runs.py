@@ -71,8 +71,11 @@ def run(
     else:
         from retrain import stages
         from retrain.machine import make_context
+        from retrain.together import leading
 
-        _finish(stages.run(make_context(store, layout, device, metrics_port), opened, request), as_json)
+        with leading(make_context(store, layout, device, metrics_port)) as context:
+            ended = stages.run(context, opened, request)
+        _finish(ended, as_json)
 
 
 def _submit(task: "Task", store: "Store", layout: "Layout", request: "Request", as_json: bool) -> None:
@@ -106,10 +109,12 @@ def baseline(
     from retrain import stages
     from retrain.machine import make_context
     from retrain.planning import Request
+    from retrain.together import leading
 
     opened, store, layout = open_task(task, overrides)
-    context = make_context(store, layout, device, metrics_port)
-    _finish(stages.run(context, opened, Request(purpose="calibrate")), as_json)
+    with leading(make_context(store, layout, device, metrics_port)) as context:
+        ended = stages.run(context, opened, Request(purpose="calibrate"))
+    _finish(ended, as_json)
 
 
 def _preview(planned: "Plan | Nothing", as_json: bool) -> None:

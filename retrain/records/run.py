@@ -47,6 +47,8 @@ class Machine(Record):
     torch: str
     device: str
     threads: int
+    processes: int = 1
+    """How many trained together, each on such a device with so many threads."""
 
 
 class Result(Record):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional
 
 from retrain.data.augment import Normalize
 from retrain.data.resident import Samples
+from retrain.training.distributed import ALONE, Ranks
 from retrain.training.stopping import upper_bound
 
 CHUNK = 500
@@ -27,45 +29,56 @@ class Measured(NamedTuple):
     images: int
 
 
-@torch.no_grad()
-def _logits(
-    network: nn.Module, samples: Samples, order: Tensor, normalize: Normalize
-) -> Iterator[tuple[Tensor, Tensor]]:
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
     training = network.training
     network.eval()
     try:
-        for indices in torch.split(order, CHUNK):
-            images = normalize(samples.images[indices])
-            with torch.autocast(images.device.type, torch.bfloat16, enabled=normalize.bf16):
-                logits = network(images)
-            yield logits, samples.labels[indices]
+        with torch.no_grad():
+            yield
     finally:
         network.train(training)
 
 
-def measure(network: nn.Module, samples: Samples, order: Tensor, normalize: Normalize, needed: float) -> Measured:
+def _logits(network: nn.Module, images: Tensor, normalize: Normalize) -> Tensor:
+    images = normalize(images)
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=normalize.bf16):
+        logits: Tensor = network(images)
+    return logits
+
+
+def measure(
+    network: nn.Module, samples: Samples, order: Tensor, normalize: Normalize, needed: float, ranks: Ranks = ALONE
+) -> Measured:
     """Measure accuracy and loss over samples[order], giving up once the accuracy cannot be `needed` any more.
 
     `order` [N] must be a random order, drawn before the network was known. Fewer than N images in the answer mean
-    that accuracy over all N is below `needed`; that is wrong with probability `ALPHA` at most.
+    that accuracy over all N is below `needed`; that is wrong with probability `ALPHA` at most. Several processes share
+    the work, and get the same answer.
     """
     alpha = ALPHA / math.ceil(len(order) / CHUNK)  # it may give up wrongly after any of the chunks
     correct, loss, seen = 0, 0.0, 0
-    for logits, labels in _logits(network, samples, order, normalize):
-        logits = logits.float()
-        counts = torch.stack(
-            [
-                (logits.argmax(1) == labels).sum().double(),
-                functional.cross_entropy(logits, labels, reduction="sum").double(),
-            ]
-        ).tolist()
-        correct, loss, seen = correct + int(counts[0]), loss + counts[1], seen + len(labels)
-        if upper_bound(correct, seen, len(order), alpha) < needed:
-            break
+    with _evaluating(network):
+        for chunk in torch.split(order, CHUNK):
+            own = chunk[ranks.part(len(chunk)).rows]
+            counts = ranks.total(_counts(network, samples, own, normalize)).tolist()
+            correct, loss, seen = correct + int(counts[0]), loss + counts[1], seen + len(chunk)
+            if upper_bound(correct, seen, len(order), alpha) < needed:
+                break
     return Measured(correct / seen, loss / seen, seen)
+
+
+def _counts(network: nn.Module, samples: Samples, indices: Tensor, normalize: Normalize) -> Tensor:
+    """How many are right, and the sum of the losses, float64 [2]."""
+    if not len(indices):  # which not every network takes
+        return torch.zeros(2, dtype=torch.float64, device=indices.device)
+    logits, labels = _logits(network, samples.images[indices], normalize).float(), samples.labels[indices]
+    right = (logits.argmax(1) == labels).sum()
+    return torch.stack([right.double(), functional.cross_entropy(logits, labels, reduction="sum").double()])
 
 
 def predictions(network: nn.Module, samples: Samples, normalize: Normalize) -> Tensor:
     """Return the predicted class of every sample, int64 [N] on the samples' device."""
-    order = torch.arange(len(samples.labels), device=samples.labels.device)
-    return torch.cat([logits.argmax(1) for logits, _ in _logits(network, samples, order, normalize)])
+    with _evaluating(network):
+        chunks = torch.split(samples.images, CHUNK)
+        return torch.cat([_logits(network, images, normalize).argmax(1) for images in chunks])

@@ -19,12 +19,12 @@ from retrain.training.stopping import needed_accuracy
 Outcome = Literal["reached", "missed", "completed", "diverged"]
 
 
-def train(run: Run, observer: Observer, save: Callable[[Run], None], leaving: Callable[[], bool]) -> Outcome:
+def train(run: Run, observer: Observer, save: Callable[[Run], object], leaving: Callable[[], bool]) -> Outcome:
     """Train until val reaches the target, the schedule ends, or the loss is not finite.
 
     `save` is called between iterations, every `save_seconds`. A run whose state was restored goes on as if it had
     never stopped. `leaving` says whether the machine is being taken away: then the state is saved once more, and
-    `Preempted` raised.
+    `Preempted` raised. Several processes save, leave and end in the same iteration: any one's wish is all's.
     """
     plan, progress = run.plan, run.progress
     clock = Clock(progress)
@@ -39,10 +39,11 @@ def train(run: Run, observer: Observer, save: Callable[[Run], None], leaving: Ca
                 point = evaluate(run, loss_sum)
             observer.evaluated(point)
             outcome = verdict(run, point)
-        if outcome is None and (leaving() or clock.due(plan.task.training.save_seconds)):
+        leave, due = run.ranks.agree(leaving(), clock.due(plan.task.training.save_seconds))
+        if outcome is None and (leave or due):
             with clock.aside("saving"):
                 save(run)
-            if leaving():
+            if leave:
                 observer.ended("preempted", progress)
                 raise Preempted
     clock.tick()
@@ -54,23 +55,25 @@ def train(run: Run, observer: Observer, save: Callable[[Run], None], leaving: Ca
 def step(run: Run) -> None:
     """Do one iteration. Nothing in it waits for the device."""
     setting = run.plan.task.training
-    indices = run.passes.next()
+    batch = run.passes.next()
+    indices = batch[run.part.rows]
     labels = run.train.labels[indices]
-    images = run.augment(run.train.images[indices], run.augmentation)
+    images = run.augment(run.train.images[indices], run.augmentation, run.part)
     for group in run.optimizer.param_groups:
         rate = factor(run.plan.recipe.schedule, run.progress.iteration, run.plan.iterations)
         group["lr"] = setting.optimizer.learning_rate * rate
     with torch.autocast(images.device.type, torch.bfloat16, enabled=setting.bf16):
-        logits = run.network(images)
+        logits = run.forward(images)
     logits = logits.float()
     losses = functional.cross_entropy(logits, labels, reduction="none")
     mean_loss = losses.mean()
     run.optimizer.zero_grad()
-    torch.autograd.backward(run.batch_loss(images, labels, logits, mean_loss))
+    torch.autograd.backward(run.batch_loss(images, labels, logits, mean_loss), run.weight)
     run.change_gradients(run.progress.iteration)
     run.optimizer.step()
-    run.counters.count(indices, logits.argmax(1) == labels, losses.detach())
-    run.loss_sum += mean_loss.detach()
+    correct, losses = run.ranks.whole(run.part, logits.argmax(1) == labels, losses.detach())
+    run.counters.count(batch, correct, losses)
+    run.loss_sum += losses.mean()
     run.progress.iteration += 1
 
 
@@ -78,7 +81,8 @@ def evaluate(run: Run, loss_sum: float) -> Point:
     """Evaluate on val, exactly from the lowest level of interest on, and start a new mean of the training loss."""
     plan, progress = run.plan, run.progress
     needed = needed_accuracy(plan.target.level, plan.target.baseline_accuracy) if plan.target else 0.0
-    measured = measure(run.network, run.val, run.val_order, run.normalize, needed)
+    run.ranks.align(run.network)
+    measured = measure(run.network, run.val, run.val_order, run.normalize, needed, run.ranks)
     since = progress.points[-1].iteration if progress.points else 0
     point = Point(
         iteration=progress.iteration,

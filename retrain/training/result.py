@@ -10,6 +10,7 @@ from retrain import __version__
 from retrain.recipe.speed_up import first_reaching
 from retrain.records import Cost, Machine, Point, Result, Target
 from retrain.training.flops import count
+from retrain.training.lineage import fresh
 from retrain.training.loop import Outcome
 from retrain.training.setup import Run
 
@@ -33,7 +34,7 @@ def summarize(run: Run, outcome: Outcome, started_at: datetime, model_digest: st
         model_digest=model_digest,
         index_digest=index_digest,
         cost=_cost(run),
-        machine=_machine(run.train.images.device),
+        machine=_machine(run),
         started_at=started_at,
         ended_at=datetime.now(UTC),
     )
@@ -58,7 +59,7 @@ def _ratio(scratch: int | None, other: int | None) -> float | None:
 
 
 def _cost(run: Run) -> Cost:
-    progress, flops = run.progress, count(run.network, run.plan.task.data.image_size)
+    progress, flops = run.progress, count(fresh(run.plan), run.plan.task.data.image_size)
     samples = progress.iteration * run.plan.task.training.batch_size
     return Cost(
         iterations=progress.iteration,
@@ -66,11 +67,18 @@ def _cost(run: Run) -> Cost:
         evaluated_images=progress.evaluated_images,
         flops=samples * flops.training,
         flops_all_in=samples * flops.training + progress.evaluated_images * flops.evaluation,
-        device_seconds=progress.seconds - progress.aside_seconds,
-        device_seconds_all_in=progress.seconds,
+        device_seconds=(progress.seconds - progress.aside_seconds) * run.ranks.size,
+        device_seconds_all_in=progress.seconds * run.ranks.size,
     )
 
 
-def _machine(device: torch.device) -> Machine:
+def _machine(run: Run) -> Machine:
+    device = run.train.images.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return Machine(retrain=__version__, torch=torch.__version__, device=name, threads=torch.get_num_threads())
+    return Machine(
+        retrain=__version__,
+        torch=torch.__version__,
+        device=name,
+        threads=torch.get_num_threads(),
+        processes=run.ranks.size,
+    )

@@ -7,14 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from retrain import models
-from retrain.data.augment import Augment, Normalize
+from retrain.data.augment import Augment, Normalize, Part
 from retrain.data.resident import Samples
+from retrain.errors import TaskError
 from retrain.recipe.initialization import initialize
 from retrain.recipe.learning_speed import Counters
 from retrain.recipe.loss import BatchLoss, batch_loss
 from retrain.recipe.sampling import keep_probability
 from retrain.records import Plan
 from retrain.training import optimizers
+from retrain.training.distributed import ALONE, Ranks
 from retrain.training.gradients import gradient_changes, trained_parameters
 from retrain.training.lineage import fresh
 from retrain.training.passes import Passes
@@ -40,6 +42,8 @@ class Run:
     train: Samples
     val: Samples
     network: nn.Module
+    forward: nn.Module
+    """What is called to train it: the network itself, or what averages its gradients over the processes."""
     optimizer: torch.optim.Optimizer
     batch_loss: BatchLoss
     """What an iteration minimises on its batch."""
@@ -57,20 +61,27 @@ class Run:
     loss_sum: Tensor
     """Sum of the iterations' mean losses since the last evaluation, float64 scalar on the device."""
     progress: Progress
+    ranks: Ranks
+    """Those that train together, of which this process is one."""
+    part: Part
+    """This process's rows of every batch."""
+    weight: Tensor
+    """Weight of their mean loss, float32 scalar: 1, or more where a process has more rows than the average."""
 
 
-def set_up(plan: Plan, train: Samples, val: Samples, parent: Parent | None) -> Run:
+def set_up(plan: Plan, train: Samples, val: Samples, parent: Parent | None, ranks: Ranks = ALONE) -> Run:
     """Build a run as its plan says; nothing has been trained yet.
 
     Seeds torch's own random numbers, which layers such as dropout draw from. Raises `ModelError` if the parent's
-    weights do not fit the plan's network.
+    weights do not fit the plan's network, and `TaskError` if there are more processes than samples in a batch.
     """
     device, task = train.images.device, plan.task
+    part = _part(plan, ranks)
     network = fresh(plan)
     initialize(plan.recipe.initialization, network, parent.weights if parent else None)
     network = models.place(network, device).train()
     parameters = list(trained_parameters(network).values())
-    torch.manual_seed(derive(plan.seed, "layers"))
+    torch.manual_seed(derive(plan.seed, "layers", ranks.rank))
     old = train.drop < plan.known
     known = parent.counters if parent else Counters.zeros(len(train.labels), torch.device("cpu"))
     keep = keep_probability(plan.recipe.sampling, known, old.cpu())
@@ -82,6 +93,7 @@ def set_up(plan: Plan, train: Samples, val: Samples, parent: Parent | None) -> R
         train=train,
         val=val,
         network=network,
+        forward=network,
         optimizer=optimizer,
         batch_loss=batch_loss(plan.recipe.objective, _forward(network, task.training.bf16)),
         change_gradients=gradient_changes(plan, network, train),
@@ -93,7 +105,17 @@ def set_up(plan: Plan, train: Samples, val: Samples, parent: Parent | None) -> R
         counters=Counters.zeros(len(train.labels), device),
         loss_sum=torch.zeros((), dtype=torch.float64, device=device),
         progress=Progress(),
+        ranks=ranks,
+        part=part,
+        weight=torch.tensor((part.stop - part.start) * ranks.size / part.batch, device=device),
     )
+
+
+def _part(plan: Plan, ranks: Ranks) -> Part:
+    batch_size = plan.task.training.batch_size
+    if batch_size < ranks.size:
+        raise TaskError(f"training.batch_size: {batch_size} is too small for {ranks.size} processes to share")
+    return ranks.part(batch_size)
 
 
 def _forward(network: nn.Module, bf16: bool) -> Callable[[Tensor], Tensor]:

@@ -1,4 +1,7 @@
-"""A run's whole state as one safetensors file, and back: a restored run goes on bit for bit (on the CPU)."""
+"""A run's whole state as one safetensors file, and back: a restored run goes on bit for bit (on the CPU).
+
+Several processes share one state, and take it up again in the same number.
+"""
 
 import json
 from collections.abc import Iterator
@@ -31,7 +34,7 @@ def freeze(run: Run) -> bytes:
     """Return the state: weights, optimiser, counters, positions of all random streams, curve."""
     position = _Position(run.plan.run_id, (run.passes.number, run.passes.offset), run.progress)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(run)}
-    tensors["random"] = torch.get_rng_state()
+    tensors["random"] = run.ranks.gather(torch.get_rng_state())
     tensors["augmentation"] = run.augmentation.get_state()
     return save(tensors, {"position": _POSITION.dump_json(position).decode()})
 
@@ -45,7 +48,8 @@ def thaw(run: Run, state: bytes) -> None:
     with torch.no_grad():
         for name, tensor in _tensors(run):
             tensor.copy_(tensors[name])
-    torch.set_rng_state(tensors["random"])
+    randoms = tensors["random"]
+    torch.set_rng_state(randoms[run.ranks.rank % len(randoms)].clone())  # of a view, torch would read beyond the end
     run.augmentation.set_state(tensors["augmentation"])
     run.passes.seek(*position.passes)
     run.progress = position.progress

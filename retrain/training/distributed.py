@@ -1,0 +1,176 @@
+"""Training in several processes as if in one, started by torchrun.
+
+Every process draws every batch and its augmentation, and computes its own rows of it. So the stream of samples, the
+averaged gradient and the counters are those of one process, up to the order in which floats are added. What differs is
+batch normalisation: on GPUs its statistics are those of the whole batch (SyncBatchNorm), on CPUs, which have none, each
+process normalises by its own rows, and the running statistics are the first process's. Dropout draws its masks for each
+process apart.
+"""
+
+import functools
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.distributed_c10d import Store
+from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
+
+from retrain.data.augment import Part
+from retrain.training.preemption import Preempted
+
+POLL_SECONDS = 0.05
+
+log = logging.getLogger("retrain")
+
+
+class Ranks:
+    """The processes that train together. This is the only one: what several would have to share, it has."""
+
+    rank, size = 0, 1
+
+    def part(self, batch: int) -> Part:
+        """Return which rows of a batch this process computes; parts differ by one row at most."""
+        return Part(batch * self.rank // self.size, batch * (self.rank + 1) // self.size, batch)
+
+    def whole(self, part: Part, *columns: Tensor) -> tuple[Tensor, ...]:
+        """Return the whole batch's columns, each [B], from this process's rows of them."""
+        return columns
+
+    def total(self, counts: Tensor) -> Tensor:
+        """Return the sum over all processes."""
+        return counts
+
+    def agree(self, *wishes: bool) -> tuple[bool, ...]:
+        """Return for each wish whether any process has it."""
+        return wishes
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Return what each process has, stacked in the order of their ranks."""
+        return tensor[None]
+
+    def spread(self, data: bytes) -> bytes:
+        """Return what the first process has."""
+        return data
+
+    def replicate(self, network: nn.Module) -> nn.Module:
+        """Return what to call for the forward pass, so that `backward()` averages gradients over the processes."""
+        return network
+
+    def align(self, network: nn.Module) -> None:
+        """Give every process the first one's buffers."""
+
+    def unbroken(self) -> AbstractContextManager[None]:
+        """Raise `Preempted` if another process is lost inside: what was saved is in the store."""
+        return nullcontext()
+
+    def announce(self, work: str) -> None:
+        """Tell the others what is trained next; the first process does."""
+
+    def hear(self) -> str:
+        """Wait for what the first process announces next, in any other; empty: there is no more."""
+        return ""
+
+
+ALONE = Ranks()
+
+
+class Group(Ranks):
+    """One of several processes. Whatever it shares waits for the others."""
+
+    def __init__(self, store: Store, rank: int, size: int) -> None:
+        self.rank, self.size, self._store = rank, size, store
+        self._announced = 0
+
+    def whole(self, part: Part, *columns: Tensor) -> tuple[Tensor, ...]:
+        """Return float32 columns: a sum to which every row is added by one process, so exact."""
+        batch = columns[0].new_zeros(len(columns), part.batch, dtype=torch.float32)
+        for column, rows in zip(batch, columns, strict=True):
+            column[part.rows] = rows
+        return tuple(self.total(batch))
+
+    def total(self, counts: Tensor) -> Tensor:
+        """Add in place."""
+        dist.all_reduce(counts)
+        return counts
+
+    def agree(self, *wishes: bool) -> tuple[bool, ...]:
+        """Ask on the CPU, so that nobody waits for a device."""
+        votes = torch.tensor(wishes, dtype=torch.uint8)
+        dist.all_reduce(votes, dist.ReduceOp.MAX)
+        return tuple(map(bool, votes.tolist()))
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Gather."""
+        gathered = tensor.new_empty(self.size, *tensor.shape)
+        dist.all_gather(list(gathered), tensor)
+        return gathered
+
+    def spread(self, data: bytes) -> bytes:
+        """Broadcast the length, then the bytes."""
+        length = torch.tensor(len(data))
+        dist.broadcast(length, 0)
+        held = torch.frombuffer(bytearray(data.ljust(int(length) or 1)), dtype=torch.uint8)
+        dist.broadcast(held, 0)
+        return held.numpy().tobytes()[: int(length)]
+
+    def replicate(self, network: nn.Module) -> nn.Module:
+        """Start from the first process's weights; on GPUs, synchronize batch normalisation."""
+        device = next(network.parameters()).device
+        if device.type == "cuda":
+            nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]  # torch's own
+        devices = [device] if device.type == "cuda" else None
+        return DistributedDataParallel(network, devices, forward_sync_buffers=False)
+
+    def align(self, network: nn.Module) -> None:
+        """Broadcast."""
+        for buffer in network.buffers():
+            dist.broadcast(buffer, 0)
+
+    @contextmanager
+    def unbroken(self) -> Iterator[None]:
+        """Tell such errors by their type or, gloo's having none, by their text."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not isinstance(error, dist.DistError) and "/gloo/" not in str(error):
+                raise
+            log.warning("another process is gone (%s); run the same again", str(error).splitlines()[0])
+            raise Preempted from error
+
+    def announce(self, work: str) -> None:
+        """Leave it in torchrun's store, which holds it even if this process ends."""
+        self._store.set(self._next(), work)
+
+    def hear(self) -> str:
+        """Look again and again: a process that waits in the store's own code hears no SIGTERM."""
+        key = self._next()
+        while not self._store.check([key]):
+            time.sleep(POLL_SECONDS)
+        return self._store.get(key).decode()
+
+    def _next(self) -> str:
+        self._announced += 1
+        return f"retrain/{self._announced}"
+
+
+@functools.cache
+def join(device: str) -> Ranks:
+    """Join the processes that torchrun started, or be alone; with GPUs, `cuda` becomes this process's own.
+
+    Cores are shared out among the processes of a machine.
+    """
+    if not dist.is_torchelastic_launched():
+        return ALONE
+    store, rank, size = next(rendezvous("env://"))
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=size)
+    return Group(store, rank, size)
