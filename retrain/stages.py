@@ -4,6 +4,8 @@ Plain functions over records and a store. Each is idempotent: what exists is don
 machine, after any crash.
 """
 
+from contextlib import suppress
+
 from retrain import ledger, models, next_run, planning, registry
 from retrain.attempt import attempt
 from retrain.checkpoints import Checkpoints
@@ -94,11 +96,8 @@ def _decide_and_swap(context: Context, plan: Plan) -> Decision | None:
         decision = decide(plan.task.gate, evaluation)
         if not decision.promoted:
             return decision
-        if _compared_with(evaluation) == seen.run_id:
-            try:
-                registry.swap(context.store, context.layout, seen, plan.run_id, "promoted")
-            except Conflict:
-                continue
+        with suppress(Conflict):
+            registry.swap(context.store, context.layout, seen, plan.run_id, "promoted")
             return decision
 
 
