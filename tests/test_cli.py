@@ -25,8 +25,9 @@ TASK = make_task().model_dump_json(exclude_defaults=True)
 
 
 @pytest.fixture
-def command(capfd: pytest.CaptureFixture[str]) -> Command:
-    """Runs a command in this process."""
+def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs a command in this process, as if piped: a test runner may have told its workers the terminal's width."""
+    monkeypatch.delenv("COLUMNS", raising=False)
     return lambda *arguments: retrain(arguments, capfd)
 
 

@@ -110,12 +110,25 @@ def test_the_pipeline_leaves_the_same_record_as_the_run_in_this_process(
     assert again.reason == f"no drop has landed since champion {kfp.run_id}"
 
 
+DIES_IN_TRAINING = """
+import os
+from torch import nn
+
+class Dying(nn.Linear):
+    def forward(self, images):
+        return os._exit(3) if len(images) == 32 else super().forward(images.flatten(1))
+
+def broken(classes, image_size):
+    return Dying(3 * image_size**2, classes)
+"""
+
+
 def test_a_failing_step_leaves_a_failed_record_and_exit_code_1_without_a_traceback(
     stores: Stores, tmp_path: Path
 ) -> None:
     task = stores.here.model_copy(update={"model": Model(name="nets:broken")})
     (tmp_path / "digits.json").write_text(task.model_dump_json())
-    (tmp_path / "nets.py").write_text("def broken(classes, image_size):\n    import os\n    os._exit(3)\n")
+    (tmp_path / "nets.py").write_text(DIES_IN_TRAINING)
     command = [sys.executable, "-m", "retrain", "run", "-t", "./digits.json", "--on", "kfp-local", "--json"]
     command += ["--method", "scratch"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
