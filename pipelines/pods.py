@@ -66,14 +66,15 @@ def _on_pool(step: PipelineTask, resources: Resources) -> None:
         kubernetes.add_node_selector(step, label, value)
     for toleration in resources.tolerations:
         kubernetes.add_toleration(step, **toleration.model_dump())
-    for label, value in (LABELS | _queue_labels(resources.queue)).items():
+    for label, value in (LABELS | queue_labels(resources.queue)).items():
         kubernetes.add_pod_label(step, label, value)
     step.set_env_variable("RETRAIN_METRICS_PORT", str(METRICS_PORT))
     if resources.timeout_seconds:
         kubernetes.set_timeout(step, resources.timeout_seconds)
 
 
-def _queue_labels(queue: Queue | None) -> dict[str, str]:
+def queue_labels(queue: Queue | None) -> dict[str, str]:
+    """Return the labels by which Kueue holds something back until there is quota for it."""
     if queue is None:
         return {}
     priority = {"kueue.x-k8s.io/priority-class": queue.priority_class} if queue.priority_class else {}

@@ -23,6 +23,7 @@ from retrain.planning import Nothing, Request
 from retrain.records import Plan
 from retrain.store import Missing, open_store
 from retrain.tasks import parse_task
+from retrain.together import leading
 from retrain.words import Method, Purpose
 
 log = logging.getLogger("retrain")
@@ -60,8 +61,32 @@ def request(method: str, purpose: str) -> Request:
 
 
 def train(text: str, run_id: str, device: str) -> str:
-    """Train a run and what it escalates to, and return the id of the last."""
+    """Train a run and what it escalates to, in a process for each GPU, and return the id of the last."""
+    gpus = _task(text).resources.gpus.count
+    if gpus < 2:
+        return train_here(text, run_id, device)
+    from pipelines.launch import launch
+
+    launch(gpus, "train", text, run_id, device)
+    _, context = _open(text, "cpu")
+    return stages.last_attempt(context, context.files(run_id).plan()).run_id
+
+
+def train_here(text: str, run_id: str, device: str) -> str:
+    """Train in this process, and in those that torchrun started with it."""
     return _do(stages.train, text, run_id, device)
+
+
+def complete(text: str, run_id: str, device: str) -> str:
+    """Do all that follows planning in this process, and train in those that torchrun started with it."""
+    return _do(_complete, text, run_id, device)
+
+
+def _complete(context: Context, plan: Plan) -> None:
+    final = stages.train(context, plan)
+    stages.evaluate(context, final)
+    stages.promote(context, final)
+    stages.record(context, final)
 
 
 def evaluate(text: str, run_id: str, device: str) -> str:
@@ -97,18 +122,23 @@ def finish(text: str, submission: str, state: str, message: str) -> None:
 
 def _do(stage: Callable[[Context, Plan], object], text: str, run_id: str, device: str) -> str:
     """Do a stage of a run that has not ended, and return the id of the attempt that it has come to."""
-    _, context = _open(text, device)
-    plan = context.files(run_id).plan()
-    if not _ended(context, plan):
-        try:
-            stage(context, plan)
-        except Exception as error:
-            if not _would_come_again(error):
-                _note(context, plan, error)
-                raise
-            log.error("%s", error)
-            stages.record_failure(context, plan, _said(error))
-    return stages.last_attempt(context, plan).run_id
+    _, opened = _open(text, device)
+    with leading(opened) as context:
+        plan = context.files(run_id).plan()
+        if not _ended(context, plan):
+            _try(stage, context, plan)
+        return stages.last_attempt(context, plan).run_id
+
+
+def _try(stage: Callable[[Context, Plan], object], context: Context, plan: Plan) -> None:
+    try:
+        stage(context, plan)
+    except Exception as error:
+        if not _would_come_again(error):
+            _note(context, plan, error)
+            raise
+        log.error("%s", error)
+        stages.record_failure(context, plan, _said(error))
 
 
 def _open(text: str, device: str) -> tuple[Task, Context]:
@@ -118,10 +148,14 @@ def _open(text: str, device: str) -> tuple[Task, Context]:
         log.addHandler(handler)
         log.setLevel(logging.INFO)
         log.propagate = False
-    task = parse_task(text, "the pipeline's parameter task")
+    task = _task(text)
     port = os.environ.get("RETRAIN_METRICS_PORT")
     store = open_store(task.store, task.endpoint_url)
     return task, make_context(store, Layout(task.name), device, int(port) if port else None)
+
+
+def _task(text: str) -> Task:
+    return parse_task(text, "the pipeline's parameter task")
 
 
 def _ended(context: Context, plan: Plan) -> bool:

@@ -63,7 +63,9 @@ class Resources(Part):
     service_account: str | None = None
     """Service account of the pods, for the whole run; the cluster's default for pipelines where absent."""
     gpus: Gpus = Gpus()
-    """Accelerators."""
+    """Accelerators; of several, each trains its share of every batch."""
+    nodes: Annotated[int, Field(ge=1, le=64)] = 1
+    """How many such pods train together; more than one by `retrain pipeline trainjob` alone."""
     cpu: Annotated[str, Field(pattern=r"^([0-9]*[.])?[0-9]+m?$")] = "4"
     """Processor cores, such as 4 or 500m."""
     memory: Bytes = "16Gi"

@@ -1,12 +1,15 @@
 """`retrain pipeline`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrain.cli.options import NONE, KubeflowHost, Overrides, TaskName
+from retrain.cli.options import NONE, KubeflowHost, Overrides, TaskName, open_task
 from retrain.errors import TaskError
+
+if TYPE_CHECKING:
+    from retrain.config import Task
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -27,10 +30,32 @@ def compile_(
     from retrain.tasks import load_task
 
     opened = load_task(task, overrides)
-    if "://" not in opened.store:
-        typer.echo(f"warning: store {opened.store} is a local folder, which pods do not share", err=True)
+    _warn_of_local_store(opened)
     compile_to(output, opened)
     typer.echo(f"wrote {output}")
+
+
+@app.command()
+def trainjob(task: TaskName, overrides: Overrides = NONE) -> None:
+    """Plan the next run, and print the TrainJob that does it on several nodes, for `kubectl create -f -`."""
+    from pipelines.trainjob import render
+    from retrain import next_run
+    from retrain.planning import Nothing, Request
+    from retrain.run_records import RunRecords
+
+    opened, store, layout = open_task(task, overrides)
+    _warn_of_local_store(opened)
+    planned = next_run.preview(store, layout, opened, Request())
+    if isinstance(planned, Nothing):
+        typer.echo(f"nothing to do: {planned.reason}", err=True)
+        return
+    RunRecords(store, layout, planned.run_id).write_plan(planned)
+    typer.echo(render(opened, planned.run_id), nl=False)
+
+
+def _warn_of_local_store(task: "Task") -> None:
+    if "://" not in task.store:
+        typer.echo(f"warning: store {task.store} is a local folder, which pods do not share", err=True)
 
 
 @app.command("schedule")

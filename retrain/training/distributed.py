@@ -161,16 +161,12 @@ class Group(Ranks):
 
 @functools.cache
 def join(device: str) -> Ranks:
-    """Join the processes that torchrun started, or be alone; with GPUs, `cuda` becomes this process's own.
-
-    Cores are shared out among the processes of a machine.
-    """
+    """Join the processes that torchrun started, or be alone; with GPUs, `cuda` becomes this process's own."""
     if not dist.is_torchelastic_launched():
         return ALONE
     store, rank, size = next(rendezvous("env://"))
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])))
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=size)
     return Group(store, rank, size)

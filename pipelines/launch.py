@@ -1,0 +1,36 @@
+"""Several processes on this machine for one step, by torchrun; unlike its command, this keeps their exit code."""
+
+import os
+import sys
+from uuid import uuid4
+
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from retrain.training.preemption import Preempted
+
+
+def launch(processes: int, *arguments: str) -> None:
+    """Run `pipelines.worker` in so many processes that find each other (torchrun's `--standalone`) and share the cores.
+
+    Raises `Preempted` if SIGTERM comes, which they are told of first, and `SystemExit` with the code of the process
+    that failed first.
+    """
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,  # whoever runs the step tries it again
+    )
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    try:
+        elastic_launch(config, sys.executable)("-m", "pipelines.worker", *arguments)
+    except SignalException as signalled:
+        raise Preempted from signalled
+    except ChildFailedError as failed:
+        _, first = failed.get_first_failure()
+        raise SystemExit(first.exitcode if first.exitcode > 0 else 128 - first.exitcode) from failed
