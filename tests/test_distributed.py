@@ -156,6 +156,15 @@ def test_when_one_is_asked_to_leave_both_save_and_exit_with_75_and_when_one_is_l
     assert outcome(place, plan) == expected
 
 
+def test_what_only_the_first_process_finds_wrong_ends_it_alone_and_lets_the_others_go(tmp_path: Path) -> None:
+    plan = lay(tmp_path, task_with())
+    for shard in (tmp_path / "store").rglob("train-*.tar"):
+        shard.write_bytes(bytes(shard.stat().st_size))
+    for decoded in (tmp_path / "cache").iterdir():
+        decoded.unlink()
+    assert start(train_together, tmp_path, plan).join() == [1, 0]
+
+
 def evaluate_together(context: Context, folder: Path) -> None:
     """Measure a network on one sample more than a chunk has, which leaves one process without any."""
     held = samples([CHUNK + 1], 5)

@@ -1,5 +1,6 @@
-"""A step on several GPUs: its processes are started by torchrun, and end as it ends."""
+"""A task on several GPUs: torchrun starts a process for each, and they end as one would."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,68 +8,86 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
-from trainings import TASK, commit_drops, context_of
+from lives import Life, make_task
 
-from pipelines.launch import launch
-from retrain import ledger, stages
-from retrain.config import Model, Task
+from retrain import stages
+from retrain.config import Task
 from retrain.planning import Request
-from retrain.recipe.settings import Cosine, Recipe
 from retrain.records import Plan, RunRecord
-from retrain.resources import Gpus, Resources
+from retrain.store import LocalStore
 
 
 @pytest.fixture
-def task(tmp_path: Path) -> Task:
-    """A task whose drops have landed; its schedules miss, so that a retraining comes to several trainings."""
-    commit_drops(tmp_path)
-    training = TASK.training.model_copy(update={"epochs": 20, "save_seconds": 0})
-    settings = {"model": Model(name="mlp"), "training": training, "recipe": Recipe(schedule=Cosine(scale=0.02))}
-    return TASK.model_copy(update={**settings, "store": str(tmp_path / "store")})
+def life(tmp_path: Path) -> Life:
+    """A drop has landed."""
+    life = Life(LocalStore(tmp_path / "store"), tmp_path)
+    life.land(0, 1, 2)
+    return life
 
 
-def environment(folder: Path) -> dict[str, str]:
-    return {**os.environ, "RETRAIN_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-
-
-def record_of(folder: Path, run_id: str) -> RunRecord | None:
-    context = context_of(folder)
-    return ledger.find(context.store, context.layout, run_id)
-
-
-def step(task: Task, run_id: str, folder: Path) -> subprocess.Popen[str]:
-    """The training step of a pipeline, for two GPUs that are none."""
-    text = task.model_copy(update={"resources": Resources(gpus=Gpus(count=2))}).model_dump_json()
-    code = "import sys; from pipelines import steps; print(steps.train(*sys.argv[1:]))"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, text, run_id, "cpu"], env=environment(folder), stdout=subprocess.PIPE, text=True
+def task_in(folder: Path, gpus: int) -> Task:
+    """A task for so many GPUs, which are none; its schedule is too short for any target."""
+    return make_task(
+        store=str(folder / "store"),
+        recipe={"schedule": {"name": "cosine", "scale": 0.02}},
+        training={"epochs": 20, "batch_size": 16, "evaluate_every": 1, "save_seconds": 0},
+        resources={"gpus": {"count": gpus}},
     )
 
 
-def test_a_step_with_two_gpus_trains_and_escalates_in_two_processes_and_exits_with_75_when_asked_to_leave(
-    task: Task, tmp_path: Path
-) -> None:
-    context = context_of(tmp_path)
-    champion = stages.run(context, first_drop(task, tmp_path), Request())
-    assert isinstance(champion, RunRecord)
-    plan = stages.plan(context, task, Request())
+def started(folder: Path, *command: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "RETRAIN_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, *command], env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def step(folder: Path, plan: Plan) -> subprocess.Popen[str]:
+    """The training step of a pipeline."""
+    code = "import sys; from pipelines import steps; print(steps.train(*sys.argv[1:]))"
+    return started(folder, "-c", code, task_in(folder, gpus=2).model_dump_json(), plan.run_id, "cpu")
+
+
+def test_a_step_trains_and_escalates_in_two_processes_and_exits_with_75_when_asked_to_leave(life: Life) -> None:
+    task = task_in(life.folder, gpus=1)
+    assert isinstance(stages.run(life.context, task, Request()), RunRecord)
+    life.land(3, seed=1)
+    plan = stages.plan(life.context, task, Request())
     assert isinstance(plan, Plan)
-    process = step(task, plan.run_id, tmp_path)
-    while not any("/state/" in entry.key for entry in context.store.list(f"{TASK.name}/runs/")):
+    process = step(life.folder, plan)
+    while not any("/state/" in entry.key for entry in life.store.list("pets/runs/")):
         assert process.poll() is None
         time.sleep(0.01)
     process.terminate()
     process.communicate()
     assert process.returncode == os.EX_TEMPFAIL
-    process = step(task, plan.run_id, tmp_path)
+    process = step(life.folder, plan)
     last = process.communicate()[0].strip()
     assert process.returncode == 0
-    assert last == stages.last_attempt(context, plan).run_id != plan.run_id
-    for run_id in (plan.run_id, last):
-        result = context.files(run_id).result()
+    assert last == stages.last_attempt(life.context, plan).run_id != plan.run_id
+    for run_id, outcome in ((plan.run_id, "missed"), (last, "completed")):
+        result = life.context.files(run_id).result()
         assert result
-        assert result.machine.processes == 2
-    missed = record_of(tmp_path, plan.run_id)
-    assert missed
-    assert missed.outcome == "missed"
+        assert (result.outcome, result.machine.processes) == (outcome, 2)
+
+
+def test_the_command_under_torchrun_retrains_once_and_speaks_with_one_voice(life: Life) -> None:
+    (life.folder / "pets.json").write_text(task_in(life.folder, gpus=2).model_dump_json())
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    process = started(
+        life.folder,
+        *torchrun,
+        "-m",
+        "retrain",
+        "run",
+        "--json",
+        "--device",
+        "cpu",
+        "-t",
+        str(life.folder / "pets.json"),
+    )
+    said = json.loads(process.communicate()[0])
+    assert process.returncode == 0
+    assert (said["outcome"], said["result"]["machine"]["processes"]) == ("completed", 2)
+    assert [entry.key for entry in life.store.list("pets/ledger/")] == [
+        f"pets/ledger/{said['run_id']}.json",
+        f"pets/ledger/{said['run_id']}.prom",
+    ]

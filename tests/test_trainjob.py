@@ -105,8 +105,8 @@ def test_a_pipeline_for_several_nodes_is_refused() -> None:
 
 
 def small(folder: Path) -> Task:
-    """About 140 iterations, each of them saved, on two nodes without GPUs."""
-    training = TASK.training.model_copy(update={"epochs": 30, "save_seconds": 0})
+    """About 60 iterations, each of them saved, on two nodes without GPUs."""
+    training = TASK.training.model_copy(update={"epochs": 12, "save_seconds": 0})
     settings = {"model": Model(name="mlp"), "training": training, "store": str(folder / "store")}
     return TASK.model_copy(update={**settings, "resources": Resources(nodes=2)})
 
