@@ -46,6 +46,7 @@ WRONG = {
     "a schedule with a field too few": ({"cronJob": {"schedule": "0 2 * *"}}, "does not match pattern"),
     "an endpoint without a scheme": ({"kubeflow": {"host": "ml-pipeline:8888"}}, "does not match pattern"),
     "an interval without a unit": ({"monitoring": {"interval": "30"}}, "does not match pattern"),
+    "a runbook that is no address": ({"monitoring": {"runbook": "docs"}}, "does not match pattern"),
     "a toggle that is text": ({"monitoring": {"rules": {"enabled": "yes"}}}, "got string, want boolean"),
     "a peer that is none": ({"networkPolicy": {"from": [{"namespace": "monitoring"}]}}, "'namespace' not allowed"),
     "a share of pods without a sign": (

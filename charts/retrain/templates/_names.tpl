@@ -48,3 +48,9 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ default $.Chart.AppVersion .tag }}{{ end }}
 {{- end }}
 {{- end }}
+
+{{/* A file of rules or dashboards, its links leading to where the runbook is read. */}}
+{{- define "retrain.linked" -}}
+{{- $home := index . 0 -}}
+{{- toString (index . 1) | replace "docs/operations.md" ($home.Values.monitoring.runbook | default "docs/operations.md") -}}
+{{- end }}
