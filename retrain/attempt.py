@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from retrain.checkpoints import Checkpoints
 from retrain.context import Context
-from retrain.recipe.learning_speed import DECAY, add
+from retrain.recipe.learning_speed import add
 from retrain.recipe.settings import Fresh
 from retrain.records import Plan, Result
 from retrain.training.loop import Outcome, train
@@ -91,7 +91,8 @@ def _keep(context: Context, run: Run, parent: Parent | None, outcome: Outcome, s
     model_digest = files.write_model(run.network.state_dict()) if outcome != "diverged" else None
     if _keeps_moments(plan):
         files.write_moments(moments(run.optimizer))
-    counters = add(parent.counters, run.counters, DECAY) if parent else run.counters
+    decay = plan.task.training.index_decay
+    counters = add(parent.counters, run.counters, decay) if parent else run.counters
     index_digest = files.write_counters(plan.dataset, counters)
     files.write_curve(run.progress.points)
     result = summarize(run, outcome, started_at, model_digest, index_digest)

@@ -89,6 +89,10 @@ class Training(Part):
     """Autocast to bfloat16."""
     optimizer_state: Literal["reset", "kept"] = "reset"
     """kept: a run keeps its optimiser's moments beside its model, and starts from its parent's, for comparison."""
+    learning_speed: Literal["free", "exact"] = "free"
+    """free: counted in the training forward pass; exact: by an evaluation of all training samples after each pass."""
+    index_decay: Share = 0.5
+    """Weight of the parent's learning-speed counters beside a run's own."""
     save_seconds: Annotated[float, Field(ge=0)] = 120
     """Time between saves of the run's state, in seconds: at most this much is lost when a machine is."""
 

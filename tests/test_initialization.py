@@ -50,7 +50,7 @@ def test_warm_start_copies_rather_than_shares() -> None:
 def test_shrink_perturb_equals_equation_4_element_by_element(alpha: float, beta: float) -> None:
     parent, fresh = network(5, seed=3), network(5, seed=1)
     start = snapshot(fresh)
-    shrink_perturb(fresh, parent.state_dict(), alpha, beta)
+    shrink_perturb(fresh, parent.state_dict(), ShrinkPerturb(alpha=alpha, beta=beta))
     for name, parameter in fresh.named_parameters():
         pairs = zip(parent.state_dict()[name].flatten().tolist(), start[name].flatten().tolist(), strict=True)
         expected = [alpha * old + beta * new for old, new in pairs]
@@ -60,10 +60,20 @@ def test_shrink_perturb_equals_equation_4_element_by_element(alpha: float, beta:
 def test_shrink_perturb_leaves_buffers_fresh() -> None:
     parent, fresh = network(5, seed=3), network(5, seed=1)
     start = snapshot(fresh)
-    shrink_perturb(fresh, parent.state_dict(), 0.4, 0.001)
+    shrink_perturb(fresh, parent.state_dict(), ShrinkPerturb())
     for name, buffer in fresh.named_buffers():
         assert torch.equal(buffer, start[name]), name
         assert not torch.equal(buffer, parent.state_dict()[name]), name
+
+
+def test_buffers_and_new_rows_can_be_had_the_other_way_for_comparison() -> None:
+    parent, fresh = network(5, seed=3).state_dict(), network(8, seed=1)
+    start = snapshot(fresh)
+    shrink_perturb(fresh, parent, ShrinkPerturb(buffers="old", new_rows="perturbed"))
+    for name, buffer in fresh.named_buffers():
+        assert torch.equal(buffer, parent[name]), name
+    torch.testing.assert_close(fresh.state_dict()["3.weight"][5:], 0.001 * start["3.weight"][5:])
+    torch.testing.assert_close(fresh.state_dict()["3.bias"][:5], 0.4 * parent["3.bias"] + 0.001 * start["3.bias"][:5])
 
 
 def test_classes_the_parent_never_saw_keep_their_full_fresh_initialization() -> None:
@@ -87,7 +97,7 @@ def test_a_tied_parameter_is_shrunk_once() -> None:
 
     parent, fresh = tied(1), tied(2)
     expected = 0.4 * parent.state_dict()["0.weight"] + 0.001 * snapshot(fresh)["0.weight"]
-    shrink_perturb(fresh, parent.state_dict(), 0.4, 0.001)
+    shrink_perturb(fresh, parent.state_dict(), ShrinkPerturb())
     torch.testing.assert_close(fresh.state_dict()["1.weight"], expected)
 
 

@@ -23,17 +23,22 @@ def warm_start(fresh: nn.Module, old: Mapping[str, Tensor]) -> None:
 
 
 @torch.no_grad()
-def shrink_perturb(fresh: nn.Module, old: Mapping[str, Tensor], alpha: float, beta: float) -> None:
-    """θ = α·old + β·fresh, for parameters only (Verwimp et al., eq. 4).
+def shrink_perturb(fresh: nn.Module, old: Mapping[str, Tensor], setting: ShrinkPerturb) -> None:
+    """θ = α·old + β·fresh, for parameters (Verwimp et al., eq. 4).
 
-    Buffers keep their fresh values, so BatchNorm's running statistics start afresh. The perturbation is a newly
-    initialised network rather than Gaussian noise, as in the published code of Ash & Adams. Raises `ModelError`,
-    changing nothing, if `old` does not fit.
+    The perturbation is a newly initialised network rather than Gaussian noise, and buffers keep their fresh values, so
+    that BatchNorm's running statistics start afresh: both as in the published code of Ash & Adams. On request buffers
+    are the parent's, and rows that the parent never saw are β·fresh too. Raises `ModelError`, changing nothing, if
+    `old` does not fit.
     """
     _check_fit(fresh.state_dict(), old)
     for name, parameter in fresh.named_parameters():
         seen = _seen(parameter, old[name])
-        seen.mul_(beta).add_(old[name].to(seen), alpha=alpha)
+        (parameter if setting.new_rows == "perturbed" else seen).mul_(setting.beta)
+        seen.add_(old[name].to(seen), alpha=setting.alpha)
+    if setting.buffers == "old":
+        for name, buffer in fresh.named_buffers():
+            _seen(buffer, old[name]).copy_(old[name])
 
 
 def initialize(setting: Initialization, fresh: nn.Module, old: Mapping[str, Tensor] | None) -> None:
@@ -48,8 +53,8 @@ def initialize(setting: Initialization, fresh: nn.Module, old: Mapping[str, Tens
     match setting:
         case Warm():
             warm_start(fresh, old)
-        case ShrinkPerturb(alpha=alpha, beta=beta):
-            shrink_perturb(fresh, old, alpha, beta)
+        case ShrinkPerturb():
+            shrink_perturb(fresh, old, setting)
 
 
 def _seen(tensor: Tensor, old: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Learning speed: the share of epochs in which a sample was classified correctly (Verwimp et al., eq. 6).
 
 It is counted from the training forward pass, which is free: under augmentation and with the weights of the moment,
-rather than by an evaluation after each epoch.
+rather than by an evaluation after each epoch, unless a task asks for that (`training.learning_speed: exact`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,6 @@ from torch import Tensor
 
 STORED_LIMIT = 2048.0
 """float16 holds every integer up to here."""
-
-DECAY = 0.5
-"""Weight of a parent's counters beside the run's own."""
 
 
 @dataclass(frozen=True, eq=False)

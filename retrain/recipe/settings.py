@@ -38,6 +38,10 @@ class ShrinkPerturb(Part):
     """Weight of the parent's parameters."""
     beta: Share = 0.001
     """Weight of the newly initialised network."""
+    buffers: Literal["fresh", "old"] = "fresh"
+    """Whether BatchNorm's running statistics start afresh or as the parent left them."""
+    new_rows: Literal["fresh", "perturbed"] = "fresh"
+    """Rows of the head for classes the parent never saw: newly initialised, or only beta times that."""
 
 
 Initialization = Annotated[Fresh | Warm | ShrinkPerturb, Field(discriminator="name")]

@@ -77,6 +77,15 @@ def _counts(network: nn.Module, samples: Samples, indices: Tensor, normalize: No
     return torch.stack([right.double(), functional.cross_entropy(logits, labels, reduction="sum").double()])
 
 
+def judged(network: nn.Module, samples: Samples, normalize: Normalize) -> tuple[Tensor, Tensor]:
+    """Return whether each sample is classified correctly, bool [N], and its loss, [N]."""
+    with _evaluating(network):
+        logits = torch.cat(
+            [_logits(network, images, normalize).float() for images in torch.split(samples.images, CHUNK)]
+        )
+    return logits.argmax(1) == samples.labels, functional.cross_entropy(logits, samples.labels, reduction="none")
+
+
 def predictions(network: nn.Module, samples: Samples, normalize: Normalize) -> Tensor:
     """Return the predicted class of every sample, int64 [N] on the samples' device."""
     with _evaluating(network):

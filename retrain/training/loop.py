@@ -11,6 +11,7 @@ from retrain.recipe.schedule import factor
 from retrain.records import Point
 from retrain.training.clock import Clock
 from retrain.training.evaluate import measure
+from retrain.training.exact import count_exactly
 from retrain.training.preemption import Preempted
 from retrain.training.progress import Observer
 from retrain.training.setup import Run
@@ -55,7 +56,7 @@ def train(run: Run, observer: Observer, save: Callable[[Run], object], leaving: 
 def step(run: Run) -> None:
     """Do one iteration. Nothing in it waits for the device."""
     setting = run.plan.task.training
-    batch = run.passes.next()
+    number, batch = run.passes.number, run.passes.next()
     indices = batch[run.part.rows]
     labels = run.train.labels[indices]
     images = run.augment(run.train.images[indices], run.augmentation, run.part)
@@ -72,7 +73,10 @@ def step(run: Run) -> None:
     run.change_gradients(run.progress.iteration)
     run.optimizer.step()
     correct, losses = run.ranks.whole(run.part, logits.argmax(1) == labels, losses.detach())
-    run.counters.count(batch, correct, losses)
+    if setting.learning_speed == "free":
+        run.counters.count(batch, correct, losses)
+    elif run.passes.number > number:
+        count_exactly(run)
     run.loss_sum += losses.mean()
     run.progress.iteration += 1
 
