@@ -1,6 +1,8 @@
 """An HTTP proxy for tests, in front of an S3 server: it can change, withhold or make up requests and replies."""
 
 import http.client
+import socket
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,11 +23,12 @@ class Request:
 
 @dataclass
 class Reply:
-    """What the client gets. A body shorter than Content-Length is cut in mid-transfer."""
+    """What the client gets. A body shorter than Content-Length is cut in mid-transfer; `reset`, by a TCP reset."""
 
     status: int
     headers: dict[str, str]
     body: bytes
+    reset: bool = False
 
 
 Forward = Callable[[Request], Reply]
@@ -67,6 +70,9 @@ def _handler(server: str, fault: Fault) -> type[BaseHTTPRequestHandler]:
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(reply.body)
+                if reply.reset:
+                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    self.connection.close()
 
         do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = answer
 

@@ -3,15 +3,17 @@
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import boto3
 import pytest
 from faulty_s3 import Fault, Forward, Reply, Request, faulty, refusal
 from races import PROCESSES, claim_all, count_up, race
+from store_faults import cut, lost_reply, reset, truncated
 
 from retrain.errors import StoreError
-from retrain.store import Conflict, Store, open_store
+from retrain.store import Conflict, Entry, Store, open_store
 from retrain.store.probe import probe_conditional_writes
 
 
@@ -27,15 +29,6 @@ class First:
             struck = request.method == self.method and self.left > 0
             self.left -= struck
         return self.fault(request, forward) if struck else forward(request)
-
-
-def lose_reply(request: Request, forward: Forward) -> None:
-    forward(request)
-
-
-def cut_in_half(request: Request, forward: Forward) -> Reply:
-    reply = forward(request)
-    return Reply(reply.status, reply.headers, reply.body[: len(reply.body) // 2])
 
 
 def ignoring(condition: str) -> Fault:
@@ -72,9 +65,9 @@ def test_keys_lie_under_the_prefix_and_foreign_names_are_passed_over(s3: str, bu
 
 
 def test_a_lost_reply_to_a_conditional_write_is_recognised_as_our_own(s3: str, bucket: str) -> None:
-    with faulty(s3, First("PUT", lose_reply)) as endpoint:
+    with faulty(s3, First("PUT", lost_reply)) as endpoint:
         version = open_store(f"s3://{bucket}/t", endpoint).create("claim", b"mine")
-    with faulty(s3, First("PUT", lose_reply)) as endpoint:
+    with faulty(s3, First("PUT", lost_reply)) as endpoint:
         second = open_store(f"s3://{bucket}/t", endpoint).replace("claim", b"still mine", version)
     assert open_store(f"s3://{bucket}/t", s3).read("claim") == (b"still mine", second)
 
@@ -107,16 +100,66 @@ def test_a_busy_server_is_asked_again(s3: str, bucket: str, status: int, code: s
 def test_a_body_cut_in_mid_transfer_is_taken_up_where_it_broke(s3: str, bucket: str, tmp_path: Path) -> None:
     content = os.urandom(3 << 20)
     open_store(f"s3://{bucket}/t", s3).write("k", content)
-    with faulty(s3, First("GET", cut_in_half, count=3)) as endpoint:
+    with faulty(s3, First("GET", cut, count=3)) as endpoint:
         assert open_store(f"s3://{bucket}/t", endpoint).read("k")[0] == content
-    with faulty(s3, First("GET", cut_in_half, count=3)) as endpoint:
+    with faulty(s3, First("GET", cut, count=3)) as endpoint:
         open_store(f"s3://{bucket}/t", endpoint).download("k", tmp_path / "k")
     assert (tmp_path / "k").read_bytes() == content
 
 
+@pytest.mark.parametrize("broken", [cut, reset, truncated])
+def test_a_reply_that_breaks_is_asked_for_again(s3: str, bucket: str, tmp_path: Path, broken: Fault) -> None:
+    content = os.urandom(100_000)
+    with faulty(s3, First("PUT", broken, count=2)) as endpoint:
+        version = open_store(f"s3://{bucket}/t", endpoint).create("k", content)
+    with faulty(s3, First("GET", broken, count=2)) as endpoint:
+        assert list(open_store(f"s3://{bucket}/t", endpoint).list()) == [Entry("k", len(content))]
+    with faulty(s3, First("GET", broken, count=2)) as endpoint:
+        assert open_store(f"s3://{bucket}/t", endpoint).read("k") == (content, version)
+    with faulty(s3, First("GET", broken, count=2)) as endpoint:
+        open_store(f"s3://{bucket}/t", endpoint).download("k", tmp_path / "k")
+    assert (tmp_path / "k").read_bytes() == content
+
+
+def test_a_body_that_was_changed_on_its_way_is_refused(s3: str, bucket: str) -> None:
+    open_store(f"s3://{bucket}/t", s3).write("k", b"right")
+
+    def change(request: Request, forward: Forward) -> Reply:
+        reply = forward(request)
+        return replace(reply, body=reply.body.replace(b"right", b"wrong"))
+
+    with (
+        faulty(s3, change) as endpoint,
+        pytest.raises(StoreError, match=r"k: the server's reply is broken: .*checksum"),
+    ):
+        open_store(f"s3://{bucket}/t", endpoint).read("k")
+
+
+class LostEnd:
+    """Loses the reply to the request that ends a multipart upload, once."""
+
+    def __init__(self) -> None:
+        self.lost = 0
+
+    def __call__(self, request: Request, forward: Forward) -> Reply | None:
+        if request.method == "POST" and "uploadId=" in request.path and not self.lost:
+            self.lost += 1
+            return lost_reply(request, forward)
+        return forward(request)
+
+
+def test_a_lost_reply_to_the_end_of_a_multipart_upload_does_no_harm(s3: str, bucket: str, tmp_path: Path) -> None:
+    content, fault = os.urandom(9 << 20), LostEnd()
+    (tmp_path / "shard").write_bytes(content)
+    with faulty(s3, fault) as endpoint:
+        open_store(f"s3://{bucket}/t", endpoint).upload(tmp_path / "shard", "k")
+    assert fault.lost == 1
+    assert open_store(f"s3://{bucket}/t", s3).read("k")[0] == content
+
+
 def test_a_body_that_is_always_cut_ends_in_an_error_and_leaves_no_file(s3: str, bucket: str, tmp_path: Path) -> None:
     open_store(f"s3://{bucket}/t", s3).write("k", b"x" * 1000)
-    with faulty(s3, lambda r, forward: cut_in_half(r, forward) if r.method == "GET" else forward(r)) as endpoint:
+    with faulty(s3, lambda r, forward: cut(r, forward) if r.method == "GET" else forward(r)) as endpoint:
         store = open_store(f"s3://{bucket}/t", endpoint)
         with pytest.raises(StoreError, match="k"):
             store.download("k", tmp_path / "k")
@@ -130,7 +173,7 @@ def test_a_stream_does_not_go_on_in_another_object(s3: str, bucket: str) -> None
     direct.write("k", b"old" * 1000)
 
     def cut_and_overwrite(request: Request, forward: Forward) -> Reply:
-        reply = cut_in_half(request, forward)
+        reply = cut(request, forward)
         direct.write("k", b"new" * 1000)
         return reply
 

@@ -3,16 +3,15 @@
 import fcntl
 import hashlib
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
-from uuid import uuid4
 
 from retrain.errors import StoreError
 from retrain.store.base import Conflict, Entry, Missing, check_key, is_key, settle
+from retrain.store.copying import copied
 
 PRIVATE = ".retrain"
 """Folder for the lock and for files that are being written; no key begins with a dot, so no listing shows it."""
@@ -82,7 +81,7 @@ class LocalStore:
 
     def download(self, key: str, path: Path) -> None:
         """Copy the object to `path`. Raises `Missing`."""
-        with self._explained(key), self.open(key) as source, _copied(source, path.parent) as copy:
+        with self._explained(key), self.open(key) as source, copied(source, path.parent) as copy:
             copy.replace(path)
 
     def open(self, key: str) -> BinaryIO:
@@ -108,7 +107,7 @@ class LocalStore:
     @contextmanager
     def _staged(self, source: BinaryIO) -> Iterator[Path]:
         """A copy of `source` on the store's own file system, where renaming is atomic."""
-        with _copied(source, self._private()) as copy:
+        with copied(source, self._private()) as copy:
             yield copy
 
     @contextmanager
@@ -140,20 +139,6 @@ class LocalStore:
 
 def _version(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-@contextmanager
-def _copied(source: BinaryIO, folder: Path) -> Iterator[Path]:
-    """A copy of `source` under a passing name in `folder`, flushed to disk; removed unless it has been renamed."""
-    copy = folder / f".{uuid4().hex}"
-    try:
-        with copy.open("xb") as file:
-            shutil.copyfileobj(source, file, 1 << 20)
-            file.flush()
-            os.fsync(file.fileno())
-        yield copy
-    finally:
-        copy.unlink(missing_ok=True)
 
 
 def _children(folder: Path) -> list[tuple[str, int]]:

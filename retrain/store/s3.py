@@ -1,8 +1,6 @@
 """A store in an S3 bucket, on AWS or any server that speaks its protocol and honours conditional writes."""
 
 import io
-import random
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -16,11 +14,10 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from retrain.store.base import Entry, check_key, is_key, settle
+from retrain.store.copying import copied
 from retrain.store.s3_errors import Place, explained, status
+from retrain.store.s3_retry import ATTEMPTS, again, pause
 from retrain.store.s3_stream import S3Stream
-
-ATTEMPTS = 4
-"""Of each request. Botocore waits up to 1, 2 and 4 s between them: an unreachable server fails within 15 s."""
 
 CONFIG = Config(
     retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
@@ -62,21 +59,20 @@ class S3Store:
     def write(self, key: str, data: bytes) -> None:
         """Write unconditionally."""
         with self._explained(key):
-            self._client.put_object(**self._object(key), Body=data)
+            again(partial(self._client.put_object, **self._object(key), Body=data))
 
     def delete(self, key: str) -> None:
         """Remove the object; a missing one is no error."""
         with self._explained(key):
-            self._client.delete_object(**self._object(key))
+            again(partial(self._client.delete_object, **self._object(key)))
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Yield every object whose key starts with `prefix`, in order, page by page.
 
         What other tools leave in buckets under names that are no keys (`folder/`, empty) is passed over.
         """
-        pages = self._client.get_paginator("list_objects_v2")
         with self._explained(prefix):
-            for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix):
+            for page in self._pages(prefix):
                 for item in page.get("Contents", ()):
                     key = item["Key"].removeprefix(self._prefix)
                     if is_key(key):
@@ -84,9 +80,8 @@ class S3Store:
 
     def folders(self, prefix: str) -> Iterator[str]:
         """Yield the names of the folders directly below `prefix`, in order, page by page."""
-        pages = self._client.get_paginator("list_objects_v2")
         with self._explained(prefix):
-            for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix, Delimiter="/"):
+            for page in self._pages(prefix, Delimiter="/"):
                 for item in page.get("CommonPrefixes", ()):
                     name = item["Prefix"].removeprefix(self._prefix + prefix).rstrip("/")
                     if is_key(name):
@@ -95,16 +90,25 @@ class S3Store:
     def upload(self, path: Path, key: str) -> None:
         """Upload the file at `path`, large ones in parallel parts."""
         with self._explained(key):
-            self._client.upload_file(str(path), **self._object(key), Config=TRANSFER)
+            again(partial(self._client.upload_file, str(path), **self._object(key), Config=TRANSFER))
 
     def download(self, key: str, path: Path) -> None:
-        """Download the object aside in parallel parts, then rename it to `path`. Raises `Missing`."""
-        with self._explained(key):
-            self._client.download_file(**self._object(key), Filename=str(path), Config=TRANSFER)
+        """Stream the object aside, then rename it to `path`. Raises `Missing`."""
+        with self._explained(key), self.open(key) as source, copied(source, path.parent) as copy:
+            copy.replace(path)
 
     def open(self, key: str) -> BinaryIO:
         """Stream the object. Raises `Missing`."""
         return io.BufferedReader(self._stream(key), BUFFER)
+
+    def _pages(self, prefix: str, **options: str) -> Iterator[dict[str, Any]]:
+        """Yield the pages of a listing, each asked for again where its reply breaks."""
+        ask = partial(self._client.list_objects_v2, Bucket=self._bucket, Prefix=self._prefix + prefix, **options)
+        page = again(ask)
+        yield page
+        while page["IsTruncated"]:
+            page = again(partial(ask, ContinuationToken=page["NextContinuationToken"]))
+            yield page
 
     def _object(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + check_key(key)}
@@ -112,21 +116,21 @@ class S3Store:
     def _stream(self, key: str) -> S3Stream:
         get = partial(self._client.get_object, **self._object(key))
         with self._explained(key):
-            return S3Stream(get(), get, self._place(key))
+            return S3Stream(again(get), get, self._place(key))
 
     def _put_if(self, key: str, data: bytes, **condition: str) -> str:
         """A conditional write, sent again while the server says that another one is in its way (409)."""
         with self._explained(key):
             for attempt in range(ATTEMPTS):
                 try:
-                    etag: str = self._client.put_object(**self._object(key), Body=data, **condition)["ETag"]
-                    return etag.strip('"')
+                    put = partial(self._client.put_object, **self._object(key), Body=data, **condition)
+                    return str(again(put)["ETag"]).strip('"')
                 except ClientError as error:
                     if status(error) == PRECONDITION_FAILED:
                         break
                     if status(error) != CONFLICT or attempt == ATTEMPTS - 1:
                         raise
-                time.sleep(random.uniform(0, 2**attempt / 10))
+                pause(attempt)
         return settle(self, key, data)
 
     def _place(self, key: str) -> Place:

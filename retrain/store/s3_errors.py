@@ -7,6 +7,8 @@ from typing import NamedTuple
 from boto3.exceptions import Boto3Error
 from botocore import exceptions as botocore
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
 
 from retrain.errors import StoreError
 from retrain.store.base import Missing
@@ -35,6 +37,7 @@ BAD_CREDENTIALS = (
     botocore.SSOError,
 )
 BAD_NETWORK = (botocore.HTTPClientError, botocore.ConnectionError)
+BROKEN_REPLY = (HTTPError, ResponseParserError, botocore.FlexibleChecksumError)
 
 
 class Place(NamedTuple):
@@ -64,7 +67,7 @@ def explained(place: Place) -> Iterator[None]:
     except Boto3Error as error:  # the transfer manager wraps what it met
         cause = error.__context__
         raise (_refusal(place, cause) if isinstance(cause, ClientError) else _failure(place, error)) from error
-    except (BotoCoreError, OSError, ValueError) as error:  # ValueError: a malformed endpoint_url
+    except (BotoCoreError, HTTPError, OSError, ValueError) as error:  # ValueError: a malformed endpoint_url
         raise _failure(place, error) from error
 
 
@@ -78,6 +81,8 @@ def _refusal(place: Place, error: ClientError) -> StoreError:
 def _failure(place: Place, error: Exception) -> StoreError:
     if isinstance(error, BAD_NETWORK):
         return StoreError(f"{place}: the server cannot be reached: {error}. {NETWORK}")
+    if isinstance(error, BROKEN_REPLY):
+        return StoreError(f"{place}: the server's reply is broken: {error}. {NETWORK}")
     if isinstance(error, BAD_CREDENTIALS):
         return StoreError(f"{place}: {error}. {CREDENTIALS}")
     return StoreError(f"{place}: {error}")

@@ -2,17 +2,26 @@
 
 import io
 from collections.abc import Callable
+from functools import partial
+from http.client import REQUESTED_RANGE_NOT_SATISFIABLE
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+from botocore.exceptions import (
+    ClientError,
+    FlexibleChecksumError,
+    IncompleteReadError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
 
-from retrain.store.s3_errors import Place, explained
+from retrain.store.s3_errors import Place, explained, status
+from retrain.store.s3_retry import again
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-CUT = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
-"""The body ended before the object did; botocore retries requests, not bodies."""
+CUT = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError, FlexibleChecksumError)
+"""The body ended before the object did, by its length or by its checksum; botocore retries requests, not bodies."""
 CUTS = 5
 """After this many cuts of one object the error stands."""
 
@@ -31,6 +40,8 @@ class S3Stream(io.RawIOBase):
         self._get = get
         self._place = place
         self._position = 0
+        self._size = 0
+        """Of the whole object, once a part of it was asked for; its checksum tells the end of the whole."""
         self._cuts = 0
         self.version = self._etag.strip('"')
 
@@ -57,10 +68,23 @@ class S3Stream(io.RawIOBase):
         while True:
             try:
                 chunk: bytes = self._body.read(size)
-                return chunk
-            except CUT:
+                if chunk or size == 0 or self._position >= self._size:
+                    return chunk
+                raise IncompleteReadError(actual_bytes=self._position, expected_bytes=self._size)
+            except CUT as error:
                 self._cuts += 1
                 if self._cuts == CUTS:
                     raise
-            self._body.close()
-            self._body = self._get(Range=f"bytes={self._position}-", IfMatch=self._etag)["Body"]
+                self._go_on(error)
+
+    def _go_on(self, cut: Exception) -> None:
+        """Ask for the rest. Raises `cut` if there is none: then it is not the end that is wrong."""
+        self._body.close()
+        try:
+            reply = again(partial(self._get, Range=f"bytes={self._position}-", IfMatch=self._etag))
+        except ClientError as error:
+            if status(error) == REQUESTED_RANGE_NOT_SATISFIABLE:
+                raise cut from error
+            raise
+        self._body = reply["Body"]
+        self._size = int(reply["ContentRange"].rpartition("/")[2])  # parts carry no checksum that would tell their end

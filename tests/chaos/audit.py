@@ -1,0 +1,166 @@
+"""Whether a task's store is as it must be, found out from its bytes alone: nothing here asks the code that wrote them.
+
+`lost`: what was landed, trained, promoted or recorded and is not there, or not as it was. `torn`: a visible object that
+is not whole. `forked`: champions that do not follow one from another.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+Kind = Literal["lost", "torn", "forked"]
+Objects = Mapping[str, bytes]
+"""Everything in a store under a task's name, by keys without that name."""
+Digests = tuple[str, str, str]
+"""Of a run's model, index and curve."""
+
+
+class Finding(NamedTuple):
+    """One thing that is wrong."""
+
+    kind: Kind
+    where: str
+    what: str
+
+
+class Expected(NamedTuple):
+    """What must have come of a life."""
+
+    drops: Mapping[str, str]
+    """The drops that landed: `committed` or `quarantined`, by id."""
+    runs: Mapping[str, Digests]
+    """What each run yields that nobody disturbs, by its id; every one of them must have a record, and no other."""
+    saved: int
+    """Gross, over the ledger, in iterations."""
+
+
+def audit(objects: Objects, expected: Expected, champions: Sequence[bytes] = ()) -> list[Finding]:
+    """Return all that is wrong; `champions` are all versions of the pointer, oldest first, where the store has them."""
+    torn = list(_torn(objects))
+    if any(finding.where.endswith((".json", ".jsonl")) for finding in torn):
+        return torn  # what cannot be read cannot be followed any further
+    return [*torn, *_lost(objects, expected), *_forked(objects), *_rewritten(champions)]
+
+
+def digests(objects: Objects, run: str) -> Digests:
+    """Of what a run left behind."""
+    result = _json(objects[f"runs/{run}/result.json"])
+    return result["model_digest"], result["index_digest"], _sha256(objects[f"runs/{run}/curve.jsonl"])
+
+
+def _json(data: bytes) -> Any:
+    return json.loads(data)
+
+
+def _sha256(*parts: bytes) -> str:
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def _named(objects: Objects, folder: str, name: str) -> Iterator[tuple[str, Any]]:
+    """What lies in each folder under `folder` by this name."""
+    for key, data in sorted(objects.items()):
+        if key.startswith(f"{folder}/") and key.endswith(f"/{name}") and key.count("/") == 2:
+            yield key.split("/")[1], _json(data)
+
+
+def _torn(objects: Objects) -> Iterator[Finding]:
+    """Every object against the digest that vouches for it; without one, against its own grammar."""
+    broken = [Finding("torn", key, "not JSON") for key, data in objects.items() if not _reads(key, data)]
+    yield from broken
+    if broken:
+        return
+    for drop, manifest in _named(objects, "drops", "drop.json"):
+        for shard in manifest["shards"]:
+            yield from _against(objects, f"drops/{drop}/{shard['name']}", shard["sha256"])
+    for run, result in _named(objects, "runs", "result.json"):
+        yield from _run_torn(objects, run, result)
+
+
+def _reads(key: str, data: bytes) -> bool:
+    try:
+        documents = data.splitlines() if key.endswith(".jsonl") else [data] if key.endswith(".json") else []
+        return all(isinstance(_json(document), dict) for document in documents)
+    except ValueError:
+        return False
+
+
+def _against(objects: Objects, key: str, sha256: str) -> Iterator[Finding]:
+    if key not in objects or _sha256(objects[key]) != sha256:
+        yield Finding("torn", key, "absent" if key not in objects else f"its SHA-256 is not {sha256}")
+
+
+def _run_torn(objects: Objects, run: str, result: dict[str, Any]) -> Iterator[Finding]:
+    here = f"runs/{run}"
+    yield from _against(objects, f"{here}/model.safetensors", result["model_digest"])
+    drops = [drop["id"] for drop in _json(objects[f"{here}/plan.json"])["dataset"]["drops"]]
+    index = [objects.get(f"{here}/learning_speed/{drop}.safetensors", b"") for drop in drops]
+    if _sha256(*index) != result["index_digest"]:
+        yield Finding("torn", f"{here}/learning_speed/", "not the index that the result vouches for")
+    points = [_json(line) for line in objects[f"{here}/curve.jsonl"].splitlines()]
+    if points[-1]["iteration"] != result["iterations"]:
+        yield Finding("torn", f"{here}/curve.jsonl", "ends before the run did")
+
+
+def _lost(objects: Objects, expected: Expected) -> Iterator[Finding]:
+    for drop, state in expected.drops.items():
+        name = "drop.json" if state == "committed" else "quarantine.json"
+        if f"drops/{drop}/{name}" not in objects:
+            yield Finding("lost", f"drops/{drop}", f"is not {state}")
+    records = {key.removeprefix("ledger/").removesuffix(".json"): key for key in objects if is_record(key)}
+    for run in records.keys() ^ expected.runs.keys():
+        yield Finding("lost", f"ledger/{run}.json", "nobody asked for it" if run in records else "no record")
+    saved = 0
+    for run in records.keys() & expected.runs.keys():
+        record = _json(objects[records[run]])
+        saved += record["savings"]["gross"]
+        yield from _record_lost(objects, record, expected.runs[run])
+    if records.keys() == expected.runs.keys() and saved != expected.saved:
+        yield Finding("lost", "ledger", f"{saved} iterations saved, where a recount says {expected.saved}")
+
+
+def is_record(key: str) -> bool:
+    """Whether this is the record of an ended run."""
+    return key.startswith("ledger/") and key.endswith(".json")
+
+
+def _record_lost(objects: Objects, record: dict[str, Any], expected: Digests) -> Iterator[Finding]:
+    run = record["run_id"]
+    if record["outcome"] not in ("completed", "reached", "missed"):
+        yield Finding("lost", f"ledger/{run}.json", f"{record['outcome']}: {record['error']}")
+    elif digests(objects, run) != expected:
+        yield Finding("lost", f"runs/{run}", "its model, index or curve is not that of the undisturbed run")
+    if f"ledger/{run}.prom" not in objects:
+        yield Finding("lost", f"ledger/{run}.prom", "no metrics beside the record")
+    if any(key.startswith(f"runs/{run}/state/") for key in objects):
+        yield Finding("lost", f"runs/{run}/state/", "left behind by a run that has ended")
+
+
+def _forked(objects: Objects) -> Iterator[Finding]:
+    """Entries follow one another; each run that was promoted is there once, judged against the one before."""
+    history = _json(objects["champion.json"])["history"] if "champion.json" in objects else []
+    if [entry["sequence"] for entry in history] != list(range(1, len(history) + 1)):
+        yield Finding("forked", "champion.json", "its sequence has gaps or repetitions")
+    promoted = [entry["run_id"] for entry in history if entry["why"] == "promoted"]
+    for run, decision in _named(objects, "runs", "decision.json"):
+        if promoted.count(run) != int(decision["promoted"]):
+            yield Finding("forked", f"runs/{run}", f"promoted {promoted.count(run)} times: {decision}")
+    for before, entry in zip([None, *history], history, strict=False):
+        if entry["why"] == "promoted":
+            yield from _misjudged(objects, entry["run_id"], before and before["run_id"])
+
+
+def _misjudged(objects: Objects, run: str, before: str | None) -> Iterator[Finding]:
+    evaluation = objects.get(f"runs/{run}/evaluation.json")
+    comparison = _json(evaluation)["comparison"] if evaluation else None
+    against = comparison["champion"] if comparison else None
+    if against != before:
+        yield Finding("forked", f"runs/{run}", f"judged against {against}, and took the place of {before}")
+
+
+def _rewritten(champions: Sequence[bytes]) -> Iterator[Finding]:
+    """Each version of the pointer is the one before and one entry more."""
+    histories = [_json(version)["history"] for version in champions]
+    for older, newer in zip([[], *histories], histories, strict=False):
+        if newer[:-1] != older:
+            yield Finding("forked", "champion.json", f"{newer[-1]} does not follow {older[-1] if older else 'nothing'}")
