@@ -19,6 +19,7 @@ FINISH = "finish"
 CACHE = "/cache"
 METRICS_PORT = 9108
 """Where a training serves its own /metrics; a PodMonitor finds its pod by `LABELS`."""
+METRICS = {"RETRAIN_METRICS_PORT": str(METRICS_PORT), "RETRAIN_METRICS_HOST": "0.0.0.0"}
 LABELS = {"app.kubernetes.io/name": "retrain", "app.kubernetes.io/component": "training"}
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 RETRY_WINDOW = "2160h"
@@ -68,7 +69,8 @@ def _on_pool(step: PipelineTask, resources: Resources) -> None:
         kubernetes.add_toleration(step, **toleration.model_dump())
     for label, value in (LABELS | queue_labels(resources.queue)).items():
         kubernetes.add_pod_label(step, label, value)
-    step.set_env_variable("RETRAIN_METRICS_PORT", str(METRICS_PORT))
+    for name, value in METRICS.items():
+        step.set_env_variable(name, value)
     if resources.timeout_seconds:
         kubernetes.set_timeout(step, resources.timeout_seconds)
 

@@ -18,7 +18,7 @@ from retrain.config import Task
 from retrain.context import Context
 from retrain.errors import StoreError, UserError
 from retrain.layout import Layout
-from retrain.machine import make_context
+from retrain.machine import LOOPBACK, make_context
 from retrain.planning import Nothing, Request
 from retrain.records import Plan
 from retrain.store import Missing, open_store
@@ -149,9 +149,9 @@ def _open(text: str, device: str) -> tuple[Task, Context]:
         log.setLevel(logging.INFO)
         log.propagate = False
     task = _task(text)
-    port = os.environ.get("RETRAIN_METRICS_PORT")
+    port, host = os.environ.get("RETRAIN_METRICS_PORT"), os.environ.get("RETRAIN_METRICS_HOST", LOOPBACK)
     store = open_store(task.store, task.endpoint_url)
-    return task, make_context(store, Layout(task.name), device, int(port) if port else None)
+    return task, make_context(store, Layout(task.name), device, int(port) if port else None, host)
 
 
 def _task(text: str) -> Task:

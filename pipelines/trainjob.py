@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from pipelines.pods import CACHE, CREDENTIALS, LABELS, METRICS_PORT, queue_labels
+from pipelines.pods import CACHE, CREDENTIALS, LABELS, METRICS, queue_labels
 from retrain.config import Task
 from retrain.resources import Cache, Resources
 
@@ -54,7 +54,7 @@ def _trainer(task: Task, run_id: str) -> Manifest:
 
 
 def _environment(resources: Resources) -> list[Manifest]:
-    plain = {"RETRAIN_CACHE": CACHE, "RETRAIN_METRICS_PORT": str(METRICS_PORT)}
+    plain = {"RETRAIN_CACHE": CACHE} | METRICS
     secret = resources.credentials
     keys = [{"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}} for key in CREDENTIALS]
     return [*({"name": name, "value": value} for name, value in plain.items()), *(keys if secret else ())]

@@ -12,14 +12,18 @@ from retrain.observe.audience import Audience, gather
 from retrain.store.base import Store
 from retrain.training.distributed import join
 
+LOOPBACK = "127.0.0.1"
 
-def make_context(store: Store, layout: Layout, device: str, metrics_port: int | None = None) -> Context:
+
+def make_context(
+    store: Store, layout: Layout, device: str, metrics_port: int | None = None, metrics_host: str = LOOPBACK
+) -> Context:
     """Return where stages work, on a device, watched on this terminal and, with a port, at /metrics.
 
     Of several processes that torchrun started, only the first is watched.
     """
     ranks = join(device)
-    observer = Audience() if ranks.rank else gather(metrics_port)
+    observer = Audience() if ranks.rank else gather(metrics_port, metrics_host)
     return Context(store, layout, pick_device(device), cache_folder(), observer, ranks)
 
 

@@ -171,7 +171,7 @@ def test_promtool_finds_nothing_to_say_about_a_training(watched: tuple[Live, Scr
 
 def test_a_run_serves_its_metrics_where_it_is_told_to_and_not_otherwise(tmp_path: Path) -> None:
     port = monitoring.free_port()
-    observer = gather(port)
+    observer = gather(port, "127.0.0.1")
     observer.started(plan_of(), Progress(iteration=7))
     assert (
         monitoring.samples(monitoring.get(f"http://127.0.0.1:{port}/metrics"))[
@@ -179,9 +179,9 @@ def test_a_run_serves_its_metrics_where_it_is_told_to_and_not_otherwise(tmp_path
         ]
         == 7
     )
-    assert not isinstance(gather(None), Audience)
+    assert not isinstance(gather(None, "127.0.0.1"), Audience)
 
 
 def test_a_metrics_port_that_is_taken_is_one_clear_message() -> None:
     with serving("0.0.0.0", 0, lambda environ, start_response: []) as port, pytest.raises(UserError, match=f"{port}"):
-        gather(port)
+        gather(port, "127.0.0.1")

@@ -4,14 +4,14 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+import browsers
 import known_ledger
 import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
 from ledgers import champion_of, ledger_of
 from pictures import two_classes
-from playwright.sync_api import Browser, Page, sync_playwright
-from programs import need
+from playwright.sync_api import Browser, Page
 from typer.testing import CliRunner
 
 from retrain import ledger, stages
@@ -29,18 +29,14 @@ from retrain.planning import Request
 from retrain.records import Decision
 from retrain.store import LocalStore, open_store
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 HOSTILE = """'"><img src=x onerror=alert(1)><script>alert(2)</script>${{1}}"""
 PHONE, DESKTOP = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    path = need("chromium", "chromium")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
+    with browsers.chromium() as chromium:
         yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
@@ -78,16 +74,7 @@ def html(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(browser: Browser, path: Path, **settings: object) -> Page:
-    """Open a page; any console message, script error, dialog or request for anything else fails the test."""
-    page = browser.new_page(**settings)
-    page.on("console", lambda message: pytest.fail(f"console: {message.text}"))
-    page.on("pageerror", lambda error: pytest.fail(f"script error: {error}"))
-    page.on("dialog", lambda dialog: pytest.fail(f"dialog: {dialog.message}"))
-    requests: list[str] = []
-    page.on("request", lambda request: requests.append(request.url))
-    page.goto(path.as_uri())
-    assert requests == [path.as_uri()]
-    return page
+    return browsers.opened(browser, path.as_uri(), **settings)
 
 
 def written(tmp_path: Path, sources: Sources) -> Path:

@@ -28,6 +28,9 @@ MetricsPort = Annotated[
         envvar="RETRAIN_METRICS_PORT", min=1, max=65535, help="Serve /metrics there while training; off if absent."
     ),
 ]
+MetricsHost = Annotated[
+    str, typer.Option(envvar="RETRAIN_METRICS_HOST", help="Where --metrics-port listens; 0.0.0.0: everywhere.")
+]
 KubeflowHost = Annotated[
     str | None, typer.Option("--host", help="Address of Kubeflow Pipelines; kubeflow.host of the task if absent.")
 ]

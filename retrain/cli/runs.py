@@ -10,6 +10,7 @@ from retrain.cli.options import (
     AsJson,
     Device,
     KubeflowHost,
+    MetricsHost,
     MetricsPort,
     Overrides,
     RunId,
@@ -48,6 +49,7 @@ def run(
     on: Annotated[Literal["here", "kfp-local", "kubeflow"], typer.Option(help="Where the stages run.")] = "here",
     host: KubeflowHost = None,
     metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = "127.0.0.1",
     as_json: AsJson = False,
     overrides: Overrides = NONE,
 ) -> None:
@@ -73,7 +75,7 @@ def run(
         from retrain.machine import make_context
         from retrain.together import leading
 
-        with leading(make_context(store, layout, device, metrics_port)) as context:
+        with leading(make_context(store, layout, device, metrics_port, metrics_host)) as context:
             ended = stages.run(context, opened, request)
         _finish(ended, as_json)
 
@@ -102,6 +104,7 @@ def baseline(
     task: TaskName,
     device: Device = "auto",
     metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = "127.0.0.1",
     as_json: AsJson = False,
     overrides: Overrides = NONE,
 ) -> None:
@@ -112,7 +115,7 @@ def baseline(
     from retrain.together import leading
 
     opened, store, layout = open_task(task, overrides)
-    with leading(make_context(store, layout, device, metrics_port)) as context:
+    with leading(make_context(store, layout, device, metrics_port, metrics_host)) as context:
         ended = stages.run(context, opened, Request(purpose="calibrate"))
     _finish(ended, as_json)
 

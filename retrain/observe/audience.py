@@ -6,16 +6,18 @@ from retrain.records import Plan, Point
 from retrain.training.progress import Observer, Progress
 
 
-def gather(metrics_port: int | None) -> Observer:
+def gather(metrics_port: int | None, metrics_host: str) -> Observer:
     """Return the observers of a training in this process. Raises `UserError` if the port cannot be had."""
     if metrics_port is None:
         return for_stream()
     from retrain.observe import live  # nobody else needs prometheus_client
 
     try:
-        return Audience(for_stream(), live.serve(metrics_port))
+        return Audience(for_stream(), live.serve(metrics_host, metrics_port))
     except OSError as error:
-        raise UserError(f"--metrics-port {metrics_port}: {error.strerror}; choose another port") from error
+        raise UserError(
+            f"cannot serve /metrics on {metrics_host}:{metrics_port}: {error.strerror}; choose another --metrics-port"
+        ) from error
 
 
 class Audience:

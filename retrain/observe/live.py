@@ -3,13 +3,14 @@
 import time
 from collections.abc import Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from retrain.observe import names
 from retrain.observe.metrics import family
 from retrain.observe.names import Name
+from retrain.observe.web import start
 from retrain.records import Plan, Point
 from retrain.training.progress import Progress
 
@@ -20,14 +21,14 @@ TREND = 4
 """Evaluations that the time to the target is estimated from."""
 
 
-def serve(port: int) -> "Live":
+def serve(host: str, port: int) -> "Live":
     """Serve /metrics until the process ends, and return the observer that fills it.
 
-    Raises `OSError` if the port is taken.
+    Raises `OSError` if the port cannot be had.
     """
     live, registry = Live(), CollectorRegistry()
     registry.register(live)
-    start_http_server(port, registry=registry)
+    start(host, port, make_wsgi_app(registry))
     return live
 
 

@@ -29,6 +29,8 @@ from retrain.tasks import load_task
 
 EVERY_SECONDS = 30.0
 """Between looks at who is champion."""
+MOST_BYTES = 16 << 20
+"""Of a request."""
 
 
 class Model(NamedTuple):
@@ -88,6 +90,8 @@ def server(name: str, champion: Champion, port: int) -> ThreadingHTTPServer:
     """Return the web server."""
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = 30  # seconds of silence
+
         def do_GET(self) -> None:
             known = self.path == f"/v1/models/{name}"
             self._reply(200 if known else 404, {"name": name, "ready": known})
@@ -95,7 +99,10 @@ def server(name: str, champion: Champion, port: int) -> ThreadingHTTPServer:
         def do_POST(self) -> None:
             if self.path != f"/v1/models/{name}:predict":
                 return self._reply(404, {"error": f"there is /v1/models/{name}:predict"})
-            body, model = self.rfile.read(int(self.headers["Content-Length"])), champion.model
+            length = self.headers.get("Content-Length", "")
+            if not length.isdecimal() or int(length) > MOST_BYTES:
+                return self._reply(413, {"error": f"Content-Length must be at most {MOST_BYTES}"})
+            body, model = self.rfile.read(int(length)), champion.model
             try:
                 files = [base64.b64decode(item["image"]["b64"]) for item in json.loads(body)["instances"]]
                 self._reply(200, {"predictions": model.predict(files), "model": model.plan.run_id})

@@ -1,10 +1,7 @@
 """The page itself: figures and charts, put into the template."""
 
-import hashlib
-from base64 import b64encode
 from collections.abc import Sequence
 from functools import cache
-from importlib.resources import files
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -19,6 +16,7 @@ from retrain.observe.report.races import races
 from retrain.observe.report.sources import Sources
 from retrain.observe.report.speeds import Index, bars, groups
 from retrain.observe.report.timeline import timeline
+from retrain.observe.style import content_policy, sheet
 from retrain.records import RunRecord
 
 STEPS = 60
@@ -40,15 +38,14 @@ class Drawing(NamedTuple):
 
 def render(sources: Sources) -> str:
     """Return the page as HTML, which holds no script and asks for nothing from outside."""
-    style = files("retrain").joinpath("templates/report.css").read_text(encoding="utf-8")
     return (
         _environment()
         .get_template("report.html")
         .render(
             sources=sources,
             version=__version__,
-            style=Markup(style),
-            style_digest=b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+            style=Markup(sheet()),
+            content_policy=content_policy(),
             headline=headline(sources.records),
             races=[(race, svg(charts.race(race), NARROW, 230)) for race in races(sources.records, sources.curves)],
             parts=_parts(sources.records),
