@@ -95,7 +95,7 @@ def newest_state(folder: Path, plan: Plan) -> int | None:
 def kill_and_compare(folder: Path, kills: int) -> dict[str, object]:
     """Kill one run after another and count those that end like the first, which lived undisturbed."""
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["retrain.attempt", "retrain.demo", "torch._dynamo"])
+    processes.set_forkserver_preload(["retrain.attempt", "retrain.demo"])
     plan, moments = plan_in(folder), random.Random(0)
     live(processes, folder, plan)
     expected = outcome(folder, plan)

@@ -1,6 +1,5 @@
 """Networks by name: torchvision's, `mlp`, `logistic`, and anybody's `package.module:factory`."""
 
-import copy
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from retrain import resnets
 from retrain.config import Model
 from retrain.errors import ModelError
 
@@ -16,7 +16,7 @@ def build(model: Model, classes: int, image_size: int, seed: int) -> nn.Module:
     """Return a newly initialised network, [N, 3, image_size, image_size] -> [N, classes] logits.
 
     The same seed gives the same weights, and the caller's random state is left as it was. Raises `ModelError` for a
-    name or option that does not exist, and for a network that does not take such images or give such logits.
+    name or option that does not exist.
     """
     factory = _factory(model)
     with torch.random.fork_rng(devices=[]):
@@ -29,8 +29,25 @@ def build(model: Model, classes: int, image_size: int, seed: int) -> nn.Module:
             raise ModelError(
                 f"model {model.name}: the factory returned {type(network).__name__}, not a torch.nn.Module"
             )
-        _check_logits(network, model.name, classes, image_size)
     return network
+
+
+def check(model: Model, classes: int, image_size: int) -> None:
+    """Build a network and try it on two images, as training will use it. Raises `ModelError` if any of it fails.
+
+    They are real ones: on torch's `meta` device nothing would be computed, but it takes seconds to import.
+    """
+    network = build(model, classes, image_size, seed=0).train()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        try:
+            logits = network(torch.zeros(2, 3, image_size, image_size))
+        except Exception as error:  # whatever anybody's network may raise
+            raise ModelError(f"model {model.name}: does not take {image_size}x{image_size} images: {error}") from error
+    shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if shape != [2, classes]:
+        raise ModelError(
+            f"model {model.name}: gives {shape} for 2 images of {classes} classes; [2, {classes}] is needed"
+        )
 
 
 def place(network: nn.Module, device: torch.device) -> nn.Module:
@@ -38,24 +55,14 @@ def place(network: nn.Module, device: torch.device) -> nn.Module:
     return network.to(device).to(memory_format=torch.channels_last)
 
 
-def _check_logits(network: nn.Module, name: str, classes: int, image_size: int) -> None:
-    """Try the network on shapes alone, as training will use it: nothing is computed."""
-    images = torch.empty(2, 3, image_size, image_size, device="meta")
-    try:
-        logits = copy.deepcopy(network).to("meta").train()(images)
-    except Exception as error:  # whatever anybody's network may raise
-        raise ModelError(f"model {name}: does not take {image_size}x{image_size} images: {error}") from error
-    shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if shape != [2, classes]:
-        raise ModelError(f"model {name}: gives {shape} for 2 images of {classes} classes; [2, {classes}] is needed")
-
-
 def _factory(model: Model) -> Callable[..., Any]:
     if ":" in model.name:
         return _imported(model.name)
     if model.name in ("mlp", "logistic"):
         return mlp if model.name == "mlp" else logistic
-    from retrain import torchvision_models  # torchvision takes longer to import than torch, and most commands need none
+    if model.name in resnets.RESNETS:
+        return resnets.factory(model)
+    from retrain import torchvision_models  # torchvision takes longer to import than torch
 
     return torchvision_models.factory(model)
 

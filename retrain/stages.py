@@ -23,12 +23,12 @@ from retrain.store.base import Conflict
 def plan(context: Context, task: Task, request: Request) -> Plan | Nothing:
     """Plan the next run from what is in the store, and keep the plan.
 
-    Raises `ModelError`, before anything of it is kept, if its network cannot be built.
+    Raises `ModelError`, before anything of it is kept, if its network cannot be.
     """
     _record_champion(context)
     planned = next_run.preview(context.store, context.layout, task, request)
     if isinstance(planned, Plan):
-        models.build(planned.task.model, len(planned.dataset.classes), planned.task.data.image_size, planned.seed)
+        models.check(planned.task.model, len(planned.dataset.classes), planned.task.data.image_size)
         context.files(planned.run_id).write_plan(planned)
     return planned
 

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from retrain.config import Model
 from retrain.errors import ModelError
-from retrain.models import build, place
-from retrain.torchvision_models import RESNETS
+from retrain.models import build, check, place
+from retrain.resnets import RESNETS
 
 
 def shapes(network: nn.Module) -> list[tuple[int, ...]]:
@@ -56,6 +56,8 @@ def test_a_residual_network_of_standard_stem_and_width_is_torchvisions_to_the_bi
     assert list(state(ours)) == list(state(theirs))
     assert all(torch.equal(tensor, state(theirs)[key]) for key, tensor in state(ours).items())
     assert str(ours) == str(theirs)
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(ours.eval()(images), theirs.eval()(images))
 
 
 def test_the_small_stem_keeps_the_resolution() -> None:
@@ -143,4 +145,4 @@ def test_placing_a_network_changes_the_order_of_its_memory_and_nothing_else() ->
 )
 def test_a_network_that_cannot_be_is_refused_in_words(model: Model, message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        build(model, classes=4, image_size=8, seed=0)
+        check(model, classes=4, image_size=8)

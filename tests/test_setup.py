@@ -105,7 +105,7 @@ def test_the_anchor_stays_while_the_weights_move() -> None:
 def test_what_a_factory_froze_is_neither_trained_nor_pulled() -> None:
     task = TASK.model_copy(update={"model": TASK.model.model_copy(update={"name": f"{__name__}:frozen"})})
     run = run_of(plan_of(task))
-    trained = [parameter for group in run.optimizer.param_groups for parameter in group["params"]]
+    trained = run.optimizer.parameters
     assert [tuple(parameter.shape) for parameter in trained] == [(5, 192), (5,)]
     run.change_gradients(0)
     assert run.network.get_parameter("1.weight").grad is None

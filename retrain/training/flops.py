@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 
 class Flops(NamedTuple):
@@ -19,6 +18,8 @@ class Flops(NamedTuple):
 
 def count(network: nn.Module, image_size: int) -> Flops:
     """Count a network's operations on shapes alone: nothing is computed, and the network is left as it was."""
+    from torch.utils.flop_counter import FlopCounterMode  # slow to import, and nothing is counted before a run's end
+
     with torch.random.fork_rng(devices=[]):
         shapes = copy.deepcopy(network).to("meta").train()
         images = torch.empty(2, 3, image_size, image_size, device="meta")

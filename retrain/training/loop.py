@@ -60,16 +60,15 @@ def step(run: Run) -> None:
     indices = batch[run.part.rows]
     labels = run.train.labels[indices]
     images = run.augment(run.train.images[indices], run.augmentation, run.part)
-    for group in run.optimizer.param_groups:
-        rate = factor(run.plan.recipe.schedule, run.progress.iteration, run.plan.iterations)
-        group["lr"] = setting.optimizer.learning_rate * rate
+    rate = factor(run.plan.recipe.schedule, run.progress.iteration, run.plan.iterations)
+    run.optimizer.rate = setting.optimizer.learning_rate * rate
     with torch.autocast(images.device.type, torch.bfloat16, enabled=setting.bf16):
         logits = run.forward(images)
     logits = logits.float()
     losses = functional.cross_entropy(logits, labels, reduction="none")
     mean_loss = losses.mean()
     run.optimizer.zero_grad()
-    torch.autograd.backward(run.batch_loss(images, labels, logits, mean_loss), run.weight)
+    torch.autograd.backward(run.batch_loss(images, labels, logits, mean_loss) * run.weight)
     run.change_gradients(run.progress.iteration)
     run.optimizer.step()
     correct, losses = run.ranks.whole(run.part, logits.argmax(1) == labels, losses.detach())
@@ -94,7 +93,7 @@ def evaluate(run: Run, loss_sum: float) -> Point:
         loss=finite(measured.loss),
         images=measured.images,
         train_loss=finite(loss_sum / (progress.iteration - since)),
-        learning_rate=run.optimizer.param_groups[0]["lr"],
+        learning_rate=run.optimizer.rate,
     )
     run.loss_sum.zero_()
     progress.points.append(point)

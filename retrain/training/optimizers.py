@@ -1,54 +1,110 @@
-"""Optimisers by their settings."""
+"""Optimisers by their settings: torch's fused updates, by its functional interface.
 
-from collections.abc import Iterable, Mapping
+The classes of `torch.optim` import torch's compiler at their first step. That takes longer than importing torch, and
+every start would wait for it.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
 
-from retrain.config import Adam, Optimizer
+from retrain.config import Adam, Sgd
+from retrain.config import Optimizer as Setting
+
+Columns = dict[str, list[Tensor]]
+"""What an optimiser remembers, by torch's names (`exp_avg`, ...): a tensor for each parameter."""
 
 
-def build(setting: Optimizer, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+class Optimizer:
+    """Changes parameters by their gradients. One without a gradient stays as it is, and so do its moments."""
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], rate: float, remembered: Iterable[str], update: Callable[..., None]
+    ) -> None:
+        self.parameters = list(parameters)
+        self.rate = rate
+        """Learning rate of the next step."""
+        self.columns: Columns = {name: [torch.zeros_like(each) for each in self.parameters] for name in remembered}
+        self._update = update
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Do one step."""
+        used = [position for position, parameter in enumerate(self.parameters) if parameter.grad is not None]
+        parameters = [self.parameters[position] for position in used]
+        columns = {name: [column[position] for position in used] for name, column in self.columns.items()}
+        self._update(parameters, [parameter.grad for parameter in parameters], columns, lr=self.rate)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+
+def build(setting: Setting, parameters: Iterable[nn.Parameter]) -> Optimizer:
     """Return a newly started, fused optimiser."""
     if isinstance(setting, Adam):
-        return torch.optim.Adam(
-            parameters, setting.learning_rate, setting.betas, weight_decay=setting.weight_decay, fused=True
+        optimizer = Optimizer(
+            parameters, setting.learning_rate, ("exp_avg", "exp_avg_sq"), partial(_adam, setting=setting)
         )
-    return torch.optim.SGD(
+        optimizer.columns["step"] = [torch.zeros((), device=each.device) for each in optimizer.parameters]
+        return optimizer
+    remembered = ("momentum_buffer",) if setting.momentum else ()
+    return Optimizer(parameters, setting.learning_rate, remembered, partial(_sgd, setting=setting))
+
+
+def _adam(parameters: list[Tensor], gradients: list[Tensor], columns: Columns, *, lr: float, setting: Adam) -> None:
+    """As `torch.optim.Adam(..., fused=True)`."""
+    beta1, beta2 = setting.betas
+    adam(
         parameters,
-        setting.learning_rate,
-        setting.momentum,
-        weight_decay=setting.weight_decay,
-        nesterov=setting.nesterov,
+        gradients,
+        columns["exp_avg"],
+        columns["exp_avg_sq"],
+        [],
+        columns["step"],
         fused=True,
+        amsgrad=False,
+        beta1=beta1,
+        beta2=beta2,
+        lr=lr,
+        weight_decay=setting.weight_decay,
+        eps=1e-8,
+        maximize=False,
     )
 
 
-def start(optimizer: torch.optim.Optimizer) -> None:
-    """Let an optimiser allocate its moments, with gradients and a rate of zero; what they hold is to be overwritten."""
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0
-        for parameter in group["params"]:
-            parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    optimizer.zero_grad()
+def _sgd(parameters: list[Tensor], gradients: list[Tensor], columns: Columns, *, lr: float, setting: Sgd) -> None:
+    """As `torch.optim.SGD(..., fused=True)`: a buffer that starts at zero takes the first gradient as it is."""
+    sgd(
+        parameters,
+        gradients,
+        [*columns.get("momentum_buffer", [None] * len(parameters))],
+        fused=True,
+        weight_decay=setting.weight_decay,
+        momentum=setting.momentum,
+        lr=lr,
+        dampening=0,
+        nesterov=setting.nesterov,
+        maximize=False,
+    )
 
 
-def moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def moments(optimizer: Optimizer) -> dict[str, Tensor]:
     """Return the optimiser's tensors, such as Adam's moments, as `<parameter's position>.<name>`."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     return {
         f"{position}.{name}": tensor
-        for position, parameter in enumerate(parameters)
-        for name, tensor in optimizer.state[parameter].items()
-        if isinstance(tensor, Tensor)
+        for name, column in optimizer.columns.items()
+        for position, tensor in enumerate(column)
     }
 
 
 @torch.no_grad()
-def carry_over(optimizer: torch.optim.Optimizer, kept: Mapping[str, Tensor]) -> None:
+def carry_over(optimizer: Optimizer, kept: Mapping[str, Tensor]) -> None:
     """Give a new optimiser the moments of another; rows for classes that the other never saw start at zero."""
-    start(optimizer)
     for name, tensor in moments(optimizer).items():
-        tensor.zero_()
         tensor[tuple(slice(size) for size in kept[name].shape)] = kept[name].to(tensor)

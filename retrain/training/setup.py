@@ -44,7 +44,7 @@ class Run:
     network: nn.Module
     forward: nn.Module
     """What is called to train it: the network itself, or what averages its gradients over the processes."""
-    optimizer: torch.optim.Optimizer
+    optimizer: optimizers.Optimizer
     batch_loss: BatchLoss
     """What an iteration minimises on its batch."""
     change_gradients: Callable[[int], None]

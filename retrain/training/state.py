@@ -44,7 +44,6 @@ def thaw(run: Run, state: bytes) -> None:
     tensors, position = load(state), _position(state)
     if position.run_id != run.plan.run_id:
         raise RunError(f"the saved state of run {position.run_id} is no state of run {run.plan.run_id}")
-    optimizers.start(run.optimizer)
     with torch.no_grad():
         for name, tensor in _tensors(run):
             tensor.copy_(tensors[name])

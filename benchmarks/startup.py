@@ -1,0 +1,109 @@
+"""From `retrain run` to the end of its first iteration, beside what `import torch` takes alone, and what is imported.
+
+Both are processes of their own and take turns; the drop is in the cache. The first iteration is over when the run says
+so on standard error: it has one iteration and an evaluation of 348 images of 8x8 pixels. Processor time is that of the
+process up to then, from the kernel.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from lib.report import parser, report
+
+from retrain.demo import write_digits
+
+TASK = Path(__file__).parents[1] / "tasks" / "digits.yaml"
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Start(NamedTuple):
+    """Seconds until something was said."""
+
+    wall: float
+    cpu: float
+
+
+def until(command: list[str], said: str, environment: dict[str, str]) -> Start:
+    """Start a process and return what it took until it said something on standard error; let it end."""
+    began = time.perf_counter()
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as it:
+        assert it.stderr is not None
+        for line in it.stderr:
+            if said in line:
+                start = Start(time.perf_counter() - began, processor_seconds(it.pid))
+                it.stderr.read()
+                return start
+    raise RuntimeError(f"{' '.join(command)} never said {said!r}")
+
+
+def processor_seconds(pid: int) -> float:
+    """Processor time of a living process: fields 14 and 15 of its stat, of which the second may hold spaces."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def imported(command: list[str], environment: dict[str, str]) -> dict[str, float]:
+    """Import time of each top-level package that a command needs, its own files' alone, in milliseconds."""
+    timed = [sys.executable, "-X", "importtime", *command[1:]]
+    lines = subprocess.run(timed, env=environment, capture_output=True, text=True, check=True).stderr.splitlines()
+    packages: dict[str, float] = {}
+    for line in lines:
+        if line.startswith("import time:") and "package" not in line:
+            own, _, name = line.removeprefix("import time:").split("|")
+            package = name.strip().partition(".")[0]
+            packages[package] = packages.get(package, 0) + int(own) / 1000
+    largest = sorted(packages.items(), key=lambda item: -item[1])[:12]
+    return {name: round(milliseconds) for name, milliseconds in largest}
+
+
+def measure(folder: Path, rounds: int) -> dict[str, object]:
+    """Pack the digits, then start trials of one iteration and bare imports in turn."""
+    environment = {**os.environ, "RETRAIN_CACHE": str(folder / "cache")}
+    retrain = [sys.executable, "-m", "retrain"]
+    common = ["--task", str(TASK), "--set", f"store={folder / 'store'}"]
+    write_digits(folder / "digits")
+    subprocess.run([*retrain, "drop", "pack", str(folder / "digits"), *common], check=True, stdout=subprocess.DEVNULL)
+    trial = [*retrain, "run", *common, "--device", "cpu", "--trial", "--method", "scratch"]
+    once = [*trial, "--set", "training.epochs=0.1", "--seed"]
+    bare = [sys.executable, "-c", "import sys, torch; print('imported', file=sys.stderr)"]
+    until([*once, "0"], "after 1 iterations", environment)
+    runs, imports = list[Start](), list[Start]()
+    for seed in range(1, rounds + 1):
+        runs.append(until([*once, str(seed)], "after 1 iterations", environment))
+        imports.append(until(bare, "imported", environment))
+    return {
+        "rounds": rounds,
+        "until the first iteration": median(runs),
+        "import torch": median(imports),
+        "wall ratio": round(statistics.median(run.wall / it.wall for run, it in zip(runs, imports, strict=True)), 2),
+        "imported, ms": imported([*once, "1000"], environment),
+    }
+
+
+def median(starts: list[Start]) -> dict[str, float]:
+    """Medians and the quickest, in seconds."""
+    wall, cpu = [start.wall for start in starts], [start.cpu for start in starts]
+    return {
+        "wall": round(statistics.median(wall), 2),
+        "wall, least": round(min(wall), 2),
+        "cpu": round(statistics.median(cpu), 2),
+    }
+
+
+def main() -> None:
+    """Start, and measure."""
+    options = parser(__doc__)
+    options.add_argument("--rounds", type=int, default=7)
+    chosen = options.parse_args()
+    with tempfile.TemporaryDirectory(prefix="retrain-startup-") as folder:
+        report(measure(Path(folder), chosen.rounds), chosen.output)
+
+
+if __name__ == "__main__":
+    main()
