@@ -20,7 +20,7 @@ from pathlib import Path
 from lib.aws import Aws, serving
 from lib.report import parser, report
 
-from retrain.data.drops import drop_digest
+from retrain.data.manifest import drop_digest
 from retrain.layout import Layout
 from retrain.records import Drop, Shard
 from retrain.store import open_store

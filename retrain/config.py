@@ -32,6 +32,9 @@ class Data(Part):
     """Share of the training samples held out for validation in drops that bring no val split."""
     test_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
     """Share of the training samples held out for testing in drops that bring no test split."""
+    max_bad_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Largest share of a drop's samples that may be bad (undecodable, unlabelled): these are left out and named in its
+    manifest. A drop with more is refused whole."""
 
 
 class Model(Part):

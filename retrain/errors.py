@@ -16,6 +16,19 @@ class DropError(UserError):
     """A drop's source, shards or manifest are wrong; nothing was committed."""
 
 
+class DamagedDrop(DropError):
+    """A committed drop cannot be used any more; it belongs in quarantine."""
+
+    def __init__(self, drop: str, cause: str) -> None:
+        super().__init__(drop, cause)
+        self.drop = drop
+        """Its id."""
+
+    def __str__(self) -> str:
+        cause: str = self.args[1]
+        return cause
+
+
 class StoreError(UserError):
     """The store cannot be reached, or refuses what was asked of it."""
 

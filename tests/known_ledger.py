@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from retrain import ledger
 from retrain.costs import Costs
-from retrain.data.drops import drop_digest
+from retrain.data.manifest import drop_digest
 from retrain.layout import Layout
 from retrain.records import Cost, Decision, Drop, Evaluation, Machine, Result, RunRecord, Savings, Target
 from retrain.store import Store

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from retrain.data.dataset import make_dataset, order_drops
-from retrain.data.drops import drop_digest, list_drops, read_drop
+from retrain.data.drops import list_drops, read_drop
+from retrain.data.manifest import drop_digest
 from retrain.errors import DropError
 from retrain.layout import Layout
 from retrain.records import Drop, DropRef

@@ -3,35 +3,29 @@
 import re
 from collections.abc import Iterator
 
-from pydantic import ValidationError
-
-from retrain.errors import DropError
+from retrain.data.manifest import parse
+from retrain.errors import DamagedDrop, DropError
 from retrain.layout import Layout
-from retrain.records import Drop, digest
+from retrain.records import Drop
 from retrain.store.base import Missing, Store
 
 
-def drop_digest(drop: Drop) -> str:
-    """Identity of a drop's content: everything but what it is called and when it came."""
-    return digest(drop.model_dump(mode="json", exclude={"id", "committed_at", "digest"}))
-
-
 def find_drop(store: Store, layout: Layout, drop_id: str) -> Drop | None:
-    """Return a drop's manifest, or None if no such drop is committed. Raises `DropError` if the manifest is damaged."""
+    """Return a drop's manifest, or None if no such drop is committed. Raises `DamagedDrop` if it is not right."""
     key = layout.manifest(drop_id)
     try:
-        drop = Drop.model_validate_json(store.read(key)[0])
+        drop = parse(store.read(key)[0])
     except Missing:
         return None
-    except ValidationError as error:
-        raise DropError(f"{store.url}: {key}: not a drop's manifest: {error}") from error
-    if drop.id != drop_id or drop.digest != drop_digest(drop):
-        raise DropError(f"{store.url}: {key}: its id or digest does not fit its content: somebody changed it")
+    except DropError as error:
+        raise DamagedDrop(drop_id, f"{store.url}/{key}: {error}") from error
+    if (drop.id, drop.task) != (drop_id, layout.task):
+        raise DamagedDrop(drop_id, f"{store.url}/{key}: this is the manifest of drop {drop.id} of task {drop.task}")
     return drop
 
 
 def read_drop(store: Store, layout: Layout, drop_id: str) -> Drop:
-    """Return a drop's manifest. Raises `DropError` if no such drop is committed, or the manifest is damaged."""
+    """Return a drop's manifest. Raises `DropError` if no such drop is committed; `DamagedDrop` as above."""
     drop = find_drop(store, layout, drop_id)
     if drop is None:
         raise DropError(f"task {layout.task} has no drop {drop_id} in {store.url}")
@@ -39,7 +33,7 @@ def read_drop(store: Store, layout: Layout, drop_id: str) -> Drop:
 
 
 def each_drop(store: Store, layout: Layout) -> Iterator[Drop]:
-    """Yield all committed drops that are not in quarantine. Raises `DropError` at a damaged manifest."""
+    """Yield all committed drops that are not in quarantine. Raises `DamagedDrop` at a damaged manifest."""
     named = re.compile(re.escape(layout.drops) + r"([^/]+)/(drop|quarantine)\.json")
     found = [match.groups() for entry in store.list(layout.drops) if (match := named.fullmatch(entry.key))]
     quarantined = {drop for drop, name in found if name == "quarantine"}

@@ -35,6 +35,15 @@ def decode(data: bytes, size: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 
+def fault(data: bytes, size: int) -> str | None:
+    """Return why an image cannot be decoded, or None if it can be."""
+    try:
+        decode(data, size)
+    except DropError as error:
+        return str(error)
+    return None
+
+
 def _check_pixels(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:

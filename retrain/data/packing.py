@@ -1,29 +1,27 @@
 """From a source to committed drops: read, validate, write shards, upload, and last of all the manifest."""
 
-import re
 import tempfile
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from retrain.config import Task
-from retrain.data.drops import drop_digest, find_drop, read_drop
-from retrain.data.holdout import held_out_shares, split_of
-from retrain.data.images import decode
+from retrain.data.bad_samples import BadSamples
+from retrain.data.drops import find_drop, read_drop
+from retrain.data.holdout import held_out_shares
+from retrain.data.images import fault
+from retrain.data.manifest import DROP_ID
 from retrain.data.parallel import parallel_map
 from retrain.data.shards import Encoded, write_shards
 from retrain.data.source import SPLITS, Sample, read_source
 from retrain.data.staging import Staging, parts
+from retrain.data.tally import Tally
 from retrain.errors import DropError
 from retrain.layout import Layout
-from retrain.records import Drop, Shard
+from retrain.records import Drop, LeftOut, Shard
 from retrain.store.base import Conflict, Store
 from retrain.words import Split
-
-DROP_ID = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 
 
 class Packed(NamedTuple):
@@ -50,6 +48,13 @@ def pack(
     """
     chosen = _choose(read_source(source), staging, part)
     check_id(drop_id, len(chosen))
+    return pack_samples(chosen, task, store, drop_id)
+
+
+def pack_samples(
+    chosen: Sequence[tuple[Sample, ...]], task: Task, store: Store, drop_id: str | None = None
+) -> list[Packed]:
+    """Commit samples to the store, a drop for each tuple of them. Raises `DropError` as `pack` does."""
     with tempfile.TemporaryDirectory(prefix="retrain-") as temporary:
         drops = []
         for number, samples in enumerate(chosen):
@@ -77,50 +82,35 @@ def check_id(drop_id: str | None, drops: int) -> None:
 
 
 def _prepare(samples: tuple[Sample, ...], task: Task, folder: Path, drop_id: str | None) -> Drop:
-    """Validate the samples, write their shards into `folder`, and return the manifest."""
+    """Validate the samples, write the good ones' shards into `folder`, and return the manifest."""
     held_out = held_out_shares({sample.split for sample in samples if sample.split}, task.data)
-    counts = _counts(samples, held_out)
-    drop = Drop(
-        id="",
-        task=task.name,
-        classes=tuple(dict.fromkeys(sample.class_name for sample in samples)),
-        shards=tuple(_shards(samples, task.data.image_size, folder)),
-        counts=counts,
-        held_out=held_out,
-        digest="",
-        committed_at=datetime.now(UTC),
-    )
-    content = drop_digest(drop)
-    return drop.model_copy(update={"id": drop_id or f"d-{content[:12]}", "digest": content})
+    bad = BadSamples(task.data.max_bad_share)
+    tally = Tally(held_out)
+    shards = tuple(_shards(samples, task.data.image_size, folder, tally, bad))
+    return tally.manifest(drop_id, task.name, shards, bad, samples[0].entry.root)
 
 
-def _counts(samples: tuple[Sample, ...], held_out: Mapping[Split, float]) -> dict[Split, dict[str, int]]:
-    counts: dict[Split, dict[str, int]] = {split: Counter() for split in SPLITS}
-    for sample in samples:
-        counts[split_of(sample.key, sample.split or "train", held_out)][sample.class_name] += 1
-    for split, classes in counts.items():
-        if not classes:
-            why = f"none was drawn for its share of {held_out[split]:g}" if split in held_out else "none was left"
-            raise DropError(f"{samples[0].entry.root}: no {split} samples among {len(samples)}: {why}")
-    return counts
-
-
-def _shards(samples: tuple[Sample, ...], image_size: int, folder: Path) -> Iterator[Shard]:
+def _shards(
+    samples: tuple[Sample, ...], image_size: int, folder: Path, tally: Tally, bad: BadSamples
+) -> Iterator[Shard]:
     for split in SPLITS:
         members = (sample for sample in samples if (sample.split or "train") == split)
-        yield from write_shards(_validated(members, image_size), split, folder)
+        yield from write_shards(_good(members, split, image_size, tally, bad), split, folder)
 
 
-def _validated(samples: Iterable[Sample], image_size: int) -> Iterator[Encoded]:
-    def validated(sample: Sample) -> Encoded:
-        try:
-            data = sample.entry.read()
-            decode(data, image_size)
-        except (DropError, OSError) as error:
-            raise DropError(f"{sample.entry}: {error}") from error
-        return Encoded(sample.key, sample.class_name, sample.extension, data)
+def _good(samples: Iterable[Sample], split: Split, image_size: int, tally: Tally, bad: BadSamples) -> Iterator[Encoded]:
+    """Read the samples, count those that are images, and leave the others out."""
 
-    return parallel_map(validated, samples)
+    def read(sample: Sample) -> tuple[Sample, bytes, str | None]:
+        data = sample.entry.read()
+        return sample, data, fault(data, image_size)
+
+    for sample, data, cause in parallel_map(read, samples):
+        if cause is None:
+            tally.add(sample.key, split, sample.class_name)
+            yield Encoded(sample.key, sample.class_name, sample.extension, data)
+        else:
+            bad.add(str(sample.entry), LeftOut(where=str(sample.entry.name), key=sample.key, cause=cause))
 
 
 def _commit(drop: Drop, folder: Path, store: Store) -> Packed:

@@ -1,21 +1,25 @@
 """WebDataset shards: tars in which a sample is `key.png` (the image as it came) and `key.cls` (its class's name)."""
 
 import hashlib
-import tarfile
-from collections.abc import Iterable, Iterator
-from itertools import chain
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple
 
-from webdataset.tariterators import group_by_keys
+from webdataset.tariterators import base_plus_ext
 from webdataset.writer import TarWriter
 
+from retrain.data.class_names import class_name
 from retrain.data.images import EXTENSIONS
+from retrain.data.tars import Forward, members
 from retrain.errors import DropError
 from retrain.records import Shard
 from retrain.words import Split
 
 SHARD_BYTES = 64_000_000
+READ = EXTENSIONS | {"cls"}
+"""Files of a sample that are read; producers may put others beside them."""
 
 
 class Encoded(NamedTuple):
@@ -63,62 +67,73 @@ def _write_tar(samples: Iterator[Encoded], path: Path) -> int:
     return count
 
 
-def read_shard(stream: BinaryIO, shard: Shard, where: str) -> Iterator[Encoded]:
-    """Yield the samples of a shard as they stream by. A sample without `cls` is of the class that its folder names.
+def read_shard(stream: BinaryIO, shard: Shard, where: str, left_out: Collection[str] = ()) -> Iterator[Encoded]:
+    """Yield the samples of a shard as they stream by, without those whose keys are `left_out`.
 
     Raises `DropError`, naming `where`, if the tar is torn, if a sample is not one image of a class, or (once all is
     read) if size, SHA-256 or number of samples are not the manifest's. Only a stream that ends without is whole.
     """
-    hashing, samples = Hashing(stream), 0
-    for sample in read_samples(hashing, where):
-        samples += 1
-        yield sample
-    while hashing.read(1 << 20):
-        pass
-    if (samples, hashing.size, hashing.sha256) != (shard.samples, shard.size, shard.sha256):
+    whole, samples = Forward(stream), 0
+    for key, files in read_samples(whole, where):
+        if key not in left_out:
+            samples += 1
+            yield _named(where, key, files)
+    if (samples, whole.size, whole.sha256) != (shard.samples, shard.size, shard.sha256):
         raise DropError(
-            f"{where}: {samples} samples in {hashing.size} bytes with SHA-256 {hashing.sha256}, where the manifest "
+            f"{where}: {samples} samples in {whole.size} bytes with SHA-256 {whole.sha256}, where the manifest "
             f"says {shard.samples}, {shard.size} and {shard.sha256}"
         )
 
 
-def read_samples(stream: "BinaryIO | Hashing", where: str) -> Iterator[Encoded]:
-    """Yield the samples of a shard of which nothing is known. Raises `DropError`, naming `where`, as above."""
+def _named(where: str, key: str, files: Mapping[str, bytes]) -> Encoded:
     try:
-        for sample in group_by_keys(_members(stream, where)):
-            yield _encoded(sample, where)
-    except (tarfile.TarError, ValueError) as error:
-        raise DropError(f"{where}: torn or damaged: {error.args[0]}") from error
+        return encoded(key, files)
+    except DropError as error:
+        raise DropError(f"{where}: {key}: {error}") from error
 
 
-class Hashing:
-    """A stream that remembers the size and SHA-256 of what was read from it."""
+def read_samples(stream: Forward, where: str) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Yield the samples of a shard of which nothing is known: their keys, and their files by extension.
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream, self._sha256, self.size = stream, hashlib.sha256(), 0
-
-    def read(self, size: int) -> bytes:
-        data = self._stream.read(size)
-        self._sha256.update(data)
-        self.size += len(data)
-        return data
-
-    @property
-    def sha256(self) -> str:
-        return self._sha256.hexdigest()
+    Raises `DropError`, naming `where`, if the tar is torn or holds anything else.
+    """
+    for key, files in groupby(_files(stream, where), key=itemgetter(0)):
+        sample: dict[str, bytes] = {}
+        for _, extension, data in files:
+            if extension in sample:
+                raise DropError(f"{where}: {key}.{extension}: duplicate file")
+            sample[extension] = data
+        yield key, sample
 
 
-def _members(stream: "BinaryIO | Hashing", where: str) -> Iterator[dict[str, str | bytes]]:
-    with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r|") as tar:
-        for member in tar:
-            if file := tar.extractfile(member):
-                yield {"fname": member.name, "data": file.read(), "__url__": where}
+def _files(stream: Forward, where: str) -> Iterator[tuple[str, str, bytes]]:
+    """Key, extension and bytes of every file that is read."""
+    for member in filter(lambda member: member.isreg(), members(stream, where)):
+        key, extension = base_plus_ext(member.name)
+        if key is None:
+            raise DropError(f"{where}: {member.name}: not a sample's file, which is named key.extension")
+        if extension.lower() in READ:
+            stream.seek(member.offset_data)
+            yield key, extension.lower(), _exactly(stream, member.size, f"{where}: {member.name}")
 
 
-def _encoded(sample: dict[str, bytes], where: str) -> Encoded:
-    key = str(sample["__key__"])
-    images = sorted(EXTENSIONS & sample.keys())
-    class_name = sample["cls"].decode() if "cls" in sample else PurePosixPath(key).parent.name
-    if len(images) != 1 or not class_name:
-        raise DropError(f"{where}: {key}: expected one image ({', '.join(sorted(EXTENSIONS))}) and its class")
-    return Encoded(key, class_name, images[0], sample[images[0]])
+def _exactly(stream: Forward, size: int, where: str) -> bytes:
+    data = stream.read(size)
+    if len(data) < size:
+        raise DropError(f"{where}: the tar ends within it")
+    return data
+
+
+def encoded(key: str, files: Mapping[str, bytes]) -> Encoded:
+    """Return a sample by its key and files. One without `cls` is of the class that its folder names.
+
+    Raises `DropError`, with the cause alone, if it is not one image of a class.
+    """
+    images = sorted(EXTENSIONS & files.keys())
+    if len(images) != 1:
+        raise DropError(f"expected one image ({', '.join(sorted(EXTENSIONS))}) and its class, found {len(images)}")
+    try:
+        label = files["cls"].decode() if "cls" in files else PurePosixPath(key).parent.name
+    except UnicodeDecodeError as error:
+        raise DropError("its class's name is not text in UTF-8") from error
+    return Encoded(key, class_name(label), images[0], files[images[0]])

@@ -8,8 +8,10 @@ from pathlib import Path, PurePosixPath
 from typing import get_args
 from urllib.parse import quote
 
+from retrain.data.class_names import class_name
 from retrain.data.images import EXTENSIONS
 from retrain.data.listing import Entry, list_folder, list_tar
+from retrain.data.tars import MAX_FILE
 from retrain.errors import DropError
 from retrain.words import Split
 
@@ -49,11 +51,20 @@ def read_source(source: Path) -> tuple[Sample, ...]:
     """
     if not source.exists():
         raise DropError(f"{source}: no such file or folder")
-    samples = sorted(_samples(source), key=lambda sample: sample.rank)
+    return _arranged(_samples(source), str(source))
+
+
+def read_entries(entries: Iterable[Entry], root: str) -> tuple[Sample, ...]:
+    """Return the samples of a tree of images of which these are the files. Raises `DropError` as `read_source`."""
+    return _arranged(_labelled(entries, None), root)
+
+
+def _arranged(found: Iterable[Sample], root: str) -> tuple[Sample, ...]:
+    samples = sorted(found, key=lambda sample: sample.rank)
     if not samples:
-        raise DropError(f"{source}: no images in it; expected {SHAPE}")
+        raise DropError(f"{root}: no images in it; expected {SHAPE}")
     if len({sample.split is None for sample in samples}) > 1:
-        raise DropError(f"{source}: some images lie below {', '.join(SPLITS)}, and others beside them")
+        raise DropError(f"{root}: some images lie below {', '.join(SPLITS)}, and others beside them")
     for first, second in pairwise(samples):
         if first.rank == second.rank:
             raise DropError(f"{second.entry}: duplicate key {second.key}: {first.entry} has the same class and name")
@@ -98,9 +109,12 @@ def _sample(entry: Entry, split: Split | None) -> Sample:
     extension = entry.name.suffix[1:].lower()
     if len(parts) != 2 or extension not in EXTENSIONS:
         raise DropError(f"{entry}: not an image of a class; expected {SHAPE}")
-    # One name for what reads the same: some systems write é as one character, others as two.
-    class_name, stem = (unicodedata.normalize("NFC", text) for text in (parts[0], entry.name.stem))
-    return Sample(split, class_name, stem, extension, entry)
+    if entry.size > MAX_FILE:
+        raise DropError(f"{entry}: {entry.size:,} bytes, where at most {MAX_FILE:,} are allowed")
+    try:
+        return Sample(split, class_name(parts[0]), unicodedata.normalize("NFC", entry.name.stem), extension, entry)
+    except DropError as error:
+        raise DropError(f"{entry}: {error}") from error
 
 
 def _split(text: str) -> Split | None:

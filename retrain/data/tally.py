@@ -1,0 +1,53 @@
+"""What the samples of a drop add up to: its manifest."""
+
+from collections import Counter
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from retrain.data.bad_samples import BadSamples
+from retrain.data.holdout import split_of
+from retrain.data.manifest import drop_digest
+from retrain.data.source import SPLITS
+from retrain.errors import DropError
+from retrain.records import Drop, Shard
+from retrain.words import Split
+
+
+class Tally:
+    """Counts a drop's good samples by split and class."""
+
+    def __init__(self, held_out: dict[Split, float]) -> None:
+        self._held_out = held_out
+        self._classes: dict[str, None] = {}
+        self._counts: dict[Split, Counter[str]] = {split: Counter() for split in SPLITS}
+
+    def add(self, key: str, split: Split, class_name: str) -> None:
+        """Count a sample that lies in a shard of `split`."""
+        self._classes[class_name] = None
+        self._counts[split_of(key, split, self._held_out)][class_name] += 1
+
+    def manifest(self, drop_id: str | None, task: str, shards: Iterable[Shard], bad: BadSamples, root: str) -> Drop:
+        """Return the manifest of a drop, called after its content where it has no id.
+
+        Raises `DropError` if too many samples were bad, or a split is empty.
+        """
+        samples = sum(counts.total() for counts in self._counts.values())
+        left_out = bad.settle(samples)
+        for split, counts in self._counts.items():
+            if not counts:
+                share = self._held_out.get(split)
+                why = "none was left" if share is None else f"none was drawn for its share of {share:g}"
+                raise DropError(f"{root}: no {split} samples among {samples}: {why}")
+        drop = Drop(
+            id="",
+            task=task,
+            classes=tuple(self._classes),
+            shards=tuple(shards),
+            counts={split: dict(counts) for split, counts in self._counts.items()},
+            held_out=self._held_out,
+            left_out=left_out,
+            digest="",
+            committed_at=datetime.now(UTC),
+        )
+        digest = drop_digest(drop)
+        return drop.model_copy(update={"id": drop_id or f"d-{digest[:12]}", "digest": digest})

@@ -1,0 +1,108 @@
+"""Tars from strangers, as they stream by: nothing is extracted, no size is believed, and the end must be the end."""
+
+import hashlib
+import tarfile
+import unicodedata
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import BinaryIO, Self, cast
+
+from retrain.errors import DropError
+
+MAX_FILE = 64_000_000
+"""Bytes of the largest file in a drop: several are held in memory at once."""
+MAX_NAME = 4096
+"""Bytes of the longest name."""
+MAX_HEADER = 16_384
+"""Bytes of an extended header. tarfile holds it in memory, and may take a time that grows with its square."""
+
+TRIPS = (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError)
+"""What tarfile's parser trips over."""
+
+
+class _Header(tarfile.TarInfo):
+    """A header that is looked at before tarfile acts on it: a damaged one is not taken for the end of the archive."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            header = super().frombuf(buf, encoding, errors)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # typeshed leaves it out
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"cut short, or {error}") from error
+        plain = header.type in tarfile.REGULAR_TYPES
+        _check_size(header, MAX_FILE if plain else MAX_HEADER)
+        return header
+
+
+def members(stream: "BinaryIO | Forward", where: str) -> Iterator[tarfile.TarInfo]:
+    """Yield the files and folders of an uncompressed tar, in its order; the stream may be moved on to read one.
+
+    Raises `DropError`, naming `where`, if the tar is compressed, damaged, cut short or followed by anything (another
+    tar: what reads it would stop at the first), at members that are links or devices, or larger than `MAX_FILE`, and
+    at names that are absolute or climb out.
+    """
+    try:
+        with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r:", tarinfo=_Header) as tar:
+            while member := tar.next():
+                tar.members.clear()  # type: ignore[attr-defined]  # typeshed leaves it out; they would pile up
+                _check_size(member, MAX_FILE)  # extended headers may have changed it
+                if not (member.isreg() or member.isdir()) or member.issparse():
+                    raise DropError(
+                        f"{where}: {member.name}: neither a plain file nor a folder; links are not followed"
+                    )
+                plain_name(member.name, where)
+                yield member
+        while rest := stream.read(1 << 20):
+            if rest.strip(b"\0"):
+                raise tarfile.ReadError("something follows its end, such as another tar")
+    except TRIPS as error:
+        raise DropError(f"{where}: not a whole, uncompressed tar: {error}") from error
+
+
+def plain_name(raw: str, where: str) -> PurePosixPath:
+    """Return a name as a path. Raises `DropError`, naming `where`, if it leaves the source or is not text."""
+    name = PurePosixPath(raw)
+    if name.is_absolute() or ".." in name.parts:
+        raise DropError(f"{where}: {raw}: the path leaves the source")
+    if not {"Cc", "Cs"}.isdisjoint(map(unicodedata.category, raw)):
+        raise DropError(f"{where}: {raw!r}: the name is not text in UTF-8, or holds control characters")
+    if len(raw.encode()) > MAX_NAME:
+        raise DropError(f"{where}: {raw[:40]}...: the name has more than {MAX_NAME:,} bytes")
+    return name
+
+
+def _check_size(member: tarfile.TarInfo, limit: int) -> None:
+    if not 0 <= member.size <= limit:
+        raise tarfile.ReadError(f"{member.name}: {member.size:,} bytes, where 0 to {limit:,} are allowed")
+
+
+class Forward:
+    """A stream read once from its start to its end, which remembers the size and SHA-256 of what was read."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self._sha256, self.size = stream, hashlib.sha256(), 0
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes."""
+        data = self._stream.read(size)
+        self._sha256.update(data)
+        self.size += len(data)
+        return data
+
+    def tell(self) -> int:
+        """Return how much was read."""
+        return self.size
+
+    def seek(self, position: int) -> None:
+        """Read on up to a position. Raises `ValueError` if it was passed."""
+        if position < self.size:
+            raise ValueError("a header points backwards")
+        while self.size < position and self.read(min(position - self.size, 1 << 20)):
+            pass
+
+    @property
+    def sha256(self) -> str:
+        """In hex."""
+        return self._sha256.hexdigest()
