@@ -16,11 +16,14 @@ BYTES_A_SAMPLE = 512
 
 
 def drop_digest(drop: Drop) -> str:
-    """Identity of a drop's content: everything but what it is called, when it came, and how a cause was worded."""
-    worded = {"__all__": {"cause"}}
-    return digest(
-        drop.model_dump(mode="json", exclude={"id": True, "committed_at": True, "digest": True, "left_out": worded})
-    )
+    """Identity of a drop's content: everything but what it is called, when it came, and how a cause was worded.
+
+    Nothing left out adds nothing: drops packed before there was a limit keep their digest.
+    """
+    content = drop.model_dump(mode="json", exclude={"id", "committed_at", "digest", "left_out"})
+    if drop.left_out:
+        content["left_out"] = [[bad.where, bad.key] for bad in drop.left_out]
+    return digest(content)
 
 
 def parse(data: bytes) -> Drop:
