@@ -1,7 +1,7 @@
 """How good a run's model is on the held-out test split, and against the champion."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from retrain import models
 from retrain.comparison import compare
@@ -38,13 +38,18 @@ def _test(context: Context, plan: Plan, dataset: Dataset) -> Samples:
 def _right(context: Context, plan: Plan, dataset: Dataset) -> Tensor:
     """Whether a run's model has each test sample right, bool [N] on the CPU: classes it never saw, it has wrong."""
     test = _test(context, plan, dataset)
-    network = models.build(plan.task.model, len(plan.dataset.classes), plan.task.data.image_size, seed=0)
-    network.load_state_dict(context.files(plan.run_id).weights())
-    network = models.place(network, context.device)
-    own_classes = predictions(network, test, Normalize(plan.task.data, plan.task.training.bf16)).cpu()
+    normalize = Normalize(plan.task.data, plan.task.training.bf16)
+    own_classes = predictions(trained(context, plan), test, normalize).cpu()
     index_of = {name: index for index, name in enumerate(dataset.classes)}
     translate = torch.tensor([index_of.get(name, -1) for name in plan.dataset.classes])
     return translate[own_classes] == test.labels.cpu()
+
+
+def trained(context: Context, plan: Plan) -> nn.Module:
+    """Return the network that a run ended with, on the device. Raises `RunError` if its model is damaged."""
+    network = models.build(plan.task.model, len(plan.dataset.classes), plan.task.data.image_size, seed=0)
+    network.load_state_dict(context.files(plan.run_id).weights())
+    return models.place(network, context.device)
 
 
 def _mean(right: Tensor, of: Tensor) -> float | None:

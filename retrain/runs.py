@@ -61,6 +61,8 @@ class RunFiles(RunRecords):
 
         Raises `RunError` if they are not those that the result vouches for.
         """
+        if not known:
+            return Counters.zeros(dataset.samples)
         keys = [self.layout.learning_speed(self.run_id, drop.id) for drop in dataset.drops[:known]]
         stored = [self.store.read(key)[0] for key in keys]
         total = hashlib.sha256()

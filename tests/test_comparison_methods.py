@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from retrain.config import Adam
-from retrain.recipe.correlation import weight_correlation
+from retrain.recipe.correlation import rank_correlation, weight_correlation
 from retrain.recipe.last_layer import all_but_last, hold
 from retrain.recipe.loss import adversarial, batch_loss, confidence_penalty, fgsm
 from retrain.recipe.margin import margins, smallest_margins
@@ -170,3 +170,10 @@ def test_an_optimisers_moments_carry_over_and_new_rows_start_at_zero() -> None:
     torch.testing.assert_close(second.columns["exp_avg"][0], torch.tensor([[0.1] * 3, [0.1] * 3, [0.0] * 3, [0.0] * 3]))
     assert second.columns["step"][0].item() == 1
     assert torch.equal(grown.weight, weights)
+
+
+def test_rank_correlation_is_pearsons_of_mean_ranks() -> None:
+    one, other = torch.tensor([0.1, 0.5, 0.5, 0.9, 0.0]), torch.tensor([3.0, 1.0, 2.0, 5.0, 2.0])
+    ranks = torch.tensor([[2.0, 3.5, 3.5, 5.0, 1.0], [4.0, 1.0, 2.5, 5.0, 2.5]])
+    assert rank_correlation(one, other) == pytest.approx(float(torch.corrcoef(ranks)[0, 1]))
+    assert rank_correlation(one, one**3) == pytest.approx(1.0)

@@ -9,6 +9,7 @@ from retrain.recipe.learning_speed import (
     add,
     concatenate,
     from_tensors,
+    joint_shares,
     learning_speed,
     mean_loss,
     merge,
@@ -136,3 +137,12 @@ def test_decayed_counts_are_stored_to_one_part_in_2048_and_never_exceed_a_speed_
     stored = from_tensors(to_tensors(Counters(seen, correct, seen)))
     torch.testing.assert_close(stored.seen, seen, rtol=2**-11, atol=0)
     assert (learning_speed(stored) <= 1).all()
+
+
+def test_joint_shares_equal_counting_pair_by_pair() -> None:
+    before = torch.tensor([0.0, 0.1, 0.5, 1.0, torch.nan, 0.9])
+    after = torch.tensor([0.0, 0.6, 0.5, 1.0, 0.5, torch.nan])
+    expected = torch.zeros(4, 4)
+    for one, other in zip(before.tolist()[:4], after.tolist()[:4], strict=True):
+        expected[min(int(one * 4), 3), min(int(other * 4), 3)] += 1 / 4
+    assert torch.equal(joint_shares(before, after, 4), expected)

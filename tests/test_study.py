@@ -1,23 +1,20 @@
 """Studies on scanned digits, run for real in a small perceptron; and their tables against hand-made curves."""
 
 import shutil
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from studying import CPU, TASK, ran, small_study, workplace
 from torchvision.datasets import FakeData
 
 from retrain import ledger, registry
 from retrain.attempt import prepare
 from retrain.data.drops import list_drops
-from retrain.demo import write_digits
 from retrain.errors import StudyError
 from retrain.layout import Layout
 from retrain.machine import make_context
-from retrain.records import Cost, Curve, Machine, Point, Result, RunRecord
 from retrain.run_records import RunRecords
 from retrain.study import report
 from retrain.study.catalogue import PAPERS, entries
@@ -25,58 +22,21 @@ from retrain.study.component import component_scores
 from retrain.study.datasets import export, find
 from retrain.study.files import load_study
 from retrain.study.grid import Cell, cells, task_of
-from retrain.study.kept import Ran
 from retrain.study.landing import Root, land
 from retrain.study.page import page, table
 from retrain.study.recommend import advise, recommendation
 from retrain.study.running import run
 from retrain.study.runs import Runs
-from retrain.study.settings import Study
 from retrain.study.table import Group, accumulated, estimate, groups, rows
 from retrain.study.workers import Workers
 from retrain.training.setup import Run as Start
 
-CPU = Workers(device="cpu")
-TASK = """
-name: tiny
-data: {image_size: 8, crop_padding: 0, flip: false, val_share: 0.2, test_share: 0.2}
-model: {name: mlp, options: {width: 16}}
-training: {epochs: 3, evaluate_every: 1, batch_size: 64}
-"""
-
 
 @pytest.fixture(autouse=True, scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Task, digits and cache, once for this module; one thread, so that runs can be compared bit for bit."""
-    root, threads = tmp_path_factory.mktemp("study"), torch.get_num_threads()
-    torch.set_num_threads(1)
-    write_digits(root / "digits")
-    (root / "tasks").mkdir()
-    (root / "tasks" / "tiny.yaml").write_text(TASK)
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("RETRAIN_TASKS", str(root / "tasks"))
-        environment.setenv("RETRAIN_CACHE", str(root / "cache"))
-        environment.setenv("RETRAIN_STUDIES", str(root / "studies"))
-        environment.setenv("OMP_NUM_THREADS", "1")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Task, digits and cache, once for this module."""
+    with workplace(tmp_path_factory.mktemp("study")) as root:
         yield root
-    torch.set_num_threads(threads)
-
-
-def small_study(**fields: Any) -> Study:
-    """Return a study of three methods on digits, 7+3, one seed."""
-    document: dict[str, Any] = {
-        "name": "small",
-        "title": "Small",
-        "repeats": ["try-out"],
-        "size": "mini",
-        "regime": "tiny",
-        "task": "tiny",
-        "data": [{"name": "digits", "per_class": 40}],
-        "splits": {"7+3": {"by": "classes", "sizes": "7+3"}},
-        "methods": {"scratch": {"start": "scratch"}, "naive": {}, "init": {"aspects": ["initialization"]}},
-        "seeds": [0],
-    }
-    return Study.model_validate(document | fields)
 
 
 def digests(runs: Runs) -> dict[Cell, str | None]:
@@ -95,7 +55,13 @@ def test_every_cell_is_a_trial_in_the_ledger_that_ran_its_whole_schedule(place: 
     assert [record.parent for record in records] == [None, None, records[0].run_id, records[0].run_id]
     initialized = RunRecords(runs.store, layout, records[3].run_id).plan().recipe
     assert initialized.model_dump(include={"initialization", "objective", "sampling"}) == {
-        "initialization": {"name": "shrink_perturb", "alpha": 0.4, "beta": 0.001},
+        "initialization": {
+            "name": "shrink_perturb",
+            "alpha": 0.4,
+            "beta": 0.001,
+            "buffers": "fresh",
+            "new_rows": "fresh",
+        },
         "objective": {"name": "none"},
         "sampling": {"name": "uniform"},
     }
@@ -178,60 +144,6 @@ def test_component_scores_are_those_of_the_covariance_matrix() -> None:
     _, vectors = torch.linalg.eigh(centred[is_train].T @ centred[is_train])
     expected = centred @ vectors[:, -1]
     assert torch.corrcoef(torch.stack([component_scores(pixels, is_train), expected]))[0, 1].abs() > 0.9999
-
-
-def ran(method: str, seed: int, accuracies: Mapping[int, float], drops: int = 2) -> Ran:
-    """Return a cell that ran with this curve."""
-    now = datetime(2026, 1, 1, tzinfo=UTC)
-    points = tuple(
-        Point(iteration=at, accuracy=accuracy, loss=1.0, images=10, train_loss=1.0, learning_rate=0.1)
-        for at, accuracy in accuracies.items()
-    )
-    result = Result(
-        outcome="completed",
-        iterations=points[-1].iteration,
-        final_accuracy=points[-1].accuracy,
-        best_accuracy=max(accuracies.values()),
-        reached_at={"99": None, "100": None},
-        speed_up={"99": None, "100": None},
-        model_digest="m",
-        index_digest="i",
-        cost=Cost(
-            iterations=points[-1].iteration,
-            samples=1,
-            evaluated_images=1,
-            flops=1.0,
-            flops_all_in=1.0,
-            device_seconds=1.0,
-            device_seconds_all_in=3600.0,
-        ),
-        machine=Machine(retrain="0", torch="0", device="cpu", threads=1),
-        started_at=now,
-        ended_at=now,
-    )
-    record = RunRecord(
-        run_id=f"{method}-{seed}",
-        task="t",
-        method="scratch",
-        purpose="trial",
-        outcome="completed",
-        error=None,
-        dataset_digest="d",
-        drops=("a", "b"),
-        new_drops=("b",),
-        parent=None,
-        attempt=0,
-        seed=seed,
-        scale=1.0,
-        target=None,
-        result=result,
-        evaluation=None,
-        decision=None,
-        savings=None,
-        started_at=now,
-        ended_at=now,
-    )
-    return Ran(Cell("task", "7+3", method, drops, seed), record, Curve(points=points), {})
 
 
 TWO_SEEDS = [

@@ -52,6 +52,17 @@ def mean_loss(counters: Counters) -> Tensor:
     return counters.loss / counters.seen
 
 
+def joint_shares(before: Tensor, after: Tensor, bins: int) -> Tensor:
+    """Return the shares [bins, bins] of samples by learning speed before (rows) and after (columns), slow ones first.
+
+    before, after: [N], in [0, 1]; a sample that is nan in one of them is left out. The shares sum to 1.
+    """
+    known = ~(before.isnan() | after.isnan())
+    row, column = ((speed[known] * bins).long().clamp(max=bins - 1) for speed in (before, after))
+    counts = torch.bincount(row * bins + column, minlength=bins**2)
+    return counts.view(bins, bins) / known.sum()
+
+
 def add(parent: Counters, own: Counters, decay: float) -> Counters:
     """Return decay · parent + own: a run that stops early has few epochs, so it keeps a part of its parent's."""
     return Counters(

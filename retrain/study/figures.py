@@ -10,12 +10,11 @@ from typing import Any
 import altair as alt
 import vl_convert
 
+from retrain.study import finals, maps
 from retrain.study.kept import Ran
+from retrain.study.look import colour_of, finished
 from retrain.study.settings import Study
 from retrain.study.table import Group, estimate, reached_at
-
-COLOURS = ["#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f", "#6a3d9a"]
-"""Okabe and Ito's, told apart by those who do not see all colours, and three more."""
 
 
 def picture_name(group: Group, plot: str) -> str:
@@ -27,17 +26,25 @@ def write(study: Study, by_group: Mapping[Group, Sequence[Ran]], folder: Path) -
     """Write each group's pictures as SVG and PNG."""
     folder.mkdir(parents=True, exist_ok=True)
     for (group, members), plot in product(by_group.items(), study.plots):
-        chart = curves(study, group, members, plot).to_json()
-        name = picture_name(group, plot)
-        (folder / f"{name}.svg").write_text(vl_convert.vegalite_to_svg(chart), encoding="utf-8")
-        (folder / f"{name}.png").write_bytes(vl_convert.vegalite_to_png(chart, scale=2))
+        if plot == "learning_speed":
+            _save(maps.speeds(group, members), folder / picture_name(group, plot))
+        elif plot != "final":
+            _save(curves(study, group, members, plot), folder / picture_name(group, plot))
+    if "final" in study.plots:
+        _save(finals.final(study, by_group), folder / "final")
 
 
-def curves(study: Study, group: Group, members: Sequence[Ran], plot: str) -> alt.LayerChart:
+def _save(chart: alt.TopLevelMixin, path: Path) -> None:
+    drawn = chart.to_json()
+    path.with_suffix(".svg").write_text(vl_convert.vegalite_to_svg(drawn), encoding="utf-8")
+    path.with_suffix(".png").write_bytes(vl_convert.vegalite_to_png(drawn, scale=2))
+
+
+def curves(study: Study, group: Group, members: Sequence[Ran], plot: str) -> alt.TopLevelMixin:
     """Return a group's curves: mean, a band of one standard error and, for accuracies, the crossings of L_100."""
     drawn = [one for one in members if not study.draw or one.cell.method in study.draw]
     methods = list(dict.fromkeys(one.cell.method for one in drawn))
-    colour = alt.Color("method:N", title=None, scale=alt.Scale(domain=methods, range=COLOURS[: len(methods)]))
+    colour = colour_of(methods)
     x = alt.X("iteration:Q", title="iterations", axis=alt.Axis(format="~s", grid=False))
     y = _axis(study, plot)
     base = _table(_means(drawn, plot)).encode(x=x, color=colour)
@@ -46,14 +53,7 @@ def curves(study: Study, group: Group, members: Sequence[Ran], plot: str) -> alt
     if plot == "accuracy":
         crossings = _table(_crossings(study, drawn, members)).encode(x=x, y=y, color=colour)
         layers.append(crossings.mark_point(filled=True, size=70, opacity=1, stroke="white"))
-    chart: alt.LayerChart = (
-        alt.layer(*layers)
-        .properties(width=560, height=340, title=f"{group.split}, {group.variant}")
-        .configure(background="white", font="sans-serif", padding=8)
-        .configure_view(stroke=None)
-        .configure_legend(orient="right", labelLimit=0, symbolType="stroke", symbolStrokeWidth=3, symbolOpacity=1)
-    )
-    return chart
+    return finished(alt.layer(*layers).properties(width=560, height=340, title=f"{group.split}, {group.variant}"))
 
 
 def _axis(study: Study, plot: str) -> alt.Y:

@@ -32,7 +32,7 @@ def parts_of(study: Study, split: str) -> int:
     match setting.by:
         case "source":
             return len(study.data)
-        case "landed":
+        case "landed" | "transfer":
             return 2
         case _:
             return setting.sizes.count("+") + 1
@@ -40,10 +40,10 @@ def parts_of(study: Study, split: str) -> int:
 
 def cells(study: Study, drops: int) -> Iterator[Cell]:
     """Yield the cells that train on this many drops; on the first, all methods are one."""
-    methods = [FIRST] if drops == 1 else list(study.methods)
-    for variant, split, method, seed in product(study.variants, study.splits, methods, study.seeds):
+    methods = {FIRST: Method(start="scratch")} if drops == 1 else study.methods
+    for variant, split, method in product(study.variants, study.splits, methods):
         if drops <= parts_of(study, split):
-            yield Cell(variant, split, method, drops, seed)
+            yield from (Cell(variant, split, method, drops, seed) for seed in study.seeds[: methods[method].seeds])
 
 
 def parent_of(cell: Cell) -> Cell | None:
@@ -51,6 +51,18 @@ def parent_of(cell: Cell) -> Cell | None:
     if cell.drops == 1:
         return None
     return cell._replace(drops=cell.drops - 1, method=FIRST if cell.drops == 2 else cell.method)
+
+
+def drop_id(study: Study, cell: Cell) -> str:
+    """Name the drop that a cell's run is the first to train on: by margin, every chain of runs has its own."""
+    if cell.drops == 1 or study.splits[cell.split].by != "margin":
+        return f"drop-{cell.drops}"
+    return f"drop-{cell.drops}-{digest([cell.variant, cell.method, cell.seed])[:8]}"
+
+
+def drop_ids(study: Study, cell: Cell) -> list[str]:
+    """Name all drops that have landed for a cell, in their order."""
+    return [drop_id(study, cell._replace(drops=number)) for number in range(1, cell.drops + 1)]
 
 
 def task_of(study: Study, cell: Cell, store: str | None) -> Task:

@@ -13,6 +13,12 @@ from retrain.study.settings import Study
 
 FILE = "runs.jsonl"
 
+Measure = float | list[list[float]]
+"""One figure, or a map of them."""
+Figures = dict[str, Measure]
+MAP = "map of learning speeds"
+"""Shares of old samples by learning speed in the run before (rows) and in this one (columns), slow ones first."""
+
 
 class Ran(NamedTuple):
     """A cell whose run has ended, with what it left."""
@@ -20,7 +26,7 @@ class Ran(NamedTuple):
     cell: Cell
     record: RunRecord
     curve: Curve
-    measures: dict[str, float]
+    measures: Figures
     """What was measured of it beside its accuracy."""
 
 

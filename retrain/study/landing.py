@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -20,6 +21,7 @@ from retrain.study.datasets import find
 from retrain.study.grid import parts_of
 from retrain.study.settings import Data, Study
 from retrain.study.thinning import thin, write
+from retrain.study.transfer import two_parts
 
 
 class Root(NamedTuple):
@@ -30,10 +32,10 @@ class Root(NamedTuple):
 
 
 def landed(study: Study, split: str, task: Task, store: Store) -> tuple[Drop, ...] | None:
-    """Return a split's drops in their order, or None if not all of them are committed."""
-    drops, parts = list_drops(store, Layout(task.name)), parts_of(study, split)
-    is_own = study.splits[split].by == "landed"
-    return drops if len(drops) == parts or (is_own and len(drops) > parts) else None
+    """Return a split's drops in their order, or None if those that land beforehand are not all committed."""
+    drops = list_drops(store, Layout(task.name))
+    beforehand = 1 if study.splits[split].by == "margin" else parts_of(study, split)
+    return drops if len(drops) >= beforehand else None
 
 
 def land(study: Study, split: str, task: Task, store: Store, root: Root) -> tuple[Drop, ...]:
@@ -45,11 +47,21 @@ def land(study: Study, split: str, task: Task, store: Store, root: Root) -> tupl
         return drops
     if study.splits[split].by == "landed":
         raise StudyError(f"task {task.name}: a study of its own drops needs two of them, old and new; it has fewer")
-    with tempfile.TemporaryDirectory(prefix="retrain-study-") as temporary:
-        sources = [_prepare(data, study.stop_on, root, Path(temporary, str(n))) for n, data in enumerate(study.data)]
-        for number, (source, staging, part) in enumerate(_parts(study, split, sources, Path(temporary)), 1):
+    with prepared(study, root) as (sources, folder):
+        for number, (source, staging, part) in enumerate(_parts(study, split, sources, folder), 1):
             pack(source, task, store, staging=staging, part=part, drop_id=f"drop-{number}")
     return list_drops(store, Layout(task.name))
+
+
+@contextmanager
+def prepared(study: Study, root: Root) -> Iterator[tuple[list[Path], Path]]:
+    """Yield a study's data sets as sources, thinned as it says, and a folder for whatever else is written.
+
+    Raises `StudyError` if one is not at hand.
+    """
+    with tempfile.TemporaryDirectory(prefix="retrain-study-") as temporary:
+        folder = Path(temporary)
+        yield [_prepare(data, study.stop_on, root, folder / str(n)) for n, data in enumerate(study.data)], folder
 
 
 def _parts(
@@ -57,8 +69,8 @@ def _parts(
 ) -> Iterator[tuple[Path, Staging | None, int | None]]:
     """Yield for each drop the source, and which part of it is the drop."""
     setting = study.splits[split]
-    if len(sources) > 1 and setting.by != "source":
-        raise StudyError(f"study {study.name}: split {split}: several data sets are split by source only")
+    if len(sources) > 1 and setting.by not in ("source", "transfer"):
+        raise StudyError(f"study {study.name}: split {split}: several data sets are split by source or transfer only")
     match setting.by:
         case "classes" | "share" as by:
             staging = Staging.parse(by, setting.sizes)
@@ -67,6 +79,10 @@ def _parts(
             yield from ((part, None, None) for part in by_component(sources[0], setting.sizes, folder / "components"))
         case "source":
             yield from ((source, None, None) for source in sources)
+        case "transfer":
+            yield from ((part, None, None) for part in two_parts(sources, setting, folder / "parts"))
+        case "margin":
+            yield sources[0], Staging.parse("share", setting.sizes), 1
 
 
 def _prepare(data: Data, stop_on: Literal["val", "test"], root: Root, folder: Path) -> Path:

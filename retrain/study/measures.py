@@ -1,18 +1,19 @@
 """What is measured of a run beside its accuracy, from where it started and the model it ended with."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
-from torch import Tensor
 
 from retrain.attempt import prepare
 from retrain.context import Context
 from retrain.layout import Layout
-from retrain.recipe.correlation import weight_correlation
+from retrain.recipe.correlation import rank_correlation, weight_correlation
+from retrain.recipe.learning_speed import add, joint_shares, learning_speed
 from retrain.recipe.sample_gradients import gradient_norms
 from retrain.records import Plan
 from retrain.store.base import Missing, Store
+from retrain.study.kept import MAP, Figures, Measure
 from retrain.training.gradients import trained_parameters
 from retrain.training.seeds import generator
 from retrain.training.setup import Run
@@ -20,19 +21,20 @@ from retrain.training.setup import Run
 SAMPLES = 512
 """Old, and as many new, samples whose gradients are measured."""
 
-Figures = dict[str, float]
+BINS = 10
+"""Rows and columns of a map of learning speeds."""
 
 
-def correlation(run: Run, final: Mapping[str, Tensor]) -> Iterator[tuple[str, float]]:
+def correlation(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
     """Yield the correlation of final with initial weights (Ash & Adams, figure 5)."""
-    initial = trained_parameters(run.network)
+    initial, final = trained_parameters(run.network), context.files(run.plan.run_id).weights()
     yield "correlation of weights", weight_correlation(initial.values(), [final[name] for name in initial])
 
 
-def gradients(run: Run, final: Mapping[str, Tensor]) -> Iterator[tuple[str, float]]:
+def gradients(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
     """Yield the mean norms of the gradients of old and new samples, at the start and at the end."""
     old = run.train.drop < run.plan.known
-    for when, weights in (("start", None), ("end", final)):
+    for when, weights in (("start", None), ("end", context.files(run.plan.run_id).weights())):
         if weights:
             run.network.load_state_dict(weights)
         for age, chosen in (("old", old), ("new", ~old)):
@@ -43,9 +45,25 @@ def gradients(run: Run, final: Mapping[str, Tensor]) -> Iterator[tuple[str, floa
             yield f"gradient norm, {age}, {when}", float(norms.mean())
 
 
-MEASURES: dict[str, Callable[[Run, Mapping[str, Tensor]], Iterator[tuple[str, float]]]] = {
+def speeds(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
+    """Yield how the old samples' learning speeds in this run agree with those in the run that it continues from."""
+    plan = run.plan
+    if plan.parent is None or not plan.known:
+        return
+    parent = context.files(plan.parent).counters(plan.dataset, plan.known)
+    kept = context.files(plan.run_id).counters(plan.dataset, len(plan.dataset.drops))
+    own = add(parent, kept, -plan.task.training.index_decay)  # what was kept is the sum of both
+    old = (run.train.drop < plan.known).cpu()
+    before, after = learning_speed(parent)[old], learning_speed(own)[old]
+    seen = ~(before.isnan() | after.isnan())
+    yield "rank correlation of learning speeds", rank_correlation(before[seen], after[seen])
+    yield MAP, joint_shares(before, after, BINS).tolist()
+
+
+MEASURES: dict[str, Callable[[Context, Run], Iterator[tuple[str, Measure]]]] = {
     "weight_correlation": correlation,
     "gradient_norms": gradients,
+    "learning_speed": speeds,
 }
 
 
@@ -54,7 +72,7 @@ def measure(context: Context, plan: Plan, names: Iterable[str]) -> None:
     found = _read(context.store, context.layout, plan.run_id)
     missing = [name for name in names if name not in found]
     for name in missing:
-        found[name] = dict(MEASURES[name](prepare(context, plan), context.files(plan.run_id).weights()))
+        found[name] = dict(MEASURES[name](context, prepare(context, plan)))
     if missing:
         context.store.write(_key(context.layout, plan.run_id), json.dumps(found).encode())
 

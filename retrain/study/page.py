@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from retrain.study.figures import picture_name
 from retrain.study.kept import Kept, Ran
 from retrain.study.settings import Study
-from retrain.study.table import LEVELS, Estimate, Group, Row, accumulated, groups, measured, rows
+from retrain.study.table import LEVELS, Estimate, Group, Row, accumulated, groups, measured, numbers, rows
 
 NOT_REACHED = "/"
 HARM = "▼"
@@ -60,10 +60,14 @@ def _tables(study: Study, by_group: Mapping[Group, Sequence[Ran]]) -> Iterator[s
         title = f"### {group.split}, {group.variant}, {group.drops} drops"
         yield f"{title}\n\n{table(study, rows(study, members))}"
         for plot in study.plots:
-            yield f"![{plot} of {group.split}, {group.variant}]({study.name}/{picture_name(group, plot)}.svg)"
-        if figures := dict.fromkeys(name for one in members for name in one.measures):
-            lines = ([method, *(_plain(by[name]) for name in figures)] for method, by in measured(members).items())
+            if plot != "final":
+                yield f"![{plot} of {group.split}, {group.variant}]({study.name}/{picture_name(group, plot)}.svg)"
+        if figures := dict.fromkeys(numbers(members)):
+            by_method = {method: by for method, by in measured(members).items() if by}
+            lines = ([method, *map(_plain, (by[name] for name in figures))] for method, by in by_method.items())
             yield _markdown(["method", *figures], lines)
+    if "final" in study.plots:
+        yield f"![final accuracies]({study.name}/final.svg)"
     for variant, split in dict.fromkeys((group.variant, group.split) for group in by_group):
         if sum((group.variant, group.split) == (variant, split) for group in by_group) > 1:
             spent = accumulated(study, by_group, variant, split)

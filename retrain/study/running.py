@@ -4,6 +4,7 @@ import logging
 from collections import deque
 from functools import partial
 
+from retrain.study.active import land_next
 from retrain.study.grid import Cell, cells, parts_of
 from retrain.study.landing import Root, land
 from retrain.study.runs import Runs
@@ -20,13 +21,17 @@ def run(runs: Runs, root: Root, workers: Workers) -> int:
     """
     longest = max(parts_of(runs.study, split) for split in runs.study.splits)
     with staff(workers) as each:
-        return sum(_run(runs, root, list(cells(runs.study, drops)), each) for drops in range(1, longest + 1))
+        grids = (list(cells(runs.study, drops)) for drops in range(1, longest + 1))
+        return sum(_run(runs, root, grid, each, workers.device) for grid in grids)
 
 
-def _run(runs: Runs, root: Root, grid: list[Cell], each: Each) -> int:
+def _run(runs: Runs, root: Root, grid: list[Cell], each: Each, device: str) -> int:
     """Run the cells of one number of drops, none of which depends on another."""
     for cell in grid:
         land(runs.study, cell.split, runs.task(cell), runs.store, root)
+        if runs.study.splits[cell.split].by == "margin":
+            land_next(runs, cell, root, device)
+    runs.forget()
     plans = {plan.run_id: plan for plan in map(runs.plan, filter(runs.can_start, grid))}
     log.info("%s: %d of %d runs to do on %d drops", runs.study.name, len(plans), len(grid), grid[0].drops)
     deque(each(carry_out, plans.values()), maxlen=0)

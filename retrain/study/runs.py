@@ -11,21 +11,26 @@ from retrain.data.drops import list_drops
 from retrain.errors import StudyError
 from retrain.layout import Layout
 from retrain.planning import History, Request
-from retrain.records import Drop, Plan, RunRecord
+from retrain.records import Dataset, Drop, Plan, RunRecord
 from retrain.run_records import RunRecords
 from retrain.store import open_store
 from retrain.store.base import Store
 from retrain.study import measures
-from retrain.study.grid import Cell, cells, parent_of, parts_of, task_of, word_of
+from retrain.study.grid import Cell, cells, drop_ids, parent_of, parts_of, task_of, word_of
 from retrain.study.kept import Ran
 from retrain.study.settings import Study
 
 
 class Data(NamedTuple):
-    """What landed of one split, one time after another, and what the ledger says of the runs on it."""
+    """What landed of one split, and what the ledger says of the runs on it."""
 
-    landings: tuple[tuple[Drop, ...], ...]
+    drops: tuple[Drop, ...]
     records: Mapping[str, RunRecord]
+
+
+def _of_other_data(parent: Plan) -> Plan:
+    """The plan of a run, under its own id, as one that has seen nothing of what comes now."""
+    return Plan.model_validate(dict(parent) | {"dataset": Dataset(drops=(), classes=())})
 
 
 class Runs:
@@ -51,14 +56,24 @@ class Runs:
         layout = Layout(self.task(cell).name)
         if layout.task not in self._data:
             records = {record.run_id: record for record in ledger.read(self.store, layout)}
-            self._data[layout.task] = Data(self._landings(cell, layout), records)
+            self._data[layout.task] = Data(list_drops(self.store, layout), records)
         return self._data[layout.task]
 
-    def _landings(self, cell: Cell, layout: Layout) -> tuple[tuple[Drop, ...], ...]:
-        drops = list_drops(self.store, layout)
-        if self.study.splits[cell.split].by == "landed":
-            return drops[:-1], drops[-1:]
-        return tuple((drop,) for drop in drops)
+    def drops(self, cell: Cell) -> list[Drop]:
+        """Return what a cell's run trains on. Raises `StudyError` if drops are missing."""
+        drops, by = self.data(cell).drops, self.study.splits[cell.split].by
+        if by == "landed":
+            return list(drops if cell.drops == 2 else drops[:-1])
+        if not self.has_landed(cell):
+            raise StudyError(f"study {self.study.name}: the drops of split {cell.split} are not in {self.store.url}")
+        names = drop_ids(self.study, cell)
+        by_id = {drop.id: drop for drop in drops}
+        return [by_id[name] for name in (names[-1:] if by == "transfer" else names)]
+
+    def has_landed(self, cell: Cell) -> bool:
+        """Say whether the drops of a cell are there."""
+        is_own = self.study.splits[cell.split].by == "landed"
+        return is_own or {drop.id for drop in self.data(cell).drops} >= set(drop_ids(self.study, cell))
 
     def forget(self) -> None:
         """Read the store anew from here on: runs have ended."""
@@ -72,27 +87,25 @@ class Runs:
         return self._plans[cell]
 
     def _plan(self, cell: Cell) -> Plan:
-        landings, records = self.data(cell)
-        if len(landings) < cell.drops:
-            raise StudyError(f"study {self.study.name}: the drops of split {cell.split} are not in {self.store.url}")
-        drops = list(chain.from_iterable(landings[: cell.drops]))
         parent = parent_of(cell)
-        history = History({}, champion=self.plan(parent) if parent else None, baseline=None)
+        champion = self.plan(parent) if parent else None
+        if champion and self.study.splits[cell.split].by == "transfer":
+            champion = _of_other_data(champion)
         request = Request(word_of(self.study, cell), "trial")
-        planned = planning.make_plan(self.task(cell), drops, history, request)
+        planned = planning.make_plan(self.task(cell), self.drops(cell), History({}, champion, None), request)
         assert isinstance(planned, Plan)  # there are drops, and nothing in this history was done
-        while (record := records.get(planned.run_id)) and record.outcome == "failed":
+        while (record := self.data(cell).records.get(planned.run_id)) and record.outcome == "failed":
             planned = planned.model_copy(update={"retry": planned.retry + 1})
         return planned
 
     def record(self, cell: Cell) -> RunRecord | None:
         """Return what the ledger says of a cell, or None if its run has not ended."""
-        return self.data(cell).records.get(self.plan(cell).run_id)
+        return self.data(cell).records.get(self.plan(cell).run_id) if self.has_landed(cell) else None
 
     def can_start(self, cell: Cell) -> bool:
         """Say whether a cell has not run and has what it continues from: a parent that left a model."""
         parent = parent_of(cell)
-        if self.record(cell):
+        if not self.has_landed(cell) or self.record(cell):
             return False
         return parent is None or self.left_model(parent)
 

@@ -26,12 +26,15 @@ class Data(Part):
 class Split(Part):
     """How the data lands: as drops, one after another."""
 
-    by: Literal["classes", "share", "component", "source", "landed"]
+    by: Literal["classes", "share", "component", "source", "landed", "transfer", "margin"]
     """classes: so many classes a drop; share: so many percent of the images; component: the same, along their first
     principal component; source: a drop for each data set; landed: what the task's own store holds, all but the newest
-    drop first, then the newest."""
+    drop first, then the newest; transfer: source or, for one data set, classes, but the second run trains on the second
+    drop alone; margin: share, but what comes after the first drop is what the method's own model is least sure of."""
     sizes: str = ""
     """What the drops get: 70+30. Nothing to say for source and landed."""
+    kept: Annotated[int, Field(ge=1, le=100)] = 100
+    """transfer: so many percent of the second drop's training images are kept."""
 
 
 class Variant(Part):
@@ -52,6 +55,8 @@ class Method(Part):
     """The aspects in which it follows the task's recipe instead."""
     set: Settings = Field(default_factory=dict)
     """Overrides for this method, after those of the variant."""
+    seeds: PositiveInt | None = None
+    """It is repeated with the first so many of the study's seeds only; with all where absent."""
 
 
 class Study(Part):
@@ -86,9 +91,10 @@ class Study(Part):
     """The methods that speed-ups are measured against."""
     draw: tuple[str, ...] = ()
     """The methods whose learning curves are drawn; all where absent."""
-    plots: tuple[Literal["accuracy", "train_loss"], ...] = ("accuracy",)
-    """What is drawn over the iterations."""
-    measures: tuple[Literal["weight_correlation", "gradient_norms"], ...] = ()
+    plots: tuple[Literal["accuracy", "train_loss", "final", "learning_speed"], ...] = ("accuracy",)
+    """What is drawn: accuracy and training loss over the iterations; final accuracies over drops, splits or variants;
+    a map of old samples by their learning speed before and after."""
+    measures: tuple[Literal["weight_correlation", "gradient_norms", "learning_speed"], ...] = ()
     """What is measured of each run beside its accuracy."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
     """Every cell is repeated with each of them."""

@@ -1,6 +1,6 @@
 """What a study found, as figures: means and standard errors over seeds, and speed-ups against scratch."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from math import sqrt
 from statistics import fmean, stdev
@@ -126,12 +126,17 @@ def measured(members: Sequence[Ran]) -> dict[str, dict[str, Estimate]]:
     """Return what was measured beside accuracy, by method and then by figure."""
     return {
         method: {
-            figure: estimate([one.measures.get(figure) for one in runs])
-            for figure in dict.fromkeys(name for one in runs for name in one.measures)
+            figure: estimate([value for one in runs if isinstance(value := one.measures.get(figure), float)])
+            for figure in dict.fromkeys(numbers(runs))
         }
         for method, found in groupby(members, key=lambda one: one.cell.method)
         if (runs := list(found))
     }
+
+
+def numbers(runs: Iterable[Ran]) -> Iterator[str]:
+    """Yield the names of what was measured as one figure."""
+    return (name for one in runs for name, value in one.measures.items() if isinstance(value, float))
 
 
 class Spent(NamedTuple):

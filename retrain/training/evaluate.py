@@ -77,12 +77,15 @@ def _counts(network: nn.Module, samples: Samples, indices: Tensor, normalize: No
     return torch.stack([right.double(), functional.cross_entropy(logits, labels, reduction="sum").double()])
 
 
+def outputs(network: nn.Module, images: Tensor, normalize: Normalize) -> Tensor:
+    """Return the logits of images, float32 [N, K]; images: uint8 [N, 3, size, size]."""
+    with _evaluating(network):
+        return torch.cat([_logits(network, some, normalize).float() for some in torch.split(images, CHUNK)])
+
+
 def judged(network: nn.Module, samples: Samples, normalize: Normalize) -> tuple[Tensor, Tensor]:
     """Return whether each sample is classified correctly, bool [N], and its loss, [N]."""
-    with _evaluating(network):
-        logits = torch.cat(
-            [_logits(network, images, normalize).float() for images in torch.split(samples.images, CHUNK)]
-        )
+    logits = outputs(network, samples.images, normalize)
     return logits.argmax(1) == samples.labels, functional.cross_entropy(logits, samples.labels, reduction="none")
 
 
