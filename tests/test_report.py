@@ -83,12 +83,6 @@ def written(tmp_path: Path, sources: Sources) -> Path:
     return path
 
 
-def card(page: Page, name: str) -> float:
-    """The number that a card of the headline shows to programs."""
-    shown = page.locator(".card", has=page.get_by_text(name, exact=True)).locator("data")
-    return float(shown.get_attribute("value") or "nan")
-
-
 def test_crossings_lie_on_the_curves(sources: Sources) -> None:
     shown = races(sources.records, sources.curves)
     assert [race.record.method for race in shown] == ["continuous"]
@@ -104,15 +98,15 @@ def test_crossings_lie_on_the_curves(sources: Sources) -> None:
 def test_figures_on_the_page_are_the_ledgers(browser: Browser, html: Path, sources: Sources) -> None:
     page = opened(browser, html)
     total = ledger.total(sources.records)
-    assert card(page, "Iterations saved, net") == total.net
-    assert card(page, "Iterations saved, gross") == total.gross
-    assert card(page, "Always from scratch") == total.baseline
-    assert card(page, "Spent, all in") == total.used_all_in
-    assert card(page, "Runs") == len(sources.records) == 3
+    assert browsers.card(page, "Iterations saved, net") == total.net
+    assert browsers.card(page, "Iterations saved, gross") == total.gross
+    assert browsers.card(page, "Always from scratch") == total.baseline
+    assert browsers.card(page, "Spent, all in") == total.used_all_in
+    assert browsers.card(page, "Runs") == len(sources.records) == 3
     newest = sources.records[-1]
-    assert card(page, "Newest accuracy, val") == newest.result.final_accuracy
+    assert browsers.card(page, "Newest accuracy, val") == newest.result.final_accuracy
     champion = next(record for record in sources.records if record.run_id == sources.champion.run_id)
-    assert card(page, "Champion, test") == champion.evaluation.accuracy
+    assert browsers.card(page, "Champion, test") == champion.evaluation.accuracy
     for record in sources.records:
         saved = page.locator(f"[id='{record.run_id}'] data").get_attribute("value")
         assert float(saved) == record.savings.net
@@ -143,11 +137,11 @@ def test_page_and_metrics_tell_the_same_totals(browser: Browser, tmp_path: Path,
         if not line.startswith("#"):
             name, _, value = line.partition("{")[0], *line.rpartition(" ")[1:]
             served[name] += float(value)
-    assert card(page, "Iterations saved, net") == served["retrain_saved_net_iterations"] == -40
-    assert card(page, "Iterations saved, gross") == served["retrain_saved_gross_iterations"]
-    assert card(page, "Always from scratch") == served["retrain_baseline_iterations_total"]
-    assert card(page, "Spent, all in") == served["retrain_used_all_in_iterations_total"]
-    assert card(page, "EUR saved, net") == pytest.approx(served["retrain_saved_net_cost"])
+    assert browsers.card(page, "Iterations saved, net") == served["retrain_saved_net_iterations"] == -40
+    assert browsers.card(page, "Iterations saved, gross") == served["retrain_saved_gross_iterations"]
+    assert browsers.card(page, "Always from scratch") == served["retrain_baseline_iterations_total"]
+    assert browsers.card(page, "Spent, all in") == served["retrain_used_all_in_iterations_total"]
+    assert browsers.card(page, "EUR saved, net") == pytest.approx(served["retrain_saved_net_cost"])
     page.close()
 
 
@@ -229,7 +223,7 @@ def test_two_thousand_runs_are_small_and_quick(browser: Browser, tmp_path: Path,
     page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
     assert page.evaluate(paint) < 1000
     assert page.locator("tbody[id]").count() == 2000
-    assert card(page, "Iterations saved, net") == ledger.total(records).net
+    assert browsers.card(page, "Iterations saved, net") == ledger.total(records).net
     page.close()
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import known_ledger
 import monitoring
 import pytest
+from browsers import card, chromium
 from lives import Life, make_task
+from playwright.sync_api import Browser
 
 from retrain import ledger, stages
 from retrain.config import Task
@@ -169,6 +171,9 @@ METRICS = {
 }
 
 
+CARDS = {"gross": "Iterations saved, gross", "net": "Iterations saved, net", "baseline": "Always from scratch"}
+
+
 def told_by_cli(task: Task, folder: Path) -> dict[str, float]:
     file = folder / f"{task.name}.yaml"
     file.write_text(f"name: {task.name}\nstore: {task.store}\n")
@@ -177,8 +182,8 @@ def told_by_cli(task: Task, folder: Path) -> dict[str, float]:
     return {figure: savings[figure] for figure in METRICS}
 
 
-def told_by_page(page: dict[tuple[str, monitoring.Labels], float], task: Task) -> dict[str, float]:
-    ours = [(name, value) for (name, labels), value in page.items() if ("task", task.name) in labels]
+def told_by_metrics(values: dict[tuple[str, monitoring.Labels], float], task: Task) -> dict[str, float]:
+    ours = [(name, value) for (name, labels), value in values.items() if ("task", task.name) in labels]
     return {figure: sum(value for name, value in ours if name == metric) for figure, metric in METRICS.items()}
 
 
@@ -187,18 +192,32 @@ def told_by_prometheus(url: str, task: Task) -> dict[str, float]:
     return {figure: sum(values.values()) for figure, values in asked.items()}
 
 
-def test_cli_exporter_and_prometheus_tell_the_same_totals_of_real_and_of_many_runs(tmp_path: Path) -> None:
+def told_by_page(browser: Browser, url: str) -> dict[str, float]:
+    page = browser.new_page()
+    page.goto(url)
+    told = {figure: card(page, name) for figure, name in CARDS.items()}
+    page.close()
+    return told
+
+
+def test_cli_exporter_prometheus_and_page_tell_the_same_totals_of_real_and_of_many_runs(tmp_path: Path) -> None:
     ledgers = [real_runs(tmp_path), generated_runs(tmp_path)]
     tasks = [task for task, _ in ledgers]
-    with monitoring.exporter(tasks, every=60) as address, monitoring.prometheus(tmp_path, [address]) as prometheus:
-        page = monitoring.samples(monitoring.get(f"http://{address}/metrics"))
+    with (
+        monitoring.exporter(tasks, every=60) as address,
+        monitoring.prometheus(tmp_path, [address]) as prometheus,
+        chromium() as browser,
+    ):
+        served_now = monitoring.samples(monitoring.get(f"http://{address}/metrics"))
         monitoring.wait_for(lambda: monitoring.query(prometheus, "retrain_ledger_records"), "a scrape")
         for task, records in ledgers:
             parts = [record.savings for record in records if record.savings]
             expected = {figure: pytest.approx(sum(getattr(part, figure) for part in parts)) for figure in METRICS}
-            assert told_by_page(page, task) == expected
+            assert told_by_metrics(served_now, task) == expected
             assert told_by_prometheus(prometheus, task) == expected
             assert told_by_cli(task, tmp_path) == expected
+            page = told_by_page(browser, f"http://{address}/tasks/{task.name}")
+            assert page == {figure: expected[figure] for figure in CARDS}
 
 
 def test_the_number_of_series_does_not_grow_with_the_number_of_runs() -> None:
