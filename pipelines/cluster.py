@@ -78,6 +78,13 @@ def schedule(task: Task) -> str:
         return str(run.recurring_run_id)
 
 
+def reach(settings: Kubeflow) -> int:
+    """Return how many experiments these credentials may see. Raises `SubmitError`."""
+    with _api(settings) as client:
+        listed = client.list_experiments(page_size=1, namespace=settings.namespace)
+        return int(listed.total_size or 0)
+
+
 def _experiment(client: Client, task: Task) -> str:
     name = task.kubeflow.experiment or task.name
     experiment = client.create_experiment(name, namespace=task.kubeflow.namespace)

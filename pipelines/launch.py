@@ -23,7 +23,7 @@ def launch(processes: int, *arguments: str) -> None:
         nproc_per_node=processes,
         run_id=uuid4().hex,
         rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
+        rdzv_endpoint="127.0.0.1:0",
         max_restarts=0,  # whoever runs the step tries it again
     )
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))

@@ -7,6 +7,7 @@ missing=()
 command -v prometheus >/dev/null || missing+=(prometheus)
 command -v prometheus-alertmanager >/dev/null || missing+=(prometheus-alertmanager)
 command -v chromium >/dev/null || missing+=(chromium)
+/sbin/ldconfig -p | grep -q libatomic.so.1 || missing+=(libatomic1) # what drives Chromium from Python needs it
 command -v radosgw >/dev/null || missing+=(radosgw ceph-mon ceph-osd ceph-common)
 ((${#missing[@]})) || exit 0
 

@@ -65,7 +65,7 @@ def _handler(server: str, fault: Fault) -> type[BaseHTTPRequestHandler]:
             reply = fault(Request(self.command, self.path, dict(self.headers), body), lambda r: _forward(server, r))
             self.close_connection = True
             if reply is not None:
-                self.send_response(reply.status)
+                self.send_response_only(reply.status)  # Date and Server are those of the reply
                 for name, value in (reply.headers | {"Connection": "close"}).items():
                     self.send_header(name, value)
                 self.end_headers()

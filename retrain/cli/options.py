@@ -1,10 +1,13 @@
 """Options that several commands share, and what they stand for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from retrain.errors import UserError
 from retrain.layout import Layout
 
 if TYPE_CHECKING:
@@ -44,3 +47,12 @@ def open_task(name: str, overrides: Sequence[str] = ()) -> "tuple[Task, Store, L
 
     task = load_task(name, overrides)
     return task, open_store(task.store, task.endpoint_url), Layout(task.name)
+
+
+@contextmanager
+def writing(output: Path) -> Iterator[None]:
+    """Say as `UserError` why an output could not be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot be written: {error.strerror}") from error

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrain.cli.options import NONE, KubeflowHost, Overrides, TaskName, open_task
+from retrain.cli.options import NONE, KubeflowHost, Overrides, TaskName, open_task, writing
 from retrain.errors import TaskError
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ def compile_(
 
     opened = load_task(task, overrides)
     _warn_of_local_store(opened)
-    compile_to(output, opened)
+    with writing(output):
+        compile_to(output, opened)
     typer.echo(f"wrote {output}")
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from retrain.cli.options import NONE, Overrides, TaskName, open_task
+from retrain.cli.options import NONE, Overrides, TaskName, open_task, writing
 
 
 def report(
@@ -18,5 +18,7 @@ def report(
     from retrain.observe.report import gather, render
 
     _, store, layout = open_task(task, overrides)
-    output.write_text(render(gather(store, layout, ledger.read(store, layout))), encoding="utf-8")
+    page = render(gather(store, layout, ledger.read(store, layout)))
+    with writing(output):
+        output.write_text(page, encoding="utf-8")
     typer.echo(f"{output.resolve().as_uri()}")

@@ -6,6 +6,7 @@ object's bytes do (S3's ETag; the content's SHA-256 in a folder, where no clock 
 
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
@@ -88,6 +89,9 @@ class Store(Protocol):
 
     def open(self, key: str) -> BinaryIO:
         """Open the object for sequential reading without holding it in memory. Raises `Missing`."""
+
+    def now(self) -> datetime:
+        """Return what time it is at the store, to the second."""
 
 
 def settle(store: Store, key: str, data: bytes) -> str:

@@ -5,6 +5,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -91,6 +92,11 @@ class LocalStore:
                 return self._path(key).open("rb")
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
                 raise Missing(f"{self.url}: there is no {key}.") from None
+
+    def now(self) -> datetime:
+        """Return the time that the folder's file system gives to what is written now."""
+        with self._explained(PRIVATE), self._staged(BytesIO()) as staged:
+            return datetime.fromtimestamp(staged.stat().st_mtime, UTC)
 
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)

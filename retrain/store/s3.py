@@ -3,6 +3,8 @@
 import io
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from functools import partial
 from http.client import CONFLICT, PRECONDITION_FAILED
 from pathlib import Path
@@ -100,6 +102,12 @@ class S3Store:
     def open(self, key: str) -> BinaryIO:
         """Stream the object. Raises `Missing`."""
         return io.BufferedReader(self._stream(key), BUFFER)
+
+    def now(self) -> datetime:
+        """Return the server's time, as its replies say it."""
+        with self._explained(""):
+            reply = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
+        return parsedate_to_datetime(reply["ResponseMetadata"]["HTTPHeaders"]["date"])
 
     def _pages(self, prefix: str, **options: str) -> Iterator[dict[str, Any]]:
         """Yield the pages of a listing, each asked for again where its reply breaks."""

@@ -1,6 +1,7 @@
 """A store whose writes stop with the lease: a holder that froze and wakes too late changes nothing any more."""
 
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -59,3 +60,7 @@ class Fenced:
     def open(self, key: str) -> BinaryIO:
         """As the store's."""
         return self._store.open(key)
+
+    def now(self) -> datetime:
+        """Return the store's time."""
+        return self._store.now()

@@ -1,0 +1,60 @@
+"""`retrain doctor`."""
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from retrain.cli.options import NONE, AsJson, KubeflowHost, Overrides, TaskName, open_task
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from retrain.doctor import Finding
+    from retrain.kubeflow import Kubeflow
+
+UNREACHED = "Check kubeflow.host, $RETRAIN_KUBEFLOW_TOKEN if the server asks who you are, and the way to its cluster."
+COLOURS = {"ok": "green", "warning": "yellow", "failed": "bold red"}
+
+
+def doctor(task: TaskName, host: KubeflowHost = None, as_json: AsJson = False, overrides: Overrides = NONE) -> None:
+    """Look for what would keep a task from running here: store, credentials, clock, disk, device, Kubeflow."""
+    from retrain.cli.tables import show
+    from retrain.doctor import examine
+
+    chosen = [f"kubeflow.host={host}"] if host else []
+    opened, store, _ = open_task(task, [*overrides, *chosen])
+    findings = [*examine(opened, store), _kubeflow(opened.kubeflow)]
+    show(findings, _table, as_json)
+    if any(finding.state == "failed" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _kubeflow(settings: "Kubeflow") -> "Finding":
+    from retrain.doctor import Finding
+    from retrain.doctor.finding import Check
+
+    if settings.host is None:
+        mend = "Needed for --on kubeflow alone: set kubeflow.host in the task, or give --host."
+        return Finding(check="kubeflow", state="warning", found="no address", mend=mend)
+    finding = Check("kubeflow", lambda: _reached(settings)).run()
+    return finding if finding.state == "ok" else finding.model_copy(update={"mend": UNREACHED})
+
+
+def _reached(settings: "Kubeflow") -> str:
+    from pipelines.cluster import reach
+
+    return f"{settings.host} answers; {reach(settings)} experiments"
+
+
+def _table(findings: "list[Finding]") -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for finding in findings:
+        state = Text(finding.state, style=COLOURS[finding.state])
+        table.add_row(finding.check, state, "\n".join(part for part in (finding.found, finding.mend) if part))
+    return table

@@ -1,0 +1,64 @@
+"""Whether this machine can hold and train what has landed: disk, device."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryFile
+
+import torch
+
+from retrain.config import Task
+from retrain.data.drops import list_drops
+from retrain.doctor.finding import Check, Finding
+from retrain.layout import Layout
+from retrain.machine import cache_folder
+from retrain.store.base import Store
+
+CHANNELS = 3
+GB = 1e9
+
+
+def hardware(task: Task, store: Store) -> Iterator[Finding]:
+    """Yield what there is to say of the disk and of the device."""
+    yield Check("disk", lambda: _disk(task, store)).run()
+    yield Check("device", _device).run()
+
+
+def _disk(task: Task, store: Store) -> Finding | str:
+    folder = cache_folder()
+    mend = "Let $RETRAIN_CACHE name a folder that can be written and is large enough."
+    if not _is_writable(folder):
+        return Finding(check="disk", state="failed", found=f"{folder} cannot be written", mend=mend)
+    free, needed = shutil.disk_usage(folder).free, _decoded(task, store)
+    found = f"{free / GB:.1f} GB free in {folder}; what has landed takes {needed / GB:.2f} GB decoded"
+    return found if free > needed else Finding(check="disk", state="failed", found=found, mend=mend)
+
+
+def _is_writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _decoded(task: Task, store: Store) -> int:
+    """Bytes of all drops as a run keeps them: uint8 pixels of the size that the network sees."""
+    drops = list_drops(store, Layout(task.name))
+    samples = sum(drop.samples(split) for drop in drops for split in drop.counts)
+    return samples * CHANNELS * task.data.image_size**2
+
+
+def _device() -> Finding | str:
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        return f"{torch.cuda.get_device_name()}, {free / GB:.0f} of {total / GB:.0f} GB free"
+    cores = f"no GPU; {len(os.sched_getaffinity(0))} CPU cores"
+    if Path("/dev/nvidia0").exists():
+        mend = f"There is a GPU, but torch {torch.__version__} cannot use it: bring the driver up to date."
+        return Finding(check="device", state="failed", found=cores, mend=mend)
+    return Finding(
+        check="device", state="warning", found=cores, mend="Large tasks want a GPU: --on kubeflow runs there."
+    )

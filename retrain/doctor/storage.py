@@ -1,0 +1,67 @@
+"""Whether runs can trust the store: access, credentials, conditional writes, clock."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from retrain.data.drops import list_drops
+from retrain.doctor.finding import Check, Finding
+from retrain.layout import Layout
+from retrain.store.base import Store
+from retrain.store.probe import probe_conditional_writes
+
+SKEW = 10.0
+"""Seconds that clocks may differ; leases are compared across machines, and S3 refuses at 15 minutes."""
+
+
+def storage(store: Store, layout: Layout) -> Iterator[Finding]:
+    """Yield what there is to say of a store; after a failure nothing more, since it would be the same."""
+    checks = (
+        Check("credentials", lambda: _credentials(store)),
+        Check("store", lambda: _access(store, layout)),
+        Check("conditional writes", lambda: _conditions(store)),
+        Check("clock", lambda: _clock(store)),
+    )
+    for check in checks:
+        finding = check.run()
+        yield finding
+        if finding.state == "failed":
+            return
+
+
+def _credentials(store: Store) -> Finding | str:
+    if not store.url.startswith("s3://"):
+        return "a folder needs none"
+    from boto3.session import Session
+
+    found = Session().get_credentials()
+    if found is None:
+        return Finding(
+            check="credentials",
+            state="failed",
+            found="none",
+            mend="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, or give the pod a role.",
+        )
+    return f"by {found.method}"
+
+
+def _access(store: Store, layout: Layout) -> str:
+    drops = list_drops(store, layout)
+    return f"{store.url} can be read: {len(drops)} drops of task {layout.task}"
+
+
+def _conditions(store: Store) -> str:
+    probe_conditional_writes(store)
+    return "honoured"
+
+
+def _clock(store: Store) -> Finding | str:
+    skew = (datetime.now(UTC) - store.now()).total_seconds()
+    found = f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the store's"
+    if abs(skew) <= SKEW:
+        return found
+    return Finding(
+        check="clock",
+        state="failed",
+        found=found,
+        mend=f"Set this machine's clock (timedatectl set-ntp true): leases need it within {SKEW:.0f} s.",
+    )
