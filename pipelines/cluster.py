@@ -1,7 +1,8 @@
 """A task's pipeline on a Kubeflow Pipelines API server: submitted once for each run, or on a schedule.
 
 A submitted run is called after the run id of its plan, and looked up by that name before it is submitted: so what a
-crash cut off between submission and record is found again.
+crash cut off between submission and record is found again. The server lets several have one name, so it is looked up
+afterwards too: of those that race, all find the same.
 """
 
 import io
@@ -21,11 +22,11 @@ from kfp.client import (
     Client,
     ServiceAccountTokenVolumeCredentials,
 )
-from kfp_server_api import ApiException
+from kfp_server_api import ApiException, V2beta1Run
 from urllib3.exceptions import HTTPError
 
 from pipelines.definition import arguments, compile_to
-from pipelines.remote import Submitted
+from pipelines.remote import OVER, Submitted
 from retrain.config import Task
 from retrain.errors import SubmitError
 from retrain.kubeflow import Kubeflow
@@ -38,11 +39,14 @@ DEVICE = "auto"
 
 
 def submit_by_name(task: Task, run_id: str) -> Submitted:
-    """Return the run of this name, submitted now unless it was before. Raises `SubmitError`."""
+    """Return the run of this name, submitted now unless it was before. Raises `SubmitError`.
+
+    Of several, which only submitters that race can make, it is the first that is not over.
+    """
     with _api(task.kubeflow) as client:
         experiment = _experiment(client, task)
         if found := _find_run(client, experiment, run_id):
-            return found
+            return _submitted(found, new=False)
         with TemporaryDirectory(prefix="retrain-") as folder:
             run = client.run_pipeline(
                 experiment_id=experiment,
@@ -51,7 +55,8 @@ def submit_by_name(task: Task, run_id: str) -> Submitted:
                 params=arguments(task, Request(), DEVICE, submission=run_id),
                 service_account=task.resources.service_account,
             )
-        return Submitted(run.run_id, run.state, new=True)
+        first = _find_run(client, experiment, run_id) or run
+        return _submitted(first, new=first.run_id == run.run_id)
 
 
 def schedule(task: Task) -> str:
@@ -91,9 +96,14 @@ def _experiment(client: Client, task: Task) -> str:
     return str(experiment.experiment_id)
 
 
-def _find_run(client: Client, experiment: str, run_id: str) -> Submitted | None:
-    found = client.list_runs(experiment_id=experiment, filter=_called(run_id), sort_by="created_at desc").runs
-    return Submitted(found[0].run_id, found[0].state, new=False) if found else None
+def _find_run(client: Client, experiment: str, run_id: str) -> V2beta1Run | None:
+    found = client.list_runs(experiment_id=experiment, filter=_called(run_id), sort_by="created_at").runs or []
+    in_turn = sorted(found, key=lambda run: (run.state in OVER, run.created_at, run.run_id))
+    return in_turn[0] if in_turn else None
+
+
+def _submitted(run: V2beta1Run, new: bool) -> Submitted:
+    return Submitted(run.run_id, run.state, new)
 
 
 def _called(name: str) -> str:

@@ -11,7 +11,7 @@ def plan(task: str, method: str, purpose: str, submission: str, job: str) -> str
     """Return the id of the run to do; empty if there is nothing to do."""
     from pipelines import steps
 
-    return steps.plan(task, method, purpose, submission or job)
+    return steps.plan(task, method, purpose, submission or job, job)
 
 
 def train(task: str, run_id: str, device: str) -> str:
@@ -46,4 +46,4 @@ def finish(task: str, submission: str, job: str, status: dsl.PipelineTaskFinalSt
     """Have the last word, however the others ended."""
     from pipelines import steps
 
-    steps.finish(task, submission or job, status.state, status.error_message)
+    steps.finish(task, submission or job, job, status.state, status.error_message)

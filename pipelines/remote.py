@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 from pipelines import submissions
 from pipelines.submissions import Submission
+from retrain import next_run
 from retrain.config import Task
+from retrain.errors import ModelError
 from retrain.layout import Layout
 from retrain.records import Plan
 from retrain.store import open_store
@@ -31,24 +33,42 @@ class Submitted(NamedTuple):
 
 
 def submit(task: Task, plan: Plan, store: Store) -> Submitted:
-    """Submit a plan that is in the store, unless it was before. Raises `SubmitError`.
+    """Submit a plan that is in the store, unless it was before.
 
-    The submission is bound to the plan first, so that its pods do this run whatever lands in the meantime.
+    The submission is bound to the plan first, so that its pods do this run whatever lands in the meantime; then to the
+    job, so that no other of the same name does it too. Raises `SubmitError`, and `ModelError` before anything is
+    submitted.
     """
-    submissions.write(store, Layout(task.name), plan.run_id, Submission(run_id=plan.run_id))
-    return apart(SUBMIT_SECONDS, _submit, task, plan.run_id)
+    layout = Layout(task.name)
+    bound = submissions.read(store, layout, plan.run_id)
+    if bound is None:
+        apart(SUBMIT_SECONDS, next_run.check, plan, True)
+        bound = Submission(run_id=plan.run_id)
+        submissions.write(store, layout, plan.run_id, bound)
+    submitted = apart(SUBMIT_SECONDS, _submit, task, plan.run_id)
+    if bound.job != submitted.id:
+        submissions.write(store, layout, plan.run_id, bound.model_copy(update={"job": submitted.id}))
+    return submitted
 
 
 class OnKubeflow:
     """Submits the watcher's runs, and looks after them."""
 
     def ensure(self, task: Task, plan: Plan, store: Store) -> bool:
-        """Submit the run unless it was; record it as failed if it is over without a record. Raises `SubmitError`."""
-        submitted = submit(task, plan, store)
+        """Submit the run unless it was; record it as failed if it cannot begin, or is over without a record.
+
+        Raises `SubmitError`.
+        """
+        try:
+            submitted = submit(task, plan, store)
+        except ModelError as error:
+            apart(SUBMIT_SECONDS, _record_failure, task, plan, str(error))
+            return False
         if submitted.new:
             log.info("%s: %s is submitted as %s", task.name, plan.run_id, submitted.id)
         elif submitted.state in OVER:
-            apart(SUBMIT_SECONDS, _record_failure, task, plan, f"its Kubeflow run {submitted.id} {submitted.state}")
+            said = f"its Kubeflow run {submitted.id} {submitted.state}, without a record"
+            apart(SUBMIT_SECONDS, _record_failure, task, plan, said)
         return submitted.new
 
 
@@ -64,4 +84,4 @@ def _record_failure(task: Task, plan: Plan, error: str) -> None:
     from retrain.machine import make_context
 
     context = make_context(open_store(task.store, task.endpoint_url), Layout(task.name), "cpu")
-    stages.record_failure(context, plan, f"{error}, without a record")
+    stages.record_failure(context, plan, error)

@@ -9,6 +9,7 @@ fail.
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import cast, get_args
 
 from pipelines import submissions
@@ -24,18 +25,26 @@ from retrain.records import Plan
 from retrain.store import Missing, open_store
 from retrain.tasks import parse_task
 from retrain.together import leading
+from retrain.trigger.at_work import at_work
 from retrain.words import Method, Purpose
 
 log = logging.getLogger("retrain")
 
 
-def plan(text: str, method: str, purpose: str, submission: str) -> str:
-    """Return the run that a submission was bound to, or else plan the next one; empty if there is nothing to do."""
+def plan(text: str, method: str, purpose: str, submission: str, job: str) -> str:
+    """Return the run that a submission was bound to, or else plan the next one.
+
+    Empty if there is nothing to do, or if another job does this submission.
+    """
     task, context = _open(text, "cpu")
     found = submissions.read(context.store, context.layout, submission)
+    if found and not found.is_left_to(job):
+        log.info("nothing to do: %s is done by job %s", submission, found.job)
+        return ""
     if found is None:
-        found = _plan(context, task, method, purpose)
-        submissions.write(context.store, context.layout, submission, found)
+        with at_work(context.store, context.layout, patient=True) as ours:
+            found = _plan(replace(context, store=ours), task, method, purpose)
+            submissions.write(ours, context.layout, submission, found)
     return found.run_id or ""
 
 
@@ -104,26 +113,36 @@ def record(text: str, run_id: str, device: str) -> str:
     return _do(stages.record, text, run_id, device)
 
 
-def finish(text: str, submission: str, state: str, message: str) -> None:
+def finish(text: str, submission: str, job: str, state: str, message: str) -> None:
     """Record a failure that no step could record itself, and exit with 1 if the retraining failed."""
     _, context = _open(text, "cpu")
     found = submissions.read(context.store, context.layout, submission) or Submission(error="planning did not end")
     if found.error:
         raise SystemExit(found.error)
-    if found.run_id is None:
+    if found.run_id is None or not found.is_left_to(job):
         return
-    last = stages.last_attempt(context, context.files(found.run_id).plan())
     if state != "SUCCEEDED":
-        stages.record_failure(context, last, _noted(context, last) or message or f"the pipeline ended {state}")
+        with at_work(context.store, context.layout, patient=True) as ours:
+            _record_end(replace(context, store=ours), found.run_id, message or f"the pipeline ended {state}")
+    last = stages.last_attempt(context, context.files(found.run_id).plan())
     ended = ledger.find(context.store, context.layout, last.run_id)
     if ended is None or ended.outcome == "failed":
         raise SystemExit(f"{last.run_id} failed: {ended.error if ended else 'it left no record'}")
 
 
+def _record_end(context: Context, run_id: str, message: str) -> None:
+    last = stages.last_attempt(context, context.files(run_id).plan())
+    stages.record_failure(context, last, _noted(context, last) or message)
+
+
 def _do(stage: Callable[[Context, Plan], object], text: str, run_id: str, device: str) -> str:
-    """Do a stage of a run that has not ended, and return the id of the attempt that it has come to."""
+    """Do a stage of a run that has not ended, and return the id of the attempt that it has come to.
+
+    A pod waits for whoever else is at work on the task: to fail would only use up its retries.
+    """
     _, opened = _open(text, device)
-    with leading(opened) as context:
+    with leading(opened) as first, at_work(first.store, first.layout, patient=True) as ours:
+        context = replace(first, store=ours)
         plan = context.files(run_id).plan()
         if not _ended(context, plan):
             _try(stage, context, plan)

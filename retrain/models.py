@@ -1,6 +1,6 @@
 """Networks by name: torchvision's, `mlp`, `logistic`, and anybody's `package.module:factory`."""
 
-import importlib
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +48,15 @@ def check(model: Model, classes: int, image_size: int) -> None:
         raise ModelError(
             f"model {model.name}: gives {shape} for 2 images of {classes} classes; [2, {classes}] is needed"
         )
+
+
+def is_installed(model: Model) -> bool:
+    """Say whether the module of the model's factory is here; that says nothing of the factory."""
+    module, colon, _ = model.name.partition(":")
+    try:
+        return not colon or importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def place(network: nn.Module, device: torch.device) -> nn.Module:

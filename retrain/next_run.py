@@ -16,6 +16,17 @@ def preview(store: Store, layout: Layout, task: Task, request: Request) -> Plan 
     return planning.make_plan(task, without_shards, history(store, layout, task), request)
 
 
+def check(plan: Plan, elsewhere: bool) -> None:
+    """Build a plan's network, to see whether that can be done. Raises `ModelError`.
+
+    A factory that is not installed here is left alone if the run is done `elsewhere`, from an image that may have it.
+    """
+    from retrain import models  # brings torch
+
+    if models.is_installed(plan.task.model) or not elsewhere:
+        models.check(plan.task.model, len(plan.dataset.classes), plan.task.data.image_size)
+
+
 def history(store: Store, layout: Layout, task: Task) -> History:
     """Read what has been done: the ledger, the champion's plan, and the newest baseline of equal work."""
     records = ledger.read(store, layout)

@@ -1,7 +1,7 @@
 """A server for tests that records and answers as Kubeflow Pipelines' API does (v2beta1), over real HTTP."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -31,8 +31,12 @@ class KfpServer:
     """The Authorization header of every request."""
     down: bool = False
     """Cuts every connection."""
+    refused: int = 0
+    """How many it has cut so."""
     lose_reply: bool = False
     """Does what is asked by the next POST, and cuts the connection instead of answering."""
+    meanwhile: Callable[[], object] | None = None
+    """What happens, once, while the next run's submission is on its way."""
     lock: Lock = field(default_factory=Lock)
 
     def items(self, kind: str) -> list[Item]:
@@ -51,14 +55,14 @@ class KfpServer:
         return created
 
     def find(self, kind: str, query: dict[str, list[str]]) -> list[Item]:
-        """The items of an experiment that fulfil a filter's predicates, newest first."""
+        """The items of an experiment that fulfil a filter's predicates, newest first unless asked otherwise."""
         found = [item for item in self.items(kind) if item.get("experiment_id") in query.get("experiment_id", [None])]
         if kind == "experiments":
             found = self.experiments
         for predicate in json.loads(query.get("filter", ["{}"])[0] or "{}").get("predicates", ()):
             assert predicate["operation"] in ("EQUALS", 1)  # by name, or by number as the client itself does
             found = [item for item in found if item[predicate["key"]] == predicate["stringValue"]]
-        return found[::-1]
+        return found if query.get("sort_by") == ["created_at"] else found[::-1]
 
     def answer(self, method: str, path: str, body: Item) -> tuple[int, Item]:
         parts = urlsplit(path)
@@ -100,7 +104,11 @@ def _handler(kfp: KfpServer) -> type[BaseHTTPRequestHandler]:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             self.close_connection = True
             if kfp.down:
+                kfp.refused += 1
                 return
+            if kfp.meanwhile and (self.command, self.path) == ("POST", f"{PREFIX}runs"):
+                happen, kfp.meanwhile = kfp.meanwhile, None
+                happen()
             with kfp.lock:
                 kfp.tokens.append(self.headers.get("Authorization"))
                 status, reply = kfp.answer(self.command, self.path, json.loads(body or "{}"))

@@ -57,11 +57,11 @@ LIFE = ((*PACK, "--part", "1"), ("run", *T), (*PACK, "--part", "2"), ("baseline"
 
 
 def contents(home: Path) -> dict[str, bytes]:
-    """Everything in the folder but the cache."""
+    """Everything in the folder but the cache, and who was at work last."""
     return {
         str(path.relative_to(home)): path.read_bytes()
         for path in sorted(home.rglob("*"))
-        if path.is_file() and "cache" not in path.relative_to(home).parts
+        if path.is_file() and "cache" not in path.relative_to(home).parts and path.name != "lease.json"
     }
 
 

@@ -59,6 +59,22 @@ def test_a_run_whose_reply_was_lost_is_not_submitted_again(kfp: KfpServer) -> No
     assert kfp.names == ["continuous-1", "continuous-2"]
 
 
+def test_of_submitters_that_looked_before_any_had_submitted_all_find_the_first_run_that_is_not_over(
+    kfp: KfpServer,
+) -> None:
+    others: list[Submitted] = []
+    kfp.meanwhile = lambda: others.append(submit_by_name(task(kfp), "continuous-1"))
+    late = submit_by_name(task(kfp), "continuous-1")
+    [first] = others
+    assert first.new
+    assert late == first._replace(new=False)
+    assert kfp.names == ["continuous-1"] * 2
+    kfp.runs[0]["state"] = "FAILED"
+    assert submit_by_name(task(kfp), "continuous-1").id == kfp.runs[1]["run_id"]
+    kfp.runs[1]["state"] = "SUCCEEDED"
+    assert submit_by_name(task(kfp), "continuous-1").id == first.id
+
+
 def test_an_experiment_can_have_a_name_of_its_own(kfp: KfpServer) -> None:
     named = Kubeflow(host=kfp.url, experiment="vision", namespace="team")
     submit_by_name(Task(name="pets", kubeflow=named), "continuous-1")

@@ -103,7 +103,7 @@ TRAINED = [FLOWERS.run("r", "model.safetensors"), FLOWERS.run("r", "state/1"), F
 WRITTEN = {
     "watcher": {*INTAKE, *PLANNED, *RECORDED, "probe-0"},
     "exporter": set(),
-    "training": {*PLANNED, *TRAINED, *RECORDED, FLOWERS.champion, "probe-0"},
+    "training": {*PLANNED, *TRAINED, *RECORDED, FLOWERS.champion, FLOWERS.lease, "probe-0"},
 }
 """What each role writes."""
 

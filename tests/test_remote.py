@@ -12,7 +12,7 @@ from watching import DATA, Place
 
 from pipelines import steps, submissions
 from pipelines.submissions import Submission
-from retrain.config import Task
+from retrain.config import Model, Task
 from retrain.next_run import preview
 from retrain.planning import Request
 from retrain.records import Plan
@@ -28,7 +28,7 @@ def kfp(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpServer]:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
-    task = Task(name="pets", store=str(tmp_path / "store"), data=DATA)
+    task = Task(name="pets", store=str(tmp_path / "store"), data=DATA, model=Model(name="logistic"))
     (tmp_path / "pets.yaml").write_text(task.model_dump_json())
     return Place(task)
 
@@ -60,8 +60,8 @@ def test_the_pods_do_the_run_that_was_submitted_whatever_has_landed_since(place:
     submissions.write(place.store, place.layout, planned.run_id, Submission(run_id=planned.run_id))
     place.land(tmp_path / "in", "b")
     task = place.task.model_dump_json()
-    assert steps.plan(task, "", "retrain", planned.run_id) == planned.run_id
-    assert steps.plan(task, "", "retrain", "a recurring run's own id") != planned.run_id
+    assert steps.plan(task, "", "retrain", planned.run_id, "job") == planned.run_id
+    assert steps.plan(task, "", "retrain", "a recurring run's own id", "job") != planned.run_id
 
 
 def test_a_schedule_is_given_to_kubeflow(place: Place, kfp: KfpServer, tmp_path: Path) -> None:

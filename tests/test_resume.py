@@ -12,11 +12,14 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from trainings import TASK, attempt_in, commit_drops, context_of, stored_plan
 
+from pipelines import steps
 from retrain.records import Curve, Plan, Result
 
+TESTS = Path(__file__).parent
 LONGER = TASK.training.model_copy(update={"epochs": 40})
 """A hundred iterations or so, each of them saved."""
 
@@ -25,7 +28,7 @@ LONGER = TASK.training.model_copy(update={"epochs": 40})
 def processes() -> ForkServerContext:
     """Processes that start at once, forked from one that has imported what they need."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["retrain.attempt", "torch._dynamo"])  # the latter is what optimisers import late
+    context.set_forkserver_preload(["pipelines.steps", "torch._dynamo"])  # the latter is what optimisers import late
     return context
 
 
@@ -104,6 +107,35 @@ def test_resumed_run_equals_uninterrupted_run(processes: ForkServerContext, plac
     attempt_in(place, plan)
     assert outcome(place, plan) == expected
     assert saved(place, plan) == []
+
+
+def step_in(place: Path, plan: Plan) -> None:
+    """Do the pipeline's training step."""
+    os.environ["RETRAIN_CACHE"] = str(place / "cache")
+    torch.set_num_threads(1)
+    stored = plan.task.model_copy(update={"store": str(place / "store")})
+    steps.train(stored.model_dump_json(), plan.run_id, "cpu")
+
+
+def test_a_pipelines_step_that_was_killed_goes_on_from_its_saved_state_when_it_is_tried_again(
+    processes: ForkServerContext, place: Path
+) -> None:
+    plan = plan_in(place)
+    expected = uninterrupted(place, plan)
+    context_of(place).files(plan.run_id).write_plan(plan)
+    for iteration in (20, 60):
+        process = processes.Process(target=step_in, args=(place, plan))
+        process.start()
+        wait_until(lambda least=iteration: newest(place, plan) >= least)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    reached = newest(place, plan)
+    code = "from test_resume import *; place = Path(sys.argv[1]); step_in(place, plan_in(place))"
+    again = subprocess.run([sys.executable, "-c", code, str(place)], cwd=TESTS, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert f", on from {reached}" in again.stderr
+    assert outcome(place, plan) == expected
 
 
 def test_sigterm_saves_the_step_and_exits_with_75_and_the_run_goes_on(

@@ -24,6 +24,7 @@ from retrain.store import LocalStore
 from retrain.training.preemption import leave
 
 LAYOUT = Layout("pets")
+JOB = "the job"
 
 
 class Fragile(nn.Module):
@@ -90,7 +91,7 @@ def recorded(task: Task, run_id: str) -> RunRecord | None:
 
 
 def planned(task: Task, submission: str = "s1") -> str:
-    return steps.plan(task.model_dump_json(), "", "retrain", submission)
+    return steps.plan(task.model_dump_json(), "", "retrain", submission, JOB)
 
 
 def after_training(task: Task, run_id: str) -> list[str]:
@@ -105,7 +106,7 @@ def test_every_step_can_be_done_again_and_changes_nothing(task: Task, tmp_path: 
     for _ in range(2):
         assert steps.train(task.model_dump_json(), run_id, "cpu") == run_id
         assert after_training(task, run_id) == [run_id] * 3
-        steps.finish(task.model_dump_json(), "s1", "SUCCEEDED", "")
+        steps.finish(task.model_dump_json(), "s1", JOB, "SUCCEEDED", "")
         record = recorded(task, run_id)
         assert record
         assert (record.outcome, record.decision and record.decision.promoted) == ("completed", True)
@@ -118,7 +119,7 @@ def test_with_nothing_to_do_the_reason_is_kept_and_the_pipeline_ends_well(task: 
     assert found
     assert (found.run_id, found.error) == (None, None)
     assert "no drop has landed yet" in str(found.nothing)
-    steps.finish(task.model_dump_json(), "s1", "SUCCEEDED", "")
+    steps.finish(task.model_dump_json(), "s1", JOB, "SUCCEEDED", "")
 
 
 def test_a_submission_keeps_the_run_that_it_was_bound_to_whatever_lands_later(task: Task, tmp_path: Path) -> None:
@@ -129,15 +130,29 @@ def test_a_submission_keeps_the_run_that_it_was_bound_to_whatever_lands_later(ta
     assert planned(task, "s2") != run_id
 
 
+def test_of_two_jobs_of_one_submission_only_the_one_that_it_is_given_to_does_anything(
+    task: Task, tmp_path: Path
+) -> None:
+    land(task, tmp_path)
+    run_id = planned(task)
+    given = submissions.Submission(run_id=run_id, job="the first")
+    submissions.write(LocalStore(Path(task.store)), LAYOUT, "s1", given)
+    text = task.model_dump_json()
+    assert steps.plan(text, "", "retrain", "s1", "the second") == ""
+    steps.finish(text, "s1", "the second", "FAILED", "terminated")
+    assert recorded(task, run_id) is None
+    assert steps.plan(text, "", "retrain", "s1", "the first") == run_id
+
+
 def test_a_request_that_cannot_be_planned_fails_the_pipeline_without_a_retry(task: Task) -> None:
-    assert steps.plan(task.model_dump_json(), "guessing", "retrain", "s1") == ""
+    assert steps.plan(task.model_dump_json(), "guessing", "retrain", "s1", JOB) == ""
     with pytest.raises(SystemExit, match="'guessing' is none of scratch, naive, continuous"):
-        steps.finish(task.model_dump_json(), "s1", "SUCCEEDED", "")
+        steps.finish(task.model_dump_json(), "s1", JOB, "SUCCEEDED", "")
 
 
 def test_a_pipeline_that_lost_its_first_step_fails(task: Task) -> None:
     with pytest.raises(SystemExit, match="planning did not end"):
-        steps.finish(task.model_dump_json(), "s1", "FAILED", "")
+        steps.finish(task.model_dump_json(), "s1", JOB, "FAILED", "")
 
 
 def test_a_damaged_drop_ends_the_run_in_the_ledger_and_burns_no_retry(task: Task, tmp_path: Path) -> None:
@@ -153,7 +168,7 @@ def test_a_damaged_drop_ends_the_run_in_the_ledger_and_burns_no_retry(task: Task
     assert after_training(task, run_id) == [run_id] * 3
     assert recorded(task, run_id) == record
     with pytest.raises(SystemExit, match=f"{run_id} failed: DropError: "):
-        steps.finish(task.model_dump_json(), "s1", "SUCCEEDED", "")
+        steps.finish(task.model_dump_json(), "s1", JOB, "SUCCEEDED", "")
 
 
 def test_an_unforeseen_error_fails_the_step_and_the_last_step_records_it(task: Task, tmp_path: Path) -> None:
@@ -164,7 +179,7 @@ def test_an_unforeseen_error_fails_the_step_and_the_last_step_records_it(task: T
         steps.train(task.model_dump_json(), run_id, "cpu")
     assert recorded(task, run_id) is None, "the step may be tried again"
     with pytest.raises(SystemExit, match=f"{run_id} failed: "):
-        steps.finish(task.model_dump_json(), "s1", "FAILED", "a pod failed")
+        steps.finish(task.model_dump_json(), "s1", JOB, "FAILED", "a pod failed")
     record = recorded(task, run_id)
     assert record
     assert (record.outcome, record.error) == ("failed", "RuntimeError: an illegal memory access was encountered")
@@ -174,7 +189,7 @@ def test_a_pod_that_died_without_a_word_is_recorded_with_what_the_pipeline_knows
     land(task, tmp_path)
     run_id = planned(task)
     with pytest.raises(SystemExit, match="failed: OOMKilled"):
-        steps.finish(task.model_dump_json(), "s1", "FAILED", "OOMKilled")
+        steps.finish(task.model_dump_json(), "s1", JOB, "FAILED", "OOMKilled")
     record = recorded(task, run_id)
     assert record
     assert (record.outcome, record.error) == ("failed", "OOMKilled")
@@ -213,5 +228,5 @@ def test_a_run_that_missed_its_target_hands_on_the_run_that_it_escalated_to(task
     assert steps.train(task.model_dump_json(), start, "cpu") == last, "a retry comes to the same run"
     assert recorded(task, last) is None
     after_training(task, last)
-    steps.finish(task.model_dump_json(), "s2", "SUCCEEDED", "")
+    steps.finish(task.model_dump_json(), "s2", JOB, "SUCCEEDED", "")
     assert [record.run_id for record in ledger.read(store, LAYOUT)][-1] == last

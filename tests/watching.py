@@ -10,7 +10,7 @@ import boto3
 from pictures import two_classes
 
 from retrain import ledger
-from retrain.config import Data, Task
+from retrain.config import Data, Model, Task
 from retrain.data.packing import pack
 from retrain.kubeflow import Kubeflow
 from retrain.layout import Layout
@@ -88,7 +88,8 @@ def figures(watcher: Watcher) -> dict[str, float]:
 def on_s3(bucket: str, endpoint: str, host: str | None = None) -> Place:
     """A task on S3."""
     store = f"s3://{bucket}/team a"
-    return Place(Task(name="pets", store=store, endpoint_url=endpoint, data=DATA, kubeflow=Kubeflow(host=host)))
+    settings = {"store": store, "endpoint_url": endpoint, "kubeflow": Kubeflow(host=host)}
+    return Place(Task(name="pets", data=DATA, model=Model(name="logistic"), **settings))
 
 
 def notified_queue(bucket: str, endpoint: str) -> str:

@@ -50,6 +50,7 @@ def trainjob(task: TaskName, overrides: Overrides = NONE) -> None:
     if isinstance(planned, Nothing):
         typer.echo(f"nothing to do: {planned.reason}", err=True)
         return
+    next_run.check(planned, elsewhere=True)
     RunRecords(store, layout, planned.run_id).write_plan(planned)
     typer.echo(render(opened, planned.run_id), nl=False)
 

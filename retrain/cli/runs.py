@@ -1,6 +1,7 @@
 """The life of a drop: `retrain run`, `baseline`, `status`, `history`, `show`, `promote`, `rollback`, `metrics`."""
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -21,6 +22,7 @@ from retrain.words import Method
 
 if TYPE_CHECKING:
     from retrain.config import Task
+    from retrain.context import Context
     from retrain.layout import Layout
     from retrain.planning import Nothing, Request
     from retrain.records import Plan, RunRecord
@@ -63,7 +65,7 @@ def run(
     if dry_run:
         from retrain import next_run
 
-        _preview(next_run.preview(store, layout, opened, request), as_json)
+        _preview(next_run.preview(store, layout, opened, request), on, as_json)
     elif on == "kfp-local":
         from pipelines.local import run_locally
 
@@ -71,13 +73,20 @@ def run(
     elif on == "kubeflow":
         _submit(opened, store, layout, request, as_json)
     else:
-        from retrain import stages
         from retrain.machine import make_context
-        from retrain.together import leading
 
-        with leading(make_context(store, layout, device, metrics_port, metrics_host)) as context:
-            ended = stages.run(context, opened, request)
-        _finish(ended, as_json)
+        context = make_context(store, layout, device, metrics_port, metrics_host)
+        _finish(_run_here(context, opened, request), as_json)
+
+
+def _run_here(context: "Context", task: "Task", request: "Request") -> "RunRecord | Nothing":
+    """Do all stages in this process, and in those that torchrun started with it, while nobody else is at work."""
+    from retrain import stages
+    from retrain.together import leading
+    from retrain.trigger.at_work import at_work
+
+    with leading(context), at_work(context.store, context.layout) as ours:
+        return stages.run(replace(context, store=ours), task, request)
 
 
 def _submit(task: "Task", store: "Store", layout: "Layout", request: "Request", as_json: bool) -> None:
@@ -86,13 +95,15 @@ def _submit(task: "Task", store: "Store", layout: "Layout", request: "Request", 
     from retrain import next_run
     from retrain.planning import Nothing
     from retrain.run_records import RunRecords
+    from retrain.trigger.at_work import at_work
 
-    planned = next_run.preview(store, layout, task, request)
-    if isinstance(planned, Nothing):
-        _say_nothing(planned, as_json)
-        return
-    RunRecords(store, layout, planned.run_id).write_plan(planned)
-    submitted = submit(task, planned, store)
+    with at_work(store, layout) as ours:
+        planned = next_run.preview(ours, layout, task, request)
+        if isinstance(planned, Nothing):
+            _say_nothing(planned, as_json)
+            return
+        RunRecords(ours, layout, planned.run_id).write_plan(planned)
+        submitted = submit(task, planned, ours)
     if as_json:
         typer.echo(json.dumps({"run_id": planned.run_id, **submitted._asdict()}, indent=2))
     else:
@@ -109,25 +120,24 @@ def baseline(
     overrides: Overrides = NONE,
 ) -> None:
     """Calibrate: train from scratch on the newest dataset, only to measure what targets come from."""
-    from retrain import stages
     from retrain.machine import make_context
     from retrain.planning import Request
-    from retrain.together import leading
 
     opened, store, layout = open_task(task, overrides)
-    with leading(make_context(store, layout, device, metrics_port, metrics_host)) as context:
-        ended = stages.run(context, opened, Request(purpose="calibrate"))
-    _finish(ended, as_json)
+    context = make_context(store, layout, device, metrics_port, metrics_host)
+    _finish(_run_here(context, opened, Request(purpose="calibrate")), as_json)
 
 
-def _preview(planned: "Plan | Nothing", as_json: bool) -> None:
-    """Print what would be done."""
+def _preview(planned: "Plan | Nothing", on: str, as_json: bool) -> None:
+    """Print what would be done, if it can be done."""
+    from retrain import next_run
     from retrain.cli import tables, views
     from retrain.planning import Nothing
 
     if isinstance(planned, Nothing):
         _say_nothing(planned, as_json)
     else:
+        next_run.check(planned, elsewhere=on == "kubeflow")
         tables.show(planned, views.plan_details, as_json)
 
 

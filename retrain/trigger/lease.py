@@ -1,22 +1,21 @@
 """The lease of a task: one holder at a time, with a heartbeat, an expiry and a fencing token.
 
 Claims and conditional writes keep results right without it; the lease keeps two workers from doing the same work.
-Expiry goes by the wall clock, so the machines' clocks must agree to within a few seconds.
+Expiry goes by the wall clock, so the machines' clocks must agree to within a few seconds. Where the holder's process
+can be seen to be gone, nobody waits for the expiry.
 """
 
 import logging
-import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from threading import Event, Thread
-from uuid import uuid4
+from threading import Event, Lock, Thread
 
 from retrain.errors import StoreError
 from retrain.layout import Layout
 from retrain.records import Record
 from retrain.store.base import Conflict, Missing, Store
+from retrain.trigger.holder import Holder, here
 
 SECONDS = 60.0
 """How long a lease lasts without a heartbeat; it is renewed three times as often."""
@@ -31,17 +30,22 @@ class LeaseLost(StoreError):
 class LeaseState(Record):
     """`lease.json`. The token grows with every holder; a lease that was given back has expired."""
 
-    holder: str
+    holder: Holder
     token: int
     expires_at: datetime
 
+    @property
+    def in_force(self) -> bool:
+        """Whether it keeps others off."""
+        return datetime.now(UTC) < self.expires_at and not self.holder.is_gone()
+
 
 class Lease:
-    """A lease that is held. `renew` is called by its heartbeat alone; `check` by anyone, before each write."""
+    """A lease that is held: `check` it before each write. Safe for threads."""
 
     def __init__(self, store: Store, key: str, state: LeaseState, version: str, seconds: float) -> None:
         self._store, self._key, self._state, self._version = store, key, state, version
-        self._seconds = seconds
+        self._seconds, self._lock = seconds, Lock()
 
     @property
     def token(self) -> int:
@@ -49,9 +53,13 @@ class Lease:
         return self._state.token
 
     def check(self) -> None:
-        """Raise `LeaseLost` once the lease has expired, as it has when this process was frozen for long."""
+        """Raise `LeaseLost` if somebody else may hold the lease.
+
+        One that has expired, because this process was frozen or the store could not be reached, is renewed: that
+        succeeds only if nobody has held it since.
+        """
         if datetime.now(UTC) >= self._state.expires_at:
-            raise LeaseLost(f"{self._store.url}: {self._key}: lease {self.token} of {self._state.holder} has expired")
+            self.renew()
 
     def renew(self) -> None:
         """Move the expiry on. Raises `LeaseLost` if somebody else has taken the lease."""
@@ -63,26 +71,26 @@ class Lease:
             self._put(datetime.now(UTC))
 
     def _put(self, expires_at: datetime) -> None:
-        state = self._state.model_copy(update={"expires_at": expires_at})
-        try:
-            self._version = self._store.replace(self._key, state.to_bytes(), self._version)
-        except (Conflict, Missing) as error:
-            self._state = self._state.model_copy(update={"expires_at": datetime.now(UTC)})
-            raise LeaseLost(f"{self._store.url}: {self._key}: somebody else has taken the lease") from error
-        self._state = state
+        with self._lock:
+            state = self._state.model_copy(update={"expires_at": expires_at})
+            try:
+                self._version = self._store.replace(self._key, state.to_bytes(), self._version)
+            except (Conflict, Missing) as error:
+                self._state = self._state.model_copy(update={"expires_at": datetime.now(UTC)})
+                raise LeaseLost(f"{self._store.url}: {self._key}: somebody else has taken the lease") from error
+            self._state = state
 
 
 def acquire(store: Store, layout: Layout, seconds: float = SECONDS) -> Lease | None:
-    """Take a task's lease if it is free or has expired; None while somebody else holds it."""
+    """Take a task's lease if nobody else holds it; None while somebody does."""
     token, version = 1, None
     with suppress(Missing):
-        data, version = store.read(layout.lease)
-        current = LeaseState.model_validate_json(data)
-        if datetime.now(UTC) < current.expires_at:
+        current, version = read(store, layout)
+        if current.in_force:
             return None
         token = current.token + 1
     expires_at = datetime.now(UTC) + timedelta(seconds=seconds)
-    state = LeaseState(holder=_name(), token=token, expires_at=expires_at)
+    state = LeaseState(holder=here(), token=token, expires_at=expires_at)
     with suppress(Conflict):
         data = state.to_bytes()
         version = store.replace(layout.lease, data, version) if version else store.create(layout.lease, data)
@@ -90,18 +98,31 @@ def acquire(store: Store, layout: Layout, seconds: float = SECONDS) -> Lease | N
     return None
 
 
+def read(store: Store, layout: Layout) -> tuple[LeaseState, str]:
+    """Return a task's lease as it lies in the store, and its version. Raises `Missing` if nobody ever held it."""
+    data, version = store.read(layout.lease)
+    return LeaseState.model_validate_json(data), version
+
+
 @contextmanager
 def held(store: Store, layout: Layout, seconds: float = SECONDS) -> Iterator[Lease | None]:
-    """Hold a task's lease within, its heart beating in a thread; None if somebody else holds it."""
+    """Hold a task's lease within; None if somebody else holds it."""
     lease = acquire(store, layout, seconds)
     if lease is None:
         yield None
         return
+    with beating(lease, layout, seconds):
+        yield lease
+
+
+@contextmanager
+def beating(lease: Lease, layout: Layout, seconds: float = SECONDS) -> Iterator[None]:
+    """Keep a lease within, its heart beating in a thread, and give it back."""
     stopped = Event()
     heartbeat = Thread(target=_beat, args=(lease, stopped, seconds / 3), name=f"lease of {layout.task}", daemon=True)
     heartbeat.start()
     try:
-        yield lease
+        yield
     finally:
         stopped.set()
         heartbeat.join()
@@ -109,7 +130,7 @@ def held(store: Store, layout: Layout, seconds: float = SECONDS) -> Iterator[Lea
 
 
 def _beat(lease: Lease, stopped: Event, interval: float) -> None:
-    """Renew until stopped or lost; a store that cannot be reached for a while costs the lease only when it expires."""
+    """Renew until stopped or lost; that the store cannot be reached costs the lease only if others can reach it."""
     while not stopped.wait(interval):
         try:
             lease.renew()
@@ -118,7 +139,3 @@ def _beat(lease: Lease, stopped: Event, interval: float) -> None:
             return
         except StoreError as error:
             log.warning("the lease was not renewed: %s", error)
-
-
-def _name() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
