@@ -164,10 +164,10 @@ def test_a_damaged_drop_ends_the_run_in_the_ledger_and_burns_no_retry(task: Task
     record = recorded(task, run_id)
     assert record
     assert record.outcome == "failed"
-    assert str(record.error).startswith("DropError: ")
+    assert str(record.error).startswith("DamagedDrop: ")
     assert after_training(task, run_id) == [run_id] * 3
     assert recorded(task, run_id) == record
-    with pytest.raises(SystemExit, match=f"{run_id} failed: DropError: "):
+    with pytest.raises(SystemExit, match=f"{run_id} failed: DamagedDrop: "):
         steps.finish(task.model_dump_json(), "s1", JOB, "SUCCEEDED", "")
 
 
