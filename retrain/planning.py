@@ -1,6 +1,6 @@
 """From what has landed and what has been done to what to do next: pure functions over records."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from retrain.config import Refresh, Task
@@ -11,6 +11,9 @@ from retrain.recipe.settings import Recipe
 from retrain.recipe.speed_up import first_reaching
 from retrain.records import Curve, Dataset, Drop, Origin, Plan, Result, RunRecord, Target
 from retrain.words import Method, Purpose
+
+EARLIEST_SHARE = 0.6
+"""A run's target is not expected before this share of the iterations that the quickest run of its task has taken."""
 
 
 class Request(NamedTuple):
@@ -156,7 +159,9 @@ def _assemble(task: Task, dataset: Dataset, history: History, method: Method, pu
         recipe=recipe,
         iterations=_iterations(task, dataset, recipe),
         evaluate_every=max(1, round(_epochs(task, dataset, task.training.evaluate_every))),
-        target=_target(task.target.level, dataset, history.baseline) if parent and history.baseline else None,
+        target=_target(task.target.level, dataset, history.baseline, history.records)
+        if parent and history.baseline
+        else None,
         origin=parent.origin if parent else _own_origin(task, dataset),
         seed=task.seed,
         reason=reason,
@@ -183,21 +188,33 @@ def _not_yet_run(plan: Plan, records: Mapping[str, RunRecord]) -> Plan | Nothing
     return plan
 
 
-def _target(level: float, dataset: Dataset, baseline: Measured) -> Target:
+def _target(level: float, dataset: Dataset, baseline: Measured, records: Mapping[str, RunRecord]) -> Target:
     """level/100 of the baseline's accuracy, and when its curve reached that (Verwimp et al., eqs. 1 and 2)."""
     accuracy = level / 100 * baseline.result.final_accuracy
     iterations = [point.iteration for point in baseline.curve.points]
     reached = first_reaching(iterations, [point.accuracy for point in baseline.curve.points], accuracy)
+    s_scratch = reached or baseline.result.iterations
     return Target(
         level=level,
         accuracy=accuracy,
         baseline_run=baseline.record.run_id,
         baseline_accuracy=baseline.result.final_accuracy,
-        baseline_iterations=reached or baseline.result.iterations,
+        baseline_iterations=s_scratch,
         baseline_reached_at=baseline.result.reached_at,
         provenance="measured" if baseline.record.dataset_digest == dataset.digest else "carried",
         age=_age(dataset, baseline),
+        expected_from=round(EARLIEST_SHARE * _earliest(records.values()) * s_scratch),
     )
+
+
+def _earliest(records: Iterable[RunRecord]) -> float:
+    """The least share of s_scratch after which a retraining of this task came within 99 percent; 0: none has yet."""
+    shares = (
+        (record.result.reached_at["99"] or record.result.iterations) / record.target.baseline_iterations
+        for record in records
+        if record.outcome == "reached" and record.purpose == "retrain" and record.result and record.target
+    )
+    return min(shares, default=0.0)
 
 
 def _own_origin(task: Task, dataset: Dataset) -> Origin:

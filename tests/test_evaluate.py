@@ -1,5 +1,7 @@
 """Evaluation is what a sample at a time would give; what it leaves out could not have mattered."""
 
+import json
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -11,9 +13,11 @@ from trainings import CPU, SIZE, TASK, dropout_net, samples
 from retrain.data.augment import Normalize
 from retrain.data.resident import Samples
 from retrain.training.evaluate import CHUNK, measure, predictions
+from retrain.training.stopping import FIRST
 
 NORMALIZE = Normalize(TASK.data)
 CLASSES = 5
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -117,5 +121,34 @@ def test_a_hopeless_network_is_given_up_at_once_and_a_close_one_is_not() -> None
         ]
         for needed in (0.75, 0.505)
     }
-    assert max(looks[0.75]) <= 2 * CHUNK
-    assert min(looks[0.505]) > 2 * CHUNK
+    assert max(looks[0.75]) <= 2 * FIRST
+    assert min(looks[0.505]) > 4 * FIRST
+
+
+def curves(name: str) -> list[list[float]]:
+    """The accuracies of every run of a study, as it recorded them."""
+    lines = (ROOT / "docs" / "evidence" / name / "runs.jsonl").read_text().splitlines()
+    return [run["curve"]["accuracy"] for run in map(json.loads, lines) if "curve" in run]
+
+
+def right(share: float, total: int) -> Samples:
+    """Samples of which a network gets a share right."""
+    held = half_right(total)
+    held.images.fill_(0)
+    held.images[: round(share * total)] = 255
+    return held
+
+
+def test_parts_of_val_detect_the_target_where_the_whole_of_it_does() -> None:
+    """On the curves of real runs, each towards the accuracy that it ended with."""
+    total, drawn, used, whole = 2000, torch.Generator().manual_seed(0), 0, 0
+    for accuracies in curves("digits"):
+        shares = [round(accuracy * total) / total for accuracy in accuracies]
+        for share in shares:
+            order = torch.randperm(total, generator=drawn)
+            measured = measure(Bright(), right(share, total), order, NORMALIZE, needed=shares[-1])
+            used, whole = used + measured.images, whole + total
+            assert (measured.images == total and measured.accuracy == share) or share < shares[-1]
+            if share >= shares[-1]:
+                break
+    assert used < 0.75 * whole

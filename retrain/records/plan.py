@@ -30,6 +30,8 @@ class Target(Record):
     """The same at 99 and 100 percent of its accuracy."""
     provenance: Literal["measured", "carried"]
     age: int
+    expected_from: int = 0
+    """Iterations before which no run of this task has come near its target: until then, a look at val may be brief."""
 
 
 class Origin(Record):

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -12,13 +13,13 @@ from torch.nn import functional
 from retrain.data.augment import Normalize
 from retrain.data.resident import Samples
 from retrain.training.distributed import ALONE, Ranks
-from retrain.training.stopping import upper_bound
+from retrain.training.stopping import RISK, chance, looks
 
 CHUNK = 500
 """Images in a forward pass."""
 
-ALPHA = 1e-3
-"""Largest probability with which an evaluation gives up wrongly."""
+ROUNDING = 1e-6
+"""Of a needed accuracy, which is a product of floats: a network that has it exactly is not to miss it by a bit."""
 
 
 class Measured(NamedTuple):
@@ -48,24 +49,32 @@ def _logits(network: nn.Module, images: Tensor, normalize: Normalize) -> Tensor:
 
 
 def measure(
-    network: nn.Module, samples: Samples, order: Tensor, normalize: Normalize, needed: float, ranks: Ranks = ALONE
+    network: nn.Module,
+    samples: Samples,
+    order: Tensor,
+    normalize: Normalize,
+    needed: float,
+    ranks: Ranks = ALONE,
+    risk: float = RISK,
 ) -> Measured:
     """Measure accuracy and loss over samples[order], giving up once the accuracy cannot be `needed` any more.
 
     `order` [N] must be a random order, drawn before the network was known. Fewer than N images in the answer mean
-    that accuracy over all N is below `needed`; that is wrong with probability `ALPHA` at most. Several processes share
+    that accuracy over all N is below `needed`; that is wrong with probability `risk` at most. Several processes share
     the work, and get the same answer.
     """
-    alpha = ALPHA / math.ceil(len(order) / CHUNK)  # it may give up wrongly after any of the chunks
-    correct, loss, seen = 0, 0.0, 0
+    total, enough = len(order), math.ceil(needed * len(order) - ROUNDING)
+    ends = list(looks(total)) if enough > 0 else [total]
+    correct, loss = 0, 0.0
     with _evaluating(network):
-        for chunk in torch.split(order, CHUNK):
-            own = chunk[ranks.part(len(chunk)).rows]
-            counts = ranks.total(_counts(network, samples, own, normalize)).tolist()
-            correct, loss, seen = correct + int(counts[0]), loss + counts[1], seen + len(chunk)
-            if upper_bound(correct, seen, len(order), alpha) < needed:
+        for seen, end in pairwise((0, *ends)):
+            for chunk in torch.split(order[seen:end], CHUNK):
+                own = chunk[ranks.part(len(chunk)).rows]
+                counts = ranks.total(_counts(network, samples, own, normalize)).tolist()
+                correct, loss = correct + int(counts[0]), loss + counts[1]
+            if end < total and chance(correct, end, enough, total) <= risk / len(ends):  # it may be wrong at any look
                 break
-    return Measured(correct / seen, loss / seen, seen)
+    return Measured(correct / end, loss / end, end)
 
 
 def _counts(network: nn.Module, samples: Samples, indices: Tensor, normalize: Normalize) -> Tensor:

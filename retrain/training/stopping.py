@@ -4,21 +4,58 @@ A subset of val may say "not yet"; only the whole of it says "reached".
 """
 
 import math
+from collections.abc import Iterator
+
+import torch
+
+from retrain.records import Target
 
 LOWEST_LEVEL = 99.0
 """From this percentage of the baseline's accuracy on, curves are exact on the whole of val: L_99 is read there."""
 
+RISK = 1e-3
+"""Largest probability with which an evaluation gives up wrongly."""
 
-def upper_bound(correct: int, seen: int, total: int, alpha: float) -> float:
-    """Return an upper bound of the accuracy over `total` samples, from `seen` of them drawn without replacement.
+EARLY_RISK = 0.2
+"""The same where no run of the task has come near its target so early (`Target.expected_from`)."""
 
-    It fails with probability `alpha` at most: Serfling's inequality (Serfling 1974, corollary 1.1), or the count of
-    what is left where that is tighter.
+FIRST, GROWTH = 128, 1.5
+"""Samples of the first look, and by how much each look is larger than the one before."""
+
+
+def looks(total: int) -> Iterator[int]:
+    """Yield after how many of `total` samples to ask whether the rest can matter; at last, all of them."""
+    size = FIRST
+    while size < total:
+        yield size
+        size = math.ceil(size * GROWTH)
+    yield total
+
+
+def chance(correct: int, seen: int, enough: int, total: int) -> float:
+    """Return how likely at most `correct` of `seen` samples are right, where `enough` of all `total` are.
+
+    The samples are drawn without replacement: the hypergeometric distribution. Where this is `risk` at most, giving up
+    is wrong with probability `risk` at most, whatever the network: a better one fails more rarely still.
     """
-    margin = math.sqrt((1 - (seen - 1) / total) * math.log(1 / alpha) / (2 * seen))
-    return min(correct / seen + margin, (correct + total - seen) / total)
+    least, most = max(0, seen - (total - enough)), min(correct, enough)
+    if most < least:
+        return 0.0
+    right = torch.arange(least, most + 1, dtype=torch.float64)
+    logs = _ways(enough, right) + _ways(total - enough, seen - right) - _ways(total, torch.tensor(float(seen)))
+    return float(logs.exp().sum())
 
 
-def needed_accuracy(level: float, baseline_accuracy: float) -> float:
+def _ways(total: int, chosen: torch.Tensor) -> torch.Tensor:
+    """Logarithm of the binomial coefficient."""
+    return math.lgamma(total + 1) - torch.lgamma(chosen.double() + 1) - torch.lgamma(total - chosen.double() + 1)
+
+
+def needed_accuracy(target: Target | None) -> float:
     """Return the lowest accuracy of interest: below it, the exact figure decides nothing."""
-    return min(level, LOWEST_LEVEL) / 100 * baseline_accuracy
+    return min(target.level, LOWEST_LEVEL) / 100 * target.baseline_accuracy if target else 0.0
+
+
+def risk_at(target: Target | None, iteration: int) -> float:
+    """Return with which probability an evaluation may give up wrongly, this far into a run."""
+    return EARLY_RISK if target and iteration < target.expected_from else RISK
