@@ -15,6 +15,7 @@ from retrain.data.drops import list_drops
 from retrain.errors import StudyError
 from retrain.layout import Layout
 from retrain.machine import make_context
+from retrain.records import Curve
 from retrain.run_records import RunRecords
 from retrain.study import report
 from retrain.study.catalogue import PAPERS, entries
@@ -22,12 +23,13 @@ from retrain.study.component import component_scores
 from retrain.study.datasets import export, find
 from retrain.study.files import load_study
 from retrain.study.grid import Cell, cells, task_of
+from retrain.study.kept import Kept
 from retrain.study.landing import Root, land
 from retrain.study.page import page, table
 from retrain.study.recommend import advise, recommendation
 from retrain.study.running import run
 from retrain.study.runs import Runs
-from retrain.study.table import Group, accumulated, estimate, groups, rows
+from retrain.study.table import Group, accumulated, estimate, fitted_at, groups, on_grids, rows
 from retrain.study.workers import Workers
 from retrain.training.setup import Run as Start
 
@@ -192,6 +194,24 @@ def test_the_accumulated_cost_is_summed_over_drops_until_scratch_was_matched() -
     assert spent == {"scratch": 40, "naive": 40, "init": None}
 
 
+def test_l_100_is_also_given_as_if_there_had_been_fewer_evaluations() -> None:
+    study = small_study(seeds=[0, 1], grids=[1, 2])
+    assert [each.mean for each in on_grids(study, TWO_SEEDS)["init"]] == [
+        pytest.approx((30 / 10 + 30 / 5) / 2),
+        pytest.approx((40 / 10 + 40 / 10) / 2),  # points 20 and 40 of scratch, and the last of init
+    ]
+    assert "| init | ×4.50 ± 1.50 | ×4.00 ± 0.00 |" in page(study, Kept(grid="", commit="", ran=tuple(TWO_SEEDS)))
+
+
+def test_training_time_is_when_the_training_loss_was_low_enough() -> None:
+    falling = ran("naive", 0, {10: 0.1, 20: 0.2, 30: 0.3}).curve
+    losses = zip(falling.points, (2.0, 0.4, 0.3), strict=True)
+    curve = Curve(points=tuple(point.model_copy(update={"train_loss": loss}) for point, loss in losses))
+    assert [fitted_at(curve, loss) for loss in (3.0, 0.4, 0.2, None)] == [10, 20, None, None]
+    study = small_study(seeds=[0, 1], fitted=1.5)
+    assert "iterations to a training loss of 1.5" in table(study, rows(study, TWO_SEEDS))
+
+
 def test_one_value_has_no_standard_error() -> None:
     assert estimate([0.5, None]) == (0.5, None, 1, 2)
     assert estimate([]) == (None, None, 0, 0)
@@ -216,8 +236,8 @@ def test_the_report_can_be_computed_anew_and_a_changed_figure_is_found(place: Pa
 
 def test_findings_and_the_papers_figures_stand_on_the_page(tmp_path: Path) -> None:
     study = small_study(seeds=[0, 1], paper={"init": "×2.5"}, findings="Ours is faster.")
-    report.write_report(study, TWO_SEEDS, tmp_path)
-    text = page(study, report.kept.read(tmp_path / "small"))
+    report.write_report(small_study(seeds=[0, 1]), TWO_SEEDS, tmp_path)
+    text = report.write_again(study, tmp_path).read_text()
     assert "| init | ×2.5 |" in text
     assert "Ours is faster." in text
     assert "6.00 device-hours" in text

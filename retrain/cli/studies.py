@@ -47,6 +47,7 @@ def report(
     study: Annotated[str | None, typer.Argument(help="A study's name or file; left out with --check.")] = None,
     store: StudyStore = STORE,
     out: Evidence = EVIDENCE,
+    kept: Annotated[bool, typer.Option("--kept", help="From the runs kept beside the page, not the store's.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Compute every study's page anew from its kept runs.")] = False,
 ) -> None:
     """Write a study's page with tables and pictures; or check that all pages say what the kept runs do."""
@@ -62,7 +63,10 @@ def report(
     if study is None:
         raise StudyError("name a study, or say --check")
     loaded = load_study(study)
-    typer.echo(reporting.write_report(loaded, Runs(loaded, store).ran(), out))
+    if kept:
+        typer.echo(reporting.write_again(loaded, out))
+    else:
+        typer.echo(reporting.write_report(loaded, Runs(loaded, store).ran(), out))
 
 
 @app.command("list")

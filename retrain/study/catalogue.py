@@ -45,7 +45,12 @@ ASH = {
     "Figure 9": "active learning by margin",
     "Section 3.5": "Adam's state kept or reset",
 }
-PAPERS = {"Verwimp et al.": VERWIMP, "Ash & Adams": ASH}
+OURS = {
+    "theta_0, running statistics, new rows": "what the weights are pulled to, and what starts afresh",
+    "the learning-speed index": "counted free or exactly, and how much of it is carried over",
+    "how often to evaluate": "L_100 on coarser grids",
+}
+PAPERS = {"Verwimp et al.": VERWIMP, "Ash & Adams": ASH, "Ours": OURS}
 
 
 class Entry(NamedTuple):

@@ -12,6 +12,8 @@ from retrain.study.grid import Cell
 from retrain.study.settings import Study
 
 FILE = "runs.jsonl"
+ABOUT = {"paper", "findings", "draw", "plots", "fitted", "grids"}
+"""What a study's file says of its results, rather than of what is run."""
 
 Measure = float | list[list[float]]
 """One figure, or a map of them."""
@@ -42,7 +44,7 @@ class Kept(NamedTuple):
 
 def grid_digest(study: Study) -> str:
     """Return the identity of what a study runs."""
-    return digest(study.model_dump(mode="json", exclude={"paper", "findings", "draw", "plots"}, exclude_defaults=True))
+    return digest(study.model_dump(mode="json", exclude=ABOUT, exclude_defaults=True))
 
 
 def write(kept: Kept, folder: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from retrain.study.figures import picture_name
 from retrain.study.kept import Kept, Ran
 from retrain.study.settings import Study
-from retrain.study.table import LEVELS, Estimate, Group, Row, accumulated, groups, measured, numbers, rows
+from retrain.study.table import LEVELS, Estimate, Group, Row, accumulated, groups, measured, numbers, on_grids, rows
 
 NOT_REACHED = "/"
 HARM = "▼"
@@ -62,6 +62,10 @@ def _tables(study: Study, by_group: Mapping[Group, Sequence[Ran]]) -> Iterator[s
         for plot in study.plots:
             if plot != "final":
                 yield f"![{plot} of {group.split}, {group.variant}]({study.name}/{picture_name(group, plot)}.svg)"
+        if study.grids:
+            lines = ([method, *map(_ratio, found)] for method, found in on_grids(study, members).items())
+            titles = [f"L_100, one evaluation in {every}" for every in study.grids]
+            yield _markdown(["method", *titles], lines)
         if figures := dict.fromkeys(numbers(members)):
             by_method = {method: by for method, by in measured(members).items() if by}
             lines = ([method, *map(_plain, (by[name] for name in figures))] for method, by in by_method.items())
@@ -79,15 +83,17 @@ def _tables(study: Study, by_group: Mapping[Group, Sequence[Ran]]) -> Iterator[s
 def table(study: Study, found: Iterable[Row]) -> str:
     """Return a group's table, Markdown."""
     levels = [f"L_{level} against {other}" for other in study.against for level in LEVELS]
-    return _markdown(["method", "highest", "final", "test", *levels], map(_cells, found))
+    fitted = [f"iterations to a training loss of {study.fitted:g}"] if study.fitted else []
+    lines = (_cells(row, bool(fitted)) for row in found)
+    return _markdown(["method", "highest", "final", "test", *levels, *fitted], lines)
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row, fitted: bool) -> list[str]:
     name = f"{row.method} {HARM}" if row.negative_transfer else row.method
     if row.diverged:
         name += f" ({row.diverged} diverged)"
     ratios = [_ratio(by_level[level]) for by_level in row.speed_ups.values() for level in LEVELS]
-    return [name, _percent(row.best), _percent(row.final), _percent(row.test), *ratios]
+    return [name, *map(_percent, (row.best, row.final, row.test)), *ratios, *([_count(row.fitted)] if fitted else [])]
 
 
 def _percent(share: Estimate) -> str:

@@ -16,11 +16,16 @@ EVIDENCE = Path("docs/evidence")
 
 def write_report(study: Study, ran: list[Ran], evidence: Path) -> Path:
     """Write NAME.md, and NAME/ with runs.jsonl, table.csv and pictures; return the page's path."""
-    collected = Kept(grid_digest(study), commit(), tuple(ran))
+    kept.write(Kept(grid_digest(study), commit(), tuple(ran)), evidence / study.name)
+    return write_again(study, evidence)
+
+
+def write_again(study: Study, evidence: Path) -> Path:
+    """Write a study's page, table and pictures from the runs that are kept beside them. Raises `StudyError`."""
     folder = evidence / study.name
-    kept.write(collected, folder)
-    figures.write(study, groups(study, ran), folder)
-    for path, text in texts(study, kept.read(folder), evidence).items():
+    collected = kept.read(folder)
+    figures.write(study, groups(study, collected.ran), folder)
+    for path, text in texts(study, collected, evidence).items():
         path.write_text(text, encoding="utf-8")
     return evidence / f"{study.name}.md"
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from retrain.recipe.settings import Part
 
@@ -96,6 +96,10 @@ class Study(Part):
     a map of old samples by their learning speed before and after."""
     measures: tuple[Literal["weight_correlation", "gradient_norms", "learning_speed"], ...] = ()
     """What is measured of each run beside its accuracy."""
+    fitted: PositiveFloat | None = None
+    """A training loss: the table says at which iteration it was first reached, as a measure of training time."""
+    grids: tuple[PositiveInt, ...] = ()
+    """L_100 is also given as if only every so-many-th evaluation had been made."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
     """Every cell is repeated with each of them."""
     paper: dict[str, str] = Field(default_factory=dict)

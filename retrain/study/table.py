@@ -43,6 +43,8 @@ class Row(NamedTuple):
     """Accuracy that each seed ended with."""
     test: Estimate
     """Accuracy on the test split of the weights that each seed ended with."""
+    fitted: Estimate
+    """Iterations until each seed's training loss was as low as `Study.fitted`."""
     speed_ups: Mapping[str, Mapping[int, Estimate]]
     """L_99 and L_100 against each method of `Study.against` with the same seed."""
     diverged: int
@@ -91,6 +93,7 @@ def _row(study: Study, by_method: Mapping[str, Sequence[Ran]], method: str, bar:
         best=estimate([one.record.result.best_accuracy if one.record.result else None for one in runs]),
         final=final,
         test=estimate([one.record.evaluation.accuracy if one.record.evaluation else None for one in runs]),
+        fitted=estimate([fitted_at(one.curve, study.fitted) for one in runs]),
         speed_ups={other: speed_ups(by_method.get(other, []), runs) for other in study.against},
         diverged=sum(one.record.outcome == "diverged" for one in runs),
         negative_transfer=bar is not None and final.mean is not None and final.mean < bar,
@@ -120,6 +123,27 @@ def reached_at(curve: Curve, accuracy: float) -> int | None:
     return first_reaching(
         [point.iteration for point in curve.points], [point.accuracy for point in curve.points], accuracy
     )
+
+
+def fitted_at(curve: Curve, loss: float | None) -> int | None:
+    """Return the first iteration at which the mean training loss since the last evaluation was as low as this."""
+    low = (point.iteration for point in curve.points if loss and point.train_loss and point.train_loss <= loss)
+    return next(low, None)
+
+
+def on_grid(curve: Curve, every: int) -> Curve:
+    """Return a curve as if only every so-many-th evaluation, and the last, had been made."""
+    return Curve(points=(*curve.points[every - 1 : -1 : every], curve.points[-1]))
+
+
+def on_grids(study: Study, members: Sequence[Ran]) -> dict[str, list[Estimate]]:
+    """Return each method's L_100 against the first of `Study.against`, grid by grid."""
+    found: dict[str, list[Estimate]] = {}
+    for every in study.grids:
+        thinned = [one._replace(curve=on_grid(one.curve, every)) for one in members]
+        for row in rows(study, thinned):
+            found.setdefault(row.method, []).append(row.speed_ups[study.against[0]][100])
+    return found
 
 
 def measured(members: Sequence[Ran]) -> dict[str, dict[str, Estimate]]:
