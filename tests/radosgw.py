@@ -5,7 +5,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -13,7 +13,7 @@ from uuid import uuid4
 from programs import need
 
 KEY = "test"
-"""Access key and secret."""
+"""User, access key and secret."""
 PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "radosgw")
 
 CONFIGURATION = """
@@ -44,8 +44,11 @@ osd_pool_default_pg_autoscale_mode = off
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[str]:
-    """The gateway's address; its files lie in `folder`."""
+def serving(folder: Path, users: Sequence[str] = ()) -> Iterator[str]:
+    """The gateway's address; its files lie in `folder`. Of other users, the name is the access key and the secret.
+
+    They may do nothing but what `KEY` gives them leave to (IAM's PutUserPolicy).
+    """
     for program in PROGRAMS:
         need(program, "radosgw ceph-mon ceph-osd ceph-common")
     ceph = _Ceph(folder)
@@ -56,8 +59,10 @@ def serving(folder: Path) -> Iterator[str]:
         ceph.run("ceph", "osd", "new", identity)
         ceph.run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", identity)
         daemons.enter_context(ceph.daemon("ceph-osd", "-i", "0"))
-        user = ("user", "create", "--uid=test", "--display-name=test", f"--access-key={KEY}", f"--secret={KEY}")
-        ceph.run("radosgw-admin", "-n", "client.admin", *user)
+        for name in (KEY, *users):
+            user = (f"--uid={name}", f"--display-name={name}", f"--access-key={name}", f"--secret={name}")
+            leave = ("--caps=user-policy=*",) if name == KEY else ()
+            ceph.run("radosgw-admin", "-n", "client.admin", "user", "create", *user, *leave)
         port = _free_port()
         endpoint = f"beast endpoint=127.0.0.1:{port}"
         daemons.enter_context(ceph.daemon("radosgw", "-n", "client.admin", "--rgw_frontends", endpoint))

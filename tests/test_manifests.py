@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_plus
@@ -15,7 +14,6 @@ import yaml
 from rendered import CHART, ROOT, Document, validate
 
 from retrain.config import Task
-from retrain.layout import Layout
 
 EXAMPLES = ROOT / "k8s" / "examples"
 AWS = EXAMPLES / "aws"
@@ -85,31 +83,3 @@ def test_aws_takes_the_queue_its_policies_and_the_notification(s3: str) -> None:
     assert sorted(unquote_plus(key).rpartition("/")[2] for key in keys) == ["_SUCCESS", "drop.json"]
     for path in AWS.glob("policy-*.json"):
         client("iam").create_policy(PolicyName=path.stem, PolicyDocument=path.read_text())
-
-
-def allowed(role: str, action: str) -> list[str]:
-    """Return the patterns of the keys, below the bucket, on which a role may act."""
-    statements = json.loads((AWS / f"policy-{role}.json").read_text())["Statement"]
-    resources = [each["Resource"] for each in statements if action in each["Action"]]
-    flat = [item for each in resources for item in ([each] if isinstance(each, str) else each)]
-    return [item.removeprefix("arn:aws:s3:::retrain-example/models/") for item in flat]
-
-
-FLOWERS = Layout("flowers")
-PLANNED = [FLOWERS.run("r", "plan.json"), FLOWERS.submission("s")]
-RECORDED = [FLOWERS.record("r"), FLOWERS.metrics("r")]
-INTAKE = [FLOWERS.manifest("d"), FLOWERS.quarantine("d"), FLOWERS.claim("d"), FLOWERS.lease]
-TRAINED = [FLOWERS.run("r", "model.safetensors"), FLOWERS.run("r", "state/1"), FLOWERS.learning_speed("r", "d")]
-WRITTEN = {
-    "watcher": {*INTAKE, *PLANNED, *RECORDED, "probe-0"},
-    "exporter": set(),
-    "training": {*PLANNED, *TRAINED, *RECORDED, FLOWERS.champion, FLOWERS.lease, "probe-0"},
-}
-"""What each role writes."""
-
-
-@pytest.mark.parametrize("role", WRITTEN)
-def test_policies_let_each_role_write_what_it_does_and_no_more(role: str) -> None:
-    everything = {FLOWERS.shard("d", "train-0.tar")}.union(*WRITTEN.values())
-    writable = {key for key in everything if any(fnmatch(key, pattern) for pattern in allowed(role, "s3:PutObject"))}
-    assert writable == WRITTEN[role]

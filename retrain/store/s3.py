@@ -7,6 +7,7 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
 from http.client import CONFLICT, PRECONDITION_FAILED
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,9 +16,9 @@ from boto3.session import Session
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from retrain.store.base import Entry, check_key, is_key, settle
+from retrain.store.base import Entry, Missing, check_key, is_key, settle
 from retrain.store.copying import copied
-from retrain.store.s3_errors import Place, explained, status
+from retrain.store.s3_errors import Denied, Place, explained, status
 from retrain.store.s3_retry import ATTEMPTS, again, pause
 from retrain.store.s3_stream import S3Stream
 
@@ -123,8 +124,13 @@ class S3Store:
 
     def _stream(self, key: str) -> S3Stream:
         get = partial(self._client.get_object, **self._object(key))
-        with self._explained(key):
-            return S3Stream(again(get), get, self._place(key))
+        try:
+            with self._explained(key):
+                return S3Stream(again(get), get, self._place(key))
+        except Denied:  # what a server also says of an absent key to those who may list no more than their prefix
+            if any(entry.key == key for entry in islice(self.list(key), 1)):
+                raise
+            raise Missing(f"{self._place(key)}: there is no such object.") from None
 
     def _put_if(self, key: str, data: bytes, **condition: str) -> str:
         """A conditional write, sent again while the server says that another one is in its way (409)."""

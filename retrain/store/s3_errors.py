@@ -40,6 +40,10 @@ BAD_NETWORK = (botocore.HTTPClientError, botocore.ConnectionError)
 BROKEN_REPLY = (HTTPError, ResponseParserError, botocore.FlexibleChecksumError)
 
 
+class Denied(StoreError):
+    """The policy of these credentials does not allow it."""
+
+
 class Place(NamedTuple):
     """What an error message names: the store, its endpoint, and the key or prefix in question."""
 
@@ -75,7 +79,8 @@ def _refusal(place: Place, error: ClientError) -> StoreError:
     code = error.response["Error"]["Code"]
     if code in ("NoSuchKey", "404"):
         return Missing(f"{place}: there is no such object.")
-    return StoreError(f"{place}: {error}. {ADVICE.get(code, '')}".rstrip())
+    kind = Denied if code == "AccessDenied" else StoreError
+    return kind(f"{place}: {error}. {ADVICE.get(code, '')}".rstrip())
 
 
 def _failure(place: Place, error: Exception) -> StoreError:

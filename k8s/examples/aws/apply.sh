@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the queue (with one for dead letters), lets the bucket send to it, and makes the three policies. The account,
+# Makes the queue (with one for dead letters), lets the bucket send to it, and makes a policy for each role. The account,
 # region, bucket and prefix in the JSON files beside this one are examples: replace them first.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -13,7 +13,7 @@ aws sqs set-queue-attributes --queue-url "$queue" --attributes "$attributes"
 # This replaces every notification that the bucket has.
 aws s3api put-bucket-notification-configuration --bucket retrain-example \
   --notification-configuration file://bucket-notification.json
-for role in watcher exporter training; do
+for role in producer watcher training exporter serving; do
   aws iam create-policy --policy-name "retrain-$role" --policy-document "file://policy-$role.json"
 done
 echo "watcher.queueUrl: $queue"

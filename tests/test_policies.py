@@ -1,0 +1,220 @@
+"""The IAM policies of k8s/examples/aws on a server that enforces them, Ceph's gateway.
+
+Each component does all of its work under its own policy, and what it has no business with is refused.
+"""
+
+import json
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+
+import boto3
+import pytest
+from lives import Life, make_task
+from pictures import two_classes
+from radosgw import KEY, serving
+from rendered import ROOT
+from watching import Recorder
+
+from pipelines import submissions
+from pipelines.submissions import Submission
+from retrain import registry, stages
+from retrain.config import Task, Training
+from retrain.layout import Layout
+from retrain.observe import pages
+from retrain.observe.exporter import Exporter, Watched
+from retrain.planning import Request
+from retrain.records import Plan
+from retrain.store import Store, open_store
+from retrain.store.probe import probe_conditional_writes
+from retrain.store.s3_errors import Denied
+from retrain.trigger.health import Health
+from retrain.trigger.task_watch import TaskWatch
+from retrain.trigger.watcher import Watcher
+
+AWS = ROOT / "k8s" / "examples" / "aws"
+SERVE = runpy.run_path(str(ROOT / "k8s" / "examples" / "kserve" / "serve.py"))
+ROLES = ("producer", "watcher", "training", "exporter", "serving")
+STORE = "s3://retrain-example/models"
+PETS, CARS = Layout("pets"), Layout("cars")
+
+SHARD, IMAGE, MANIFEST = CARS.shard("d", "train-0.tar"), CARS.shard("d", "car/1.png"), CARS.manifest("d")
+QUARANTINE, SUCCESS, CLAIM = CARS.quarantine("d"), CARS.success("d"), CARS.claim("d")
+DROP = {SHARD, IMAGE, MANIFEST, QUARANTINE, SUCCESS}
+PLAN, DECISION, RESULT = (CARS.run("r", f"{name}.json") for name in ("plan", "decision", "result"))
+MODEL, STATE, SPEEDS = CARS.run("r", "model.safetensors"), CARS.run("r", "state/1"), CARS.learning_speed("r", "d")
+RUN = {PLAN, DECISION, RESULT, MODEL, STATE, SPEEDS}
+SUBMISSION, LEASE, CHAMPION, PROBE = CARS.submission("s"), CARS.lease, CARS.champion, "probe-1"
+LEDGER = {CARS.record("r"), CARS.metrics("r")}
+ALL = {*DROP, *RUN, *LEDGER, CLAIM, SUBMISSION, LEASE, CHAMPION, PROBE}
+
+MAY_READ = {
+    "producer": DROP,
+    "watcher": ALL,
+    "training": ALL,
+    "exporter": {MANIFEST, QUARANTINE, CLAIM, CHAMPION, *RUN, *LEDGER},
+    "serving": {CHAMPION, PLAN, RESULT, MODEL},
+}
+MAY_WRITE = {
+    "producer": DROP,
+    "watcher": {SHARD, MANIFEST, QUARANTINE, CLAIM, PLAN, DECISION, SUBMISSION, LEASE, PROBE, *LEDGER},
+    "training": {*RUN, *LEDGER, SUBMISSION, CHAMPION, LEASE, PROBE},
+    "exporter": set[str](),
+    "serving": set[str](),
+}
+MAY_DELETE = {
+    "producer": set[str](),
+    "watcher": {CLAIM, STATE, PROBE},
+    "training": {STATE, PROBE},
+    "exporter": set[str](),
+    "serving": set[str](),
+}
+MAY_LIST = {
+    "producer": {CARS.drops},
+    "watcher": {"", CARS.drops, CARS.ledger},
+    "training": {"", CARS.drops, CARS.ledger},
+    "exporter": {"", CARS.drops, CARS.ledger},
+    "serving": {CHAMPION},
+}
+
+
+class Cloud:
+    """A bucket with its roles; whoever speaks takes on one of them."""
+
+    def __init__(self, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.endpoint, self._monkeypatch = endpoint, monkeypatch
+        self.admin = self.store(KEY)
+        client = boto3.client("s3", endpoint_url=endpoint)
+        client.create_bucket(Bucket="retrain-example")
+        client.close()
+        self._give_leave(KEY, [{"Effect": "Allow", "Action": "s3:*", "Resource": "arn:aws:s3:::*"}])
+        for role in ROLES:
+            statements = json.loads((AWS / f"policy-{role}.json").read_text())["Statement"]
+            self._give_leave(role, [one for one in statements if ":sqs:" not in one["Resource"]])
+
+    def _give_leave(self, user: str, statements: list[dict[str, object]]) -> None:
+        document = json.dumps({"Version": "2012-10-17", "Statement": statements})
+        iam = boto3.client("iam", endpoint_url=self.endpoint)
+        iam.put_user_policy(UserName=user, PolicyName="leave", PolicyDocument=document)
+        iam.close()
+
+    def become(self, role: str) -> None:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            self._monkeypatch.setenv(name, role)
+
+    def store(self, role: str, url: str = STORE) -> Store:
+        self.become(role)
+        return open_store(url, self.endpoint)
+
+
+def test_policies_let_each_component_do_its_work_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"AWS_DEFAULT_REGION": "us-east-1", "NO_PROXY": "127.0.0.1", "AWS_CONFIG_FILE": "/dev/null"}
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    with serving(tmp_path / "ceph", ROLES) as endpoint:
+        cloud = Cloud(endpoint, monkeypatch)
+        task = make_task(store=STORE, endpoint_url=endpoint, training=SAVING)
+        life_goes_its_way(cloud, task, tmp_path)
+        for role in ROLES:
+            nothing_else_is_allowed(cloud, role)
+
+
+SAVING = Training.model_validate(make_task().training.model_dump() | {"save_seconds": 0})
+
+
+def life_goes_its_way(cloud: Cloud, task: Task, folder: Path) -> None:
+    """Two lives of drops, the first without a champion, each component in its role; a lost run is recorded."""
+    for round_, classes in enumerate(((0, 1), (1, 2))):
+        Life(cloud.store("producer"), folder / str(round_)).land(*classes, seed=round_)
+        [run_id] = watched(cloud, task)
+        champion = trained(cloud, task, run_id, folder / "training")
+        followed(cloud, task)
+    upload_with_success(cloud, folder / "tree")
+    [lost] = watched(cloud, task)
+    stages.record_failure(life(cloud, "watcher", folder).context, plan_of(cloud, lost), "the pipeline is gone")
+    assert registry.read(cloud.admin, PETS).run_id == champion
+
+
+def life(cloud: Cloud, role: str, folder: Path) -> Life:
+    return Life(cloud.store(role), folder)
+
+
+def plan_of(cloud: Cloud, run_id: str) -> Plan:
+    return Plan.model_validate_json(cloud.admin.read(PETS.run(run_id, "plan.json"))[0])
+
+
+def upload_with_success(cloud: Cloud, folder: Path) -> None:
+    store = cloud.store("producer")
+    for path in two_classes(folder).rglob("*.png"):
+        store.upload(path, PETS.shard("tree", str(path.relative_to(folder))))
+    store.write(PETS.success("tree"), b"")
+
+
+def watched(cloud: Cloud, task: Task) -> list[str]:
+    """What the watcher starts, having taken in what ended."""
+    probe_conditional_writes(cloud.store("watcher"))
+    submitter, health = Recorder(), Health([task.name])
+    watcher = Watcher([TaskWatch(task, submitter, health)], health, poll_seconds=0, inbox=None)
+    assert watcher.once(), health.problems()
+    for run_id in submitter.runs:
+        submissions.write(cloud.store("watcher"), PETS, run_id, Submission(run_id=run_id))
+    return submitter.runs
+
+
+def trained(cloud: Cloud, task: Task, run_id: str, folder: Path) -> str:
+    context = life(cloud, "training", folder).context
+    assert submissions.read(context.store, PETS, run_id) == Submission(run_id=run_id)
+    assert isinstance(stages.plan(context, task, Request(purpose="trial")), Plan)
+    ended = stages.carry_out(context, context.files(run_id).plan())
+    context.store.write(PETS.run(run_id, "error.txt"), b"what a step notes")
+    assert registry.read(context.store, PETS).run_id == ended.run_id
+    return ended.run_id
+
+
+def followed(cloud: Cloud, task: Task) -> None:
+    """The exporter's metrics and page, and the predictor."""
+    exporter = Exporter([Watched(cloud.store("exporter"), PETS)])
+    exporter.refresh()
+    values = {sample.name: sample.value for family in exporter.collect() for sample in family.samples}
+    assert values["retrain_ledger_read_errors_total"] == 0
+    assert values["retrain_champion_accuracy_ratio"] > 0.5
+    assert b"Learning speed" in pages.draw(task)
+    champion = SERVE["Champion"](cloud.store("serving"), PETS)
+    assert champion.model.plan.run_id == registry.read(cloud.admin, PETS).run_id
+
+
+def may(act: Callable[[str], object], key: str) -> bool:
+    """Whether it is allowed; whatever else goes wrong is the test's own fault."""
+    try:
+        act(key)
+    except Denied:
+        return False
+    return True
+
+
+def nothing_else_is_allowed(cloud: Cloud, role: str) -> None:
+    for key in ALL:
+        cloud.admin.write(key, b"there")
+    store = cloud.store(role)
+    assert {key for key in ALL if may(lambda key: store.read(key), key)} == MAY_READ[role]
+    assert {key for key in ALL if may(lambda key: store.write(key, b"mine"), key)} == MAY_WRITE[role]
+    assert {key for key in ALL if cloud.admin.read(key)[0] == b"mine"} == MAY_WRITE[role]
+    assert {key for key in ALL if may(store.delete, key)} == MAY_DELETE[role]
+    assert {entry.key for entry in cloud.admin.list()} >= ALL - MAY_DELETE[role]
+    prefixes = {"", CARS.drops, CARS.ledger, CHAMPION}
+    listed = {prefix for prefix in prefixes if may(lambda prefix: list(store.list(prefix)), prefix)}
+    assert listed - {CHAMPION} == MAY_LIST[role] - {CHAMPION}
+    nothing_outside_the_prefix(cloud, role)
+
+
+def nothing_outside_the_prefix(cloud: Cloud, role: str) -> None:
+    cloud.store(KEY, "s3://retrain-example").write("others/secret", b"theirs")
+    whole = cloud.store(role, "s3://retrain-example")
+    for act in (
+        lambda: list(whole.list()),
+        lambda: whole.read("others/secret"),
+        lambda: whole.write("others/mine", b""),
+        lambda: whole.delete("others/secret"),
+    ):
+        with pytest.raises(Denied):
+            act()
