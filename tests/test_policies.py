@@ -6,6 +6,7 @@ Each component does all of its work under its own policy, and what it has no bus
 import json
 import runpy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import boto3
@@ -28,6 +29,7 @@ from retrain.records import Plan
 from retrain.store import Store, open_store
 from retrain.store.probe import probe_conditional_writes
 from retrain.store.s3_errors import Denied
+from retrain.trigger.at_work import at_work
 from retrain.trigger.health import Health
 from retrain.trigger.task_watch import TaskWatch
 from retrain.trigger.watcher import Watcher
@@ -164,8 +166,10 @@ def watched(cloud: Cloud, task: Task) -> list[str]:
 def trained(cloud: Cloud, task: Task, run_id: str, folder: Path) -> str:
     context = life(cloud, "training", folder).context
     assert submissions.read(context.store, PETS, run_id) == Submission(run_id=run_id)
-    assert isinstance(stages.plan(context, task, Request(purpose="trial")), Plan)
-    ended = stages.carry_out(context, context.files(run_id).plan())
+    with at_work(context.store, PETS) as fenced:
+        context = replace(context, store=fenced)
+        assert isinstance(stages.plan(context, task, Request(purpose="trial")), Plan)
+        ended = stages.carry_out(context, context.files(run_id).plan())
     context.store.write(PETS.run(run_id, "error.txt"), b"what a step notes")
     assert registry.read(context.store, PETS).run_id == ended.run_id
     return ended.run_id
