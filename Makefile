@@ -40,6 +40,7 @@ lock: $(READY) ## Resolve pyproject.toml anew into requirements.lock, and the im
 		--custom-compile-command "make lock" --extra kfp -c requirements.lock pyproject.toml -o requirements-image.lock
 
 docs: $(READY) ## Write what the docs and the dashboards say of the code anew
+	$(BIN)/python docs/schemas.py
 	$(BIN)/python docs/cli.py
 	$(BIN)/python docs/metrics.py
 	$(BIN)/python -m retrain.observe.dashboards charts/retrain/dashboards

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from schemas import PRINTED, file_of
 
 from retrain.cli import app
 
@@ -49,6 +50,8 @@ def _section(command: Any, name: str) -> Iterator[str]:
         yield from ("\n| | |", "| --- | --- |")
     for names, text in filter(None, records):
         yield f"| `{_cell(names)}` | {_cell(text)} |"
+    if name in PRINTED:
+        yield f"\nIts JSON: [{file_of(name)}]({file_of(name)})."
 
 
 def _cell(text: str) -> str:

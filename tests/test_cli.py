@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jsonschema
 import pytest
 import torch
 from faulty_s3 import faulty, refusal
@@ -51,6 +52,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield home
 
 
+DOCS = Path(__file__).parents[1] / "docs"
+RUN = "RUN"
 T = ("-t", "pets")
 PACK = ("drop", "pack", "images", *T, "--classes", "3+2")
 LIFE = ((*PACK, "--part", "1"), ("run", *T), (*PACK, "--part", "2"), ("baseline", *T), ("run", *T, "--json"))
@@ -325,3 +328,17 @@ def test_at_a_terminal_a_bar_shows_iterations_accuracy_pace_and_time_left(home: 
     accuracies = f"{record.result.final_accuracy:.2%} of {record.target.accuracy:.2%}"
     assert re.fullmatch(rf"[━╸╺ ]+ \d+/\d+ {accuracies} [\d,]+ images/s \d:\d\d:\d\d", bar)
     assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [("run", "--dry-run"), ("status",), ("history",), ("show", RUN), ("doctor",), ("drop", "list")],
+    ids=" ".join,
+)
+def test_what_programs_get_is_what_the_schema_says(home: Path, command: Command, asked: tuple[str, ...]) -> None:
+    words = [records(home)[0].run_id if word == RUN else word for word in asked]
+    schema = DOCS / "schemas" / f"{'-'.join(word for word in asked if word != RUN and word[0] != '-')}.json"
+    printed = json.loads(command(*words, *T, "--json").out)
+    jsonschema.validate(printed, json.loads(schema.read_text()), format_checker=jsonschema.FormatChecker())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"unknown": printed}, json.loads(schema.read_text()))

@@ -1,6 +1,7 @@
-"""docs/cli.md says what the command line is: every command, and every option, in words."""
+"""docs/cli.md says what the command line is: every command, every option in words, and the schema of its JSON."""
 
 import runpy
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ def commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield from commands(child, f"{name} {child.name}")
 
 
+sys.path.insert(0, str(DOCS))  # its scripts import each other
 ALL = dict(commands(typer.main.get_command(app), "retrain"))
 
 
@@ -44,3 +46,14 @@ def test_every_command_is_on_the_page() -> None:
         line.removeprefix("## ") for line in (DOCS / "cli.md").read_text().splitlines() if line.startswith("## ")
     ]
     assert headings == [name for name, command in ALL.items() if not hasattr(command, "commands")]
+
+
+def test_every_command_that_prints_json_has_the_schema_of_it() -> None:
+    schemas = runpy.run_path(str(DOCS / "schemas.py"))
+    printing = {
+        name for name, command in ALL.items() if any(p.name == "as_json" for p in getattr(command, "params", ()))
+    }
+    assert set(schemas["PRINTED"]) == printing
+    for name in printing:
+        assert (DOCS / schemas["file_of"](name)).read_text() == schemas["schema"](name), "`make docs` writes it anew"
+    assert len(list((DOCS / "schemas").iterdir())) == len(printing)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 class Record(BaseModel):
     """A frozen record that refuses unknown fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: sorted keys, so equal records are equal bytes."""

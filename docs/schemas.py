@@ -1,0 +1,53 @@
+"""Write docs/schemas/: the JSON schema of what each command prints with --json."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from retrain.doctor import Finding
+from retrain.records import Drop, Plan, RunRecord
+from retrain.records.base import Record
+from retrain.status import Status
+
+DOCS = Path(__file__).parent
+
+
+class Sent(Record):
+    """What `retrain run --on kubeflow` prints: the run, and what Kubeflow calls it."""
+
+    run_id: str
+    id: str
+    state: str | None
+    new: bool
+
+
+PRINTED: dict[str, Any] = {
+    "retrain run": RunRecord | Plan | Sent | None,
+    "retrain baseline": RunRecord | None,
+    "retrain status": Status,
+    "retrain history": list[RunRecord],
+    "retrain show": RunRecord,
+    "retrain doctor": list[Finding],
+    "retrain drop list": list[Drop],
+    "retrain drop show": Drop,
+}
+"""Of `retrain run`: a record; with --dry-run a plan; on Kubeflow what was submitted; null if nothing has landed."""
+
+
+def file_of(command: str) -> str:
+    """Return the name of a command's schema, relative to docs/."""
+    return f"schemas/{command.removeprefix('retrain ').replace(' ', '-')}.json"
+
+
+def schema(command: str) -> str:
+    """Return a command's schema as JSON text."""
+    document = TypeAdapter(PRINTED[command]).json_schema(mode="serialization")
+    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **document}, indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    (DOCS / "schemas").mkdir(exist_ok=True)
+    for printing in PRINTED:
+        (DOCS / file_of(printing)).write_text(schema(printing))
