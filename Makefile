@@ -1,6 +1,6 @@
 # Chores. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format study-mini bench lock docs manifests image clean
+.PHONY: help demo test lint format study-mini bench chaos lock docs manifests image clean
 
 PYTHON := $(shell for python in python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$python && break; done)
@@ -32,6 +32,9 @@ study-mini: $(READY) ## Repeat one of the papers' experiments: make study-mini N
 
 bench: $(READY) ## Run every benchmark
 	@for benchmark in $(wildcard benchmarks/*.py); do echo "$$benchmark"; $(BIN)/python $$benchmark || exit 1; done
+
+chaos: $(READY) ## Live a hundred short runs, harmed in every way, and audit what is left: make chaos BREAK=etag
+	PYTHONPATH=tests:benchmarks $(BIN)/python -m chaos $(if $(BREAK),--break $(BREAK))
 
 lock: $(READY) ## Resolve pyproject.toml anew into requirements.lock, and the image's part of it
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -37,6 +37,16 @@ def was_promoted(seen: Seen, run_id: str) -> bool:
     return seen.champion is not None and any(entry.run_id == run_id for entry in seen.champion.history)
 
 
+def opponent(seen: Seen, run_id: str) -> str | None:
+    """Return whom a run is judged against: the champion in force or, once it was promoted, the one it took over from."""
+    before = None
+    for entry in seen.champion.history if seen.champion else ():
+        if entry.run_id == run_id:
+            return before
+        before = entry.run_id
+    return seen.run_id
+
+
 def swap(store: Store, layout: Layout, seen: Seen, run_id: str, why: Why) -> Champion:
     """Put a run in force if the champion is still the one that was seen. Raises `Conflict` if it is not."""
     history = seen.champion.history if seen.champion else ()

@@ -54,17 +54,17 @@ def train(context: Context, plan: Plan) -> Plan:
 def evaluate(context: Context, plan: Plan) -> Evaluation | None:
     """Evaluate a run's model on the test split, against the champion in force; None if it left no model.
 
-    Once the gate has decided, the evaluation that it decided on stays.
+    Once the gate has decided, the evaluation that it decided on stays: on a promotion, that against the champion before.
     """
     files = context.files(plan.run_id)
     result = files.result()
     if result is None or result.model_digest is None:
         return None
-    seen, found = registry.read(context.store, context.layout), files.evaluation()
-    judged = files.decision() is not None or registry.was_promoted(seen, plan.run_id)
-    if found and (judged or _compared_with(found) == seen.run_id):
+    seen, found, decision = registry.read(context.store, context.layout), files.evaluation(), files.decision()
+    opponent, refused = registry.opponent(seen, plan.run_id), decision is not None and not decision.promoted
+    if found and (refused or _compared_with(found) == opponent):
         return found
-    evaluation = judge(context, plan, seen.run_id)
+    evaluation = judge(context, plan, opponent)
     files.write_evaluation(evaluation)
     return evaluation
 
@@ -109,11 +109,23 @@ def record(context: Context, plan: Plan, error: str | None = None) -> RunRecord:
     files = context.files(plan.run_id)
     with Checkpoints(context.store, context.layout, plan.run_id) as checkpoints:
         lost = checkpoints.iteration()
-        entry = ledger.assemble(plan, files.result(), files.evaluation(), files.decision(), error, lost)
+        evaluation, decision = _judgement(context, plan)
+        entry = ledger.assemble(plan, files.result(), evaluation, decision, error, lost)
         entry = ledger.write(context.store, context.layout, entry)
         checkpoints.clear()
     context.store.write(context.layout.metrics(plan.run_id), metrics.render([entry]))
     return entry
+
+
+def _judgement(context: Context, plan: Plan) -> tuple[Evaluation | None, Decision | None]:
+    """What a run's record says of how it was judged; of a promotion, what the champions' history says.
+
+    A worker that was overtaken may have written its own evaluation or decision over them.
+    """
+    files = context.files(plan.run_id)
+    if registry.was_promoted(registry.read(context.store, context.layout), plan.run_id):
+        return evaluate(context, plan), files.decision() or Decision(promoted=True, reasons=())
+    return files.evaluation(), files.decision()
 
 
 def record_failure(context: Context, plan: Plan, error: str) -> RunRecord:

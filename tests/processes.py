@@ -19,14 +19,19 @@ from retrain.together import leading
 from retrain.training.distributed import join
 
 SIZE = 2
+PRELOADED = [
+    "retrain.together",
+    "pipelines.steps",
+    "retrain.store.s3",
+    "retrain.trigger.task_watch",
+    "torch._dynamo",  # which the first step of an optimiser imports
+]
 
 
 def forkserver() -> ForkServerContext:
     """Processes that start at once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["retrain.together", "torch._dynamo"]
-    )  # which the first step of an optimiser imports
+    context.set_forkserver_preload(PRELOADED)
     return context
 
 

@@ -1,6 +1,5 @@
 """Real processes are killed at odd moments and started again: the run ends as if nothing had happened."""
 
-import multiprocessing
 import os
 import random
 import signal
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from processes import forkserver
 from trainings import TASK, attempt_in, commit_drops, context_of, stored_plan
 
 from pipelines import steps
@@ -27,9 +27,7 @@ LONGER = TASK.training.model_copy(update={"epochs": 40})
 @pytest.fixture(scope="module")
 def processes() -> ForkServerContext:
     """Processes that start at once, forked from one that has imported what they need."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipelines.steps", "torch._dynamo"])  # the latter is what optimisers import late
-    return context
+    return forkserver()
 
 
 @pytest.fixture

@@ -113,10 +113,19 @@ def _lost(objects: Objects, expected: Expected) -> Iterator[Finding]:
     saved = 0
     for run in records.keys() & expected.runs.keys():
         record = _json(objects[records[run]])
-        saved += record["savings"]["gross"]
-        yield from _record_lost(objects, record, expected.runs[run])
+        if record["outcome"] in ("completed", "reached"):
+            saved += _recounted(record)
+            yield from _record_lost(objects, record, expected.runs[run])
+        else:
+            yield Finding("lost", f"ledger/{run}.json", f"{record['outcome']}: {record['error']}")
     if records.keys() == expected.runs.keys() and saved != expected.saved:
         yield Finding("lost", "ledger", f"{saved} iterations saved, where a recount says {expected.saved}")
+
+
+def _recounted(record: dict[str, Any]) -> int:
+    """What a run saved, from its target and its use; a scratch run is its own baseline."""
+    used: int = record["result"]["iterations"]
+    return record["target"]["baseline_iterations"] - used if record["target"] else 0
 
 
 def is_record(key: str) -> bool:
@@ -126,9 +135,9 @@ def is_record(key: str) -> bool:
 
 def _record_lost(objects: Objects, record: dict[str, Any], expected: Digests) -> Iterator[Finding]:
     run = record["run_id"]
-    if record["outcome"] not in ("completed", "reached", "missed"):
-        yield Finding("lost", f"ledger/{run}.json", f"{record['outcome']}: {record['error']}")
-    elif digests(objects, run) != expected:
+    if record["savings"]["gross"] != _recounted(record):
+        yield Finding("lost", f"ledger/{run}.json", f"{record['savings']}, where a recount says {_recounted(record)}")
+    if digests(objects, run) != expected:
         yield Finding("lost", f"runs/{run}", "its model, index or curve is not that of the undisturbed run")
     if f"ledger/{run}.prom" not in objects:
         yield Finding("lost", f"ledger/{run}.prom", "no metrics beside the record")

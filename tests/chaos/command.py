@@ -1,0 +1,42 @@
+"""`make chaos`: a hundred short runs, harmed in every way, and what the audit of their stores counts."""
+
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from lib.report import parser, report
+
+from chaos.breaks import BREAKS
+from chaos.lives import Theatre, lives
+from chaos.s3 import serving_s3
+
+
+def main() -> None:
+    """Live, audit, count; exits with 1 if anything was found."""
+    options = parser(__doc__)
+    options.add_argument("--lives", type=int, default=100)
+    options.add_argument("--seed", type=int, default=0, help="of the first life; the others' follow")
+    options.add_argument("--break", dest="broken", choices=sorted(BREAKS), help="a deliberate bug, to be found")
+    chosen = options.parse_args()
+    started, faults, found = time.monotonic(), Counter[str](), Counter[str]()
+    with tempfile.TemporaryDirectory(prefix="retrain-chaos-") as folder, serving_s3() as server:
+        theatre = Theatre(Path(folder), server)
+        for ended in theatre.live(lives(chosen.lives, first=chosen.seed), chosen.broken):
+            print(ended, flush=True)
+            faults += ended.faults
+            found.update(finding.kind for finding in ended.findings)
+    verdict = ", ".join(f"{found[kind]} {kind}" for kind in ("lost", "torn", "forked"))
+    figures = {
+        "lives": chosen.lives,
+        "seeds": [chosen.seed, chosen.seed + chosen.lives - 1],
+        "deliberate_bug": chosen.broken,
+        "faults": faults.total(),
+        "by_fault": dict(sorted(faults.items())),
+        "seconds": round(time.monotonic() - started),
+        "verdict": verdict,
+    }
+    report(figures, chosen.output)
+    print(f"{faults.total()} faults in {chosen.lives} runs: {verdict}")
+    sys.exit(found.total() > 0)

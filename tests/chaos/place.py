@@ -1,0 +1,75 @@
+"""Where a life is lived: a store, a cache, and a task small enough that a run takes a moment and has states to lose."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from aws import AWS
+from PIL import Image
+from trainings import SIZE, Silent, pixels
+
+from retrain.config import Task
+from retrain.context import Context
+from retrain.layout import Layout
+from retrain.store import open_store
+
+LAYOUT = Layout("pets")
+SEEDS = (0, 1, 2)
+"""Of the runs on the second drop: candidates that race have one each."""
+EACH, CLASSES = 40, 3
+DROPS = ("first", "second")
+
+
+class Place(NamedTuple):
+    """What a process needs to take part in a life."""
+
+    folder: Path
+    url: str
+    endpoint: str | None = None
+
+    def task(self, seed: int = 0) -> Task:
+        """A network with dropout, batch statistics and random crops, continued warm; each iteration is saved."""
+        return Task.model_validate(
+            {
+                "name": LAYOUT.task,
+                "store": self.url,
+                "endpoint_url": self.endpoint,
+                "seed": seed,
+                "data": {"image_size": SIZE, "crop_padding": 1, "val_share": 0.25, "test_share": 0.25},
+                "model": {"name": "trainings:dropout_net"},
+                "training": {"epochs": 4, "batch_size": 8, "evaluate_every": 0.7, "save_seconds": 0},
+                "recipe": {"initialization": {"name": "shrink_perturb"}, "objective": {"name": "none"}},
+                "target": {"level": 99},
+                "gate": {"margin": 1.0},
+            }
+        )
+
+    def context(self) -> Context:
+        """Stages' context, on the CPU."""
+        store = open_store(self.url, self.endpoint)
+        return Context(store, LAYOUT, torch.device("cpu"), self.cache, Silent())
+
+    @property
+    def cache(self) -> Path:
+        """Where decoded drops lie."""
+        return self.folder / "cache"
+
+    def source(self, drop: str) -> Path:
+        """The images of a drop."""
+        return self.folder.parent / "sources" / drop
+
+    def settle_in(self) -> None:
+        """Make this process one that is at home here."""
+        torch.set_num_threads(1)
+        os.environ.update(AWS, RETRAIN_CACHE=str(self.cache))
+
+
+def write_sources(folder: Path) -> None:
+    """Write the images of all drops; lives lie in folders beside them."""
+    for seed, drop in enumerate(DROPS):
+        labels = torch.arange(CLASSES).repeat_interleave(EACH)
+        for number, image in enumerate(pixels(labels, seed)):
+            path = folder / "sources" / drop / f"class-{labels[number]}" / f"{seed}-{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)

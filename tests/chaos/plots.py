@@ -1,0 +1,152 @@
+"""The lives: two drops land and are retrained on, while one thing or another goes wrong."""
+
+from collections.abc import Callable, Mapping
+
+from watching import notification, notified_queue, send
+
+from chaos import acts
+from chaos.acts import LEASE_SECONDS
+from chaos.audit import Digests, Expected, digests
+from chaos.place import DROPS, LAYOUT, SEEDS
+from chaos.players import CONTEXT, Cast
+from chaos.s3 import objects
+from retrain import ledger, next_run
+from retrain.planning import Request
+from retrain.records import Plan
+from retrain.store import Store
+
+
+class Reference:
+    """What undisturbed runs yield, and their plans: the same in every store."""
+
+    def __init__(self, cast: Cast) -> None:
+        store, task = cast.store(), cast.place.task
+        cast.see_through(acts.land, DROPS[0])
+        cast.see_through(acts.retrain)
+        cast.see_through(acts.land, DROPS[1])
+        planned = [next_run.preview(store, LAYOUT, task(seed), Request()) for seed in SEEDS]
+        self.plans = [plan for plan in planned if isinstance(plan, Plan)]
+        for plan in self.plans:
+            cast.see_through(acts.carry_out, plan.model_dump_json())
+        left, records = objects(store), ledger.read(store, LAYOUT)
+        self._digests: dict[str, Digests] = {record.run_id: digests(left, record.run_id) for record in records}
+        self._saved = {record.run_id: record.savings.gross for record in records if record.savings}
+        self.first = records[0].run_id
+
+    def expected(self, *plans: Plan, quarantined: tuple[str, ...] = ()) -> Expected:
+        """What a life of the first run and these is to leave behind."""
+        runs = [self.first, *(plan.run_id for plan in plans)]
+        drops = dict.fromkeys(DROPS, "committed") | dict.fromkeys(quarantined, "quarantined")
+        return Expected(drops, {run: self._digests[run] for run in runs}, sum(self._saved[run] for run in runs))
+
+
+def interrupted(cast: Cast, reference: Reference) -> Expected:
+    """Every process is killed, or asked to leave, at random moments."""
+    for drop in DROPS:
+        cast.see_through(acts.land, drop, kills=1, within=0.4)
+        cast.see_through(acts.retrain, kills=3, within=1.2)
+    return reference.expected(reference.plans[0])
+
+
+def undisturbed(cast: Cast, reference: Reference) -> Expected:
+    """Nothing but the store fails."""
+    for drop in DROPS:
+        cast.see_through(acts.land, drop)
+        cast.see_through(acts.retrain)
+    return reference.expected(reference.plans[0])
+
+
+def racing(cast: Cast, reference: Reference) -> Expected:
+    """Candidates are promoted at once, one of them by two processes, while somebody rolls back."""
+    cast.see_through(acts.land, DROPS[0])
+    cast.together((acts.retrain,), (acts.retrain,))
+    cast.see_through(acts.land, DROPS[1])
+    contestants = [plan.model_dump_json() for plan in (*reference.plans, reference.plans[0])]
+    start = CONTEXT.Barrier(len(contestants) + 1)
+    cast.together((acts.roll_back, start), *((acts.carry_out, plan, start) for plan in contestants))
+    return reference.expected(*reference.plans)
+
+
+def watched(cast: Cast, reference: Reference) -> Expected:
+    """Two watchers and a person work on one task; events come twice, and a watcher freezes past its lease."""
+    queue = _queue(cast)
+    for count, drop in enumerate(DROPS, 1):
+        cast.see_through(acts.land, drop, kills=1, within=0.4)
+        if queue:
+            _repeat(cast, queue, drop)
+        first, second = (cast.start(acts.watch, queue, count) for _ in range(2))
+        person = cast.start(acts.retrain)
+        cast.faults["racing process"] += 2
+        cast.freeze(first, cast.random.uniform(0.1, 1.0), 1.5 * LEASE_SECONDS)
+        cast.kill(second, 0.5)
+        for process in (first, second, person):
+            cast.end(process)
+        cast.see_through(acts.watch, queue, count)
+    return reference.expected(reference.plans[0])
+
+
+def _queue(cast: Cast) -> str | None:
+    bucket = cast.place.url.removeprefix("s3://").partition("/")[0]
+    return notified_queue(bucket, cast.server) if cast.place.endpoint else None
+
+
+def _repeat(cast: Cast, queue: str, drop: str) -> None:
+    """Tell of a drop again, and of nothing."""
+    bucket, _, prefix = cast.place.url.removeprefix("s3://").partition("/")
+    twice = notification(bucket, f"{prefix}/{LAYOUT.manifest(drop)}")
+    send(queue, cast.server, twice, twice, "no event at all")
+    cast.faults["duplicated event"] += 2
+    cast.faults["garbled event"] += 1
+
+
+def damaged(cast: Cast, reference: Reference) -> Expected:
+    """A torn upload; newest states and cached drops of which a part was never written."""
+    store = cast.store()
+    _upload_torn(cast, store)
+    for drop in DROPS:
+        cast.see_through(acts.land, drop)
+        for _ in range(2):
+            _damage_newest_state(cast, store)
+        for path in cast.place.cache.glob("*.safetensors"):
+            path.write_bytes(_with_a_hole(path.read_bytes()))
+            cast.faults["damaged cache"] += 1
+        cast.see_through(acts.retrain)
+    return reference.expected(reference.plans[0], quarantined=("torn",))
+
+
+def _upload_torn(cast: Cast, store: Store) -> None:
+    """A producer's tar that ends in the middle, called finished all the same."""
+    cast.see_through(acts.land, DROPS[0])
+    shard = next(entry.key for entry in store.list(LAYOUT.drops) if entry.key.endswith(".tar"))
+    data = store.read(shard)[0]
+    store.write(LAYOUT.shard("torn", "train-000000.tar"), data[: cast.random.randrange(600, len(data) // 2)])
+    store.write(LAYOUT.success("torn"), b"")
+    cast.faults["torn upload"] += 1
+    cast.see_through(acts.adopt, "torn", kills=1, within=0.3)
+
+
+def _damage_newest_state(cast: Cast, store: Store) -> None:
+    """Kill a training once it has saved, and damage what it saved last."""
+    process = cast.start(acts.retrain)
+    while process.exitcode is None and len(_states(store)) < 2:
+        process.join(0.01)
+    cast.kill(process, 0.1)
+    cast.end(process)
+    if states := _states(store):
+        store.write(states[-1], _with_a_hole(store.read(states[-1])[0]))
+        cast.faults["damaged state"] += 1
+
+
+def _states(store: Store) -> list[str]:
+    return [entry.key for entry in store.list(f"{LAYOUT.task}/runs/") if "/state/" in entry.key]
+
+
+def _with_a_hole(data: bytes) -> bytes:
+    """As long as it was, among its numbers, so that only a digest can tell."""
+    start, stop = len(data) * 2 // 5, len(data) * 3 // 5
+    return data[:start] + bytes(stop - start) + data[stop:]
+
+
+PLOTS: Mapping[str, Callable[[Cast, Reference], Expected]] = {
+    plot.__name__: plot for plot in (interrupted, undisturbed, racing, watched, damaged)
+}

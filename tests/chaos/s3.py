@@ -1,0 +1,53 @@
+"""The S3 server, and what an audit looks at: all that lies in a store, and all that ever lay under one key."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+import boto3
+from aws import AWS
+from moto.server import ThreadedMotoServer
+
+from chaos.place import LAYOUT
+from retrain.store import Store
+
+
+@contextmanager
+def serving_s3() -> Iterator[str]:
+    """Serve S3 within, on loopback; yields the address."""
+    os.environ.update(AWS)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+def objects(store: Store) -> dict[str, bytes]:
+    """All that lies in a store under the task's name, by keys without that name."""
+    prefix = f"{LAYOUT.task}/"
+    return {entry.key.removeprefix(prefix): store.read(entry.key)[0] for entry in store.list(prefix)}
+
+
+def versioned_bucket(server: str) -> str:
+    """A new bucket that keeps every version of its objects."""
+    client, name = boto3.client("s3", endpoint_url=server), f"chaos-{uuid4().hex}"
+    client.create_bucket(Bucket=name)
+    client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+    client.close()
+    return name
+
+
+def versions(server: str, bucket: str, key: str) -> list[bytes]:
+    """All versions of an object, oldest first."""
+    client: Any = boto3.client("s3", endpoint_url=server)
+    found = client.list_object_versions(Bucket=bucket, Prefix=key).get("Versions", [])
+    identities = [version["VersionId"] for version in reversed(found)]
+    bodies = [client.get_object(Bucket=bucket, Key=key, VersionId=identity)["Body"] for identity in identities]
+    data = [body.read() for body in bodies]
+    client.close()
+    return data

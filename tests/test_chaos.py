@@ -1,0 +1,35 @@
+"""`make chaos` in short: nothing is found in what lives leave, and every deliberate bug is."""
+
+import pytest
+from chaos.breaks import BREAKS
+from chaos.lives import Life, Theatre
+
+FINDING = {
+    "digest": ("lost", [Life(0, "damaged", "local")]),
+    "etag": ("forked", [Life(seed, "racing", "local") for seed in range(2)]),
+    "sampler": ("lost", [Life(seed, "interrupted", "local") for seed in range(2)]),
+}
+"""As what a bug shows, and in which lives."""
+
+
+@pytest.fixture(scope="module")
+def theatre(s3: str, tmp_path_factory: pytest.TempPathFactory) -> Theatre:
+    """Where undisturbed runs have been done, to compare with."""
+    return Theatre(tmp_path_factory.mktemp("chaos"), s3)
+
+
+@pytest.mark.parametrize(
+    ("plot", "store"), [("interrupted", "local"), ("racing", "s3"), ("watched", "local"), ("damaged", "local")]
+)
+def test_nothing_is_lost_torn_or_forked(theatre: Theatre, plot: str, store: str) -> None:
+    [ended] = theatre.live([Life(7, plot, store)])
+    assert ended.faults.total() > 3
+    assert ended.findings == [], ended
+
+
+@pytest.mark.parametrize("bug", BREAKS)
+def test_a_deliberate_bug_is_found(theatre: Theatre, bug: str) -> None:
+    kind, lives = FINDING[bug]
+    found = [finding for ended in theatre.live(lives, bug) for finding in ended.findings]
+    assert {finding.kind for finding in found} == {kind}
+    assert "exit code" not in str(found), "it was not the audit that found it"
