@@ -38,7 +38,7 @@ def was_promoted(seen: Seen, run_id: str) -> bool:
 
 
 def opponent(seen: Seen, run_id: str) -> str | None:
-    """Return whom a run is judged against: the champion in force or, once it was promoted, the one it took over from."""
+    """Return whom a run is judged against: the champion in force or, if it was promoted, the one that it replaced."""
     before = None
     for entry in seen.champion.history if seen.champion else ():
         if entry.run_id == run_id:

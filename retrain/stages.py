@@ -54,7 +54,7 @@ def train(context: Context, plan: Plan) -> Plan:
 def evaluate(context: Context, plan: Plan) -> Evaluation | None:
     """Evaluate a run's model on the test split, against the champion in force; None if it left no model.
 
-    Once the gate has decided, the evaluation that it decided on stays: on a promotion, that against the champion before.
+    Once the gate has decided, the evaluation that it decided on stays: of a promotion, that against the one before.
     """
     files = context.files(plan.run_id)
     result = files.result()
@@ -106,26 +106,25 @@ def record(context: Context, plan: Plan, error: str | None = None) -> RunRecord:
 
     A run that failed is charged for the iterations of its last saved state, which nobody will go on from.
     """
-    files = context.files(plan.run_id)
     with Checkpoints(context.store, context.layout, plan.run_id) as checkpoints:
-        lost = checkpoints.iteration()
-        evaluation, decision = _judgement(context, plan)
-        entry = ledger.assemble(plan, files.result(), evaluation, decision, error, lost)
+        found = ledger.find(context.store, context.layout, plan.run_id)
+        entry = found or _assemble(context, plan, error, lost=checkpoints.iteration())
+        context.store.write(context.layout.metrics(plan.run_id), metrics.render([entry]))
         entry = ledger.write(context.store, context.layout, entry)
         checkpoints.clear()
-    context.store.write(context.layout.metrics(plan.run_id), metrics.render([entry]))
     return entry
 
 
-def _judgement(context: Context, plan: Plan) -> tuple[Evaluation | None, Decision | None]:
-    """What a run's record says of how it was judged; of a promotion, what the champions' history says.
+def _assemble(context: Context, plan: Plan, error: str | None, lost: int) -> RunRecord:
+    """What was promoted is recorded as the champions' history has it.
 
-    A worker that was overtaken may have written its own evaluation or decision over them.
+    A worker that was overtaken may have written its own evaluation over that which decided.
     """
     files = context.files(plan.run_id)
+    evaluation, decision = files.evaluation(), files.decision()
     if registry.was_promoted(registry.read(context.store, context.layout), plan.run_id):
-        return evaluate(context, plan), files.decision() or Decision(promoted=True, reasons=())
-    return files.evaluation(), files.decision()
+        evaluation, decision = evaluate(context, plan), decision or Decision(promoted=True, reasons=())
+    return ledger.assemble(plan, files.result(), evaluation, decision, error, lost)
 
 
 def record_failure(context: Context, plan: Plan, error: str) -> RunRecord:

@@ -227,6 +227,24 @@ def test_of_two_candidates_the_later_is_judged_against_the_earlier(life: Life) -
     assert champion(life) == ours.run_id
 
 
+def test_a_promotion_is_recorded_against_whom_it_replaced_whatever_a_late_worker_wrote(life: Life) -> None:
+    life.land(0, 1, 2)
+    run(life)
+    life.land(0, 1, 2, seed=1)
+    ours, theirs = (plan(life, request=Request(method)) for method in ("continuous", "naive"))
+    for candidate in (ours, theirs):
+        stages.train(life.context, candidate)
+    late = stages.evaluate(life.context, ours)
+    assert late
+    stages.promote(life.context, theirs)
+    stages.promote(life.context, ours)
+    life.context.files(ours.run_id).write_evaluation(late)
+    record = stages.record(life.context, ours)
+    assert record.evaluation
+    assert record.evaluation.comparison
+    assert record.evaluation.comparison.champion == theirs.run_id
+
+
 class Overtaken(LocalStore):
     """A store where another candidate is promoted in the moment before our first swap."""
 

@@ -75,6 +75,9 @@ def _torn(objects: Objects) -> Iterator[Finding]:
             yield from _against(objects, f"drops/{drop}/{shard['name']}", shard["sha256"])
     for run, result in _named(objects, "runs", "result.json"):
         yield from _run_torn(objects, run, result)
+    for key, data in objects.items():
+        if "/state/" in key and _sha256(data)[:32] not in key:
+            yield Finding("torn", key, "a state that is not what it is called after")
 
 
 def _reads(key: str, data: bytes) -> bool:
@@ -141,8 +144,6 @@ def _record_lost(objects: Objects, record: dict[str, Any], expected: Digests) ->
         yield Finding("lost", f"runs/{run}", "its model, index or curve is not that of the undisturbed run")
     if f"ledger/{run}.prom" not in objects:
         yield Finding("lost", f"ledger/{run}.prom", "no metrics beside the record")
-    if any(key.startswith(f"runs/{run}/state/") for key in objects):
-        yield Finding("lost", f"runs/{run}/state/", "left behind by a run that has ended")
 
 
 def _forked(objects: Objects) -> Iterator[Finding]:
@@ -151,20 +152,21 @@ def _forked(objects: Objects) -> Iterator[Finding]:
     if [entry["sequence"] for entry in history] != list(range(1, len(history) + 1)):
         yield Finding("forked", "champion.json", "its sequence has gaps or repetitions")
     promoted = [entry["run_id"] for entry in history if entry["why"] == "promoted"]
-    for run, decision in _named(objects, "runs", "decision.json"):
-        if promoted.count(run) != int(decision["promoted"]):
-            yield Finding("forked", f"runs/{run}", f"promoted {promoted.count(run)} times: {decision}")
+    records = {data["run_id"]: data for data in (_json(objects[key]) for key in objects if is_record(key))}
+    for run in sorted({*promoted, *records}):
+        decision = records[run]["decision"] if run in records else None
+        if promoted.count(run) != bool(decision and decision["promoted"]):
+            yield Finding("forked", f"ledger/{run}.json", f"promoted {promoted.count(run)} times, by {decision}")
     for before, entry in zip([None, *history], history, strict=False):
-        if entry["why"] == "promoted":
-            yield from _misjudged(objects, entry["run_id"], before and before["run_id"])
+        if entry["why"] == "promoted" and entry["run_id"] in records:
+            yield from _misjudged(records[entry["run_id"]], before and before["run_id"])
 
 
-def _misjudged(objects: Objects, run: str, before: str | None) -> Iterator[Finding]:
-    evaluation = objects.get(f"runs/{run}/evaluation.json")
-    comparison = _json(evaluation)["comparison"] if evaluation else None
+def _misjudged(record: dict[str, Any], before: str | None) -> Iterator[Finding]:
+    comparison = (record["evaluation"] or {}).get("comparison")
     against = comparison["champion"] if comparison else None
     if against != before:
-        yield Finding("forked", f"runs/{run}", f"judged against {against}, and took the place of {before}")
+        yield Finding("forked", f"ledger/{record['run_id']}.json", f"judged against {against}, and replaced {before}")
 
 
 def _rewritten(champions: Sequence[bytes]) -> Iterator[Finding]:
