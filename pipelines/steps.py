@@ -17,7 +17,8 @@ from pipelines.submissions import Submission
 from retrain import ledger, stages
 from retrain.config import Task
 from retrain.context import Context
-from retrain.errors import StoreError, UserError
+from retrain.data.quarantine import set_aside
+from retrain.errors import DamagedDrop, StoreError, UserError
 from retrain.layout import Layout
 from retrain.machine import LOOPBACK, make_context
 from retrain.planning import Nothing, Request
@@ -26,6 +27,7 @@ from retrain.store import Missing, open_store
 from retrain.tasks import parse_task
 from retrain.together import leading
 from retrain.trigger.at_work import at_work
+from retrain.trigger.claims import release
 from retrain.words import Method, Purpose
 
 log = logging.getLogger("retrain")
@@ -157,6 +159,9 @@ def _try(stage: Callable[[Context, Plan], object], context: Context, plan: Plan)
             _note(context, plan, error)
             raise
         log.error("%s", error)
+        if isinstance(error, DamagedDrop):
+            set_aside(context.store, context.layout, error)
+            release(context.store, context.layout, plan)
         stages.record_failure(context, plan, _said(error))
 
 

@@ -31,7 +31,7 @@ class Context:
     """The processes that train together, of which this is one."""
 
     def samples(self, dataset: Dataset, splits: Collection[Split], image_size: int) -> dict[Split, Samples]:
-        """Return splits of a dataset on the device. Raises `DropError` if a drop is damaged."""
+        """Return splits of a dataset on the device. Raises `DamagedDrop` at the first that is damaged."""
         return load(
             dataset,
             [read_drop(self.store, self.layout, drop.id) for drop in dataset.drops],

@@ -1,19 +1,45 @@
 """The next run of a task, from what its store holds. Read without torch: whoever only plans and submits stays small."""
 
+from collections.abc import Iterable
+
 from retrain import ledger, planning, registry
 from retrain.config import Task
-from retrain.data.drops import each_drop
+from retrain.data.drops import read_drop, shelf
+from retrain.data.quarantine import set_aside
+from retrain.errors import DamagedDrop
 from retrain.layout import Layout
 from retrain.planning import History, Measured, Nothing, Request
-from retrain.records import Plan, RunRecord
+from retrain.records import Drop, Plan, RunRecord
 from retrain.run_records import RunRecords
 from retrain.store.base import Store
 
 
 def preview(store: Store, layout: Layout, task: Task, request: Request) -> Plan | Nothing:
-    """Plan the next run and change nothing."""
-    without_shards = [drop.model_copy(update={"shards": ()}) for drop in each_drop(store, layout)]  # they are many
-    return planning.make_plan(task, without_shards, history(store, layout, task), request)
+    """Plan the next run and change nothing. Raises `DamagedDrop` at a drop that belongs in quarantine."""
+    found = shelf(store, layout)
+    drops = [read_drop(store, layout, drop).model_copy(update={"shards": ()}) for drop in found.usable]  # they are many
+    past = history(store, layout, task)._replace(quarantined=found.quarantined)
+    _check_known(drops, past)
+    return planning.make_plan(task, drops, past, request)
+
+
+def settle(store: Store, layout: Layout, task: Task, request: Request) -> Plan | Nothing:
+    """Plan the next run, and put drops in quarantine that belong there."""
+    while True:
+        try:
+            return preview(store, layout, task, request)
+        except DamagedDrop as damaged:
+            set_aside(store, layout, damaged)
+
+
+def _check_known(drops: Iterable[Drop], past: History) -> None:
+    """Drops never change: one under whose id something else lies now is not that of the champion's index."""
+    digests = {ref.id: ref.digest for ref in past.champion.dataset.drops} if past.champion else {}
+    for drop in drops:
+        if digests.get(drop.id, drop.digest) != drop.digest:
+            raise DamagedDrop(
+                drop.id, f"drop {drop.id} is not the one that the champion was trained on: it was changed"
+            )
 
 
 def check(plan: Plan, elsewhere: bool) -> None:

@@ -1,6 +1,6 @@
 """From what has landed and what has been done to what to do next: pure functions over records."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from retrain.config import Refresh, Task
@@ -32,11 +32,12 @@ class Measured(NamedTuple):
 
 
 class History(NamedTuple):
-    """What has been done: the ledger, the champion's plan, and the baseline."""
+    """What has been done: the ledger, the champion's plan, the baseline, and the drops put in quarantine."""
 
     records: Mapping[str, RunRecord]
     champion: Plan | None
     baseline: Measured | None
+    quarantined: Collection[str] = ()
 
 
 class Nothing(NamedTuple):
@@ -48,7 +49,7 @@ class Nothing(NamedTuple):
 def make_plan(task: Task, committed: Sequence[Drop], history: History, request: Request) -> Plan | Nothing:
     """Plan the next run of a task, or say why there is none."""
     champion = history.champion
-    dataset = make_dataset(order_drops(committed, known_drops(champion)))
+    dataset = make_dataset(order_drops(committed, known_drops(history)), champion.dataset.classes if champion else ())
     if not dataset.drops:
         return Nothing("no drop has landed yet; `retrain drop pack SRC --task TASK` commits one")
     if request == Request() and (done := _done(dataset, history)):
@@ -57,15 +58,16 @@ def make_plan(task: Task, committed: Sequence[Drop], history: History, request: 
     return _not_yet_run(_assemble(task, dataset, history, method, request.purpose, reason), history.records)
 
 
-def known_drops(champion: Plan | None) -> tuple[str, ...]:
-    """Return the ids of the drops that the champion saw, in its order."""
-    return tuple(drop.id for drop in champion.dataset.drops) if champion else ()
+def known_drops(history: History) -> tuple[str, ...]:
+    """Return the ids of the drops that the champion saw, in its order, without those found damaged since."""
+    seen = history.champion.dataset.drops if history.champion else ()
+    return tuple(drop.id for drop in seen if drop.id not in history.quarantined)
 
 
 def _done(dataset: Dataset, history: History) -> str | None:
     """Say why what has landed asks for nothing: the champion saw it all, or a candidate made of it was judged."""
     champion = history.champion
-    if champion and len(dataset.drops) == len(champion.dataset.drops):
+    if champion and len(dataset.drops) == len(known_drops(history)):
         return f"no drop has landed since champion {champion.run_id}"
     for record in history.records.values():
         if record.decision and record.dataset_digest == dataset.digest:
@@ -122,7 +124,7 @@ def _method(task: Task, dataset: Dataset, history: History, request: Request) ->
         return "scratch", f"the network is not that of champion {champion.run_id}"
     if due := _refresh_due(task.baseline.refresh, dataset, champion, baseline):
         return "scratch", f"refresh of the baseline: {due}"
-    landed = len(dataset.drops) - len(champion.dataset.drops)
+    landed = len(dataset.drops) - len(known_drops(history))
     return "continuous", f"{landed} {'drop' if landed == 1 else 'drops'} landed since {champion.run_id}"
 
 
@@ -143,7 +145,7 @@ def _age(dataset: Dataset, baseline: Measured) -> int:
 def _assemble(task: Task, dataset: Dataset, history: History, method: Method, purpose: Purpose, reason: str) -> Plan:
     champion = history.champion
     parent = None if method == "scratch" else champion
-    known = len(known_drops(champion))
+    known = len(known_drops(history))
     recipe = recipe_of(method, task.recipe)
     recipe = _at_scale(recipe, resolve_scale(recipe.schedule, _new_share(dataset, known)))
     return Plan(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from retrain.errors import RunError
 from retrain.recipe.learning_speed import Counters, concatenate, from_tensors, split, to_tensors
-from retrain.records import Dataset
+from retrain.records import Dataset, DropRef
 from retrain.run_records import RunRecords
 from retrain.store.base import Missing
 
@@ -59,17 +59,24 @@ class RunFiles(RunRecords):
     def counters(self, dataset: Dataset, known: int) -> Counters:
         """Return the counters over a dataset whose first `known` drops this run was trained on; zeros for the others.
 
-        Raises `RunError` if they are not those that the result vouches for.
+        Drops that it was trained on too and the dataset lacks are in quarantine. Raises `RunError` if the counters are
+        not those that the result vouches for, or of other drops.
         """
         if not known:
             return Counters.zeros(dataset.samples)
-        keys = [self.layout.learning_speed(self.run_id, drop.id) for drop in dataset.drops[:known]]
-        stored = [self.store.read(key)[0] for key in keys]
+        own = [drop.id for drop in self.plan().dataset.drops]
+        stored = {drop: self.store.read(self.layout.learning_speed(self.run_id, drop))[0] for drop in own}
         total = hashlib.sha256()
-        for data in stored:
+        for data in stored.values():
             total.update(data)
         result = self.result()
         if result is None or result.index_digest != total.hexdigest():
             raise RunError(f"{self.store.url}/{self._key('learning_speed/')} is not the index that the run ended with")
-        unknown = sum(drop.samples for drop in dataset.drops[known:])
-        return concatenate([*(from_tensors(load(data)) for data in stored), Counters.zeros(unknown)])
+        parts = [self._part(drop, stored[drop.id]) for drop in dataset.drops[:known]]
+        return concatenate([*parts, Counters.zeros(sum(drop.samples for drop in dataset.drops[known:]))])
+
+    def _part(self, drop: DropRef, data: bytes) -> Counters:
+        part = from_tensors(load(data))
+        if len(part.seen) != drop.samples:
+            raise RunError(f"{self.run_id} counted {len(part.seen):,} samples in drop {drop.id}, not {drop.samples:,}")
+        return part

@@ -11,7 +11,8 @@ from retrain.attempt import attempt
 from retrain.checkpoints import Checkpoints
 from retrain.config import Task
 from retrain.context import Context
-from retrain.errors import UserError
+from retrain.data.quarantine import set_aside
+from retrain.errors import DamagedDrop, UserError
 from retrain.gate import decide
 from retrain.judging import judge
 from retrain.observe import metrics
@@ -26,7 +27,7 @@ def plan(context: Context, task: Task, request: Request) -> Plan | Nothing:
     Raises `ModelError`, before anything of it is kept, if its network cannot be.
     """
     _record_champion(context)
-    planned = next_run.preview(context.store, context.layout, task, request)
+    planned = next_run.settle(context.store, context.layout, task, request)
     if isinstance(planned, Plan):
         models.check(planned.task.model, len(planned.dataset.classes), planned.task.data.image_size)
         context.files(planned.run_id).write_plan(planned)
@@ -146,9 +147,16 @@ def last_attempt(context: Context, plan: Plan) -> Plan:
 
 
 def run(context: Context, task: Task, request: Request) -> RunRecord | Nothing:
-    """Do all stages in this process: retrain on whatever has landed."""
-    planned = plan(context, task, request)
-    return planned if isinstance(planned, Nothing) else carry_out(context, planned)
+    """Do all stages in this process: retrain on whatever has landed, without the drops that prove damaged."""
+    while isinstance(planned := plan(context, task, request), Plan):
+        try:
+            return carry_out(context, planned)
+        except DamagedDrop as damaged:
+            set_aside(context.store, context.layout, damaged)
+            record_failure(context, planned, str(damaged))
+            if context.ranks.size > 1:  # the others have given up too
+                raise
+    return planned
 
 
 def carry_out(context: Context, planned: Plan) -> RunRecord:

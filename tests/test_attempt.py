@@ -47,7 +47,7 @@ def test_an_ended_run_leaves_model_index_curve_and_result_and_no_state(place: Pa
     result = attempt(context_of(place, observer), plan)
     files = context_of(place).files(plan.run_id)
     drop = plan.dataset.drops[0]
-    names = ["curve.jsonl", f"learning_speed/{drop.id}.safetensors", MODEL, "result.json"]
+    names = ["curve.jsonl", f"learning_speed/{drop.id}.safetensors", MODEL, "plan.json", "result.json"]
     assert [entry.key for entry in files.store.list(key(plan, ""))] == [key(plan, name) for name in names]
     assert files.result() == result
     assert list(files.curve().points) == observer.points

@@ -127,7 +127,7 @@ def test_a_dataset_is_resident_under_its_own_labels(tmp_path: Path, local: Local
 def test_other_drops_than_the_datasets_are_refused(tmp_path: Path, local: LocalStore) -> None:
     [(first, _)] = pack(two_classes(tmp_path / "first"), TASK, local)
     [(second, _)] = pack(two_classes(tmp_path / "second", each=41), TASK, local)
-    with pytest.raises(DropError, match="are not those that the dataset was made of"):
+    with pytest.raises(DropError, match="is not the one that the dataset was made of"):
         load(
             make_dataset([first]),
             [second],

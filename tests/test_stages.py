@@ -10,7 +10,7 @@ from trainings import Silent
 
 from retrain import ledger, registry, stages
 from retrain.config import Task
-from retrain.errors import DropError
+from retrain.data.quarantine import causes
 from retrain.observe import metrics
 from retrain.planning import Nothing, Request
 from retrain.records import Plan, RunRecord
@@ -426,16 +426,17 @@ def test_a_failure_that_is_told_twice_is_recorded_once(local: Life) -> None:
     assert records(local) == [first]
 
 
-def test_a_damaged_drop_stops_the_run_before_anything_is_recorded(life: Life) -> None:
+def test_a_damaged_drop_is_put_in_quarantine_until_it_is_repaired(life: Life) -> None:
     life.land(0, 1)
     first = run(life)
     drop = life.land(0, 1, seed=1)
     key = life.layout.shard(drop.id, drop.shards[0].name)
     whole, _ = life.store.read(key)
     life.store.write(key, whole[:-1000])
-    with pytest.raises(DropError, match=drop.id):
-        run(life)
-    assert records(life) == [first]
+    assert isinstance(stages.run(life.context, TASK, Request()), Nothing)
+    [_, failed] = records(life)
+    assert (failed.outcome, failed.error) == ("failed", causes(life.store, life.layout)[drop.id])
     assert champion(life) == first.run_id
     life.store.write(key, whole)
+    life.store.delete(life.layout.quarantine(drop.id))
     assert run(life).outcome == "reached"

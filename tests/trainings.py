@@ -156,13 +156,15 @@ def commit_drops(folder: Path) -> None:
 
 
 def stored_plan(folder: Path, drops: int, parent: Plan | None = None, task: Task = TASK) -> Plan:
-    """Scratch on the first drops in the store, or continuous from a parent."""
+    """Scratch on the first drops in the store, or continuous from a parent; kept there."""
     context = context_of(folder)
     dataset = make_dataset(list_drops(context.store, context.layout)[:drops])
     plan = plan_of(task, "continuous" if parent else "scratch", sizes=[drop.samples for drop in dataset.drops])
     own = Origin(seed=plan.seed, drops=drops, classes=len(dataset.classes))
     lineage = {"parent": parent.run_id, "known": len(parent.dataset.drops)} if parent else {}
-    return plan.model_copy(update={"dataset": dataset, "origin": parent.origin if parent else own, **lineage})
+    plan = plan.model_copy(update={"dataset": dataset, "origin": parent.origin if parent else own, **lineage})
+    context.files(plan.run_id).write_plan(plan)
+    return plan
 
 
 def attempt_in(folder: Path, plan: Plan) -> None:

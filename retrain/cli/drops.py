@@ -54,10 +54,10 @@ def list_(task: TaskName, as_json: AsJson = False, overrides: Overrides = NONE) 
     """List the committed drops in the order of their commits."""
     from retrain.cli.tables import show
     from retrain.cli.views import drop_table
-    from retrain.data.drops import list_drops
+    from retrain.data.drops import list_whole_drops
 
     _, store, layout = open_task(task, overrides)
-    drops = list_drops(store, layout)
+    drops = list_whole_drops(store, layout)
     show(list(drops), drop_table, as_json)
 
 

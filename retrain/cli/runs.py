@@ -98,7 +98,7 @@ def _submit(task: "Task", store: "Store", layout: "Layout", request: "Request", 
     from retrain.trigger.at_work import at_work
 
     with at_work(store, layout) as ours:
-        planned = next_run.preview(ours, layout, task, request)
+        planned = next_run.settle(ours, layout, task, request)
         if isinstance(planned, Nothing):
             _say_nothing(planned, as_json)
             return

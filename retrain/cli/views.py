@@ -34,13 +34,16 @@ def _drop_rows(drop: Drop) -> Rows:
     yield "digest", drop.digest
     yield "samples", samples(drop)
     yield "held out", ", ".join(f"{share:.0%} of train as {split}" for split, share in drop.held_out.items()) or NONE
+    for bad in drop.left_out:
+        yield "left out", f"{bad.where}: {bad.key}: {bad.cause}"
     yield "shards", ", ".join(f"{shard.name} ({shard.samples:,})" for shard in drop.shards)
     yield count(len(drop.classes), "class"), ", ".join(drop.classes)
 
 
 def samples(drop: Drop) -> str:
-    """Return a drop's samples by split."""
-    return ", ".join(f"{drop.samples(split):,} {split}" for split in get_args(Split))
+    """Return a drop's samples by split, and how many are left out."""
+    left_out = [f"{len(drop.left_out):,} left out"] if drop.left_out else []
+    return ", ".join([*(f"{drop.samples(split):,} {split}" for split in get_args(Split)), *left_out])
 
 
 def plan_details(plan: Plan) -> Table:
@@ -160,5 +163,7 @@ def _status_rows(status: Status) -> Rows:
     if baseline and baseline.result:
         yield "baseline", f"{baseline.run_id}, {percent(baseline.result.final_accuracy)} on val"
     yield "waiting", ", ".join(status.waiting) or "no drop"
+    for drop, cause in status.quarantined.items():
+        yield "in quarantine", f"{drop}: {cause}"
     yield "runs", str(status.runs)
     yield "saved", f"{status.savings.gross:+,} iterations gross, {status.savings.net:+,.0f} net"

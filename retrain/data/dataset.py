@@ -1,6 +1,7 @@
 """Datasets: drops in an order that only grows at its end, and so a class map that does too."""
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 from retrain.errors import DropError
 from retrain.records import Dataset, Drop, DropRef
@@ -20,10 +21,13 @@ def order_drops(committed: Iterable[Drop], known: Sequence[str]) -> tuple[Drop, 
     return (*(by_id[drop_id] for drop_id in known), *new)
 
 
-def make_dataset(drops: Iterable[Drop]) -> Dataset:
-    """Return the dataset of these drops, in this order: classes by name, in order of their first appearance."""
+def make_dataset(drops: Iterable[Drop], classes: Iterable[str] = ()) -> Dataset:
+    """Return the dataset of these drops, in this order: classes by name, in order of their first appearance.
+
+    Those that a parent has come first, as it has them, though all their drops may be gone.
+    """
     drops = tuple(drops)
     return Dataset(
         drops=tuple(DropRef(id=drop.id, digest=drop.digest, samples=drop.samples("train")) for drop in drops),
-        classes=tuple(dict.fromkeys(name for drop in drops for name in drop.classes)),
+        classes=tuple(dict.fromkeys(chain(classes, *(drop.classes for drop in drops)))),
     )

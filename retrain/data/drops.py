@@ -1,13 +1,16 @@
 """The drops of a task that are committed: those whose manifest is in the store."""
 
+import logging
 import re
-from collections.abc import Iterator
+from typing import NamedTuple
 
 from retrain.data.manifest import parse
 from retrain.errors import DamagedDrop, DropError
 from retrain.layout import Layout
 from retrain.records import Drop
 from retrain.store.base import Missing, Store
+
+log = logging.getLogger("retrain")
 
 
 def find_drop(store: Store, layout: Layout, drop_id: str) -> Drop | None:
@@ -32,16 +35,36 @@ def read_drop(store: Store, layout: Layout, drop_id: str) -> Drop:
     return drop
 
 
-def each_drop(store: Store, layout: Layout) -> Iterator[Drop]:
-    """Yield all committed drops that are not in quarantine. Raises `DamagedDrop` at a damaged manifest."""
+class Shelf(NamedTuple):
+    """The drops whose manifests are in the store, by id: those to be used, and those in quarantine."""
+
+    usable: tuple[str, ...]
+    quarantined: frozenset[str]
+
+
+def shelf(store: Store, layout: Layout) -> Shelf:
+    """Look which drops are committed. Their manifests are not read."""
     named = re.compile(re.escape(layout.drops) + r"([^/]+)/(drop|quarantine)\.json")
     found = [match.groups() for entry in store.list(layout.drops) if (match := named.fullmatch(entry.key))]
-    quarantined = {drop for drop, name in found if name == "quarantine"}
-    for drop, name in found:
-        if name == "drop" and drop not in quarantined:
-            yield read_drop(store, layout, drop)
+    quarantined = frozenset(drop for drop, name in found if name == "quarantine")
+    return Shelf(tuple(drop for drop, name in found if name == "drop" and drop not in quarantined), quarantined)
 
 
 def list_drops(store: Store, layout: Layout) -> tuple[Drop, ...]:
-    """Return the same in the order of their commit (and id)."""
-    return tuple(sorted(each_drop(store, layout), key=lambda drop: (drop.committed_at, drop.id)))
+    """Return all committed drops that are not in quarantine, in the order of their commit (and id).
+
+    Raises `DamagedDrop` at a damaged manifest.
+    """
+    drops = (read_drop(store, layout, drop_id) for drop_id in shelf(store, layout).usable)
+    return tuple(sorted(drops, key=lambda drop: (drop.committed_at, drop.id)))
+
+
+def list_whole_drops(store: Store, layout: Layout) -> tuple[Drop, ...]:
+    """Return the same without those whose manifests are damaged, with a warning: for those who only look on."""
+    drops = []
+    for drop_id in shelf(store, layout).usable:
+        try:
+            drops.append(read_drop(store, layout, drop_id))
+        except DamagedDrop as damaged:
+            log.warning("%s; the next retraining puts it in quarantine", damaged)
+    return tuple(sorted(drops, key=lambda drop: (drop.committed_at, drop.id)))

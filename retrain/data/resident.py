@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from retrain.data.cache import decoded
-from retrain.errors import DropError
+from retrain.errors import DamagedDrop
 from retrain.layout import Layout
 from retrain.records import Dataset, Drop
 from retrain.store.base import Store
@@ -53,10 +53,11 @@ def load(
 ) -> dict[Split, Samples]:
     """Return the wanted splits of a dataset, `drops` being the manifests of its drops in the same order.
 
-    Raises `DropError` if these are not the drops that the dataset was made of, or if one cannot be decoded.
+    Raises `DamagedDrop` at the first that is not the one that the dataset was made of, or cannot be decoded.
     """
-    if [drop.digest for drop in drops] != [ref.digest for ref in dataset.drops]:
-        raise DropError(f"the drops {', '.join(drop.id for drop in drops)} are not those that the dataset was made of")
+    for drop, ref in zip(drops, dataset.drops, strict=True):
+        if drop.digest != ref.digest:
+            raise DamagedDrop(drop.id, f"drop {drop.id} is not the one that the dataset was made of: it was changed")
     loaded = {split: Samples.empty([drop.samples(split) for drop in drops], image_size, device) for split in splits}
     label_of = {name: label for label, name in enumerate(dataset.classes)}
     for position, drop in enumerate(drops):

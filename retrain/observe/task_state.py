@@ -29,7 +29,7 @@ class TaskState:
     def refresh(self) -> None:
         """Look again. Raises `StoreError`, and `DropError` at a damaged manifest."""
         landed = scan(self._store, self._layout)
-        for drop in landed.committed - self._committed.keys():
+        for drop in landed.waiting - self._committed.keys():
             self._committed[drop] = read_drop(self._store, self._layout, drop).committed_at.timestamp()
         self._landed = landed
         champion = registry.read(self._store, self._layout).champion

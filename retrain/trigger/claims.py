@@ -59,6 +59,10 @@ class Claims:
                 return False
         return True
 
+    def withdraw(self, plan: Plan) -> None:
+        """Give the drops back that `refresh` found to be this run's."""
+        self._withdraw(plan.run_id, [drop for drop, owner in self._owners.items() if owner == plan.run_id])
+
     def _create(self, drop: str, run_id: str) -> str:
         """Claim a drop for a run; return whose it is then."""
         try:
@@ -94,6 +98,13 @@ class Claims:
             return False
         known = {drop.id for drop in self._plan(champion).dataset.drops}
         return known.issuperset(drop.id for drop in plan.dataset.drops)
+
+
+def release(store: Store, layout: Layout, plan: Plan) -> None:
+    """Give up a run's claims: its drops are free for the next plan."""
+    claims = Claims(store, layout)
+    claims.refresh()
+    claims.withdraw(plan)
 
 
 def find_end(store: Store, layout: Layout, run_id: str) -> RunRecord | None:

@@ -3,10 +3,12 @@
 import logging
 
 from retrain.config import Task
-from retrain.errors import StoreError, UserError
+from retrain.data.quarantine import set_aside
+from retrain.errors import DamagedDrop, StoreError, UserError
 from retrain.layout import Layout
 from retrain.records import Plan
 from retrain.store.base import Store
+from retrain.trigger.claims import release
 
 log = logging.getLogger("retrain")
 
@@ -28,6 +30,9 @@ class Here:
         except StoreError:
             raise
         except UserError as error:
+            if isinstance(error, DamagedDrop):
+                set_aside(store, context.layout, error)
+                release(store, context.layout, plan)
             ended = stages.record_failure(context, plan, str(error))
         log.info("%s: %s %s", task.name, ended.run_id, ended.outcome)
         return True

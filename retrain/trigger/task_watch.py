@@ -10,7 +10,7 @@ from retrain.config import Task
 from retrain.cron import last_time
 from retrain.data.drops import read_drop
 from retrain.data.quarantine import quarantine
-from retrain.errors import DropError, UserError
+from retrain.errors import DamagedDrop, DropError, UserError
 from retrain.layout import Layout
 from retrain.observe import names
 from retrain.planning import Nothing, Request
@@ -142,7 +142,13 @@ class TaskWatch:
         return self.oldest <= last_time(self.task.schedule, datetime.now(UTC))
 
     def _claim(self) -> None:
-        planned = next_run.preview(self.store, self.layout, self.task, Request())
+        try:
+            planned = next_run.preview(self.store, self.layout, self.task, Request())
+        except DamagedDrop as damaged:  # the next turn plans without it
+            quarantine(self.store, self.layout, damaged.drop, str(damaged))
+            self._quarantined(damaged.drop, str(damaged))
+            self._waiting.pop(damaged.drop, None)
+            return
         if isinstance(planned, Nothing):
             log.info("%s: nothing to do: %s", self.task.name, planned.reason)
             self._covered |= self._waiting.keys()

@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.numpy import load
 
 from retrain import registry
-from retrain.data.drops import list_drops
+from retrain.data.drops import list_whole_drops
 from retrain.errors import RunError
 from retrain.layout import Layout
 from retrain.observe.report.races import newest_races
@@ -52,7 +52,7 @@ def gather(store: Store, layout: Layout, records: Sequence[RunRecord]) -> Source
         store=store.url,
         now=datetime.now(UTC),
         records=records,
-        drops=list_drops(store, layout),
+        drops=list_whole_drops(store, layout),
         champion=registry.read(store, layout).champion,
         curves=_read_all(lambda run_id: RunRecords(store, layout, run_id).curve(), raced),
         plans=_read_all(lambda run_id: RunRecords(store, layout, run_id).plan(), newest),
