@@ -1,7 +1,8 @@
 """What the watcher takes: memory over many events and objects, and the time of one look at a whole bucket.
 
-The watcher is the command that users start. The server answers as S3 and SQS do, from memory: `lib/aws.py`. With
-`--store` and `--endpoint-url` the look at the bucket is timed on a server of your own, which is filled first.
+The watcher is the command that users start. A server in this process answers as S3 and SQS do, from memory:
+`lib/aws.py`. With `--store` and `--endpoint-url` the bucket is one on a server of your own, which is filled first, and
+only the queue is here.
 """
 
 import json
@@ -20,16 +21,19 @@ from pathlib import Path
 from lib.aws import Aws, serving
 from lib.report import parser, report
 
+from retrain.config import Task
 from retrain.data.manifest import drop_digest
 from retrain.layout import Layout
 from retrain.records import Drop, Shard
 from retrain.store import open_store
-from retrain.trigger.landing import scan
+from retrain.trigger.health import Health
+from retrain.trigger.here import Here
+from retrain.trigger.task_watch import TaskWatch
 
 LAYOUT, SHARDS = Layout("bench"), 199
 START = datetime(2020, 1, 1, tzinfo=UTC)
 EVENT = json.dumps(
-    {"Records": [{"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": "bench"}, "object": {"key": "%s"}}}]}
+    {"Records": [{"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": "%s"}, "object": {"key": "%s"}}}]}
 )
 
 
@@ -64,22 +68,32 @@ def bucket(objects: int) -> Iterator[tuple[str, bytes]]:
 
 
 def look(url: str, endpoint_url: str) -> dict[str, float]:
-    """Return the time of one look at every drop, and the processor's part in it, without the server's."""
-    store = open_store(url, endpoint_url)
+    """Return the times of the first look at every drop, which reads its manifest, and of a later one.
+
+    Also the processor's part in the first, without the server's.
+    """
+    task = Task(name=LAYOUT.task, store=url, endpoint_url=endpoint_url)
+    watch = TaskWatch(task, Here("cpu"), Health([task.name]))
     since, cpu_since = time.perf_counter(), time.process_time()
-    scan(store, LAYOUT, store.folders(LAYOUT.drops))
-    seconds, cpu = time.perf_counter() - since, time.process_time() - cpu_since
-    return {"look_s": round(seconds, 2), "look_cpu_s": round(cpu, 2)}
+    watch.look()
+    first, cpu = time.perf_counter(), time.process_time() - cpu_since
+    watch.look()
+    later = time.perf_counter() - first
+    return {
+        "first_look_s": round(first - since, 2),
+        "first_look_cpu_s": round(cpu, 2),
+        "later_look_s": round(later, 2),
+    }
 
 
 @contextmanager
-def watcher(endpoint_url: str, folder: str) -> Iterator[int]:
+def watcher(url: str, endpoint_url: str, queue: str, folder: str) -> Iterator[int]:
     """The watcher as its users start it; yields its process's id. Kubeflow is not there: every submission fails."""
     file = Path(folder, "bench.yaml")
-    file.write_text(f"name: {LAYOUT.task}\nstore: s3://bench\nendpoint_url: {endpoint_url}\n")
+    file.write_text(f"name: {LAYOUT.task}\nstore: {url}\nendpoint_url: {endpoint_url}\n")
     command = [sys.executable, "-m", "retrain", "watch", "--task", str(file), "--port", "0", "--poll-seconds", "30"]
     process = subprocess.Popen(
-        [*command, "--queue-url", f"{endpoint_url}/1/queue", "--on", "kubeflow", "--host", "http://127.0.0.1:1"]
+        [*command, "--queue-url", f"{queue}/1/queue", "--on", "kubeflow", "--host", "http://127.0.0.1:1"]
     )
     try:
         yield process.pid
@@ -94,13 +108,15 @@ def peak_mb(pid: int) -> float:
     return round(int(status.partition("VmHWM:")[2].split()[0]) / 1024, 1)
 
 
-def memory(aws: Aws, endpoint_url: str, events: int, folder: str) -> dict[str, object]:
+def memory(aws: Aws, queue: str, url: str, endpoint_url: str, events: int, drops: int) -> dict[str, object]:
     """Return the watcher's largest memory after it has looked at everything, claimed it, and read all events."""
-    names = [f"{LAYOUT.drops}drop-{number % 500:05d}/drop.json" for number in range(events)]
-    aws.messages.extend(EVENT % name for name in names)
-    with watcher(endpoint_url, folder) as pid:
+    bucket_name, _, prefix = f"{url.removeprefix('s3://')}/".partition("/")
+    names = [f"{prefix}{LAYOUT.drops}drop-{number % drops:05d}/drop.json" for number in range(events)]
+    aws.messages.extend(EVENT % (bucket_name, name) for name in names)
+    store = open_store(url, endpoint_url)
+    with tempfile.TemporaryDirectory() as folder, watcher(url, endpoint_url, queue, folder) as pid:
         since = time.perf_counter()
-        while aws.messages or not any(key.startswith(LAYOUT.claims) for key in aws.keys):
+        while aws.messages or not any(store.list(LAYOUT.claims)):
             time.sleep(0.5)
         seconds = time.perf_counter() - since
         time.sleep(10)
@@ -119,22 +135,23 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--objects", type=int, default=100_000, help="in the bucket")
     options.add_argument("--events", type=int, default=10_000, help="in the queue")
-    options.add_argument("--store", help="s3://bucket/prefix of a server of your own, to be filled and looked at")
+    options.add_argument("--store", help="s3://bucket/prefix of a server of your own, to be filled and watched")
     options.add_argument("--endpoint-url", help="its address")
     chosen = options.parse_args()
-    if chosen.store:
-        fill(chosen.store, chosen.endpoint_url, chosen.objects)
-        report({"objects": chosen.objects, **look(chosen.store, chosen.endpoint_url)}, chosen.output)
-        return
-    keys = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_DEFAULT_REGION": "us-east-1"}
-    os.environ.update(keys | {"NO_PROXY": "127.0.0.1"})
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        os.environ.setdefault(name, "bench")
+    os.environ.update({"AWS_DEFAULT_REGION": "us-east-1", "NO_PROXY": "127.0.0.1"})
     aws = Aws()
-    aws.fill(dict(bucket(chosen.objects)))
-    with tempfile.TemporaryDirectory() as folder, serving(aws) as url:
+    with serving(aws) as queue:
+        url, endpoint_url = chosen.store or "s3://bench", chosen.endpoint_url or queue
+        if chosen.store:
+            fill(url, endpoint_url, chosen.objects)
+        else:
+            aws.fill(dict(bucket(chosen.objects)))
         with get_context("spawn").Pool(1) as apart:
-            looked = apart.apply(look, ("s3://bench", url))
-        figures = {"objects": chosen.objects, **looked, **memory(aws, url, chosen.events, folder)}
-    report(figures, chosen.output)
+            looked = apart.apply(look, (url, endpoint_url))
+        watched = memory(aws, queue, url, endpoint_url, chosen.events, chosen.objects // (SHARDS + 1))
+    report({"objects": chosen.objects, **looked, **watched}, chosen.output)
 
 
 if __name__ == "__main__":

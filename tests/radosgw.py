@@ -1,7 +1,11 @@
-"""A genuine S3 storage server for tests: Ceph's gateway with one monitor and one store in memory, on loopback."""
+"""A genuine S3 storage server for tests: Ceph's gateway with one monitor and one store in memory, on loopback.
+
+`python tests/radosgw.py` serves one until it is interrupted, for benchmarks.
+"""
 
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -120,3 +124,9 @@ def _wait_for(url: str) -> None:
             time.sleep(0.2)
         else:
             return
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder, serving(Path(folder, "ceph")) as url:
+        print(url, flush=True)
+        time.sleep(24 * 3600)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from kfp_server import KfpServer, serving
 from pictures import png
-from watching import Place, Recorder, counts, figures, notification, notified_queue, on_s3, send
+from watching import EAGER, Place, Recorder, counts, dead_letters, figures, notification, notified_queue, on_s3, send
 
 from pipelines.remote import OnKubeflow
 from retrain import ledger, registry
@@ -19,6 +20,7 @@ from retrain.next_run import preview
 from retrain.planning import Request
 from retrain.records import Plan
 from retrain.run_records import RunRecords
+from retrain.trigger.queue import Queue
 
 TESTS = Path(__file__).parent
 
@@ -38,7 +40,7 @@ def test_drops_that_land_together_become_one_run_and_later_ones_wait_for_its_end
     place: Place, bucket: str, s3: str, kfp: KfpServer, tmp_path: Path
 ) -> None:
     queue = notified_queue(bucket, s3)
-    watcher = place.watcher(OnKubeflow(), queue)
+    watcher = place.watcher(OnKubeflow(), Queue(queue))
     for drop in ("a", "b"):
         place.land(tmp_path / "in", drop)
     send(queue, s3, *[notification(bucket, f"team+a/pets/drops/{drop}/drop.json") for drop in "abba"])
@@ -92,7 +94,7 @@ def test_while_the_api_server_is_down_nothing_is_lost_or_done_twice(
     place: Place, bucket: str, s3: str, kfp: KfpServer, tmp_path: Path
 ) -> None:
     queue = notified_queue(bucket, s3)
-    watcher = place.watcher(OnKubeflow(), queue, attend_seconds=0)
+    watcher = place.watcher(OnKubeflow(), Queue(queue), pace=EAGER)
     place.land(tmp_path / "in", "a")
     kfp.down = True
     assert not watcher.once()
@@ -107,7 +109,7 @@ def test_while_the_api_server_is_down_nothing_is_lost_or_done_twice(
 
 def test_a_run_that_is_over_without_a_record_gets_one(place: Place, kfp: KfpServer, tmp_path: Path) -> None:
     place.land(tmp_path / "in", "a")
-    watcher = place.watcher(OnKubeflow(), attend_seconds=0)
+    watcher = place.watcher(OnKubeflow(), pace=EAGER)
     assert watcher.once()
     [run] = kfp.runs
     run["state"] = "CANCELED"
@@ -119,17 +121,23 @@ def test_a_run_that_is_over_without_a_record_gets_one(place: Place, kfp: KfpServ
     assert len(kfp.runs) == 1
 
 
-def test_a_message_that_cannot_be_read_is_left_to_be_set_aside(place: Place, bucket: str, s3: str) -> None:
+def test_a_message_that_cannot_be_read_is_a_dead_letter_after_some_tries(place: Place, bucket: str, s3: str) -> None:
     queue = notified_queue(bucket, s3)
-    watcher = place.watcher(Recorder(), queue)
+    dead = dead_letters(queue, s3, tries=2)
+    watcher = place.watcher(Recorder(), Queue(queue, visibility=1))
     send(queue, s3, "not an event", notification(bucket, "elsewhere/pets/drops/a/drop.json"))
     assert watcher.once()
-    assert counts(queue, s3) == (0, 1)
+    assert (counts(queue, s3), counts(dead, s3)) == ((0, 1), (0, 0)), "the event of another task's drop is deleted"
+    for _ in range(2):
+        time.sleep(1.1)
+        assert watcher.once()
+    assert (counts(queue, s3), counts(dead, s3)) == ((0, 0), (1, 0))
+    assert figures(watcher)["retrain_watcher_queue_errors_total"] == 2
 
 
 def test_a_queue_that_does_not_answer_is_no_reason_to_stop(place: Place, s3: str, tmp_path: Path) -> None:
     submitter = Recorder()
-    watcher = place.watcher(submitter, f"{s3}/123456789012/no-such-queue")
+    watcher = place.watcher(submitter, Queue(f"{s3}/123456789012/no-such-queue"))
     place.land(tmp_path / "in", "a")
     assert watcher.once()
     assert submitter.runs == [place.owners()["a"]]
@@ -140,7 +148,7 @@ def test_what_producers_leave_without_a_manifest_is_committed_or_set_aside(
 ) -> None:
     queue = notified_queue(bucket, s3)
     submitter = Recorder()
-    watcher = place.watcher(submitter, queue)
+    watcher = place.watcher(submitter, Queue(queue))
     for number in range(40):
         place.store.write(place.layout.shard("good", f"cat/{number}.png"), png(number))
         place.store.write(place.layout.shard("bad", f"cat/{number}.png"), png(number) if number else b"no image")

@@ -23,11 +23,12 @@ from retrain.trigger.health import Health
 from retrain.trigger.inbox import Inbox
 from retrain.trigger.queue import Queue
 from retrain.trigger.submitter import Submitter
-from retrain.trigger.task_watch import TaskWatch
+from retrain.trigger.task_watch import Pace, TaskWatch
 from retrain.trigger.watcher import Watcher
 
 DATA = Data(image_size=8, val_share=0.2, test_share=0.2)
-LEASE_SECONDS = 1.0
+PACE = Pace(lease=1)
+EAGER = Pace(lease=1, attend=0, retry=0)
 
 
 @dataclass
@@ -59,12 +60,13 @@ class Place:
         record = ledger.assemble(self.plan(run_id), None, None, None, "ended by the test")
         ledger.write(self.store, self.layout, record)
 
-    def watcher(self, submitter: Submitter, queue_url: str | None = None, attend_seconds: float = 300) -> Watcher:
+    def watcher(
+        self, submitter: Submitter, queue: Queue | None = None, pace: Pace = PACE, poll_seconds: float = 0
+    ) -> Watcher:
         """A watcher with clients of its own, whose looks are all whole."""
         health = Health([self.task.name])
-        inbox = Inbox(Queue(queue_url), [self.task], health) if queue_url else None
-        watch = TaskWatch(self.task, submitter, health, LEASE_SECONDS, attend_seconds)
-        return Watcher([watch], health, poll_seconds=0, inbox=inbox)
+        inbox = Inbox(queue, [self.task], health) if queue else None
+        return Watcher([TaskWatch(self.task, submitter, health, pace)], health, poll_seconds, inbox)
 
 
 class Recorder:
@@ -96,7 +98,7 @@ def notified_queue(bucket: str, endpoint: str) -> str:
     """The URL of a queue that is told of every drop that ends in the bucket."""
     sqs: Any = boto3.client("sqs", endpoint_url=endpoint)
     url: str = sqs.create_queue(QueueName=f"events-{uuid4().hex}")["QueueUrl"]
-    arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    arn = _arn(sqs, url)
     s3: Any = boto3.client("s3", endpoint_url=endpoint)
     configurations = [
         {
@@ -112,6 +114,21 @@ def notified_queue(bucket: str, endpoint: str) -> str:
     sqs.close()
     s3.close()
     return url
+
+
+def dead_letters(queue_url: str, endpoint: str, tries: int) -> str:
+    """The URL of a queue to which messages are moved that were received so often and never deleted."""
+    sqs: Any = boto3.client("sqs", endpoint_url=endpoint)
+    url: str = sqs.create_queue(QueueName=f"dead-{uuid4().hex}")["QueueUrl"]
+    policy = json.dumps({"deadLetterTargetArn": _arn(sqs, url), "maxReceiveCount": tries})
+    sqs.set_queue_attributes(QueueUrl=queue_url, Attributes={"RedrivePolicy": policy})
+    sqs.close()
+    return url
+
+
+def _arn(sqs: Any, url: str) -> str:
+    arn: str = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    return arn
 
 
 def send(queue_url: str, endpoint: str, *bodies: str) -> None:

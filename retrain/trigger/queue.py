@@ -30,12 +30,15 @@ class Message(NamedTuple):
 
 
 class Queue:
-    """An SQS queue by its URL; credentials and, outside AWS's own host names, the region by boto3's chain."""
+    """An SQS queue by its URL; credentials and, outside AWS's own host names, the region by boto3's chain.
 
-    def __init__(self, url: str) -> None:
+    What is received is hidden from others for `visibility` seconds, and then comes again unless it was deleted.
+    """
+
+    def __init__(self, url: str, visibility: int = VISIBILITY) -> None:
         parts = urlsplit(url)
         region = re.search(r"sqs\.([a-z0-9-]+)\.amazonaws\.", parts.netloc)
-        self._url, self._endpoint = url, f"{parts.scheme}://{parts.netloc}"
+        self._url, self._endpoint, self._visibility = url, f"{parts.scheme}://{parts.netloc}", visibility
         with self._explained():
             self._client: Any = Session(region_name=region[1] if region else None).client(
                 "sqs", endpoint_url=self._endpoint, config=CONFIG
@@ -48,7 +51,7 @@ class Queue:
                 QueueUrl=self._url,
                 MaxNumberOfMessages=BATCH,
                 WaitTimeSeconds=math.ceil(min(wait, LONGEST_WAIT)),
-                VisibilityTimeout=VISIBILITY,
+                VisibilityTimeout=self._visibility,
             )
         return [Message(item["Body"], item["ReceiptHandle"]) for item in reply.get("Messages", ())]
 

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from retrain import next_run
 from retrain.config import Task
@@ -26,31 +27,34 @@ from retrain.trigger.landing import Landed, scan
 from retrain.trigger.lease import SECONDS, held
 from retrain.trigger.submitter import Submitter
 
-ATTEND_SECONDS = 300.0
-"""Between looks at a run that is under way: it may have been cancelled, and leave no record."""
-RETRY_SECONDS = 20.0
-"""Between tries to start a run."""
 INTAKE_SECONDS = 6 * 3600.0
 """The longest that one drop may take to be validated."""
 
 log = logging.getLogger("retrain")
 
 
+class Pace(NamedTuple):
+    """How long things take, in seconds."""
+
+    lease: float = SECONDS
+    """How long the lease lasts without a heartbeat."""
+    attend: float = 300.0
+    """Between looks at a run that is under way: it may have been cancelled, and leave no record."""
+    retry: float = 20.0
+    """Between tries to start a run, for as long as that fails."""
+
+
+USUAL = Pace()
+
+
 class TaskWatch:
     """Watches one task. `look` and `advance` can be cut anywhere and done again, here or by another watcher."""
 
-    def __init__(
-        self,
-        task: Task,
-        submitter: Submitter,
-        health: Health,
-        lease_seconds: float = SECONDS,
-        attend_seconds: float = ATTEND_SECONDS,
-    ) -> None:
+    def __init__(self, task: Task, submitter: Submitter, health: Health, pace: Pace = USUAL) -> None:
         self.task, self.layout = task, Layout(task.name)
         self.store = open_store(task.store, task.endpoint_url)
         self._submitter, self._health = submitter, health
-        self._lease_seconds, self._attend_seconds = lease_seconds, attend_seconds
+        self._pace = pace
         self._next_attention: dict[str, float] = {}
         self._claims = Claims(self.store, self.layout)
         self._waiting: dict[str, datetime] = {}
@@ -91,18 +95,18 @@ class TaskWatch:
         return time.monotonic() >= self._next_attention.get(plan.run_id, 0.0)
 
     def _attended(self, plan: Plan, pause: float) -> None:
-        self._next_attention[plan.run_id] = time.monotonic() + min(pause, self._attend_seconds)
+        self._next_attention[plan.run_id] = time.monotonic() + pause
 
     def _attend(self) -> None:
         """See that the runs in flight are under way, unless another watcher is just at it."""
-        with held(self.store, self.layout, self._lease_seconds) as lease:
+        with held(self.store, self.layout, self._pace.lease) as lease:
             if lease is None:
                 return
             for plan in self._claims.in_flight():
-                self._attended(plan, RETRY_SECONDS)
+                self._attended(plan, self._pace.retry)
                 if self._claims.claim(plan):
                     new = self._submitter.ensure(self.task, plan, Fenced(self.store, lease))
-                    self._attended(plan, self._attend_seconds)
+                    self._attended(plan, self._pace.attend)
                     self._health.count(names.WATCHER_SUBMISSIONS, self.task.name, int(new))
 
     def _take_in(self, landed: Landed) -> UserError | None:
