@@ -3,8 +3,10 @@
 `python tests/radosgw.py` serves one until it is interrupted, for benchmarks.
 """
 
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -127,6 +129,7 @@ def _wait_for(url: str) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder, "ceph")) as url:
         print(url, flush=True)
         time.sleep(24 * 3600)
