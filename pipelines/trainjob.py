@@ -19,6 +19,8 @@ RUNTIME = "torch-distributed"
 """The ClusterTrainingRuntime that Trainer brings along; its one job, and the container in it, are called `NODE`."""
 NODE = "node"
 SHARED_MEMORY = "shared-memory"
+USER = 65532
+"""The image's; as the group of its files, a volume of whatever storage class is writable."""
 
 
 def render(task: Task, run_id: str) -> str:
@@ -67,6 +69,7 @@ def _patch(resources: Resources) -> Manifest:
         "nodeSelector": resources.node_selector,
         "tolerations": [toleration.model_dump(exclude_none=True) for toleration in resources.tolerations],
         "volumes": [_cache(resources.cache), _shared_memory(resources)],
+        "securityContext": {"runAsNonRoot": True, "runAsUser": USER, "runAsGroup": USER, "fsGroup": USER},
         "containers": [{"name": NODE, "volumeMounts": mounts}],
     }
     if resources.service_account:

@@ -11,9 +11,13 @@ from kfp_server import KfpServer, serving
 from watching import DATA, Place
 
 from pipelines import steps, submissions
+from pipelines.remote import OnKubeflow
 from pipelines.submissions import Submission
+from retrain import ledger
 from retrain.config import Model, Task
-from retrain.next_run import preview
+from retrain.errors import ModelError
+from retrain.kubeflow import Kubeflow
+from retrain.next_run import check, preview
 from retrain.planning import Request
 from retrain.records import Plan
 from retrain.run_records import RunRecords
@@ -50,6 +54,44 @@ def test_a_run_is_submitted_once_and_kept_as_it_was_planned(place: Place, kfp: K
         == f"{run['display_name']} was submitted before, as Kubeflow's run {run['run_id']}\n"
     )
     assert len(kfp.runs) == 1
+
+
+@pytest.mark.parametrize("asked", ["--dry-run", "--on kubeflow", "pipeline trainjob"])
+def test_a_network_that_cannot_be_built_is_refused_before_anything_is_submitted(
+    place: Place, kfp: KfpServer, tmp_path: Path, asked: str
+) -> None:
+    place.land(tmp_path / "in", "a")
+    arguments = ["run", *asked.split(), "--host", kfp.url] if asked.startswith("--") else asked.split()
+    command = [sys.executable, "-m", "retrain", *arguments, "--task", "pets.yaml", "--set", "model.options.depth=7"]
+    refused = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "retrain: model logistic: options {'depth': 7} do not fit" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert kfp.runs == []
+    assert not [entry.key for entry in place.store.list("pets/submissions/")]
+
+
+def test_a_watchers_run_whose_network_cannot_be_built_is_recorded_and_holds_up_nothing(
+    place: Place, kfp: KfpServer, tmp_path: Path
+) -> None:
+    broken = {"model": Model(name="logistic", options={"depth": 7}), "kubeflow": Kubeflow(host=kfp.url)}
+    there = Place(place.task.model_copy(update=broken))
+    there.land(tmp_path / "in", "a")
+    assert there.watcher(OnKubeflow()).once()
+    [record] = ledger.read(there.store, there.layout)
+    assert record.outcome == "failed"
+    assert "options {'depth': 7} do not fit" in str(record.error)
+    assert kfp.runs == []
+
+
+def test_a_factory_that_is_not_installed_here_is_left_to_the_pods(place: Place, tmp_path: Path) -> None:
+    place.land(tmp_path / "in", "a")
+    theirs = place.task.model_copy(update={"model": Model(name="vision.nets:small")})
+    planned = preview(place.store, place.layout, theirs, Request())
+    assert isinstance(planned, Plan)
+    check(planned, elsewhere=True)
+    with pytest.raises(ModelError, match=r"cannot import 'vision\.nets:small'"):
+        check(planned, elsewhere=False)
 
 
 def test_the_pods_do_the_run_that_was_submitted_whatever_has_landed_since(place: Place, tmp_path: Path) -> None:

@@ -86,6 +86,7 @@ def test_its_pods_are_on_the_tasks_pool_with_its_secrets_cache_and_shared_memory
     spec = pod_of(manifest(FLOWERS))["spec"]
     assert spec["serviceAccountName"] == "trainer"
     assert spec["imagePullSecrets"] == [{"name": "registry"}]
+    assert spec["securityContext"] == {"runAsNonRoot": True, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532}
     assert spec["nodeSelector"] == {"pool": "spot"}
     assert spec["tolerations"] == [{"key": "spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"}]
     cache, shared = spec["volumes"]
