@@ -105,7 +105,10 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
     "name not text": (beside(("cat/\udcff.png", png(1))), r"train\.tar: .*: the name is not text in UTF-8"),
     "name endless": (beside((f"{'x' * 5000}.png", png(1))), r"train\.tar: x+\.\.\.: the name has more than 4,096"),
     "header endless": (beside((info("1.png", pax_headers={"x": "y" * 20_000}), png(1))), r"16,384 are allowed"),
-    "size beyond all": (lambda: {"train.tar": info("bad.png", size=10**12).tobuf(tarfile.GNU_FORMAT) + WHOLE}, r"bad\.png: 1,000,000,000,000 bytes, where"),
+    "size beyond all": (
+        lambda: {"train.tar": info("bad.png", size=10**12).tobuf(tarfile.GNU_FORMAT) + WHOLE},
+        r"bad\.png: 1,000,000,000,000 bytes, where",
+    ),
     "size below zero": (beside((info("1.png", pax_headers={"size": "-1024"}), b"")), r"train\.tar: .*-1,024 bytes"),
     "symbolic link": (beside((info("bad.png", tarfile.SYMTYPE), b"")), r"train\.tar: bad\.png: neither a plain file"),
     "hard link": (beside((info("bad.png", tarfile.LNKTYPE), b"")), r"train\.tar: bad\.png: neither a plain file"),
