@@ -14,7 +14,6 @@ from kfp.dsl.graph_component import GraphComponent
 from pipelines import components
 from pipelines.pods import dress
 from retrain.config import Task
-from retrain.errors import TaskError
 from retrain.planning import Request
 
 Dress = Callable[[dsl.PipelineTask, str], None]
@@ -24,10 +23,9 @@ Dress = Callable[[dsl.PipelineTask, str], None]
 def build(task: Task) -> GraphComponent:
     """Return a task's pipeline for a cluster, ready to be compiled or submitted; the task is its default argument.
 
-    Raises `TaskError` if the task asks for several nodes, which no step of a pipeline can have.
+    Raises `TaskError` if the task asks for several nodes.
     """
-    if task.resources.nodes > 1:
-        raise TaskError("resources.nodes: a pipeline trains on one; `retrain pipeline trainjob` trains on several")
+    task.resources.require_one_node()
     return define(task, task.resources.image, lambda step, name: dress(step, name, task.resources))
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 
 from retrain import __version__
+from retrain.errors import TaskError
 from retrain.recipe.settings import Part
 
 Bytes = Annotated[str, Field(pattern=r"^[1-9][0-9]*([KMGTPE]i?)?$")]
@@ -84,3 +85,8 @@ class Resources(Part):
     """Longest life of one pod; a training that is cut off goes on from its last saved state."""
     retries: Annotated[int, Field(ge=0, le=100)] = 5
     """How often a pod that failed is tried again; errors that would only come again are never retried."""
+
+    def require_one_node(self) -> None:
+        """Raise `TaskError` if several nodes are asked for, which no step of a pipeline can have."""
+        if self.nodes > 1:
+            raise TaskError("resources.nodes: a pipeline trains on one; `retrain pipeline trainjob` trains on several")

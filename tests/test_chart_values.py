@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from helm_python import Chart, HelmValuesError
+from helm_python import Chart, HelmRenderError, HelmValuesError
 from rendered import CHART, Document, documents
 
 from retrain.config import Task
@@ -123,6 +123,14 @@ def test_schedules_that_retrain_can_read_are_let_through(cron: str) -> None:
 def test_wrong_values_are_refused_by_an_install_too() -> None:
     with pytest.raises(HelmValuesError, match="additional properties 'epochs' not allowed"):
         documents({"tasks": {"flowers": {"store": STORE, "epochs": 3}}})
+
+
+def test_a_watched_task_on_several_nodes_is_refused_by_an_install() -> None:
+    several = {"flowers": {"store": STORE, "resources": {"nodes": 2}}}
+    with pytest.raises(HelmRenderError, match=r"tasks\.flowers\.resources\.nodes: a pipeline trains on one"):
+        documents({"tasks": several})
+    unwatched = documents({"tasks": several, "watcher": {"enabled": False}})
+    assert "Deployment" in {document["kind"] for document in unwatched}
 
 
 def test_the_default_kind_need_not_be_named_and_every_other_must() -> None:

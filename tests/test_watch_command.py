@@ -123,6 +123,7 @@ def test_a_server_that_ignores_conditions_is_refused_at_the_start(place: Place, 
     ("arguments", "message"),
     [
         (("--schedule", "never"), "schedule: must be five fields of cron"),
+        (("--on", "kubeflow", "--set", "resources.nodes=2"), "resources.nodes: a pipeline trains on one"),
         (("--host", "somewhere"), "kubeflow.host: does not fit"),
         (("--port", "1", "--listen", "203.0.113.1"), "cannot listen on 203.0.113.1:1"),
     ],

@@ -44,7 +44,7 @@ def watch(
     settings = [*overrides, *(f"{field}={value}" for field, value in chosen.items() if value is not None)]
     tasks = [load_task(name, settings) for name in task]
     health = Health(task.name for task in tasks)
-    watcher = _watcher(tasks, _submitter(on, device), health, poll_seconds, queue_url)
+    watcher = _watcher(tasks, _submitter(on, device, tasks), health, poll_seconds, queue_url)
     try:
         if once:
             raise typer.Exit(0 if watcher.once() else NOT_ALL)
@@ -72,10 +72,12 @@ def _watcher(
     return Watcher(watches, health, poll_seconds, inbox)
 
 
-def _submitter(on: str, device: str) -> "Submitter":
+def _submitter(on: str, device: str, tasks: "Sequence[Task]") -> "Submitter":
     if on == "kubeflow":
         from pipelines.remote import OnKubeflow
 
+        for task in tasks:
+            task.resources.require_one_node()
         return OnKubeflow()
     from retrain.trigger.here import Here
 

@@ -16,7 +16,13 @@
 {{- end }}
 {{- end }}
 
+{{/* What the watcher would refuse when it starts is refused when it is installed. */}}
 {{- define "retrain.watchArguments" -}}
+{{- range $name, $task := include "retrain.tasks" . | fromYaml }}
+{{- if and (eq $.Values.watcher.on "kubeflow") (gt (int (dig "resources" "nodes" 1 $task)) 1) }}
+{{- fail (printf "tasks.%s.resources.nodes: a pipeline trains on one; `retrain pipeline trainjob` trains on several" $name) }}
+{{- end }}
+{{- end -}}
 - watch
 {{- include "retrain.taskArguments" . }}
 - --on
