@@ -15,6 +15,7 @@ from store_faults import cut, lost_reply, reset, truncated
 from retrain.errors import StoreError
 from retrain.store import Conflict, Entry, Store, open_store
 from retrain.store.probe import probe_conditional_writes
+from retrain.store.s3_parts import PART
 
 
 class First:
@@ -155,6 +156,58 @@ def test_a_lost_reply_to_the_end_of_a_multipart_upload_does_no_harm(s3: str, buc
         open_store(f"s3://{bucket}/t", endpoint).upload(tmp_path / "shard", "k")
     assert fault.lost == 1
     assert open_store(f"s3://{bucket}/t", s3).read("k")[0] == content
+
+
+class Asked:
+    """Notes which bytes of objects were asked for, and lets a fault answer."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.ranges: list[str] = []
+        self.fault = fault
+
+    def __call__(self, request: Request, forward: Forward) -> Reply | None:
+        if request.method == "GET" and "list-type" not in request.path:
+            self.ranges.append(request.headers.get("Range", "all"))
+            return self.fault(request, forward)
+        return forward(request)
+
+
+def large(s3: str, bucket: str) -> bytes:
+    content = os.urandom(3 * PART + 12_345)
+    open_store(f"s3://{bucket}/t", s3).write("k", content)
+    return content
+
+
+def test_a_large_object_comes_in_parts_that_nobody_asks_for_twice(s3: str, bucket: str, tmp_path: Path) -> None:
+    content, asked = large(s3, bucket), Asked(lambda request, forward: forward(request))
+    with faulty(s3, asked) as endpoint:
+        open_store(f"s3://{bucket}/t", endpoint).download("k", tmp_path / "k")
+    assert (tmp_path / "k").read_bytes() == content
+    assert asked.ranges[0] == "all"
+    parts = {f"bytes={start}-{min(start + PART, len(content)) - 1}" for start in range(PART, len(content), PART)}
+    assert len(set(asked.ranges)) == len(asked.ranges)
+    assert set(asked.ranges[1:]) <= parts
+
+
+def test_parts_that_are_cut_are_taken_up_where_they_broke(s3: str, bucket: str, tmp_path: Path) -> None:
+    content, asked = large(s3, bucket), Asked(First("GET", cut, count=4))
+    with faulty(s3, asked) as endpoint:
+        open_store(f"s3://{bucket}/t", endpoint).download("k", tmp_path / "k")
+    assert (tmp_path / "k").read_bytes() == content
+    assert any(asked.ranges.count(each) == 1 and each.endswith("-") for each in asked.ranges)
+
+
+def test_parts_are_all_of_one_version(s3: str, bucket: str, tmp_path: Path) -> None:
+    large(s3, bucket)
+
+    def overwrite(request: Request, forward: Forward) -> Reply:
+        reply = forward(request)
+        large(s3, bucket)
+        return reply
+
+    with faulty(s3, Asked(First("GET", overwrite))) as endpoint, pytest.raises(StoreError, match="PreconditionFailed"):
+        open_store(f"s3://{bucket}/t", endpoint).download("k", tmp_path / "k")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_body_that_is_always_cut_ends_in_an_error_and_leaves_no_file(s3: str, bucket: str, tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from retrain.store.base import Entry, Missing, check_key, is_key, settle
-from retrain.store.copying import copied
+from retrain.store.copying import copied, written
 from retrain.store.s3_errors import Denied, Place, explained, status
+from retrain.store.s3_parts import CONNECTIONS, PART, fetch
 from retrain.store.s3_retry import ATTEMPTS, again, pause
 from retrain.store.s3_stream import S3Stream
 
@@ -26,6 +27,7 @@ CONFIG = Config(
     retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
     connect_timeout=2,
     read_timeout=30,
+    max_pool_connections=2 * CONNECTIONS,  # two transfers, or a transfer beside the readers of small objects
 )
 
 TRANSFER = TransferConfig(preferred_transfer_client="classic")  # the CRT client ignores endpoint_url (boto3#4839)
@@ -96,9 +98,16 @@ class S3Store:
             again(partial(self._client.upload_file, str(path), **self._object(key), Config=TRANSFER))
 
     def download(self, key: str, path: Path) -> None:
-        """Stream the object aside, then rename it to `path`. Raises `Missing`."""
-        with self._explained(key), self.open(key) as source, copied(source, path.parent) as copy:
-            copy.replace(path)
+        """Stream the object aside, a large one over several connections; then rename it to `path`. Raises `Missing`."""
+        with self._explained(key), self._stream(key) as opened:
+            large = opened.size > PART
+            part_at = partial(self._part, key, opened.etag)
+            with (
+                written(partial(fetch, opened, part_at), path.parent)
+                if large
+                else copied(io.BufferedReader(opened, BUFFER), path.parent) as copy
+            ):
+                copy.replace(path)
 
     def open(self, key: str) -> BinaryIO:
         """Stream the object. Raises `Missing`."""
@@ -131,6 +140,13 @@ class S3Store:
             if any(entry.key == key for entry in islice(self.list(key), 1)):
                 raise
             raise Missing(f"{self._place(key)}: there is no such object.") from None
+
+    def _part(self, key: str, etag: str, start: int, end: int) -> S3Stream:
+        """Stream some bytes of one version of an object."""
+        get = partial(self._client.get_object, **self._object(key))
+        with self._explained(key):
+            reply = again(partial(get, Range=f"bytes={start}-{end - 1}", IfMatch=etag))
+        return S3Stream(reply, get, self._place(key), start)
 
     def _put_if(self, key: str, data: bytes, **condition: str) -> str:
         """A conditional write, sent again while the server says that another one is in its way (409)."""

@@ -27,23 +27,25 @@ CUTS = 5
 
 
 class S3Stream(io.RawIOBase):
-    """The bytes of one version of an object: `reply` is what `get` answered.
+    """The bytes of one version of an object, or those from `start` on: `reply` is what `get` answered.
 
     `get` is boto3's `get_object` for it, and takes `Range` and `IfMatch`. Reading raises `StoreError` if the server
     fails, or if the object was replaced when the stream must be taken up again.
     """
 
-    def __init__(self, reply: dict[str, Any], get: Callable[..., dict[str, Any]], place: Place) -> None:
+    def __init__(self, reply: dict[str, Any], get: Callable[..., dict[str, Any]], place: Place, start: int = 0) -> None:
         super().__init__()
         self._body = reply["Body"]
-        self._etag: str = reply["ETag"]
+        self.etag: str = reply["ETag"]
         self._get = get
         self._place = place
-        self._position = 0
-        self._size = 0
-        """Of the whole object, once a part of it was asked for; its checksum tells the end of the whole."""
+        self._position = start
+        self._end = 0
+        """Of the object, once a part of it was asked for; its checksum tells the end of the whole."""
+        self.size: int = reply["ContentLength"]
+        """Bytes of the reply."""
         self._cuts = 0
-        self.version = self._etag.strip('"')
+        self.version = self.etag.strip('"')
 
     def readable(self) -> bool:
         """Reading is all it is for."""
@@ -68,9 +70,9 @@ class S3Stream(io.RawIOBase):
         while True:
             try:
                 chunk: bytes = self._body.read(size)
-                if chunk or size == 0 or self._position >= self._size:
+                if chunk or size == 0 or self._position >= self._end:
                     return chunk
-                raise IncompleteReadError(actual_bytes=self._position, expected_bytes=self._size)
+                raise IncompleteReadError(actual_bytes=self._position, expected_bytes=self._end)
             except CUT as error:
                 self._cuts += 1
                 if self._cuts == CUTS:
@@ -81,10 +83,10 @@ class S3Stream(io.RawIOBase):
         """Ask for the rest. Raises `cut` if there is none: then it is not the end that is wrong."""
         self._body.close()
         try:
-            reply = again(partial(self._get, Range=f"bytes={self._position}-", IfMatch=self._etag))
+            reply = again(partial(self._get, Range=f"bytes={self._position}-", IfMatch=self.etag))
         except ClientError as error:
             if status(error) == REQUESTED_RANGE_NOT_SATISFIABLE:
                 raise cut from error
             raise
         self._body = reply["Body"]
-        self._size = int(reply["ContentRange"].rpartition("/")[2])  # parts carry no checksum that would tell their end
+        self._end = int(reply["ContentRange"].rpartition("/")[2])  # parts carry no checksum that would tell their end
