@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from retrain.layout import Layout
 from retrain.records import Dataset
 from retrain.runs import RunFiles
 from retrain.store.base import Store
+from retrain.store.parallel import ask_all
 from retrain.training.distributed import ALONE, Ranks
 from retrain.training.progress import Observer
 from retrain.words import Split
@@ -34,7 +36,7 @@ class Context:
         """Return splits of a dataset on the device. Raises `DamagedDrop` at the first that is damaged."""
         return load(
             dataset,
-            [read_drop(self.store, self.layout, drop.id) for drop in dataset.drops],
+            list(ask_all(partial(read_drop, self.store, self.layout), [drop.id for drop in dataset.drops])),
             splits,
             store=self.store,
             layout=self.layout,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import partial
 
 from pydantic import ValidationError
 
@@ -10,6 +11,7 @@ from retrain.layout import Layout
 from retrain.planning import scale_of
 from retrain.records import Decision, Evaluation, Plan, Result, RunRecord, Savings
 from retrain.store.base import Conflict, Missing, Store
+from retrain.store.parallel import ask_all
 
 EVALUATION_SHARE = 1 / 3
 """An evaluated image costs a third of a trained one: the forward pass without the backward."""
@@ -28,7 +30,7 @@ def write(store: Store, layout: Layout, record: RunRecord) -> RunRecord:
 def read(store: Store, layout: Layout) -> list[RunRecord]:
     """Return all records in the order in which their runs ended."""
     keys = [entry.key for entry in store.list(layout.ledger) if entry.key.endswith(".json")]
-    return sorted((_parse(store, key) for key in keys), key=lambda record: (record.ended_at, record.run_id))
+    return sorted(ask_all(partial(_parse, store), keys), key=lambda record: (record.ended_at, record.run_id))
 
 
 def find(store: Store, layout: Layout, run_id: str) -> RunRecord | None:

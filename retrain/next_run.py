@@ -1,6 +1,7 @@
 """The next run of a task, from what its store holds. Read without torch: whoever only plans and submits stays small."""
 
 from collections.abc import Iterable
+from functools import partial
 
 from retrain import ledger, planning, registry
 from retrain.config import Task
@@ -12,15 +13,21 @@ from retrain.planning import History, Measured, Nothing, Request
 from retrain.records import Drop, Plan, RunRecord
 from retrain.run_records import RunRecords
 from retrain.store.base import Store
+from retrain.store.parallel import ask_all
 
 
 def preview(store: Store, layout: Layout, task: Task, request: Request) -> Plan | Nothing:
     """Plan the next run and change nothing. Raises `DamagedDrop` at a drop that belongs in quarantine."""
     found = shelf(store, layout)
-    drops = [read_drop(store, layout, drop).model_copy(update={"shards": ()}) for drop in found.usable]  # they are many
+    drops = list(ask_all(partial(_without_shards, store, layout), found.usable))
     past = history(store, layout, task)._replace(quarantined=found.quarantined)
     _check_known(drops, past)
     return planning.make_plan(task, drops, past, request)
+
+
+def _without_shards(store: Store, layout: Layout, drop_id: str) -> Drop:
+    """A drop without its shards, which are many and decide nothing here."""
+    return read_drop(store, layout, drop_id).model_copy(update={"shards": ()})
 
 
 def settle(store: Store, layout: Layout, task: Task, request: Request) -> Plan | Nothing:

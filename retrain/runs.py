@@ -11,6 +11,7 @@ from retrain.recipe.learning_speed import Counters, concatenate, from_tensors, s
 from retrain.records import Dataset, DropRef
 from retrain.run_records import RunRecords
 from retrain.store.base import Missing
+from retrain.store.parallel import ask_all
 
 
 class RunFiles(RunRecords):
@@ -65,7 +66,7 @@ class RunFiles(RunRecords):
         if not known:
             return Counters.zeros(dataset.samples)
         own = [drop.id for drop in self.plan().dataset.drops]
-        stored = {drop: self.store.read(self.layout.learning_speed(self.run_id, drop))[0] for drop in own}
+        stored = dict(zip(own, ask_all(self._index, own), strict=True))
         total = hashlib.sha256()
         for data in stored.values():
             total.update(data)
@@ -74,6 +75,9 @@ class RunFiles(RunRecords):
             raise RunError(f"{self.store.url}/{self._key('learning_speed/')} is not the index that the run ended with")
         parts = [self._part(drop, stored[drop.id]) for drop in dataset.drops[:known]]
         return concatenate([*parts, Counters.zeros(sum(drop.samples for drop in dataset.drops[known:]))])
+
+    def _index(self, drop_id: str) -> bytes:
+        return self.store.read(self.layout.learning_speed(self.run_id, drop_id))[0]
 
     def _part(self, drop: DropRef, data: bytes) -> Counters:
         part = from_tensors(load(data))

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from functools import partial
 from typing import NamedTuple
 
 from retrain.data.manifest import parse
@@ -9,6 +10,7 @@ from retrain.errors import DamagedDrop, DropError
 from retrain.layout import Layout
 from retrain.records import Drop
 from retrain.store.base import Missing, Store
+from retrain.store.parallel import ask_all
 
 log = logging.getLogger("retrain")
 
@@ -55,7 +57,7 @@ def list_drops(store: Store, layout: Layout) -> tuple[Drop, ...]:
 
     Raises `DamagedDrop` at a damaged manifest.
     """
-    drops = (read_drop(store, layout, drop_id) for drop_id in shelf(store, layout).usable)
+    drops = ask_all(partial(read_drop, store, layout), shelf(store, layout).usable)
     return tuple(sorted(drops, key=lambda drop: (drop.committed_at, drop.id)))
 
 

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 
 from retrain import ledger
@@ -10,11 +9,7 @@ from retrain.errors import StoreError
 from retrain.layout import Layout
 from retrain.records import RunRecord
 from retrain.store.base import Store
-
-READERS = 16
-"""Records are small: reading them is waiting for the store."""
-BATCH = 500
-"""Records in memory at once."""
+from retrain.store.parallel import ask_all
 
 log = logging.getLogger("retrain")
 
@@ -39,12 +34,10 @@ class LedgerReader:
         cannot be listed.
         """
         run_ids = [run_id for run_id in self._list() if run_id not in self._read]
-        with ThreadPoolExecutor(READERS) as pool:
-            for start in range(0, len(run_ids), BATCH):
-                for record in pool.map(self._find, run_ids[start : start + BATCH]):
-                    if record:
-                        self._read.add(record.run_id)
-                        yield record
+        for record in ask_all(self._find, run_ids):
+            if record:
+                self._read.add(record.run_id)
+                yield record
 
     def _list(self) -> list[str]:
         try:

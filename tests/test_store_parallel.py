@@ -1,0 +1,31 @@
+"""Many small objects at once: in order, in bounded memory, and one that fails ends it."""
+
+import threading
+import time
+
+import pytest
+
+from retrain.store.parallel import BATCH, READERS, ask_all
+
+
+def test_answers_come_in_the_order_of_the_keys_however_long_each_takes() -> None:
+    asked = threading.Barrier(READERS)  # passed only once as many wait at once
+
+    def answer(key: int) -> int:
+        if key < READERS:
+            asked.wait(timeout=10)
+            time.sleep((READERS - key) / 1000)
+        return -key
+
+    assert list(ask_all(answer, range(100))) == [-key for key in range(100)]
+
+
+def test_no_more_keys_are_taken_than_answers_fit_in_memory() -> None:
+    keys = iter(range(10 * BATCH))
+    assert next(ask_all(lambda key: key, keys)) == 0
+    assert next(keys) == BATCH
+
+
+def test_the_first_key_that_fails_ends_it() -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(ask_all(lambda key: 1 / key, [2, 1, 0, 5]))
