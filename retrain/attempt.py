@@ -89,12 +89,11 @@ def _keep(context: Context, run: Run, parent: Parent | None, outcome: Outcome, s
     """Write model, index and curve, then the result that vouches for them."""
     plan, files = run.plan, context.files(run.plan.run_id)
     model_digest = files.write_model(run.network.state_dict()) if outcome != "diverged" else None
-    if _keeps_moments(plan):
-        files.write_moments(moments(run.optimizer))
+    moments_digest = files.write_moments(moments(run.optimizer)) if _keeps_moments(plan) else None
     decay = plan.task.training.index_decay
     counters = add(parent.counters, run.counters, decay) if parent else run.counters
     index_digest = files.write_counters(plan.dataset, counters)
     files.write_curve(run.progress.points)
-    result = summarize(run, outcome, started_at, model_digest, index_digest)
+    result = summarize(run, outcome, started_at, model_digest, index_digest, moments_digest)
     files.write_result(result)
     return result

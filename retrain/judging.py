@@ -8,6 +8,7 @@ from retrain.comparison import compare
 from retrain.context import Context
 from retrain.data.augment import Normalize
 from retrain.data.resident import Samples
+from retrain.errors import ModelError
 from retrain.records import Dataset, Evaluation, Plan
 from retrain.training.evaluate import predictions
 
@@ -46,9 +47,15 @@ def _right(context: Context, plan: Plan, dataset: Dataset) -> Tensor:
 
 
 def trained(context: Context, plan: Plan) -> nn.Module:
-    """Return the network that a run ended with, on the device. Raises `RunError` if its model is damaged."""
+    """Return the network that a run ended with, on the device.
+
+    Raises `RunError` if its model is damaged, and `ModelError` if it is not that of the network that its plan names.
+    """
     network = models.build(plan.task.model, len(plan.dataset.classes), plan.task.data.image_size, seed=0)
-    network.load_state_dict(context.files(plan.run_id).weights())
+    try:
+        network.load_state_dict(context.files(plan.run_id).weights())
+    except RuntimeError as error:
+        raise ModelError(f"the model of {plan.run_id} does not fit {plan.task.model.name}: {error}") from error
     return models.place(network, context.device)
 
 

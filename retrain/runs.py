@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -24,28 +25,38 @@ class RunFiles(RunRecords):
         return hashlib.sha256(data).hexdigest()
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the weights that the result vouches for. Raises `RunError` if they are not those."""
-        data, _ = self.store.read(self._key("model.safetensors"))
+        """Return the weights that the result vouches for. Raises `RunError` if they are not those, or no numbers."""
         result = self.result()
-        if result is None or result.model_digest != hashlib.sha256(data).hexdigest():
-            raise RunError(
-                f"{self.store.url}/{self._key('model.safetensors')} is not the model that the run ended with"
-            )
-        return load(data)
+        return self._vouched("model.safetensors", result.model_digest if result else None, "model")
 
-    def write_moments(self, moments: Mapping[str, Tensor]) -> None:
-        """Write the optimiser's moments, for runs that go on with them."""
+    def write_moments(self, moments: Mapping[str, Tensor]) -> str:
+        """Write the optimiser's moments, for runs that go on with them, and return their digest."""
         data = save({name: tensor.detach().cpu().contiguous() for name, tensor in moments.items()})
         self.store.write(self._key("moments.safetensors"), data)
+        return hashlib.sha256(data).hexdigest()
 
     def moments(self) -> dict[str, Tensor]:
-        """Return the optimiser's moments. Raises `RunError` if the run did not keep them."""
-        try:
-            return load(self.store.read(self._key("moments.safetensors"))[0])
-        except Missing as missing:
+        """Return the optimiser's moments. Raises `RunError` if the run kept none, or they are not those."""
+        result = self.result()
+        if result is None or result.moments_digest is None:
             raise RunError(
                 f"{self.run_id} kept no optimiser state to go on with: train it with training.optimizer_state: kept"
-            ) from missing
+            )
+        return self._vouched("moments.safetensors", result.moments_digest, "optimiser state")
+
+    def _vouched(self, name: str, sha256: str | None, what: str) -> dict[str, Tensor]:
+        where = f"{self.store.url}/{self._key(name)}"
+        try:
+            data, _ = self.store.read(self._key(name))
+        except Missing as missing:
+            raise RunError(f"{where} is not there") from missing
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise RunError(f"{where} is not the {what} that the run ended with")
+        tensors = _loaded(data, where)
+        for tensor_name, tensor in tensors.items():
+            if tensor.isnan().any():
+                raise RunError(f"{where}: {tensor_name} holds values that are no numbers (NaN)")
+        return tensors
 
     def write_counters(self, dataset: Dataset, counters: Counters) -> str:
         """Write the learning-speed index, a file a drop, and return its digest."""
@@ -80,7 +91,15 @@ class RunFiles(RunRecords):
         return self.store.read(self.layout.learning_speed(self.run_id, drop_id))[0]
 
     def _part(self, drop: DropRef, data: bytes) -> Counters:
-        part = from_tensors(load(data))
+        where = f"{self.store.url}/{self.layout.learning_speed(self.run_id, drop.id)}"
+        part = from_tensors(_loaded(data, where))
         if len(part.seen) != drop.samples:
             raise RunError(f"{self.run_id} counted {len(part.seen):,} samples in drop {drop.id}, not {drop.samples:,}")
         return part
+
+
+def _loaded(data: bytes, where: str) -> dict[str, Tensor]:
+    try:
+        return load(data)
+    except SafetensorError as error:
+        raise RunError(f"{where} holds no tensors: {error}") from error

@@ -19,7 +19,14 @@ LEVELS: tuple[Literal["99", "100"], ...] = ("99", "100")
 Crossings = dict[Literal["99", "100"], int | None]
 
 
-def summarize(run: Run, outcome: Outcome, started_at: datetime, model_digest: str | None, index_digest: str) -> Result:
+def summarize(
+    run: Run,
+    outcome: Outcome,
+    started_at: datetime,
+    model_digest: str | None,
+    index_digest: str,
+    moments_digest: str | None,
+) -> Result:
     """Return what the run reached, when, and at what cost."""
     last, target = run.progress.points[-1], run.plan.target
     whole = [point for point in run.progress.points if point.images == len(run.val_order)]
@@ -33,6 +40,7 @@ def summarize(run: Run, outcome: Outcome, started_at: datetime, model_digest: st
         speed_up=speed_ups(reached_at, target),
         model_digest=model_digest,
         index_digest=index_digest,
+        moments_digest=moments_digest,
         cost=_cost(run),
         machine=_machine(run),
         started_at=started_at,

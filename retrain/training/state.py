@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from pydantic import TypeAdapter
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -40,10 +41,19 @@ def freeze(run: Run) -> bytes:
 
 
 def thaw(run: Run, state: bytes) -> None:
-    """Put a newly set-up run where `freeze` found it. Raises `RunError` if the state is of another run."""
-    tensors, position = load(state), _position(state)
+    """Put a newly set-up run where `freeze` found it.
+
+    Raises `RunError`, changing nothing, if the state is of another run, or of another network or optimiser.
+    """
+    tensors, position = _read(state)
     if position.run_id != run.plan.run_id:
         raise RunError(f"the saved state of run {position.run_id} is no state of run {run.plan.run_id}")
+    for name, tensor in _tensors(run):
+        if name not in tensors or (tensors[name].shape, tensors[name].dtype) != (tensor.shape, tensor.dtype):
+            raise RunError(
+                f"the saved state of run {run.plan.run_id} does not fit its network or optimiser at {name}; remove its "
+                "state/ from the store to begin it anew"
+            )
     with torch.no_grad():
         for name, tensor in _tensors(run):
             tensor.copy_(tensors[name])
@@ -66,7 +76,11 @@ def _tensors(run: Run) -> Iterator[tuple[str, Tensor]]:
     yield "loss_sum", run.loss_sum
 
 
-def _position(state: bytes) -> _Position:
-    """Read the header's metadata, which safetensors' `load` leaves out."""
-    length = int.from_bytes(state[:8], "little")
-    return _POSITION.validate_json(json.loads(state[8 : 8 + length])["__metadata__"]["position"])
+def _read(state: bytes) -> tuple[dict[str, Tensor], _Position]:
+    """Read the tensors, and the header's metadata, which safetensors' `load` leaves out."""
+    try:
+        length = int.from_bytes(state[:8], "little")
+        metadata = json.loads(state[8 : 8 + length])["__metadata__"]
+        return load(state), _POSITION.validate_json(metadata["position"])
+    except (SafetensorError, ValueError, LookupError, TypeError) as error:
+        raise RunError(f"what was saved is no state of a run: {error}") from error
