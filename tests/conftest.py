@@ -7,7 +7,7 @@ from uuid import uuid4
 import boto3
 import pytest
 from aws import AWS
-from moto.server import ThreadedMotoServer
+from s3_server import serving_s3
 
 from retrain.store import LocalStore, Store, open_store
 
@@ -18,11 +18,8 @@ def s3() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as environment:
         for name, value in AWS.items():
             environment.setenv(name, value)
-        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        server.start()
-        host, port = server.get_host_and_port()
-        yield f"http://{host}:{port}"
-        server.stop()
+        with serving_s3() as address:
+            yield address
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import http.client
 import socket
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -65,14 +65,18 @@ def _handler(server: str, fault: Fault) -> type[BaseHTTPRequestHandler]:
             reply = fault(Request(self.command, self.path, dict(self.headers), body), lambda r: _forward(server, r))
             self.close_connection = True
             if reply is not None:
-                self.send_response_only(reply.status)  # Date and Server are those of the reply
-                for name, value in (reply.headers | {"Connection": "close"}).items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(reply.body)
-                if reply.reset:
-                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                    self.connection.close()
+                with suppress(ConnectionError):  # the client was killed
+                    self.send(reply)
+
+        def send(self, reply: Reply) -> None:
+            self.send_response_only(reply.status)  # Date and Server are those of the reply
+            for name, value in (reply.headers | {"Connection": "close"}).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(reply.body)
+            if reply.reset:
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.close()
 
         do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = answer
 

@@ -1,29 +1,40 @@
 """What racing processes do in the stores' tests: run in processes of their own, through stores opened anew."""
 
-import multiprocessing
+import os
 from collections.abc import Callable
 from multiprocessing.synchronize import Barrier
 from typing import TypeVar
 
+from aws import AWS
+from processes import forkserver
+
 from retrain import registry
+from retrain.errors import RunError
 from retrain.layout import Layout
 from retrain.store import Conflict, open_store
 
 PROCESSES = 4
+MANY = 16
 
 Outcome = TypeVar("Outcome")
 
 
-def race(contestant: Callable[[str, str | None, int], Outcome], url: str, endpoint_url: str | None) -> list[Outcome]:
+def race(
+    contestant: Callable[[str, str | None, int], Outcome],
+    url: str,
+    endpoint_url: str | None,
+    processes: int = PROCESSES,
+) -> list[Outcome]:
     """Outcomes of as many contestants as there are processes, each with its own number, started together."""
-    context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(PROCESSES)
-    with context.Pool(PROCESSES, initializer=_start_together, initargs=(barrier,)) as pool:
-        return pool.starmap(contestant, [(url, endpoint_url, number) for number in range(PROCESSES)], chunksize=1)
+    context = forkserver()
+    barrier = context.Barrier(processes)
+    with context.Pool(processes, initializer=_start_together, initargs=(barrier,)) as pool:
+        return pool.starmap(contestant, [(url, endpoint_url, number) for number in range(processes)], chunksize=1)
 
 
 def _start_together(barrier: Barrier) -> None:
-    barrier.wait(timeout=30)
+    os.environ.update(AWS)
+    barrier.wait(timeout=60)
 
 
 def claim_all(url: str, endpoint_url: str | None, number: int) -> list[str]:
@@ -64,3 +75,20 @@ def promote_itself(url: str, endpoint_url: str | None, number: int) -> None:
         except Conflict:
             continue
         return
+
+
+def promote_or_roll_back(url: str, endpoint_url: str | None, number: int) -> None:
+    """Put `run-<number>` in force if the number is even, and else roll back five times whatever is."""
+    store, layout = open_store(url, endpoint_url), Layout("pets")
+    if number % 2 == 0:
+        promote_itself(url, endpoint_url, number)
+        return
+    done = 0
+    while done < 5:
+        seen = registry.read(store, layout)
+        try:
+            assert seen.champion
+            registry.put_in_force(store, layout, seen, registry.previous(seen.champion), "rolled back")
+        except RunError:  # another came first, or there is nothing to go back to
+            continue
+        done += 1

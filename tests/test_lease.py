@@ -1,18 +1,27 @@
 """The lease: one holder at a time, and a holder that froze changes nothing when it wakes."""
 
+import os
+import signal
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+from aws import AWS
+from processes import forkserver
 
 from retrain.layout import Layout
-from retrain.store import Store
+from retrain.store import Store, open_store
+from retrain.trigger.at_work import at_work
 from retrain.trigger.fence import Fenced
 from retrain.trigger.lease import LeaseLost, LeaseState, acquire, held
 
 LAYOUT = Layout("pets")
 SHORT = 0.3
 """Seconds: a lease that expires while a test waits."""
+FREEZING = 1.0
+"""Seconds: a lease that a process under way keeps easily."""
 
 
 def state(store: Store) -> LeaseState:
@@ -75,6 +84,40 @@ def test_a_holder_that_froze_and_wakes_can_write_nothing_any_more(store: Store) 
     assert [entry.key for entry in fenced.list("pets/")] == ["pets/champion.json", "pets/lease.json"]
     successor.renew()
     assert state(store).token == 2
+
+
+def hold_freeze_and_write(url: str, endpoint_url: str | None) -> None:
+    """Write under a lease before and after being frozen; end with 3 if the lease is lost."""
+    os.environ.update(AWS)
+    store = open_store(url, endpoint_url)
+    with held(store, LAYOUT, FREEZING) as lease:
+        assert lease
+        fenced = Fenced(store, lease)
+        fenced.write("pets/runs/late", b"in time")
+        os.kill(os.getpid(), signal.SIGSTOP)
+        try:
+            fenced.write("pets/runs/late", b"too late")
+        except LeaseLost:
+            sys.exit(3)
+
+
+@pytest.mark.parametrize("kind", ["local", "s3"])
+def test_a_process_that_froze_past_its_lease_writes_nothing_over_its_successor(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    endpoint_url = request.getfixturevalue("s3") if kind == "s3" else None
+    url = f"s3://{request.getfixturevalue('bucket')}" if endpoint_url else str(tmp_path)
+    store = open_store(url, endpoint_url)
+    process = forkserver().Process(target=hold_freeze_and_write, args=(url, endpoint_url))
+    process.start()
+    while Path(f"/proc/{process.pid}/stat").read_text().split(")")[1].split()[0] != "T":
+        time.sleep(0.01)
+    with at_work(store, LAYOUT) as ours:
+        ours.write("pets/runs/late", b"ours")
+        os.kill(process.pid or 0, signal.SIGCONT)
+        process.join(30)
+    assert process.exitcode == 3
+    assert store.read("pets/runs/late")[0] == b"ours"
 
 
 def test_a_heartbeat_that_comes_too_late_loses_the_lease_to_whoever_took_it(store: Store) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from races import PROCESSES, promote_itself, race
+from races import MANY, promote_itself, promote_or_roll_back, race
 
 from retrain import registry
 from retrain.errors import RunError
@@ -69,13 +69,37 @@ def test_a_person_is_told_to_decide_again_when_another_came_first(store: Store) 
         force(store, "a")
 
 
-def test_of_racing_promotions_none_is_lost(s3: str, bucket: str) -> None:
-    url = f"s3://{bucket}/races"
-    race(promote_itself, url, s3)
-    champion = registry.read(open_store(url, s3), LAYOUT).champion
+@pytest.fixture(params=["local", "s3"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str | None]:
+    """Where processes find an empty store of each kind."""
+    if request.param == "local":
+        return str(tmp_path / "store"), None
+    return f"s3://{request.getfixturevalue('bucket')}/races", request.getfixturevalue("s3")
+
+
+def test_of_sixteen_processes_that_promote_at_once_none_is_lost(address: tuple[str, str | None]) -> None:
+    race(promote_itself, *address, processes=MANY)
+    champion = registry.read(open_store(*address), LAYOUT).champion
     assert champion
-    assert sorted(entry.run_id for entry in champion.history) == [f"run-{number}" for number in range(PROCESSES)]
-    assert [entry.sequence for entry in champion.history] == [1, 2, 3, 4]
+    assert sorted(entry.run_id for entry in champion.history) == sorted(f"run-{number}" for number in range(MANY))
+    assert [entry.sequence for entry in champion.history] == list(range(1, MANY + 1))
+
+
+def test_promotions_and_rollbacks_at_once_follow_one_from_another(address: tuple[str, str | None]) -> None:
+    store = open_store(*address)
+    for run_id in "abcdefghijklmnopqrstuvwxyz":  # enough to go back to
+        force(store, run_id)
+    race(promote_or_roll_back, *address)
+    champion = registry.read(store, LAYOUT).champion
+    assert champion
+    assert [entry.sequence for entry in champion.history] == list(range(1, 26 + 2 + 10 + 1))
+    standing: list[str] = []
+    for entry in champion.history:
+        if entry.why == "rolled back":
+            standing.pop()
+            assert entry.run_id == standing[-1]
+        else:
+            standing.append(entry.run_id)
 
 
 @pytest.mark.parametrize(

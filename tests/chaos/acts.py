@@ -32,7 +32,7 @@ from retrain.trigger.watcher import Watcher
 
 NOT_NOW = 2
 """Exit code, as of the command: the store failed or somebody else is at work, and a sentence says so."""
-LEASE_SECONDS = 1.0
+LEASE_SECONDS = 2.0
 
 
 def play(act: Callable[..., None], place: Place, broken: str | None, *arguments: object) -> None:

@@ -1,16 +1,18 @@
 """`make chaos`: a hundred short runs, harmed in every way, and what the audit of their stores counts."""
 
+import os
 import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
+from aws import AWS
 from lib.report import parser, report
+from s3_server import serving_s3
 
 from chaos.breaks import BREAKS
 from chaos.lives import Theatre, lives
-from chaos.s3 import serving_s3
 
 
 def main() -> None:
@@ -20,6 +22,7 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0, help="of the first life; the others' follow")
     options.add_argument("--break", dest="broken", choices=sorted(BREAKS), help="a deliberate bug, to be found")
     chosen = options.parse_args()
+    os.environ.update(AWS)
     started, faults, found = time.monotonic(), Counter[str](), Counter[str]()
     with tempfile.TemporaryDirectory(prefix="retrain-chaos-") as folder, serving_s3() as server:
         theatre = Theatre(Path(folder), server)

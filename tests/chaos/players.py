@@ -17,7 +17,7 @@ from chaos.acts import NOT_NOW, play
 from chaos.place import Place
 from retrain.store import Store, open_store
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds after which an act is taken to hang."""
 ATTEMPTS = 40
 """Starts of one act, the store failing or processes being killed under it."""

@@ -1,30 +1,12 @@
-"""The S3 server, and what an audit looks at: all that lies in a store, and all that ever lay under one key."""
+"""What an audit looks at: all that lies in a store, and all that ever lay under one key."""
 
-import logging
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
 import boto3
-from aws import AWS
-from moto.server import ThreadedMotoServer
 
 from chaos.place import LAYOUT
 from retrain.store import Store
-
-
-@contextmanager
-def serving_s3() -> Iterator[str]:
-    """Serve S3 within, on loopback; yields the address."""
-    os.environ.update(AWS)
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 def objects(store: Store) -> dict[str, bytes]:

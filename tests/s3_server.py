@@ -1,0 +1,47 @@
+"""An S3 server on loopback, spoken to over real HTTP: moto, made to do what S3 promises of conditional writes."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from threading import Lock, Thread
+from typing import TYPE_CHECKING
+
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from werkzeug.serving import make_server
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+
+class QuietHandler(MotoRequestHandler):
+    """Says nothing of the requests that it answers."""
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        pass
+
+
+class OneWriteAtATime:
+    """Moto checks a condition and then writes, and two requests of sixteen processes can come in between each other."""
+
+    def __init__(self, app: "WSGIApplication") -> None:
+        self._app, self._lock = app, Lock()
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] != "PUT":
+            return self._app(environ, start_response)
+        with self._lock:
+            return self._app(environ, start_response)
+
+
+@contextmanager
+def serving_s3() -> Iterator[str]:
+    """Serve within; yields the address."""
+    app = OneWriteAtATime(DomainDispatcherApplication(create_backend_app))
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=QuietHandler)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
