@@ -10,10 +10,11 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from uuid import uuid4
 
 from kfp.client import (
@@ -22,10 +23,11 @@ from kfp.client import (
     Client,
     ServiceAccountTokenVolumeCredentials,
 )
+from kfp.dsl.graph_component import GraphComponent
 from kfp_server_api import ApiException, V2beta1Run
 from urllib3.exceptions import HTTPError
 
-from pipelines.definition import arguments, compile_to
+from pipelines.definition import arguments, build, compile_to
 from pipelines.remote import OVER, Submitted
 from retrain.config import Task
 from retrain.errors import SubmitError
@@ -39,23 +41,28 @@ DEVICE = "auto"
 
 
 def submit_by_name(task: Task, run_id: str) -> Submitted:
-    """Return the run of this name, submitted now unless it was before. Raises `SubmitError`.
+    """Return the retraining of this name, submitted now unless it was before. Raises `SubmitError`."""
+    return submit(task, run_id, build(task), arguments(task, Request(), DEVICE, submission=run_id))
+
+
+def submit(task: Task, name: str, pipeline: GraphComponent, parameters: Mapping[str, Any]) -> Submitted:
+    """Return the run of this name, submitted now unless it was before, where a task says. Raises `SubmitError`.
 
     Of several, which only submitters that race can make, it is the first that is not over.
     """
     with _api(task.kubeflow) as client:
         experiment = _experiment(client, task)
-        if found := _find_run(client, experiment, run_id):
+        if found := _find_run(client, experiment, name):
             return _submitted(found, new=False)
         with TemporaryDirectory(prefix="retrain-") as folder:
             run = client.run_pipeline(
                 experiment_id=experiment,
-                job_name=run_id,
-                pipeline_package_path=_compiled(task, folder),
-                params=arguments(task, Request(), DEVICE, submission=run_id),
+                job_name=name,
+                pipeline_package_path=_compiled(pipeline, folder),
+                params=dict(parameters),
                 service_account=task.resources.service_account,
             )
-        first = _find_run(client, experiment, run_id) or run
+        first = _find_run(client, experiment, name) or run
         return _submitted(first, new=first.run_id == run.run_id)
 
 
@@ -74,7 +81,7 @@ def schedule(task: Task) -> str:
             cron_expression=f"0 {task.schedule}",  # the server's first field is seconds
             max_concurrency=1,
             no_catchup=True,
-            pipeline_package_path=_compiled(task, folder),
+            pipeline_package_path=_compiled(build(task), folder),
             params=arguments(task, Request(), DEVICE, submission=""),
             service_account=task.resources.service_account,
         )
@@ -110,9 +117,9 @@ def _called(name: str) -> str:
     return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
 
 
-def _compiled(task: Task, folder: str) -> str:
+def _compiled(pipeline: GraphComponent, folder: str) -> str:
     path = Path(folder, f"{uuid4().hex}.yaml")
-    compile_to(path, task)
+    compile_to(path, pipeline)
     return str(path)
 
 

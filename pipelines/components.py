@@ -42,6 +42,13 @@ def record(task: str, run_id: str, device: str) -> str:
     return steps.record(task, run_id, device)
 
 
+def trial(task: str, run_id: str, device: str) -> str:
+    """Do all of one run of a study, and return its id."""
+    from pipelines import steps
+
+    return steps.trial(task, run_id, device)
+
+
 def finish(task: str, submission: str, job: str, status: dsl.PipelineTaskFinalStatus) -> None:
     """Have the last word, however the others ended."""
     from pipelines import steps

@@ -29,9 +29,9 @@ def build(task: Task) -> GraphComponent:
     return define(task, task.resources.image, lambda step, name: dress(step, name, task.resources))
 
 
-def compile_to(path: Path, task: Task) -> None:
-    """Write a task's pipeline as YAML."""
-    compiler.Compiler().compile(build(task), str(path))
+def compile_to(path: Path, pipeline: GraphComponent) -> None:
+    """Write a pipeline as YAML."""
+    compiler.Compiler().compile(pipeline, str(path))
 
 
 def arguments(task: Task, request: Request, device: str, submission: str) -> dict[str, Any]:
@@ -45,8 +45,8 @@ def arguments(task: Task, request: Request, device: str, submission: str) -> dic
     }
 
 
-def define(task: Task, image: str, dress: Dress) -> GraphComponent:
-    """Return the pipeline with its steps in an image, each dressed for where it runs."""
+def stepper(image: str, dress: Dress) -> Callable[..., dsl.PipelineTask]:
+    """Return what makes a step of a function and its inputs: in an image, never reused, dressed for where it runs."""
 
     def step(function: Callable[..., Any], **inputs: Any) -> dsl.PipelineTask:
         component = dsl.component(function, base_image=image, install_kfp_package=False)
@@ -54,6 +54,12 @@ def define(task: Task, image: str, dress: Dress) -> GraphComponent:
         dress(called, function.__name__)
         return called
 
+    return step
+
+
+def define(task: Task, image: str, dress: Dress) -> GraphComponent:
+    """Return the pipeline with its steps in an image, each dressed for where it runs."""
+    step = stepper(image, dress)
     default = task.model_dump_json()
 
     def pipeline(

@@ -58,7 +58,7 @@ class Compiled(NamedTuple):
 
 
 def compiled(task: Task, folder: Path) -> Compiled:
-    compile_to(folder / "pipeline.yaml", task)
+    compile_to(folder / "pipeline.yaml", build(task))
     documents = list(yaml.safe_load_all((folder / "pipeline.yaml").read_text()))
     return Compiled(documents[0], documents[1])
 

@@ -26,13 +26,13 @@ def compile_(
     overrides: Overrides = NONE,
 ) -> None:
     """Write a task's pipeline, to be uploaded to Kubeflow Pipelines."""
-    from pipelines.definition import compile_to
+    from pipelines.definition import build, compile_to
     from retrain.tasks import load_task
 
     opened = load_task(task, overrides)
     _warn_of_local_store(opened)
     with writing(output):
-        compile_to(output, opened)
+        compile_to(output, build(opened))
     typer.echo(f"wrote {output}")
 
 

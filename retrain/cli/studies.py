@@ -2,11 +2,15 @@
 
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from retrain.cli.options import Device, TaskName
+from retrain.cli.options import Device, KubeflowHost, TaskName
+
+if TYPE_CHECKING:
+    from retrain.study import landing
+    from retrain.study.runs import Runs
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -28,6 +32,8 @@ def run(
     download: Annotated[bool, typer.Option("--download", help="Download data sets that torchvision knows.")] = False,
     jobs: Jobs = 1,
     device: Device = "auto",
+    on: Annotated[Literal["here", "kubeflow"], typer.Option(help="Where the runs are done.")] = "here",
+    host: KubeflowHost = None,
 ) -> None:
     """Run whatever of a study has not run yet; it can be stopped and run again at any moment."""
     from retrain.study import landing, running
@@ -36,10 +42,28 @@ def run(
     from retrain.study.workers import Workers
 
     runs = Runs(load_study(study), store)
+    if on == "kubeflow":
+        _submit(runs, landing.Root(root, download), host)
+        return
     done = running.run(runs, landing.Root(root, download), Workers(jobs, device))
     typer.echo(
         f"{runs.study.name}: {done} runs done, none left; `retrain study report {study}` shows what came of them"
     )
+
+
+def _submit(runs: "Runs", root: "landing.Root", host: str | None) -> None:
+    from pipelines.study import submit_study
+    from retrain.study.running import plan_ahead
+    from retrain.tasks import load_task
+
+    levels = plan_ahead(runs, root)
+    if not levels:
+        typer.echo(f"{runs.study.name}: no run is left to do")
+        return
+    task = load_task(runs.study.task, [f"kubeflow.host={host}"] if host else [])
+    submitted = submit_study(runs.study.name, task, levels)
+    how = "submitted" if submitted.new else "submitted before,"
+    typer.echo(f"{runs.study.name}: {sum(map(len, levels))} runs {how} as Kubeflow's run {submitted.id}")
 
 
 @app.command()
