@@ -1,6 +1,7 @@
 """Studies on scanned digits, run for real in a small perceptron; and their tables against hand-made curves."""
 
 import shutil
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,15 +19,15 @@ from retrain.machine import make_context
 from retrain.records import Curve
 from retrain.run_records import RunRecords
 from retrain.study import report
-from retrain.study.catalogue import PAPERS, entries
+from retrain.study.catalogue import PAPERS, entries, needed
 from retrain.study.component import component_scores
-from retrain.study.datasets import export, find
+from retrain.study.datasets import export, find, how_to_get
 from retrain.study.files import load_study
 from retrain.study.grid import Cell, cells, task_of
 from retrain.study.kept import Kept
 from retrain.study.landing import Root, land
 from retrain.study.page import page, table
-from retrain.study.recommend import advise, recommendation
+from retrain.study.recommend import advise, behind, recommendation
 from retrain.study.running import run
 from retrain.study.runs import Runs
 from retrain.study.table import Group, accumulated, estimate, fitted_at, groups, on_grids, rows
@@ -281,6 +282,8 @@ def test_advice_names_what_was_fastest_with_every_seed_and_scratch_if_nothing_wa
     study = small_study(seeds=[0, 1])
     assert advise(rows(study, TWO_SEEDS)).method == "init"
     assert advise(rows(study, TWO_SEEDS[:4])).method == "scratch"
+    assert behind(rows(study, TWO_SEEDS)) == "Ended below scratch: naive (-0.2 points)."
+    assert behind(rows(study, TWO_SEEDS[:2])) == "No method ended below scratch."
     soon = [ran("naive", seed, {5: 0.9, 10: 0.9}) for seed in (0, 1)]
     assert advise(rows(study, [*TWO_SEEDS[:2], *soon, *TWO_SEEDS[4:]])).method == "naive"
 
@@ -301,6 +304,21 @@ def test_a_recommendation_is_measured_on_the_tasks_own_drops_within_the_budget(p
     assert sum(record.result.iterations for record in records if record.result) == pytest.approx(40, abs=3)
 
 
+def test_where_the_recipe_loses_the_recommendation_is_not_to_use_it(place: Path, tmp_path: Path) -> None:
+    """A perceptron that does not come to fit its digits: in docs/evidence/digits.md naive wins, and by far."""
+    own = tmp_path / "own.yaml"
+    lines = [f"name: tiny\nstore: {tmp_path / 'store'}", "epochs: 20", "batch_size: 32"]
+    for old, new in zip(("name: tiny", "epochs: 3", "batch_size: 64"), lines, strict=True):
+        own.write_text((own.read_text() if own.exists() else TASK).replace(old, new))
+    study = small_study(data=[{"name": "digits"}])
+    runs = Runs(study, str(tmp_path / "store"))
+    task = runs.task(next(cells(study, 1)))
+    land(study, "7+3", task.model_copy(update={"name": "tiny"}), runs.store, Root(place))
+    first, below, *_ = recommendation(str(own), 4000, 2, CPU).split("\n\n")
+    assert first.startswith("Use naive: it reached L_100")
+    assert "continuous x0.25 (-" in below
+
+
 def test_a_data_set_that_is_not_at_hand_is_named_with_what_to_fetch_and_where_to_put_it(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=rf"imagenet-100 is not at hand: put 100 classes .* into {tmp_path}"):
         find("imagenet-100", tmp_path, False, tmp_path / "scratch")
@@ -312,6 +330,42 @@ def test_a_torchvision_data_set_becomes_an_image_folder(tmp_path: Path) -> None:
     export(FakeData(6, (3, 32, 32), num_classes=2), tmp_path)
     assert len(list(tmp_path.rglob("*.png"))) == 6
     assert {path.name for path in tmp_path.iterdir()} <= {"0", "1"}
+
+
+def tar_of(folder: Path, path: Path) -> None:
+    """Tar a folder's images as `class/name.png`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for image in sorted(folder.rglob("*.png")):
+            tar.add(image, image.relative_to(folder).as_posix())
+
+
+def test_tars_and_image_folders_with_and_without_splits_land_alike(place: Path, tmp_path: Path) -> None:
+    for number, (split, start) in enumerate({"train": 0, "test": 12}.items()):
+        for digit in sorted((place / "digits").iterdir()):
+            for image in sorted(digit.iterdir())[start : start + (12, 6)[number]]:
+                for to in (f"imagenet/{split}/{digit.name}", f"adaptiope/{digit.name}", f"loose/{split}/{digit.name}"):
+                    (tmp_path / to).mkdir(parents=True, exist_ok=True)
+                    shutil.copy(image, tmp_path / to)
+        tar_of(tmp_path / "loose" / split, tmp_path / "tars" / f"{split}-0.tar")
+    found = {}
+    for name in ("imagenet", "adaptiope", "tars"):
+        study = small_study(data=[{"name": name}])
+        runs = Runs(study, str(tmp_path / "store"))
+        drops = land(study, "7+3", runs.task(next(cells(study, 1))), runs.store, Root(tmp_path))
+        found[name] = [sum(drop.samples(split) for split in ("train", "val", "test")) for drop in drops]
+        assert [len(drop.classes) for drop in drops] == [7, 3]
+    assert list(found.values()) == [[7 * 18, 3 * 18]] * 3
+
+
+def test_the_list_says_what_to_fetch_and_where_to_put_it(place: Path, tmp_path: Path) -> None:
+    assert how_to_get("svhn", tmp_path).startswith("say --download")
+    (place / "studies").mkdir(exist_ok=True)
+    study = small_study(name="far", data=[{"name": "adaptiope-real-life"}])
+    (place / "studies" / "far.yaml").write_text(study.model_dump_json())
+    assert f"Adaptiope's real-life images (gitlab.com/tringwald/adaptiope), as CLASS/*.jpg into {tmp_path}" in "".join(
+        needed(tmp_path)
+    )
 
 
 def test_what_is_wrong_with_a_study_file_is_said_by_field(tmp_path: Path) -> None:

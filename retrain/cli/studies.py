@@ -96,12 +96,14 @@ def report(
 @app.command("list")
 def list_(root: Root = ROOT, out: Evidence = EVIDENCE) -> None:
     """List every table and figure of the papers with its studies and how they stand."""
-    from retrain.study.catalogue import entries
+    from retrain.study.catalogue import entries, needed
 
     for (item, about), found in groupby(entries(root, out), key=lambda entry: (entry.item, entry.about)):
         typer.echo(f"{item}: {about}")
         for entry in found:
             typer.echo(f"    {entry.study:<48} {entry.status}" if entry.study else f"    {entry.status}")
+    for line in needed(root):
+        typer.echo(f"data set {line}")
 
 
 @app.command()

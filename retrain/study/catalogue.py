@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from retrain.study import kept
-from retrain.study.datasets import at_hand
+from retrain.study.datasets import at_hand, how_to_get
 from retrain.study.files import folder, load_study
 from retrain.study.settings import Study
 
@@ -78,5 +78,17 @@ def status(study: Study, root: Path, evidence: Path) -> str:
     """Say whether a study has been run, or what it needs."""
     if (evidence / study.name / kept.FILE).exists():
         return f"run {study.size}"
-    missing = [data.name for data in study.data if not at_hand(data.name, root)]
+    missing = lacking(study, root)
     return f"needs data {', '.join(missing)}" if missing else "not run"
+
+
+def lacking(study: Study, root: Path) -> list[str]:
+    """Return the names of the data sets of a study that are not at hand."""
+    return [data.name for data in study.data if not at_hand(data.name, root)]
+
+
+def needed(root: Path) -> Iterator[str]:
+    """Yield what to fetch for all studies together, and where to put it."""
+    studies = [load_study(str(path)) for path in sorted(folder().glob("*.yaml"))]
+    for name in dict.fromkeys(name for study in studies for name in lacking(study, root)):
+        yield f"{name}: {how_to_get(name, root)}"

@@ -53,9 +53,15 @@ def find(name: str, root: Path, download: bool, scratch: Path) -> Path:
         for split in ("train", "test"):
             export(_load(name, root, split, download), scratch / split)
     else:
-        what = FETCH.get(name, "an image folder, CLASS/*.png, or tars of that shape")
-        raise StudyError(f"data set {name} is not at hand: put {what} into {root / name}, or say --root FOLDER")
+        raise StudyError(f"data set {name} is not at hand: {how_to_get(name, root)}, or say --root FOLDER")
     return scratch
+
+
+def how_to_get(name: str, root: Path) -> str:
+    """Say what to fetch for a data set, and where to put it."""
+    if name in LOADERS:
+        return f"say --download, or put an image folder into {root / name}"
+    return f"put {FETCH.get(name, 'an image folder, CLASS/*.png, or tars of that shape')} into {root / name}"
 
 
 def at_hand(name: str, root: Path) -> bool:
@@ -79,5 +85,5 @@ def _load(name: str, root: Path, split: str, download: bool) -> Any:
     except (RuntimeError, OSError) as error:
         raise StudyError(
             f"data set {name} is not in {root}, not even as torchvision keeps it ({error}); "
-            f"say --download, --root FOLDER, or put an image folder into {root / name}"
+            f"{how_to_get(name, root)}, or say --root FOLDER"
         ) from error

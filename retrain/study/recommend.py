@@ -80,6 +80,14 @@ def advise(rows: Sequence[Row]) -> Advice:
     return Advice("scratch", "no method was as good as scratch any sooner", "baseline: {refresh: {every: 1}}")
 
 
+def behind(rows: Sequence[Row]) -> str:
+    """Say which methods ended below scratch, and by how many points."""
+    finals = {row.method: row.final.mean for row in rows if row.final.mean is not None}
+    points = {method: 100 * (final - finals["scratch"]) for method, final in finals.items()}
+    found = [f"{method} ({each:.1f} points)" for method, each in points.items() if each < 0]
+    return f"Ended below scratch: {', '.join(found)}." if found else "No method ended below scratch."
+
+
 def _settings(method: str) -> str:
     """The lines of the task file that choose a method."""
     if method == "naive":
@@ -106,6 +114,7 @@ def recommendation(name: str, budget: int | None, seeds: int, workers: Workers) 
     return "\n\n".join(
         [
             f"Use {advice.method}: {advice.why}.",
+            behind(found),
             table(runs.study, found),
             f"Trained for {shortened.training.epochs:.3g} of the task's {task.training.epochs:g} epochs, "
             f"{seeds} {'seed' if seeds == 1 else 'seeds'}. In the task file: {advice.settings}",
