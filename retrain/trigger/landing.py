@@ -1,10 +1,14 @@
 """What lies under `drops/`: which drops are committed, which have ended without a manifest, which are in quarantine."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from retrain.layout import Layout
-from retrain.store.base import Store
+from retrain.store.base import Entry, Store
+
+READERS = 8
+"""Requests at a time; boto3 keeps connections for ten."""
 
 
 @dataclass
@@ -34,9 +38,15 @@ def scan(store: Store, layout: Layout, drops: Iterable[str] | None = None) -> La
     landed = Landed()
     kinds = {"drop.json": landed.committed, "_SUCCESS": landed.ended, "quarantine.json": landed.quarantined}
     named = [layout.shard(drop, name) for drop in sorted(drops or ()) for name in kinds]
-    for prefix in [layout.drops] if drops is None else named:
-        for entry in store.list(prefix):
-            drop, _, name = entry.key.removeprefix(layout.drops).partition("/")
-            if name in kinds:
-                kinds[name].add(drop)
+    for entry in store.list(layout.drops) if drops is None else _each(store, named):
+        drop, _, name = entry.key.removeprefix(layout.drops).partition("/")
+        if name in kinds:
+            kinds[name].add(drop)
     return landed
+
+
+def _each(store: Store, keys: Iterable[str]) -> Iterator[Entry]:
+    """The objects of these keys that there are, asked for some at a time: an answer is mostly waited for."""
+    with ThreadPoolExecutor(READERS) as pool:
+        for found in pool.map(lambda key: list(store.list(key)), keys):
+            yield from found

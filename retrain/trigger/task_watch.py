@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from retrain.trigger.claims import Claims
 from retrain.trigger.fence import Fenced
 from retrain.trigger.health import Health
 from retrain.trigger.intake import take_in
-from retrain.trigger.landing import Landed, scan
+from retrain.trigger.landing import READERS, Landed, scan
 from retrain.trigger.lease import SECONDS, held
 from retrain.trigger.submitter import Submitter
 
@@ -72,7 +73,8 @@ class TaskWatch:
         """
         self._claims.refresh()
         found = self.store.folders(self.layout.drops) if drops is None else drops
-        landed = scan(self.store, self.layout, [drop for drop in found if self._is_open(drop)])
+        unknown = [drop for drop in found if self._is_open(drop) and drop not in self._waiting]
+        landed = scan(self.store, self.layout, unknown)
         problem = self._take_in(landed)
         self._note(landed.waiting)
         if problem:
@@ -128,12 +130,21 @@ class TaskWatch:
     def _note(self, drops: set[str]) -> None:
         """Remember which drops wait to be claimed, and since when."""
         self._waiting = {drop: since for drop, since in self._waiting.items() if self._is_open(drop)}
-        for drop in drops - self._waiting.keys():
-            try:
-                self._waiting[drop] = read_drop(self.store, self.layout, drop).committed_at
-            except DropError as error:
-                quarantine(self.store, self.layout, drop, str(error))
-                self._quarantined(drop, str(error))
+        new = sorted(drops)
+        with ThreadPoolExecutor(READERS) as pool:
+            for drop, since in zip(new, pool.map(self._committed_at, new), strict=True):
+                if isinstance(since, datetime):
+                    self._waiting[drop] = since
+                else:
+                    self._quarantined(drop, str(since))
+
+    def _committed_at(self, drop: str) -> datetime | DropError:
+        """When a drop was committed; what is wrong with it, if anything is, after it was put into quarantine."""
+        try:
+            return read_drop(self.store, self.layout, drop).committed_at
+        except DropError as error:
+            quarantine(self.store, self.layout, drop, str(error))
+            return error
 
     def _is_open(self, drop: str) -> bool:
         """Whether a drop may yet have to be given to a run."""
