@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from retrain.config import Data
 from retrain.data.augment import Normalize
-from retrain.data.resident import Samples
+from retrain.data.samples import Samples
 from retrain.planning import EARLIEST_SHARE
 from retrain.recipe.speed_up import first_reaching
 from retrain.training.evaluate import measure
@@ -58,21 +58,21 @@ class Used(NamedTuple):
 
 def replay(curve: Sequence[float], case: Case, first: int, drawn: torch.Generator) -> Used:
     """Evaluate along a curve to its last accuracy; before the point `first` the target is not expected."""
-    held = Samples.empty([case.val], 4, CPU)
-    held.labels.fill_(1)
-    target, images = round(curve[-1] * case.val), 0
+    images = torch.empty(case.val, 3, 4, 4, dtype=torch.uint8)
+    held = Samples.of(images, torch.ones(case.val, dtype=torch.int64), [case.val])
+    target, looked_at = round(curve[-1] * case.val), 0
     needed = LOWEST_LEVEL / 100 * target / case.val
     for point, accuracy in enumerate(curve):
         right = round(accuracy * case.val)
-        held.images.fill_(0)
-        held.images[:right] = 255
+        images.fill_(0)
+        images[:right] = 255
         order = torch.randperm(case.val, generator=drawn)
         risk = RISK if point >= first else EARLY_RISK
         measured = measure(Bright(), held, order, Normalize(Data()), needed, risk=risk)
-        images += measured.images
+        looked_at += measured.images
         if measured.images == case.val and right >= target:
-            return Used(images, point)
-    return Used(images, len(curve))
+            return Used(looked_at, point)
+    return Used(looked_at, len(curve))
 
 
 def share_of(curves: Sequence[Sequence[float]], case: Case) -> dict[str, object]:

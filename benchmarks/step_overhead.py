@@ -18,7 +18,7 @@ from torch.nn import functional
 from retrain import models
 from retrain.config import Data, Model, Task, Training
 from retrain.data.augment import Augment
-from retrain.data.resident import Samples
+from retrain.data.samples import Samples
 from retrain.recipe.methods import recipe_of
 from retrain.recipe.settings import Cosine, Recipe
 from retrain.records import Dataset, DropRef, Origin, Plan, Point
@@ -64,7 +64,7 @@ class Bare:
     def step(self) -> None:
         """Do one iteration."""
         indices = next(self.batches)
-        images = self.augment(self.data.images[indices], self.generator)
+        images = self.augment(self.data.pixels(indices), self.generator)
         loss = functional.cross_entropy(self.network(images), self.data.labels[indices])
         self.optimizer.param_groups[0]["lr"] = (
             self.peak * (1 + math.cos(math.pi * self.iteration / self.iterations)) / 2
@@ -144,10 +144,8 @@ def plan_of(case: Case, method: Method) -> Plan:
 
 def noise(image_size: int, count: int) -> Samples:
     """Random pixels under random labels."""
-    samples = Samples.empty([count], image_size, CPU)
-    samples.images.random_(256)
-    samples.labels.random_(CLASSES)
-    return samples
+    images = torch.randint(256, (count, 3, image_size, image_size), dtype=torch.uint8)
+    return Samples.of(images, torch.randint(CLASSES, (count,)), [count])
 
 
 def parent_of(run: Run) -> Parent:

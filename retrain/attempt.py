@@ -1,6 +1,8 @@
 """One attempt: a plan trained to its end, or on from where it was when the machine went."""
 
+import logging
 import time
+from contextlib import closing
 from datetime import UTC, datetime
 
 from retrain.checkpoints import Checkpoints
@@ -14,6 +16,8 @@ from retrain.training.preemption import deferred
 from retrain.training.result import summarize
 from retrain.training.setup import Parent, Run, set_up
 from retrain.training.state import freeze, thaw
+
+log = logging.getLogger("retrain")
 
 
 def attempt(context: Context, plan: Plan) -> Result:
@@ -33,7 +37,7 @@ def _train(context: Context, plan: Plan, checkpoints: Checkpoints) -> Result:
     parent = _parent(context, plan)
     run, state = _set_up(context, plan, parent), checkpoints.load()
     context.ranks.announce(plan.model_dump_json())
-    with deferred() as leaving, context.ranks.unbroken():
+    with closing(run.loader), deferred() as leaving, context.ranks.unbroken():
         _begin(run, state)
         run.progress.data_seconds += time.monotonic() - since
         outcome = train(
@@ -49,7 +53,7 @@ def follow(context: Context) -> None:
     """
     while work := context.ranks.hear():
         run = prepare(context, Plan.model_validate_json(work))
-        with deferred() as leaving, context.ranks.unbroken():
+        with closing(run.loader), deferred() as leaving, context.ranks.unbroken():
             _begin(run, None)
             train(run, context.observer, freeze, leaving)
 
@@ -67,7 +71,8 @@ def prepare(context: Context, plan: Plan) -> Run:
 
 
 def _set_up(context: Context, plan: Plan, parent: Parent | None) -> Run:
-    splits = context.samples(plan.dataset, ("train", "val"), plan.task.data.image_size)
+    splits = context.samples(plan.dataset, ("train", "val"), plan.task.data, plan.loading)
+    log.info("data: %s: %s", splits["train"].loader, plan.loading.reason)
     return set_up(plan, splits["train"], splits["val"], parent, context.ranks)
 
 

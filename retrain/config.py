@@ -11,8 +11,20 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from retrain.costs import Costs
 from retrain.cron import Cron
 from retrain.kubeflow import Kubeflow
+from retrain.quantities import Bytes
 from retrain.recipe.settings import Part, Recipe, Share
 from retrain.resources import Resources
+
+
+class Stream(Part):
+    """How samples are read from shards that are not held decoded."""
+
+    shuffle_shards: PositiveInt = 16
+    """Shards whose samples are mixed with each other; more shuffle better, and all of them are in the cache at once."""
+    cache: Bytes = "20Gi"
+    """Most bytes of shards kept on this machine's disk, for all its processes."""
+    workers: Annotated[int, Field(ge=0, le=64)] | None = None
+    """Processes that decode; 0: the training process itself. Where absent, as many as the cores allow."""
 
 
 class Data(Part):
@@ -35,6 +47,11 @@ class Data(Part):
     max_bad_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Largest share of a drop's samples that may be bad (undecodable, unlabelled): these are left out and named in its
     manifest. A drop with more is refused whole."""
+    loader: Literal["auto", "device", "memory", "stream"] = "auto"
+    """Where decoded training images are: device and memory hold them all, stream reads shards as they are needed.
+    auto streams if they are more than half of resources.memory, and else holds them on the device if it has room."""
+    stream: Stream = Stream()
+    """How samples are read from shards that are not held decoded."""
 
 
 class Model(Part):

@@ -7,16 +7,21 @@ from pathlib import Path
 
 import torch
 
+from retrain.config import Data
+from retrain.data import resident
 from retrain.data.drops import read_drop
-from retrain.data.resident import Samples, load
+from retrain.data.samples import Samples
+from retrain.data.stream import dataset as streamed
 from retrain.layout import Layout
-from retrain.records import Dataset
+from retrain.records import Dataset, Loading
 from retrain.runs import RunFiles
 from retrain.store.base import Store
 from retrain.store.parallel import ask_all
 from retrain.training.distributed import ALONE, Ranks
 from retrain.training.progress import Observer
 from retrain.words import Split
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -32,18 +37,41 @@ class Context:
     ranks: Ranks = ALONE
     """The processes that train together, of which this is one."""
 
-    def samples(self, dataset: Dataset, splits: Collection[Split], image_size: int) -> dict[Split, Samples]:
-        """Return splits of a dataset on the device. Raises `DamagedDrop` at the first that is damaged."""
-        return load(
+    def samples(
+        self, dataset: Dataset, splits: Collection[Split], data: Data, loading: Loading
+    ) -> dict[Split, Samples]:
+        """Return splits of a dataset, their labels on the device. Raises `DamagedDrop` at the first that is damaged."""
+        drops = list(ask_all(partial(read_drop, self.store, self.layout), [drop.id for drop in dataset.drops]))
+        if loading.kind == "stream":
+            return streamed.load(
+                dataset,
+                drops,
+                splits,
+                setting=data.stream,
+                store=self.store,
+                layout=self.layout,
+                image_size=data.image_size,
+                device=self.device,
+                cache_dir=self.cache,
+            )
+        return resident.load(
             dataset,
-            list(ask_all(partial(read_drop, self.store, self.layout), [drop.id for drop in dataset.drops])),
+            drops,
             splits,
             store=self.store,
             layout=self.layout,
-            image_size=image_size,
+            image_size=data.image_size,
             device=self.device,
+            pixels_on=self._pixels_on(loading, dataset.samples * 3 * data.image_size**2),
             cache_dir=self.cache,
         )
+
+    def _pixels_on(self, loading: Loading, size: int) -> torch.device:
+        """Where decoded images are held: `size` bytes, beside which networks and activations need room too."""
+        if loading.kind == "held" and self.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self.device)
+            return self.device if 2 * size <= free else CPU
+        return CPU if loading.kind == "memory" else self.device
 
     def files(self, run_id: str) -> RunFiles:
         """Return a run's files."""

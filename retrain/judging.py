@@ -7,19 +7,19 @@ from retrain import models
 from retrain.comparison import compare
 from retrain.context import Context
 from retrain.data.augment import Normalize
-from retrain.data.resident import Samples
+from retrain.data.samples import Samples
 from retrain.errors import ModelError
-from retrain.records import Dataset, Evaluation, Plan
+from retrain.records import Evaluation, Plan
 from retrain.training.evaluate import predictions
 
 
 def judge(context: Context, plan: Plan, champion: str | None) -> Evaluation:
     """Evaluate a run's model on its dataset's test split, and the champion's on the same samples, measured now."""
-    test = _test(context, plan, plan.dataset)
-    ours = _right(context, plan, plan.dataset)
+    test = _test(context, plan, plan)
+    ours = _right(context, plan, plan)
     comparison = None
     if champion:
-        theirs = _right(context, context.files(champion).plan(), plan.dataset)
+        theirs = _right(context, context.files(champion).plan(), plan)
         comparison = compare(champion, theirs, ours, plan.task.gate.confidence)
     old = test.drop.cpu() < plan.known
     return Evaluation(
@@ -32,16 +32,17 @@ def judge(context: Context, plan: Plan, champion: str | None) -> Evaluation:
     )
 
 
-def _test(context: Context, plan: Plan, dataset: Dataset) -> Samples:
-    return context.samples(dataset, ["test"], plan.task.data.image_size)["test"]
+def _test(context: Context, plan: Plan, judged: Plan) -> Samples:
+    """The test samples of the judged run's dataset, as the run of `plan` takes images."""
+    return context.samples(judged.dataset, ["test"], plan.task.data, judged.loading)["test"]
 
 
-def _right(context: Context, plan: Plan, dataset: Dataset) -> Tensor:
+def _right(context: Context, plan: Plan, judged: Plan) -> Tensor:
     """Whether a run's model has each test sample right, bool [N] on the CPU: classes it never saw, it has wrong."""
-    test = _test(context, plan, dataset)
+    test = _test(context, plan, judged)
     normalize = Normalize(plan.task.data, plan.task.training.bf16)
     own_classes = predictions(trained(context, plan), test, normalize).cpu()
-    index_of = {name: index for index, name in enumerate(dataset.classes)}
+    index_of = {name: index for index, name in enumerate(judged.dataset.classes)}
     translate = torch.tensor([index_of.get(name, -1) for name in plan.dataset.classes])
     return translate[own_classes] == test.labels.cpu()
 

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from retrain.config import Refresh, Task
+from retrain.data.choice import choose
 from retrain.data.dataset import make_dataset, order_drops
 from retrain.recipe.methods import recipe_of
 from retrain.recipe.schedule import longer_scale, resolve_scale
@@ -167,6 +168,7 @@ def _assemble(task: Task, dataset: Dataset, history: History, method: Method, pu
         origin=parent.origin if parent else _own_origin(task, dataset),
         seed=task.seed,
         reason=reason,
+        loading=choose(task, dataset),
         replaces_scratch=not any(_is_credited(record, dataset) for record in history.records.values()),
     )
 

@@ -6,10 +6,8 @@ from pydantic import Field, PositiveInt
 
 from retrain import __version__
 from retrain.errors import TaskError
+from retrain.quantities import Bytes
 from retrain.recipe.settings import Part
-
-Bytes = Annotated[str, Field(pattern=r"^[1-9][0-9]*([KMGTPE]i?)?$")]
-"""A quantity of bytes as Kubernetes writes it, such as 512Mi or 16Gi."""
 
 
 class Gpus(Part):

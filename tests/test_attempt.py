@@ -63,7 +63,7 @@ def test_the_model_that_is_kept_is_the_one_that_was_measured(place: Path) -> Non
     result = attempt(context, plan)
     network = models.build(TASK.model, len(plan.dataset.classes), SIZE, seed=9)
     network.load_state_dict(context.files(plan.run_id).weights())
-    val = context.samples(plan.dataset, ("val",), SIZE)["val"]
+    val = context.samples(plan.dataset, ("val",), TASK.data, plan.loading)["val"]
     measured = measure(network, val, torch.arange(len(val.labels)), Normalize(TASK.data), needed=0.0)
     assert measured.accuracy == result.final_accuracy
     assert result.final_accuracy > 0.5

@@ -13,7 +13,8 @@ from retrain.data.dataset import make_dataset
 from retrain.data.holdout import split_of
 from retrain.data.images import decode
 from retrain.data.packing import pack
-from retrain.data.resident import Samples, load
+from retrain.data.resident import load
+from retrain.data.samples import Samples
 from retrain.data.shards import Encoded, write_shards
 from retrain.data.source import read_source
 from retrain.errors import DropError, UserError
@@ -34,7 +35,9 @@ def local(tmp_path: Path) -> LocalStore:
 
 def resident(drops: list[Drop], store: Store, cache: Path, *splits: Split) -> dict[Split, Samples]:
     dataset = make_dataset(drops)
-    return load(dataset, drops, splits, store=store, layout=LAYOUT, image_size=8, device=CPU, cache_dir=cache)
+    return load(
+        dataset, drops, splits, store=store, layout=LAYOUT, image_size=8, device=CPU, pixels_on=CPU, cache_dir=cache
+    )
 
 
 def test_every_split_has_its_pixels_and_labels_in_the_sources_order(tmp_path: Path, store: Store) -> None:
@@ -136,6 +139,7 @@ def test_other_drops_than_the_datasets_are_refused(tmp_path: Path, local: LocalS
             layout=LAYOUT,
             image_size=8,
             device=CPU,
+            pixels_on=CPU,
             cache_dir=tmp_path / "cache",
         )
 

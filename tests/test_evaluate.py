@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from trainings import CPU, SIZE, TASK, dropout_net, samples
+from trainings import SIZE, TASK, dropout_net, samples
 
 from retrain.data.augment import Normalize
-from retrain.data.resident import Samples
+from retrain.data.samples import Samples
 from retrain.training.evaluate import CHUNK, measure, predictions
 from retrain.training.stopping import FIRST
 
@@ -95,11 +95,9 @@ class Bright(nn.Module):
 
 def half_right(total: int) -> Samples:
     """Samples of class 1, every second one bright."""
-    held = Samples.empty([total], 4, CPU)
-    held.labels.fill_(1)
-    held.images[0::2] = 255
-    held.images[1::2] = 0
-    return held
+    images = torch.zeros(total, 3, 4, 4, dtype=torch.uint8)
+    images[0::2] = 255
+    return Samples.of(images, torch.ones(total, dtype=torch.int64), [total])
 
 
 @pytest.mark.parametrize("needed", [0.45, 0.5, 0.52, 0.55, 0.6])

@@ -12,8 +12,8 @@ def test_exact_counts_are_those_of_an_evaluation_after_each_pass() -> None:
     correct, passes = torch.zeros(160), 0
     for _ in range(12):
         step(run)
-        if run.passes.number > passes:
-            passes = run.passes.number
+        if run.loader.passes.number > passes:
+            passes = run.loader.passes.number
             run.network.eval()
             with torch.no_grad():
                 correct += run.network(run.normalize(run.train.images)).argmax(1) == run.train.labels

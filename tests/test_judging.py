@@ -10,7 +10,7 @@ from retrain import models, stages
 from retrain.data.augment import Normalize
 from retrain.judging import judge
 from retrain.planning import Request
-from retrain.records import Dataset, Plan
+from retrain.records import Dataset, Loading, Plan
 from retrain.store import LocalStore
 
 TASK = make_task()
@@ -23,7 +23,7 @@ def trained(life: Life, plan: Plan) -> Plan:
 
 def guesses(life: Life, plan: Plan, dataset: Dataset) -> list[tuple[str, str, int]]:
     """For each of a dataset's test samples: its class, the class that a run's model takes it for, and its drop."""
-    test = life.context.samples(dataset, ["test"], TASK.data.image_size)["test"]
+    test = life.context.samples(dataset, ["test"], TASK.data, Loading())["test"]
     network = models.build(TASK.model, len(plan.dataset.classes), TASK.data.image_size, seed=7)
     network.load_state_dict(life.context.files(plan.run_id).weights())
     network.eval()

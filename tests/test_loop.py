@@ -16,7 +16,7 @@ from trainings import TASK, Silent, plan_of, run_of
 from retrain import models
 from retrain.config import Adam, Sgd, Task
 from retrain.data.augment import Normalize
-from retrain.data.resident import Samples
+from retrain.data.samples import Samples
 from retrain.recipe.learning_speed import Counters
 from retrain.recipe.sampling import keep_probability
 from retrain.records import Origin, Plan

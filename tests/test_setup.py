@@ -119,7 +119,7 @@ def frozen(classes: int, image_size: int) -> nn.Module:
 
 def test_old_samples_at_both_ends_of_the_index_are_thinned_and_new_ones_are_not() -> None:
     run = continuous()
-    probability = run.passes.probability
+    probability = run.loader.passes.probability
     assert probability is not None
     assert probability[: SIZES[0]].unique(return_counts=True)[1].tolist() == [32, 128]
     assert set(probability[SIZES[0] :].tolist()) == {1.0}
@@ -135,4 +135,4 @@ def test_scratch_uses_no_penalty_and_every_sample() -> None:
     plan = plan_of()
     assert (plan.recipe.objective, plan.recipe.sampling) == (NoPenalty(), Uniform())
     assert plan.recipe.initialization != ShrinkPerturb()
-    assert run_of(plan).passes.probability is None
+    assert run_of(plan).loader.passes.probability is None

@@ -13,6 +13,7 @@ from retrain.judging import trained
 from retrain.layout import Layout
 from retrain.machine import make_context
 from retrain.recipe.margin import margins
+from retrain.records import Loading
 from retrain.run_records import RunRecords
 from retrain.study.active import sizes
 from retrain.study.figures import write
@@ -77,7 +78,7 @@ def test_the_drop_that_lands_holds_the_smallest_margins_of_the_pool(place: Path,
     network = trained(context, runs.plan(Cell("task", "m", "(first drop)", 1, 0))).eval()
 
     def margins_of(cell: Cell) -> torch.Tensor:
-        arrays = context.samples(runs.plan(cell).dataset, ("train", "val", "test"), 8)
+        arrays = context.samples(runs.plan(cell).dataset, ("train", "val", "test"), task.data, Loading())
         position = len(runs.plan(cell).dataset.drops) - 1
         images = torch.cat([part.images[part.drop == position] for part in arrays.values()])
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (task.data.mean, task.data.std))

@@ -13,7 +13,7 @@ from retrain.context import Context
 from retrain.data.dataset import make_dataset
 from retrain.data.drops import list_drops
 from retrain.data.packing import pack
-from retrain.data.resident import Samples
+from retrain.data.samples import Samples
 from retrain.data.staging import Staging
 from retrain.layout import Layout
 from retrain.recipe.methods import recipe_of
@@ -79,10 +79,8 @@ def pixels(labels: Tensor, seed: int) -> Tensor:
 
 def samples(sizes: Sequence[int], classes: int, seed: int = 1) -> Samples:
     """Samples of drops of these sizes, their labels in turns."""
-    held = Samples.empty(sizes, SIZE, CPU)
-    held.labels.copy_(torch.arange(len(held.labels)) % classes)
-    held.images.copy_(pixels(held.labels, seed))
-    return held
+    labels = torch.arange(sum(sizes)) % classes
+    return Samples.of(pixels(labels, seed), labels, sizes)
 
 
 def plan_of(

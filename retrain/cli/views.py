@@ -61,6 +61,7 @@ def _plan_rows(plan: Plan) -> Rows:
     yield "dataset", ", ".join(sizes)
     yield "new drops", ", ".join(drop.id for drop in dataset.drops[plan.known :]) or NONE
     yield "recipe", f"{', '.join(aspect.name for aspect in aspects)}, {recipe.schedule.name} x{recipe.schedule.scale:g}"
+    yield "data", f"{plan.loading.kind}: {plan.loading.reason}"
     yield "iterations", f"{plan.iterations:,} at most, evaluated every {plan.evaluate_every:,}"
     if plan.target:
         yield "target on val", _target(plan.target)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
-from retrain.errors import DropError
+from retrain.errors import DamagedDrop, DropError
 from retrain.records import Dataset, Drop, DropRef
 
 
@@ -31,3 +31,10 @@ def make_dataset(drops: Iterable[Drop], classes: Iterable[str] = ()) -> Dataset:
         drops=tuple(DropRef(id=drop.id, digest=drop.digest, samples=drop.samples("train")) for drop in drops),
         classes=tuple(dict.fromkeys(chain(classes, *(drop.classes for drop in drops)))),
     )
+
+
+def check_drops(dataset: Dataset, drops: Sequence[Drop]) -> None:
+    """Raise `DamagedDrop` at the first of these manifests that is not that of the dataset's drop in its place."""
+    for drop, ref in zip(drops, dataset.drops, strict=True):
+        if drop.digest != ref.digest:
+            raise DamagedDrop(drop.id, f"drop {drop.id} is not the one that the dataset was made of: it was changed")

@@ -5,6 +5,7 @@ So no sample appears twice in a pass, and a pass costs tens of nanoseconds a sam
 """
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 
 import torch
@@ -29,17 +30,25 @@ def keep_probability(setting: Sampling, counters: Counters, old: Tensor) -> Tens
             return _old_new(new, old)
 
 
-def draw_pass(probability: Tensor | None, size: int, generator: torch.Generator) -> Tensor:
-    """Return the indices, int64, of one pass over `size` samples in random order, on the generator's device,
-    where `probability` is too.
+Arrange = Callable[[Tensor, torch.Generator], Tensor]
+"""Puts the indices that a pass holds, rising, into the order in which it holds them."""
 
-    Its length is random, with mean `probability.sum()`; where that is small a pass may be empty.
+
+def shuffled(kept: Tensor, generator: torch.Generator) -> Tensor:
+    """Return them in random order."""
+    return kept[torch.randperm(len(kept), generator=generator, device=kept.device)]
+
+
+def draw_pass(probability: Tensor | None, size: int, generator: torch.Generator, arrange: Arrange = shuffled) -> Tensor:
+    """Return the indices, int64, of one pass over `size` samples, on the generator's device, where `probability` is.
+
+    Its length is random, with mean `probability.sum()`; where that is small a pass may be empty. Which samples it holds
+    does not depend on how they are arranged.
     """
     device = generator.device
     if probability is None:
-        return torch.randperm(size, generator=generator, device=device)
-    kept = (torch.rand(size, generator=generator, device=device) < probability).nonzero().squeeze(1)
-    return kept[torch.randperm(len(kept), generator=generator, device=device)]
+        return arrange(torch.arange(size, device=device), generator)
+    return arrange((torch.rand(size, generator=generator, device=device) < probability).nonzero().squeeze(1), generator)
 
 
 def _easy_hard(setting: EasyHard, counters: Counters, old: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ Accuracies are shares (0..1), iterations are optimiser steps, times are UTC, dur
 from retrain.records.base import Record, digest
 from retrain.records.data import Dataset, Drop, DropRef, LeftOut, Shard
 from retrain.records.ledger import Champion, Promotion, RunRecord, Savings
-from retrain.records.plan import Origin, Plan, Target
+from retrain.records.plan import Loading, Origin, Plan, Target
 from retrain.records.run import Comparison, Cost, Curve, Decision, Evaluation, Interval, Machine, Point, Result
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Evaluation",
     "Interval",
     "LeftOut",
+    "Loading",
     "Machine",
     "Origin",
     "Plan",

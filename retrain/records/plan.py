@@ -9,7 +9,7 @@ from retrain.records.base import Record, digest
 from retrain.records.data import Dataset
 from retrain.words import Method, Purpose
 
-ASIDE = {"task", "attempt", "earlier", "reason", "replaces_scratch", "run_id"}
+ASIDE = {"task", "attempt", "earlier", "reason", "replaces_scratch", "run_id", "loading"}
 """What does not decide the training; what in the task does is added apart."""
 
 
@@ -32,6 +32,17 @@ class Target(Record):
     age: int
     expected_from: int = 0
     """Iterations before which no run of this task has come near its target: until then, a look at val may be brief."""
+
+
+class Loading(Record):
+    """Where the decoded training samples are, and why there.
+
+    `held`: all of them, on the device if it has room, and else in the machine's memory. `stream`: a few batches of
+    them; they are read from shards as they are needed, which decides their order too.
+    """
+
+    kind: Literal["held", "device", "memory", "stream"] = "held"
+    reason: str = "planned before data could be streamed"
 
 
 class Origin(Record):
@@ -72,6 +83,7 @@ class Plan(Record):
     seed: int
     reason: str
 
+    loading: Loading = Loading()
     replaces_scratch: bool = True
     """Whether it is the first retraining of this dataset: scratch would have been trained on it once, and no more."""
     run_id: str = ""
@@ -92,5 +104,8 @@ class Plan(Record):
         """Name the run after what decides the training: not how the plan came about, or how the model is judged."""
         content = self.model_dump(mode="json", exclude=ASIDE)
         content["task"] = self.task.model_dump(mode="json", include={"name", "data", "model", "training"})
-        del content["task"]["training"]["save_seconds"]
+        del content["task"]["training"]["save_seconds"], content["task"]["data"]["loader"]
+        stream = content["task"]["data"].pop("stream")
+        if self.loading.kind == "stream":  # which shards are mixed decides the order of the samples
+            content["shuffle_shards"] = stream["shuffle_shards"]
         self.__dict__["run_id"] = f"{self.method}-{digest(content)[:12]}"  # what is frozen has no setter

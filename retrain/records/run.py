@@ -49,6 +49,8 @@ class Machine(Record):
     threads: int
     processes: int = 1
     """How many trained together, each on such a device with so many threads."""
+    loader: Literal["device", "memory", "stream"] = "device"
+    """Where the decoded training samples were."""
 
 
 class Result(Record):

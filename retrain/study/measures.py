@@ -41,7 +41,7 @@ def gradients(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
             indices = chosen.nonzero().squeeze(1)
             lots = torch.randperm(len(indices), generator=generator(run.plan.seed, "measured"))[:SAMPLES]
             some = indices[lots.to(indices.device)]
-            norms = gradient_norms(run.network, run.normalize(run.train.images[some]), run.train.labels[some])
+            norms = gradient_norms(run.network, run.normalize(run.train.pixels(some)), run.train.labels[some])
             yield f"gradient norm, {age}, {when}", float(norms.mean())
 
 

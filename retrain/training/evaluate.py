@@ -1,4 +1,4 @@
-"""What a network predicts for resident samples, and how often it is right."""
+"""What a network predicts for samples, and how often it is right."""
 
 import math
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from retrain.data.augment import Normalize
-from retrain.data.resident import Samples
+from retrain.data.samples import Samples
 from retrain.training.distributed import ALONE, Ranks
 from retrain.training.stopping import RISK, chance, looks
 
@@ -81,7 +81,7 @@ def _counts(network: nn.Module, samples: Samples, indices: Tensor, normalize: No
     """How many are right, and the sum of the losses, float64 [2]."""
     if not len(indices):  # which not every network takes
         return torch.zeros(2, dtype=torch.float64, device=indices.device)
-    logits, labels = _logits(network, samples.images[indices], normalize).float(), samples.labels[indices]
+    logits, labels = _logits(network, samples.pixels(indices), normalize).float(), samples.labels[indices]
     right = (logits.argmax(1) == labels).sum()
     return torch.stack([right.double(), functional.cross_entropy(logits, labels, reduction="sum").double()])
 
@@ -94,12 +94,17 @@ def outputs(network: nn.Module, images: Tensor, normalize: Normalize) -> Tensor:
 
 def judged(network: nn.Module, samples: Samples, normalize: Normalize) -> tuple[Tensor, Tensor]:
     """Return whether each sample is classified correctly, bool [N], and its loss, [N]."""
-    logits = outputs(network, samples.images, normalize)
+    with _evaluating(network):
+        logits = torch.cat([_logits(network, images, normalize).float() for images in _chunks(samples)])
     return logits.argmax(1) == samples.labels, functional.cross_entropy(logits, samples.labels, reduction="none")
 
 
 def predictions(network: nn.Module, samples: Samples, normalize: Normalize) -> Tensor:
     """Return the predicted class of every sample, int64 [N] on the samples' device."""
     with _evaluating(network):
-        chunks = torch.split(samples.images, CHUNK)
-        return torch.cat([_logits(network, images, normalize).argmax(1) for images in chunks])
+        return torch.cat([_logits(network, images, normalize).argmax(1) for images in _chunks(samples)])
+
+
+def _chunks(samples: Samples) -> Iterator[Tensor]:
+    rows = torch.arange(len(samples), device=samples.pixels_on)
+    return (samples.pixels(some) for some in torch.split(rows, CHUNK))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from retrain.data.augment import Normalize
-from retrain.data.resident import Samples
+from retrain.data.samples import Samples
 from retrain.errors import ModelError
 from retrain.recipe.last_layer import all_but_last, hold
 from retrain.recipe.objective import gradient_term
@@ -51,7 +51,7 @@ def _fisher(plan: Plan, network: nn.Module, train: Samples) -> list[Tensor] | No
         raise ModelError("the objective ewc needs old data and there is none; use another")
     chosen = old[torch.randperm(len(old), generator=generator(plan.seed, "fisher"))[: objective.samples]]
     chosen = chosen.to(train.labels.device)
-    images = Normalize(plan.task.data)(train.images[chosen])
+    images = Normalize(plan.task.data)(train.pixels(chosen))
     return list(fisher_diagonal(network, images, train.labels[chosen]).values())
 
 

@@ -56,10 +56,8 @@ def train(run: Run, observer: Observer, save: Callable[[Run], object], leaving: 
 def step(run: Run) -> None:
     """Do one iteration. Nothing in it waits for the device."""
     setting = run.plan.task.training
-    number, batch = run.passes.number, run.passes.next()
-    indices = batch[run.part.rows]
-    labels = run.train.labels[indices]
-    images = run.augment(run.train.images[indices], run.augmentation, run.part)
+    before, batch = run.loader.position, run.loader.next()
+    images, labels = run.augment(batch.images, run.augmentation, run.part), batch.labels
     rate = factor(run.plan.recipe.schedule, run.progress.iteration, run.plan.iterations)
     run.optimizer.rate = setting.optimizer.learning_rate * rate
     with torch.autocast(images.device.type, torch.bfloat16, enabled=setting.bf16):
@@ -73,8 +71,8 @@ def step(run: Run) -> None:
     run.optimizer.step()
     correct, losses = run.ranks.whole(run.part, logits.argmax(1) == labels, losses.detach())
     if setting.learning_speed == "free":
-        run.counters.count(batch, correct, losses)
-    elif run.passes.number > number:
+        run.counters.count(batch.samples, correct, losses)
+    elif run.loader.position.passes > before.passes:
         count_exactly(run)
     run.loss_sum += losses.mean()
     run.progress.iteration += 1

@@ -81,7 +81,7 @@ def _cost(run: Run) -> Cost:
 
 
 def _machine(run: Run) -> Machine:
-    device = run.train.images.device
+    device = run.train.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return Machine(
         retrain=__version__,
@@ -89,4 +89,5 @@ def _machine(run: Run) -> Machine:
         device=name,
         threads=torch.get_num_threads(),
         processes=run.ranks.size,
+        loader=run.train.loader,
     )

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from retrain import models
 from retrain.data.augment import Augment, Normalize, Part
-from retrain.data.resident import Samples
+from retrain.data.samples import Samples
+from retrain.data.stream.order import mixed
+from retrain.data.stream.pixels import ShardPixels
 from retrain.errors import TaskError
 from retrain.recipe.initialization import initialize
 from retrain.recipe.learning_speed import Counters
@@ -16,12 +19,15 @@ from retrain.recipe.loss import BatchLoss, batch_loss
 from retrain.recipe.sampling import keep_probability
 from retrain.records import Plan
 from retrain.training import optimizers
+from retrain.training.cores import decoders
 from retrain.training.distributed import ALONE, Ranks
 from retrain.training.gradients import gradient_changes, trained_parameters
 from retrain.training.lineage import fresh
+from retrain.training.loading import Gathering, Loader
 from retrain.training.passes import Passes
 from retrain.training.progress import Progress
 from retrain.training.seeds import derive, generator
+from retrain.training.streaming import Streaming
 
 
 @dataclass
@@ -49,7 +55,7 @@ class Run:
     """What an iteration minimises on its batch."""
     change_gradients: Callable[[int], None]
     """Does what the recipe does to gradients between `backward()` and `step()`, in iteration i."""
-    passes: Passes
+    loader: Loader
     augment: Augment
     normalize: Normalize
     augmentation: torch.Generator
@@ -75,7 +81,7 @@ def set_up(plan: Plan, train: Samples, val: Samples, parent: Parent | None, rank
     Seeds torch's own random numbers, which layers such as dropout draw from. Raises `ModelError` if the parent's
     weights do not fit the plan's network, and `TaskError` if there are more processes than samples in a batch.
     """
-    device, task = train.images.device, plan.task
+    device, task = train.device, plan.task
     part = _part(plan, ranks)
     network = fresh(plan)
     initialize(plan.recipe.initialization, network, parent.weights if parent else None)
@@ -97,7 +103,7 @@ def set_up(plan: Plan, train: Samples, val: Samples, parent: Parent | None, rank
         optimizer=optimizer,
         batch_loss=batch_loss(plan.recipe.objective, _forward(network, task.training.bf16)),
         change_gradients=gradient_changes(plan, network, train),
-        passes=Passes(keep, len(train.labels), task.training.batch_size, plan.seed, device),
+        loader=_loader(plan, train, keep, part),
         augment=Augment(task.data, task.training.bf16),
         normalize=Normalize(task.data, task.training.bf16),
         augmentation=generator(plan.seed, "augmentation", device=device),
@@ -116,6 +122,17 @@ def _part(plan: Plan, ranks: Ranks) -> Part:
     if batch_size < ranks.size:
         raise TaskError(f"training.batch_size: {batch_size} is too small for {ranks.size} processes to share")
     return ranks.part(batch_size)
+
+
+def _loader(plan: Plan, train: Samples, keep: Tensor | None, part: Part) -> Loader:
+    passes = partial(Passes, keep, len(train), plan.task.training.batch_size, plan.seed)
+    if not isinstance(train.images, ShardPixels):
+        return Gathering(passes(train.pixels_on), train, part)
+    setting = plan.task.data.stream
+    arrange = partial(mixed, counts=train.images.counts, window=setting.shuffle_shards)
+    return Streaming(
+        passes(torch.device("cpu"), arrange), train, train.images, part, decoders(setting.workers, train.device)
+    )
 
 
 def _forward(network: nn.Module, bf16: bool) -> Callable[[Tensor], Tensor]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from retrain.errors import RunError
 from retrain.training import optimizers
+from retrain.training.loading import Position
 from retrain.training.progress import Progress
 from retrain.training.setup import Run
 
@@ -24,7 +25,7 @@ class _Position:
     """What of a run's state is no tensor."""
 
     run_id: str
-    passes: tuple[int, int]
+    passes: Position
     progress: Progress
 
 
@@ -33,7 +34,7 @@ _POSITION = TypeAdapter(_Position)
 
 def freeze(run: Run) -> bytes:
     """Return the state: weights, optimiser, counters, positions of all random streams, curve."""
-    position = _Position(run.plan.run_id, (run.passes.number, run.passes.offset), run.progress)
+    position = _Position(run.plan.run_id, run.loader.position, run.progress)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(run)}
     tensors["random"] = run.ranks.gather(torch.get_rng_state())
     tensors["augmentation"] = run.augmentation.get_state()
@@ -60,7 +61,7 @@ def thaw(run: Run, state: bytes) -> None:
     randoms = tensors["random"]
     torch.set_rng_state(randoms[run.ranks.rank % len(randoms)].clone())  # of a view, torch would read beyond the end
     run.augmentation.set_state(tensors["augmentation"])
-    run.passes.seek(*position.passes)
+    run.loader.seek(position.passes)
     run.progress = position.progress
 
 

@@ -1,0 +1,75 @@
+"""One split of a dataset: labels on the device, pixels wherever they are held."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from retrain.records import Dataset, Drop
+
+
+class Pixels(Protocol):
+    """Images of N samples: a tensor, or what reads them when they are asked for."""
+
+    def __getitem__(self, rows: Tensor, /) -> Tensor:
+        """Return the images of rows, int64 [B]: uint8 [B, 3, size, size]."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The drops' samples follow one another in the dataset's order."""
+
+    images: Pixels
+    """uint8 [N, 3, size, size]."""
+    labels: Tensor
+    """int64 [N], indices into the dataset's classes."""
+    drop: Tensor
+    """int32 [N], each sample's drop as a position in the dataset."""
+    sizes: tuple[int, ...]
+    """Number of samples of each drop."""
+
+    @classmethod
+    def of(cls, images: Pixels, labels: Tensor, sizes: Sequence[int]) -> Self:
+        """Samples of drops of these sizes."""
+        positions = torch.arange(len(sizes), dtype=torch.int32)
+        drop = positions.repeat_interleave(torch.tensor(sizes, dtype=torch.int64)).to(labels.device)
+        return cls(images, labels, drop, tuple(sizes))
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are trained on; the pixels may lie elsewhere."""
+        return self.labels.device
+
+    @property
+    def pixels_on(self) -> torch.device:
+        """Where the pixels lie, or come to when they are read."""
+        return self.images.device if isinstance(self.images, Tensor) else torch.device("cpu")
+
+    @property
+    def loader(self) -> Literal["device", "memory", "stream"]:
+        """Where the decoded images are."""
+        if not isinstance(self.images, Tensor):
+            return "stream"
+        return "device" if self.images.device == self.device else "memory"
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def pixels(self, rows: Tensor) -> Tensor:
+        """Return the images of rows, int64 [B], on the device: uint8 [B, 3, size, size]."""
+        return moved(self.images[rows.to(self.pixels_on)], self.device)
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device, without waiting for it to arrive on a GPU."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def labels_of(dataset: Dataset, drop: Drop) -> Tensor:
+    """Return for each of a drop's own classes its index in the dataset's, int64."""
+    label_of = {name: label for label, name in enumerate(dataset.classes)}
+    return torch.tensor([label_of[name] for name in drop.classes])

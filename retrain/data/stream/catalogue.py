@@ -1,0 +1,96 @@
+"""What a drop's shards hold, and where: found in one reading of them, and kept beside the decoded drops.
+
+With it a training sample is a few bytes' offset and length in a shard: what a pass leaves out is never touched, any
+place in a pass can be gone to at once, and no tar is parsed twice. The held-out splits are decoded on the way, into
+files that evaluations read from.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from retrain.data.source import SPLITS
+from retrain.data.stream.reading import HELD_OUT, read_drop
+from retrain.data.stream.shard_cache import ShardCache
+from retrain.errors import DamagedDrop, DropError, UserError
+from retrain.layout import Layout
+from retrain.records import Drop
+from retrain.words import Split
+
+ARRAYS = "safetensors"
+
+
+class Catalogue(NamedTuple):
+    """A drop's training samples, in the order of the manifest's shards, and its held-out splits.
+
+    `counts` int64 [shards], training samples of each of the manifest's shards; `offset` int64 and `length` int32 [N],
+    the bytes of N training samples in their shards; `labels` int64, indices into the drop's own `classes`.
+    """
+
+    counts: Tensor
+    offset: Tensor
+    length: Tensor
+    labels: dict[Split, Tensor]
+    held_out: dict[Split, Path]
+    """Files of pixels, uint8 [3, size, size] for each sample."""
+
+
+def catalogue(drop: Drop, cache: ShardCache, layout: Layout, image_size: int, folder: Path) -> Catalogue:
+    """Return a drop's catalogue from below `folder`; made and put there first if it is not, or is damaged.
+
+    Raises `DamagedDrop`, naming shard and key, where the shards are not what the manifest says, and `UserError` if the
+    folder cannot be written.
+    """
+    files = {name: folder / f"{drop.digest}-{image_size}.{name}" for name in (*HELD_OUT, ARRAYS)}
+    found = _opened(files)
+    if found is None:
+        try:
+            _make(drop, cache, layout, image_size, files)
+        except DropError as error:
+            raise DamagedDrop(drop.id, str(error)) from error
+        found = _opened(files)
+        assert found  # it was written whole
+    return found
+
+
+def _opened(files: Mapping[str, Path]) -> Catalogue | None:
+    """Open a catalogue if its files are those that were written together."""
+    try:
+        with safe_open(files[ARRAYS], "pt") as file:
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            if file.metadata() != _digests(tensors, files):
+                return None
+    except (OSError, SafetensorError):
+        return None
+    labels = {split: tensors.pop(f"labels.{split}") for split in SPLITS}
+    return Catalogue(**tensors, labels=labels, held_out={split: files[split] for split in HELD_OUT})
+
+
+def _make(drop: Drop, cache: ShardCache, layout: Layout, image_size: int, files: Mapping[str, Path]) -> None:
+    """Write the files aside, then rename them; the arrays, which vouch for the others, last."""
+    folder = files[ARRAYS].parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix="writing-") as temporary:
+            parts = {name: Path(temporary, name) for name in files}
+            tensors = read_drop(drop, cache, layout, image_size, parts)
+            save_file(tensors, parts[ARRAYS], _digests(tensors, parts))
+            for name, part in parts.items():
+                part.replace(files[name])
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder}: cannot be written: {error}. $RETRAIN_CACHE may name another folder.") from error
+
+
+def _digests(tensors: Mapping[str, Tensor], files: Mapping[str, Path]) -> dict[str, str]:
+    """SHA-256 of every array, and of every file of pixels."""
+    digests = {name: hashlib.sha256(tensor.numpy().data).hexdigest() for name, tensor in tensors.items()}
+    for split in HELD_OUT:
+        with files[split].open("rb") as file:
+            digests[split] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests

@@ -1,0 +1,75 @@
+"""A dataset that is read from shards as it is needed: training samples stay there, held-out splits lie in files."""
+
+from collections.abc import Collection, Sequence
+from itertools import chain
+from pathlib import Path
+
+import torch
+
+from retrain.config import Stream
+from retrain.data.dataset import check_drops
+from retrain.data.samples import Samples, labels_of
+from retrain.data.stream.catalogue import Catalogue, catalogue
+from retrain.data.stream.pixels import ShardPixels
+from retrain.data.stream.readahead import AHEAD
+from retrain.data.stream.reading import refs
+from retrain.data.stream.rows import FileRows
+from retrain.data.stream.shard_cache import Ref, ShardCache
+from retrain.errors import TaskError
+from retrain.layout import Layout
+from retrain.quantities import bytes_of
+from retrain.records import Dataset, Drop
+from retrain.store.base import Store
+from retrain.words import Split
+
+
+def load(
+    dataset: Dataset,
+    drops: Sequence[Drop],
+    splits: Collection[Split],
+    *,
+    setting: Stream,
+    store: Store,
+    layout: Layout,
+    image_size: int,
+    device: torch.device,
+    cache_dir: Path,
+) -> dict[Split, Samples]:
+    """Return the wanted splits of a dataset, `drops` being the manifests of its drops in the same order.
+
+    Raises `DamagedDrop` at the first that is damaged or not the one that the dataset was made of, and `TaskError` if
+    the cache is too small for the shards that are mixed.
+    """
+    check_drops(dataset, drops)
+    shards = [refs(drop, layout) for drop in drops]
+    cache = ShardCache(store, cache_dir / "shards", bytes_of(setting.cache))
+    _check_room(cache, max(ref.shard.size for ref in chain.from_iterable(shards)), setting)
+    found = [catalogue(drop, cache, layout, image_size, cache_dir) for drop in drops]
+    train = _training_pixels(list(chain.from_iterable(shards)), found, cache, image_size)
+
+    def samples(split: Split) -> Samples:
+        held_out = [one.held_out[split] for one in found if split in one.held_out]
+        pixels = train if split == "train" else FileRows(held_out, image_size)
+        labels = [labels_of(dataset, drop)[one.labels[split]] for drop, one in zip(drops, found, strict=True)]
+        return Samples.of(pixels, torch.cat(labels).to(device), [len(part) for part in labels])
+
+    return {split: samples(split) for split in splits}
+
+
+def _training_pixels(shards: list[Ref], found: list[Catalogue], cache: ShardCache, image_size: int) -> ShardPixels:
+    """Leave out the shards without training samples."""
+    counts = torch.cat([one.counts for one in found])
+    offset, length = torch.cat([one.offset for one in found]), torch.cat([one.length for one in found])
+    used = [ref for ref, count in zip(shards, counts.tolist(), strict=True) if count]
+    return ShardPixels(used, counts[counts > 0], offset, length, cache, image_size)
+
+
+def _check_room(cache: ShardCache, largest: int, setting: Stream) -> None:
+    """Raise `TaskError` unless the cache has room for all shards that are needed at once."""
+    needed = (setting.shuffle_shards + 1 + AHEAD) * largest
+    if cache.limit < needed:
+        raise TaskError(
+            f"data.stream.cache: {setting.cache} is too small to mix {setting.shuffle_shards} shards of up to "
+            f"{largest:,} bytes, of which {AHEAD} more are fetched ahead: {needed:,} bytes are needed, or a smaller "
+            "data.stream.shuffle_shards"
+        )

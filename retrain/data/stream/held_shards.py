@@ -1,0 +1,53 @@
+"""The shards that batches need: here before a batch is decoded, and in their place until it is."""
+
+from typing import BinaryIO
+
+from torch import Tensor
+
+from retrain.data.stream.order import route, shard_of
+from retrain.data.stream.pixels import ShardPixels
+from retrain.data.stream.readahead import ReadAhead
+
+
+class HeldShards:
+    """Holds shards, while those of coming batches are fetched; to be closed.
+
+    At most `decoding` batches are decoded at once.
+    """
+
+    def __init__(self, pixels: ShardPixels, decoding: int) -> None:
+        self.pixels, self.decoding = pixels, decoding
+        self._ahead = ReadAhead(pixels.cache)
+        self._held: dict[int, BinaryIO] = {}
+        self._needed: dict[int, int] = {}
+        """When each was needed last."""
+        self._places: dict[int, int] = {}
+        self._batches = 0
+
+    def follow(self, order: Tensor) -> None:
+        """From here on, batches are taken from this order of samples, int64 [n]."""
+        shards = route(order, self.pixels.counts)
+        self._places = {shard: place for place, shard in enumerate(shards)}
+        self._ahead.follow([self.pixels.shards[shard] for shard in shards])
+
+    def need(self, rows: Tensor) -> None:
+        """Hold the shards of a batch's rows, int64 [B], and let go of those that no batch under way needs.
+
+        Raises `DamagedDrop` if one is not what the manifest says, and `StoreError`.
+        """
+        shards = set(shard_of(rows, self.pixels.counts).tolist())
+        self._ahead.reach(max((self._places.get(shard, 0) for shard in shards), default=0))
+        self._batches += 1
+        for shard in shards:
+            if shard not in self._held:
+                self._held[shard] = self.pixels.cache.hold(self.pixels.shards[shard])
+            self._needed[shard] = self._batches
+        for shard in [shard for shard in self._held if self._needed[shard] < self._batches - self.decoding]:
+            self._held.pop(shard).close()
+
+    def close(self) -> None:
+        """Let go of all, and fetch no more."""
+        self._ahead.close()
+        for file in self._held.values():
+            file.close()
+        self._held.clear()

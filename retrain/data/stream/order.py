@@ -1,0 +1,28 @@
+"""The order of a pass over shards: mixed as widely as the shards that are open at once allow."""
+
+import torch
+from torch import Tensor
+
+
+def mixed(kept: Tensor, generator: torch.Generator, counts: Tensor, window: int) -> Tensor:
+    """Return the samples `kept`, int64 [n], in an order that needs only about `window` shards at once.
+
+    `counts` int64 [shards] are the shards' samples, which follow one another. The shards are laid out in random order,
+    each one unit long, and every sample goes to a random place in the `window` units from its shard's own on. So what
+    is next to be read lies in window + 1 shards at most; with many more units than shards it is a plain shuffle.
+    """
+    unit = torch.randperm(len(counts), generator=generator)[shard_of(kept, counts)]
+    place = unit + window * torch.rand(len(kept), generator=generator, dtype=torch.float64)
+    return kept[place.argsort()]
+
+
+def shard_of(samples: Tensor, counts: Tensor) -> Tensor:
+    """Return the shard, int64 [n], that each sample lies in."""
+    return torch.bucketize(samples, counts.cumsum(0), right=True)
+
+
+def route(order: Tensor, counts: Tensor) -> list[int]:
+    """Return the shards in which an order's samples lie, by when they are first needed."""
+    shard = shard_of(order, counts)
+    first = torch.full_like(counts, len(order)).scatter_reduce(0, shard, torch.arange(len(order)), "amin")
+    return first.argsort()[: int((first < len(order)).sum())].tolist()

@@ -1,0 +1,61 @@
+"""Training pixels read from shards: decoded when they are asked for, and only those."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from retrain.data.images import decode
+from retrain.data.stream.members import places
+from retrain.data.stream.order import shard_of
+from retrain.data.stream.shard_cache import Ref, ShardCache
+from retrain.errors import DamagedDrop, DropError
+
+
+class ShardPixels:
+    """Images of the training samples of all drops, which lie in `shards`, one after another. Indexed like a tensor.
+
+    `counts` int64 [shards] are their training samples; `offset` int64 and `length` int32 [N] say where a sample lies in
+    its shard.
+    """
+
+    def __init__(
+        self, shards: Sequence[Ref], counts: Tensor, offset: Tensor, length: Tensor, cache: ShardCache, image_size: int
+    ) -> None:
+        self.shards, self.counts, self.cache = shards, counts, cache
+        self._offset, self._length = offset, length
+        self._shape = 3, image_size, image_size
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Return the images of rows, int64 [B], on the CPU: uint8 [B, 3, size, size], fetching shards as needed.
+
+        Raises `DamagedDrop` if one cannot be decoded, or a shard is not what the manifest says.
+        """
+        return self._read(rows.cpu(), self.cache.hold)
+
+    def read_held(self, rows: Tensor) -> Tensor:
+        """Return the same where somebody else holds the shards, in a process that has no store."""
+        return self._read(rows, lambda ref: self.cache.path(ref).open("rb"))
+
+    def _read(self, rows: Tensor, opened: Callable[[Ref], BinaryIO]) -> Tensor:
+        images, shard = torch.empty(len(rows), *self._shape, dtype=torch.uint8), shard_of(rows, self.counts)
+        into = images.numpy()
+        for number in set(shard.tolist()):
+            here = (shard == number).nonzero().squeeze(1)
+            with opened(self.shards[number]) as file:
+                for place, row in zip(here.tolist(), rows[here].tolist(), strict=True):
+                    into[place] = self._decoded(file, row, self.shards[number])
+        return images
+
+    def _decoded(self, file: BinaryIO, row: int, ref: Ref) -> NDArray[np.uint8]:
+        offset = int(self._offset[row])
+        try:
+            return decode(os.pread(file.fileno(), int(self._length[row]), offset), self._shape[1])
+        except DropError as error:
+            where = f"{self.cache.store.url}/{ref.key}"
+            key = next(place.key for place in places(file, where) if place.offset == offset)
+            raise DamagedDrop(ref.drop, f"{where}: {key}: {error}") from error

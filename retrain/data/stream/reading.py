@@ -1,0 +1,114 @@
+"""Read a drop's shards once: note where training samples lie, and decode the held-out ones into files."""
+
+import os
+from array import array
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from retrain.data.holdout import split_of
+from retrain.data.images import decode
+from retrain.data.parallel import parallel_map
+from retrain.data.source import SPLITS
+from retrain.data.stream.members import places
+from retrain.data.stream.readahead import ReadAhead
+from retrain.data.stream.shard_cache import Ref, ShardCache
+from retrain.errors import DropError
+from retrain.layout import Layout
+from retrain.records import Drop
+from retrain.words import Split
+
+HELD_OUT: tuple[Split, ...] = ("val", "test")
+
+
+def refs(drop: Drop, layout: Layout) -> list[Ref]:
+    """Return a drop's shards in the manifest's order."""
+    return [Ref(drop.id, layout.shard(drop.id, shard.name), shard) for shard in drop.shards]
+
+
+def read_drop(
+    drop: Drop, cache: ShardCache, layout: Layout, image_size: int, files: Mapping[str, Path]
+) -> dict[str, Tensor]:
+    """Return the arrays of a drop's catalogue, and write each held-out split's pixels into its file.
+
+    Raises `DropError`, naming shard and key, where the shards are not what the manifest says.
+    """
+    reading = _Reading(drop, cache)
+    with ExitStack() as stack:
+        pixels = {split: stack.enter_context(files[split].open("wb")) for split in HELD_OUT}
+        held_out = reading.held_out(refs(drop, layout))
+        for split, image in parallel_map(lambda held: (held.split, _decoded(held, image_size)), held_out):
+            pixels[split].write(image.data)
+    return reading.arrays()
+
+
+class _HeldOut(NamedTuple):
+    """A sample of a held-out split, and what to call it in an error."""
+
+    split: Split
+    name: str
+    image: bytes
+
+
+class _Reading:
+    """What has been read of a drop so far."""
+
+    def __init__(self, drop: Drop, cache: ShardCache) -> None:
+        self.drop, self.cache = drop, cache
+        self._label_of = {name: label for label, name in enumerate(drop.classes)}
+        self._labels = {split: array("q") for split in SPLITS}
+        self._offset, self._length, self._counts = array("q"), array("q"), array("q")
+
+    def held_out(self, shards: list[Ref]) -> Iterator[_HeldOut]:
+        """Note all samples of the shards, and yield those held out."""
+        with ReadAhead(self.cache) as ahead:
+            ahead.follow(shards)
+            for position, ref in enumerate(shards):
+                ahead.reach(position)
+                before = len(self._offset)
+                yield from self._held_out_of(ref)
+                self._counts.append(len(self._offset) - before)
+
+    def _held_out_of(self, ref: Ref) -> Iterator[_HeldOut]:
+        where = f"{self.cache.store.url}/{ref.key}"
+        left_out = {bad.key for bad in self.drop.left_out if bad.where == ref.shard.name}
+        with self.cache.hold(ref) as file:
+            for key, class_name, offset, length in places(file, where, left_out):
+                split = split_of(key, ref.shard.split, self.drop.held_out)
+                if class_name not in self._label_of:
+                    raise DropError(f"{where}: {key}: its class {class_name} is not in the manifest")
+                self._labels[split].append(self._label_of[class_name])
+                if split == "train":
+                    self._offset.append(offset)
+                    self._length.append(length)
+                else:
+                    yield _HeldOut(split, f"{where}: {key}", os.pread(file.fileno(), length, offset))
+
+    def arrays(self) -> dict[str, Tensor]:
+        """Return all that was noted. Raises `DropError` if it is not as much as the manifest counts."""
+        found = {split: len(labels) for split, labels in self._labels.items()}
+        if found != {split: self.drop.samples(split) for split in SPLITS}:
+            raise DropError(f"drop {self.drop.id}: its shards hold {found}, which its manifest counts otherwise")
+        return {
+            "counts": _tensor(self._counts),
+            "offset": _tensor(self._offset),
+            "length": _tensor(self._length).int(),
+            **{f"labels.{split}": _tensor(labels) for split, labels in self._labels.items()},
+        }
+
+
+def _tensor(numbers: "array[int]") -> Tensor:
+    return torch.from_numpy(np.array(numbers))
+
+
+def _decoded(held: _HeldOut, image_size: int) -> NDArray[np.uint8]:
+    try:
+        return decode(held.image, image_size)
+    except DropError as error:
+        raise DropError(f"{held.name}: {error}") from error

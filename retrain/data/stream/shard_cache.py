@@ -1,0 +1,125 @@
+"""Shards on this machine's disk: within a limit, the least recently used removed first, shared by all its processes.
+
+Who uses a shard holds a shared lock on its file; what is locked is not removed. Locks end with their process.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
+from io import BufferedReader
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from retrain.errors import DamagedDrop, UserError
+from retrain.records import Shard
+from retrain.store.base import Store
+
+WHOLE, FETCHING = ".tar", ".part"
+
+
+class Ref(NamedTuple):
+    """A shard, the drop that it is of, and the key that it lies under."""
+
+    drop: str
+    key: str
+    shard: Shard
+
+
+class ShardCache:
+    """Files `<sha256>.tar` in a folder. While one is fetched, `<sha256>.part`, empty but as large, keeps its room."""
+
+    def __init__(self, store: Store, folder: Path, limit: int) -> None:
+        self.store, self.folder, self.limit = store, folder, limit
+        self._checked: set[str] = set()
+
+    def path(self, ref: Ref) -> Path:
+        """Return where a shard lies while somebody holds it."""
+        return self.folder / f"{ref.shard.sha256}{WHOLE}"
+
+    def hold(self, ref: Ref) -> BufferedReader:
+        """Return the shard's file, fetched first if it is not there; it stays in its place until it is closed.
+
+        Raises `DamagedDrop` if what the store has is not what the manifest says, `UserError` if there is no room.
+        """
+        while True:
+            with suppress(FileNotFoundError):
+                file = self.path(ref).open("rb")
+                flock(file, LOCK_SH)
+                if os.fstat(file.fileno()).st_nlink and self._is_whole(file, ref):
+                    os.utime(file.fileno())
+                    return file
+                file.close()
+            self.fetch(ref)
+
+    def fetch(self, ref: Ref) -> None:
+        """Get a shard from the store, unless it is here or another process has just got it. Raises like `hold`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with _alone(self.folder / f"{ref.shard.sha256}{FETCHING}") as part:
+            if self.path(ref).exists():
+                return
+            with (self.folder / "room.lock").open("ab") as room:
+                flock(room, LOCK_EX)
+                self._make_room(ref.shard.size)
+                part.truncate(ref.shard.size)
+            self.store.download(ref.key, self.path(ref))
+            with self.path(ref).open("rb") as file:
+                if not self._is_whole(file, ref):
+                    raise DamagedDrop(ref.drop, f"{self.store.url}/{ref.key}: its SHA-256 is not the manifest's")
+
+    def _is_whole(self, file: BufferedReader, ref: Ref) -> bool:
+        """Whether these are the bytes that the manifest names, asked once a process; others are removed."""
+        if ref.shard.sha256 in self._checked:
+            return True
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0)
+        if sha256 != ref.shard.sha256:
+            self.path(ref).unlink(missing_ok=True)
+            return False
+        self._checked.add(ref.shard.sha256)
+        return True
+
+    def _make_room(self, size: int) -> None:
+        """Remove shards that nobody holds, the least recently used first, until there is room for `size` bytes."""
+        files = sorted((status.st_mtime, path, status.st_size) for path, status in self._files())
+        used = sum(held for _, _, held in files)
+        for _, path, held in files:
+            if used + size <= self.limit:
+                return
+            used -= held if _removed(path) else 0
+        if used + size > self.limit:
+            raise UserError(
+                f"{self.folder}: no room for {size:,} bytes beside {used:,} that are in use: the limit, "
+                f"data.stream.cache, is {self.limit:,}; raise it, or train fewer at once on this machine"
+            )
+
+    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
+        for path in self.folder.iterdir():
+            with suppress(FileNotFoundError):
+                if path.suffix in (WHOLE, FETCHING):
+                    yield path, path.stat()
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[BinaryIO]:
+    """Have a file, which ends with its user, to oneself."""
+    while True:
+        with path.open("ab") as file:
+            flock(file, LOCK_EX)
+            if os.fstat(file.fileno()).st_nlink:  # else its last user has just removed it
+                try:
+                    yield file
+                finally:
+                    path.unlink(missing_ok=True)
+                return
+
+
+def _removed(path: Path) -> bool:
+    """Remove a file that nobody has locked; say whether it is gone."""
+    with suppress(BlockingIOError):
+        with suppress(FileNotFoundError), path.open("rb") as file:
+            flock(file, LOCK_EX | LOCK_NB)
+            path.unlink()
+        return True
+    return False

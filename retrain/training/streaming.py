@@ -1,0 +1,120 @@
+"""Batches decoded by other processes from shards that are fetched ahead."""
+
+import signal
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from retrain.data.augment import Part
+from retrain.data.samples import Samples, moved
+from retrain.data.stream.held_shards import HeldShards
+from retrain.data.stream.pixels import ShardPixels
+from retrain.errors import UserError
+from retrain.training.loading import Batch, Position
+from retrain.training.passes import Passes
+
+AHEAD = 4
+"""Batches that each worker decodes ahead."""
+
+
+class _Sent(NamedTuple):
+    """A batch that is being decoded: its samples, int64 [B], and the position behind it."""
+
+    samples: Tensor
+    position: Position
+
+
+class Streaming:
+    """A loader of samples that lie in shards.
+
+    Workers get a batch each, and batches come back in turn: the order is that of the passes, however many there are.
+    The shards that a batch needs are held before its decoding begins, and let go some time after it has come back.
+    """
+
+    def __init__(self, passes: Passes, train: Samples, pixels: ShardPixels, part: Part, workers: int) -> None:
+        self.passes, self.train, self.pixels, self.part, self.workers = passes, train, pixels, part, workers
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin at the passes' position; nothing is fetched or decoded before the first batch is asked for."""
+        self.position = Position(self.passes.number, self.passes.offset)
+        self._decoded: Iterator[Tensor | UserError] | None = None
+        self._sent: deque[_Sent] = deque()
+        self._shards = HeldShards(self.pixels, self.workers * AHEAD)
+
+    def seek(self, position: Position) -> None:
+        """Leave what is under way, and begin there."""
+        self.close()
+        self.passes.seek(*position)
+        self._begin()
+
+    def next(self) -> Batch:
+        """Wait until the next one is decoded."""
+        if self._decoded is None:
+            self._decoded = iter(self._workers())
+        images = next(self._decoded)
+        if isinstance(images, UserError):
+            raise images
+        samples, self.position = self._sent.popleft()
+        samples, images = moved(samples, self.train.device), moved(images, self.train.device)
+        return Batch(samples, images, self.train.labels[samples[self.part.rows]])
+
+    def close(self) -> None:
+        """End the workers, and let go of the shards."""
+        self._decoded = None
+        self._shards.close()
+
+    def _workers(self) -> "DataLoader[Tensor | UserError]":
+        return DataLoader(
+            _Decoding(self.pixels),
+            batch_sampler=self._batches(),
+            num_workers=self.workers,
+            prefetch_factor=AHEAD if self.workers else None,
+            collate_fn=_as_it_is,
+            worker_init_fn=_leave_signals,
+            multiprocessing_context="fork" if self.workers else None,  # then they end when this process does
+            pin_memory=self.train.device.type == "cuda",
+            generator=torch.Generator(),  # else it would draw from the random numbers of layers
+        )
+
+    def _batches(self) -> Iterator[list[int]]:
+        """Yield this process's rows of each batch once their shards are here."""
+        followed = -1
+        while True:
+            samples = self.passes.next()
+            if self.passes.number != followed:
+                self._shards.follow(self.passes.order)
+                followed = self.passes.number
+            own = samples[self.part.rows]
+            self._shards.need(own)
+            self._sent.append(_Sent(samples, Position(self.passes.number, self.passes.offset)))
+            yield own.tolist()
+
+
+class _Decoding(Dataset["Tensor | UserError"]):
+    """What a worker does."""
+
+    def __init__(self, pixels: ShardPixels) -> None:
+        self.pixels = pixels
+
+    def __getitems__(self, rows: list[int]) -> Tensor | UserError:
+        """Return the rows' images, or why they cannot be had: what is raised here would arrive with a traceback."""
+        try:
+            return self.pixels.read_held(torch.tensor(rows))
+        except UserError as error:
+            return error
+        except OSError as error:  # somebody emptied the cache
+            return UserError(str(error))
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _leave_signals(worker: int) -> None:
+    """Whoever is asked to stop saves first, for which the workers are still needed; they end with it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
