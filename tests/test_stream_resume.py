@@ -50,6 +50,7 @@ def plan_in(context: Context, workers: int = 0, drops: int = 2, parent: Plan | N
 def train(folder: Path, plan: Plan) -> None:
     """Attempt a plan on one thread, in whatever process this is."""
     torch.set_num_threads(1)
+    context_of(folder).files(plan.run_id).write_plan(plan)
     attempt(context_of(folder), plan)
 
 
@@ -132,6 +133,7 @@ def test_a_streamed_run_learns_and_is_judged_and_says_that_it_streamed(store: St
     two_drops(store, tmp_path)
     context = context_of(tmp_path, store)
     plan = plan_in(context, workers=1, epochs=20)
+    context.files(plan.run_id).write_plan(plan)
     result = attempt(context, plan)
     assert result.machine.loader == "stream"
     assert result.final_accuracy > 0.5
