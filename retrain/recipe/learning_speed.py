@@ -4,12 +4,14 @@ It is counted from the training forward pass, which is free: under augmentation 
 rather than by an evaluation after each epoch, unless a task asks for that (`training.learning_speed: exact`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 
 import torch
 from torch import Tensor
+
+BLOCK = 1 << 22
+"""Samples at a time, where all of them as floats would take more memory than the index."""
 
 STORED_LIMIT = 2048.0
 """float16 holds every integer up to here."""
@@ -17,19 +19,23 @@ STORED_LIMIT = 2048.0
 
 @dataclass(frozen=True, eq=False)
 class Counters:
-    """The index over N samples: three float32 tensors [N] on one device. Counts are exact up to 2^24."""
+    """The index over N samples: three tensors [N] on one device, 8 bytes a sample.
+
+    While a run counts, counts are int16, so exact up to 32,767; where a parent's are among them, float16.
+    """
 
     seen: Tensor
     """Times that a sample was trained on."""
     correct: Tensor
     """Times that it was then classified correctly."""
     loss: Tensor
-    """Sum of its losses."""
+    """Sum of its losses, float32."""
 
     @classmethod
     def zeros(cls, n: int, device: torch.device | str = "cpu") -> "Counters":
         """Counters of n samples that were never seen."""
-        return cls(*torch.zeros(3, n, device=device).unbind())
+        seen, correct = torch.zeros(2, n, dtype=torch.int16, device=device)
+        return cls(seen, correct, torch.zeros(n, device=device))
 
     @torch.no_grad()
     def count(self, indices: Tensor, correct: Tensor, loss: Tensor) -> None:
@@ -44,12 +50,24 @@ class Counters:
 
 def learning_speed(counters: Counters) -> Tensor:
     """Return correct / seen [N], in [0, 1]; nan where a sample was never seen."""
-    return counters.correct / counters.seen
+    return counters.correct.float() / counters.seen.float()
 
 
 def mean_loss(counters: Counters) -> Tensor:
     """Return loss / seen [N]; nan where a sample was never seen."""
-    return counters.loss / counters.seen
+    return counters.loss / counters.seen.float()
+
+
+def difficulty(counters: Counters) -> Tensor:
+    """Return integers, int64 [N], that rise as learning speed falls and, where it is the same, as mean loss rises.
+
+    Floats that are not negative are ordered as their bits are: those of the speed, upside down, come above the loss's.
+    """
+    keys = torch.empty(len(counters.seen), dtype=torch.int64)
+    for out, (seen, correct, loss) in zip(torch.split(keys, BLOCK), _blocks(counters), strict=True):
+        speed, mean = (column.nan_to_num().abs().view(torch.int32).long() for column in (correct / seen, loss / seen))
+        out.copy_(((2**31 - 1 - speed) << 32) + mean)
+    return keys
 
 
 def joint_shares(before: Tensor, after: Tensor, bins: int) -> Tensor:
@@ -64,24 +82,11 @@ def joint_shares(before: Tensor, after: Tensor, bins: int) -> Tensor:
 
 
 def add(parent: Counters, own: Counters, decay: float) -> Counters:
-    """Return decay · parent + own: a run that stops early has few epochs, so it keeps a part of its parent's."""
-    return Counters(
-        seen=decay * parent.seen + own.seen,
-        correct=decay * parent.correct + own.correct,
-        loss=decay * parent.loss + own.loss,
-    )
-
-
-def merge(ranks: Sequence[Counters]) -> Counters:
-    """Return the sum over ranks, each having counted its own part of every pass.
-
-    Counts are exact; losses are summed in float64 in the order of the ranks and rounded once.
+    """Return decay · parent + own, as stored: a run that stops early has few epochs, so it keeps a part of its
+    parent's.
     """
-    return Counters(
-        seen=_sum([rank.seen for rank in ranks]),
-        correct=_sum([rank.correct for rank in ranks]),
-        loss=_sum([rank.loss for rank in ranks]),
-    )
+    pairs = zip(_blocks(parent), _blocks(own), strict=True)
+    return concatenate([_kept(*(decay * old + new for old, new in zip(*pair, strict=True))) for pair in pairs])
 
 
 def concatenate(parts: Sequence[Counters]) -> Counters:
@@ -105,18 +110,22 @@ def to_tensors(counters: Counters) -> dict[str, Tensor]:
     Whole counts up to 2048 are exact; others, such as a decayed parent's, are rounded by at most 1 part in 2048. A
     sample seen more often is stored as if seen 2048 times, at the same learning speed and mean loss.
     """
-    excess = (counters.seen / STORED_LIMIT).clamp(min=1)
-    return {
-        "seen": (counters.seen / excess).half(),
-        "correct": (counters.correct / excess).half(),
-        "loss": counters.loss / excess,
-    }
+    kept = concatenate([_kept(*block) for block in _blocks(counters)])
+    return {"seen": kept.seen, "correct": kept.correct, "loss": kept.loss}
 
 
 def from_tensors(tensors: Mapping[str, Tensor]) -> Counters:
-    """Undo `to_tensors`."""
-    return Counters(**{name: tensors[name].float() for name in ("seen", "correct", "loss")})
+    """Return counters that `to_tensors` made to be stored."""
+    return Counters(**{name: tensors[name] for name in ("seen", "correct", "loss")})
 
 
-def _sum(columns: Sequence[Tensor]) -> Tensor:
-    return reduce(torch.add, (column.double() for column in columns)).float()
+def _blocks(counters: Counters) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Consecutive samples' seen, correct and loss as float32 on the CPU: in little memory, however many there are."""
+    columns = (torch.split(column, BLOCK) for column in (counters.seen, counters.correct, counters.loss))
+    for seen, correct, loss in zip(*columns, strict=True):
+        yield seen.cpu().float(), correct.cpu().float(), loss.cpu()
+
+
+def _kept(seen: Tensor, correct: Tensor, loss: Tensor) -> Counters:
+    excess = (seen / STORED_LIMIT).clamp(min=1)
+    return Counters((seen / excess).half(), (correct / excess).half(), loss / excess)

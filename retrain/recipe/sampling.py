@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from retrain.errors import TaskError
-from retrain.recipe.learning_speed import Counters, learning_speed, mean_loss
+from retrain.recipe.learning_speed import Counters, difficulty
 from retrain.recipe.settings import EasyHard, OldNew, Sampling, Uniform
 
 
@@ -57,22 +57,30 @@ def _easy_hard(setting: EasyHard, counters: Counters, old: Tensor) -> Tensor:
     Old samples that were never counted are neither easy nor hard. Where fewer than 2⌊c·N_old⌋ were counted, the two
     ends meet and all of these are thinned. Raises `TaskError` if nothing is left to train on.
     """
-    order = _easiest_first(counters, old)
+    known = old & (counters.seen > 0)
     # The share as the task file writes it: in floats, 0.29 of 100 samples would be 28.
-    ends = math.floor(Fraction(str(setting.share)) * int(old.sum()))
+    ends = min(math.floor(Fraction(str(setting.share)) * int(old.sum())), int(known.sum()))
     probability = torch.ones(len(old), device=old.device)
-    probability[order[:ends]] = setting.probability
-    probability[order[max(len(order) - ends, 0) :]] = setting.probability
+    if ends:
+        probability[_extremes(difficulty(counters), known, ends)] = setting.probability
     if not probability.any():
         raise TaskError("recipe.sampling leaves no sample to train on: raise its probability, or lower its share")
     return probability
 
 
-def _easiest_first(counters: Counters, old: Tensor) -> Tensor:
-    """Indices of the old samples that were counted, by falling learning speed, then rising mean loss, then index."""
-    known = (old & (counters.seen > 0)).nonzero().squeeze(1)
-    order = known[mean_loss(counters)[known].argsort(stable=True)]
-    return order[learning_speed(counters)[order].argsort(stable=True, descending=True)]
+def _extremes(keys: Tensor, known: Tensor, ends: int) -> Tensor:
+    """Mark the `ends` known samples with the lowest keys, and as many with the highest; of equals, the outer ones.
+
+    bool [N]. Partitioning finds the keys at the two borders, which is linear in N; sorting 100 M keys is not.
+    """
+    chosen = keys[known].cpu().numpy()
+    chosen.partition([ends - 1, len(chosen) - ends])
+    low, high = int(chosen[ends - 1]), int(chosen[-ends])
+    marked = known & ((keys < low) | (keys > high))
+    easy, hard = int((known & (keys < low)).sum()), int((known & (keys > high)).sum())
+    marked[(known & (keys == low)).nonzero()[: ends - easy]] = True
+    marked[(known & (keys == high)).nonzero().flipud()[: ends - hard]] = True
+    return marked
 
 
 def _old_new(new: float, old: Tensor) -> Tensor | None:
