@@ -18,7 +18,6 @@ from retrain import ledger, stages
 from retrain.config import Task
 from retrain.context import Context
 from retrain.errors import RunError
-from retrain.layout import Layout
 from retrain.machine import make_context
 from retrain.planning import Nothing, Request
 from retrain.records import RunRecord
@@ -33,7 +32,7 @@ def run_locally(task: Task, request: Request, device: str) -> RunRecord | Nothin
 
     Raises `UserError` if the task or its data do not let it be planned.
     """
-    context = make_context(open_store(task.store, task.endpoint_url), Layout(task.name), device)
+    context = make_context(open_store(task.store, task.endpoint_url), task, device)
     submission = uuid4().hex
     said = StepLines()
     with TemporaryDirectory(prefix="retrain-") as root, redirect_stdout(said), _quiet():

@@ -83,5 +83,5 @@ def _record_failure(task: Task, plan: Plan, error: str) -> None:
     from retrain import stages
     from retrain.machine import make_context
 
-    context = make_context(open_store(task.store, task.endpoint_url), Layout(task.name), "cpu")
+    context = make_context(open_store(task.store, task.endpoint_url), task, "cpu")
     stages.record_failure(context, plan, error)

@@ -19,7 +19,6 @@ from retrain.config import Task
 from retrain.context import Context
 from retrain.data.quarantine import set_aside
 from retrain.errors import DamagedDrop, StoreError, UserError
-from retrain.layout import Layout
 from retrain.machine import LOOPBACK, make_context
 from retrain.planning import Nothing, Request
 from retrain.records import Plan
@@ -185,7 +184,7 @@ def _open(text: str, device: str) -> tuple[Task, Context]:
     task = _task(text)
     port, host = os.environ.get("RETRAIN_METRICS_PORT"), os.environ.get("RETRAIN_METRICS_HOST", LOOPBACK)
     store = open_store(task.store, task.endpoint_url)
-    return task, make_context(store, Layout(task.name), device, int(port) if port else None, host)
+    return task, make_context(store, task, device, int(port) if port else None, host)
 
 
 def _task(text: str) -> Task:

@@ -5,6 +5,7 @@ import time
 from contextlib import closing
 from datetime import UTC, datetime
 
+from retrain import models
 from retrain.checkpoints import Checkpoints
 from retrain.context import Context
 from retrain.recipe.learning_speed import add
@@ -71,6 +72,7 @@ def prepare(context: Context, plan: Plan) -> Run:
 
 
 def _set_up(context: Context, plan: Plan, parent: Parent | None) -> Run:
+    models.check_named(plan.task.model, context.factories)
     splits = context.samples(plan.dataset, ("train", "val"), plan.task.data, plan.loading)
     log.info("data: %s: %s", splits["train"].loader, plan.loading.reason)
     return set_up(plan, splits["train"], splits["val"], parent, context.ranks)

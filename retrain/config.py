@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from retrain.addresses import NoSecret
 from retrain.costs import Costs
 from retrain.cron import Cron
 from retrain.kubeflow import Kubeflow
@@ -164,16 +165,18 @@ class Task(Part):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
     """Name in paths, metrics and the cluster: lower-case letters, digits and hyphens."""
-    store: Annotated[str, Field(min_length=1)] = "store"
+    store: Annotated[str, Field(min_length=1), NoSecret] = "store"
     """s3://bucket/prefix, or a local folder (relative to where the command runs)."""
-    endpoint_url: str | None = None
-    """Address of an S3-compatible server; AWS's own where absent."""
+    endpoint_url: Annotated[str, NoSecret] | None = None
+    """Address of an S3-compatible server, without credentials; AWS's own where absent."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of everything random."""
     data: Data = Data()
     """How images are read and augmented."""
     model: Model = Model()
     """The network."""
+    factories: tuple[Annotated[str, Field(pattern=r"^[\w.]+:\w+$")], ...] = ()
+    """package.module:factory names of the task's earlier models: no plan in the store can have other code run."""
     recipe: Recipe = Recipe()
     """The continuous method's four aspects."""
     training: Training = Training()

@@ -36,6 +36,8 @@ class Context:
     observer: Observer
     ranks: Ranks = ALONE
     """The processes that train together, of which this is one."""
+    factories: frozenset[str] = frozenset()
+    """The `package.module:factory` names of the task file. Plans lie in the store: they have no other code run."""
 
     def samples(
         self, dataset: Dataset, splits: Collection[Split], data: Data, loading: Loading

@@ -50,8 +50,10 @@ def _right(context: Context, plan: Plan, judged: Plan) -> Tensor:
 def trained(context: Context, plan: Plan) -> nn.Module:
     """Return the network that a run ended with, on the device.
 
-    Raises `RunError` if its model is damaged, and `ModelError` if it is not that of the network that its plan names.
+    Raises `RunError` if its model is damaged, and `ModelError` if it is not that of the network that its plan names,
+    or if the task names no such code.
     """
+    models.check_named(plan.task.model, context.factories)
     network = models.build(plan.task.model, len(plan.dataset.classes), plan.task.data.image_size, seed=0)
     try:
         network.load_state_dict(context.files(plan.run_id).weights())

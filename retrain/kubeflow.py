@@ -4,13 +4,14 @@ from typing import Annotated
 
 from pydantic import Field
 
+from retrain.addresses import NoSecret
 from retrain.recipe.settings import Part
 
 
 class Kubeflow(Part):
     """The Kubeflow Pipelines API server, and where runs go there."""
 
-    host: Annotated[str, Field(pattern=r"^https?://[^/]")] | None = None
+    host: Annotated[str, Field(pattern=r"^https?://[^/]"), NoSecret] | None = None
     """Its address, such as http://ml-pipeline.kubeflow:8888; --host where absent."""
     namespace: str | None = None
     """The profile's namespace, where the server serves several users."""

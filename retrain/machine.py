@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from retrain.config import Task
 from retrain.context import Context
 from retrain.errors import UserError
 from retrain.layout import Layout
@@ -16,7 +17,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def make_context(
-    store: Store, layout: Layout, device: str, metrics_port: int | None = None, metrics_host: str = LOOPBACK
+    store: Store, task: Task, device: str, metrics_port: int | None = None, metrics_host: str = LOOPBACK
 ) -> Context:
     """Return where stages work, on a device, watched on this terminal and, with a port, at /metrics.
 
@@ -24,7 +25,8 @@ def make_context(
     """
     ranks = join(device)
     observer = Audience() if ranks.rank else gather(metrics_port, metrics_host)
-    return Context(store, layout, pick_device(device), cache_folder(), observer, ranks)
+    factories = frozenset({task.model.name, *task.factories})
+    return Context(store, Layout(task.name), pick_device(device), cache_folder(), observer, ranks, factories)
 
 
 def cache_folder() -> Path:

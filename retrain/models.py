@@ -1,7 +1,7 @@
 """Networks by name: torchvision's, `mlp`, `logistic`, and anybody's `package.module:factory`."""
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -47,6 +47,15 @@ def check(model: Model, classes: int, image_size: int) -> None:
     if shape != [2, classes]:
         raise ModelError(
             f"model {model.name}: gives {shape} for 2 images of {classes} classes; [2, {classes}] is needed"
+        )
+
+
+def check_named(model: Model, factories: Collection[str]) -> None:
+    """Raise `ModelError` if a model is a factory, which is code, and the task file names no such one."""
+    if ":" in model.name and model.name not in factories:
+        raise ModelError(
+            f"model {model.name}: a plan in the store names it and the task does not; if an earlier model of the task "
+            "was of it, add it to the task's factories"
         )
 
 

@@ -44,7 +44,7 @@ def write_digits(root: Path) -> Path:
 
 
 def run_here(task: Task) -> RunRecord:
-    context = make_context(open_store(task.store), LAYOUT, "cpu")
+    context = make_context(open_store(task.store), task, "cpu")
     ended = stages.run(context, task, Request())
     assert isinstance(ended, RunRecord)
     return ended

@@ -170,8 +170,8 @@ def trained(cloud: Cloud, task: Task, run_id: str, folder: Path) -> str:
         context = replace(context, store=fenced)
         assert isinstance(stages.plan(context, task, Request(purpose="trial")), Plan)
         ended = stages.carry_out(context, context.files(run_id).plan())
-    context.store.write(PETS.run(run_id, "error.txt"), b"what a step notes")
-    assert registry.read(context.store, PETS).run_id == ended.run_id
+        fenced.write(PETS.run(run_id, "error.txt"), b"what a step notes")
+    assert registry.read(cloud.admin, PETS).run_id == ended.run_id
     return ended.run_id
 
 

@@ -101,7 +101,7 @@ def test_what_is_measured_beside_accuracy_is_kept_and_shown(place: Path, tmp_pat
     runs = Runs(study, str(tmp_path / "store"))
     run(runs, Root(place), CPU)
     figures = {one.cell.method: one.measures for one in runs.ran()}
-    start = prepare(make_context(runs.store, Layout(runs.ran()[1].record.task), "cpu"), runs.plan(runs.ran()[1].cell))
+    start = prepare(make_context(runs.store, runs.task(runs.ran()[1].cell), "cpu"), runs.plan(runs.ran()[1].cell))
     new = (start.train.drop == 1).nonzero().squeeze(1)
     expected = sum(norm_of_one(start, index) for index in new.tolist()) / len(new)
     assert figures["naive"]["gradient norm, new, start"] == pytest.approx(expected, rel=1e-4)

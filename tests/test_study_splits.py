@@ -74,7 +74,7 @@ def test_the_drop_that_lands_holds_the_smallest_margins_of_the_pool(place: Path,
     run(runs, Root(place), CPU)
     second, third = (Cell("task", "m", "naive", drops, 0) for drops in (2, 3))
     task = runs.task(second)
-    context = make_context(runs.store, Layout(task.name), "cpu")
+    context = make_context(runs.store, task, "cpu")
     network = trained(context, runs.plan(Cell("task", "m", "(first drop)", 1, 0))).eval()
 
     def margins_of(cell: Cell) -> torch.Tensor:

@@ -49,6 +49,9 @@ TASK = Task(
 )
 
 
+FACTORIES = frozenset({TASK.model.name})
+
+
 class Silent:
     """An observer that keeps what it is told."""
 
@@ -139,7 +142,14 @@ def run_of(plan: Plan, parent: Parent | None = None) -> Run:
 
 def context_of(folder: Path, observer: Silent | None = None) -> Context:
     """A place to work: the store in a folder, the CPU."""
-    return Context(LocalStore(folder / "store"), Layout(TASK.name), CPU, folder / "cache", observer or Silent())
+    return Context(
+        LocalStore(folder / "store"),
+        Layout(TASK.name),
+        CPU,
+        folder / "cache",
+        observer or Silent(),
+        factories=FACTORIES,
+    )
 
 
 def commit_drops(folder: Path) -> None:

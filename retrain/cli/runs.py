@@ -75,7 +75,7 @@ def run(
     else:
         from retrain.machine import make_context
 
-        context = make_context(store, layout, device, metrics_port, metrics_host)
+        context = make_context(store, opened, device, metrics_port, metrics_host)
         _finish(_run_here(context, opened, request), as_json)
 
 
@@ -123,8 +123,8 @@ def baseline(
     from retrain.machine import make_context
     from retrain.planning import Request
 
-    opened, store, layout = open_task(task, overrides)
-    context = make_context(store, layout, device, metrics_port, metrics_host)
+    opened, store, _ = open_task(task, overrides)
+    context = make_context(store, opened, device, metrics_port, metrics_host)
     _finish(_run_here(context, opened, Request(purpose="calibrate")), as_json)
 
 

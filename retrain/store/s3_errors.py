@@ -10,6 +10,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
+from retrain.addresses import masked
 from retrain.errors import StoreError
 from retrain.store.base import Missing
 
@@ -53,7 +54,7 @@ class Place(NamedTuple):
 
     def __str__(self) -> str:
         """Every message begins with this."""
-        return f"{self.url} at {self.endpoint}" + (f", {self.key}" if self.key else "")
+        return f"{self.url} at {masked(self.endpoint)}" + (f", {self.key}" if self.key else "")
 
 
 def status(error: ClientError) -> int:
@@ -80,14 +81,19 @@ def _refusal(place: Place, error: ClientError) -> StoreError:
     if code in ("NoSuchKey", "404"):
         return Missing(f"{place}: there is no such object.")
     kind = Denied if code == "AccessDenied" else StoreError
-    return kind(f"{place}: {error}. {ADVICE.get(code, '')}".rstrip())
+    return kind(f"{place}: {_said(error)}. {ADVICE.get(code, '')}".rstrip())
 
 
 def _failure(place: Place, error: Exception) -> StoreError:
     if isinstance(error, BAD_NETWORK):
-        return StoreError(f"{place}: the server cannot be reached: {error}. {NETWORK}")
+        return StoreError(f"{place}: the server cannot be reached: {_said(error)}. {NETWORK}")
     if isinstance(error, BROKEN_REPLY):
-        return StoreError(f"{place}: the server's reply is broken: {error}. {NETWORK}")
+        return StoreError(f"{place}: the server's reply is broken: {_said(error)}. {NETWORK}")
     if isinstance(error, BAD_CREDENTIALS):
-        return StoreError(f"{place}: {error}. {CREDENTIALS}")
-    return StoreError(f"{place}: {error}")
+        return StoreError(f"{place}: {_said(error)}. {CREDENTIALS}")
+    return StoreError(f"{place}: {_said(error)}")
+
+
+def _said(error: Exception) -> str:
+    """Botocore quotes whole addresses of endpoints and proxies, in which the environment may have put a password."""
+    return masked(str(error))

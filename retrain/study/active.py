@@ -13,7 +13,6 @@ from retrain.data.shards import read_shard
 from retrain.data.source import Sample, read_source
 from retrain.data.staging import Staging, parts
 from retrain.judging import trained
-from retrain.layout import Layout
 from retrain.machine import make_context
 from retrain.recipe.margin import smallest_margins
 from retrain.records import Drop, Plan
@@ -32,7 +31,7 @@ def land_next(runs: Runs, cell: Cell, root: Root, device: str) -> None:
     parent, task = parent_of(cell), runs.task(cell)
     if parent is None or runs.has_landed(cell) or not runs.left_model(parent):
         return
-    context = make_context(runs.store, Layout(task.name), device)
+    context = make_context(runs.store, task, device)
     landed = {key for drop in runs.drops(parent) for key in _keys(context, drop)}
     staging = Staging.parse("share", runs.study.splits[cell.split].sizes)
     with prepared(runs.study, root) as (sources, folder):

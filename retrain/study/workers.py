@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from retrain.layout import Layout
 from retrain.records import Plan
 from retrain.store import open_store
 
@@ -74,4 +73,4 @@ def measure(plan: Plan, *, names: tuple[str, ...], device: str) -> None:
 def _context(plan: Plan, device: str) -> "Context":
     from retrain.machine import make_context
 
-    return make_context(open_store(plan.task.store, plan.task.endpoint_url), Layout(plan.task.name), device)
+    return make_context(open_store(plan.task.store, plan.task.endpoint_url), plan.task, device)

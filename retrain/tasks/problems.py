@@ -68,11 +68,13 @@ def _problem(detail: ErrorDetails) -> _Problem:
             return _Problem(path, _unknown(path, model), "")
         case "missing":
             return _Problem(path, "is missing", "")
+        case "secret":
+            return _Problem(path, detail["msg"], "")
         case "union_tag_invalid":
             allowed = detail["ctx"]["expected_tags"].replace("'", "")
             return _Problem((*path, "name"), f"must be one of {allowed}", f" (got {shortened(got['name'])})")
-        case "string_pattern_mismatch" if description := model.model_fields[path[-1]].description:
-            return _Problem(path, f"does not fit: {description.rstrip('.')}", f" (got {shortened(got)})")
+        case "string_pattern_mismatch" if (field := model.model_fields.get(path[-1])) and field.description:
+            return _Problem(path, f"does not fit: {field.description.rstrip('.')}", f" (got {shortened(got)})")
         case "model_type" | "model_attributes_type":
             return _Problem(path, "must be a mapping of fields", f" (got {shortened(got)})")
     says = re.sub(r"^.*?should| after validation|, (unable|got|not) .*$", "", detail["msg"])

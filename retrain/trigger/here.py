@@ -5,7 +5,6 @@ import logging
 from retrain.config import Task
 from retrain.data.quarantine import set_aside
 from retrain.errors import DamagedDrop, StoreError, UserError
-from retrain.layout import Layout
 from retrain.records import Plan
 from retrain.store.base import Store
 from retrain.trigger.claims import release
@@ -24,7 +23,7 @@ class Here:
         from retrain import stages  # brings torch, which watchers of a cluster do without
         from retrain.machine import make_context
 
-        context = make_context(store, Layout(task.name), self._device)
+        context = make_context(store, task, self._device)
         try:
             ended = stages.carry_out(context, plan)
         except StoreError:

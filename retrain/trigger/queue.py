@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 from boto3.session import Session
 from botocore.config import Config
 
+from retrain.addresses import SECRET, holds_secret
+from retrain.errors import UserError
 from retrain.store.s3_errors import Place, explained
 
 BATCH = 10
@@ -36,6 +38,8 @@ class Queue:
     """
 
     def __init__(self, url: str, visibility: int = VISIBILITY) -> None:
+        if holds_secret(url):
+            raise UserError(f"--queue-url {SECRET}")
         parts = urlsplit(url)
         region = re.search(r"sqs\.([a-z0-9-]+)\.amazonaws\.", parts.netloc)
         self._url, self._endpoint, self._visibility = url, f"{parts.scheme}://{parts.netloc}", visibility

@@ -9,6 +9,7 @@ import base64
 import json
 import os
 import time
+from collections.abc import Collection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any, NamedTuple
@@ -55,8 +56,8 @@ class Model(NamedTuple):
 class Champion:
     """The model in force."""
 
-    def __init__(self, store: Store, layout: Layout) -> None:
-        self._store, self._layout = store, layout
+    def __init__(self, store: Store, layout: Layout, factories: Collection[str] = ()) -> None:
+        self._store, self._layout, self._factories = store, layout, factories
         self.model = self._load(self._run_id())
 
     def refresh(self) -> None:
@@ -81,6 +82,7 @@ class Champion:
     def _load(self, run_id: str) -> Model:
         files = RunFiles(self._store, self._layout, run_id)
         plan = files.plan()
+        models.check_named(plan.task.model, self._factories)
         network = models.build(plan.task.model, len(plan.dataset.classes), plan.task.data.image_size, seed=0)
         network.load_state_dict(files.weights())
         return Model(plan, network.eval())
@@ -126,7 +128,8 @@ def server(name: str, champion: Champion, port: int) -> ThreadingHTTPServer:
 def main() -> None:
     """Serve the task that $TASK names, on $PORT."""
     task = load_task(os.environ["TASK"])
-    champion = Champion(open_store(task.store, task.endpoint_url), Layout(task.name))
+    store, factories = open_store(task.store, task.endpoint_url), {task.model.name, *task.factories}
+    champion = Champion(store, Layout(task.name), factories)
     Thread(target=champion.follow, daemon=True).start()
     server(task.name, champion, int(os.environ.get("PORT", "8080"))).serve_forever()
 
