@@ -28,7 +28,7 @@ from kfp_server_api import ApiException, V2beta1Run
 from urllib3.exceptions import HTTPError
 
 from pipelines.definition import arguments, build, compile_to
-from pipelines.remote import OVER, Submitted
+from pipelines.jobs import OVER, Submitted
 from retrain.config import Task
 from retrain.errors import SubmitError
 from retrain.kubeflow import Kubeflow

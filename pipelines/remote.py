@@ -1,9 +1,9 @@
 """Runs on Kubeflow, for those who stay light: kfp and torch do their part in processes apart."""
 
 import logging
-from typing import NamedTuple
 
 from pipelines import submissions
+from pipelines.jobs import OVER, Submitted
 from pipelines.submissions import Submission
 from retrain import next_run
 from retrain.config import Task
@@ -16,20 +16,7 @@ from retrain.trigger.apart import apart
 
 SUBMIT_SECONDS = 120.0
 """The longest that the API server may take."""
-OVER = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
-"""KFP's states of runs that do nothing any more."""
-
 log = logging.getLogger("retrain")
-
-
-class Submitted(NamedTuple):
-    """A run as the API server has it."""
-
-    id: str
-    state: str | None
-    """PENDING, RUNNING, SUCCEEDED, FAILED, CANCELED, ...; None before the server knows."""
-    new: bool
-    """Whether it was submitted by this very call."""
 
 
 def submit(task: Task, plan: Plan, store: Store) -> Submitted:

@@ -8,8 +8,8 @@ from kfp.dsl.graph_component import GraphComponent
 from pipelines import components
 from pipelines.cluster import DEVICE, submit
 from pipelines.definition import Dress, stepper
+from pipelines.jobs import Submitted
 from pipelines.pods import dress
-from pipelines.remote import Submitted
 from retrain.config import Task
 from retrain.records import Plan, digest
 

@@ -8,7 +8,7 @@ import pytest
 from kfp_server import KfpServer, serving
 
 from pipelines.cluster import schedule, submit_by_name
-from pipelines.remote import Submitted
+from pipelines.jobs import Submitted
 from retrain.config import Task
 from retrain.errors import SubmitError
 from retrain.kubeflow import Kubeflow
