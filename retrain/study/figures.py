@@ -37,7 +37,7 @@ def write(study: Study, by_group: Mapping[Group, Sequence[Ran]], folder: Path) -
 def _save(chart: alt.TopLevelMixin, path: Path) -> None:
     drawn = chart.to_json()
     path.with_suffix(".svg").write_text(vl_convert.vegalite_to_svg(drawn), encoding="utf-8")
-    path.with_suffix(".png").write_bytes(vl_convert.vegalite_to_png(drawn, scale=2))
+    path.with_suffix(".png").write_bytes(vl_convert.vegalite_to_png(drawn))
 
 
 def curves(study: Study, group: Group, members: Sequence[Ran], plot: str) -> alt.TopLevelMixin:

@@ -77,9 +77,10 @@ def measure(context: Context, plan: Plan, names: Iterable[str]) -> None:
         context.store.write(_key(context.layout, plan.run_id), json.dumps(found).encode())
 
 
-def read(store: Store, layout: Layout, run_id: str) -> Figures:
-    """Return what has been measured of a run."""
-    return {name: value for figures in _read(store, layout, run_id).values() for name, value in figures.items()}
+def read(store: Store, layout: Layout, run_id: str, names: Iterable[str]) -> Figures:
+    """Return what has been measured of a run, of what is asked for."""
+    found = _read(store, layout, run_id)
+    return {figure: value for name in names for figure, value in found.get(name, {}).items()}
 
 
 def _read(store: Store, layout: Layout, run_id: str) -> dict[str, Figures]:

@@ -7,7 +7,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from retrain.study.figures import picture_name
 from retrain.study.kept import Kept, Ran
 from retrain.study.settings import Study
-from retrain.study.table import LEVELS, Estimate, Group, Row, accumulated, groups, measured, numbers, on_grids, rows
+from retrain.study.table import (
+    LEVELS,
+    Estimate,
+    Group,
+    Row,
+    accumulated,
+    estimate,
+    groups,
+    measured,
+    numbers,
+    on_grids,
+    rows,
+)
 
 NOT_REACHED = "/"
 HARM = "▼"
@@ -28,7 +40,8 @@ def page(study: Study, kept: Kept) -> str:
         "## Ours",
         f"Percent of correct images on {study.stop_on}, mean ± standard error over seeds. L_r is how many times sooner "
         f"than the other method a run reached r percent of what that one ended with; {NOT_REACHED}: never; (2/3): in "
-        f"two seeds of three. {HARM}: negative transfer, the mean final accuracy is below that of {study.against[0]}.",
+        f"two seeds of three. {HARM}: negative transfer, the mean final accuracy is below that of {study.against[0]} "
+        "with the same seeds.",
         tables,
         *_paper(study),
         *(["## What agrees, and what does not", study.findings.strip()] if study.findings else []),
@@ -68,7 +81,10 @@ def _tables(study: Study, by_group: Mapping[Group, Sequence[Ran]]) -> Iterator[s
             yield _markdown(["method", *titles], lines)
         if figures := dict.fromkeys(numbers(members)):
             by_method = {method: by for method, by in measured(members).items() if by}
-            lines = ([method, *map(_plain, (by[name] for name in figures))] for method, by in by_method.items())
+            lines = (
+                [method, *map(_plain, (by.get(name, estimate([])) for name in figures))]
+                for method, by in by_method.items()
+            )
             yield _markdown(["method", *figures], lines)
     if "final" in study.plots:
         yield f"![final accuracies]({study.name}/final.svg)"

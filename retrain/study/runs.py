@@ -117,7 +117,7 @@ class Runs:
     def _ran(self, cell: Cell, record: RunRecord) -> Ran:
         layout = Layout(record.task)
         curve = RunRecords(self.store, layout, record.run_id).curve()
-        return Ran(cell, record, curve, measures.read(self.store, layout, record.run_id))
+        return Ran(cell, record, curve, measures.read(self.store, layout, record.run_id, self.study.measures))
 
     def ran(self) -> list[Ran]:
         """Return all cells whose runs have ended, those on the first drop apart, in the grid's order."""

@@ -49,7 +49,7 @@ class Row(NamedTuple):
     """L_99 and L_100 against each method of `Study.against` with the same seed."""
     diverged: int
     negative_transfer: bool
-    """It ended, on average, below the first of `Study.against`: what was learnt before has done harm."""
+    """It ended, on average, below the first of `Study.against` with its seeds: what was learnt before has done harm."""
 
 
 def estimate(values: Sequence[float | None]) -> Estimate:
@@ -80,13 +80,13 @@ def group_of(cell: Cell) -> Group:
 def rows(study: Study, members: Sequence[Ran]) -> list[Row]:
     """Return a group's rows, a method each; methods of which nothing has ended are left out."""
     by_method = {method: list(found) for method, found in groupby(members, key=lambda one: one.cell.method)}
-    reference = by_method.get(study.against[0], [])
-    bar = estimate([_final(one) for one in reference]).mean
-    return [_row(study, by_method, method, bar) for method in by_method]
+    bars = {one.cell.seed: _final(one) for one in by_method.get(study.against[0], [])}
+    return [_row(study, by_method, method, bars) for method in by_method]
 
 
-def _row(study: Study, by_method: Mapping[str, Sequence[Ran]], method: str, bar: float | None) -> Row:
+def _row(study: Study, by_method: Mapping[str, Sequence[Ran]], method: str, bars: Mapping[int, float | None]) -> Row:
     runs = by_method[method]
+    bar = estimate([bars[one.cell.seed] for one in runs if one.cell.seed in bars]).mean
     final = estimate([_final(one) for one in runs])
     return Row(
         method=method,
