@@ -5,7 +5,6 @@ from collections.abc import Callable
 from multiprocessing.synchronize import Barrier
 from typing import TypeVar
 
-from aws import AWS
 from processes import forkserver
 
 from retrain import registry
@@ -28,12 +27,12 @@ def race(
     """Outcomes of as many contestants as there are processes, each with its own number, started together."""
     context = forkserver()
     barrier = context.Barrier(processes)
-    with context.Pool(processes, initializer=_start_together, initargs=(barrier,)) as pool:
+    with context.Pool(processes, initializer=_start_together, initargs=(barrier, dict(os.environ))) as pool:
         return pool.starmap(contestant, [(url, endpoint_url, number) for number in range(processes)], chunksize=1)
 
 
-def _start_together(barrier: Barrier) -> None:
-    os.environ.update(AWS)
+def _start_together(barrier: Barrier, environment: dict[str, str]) -> None:
+    os.environ.update(environment)  # the fork server has that of its own beginnings
     barrier.wait(timeout=60)
 
 

@@ -137,16 +137,18 @@ def test_a_body_that_was_changed_on_its_way_is_refused(s3: str, bucket: str) -> 
 
 
 class LostEnd:
-    """Loses the reply to the request that ends a multipart upload, once."""
+    """Loses the reply to the request that ends a multipart upload; asked again, there is no such upload any more."""
 
     def __init__(self) -> None:
-        self.lost = 0
+        self.ended = ""
 
     def __call__(self, request: Request, forward: Forward) -> Reply | None:
-        if request.method == "POST" and "uploadId=" in request.path and not self.lost:
-            self.lost += 1
-            return lost_reply(request, forward)
-        return forward(request)
+        if request.method != "POST" or "uploadId=" not in request.path or self.ended not in ("", request.path):
+            return forward(request)
+        if self.ended:
+            return refusal(404, "NoSuchUpload")
+        self.ended = request.path
+        return lost_reply(request, forward)
 
 
 def test_a_lost_reply_to_the_end_of_a_multipart_upload_does_no_harm(s3: str, bucket: str, tmp_path: Path) -> None:
@@ -154,7 +156,7 @@ def test_a_lost_reply_to_the_end_of_a_multipart_upload_does_no_harm(s3: str, buc
     (tmp_path / "shard").write_bytes(content)
     with faulty(s3, fault) as endpoint:
         open_store(f"s3://{bucket}/t", endpoint).upload(tmp_path / "shard", "k")
-    assert fault.lost == 1
+    assert fault.ended
     assert open_store(f"s3://{bucket}/t", s3).read("k")[0] == content
 
 

@@ -22,7 +22,7 @@ from chaos.s3 import objects, versioned_bucket, versions
 
 SHARE = 0.05
 """Of all requests to S3 that something befalls."""
-AT_ONCE = 4
+AT_ONCE = 5
 SCENES = (
     ("interrupted", "local"),
     ("undisturbed", "s3"),

@@ -57,9 +57,9 @@ class Cast:
         if process.exitcode is not None:
             return False
         name = self.random.choice(["SIGKILL", "SIGTERM"])
-        os.kill(process.pid or 0, signal.Signals[name])
-        self.faults[name] += 1
-        return True
+        sent = _send(process, name)
+        self.faults[name] += sent
+        return sent
 
     def end(self, process: ForkServerProcess) -> bool:
         """Wait for a process; say whether it did what it was for. Raises `Failed` where it should not have ended so."""
@@ -97,8 +97,15 @@ class Cast:
     def freeze(self, process: ForkServerProcess, after: float, seconds: float) -> None:
         """Stop a process for so long, then let it go on as if no time had passed."""
         process.join(after)
-        if process.exitcode is None:
-            os.kill(process.pid or 0, signal.SIGSTOP)
+        if process.exitcode is None and _send(process, "SIGSTOP"):
             time.sleep(seconds)
-            os.kill(process.pid or 0, signal.SIGCONT)
-            self.faults["frozen process"] += 1
+            self.faults["frozen process"] += _send(process, "SIGCONT")
+
+
+def _send(process: ForkServerProcess, name: str) -> bool:
+    """Send a signal; False: the process has just ended."""
+    try:
+        os.kill(process.pid or 0, signal.Signals[name])
+    except ProcessLookupError:
+        return False
+    return True
