@@ -15,6 +15,6 @@ def test_a_test_that_the_page_names_exists(name: str) -> None:
     assert f"def {name}(" in TESTS
 
 
-@pytest.mark.parametrize("case", sorted(set(re.findall(r"(?<!`)\[([^]]+)\]", PAGE))))
+@pytest.mark.parametrize("case", sorted(set(re.findall(r"(?<!`)\[([^]]+)\](?!\()", PAGE))))
 def test_a_case_that_the_page_names_exists(case: str) -> None:
     assert f'"{case}"' in TESTS

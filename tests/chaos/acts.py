@@ -27,12 +27,13 @@ from retrain.trigger.here import Here
 from retrain.trigger.inbox import Inbox
 from retrain.trigger.intake import take_in
 from retrain.trigger.queue import Queue
-from retrain.trigger.task_watch import TaskWatch
+from retrain.trigger.task_watch import Pace, TaskWatch
 from retrain.trigger.watcher import Watcher
 
 NOT_NOW = 2
 """Exit code, as of the command: the store failed or somebody else is at work, and a sentence says so."""
 LEASE_SECONDS = 2.0
+PACE = Pace(lease=LEASE_SECONDS, attend=0, retry=0.1)
 
 
 def play(act: Callable[..., None], place: Place, broken: str | None, *arguments: object) -> None:
@@ -104,7 +105,7 @@ def watch(place: Place, queue: str | None, records: int) -> None:
     """`retrain watch`, until so many runs have ended."""
     task = place.task()
     health = Health([task.name])
-    watches = [TaskWatch(task, Here("cpu"), health, LEASE_SECONDS, attend_seconds=0)]
+    watches = [TaskWatch(task, Here("cpu"), health, PACE)]
     inbox = Inbox(Queue(queue), [task], health) if queue else None
     watcher, store = Watcher(watches, health, poll_seconds=0.2, inbox=inbox), place.context().store
     while len(ledger.read(store, LAYOUT)) < records:

@@ -18,21 +18,23 @@ from chaos.lives import Theatre, lives
 def main() -> None:
     """Live, audit, count; exits with 1 if anything was found."""
     options = parser(__doc__)
-    options.add_argument("--lives", type=int, default=100)
+    options.add_argument("--lives", type=int, default=50, help="of two to four runs each")
     options.add_argument("--seed", type=int, default=0, help="of the first life; the others' follow")
     options.add_argument("--break", dest="broken", choices=sorted(BREAKS), help="a deliberate bug, to be found")
     chosen = options.parse_args()
     os.environ.update(AWS)
-    started, faults, found = time.monotonic(), Counter[str](), Counter[str]()
+    started, faults, found, runs = time.monotonic(), Counter[str](), Counter[str](), 0
     with tempfile.TemporaryDirectory(prefix="retrain-chaos-") as folder, serving_s3() as server:
         theatre = Theatre(Path(folder), server)
         for ended in theatre.live(lives(chosen.lives, first=chosen.seed), chosen.broken):
             print(ended, flush=True)
             faults += ended.faults
+            runs += ended.runs
             found.update(finding.kind for finding in ended.findings)
     verdict = ", ".join(f"{found[kind]} {kind}" for kind in ("lost", "torn", "forked"))
     figures = {
         "lives": chosen.lives,
+        "runs": runs,
         "seeds": [chosen.seed, chosen.seed + chosen.lives - 1],
         "deliberate_bug": chosen.broken,
         "faults": faults.total(),
@@ -41,5 +43,5 @@ def main() -> None:
         "verdict": verdict,
     }
     report(figures, chosen.output)
-    print(f"{faults.total()} faults in {chosen.lives} runs: {verdict}")
+    print(f"{faults.total()} faults in {runs} runs: {verdict}")
     sys.exit(found.total() > 0)

@@ -14,7 +14,7 @@ from random import Random
 from faulty_s3 import faulty
 from store_faults import PASSING, Sometimes
 
-from chaos.audit import Finding, audit
+from chaos.audit import Finding, audit, is_record
 from chaos.place import LAYOUT, Place, write_sources
 from chaos.players import Cast, Failed
 from chaos.plots import PLOTS, Reference
@@ -53,6 +53,8 @@ class Ended:
 
     life: Life
     faults: Counter[str]
+    runs: int
+    """That ended with a record."""
     findings: list[Finding]
     seconds: float
 
@@ -95,13 +97,14 @@ class Theatre:
         proxy: AbstractContextManager[str | None] = nullcontext() if local else faulty(self._server, faults)
         with proxy as endpoint:
             cast = Cast(place._replace(endpoint=endpoint), Random(life.seed), broken, self._server)
-            findings = self._play(life, cast, bucket)
-        return Ended(life, cast.faults + faults.struck, findings, time.monotonic() - started)
+            runs, findings = self._play(life, cast, bucket)
+        return Ended(life, cast.faults + faults.struck, runs, findings, time.monotonic() - started)
 
-    def _play(self, life: Life, cast: Cast, bucket: str | None) -> list[Finding]:
+    def _play(self, life: Life, cast: Cast, bucket: str | None) -> tuple[int, list[Finding]]:
         try:
             expected = PLOTS[life.plot](cast, self._reference)
         except Failed as failed:
-            return [Finding("lost", life.plot, str(failed))]
+            return 0, [Finding("lost", life.plot, str(failed))]
         champions = versions(self._server, bucket, f"some/prefix/{LAYOUT.champion}") if bucket else []
-        return audit(objects(cast.store()), expected, champions)
+        left = objects(cast.store())
+        return sum(map(is_record, left)), audit(left, expected, champions)
