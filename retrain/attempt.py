@@ -11,6 +11,7 @@ from retrain.context import Context
 from retrain.recipe.learning_speed import add
 from retrain.recipe.settings import Fresh
 from retrain.records import Plan, Result
+from retrain.training.compiling import compiled
 from retrain.training.loop import Outcome, train
 from retrain.training.optimizers import moments
 from retrain.training.preemption import deferred
@@ -63,7 +64,8 @@ def _begin(run: Run, state: bytes | None) -> None:
     """Go on from the first process's state, if it has one, together."""
     if state := run.ranks.spread(state or b""):
         thaw(run, state)
-    run.forward = run.ranks.replicate(run.network)
+    how = run.plan.task.training.compile
+    run.forward = compiled(run.ranks.replicate(run.network), how, run.train.device)
 
 
 def prepare(context: Context, plan: Plan) -> Run:

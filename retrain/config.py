@@ -108,6 +108,8 @@ class Training(Part):
     """Passes over the dataset between evaluations on val: the grid on which targets can be met, one for all methods."""
     bf16: bool = False
     """Autocast to bfloat16."""
+    compile: Literal["none", "compile", "graphs"] = "none"
+    """compile: by torch.compile, which takes a minute before the first step; graphs: into CUDA graphs too."""
     optimizer_state: Literal["reset", "kept"] = "reset"
     """kept: a run keeps its optimiser's moments beside its model, and starts from its parent's, for comparison."""
     learning_speed: Literal["free", "exact"] = "free"

@@ -78,10 +78,10 @@ def _done(dataset: Dataset, history: History) -> str | None:
 
 
 def equal_work(one: Task, other: Task) -> bool:
-    """Say whether iterations compare: the same network, image size and training, however often state is saved."""
+    """Say whether iterations compare: the same network, image size and training, however it is saved or compiled."""
 
     def work(task: Task) -> tuple[object, ...]:
-        return task.model, task.data.image_size, task.training.model_dump(exclude={"save_seconds"})
+        return task.model, task.data.image_size, task.training.model_dump(exclude={"save_seconds", "compile"})
 
     return work(one) == work(other)
 

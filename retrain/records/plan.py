@@ -104,8 +104,9 @@ class Plan(Record):
         """Name the run after what decides the training: not how the plan came about, or how the model is judged."""
         content = self.model_dump(mode="json", exclude=ASIDE)
         content["task"] = self.task.model_dump(mode="json", include={"name", "data", "model", "training"})
-        del content["task"]["training"]["save_seconds"], content["task"]["data"]["loader"]
-        stream = content["task"]["data"].pop("stream")
+        data, training = content["task"]["data"], content["task"]["training"]
+        del training["save_seconds"], training["compile"], data["loader"]
+        stream = data.pop("stream")
         if self.loading.kind == "stream":  # which shards are mixed decides the order of the samples
             content["shuffle_shards"] = stream["shuffle_shards"]
         self.__dict__["run_id"] = f"{self.method}-{digest(content)[:12]}"  # what is frozen has no setter
