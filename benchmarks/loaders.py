@@ -133,7 +133,7 @@ def tarfile_alone(drop: Drop, store: Store, workers: int) -> float:
 
 def gopen_s3(url: str, *_: object, **__: object) -> BinaryIO:
     """Let webdataset read from the S3 server as its users do: a request for each shard."""
-    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    bucket, _slash, prefix = url.removeprefix("s3://").partition("/")
     store = open_store(f"s3://{bucket}", os.environ["AWS_ENDPOINT_URL"])
     return store.open(prefix)
 

@@ -61,7 +61,7 @@ def streamed(count: int, folder: Path) -> dict[str, int]:
     task = Task(
         name="grows",
         store=str(folder / "store"),
-        data=Data(image_size=SIZE, loader="stream", stream=Stream(shuffle_shards=4, cache="8Mi", workers=1)),
+        data=Data(image_size=SIZE, loader="stream", stream=Stream(shuffle_shards=4, cache="12Mi", workers=1)),
         model=Model(options={"width": 8}),
         training=Training(epochs=ITERATIONS * BATCH / (0.8 * count), batch_size=BATCH, evaluate_every=1e6),
     )
