@@ -1,0 +1,89 @@
+"""What a whole retraining costs as drops accumulate: 50 drops land one after the other, each followed by a retraining.
+
+The digits are divided into 50 drops of 2% each, in a folder or in an S3 bucket (`--store`, `--endpoint-url`). Training
+is a few iterations of a small perceptron, so that what is timed is all else: planning (which lists and reads manifests
+and the ledger), setting up with the drops from the cache, and the stages altogether. Medians of ten retrainings each,
+by processor time and by wall time.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from lib.report import parser, report
+
+from retrain import ledger, stages
+from retrain.attempt import prepare
+from retrain.context import Context
+from retrain.data.drops import list_drops
+from retrain.data.packing import pack
+from retrain.data.staging import Staging
+from retrain.demo import write_digits
+from retrain.layout import Layout
+from retrain.observe.audience import Audience
+from retrain.planning import Request
+from retrain.records import Plan
+from retrain.store import open_store
+from retrain.tasks import load_task
+
+TASK = Path(__file__).parents[1] / "tasks" / "digits.yaml"
+DROPS, GROUP = 50, 10
+SMALL = ["model.name=mlp", "model.options={}", "training.epochs=0.2", "baseline.refresh.on_miss=false", "gate.margin=1"]
+
+Times = dict[str, list[tuple[float, float]]]
+
+
+def clocked(times: Times, what: str, work: Callable[[], object]) -> None:
+    """Do some work and note its processor time and wall time."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    work()
+    times.setdefault(what, []).append((time.process_time() - cpu, time.perf_counter() - wall))
+
+
+def live(folder: Path, url: str, endpoint: str | None) -> Times:
+    """Let the drops land and retrain after each."""
+    torch.set_num_threads(1)
+    task, store, layout = load_task(str(TASK), SMALL), open_store(url, endpoint), Layout("digits")
+    context = Context(store, layout, torch.device("cpu"), folder / "cache", Audience())
+    write_digits(folder / "digits")
+    staging, times = Staging.parse("share", "+".join(["2"] * DROPS)), Times()
+    for part in range(1, DROPS + 1):
+        pack(folder / "digits", task, store, staging=staging, part=part)
+        clocked(times, "list and read manifests", lambda: list_drops(store, layout))
+        clocked(times, "read the ledger", lambda: ledger.read(store, layout))
+        planned = stages.plan(context, task, Request())
+        if not isinstance(planned, Plan):
+            raise RuntimeError(planned.reason)
+        clocked(times, "plan", lambda: stages.plan(context, task, Request()))
+        prepare(context, planned)  # decodes the new drop into the cache
+        clocked(times, "load and set up", partial(prepare, context, planned))
+        clocked(times, "all stages after planning", partial(stages.carry_out, context, planned))
+    return times
+
+
+def grouped(each: list[tuple[float, float]]) -> dict[str, list[float]]:
+    """Medians of the first ten retrainings, the next ten, and so on, in milliseconds."""
+    groups = [each[start : start + GROUP] for start in range(0, len(each), GROUP)]
+    return {
+        clock: [round(1e3 * sorted(pair[position] for pair in group)[len(group) // 2], 1) for group in groups]
+        for position, clock in enumerate(("cpu, ms", "wall, ms"))
+    }
+
+
+def main() -> None:
+    """Measure."""
+    options = parser(__doc__)
+    options.add_argument("--store", help="s3://bucket/prefix; a passing folder if absent")
+    options.add_argument("--endpoint-url", help="address of the S3 server")
+    chosen = options.parse_args()
+    with tempfile.TemporaryDirectory(prefix="retrain-drops-") as folder:
+        times = live(Path(folder), chosen.store or f"{folder}/store", chosen.endpoint_url)
+    figures = {what: grouped(each) for what, each in times.items()}
+    report({"drops": DROPS, "medians of ten retrainings each": figures}, chosen.output)
+
+
+if __name__ == "__main__":
+    main()
