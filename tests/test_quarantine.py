@@ -139,7 +139,7 @@ def test_a_watcher_gives_the_drops_beside_a_damaged_one_to_another_run(life: Lif
     place = Place(TASK.model_copy(update={"store": life.store.url}))
     bad, good = life.land(0, 1), life.land(0, 1, seed=1)
     damage(life, bad)
-    watcher = place.watcher(Here("cpu"), attend_seconds=0)
+    watcher = place.watcher(Here("cpu"))
     assert watcher.once()
     assert quarantined(life) == [bad.id]
     assert watcher.once()
