@@ -60,14 +60,14 @@ MAY_READ = {
 MAY_WRITE = {
     "producer": DROP,
     "watcher": {SHARD, MANIFEST, QUARANTINE, CLAIM, PLAN, DECISION, SUBMISSION, LEASE, PROBE, *LEDGER},
-    "training": {*RUN, *LEDGER, SUBMISSION, CHAMPION, LEASE, PROBE},
+    "training": {*RUN, *LEDGER, QUARANTINE, SUBMISSION, CHAMPION, LEASE, PROBE},
     "exporter": set[str](),
     "serving": set[str](),
 }
 MAY_DELETE = {
     "producer": set[str](),
     "watcher": {CLAIM, STATE, PROBE},
-    "training": {STATE, PROBE},
+    "training": {CLAIM, STATE, PROBE},
     "exporter": set[str](),
     "serving": set[str](),
 }
