@@ -1,6 +1,6 @@
 # Chores. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format study-mini bench chaos lock docs manifests image clean
+.PHONY: help demo test lint audit format study-mini bench chaos lock docs manifests image clean
 
 PYTHON := $(shell for python in python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$python && break; done)
@@ -21,6 +21,9 @@ lint: $(READY) ## Check formatting, style and types
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+
+audit: $(READY) ## Ask PyPI's advisories about every locked dependency; what it has no answer for is listed
+	$(BIN)/pip-audit --requirement requirements.lock --require-hashes --disable-pip --progress-spinner off
 
 format: $(READY) ## Format the code and sort its imports
 	$(BIN)/ruff check --fix-only --select I

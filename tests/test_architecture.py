@@ -29,6 +29,10 @@ UNPICKLERS = {
     "torch.load",
     "torch.save",
     "torch.package",
+    "webdataset.autodecode",
+    "webdataset.decode",
+    "yaml.full_load",
+    "yaml.unsafe_load",
 }
 
 

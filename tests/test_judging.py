@@ -125,3 +125,14 @@ def test_a_champion_that_knows_more_classes_is_wrong_where_it_guesses_one_of_tho
     comparison = judge(life.context, ours, theirs.run_id).comparison
     assert comparison
     assert comparison.champion_accuracy == share([label == guess for label, guess, _ in guessed])
+
+
+def test_the_gate_never_sees_what_the_run_learnt_from_or_stopped_on(life: Life) -> None:
+    plan = stages.plan(life.context, TASK, Request())
+    assert isinstance(plan, Plan)
+    splits = life.context.samples(plan.dataset, ["train", "val", "test"], TASK.data, Loading())
+    pictures = {name: {image.numpy().tobytes() for image in held.images} for name, held in splits.items()}
+    assert all(len(pictures[name]) == len(held) > 0 for name, held in splits.items())  # each picture is one of a kind
+    assert pictures["test"].isdisjoint(pictures["train"] | pictures["val"])
+    trained(life, plan)
+    assert judge(life.context, plan, None).samples == len(pictures["test"])
