@@ -7,11 +7,12 @@ from typing import NamedTuple
 import torch
 from aws import AWS
 from PIL import Image
-from trainings import SIZE, Silent, pixels
+from trainings import SIZE, pixels
 
 from retrain.config import Task
 from retrain.context import Context
 from retrain.layout import Layout
+from retrain.machine import make_context
 from retrain.store import open_store
 
 LAYOUT = Layout("pets")
@@ -47,8 +48,7 @@ class Place(NamedTuple):
 
     def context(self) -> Context:
         """Stages' context, on the CPU."""
-        store = open_store(self.url, self.endpoint)
-        return Context(store, LAYOUT, torch.device("cpu"), self.cache, Silent())
+        return make_context(open_store(self.url, self.endpoint), self.task(), "cpu")
 
     @property
     def cache(self) -> Path:
