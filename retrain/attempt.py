@@ -76,7 +76,8 @@ def prepare(context: Context, plan: Plan) -> Run:
 def _set_up(context: Context, plan: Plan, parent: Parent | None) -> Run:
     models.check_named(plan.task.model, context.factories)
     splits = context.samples(plan.dataset, ("train", "val"), plan.task.data, plan.loading)
-    log.info("data: %s: %s", splits["train"].loader, plan.loading.reason)
+    if plan.loading.kind == "stream":
+        log.info("data is streamed: %s", plan.loading.reason)
     return set_up(plan, splits["train"], splits["val"], parent, context.ranks)
 
 

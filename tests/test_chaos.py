@@ -7,7 +7,7 @@ from chaos.lives import Life, Theatre
 FINDING = {
     "digest": ("lost", [Life(0, "damaged", "local")]),
     "etag": ("forked", [Life(seed, "racing", "local") for seed in range(2)]),
-    "sampler": ("lost", [Life(seed, "interrupted", "local") for seed in range(2)]),
+    "sampler": ("lost", [Life(seed, "interrupted", "local") for seed in range(4)]),
 }
 """As what a bug shows, and in which lives."""
 

@@ -1,6 +1,7 @@
 """Streamed and held: the same samples in every pass, whoever decodes them, wherever it is taken up again."""
 
-from contextlib import closing, suppress
+from contextlib import closing
+from fcntl import LOCK_EX, flock
 from functools import partial
 from pathlib import Path
 
@@ -205,11 +206,10 @@ def test_shards_come_from_any_store_and_the_cache_keeps_to_its_limit(store: Stor
 
 
 def files(folder: Path) -> int:
-    size = 0
-    for path in folder.glob("*.tar"):
-        with suppress(FileNotFoundError):  # removed since, to make room
-            size += path.stat().st_size
-    return size
+    """Bytes of the shards in a cache, while nobody may make room for another."""
+    with (folder / "room.lock").open("ab") as room:
+        flock(room, LOCK_EX)
+        return sum(path.stat().st_size for path in folder.glob("*.tar"))
 
 
 def test_the_second_time_only_shards_are_read(place: Path, streams: Splits) -> None:

@@ -33,7 +33,9 @@ def task_with(workers: int, **training: object) -> Task:
 
 
 def context_of(folder: Path, store: Store | None = None) -> Context:
-    return Context(store or LocalStore(folder / "store"), Layout(TASK.name), CPU, folder / "cache", Silent())
+    named = frozenset({TASK.model.name})
+    store = store or LocalStore(folder / "store")
+    return Context(store, Layout(TASK.name), CPU, folder / "cache", Silent(), factories=named)
 
 
 def plan_in(context: Context, workers: int = 0, drops: int = 2, parent: Plan | None = None, epochs: int = 8) -> Plan:

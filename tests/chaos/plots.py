@@ -1,5 +1,6 @@
 """The lives: two drops land and are retrained on, while one thing or another goes wrong."""
 
+import time
 from collections.abc import Callable, Mapping
 
 from watching import notification, notified_queue, send
@@ -22,7 +23,10 @@ class Reference:
     def __init__(self, cast: Cast) -> None:
         store, task = cast.store(), cast.place.task
         cast.see_through(acts.land, DROPS[0])
+        began = time.monotonic()
         cast.see_through(acts.retrain)
+        self.seconds = time.monotonic() - began
+        """That a retraining takes here and now: who would kill one must know."""
         cast.see_through(acts.land, DROPS[1])
         planned = [next_run.preview(store, LAYOUT, task(seed), Request()) for seed in SEEDS]
         self.plans = [plan for plan in planned if isinstance(plan, Plan)]
@@ -44,7 +48,7 @@ def interrupted(cast: Cast, reference: Reference) -> Expected:
     """Every process is killed, or asked to leave, at random moments."""
     for drop in DROPS:
         cast.see_through(acts.land, drop, kills=1, within=0.4)
-        cast.see_through(acts.retrain, kills=3, within=1.2)
+        cast.see_through(acts.retrain, kills=3, within=reference.seconds)
     return reference.expected(reference.plans[0])
 
 
