@@ -5,7 +5,7 @@ from chaos.breaks import BREAKS
 from chaos.lives import Life, Theatre
 
 FINDING = {
-    "digest": ("lost", [Life(0, "damaged", "local")]),
+    "digest": ("lost", [Life(seed, "damaged", "local") for seed in range(3)]),
     "etag": ("forked", [Life(seed, "racing", "local") for seed in range(2)]),
     "sampler": ("lost", [Life(seed, "interrupted", "local") for seed in range(4)]),
 }

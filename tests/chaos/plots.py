@@ -134,7 +134,7 @@ def _damage_newest_state(cast: Cast, store: Store) -> None:
     process = cast.start(acts.retrain)
     while process.exitcode is None and len(_states(store)) < 2:
         process.join(0.01)
-    cast.kill(process, 0.1)
+    cast.kill(process, within=0)
     cast.end(process)
     if states := _states(store):
         store.write(states[-1], _with_a_hole(store.read(states[-1])[0]))
