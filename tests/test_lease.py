@@ -135,3 +135,12 @@ def test_it_is_given_back_when_the_work_fails(store: Store) -> None:
     with pytest.raises(ZeroDivisionError), held(store, LAYOUT):
         raise ZeroDivisionError
     assert acquire(store, LAYOUT)
+
+
+def test_what_comes_after_it_was_given_back_is_refused_and_takes_it_from_nobody(store: Store) -> None:
+    with at_work(store, LAYOUT, seconds=0.2) as ours:
+        ours.write("during", b"")
+    with pytest.raises(LeaseLost, match="given back"):
+        ours.write("after", b"")
+    assert [entry.key for entry in store.list() if entry.key in ("during", "after")] == ["during"]
+    assert acquire(store, LAYOUT)

@@ -46,6 +46,7 @@ class Lease:
     def __init__(self, store: Store, key: str, state: LeaseState, version: str, seconds: float) -> None:
         self._store, self._key, self._state, self._version = store, key, state, version
         self._seconds, self._lock = seconds, Lock()
+        self._is_given_back = False
 
     @property
     def token(self) -> int:
@@ -53,11 +54,13 @@ class Lease:
         return self._state.token
 
     def check(self) -> None:
-        """Raise `LeaseLost` if somebody else may hold the lease.
+        """Raise `LeaseLost` if somebody else may hold the lease, or it was given back.
 
         One that has expired, because this process was frozen or the store could not be reached, is renewed: that
         succeeds only if nobody has held it since.
         """
+        if self._is_given_back:
+            raise LeaseLost(f"{self._store.url}: {self._key}: the lease was given back")
         if datetime.now(UTC) >= self._state.expires_at:
             self.renew()
 
@@ -67,6 +70,7 @@ class Lease:
 
     def release(self) -> None:
         """Give the lease back; one that was taken already is no error."""
+        self._is_given_back = True
         with suppress(LeaseLost):
             self._put(datetime.now(UTC))
 
