@@ -9,6 +9,9 @@ command -v prometheus-alertmanager >/dev/null || missing+=(prometheus-alertmanag
 command -v chromium >/dev/null || missing+=(chromium)
 /sbin/ldconfig -p | grep -q libatomic.so.1 || missing+=(libatomic1) # what drives Chromium from Python needs it
 command -v radosgw >/dev/null || missing+=(radosgw ceph-mon ceph-osd ceph-common)
+command -v g++ >/dev/null || missing+=(g++)
+headers=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("include"))')
+[[ -e $headers/Python.h ]] || missing+=(python3-dev) # torch compiles against them
 ((${#missing[@]})) || exit 0
 
 if ! command -v apt-get >/dev/null || ((EUID != 0)); then

@@ -109,7 +109,10 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
         lambda: {"train.tar": info("bad.png", size=10**12).tobuf(tarfile.GNU_FORMAT) + WHOLE},
         r"bad\.png: 1,000,000,000,000 bytes, where",
     ),
-    "size below zero": (beside((info("1.png", pax_headers={"size": "-1024"}), b"")), r"train\.tar: .*-1,024 bytes"),
+    "size below zero": (
+        beside((info("1.png", pax_headers={"size": "-1024"}), b"")),
+        r"train\.tar: .*(-1,024 bytes|invalid offset)",  # as the version of tarfile has it
+    ),
     "symbolic link": (beside((info("bad.png", tarfile.SYMTYPE), b"")), r"train\.tar: bad\.png: neither a plain file"),
     "hard link": (beside((info("bad.png", tarfile.LNKTYPE), b"")), r"train\.tar: bad\.png: neither a plain file"),
     "device": (beside((info("bad.png", tarfile.CHRTYPE), b"")), r"train\.tar: bad\.png: neither a plain file"),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from programs import need
 from torch import nn
 from trainings import CPU, TASK, commit_drops, context_of, plan_of, stored_plan
 
@@ -20,6 +21,7 @@ def task_with(compile: str) -> Task:
 
 
 def test_a_compiled_run_trains_like_one_that_is_not(tmp_path: Path) -> None:
+    need("g++", "g++ python3-dev")
     commit_drops(tmp_path)
     losses = []
     for how in ("none", "compile"):

@@ -24,16 +24,18 @@ class _Header(tarfile.TarInfo):
     """A header that is looked at before tarfile acts on it: a damaged one is not taken for the end of the archive."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
         try:
-            header = super().frombuf(buf, encoding, errors)
+            return super().fromtarfile(tar)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # typeshed leaves it out
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"cut short, or {error}") from error
-        plain = header.type in tarfile.REGULAR_TYPES
-        _check_size(header, MAX_FILE if plain else MAX_HEADER)
-        return header
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        """What every version of tarfile calls, for extended headers too, before it reads what a header announces."""
+        _check_size(self, MAX_FILE if self.type in tarfile.REGULAR_TYPES else MAX_HEADER)
+        return super()._proc_member(tar)  # type: ignore[misc,no-any-return]  # typeshed leaves it out
 
 
 def members(stream: "BinaryIO | Forward", where: str) -> Iterator[tarfile.TarInfo]:
