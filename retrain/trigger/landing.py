@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from retrain.layout import Layout
 from retrain.store.base import Entry, Store
 
-READERS = 8
-"""Requests at a time; boto3 keeps connections for ten."""
+READERS = 16
+"""Requests at a time; the store keeps connections for as many and more."""
 
 
 @dataclass
