@@ -1,5 +1,7 @@
 """Shards on this machine's disk: within a limit, the least recently used removed first, shared by all its processes.
 
+Who makes room in the moment in which another shard arrives may not see it: the limit is exceeded by that one then.
+
 Who uses a shard holds a shared lock on its file; what is locked is not removed. Locks end with their process.
 """
 
