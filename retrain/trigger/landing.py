@@ -1,14 +1,11 @@
 """What lies under `drops/`: which drops are committed, which have ended without a manifest, which are in quarantine."""
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from retrain.layout import Layout
 from retrain.store.base import Entry, Store
-
-READERS = 16
-"""Requests at a time; the store keeps connections for as many and more."""
+from retrain.store.parallel import ask_all
 
 
 @dataclass
@@ -47,6 +44,5 @@ def scan(store: Store, layout: Layout, drops: Iterable[str] | None = None) -> La
 
 def _each(store: Store, keys: Iterable[str]) -> Iterator[Entry]:
     """The objects of these keys that there are, asked for some at a time: an answer is mostly waited for."""
-    with ThreadPoolExecutor(READERS) as pool:
-        for found in pool.map(lambda key: list(store.list(key)), keys):
-            yield from found
+    for found in ask_all(lambda key: list(store.list(key)), keys):
+        yield from found

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -19,12 +18,13 @@ from retrain.planning import Nothing, Request
 from retrain.records import Plan
 from retrain.run_records import RunRecords
 from retrain.store import open_store
+from retrain.store.parallel import ask_all
 from retrain.trigger.apart import apart
 from retrain.trigger.claims import Claims
 from retrain.trigger.fence import Fenced
 from retrain.trigger.health import Health
 from retrain.trigger.intake import take_in
-from retrain.trigger.landing import READERS, Landed, scan
+from retrain.trigger.landing import Landed, scan
 from retrain.trigger.lease import SECONDS, held
 from retrain.trigger.submitter import Submitter
 
@@ -131,12 +131,11 @@ class TaskWatch:
         """Remember which drops wait to be claimed, and since when."""
         self._waiting = {drop: since for drop, since in self._waiting.items() if self._is_open(drop)}
         new = sorted(drops)
-        with ThreadPoolExecutor(READERS) as pool:
-            for drop, since in zip(new, pool.map(self._committed_at, new), strict=True):
-                if isinstance(since, datetime):
-                    self._waiting[drop] = since
-                else:
-                    self._quarantined(drop, str(since))
+        for drop, since in zip(new, ask_all(self._committed_at, new), strict=True):
+            if isinstance(since, datetime):
+                self._waiting[drop] = since
+            else:
+                self._quarantined(drop, str(since))
 
     def _committed_at(self, drop: str) -> datetime | DropError:
         """When a drop was committed; what is wrong with it, if anything is, after it was put into quarantine."""
