@@ -5,13 +5,13 @@ So no sample appears twice in a pass, and a pass costs tens of nanoseconds a sam
 """
 
 import math
-from collections.abc import Callable
 from fractions import Fraction
 
 import torch
 from torch import Tensor
 
 from retrain.errors import TaskError
+from retrain.recipe.arranging import BLOCK, Arrange, shuffled
 from retrain.recipe.learning_speed import Counters, difficulty
 from retrain.recipe.settings import EasyHard, OldNew, Sampling, Uniform
 
@@ -30,25 +30,18 @@ def keep_probability(setting: Sampling, counters: Counters, old: Tensor) -> Tens
             return _old_new(new, old)
 
 
-Arrange = Callable[[Tensor, torch.Generator], Tensor]
-"""Puts the indices that a pass holds, rising, into the order in which it holds them."""
-
-
-def shuffled(kept: Tensor, generator: torch.Generator) -> Tensor:
-    """Return them in random order."""
-    return kept[torch.randperm(len(kept), generator=generator, device=kept.device)]
-
-
 def draw_pass(probability: Tensor | None, size: int, generator: torch.Generator, arrange: Arrange = shuffled) -> Tensor:
-    """Return the indices, int64, of one pass over `size` samples, on the generator's device, where `probability` is.
+    """Return the indices, int64, of one pass over `size` samples, on the CPU, where `probability` and generator are.
 
     Its length is random, with mean `probability.sum()`; where that is small a pass may be empty. Which samples it holds
     does not depend on how they are arranged.
     """
-    device = generator.device
-    if probability is None:
-        return arrange(torch.arange(size, device=device), generator)
-    return arrange((torch.rand(size, generator=generator, device=device) < probability).nonzero().squeeze(1), generator)
+    return arrange(torch.arange(size) if probability is None else _thinned(probability, generator), generator)
+
+
+def _thinned(probability: Tensor, generator: torch.Generator) -> Tensor:
+    lots = (torch.rand(len(block), generator=generator) < block for block in torch.split(probability, BLOCK))
+    return torch.cat(list(lots)).nonzero().squeeze(1)
 
 
 def _easy_hard(setting: EasyHard, counters: Counters, old: Tensor) -> Tensor:

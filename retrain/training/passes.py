@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from retrain.recipe.sampling import Arrange, draw_pass, shuffled
+from retrain.recipe.arranging import Arrange, shuffled
+from retrain.recipe.sampling import draw_pass
 from retrain.training.seeds import generator
 
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from retrain.recipe.arranging import BLOCK, placed
+
 
 def mixed(kept: Tensor, generator: torch.Generator, counts: Tensor, window: int) -> Tensor:
     """Return the samples `kept`, int64 [n], in an order that needs only about `window` shards at once.
@@ -11,9 +13,13 @@ def mixed(kept: Tensor, generator: torch.Generator, counts: Tensor, window: int)
     each one unit long, and every sample goes to a random place in the `window` units from its shard's own on. So what
     is next to be read lies in window + 1 shards at most; with many more units than shards it is a plain shuffle.
     """
-    unit = torch.randperm(len(counts), generator=generator)[shard_of(kept, counts)]
-    place = unit + window * torch.rand(len(kept), generator=generator, dtype=torch.float64)
-    return kept[place.argsort()]
+    unit, units = torch.randperm(len(counts), generator=generator), len(counts) + window
+
+    def place(block: Tensor) -> Tensor:
+        lots = torch.rand(len(block), generator=generator, dtype=torch.float64)
+        return (unit[shard_of(block, counts)] + window * lots) / units
+
+    return placed(kept, place)
 
 
 def shard_of(samples: Tensor, counts: Tensor) -> Tensor:
@@ -23,6 +29,7 @@ def shard_of(samples: Tensor, counts: Tensor) -> Tensor:
 
 def route(order: Tensor, counts: Tensor) -> list[int]:
     """Return the shards in which an order's samples lie, by when they are first needed."""
-    shard = shard_of(order, counts)
-    first = torch.full_like(counts, len(order)).scatter_reduce(0, shard, torch.arange(len(order)), "amin")
+    first = torch.full_like(counts, len(order))
+    for start, block in zip(range(0, len(order), BLOCK), torch.split(order, BLOCK), strict=True):
+        first.scatter_reduce_(0, shard_of(block, counts), torch.arange(start, start + len(block)), "amin")
     return first.argsort()[: int((first < len(order)).sum())].tolist()
