@@ -30,6 +30,10 @@ class Layout:
         """The report on a drop that cannot be used."""
         return self.shard(drop, "quarantine.json")
 
+    def validations(self, drop: str) -> str:
+        """How often a drop's validation was begun and came to no end."""
+        return f"{self.task}/validations/{drop}.json"
+
     @property
     def claims(self) -> str:
         """Prefix of all claims."""

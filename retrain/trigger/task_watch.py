@@ -27,6 +27,7 @@ from retrain.trigger.intake import take_in
 from retrain.trigger.landing import Landed, scan
 from retrain.trigger.lease import SECONDS, held
 from retrain.trigger.submitter import Submitter
+from retrain.trigger.validations import LIMIT, counted
 
 INTAKE_SECONDS = 6 * 3600.0
 """The longest that one drop may take to be validated."""
@@ -116,9 +117,9 @@ class TaskWatch:
         problem = None
         for drop in sorted(landed.unvalidated):
             try:
-                cause = apart(INTAKE_SECONDS, take_in, self.task, drop)
+                cause = self._judge(drop)
             except UserError as error:
-                problem = error
+                problem = UserError(f"drop {drop}: {error}")
                 continue
             if cause is None:
                 landed.committed.add(drop)
@@ -126,6 +127,15 @@ class TaskWatch:
             else:
                 self._quarantined(drop, cause)
         return problem
+
+    def _judge(self, drop: str) -> str | None:
+        """Commit a drop, or put it into quarantine: return why, or None. Raises `UserError` if neither came of it."""
+        with counted(self.store, self.layout, drop) as before:
+            if before.begun < LIMIT:
+                return apart(INTAKE_SECONDS, take_in, self.task, drop)
+            cause = f"{before.begun} validations came to no end, the last: {before.how}"
+            quarantine(self.store, self.layout, drop, cause)
+            return cause
 
     def _note(self, drops: set[str]) -> None:
         """Remember which drops wait to be claimed, and since when."""
