@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 
@@ -86,12 +86,12 @@ def test_a_watcher_that_goes_with_its_validation_leaves_it_counted(place: Place,
     assert causes(place.store, LAYOUT) == {"a-bad": cause}
 
 
-@pytest.mark.parametrize("end", [StoreError("away"), KeyboardInterrupt(), None])
-def test_any_other_end_of_a_validation_ends_the_row(place: Place, end: BaseException | None) -> None:
+@pytest.mark.parametrize("end", [StoreError("away"), KeyboardInterrupt(), SystemExit()])
+def test_an_error_or_a_wish_to_stop_ends_the_row(place: Place, end: BaseException) -> None:
     key = LAYOUT.validations("a-bad")
     place.store.write(key, Validations(drop="a-bad", begun=2).to_bytes())
-    with pytest.raises(BaseException, match="away|^$|over"), counted(place.store, LAYOUT, "a-bad") as before:
+    with suppress(type(end)), counted(place.store, LAYOUT, "a-bad") as before:
         assert before.begun == 2
         assert Validations.model_validate_json(place.store.read(key)[0]).begun == 3
-        raise end or SystemExit("over")
+        raise end
     assert begun(place) == []
