@@ -4,30 +4,57 @@ import resource
 import time
 from pathlib import Path
 
+import pytest
 from pictures import png
-from uploads import shard, task_in, upload
+from uploads import shard, taken_in, task_in, upload
 
+from retrain import registry, stages
+from retrain.config import Model, Task, Training
 from retrain.data.drops import read_drop
 from retrain.layout import Layout
+from retrain.machine import make_context
 from retrain.next_run import preview
 from retrain.planning import Request
-from retrain.records import Plan
+from retrain.records import Plan, RunRecord
+from retrain.run_records import RunRecords
 from retrain.store import LocalStore
 from retrain.trigger.apart import apart
 from retrain.trigger.intake import take_in
 
-CLASSES = 100_000
+CLASSES, LAYOUT = 100_000, Layout("pets")
 
 
-def test_a_drop_of_a_hundred_thousand_classes_is_committed_and_planned(tmp_path: Path) -> None:
-    task, layout = task_in(tmp_path, image_size=4), Layout("pets")
+@pytest.fixture(scope="module")
+def landed(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    """A task with one drop of as many classes as samples, and a tiny network that is trained for a few iterations."""
+    task = task_in(tmp_path_factory.mktemp("many"), image_size=4, val_share=0.002, test_share=0.002, flip=False)
     store, image = LocalStore(Path(task.store)), png(1, 4)
     upload(store, "many", {"train.tar": shard((f"class-{n:06d}/1.png", image) for n in range(CLASSES))})
     assert apart(600, take_in, task, "many") is None
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 1_500_000, "kB, torch's own 500,000 included"
-    assert len(read_drop(store, layout, "many").classes) == CLASSES
+    training = Training(epochs=0.005, batch_size=64, evaluate_every=1)
+    return task.model_copy(update={"model": Model(name="mlp", options={"width": 4}), "training": training})
+
+
+def test_a_drop_of_a_hundred_thousand_classes_is_committed_and_planned(landed: Task) -> None:
+    store = LocalStore(Path(landed.store))
+    assert len(read_drop(store, LAYOUT, "many").classes) == CLASSES
     before = time.process_time()
-    plan = preview(store, layout, task, Request())
+    plan = preview(store, LAYOUT, landed, Request())
     assert time.process_time() - before < 20
     assert isinstance(plan, Plan)
     assert len(plan.dataset.classes) == CLASSES
+
+
+def test_a_hundred_thousand_classes_are_trained_on_and_some_more_continued_with(landed: Task) -> None:
+    context = make_context(LocalStore(Path(landed.store)), landed, "cpu")
+    first = stages.run(context, landed, Request())
+    members = [(f"new-{number % 20:02d}/{number}.png", png(number, 4)) for number in range(60)]
+    tars = {f"{split}.tar": shard(members[n::3]) for n, split in enumerate(("train", "val", "test"))}
+    assert taken_in(landed, context.store, "more", tars) is None
+    second = stages.run(context, landed, Request())
+    assert isinstance(first, RunRecord)
+    assert isinstance(second, RunRecord)
+    assert [each.method for each in (first, second)] == ["scratch", "continuous"]
+    assert registry.read(context.store, LAYOUT).run_id == second.run_id
+    assert len(RunRecords(context.store, LAYOUT, second.run_id).plan().dataset.classes) == CLASSES + 20
