@@ -2,14 +2,16 @@
 
 import logging
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
+from itertools import zip_longest
 
 from retrain import models
 from retrain.checkpoints import Checkpoints
 from retrain.context import Context
-from retrain.recipe.learning_speed import add
-from retrain.recipe.settings import Fresh
+from retrain.recipe.learning_speed import Counters, add, split
+from retrain.recipe.settings import EasyHard, Fresh
 from retrain.records import Plan, Result
 from retrain.training.compiling import compiled
 from retrain.training.loop import Outcome, train
@@ -36,8 +38,7 @@ def attempt(context: Context, plan: Plan) -> Result:
 
 def _train(context: Context, plan: Plan, checkpoints: Checkpoints) -> Result:
     started_at, since = datetime.now(UTC), time.monotonic()
-    parent = _parent(context, plan)
-    run, state = _set_up(context, plan, parent), checkpoints.load()
+    run, state = prepare(context, plan), checkpoints.load()
     context.ranks.announce(plan.model_dump_json())
     with closing(run.loader), deferred() as leaving, context.ranks.unbroken():
         _begin(run, state)
@@ -45,7 +46,7 @@ def _train(context: Context, plan: Plan, checkpoints: Checkpoints) -> Result:
         outcome = train(
             run, context.observer, lambda run: checkpoints.save(run.progress.iteration, freeze(run)), leaving
         )
-        return _keep(context, run, parent, outcome, started_at)
+        return _keep(context, run, outcome, started_at)
 
 
 def follow(context: Context) -> None:
@@ -70,15 +71,11 @@ def _begin(run: Run, state: bytes | None) -> None:
 
 def prepare(context: Context, plan: Plan) -> Run:
     """Return a plan's run as it is before its first step."""
-    return _set_up(context, plan, _parent(context, plan))
-
-
-def _set_up(context: Context, plan: Plan, parent: Parent | None) -> Run:
     models.check_named(plan.task.model, context.factories)
     splits = context.samples(plan.dataset, ("train", "val"), plan.task.data, plan.loading)
     if plan.loading.kind == "stream":
         log.info("data is streamed: %s", plan.loading.reason)
-    return set_up(plan, splits["train"], splits["val"], parent, context.ranks)
+    return set_up(plan, splits["train"], splits["val"], _parent(context, plan), context.ranks)
 
 
 def _parent(context: Context, plan: Plan) -> Parent | None:
@@ -86,8 +83,11 @@ def _parent(context: Context, plan: Plan) -> Parent | None:
         return None
     files = context.files(plan.parent)
     goes_on = _keeps_moments(plan) and not isinstance(plan.recipe.initialization, Fresh)
+    by_speed = isinstance(plan.recipe.sampling, EasyHard)
     return Parent(
-        files.weights(), files.counters(plan.dataset, plan.known), moments=files.moments() if goes_on else None
+        weights=files.weights(),
+        counters=files.counters(plan.dataset, plan.known) if by_speed else None,
+        moments=files.moments() if goes_on else None,
     )
 
 
@@ -95,15 +95,22 @@ def _keeps_moments(plan: Plan) -> bool:
     return plan.task.training.optimizer_state == "kept"
 
 
-def _keep(context: Context, run: Run, parent: Parent | None, outcome: Outcome, started_at: datetime) -> Result:
+def _keep(context: Context, run: Run, outcome: Outcome, started_at: datetime) -> Result:
     """Write model, index and curve, then the result that vouches for them."""
     plan, files = run.plan, context.files(run.plan.run_id)
     model_digest = files.write_model(run.network.state_dict()) if outcome != "diverged" else None
     moments_digest = files.write_moments(moments(run.optimizer)) if _keeps_moments(plan) else None
-    decay = plan.task.training.index_decay
-    counters = add(parent.counters, run.counters, decay) if parent else run.counters
-    index_digest = files.write_counters(plan.dataset, counters)
+    index_digest = files.write_counters(plan.dataset, _counters(context, run))
     files.write_curve(run.progress.points)
     result = summarize(run, outcome, started_at, model_digest, index_digest, moments_digest)
     files.write_result(result)
     return result
+
+
+def _counters(context: Context, run: Run) -> Iterator[Counters]:
+    """Yield each drop's counters: the run's own, and what is left of the parent's, which are read as they are added."""
+    plan = run.plan
+    own = split(run.counters, [drop.samples for drop in plan.dataset.drops])
+    parents = context.files(plan.parent).known_counters(plan.dataset, plan.known) if plan.parent else ()
+    for old, new in zip_longest(parents, own):
+        yield add(old, new, plan.task.training.index_decay) if old else new

@@ -1,18 +1,21 @@
 """One run's files in the store, `runs/<run-id>/`: each is written once, and `result.json` after what it vouches for."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from retrain.errors import RunError
-from retrain.recipe.learning_speed import Counters, concatenate, from_tensors, split, to_tensors
+from retrain.recipe.learning_speed import STORED, Counters, from_tensors, split, to_tensors
 from retrain.records import Dataset, DropRef
 from retrain.run_records import RunRecords
 from retrain.store.base import Missing
 from retrain.store.parallel import ask_all
+
+READ_AHEAD = 4
+"""Files of the index in memory at once: those of large drops are large."""
 
 
 class RunFiles(RunRecords):
@@ -58,10 +61,9 @@ class RunFiles(RunRecords):
                 raise RunError(f"{where}: {tensor_name} holds values that are no numbers (NaN)")
         return tensors
 
-    def write_counters(self, dataset: Dataset, counters: Counters) -> str:
-        """Write the learning-speed index, a file a drop, and return its digest."""
+    def write_counters(self, dataset: Dataset, parts: Iterable[Counters]) -> str:
+        """Write the learning-speed index, the counters of one drop after another, and return its digest."""
         total = hashlib.sha256()
-        parts = split(counters, [drop.samples for drop in dataset.drops])
         for drop, part in zip(dataset.drops, parts, strict=True):
             data = save(to_tensors(part))
             self.store.write(self.layout.learning_speed(self.run_id, drop.id), data)
@@ -71,24 +73,35 @@ class RunFiles(RunRecords):
     def counters(self, dataset: Dataset, known: int) -> Counters:
         """Return the counters over a dataset whose first `known` drops this run was trained on; zeros for the others.
 
-        Drops that it was trained on too and the dataset lacks are in quarantine. Raises `RunError` if the counters are
-        not those that the result vouches for, or of other drops.
+        Raises as `known_counters` does.
+        """
+        whole = Counters.zeros(dataset.samples, dtype=STORED)
+        views = split(whole, [drop.samples for drop in dataset.drops])
+        for part, view in zip(self.known_counters(dataset, known), views, strict=False):
+            view.copy(part)
+        return whole
+
+    def known_counters(self, dataset: Dataset, known: int) -> Iterator[Counters]:
+        """Yield the counters of the first `known` drops of a dataset, on which this run was trained in that order.
+
+        A few are read ahead, so that they can be gone through in little memory. Drops that the run was trained on too
+        and the dataset lacks are in quarantine. Raises `RunError`, at the last one, if they are not those that the
+        result vouches for, or at once if they are of other drops.
         """
         if not known:
-            return Counters.zeros(dataset.samples)
-        own = [drop.id for drop in self.plan().dataset.drops]
-        stored = dict(zip(own, ask_all(self._index, own), strict=True))
-        total = hashlib.sha256()
-        for data in stored.values():
+            return
+        wanted, total = {drop.id for drop in dataset.drops[:known]}, hashlib.sha256()
+        own = self.plan().dataset.drops
+        for drop, data in zip(own, ask_all(self._index, own, ahead=READ_AHEAD), strict=True):
             total.update(data)
+            if drop.id in wanted:
+                yield self._part(drop, data)
         result = self.result()
         if result is None or result.index_digest != total.hexdigest():
             raise RunError(f"{self.store.url}/{self._key('learning_speed/')} is not the index that the run ended with")
-        parts = [self._part(drop, stored[drop.id]) for drop in dataset.drops[:known]]
-        return concatenate([*parts, Counters.zeros(sum(drop.samples for drop in dataset.drops[known:]))])
 
-    def _index(self, drop_id: str) -> bytes:
-        return self.store.read(self.layout.learning_speed(self.run_id, drop_id))[0]
+    def _index(self, drop: DropRef) -> bytes:
+        return self.store.read(self.layout.learning_speed(self.run_id, drop.id))[0]
 
     def _part(self, drop: DropRef, data: bytes) -> Counters:
         where = f"{self.store.url}/{self.layout.learning_speed(self.run_id, drop.id)}"

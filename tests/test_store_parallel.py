@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from retrain.store.parallel import BATCH, READERS, ask_all
+from retrain.store.parallel import AHEAD, READERS, ask_all
 
 
 def test_answers_come_in_the_order_of_the_keys_however_long_each_takes() -> None:
@@ -21,9 +21,17 @@ def test_answers_come_in_the_order_of_the_keys_however_long_each_takes() -> None
 
 
 def test_no_more_keys_are_taken_than_answers_fit_in_memory() -> None:
-    keys = iter(range(10 * BATCH))
+    keys = iter(range(10 * AHEAD))
     assert next(ask_all(lambda key: key, keys)) == 0
-    assert next(keys) == BATCH
+    assert next(keys) == AHEAD
+
+
+def test_as_many_answers_wait_as_were_asked_for() -> None:
+    begun = []
+    answers = ask_all(begun.append, range(100), ahead=3)
+    for taken in range(1, 20):
+        next(answers)
+        assert len(begun) <= taken + 3
 
 
 def test_the_first_key_that_fails_ends_it() -> None:

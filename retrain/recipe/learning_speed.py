@@ -10,8 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-BLOCK = 1 << 22
-"""Samples at a time, where all of them as floats would take more memory than the index."""
+BLOCK = 1 << 16
+"""Samples at a time: all of them as floats would take more memory than the index, and these stay in the cache."""
+
+STORED = torch.float16
+"""Type of the counts of a run that has ended."""
 
 STORED_LIMIT = 2048.0
 """float16 holds every integer up to here."""
@@ -32,9 +35,9 @@ class Counters:
     """Sum of its losses, float32."""
 
     @classmethod
-    def zeros(cls, n: int, device: torch.device | str = "cpu") -> "Counters":
+    def zeros(cls, n: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.int16) -> "Counters":
         """Counters of n samples that were never seen."""
-        seen, correct = torch.zeros(2, n, dtype=torch.int16, device=device)
+        seen, correct = torch.zeros(2, n, dtype=dtype, device=device)
         return cls(seen, correct, torch.zeros(n, device=device))
 
     @torch.no_grad()
@@ -46,6 +49,12 @@ class Counters:
         self.seen.index_add_(0, indices, torch.ones_like(indices, dtype=self.seen.dtype))
         self.correct.index_add_(0, indices, correct.to(self.correct.dtype))
         self.loss.index_add_(0, indices, loss.to(self.loss.dtype))
+
+    def copy(self, other: "Counters") -> None:
+        """Take over another's values, in place."""
+        self.seen.copy_(other.seen)
+        self.correct.copy_(other.correct)
+        self.loss.copy_(other.loss)
 
 
 def learning_speed(counters: Counters) -> Tensor:

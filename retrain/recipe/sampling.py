@@ -16,16 +16,17 @@ from retrain.recipe.learning_speed import Counters, difficulty
 from retrain.recipe.settings import EasyHard, OldNew, Sampling, Uniform
 
 
-def keep_probability(setting: Sampling, counters: Counters, old: Tensor) -> Tensor | None:
+def keep_probability(setting: Sampling, counters: Counters | None, old: Tensor) -> Tensor | None:
     """Return the probability [N], float32, with which each sample appears in a pass; None: every one does.
 
-    `counters` is the parent's index over the N samples, `old` [N], bool, marks those that the parent saw.
+    `counters` is the parent's index over the N samples, for which `EasyHard` alone asks: without it no sample is easy
+    or hard. `old` [N], bool, marks those that the parent saw; both are on the CPU.
     """
     match setting:
         case Uniform():
             return None
         case EasyHard():
-            return _easy_hard(setting, counters, old)
+            return _easy_hard(setting, counters, old) if counters else torch.ones(len(old))
         case OldNew(new=new):
             return _old_new(new, old)
 
@@ -53,27 +54,34 @@ def _easy_hard(setting: EasyHard, counters: Counters, old: Tensor) -> Tensor:
     known = old & (counters.seen > 0)
     # The share as the task file writes it: in floats, 0.29 of 100 samples would be 28.
     ends = min(math.floor(Fraction(str(setting.share)) * int(old.sum())), int(known.sum()))
-    probability = torch.ones(len(old), device=old.device)
+    probability = torch.ones(len(old))
     if ends:
-        probability[_extremes(difficulty(counters), known, ends)] = setting.probability
+        probability[_extremes(counters, known, ends)] = setting.probability
     if not probability.any():
         raise TaskError("recipe.sampling leaves no sample to train on: raise its probability, or lower its share")
     return probability
 
 
-def _extremes(keys: Tensor, known: Tensor, ends: int) -> Tensor:
-    """Mark the `ends` known samples with the lowest keys, and as many with the highest; of equals, the outer ones.
-
-    bool [N]. Partitioning finds the keys at the two borders, which is linear in N; sorting 100 M keys is not.
-    """
-    chosen = keys[known].cpu().numpy()
-    chosen.partition([ends - 1, len(chosen) - ends])
-    low, high = int(chosen[ends - 1]), int(chosen[-ends])
+def _extremes(counters: Counters, known: Tensor, ends: int) -> Tensor:
+    """Mark the `ends` easiest known samples, and as many of the hardest; of equals, the outer ones: bool [N]."""
+    low, high = _borders(difficulty(counters), known, ends)
+    keys = difficulty(counters)  # again: a copy of them would take as much memory as the index
     marked = known & ((keys < low) | (keys > high))
     easy, hard = int((known & (keys < low)).sum()), int((known & (keys > high)).sum())
     marked[(known & (keys == low)).nonzero()[: ends - easy]] = True
     marked[(known & (keys == high)).nonzero().flipud()[: ends - hard]] = True
     return marked
+
+
+def _borders(keys: Tensor, known: Tensor, ends: int) -> tuple[int, int]:
+    """Return the `ends`-th lowest and the `ends`-th highest key of known samples; `keys` are not the samples' after it.
+
+    Partitioning is linear in N; sorting 100 M keys is not.
+    """
+    keys[~known] = torch.iinfo(keys.dtype).max
+    ordered, count = keys.numpy(), int(known.sum())
+    ordered.partition([ends - 1, count - ends])
+    return int(ordered[ends - 1]), int(ordered[count - ends])
 
 
 def _old_new(new: float, old: Tensor) -> Tensor | None:

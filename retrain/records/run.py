@@ -74,9 +74,9 @@ class Result(Record):
     model_digest: str | None
     """SHA-256 of model.safetensors; None for a diverged run, which leaves no model."""
     index_digest: str | None
+    """SHA-256 over the learning-speed counters of all drops, in order."""
     moments_digest: str | None = None
     """SHA-256 of moments.safetensors; None where the optimiser's state is not kept."""
-    """SHA-256 over the learning-speed counters of all drops, in order."""
     cost: Cost
     machine: Machine
     started_at: datetime

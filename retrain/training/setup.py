@@ -35,7 +35,8 @@ class Parent:
     """What a run takes over: the parent's weights, and its counters over the training samples of this dataset."""
 
     weights: Mapping[str, Tensor]
-    counters: Counters
+    counters: Counters | None
+    """None where sampling does not ask for them."""
     moments: Mapping[str, Tensor] | None = None
     """Its optimiser's, where they are kept."""
 
@@ -89,8 +90,7 @@ def set_up(plan: Plan, train: Samples, val: Samples, parent: Parent | None, rank
     parameters = list(trained_parameters(network).values())
     torch.manual_seed(derive(plan.seed, "layers", ranks.rank))
     old = train.drop < plan.known
-    known = parent.counters if parent else Counters.zeros(len(train.labels), torch.device("cpu"))
-    keep = keep_probability(plan.recipe.sampling, known, old.cpu())
+    keep = keep_probability(plan.recipe.sampling, parent.counters if parent else None, old.cpu())
     optimizer = optimizers.build(task.training.optimizer, parameters)
     if parent and parent.moments:
         optimizers.carry_over(optimizer, parent.moments)
