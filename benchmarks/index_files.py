@@ -1,0 +1,101 @@
+"""The learning-speed index of 100 million samples in the files of 50 drops: reading all of it, as sampling that asks
+for it does, and adding it to a run's own, drop by drop, as every run ends. Seconds, and the most memory in each.
+
+Memory is the process's resident bytes at their highest, less what it held before, for each sample, and with the run's
+own 8; what files take while they are read, added or written is in it. Counters are random, as after thirty epochs; the
+store is a folder, which checks every byte, as any store's index is.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from exporter import record_of
+from index import counters
+from lib.report import parser, report
+from lib.spent import spent
+
+from retrain.layout import Layout
+from retrain.planning import History, Request, make_plan
+from retrain.recipe.learning_speed import Counters, add, split
+from retrain.records import Drop, Plan
+from retrain.runs import RunFiles
+from retrain.store import LocalStore
+from retrain.tasks import load_task
+
+TASK = Path(__file__).parents[1] / "tasks" / "digits.yaml"
+
+
+def drop(number: int, samples: int) -> Drop:
+    """A drop of so many training samples."""
+    return Drop(
+        id=f"d-{number}",
+        task="digits",
+        classes=("one",),
+        shards=(),
+        counts={"train": {"one": samples}},
+        held_out={},
+        digest=f"{number}",
+        committed_at=datetime.now(UTC),
+    )
+
+
+def ended(folder: Path, drops: int, samples: int) -> tuple[RunFiles, Plan]:
+    """A run that has ended and left its index in the store."""
+    landed = [drop(number, samples // drops) for number in range(drops)]
+    plan = make_plan(load_task(str(TASK)), landed, History({}, None, None), Request())
+    result = record_of(0).result
+    if not isinstance(plan, Plan) or result is None:
+        raise RuntimeError("no plan")
+    files = RunFiles(LocalStore(folder), Layout("digits"), plan.run_id)
+    files.write_plan(plan)
+    parts = (counters(each.samples, number) for number, each in enumerate(plan.dataset.drops))
+    files.write_result(result.model_copy(update={"index_digest": files.write_counters(plan.dataset, parts)}))
+    return files, plan
+
+
+def measured(files: RunFiles, plan: Plan, samples: int) -> dict[str, object]:
+    """Both, one after the other."""
+    known = len(plan.dataset.drops)
+
+    def read() -> None:
+        files.counters(plan.dataset, known)
+
+    def adding() -> Iterator[Counters]:
+        own = split(counted, [drop.samples for drop in plan.dataset.drops])
+        for old, new in zip(files.known_counters(plan.dataset, known), own, strict=True):
+            yield add(old, new, 0.5)
+
+    def write() -> None:
+        RunFiles(files.store, files.layout, "next").write_counters(plan.dataset, adding())
+
+    reading = spent(read)
+    counted = counters(samples, seed=1)
+    writing = spent(write)
+    return {
+        "reading all": {"seconds": reading.seconds(), "most bytes a sample": reading.bytes_each(samples)},
+        "adding drop by drop": {
+            "seconds": writing.seconds(),
+            "most bytes a sample": 8 + writing.bytes_each(samples),
+        },
+    }
+
+
+def main() -> None:
+    """Measure."""
+    options = parser(__doc__)
+    options.add_argument("--samples", type=int, default=100_000_000)
+    options.add_argument("--drops", type=int, default=50)
+    chosen = options.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="retrain-index-") as folder:
+        files, plan = ended(Path(folder), chosen.drops, chosen.samples)
+        report(
+            {"samples": chosen.samples, "drops": chosen.drops, **measured(files, plan, chosen.samples)}, chosen.output
+        )
+
+
+if __name__ == "__main__":
+    main()

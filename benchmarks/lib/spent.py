@@ -1,0 +1,42 @@
+"""What some work took: wall time, which passes for others on the machine too, processor time, and memory."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
+
+Result = TypeVar("Result")
+
+
+class Spent(NamedTuple, Generic[Result]):
+    """What some work gave, its seconds, and how much its process's resident bytes grew at their highest."""
+
+    result: Result
+    wall: float
+    cpu: float
+    memory: int
+
+    def seconds(self) -> dict[str, float]:
+        """Both clocks, rounded."""
+        return {"wall": round(self.wall, 3), "cpu": round(self.cpu, 3)}
+
+    def each(self, n: int) -> dict[str, float]:
+        """Both for each of n samples, in nanoseconds."""
+        return {"wall": round(1e9 * self.wall / n, 1), "cpu": round(1e9 * self.cpu / n, 1)}
+
+    def bytes_each(self, n: int) -> float:
+        """Memory for each of n samples."""
+        return round(self.memory / n, 1)
+
+
+def spent(work: Callable[[], Result]) -> Spent[Result]:
+    """Do it."""
+    before, wall, cpu = _resident("VmRSS"), time.perf_counter(), time.process_time()
+    Path("/proc/self/clear_refs").write_text("5")  # Linux then forgets the highest
+    result = work()
+    return Spent(result, time.perf_counter() - wall, time.process_time() - cpu, _resident("VmHWM") - before)
+
+
+def _resident(which: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(which))
