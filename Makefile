@@ -6,6 +6,7 @@ PYTHON := $(shell for python in python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 READY := .venv/ready
+STUDY = $(patsubst %-mini,%,$(or $(NAME),$(error Say which: NAME=verwimp-table1; `retrain study list` has them all)))-mini
 
 help: ## List the chores
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,9 +30,9 @@ format: $(READY) ## Format the code and sort its imports
 	$(BIN)/ruff check --fix-only --select I
 	$(BIN)/ruff format
 
-study-mini: $(READY) ## Repeat one of the papers' experiments: make study-mini NAME=verwimp-table1
-	$(BIN)/retrain study run $(NAME)-mini
-	$(BIN)/retrain study report $(NAME)-mini
+study-mini: $(READY) ## Repeat one of the papers' experiments: make study-mini NAME=verwimp-table1 ROOT=folder-of-the-data-sets
+	$(BIN)/retrain study run $(STUDY) $(if $(ROOT),--root $(ROOT),--download)
+	$(BIN)/retrain study report $(STUDY)
 
 bench: $(READY) ## Run every benchmark
 	@for benchmark in $(wildcard benchmarks/*.py); do echo "$$benchmark"; $(BIN)/python $$benchmark || exit 1; done

@@ -363,9 +363,26 @@ def test_the_list_says_what_to_fetch_and_where_to_put_it(place: Path, tmp_path: 
     (place / "studies").mkdir(exist_ok=True)
     study = small_study(name="far", data=[{"name": "adaptiope-real-life"}])
     (place / "studies" / "far.yaml").write_text(study.model_dump_json())
-    assert f"Adaptiope's real-life images (gitlab.com/tringwald/adaptiope), as CLASS/*.jpg into {tmp_path}" in "".join(
+    assert f"Adaptiope's real_life images (gitlab.com/tringwald/adaptiope), as CLASS/*.jpg, into {tmp_path}" in "".join(
         needed(tmp_path)
     )
+
+
+def test_a_study_that_is_not_there_is_answered_with_those_that_are(place: Path, tmp_path: Path) -> None:
+    (place / "studies").mkdir(exist_ok=True)
+    (place / "studies" / "small.yaml").write_text(small_study().model_dump_json())
+    with pytest.raises(StudyError, match=rf"there is no study 'smal' in {place}/studies; there are: .*small"):
+        load_study("smal")
+    with pytest.raises(StudyError, match=r"nope/x.yaml: cannot be read: No such file"):
+        load_study("nope/x.yaml")
+
+
+def test_a_folder_without_studies_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RETRAIN_STUDIES", str(tmp_path))
+    with pytest.raises(StudyError, match=rf"no studies in {tmp_path}; .*RETRAIN_STUDIES"):
+        list(entries(tmp_path, tmp_path))
+    with pytest.raises(StudyError, match=rf"no study 'x' in {tmp_path}; there are: none"):
+        load_study("x")
 
 
 def test_what_is_wrong_with_a_study_file_is_said_by_field(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from retrain.study import kept
 from retrain.study.datasets import at_hand, how_to_get
-from retrain.study.files import folder, load_study
+from retrain.study.files import all_studies
 from retrain.study.settings import Study
 
 VERWIMP = {
@@ -63,8 +63,8 @@ class Entry(NamedTuple):
 
 
 def entries(root: Path, evidence: Path) -> Iterator[Entry]:
-    """Yield every table and figure with its studies, or with none. Raises `StudyError` at a file that is wrong."""
-    studies = [load_study(str(path)) for path in sorted(folder().glob("*.yaml"))]
+    """Yield every table and figure with its studies, or with none. Raises `StudyError` as `all_studies` does."""
+    studies = all_studies()
     for paper, items in PAPERS.items():
         for item, about in items.items():
             name = f"{paper}, {item}"
@@ -89,6 +89,5 @@ def lacking(study: Study, root: Path) -> list[str]:
 
 def needed(root: Path) -> Iterator[str]:
     """Yield what to fetch for all studies together, and where to put it."""
-    studies = [load_study(str(path)) for path in sorted(folder().glob("*.yaml"))]
-    for name in dict.fromkeys(name for study in studies for name in lacking(study, root)):
+    for name in dict.fromkeys(name for study in all_studies() for name in lacking(study, root)):
         yield f"{name}: {how_to_get(name, root)}"

@@ -16,6 +16,13 @@ def folder() -> Path:
     return Path(os.environ.get("RETRAIN_STUDIES") or "studies")
 
 
+def all_studies() -> list[Study]:
+    """Read every study in `folder()`. Raises `StudyError` at a file that is wrong, or where there is none."""
+    if not (names := _names()):
+        raise StudyError(f"there are no studies in {folder()}; say where they are in RETRAIN_STUDIES")
+    return [load_study(name) for name in names]
+
+
 def load_study(name_or_path: str) -> Study:
     """Read a study; a path has a suffix or a slash, a name is looked up in `folder()`.
 
@@ -24,11 +31,18 @@ def load_study(name_or_path: str) -> Study:
     """
     is_path = "/" in name_or_path or Path(name_or_path).suffix
     path = Path(name_or_path) if is_path else folder() / f"{name_or_path}.yaml"
+    if not is_path and not path.exists():
+        known = ", ".join(_names()) or "none"
+        raise StudyError(f"there is no study {name_or_path!r} in {folder()}; there are: {known}")
     try:
         return Study.model_validate(_read(path))
     except ValidationError as error:
         lines = (f"{path}: {'.'.join(map(str, each['loc'])) or 'study'}: {each['msg']}" for each in error.errors())
         raise StudyError("\n".join(lines)) from None
+
+
+def _names() -> list[str]:
+    return sorted(path.stem for path in folder().glob("*.yaml"))
 
 
 def _read(path: Path) -> dict[Any, Any]:
