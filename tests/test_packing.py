@@ -1,8 +1,11 @@
 """Packing: all validated first, the manifest last, the same source the same drop."""
 
+import io
+import tarfile
 import threading
 from datetime import UTC, datetime
-from pathlib import Path
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
 
 import pytest
 from pictures import folder, shard_bytes, two_classes
@@ -46,6 +49,20 @@ def test_the_same_source_gives_the_same_bytes_and_digest_everywhere(tmp_path: Pa
     [(drop, _)], [(again, _)] = pack(first, TASK, local), pack(second, TASK, elsewhere)
     assert drop.model_copy(update={"committed_at": again.committed_at}) == again
     assert shard_bytes(local, drop) == shard_bytes(elsewhere, again)
+
+
+def test_a_shard_mixes_its_classes_in_an_order_that_only_keys_decide(tmp_path: Path, local: LocalStore) -> None:
+    names = [f"{name}/{number:03d}.png" for name in ("cat", "dog") for number in range(40)]
+    forth, back = folder(tmp_path / "a", *names), tmp_path / "b"
+    for name in reversed(names):
+        (back / name).parent.mkdir(parents=True, exist_ok=True)
+        (back / name).write_bytes((forth / name).read_bytes())
+    [(drop, _)] = pack(forth, TASK, local)
+    assert pack(back, TASK, local) == [(drop, False)]
+    [data] = shard_bytes(local, drop)
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        classes = [PurePosixPath(name).parent.name for name in tar.getnames() if name.endswith(".png")]
+    assert 30 <= sum(one != other for one, other in pairwise(classes)) <= 50  # 40 are expected, 1 if they were sorted
 
 
 def test_packing_twice_changes_nothing_and_says_so(tmp_path: Path, local: LocalStore) -> None:

@@ -15,7 +15,7 @@ from retrain.data.manifest import DROP_ID
 from retrain.data.parallel import parallel_map
 from retrain.data.shards import Encoded, write_shards
 from retrain.data.source import SPLITS, Sample, read_source
-from retrain.data.staging import Staging, parts
+from retrain.data.staging import Staging, lot, parts
 from retrain.data.tally import Tally
 from retrain.errors import DropError
 from retrain.layout import Layout
@@ -93,8 +93,9 @@ def _prepare(samples: tuple[Sample, ...], task: Task, folder: Path, drop_id: str
 def _shards(
     samples: tuple[Sample, ...], image_size: int, folder: Path, tally: Tally, bad: BadSamples
 ) -> Iterator[Shard]:
+    """By a hash of their keys, not class after class: a stream mixes only so many shards, and is to meet every class."""
     for split in SPLITS:
-        members = (sample for sample in samples if (sample.split or "train") == split)
+        members = sorted((s for s in samples if (s.split or "train") == split), key=lambda sample: lot(sample.key, 0))
         yield from write_shards(_good(members, split, image_size, tally, bad), split, folder)
 
 

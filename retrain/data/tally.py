@@ -18,12 +18,12 @@ class Tally:
 
     def __init__(self, held_out: dict[Split, float]) -> None:
         self._held_out = held_out
-        self._classes: dict[str, None] = {}
+        self._classes = set[str]()
         self._counts: dict[Split, Counter[str]] = {split: Counter() for split in SPLITS}
 
     def add(self, key: str, split: Split, class_name: str) -> None:
         """Count a sample that lies in a shard of `split`."""
-        self._classes[class_name] = None
+        self._classes.add(class_name)
         self._counts[split_of(key, split, self._held_out)][class_name] += 1
 
     def manifest(self, drop_id: str | None, task: str, shards: Iterable[Shard], bad: BadSamples, root: str) -> Drop:
@@ -41,7 +41,7 @@ class Tally:
         drop = Drop(
             id="",
             task=task,
-            classes=tuple(self._classes),
+            classes=tuple(sorted(self._classes)),
             shards=tuple(shards),
             counts={split: dict(counts) for split, counts in self._counts.items()},
             held_out=self._held_out,

@@ -1,0 +1,43 @@
+"""Classes in a batch of 128 of a stream: from shards written class after class, by a hash of names, and held.
+
+As many classes, samples and shards as ImageNet's training set in shards of 64 MB; the loader's own order of a pass, with
+its default of shards that are mixed.
+"""
+
+import statistics
+
+import torch
+from lib.report import parser, report
+from torch import Tensor
+
+from retrain.config import Stream
+from retrain.data.staging import lot
+from retrain.data.stream.order import mixed
+
+CLASSES, EACH, SHARD, BATCH, BATCHES = 1000, 1281, 582, 128, 500
+
+
+def classes_in_a_batch(labels: Tensor, order: Tensor) -> float:
+    """Mean number of classes over the first batches."""
+    batches = labels[order][: BATCHES * BATCH].view(BATCHES, BATCH)
+    return round(statistics.fmean(len(batch.unique()) for batch in batches), 1)
+
+
+def main() -> None:
+    """Compare the orders."""
+    options, labels = parser(__doc__).parse_args(), torch.arange(CLASSES).repeat_interleave(EACH)
+    hashed = torch.tensor(sorted(range(len(labels)), key=lambda number: lot(f"{labels[number]}/{number}", 0)))
+    everything, counts = torch.arange(len(labels)), torch.full((-(-len(labels) // SHARD),), SHARD)
+    window = Stream().shuffle_shards
+    streamed = mixed(everything, torch.Generator().manual_seed(0), counts, window)
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    figures = {
+        "class after class": classes_in_a_batch(labels, streamed),
+        "by a hash of names": classes_in_a_batch(labels[hashed], streamed),
+        "a plain shuffle": classes_in_a_batch(labels, shuffled),
+    }
+    report({"classes": CLASSES, "shards": len(counts), "mixed": window, "classes_in_a_batch": figures}, options.output)
+
+
+if __name__ == "__main__":
+    main()
