@@ -133,6 +133,16 @@ def test_a_class_is_thinned_to_so_many_training_images(place: Path, tmp_path: Pa
     assert [sum(drop.samples(split) for split in ("train", "val", "test")) for drop in drops] == [280, 120]
 
 
+def test_of_the_classes_the_first_by_name_are_kept(place: Path, tmp_path: Path) -> None:
+    study = small_study(
+        data=[{"name": "digits", "classes": 4, "per_class": 20}], splits={"s": {"by": "classes", "sizes": "3+1"}}
+    )
+    runs = Runs(study, str(tmp_path))
+    drops = land(study, "s", runs.task(next(cells(study, 1))), runs.store, Root(place))
+    assert [drop.classes for drop in drops] == [("0", "1", "2"), ("3",)]
+    assert [sum(drop.samples(split) for split in ("train", "val", "test")) for drop in drops] == [60, 20]
+
+
 def test_a_split_by_component_puts_the_dark_before_the_light(place: Path, tmp_path: Path) -> None:
     study = small_study(splits={"50+50": {"by": "component", "sizes": "50+50"}})
     runs = Runs(study, str(tmp_path))

@@ -17,6 +17,8 @@ class Data(Part):
 
     name: Annotated[str, Field(min_length=1)]
     """Its name below --root (an image folder, or tars of that shape), or cifar10, cifar100, svhn, digits."""
+    classes: PositiveInt | None = None
+    """Keep only its first so many classes, by name; all where absent."""
     per_class: PositiveInt | None = None
     """Keep only this many training images of each class, chosen by lot; all where absent."""
     held_out_per_class: PositiveInt | None = None
