@@ -1,7 +1,7 @@
 """Classes in a batch of 128 of a stream: from shards written class after class, by a hash of names, and held.
 
-As many classes, samples and shards as ImageNet's training set in shards of 64 MB; the loader's own order of a pass, with
-its default of shards that are mixed.
+As many classes, samples and shards as ImageNet's training set in shards of 64 MB; the loader's own order of a pass,
+with its default of shards that are mixed.
 """
 
 import statistics

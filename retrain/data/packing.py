@@ -93,7 +93,7 @@ def _prepare(samples: tuple[Sample, ...], task: Task, folder: Path, drop_id: str
 def _shards(
     samples: tuple[Sample, ...], image_size: int, folder: Path, tally: Tally, bad: BadSamples
 ) -> Iterator[Shard]:
-    """By a hash of their keys, not class after class: a stream mixes only so many shards, and is to meet every class."""
+    """By a hash of their keys, not class after class: a stream mixes a few shards, and is to meet every class."""
     for split in SPLITS:
         members = sorted((s for s in samples if (s.split or "train") == split), key=lambda sample: lot(sample.key, 0))
         yield from write_shards(_good(members, split, image_size, tally, bad), split, folder)
