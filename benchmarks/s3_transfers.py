@@ -1,31 +1,41 @@
 """The store's transfers beside boto3's own: the same object and as many connections, in turns, MB a second.
 
-`--endpoint-url` and `--bucket` name a server; without them, moto's is started in this process, which shares its time.
-boto3's are `upload_file` and `download_file` under several `TransferConfig`s, of which the best counts; the store's is
-`S3Store`'s only way. Shards: as many bytes in 8 small ones as in 2 large ones, one after the other, by the store.
+`--endpoint-url` and `--bucket` name a server; without them, Ceph's gateway is started on this machine, whose time it
+then shares. boto3's are `upload_file` and `download_file` under several `TransferConfig`s, of which the best counts;
+the store's is its only way.
+
+Shards: about as many bytes in 14 of 9 MB as in 2 of 63 MB, fetched as a streamed run does it, by the shard cache with
+its read-ahead, which checks every digest; and put there as `drop pack` does it.
 """
 
+import hashlib
 import os
+import random
+import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import boto3
 from boto3.s3.transfer import TransferConfig
+from lib.ceph import BUCKET, serving
 from lib.report import parser, report
-from moto.server import ThreadedMotoServer
 
-from retrain.store import open_store
+from retrain.data.stream.readahead import ReadAhead
+from retrain.data.stream.shard_cache import Ref, ShardCache
+from retrain.records import Shard
+from retrain.store import Store, open_store
+from retrain.store.parallel import ask_all
 from retrain.store.s3_parts import CONNECTIONS
 
 MB = 1 << 20
 CONFIGS = {
-    f"{part} MB parts, {connections} connections": TransferConfig(
+    f"boto3, parts of {part} MB, {connections} connections": TransferConfig(
         multipart_chunksize=part * MB,
         multipart_threshold=part * MB,
         max_concurrency=connections,
@@ -33,80 +43,98 @@ CONFIGS = {
     )
     for part, connections in ((8, CONNECTIONS), (16, CONNECTIONS), (8, 4), (64, 1))
 }
+SHARDS = {"14 shards of 9 MB": (14, 9), "2 shards of 63 MB": (2, 63)}
+
+Works = dict[str, Callable[[], object]]
 
 
-def speed(megabytes: int, work: Callable[[], object]) -> float:
-    """MB a second, by wall time."""
-    began = time.perf_counter()
-    work()
-    return megabytes / (time.perf_counter() - began)
-
-
-def compare(works: dict[str, Callable[[], object]], megabytes: int, rounds: int) -> dict[str, object]:
-    """Let every way take turns; return each one's median, and the store's against boto3's best."""
-    speeds = {name: list[float]() for name in works}
+def speeds(works: Works, megabytes: int, rounds: int) -> dict[str, float]:
+    """Let every way take turns, in another order each time; return each one's median of MB a second, by wall time."""
+    taken = {name: list[float]() for name in works}
+    turns = random.Random(0)
     for _ in range(rounds):
-        for name, work in works.items():
-            speeds[name].append(speed(megabytes, work))
-    medians = {name: round(statistics.median(each), 1) for name, each in speeds.items()}
-    best = max(median for name, median in medians.items() if name != "store")
-    return {**medians, "store against the best of the others": round(medians["store"] / best, 3)}
+        for name in turns.sample(list(works), len(works)):
+            began = time.perf_counter()
+            works[name]()
+            taken[name].append(megabytes / (time.perf_counter() - began))
+    return {name: round(statistics.median(each), 1) for name, each in taken.items()}
 
 
-def measure(folder: Path, bucket: str, endpoint: str | None, megabytes: int, rounds: int) -> dict[str, object]:
-    """Upload and download one large object, and shards of two sizes."""
-    client: Any = boto3.client("s3", endpoint_url=endpoint)
-    store, source, target = open_store(f"s3://{bucket}/benchmark", endpoint), folder / "source", folder / "target"
+def against(medians: dict[str, float], first: str) -> dict[str, float]:
+    """The medians, and the first one's ratio to the best of the others."""
+    best = max(median for name, median in medians.items() if name != first)
+    return {**medians, f"{first}, against the best other": round(medians[first] / best, 3)}
+
+
+def objects(store: Store, client: Any, bucket: str, folder: Path, megabytes: int, rounds: int) -> dict[str, object]:
+    """One large object, up and down."""
+    source, target = folder / "source", folder / "target"
     source.write_bytes(os.urandom(megabytes * MB))
-    for number in range(8):
-        store.write(f"small-{number}", os.urandom(megabytes * MB // 8))
-    for number in range(2):
-        store.write(f"large-{number}", os.urandom(megabytes * MB // 2))
-    up = {
-        name: partial(client.upload_file, str(source), bucket, "theirs", Config=each) for name, each in CONFIGS.items()
-    }
-    down = {
-        name: partial(client.download_file, bucket, "theirs", str(target), Config=each)
-        for name, each in CONFIGS.items()
-    }
-
-    def shards(name: str, count: int) -> None:
-        for number in range(count):
-            store.download(f"{name}-{number}", target)
-
-    uploads = compare({"store": partial(store.upload, source, "ours"), **up}, megabytes, rounds)
-    downloads = compare({"store": partial(store.download, "ours", target), **down}, megabytes, rounds)
-    small = compare(
-        {"store": partial(shards, "small", 8), "2 large shards": partial(shards, "large", 2)}, megabytes, rounds
-    )
-    return {"megabytes": megabytes, "rounds": rounds, "upload": uploads, "download": downloads, "8 small shards": small}
+    up: Works = {"store": partial(store.upload, source, "ours")}
+    down: Works = {"store": partial(store.download, "ours", target)}
+    for name, config in CONFIGS.items():
+        up[name] = partial(client.upload_file, str(source), bucket, "theirs", Config=config)
+        down[name] = partial(client.download_file, bucket, "theirs", str(target), Config=config)
+    return {name: against(speeds(works, megabytes, rounds), "store") for name, works in (("up", up), ("down", down))}
 
 
-@contextmanager
-def serving(endpoint: str | None) -> Iterator[str]:
-    """The server that is named, or one of moto's with the bucket in it."""
-    if endpoint:
-        yield endpoint
-        return
-    os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    boto3.client("s3", endpoint_url=f"http://{host}:{port}").create_bucket(Bucket="benchmark")
-    yield f"http://{host}:{port}"
-    server.stop()
+def shards(store: Store, folder: Path, rounds: int) -> dict[str, object]:
+    """Shards of two sizes, up and down."""
+    up, down = Works(), Works()
+    for name, (count, megabytes) in SHARDS.items():
+        paths = [folder / f"{megabytes}-{number}" for number in range(count)]
+        for path in paths:
+            path.write_bytes(os.urandom(megabytes * MB))
+        up[name] = partial(put, store, paths)
+        down[name] = partial(stream, store, [ref(path) for path in paths], folder / "cache")
+    total, small = 126, next(iter(SHARDS))
+    return {name: against(speeds(works, total, rounds), small) for name, works in (("up", up), ("down", down))}
+
+
+def ref(path: Path) -> Ref:
+    """A shard as a streamed run knows it."""
+    sha256, size = hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size
+    return Ref("d", path.name, Shard(name=path.name, split="train", samples=1, size=size, sha256=sha256))
+
+
+def put(store: Store, paths: list[Path]) -> None:
+    """Upload files as `drop pack` does."""
+    for _ in ask_all(lambda path: store.upload(path, path.name), paths):
+        pass
+
+
+def stream(store: Store, refs: list[Ref], folder: Path) -> None:
+    """Fetch shards into an empty cache as a streamed run does."""
+    cache = ShardCache(store, folder, limit=1 << 30)
+    with ReadAhead(cache) as ahead:
+        ahead.follow(refs)
+        for position, each in enumerate(refs):
+            ahead.reach(position)
+            cache.hold(each).close()
+    shutil.rmtree(folder)
 
 
 def main() -> None:
     """Measure."""
     options = parser(__doc__)
-    options.add_argument("--bucket", default="benchmark")
-    options.add_argument("--endpoint-url", help="moto's own server if absent")
-    options.add_argument("--megabytes", type=int, default=128)
-    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--bucket", default=BUCKET)
+    options.add_argument("--endpoint-url", help="a gateway of Ceph's is started if absent")
+    options.add_argument("--megabytes", type=int, default=64)
+    options.add_argument("--rounds", type=int, default=7)
     chosen = options.parse_args()
-    with tempfile.TemporaryDirectory(prefix="retrain-s3-") as folder, serving(chosen.endpoint_url) as endpoint:
-        figures = measure(Path(folder), chosen.bucket, endpoint, chosen.megabytes, chosen.rounds)
+    server = nullcontext(chosen.endpoint_url) if chosen.endpoint_url else serving()
+    with tempfile.TemporaryDirectory(prefix="retrain-s3-") as name, server as endpoint:
+        folder, store = Path(name), open_store(f"s3://{chosen.bucket}", endpoint)
+        client: Any = boto3.client("s3", endpoint_url=endpoint)
+        figures: dict[str, object] = {
+            "MB a second": {
+                f"one object of {chosen.megabytes} MB": objects(
+                    store, client, chosen.bucket, folder, chosen.megabytes, chosen.rounds
+                ),
+                "shards": shards(store, folder, chosen.rounds),
+            },
+            "rounds": chosen.rounds,
+        }
     report(figures, chosen.output)
 
 

@@ -41,6 +41,7 @@ run_dir = {folder}/run
 log_file = {folder}/$name.log
 admin_socket =
 osd_objectstore = memstore
+memstore_device_bytes = 16000000000
 osd_crush_chooseleaf_type = 0
 osd_pool_default_size = 1
 osd_pool_default_min_size = 1

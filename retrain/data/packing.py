@@ -21,6 +21,7 @@ from retrain.errors import DropError
 from retrain.layout import Layout
 from retrain.records import Drop, LeftOut, Shard
 from retrain.store.base import Conflict, Store
+from retrain.store.parallel import ask_all
 from retrain.words import Split
 
 
@@ -117,8 +118,9 @@ def _good(samples: Iterable[Sample], split: Split, image_size: int, tally: Tally
 def _commit(drop: Drop, folder: Path, store: Store) -> Packed:
     layout = Layout(drop.task)
     if find_drop(store, layout, drop.id) is None:
-        for shard in drop.shards:
-            store.upload(folder / shard.name, layout.shard(drop.id, shard.name))
+        names = [shard.name for shard in drop.shards]
+        for _ in ask_all(lambda name: store.upload(folder / name, layout.shard(drop.id, name)), names):
+            pass
         with suppress(Conflict):  # somebody else committed it in the meantime
             store.create(layout.manifest(drop.id), drop.to_bytes())
             return Packed(drop, new=True)

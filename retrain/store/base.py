@@ -85,7 +85,11 @@ class Store(Protocol):
         """Stream the file at `path` into the store; it is visible only when whole."""
 
     def download(self, key: str, path: Path) -> None:
-        """Stream the object into `path`, which appears only when whole. Raises `Missing`."""
+        """Stream the object into `path`, which appears only when whole. Raises `Missing`.
+
+        It is not flushed to disk, and where it was fetched in parts none of its bytes are checked: who downloads an
+        object compares its digest.
+        """
 
     def open(self, key: str) -> BinaryIO:
         """Open the object for sequential reading without holding it in memory. Raises `Missing`."""

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from retrain.errors import StoreError
 from retrain.store.base import Conflict, Entry, Missing, check_key, is_key, settle
-from retrain.store.copying import copied
+from retrain.store.copying import copied, kept
 
 PRIVATE = ".retrain"
 """Folder for the lock and for files that are being written; no key begins with a dot, so no listing shows it."""
@@ -113,7 +113,7 @@ class LocalStore:
     @contextmanager
     def _staged(self, source: BinaryIO) -> Iterator[Path]:
         """A copy of `source` on the store's own file system, where renaming is atomic."""
-        with copied(source, self._private()) as copy:
+        with kept(source, self._private()) as copy:
             yield copy
 
     @contextmanager

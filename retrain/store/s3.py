@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -11,13 +12,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from boto3.s3.transfer import TransferConfig
+from boto3.s3.transfer import S3Transfer, TransferConfig
 from boto3.session import Session
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from retrain.store.base import Entry, Missing, check_key, is_key, settle
 from retrain.store.copying import copied, written
+from retrain.store.parallel import READERS
 from retrain.store.s3_errors import Denied, Place, explained, status
 from retrain.store.s3_parts import CONNECTIONS, PART, fetch
 from retrain.store.s3_retry import ATTEMPTS, again, pause
@@ -27,7 +29,7 @@ CONFIG = Config(
     retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
     connect_timeout=2,
     read_timeout=30,
-    max_pool_connections=2 * CONNECTIONS,  # two transfers, or a transfer beside the readers of small objects
+    max_pool_connections=CONNECTIONS + READERS,  # those of transfers, beside the readers of small objects
 )
 
 TRANSFER = TransferConfig(preferred_transfer_client="classic")  # the CRT client ignores endpoint_url (boto3#4839)
@@ -47,6 +49,8 @@ class S3Store:
         self.url = f"s3://{bucket}/{self._prefix}".rstrip("/")
         with explained(Place(self.url, endpoint_url or "AWS", "")):
             self._client: Any = Session().client("s3", endpoint_url=endpoint_url, config=CONFIG)
+        self._uploads = S3Transfer(self._client, TRANSFER)
+        self._helpers = ThreadPoolExecutor(CONNECTIONS, "s3")
 
     def read(self, key: str) -> tuple[bytes, str]:
         """Return the object's bytes and version. Raises `Missing`."""
@@ -93,9 +97,9 @@ class S3Store:
                         yield name
 
     def upload(self, path: Path, key: str) -> None:
-        """Upload the file at `path`, large ones in parallel parts."""
+        """Upload the file at `path`, a large one in parallel parts; those of all files share their connections."""
         with self._explained(key):
-            again(partial(self._client.upload_file, str(path), **self._object(key), Config=TRANSFER))
+            again(partial(self._uploads.upload_file, str(path), self._bucket, self._prefix + check_key(key)))
 
     def download(self, key: str, path: Path) -> None:
         """Stream the object aside, a large one over several connections; then rename it to `path`. Raises `Missing`."""
@@ -103,7 +107,7 @@ class S3Store:
             large = opened.size > PART
             part_at = partial(self._part, key, opened.etag)
             with (
-                written(partial(fetch, opened, part_at), path.parent)
+                written(partial(fetch, opened, part_at, self._helpers), path.parent)
                 if large
                 else copied(io.BufferedReader(opened, BUFFER), path.parent) as copy
             ):

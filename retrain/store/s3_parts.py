@@ -7,7 +7,7 @@ meet. Parts carry no checksum: what is downloaded whole is known by its digest.
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, wait
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
@@ -21,10 +21,10 @@ BUFFER = 1 << 20
 """Bytes that each connection holds in memory."""
 
 
-def fetch(opened: S3Stream, part_at: Callable[[int, int], S3Stream], file: BinaryIO) -> None:
+def fetch(opened: S3Stream, part_at: Callable[[int, int], S3Stream], helpers: Executor, file: BinaryIO) -> None:
     """Write an object into an empty file: `opened` streams it, and `part_at(start, end)` some of its bytes.
 
-    The first error ends it.
+    Several objects that are fetched at once share the `helpers`. The first error ends it.
     """
     size = opened.size
     parts = deque(range(0, size, PART))
@@ -40,10 +40,14 @@ def fetch(opened: S3Stream, part_at: Callable[[int, int], S3Stream], file: Binar
                 with part_at(start, end) as stream:
                     _copy(stream, start, end, file)
 
-    with ThreadPoolExecutor(CONNECTIONS) as pool, _emptied(parts):
-        others = [pool.submit(from_the_end) for _ in range(min(CONNECTIONS, len(parts)) - 1)]
-        from_the_start()
-        for other in others:
+    others = [helpers.submit(from_the_end) for _ in range(min(CONNECTIONS, len(parts)) - 1)]
+    try:
+        with _emptied(parts):
+            from_the_start()
+    finally:
+        wait([other for other in others if not other.cancel()])  # they write into the file
+    for other in others:
+        if not other.cancelled():
             other.result()
 
 
