@@ -15,6 +15,7 @@ from retrain.recipe.settings import EasyHard, Fresh
 from retrain.records import Plan, Result
 from retrain.training.compiling import compiled
 from retrain.training.loop import Outcome, train
+from retrain.training.memory import keep_freed
 from retrain.training.optimizers import moments
 from retrain.training.preemption import deferred
 from retrain.training.result import summarize
@@ -63,6 +64,8 @@ def follow(context: Context) -> None:
 
 def _begin(run: Run, state: bytes | None) -> None:
     """Go on from the first process's state, if it has one, together."""
+    if run.train.device.type == "cpu":
+        keep_freed()
     if state := run.ranks.spread(state or b""):
         thaw(run, state)
     how = run.plan.task.training.compile

@@ -1,0 +1,21 @@
+"""Memory that training on the CPU frees in each step and needs again in the next."""
+
+import ctypes
+import platform
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Of glibc's malloc.h."""
+
+LARGEST = 1 << 30
+"""Bytes; what is larger still goes back to the kernel: data sets, and not activations."""
+
+
+def keep_freed() -> None:
+    """Have glibc keep what is freed, where this is glibc: what comes anew from the kernel is zeroed first.
+
+    It keeps as much as the process had at most. Arithmetic is not touched, nor what is allocated on GPUs.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGEST)
+        libc.mallopt(M_TRIM_THRESHOLD, LARGEST)
