@@ -165,6 +165,20 @@ def test_what_only_the_first_process_finds_wrong_ends_it_alone_and_lets_the_othe
     assert start(train_together, tmp_path, plan).join() == [1, 0]
 
 
+def wish_in_turn(context: Context, folder: Path) -> None:
+    """The second process asks once the first has asked, and has not been told yet; only it wishes."""
+    asked = folder / "asked"
+    if context.ranks.rank:
+        wait_for(asked.exists() for _ in iter(int, 1))
+    told = context.ranks.agree(lambda: (context.ranks.rank == 1, False))
+    asked.touch()
+    assert told() == (True, False)
+
+
+def test_what_one_process_wishes_all_are_told_and_asking_waits_for_nobody(tmp_path: Path) -> None:
+    assert start(wish_in_turn, tmp_path, tmp_path).join() == [0, 0]
+
+
 def evaluate_together(context: Context, folder: Path) -> None:
     """Measure a network on one sample more than a chunk has, which leaves one process without any."""
     held = samples([CHUNK + 1], 5)

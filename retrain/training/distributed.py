@@ -11,7 +11,7 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -25,6 +25,9 @@ from retrain.data.augment import Part
 from retrain.training.preemption import Preempted
 
 POLL_SECONDS = 0.05
+
+Wishes = Callable[[], tuple[bool, ...]]
+"""Answers to some questions, yes or no."""
 
 log = logging.getLogger("retrain")
 
@@ -46,8 +49,8 @@ class Ranks:
         """Return the sum over all processes."""
         return counts
 
-    def agree(self, *wishes: bool) -> tuple[bool, ...]:
-        """Return for each wish whether any process has it."""
+    def agree(self, wishes: Wishes) -> Wishes:
+        """Return what will tell for each wish whether any process has it; nobody is waited for before."""
         return wishes
 
     def gather(self, tensor: Tensor) -> Tensor:
@@ -99,11 +102,16 @@ class Group(Ranks):
         dist.all_reduce(counts)
         return counts
 
-    def agree(self, *wishes: bool) -> tuple[bool, ...]:
-        """Ask on the CPU, so that nobody waits for a device."""
-        votes = torch.tensor(wishes, dtype=torch.uint8)
-        dist.all_reduce(votes, dist.ReduceOp.MAX)
-        return tuple(map(bool, votes.tolist()))
+    def agree(self, wishes: Wishes) -> Wishes:
+        """Ask for the wishes of now, on the CPU, so that nobody waits for a device."""
+        votes = torch.tensor(wishes(), dtype=torch.uint8)
+        work = dist.all_reduce(votes, dist.ReduceOp.MAX, async_op=True)
+
+        def told() -> tuple[bool, ...]:
+            work.wait()
+            return tuple(map(bool, votes.tolist()))
+
+        return told
 
     def gather(self, tensor: Tensor) -> Tensor:
         """Gather."""

@@ -25,13 +25,15 @@ def train(run: Run, observer: Observer, save: Callable[[Run], object], leaving: 
 
     `save` is called between iterations, every `save_seconds`. A run whose state was restored goes on as if it had
     never stopped. `leaving` says whether the machine is being taken away: then the state is saved once more, and
-    `Preempted` raised. Several processes save, leave and end in the same iteration: any one's wish is all's.
+    `Preempted` raised. Several processes save, leave and end in the same iteration: any one's wish is all's, and what
+    they wish at its start is told while they compute.
     """
     plan, progress = run.plan, run.progress
     clock = Clock(progress)
     outcome: Outcome | None = None
     observer.started(plan, progress)
     while outcome is None and progress.iteration < plan.iterations:
+        told = run.ranks.agree(lambda: (leaving(), clock.due(plan.task.training.save_seconds)))
         step(run)
         observer.stepped(progress)
         if progress.iteration % plan.evaluate_every == 0 or progress.iteration == plan.iterations:
@@ -40,7 +42,7 @@ def train(run: Run, observer: Observer, save: Callable[[Run], object], leaving: 
                 point = evaluate(run, loss_sum)
             observer.evaluated(point)
             outcome = verdict(run, point)
-        leave, due = run.ranks.agree(leaving(), clock.due(plan.task.training.save_seconds))
+        leave, due = told()
         if outcome is None and (leave or due):
             with clock.aside("saving"):
                 save(run)
