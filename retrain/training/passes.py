@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from retrain.data.samples import moved
 from retrain.recipe.arranging import Arrange, shuffled
 from retrain.recipe.sampling import draw_pass
 from retrain.training.seeds import generator
@@ -32,7 +33,7 @@ class Passes:
     def _draw(self) -> Tensor:
         """Return the samples of the pass, int64, in its order."""
         drawn = draw_pass(self.probability, self.size, generator(self.seed, "pass", self.number), self.arrange)
-        return drawn.to(self.device)
+        return moved(drawn, self.device)
 
     def seek(self, number: int, offset: int) -> None:
         """Go to a position that was read from `number` and `offset` before."""
