@@ -11,36 +11,25 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+from lib.noise import CLASSES, CPU, Case, run_of
 from lib.report import parser, report
 from torch import Tensor
 from torch.nn import functional
 
 from retrain import models
-from retrain.config import Data, Model, Task, Training
 from retrain.data.augment import Augment
-from retrain.data.samples import Samples
-from retrain.recipe.methods import recipe_of
-from retrain.recipe.settings import Cosine, Recipe
-from retrain.records import Dataset, DropRef, Origin, Plan, Point
+from retrain.records import Plan, Point
 from retrain.training.loop import train
 from retrain.training.progress import Progress
-from retrain.training.setup import Parent, Run, set_up
+from retrain.training.setup import Run
 from retrain.words import Method
 
-SAMPLES, CLASSES, CPU = 5000, 100, torch.device("cpu")
+SAMPLES = 5000
 WARM_UP = 5
 
 
-class Case(NamedTuple):
-    """A network and its images."""
-
-    name: str
-    width: int
-    image_size: int
-    pairs: int
-
-
-CASES = (Case("resnet18 width 16, 32x32", 16, 32, 60), Case("resnet18 width 16, 8x8", 16, 8, 300))
+PAIRS = {Case(16, 32): 60, Case(16, 8): 300}
+"""How many iterations each does, by case: as many as take about as long."""
 
 
 class Bare:
@@ -113,51 +102,9 @@ class Turns:
         """Nothing."""
 
 
-def plan_of(case: Case, method: Method) -> Plan:
-    """A plan of as many iterations as there are pairs."""
-    task = Task(
-        name="overhead",
-        data=Data(image_size=case.image_size),
-        model=Model(options={"width": case.width}),
-        training=Training(save_seconds=1e9),
-        recipe=Recipe(schedule=Cosine(scale=1.0)),
-    )
-    return Plan(
-        task=task,
-        method=method,
-        purpose="trial",
-        attempt=0,
-        earlier=(),
-        retry=0,
-        parent="parent" if method == "continuous" else None,
-        known=0,
-        dataset=Dataset(drops=(DropRef(id="d", digest="d", samples=SAMPLES),), classes=tuple(map(str, range(CLASSES)))),
-        recipe=recipe_of(method, task.recipe),
-        iterations=case.pairs + WARM_UP,
-        evaluate_every=case.pairs + WARM_UP,
-        target=None,
-        origin=Origin(seed=0, drops=1, classes=CLASSES),
-        seed=0,
-        reason="benchmark",
-    )
-
-
-def noise(image_size: int, count: int) -> Samples:
-    """Random pixels under random labels."""
-    images = torch.randint(256, (count, 3, image_size, image_size), dtype=torch.uint8)
-    return Samples.of(images, torch.randint(CLASSES, (count,)), [count])
-
-
-def parent_of(run: Run) -> Parent:
-    """A parent to continue from: the run's own start."""
-    return Parent({name: tensor.clone() for name, tensor in run.network.state_dict().items()}, run.counters)
-
-
 def compare(case: Case, method: Method) -> dict[str, object]:
     """Let loop and bare loop take turns."""
-    data, val = noise(case.image_size, SAMPLES), noise(case.image_size, 100)
-    scratch = set_up(plan_of(case, "scratch"), data, val, None)
-    run = scratch if method == "scratch" else set_up(plan_of(case, method), data, val, parent_of(scratch))
+    run = run_of(case, method, SAMPLES, PAIRS[case] + WARM_UP)
     turns = Turns(Bare(run))
     train(run, turns, lambda run: None, lambda: False)
     counted = turns.turns[WARM_UP:]
@@ -182,7 +129,7 @@ def main() -> None:
     """Compare every case under scratch and continuous."""
     options = parser(__doc__).parse_args()
     methods: tuple[Method, ...] = ("scratch", "continuous")
-    report({"results": [compare(case, method) for case in CASES for method in methods]}, options.output)
+    report({"results": [compare(case, method) for case in PAIRS for method in methods]}, options.output)
 
 
 if __name__ == "__main__":

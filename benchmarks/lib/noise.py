@@ -1,0 +1,81 @@
+"""Trainings on random pixels under random labels: what they learn is of no interest, only how fast."""
+
+from typing import NamedTuple
+
+import torch
+
+from retrain.config import Data, Model, Task, Training
+from retrain.data.samples import Samples
+from retrain.recipe.methods import recipe_of
+from retrain.recipe.settings import Cosine, Recipe
+from retrain.records import Dataset, DropRef, Origin, Plan
+from retrain.training.setup import Parent, Run, set_up
+from retrain.words import Method
+
+CLASSES = 100
+CPU = torch.device("cpu")
+
+
+class Case(NamedTuple):
+    """A network and its images."""
+
+    width: int
+    image_size: int
+
+    @property
+    def name(self) -> str:
+        """What it is called in results."""
+        return f"resnet18 width {self.width}, {self.image_size}x{self.image_size}"
+
+
+def plan_of(case: Case, method: Method, samples: int, iterations: int, training: Training) -> Plan:
+    """A plan of so many iterations, evaluated after the last."""
+    task = Task(
+        name="benchmark",
+        data=Data(image_size=case.image_size),
+        model=Model(options={"width": case.width}),
+        training=training,
+        recipe=Recipe(schedule=Cosine(scale=1.0)),
+    )
+    return Plan(
+        task=task,
+        method=method,
+        purpose="trial",
+        attempt=0,
+        earlier=(),
+        retry=0,
+        parent="parent" if method == "continuous" else None,
+        known=0,
+        dataset=Dataset(drops=(DropRef(id="d", digest="d", samples=samples),), classes=tuple(map(str, range(CLASSES)))),
+        recipe=recipe_of(method, task.recipe),
+        iterations=iterations,
+        evaluate_every=iterations,
+        target=None,
+        origin=Origin(seed=0, drops=1, classes=CLASSES),
+        seed=0,
+        reason="benchmark",
+    )
+
+
+def noise(image_size: int, count: int, device: torch.device = CPU) -> Samples:
+    """Random pixels under random labels."""
+    images = torch.randint(256, (count, 3, image_size, image_size), dtype=torch.uint8, device=device)
+    return Samples.of(images, torch.randint(CLASSES, (count,), device=device), [count])
+
+
+def run_of(
+    case: Case,
+    method: Method,
+    samples: int,
+    iterations: int,
+    training: Training | None = None,
+    device: torch.device = CPU,
+) -> Run:
+    """A run on noise, set up; `continuous` goes on from a network that has learnt nothing."""
+    data, val = noise(case.image_size, samples, device), noise(case.image_size, 100, device)
+    setting = training or Training(save_seconds=1e9)
+    scratch = set_up(plan_of(case, "scratch", samples, iterations, setting), data, val, None)
+    if method == "scratch":
+        return scratch
+    parent = Parent({name: tensor.clone() for name, tensor in scratch.network.state_dict().items()}, scratch.counters)
+    return set_up(plan_of(case, method, samples, iterations, setting), data, val, parent)
