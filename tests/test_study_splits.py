@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from studying import CPU, ran, small_study, workplace
+from studying import CPU, small_study, workplace
 
 from retrain.data.drops import list_drops
 from retrain.data.staging import Staging
@@ -17,13 +17,12 @@ from retrain.records import Loading
 from retrain.run_records import RunRecords
 from retrain.study.active import sizes
 from retrain.study.figures import write
-from retrain.study.finals import varies
 from retrain.study.grid import Cell, cells, drop_ids
 from retrain.study.kept import MAP
 from retrain.study.landing import Root
 from retrain.study.running import run
 from retrain.study.runs import Runs
-from retrain.study.table import Group, groups
+from retrain.study.table import groups
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -114,13 +113,3 @@ def test_learning_speeds_before_and_after_are_measured_and_drawn(place: Path, tm
     assert -1 <= measured["naive"]["rank correlation of learning speeds"] <= 1
     write(study, groups(study, runs.ran()), tmp_path / "pictures")
     assert "learning speed in this run" in next((tmp_path / "pictures").glob("*.svg")).read_text()
-
-
-def test_final_accuracies_are_drawn_over_what_the_study_varies(tmp_path: Path) -> None:
-    assert varies([Group("a", "s", 2), Group("a", "s", 3)]) == "drops"
-    assert varies([Group("a", "s", 2), Group("a", "t", 2)]) == "split"
-    assert varies([Group("a", "s", 2), Group("b", "s", 2)]) == "variant"
-    study = small_study(splits={"7+3": {"by": "classes", "sizes": "4+3+3"}}, plots=["final"])
-    found = [ran(method, 0, {10: 0.5}, drops) for drops in (2, 3) for method in ("scratch", "naive")]
-    write(study, groups(study, found), tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["final.png", "final.svg"]

@@ -3,16 +3,17 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
 import altair as alt
 import vl_convert
 
-from retrain.study import finals, maps
+from retrain.records import Curve, Point
+from retrain.study import finals, maps, times
 from retrain.study.kept import Ran
-from retrain.study.look import colour_of, finished
+from retrain.study.look import colour_of, dash_of, finished
 from retrain.study.settings import Study
 from retrain.study.table import Group, estimate, reached_at
 
@@ -28,10 +29,12 @@ def write(study: Study, by_group: Mapping[Group, Sequence[Ran]], folder: Path) -
     for (group, members), plot in product(by_group.items(), study.plots):
         if plot == "learning_speed":
             _save(maps.speeds(group, members), folder / picture_name(group, plot))
-        elif plot != "final":
+        elif plot in ("accuracy", "train_loss"):
             _save(curves(study, group, members, plot), folder / picture_name(group, plot))
     if "final" in study.plots:
         _save(finals.final(study, by_group), folder / "final")
+    if "time" in study.plots:
+        _save(times.final(study, by_group), folder / "time")
 
 
 def _save(chart: alt.TopLevelMixin, path: Path) -> None:
@@ -49,9 +52,11 @@ def curves(study: Study, group: Group, members: Sequence[Ran], plot: str) -> alt
     y = _axis(study, plot)
     base = _table(_means(drawn, plot)).encode(x=x, color=colour)
     layers = [base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q"), y2="high:Q")]
-    layers.append(base.mark_line(strokeWidth=2).encode(y=y))
+    layers.append(base.mark_line(strokeWidth=2).encode(y=y, strokeDash=dash_of(methods)))
     if plot == "accuracy":
-        crossings = _table(_crossings(study, drawn, members)).encode(x=x, y=y, color=colour)
+        bars = _bars(study, members)
+        layers.append(_table([{"mean": estimate(list(bars.values())).mean}]).mark_rule(color="#777777").encode(y=y))
+        crossings = _table(_crossings(drawn, bars)).encode(x=x, y=y, color=colour)
         layers.append(crossings.mark_point(filled=True, size=70, opacity=1, stroke="white"))
     return finished(alt.layer(*layers).properties(width=560, height=340, title=f"{group.split}, {group.variant}"))
 
@@ -59,8 +64,8 @@ def curves(study: Study, group: Group, members: Sequence[Ran], plot: str) -> alt
 def _axis(study: Study, plot: str) -> alt.Y:
     if plot == "train_loss":
         return alt.Y("mean:Q", title="training loss", scale=alt.Scale(zero=False))
-    title = f"accuracy on {study.stop_on} (dots: L_100)"
-    return alt.Y("mean:Q", title=title, axis=alt.Axis(format=".0%"), scale=alt.Scale(zero=False))
+    title = f"accuracy on {study.stop_on} (line: end of {study.against[0]}; dots: L_100)"
+    return alt.Y("mean:Q", title=title, axis=alt.Axis(format=".3~p"), scale=alt.Scale(zero=False))
 
 
 def _table(rows: Iterable[Mapping[str, Any]]) -> alt.Chart:
@@ -71,7 +76,7 @@ def _means(ran: Sequence[Ran], plot: str) -> Iterator[dict[str, Any]]:
     """Mean and band at every evaluation: seeds are evaluated on one grid."""
     at: dict[tuple[str, int], list[float | None]] = defaultdict(list)
     for one in ran:
-        for point in one.curve.points:
+        for point in _drawn(one.curve, plot):
             at[one.cell.method, point.iteration].append(getattr(point, plot))
     for (method, iteration), values in at.items():
         mean, error, _, _ = estimate(values)
@@ -80,14 +85,23 @@ def _means(ran: Sequence[Ran], plot: str) -> Iterator[dict[str, Any]]:
             yield {"method": method, "iteration": iteration, "mean": mean, **band}
 
 
-def _crossings(study: Study, drawn: Sequence[Ran], members: Sequence[Ran]) -> Iterator[dict[str, Any]]:
+def _drawn(curve: Curve, plot: str) -> Sequence[Point]:
+    """All points; of training losses not a last one that is the mean of a few iterations only, and so mostly noise."""
+    points = curve.points
+    is_short = len(points) > 1 and 2 * (points[-1].iteration - points[-2].iteration) < points[0].iteration
+    return points[:-1] if plot == "train_loss" and is_short else points
+
+
+def _bars(study: Study, members: Sequence[Ran]) -> dict[int, float]:
+    """What the first of `Study.against` ended with, by seed."""
+    return {one.cell.seed: one.curve.points[-1].accuracy for one in members if one.cell.method == study.against[0]}
+
+
+def _crossings(drawn: Sequence[Ran], bars: Mapping[int, float]) -> Iterator[dict[str, Any]]:
     """Where each method came, on average, to what scratch ended with; only if it did with every seed."""
-    bars = {one.cell.seed: one.curve.points[-1].accuracy for one in members if one.cell.method == study.against[0]}
-    reached: dict[str, list[float | None]] = defaultdict(list)
-    for one in drawn:
-        if one.cell.seed in bars:
-            reached[one.cell.method].append(reached_at(one.curve, bars[one.cell.seed]))
-    for method, iterations in reached.items():
-        mean, _, n, of = estimate(iterations)
+    for method, runs in groupby(drawn, key=lambda one: one.cell.method):
+        compared = [one for one in runs if one.cell.seed in bars]
+        mean, _, n, of = estimate([reached_at(one.curve, bars[one.cell.seed]) for one in compared])
         if mean is not None and n == of:
-            yield {"method": method, "iteration": mean, "mean": estimate(list(bars.values())).mean}
+            bar = estimate([bars[one.cell.seed] for one in compared]).mean
+            yield {"method": method, "iteration": mean, "mean": bar}

@@ -6,7 +6,7 @@ from typing import Any
 import altair as alt
 
 from retrain.study.kept import Ran
-from retrain.study.look import colour_of, finished
+from retrain.study.look import colour_of, dash_of, finished
 from retrain.study.settings import Study
 from retrain.study.table import Group, rows
 
@@ -20,11 +20,11 @@ def final(study: Study, by_group: Mapping[Group, Sequence[Ran]]) -> alt.TopLevel
         x=alt.X("group:N", title=varied, sort=None, axis=alt.Axis(labelAngle=0)), color=colour_of(methods)
     )
     y = alt.Y(
-        "mean:Q", title=f"final accuracy on {study.stop_on}", axis=alt.Axis(format=".0%"), scale=alt.Scale(zero=False)
+        "mean:Q", title=f"final accuracy on {study.stop_on}", axis=alt.Axis(format=".3~p"), scale=alt.Scale(zero=False)
     )
     drawn = alt.layer(
         base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q", scale=alt.Scale(zero=False)), y2="high:Q"),
-        base.mark_line(strokeWidth=2).encode(y=y),
+        base.mark_line(strokeWidth=2).encode(y=y, strokeDash=dash_of(methods)),
         base.mark_point(filled=True, size=50, opacity=1).encode(y=y),
     )
     return finished(drawn.properties(width=560, height=340, title=study.title))

@@ -1,17 +1,37 @@
 """How all pictures of studies look."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import altair as alt
 
-COLOURS = ["#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f", "#6a3d9a"]
-"""Okabe and Ito's, told apart by those who do not see all colours, and three more."""
+COLOURS = ["#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
+"""Okabe and Ito's, told apart by those who do not see all colours; without their yellow, which is lost on white."""
+DASHES = [[1, 0], [5, 3], [2, 2]]
+"""Whole, dashed, dotted: one for each round through the colours."""
+SHAPES = ["circle", "triangle-up", "square"]
+"""The same for points."""
 
 
 def colour_of(methods: Sequence[str]) -> alt.Color:
-    """Return the encoding of methods as colours, in their order; more methods than colours share them."""
-    colours = [COLOURS[number % len(COLOURS)] for number in range(len(methods))]
-    return alt.Color("method:N", title=None, scale=alt.Scale(domain=list(methods), range=colours))
+    """Return the encoding of methods as colours, in their order; see `dash_of` where there are more than colours."""
+    return alt.Color("method:N", title=None, scale=_scale(methods, COLOURS, 1))
+
+
+def dash_of(methods: Sequence[str]) -> alt.StrokeDash:
+    """Return the encoding that tells lines of one colour apart."""
+    return alt.StrokeDash("method:N", title=None, scale=_scale(methods, DASHES, len(COLOURS)))
+
+
+def shape_of(methods: Sequence[str]) -> alt.Shape:
+    """Return the encoding that tells points of one colour apart."""
+    return alt.Shape("method:N", title=None, scale=_scale(methods, SHAPES, len(COLOURS)))
+
+
+def _scale(methods: Sequence[str], values: Sequence[Any], each: int) -> alt.Scale:
+    """Give every value to so many methods, then the next, and begin anew when all are given."""
+    found = [values[number // each % len(values)] for number in range(len(methods))]
+    return alt.Scale(domain=list(methods), range=found)
 
 
 def finished(chart: alt.TopLevelMixin) -> alt.TopLevelMixin:

@@ -22,6 +22,8 @@ from retrain.study.table import (
 )
 
 NOT_REACHED = "/"
+OVERALL = {"final": "final accuracies", "time": "final accuracies over training time"}
+"""The pictures of which a study has one for all its groups, and what they show."""
 HARM = "▼"
 """Marks negative transfer."""
 
@@ -73,7 +75,7 @@ def _tables(study: Study, by_group: Mapping[Group, Sequence[Ran]]) -> Iterator[s
         title = f"### {group.split}, {group.variant}, {group.drops} drops"
         yield f"{title}\n\n{table(study, rows(study, members))}"
         for plot in study.plots:
-            if plot != "final":
+            if plot not in OVERALL:
                 yield f"![{plot} of {group.split}, {group.variant}]({study.name}/{picture_name(group, plot)}.svg)"
         if study.grids:
             lines = ([method, *map(_ratio, found)] for method, found in on_grids(study, members).items())
@@ -86,8 +88,9 @@ def _tables(study: Study, by_group: Mapping[Group, Sequence[Ran]]) -> Iterator[s
                 for method, by in by_method.items()
             )
             yield _markdown(["method", *figures], lines)
-    if "final" in study.plots:
-        yield f"![final accuracies]({study.name}/final.svg)"
+    for name, shown in OVERALL.items():
+        if name in study.plots:
+            yield f"![{shown}]({study.name}/{name}.svg)"
     for variant, split in dict.fromkeys((group.variant, group.split) for group in by_group):
         if sum((group.variant, group.split) == (variant, split) for group in by_group) > 1:
             spent = accumulated(study, by_group, variant, split)

@@ -93,9 +93,9 @@ class Study(Part):
     """The methods that speed-ups are measured against."""
     draw: tuple[str, ...] = ()
     """The methods whose learning curves are drawn; all where absent."""
-    plots: tuple[Literal["accuracy", "train_loss", "final", "learning_speed"], ...] = ("accuracy",)
-    """What is drawn: accuracy and training loss over the iterations; final accuracies over drops, splits or variants;
-    a map of old samples by their learning speed before and after."""
+    plots: tuple[Literal["accuracy", "train_loss", "final", "time", "learning_speed"], ...] = ("accuracy",)
+    """What is drawn: accuracy and training loss over the iterations; final accuracies over drops, splits or variants,
+    or over the time until `fitted`; a map of old samples by their learning speed before and after."""
     measures: tuple[Literal["weight_correlation", "gradient_norms", "learning_speed"], ...] = ()
     """What is measured of each run beside its accuracy."""
     fitted: PositiveFloat | None = None
@@ -110,8 +110,10 @@ class Study(Part):
     """What agrees, what does not, and the likely cause; written after the runs."""
 
     @model_validator(mode="after")
-    def _names_exist(self) -> "Study":
+    def _agrees_with_itself(self) -> "Study":
         for name in (*self.against, *self.draw):
             if name not in self.methods:
                 raise ValueError(f"there is no method {name!r}; allowed: {', '.join(self.methods)}")
+        if "time" in self.plots and self.fitted is None:
+            raise ValueError("plots: time needs fitted, the training loss that it is the time to")
         return self

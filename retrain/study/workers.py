@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing.process import BaseProcess
+from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from retrain.records import Plan
@@ -44,14 +46,21 @@ def staff(workers: Workers) -> Iterator[Each]:
         return
     fresh = multiprocessing.get_context("spawn")  # a forked torch may hang
     threads = max(1, (os.cpu_count() or 1) // workers.jobs)
-    with ProcessPoolExecutor(workers.jobs, fresh, initializer=_share_cores, initargs=(threads,)) as pool:
+    with ProcessPoolExecutor(workers.jobs, fresh, initializer=_begin, initargs=(threads,)) as pool:
         yield lambda job, plans: pool.map(partial(job, device=workers.device), plans)
 
 
-def _share_cores(threads: int) -> None:
+def _begin(threads: int) -> None:
+    """Share the cores, and leave with the process that gives the work: alone, a pool's processes wait for ever."""
     import torch
 
     torch.set_num_threads(threads)
+    Thread(target=_leave_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _leave_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def carry_out(plan: Plan, *, device: str) -> None:
