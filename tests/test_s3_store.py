@@ -15,6 +15,7 @@ from store_faults import cut, lost_reply, reset, truncated
 from retrain.errors import StoreError
 from retrain.store import Conflict, Entry, Store, open_store
 from retrain.store.probe import probe_conditional_writes
+from retrain.store.s3 import LARGE
 from retrain.store.s3_parts import PART
 
 
@@ -152,7 +153,7 @@ class LostEnd:
 
 
 def test_a_lost_reply_to_the_end_of_a_multipart_upload_does_no_harm(s3: str, bucket: str, tmp_path: Path) -> None:
-    content, fault = os.urandom(9 << 20), LostEnd()
+    content, fault = os.urandom(LARGE), LostEnd()
     (tmp_path / "shard").write_bytes(content)
     with faulty(s3, fault) as endpoint:
         open_store(f"s3://{bucket}/t", endpoint).upload(tmp_path / "shard", "k")

@@ -32,7 +32,15 @@ CONFIG = Config(
     max_pool_connections=CONNECTIONS + READERS,  # those of transfers, beside the readers of small objects
 )
 
-TRANSFER = TransferConfig(preferred_transfer_client="classic")  # the CRT client ignores endpoint_url (boto3#4839)
+LARGE = 2 * PART
+"""Bytes from which an object is transferred in parts: below, the requests that parts add cost more than they gain."""
+
+TRANSFER = TransferConfig(
+    multipart_threshold=LARGE,
+    multipart_chunksize=PART,
+    max_concurrency=CONNECTIONS,
+    preferred_transfer_client="classic",  # the CRT client ignores endpoint_url (boto3#4839)
+)
 
 BUFFER = 1 << 20
 
@@ -104,7 +112,7 @@ class S3Store:
     def download(self, key: str, path: Path) -> None:
         """Stream the object aside, a large one over several connections; then rename it to `path`. Raises `Missing`."""
         with self._explained(key), self._stream(key) as opened:
-            large = opened.size > PART
+            large = opened.size >= LARGE
             part_at = partial(self._part, key, opened.etag)
             with (
                 written(partial(fetch, opened, part_at, self._helpers), path.parent)

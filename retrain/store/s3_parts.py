@@ -16,7 +16,7 @@ from retrain.store.s3_stream import S3Stream
 PART = 8 << 20
 """Bytes of a request; AWS advises 8 to 16 MB."""
 CONNECTIONS = 10
-"""As many as boto3's own transfers use."""
+"""As many as boto3's own transfers use, of all objects together."""
 BUFFER = 1 << 20
 """Bytes that each connection holds in memory."""
 
