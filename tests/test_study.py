@@ -1,5 +1,6 @@
 """Studies on scanned digits, run for real in a small perceptron; and their tables against hand-made curves."""
 
+import re
 import shutil
 import tarfile
 from collections.abc import Iterator
@@ -312,6 +313,10 @@ def test_a_recommendation_is_measured_on_the_tasks_own_drops_within_the_budget(p
     records = ledger.read(runs.store, Layout("tiny"))
     assert {record.purpose for record in records} == {"trial"}
     assert sum(record.result.iterations for record in records if record.result) == pytest.approx(40, abs=3)
+    (whole,) = re.findall(r"Shorter trainings favour the naive start: --budget (\d+) compares", text)
+    assert "Shorter" not in recommendation(str(own), int(whole), 1, CPU)
+    images = sum(drop.samples("val") for drop in list_drops(runs.store, Layout("tiny")))
+    assert f"on {images} val images has a standard error of" in text
 
 
 def test_where_the_recipe_loses_the_recommendation_is_not_to_use_it(place: Path, tmp_path: Path) -> None:
@@ -324,8 +329,9 @@ def test_where_the_recipe_loses_the_recommendation_is_not_to_use_it(place: Path,
     runs = Runs(study, str(tmp_path / "store"))
     task = runs.task(next(cells(study, 1)))
     land(study, "7+3", task.model_copy(update={"name": "tiny"}), runs.store, Root(place))
-    first, below, *_ = recommendation(str(own), 4000, 2, CPU).split("\n\n")
+    first, settings, below, *_ = recommendation(str(own), 4000, 2, CPU).split("\n\n")
     assert first.startswith("Use naive: it reached L_100")
+    assert "recipe: {initialization: {name: warm}" in settings
     assert "continuous x0.25 (-" in below
 
 

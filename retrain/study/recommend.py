@@ -1,6 +1,7 @@
 """Which method and schedule to use on a task: a small study on its own drops, within a budget."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from math import ceil, sqrt
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,12 +11,13 @@ from retrain.errors import StudyError
 from retrain.layout import Layout
 from retrain.records import Drop
 from retrain.store import open_store
+from retrain.study.kept import Ran
 from retrain.study.landing import Root
 from retrain.study.page import table
 from retrain.study.running import run
 from retrain.study.runs import Runs
 from retrain.study.settings import Method, Split, Study
-from retrain.study.table import Row, groups, rows
+from retrain.study.table import Row, estimate, groups, rows
 from retrain.study.workers import Workers
 from retrain.tasks import load_task
 
@@ -53,18 +55,24 @@ def make_study(task: str, budgeted: Task, seeds: int) -> Study:
     )
 
 
+def passes(drops: Sequence[Drop], seeds: int) -> float:
+    """Return how many passes over all data the study makes for each epoch of its task."""
+    samples = sum(drop.samples("train") for drop in drops)
+    return seeds * (2 + sum(SCALES) + (samples - drops[-1].samples("train")) / samples)
+
+
 def within(task: Task, drops: Sequence[Drop], budget: int | None, seeds: int) -> Task:
     """Return the task with as many epochs as the budget (iterations, in all) allows, never more than it has itself.
 
     Without a budget the study takes what one training from scratch does. Raises `StudyError` if less than one pass
     over the data is left for each run.
     """
-    samples = sum(drop.samples("train") for drop in drops)
-    passes = seeds * (2 + sum(SCALES) + (samples - drops[-1].samples("train")) / samples)
-    allowed = (budget * task.training.batch_size / samples if budget else task.training.epochs) / passes
+    each_pass = sum(drop.samples("train") for drop in drops) / task.training.batch_size
+    allowed = (budget / each_pass if budget else task.training.epochs) / passes(drops, seeds)
     if allowed < 1:
-        needed = round(passes * samples / task.training.batch_size)
-        raise StudyError(f"a budget of {budget} iterations is too small to compare methods: {needed} is the least")
+        needed = ceil(passes(drops, seeds) * each_pass)
+        given = f"a budget of {budget} iterations" if budget else "one training from scratch"
+        raise StudyError(f"{given} is too small to compare methods: --budget {needed} is the least")
     epochs = min(task.training.epochs, allowed)
     return task.model_copy(update={"training": task.training.model_copy(update={"epochs": epochs})})
 
@@ -96,6 +104,20 @@ def _settings(method: str) -> str:
     return f"recipe: {{schedule: {{scale: {method.rpartition('x')[2]}}}}}"
 
 
+def caveats(task: Task, shortened: Task, drops: Sequence[Drop], seeds: int, scratch: Sequence[Ran]) -> Iterator[str]:
+    """Yield what the figures were made with, and how far they can be trusted."""
+    epochs, whole = shortened.training.epochs, task.training.epochs
+    yield f"Trained for {epochs:.3g} of the task's {whole:g} epochs, {seeds} {'seed' if seeds == 1 else 'seeds'}."
+    if epochs < whole:
+        samples = sum(drop.samples("train") for drop in drops)
+        budget = ceil(whole * passes(drops, seeds) * samples / task.training.batch_size)
+        yield f"Shorter trainings favour the naive start: --budget {budget} compares them at full length."
+    images = sum(drop.samples("val") for drop in drops)
+    accuracy = estimate([one.curve.points[-1].accuracy for one in scratch]).mean or 0.0
+    error = 100 * sqrt(accuracy * (1 - accuracy) / images)
+    yield f"An accuracy on {images:,} val images has a standard error of {error:.1f} points; less means nothing."
+
+
 def recommendation(name: str, budget: int | None, seeds: int, workers: Workers) -> str:
     """Run the study within the budget and return its advice with the evidence, Markdown.
 
@@ -104,19 +126,21 @@ def recommendation(name: str, budget: int | None, seeds: int, workers: Workers) 
     task = load_task(name)
     drops = list_drops(open_store(task.store, task.endpoint_url), Layout(task.name))
     if len(drops) < 2:
-        raise StudyError(f"task {task.name} has {len(drops)} drops; old and new are needed to compare methods")
+        landed = "1 drop" if len(drops) == 1 else "no drop"
+        raise StudyError(f"task {task.name} has {landed}; old and new ones are needed to compare methods")
     shortened = within(task, drops, budget, seeds)
     runs = Runs(make_study(name, shortened, seeds), None)
     run(runs, Root(Path()), workers)
     ((_, members),) = groups(runs.study, runs.ran()).items()
     found = rows(runs.study, members)
     advice = advise(found)
+    scratch = [one for one in members if one.cell.method == "scratch"]
     return "\n\n".join(
         [
             f"Use {advice.method}: {advice.why}.",
+            f"In the task file: `{advice.settings}`",
             behind(found),
             table(runs.study, found),
-            f"Trained for {shortened.training.epochs:.3g} of the task's {task.training.epochs:g} epochs, "
-            f"{seeds} {'seed' if seeds == 1 else 'seeds'}. In the task file: {advice.settings}",
+            "\n".join(caveats(task, shortened, drops, seeds, scratch)),
         ]
     )
