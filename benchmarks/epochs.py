@@ -12,14 +12,14 @@ an epoch, in which the others wait: whatever else the machine does meets all of 
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
 from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
-from lib.noise import CLASSES, Case, noise, plan_of, run_of
+from lib.noise import CLASSES, CPU, Case, noise, run_of
 from lib.report import parser, report
 from torch import Tensor
 from torch.nn import functional
@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from retrain import models
-from retrain.config import Training
+from retrain.config import Model, Training
 from retrain.data.samples import Samples
 from retrain.training.loop import step
 from retrain.training.memory import keep_freed
@@ -52,34 +52,52 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
         return self.transform(self.images[number]), self.labels[number]
 
 
-def by_hand(case: Case, batches: int, augment: bool, tuned: bool) -> Epoch:
+def by_hand(
+    case: Case,
+    batches: int,
+    augment: bool,
+    tuned: bool,
+    batch: int = BATCH,
+    workers: Iterable[int] = WORKERS,
+    device: torch.device = CPU,
+) -> Epoch:
     """Return an epoch of a script: the users' with augmentation and penalty, else the warm-start script's."""
-    plan = plan_of(case, "scratch", batches * BATCH, batches, Training())
-    network = models.build(plan.task.model, CLASSES, case.image_size, seed=0).train()
     order = torch.channels_last if tuned else torch.contiguous_format
-    network = network.to(memory_format=order)
+    model = Model(options={"width": case.width})
+    network = models.build(model, CLASSES, case.image_size, seed=0).train().to(device).to(memory_format=order)
     first = [parameter.detach().clone() for parameter in network.parameters()]
     optimizer = torch.optim.Adam(network.parameters(), 0.001, fused=True)
     padded = [v2.RandomCrop(case.image_size, padding=4), v2.RandomHorizontalFlip()] if augment else []
-    data = Images(noise(case.image_size, batches * BATCH), v2.Compose([*padded, *NORMALIZE]))
+    data = Images(noise(case.image_size, batches * batch), v2.Compose([*padded, *NORMALIZE]))
 
     def epoch(loader: "DataLoader[Any]") -> None:
         for images, labels in loader:
-            with torch.autocast("cpu", torch.bfloat16, enabled=tuned):
-                loss = functional.cross_entropy(network(images.to(memory_format=order)), labels)
+            images = images.to(device, non_blocking=True, memory_format=order)
+            labels = labels.to(device, non_blocking=True)
+            with torch.autocast(device.type, torch.bfloat16, enabled=tuned):
+                loss = functional.cross_entropy(network(images), labels)
             if augment:
                 pairs = zip(network.parameters(), first, strict=True)
                 loss = loss + STRENGTH * torch.stack([(ours - start).square().sum() for ours, start in pairs]).sum()
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
+        loss.item()  # of the last batch, for which a device is waited for
 
-    return fastest([partial(epoch, loader_of(data, workers)) for workers in WORKERS])
+    return fastest([partial(epoch, loader_of(data, batch, each, device)) for each in workers])
 
 
-def loader_of(data: Images, workers: int) -> "DataLoader[Any]":
+def loader_of(data: Images, batch: int, workers: int, device: torch.device) -> "DataLoader[Any]":
     """A DataLoader whose workers live on between epochs."""
-    return DataLoader(data, BATCH, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0)
+    return DataLoader(
+        data,
+        batch,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=device.type == "cuda",
+    )
 
 
 def fastest(epochs: list[Epoch]) -> Epoch:
@@ -132,6 +150,7 @@ def started(case: Case, batches: int) -> Iterator[tuple[str, Connection]]:
     for way in WAYS:
         line, other = processes.Pipe()
         processes.Process(target=take_turns, args=(way, case, batches, other)).start()
+        other.close()  # so that this one hears if it dies
         line.recv()
         yield way, line
 
@@ -166,11 +185,11 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--turns", type=int, default=3)
     options.add_argument(
-        "--batches", type=int, default=10, help="of an epoch on the thin one; the full one has a fifth"
+        "--batches", type=int, default=8, help="of an epoch on the thin one; the full one has a quarter"
     )
     chosen = options.parse_args()
     thin = compare(Case(16, 32), chosen.batches, chosen.turns)
-    full = compare(Case(64, 32), max(1, chosen.batches // 5), chosen.turns)
+    full = compare(Case(64, 32), max(1, chosen.batches // 4), chosen.turns)
     report({"results": [thin, full]}, chosen.output)
 
 

@@ -1,0 +1,142 @@
+"""ResNet-18 at 32x32 on a GPU: images a second, beside a DataLoader's loop and beside what the chip could do.
+
+This project's loop trains under `continuous` in bfloat16, plain, compiled and in CUDA graphs, while torch raises an
+error should anything wait for the device. `dataloader`: the users' loop of `epochs.py` by somebody who knows
+channels_last, bfloat16, fused Adam, workers, and pinned memory. The limit is the chip's throughput in a product of two
+large matrices, over a network's operations for an image. Without a GPU nothing is measured, and that is no failure.
+"""
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from epochs import by_hand
+from lib.noise import Case, run_of
+from lib.report import parser, report
+
+from retrain.config import Training
+from retrain.training.compiling import compiled
+from retrain.training.flops import count
+from retrain.training.loop import step
+
+How = Literal["none", "compile", "graphs"]
+HOWS: tuple[How, ...] = ("none", "compile", "graphs")
+SAMPLES, WARM_UP, ROUNDS = 50_000, 20, 5
+
+
+@contextmanager
+def waiting_is_an_error(device: torch.device) -> Iterator[None]:
+    """Have torch raise an error inside if the host waits for the GPU; on the CPU there is nothing to wait for."""
+    if device.type == "cuda":
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        if device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Wall time until the device is done: the median of some rounds."""
+    taken = []
+    for _ in range(ROUNDS):
+        _finish(device)
+        began = time.perf_counter()
+        work()
+        _finish(device)
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def ours(case: Case, batch: int, how: How, steps: int, device: torch.device) -> float:
+    """Images a second of this project's loop."""
+    training = Training(bf16=True, batch_size=batch, compile=how)
+    run = run_of(case, "continuous", SAMPLES, 1_000_000, training, device)
+    run.forward = compiled(run.network, how, device)
+
+    def some() -> None:
+        with waiting_is_an_error(device):
+            for _ in range(steps):
+                step(run)
+
+    for _ in range(WARM_UP):
+        step(run)
+    return steps * batch / seconds(some, device)
+
+
+def dataloader(case: Case, batch: int, steps: int, device: torch.device, workers: Sequence[int]) -> float:
+    """Images a second of the users' loop with the best of these numbers of workers."""
+    epoch = by_hand(case, steps, augment=True, tuned=True, batch=batch, workers=workers, device=device)
+    return steps * batch / seconds(epoch, device)
+
+
+def throughput(size: int, device: torch.device) -> float:
+    """Operations a second in products of two bfloat16 matrices [size, size]."""
+    one, other = torch.randn(2, size, size, device=device, dtype=torch.bfloat16)
+    times = 10
+
+    def multiply() -> None:
+        for _ in range(times):
+            one @ other
+
+    multiply()
+    return times * 2 * size**3 / seconds(multiply, device)
+
+
+def measure(
+    case: Case,
+    batches: Sequence[int],
+    hows: Sequence[How],
+    steps: int,
+    size: int,
+    device: torch.device,
+    workers: Sequence[int],
+) -> dict[str, object]:
+    """Measure every batch size, each way after the other."""
+    network = run_of(case, "scratch", SAMPLES, 1).network
+    flops, operations = count(network, case.image_size).training, throughput(size, device)
+    limit = operations / flops
+    results = []
+    for batch in batches:
+        speeds: dict[str, float] = {how: ours(case, batch, how, steps, device) for how in hows}
+        theirs = dataloader(case, batch, steps, device, workers)
+        results.append(
+            {
+                "batch": batch,
+                "images per second": {name: round(speed) for name, speed in {**speeds, "dataloader": theirs}.items()},
+                "times as fast as the dataloader": {how: round(speeds[how] / theirs, 2) for how in hows},
+                "share of the limit": {how: round(speeds[how] / limit, 3) for how in hows},
+            }
+        )
+    return {
+        "case": case.name,
+        "flops per image": flops,
+        "matrix TFLOP/s, bf16": round(operations / 1e12, 3),
+        "limit, images per second": round(limit),
+        "results": results,
+    }
+
+
+def main() -> None:
+    """Measure on the first GPU, if there is one."""
+    options = parser(__doc__).parse_args()
+    if not torch.cuda.is_available():
+        print("no GPU here: nothing was measured")
+        return
+    device = torch.device("cuda", 0)
+    workers = sorted({2, 4, 8, max(1, len(os.sched_getaffinity(0)) - 1)})
+    figures = measure(Case(64, 32), (128, 512), HOWS, 100, 8192, device, workers)
+    report({"gpu": torch.cuda.get_device_name(device), **figures}, options.output)
+
+
+if __name__ == "__main__":
+    main()

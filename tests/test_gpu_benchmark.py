@@ -1,0 +1,41 @@
+"""The GPU's benchmark runs to its end on the CPU, in a small size; and says in a line that there is no GPU."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SMALL = """
+import json
+import torch
+from gpu import measure
+from lib.noise import Case
+print(json.dumps(measure(Case(4, 8), (8, 16), ("none",), 2, 64, torch.device("cpu"), (0, 1))))
+"""
+
+
+def run(*arguments: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": f"{BENCHMARKS}:{BENCHMARKS.parent}"}
+    return subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_every_figure_comes_out_and_shares_follow_from_speeds() -> None:
+    figures = json.loads(run("-c", SMALL))
+    assert [result["batch"] for result in figures["results"]] == [8, 16]
+    for result in figures["results"]:
+        ours, theirs = (result["images per second"][way] for way in ("none", "dataloader"))
+        assert min(ours, theirs) > 0
+        assert result["times as fast as the dataloader"]["none"] == pytest.approx(ours / theirs, abs=0.02)
+        assert result["share of the limit"]["none"] == pytest.approx(ours / figures["limit, images per second"], 0.1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what is said without a GPU can be seen without one alone")
+def test_without_a_gpu_a_line_says_that_nothing_was_measured() -> None:
+    assert run(str(BENCHMARKS / "gpu.py")) == "no GPU here: nothing was measured\n"
