@@ -12,181 +12,164 @@ import tarfile
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import BinaryIO
 
-import boto3
 import torch
 import webdataset as wds
-from lib.pictures import SIZE, commit
+from lib.pictures import ICON, commit, icons
 from lib.report import parser, report
-from moto.server import ThreadedMotoServer
+from lib.s3 import serving
+from lib.splits import CPU, Place
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from retrain.config import Stream, Task
-from retrain.data import resident
 from retrain.data.augment import Part
-from retrain.data.dataset import make_dataset
 from retrain.data.images import decode
-from retrain.data.stream import dataset as streamed
 from retrain.data.stream.order import mixed
 from retrain.data.stream.pixels import ShardPixels
 from retrain.layout import Layout
-from retrain.records import Drop
 from retrain.store import open_store
 from retrain.store.base import Store
 from retrain.training.loading import Gathering, Loader
 from retrain.training.passes import Passes
 from retrain.training.streaming import Streaming
 
-BATCH, CPU = 128, torch.device("cpu")
+BATCH, ROWS = 128, Part(0, 128, 128)
 LAYOUT = Layout("loaders")
 SETTING = Stream(shuffle_shards=8, cache="1Gi")
 WORKERS = (0, 1, 2)
+Pass = Callable[[], int]
 
 
-def held(drop: Drop, store: Store, cache: Path) -> tuple[Loader, int]:
-    """This project's loader of what fits."""
-    train = resident.load(
-        make_dataset([drop]),
-        [drop],
-        ["train"],
-        store=store,
-        layout=LAYOUT,
-        image_size=SIZE,
-        device=CPU,
-        pixels_on=CPU,
-        cache_dir=cache,
-    )["train"]
-    return Gathering(Passes(None, len(train), BATCH, 0, CPU), train, Part(0, BATCH, BATCH)), len(train)
+class Ways:
+    """Each prepares a pass, over a drop's training samples or all of its samples, which says how many it read."""
+
+    def __init__(self, place: Place, url: str) -> None:
+        self.place = place
+        self.keys = [LAYOUT.shard(place.drop.id, shard.name) for shard in place.drop.shards]
+        self.url = url
+
+    def named(self) -> dict[str, Callable[[], Pass]]:
+        """Every way by its name."""
+        ways: dict[str, Callable[[], Pass]] = {"held": self.held}
+        for workers in WORKERS:
+            of = f"{workers} workers"
+            ways |= {
+                f"streamed, cold cache, {of}": partial(self.streamed_cold, workers),
+                f"streamed, warm cache, {of}": partial(self.streamed, workers),
+                f"webdataset alone, {of}": partial(self.webdataset, workers),
+                f"tarfile alone, {of}": partial(self.tarfile, workers),
+            }
+        return ways
+
+    def held(self) -> Pass:
+        """This project's loader of what fits."""
+        train = self.place.held()["train"]
+        return partial(_pass, Gathering(Passes(None, len(train), BATCH, 0, CPU), train, ROWS), len(train))
+
+    def streamed(self, workers: int) -> Pass:
+        """This project's loader of what does not."""
+        train = self.place.streamed(SETTING)["train"]
+        pixels = train.images
+        assert isinstance(pixels, ShardPixels)
+        arrange = partial(mixed, counts=pixels.counts, window=SETTING.shuffle_shards)
+        passes = Passes(None, len(train), BATCH, 0, CPU, arrange)
+        return partial(_pass, Streaming(passes, train, pixels, ROWS, workers), len(train))
+
+    def streamed_cold(self, workers: int) -> Pass:
+        """The same with its catalogue, but no shard."""
+        prepared = self.streamed(workers)
+        shutil.rmtree(self.place.cache / "shards")
+        return prepared
+
+    def webdataset(self, workers: int) -> Pass:
+        """webdataset as its documentation shows it: shards shuffled, a buffer of 1,000 samples, batches."""
+        urls = [f"{self.url}/{key}" for key in self.keys]
+        samples = wds.WebDataset(urls, shardshuffle=100, empty_check=False).shuffle(1000).map(_decoded).batched(BATCH)
+        loader = wds.WebLoader(samples, batch_size=None, num_workers=workers)
+        return lambda: sum(len(images) for (images,) in loader)
+
+    def tarfile(self, workers: int) -> Pass:
+        """A loop over tarfile, in order."""
+        loader = DataLoader(_Tars(self.url, self.keys), BATCH, num_workers=workers)
+        return lambda: sum(map(len, loader))
 
 
-def stream(drop: Drop, store: Store, cache: Path, workers: int) -> tuple[Loader, int]:
-    """This project's loader of what does not."""
-    train = streamed.load(
-        make_dataset([drop]),
-        [drop],
-        ["train"],
-        setting=SETTING,
-        store=store,
-        layout=LAYOUT,
-        image_size=SIZE,
-        device=CPU,
-        cache_dir=cache,
-    )["train"]
-    pixels = train.images
-    assert isinstance(pixels, ShardPixels)
-    arrange = partial(mixed, counts=pixels.counts, window=SETTING.shuffle_shards)
-    passes = Passes(None, len(train), BATCH, 0, CPU, arrange)
-    return Streaming(passes, train, pixels, Part(0, BATCH, BATCH), workers), len(train)
-
-
-def pass_of(made: tuple[Loader, int]) -> float:
-    """Images a second over one pass of a loader."""
-    loader, samples = made
-    began = time.perf_counter()
-    for _ in range(samples // BATCH):
+def _pass(loader: Loader, samples: int) -> int:
+    batches = samples // BATCH
+    for _ in range(batches):
         loader.next()
-    passed = time.perf_counter() - began
     loader.close()
-    return samples // BATCH * BATCH / passed
+    return batches * BATCH
 
 
-def decoded(sample: dict[str, bytes]) -> tuple[Tensor]:
+def _decoded(sample: dict[str, bytes]) -> tuple[Tensor]:
     """What webdataset's users write to decode a sample."""
-    return (torch.from_numpy(decode(sample["png"], SIZE)),)
+    return (torch.from_numpy(decode(sample["png"], ICON)),)
 
 
-def webdataset_alone(drop: Drop, store: Store, workers: int) -> float:
-    """webdataset as its documentation shows it: shards shuffled, a buffer of 1,000 samples, batches."""
-    urls = [f"{store.url}/{LAYOUT.shard(drop.id, shard.name)}" for shard in drop.shards]
-    samples = wds.WebDataset(urls, shardshuffle=100, empty_check=False).shuffle(1000).map(decoded).batched(BATCH)
-    began = time.perf_counter()
-    read = sum(len(images) for (images,) in wds.WebLoader(samples, batch_size=None, num_workers=workers))
-    return read / (time.perf_counter() - began)
+class _Tars(IterableDataset[Tensor]):
+    """A shard for each worker in turn."""
 
-
-class Tars(IterableDataset[Tensor]):
-    """A loop over tarfile, decoding: in order, a shard for each worker in turn."""
-
-    def __init__(self, drop: Drop, store: Store) -> None:
-        self.keys, self.store = [LAYOUT.shard(drop.id, shard.name) for shard in drop.shards], store
+    def __init__(self, url: str, keys: list[str]) -> None:
+        self.url, self.keys = url, keys
 
     def __iter__(self) -> Iterator[Tensor]:
-        worker = get_worker_info()
+        worker, store = get_worker_info(), opened(self.url, os.getpid())
         for key in self.keys[worker.id if worker else 0 :: worker.num_workers if worker else 1]:
-            with self.store.open(key) as file, tarfile.open(fileobj=file, mode="r|") as tar:
+            with store.open(key) as file, tarfile.open(fileobj=file, mode="r|") as tar:
                 for member in tar:
                     if member.name.endswith(".png") and (image := tar.extractfile(member)):
-                        yield torch.from_numpy(decode(image.read(), SIZE))
-
-
-def tarfile_alone(drop: Drop, store: Store, workers: int) -> float:
-    """Images a second of the loop."""
-    began = time.perf_counter()
-    read = sum(len(batch) for batch in DataLoader(Tars(drop, store), BATCH, num_workers=workers))
-    return read / (time.perf_counter() - began)
+                        yield torch.from_numpy(decode(image.read(), ICON))
 
 
 def gopen_s3(url: str, *_: object, **__: object) -> BinaryIO:
     """Let webdataset read from the S3 server as its users do: a request for each shard."""
-    bucket, _slash, prefix = url.removeprefix("s3://").partition("/")
-    store = open_store(f"s3://{bucket}", os.environ["AWS_ENDPOINT_URL"])
-    return store.open(prefix)
+    bucket, _slash, key = url.removeprefix("s3://").partition("/")
+    return opened(f"s3://{bucket}", os.getpid()).open(key)
 
 
-def measure(url: str, endpoint: str | None, options: Namespace) -> dict[str, object]:
+@cache
+def opened(url: str, process: int) -> Store:
+    """One connection a process: none is good for those that were forked from it."""
+    return open_store(url)
+
+
+def measure(url: str, options: Namespace) -> dict[str, object]:
     """Let all ways take turns on one store."""
-    store = open_store(url, endpoint)
+    store = open_store(url)
     with tempfile.TemporaryDirectory(prefix="retrain-loaders-") as folder:
-        drop = commit(Task(name=LAYOUT.task), store, Path(folder), options.images, options.shard_bytes)
-        cache = Path(folder, "cache")
-        speeds: dict[str, list[float]] = {}
-
-        def note(what: str, speed: float) -> None:
-            speeds.setdefault(what, []).append(speed)
-
-        for _ in range(options.rounds):
-            note("held", pass_of(held(drop, store, cache)))
-            for workers in WORKERS:
-                stream(drop, store, cache, workers)  # has the catalogue made
-                shutil.rmtree(cache / "shards")
-                note(f"streamed, cold cache, {workers} workers", pass_of(stream(drop, store, cache, workers)))
-                note(f"streamed, warm cache, {workers} workers", pass_of(stream(drop, store, cache, workers)))
-                note(f"webdataset alone, {workers} workers", webdataset_alone(drop, store, workers))
-                note(f"tarfile alone, {workers} workers", tarfile_alone(drop, store, workers))
-        medians = {what: round(statistics.median(each)) for what, each in speeds.items()}
-    base = medians["webdataset alone, 1 workers"]
-    ratios = {what: round(speed / base, 2) for what, speed in medians.items()}
-    return {"shards": len(drop.shards), "images_per_second": medians, "against_webdataset_with_1_worker": ratios}
+        samples = icons(options.images)
+        drop = commit(Task(name=LAYOUT.task), store, Path(folder), samples, options.shard_bytes)
+        ways = Ways(Place(drop, store, ICON, Path(folder, "cache")), url)
+        speeds = {name: list[float]() for name in ways.named()}
+        for name, prepare in options.rounds * list(ways.named().items()):
+            whole_pass = prepare()
+            began = time.perf_counter()
+            speeds[name].append(whole_pass() / (time.perf_counter() - began))
+    medians = {name: round(statistics.median(each)) for name, each in speeds.items()}
+    best = max(speed for name, speed in medians.items() if "alone" in name)
+    ratios = {name: round(speed / best, 2) for name, speed in medians.items()}
+    return {"shards": len(drop.shards), "images_per_second": medians, "against_the_best_alone": ratios}
 
 
 def main() -> None:
     """Compare on a folder, then on an S3 server."""
     options = parser(__doc__)
-    options.add_argument("--images", type=int, default=12_000)
-    options.add_argument("--shard-bytes", type=int, default=2_000_000)
+    options.add_argument("--images", type=int, default=6_000)
+    options.add_argument("--shard-bytes", type=int, default=500_000)
     options.add_argument("--rounds", type=int, default=3)
     chosen = options.parse_args()
     wds.gopen_schemes["s3"] = gopen_s3
     with tempfile.TemporaryDirectory(prefix="retrain-loaders-") as folder:
-        figures = {"folder": measure(folder, None, chosen)}
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    address = "http://{}:{}".format(*server.get_host_and_port())
-    os.environ |= {
-        "AWS_ENDPOINT_URL": address,
-        "AWS_ACCESS_KEY_ID": "a",
-        "AWS_SECRET_ACCESS_KEY": "b",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    boto3.client("s3").create_bucket(Bucket="loaders")
-    figures["S3 over HTTP"] = measure("s3://loaders/bench", os.environ["AWS_ENDPOINT_URL"], chosen)
-    server.stop()
-    report({"images": chosen.images, **figures}, chosen.output)
+        local = measure(folder, chosen)
+    with serving("loaders"):
+        remote = measure("s3://loaders/bench", chosen)
+    report({"images": chosen.images, "folder": local, "S3 over HTTP": remote}, chosen.output)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Pictures packed as drops are, in as many shards as a benchmark wants."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +14,34 @@ from retrain.layout import Layout
 from retrain.records import Drop
 from retrain.store.base import Store
 
-SIZE, CLASSES = 32, 10
+ICON, PHOTOGRAPH = 32, 160
+CLASSES, DIFFERENT = 10, 500
 
 
-def pictures(count: int) -> Iterator[Encoded]:
-    """Random pixels, blurred by half so that a PNG of them is about as large as one of a photograph."""
-    random = np.random.default_rng(0)
+def icons(count: int) -> Iterator[Encoded]:
+    """PNGs of 32x32 random pixels, each four times: files about as large as those of photographs of that size."""
+    return _samples(count, "PNG", ICON, ICON // 2, Image.Resampling.NEAREST)
+
+
+def photographs(count: int) -> Iterator[Encoded]:
+    """JPEGs of 160x160 random colours that run into each other."""
+    return _samples(count, "JPEG", PHOTOGRAPH, PHOTOGRAPH // 8, Image.Resampling.BICUBIC)
+
+
+def _samples(count: int, kind: str, side: int, grain: int, resampling: Image.Resampling) -> Iterator[Encoded]:
+    """The same pixels come again after `DIFFERENT` of them: encoding takes longer than what is measured."""
+    random, files = np.random.default_rng(0), list[bytes]()
     for number in range(count):
-        pixels = random.integers(0, 256, (SIZE // 2, SIZE // 2, 3), dtype=np.uint8).repeat(2, 0).repeat(2, 1)
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "PNG")
-        yield Encoded(f"{number % CLASSES}/{number}", str(number % CLASSES), "png", buffer.getvalue())
+        if number < DIFFERENT:
+            pixels, file = random.integers(0, 256, (grain, grain, 3), dtype=np.uint8), io.BytesIO()
+            Image.fromarray(pixels).resize((side, side), resampling).save(file, kind)
+            files.append(file.getvalue())
+        label = str(number % CLASSES)
+        yield Encoded(f"{label}/{number}", label, kind.lower(), files[number % DIFFERENT])
 
 
-def commit(task: Task, store: Store, folder: Path, count: int, shard_bytes: int) -> Drop:
-    """Upload the pictures as shards, and commit them."""
-    for shard in write_shards(pictures(count), "train", folder, limit=shard_bytes):
+def commit(task: Task, store: Store, folder: Path, samples: Iterable[Encoded], shard_bytes: int) -> Drop:
+    """Upload samples as shards, and commit them."""
+    for shard in write_shards(samples, "train", folder, limit=shard_bytes):
         store.upload(folder / shard.name, Layout(task.name).shard("d", shard.name))
     return adopt("d", task, store)

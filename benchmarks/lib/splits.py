@@ -1,0 +1,56 @@
+"""A drop's training samples and val, held in memory or streamed from the store, on the CPU."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from retrain.config import Stream
+from retrain.data import resident
+from retrain.data.dataset import make_dataset
+from retrain.data.samples import Samples
+from retrain.data.stream import dataset as streamed
+from retrain.layout import Layout
+from retrain.records import Drop
+from retrain.store.base import Store
+from retrain.words import Split
+
+CPU = torch.device("cpu")
+SPLITS: tuple[Split, ...] = ("train", "val")
+
+
+class Place(NamedTuple):
+    """A committed drop, and where it is decoded or its shards are cached."""
+
+    drop: Drop
+    store: Store
+    image_size: int
+    cache: Path
+
+    def held(self) -> dict[Split, Samples]:
+        """Decode everything."""
+        return resident.load(
+            make_dataset([self.drop]),
+            [self.drop],
+            SPLITS,
+            store=self.store,
+            layout=Layout(self.drop.task),
+            image_size=self.image_size,
+            device=CPU,
+            pixels_on=CPU,
+            cache_dir=self.cache,
+        )
+
+    def streamed(self, setting: Stream) -> dict[Split, Samples]:
+        """Leave the training samples in their shards."""
+        return streamed.load(
+            make_dataset([self.drop]),
+            [self.drop],
+            SPLITS,
+            setting=setting,
+            store=self.store,
+            layout=Layout(self.drop.task),
+            image_size=self.image_size,
+            device=CPU,
+            cache_dir=self.cache,
+        )

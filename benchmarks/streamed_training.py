@@ -1,0 +1,165 @@
+"""Streamed training beside its two parts alone: decoding, and computing on samples that are held.
+
+Both parts work on the same cores. With so many threads, no arrangement of them is faster than computing alone, than
+decoding alone at its best, or than the processor time of both divided by the cores: the longest of these is what is
+`allowed`. Training with 1, 2, ... threads beside 0, 1, 2 processes that decode is compared with it. Two cases: icons
+under a network that takes most of the time, and photographs that take longer to decode than to train on. All take
+turns, each with empty queues.
+"""
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from lib.pictures import commit, icons, photographs
+from lib.report import parser, report
+from lib.splits import Place
+from step_overhead import Case, plan_of
+
+from retrain.config import Stream
+from retrain.data.shards import Encoded
+from retrain.store import LocalStore
+from retrain.training.loop import step
+from retrain.training.setup import Run, set_up
+
+IMAGES, WARM_UP = 3000, 10
+CORES = len(os.sched_getaffinity(0))
+WORKERS = (0, 1, 2)
+
+
+class Source(NamedTuple):
+    """Images, the network that is trained on them, and for how many iterations at a time."""
+
+    case: Case
+    samples: Callable[[int], Iterator[Encoded]]
+    iterations: int
+
+
+SOURCES = (
+    Source(Case("icons, 32x32 PNG, resnet18 width 8", 8, 32, 0), icons, 10),
+    Source(Case("photographs, 160x160 JPEG, resnet18 width 8 at 16x16", 8, 16, 0), photographs, 15),
+)
+
+
+class Cost(NamedTuple):
+    """Seconds for one iteration."""
+
+    wall: float
+    processor: float
+    """Of this process."""
+
+
+def timed(work: Callable[[], object], iterations: int) -> Cost:
+    """Time iterations, once it is warm."""
+    for _ in range(WARM_UP):
+        work()
+    wall, processor = time.perf_counter(), time.process_time()
+    for _ in range(iterations):
+        work()
+    return Cost((time.perf_counter() - wall) / iterations, (time.process_time() - processor) / iterations)
+
+
+class Bench:
+    """One source's samples, streamed and held."""
+
+    def __init__(self, source: Source, folder: Path) -> None:
+        self.iterations, self.plan = source.iterations, plan_of(source.case, "scratch")
+        store = LocalStore(folder / "store")
+        drop = commit(self.plan.task, store, folder, source.samples(IMAGES), shard_bytes=500_000)
+        self.place = Place(drop, store, source.case.image_size, folder / "cache")
+
+    def held(self) -> Run:
+        """What trains on samples that are held."""
+        splits = self.place.held()
+        return set_up(self.plan, splits["train"], splits["val"], None)
+
+    def streaming(self, workers: int) -> Run:
+        """What trains on a stream."""
+        setting = Stream(workers=workers)
+        data = self.plan.task.data.model_copy(update={"stream": setting})
+        plan = self.plan.model_copy(update={"task": self.plan.task.model_copy(update={"data": data})})
+        splits = self.place.streamed(setting)
+        return set_up(plan, splits["train"], splits["val"], None)
+
+    def decoding(self, workers: int) -> Cost:
+        """Decode, and drop what was decoded."""
+        torch.set_num_threads(1)
+        loader = self.streaming(workers).loader
+        try:
+            return timed(loader.next, self.iterations)
+        finally:
+            loader.close()
+
+    def computing(self, threads: int) -> Cost:
+        """Train on what is held."""
+        torch.set_num_threads(threads)
+        return timed(partial(step, self.held()), self.iterations)
+
+    def training(self, threads: int, workers: int) -> Cost:
+        """Train on the stream."""
+        torch.set_num_threads(threads)
+        run = self.streaming(workers)
+        try:
+            return timed(partial(step, run), self.iterations)
+        finally:
+            run.loader.close()
+
+
+def median_ms(costs: list[Cost]) -> Cost:
+    """Milliseconds, to tenths."""
+    return Cost(*(round(1e3 * statistics.median(each), 1) for each in zip(*costs, strict=True)))
+
+
+def measure(source: Source, rounds: int) -> dict[str, object]:
+    """Let all take turns, and compare their medians."""
+    threads = range(1, CORES + 1)
+    with tempfile.TemporaryDirectory(prefix="retrain-streamed-") as folder:
+        bench = Bench(source, Path(folder))
+        turns: dict[tuple[str, int, int], Callable[[], Cost]] = {
+            **{("decoding", 1, workers): partial(bench.decoding, workers) for workers in WORKERS},
+            **{("computing", count, 0): partial(bench.computing, count) for count in threads},
+            **{("training", *how): partial(bench.training, *how) for how in product(threads, WORKERS)},
+        }
+        taken = [{what: turn() for what, turn in turns.items()} for _ in range(rounds)]
+    costs = {what: median_ms([round_[what] for round_ in taken]) for what in turns}
+    allowed = {count: allowed_ms(costs, count) for count in threads}
+    ratios = {what: round(allowed[what[1]] / costs[what].wall, 3) for what in turns if what[0] == "training"}
+    return {
+        "case": source.case.name,
+        "wall_ms": {said(*what): cost.wall for what, cost in costs.items()},
+        "processor_ms": {said(*what): cost.processor for what, cost in costs.items()},
+        "allowed_ms": {f"{count} threads": allowed[count] for count in threads},
+        "allowed_over_wall": {said(*what): ratio for what, ratio in ratios.items()},
+    }
+
+
+def allowed_ms(costs: dict[tuple[str, int, int], Cost], threads: int) -> float:
+    """What no iteration with so many threads is shorter than."""
+    computing = costs["computing", threads, 0]
+    decoding = min(costs["decoding", 1, workers].wall for workers in WORKERS)
+    both = (computing.processor + costs["decoding", 1, 0].processor) / CORES
+    return round(max(decoding, computing.wall, both), 1)
+
+
+def said(what: str, threads: int, workers: int) -> str:
+    """Name a turn."""
+    return f"{what}, {threads} threads, {workers} workers"
+
+
+def main() -> None:
+    """Measure every source."""
+    options = parser(__doc__)
+    options.add_argument("--rounds", type=int, default=3)
+    chosen = options.parse_args()
+    report({"images": IMAGES, "results": [measure(source, chosen.rounds) for source in SOURCES]}, chosen.output)
+
+
+if __name__ == "__main__":
+    main()
