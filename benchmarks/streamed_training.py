@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from lib.noise import Case, plan_of
 from lib.pictures import commit, icons, photographs
 from lib.report import parser, report
 from lib.splits import Place
-from step_overhead import Case, plan_of
 
-from retrain.config import Stream
+from retrain.config import Stream, Training
 from retrain.data.shards import Encoded
 from retrain.store import LocalStore
 from retrain.training.loop import step
@@ -37,14 +37,15 @@ WORKERS = (0, 1, 2)
 class Source(NamedTuple):
     """Images, the network that is trained on them, and for how many iterations at a time."""
 
+    name: str
     case: Case
     samples: Callable[[int], Iterator[Encoded]]
     iterations: int
 
 
 SOURCES = (
-    Source(Case("icons, 32x32 PNG, resnet18 width 8", 8, 32, 0), icons, 10),
-    Source(Case("photographs, 160x160 JPEG, resnet18 width 8 at 16x16", 8, 16, 0), photographs, 15),
+    Source("icons, 32x32 PNG", Case(8, 32), icons, 10),
+    Source("photographs, 160x160 JPEG", Case(8, 16), photographs, 15),
 )
 
 
@@ -70,7 +71,7 @@ class Bench:
     """One source's samples, streamed and held."""
 
     def __init__(self, source: Source, folder: Path) -> None:
-        self.iterations, self.plan = source.iterations, plan_of(source.case, "scratch")
+        self.iterations, self.plan = source.iterations, plan_of(source.case, "scratch", IMAGES, 1000, Training())
         store = LocalStore(folder / "store")
         drop = commit(self.plan.task, store, folder, source.samples(IMAGES), shard_bytes=500_000)
         self.place = Place(drop, store, source.case.image_size, folder / "cache")
@@ -132,7 +133,7 @@ def measure(source: Source, rounds: int) -> dict[str, object]:
     allowed = {count: allowed_ms(costs, count) for count in threads}
     ratios = {what: round(allowed[what[1]] / costs[what].wall, 3) for what in turns if what[0] == "training"}
     return {
-        "case": source.case.name,
+        "case": f"{source.name}, {source.case.name}",
         "wall_ms": {said(*what): cost.wall for what, cost in costs.items()},
         "processor_ms": {said(*what): cost.processor for what, cost in costs.items()},
         "allowed_ms": {f"{count} threads": allowed[count] for count in threads},

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from streams import LAYOUT, SETTING, encoded, streaming, upload
+from streams import SETTING, encoded, streaming, upload
 from torch import Tensor
 from trainings import CPU
 
