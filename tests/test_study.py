@@ -313,8 +313,8 @@ def test_a_recommendation_is_measured_on_the_tasks_own_drops_within_the_budget(p
     records = ledger.read(runs.store, Layout("tiny"))
     assert {record.purpose for record in records} == {"trial"}
     assert sum(record.result.iterations for record in records if record.result) == pytest.approx(40, abs=3)
-    (whole,) = re.findall(r"Shorter trainings favour the naive start: --budget (\d+) compares", text)
-    assert "Shorter" not in recommendation(str(own), int(whole), 1, CPU)
+    (whole,) = re.findall(r"shorter trainings favour the naive start: --budget (\d+) compares", text)
+    assert "Trained for the task's 3 epochs." in recommendation(str(own), int(whole), 1, CPU)
     images = sum(drop.samples("val") for drop in list_drops(runs.store, Layout("tiny")))
     assert f"on {images} val images has a standard error of" in text
 

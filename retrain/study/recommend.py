@@ -1,6 +1,6 @@
 """Which method and schedule to use on a task: a small study on its own drops, within a budget."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from math import ceil, sqrt
 from pathlib import Path
 from typing import NamedTuple
@@ -104,18 +104,28 @@ def _settings(method: str) -> str:
     return f"recipe: {{schedule: {{scale: {method.rpartition('x')[2]}}}}}"
 
 
-def caveats(task: Task, shortened: Task, drops: Sequence[Drop], seeds: int, scratch: Sequence[Ran]) -> Iterator[str]:
-    """Yield what the figures were made with, and how far they can be trusted."""
+def length(task: Task, shortened: Task, drops: Sequence[Drop], seeds: int) -> str:
+    """Say how long the trainings were and, where they were cut, what that means."""
     epochs, whole = shortened.training.epochs, task.training.epochs
-    yield f"Trained for {epochs:.3g} of the task's {whole:g} epochs, {seeds} {'seed' if seeds == 1 else 'seeds'}."
-    if epochs < whole:
-        samples = sum(drop.samples("train") for drop in drops)
-        budget = ceil(whole * passes(drops, seeds) * samples / task.training.batch_size)
-        yield f"Shorter trainings favour the naive start: --budget {budget} compares them at full length."
+    if epochs == whole:
+        return f"Trained for the task's {whole:g} epochs."
+    samples = sum(drop.samples("train") for drop in drops)
+    budget = ceil(whole * passes(drops, seeds) * samples / task.training.batch_size)
+    return (
+        f"Trained for {epochs:.3g} of the task's {whole:g} epochs, and shorter trainings favour the naive start: "
+        f"--budget {budget} compares them at full length."
+    )
+
+
+def certainty(drops: Sequence[Drop], seeds: int, scratch: Sequence[Ran]) -> str:
+    """Say below which size a difference of two accuracies means nothing."""
     images = sum(drop.samples("val") for drop in drops)
     accuracy = estimate([one.curve.points[-1].accuracy for one in scratch]).mean or 0.0
     error = 100 * sqrt(accuracy * (1 - accuracy) / images)
-    yield f"An accuracy on {images:,} val images has a standard error of {error:.1f} points; less means nothing."
+    return (
+        f"{seeds} {'seed' if seeds == 1 else 'seeds'}; one accuracy on {images:,} val images has a standard error of "
+        f"{error:.1f} points, and smaller differences mean nothing."
+    )
 
 
 def recommendation(name: str, budget: int | None, seeds: int, workers: Workers) -> str:
@@ -137,10 +147,10 @@ def recommendation(name: str, budget: int | None, seeds: int, workers: Workers) 
     scratch = [one for one in members if one.cell.method == "scratch"]
     return "\n\n".join(
         [
-            f"Use {advice.method}: {advice.why}.",
+            f"Use {advice.method}: {advice.why}. {length(task, shortened, drops, seeds)}",
             f"In the task file: `{advice.settings}`",
             behind(found),
             table(runs.study, found),
-            "\n".join(caveats(task, shortened, drops, seeds, scratch)),
+            certainty(drops, seeds, scratch),
         ]
     )
