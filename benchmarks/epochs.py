@@ -5,17 +5,16 @@ by somebody who knows that channels_last and bfloat16 are faster. `script`: no a
 Adams' script trains. All three first try DataLoaders of 0, 1 and 2 workers, and keep the fastest. `retrain` and
 `retrain bf16`: this project's loop under `continuous`, without and with `training.bf16`.
 
-All train a ResNet-18 by fused Adam on the same images in memory. Each is a process of its own, and they take turns of
-an epoch, in which the others wait: whatever else the machine does meets all of them.
+All train a ResNet-18 by fused Adam on images in memory, in one process, and take turns of an epoch, in which the others'
+workers have nothing to do: whatever else the machine does meets all of them. That freed memory is kept, which this
+project's runs see to, the others have for nothing.
 """
 
-import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import chain
-from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -108,7 +107,6 @@ def fastest(epochs: list[Epoch]) -> Epoch:
 
 def ours(case: Case, batches: int, bf16: bool) -> Epoch:
     """Return an epoch of this project's loop."""
-    keep_freed()
     run = run_of(case, "continuous", batches * BATCH, 1000 * batches, Training(bf16=bf16, batch_size=BATCH))
 
     def epoch() -> None:
@@ -135,35 +133,12 @@ def seconds(epoch: Epoch) -> float:
     return time.perf_counter() - began
 
 
-def take_turns(way: str, case: Case, batches: int, line: Connection) -> None:
-    """Get ready, then do an epoch whenever it is this process's turn."""
-    epoch = WAYS[way](case, batches)
-    line.send(0.0)
-    while line.recv():
-        line.send(seconds(epoch))
-
-
-def started(case: Case, batches: int) -> Iterator[tuple[str, Connection]]:
-    """Start a process for each way, one after another."""
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["epochs"])
-    for way in WAYS:
-        line, other = processes.Pipe()
-        processes.Process(target=take_turns, args=(way, case, batches, other)).start()
-        other.close()  # so that this one hears if it dies
-        line.recv()
-        yield way, line
-
-
 def compare(case: Case, batches: int, turns: int) -> dict[str, object]:
     """Let all take turns of an epoch of so many batches."""
-    lines = dict(started(case, batches))
+    epochs = {way: begin(case, batches) for way, begin in WAYS.items()}
     taken: dict[str, list[float]] = {way: [] for way in WAYS}
     for way in chain(*[WAYS] * turns):
-        lines[way].send(True)
-        taken[way].append(lines[way].recv())
-    for line in lines.values():
-        line.send(False)
+        taken[way].append(seconds(epochs[way]))
     return {
         "case": case.name,
         "images per second": {way: round(batches * BATCH / statistics.median(each), 1) for way, each in taken.items()},
@@ -188,6 +163,7 @@ def main() -> None:
         "--batches", type=int, default=8, help="of an epoch on the thin one; the full one has a quarter"
     )
     chosen = options.parse_args()
+    keep_freed()
     thin = compare(Case(16, 32), chosen.batches, chosen.turns)
     full = compare(Case(64, 32), max(1, chosen.batches // 4), chosen.turns)
     report({"results": [thin, full]}, chosen.output)
