@@ -5,8 +5,8 @@ by somebody who knows that channels_last and bfloat16 are faster. `script`: no a
 Adams' script trains. All three first try DataLoaders of 0, 1 and 2 workers, and keep the fastest. `retrain` and
 `retrain bf16`: this project's loop under `continuous`, without and with `training.bf16`.
 
-All train a ResNet-18 by fused Adam on images in memory, in one process, and take turns of an epoch, in which the others'
-workers have nothing to do: whatever else the machine does meets all of them. That freed memory is kept, which this
+All train a ResNet-18 by fused Adam on images in memory, in one process, and take turns of an epoch, in which workers of
+the others have nothing to do: whatever else the machine does meets all of them. That freed memory is kept, which this
 project's runs see to, the others have for nothing.
 """
 
