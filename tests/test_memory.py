@@ -1,5 +1,6 @@
 """What a step frees on the CPU stays for the next."""
 
+import os
 import resource
 from multiprocessing.connection import Connection
 
@@ -10,9 +11,10 @@ from torch import nn
 from retrain.training.memory import keep_freed
 
 
-def pages(keep: bool, line: Connection) -> None:
+def pages(keep: bool, environment: dict[str, str], line: Connection) -> None:
     """Send how many pages came from the kernel in ten steps after the first few, and the weights that came of them."""
     torch.set_num_threads(1)
+    os.environ |= environment
     if keep:
         keep_freed()
     torch.manual_seed(0)
@@ -26,16 +28,17 @@ def pages(keep: bool, line: Connection) -> None:
     line.send((came, [float(parameter.grad.sum()) for parameter in network.parameters() if parameter.grad is not None]))
 
 
-def pages_where(keep: bool) -> tuple[int, list[float]]:
+def pages_where(keep: bool, **environment: str) -> tuple[int, list[float]]:
     line, other = forkserver().Pipe()
-    member = forkserver().Process(target=pages, args=(keep, other))
+    member = forkserver().Process(target=pages, args=(keep, environment, other))
     member.start()
     told: tuple[int, list[float]] = line.recv()
     member.join()
     return told
 
 
-def test_a_step_needs_few_new_pages_where_freed_ones_are_kept_and_computes_the_same() -> None:
+def test_a_step_needs_few_new_pages_where_freed_ones_are_kept_unless_told_otherwise_and_computes_the_same() -> None:
     (given_back, ours), (kept, theirs) = pages_where(keep=False), pages_where(keep=True)
     assert kept < given_back / 3
     assert ours == theirs
+    assert kept < pages_where(keep=True, MALLOC_TRIM_THRESHOLD_="1048576")[0] / 3
