@@ -1,11 +1,10 @@
-"""Memory of a streamed run while its data grows: that of all its processes together, at its largest.
+"""Memory of a streamed run while its data grows.
 
-`retrain run` streams in a process of its own, with one that decodes, for as many iterations each time: once as it
-catalogues the drop, and once more as a trial under an allocator that gives back at once what is freed (glibc's, kept
-from raising its threshold for mmap), so that only what is in use counts. Every 50 ms the kernel is asked what is held
-(Pss: a page that several processes share counts once). `anonymous` is what the processes wrote themselves; the rest are
-files in the page cache: libraries, shards. The smallest set has enough held-out samples for an evaluation's largest
-batch.
+`retrain run` streams in a process of its own, with one that decodes, for as many iterations each time: first as it
+catalogues the drop, then again as trials. `training_mb` is the most that the training process held, by the kernel's own
+high-water mark, which misses no moment. `decoding_mb` is the most that the other one was seen to have for itself, asked
+every 50 ms (Pss_Anon: of what it shares with its parent its part). The smallest set has enough held-out samples for an
+evaluation's largest batch.
 """
 
 import os
@@ -25,7 +24,6 @@ from retrain.config import Data, Model, Stream, Task, Training
 from retrain.store import LocalStore
 
 ITERATIONS, BATCH = 40, 64
-GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 20)}
 
 
 def family(parent: int) -> set[int]:
@@ -40,38 +38,37 @@ def family(parent: int) -> set[int]:
     return members
 
 
-class Held(NamedTuple):
-    """Megabytes that a process and its descendants hold."""
+class Peak(NamedTuple):
+    """The most megabytes that a run held: its training process, and the one that decodes."""
 
-    everything: int
-    anonymous: int
-
-
-def held(parent: int) -> Held:
-    """Ask the kernel."""
-    totals = dict.fromkeys(("Pss", "Pss_Anon"), 0)
-    for pid in family(parent):
-        with suppress(OSError):
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
-            found = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
-            totals = {name: total + found[name] for name, total in totals.items()}
-    return Held(*(round(1024 * total / 1e6) for total in totals.values()))
+    training: int
+    decoding: int
 
 
-def peak(command: list[str], environment: dict[str, str]) -> Held:
-    """Run a command and return the most that it and its descendants held."""
-    seen = [Held(0, 0)]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None:
-            seen.append(held(process.pid))
-            time.sleep(0.05)
+def private_mb(process: int) -> int:
+    """What a process wrote itself, and does not share; 0 if it has just ended."""
+    with suppress(OSError):
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        return next(round(1024 * int(line.split()[1]) / 1e6) for line in lines if line.startswith("Pss_Anon:"))
+    return 0
+
+
+def peak(command: list[str], environment: dict[str, str]) -> Peak:
+    """Run a command and return what it and the process below it held at most."""
+    decoding = [0]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
+        decoding += [private_mb(one) for one in family(process.pid) - {process.pid}]
+        time.sleep(0.05)
+    _, status, usage = ended
+    process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode not in (0, 1):  # 1: the gate refused what so short a training yields
         raise subprocess.CalledProcessError(process.returncode, command)
-    return Held(*map(max, zip(*seen, strict=True)))
+    return Peak(round(1024 * usage.ru_maxrss / 1e6), max(decoding))
 
 
-def streamed(count: int, folder: Path) -> dict[str, object]:
-    """Train on so many images, twice."""
+def streamed(count: int, folder: Path, trials: int) -> dict[str, object]:
+    """Train on so many images, and train again."""
     task = Task(
         name="grows",
         store=str(folder / "store"),
@@ -84,13 +81,13 @@ def streamed(count: int, folder: Path) -> dict[str, object]:
     path.write_text(yaml.safe_dump(task.model_dump(mode="json")))
     command = [sys.executable, "-m", "retrain", "run", "--task", str(path), "--device", "cpu"]
     environment = {**os.environ, "RETRAIN_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    first = peak(command, environment)
-    again = peak([*command, "--trial", "--method", "scratch", "--seed", "1"], environment | GIVES_BACK)
+    trial = [*command, "--trial", "--method", "scratch", "--seed"]
+    peaks = [peak(command, environment), *(peak([*trial, str(seed)], environment) for seed in range(trials))]
     return {
         "images": count,
         "shard_mb": round(sum(shard.size for shard in drop.shards) / 1e6, 1),
-        "first_mb": first._asdict(),
-        "in_use_mb": again._asdict(),
+        "training_mb": [each.training for each in peaks],
+        "decoding_mb": [each.decoding for each in peaks],
     }
 
 
@@ -98,11 +95,11 @@ def main() -> None:
     """Let the data grow."""
     options = parser(__doc__)
     options.add_argument("--images", type=int, nargs="+", default=[5000, 50_000])
-    results = []
-    chosen = options.parse_args()
+    options.add_argument("--trials", type=int, default=2)
+    results, chosen = [], options.parse_args()
     for count in chosen.images:
         with tempfile.TemporaryDirectory(prefix="retrain-grows-") as folder:
-            results.append(streamed(count, Path(folder)))
+            results.append(streamed(count, Path(folder), chosen.trials))
     report({"results": results}, chosen.output)
 
 
