@@ -94,7 +94,7 @@ def test_one_that_does_not_beat_any_more_is_waited_for_until_it_expires(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "retrain")
-    dead = acquire(store, LAYOUT, SHORT)
+    dead = acquire(store, LAYOUT, 3.0)  # so long that a busy machine finds it held
     assert dead
     with at_work(store, LAYOUT) as ours:
         ours.write("pets/runs/late", b"ours")
