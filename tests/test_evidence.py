@@ -1,9 +1,16 @@
-"""Figures on a page that no study wrote, held against the ledger that is kept beside it."""
+"""Figures on pages that no study wrote, held against the runs that are kept beside them."""
 
 import re
 from pathlib import Path
 
+import pytest
+
 from retrain.records import RunRecord
+from retrain.study import kept
+from retrain.study.page import table
+from retrain.study.recommend import make_study
+from retrain.study.table import groups, rows
+from retrain.tasks import load_task
 
 FOLDER = Path(__file__).parents[1] / "docs" / "evidence"
 PAGE = (FOLDER / "cifar100-mini.md").read_text()
@@ -44,3 +51,18 @@ def test_what_the_task_saved_and_what_its_misses_cost_are_sums_over_the_ledger()
     assert f"used {sums[0]:,} iterations" in flat
     assert f"the {('four attempts' if sums[3] == 4 else sums[3])} that ended below the target" in flat
     assert f"stands at {sums[1]:,} iterations gross, {sums[2]:,.0f} net" in flat
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "seeds"),
+    [
+        ("perceptron", "docs/evidence/recommend/perceptron.yaml", 3),
+        ("demo", "tasks/demo.yaml", 3),
+        ("demo-short", "tasks/demo.yaml", 1),
+    ],
+)
+def test_the_tables_of_recommend_are_those_of_the_runs_that_it_did(name: str, task: str, seeds: int) -> None:
+    study = make_study(task, load_task(str(FOLDER.parents[1] / task)), seeds)
+    ((_, members),) = groups(study, kept.read(FOLDER / "recommend" / name).ran).items()
+    assert len(members) == 5 * seeds
+    assert table(study, rows(study, members)).strip() in (FOLDER / "recommend.md").read_text()
