@@ -72,8 +72,8 @@ def compare(rounds: int, trial: list[str], environment: dict[str, str]) -> dict[
 def main() -> None:
     """Measure."""
     options = parser(__doc__)
-    options.add_argument("--pairs", type=int, default=3)
-    options.add_argument("--epochs", type=float, default=3)
+    options.add_argument("--pairs", type=int, default=2)
+    options.add_argument("--epochs", type=float, default=12)
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory(prefix="retrain-processes-") as folder:
         report(measure(Path(folder), chosen.pairs, chosen.epochs), chosen.output)
