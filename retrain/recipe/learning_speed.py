@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-BLOCK = 1 << 16
-"""Samples at a time: all of them as floats would take more memory than the index, and these stay in the cache."""
+from retrain.recipe.arranging import BLOCK
 
 STORED = torch.float16
 """Type of the counts of a run that has ended."""

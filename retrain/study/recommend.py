@@ -57,8 +57,17 @@ def make_study(task: str, budgeted: Task, seeds: int) -> Study:
 
 def passes(drops: Sequence[Drop], seeds: int) -> float:
     """Return how many passes over all data the study makes for each epoch of its task."""
-    samples = sum(drop.samples("train") for drop in drops)
+    samples = _samples(drops)
     return seeds * (2 + sum(SCALES) + (samples - drops[-1].samples("train")) / samples)
+
+
+def cost(task: Task, drops: Sequence[Drop], seeds: int, epochs: float) -> int:
+    """Return how many iterations the study takes in all, where its task is trained for so many epochs."""
+    return ceil(epochs * passes(drops, seeds) * _samples(drops) / task.training.batch_size)
+
+
+def _samples(drops: Sequence[Drop]) -> int:
+    return sum(drop.samples("train") for drop in drops)
 
 
 def within(task: Task, drops: Sequence[Drop], budget: int | None, seeds: int) -> Task:
@@ -67,12 +76,12 @@ def within(task: Task, drops: Sequence[Drop], budget: int | None, seeds: int) ->
     Without a budget the study takes what one training from scratch does. Raises `StudyError` if less than one pass
     over the data is left for each run.
     """
-    each_pass = sum(drop.samples("train") for drop in drops) / task.training.batch_size
+    each_pass = _samples(drops) / task.training.batch_size
     allowed = (budget / each_pass if budget else task.training.epochs) / passes(drops, seeds)
     if allowed < 1:
-        needed = ceil(passes(drops, seeds) * each_pass)
         given = f"a budget of {budget} iterations" if budget else "one training from scratch"
-        raise StudyError(f"{given} is too small to compare methods: --budget {needed} is the least")
+        least = cost(task, drops, seeds, 1)
+        raise StudyError(f"{given} is too small to compare methods: --budget {least} is the least")
     epochs = min(task.training.epochs, allowed)
     return task.model_copy(update={"training": task.training.model_copy(update={"epochs": epochs})})
 
@@ -109,11 +118,9 @@ def length(task: Task, shortened: Task, drops: Sequence[Drop], seeds: int) -> st
     epochs, whole = shortened.training.epochs, task.training.epochs
     if epochs == whole:
         return f"Trained for the task's {whole:g} epochs."
-    samples = sum(drop.samples("train") for drop in drops)
-    budget = ceil(whole * passes(drops, seeds) * samples / task.training.batch_size)
     return (
         f"Trained for {epochs:.3g} of the task's {whole:g} epochs, and shorter trainings favour the naive start: "
-        f"--budget {budget} compares them at full length."
+        f"--budget {cost(task, drops, seeds, whole)} compares them at full length."
     )
 
 
