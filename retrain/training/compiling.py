@@ -24,5 +24,6 @@ def compiled(forward: nn.Module, how: Literal["none", "compile", "graphs"], devi
             "training.compile: torch compiles with g++, or what $CXX names, and this machine has neither; install g++, "
             "or use none"
         )
+    torch.compiler.reset()  # what an earlier training of this process left: torch stops compiling one code too often
     mode = "reduce-overhead" if how == "graphs" else None  # torch's word for CUDA graphs
     return cast(nn.Module, torch.compile(forward, mode=mode))

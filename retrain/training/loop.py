@@ -62,12 +62,12 @@ def step(run: Run) -> None:
     images, labels = run.augment(batch.images, run.augmentation, run.part), batch.labels
     rate = factor(run.plan.recipe.schedule, run.progress.iteration, run.plan.iterations)
     run.optimizer.rate = setting.optimizer.learning_rate * rate
+    run.optimizer.zero_grad()  # before the forward pass, whose graph may have the gradients' memory
     with torch.autocast(images.device.type, torch.bfloat16, enabled=setting.bf16):
         logits = run.forward(images)
     logits = logits.float()
     losses = functional.cross_entropy(logits, labels, reduction="none")
     mean_loss = losses.mean()
-    run.optimizer.zero_grad()
     torch.autograd.backward(run.batch_loss(images, labels, logits, mean_loss) * run.weight)
     run.change_gradients(run.progress.iteration)
     run.optimizer.step()
