@@ -14,7 +14,7 @@ import json
 import torch
 from gpu import measure
 from lib.noise import Case
-print(json.dumps(measure(Case(4, 8), (8, 16), ("none",), 2, 64, torch.device("cpu"), (0, 1))))
+print(json.dumps(measure(Case(4, 8), (8, 16), ("none",), 2, 16, 64, torch.device("cpu"), (0, 1))))
 """
 
 

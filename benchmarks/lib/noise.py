@@ -6,6 +6,7 @@ import torch
 
 from retrain.config import Data, Model, Task, Training
 from retrain.data.samples import Samples
+from retrain.recipe.learning_speed import Counters
 from retrain.recipe.methods import recipe_of
 from retrain.recipe.settings import Cosine, Recipe
 from retrain.records import Dataset, DropRef, Origin, Plan
@@ -77,5 +78,6 @@ def run_of(
     scratch = set_up(plan_of(case, "scratch", samples, iterations, setting), data, val, None)
     if method == "scratch":
         return scratch
-    parent = Parent({name: tensor.clone() for name, tensor in scratch.network.state_dict().items()}, scratch.counters)
+    weights = {name: tensor.clone() for name, tensor in scratch.network.state_dict().items()}
+    parent = Parent(weights, Counters.zeros(samples))  # as they are read from a store, on the CPU
     return set_up(plan_of(case, method, samples, iterations, setting), data, val, parent)
