@@ -34,6 +34,10 @@ class Layout:
         """How often a drop's validation was begun and came to no end."""
         return f"{self.task}/validations/{drop}.json"
 
+    def validating(self, drop: str) -> "Layout":
+        """One drop's validation, laid out as a task is: it has a lease of its own."""
+        return Layout(f"{self.task}/validations/under-way/{drop}")
+
     @property
     def claims(self) -> str:
         """Prefix of all claims."""

@@ -1,4 +1,4 @@
-"""The lease of a task: one holder at a time, with a heartbeat, an expiry and a fencing token.
+"""The lease of a task, or of a drop's validation: one holder at a time, a heartbeat, an expiry and a fencing token.
 
 Claims and conditional writes keep results right without it; the lease keeps two workers from doing the same work.
 Expiry goes by the wall clock, so the machines' clocks must agree to within a few seconds. Where the holder's process
@@ -95,7 +95,7 @@ def acquire(store: Store, layout: Layout, seconds: float = SECONDS) -> Lease | N
         token = current.token + 1
     expires_at = datetime.now(UTC) + timedelta(seconds=seconds)
     state = LeaseState(holder=here(), token=token, expires_at=expires_at)
-    with suppress(Conflict):
+    with suppress(Conflict, Missing):  # somebody else has taken it in the meantime, or even ended
         data = state.to_bytes()
         version = store.replace(layout.lease, data, version) if version else store.create(layout.lease, data)
         return Lease(store, layout.lease, state, version, seconds)

@@ -20,6 +20,7 @@ from retrain.run_records import RunRecords
 from retrain.store import open_store
 from retrain.store.parallel import ask_all
 from retrain.trigger.apart import apart
+from retrain.trigger.at_work import Busy
 from retrain.trigger.claims import Claims
 from retrain.trigger.fence import Fenced
 from retrain.trigger.health import Health
@@ -27,7 +28,7 @@ from retrain.trigger.intake import take_in
 from retrain.trigger.landing import Landed, scan
 from retrain.trigger.lease import SECONDS, held
 from retrain.trigger.submitter import Submitter
-from retrain.trigger.validations import LIMIT, counted
+from retrain.trigger.validations import LIMIT, Validations, counted
 
 INTAKE_SECONDS = 6 * 3600.0
 """The longest that one drop may take to be validated."""
@@ -117,25 +118,36 @@ class TaskWatch:
         problem = None
         for drop in sorted(landed.unvalidated):
             try:
-                cause = self._judge(drop)
+                if self._validate(drop):
+                    landed.committed.add(drop)
+            except Busy as busy:
+                log.info("%s: drop %s: %s", self.task.name, drop, busy)
             except UserError as error:
                 problem = UserError(f"drop {drop}: {error}")
-                continue
-            if cause is None:
-                landed.committed.add(drop)
-                log.info("%s: drop %s is committed", self.task.name, drop)
-            else:
-                self._quarantined(drop, cause)
         return problem
 
-    def _judge(self, drop: str) -> str | None:
+    def _validate(self, drop: str) -> bool:
+        """Validate a drop, unless another watcher has done so by now; return whether this one committed it.
+
+        Raises `Busy` while another is at it, any other `UserError` if it was neither committed nor put into quarantine.
+        """
+        with counted(self.store, self.layout, drop, self._pace.lease) as before:
+            if drop not in scan(self.store, self.layout, [drop]).unvalidated:
+                return False
+            cause = self._judge(drop, before)
+        if cause is None:
+            log.info("%s: drop %s is committed", self.task.name, drop)
+        else:
+            self._quarantined(drop, cause)
+        return cause is None
+
+    def _judge(self, drop: str, before: Validations) -> str | None:
         """Commit a drop, or put it into quarantine: return why, or None. Raises `UserError` if neither came of it."""
-        with counted(self.store, self.layout, drop) as before:
-            if before.begun < LIMIT:
-                return apart(INTAKE_SECONDS, take_in, self.task, drop)
-            cause = f"{before.begun} validations came to no end, the last: {before.how}"
-            quarantine(self.store, self.layout, drop, cause)
-            return cause
+        if before.begun < LIMIT:
+            return apart(INTAKE_SECONDS, take_in, self.task, drop)
+        cause = f"{before.begun} validations came to no end, the last: {before.how}"
+        quarantine(self.store, self.layout, drop, cause)
+        return cause
 
     def _note(self, drops: set[str]) -> None:
         """Remember which drops wait to be claimed, and since when."""

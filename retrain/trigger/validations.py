@@ -1,4 +1,8 @@
-"""Validations of drops that came to no end: counted before they begin, for what kills one may kill who counts, too."""
+"""Validations of drops that came to no end: counted before they begin, for what kills one may kill who counts, too.
+
+A drop is validated by one at a time, who holds its lease: what is counted by then has died, or froze until its lease
+had expired, and is not just under way.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +11,8 @@ from retrain.layout import Layout
 from retrain.records import Record
 from retrain.store.base import Missing, Store
 from retrain.trigger.apart import Died
+from retrain.trigger.at_work import at_work
+from retrain.trigger.lease import SECONDS
 
 LIMIT = 3
 """So often a drop's validation may come to no end before the drop is put into quarantine."""
@@ -22,25 +28,32 @@ class Validations(Record):
 
 
 @contextmanager
-def counted(store: Store, layout: Layout, drop: str) -> Iterator[Validations]:
+def counted(store: Store, layout: Layout, drop: str, seconds: float = SECONDS) -> Iterator[Validations]:
     """Count what is done within as one of a drop's validations, and yield those before it.
+
+    The drop's lease, which lasts `seconds` without a heartbeat, is held within, so those before it are over. Raises
+    `Busy` if somebody else keeps renewing it: one that is under way is no death.
 
     One whose process died, or that took this one along, stays counted. Any other end, an error or a wish to stop
     included, ends the row.
     """
-    key = layout.validations(drop)
-    before = _read(store, key, drop)
-    begun = Validations(drop=drop, begun=before.begun + 1)
-    store.write(key, begun.to_bytes())
-    try:
-        yield before
-    except Died as died:
-        store.write(key, begun.model_copy(update={"how": str(died)}).to_bytes())
-        raise
-    except BaseException:
-        store.delete(key)
-        raise
-    store.delete(key)
+    validating, key = layout.validating(drop), layout.validations(drop)
+    with at_work(store, validating, seconds=seconds) as ours:
+        before = _read(ours, key, drop)
+        begun = Validations(drop=drop, begun=before.begun + 1)
+        ours.write(key, begun.to_bytes())
+        try:
+            yield before
+        except Died as died:
+            ours.write(key, begun.model_copy(update={"how": str(died)}).to_bytes())
+            raise
+        except BaseException:
+            ours.delete(key)
+            raise
+        else:
+            ours.delete(key)
+        finally:
+            ours.delete(validating.lease)  # of a validation that ended nothing stays behind
 
 
 def _read(store: Store, key: str, drop: str) -> Validations:
