@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from retrain import resnets
+from retrain import narrow_convolutions, resnets
 from retrain.config import Model
 from retrain.errors import ModelError
 
@@ -70,7 +70,10 @@ def is_installed(model: Model) -> bool:
 
 def place(network: nn.Module, device: torch.device) -> nn.Module:
     """Return the network on a device, its convolutions' weights in channels_last order."""
-    return network.to(device).to(memory_format=torch.channels_last)
+    network = network.to(device).to(memory_format=torch.channels_last)
+    if device.type == "cpu":
+        narrow_convolutions.keep_apart(network)
+    return network
 
 
 def _factory(model: Model) -> Callable[..., Any]:
