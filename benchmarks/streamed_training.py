@@ -2,7 +2,8 @@
 
 Both parts work on the same cores. With so many threads, no arrangement of them is faster than computing alone, than
 decoding alone at its best, or than the processor time of both divided by the cores: the longest of these is what is
-`allowed`. Training with 1, 2, ... threads beside 0, 1, 2 processes that decode is compared with it. Two cases: icons
+`allowed`. Training with 1, 2, ... threads beside 0, 1, 2 processes that decode is compared with it, and so is training
+that shares out the cores by itself, with the least that is allowed. Two cases: icons
 under a network that takes most of the time, and photographs that take longer to decode than to train on. All take
 turns, each with empty queues.
 """
@@ -26,12 +27,14 @@ from lib.splits import Place
 from retrain.config import Stream, Training
 from retrain.data.shards import Encoded
 from retrain.store import LocalStore
+from retrain.training.cores import computing
 from retrain.training.loop import step
 from retrain.training.setup import Run, set_up
 
 IMAGES, WARM_UP = 3000, 10
 CORES = len(os.sched_getaffinity(0))
 WORKERS = (0, 1, 2)
+DEFAULT = ("training, as shared out by itself", 0, 0)
 
 
 class Source(NamedTuple):
@@ -81,8 +84,8 @@ class Bench:
         splits = self.place.held()
         return set_up(self.plan, splits["train"], splits["val"], None)
 
-    def streaming(self, workers: int) -> Run:
-        """What trains on a stream."""
+    def streaming(self, workers: int | None) -> Run:
+        """What trains on a stream, decoded by so many workers or as many as it chooses."""
         setting = Stream(workers=workers)
         data = self.plan.task.data.model_copy(update={"stream": setting})
         plan = self.plan.model_copy(update={"task": self.plan.task.model_copy(update={"data": data})})
@@ -106,7 +109,16 @@ class Bench:
     def training(self, threads: int, workers: int) -> Cost:
         """Train on the stream."""
         torch.set_num_threads(threads)
-        run = self.streaming(workers)
+        return self._stepping(self.streaming(workers))
+
+    def default(self) -> Cost:
+        """The same with what it chooses itself."""
+        torch.set_num_threads(CORES)
+        run = self.streaming(None)
+        with computing(run.threads):
+            return self._stepping(run)
+
+    def _stepping(self, run: Run) -> Cost:
         try:
             return timed(partial(step, run), self.iterations)
         finally:
@@ -127,11 +139,13 @@ def measure(source: Source, rounds: int) -> dict[str, object]:
             **{("decoding", 1, workers): partial(bench.decoding, workers) for workers in WORKERS},
             **{("computing", count, 0): partial(bench.computing, count) for count in threads},
             **{("training", *how): partial(bench.training, *how) for how in product(threads, WORKERS)},
+            DEFAULT: bench.default,
         }
         taken = [{what: turn() for what, turn in turns.items()} for _ in range(rounds)]
     costs = {what: median_ms([round_[what] for round_ in taken]) for what in turns}
     allowed = {count: allowed_ms(costs, count) for count in threads}
     ratios = {what: round(allowed[what[1]] / costs[what].wall, 3) for what in turns if what[0] == "training"}
+    ratios[DEFAULT] = round(min(allowed.values()) / costs[DEFAULT].wall, 3)
     return {
         "case": f"{source.name}, {source.case.name}",
         "wall_ms": {said(*what): cost.wall for what, cost in costs.items()},
@@ -143,15 +157,15 @@ def measure(source: Source, rounds: int) -> dict[str, object]:
 
 def allowed_ms(costs: dict[tuple[str, int, int], Cost], threads: int) -> float:
     """What no iteration with so many threads is shorter than."""
-    computing = costs["computing", threads, 0]
+    alone = costs["computing", threads, 0]
     decoding = min(costs["decoding", 1, workers].wall for workers in WORKERS)
-    both = (computing.processor + costs["decoding", 1, 0].processor) / CORES
-    return round(max(decoding, computing.wall, both), 1)
+    both = (alone.processor + costs["decoding", 1, 0].processor) / CORES
+    return round(max(decoding, alone.wall, both), 1)
 
 
 def said(what: str, threads: int, workers: int) -> str:
     """Name a turn."""
-    return f"{what}, {threads} threads, {workers} workers"
+    return f"{what}, {threads} threads, {workers} workers" if threads else what
 
 
 def main() -> None:

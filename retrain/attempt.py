@@ -14,6 +14,7 @@ from retrain.recipe.learning_speed import Counters, add, split
 from retrain.recipe.settings import EasyHard, Fresh
 from retrain.records import Plan, Result
 from retrain.training.compiling import compiled
+from retrain.training.cores import computing
 from retrain.training.loop import Outcome, train
 from retrain.training.memory import keep_freed
 from retrain.training.optimizers import moments
@@ -41,7 +42,7 @@ def _train(context: Context, plan: Plan, checkpoints: Checkpoints) -> Result:
     started_at, since = datetime.now(UTC), time.monotonic()
     run, state = prepare(context, plan), checkpoints.load()
     context.ranks.announce(plan.model_dump_json())
-    with closing(run.loader), deferred() as leaving, context.ranks.unbroken():
+    with closing(run.loader), computing(run.threads), deferred() as leaving, context.ranks.unbroken():
         _begin(run, state)
         run.progress.data_seconds += time.monotonic() - since
         outcome = train(
@@ -57,7 +58,7 @@ def follow(context: Context) -> None:
     """
     while work := context.ranks.hear():
         run = prepare(context, Plan.model_validate_json(work))
-        with closing(run.loader), deferred() as leaving, context.ranks.unbroken():
+        with closing(run.loader), computing(run.threads), deferred() as leaving, context.ranks.unbroken():
             _begin(run, None)
             train(run, context.observer, freeze, leaving)
 

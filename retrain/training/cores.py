@@ -1,20 +1,60 @@
-"""How many of this machine's cores decode."""
+"""How this process's cores are shared out between decoding and training."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 
 MOST = 16
 """Beyond this many workers, handing batches over takes longer than decoding them."""
 
+DECODING, DECODING_BYTE = 20e-6, 35e-9
+"""Seconds that one core takes for an image, and for each byte of its file: Pillow's, for PNG and JPEG, within a factor
+of two."""
 
-def decoders(asked: int | None, device: torch.device) -> int:
-    """Return how many processes decode: as many as are asked for, or as the cores of this process allow.
+OPERATIONS = 60e9
+"""Floating-point operations that one core does in a second of training."""
 
-    Beside a GPU all but one may decode. On the CPU, where training takes all cores that it is given, one does: it
-    runs when training waits.
+
+class Cores(NamedTuple):
+    """What a streamed training uses."""
+
+    decoding: int
+    """Processes that decode; 0: the training process itself."""
+    training: int
+    """Threads that compute, on the CPU."""
+
+
+def share_out(asked: int | None, device: torch.device, image_bytes: float, operations: float) -> Cores:
+    """Share the cores out, where images are files of so many bytes, and training on one takes so many operations.
+
+    `asked` is how many processes are to decode, if that is said. Beside a GPU all cores but one decode. On the CPU
+    decoding gets its share of them: OpenMP's threads wait for each other, so one whose core is taken by a worker holds
+    up all. Where its share is less than half a core, training keeps them all, and one process decodes when training
+    waits. All this depends on data, network and machine alone, and not on how fast it is just now: sums of floats
+    depend on threads.
     """
-    if asked is not None:
-        return asked
-    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return min(MOST, max(1, cores - 1)) if device.type == "cuda" else 1
+    cores, threads = _own_cores(), torch.get_num_threads()
+    if device.type == "cuda":
+        return Cores(min(MOST, max(1, cores - 1)) if asked is None else asked, threads)
+    decoding = DECODING + DECODING_BYTE * image_bytes
+    whole = round(cores * decoding / (decoding + operations / OPERATIONS))
+    workers = max(1, min(whole, MOST)) if asked is None else asked
+    return Cores(workers, max(1, min(threads, cores - workers)) if whole and workers else threads)
+
+
+def _own_cores() -> int:
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+@contextmanager
+def computing(threads: int) -> Iterator[None]:
+    """Compute in so many threads inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

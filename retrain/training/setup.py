@@ -18,8 +18,8 @@ from retrain.recipe.learning_speed import Counters
 from retrain.recipe.loss import BatchLoss, batch_loss
 from retrain.recipe.sampling import keep_probability
 from retrain.records import Plan
-from retrain.training import optimizers
-from retrain.training.cores import decoders
+from retrain.training import flops, optimizers
+from retrain.training.cores import Cores, share_out
 from retrain.training.distributed import ALONE, Ranks
 from retrain.training.gradients import gradient_changes, trained_parameters
 from retrain.training.lineage import fresh
@@ -57,6 +57,8 @@ class Run:
     change_gradients: Callable[[int], None]
     """Does what the recipe does to gradients between `backward()` and `step()`, in iteration i."""
     loader: Loader
+    threads: int
+    """In how many the CPU computes."""
     augment: Augment
     normalize: Normalize
     augmentation: torch.Generator
@@ -85,6 +87,7 @@ def set_up(plan: Plan, train: Samples, val: Samples, parent: Parent | None, rank
     device, task = train.device, plan.task
     part = _part(plan, ranks)
     network = fresh(plan)
+    cores = _cores(plan, train, network)
     initialize(plan.recipe.initialization, network, parent.weights if parent else None)
     network = models.place(network, device).train()
     parameters = list(trained_parameters(network).values())
@@ -103,7 +106,8 @@ def set_up(plan: Plan, train: Samples, val: Samples, parent: Parent | None, rank
         optimizer=optimizer,
         batch_loss=batch_loss(plan.recipe.objective, _forward(network, task.training.bf16)),
         change_gradients=gradient_changes(plan, network, train),
-        loader=_loader(plan, train, keep, part),
+        loader=_loader(plan, train, keep, part, cores.decoding),
+        threads=cores.training,
         augment=Augment(task.data, task.training.bf16),
         normalize=Normalize(task.data, task.training.bf16),
         augmentation=generator(plan.seed, "augmentation", device=device),
@@ -124,15 +128,20 @@ def _part(plan: Plan, ranks: Ranks) -> Part:
     return ranks.part(batch_size)
 
 
-def _loader(plan: Plan, train: Samples, keep: Tensor | None, part: Part) -> Loader:
+def _cores(plan: Plan, train: Samples, network: nn.Module) -> Cores:
+    if not isinstance(train.images, ShardPixels):
+        return Cores(0, torch.get_num_threads())
+    data = plan.task.data
+    operations = flops.count(network, data.image_size).training
+    return share_out(data.stream.workers, train.device, train.images.bytes_each, operations)
+
+
+def _loader(plan: Plan, train: Samples, keep: Tensor | None, part: Part, workers: int) -> Loader:
     passes = partial(Passes, keep, len(train), plan.task.training.batch_size, plan.seed)
     if not isinstance(train.images, ShardPixels):
         return Gathering(passes(train.pixels_on), train, part)
-    setting = plan.task.data.stream
-    arrange = partial(mixed, counts=train.images.counts, window=setting.shuffle_shards)
-    return Streaming(
-        passes(torch.device("cpu"), arrange), train, train.images, part, decoders(setting.workers, train.device)
-    )
+    arrange = partial(mixed, counts=train.images.counts, window=plan.task.data.stream.shuffle_shards)
+    return Streaming(passes(torch.device("cpu"), arrange), train, train.images, part, workers)
 
 
 def _forward(network: nn.Module, bf16: bool) -> Callable[[Tensor], Tensor]:

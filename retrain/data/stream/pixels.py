@@ -30,6 +30,11 @@ class ShardPixels:
         self._offset, self._length = offset, length
         self._shape = 3, image_size, image_size
 
+    @property
+    def bytes_each(self) -> float:
+        """How long an image's file is on average."""
+        return float(self._length.mean(dtype=torch.float64))
+
     def __getitem__(self, rows: Tensor) -> Tensor:
         """Return the images of rows, int64 [B], on the CPU: uint8 [B, 3, size, size], fetching shards as needed.
 

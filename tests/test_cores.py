@@ -1,0 +1,71 @@
+"""Cores are shared out as the work is, and the threads of a training are its own."""
+
+import os
+
+import pytest
+import torch
+from trainings import CPU
+
+from retrain.training.cores import DECODING, DECODING_BYTE, OPERATIONS, Cores, computing, share_out
+
+PHOTOGRAPH = 100_000.0
+DECODED = DECODING + DECODING_BYTE * PHOTOGRAPH
+
+
+@pytest.fixture(params=[2, 8, 64])
+def cores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many this process has, and torch's threads on them."""
+    count: int = request.param
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(count))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: count)
+    return count
+
+
+def operations(seconds: float) -> float:
+    """As many as one core does in this time."""
+    return OPERATIONS * seconds
+
+
+def test_training_keeps_all_threads_where_decoding_is_little(cores: int) -> None:
+    assert share_out(None, CPU, PHOTOGRAPH, operations(1000 * DECODED)) == Cores(1, cores)
+
+
+def test_work_that_is_half_decoding_gets_half_the_cores(cores: int) -> None:
+    assert share_out(None, CPU, PHOTOGRAPH, operations(DECODED)) == Cores(
+        min(16, cores // 2), cores - min(16, cores // 2)
+    )
+
+
+def test_training_keeps_a_thread_where_all_is_decoding(cores: int) -> None:
+    assert share_out(None, CPU, PHOTOGRAPH, 1) == Cores(min(16, cores), max(1, cores - 16))
+
+
+def test_workers_that_are_asked_for_have_their_cores_left_to_them(cores: int) -> None:
+    assert share_out(1, CPU, PHOTOGRAPH, operations(DECODED)) == Cores(1, cores - 1)
+    assert share_out(64, CPU, PHOTOGRAPH, operations(DECODED)) == Cores(64, max(1, cores - 64))
+    assert share_out(0, CPU, PHOTOGRAPH, operations(DECODED)) == Cores(0, cores)
+
+
+def test_all_cores_but_one_decode_beside_a_gpu(cores: int) -> None:
+    gpu = torch.device("cuda")
+    assert share_out(None, gpu, PHOTOGRAPH, operations(1000 * DECODED)) == Cores(min(16, cores - 1), cores)
+    assert share_out(3, gpu, PHOTOGRAPH, operations(DECODED)) == Cores(3, cores)
+
+
+def test_processes_that_train_together_share_the_cores_first(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores // 2)
+    half = max(1, min(16, round(cores / 4)))
+    assert share_out(None, CPU, PHOTOGRAPH, operations(DECODED)) == Cores(half, max(1, cores // 2 - half))
+
+
+def test_fewer_threads_than_cores_stay_as_few(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert share_out(None, CPU, PHOTOGRAPH, operations(DECODED)).training == 1
+
+
+def test_a_training_computes_in_its_own_threads_and_leaves_the_others_theirs() -> None:
+    before = torch.get_num_threads()
+    with computing(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
