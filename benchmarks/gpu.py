@@ -7,25 +7,24 @@ large matrices, over a network's operations for an image. Without a GPU nothing 
 """
 
 import os
-import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from epochs import by_hand
+from lib.limit import limit
 from lib.noise import Case, run_of
 from lib.report import parser, report
+from lib.rounds import seconds
 
 from retrain.config import Training
 from retrain.training.compiling import compiled
-from retrain.training.flops import count
 from retrain.training.loop import step
 
 How = Literal["none", "compile", "graphs"]
 HOWS: tuple[How, ...] = ("none", "compile", "graphs")
-SAMPLES, WARM_UP, ROUNDS = 50_000, 20, 5
+SAMPLES, WARM_UP = 50_000, 20
 LOADED = 12_800
 """Images in an epoch of the DataLoader, which takes many times as long for them."""
 
@@ -40,23 +39,6 @@ def waiting_is_an_error(device: torch.device) -> Iterator[None]:
     finally:
         if device.type == "cuda":
             torch.cuda.set_sync_debug_mode("default")
-
-
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Wall time until the device is done: the median of some rounds."""
-    taken = []
-    for _ in range(ROUNDS):
-        _finish(device)
-        began = time.perf_counter()
-        work()
-        _finish(device)
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken)
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def ours(case: Case, batch: int, how: How, steps: int, device: torch.device) -> float:
@@ -82,19 +64,6 @@ def dataloader(case: Case, batch: int, images: int, device: torch.device, worker
     return steps * batch / seconds(epoch, device)
 
 
-def throughput(size: int, device: torch.device) -> float:
-    """Operations a second in products of two bfloat16 matrices [size, size]."""
-    one, other = torch.randn(2, size, size, device=device, dtype=torch.bfloat16)
-    times = 10
-
-    def multiply() -> None:
-        for _ in range(times):
-            one @ other
-
-    multiply()
-    return times * 2 * size**3 / seconds(multiply, device)
-
-
 def measure(
     case: Case,
     batches: Sequence[int],
@@ -106,9 +75,7 @@ def measure(
     workers: Sequence[int],
 ) -> dict[str, object]:
     """Measure every batch size, each way after the other."""
-    network = run_of(case, "scratch", SAMPLES, 1).network
-    flops, operations = count(network, case.image_size).training, throughput(size, device)
-    limit = operations / flops
+    chip = limit(case, size, device, torch.bfloat16)
     results = []
     for batch in batches:
         speeds: dict[str, float] = {how: ours(case, batch, how, steps, device) for how in hows}
@@ -118,14 +85,14 @@ def measure(
                 "batch": batch,
                 "images per second": {name: round(speed) for name, speed in {**speeds, "dataloader": theirs}.items()},
                 "times as fast as the dataloader": {how: round(speeds[how] / theirs, 2) for how in hows},
-                "share of the limit": {how: round(speeds[how] / limit, 3) for how in hows},
+                "share of the limit": {how: round(speeds[how] / chip.speed, 3) for how in hows},
             }
         )
     return {
         "case": case.name,
-        "flops per image": flops,
-        "matrix TFLOP/s, bf16": round(operations / 1e12, 3),
-        "limit, images per second": round(limit),
+        "flops per image": chip.flops,
+        "matrix TFLOP/s, bf16": round(chip.throughput / 1e12, 3),
+        "limit, images per second": round(chip.speed),
         "results": results,
     }
 

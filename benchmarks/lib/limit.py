@@ -1,0 +1,44 @@
+"""What a device could do: its throughput in a product of two matrices, over a network's operations for an image."""
+
+from typing import NamedTuple
+
+import torch
+
+from lib.noise import CLASSES, Case
+from lib.rounds import seconds
+from retrain import models
+from retrain.config import Model
+from retrain.training.flops import count
+
+TIMES = 10
+"""Products in a round."""
+
+
+class Limit(NamedTuple):
+    """Operations that a device does in a second, and those of training on an image."""
+
+    throughput: float
+    flops: float
+
+    @property
+    def speed(self) -> float:
+        """Images per second."""
+        return self.throughput / self.flops
+
+
+def limit(case: Case, size: int, device: torch.device, dtype: torch.dtype) -> Limit:
+    """Measure a device by products of matrices [size, size]."""
+    network = models.build(Model(options={"width": case.width}), CLASSES, case.image_size, seed=0)
+    return Limit(throughput(size, device, dtype), count(network, case.image_size).training)
+
+
+def throughput(size: int, device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second in products of two matrices [size, size]."""
+    one, other = torch.randn(2, size, size, device=device, dtype=dtype)
+
+    def multiply() -> None:
+        for _ in range(TIMES):
+            one @ other
+
+    multiply()
+    return TIMES * 2 * size**3 / seconds(multiply, device)
