@@ -26,23 +26,24 @@ def operations(seconds: float) -> float:
     return OPERATIONS * seconds
 
 
-def test_training_keeps_all_threads_where_decoding_is_little(cores: int) -> None:
-    assert share_out(None, CPU, PHOTOGRAPH, operations(1000 * DECODED)) == Cores(1, cores)
+def test_training_keeps_all_threads_and_decodes_between_steps_where_that_is_little(cores: int) -> None:
+    assert share_out(None, CPU, PHOTOGRAPH, operations(1.01 * cores**2 * DECODED)) == Cores(0, cores)
+    assert share_out(1, CPU, PHOTOGRAPH, operations(1.01 * cores**2 * DECODED)) == Cores(1, cores)
 
 
-def test_work_that_is_half_decoding_gets_half_the_cores(cores: int) -> None:
+def test_work_that_is_half_decoding_gets_half_the_cores_and_a_process_more(cores: int) -> None:
     assert share_out(None, CPU, PHOTOGRAPH, operations(DECODED)) == Cores(
-        min(16, cores // 2), cores - min(16, cores // 2)
+        min(16, cores // 2 + 1), cores - min(16, cores // 2)
     )
 
 
 def test_training_keeps_a_thread_where_all_is_decoding(cores: int) -> None:
-    assert share_out(None, CPU, PHOTOGRAPH, 1) == Cores(min(16, cores), max(1, cores - 16))
+    assert share_out(None, CPU, PHOTOGRAPH, 1) == Cores(min(16, cores + 1), max(1, cores - 16))
 
 
 def test_workers_that_are_asked_for_have_their_cores_left_to_them(cores: int) -> None:
     assert share_out(1, CPU, PHOTOGRAPH, operations(DECODED)) == Cores(1, cores - 1)
-    assert share_out(64, CPU, PHOTOGRAPH, operations(DECODED)) == Cores(64, max(1, cores - 64))
+    assert share_out(64, CPU, PHOTOGRAPH, operations(DECODED)) == Cores(64, cores // 2)
     assert share_out(0, CPU, PHOTOGRAPH, operations(DECODED)) == Cores(0, cores)
 
 
@@ -53,10 +54,10 @@ def test_all_cores_but_one_decode_beside_a_gpu(cores: int) -> None:
 
 
 def test_processes_that_train_together_share_the_cores_first(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = share_out(None, CPU, PHOTOGRAPH, operations(DECODED))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(2 * cores))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    monkeypatch.setattr(torch, "get_num_threads", lambda: cores // 2)
-    half = max(1, min(16, round(cores / 4)))
-    assert share_out(None, CPU, PHOTOGRAPH, operations(DECODED)) == Cores(half, max(1, cores // 2 - half))
+    assert share_out(None, CPU, PHOTOGRAPH, operations(DECODED)) == alone
 
 
 def test_fewer_threads_than_cores_stay_as_few(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,19 +30,27 @@ class Cores(NamedTuple):
 def share_out(asked: int | None, device: torch.device, image_bytes: float, operations: float) -> Cores:
     """Share the cores out, where images are files of so many bytes, and training on one takes so many operations.
 
-    `asked` is how many processes are to decode, if that is said. Beside a GPU all cores but one decode. On the CPU
-    decoding gets its share of them: OpenMP's threads wait for each other, so one whose core is taken by a worker holds
-    up all. Where its share is less than half a core, training keeps them all, and one process decodes when training
-    waits. All this depends on data, network and machine alone, and not on how fast it is just now: sums of floats
-    depend on threads.
+    `asked` is how many processes are to decode, if that is said. Beside a GPU all cores but one decode. All this
+    depends on data, network and machine alone, and not on how fast it is just now: sums of floats depend on threads.
     """
     cores, threads = _own_cores(), torch.get_num_threads()
     if device.type == "cuda":
         return Cores(min(MOST, max(1, cores - 1)) if asked is None else asked, threads)
-    decoding = DECODING + DECODING_BYTE * image_bytes
-    whole = round(cores * decoding / (decoding + operations / OPERATIONS))
-    workers = max(1, min(whole, MOST)) if asked is None else asked
-    return Cores(workers, max(1, min(threads, cores - workers)) if whole and workers else threads)
+    given = _given(cores, DECODING + DECODING_BYTE * image_bytes, operations / OPERATIONS)
+    more = 1 if given else 0  # for what training leaves of its own cores while it waits
+    workers = min(MOST, given + more) if asked is None else asked
+    return Cores(workers, max(1, min(threads, cores - min(given, workers))))
+
+
+def _given(cores: int, decoding: float, computing: float) -> int:
+    """How many cores are decoding's, by the seconds that one core takes for an image.
+
+    It gets its share of them, which training then leaves alone: OpenMP's threads wait for each other, so one whose core
+    is taken holds up all. It gets none where decoding between steps costs less than a core does.
+    """
+    if decoding * cores < computing / cores:
+        return 0
+    return max(1, round(cores * decoding / (decoding + computing)))
 
 
 def _own_cores() -> int:
