@@ -1,16 +1,19 @@
 """How many images evaluation looks at, replayed on the curves of real runs, and whether it sees the target as early.
 
-Every recorded run is taken towards the accuracy that it ended with. At each point of its grid val has as many right
-samples as the run had there, in a random order; `measure` says how many images it looked at. The whole grid looks at
-all of val at each point. `ledger` is what a run knows of those before it: it expects nothing before 0.6 of the share
-of iterations after which the quickest of the other runs came within 99 percent.
+At each point of a curve val has as many right samples as the run had there, in a random order; `measure` says how many
+images it looked at. The whole grid looks at all of val at each point. `ledger` is what a run knows of those before it:
+it expects nothing before a share (`EARLIEST_SHARE`) of the iterations after which the quickest other run of its method
+came within 99 percent. Runs are taken towards the accuracy that they ended with; those of `RETRAININGS` towards that of
+the scratch run of their seed, if they reached it, as retrainings are. These curves have few points, so values are
+interpolated for a grid of twice an epoch in a hundred epochs, shortened schedules being as much shorter.
 """
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from lib.report import ROOT, parser, report
 from torch import Tensor, nn
@@ -21,9 +24,13 @@ from retrain.data.samples import Samples
 from retrain.planning import EARLIEST_SHARE
 from retrain.recipe.speed_up import first_reaching
 from retrain.training.evaluate import measure
-from retrain.training.stopping import EARLY_RISK, LOWEST_LEVEL, RISK
+from retrain.training.stopping import LOWEST_LEVEL
 
 CPU = torch.device("cpu")
+EVIDENCE = ROOT / "docs" / "evidence"
+RUNS = [EVIDENCE / name / "runs.jsonl" for name in ("digits", "performance/paper-scale")]
+RETRAININGS = EVIDENCE / "verwimp-fitted-mini" / "runs.jsonl"
+EPOCHS = 100
 
 
 class Bright(nn.Module):
@@ -56,59 +63,113 @@ class Used(NamedTuple):
     point: int
 
 
-def replay(curve: Sequence[float], case: Case, first: int, drawn: torch.Generator) -> Used:
-    """Evaluate along a curve to its last accuracy; before the point `first` the target is not expected."""
+class Course(NamedTuple):
+    """A run's accuracies on its grid, and where it was going."""
+
+    method: str
+    accuracies: list[float]
+    target: float
+
+    def first(self, share: float = 1) -> int:
+        """The first point at this share of the target; the last of all if there is none."""
+        points = range(len(self.accuracies))
+        return first_reaching(points, self.accuracies, share * self.target) or 0
+
+
+def replay(course: Course, case: Case, expected: int, drawn: torch.Generator) -> Used:
+    """Evaluate along a course to its target; before the point `expected` it is not expected."""
     images = torch.empty(case.val, 3, 4, 4, dtype=torch.uint8)
     held = Samples.of(images, torch.ones(case.val, dtype=torch.int64), [case.val])
-    target, looked_at = round(curve[-1] * case.val), 0
+    target, looked_at = round(course.target * case.val), 0
     needed = LOWEST_LEVEL / 100 * target / case.val
-    for point, accuracy in enumerate(curve):
+    for point, accuracy in enumerate(course.accuracies):
         right = round(accuracy * case.val)
         images.fill_(0)
         images[:right] = 255
         order = torch.randperm(case.val, generator=drawn)
-        risk = RISK if point >= first else EARLY_RISK
-        measured = measure(Bright(), held, order, Normalize(Data()), needed, risk=risk)
+        measured = measure(Bright(), held, order, Normalize(Data()), needed, early=point < expected)
         looked_at += measured.images
         if measured.images == case.val and right >= target:
             return Used(looked_at, point)
-    return Used(looked_at, len(curve))
+    return Used(looked_at, len(course.accuracies))
 
 
-def share_of(curves: Sequence[Sequence[float]], case: Case) -> dict[str, object]:
-    """Replay every curve by each way of evaluating it."""
+def expected_from(number: int, courses: Sequence[Course]) -> int:
+    """The point before which a course's target is not expected, as the other runs of its method came near theirs."""
+    own = courses[number]
+    others = (each for place, each in enumerate(courses) if place != number and each.method == own.method)
+    return int(EARLIEST_SHARE * min((each.first(0.99) + 1 for each in others), default=0))
+
+
+def share_of(courses: Sequence[Course], case: Case) -> dict[str, object]:
+    """Replay every course by each way of evaluating it."""
     drawn = torch.Generator().manual_seed(0)
-    near = [first_reaching(range(len(curve)), curve, 0.99 * curve[-1]) or 0 for curve in curves]
-    shares: dict[str, list[float]] = {"whole grid": [], "looks": [], "looks, ledger": []}
-    later = 0
-    for number, curve in enumerate(curves):
-        reached = first_reaching(range(len(curve)), curve, curve[-1]) or 0
-        trained = (reached + 1) * case.between
-        others = [(point + 1) / len(curve) for point in near[:number] + near[number + 1 :]]
-        expected = int(EARLIEST_SHARE * min(others) * len(curve))
-        plain, known = replay(curve, case, 0, drawn), replay(curve, case, expected, drawn)
-        later += (plain.point > reached) + (known.point > reached)
-        shares["whole grid"].append((reached + 1) * case.val / trained)
-        shares["looks"].append(plain.images / trained)
-        shares["looks, ledger"].append(known.images / trained)
-    mean = {name: round(sum(each) / len(each), 4) for name, each in shares.items()}
-    return {"case": case.name, "runs": len(curves), "share of the images": mean, "detected later": later}
+    used: dict[str, list[float]] = {"whole grid": [], "looks": [], "looks, ledger": []}
+    later = dict.fromkeys(used, 0)
+    for number, course in enumerate(courses):
+        reached = course.first()
+        ways = {
+            "whole grid": Used((reached + 1) * case.val, reached),
+            "looks": replay(course, case, 0, drawn),
+            "looks, ledger": replay(course, case, expected_from(number, courses), drawn),
+        }
+        for way, (images, point) in ways.items():
+            used[way].append(images / ((point + 1) * case.between))
+            later[way] += point > reached
+    mean = {way: round(sum(each) / len(each), 4) for way, each in used.items()}
+    return {"case": case.name, "runs": len(courses), "share of the images": mean, "detected later": later}
+
+
+def runs_of(path: Path) -> list[dict[str, Any]]:
+    """The kept runs that have a curve."""
+    return [run for run in map(json.loads, path.read_text().splitlines()) if run.get("curve")]
 
 
 def study(path: Path) -> dict[str, object]:
     """Replay the runs of one study: as they were, and as if their data were larger."""
-    runs = [run for run in map(json.loads, path.read_text().splitlines()) if run.get("curve")]
-    curves = [run["curve"]["accuracy"] for run in runs]
+    runs = runs_of(path)
+    courses = [
+        Course(run.get("cell", {}).get("method", ""), run["curve"]["accuracy"], run["curve"]["accuracy"][-1])
+        for run in runs
+    ]
     first, cost = runs[0]["curve"], runs[0]["record"]["result"]["cost"]
     between = first["iteration"][0] * cost["samples"] // cost["iterations"]
     cases = (Case("as recorded", first["images"][0], between), *DEFAULTS)
-    return {"curves": str(path.relative_to(ROOT)), "cases": [share_of(curves, case) for case in cases]}
+    return {"curves": str(path.relative_to(ROOT)), "cases": [share_of(courses, case) for case in cases]}
+
+
+def retrainings(path: Path) -> dict[str, object]:
+    """Replay those runs of a study that came to the accuracy of scratch."""
+    runs = runs_of(path)
+    scratch = {run["cell"]["seed"]: run["curve"] for run in runs if run["cell"]["method"] == "scratch"}
+    courses = [
+        Course(run["cell"]["method"], stretched(run["curve"], own["iteration"][-1]), own["accuracy"][-1])
+        for run in runs
+        if run["curve"] != (own := scratch[run["cell"]["seed"]])
+    ]
+    reached = [course for course in courses if max(course.accuracies) >= course.target]
+    return {
+        "curves": f"{path.relative_to(ROOT)}, towards scratch",
+        "methods": sorted({course.method for course in reached}),
+        "cases": [share_of(reached, case) for case in DEFAULTS],
+    }
+
+
+def stretched(curve: dict[str, list[float]], whole: float) -> list[float]:
+    """A curve at each half of a hundred epochs, which the `whole` number of iterations stand for."""
+    half = whole / (2 * EPOCHS)
+    points = np.arange(half, curve["iteration"][-1] + half / 2, half)
+    accuracies: list[float] = np.interp(points, [0, *curve["iteration"]], [0, *curve["accuracy"]]).tolist()
+    return accuracies
 
 
 def main() -> None:
-    """Replay every study whose runs are kept in the repository."""
-    options = parser(__doc__).parse_args()
-    report({"studies": [study(path) for path in sorted(ROOT.glob("docs/evidence/*/runs.jsonl"))]}, options.output)
+    """Replay the runs of some files."""
+    options = parser(__doc__)
+    options.add_argument("--runs", type=Path, nargs="+", default=RUNS)
+    chosen = options.parse_args()
+    studies = [study(path.resolve()) for path in chosen.runs]
+    report({"studies": [*studies, retrainings(RETRAININGS)]}, chosen.output)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 import torch
 from trainings import target_at
 
-from retrain.training.stopping import EARLY_RISK, FIRST, RISK, chance, looks, needed_accuracy, risk_at
+from retrain.training.stopping import EARLY_RISK, FIRST, RISK, chance, is_early, looks, needed_accuracy, risk
 
 
 @pytest.mark.parametrize(("seen", "enough", "total"), [(5, 7, 12), (12, 7, 12), (8, 3, 12), (40, 150, 200)])
@@ -68,5 +68,12 @@ def test_curves_are_exact_from_99_percent_of_the_baseline_on() -> None:
 
 def test_looks_are_brief_only_where_no_run_has_come_near_its_target() -> None:
     target = target_at(0.8).model_copy(update={"expected_from": 60})
-    assert [risk_at(target, iteration) for iteration in (1, 59, 60, 100)] == [EARLY_RISK, EARLY_RISK, RISK, RISK]
-    assert risk_at(target_at(0.8), 1) == risk_at(None, 1) == RISK
+    assert [is_early(target, iteration) for iteration in (1, 59, 60, 100)] == [True, True, False, False]
+    assert not is_early(target_at(0.8), 1)
+    assert not is_early(None, 1)
+    assert (risk(True, 10), risk(False, 10)) == (EARLY_RISK, RISK / 10)
+
+
+def test_an_early_look_gives_up_below_what_is_needed_and_goes_on_above_it() -> None:
+    needed, total = 600, 1000
+    assert chance(118, 200, needed, total) < EARLY_RISK < chance(122, 200, needed, total)

@@ -13,7 +13,7 @@ from torch.nn import functional
 from retrain.data.augment import Normalize
 from retrain.data.samples import Samples
 from retrain.training.distributed import ALONE, Ranks
-from retrain.training.stopping import RISK, chance, looks
+from retrain.training.stopping import chance, looks, risk
 
 CHUNK = 500
 """Images in a forward pass."""
@@ -55,13 +55,13 @@ def measure(
     normalize: Normalize,
     needed: float,
     ranks: Ranks = ALONE,
-    risk: float = RISK,
+    early: bool = False,
 ) -> Measured:
     """Measure accuracy and loss over samples[order], giving up once the accuracy cannot be `needed` any more.
 
     `order` [N] must be a random order, drawn before the network was known. Fewer than N images in the answer mean
-    that accuracy over all N is below `needed`; that is wrong with probability `risk` at most. Several processes share
-    the work, and get the same answer.
+    that accuracy over all N is below `needed`; that is wrong with probability `RISK` at most, or `EARLY_RISK` at each
+    look. Several processes share the work, and get the same answer.
     """
     total, enough = len(order), math.ceil(needed * len(order) - ROUNDING)
     ends = list(looks(total)) if enough > 0 else [total]
@@ -72,7 +72,7 @@ def measure(
                 own = chunk[ranks.part(len(chunk)).rows]
                 counts = ranks.total(_counts(network, samples, own, normalize)).tolist()
                 correct, loss = correct + int(counts[0]), loss + counts[1]
-            if end < total and chance(correct, end, enough, total) <= risk / len(ends):  # it may be wrong at any look
+            if end < total and chance(correct, end, enough, total) <= risk(early, len(ends)):
                 break
     return Measured(correct / end, loss / end, end)
 

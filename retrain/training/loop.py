@@ -15,7 +15,7 @@ from retrain.training.exact import count_exactly
 from retrain.training.preemption import Preempted
 from retrain.training.progress import Observer
 from retrain.training.setup import Run
-from retrain.training.stopping import needed_accuracy, risk_at
+from retrain.training.stopping import is_early, needed_accuracy
 
 Outcome = Literal["reached", "missed", "completed", "diverged"]
 
@@ -83,9 +83,9 @@ def step(run: Run) -> None:
 def evaluate(run: Run, loss_sum: float) -> Point:
     """Evaluate on val, exactly from the lowest level of interest on, and start a new mean of the training loss."""
     plan, progress = run.plan, run.progress
-    needed, risk = needed_accuracy(plan.target), risk_at(plan.target, progress.iteration)
+    needed, early = needed_accuracy(plan.target), is_early(plan.target, progress.iteration)
     run.ranks.align(run.network)
-    measured = measure(run.network, run.val, run.val_order, run.normalize, needed, run.ranks, risk)
+    measured = measure(run.network, run.val, run.val_order, run.normalize, needed, run.ranks, early)
     since = progress.points[-1].iteration if progress.points else 0
     point = Point(
         iteration=progress.iteration,

@@ -16,8 +16,8 @@ LOWEST_LEVEL = 99.0
 RISK = 1e-3
 """Largest probability with which an evaluation gives up wrongly."""
 
-EARLY_RISK = 0.2
-"""The same where no run of the task has come near its target so early (`Target.expected_from`)."""
+EARLY_RISK = 0.5
+"""The same for each look of its own, early in a run: it gives up if what it has seen is below what is needed."""
 
 FIRST, GROWTH = 128, 1.5
 """Samples of the first look, and by how much each look is larger than the one before."""
@@ -56,6 +56,11 @@ def needed_accuracy(target: Target | None) -> float:
     return min(target.level, LOWEST_LEVEL) / 100 * target.baseline_accuracy if target else 0.0
 
 
-def risk_at(target: Target | None, iteration: int) -> float:
-    """Return with which probability an evaluation may give up wrongly, this far into a run."""
-    return EARLY_RISK if target and iteration < target.expected_from else RISK
+def is_early(target: Target | None, iteration: int) -> bool:
+    """Say whether no run of the task has come near its target so early."""
+    return target is not None and iteration < target.expected_from
+
+
+def risk(early: bool, looks: int) -> float:
+    """Return with which probability one of so many looks may give up wrongly."""
+    return EARLY_RISK if early else RISK / looks
