@@ -15,8 +15,9 @@ from retrain.data.samples import Samples
 from retrain.training.distributed import ALONE, Ranks
 from retrain.training.stopping import chance, looks, risk
 
-CHUNK = 500
-"""Images in a forward pass."""
+CHUNK, GPU_CHUNK = 128, 512
+"""Images in a forward pass: on the CPU as many as batches have, whose freed memory they fit into; on a GPU more, for
+there the host has to keep up."""
 
 ROUNDING = 1e-6
 """Of a needed accuracy, which is a product of floats: a network that has it exactly is not to miss it by a bit."""
@@ -68,7 +69,7 @@ def measure(
     correct, loss = 0, 0.0
     with _evaluating(network):
         for seen, end in pairwise((0, *ends)):
-            for chunk in torch.split(order[seen:end], CHUNK):
+            for chunk in torch.split(order[seen:end], _chunk(order.device)):
                 own = chunk[ranks.part(len(chunk)).rows]
                 counts = ranks.total(_counts(network, samples, own, normalize)).tolist()
                 correct, loss = correct + int(counts[0]), loss + counts[1]
@@ -89,7 +90,9 @@ def _counts(network: nn.Module, samples: Samples, indices: Tensor, normalize: No
 def outputs(network: nn.Module, images: Tensor, normalize: Normalize) -> Tensor:
     """Return the logits of images, float32 [N, K]; images: uint8 [N, 3, size, size]."""
     with _evaluating(network):
-        return torch.cat([_logits(network, some, normalize).float() for some in torch.split(images, CHUNK)])
+        return torch.cat(
+            [_logits(network, some, normalize).float() for some in torch.split(images, _chunk(images.device))]
+        )
 
 
 def judged(network: nn.Module, samples: Samples, normalize: Normalize) -> tuple[Tensor, Tensor]:
@@ -107,4 +110,8 @@ def predictions(network: nn.Module, samples: Samples, normalize: Normalize) -> T
 
 def _chunks(samples: Samples) -> Iterator[Tensor]:
     rows = torch.arange(len(samples), device=samples.pixels_on)
-    return (samples.pixels(some) for some in torch.split(rows, CHUNK))
+    return (samples.pixels(some) for some in torch.split(rows, _chunk(samples.device)))
+
+
+def _chunk(device: torch.device) -> int:
+    return GPU_CHUNK if device.type == "cuda" else CHUNK
