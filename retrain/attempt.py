@@ -18,6 +18,7 @@ from retrain.training.cores import computing
 from retrain.training.loop import Outcome, train
 from retrain.training.memory import keep_freed
 from retrain.training.optimizers import moments
+from retrain.training.precision import SLOW, is_slow
 from retrain.training.preemption import deferred
 from retrain.training.result import summarize
 from retrain.training.setup import Parent, Run, set_up
@@ -76,6 +77,8 @@ def _begin(run: Run, state: bytes | None) -> None:
 def prepare(context: Context, plan: Plan) -> Run:
     """Return a plan's run as it is before its first step."""
     models.check_named(plan.task.model, context.factories)
+    if is_slow(plan.task.training.bf16, context.device):
+        log.warning(SLOW)
     splits = context.samples(plan.dataset, ("train", "val"), plan.task.data, plan.loading)
     if plan.loading.kind == "stream":
         log.info("data is streamed: %s", plan.loading.reason)

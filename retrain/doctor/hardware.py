@@ -14,6 +14,7 @@ from retrain.doctor.finding import Check, Finding
 from retrain.layout import Layout
 from retrain.machine import cache_folder
 from retrain.store.base import Store
+from retrain.training.precision import SLOW, is_slow
 
 CHANNELS = 3
 GB = 1e9
@@ -22,7 +23,7 @@ GB = 1e9
 def hardware(task: Task, store: Store) -> Iterator[Finding]:
     """Yield what there is to say of the disk and of the device."""
     yield Check("disk", lambda: _disk(task, store)).run()
-    yield Check("device", _device).run()
+    yield Check("device", lambda: _device(task)).run()
 
 
 def _disk(task: Task, store: Store) -> Finding | str:
@@ -51,7 +52,7 @@ def _decoded(task: Task, store: Store) -> int:
     return samples * CHANNELS * task.data.image_size**2
 
 
-def _device() -> Finding | str:
+def _device(task: Task) -> Finding | str:
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         return f"{torch.cuda.get_device_name()}, {free / GB:.0f} of {total / GB:.0f} GB free"
@@ -59,6 +60,8 @@ def _device() -> Finding | str:
     if Path("/dev/nvidia0").exists():
         mend = f"There is a GPU, but torch {torch.__version__} cannot use it: bring the driver up to date."
         return Finding(check="device", state="failed", found=cores, mend=mend)
+    if is_slow(task.training.bf16, torch.device("cpu")):
+        return Finding(check="device", state="warning", found=f"{cores}. {SLOW}", mend="Turn it off, or use a GPU.")
     return Finding(
         check="device", state="warning", found=cores, mend="Large tasks want a GPU: --on kubeflow runs there."
     )
