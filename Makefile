@@ -16,7 +16,7 @@ demo: $(READY) ## Run the main job on scanned digits, in about three minutes
 
 test: $(READY) ## Run all tests; as root on Debian, install what they need first
 	@scripts/debian_packages.sh
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 lint: $(READY) ## Check formatting, style and types
 	$(BIN)/ruff format --check

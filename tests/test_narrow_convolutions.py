@@ -26,7 +26,7 @@ for _ in range(50):
 """
 
 
-@pytest.mark.parametrize("width", [2, 4, 8, 16])
+@pytest.mark.parametrize("width", [4, 8])
 def test_training_a_thin_network_leaves_the_heap_whole(width: int) -> None:
     checked = {"LD_PRELOAD": "libc_malloc_debug.so.0", "MALLOC_CHECK_": "3"}  # glibc's own check of every block
     ended = subprocess.run(
