@@ -69,7 +69,7 @@ def is_installed(model: Model) -> bool:
 
 
 def place(network: nn.Module, device: torch.device) -> nn.Module:
-    """Return the network on a device, its convolutions' weights in channels_last order."""
+    """Return the network on a device, its convolutions' weights in channels_last order, ready to be trained there."""
     network = network.to(device).to(memory_format=torch.channels_last)
     if device.type == "cpu":
         narrow_convolutions.keep_apart(network)

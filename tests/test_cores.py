@@ -1,11 +1,17 @@
 """Cores are shared out as the work is, and the threads of a training are its own."""
 
 import os
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
-from trainings import CPU
+from trainings import CPU, commit_drops, context_of, stored_plan
 
+from retrain.attempt import attempt
+from retrain.records import Loading
+from retrain.training import cores as cores_file
+from retrain.training import setup
 from retrain.training.cores import DECODING, DECODING_BYTE, OPERATIONS, Cores, computing, share_out
 
 PHOTOGRAPH = 100_000.0
@@ -16,6 +22,8 @@ DECODED = DECODING + DECODING_BYTE * PHOTOGRAPH
 def cores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """How many this process has, and torch's threads on them."""
     count: int = request.param
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(cores_file, "QUOTA", Path("there-is-none"))
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(count))
     monkeypatch.setattr(torch, "get_num_threads", lambda: count)
     return count
@@ -60,13 +68,44 @@ def test_processes_that_train_together_share_the_cores_first(cores: int, monkeyp
     assert share_out(None, CPU, PHOTOGRAPH, operations(DECODED)) == alone
 
 
-def test_fewer_threads_than_cores_stay_as_few(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert share_out(None, CPU, PHOTOGRAPH, operations(DECODED)).training == 1
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_that_are_asked_for_stay_as_many_on_every_machine(
+    cores: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert share_out(None, CPU, PHOTOGRAPH, operations(DECODED)).training == threads
+
+
+@pytest.mark.parametrize(("quota", "allowed"), [("max 100000", 64), ("150000 100000", 2), ("400000 100000", 4)])
+def test_a_container_shares_out_its_quota(
+    quota: str, allowed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    (tmp_path / "cpu.max").write_text(quota + "\n")
+    monkeypatch.setattr(cores_file, "QUOTA", tmp_path / "cpu.max")
+    assert share_out(None, torch.device("cuda"), PHOTOGRAPH, 1).decoding == max(1, min(16, allowed - 1))
+    assert share_out(None, CPU, PHOTOGRAPH, operations(DECODED)).decoding == min(16, allowed // 2 + 1)
 
 
 def test_a_training_computes_in_its_own_threads_and_leaves_the_others_theirs() -> None:
     before = torch.get_num_threads()
-    with computing(before + 1):
+    with suppress(KeyError), computing(before + 1):
         assert torch.get_num_threads() == before + 1
+        raise KeyError
     assert torch.get_num_threads() == before
+
+
+def test_a_streamed_run_records_the_threads_that_it_left_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(setup, "share_out", lambda *what: Cores(0, threads + 2))
+    commit_drops(tmp_path)
+    streamed = Loading(kind="stream", reason="asked for")
+    plan = stored_plan(tmp_path, drops=1).model_copy(update={"loading": streamed})
+    assert attempt(context_of(tmp_path), plan).machine.threads == threads + 2
+    assert torch.get_num_threads() == threads

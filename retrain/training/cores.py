@@ -1,8 +1,10 @@
 """How this process's cores are shared out between decoding and training."""
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -13,6 +15,9 @@ MOST = 16
 DECODING, DECODING_BYTE = 20e-6, 35e-9
 """Seconds that one core takes for an image, and for each byte of its file: Pillow's, for PNG and JPEG, within a factor
 of two."""
+
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""Where Linux tells a container its quota."""
 
 OPERATIONS = 60e9
 """Floating-point operations that one core does in a second of training."""
@@ -30,8 +35,9 @@ class Cores(NamedTuple):
 def share_out(asked: int | None, device: torch.device, image_bytes: float, operations: float) -> Cores:
     """Share the cores out, where images are files of so many bytes, and training on one takes so many operations.
 
-    `asked` is how many processes are to decode, if that is said. Beside a GPU all cores but one decode. All this
-    depends on data, network and machine alone, and not on how fast it is just now: sums of floats depend on threads.
+    `asked` is how many processes are to decode, if that is said, and OMP_NUM_THREADS says how many threads compute.
+    Beside a GPU all cores but one decode. All this depends on data, network and machine alone, and not on how fast it
+    is just now: sums of floats depend on threads.
     """
     cores, threads = _own_cores(), torch.get_num_threads()
     if device.type == "cuda":
@@ -39,7 +45,8 @@ def share_out(asked: int | None, device: torch.device, image_bytes: float, opera
     given = _given(cores, DECODING + DECODING_BYTE * image_bytes, operations / OPERATIONS)
     more = 1 if given else 0  # for what training leaves of its own cores while it waits
     workers = min(MOST, given + more) if asked is None else asked
-    return Cores(workers, max(1, min(threads, cores - min(given, workers))))
+    left = threads if "OMP_NUM_THREADS" in os.environ else max(1, min(threads, cores - min(given, workers)))
+    return Cores(workers, left)
 
 
 def _given(cores: int, decoding: float, computing: float) -> int:
@@ -54,7 +61,18 @@ def _given(cores: int, decoding: float, computing: float) -> int:
 
 
 def _own_cores() -> int:
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    """How many each of the processes that train together here has; a container may be allowed a part of them alone."""
+    allowed = min(len(os.sched_getaffinity(0)), _quota())
+    return max(1, int(allowed) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def _quota() -> float:
+    """How many cores' time this container may take, which limits no affinity."""
+    try:
+        quota, period = QUOTA.read_text().split()
+    except OSError:
+        return math.inf
+    return math.inf if quota == "max" else math.ceil(int(quota) / int(period))
 
 
 @contextmanager
