@@ -5,7 +5,8 @@ images it looked at. The whole grid looks at all of val at each point. `ledger` 
 it expects nothing before a share (`EARLIEST_SHARE`) of the iterations after which the quickest other run of its method
 came within 99 percent. Runs are taken towards the accuracy that they ended with; those of `RETRAININGS` towards that of
 the scratch run of their seed, if they reached it, as retrainings are. These curves have few points, so values are
-interpolated for a grid of twice an epoch in a hundred epochs, shortened schedules being as much shorter.
+interpolated for a grid of twice an epoch in a hundred epochs, shortened schedules being as much shorter. Scratch runs,
+which are in some files, have no target in earnest: their curves are taken for their shape.
 """
 
 import json
@@ -30,6 +31,9 @@ CPU = torch.device("cpu")
 EVIDENCE = ROOT / "docs" / "evidence"
 RUNS = [EVIDENCE / name / "runs.jsonl" for name in ("digits", "performance/paper-scale")]
 RETRAININGS = EVIDENCE / "verwimp-fitted-mini" / "runs.jsonl"
+QUICKER, SLOWER = "init+schedule x0.25", "all four x0.25"
+"""Methods whose runs take 0.7 to 1 of each other's iterations."""
+SHARES, REPEATED = (0.6, 0.75, 0.8, 0.9), 10
 EPOCHS = 100
 
 
@@ -61,6 +65,10 @@ class Used(NamedTuple):
 
     images: int
     point: int
+
+    def images_each(self, case: Case) -> float:
+        """For each image that was trained on."""
+        return self.images / ((self.point + 1) * case.between)
 
 
 class Course(NamedTuple):
@@ -94,11 +102,10 @@ def replay(course: Course, case: Case, expected: int, drawn: torch.Generator) ->
     return Used(looked_at, len(course.accuracies))
 
 
-def expected_from(number: int, courses: Sequence[Course]) -> int:
-    """The point before which a course's target is not expected, as the other runs of its method came near theirs."""
-    own = courses[number]
-    others = (each for place, each in enumerate(courses) if place != number and each.method == own.method)
-    return int(EARLIEST_SHARE * min((each.first(0.99) + 1 for each in others), default=0))
+def expected_from(own: Course, courses: Sequence[Course], method: str, share: float = EARLIEST_SHARE) -> int:
+    """The point before which a course's target is not expected, as the other runs of a method came near theirs."""
+    others = (each for each in courses if each is not own and each.method == method)
+    return int(share * min((each.first(0.99) + 1 for each in others), default=0))
 
 
 def share_of(courses: Sequence[Course], case: Case) -> dict[str, object]:
@@ -106,18 +113,37 @@ def share_of(courses: Sequence[Course], case: Case) -> dict[str, object]:
     drawn = torch.Generator().manual_seed(0)
     used: dict[str, list[float]] = {"whole grid": [], "looks": [], "looks, ledger": []}
     later = dict.fromkeys(used, 0)
-    for number, course in enumerate(courses):
+    for course in courses:
         reached = course.first()
         ways = {
             "whole grid": Used((reached + 1) * case.val, reached),
             "looks": replay(course, case, 0, drawn),
-            "looks, ledger": replay(course, case, expected_from(number, courses), drawn),
+            "looks, ledger": replay(course, case, expected_from(course, courses, course.method), drawn),
         }
-        for way, (images, point) in ways.items():
-            used[way].append(images / ((point + 1) * case.between))
-            later[way] += point > reached
+        for way, found in ways.items():
+            used[way].append(found.images_each(case))
+            later[way] += found.point > reached
     mean = {way: round(sum(each) / len(each), 4) for way, each in used.items()}
     return {"case": case.name, "runs": len(courses), "share of the images": mean, "detected later": later}
+
+
+def by_earliest_share(courses: Sequence[Course]) -> list[dict[str, object]]:
+    """What comes of other shares at the defaults, and how late a run is found that is quicker than all before it."""
+    case, drawn, quicker = DEFAULTS[0], torch.Generator().manual_seed(0), [c for c in courses if c.method == QUICKER]
+    results: list[dict[str, object]] = []
+    for share in SHARES:
+        usual = [replay(each, case, expected_from(each, courses, each.method, share), drawn) for each in courses]
+        odd = [(c, replay(c, case, expected_from(c, courses, SLOWER, share), drawn)) for c in quicker * REPEATED]
+        late = [used.point - course.first() for course, used in odd]
+        results.append(
+            {
+                "share": share,
+                "of the images": round(sum(used.images_each(case) for used in usual) / len(usual), 4),
+                "quicker than all before: points late, mean": round(sum(late) / len(late), 2),
+                "most": max(late),
+            }
+        )
+    return results
 
 
 def runs_of(path: Path) -> list[dict[str, Any]]:
@@ -152,6 +178,7 @@ def retrainings(path: Path) -> dict[str, object]:
         "curves": f"{path.relative_to(ROOT)}, towards scratch",
         "methods": sorted({course.method for course in reached}),
         "cases": [share_of(reached, case) for case in DEFAULTS],
+        "other shares than EARLIEST_SHARE": by_earliest_share(reached),
     }
 
 

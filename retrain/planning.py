@@ -13,7 +13,7 @@ from retrain.recipe.speed_up import first_reaching
 from retrain.records import Curve, Dataset, Drop, Origin, Plan, Result, RunRecord, Target
 from retrain.words import Method, Purpose
 
-EARLIEST_SHARE = 0.8
+EARLIEST_SHARE = 0.75
 """A run's target is not expected before this share of the iterations that the quickest run of its task has taken."""
 
 

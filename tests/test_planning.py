@@ -78,11 +78,11 @@ def test_targets_are_expected_only_where_the_quickest_retraining_came_near_its_o
     past = one_drop().landed(drop(2))
     assert past.plan().target.expected_from == 0
     past.ended(past.plan())
-    assert past.landed(drop(3)).plan().target.expected_from == round(0.8 * 40)
+    assert past.landed(drop(3)).plan().target.expected_from == round(0.75 * 40)
     past.ended(past.plan(), iterations=30)
     trial = past.landed(drop(4)).plan(Request("naive", "trial"))
     past.ended(trial, iterations=10, promoted=None)
-    assert past.plan().target.expected_from == round(0.8 * 30)
+    assert past.plan().target.expected_from == round(0.75 * 30)
 
 
 @pytest.mark.parametrize(("new", "scale"), [(499, 0.25), (500, 0.5), (1500, 0.5)])

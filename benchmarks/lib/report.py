@@ -38,6 +38,7 @@ def _origin() -> dict[str, object]:
         "commit": _git("rev-parse", "--short=12", "HEAD") + ("+" if _git("status", "--porcelain", "-uno") else ""),
         "machine": {
             "cpu": _cpu(),
+            "vectors": torch.backends.cpu.get_cpu_capability(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "load": round(os.getloadavg()[0], 1),
