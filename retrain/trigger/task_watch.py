@@ -127,13 +127,14 @@ class TaskWatch:
         return problem
 
     def _validate(self, drop: str) -> bool:
-        """Validate a drop, unless another watcher has done so by now; return whether this one committed it.
+        """Validate a drop, unless another watcher has done so by now; return whether it is committed.
 
         Raises `Busy` while another is at it, any other `UserError` if it was neither committed nor put into quarantine.
         """
         with counted(self.store, self.layout, drop, self._pace.lease) as before:
-            if drop not in scan(self.store, self.layout, [drop]).unvalidated:
-                return False
+            now = scan(self.store, self.layout, [drop])
+            if drop not in now.unvalidated:
+                return drop in now.waiting
             cause = self._judge(drop, before)
         if cause is None:
             log.info("%s: drop %s is committed", self.task.name, drop)
