@@ -24,20 +24,6 @@ FREEZING = 1.0
 """Seconds: a lease that a process under way keeps easily."""
 
 
-class Ending:
-    """A store in which a lease is removed, as one of a validation that ends is, just before it is taken over."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._store, name)
-
-    def replace(self, key: str, data: bytes, version: str) -> str:
-        self._store.delete(key)
-        return self._store.replace(key, data, version)
-
-
 def state(store: Store) -> LeaseState:
     return LeaseState.model_validate_json(store.read(LAYOUT.lease)[0])
 
@@ -73,13 +59,6 @@ def test_one_that_expired_is_taken_over_with_a_greater_token(store: Store) -> No
     successor = acquire(store, LAYOUT)
     assert successor
     assert successor.token == 2
-
-
-def test_one_that_is_removed_as_it_is_taken_over_can_be_taken_anew(store: Store) -> None:
-    with held(store, LAYOUT):
-        pass
-    assert acquire(Ending(store), LAYOUT) is None
-    assert acquire(store, LAYOUT)
 
 
 def test_a_holder_that_froze_and_wakes_can_write_nothing_any_more(store: Store) -> None:

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing.process import BaseProcess
-from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from retrain.orphans import leave_with_parent
 from retrain.records import Plan
 from retrain.store import open_store
 
@@ -51,16 +50,11 @@ def staff(workers: Workers) -> Iterator[Each]:
 
 
 def _begin(threads: int) -> None:
-    """Share the cores, and leave with the process that gives the work: alone, a pool's processes wait for ever."""
+    """Share the cores, and leave with the process that gives the work."""
     import torch
 
     torch.set_num_threads(threads)
-    Thread(target=_leave_with, args=(multiprocessing.parent_process(),), daemon=True).start()
-
-
-def _leave_with(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
+    leave_with_parent()
 
 
 def carry_out(plan: Plan, *, device: str) -> None:

@@ -7,6 +7,7 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from retrain.errors import UserError
+from retrain.orphans import leave_with_parent
 
 Outcome = TypeVar("Outcome")
 
@@ -49,6 +50,7 @@ def _how(exitcode: int | None) -> str:
 
 
 def _work(pipe: Connection, function: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    leave_with_parent()  # a successor of a watcher that was killed must not find its work still under way
     try:
         outcome = function(*arguments)
     except Exception as error:

@@ -95,7 +95,7 @@ def acquire(store: Store, layout: Layout, seconds: float = SECONDS) -> Lease | N
         token = current.token + 1
     expires_at = datetime.now(UTC) + timedelta(seconds=seconds)
     state = LeaseState(holder=here(), token=token, expires_at=expires_at)
-    with suppress(Conflict, Missing):  # somebody else has taken it in the meantime, or even ended
+    with suppress(Conflict):
         data = state.to_bytes()
         version = store.replace(layout.lease, data, version) if version else store.create(layout.lease, data)
         return Lease(store, layout.lease, state, version, seconds)

@@ -71,7 +71,8 @@ class TaskWatch:
     def look(self, drops: Iterable[str] | None = None) -> None:
         """Look at the drops of these ids, or at all: take in what ended, note what waits.
 
-        Raises `UserError` if the store, or what it holds, does not let it be done.
+        Raises `Busy` if all was seen to but what another watcher is validating: should that one die, somebody must look
+        again. Raises any other `UserError` if the store, or what it holds, does not let it be done.
         """
         self._claims.refresh()
         found = self.store.folders(self.layout.drops) if drops is None else drops
@@ -115,25 +116,26 @@ class TaskWatch:
 
     def _take_in(self, landed: Landed) -> UserError | None:
         """Validate what ended without a manifest; return why one could not be, after all others had their turn."""
-        problem = None
+        busy = problem = None
         for drop in sorted(landed.unvalidated):
             try:
                 if self._validate(drop):
                     landed.committed.add(drop)
-            except Busy as busy:
-                log.info("%s: drop %s: %s", self.task.name, drop, busy)
+            except Busy as error:
+                busy = error
             except UserError as error:
                 problem = UserError(f"drop {drop}: {error}")
-        return problem
+        return problem or busy
 
     def _validate(self, drop: str) -> bool:
-        """Validate a drop, unless another watcher has done so by now; return whether this one committed it.
+        """Validate a drop, unless another watcher has done so by now; return whether it is committed.
 
         Raises `Busy` while another is at it, any other `UserError` if it was neither committed nor put into quarantine.
         """
         with counted(self.store, self.layout, drop, self._pace.lease) as before:
-            if drop not in scan(self.store, self.layout, [drop]).unvalidated:
-                return False
+            now = scan(self.store, self.layout, [drop])
+            if drop not in now.unvalidated:
+                return drop in now.waiting
             cause = self._judge(drop, before)
         if cause is None:
             log.info("%s: drop %s is committed", self.task.name, drop)

@@ -5,14 +5,15 @@ had expired, and is not just under way.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from retrain.layout import Layout
 from retrain.records import Record
 from retrain.store.base import Missing, Store
 from retrain.trigger.apart import Died
-from retrain.trigger.at_work import at_work
-from retrain.trigger.lease import SECONDS
+from retrain.trigger.at_work import Busy
+from retrain.trigger.fence import Fenced
+from retrain.trigger.lease import SECONDS, LeaseLost, held
 
 LIMIT = 3
 """So often a drop's validation may come to no end before the drop is put into quarantine."""
@@ -32,28 +33,35 @@ def counted(store: Store, layout: Layout, drop: str, seconds: float = SECONDS) -
     """Count what is done within as one of a drop's validations, and yield those before it.
 
     The drop's lease, which lasts `seconds` without a heartbeat, is held within, so those before it are over. Raises
-    `Busy` if somebody else keeps renewing it: one that is under way is no death.
+    `Busy` at once if somebody else has it: one that is under way is no death.
 
     One whose process died, or that took this one along, stays counted. Any other end, an error or a wish to stop
     included, ends the row.
     """
-    validating, key = layout.validating(drop), layout.validations(drop)
-    with at_work(store, validating, seconds=seconds) as ours:
+    key = layout.validations(drop)
+    with held(store, layout.validating(drop), seconds) as lease:
+        if lease is None:
+            raise Busy(f"drop {drop}: another watcher is validating it, or died less than {seconds:.0f} s ago")
+        ours = Fenced(store, lease)
         before = _read(ours, key, drop)
         begun = Validations(drop=drop, begun=before.begun + 1)
         ours.write(key, begun.to_bytes())
         try:
             yield before
         except Died as died:
-            ours.write(key, begun.model_copy(update={"how": str(died)}).to_bytes())
+            with suppress(LeaseLost):
+                ours.write(key, begun.model_copy(update={"how": str(died)}).to_bytes())
             raise
         except BaseException:
-            ours.delete(key)
+            _end(ours, key)
             raise
-        else:
-            ours.delete(key)
-        finally:
-            ours.delete(validating.lease)  # of a validation that ended nothing stays behind
+        _end(ours, key)
+
+
+def _end(ours: Store, key: str) -> None:
+    """End the row; once the lease is lost, it is the successor's."""
+    with suppress(LeaseLost):
+        ours.delete(key)
 
 
 def _read(store: Store, key: str, drop: str) -> Validations:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from retrain.errors import UserError
+from retrain.trigger.at_work import Busy
 from retrain.trigger.health import Health
 from retrain.trigger.inbox import Inbox, Mail
 from retrain.trigger.queue import LONGEST_WAIT
@@ -14,7 +15,7 @@ from retrain.trigger.task_watch import TaskWatch
 TURN_SECONDS = 20.0
 """Between turns where nothing lands: so late it may be seen that a run has ended and the next can begin."""
 RETRY_SECONDS = 20.0
-"""Until all is looked at again after that failed."""
+"""Until all is looked at again after that failed, or left something to another watcher."""
 
 log = logging.getLogger("retrain")
 
@@ -90,6 +91,9 @@ class Watcher:
     def _guarded(self, watch: TaskWatch, step: Callable[[], None]) -> bool:
         try:
             step()
+        except Busy as busy:  # the other may fail yet, which is no failure of this one
+            log.info("%s: %s", watch.task.name, busy)
+            self.health.seen_to(watch.task.name)
         except UserError as error:
             log.warning("%s: %s", watch.task.name, error)
             self.health.failed(watch.task.name, str(error))
