@@ -25,7 +25,7 @@ class Stream(Part):
     cache: Bytes = "20Gi"
     """Most bytes of shards kept on this machine's disk, for all its processes."""
     workers: Annotated[int, Field(ge=0, le=64)] | None = None
-    """Processes that decode; 0: the training process itself. Where absent, as many as the work asks for."""
+    """Processes that decode; 0: the training process itself. Where absent, as many as cores and work allow."""
 
 
 class Data(Part):

@@ -136,3 +136,23 @@ def test_processes_that_want_different_shards_keep_to_the_limit(
     cache = cache_of(store, tmp_path, 4, shards)
     assert set(together(store, cache, [shards, shards[::-1], shards[::2] * 2])) == {0}
     assert sizes(cache) <= cache.limit
+
+
+class Crowded(LocalStore):
+    """A folder whose first download is gone at once: another process needed its room."""
+
+    gone = False
+
+    def download(self, key: str, path: Path) -> None:
+        """Copy; the first time, in vain."""
+        super().download(key, path)
+        if not self.gone:
+            self.gone = True
+            path.unlink()
+
+
+def test_a_shard_that_had_to_make_room_as_it_came_is_fetched_again(shards: list[Ref], tmp_path: Path) -> None:
+    store = Crowded(tmp_path / "store")
+    with cache_of(store, tmp_path, 1, shards).hold(shards[0]) as file:
+        assert file.read() == store.read(shards[0].key)[0]
+    assert store.gone

@@ -2,7 +2,7 @@
 
 import torch
 
-SLOW = "training.bf16: this CPU has no instructions for bfloat16, and float32 is several times as fast"
+SLOW = "training.bf16: this CPU has no AVX-512, and float32 is several times as fast on it"
 
 
 def is_slow(bf16: bool, device: torch.device) -> bool:

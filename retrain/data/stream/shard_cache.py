@@ -66,7 +66,7 @@ class ShardCache:
                 self._make_room(ref.shard.size)
                 part.truncate(ref.shard.size)
             self.store.download(ref.key, self.path(ref))
-            with self.path(ref).open("rb") as file:
+            with suppress(FileNotFoundError), self.path(ref).open("rb") as file:  # others may have taken its room again
                 if not self._is_whole(file, ref):
                     raise DamagedDrop(ref.drop, f"{self.store.url}/{ref.key}: its SHA-256 is not the manifest's")
 
