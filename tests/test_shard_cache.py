@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 from collections.abc import Iterator
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,16 @@ def test_a_shard_that_had_to_make_room_as_it_came_is_fetched_again(shards: list[
     with cache_of(store, tmp_path, 1, shards).hold(shards[0]) as file:
         assert file.read() == store.read(shards[0].key)[0]
     assert store.gone
+
+
+def test_a_shard_that_has_just_arrived_takes_its_room_once(
+    store: LocalStore, shards: list[Ref], tmp_path: Path
+) -> None:
+    cache = cache_of(store, tmp_path, 2, shards)
+    with cache.hold(shards[0]) as first:
+        kept = cache.path(shards[0]).with_suffix(".part")
+        kept.write_bytes(bytes(shards[0].shard.size))
+        with kept.open("rb") as fetching:
+            flock(fetching, LOCK_EX)
+            cache.hold(shards[1]).close()
+        assert first.read()

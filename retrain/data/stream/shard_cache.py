@@ -97,9 +97,10 @@ class ShardCache:
             )
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
+        """What takes room: a shard that has just arrived does so once, beside the file that kept it."""
         for path in self.folder.iterdir():
             with suppress(FileNotFoundError):
-                if path.suffix in (WHOLE, FETCHING):
+                if path.suffix == WHOLE or (path.suffix == FETCHING and not path.with_suffix(WHOLE).exists()):
                     yield path, path.stat()
 
 
