@@ -7,6 +7,7 @@ Who uses a shard holds a shared lock on its file; what is locked is not removed.
 
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
@@ -19,6 +20,7 @@ from retrain.records import Shard
 from retrain.store.base import Store
 
 WHOLE, FETCHING = ".tar", ".part"
+POLL_SECONDS = 0.02
 
 
 class Ref(NamedTuple):
@@ -61,10 +63,7 @@ class ShardCache:
         with _alone(self.folder / f"{ref.shard.sha256}{FETCHING}") as part:
             if self.path(ref).exists():
                 return
-            with (self.folder / "room.lock").open("ab") as room:
-                flock(room, LOCK_EX)
-                self._make_room(ref.shard.size)
-                part.truncate(ref.shard.size)
+            self._keep_room(part, ref.shard.size)
             self.store.download(ref.key, self.path(ref))
             with suppress(FileNotFoundError), self.path(ref).open("rb") as file:  # others may have taken its room again
                 if not self._is_whole(file, ref):
@@ -82,19 +81,34 @@ class ShardCache:
         self._checked.add(ref.shard.sha256)
         return True
 
-    def _make_room(self, size: int) -> None:
-        """Remove shards that nobody holds, the least recently used first, until there is room for `size` bytes."""
+    def _keep_room(self, part: BinaryIO, size: int) -> None:
+        """Make the empty file as large as its shard, which keeps its room; wait while others arrive, which may go then.
+
+        Raises `UserError` if all that is there is in use.
+        """
+        while True:
+            with (self.folder / "room.lock").open("ab") as room:
+                flock(room, LOCK_EX)
+                used = self._make_room(size)
+                if used + size <= self.limit:
+                    part.truncate(size)
+                    return
+                if not any(path.suffix == FETCHING and status.st_size for path, status in self._files()):
+                    raise UserError(
+                        f"{self.folder}: no room for {size:,} bytes beside {used:,} that are in use: the limit, "
+                        f"data.stream.cache, is {self.limit:,}; raise it, or train fewer at once on this machine"
+                    )
+            time.sleep(POLL_SECONDS)
+
+    def _make_room(self, size: int) -> int:
+        """Remove shards that nobody holds, the least recently used first, until there is room; return what is used."""
         files = sorted((status.st_mtime, path, status.st_size) for path, status in self._files())
         used = sum(held for _, _, held in files)
         for _, path, held in files:
             if used + size <= self.limit:
-                return
+                break
             used -= held if _removed(path) else 0
-        if used + size > self.limit:
-            raise UserError(
-                f"{self.folder}: no room for {size:,} bytes beside {used:,} that are in use: the limit, "
-                f"data.stream.cache, is {self.limit:,}; raise it, or train fewer at once on this machine"
-            )
+        return used
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
         """What takes room: a shard that has just arrived does so once, beside the file that kept it."""
