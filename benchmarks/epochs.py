@@ -32,6 +32,7 @@ from retrain.config import Model, Training
 from retrain.data.samples import Samples
 from retrain.training.loop import step
 from retrain.training.memory import keep_freed
+from retrain.training.precision import is_slow
 
 BATCH, STRENGTH = 128, 0.01
 WORKERS = (0, 1, 2)
@@ -134,11 +135,6 @@ BFLOAT16: Ways = {
 }
 
 
-def knows_bfloat16() -> bool:
-    """Whether the CPU has instructions that torch's products of bfloat16 use."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
 def seconds(epoch: Epoch) -> float:
     """Wall time of one."""
     began = time.perf_counter()
@@ -183,7 +179,7 @@ def main() -> None:
     )
     chosen = options.parse_args()
     keep_freed()
-    bfloat16 = knows_bfloat16()
+    bfloat16 = not is_slow(True, CPU)
     thin = compare(Case(16, 32), chosen.batches, chosen.turns, bfloat16)
     full = compare(Case(64, 32), max(1, chosen.batches // 4), chosen.turns, bfloat16)
     report({"bfloat16": bfloat16, "results": [thin, full]}, chosen.output)
