@@ -1,5 +1,6 @@
 """Decoding: any kind of image gives the right pixels, and anything else a cause."""
 
+import io
 import struct
 import subprocess
 import sys
@@ -37,10 +38,22 @@ def test_another_size_is_covered_and_cropped_to_the_middle() -> None:
     )
 
 
+@pytest.mark.parametrize("size", [16, 40, 100])
+def test_a_large_jpeg_that_is_decoded_smaller_looks_the_same(size: int) -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    large = Image.fromarray(colours).resize((400, 300), Image.Resampling.BICUBIC)
+    data = encoded(large, "JPEG", quality=95)
+    whole = ImageOps.fit(Image.open(io.BytesIO(data)), (size, size))
+    difference = np.abs(decode(data, size).transpose(1, 2, 0).astype(int) - np.asarray(whole))
+    assert difference.mean() < 0.5
+    assert difference.max() <= 3
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_an_image_is_turned_upright_by_its_exif(kind: str) -> None:
-    lying = Image.new("RGB", (32, 32))
-    lying.paste((255, 255, 255), (0, 0, 16, 32))
+@pytest.mark.parametrize("factor", [1, 8])
+def test_an_image_is_turned_upright_by_its_exif(kind: str, factor: int) -> None:
+    lying = Image.new("RGB", (32 * factor, 32 * factor))
+    lying.paste((255, 255, 255), (0, 0, 16 * factor, 32 * factor))
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise: what is left goes to the top
     pixels = decode(encoded(lying, kind, exif=exif), 32)

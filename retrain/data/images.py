@@ -13,6 +13,13 @@ EXTENSIONS = frozenset({"bmp", "jpeg", "jpg", "png", "webp"})
 FORMATS = ("BMP", "JPEG", "PNG", "WEBP")
 MAX_PIXELS = 50_000_000
 
+VERSION = 2
+"""Of the pixels that `decode` gives: what a cache holds of another version is decoded anew."""
+
+GAP = 2
+"""JPEGs may be decoded smaller than they are, but not below so many times the size that is asked for: what is lost by
+averaging in the decoder is then hardly to be seen, as Pillow's `thumbnail` has it."""
+
 # What Pillow warns of is a damaged or hostile file. Set once, for catch_warnings is not safe among threads.
 warnings.filterwarnings("error", module="PIL")
 
@@ -20,19 +27,23 @@ warnings.filterwarnings("error", module="PIL")
 def decode(data: bytes, size: int) -> NDArray[np.uint8]:
     """Decode an image to RGB, uint8 [3, size, size]: upright by its EXIF, resized to cover, cropped to the middle.
 
-    The first frame of an animation counts; transparency is dropped. Raises `DropError` with the cause if the bytes
+    The first frame of an animation counts; transparency is dropped. Large JPEGs are decoded at a half, a quarter or an
+    eighth of their size, if that is still `GAP` times what is asked for. Raises `DropError` with the cause if the bytes
     are not a whole image in one of `FORMATS`, or if its header promises more than `MAX_PIXELS`.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(image)
-            upright = _rgb(ImageOps.exif_transpose(image))
-        square = upright if upright.size == (size, size) else ImageOps.fit(upright, (size, size))
+            drafted = image.draft(None, (GAP * size, GAP * size))
+            width, height = drafted[1][2:] if drafted else image.size  # its last pixels may be there in part
+            square = _square(_rgb(image), size, width, height)
+            ImageOps.exif_transpose(square, in_place=True)
+            pixels = np.asarray(square)
     except UnidentifiedImageError as error:  # whose own words name an address in memory
         raise DropError(f"cannot be decoded: not an image in {', '.join(FORMATS)}") from error
     except Exception as error:  # Pillow raises whatever its parsers trip over
         raise DropError(f"cannot be decoded: {error}") from error
-    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def fault(data: bytes, size: int) -> str | None:
@@ -50,9 +61,20 @@ def _check_pixels(image: Image.Image) -> None:
         raise ValueError(f"{width} x {height} pixels are more than {MAX_PIXELS:,}")
 
 
+def _square(image: Image.Image, size: int, width: float, height: float) -> Image.Image:
+    """Return the square in the middle of an image's first width x height pixels, resized."""
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    if image.size == (size, size):
+        return image
+    return image.resize((size, size), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
+
+
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "I;16":  # Pillow's own conversion clips at 255 where it should scale
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        scaled = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        scaled.info = image.info
+        image = scaled
     if image.mode == "P":  # only RGBA can take over the transparency of a palette
         image = image.convert("RGBA")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

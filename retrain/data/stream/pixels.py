@@ -1,8 +1,9 @@
 """Training pixels read from shards: decoded when they are asked for, and only those."""
 
 import os
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +15,14 @@ from retrain.data.stream.members import places
 from retrain.data.stream.order import shard_of
 from retrain.data.stream.shard_cache import Ref, ShardCache
 from retrain.errors import DamagedDrop, DropError
+
+
+class _File(NamedTuple):
+    """Where an image's file lies in its shard, and which row of the batch it becomes."""
+
+    row: int
+    offset: int
+    length: int
 
 
 class ShardPixels:
@@ -47,20 +56,22 @@ class ShardPixels:
         return self._read(rows, lambda ref: self.cache.path(ref).open("rb"))
 
     def _read(self, rows: Tensor, opened: Callable[[Ref], BinaryIO]) -> Tensor:
-        images, shard = torch.empty(len(rows), *self._shape, dtype=torch.uint8), shard_of(rows, self.counts)
-        into = images.numpy()
-        for number in set(shard.tolist()):
-            here = (shard == number).nonzero().squeeze(1)
-            with opened(self.shards[number]) as file:
-                for place, row in zip(here.tolist(), rows[here].tolist(), strict=True):
-                    into[place] = self._decoded(file, row, self.shards[number])
+        images = torch.empty(len(rows), *self._shape, dtype=torch.uint8)
+        into, files = images.numpy(), defaultdict[int, list[_File]](list)
+        of_shard, offsets, lengths = shard_of(rows, self.counts), self._offset[rows], self._length[rows]
+        places = zip(of_shard.tolist(), offsets.tolist(), lengths.tolist(), strict=True)
+        for row, (number, offset, length) in enumerate(places):
+            files[number].append(_File(row, offset, length))
+        for number, found in files.items():
+            with opened(self.shards[number]) as shard:
+                for file in found:
+                    into[file.row] = self._decoded(shard, file, self.shards[number])
         return images
 
-    def _decoded(self, file: BinaryIO, row: int, ref: Ref) -> NDArray[np.uint8]:
-        offset = int(self._offset[row])
+    def _decoded(self, shard: BinaryIO, file: _File, ref: Ref) -> NDArray[np.uint8]:
         try:
-            return decode(os.pread(file.fileno(), int(self._length[row]), offset), self._shape[1])
+            return decode(os.pread(shard.fileno(), file.length, file.offset), self._shape[1])
         except DropError as error:
             where = f"{self.cache.store.url}/{ref.key}"
-            key = next(place.key for place in places(file, where) if place.offset == offset)
+            key = next(place.key for place in places(shard, where) if place.offset == file.offset)
             raise DamagedDrop(ref.drop, f"{where}: {key}: {error}") from error

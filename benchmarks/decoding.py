@@ -1,0 +1,77 @@
+"""How long an image takes to decode to a task's size: as this project does, and the whole of it, resized after that.
+
+JPEGs of random colours that run into each other, in sizes from thumbnails to a camera's; PNGs as icons are. Processor
+time in milliseconds, medians of turns, and by how much the pixels differ, of 255.
+"""
+
+import io
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from lib.report import parser, report
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from retrain.data.images import decode
+
+FILES = (("PNG", 32, 32), ("JPEG", 160, 160), ("JPEG", 500, 375), ("JPEG", 1600, 1200), ("JPEG", 4000, 3000))
+SIZES = (32, 64, 224)
+COLOURS = (60, 80, 3)
+
+Decode = Callable[[bytes, int], NDArray[np.uint8]]
+
+
+def picture(kind: str, width: int, height: int) -> bytes:
+    """The file of one."""
+    colours = np.random.default_rng(0).integers(0, 256, COLOURS, dtype=np.uint8)
+    image, file = Image.fromarray(colours).resize((width, height), Image.Resampling.BICUBIC), io.BytesIO()
+    image.save(file, kind, quality=90)
+    return file.getvalue()
+
+
+def whole(data: bytes, size: int) -> NDArray[np.uint8]:
+    """Decode all of its pixels, then resize."""
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    return np.ascontiguousarray(np.asarray(ImageOps.fit(image, (size, size))).transpose(2, 0, 1))
+
+
+def milliseconds(decoding: Decode, data: bytes, size: int) -> float:
+    """Decode for a twentieth of a second; return how long once takes."""
+    count, began = 0, time.process_time()
+    while (taken := time.process_time() - began) < 0.05 or not count:
+        decoding(data, size)
+        count += 1
+    return 1e3 * taken / count
+
+
+def compare(data: bytes, size: int, turns: int) -> dict[str, Any]:
+    """Let both take turns."""
+    taken = [(milliseconds(whole, data, size), milliseconds(decode, data, size)) for _ in range(turns)]
+    difference = np.abs(decode(data, size).astype(int) - whole(data, size))
+    return {
+        "whole, ms": round(statistics.median(theirs for theirs, _ in taken), 3),
+        "retrain, ms": round(statistics.median(ours for _, ours in taken), 3),
+        "times as fast": round(statistics.median(theirs / ours for theirs, ours in taken), 2),
+        "pixels differ by, mean and most": [round(float(difference.mean()), 2), int(difference.max())],
+    }
+
+
+def main() -> None:
+    """Compare every kind of file at every size that is no larger."""
+    options = parser(__doc__)
+    options.add_argument("--turns", type=int, default=5)
+    chosen = options.parse_args()
+    results = {
+        f"{kind} {width}x{height} to {size}x{size}": compare(picture(kind, width, height), size, chosen.turns)
+        for kind, width, height in FILES
+        for size in SIZES
+        if size <= height
+    }
+    report({"results": results}, chosen.output)
+
+
+if __name__ == "__main__":
+    main()
