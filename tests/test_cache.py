@@ -11,7 +11,7 @@ from retrain.config import Data, Task
 from retrain.data.cache import decoded
 from retrain.data.dataset import make_dataset
 from retrain.data.holdout import split_of
-from retrain.data.images import VERSION, decode
+from retrain.data.images import decode
 from retrain.data.packing import pack
 from retrain.data.resident import load
 from retrain.data.samples import Samples
@@ -60,7 +60,7 @@ def test_the_second_time_nothing_is_read_from_the_store(tmp_path: Path, local: L
     local.delete(LAYOUT.shard(drop.id, drop.shards[0].name))
     second = decoded(drop, local, LAYOUT, 8, tmp_path / "cache")
     assert all(torch.equal(first[split].images, second[split].images) for split in first)
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [f"{drop.digest}-8-v{VERSION}.safetensors"]
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [f"{drop.digest}-8.safetensors"]
 
 
 def test_another_image_size_is_another_file(tmp_path: Path, local: LocalStore) -> None:

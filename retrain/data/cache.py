@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from retrain.data.decoding import SplitArrays, decode_drop
-from retrain.data.images import VERSION
 from retrain.data.source import SPLITS
 from retrain.errors import UserError
 from retrain.layout import Layout
@@ -25,7 +24,7 @@ def decoded(drop: Drop, store: Store, layout: Layout, image_size: int, cache_dir
 
     Raises what `decode_drop` does, and `UserError` if the cache cannot be written.
     """
-    path = cache_dir / f"{drop.digest}-{image_size}-v{VERSION}.safetensors"
+    path = cache_dir / f"{drop.digest}-{image_size}.safetensors"
     if not _is_whole(path):
         _save(decode_drop(drop, store, layout, image_size), path)
     with safe_open(path, "pt") as file:

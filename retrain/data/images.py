@@ -13,12 +13,9 @@ EXTENSIONS = frozenset({"bmp", "jpeg", "jpg", "png", "webp"})
 FORMATS = ("BMP", "JPEG", "PNG", "WEBP")
 MAX_PIXELS = 50_000_000
 
-VERSION = 2
-"""Of the pixels that `decode` gives: what a cache holds of another version is decoded anew."""
-
 GAP = 2
-"""JPEGs may be decoded smaller than they are, but not below so many times the size that is asked for: what is lost by
-averaging in the decoder is then hardly to be seen, as Pillow's `thumbnail` has it."""
+"""A JPEG may be decoded smaller than it is, but to no less than so many times the size that is asked for, as by Pillow's
+`thumbnail`: what the decoder's averaging loses is then hardly to be seen."""
 
 # What Pillow warns of is a damaged or hostile file. Set once, for catch_warnings is not safe among threads.
 warnings.filterwarnings("error", module="PIL")

@@ -15,7 +15,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from retrain.data.images import VERSION
 from retrain.data.source import SPLITS
 from retrain.data.stream.reading import HELD_OUT, read_drop
 from retrain.data.stream.shard_cache import ShardCache
@@ -48,7 +47,7 @@ def catalogue(drop: Drop, cache: ShardCache, layout: Layout, image_size: int, fo
     Raises `DamagedDrop`, naming shard and key, where the shards are not what the manifest says, and `UserError` if the
     folder cannot be written.
     """
-    files = {name: folder / f"{drop.digest}-{image_size}-v{VERSION}.{name}" for name in (*HELD_OUT, ARRAYS)}
+    files = {name: folder / f"{drop.digest}-{image_size}.{name}" for name in (*HELD_OUT, ARRAYS)}
     found = _opened(files)
     if found is None:
         try:
