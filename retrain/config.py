@@ -104,7 +104,7 @@ class Training(Part):
     """Samples in an iteration."""
     optimizer: Optimizer = Adam()
     """adam or sgd."""
-    evaluate_every: PositiveFloat = 0.5
+    evaluate_every: PositiveFloat = 1
     """Passes over the dataset between evaluations on val: the grid on which targets can be met, one for all methods."""
     bf16: bool = False
     """Autocast to bfloat16."""

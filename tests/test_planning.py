@@ -26,7 +26,7 @@ def test_the_first_drop_is_trained_from_scratch_to_the_end_of_its_schedule() -> 
     plan = Past().landed(drop(1)).plan()
     assert (plan.method, plan.parent, plan.target, plan.known) == ("scratch", None, None, 0)
     assert (plan.recipe.initialization.name, plan.recipe.objective.name) == ("fresh", "none")
-    assert (plan.iterations, plan.evaluate_every) == (500, 25)
+    assert (plan.iterations, plan.evaluate_every) == (500, 50)
     assert (plan.origin.drops, plan.origin.classes) == (1, 2)
 
 
@@ -91,7 +91,7 @@ def test_the_schedule_is_chosen_by_the_share_of_new_data(new: int, scale: float)
     assert plan.recipe.schedule.scale == scale
     samples = 500 + 2 * (new // 2)
     assert plan.iterations == round(samples * scale)
-    assert plan.evaluate_every == round(samples / 20)
+    assert plan.evaluate_every == round(samples / 10)
 
 
 def test_a_scale_that_the_task_gives_is_taken() -> None:
