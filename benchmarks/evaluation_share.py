@@ -5,8 +5,8 @@ images it looked at. The whole grid looks at all of val at each point. `ledger` 
 it expects nothing before a share (`EARLIEST_SHARE`) of the iterations after which the quickest other run of its method
 came within 99 percent. Runs are taken towards the accuracy that they ended with; those of `RETRAININGS` towards that of
 the scratch run of their seed, if they reached it, as retrainings are. These curves have few points, so values are
-interpolated for a grid of twice an epoch in a hundred epochs, shortened schedules being as much shorter. Scratch runs,
-which are in some files, have no target in earnest: their curves are taken for their shape.
+interpolated for the grid, in a hundred epochs, shortened schedules being as much shorter. Scratch runs, which are in
+some files, have no target in earnest: their curves are taken for their shape.
 """
 
 import json
@@ -19,7 +19,7 @@ import torch
 from lib.report import ROOT, parser, report
 from torch import Tensor, nn
 
-from retrain.config import Data
+from retrain.config import Data, Training
 from retrain.data.augment import Normalize
 from retrain.data.samples import Samples
 from retrain.planning import EARLIEST_SHARE
@@ -29,7 +29,8 @@ from retrain.training.stopping import LOWEST_LEVEL
 
 CPU = torch.device("cpu")
 EVIDENCE = ROOT / "docs" / "evidence"
-RUNS = [EVIDENCE / name / "runs.jsonl" for name in ("digits", "performance/paper-scale")]
+RUNS = {EVIDENCE / "digits" / "runs.jsonl": 1, EVIDENCE / "performance" / "paper-scale" / "runs.jsonl": 2}
+"""And how many points their curves have an epoch."""
 RETRAININGS = EVIDENCE / "verwimp-fitted-mini" / "runs.jsonl"
 QUICKER, SLOWER = "init+schedule x0.25", "all four x0.25"
 """Methods whose runs take 0.7 to 1 of each other's iterations."""
@@ -47,17 +48,20 @@ class Bright(nn.Module):
 
 
 class Case(NamedTuple):
-    """A size of val, and how many images are trained on between evaluations."""
+    """A size of val, how many images are trained on between evaluations, and how often in an epoch that is."""
 
     name: str
     val: int
     between: int
+    an_epoch: int = 1
 
 
+assert Training().evaluate_every == 1
 DEFAULTS = (
-    Case("defaults, 45,000 + 5,000 images", 5_000, 22_500),
-    Case("defaults, 1,153,000 + 128,000 images", 128_000, 576_500),
+    Case("defaults, 45,000 + 5,000 images", 5_000, 45_000),
+    Case("defaults, 1,153,000 + 128,000 images", 128_000, 1_153_000),
 )
+TWICE = Case("twice an epoch, 45,000 + 5,000 images", 5_000, 22_500, 2)
 
 
 class Used(NamedTuple):
@@ -151,51 +155,56 @@ def runs_of(path: Path) -> list[dict[str, Any]]:
     return [run for run in map(json.loads, path.read_text().splitlines()) if run.get("curve")]
 
 
-def study(path: Path) -> dict[str, object]:
+def study(path: Path, an_epoch: int) -> dict[str, object]:
     """Replay the runs of one study: as they were, and as if their data were larger."""
     runs = runs_of(path)
-    courses = [
-        Course(run.get("cell", {}).get("method", ""), run["curve"]["accuracy"], run["curve"]["accuracy"][-1])
-        for run in runs
-    ]
     first, cost = runs[0]["curve"], runs[0]["record"]["result"]["cost"]
     between = first["iteration"][0] * cost["samples"] // cost["iterations"]
-    cases = (Case("as recorded", first["images"][0], between), *DEFAULTS)
-    return {"curves": str(path.relative_to(ROOT)), "cases": [share_of(courses, case) for case in cases]}
+
+    def replayed(case: Case) -> dict[str, object]:
+        step = an_epoch // case.an_epoch
+        ends = [(run.get("cell", {}).get("method", ""), run["curve"]["accuracy"][step - 1 :: step]) for run in runs]
+        return share_of([Course(method, accuracies, accuracies[-1]) for method, accuracies in ends], case)
+
+    cases = (Case("as recorded", first["images"][0], between, an_epoch), *DEFAULTS)
+    return {"curves": str(path.relative_to(ROOT)), "cases": [replayed(case) for case in cases]}
 
 
 def retrainings(path: Path) -> dict[str, object]:
     """Replay those runs of a study that came to the accuracy of scratch."""
     runs = runs_of(path)
-    scratch = {run["cell"]["seed"]: run["curve"] for run in runs if run["cell"]["method"] == "scratch"}
-    courses = [
-        Course(run["cell"]["method"], stretched(run["curve"], own["iteration"][-1]), own["accuracy"][-1])
-        for run in runs
-        if run["curve"] != (own := scratch[run["cell"]["seed"]])
-    ]
-    reached = [course for course in courses if max(course.accuracies) >= course.target]
+    cases = [(courses_of(runs, case.an_epoch), case) for case in (*DEFAULTS, TWICE)]
     return {
         "curves": f"{path.relative_to(ROOT)}, towards scratch",
-        "methods": sorted({course.method for course in reached}),
-        "cases": [share_of(reached, case) for case in DEFAULTS],
-        "other shares than EARLIEST_SHARE": by_earliest_share(reached),
+        "methods": sorted({course.method for course in cases[0][0]}),
+        "cases": [share_of(courses, case) for courses, case in cases],
+        "other shares than EARLIEST_SHARE": by_earliest_share(cases[0][0]),
     }
 
 
-def stretched(curve: dict[str, list[float]], whole: float) -> list[float]:
-    """A curve at each half of a hundred epochs, which the `whole` number of iterations stand for."""
-    half = whole / (2 * EPOCHS)
-    points = np.arange(half, curve["iteration"][-1] + half / 2, half)
+def courses_of(runs: list[dict[str, Any]], an_epoch: int) -> list[Course]:
+    """The courses of runs to the accuracy of scratch, by so many points an epoch."""
+    scratch = {run["cell"]["seed"]: run["curve"] for run in runs if run["cell"]["method"] == "scratch"}
+    courses = [
+        Course(run["cell"]["method"], stretched(run["curve"], own["iteration"][-1], an_epoch), own["accuracy"][-1])
+        for run in runs
+        if run["curve"] != (own := scratch[run["cell"]["seed"]])
+    ]
+    return [course for course in courses if max(course.accuracies) >= course.target]
+
+
+def stretched(curve: dict[str, list[float]], whole: float, an_epoch: int) -> list[float]:
+    """A curve at so many points an epoch of a hundred epochs, which the `whole` number of iterations stand for."""
+    between = whole / (an_epoch * EPOCHS)
+    points = np.arange(between, curve["iteration"][-1] + between / 2, between)
     accuracies: list[float] = np.interp(points, [0, *curve["iteration"]], [0, *curve["accuracy"]]).tolist()
     return accuracies
 
 
 def main() -> None:
     """Replay the runs of some files."""
-    options = parser(__doc__)
-    options.add_argument("--runs", type=Path, nargs="+", default=RUNS)
-    chosen = options.parse_args()
-    studies = [study(path.resolve()) for path in chosen.runs]
+    chosen = parser(__doc__).parse_args()
+    studies = [study(path, an_epoch) for path, an_epoch in RUNS.items()]
     report({"studies": [*studies, retrainings(RETRAININGS)]}, chosen.output)
 
 

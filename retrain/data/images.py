@@ -14,8 +14,8 @@ FORMATS = ("BMP", "JPEG", "PNG", "WEBP")
 MAX_PIXELS = 50_000_000
 
 GAP = 2
-"""A JPEG may be decoded smaller than it is, but to no less than so many times the size that is asked for, as by Pillow's
-`thumbnail`: what the decoder's averaging loses is then hardly to be seen."""
+"""A JPEG may be decoded smaller than it is, but to no less than so many times the size that is asked for: what the
+decoder's averaging loses is then hardly to be seen. Pillow's own `thumbnail` does the same."""
 
 # What Pillow warns of is a damaged or hostile file. Set once, for catch_warnings is not safe among threads.
 warnings.filterwarnings("error", module="PIL")
