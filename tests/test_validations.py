@@ -24,8 +24,12 @@ from retrain.data.quarantine import causes
 from retrain.errors import StoreError
 from retrain.layout import Layout
 from retrain.store import LocalStore, Store
+from retrain.store.base import Entry
 from retrain.trigger.apart import Died
 from retrain.trigger.at_work import Busy
+from retrain.trigger.health import Health
+from retrain.trigger.intake import Intake
+from retrain.trigger.landing import Landed
 from retrain.trigger.lease import LeaseState, held
 from retrain.trigger.queue import Queue
 from retrain.trigger.task_watch import Pace
@@ -155,14 +159,14 @@ def test_a_validation_that_died_with_a_watcher_elsewhere_is_counted_once_its_lea
     with pytest.raises(Busy), counted(place.store, LAYOUT, "a-bad"):
         pass
     take_away(place.store, seconds=0)
-    with counted(place.store, LAYOUT, "a-bad") as before:
-        assert before.begun == 1
+    with counted(place.store, LAYOUT, "a-bad") as ours:
+        assert ours.before.begun == 1
     assert begun(place.store) == []
 
 
 def test_a_validation_that_another_watcher_is_at_is_not_counted(store: Store) -> None:
     with counted(store, LAYOUT, "a", LEASE) as first:
-        assert first.begun == 0
+        assert first.before.begun == 0
         with pytest.raises(Busy, match="drop a: another watcher"), counted(store, LAYOUT, "a", LEASE):
             pass
         assert Validations.model_validate_json(store.read(LAYOUT.validations("a"))[0]).begun == 1
@@ -220,8 +224,8 @@ def test_a_drop_that_kills_is_put_aside_after_three_deaths_however_many_watchers
 def test_an_error_or_a_wish_to_stop_ends_the_row(place: Place, end: BaseException) -> None:
     key = LAYOUT.validations("a-bad")
     place.store.write(key, Validations(drop="a-bad", begun=2).to_bytes())
-    with suppress(type(end)), counted(place.store, LAYOUT, "a-bad") as before:
-        assert before.begun == 2
+    with suppress(type(end)), counted(place.store, LAYOUT, "a-bad") as ours:
+        assert ours.before.begun == 2
         assert Validations.model_validate_json(place.store.read(key)[0]).begun == 3
         raise end
     assert begun(place.store) == []
@@ -237,3 +241,28 @@ def test_one_whose_lease_was_lost_ends_as_it_would_and_leaves_the_row_to_its_suc
         if end:
             raise end
     assert Validations.model_validate_json(store.read(LAYOUT.validations("a-bad"))[0]).begun == 1
+
+
+class Overtaken(LocalStore):
+    """A store whose reader freezes, when it has seen that a drop is not in quarantine, until another has its lease."""
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        found = list(super().list(prefix))
+        if prefix == LAYOUT.quarantine("a-bad"):
+            take_away(self, seconds=60)
+            time.sleep(2 * SHORT)
+        yield from found
+
+
+@pytest.mark.parametrize("begun_before", [0, LIMIT])
+def test_one_that_froze_until_another_took_over_puts_nothing_into_quarantine_any_more(
+    place: Place, tmp_path: Path, begun_before: int
+) -> None:
+    store = Overtaken(tmp_path / "store")
+    upload(store, "a-bad", {"train.tar": b"no tar"})
+    store.write(LAYOUT.validations("a-bad"), Validations(drop="a-bad", begun=begun_before).to_bytes())
+    problem = Intake(place.task, store, Health(["pets"]), lease=SHORT).validate(Landed(ended={"a-bad"}))
+    assert isinstance(problem, Busy)
+    assert "another watcher has taken over" in str(problem)
+    assert causes(place.store, LAYOUT) == {}
+    assert Validations.model_validate_json(store.read(LAYOUT.validations("a-bad"))[0]).begun == begun_before + 1

@@ -67,13 +67,13 @@ class Intake:
 
         Raises `Busy` while another is at it, any other `UserError` if it was neither committed nor put into quarantine.
         """
-        with counted(self._store, self._layout, drop, self._lease) as before:
-            now = scan(self._store, self._layout, [drop])
+        with counted(self._store, self._layout, drop, self._lease) as (before, ours):
+            now = scan(ours, self._layout, [drop])
             if drop not in now.unvalidated:
                 return drop in now.waiting
             cause = self._judge(drop, before)
             if cause is not None:
-                self.set_aside(self._store, drop, cause)
+                self.set_aside(ours, drop, cause)
                 return False
         log.info("%s: drop %s is committed", self._task.name, drop)
         return True
