@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import pytest
 from uploads import good, shard, task_in, upload
@@ -32,7 +33,7 @@ from retrain.trigger.intake import Intake
 from retrain.trigger.landing import Landed
 from retrain.trigger.lease import LeaseState, held
 from retrain.trigger.queue import Queue
-from retrain.trigger.task_watch import Pace
+from retrain.trigger.task_watch import Pace, TaskWatch
 from retrain.trigger.validations import LIMIT, Validations, counted
 
 LAYOUT = Layout("pets")
@@ -84,7 +85,7 @@ def killing_all() -> Iterator[set[int | None]]:
         killer.join()
 
 
-def freeze_next_child(frozen: list[BaseProcess], watcher: Future[bool]) -> None:
+def freeze_next_child(frozen: list[BaseProcess], watcher: Future[Any]) -> None:
     """Stop the child that a watcher begins to validate in, unless it ends without one."""
     while not watcher.done():
         for child in multiprocessing.active_children():
@@ -207,6 +208,24 @@ def test_of_watchers_that_find_one_drop_at_once_one_validates_it_and_none_is_cou
     assert len(frozen) == 1
     assert place.store.read(LAYOUT.manifest("a-good"))
     assert begun(place.store) == []
+
+
+def test_a_watcher_is_alive_while_a_validation_takes_long_and_stuck_if_it_is_silent_afterwards(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retrain.trigger.health.SILENCE", SHORT)
+    upload(place.store, "a-good", {"train.tar": shard(good())})
+    health, frozen = Health(["pets"]), list[BaseProcess]()
+    with ThreadPoolExecutor(1) as pool:
+        look = pool.submit(TaskWatch(place.task, Recorder(), health).look)
+        freeze_next_child(frozen, look)
+        time.sleep(3 * SHORT)
+        alive = health.is_alive()
+        os.kill(frozen[0].pid or 0, signal.SIGCONT)
+    assert alive
+    assert place.store.read(LAYOUT.manifest("a-good"))
+    time.sleep(2 * SHORT)
+    assert not health.is_alive()
 
 
 def test_a_drop_that_kills_is_put_aside_after_three_deaths_however_many_watchers_are_at_it(place: Place) -> None:

@@ -80,6 +80,10 @@ class Intake:
 
     def _judge(self, drop: str, before: Validations) -> str | None:
         """Commit a drop; return why it belongs into quarantine instead, or None. Raises `UserError` if unknown."""
-        if before.begun < LIMIT:
+        if before.begun >= LIMIT:
+            return f"{before.begun} validations came to no end, the last: {before.how}"
+        self._health.alive(working=True)
+        try:
             return apart(INTAKE_SECONDS, take_in, self._task, drop)
-        return f"{before.begun} validations came to no end, the last: {before.how}"
+        finally:
+            self._health.alive()
