@@ -39,13 +39,15 @@ def plan(text: str, method: str, purpose: str, submission: str, job: str) -> str
     """
     task, context = _open(text, "cpu")
     found = submissions.read(context.store, context.layout, submission)
-    if found and not found.is_left_to(job):
-        log.info("nothing to do: %s is done by job %s", submission, found.job)
-        return ""
     if found is None:
         with at_work(context.store, context.layout, patient=True) as ours:
-            found = _plan(replace(context, store=ours), task, method, purpose)
-            submissions.write(ours, context.layout, submission, found)
+            found = submissions.read(ours, context.layout, submission)  # another pod may have planned it meanwhile
+            if found is None:
+                found = _plan(replace(context, store=ours), task, method, purpose)
+                submissions.write(ours, context.layout, submission, found)
+    if not found.is_left_to(job):
+        log.info("nothing to do: %s is done by job %s", submission, found.job)
+        return ""
     return found.run_id or ""
 
 

@@ -2,6 +2,8 @@
 
 import io
 import tarfile
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,9 @@ from retrain.config import Data, Task
 from retrain.data.adopting import adopt
 from retrain.data.decoding import decode_drop
 from retrain.data.drops import list_drops
+from retrain.data.packing import ON_DISK
 from retrain.data.quarantine import Quarantine, quarantine
+from retrain.data.shards import write_shards
 from retrain.errors import DropError
 from retrain.layout import Layout
 from retrain.store import LocalStore, Store
@@ -77,6 +81,45 @@ def test_a_tree_of_images_is_packed_under_the_same_id(store: Store) -> None:
     assert (drop.id, drop.classes) == (DROP, ("cat", "dog"))
     assert sum(drop.samples(split) for split in drop.counts) == 80
     assert adopt(DROP, TASK, store) == drop
+
+
+class Weighed(LocalStore):
+    """A slow store, which sees how many files lie beside those that are uploaded."""
+
+    most = 0
+
+    def upload(self, path: Path, key: str) -> None:
+        time.sleep(0.02)
+        self.most = max(self.most, len(list(path.parent.glob("train-*.tar"))))
+        super().upload(path, key)
+
+
+@pytest.fixture
+def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of three images."""
+    monkeypatch.setattr("retrain.data.packing.write_shards", partial(write_shards, limit=3 * len(png(0))))
+
+
+@pytest.mark.usefixtures("_small_shards")
+def test_however_many_shards_a_tree_of_images_makes_few_lie_on_disk_at_once(tmp_path: Path) -> None:
+    local = Weighed(tmp_path / "store")
+    upload(local, photos())
+    drop = adopt(DROP, TASK, local)
+    assert len(drop.shards) > 3 * ON_DISK
+    assert 1 < local.most <= ON_DISK
+    assert [len(data) for data in shard_bytes(local, drop)] == [shard.size for shard in drop.shards]
+    assert sum(len(arrays.labels) for arrays in decode_drop(drop, local, LAYOUT, 8).values()) == 80
+
+
+@pytest.mark.usefixtures("_small_shards")
+def test_what_was_uploaded_before_a_tree_was_refused_is_no_drop_and_no_hindrance(local: LocalStore) -> None:
+    upload(local, photos() | {"cat/1.png": png(1)[:60]})
+    with pytest.raises(DropError, match=r"cat/1\.png: cannot be decoded"):
+        adopt(DROP, TASK, local)
+    assert [entry.key for entry in local.list(LAYOUT.drops) if entry.key.endswith(".tar")]
+    assert list_drops(local, LAYOUT) == ()
+    upload(local, photos())
+    assert sum(map(adopt(DROP, TASK, local).samples, ("train", "val", "test"))) == 80
 
 
 def test_what_an_attempt_that_was_cut_off_uploaded_is_no_hindrance(local: LocalStore) -> None:

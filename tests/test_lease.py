@@ -1,10 +1,12 @@
 """The lease: one holder at a time, and a holder that froze changes nothing when it wakes."""
 
 import os
+import shutil
 import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,8 @@ from aws import AWS
 from processes import forkserver
 
 from retrain.layout import Layout
-from retrain.store import Store, open_store
+from retrain.store import LocalStore, Store, open_store
+from retrain.training.preemption import Preempted
 from retrain.trigger.at_work import at_work
 from retrain.trigger.fence import Fenced
 from retrain.trigger.lease import LeaseLost, LeaseState, acquire, held
@@ -135,6 +138,19 @@ def test_it_is_given_back_when_the_work_fails(store: Store) -> None:
     with pytest.raises(ZeroDivisionError), held(store, LAYOUT):
         raise ZeroDivisionError
     assert acquire(store, LAYOUT)
+
+
+@pytest.mark.parametrize("end", [None, Preempted()])
+def test_a_store_that_is_gone_when_it_is_given_back_changes_nothing_of_how_the_work_ends(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, end: BaseException | None
+) -> None:
+    store = LocalStore(tmp_path / "store")
+    with pytest.raises(type(end)) if end else nullcontext(), held(store, LAYOUT):
+        shutil.rmtree(store.root)
+        store.root.write_text("no folder")
+        if end:
+            raise end
+    assert "the lease was not given back and expires by itself: " in caplog.text
 
 
 def test_what_comes_after_it_was_given_back_is_refused_and_takes_it_from_nobody(store: Store) -> None:

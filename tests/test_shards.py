@@ -36,7 +36,7 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
 
 
 def test_shards_are_full_at_the_limit_and_hold_everything_once_and_in_order(tmp_path: Path) -> None:
-    shards = write_shards(SAMPLES, "val", tmp_path, limit=3 * len(png(0)))
+    shards = list(write_shards(SAMPLES, "val", tmp_path, limit=3 * len(png(0))))
     assert [shard.samples for shard in shards] == [3, 3, 3, 3, 3, 3, 2]
     assert [shard.name.rpartition("-")[0] for shard in shards] == [f"val-{number:06d}" for number in range(7)]
     assert [sample for shard in shards for sample in read(tmp_path / shard.name, shard)] == SAMPLES
@@ -46,7 +46,8 @@ def test_shards_are_full_at_the_limit_and_hold_everything_once_and_in_order(tmp_
 def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    assert write_shards(SAMPLES, "train", tmp_path / "a") == write_shards(SAMPLES, "train", tmp_path / "b")
+    first, second = (list(write_shards(SAMPLES, "train", tmp_path / name)) for name in "ab")
+    assert first == second
 
 
 def test_webdataset_reads_our_shards(tmp_path: Path) -> None:

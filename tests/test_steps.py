@@ -3,7 +3,9 @@
 import logging
 import os
 import signal
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from retrain.records import Drop, RunRecord
 from retrain.runs import RunFiles
 from retrain.store import LocalStore
 from retrain.training.preemption import leave
+from retrain.trigger.lease import held
 
 LAYOUT = Layout("pets")
 JOB = "the job"
@@ -129,6 +132,24 @@ def test_a_submission_keeps_the_run_that_it_was_bound_to_whatever_lands_later(ta
     pack(coloured(tmp_path / "second", green=1), task, LocalStore(Path(task.store)))
     assert planned(task) == run_id
     assert planned(task, "s2") != run_id
+
+
+def test_a_pod_that_waited_while_another_planned_the_submission_keeps_to_that_run(
+    task: Task, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    land(task, tmp_path)
+    store, first = LocalStore(Path(task.store)), planned(task, "s0")
+    pack(coloured(tmp_path / "second", green=1), task, store)
+    logging.getLogger("retrain").addHandler(caplog.handler)
+    with ThreadPoolExecutor(1) as pool:
+        with held(store, LAYOUT):
+            late = pool.submit(planned, task)
+            while "waits for" not in caplog.text and not late.done():
+                time.sleep(0.01)
+            bound = submissions.Submission(run_id=first)
+            submissions.write(store, LAYOUT, "s1", bound)
+        assert late.result() == first
+    assert submissions.read(store, LAYOUT, "s1") == bound
 
 
 def test_of_two_jobs_of_one_submission_only_the_one_that_it_is_given_to_does_anything(

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import pytest
 from uploads import good, shard, task_in, upload
@@ -24,11 +25,15 @@ from retrain.data.quarantine import causes
 from retrain.errors import StoreError
 from retrain.layout import Layout
 from retrain.store import LocalStore, Store
+from retrain.store.base import Entry
 from retrain.trigger.apart import Died
 from retrain.trigger.at_work import Busy
+from retrain.trigger.health import Health
+from retrain.trigger.intake import Intake
+from retrain.trigger.landing import Landed
 from retrain.trigger.lease import LeaseState, held
 from retrain.trigger.queue import Queue
-from retrain.trigger.task_watch import Pace
+from retrain.trigger.task_watch import Pace, TaskWatch
 from retrain.trigger.validations import LIMIT, Validations, counted
 
 LAYOUT = Layout("pets")
@@ -80,7 +85,7 @@ def killing_all() -> Iterator[set[int | None]]:
         killer.join()
 
 
-def freeze_next_child(frozen: list[BaseProcess], watcher: Future[bool]) -> None:
+def freeze_next_child(frozen: list[BaseProcess], watcher: Future[Any]) -> None:
     """Stop the child that a watcher begins to validate in, unless it ends without one."""
     while not watcher.done():
         for child in multiprocessing.active_children():
@@ -155,14 +160,14 @@ def test_a_validation_that_died_with_a_watcher_elsewhere_is_counted_once_its_lea
     with pytest.raises(Busy), counted(place.store, LAYOUT, "a-bad"):
         pass
     take_away(place.store, seconds=0)
-    with counted(place.store, LAYOUT, "a-bad") as before:
-        assert before.begun == 1
+    with counted(place.store, LAYOUT, "a-bad") as ours:
+        assert ours.before.begun == 1
     assert begun(place.store) == []
 
 
 def test_a_validation_that_another_watcher_is_at_is_not_counted(store: Store) -> None:
     with counted(store, LAYOUT, "a", LEASE) as first:
-        assert first.begun == 0
+        assert first.before.begun == 0
         with pytest.raises(Busy, match="drop a: another watcher"), counted(store, LAYOUT, "a", LEASE):
             pass
         assert Validations.model_validate_json(store.read(LAYOUT.validations("a"))[0]).begun == 1
@@ -176,7 +181,8 @@ def test_a_drop_that_another_watcher_is_at_is_looked_at_again_and_no_error(bucke
     assert watcher.once()
     upload(place.store, "a-good", {"train.tar": shard(good())})
     with held(place.store, place.layout.validating("a-good")):
-        assert not watcher.once()
+        assert watcher.once()
+        assert recorder.runs == []
         assert counts(queue, s3) == (0, 1)
         assert figures(watcher)["retrain_watcher_errors_total"] == 0
         assert watcher.health.problems() == []
@@ -195,7 +201,7 @@ def test_of_watchers_that_find_one_drop_at_once_one_validates_it_and_none_is_cou
                 looks.append(pool.submit(watcher.once))
                 freeze_next_child(frozen, looks[-1])
             assert causes(place.store, LAYOUT) == {}
-            assert [look.result() for look in looks[1:]] == [False] * (WATCHERS - 1)
+            assert [look.result() for look in looks[1:]] == [True] * (WATCHERS - 1)
         finally:
             for child in frozen:
                 os.kill(child.pid or 0, signal.SIGCONT)
@@ -203,6 +209,24 @@ def test_of_watchers_that_find_one_drop_at_once_one_validates_it_and_none_is_cou
     assert len(frozen) == 1
     assert place.store.read(LAYOUT.manifest("a-good"))
     assert begun(place.store) == []
+
+
+def test_a_watcher_is_alive_while_a_validation_takes_long_and_stuck_if_it_is_silent_afterwards(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retrain.trigger.health.SILENCE", SHORT)
+    upload(place.store, "a-good", {"train.tar": shard(good())})
+    health, frozen = Health(["pets"]), list[BaseProcess]()
+    with ThreadPoolExecutor(1) as pool:
+        look = pool.submit(TaskWatch(place.task, Recorder(), health).look)
+        freeze_next_child(frozen, look)
+        time.sleep(3 * SHORT)
+        alive = health.is_alive()
+        os.kill(frozen[0].pid or 0, signal.SIGCONT)
+    assert alive
+    assert place.store.read(LAYOUT.manifest("a-good"))
+    time.sleep(2 * SHORT)
+    assert not health.is_alive()
 
 
 def test_a_drop_that_kills_is_put_aside_after_three_deaths_however_many_watchers_are_at_it(place: Place) -> None:
@@ -220,8 +244,8 @@ def test_a_drop_that_kills_is_put_aside_after_three_deaths_however_many_watchers
 def test_an_error_or_a_wish_to_stop_ends_the_row(place: Place, end: BaseException) -> None:
     key = LAYOUT.validations("a-bad")
     place.store.write(key, Validations(drop="a-bad", begun=2).to_bytes())
-    with suppress(type(end)), counted(place.store, LAYOUT, "a-bad") as before:
-        assert before.begun == 2
+    with suppress(type(end)), counted(place.store, LAYOUT, "a-bad") as ours:
+        assert ours.before.begun == 2
         assert Validations.model_validate_json(place.store.read(key)[0]).begun == 3
         raise end
     assert begun(place.store) == []
@@ -237,3 +261,28 @@ def test_one_whose_lease_was_lost_ends_as_it_would_and_leaves_the_row_to_its_suc
         if end:
             raise end
     assert Validations.model_validate_json(store.read(LAYOUT.validations("a-bad"))[0]).begun == 1
+
+
+class Overtaken(LocalStore):
+    """A store whose reader freezes, when it has seen that a drop is not in quarantine, until another has its lease."""
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        found = list(super().list(prefix))
+        if prefix == LAYOUT.quarantine("a-bad"):
+            take_away(self, seconds=60)
+            time.sleep(2 * SHORT)
+        yield from found
+
+
+@pytest.mark.parametrize("begun_before", [0, LIMIT])
+def test_one_that_froze_until_another_took_over_puts_nothing_into_quarantine_any_more(
+    place: Place, tmp_path: Path, begun_before: int
+) -> None:
+    store = Overtaken(tmp_path / "store")
+    upload(store, "a-bad", {"train.tar": b"no tar"})
+    store.write(LAYOUT.validations("a-bad"), Validations(drop="a-bad", begun=begun_before).to_bytes())
+    problem = Intake(place.task, store, Health(["pets"]), lease=SHORT).validate(Landed(ended={"a-bad"}))
+    assert isinstance(problem, Busy)
+    assert "another watcher has taken over" in str(problem)
+    assert causes(place.store, LAYOUT) == {}
+    assert Validations.model_validate_json(store.read(LAYOUT.validations("a-bad"))[0]).begun == begun_before + 1

@@ -19,6 +19,7 @@ from watching import Place
 
 from retrain import ledger, registry
 from retrain.tasks import load_task
+from retrain.trigger.lease import held
 
 TASK = """
 name: pets
@@ -93,6 +94,15 @@ def test_once_does_what_there_is_to_do_and_ends(place: Place, tmp_path: Path) ->
     assert (once.returncode, once.stdout) == (0, ""), once.stderr
     [record] = ledger.read(place.store, place.layout)
     assert record.outcome == "completed"
+
+
+def test_once_leaves_a_drop_to_the_watcher_that_validates_it_and_ends_well(place: Place) -> None:
+    place.store.write(place.layout.success("week-1"), b"")
+    with held(place.store, place.layout.validating("week-1")):
+        once = subprocess.run([*RETRAIN, "watch", "--task", "pets.yaml", "--once"], capture_output=True, text=True)
+    assert (once.returncode, once.stdout) == (0, ""), once.stderr
+    assert "drop week-1: another watcher is validating it" in once.stderr
+    assert not list(place.store.list(place.layout.quarantine("week-1")))
 
 
 def test_a_watcher_whose_store_is_gone_is_alive_but_not_ready(place: Place) -> None:

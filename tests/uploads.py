@@ -8,6 +8,7 @@ from pathlib import Path
 from pictures import png
 
 from retrain.config import Data, Task
+from retrain.data.quarantine import quarantine
 from retrain.layout import Layout
 from retrain.store import Store
 from retrain.trigger.intake import take_in
@@ -49,6 +50,9 @@ def upload(store: Store, drop: str, files: Mapping[str, bytes]) -> None:
 
 
 def taken_in(task: Task, store: Store, drop: str, files: Mapping[str, bytes]) -> str | None:
-    """Upload a drop and do what the watcher's process for it does: why it is in quarantine, or None."""
+    """Upload a drop and take it in as the watcher does: why it is in quarantine, or None."""
     upload(store, drop, files)
-    return take_in(task, drop)
+    cause = take_in(task, drop)
+    if cause is not None:
+        quarantine(store, Layout("pets"), drop, cause)
+    return cause

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from retrain.trigger.watcher import Watcher
 
 NOT_ALL = 1
-"""Exit code of `--once` where some task could not be seen to, or a drop was left to another watcher."""
+"""Exit code of `--once` where some task could not be seen to; a drop that another watcher is at is left to it."""
 
 
 def watch(

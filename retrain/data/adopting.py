@@ -15,7 +15,7 @@ from retrain.data.drops import read_drop
 from retrain.data.holdout import held_out_shares
 from retrain.data.images import fault
 from retrain.data.listing import Entry, list_store
-from retrain.data.packing import check_id, pack_samples
+from retrain.data.packing import check_id, pack_by_shards
 from retrain.data.parallel import parallel_map
 from retrain.data.shards import encoded, read_samples
 from retrain.data.source import read_entries, split_of_tar
@@ -28,7 +28,7 @@ from retrain.store.base import Conflict, Store
 from retrain.words import Split
 
 PACKED = re.compile(r"(train|val|test)-\d{6}-[0-9a-f]{8}\.tar")
-"""How `pack` names shards: beside a tree of images they are of an earlier attempt that did not come to its end."""
+"""How `pack` names shards: beside a tree of images they are of an earlier attempt that came to no manifest."""
 
 ABOUT_THE_DROP = ("_SUCCESS", "drop.json", "quarantine.json")
 
@@ -47,7 +47,7 @@ def adopt(drop_id: str, task: Task, store: Store) -> Drop:
         return _adopt_shards(drop_id, tars, task, store)
     if strangers := [tar.name for tar in tars if not PACKED.fullmatch(str(tar.name))]:
         raise DropError(f"{images[0].root}: shards and other files side by side: {strangers[0]}, {images[0].name}")
-    return pack_samples([read_entries(images, images[0].root)], task, store, drop_id)[0].drop
+    return pack_by_shards(read_entries(images, images[0].root), task, store, drop_id)
 
 
 def _adopt_shards(drop_id: str, tars: list[Entry], task: Task, store: Store) -> Drop:

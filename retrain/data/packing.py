@@ -1,7 +1,7 @@
 """From a source to committed drops: read, validate, write shards, upload, and last of all the manifest."""
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +23,9 @@ from retrain.records import Drop, LeftOut, Shard
 from retrain.store.base import Conflict, Store
 from retrain.store.parallel import ask_all
 from retrain.words import Split
+
+ON_DISK = 4
+"""Shards of an upload that lie here at once, 0.5 GB at most; each is sent in parts, so that few are quick enough."""
 
 
 class Packed(NamedTuple):
@@ -49,13 +52,6 @@ def pack(
     """
     chosen = _choose(read_source(source), staging, part)
     check_id(drop_id, len(chosen))
-    return pack_samples(chosen, task, store, drop_id)
-
-
-def pack_samples(
-    chosen: Sequence[tuple[Sample, ...]], task: Task, store: Store, drop_id: str | None = None
-) -> list[Packed]:
-    """Commit samples to the store, a drop for each tuple of them. Raises `DropError` as `pack` does."""
     with tempfile.TemporaryDirectory(prefix="retrain-") as temporary:
         drops = []
         for number, samples in enumerate(chosen):
@@ -63,6 +59,24 @@ def pack_samples(
             folder.mkdir()
             drops.append((_prepare(samples, task, folder, drop_id), folder))
         return [_commit(drop, folder, store) for drop, folder in drops]
+
+
+def pack_by_shards(samples: tuple[Sample, ...], task: Task, store: Store, drop_id: str) -> Drop:
+    """Commit samples as a drop of this id, of which `ON_DISK` shards lie here at once, however many it has.
+
+    Each goes to the store as soon as it is written. Raises `DropError` as `pack` does; the shards that went before then
+    stay in the store, where nothing reads them without a manifest.
+    """
+    with tempfile.TemporaryDirectory(prefix="retrain-") as temporary:
+        folder = Path(temporary)
+
+        def send(shard: Shard) -> Shard:
+            store.upload(folder / shard.name, Layout(task.name).shard(drop_id, shard.name))
+            (folder / shard.name).unlink()
+            return shard
+
+        drop = _prepare(samples, task, folder, drop_id, lambda shards: ask_all(send, shards, ON_DISK))
+    return _seal(drop, store).drop
 
 
 def _choose(samples: tuple[Sample, ...], staging: Staging | None, part: int | None) -> tuple[tuple[Sample, ...], ...]:
@@ -82,12 +96,21 @@ def check_id(drop_id: str | None, drops: int) -> None:
         raise DropError(f"drop id {drop_id}: there are {drops} parts to name; choose one of them")
 
 
-def _prepare(samples: tuple[Sample, ...], task: Task, folder: Path, drop_id: str | None) -> Drop:
-    """Validate the samples, write the good ones' shards into `folder`, and return the manifest."""
+def _prepare(
+    samples: tuple[Sample, ...],
+    task: Task,
+    folder: Path,
+    drop_id: str | None,
+    through: Callable[[Iterator[Shard]], Iterator[Shard]] = iter,
+) -> Drop:
+    """Validate the samples, write the good ones' shards into `folder`, and return the manifest.
+
+    Each shard is written when `through` asks for it.
+    """
     held_out = held_out_shares({sample.split for sample in samples if sample.split}, task.data)
     bad = BadSamples(task.data.max_bad_share)
     tally = Tally(held_out)
-    shards = tuple(_shards(samples, task.data.image_size, folder, tally, bad))
+    shards = tuple(through(_shards(samples, task.data.image_size, folder, tally, bad)))
     return tally.manifest(drop_id, task.name, shards, bad, samples[0].entry.root)
 
 
@@ -121,9 +144,15 @@ def _commit(drop: Drop, folder: Path, store: Store) -> Packed:
         names = [shard.name for shard in drop.shards]
         for _ in ask_all(lambda name: store.upload(folder / name, layout.shard(drop.id, name)), names):
             pass
-        with suppress(Conflict):  # somebody else committed it in the meantime
-            store.create(layout.manifest(drop.id), drop.to_bytes())
-            return Packed(drop, new=True)
+    return _seal(drop, store)
+
+
+def _seal(drop: Drop, store: Store) -> Packed:
+    """Write the manifest of a drop whose shards are in the store, unless it is committed already."""
+    layout = Layout(drop.task)
+    with suppress(Conflict):
+        store.create(layout.manifest(drop.id), drop.to_bytes())
+        return Packed(drop, new=True)
     committed = read_drop(store, layout, drop.id)
     if committed.digest != drop.digest:
         raise DropError(f"drop {drop.id} exists with other content, and drops never change; choose another id")

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from itertools import chain, groupby
+from itertools import chain, count, groupby
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
@@ -31,12 +31,17 @@ class Encoded(NamedTuple):
     data: bytes
 
 
-def write_shards(samples: Iterable[Encoded], split: Split, folder: Path, limit: int = SHARD_BYTES) -> list[Shard]:
-    """Write samples into `folder` as shards of about `limit` bytes of images; the same samples give the same bytes."""
-    stream, shards = iter(samples), list[Shard]()
-    while first := next(stream, None):
-        shards.append(_write_shard(_take(chain([first], stream), limit), split, len(shards), folder))
-    return shards
+def write_shards(samples: Iterable[Encoded], split: Split, folder: Path, limit: int = SHARD_BYTES) -> Iterator[Shard]:
+    """Write samples into `folder` as shards of about `limit` bytes of images, each when it is asked for.
+
+    The same samples give the same bytes.
+    """
+    stream = iter(samples)
+    for number in count():
+        first = next(stream, None)
+        if first is None:
+            return
+        yield _write_shard(_take(chain([first], stream), limit), split, number, folder)
 
 
 def _take(stream: Iterator[Encoded], limit: int) -> Iterator[Encoded]:
@@ -49,22 +54,22 @@ def _take(stream: Iterator[Encoded], limit: int) -> Iterator[Encoded]:
 def _write_shard(samples: Iterator[Encoded], split: Split, number: int, folder: Path) -> Shard:
     """Name the shard after its content too, so that two drops packed under one id at once cannot mix."""
     path = folder / "unnamed.tar"
-    count = _write_tar(samples, path)
+    written = _write_tar(samples, path)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     path = path.rename(folder / f"{split}-{number:06d}-{sha256[:8]}.tar")
-    return Shard(name=path.name, split=split, samples=count, size=path.stat().st_size, sha256=sha256)
+    return Shard(name=path.name, split=split, samples=written, size=path.stat().st_size, sha256=sha256)
 
 
 def _write_tar(samples: Iterator[Encoded], path: Path) -> int:
     """Every field of a header is fixed, so equal samples are equal bytes; PAX, as other formats refuse long names."""
     fixed = {"user": "", "group": "", "mode": 0o444, "mtime": 0, "format": "PAX_FORMAT"}
-    count = 0
+    written = 0
     with path.open("wb") as file, TarWriter(file, encoder=False, **fixed) as tar:
         for sample in samples:
             tar.write({"__key__": sample.key, sample.extension: sample.data, "cls": sample.class_name.encode()})
-            count += 1
-    return count
+            written += 1
+    return written
 
 
 def read_shard(stream: BinaryIO, shard: Shard, where: str, left_out: Collection[str] = ()) -> Iterator[Encoded]:

@@ -14,7 +14,7 @@ from retrain.observe.metrics import family
 from retrain.observe.names import Name
 
 SILENCE = 900.0
-"""Seconds without a sign of life after which a watcher that is not at work on a run counts as stuck."""
+"""Seconds without a sign of life after which a watcher that is not at work on a run or a drop counts as stuck."""
 
 
 class Health(Collector):
@@ -30,7 +30,7 @@ class Health(Collector):
         self._alive_at, self._working = time.monotonic(), False
 
     def alive(self, *, working: bool = False) -> None:
-        """Note a sign of life; `working`: the next may take as long as a run does."""
+        """Note a sign of life; `working`: the next may take as long as a run does, or a validation."""
         with self._lock:
             self._alive_at, self._working = time.monotonic(), working
 

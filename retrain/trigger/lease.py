@@ -69,10 +69,14 @@ class Lease:
         self._put(datetime.now(UTC) + timedelta(seconds=self._seconds))
 
     def release(self) -> None:
-        """Give the lease back; one that was taken already is no error."""
+        """Give the lease back. That it cannot be is no error of what was done under it: it expires by itself."""
         self._is_given_back = True
-        with suppress(LeaseLost):
+        try:
             self._put(datetime.now(UTC))
+        except LeaseLost:
+            pass
+        except StoreError as error:
+            log.warning("the lease was not given back and expires by itself: %s", error)
 
     def _put(self, expires_at: datetime) -> None:
         with self._lock:

@@ -10,8 +10,7 @@ from retrain import next_run
 from retrain.config import Task
 from retrain.cron import last_time
 from retrain.data.drops import read_drop
-from retrain.data.quarantine import quarantine
-from retrain.errors import DamagedDrop, DropError, UserError
+from retrain.errors import DamagedDrop, DropError
 from retrain.layout import Layout
 from retrain.observe import names
 from retrain.planning import Nothing, Request
@@ -19,19 +18,13 @@ from retrain.records import Plan
 from retrain.run_records import RunRecords
 from retrain.store import open_store
 from retrain.store.parallel import ask_all
-from retrain.trigger.apart import apart
-from retrain.trigger.at_work import Busy
 from retrain.trigger.claims import Claims
 from retrain.trigger.fence import Fenced
 from retrain.trigger.health import Health
-from retrain.trigger.intake import take_in
-from retrain.trigger.landing import Landed, scan
+from retrain.trigger.intake import Intake
+from retrain.trigger.landing import scan
 from retrain.trigger.lease import SECONDS, held
 from retrain.trigger.submitter import Submitter
-from retrain.trigger.validations import LIMIT, Validations, counted
-
-INTAKE_SECONDS = 6 * 3600.0
-"""The longest that one drop may take to be validated."""
 
 log = logging.getLogger("retrain")
 
@@ -60,6 +53,7 @@ class TaskWatch:
         self._pace = pace
         self._next_attention: dict[str, float] = {}
         self._claims = Claims(self.store, self.layout)
+        self._intake = Intake(task, self.store, health, pace.lease)
         self._waiting: dict[str, datetime] = {}
         self._covered: set[str] = set()
 
@@ -78,7 +72,7 @@ class TaskWatch:
         found = self.store.folders(self.layout.drops) if drops is None else drops
         unknown = [drop for drop in found if self._is_open(drop) and drop not in self._waiting]
         landed = scan(self.store, self.layout, unknown)
-        problem = self._take_in(landed)
+        problem = self._intake.validate(landed)
         self._note(landed.waiting)
         if problem:
             raise problem
@@ -114,43 +108,6 @@ class TaskWatch:
                     self._attended(plan, self._pace.attend)
                     self._health.count(names.WATCHER_SUBMISSIONS, self.task.name, int(new))
 
-    def _take_in(self, landed: Landed) -> UserError | None:
-        """Validate what ended without a manifest; return why one could not be, after all others had their turn."""
-        busy = problem = None
-        for drop in sorted(landed.unvalidated):
-            try:
-                if self._validate(drop):
-                    landed.committed.add(drop)
-            except Busy as error:
-                busy = error
-            except UserError as error:
-                problem = UserError(f"drop {drop}: {error}")
-        return problem or busy
-
-    def _validate(self, drop: str) -> bool:
-        """Validate a drop, unless another watcher has done so by now; return whether it is committed.
-
-        Raises `Busy` while another is at it, any other `UserError` if it was neither committed nor put into quarantine.
-        """
-        with counted(self.store, self.layout, drop, self._pace.lease) as before:
-            now = scan(self.store, self.layout, [drop])
-            if drop not in now.unvalidated:
-                return drop in now.waiting
-            cause = self._judge(drop, before)
-        if cause is None:
-            log.info("%s: drop %s is committed", self.task.name, drop)
-        else:
-            self._quarantined(drop, cause)
-        return cause is None
-
-    def _judge(self, drop: str, before: Validations) -> str | None:
-        """Commit a drop, or put it into quarantine: return why, or None. Raises `UserError` if neither came of it."""
-        if before.begun < LIMIT:
-            return apart(INTAKE_SECONDS, take_in, self.task, drop)
-        cause = f"{before.begun} validations came to no end, the last: {before.how}"
-        quarantine(self.store, self.layout, drop, cause)
-        return cause
-
     def _note(self, drops: set[str]) -> None:
         """Remember which drops wait to be claimed, and since when."""
         self._waiting = {drop: since for drop, since in self._waiting.items() if self._is_open(drop)}
@@ -159,14 +116,13 @@ class TaskWatch:
             if isinstance(since, datetime):
                 self._waiting[drop] = since
             else:
-                self._quarantined(drop, str(since))
+                self._intake.set_aside(self.store, drop, str(since))
 
     def _committed_at(self, drop: str) -> datetime | DropError:
-        """When a drop was committed; what is wrong with it, if anything is, after it was put into quarantine."""
+        """When a drop was committed; or what is wrong with its manifest."""
         try:
             return read_drop(self.store, self.layout, drop).committed_at
         except DropError as error:
-            quarantine(self.store, self.layout, drop, str(error))
             return error
 
     def _is_open(self, drop: str) -> bool:
@@ -183,8 +139,7 @@ class TaskWatch:
         try:
             planned = next_run.preview(self.store, self.layout, self.task, Request())
         except DamagedDrop as damaged:  # the next turn plans without it
-            quarantine(self.store, self.layout, damaged.drop, str(damaged))
-            self._quarantined(damaged.drop, str(damaged))
+            self._intake.set_aside(self.store, damaged.drop, str(damaged))
             self._waiting.pop(damaged.drop, None)
             return
         if isinstance(planned, Nothing):
@@ -196,7 +151,3 @@ class TaskWatch:
         if self._claims.claim(planned):
             log.info("%s: %s: %s", self.task.name, planned.run_id, planned.reason)
             self._waiting.clear()
-
-    def _quarantined(self, drop: str, cause: str) -> None:
-        self._health.count(names.WATCHER_QUARANTINED, self.task.name)
-        log.warning("%s: drop %s is in quarantine: %s", self.task.name, drop, cause)

@@ -6,6 +6,7 @@ had expired, and is not just under way.
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import NamedTuple
 
 from retrain.layout import Layout
 from retrain.records import Record
@@ -28,12 +29,19 @@ class Validations(Record):
     """What became of the last one."""
 
 
+class Counted(NamedTuple):
+    """A drop's validations before this one, and a store that takes what this one writes for as long as it is ours."""
+
+    before: Validations
+    store: Store
+
+
 @contextmanager
-def counted(store: Store, layout: Layout, drop: str, seconds: float = SECONDS) -> Iterator[Validations]:
-    """Count what is done within as one of a drop's validations, and yield those before it.
+def counted(store: Store, layout: Layout, drop: str, seconds: float = SECONDS) -> Iterator[Counted]:
+    """Count what is done within as one of a drop's validations.
 
     The drop's lease, which lasts `seconds` without a heartbeat, is held within, so those before it are over. Raises
-    `Busy` at once if somebody else has it: one that is under way is no death.
+    `Busy` at once if somebody else has it (one that is under way is no death), or once a write finds it lost.
 
     One whose process died, or that took this one along, stays counted. Any other end, an error or a wish to stop
     included, ends the row.
@@ -47,7 +55,9 @@ def counted(store: Store, layout: Layout, drop: str, seconds: float = SECONDS) -
         begun = Validations(drop=drop, begun=before.begun + 1)
         ours.write(key, begun.to_bytes())
         try:
-            yield before
+            yield Counted(before, ours)
+        except LeaseLost as lost:
+            raise Busy(f"drop {drop}: another watcher has taken over its validation") from lost
         except Died as died:
             with suppress(LeaseLost):
                 ours.write(key, begun.model_copy(update={"how": str(died)}).to_bytes())

@@ -16,6 +16,7 @@ from chaos.breaks import BREAKS
 from chaos.place import LAYOUT, Place
 from retrain import ledger, registry, stages
 from retrain.data.packing import pack
+from retrain.data.quarantine import quarantine
 from retrain.errors import RunError, StoreError
 from retrain.planning import Request
 from retrain.records import Plan
@@ -115,4 +116,5 @@ def watch(place: Place, queue: str | None, records: int) -> None:
 
 def adopt(place: Place, drop: str) -> None:
     """Take in what a producer uploaded without a manifest."""
-    take_in(place.task(), drop)
+    if cause := take_in(place.task(), drop):
+        quarantine(place.context().store, LAYOUT, drop, cause)
