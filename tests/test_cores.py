@@ -8,9 +8,9 @@ import pytest
 import torch
 from trainings import CPU, commit_drops, context_of, stored_plan
 
+from retrain import processors
 from retrain.attempt import attempt
 from retrain.records import Loading
-from retrain.training import cores as cores_file
 from retrain.training import setup
 from retrain.training.cores import DECODING, DECODING_BYTE, OPERATIONS, Cores, computing, share_out
 
@@ -23,7 +23,7 @@ def cores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
     """How many this process has, and torch's threads on them."""
     count: int = request.param
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(cores_file, "QUOTA", Path("there-is-none"))
+    monkeypatch.setattr(processors, "QUOTA", Path("there-is-none"))
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(count))
     monkeypatch.setattr(torch, "get_num_threads", lambda: count)
     return count
@@ -75,19 +75,6 @@ def test_threads_that_are_asked_for_stay_as_many_on_every_machine(
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     assert share_out(None, CPU, PHOTOGRAPH, operations(DECODED)).training == threads
-
-
-@pytest.mark.parametrize(("quota", "allowed"), [("max 100000", 64), ("150000 100000", 2), ("400000 100000", 4)])
-def test_a_container_shares_out_its_quota(
-    quota: str, allowed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64))
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
-    (tmp_path / "cpu.max").write_text(quota + "\n")
-    monkeypatch.setattr(cores_file, "QUOTA", tmp_path / "cpu.max")
-    assert share_out(None, torch.device("cuda"), PHOTOGRAPH, 1).decoding == max(1, min(16, allowed - 1))
-    assert share_out(None, CPU, PHOTOGRAPH, operations(DECODED)).decoding == min(16, allowed // 2 + 1)
 
 
 def test_a_training_computes_in_its_own_threads_and_leaves_the_others_theirs() -> None:
