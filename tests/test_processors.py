@@ -15,6 +15,7 @@ from retrain.data.parallel import parallel_map
 from retrain.machine import make_context
 from retrain.processors import own_cores
 from retrain.store import LocalStore
+from retrain.study.workers import Workers, staff
 
 
 @pytest.fixture
@@ -81,3 +82,22 @@ def test_processes_of_a_step_share_them(quota: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(SystemExit):
         launch(2, "no-such-step")
     assert os.environ.pop("OMP_NUM_THREADS") == "3"
+
+
+def at_work(store: str, *, device: str) -> tuple[int, int]:
+    """How many cores a study's process has, and in how many threads it computes."""
+    make_context(LocalStore(Path(store)), make_task(), device)
+    return own_cores(), torch.get_num_threads()
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_processes_of_a_study_share_the_cores_and_compute_in_as_many_threads_as_they_are_told(
+    told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if told:
+        monkeypatch.setenv("OMP_NUM_THREADS", str(own_cores()))
+    each = max(1, own_cores() // 2)
+    with staff(Workers(jobs=2, device="cpu")) as do:
+        assert list(do(at_work, [str(tmp_path)])) == [(each, own_cores() if told else each)]
+    assert "LOCAL_WORLD_SIZE" not in os.environ
