@@ -29,16 +29,20 @@ class Cores(NamedTuple):
     """Threads that compute, on the CPU."""
 
 
-def share_out(asked: int | None, device: torch.device, image_bytes: float, operations: float) -> Cores:
+def beside_gpu(asked: int | None) -> Cores:
+    """Return what decodes and computes beside a GPU: all cores but one decode, or as many as are asked for."""
+    decoding = min(MOST, max(1, own_cores() - 1)) if asked is None else asked
+    return Cores(decoding, torch.get_num_threads())
+
+
+def share_out(asked: int | None, image_bytes: float, operations: float) -> Cores:
     """Share the cores out, where images are files of so many bytes, and training on one takes so many operations.
 
     `asked` is how many processes are to decode, if that is said, and OMP_NUM_THREADS says how many threads compute.
-    Beside a GPU all cores but one decode. All this depends on data, network and machine alone, and not on how fast it
-    is just now: sums of floats depend on threads.
+    All this depends on data, network and machine alone, and not on how fast it is just now: sums of floats depend on
+    threads.
     """
     cores, threads = own_cores(), torch.get_num_threads()
-    if device.type == "cuda":
-        return Cores(min(MOST, max(1, cores - 1)) if asked is None else asked, threads)
     given = _given(cores, DECODING + DECODING_BYTE * image_bytes, operations / OPERATIONS)
     more = 1 if given else 0  # for what training leaves of its own cores while it waits
     workers = min(MOST, given + more) if asked is None else asked

@@ -19,7 +19,7 @@ from retrain.recipe.loss import BatchLoss, batch_loss
 from retrain.recipe.sampling import keep_probability
 from retrain.records import Plan
 from retrain.training import flops, optimizers
-from retrain.training.cores import Cores, share_out
+from retrain.training.cores import Cores, beside_gpu, share_out
 from retrain.training.distributed import ALONE, Ranks
 from retrain.training.gradients import gradient_changes, trained_parameters
 from retrain.training.lineage import fresh
@@ -132,8 +132,10 @@ def _cores(plan: Plan, train: Samples, network: nn.Module) -> Cores:
     if not isinstance(train.images, ShardPixels):
         return Cores(0, torch.get_num_threads())
     data = plan.task.data
+    if train.device.type == "cuda":
+        return beside_gpu(data.stream.workers)
     operations = flops.count(network, data.image_size).training
-    return share_out(data.stream.workers, train.device, train.images.bytes_each, operations)
+    return share_out(data.stream.workers, train.images.bytes_each, operations)
 
 
 def _loader(plan: Plan, train: Samples, keep: Tensor | None, part: Part, workers: int) -> Loader:
