@@ -86,24 +86,18 @@ def set_up(plan: Plan, train: Samples, val: Samples, parent: Parent | None, rank
     """
     device, task = train.device, plan.task
     part = _part(plan, ranks)
-    network = fresh(plan)
-    cores = _cores(plan, train, network)
-    initialize(plan.recipe.initialization, network, parent.weights if parent else None)
-    network = models.place(network, device).train()
-    parameters = list(trained_parameters(network).values())
+    cores = _cores(plan, train)
+    network = _start(plan, parent, device)
     torch.manual_seed(derive(plan.seed, "layers", ranks.rank))
     old = train.drop < plan.known
     keep = keep_probability(plan.recipe.sampling, parent.counters if parent else None, old.cpu())
-    optimizer = optimizers.build(task.training.optimizer, parameters)
-    if parent and parent.moments:
-        optimizers.carry_over(optimizer, parent.moments)
     return Run(
         plan=plan,
         train=train,
         val=val,
         network=network,
         forward=network,
-        optimizer=optimizer,
+        optimizer=_optimizer(plan, parent, network),
         batch_loss=batch_loss(plan.recipe.objective, _forward(network, task.training.bf16)),
         change_gradients=gradient_changes(plan, network, train),
         loader=_loader(plan, train, keep, part, cores.decoding),
@@ -128,13 +122,27 @@ def _part(plan: Plan, ranks: Ranks) -> Part:
     return ranks.part(batch_size)
 
 
-def _cores(plan: Plan, train: Samples, network: nn.Module) -> Cores:
+def _start(plan: Plan, parent: Parent | None, device: torch.device) -> nn.Module:
+    """The network where the run starts, on its device."""
+    network = fresh(plan)
+    initialize(plan.recipe.initialization, network, parent.weights if parent else None)
+    return models.place(network, device).train()
+
+
+def _optimizer(plan: Plan, parent: Parent | None, network: nn.Module) -> optimizers.Optimizer:
+    optimizer = optimizers.build(plan.task.training.optimizer, trained_parameters(network).values())
+    if parent and parent.moments:
+        optimizers.carry_over(optimizer, parent.moments)
+    return optimizer
+
+
+def _cores(plan: Plan, train: Samples) -> Cores:
     if not isinstance(train.images, ShardPixels):
         return Cores(0, torch.get_num_threads())
     data = plan.task.data
     if train.device.type == "cuda":
         return beside_gpu(data.stream.workers)
-    operations = flops.count(network, data.image_size).training
+    operations = flops.count(fresh(plan), data.image_size).training
     return share_out(data.stream.workers, train.images.bytes_each, operations)
 
 
