@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from retrain.config import Data, Training
 from retrain.data.augment import Normalize
 from retrain.data.samples import Samples
-from retrain.planning import EARLIEST_SHARE
 from retrain.recipe.speed_up import first_reaching
+from retrain.targets import EARLIEST_SHARE
 from retrain.training.evaluate import measure
 from retrain.training.stopping import LOWEST_LEVEL
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from retrain.config import Stream, Task
-from retrain.data.augment import Part
+from retrain.data.augment import Rows
 from retrain.data.images import decode
 from retrain.data.stream.order import mixed
 from retrain.data.stream.pixels import ShardPixels
@@ -38,7 +38,7 @@ from retrain.training.loading import Gathering, Loader
 from retrain.training.passes import Passes
 from retrain.training.streaming import Streaming
 
-BATCH, ROWS = 128, Part(0, 128, 128)
+BATCH, ROWS = 128, Rows(0, 128, 128)
 LAYOUT = Layout("loaders")
 SETTING = Stream(shuffle_shards=8, cache="1Gi")
 WORKERS = (0, 1, 2)

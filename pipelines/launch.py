@@ -8,6 +8,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from retrain.processors import own_cores
 from retrain.training.preemption import Preempted
 
 
@@ -26,7 +27,7 @@ def launch(processes: int, *arguments: str) -> None:
         rdzv_endpoint="127.0.0.1:0",
         max_restarts=0,  # whoever runs the step tries it again
     )
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, own_cores() // processes)))
     try:
         elastic_launch(config, sys.executable)("-m", "pipelines.worker", *arguments)
     except SignalException as signalled:

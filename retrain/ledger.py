@@ -115,11 +115,5 @@ def _baseline(plan: Plan, outcome: str, used: int) -> int:
 
 def total(records: Iterable[RunRecord]) -> Savings:
     """Add up what a ledger's runs saved."""
-    parts = [record.savings for record in records if record.savings]
-    return Savings(
-        baseline=sum(part.baseline for part in parts),
-        used=sum(part.used for part in parts),
-        used_all_in=sum(part.used_all_in for part in parts),
-        gross=sum(part.gross for part in parts),
-        net=sum(part.net for part in parts),
-    )
+    nothing = Savings(baseline=0, used=0, used_all_in=0, gross=0, net=0)
+    return sum((record.savings for record in records if record.savings), nothing)

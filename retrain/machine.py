@@ -1,4 +1,4 @@
-"""What this machine offers to a run: a device, a folder for decoded drops, and somebody who watches."""
+"""What this machine offers to a run: a device, threads, a folder for decoded drops, and somebody who watches."""
 
 import os
 from pathlib import Path
@@ -10,6 +10,7 @@ from retrain.context import Context
 from retrain.errors import UserError
 from retrain.layout import Layout
 from retrain.observe.audience import Audience, gather
+from retrain.processors import own_cores
 from retrain.store.base import Store
 from retrain.training.distributed import join
 
@@ -23,10 +24,20 @@ def make_context(
 
     Of several processes that torchrun started, only the first is watched.
     """
+    _limit_threads()
     ranks = join(device)
     observer = Audience() if ranks.rank else gather(metrics_port, metrics_host)
     factories = frozenset({task.model.name, *task.factories})
     return Context(store, Layout(task.name), pick_device(device), cache_folder(), observer, ranks, factories)
+
+
+def _limit_threads() -> None:
+    """Compute in no more threads than this process has cores: beyond a quota they are stopped, and wait for each other.
+
+    OMP_NUM_THREADS is somebody's word on it and stands.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), own_cores()))
 
 
 def cache_folder() -> Path:

@@ -9,11 +9,12 @@ from retrain.data.drops import read_drop, shelf
 from retrain.data.quarantine import set_aside
 from retrain.errors import DamagedDrop
 from retrain.layout import Layout
-from retrain.planning import History, Measured, Nothing, Request
+from retrain.planning import History, Nothing, Request
 from retrain.records import Drop, Plan, RunRecord
 from retrain.run_records import RunRecords
 from retrain.store.base import Store
 from retrain.store.parallel import ask_all
+from retrain.targets import Measured
 
 
 def preview(store: Store, layout: Layout, task: Task, request: Request) -> Plan | Nothing:

@@ -1,6 +1,6 @@
 """From what has landed and what has been done to what to do next: pure functions over records."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from retrain.config import Refresh, Task
@@ -9,12 +9,9 @@ from retrain.data.dataset import make_dataset, order_drops
 from retrain.recipe.methods import recipe_of
 from retrain.recipe.schedule import longer_scale, resolve_scale
 from retrain.recipe.settings import Recipe
-from retrain.recipe.speed_up import first_reaching
-from retrain.records import Curve, Dataset, Drop, Origin, Plan, Result, RunRecord, Target
+from retrain.records import Dataset, Drop, Origin, Plan, RunRecord
+from retrain.targets import Measured, age_of, make_target
 from retrain.words import Method, Purpose
-
-EARLIEST_SHARE = 0.75
-"""A run's target is not expected before this share of the iterations that the quickest run of its task has taken."""
 
 
 class Request(NamedTuple):
@@ -22,14 +19,6 @@ class Request(NamedTuple):
 
     method: Method | None = None
     purpose: Purpose = "retrain"
-
-
-class Measured(NamedTuple):
-    """A scratch run that targets may come from: one of equal work with the task."""
-
-    record: RunRecord
-    result: Result
-    curve: Curve
 
 
 class History(NamedTuple):
@@ -130,17 +119,12 @@ def _method(task: Task, dataset: Dataset, history: History, request: Request) ->
 
 
 def _refresh_due(refresh: Refresh, dataset: Dataset, champion: Plan, baseline: Measured) -> str | None:
-    age = _age(dataset, baseline)
+    age = age_of(dataset, baseline)
     if refresh.every and age >= refresh.every:
         return f"it is {age} drops old (baseline.refresh.every: {refresh.every})"
     if refresh.on_new_classes and age and len(dataset.classes) > len(champion.dataset.classes):
         return "new classes have appeared (baseline.refresh.on_new_classes)"
     return None
-
-
-def _age(dataset: Dataset, baseline: Measured) -> int:
-    """How many drops the baseline did not see."""
-    return len({drop.id for drop in dataset.drops} - set(baseline.record.drops))
 
 
 def _assemble(task: Task, dataset: Dataset, history: History, method: Method, purpose: Purpose, reason: str) -> Plan:
@@ -162,7 +146,7 @@ def _assemble(task: Task, dataset: Dataset, history: History, method: Method, pu
         recipe=recipe,
         iterations=_iterations(task, dataset, recipe),
         evaluate_every=max(1, round(_epochs(task, dataset, task.training.evaluate_every))),
-        target=_target(task.target.level, dataset, history.baseline, history.records)
+        target=make_target(task.target.level, dataset, history.baseline, history.records)
         if parent and history.baseline
         else None,
         origin=parent.origin if parent else _own_origin(task, dataset),
@@ -190,35 +174,6 @@ def _not_yet_run(plan: Plan, records: Mapping[str, RunRecord]) -> Plan | Nothing
             )
         plan = following
     return plan
-
-
-def _target(level: float, dataset: Dataset, baseline: Measured, records: Mapping[str, RunRecord]) -> Target:
-    """level/100 of the baseline's accuracy, and when its curve reached that (Verwimp et al., eqs. 1 and 2)."""
-    accuracy = level / 100 * baseline.result.final_accuracy
-    iterations = [point.iteration for point in baseline.curve.points]
-    reached = first_reaching(iterations, [point.accuracy for point in baseline.curve.points], accuracy)
-    s_scratch = reached or baseline.result.iterations
-    return Target(
-        level=level,
-        accuracy=accuracy,
-        baseline_run=baseline.record.run_id,
-        baseline_accuracy=baseline.result.final_accuracy,
-        baseline_iterations=s_scratch,
-        baseline_reached_at=baseline.result.reached_at,
-        provenance="measured" if baseline.record.dataset_digest == dataset.digest else "carried",
-        age=_age(dataset, baseline),
-        expected_from=round(EARLIEST_SHARE * _earliest(records.values()) * s_scratch),
-    )
-
-
-def _earliest(records: Iterable[RunRecord]) -> float:
-    """The least share of s_scratch after which a retraining of this task came within 99 percent; 0: none has yet."""
-    shares = (
-        (record.result.reached_at["99"] or record.result.iterations) / record.target.baseline_iterations
-        for record in records
-        if record.outcome == "reached" and record.purpose == "retrain" and record.result and record.target
-    )
-    return min(shares, default=0.0)
 
 
 def _own_origin(task: Task, dataset: Dataset) -> Origin:

@@ -23,9 +23,7 @@ class RunFiles(RunRecords):
 
     def write_model(self, weights: Mapping[str, Tensor]) -> str:
         """Write the weights as safetensors and return their digest."""
-        data = save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
-        self.store.write(self._key("model.safetensors"), data)
-        return hashlib.sha256(data).hexdigest()
+        return self._keep("model.safetensors", weights)
 
     def weights(self) -> dict[str, Tensor]:
         """Return the weights that the result vouches for. Raises `RunError` if they are not those, or no numbers."""
@@ -34,9 +32,7 @@ class RunFiles(RunRecords):
 
     def write_moments(self, moments: Mapping[str, Tensor]) -> str:
         """Write the optimiser's moments, for runs that go on with them, and return their digest."""
-        data = save({name: tensor.detach().cpu().contiguous() for name, tensor in moments.items()})
-        self.store.write(self._key("moments.safetensors"), data)
-        return hashlib.sha256(data).hexdigest()
+        return self._keep("moments.safetensors", moments)
 
     def moments(self) -> dict[str, Tensor]:
         """Return the optimiser's moments. Raises `RunError` if the run kept none, or they are not those."""
@@ -46,6 +42,11 @@ class RunFiles(RunRecords):
                 f"{self.run_id} kept no optimiser state to go on with: train it with training.optimizer_state: kept"
             )
         return self._vouched("moments.safetensors", result.moments_digest, "optimiser state")
+
+    def _keep(self, name: str, tensors: Mapping[str, Tensor]) -> str:
+        data = save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()})
+        self.store.write(self._key(name), data)
+        return hashlib.sha256(data).hexdigest()
 
     def _vouched(self, name: str, sha256: str | None, what: str) -> dict[str, Tensor]:
         where = f"{self.store.url}/{self._key(name)}"

@@ -5,8 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 from retrain import ledger
 from retrain.config import Task
-from retrain.planning import History, Measured, Nothing, Request, make_plan
+from retrain.planning import History, Nothing, Request, make_plan
 from retrain.records import Cost, Curve, Decision, Drop, Machine, Plan, Point, Result, RunRecord
+from retrain.targets import Measured
 
 DEFAULT = Request()
 START = datetime(2026, 1, 1, tzinfo=UTC)

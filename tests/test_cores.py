@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainings import CPU, commit_drops, context_of, stored_plan
+from trainings import commit_drops, context_of, stored_plan
 
+from retrain import processors
 from retrain.attempt import attempt
 from retrain.records import Loading
-from retrain.training import cores as cores_file
 from retrain.training import setup
-from retrain.training.cores import DECODING, DECODING_BYTE, OPERATIONS, Cores, computing, share_out
+from retrain.training.cores import DECODING, DECODING_BYTE, OPERATIONS, Cores, beside_gpu, computing, share_out
 
 PHOTOGRAPH = 100_000.0
 DECODED = DECODING + DECODING_BYTE * PHOTOGRAPH
@@ -23,7 +23,7 @@ def cores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
     """How many this process has, and torch's threads on them."""
     count: int = request.param
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(cores_file, "QUOTA", Path("there-is-none"))
+    monkeypatch.setattr(processors, "QUOTA", Path("there-is-none"))
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(count))
     monkeypatch.setattr(torch, "get_num_threads", lambda: count)
     return count
@@ -35,37 +35,36 @@ def operations(seconds: float) -> float:
 
 
 def test_training_keeps_all_threads_and_decodes_between_steps_where_that_is_little(cores: int) -> None:
-    assert share_out(None, CPU, PHOTOGRAPH, operations(1.01 * cores**2 * DECODED)) == Cores(0, cores)
-    assert share_out(1, CPU, PHOTOGRAPH, operations(1.01 * cores**2 * DECODED)) == Cores(1, cores)
+    assert share_out(None, PHOTOGRAPH, operations(1.01 * cores**2 * DECODED)) == Cores(0, cores)
+    assert share_out(1, PHOTOGRAPH, operations(1.01 * cores**2 * DECODED)) == Cores(1, cores)
 
 
 def test_work_that_is_half_decoding_gets_half_the_cores_and_a_process_more(cores: int) -> None:
-    assert share_out(None, CPU, PHOTOGRAPH, operations(DECODED)) == Cores(
+    assert share_out(None, PHOTOGRAPH, operations(DECODED)) == Cores(
         min(16, cores // 2 + 1), cores - min(16, cores // 2)
     )
 
 
 def test_training_keeps_a_thread_where_all_is_decoding(cores: int) -> None:
-    assert share_out(None, CPU, PHOTOGRAPH, 1) == Cores(min(16, cores + 1), max(1, cores - 16))
+    assert share_out(None, PHOTOGRAPH, 1) == Cores(min(16, cores + 1), max(1, cores - 16))
 
 
 def test_workers_that_are_asked_for_have_their_cores_left_to_them(cores: int) -> None:
-    assert share_out(1, CPU, PHOTOGRAPH, operations(DECODED)) == Cores(1, cores - 1)
-    assert share_out(64, CPU, PHOTOGRAPH, operations(DECODED)) == Cores(64, cores // 2)
-    assert share_out(0, CPU, PHOTOGRAPH, operations(DECODED)) == Cores(0, cores)
+    assert share_out(1, PHOTOGRAPH, operations(DECODED)) == Cores(1, cores - 1)
+    assert share_out(64, PHOTOGRAPH, operations(DECODED)) == Cores(64, cores // 2)
+    assert share_out(0, PHOTOGRAPH, operations(DECODED)) == Cores(0, cores)
 
 
 def test_all_cores_but_one_decode_beside_a_gpu(cores: int) -> None:
-    gpu = torch.device("cuda")
-    assert share_out(None, gpu, PHOTOGRAPH, operations(1000 * DECODED)) == Cores(min(16, cores - 1), cores)
-    assert share_out(3, gpu, PHOTOGRAPH, operations(DECODED)) == Cores(3, cores)
+    assert beside_gpu(None) == Cores(min(16, cores - 1), cores)
+    assert beside_gpu(3) == Cores(3, cores)
 
 
 def test_processes_that_train_together_share_the_cores_first(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = share_out(None, CPU, PHOTOGRAPH, operations(DECODED))
+    alone = share_out(None, PHOTOGRAPH, operations(DECODED))
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(2 * cores))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert share_out(None, CPU, PHOTOGRAPH, operations(DECODED)) == alone
+    assert share_out(None, PHOTOGRAPH, operations(DECODED)) == alone
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -74,20 +73,7 @@ def test_threads_that_are_asked_for_stay_as_many_on_every_machine(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    assert share_out(None, CPU, PHOTOGRAPH, operations(DECODED)).training == threads
-
-
-@pytest.mark.parametrize(("quota", "allowed"), [("max 100000", 64), ("150000 100000", 2), ("400000 100000", 4)])
-def test_a_container_shares_out_its_quota(
-    quota: str, allowed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64))
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
-    (tmp_path / "cpu.max").write_text(quota + "\n")
-    monkeypatch.setattr(cores_file, "QUOTA", tmp_path / "cpu.max")
-    assert share_out(None, torch.device("cuda"), PHOTOGRAPH, 1).decoding == max(1, min(16, allowed - 1))
-    assert share_out(None, CPU, PHOTOGRAPH, operations(DECODED)).decoding == min(16, allowed // 2 + 1)
+    assert share_out(None, PHOTOGRAPH, operations(DECODED)).training == threads
 
 
 def test_a_training_computes_in_its_own_threads_and_leaves_the_others_theirs() -> None:

@@ -15,7 +15,7 @@ from trainings import CPU, SIZE, TASK, attempt_in, commit_drops, context_of, pla
 
 from retrain.config import Model, Task
 from retrain.context import Context
-from retrain.data.augment import Normalize, Part, crop, flip
+from retrain.data.augment import Normalize, Rows, crop, flip
 from retrain.errors import TaskError
 from retrain.recipe.settings import Adversarial, Cosine, Recipe
 from retrain.records import Plan, Result
@@ -203,22 +203,22 @@ def test_an_evaluation_that_is_shared_out_gives_every_process_the_same_answer(tm
 
 def test_the_parts_of_a_batch_are_all_of_it_and_differ_by_one_row_at_most() -> None:
     for size in (1, 2, 3, 8):
-        parts = [Some(rank, size).part(UNEVEN) for rank in range(size)]
-        assert [row for part in parts for row in range(UNEVEN)[part.rows]] == list(range(UNEVEN))
-        lengths = {part.stop - part.start for part in parts}
+        parts = [Some(rank, size).rows(UNEVEN) for rank in range(size)]
+        assert [row for rows in parts for row in range(UNEVEN)[rows.at]] == list(range(UNEVEN))
+        lengths = {rows.stop - rows.start for rows in parts}
         assert max(lengths) - min(lengths) <= 1
-    assert ALONE.part(UNEVEN) == Part(0, UNEVEN, UNEVEN)
+    assert ALONE.rows(UNEVEN) == Rows(0, UNEVEN, UNEVEN)
 
 
-@pytest.mark.parametrize("change", [lambda images, random, part=None: crop(images, 2, random, part), flip])
+@pytest.mark.parametrize("change", [lambda images, random, rows=None: crop(images, 2, random, rows), flip])
 def test_a_part_of_a_batch_is_augmented_as_it_is_in_the_whole(change: object) -> None:
     images = torch.randint(256, (UNEVEN, 3, SIZE, SIZE), dtype=torch.uint8)
 
     def random() -> torch.Generator:
         return torch.Generator().manual_seed(0)
 
-    parts = [Some(rank, 3).part(UNEVEN) for rank in range(3)]
-    changed: list[Tensor] = [change(images[part.rows], random(), part) for part in parts]
+    parts = [Some(rank, 3).rows(UNEVEN) for rank in range(3)]
+    changed: list[Tensor] = [change(images[rows.at], random(), rows) for rows in parts]
     assert torch.equal(torch.cat(changed), change(images, random()))
 
 

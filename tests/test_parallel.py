@@ -1,11 +1,11 @@
 """Working in threads: everything once, in order, and never far ahead."""
 
-import os
 from itertools import count
 
 import pytest
 
 from retrain.data.parallel import CHUNK, parallel_map
+from retrain.processors import own_cores
 
 
 def test_results_come_in_the_order_of_the_items() -> None:
@@ -17,7 +17,7 @@ def test_no_more_is_taken_than_is_worked_on() -> None:
     taken = count()
     results = parallel_map(abs, taken)
     assert next(results) == 0
-    assert next(taken) <= (2 * (os.cpu_count() or 1) + 1) * CHUNK
+    assert next(taken) <= (2 * own_cores() + 1) * CHUNK
     results.close()
 
 

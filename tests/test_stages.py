@@ -54,7 +54,7 @@ def records(life: Life) -> list[RunRecord]:
 
 def timeless(record: RunRecord) -> dict[str, object]:
     """A record without what no two runs share."""
-    seconds = {"device_seconds", "device_seconds_all_in", "data_seconds", "evaluation_seconds", "saving_seconds"}
+    seconds = {"device_seconds", "device_seconds_all_in"}
     times = {"started_at", "ended_at"}
     return record.model_dump(
         exclude={"started_at": True, "ended_at": True, "result": {"cost": seconds} | dict.fromkeys(times, True)}

@@ -13,7 +13,7 @@ from trainings import CPU, SIZE
 
 from retrain.config import Data, Stream, Task
 from retrain.data import resident
-from retrain.data.augment import Part
+from retrain.data.augment import Rows
 from retrain.data.choice import choose
 from retrain.data.dataset import make_dataset
 from retrain.data.drops import list_drops
@@ -59,11 +59,11 @@ def thinned(size: int) -> Tensor:
 
 
 def loader(
-    train: Samples, keep: Tensor | None = None, workers: int = 0, part: Part | None = None, window: int = 3
+    train: Samples, keep: Tensor | None = None, workers: int = 0, rows: Rows | None = None, window: int = 3
 ) -> Streaming:
     arrange = partial(mixed, counts=train.images.counts, window=window)
     passes = Passes(keep, len(train), BATCH, 7, CPU, arrange)
-    return Streaming(passes, train, train.images, part or Part(0, BATCH, BATCH), workers)
+    return Streaming(passes, train, train.images, rows or Rows(0, BATCH, BATCH), workers)
 
 
 def take(loader: Streaming | Gathering, batches: int) -> list[Batch]:
@@ -81,7 +81,7 @@ def same(ours: list[Batch], theirs: list[Batch]) -> bool:
 def test_a_pass_holds_the_same_samples_streamed_and_held(place: Path, streams: Splits, thin: bool) -> None:
     size = len(streams["train"])
     keep = thinned(size) if thin else None
-    resident_loader = Gathering(Passes(keep, size, BATCH, 7, CPU), held(place, "train")["train"], Part(0, BATCH, BATCH))
+    resident_loader = Gathering(Passes(keep, size, BATCH, 7, CPU), held(place, "train")["train"], Rows(0, BATCH, BATCH))
     passes = [by_pass(loader(streams["train"], keep)), by_pass(resident_loader)]
     for number in range(3):
         streamed, gathered = ([sample for sample, _ in one[number]] for one in passes)
@@ -151,7 +151,7 @@ def test_any_place_in_the_stream_is_found_again(streams: Splits, workers: int) -
 def test_processes_have_exact_shares_of_every_batch(streams: Splits) -> None:
     whole = take(loader(streams["train"]), 20)
     cuts = (0, 5, 10, BATCH)
-    shares = [take(loader(streams["train"], part=Part(*cuts[rank : rank + 2], BATCH)), 20) for rank in range(3)]
+    shares = [take(loader(streams["train"], rows=Rows(*cuts[rank : rank + 2], BATCH)), 20) for rank in range(3)]
     for batch, *parts in zip(whole, *shares, strict=True):
         assert all(torch.equal(part.samples, batch.samples) for part in parts)
         assert torch.equal(torch.cat([part.images for part in parts]), batch.images)

@@ -9,7 +9,7 @@ from streams import SETTING, encoded, streaming, upload
 from torch import Tensor
 from trainings import CPU
 
-from retrain.data.augment import Part
+from retrain.data.augment import Rows
 from retrain.data.samples import Samples
 from retrain.data.stream.order import mixed
 from retrain.data.stream.pixels import ShardPixels
@@ -27,7 +27,7 @@ def stream(folder: Path, samples: int) -> tuple[Streaming, Samples]:
     train = streaming(store, folder / "cache", ROOMY)["train"]
     arrange = partial(mixed, counts=train.images.counts, window=3)
     passes = Passes(None, len(train), BATCH, 7, CPU, arrange)
-    return Streaming(passes, train, train.images, Part(0, BATCH, BATCH), workers=0), train
+    return Streaming(passes, train, train.images, Rows(0, BATCH, BATCH), workers=0), train
 
 
 def tensors(thing: object, seen: set[int]) -> list[Tensor]:
@@ -76,7 +76,7 @@ def test_who_decodes_beside_the_training_has_one_thread_and_the_training_keeps_i
     )
     torch.set_num_threads(2)
     try:
-        with closing(Streaming(loader.passes, train, pixels, Part(0, BATCH, BATCH), workers=2)) as working:
+        with closing(Streaming(loader.passes, train, pixels, Rows(0, BATCH, BATCH), workers=2)) as working:
             assert {int(working.next().images.max()) for _ in range(4)} == {1}
             assert torch.get_num_threads() == 2
     finally:

@@ -10,7 +10,7 @@ from torch.nn import functional
 from retrain.config import Data
 
 
-class Part(NamedTuple):
+class Rows(NamedTuple):
     """Rows of a batch that is shared out: what is drawn for them is drawn for all of it, wherever it is computed."""
 
     start: int
@@ -19,28 +19,28 @@ class Part(NamedTuple):
     """Rows of the whole batch."""
 
     @property
-    def rows(self) -> slice:
-        """The rows of this part."""
+    def at(self) -> slice:
+        """Where they are in a whole batch."""
         return slice(self.start, self.stop)
 
 
-def crop(images: Tensor, padding: int, generator: torch.Generator, part: Part | None = None) -> Tensor:
+def crop(images: Tensor, padding: int, generator: torch.Generator, rows: Rows | None = None) -> Tensor:
     """Crop each image at a place of its own from itself padded by `padding` zero pixels: [B, C, H, W], same shape.
 
     One gather for the whole batch, from a view of all (2 * padding + 1)^2 crops (Krizhevsky & Hinton's augmentation).
-    `part` says where in a batch the images stand; they are all of it where absent.
+    `rows` says where in a batch the images stand; they are all of it where absent.
     """
     size, _, height, width = images.shape
-    part = part or Part(0, size, size)
-    offsets = torch.randint(2 * padding + 1, (2, part.batch), generator=generator, device=images.device)[:, part.rows]
+    rows = rows or Rows(0, size, size)
+    offsets = torch.randint(2 * padding + 1, (2, rows.batch), generator=generator, device=images.device)[:, rows.at]
     crops = functional.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
     return crops[torch.arange(size, device=images.device), :, offsets[0], offsets[1]]
 
 
-def flip(images: Tensor, generator: torch.Generator, part: Part | None = None) -> Tensor:
-    """Mirror each image [B, C, H, W] left to right with probability 1/2; `part` as for `crop`."""
-    part = part or Part(0, len(images), len(images))
-    mirrored = torch.rand(part.batch, generator=generator, device=images.device)[part.rows] < 0.5
+def flip(images: Tensor, generator: torch.Generator, rows: Rows | None = None) -> Tensor:
+    """Mirror each image [B, C, H, W] left to right with probability 1/2; `rows` as for `crop`."""
+    rows = rows or Rows(0, len(images), len(images))
+    mirrored = torch.rand(rows.batch, generator=generator, device=images.device)[rows.at] < 0.5
     return torch.where(mirrored[:, None, None, None], images.flip(3), images)
 
 
@@ -63,15 +63,15 @@ class Augment:
     def __init__(self, data: Data, bf16: bool = False) -> None:
         self.data, self.normalize = data, Normalize(data, bf16)
 
-    def __call__(self, images: Tensor, generator: torch.Generator, part: Part | None = None) -> Tensor:
+    def __call__(self, images: Tensor, generator: torch.Generator, rows: Rows | None = None) -> Tensor:
         """Return uint8 images [B, 3, H, W] augmented by `generator` (on their device), and normalised.
 
-        `part` says where in a batch the images stand; they are all of it where absent.
+        `rows` says where in a batch the images stand; they are all of it where absent.
         """
         if self.data.crop_padding:
-            images = crop(images, self.data.crop_padding, generator, part)
+            images = crop(images, self.data.crop_padding, generator, rows)
         if self.data.flip:
-            images = flip(images, generator, part)
+            images = flip(images, generator, rows)
         return self.normalize(images)
 
 

@@ -1,11 +1,12 @@
 """Work on a stream of items in threads, in bounded memory. Pillow lets go of the interpreter while it decodes."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
+
+from retrain.processors import own_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -15,7 +16,7 @@ CHUNK = 16  # handed to a thread at once: one by one, small images take longer t
 
 def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """Yield function(item) for every item, in order; the first exception ends it."""
-    threads = os.cpu_count() or 1
+    threads = own_cores()
     stream = iter(items)
     pending: deque[Future[list[Result]]] = deque()
     with ThreadPoolExecutor(threads) as pool:

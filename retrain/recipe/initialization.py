@@ -66,7 +66,7 @@ def _check_fit(fresh: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> None:
     """Raise `ModelError` naming the first tensor that only one of the two has, or that has another shape."""
     for name in [*fresh, *(name for name in old if name not in fresh)]:
         own, theirs = _shape(fresh, name), _shape(old, name)
-        if own is None or theirs is None or not _may_grow(theirs, own):
+        if own is None or theirs is None or not may_grow(theirs, own):
             raise ModelError(
                 f"the parent's weights do not fit the network at {name}: {_words(theirs)} in the parent, "
                 f"{_words(own)} in the network; only rows for new classes may be added"
@@ -77,7 +77,8 @@ def _shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
     return tuple(tensors[name].shape) if name in tensors else None
 
 
-def _may_grow(old: tuple[int, ...], new: tuple[int, ...]) -> bool:
+def may_grow(old: tuple[int, ...], new: tuple[int, ...]) -> bool:
+    """Say whether a tensor of one shape may become one of another: only rows, for new classes, may be added."""
     return len(old) == len(new) and old[:1] <= new[:1] and old[1:] == new[1:]
 
 

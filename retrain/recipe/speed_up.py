@@ -1,13 +1,10 @@
 """Speed-up: how much sooner than scratch a run reaches an accuracy (Verwimp et al., section 2).
 
-A curve is (iterations, accuracies): one entry for each evaluation, in rising order of iterations. Speed-ups compare
-iterations, which is fair only between runs of one architecture and batch size, evaluated on the same grid.
+A curve is (iterations, accuracies), an entry for each evaluation, in rising order of iterations, all above 0. Speed-ups
+compare iterations, which is fair only between runs of one architecture and batch size, evaluated on the same grid.
 """
 
-import math
 from collections.abc import Sequence
-
-Points = tuple[Sequence[int], Sequence[float]]
 
 
 def first_reaching(iterations: Sequence[int], accuracies: Sequence[float], accuracy: float) -> int | None:
@@ -19,15 +16,10 @@ def first_reaching(iterations: Sequence[int], accuracies: Sequence[float], accur
     return next(reached, None)
 
 
-def speed_up(scratch: Points, other: Points, level: float) -> float | None:
-    """Return L_r = s(scratch, r/100 · a_scratch) / s(other, r/100 · a_scratch) for r = `level` (eq. 2).
+def speed_up(scratch: int | None, other: int | None) -> float | None:
+    """Return L_r = s(scratch, r/100 · a_scratch) / s(other, r/100 · a_scratch), from its two iterations (eq. 2).
 
     a_scratch is the accuracy that scratch ends with: its highest would be the luckiest of many noisy evaluations. None,
-    `/` in the paper's tables, if `other` (or, above 100, scratch) never reaches the level; infinite if `other` is there
-    before its first iteration.
+    `/` in the paper's tables, if `other` (or, above 100, scratch) never reaches the level.
     """
-    accuracy = level / 100 * scratch[1][-1]
-    s_scratch, s_other = first_reaching(*scratch, accuracy), first_reaching(*other, accuracy)
-    if s_scratch is None or s_other is None:
-        return None
-    return s_scratch / s_other if s_other else math.inf
+    return None if scratch is None or other is None else scratch / other

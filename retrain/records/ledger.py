@@ -25,6 +25,16 @@ class Savings(Record):
     gross: int
     net: float
 
+    def __add__(self, other: "Savings") -> "Savings":
+        """Return what both saved together."""
+        return Savings(
+            baseline=self.baseline + other.baseline,
+            used=self.used + other.used,
+            used_all_in=self.used_all_in + other.used_all_in,
+            gross=self.gross + other.gross,
+            net=self.net + other.net,
+        )
+
 
 class RunRecord(Record):
     """One ended run, `ledger/<run-id>.json`, written last. Every figure on a dashboard comes from these."""

@@ -6,7 +6,7 @@ from math import sqrt
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-from retrain.recipe.speed_up import first_reaching
+from retrain.recipe.speed_up import first_reaching, speed_up
 from retrain.records import Curve
 from retrain.study.grid import Cell
 from retrain.study.kept import Ran
@@ -114,8 +114,8 @@ def speed_ups(references: Sequence[Ran], runs: Sequence[Ran]) -> dict[int, Estim
 
 def ratio(scratch: Curve, other: Curve, level: float) -> float | None:
     """Return L_r, or None where `other` never reaches r percent of what `scratch` ended with."""
-    reached = [reached_at(curve, level / 100 * scratch.points[-1].accuracy) for curve in (scratch, other)]
-    return reached[0] / reached[1] if reached[0] and reached[1] else None
+    accuracy = level / 100 * scratch.points[-1].accuracy
+    return speed_up(reached_at(scratch, accuracy), reached_at(other, accuracy))
 
 
 def reached_at(curve: Curve, accuracy: float) -> int | None:

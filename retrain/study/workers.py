@@ -44,16 +44,13 @@ def staff(workers: Workers) -> Iterator[Each]:
         yield lambda job, plans: map(partial(job, device=workers.device), plans)
         return
     fresh = multiprocessing.get_context("spawn")  # a forked torch may hang
-    threads = max(1, (os.cpu_count() or 1) // workers.jobs)
-    with ProcessPoolExecutor(workers.jobs, fresh, initializer=_begin, initargs=(threads,)) as pool:
+    with ProcessPoolExecutor(workers.jobs, fresh, initializer=_begin, initargs=(workers.jobs,)) as pool:
         yield lambda job, plans: pool.map(partial(job, device=workers.device), plans)
 
 
-def _begin(threads: int) -> None:
+def _begin(jobs: int) -> None:
     """Share the cores, and leave with the process that gives the work."""
-    import torch
-
-    torch.set_num_threads(threads)
+    os.environ["LOCAL_WORLD_SIZE"] = str(jobs)  # what torchrun calls it; `own_cores` asks
     leave_with_parent()
 
 

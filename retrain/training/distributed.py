@@ -21,7 +21,7 @@ from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from retrain.data.augment import Part
+from retrain.data.augment import Rows
 from retrain.training.preemption import Preempted
 
 POLL_SECONDS = 0.05
@@ -37,11 +37,11 @@ class Ranks:
 
     rank, size = 0, 1
 
-    def part(self, batch: int) -> Part:
+    def rows(self, batch: int) -> Rows:
         """Return which rows of a batch this process computes; parts differ by one row at most."""
-        return Part(batch * self.rank // self.size, batch * (self.rank + 1) // self.size, batch)
+        return Rows(batch * self.rank // self.size, batch * (self.rank + 1) // self.size, batch)
 
-    def whole(self, part: Part, *columns: Tensor) -> tuple[Tensor, ...]:
+    def whole(self, rows: Rows, *columns: Tensor) -> tuple[Tensor, ...]:
         """Return the whole batch's columns, each [B], from this process's rows of them."""
         return columns
 
@@ -90,11 +90,11 @@ class Group(Ranks):
         self.rank, self.size, self._store = rank, size, store
         self._announced = 0
 
-    def whole(self, part: Part, *columns: Tensor) -> tuple[Tensor, ...]:
+    def whole(self, rows: Rows, *columns: Tensor) -> tuple[Tensor, ...]:
         """Return float32 columns: a sum to which every row is added by one process, so exact."""
-        batch = columns[0].new_zeros(len(columns), part.batch, dtype=torch.float32)
-        for column, rows in zip(batch, columns, strict=True):
-            column[part.rows] = rows
+        batch = columns[0].new_zeros(len(columns), rows.batch, dtype=torch.float32)
+        for column, own in zip(batch, columns, strict=True):
+            column[rows.at] = own
         return tuple(self.total(batch))
 
     def total(self, counts: Tensor) -> Tensor:

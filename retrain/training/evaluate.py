@@ -70,7 +70,7 @@ def measure(
     with _evaluating(network):
         for seen, end in pairwise((0, *ends)):
             for chunk in torch.split(order[seen:end], _chunk(order.device)):
-                own = chunk[ranks.part(len(chunk)).rows]
+                own = chunk[ranks.rows(len(chunk)).at]
                 counts = ranks.total(_counts(network, samples, own, normalize)).tolist()
                 correct, loss = correct + int(counts[0]), loss + counts[1]
             if end < total and chance(correct, end, enough, total) <= risk(early, len(ends)):

@@ -44,9 +44,10 @@ def trained_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
 
 def _fisher(plan: Plan, network: nn.Module, train: Samples) -> list[Tensor] | None:
     """The Fisher information of EWC where the run starts, on some of the old samples."""
-    objective, old = plan.recipe.objective, (train.drop < plan.known).cpu().nonzero().squeeze(1)
+    objective = plan.recipe.objective
     if not isinstance(objective, Ewc):
         return None
+    old = (train.drop < plan.known).cpu().nonzero().squeeze(1)
     if not len(old):
         raise ModelError("the objective ewc needs old data and there is none; use another")
     chosen = old[torch.randperm(len(old), generator=generator(plan.seed, "fisher"))[: objective.samples]]

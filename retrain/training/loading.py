@@ -4,7 +4,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from retrain.data.augment import Part
+from retrain.data.augment import Rows
 from retrain.data.samples import Samples, moved
 from retrain.training.passes import Passes
 
@@ -50,8 +50,8 @@ class Loader(Protocol):
 class Gathering:
     """A loader of samples that are held: rows are gathered where the pixels lie."""
 
-    def __init__(self, passes: Passes, train: Samples, part: Part) -> None:
-        self.passes, self.train, self.part = passes, train, part
+    def __init__(self, passes: Passes, train: Samples, rows: Rows) -> None:
+        self.passes, self.train, self.rows = passes, train, rows
 
     @property
     def position(self) -> Position:
@@ -65,9 +65,9 @@ class Gathering:
     def next(self) -> Batch:
         """Gather one."""
         batch = self.passes.next()
-        images = self.train.pixels(batch[self.part.rows])
+        images = self.train.pixels(batch[self.rows.at])
         batch = moved(batch, self.train.device)
-        return Batch(batch, images, self.train.labels[batch[self.part.rows]])
+        return Batch(batch, images, self.train.labels[batch[self.rows.at]])
 
     def close(self) -> None:
         """Nothing works for it."""

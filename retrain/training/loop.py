@@ -59,7 +59,7 @@ def step(run: Run) -> None:
     """Do one iteration. Nothing in it waits for the device."""
     setting = run.plan.task.training
     before, batch = run.loader.position, run.loader.next()
-    images, labels = run.augment(batch.images, run.augmentation, run.part), batch.labels
+    images, labels = run.augment(batch.images, run.augmentation, run.rows), batch.labels
     rate = factor(run.plan.recipe.schedule, run.progress.iteration, run.plan.iterations)
     run.optimizer.rate = setting.optimizer.learning_rate * rate
     run.optimizer.zero_grad()  # before the forward pass, whose graph may have the gradients' memory
@@ -71,7 +71,7 @@ def step(run: Run) -> None:
     torch.autograd.backward(run.batch_loss(images, labels, logits, mean_loss) * run.weight)
     run.change_gradients(run.progress.iteration)
     run.optimizer.step()
-    correct, losses = run.ranks.whole(run.part, logits.argmax(1) == labels, losses.detach())
+    correct, losses = run.ranks.whole(run.rows, logits.argmax(1) == labels, losses.detach())
     if setting.learning_speed == "free":
         run.counters.count(batch.samples, correct, losses)
     elif run.loader.position.passes > before.passes:

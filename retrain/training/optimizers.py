@@ -15,6 +15,7 @@ from torch.optim.sgd import sgd
 from retrain.config import Adam, Sgd
 from retrain.config import Optimizer as Setting
 from retrain.errors import RunError
+from retrain.recipe.initialization import may_grow
 
 Columns = dict[str, list[Tensor]]
 """What an optimiser remembers, by torch's names (`exp_avg`, ...): a tensor for each parameter."""
@@ -111,10 +112,6 @@ def carry_over(optimizer: Optimizer, kept: Mapping[str, Tensor]) -> None:
     Raises `RunError` if they are those of another optimiser or network.
     """
     for name, tensor in moments(optimizer).items():
-        if name not in kept or not _fits(kept[name].shape, tensor.shape):
+        if name not in kept or not may_grow(kept[name].shape, tensor.shape):
             raise RunError(f"the parent's optimiser state does not fit at {name}: of another optimiser or network")
         tensor[tuple(slice(size) for size in kept[name].shape)] = kept[name].to(tensor)
-
-
-def _fits(old: torch.Size, new: torch.Size) -> bool:
-    return len(old) == len(new) and old[:1] <= new[:1] and old[1:] == new[1:]

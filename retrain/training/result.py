@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from retrain import __version__
-from retrain.recipe.speed_up import first_reaching
+from retrain.recipe.speed_up import first_reaching, speed_up
 from retrain.records import Cost, Machine, Point, Result, Target
 from retrain.training.flops import count
 from retrain.training.lineage import fresh
@@ -59,11 +59,7 @@ def speed_ups(reached_at: Crossings, target: Target | None) -> dict[Literal["99"
     if target is None:
         return dict.fromkeys(LEVELS)
     reference = target.baseline_reached_at
-    return {level: _ratio(reference[level], reached_at[level]) for level in LEVELS}
-
-
-def _ratio(scratch: int | None, other: int | None) -> float | None:
-    return scratch / other if scratch and other else None
+    return {level: speed_up(reference[level], reached_at[level]) for level in LEVELS}
 
 
 def _cost(run: Run) -> Cost:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from retrain import models
-from retrain.data.augment import Augment, Normalize, Part
+from retrain.data.augment import Augment, Normalize, Rows
 from retrain.data.samples import Samples
 from retrain.data.stream.order import mixed
 from retrain.data.stream.pixels import ShardPixels
@@ -19,7 +19,7 @@ from retrain.recipe.loss import BatchLoss, batch_loss
 from retrain.recipe.sampling import keep_probability
 from retrain.records import Plan
 from retrain.training import flops, optimizers
-from retrain.training.cores import Cores, share_out
+from retrain.training.cores import Cores, beside_gpu, share_out
 from retrain.training.distributed import ALONE, Ranks
 from retrain.training.gradients import gradient_changes, trained_parameters
 from retrain.training.lineage import fresh
@@ -72,7 +72,7 @@ class Run:
     progress: Progress
     ranks: Ranks
     """Those that train together, of which this process is one."""
-    part: Part
+    rows: Rows
     """This process's rows of every batch."""
     weight: Tensor
     """Weight of their mean loss, float32 scalar: 1, or more where a process has more rows than the average."""
@@ -85,28 +85,22 @@ def set_up(plan: Plan, train: Samples, val: Samples, parent: Parent | None, rank
     weights do not fit the plan's network, and `TaskError` if there are more processes than samples in a batch.
     """
     device, task = train.device, plan.task
-    part = _part(plan, ranks)
-    network = fresh(plan)
-    cores = _cores(plan, train, network)
-    initialize(plan.recipe.initialization, network, parent.weights if parent else None)
-    network = models.place(network, device).train()
-    parameters = list(trained_parameters(network).values())
+    rows = _rows(plan, ranks)
+    cores = _cores(plan, train)
+    network = _start(plan, parent, device)
     torch.manual_seed(derive(plan.seed, "layers", ranks.rank))
     old = train.drop < plan.known
     keep = keep_probability(plan.recipe.sampling, parent.counters if parent else None, old.cpu())
-    optimizer = optimizers.build(task.training.optimizer, parameters)
-    if parent and parent.moments:
-        optimizers.carry_over(optimizer, parent.moments)
     return Run(
         plan=plan,
         train=train,
         val=val,
         network=network,
         forward=network,
-        optimizer=optimizer,
+        optimizer=_optimizer(plan, parent, network),
         batch_loss=batch_loss(plan.recipe.objective, _forward(network, task.training.bf16)),
         change_gradients=gradient_changes(plan, network, train),
-        loader=_loader(plan, train, keep, part, cores.decoding),
+        loader=_loader(plan, train, keep, rows, cores.decoding),
         threads=cores.training,
         augment=Augment(task.data, task.training.bf16),
         normalize=Normalize(task.data, task.training.bf16),
@@ -116,32 +110,48 @@ def set_up(plan: Plan, train: Samples, val: Samples, parent: Parent | None, rank
         loss_sum=torch.zeros((), dtype=torch.float64, device=device),
         progress=Progress(),
         ranks=ranks,
-        part=part,
-        weight=torch.tensor((part.stop - part.start) * ranks.size / part.batch, device=device),
+        rows=rows,
+        weight=torch.tensor((rows.stop - rows.start) * ranks.size / rows.batch, device=device),
     )
 
 
-def _part(plan: Plan, ranks: Ranks) -> Part:
+def _rows(plan: Plan, ranks: Ranks) -> Rows:
     batch_size = plan.task.training.batch_size
     if batch_size < ranks.size:
         raise TaskError(f"training.batch_size: {batch_size} is too small for {ranks.size} processes to share")
-    return ranks.part(batch_size)
+    return ranks.rows(batch_size)
 
 
-def _cores(plan: Plan, train: Samples, network: nn.Module) -> Cores:
+def _start(plan: Plan, parent: Parent | None, device: torch.device) -> nn.Module:
+    """The network where the run starts, on its device."""
+    network = fresh(plan)
+    initialize(plan.recipe.initialization, network, parent.weights if parent else None)
+    return models.place(network, device).train()
+
+
+def _optimizer(plan: Plan, parent: Parent | None, network: nn.Module) -> optimizers.Optimizer:
+    optimizer = optimizers.build(plan.task.training.optimizer, trained_parameters(network).values())
+    if parent and parent.moments:
+        optimizers.carry_over(optimizer, parent.moments)
+    return optimizer
+
+
+def _cores(plan: Plan, train: Samples) -> Cores:
     if not isinstance(train.images, ShardPixels):
         return Cores(0, torch.get_num_threads())
     data = plan.task.data
-    operations = flops.count(network, data.image_size).training
-    return share_out(data.stream.workers, train.device, train.images.bytes_each, operations)
+    if train.device.type == "cuda":
+        return beside_gpu(data.stream.workers)
+    operations = flops.count(fresh(plan), data.image_size).training
+    return share_out(data.stream.workers, train.images.bytes_each, operations)
 
 
-def _loader(plan: Plan, train: Samples, keep: Tensor | None, part: Part, workers: int) -> Loader:
+def _loader(plan: Plan, train: Samples, keep: Tensor | None, rows: Rows, workers: int) -> Loader:
     passes = partial(Passes, keep, len(train), plan.task.training.batch_size, plan.seed)
     if not isinstance(train.images, ShardPixels):
-        return Gathering(passes(train.pixels_on), train, part)
+        return Gathering(passes(train.pixels_on), train, rows)
     arrange = partial(mixed, counts=train.images.counts, window=plan.task.data.stream.shuffle_shards)
-    return Streaming(passes(torch.device("cpu"), arrange), train, train.images, part, workers)
+    return Streaming(passes(torch.device("cpu"), arrange), train, train.images, rows, workers)
 
 
 def _forward(network: nn.Module, bf16: bool) -> Callable[[Tensor], Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from retrain.data.augment import Part
+from retrain.data.augment import Rows
 from retrain.data.samples import Samples, moved
 from retrain.data.stream.held_shards import HeldShards
 from retrain.data.stream.pixels import ShardPixels
@@ -35,8 +35,8 @@ class Streaming:
     The shards that a batch needs are held before its decoding begins, and let go some time after it has come back.
     """
 
-    def __init__(self, passes: Passes, train: Samples, pixels: ShardPixels, part: Part, workers: int) -> None:
-        self.passes, self.train, self.pixels, self.part, self.workers = passes, train, pixels, part, workers
+    def __init__(self, passes: Passes, train: Samples, pixels: ShardPixels, rows: Rows, workers: int) -> None:
+        self.passes, self.train, self.pixels, self.rows, self.workers = passes, train, pixels, rows, workers
         self._begin()
 
     def _begin(self) -> None:
@@ -61,7 +61,7 @@ class Streaming:
             raise images
         samples, self.position = self._sent.popleft()
         samples, images = moved(samples, self.train.device), moved(images, self.train.device)
-        return Batch(samples, images, self.train.labels[samples[self.part.rows]])
+        return Batch(samples, images, self.train.labels[samples[self.rows.at]])
 
     def close(self) -> None:
         """End the workers, and let go of the shards."""
@@ -89,7 +89,7 @@ class Streaming:
             if self.passes.number != followed:
                 self._shards.follow(self.passes.order)
                 followed = self.passes.number
-            own = samples[self.part.rows]
+            own = samples[self.rows.at]
             self._shards.need(own)
             self._sent.append(_Sent(samples, Position(self.passes.number, self.passes.offset)))
             yield own.tolist()

@@ -60,18 +60,8 @@ def _saved_money(records: Sequence[RunRecord]) -> Mapping[str, float]:
 def cumulative(records: Sequence[RunRecord]) -> list[Step]:
     """Return the savings after each run that has any, oldest first."""
     counted = [(record, record.savings) for record in records if record.savings]
-    sums = accumulate((savings for _, savings in counted), _add)
+    sums = accumulate(savings for _, savings in counted)
     return [Step(record.ended_at, record.run_id, total) for (record, _), total in zip(counted, sums, strict=True)]
-
-
-def _add(a: Savings, b: Savings) -> Savings:
-    return Savings(
-        baseline=a.baseline + b.baseline,
-        used=a.used + b.used,
-        used_all_in=a.used_all_in + b.used_all_in,
-        gross=a.gross + b.gross,
-        net=a.net + b.net,
-    )
 
 
 def thin(items: Sequence[T], limit: int) -> list[T]:
