@@ -90,7 +90,7 @@ class Course(NamedTuple):
 
 def replay(course: Course, case: Case, expected: int, drawn: torch.Generator) -> Used:
     """Evaluate along a course to its target; before the point `expected` it is not expected."""
-    images = torch.empty(case.val, 3, 4, 4, dtype=torch.uint8)
+    images = torch.empty(case.val, 3, 1, 1, dtype=torch.uint8)
     held = Samples.of(images, torch.ones(case.val, dtype=torch.int64), [case.val])
     target, looked_at = round(course.target * case.val), 0
     needed = LOWEST_LEVEL / 100 * target / case.val
