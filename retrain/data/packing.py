@@ -104,7 +104,10 @@ def _good(samples: Iterable[Sample], split: Split, image_size: int, tally: Tally
     """Read the samples, count those that are images, and leave the others out."""
 
     def read(sample: Sample) -> tuple[Sample, bytes, str | None]:
-        data = sample.entry.read()
+        try:
+            data = sample.entry.read()
+        except OSError as error:
+            raise DropError(f"{sample.entry}: cannot be read: {error.strerror}") from error
         return sample, data, fault(data, image_size)
 
     for sample, data, cause in parallel_map(read, samples):

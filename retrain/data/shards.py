@@ -13,7 +13,7 @@ from webdataset.writer import TarWriter
 from retrain.data.class_names import class_name
 from retrain.data.images import EXTENSIONS
 from retrain.data.tars import Forward, members
-from retrain.errors import DropError
+from retrain.errors import DropError, UserError
 from retrain.records import Shard
 from retrain.words import Split
 
@@ -32,7 +32,10 @@ class Encoded(NamedTuple):
 
 
 def write_shards(samples: Iterable[Encoded], split: Split, folder: Path, limit: int = SHARD_BYTES) -> list[Shard]:
-    """Write samples into `folder` as shards of about `limit` bytes of images; the same samples give the same bytes."""
+    """Write samples into `folder` as shards of about `limit` bytes of images; the same samples give the same bytes.
+
+    Raises `UserError`, for no fault of the samples, if they cannot be written there.
+    """
     stream, shards = iter(samples), list[Shard]()
     while first := next(stream, None):
         shards.append(_write_shard(_take(chain([first], stream), limit), split, len(shards), folder))
@@ -60,10 +63,13 @@ def _write_tar(samples: Iterator[Encoded], path: Path) -> int:
     """Every field of a header is fixed, so equal samples are equal bytes; PAX, as other formats refuse long names."""
     fixed = {"user": "", "group": "", "mode": 0o444, "mtime": 0, "format": "PAX_FORMAT"}
     count = 0
-    with path.open("wb") as file, TarWriter(file, encoder=False, **fixed) as tar:
-        for sample in samples:
-            tar.write({"__key__": sample.key, sample.extension: sample.data, "cls": sample.class_name.encode()})
-            count += 1
+    try:
+        with path.open("wb") as file, TarWriter(file, encoder=False, **fixed) as tar:
+            for sample in samples:
+                tar.write({"__key__": sample.key, sample.extension: sample.data, "cls": sample.class_name.encode()})
+                count += 1
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}. $TMPDIR may name another folder.") from error
     return count
 
 
