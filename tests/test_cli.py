@@ -225,6 +225,8 @@ WRONG = [
     ("task check nowhere.yaml", "nowhere.yaml"),
     ("task check unknown-field.yaml", "unknown-field.yaml"),
     ("rollback -t newborn.yaml", "task newborn has no champion yet"),
+    ("status -t pets --set store=damaged", "damaged/pets/champion.json was not written by this version of retrain"),
+    ("run -t pets --set store=damaged", "damaged/pets/lease.json was not written by this version of retrain"),
     ("nonsense", "No such command 'nonsense'"),
 ]
 
@@ -242,6 +244,8 @@ def mistakes(home: Path) -> None:
         "broken.yaml": b"name: [",
         "unknown-field.yaml": b"name: pets\ncolour: red\n",
         "newborn.yaml": b"name: newborn\nstore: store\n",
+        "damaged/pets/champion.json": b"{",
+        "damaged/pets/lease.json": b"{",
     }
     for name, data in files.items():
         path = home / name
