@@ -97,6 +97,7 @@ def _submit(task: "Task", store: "Store", layout: "Layout", request: "Request", 
     from retrain.run_records import RunRecords
     from retrain.trigger.at_work import at_work
 
+    task.kubeflow.require_host()
     with at_work(store, layout) as ours:
         planned = next_run.settle(ours, layout, task, request)
         if isinstance(planned, Nothing):

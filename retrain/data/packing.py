@@ -76,7 +76,7 @@ def _choose(samples: tuple[Sample, ...], staging: Staging | None, part: int | No
 
 def check_id(drop_id: str | None, drops: int) -> None:
     """Raise `DropError` unless this can name so many drops."""
-    if drop_id and not DROP_ID.fullmatch(drop_id):
+    if drop_id is not None and not DROP_ID.fullmatch(drop_id):
         raise DropError(f"drop id {drop_id!r}: allowed are 1 to 63 lower-case letters and digits, with . _ - inside")
     if drop_id and drops > 1:
         raise DropError(f"drop id {drop_id}: there are {drops} parts to name; choose one of them")
