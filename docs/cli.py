@@ -18,8 +18,10 @@ standard error.
 | exit code | meaning |
 | --- | --- |
 | 0 | done, or nothing to do |
-| 1 | a retraining ended and its model was not promoted: the record says why |
-| 2 | the input is wrong, or the store cannot be used: one message says what to put right, and nothing was changed |
+| 1 | a retraining ended and its model was not promoted: the record says why; \
+`doctor`: a check failed; `watch --once`: a task could not be seen to |
+| 2 | the input is wrong, or the store cannot be used: one message says what to put right; \
+a run that had begun leaves its plan and saved states, and goes on from there |
 | 75 | stopped by SIGTERM after the state was saved: run it again, and it goes on from there |
 """
 

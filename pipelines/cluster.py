@@ -126,8 +126,7 @@ def _compiled(pipeline: GraphComponent, folder: str) -> str:
 @contextmanager
 def _api(settings: Kubeflow) -> Iterator[Client]:
     """A client of the API server; what goes wrong within is a `SubmitError` that names the server."""
-    if settings.host is None:
-        raise SubmitError("where is Kubeflow Pipelines? Say it with --host, or as kubeflow.host in the task")
+    settings.require_host()
     logging.disable(logging.ERROR)  # of what goes wrong the client logs tracebacks, besides raising it
     try:
         with redirect_stdout(io.StringIO()):  # the client prints links

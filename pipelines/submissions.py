@@ -8,6 +8,7 @@ the one that is named here do nothing.
 from retrain.layout import Layout
 from retrain.records import Record
 from retrain.store.base import Missing, Store
+from retrain.stored import read_record
 
 
 class Submission(Record):
@@ -33,7 +34,6 @@ def write(store: Store, layout: Layout, submission_id: str, submission: Submissi
 def read(store: Store, layout: Layout, submission_id: str) -> Submission | None:
     """Return what planning came to, or None if it never ended."""
     try:
-        data, _ = store.read(layout.submission(submission_id))
+        return read_record(store, layout.submission(submission_id), Submission)[0]
     except Missing:
         return None
-    return Submission.model_validate_json(data)

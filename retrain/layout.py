@@ -1,4 +1,4 @@
-"""Where everything lies in a store: `<store>/<task>/...` (DESIGN, section 4 in docs/architecture.md)."""
+"""Where everything lies in a store: `<store>/<task>/...` ("What is in the store" in docs/architecture.md)."""
 
 from dataclasses import dataclass
 

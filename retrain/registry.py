@@ -7,6 +7,7 @@ from retrain.errors import RunError
 from retrain.layout import Layout
 from retrain.records import Champion, Promotion
 from retrain.store.base import Conflict, Missing, Store
+from retrain.stored import read_record
 
 Why = Literal["promoted", "promoted by hand", "rolled back"]
 
@@ -24,12 +25,11 @@ class Seen(NamedTuple):
 
 
 def read(store: Store, layout: Layout) -> Seen:
-    """Return the champion in force."""
+    """Return the champion in force. Raises `RunError` if the pointer is damaged."""
     try:
-        data, version = store.read(layout.champion)
+        return Seen(*read_record(store, layout.champion, Champion))
     except Missing:
         return Seen(None, None)
-    return Seen(Champion.model_validate_json(data), version)
 
 
 def was_promoted(seen: Seen, run_id: str) -> bool:

@@ -2,16 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
-
-from pydantic import ValidationError
 
 from retrain.errors import RunError
 from retrain.layout import Layout
 from retrain.records import Curve, Decision, Evaluation, Plan, Point, Record, Result
 from retrain.store.base import Missing, Store
-
-R = TypeVar("R", bound=Record)
+from retrain.stored import R, parse, read_record
 
 
 @dataclass(frozen=True)
@@ -41,8 +37,9 @@ class RunRecords:
 
     def curve(self) -> Curve:
         """Return the curve. Raises `Missing` if the run has not ended."""
-        data, _ = self.store.read(self._key("curve.jsonl"))
-        return Curve(points=tuple(Point.model_validate_json(line) for line in data.splitlines()))
+        key = self._key("curve.jsonl")
+        data, _ = self.store.read(key)
+        return Curve(points=tuple(parse(line, Point, f"{self.store.url}/{key}") for line in data.splitlines()))
 
     def write_result(self, result: Result) -> None:
         """Write the result: the run has ended, and its other files are whole."""
@@ -76,11 +73,6 @@ class RunRecords:
 
     def _find(self, name: str, kind: type[R]) -> R | None:
         try:
-            data, _ = self.store.read(self._key(name))
+            return read_record(self.store, self._key(name), kind)[0]
         except Missing:
             return None
-        try:
-            return kind.model_validate_json(data)
-        except ValidationError as error:
-            where, what = f"{self.store.url}/{self._key(name)}", error.errors()[0]["msg"]
-            raise RunError(f"{where} was not written by this version of retrain, or was damaged: {what}") from error

@@ -221,10 +221,24 @@ WRONG = [
     ("show scratch-nothing -t pets", "scratch-nothing is not in the ledger of task pets"),
     ("show ../../escape -t pets", "is not a key"),
     ("promote scratch-nothing -t pets", "there is no run scratch-nothing"),
+    ("drop pack images -t pets --id=", "drop id '': allowed are"),
+    ("drop pack images -t pets --classes=", "classes: '' is not a sum"),
+    ("drop pack images -t pets --share=", "share: '' is not a sum"),
     ("task init Bad_Name", "lower-case letters, digits and hyphens"),
+    ("task init birds -o tasks/pets.yaml/birds.yaml", "--output tasks/pets.yaml/birds.yaml: cannot be written: Not a"),
+    ("task init birds -o /proc/birds.yaml", "--output /proc/birds.yaml: cannot be written: No such file"),
+    ("report -t pets -o nowhere/page.html", "--output nowhere/page.html: cannot be written: No such file"),
+    ("pipeline compile -t pets -o p.json", "--output p.json: must end in .yaml"),
+    ("pipeline compile -t pets -o nowhere/p.yaml", "--output nowhere/p.yaml: cannot be written: No such file"),
+    ("run -t pets --method naive --on kubeflow", "where is Kubeflow Pipelines?"),
+    ("watch -t pets --on kubeflow", "where is Kubeflow Pipelines?"),
+    ("watch -t pets --queue-url nonsense", "--queue-url nonsense: must be as in https://sqs."),
+    ("study report --check --out nowhere", "there are no kept runs of studies in nowhere"),
     ("task check nowhere.yaml", "nowhere.yaml"),
     ("task check unknown-field.yaml", "unknown-field.yaml"),
     ("rollback -t newborn.yaml", "task newborn has no champion yet"),
+    ("status -t pets --set store=damaged", "damaged/pets/champion.json was not written by this version of retrain"),
+    ("run -t pets --set store=damaged", "damaged/pets/lease.json was not written by this version of retrain"),
     ("nonsense", "No such command 'nonsense'"),
 ]
 
@@ -242,6 +256,8 @@ def mistakes(home: Path) -> None:
         "broken.yaml": b"name: [",
         "unknown-field.yaml": b"name: pets\ncolour: red\n",
         "newborn.yaml": b"name: newborn\nstore: store\n",
+        "damaged/pets/champion.json": b"{",
+        "damaged/pets/lease.json": b"{",
     }
     for name, data in files.items():
         path = home / name
@@ -259,7 +275,7 @@ def test_bad_input_gets_one_message_and_changes_nothing(
     message = " ".join(ran.err.replace("│", " ").split())
     assert said in message
     assert "Traceback" not in ran.err
-    assert message.startswith(("retrain: ", "Usage: "))
+    assert message.startswith(("retrain: ", "Usage: ", "warning: "))
     assert ran.err.count("retrain: ") <= 1
 
 

@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 from faulty_s3 import Forward, Reply, Request, faulty, refusal
 from kfp_server import serving
+from pictures import two_classes
+from streams import LAYOUT, SETTING, streaming, two_drops
 from terminal import retrain
+from trainings import SIZE, TASK
+
+from retrain.config import Data, Task
+from retrain.data.cache import decoded
+from retrain.data.manifest import drop_digest
+from retrain.data.packing import pack
+from retrain.doctor.room import still_needed
+from retrain.records import Drop
+from retrain.store import LocalStore
 
 STORE_CHECKS = ["credentials", "store", "conditional writes", "clock"]
 
@@ -19,9 +30,10 @@ class Doctor:
         self.file, self.output = folder / "pets.yaml", output
 
     def __call__(
-        self, store: str, *arguments: str, endpoint: str | None = None
+        self, store: str, *arguments: str, endpoint: str | None = None, data: Data = TASK.data
     ) -> tuple[int, dict[str, dict[str, str]]]:
-        self.file.write_text(json.dumps({"name": "pets", "store": store, "endpoint_url": endpoint}))
+        task = Task(name="pets", store=store, endpoint_url=endpoint, data=data)
+        self.file.write_text(task.model_dump_json())
         ran = retrain(["doctor", "-t", str(self.file), "--json", *arguments], self.output)
         return ran.code, {finding["check"]: finding for finding in json.loads(ran.out)}
 
@@ -110,6 +122,66 @@ def test_a_cache_that_cannot_be_one_is_found(doctor: Doctor, tmp_path: Path, mon
     assert code == 1
     assert "/proc/retrain cannot be written" in found["disk"]["found"]
     assert "$RETRAIN_CACHE" in found["disk"]["mend"]
+
+
+def huge_drop(folder: Path) -> Drop:
+    """A drop whose manifest says that more lies in it than any disk can hold."""
+    store = LocalStore(folder / "store")
+    [(drop, _)] = pack(two_classes(folder / "pets"), TASK, store)
+    huge = drop.model_copy(update={"id": "d-huge", "counts": {**drop.counts, "train": {"cat": 10**12}}})
+    huge = huge.model_copy(update={"digest": drop_digest(huge)})
+    store.create(LAYOUT.manifest(huge.id), huge.to_bytes())
+    return huge
+
+
+def test_a_disk_must_hold_what_is_decoded_but_of_a_stream_the_held_out_splits_and_shards_alone(
+    doctor: Doctor, tmp_path: Path
+) -> None:
+    huge_drop(tmp_path)
+    code, found = doctor(str(tmp_path / "store"), data=Data(image_size=SIZE, loader="memory"))
+    assert (code, found["disk"]["state"]) == (1, "failed")
+    assert "192000.00 GB more" in found["disk"]["found"]
+    code, found = doctor(str(tmp_path / "store"))
+    assert (code, found["disk"]["state"]) == (0, "ok")
+    assert "streamed, will take 0.00 GB more" in found["disk"]["found"]
+
+
+def test_what_lies_in_the_cache_needs_no_room_again(tmp_path: Path) -> None:
+    store, cache = LocalStore(tmp_path / "store"), tmp_path / "cache"
+    drops = two_drops(store, tmp_path)
+    each = 3 * SIZE**2
+    assert still_needed(TASK, drops, False, store, cache) == 500 * each
+    decoded(drops[0], store, LAYOUT, SIZE, cache)
+    assert still_needed(TASK, drops, False, store, cache) == 200 * each
+    decoded(drops[1], store, LAYOUT, SIZE, cache)
+    assert still_needed(TASK, drops, False, store, cache) == 0
+
+
+def test_a_stream_needs_its_held_out_splits_and_shards_up_to_the_limit_until_they_are_there(tmp_path: Path) -> None:
+    store, cache = LocalStore(tmp_path / "store"), tmp_path / "cache"
+    drops = two_drops(store, tmp_path)
+    held_out = sum(drop.samples(split) for drop in drops for split in ("val", "test")) * 3 * SIZE**2
+    shards = sum(shard.size for drop in drops for shard in drop.shards)
+
+    def with_cache(size: int) -> Task:
+        stream = SETTING.model_copy(update={"cache": str(size)})
+        return TASK.model_copy(update={"data": TASK.data.model_copy(update={"stream": stream})})
+
+    assert still_needed(with_cache(2 * shards), drops, True, store, cache) == held_out + shards
+    assert still_needed(with_cache(shards // 2), drops, True, store, cache) == held_out + shards // 2
+    streaming(store, cache, SETTING.model_copy(update={"cache": str(2 * shards)}))
+    assert still_needed(with_cache(2 * shards), drops, True, store, cache) == 0
+    assert still_needed(with_cache(shards // 2), drops, True, store, cache) == 0
+
+
+def test_a_damaged_manifest_keeps_no_run_from_its_turn(doctor: Doctor, tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    pack(two_classes(tmp_path / "pets"), TASK, store)
+    store.write(LAYOUT.manifest("d-torn"), b"{")
+    code, found = doctor(str(tmp_path / "store"))
+    assert code == 0
+    assert "1 drops of task pets" in found["store"]["found"]
+    assert {states(found)[check] for check in [*STORE_CHECKS, "disk"]} == {"ok"}
 
 
 def test_kubeflow_is_asked_and_what_it_refuses_is_told(doctor: Doctor, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Packing: all validated first, the manifest last, the same source the same drop."""
 
 import io
+import resource
 import tarfile
 import threading
 from datetime import UTC, datetime
@@ -12,9 +13,10 @@ from pictures import folder, shard_bytes, two_classes
 
 from retrain.config import Data, Task
 from retrain.data.drops import list_drops, read_drop
-from retrain.data.packing import pack
+from retrain.data.packing import pack, pack_samples
+from retrain.data.source import read_source
 from retrain.data.staging import Staging
-from retrain.errors import DropError
+from retrain.errors import DropError, UserError
 from retrain.layout import Layout
 from retrain.store import LocalStore, Store
 
@@ -154,3 +156,25 @@ def test_one_id_does_not_name_several_parts(tmp_path: Path, local: LocalStore) -
         pack(source, TASK, local, staging=staging, drop_id="pair")
     with pytest.raises(DropError, match="part 3: there are 2; allowed is 1 to 2"):
         pack(source, TASK, local, staging=staging, part=3)
+
+
+def test_an_image_that_cannot_be_read_is_named_and_nothing_is_committed(tmp_path: Path, local: LocalStore) -> None:
+    source = two_classes(tmp_path / "pets")
+    samples = read_source(source)
+    (source / "cat" / "007.png").unlink()
+    with pytest.raises(DropError, match=r"pets: cat/007\.png: cannot be read: No such file or directory"):
+        pack_samples([samples], TASK, local)
+    assert list(local.list()) == []
+
+
+def test_a_shard_that_the_disk_does_not_take_is_no_fault_of_the_drop(tmp_path: Path, local: LocalStore) -> None:
+    source = two_classes(tmp_path / "pets")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot be written: File too large.*\$TMPDIR") as refused:
+            pack(source, TASK, local)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not isinstance(refused.value, DropError)  # which would put an upload in quarantine
+    assert list(local.list()) == []

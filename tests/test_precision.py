@@ -33,5 +33,5 @@ def test_doctor_and_the_run_say_so(
     with caplog.at_level(logging.WARNING, "retrain"):
         prepare(context_of(tmp_path), stored_plan(tmp_path, drops=1, task=BF16)).loader.close()
     assert (SLOW in caplog.text) == slow
-    device = {finding.check: finding for finding in hardware(BF16, LocalStore(tmp_path / "store"))}["device"]
+    device = {finding.check: finding for finding in hardware(BF16, LocalStore(tmp_path / "store"), ())}["device"]
     assert (SLOW in device.found) == slow

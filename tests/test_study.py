@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from studying import CPU, TASK, ran, small_study, workplace
+from terminal import retrain
 from torchvision.datasets import FakeData
 
 from retrain import ledger, registry
@@ -244,6 +245,17 @@ def test_the_report_can_be_computed_anew_and_a_changed_figure_is_found(place: Pa
     (studies / "small.yaml").write_text(study.model_copy(update={"seeds": (0, 1, 2)}).model_dump_json())
     with pytest.raises(StudyError, match="has changed since"):
         report.check(tmp_path)
+
+
+def test_a_page_that_cannot_be_written_is_one_message(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RETRAIN_STUDIES", str(tmp_path))
+    (tmp_path / "small.yaml").write_text(small_study(seeds=[0, 1]).model_dump_json())
+    report.write_report(small_study(seeds=[0, 1]), TWO_SEEDS, tmp_path).unlink()
+    (tmp_path / "small.md").mkdir()
+    ran = retrain(["study", "report", "small", "--kept", "--out", str(tmp_path)], capfd)
+    assert (ran.code, ran.err) == (2, f"retrain: --out {tmp_path}: cannot be written: Is a directory\n")
 
 
 def test_findings_and_the_papers_figures_stand_on_the_page(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from retrain import __version__
-from retrain.cli import drops, pipeline, runs, studies, tasks
+from retrain.cli import drops, ended, pipeline, runs, studies, tasks
 from retrain.cli.doctor import doctor
 from retrain.cli.exporter import exporter
 from retrain.cli.report import report
@@ -26,6 +26,7 @@ app.add_typer(drops.app, name="drop", help="Pack and look at drops of labelled d
 app.add_typer(pipeline.app, name="pipeline", help="Compile the stages into a Kubeflow pipeline.")
 app.add_typer(studies.app, name="study", help="Compare methods, and repeat the papers' experiments.")
 runs.register(app)
+ended.register(app)
 app.command()(doctor)
 app.command()(exporter)
 app.command()(report)

@@ -42,11 +42,11 @@ def pack(
 def _staging(classes: str | None, share: str | None, seed: int) -> "Staging | None":
     from retrain.data.staging import Staging
 
-    if classes and share:
+    if classes is not None and share is not None:
         raise DropError("--classes and --share exclude each other")
-    if classes:
+    if classes is not None:
         return Staging.parse("classes", classes, seed)
-    return Staging.parse("share", share, seed) if share else None
+    return Staging.parse("share", share, seed) if share is not None else None
 
 
 @app.command("list")

@@ -50,9 +50,9 @@ def open_task(name: str, overrides: Sequence[str] = ()) -> "tuple[Task, Store, L
 
 
 @contextmanager
-def writing(output: Path) -> Iterator[None]:
+def writing(output: Path, option: str = "--output") -> Iterator[None]:
     """Say as `UserError` why an output could not be written."""
     try:
         yield
     except OSError as error:
-        raise UserError(f"--output {output}: cannot be written: {error.strerror}") from error
+        raise UserError(f"{option} {output}: cannot be written: {error.strerror}") from error

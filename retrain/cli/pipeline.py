@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retrain.cli.options import NONE, KubeflowHost, Overrides, TaskName, open_task, writing
-from retrain.errors import TaskError
+from retrain.errors import TaskError, UserError
 
 if TYPE_CHECKING:
     from retrain.config import Task
@@ -29,6 +29,8 @@ def compile_(
     from pipelines.definition import build, compile_to
     from retrain.tasks import load_task
 
+    if output.suffix not in (".yaml", ".yml"):
+        raise UserError(f"--output {output}: must end in .yaml")
     opened = load_task(task, overrides)
     _warn_of_local_store(opened)
     with writing(output):

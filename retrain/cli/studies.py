@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from retrain.cli.options import Device, KubeflowHost, TaskName
+from retrain.cli.options import Device, KubeflowHost, TaskName, writing
 
 if TYPE_CHECKING:
     from retrain.study import landing
@@ -87,10 +87,10 @@ def report(
     if study is None:
         raise StudyError("name a study, or say --check")
     loaded = load_study(study)
-    if kept:
-        typer.echo(reporting.write_again(loaded, out))
-    else:
-        typer.echo(reporting.write_report(loaded, Runs(loaded, store).ran(), out))
+    ran = None if kept else Runs(loaded, store).ran()
+    with writing(out, "--out"):
+        written = reporting.write_again(loaded, out) if ran is None else reporting.write_report(loaded, ran, out)
+    typer.echo(written)
 
 
 @app.command("list")

@@ -1,11 +1,13 @@
 """`retrain task`."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from retrain.cli.options import writing
 from retrain.errors import TaskError
 
 app = typer.Typer(no_args_is_help=True)
@@ -23,12 +25,14 @@ def init(
 
     path = output or Path("tasks") / f"{name}.yaml"
     text = starter(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise TaskError(f"{path} exists already; remove it or choose another --output") from error
+    with writing(path):
+        with suppress(FileExistsError):
+            path.parent.mkdir(parents=True)
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError as error:
+            raise TaskError(f"{path} exists already; remove it or choose another --output") from error
     typer.echo(f"wrote {path}; next: edit it, then `retrain task check {path}`")
 
 

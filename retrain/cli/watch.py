@@ -78,6 +78,7 @@ def _submitter(on: str, device: str, tasks: "Sequence[Task]") -> "Submitter":
 
         for task in tasks:
             task.resources.require_one_node()
+            task.kubeflow.require_host()
         return OnKubeflow()
     from retrain.trigger.here import Here
 

@@ -24,12 +24,17 @@ def decoded(drop: Drop, store: Store, layout: Layout, image_size: int, cache_dir
 
     Raises what `decode_drop` does, and `UserError` if the cache cannot be written.
     """
-    path = cache_dir / f"{drop.digest}-{image_size}.safetensors"
+    path = path_of(drop, image_size, cache_dir)
     if not _is_whole(path):
         _save(decode_drop(drop, store, layout, image_size), path)
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
     return {split: SplitArrays(tensors[f"{split}.images"], tensors[f"{split}.labels"]) for split in SPLITS}
+
+
+def path_of(drop: Drop, image_size: int, cache_dir: Path) -> Path:
+    """Return where a drop lies decoded."""
+    return cache_dir / f"{drop.digest}-{image_size}.safetensors"
 
 
 def _save(arrays: Mapping[Split, SplitArrays], path: Path) -> None:

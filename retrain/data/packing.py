@@ -90,7 +90,7 @@ def _choose(samples: tuple[Sample, ...], staging: Staging | None, part: int | No
 
 def check_id(drop_id: str | None, drops: int) -> None:
     """Raise `DropError` unless this can name so many drops."""
-    if drop_id and not DROP_ID.fullmatch(drop_id):
+    if drop_id is not None and not DROP_ID.fullmatch(drop_id):
         raise DropError(f"drop id {drop_id!r}: allowed are 1 to 63 lower-case letters and digits, with . _ - inside")
     if drop_id and drops > 1:
         raise DropError(f"drop id {drop_id}: there are {drops} parts to name; choose one of them")
@@ -127,7 +127,10 @@ def _good(samples: Iterable[Sample], split: Split, image_size: int, tally: Tally
     """Read the samples, count those that are images, and leave the others out."""
 
     def read(sample: Sample) -> tuple[Sample, bytes, str | None]:
-        data = sample.entry.read()
+        try:
+            data = sample.entry.read()
+        except OSError as error:
+            raise DropError(f"{sample.entry}: cannot be read: {error.strerror}") from error
         return sample, data, fault(data, image_size)
 
     for sample, data, cause in parallel_map(read, samples):

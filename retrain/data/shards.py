@@ -13,7 +13,7 @@ from webdataset.writer import TarWriter
 from retrain.data.class_names import class_name
 from retrain.data.images import EXTENSIONS
 from retrain.data.tars import Forward, members
-from retrain.errors import DropError
+from retrain.errors import DropError, UserError
 from retrain.records import Shard
 from retrain.words import Split
 
@@ -34,7 +34,7 @@ class Encoded(NamedTuple):
 def write_shards(samples: Iterable[Encoded], split: Split, folder: Path, limit: int = SHARD_BYTES) -> Iterator[Shard]:
     """Write samples into `folder` as shards of about `limit` bytes of images, each when it is asked for.
 
-    The same samples give the same bytes.
+    The same samples give the same bytes. Raises `UserError`, for no fault of the samples, if they cannot be written.
     """
     stream = iter(samples)
     for number in count():
@@ -65,10 +65,13 @@ def _write_tar(samples: Iterator[Encoded], path: Path) -> int:
     """Every field of a header is fixed, so equal samples are equal bytes; PAX, as other formats refuse long names."""
     fixed = {"user": "", "group": "", "mode": 0o444, "mtime": 0, "format": "PAX_FORMAT"}
     written = 0
-    with path.open("wb") as file, TarWriter(file, encoder=False, **fixed) as tar:
-        for sample in samples:
-            tar.write({"__key__": sample.key, sample.extension: sample.data, "cls": sample.class_name.encode()})
-            written += 1
+    try:
+        with path.open("wb") as file, TarWriter(file, encoder=False, **fixed) as tar:
+            for sample in samples:
+                tar.write({"__key__": sample.key, sample.extension: sample.data, "cls": sample.class_name.encode()})
+                written += 1
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}. $TMPDIR may name another folder.") from error
     return written
 
 

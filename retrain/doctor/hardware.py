@@ -2,37 +2,40 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 
 import torch
 
 from retrain.config import Task
-from retrain.data.drops import list_drops
+from retrain.data.choice import choose
+from retrain.data.dataset import make_dataset
 from retrain.doctor.finding import Check, Finding
-from retrain.layout import Layout
+from retrain.doctor.room import still_needed
 from retrain.machine import cache_folder
+from retrain.records import Drop
 from retrain.store.base import Store
 from retrain.training.precision import SLOW, is_slow
 
-CHANNELS = 3
 GB = 1e9
 
 
-def hardware(task: Task, store: Store) -> Iterator[Finding]:
+def hardware(task: Task, store: Store, drops: Sequence[Drop]) -> Iterator[Finding]:
     """Yield what there is to say of the disk and of the device."""
-    yield Check("disk", lambda: _disk(task, store)).run()
+    yield Check("disk", lambda: _disk(task, store, drops)).run()
     yield Check("device", lambda: _device(task)).run()
 
 
-def _disk(task: Task, store: Store) -> Finding | str:
+def _disk(task: Task, store: Store, drops: Sequence[Drop]) -> Finding | str:
     folder = cache_folder()
     mend = "Let $RETRAIN_CACHE name a folder that can be written and is large enough."
     if not _is_writable(folder):
         return Finding(check="disk", state="failed", found=f"{folder} cannot be written", mend=mend)
-    free, needed = shutil.disk_usage(folder).free, _decoded(task, store)
-    found = f"{free / GB:.1f} GB free in {folder}; what has landed takes {needed / GB:.2f} GB decoded"
+    streamed = choose(task, make_dataset(drops)).kind == "stream"
+    free, needed = shutil.disk_usage(folder).free, still_needed(task, drops, streamed, store, folder)
+    how = "streamed" if streamed else "decoded"
+    found = f"{free / GB:.1f} GB free in {folder}; what has landed, {how}, will take {needed / GB:.2f} GB more"
     return found if free > needed else Finding(check="disk", state="failed", found=found, mend=mend)
 
 
@@ -43,13 +46,6 @@ def _is_writable(folder: Path) -> bool:
             return True
     except OSError:
         return False
-
-
-def _decoded(task: Task, store: Store) -> int:
-    """Bytes of all drops as a run keeps them: uint8 pixels of the size that the network sees."""
-    drops = list_drops(store, Layout(task.name))
-    samples = sum(drop.samples(split) for drop in drops for split in drop.counts)
-    return samples * CHANNELS * task.data.image_size**2
 
 
 def _device(task: Task) -> Finding | str:

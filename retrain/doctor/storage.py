@@ -1,11 +1,10 @@
 """Whether runs can trust the store: access, credentials, conditional writes, clock."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
-from retrain.data.drops import list_drops
 from retrain.doctor.finding import Check, Finding
-from retrain.layout import Layout
+from retrain.records import Drop
 from retrain.store.base import Store
 from retrain.store.probe import probe_conditional_writes
 
@@ -13,11 +12,11 @@ SKEW = 10.0
 """Seconds that clocks may differ; leases are compared across machines, and S3 refuses at 15 minutes."""
 
 
-def storage(store: Store, layout: Layout) -> Iterator[Finding]:
+def storage(store: Store, task: str, drops: Callable[[], Sequence[Drop]]) -> Iterator[Finding]:
     """Yield what there is to say of a store; after a failure nothing more, since it would be the same."""
     checks = (
         Check("credentials", lambda: _credentials(store)),
-        Check("store", lambda: _access(store, layout)),
+        Check("store", lambda: _access(store, task, drops())),
         Check("conditional writes", lambda: _conditions(store)),
         Check("clock", lambda: _clock(store)),
     )
@@ -44,9 +43,8 @@ def _credentials(store: Store) -> Finding | str:
     return f"by {found.method}"
 
 
-def _access(store: Store, layout: Layout) -> str:
-    drops = list_drops(store, layout)
-    return f"{store.url} can be read: {len(drops)} drops of task {layout.task}"
+def _access(store: Store, task: str, drops: Sequence[Drop]) -> str:
+    return f"{store.url} can be read: {len(drops)} drops of task {task}"
 
 
 def _conditions(store: Store) -> str:

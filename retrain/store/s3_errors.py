@@ -91,6 +91,8 @@ def _failure(place: Place, error: Exception) -> StoreError:
         return StoreError(f"{place}: the server's reply is broken: {_said(error)}. {NETWORK}")
     if isinstance(error, BAD_CREDENTIALS):
         return StoreError(f"{place}: {_said(error)}. {CREDENTIALS}")
+    if isinstance(error, botocore.NoRegionError):
+        return StoreError(f"{place}: no region is known. Set AWS_DEFAULT_REGION.")
     return StoreError(f"{place}: {_said(error)}")
 
 

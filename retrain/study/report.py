@@ -41,9 +41,11 @@ def texts(study: Study, collected: Kept, evidence: Path) -> dict[Path, str]:
 def check(evidence: Path) -> list[str]:
     """Compute all studies' pages and tables anew, without training; return the names of those that were checked.
 
-    Raises `StudyError`, naming the first file that says something else than the kept runs do.
+    Raises `StudyError` where there is none, or naming the first file that says something else than the kept runs do.
     """
     names = sorted(path.parent.name for path in evidence.glob(f"*/{kept.FILE}"))
+    if not names:
+        raise StudyError(f"there are no kept runs of studies in {evidence}; say with --out where they are")
     for name in names:
         study, collected = load_study(name), kept.read(evidence / name)
         if collected.grid != grid_digest(study):

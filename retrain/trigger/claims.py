@@ -9,6 +9,7 @@ from retrain.layout import Layout
 from retrain.records import Plan, Record, RunRecord
 from retrain.run_records import RunRecords
 from retrain.store.base import Conflict, Store
+from retrain.stored import read_record
 
 
 class Claim(Record):
@@ -78,8 +79,7 @@ class Claims:
         self._owners = {drop: owner for drop, owner in self._owners.items() if owner != run_id}
 
     def _owner(self, drop: str) -> str:
-        data, _ = self._store.read(self._layout.claim(drop))
-        return Claim.model_validate_json(data).run_id
+        return read_record(self._store, self._layout.claim(drop), Claim)[0].run_id
 
     def _plan(self, run_id: str) -> Plan:
         if run_id not in self._plans:

@@ -15,6 +15,7 @@ from retrain.errors import StoreError
 from retrain.layout import Layout
 from retrain.records import Record
 from retrain.store.base import Conflict, Missing, Store
+from retrain.stored import read_record
 from retrain.trigger.holder import Holder, here
 
 SECONDS = 60.0
@@ -108,8 +109,7 @@ def acquire(store: Store, layout: Layout, seconds: float = SECONDS) -> Lease | N
 
 def read(store: Store, layout: Layout) -> tuple[LeaseState, str]:
     """Return a task's lease as it lies in the store, and its version. Raises `Missing` if nobody ever held it."""
-    data, version = store.read(layout.lease)
-    return LeaseState.model_validate_json(data), version
+    return read_record(store, layout.lease, LeaseState)
 
 
 @contextmanager

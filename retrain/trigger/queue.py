@@ -41,6 +41,10 @@ class Queue:
         if holds_secret(url):
             raise UserError(f"--queue-url {SECRET}")
         parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise UserError(
+                f"--queue-url {url}: must be as in https://sqs.eu-west-1.amazonaws.com/123456789012/retrain"
+            )
         region = re.search(r"sqs\.([a-z0-9-]+)\.amazonaws\.", parts.netloc)
         self._url, self._endpoint, self._visibility = url, f"{parts.scheme}://{parts.netloc}", visibility
         with self._explained():

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from retrain.layout import Layout
 from retrain.records import Record
 from retrain.store.base import Missing, Store
+from retrain.stored import read_record
 from retrain.trigger.apart import Died
 from retrain.trigger.at_work import Busy
 from retrain.trigger.fence import Fenced
@@ -76,6 +77,6 @@ def _end(ours: Store, key: str) -> None:
 
 def _read(store: Store, key: str, drop: str) -> Validations:
     try:
-        return Validations.model_validate_json(store.read(key)[0])
+        return read_record(store, key, Validations)[0]
     except Missing:
         return Validations(drop=drop)

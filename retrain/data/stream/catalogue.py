@@ -47,7 +47,7 @@ def catalogue(drop: Drop, cache: ShardCache, layout: Layout, image_size: int, fo
     Raises `DamagedDrop`, naming shard and key, where the shards are not what the manifest says, and `UserError` if the
     folder cannot be written.
     """
-    files = {name: folder / f"{drop.digest}-{image_size}.{name}" for name in (*HELD_OUT, ARRAYS)}
+    files = files_of(drop, image_size, folder)
     found = _opened(files)
     if found is None:
         try:
@@ -57,6 +57,11 @@ def catalogue(drop: Drop, cache: ShardCache, layout: Layout, image_size: int, fo
         found = _opened(files)
         assert found  # it was written whole
     return found
+
+
+def files_of(drop: Drop, image_size: int, folder: Path) -> dict[str, Path]:
+    """Return where a drop's catalogue lies: its held-out splits' pixels, and its arrays."""
+    return {name: folder / f"{drop.digest}-{image_size}.{name}" for name in (*HELD_OUT, ARRAYS)}
 
 
 def _opened(files: Mapping[str, Path]) -> Catalogue | None:
