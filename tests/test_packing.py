@@ -13,7 +13,7 @@ from pictures import folder, shard_bytes, two_classes
 
 from retrain.config import Data, Task
 from retrain.data.drops import list_drops, read_drop
-from retrain.data.packing import pack, pack_samples
+from retrain.data.packing import pack, pack_by_shards
 from retrain.data.source import read_source
 from retrain.data.staging import Staging
 from retrain.errors import DropError, UserError
@@ -163,7 +163,7 @@ def test_an_image_that_cannot_be_read_is_named_and_nothing_is_committed(tmp_path
     samples = read_source(source)
     (source / "cat" / "007.png").unlink()
     with pytest.raises(DropError, match=r"pets: cat/007\.png: cannot be read: No such file or directory"):
-        pack_samples([samples], TASK, local)
+        pack_by_shards(samples, TASK, local, "d")
     assert list(local.list()) == []
 
 
