@@ -6,7 +6,7 @@ the one that is named here do nothing.
 """
 
 from retrain.layout import Layout
-from retrain.records import Record
+from retrain.records import Record, parsed
 from retrain.store.base import Missing, Store
 
 
@@ -32,8 +32,9 @@ def write(store: Store, layout: Layout, submission_id: str, submission: Submissi
 
 def read(store: Store, layout: Layout, submission_id: str) -> Submission | None:
     """Return what planning came to, or None if it never ended."""
+    key = layout.submission(submission_id)
     try:
-        data, _ = store.read(layout.submission(submission_id))
+        data, _ = store.read(key)
     except Missing:
         return None
-    return Submission.model_validate_json(data)
+    return parsed(Submission, data, f"{store.url}/{key}")

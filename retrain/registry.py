@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 from retrain.errors import RunError
 from retrain.layout import Layout
-from retrain.records import Champion, Promotion
+from retrain.records import Champion, Promotion, parsed
 from retrain.store.base import Conflict, Missing, Store
 
 Why = Literal["promoted", "promoted by hand", "rolled back"]
@@ -24,12 +24,12 @@ class Seen(NamedTuple):
 
 
 def read(store: Store, layout: Layout) -> Seen:
-    """Return the champion in force."""
+    """Return the champion in force. Raises `StoreError` if its record cannot be read."""
     try:
         data, version = store.read(layout.champion)
     except Missing:
         return Seen(None, None)
-    return Seen(Champion.model_validate_json(data), version)
+    return Seen(parsed(Champion, data, f"{store.url}/{layout.champion}"), version)
 
 
 def was_promoted(seen: Seen, run_id: str) -> bool:

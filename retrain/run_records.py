@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pydantic import ValidationError
-
 from retrain.errors import RunError
 from retrain.layout import Layout
-from retrain.records import Curve, Decision, Evaluation, Plan, Point, Record, Result
+from retrain.records import Curve, Decision, Evaluation, Plan, Point, Record, Result, parsed
 from retrain.store.base import Missing, Store
 
 R = TypeVar("R", bound=Record)
@@ -42,7 +40,7 @@ class RunRecords:
     def curve(self) -> Curve:
         """Return the curve. Raises `Missing` if the run has not ended."""
         data, _ = self.store.read(self._key("curve.jsonl"))
-        return Curve(points=tuple(Point.model_validate_json(line) for line in data.splitlines()))
+        return Curve(points=tuple(self._parsed("curve.jsonl", Point, line) for line in data.splitlines()))
 
     def write_result(self, result: Result) -> None:
         """Write the result: the run has ended, and its other files are whole."""
@@ -79,8 +77,8 @@ class RunRecords:
             data, _ = self.store.read(self._key(name))
         except Missing:
             return None
-        try:
-            return kind.model_validate_json(data)
-        except ValidationError as error:
-            where, what = f"{self.store.url}/{self._key(name)}", error.errors()[0]["msg"]
-            raise RunError(f"{where} was not written by this version of retrain, or was damaged: {what}") from error
+        return self._parsed(name, kind, data)
+
+    def _parsed(self, name: str, kind: type[R], data: bytes) -> R:
+        """A record of this run: one that is damaged is the run's failure, and not the store's."""
+        return parsed(kind, data, f"{self.store.url}/{self._key(name)}", RunError)

@@ -6,7 +6,7 @@ and nothing has to be found out about who has died.
 
 from retrain import ledger, planning, registry
 from retrain.layout import Layout
-from retrain.records import Plan, Record, RunRecord
+from retrain.records import Plan, Record, RunRecord, parsed
 from retrain.run_records import RunRecords
 from retrain.store.base import Conflict, Store
 
@@ -78,8 +78,9 @@ class Claims:
         self._owners = {drop: owner for drop, owner in self._owners.items() if owner != run_id}
 
     def _owner(self, drop: str) -> str:
-        data, _ = self._store.read(self._layout.claim(drop))
-        return Claim.model_validate_json(data).run_id
+        key = self._layout.claim(drop)
+        data, _ = self._store.read(key)
+        return parsed(Claim, data, f"{self._store.url}/{key}").run_id
 
     def _plan(self, run_id: str) -> Plan:
         if run_id not in self._plans:

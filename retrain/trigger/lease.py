@@ -13,7 +13,7 @@ from threading import Event, Lock, Thread
 
 from retrain.errors import StoreError
 from retrain.layout import Layout
-from retrain.records import Record
+from retrain.records import Record, parsed
 from retrain.store.base import Conflict, Missing, Store
 from retrain.trigger.holder import Holder, here
 
@@ -103,9 +103,12 @@ def acquire(store: Store, layout: Layout, seconds: float = SECONDS) -> Lease | N
 
 
 def read(store: Store, layout: Layout) -> tuple[LeaseState, str]:
-    """Return a task's lease as it lies in the store, and its version. Raises `Missing` if nobody ever held it."""
+    """Return a task's lease as it lies in the store, and its version.
+
+    Raises `Missing` if nobody ever held it, `StoreError` if it cannot be read.
+    """
     data, version = store.read(layout.lease)
-    return LeaseState.model_validate_json(data), version
+    return parsed(LeaseState, data, f"{store.url}/{layout.lease}"), version
 
 
 @contextmanager

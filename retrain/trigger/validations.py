@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from retrain.layout import Layout
-from retrain.records import Record
+from retrain.records import Record, parsed
 from retrain.store.base import Missing, Store
 from retrain.trigger.apart import Died
 from retrain.trigger.at_work import Busy
@@ -66,6 +66,7 @@ def _end(ours: Store, key: str) -> None:
 
 def _read(store: Store, key: str, drop: str) -> Validations:
     try:
-        return Validations.model_validate_json(store.read(key)[0])
+        data, _ = store.read(key)
     except Missing:
         return Validations(drop=drop)
+    return parsed(Validations, data, f"{store.url}/{key}")
