@@ -16,10 +16,12 @@ from retrain.training.evaluate import predictions
 def judge(context: Context, plan: Plan, champion: str | None) -> Evaluation:
     """Evaluate a run's model on its dataset's test split, and the champion's on the same samples, measured now."""
     test = _test(context, plan, plan)
-    ours = _right(context, plan, plan)
+    ours = _right(context, plan, plan, test)
     comparison = None
     if champion:
-        theirs = _right(context, context.files(champion).plan(), plan)
+        before = context.files(champion).plan()
+        same = before.task.data.image_size == plan.task.data.image_size  # nothing else of a task changes the images
+        theirs = _right(context, before, plan, test if same else _test(context, before, plan))
         comparison = compare(champion, theirs, ours, plan.task.gate.confidence)
     old = test.drop.cpu() < plan.known
     return Evaluation(
@@ -37,9 +39,8 @@ def _test(context: Context, plan: Plan, judged: Plan) -> Samples:
     return context.samples(judged.dataset, ["test"], plan.task.data, judged.loading)["test"]
 
 
-def _right(context: Context, plan: Plan, judged: Plan) -> Tensor:
+def _right(context: Context, plan: Plan, judged: Plan, test: Samples) -> Tensor:
     """Whether a run's model has each test sample right, bool [N] on the CPU: classes it never saw, it has wrong."""
-    test = _test(context, plan, judged)
     normalize = Normalize(plan.task.data, plan.task.training.bf16)
     own_classes = predictions(trained(context, plan), test, normalize).cpu()
     index_of = {name: index for index, name in enumerate(judged.dataset.classes)}
