@@ -15,7 +15,10 @@ BUCKET = "benchmark"
 
 @contextmanager
 def serving(frontend: str = "tcp_nodelay=1") -> Iterator[str]:
-    """Its address, while it runs; the environment then has the credentials, and it has the bucket."""
+    """Its address, while it runs; the environment then has the credentials, and it has the bucket.
+
+    `frontend` is how it answers: Ceph's default is `tcp_nodelay=0`.
+    """
     os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
     command = [sys.executable, str(ROOT / "tests" / "radosgw.py"), frontend]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
