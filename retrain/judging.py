@@ -1,5 +1,7 @@
 """How good a run's model is on the held-out test split, and against the champion."""
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
@@ -10,16 +12,19 @@ from retrain.data.augment import Normalize
 from retrain.data.samples import Samples
 from retrain.errors import ModelError
 from retrain.records import Evaluation, Plan
+from retrain.runs import RunFiles
 from retrain.training.evaluate import predictions
 
 
 def judge(context: Context, plan: Plan, champion: str | None) -> Evaluation:
     """Evaluate a run's model on its dataset's test split, and the champion's on the same samples, measured now."""
     test = _test(context, plan, plan)
-    ours = _right(context, plan, plan)
+    ours = _right(context, plan, plan, test)
     comparison = None
     if champion:
-        theirs = _right(context, context.files(champion).plan(), plan)
+        before = context.files(champion).plan()
+        same = before.task.data.image_size == plan.task.data.image_size  # nothing else of a task changes the images
+        theirs = _right(context, before, plan, test if same else _test(context, before, plan))
         comparison = compare(champion, theirs, ours, plan.task.gate.confidence)
     old = test.drop.cpu() < plan.known
     return Evaluation(
@@ -37,29 +42,29 @@ def _test(context: Context, plan: Plan, judged: Plan) -> Samples:
     return context.samples(judged.dataset, ["test"], plan.task.data, judged.loading)["test"]
 
 
-def _right(context: Context, plan: Plan, judged: Plan) -> Tensor:
+def _right(context: Context, plan: Plan, judged: Plan, test: Samples) -> Tensor:
     """Whether a run's model has each test sample right, bool [N] on the CPU: classes it never saw, it has wrong."""
-    test = _test(context, plan, judged)
     normalize = Normalize(plan.task.data, plan.task.training.bf16)
-    own_classes = predictions(trained(context, plan), test, normalize).cpu()
+    network = trained(context.files(plan.run_id), plan, context.factories, context.device)
+    own_classes = predictions(network, test, normalize).cpu()
     index_of = {name: index for index, name in enumerate(judged.dataset.classes)}
     translate = torch.tensor([index_of.get(name, -1) for name in plan.dataset.classes])
     return translate[own_classes] == test.labels.cpu()
 
 
-def trained(context: Context, plan: Plan) -> nn.Module:
+def trained(files: RunFiles, plan: Plan, factories: Collection[str], device: torch.device) -> nn.Module:
     """Return the network that a run ended with, on the device.
 
     Raises `RunError` if its model is damaged, and `ModelError` if it is not that of the network that its plan names,
     or if the task names no such code.
     """
-    models.check_named(plan.task.model, context.factories)
+    models.check_named(plan.task.model, factories)
     network = models.build(plan.task.model, len(plan.dataset.classes), plan.task.data.image_size, seed=0)
     try:
-        network.load_state_dict(context.files(plan.run_id).weights())
+        network.load_state_dict(files.weights())
     except RuntimeError as error:
         raise ModelError(f"the model of {plan.run_id} does not fit {plan.task.model.name}: {error}") from error
-    return models.place(network, context.device)
+    return models.place(network, device)
 
 
 def _mean(right: Tensor, of: Tensor) -> float | None:

@@ -4,12 +4,9 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import partial
 
-from pydantic import ValidationError
-
-from retrain.errors import StoreError
 from retrain.layout import Layout
 from retrain.planning import scale_of
-from retrain.records import Decision, Evaluation, Plan, Result, RunRecord, Savings
+from retrain.records import Decision, Evaluation, Plan, Result, RunRecord, Savings, parsed
 from retrain.store.base import Conflict, Missing, Store
 from retrain.store.parallel import ask_all
 
@@ -22,8 +19,7 @@ def write(store: Store, layout: Layout, record: RunRecord) -> RunRecord:
     try:
         store.create(layout.record(record.run_id), record.to_bytes())
     except Conflict:
-        data, _ = store.read(layout.record(record.run_id))
-        return RunRecord.model_validate_json(data)
+        return _parse(store, layout.record(record.run_id))
     return record
 
 
@@ -48,12 +44,7 @@ def is_baseline(record: RunRecord) -> bool:
 
 def _parse(store: Store, key: str) -> RunRecord:
     data, _ = store.read(key)
-    try:
-        return RunRecord.model_validate_json(data)
-    except ValidationError as error:
-        raise StoreError(
-            f"{store.url}/{key} is not a record of this version of retrain: {error.errors()[0]['msg']}"
-        ) from error
+    return parsed(RunRecord, data, f"{store.url}/{key}")
 
 
 def assemble(

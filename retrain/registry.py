@@ -25,7 +25,7 @@ class Seen(NamedTuple):
 
 
 def read(store: Store, layout: Layout) -> Seen:
-    """Return the champion in force. Raises `RunError` if the pointer is damaged."""
+    """Return the champion in force. Raises `StoreError` if its record cannot be read."""
     try:
         return Seen(*read_record(store, layout.champion, Champion))
     except Missing:

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 
 from retrain.errors import RunError
 from retrain.layout import Layout
-from retrain.records import Curve, Decision, Evaluation, Plan, Point, Record, Result
+from retrain.records import Curve, Decision, Evaluation, Plan, Point, Record, Result, parsed
 from retrain.store.base import Missing, Store
-from retrain.stored import R, parse, read_record
+from retrain.stored import R, read_record
+
+DAMAGED = RunError
+"""A record of a run's that is damaged is that run's failure, and not the store's, which would be tried again."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class RunRecords:
         """Return the curve. Raises `Missing` if the run has not ended."""
         key = self._key("curve.jsonl")
         data, _ = self.store.read(key)
-        return Curve(points=tuple(parse(line, Point, f"{self.store.url}/{key}") for line in data.splitlines()))
+        where = f"{self.store.url}/{key}"
+        return Curve(points=tuple(parsed(Point, line, where, DAMAGED) for line in data.splitlines()))
 
     def write_result(self, result: Result) -> None:
         """Write the result: the run has ended, and its other files are whole."""
@@ -73,6 +77,6 @@ class RunRecords:
 
     def _find(self, name: str, kind: type[R]) -> R | None:
         try:
-            return read_record(self.store, self._key(name), kind)[0]
+            return read_record(self.store, self._key(name), kind, DAMAGED)[0]
         except Missing:
             return None

@@ -1,26 +1,15 @@
-"""Records as they lie in a store: JSON that another version of retrain may have written, or somebody damaged."""
+"""Records as they lie in a store, with their versions."""
 
 from typing import TypeVar
 
-from pydantic import ValidationError
-
-from retrain.errors import RunError
-from retrain.records import Record
+from retrain.errors import StoreError, UserError
+from retrain.records import Record, parsed
 from retrain.store.base import Store
 
 R = TypeVar("R", bound=Record)
 
 
-def read_record(store: Store, key: str, kind: type[R]) -> tuple[R, str]:
-    """Return a record and its version. Raises `Missing`, and `RunError` if it is no such record."""
+def read_record(store: Store, key: str, kind: type[R], damaged: type[UserError] = StoreError) -> tuple[R, str]:
+    """Return a record and its version. Raises `Missing`, and `damaged`, naming the object, if it is no such record."""
     data, version = store.read(key)
-    return parse(data, kind, f"{store.url}/{key}"), version
-
-
-def parse(data: bytes, kind: type[R], where: str) -> R:
-    """Return the record that the bytes hold. Raises `RunError`, naming `where`, if they hold none."""
-    try:
-        return kind.model_validate_json(data)
-    except ValidationError as error:
-        what = error.errors()[0]["msg"]
-        raise RunError(f"{where} was not written by this version of retrain, or was damaged: {what}") from error
+    return parsed(kind, data, f"{store.url}/{key}", damaged), version

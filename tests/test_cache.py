@@ -1,5 +1,6 @@
 """Decoded once, kept whole, and resident once: the pixels are those of the source, under the dataset's labels."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,6 +87,25 @@ def test_a_damaged_cache_is_decoded_again(tmp_path: Path, local: LocalStore, spo
     [path] = (tmp_path / "cache").iterdir()
     whole = path.read_bytes()
     path.write_bytes(spoil(whole))
+    decoded(drop, local, LAYOUT, 8, tmp_path / "cache")
+    assert path.read_bytes() == whole
+
+
+def test_a_cache_is_read_through_once_a_process_unless_it_changed_or_went(tmp_path: Path, local: LocalStore) -> None:
+    [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, local)
+    for _ in range(2):
+        decoded(drop, local, LAYOUT, 8, tmp_path / "cache")
+    [path] = (tmp_path / "cache").iterdir()
+    whole, written = path.read_bytes(), path.stat().st_mtime_ns
+    harmed = whole[:-1] + bytes([whole[-1] ^ 1])
+    path.write_bytes(harmed)
+    os.utime(path, ns=(written, written))
+    decoded(drop, local, LAYOUT, 8, tmp_path / "cache")
+    assert path.read_bytes() == harmed  # nobody looked
+    os.utime(path, ns=(written, written + 1))
+    decoded(drop, local, LAYOUT, 8, tmp_path / "cache")
+    assert path.read_bytes() == whole
+    path.unlink()
     decoded(drop, local, LAYOUT, 8, tmp_path / "cache")
     assert path.read_bytes() == whole
 

@@ -23,11 +23,12 @@ def trained(life: Life, plan: Plan) -> Plan:
 
 def guesses(life: Life, plan: Plan, dataset: Dataset) -> list[tuple[str, str, int]]:
     """For each of a dataset's test samples: its class, the class that a run's model takes it for, and its drop."""
-    test = life.context.samples(dataset, ["test"], TASK.data, Loading())["test"]
-    network = models.build(TASK.model, len(plan.dataset.classes), TASK.data.image_size, seed=7)
+    data = plan.task.data
+    test = life.context.samples(dataset, ["test"], data, Loading())["test"]
+    network = models.build(TASK.model, len(plan.dataset.classes), data.image_size, seed=7)
     network.load_state_dict(life.context.files(plan.run_id).weights())
     network.eval()
-    normalize = Normalize(TASK.data, False)
+    normalize = Normalize(data, False)
     guessed = [plan.dataset.classes[int(network(normalize(image[None])).argmax())] for image in test.images]
     return list(zip([dataset.classes[label] for label in test.labels], guessed, test.drop.tolist(), strict=True))
 
@@ -38,6 +39,18 @@ def life(tmp_path: Path) -> Life:
     life = Life(LocalStore(tmp_path / "store"), tmp_path)
     life.land(0, 1)
     return life
+
+
+class Counted(LocalStore):
+    """A local store that keeps which objects were read."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.reads: list[str] = []
+
+    def read(self, key: str) -> tuple[bytes, str]:
+        self.reads.append(key)
+        return super().read(key)
 
 
 def share(hits: list[bool]) -> float:
@@ -99,6 +112,26 @@ def test_a_champion_has_every_sample_of_a_class_it_never_saw_wrong(life: Life) -
     theirs = guesses(life, life.context.files(first.run_id).plan(), plan.dataset)
     assert {guess for _, guess, _ in theirs} <= {"class-0", "class-1"}
     assert comparison.champion_accuracy == share([label == guess for label, guess, _ in theirs]) < 0.7
+
+
+def test_a_champion_is_shown_the_samples_as_it_takes_them_loaded_once_where_the_run_does_too(tmp_path: Path) -> None:
+    store = Counted(tmp_path / "store")
+    life = Life(store, tmp_path)
+    drop = life.land(0, 1)
+    plan = stages.plan(life.context, TASK, Request())
+    assert isinstance(plan, Plan)
+    smaller = TASK.data.model_copy(update={"image_size": TASK.data.image_size // 2})
+    darker = TASK.data.model_copy(update={"mean": (0.9, 0.9, 0.9)})
+    trained(life, plan)
+    for data, loads in ((darker, 1), (smaller, 2)):
+        other = plan.model_copy(update={"task": TASK.model_copy(update={"data": data})})
+        trained(life, other)
+        store.reads.clear()
+        comparison = judge(life.context, plan, other.run_id).comparison
+        assert store.reads.count(life.layout.manifest(drop.id)) == loads
+        assert comparison
+        hits = [label == guess for label, guess, _ in guesses(life, other, plan.dataset)]
+        assert comparison.champion_accuracy == share(hits) > 0.5
 
 
 def test_judging_leaves_the_random_stream_alone(life: Life) -> None:

@@ -7,16 +7,19 @@ import runpy
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
+import monitoring
 import pytest
 import torch
 from lives import Life, make_task
 from PIL import Image
 from rendered import ROOT
+from safetensors.torch import save
 from trainings import pixels
 
 from retrain import registry, stages
@@ -73,3 +76,65 @@ def test_the_kserve_example_serves_the_champion_and_follows_a_promotion(tmp_path
             request = urllib.request.Request(f"{url}:predict", b"{}", {"Content-Length": length})
             with pytest.raises(urllib.error.HTTPError, match="413"):
                 urllib.request.urlopen(request, timeout=10)
+
+
+@contextmanager
+def following(life: Life, every: float) -> Iterator[Any]:
+    """A predictor's champion, followed within."""
+    stopped = Event()
+
+    class Champion(SERVE["Champion"]):  # type: ignore[misc]  # a class of the example's
+        def refresh(self) -> None:
+            if stopped.is_set():
+                raise SystemExit
+            super().refresh()
+
+    def follow() -> None:
+        with suppress(SystemExit):
+            champion.follow()
+
+    champion, thread = Champion(life.store, life.layout), Thread(target=follow)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SERVE["Champion"].follow.__globals__, "EVERY_SECONDS", every)
+        thread.start()
+        try:
+            yield champion
+        finally:
+            stopped.set()
+            thread.join()
+
+
+def test_a_champion_that_cannot_be_loaded_leaves_the_old_one_until_it_can(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    life = Life(LocalStore(tmp_path / "store"), tmp_path)
+    life.land(0, 1, seed=1)
+    first = stages.run(life.context, make_task(), Request()).run_id
+    said: list[str] = []
+
+    def says(what: str) -> bool:
+        said.append(capsys.readouterr().out)
+        return what in "".join(said)
+
+    with following(life, 0.02) as champion, serving(champion) as url:
+        pointer = life.store.read(life.layout.champion)[0]
+        life.store.write(life.layout.champion, b"{")
+        monitoring.wait_for(lambda: says("was not written by this version of retrain"), "the torn pointer")
+        assert ask(url, png(0))["model"] == first
+        life.store.write(life.layout.champion, pointer)
+        life.land(2, seed=2)
+        second = stages.train(life.context, stages.plan(life.context, make_task(), Request()))
+        files = life.context.files(second.run_id)
+        whole, result = life.store.read(life.layout.run(second.run_id, "model.safetensors"))[0], files.result()
+        assert result
+        other = save({"other": torch.zeros(1)})
+        files.write_result(result.model_copy(update={"model_digest": sha256(other).hexdigest()}))
+        life.store.write(life.layout.run(second.run_id, "model.safetensors"), other)
+        registry.swap(
+            life.store, life.layout, registry.read(life.store, life.layout), second.run_id, "promoted by hand"
+        )
+        monitoring.wait_for(lambda: says(f"the model of {second.run_id} does not fit logistic"), "a model of no use")
+        assert ask(url, png(0))["model"] == first
+        life.store.write(life.layout.run(second.run_id, "model.safetensors"), whole)
+        files.write_result(result)
+        monitoring.wait_for(lambda: ask(url, png(0))["model"] == second.run_id, "the model that is whole again")

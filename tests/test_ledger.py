@@ -160,5 +160,5 @@ def test_the_first_record_of_a_run_stays(store: Store) -> None:
 
 def test_a_damaged_record_is_named(store: Store) -> None:
     store.write(LAYOUT.record("scratch-1"), b'{"run_id": "scratch-1"}')
-    with pytest.raises(StoreError, match=r"pets/ledger/scratch-1\.json is not a record"):
+    with pytest.raises(StoreError, match=r"pets/ledger/scratch-1\.json was not written"):
         ledger.read(store, LAYOUT)

@@ -74,7 +74,8 @@ def test_the_drop_that_lands_holds_the_smallest_margins_of_the_pool(place: Path,
     second, third = (Cell("task", "m", "naive", drops, 0) for drops in (2, 3))
     task = runs.task(second)
     context = make_context(runs.store, task, "cpu")
-    network = trained(context, runs.plan(Cell("task", "m", "(first drop)", 1, 0))).eval()
+    first = runs.plan(Cell("task", "m", "(first drop)", 1, 0))
+    network = trained(context.files(first.run_id), first, context.factories, context.device).eval()
 
     def margins_of(cell: Cell) -> torch.Tensor:
         arrays = context.samples(runs.plan(cell).dataset, ("train", "val", "test"), task.data, Loading())

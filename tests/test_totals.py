@@ -149,12 +149,12 @@ def real_runs(folder: Path) -> tuple[Task, list[RunRecord]]:
 
 
 def generated_runs(folder: Path) -> tuple[Task, list[RunRecord]]:
-    """A task of 10,000 records, one in ten of them a calibration."""
+    """A task of more records than the page lists, one in ten of them a calibration."""
     records = [
         known_ledger.run(n, 400, 0, "completed", "big", "scratch", "calibrate")
         if n % 10 == 0
         else known_ledger.run(n, n % 300 + 100, 500, task="big", aim=known_ledger.target(), promoted=n % 3 > 0)
-        for n in range(10_000)
+        for n in range(2_500)
     ]
     path = folder / "store" / "big" / "ledger"
     path.mkdir(parents=True)

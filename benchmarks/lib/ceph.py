@@ -14,10 +14,13 @@ BUCKET = "benchmark"
 
 
 @contextmanager
-def serving() -> Iterator[str]:
-    """Its address, while it runs; the environment then has the credentials, and it has the bucket."""
+def serving(frontend: str = "tcp_nodelay=1") -> Iterator[str]:
+    """Its address, while it runs; the environment then has the credentials, and it has the bucket.
+
+    `frontend` is how it answers: Ceph's default is `tcp_nodelay=0`.
+    """
     os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-    command = [sys.executable, str(ROOT / "tests" / "radosgw.py")]
+    command = [sys.executable, str(ROOT / "tests" / "radosgw.py"), frontend]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             url = next(iter(server.stdout or ()), "").strip()

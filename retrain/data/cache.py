@@ -18,6 +18,9 @@ from retrain.records import Drop
 from retrain.store.base import Store
 from retrain.words import Split
 
+_whole: set[tuple[Path, int]] = set()
+"""Files that this process has read through and found whole, each with the time it was written."""
+
 
 def decoded(drop: Drop, store: Store, layout: Layout, image_size: int, cache_dir: Path) -> dict[Split, SplitArrays]:
     """Return a drop's splits, mapped from the cache; decoded into it first if they are not there, or damaged.
@@ -52,12 +55,19 @@ def _save(arrays: Mapping[Split, SplitArrays], path: Path) -> None:
 
 
 def _is_whole(path: Path) -> bool:
+    """Whether a file holds what was decoded into it, asked once a process: it reads every byte."""
     try:
+        file_as_written = path, path.stat().st_mtime_ns
+        if file_as_written in _whole:
+            return True
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-            return (file.metadata() or {}).get("sha256") == _sha256(tensors)
+            if (file.metadata() or {}).get("sha256") != _sha256(tensors):
+                return False
     except (OSError, SafetensorError):
         return False
+    _whole.add(file_as_written)
+    return True
 
 
 def _sha256(tensors: Mapping[str, Tensor]) -> str:

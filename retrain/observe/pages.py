@@ -1,15 +1,16 @@
 """The tasks' pages, drawn in a process of their own: what drawing takes in memory is given back when it is done."""
 
-import multiprocessing
 import time
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
 from threading import Lock
 
 from retrain.config import Task
+from retrain.trigger.apart import apart
 
 FRESH_SECONDS = 60.0
 """How long a page is served before it is drawn anew."""
+DRAW_SECONDS = 300.0
+"""How long drawing a page may take, reading its ledger included."""
 
 
 def draw(task: Task) -> bytes:
@@ -30,17 +31,15 @@ class Pages:
         self.tasks = tasks
         self._pages: dict[str, tuple[float, bytes]] = {}
         self._lock = Lock()
-        self._drawers = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1)
 
     def get(self, name: str) -> bytes:
-        """Return a page, at most `FRESH_SECONDS` old. Raises `UserError` if the task's store cannot be read."""
+        """Return a page, at most `FRESH_SECONDS` old.
+
+        Raises `UserError` if the task's store cannot be read, and `Died` if its drawing dies, or takes too long.
+        """
         with self._lock:
             drawn_at, page = self._pages.get(name, (float("-inf"), b""))
             if time.monotonic() - drawn_at > FRESH_SECONDS:
-                page = self._drawers.submit(draw, self.tasks[name]).result()
+                page = apart(DRAW_SECONDS, draw, self.tasks[name])
                 self._pages[name] = time.monotonic(), page
         return page
-
-    def close(self) -> None:
-        """Wait for what is being drawn, and end."""
-        self._drawers.shutdown()

@@ -3,7 +3,6 @@
 import html
 import signal
 from collections.abc import Iterable, Sequence
-from contextlib import closing
 from threading import Event
 from types import FrameType
 
@@ -30,7 +29,7 @@ def serve(tasks: Sequence[Task], host: str, port: int, every: float, stop: Event
     )
     exporter.refresh()
     pages = Pages({task.name: task for task in tasks})
-    with closing(pages), serving(host, port, app(exporter, pages)):
+    with serving(host, port, app(exporter, pages)):
         while not stop.wait(every):
             exporter.refresh()
 

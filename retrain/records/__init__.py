@@ -3,7 +3,7 @@
 Accuracies are shares (0..1), iterations are optimiser steps, times are UTC, durations are seconds.
 """
 
-from retrain.records.base import Record, digest
+from retrain.records.base import Record, digest, parsed
 from retrain.records.data import Dataset, Drop, DropRef, LeftOut, Shard
 from retrain.records.ledger import Champion, Promotion, RunRecord, Savings
 from retrain.records.plan import Loading, Origin, Plan, Target
@@ -34,4 +34,5 @@ __all__ = [
     "Shard",
     "Target",
     "digest",
+    "parsed",
 ]

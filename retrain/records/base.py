@@ -2,8 +2,13 @@
 
 import hashlib
 import json
+from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from retrain.errors import StoreError, UserError
+
+R = TypeVar("R", bound="Record")
 
 
 class Record(BaseModel):
@@ -14,6 +19,16 @@ class Record(BaseModel):
     def to_bytes(self) -> bytes:
         """Canonical JSON: sorted keys, so equal records are equal bytes."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=1).encode() + b"\n"
+
+
+def parsed(kind: type[R], data: bytes, where: str, error: type[UserError] = StoreError) -> R:
+    """Return the record that an object at `where` holds. Raises `error`, naming the place, if it holds none."""
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as invalid:
+        first = invalid.errors(include_url=False)[0]
+        what = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
+        raise error(f"{where} was not written by this version of retrain, or was damaged: {what}") from invalid
 
 
 def digest(content: object) -> str:

@@ -1,7 +1,9 @@
 """What is kept of an ended run for good, and which run's model is in force."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from retrain.costs import Costs
 from retrain.records.base import Record
@@ -75,7 +77,7 @@ class Promotion(Record):
 class Champion(Record):
     """The promoted model, `champion.json`: replaced only by compare-and-swap; the last of `history` is in force."""
 
-    history: tuple[Promotion, ...]
+    history: Annotated[tuple[Promotion, ...], Field(min_length=1)]
 
     @property
     def run_id(self) -> str:

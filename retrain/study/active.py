@@ -52,7 +52,7 @@ def sizes(total: int, staging: Staging) -> list[int]:
 
 def _least_sure(context: Context, plan: Plan, pool: Sequence[Sample], count: int) -> list[int]:
     images = torch.stack([torch.as_tensor(decode(one.entry.read(), plan.task.data.image_size)) for one in pool])
-    network = trained(context, plan)
+    network = trained(context.files(plan.run_id), plan, context.factories, context.device)
     logits = outputs(network, images.to(context.device), Normalize(plan.task.data, plan.task.training.bf16))
     return smallest_margins(logits, count).tolist()
 

@@ -1,4 +1,4 @@
-"""Work in a process of its own: what needs torch, kfp or hostile bytes must not make the watcher grow, hang or die."""
+"""Work in a process of its own: what needs torch, kfp or hostile bytes must make no server grow, hang or die."""
 
 import multiprocessing
 import signal

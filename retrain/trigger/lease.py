@@ -108,7 +108,10 @@ def acquire(store: Store, layout: Layout, seconds: float = SECONDS) -> Lease | N
 
 
 def read(store: Store, layout: Layout) -> tuple[LeaseState, str]:
-    """Return a task's lease as it lies in the store, and its version. Raises `Missing` if nobody ever held it."""
+    """Return a task's lease as it lies in the store, and its version.
+
+    Raises `Missing` if nobody ever held it, `StoreError` if it cannot be read.
+    """
     return read_record(store, layout.lease, LeaseState)
 
 

@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from retrain import models, registry
+from retrain import registry
 from retrain.data.augment import Normalize
 from retrain.data.images import decode
 from retrain.errors import RunError, UserError
+from retrain.judging import trained
 from retrain.layout import Layout
 from retrain.records import Plan
 from retrain.runs import RunFiles
@@ -66,7 +67,7 @@ class Champion:
             self.model = self._load(run_id)
 
     def follow(self) -> None:
-        """Refresh for ever; a store that cannot be reached leaves the old model in place."""
+        """Refresh for ever; while the new model cannot be read, or does not fit, the old one is served."""
         while True:
             time.sleep(EVERY_SECONDS)
             try:
@@ -82,10 +83,7 @@ class Champion:
     def _load(self, run_id: str) -> Model:
         files = RunFiles(self._store, self._layout, run_id)
         plan = files.plan()
-        models.check_named(plan.task.model, self._factories)
-        network = models.build(plan.task.model, len(plan.dataset.classes), plan.task.data.image_size, seed=0)
-        network.load_state_dict(files.weights())
-        return Model(plan, network.eval())
+        return Model(plan, trained(files, plan, self._factories, torch.device("cpu")).eval())
 
 
 def server(name: str, champion: Champion, port: int) -> ThreadingHTTPServer:

@@ -1,0 +1,73 @@
+"""Many small objects read from Ceph's gateway, one after the other and by sixteen, with Nagle's algorithm and without.
+
+Ceph's default is `tcp_nodelay=0`: the end of an answer waits until its beginning is acknowledged. Both gateways run on
+this machine, whose cores they share with who reads; they are read from in turns.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from exporter import TASK, record_of
+from lib.ceph import BUCKET, serving
+from lib.report import parser, report
+
+from retrain import ledger
+from retrain.store import Store, open_store
+from retrain.store.parallel import ask_all
+
+FRONTENDS = ("tcp_nodelay=0", "tcp_nodelay=1")
+
+
+def filled(endpoint: str, records: int) -> Store:
+    """A store with so many records of the usual size in its ledger."""
+    store = open_store(f"s3://{BUCKET}", endpoint)
+    for _ in ask_all(lambda number: ledger.write(store, TASK, record_of(number)), range(records)):
+        pass
+    return store
+
+
+def one_by_one(store: Store) -> None:
+    """Read the ledger's objects, each after the one before."""
+    for entry in store.list(TASK.ledger):
+        store.read(entry.key)
+
+
+def by_sixteen(store: Store) -> None:
+    """Read the ledger as everything does that reads it."""
+    ledger.read(store, TASK)
+
+
+def timed(read: Callable[[Store], None], store: Store) -> tuple[float, float]:
+    """Seconds of a reading, and of this process's processor time in it."""
+    began, cpu = time.perf_counter(), time.process_time()
+    read(store)
+    return time.perf_counter() - began, time.process_time() - cpu
+
+
+def main() -> None:
+    """Measure."""
+    options = parser(__doc__)
+    options.add_argument("--records", type=int, default=2000)
+    options.add_argument("--rounds", type=int, default=3)
+    chosen = options.parse_args()
+    taken: dict[str, list[tuple[float, float]]] = {}
+    with ExitStack() as servers:
+        stores = {how: filled(servers.enter_context(serving(how)), chosen.records) for how in FRONTENDS}
+        for _ in range(chosen.rounds):
+            for how, store in stores.items():
+                for read in (one_by_one, by_sixteen):
+                    taken.setdefault(f"{how}, {read.__name__}", []).append(timed(read, store))
+    figures = {
+        name: {
+            "seconds": round(statistics.median(wall for wall, _ in each), 2),
+            "processor seconds": round(statistics.median(cpu for _, cpu in each), 2),
+        }
+        for name, each in taken.items()
+    }
+    report({"records": chosen.records, "rounds": chosen.rounds, **figures}, chosen.output)
+
+
+if __name__ == "__main__":
+    main()
