@@ -14,7 +14,7 @@ from retrain.layout import Layout
 from retrain.records import Drop
 from retrain.store.base import Store
 
-ICON, PHOTOGRAPH = 32, 160
+ICON, PHOTOGRAPH = 32, 480
 CLASSES, DIFFERENT = 10, 500
 
 
@@ -24,7 +24,7 @@ def icons(count: int) -> Iterator[Encoded]:
 
 
 def photographs(count: int) -> Iterator[Encoded]:
-    """JPEGs of 160x160 random colours that run into each other."""
+    """JPEGs of 480x480 random colours that run into each other, as large as ImageNet's on average."""
     return _samples(count, "JPEG", PHOTOGRAPH, PHOTOGRAPH // 8, Image.Resampling.BICUBIC)
 
 
