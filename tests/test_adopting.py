@@ -149,6 +149,17 @@ def test_a_bad_drop_is_refused_by_shard_key_and_cause(local: LocalStore, files: 
     assert list_drops(local, LAYOUT) == ()
 
 
+def test_shards_packed_from_images_are_not_mixed_with_those_that_come_in_the_images_place(local: LocalStore) -> None:
+    upload(local, photos())
+    adopt(DROP, TASK, local)
+    for entry in list(local.list(LAYOUT.shard(DROP, ""))):
+        if not entry.key.endswith(".tar"):
+            local.delete(entry.key)
+    upload(local, {"train.tar": webdataset(*range(30))})
+    with pytest.raises(DropError, match=r"train-000000-\w{8}\.tar was packed from images, train\.tar was not; delete"):
+        adopt(DROP, TASK, local)
+
+
 def test_a_member_that_climbs_out_is_refused(local: LocalStore, tmp_path: Path) -> None:
     upload(local, {"train.tar": tar(tmp_path / "x.tar", [("../cat/1.png", png(1))]).read_bytes()})
     with pytest.raises(DropError, match=r"train\.tar: \.\./cat/1\.png: the path leaves the source"):

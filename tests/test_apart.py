@@ -24,7 +24,7 @@ def test_it_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     note = tmp_path / "note"
     code = (
         "import sys; from pathlib import Path; from test_apart import note_and_sleep\n"
-        "from retrain.trigger.apart import apart\n"
+        "from retrain.apart import apart\n"
         "apart(600, note_and_sleep, Path(sys.argv[1]))\n"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(note)], cwd=TESTS) as parent:

@@ -275,7 +275,8 @@ def test_bad_input_gets_one_message_and_changes_nothing(
     message = " ".join(ran.err.replace("│", " ").split())
     assert said in message
     assert "Traceback" not in ran.err
-    assert message.startswith(("retrain: ", "Usage: ", "warning: "))
+    warned = ("warning: ",) if line.startswith("pipeline compile") else ()  # of a store that pods do not share
+    assert message.startswith(("retrain: ", "Usage: ", *warned))
     assert ran.err.count("retrain: ") <= 1
 
 

@@ -38,15 +38,17 @@ def test_another_size_is_covered_and_cropped_to_the_middle() -> None:
     )
 
 
-@pytest.mark.parametrize("size", [16, 40, 100])
-def test_a_large_jpeg_that_is_decoded_smaller_looks_the_same(size: int) -> None:
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("size", [16, 40])
+def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(size: int, mode: str) -> None:
     colours = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    large = Image.fromarray(colours).resize((400, 300), Image.Resampling.BICUBIC)
+    large = Image.fromarray(colours).resize((401, 299), Image.Resampling.BICUBIC).convert(mode)
     data = encoded(large, "JPEG", quality=95)
-    whole = ImageOps.fit(Image.open(io.BytesIO(data)), (size, size))
+    whole = ImageOps.fit(Image.open(io.BytesIO(data)).convert("RGB"), (size, size))
     difference = np.abs(decode(data, size).transpose(1, 2, 0).astype(int) - np.asarray(whole))
-    assert difference.mean() < 0.5
-    assert difference.max() <= 3
+    assert difference.any()
+    assert difference.mean() < 1
+    assert difference.max() <= 6
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])

@@ -8,6 +8,7 @@ from pictures import png
 from uploads import shard, taken_in, task_in, upload
 
 from retrain import registry, stages
+from retrain.apart import apart
 from retrain.config import Model, Task, Training
 from retrain.data.drops import read_drop
 from retrain.layout import Layout
@@ -17,7 +18,6 @@ from retrain.planning import Request
 from retrain.records import Plan, RunRecord
 from retrain.run_records import RunRecords
 from retrain.store import LocalStore
-from retrain.trigger.apart import apart
 from retrain.trigger.intake import take_in
 
 CLASSES, LAYOUT = 100_000, Layout("pets")

@@ -57,6 +57,19 @@ def test_after_a_drawing_was_killed_the_next_one_is_served(port: int, hanging: P
     assert "continuous-4" in html
 
 
+def test_whoever_would_wait_long_for_another_drawing_is_sent_away(
+    port: int, hanging: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "WAIT_SECONDS", 0.1)
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(page, port)
+        monitoring.wait_for(multiprocessing.active_children, "the process that draws")
+        assert page(port) == (503, "pets: another page is still being drawn; ask again in a minute\n")
+        for process in multiprocessing.active_children():
+            process.kill()
+        assert first.result()[0] == 503
+
+
 def test_a_drawing_that_hangs_is_given_up(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "DRAW_SECONDS", 1)
     assert page(port) == (503, "draw: not done after 1 s\n")

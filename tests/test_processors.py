@@ -1,4 +1,4 @@
-"""No more threads than a process has cores, be they limited by affinity, a container's quota, or others beside it."""
+"""What computes has no more threads than its process has cores, be they limited by affinity, a container's quota, or others beside it."""
 
 import os
 import threading

@@ -20,13 +20,13 @@ import pytest
 from uploads import good, shard, task_in, upload
 from watching import Place, Recorder, counts, figures, notified_queue, on_s3
 
+from retrain.apart import Died
 from retrain.config import Model
 from retrain.data.quarantine import causes
 from retrain.errors import StoreError
 from retrain.layout import Layout
 from retrain.store import LocalStore, Store
 from retrain.store.base import Entry
-from retrain.trigger.apart import Died
 from retrain.trigger.at_work import Busy
 from retrain.trigger.health import Health
 from retrain.trigger.intake import Intake

@@ -26,7 +26,7 @@ def init(
     path = output or Path("tasks") / f"{name}.yaml"
     text = starter(name)
     with writing(path):
-        with suppress(FileExistsError):
+        with suppress(FileExistsError):  # of a file in the folder's place `open` says what it is
             path.parent.mkdir(parents=True)
         try:
             with path.open("x", encoding="utf-8") as file:

@@ -43,9 +43,14 @@ def adopt(drop_id: str, task: Task, store: Store) -> Drop:
     entries = [entry for entry in list_store(store, prefix) if str(entry.name) not in ABOUT_THE_DROP]
     tars = [entry for entry in entries if entry.name.suffix == ".tar"]
     images = [entry for entry in entries if entry.name.suffix != ".tar"]
+    packed = [tar.name for tar in tars if PACKED.fullmatch(str(tar.name))]
+    strangers = [tar.name for tar in tars if tar.name not in packed]
     if not images:
+        if packed and strangers:
+            where, mine, yours = tars[0].root, packed[0], strangers[0]
+            raise DropError(f"{where}: {mine} was packed from images, {yours} was not; delete those that are not meant")
         return _adopt_shards(drop_id, tars, task, store)
-    if strangers := [tar.name for tar in tars if not PACKED.fullmatch(str(tar.name))]:
+    if strangers:
         raise DropError(f"{images[0].root}: shards and other files side by side: {strangers[0]}, {images[0].name}")
     return pack_by_shards(read_entries(images, images[0].root), task, store, drop_id)
 

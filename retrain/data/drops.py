@@ -63,10 +63,13 @@ def list_drops(store: Store, layout: Layout) -> tuple[Drop, ...]:
 
 def list_whole_drops(store: Store, layout: Layout) -> tuple[Drop, ...]:
     """Return the same without those whose manifests are damaged, with a warning: for those who only look on."""
-    drops = []
-    for drop_id in shelf(store, layout).usable:
+
+    def whole(drop_id: str) -> Drop | None:
         try:
-            drops.append(read_drop(store, layout, drop_id))
+            return read_drop(store, layout, drop_id)
         except DamagedDrop as damaged:
             log.warning("%s; the next retraining puts it in quarantine", damaged)
+            return None
+
+    drops = filter(None, ask_all(whole, shelf(store, layout).usable))
     return tuple(sorted(drops, key=lambda drop: (drop.committed_at, drop.id)))

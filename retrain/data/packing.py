@@ -27,6 +27,9 @@ from retrain.words import Split
 ON_DISK = 4
 """Shards of an upload that lie here at once, 0.5 GB at most; each is sent in parts, so that few are quick enough."""
 
+AHEAD = 64
+"""Images read before they are judged: reading one may be waiting for a store, and judging it takes a core."""
+
 
 class Packed(NamedTuple):
     """A committed drop, and whether it is new. False: a drop of this name and content was there already."""
@@ -65,7 +68,7 @@ def pack_by_shards(samples: tuple[Sample, ...], task: Task, store: Store, drop_i
     """Commit samples as a drop of this id, of which `ON_DISK` shards lie here at once, however many it has.
 
     Each goes to the store as soon as it is written. Raises `DropError` as `pack` does; the shards that went before then
-    stay in the store, where nothing reads them without a manifest.
+    stay in the store, where nothing reads them beside the images or other shards.
     """
     with tempfile.TemporaryDirectory(prefix="retrain-") as temporary:
         folder = Path(temporary)
@@ -126,14 +129,16 @@ def _shards(
 def _good(samples: Iterable[Sample], split: Split, image_size: int, tally: Tally, bad: BadSamples) -> Iterator[Encoded]:
     """Read the samples, count those that are images, and leave the others out."""
 
-    def read(sample: Sample) -> tuple[Sample, bytes, str | None]:
+    def read(sample: Sample) -> tuple[Sample, bytes]:
         try:
-            data = sample.entry.read()
+            return sample, sample.entry.read()
         except OSError as error:
             raise DropError(f"{sample.entry}: cannot be read: {error.strerror}") from error
-        return sample, data, fault(data, image_size)
 
-    for sample, data, cause in parallel_map(read, samples):
+    def judge(found: tuple[Sample, bytes]) -> tuple[Sample, bytes, str | None]:
+        return *found, fault(found[1], image_size)
+
+    for sample, data, cause in parallel_map(judge, ask_all(read, samples, AHEAD)):
         if cause is None:
             tally.add(sample.key, split, sample.class_name)
             yield Encoded(sample.key, sample.class_name, sample.extension, data)

@@ -1,6 +1,5 @@
 """Whether this machine can hold and train what has landed: disk, device."""
 
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from retrain.data.dataset import make_dataset
 from retrain.doctor.finding import Check, Finding
 from retrain.doctor.room import still_needed
 from retrain.machine import cache_folder
+from retrain.processors import own_cores
 from retrain.records import Drop
 from retrain.store.base import Store
 from retrain.training.precision import SLOW, is_slow
@@ -52,7 +52,7 @@ def _device(task: Task) -> Finding | str:
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         return f"{torch.cuda.get_device_name()}, {free / GB:.0f} of {total / GB:.0f} GB free"
-    cores = f"no GPU; {len(os.sched_getaffinity(0))} CPU cores"
+    cores = f"no GPU; {own_cores()} CPU cores"
     if Path("/dev/nvidia0").exists():
         mend = f"There is a GPU, but torch {torch.__version__} cannot use it: bring the driver up to date."
         return Finding(check="device", state="failed", found=cores, mend=mend)

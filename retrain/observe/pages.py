@@ -4,13 +4,16 @@ import time
 from collections.abc import Mapping
 from threading import Lock
 
+from retrain.apart import apart
 from retrain.config import Task
-from retrain.trigger.apart import apart
+from retrain.errors import UserError
 
 FRESH_SECONDS = 60.0
 """How long a page is served before it is drawn anew."""
 DRAW_SECONDS = 300.0
 """How long drawing a page may take, reading its ledger included."""
+WAIT_SECONDS = 20.0
+"""How long somebody waits for a page while others are drawn: the exporter serves only so many at once."""
 
 
 def draw(task: Task) -> bytes:
@@ -35,11 +38,16 @@ class Pages:
     def get(self, name: str) -> bytes:
         """Return a page, at most `FRESH_SECONDS` old.
 
-        Raises `UserError` if the task's store cannot be read, and `Died` if its drawing dies, or takes too long.
+        Raises `UserError` if the task's store cannot be read or other pages take long to draw, and `Died` if this one's
+        drawing dies, or takes too long.
         """
-        with self._lock:
+        if not self._lock.acquire(timeout=WAIT_SECONDS):
+            raise UserError(f"{name}: another page is still being drawn; ask again in a minute")
+        try:
             drawn_at, page = self._pages.get(name, (float("-inf"), b""))
             if time.monotonic() - drawn_at > FRESH_SECONDS:
                 page = apart(DRAW_SECONDS, draw, self.tasks[name])
                 self._pages[name] = time.monotonic(), page
+        finally:
+            self._lock.release()
         return page

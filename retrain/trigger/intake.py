@@ -2,6 +2,7 @@
 
 import logging
 
+from retrain.apart import apart
 from retrain.config import Task
 from retrain.data.quarantine import quarantine
 from retrain.errors import DropError, UserError
@@ -9,7 +10,6 @@ from retrain.layout import Layout
 from retrain.observe import names
 from retrain.store import open_store
 from retrain.store.base import Store
-from retrain.trigger.apart import apart
 from retrain.trigger.at_work import Busy
 from retrain.trigger.health import Health
 from retrain.trigger.landing import Landed, scan
@@ -56,7 +56,7 @@ class Intake:
                 problem = UserError(f"drop {drop}: {error}")
         return problem or busy
 
-    def set_aside(self, store: Store, drop: str, cause: str) -> None:
+    def put_aside(self, store: Store, drop: str, cause: str) -> None:
         """Put a drop into quarantine, and say so."""
         quarantine(store, self._layout, drop, cause)
         self._health.count(names.WATCHER_QUARANTINED, self._task.name)
@@ -73,7 +73,7 @@ class Intake:
                 return drop in now.waiting
             cause = self._judge(drop, before)
             if cause is not None:
-                self.set_aside(ours, drop, cause)
+                self.put_aside(ours, drop, cause)
                 return False
         log.info("%s: drop %s is committed", self._task.name, drop)
         return True

@@ -116,7 +116,7 @@ class TaskWatch:
             if isinstance(since, datetime):
                 self._waiting[drop] = since
             else:
-                self._intake.set_aside(self.store, drop, str(since))
+                self._intake.put_aside(self.store, drop, str(since))
 
     def _committed_at(self, drop: str) -> datetime | DropError:
         """When a drop was committed; or what is wrong with its manifest."""
@@ -139,7 +139,7 @@ class TaskWatch:
         try:
             planned = next_run.preview(self.store, self.layout, self.task, Request())
         except DamagedDrop as damaged:  # the next turn plans without it
-            self._intake.set_aside(self.store, damaged.drop, str(damaged))
+            self._intake.put_aside(self.store, damaged.drop, str(damaged))
             self._waiting.pop(damaged.drop, None)
             return
         if isinstance(planned, Nothing):

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
+from retrain.apart import Died
 from retrain.layout import Layout
 from retrain.records import Record
 from retrain.store.base import Missing, Store
 from retrain.stored import read_record
-from retrain.trigger.apart import Died
 from retrain.trigger.at_work import Busy
 from retrain.trigger.fence import Fenced
 from retrain.trigger.lease import SECONDS, LeaseLost, held
@@ -54,8 +54,8 @@ def counted(store: Store, layout: Layout, drop: str, seconds: float = SECONDS) -
         ours = Fenced(store, lease)
         before = _read(ours, key, drop)
         begun = Validations(drop=drop, begun=before.begun + 1)
-        ours.write(key, begun.to_bytes())
         try:
+            ours.write(key, begun.to_bytes())
             yield Counted(before, ours)
         except LeaseLost as lost:
             raise Busy(f"drop {drop}: another watcher has taken over its validation") from lost
