@@ -6,13 +6,13 @@ from pipelines import submissions
 from pipelines.jobs import OVER, Submitted
 from pipelines.submissions import Submission
 from retrain import next_run
+from retrain.apart import apart
 from retrain.config import Task
 from retrain.errors import ModelError
 from retrain.layout import Layout
 from retrain.records import Plan
 from retrain.store import open_store
 from retrain.store.base import Store
-from retrain.trigger.apart import apart
 
 SUBMIT_SECONDS = 120.0
 """The longest that the API server may take."""
