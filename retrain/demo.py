@@ -68,7 +68,7 @@ def say(why: str) -> None:
 
 def retrain(*arguments: str) -> None:
     """Show a command and run it; if it fails, the demo ends as it did."""
-    console.print(f"[bold]$ retrain {' '.join(arguments)}[/bold]")
+    console.print(f"[bold]$ retrain {' '.join(arguments)}[/bold]", soft_wrap=True)
     code = subprocess.run([sys.executable, "-m", "retrain", *arguments], check=False).returncode
     if code:
         sys.exit(code)

@@ -5,6 +5,7 @@ import inspect
 import itertools
 import math
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import pytest
@@ -22,6 +23,7 @@ from retrain.recipe.sampling import keep_probability
 from retrain.records import Origin, Plan
 from retrain.training import loop
 from retrain.training.loop import step, train, verdict
+from retrain.training.result import summarize
 from retrain.training.seeds import derive, generator
 from retrain.training.setup import Parent, Run
 from retrain.words import Method
@@ -219,6 +221,14 @@ def test_a_run_that_ends_below_its_target_says_so() -> None:
     run = run_of(plan_of(task_with(), target=1.01))
     assert trained(run) == "missed"
     assert run.progress.iteration == run.plan.iterations
+
+
+def test_the_best_of_a_run_that_every_evaluation_gave_up_is_the_best_that_was_seen() -> None:
+    run = run_of(plan_of(task_with(), target=1.01))
+    trained(run)
+    run.progress.points = [point.model_copy(update={"images": 10}) for point in run.progress.points]
+    result = summarize(run, "missed", datetime.now(UTC), None, "index", None)
+    assert result.best_accuracy == max(point.accuracy for point in run.progress.points) > 0
 
 
 def test_a_part_of_val_never_reaches_a_target() -> None:

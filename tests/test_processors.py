@@ -1,4 +1,4 @@
-"""What computes has no more threads than its process has cores, be they limited by affinity, a container's quota, or others beside it."""
+"""What computes has no more threads than its process has cores, limited by affinity, a quota, or others beside it."""
 
 import os
 import threading

@@ -59,10 +59,16 @@ def test_a_name_is_one_name_however_its_accents_are_written(tmp_path: Path) -> N
     assert shown(read_source(tmp_path)) == [(None, "caf\u00e9", "1"), (None, "caf\u00e9", "2")]
 
 
+def test_what_desktops_leave_in_folders_is_no_image(tmp_path: Path) -> None:
+    folder(tmp_path, "cat/1.png", ".DS_Store", "cat/.DS_Store", "cat/._1.png", "cat/Thumbs.db", "cat/desktop.ini")
+    assert shown(read_source(tmp_path)) == [(None, "cat", "1")]
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
         ([], "no images in it"),
+        (["cat/1.png", "dog/.DS_Store"], "dog: an empty folder"),
         (["cat/1.png", "cat/readme.txt"], "cat/readme.txt: not an image of a class"),
         (["cat/1.png", "1.png"], "1.png: not an image of a class"),
         (["cat/tabby/1.png"], "cat/tabby/1.png: not an image of a class"),

@@ -259,7 +259,7 @@ def test_the_choice_is_by_size_and_says_why() -> None:
     task = Task(name="t", data=Data(image_size=100), resources=Resources(memory="6M"))
     within, beyond = choose(task, dataset_of(100)), choose(task, dataset_of(101))
     assert (within.kind, beyond.kind) == ("held", "stream")
-    assert within.reason == "100 training samples are 0.00 GB decoded, within half of resources.memory, 6M"
+    assert within.reason == "100 training samples are 3.0 MB decoded, within half of resources.memory, 6M"
     assert beyond.reason.endswith("more than half of resources.memory, 6M")
     asked = task.model_copy(update={"data": Data(image_size=100, loader="memory")})
     assert choose(asked, dataset_of(101)).kind == "memory"

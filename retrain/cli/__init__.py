@@ -44,8 +44,8 @@ def _options(
 
 def main() -> None:
     """Run the command line; a `UserError` becomes one message and exit code 2, SIGTERM exit code 75: run it again."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    logging.getLogger("botocore").setLevel(logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("retrain").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, leave)
     try:
         app()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from retrain.store.base import Store
 
 TaskName = Annotated[
-    str, typer.Option("--task", "-t", help="A task's name (looked up in tasks/ or $RETRAIN_TASKS) or its file.")
+    str, typer.Option("--task", "-t", help="A task's name (looked up in $RETRAIN_TASKS, then in tasks/) or its file.")
 ]
 Overrides = Annotated[
     list[str],

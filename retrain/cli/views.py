@@ -75,15 +75,6 @@ def _target(target: Target) -> str:
     return f"{percent(target.accuracy)}, L_{target.level:g} {source}"
 
 
-def ending(record: RunRecord) -> str:
-    """Say in a word what came of a run."""
-    if record.decision:
-        return "promoted" if record.decision.promoted else "refused"
-    if record.purpose == "calibrate" and record.outcome == "completed":
-        return "calibrated"
-    return record.outcome
-
-
 def _speed_up(record: RunRecord, level: Literal["99", "100"]) -> str:
     return times(record.result.speed_up[level]) if record.result and record.target else NONE
 
@@ -91,7 +82,7 @@ def _speed_up(record: RunRecord, level: Literal["99", "100"]) -> str:
 RUNS = (
     Column("run", lambda run: run.run_id, "left"),
     Column("ended", lambda run: f"{run.ended_at:%m-%d %H:%M}", "left", only_wide=True),
-    Column("outcome", ending, "left"),
+    Column("outcome", lambda run: run.ending, "left"),
     Column("val", lambda run: percent(run.result.final_accuracy if run.result else None)),
     Column(
         "target",
@@ -113,7 +104,7 @@ def history_table(records: Sequence[RunRecord]) -> Table:
 
 def record_details(record: RunRecord) -> Table:
     """Everything that people ask about one run."""
-    return details(f"{record.run_id} {ending(record)}", [*_run_rows(record), *_quality_rows(record)])
+    return details(f"{record.run_id} {record.ending}", [*_run_rows(record), *_quality_rows(record)])
 
 
 def _run_rows(record: RunRecord) -> Rows:
@@ -133,12 +124,14 @@ def _run_rows(record: RunRecord) -> Rows:
         yield "speed-up", ", ".join(f"L_{level} {times(value)}" for level, value in result.speed_up.items())
     if savings := record.savings:
         of = f", of {savings.baseline:,} from scratch" if savings.baseline else ""
-        yield "saved", f"{savings.gross:+,} iterations gross, {savings.net:+,.0f} net{of}"
+        alone = "; attempts before it are in `retrain status`" if record.attempt else ""
+        yield "saved", f"{savings.gross:+,} iterations gross, {savings.net:+,.0f} net{of}{alone}"
 
 
 def _quality_rows(record: RunRecord) -> Rows:
     if evaluation := record.evaluation:
-        parts = [f"{name} {percent(part)}" for name, part in (("old", evaluation.old), ("new", evaluation.new)) if part]
+        both = (("old", evaluation.old), ("new", evaluation.new))
+        parts = [f"{name} {percent(part)}" for name, part in both if part is not None]
         by_part = f" ({', '.join(parts)})" if len(parts) > 1 else ""
         yield "accuracy on test", f"{percent(evaluation.accuracy)}{by_part}, {count(evaluation.samples, 'sample')}"
         if comparison := evaluation.comparison:

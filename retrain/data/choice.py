@@ -1,7 +1,7 @@
 """Where a run's decoded samples are to be: held, or streamed."""
 
 from retrain.config import Task
-from retrain.quantities import bytes_of
+from retrain.quantities import bytes_of, said
 from retrain.records import Dataset, Loading
 
 
@@ -11,7 +11,7 @@ def choose(task: Task, dataset: Dataset) -> Loading:
     The same on every machine: an interrupted run goes on elsewhere, and streaming changes the order of the samples.
     """
     decoded, memory = dataset.samples * 3 * task.data.image_size**2, bytes_of(task.resources.memory)
-    size = f"{dataset.samples:,} training samples are {decoded / 1e9:.2f} GB decoded"
+    size = f"{dataset.samples:,} training samples are {said(decoded)} decoded"
     if task.data.loader != "auto":
         return Loading(kind=task.data.loader, reason=f"{size}; data.loader says so")
     if 2 * decoded > memory:

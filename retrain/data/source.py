@@ -17,6 +17,7 @@ from retrain.words import Split
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 SHAPE = f"class/name.{{{','.join(sorted(EXTENSIONS))}}}"
+LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +96,16 @@ def _labelled(entries: Iterable[Entry], split: Split | None) -> Iterator[Sample]
     for entry in entries:
         if entry.is_folder:
             folders[entry.name] = entry
-        else:
+        elif not _is_litter(entry.name.name):
             filled.update(entry.name.parents)
             yield _sample(entry, split)
     for name in sorted(folders.keys() - filled):
         raise DropError(f"{folders[name]}: an empty folder; every class needs images")
+
+
+def _is_litter(name: str) -> bool:
+    """Whether a desktop has left it there: macOS (._1.jpg beside 1.jpg, .DS_Store) or Windows."""
+    return name.startswith("._") or name in LITTER
 
 
 def _sample(entry: Entry, split: Split | None) -> Sample:

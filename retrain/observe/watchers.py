@@ -43,7 +43,8 @@ def _closing(plan: Plan, outcome: str, progress: Progress) -> str:
 
 
 def _accuracy(point: Point, plan: Plan) -> str:
-    return f"{point.accuracy:.2%} of {plan.target.accuracy:.2%}" if plan.target else f"{point.accuracy:.2%}"
+    target = f" (target {plan.target.accuracy:.2%})" if plan.target else ""
+    return f"{point.accuracy:.2%}{target}"
 
 
 class LogLines:

@@ -64,6 +64,15 @@ class RunRecord(Record):
     started_at: datetime
     ended_at: datetime
 
+    @property
+    def ending(self) -> str:
+        """In a word, what came of it."""
+        if self.decision:
+            return "promoted" if self.decision.promoted else "refused"
+        if self.purpose == "calibrate" and self.outcome == "completed":
+            return "calibrated"
+        return self.outcome
+
 
 class Promotion(Record):
     """One entry of the champions' history."""

@@ -35,7 +35,7 @@ def summarize(
         outcome=outcome,
         iterations=run.progress.iteration,
         final_accuracy=last.accuracy,
-        best_accuracy=max((point.accuracy for point in whole), default=0.0),
+        best_accuracy=max(point.accuracy for point in whole or run.progress.points),
         reached_at=reached_at,
         speed_up=speed_ups(reached_at, target),
         model_digest=model_digest,

@@ -33,5 +33,5 @@ class Here:
                 set_aside(store, context.layout, error)
                 release(store, context.layout, plan)
             ended = stages.record_failure(context, plan, str(error))
-        log.info("%s: %s %s", task.name, ended.run_id, ended.outcome)
+        log.info("%s: %s %s", task.name, ended.run_id, ended.ending)
         return True
