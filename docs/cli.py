@@ -22,7 +22,7 @@ standard error.
 `doctor`: a check failed; `watch --once`: a task could not be seen to |
 | 2 | the input is wrong, or the store cannot be used: one message says what to put right; \
 a run that had begun leaves its plan and saved states, and goes on from there |
-| 75 | stopped by SIGTERM after the state was saved: run it again, and it goes on from there |
+| 75 | stopped by SIGTERM, or Ctrl-C in training, after the state was saved: run it again, and it goes on from there |
 """
 
 

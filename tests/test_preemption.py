@@ -27,6 +27,16 @@ def interrupted(reached: list[str]) -> None:
         reached.append("end")
 
 
+def interrupted_by_hand(reached: list[str]) -> None:
+    """Get Ctrl-C once, do some more, and get it again."""
+    with deferred() as leaving:
+        come(signal.SIGINT)
+        assert leaving()
+        reached.append("noted")
+        come(signal.SIGINT)
+        reached.append("not obeyed")
+
+
 def failing() -> None:
     with deferred():
         come()
@@ -38,6 +48,24 @@ def test_a_deferred_signal_is_noted_and_takes_effect_at_the_end() -> None:
     with pytest.raises(Preempted):
         interrupted(reached)
     assert reached == ["end"]
+
+
+def test_ctrl_c_is_deferred_once_and_obeyed_the_second_time() -> None:
+    before, reached = signal.getsignal(signal.SIGINT), list[str]()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_by_hand(reached)
+    assert reached == ["noted"]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with deferred() as leaving:
+            come(signal.SIGINT)
+            assert not leaving()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_without_a_signal_nothing_happens_and_the_handler_before_is_back() -> None:

@@ -164,7 +164,10 @@ def test_a_torn_newest_state_costs_the_iterations_since_the_one_before(
     assert outcome(place, plan) == expected
 
 
-def test_a_command_that_is_asked_to_stop_exits_with_75_and_leaves_its_state(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_command_that_is_asked_to_stop_exits_with_75_and_leaves_its_state(
+    tmp_path: Path, how: signal.Signals
+) -> None:
     commit_drops(tmp_path)
     endless = TASK.training.model_copy(update={"epochs": 10_000})
     task = TASK.model_copy(update={"store": str(tmp_path / "store"), "training": endless})
@@ -173,9 +176,10 @@ def test_a_command_that_is_asked_to_stop_exits_with_75_and_leaves_its_state(tmp_
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "RETRAIN_CACHE": str(tmp_path / "cache")}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         wait_until(lambda: states_in(tmp_path))
-        process.terminate()
+        process.send_signal(how)
         _, said = process.communicate(timeout=300)
     assert process.returncode == os.EX_TEMPFAIL, said
     assert "Traceback" not in said
+    assert ": preempted after " in said
     assert states_in(tmp_path)
     assert list(context_of(tmp_path).store.list(f"{TASK.name}/ledger/")) == []

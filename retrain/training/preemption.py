@@ -1,4 +1,4 @@
-"""Preemption: the machine is taken away with a warning (SIGTERM), and the run goes on elsewhere."""
+"""Preemption: the machine is taken away with a warning (SIGTERM), or wanted by hand (Ctrl-C); the run goes on later."""
 
 import os
 import signal
@@ -21,20 +21,26 @@ def leave(signum: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def deferred() -> Iterator[Callable[[], bool]]:
-    """Only take note of SIGTERM inside, and yield whether it has come; raise `Preempted` at the end if it has.
+    """Only take note of SIGTERM and Ctrl-C inside, and yield whether one has come; raise `Preempted` at the end if so.
 
-    Works in the main thread alone, which Python runs signal handlers in.
+    A second Ctrl-C is obeyed at once. Works in the main thread alone, which Python runs signal handlers in.
     """
     came = False
 
     def note(signum: int, frame: FrameType | None) -> None:
         nonlocal came
         came = True
+        if signum == signal.SIGINT:
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
 
-    before = signal.signal(signal.SIGTERM, note)
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    heard = [each for each, handler in before.items() if handler is not signal.SIG_IGN]  # by nohup, or in background
+    for each in heard:
+        signal.signal(each, note)
     try:
         yield lambda: came
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each in heard:
+            signal.signal(each, before[each])
     if came:
         raise Preempted
