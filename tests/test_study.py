@@ -331,6 +331,23 @@ def test_a_recommendation_is_measured_on_the_tasks_own_drops_within_the_budget(p
     assert f"on {images} val images has a standard error of" in text
 
 
+def test_a_recommendation_is_about_the_task_with_its_overrides(
+    place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    study = small_study()
+    runs = Runs(study, str(tmp_path / "store"))
+    task = runs.task(next(cells(study, 1)))
+    land(study, "7+3", task.model_copy(update={"name": "mine"}), runs.store, Root(place))
+    overrides = ("name=mine", f"store={tmp_path / 'store'}", "model.options={width: 8}", "training.epochs=1000")
+    options = [word for override in overrides for word in ("--set", override)]
+    command = ["study", "recommend", "--task", "tiny", "--budget", "40", "--device", "cpu", *options]
+    assert "of the task's 1000 epochs" in retrain(command, capfd).out
+    records = ledger.read(runs.store, Layout("mine"))
+    plans = [RunRecords(runs.store, Layout("mine"), record.run_id).plan() for record in records]
+    assert [plan.task.model.options for plan in plans] == [{"width": 8}] * 6
+    assert sum(plan.iterations for plan in plans) == pytest.approx(40, abs=3)
+
+
 def test_where_the_recipe_loses_the_recommendation_is_not_to_use_it(place: Path, tmp_path: Path) -> None:
     """A perceptron that does not come to fit its digits: in docs/evidence/digits.md naive wins, and by far."""
     own = tmp_path / "own.yaml"
