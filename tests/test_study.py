@@ -49,9 +49,16 @@ def digests(runs: Runs) -> dict[Cell, str | None]:
     return {one.cell: one.record.result.model_digest for one in runs.ran() if one.record.result}
 
 
-def test_every_cell_is_a_trial_in_the_ledger_that_ran_its_whole_schedule(place: Path, tmp_path: Path) -> None:
+def test_every_cell_is_a_trial_in_the_ledger_that_ran_its_whole_schedule(
+    place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     runs = Runs(small_study(), str(tmp_path))
-    assert run(runs, Root(place), CPU) == 4
+    with caplog.at_level("INFO", "retrain"):
+        assert run(runs, Root(place), CPU) == 4
+    assert [message for message in caplog.messages if "to do" in message] == [
+        "small, part 1 of 2, runs to do: 1 of 1",
+        "small, part 2 of 2, runs to do: 3 of 3",
+    ]
     layout = Layout(runs.task(next(cells(runs.study, 1))).name)
     records = ledger.read(runs.store, layout)
     assert [record.method for record in records] == ["scratch", "scratch", "naive", "continuous"]
