@@ -180,7 +180,7 @@ def test_a_damaged_manifest_keeps_no_run_from_its_turn(doctor: Doctor, tmp_path:
     store.write(LAYOUT.manifest("d-torn"), b"{")
     code, found = doctor(str(tmp_path / "store"))
     assert code == 0
-    assert "1 drops of task pets" in found["store"]["found"]
+    assert "1 drop of task pets" in found["store"]["found"]
     assert {states(found)[check] for check in [*STORE_CHECKS, "disk"]} == {"ok"}
 
 

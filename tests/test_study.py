@@ -49,9 +49,16 @@ def digests(runs: Runs) -> dict[Cell, str | None]:
     return {one.cell: one.record.result.model_digest for one in runs.ran() if one.record.result}
 
 
-def test_every_cell_is_a_trial_in_the_ledger_that_ran_its_whole_schedule(place: Path, tmp_path: Path) -> None:
+def test_every_cell_is_a_trial_in_the_ledger_that_ran_its_whole_schedule(
+    place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     runs = Runs(small_study(), str(tmp_path))
-    assert run(runs, Root(place), CPU) == 4
+    with caplog.at_level("INFO", "retrain"):
+        assert run(runs, Root(place), CPU) == 4
+    assert [message for message in caplog.messages if "to do" in message] == [
+        "small, part 1 of 2, runs to do: 1 of 1",
+        "small, part 2 of 2, runs to do: 3 of 3",
+    ]
     layout = Layout(runs.task(next(cells(runs.study, 1))).name)
     records = ledger.read(runs.store, layout)
     assert [record.method for record in records] == ["scratch", "scratch", "naive", "continuous"]
@@ -329,6 +336,23 @@ def test_a_recommendation_is_measured_on_the_tasks_own_drops_within_the_budget(p
     assert "Trained for the task's 3 epochs." in recommendation(str(own), int(whole), 1, CPU)
     images = sum(drop.samples("val") for drop in list_drops(runs.store, Layout("tiny")))
     assert f"on {images} val images has a standard error of" in text
+
+
+def test_a_recommendation_is_about_the_task_with_its_overrides(
+    place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    study = small_study()
+    runs = Runs(study, str(tmp_path / "store"))
+    task = runs.task(next(cells(study, 1)))
+    land(study, "7+3", task.model_copy(update={"name": "mine"}), runs.store, Root(place))
+    overrides = ("name=mine", f"store={tmp_path / 'store'}", "model.options={width: 8}", "training.epochs=1000")
+    options = [word for override in overrides for word in ("--set", override)]
+    command = ["study", "recommend", "--task", "tiny", "--budget", "40", "--device", "cpu", *options]
+    assert "of the task's 1000 epochs" in retrain(command, capfd).out
+    records = ledger.read(runs.store, Layout("mine"))
+    plans = [RunRecords(runs.store, Layout("mine"), record.run_id).plan() for record in records]
+    assert [plan.task.model.options for plan in plans] == [{"width": 8}] * 6
+    assert sum(plan.iterations for plan in plans) == pytest.approx(40, abs=3)
 
 
 def test_where_the_recipe_loses_the_recommendation_is_not_to_use_it(place: Path, tmp_path: Path) -> None:

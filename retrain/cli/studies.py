@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from retrain.cli.options import Device, KubeflowHost, TaskName, writing
+from retrain.cli.options import NONE, Device, KubeflowHost, Overrides, TaskName, writing
 
 if TYPE_CHECKING:
     from retrain.study import landing
@@ -115,9 +115,10 @@ def recommend(
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions.")] = 1,
     jobs: Jobs = 1,
     device: Device = "auto",
+    overrides: Overrides = NONE,
 ) -> None:
     """Compare methods and schedules on a task's own drops, as trials, and say which to use."""
     from retrain.study.recommend import recommendation
     from retrain.study.workers import Workers
 
-    typer.echo(recommendation(task, budget, seeds, Workers(jobs, device)))
+    typer.echo(recommendation(task, budget, seeds, Workers(jobs, device), overrides))

@@ -44,7 +44,7 @@ def _credentials(store: Store) -> Finding | str:
 
 
 def _access(store: Store, task: str, drops: Sequence[Drop]) -> str:
-    return f"{store.url} can be read: {len(drops)} drops of task {task}"
+    return f"{store.url} can be read: {len(drops)} {'drop' if len(drops) == 1 else 'drops'} of task {task}"
 
 
 def _conditions(store: Store) -> str:

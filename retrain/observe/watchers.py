@@ -48,29 +48,38 @@ def _accuracy(point: Point, plan: Plan) -> str:
 
 
 class LogLines:
-    """A line at the start, one for evaluations at most every so many seconds, and one at the end."""
+    """A line at the start and at the end, and between them with evaluations, not too often, or after a long silence."""
 
     EVERY_SECONDS = 1.0
+    SILENT_SECONDS = 15.0
 
     def started(self, plan: Plan, progress: Progress) -> None:
         """Say what is trained, why, and whether it was resumed."""
-        self._plan, self._rate, self._said = plan, Rate(plan, progress), time.monotonic()
+        self._plan, self._rate = plan, Rate(plan, progress)
+        self._said = self._evaluated = time.monotonic()
         log.info(_opening(plan, progress))
 
     def stepped(self, progress: Progress) -> None:
-        """Say nothing."""
+        """Say how far it has come, if nothing was said for long."""
+        now = time.monotonic()
+        if now - self._said >= self.SILENT_SECONDS:
+            self._said = now
+            log.info("%s, %s", self._where(progress.iteration), self._rate(progress.iteration))
 
     def evaluated(self, point: Point) -> None:
-        """Say how far it has come."""
+        """Say how far it has come, and how accurate it is."""
         now = time.monotonic()
-        if now - self._said >= self.EVERY_SECONDS:
-            self._said = now
-            where = f"{point.iteration:,}/{self._plan.iterations:,}"
-            log.info("%s, %s, %s", where, _accuracy(point, self._plan), self._rate(point.iteration))
+        if now - self._evaluated >= self.EVERY_SECONDS:
+            self._said = self._evaluated = now
+            where, accuracy = self._where(point.iteration), _accuracy(point, self._plan)
+            log.info("%s, %s, %s", where, accuracy, self._rate(point.iteration))
 
     def ended(self, outcome: str, progress: Progress) -> None:
         """Say how it ended."""
         log.info(_closing(self._plan, outcome, progress))
+
+    def _where(self, iteration: int) -> str:
+        return f"{iteration:,}/{self._plan.iterations:,}"
 
 
 class ProgressBar:

@@ -20,6 +20,7 @@ from retrain.study.settings import Method, Split, Study
 from retrain.study.table import Row, estimate, groups, rows
 from retrain.study.workers import Workers
 from retrain.tasks import load_task
+from retrain.tasks.overrides import parse
 
 SCALES = (1.0, 0.5, 0.25)
 NAIVE = {"initialization": {"name": "warm"}, "objective": {"name": "none"}, "sampling": {"name": "uniform"}}
@@ -33,8 +34,9 @@ class Advice(NamedTuple):
     settings: str
 
 
-def make_study(task: str, budgeted: Task, seeds: int) -> Study:
+def make_study(task: str, budgeted: Task, seeds: int, overrides: Sequence[str] = ()) -> Study:
     """Return the study of scratch, naive and the task's recipe at three lengths, on the drops that have landed."""
+    overridden = {".".join(path): value for path, value in map(parse, overrides)}
     recipe = {
         f"continuous x{scale:g}": Method(
             aspects=("initialization", "objective", "sampling", "schedule"), set={"recipe.schedule.scale": scale}
@@ -48,7 +50,7 @@ def make_study(task: str, budgeted: Task, seeds: int) -> Study:
         size="mini",
         regime="The task's own training, shortened to the budget.",
         task=task,
-        set={"training.epochs": budgeted.training.epochs},
+        set=overridden | {"training.epochs": budgeted.training.epochs},
         splits={"landed": Split(by="landed")},
         methods={"scratch": Method(start="scratch"), "naive": Method(), **recipe},
         seeds=tuple(range(budgeted.seed, budgeted.seed + seeds)),
@@ -135,18 +137,18 @@ def certainty(drops: Sequence[Drop], seeds: int, scratch: Sequence[Ran]) -> str:
     )
 
 
-def recommendation(name: str, budget: int | None, seeds: int, workers: Workers) -> str:
+def recommendation(name: str, budget: int | None, seeds: int, workers: Workers, overrides: Sequence[str] = ()) -> str:
     """Run the study within the budget and return its advice with the evidence, Markdown.
 
     Raises `StudyError` if there are fewer than two drops, or the budget is too small.
     """
-    task = load_task(name)
+    task = load_task(name, overrides)
     drops = list_drops(open_store(task.store, task.endpoint_url), Layout(task.name))
     if len(drops) < 2:
         landed = "1 drop" if len(drops) == 1 else "no drop"
         raise StudyError(f"task {task.name} has {landed}; old and new ones are needed to compare methods")
     shortened = within(task, drops, budget, seeds)
-    runs = Runs(make_study(name, shortened, seeds), None)
+    runs = Runs(make_study(name, shortened, seeds, overrides), None)
     run(runs, Root(Path()), workers)
     ((_, members),) = groups(runs.study, runs.ran()).items()
     found = rows(runs.study, members)

@@ -63,7 +63,8 @@ def _run(runs: Runs, root: Root, grid: list[Cell], each: Each, device: str) -> i
             land_next(runs, cell, root, device)
     runs.forget()
     plans = {plan.run_id: plan for plan in map(runs.plan, filter(runs.can_start, grid))}
-    log.info("%s: %d of %d runs to do on %d drops", runs.study.name, len(plans), len(grid), grid[0].drops)
+    part = f"part {grid[0].drops} of {_longest(runs)}"
+    log.info("%s, %s, runs to do: %d of %d", runs.study.name, part, len(plans), len(grid))
     deque(each(carry_out, plans.values()), maxlen=0)
     runs.forget()
     if runs.study.measures and grid[0].drops > 1:
