@@ -86,6 +86,13 @@ def test_history_for_programs_is_the_ledger(home: Path, command: Command, unchan
     assert (ran.code, ran.err) == (0, "")
 
 
+def test_status_says_where_it_looked_and_that_nothing_is_there(home: Path, command: Command, unchanged: None) -> None:
+    assert re.search(r"^store +store *$", command("status", *T).out, re.MULTILINE)
+    ran = command("status", *T, "--set", "store=elsewhere")
+    assert f"store{home / 'elsewhere'}(nosuchfolderyet)championnoneyet" in "".join(ran.out.split())
+    assert ran.code == 0
+
+
 def test_history_for_people_has_a_line_a_run(home: Path, command: Command, unchanged: None) -> None:
     lines = command("history", *T).out.splitlines()
     assert [line.split()[0] for line in lines] == ["run", *(record.run_id for record in records(home))]

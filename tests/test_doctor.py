@@ -7,16 +7,19 @@ from pathlib import Path
 import pytest
 from faulty_s3 import Forward, Reply, Request, faulty, refusal
 from kfp_server import serving
+from lives import Life, make_task
 from pictures import two_classes
 from streams import LAYOUT, SETTING, streaming, two_drops
 from terminal import retrain
 from trainings import SIZE, TASK
 
+from retrain import registry, stages
 from retrain.config import Data, Task
 from retrain.data.cache import decoded
 from retrain.data.manifest import drop_digest
 from retrain.data.packing import pack
 from retrain.doctor.room import still_needed
+from retrain.planning import Request as Asked
 from retrain.records import Drop
 from retrain.store import LocalStore
 
@@ -182,6 +185,62 @@ def test_a_damaged_manifest_keeps_no_run_from_its_turn(doctor: Doctor, tmp_path:
     assert code == 0
     assert "1 drop of task pets" in found["store"]["found"]
     assert {states(found)[check] for check in [*STORE_CHECKS, "disk"]} == {"ok"}
+    assert states(found)["plan"] == "warning"
+
+
+def champion(folder: Path) -> tuple[Life, str]:
+    """A life whose first run was promoted."""
+    life = Life(LocalStore(folder / "store"), folder)
+    life.land(0, 1)
+    stages.run(life.context, make_task(), Asked())
+    run_id = registry.read(life.store, life.layout).run_id
+    assert run_id
+    return life, run_id
+
+
+def test_a_champion_that_is_damaged_or_its_model_fails_and_nothing_is_said_of_a_plan(
+    doctor: Doctor, tmp_path: Path
+) -> None:
+    life, run_id = champion(tmp_path)
+    small = ("--set", "model.name=logistic")
+    code, found = doctor(life.store.url, *small)
+    assert (code, found["plan"]["found"]) == (0, f"nothing to do: no drop has landed since champion {run_id}")
+    assert found["champion"]["found"].startswith(run_id)
+    model = life.layout.run(run_id, "model.safetensors")
+    life.store.write(model, life.store.read(model)[0][:-1])
+    code, found = doctor(life.store.url, *small)
+    assert (code, found["champion"]["state"]) == (1, "failed")
+    assert f"{model} is not the model" in found["champion"]["found"]
+    assert "retrain rollback" in found["champion"]["mend"]
+    life.store.write(life.layout.champion, b"{")
+    code, found = doctor(life.store.url, *small)
+    assert (code, found["champion"]["state"]) == (1, "failed")
+    assert "champion.json was not written" in found["champion"]["found"]
+    assert "plan" not in found  # it would be the same failure again
+
+
+def test_a_ledger_that_cannot_be_read_allows_no_plan(doctor: Doctor, tmp_path: Path) -> None:
+    life, run_id = champion(tmp_path)
+    life.store.write(life.layout.record(run_id), b"{")
+    code, found = doctor(life.store.url, "--set", "model.name=logistic")
+    assert (code, states(found)["champion"], states(found)["plan"]) == (1, "ok", "failed")
+    assert life.layout.record(run_id) in found["plan"]["found"]
+
+
+@pytest.mark.parametrize("name", ["resnet99", "nomod:fn"])
+def test_a_network_that_cannot_be_built_fails_before_any_drop_has_landed(
+    doctor: Doctor, tmp_path: Path, name: str
+) -> None:
+    code, found = doctor(str(tmp_path / "store"), "--set", f"model.name={name}")
+    assert (code, found["model"]["state"]) == (1, "failed")
+    assert name in found["model"]["found"]
+    assert "model.name" in found["model"]["mend"]
+
+
+def test_a_factory_that_only_kubeflows_image_may_have_is_a_warning(doctor: Doctor, tmp_path: Path) -> None:
+    with serving() as kfp:
+        code, found = doctor(str(tmp_path / "store"), "--host", kfp.url, "--set", "model.name=nomod:fn")
+    assert (code, found["model"]["state"]) == (0, "warning")
 
 
 def test_kubeflow_is_asked_and_what_it_refuses_is_told(doctor: Doctor, tmp_path: Path) -> None:
@@ -200,5 +259,5 @@ def test_people_get_a_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     (tmp_path / "pets.yaml").write_text(json.dumps({"name": "pets", "store": str(tmp_path / "store")}))
     ran = retrain(["doctor", "-t", str(tmp_path / "pets.yaml")], capfd)
     assert [line.split()[0] for line in ran.out.splitlines() if not line.startswith(" ")] == [
-        "credentials", "store", "conditional", "clock", "disk", "device", "kubeflow",
+        "credentials", "store", "conditional", "clock", "disk", "device", "model", "champion", "plan", "kubeflow",
     ]  # fmt: skip

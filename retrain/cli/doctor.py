@@ -17,7 +17,7 @@ COLOURS = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 
 
 def doctor(task: TaskName, host: KubeflowHost = None, as_json: AsJson = False, overrides: Overrides = NONE) -> None:
-    """Look for what would keep a task from running here: store, credentials, clock, disk, device, Kubeflow."""
+    """Look for what would keep a task from running here: store, clock, disk, device, model, champion, Kubeflow."""
     from retrain.cli.tables import show
     from retrain.doctor import examine
 

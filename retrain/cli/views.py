@@ -1,6 +1,7 @@
 """What people are shown of drops, plans, runs and tasks."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, get_args
 
 from rich.table import Table
@@ -149,7 +150,7 @@ def status_details(status: Status) -> Table:
 
 def _status_rows(status: Status) -> Rows:
     champion, baseline = status.champion, status.baseline
-    yield "store", status.store
+    yield "store", _place(status.store)
     yield "champion", champion.run_id if champion else "none yet"
     if champion and champion.evaluation and status.champion_since:
         accuracy = percent(champion.evaluation.accuracy)
@@ -161,3 +162,9 @@ def _status_rows(status: Status) -> Rows:
         yield "in quarantine", f"{drop}: {cause}"
     yield "runs", str(status.runs)
     yield "saved", f"{status.savings.gross:+,} iterations gross, {status.savings.net:+,.0f} net"
+
+
+def _place(store: str) -> str:
+    """A store's address; a local folder that is not there yet looks like an empty task, so that is said."""
+    folder = Path(store).expanduser()
+    return store if "://" in store or folder.is_dir() else f"{folder.absolute()} (no such folder yet)"

@@ -11,7 +11,8 @@ class Finding(Record):
     """The outcome of one check."""
 
     check: str
-    """What was looked at: store, credentials, conditional writes, clock, disk, device, kubeflow."""
+    """What was looked at: store, credentials, conditional writes, clock, disk, device, model, champion, plan,
+    kubeflow."""
     state: Literal["ok", "warning", "failed"]
     """A warning keeps nothing from running."""
     found: str

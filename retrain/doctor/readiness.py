@@ -1,0 +1,68 @@
+"""Whether the next run of a task could begin: its network, the champion that it is judged against, its plan."""
+
+from collections.abc import Iterator, Sequence
+
+from retrain import models, next_run, registry
+from retrain.config import Task
+from retrain.data.dataset import make_dataset
+from retrain.doctor.finding import Check, Finding
+from retrain.errors import DamagedDrop
+from retrain.layout import Layout
+from retrain.planning import Nothing, Request
+from retrain.records import Drop
+from retrain.runs import RunFiles
+from retrain.store.base import Store
+
+FEWEST = 2
+"""Classes that a network is tried with before any drop has landed."""
+
+MODEL = "Set model.name and model.options in the task; a factory's module must be installed or on $PYTHONPATH."
+CHAMPION = (
+    "Put the object back from a copy of the store. Without one: if it is the model, `retrain rollback` puts the one "
+    "before it in force; if it is champion.json, remove it and `retrain promote` a run that `retrain history` lists."
+)
+PLAN = "Put what it names back from a copy of the store; `retrain run --dry-run` then plans."
+
+
+def readiness(task: Task, store: Store, drops: Sequence[Drop]) -> Iterator[Finding]:
+    """Yield what there is to say of the next run; of its plan nothing if the champion, which it reads, is damaged."""
+    layout = Layout(task.name)
+    checks = (
+        (Check("model", lambda: _model(task, drops)), MODEL),
+        (Check("champion", lambda: _champion(store, layout)), CHAMPION),
+        (Check("plan", lambda: _plan(task, store, layout)), PLAN),
+    )
+    for check, mend in checks:
+        finding = check.run()
+        failed = finding.state == "failed"
+        yield finding.model_copy(update={"mend": mend}) if failed else finding
+        if failed and check.name == "champion":
+            return
+
+
+def _model(task: Task, drops: Sequence[Drop]) -> Finding | str:
+    """Kubeflow's pods may have a factory that this machine lacks."""
+    if task.kubeflow.host and not models.is_installed(task.model):
+        found = f"{task.model.name} is not installed here, and was not tried"
+        return Finding(check="model", state="warning", found=found, mend="The image of --on kubeflow must have it.")
+    models.check(task.model, len(make_dataset(drops).classes) or FEWEST, task.data.image_size)
+    return f"{task.model.name} takes {task.data.image_size}x{task.data.image_size} images"
+
+
+def _champion(store: Store, layout: Layout) -> str:
+    run_id = registry.read(store, layout).run_id
+    if run_id is None:
+        return "none yet"
+    RunFiles(store, layout, run_id).weights()
+    return f"{run_id}, its model as the run ended with it"
+
+
+def _plan(task: Task, store: Store, layout: Layout) -> Finding | str:
+    try:
+        planned = next_run.preview(store, layout, task, Request())
+    except DamagedDrop as damaged:
+        mend = "None needed: the next run puts the drop in quarantine and goes on."
+        return Finding(check="plan", state="warning", found=str(damaged), mend=mend)
+    if isinstance(planned, Nothing):
+        return f"nothing to do: {planned.reason}"
+    return f"{planned.run_id}: {planned.reason}"
