@@ -9,6 +9,7 @@ import torch
 
 from retrain.config import Data
 from retrain.data import resident
+from retrain.data.choice import decoded_bytes
 from retrain.data.drops import read_drop
 from retrain.data.samples import Samples
 from retrain.data.stream import dataset as streamed
@@ -64,7 +65,7 @@ class Context:
             layout=self.layout,
             image_size=data.image_size,
             device=self.device,
-            pixels_on=self._pixels_on(loading, dataset.samples * 3 * data.image_size**2),
+            pixels_on=self._pixels_on(loading, decoded_bytes(dataset.samples, data.image_size)),
             cache_dir=self.cache,
         )
 

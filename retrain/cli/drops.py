@@ -7,6 +7,7 @@ import typer
 
 from retrain.cli.options import NONE, AsJson, Overrides, TaskName, open_task
 from retrain.errors import DropError
+from retrain.words import count
 
 if TYPE_CHECKING:
     from retrain.data.staging import Staging
@@ -28,7 +29,6 @@ def pack(
     overrides: Overrides = NONE,
 ) -> None:
     """Turn labelled images into a drop and commit it."""
-    from retrain.cli.tables import count
     from retrain.cli.views import samples
     from retrain.data.packing import pack as commit
 

@@ -73,9 +73,3 @@ def percent(value: float | None) -> str:
 def times(value: float | None) -> str:
     """Return a speed-up; '/' where the level was not reached, as in the paper's tables."""
     return "/" if value is None else f"x{value:.2f}"
-
-
-def count(number: int, noun: str) -> str:
-    """Return a number of things: 1 drop, 2 drops, 3 classes."""
-    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
-    return f"{number:,} {noun if number == 1 else plural}"

@@ -6,10 +6,10 @@ from typing import Literal, get_args
 
 from rich.table import Table
 
-from retrain.cli.tables import NONE, Column, Rows, count, details, grid, percent, times
+from retrain.cli.tables import NONE, Column, Rows, details, grid, percent, times
 from retrain.records import Drop, Plan, RunRecord, Target
 from retrain.status import Status
-from retrain.words import Split
+from retrain.words import Split, count
 
 DROPS = (
     Column("drop", lambda drop: drop.id, "left"),

@@ -60,10 +60,10 @@ def _check_pixels(image: Image.Image) -> None:
 
 def _square(image: Image.Image, size: int, width: float, height: float) -> Image.Image:
     """Return the square in the middle of an image's first width x height pixels, resized."""
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
     if image.size == (size, size):
         return image
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
     return image.resize((size, size), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
 
 

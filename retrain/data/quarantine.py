@@ -26,16 +26,16 @@ class Quarantine(Record):
 
 
 def quarantine(store: Store, layout: Layout, drop: str, cause: str) -> None:
-    """Put a drop into quarantine; the first report stays."""
+    """Put a drop into quarantine, and say so; the first report stays."""
     report = Quarantine(drop=drop, task=layout.task, cause=cause, found_at=datetime.now(UTC))
     with suppress(Conflict):
         store.create(layout.quarantine(drop), report.to_bytes())
+    log.warning("%s: drop %s is in quarantine: %s", layout.task, drop, cause)
 
 
 def set_aside(store: Store, layout: Layout, damaged: DamagedDrop) -> None:
     """Put a drop into quarantine that proved damaged: the next plan does without it."""
     quarantine(store, layout, damaged.drop, str(damaged))
-    log.warning("%s: drop %s is in quarantine: %s", layout.task, damaged.drop, damaged)
 
 
 def causes(store: Store, layout: Layout) -> dict[str, str]:

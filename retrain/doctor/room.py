@@ -7,6 +7,7 @@ from pathlib import Path
 
 from retrain.config import Task
 from retrain.data.cache import path_of
+from retrain.data.choice import decoded_bytes
 from retrain.data.source import SPLITS
 from retrain.data.stream.catalogue import files_of
 from retrain.data.stream.reading import HELD_OUT, refs
@@ -16,8 +17,6 @@ from retrain.quantities import bytes_of
 from retrain.records import Drop
 from retrain.store.base import Store
 from retrain.words import Split
-
-CHANNELS = 3
 
 
 def still_needed(task: Task, drops: Sequence[Drop], streamed: bool, store: Store, folder: Path) -> int:
@@ -39,7 +38,7 @@ def _held_out(task: Task, drops: Sequence[Drop], folder: Path) -> Iterator[int]:
 
 
 def _decoded(task: Task, drop: Drop, splits: Sequence[Split]) -> int:
-    return sum(map(drop.samples, splits)) * CHANNELS * task.data.image_size**2
+    return decoded_bytes(sum(map(drop.samples, splits)), task.data.image_size)
 
 
 def _shards(task: Task, drops: Sequence[Drop], store: Store, folder: Path) -> int:

@@ -7,6 +7,7 @@ from retrain.doctor.finding import Check, Finding
 from retrain.records import Drop
 from retrain.store.base import Store
 from retrain.store.probe import probe_conditional_writes
+from retrain.words import count
 
 SKEW = 10.0
 """Seconds that clocks may differ; leases are compared across machines, and S3 refuses at 15 minutes."""
@@ -44,7 +45,7 @@ def _credentials(store: Store) -> Finding | str:
 
 
 def _access(store: Store, task: str, drops: Sequence[Drop]) -> str:
-    return f"{store.url} can be read: {len(drops)} {'drop' if len(drops) == 1 else 'drops'} of task {task}"
+    return f"{store.url} can be read: {count(len(drops), 'drop')} of task {task}"
 
 
 def _conditions(store: Store) -> str:

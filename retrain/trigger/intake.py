@@ -57,10 +57,9 @@ class Intake:
         return problem or busy
 
     def put_aside(self, store: Store, drop: str, cause: str) -> None:
-        """Put a drop into quarantine, and say so."""
+        """Put a drop into quarantine, and count it."""
         quarantine(store, self._layout, drop, cause)
         self._health.count(names.WATCHER_QUARANTINED, self._task.name)
-        log.warning("%s: drop %s is in quarantine: %s", self._task.name, drop, cause)
 
     def _validate(self, drop: str) -> bool:
         """Validate a drop, unless another watcher has done so by now; return whether it is committed.
