@@ -12,7 +12,7 @@ help: ## List the chores
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) ## Run the main job on scanned digits, in about three minutes
-	$(BIN)/python -m retrain.demo
+	$(BIN)/python -m retrain.cli.demo
 
 test: $(READY) ## Run all tests; as root on Debian, install what they need first
 	@scripts/debian_packages.sh
@@ -50,7 +50,7 @@ docs: $(READY) ## Write what the docs and the dashboards say of the code anew
 	$(BIN)/python docs/schemas.py
 	$(BIN)/python docs/cli.py
 	$(BIN)/python docs/metrics.py
-	$(BIN)/python -m retrain.observe.dashboards charts/retrain/dashboards
+	$(BIN)/python -m retrain.monitoring.dashboards charts/retrain/dashboards
 
 manifests: $(READY) ## Generate the chart's values schema and the plain manifests in k8s/
 	$(BIN)/python scripts/manifests.py

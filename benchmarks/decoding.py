@@ -15,7 +15,7 @@ from lib.report import parser, report
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from retrain.data.images import decode
+from retrain.data.images import decode_image
 
 FILES = (("PNG", 32, 32), ("JPEG", 160, 160), ("JPEG", 500, 375), ("JPEG", 1600, 1200), ("JPEG", 4000, 3000))
 SIZES = (32, 64, 224)
@@ -49,8 +49,8 @@ def milliseconds(decoding: Decode, data: bytes, size: int) -> float:
 
 def compare(data: bytes, size: int, turns: int) -> dict[str, Any]:
     """Let both take turns."""
-    taken = [(milliseconds(whole, data, size), milliseconds(decode, data, size)) for _ in range(turns)]
-    difference = np.abs(decode(data, size).astype(int) - whole(data, size))
+    taken = [(milliseconds(whole, data, size), milliseconds(decode_image, data, size)) for _ in range(turns)]
+    difference = np.abs(decode_image(data, size).astype(int) - whole(data, size))
     return {
         "whole, ms": round(statistics.median(theirs for theirs, _ in taken), 3),
         "retrain, ms": round(statistics.median(ours for _, ours in taken), 3),

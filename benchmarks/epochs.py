@@ -27,12 +27,11 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from retrain import models
-from retrain.config import Model, Training
+from retrain.config.task import Model, Training
 from retrain.data.samples import Samples
-from retrain.training.loop import step
-from retrain.training.memory import keep_freed
-from retrain.training.precision import is_slow
+from retrain.models import factory
+from retrain.training.hardware import is_bf16_slow, tune_malloc
+from retrain.training.loop import train_step
 
 BATCH, STRENGTH = 128, 0.01
 WORKERS = (0, 1, 2)
@@ -68,7 +67,7 @@ def by_hand(
     """Return an epoch of a script: the users' with augmentation and penalty, else the warm-start script's."""
     order = torch.channels_last if tuned else torch.contiguous_format
     model = Model(options={"width": case.width})
-    network = models.build(model, CLASSES, case.image_size, seed=0).train().to(device).to(memory_format=order)
+    network = factory.build_network(model, CLASSES, case.image_size, seed=0).train().to(device).to(memory_format=order)
     first = [parameter.detach().clone() for parameter in network.parameters()]
     optimizer = torch.optim.Adam(network.parameters(), 0.001, fused=True)
     padded = [v2.RandomCrop(case.image_size, padding=4), v2.RandomHorizontalFlip()] if augment else []
@@ -116,7 +115,7 @@ def ours(case: Case, batches: int, bf16: bool) -> Epoch:
 
     def epoch() -> None:
         for _ in range(batches):
-            step(run)
+            train_step(run)
 
     epoch()
     return epoch
@@ -178,8 +177,8 @@ def main() -> None:
         "--batches", type=int, default=8, help="of an epoch on the thin one; the full one has a quarter"
     )
     chosen = options.parse_args()
-    keep_freed()
-    bfloat16 = not is_slow(True, CPU)
+    tune_malloc()
+    bfloat16 = not is_bf16_slow(True, CPU)
     thin = compare(Case(16, 32), chosen.batches, chosen.turns, bfloat16)
     full = compare(Case(64, 32), max(1, chosen.batches // 4), chosen.turns, bfloat16)
     report({"bfloat16": bfloat16, "results": [thin, full]}, chosen.output)

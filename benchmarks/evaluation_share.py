@@ -19,12 +19,12 @@ import torch
 from lib.report import ROOT, parser, report
 from torch import Tensor, nn
 
-from retrain.config import Data, Training
+from retrain.config.task import Data, Training
 from retrain.data.augment import Normalize
 from retrain.data.samples import Samples
+from retrain.pipeline.targets import EARLIEST_SHARE
 from retrain.recipe.speed_up import first_reaching
-from retrain.targets import EARLIEST_SHARE
-from retrain.training.evaluate import measure
+from retrain.training.evaluation import measure
 from retrain.training.stopping import LOWEST_LEVEL
 
 CPU = torch.device("cpu")

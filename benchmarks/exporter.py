@@ -19,9 +19,9 @@ from urllib.error import URLError
 
 from lib.report import parser, report
 
-from retrain.layout import Layout
 from retrain.records import Cost, Decision, Evaluation, Machine, Result, RunRecord, Savings
-from retrain.store import Store, open_store
+from retrain.store import ObjectStore, open_store
+from retrain.store.layout import Layout
 
 TASK, PORT = Layout("large"), 19109
 START = datetime(2020, 1, 1, tzinfo=UTC)
@@ -88,7 +88,7 @@ def _result(used: int, ended: datetime) -> Result:
     )
 
 
-def write(store: Store, records: int) -> None:
+def write(store: ObjectStore, records: int) -> None:
     """Write the ledger."""
 
     def put(number: int) -> None:

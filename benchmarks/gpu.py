@@ -18,9 +18,9 @@ from lib.noise import Case, run_of
 from lib.report import parser, report
 from lib.rounds import seconds
 
-from retrain.config import Training
-from retrain.training.compiling import compiled
-from retrain.training.loop import step
+from retrain.config.task import Training
+from retrain.training.hardware import compile_forward
+from retrain.training.loop import train_step
 
 How = Literal["none", "compile", "graphs"]
 HOWS: tuple[How, ...] = ("none", "compile", "graphs")
@@ -45,15 +45,15 @@ def ours(case: Case, batch: int, how: How, steps: int, device: torch.device) -> 
     """Images a second of this project's loop."""
     training = Training(bf16=True, batch_size=batch, compile=how)
     run = run_of(case, "continuous", SAMPLES, 1_000_000, training, device)
-    run.forward = compiled(run.network, how, device)
+    run.forward = compile_forward(run.network, how, device)
 
     def some() -> None:
         with waiting_is_an_error(device):
             for _ in range(steps):
-                step(run)
+                train_step(run)
 
     for _ in range(WARM_UP):
-        step(run)
+        train_step(run)
     return steps * batch / seconds(some, device)
 
 

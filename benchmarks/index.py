@@ -18,10 +18,10 @@ from lib.spent import spent
 from safetensors.torch import save
 from torch import Tensor
 
-from retrain.data.stream.order import mixed
-from retrain.recipe.learning_speed import Counters, add, from_tensors, to_tensors
+from retrain.config.recipe import EasyHard
+from retrain.data.stream.order import window_shuffle
+from retrain.recipe.learning_speed import Counters, add_decayed, from_tensors, to_tensors
 from retrain.recipe.sampling import draw_pass, keep_probability
-from retrain.recipe.settings import EasyHard
 
 SIZES = (1_000_000, 10_000_000, 100_000_000)
 SHARD, WINDOW = 10_000, 32
@@ -50,14 +50,14 @@ def index(n: int) -> tuple[dict[str, object], Counters]:
         "bytes a sample, counting": bytes_of(own) / n,
         "bytes a sample, loaded": bytes_of(parent) / n,
         "bytes a sample, on disk": round(len(save(to_tensors(counters(100_000, 2)))) / 100_000, 2),
-        "adding, s": spent(lambda: add(parent, own, 0.5)).seconds(),
+        "adding, s": spent(lambda: add_decayed(parent, own, 0.5)).seconds(),
     }
     return figures, parent
 
 
 def passes(probability: Tensor | None, n: int) -> dict[str, object]:
     """A pass of each kind."""
-    drawn, shards = torch.Generator().manual_seed(0), partial(mixed, counts=torch.full((n // SHARD,), SHARD))
+    drawn, shards = torch.Generator().manual_seed(0), partial(window_shuffle, counts=torch.full((n // SHARD,), SHARD))
     works: dict[str, Callable[[], Tensor]] = {
         "a thinned pass": lambda: draw_pass(probability, n, drawn),
         "a uniform pass": lambda: draw_pass(None, n, drawn),

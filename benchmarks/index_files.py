@@ -17,13 +17,13 @@ from index import counters
 from lib.report import parser, report
 from lib.spent import spent
 
-from retrain.layout import Layout
-from retrain.planning import History, Request, make_plan
-from retrain.recipe.learning_speed import Counters, add, split
+from retrain.config.loading import load_task
+from retrain.pipeline.planning import History, Request, make_plan
+from retrain.recipe.learning_speed import Counters, add_decayed, split
 from retrain.records import Drop, Plan
-from retrain.runs import RunFiles
 from retrain.store import LocalStore
-from retrain.tasks import load_task
+from retrain.store.layout import Layout
+from retrain.store.runs import RunFiles
 
 TASK = Path(__file__).parents[1] / "tasks" / "digits.yaml"
 
@@ -66,7 +66,7 @@ def measured(files: RunFiles, plan: Plan, samples: int) -> dict[str, object]:
     def adding() -> Iterator[Counters]:
         own = split(counted, [drop.samples for drop in plan.dataset.drops])
         for old, new in zip(files.known_counters(plan.dataset, known), own, strict=True):
-            yield add(old, new, 0.5)
+            yield add_decayed(old, new, 0.5)
 
     def write() -> None:
         RunFiles(files.store, files.layout, "next").write_counters(plan.dataset, adding())

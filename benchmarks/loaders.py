@@ -26,17 +26,16 @@ from lib.splits import CPU, Place
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from retrain.config import Stream, Task
+from retrain.config.task import Stream, Task
 from retrain.data.augment import Rows
-from retrain.data.images import decode
-from retrain.data.stream.order import mixed
+from retrain.data.images import decode_image
+from retrain.data.stream.order import window_shuffle
 from retrain.data.stream.pixels import ShardPixels
-from retrain.layout import Layout
 from retrain.store import open_store
-from retrain.store.base import Store
-from retrain.training.loading import Gathering, Loader
-from retrain.training.passes import Passes
-from retrain.training.streaming import Streaming
+from retrain.store.base import ObjectStore
+from retrain.store.layout import Layout
+from retrain.training.loaders import EpochSampler, InMemoryLoader, Loader
+from retrain.training.streaming import StreamingLoader
 
 BATCH, ROWS = 128, Rows(0, 128, 128)
 LAYOUT = Layout("loaders")
@@ -69,16 +68,16 @@ class Ways:
     def held(self) -> Pass:
         """This project's loader of what fits."""
         train = self.place.held()["train"]
-        return partial(_pass, Gathering(Passes(None, len(train), BATCH, 0, CPU), train, ROWS), len(train))
+        return partial(_pass, InMemoryLoader(EpochSampler(None, len(train), BATCH, 0, CPU), train, ROWS), len(train))
 
     def streamed(self, workers: int) -> Pass:
         """This project's loader of what does not."""
         train = self.place.streamed(SETTING)["train"]
         pixels = train.images
         assert isinstance(pixels, ShardPixels)
-        arrange = partial(mixed, counts=pixels.counts, window=SETTING.shuffle_shards)
-        passes = Passes(None, len(train), BATCH, 0, CPU, arrange)
-        return partial(_pass, Streaming(passes, train, pixels, ROWS, workers), len(train))
+        arrange = partial(window_shuffle, counts=pixels.counts, window=SETTING.shuffle_shards)
+        passes = EpochSampler(None, len(train), BATCH, 0, CPU, arrange)
+        return partial(_pass, StreamingLoader(passes, train, pixels, ROWS, workers), len(train))
 
     def streamed_cold(self, workers: int) -> Pass:
         """The same with its catalogue, but no shard."""
@@ -109,7 +108,7 @@ def _pass(loader: Loader, samples: int) -> int:
 
 def _decoded(sample: dict[str, bytes]) -> tuple[Tensor]:
     """What webdataset's users write to decode a sample."""
-    return (torch.from_numpy(decode(sample["png"], ICON)),)
+    return (torch.from_numpy(decode_image(sample["png"], ICON)),)
 
 
 class _Tars(IterableDataset[Tensor]):
@@ -124,7 +123,7 @@ class _Tars(IterableDataset[Tensor]):
             with store.open(key) as file, tarfile.open(fileobj=file, mode="r|") as tar:
                 for member in tar:
                     if member.name.endswith(".png") and (image := tar.extractfile(member)):
-                        yield torch.from_numpy(decode(image.read(), ICON))
+                        yield torch.from_numpy(decode_image(image.read(), ICON))
 
 
 def gopen_s3(url: str, *_: object, **__: object) -> BinaryIO:
@@ -134,7 +133,7 @@ def gopen_s3(url: str, *_: object, **__: object) -> BinaryIO:
 
 
 @cache
-def opened(url: str, process: int) -> Store:
+def opened(url: str, process: int) -> ObjectStore:
     """One connection a process: none is good for those that were forked from it."""
     return open_store(url)
 

@@ -15,19 +15,19 @@ from pathlib import Path
 import torch
 from lib.report import parser, report
 
-from retrain import ledger, stages
-from retrain.attempt import prepare
-from retrain.context import Context
-from retrain.data.drops import list_drops
+from retrain.cli.demo import write_digits
+from retrain.config.loading import load_task
 from retrain.data.packing import pack
 from retrain.data.staging import Staging
-from retrain.demo import write_digits
-from retrain.layout import Layout
-from retrain.observe.audience import Audience
-from retrain.planning import Request
+from retrain.monitoring.observers import Observers
+from retrain.pipeline import stages
+from retrain.pipeline.context import Context
+from retrain.pipeline.planning import Request
+from retrain.pipeline.train import prepare
 from retrain.records import Plan
-from retrain.store import open_store
-from retrain.tasks import load_task
+from retrain.store import ledger, open_store
+from retrain.store.drops import list_drops
+from retrain.store.layout import Layout
 
 TASK = Path(__file__).parents[1] / "tasks" / "digits.yaml"
 DROPS, GROUP = 50, 10
@@ -47,7 +47,7 @@ def live(folder: Path, url: str, endpoint: str | None) -> Times:
     """Let the drops land and retrain after each."""
     torch.set_num_threads(1)
     task, store, layout = load_task(str(TASK), SMALL), open_store(url, endpoint), Layout("digits")
-    context = Context(store, layout, torch.device("cpu"), folder / "cache", Audience())
+    context = Context(store, layout, torch.device("cpu"), folder / "cache", Observers())
     write_digits(folder / "digits")
     staging, times = Staging.parse("share", "+".join(["2"] * DROPS)), Times()
     for part in range(1, DROPS + 1):
@@ -60,7 +60,7 @@ def live(folder: Path, url: str, endpoint: str | None) -> Times:
         clocked(times, "plan", lambda: stages.plan(context, task, Request()))
         prepare(context, planned)  # decodes the new drop into the cache
         clocked(times, "load and set up", partial(prepare, context, planned))
-        clocked(times, "all stages after planning", partial(stages.carry_out, context, planned))
+        clocked(times, "all stages after planning", partial(stages.run_plan, context, planned))
     return times
 
 

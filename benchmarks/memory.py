@@ -55,7 +55,7 @@ def measure(source: Path, folder: Path) -> dict[str, object]:
     run = [*retrain, "run", *common, "--device", "cpu", "--set", f"training.epochs={ITERATIONS_AS_EPOCHS}"]
     figures = {
         "importing torch": peak([sys.executable, "-c", "import torch"], environment),
-        "importing retrain": peak([sys.executable, "-c", "import retrain.stages"], environment),
+        "importing retrain": peak([sys.executable, "-c", "import retrain.pipeline.stages"], environment),
         "packing": peak([*retrain, "drop", "pack", str(source), *common], environment),
         "training, cold cache": peak(run, environment),
         "training, warm cache": peak([*run, "--trial", "--method", "scratch", "--seed", "1"], environment),

@@ -10,9 +10,9 @@ import torch
 from lib.report import parser, report
 from torch import Tensor
 
-from retrain.config import Stream
-from retrain.data.staging import lot
-from retrain.data.stream.order import mixed
+from retrain.config.task import Stream
+from retrain.data.staging import stable_hash
+from retrain.data.stream.order import window_shuffle
 
 CLASSES, EACH, SHARD, BATCH, BATCHES = 1000, 1281, 582, 128, 500
 
@@ -26,10 +26,10 @@ def classes_in_a_batch(labels: Tensor, order: Tensor) -> float:
 def main() -> None:
     """Compare the orders."""
     options, labels = parser(__doc__).parse_args(), torch.arange(CLASSES).repeat_interleave(EACH)
-    hashed = torch.tensor(sorted(range(len(labels)), key=lambda number: lot(f"{labels[number]}/{number}", 0)))
+    hashed = torch.tensor(sorted(range(len(labels)), key=lambda number: stable_hash(f"{labels[number]}/{number}", 0)))
     everything, counts = torch.arange(len(labels)), torch.full((-(-len(labels) // SHARD),), SHARD)
     window = Stream().shuffle_shards
-    streamed = mixed(everything, torch.Generator().manual_seed(0), counts, window)
+    streamed = window_shuffle(everything, torch.Generator().manual_seed(0), counts, window)
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     figures = {
         "class after class": classes_in_a_batch(labels, streamed),

@@ -21,9 +21,9 @@ from typing import NamedTuple
 
 from lib.report import parser, report
 
-from retrain import models
-from retrain.demo import write_digits
-from retrain.tasks import load_task
+from retrain.cli.demo import write_digits
+from retrain.config.loading import load_task
+from retrain.models import factory
 
 TASK = Path(__file__).parents[1] / "tasks" / "digits.yaml"
 BATCH = load_task(str(TASK)).training.batch_size
@@ -78,7 +78,7 @@ class Trials(NamedTuple):
 def exchanged() -> dict[str, int]:
     """Bytes an iteration that each process hands over."""
     task = load_task(str(TASK))
-    network = models.build(task.model, 10, task.data.image_size, seed=0)
+    network = factory.build_network(task.model, 10, task.data.image_size, seed=0)
     gradients = sum(4 * parameter.numel() for parameter in network.parameters())
     return {"gradients": gradients, "index": 2 * 4 * BATCH, "wishes": 2}
 

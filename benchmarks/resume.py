@@ -15,18 +15,18 @@ from pathlib import Path
 import torch
 from lib.report import parser, report
 
-from retrain import stages
-from retrain.attempt import attempt
-from retrain.context import Context
+from retrain.cli.demo import write_digits
+from retrain.config.loading import load_task
 from retrain.data.packing import pack
 from retrain.data.staging import Staging
-from retrain.demo import write_digits
-from retrain.layout import Layout
-from retrain.observe.watchers import LogLines
-from retrain.planning import Request
+from retrain.monitoring.observers import LogLines
+from retrain.pipeline import stages
+from retrain.pipeline.context import Context
+from retrain.pipeline.planning import Request
+from retrain.pipeline.train import train_plan
 from retrain.records import Plan
 from retrain.store import LocalStore
-from retrain.tasks import load_task
+from retrain.store.layout import Layout
 
 TASK = Path(__file__).parents[1] / "tasks" / "digits.yaml"
 
@@ -39,7 +39,7 @@ def context_of(folder: Path) -> Context:
 def attempt_in(folder: Path, plan: Plan) -> None:
     """Attempt a plan, in whatever process this is."""
     torch.set_num_threads(1)
-    attempt(context_of(folder), plan)
+    train_plan(context_of(folder), plan)
 
 
 def outcome(folder: Path, plan: Plan) -> tuple[object, ...]:
@@ -95,7 +95,7 @@ def newest_state(folder: Path, plan: Plan) -> int | None:
 def kill_and_compare(folder: Path, kills: int) -> dict[str, object]:
     """Kill one run after another and count those that end like the first, which lived undisturbed."""
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["retrain.attempt", "retrain.demo"])
+    processes.set_forkserver_preload(["retrain.pipeline.train", "retrain.cli.demo"])
     plan, moments = plan_in(folder), random.Random(0)
     live(processes, folder, plan)
     expected = outcome(folder, plan)

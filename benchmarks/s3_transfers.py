@@ -26,12 +26,11 @@ from boto3.s3.transfer import TransferConfig
 from lib.ceph import BUCKET, serving
 from lib.report import parser, report
 
-from retrain.data.stream.readahead import ReadAhead
-from retrain.data.stream.shard_cache import Ref, ShardCache
+from retrain.data.stream.shard_cache import ReadAhead, ShardCache, ShardRef
 from retrain.records import Shard
-from retrain.store import Store, open_store
-from retrain.store.parallel import ask_all
-from retrain.store.s3_parts import CONNECTIONS
+from retrain.store import ObjectStore, open_store
+from retrain.store.s3.transfers import CONNECTIONS
+from retrain.utils.parallel import map_ahead
 
 MB = 1 << 20
 CONFIGS = {
@@ -66,7 +65,9 @@ def against(medians: dict[str, float], first: str) -> dict[str, float]:
     return {**medians, f"{first}, against the best other": round(medians[first] / best, 3)}
 
 
-def objects(store: Store, client: Any, bucket: str, folder: Path, megabytes: int, rounds: int) -> dict[str, object]:
+def objects(
+    store: ObjectStore, client: Any, bucket: str, folder: Path, megabytes: int, rounds: int
+) -> dict[str, object]:
     """One large object, up and down."""
     source, target = folder / "source", folder / "target"
     source.write_bytes(os.urandom(megabytes * MB))
@@ -78,7 +79,7 @@ def objects(store: Store, client: Any, bucket: str, folder: Path, megabytes: int
     return {name: against(speeds(works, megabytes, rounds), "store") for name, works in (("up", up), ("down", down))}
 
 
-def shards(store: Store, folder: Path, rounds: int) -> dict[str, object]:
+def shards(store: ObjectStore, folder: Path, rounds: int) -> dict[str, object]:
     """Shards of two sizes, up and down."""
     up, down = Works(), Works()
     for name, (count, megabytes) in SHARDS.items():
@@ -91,19 +92,19 @@ def shards(store: Store, folder: Path, rounds: int) -> dict[str, object]:
     return {name: against(speeds(works, total, rounds), small) for name, works in (("up", up), ("down", down))}
 
 
-def ref(path: Path) -> Ref:
+def ref(path: Path) -> ShardRef:
     """A shard as a streamed run knows it."""
     sha256, size = hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size
-    return Ref("d", path.name, Shard(name=path.name, split="train", samples=1, size=size, sha256=sha256))
+    return ShardRef("d", path.name, Shard(name=path.name, split="train", samples=1, size=size, sha256=sha256))
 
 
-def put(store: Store, paths: list[Path]) -> None:
+def put(store: ObjectStore, paths: list[Path]) -> None:
     """Upload files as `drop pack` does."""
-    for _ in ask_all(lambda path: store.upload(path, path.name), paths):
+    for _ in map_ahead(lambda path: store.upload(path, path.name), paths):
         pass
 
 
-def stream(store: Store, refs: list[Ref], folder: Path) -> None:
+def stream(store: ObjectStore, refs: list[ShardRef], folder: Path) -> None:
     """Fetch shards into an empty cache as a streamed run does."""
     cache = ShardCache(store, folder, limit=1 << 30)
     with ReadAhead(cache) as ahead:

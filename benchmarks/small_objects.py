@@ -13,33 +13,32 @@ from exporter import TASK, record_of
 from lib.ceph import BUCKET, serving
 from lib.report import parser, report
 
-from retrain import ledger
-from retrain.store import Store, open_store
-from retrain.store.parallel import ask_all
+from retrain.store import ObjectStore, ledger, open_store
+from retrain.utils.parallel import map_ahead
 
 FRONTENDS = ("tcp_nodelay=0", "tcp_nodelay=1")
 
 
-def filled(endpoint: str, records: int) -> Store:
+def filled(endpoint: str, records: int) -> ObjectStore:
     """A store with so many records of the usual size in its ledger."""
     store = open_store(f"s3://{BUCKET}", endpoint)
-    for _ in ask_all(lambda number: ledger.write(store, TASK, record_of(number)), range(records)):
+    for _ in map_ahead(lambda number: ledger.write(store, TASK, record_of(number)), range(records)):
         pass
     return store
 
 
-def one_by_one(store: Store) -> None:
+def one_by_one(store: ObjectStore) -> None:
     """Read the ledger's objects, each after the one before."""
     for entry in store.list(TASK.ledger):
         store.read(entry.key)
 
 
-def by_sixteen(store: Store) -> None:
+def by_sixteen(store: ObjectStore) -> None:
     """Read the ledger as everything does that reads it."""
     ledger.read(store, TASK)
 
 
-def timed(read: Callable[[Store], None], store: Store) -> tuple[float, float]:
+def timed(read: Callable[[ObjectStore], None], store: ObjectStore) -> tuple[float, float]:
     """Seconds of a reading, and of this process's processor time in it."""
     began, cpu = time.perf_counter(), time.process_time()
     read(store)

@@ -16,13 +16,13 @@ from lib.report import parser, report
 from torch import Tensor
 from torch.nn import functional
 
-from retrain import models
+from retrain.config import Method
 from retrain.data.augment import Augment
+from retrain.models import factory
 from retrain.records import Plan, Point
-from retrain.training.loop import train
+from retrain.training.loop import run_loop
 from retrain.training.progress import Progress
 from retrain.training.setup import Run
-from retrain.words import Method
 
 SAMPLES = 5000
 WARM_UP = 5
@@ -38,8 +38,8 @@ class Bare:
     def __init__(self, run: Run) -> None:
         task = run.plan.task
         self.data, self.iterations, self.batch_size = run.train, run.plan.iterations, task.training.batch_size
-        network = models.build(task.model, CLASSES, task.data.image_size, seed=0)
-        self.network = models.place(network, CPU).train()
+        network = factory.build_network(task.model, CLASSES, task.data.image_size, seed=0)
+        self.network = factory.to_device_channels_last(network, CPU).train()
         self.peak = task.training.optimizer.learning_rate
         self.optimizer = torch.optim.Adam(self.network.parameters(), self.peak, fused=True)
         self.augment, self.generator = Augment(task.data), torch.Generator().manual_seed(0)
@@ -106,7 +106,7 @@ def compare(case: Case, method: Method) -> dict[str, object]:
     """Let loop and bare loop take turns."""
     run = run_of(case, method, SAMPLES, PAIRS[case] + WARM_UP)
     turns = Turns(Bare(run))
-    train(run, turns, lambda run: None, lambda: False)
+    run_loop(run, turns, lambda run: None, lambda: False)
     counted = turns.turns[WARM_UP:]
     wall = ratios([[moment.wall for moment in turn] for turn in counted])
     cpu = ratios([[moment.cpu for moment in turn] for turn in counted])

@@ -20,7 +20,7 @@ import yaml
 from lib.pictures import ICON, commit, icons
 from lib.report import parser, report
 
-from retrain.config import Data, Model, Stream, Task, Training
+from retrain.config.task import Data, Model, Stream, Task, Training
 from retrain.store import LocalStore
 
 ITERATIONS, BATCH = 40, 64

@@ -24,12 +24,11 @@ from lib.pictures import commit, icons, photographs
 from lib.report import parser, report
 from lib.splits import Place
 
-from retrain.config import Stream, Training
+from retrain.config.task import Stream, Training
 from retrain.data.shards import Encoded
 from retrain.store import LocalStore
-from retrain.training.cores import computing
-from retrain.training.loop import step
-from retrain.training.memory import keep_freed
+from retrain.training.hardware import tune_malloc, use_threads
+from retrain.training.loop import train_step
 from retrain.training.setup import Run, set_up
 
 IMAGES, WARM_UP = 3000, 10
@@ -105,7 +104,7 @@ class Bench:
     def computing(self, threads: int) -> Cost:
         """Train on what is held."""
         torch.set_num_threads(threads)
-        return timed(partial(step, self.held()), self.iterations)
+        return timed(partial(train_step, self.held()), self.iterations)
 
     def training(self, threads: int, workers: int) -> Cost:
         """Train on the stream."""
@@ -116,12 +115,12 @@ class Bench:
         """The same with what it chooses itself."""
         torch.set_num_threads(CORES)
         run = self.streaming(None)
-        with computing(run.threads):
+        with use_threads(run.threads):
             return self._stepping(run)
 
     def _stepping(self, run: Run) -> Cost:
         try:
-            return timed(partial(step, run), self.iterations)
+            return timed(partial(train_step, run), self.iterations)
         finally:
             run.loader.close()
 
@@ -174,7 +173,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--rounds", type=int, default=3)
     chosen = options.parse_args()
-    keep_freed()
+    tune_malloc()
     report({"images": IMAGES, "results": [measure(source, chosen.rounds) for source in SOURCES]}, chosen.output)
 
 

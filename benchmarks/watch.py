@@ -21,14 +21,14 @@ from pathlib import Path
 from lib.aws import Aws, serving
 from lib.report import parser, report
 
-from retrain.config import Task
-from retrain.data.manifest import drop_digest
-from retrain.layout import Layout
+from retrain.config.task import Task
+from retrain.pipeline.executor import InProcessExecutor
 from retrain.records import Drop, Shard
+from retrain.records.drop import drop_digest
 from retrain.store import open_store
-from retrain.trigger.health import Health
-from retrain.trigger.here import Here
-from retrain.trigger.task_watch import TaskWatch
+from retrain.store.layout import Layout
+from retrain.watcher.health import Health
+from retrain.watcher.task_watch import TaskWatch
 
 LAYOUT, SHARDS = Layout("bench"), 199
 START = datetime(2020, 1, 1, tzinfo=UTC)
@@ -73,7 +73,7 @@ def look(url: str, endpoint_url: str) -> dict[str, float]:
     Also the processor's part in the first, without the server's.
     """
     task = Task(name=LAYOUT.task, store=url, endpoint_url=endpoint_url)
-    watch = TaskWatch(task, Here("cpu"), Health([task.name]))
+    watch = TaskWatch(task, InProcessExecutor("cpu"), Health([task.name]))
     since, cpu_since = time.perf_counter(), time.process_time()
     watch.look()
     first, cpu = time.perf_counter(), time.process_time() - cpu_since

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from retrain.observe.names import GROUPS, Name
+from retrain.monitoring.names import GROUPS, Name
 
 HEADER = """# Metrics
 

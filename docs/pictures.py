@@ -18,12 +18,12 @@ from playwright.sync_api import BrowserContext, Page, sync_playwright
 from rich.console import Console
 from rich.table import Table
 
-from retrain import ledger
+from retrain.cli.demo import TASK, retrain, write_digits
+from retrain.cli.formatting import history_table, status_details
 from retrain.cli.options import open_task
-from retrain.cli.views import history_table, status_details
-from retrain.demo import TASK, retrain, write_digits
-from retrain.observe.report import gather, render
-from retrain.status import read_status
+from retrain.monitoring.report import read_sources, render_page
+from retrain.pipeline.status import read_status
+from retrain.store import ledger
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
@@ -67,7 +67,7 @@ def write_ledger() -> None:
 def report() -> str:
     """Return the page."""
     _, store, layout = open_task(TASK)
-    return render(gather(store, layout, ledger.read(store, layout)))
+    return render_page(read_sources(store, layout, ledger.read(store, layout)))
 
 
 def terminal() -> str:

@@ -7,9 +7,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from retrain.doctor import Finding
+from retrain.pipeline.status import Status
 from retrain.records import Drop, Plan, RunRecord
 from retrain.records.base import Record
-from retrain.status import Status
 
 DOCS = Path(__file__).parent
 

@@ -5,18 +5,17 @@ others with the run's id, which is the digest of its whole plan (task, dataset a
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from kfp import compiler, dsl
+from kfp import dsl
 from kfp.dsl.graph_component import GraphComponent
 
-from pipelines import components
-from pipelines.pods import dress
-from retrain.config import Task
-from retrain.planning import Request
+from retrain.config.task import Task
+from retrain.kubeflow.pods import configure_pod
 
-Dress = Callable[[dsl.PipelineTask, str], None]
+from . import components
+
+ConfigurePod = Callable[[dsl.PipelineTask, str], None]
 """Gives a step its pod, by the step's name."""
 
 
@@ -26,40 +25,24 @@ def build(task: Task) -> GraphComponent:
     Raises `TaskError` if the task asks for several nodes.
     """
     task.resources.require_one_node()
-    return define(task, task.resources.image, lambda step, name: dress(step, name, task.resources))
+    return define(task, task.resources.image, lambda step, name: configure_pod(step, name, task.resources))
 
 
-def compile_to(path: Path, pipeline: GraphComponent) -> None:
-    """Write a pipeline as YAML."""
-    compiler.Compiler().compile(pipeline, str(path))
-
-
-def arguments(task: Task, request: Request, device: str, submission: str) -> dict[str, Any]:
-    """Return the pipeline's arguments. `submission` is a new id by which its outcome is found again."""
-    return {
-        "task": task.model_dump_json(),
-        "method": request.method or "",
-        "purpose": request.purpose,
-        "device": device,
-        "submission": submission,
-    }
-
-
-def stepper(image: str, dress: Dress) -> Callable[..., dsl.PipelineTask]:
-    """Return what makes a step of a function and its inputs: in an image, never reused, dressed for where it runs."""
+def step_factory(image: str, configure: ConfigurePod) -> Callable[..., dsl.PipelineTask]:
+    """Return what makes a step of a function and its inputs: in an image, never reused, configured for where it runs."""
 
     def step(function: Callable[..., Any], **inputs: Any) -> dsl.PipelineTask:
         component = dsl.component(function, base_image=image, install_kfp_package=False)
         called = component(**inputs).set_caching_options(False)
-        dress(called, function.__name__)
+        configure(called, function.__name__)
         return called
 
     return step
 
 
-def define(task: Task, image: str, dress: Dress) -> GraphComponent:
-    """Return the pipeline with its steps in an image, each dressed for where it runs."""
-    step = stepper(image, dress)
+def define(task: Task, image: str, configure: ConfigurePod) -> GraphComponent:
+    """Return the pipeline with its steps in an image, each configured for where it runs."""
+    step = step_factory(image, configure)
     default = task.model_dump_json()
 
     def pipeline(

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from kfp import dsl
 from kfp.dsl.graph_component import GraphComponent
 
-from pipelines import components
-from pipelines.cluster import DEVICE, submit
-from pipelines.definition import Dress, stepper
-from pipelines.jobs import Submitted
-from pipelines.pods import dress
-from retrain.config import Task
+from retrain.config.task import Task
+from retrain.kubeflow.client import DEVICE, submit
+from retrain.kubeflow.pods import configure_pod
+from retrain.kubeflow.submission import Submitted
 from retrain.records import Plan, digest
+
+from . import components
+from .definition import ConfigurePod, step_factory
 
 Levels = Sequence[Sequence[Plan]]
 """Plans by the number of drops that they train on: each may continue from one of the level before."""
@@ -23,13 +24,15 @@ def submit_study(name: str, task: Task, levels: Levels) -> Submitted:
     The same runs are submitted once. Raises `SubmitError`.
     """
     run_name = f"study-{name}-{digest([[plan.run_id for plan in level] for level in levels])[:8]}"
-    pipeline = define(name, levels, task.resources.image, lambda step, kind: dress(step, kind, task.resources))
+    pipeline = define_study(
+        name, levels, task.resources.image, lambda step, kind: configure_pod(step, kind, task.resources)
+    )
     return submit(task, run_name, pipeline, {"device": DEVICE})
 
 
-def define(name: str, levels: Levels, image: str, dress: Dress) -> GraphComponent:
-    """Return the pipeline of a study's runs, each dressed for where it runs."""
-    parts = [_level(number, level, image, dress) for number, level in enumerate(levels, 1)]
+def define_study(name: str, levels: Levels, image: str, configure: ConfigurePod) -> GraphComponent:
+    """Return the pipeline of a study's runs, each configured for where it runs."""
+    parts = [_level(number, level, image, configure) for number, level in enumerate(levels, 1)]
 
     def pipeline(device: str = "auto") -> None:
         before = None
@@ -40,8 +43,8 @@ def define(name: str, levels: Levels, image: str, dress: Dress) -> GraphComponen
     return dsl.pipeline(name=f"study-{name}", description=f"The runs of the study {name}.")(pipeline)
 
 
-def _level(number: int, plans: Sequence[Plan], image: str, dress: Dress) -> GraphComponent:
-    step = stepper(image, dress)
+def _level(number: int, plans: Sequence[Plan], image: str, configure: ConfigurePod) -> GraphComponent:
+    step = step_factory(image, configure)
     trials = [{"text": plan.task.model_dump_json(), "run_id": plan.run_id} for plan in plans]
 
     def level(device: str) -> None:

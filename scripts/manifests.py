@@ -15,7 +15,7 @@ import yaml
 from helm_python import Chart
 from kubernetes_validate.utils import schema_contents
 
-from retrain.tasks import schema as task_schema
+from retrain.config.template import task_schema as task_schema
 
 ROOT = Path(__file__).parents[1]
 CHART = ROOT / "charts" / "retrain"

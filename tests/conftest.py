@@ -6,10 +6,10 @@ from uuid import uuid4
 
 import boto3
 import pytest
-from aws import AWS
-from s3_server import serving_s3
+from support.aws import AWS
+from support.s3_server import serving_s3
 
-from retrain.store import LocalStore, Store, open_store
+from retrain.store import LocalStore, ObjectStore, open_store
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +33,7 @@ def bucket(s3: str) -> str:
 
 
 @pytest.fixture(params=["local", "s3"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     """An empty store of each kind."""
     if request.param == "local":
         return LocalStore(tmp_path / "store")

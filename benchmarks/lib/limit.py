@@ -6,9 +6,9 @@ import torch
 
 from lib.noise import CLASSES, Case
 from lib.rounds import seconds
-from retrain import models
-from retrain.config import Model
-from retrain.training.flops import count
+from retrain.config.task import Model
+from retrain.models import factory
+from retrain.models.flops import count_flops
 
 TIMES = 10
 """Products in a round."""
@@ -28,8 +28,8 @@ class Limit(NamedTuple):
 
 def limit(case: Case, size: int, device: torch.device, dtype: torch.dtype) -> Limit:
     """Measure a device by products of matrices [size, size]."""
-    network = models.build(Model(options={"width": case.width}), CLASSES, case.image_size, seed=0)
-    return Limit(throughput(size, device, dtype), count(network, case.image_size).training)
+    network = factory.build_network(Model(options={"width": case.width}), CLASSES, case.image_size, seed=0)
+    return Limit(throughput(size, device, dtype), count_flops(network, case.image_size).training)
 
 
 def throughput(size: int, device: torch.device, dtype: torch.dtype) -> float:

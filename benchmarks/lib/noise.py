@@ -4,14 +4,13 @@ from typing import NamedTuple
 
 import torch
 
-from retrain.config import Data, Model, Task, Training
+from retrain.config import Method
+from retrain.config.recipe import Cosine, Recipe, recipe_for
+from retrain.config.task import Data, Model, Task, Training
 from retrain.data.samples import Samples
 from retrain.recipe.learning_speed import Counters
-from retrain.recipe.methods import recipe_of
-from retrain.recipe.settings import Cosine, Recipe
 from retrain.records import Dataset, DropRef, Origin, Plan
 from retrain.training.setup import Parent, Run, set_up
-from retrain.words import Method
 
 CLASSES = 100
 CPU = torch.device("cpu")
@@ -48,7 +47,7 @@ def plan_of(case: Case, method: Method, samples: int, iterations: int, training:
         parent="parent" if method == "continuous" else None,
         known=0,
         dataset=Dataset(drops=(DropRef(id="d", digest="d", samples=samples),), classes=tuple(map(str, range(CLASSES)))),
-        recipe=recipe_of(method, task.recipe),
+        recipe=recipe_for(method, task.recipe),
         iterations=iterations,
         evaluate_every=iterations,
         target=None,

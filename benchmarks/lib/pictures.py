@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from retrain.config import Task
-from retrain.data.adopting import adopt
+from retrain.config.task import Task
 from retrain.data.shards import Encoded, write_shards
-from retrain.layout import Layout
+from retrain.data.uploads import ingest_drop
 from retrain.records import Drop
-from retrain.store.base import Store
+from retrain.store.base import ObjectStore
+from retrain.store.layout import Layout
 
 ICON, PHOTOGRAPH = 32, 480
 CLASSES, DIFFERENT = 10, 500
@@ -40,8 +40,8 @@ def _samples(count: int, kind: str, side: int, grain: int, resampling: Image.Res
         yield Encoded(f"{label}/{number}", label, kind.lower(), files[number % DIFFERENT])
 
 
-def commit(task: Task, store: Store, folder: Path, samples: Iterable[Encoded], shard_bytes: int) -> Drop:
+def commit(task: Task, store: ObjectStore, folder: Path, samples: Iterable[Encoded], shard_bytes: int) -> Drop:
     """Upload samples as shards, and commit them."""
     for shard in write_shards(samples, "train", folder, limit=shard_bytes):
         store.upload(folder / shard.name, Layout(task.name).shard("d", shard.name))
-    return adopt("d", task, store)
+    return ingest_drop("d", task, store)

@@ -5,15 +5,15 @@ from typing import NamedTuple
 
 import torch
 
-from retrain.config import Stream
-from retrain.data import resident
+from retrain.config import Split
+from retrain.config.task import Stream
+from retrain.data import samples
 from retrain.data.dataset import make_dataset
 from retrain.data.samples import Samples
-from retrain.data.stream import dataset as streamed
-from retrain.layout import Layout
+from retrain.data.stream import dataset
 from retrain.records import Drop
-from retrain.store.base import Store
-from retrain.words import Split
+from retrain.store.base import ObjectStore
+from retrain.store.layout import Layout
 
 CPU = torch.device("cpu")
 SPLITS: tuple[Split, ...] = ("train", "val")
@@ -23,13 +23,13 @@ class Place(NamedTuple):
     """A committed drop, and where it is decoded or its shards are cached."""
 
     drop: Drop
-    store: Store
+    store: ObjectStore
     image_size: int
     cache: Path
 
     def held(self) -> dict[Split, Samples]:
         """Decode everything."""
-        return resident.load(
+        return samples.load_held(
             make_dataset([self.drop]),
             [self.drop],
             SPLITS,
@@ -43,7 +43,7 @@ class Place(NamedTuple):
 
     def streamed(self, setting: Stream) -> dict[Split, Samples]:
         """Leave the training samples in their shards."""
-        return streamed.load(
+        return dataset.load_streamed(
             make_dataset([self.drop]),
             [self.drop],
             SPLITS,

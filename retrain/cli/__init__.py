@@ -7,13 +7,12 @@ import sys
 import typer
 
 from retrain import __version__
-from retrain.cli import drops, ended, pipeline, runs, studies, tasks
+from retrain.cli import drop, history, pipeline, run, study, task
 from retrain.cli.doctor import doctor
-from retrain.cli.exporter import exporter
-from retrain.cli.report import report
+from retrain.cli.monitoring import exporter, report
 from retrain.cli.watch import watch
 from retrain.errors import UserError
-from retrain.training.preemption import leave
+from retrain.training.preemption import raise_preempted
 
 app = typer.Typer(
     help="Keep image classifiers up to date for a fraction of the compute.",
@@ -21,12 +20,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(tasks.app, name="task", help="Write, check and describe task files.")
-app.add_typer(drops.app, name="drop", help="Pack and look at drops of labelled data.")
+app.add_typer(task.app, name="task", help="Write, check and describe task files.")
+app.add_typer(drop.app, name="drop", help="Pack and look at drops of labelled data.")
 app.add_typer(pipeline.app, name="pipeline", help="Compile the stages into a Kubeflow pipeline.")
-app.add_typer(studies.app, name="study", help="Compare methods, and repeat the papers' experiments.")
-runs.register(app)
-ended.register(app)
+app.add_typer(study.app, name="study", help="Compare methods, and repeat the papers' experiments.")
+run.register(app)
+history.register(app)
 app.command()(doctor)
 app.command()(exporter)
 app.command()(report)
@@ -46,7 +45,7 @@ def main() -> None:
     """Run the command line; a `UserError` becomes one message and exit code 2, SIGTERM exit code 75: run it again."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("retrain").setLevel(logging.INFO)
-    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGTERM, raise_preempted)
     try:
         app()
     except UserError as error:

@@ -9,8 +9,9 @@ from retrain.cli.options import NONE, AsJson, KubeflowHost, Overrides, TaskName,
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from retrain.config.resources import Kubeflow
     from retrain.doctor import Finding
-    from retrain.kubeflow import Kubeflow
+
 
 UNREACHED = "Check kubeflow.host, $RETRAIN_KUBEFLOW_TOKEN if the server asks who you are, and the way to its cluster."
 COLOURS = {"ok": "green", "warning": "yellow", "failed": "bold red"}
@@ -18,20 +19,20 @@ COLOURS = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 
 def doctor(task: TaskName, host: KubeflowHost = None, as_json: AsJson = False, overrides: Overrides = NONE) -> None:
     """Look for what would keep a task from running here: store, clock, disk, device, model, champion, Kubeflow."""
-    from retrain.cli.tables import show
+    from retrain.cli.formatting import print_record
     from retrain.doctor import examine
 
     chosen = [f"kubeflow.host={host}"] if host else []
     opened, store, _ = open_task(task, [*overrides, *chosen])
     findings = [*examine(opened, store), _kubeflow(opened.kubeflow)]
-    show(findings, _table, as_json)
+    print_record(findings, _table, as_json)
     if any(finding.state == "failed" for finding in findings):
         raise typer.Exit(1)
 
 
 def _kubeflow(settings: "Kubeflow") -> "Finding":
     from retrain.doctor import Finding
-    from retrain.doctor.finding import Check
+    from retrain.doctor.checks import Check
 
     if settings.host is None:
         mend = "Needed for --on kubeflow alone: set kubeflow.host in the task, or give --host."
@@ -41,7 +42,7 @@ def _kubeflow(settings: "Kubeflow") -> "Finding":
 
 
 def _reached(settings: "Kubeflow") -> str:
-    from pipelines.cluster import reach
+    from retrain.kubeflow.client import reach
 
     return f"{settings.host} answers; {reach(settings)} experiments"
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retrain.errors import UserError
-from retrain.layout import Layout
+from retrain.store.layout import Layout
 
 if TYPE_CHECKING:
-    from retrain.config import Task
-    from retrain.store.base import Store
+    from retrain.config.task import Task
+    from retrain.store.base import ObjectStore
+
 
 TaskName = Annotated[
     str, typer.Option("--task", "-t", help="A task's name (looked up in $RETRAIN_TASKS, then in tasks/) or its file.")
@@ -40,17 +41,17 @@ KubeflowHost = Annotated[
 RunId = Annotated[str, typer.Argument(help="A run's id, as `retrain history` shows it.")]
 
 
-def open_task(name: str, overrides: Sequence[str] = ()) -> "tuple[Task, Store, Layout]":
+def open_task(name: str, overrides: Sequence[str] = ()) -> "tuple[Task, ObjectStore, Layout]":
     """Return a task, its store and the layout of its objects there."""
+    from retrain.config.loading import load_task
     from retrain.store import open_store
-    from retrain.tasks import load_task
 
     task = load_task(name, overrides)
     return task, open_store(task.store, task.endpoint_url), Layout(task.name)
 
 
 @contextmanager
-def writing(output: Path, option: str = "--output") -> Iterator[None]:
+def output_errors(output: Path, option: str = "--output") -> Iterator[None]:
     """Say as `UserError` why an output could not be written."""
     try:
         yield

@@ -5,11 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrain.cli.options import NONE, KubeflowHost, Overrides, TaskName, open_task, writing
+from retrain.cli.options import NONE, KubeflowHost, Overrides, TaskName, open_task, output_errors
 from retrain.errors import TaskError, UserError
 
 if TYPE_CHECKING:
-    from retrain.config import Task
+    from kfp.dsl.graph_component import GraphComponent
+
+    from retrain.config.task import Task
+
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -26,35 +29,43 @@ def compile_(
     overrides: Overrides = NONE,
 ) -> None:
     """Write a task's pipeline, to be uploaded to Kubeflow Pipelines."""
-    from pipelines.definition import build, compile_to
-    from retrain.tasks import load_task
+    from kfp.compiler import Compiler
+
+    from retrain.config.loading import load_task
 
     if output.suffix not in (".yaml", ".yml"):
         raise UserError(f"--output {output}: must end in .yaml")
     opened = load_task(task, overrides)
     _warn_of_local_store(opened)
-    with writing(output):
-        compile_to(output, build(opened))
+    with output_errors(output):
+        Compiler().compile(build_pipeline(opened), str(output))
     typer.echo(f"wrote {output}")
 
 
 @app.command()
 def trainjob(task: TaskName, overrides: Overrides = NONE) -> None:
     """Plan the next run, and print the TrainJob that does it on several nodes, for `kubectl create -f -`."""
-    from pipelines.trainjob import render
-    from retrain import next_run
-    from retrain.planning import Nothing, Request
-    from retrain.run_records import RunRecords
+    from retrain.kubeflow.trainjob import render_trainjob
+    from retrain.pipeline import next_run
+    from retrain.pipeline.planning import NoRunNeeded, Request
+    from retrain.store.runs import RunRecords
 
     opened, store, layout = open_task(task, overrides)
     _warn_of_local_store(opened)
-    planned = next_run.preview(store, layout, opened, Request())
-    if isinstance(planned, Nothing):
+    planned = next_run.plan_next_run(store, layout, opened, Request())
+    if isinstance(planned, NoRunNeeded):
         typer.echo(f"nothing to do: {planned.reason}", err=True)
         return
-    next_run.check(planned, elsewhere=True)
+    next_run.check_model(planned, elsewhere=True)
     RunRecords(store, layout, planned.run_id).write_plan(planned)
-    typer.echo(render(opened, planned.run_id), nl=False)
+    typer.echo(render_trainjob(opened, planned.run_id), nl=False)
+
+
+def build_pipeline(task: "Task") -> "GraphComponent":
+    """Return a task's KFP pipeline. kfp is imported only when it is called, so that the watcher stays small."""
+    from retrain.pipelines.definition import build
+
+    return build(task)
 
 
 def _warn_of_local_store(task: "Task") -> None:
@@ -70,12 +81,14 @@ def schedule_(
     overrides: Overrides = NONE,
 ) -> None:
     """Have Kubeflow retrain on what has landed at these times, instead of those of an earlier schedule."""
-    from pipelines.cluster import schedule
-    from retrain.tasks import load_task
+    from retrain.config.loading import load_task
+    from retrain.kubeflow.client import schedule
 
     chosen = {"kubeflow.host": host, "schedule": cron and f"'{cron}'"}
     settings = [f"{field}={value}" for field, value in chosen.items() if value is not None]
     opened = load_task(task, [*overrides, *settings])
     if opened.schedule is None:
         raise TaskError(f"when is {opened.name} to be retrained? Say it with --cron, or as schedule in the task")
-    typer.echo(f"{opened.name} is retrained at {opened.schedule} UTC, as Kubeflow's recurring run {schedule(opened)}")
+    typer.echo(
+        f"{opened.name} is retrained at {opened.schedule} UTC, as Kubeflow's recurring run {schedule(opened, build_pipeline)}"
+    )

@@ -9,10 +9,11 @@ from retrain.cli.options import NONE, Device, KubeflowHost, Overrides
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from retrain.config import Task
-    from retrain.trigger.health import Health
-    from retrain.trigger.submitter import Submitter
-    from retrain.trigger.watcher import Watcher
+    from retrain.config.task import Task
+    from retrain.pipeline.executor import Executor
+    from retrain.watcher.health import Health
+    from retrain.watcher.watcher import Watcher
+
 
 NOT_ALL = 1
 """Exit code of `--once` where some task could not be seen to; a drop that another watcher is at is left to it."""
@@ -34,11 +35,10 @@ def watch(
     overrides: Overrides = NONE,
 ) -> None:
     """Retrain on whatever lands, as it lands."""
-    from retrain.observe.web import serving
-    from retrain.tasks import load_task
+    from retrain.config.loading import load_task
+    from retrain.monitoring.web import serving
     from retrain.training.preemption import Preempted
-    from retrain.trigger.endpoints import app
-    from retrain.trigger.health import Health
+    from retrain.watcher.health import Health, health_app
 
     chosen = {"kubeflow.host": host, "schedule": schedule and f"'{schedule}'"}
     settings = [*overrides, *(f"{field}={value}" for field, value in chosen.items() if value is not None)]
@@ -48,7 +48,7 @@ def watch(
     try:
         if once:
             raise typer.Exit(0 if watcher.once() else NOT_ALL)
-        with serving(listen, port, app(health)) as bound:
+        with serving(listen, port, health_app(health)) as bound:
             typer.echo(f"/healthz, /readyz and /metrics are on http://{listen}:{bound}/", err=True)
             watcher.run()
     except (Preempted, KeyboardInterrupt):
@@ -56,30 +56,30 @@ def watch(
 
 
 def _watcher(
-    tasks: "Sequence[Task]", submitter: "Submitter", health: "Health", poll_seconds: float, queue_url: str | None
+    tasks: "Sequence[Task]", submitter: "Executor", health: "Health", poll_seconds: float, queue_url: str | None
 ) -> "Watcher":
     """Assemble the watcher, once the stores have shown that they can be trusted."""
-    from retrain.store.probe import probe_conditional_writes
-    from retrain.trigger.inbox import Inbox
-    from retrain.trigger.queue import Queue
-    from retrain.trigger.task_watch import TaskWatch
-    from retrain.trigger.watcher import Watcher
+    from retrain.store.base import probe_conditional_writes
+    from retrain.watcher.queue import EventQueue, SqsQueue
+    from retrain.watcher.task_watch import TaskWatch
+    from retrain.watcher.watcher import Watcher
 
     watches = [TaskWatch(task, submitter, health) for task in tasks]
     for store in {watch.store.url: watch.store for watch in watches}.values():
         probe_conditional_writes(store)
-    inbox = Inbox(Queue(queue_url), tasks, health) if queue_url else None
+    inbox = EventQueue(SqsQueue(queue_url), tasks, health) if queue_url else None
     return Watcher(watches, health, poll_seconds, inbox)
 
 
-def _submitter(on: str, device: str, tasks: "Sequence[Task]") -> "Submitter":
+def _submitter(on: str, device: str, tasks: "Sequence[Task]") -> "Executor":
     if on == "kubeflow":
-        from pipelines.remote import OnKubeflow
+        from retrain.cli.pipeline import build_pipeline
+        from retrain.kubeflow.submission import KubeflowExecutor
 
         for task in tasks:
             task.resources.require_one_node()
             task.kubeflow.require_host()
-        return OnKubeflow()
-    from retrain.trigger.here import Here
+        return KubeflowExecutor(build_pipeline)
+    from retrain.pipeline.executor import InProcessExecutor
 
-    return Here(device)
+    return InProcessExecutor(device)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from retrain.config import Data
+from retrain.config.task import Data
 
 
 class Rows(NamedTuple):

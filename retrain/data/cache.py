@@ -3,44 +3,130 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from retrain.data.decoding import SplitArrays, decode_drop
+from retrain.config import Split
+from retrain.data.dataset import split_of
+from retrain.data.images import decode_image
+from retrain.data.shards import Encoded, read_shard
 from retrain.data.source import SPLITS
-from retrain.errors import UserError
-from retrain.layout import Layout
-from retrain.records import Drop
-from retrain.store.base import Store
-from retrain.words import Split
+from retrain.errors import DamagedDrop, DropError, UserError
+from retrain.records import Drop, Shard
+from retrain.store.base import ObjectStore
+from retrain.store.layout import Layout
+from retrain.utils.parallel import parallel_map
+
+
+class SplitArrays(NamedTuple):
+    """One split of a drop, in the order of the manifest's shards.
+
+    `images` uint8 [N, 3, size, size]; `labels` int64 [N], indices into the drop's own `classes`.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+
+def decode_drop(drop: Drop, store: ObjectStore, layout: Layout, image_size: int) -> dict[Split, SplitArrays]:
+    """Stream a drop's shards and return its splits.
+
+    Raises `DamagedDrop`, naming shard and key, where an image cannot be decoded or a shard is not what the manifest
+    says.
+    """
+    try:
+        _check_sizes(drop, store, layout)
+        return _decode(drop, store, layout, image_size)
+    except DropError as error:
+        raise DamagedDrop(drop.id, str(error)) from error
+
+
+def _check_sizes(drop: Drop, store: ObjectStore, layout: Layout) -> None:
+    """Before memory is allocated for what the manifest promises."""
+    prefix = layout.shard(drop.id, "")
+    found = {entry.key.removeprefix(prefix): entry.size for entry in store.list(prefix)}
+    for shard in drop.shards:
+        if found.get(shard.name) != shard.size:
+            what = f"has {found[shard.name]} bytes" if shard.name in found else "is not there"
+            raise DropError(f"{store.url}/{prefix}{shard.name} {what}, where the manifest says {shard.size} bytes")
+    counted, held = sum(map(drop.samples, SPLITS)), sum(shard.samples for shard in drop.shards)
+    if counted != held:
+        raise DropError(f"drop {drop.id}: the manifest counts {counted:,} samples, and {held:,} in its shards")
+
+
+def _decode(drop: Drop, store: ObjectStore, layout: Layout, image_size: int) -> dict[Split, SplitArrays]:
+    arrays = {split: _empty(drop.samples(split), image_size) for split in SPLITS}
+    label_of = {name: label for label, name in enumerate(drop.classes)}
+    filled: Counter[Split] = Counter()
+    for shard in drop.shards:
+        for sample, pixels in _decode_shard(drop, shard, store, layout, image_size):
+            split = split_of(sample.key, shard.split, drop.held_out)
+            images, labels = arrays[split]
+            if sample.class_name not in label_of or filled[split] == len(labels):
+                raise DropError(f"drop {drop.id}: {sample.key} ({split}, {sample.class_name}) is not in its manifest")
+            images[filled[split]] = torch.from_numpy(pixels)
+            labels[filled[split]] = label_of[sample.class_name]
+            filled[split] += 1
+    if any(filled[split] < len(arrays[split].labels) for split in SPLITS):
+        raise DropError(f"drop {drop.id}: the manifest counts more samples than its shards hold: {dict(filled)}")
+    return arrays
+
+
+def _empty(samples: int, image_size: int) -> SplitArrays:
+    images = torch.empty(samples, 3, image_size, image_size, dtype=torch.uint8)
+    return SplitArrays(images, torch.empty(samples, dtype=torch.int64))
+
+
+def _decode_shard(
+    drop: Drop, shard: Shard, store: ObjectStore, layout: Layout, image_size: int
+) -> Iterator[tuple[Encoded, NDArray[np.uint8]]]:
+    key = layout.shard(drop.id, shard.name)
+    left_out = {bad.key for bad in drop.left_out if bad.where == shard.name}
+
+    def pixels(sample: Encoded) -> tuple[Encoded, NDArray[np.uint8]]:
+        try:
+            return sample, decode_image(sample.data, image_size)
+        except DropError as error:
+            raise DropError(f"{store.url}/{key}: {sample.key}: {error}") from error
+
+    with store.open(key) as stream:
+        yield from parallel_map(pixels, read_shard(stream, shard, f"{store.url}/{key}", left_out))
+
 
 _whole: set[tuple[Path, int]] = set()
 """Files that this process has read through and found whole, each with the time it was written."""
 
 
-def decoded(drop: Drop, store: Store, layout: Layout, image_size: int, cache_dir: Path) -> dict[Split, SplitArrays]:
+def load_decoded(
+    drop: Drop, store: ObjectStore, layout: Layout, image_size: int, cache_dir: Path
+) -> dict[Split, SplitArrays]:
     """Return a drop's splits, mapped from the cache; decoded into it first if they are not there, or damaged.
 
     Raises what `decode_drop` does, and `UserError` if the cache cannot be written.
     """
-    path = path_of(drop, image_size, cache_dir)
+    path = cache_path(drop, image_size, cache_dir)
     if not _is_whole(path):
-        _save(decode_drop(drop, store, layout, image_size), path)
+        _save_arrays(decode_drop(drop, store, layout, image_size), path)
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
     return {split: SplitArrays(tensors[f"{split}.images"], tensors[f"{split}.labels"]) for split in SPLITS}
 
 
-def path_of(drop: Drop, image_size: int, cache_dir: Path) -> Path:
+def cache_path(drop: Drop, image_size: int, cache_dir: Path) -> Path:
     """Return where a drop lies decoded."""
     return cache_dir / f"{drop.digest}-{image_size}.safetensors"
 
 
-def _save(arrays: Mapping[Split, SplitArrays], path: Path) -> None:
+def _save_arrays(arrays: Mapping[Split, SplitArrays], path: Path) -> None:
     tensors = {f"{split}.{name}": tensor for split in arrays for name, tensor in arrays[split]._asdict().items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

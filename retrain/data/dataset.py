@@ -1,10 +1,15 @@
-"""Datasets: drops in an order that only grows at its end, and so a class map that does too."""
+"""Datasets: ordered drops and their class map, the splits of samples, and where decoded samples are held."""
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
 
+from retrain.config import Split
+from retrain.config.fields import parse_bytes
+from retrain.config.task import Data, Task
 from retrain.errors import DamagedDrop, DropError
-from retrain.records import Dataset, Drop, DropRef
+from retrain.records import Dataset, Drop, DropRef, Loading
+from retrain.utils.text import format_bytes
 
 
 def order_drops(committed: Iterable[Drop], known: Sequence[str]) -> tuple[Drop, ...]:
@@ -38,3 +43,42 @@ def check_drops(dataset: Dataset, drops: Sequence[Drop]) -> None:
     for drop, ref in zip(drops, dataset.drops, strict=True):
         if drop.digest != ref.digest:
             raise DamagedDrop(drop.id, f"drop {drop.id} is not the one that the dataset was made of: it was changed")
+
+
+def held_out_shares(present: Collection[Split], data: Data) -> dict[Split, float]:
+    """Return the share of train to hold out for each split that is not `present`."""
+    shares: dict[Split, float] = {"val": data.val_share, "test": data.test_share}
+    return {split: share for split, share in shares.items() if split not in present}
+
+
+def split_of(key: str, split: Split, held_out: Mapping[Split, float]) -> Split:
+    """Return the split of a sample that lies in a shard of `split`: some train samples are held out for another.
+
+    The key's SHA-256 places it in [0, 1): val is the low end, test the high end. So a sample that comes again in a
+    later drop never moves between training and the held-out splits, whichever of these that drop brings.
+    """
+    position = int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") / 2**48
+    if split == "train" and position < held_out.get("val", 0.0):
+        return "val"
+    if split == "train" and position >= 1 - held_out.get("test", 0.0):
+        return "test"
+    return split
+
+
+def decoded_bytes(samples: int, image_size: int) -> int:
+    """Return how many bytes so many samples are as uint8 [3, image_size, image_size]."""
+    return samples * 3 * image_size**2
+
+
+def choose_loading(task: Task, dataset: Dataset) -> Loading:
+    """Return what the task asks for; if it leaves the choice, by how large its training samples are decoded.
+
+    The same on every machine: an interrupted run goes on elsewhere, and streaming changes the order of the samples.
+    """
+    decoded, memory = decoded_bytes(dataset.samples, task.data.image_size), parse_bytes(task.resources.memory)
+    size = f"{dataset.samples:,} training samples are {format_bytes(decoded)} decoded"
+    if task.data.loader != "auto":
+        return Loading(kind=task.data.loader, reason=f"{size}; data.loader says so")
+    if 2 * decoded > memory:
+        return Loading(kind="stream", reason=f"{size}, more than half of resources.memory, {task.resources.memory}")
+    return Loading(kind="held", reason=f"{size}, within half of resources.memory, {task.resources.memory}")

@@ -21,7 +21,7 @@ decoder's averaging loses is then hardly to be seen. Pillow's own `thumbnail` do
 warnings.filterwarnings("error", module="PIL")
 
 
-def decode(data: bytes, size: int) -> NDArray[np.uint8]:
+def decode_image(data: bytes, size: int) -> NDArray[np.uint8]:
     """Decode an image to RGB, uint8 [3, size, size]: upright by its EXIF, resized to cover, cropped to the middle.
 
     The first frame of an animation counts; transparency is dropped. Large JPEGs are decoded at a half, a quarter or an
@@ -43,10 +43,10 @@ def decode(data: bytes, size: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def fault(data: bytes, size: int) -> str | None:
+def decode_error(data: bytes, size: int) -> str | None:
     """Return why an image cannot be decoded, or None if it can be."""
     try:
-        decode(data, size)
+        decode_image(data, size)
     except DropError as error:
         return str(error)
     return None

@@ -6,23 +6,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from retrain.config import Task
-from retrain.data.bad_samples import BadSamples
-from retrain.data.drops import find_drop, read_drop
-from retrain.data.holdout import held_out_shares
-from retrain.data.images import fault
-from retrain.data.manifest import DROP_ID
-from retrain.data.parallel import parallel_map
+from retrain.config import Split
+from retrain.config.task import Task
+from retrain.data.dataset import held_out_shares
+from retrain.data.images import decode_error
+from retrain.data.manifest_builder import BadSamples, ManifestBuilder
 from retrain.data.shards import Encoded, write_shards
 from retrain.data.source import SPLITS, Sample, read_source
-from retrain.data.staging import Staging, lot, parts
-from retrain.data.tally import Tally
+from retrain.data.staging import Staging, split_into_parts, stable_hash
 from retrain.errors import DropError
-from retrain.layout import Layout
 from retrain.records import Drop, LeftOut, Shard
-from retrain.store.base import Conflict, Store
-from retrain.store.parallel import ask_all
-from retrain.words import Split
+from retrain.records.drop import DROP_ID
+from retrain.store.base import Conflict, ObjectStore
+from retrain.store.drops import find_drop, read_drop
+from retrain.store.layout import Layout
+from retrain.utils.parallel import map_ahead, parallel_map
 
 ON_DISK = 4
 """Shards of an upload that lie here at once, 0.5 GB at most; each is sent in parts, so that few are quick enough."""
@@ -41,7 +39,7 @@ class Packed(NamedTuple):
 def pack(
     source: Path,
     task: Task,
-    store: Store,
+    store: ObjectStore,
     *,
     staging: Staging | None = None,
     part: int | None = None,
@@ -64,7 +62,7 @@ def pack(
         return [_commit(drop, folder, store) for drop, folder in drops]
 
 
-def pack_by_shards(samples: tuple[Sample, ...], task: Task, store: Store, drop_id: str) -> Drop:
+def pack_by_shards(samples: tuple[Sample, ...], task: Task, store: ObjectStore, drop_id: str) -> Drop:
     """Commit samples as a drop of this id, of which `ON_DISK` shards lie here at once, however many it has.
 
     Each goes to the store as soon as it is written. Raises `DropError` as `pack` does; the shards that went before then
@@ -78,12 +76,12 @@ def pack_by_shards(samples: tuple[Sample, ...], task: Task, store: Store, drop_i
             (folder / shard.name).unlink()
             return shard
 
-        drop = _prepare(samples, task, folder, drop_id, lambda shards: ask_all(send, shards, ON_DISK))
+        drop = _prepare(samples, task, folder, drop_id, lambda shards: map_ahead(send, shards, ON_DISK))
     return _seal(drop, store).drop
 
 
 def _choose(samples: tuple[Sample, ...], staging: Staging | None, part: int | None) -> tuple[tuple[Sample, ...], ...]:
-    staged = parts(samples, staging) if staging else (samples,)
+    staged = split_into_parts(samples, staging) if staging else (samples,)
     if part is None:
         return staged
     if not 1 <= part <= len(staged):
@@ -112,21 +110,25 @@ def _prepare(
     """
     held_out = held_out_shares({sample.split for sample in samples if sample.split}, task.data)
     bad = BadSamples(task.data.max_bad_share)
-    tally = Tally(held_out)
+    tally = ManifestBuilder(held_out)
     shards = tuple(through(_shards(samples, task.data.image_size, folder, tally, bad)))
     return tally.manifest(drop_id, task.name, shards, bad, samples[0].entry.root)
 
 
 def _shards(
-    samples: tuple[Sample, ...], image_size: int, folder: Path, tally: Tally, bad: BadSamples
+    samples: tuple[Sample, ...], image_size: int, folder: Path, tally: ManifestBuilder, bad: BadSamples
 ) -> Iterator[Shard]:
     """By a hash of their keys, not class after class: a stream mixes a few shards, and is to meet every class."""
     for split in SPLITS:
-        members = sorted((s for s in samples if (s.split or "train") == split), key=lambda sample: lot(sample.key, 0))
+        members = sorted(
+            (s for s in samples if (s.split or "train") == split), key=lambda sample: stable_hash(sample.key, 0)
+        )
         yield from write_shards(_good(members, split, image_size, tally, bad), split, folder)
 
 
-def _good(samples: Iterable[Sample], split: Split, image_size: int, tally: Tally, bad: BadSamples) -> Iterator[Encoded]:
+def _good(
+    samples: Iterable[Sample], split: Split, image_size: int, tally: ManifestBuilder, bad: BadSamples
+) -> Iterator[Encoded]:
     """Read the samples, count those that are images, and leave the others out."""
 
     def read(sample: Sample) -> tuple[Sample, bytes]:
@@ -136,9 +138,9 @@ def _good(samples: Iterable[Sample], split: Split, image_size: int, tally: Tally
             raise DropError(f"{sample.entry}: cannot be read: {error.strerror}") from error
 
     def judge(found: tuple[Sample, bytes]) -> tuple[Sample, bytes, str | None]:
-        return *found, fault(found[1], image_size)
+        return *found, decode_error(found[1], image_size)
 
-    for sample, data, cause in parallel_map(judge, ask_all(read, samples, AHEAD)):
+    for sample, data, cause in parallel_map(judge, map_ahead(read, samples, AHEAD)):
         if cause is None:
             tally.add(sample.key, split, sample.class_name)
             yield Encoded(sample.key, sample.class_name, sample.extension, data)
@@ -146,16 +148,16 @@ def _good(samples: Iterable[Sample], split: Split, image_size: int, tally: Tally
             bad.add(str(sample.entry), LeftOut(where=str(sample.entry.name), key=sample.key, cause=cause))
 
 
-def _commit(drop: Drop, folder: Path, store: Store) -> Packed:
+def _commit(drop: Drop, folder: Path, store: ObjectStore) -> Packed:
     layout = Layout(drop.task)
     if find_drop(store, layout, drop.id) is None:
         names = [shard.name for shard in drop.shards]
-        for _ in ask_all(lambda name: store.upload(folder / name, layout.shard(drop.id, name)), names):
+        for _ in map_ahead(lambda name: store.upload(folder / name, layout.shard(drop.id, name)), names):
             pass
     return _seal(drop, store)
 
 
-def _seal(drop: Drop, store: Store) -> Packed:
+def _seal(drop: Drop, store: ObjectStore) -> Packed:
     """Write the manifest of a drop whose shards are in the store, unless it is committed already."""
     layout = Layout(drop.task)
     with suppress(Conflict):

@@ -1,13 +1,19 @@
 """One split of a dataset: labels on the device, pixels wherever they are held."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol, Self
 
 import torch
 from torch import Tensor
 
+from retrain.config import Split
+from retrain.data.cache import load_decoded
+from retrain.data.dataset import check_drops
 from retrain.records import Dataset, Drop
+from retrain.store.base import ObjectStore
+from retrain.store.layout import Layout
 
 
 class Pixels(Protocol):
@@ -59,10 +65,10 @@ class Samples:
 
     def pixels(self, rows: Tensor) -> Tensor:
         """Return the images of rows, int64 [B], on the device: uint8 [B, 3, size, size]."""
-        return moved(self.images[rows.to(self.pixels_on)], self.device)
+        return move_to(self.images[rows.to(self.pixels_on)], self.device)
 
 
-def moved(tensor: Tensor, device: torch.device) -> Tensor:
+def move_to(tensor: Tensor, device: torch.device) -> Tensor:
     """Return a tensor on a device, without waiting for it to arrive on a GPU."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
@@ -73,3 +79,33 @@ def labels_of(dataset: Dataset, drop: Drop) -> Tensor:
     """Return for each of a drop's own classes its index in the dataset's, int64."""
     label_of = {name: label for label, name in enumerate(dataset.classes)}
     return torch.tensor([label_of[name] for name in drop.classes])
+
+
+def load_held(
+    dataset: Dataset,
+    drops: Sequence[Drop],
+    splits: Collection[Split],
+    *,
+    store: ObjectStore,
+    layout: Layout,
+    image_size: int,
+    device: torch.device,
+    pixels_on: torch.device,
+    cache_dir: Path,
+) -> dict[Split, Samples]:
+    """Return the wanted splits of a dataset, `drops` being the manifests of its drops in the same order.
+
+    Raises `DamagedDrop` at the first that is not the one that the dataset was made of, or cannot be decoded.
+    """
+    check_drops(dataset, drops)
+    sizes = {split: [drop.samples(split) for drop in drops] for split in splits}
+    shape = 3, image_size, image_size
+    images = {split: torch.empty(sum(sizes[split]), *shape, dtype=torch.uint8, device=pixels_on) for split in splits}
+    labels: dict[Split, list[Tensor]] = {split: [] for split in splits}
+    for position, drop in enumerate(drops):
+        arrays, label_of = load_decoded(drop, store, layout, image_size, cache_dir), labels_of(dataset, drop)
+        for split in splits:
+            start = sum(sizes[split][:position])
+            images[split][start : start + sizes[split][position]] = arrays[split].images
+            labels[split].append(label_of[arrays[split].labels])
+    return {split: Samples.of(images[split], torch.cat(labels[split]).to(device), sizes[split]) for split in splits}

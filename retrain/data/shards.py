@@ -10,12 +10,12 @@ from typing import BinaryIO, NamedTuple
 from webdataset.tariterators import base_plus_ext
 from webdataset.writer import TarWriter
 
-from retrain.data.class_names import class_name
+from retrain.config import Split
 from retrain.data.images import EXTENSIONS
-from retrain.data.tars import Forward, members
+from retrain.data.tars import HashingReader, read_members
 from retrain.errors import DropError, UserError
 from retrain.records import Shard
-from retrain.words import Split
+from retrain.records.drop import clean_class_name
 
 SHARD_BYTES = 64_000_000
 READ = EXTENSIONS | {"cls"}
@@ -81,7 +81,7 @@ def read_shard(stream: BinaryIO, shard: Shard, where: str, left_out: Collection[
     Raises `DropError`, naming `where`, if the tar is torn, if a sample is not one image of a class, or (once all is
     read) if size, SHA-256 or number of samples are not the manifest's. Only a stream that ends without is whole.
     """
-    whole, samples = Forward(stream), 0
+    whole, samples = HashingReader(stream), 0
     for key, files in read_samples(whole, where):
         if key not in left_out:
             samples += 1
@@ -100,7 +100,7 @@ def _named(where: str, key: str, files: Mapping[str, bytes]) -> Encoded:
         raise DropError(f"{where}: {key}: {error}") from error
 
 
-def read_samples(stream: Forward, where: str) -> Iterator[tuple[str, dict[str, bytes]]]:
+def read_samples(stream: HashingReader, where: str) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Yield the samples of a shard of which nothing is known: their keys, and their files by extension.
 
     Raises `DropError`, naming `where`, if the tar is torn or holds anything else.
@@ -114,9 +114,9 @@ def read_samples(stream: Forward, where: str) -> Iterator[tuple[str, dict[str, b
         yield key, sample
 
 
-def _files(stream: Forward, where: str) -> Iterator[tuple[str, str, bytes]]:
+def _files(stream: HashingReader, where: str) -> Iterator[tuple[str, str, bytes]]:
     """Key, extension and bytes of every file that is read."""
-    for member in filter(lambda member: member.isreg(), members(stream, where)):
+    for member in filter(lambda member: member.isreg(), read_members(stream, where)):
         key, extension = base_plus_ext(member.name)
         if key is None:
             raise DropError(f"{where}: {member.name}: not a sample's file, which is named key.extension")
@@ -125,7 +125,7 @@ def _files(stream: Forward, where: str) -> Iterator[tuple[str, str, bytes]]:
             yield key, extension.lower(), _exactly(stream, member.size, f"{where}: {member.name}")
 
 
-def _exactly(stream: Forward, size: int, where: str) -> bytes:
+def _exactly(stream: HashingReader, size: int, where: str) -> bytes:
     data = stream.read(size)
     if len(data) < size:
         raise DropError(f"{where}: the tar ends within it")
@@ -144,4 +144,47 @@ def encoded(key: str, files: Mapping[str, bytes]) -> Encoded:
         label = files["cls"].decode() if "cls" in files else PurePosixPath(key).parent.name
     except UnicodeDecodeError as error:
         raise DropError("its class's name is not text in UTF-8") from error
-    return Encoded(key, class_name(label), images[0], files[images[0]])
+    return Encoded(key, clean_class_name(label), images[0], files[images[0]])
+
+
+class ImageLocation(NamedTuple):
+    """A sample, and the bytes of its image in the shard: from `offset` on, `length` of them."""
+
+    key: str
+    class_name: str
+    offset: int
+    length: int
+
+
+def image_locations(shard: BinaryIO, where: str, left_out: Collection[str] = ()) -> Iterator[ImageLocation]:
+    """Yield the samples of a shard in its order, without those whose keys are `left_out`; no image is read.
+
+    Raises `DropError`, naming `where`, if it is torn or a sample is not one image of a class.
+    """
+    for key, files in groupby(_file_locations(shard, where), key=itemgetter(0)):
+        if key not in left_out:
+            yield _locate_image(key, {extension: (offset, size) for _, extension, offset, size in files}, shard, where)
+
+
+def _file_locations(shard: BinaryIO, where: str) -> Iterator[tuple[str, str, int, int]]:
+    """Key, extension, and place of every file that is read."""
+    for member in read_members(shard, where):
+        key, extension = base_plus_ext(member.name)
+        if member.isreg() and key and extension.lower() in READ:
+            yield key, extension.lower(), member.offset_data, member.size
+
+
+def _locate_image(key: str, files: dict[str, tuple[int, int]], shard: BinaryIO, where: str) -> ImageLocation:
+    contents = {
+        extension: _read_range(shard, *place) if extension == "cls" else b"" for extension, place in files.items()
+    }
+    try:
+        sample = encoded(key, contents)
+    except DropError as error:
+        raise DropError(f"{where}: {key}: {error}") from error
+    return ImageLocation(key, sample.class_name, *files[sample.extension])
+
+
+def _read_range(shard: BinaryIO, offset: int, length: int) -> bytes:
+    shard.seek(offset)
+    return shard.read(length)

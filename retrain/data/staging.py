@@ -29,7 +29,7 @@ class Staging:
         return cls(by, sizes, seed)
 
 
-def parts(samples: Iterable[Sample], staging: Staging) -> tuple[tuple[Sample, ...], ...]:
+def split_into_parts(samples: Iterable[Sample], staging: Staging) -> tuple[tuple[Sample, ...], ...]:
     """Divide a source's samples at random; the same samples and staging give the same parts, each in source order.
 
     By classes, a part has its classes' samples of every split; by share, its share of each split. Raises `DropError`
@@ -43,7 +43,7 @@ def parts(samples: Iterable[Sample], staging: Staging) -> tuple[tuple[Sample, ..
 def _by_classes(samples: tuple[Sample, ...], staging: Staging) -> list[list[Sample]]:
     names = {sample.class_name for sample in samples}
     _check_sum(staging, len(names), "the number of classes in the source")
-    order = sorted(names, key=lambda name: lot(name, staging.seed))
+    order = sorted(names, key=lambda name: stable_hash(name, staging.seed))
     chosen = [set(part) for part in _cut(order, accumulate(staging.sizes))]
     return [[sample for sample in samples if sample.class_name in part] for part in chosen]
 
@@ -52,7 +52,7 @@ def _by_share(samples: tuple[Sample, ...], staging: Staging) -> list[list[Sample
     _check_sum(staging, 100, "for shares are percentages")
     divided: list[list[Sample]] = [[] for _ in staging.sizes]
     for _, group in groupby(samples, key=lambda sample: sample.split):
-        order = sorted(group, key=lambda sample: lot(sample.key, staging.seed))
+        order = sorted(group, key=lambda sample: stable_hash(sample.key, staging.seed))
         ends = (len(order) * percent // 100 for percent in accumulate(staging.sizes))
         for part, chosen in zip(divided, _cut(order, ends), strict=True):
             part.extend(chosen)
@@ -69,6 +69,6 @@ def _cut(order: Sequence[Item], ends: Iterable[int]) -> list[Sequence[Item]]:
     return [order[start:end] for start, end in pairwise((0, *ends))]
 
 
-def lot(name: str, seed: int) -> bytes:
+def stable_hash(name: str, seed: int) -> bytes:
     """What to sort by for a random order, one that no library's random numbers change with its next version."""
     return hashlib.sha256(f"{seed}/{name}".encode()).digest()

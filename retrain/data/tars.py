@@ -16,7 +16,7 @@ MAX_NAME = 4096
 MAX_HEADER = 16_384
 """Bytes of an extended header. tarfile holds it in memory, and may take a time that grows with its square."""
 
-TRIPS = (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError)
+TAR_ERRORS = (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError)
 """What tarfile's parser trips over."""
 
 
@@ -38,7 +38,7 @@ class _Header(tarfile.TarInfo):
         return super()._proc_member(tar)  # type: ignore[misc,no-any-return]  # typeshed leaves it out
 
 
-def members(stream: "BinaryIO | Forward", where: str) -> Iterator[tarfile.TarInfo]:
+def read_members(stream: "BinaryIO | HashingReader", where: str) -> Iterator[tarfile.TarInfo]:
     """Yield the files and folders of an uncompressed tar, in its order; the stream may be moved on to read one.
 
     Raises `DropError`, naming `where`, if the tar is compressed, damaged, cut short or followed by anything (another
@@ -59,7 +59,7 @@ def members(stream: "BinaryIO | Forward", where: str) -> Iterator[tarfile.TarInf
         while rest := stream.read(1 << 20):
             if rest.strip(b"\0"):
                 raise tarfile.ReadError("something follows its end, such as another tar")
-    except TRIPS as error:
+    except TAR_ERRORS as error:
         raise DropError(f"{where}: not a whole, uncompressed tar: {error}") from error
 
 
@@ -80,7 +80,7 @@ def _check_size(member: tarfile.TarInfo, limit: int) -> None:
         raise tarfile.ReadError(f"{member.name}: {member.size:,} bytes, where 0 to {limit:,} are allowed")
 
 
-class Forward:
+class HashingReader:
     """A stream read once from its start to its end, which remembers the size and SHA-256 of what was read."""
 
     def __init__(self, stream: BinaryIO) -> None:

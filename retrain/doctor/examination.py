@@ -3,26 +3,26 @@
 from collections.abc import Iterator
 from functools import cache, partial
 
-from retrain.config import Task
-from retrain.data.drops import list_whole_drops
-from retrain.doctor.finding import Finding
-from retrain.doctor.hardware import hardware
-from retrain.doctor.readiness import readiness
-from retrain.doctor.storage import storage
-from retrain.layout import Layout
-from retrain.store.base import Store
+from retrain.config.task import Task
+from retrain.doctor.checks import Finding
+from retrain.doctor.machine import check_machine
+from retrain.doctor.readiness import check_readiness
+from retrain.doctor.storage import check_storage
+from retrain.store.base import ObjectStore
+from retrain.store.drops import list_readable_drops
+from retrain.store.layout import Layout
 
 
-def examine(task: Task, store: Store) -> Iterator[Finding]:
+def examine(task: Task, store: ObjectStore) -> Iterator[Finding]:
     """Yield findings about the task's store, this machine and the next run; the latter two need the store's drops.
 
     Drops with a damaged manifest are left out, with a warning: the next run puts them in quarantine and goes on.
     """
-    drops = cache(partial(list_whole_drops, store, Layout(task.name)))
+    drops = cache(partial(list_readable_drops, store, Layout(task.name)))
     usable = True
-    for finding in storage(store, task.name, drops):
+    for finding in check_storage(store, task.name, drops):
         usable = finding.state != "failed"
         yield finding
     if usable:
-        yield from hardware(task, store, drops())
-        yield from readiness(task, store, drops())
+        yield from check_machine(task, store, drops())
+        yield from check_readiness(task, store, drops())

@@ -2,16 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 
-from retrain import models, next_run, registry
-from retrain.config import Task
+from retrain.config.task import Task
 from retrain.data.dataset import make_dataset
-from retrain.doctor.finding import Check, Finding
+from retrain.doctor.checks import Check, Finding
 from retrain.errors import DamagedDrop
-from retrain.layout import Layout
-from retrain.planning import Nothing, Request
+from retrain.models import factory
+from retrain.pipeline import next_run
+from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.records import Drop
-from retrain.runs import RunFiles
-from retrain.store.base import Store
+from retrain.store import champions
+from retrain.store.base import ObjectStore
+from retrain.store.layout import Layout
+from retrain.store.runs import RunFiles
 
 FEWEST = 2
 """Classes that a network is tried with before any drop has landed."""
@@ -24,13 +26,13 @@ CHAMPION = (
 PLAN = "Put what it names back from a copy of the store; `retrain run --dry-run` then plans."
 
 
-def readiness(task: Task, store: Store, drops: Sequence[Drop]) -> Iterator[Finding]:
+def check_readiness(task: Task, store: ObjectStore, drops: Sequence[Drop]) -> Iterator[Finding]:
     """Yield what there is to say of the next run; of its plan nothing if the champion, which it reads, is damaged."""
     layout = Layout(task.name)
     checks = (
-        (Check("model", lambda: _model(task, drops)), MODEL),
-        (Check("champion", lambda: _champion(store, layout)), CHAMPION),
-        (Check("plan", lambda: _plan(task, store, layout)), PLAN),
+        (Check("model", lambda: _check_model(task, drops)), MODEL),
+        (Check("champion", lambda: _check_champion(store, layout)), CHAMPION),
+        (Check("plan", lambda: _check_plan(task, store, layout)), PLAN),
     )
     for check, mend in checks:
         finding = check.run()
@@ -40,29 +42,29 @@ def readiness(task: Task, store: Store, drops: Sequence[Drop]) -> Iterator[Findi
             return
 
 
-def _model(task: Task, drops: Sequence[Drop]) -> Finding | str:
+def _check_model(task: Task, drops: Sequence[Drop]) -> Finding | str:
     """Kubeflow's pods may have a factory that this machine lacks."""
-    if task.kubeflow.host and not models.is_installed(task.model):
+    if task.kubeflow.host and not factory.is_installed(task.model):
         found = f"{task.model.name} is not installed here, and was not tried"
         return Finding(check="model", state="warning", found=found, mend="The image of --on kubeflow must have it.")
-    models.check(task.model, len(make_dataset(drops).classes) or FEWEST, task.data.image_size)
+    factory.check_network(task.model, len(make_dataset(drops).classes) or FEWEST, task.data.image_size)
     return f"{task.model.name} takes {task.data.image_size}x{task.data.image_size} images"
 
 
-def _champion(store: Store, layout: Layout) -> str:
-    run_id = registry.read(store, layout).run_id
+def _check_champion(store: ObjectStore, layout: Layout) -> str:
+    run_id = champions.read(store, layout).run_id
     if run_id is None:
         return "none yet"
     RunFiles(store, layout, run_id).weights()
     return f"{run_id}, its model as the run ended with it"
 
 
-def _plan(task: Task, store: Store, layout: Layout) -> Finding | str:
+def _check_plan(task: Task, store: ObjectStore, layout: Layout) -> Finding | str:
     try:
-        planned = next_run.preview(store, layout, task, Request())
+        planned = next_run.plan_next_run(store, layout, task, Request())
     except DamagedDrop as damaged:
         mend = "None needed: the next run puts the drop in quarantine and goes on."
         return Finding(check="plan", state="warning", found=str(damaged), mend=mend)
-    if isinstance(planned, Nothing):
+    if isinstance(planned, NoRunNeeded):
         return f"nothing to do: {planned.reason}"
     return f"{planned.run_id}: {planned.reason}"

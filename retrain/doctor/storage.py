@@ -3,17 +3,16 @@
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
-from retrain.doctor.finding import Check, Finding
+from retrain.doctor.checks import Check, Finding
 from retrain.records import Drop
-from retrain.store.base import Store
-from retrain.store.probe import probe_conditional_writes
-from retrain.words import count
+from retrain.store.base import ObjectStore, probe_conditional_writes
+from retrain.utils.text import pluralize
 
 SKEW = 10.0
 """Seconds that clocks may differ; leases are compared across machines, and S3 refuses at 15 minutes."""
 
 
-def storage(store: Store, task: str, drops: Callable[[], Sequence[Drop]]) -> Iterator[Finding]:
+def check_storage(store: ObjectStore, task: str, drops: Callable[[], Sequence[Drop]]) -> Iterator[Finding]:
     """Yield what there is to say of a store; after a failure nothing more, since it would be the same."""
     checks = (
         Check("credentials", lambda: _credentials(store)),
@@ -28,7 +27,7 @@ def storage(store: Store, task: str, drops: Callable[[], Sequence[Drop]]) -> Ite
             return
 
 
-def _credentials(store: Store) -> Finding | str:
+def _credentials(store: ObjectStore) -> Finding | str:
     if not store.url.startswith("s3://"):
         return "a folder needs none"
     from boto3.session import Session
@@ -44,16 +43,16 @@ def _credentials(store: Store) -> Finding | str:
     return f"by {found.method}"
 
 
-def _access(store: Store, task: str, drops: Sequence[Drop]) -> str:
-    return f"{store.url} can be read: {count(len(drops), 'drop')} of task {task}"
+def _access(store: ObjectStore, task: str, drops: Sequence[Drop]) -> str:
+    return f"{store.url} can be read: {pluralize(len(drops), 'drop')} of task {task}"
 
 
-def _conditions(store: Store) -> str:
+def _conditions(store: ObjectStore) -> str:
     probe_conditional_writes(store)
     return "honoured"
 
 
-def _clock(store: Store) -> Finding | str:
+def _clock(store: ObjectStore) -> Finding | str:
     skew = (datetime.now(UTC) - store.now()).total_seconds()
     found = f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the store's"
     if abs(skew) <= SKEW:

@@ -2,16 +2,15 @@
 
 `old` is the parent's state dict, `fresh` a newly initialised network, changed in place. A tensor of `fresh` may have
 more rows (dimension 0) than the parent's, as the head has when classes were added: the rows that the parent never saw
-keep their full fresh initialization.
-"""
+keep their full fresh initialization."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from retrain.config.recipe import Fresh, Initialization, ShrinkPerturb, Warm
 from retrain.errors import ModelError
-from retrain.recipe.settings import Fresh, Initialization, ShrinkPerturb, Warm
 
 
 @torch.no_grad()
@@ -19,7 +18,7 @@ def warm_start(fresh: nn.Module, old: Mapping[str, Tensor]) -> None:
     """θ = old, for parameters and buffers. Raises `ModelError`, changing nothing, if `old` does not fit."""
     _check_fit(fresh.state_dict(), old)
     for name, tensor in fresh.state_dict().items():
-        _seen(tensor, old[name]).copy_(old[name])
+        _parent_rows(tensor, old[name]).copy_(old[name])
 
 
 @torch.no_grad()
@@ -33,12 +32,12 @@ def shrink_perturb(fresh: nn.Module, old: Mapping[str, Tensor], setting: ShrinkP
     """
     _check_fit(fresh.state_dict(), old)
     for name, parameter in fresh.named_parameters():
-        seen = _seen(parameter, old[name])
+        seen = _parent_rows(parameter, old[name])
         (parameter if setting.new_rows == "perturbed" else seen).mul_(setting.beta)
         seen.add_(old[name].to(seen), alpha=setting.alpha)
     if setting.buffers == "old":
         for name, buffer in fresh.named_buffers():
-            _seen(buffer, old[name]).copy_(old[name])
+            _parent_rows(buffer, old[name]).copy_(old[name])
 
 
 def initialize(setting: Initialization, fresh: nn.Module, old: Mapping[str, Tensor] | None) -> None:
@@ -57,7 +56,7 @@ def initialize(setting: Initialization, fresh: nn.Module, old: Mapping[str, Tens
             shrink_perturb(fresh, old, setting)
 
 
-def _seen(tensor: Tensor, old: Tensor) -> Tensor:
+def _parent_rows(tensor: Tensor, old: Tensor) -> Tensor:
     """The view of `tensor` on the rows that the parent has too."""
     return tensor[tuple(slice(size) for size in old.shape)]
 
@@ -68,8 +67,8 @@ def _check_fit(fresh: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> None:
         own, theirs = _shape(fresh, name), _shape(old, name)
         if own is None or theirs is None or not may_grow(theirs, own):
             raise ModelError(
-                f"the parent's weights do not fit the network at {name}: {_words(theirs)} in the parent, "
-                f"{_words(own)} in the network; only rows for new classes may be added"
+                f"the parent's weights do not fit the network at {name}: {_describe_shape(theirs)} in the parent, "
+                f"{_describe_shape(own)} in the network; only rows for new classes may be added"
             )
 
 
@@ -82,5 +81,21 @@ def may_grow(old: tuple[int, ...], new: tuple[int, ...]) -> bool:
     return len(old) == len(new) and old[:1] <= new[:1] and old[1:] == new[1:]
 
 
-def _words(shape: tuple[int, ...] | None) -> str:
+def _describe_shape(shape: tuple[int, ...] | None) -> str:
     return "missing" if shape is None else f"shape {list(shape)}"
+
+
+def body_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """Return the trainable parameters of all modules but the last one that has any."""
+    owners = [module for module in network.modules() if any(True for _ in module.parameters(recurse=False))]
+    last = {id(parameter) for parameter in owners[-1].parameters(recurse=False)}
+    return [each for each in network.parameters() if each.requires_grad and id(each) not in last]
+
+
+@torch.no_grad()
+def zero_gradients(parameters: Sequence[Tensor]) -> None:
+    """Set the parameters' gradients to zero, in place.
+
+    An optimiser without weight decay that has seen no other gradient then leaves them as they are.
+    """
+    torch._foreach_zero_([each.grad for each in parameters if each.grad is not None])

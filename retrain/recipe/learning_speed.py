@@ -1,8 +1,7 @@
 """Learning speed: the share of epochs in which a sample was classified correctly (Verwimp et al., eq. 6).
 
 It is counted from the training forward pass, which is free: under augmentation and with the weights of the moment,
-rather than by an evaluation after each epoch, unless a task asks for that (`training.learning_speed: exact`).
-"""
+rather than by an evaluation after each epoch, unless a task asks for that (`training.learning_speed: exact`)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from retrain.recipe.arranging import BLOCK
+BLOCK = 1 << 16
+"""Samples at a time whose random numbers stay in the processor's cache."""
 
-STORED = torch.float16
+STORED_DTYPE = torch.float16
 """Type of the counts of a run that has ended."""
 
 STORED_LIMIT = 2048.0
@@ -89,12 +89,12 @@ def joint_shares(before: Tensor, after: Tensor, bins: int) -> Tensor:
     return counts.view(bins, bins) / known.sum()
 
 
-def add(parent: Counters, own: Counters, decay: float) -> Counters:
+def add_decayed(parent: Counters, own: Counters, decay: float) -> Counters:
     """Return decay · parent + own, as stored: a run that stops early has few epochs, so it keeps a part of its
     parent's.
     """
     pairs = zip(_blocks(parent), _blocks(own), strict=True)
-    return concatenate([_kept(*(decay * old + new for old, new in zip(*pair, strict=True))) for pair in pairs])
+    return concatenate([_to_stored(*(decay * old + new for old, new in zip(*pair, strict=True))) for pair in pairs])
 
 
 def concatenate(parts: Sequence[Counters]) -> Counters:
@@ -118,7 +118,7 @@ def to_tensors(counters: Counters) -> dict[str, Tensor]:
     Whole counts up to 2048 are exact; others, such as a decayed parent's, are rounded by at most 1 part in 2048. A
     sample seen more often is stored as if seen 2048 times, at the same learning speed and mean loss.
     """
-    kept = concatenate([_kept(*block) for block in _blocks(counters)])
+    kept = concatenate([_to_stored(*block) for block in _blocks(counters)])
     return {"seen": kept.seen, "correct": kept.correct, "loss": kept.loss}
 
 
@@ -134,6 +134,6 @@ def _blocks(counters: Counters) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         yield seen.cpu().float(), correct.cpu().float(), loss.cpu()
 
 
-def _kept(seen: Tensor, correct: Tensor, loss: Tensor) -> Counters:
+def _to_stored(seen: Tensor, correct: Tensor, loss: Tensor) -> Counters:
     excess = (seen / STORED_LIMIT).clamp(min=1)
     return Counters((seen / excess).half(), (correct / excess).half(), loss / excess)

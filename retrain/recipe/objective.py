@@ -1,19 +1,54 @@
-"""Objective: what is minimised besides the loss (Verwimp et al., section 3.2; Kumar et al., 2023).
+"""Objective: what an iteration minimises (Verwimp et al., section 3.2; Kumar et al., 2023; Ash & Adams, Tables 2 and 5).
 
-The penalty's gradient is added to the parameters' own, which is the same as adding the penalty to the loss and costs
-a fraction of it. Call it once an optimiser step, between `backward()` and `step()`: coupled, so that it goes through
-Adam's moments, and after any unscaling or clipping that is meant for the loss alone.
-
-`parameters` are the trainable ones; gradients are changed in place.
-"""
+Penalties on the weights alone add their gradient to the parameters' own, which is the same as adding the penalty to the
+loss and costs a fraction of it. Call `gradient_term`'s result once an optimiser step, between `backward()` and `step()`:
+coupled, so that it goes through Adam's moments, and after any unscaling or clipping that is meant for the loss alone.
+`parameters` are the trainable ones; gradients are changed in place."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from retrain.recipe.settings import L2, Adversarial, ConfidencePenalty, Ewc, L2Init, NoPenalty, Objective
+from retrain.config.recipe import L2, Adversarial, ConfidencePenalty, Ewc, L2Init, NoPenalty, Objective
+
+Forward = Callable[[Tensor], Tensor]
+"""Images [B, C, H, W] to logits [B, K]."""
+BatchLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(images, labels [B], logits [B, K], their mean cross-entropy) to the scalar that is minimised."""
+
+
+def confidence_penalty(logits: Tensor, loss: Tensor, strength: float) -> Tensor:
+    """Return loss - β·H(p), H being the mean entropy of the predicted distributions (Pereyra et al., 2017, eq. 2)."""
+    log_p = functional.log_softmax(logits, 1)
+    return loss + strength * (log_p.exp() * log_p).sum(1).mean()
+
+
+def fgsm(forward: Forward, images: Tensor, labels: Tensor, epsilon: float) -> Tensor:
+    """Return x + ε·sign(∇ₓ loss), the fast gradient sign method (Goodfellow et al., 2015, section 4)."""
+    images = images.detach().requires_grad_()
+    loss = functional.cross_entropy(forward(images).float(), labels)
+    (gradient,) = torch.autograd.grad(loss, images)
+    return (images + epsilon * gradient.sign()).detach()
+
+
+def adversarial(forward: Forward, images: Tensor, labels: Tensor, loss: Tensor, epsilon: float) -> Tensor:
+    """Return the mean of the loss on the images and on their adversaries (Goodfellow et al., 2015, section 6)."""
+    adversaries = fgsm(forward, images, labels, epsilon)
+    return (loss + functional.cross_entropy(forward(adversaries).float(), labels)) / 2
+
+
+def batch_loss(setting: Objective, forward: Forward) -> BatchLoss:
+    """Return what an iteration minimises."""
+    match setting:
+        case ConfidencePenalty(strength=strength):
+            return lambda images, labels, logits, loss: confidence_penalty(logits, loss, strength)
+        case Adversarial(epsilon=epsilon):
+            return lambda images, labels, logits, loss: adversarial(forward, images, labels, loss, epsilon)
+        case _:
+            return lambda images, labels, logits, loss: loss
 
 
 @torch.no_grad()

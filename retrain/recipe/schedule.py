@@ -2,13 +2,13 @@
 
 import math
 
-from retrain.recipe.settings import Cosine, MultiStep, Schedule
+from retrain.config.recipe import Cosine, MultiStep, Schedule
 
 LADDER = (0.25, 0.5, 1.0)
 """Lengths, as multiples of scratch's, that a run escalates through when it ends below its target."""
 
 
-def factor(setting: Schedule, iteration: int, iterations: int) -> float:
+def rate_factor(setting: Schedule, iteration: int, iterations: int) -> float:
     """Return what the peak learning rate is multiplied by, in [0, 1], at an iteration in 0 .. `iterations`."""
     progress = iteration / iterations
     match setting:

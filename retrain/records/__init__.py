@@ -3,8 +3,8 @@
 Accuracies are shares (0..1), iterations are optimiser steps, times are UTC, durations are seconds.
 """
 
-from retrain.records.base import Record, digest, parsed
-from retrain.records.data import Dataset, Drop, DropRef, LeftOut, Shard
+from retrain.records.base import Record, digest, parse_record
+from retrain.records.drop import Dataset, Drop, DropRef, LeftOut, Shard
 from retrain.records.ledger import Champion, Promotion, RunRecord, Savings
 from retrain.records.plan import Loading, Origin, Plan, Target
 from retrain.records.run import Comparison, Cost, Curve, Decision, Evaluation, Interval, Machine, Point, Result
@@ -34,5 +34,5 @@ __all__ = [
     "Shard",
     "Target",
     "digest",
-    "parsed",
+    "parse_record",
 ]

@@ -21,7 +21,7 @@ class Record(BaseModel):
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=1).encode() + b"\n"
 
 
-def parsed(kind: type[R], data: bytes, where: str, error: type[UserError] = StoreError) -> R:
+def parse_record(kind: type[R], data: bytes, where: str, error: type[UserError] = StoreError) -> R:
     """Return the record that an object at `where` holds. Raises `error`, naming the place, if it holds none."""
     try:
         return kind.model_validate_json(data)

@@ -1,15 +1,16 @@
-"""What is kept of an ended run for good, and which run's model is in force."""
+"""The record of an ended run, what it saved, and the history of champions."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from retrain.costs import Costs
+from retrain.config import Method, Purpose
+from retrain.config.task import Costs
 from retrain.records.base import Record
 from retrain.records.plan import Target
 from retrain.records.run import Decision, Evaluation, Result
-from retrain.words import Method, Purpose
 
 
 class Savings(Record):
@@ -92,3 +93,14 @@ class Champion(Record):
     def run_id(self) -> str:
         """The run whose model is in force."""
         return self.history[-1].run_id
+
+
+def is_baseline(record: RunRecord) -> bool:
+    """Say whether targets may come from this run."""
+    return record.method == "scratch" and record.outcome == "completed" and record.purpose != "trial"
+
+
+def total_savings(records: Iterable[RunRecord]) -> Savings:
+    """Add up what a ledger's runs saved."""
+    nothing = Savings(baseline=0, used=0, used_all_in=0, gross=0, net=0)
+    return sum((record.savings for record in records if record.savings), nothing)

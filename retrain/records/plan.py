@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from retrain.config import Task
-from retrain.recipe.settings import Recipe
+from retrain.config import Method, Purpose
+from retrain.config.recipe import Recipe
+from retrain.config.task import Task
 from retrain.records.base import Record, digest
-from retrain.records.data import Dataset
-from retrain.words import Method, Purpose
+from retrain.records.drop import Dataset
 
-ASIDE = {"task", "attempt", "earlier", "reason", "replaces_scratch", "run_id", "loading"}
+EXCLUDED_FROM_ID = {"task", "attempt", "earlier", "reason", "replaces_scratch", "run_id", "loading"}
 """What does not decide the training; what in the task does is added apart."""
 
 
@@ -102,7 +102,7 @@ class Plan(Record):
 
     def _identify(self) -> None:
         """Name the run after what decides the training: not how the plan came about, or how the model is judged."""
-        content = self.model_dump(mode="json", exclude=ASIDE)
+        content = self.model_dump(mode="json", exclude=EXCLUDED_FROM_ID)
         content["task"] = self.task.model_dump(mode="json", include={"name", "data", "model", "training"})
         data, training = content["task"]["data"], content["task"]["training"]
         del training["save_seconds"], training["compile"], data["loader"]

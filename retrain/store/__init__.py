@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from retrain.errors import StoreError
-from retrain.store.base import Conflict, Entry, Missing, Store
+from retrain.store.base import Conflict, Entry, Missing, ObjectStore
 from retrain.store.local import LocalStore
 
-__all__ = ["Conflict", "Entry", "LocalStore", "Missing", "Store", "open_store"]
+__all__ = ["Conflict", "Entry", "LocalStore", "Missing", "ObjectStore", "open_store"]
 
 
-def open_store(url: str, endpoint_url: str | None = None) -> Store:
+def open_store(url: str, endpoint_url: str | None = None) -> ObjectStore:
     """Open the store that a task names: `s3://bucket/prefix`, or a local folder.
 
     `endpoint_url` is the address of an S3-compatible server; a folder has no use for it. Raises `StoreError` for any
@@ -21,6 +21,6 @@ def open_store(url: str, endpoint_url: str | None = None) -> Store:
     bucket, _, prefix = rest.partition("/")
     if scheme != "s3" or not bucket:
         raise StoreError(f"store: cannot open {url!r}; allowed are s3://bucket/prefix and the path of a local folder.")
-    from retrain.store.s3 import S3Store  # boto3 is slow to import, and a local store does without it
+    from retrain.store.s3.store import S3Store  # boto3 is slow to import, and a local store does without it
 
     return S3Store(bucket, prefix, endpoint_url)

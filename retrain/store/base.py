@@ -1,16 +1,15 @@
-"""What every stage asks of a store: whole objects, conditional writes, listing, streaming.
+"""The protocol of object stores: whole objects, conditional writes, listing and streaming."""
 
-A key is a relative POSIX path (`cifar/ledger/r-1.json`). A version is an opaque string that changes whenever the
-object's bytes do (S3's ETag; the content's SHA-256 in a folder, where no clock or inode can repeat itself).
-"""
-
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol, TypeVar
+from uuid import uuid4
 
-from retrain.errors import StoreError
+from retrain.errors import StoreError, UserError
+from retrain.records import Record, parse_record
+from retrain.utils.text import is_key
 
 
 class Missing(StoreError):
@@ -28,11 +27,6 @@ class Entry(NamedTuple):
     size: int
 
 
-def is_key(key: str) -> bool:
-    """Whether `key` can name an object: a relative path that stays inside the store and begins with no dot."""
-    return not (key.startswith(".") or "\0" in key or any(part in ("", ".", "..") for part in key.split("/")))
-
-
 def check_key(key: str) -> str:
     """Return `key`. Raises `StoreError` if it cannot name an object."""
     if not is_key(key):
@@ -40,7 +34,7 @@ def check_key(key: str) -> str:
     return key
 
 
-class Store(Protocol):
+class ObjectStore(Protocol):
     """Objects under keys, each written whole or not at all.
 
     Every method raises `StoreError` (in a sentence that names the store) for a key that `is_key` refuses, and when
@@ -98,7 +92,7 @@ class Store(Protocol):
         """Return what time it is at the store, to the second."""
 
 
-def settle(store: Store, key: str, data: bytes) -> str:
+def confirm_write(store: ObjectStore, key: str, data: bytes) -> str:
     """Return the version under which `data` lies there already, after a conditional write of it was refused.
 
     Then an earlier attempt of ours has landed and its reply was lost. Raises `Conflict` if anything else lies there.
@@ -108,3 +102,39 @@ def settle(store: Store, key: str, data: bytes) -> str:
         if current == data:
             return version
     raise Conflict(f"{store.url}: somebody else wrote {key} first.")
+
+
+def probe_conditional_writes(store: ObjectStore) -> None:
+    """Try both conditions on a passing object. Meant for once, before a champion is swapped.
+
+    Raises `StoreError` if the store overwrites what `create` or `replace` must not touch, or refuses a `replace` that
+    it should accept.
+    """
+    key = f"probe-{uuid4().hex}"
+    try:
+        first = store.create(key, b"first")
+        _must_conflict(store, "If-None-Match", lambda: store.create(key, b"second"))
+        store.replace(key, b"second", first)
+        _must_conflict(store, "If-Match", lambda: store.replace(key, b"third", first))
+    finally:
+        store.delete(key)
+
+
+def _must_conflict(store: ObjectStore, condition: str, write: Callable[[], str]) -> None:
+    try:
+        write()
+    except Conflict:
+        return
+    raise StoreError(
+        f"{store.url}: the server ignores {condition}, so two runs could both become champion. Use a server that "
+        "honours conditional writes, as AWS does."
+    )
+
+
+R = TypeVar("R", bound=Record)
+
+
+def read_record(store: ObjectStore, key: str, kind: type[R], damaged: type[UserError] = StoreError) -> tuple[R, str]:
+    """Return a record and its version. Raises `Missing`, and `damaged`, naming the object, if it is no such record."""
+    data, version = store.read(key)
+    return parse_record(kind, data, f"{store.url}/{key}", damaged), version

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from retrain.errors import StoreError
-from retrain.store.base import Conflict, Entry, Missing, check_key, is_key, settle
-from retrain.store.copying import copied, kept
+from retrain.store.base import Conflict, Entry, Missing, check_key, confirm_write
+from retrain.utils.files import durable_copy, temp_copy
+from retrain.utils.text import is_key
 
 PRIVATE = ".retrain"
 """Folder for the lock and for files that are being written; no key begins with a dot, so no listing shows it."""
@@ -42,7 +43,7 @@ class LocalStore:
             try:
                 os.link(staged, self._destination(key))
             except FileExistsError:
-                return settle(self, key, data)
+                return confirm_write(self, key, data)
         return _version(data)
 
     def replace(self, key: str, data: bytes, version: str) -> str:
@@ -82,7 +83,7 @@ class LocalStore:
 
     def download(self, key: str, path: Path) -> None:
         """Copy the object to `path`. Raises `Missing`."""
-        with self._explained(key), self.open(key) as source, copied(source, path.parent) as copy:
+        with self._explained(key), self.open(key) as source, temp_copy(source, path.parent) as copy:
             copy.replace(path)
 
     def open(self, key: str) -> BinaryIO:
@@ -113,7 +114,7 @@ class LocalStore:
     @contextmanager
     def _staged(self, source: BinaryIO) -> Iterator[Path]:
         """A copy of `source` on the store's own file system, where renaming is atomic."""
-        with kept(source, self._private()) as copy:
+        with durable_copy(source, self._private()) as copy:
             yield copy
 
     @contextmanager

@@ -26,13 +26,13 @@ from retrain.training.preemption import Preempted
 
 POLL_SECONDS = 0.05
 
-Wishes = Callable[[], tuple[bool, ...]]
+Votes = Callable[[], tuple[bool, ...]]
 """Answers to some questions, yes or no."""
 
 log = logging.getLogger("retrain")
 
 
-class Ranks:
+class ProcessGroup:
     """The processes that train together. This is the only one: what several would have to share, it has."""
 
     rank, size = 0, 1
@@ -49,7 +49,7 @@ class Ranks:
         """Return the sum over all processes."""
         return counts
 
-    def agree(self, wishes: Wishes) -> Wishes:
+    def agree(self, wishes: Votes) -> Votes:
         """Return what will tell for each wish whether any process has it; nobody is waited for before."""
         return wishes
 
@@ -80,10 +80,10 @@ class Ranks:
         return ""
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = ProcessGroup()
 
 
-class Group(Ranks):
+class TorchrunGroup(ProcessGroup):
     """One of several processes. Whatever it shares waits for the others."""
 
     def __init__(self, store: Store, rank: int, size: int) -> None:
@@ -102,7 +102,7 @@ class Group(Ranks):
         dist.all_reduce(counts)
         return counts
 
-    def agree(self, wishes: Wishes) -> Wishes:
+    def agree(self, wishes: Votes) -> Votes:
         """Ask for the wishes of now, on the CPU, so that nobody waits for a device."""
         votes = torch.tensor(wishes(), dtype=torch.uint8)
         work = dist.all_reduce(votes, dist.ReduceOp.MAX, async_op=True)
@@ -168,13 +168,13 @@ class Group(Ranks):
 
 
 @functools.cache
-def join(device: str) -> Ranks:
+def init_distributed(device: str) -> ProcessGroup:
     """Join the processes that torchrun started, or be alone; with GPUs, `cuda` becomes this process's own."""
     if not dist.is_torchelastic_launched():
-        return ALONE
+        return SINGLE_PROCESS
     store, rank, size = next(rendezvous("env://"))
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=size)
-    return Group(store, rank, size)
+    return TorchrunGroup(store, rank, size)

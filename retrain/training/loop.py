@@ -7,20 +7,18 @@ from typing import Literal
 import torch
 from torch.nn import functional
 
-from retrain.recipe.schedule import factor
+from retrain.recipe.schedule import rate_factor
 from retrain.records import Point
-from retrain.training.clock import Clock
-from retrain.training.evaluate import measure
-from retrain.training.exact import count_exactly
+from retrain.training.evaluation import count_exactly, measure
 from retrain.training.preemption import Preempted
-from retrain.training.progress import Observer
+from retrain.training.progress import Clock, Observer
 from retrain.training.setup import Run
 from retrain.training.stopping import is_early, needed_accuracy
 
 Outcome = Literal["reached", "missed", "completed", "diverged"]
 
 
-def train(run: Run, observer: Observer, save: Callable[[Run], object], leaving: Callable[[], bool]) -> Outcome:
+def run_loop(run: Run, observer: Observer, save: Callable[[Run], object], leaving: Callable[[], bool]) -> Outcome:
     """Train until val reaches the target, the schedule ends, or the loss is not finite.
 
     `save` is called between iterations, every `save_seconds`. A run whose state was restored goes on as if it had
@@ -34,14 +32,14 @@ def train(run: Run, observer: Observer, save: Callable[[Run], object], leaving: 
     observer.started(plan, progress)
     while outcome is None and progress.iteration < plan.iterations:
         told = run.ranks.agree(lambda: (leaving(), clock.due(plan.task.training.save_seconds)))
-        step(run)
+        train_step(run)
         observer.stepped(progress)
         if progress.iteration % plan.evaluate_every == 0 or progress.iteration == plan.iterations:
             loss_sum = run.loss_sum.item()  # waits for the device, so that its work is not counted as evaluation
             with clock.aside("evaluation"):
-                point = evaluate(run, loss_sum)
+                point = evaluate_point(run, loss_sum)
             observer.evaluated(point)
-            outcome = verdict(run, point)
+            outcome = outcome_at(run, point)
         leave, due = told()
         if outcome is None and (leave or due):
             with clock.aside("saving"):
@@ -55,12 +53,12 @@ def train(run: Run, observer: Observer, save: Callable[[Run], object], leaving: 
     return outcome
 
 
-def step(run: Run) -> None:
+def train_step(run: Run) -> None:
     """Do one iteration. Nothing in it waits for the device."""
     setting = run.plan.task.training
     before, batch = run.loader.position, run.loader.next()
     images, labels = run.augment(batch.images, run.augmentation, run.rows), batch.labels
-    rate = factor(run.plan.recipe.schedule, run.progress.iteration, run.plan.iterations)
+    rate = rate_factor(run.plan.recipe.schedule, run.progress.iteration, run.plan.iterations)
     run.optimizer.rate = setting.optimizer.learning_rate * rate
     run.optimizer.zero_grad()  # before the forward pass, whose graph may have the gradients' memory
     with torch.autocast(images.device.type, torch.bfloat16, enabled=setting.bf16):
@@ -80,7 +78,7 @@ def step(run: Run) -> None:
     run.progress.iteration += 1
 
 
-def evaluate(run: Run, loss_sum: float) -> Point:
+def evaluate_point(run: Run, loss_sum: float) -> Point:
     """Evaluate on val, exactly from the lowest level of interest on, and start a new mean of the training loss."""
     plan, progress = run.plan, run.progress
     needed, early = needed_accuracy(plan.target), is_early(plan.target, progress.iteration)
@@ -90,9 +88,9 @@ def evaluate(run: Run, loss_sum: float) -> Point:
     point = Point(
         iteration=progress.iteration,
         accuracy=measured.accuracy,
-        loss=finite(measured.loss),
+        loss=finite_or_none(measured.loss),
         images=measured.images,
-        train_loss=finite(loss_sum / (progress.iteration - since)),
+        train_loss=finite_or_none(loss_sum / (progress.iteration - since)),
         learning_rate=run.optimizer.rate,
     )
     run.loss_sum.zero_()
@@ -101,7 +99,7 @@ def evaluate(run: Run, loss_sum: float) -> Point:
     return point
 
 
-def verdict(run: Run, point: Point) -> Outcome | None:
+def outcome_at(run: Run, point: Point) -> Outcome | None:
     """Say whether the run ends with this point. Only the whole of val can say that the target is reached."""
     if point.train_loss is None or point.loss is None:
         return "diverged"
@@ -111,6 +109,6 @@ def verdict(run: Run, point: Point) -> Outcome | None:
     return None
 
 
-def finite(value: float) -> float | None:
+def finite_or_none(value: float) -> float | None:
     """Return the value, or None where it is not finite: JSON has no NaN."""
     return value if math.isfinite(value) else None

@@ -1,8 +1,4 @@
-"""Optimisers by their settings: torch's fused updates, by its functional interface.
-
-The classes of `torch.optim` import torch's compiler at their first step. That takes longer than importing torch, and
-every start would wait for it.
-"""
+"""Optimizers by their settings, and the changes a recipe makes to gradients before their step."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -12,10 +8,17 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-from retrain.config import Adam, Sgd
-from retrain.config import Optimizer as Setting
-from retrain.errors import RunError
-from retrain.recipe.initialization import may_grow
+from retrain.config.recipe import Ewc, L2Init, Warm
+from retrain.config.task import Adam, Sgd
+from retrain.config.task import Optimizer as Setting
+from retrain.data.augment import Normalize
+from retrain.data.samples import Samples
+from retrain.errors import ModelError, RunError
+from retrain.recipe.analysis import fisher_diagonal
+from retrain.recipe.initialization import body_parameters, may_grow, zero_gradients
+from retrain.recipe.objective import gradient_term
+from retrain.records import Plan
+from retrain.training.seeds import fresh_network, make_generator, origin_network
 
 Columns = dict[str, list[Tensor]]
 """What an optimiser remembers, by torch's names (`exp_avg`, ...): a tensor for each parameter."""
@@ -47,7 +50,7 @@ class Optimizer:
             parameter.grad = None
 
 
-def build(setting: Setting, parameters: Iterable[nn.Parameter]) -> Optimizer:
+def build_optimizer(setting: Setting, parameters: Iterable[nn.Parameter]) -> Optimizer:
     """Return a newly started, fused optimiser."""
     if isinstance(setting, Adam):
         optimizer = Optimizer(
@@ -115,3 +118,56 @@ def carry_over(optimizer: Optimizer, kept: Mapping[str, Tensor]) -> None:
         if name not in kept or not may_grow(kept[name].shape, tensor.shape):
             raise RunError(f"the parent's optimiser state does not fit at {name}: of another optimiser or network")
         tensor[tuple(slice(size) for size in kept[name].shape)] = kept[name].to(tensor)
+
+
+def gradient_changes(plan: Plan, network: nn.Module, train: Samples) -> Callable[[int], None]:
+    """Return what to call in iteration i: it adds the penalty's gradient, and holds all but the last layer while that
+    alone is trained.
+
+    The network must be where the run starts. Raises `ModelError` if EWC has no old data.
+    """
+    trained, start = trained_parameters(network), plan.recipe.initialization
+    fisher = _fisher_information(plan, network, train)
+    add_penalty = gradient_term(plan.recipe.objective, list(trained.values()), _anchor_weights(plan, trained), fisher)
+    held = body_parameters(network)
+    until = start.head_first * plan.iterations if isinstance(start, Warm) else 0
+
+    def change(iteration: int) -> None:
+        add_penalty()
+        if iteration < until:
+            zero_gradients(held)
+
+    return change
+
+
+def trained_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that are trained, by name."""
+    return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+
+
+def _fisher_information(plan: Plan, network: nn.Module, train: Samples) -> list[Tensor] | None:
+    """The Fisher information of EWC where the run starts, on some of the old samples."""
+    objective = plan.recipe.objective
+    if not isinstance(objective, Ewc):
+        return None
+    old = (train.drop < plan.known).cpu().nonzero().squeeze(1)
+    if not len(old):
+        raise ModelError("the objective ewc needs old data and there is none; use another")
+    chosen = old[torch.randperm(len(old), generator=make_generator(plan.seed, "fisher"))[: objective.samples]]
+    chosen = chosen.to(train.labels.device)
+    images = Normalize(plan.task.data)(train.pixels(chosen))
+    return list(fisher_diagonal(network, images, train.labels[chosen]).values())
+
+
+def _anchor_weights(plan: Plan, trained: Mapping[str, Tensor]) -> list[Tensor] | None:
+    """What L2-init (theta_0, Verwimp et al., eq. 5) and EWC pull to, as the trained weights are placed and laid out."""
+    match plan.recipe.objective:
+        case L2Init(anchor="start") | Ewc():
+            anchor: Mapping[str, Tensor] = trained
+        case L2Init(anchor="fresh"):
+            anchor = fresh_network(plan).state_dict()
+        case L2Init(anchor="origin"):
+            anchor = origin_network(plan).state_dict()
+        case _:
+            return None
+    return [torch.empty_like(parameter).copy_(anchor[name].detach()) for name, parameter in trained.items()]

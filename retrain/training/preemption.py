@@ -14,13 +14,13 @@ class Preempted(SystemExit):
         super().__init__(os.EX_TEMPFAIL)
 
 
-def leave(signum: int, frame: FrameType | None) -> None:
+def raise_preempted(signum: int, frame: FrameType | None) -> None:
     """Handle a signal by raising `Preempted` wherever the process is: no stage needs more to be retried."""
     raise Preempted
 
 
 @contextmanager
-def deferred() -> Iterator[Callable[[], bool]]:
+def defer_signals() -> Iterator[Callable[[], bool]]:
     """Only take note of SIGTERM and Ctrl-C inside, and yield whether one has come; raise `Preempted` at the end if so.
 
     A second Ctrl-C is obeyed at once. Works in the main thread alone, which Python runs signal handlers in.

@@ -7,11 +7,11 @@ from typing import Literal
 import torch
 
 from retrain import __version__
+from retrain.models.flops import count_flops
 from retrain.recipe.speed_up import first_reaching, speed_up
 from retrain.records import Cost, Machine, Point, Result, Target
-from retrain.training.flops import count
-from retrain.training.lineage import fresh
 from retrain.training.loop import Outcome
+from retrain.training.seeds import fresh_network
 from retrain.training.setup import Run
 
 LEVELS: tuple[Literal["99", "100"], ...] = ("99", "100")
@@ -19,7 +19,7 @@ LEVELS: tuple[Literal["99", "100"], ...] = ("99", "100")
 Crossings = dict[Literal["99", "100"], int | None]
 
 
-def summarize(
+def make_result(
     run: Run,
     outcome: Outcome,
     started_at: datetime,
@@ -63,7 +63,7 @@ def speed_ups(reached_at: Crossings, target: Target | None) -> dict[Literal["99"
 
 
 def _cost(run: Run) -> Cost:
-    progress, flops = run.progress, count(fresh(run.plan), run.plan.task.data.image_size)
+    progress, flops = run.progress, count_flops(fresh_network(run.plan), run.plan.task.data.image_size)
     samples = progress.iteration * run.plan.task.training.batch_size
     return Cost(
         iterations=progress.iteration,

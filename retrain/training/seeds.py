@@ -1,15 +1,39 @@
-"""Independent streams of random numbers from one seed."""
+"""Seeds, random generators, and the initial networks that a lineage of models begins with."""
 
 import hashlib
 
 import torch
+from torch import nn
+
+from retrain.config.recipe import Warm
+from retrain.models import factory
+from retrain.recipe.initialization import initialize
+from retrain.records import Origin, Plan
 
 
-def derive(seed: int, stream: str, number: int = 0) -> int:
+def derive_seed(seed: int, stream: str, number: int = 0) -> int:
     """Return a 32-bit seed for a named stream: unrelated streams for any two (stream, number)."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{stream}/{number}".encode()).digest()[:4])
 
 
-def generator(seed: int, stream: str, number: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
+def make_generator(seed: int, stream: str, number: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a generator for a named stream on a device."""
-    return torch.Generator(device).manual_seed(derive(seed, stream, number))
+    return torch.Generator(device).manual_seed(derive_seed(seed, stream, number))
+
+
+def fresh_network(plan: Plan) -> nn.Module:
+    """Return the network as this run initialises it anew."""
+    return _initialized(plan, Origin(seed=plan.seed, drops=len(plan.dataset.drops), classes=len(plan.dataset.classes)))
+
+
+def origin_network(plan: Plan) -> nn.Module:
+    """Return the lineage's first initialization, with newly initialised rows for the classes that have come since."""
+    grown = fresh_network(plan)
+    initialize(Warm(), grown, _initialized(plan, plan.origin).state_dict())
+    return grown
+
+
+def _initialized(plan: Plan, origin: Origin) -> nn.Module:
+    """The network as a run that starts a lineage initialises it; another number of drops, other weights."""
+    seed = derive_seed(origin.seed, "weights", origin.drops)
+    return factory.build_network(plan.task.model, origin.classes, plan.task.data.image_size, seed)

@@ -7,27 +7,25 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from retrain import models
 from retrain.data.augment import Augment, Normalize, Rows
 from retrain.data.samples import Samples
-from retrain.data.stream.order import mixed
+from retrain.data.stream.order import window_shuffle
 from retrain.data.stream.pixels import ShardPixels
 from retrain.errors import TaskError
+from retrain.models import factory, flops
 from retrain.recipe.initialization import initialize
 from retrain.recipe.learning_speed import Counters
-from retrain.recipe.loss import BatchLoss, batch_loss
+from retrain.recipe.objective import BatchLoss, batch_loss
 from retrain.recipe.sampling import keep_probability
 from retrain.records import Plan
-from retrain.training import flops, optimizers
-from retrain.training.cores import Cores, beside_gpu, share_out
-from retrain.training.distributed import ALONE, Ranks
-from retrain.training.gradients import gradient_changes, trained_parameters
-from retrain.training.lineage import fresh
-from retrain.training.loading import Gathering, Loader
-from retrain.training.passes import Passes
+from retrain.training import optimizers
+from retrain.training.distributed import SINGLE_PROCESS, ProcessGroup
+from retrain.training.hardware import CoreShares, cores_beside_gpu, share_cores
+from retrain.training.loaders import EpochSampler, InMemoryLoader, Loader
+from retrain.training.optimizers import gradient_changes, trained_parameters
 from retrain.training.progress import Progress
-from retrain.training.seeds import derive, generator
-from retrain.training.streaming import Streaming
+from retrain.training.seeds import derive_seed, fresh_network, make_generator
+from retrain.training.streaming import StreamingLoader
 
 
 @dataclass
@@ -70,7 +68,7 @@ class Run:
     loss_sum: Tensor
     """Sum of the iterations' mean losses since the last evaluation, float64 scalar on the device."""
     progress: Progress
-    ranks: Ranks
+    ranks: ProcessGroup
     """Those that train together, of which this process is one."""
     rows: Rows
     """This process's rows of every batch."""
@@ -78,7 +76,9 @@ class Run:
     """Weight of their mean loss, float32 scalar: 1, or more where a process has more rows than the average."""
 
 
-def set_up(plan: Plan, train: Samples, val: Samples, parent: Parent | None, ranks: Ranks = ALONE) -> Run:
+def set_up(
+    plan: Plan, train: Samples, val: Samples, parent: Parent | None, ranks: ProcessGroup = SINGLE_PROCESS
+) -> Run:
     """Build a run as its plan says; nothing has been trained yet.
 
     Seeds torch's own random numbers, which layers such as dropout draw from. Raises `ModelError` if the parent's
@@ -88,7 +88,7 @@ def set_up(plan: Plan, train: Samples, val: Samples, parent: Parent | None, rank
     rows = _rows(plan, ranks)
     cores = _cores(plan, train)
     network = _start(plan, parent, device)
-    torch.manual_seed(derive(plan.seed, "layers", ranks.rank))
+    torch.manual_seed(derive_seed(plan.seed, "layers", ranks.rank))
     old = train.drop < plan.known
     keep = keep_probability(plan.recipe.sampling, parent.counters if parent else None, old.cpu())
     return Run(
@@ -104,8 +104,8 @@ def set_up(plan: Plan, train: Samples, val: Samples, parent: Parent | None, rank
         threads=cores.training,
         augment=Augment(task.data, task.training.bf16),
         normalize=Normalize(task.data, task.training.bf16),
-        augmentation=generator(plan.seed, "augmentation", device=device),
-        val_order=torch.randperm(len(val.labels), generator=generator(plan.seed, "val")).to(device),
+        augmentation=make_generator(plan.seed, "augmentation", device=device),
+        val_order=torch.randperm(len(val.labels), generator=make_generator(plan.seed, "val")).to(device),
         counters=Counters.zeros(len(train.labels), device),
         loss_sum=torch.zeros((), dtype=torch.float64, device=device),
         progress=Progress(),
@@ -115,7 +115,7 @@ def set_up(plan: Plan, train: Samples, val: Samples, parent: Parent | None, rank
     )
 
 
-def _rows(plan: Plan, ranks: Ranks) -> Rows:
+def _rows(plan: Plan, ranks: ProcessGroup) -> Rows:
     batch_size = plan.task.training.batch_size
     if batch_size < ranks.size:
         raise TaskError(f"training.batch_size: {batch_size} is too small for {ranks.size} processes to share")
@@ -124,34 +124,34 @@ def _rows(plan: Plan, ranks: Ranks) -> Rows:
 
 def _start(plan: Plan, parent: Parent | None, device: torch.device) -> nn.Module:
     """The network where the run starts, on its device."""
-    network = fresh(plan)
+    network = fresh_network(plan)
     initialize(plan.recipe.initialization, network, parent.weights if parent else None)
-    return models.place(network, device).train()
+    return factory.to_device_channels_last(network, device).train()
 
 
 def _optimizer(plan: Plan, parent: Parent | None, network: nn.Module) -> optimizers.Optimizer:
-    optimizer = optimizers.build(plan.task.training.optimizer, trained_parameters(network).values())
+    optimizer = optimizers.build_optimizer(plan.task.training.optimizer, trained_parameters(network).values())
     if parent and parent.moments:
         optimizers.carry_over(optimizer, parent.moments)
     return optimizer
 
 
-def _cores(plan: Plan, train: Samples) -> Cores:
+def _cores(plan: Plan, train: Samples) -> CoreShares:
     if not isinstance(train.images, ShardPixels):
-        return Cores(0, torch.get_num_threads())
+        return CoreShares(0, torch.get_num_threads())
     data = plan.task.data
     if train.device.type == "cuda":
-        return beside_gpu(data.stream.workers)
-    operations = flops.count(fresh(plan), data.image_size).training
-    return share_out(data.stream.workers, train.images.bytes_each, operations)
+        return cores_beside_gpu(data.stream.workers)
+    operations = flops.count_flops(fresh_network(plan), data.image_size).training
+    return share_cores(data.stream.workers, train.images.bytes_each, operations)
 
 
 def _loader(plan: Plan, train: Samples, keep: Tensor | None, rows: Rows, workers: int) -> Loader:
-    passes = partial(Passes, keep, len(train), plan.task.training.batch_size, plan.seed)
+    passes = partial(EpochSampler, keep, len(train), plan.task.training.batch_size, plan.seed)
     if not isinstance(train.images, ShardPixels):
-        return Gathering(passes(train.pixels_on), train, rows)
-    arrange = partial(mixed, counts=train.images.counts, window=plan.task.data.stream.shuffle_shards)
-    return Streaming(passes(torch.device("cpu"), arrange), train, train.images, rows, workers)
+        return InMemoryLoader(passes(train.pixels_on), train, rows)
+    arrange = partial(window_shuffle, counts=train.images.counts, window=plan.task.data.stream.shuffle_shards)
+    return StreamingLoader(passes(torch.device("cpu"), arrange), train, train.images, rows, workers)
 
 
 def _forward(network: nn.Module, bf16: bool) -> Callable[[Tensor], Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from retrain.errors import RunError
 from retrain.training import optimizers
-from retrain.training.loading import Position
+from retrain.training.loaders import Position
 from retrain.training.progress import Progress
 from retrain.training.setup import Run
 
@@ -32,7 +32,7 @@ class _Position:
 _POSITION = TypeAdapter(_Position)
 
 
-def freeze(run: Run) -> bytes:
+def save_state(run: Run) -> bytes:
     """Return the state: weights, optimiser, counters, positions of all random streams, curve."""
     position = _Position(run.plan.run_id, run.loader.position, run.progress)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(run)}
@@ -41,7 +41,7 @@ def freeze(run: Run) -> bytes:
     return save(tensors, {"position": _POSITION.dump_json(position).decode()})
 
 
-def thaw(run: Run, state: bytes) -> None:
+def load_state(run: Run, state: bytes) -> None:
     """Put a newly set-up run where `freeze` found it.
 
     Raises `RunError`, changing nothing, if the state is of another run, or of another network or optimiser.

@@ -23,7 +23,7 @@ FIRST, GROWTH = 128, 1.5
 """Samples of the first look, and by how much each look is larger than the one before."""
 
 
-def looks(total: int) -> Iterator[int]:
+def subset_ends(total: int) -> Iterator[int]:
     """Yield after how many of `total` samples to ask whether the rest can matter; at last, all of them."""
     size = FIRST
     while size < total:
@@ -32,7 +32,7 @@ def looks(total: int) -> Iterator[int]:
     yield total
 
 
-def chance(correct: int, seen: int, enough: int, total: int) -> float:
+def tail_probability(correct: int, seen: int, enough: int, total: int) -> float:
     """Return how likely at most `correct` of `seen` samples are right, where `enough` of all `total` are.
 
     The samples are drawn without replacement: the hypergeometric distribution. Where this is `risk` at most, giving up
@@ -61,6 +61,6 @@ def is_early(target: Target | None, iteration: int) -> bool:
     return target is not None and iteration < target.expected_from
 
 
-def risk(early: bool, looks: int) -> float:
+def rejection_risk(early: bool, looks: int) -> float:
     """Return with which probability one of so many looks may give up wrongly."""
     return EARLY_RISK if early else RISK / looks

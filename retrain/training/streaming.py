@@ -10,12 +10,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from retrain.data.augment import Rows
-from retrain.data.samples import Samples, moved
+from retrain.data.samples import Samples, move_to
 from retrain.data.stream.held_shards import HeldShards
 from retrain.data.stream.pixels import ShardPixels
 from retrain.errors import UserError
-from retrain.training.loading import Batch, Position
-from retrain.training.passes import Passes
+from retrain.training.loaders import Batch, EpochSampler, Position
 
 AHEAD = 4
 """Batches that each worker decodes ahead."""
@@ -28,14 +27,14 @@ class _Sent(NamedTuple):
     position: Position
 
 
-class Streaming:
+class StreamingLoader:
     """A loader of samples that lie in shards.
 
     Workers get a batch each, and batches come back in turn: the order is that of the passes, however many there are.
     The shards that a batch needs are held before its decoding begins, and let go some time after it has come back.
     """
 
-    def __init__(self, passes: Passes, train: Samples, pixels: ShardPixels, rows: Rows, workers: int) -> None:
+    def __init__(self, passes: EpochSampler, train: Samples, pixels: ShardPixels, rows: Rows, workers: int) -> None:
         self.passes, self.train, self.pixels, self.rows, self.workers = passes, train, pixels, rows, workers
         self._begin()
 
@@ -60,7 +59,7 @@ class Streaming:
         if isinstance(images, UserError):
             raise images
         samples, self.position = self._sent.popleft()
-        samples, images = moved(samples, self.train.device), moved(images, self.train.device)
+        samples, images = move_to(samples, self.train.device), move_to(images, self.train.device)
         return Batch(samples, images, self.train.labels[samples[self.rows.at]])
 
     def close(self) -> None:
@@ -70,7 +69,7 @@ class Streaming:
 
     def _workers(self) -> "DataLoader[Tensor | UserError]":
         return DataLoader(
-            _Decoding(self.pixels),
+            _DecodingDataset(self.pixels),
             batch_sampler=self._batches(),
             num_workers=self.workers,
             prefetch_factor=AHEAD if self.workers else None,
@@ -95,7 +94,7 @@ class Streaming:
             yield own.tolist()
 
 
-class _Decoding(Dataset["Tensor | UserError"]):
+class _DecodingDataset(Dataset["Tensor | UserError"]):
     """What a worker does."""
 
     def __init__(self, pixels: ShardPixels) -> None:

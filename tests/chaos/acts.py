@@ -14,22 +14,21 @@ from threading import BrokenBarrierError
 
 from chaos.breaks import BREAKS
 from chaos.place import LAYOUT, Place
-from retrain import ledger, registry, stages
 from retrain.data.packing import pack
-from retrain.data.quarantine import quarantine
 from retrain.errors import RunError, StoreError
-from retrain.planning import Request
+from retrain.pipeline import stages
+from retrain.pipeline.executor import InProcessExecutor
+from retrain.pipeline.planning import Request
 from retrain.records import Plan
-from retrain.store import Conflict
-from retrain.training.preemption import leave
-from retrain.trigger.at_work import Busy, at_work
-from retrain.trigger.health import Health
-from retrain.trigger.here import Here
-from retrain.trigger.inbox import Inbox
-from retrain.trigger.intake import take_in
-from retrain.trigger.queue import Queue
-from retrain.trigger.task_watch import Pace, TaskWatch
-from retrain.trigger.watcher import Watcher
+from retrain.store import Conflict, champions, ledger
+from retrain.store.drops import quarantine
+from retrain.store.locks import TaskLocked, task_lock
+from retrain.training.preemption import raise_preempted
+from retrain.watcher.health import Health
+from retrain.watcher.ingestion import try_ingest_drop
+from retrain.watcher.queue import EventQueue, SqsQueue
+from retrain.watcher.task_watch import Pace, TaskWatch
+from retrain.watcher.watcher import Watcher
 
 NOT_NOW = 2
 """Exit code, as of the command: the store failed or somebody else is at work, and a sentence says so."""
@@ -40,13 +39,13 @@ PACE = Pace(lease=LEASE_SECONDS, attend=0, retry=0.1)
 def play(act: Callable[..., None], place: Place, broken: str | None, *arguments: object) -> None:
     """Do an act as the command would: told to leave by SIGTERM, ended by a sentence or, should there be a bug, not."""
     place.settle_in()
-    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGTERM, raise_preempted)
     logging.disable()
     if broken:
         BREAKS[broken]()
     try:
         act(place, *arguments)
-    except (StoreError, Busy) as error:
+    except (StoreError, TaskLocked) as error:
         _note(place, "sentences", f"{act.__name__}: {error}\n")
         sys.exit(NOT_NOW)
     except Exception:
@@ -67,8 +66,8 @@ def land(place: Place, drop: str) -> None:
 def retrain(place: Place) -> None:
     """`retrain run`."""
     context = place.context()
-    with at_work(context.store, LAYOUT, seconds=LEASE_SECONDS) as ours:
-        stages.run(replace(context, store=ours), place.task(), Request())
+    with task_lock(context.store, LAYOUT, seconds=LEASE_SECONDS) as ours:
+        stages.run_task(replace(context, store=ours), place.task(), Request())
 
 
 def carry_out(place: Place, plan: str, start: Barrier | None = None) -> None:
@@ -93,10 +92,10 @@ def roll_back(place: Place, start: Barrier) -> None:
     context = place.context()
     wait(start)
     while True:
-        seen = registry.read(context.store, LAYOUT)
+        seen = champions.read(context.store, LAYOUT)
         try:
             assert seen.champion
-            registry.swap(context.store, LAYOUT, seen, registry.previous(seen.champion), "rolled back")
+            champions.swap(context.store, LAYOUT, seen, champions.rollback_target(seen.champion), "rolled back")
         except (RunError, Conflict):
             continue
         return
@@ -106,8 +105,8 @@ def watch(place: Place, queue: str | None, records: int) -> None:
     """`retrain watch`, until so many runs have ended."""
     task = place.task()
     health = Health([task.name])
-    watches = [TaskWatch(task, Here("cpu"), health, PACE)]
-    inbox = Inbox(Queue(queue), [task], health) if queue else None
+    watches = [TaskWatch(task, InProcessExecutor("cpu"), health, PACE)]
+    inbox = EventQueue(SqsQueue(queue), [task], health) if queue else None
     watcher, store = Watcher(watches, health, poll_seconds=0.2, inbox=inbox), place.context().store
     while len(ledger.read(store, LAYOUT)) < records:
         watcher.once()
@@ -116,5 +115,5 @@ def watch(place: Place, queue: str | None, records: int) -> None:
 
 def adopt(place: Place, drop: str) -> None:
     """Take in what a producer uploaded without a manifest."""
-    if cause := take_in(place.task(), drop):
+    if cause := try_ingest_drop(place.task(), drop):
         quarantine(place.context().store, LAYOUT, drop, cause)

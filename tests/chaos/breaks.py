@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Mapping
 
-from retrain import checkpoints
-from retrain.store import LocalStore
-from retrain.store.s3 import S3Store
-from retrain.training.passes import Passes
+from retrain.store import LocalStore, checkpoints
+from retrain.store.s3.store import S3Store
+from retrain.training.loaders import EpochSampler
 
 
 def skip_the_digest() -> None:
@@ -21,7 +20,7 @@ def swap_without_the_etag() -> None:
 
 def save_without_the_sampler() -> None:
     """Resume at the start of the first pass."""
-    Passes.seek = lambda self, number, offset: None
+    EpochSampler.seek = lambda self, number, offset: None
 
 
 BREAKS: Mapping[str, Callable[[], None]] = {

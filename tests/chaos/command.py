@@ -7,9 +7,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from aws import AWS
 from lib.report import parser, report
-from s3_server import serving_s3
+from support.aws import AWS
+from support.s3_server import serving_s3
 
 from chaos.breaks import BREAKS
 from chaos.lives import Theatre, lives

@@ -11,8 +11,8 @@ from itertools import cycle, islice
 from pathlib import Path
 from random import Random
 
-from faulty_s3 import faulty
-from store_faults import PASSING, Sometimes
+from support.faulty_s3 import faulty
+from support.store_faults import PASSING, Sometimes
 
 from chaos.audit import Finding, audit, is_record
 from chaos.place import LAYOUT, Place, write_sources

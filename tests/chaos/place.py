@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from aws import AWS
 from PIL import Image
-from trainings import SIZE, pixels
+from support.aws import AWS
+from support.trainings import SIZE, pixels
 
-from retrain.config import Task
-from retrain.context import Context
-from retrain.layout import Layout
-from retrain.machine import make_context
+from retrain.config.task import Task
+from retrain.pipeline.context import Context, make_context
 from retrain.store import open_store
+from retrain.store.layout import Layout
 
 LAYOUT = Layout("pets")
 SEEDS = (0, 1, 2)
@@ -38,7 +37,7 @@ class Place(NamedTuple):
                 "endpoint_url": self.endpoint,
                 "seed": seed,
                 "data": {"image_size": SIZE, "crop_padding": 1, "val_share": 0.25, "test_share": 0.25},
-                "model": {"name": "trainings:dropout_net"},
+                "model": {"name": "support.trainings:dropout_net"},
                 "training": {"epochs": 4, "batch_size": 8, "evaluate_every": 0.7, "save_seconds": 0},
                 "recipe": {"initialization": {"name": "shrink_perturb"}, "objective": {"name": "none"}},
                 "target": {"level": 99},

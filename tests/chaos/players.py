@@ -12,11 +12,11 @@ from random import Random
 from threading import Lock
 from typing import NoReturn
 
-from processes import forkserver
+from support.processes import forkserver
 
 from chaos.acts import NOT_NOW, play
 from chaos.place import Place
-from retrain.store import Store, open_store
+from retrain.store import ObjectStore, open_store
 
 PATIENCE = 300.0
 """Seconds after which an act is taken to hang."""
@@ -43,7 +43,7 @@ class Cast:
     """The S3 server's own address, past the proxy that the processes speak to."""
     faults: Counter[str] = field(default_factory=Counter)
 
-    def store(self) -> Store:
+    def store(self) -> ObjectStore:
         """The store, where nothing fails."""
         return open_store(self.place.url, self.server)
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 
-from watching import notification, notified_queue, send
+from support.watching import notification, notified_queue, send
 
 from chaos import acts
 from chaos.acts import LEASE_SECONDS
@@ -11,10 +11,10 @@ from chaos.audit import Digests, Expected, digests
 from chaos.place import DROPS, LAYOUT, SEEDS
 from chaos.players import CONTEXT, Cast
 from chaos.s3 import objects
-from retrain import ledger, next_run
-from retrain.planning import Request
+from retrain.pipeline import next_run
+from retrain.pipeline.planning import Request
 from retrain.records import Plan
-from retrain.store import Store
+from retrain.store import ObjectStore, ledger
 
 
 class Reference:
@@ -28,7 +28,7 @@ class Reference:
         self.seconds = time.monotonic() - began
         """That a retraining takes here and now: who would kill one must know."""
         cast.see_through(acts.land, DROPS[1])
-        planned = [next_run.preview(store, LAYOUT, task(seed), Request()) for seed in SEEDS]
+        planned = [next_run.plan_next_run(store, LAYOUT, task(seed), Request()) for seed in SEEDS]
         self.plans = [plan for plan in planned if isinstance(plan, Plan)]
         for plan in self.plans:
             cast.see_through(acts.carry_out, plan.model_dump_json())
@@ -118,7 +118,7 @@ def damaged(cast: Cast, reference: Reference) -> Expected:
     return reference.expected(reference.plans[0], quarantined=("torn",))
 
 
-def _upload_torn(cast: Cast, store: Store) -> None:
+def _upload_torn(cast: Cast, store: ObjectStore) -> None:
     """A producer's tar that ends in the middle, called finished all the same."""
     cast.see_through(acts.land, DROPS[0])
     shard = next(entry.key for entry in store.list(LAYOUT.drops) if entry.key.endswith(".tar"))
@@ -129,7 +129,7 @@ def _upload_torn(cast: Cast, store: Store) -> None:
     cast.see_through(acts.adopt, "torn", kills=1, within=0.3)
 
 
-def _damage_newest_state(cast: Cast, store: Store) -> None:
+def _damage_newest_state(cast: Cast, store: ObjectStore) -> None:
     """Kill a training once it has saved, and damage what it saved last."""
     process = cast.start(acts.retrain)
     while process.exitcode is None and len(_states(store)) < 2:
@@ -141,7 +141,7 @@ def _damage_newest_state(cast: Cast, store: Store) -> None:
         cast.faults["damaged state"] += 1
 
 
-def _states(store: Store) -> list[str]:
+def _states(store: ObjectStore) -> list[str]:
     return [entry.key for entry in store.list(f"{LAYOUT.task}/runs/") if "/state/" in entry.key]
 
 

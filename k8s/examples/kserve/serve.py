@@ -18,16 +18,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from retrain import registry
+from retrain.config.loading import load_task
 from retrain.data.augment import Normalize
-from retrain.data.images import decode
+from retrain.data.images import decode_image
 from retrain.errors import RunError, UserError
-from retrain.judging import trained
-from retrain.layout import Layout
+from retrain.pipeline.evaluate import load_network
 from retrain.records import Plan
-from retrain.runs import RunFiles
-from retrain.store import Store, open_store
-from retrain.tasks import load_task
+from retrain.store import ObjectStore, champions, open_store
+from retrain.store.layout import Layout
+from retrain.store.runs import RunFiles
 
 EVERY_SECONDS = 30.0
 """Between looks at who is champion."""
@@ -45,7 +44,7 @@ class Model(NamedTuple):
     def predict(self, files: list[bytes]) -> list[dict[str, Any]]:
         """Return the likeliest class of each image file, and its probability. Raises `DropError` for what is none."""
         data = self.plan.task.data
-        images = torch.from_numpy(np.stack([decode(file, data.image_size) for file in files]))
+        images = torch.from_numpy(np.stack([decode_image(file, data.image_size) for file in files]))
         probabilities, classes = self.network(Normalize(data)(images)).softmax(1).max(1)
         names = (self.plan.dataset.classes[index] for index in classes.tolist())
         return [
@@ -57,7 +56,7 @@ class Model(NamedTuple):
 class Champion:
     """The model in force."""
 
-    def __init__(self, store: Store, layout: Layout, factories: Collection[str] = ()) -> None:
+    def __init__(self, store: ObjectStore, layout: Layout, factories: Collection[str] = ()) -> None:
         self._store, self._layout, self._factories = store, layout, factories
         self.model = self._load(self._run_id())
 
@@ -76,14 +75,14 @@ class Champion:
                 print(f"the champion cannot be read: {error}", flush=True)
 
     def _run_id(self) -> str:
-        if (run_id := registry.read(self._store, self._layout).run_id) is None:
+        if (run_id := champions.read(self._store, self._layout).run_id) is None:
             raise RunError(f"task {self._layout.task} has no champion yet")
         return run_id
 
     def _load(self, run_id: str) -> Model:
         files = RunFiles(self._store, self._layout, run_id)
         plan = files.plan()
-        return Model(plan, trained(files, plan, self._factories, torch.device("cpu")).eval())
+        return Model(plan, load_network(files, plan, self._factories, torch.device("cpu")).eval())
 
 
 def server(name: str, champion: Champion, port: int) -> ThreadingHTTPServer:

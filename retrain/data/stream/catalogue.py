@@ -1,9 +1,4 @@
-"""What a drop's shards hold, and where: found in one reading of them, and kept beside the decoded drops.
-
-With it a training sample is a few bytes' offset and length in a shard: what a pass leaves out is never touched, any
-place in a pass can be gone to at once, and no tar is parsed twice. The held-out splits are decoded on the way, into
-files that evaluations read from.
-"""
+"""What a drop's shards hold, and at which bytes: found in one reading of them, and kept beside the decoded drops."""
 
 import hashlib
 import tempfile
@@ -15,13 +10,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from retrain.config import Split
 from retrain.data.source import SPLITS
-from retrain.data.stream.reading import HELD_OUT, read_drop
+from retrain.data.stream.reading import HELD_OUT, read_streamed_drop
 from retrain.data.stream.shard_cache import ShardCache
 from retrain.errors import DamagedDrop, DropError, UserError
-from retrain.layout import Layout
 from retrain.records import Drop
-from retrain.words import Split
+from retrain.store.layout import Layout
 
 ARRAYS = "safetensors"
 
@@ -41,13 +36,13 @@ class Catalogue(NamedTuple):
     """Files of pixels, uint8 [3, size, size] for each sample."""
 
 
-def catalogue(drop: Drop, cache: ShardCache, layout: Layout, image_size: int, folder: Path) -> Catalogue:
+def load_catalogue(drop: Drop, cache: ShardCache, layout: Layout, image_size: int, folder: Path) -> Catalogue:
     """Return a drop's catalogue from below `folder`; made and put there first if it is not, or is damaged.
 
     Raises `DamagedDrop`, naming shard and key, where the shards are not what the manifest says, and `UserError` if the
     folder cannot be written.
     """
-    files = files_of(drop, image_size, folder)
+    files = catalogue_files(drop, image_size, folder)
     found = _opened(files)
     if found is None:
         try:
@@ -59,7 +54,7 @@ def catalogue(drop: Drop, cache: ShardCache, layout: Layout, image_size: int, fo
     return found
 
 
-def files_of(drop: Drop, image_size: int, folder: Path) -> dict[str, Path]:
+def catalogue_files(drop: Drop, image_size: int, folder: Path) -> dict[str, Path]:
     """Return where a drop's catalogue lies: its held-out splits' pixels, and its arrays."""
     return {name: folder / f"{drop.digest}-{image_size}.{name}" for name in (*HELD_OUT, ARRAYS)}
 
@@ -84,7 +79,7 @@ def _make(drop: Drop, cache: ShardCache, layout: Layout, image_size: int, files:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix="writing-") as temporary:
             parts = {name: Path(temporary, name) for name in files}
-            tensors = read_drop(drop, cache, layout, image_size, parts)
+            tensors = read_streamed_drop(drop, cache, layout, image_size, parts)
             save_file(tensors, parts[ARRAYS], _digests(tensors, parts))
             for name, part in parts.items():
                 part.replace(files[name])

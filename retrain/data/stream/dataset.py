@@ -6,30 +6,28 @@ from pathlib import Path
 
 import torch
 
-from retrain.config import Stream
+from retrain.config import Split
+from retrain.config.fields import parse_bytes
+from retrain.config.task import Stream
 from retrain.data.dataset import check_drops
 from retrain.data.samples import Samples, labels_of
-from retrain.data.stream.catalogue import Catalogue, catalogue
-from retrain.data.stream.pixels import ShardPixels
-from retrain.data.stream.readahead import AHEAD
-from retrain.data.stream.reading import refs
-from retrain.data.stream.rows import FileRows
-from retrain.data.stream.shard_cache import Ref, ShardCache
+from retrain.data.stream.catalogue import Catalogue, load_catalogue
+from retrain.data.stream.pixels import FileRows, ShardPixels
+from retrain.data.stream.reading import shard_refs
+from retrain.data.stream.shard_cache import AHEAD, ShardCache, ShardRef
 from retrain.errors import TaskError
-from retrain.layout import Layout
-from retrain.quantities import bytes_of
 from retrain.records import Dataset, Drop
-from retrain.store.base import Store
-from retrain.words import Split
+from retrain.store.base import ObjectStore
+from retrain.store.layout import Layout
 
 
-def load(
+def load_streamed(
     dataset: Dataset,
     drops: Sequence[Drop],
     splits: Collection[Split],
     *,
     setting: Stream,
-    store: Store,
+    store: ObjectStore,
     layout: Layout,
     image_size: int,
     device: torch.device,
@@ -41,10 +39,10 @@ def load(
     the cache is too small for the shards that are mixed.
     """
     check_drops(dataset, drops)
-    shards = [refs(drop, layout) for drop in drops]
-    cache = ShardCache(store, cache_dir / "shards", bytes_of(setting.cache))
+    shards = [shard_refs(drop, layout) for drop in drops]
+    cache = ShardCache(store, cache_dir / "shards", parse_bytes(setting.cache))
     _check_room(cache, max(ref.shard.size for ref in chain.from_iterable(shards)), setting)
-    found = [catalogue(drop, cache, layout, image_size, cache_dir) for drop in drops]
+    found = [load_catalogue(drop, cache, layout, image_size, cache_dir) for drop in drops]
     train = _training_pixels(list(chain.from_iterable(shards)), found, cache, image_size)
 
     def samples(split: Split) -> Samples:
@@ -56,7 +54,7 @@ def load(
     return {split: samples(split) for split in splits}
 
 
-def _training_pixels(shards: list[Ref], found: list[Catalogue], cache: ShardCache, image_size: int) -> ShardPixels:
+def _training_pixels(shards: list[ShardRef], found: list[Catalogue], cache: ShardCache, image_size: int) -> ShardPixels:
     """Leave out the shards without training samples."""
     counts = torch.cat([one.counts for one in found])
     offset, length = torch.cat([one.offset for one in found]), torch.cat([one.length for one in found])

@@ -4,9 +4,9 @@ from typing import BinaryIO
 
 from torch import Tensor
 
-from retrain.data.stream.order import route, shard_of
+from retrain.data.stream.order import shard_of, shards_by_first_use
 from retrain.data.stream.pixels import ShardPixels
-from retrain.data.stream.readahead import ReadAhead
+from retrain.data.stream.shard_cache import ReadAhead
 
 
 class HeldShards:
@@ -26,7 +26,7 @@ class HeldShards:
 
     def follow(self, order: Tensor) -> None:
         """From here on, batches are taken from this order of samples, int64 [n]."""
-        shards = route(order, self.pixels.counts)
+        shards = shards_by_first_use(order, self.pixels.counts)
         self._places = {shard: place for place, shard in enumerate(shards)}
         self._ahead.follow([self.pixels.shards[shard] for shard in shards])
 

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
-from retrain.recipe.arranging import BLOCK, placed
+from retrain.recipe.learning_speed import BLOCK
+from retrain.recipe.sampling import sort_by_random_key
 
 
-def mixed(kept: Tensor, generator: torch.Generator, counts: Tensor, window: int) -> Tensor:
+def window_shuffle(kept: Tensor, generator: torch.Generator, counts: Tensor, window: int) -> Tensor:
     """Return the samples `kept`, int64 [n], in an order that needs only about `window` shards at once.
 
     `counts` int64 [shards] are the shards' samples, which follow one another. The shards are laid out in random order,
@@ -19,7 +20,7 @@ def mixed(kept: Tensor, generator: torch.Generator, counts: Tensor, window: int)
         lots = torch.rand(len(block), generator=generator, dtype=torch.float64)
         return (unit[shard_of(block, counts)] + window * lots) / units
 
-    return placed(kept, place)
+    return sort_by_random_key(kept, place)
 
 
 def shard_of(samples: Tensor, counts: Tensor) -> Tensor:
@@ -27,7 +28,7 @@ def shard_of(samples: Tensor, counts: Tensor) -> Tensor:
     return torch.bucketize(samples, counts.cumsum(0), right=True)
 
 
-def route(order: Tensor, counts: Tensor) -> list[int]:
+def shards_by_first_use(order: Tensor, counts: Tensor) -> list[int]:
     """Return the shards in which an order's samples lie, by when they are first needed."""
     first = torch.full_like(counts, len(order))
     for start, block in zip(range(0, len(order), BLOCK), torch.split(order, BLOCK), strict=True):

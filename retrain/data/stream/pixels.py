@@ -1,8 +1,10 @@
-"""Training pixels read from shards: decoded when they are asked for, and only those."""
+"""The images of streamed samples: read from cached shards, or from files of decoded pixels."""
 
 import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from math import prod
+from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -10,11 +12,32 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from retrain.data.images import decode
-from retrain.data.stream.members import places
+from retrain.data.images import decode_image
+from retrain.data.shards import image_locations
 from retrain.data.stream.order import shard_of
-from retrain.data.stream.shard_cache import Ref, ShardCache
+from retrain.data.stream.shard_cache import ShardCache, ShardRef
 from retrain.errors import DamagedDrop, DropError
+
+
+class FileRows:
+    """Images uint8 [N, 3, size, size], the files' one after another. Indexed by rows, like a tensor."""
+
+    def __init__(self, paths: Sequence[Path], image_size: int) -> None:
+        self._paths, self._shape = paths, (3, image_size, image_size)
+        self._ends = torch.tensor([path.stat().st_size // prod(self._shape) for path in paths]).cumsum(0)
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Read the images of rows, int64 [B], on the CPU: uint8 [B, 3, size, size]."""
+        images = torch.empty(len(rows), *self._shape, dtype=torch.uint8)
+        number = torch.bucketize(rows, self._ends, right=True)
+        into = images.numpy()
+        for one in set(number.tolist()):
+            here = (number == one).nonzero().squeeze(1)
+            first = int(self._ends[one - 1]) if one else 0
+            with self._paths[one].open("rb") as file:
+                for place, row in zip(here.tolist(), rows[here].tolist(), strict=True):
+                    os.preadv(file.fileno(), [into[place]], (row - first) * into[place].nbytes)
+        return images
 
 
 class _File(NamedTuple):
@@ -33,7 +56,13 @@ class ShardPixels:
     """
 
     def __init__(
-        self, shards: Sequence[Ref], counts: Tensor, offset: Tensor, length: Tensor, cache: ShardCache, image_size: int
+        self,
+        shards: Sequence[ShardRef],
+        counts: Tensor,
+        offset: Tensor,
+        length: Tensor,
+        cache: ShardCache,
+        image_size: int,
     ) -> None:
         self.shards, self.counts, self.cache = shards, counts, cache
         self._offset, self._length = offset, length
@@ -55,7 +84,7 @@ class ShardPixels:
         """Return the same where somebody else holds the shards, in a process that has no store."""
         return self._read(rows, lambda ref: self.cache.path(ref).open("rb"))
 
-    def _read(self, rows: Tensor, opened: Callable[[Ref], BinaryIO]) -> Tensor:
+    def _read(self, rows: Tensor, opened: Callable[[ShardRef], BinaryIO]) -> Tensor:
         images = torch.empty(len(rows), *self._shape, dtype=torch.uint8)
         into, files = images.numpy(), defaultdict[int, list[_File]](list)
         of_shard, offsets, lengths = shard_of(rows, self.counts), self._offset[rows], self._length[rows]
@@ -68,10 +97,10 @@ class ShardPixels:
                     into[file.row] = self._decoded(shard, file, self.shards[number])
         return images
 
-    def _decoded(self, shard: BinaryIO, file: _File, ref: Ref) -> NDArray[np.uint8]:
+    def _decoded(self, shard: BinaryIO, file: _File, ref: ShardRef) -> NDArray[np.uint8]:
         try:
-            return decode(os.pread(shard.fileno(), file.length, file.offset), self._shape[1])
+            return decode_image(os.pread(shard.fileno(), file.length, file.offset), self._shape[1])
         except DropError as error:
             where = f"{self.cache.store.url}/{ref.key}"
-            key = next(place.key for place in places(shard, where) if place.offset == file.offset)
+            key = next(place.key for place in image_locations(shard, where) if place.offset == file.offset)
             raise DamagedDrop(ref.drop, f"{where}: {key}: {error}") from error

@@ -12,27 +12,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from retrain.data.holdout import split_of
-from retrain.data.images import decode
-from retrain.data.parallel import parallel_map
+from retrain.config import Split
+from retrain.data.dataset import split_of
+from retrain.data.images import decode_image
+from retrain.data.shards import image_locations
 from retrain.data.source import SPLITS
-from retrain.data.stream.members import places
-from retrain.data.stream.readahead import ReadAhead
-from retrain.data.stream.shard_cache import Ref, ShardCache
+from retrain.data.stream.shard_cache import ReadAhead, ShardCache, ShardRef
 from retrain.errors import DropError
-from retrain.layout import Layout
 from retrain.records import Drop
-from retrain.words import Split
+from retrain.store.layout import Layout
+from retrain.utils.parallel import parallel_map
 
 HELD_OUT: tuple[Split, ...] = ("val", "test")
 
 
-def refs(drop: Drop, layout: Layout) -> list[Ref]:
+def shard_refs(drop: Drop, layout: Layout) -> list[ShardRef]:
     """Return a drop's shards in the manifest's order."""
-    return [Ref(drop.id, layout.shard(drop.id, shard.name), shard) for shard in drop.shards]
+    return [ShardRef(drop.id, layout.shard(drop.id, shard.name), shard) for shard in drop.shards]
 
 
-def read_drop(
+def read_streamed_drop(
     drop: Drop, cache: ShardCache, layout: Layout, image_size: int, files: Mapping[str, Path]
 ) -> dict[str, Tensor]:
     """Return the arrays of a drop's catalogue, and write each held-out split's pixels into its file.
@@ -42,7 +41,7 @@ def read_drop(
     reading = _Reading(drop, cache)
     with ExitStack() as stack:
         pixels = {split: stack.enter_context(files[split].open("wb")) for split in HELD_OUT}
-        held_out = reading.held_out(refs(drop, layout))
+        held_out = reading.held_out(shard_refs(drop, layout))
         for split, image in parallel_map(lambda held: (held.split, _decoded(held, image_size)), held_out):
             pixels[split].write(image.data)
     return reading.arrays()
@@ -65,7 +64,7 @@ class _Reading:
         self._labels = {split: array("q") for split in SPLITS}
         self._offset, self._length, self._counts = array("q"), array("q"), array("q")
 
-    def held_out(self, shards: list[Ref]) -> Iterator[_HeldOut]:
+    def held_out(self, shards: list[ShardRef]) -> Iterator[_HeldOut]:
         """Note all samples of the shards, and yield those held out."""
         with ReadAhead(self.cache) as ahead:
             ahead.follow(shards)
@@ -75,11 +74,11 @@ class _Reading:
                 yield from self._held_out_of(ref)
                 self._counts.append(len(self._offset) - before)
 
-    def _held_out_of(self, ref: Ref) -> Iterator[_HeldOut]:
+    def _held_out_of(self, ref: ShardRef) -> Iterator[_HeldOut]:
         where = f"{self.cache.store.url}/{ref.key}"
         left_out = {bad.key for bad in self.drop.left_out if bad.where == ref.shard.name}
         with self.cache.hold(ref) as file:
-            for key, class_name, offset, length in places(file, where, left_out):
+            for key, class_name, offset, length in image_locations(file, where, left_out):
                 split = split_of(key, ref.shard.split, self.drop.held_out)
                 if class_name not in self._label_of:
                     raise DropError(f"{where}: {key}: its class {class_name} is not in the manifest")
@@ -109,6 +108,6 @@ def _tensor(numbers: "array[int]") -> Tensor:
 
 def _decoded(held: _HeldOut, image_size: int) -> NDArray[np.uint8]:
     try:
-        return decode(held.image, image_size)
+        return decode_image(held.image, image_size)
     except DropError as error:
         raise DropError(f"{held.name}: {error}") from error

@@ -1,29 +1,25 @@
-"""Shards on this machine's disk: within a limit, the least recently used removed first, shared by all its processes.
-
-Who makes room in the moment in which another shard arrives may not see it: the limit is exceeded by that one then.
-
-Who uses a shard holds a shared lock on its file; what is locked is not removed. Locks end with their process.
-"""
+"""A bounded cache of shards on this machine's disk, shared by all its processes and filled ahead of use."""
 
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, Self
 
 from retrain.errors import DamagedDrop, UserError
 from retrain.records import Shard
-from retrain.store.base import Store
+from retrain.store.base import ObjectStore
 
 WHOLE, FETCHING = ".tar", ".part"
 POLL_SECONDS = 0.02
 
 
-class Ref(NamedTuple):
+class ShardRef(NamedTuple):
     """A shard, the drop that it is of, and the key that it lies under."""
 
     drop: str
@@ -34,15 +30,15 @@ class Ref(NamedTuple):
 class ShardCache:
     """Files `<sha256>.tar` in a folder. While one is fetched, `<sha256>.part`, empty but as large, keeps its room."""
 
-    def __init__(self, store: Store, folder: Path, limit: int) -> None:
+    def __init__(self, store: ObjectStore, folder: Path, limit: int) -> None:
         self.store, self.folder, self.limit = store, folder, limit
         self._checked: set[str] = set()
 
-    def path(self, ref: Ref) -> Path:
+    def path(self, ref: ShardRef) -> Path:
         """Return where a shard lies while somebody holds it."""
         return self.folder / f"{ref.shard.sha256}{WHOLE}"
 
-    def hold(self, ref: Ref) -> BufferedReader:
+    def hold(self, ref: ShardRef) -> BufferedReader:
         """Return the shard's file, fetched first if it is not there; it stays in its place until it is closed.
 
         Raises `DamagedDrop` if what the store has is not what the manifest says, `UserError` if there is no room.
@@ -57,10 +53,10 @@ class ShardCache:
                 file.close()
             self.fetch(ref)
 
-    def fetch(self, ref: Ref) -> None:
+    def fetch(self, ref: ShardRef) -> None:
         """Get a shard from the store, unless it is here or another process has just got it. Raises like `hold`."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with _alone(self.folder / f"{ref.shard.sha256}{FETCHING}") as part:
+        with _locked(self.folder / f"{ref.shard.sha256}{FETCHING}") as part:
             if self.path(ref).exists():
                 return
             self._keep_room(part, ref.shard.size)
@@ -69,7 +65,7 @@ class ShardCache:
                 if not self._is_whole(file, ref):
                     raise DamagedDrop(ref.drop, f"{self.store.url}/{ref.key}: its SHA-256 is not the manifest's")
 
-    def _is_whole(self, file: BufferedReader, ref: Ref) -> bool:
+    def _is_whole(self, file: BufferedReader, ref: ShardRef) -> bool:
         """Whether these are the bytes that the manifest names, asked once a process; others are removed."""
         if ref.shard.sha256 in self._checked:
             return True
@@ -107,7 +103,7 @@ class ShardCache:
         for _, path, held in files:
             if used + size <= self.limit:
                 break
-            used -= held if _removed(path) else 0
+            used -= held if _remove(path) else 0
         return used
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
@@ -119,7 +115,7 @@ class ShardCache:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[BinaryIO]:
+def _locked(path: Path) -> Iterator[BinaryIO]:
     """Have a file, which ends with its user, to oneself."""
     while True:
         with path.open("ab") as file:
@@ -132,7 +128,7 @@ def _alone(path: Path) -> Iterator[BinaryIO]:
                 return
 
 
-def _removed(path: Path) -> bool:
+def _remove(path: Path) -> bool:
     """Remove a file that nobody has locked; say whether it is gone."""
     with suppress(BlockingIOError):
         with suppress(FileNotFoundError), path.open("rb") as file:
@@ -140,3 +136,41 @@ def _removed(path: Path) -> bool:
             path.unlink()
         return True
     return False
+
+
+AHEAD = 4
+"""Shards fetched at once, beyond the furthest that is needed."""
+
+
+class ReadAhead:
+    """Close it, or leave it as a context manager: what has not begun is not fetched any more.
+
+    What goes wrong here goes wrong again, and is told, where the shard is then held.
+    """
+
+    def __init__(self, cache: ShardCache) -> None:
+        self.cache = cache
+        self._threads = ThreadPoolExecutor(AHEAD, "read-ahead")
+        self._route: Sequence[ShardRef] = ()
+        self._begun = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Wait for what has begun."""
+        self._threads.shutdown(cancel_futures=True)
+
+    def follow(self, route: Sequence[ShardRef]) -> None:
+        """From here on, shards are needed in this order."""
+        self._route, self._begun = route, 0
+
+    def reach(self, position: int) -> None:
+        """Fetch the shards of the route up to a position that is needed now, and `AHEAD` more."""
+        until = min(position + 1 + AHEAD, len(self._route))
+        for ref in self._route[self._begun : until]:
+            self._threads.submit(self.cache.fetch, ref)
+        self._begun = max(self._begun, until)

@@ -1,0 +1,247 @@
+"""Format records as tables for people, or as JSON for programs."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeVar, get_args
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
+from retrain.config import Split
+from retrain.pipeline.status import Status
+from retrain.records import Drop, Plan, RunRecord, Target
+from retrain.utils.text import pluralize
+
+M = TypeVar("M", bound=BaseModel)
+Rows = Iterable[tuple[str, str]]
+NONE = "-"
+WIDE = 116
+"""From this width on, tables show all their columns; a pipe or a file counts as wide."""
+
+
+class Column(NamedTuple):
+    """One column of a table: its title, what it says of a record, and whether a narrow terminal does without it."""
+
+    title: str
+    cell: Callable[..., str]
+    justify: Literal["left", "right"] = "right"
+    only_wide: bool = False
+
+
+def console() -> Console:
+    """Return where tables go. Text is printed as it is, whatever brackets or colons a class's name holds."""
+    is_known = os.isatty(1) or "COLUMNS" in os.environ
+    return Console(markup=False, highlight=False, emoji=False, width=None if is_known else 120)
+
+
+def print_record(record: M | Sequence[M], table: Callable[..., Table], as_json: bool) -> None:
+    """Print a record, or a list of them."""
+    if not as_json:
+        console().print(table(record))
+    elif isinstance(record, BaseModel):
+        typer.echo(record.model_dump_json(indent=2))
+    else:
+        typer.echo(json.dumps([item.model_dump(mode="json") for item in record], indent=2))
+
+
+def details(title: str, rows: Rows) -> Table:
+    """Return a table of names and values."""
+    table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
+def grid(columns: Sequence[Column], records: Sequence[object]) -> Table:
+    """Return a table of one line a record; its first column holds ids, which are never cut."""
+    wide = console().width >= WIDE
+    shown = [column for column in columns if wide or not column.only_wide]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title, _, justify, _ in shown:
+        table.add_column(title, justify=justify, no_wrap=True)
+    for record in records:
+        table.add_row(*(column.cell(record) for column in shown))
+    table.columns[0].min_width = max((len(shown[0].cell(record)) for record in records), default=0)
+    return table
+
+
+def format_percent(value: float | None) -> str:
+    """Return an accuracy as people read it."""
+    return NONE if value is None else f"{value:.2%}"
+
+
+def format_speed_up(value: float | None) -> str:
+    """Return a speed-up; '/' where the level was not reached, as in the paper's tables."""
+    return "/" if value is None else f"x{value:.2f}"
+
+
+DROPS = (
+    Column("drop", lambda drop: drop.id, "left"),
+    Column("committed", lambda drop: f"{drop.committed_at:%Y-%m-%d %H:%M}", "left"),
+    Column("classes", lambda drop: str(len(drop.classes))),
+    *(Column(split, lambda drop, split=split: f"{drop.samples(split):,}") for split in get_args(Split)),
+    Column("MB", lambda drop: f"{sum(shard.size for shard in drop.shards) / 1e6:.1f}"),
+)
+
+
+def drop_table(drops: Sequence[Drop]) -> Table:
+    """One line a drop."""
+    return grid(DROPS, drops)
+
+
+def drop_details(drop: Drop) -> Table:
+    """A drop's manifest."""
+    return details(f"drop {drop.id}", _drop_rows(drop))
+
+
+def _drop_rows(drop: Drop) -> Rows:
+    yield "committed", f"{drop.committed_at:%Y-%m-%d %H:%M:%S} UTC"
+    yield "digest", drop.digest
+    yield "samples", samples(drop)
+    yield "held out", ", ".join(f"{share:.0%} of train as {split}" for split, share in drop.held_out.items()) or NONE
+    for bad in drop.left_out:
+        yield "left out", f"{bad.where}: {bad.key}: {bad.cause}"
+    yield "shards", ", ".join(f"{shard.name} ({shard.samples:,})" for shard in drop.shards)
+    yield pluralize(len(drop.classes), "class"), ", ".join(drop.classes)
+
+
+def samples(drop: Drop) -> str:
+    """Return a drop's samples by split, and how many are left out."""
+    left_out = [f"{len(drop.left_out):,} left out"] if drop.left_out else []
+    return ", ".join([*(f"{drop.samples(split):,} {split}" for split in get_args(Split)), *left_out])
+
+
+def plan_details(plan: Plan) -> Table:
+    """What would be run, and why."""
+    return details(f"plan of {plan.run_id}", _plan_rows(plan))
+
+
+def _plan_rows(plan: Plan) -> Rows:
+    recipe, dataset = plan.recipe, plan.dataset
+    aspects = (recipe.initialization, recipe.objective, recipe.sampling)
+    sizes = (
+        pluralize(len(dataset.drops), "drop"),
+        pluralize(dataset.samples, "sample"),
+        pluralize(len(dataset.classes), "class"),
+    )
+    yield "why", plan.reason
+    yield "method", plan.method
+    yield "parent", plan.parent or NONE
+    yield "dataset", ", ".join(sizes)
+    yield "new drops", ", ".join(drop.id for drop in dataset.drops[plan.known :]) or NONE
+    yield "recipe", f"{', '.join(aspect.name for aspect in aspects)}, {recipe.schedule.name} x{recipe.schedule.scale:g}"
+    yield "data", f"{plan.loading.kind}: {plan.loading.reason}"
+    yield "iterations", f"{plan.iterations:,} at most, evaluated every {plan.evaluate_every:,}"
+    if plan.target:
+        yield "target on val", _target(plan.target)
+
+
+def _target(target: Target) -> str:
+    """The figure, and where it comes from."""
+    source = f"measured by {target.baseline_run}"
+    if target.provenance == "carried":
+        source = f"carried from {target.baseline_run}, {pluralize(target.age, 'drop')} old"
+    return f"{format_percent(target.accuracy)}, L_{target.level:g} {source}"
+
+
+def _speed_up(record: RunRecord, level: Literal["99", "100"]) -> str:
+    return format_speed_up(record.result.speed_up[level]) if record.result and record.target else NONE
+
+
+RUNS = (
+    Column("run", lambda run: run.run_id, "left"),
+    Column("ended", lambda run: f"{run.ended_at:%m-%d %H:%M}", "left", only_wide=True),
+    Column("outcome", lambda run: run.ending, "left"),
+    Column("val", lambda run: format_percent(run.result.final_accuracy if run.result else None)),
+    Column(
+        "target",
+        lambda run: f"{format_percent(run.target.accuracy)} {run.target.provenance}" if run.target else NONE,
+        only_wide=True,
+    ),
+    Column("test", lambda run: format_percent(run.evaluation.accuracy if run.evaluation else None)),
+    Column("L_99", lambda run: _speed_up(run, "99"), only_wide=True),
+    Column("L_100", lambda run: _speed_up(run, "100")),
+    Column("used", lambda run: f"{run.result.iterations:,}" if run.result else NONE),
+    Column("saved", lambda run: f"{run.savings.gross:+,}" if run.savings else NONE),
+)
+
+
+def history_table(records: Sequence[RunRecord]) -> Table:
+    """One line a run; `used` and `saved` (gross) are iterations."""
+    return grid(RUNS, records)
+
+
+def record_details(record: RunRecord) -> Table:
+    """Everything that people ask about one run."""
+    return details(f"{record.run_id} {record.ending}", [*_run_rows(record), *_quality_rows(record)])
+
+
+def _run_rows(record: RunRecord) -> Rows:
+    result = record.result
+    attempt = f", attempt {record.attempt + 1}" if record.attempt else ""
+    yield "purpose", f"{record.purpose}{attempt}, seed {record.seed}"
+    yield "drops", f"{len(record.drops)}, new: {', '.join(record.new_drops) or NONE}"
+    if record.error:
+        yield "error", record.error
+    if result:
+        seconds = f"{result.cost.device_seconds_all_in:,.1f} s on {result.machine.device}"
+        yield "iterations", f"{result.iterations:,} at schedule x{record.scale:g}, {seconds}"
+        yield "accuracy on val", f"{format_percent(result.final_accuracy)}, best {format_percent(result.best_accuracy)}"
+    if record.target:
+        yield "target on val", _target(record.target)
+    if record.target and result:
+        yield "speed-up", ", ".join(f"L_{level} {format_speed_up(value)}" for level, value in result.speed_up.items())
+    if savings := record.savings:
+        of = f", of {savings.baseline:,} from scratch" if savings.baseline else ""
+        alone = "; attempts before it are in `retrain status`" if record.attempt else ""
+        yield "saved", f"{savings.gross:+,} iterations gross, {savings.net:+,.0f} net{of}{alone}"
+
+
+def _quality_rows(record: RunRecord) -> Rows:
+    if evaluation := record.evaluation:
+        both = (("old", evaluation.old), ("new", evaluation.new))
+        parts = [f"{name} {format_percent(part)}" for name, part in both if part is not None]
+        by_part = f" ({', '.join(parts)})" if len(parts) > 1 else ""
+        yield (
+            "accuracy on test",
+            f"{format_percent(evaluation.accuracy)}{by_part}, {pluralize(evaluation.samples, 'sample')}",
+        )
+        if comparison := evaluation.comparison:
+            difference = comparison.difference
+            interval = f"{difference.value:+.2%} [{difference.low:+.2%}, {difference.high:+.2%}]"
+            yield "to the champion", f"{interval}, negative flips {format_percent(comparison.negative_flips)}"
+    if record.decision:
+        yield "gate", "; ".join(record.decision.reasons) or "passed"
+
+
+def status_details(status: Status) -> Table:
+    """A task at a glance."""
+    return details(f"task {status.task}", _status_rows(status))
+
+
+def _status_rows(status: Status) -> Rows:
+    champion, baseline = status.champion, status.baseline
+    yield "store", _place(status.store)
+    yield "champion", champion.run_id if champion else "none yet"
+    if champion and champion.evaluation and status.champion_since:
+        accuracy = format_percent(champion.evaluation.accuracy)
+        yield "", f"{accuracy} on test, in force since {status.champion_since:%Y-%m-%d %H:%M} UTC"
+    if baseline and baseline.result:
+        yield "baseline", f"{baseline.run_id}, {format_percent(baseline.result.final_accuracy)} on val"
+    yield "waiting", ", ".join(status.waiting) or "no drop"
+    for drop, cause in status.quarantined.items():
+        yield "in quarantine", f"{drop}: {cause}"
+    yield "runs", str(status.runs)
+    yield "saved", f"{status.savings.gross:+,} iterations gross, {status.savings.net:+,.0f} net"
+
+
+def _place(store: str) -> str:
+    """A store's address; a local folder that is not there yet looks like an empty task, so that is said."""
+    folder = Path(store).expanduser()
+    return store if "://" in store or folder.is_dir() else f"{folder.absolute()} (no such folder yet)"

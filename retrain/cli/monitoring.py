@@ -1,0 +1,40 @@
+"""`retrain exporter` and `retrain report`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from retrain.cli.options import NONE, Overrides, TaskName, open_task, output_errors
+
+
+def exporter(
+    task: Annotated[list[str], typer.Option("--task", "-t", help="A task's name or its file (repeatable).")],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where to listen.")] = 9109,
+    host: Annotated[str, typer.Option(help="0.0.0.0 listens to other machines too.")] = "127.0.0.1",
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks at the stores.")] = 30,
+    overrides: Overrides = NONE,
+) -> None:
+    """Serve /metrics and a page for each task, from their ledgers, until stopped."""
+    from retrain.config.loading import load_task
+    from retrain.monitoring.server import serve_exporter, stop_on_signals
+
+    tasks = [load_task(name, overrides) for name in task]
+    typer.echo(f"serving /metrics, /healthz and the page on http://{host}:{port}/", err=True)
+    serve_exporter(tasks, host, port, every, stop_on_signals())
+
+
+def report(
+    task: TaskName,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the page.")] = Path("report.html"),
+    overrides: Overrides = NONE,
+) -> None:
+    """Write what was saved, and every run, as one HTML page that needs no network."""
+    from retrain.monitoring.report import read_sources, render_page
+    from retrain.store import ledger
+
+    _, store, layout = open_task(task, overrides)
+    page = render_page(read_sources(store, layout, ledger.read(store, layout)))
+    with output_errors(output):
+        output.write_text(page, encoding="utf-8")
+    typer.echo(f"{output.resolve().as_uri()}")

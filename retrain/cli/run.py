@@ -1,0 +1,164 @@
+"""Runs begin here: `retrain run` and `baseline`."""
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from retrain.cli.options import (
+    NONE,
+    AsJson,
+    Device,
+    KubeflowHost,
+    MetricsHost,
+    MetricsPort,
+    Overrides,
+    TaskName,
+    open_task,
+)
+from retrain.cli.pipeline import build_pipeline
+from retrain.config import Method
+
+if TYPE_CHECKING:
+    from retrain.config.task import Task
+    from retrain.pipeline.context import Context
+    from retrain.pipeline.planning import NoRunNeeded, Request
+    from retrain.records import Plan, RunRecord
+    from retrain.store.base import ObjectStore
+    from retrain.store.layout import Layout
+
+
+ENDED_WITHOUT_MODEL = 1
+"""Exit code of a retraining that ended without promoting its model."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    for command in (run, baseline):
+        app.command()(command)
+
+
+def run(
+    task: TaskName,
+    method: Annotated[Method | None, typer.Option(help="Instead of what the plan would choose.")] = None,
+    until: Annotated[
+        Literal["99", "100"] | None, typer.Option(help="Stop at L_99 or L_100; target.level if absent.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random; the task's if absent.")] = None,
+    device: Device = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and why, and do nothing.")] = False,
+    trial: Annotated[bool, typer.Option("--trial", help="Train and record for comparison; never promote.")] = False,
+    on: Annotated[Literal["here", "kfp-local", "kubeflow"], typer.Option(help="Where the stages run.")] = "here",
+    host: KubeflowHost = None,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = "127.0.0.1",
+    as_json: AsJson = False,
+    overrides: Overrides = NONE,
+) -> None:
+    """Retrain on whatever has landed: plan, train, evaluate, promote, record."""
+    from retrain.pipeline.planning import Request
+
+    request = Request(method, "trial" if trial else "retrain")
+    shortcuts = {"target.level": until, "seed": seed, "kubeflow.host": host}
+    chosen = [f"{field}={value}" for field, value in shortcuts.items() if value is not None]
+    opened, store, layout = open_task(task, [*overrides, *chosen])
+    if dry_run:
+        from retrain.pipeline import next_run
+
+        _preview(next_run.plan_next_run(store, layout, opened, request), on, as_json)
+    elif on == "kfp-local":
+        from retrain.kubeflow.local import run_locally
+        from retrain.pipelines.definition import define
+
+        _finish(run_locally(opened, request, device, define), as_json)
+    elif on == "kubeflow":
+        _submit(opened, store, layout, request, as_json)
+    else:
+        from retrain.pipeline.context import make_context
+
+        context = make_context(store, opened, device, metrics_port, metrics_host)
+        _finish(_run_here(context, opened, request), as_json)
+
+
+def _run_here(context: "Context", task: "Task", request: "Request") -> "RunRecord | NoRunNeeded":
+    """Do all stages in this process, and in those that torchrun started with it, while nobody else is at work."""
+    from retrain.pipeline import stages
+    from retrain.pipeline.train import run_as_leader
+    from retrain.store.locks import task_lock
+
+    with run_as_leader(context), task_lock(context.store, context.layout) as ours:
+        return stages.run_task(replace(context, store=ours), task, request)
+
+
+def _submit(task: "Task", store: "ObjectStore", layout: "Layout", request: "Request", as_json: bool) -> None:
+    """Submit the next run to Kubeflow, and print what it is called there."""
+    from retrain.kubeflow.submission import submit
+    from retrain.pipeline import next_run
+    from retrain.pipeline.planning import NoRunNeeded
+    from retrain.store.locks import task_lock
+    from retrain.store.runs import RunRecords
+
+    task.kubeflow.require_host()
+    with task_lock(store, layout) as ours:
+        planned = next_run.plan_and_quarantine(ours, layout, task, request)
+        if isinstance(planned, NoRunNeeded):
+            _say_nothing(planned, as_json)
+            return
+        RunRecords(ours, layout, planned.run_id).write_plan(planned)
+        submitted = submit(task, planned, ours, build_pipeline)
+    if as_json:
+        typer.echo(json.dumps({"run_id": planned.run_id, **submitted._asdict()}, indent=2))
+    else:
+        how = "is submitted" if submitted.new else "was submitted before"
+        typer.echo(f"{planned.run_id} {how}, as Kubeflow's run {submitted.id}")
+
+
+def baseline(
+    task: TaskName,
+    device: Device = "auto",
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = "127.0.0.1",
+    as_json: AsJson = False,
+    overrides: Overrides = NONE,
+) -> None:
+    """Calibrate: train from scratch on the newest dataset, only to measure what targets come from."""
+    from retrain.pipeline.context import make_context
+    from retrain.pipeline.planning import Request
+
+    opened, store, _ = open_task(task, overrides)
+    context = make_context(store, opened, device, metrics_port, metrics_host)
+    _finish(_run_here(context, opened, Request(purpose="calibrate")), as_json)
+
+
+def _preview(planned: "Plan | NoRunNeeded", on: str, as_json: bool) -> None:
+    """Print what would be done, if it can be done."""
+    from retrain.cli import formatting
+    from retrain.pipeline import next_run
+    from retrain.pipeline.planning import NoRunNeeded
+
+    if isinstance(planned, NoRunNeeded):
+        _say_nothing(planned, as_json)
+    else:
+        next_run.check_model(planned, elsewhere=on == "kubeflow")
+        formatting.print_record(planned, formatting.plan_details, as_json)
+
+
+def _say_nothing(nothing: "NoRunNeeded", as_json: bool) -> None:
+    """Print why nothing is done; for programs, null."""
+    typer.echo(f"nothing to do: {nothing.reason}", err=as_json)
+    if as_json:
+        typer.echo("null")
+
+
+def _finish(ended: "RunRecord | NoRunNeeded", as_json: bool) -> None:
+    """Print how it ended; a retraining that yielded no champion exits with `ENDED_WITHOUT_MODEL`."""
+    from retrain.cli import formatting
+    from retrain.pipeline.planning import NoRunNeeded
+
+    if isinstance(ended, NoRunNeeded):
+        _say_nothing(ended, as_json)
+        return
+    formatting.print_record(ended, formatting.record_details, as_json)
+    if ended.purpose == "retrain" and not (ended.decision and ended.decision.promoted):
+        raise typer.Exit(ENDED_WITHOUT_MODEL)

@@ -1,0 +1,126 @@
+"""`retrain study`."""
+
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from retrain.cli.options import NONE, Device, KubeflowHost, Overrides, TaskName, output_errors
+
+if TYPE_CHECKING:
+    from retrain.experiments import drops
+    from retrain.experiments.runs import Runs
+
+
+app = typer.Typer(no_args_is_help=True)
+
+StudyName = Annotated[
+    str, typer.Argument(help="A study's name (looked up in studies/ or $RETRAIN_STUDIES) or its file.")
+]
+Root = Annotated[Path, typer.Option(help="Folder of the data sets.", envvar="RETRAIN_DATA")]
+StudyStore = Annotated[str, typer.Option(help="Where the study's runs are kept: s3://bucket/prefix, or a folder.")]
+Evidence = Annotated[Path, typer.Option(help="Folder of the studies' pages.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Processes that train at once.")]
+ROOT, STORE, EVIDENCE = Path("data"), "study-store", Path("docs/evidence")
+
+
+@app.command()
+def run(
+    study: StudyName,
+    root: Root = ROOT,
+    store: StudyStore = STORE,
+    download: Annotated[bool, typer.Option("--download", help="Download data sets that torchvision knows.")] = False,
+    jobs: Jobs = 1,
+    device: Device = "auto",
+    on: Annotated[Literal["here", "kubeflow"], typer.Option(help="Where the runs are done.")] = "here",
+    host: KubeflowHost = None,
+) -> None:
+    """Run whatever of a study has not run yet; it can be stopped and run again at any moment."""
+    from retrain.experiments import drops, runner
+    from retrain.experiments.files import load_study
+    from retrain.experiments.runs import Runs
+    from retrain.experiments.workers import Workers
+
+    runs = Runs(load_study(study), store)
+    if on == "kubeflow":
+        _submit(runs, drops.DataRoot(root, download), host)
+        return
+    done = runner.run(runs, drops.DataRoot(root, download), Workers(jobs, device))
+    typer.echo(
+        f"{runs.study.name}: {done} runs done, none left; `retrain study report {study}` shows what came of them"
+    )
+
+
+def _submit(runs: "Runs", root: "drops.DataRoot", host: str | None) -> None:
+    from retrain.config.loading import load_task
+    from retrain.experiments.runner import plan_ahead
+    from retrain.pipelines.study import submit_study
+
+    levels = plan_ahead(runs, root)
+    if not levels:
+        typer.echo(f"{runs.study.name}: no run is left to do")
+        return
+    task = load_task(runs.study.task, [f"kubeflow.host={host}"] if host else [])
+    submitted = submit_study(runs.study.name, task, levels)
+    how = "submitted" if submitted.new else "submitted before,"
+    typer.echo(f"{runs.study.name}: {sum(map(len, levels))} runs {how} as Kubeflow's run {submitted.id}")
+
+
+@app.command()
+def report(
+    study: Annotated[str | None, typer.Argument(help="A study's name or file; left out with --check.")] = None,
+    store: StudyStore = STORE,
+    out: Evidence = EVIDENCE,
+    kept: Annotated[bool, typer.Option("--kept", help="From the runs kept beside the page, not the store's.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Compute every study's page anew from its kept runs.")] = False,
+) -> None:
+    """Write a study's page with tables and pictures; or check that all pages say what the kept runs do."""
+    from retrain.errors import StudyError
+    from retrain.experiments.files import load_study
+    from retrain.experiments.report import check as check_pages
+    from retrain.experiments.report import write_again, write_report
+    from retrain.experiments.runs import Runs
+
+    if check:
+        names = check_pages(out)
+        typer.echo(f"{len(names)} {'study says' if len(names) == 1 else 'studies say'} what the kept runs do")
+        return
+    if study is None:
+        raise StudyError("name a study, or say --check")
+    loaded = load_study(study)
+    ran = None if kept else Runs(loaded, store).ran()
+    with output_errors(out, "--out"):
+        written = write_again(loaded, out) if ran is None else write_report(loaded, ran, out)
+    typer.echo(written)
+
+
+@app.command("list")
+def list_(root: Root = ROOT, out: Evidence = EVIDENCE) -> None:
+    """List every table and figure of the papers with its studies and how they stand."""
+    from retrain.experiments.catalogue import entries, needed
+
+    for (item, about), found in groupby(entries(root, out), key=lambda entry: (entry.item, entry.about)):
+        typer.echo(f"{item}: {about}")
+        for entry in found:
+            typer.echo(f"    {entry.study:<48} {entry.status}" if entry.study else f"    {entry.status}")
+    for line in needed(root):
+        typer.echo(f"data set {line}")
+
+
+@app.command()
+def recommend(
+    task: TaskName,
+    budget: Annotated[
+        int | None, typer.Option(min=1, help="Iterations in all; as many as one training from scratch if absent.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Repetitions.")] = 1,
+    jobs: Jobs = 1,
+    device: Device = "auto",
+    overrides: Overrides = NONE,
+) -> None:
+    """Compare methods and schedules on a task's own drops, as trials, and say which to use."""
+    from retrain.experiments.recommend import recommendation
+    from retrain.experiments.workers import Workers
+
+    typer.echo(recommendation(task, budget, seeds, Workers(jobs, device), overrides))

@@ -1,0 +1,53 @@
+"""`retrain task`."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from retrain.cli.options import output_errors
+from retrain.errors import TaskError
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="The new task's name: lower-case letters, digits and hyphens.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where to write; tasks/NAME.yaml if absent.")
+    ] = None,
+) -> None:
+    """Write a commented starting file."""
+    from retrain.config.template import task_template
+
+    path = output or Path("tasks") / f"{name}.yaml"
+    text = task_template(name)
+    with output_errors(path):
+        with suppress(FileExistsError):  # of a file in the folder's place `open` says what it is
+            path.parent.mkdir(parents=True)
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError as error:
+            raise TaskError(f"{path} exists already; remove it or choose another --output") from error
+    typer.echo(f"wrote {path}; next: edit it, then `retrain task check {path}`")
+
+
+@app.command()
+def check(file: Annotated[str, typer.Argument(help="A task's file or name.")]) -> None:
+    """Say what is wrong with a task file, by field, with what is allowed."""
+    from retrain.config.loading import load_task
+
+    task = load_task(file)
+    typer.echo(f"{file}: task {task.name} is well-formed")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of task files."""
+    from retrain.config.template import task_schema as json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))

@@ -1,0 +1,55 @@
+"""Field types that the settings of a task share: shares, quantities of bytes, addresses without credentials."""
+
+import re
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+CREDENTIALS_MESSAGE = "must hold no user, password or query: credentials come from the environment"
+"""What is said of such an address. The address itself is never shown."""
+
+_USER = re.compile(r"(?<=//)[^/\s]*@")
+_QUERY = re.compile(r"(\w+://[^\s\"'?#]*)[?#][^\s\"']*")
+
+
+def has_credentials(address: str) -> bool:
+    """Whether an address has a user, a password or a query; a path of this machine has none."""
+    return "://" in address and mask_credentials(address) != address
+
+
+def mask_credentials(text: str) -> str:
+    """Return a message without the users and queries of the addresses in it."""
+    return _QUERY.sub(r"\1?***", _USER.sub("***@", text))
+
+
+def _refuse_credentials(value: object) -> object:
+    if isinstance(value, str) and has_credentials(value):
+        raise PydanticCustomError("secret", CREDENTIALS_MESSAGE)
+    return value
+
+
+NoCredentials = BeforeValidator(_refuse_credentials)
+"""Makes a field refuse them."""
+
+Bytes = Annotated[str, Field(pattern=r"^[1-9][0-9]*([KMGTPE]i?)?$")]
+"""Such as 512Mi or 16Gi."""
+
+UNITS = "KMGTPE"
+
+
+def parse_bytes(quantity: Bytes) -> int:
+    """Return how many bytes that is: Ki, Mi, ... are powers of 1024, K, M, ... powers of 1000."""
+    number = quantity.rstrip(f"{UNITS}i")
+    unit = quantity.removeprefix(number)
+    base, power = (1024 if unit.endswith("i") else 1000), (UNITS.index(unit[0]) + 1 if unit else 0)
+    return int(number) * int(base**power)
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class ConfigModel(BaseModel):
+    """What all parts of a task have in common: frozen, refusing unknown fields and numbers that are not finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)

@@ -1,0 +1,137 @@
+"""Find a task file by name or path, read its YAML strictly, and apply overrides from the command line."""
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from retrain.config.task import Task
+from retrain.config.validation import did_you_mean, models_by_name_at, validate_document
+from retrain.errors import TaskError
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader; by itself it would silently keep the last of two equal keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"duplicate key {key.value!r}", problem_mark=key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return super().construct_mapping(node, deep)
+
+
+# PyYAML speaks YAML 1.1, where 1e-3 (no dot) is text.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def load_yaml(text: str, source: str) -> Any:
+    """The document that `text` holds. Raises `TaskError` with source, line and column."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise TaskError(f"{source}: {place}{error.problem}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-02-31
+        raise TaskError(f"{source}: {str(error).splitlines()[0]}") from None
+
+
+Document = dict[Any, Any]
+
+
+class Override(NamedTuple):
+    """One field's new value."""
+
+    path: tuple[str, ...]
+    value: Any
+
+
+def parse_override(text: str) -> Override:
+    """Read `path=value`. Raises `TaskError`."""
+    path, equals, value = text.partition("=")
+    steps = tuple(path.split("."))
+    if not equals or not all(steps):
+        raise TaskError(f"--set {text}: must be path=value, as in recipe.schedule.scale=0.5")
+    return Override(steps, load_yaml(value, f"--set {path}"))
+
+
+def apply_overrides(document: Document, overrides: Iterable[Override]) -> Document:
+    """The document with all overrides; changes of kind come first, so that the order given does not matter to them."""
+    overrides = list(overrides)
+    return reduce(_put, overrides, reduce(_change_kind, overrides, document))
+
+
+def _put(document: Document, override: Override) -> Document:
+    (step, *rest), value = override
+    if rest:
+        inner = document.get(step)
+        value = _put(inner if isinstance(inner, dict) else {}, Override(tuple(rest), value))
+    return document | {step: value}
+
+
+def _change_kind(document: Document, override: Override) -> Document:
+    *path, last = override.path
+    options = models_by_name_at(tuple(path)) if last == "name" else {}
+    part: Any = document
+    for step in path:
+        part = part.get(step) if isinstance(part, dict) else None
+    chosen = options.get(str(override.value))
+    if not isinstance(part, dict) or chosen is None:
+        return document
+    foreign = {field for kind in options.values() for field in kind.model_fields} - chosen.model_fields.keys()
+    return _put(document, Override(tuple(path), {key: part[key] for key in part if key not in foreign}))
+
+
+def load_task(name_or_path: str, overrides: Sequence[str] = ()) -> Task:
+    """Read a task and check it.
+
+    `name_or_path` is a path if it has a suffix or a slash; else a name, looked up in the folder `$RETRAIN_TASKS`
+    (where set) and then in `tasks/` of the working directory. `overrides` are `path=value`, as in
+    `recipe.schedule.scale=0.5` (see `retrain.config.loading`). Raises `TaskError`, one line for every problem.
+    """
+    path = _find(name_or_path)
+    settings = [parse_override(override) for override in overrides]
+    return validate_document(
+        apply_overrides(_read_text(path), settings), str(path), [setting.path for setting in settings]
+    )
+
+
+def parse_task(text: str, source: str) -> Task:
+    """Return the task that YAML or JSON text states. Raises `TaskError`, in which `source` names the text."""
+    return validate_document(_mapping(text, source), source)
+
+
+def _find(name_or_path: str) -> Path:
+    if "/" in name_or_path or Path(name_or_path).suffix:
+        return Path(name_or_path)
+    folders = [Path(folder) for folder in (os.environ.get("RETRAIN_TASKS"), "tasks") if folder]
+    candidates = [folder / f"{name_or_path}.yaml" for folder in folders]
+    if found := next(filter(Path.is_file, candidates), None):
+        return found
+    known = {path.stem: path.stem for folder in folders for path in folder.glob("*.yaml")}
+    tried = " or ".join(map(str, candidates))
+    raise TaskError(f"no task {name_or_path!r}: there is no {tried}{did_you_mean(name_or_path, known)}")
+
+
+def _read_text(path: Path) -> dict[Any, Any]:
+    try:
+        return _mapping(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise TaskError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise TaskError(f"{path}: cannot be read: not a text file in UTF-8") from None
+
+
+def _mapping(text: str, source: str) -> dict[Any, Any]:
+    document = load_yaml(text, source)
+    if not isinstance(document, dict):
+        raise TaskError(f"{source}: must be a mapping of fields, such as 'name: flowers'")
+    return document

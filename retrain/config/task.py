@@ -1,0 +1,206 @@
+"""A task: one retraining problem, as its YAML file states it.
+
+Every model is frozen and refuses fields that it does not know. Each field is described under the field; the
+descriptions become those of `retrain task schema`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from retrain.config.cron import Cron
+from retrain.config.fields import Bytes, ConfigModel, NoCredentials, Share
+from retrain.config.recipe import Recipe
+from retrain.config.resources import Kubeflow, Resources
+
+
+class Costs(ConfigModel):
+    """Rates of one device. A run's record keeps those of its time, so that a new price changes no past figure."""
+
+    price_per_device_hour: PositiveFloat | None = None
+    """Money for one device (a GPU, or the CPU) for one hour; without it nothing is told in money."""
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
+    """ISO 4217 code of that money."""
+    device_watts: PositiveFloat | None = None
+    """Mean power of one device in training; without it nothing is told in energy."""
+
+
+class Stream(ConfigModel):
+    """How samples are read from shards that are not held decoded."""
+
+    shuffle_shards: PositiveInt = 16
+    """Shards whose samples are mixed with each other; more shuffle better, and all of them are in the cache at once."""
+    cache: Bytes = "20Gi"
+    """Most bytes of shards kept on this machine's disk, for all its processes."""
+    workers: Annotated[int, Field(ge=0, le=64)] | None = None
+    """Processes that decode; 0: the training process itself. Where absent, as many as cores and work allow."""
+
+
+class Data(ConfigModel):
+    """How images are read and augmented."""
+
+    image_size: Annotated[int, Field(ge=4, le=1024)] = 32
+    """Side of the square that every image is resized and cropped to, in pixels."""
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Mean of each channel, of values in 0..1."""
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.25, 0.25, 0.25)
+    """Standard deviation of each channel, of values in 0..1."""
+    crop_padding: Annotated[int, Field(ge=0, le=64)] = 4
+    """Random crops are taken from the image padded by this many zero pixels; 0 turns them off."""
+    flip: bool = True
+    """Mirror half of the training images; turn it off where left and right differ (digits, text)."""
+    val_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    """Share of the training samples held out for validation in drops that bring no val split."""
+    test_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    """Share of the training samples held out for testing in drops that bring no test split."""
+    max_bad_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Largest share of a drop's samples that may be bad (undecodable, unlabelled): these are left out and named in its
+    manifest. A drop with more is refused whole."""
+    loader: Literal["auto", "device", "memory", "stream"] = "auto"
+    """Where decoded training images are: device and memory hold them all, stream reads shards as they are needed.
+    auto streams if they are more than half of resources.memory, and else holds them on the device if it has room."""
+    stream: Stream = Stream()
+    """How samples are read from shards that are not held decoded."""
+
+
+class Model(ConfigModel):
+    """The network."""
+
+    name: str = "resnet18"
+    """A torchvision classifier by name, mlp, logistic, or package.module:factory called with (classes, image_size)."""
+    stem: Literal["small", "standard"] = "small"
+    """small: a 3x3 first convolution and no max-pooling, for images up to 64 pixels; standard: torchvision's own."""
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Keyword arguments of the factory: width (resnets: channels of the first stage; mlp: hidden units), ..."""
+
+
+class Adam(ConfigModel):
+    """Adam with coupled weight decay, as the papers use it."""
+
+    name: Literal["adam"] = "adam"
+    learning_rate: PositiveFloat = 0.001
+    """Peak learning rate."""
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    """Decay rates of the two moments."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Coupled weight decay, beside the recipe's objective."""
+
+
+class Sgd(ConfigModel):
+    """Stochastic gradient descent with momentum."""
+
+    name: Literal["sgd"] = "sgd"
+    learning_rate: PositiveFloat = 0.1
+    """Peak learning rate."""
+    momentum: Share = 0.9
+    """Momentum."""
+    nesterov: bool = False
+    """Nesterov's form of momentum."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Coupled weight decay, beside the recipe's objective."""
+
+
+Optimizer = Annotated[Adam | Sgd, Field(discriminator="name")]
+
+
+class Training(ConfigModel):
+    """One training, the same for every method: L_r compares iterations, which is fair only at equal work."""
+
+    epochs: PositiveFloat = 100
+    """Length of scratch's schedule, in passes over the whole dataset."""
+    batch_size: PositiveInt = 128
+    """Samples in an iteration."""
+    optimizer: Optimizer = Adam()
+    """adam or sgd."""
+    evaluate_every: PositiveFloat = 1
+    """Passes over the dataset between evaluations on val: the grid on which targets can be met, one for all methods."""
+    bf16: bool = False
+    """Autocast to bfloat16."""
+    compile: Literal["none", "compile", "graphs"] = "none"
+    """compile: by torch.compile, which takes a minute before the first step; graphs: into CUDA graphs too."""
+    optimizer_state: Literal["reset", "kept"] = "reset"
+    """kept: a run keeps its optimiser's moments beside its model, and starts from its parent's, for comparison."""
+    learning_speed: Literal["free", "exact"] = "free"
+    """free: counted in the training forward pass; exact: by an evaluation of all training samples after each pass."""
+    index_decay: Share = 0.5
+    """Weight of the parent's learning-speed counters beside a run's own."""
+    save_seconds: Annotated[float, Field(ge=0)] = 120
+    """Time between saves of the run's state, in seconds: at most this much is lost when a machine is."""
+
+
+class Refresh(ConfigModel):
+    """When the baseline is measured anew by a scratch run, beyond the first."""
+
+    every: PositiveInt | None = None
+    """Once the baseline is this many drops old."""
+    on_new_classes: bool = False
+    """Whenever new classes appear."""
+    on_miss: bool = True
+    """When every schedule ended below the target."""
+
+
+class Baseline(ConfigModel):
+    """The scratch run that targets come from."""
+
+    refresh: Refresh = Refresh()
+    """When it is measured anew."""
+
+
+class Target(ConfigModel):
+    """What a run must reach."""
+
+    level: Annotated[float, Field(gt=0, le=100)] = 100
+    """r: the target is r/100 of the baseline's accuracy; reaching it stops the run (L_100, L_99)."""
+
+
+class Gate(ConfigModel):
+    """What a candidate must show on the test split before it replaces the champion."""
+
+    margin: Share = 0.02
+    """Non-inferiority: the lower end of the interval of (candidate - champion) may lie this far below zero."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    """Two-sided confidence of that interval."""
+    min_accuracy: Share = 0.0
+    """Floor of the candidate's accuracy over all test samples."""
+    min_old_accuracy: Share = 0.0
+    """Floor of its accuracy on the test samples of drops that the champion knew."""
+    min_class_accuracy: Share = 0.0
+    """Floor of its accuracy in every class."""
+    max_negative_flips: Share = 1.0
+    """Largest share of test samples that the champion had right and the candidate has wrong."""
+
+
+class Task(ConfigModel):
+    """One retraining problem: where its data and models are, and how it is retrained."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+    """Name in paths, metrics and the cluster: lower-case letters, digits and hyphens."""
+    store: Annotated[str, Field(min_length=1), NoCredentials] = "store"
+    """s3://bucket/prefix, or a local folder (relative to where the command runs)."""
+    endpoint_url: Annotated[str, NoCredentials] | None = None
+    """Address of an S3-compatible server, without credentials; AWS's own where absent."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of everything random."""
+    data: Data = Data()
+    """How images are read and augmented."""
+    model: Model = Model()
+    """The network."""
+    factories: tuple[Annotated[str, Field(pattern=r"^[\w.]+:\w+$")], ...] = ()
+    """package.module:factory names of the task's earlier models: no plan in the store can have other code run."""
+    recipe: Recipe = Recipe()
+    """The continuous method's four aspects."""
+    training: Training = Training()
+    """One training, the same for every method."""
+    baseline: Baseline = Baseline()
+    """The scratch run that targets come from."""
+    target: Target = Target()
+    """What a run must reach."""
+    gate: Gate = Gate()
+    """What a candidate must show before it is promoted."""
+    costs: Costs = Costs()
+    """What a device costs, for figures in energy and money."""
+    resources: Resources = Resources()
+    """What the pods of its pipeline ask of the cluster."""
+    schedule: Cron | None = None
+    """When `retrain watch` retrains on what has landed, in cron's five fields and UTC; at once where absent."""
+    kubeflow: Kubeflow = Kubeflow()
+    """Where its pipeline is submitted to."""

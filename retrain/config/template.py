@@ -1,0 +1,65 @@
+"""A commented starting file and the JSON schema, both generated from the models so that neither can drift from them."""
+
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from retrain.config.fields import ConfigModel
+from retrain.config.task import Task
+from retrain.config.validation import config_models, models_by_name, validate_document
+
+WIDTH = 100
+
+
+def task_template(name: str) -> str:
+    """A task file in which every field has its default, with what the field is above it. Raises `TaskError`."""
+    task = validate_document({"name": name}, "new task")
+    header = _comment("Only the name is needed: what is left out has the default that stands here.", "")
+    return "\n".join([*header, "", *_fields(task, {}, "")]) + "\n"
+
+
+def task_schema() -> dict[str, Any]:
+    """The JSON schema of a task file, for editors and other programs. A kind other than the default has to be named."""
+    document = Task.model_json_schema()
+    for kind in _to_be_named(Task):
+        document["$defs"][kind.__name__]["required"] = ["name"]
+    return document
+
+
+def _to_be_named(model: type[ConfigModel]) -> Iterator[type[ConfigModel]]:
+    for field in model.model_fields.values():
+        yield from (kind for name, kind in models_by_name(field).items() if name != field.default.name)
+        for part in config_models(field):
+            yield from _to_be_named(part)
+
+
+def _fields(part: ConfigModel, choices: dict[str, type[ConfigModel]], pad: str) -> Iterator[str]:
+    """The lines of a part; `choices` are the kinds that could stand in its place."""
+    for name, field in type(part).model_fields.items():
+        value = getattr(part, name)
+        if name == "name":
+            yield from _kinds(choices, pad)
+        yield from _comment(field.description or "", pad)
+        if isinstance(value, ConfigModel):
+            yield f"{pad}{name}:"
+            yield from _fields(value, models_by_name(field), pad + "  ")
+        else:
+            yield f"{pad}{name}: {_flow(value)}"
+
+
+def _kinds(choices: dict[str, type[ConfigModel]], pad: str) -> Iterator[str]:
+    """What each kind is, and its fields."""
+    for name, kind in choices.items():
+        fields = ", ".join(field for field in kind.model_fields if field != "name")
+        yield from _comment(f"{name}: {kind.__doc__}" + (f" ({fields})" if fields else ""), pad)
+
+
+def _comment(text: str, pad: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=f"{pad}# ", subsequent_indent=f"{pad}# ")
+
+
+def _flow(value: object) -> str:
+    """A plain value on one line; YAML would end a lone scalar with the document's end mark."""
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()

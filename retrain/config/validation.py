@@ -1,0 +1,161 @@
+"""Check a document against the task's models, and say what is wrong with it, one line a problem."""
+
+import difflib
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from reprlib import repr as shortened
+from typing import Any, NamedTuple, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from retrain.config.fields import ConfigModel
+from retrain.config.task import Task
+from retrain.errors import TaskError
+
+
+def config_models(field: FieldInfo) -> list[type[ConfigModel]]:
+    """The kinds of part that a field may hold; none where it holds a plain value."""
+    options = get_args(field.annotation) or (field.annotation,)
+    return [option for option in options if isinstance(option, type) and issubclass(option, ConfigModel)]
+
+
+def models_by_name(field: FieldInfo) -> dict[str, type[ConfigModel]]:
+    """The kinds of part by name, where there are several to choose from."""
+    options = config_models(field)
+    return {option.model_fields["name"].default: option for option in options} if len(options) > 1 else {}
+
+
+def models_by_name_at(path: tuple[str, ...], model: type[ConfigModel] = Task) -> dict[str, type[ConfigModel]]:
+    """The kinds to choose from at a path; empty where there is no choice, or no such path."""
+    if not path or path[0] not in model.model_fields:
+        return {}
+    field = model.model_fields[path[0]]
+    if len(path) == 1:
+        return models_by_name(field)
+    return {name: kind for part in config_models(field) for name, kind in models_by_name_at(path[1:], part).items()}
+
+
+def fill_in_default_names(document: Mapping[Any, Any], model: type[ConfigModel] = Task) -> dict[Any, Any]:
+    """Name the kind wherever the document leaves it out: `schedule: {scale: 0.5}` is of the default kind, cosine."""
+    complete = dict(document)
+    for name, field in model.model_fields.items():
+        value = document.get(name)
+        if not isinstance(value, dict):
+            continue
+        if models_by_name(field):
+            complete[name] = {"name": field.default.name} | value
+        elif options := config_models(field):
+            complete[name] = fill_in_default_names(value, options[0])
+    return complete
+
+
+def settable_paths(model: type[ConfigModel] = Task, prefix: str = "") -> Iterator[str]:
+    """Every dotted path that a task file may set, those of all kinds included."""
+    for name, field in model.model_fields.items():
+        yield f"{prefix}{name}"
+        for part in config_models(field):
+            yield from settable_paths(part, f"{prefix}{name}.")
+
+
+Path = tuple[str, ...]
+
+
+class _Problem(NamedTuple):
+    path: Path
+    says: str
+    got: str
+
+
+def validate_document(document: Mapping[Any, Any], source: str, overridden: Collection[Path] = ()) -> Task:
+    """Turn a document into a task.
+
+    A problem at a path that was `overridden` is said to lie in `--set`, any other in `source`. Raises `TaskError`.
+    """
+    try:
+        return Task.model_validate(fill_in_default_names(document))
+    except ValidationError as error:
+        lines = []
+        for problem in _merged(_problem(detail) for detail in error.errors()):
+            origin = "--set" if any(_related(problem.path, path) for path in overridden) else source
+            lines.append(f"{origin}: {'.'.join(problem.path)}: {problem.says}{problem.got}")
+        raise TaskError("\n".join(lines)) from None
+
+
+def did_you_mean(word: str, known: Mapping[str, str]) -> str:
+    """`; did you mean ...?` with the nearest of the known words, each as its value says it; or nothing."""
+    nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
+    return f"; did you mean {known[nearest[0]]}?" if nearest else ""
+
+
+def _related(path: Path, other: Path) -> bool:
+    """Whether one of two paths lies within the other."""
+    return all(a == b for a, b in zip(path, other, strict=False))
+
+
+def _merged(problems: Iterable[_Problem]) -> list[_Problem]:
+    """One problem a path: a union of plain types fails once for each of them ('auto', a number)."""
+    merged: dict[Path, _Problem] = {}
+    for problem in problems:
+        if first := merged.get(problem.path):
+            problem = first._replace(says=f"{first.says} or {problem.says.removeprefix('must be ')}")
+        merged[problem.path] = problem
+    return list(merged.values())
+
+
+def _problem(detail: ErrorDetails) -> _Problem:
+    """One of pydantic's errors, for people."""
+    path, model = _place(detail["loc"], Task)
+    got = detail["input"]
+    match detail["type"]:
+        case "extra_forbidden" | "invalid_key":
+            return _Problem(path, _unknown(path, model), "")
+        case "missing":
+            return _Problem(path, "is missing", "")
+        case "secret":
+            return _Problem(path, detail["msg"], "")
+        case "union_tag_invalid":
+            allowed = detail["ctx"]["expected_tags"].replace("'", "")
+            return _Problem((*path, "name"), f"must be one of {allowed}", f" (got {shortened(got['name'])})")
+        case "string_pattern_mismatch" if (field := model.model_fields.get(path[-1])) and field.description:
+            return _Problem(path, f"does not fit: {field.description.rstrip('.')}", f" (got {shortened(got)})")
+        case "model_type" | "model_attributes_type":
+            return _Problem(path, "must be a mapping of fields", f" (got {shortened(got)})")
+    says = re.sub(r"^.*?should| after validation|, (unable|got|not) .*$", "", detail["msg"])
+    says = says.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
+    return _Problem(path, f"must{says}", f" (got {shortened(got)})")
+
+
+def _place(location: tuple[int | str, ...], model: type[ConfigModel]) -> tuple[Path, type[ConfigModel]]:
+    """The path that a person would write, without the union members that pydantic adds, and the model it ends in."""
+    if not location:
+        return (), model
+    step, *rest = location
+    field = model.model_fields.get(str(step))
+    if not rest:
+        return (str(step),), model
+    if field is None:  # an index, among several parts of one kind
+        path, model = _place(tuple(rest), model)
+        return (str(step), *path), model
+    if options := models_by_name(field):
+        model, rest = options[str(rest[0])], rest[1:]
+    elif inner := config_models(field):
+        model = inner[0]
+    else:  # what follows is an index or a key, and then a union's member
+        rest = rest[: 1 if get_origin(field.annotation) in (tuple, dict) else 0]
+        return (str(step), *map(str, rest)), model
+    path, model = _place(tuple(rest), model)
+    return (str(step), *path), model
+
+
+def _unknown(path: Path, model: type[ConfigModel]) -> str:
+    """Which fields are known beside an unknown one, and the nearest: there, or else anywhere in a task."""
+    word, allowed = path[-1], list(model.model_fields)
+    if owners := [name for name, kind in models_by_name_at(path[:-1]).items() if word in kind.model_fields]:
+        hint = f"; only {' and '.join(owners)} has it"
+    else:
+        beside = {name: ".".join((*path[:-1], name)) for name in allowed}
+        anywhere = {full.rpartition(".")[2]: full for full in settable_paths()}
+        hint = did_you_mean(word, beside) or did_you_mean(word, anywhere)
+    return f"unknown field {word!r}; allowed: {', '.join(allowed)}{hint}"

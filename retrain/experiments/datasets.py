@@ -1,0 +1,102 @@
+"""Data sets by name: an image folder (or tars of that shape) below the root, or one that a library loads."""
+
+import inspect
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from retrain.errors import StudyError
+
+Labelled = Iterable[tuple[Any, int]]
+"""PIL images and labels."""
+
+
+class Published(NamedTuple):
+    """A data set that torchvision loads."""
+
+    kind: str
+    """torchvision's class."""
+    files: str
+    """What shows that its files lie in a folder."""
+    where: str
+    """What to fetch, for a machine that cannot download it."""
+
+
+CIFAR = "https://www.cs.toronto.edu/~kriz"
+PUBLISHED = {
+    "cifar10": Published("CIFAR10", "cifar-10-batches-py", f"{CIFAR}/cifar-10-python.tar.gz"),
+    "cifar100": Published("CIFAR100", "cifar-100-python", f"{CIFAR}/cifar-100-python.tar.gz"),
+    "svhn": Published(
+        "SVHN", "train_32x32.mat", "train_32x32.mat and test_32x32.mat of http://ufldl.stanford.edu/housenumbers/"
+    ),
+}
+IMAGENET = "ImageNet's ILSVRC-2012 (image-net.org), as train/CLASS/*.JPEG and test/CLASS/*.JPEG,"
+BY_HAND = {
+    "imagenet-100": f"100 classes of {IMAGENET}",
+    "imagenet-200": f"200 classes of {IMAGENET}",
+    "adaptiope-product-images": "Adaptiope's product_images (gitlab.com/tringwald/adaptiope), as CLASS/*.jpg,",
+    "adaptiope-real-life": "Adaptiope's real_life images (gitlab.com/tringwald/adaptiope), as CLASS/*.jpg,",
+}
+"""What has to be fetched by hand, and how it must lie."""
+
+
+def find(name: str, root: Path, download: bool, scratch: Path) -> Path:
+    """Return a source of labelled images, as `retrain drop pack` takes it.
+
+    It is `root/name` if there is such a thing; else the data set is loaded by name, and written into `scratch`.
+    Raises `StudyError`, saying what to fetch and where to put it, if it is not at hand.
+    """
+    if (root / name).exists():
+        return root / name
+    if name != "digits" and name not in PUBLISHED:
+        raise StudyError(f"data set {name} is not at hand: {how_to_get(name, root)}, or say --root FOLDER")
+    try:
+        _write(name, root, download, scratch)
+    except ImportError as error:
+        raise StudyError(f"data set {name} cannot be read: {error}; install the extra demo, retrain[demo]") from error
+    except (RuntimeError, OSError) as error:
+        raise StudyError(
+            f"data set {name} is not in {root}, not even as torchvision keeps it ({error}); "
+            f"{how_to_get(name, root)}, or say --root FOLDER"
+        ) from error
+    return scratch
+
+
+def _write(name: str, root: Path, download: bool, folder: Path) -> None:
+    if name == "digits":
+        from retrain.cli.demo import write_digits
+
+        write_digits(folder)
+        return
+    from torchvision import datasets
+
+    for split in ("train", "test"):
+        export(load(getattr(datasets, PUBLISHED[name].kind), root, split, download), folder / split)
+
+
+def load(kind: Any, root: Path, split: str, download: bool) -> Any:
+    """Return a split of a data set as one of torchvision's classes reads it; some say `train`, some `split`."""
+    named = "split" in inspect.signature(kind).parameters
+    return kind(root, download=download, **({"split": split} if named else {"train": split == "train"}))
+
+
+def how_to_get(name: str, root: Path) -> str:
+    """Say what to fetch for a data set, and where to put it."""
+    if name in PUBLISHED:
+        return f"say --download, or put {PUBLISHED[name].where}, unpacked, into {root}, or images into {root / name}"
+    return f"put {BY_HAND.get(name, 'an image folder, CLASS/*.png, or tars of that shape,')} into {root / name}"
+
+
+def at_hand(name: str, root: Path) -> bool:
+    """Say whether a data set is there, as an image folder or as torchvision keeps it, or needs no fetching."""
+    published = name in PUBLISHED and (root / PUBLISHED[name].files).exists()
+    return name == "digits" or (root / name).exists() or published
+
+
+def export(images: Labelled, folder: Path) -> None:
+    """Write a data set of PIL images as an image folder: class/number.png."""
+    names = getattr(images, "classes", None)
+    for number, (image, label) in enumerate(images):
+        path = folder / (names[label] if names else str(label)) / f"{number:06d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)

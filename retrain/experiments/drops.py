@@ -1,0 +1,99 @@
+"""The drops of a study: its data sets thinned, and committed split by split as any drop is."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from retrain.config.task import Task
+from retrain.data.packing import pack
+from retrain.data.source import read_source
+from retrain.data.staging import Staging
+from retrain.errors import StudyError
+from retrain.experiments.component import by_component
+from retrain.experiments.datasets import find
+from retrain.experiments.grid import parts_of
+from retrain.experiments.settings import Data, Study
+from retrain.experiments.subsets import thin, two_parts, write_folder
+from retrain.records import Drop
+from retrain.store.base import ObjectStore
+from retrain.store.drops import list_drops
+from retrain.store.layout import Layout
+
+
+class DataRoot(NamedTuple):
+    """Where data sets lie, and whether those that are not there may be downloaded."""
+
+    folder: Path
+    download: bool = False
+
+
+def committed_drops(study: Study, split: str, task: Task, store: ObjectStore) -> tuple[Drop, ...] | None:
+    """Return a split's drops in their order, or None if those that land beforehand are not all committed."""
+    drops = list_drops(store, Layout(task.name))
+    beforehand = 1 if study.splits[split].by == "margin" else parts_of(study, split)
+    return drops if len(drops) >= beforehand else None
+
+
+def commit_drops(study: Study, split: str, task: Task, store: ObjectStore, root: DataRoot) -> tuple[Drop, ...]:
+    """Commit a split's drops, unless they are; return them in their order.
+
+    Raises `StudyError` if a data set is not at hand, `DropError` if the split does not suit it.
+    """
+    if drops := committed_drops(study, split, task, store):
+        return drops
+    if study.splits[split].by == "landed":
+        raise StudyError(f"task {task.name}: a study of its own drops needs two of them, old and new; it has fewer")
+    with prepared_data(study, root) as (sources, folder):
+        for number, (source, staging, part) in enumerate(_parts(study, split, sources, folder), 1):
+            pack(source, task, store, staging=staging, part=part, drop_id=f"drop-{number}")
+    return list_drops(store, Layout(task.name))
+
+
+@contextmanager
+def prepared_data(study: Study, root: DataRoot) -> Iterator[tuple[list[Path], Path]]:
+    """Yield a study's data sets as sources, thinned as it says, and a folder for whatever else is written.
+
+    Raises `StudyError` if one is not at hand.
+    """
+    with tempfile.TemporaryDirectory(prefix="retrain-study-") as temporary:
+        folder = Path(temporary)
+        yield [_prepare(data, study.stop_on, root, folder / str(n)) for n, data in enumerate(study.data)], folder
+
+
+def _parts(
+    study: Study, split: str, sources: list[Path], folder: Path
+) -> Iterator[tuple[Path, Staging | None, int | None]]:
+    """Yield for each drop the source, and which part of it is the drop."""
+    setting = study.splits[split]
+    if len(sources) > 1 and setting.by not in ("source", "transfer"):
+        raise StudyError(f"study {study.name}: split {split}: several data sets are split by source or transfer only")
+    match setting.by:
+        case "classes" | "share" as by:
+            staging = Staging.parse(by, setting.sizes)
+            yield from ((sources[0], staging, part) for part in range(1, len(staging.sizes) + 1))
+        case "component":
+            yield from ((part, None, None) for part in by_component(sources[0], setting.sizes, folder / "components"))
+        case "source":
+            yield from ((source, None, None) for source in sources)
+        case "transfer":
+            yield from ((part, None, None) for part in two_parts(sources, setting, folder / "parts"))
+        case "margin":
+            yield sources[0], Staging.parse("share", setting.sizes), 1
+
+
+def _prepare(data: Data, stop_on: Literal["val", "test"], root: DataRoot, folder: Path) -> Path:
+    """Return a data set as a source: as it is, or a copy that is thinned or has its test split as val too."""
+    source = find(data.name, root.folder, root.download, folder / "found")
+    if stop_on == "val" and data == Data(name=data.name):
+        return source
+    samples = list(thin(read_source(source), data))
+    if stop_on == "test" and not any(sample.split == "test" for sample in samples):
+        raise StudyError(f"data set {data.name} has no test split to stop on; say stop_on: val")
+    write_folder(samples, folder / "source")
+    if stop_on == "test":
+        shutil.rmtree(folder / "source" / "val", ignore_errors=True)
+        shutil.copytree(folder / "source" / "test", folder / "source" / "val")
+    return folder / "source"

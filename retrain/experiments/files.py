@@ -1,0 +1,56 @@
+"""Study files by name or path."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from retrain.config.loading import load_yaml
+from retrain.errors import StudyError
+from retrain.experiments.settings import Study
+
+
+def studies_folder() -> Path:
+    """Return where study files lie: $RETRAIN_STUDIES, or studies/ in the working directory."""
+    return Path(os.environ.get("RETRAIN_STUDIES") or "studies")
+
+
+def all_studies() -> list[Study]:
+    """Read every study in `folder()`. Raises `StudyError` at a file that is wrong, or where there is none."""
+    if not (names := _study_names()):
+        raise StudyError(f"there are no studies in {studies_folder()}; say where they are in RETRAIN_STUDIES")
+    return [load_study(name) for name in names]
+
+
+def load_study(name_or_path: str) -> Study:
+    """Read a study; a path has a suffix or a slash, a name is looked up in `folder()`.
+
+    A file that says `extends: OTHER` has all of OTHER.yaml beside it but for the fields that it names itself. Raises
+    `StudyError`, one line for every problem.
+    """
+    is_path = "/" in name_or_path or Path(name_or_path).suffix
+    path = Path(name_or_path) if is_path else studies_folder() / f"{name_or_path}.yaml"
+    if not is_path and not path.exists():
+        known = ", ".join(_study_names()) or "none"
+        raise StudyError(f"there is no study {name_or_path!r} in {studies_folder()}; there are: {known}")
+    try:
+        return Study.model_validate(_read(path))
+    except ValidationError as error:
+        lines = (f"{path}: {'.'.join(map(str, each['loc'])) or 'study'}: {each['msg']}" for each in error.errors())
+        raise StudyError("\n".join(lines)) from None
+
+
+def _study_names() -> list[str]:
+    return sorted(path.stem for path in studies_folder().glob("*.yaml"))
+
+
+def _read(path: Path) -> dict[Any, Any]:
+    try:
+        document = load_yaml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path}: cannot be read: {getattr(error, 'strerror', 'not UTF-8')}") from None
+    if not isinstance(document, dict):
+        raise StudyError(f"{path}: must be a mapping of fields, such as 'name: ours'")
+    extended = document.pop("extends", None)
+    return _read(path.with_name(f"{extended}.yaml")) | document if extended else document

@@ -1,0 +1,98 @@
+"""The grid of a study: its cells, and the task and recipe of each."""
+
+import json
+from collections.abc import Iterator
+from itertools import product
+from typing import Any, NamedTuple
+
+from retrain.config import Method as Word
+from retrain.config.loading import load_task
+from retrain.config.recipe import recipe_for
+from retrain.config.task import Task
+from retrain.experiments.settings import Method, Study
+from retrain.records import digest
+
+FIRST = "(first drop)"
+"""Stands for the method of the runs on the first drop, which all methods continue from."""
+
+
+class Cell(NamedTuple):
+    """One training: a method's, on the first `drops` drops of a split, continuing from its own on one drop fewer."""
+
+    variant: str
+    split: str
+    method: str
+    drops: int
+    seed: int
+
+
+def parts_of(study: Study, split: str) -> int:
+    """Return how often data lands in a split: as a drop each time, but for `landed`, where all old drops are one."""
+    setting = study.splits[split]
+    match setting.by:
+        case "source":
+            return len(study.data)
+        case "landed" | "transfer":
+            return 2
+        case _:
+            return setting.sizes.count("+") + 1
+
+
+def cells(study: Study, drops: int) -> Iterator[Cell]:
+    """Yield the cells that train on this many drops; on the first, all methods are one."""
+    methods = {FIRST: Method(start="scratch")} if drops == 1 else study.methods
+    for variant, split, method in product(study.variants, study.splits, methods):
+        if drops <= parts_of(study, split):
+            yield from (Cell(variant, split, method, drops, seed) for seed in study.seeds[: methods[method].seeds])
+
+
+def parent_of(cell: Cell) -> Cell | None:
+    """Return the cell that this one continues from."""
+    if cell.drops == 1:
+        return None
+    return cell._replace(drops=cell.drops - 1, method=FIRST if cell.drops == 2 else cell.method)
+
+
+def drop_id(study: Study, cell: Cell) -> str:
+    """Name the drop that a cell's run is the first to train on: by margin, every chain of runs has its own."""
+    if cell.drops == 1 or study.splits[cell.split].by != "margin":
+        return f"drop-{cell.drops}"
+    return f"drop-{cell.drops}-{digest([cell.variant, cell.method, cell.seed])[:8]}"
+
+
+def drop_ids(study: Study, cell: Cell) -> list[str]:
+    """Name all drops that have landed for a cell, in their order."""
+    return [drop_id(study, cell._replace(drops=number)) for number in range(1, cell.drops + 1)]
+
+
+def task_of(study: Study, cell: Cell, store: str | None) -> Task:
+    """Return the cell's task: its recipe is the method's own; `store` instead of the task's.
+
+    Raises `TaskError` if an override is wrong.
+    """
+    variant = study.variants[cell.variant]
+    method = study.methods.get(cell.method, Method(start="scratch"))
+    settings = study.set | variant.set | (variant.first if cell.drops == 1 else method.set)
+    settings |= {"seed": cell.seed} | ({"store": store} if store else {})
+    task = load_task(study.task, [f"{path}={json.dumps(value)}" for path, value in settings.items()])
+    followed: dict[str, Any] = {aspect: getattr(task.recipe, aspect) for aspect in method.aspects}
+    recipe = recipe_for(method.start, task.recipe).model_copy(update=followed)
+    return task.model_copy(update={"name": data_name(study, cell.split, task), "recipe": recipe})
+
+
+def word_of(study: Study, cell: Cell) -> Word:
+    """Return what a plan calls the cell's method: with an aspect of the recipe, it is continuous."""
+    method = study.methods.get(cell.method, Method(start="scratch"))
+    return "continuous" if method.aspects else method.start
+
+
+def data_name(study: Study, split: str, task: Task) -> str:
+    """Name a split's data: studies of the same drops share them, and the runs that they have in common."""
+    if study.splits[split].by == "landed":
+        return task.name
+    content = [data.model_dump(exclude_defaults=True) for data in study.data], study.splits[split].model_dump()
+    held_out = study.stop_on, task.data.val_share, task.data.test_share
+    names = "-".join(data.name for data in study.data)
+    sizes = study.splits[split].sizes.replace("+", "-")
+    readable = "".join(letter if letter.isalnum() else "-" for letter in f"{names}-{sizes}".lower())
+    return f"{readable[:40].strip('-')}-{digest([*content, *held_out])[:8]}"

@@ -1,0 +1,77 @@
+"""The records that a study's figures come from, as one file: whoever has it can recompute them without retraining."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from retrain.errors import StudyError
+from retrain.experiments.grid import Cell
+from retrain.experiments.settings import Study
+from retrain.records import Curve, Point, RunRecord, digest
+
+FILE = "runs.jsonl"
+ABOUT = {"paper", "findings", "draw", "plots", "fitted", "grids"}
+"""What a study's file says of its results, rather than of what is run."""
+
+Measure = float | list[list[float]]
+"""One figure, or a map of them."""
+Figures = dict[str, Measure]
+MAP = "map of learning speeds"
+"""Shares of old samples by learning speed in the run before (rows) and in this one (columns), slow ones first."""
+
+
+class EndedRun(NamedTuple):
+    """A cell whose run has ended, with what it left."""
+
+    cell: Cell
+    record: RunRecord
+    curve: Curve
+    measures: Figures
+    """What was measured of it beside its accuracy."""
+
+
+class KeptRuns(NamedTuple):
+    """A study's ended runs, and where they come from."""
+
+    grid: str
+    """Digest of the study's file as it was, but for what is said about the results."""
+    commit: str
+    """The code that wrote this file."""
+    ran: tuple[EndedRun, ...]
+
+
+def grid_digest(study: Study) -> str:
+    """Return the identity of what a study runs."""
+    return digest(study.model_dump(mode="json", exclude=ABOUT, exclude_defaults=True))
+
+
+def write_kept(kept: KeptRuns, folder: Path) -> None:
+    """Write runs.jsonl: a line on the whole, then a line a run, its curve as columns."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [{"grid": kept.grid, "commit": kept.commit}, *(_row(one) for one in kept.ran)]
+    (folder / FILE).write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in lines), encoding="utf-8")
+
+
+def read_kept(folder: Path) -> KeptRuns:
+    """Read runs.jsonl. Raises `StudyError` if it is not there, or damaged."""
+    path = folder / FILE
+    try:
+        head, *lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+        return KeptRuns(head["grid"], head["commit"], tuple(map(_ended_run, lines)))
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        raise StudyError(f"{path}: not the kept runs of a study: {str(error).splitlines()[0]}") from error
+
+
+def _row(one: EndedRun) -> dict[str, Any]:
+    points = [point.model_dump() for point in one.curve.points]
+    columns = {name: [point[name] for point in points] for name in Point.model_fields}
+    record = one.record.model_dump(mode="json")
+    return {"cell": one.cell._asdict(), "record": record, "curve": columns, "measures": one.measures}
+
+
+def _ended_run(line: dict[str, Any]) -> EndedRun:
+    points = zip(*(line["curve"][name] for name in Point.model_fields), strict=True)
+    curve = Curve(points=tuple(Point(**dict(zip(Point.model_fields, values, strict=True))) for values in points))
+    return EndedRun(Cell(**line["cell"]), RunRecord.model_validate(line["record"]), curve, line["measures"])

@@ -1,0 +1,94 @@
+"""What is measured of a run beside its accuracy, from where it started and the model it ended with."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+
+from retrain.experiments.kept_runs import MAP, Figures, Measure
+from retrain.pipeline.context import Context
+from retrain.pipeline.train import prepare
+from retrain.recipe.analysis import gradient_norms, rank_correlation, weight_correlation
+from retrain.recipe.learning_speed import add_decayed, joint_shares, learning_speed
+from retrain.records import Plan
+from retrain.store.base import Missing, ObjectStore
+from retrain.store.layout import Layout
+from retrain.training.optimizers import trained_parameters
+from retrain.training.seeds import make_generator
+from retrain.training.setup import Run
+
+SAMPLES = 512
+"""Old, and as many new, samples whose gradients are measured."""
+
+BINS = 10
+"""Rows and columns of a map of learning speeds."""
+
+
+def correlation(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
+    """Yield the correlation of final with initial weights (Ash & Adams, figure 5)."""
+    initial, final = trained_parameters(run.network), context.files(run.plan.run_id).weights()
+    yield "correlation of weights", weight_correlation(initial.values(), [final[name] for name in initial])
+
+
+def gradients(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
+    """Yield the mean norms of the gradients of old and new samples, at the start and at the end."""
+    old = run.train.drop < run.plan.known
+    for when, weights in (("start", None), ("end", context.files(run.plan.run_id).weights())):
+        if weights:
+            run.network.load_state_dict(weights)
+        for age, chosen in (("old", old), ("new", ~old)):
+            indices = chosen.nonzero().squeeze(1)
+            lots = torch.randperm(len(indices), generator=make_generator(run.plan.seed, "measured"))[:SAMPLES]
+            some = indices[lots.to(indices.device)]
+            norms = gradient_norms(run.network, run.normalize(run.train.pixels(some)), run.train.labels[some])
+            yield f"gradient norm, {age}, {when}", float(norms.mean())
+
+
+def speeds(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
+    """Yield how the old samples' learning speeds in this run agree with those in the run that it continues from."""
+    plan = run.plan
+    if plan.parent is None or not plan.known:
+        return
+    parent = context.files(plan.parent).counters(plan.dataset, plan.known)
+    kept = context.files(plan.run_id).counters(plan.dataset, len(plan.dataset.drops))
+    own = add_decayed(parent, kept, -plan.task.training.index_decay)  # what was kept is the sum of both
+    old = (run.train.drop < plan.known).cpu()
+    before, after = learning_speed(parent)[old], learning_speed(own)[old]
+    seen = ~(before.isnan() | after.isnan())
+    yield "rank correlation of learning speeds", rank_correlation(before[seen], after[seen])
+    yield MAP, joint_shares(before, after, BINS).tolist()
+
+
+MEASURES: dict[str, Callable[[Context, Run], Iterator[tuple[str, Measure]]]] = {
+    "weight_correlation": correlation,
+    "gradient_norms": gradients,
+    "learning_speed": speeds,
+}
+
+
+def measure(context: Context, plan: Plan, names: Iterable[str]) -> None:
+    """Measure what has not been measured of an ended run that left a model, and keep the figures beside it."""
+    found = _read(context.store, context.layout, plan.run_id)
+    missing = [name for name in names if name not in found]
+    for name in missing:
+        found[name] = dict(MEASURES[name](context, prepare(context, plan)))
+    if missing:
+        context.store.write(_key(context.layout, plan.run_id), json.dumps(found).encode())
+
+
+def read(store: ObjectStore, layout: Layout, run_id: str, names: Iterable[str]) -> Figures:
+    """Return what has been measured of a run, of what is asked for."""
+    found = _read(store, layout, run_id)
+    return {figure: value for name in names for figure, value in found.get(name, {}).items()}
+
+
+def _read(store: ObjectStore, layout: Layout, run_id: str) -> dict[str, Figures]:
+    try:
+        figures: dict[str, Figures] = json.loads(store.read(_key(layout, run_id))[0])
+    except Missing:
+        return {}
+    return figures
+
+
+def _key(layout: Layout, run_id: str) -> str:
+    return layout.run(run_id, "measures.json")

@@ -1,0 +1,67 @@
+"""A study's evidence in a folder: its page, and beside it runs, table and pictures."""
+
+import subprocess
+from pathlib import Path
+
+from retrain.errors import StudyError
+from retrain.experiments import kept_runs, plots
+from retrain.experiments.files import load_study
+from retrain.experiments.kept_runs import EndedRun, KeptRuns, grid_digest
+from retrain.experiments.page import comma_separated, page
+from retrain.experiments.settings import Study
+from retrain.experiments.statistics import groups
+
+EVIDENCE = Path("docs/evidence")
+
+
+def write_report(study: Study, ran: list[EndedRun], evidence: Path) -> Path:
+    """Write NAME.md, and NAME/ with runs.jsonl, table.csv and pictures; return the page's path."""
+    kept_runs.write_kept(KeptRuns(grid_digest(study), commit(), tuple(ran)), evidence / study.name)
+    return write_again(study, evidence)
+
+
+def write_again(study: Study, evidence: Path) -> Path:
+    """Write a study's page, table and pictures from the runs that are kept beside them. Raises `StudyError`."""
+    folder = evidence / study.name
+    collected = kept_runs.read_kept(folder)
+    plots.write_plots(study, groups(study, collected.ran), folder)
+    for path, text in texts(study, collected, evidence).items():
+        path.write_text(text, encoding="utf-8")
+    return evidence / f"{study.name}.md"
+
+
+def texts(study: Study, collected: KeptRuns, evidence: Path) -> dict[Path, str]:
+    """Return what can be computed anew from kept runs: each file's path and content."""
+    return {
+        evidence / f"{study.name}.md": page(study, collected),
+        evidence / study.name / "table.csv": comma_separated(study, collected),
+    }
+
+
+def check(evidence: Path) -> list[str]:
+    """Compute all studies' pages and tables anew, without training; return the names of those that were checked.
+
+    Raises `StudyError` where there is none, or naming the first file that says something else than the kept runs do.
+    """
+    names = sorted(path.parent.name for path in evidence.glob(f"*/{kept_runs.FILE}"))
+    if not names:
+        raise StudyError(f"there are no kept runs of studies in {evidence}; say with --out where they are")
+    for name in names:
+        study, collected = load_study(name), kept_runs.read_kept(evidence / name)
+        if collected.grid != grid_digest(study):
+            raise StudyError(
+                f"{evidence / name}: the study's file has changed since; run it, and `retrain study report`"
+            )
+        for path, text in texts(study, collected, evidence).items():
+            if not path.exists() or path.read_text(encoding="utf-8") != text:
+                raise StudyError(f"{path} does not say what the runs in {evidence / name / kept_runs.FILE} say")
+    return names
+
+
+def commit() -> str:
+    """Return the commit that the working directory is at, or `unknown`."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

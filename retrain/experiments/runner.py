@@ -1,0 +1,73 @@
+"""Run a study: whatever of its grid has not run yet, in this process or in several."""
+
+import logging
+from collections import deque
+from functools import partial
+from itertools import chain
+
+from retrain.errors import StudyError
+from retrain.experiments.active_learning import commit_next
+from retrain.experiments.drops import DataRoot, commit_drops
+from retrain.experiments.grid import Cell, cells, parts_of
+from retrain.experiments.runs import Runs
+from retrain.experiments.workers import RunEach, Workers, measure_run, run_trial, worker_pool
+from retrain.records import Plan
+from retrain.store.layout import Layout
+from retrain.store.runs import RunRecords
+
+log = logging.getLogger("retrain")
+
+
+def run(runs: Runs, root: DataRoot, workers: Workers) -> int:
+    """Land the drops and run every cell that has not run; return how many there were.
+
+    It can be stopped at any moment and run again: what has ended is not repeated, and what was under way goes on.
+    Raises `StudyError` if a data set is not at hand.
+    """
+    with worker_pool(workers) as each:
+        grids = (list(cells(runs.study, drops)) for drops in range(1, _longest(runs) + 1))
+        return sum(_run(runs, root, grid, each, workers.device) for grid in grids)
+
+
+def plan_ahead(runs: Runs, root: DataRoot) -> list[list[Plan]]:
+    """Land the drops and keep the plans of all cells that have not run, by the number of drops that they train on.
+
+    Raises `StudyError` if a data set is not at hand, or if what lands depends on how runs will have ended.
+    """
+    splits = runs.study.splits
+    if chosen := next((name for name, split in splits.items() if split.by == "margin"), None):
+        raise StudyError(f"split {chosen}: what lands is chosen by models that are not trained yet; run it --on here")
+    for cell in cells(runs.study, 1):
+        commit_drops(runs.study, cell.split, runs.task(cell), runs.store, root)
+    runs.forget()
+    levels = [_to_do(runs, drops) for drops in range(1, _longest(runs) + 1)]
+    for plan in chain.from_iterable(levels):
+        RunRecords(runs.store, Layout(plan.task.name), plan.run_id).write_plan(plan)
+    return [level for level in levels if level]
+
+
+def _to_do(runs: Runs, drops: int) -> list[Plan]:
+    plans = (runs.plan(cell) for cell in cells(runs.study, drops) if runs.record(cell) is None)
+    return list({plan.run_id: plan for plan in plans}.values())
+
+
+def _longest(runs: Runs) -> int:
+    return max(parts_of(runs.study, split) for split in runs.study.splits)
+
+
+def _run(runs: Runs, root: DataRoot, grid: list[Cell], each: RunEach, device: str) -> int:
+    """Run the cells of one number of drops, none of which depends on another."""
+    for cell in grid:
+        commit_drops(runs.study, cell.split, runs.task(cell), runs.store, root)
+        if runs.study.splits[cell.split].by == "margin":
+            commit_next(runs, cell, root, device)
+    runs.forget()
+    plans = {plan.run_id: plan for plan in map(runs.plan, filter(runs.can_start, grid))}
+    part = f"part {grid[0].drops} of {_longest(runs)}"
+    log.info("%s, %s, runs to do: %d of %d", runs.study.name, part, len(plans), len(grid))
+    deque(each(run_trial, plans.values()), maxlen=0)
+    runs.forget()
+    if runs.study.measures and grid[0].drops > 1:
+        ended = {plan.run_id: plan for plan in map(runs.plan, filter(runs.left_model, grid))}
+        deque(each(partial(measure_run, names=runs.study.measures), ended.values()), maxlen=0)
+    return len(plans)

@@ -1,0 +1,198 @@
+"""What a study found, as figures: means and standard errors over seeds, and speed-ups against scratch."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from math import sqrt
+from statistics import fmean, stdev
+from typing import NamedTuple
+
+from retrain.experiments.grid import Cell
+from retrain.experiments.kept_runs import EndedRun
+from retrain.experiments.settings import Study
+from retrain.recipe.speed_up import first_reaching, speed_up
+from retrain.records import Curve
+
+LEVELS = (99, 100)
+
+
+class Estimate(NamedTuple):
+    """A mean over `of` seeds, of which `n` had a value; mean and error are None where there are too few."""
+
+    mean: float | None
+    error: float | None
+    """Standard error of the mean; None for fewer than two values."""
+    n: int
+    of: int
+
+
+class Group(NamedTuple):
+    """The cells that are compared with each other."""
+
+    variant: str
+    split: str
+    drops: int
+
+
+class Row(NamedTuple):
+    """One method's figures in a group."""
+
+    method: str
+    best: Estimate
+    """Highest accuracy of each seed."""
+    final: Estimate
+    """Accuracy that each seed ended with."""
+    test: Estimate
+    """Accuracy on the test split of the weights that each seed ended with."""
+    fitted: Estimate
+    """Iterations until each seed's training loss was as low as `Study.fitted`."""
+    speed_ups: Mapping[str, Mapping[int, Estimate]]
+    """L_99 and L_100 against each method of `Study.against` with the same seed."""
+    diverged: int
+    negative_transfer: bool
+    """It ended, on average, below the first of `Study.against` with its seeds: what was learnt before has done harm."""
+
+
+def estimate(values: Sequence[float | None]) -> Estimate:
+    """Return mean and standard error of what is not None."""
+    found = [value for value in values if value is not None]
+    error = stdev(found) / sqrt(len(found)) if len(found) > 1 else None
+    return Estimate(fmean(found) if found else None, error, len(found), len(values))
+
+
+def groups(study: Study, ran: Iterable[EndedRun]) -> dict[Group, list[EndedRun]]:
+    """Return the ended runs by group, in the grid's order of variants and splits, then by drops."""
+    variants, splits, methods = list(study.variants), list(study.splits), list(study.methods)
+
+    def place(one: EndedRun) -> tuple[int, ...]:
+        cell = one.cell
+        order = variants.index(cell.variant), splits.index(cell.split), cell.drops, methods.index(cell.method)
+        return *order, study.seeds.index(cell.seed)
+
+    ordered = sorted(ran, key=place)
+    return {group: list(members) for group, members in groupby(ordered, key=lambda one: group_of(one.cell))}
+
+
+def group_of(cell: Cell) -> Group:
+    """Return the group that a cell is compared in."""
+    return Group(cell.variant, cell.split, cell.drops)
+
+
+def rows(study: Study, members: Sequence[EndedRun]) -> list[Row]:
+    """Return a group's rows, a method each; methods of which nothing has ended are left out."""
+    by_method = {method: list(found) for method, found in groupby(members, key=lambda one: one.cell.method)}
+    bars = {one.cell.seed: _final(one) for one in by_method.get(study.against[0], [])}
+    return [_row(study, by_method, method, bars) for method in by_method]
+
+
+def _row(
+    study: Study, by_method: Mapping[str, Sequence[EndedRun]], method: str, bars: Mapping[int, float | None]
+) -> Row:
+    runs = by_method[method]
+    bar = estimate([bars[one.cell.seed] for one in runs if one.cell.seed in bars]).mean
+    final = estimate([_final(one) for one in runs])
+    return Row(
+        method=method,
+        best=estimate([one.record.result.best_accuracy if one.record.result else None for one in runs]),
+        final=final,
+        test=estimate([one.record.evaluation.accuracy if one.record.evaluation else None for one in runs]),
+        fitted=estimate([fitted_at(one.curve, study.fitted) for one in runs]),
+        speed_ups={other: speed_ups(by_method.get(other, []), runs) for other in study.against},
+        diverged=sum(one.record.outcome == "diverged" for one in runs),
+        negative_transfer=bar is not None and final.mean is not None and final.mean < bar,
+    )
+
+
+def _final(one: EndedRun) -> float | None:
+    """The accuracy that a run ended with; None if it diverged."""
+    return one.record.result.final_accuracy if one.record.result and one.record.outcome == "completed" else None
+
+
+def speed_ups(references: Sequence[EndedRun], runs: Sequence[EndedRun]) -> dict[int, Estimate]:
+    """Return L_99 and L_100 of runs against the references of the same seeds (Verwimp et al., eq. 2)."""
+    by_seed = {one.cell.seed: one.curve for one in references}
+    pairs = [(by_seed[one.cell.seed], one.curve) for one in runs if one.cell.seed in by_seed]
+    return {level: estimate([ratio(scratch, other, level) for scratch, other in pairs]) for level in LEVELS}
+
+
+def ratio(scratch: Curve, other: Curve, level: float) -> float | None:
+    """Return L_r, or None where `other` never reaches r percent of what `scratch` ended with."""
+    accuracy = level / 100 * scratch.points[-1].accuracy
+    return speed_up(reached_at(scratch, accuracy), reached_at(other, accuracy))
+
+
+def reached_at(curve: Curve, accuracy: float) -> int | None:
+    """Return s(f, a) (eq. 1)."""
+    return first_reaching(
+        [point.iteration for point in curve.points], [point.accuracy for point in curve.points], accuracy
+    )
+
+
+def fitted_at(curve: Curve, loss: float | None) -> int | None:
+    """Return the first iteration at which the mean training loss since the last evaluation was as low as this."""
+    low = (point.iteration for point in curve.points if loss and point.train_loss and point.train_loss <= loss)
+    return next(low, None)
+
+
+def on_grid(curve: Curve, every: int) -> Curve:
+    """Return a curve as if only every so-many-th evaluation, and the last, had been made."""
+    return Curve(points=(*curve.points[every - 1 : -1 : every], curve.points[-1]))
+
+
+def on_grids(study: Study, members: Sequence[EndedRun]) -> dict[str, list[Estimate]]:
+    """Return each method's L_100 against the first of `Study.against`, grid by grid."""
+    found: dict[str, list[Estimate]] = {}
+    for every in study.grids:
+        thinned = [one._replace(curve=on_grid(one.curve, every)) for one in members]
+        for row in rows(study, thinned):
+            found.setdefault(row.method, []).append(row.speed_ups[study.against[0]][100])
+    return found
+
+
+def measured(members: Sequence[EndedRun]) -> dict[str, dict[str, Estimate]]:
+    """Return what was measured beside accuracy, by method and then by figure."""
+    return {
+        method: {
+            figure: estimate([value for one in runs if isinstance(value := one.measures.get(figure), float)])
+            for figure in dict.fromkeys(figure_names(runs))
+        }
+        for method, found in groupby(members, key=lambda one: one.cell.method)
+        if (runs := list(found))
+    }
+
+
+def figure_names(runs: Iterable[EndedRun]) -> Iterator[str]:
+    """Yield the names of what was measured as one figure."""
+    return (name for one in runs for name, value in one.measures.items() if isinstance(value, float))
+
+
+class ChainCost(NamedTuple):
+    """What a chain of runs, a drop each, took until it was as good as scratch was on each dataset."""
+
+    method: str
+    iterations: Estimate
+    """Summed over drops; None for a seed that did not get there on every one of them."""
+
+
+def accumulated(
+    study: Study, by_group: Mapping[Group, Sequence[EndedRun]], variant: str, split: str
+) -> list[ChainCost]:
+    """Return what each method took in all to reach 100 percent of scratch's accuracy, drop by drop."""
+    chains = [members for group, members in by_group.items() if (group.variant, group.split) == (variant, split)]
+    spent = []
+    for method in study.methods:
+        sums = [_chain_costs(chains, method, study.against[0], seed) for seed in study.seeds]
+        spent.append(ChainCost(method, estimate(sums)))
+    return spent
+
+
+def _chain_costs(chains: Iterable[Sequence[EndedRun]], method: str, against: str, seed: int) -> float | None:
+    total = 0
+    for members in chains:
+        curves = {one.cell.method: one.curve for one in members if one.cell.seed == seed}
+        if method not in curves or against not in curves:
+            return None
+        reached = reached_at(curves[method], curves[against].points[-1].accuracy)
+        if reached is None:
+            return None
+        total += reached
+    return total

@@ -1,0 +1,76 @@
+"""Who trains: this process, or several side by side."""
+
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from retrain.records import Plan
+from retrain.store import open_store
+from retrain.utils.processes import exit_with_parent
+
+if TYPE_CHECKING:
+    from retrain.pipeline.context import Context
+
+
+class Workers(NamedTuple):
+    """How many processes train at once, and on what."""
+
+    jobs: int = 1
+    device: str = "auto"
+
+
+class Job(Protocol):
+    """What is done to one plan."""
+
+    def __call__(self, plan: Plan, *, device: str) -> None:
+        """Do it."""
+
+
+class RunEach(Protocol):
+    """Does a job to plans that do not depend on each other, and yields as they are done."""
+
+    def __call__(self, job: Job, plans: Iterable[Plan]) -> Iterator[None]:
+        """Do it."""
+
+
+@contextmanager
+def worker_pool(workers: Workers) -> Iterator[RunEach]:
+    """Yield what does jobs: in turn, or in several processes that share the cores."""
+    if workers.jobs == 1:
+        yield lambda job, plans: map(partial(job, device=workers.device), plans)
+        return
+    fresh = multiprocessing.get_context("spawn")  # a forked torch may hang
+    with ProcessPoolExecutor(workers.jobs, fresh, initializer=_init_worker, initargs=(workers.jobs,)) as pool:
+        yield lambda job, plans: pool.map(partial(job, device=workers.device), plans)
+
+
+def _init_worker(jobs: int) -> None:
+    """Share the cores, and leave with the process that gives the work."""
+    os.environ["LOCAL_WORLD_SIZE"] = str(jobs)  # what torchrun calls it; `own_cores` asks
+    exit_with_parent()
+
+
+def run_trial(plan: Plan, *, device: str) -> None:
+    """Train, evaluate and record one plan."""
+    from retrain.pipeline import stages
+
+    context = _context(plan, device)
+    context.files(plan.run_id).write_plan(plan)
+    stages.run_plan(context, plan)
+
+
+def measure_run(plan: Plan, *, names: tuple[str, ...], device: str) -> None:
+    """Measure an ended run."""
+    from retrain.experiments import measures
+
+    measures.measure(_context(plan, device), plan, names)
+
+
+def _context(plan: Plan, device: str) -> "Context":
+    from retrain.pipeline.context import make_context
+
+    return make_context(open_store(plan.task.store, plan.task.endpoint_url), plan.task, device)

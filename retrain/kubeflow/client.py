@@ -1,0 +1,164 @@
+"""A client of the Kubeflow Pipelines API server: submit a task's pipeline once for each run, or on a schedule.
+
+A submitted run is named after the run id of its plan, and looked up by that name before it is submitted. So a run that
+a crash cut off between submission and record is found again. The server lets several runs have one name, so it is
+looked up afterwards too: of submissions that race, all find the same run."""
+
+import io
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from uuid import uuid4
+
+from kfp.client import (
+    KF_PIPELINES_SA_TOKEN_ENV,
+    KF_PIPELINES_SA_TOKEN_PATH,
+    Client,
+    ServiceAccountTokenVolumeCredentials,
+)
+from kfp.compiler import Compiler
+from kfp.dsl.graph_component import GraphComponent
+from kfp_server_api import ApiException, V2beta1Run
+from urllib3.exceptions import HTTPError
+
+from retrain.config.resources import Kubeflow
+from retrain.config.task import Task
+from retrain.errors import SubmitError
+from retrain.kubeflow.submission import ENDED_STATES, PipelineBuilder, Submitted
+from retrain.pipeline.planning import Request
+
+TOKEN = "RETRAIN_KUBEFLOW_TOKEN"
+"""Environment variable with a token, for those who are outside the cluster."""
+
+DEVICE = "auto"
+
+
+def submit_by_name(task: Task, run_id: str, build: PipelineBuilder) -> Submitted:
+    """Submit the retraining of this name unless it was submitted before, and return it. Raises `SubmitError`."""
+    return submit(task, run_id, build(task), pipeline_arguments(task, Request(), DEVICE, submission=run_id))
+
+
+def submit(task: Task, name: str, pipeline: GraphComponent, parameters: Mapping[str, Any]) -> Submitted:
+    """Return the run of this name, submitted now unless it was before, where a task says. Raises `SubmitError`.
+
+    Of several, which only submitters that race can make, it is the first that is not over.
+    """
+    with _api(task.kubeflow) as client:
+        experiment = _experiment(client, task)
+        if found := _find_run(client, experiment, name):
+            return _submitted(found, new=False)
+        with TemporaryDirectory(prefix="retrain-") as folder:
+            run = client.run_pipeline(
+                experiment_id=experiment,
+                job_name=name,
+                pipeline_package_path=_compiled(pipeline, folder),
+                params=dict(parameters),
+                service_account=task.resources.service_account,
+            )
+        first = _find_run(client, experiment, name) or run
+        return _submitted(first, new=first.run_id == run.run_id)
+
+
+def schedule(task: Task, build: PipelineBuilder) -> str:
+    """Retrain on what has landed at the task's scheduled times, instead of those of an earlier schedule.
+
+    Returns the id of the recurring run. Raises `SubmitError`.
+    """
+    name = f"retrain-{task.name}"
+    with _api(task.kubeflow) as client, TemporaryDirectory(prefix="retrain-") as folder:
+        experiment = _experiment(client, task)
+        earlier = client.list_recurring_runs(experiment_id=experiment, filter=_called(name), page_size=100)
+        run = client.create_recurring_run(
+            experiment_id=experiment,
+            job_name=name,
+            cron_expression=f"0 {task.schedule}",  # the server's first field is seconds
+            max_concurrency=1,
+            no_catchup=True,
+            pipeline_package_path=_compiled(build(task), folder),
+            params=pipeline_arguments(task, Request(), DEVICE, submission=""),
+            service_account=task.resources.service_account,
+        )
+        for replaced in earlier.recurring_runs or ():
+            client.delete_recurring_run(replaced.recurring_run_id)
+        return str(run.recurring_run_id)
+
+
+def reach(settings: Kubeflow) -> int:
+    """Return how many experiments these credentials may see. Raises `SubmitError`."""
+    with _api(settings) as client:
+        listed = client.list_experiments(page_size=1, namespace=settings.namespace)
+        return int(listed.total_size or 0)
+
+
+def _experiment(client: Client, task: Task) -> str:
+    name = task.kubeflow.experiment or task.name
+    experiment = client.create_experiment(name, namespace=task.kubeflow.namespace)
+    return str(experiment.experiment_id)
+
+
+def _find_run(client: Client, experiment: str, run_id: str) -> V2beta1Run | None:
+    found = client.list_runs(experiment_id=experiment, filter=_called(run_id), sort_by="created_at").runs or []
+    in_turn = sorted(found, key=lambda run: (run.state in ENDED_STATES, run.created_at, run.run_id))
+    return in_turn[0] if in_turn else None
+
+
+def _submitted(run: V2beta1Run, new: bool) -> Submitted:
+    return Submitted(run.run_id, run.state, new)
+
+
+def _called(name: str) -> str:
+    return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
+
+
+def _compiled(pipeline: GraphComponent, folder: str) -> str:
+    path = Path(folder, f"{uuid4().hex}.yaml")
+    Compiler().compile(pipeline, str(path))
+    return str(path)
+
+
+@contextmanager
+def _api(settings: Kubeflow) -> Iterator[Client]:
+    """A client of the API server; what goes wrong within is a `SubmitError` that names the server."""
+    settings.require_host()
+    logging.disable(logging.ERROR)  # of what goes wrong the client logs tracebacks, besides raising it
+    try:
+        with redirect_stdout(io.StringIO()):  # the client prints links
+            yield _connect(settings)
+    except ApiException as error:
+        raise SubmitError(f"{settings.host}: refused with {error.status} {error.reason}: {error.body}") from error
+    except (HTTPError, OSError) as error:
+        cause = getattr(error, "reason", error)  # without urllib3's account of its retries
+        raise SubmitError(f"{settings.host}: cannot be reached: {cause}") from error
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _connect(settings: Kubeflow) -> Client:
+    """With the pod's projected token in a cluster, the token of the environment outside, or none."""
+    token = os.environ.get(TOKEN)
+    volume = Path(os.environ.get(KF_PIPELINES_SA_TOKEN_ENV) or KF_PIPELINES_SA_TOKEN_PATH)
+    credentials = ServiceAccountTokenVolumeCredentials() if volume.is_file() and not token else None
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # that it wants a server of version 2
+        return Client(
+            host=settings.host,
+            namespace=settings.namespace or "kubeflow",  # which is the client's word for none
+            existing_token=token,
+            credentials=credentials,
+        )
+
+
+def pipeline_arguments(task: Task, request: Request, device: str, submission: str) -> dict[str, Any]:
+    """Return the pipeline's arguments. `submission` is a new id by which its outcome is found again."""
+    return {
+        "task": task.model_dump_json(),
+        "method": request.method or "",
+        "purpose": request.purpose,
+        "device": device,
+        "submission": submission,
+    }

@@ -1,0 +1,55 @@
+"""Start a step in several processes on this machine, as torchrun does, and keep their exit code.
+
+`python -m retrain.kubeflow.launch STEP TASK RUN DEVICE` is one of these processes."""
+
+import os
+import signal
+import sys
+from uuid import uuid4
+
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from retrain.kubeflow import steps
+from retrain.training.preemption import Preempted, raise_preempted
+from retrain.utils.processes import available_cores
+
+
+def launch(processes: int, *arguments: str) -> None:
+    """Run `retrain.kubeflow.launch` in so many processes that find each other (torchrun's `--standalone`) and share the cores.
+
+    Raises `Preempted` if SIGTERM comes, which they are told of first, and `SystemExit` with the code of the process
+    that failed first.
+    """
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        max_restarts=0,  # whoever runs the step tries it again
+    )
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // processes)))
+    try:
+        elastic_launch(config, sys.executable)("-m", "retrain.kubeflow.launch", *arguments)
+    except SignalException as signalled:
+        raise Preempted from signalled
+    except ChildFailedError as failed:
+        _, first = failed.get_first_failure()
+        raise SystemExit(first.exitcode if first.exitcode > 0 else 128 - first.exitcode) from failed
+
+
+STEPS = {"train": steps.train_here, "complete": steps.complete}
+
+
+def worker_main() -> None:
+    """Do the step that the command line names."""
+    signal.signal(signal.SIGTERM, raise_preempted)
+    step, *arguments = sys.argv[1:]
+    STEPS[step](*arguments)
+
+
+if __name__ == "__main__":
+    worker_main()

@@ -1,0 +1,83 @@
+"""A step's pod as the task's `resources` say (kfp and kfp-kubernetes compile it).
+
+KFP cannot give a pod a service account or a priority class: the account is named when the pipeline is submitted, the
+priority is Kueue's.
+"""
+
+from typing import Any
+
+from kfp import kubernetes
+from kfp.dsl import PipelineTask
+
+from retrain.config.resources import Queue, Resources
+
+POOL = ("train", "evaluate", "trial")
+"""The steps that need the GPU pool."""
+DATA = (*POOL, "promote")
+"""The steps that may hold a model and images: the gate judges again if another candidate came first."""
+FINISH = "finish"
+CACHE = "/cache"
+METRICS_PORT = 9108
+"""Where a training serves its own /metrics; a PodMonitor finds its pod by `LABELS`."""
+METRICS = {"RETRAIN_METRICS_PORT": str(METRICS_PORT), "RETRAIN_METRICS_HOST": "0.0.0.0"}
+LABELS = {"app.kubernetes.io/name": "retrain", "app.kubernetes.io/component": "training"}
+CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+RETRY_WINDOW = "2160h"
+"""Argo counts it from the first pod's start and kills a running pod at its end; KFP's own default is one hour."""
+
+
+def configure_pod(step: PipelineTask, name: str, resources: Resources) -> None:
+    """Give a step its pod: everywhere, with data, on the pool."""
+    _configure_every_pod(step, resources)
+    if name != FINISH:
+        step.set_retry(resources.retries, backoff_duration="30s", backoff_factor=2, backoff_max_duration=RETRY_WINDOW)
+    if name in DATA:
+        _with_data(step, resources)
+    if name in POOL:
+        _on_pool(step, resources)
+
+
+def _configure_every_pod(step: PipelineTask, resources: Resources) -> None:
+    if resources.pull_secret:
+        kubernetes.set_image_pull_secrets(step, [resources.pull_secret])
+    if resources.credentials:
+        kubernetes.use_secret_as_env(step, resources.credentials, {name: name for name in CREDENTIALS})
+
+
+def _with_data(step: PipelineTask, resources: Resources) -> None:
+    """Processor, memory and a cache; limits equal requests, so that the pods are the last to be evicted."""
+    step.set_cpu_request(resources.cpu).set_cpu_limit(resources.cpu)
+    step.set_memory_request(resources.memory).set_memory_limit(resources.memory)
+    step.set_env_variable("RETRAIN_CACHE", CACHE)
+    volume: dict[str, Any] = {"volume_name": "cache", "mount_path": CACHE}
+    cache = resources.cache
+    if cache.storage_class:
+        volume |= {"access_modes": ["ReadWriteOnce"], "size": cache.size, "storage_class_name": cache.storage_class}
+        kubernetes.add_ephemeral_volume(step, **volume)
+    else:
+        kubernetes.empty_dir_mount(step, **volume, size_limit=cache.size)
+
+
+def _on_pool(step: PipelineTask, resources: Resources) -> None:
+    shared = {"medium": "Memory", "size_limit": resources.shared_memory}
+    kubernetes.empty_dir_mount(step, "shared-memory", "/dev/shm", **shared)
+    if resources.gpus.count:
+        step.set_accelerator_type(resources.gpus.type).set_accelerator_limit(resources.gpus.count)
+    for label, value in resources.node_selector.items():
+        kubernetes.add_node_selector(step, label, value)
+    for toleration in resources.tolerations:
+        kubernetes.add_toleration(step, **toleration.model_dump())
+    for label, value in (LABELS | queue_labels(resources.queue)).items():
+        kubernetes.add_pod_label(step, label, value)
+    for name, value in METRICS.items():
+        step.set_env_variable(name, value)
+    if resources.timeout_seconds:
+        kubernetes.set_timeout(step, resources.timeout_seconds)
+
+
+def queue_labels(queue: Queue | None) -> dict[str, str]:
+    """Return the labels by which Kueue holds something back until there is quota for it."""
+    if queue is None:
+        return {}
+    priority = {"kueue.x-k8s.io/priority-class": queue.priority_class} if queue.priority_class else {}
+    return {"kueue.x-k8s.io/queue-name": queue.name, **priority}

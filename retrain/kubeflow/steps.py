@@ -1,0 +1,222 @@
+"""What the pipeline's components do: call the stages, and tell errors that would only come again from the others.
+
+KFP tries a failed pod again whatever it failed of. So a step fails only of what may pass: a preempted machine, a store
+that cannot be reached, something unforeseen. Any other `UserError` (a damaged drop, a model that does not fit) is
+written into the ledger and the step succeeds; the steps after it find the run ended, and `finish` lets the pipeline
+fail.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import cast, get_args
+
+from retrain.config import Method, Purpose
+from retrain.config.loading import parse_task
+from retrain.config.task import Task
+from retrain.errors import DamagedDrop, StoreError, UserError
+from retrain.kubeflow.submission import Submission, read_submission, write_submission
+from retrain.pipeline import stages
+from retrain.pipeline.context import LOOPBACK, Context, make_context
+from retrain.pipeline.planning import NoRunNeeded, Request
+from retrain.pipeline.train import run_as_leader
+from retrain.records import Plan
+from retrain.store import Missing, ledger, open_store
+from retrain.store.drops import quarantine_damaged
+from retrain.store.locks import task_lock
+from retrain.watcher.claims import release_claims
+
+log = logging.getLogger("retrain")
+
+
+def plan(text: str, method: str, purpose: str, submission: str, job: str) -> str:
+    """Return the run that a submission was bound to, or else plan the next one.
+
+    Empty if there is nothing to do, or if another job does this submission.
+    """
+    task, context = _open(text, "cpu")
+    found = read_submission(context.store, context.layout, submission)
+    if found is None:
+        with task_lock(context.store, context.layout, patient=True) as ours:
+            found = read_submission(ours, context.layout, submission)  # another pod may have planned it meanwhile
+            if found is None:
+                found = _plan(replace(context, store=ours), task, method, purpose)
+                write_submission(ours, context.layout, submission, found)
+    if not found.is_left_to(job):
+        log.info("nothing to do: %s is done by job %s", submission, found.job)
+        return ""
+    return found.run_id or ""
+
+
+def _plan(context: Context, task: Task, method: str, purpose: str) -> Submission:
+    try:
+        planned = stages.plan(context, task, request(method, purpose))
+    except UserError as error:
+        if not _is_permanent(error):
+            raise
+        return Submission(error=str(error))
+    if isinstance(planned, NoRunNeeded):
+        log.info("nothing to do: %s", planned.reason)
+        return Submission(nothing=planned.reason)
+    return Submission(run_id=planned.run_id)
+
+
+def request(method: str, purpose: str) -> Request:
+    """Return what the pipeline's parameters ask for; an empty method leaves the choice to the plan."""
+    for word, allowed in ((method or "scratch", get_args(Method)), (purpose, get_args(Purpose))):
+        if word not in allowed:
+            raise UserError(f"{word!r} is none of {', '.join(allowed)}")
+    return Request(cast(Method, method) if method else None, cast(Purpose, purpose))
+
+
+def train(text: str, run_id: str, device: str) -> str:
+    """Train a run and what it escalates to, in a process for each GPU, and return the id of the last."""
+    gpus = _task(text).resources.gpus.count
+    if gpus < 2:
+        return train_here(text, run_id, device)
+    from retrain.kubeflow.launch import launch
+
+    launch(gpus, "train", text, run_id, device)
+    _, context = _open(text, "cpu")
+    return stages.latest_attempt(context, context.files(run_id).plan()).run_id
+
+
+def train_here(text: str, run_id: str, device: str) -> str:
+    """Train in this process, and in those that torchrun started with it."""
+    return _run_stage(stages.train, text, run_id, device)
+
+
+def complete(text: str, run_id: str, device: str) -> str:
+    """Do all that follows planning in this process, and train in those that torchrun started with it."""
+    return _run_stage(_complete, text, run_id, device)
+
+
+def _complete(context: Context, plan: Plan) -> None:
+    final = stages.train(context, plan)
+    stages.evaluate(context, final)
+    stages.promote(context, final)
+    stages.record(context, final)
+
+
+def trial(text: str, run_id: str, device: str) -> str:
+    """Do all of one run of a study. Trials share nothing but what is put if absent, so they need not wait in turn."""
+    _, opened = _open(text, device)
+    with run_as_leader(opened) as context:
+        plan = context.files(run_id).plan()
+        if not _ended(context, plan):
+            _run_or_record(_complete, context, plan)
+        return run_id
+
+
+def evaluate(text: str, run_id: str, device: str) -> str:
+    """Evaluate a run."""
+    return _run_stage(stages.evaluate, text, run_id, device)
+
+
+def promote(text: str, run_id: str, device: str) -> str:
+    """Let the gate decide about a run."""
+    return _run_stage(stages.promote, text, run_id, device)
+
+
+def record(text: str, run_id: str, device: str) -> str:
+    """Write a run's record."""
+    return _run_stage(stages.record, text, run_id, device)
+
+
+def finish(text: str, submission: str, job: str, state: str, message: str) -> None:
+    """Record a failure that no step could record itself, and exit with 1 if the retraining failed."""
+    _, context = _open(text, "cpu")
+    found = read_submission(context.store, context.layout, submission) or Submission(error="planning did not end")
+    if found.error:
+        raise SystemExit(found.error)
+    if found.run_id is None or not found.is_left_to(job):
+        return
+    if state != "SUCCEEDED":
+        with task_lock(context.store, context.layout, patient=True) as ours:
+            _record_end(replace(context, store=ours), found.run_id, message or f"the pipeline ended {state}")
+    last = stages.latest_attempt(context, context.files(found.run_id).plan())
+    ended = ledger.find(context.store, context.layout, last.run_id)
+    if ended is None or ended.outcome == "failed":
+        raise SystemExit(f"{last.run_id} failed: {ended.error if ended else 'it left no record'}")
+
+
+def _record_end(context: Context, run_id: str, message: str) -> None:
+    last = stages.latest_attempt(context, context.files(run_id).plan())
+    stages.record_failure(context, last, _read_error(context, last) or message)
+
+
+def _run_stage(stage: Callable[[Context, Plan], object], text: str, run_id: str, device: str) -> str:
+    """Do a stage of a run that has not ended, and return the id of the attempt that it has come to.
+
+    A pod waits for whoever else is at work on the task: to fail would only use up its retries.
+    """
+    _, opened = _open(text, device)
+    with run_as_leader(opened) as first, task_lock(first.store, first.layout, patient=True) as ours:
+        context = replace(first, store=ours)
+        plan = context.files(run_id).plan()
+        if not _ended(context, plan):
+            _run_or_record(stage, context, plan)
+        return stages.latest_attempt(context, plan).run_id
+
+
+def _run_or_record(stage: Callable[[Context, Plan], object], context: Context, plan: Plan) -> None:
+    try:
+        stage(context, plan)
+    except Exception as error:
+        if not _is_permanent(error):
+            _write_error(context, plan, error)
+            raise
+        log.error("%s", error)
+        if isinstance(error, DamagedDrop):
+            quarantine_damaged(context.store, context.layout, error)
+            release_claims(context.store, context.layout, plan)
+        stages.record_failure(context, plan, _error_text(error))
+
+
+def _open(text: str, device: str) -> tuple[Task, Context]:
+    if not log.handlers:  # kfp's own handler drowns what people want to see in what it says itself
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False
+    task = _task(text)
+    port, host = os.environ.get("RETRAIN_METRICS_PORT"), os.environ.get("RETRAIN_METRICS_HOST", LOOPBACK)
+    store = open_store(task.store, task.endpoint_url)
+    return task, make_context(store, task, device, int(port) if port else None, host)
+
+
+def _task(text: str) -> Task:
+    return parse_task(text, "the pipeline's parameter task")
+
+
+def _ended(context: Context, plan: Plan) -> bool:
+    last = stages.latest_attempt(context, plan)
+    return ledger.find(context.store, context.layout, last.run_id) is not None
+
+
+def _is_permanent(error: Exception) -> bool:
+    return isinstance(error, UserError) and not isinstance(error, StoreError)
+
+
+def _write_error(context: Context, plan: Plan, error: Exception) -> None:
+    """Leave an error where `finish` finds it, if this try was the last."""
+    last = stages.latest_attempt(context, plan)
+    context.store.write(_error_key(context, last), _error_text(error).encode())
+
+
+def _read_error(context: Context, plan: Plan) -> str | None:
+    try:
+        data, _ = context.store.read(_error_key(context, plan))
+    except Missing:
+        return None
+    return data.decode()
+
+
+def _error_key(context: Context, plan: Plan) -> str:
+    return context.layout.run(plan.run_id, "error.txt")
+
+
+def _error_text(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,124 @@
+"""Submit runs to Kubeflow; kfp and torch are loaded in subprocesses, so that the watcher stays small."""
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from retrain.config.task import Task
+from retrain.errors import ModelError
+from retrain.pipeline import next_run
+from retrain.records import Plan, Record
+from retrain.store import open_store
+from retrain.store.base import Missing, ObjectStore, read_record
+from retrain.store.layout import Layout
+from retrain.utils.processes import run_in_subprocess
+
+if TYPE_CHECKING:
+    from kfp.dsl.graph_component import GraphComponent
+
+PipelineBuilder = Callable[[Task], "GraphComponent"]
+"""Build the KFP pipeline of a task. It crosses into a subprocess, so it is a function that can be imported by its name."""
+
+ENDED_STATES = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
+"""KFP's states of runs that do nothing any more."""
+
+
+class Submitted(NamedTuple):
+    """A run there."""
+
+    id: str
+    state: str | None
+    """PENDING, RUNNING, SUCCEEDED, FAILED, CANCELED, ...; None before the server knows."""
+    new: bool
+    """Whether it was submitted by this very call."""
+
+
+class Submission(Record):
+    """What planning came to: a run, nothing to do and why, or an error of the task or its data."""
+
+    run_id: str | None = None
+    """The run that was planned; it may have escalated to another since."""
+    nothing: str | None = None
+    error: str | None = None
+    job: str | None = None
+    """Kubeflow's id of the job that does it; None: whichever comes."""
+
+    def is_left_to(self, job: str) -> bool:
+        """Whether this job may do it."""
+        return self.job in (None, job)
+
+
+def write_submission(store: ObjectStore, layout: Layout, submission_id: str, submission: Submission) -> None:
+    """Keep what planning came to."""
+    store.write(layout.submission(submission_id), submission.to_bytes())
+
+
+def read_submission(store: ObjectStore, layout: Layout, submission_id: str) -> Submission | None:
+    """Return what planning came to, or None if it never ended."""
+    try:
+        return read_record(store, layout.submission(submission_id), Submission)[0]
+    except Missing:
+        return None
+
+
+SUBMIT_SECONDS = 120.0
+"""The longest that the API server may take."""
+log = logging.getLogger("retrain")
+
+
+def submit(task: Task, plan: Plan, store: ObjectStore, build: PipelineBuilder) -> Submitted:
+    """Submit a plan that is in the store, unless it was before.
+
+    The submission is bound to the plan first, so that its pods do this run whatever lands in the meantime; then to the
+    job, so that no other of the same name does it too. Raises `SubmitError`, and `ModelError` before anything is
+    submitted.
+    """
+    layout = Layout(task.name)
+    bound = read_submission(store, layout, plan.run_id)
+    if bound is None:
+        run_in_subprocess(SUBMIT_SECONDS, next_run.check_model, plan, True)
+        bound = Submission(run_id=plan.run_id)
+        write_submission(store, layout, plan.run_id, bound)
+    submitted = run_in_subprocess(SUBMIT_SECONDS, _submit_by_name, task, plan.run_id, build)
+    if bound.job != submitted.id:
+        write_submission(store, layout, plan.run_id, bound.model_copy(update={"job": submitted.id}))
+    return submitted
+
+
+class KubeflowExecutor:
+    """Submits the watcher's runs, and looks after them."""
+
+    def __init__(self, build: PipelineBuilder) -> None:
+        self._build = build
+
+    def ensure(self, task: Task, plan: Plan, store: ObjectStore) -> bool:
+        """Submit the run unless it was; record it as failed if it cannot begin, or is over without a record.
+
+        Raises `SubmitError`.
+        """
+        try:
+            submitted = submit(task, plan, store, self._build)
+        except ModelError as error:
+            run_in_subprocess(SUBMIT_SECONDS, _record_failure, task, plan, str(error))
+            return False
+        if submitted.new:
+            log.info("%s: %s is submitted as %s", task.name, plan.run_id, submitted.id)
+        elif submitted.state in ENDED_STATES:
+            said = f"its Kubeflow run {submitted.id} {submitted.state}, without a record"
+            run_in_subprocess(SUBMIT_SECONDS, _record_failure, task, plan, said)
+        return submitted.new
+
+
+def _submit_by_name(task: Task, run_id: str, build: PipelineBuilder) -> Submitted:
+    from retrain.kubeflow.client import submit_by_name
+
+    return submit_by_name(task, run_id, build)
+
+
+def _record_failure(task: Task, plan: Plan, error: str) -> None:
+    """Give a run a record, unless it has got one just now."""
+    from retrain.pipeline import stages
+    from retrain.pipeline.context import make_context
+
+    context = make_context(open_store(task.store, task.endpoint_url), task, "cpu")
+    stages.record_failure(context, plan, error)

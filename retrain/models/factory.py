@@ -1,0 +1,129 @@
+"""Networks by name: torchvision's, `mlp`, `logistic`, and any `package.module:factory`."""
+
+import importlib.util
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from retrain.config.task import Model
+from retrain.errors import ModelError
+from retrain.models import narrow_convolutions, resnets
+from retrain.models.resnets import RESNETS
+
+
+def build_network(model: Model, classes: int, image_size: int, seed: int) -> nn.Module:
+    """Return a newly initialised network, [N, 3, image_size, image_size] -> [N, classes] logits.
+
+    The same seed gives the same weights, and the caller's random state is left as it was. Raises `ModelError` for a
+    name or option that does not exist.
+    """
+    factory = _find_factory(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        try:
+            network = factory(classes=classes, image_size=image_size, **model.options)
+        except Exception as error:  # whatever anybody's factory may raise
+            raise ModelError(f"model {model.name}: options {model.options} do not fit: {error}") from error
+        if not isinstance(network, nn.Module):
+            raise ModelError(
+                f"model {model.name}: the factory returned {type(network).__name__}, not a torch.nn.Module"
+            )
+    return network
+
+
+def check_network(model: Model, classes: int, image_size: int) -> None:
+    """Build a network and try it on two images, as training will use it. Raises `ModelError` if any of it fails.
+
+    They are real ones: on torch's `meta` device nothing would be computed, but it takes seconds to import.
+    """
+    network = build_network(model, classes, image_size, seed=0).train()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        try:
+            logits = network(torch.zeros(2, 3, image_size, image_size))
+        except Exception as error:  # whatever anybody's network may raise
+            raise ModelError(f"model {model.name}: does not take {image_size}x{image_size} images: {error}") from error
+    shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if shape != [2, classes]:
+        raise ModelError(
+            f"model {model.name}: gives {shape} for 2 images of {classes} classes; [2, {classes}] is needed"
+        )
+
+
+def check_factory_allowed(model: Model, factories: Collection[str]) -> None:
+    """Raise `ModelError` if a model is a factory, which is code, and the task file names no such one."""
+    if ":" in model.name and model.name not in factories:
+        raise ModelError(
+            f"model {model.name}: a plan in the store names it and the task does not; if an earlier model of the task "
+            "was of it, add it to the task's factories"
+        )
+
+
+def is_installed(model: Model) -> bool:
+    """Say whether the module of the model's factory is here; that says nothing of the factory."""
+    module, colon, _ = model.name.partition(":")
+    try:
+        return not colon or importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def to_device_channels_last(network: nn.Module, device: torch.device) -> nn.Module:
+    """Return the network on a device, its convolutions' weights in channels_last order, ready to be trained there."""
+    network = network.to(device).to(memory_format=torch.channels_last)
+    if device.type == "cpu":
+        narrow_convolutions.avoid_strided_convolutions(network)
+    return network
+
+
+def _find_factory(model: Model) -> Callable[..., Any]:
+    if ":" in model.name:
+        return _import_factory(model.name)
+    if model.name in ("mlp", "logistic"):
+        return mlp if model.name == "mlp" else logistic
+    if model.name in resnets.RESNETS:
+        return resnets.resnet_factory(model)
+
+    return torchvision_factory(model)
+
+
+def _import_factory(name: str) -> Callable[..., Any]:
+    module, _, attribute = name.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ModelError(f"model.name: cannot import {name!r}: {error}") from error
+    if not callable(factory):
+        raise ModelError(f"model.name: {name!r} is not callable")
+    return factory  # type: ignore[no-any-return]  # any callable may be named; its result is checked
+
+
+def mlp(classes: int, image_size: int, width: int = 100) -> nn.Sequential:
+    """Return the three-layer tanh perceptron of Ash & Adams (section 2)."""
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(3 * image_size**2, width),
+        nn.Tanh(),
+        nn.Linear(width, width),
+        nn.Tanh(),
+        nn.Linear(width, classes),
+    )
+
+
+def logistic(classes: int, image_size: int) -> nn.Sequential:
+    """Return multinomial logistic regression (Ash & Adams, section 2)."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * image_size**2, classes))
+
+
+def torchvision_factory(model: Model) -> Callable[..., nn.Module]:
+    """Return the factory of a network by torchvision's name. Raises `ModelError` if there is none."""
+    if model.name not in models.list_models(module=models):
+        raise ModelError(
+            f"model.name: there is no model {model.name!r}; allowed: mlp, logistic, a torchvision classifier "
+            f"({', '.join(RESNETS)}, mobilenet_v3_small, ...) or package.module:factory"
+        )
+    if model.stem == "small":
+        raise ModelError(f"model.stem: small exists for {', '.join(RESNETS)}; set `stem: standard` for {model.name}")
+    return lambda classes, image_size, **options: models.get_model(model.name, num_classes=classes, **options)

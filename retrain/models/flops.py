@@ -1,0 +1,69 @@
+"""What an iteration costs in floating-point operations, by torch's rules: products count, and nothing else does."""
+
+import copy
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from retrain.models.resnets import BasicBlock, Bottleneck, ResNet
+
+
+class Flops(NamedTuple):
+    """Floating-point operations for one image."""
+
+    training: float
+    """Forward and backward."""
+    evaluation: float
+    """Forward alone."""
+
+
+PRODUCTS = (nn.Conv2d, nn.Linear)
+
+KNOWN = {
+    *PRODUCTS,
+    *(nn.AdaptiveAvgPool2d, nn.BatchNorm2d, nn.Dropout, nn.Flatten, nn.Identity, nn.MaxPool2d, nn.ReLU, nn.Tanh),
+    *(nn.Sequential, ResNet, BasicBlock, Bottleneck),
+}
+"""Modules that compute no products but in `PRODUCTS`."""
+
+
+def count_flops(network: nn.Module, image_size: int) -> Flops:
+    """Count a network's operations; the network is left as it was.
+
+    Torch's own counter takes longer to import than torch itself, so it counts only what may hold unknown products.
+    """
+    known = all(type(module) in KNOWN for module in network.modules())
+    with torch.random.fork_rng(devices=[]):
+        return (_by_modules if known else _by_torch)(copy.deepcopy(network).train(), image_size)
+
+
+def _by_modules(network: nn.Module, image_size: int) -> Flops:
+    """Each product has the operations of its forward pass again for the gradient of what it is a product of."""
+    forward, backward = 0, 0
+
+    def add(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        nonlocal forward, backward
+        weight = module.get_parameter("weight")
+        once = 2 * output.numel() * weight[0].numel()
+        forward += once
+        backward += once * (weight.requires_grad + inputs[0].requires_grad)
+
+    for module in network.modules():
+        if isinstance(module, PRODUCTS):
+            module.register_forward_hook(add)
+    network(torch.zeros(2, 3, image_size, image_size))
+    return Flops((forward + backward) / 2, forward / 2)
+
+
+def _by_torch(network: nn.Module, image_size: int) -> Flops:
+    """On shapes alone: nothing is computed."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    shapes = network.to("meta")
+    with FlopCounterMode(display=False) as forward:
+        logits = shapes(torch.empty(2, 3, image_size, image_size, device="meta"))
+    with FlopCounterMode(display=False) as backward:
+        logits.sum().backward()
+    evaluation = forward.get_total_flops() / 2
+    return Flops(evaluation + backward.get_total_flops() / 2, evaluation)

@@ -1,0 +1,1 @@
+"""Grafana's dashboards as code. `python -m retrain.monitoring.dashboards FOLDER` writes them as JSON."""

@@ -1,0 +1,83 @@
+"""*Live training*: the trainings that run now, from the processes themselves."""
+
+from retrain.monitoring.dashboards.panels import RUNBOOK, Json, dashboard, series, stat
+
+
+def _of(metric: str, more: str = "") -> str:
+    """A metric of the chosen tasks' trainings."""
+    return f'max by (task, method{more}) ({metric}{{task=~"$task"}})'
+
+
+NOW = [
+    stat(
+        "Progress",
+        "Iterations done over the schedule's length. A run that reaches its target stops before the end.",
+        {"{{task}}": f"{_of('retrain_training_iteration')} / {_of('retrain_training_schedule_iterations')}"},
+        "percentunit",
+    ),
+    stat(
+        "Time to target",
+        "Estimated by the accuracy's rise over the last evaluations, at most to the schedule's end.",
+        {"{{task}}": _of("retrain_training_eta_seconds")},
+        "s",
+    ),
+    stat(
+        "Images a second",
+        "Images trained on, evaluation and saving included in the time.",
+        {"{{task}}": 'sum by (task, method) (rate(retrain_training_images_total{task=~"$task"}[$__rate_interval]))'},
+        "short",
+    ),
+]
+
+COURSE = [
+    series(
+        "Accuracy against target",
+        "On the validation split at each evaluation, and the accuracy that ends the training.",
+        {
+            "{{task}} {{method}}": _of("retrain_training_accuracy_ratio"),
+            "{{task}} target": _of("retrain_training_target_accuracy_ratio"),
+        },
+        "percentunit",
+    ),
+    series(
+        "Loss",
+        "Mean on the validation split at each evaluation, and of training since the evaluation before.",
+        {"{{task}} {{split}}": _of("retrain_training_loss", ", split")},
+        "none",
+    ),
+    series(
+        "Learning rate",
+        "At the newest evaluation.",
+        {"{{task}}": _of("retrain_training_learning_rate")},
+        "sci",
+    ),
+]
+
+TIME = [
+    series(
+        "Images a second over time",
+        "Images trained on, evaluation and saving included in the time.",
+        {"{{task}}": 'sum by (task, method) (rate(retrain_training_images_total{task=~"$task"}[$__rate_interval]))'},
+        "short",
+        steps=False,
+    ),
+    series(
+        "Share of time aside",
+        "Of all the time so far: evaluation, saving state, and data (reading, decoding, moving to the device).",
+        {
+            "{{task}} {{phase}}": f"{_of('retrain_training_aside_seconds_total', ', phase')} "
+            f"/ on (task, method) group_left () {_of('retrain_training_seconds_total')}"
+        },
+        "percentunit",
+        steps=False,
+    ),
+]
+
+DASHBOARD: Json = dashboard(
+    uid="retrain-live-training",
+    title="Live training",
+    description=f"The trainings that run now. Alerts and what to do: {RUNBOOK}.",
+    tasks="retrain_training_iteration",
+    rows={"Now": NOW, "Course": COURSE, "Time": TIME},
+    span="now-1h",
+)

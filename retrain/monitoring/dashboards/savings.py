@@ -1,0 +1,205 @@
+"""*Compute savings*: what continual retraining saved, and whether quality held."""
+
+from retrain.monitoring.dashboards.panels import (
+    AMBER,
+    GREEN,
+    RED,
+    RUNBOOK,
+    SIGNED,
+    Json,
+    bars,
+    dashboard,
+    rising,
+    series,
+    stat,
+    table,
+)
+
+
+def _of(metric: str, more: str = "") -> str:
+    """A metric of the chosen tasks by task and more labels, once for all replicas of the exporter."""
+    return f'max by (task{more}) ({metric}{{task=~"$task"}})'
+
+
+def _sum(metric: str) -> str:
+    return f"sum({_of(metric, ', method')})"
+
+
+SAVED_NET, BASELINE = "retrain_saved_net_iterations", "retrain_baseline_iterations_total"
+DAY = 86400
+
+HOW_GROSS_NET = (
+    "Against training from scratch each time: the baseline's iterations less the iterations used, missed attempts "
+    "included. Gross counts training alone; net also charges evaluation, at a third of an iteration a batch, and "
+    "calibrations of the baseline."
+)
+AT_OWN_PACE = "Iterations are converted at what an iteration of the very run took."
+
+TOTALS = [
+    stat(
+        "Iterations saved",
+        HOW_GROSS_NET,
+        {"net": _sum(SAVED_NET), "gross": _sum("retrain_saved_gross_iterations")},
+        "short",
+        SIGNED,
+    ),
+    stat(
+        "Share saved",
+        "Iterations saved, net and gross, over those that training from scratch would have taken.",
+        {
+            "net": f"{_sum(SAVED_NET)} / {_sum(BASELINE)}",
+            "gross": f"{_sum('retrain_saved_gross_iterations')} / {_sum(BASELINE)}",
+        },
+        "percentunit",
+        SIGNED,
+    ),
+    stat(
+        "GPU-hours saved",
+        f"Hours on the device that trained, be it a GPU or not. {AT_OWN_PACE} {HOW_GROSS_NET}",
+        {
+            "net": f"{_sum('retrain_saved_net_device_seconds')} / 3600",
+            "gross": f"{_sum('retrain_saved_gross_device_seconds')} / 3600",
+        },
+        "h",
+        SIGNED,
+        decimals=1,
+    ),
+    stat(
+        "Money saved",
+        f"Net, by currency, at the price that the task gave for a device-hour when the run ended. {AT_OWN_PACE}",
+        {
+            "net {{currency}}": f"sum by (currency) ({_of('retrain_saved_net_cost', ', method, currency')})",
+            "gross {{currency}}": f"sum by (currency) ({_of('retrain_saved_gross_cost', ', method, currency')})",
+        },
+        "none",
+        SIGNED,
+        decimals=2,
+    ),
+    stat(
+        "Energy saved",
+        f"Net, at the device's power that the task gave when the run ended. {AT_OWN_PACE}",
+        {"net": f"{_sum('retrain_saved_net_energy_joules')} / 3.6e6"},
+        "kwatth",
+        SIGNED,
+        decimals=1,
+    ),
+]
+
+COMPUTE = [
+    series(
+        "Iterations against always from scratch",
+        "Cumulative: what training from scratch on every dataset would have taken, what the runs took, and what they "
+        "took with evaluation charged. Below the first line lies what was saved; calibrations count as used here.",
+        {
+            "always from scratch": _sum(BASELINE),
+            "used": _sum("retrain_used_iterations_total"),
+            "used, all in": _sum("retrain_used_all_in_iterations_total"),
+        },
+        "short",
+    ),
+    bars(
+        "Share saved by task",
+        "Iterations saved net over those that training from scratch would have taken.",
+        {"{{task}}": f"sum by (task) ({_of(SAVED_NET, ', method')}) / sum by (task) ({_of(BASELINE, ', method')})"},
+        "percentunit",
+        SIGNED,
+    ),
+    series(
+        "GPU-hours used",
+        "Cumulative, by method: measured on the device, with evaluation, data, saving and trials.",
+        {"{{method}}": f"sum by (method) ({_of('retrain_device_seconds_total', ', method')}) / 3600"},
+        "h",
+    ),
+]
+
+QUALITY = [
+    series(
+        "Speed-up by run",
+        "L_99 and L_100 of each run in turn: the iterations in which the baseline reached 99 or 100 percent of its "
+        "accuracy over this run's own (Verwimp et al., eq. 2). A gap: it did not reach that.",
+        {"{{task}} L_{{level}}": _of("retrain_speed_up_ratio", ", level")},
+        "suffix:×",
+    ),
+    series(
+        "Accuracy against target",
+        "Of each run in turn: accuracy on the validation split, which it was stopped on, and its target; accuracy of "
+        "the champion on the test split, which nothing is tuned on.",
+        {
+            "{{task}} validation": _of("retrain_validation_accuracy_ratio"),
+            "{{task}} target": _of("retrain_target_accuracy_ratio"),
+            "{{task}} champion, test": _of("retrain_champion_accuracy_ratio"),
+        },
+        "percentunit",
+    ),
+    series(
+        "Old against new data",
+        "Of each run in turn: accuracy on the test samples of drops that its parent knew (old) and did not (new).",
+        {"{{task}} {{part}}": _of("retrain_part_accuracy_ratio", ", part")},
+        "percentunit",
+    ),
+]
+
+RUNS = [
+    bars(
+        "Outcomes",
+        "Ended runs: reached the target and stopped; missed it at the schedule's end; completed, having none; "
+        "diverged (the loss was not finite); failed by an error.",
+        {"{{outcome}}": f"sum by (outcome) ({_of('retrain_runs_total', ', method, purpose, outcome')})"},
+        "short",
+    ),
+    bars(
+        "Gate",
+        "Candidates that were promoted, and that the gate refused.",
+        {"{{decision}}": f"sum by (decision) ({_of('retrain_gate_decisions_total', ', decision')})"},
+        "short",
+    ),
+    bars(
+        "Drops",
+        "Trained: the champion has seen them. Waiting: it has not. Quarantined: they cannot be used.",
+        {"{{state}}": f"sum by (state) ({_of('retrain_drops', ', state')})"},
+        "short",
+    ),
+    bars(
+        "Baseline's age",
+        "Drops that had landed since the scratch run that targets and savings are measured against.",
+        {"{{task}}": _of("retrain_baseline_age_drops")},
+        "short",
+        rising((None, GREEN), (6, AMBER), (11, RED)),
+    ),
+]
+
+CHAMPIONS = [
+    stat(
+        "Champion's age",
+        "Time since the model in force was put there.",
+        {"{{task}}": f"time() - {_of('retrain_champion_since_timestamp_seconds')}"},
+        "s",
+    ),
+    stat(
+        "Since the last success",
+        "Time since a retraining last ended with a promotion.",
+        {"{{task}}": f"time() - {_of('retrain_last_success_timestamp_seconds')}"},
+        "s",
+        rising((None, GREEN), (14 * DAY, AMBER), (28 * DAY, RED)),
+    ),
+    table(
+        "Champions",
+        "The models in force: the method that trained each, and the start of its weights' SHA-256.",
+        _of("retrain_champion_info", ", method, model"),
+    ),
+]
+
+DASHBOARD: Json = dashboard(
+    uid="retrain-compute-savings",
+    title="Compute savings",
+    description=f"What continual retraining saved, and whether quality held. Alerts and what to do: {RUNBOOK}.",
+    tasks="retrain_runs_total",
+    rows={
+        "Saved so far": TOTALS,
+        "Compute": COMPUTE,
+        "Quality": QUALITY,
+        "Runs": RUNS,
+        "Champions": CHAMPIONS,
+    },
+    span="now-90d",
+)

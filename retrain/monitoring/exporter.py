@@ -1,0 +1,182 @@
+"""The exporter: reads ledgers and the state of tasks, and serves them as Prometheus metrics."""
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from retrain.config.cron import longest_gap
+from retrain.errors import StoreError, UserError
+from retrain.monitoring import names
+from retrain.monitoring.metrics import Totals, Values, family
+from retrain.monitoring.names import Name
+from retrain.records import Promotion, RunRecord
+from retrain.store import champions, ledger
+from retrain.store.base import ObjectStore
+from retrain.store.drops import DropStates, read_drop, scan_drops
+from retrain.store.layout import Layout
+from retrain.utils.parallel import map_ahead
+
+log = logging.getLogger("retrain")
+
+
+class LedgerReader:
+    """Reads every record of one task's ledger once."""
+
+    def __init__(self, store: ObjectStore, layout: Layout) -> None:
+        self._store, self._layout = store, layout
+        self._read: set[str] = set()
+        self.errors = 0
+        """Times that the ledger, or a record of it, could not be read."""
+
+    def __len__(self) -> int:
+        """Return how many records were read."""
+        return len(self._read)
+
+    def new(self) -> Iterator[RunRecord]:
+        """Yield the records that were not yielded before, in no particular order.
+
+        One that cannot be read is logged, counted and tried again the next time. Raises `StoreError` if the ledger
+        cannot be listed.
+        """
+        run_ids = [run_id for run_id in self._list() if run_id not in self._read]
+        for record in map_ahead(self._find, run_ids):
+            if record:
+                self._read.add(record.run_id)
+                yield record
+
+    def _list(self) -> list[str]:
+        try:
+            keys = [PurePosixPath(entry.key) for entry in self._store.list(self._layout.ledger)]
+        except StoreError:
+            self.errors += 1
+            raise
+        return [key.stem for key in keys if key.suffix == ".json"]
+
+    def _find(self, run_id: str) -> RunRecord | None:
+        try:
+            return ledger.find(self._store, self._layout, run_id)
+        except StoreError as error:
+            log.warning("%s", error)
+            self.errors += 1
+            return None
+
+
+MODEL_DIGITS = 12
+"""Of the weights' SHA-256: enough to tell models apart, as run ids do."""
+
+
+class TaskState:
+    """One task's drops and champion as they were when last looked at; a manifest is read once."""
+
+    def __init__(self, store: ObjectStore, layout: Layout) -> None:
+        self._store, self._layout = store, layout
+        self._committed: dict[str, float] = {}
+        self._landed = DropStates()
+        self._promotion: Promotion | None = None
+        self._champion: RunRecord | None = None
+
+    def refresh(self) -> None:
+        """Look again. Raises `StoreError`, and `DropError` at a damaged manifest."""
+        landed = scan_drops(self._store, self._layout)
+        for drop in landed.waiting - self._committed.keys():
+            self._committed[drop] = read_drop(self._store, self._layout, drop).committed_at.timestamp()
+        self._landed = landed
+        champion = champions.read(self._store, self._layout).champion
+        if champion and (self._champion is None or self._champion.run_id != champion.run_id):
+            self._champion = ledger.find(self._store, self._layout, champion.run_id)
+        self._promotion = champion.history[-1] if champion else None
+
+    def figures(self) -> Iterator[tuple[Name, Values]]:
+        """Yield what there is to tell, under the labels of this task."""
+        task = self._layout.task
+        trained = set(self._champion.drops) if self._champion else set()
+        waiting = self._landed.waiting - trained
+        states = {"trained": trained, "waiting": waiting, "quarantined": self._landed.quarantined}
+        yield names.DROPS, [((task, state), len(drops)) for state, drops in states.items()]
+        if waiting:
+            yield names.OLDEST_WAITING, [((task,), min(self._committed[drop] for drop in waiting))]
+        if self._promotion:
+            yield names.CHAMPION_SINCE, [((task,), self._promotion.at.timestamp())]
+        if self._champion:
+            yield from _champion(self._champion)
+
+
+def _champion(record: RunRecord) -> Iterator[tuple[Name, Values]]:
+    digest = record.result.model_digest if record.result else None
+    yield names.CHAMPION, [((record.task, record.method, (digest or "")[:MODEL_DIGITS]), 1)]
+    if record.evaluation:
+        yield names.CHAMPION_ACCURACY, [((record.task,), record.evaluation.accuracy)]
+
+
+@dataclass
+class WatchedTask:
+    """One task that the exporter serves."""
+
+    store: ObjectStore
+    layout: Layout
+    schedule: str | None = None
+    """When it is retrained, as cron says it."""
+    ledger: LedgerReader = field(init=False)
+    state: TaskState = field(init=False)
+    read_at: float = 0.0
+    """When both were last read whole; seconds since 1970."""
+
+    def __post_init__(self) -> None:
+        self.ledger = LedgerReader(self.store, self.layout)
+        self.state = TaskState(self.store, self.layout)
+
+    def refresh(self, totals: Totals) -> None:
+        """Add what is new to the totals. Raises `UserError` if the store, or something in it, cannot be read."""
+        errors = self.ledger.errors
+        for record in self.ledger.new():
+            totals.add(record)
+        self.state.refresh()
+        if self.ledger.errors == errors:
+            self.read_at = time.time()
+
+    def figures(self) -> Iterator[tuple[Name, Values]]:
+        """Yield the task's state, and how the reading goes."""
+        task = (self.layout.task,)
+        yield names.LEDGER_READ, [(task, self.read_at)]
+        yield names.LEDGER_ERRORS, [(task, self.ledger.errors)]
+        yield names.LEDGER_RECORDS, [(task, len(self.ledger))]
+        if self.schedule:
+            yield names.SCHEDULE_PERIOD, [(task, longest_gap(self.schedule).total_seconds())]
+        yield from self.state.figures()
+
+
+class Exporter(Collector):
+    """Serves the tasks' metrics as they were at the last refresh."""
+
+    def __init__(self, tasks: Sequence[WatchedTask]) -> None:
+        self._tasks = tasks
+        self._totals = Totals()
+        self._families: Sequence[Metric] = ()
+
+    def refresh(self) -> None:
+        """Read what is new. A task that cannot be read is logged and keeps its last figures; the others go on."""
+        for task in self._tasks:
+            try:
+                task.refresh(self._totals)
+            except UserError as error:
+                log.warning("task %s: %s", task.layout.task, error)
+        self._families = [*self._totals.families(), *self._states()]
+
+    def collect(self) -> Iterable[Metric]:
+        """Return every metric as it was at the last refresh."""
+        return self._families
+
+    def _states(self) -> Iterator[Metric]:
+        """One family a name, over all tasks."""
+        figures: defaultdict[Name, list[tuple[tuple[str, ...], float]]] = defaultdict(list)
+        for task in self._tasks:
+            for name, values in task.figures():
+                figures[name].extend(values)
+        for name, values in figures.items():
+            yield family(name, values)

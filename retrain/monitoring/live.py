@@ -1,0 +1,115 @@
+"""A training's metrics while it runs, read from the counters that the loop keeps anyway."""
+
+import time
+from collections.abc import Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from retrain.monitoring import names
+from retrain.monitoring.metrics import family
+from retrain.monitoring.names import Name
+from retrain.monitoring.web import start
+from retrain.records import Plan, Point
+from retrain.training.progress import Progress
+
+Figures = Mapping[tuple[str, ...], float | None]
+"""Values by the labels that come after task and method."""
+
+TREND = 4
+"""Evaluations that the time to the target is estimated from."""
+
+
+def serve_live_metrics(host: str, port: int) -> "LiveMetrics":
+    """Serve /metrics until the process ends, and return the observer that fills it.
+
+    Raises `OSError` if the port cannot be had.
+    """
+    live, registry = LiveMetrics(), CollectorRegistry()
+    registry.register(live)
+    start(host, port, make_wsgi_app(registry))
+    return live
+
+
+class LiveMetrics(Collector):
+    """Watches a training; what is served is worked out when it is asked for, so that an iteration pays nothing."""
+
+    def __init__(self) -> None:
+        self._plan: Plan | None = None
+
+    def started(self, plan: Plan, progress: Progress) -> None:
+        """Serve this training from now on."""
+        self._progress, self._first = progress, progress.iteration
+        self._since, self._seconds = time.monotonic(), progress.seconds
+        self._running, self._plan = True, plan
+
+    def stepped(self, progress: Progress) -> None:
+        """Do nothing: the counters are read when they are asked for."""
+
+    def evaluated(self, point: Point) -> None:
+        """Do nothing, likewise."""
+
+    def ended(self, outcome: str, progress: Progress) -> None:
+        """Let the clock stand."""
+        self._running = False
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric; none before the first training."""
+        if self._plan is None:
+            return
+        own = (self._plan.task.name, self._plan.method)
+        for name, figures in (*self._work(self._plan), *self._quality(self._plan)):
+            yield family(name, [((*own, *more), value) for more, value in figures.items() if value is not None])
+
+    def _work(self, plan: Plan) -> Iterator[tuple[Name, Figures]]:
+        progress = self._progress
+        yield names.TRAINING_ITERATION, {(): progress.iteration}
+        yield names.TRAINING_SCHEDULE, {(): plan.iterations}
+        yield names.TRAINING_IMAGES, {(): progress.iteration * plan.task.training.batch_size}
+        yield names.TRAINING_SECONDS, {(): progress.data_seconds + self._elapsed()}
+        aside: Figures = {
+            ("evaluation",): progress.evaluation_seconds,
+            ("saving",): progress.saving_seconds,
+            ("data",): progress.data_seconds,
+        }
+        yield names.TRAINING_ASIDE, aside
+        yield names.TRAINING_ETA, {(): self._eta(plan)}
+
+    def _quality(self, plan: Plan) -> Iterator[tuple[Name, Figures]]:
+        if plan.target:
+            yield names.TRAINING_TARGET, {(): plan.target.accuracy}
+        if self._progress.points:
+            point = self._progress.points[-1]
+            yield names.TRAINING_ACCURACY, {(): point.accuracy}
+            yield names.TRAINING_LOSS, {("val",): point.loss, ("train",): point.train_loss}
+            yield names.TRAINING_RATE, {(): point.learning_rate}
+
+    def _elapsed(self) -> float:
+        """Seconds in the loop, those before a resumption included."""
+        return self._seconds + time.monotonic() - self._since if self._running else self._progress.seconds
+
+    def _eta(self, plan: Plan) -> float | None:
+        """Seconds to the target, or to the schedule's end where there is none, at this process's mean pace."""
+        done = self._progress.iteration - self._first
+        if not self._running or done == 0:
+            return None
+        left: float = plan.iterations - self._progress.iteration
+        needed = seconds_to_target(self._progress, plan.target.accuracy) if plan.target else None
+        left = left if needed is None else min(left, needed)
+        return left * (time.monotonic() - self._since) / done
+
+
+def seconds_to_target(progress: Progress, target: float) -> float | None:
+    """Return the iterations until a straight line through the last evaluations reaches the target.
+
+    None while there are fewer than two, or the line does not rise.
+    """
+    points = progress.points[-TREND:]
+    if len(points) < 2:
+        return None
+    slope = (points[-1].accuracy - points[0].accuracy) / (points[-1].iteration - points[0].iteration)
+    if slope <= 0:
+        return None
+    reached_at = points[-1].iteration + (target - points[-1].accuracy) / slope
+    return max(0.0, reached_at - progress.iteration)

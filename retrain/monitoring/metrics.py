@@ -1,0 +1,220 @@
+"""From records to metrics: sums that only ever read what is new, and the figures of each task's newest run."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import get_args
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from retrain.config.task import Costs
+from retrain.monitoring import names
+from retrain.monitoring.names import Name, Unit
+from retrain.records import RunRecord, Savings
+
+Values = Iterable[tuple[tuple[str, ...], float]]
+"""Label values, and the number under them."""
+Figure = Callable[[RunRecord], Values]
+Age = tuple[datetime, str]
+"""Orders records: the end of the run, and its id."""
+
+OUTCOMES = get_args(RunRecord.model_fields["outcome"].annotation)
+
+
+def family(name: Name, values: Values) -> Metric:
+    """Return a metric with its values, as Prometheus' client library serves it."""
+    kind = CounterMetricFamily if name.kind == "counter" else GaugeMetricFamily
+    metric = kind(name.name, name.help, labels=name.labels)
+    for labels, value in values:
+        metric.add_metric(labels, value)
+    return metric
+
+
+def in_units(costs: Costs, flops: float, seconds: float) -> dict[Unit, float]:
+    """Return an amount of work in every unit that the task gives a rate for."""
+    amounts: dict[Unit, float] = {"flops": flops, "device_seconds": seconds}
+    if costs.device_watts:
+        amounts["energy_joules"] = seconds * costs.device_watts
+    if costs.price_per_device_hour:
+        amounts["cost"] = seconds / 3600 * costs.price_per_device_hour
+    return amounts
+
+
+def is_final(record: RunRecord) -> bool:
+    """Say whether a record ends a retraining: an attempt that missed and was followed by another is not evaluated."""
+    escalated = record.outcome == "missed" and record.evaluation is None
+    return record.purpose == "retrain" and not escalated
+
+
+def _runs(record: RunRecord) -> Values:
+    """Outcomes that have not come yet are told as 0: a rise from nothing is no rise to Prometheus."""
+    for outcome in OUTCOMES:
+        yield (record.task, record.method, record.purpose, outcome), float(outcome == record.outcome)
+
+
+def _decisions(record: RunRecord) -> Values:
+    if record.decision:
+        yield (record.task, "promoted"), float(record.decision.promoted)
+        yield (record.task, "refused"), float(not record.decision.promoted)
+
+
+def _labels(record: RunRecord, unit: Unit) -> tuple[str, ...]:
+    labels = (record.task, record.method)
+    return (*labels, record.costs.currency) if unit == "cost" else labels
+
+
+def _savings(unit: Unit, figure: Callable[[Savings], float]) -> Figure:
+    """A figure of the savings; in other units than iterations, at what an iteration of the very run took."""
+
+    def figures(record: RunRecord) -> Values:
+        amount = _per_iteration(record).get(unit)
+        if record.savings and amount is not None:
+            yield _labels(record, unit), figure(record.savings) * amount
+
+    return figures
+
+
+def _per_iteration(record: RunRecord) -> dict[Unit, float]:
+    if record.result is None or record.result.cost.iterations == 0:
+        return {"iterations": 1.0}
+    cost = record.result.cost
+    amounts = in_units(record.costs, cost.flops / cost.iterations, cost.device_seconds / cost.iterations)
+    return {"iterations": 1.0, **amounts}
+
+
+def _consumed(unit: Unit) -> Figure:
+    def figures(record: RunRecord) -> Values:
+        if record.result:
+            cost = record.result.cost
+            amounts = in_units(record.costs, cost.flops_all_in, cost.device_seconds_all_in)
+            if unit in amounts:
+                yield _labels(record, unit), amounts[unit]
+
+    return figures
+
+
+SUMS: dict[Name, Figure] = {
+    names.RUNS: _runs,
+    names.DECISIONS: _decisions,
+    names.USED: _savings("iterations", lambda savings: savings.used),
+    names.USED_ALL_IN: _savings("iterations", lambda savings: savings.used_all_in),
+    **{name: _savings(unit, lambda savings: savings.baseline) for unit, name in names.BASELINE.items()},
+    **{name: _savings(unit, lambda savings: savings.gross) for unit, name in names.SAVED_GROSS.items()},
+    **{name: _savings(unit, lambda savings: savings.net) for unit, name in names.SAVED_NET.items()},
+    **{name: _consumed(unit) for unit, name in names.CONSUMED.items()},
+}
+"""What is added up over all records."""
+
+
+def _gauge(figure: Callable[[RunRecord], float | None]) -> Figure:
+    def figures(record: RunRecord) -> Values:
+        value = figure(record)
+        return () if value is None else [((record.task,), value)]
+
+    return figures
+
+
+def _parts(record: RunRecord) -> Values:
+    evaluation = record.evaluation
+    parts = {"old": evaluation.old, "new": evaluation.new} if evaluation else {}
+    return [((record.task, part), value) for part, value in parts.items() if value is not None]
+
+
+def _speed_ups(record: RunRecord) -> Values:
+    speed_up = record.result.speed_up if record.result and record.target else {}
+    return [((record.task, level), value) for level, value in speed_up.items() if value is not None]
+
+
+def _target_met(record: RunRecord) -> float | None:
+    """A first attempt without a target could not miss; a later one without is scratch, after every schedule missed."""
+    if record.target is None and record.attempt == 0:
+        return None
+    return float(record.outcome == "reached")
+
+
+def _trained(record: RunRecord) -> bool:
+    return is_final(record) and record.result is not None
+
+
+def _decided(record: RunRecord) -> bool:
+    return is_final(record) and record.decision is not None
+
+
+def _succeeded(record: RunRecord) -> bool:
+    return record.decision is not None and record.decision.promoted
+
+
+NEWEST: dict[Name, tuple[Callable[[RunRecord], bool], Figure]] = {
+    names.ACCURACY: (_trained, _gauge(lambda r: r.evaluation.accuracy if r.evaluation else None)),
+    names.PART_ACCURACY: (_trained, _parts),
+    names.VALIDATION_ACCURACY: (_trained, _gauge(lambda r: r.result.final_accuracy if r.result else None)),
+    names.TARGET_ACCURACY: (_trained, _gauge(lambda r: r.target.accuracy if r.target else None)),
+    names.BASELINE_AGE: (_trained, _gauge(lambda r: r.target.age if r.target else None)),
+    names.SPEED_UP: (_trained, _speed_ups),
+    names.TARGET_MET: (_trained, _gauge(_target_met)),
+    names.PROMOTED: (_decided, _gauge(lambda r: float(_succeeded(r)))),
+    names.LAST_RUN: (is_final, _gauge(lambda r: r.ended_at.timestamp())),
+    names.LAST_SUCCESS: (_succeeded, _gauge(lambda r: r.ended_at.timestamp())),
+}
+"""What is told of each task's newest record that meets the condition; a figure that it lacks is told of none."""
+
+
+class Totals:
+    """The metrics of all records that were added, in any order, in memory that does not grow with their number."""
+
+    def __init__(self) -> None:
+        self._sums: dict[Name, defaultdict[tuple[str, ...], float]] = {name: defaultdict(float) for name in SUMS}
+        self._newest: dict[tuple[Name, str], tuple[Age, Values]] = {}
+        self._recent: defaultdict[str, list[tuple[Age, float]]] = defaultdict(list)
+
+    def add(self, record: RunRecord) -> None:
+        """Add a record; adding one twice counts it twice."""
+        age = (record.ended_at, record.run_id)
+        for name, figures in SUMS.items():
+            for labels, value in figures(record):
+                self._sums[name][labels] += value
+        for name, (applies, figures) in NEWEST.items():
+            known = self._newest.get((name, record.task))
+            if applies(record) and (known is None or known[0] < age):
+                self._newest[name, record.task] = age, figures(record)
+        if record.savings:
+            recent = [*self._recent[record.task], (age, record.savings.net)]
+            self._recent[record.task] = sorted(recent)[-names.RECENT_RUNS :]
+
+    def families(self) -> Iterator[Metric]:
+        """Yield every metric."""
+        for name, sums in self._sums.items():
+            yield family(name, sums.items())
+        for name in NEWEST:
+            yield family(
+                name, [value for (key, _), (_, values) in self._newest.items() if key == name for value in values]
+            )
+        yield family(names.RECENT_SAVED, list(self._recent_sums()))
+
+    def _recent_sums(self) -> Iterator[tuple[tuple[str, ...], float]]:
+        for task, recent in self._recent.items():
+            if len(recent) == names.RECENT_RUNS:
+                yield (task,), sum(net for _, net in recent)
+
+
+class Families(Collector):
+    """Serves metrics that are ready."""
+
+    def __init__(self, families: Sequence[Metric]) -> None:
+        self.families = families
+
+    def collect(self) -> Iterable[Metric]:
+        """Return them all."""
+        return self.families
+
+
+def render(records: Iterable[RunRecord]) -> bytes:
+    """Return the metrics of these records in the Prometheus text format."""
+    totals = Totals()
+    for record in records:
+        totals.add(record)
+    registry = CollectorRegistry()
+    registry.register(Families(list(totals.families())))
+    return generate_latest(registry)

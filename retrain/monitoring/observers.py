@@ -1,0 +1,159 @@
+"""Observers of a training: a progress bar or log lines on the terminal, and live metrics."""
+
+import atexit
+import logging
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from retrain.errors import UserError
+from retrain.records import Plan, Point
+from retrain.training.progress import Observer, Progress
+
+
+def make_observers(metrics_port: int | None, metrics_host: str) -> Observer:
+    """Return the observers of a training in this process. Raises `UserError` if the port cannot be had."""
+    if metrics_port is None:
+        return observer_for_stream()
+    from retrain.monitoring import live
+
+    try:
+        return Observers(observer_for_stream(), live.serve_live_metrics(metrics_host, metrics_port))
+    except OSError as error:
+        raise UserError(
+            f"cannot serve /metrics on {metrics_host}:{metrics_port}: {error.strerror}; choose another --metrics-port"
+        ) from error
+
+
+class Observers:
+    """Observers that watch together."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self.observers = observers
+
+    def started(self, plan: Plan, progress: Progress) -> None:
+        """Tell them."""
+        for observer in self.observers:
+            observer.started(plan, progress)
+
+    def stepped(self, progress: Progress) -> None:
+        """Tell them."""
+        for observer in self.observers:
+            observer.stepped(progress)
+
+    def evaluated(self, point: Point) -> None:
+        """Tell them."""
+        for observer in self.observers:
+            observer.evaluated(point)
+
+    def ended(self, outcome: str, progress: Progress) -> None:
+        """Tell them."""
+        for observer in self.observers:
+            observer.ended(outcome, progress)
+
+
+log = logging.getLogger("retrain")
+
+
+def observer_for_stream() -> Observer:
+    """Return a progress bar if standard error is a terminal, else log lines."""
+    return ProgressBar() if sys.stderr.isatty() else LogLines()
+
+
+class Rate:
+    """Images a second since the start, or since the resumption."""
+
+    def __init__(self, plan: Plan, progress: Progress) -> None:
+        self._batch, self._first, self._since = plan.task.training.batch_size, progress.iteration, time.monotonic()
+
+    def __call__(self, iteration: int) -> str:
+        """Return the mean rate up to an iteration."""
+        rate = (iteration - self._first) * self._batch / max(time.monotonic() - self._since, 1e-9)
+        return f"{rate:,.0f} images/s"
+
+
+def _opening(plan: Plan, progress: Progress) -> str:
+    resumed = f", on from {progress.iteration:,}" if progress.iteration else ""
+    return f"{plan.run_id}: {plan.reason}; at most {plan.iterations:,} iterations{resumed}"
+
+
+def _closing(plan: Plan, outcome: str, progress: Progress) -> str:
+    reached = f", {_accuracy(progress.points[-1], plan)}" if progress.points else ""
+    return f"{plan.run_id}: {outcome} after {progress.iteration:,} iterations{reached}"
+
+
+def _accuracy(point: Point, plan: Plan) -> str:
+    target = f" (target {plan.target.accuracy:.2%})" if plan.target else ""
+    return f"{point.accuracy:.2%}{target}"
+
+
+class LogLines:
+    """A line at the start and at the end, and between them with evaluations, not too often, or after a long silence."""
+
+    EVERY_SECONDS = 1.0
+    SILENT_SECONDS = 15.0
+
+    def started(self, plan: Plan, progress: Progress) -> None:
+        """Say what is trained, why, and whether it was resumed."""
+        self._plan, self._rate = plan, Rate(plan, progress)
+        self._said = self._evaluated = time.monotonic()
+        log.info(_opening(plan, progress))
+
+    def stepped(self, progress: Progress) -> None:
+        """Say how far it has come, if nothing was said for long."""
+        now = time.monotonic()
+        if now - self._said >= self.SILENT_SECONDS:
+            self._said = now
+            log.info("%s, %s", self._where(progress.iteration), self._rate(progress.iteration))
+
+    def evaluated(self, point: Point) -> None:
+        """Say how far it has come, and how accurate it is."""
+        now = time.monotonic()
+        if now - self._evaluated >= self.EVERY_SECONDS:
+            self._said = self._evaluated = now
+            where, accuracy = self._where(point.iteration), _accuracy(point, self._plan)
+            log.info("%s, %s, %s", where, accuracy, self._rate(point.iteration))
+
+    def ended(self, outcome: str, progress: Progress) -> None:
+        """Say how it ended."""
+        log.info(_closing(self._plan, outcome, progress))
+
+    def _where(self, iteration: int) -> str:
+        return f"{iteration:,}/{self._plan.iterations:,}"
+
+
+class ProgressBar:
+    """A bar of iterations with the accuracy against the target, images a second and the time left."""
+
+    REFRESH_SECONDS = 0.2
+
+    def started(self, plan: Plan, progress: Progress) -> None:
+        """Say what is trained and why, and draw the bar below it."""
+        self._plan, self._rate, self._drawn = plan, Rate(plan, progress), 0.0
+        self._console = Console(stderr=True, markup=False, highlight=False)
+        self._console.print(_opening(plan, progress))
+        texts = [TextColumn(f"{{task.fields[{name}]}}") for name in ("accuracy", "rate")]
+        columns = (BarColumn(bar_width=None), MofNCompleteColumn(), *texts, TimeRemainingColumn())
+        self._bar = Bar(*columns, console=self._console, expand=True, transient=True)
+        atexit.register(self._bar.stop)  # gives the cursor back, should training end by an error
+        self._bar.start()
+        self._line = self._bar.add_task("", total=plan.iterations, completed=progress.iteration, accuracy="", rate="")
+
+    def stepped(self, progress: Progress) -> None:
+        """Move the bar, a few times a second."""
+        now = time.monotonic()
+        if now - self._drawn > self.REFRESH_SECONDS:
+            self._drawn = now
+            self._bar.update(self._line, completed=progress.iteration, rate=self._rate(progress.iteration))
+
+    def evaluated(self, point: Point) -> None:
+        """Show the accuracy against the target."""
+        self._bar.update(self._line, completed=point.iteration, accuracy=_accuracy(point, self._plan))
+
+    def ended(self, outcome: str, progress: Progress) -> None:
+        """Put in the bar's place how it ended."""
+        self._bar.stop()
+        self._console.print(_closing(self._plan, outcome, progress))

@@ -1,0 +1,52 @@
+"""The tasks' pages, drawn in a process of their own: what drawing takes in memory is given back when it is done."""
+
+import time
+from collections.abc import Mapping
+from threading import Lock
+
+from retrain.config.task import Task
+from retrain.errors import UserError
+from retrain.utils.processes import run_in_subprocess
+
+FRESH_SECONDS = 60.0
+"""How long a page is served before it is drawn anew."""
+DRAW_SECONDS = 300.0
+"""How long drawing a page may take, reading its ledger included."""
+WAIT_SECONDS = 20.0
+"""How long somebody waits for a page while others are drawn: the exporter serves only so many at once."""
+
+
+def draw_page(task: Task) -> bytes:
+    """Return a task's page as HTML. Raises `UserError` if its store cannot be read."""
+    from retrain.monitoring.report import read_sources, render_page
+    from retrain.store import ledger, open_store
+    from retrain.store.layout import Layout
+
+    store, layout = open_store(task.store, task.endpoint_url), Layout(task.name)
+    return render_page(read_sources(store, layout, ledger.read(store, layout))).encode()
+
+
+class Pages:
+    """Pages by the name of their task, at most one drawn at a time."""
+
+    def __init__(self, tasks: Mapping[str, Task]) -> None:
+        self.tasks = tasks
+        self._pages: dict[str, tuple[float, bytes]] = {}
+        self._lock = Lock()
+
+    def get(self, name: str) -> bytes:
+        """Return a page, at most `FRESH_SECONDS` old.
+
+        Raises `UserError` if the task's store cannot be read or other pages take long to draw, and `Died` if this one's
+        drawing dies, or takes too long.
+        """
+        if not self._lock.acquire(timeout=WAIT_SECONDS):
+            raise UserError(f"{name}: another page is still being drawn; ask again in a minute")
+        try:
+            drawn_at, page = self._pages.get(name, (float("-inf"), b""))
+            if time.monotonic() - drawn_at > FRESH_SECONDS:
+                page = run_in_subprocess(DRAW_SECONDS, draw_page, self.tasks[name])
+                self._pages[name] = time.monotonic(), page
+        finally:
+            self._lock.release()
+        return page

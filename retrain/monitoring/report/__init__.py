@@ -1,0 +1,6 @@
+"""The report of a task as one HTML page: `render_page` draws what `read_sources` read from its store."""
+
+from retrain.monitoring.report.page import render_page
+from retrain.monitoring.report.sources import Sources, read_sources
+
+__all__ = ["Sources", "read_sources", "render_page"]

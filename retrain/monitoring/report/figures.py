@@ -1,0 +1,115 @@
+"""The figures of the report, and how they are formatted."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from itertools import accumulate
+from typing import NamedTuple, TypeVar
+
+from retrain.monitoring import metrics, names
+from retrain.records import RunRecord, Savings
+from retrain.records.ledger import total_savings
+
+T = TypeVar("T")
+
+
+class Headline(NamedTuple):
+    """A task's totals, and the run that people ask about first."""
+
+    total: Savings
+    saved_share: float | None
+    """Net savings as a share of what training from scratch would have taken; None before there is any."""
+    saved_money: Mapping[str, float]
+    """Net savings at what an iteration of each very run cost, by currency; empty where tasks give no price."""
+    device_seconds: float
+    outcomes: Counter[str]
+    newest: RunRecord | None
+    """The newest retraining that had a target."""
+
+
+class Step(NamedTuple):
+    """What was saved by a run and all before it."""
+
+    at: datetime
+    run_id: str
+    savings: Savings
+
+
+def headline(records: Sequence[RunRecord]) -> Headline:
+    """Add up a ledger, oldest record first."""
+    total = total_savings(records)
+    raced = (record for record in reversed(records) if record.purpose == "retrain" and record.result and record.target)
+    return Headline(
+        total=total,
+        saved_share=total.net / total.baseline if total.baseline else None,
+        saved_money=_saved_money(records),
+        device_seconds=sum(record.result.cost.device_seconds_all_in for record in records if record.result),
+        outcomes=Counter(record.outcome for record in records),
+        newest=next(raced, None),
+    )
+
+
+def _saved_money(records: Sequence[RunRecord]) -> Mapping[str, float]:
+    money: defaultdict[str, float] = defaultdict(float)
+    for record in records:
+        for (_, _, currency), amount in metrics.SUMS[names.SAVED_NET["cost"]](record):
+            money[currency] += amount
+    return money
+
+
+def cumulative(records: Sequence[RunRecord]) -> list[Step]:
+    """Return the savings after each run that has any, oldest first."""
+    counted = [(record, record.savings) for record in records if record.savings]
+    sums = accumulate(savings for _, savings in counted)
+    return [Step(record.ended_at, record.run_id, total) for (record, _), total in zip(counted, sums, strict=True)]
+
+
+def thin(items: Sequence[T], limit: int) -> list[T]:
+    """Return at most `limit` of the items, evenly spaced, the first and the last among them."""
+    last = len(items) - 1
+    if last < limit:
+        return list(items)
+    return [items[position * last // (limit - 1)] for position in range(limit)]
+
+
+MINUS = "−"
+
+
+def percent(value: float | None) -> str:
+    """An accuracy."""
+    return "–" if value is None else f"{value:.2%}"
+
+
+def points(value: float) -> str:
+    """A difference of two accuracies, in percentage points."""
+    return f"{100 * value:+.2f}".replace("-", MINUS)
+
+
+def count(value: float) -> str:
+    """A number of things."""
+    return f"{value:,.0f}"
+
+
+def signed(value: float) -> str:
+    """What was saved: a gain or a loss."""
+    return f"{value:+,.0f}".replace("-", MINUS)
+
+
+def money(value: float) -> str:
+    """The same in money."""
+    return f"{value:+,.2f}".replace("-", MINUS)
+
+
+def times(value: float | None) -> str:
+    """A speed-up; '/' where the level was not reached, as in the paper's tables."""
+    return "/" if value is None else f"×{value:.2f}"
+
+
+def duration(seconds: float) -> str:
+    """Time on a device."""
+    return f"{seconds:,.0f} s" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
+FILTERS: dict[str, Callable[..., str]] = {
+    function.__name__: function for function in (percent, points, count, signed, money, times, duration)
+}

@@ -1,0 +1,56 @@
+"""The learning-speed picture: how many samples are easy, middle and hard, as the next run's sampling will see them."""
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Group = Literal["easy", "middle", "hard"]
+BINS = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """A run's counters over the N samples of its drops (see `recipe.learning_speed.Counters`), each [N]."""
+
+    run_id: str
+    seen: NDArray[np.floating]
+    correct: NDArray[np.floating]
+    loss: NDArray[np.floating]
+    share: float
+    """c: the share of samples called easy, and the share called hard."""
+
+
+class Bar(NamedTuple):
+    """`samples` of a group with low <= learning speed < high; the last bar holds 1 too."""
+
+    group: Group
+    low: float
+    high: float
+    samples: int
+
+
+def speed_groups(index: Index) -> dict[Group, NDArray[np.intp]]:
+    """Return the samples of each group: the floor(c * N) easiest and hardest, and the others that were counted.
+
+    Easiest first is by falling learning speed, then rising mean loss, then index (Verwimp et al., section 3.3).
+    """
+    known = np.flatnonzero(index.seen > 0)
+    seen = index.seen[known].astype(np.float32)
+    order = known[np.lexsort((index.loss[known] / seen, -index.correct[known].astype(np.float32) / seen))]
+    ends = min(math.floor(Fraction(str(index.share)) * len(index.seen)), len(order) // 2)
+    return {"easy": order[:ends], "middle": order[ends : len(order) - ends], "hard": order[len(order) - ends :]}
+
+
+def speed_bars(index: Index) -> list[Bar]:
+    """Return the histogram of learning speeds by group, without its empty bars."""
+    edges = np.linspace(0, 1, BINS + 1)
+    found = []
+    for group, members in speed_groups(index).items():
+        speeds = index.correct[members].astype(np.float32) / index.seen[members].astype(np.float32)
+        counts, _ = np.histogram(speeds, edges)
+        found += [Bar(group, edges[i], edges[i + 1], int(n)) for i, n in enumerate(counts) if n]
+    return found

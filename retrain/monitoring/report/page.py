@@ -1,0 +1,123 @@
+"""The report: one HTML page that needs no network."""
+
+import hashlib
+from base64 import b64encode
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from retrain import __version__
+from retrain.monitoring.report import charts, timeline
+from retrain.monitoring.report.charts import Chart, svg
+from retrain.monitoring.report.figures import FILTERS, cumulative, headline, thin
+from retrain.monitoring.report.learning_speed import Index, speed_bars, speed_groups
+from retrain.monitoring.report.sources import Sources
+from retrain.monitoring.report.speed_ups import speed_up_races
+from retrain.monitoring.report.timeline import make_timeline
+from retrain.records import RunRecord
+
+
+@cache
+def style_sheet() -> str:
+    """Return the style sheet that every page holds."""
+    return files("retrain.monitoring.report").joinpath("templates/report.css").read_text(encoding="utf-8")
+
+
+@cache
+def content_policy() -> str:
+    """Return the policy: no script, no frame, no form, nothing from elsewhere; the style sheet is known by its hash."""
+    digest = b64encode(hashlib.sha256(style_sheet().encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+
+
+STEPS = 60
+"""Points of a cumulative chart, of whatever many runs."""
+LISTED = 2000
+"""Runs in the table, the newest; the totals are over all."""
+IN_A_PART = 50
+"""Runs in one part of the table; all parts but the first are closed."""
+HALF, WHOLE, NARROW = 536, 1080, 344
+"""Widths of charts: two abreast, one abreast, and on a phone; in pixels."""
+
+
+class Drawing(NamedTuple):
+    """One chart in two widths: the window decides which is shown."""
+
+    wide: Markup
+    narrow: Markup
+
+
+def render_page(sources: Sources) -> str:
+    """Return the page as HTML, which holds no script and asks for nothing from outside."""
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            sources=sources,
+            version=__version__,
+            style=Markup(style_sheet()),
+            content_policy=content_policy(),
+            headline=headline(sources.records),
+            races=[
+                (race, svg(charts.race_chart(race), NARROW, 230))
+                for race in speed_up_races(sources.records, sources.curves)
+            ],
+            parts=_parts(sources.records),
+            **_savings(sources.records),
+            **_timeline(sources),
+            **_speeds(sources.index),
+        )
+    )
+
+
+def _savings(records: Sequence[RunRecord]) -> dict[str, Any]:
+    steps = thin(cumulative(records), STEPS)
+    return {
+        "spent": _draw(charts.spent_chart(steps), HALF, 280) if steps else None,
+        "saved": _draw(charts.saved_chart(steps), HALF, 280) if steps else None,
+    }
+
+
+def _timeline(sources: Sources) -> dict[str, Any]:
+    passed = make_timeline(sources)
+    return {
+        "passed": passed,
+        "champions": _draw(timeline.champion_chart(passed), WHOLE, 170) if passed.reigns else None,
+        "events": _draw(timeline.event_chart(passed), WHOLE, 150) if passed.drops or passed.runs else None,
+    }
+
+
+def _speeds(index: Index | None) -> dict[str, Any]:
+    if index is None:
+        return {"speeds": None}
+    return {
+        "speeds": _draw(charts.speeds_chart(speed_bars(index)), HALF, 280),
+        "groups": {name: len(members) for name, members in speed_groups(index).items()},
+    }
+
+
+def _draw(chart: Chart, width: int, height: int) -> Drawing:
+    return Drawing(svg(chart, width, height), svg(chart, NARROW, height))
+
+
+def _parts(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
+    """The newest records, newest first, in the parts that the table is cut into."""
+    listed = list(reversed(records[-LISTED:]))
+    return [listed[start : start + IN_A_PART] for start in range(0, len(listed), IN_A_PART)]
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("retrain.monitoring.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= FILTERS
+    return environment

@@ -1,0 +1,145 @@
+"""The timeline of drops, runs and champions, and its charts."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import altair as alt
+
+from retrain.monitoring.report.charts import Chart, Row, colours, links, milliseconds, table, time_axis
+from retrain.monitoring.report.sources import Sources
+from retrain.records import Drop, RunRecord
+
+REIGNS = 60
+"""The newest champions that are shown, and what happened since the first of them."""
+RUNS = 200
+
+
+class Reign(NamedTuple):
+    """A run's model in force, from its promotion to the next."""
+
+    sequence: int
+    run_id: str
+    why: str
+    since: datetime
+    until: datetime
+    accuracy: float | None
+    """On the test split, when it was evaluated."""
+
+
+class Timeline(NamedTuple):
+    """Everything oldest first."""
+
+    reigns: Sequence[Reign]
+    drops: Sequence[Drop]
+    runs: Sequence[RunRecord]
+
+
+def make_timeline(sources: Sources) -> Timeline:
+    """Return the newest champions, and the drops and runs of their time; everything if there is none yet."""
+    reigns = _reigns(sources)[-REIGNS:]
+    drops, runs = sources.drops, sources.records[-RUNS:]
+    if len(reigns) == REIGNS:
+        drops = [drop for drop in drops if drop.committed_at >= reigns[0].since]
+        runs = [run for run in runs if run.ended_at >= reigns[0].since]
+    return Timeline(reigns, drops[-RUNS:], runs)
+
+
+def _reigns(sources: Sources) -> list[Reign]:
+    if sources.champion is None:
+        return []
+    history = sources.champion.history
+    evaluations = {record.run_id: record.evaluation for record in sources.records}
+    ends = [*(entry.at for entry in history[1:]), sources.now]
+    reigns = []
+    for entry, until in zip(history, ends, strict=True):
+        evaluation = evaluations.get(entry.run_id)
+        accuracy = evaluation.accuracy if evaluation else None
+        reigns.append(Reign(entry.sequence, entry.run_id, entry.why, entry.at, until, accuracy))
+    return reigns
+
+
+MARGIN = 56
+"""Width of the y axis in both charts, in pixels, so that their times line up."""
+OUTCOMES = {
+    "reached": ("circle", "ours"),
+    "completed": ("square", "scratch"),
+    "missed": ("triangle-up", "bad"),
+    "diverged": ("cross", "bad"),
+    "failed": ("cross", "bad"),
+}
+"""Shape and colour of a run."""
+
+
+def champion_chart(shown: Timeline) -> Chart:
+    """Test accuracy of the model in force."""
+    axis = alt.Axis(format=".1%", tickCount=4, minExtent=MARGIN, maxExtent=MARGIN)
+    y = alt.Y("accuracy:Q", title=None, axis=axis, scale=alt.Scale(zero=False, padding=10))
+    base = table(_reign_chart(shown)).encode(x=time_axis(_span(shown), labels=False))
+    reigns: alt.Chart = base.mark_rule(color="var(--ours)", strokeWidth=3, aria=False)
+    return alt.layer(reigns.encode(x2="until:Q", y=y), links(base, y, "ours"))
+
+
+def event_chart(shown: Timeline) -> Chart:
+    """When drops landed, and how runs ended."""
+    axis = alt.Axis(grid=True, minExtent=MARGIN, maxExtent=MARGIN)
+    lane = alt.Y("lane:N", title=None, axis=axis, scale=alt.Scale(domain=["drops", "runs"]))
+    landed: alt.Chart = table(_drop_chart(shown)).mark_tick(thickness=3, height=20, color="var(--net)")
+    ended: alt.Chart = table(_run_chart(shown)).mark_point(filled=True, size=80, opacity=1)
+    place: dict[str, Any] = {"x": time_axis(_span(shown)), "y": lane, "description": "label:N"}
+    return alt.layer(landed.encode(**place), _by_outcome(ended, shown).encode(**place, href="link:N"))
+
+
+def _by_outcome(runs: alt.Chart, shown: Timeline) -> alt.Chart:
+    """Tell outcomes apart by shape and colour, with a legend of those that came about."""
+    seen = {run.outcome: OUTCOMES[run.outcome] for run in shown.runs}
+    shapes = alt.Scale(domain=list(seen), range=[shape for shape, _ in seen.values()])
+    tints = colours({outcome: colour for outcome, (_, colour) in seen.items()})
+    return runs.encode(shape=alt.Shape("outcome:N", scale=shapes), color=alt.Color("outcome:N", scale=tints))
+
+
+def _reign_chart(shown: Timeline) -> list[Row]:
+    return [
+        {
+            "at": milliseconds(reign.since),
+            "until": milliseconds(reign.until),
+            "accuracy": reign.accuracy,
+            "link": f"#{reign.run_id}",
+            "label": f"{reign.why} {reign.since:%Y-%m-%d %H:%M}: {reign.run_id}, {reign.accuracy:.2%} on test",
+        }
+        for reign in shown.reigns
+        if reign.accuracy is not None
+    ]
+
+
+def _drop_chart(shown: Timeline) -> list[Row]:
+    return [
+        {
+            "at": milliseconds(drop.committed_at),
+            "lane": "drops",
+            "label": f"{drop.committed_at:%Y-%m-%d %H:%M}: drop {drop.id}, {drop.samples('train')} training samples",
+        }
+        for drop in shown.drops
+    ]
+
+
+def _run_chart(shown: Timeline) -> list[Row]:
+    return [
+        {
+            "at": milliseconds(run.ended_at),
+            "lane": "runs",
+            "outcome": run.outcome,
+            "link": f"#{run.run_id}",
+            "label": f"{run.ended_at:%Y-%m-%d %H:%M}: {run.run_id} {run.outcome}",
+        }
+        for run in shown.runs
+    ]
+
+
+def _span(shown: Timeline) -> tuple[datetime, datetime] | None:
+    times = [
+        *(time for reign in shown.reigns for time in (reign.since, reign.until)),
+        *(drop.committed_at for drop in shown.drops),
+        *(run.ended_at for run in shown.runs),
+    ]
+    return (min(times), max(times)) if times else None

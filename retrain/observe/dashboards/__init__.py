@@ -1,1 +1,0 @@
-"""Grafana's dashboards as code. `python -m retrain.observe.dashboards FOLDER` writes them as JSON."""

@@ -1,0 +1,129 @@
+"""Where stages work: a task's store, a device, a cache of decoded drops, and an observer."""
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from retrain.config import Split
+from retrain.config.task import Data, Task
+from retrain.data import samples
+from retrain.data.dataset import decoded_bytes
+from retrain.data.samples import Samples
+from retrain.data.stream.dataset import load_streamed
+from retrain.errors import UserError
+from retrain.monitoring.observers import Observers, make_observers
+from retrain.records import Dataset, Loading
+from retrain.store.base import ObjectStore
+from retrain.store.drops import read_drop
+from retrain.store.layout import Layout
+from retrain.store.runs import RunFiles
+from retrain.training.distributed import SINGLE_PROCESS, ProcessGroup, init_distributed
+from retrain.training.progress import Observer
+from retrain.utils.parallel import map_ahead
+from retrain.utils.processes import available_cores
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Context:
+    """Handed to every stage, and the same for all of one process."""
+
+    store: ObjectStore
+    layout: Layout
+    device: torch.device
+    cache: Path
+    """Where decoded drops are kept between runs."""
+    observer: Observer
+    ranks: ProcessGroup = SINGLE_PROCESS
+    """The processes that train together, of which this is one."""
+    factories: frozenset[str] = frozenset()
+    """The `package.module:factory` names of the task file. Plans lie in the store: they have no other code run."""
+
+    def samples(
+        self, dataset: Dataset, splits: Collection[Split], data: Data, loading: Loading
+    ) -> dict[Split, Samples]:
+        """Return splits of a dataset, their labels on the device. Raises `DamagedDrop` at the first that is damaged."""
+        drops = list(map_ahead(partial(read_drop, self.store, self.layout), [drop.id for drop in dataset.drops]))
+        if loading.kind == "stream":
+            return load_streamed(
+                dataset,
+                drops,
+                splits,
+                setting=data.stream,
+                store=self.store,
+                layout=self.layout,
+                image_size=data.image_size,
+                device=self.device,
+                cache_dir=self.cache,
+            )
+        return samples.load_held(
+            dataset,
+            drops,
+            splits,
+            store=self.store,
+            layout=self.layout,
+            image_size=data.image_size,
+            device=self.device,
+            pixels_on=self._pixels_on(loading, decoded_bytes(dataset.samples, data.image_size)),
+            cache_dir=self.cache,
+        )
+
+    def _pixels_on(self, loading: Loading, size: int) -> torch.device:
+        """Where decoded images are held: `size` bytes, beside which networks and activations need room too."""
+        if loading.kind == "held" and self.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self.device)
+            return self.device if 2 * size <= free else CPU
+        return CPU if loading.kind == "memory" else self.device
+
+    def files(self, run_id: str) -> RunFiles:
+        """Return a run's files."""
+        return RunFiles(self.store, self.layout, run_id)
+
+
+LOOPBACK = "127.0.0.1"
+
+
+def make_context(
+    store: ObjectStore, task: Task, device: str, metrics_port: int | None = None, metrics_host: str = LOOPBACK
+) -> Context:
+    """Return where stages work, on a device, watched on this terminal and, with a port, at /metrics.
+
+    Of several processes that torchrun started, only the first is watched.
+    """
+    _limit_threads()
+    ranks = init_distributed(device)
+    observer = Observers() if ranks.rank else make_observers(metrics_port, metrics_host)
+    factories = frozenset({task.model.name, *task.factories})
+    return Context(store, Layout(task.name), pick_device(device), cache_folder(), observer, ranks, factories)
+
+
+def _limit_threads() -> None:
+    """Compute in no more threads than this process has cores: beyond a quota they are stopped, and wait for each other.
+
+    OMP_NUM_THREADS is somebody's word on it and stands.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
+
+
+def cache_folder() -> Path:
+    """Return where decoded drops are kept: $RETRAIN_CACHE, or retrain/ in the user's cache folder."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("RETRAIN_CACHE") or home / "retrain")
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the named device. Raises `UserError` if it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name}: {str(error).splitlines()[0]}; allowed: auto, cpu, cuda, cuda:N") from error
+    return device

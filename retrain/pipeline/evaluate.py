@@ -1,0 +1,80 @@
+"""Evaluate a run's model on the held-out test split, beside the champion's."""
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor, nn
+
+from retrain.data.augment import Normalize
+from retrain.data.samples import Samples
+from retrain.errors import ModelError
+from retrain.models import factory
+from retrain.pipeline.context import Context
+from retrain.pipeline.gate import compare
+from retrain.records import Evaluation, Plan
+from retrain.store.runs import RunFiles
+from retrain.training.evaluation import predict_classes
+
+
+def evaluate_run(context: Context, plan: Plan, champion: str | None) -> Evaluation:
+    """Evaluate a run's model on its dataset's test split, and the champion's on the same samples, measured now."""
+    test = _test(context, plan, plan)
+    ours = _correct(context, plan, plan, test)
+    comparison = None
+    if champion:
+        before = context.files(champion).plan()
+        same = before.task.data.image_size == plan.task.data.image_size  # nothing else of a task changes the images
+        theirs = _correct(context, before, plan, test if same else _test(context, before, plan))
+        comparison = compare(champion, theirs, ours, plan.task.gate.confidence)
+    old = test.drop.cpu() < plan.known
+    return Evaluation(
+        samples=len(ours),
+        accuracy=float(ours.double().mean()),
+        old=_mean(ours, old),
+        new=_mean(ours, ~old),
+        by_class=_by_class(ours, test, plan.dataset.classes),
+        comparison=comparison,
+    )
+
+
+def _test(context: Context, plan: Plan, judged: Plan) -> Samples:
+    """The test samples of the judged run's dataset, as the run of `plan` takes images."""
+    return context.samples(judged.dataset, ["test"], plan.task.data, judged.loading)["test"]
+
+
+def _correct(context: Context, plan: Plan, judged: Plan, test: Samples) -> Tensor:
+    """Whether a run's model has each test sample right, bool [N] on the CPU: classes it never saw, it has wrong."""
+    normalize = Normalize(plan.task.data, plan.task.training.bf16)
+    network = load_network(context.files(plan.run_id), plan, context.factories, context.device)
+    own_classes = predict_classes(network, test, normalize).cpu()
+    index_of = {name: index for index, name in enumerate(judged.dataset.classes)}
+    translate = torch.tensor([index_of.get(name, -1) for name in plan.dataset.classes])
+    return translate[own_classes] == test.labels.cpu()
+
+
+def load_network(files: RunFiles, plan: Plan, factories: Collection[str], device: torch.device) -> nn.Module:
+    """Return the network that a run ended with, on the device.
+
+    Raises `RunError` if its model is damaged, and `ModelError` if it is not that of the network that its plan names,
+    or if the task names no such code.
+    """
+    factory.check_factory_allowed(plan.task.model, factories)
+    network = factory.build_network(plan.task.model, len(plan.dataset.classes), plan.task.data.image_size, seed=0)
+    try:
+        network.load_state_dict(files.weights())
+    except RuntimeError as error:
+        raise ModelError(f"the model of {plan.run_id} does not fit {plan.task.model.name}: {error}") from error
+    return factory.to_device_channels_last(network, device)
+
+
+def _mean(right: Tensor, of: Tensor) -> float | None:
+    """Accuracy over the samples that a mask selects, or None where it selects none."""
+    return float(right[of].double().mean()) if of.any() else None
+
+
+def _by_class(right: Tensor, test: Samples, classes: tuple[str, ...]) -> dict[str, float]:
+    """Accuracy by class name, for the classes that have test samples."""
+    labels = test.labels.cpu()
+    counts = torch.bincount(labels, minlength=len(classes))
+    hits = torch.bincount(labels[right], minlength=len(classes))
+    return {name: int(hit) / int(count) for name, hit, count in zip(classes, hits, counts, strict=True) if count}

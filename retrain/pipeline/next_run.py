@@ -1,0 +1,81 @@
+"""The next run of a task, from what its store holds. Read without torch: whoever only plans and submits stays small."""
+
+from collections.abc import Iterable
+from functools import partial
+
+from retrain.config.task import Task
+from retrain.errors import DamagedDrop
+from retrain.pipeline import planning
+from retrain.pipeline.planning import History, NoRunNeeded, Request
+from retrain.pipeline.targets import Measured
+from retrain.records import Drop, Plan, RunRecord
+from retrain.records.ledger import is_baseline
+from retrain.store import champions, ledger
+from retrain.store.base import ObjectStore
+from retrain.store.drops import list_committed, quarantine_damaged, read_drop
+from retrain.store.layout import Layout
+from retrain.store.runs import RunRecords
+from retrain.utils.parallel import map_ahead
+
+
+def plan_next_run(store: ObjectStore, layout: Layout, task: Task, request: Request) -> Plan | NoRunNeeded:
+    """Plan the next run and change nothing. Raises `DamagedDrop` at a drop that belongs in quarantine."""
+    found = list_committed(store, layout)
+    drops = list(map_ahead(partial(_without_shards, store, layout), found.usable))
+    past = history(store, layout, task)._replace(quarantined=found.quarantined)
+    _check_known(drops, past)
+    return planning.make_plan(task, drops, past, request)
+
+
+def _without_shards(store: ObjectStore, layout: Layout, drop_id: str) -> Drop:
+    """A drop without its shards, which are many and decide nothing here."""
+    return read_drop(store, layout, drop_id).model_copy(update={"shards": ()})
+
+
+def plan_and_quarantine(store: ObjectStore, layout: Layout, task: Task, request: Request) -> Plan | NoRunNeeded:
+    """Plan the next run, and put drops in quarantine that belong there."""
+    while True:
+        try:
+            return plan_next_run(store, layout, task, request)
+        except DamagedDrop as damaged:
+            quarantine_damaged(store, layout, damaged)
+
+
+def _check_known(drops: Iterable[Drop], past: History) -> None:
+    """Drops never change: one under whose id something else lies now is not that of the champion's index."""
+    digests = {ref.id: ref.digest for ref in past.champion.dataset.drops} if past.champion else {}
+    for drop in drops:
+        if digests.get(drop.id, drop.digest) != drop.digest:
+            raise DamagedDrop(
+                drop.id, f"drop {drop.id} is not the one that the champion was trained on: it was changed"
+            )
+
+
+def check_model(plan: Plan, elsewhere: bool) -> None:
+    """Build a plan's network, to see whether that can be done. Raises `ModelError`.
+
+    A factory that is not installed here is left alone if the run is done `elsewhere`, from an image that may have it.
+    """
+    from retrain.models import factory
+
+    if factory.is_installed(plan.task.model) or not elsewhere:
+        factory.check_network(plan.task.model, len(plan.dataset.classes), plan.task.data.image_size)
+
+
+def history(store: ObjectStore, layout: Layout, task: Task) -> History:
+    """Read what has been done: the ledger, the champion's plan, and the newest baseline of equal work."""
+    records = ledger.read(store, layout)
+    champion = champions.read(store, layout).run_id
+    baselines = (_measured(store, layout, task, record) for record in reversed(records) if is_baseline(record))
+    return History(
+        records={record.run_id: record for record in records},
+        champion=RunRecords(store, layout, champion).plan() if champion else None,
+        baseline=next(filter(None, baselines), None),
+    )
+
+
+def _measured(store: ObjectStore, layout: Layout, task: Task, record: RunRecord) -> Measured | None:
+    files = RunRecords(store, layout, record.run_id)
+    if record.result is None or not planning.equal_work(task, files.plan().task):
+        return None
+    return Measured(record, record.result, files.curve())

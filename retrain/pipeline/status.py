@@ -1,0 +1,44 @@
+"""How a task stands: its champion, its baseline, what waits and what was saved."""
+
+from datetime import datetime
+
+from retrain.config.task import Task
+from retrain.records import Record, RunRecord, Savings
+from retrain.records.ledger import is_baseline, total_savings
+from retrain.store import champions, ledger
+from retrain.store.base import ObjectStore
+from retrain.store.drops import list_readable_drops, quarantine_causes
+from retrain.store.layout import Layout
+
+
+class Status(Record):
+    """One task, now. `waiting` are committed drops that the champion has not seen; `quarantined` says why, by drop."""
+
+    task: str
+    store: str
+    champion: RunRecord | None
+    champion_since: datetime | None
+    baseline: RunRecord | None
+    waiting: tuple[str, ...]
+    quarantined: dict[str, str]
+    runs: int
+    savings: Savings
+
+
+def read_status(task: Task, store: ObjectStore, layout: Layout) -> Status:
+    """Read a task's status from its store."""
+    records = ledger.read(store, layout)
+    pointer = champions.read(store, layout).champion
+    champion = next((record for record in records if pointer and record.run_id == pointer.run_id), None)
+    known = champion.drops if champion else ()
+    return Status(
+        task=task.name,
+        store=store.url,
+        champion=champion,
+        champion_since=pointer.history[-1].at if pointer else None,
+        baseline=next((record for record in reversed(records) if is_baseline(record)), None),
+        waiting=tuple(drop.id for drop in list_readable_drops(store, layout) if drop.id not in known),
+        quarantined=quarantine_causes(store, layout),
+        runs=len(records),
+        savings=total_savings(records),
+    )

@@ -1,0 +1,135 @@
+"""Train one plan to its end, or resume it from its saved state; follow the leader in distributed training."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from itertools import zip_longest
+
+from retrain.config.recipe import EasyHard, Fresh
+from retrain.models import factory
+from retrain.pipeline.context import Context
+from retrain.recipe.learning_speed import Counters, add_decayed, split
+from retrain.records import Plan, Result
+from retrain.store.checkpoints import Checkpoints
+from retrain.training.hardware import BF16_SLOW, compile_forward, is_bf16_slow, tune_malloc, use_threads
+from retrain.training.loop import Outcome, run_loop
+from retrain.training.optimizers import moments
+from retrain.training.preemption import defer_signals
+from retrain.training.result import make_result
+from retrain.training.setup import Parent, Run, set_up
+from retrain.training.state import load_state, save_state
+
+log = logging.getLogger("retrain")
+
+
+def train_plan(context: Context, plan: Plan) -> Result:
+    """Train a plan and keep what came of it; a plan that was trained before is not trained again.
+
+    Raises `Preempted` (after saving) if SIGTERM comes, `ModelError` if the parent does not fit, `DropError` if a drop
+    is damaged, `RunError` if the parent's files are, and `StoreError`.
+    """
+    with Checkpoints(context.store, context.layout, plan.run_id) as checkpoints:
+        result = context.files(plan.run_id).result() or _train(context, plan, checkpoints)
+        checkpoints.clear()
+    return result
+
+
+def _train(context: Context, plan: Plan, checkpoints: Checkpoints) -> Result:
+    started_at, since = datetime.now(UTC), time.monotonic()
+    run, state = prepare(context, plan), checkpoints.load()
+    context.ranks.announce(plan.model_dump_json())
+    with closing(run.loader), use_threads(run.threads), defer_signals() as leaving, context.ranks.unbroken():
+        _begin(run, state)
+        run.progress.data_seconds += time.monotonic() - since
+        outcome = run_loop(
+            run, context.observer, lambda run: checkpoints.save(run.progress.iteration, save_state(run)), leaving
+        )
+        return _write_result(context, run, outcome, started_at)
+
+
+def follow_leader(context: Context) -> None:
+    """Take part in all that the first process trains, until there is no more; it alone writes into the store.
+
+    Raises `Preempted` when it does, or when it is lost.
+    """
+    while work := context.ranks.hear():
+        run = prepare(context, Plan.model_validate_json(work))
+        with closing(run.loader), use_threads(run.threads), defer_signals() as leaving, context.ranks.unbroken():
+            _begin(run, None)
+            run_loop(run, context.observer, save_state, leaving)
+
+
+def _begin(run: Run, state: bytes | None) -> None:
+    """Go on from the first process's state, if it has one, together."""
+    if run.train.device.type == "cpu":
+        tune_malloc()
+    if state := run.ranks.spread(state or b""):
+        load_state(run, state)
+    how = run.plan.task.training.compile
+    run.forward = compile_forward(run.ranks.replicate(run.network), how, run.train.device)
+
+
+def prepare(context: Context, plan: Plan) -> Run:
+    """Return a plan's run as it is before its first step."""
+    factory.check_factory_allowed(plan.task.model, context.factories)
+    if is_bf16_slow(plan.task.training.bf16, context.device):
+        log.warning(BF16_SLOW)
+    splits = context.samples(plan.dataset, ("train", "val"), plan.task.data, plan.loading)
+    if plan.loading.kind == "stream":
+        log.info("data is streamed: %s", plan.loading.reason)
+    return set_up(plan, splits["train"], splits["val"], _parent(context, plan), context.ranks)
+
+
+def _parent(context: Context, plan: Plan) -> Parent | None:
+    if plan.parent is None:
+        return None
+    files = context.files(plan.parent)
+    goes_on = _keeps_moments(plan) and not isinstance(plan.recipe.initialization, Fresh)
+    by_speed = isinstance(plan.recipe.sampling, EasyHard)
+    return Parent(
+        weights=files.weights(),
+        counters=files.counters(plan.dataset, plan.known) if by_speed else None,
+        moments=files.moments() if goes_on else None,
+    )
+
+
+def _keeps_moments(plan: Plan) -> bool:
+    return plan.task.training.optimizer_state == "kept"
+
+
+def _write_result(context: Context, run: Run, outcome: Outcome, started_at: datetime) -> Result:
+    """Write model, index and curve, then the result that vouches for them."""
+    plan, files = run.plan, context.files(run.plan.run_id)
+    model_digest = files.write_model(run.network.state_dict()) if outcome != "diverged" else None
+    moments_digest = files.write_moments(moments(run.optimizer)) if _keeps_moments(plan) else None
+    index_digest = files.write_counters(plan.dataset, _counters(context, run))
+    files.write_curve(run.progress.points)
+    result = make_result(run, outcome, started_at, model_digest, index_digest, moments_digest)
+    files.write_result(result)
+    return result
+
+
+def _counters(context: Context, run: Run) -> Iterator[Counters]:
+    """Yield each drop's counters: the run's own, and what is left of the parent's, which are read as they are added."""
+    plan = run.plan
+    own = split(run.counters, [drop.samples for drop in plan.dataset.drops])
+    parents = context.files(plan.parent).known_counters(plan.dataset, plan.known) if plan.parent else ()
+    for old, new in zip_longest(parents, own):
+        yield add_decayed(old, new, plan.task.training.index_decay) if old else new
+
+
+@contextmanager
+def run_as_leader(context: Context) -> Iterator[Context]:
+    """Yield the context to the first process, or to the only one; any other helps it train inside, and ends here.
+
+    Raises `SystemExit` in the others once the first one has come to the end, and `Preempted` if it was cut short.
+    """
+    if context.ranks.rank:
+        follow_leader(context)
+        raise SystemExit
+    try:
+        yield context
+    finally:
+        context.ranks.announce("")

@@ -1,0 +1,88 @@
+"""The champion: one small pointer, replaced only by compare-and-swap."""
+
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple
+
+from retrain.errors import RunError
+from retrain.records import Champion, Promotion
+from retrain.store.base import Conflict, Missing, ObjectStore, read_record
+from retrain.store.layout import Layout
+
+PromotionReason = Literal["promoted", "promoted by hand", "rolled back"]
+
+
+class ChampionSnapshot(NamedTuple):
+    """The champion as it was read, and the version that a swap must name."""
+
+    champion: Champion | None
+    version: str | None
+
+    @property
+    def run_id(self) -> str | None:
+        """The run in force, if there is one."""
+        return self.champion.run_id if self.champion else None
+
+
+def read(store: ObjectStore, layout: Layout) -> ChampionSnapshot:
+    """Return the champion in force. Raises `StoreError` if its record cannot be read."""
+    try:
+        return ChampionSnapshot(*read_record(store, layout.champion, Champion))
+    except Missing:
+        return ChampionSnapshot(None, None)
+
+
+def was_promoted(seen: ChampionSnapshot, run_id: str) -> bool:
+    """Say whether a run has been promoted before, whatever is in force now."""
+    return seen.champion is not None and any(entry.run_id == run_id for entry in seen.champion.history)
+
+
+def compared_champion(seen: ChampionSnapshot, run_id: str) -> str | None:
+    """Return whom a run is judged against: the champion in force or, if it was promoted, the one that it replaced."""
+    before = None
+    for entry in seen.champion.history if seen.champion else ():
+        if entry.run_id == run_id:
+            return before
+        before = entry.run_id
+    return seen.run_id
+
+
+def swap(store: ObjectStore, layout: Layout, seen: ChampionSnapshot, run_id: str, why: PromotionReason) -> Champion:
+    """Put a run in force if the champion is still the one that was seen. Raises `Conflict` if it is not."""
+    history = seen.champion.history if seen.champion else ()
+    entry = Promotion(sequence=len(history) + 1, run_id=run_id, why=why, at=datetime.now(UTC))
+    champion = Champion(history=(*history, entry))
+    if seen.version is None:
+        store.create(layout.champion, champion.to_bytes())
+    else:
+        store.replace(layout.champion, champion.to_bytes(), seen.version)
+    return champion
+
+
+def promote_manually(
+    store: ObjectStore, layout: Layout, seen: ChampionSnapshot, run_id: str, why: PromotionReason
+) -> Champion:
+    """Put a run in force because a person says so. Raises `RunError` if it is in force, or another came first."""
+    if seen.run_id == run_id:
+        raise RunError(f"{run_id} is the champion already")
+    try:
+        return swap(store, layout, seen, run_id, why)
+    except Conflict as conflict:
+        raise RunError(
+            "another champion was put in force just now; look at `retrain status` and decide again"
+        ) from conflict
+
+
+def rollback_target(champion: Champion) -> str:
+    """Return the run to roll back to: what the promotion now in force replaced. Raises `RunError` if it was the first.
+
+    Rolling back undoes promotions one by one: twice in a row leads back two, not to and fro.
+    """
+    standing: list[str] = []
+    for entry in champion.history:
+        if entry.why == "rolled back":
+            standing.pop()
+        else:
+            standing.append(entry.run_id)
+    if len(standing) == 1:
+        raise RunError(f"there is nothing to roll back to: {champion.run_id} is the first champion")
+    return standing[-2]

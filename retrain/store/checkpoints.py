@@ -1,0 +1,75 @@
+"""A run's saved states in the store: the newest two, each named by its own digest."""
+
+import hashlib
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Self
+
+from retrain.store.base import Entry, Missing, ObjectStore
+from retrain.store.layout import Layout
+
+KEEP_NEWEST = 2
+
+
+class Checkpoints:
+    """The states of one run, `state/<iteration>-<digest>.safetensors`, written while training goes on.
+
+    A context manager: it leaves when the last state is in the store. Errors of writing a state are raised by whatever
+    comes next, be it the next save or the end.
+    """
+
+    def __init__(self, store: ObjectStore, layout: Layout, run_id: str) -> None:
+        self.store, self.prefix = store, layout.run(run_id, "state/")
+        self._writer = ThreadPoolExecutor(1, "checkpoints")
+        self._writing: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.shutdown()
+        self._wait()
+
+    def save(self, iteration: int, state: bytes) -> None:
+        """Start to write a state, after which all but the newest two are removed; wait for the one before."""
+        self._wait()
+        self._writing = self._writer.submit(self._write, iteration, state)
+
+    def load(self) -> bytes | None:
+        """Return the newest state whose bytes are those that were saved, or None; remove those that are torn."""
+        for entry in self._newest_first():
+            try:
+                state, _ = self.store.read(entry.key)
+            except Missing:
+                continue
+            if entry.key.endswith(f"-{_digest(state)}.safetensors"):
+                return state
+            self.store.delete(entry.key)
+        return None
+
+    def iteration(self) -> int:
+        """Return how far the newest state had come, in iterations; 0 if there is none."""
+        newest = next(iter(self._newest_first()), None)
+        return int(newest.key.removeprefix(self.prefix).partition("-")[0]) if newest else 0
+
+    def clear(self) -> None:
+        """Remove all states: the run has ended."""
+        self._wait()
+        for entry in self._newest_first():
+            self.store.delete(entry.key)
+
+    def _wait(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
+
+    def _write(self, iteration: int, state: bytes) -> None:
+        self.store.write(f"{self.prefix}{iteration:012d}-{_digest(state)}.safetensors", state)
+        for entry in self._newest_first()[KEEP_NEWEST:]:
+            self.store.delete(entry.key)
+
+    def _newest_first(self) -> list[Entry]:
+        return sorted(self.store.list(self.prefix), key=lambda entry: entry.key, reverse=True)
+
+
+def _digest(state: bytes) -> str:
+    return hashlib.sha256(state).hexdigest()[:32]

@@ -1,0 +1,188 @@
+"""The lease of a task, or of a drop's validation: one holder at a time, a heartbeat, an expiry and a fencing token.
+
+Claims and conditional writes keep results right without it; the lease keeps two workers from doing the same work.
+Expiry goes by the wall clock, so the machines' clocks must agree to within a few seconds. A holder whose process is
+visibly gone is not waited for."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from threading import Event, Lock, Thread
+from uuid import uuid4
+
+from retrain.errors import StoreError
+from retrain.records import Record
+from retrain.store.base import Conflict, Missing, ObjectStore, read_record
+from retrain.store.layout import Layout
+
+BOOT, SPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+
+
+class Holder(Record):
+    """A process, by where its number means something."""
+
+    host: str
+    pid: int
+    machine: str | None
+    """One boot of one kernel and one space of process numbers in it; None where the system does not tell."""
+    name: str
+    """One of its holdings."""
+
+    def __str__(self) -> str:
+        return f"{self.host} (process {self.pid})"
+
+    def is_gone(self) -> bool:
+        """Whether it can be seen from here that the process has ended; False also where nothing can be seen."""
+        return self.machine is not None and self.machine == _machine() and not Path(f"/proc/{self.pid}").exists()
+
+
+def this_process() -> Holder:
+    """Return this process as a new holder."""
+    return Holder(host=socket.gethostname(), pid=os.getpid(), machine=_machine(), name=uuid4().hex[:8])
+
+
+def _machine() -> str | None:
+    try:
+        return f"{socket.gethostname()}/{BOOT.read_text().strip()}/{SPACE.stat().st_ino}"
+    except OSError:
+        return None
+
+
+LEASE_SECONDS = 60.0
+"""How long a lease lasts without a heartbeat; it is renewed three times as often."""
+
+log = logging.getLogger("retrain")
+
+
+class LeaseLost(StoreError):
+    """Somebody else may hold the lease by now: whatever is under way must stop."""
+
+
+class LeaseState(Record):
+    """`lease.json`. The token grows with every holder; a lease that was given back has expired."""
+
+    holder: Holder
+    token: int
+    expires_at: datetime
+
+    @property
+    def in_force(self) -> bool:
+        """Whether it keeps others off."""
+        return datetime.now(UTC) < self.expires_at and not self.holder.is_gone()
+
+
+class Lease:
+    """A lease that is held: `check` it before each write. Safe for threads."""
+
+    def __init__(self, store: ObjectStore, key: str, state: LeaseState, version: str, seconds: float) -> None:
+        self._store, self._key, self._state, self._version = store, key, state, version
+        self._seconds, self._lock = seconds, Lock()
+        self._is_given_back = False
+
+    @property
+    def token(self) -> int:
+        """Greater than that of every earlier holder."""
+        return self._state.token
+
+    def check(self) -> None:
+        """Raise `LeaseLost` if somebody else may hold the lease, or it was given back.
+
+        One that has expired, because this process was frozen or the store could not be reached, is renewed: that
+        succeeds only if nobody has held it since.
+        """
+        if self._is_given_back:
+            raise LeaseLost(f"{self._store.url}: {self._key}: the lease was given back")
+        if datetime.now(UTC) >= self._state.expires_at:
+            self.renew()
+
+    def renew(self) -> None:
+        """Move the expiry on. Raises `LeaseLost` if somebody else has taken the lease."""
+        self._put(datetime.now(UTC) + timedelta(seconds=self._seconds))
+
+    def release(self) -> None:
+        """Give the lease back. That it cannot be is no error of what was done under it: it expires by itself."""
+        self._is_given_back = True
+        try:
+            self._put(datetime.now(UTC))
+        except LeaseLost:
+            pass
+        except StoreError as error:
+            log.warning("the lease was not given back and expires by itself: %s", error)
+
+    def _put(self, expires_at: datetime) -> None:
+        with self._lock:
+            state = self._state.model_copy(update={"expires_at": expires_at})
+            try:
+                self._version = self._store.replace(self._key, state.to_bytes(), self._version)
+            except (Conflict, Missing) as error:
+                self._state = self._state.model_copy(update={"expires_at": datetime.now(UTC)})
+                raise LeaseLost(f"{self._store.url}: {self._key}: somebody else has taken the lease") from error
+            self._state = state
+
+
+def acquire(store: ObjectStore, layout: Layout, seconds: float = LEASE_SECONDS) -> Lease | None:
+    """Take a task's lease if nobody else holds it; None while somebody does."""
+    token, version = 1, None
+    with suppress(Missing):
+        current, version = read_lease(store, layout)
+        if current.in_force:
+            return None
+        token = current.token + 1
+    expires_at = datetime.now(UTC) + timedelta(seconds=seconds)
+    state = LeaseState(holder=this_process(), token=token, expires_at=expires_at)
+    with suppress(Conflict):
+        data = state.to_bytes()
+        version = store.replace(layout.lease, data, version) if version else store.create(layout.lease, data)
+        return Lease(store, layout.lease, state, version, seconds)
+    return None
+
+
+def read_lease(store: ObjectStore, layout: Layout) -> tuple[LeaseState, str]:
+    """Return a task's lease as it lies in the store, and its version.
+
+    Raises `Missing` if nobody ever held it, `StoreError` if it cannot be read.
+    """
+    return read_record(store, layout.lease, LeaseState)
+
+
+@contextmanager
+def try_lease(store: ObjectStore, layout: Layout, seconds: float = LEASE_SECONDS) -> Iterator[Lease | None]:
+    """Hold a task's lease within; None if somebody else holds it."""
+    lease = acquire(store, layout, seconds)
+    if lease is None:
+        yield None
+        return
+    with heartbeat(lease, layout, seconds):
+        yield lease
+
+
+@contextmanager
+def heartbeat(lease: Lease, layout: Layout, seconds: float = LEASE_SECONDS) -> Iterator[None]:
+    """Keep a lease within, its heart beating in a thread, and give it back."""
+    stopped = Event()
+    heartbeat = Thread(
+        target=_renew_until, args=(lease, stopped, seconds / 3), name=f"lease of {layout.task}", daemon=True
+    )
+    heartbeat.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        heartbeat.join()
+        lease.release()
+
+
+def _renew_until(lease: Lease, stopped: Event, interval: float) -> None:
+    """Renew until stopped or lost; that the store cannot be reached costs the lease only if others can reach it."""
+    while not stopped.wait(interval):
+        try:
+            lease.renew()
+        except LeaseLost as error:
+            log.warning("%s", error)
+            return
+        except StoreError as error:
+            log.warning("the lease was not renewed: %s", error)

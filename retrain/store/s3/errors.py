@@ -1,0 +1,101 @@
+"""What botocore raises, in words: which store, which key, what happened, what to check."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from boto3.exceptions import Boto3Error
+from botocore import exceptions as botocore
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
+
+from retrain.config.fields import mask_credentials
+from retrain.errors import StoreError
+from retrain.store.base import Missing
+
+CREDENTIALS = "Check the credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the machine's role."
+NETWORK = "Check the endpoint's address (endpoint_url), that the server is up, and the network between."
+
+ADVICE = {
+    "NoSuchBucket": "Create the bucket, or correct the task's `store`.",
+    "InvalidAccessKeyId": CREDENTIALS,
+    "SignatureDoesNotMatch": CREDENTIALS,
+    "InvalidToken": CREDENTIALS,
+    "ExpiredToken": "The credentials have expired: renew them.",
+    "AccessDenied": "Check that the policy of these credentials allows it.",
+    "403": CREDENTIALS,
+    "RequestTimeTooSkewed": "Set this machine's clock.",
+}
+"""What to do about an error that the server names by code; a reply without a body has only its status."""
+
+BAD_CREDENTIALS = (
+    botocore.NoCredentialsError,
+    botocore.PartialCredentialsError,
+    botocore.CredentialRetrievalError,
+    botocore.ProfileNotFound,
+    botocore.TokenRetrievalError,
+    botocore.SSOError,
+)
+BAD_NETWORK = (botocore.HTTPClientError, botocore.ConnectionError)
+BROKEN_REPLY = (HTTPError, ResponseParserError, botocore.FlexibleChecksumError)
+
+
+class Denied(StoreError):
+    """The policy of these credentials does not allow it."""
+
+
+class Location(NamedTuple):
+    """What an error message names: the store, its endpoint, and the key or prefix in question."""
+
+    url: str
+    endpoint: str
+    key: str
+
+    def __str__(self) -> str:
+        """Every message begins with this."""
+        return f"{self.url} at {mask_credentials(self.endpoint)}" + (f", {self.key}" if self.key else "")
+
+
+def http_status(error: ClientError) -> int:
+    """The HTTP status of the server's refusal."""
+    return int(error.response["ResponseMetadata"]["HTTPStatusCode"])
+
+
+@contextmanager
+def translate_errors(place: Location) -> Iterator[None]:
+    """Raise as `StoreError`, or `Missing`, whatever S3, botocore or the local disk refuses within."""
+    try:
+        yield
+    except ClientError as error:
+        raise _refusal(place, error) from error
+    except Boto3Error as error:  # the transfer manager wraps what it met
+        cause = error.__context__
+        raise (_refusal(place, cause) if isinstance(cause, ClientError) else _failure(place, error)) from error
+    except (BotoCoreError, HTTPError, OSError, ValueError) as error:  # ValueError: a malformed endpoint_url
+        raise _failure(place, error) from error
+
+
+def _refusal(place: Location, error: ClientError) -> StoreError:
+    code = error.response["Error"]["Code"]
+    if code in ("NoSuchKey", "404"):
+        return Missing(f"{place}: there is no such object.")
+    kind = Denied if code == "AccessDenied" else StoreError
+    return kind(f"{place}: {_error_text(error)}. {ADVICE.get(code, '')}".rstrip())
+
+
+def _failure(place: Location, error: Exception) -> StoreError:
+    if isinstance(error, BAD_NETWORK):
+        return StoreError(f"{place}: the server cannot be reached: {_error_text(error)}. {NETWORK}")
+    if isinstance(error, BROKEN_REPLY):
+        return StoreError(f"{place}: the server's reply is broken: {_error_text(error)}. {NETWORK}")
+    if isinstance(error, BAD_CREDENTIALS):
+        return StoreError(f"{place}: {_error_text(error)}. {CREDENTIALS}")
+    if isinstance(error, botocore.NoRegionError):
+        return StoreError(f"{place}: no region is known. Set AWS_DEFAULT_REGION.")
+    return StoreError(f"{place}: {_error_text(error)}")
+
+
+def _error_text(error: Exception) -> str:
+    """Botocore quotes whole addresses of endpoints and proxies, in which the environment may have put a password."""
+    return mask_credentials(str(error))

@@ -1,0 +1,182 @@
+"""A store in an S3 bucket, on AWS or any server that speaks its protocol and honours conditional writes."""
+
+import io
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from functools import partial
+from http.client import CONFLICT, PRECONDITION_FAILED
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from boto3.s3.transfer import S3Transfer, TransferConfig
+from boto3.session import Session
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from retrain.store.base import Entry, Missing, check_key, confirm_write
+from retrain.store.s3.errors import Denied, Location, http_status, translate_errors
+from retrain.store.s3.retry import ATTEMPTS, backoff, retry
+from retrain.store.s3.transfers import CONNECTIONS, PART, S3Stream, download_parts
+from retrain.utils.files import temp_copy, temp_file
+from retrain.utils.parallel import READERS
+from retrain.utils.text import is_key
+
+CONFIG = Config(
+    retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+    connect_timeout=2,
+    read_timeout=30,
+    max_pool_connections=CONNECTIONS + READERS,  # those of transfers, beside the readers of small objects
+)
+
+LARGE = 2 * PART
+"""Bytes from which an object is transferred in parts: below, the requests that parts add cost more than they gain."""
+
+TRANSFER = TransferConfig(
+    multipart_threshold=LARGE,
+    multipart_chunksize=PART,
+    max_concurrency=CONNECTIONS,
+    preferred_transfer_client="classic",  # the CRT client ignores endpoint_url (boto3#4839)
+)
+
+BUFFER = 1 << 20
+
+
+class S3Store:
+    """Objects of a bucket under a prefix; credentials come by boto3's own chain. Safe for threads, not across forks.
+
+    Versions are ETags without their quotes: AWS takes them either way, some servers only so.
+    """
+
+    def __init__(self, bucket: str, prefix: str, endpoint_url: str | None = None) -> None:
+        self._bucket = bucket
+        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self.url = f"s3://{bucket}/{self._prefix}".rstrip("/")
+        with translate_errors(Location(self.url, endpoint_url or "AWS", "")):
+            self._client: Any = Session().client("s3", endpoint_url=endpoint_url, config=CONFIG)
+        self._uploads = S3Transfer(self._client, TRANSFER)
+        self._helpers = ThreadPoolExecutor(CONNECTIONS, "s3")
+
+    def read(self, key: str) -> tuple[bytes, str]:
+        """Return the object's bytes and version. Raises `Missing`."""
+        with self._stream(key) as stream:
+            return stream.readall(), stream.version
+
+    def create(self, key: str, data: bytes) -> str:
+        """Write a new object and return its version. Raises `Conflict` if the key holds other bytes."""
+        return self._put_if(key, data, IfNoneMatch="*")
+
+    def replace(self, key: str, data: bytes, version: str) -> str:
+        """Compare-and-swap. Raises `Conflict` if the object has changed, `Missing` if there is none."""
+        return self._put_if(key, data, IfMatch=version)
+
+    def write(self, key: str, data: bytes) -> None:
+        """Write unconditionally."""
+        with self._explained(key):
+            retry(partial(self._client.put_object, **self._object(key), Body=data))
+
+    def delete(self, key: str) -> None:
+        """Remove the object; a missing one is no error."""
+        with self._explained(key):
+            retry(partial(self._client.delete_object, **self._object(key)))
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """Yield every object whose key starts with `prefix`, in order, page by page.
+
+        What other tools leave in buckets under names that are no keys (`folder/`, empty) is passed over.
+        """
+        with self._explained(prefix):
+            for page in self._pages(prefix):
+                for item in page.get("Contents", ()):
+                    key = item["Key"].removeprefix(self._prefix)
+                    if is_key(key):
+                        yield Entry(key, item["Size"])
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        """Yield the names of the folders directly below `prefix`, in order, page by page."""
+        with self._explained(prefix):
+            for page in self._pages(prefix, Delimiter="/"):
+                for item in page.get("CommonPrefixes", ()):
+                    name = item["Prefix"].removeprefix(self._prefix + prefix).rstrip("/")
+                    if is_key(name):
+                        yield name
+
+    def upload(self, path: Path, key: str) -> None:
+        """Upload the file at `path`, a large one in parallel parts; those of all files share their connections."""
+        with self._explained(key):
+            retry(partial(self._uploads.upload_file, str(path), self._bucket, self._prefix + check_key(key)))
+
+    def download(self, key: str, path: Path) -> None:
+        """Stream the object aside, a large one over several connections; then rename it to `path`. Raises `Missing`."""
+        with self._explained(key), self._stream(key) as opened:
+            large = opened.size >= LARGE
+            part_at = partial(self._part, key, opened.etag)
+            with (
+                temp_file(partial(download_parts, opened, part_at, self._helpers), path.parent)
+                if large
+                else temp_copy(io.BufferedReader(opened, BUFFER), path.parent) as copy
+            ):
+                copy.replace(path)
+
+    def open(self, key: str) -> BinaryIO:
+        """Stream the object. Raises `Missing`."""
+        return io.BufferedReader(self._stream(key), BUFFER)
+
+    def now(self) -> datetime:
+        """Return the server's time, as its replies say it."""
+        with self._explained(""):
+            reply = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
+        return parsedate_to_datetime(reply["ResponseMetadata"]["HTTPHeaders"]["date"])
+
+    def _pages(self, prefix: str, **options: str) -> Iterator[dict[str, Any]]:
+        """Yield the pages of a listing, each asked for again where its reply breaks."""
+        ask = partial(self._client.list_objects_v2, Bucket=self._bucket, Prefix=self._prefix + prefix, **options)
+        page = retry(ask)
+        yield page
+        while page["IsTruncated"]:
+            page = retry(partial(ask, ContinuationToken=page["NextContinuationToken"]))
+            yield page
+
+    def _object(self, key: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": self._prefix + check_key(key)}
+
+    def _stream(self, key: str) -> S3Stream:
+        get = partial(self._client.get_object, **self._object(key))
+        try:
+            with self._explained(key):
+                return S3Stream(retry(get), get, self._place(key))
+        except Denied:  # what a server also says of an absent key to those who may list no more than their prefix
+            if any(entry.key == key for entry in islice(self.list(key), 1)):
+                raise
+            raise Missing(f"{self._place(key)}: there is no such object.") from None
+
+    def _part(self, key: str, etag: str, start: int, end: int) -> S3Stream:
+        """Stream some bytes of one version of an object."""
+        get = partial(self._client.get_object, **self._object(key))
+        with self._explained(key):
+            reply = retry(partial(get, Range=f"bytes={start}-{end - 1}", IfMatch=etag))
+        return S3Stream(reply, get, self._place(key), start)
+
+    def _put_if(self, key: str, data: bytes, **condition: str) -> str:
+        """A conditional write, sent again while the server says that another one is in its way (409)."""
+        with self._explained(key):
+            for attempt in range(ATTEMPTS):
+                try:
+                    put = partial(self._client.put_object, **self._object(key), Body=data, **condition)
+                    return str(retry(put)["ETag"]).strip('"')
+                except ClientError as error:
+                    if http_status(error) == PRECONDITION_FAILED:
+                        break
+                    if http_status(error) != CONFLICT or attempt == ATTEMPTS - 1:
+                        raise
+                backoff(attempt)
+        return confirm_write(self, key, data)
+
+    def _place(self, key: str) -> Location:
+        return Location(self.url, self._client.meta.endpoint_url, key)
+
+    def _explained(self, key: str) -> AbstractContextManager[None]:
+        return translate_errors(self._place(key))

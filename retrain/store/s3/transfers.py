@@ -1,0 +1,163 @@
+"""Large S3 objects: read in sequence across broken connections, or downloaded over several connections."""
+
+import io
+from collections.abc import Callable
+from functools import partial
+from http.client import REQUESTED_RANGE_NOT_SATISFIABLE
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import (
+    ClientError,
+    FlexibleChecksumError,
+    IncompleteReadError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
+
+from retrain.store.s3.errors import Location, http_status, translate_errors
+from retrain.store.s3.retry import retry
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Executor, wait
+from contextlib import contextmanager, suppress
+from typing import BinaryIO
+
+CONNECTION_ERRORS = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError, FlexibleChecksumError)
+"""The body ended before the object did, by its length or by its checksum; botocore retries requests, not bodies."""
+MAX_RECONNECTS = 5
+"""After this many cuts of one object the error stands."""
+
+
+class S3Stream(io.RawIOBase):
+    """The bytes of one version of an object, or those from `start` on: `reply` is what `get` answered.
+
+    `get` is boto3's `get_object` for it, and takes `Range` and `IfMatch`. Reading raises `StoreError` if the server
+    fails, or if the object was replaced when the stream must be taken up again.
+    """
+
+    def __init__(
+        self, reply: dict[str, Any], get: Callable[..., dict[str, Any]], place: Location, start: int = 0
+    ) -> None:
+        super().__init__()
+        self._body = reply["Body"]
+        self.etag: str = reply["ETag"]
+        self._get = get
+        self._place = place
+        self._position = start
+        self._end = 0
+        """Of the object, once a part of it was asked for; its checksum tells the end of the whole."""
+        self.size: int = reply["ContentLength"]
+        """Bytes of the reply."""
+        self._cuts = 0
+        self.version = self.etag.strip('"')
+
+    def readable(self) -> bool:
+        """Reading is all it is for."""
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        """Fill `buffer` with the next bytes and return how many; 0 at the end."""
+        view = memoryview(buffer).cast("B")
+        with translate_errors(self._place):
+            chunk = self._next(len(view))
+        view[: len(chunk)] = chunk
+        self._position += len(chunk)
+        return len(chunk)
+
+    def close(self) -> None:
+        """Give the connection back."""
+        if not self.closed:
+            self._body.close()
+        super().close()
+
+    def _next(self, size: int) -> bytes:
+        while True:
+            try:
+                chunk: bytes = self._body.read(size)
+                if chunk or size == 0 or self._position >= self._end:
+                    return chunk
+                raise IncompleteReadError(actual_bytes=self._position, expected_bytes=self._end)
+            except CONNECTION_ERRORS as error:
+                self._cuts += 1
+                if self._cuts == MAX_RECONNECTS:
+                    raise
+                self._go_on(error)
+
+    def _go_on(self, cut: Exception) -> None:
+        """Ask for the rest. Raises `cut` if there is none: then it is not the end that is wrong."""
+        self._body.close()
+        try:
+            reply = retry(partial(self._get, Range=f"bytes={self._position}-", IfMatch=self.etag))
+        except ClientError as error:
+            if http_status(error) == REQUESTED_RANGE_NOT_SATISFIABLE:
+                raise cut from error
+            raise
+        self._body = reply["Body"]
+        self._end = int(reply["ContentRange"].rpartition("/")[2])  # parts carry no checksum that would tell their end
+
+
+PART = 8 << 20
+"""Bytes of a request; AWS advises 8 to 16 MB."""
+CONNECTIONS = 10
+"""As many as boto3's own transfers use, of all objects together."""
+BUFFER = 1 << 20
+"""Bytes that each connection holds in memory."""
+
+
+def download_parts(
+    opened: S3Stream, part_at: Callable[[int, int], S3Stream], helpers: Executor, file: BinaryIO
+) -> None:
+    """Write an object into an empty file: `opened` streams it, and `part_at(start, end)` some of its bytes.
+
+    Several objects that are fetched at once share the `helpers`. The first error ends it.
+    """
+    size = opened.size
+    parts = deque(range(0, size, PART))
+
+    def from_the_start() -> None:
+        for start in _taken(parts.popleft):
+            _copy(opened, start, min(start + PART, size), file)
+
+    def from_the_end() -> None:
+        with _emptied(parts):
+            for start in _taken(parts.pop):
+                end = min(start + PART, size)
+                with part_at(start, end) as stream:
+                    _copy(stream, start, end, file)
+
+    others = [helpers.submit(from_the_end) for _ in range(min(CONNECTIONS, len(parts)) - 1)]
+    try:
+        with _emptied(parts):
+            from_the_start()
+    finally:
+        wait([other for other in others if not other.cancel()])  # they write into the file
+    for other in others:
+        if not other.cancelled():
+            other.result()
+
+
+def _taken(take: Callable[[], int]) -> Iterator[int]:
+    with suppress(IndexError):
+        while True:
+            yield take()
+
+
+@contextmanager
+def _emptied(parts: deque[int]) -> Iterator[None]:
+    """Leave nothing to do for the others, should this one have failed."""
+    try:
+        yield
+    finally:
+        parts.clear()
+
+
+def _copy(stream: S3Stream, start: int, end: int, file: BinaryIO) -> None:
+    buffer = memoryview(bytearray(BUFFER))
+    while start < end:
+        count = stream.readinto(buffer[: min(BUFFER, end - start)])
+        os.pwrite(file.fileno(), buffer[:count], start)
+        start += count

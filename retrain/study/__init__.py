@@ -1,1 +1,0 @@
-"""Studies: methods compared over seeds and splits, with the very code that retrains in production."""

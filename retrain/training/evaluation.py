@@ -1,0 +1,129 @@
+"""Evaluate a network: its predictions, accuracy and loss on samples."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from retrain.data.augment import Normalize
+from retrain.data.samples import Samples
+from retrain.training.distributed import SINGLE_PROCESS, ProcessGroup
+from retrain.training.setup import Run
+from retrain.training.stopping import rejection_risk, subset_ends, tail_probability
+
+CHUNK, GPU_CHUNK = 128, 512
+"""Images in a forward pass: on the CPU as many as batches have, whose freed memory they fit into; on a GPU more, for
+there the host has to keep up."""
+
+ROUNDING = 1e-6
+"""Of a needed accuracy, which is a product of floats: a network that has it exactly is not to miss it by a bit."""
+
+
+class Measured(NamedTuple):
+    """Accuracy and mean loss over the first `images` of the samples."""
+
+    accuracy: float
+    loss: float
+    images: int
+
+
+@contextmanager
+def _eval_mode(network: nn.Module) -> Iterator[None]:
+    training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        network.train(training)
+
+
+def _logits(network: nn.Module, images: Tensor, normalize: Normalize) -> Tensor:
+    images = normalize(images)
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=normalize.bf16):
+        logits: Tensor = network(images)
+    return logits
+
+
+def measure(
+    network: nn.Module,
+    samples: Samples,
+    order: Tensor,
+    normalize: Normalize,
+    needed: float,
+    ranks: ProcessGroup = SINGLE_PROCESS,
+    early: bool = False,
+) -> Measured:
+    """Measure accuracy and loss over samples[order], giving up once the accuracy cannot be `needed` any more.
+
+    `order` [N] must be a random order, drawn before the network was known. Fewer than N images in the answer mean
+    that accuracy over all N is below `needed`; that is wrong with probability `RISK` at most, or `EARLY_RISK` at each
+    look. Several processes share the work, and get the same answer.
+    """
+    total, enough = len(order), math.ceil(needed * len(order) - ROUNDING)
+    ends = list(subset_ends(total)) if enough > 0 else [total]
+    correct, loss = 0, 0.0
+    with _eval_mode(network):
+        for seen, end in pairwise((0, *ends)):
+            for chunk in torch.split(order[seen:end], _chunk(order.device)):
+                own = chunk[ranks.rows(len(chunk)).at]
+                counts = ranks.total(_counts(network, samples, own, normalize)).tolist()
+                correct, loss = correct + int(counts[0]), loss + counts[1]
+            if end < total and tail_probability(correct, end, enough, total) <= rejection_risk(early, len(ends)):
+                break
+    return Measured(correct / end, loss / end, end)
+
+
+def _counts(network: nn.Module, samples: Samples, indices: Tensor, normalize: Normalize) -> Tensor:
+    """How many are right, and the sum of the losses, float64 [2]."""
+    if not len(indices):  # which not every network takes
+        return torch.zeros(2, dtype=torch.float64, device=indices.device)
+    logits, labels = _logits(network, samples.pixels(indices), normalize).float(), samples.labels[indices]
+    right = (logits.argmax(1) == labels).sum()
+    return torch.stack([right.double(), functional.cross_entropy(logits, labels, reduction="sum").double()])
+
+
+def compute_logits(network: nn.Module, images: Tensor, normalize: Normalize) -> Tensor:
+    """Return the logits of images, float32 [N, K]; images: uint8 [N, 3, size, size]."""
+    with _eval_mode(network):
+        return torch.cat(
+            [_logits(network, some, normalize).float() for some in torch.split(images, _chunk(images.device))]
+        )
+
+
+def evaluate_samples(network: nn.Module, samples: Samples, normalize: Normalize) -> tuple[Tensor, Tensor]:
+    """Return whether each sample is classified correctly, bool [N], and its loss, [N]."""
+    with _eval_mode(network):
+        logits = torch.cat([_logits(network, images, normalize).float() for images in _chunks(samples)])
+    return logits.argmax(1) == samples.labels, functional.cross_entropy(logits, samples.labels, reduction="none")
+
+
+def predict_classes(network: nn.Module, samples: Samples, normalize: Normalize) -> Tensor:
+    """Return the predicted class of every sample, int64 [N] on the samples' device."""
+    with _eval_mode(network):
+        return torch.cat([_logits(network, images, normalize).argmax(1) for images in _chunks(samples)])
+
+
+def _chunks(samples: Samples) -> Iterator[Tensor]:
+    rows = torch.arange(len(samples), device=samples.pixels_on)
+    return (samples.pixels(some) for some in torch.split(rows, _chunk(samples.device)))
+
+
+def _chunk(device: torch.device) -> int:
+    return GPU_CHUNK if device.type == "cuda" else CHUNK
+
+
+def count_exactly(run: Run) -> None:
+    """Count each training sample once, as the network classifies it now: not augmented, in evaluation mode.
+
+    Several processes each do all of it, and come to the same counts.
+    """
+    run.ranks.align(run.network)
+    correct, losses = evaluate_samples(run.network, run.train, run.normalize)
+    run.counters.count(torch.arange(len(correct), device=correct.device), correct, losses)
+    run.progress.evaluated_images += len(correct)

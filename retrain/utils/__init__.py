@@ -1,0 +1,1 @@
+"""Helpers that know nothing of this project: subprocesses, parallel maps, files, text. Imports nothing of it."""

@@ -1,0 +1,1 @@
+"""The watcher: event sources, ingestion of drops, claims, health. The store is the truth; events only say where to look."""

@@ -1,0 +1,69 @@
+"""S3 event notifications: which objects they say were written."""
+
+import json
+from typing import NamedTuple
+from urllib.parse import unquote_plus
+
+from pydantic import BaseModel, Field, ValidationError
+
+
+class EventError(ValueError):
+    """A message is no S3 event notification."""
+
+
+FINAL_FILES = ("drop.json", "_SUCCESS")
+"""The objects that end a drop; events of all others say nothing of interest."""
+
+
+class WrittenObject(NamedTuple):
+    """An object that was written, its key as the event spells it: AWS quotes it (`a+b%3D`), some servers do not."""
+
+    bucket: str
+    key: str
+
+    def ended_drop(self, bucket: str, prefix: str) -> str | None:
+        """Return the id of the drop that this object ends, if it lies under this prefix of keys in this bucket."""
+        for key in (self.key, unquote_plus(self.key)):
+            drop, _, name = key.removeprefix(prefix).partition("/")
+            if self.bucket == bucket and key.startswith(prefix) and name in FINAL_FILES:
+                return drop
+        return None
+
+
+class _Named(BaseModel):
+    name: str
+
+
+class _Object(BaseModel):
+    key: str
+
+
+class _Location(BaseModel):
+    bucket: _Named
+    object: _Object
+
+
+class _Record(BaseModel):
+    event_name: str = Field(alias="eventName")
+    s3: _Location
+
+
+class _Notification(BaseModel):
+    records: list[_Record] = Field(alias="Records")
+
+
+def parse_event(body: str) -> list[WrittenObject]:
+    """Return the objects that a message says were written; none for the test event, or where objects were removed.
+
+    Raises `EventError` for anything else than a notification of S3's.
+    """
+    try:
+        document = json.loads(body)
+        if isinstance(document, dict) and document.get("Event") == "s3:TestEvent":
+            return []
+        records = _Notification.model_validate(document).records
+    except ValueError as error:
+        what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise EventError(f"not an S3 event notification: {what}: {body[:200]!r}") from error
+    created = (record for record in records if record.event_name.removeprefix("s3:").startswith("ObjectCreated:"))
+    return [WrittenObject(record.s3.bucket.name, record.s3.object.key) for record in created]

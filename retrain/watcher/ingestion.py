@@ -1,0 +1,160 @@
+"""Validate drops that ended with `_SUCCESS`: commit them, or put them into quarantine.
+
+Each validation runs in a subprocess and is counted before it begins: a crash may take the watcher down with it."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
+
+from retrain.config.task import Task
+from retrain.errors import DropError, UserError
+from retrain.monitoring import names
+from retrain.records import Record
+from retrain.store import open_store
+from retrain.store.base import Missing, ObjectStore, read_record
+from retrain.store.drops import DropStates, quarantine, scan_drops
+from retrain.store.layout import Layout
+from retrain.store.lease import LEASE_SECONDS, LeaseLost, try_lease
+from retrain.store.locks import LeaseGuardedStore, TaskLocked
+from retrain.utils.processes import WorkerCrashed, run_in_subprocess
+from retrain.watcher.health import Health
+
+MAX_ATTEMPTS = 3
+"""So often a drop's validation may come to no end before the drop is put into quarantine."""
+
+
+class ValidationAttempts(Record):
+    """`validations/<drop-id>.json`: those that were begun, in a row, and came to no end; gone once one does."""
+
+    drop: str
+    begun: int = 0
+    how: str = "whoever watched it was gone too"
+    """What became of the last one."""
+
+
+class CountedValidation(NamedTuple):
+    """A drop's validations before this one, and a store that takes what this one writes for as long as it is ours."""
+
+    before: ValidationAttempts
+    store: ObjectStore
+
+
+@contextmanager
+def count_validation(
+    store: ObjectStore, layout: Layout, drop: str, seconds: float = LEASE_SECONDS
+) -> Iterator[CountedValidation]:
+    """Count what is done within as one of a drop's validations.
+
+    The drop's lease, which lasts `seconds` without a heartbeat, is held within, so those before it are over. Raises
+    `Busy` at once if somebody else has it (one that is under way is no death), or once a write finds it lost.
+
+    One whose process died, or that took this one along, stays counted. Any other end, an error or a wish to stop
+    included, ends the row.
+    """
+    key = layout.validations(drop)
+    with try_lease(store, layout.validating(drop), seconds) as lease:
+        if lease is None:
+            raise TaskLocked(f"drop {drop}: another watcher is validating it, or died less than {seconds:.0f} s ago")
+        ours = LeaseGuardedStore(store, lease)
+        before = _read_attempts(ours, key, drop)
+        begun = ValidationAttempts(drop=drop, begun=before.begun + 1)
+        try:
+            ours.write(key, begun.to_bytes())
+            yield CountedValidation(before, ours)
+        except LeaseLost as lost:
+            raise TaskLocked(f"drop {drop}: another watcher has taken over its validation") from lost
+        except WorkerCrashed as died:
+            with suppress(LeaseLost):
+                ours.write(key, begun.model_copy(update={"how": str(died)}).to_bytes())
+            raise
+        except BaseException:
+            _clear_attempts(ours, key)
+            raise
+        _clear_attempts(ours, key)
+
+
+def _clear_attempts(ours: ObjectStore, key: str) -> None:
+    """End the row; once the lease is lost, it is the successor's."""
+    with suppress(LeaseLost):
+        ours.delete(key)
+
+
+def _read_attempts(store: ObjectStore, key: str, drop: str) -> ValidationAttempts:
+    try:
+        return read_record(store, key, ValidationAttempts)[0]
+    except Missing:
+        return ValidationAttempts(drop=drop)
+
+
+INGEST_SECONDS = 6 * 3600.0
+"""The longest that one drop may take to be validated."""
+
+log = logging.getLogger("retrain")
+
+
+def try_ingest_drop(task: Task, drop: str) -> str | None:
+    """Commit a drop; return why it belongs into quarantine instead, or None. Raises `StoreError`."""
+    from retrain.data.uploads import ingest_drop  # brings torch, which must not come to where this is only named
+
+    try:
+        ingest_drop(drop, task, open_store(task.store, task.endpoint_url))
+    except DropError as error:
+        return str(error)
+    return None
+
+
+class Ingestion:
+    """Takes in the drops of one task. It can be cut anywhere and done again, here or by another watcher."""
+
+    def __init__(self, task: Task, store: ObjectStore, health: Health, lease: float) -> None:
+        """`lease`: how many seconds that of a validation lasts without a heartbeat."""
+        self._task, self._store, self._layout = task, store, Layout(task.name)
+        self._health, self._lease = health, lease
+
+    def validate(self, landed: DropStates) -> UserError | None:
+        """Validate what ended without a manifest; return why one could not be, after all others had their turn.
+
+        That is `Busy` if all were seen to but those that another watcher is validating.
+        """
+        busy = problem = None
+        for drop in sorted(landed.unvalidated):
+            try:
+                if self._validate(drop):
+                    landed.committed.add(drop)
+            except TaskLocked as error:
+                busy = error
+            except UserError as error:
+                problem = UserError(f"drop {drop}: {error}")
+        return problem or busy
+
+    def put_aside(self, store: ObjectStore, drop: str, cause: str) -> None:
+        """Put a drop into quarantine, and count it."""
+        quarantine(store, self._layout, drop, cause)
+        self._health.count(names.WATCHER_QUARANTINED, self._task.name)
+
+    def _validate(self, drop: str) -> bool:
+        """Validate a drop, unless another watcher has done so by now; return whether it is committed.
+
+        Raises `Busy` while another is at it, any other `UserError` if it was neither committed nor put into quarantine.
+        """
+        with count_validation(self._store, self._layout, drop, self._lease) as (before, ours):
+            now = scan_drops(ours, self._layout, [drop])
+            if drop not in now.unvalidated:
+                return drop in now.waiting
+            cause = self._judge(drop, before)
+            if cause is not None:
+                self.put_aside(ours, drop, cause)
+                return False
+        log.info("%s: drop %s is committed", self._task.name, drop)
+        return True
+
+    def _judge(self, drop: str, before: ValidationAttempts) -> str | None:
+        """Commit a drop; return why it belongs into quarantine instead, or None. Raises `UserError` if unknown."""
+        if before.begun >= MAX_ATTEMPTS:
+            return f"{before.begun} validations came to no end, the last: {before.how}"
+        self._health.alive(working=True)
+        try:
+            return run_in_subprocess(INGEST_SECONDS, try_ingest_drop, self._task, drop)
+        finally:
+            self._health.alive()

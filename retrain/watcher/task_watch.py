@@ -1,0 +1,152 @@
+"""One task, watched: what has landed is claimed for a run, and the run is seen to its end."""
+
+import logging
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from retrain.config.cron import last_scheduled
+from retrain.config.task import Task
+from retrain.errors import DamagedDrop, DropError
+from retrain.monitoring import names
+from retrain.pipeline import next_run
+from retrain.pipeline.executor import Executor
+from retrain.pipeline.planning import NoRunNeeded, Request
+from retrain.records import Plan
+from retrain.store import open_store
+from retrain.store.drops import read_drop, scan_drops
+from retrain.store.layout import Layout
+from retrain.store.lease import LEASE_SECONDS, try_lease
+from retrain.store.locks import LeaseGuardedStore
+from retrain.store.runs import RunRecords
+from retrain.utils.parallel import map_ahead
+from retrain.watcher.claims import Claims
+from retrain.watcher.health import Health
+from retrain.watcher.ingestion import Ingestion
+
+log = logging.getLogger("retrain")
+
+
+class Pace(NamedTuple):
+    """How long things take, in seconds."""
+
+    lease: float = LEASE_SECONDS
+    """How long the lease lasts without a heartbeat."""
+    attend: float = 300.0
+    """Between looks at a run that is under way: it may have been cancelled, and leave no record."""
+    retry: float = 20.0
+    """Between tries to start a run, for as long as that fails."""
+
+
+DEFAULT_PACE = Pace()
+
+
+class TaskWatch:
+    """Watches one task. `look` and `advance` can be cut anywhere and done again, here or by another watcher."""
+
+    def __init__(self, task: Task, submitter: Executor, health: Health, pace: Pace = DEFAULT_PACE) -> None:
+        self.task, self.layout = task, Layout(task.name)
+        self.store = open_store(task.store, task.endpoint_url)
+        self._submitter, self._health = submitter, health
+        self._pace = pace
+        self._next_attention: dict[str, float] = {}
+        self._claims = Claims(self.store, self.layout)
+        self._intake = Ingestion(task, self.store, health, pace.lease)
+        self._waiting: dict[str, datetime] = {}
+        self._covered: set[str] = set()
+
+    @property
+    def oldest(self) -> datetime | None:
+        """When the oldest drop was committed that waits to be given to a run."""
+        return min(self._waiting.values(), default=None)
+
+    def look(self, drops: Iterable[str] | None = None) -> None:
+        """Look at the drops of these ids, or at all: take in what ended, note what waits.
+
+        Raises `Busy` if all was seen to but what another watcher is validating: should that one die, somebody must look
+        again. Raises any other `UserError` if the store, or what it holds, does not let it be done.
+        """
+        self._claims.refresh()
+        found = self.store.folders(self.layout.drops) if drops is None else drops
+        unknown = [drop for drop in found if self._is_open(drop) and drop not in self._waiting]
+        landed = scan_drops(self.store, self.layout, unknown)
+        problem = self._intake.validate(landed)
+        self._note(landed.waiting)
+        if problem:
+            raise problem
+
+    def advance(self) -> None:
+        """Give what waits to a run once none is in flight, and see that a run in flight is under way.
+
+        Raises `UserError` if that cannot be done now.
+        """
+        self._claims.refresh()
+        if self._is_due() and not self._claims.in_flight():
+            self._claim()
+        in_flight = self._claims.in_flight()
+        self._health.runs(self.task.name, len(in_flight))
+        if any(self._needs_attention(plan) for plan in in_flight):
+            self._attend()
+
+    def _needs_attention(self, plan: Plan) -> bool:
+        return time.monotonic() >= self._next_attention.get(plan.run_id, 0.0)
+
+    def _attended(self, plan: Plan, pause: float) -> None:
+        self._next_attention[plan.run_id] = time.monotonic() + pause
+
+    def _attend(self) -> None:
+        """See that the runs in flight are under way, unless another watcher is just at it."""
+        with try_lease(self.store, self.layout, self._pace.lease) as lease:
+            if lease is None:
+                return
+            for plan in self._claims.in_flight():
+                self._attended(plan, self._pace.retry)
+                if self._claims.claim(plan):
+                    new = self._submitter.ensure(self.task, plan, LeaseGuardedStore(self.store, lease))
+                    self._attended(plan, self._pace.attend)
+                    self._health.count(names.WATCHER_SUBMISSIONS, self.task.name, int(new))
+
+    def _note(self, drops: set[str]) -> None:
+        """Remember which drops wait to be claimed, and since when."""
+        self._waiting = {drop: since for drop, since in self._waiting.items() if self._is_open(drop)}
+        new = sorted(drops)
+        for drop, since in zip(new, map_ahead(self._committed_at, new), strict=True):
+            if isinstance(since, datetime):
+                self._waiting[drop] = since
+            else:
+                self._intake.put_aside(self.store, drop, str(since))
+
+    def _committed_at(self, drop: str) -> datetime | DropError:
+        """When a drop was committed; or what is wrong with its manifest."""
+        try:
+            return read_drop(self.store, self.layout, drop).committed_at
+        except DropError as error:
+            return error
+
+    def _is_open(self, drop: str) -> bool:
+        """Whether a drop may yet have to be given to a run."""
+        return drop not in self._covered and not self._claims.claimed(drop)
+
+    def _is_due(self) -> bool:
+        """Whether a drop waits, and a scheduled time has come since: so none is missed while no watcher is up."""
+        if self.oldest is None or self.task.schedule is None:
+            return self.oldest is not None
+        return self.oldest <= last_scheduled(self.task.schedule, datetime.now(UTC))
+
+    def _claim(self) -> None:
+        try:
+            planned = next_run.plan_next_run(self.store, self.layout, self.task, Request())
+        except DamagedDrop as damaged:  # the next turn plans without it
+            self._intake.put_aside(self.store, damaged.drop, str(damaged))
+            self._waiting.pop(damaged.drop, None)
+            return
+        if isinstance(planned, NoRunNeeded):
+            log.info("%s: nothing to do: %s", self.task.name, planned.reason)
+            self._covered |= self._waiting.keys()
+            self._waiting.clear()
+            return
+        RunRecords(self.store, self.layout, planned.run_id).write_plan(planned)
+        if self._claims.claim(planned):
+            log.info("%s: %s: %s", self.task.name, planned.run_id, planned.reason)
+            self._waiting.clear()

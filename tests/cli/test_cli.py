@@ -1,0 +1,368 @@
+"""Every command over one task's life, for people and for programs, and what is said to those who get it wrong."""
+
+import json
+import re
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jsonschema
+import pytest
+import torch
+from PIL import Image
+from support.faulty_s3 import faulty, refusal
+from support.lives import make_task
+from support.terminal import Ran, at_terminal, call, retrain, start
+from support.trainings import pixels
+
+from retrain.pipeline.status import Status
+from retrain.records import Champion, Drop, Plan, RunRecord
+from retrain.records.ledger import total_savings
+from retrain.store import LocalStore, ledger
+from retrain.store.layout import Layout
+
+Command = Callable[..., Ran]
+TASK = make_task().model_dump_json(exclude_defaults=True)
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs a command in this process, as if piped: a test runner may have told its workers the terminal's width."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    return lambda *arguments: retrain(arguments, capfd)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the commands run: a task, images of five classes, and a life of two drops with a calibration between."""
+    home = tmp_path_factory.mktemp("home")
+    labels = torch.arange(200) % 5
+    for number, image in enumerate(pixels(labels, seed=5)):
+        path = home / "images" / f"class-{labels[number]}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    (home / "tasks").mkdir()
+    settings = make_task(store="store", gate={"margin": 1.0}).model_dump()
+    (home / "tasks" / "pets.yaml").write_text(json.dumps(settings))
+    with pytest.MonkeyPatch.context() as environment:
+        environment.chdir(home)
+        environment.setenv("RETRAIN_CACHE", str(home / "cache"))
+        for arguments in LIFE:
+            assert call(arguments) == 0
+        yield home
+
+
+DOCS = Path(__file__).parents[2] / "docs"
+RUN = "RUN"
+T = ("-t", "pets")
+PACK = ("drop", "pack", "images", *T, "--classes", "3+2")
+LIFE = ((*PACK, "--part", "1"), ("run", *T), (*PACK, "--part", "2"), ("baseline", *T), ("run", *T, "--json"))
+
+
+def contents(home: Path) -> dict[str, bytes]:
+    """Everything in the folder but the cache, and who was at work last."""
+    return {
+        str(path.relative_to(home)): path.read_bytes()
+        for path in sorted(home.rglob("*"))
+        if path.is_file() and "cache" not in path.relative_to(home).parts and path.name != "lease.json"
+    }
+
+
+@pytest.fixture
+def unchanged(home: Path) -> Iterator[None]:
+    """Nothing may be written."""
+    before = contents(home)
+    yield
+    assert contents(home) == before
+
+
+def records(home: Path) -> list[RunRecord]:
+    return ledger.read(LocalStore(home / "store"), Layout("pets"))
+
+
+def test_history_for_programs_is_the_ledger(home: Path, command: Command, unchanged: None) -> None:
+    ran = command("history", *T, "--json")
+    assert [RunRecord.model_validate(record) for record in json.loads(ran.out)] == records(home)
+    assert (ran.code, ran.err) == (0, "")
+
+
+def test_status_says_where_it_looked_and_that_nothing_is_there(home: Path, command: Command, unchanged: None) -> None:
+    assert re.search(r"^store +store *$", command("status", *T).out, re.MULTILINE)
+    ran = command("status", *T, "--set", "store=elsewhere")
+    assert f"store{home / 'elsewhere'}(nosuchfolderyet)championnoneyet" in "".join(ran.out.split())
+    assert ran.code == 0
+
+
+def test_history_for_people_has_a_line_a_run(home: Path, command: Command, unchanged: None) -> None:
+    lines = command("history", *T).out.splitlines()
+    assert [line.split()[0] for line in lines] == ["run", *(record.run_id for record in records(home))]
+    assert lines[0].split() == ["run", "ended", "outcome", "val", "target", "test", "L_99", "L_100", "used", "saved"]
+    assert "calibrated" in lines[2]
+
+
+def test_show_is_the_runs_record(home: Path, command: Command, unchanged: None) -> None:
+    for record in records(home):
+        assert RunRecord.model_validate_json(command("show", record.run_id, *T, "--json").out) == record
+        assert record.run_id in command("show", record.run_id, *T).out
+
+
+def test_status_tells_champion_baseline_and_savings(home: Path, command: Command, unchanged: None) -> None:
+    status = Status.model_validate_json(command("status", *T, "--json").out)
+    first, calibration, *_, last = records(home)
+    assert (status.champion, status.runs, status.waiting) == (last, len(records(home)), ())
+    assert status.baseline == (calibration if last.method == "continuous" else last)
+    assert status.savings == total_savings(records(home))
+    said = command("status", *T).out
+    assert f"champion  {last.run_id}" in said
+    assert f"{status.savings.gross:+,} iterations gross, {status.savings.net:+,.0f} net" in said
+    assert first.run_id not in said
+
+
+def test_drops_are_listed_and_shown(home: Path, command: Command, unchanged: None) -> None:
+    drops = [Drop.model_validate(drop) for drop in json.loads(command("drop", "list", *T, "--json").out)]
+    assert [len(drop.classes) for drop in drops] == [3, 2]
+    assert [line.split()[0] for line in command("drop", "list", *T).out.splitlines()] == [
+        "drop",
+        *(d.id for d in drops),
+    ]
+    assert Drop.model_validate_json(command("drop", "show", drops[1].id, *T, "--json").out) == drops[1]
+    assert drops[1].digest in command("drop", "show", drops[1].id, *T).out
+
+
+def test_metrics_are_the_ledgers_totals(home: Path, command: Command, unchanged: None) -> None:
+    said = command("metrics", *T).out
+    used = sum(record.savings.used for record in records(home) if record.method == "scratch" and record.savings)
+    assert f'retrain_used_iterations_total{{method="scratch",task="pets"}} {used:.1f}' in said
+
+
+def test_nothing_new_is_said_and_is_no_mistake(command: Command, home: Path, unchanged: None) -> None:
+    ran = command("run", *T)
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.startswith("nothing to do: no drop has landed since champion")
+    assert command("run", *T, "--json").out == "null\n"
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(home: Path, command: Command, unchanged: None) -> None:
+    asked = ("run", *T, "--method", "naive", "--dry-run", "--until", "99", "--seed", "4", "--set", "training.epochs=3")
+    plan = Plan.model_validate_json(command(*asked, "--json").out)
+    assert (plan.method, plan.seed, plan.task.training.epochs) == ("scratch", 4, 3)
+    assert "no scratch run with this network and training" in plan.reason
+    plan = Plan.model_validate_json(command(*asked[:-2], "--json").out)
+    assert plan.target
+    assert (plan.method, plan.target.level, plan.seed) == ("naive", 99, 4)
+    said = command(*asked[:-2]).out
+    assert f"plan of {plan.run_id}" in said
+    assert "method naive was asked for" in said
+    assert f"L_99 measured by {plan.target.baseline_run}" in said
+    assert json.loads(command("run", *T, "--dry-run", "--json").out) is None
+
+
+def test_task_commands_write_check_and_describe(tmp_path: Path, command: Command) -> None:
+    path = tmp_path / "birds.yaml"
+    assert command("task", "init", "birds", "-o", str(path)).code == 0
+    assert "birds is well-formed" in command("task", "check", str(path)).out
+    assert "store" in json.loads(command("task", "schema").out)["properties"]
+    again = command("task", "init", "birds", "-o", str(path))
+    assert (again.code, again.out) == (2, "")
+    assert "exists already" in again.err
+
+
+def test_promote_and_rollback_move_the_pointer_and_say_so(home: Path, command: Command) -> None:
+    first, last = records(home)[0], records(home)[-1]
+    champion = home / "store" / "pets" / "champion.json"
+    assert command("rollback", *T).out == f"{first.run_id} is the champion of pets again\n"
+    assert "nothing to roll back to" in command("rollback", *T).err
+    waiting = Status.model_validate_json(command("status", *T, "--json").out).waiting
+    assert waiting == last.new_drops
+    assert "promoted, and replaced since" in command("run", *T).out
+    assert command("promote", last.run_id, *T).out == f"{last.run_id} is the champion of pets\n"
+    history = Champion.model_validate_json(champion.read_bytes()).history
+    assert [entry.why for entry in history] == ["promoted", "promoted", "rolled back", "promoted by hand"]
+    assert "is the champion already" in command("promote", last.run_id, *T).err
+
+
+def test_a_trial_is_recorded_for_programs_and_never_promoted(home: Path, command: Command) -> None:
+    champion = (home / "store" / "pets" / "champion.json").read_bytes()
+    ran = command("run", *T, "--trial", "--method", "naive", "--json", "--device", "cpu")
+    record = RunRecord.model_validate_json(ran.out)
+    assert (ran.code, record.purpose, record) == (0, "trial", records(home)[-1])
+    assert (home / "store" / "pets" / "champion.json").read_bytes() == champion
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("gate.min_accuracy=1", "below gate.min_accuracy"),
+        ("training.optimizer={name: sgd, learning_rate: 1e38}", "diverged"),
+    ],
+)
+def test_a_retraining_without_a_promotion_exits_with_one(home: Path, command: Command, setting: str, said: str) -> None:
+    ran = command("run", *T, "--method", "scratch", "--seed", "9", "--set", setting)
+    assert ran.code == 1
+    assert said in ran.out
+
+
+WRONG = [
+    ("run -t pets --set training.epoch=3", "did you mean training.epochs?"),
+    ("run -t pets --set training.epochs=many", "training.epochs"),
+    ("run -t pets --method sgd", "'sgd' is not one of 'scratch', 'naive', 'continuous'"),
+    ("run -t pets --until 98", "'98' is not one of '99', '100'"),
+    ("run -t pets --method naive --device tpu", "allowed: auto, cpu, cuda, cuda:N"),
+    ("run -t pets --method naive --device cuda:77", "--device cuda:77"),
+    ("run -t fish", "fish"),
+    ("run", "Missing option '--task'"),
+    ("run -t broken.yaml", "broken.yaml"),
+    ("run -t pets --method naive --set model.name=no_such_net", "no_such_net"),
+    ("run -t pets --method naive --set store=ftp://host/x", "allowed are s3://bucket/prefix and the path"),
+    ("drop pack images -t pets --set store=images/class-0/0.png/x", "images/class-0/0.png/x"),
+    ("drop pack nowhere -t pets", "nowhere: no such file or folder"),
+    ("drop pack undecodable -t pets", "undecodable: cat/13.png"),
+    ("drop pack empty-class -t pets", "empty-class: dog: an empty folder; every class needs images"),
+    ("drop pack twice -t pets", "duplicate key cat/0"),
+    ("drop pack images -t pets --classes 9+9", "9+9 is 18, but must be 5"),
+    ("drop pack images -t pets --classes 3+2 --share 50+50", "--classes and --share exclude each other"),
+    ("drop pack images -t pets --classes three", "not a sum of positive whole numbers"),
+    ("drop pack images -t pets --classes 3+2 --part 3", "allowed is 1 to 2"),
+    ("drop pack images -t pets --id Bad/Name", "drop id 'Bad/Name': allowed are"),
+    ("drop show d-nothing -t pets", "pets has no drop d-nothing"),
+    ("show scratch-nothing -t pets", "scratch-nothing is not in the ledger of task pets"),
+    ("show ../../escape -t pets", "is not a key"),
+    ("promote scratch-nothing -t pets", "there is no run scratch-nothing"),
+    ("drop pack images -t pets --id=", "drop id '': allowed are"),
+    ("drop pack images -t pets --classes=", "classes: '' is not a sum"),
+    ("drop pack images -t pets --share=", "share: '' is not a sum"),
+    ("task init Bad_Name", "lower-case letters, digits and hyphens"),
+    ("task init birds -o tasks/pets.yaml/birds.yaml", "--output tasks/pets.yaml/birds.yaml: cannot be written: Not a"),
+    ("task init birds -o /proc/birds.yaml", "--output /proc/birds.yaml: cannot be written: No such file"),
+    ("report -t pets -o nowhere/page.html", "--output nowhere/page.html: cannot be written: No such file"),
+    ("pipeline compile -t pets -o p.json", "--output p.json: must end in .yaml"),
+    ("pipeline compile -t pets -o nowhere/p.yaml", "--output nowhere/p.yaml: cannot be written: No such file"),
+    ("run -t pets --method naive --on kubeflow", "where is Kubeflow Pipelines?"),
+    ("watch -t pets --on kubeflow", "where is Kubeflow Pipelines?"),
+    ("watch -t pets --queue-url nonsense", "--queue-url nonsense: must be as in https://sqs."),
+    ("study report --check --out nowhere", "there are no kept runs of studies in nowhere"),
+    ("task check nowhere.yaml", "nowhere.yaml"),
+    ("task check unknown-field.yaml", "unknown-field.yaml"),
+    ("rollback -t newborn.yaml", "task newborn has no champion yet"),
+    ("status -t pets --set store=damaged", "damaged/pets/champion.json was not written by this version of retrain"),
+    ("run -t pets --set store=damaged", "damaged/pets/lease.json was not written by this version of retrain"),
+    ("nonsense", "No such command 'nonsense'"),
+]
+
+
+@pytest.fixture(scope="module")
+def mistakes(home: Path) -> None:
+    """Sources and files with something wrong in them."""
+    image = (home / "images" / "class-0" / "0.png").read_bytes()
+    files = {
+        **{f"undecodable/cat/{number}.png": image for number in range(20)},
+        "undecodable/cat/13.png": image[:100],
+        "twice/cat/0.png": image,
+        "twice/cat/0.PNG": image,
+        "empty-class/cat/0.png": image,
+        "broken.yaml": b"name: [",
+        "unknown-field.yaml": b"name: pets\ncolour: red\n",
+        "newborn.yaml": b"name: newborn\nstore: store\n",
+        "damaged/pets/champion.json": b"{",
+        "damaged/pets/lease.json": b"{",
+    }
+    for name, data in files.items():
+        path = home / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    (home / "empty-class" / "dog").mkdir()
+
+
+@pytest.mark.parametrize(("line", "said"), WRONG, ids=[line for line, _ in WRONG])
+def test_bad_input_gets_one_message_and_changes_nothing(
+    home: Path, mistakes: None, unchanged: None, command: Command, line: str, said: str
+) -> None:
+    ran = command(*line.split())
+    assert (ran.code, ran.out) == (2, "")
+    message = " ".join(ran.err.replace("│", " ").split())
+    assert said in message
+    assert "Traceback" not in ran.err
+    warned = ("warning: ",) if line.startswith("pipeline compile") else ()  # of a store that pods do not share
+    assert message.startswith(("retrain: ", "Usage: ", *warned))
+    assert ran.err.count("retrain: ") <= 1
+
+
+def test_a_store_that_cannot_be_reached_is_named(home: Path, unchanged: None, s3: str, command: Command) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    ran = command("run", *T, "--set", "store=s3://bucket/prefix", "--set", f"endpoint_url={address}")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("retrain: s3://bucket/prefix")
+    assert address in ran.err
+    assert len(ran.err.splitlines()) == 1
+
+
+def test_refused_credentials_are_named(home: Path, unchanged: None, s3: str, command: Command) -> None:
+    with faulty(s3, lambda request, forward: refusal(403, "InvalidAccessKeyId")) as address:
+        ran = command("status", *T, "--set", "store=s3://bucket/prefix", "--set", f"endpoint_url={address}")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("retrain: s3://bucket/prefix")
+    assert "credentials" in ran.err
+    assert len(ran.err.splitlines()) == 1
+
+
+def test_in_a_process_of_its_own_a_mistake_ends_with_two_and_no_traceback(home: Path, unchanged: None) -> None:
+    ran = start("run", *T, "--set", "training.epoch=3")
+    assert (ran.code, ran.out) == (2, "")
+    assert len(ran.err.splitlines()) == 1
+
+
+def test_away_from_a_terminal_a_training_says_how_it_began_and_ended(home: Path) -> None:
+    ran = start("run", *T, "--trial", "--method", "naive", "--seed", "2", "--json")
+    record = RunRecord.model_validate_json(ran.out)
+    began, *_, ended = ran.err.splitlines()
+    assert f"{record.run_id}: method naive was asked for; at most" in began
+    assert record.result
+    assert f"{record.run_id}: {record.outcome} after {record.result.iterations} iterations" in ended
+    assert len(ran.err.splitlines()) <= 4
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_tables_fit_the_terminal_a_line_a_run(
+    home: Path, command: Command, unchanged: None, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = command("history", *T).out.splitlines()
+    assert [line.split()[0] for line in lines] == ["run", *(record.run_id for record in records(home))]
+    assert ("ended" in lines[0].split()) == (width == 120)
+    plan = ("run", *T, "--method", "naive", "--dry-run")
+    for arguments in (
+        ("history", *T),
+        ("show", records(home)[-1].run_id, *T),
+        ("status", *T),
+        ("drop", "list", *T),
+        plan,
+    ):
+        assert max(map(len, command(*arguments).out.splitlines())) <= width
+
+
+def test_at_a_terminal_a_bar_shows_iterations_accuracy_pace_and_time_left(home: Path) -> None:
+    lines = at_terminal(80, "run", *T, "--trial", "--method", "naive", "--seed", "3")
+    record = records(home)[-1]
+    assert record.result
+    assert record.target
+    assert lines[0].startswith(f"{record.run_id}: method naive was asked for")
+    [bar] = {line for line in lines if f" {record.result.iterations}/" in line}
+    accuracies = f"{record.result.final_accuracy:.2%} (target {record.target.accuracy:.2%})"
+    assert re.fullmatch(rf"[━╸╺ ]+ \d+/\d+ {re.escape(accuracies)} [\d,]+ images/s \d:\d\d:\d\d", bar)
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [("run", "--dry-run"), ("status",), ("history",), ("show", RUN), ("doctor",), ("drop", "list")],
+    ids=" ".join,
+)
+def test_what_programs_get_is_what_the_schema_says(home: Path, command: Command, asked: tuple[str, ...]) -> None:
+    words = [records(home)[0].run_id if word == RUN else word for word in asked]
+    schema = DOCS / "schemas" / f"{'-'.join(word for word in asked if word != RUN and word[0] != '-')}.json"
+    printed = json.loads(command(*words, *T, "--json").out)
+    jsonschema.validate(printed, json.loads(schema.read_text()), format_checker=jsonschema.FormatChecker())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"unknown": printed}, json.loads(schema.read_text()))

@@ -1,0 +1,59 @@
+"""docs/cli.md says what the command line is: every command, every option in words, and the schema of its JSON."""
+
+import runpy
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from retrain.cli import app
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Every command with its full name."""
+    yield name, command
+    for child in getattr(command, "commands", {}).values():
+        yield from commands(child, f"{name} {child.name}")
+
+
+sys.path.insert(0, str(DOCS))  # its scripts import each other
+ALL = dict(commands(typer.main.get_command(app), "retrain"))
+
+
+def test_the_page_is_what_the_command_line_says_now() -> None:
+    page = runpy.run_path(str(DOCS / "cli.py"))["page"]()
+    assert (DOCS / "cli.md").read_text() == page, "`make docs` writes it anew"
+
+
+def test_every_command_and_every_parameter_says_what_it_is() -> None:
+    assert {"retrain run", "retrain drop pack", "retrain task init", "retrain rollback"} <= set(ALL)
+    silent = [name for name, command in ALL.items() if not (command.help or "").strip().endswith(".")]
+    mute = [
+        f"{name} {parameter.name}"
+        for name, command in ALL.items()
+        for parameter in command.params
+        if not parameter.help
+    ]
+    assert (silent, mute) == ([], [])
+
+
+def test_every_command_is_on_the_page() -> None:
+    headings = [
+        line.removeprefix("## ") for line in (DOCS / "cli.md").read_text().splitlines() if line.startswith("## ")
+    ]
+    assert headings == [name for name, command in ALL.items() if not hasattr(command, "commands")]
+
+
+def test_every_command_that_prints_json_has_the_schema_of_it() -> None:
+    schemas = runpy.run_path(str(DOCS / "schemas.py"))
+    printing = {
+        name for name, command in ALL.items() if any(p.name == "as_json" for p in getattr(command, "params", ()))
+    }
+    assert set(schemas["PRINTED"]) == printing
+    for name in printing:
+        assert (DOCS / schemas["file_of"](name)).read_text() == schemas["schema"](name), "`make docs` writes it anew"
+    assert len(list((DOCS / "schemas").iterdir())) == len(printing)

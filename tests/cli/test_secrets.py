@@ -1,0 +1,188 @@
+"""Nothing that is left behind holds a secret: some are planted, a life goes its way, well and badly; all is read."""
+
+import base64
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from support import kfp_server, monitoring
+from support.faulty_s3 import Forward, Reply, Request, faulty, refusal
+from support.kfp_server import KfpServer
+from support.pictures import two_classes
+from support.terminal import retrain
+
+from retrain.config.fields import CREDENTIALS_MESSAGE, mask_credentials
+from retrain.config.loading import load_task
+from retrain.errors import TaskError, UserError
+from retrain.store import open_store
+from retrain.watcher.queue import SqsQueue
+
+PLANTED = {
+    "AWS_ACCESS_KEY_ID": "AKIAPLANTEDKEY000001",
+    "AWS_SECRET_ACCESS_KEY": "planted/secret+access+key/000000000002",
+    "AWS_SESSION_TOKEN": "planted-session-token-000000000000003",
+    "RETRAIN_KUBEFLOW_TOKEN": "planted-kubeflow-token-0000000000004",
+}
+PASSWORD = "planted-password-5"
+TASK = """
+name: pets
+store: s3://{bucket}/models
+data: {{image_size: 8, val_share: 0.2, test_share: 0.2, crop_padding: 0, flip: false}}
+model: {{name: logistic}}
+training: {{epochs: 1, evaluate_every: 1}}
+kubeflow: {{host: {kubeflow}}}
+resources: {{image: retrain, credentials: aws-keys}}
+"""
+ADDRESSES = (
+    f"https://user:{PASSWORD}@s3.example",
+    f"https://{PASSWORD}@s3.example/path",
+    f"https://s3.example/?X-Amz-Signature={PASSWORD}",
+    f"https://s3.example/#{PASSWORD}",
+)
+
+
+def forms(secret: str) -> set[bytes]:
+    """A secret as it is, and as it would stand in an address, a JSON text or a header."""
+    written = {secret, quote(secret, safe=""), json.dumps(secret)[1:-1], base64.b64encode(secret.encode()).decode()}
+    return {text.encode() for text in written}
+
+
+class Life:
+    """Commands on a task, all that they said, and all that they left."""
+
+    def __init__(self, folder: Path, endpoint: str, bucket: str, kubeflow: str, output: pytest.CaptureFixture[str]):
+        self.folder, self.output, self.left = folder, output, dict[str, bytes]()
+        self.file = folder / "pets.yaml"
+        self.file.write_text(TASK.format(bucket=bucket, kubeflow=kubeflow))
+        self.store = open_store(f"s3://{bucket}", endpoint)
+
+    def __call__(self, *arguments: str) -> int:
+        ran = retrain([*arguments, "--task", str(self.file)], self.output)
+        self.left[f"{len(self.left)}: {' '.join(arguments)}"] = f"{ran.out}{ran.err}".encode()
+        return ran.code
+
+    def land(self, drop: str, each: int) -> None:
+        assert self("drop", "pack", str(two_classes(self.folder / drop, each)), "--id", drop) == 0
+
+    def leavings(self, *more: tuple[str, bytes]) -> Iterator[tuple[str, bytes]]:
+        """Everything: what commands said, files, objects."""
+        yield from self.left.items()
+        yield from more
+        for path in self.folder.rglob("*"):
+            if path.is_file():
+                yield str(path), path.read_bytes()
+        for entry in self.store.list():
+            yield entry.key, self.store.read(entry.key)[0]
+
+
+@pytest.fixture
+def kubeflow() -> Iterator[KfpServer]:
+    with kfp_server.serving() as server:
+        yield server
+
+
+def test_a_life_that_goes_well_and_badly_leaves_no_secret(
+    s3: str,
+    bucket: str,
+    kubeflow: KfpServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    headers: list[str] = []
+    failing: list[str] = []
+
+    def listen(request: Request, forward: Forward) -> Reply:
+        headers.append(str(request.headers))
+        return refusal(403, failing[0]) if failing else forward(request)
+
+    caplog.set_level(logging.DEBUG, logger="retrain")
+    for name, value in PLANTED.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RETRAIN_CACHE", str(tmp_path / "cache"))
+    life = Life(tmp_path, s3, bucket, kubeflow.url, capfd)
+    with faulty(s3, listen) as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint.replace("//", f"//user:{PASSWORD}@"))
+        well(life, kubeflow)
+        pages = badly(life, kubeflow, failing)
+    assert any(PLANTED["AWS_SESSION_TOKEN"] in header for header in headers)
+    assert f"Bearer {PLANTED['RETRAIN_KUBEFLOW_TOKEN']}" in kubeflow.tokens
+    submitted = json.dumps([kubeflow.experiments, kubeflow.runs, kubeflow.recurringruns]).encode()
+    leavings = dict(life.leavings(("kubeflow", submitted), ("pages", pages), ("log", caplog.text.encode())))
+    assert len(leavings) > 60
+    for secret in (*PLANTED.values(), PASSWORD):
+        assert [place for place, data in leavings.items() if any(form in data for form in forms(secret))] == []
+
+
+def well(life: Life, kubeflow: KfpServer) -> None:
+    life.land("a", 40)
+    assert life("doctor") == 0
+    assert life("run") == 0
+    life.land("b", 50)
+    assert life("watch", "--once") == 0
+    life.land("c", 60)
+    assert life("run", "--on", "kubeflow") == 0, life.left
+    assert life("pipeline", "schedule", "--cron", "0 2 * * *") == 0
+    assert life("pipeline", "compile", "--output", str(life.folder / "pipeline.yaml")) == 0
+    assert life("pipeline", "trainjob") == 0
+    assert life("report", "--output", str(life.folder / "report.html")) == 0
+    for command in ("status", "history", "metrics"):
+        assert life(command) == 0
+    assert len(kubeflow.runs) == 1
+
+
+def badly(life: Life, kubeflow: KfpServer, failing: list[str]) -> bytes:
+    """Refused credentials, before and while the exporter runs; Kubeflow gone."""
+    kubeflow.down = True
+    assert life("run", "--on", "kubeflow") == 2
+    with monitoring.exporter([load_task(str(life.file))], every=0.1) as address:
+        pages = [monitoring.get(f"http://{address}/{path}") for path in ("", "metrics")]
+        for code in ("ExpiredToken", "AccessDenied"):
+            failing[:] = [code]
+            for command in (("doctor",), ("run",), ("watch", "--once"), ("status",)):
+                assert life(*command) != 0
+        pages.append(monitoring.get(f"http://{address}/metrics"))
+    return "".join(pages).encode()
+
+
+@pytest.mark.parametrize("field", ["endpoint_url", "kubeflow.host", "store"])
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_an_address_with_a_secret_in_it_is_refused_and_not_repeated(tmp_path: Path, field: str, address: str) -> None:
+    path = tmp_path / "pets.yaml"
+    path.write_text("name: pets\n")
+    with pytest.raises(TaskError) as refused:
+        load_task(str(path), [f"{field}='{address}'"])
+    assert str(refused.value) == f"--set: {field}: {CREDENTIALS_MESSAGE}"
+
+
+def test_a_queue_with_a_secret_in_its_address_is_refused_and_not_repeated() -> None:
+    for address in ADDRESSES:
+        with pytest.raises(UserError) as refused:
+            SqsQueue(address)
+        assert str(refused.value) == f"--queue-url {CREDENTIALS_MESSAGE}"
+
+
+def test_paths_and_plain_addresses_are_taken(tmp_path: Path) -> None:
+    path = tmp_path / "pets.yaml"
+    path.write_text("name: pets\nstore: /data/what?/user@host#1\nendpoint_url: https://s3.example:9000/path@v2\n")
+    task = load_task(str(path))
+    assert (task.store, task.endpoint_url) == ("/data/what?/user@host#1", "https://s3.example:9000/path@v2")
+
+
+def test_messages_keep_their_addresses_without_users_and_queries() -> None:
+    said = 'cannot connect: "http://a:b@host:1/x?sig=c&d=e" via proxy http://u@p:2, is it up? see https://h/#d'
+    masks = 'cannot connect: "http://***@host:1/x?***" via proxy http://***@p:2, is it up? see https://h/?***'
+    assert mask_credentials(said) == masks
+
+
+def test_a_server_that_cannot_be_reached_is_named_without_the_password(
+    monkeypatch: pytest.MonkeyPatch, s3: str, bucket: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://user:{PASSWORD}@127.0.0.1:{monitoring.free_port()}")
+    with pytest.raises(UserError, match=r"http://\*\*\*@127.0.0.1:\d+.* cannot be reached") as failed:
+        open_store(f"s3://{bucket}").read("key")
+    assert PASSWORD not in str(failed.value)

@@ -1,0 +1,146 @@
+"""`retrain watch` as it is run: in a process of its own, on a local folder, until it is told to stop."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support.faulty_s3 import Forward, Reply, Request, faulty
+from support.watching import Place
+
+from retrain.config.loading import load_task
+from retrain.store import champions, ledger
+from retrain.store.lease import try_lease
+
+TASK = """
+name: pets
+store: store
+data: {image_size: 8, val_share: 0.2, test_share: 0.2, crop_padding: 0, flip: false}
+model: {name: logistic}
+training: {epochs: 1}
+"""
+RETRAIN = (sys.executable, "-m", "retrain")
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A task with a local store in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RETRAIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    Path("pets.yaml").write_text(TASK)
+    return Place(load_task("pets.yaml"))
+
+
+@contextmanager
+def watching(*arguments: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """A watcher in a process of its own, and the address of its endpoints."""
+    command = [*RETRAIN, "watch", "--task", "pets.yaml", "--port", "0", "--poll-seconds", "0.2", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr
+            said = re.search(r"http://\S+", process.stderr.readline())
+            assert said
+            yield process, said[0]
+        finally:
+            process.kill()
+
+
+def get(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.1)
+
+
+def test_a_drop_becomes_a_champion_and_sigterm_ends_the_watcher_cleanly(place: Place, tmp_path: Path) -> None:
+    with watching() as (process, url):
+        wait_until(lambda: get(f"{url}readyz") == (200, "ok\n"))
+        assert get(f"{url}healthz") == (200, "ok\n")
+        place.land(tmp_path / "in", "week-1")
+        wait_until(lambda: ledger.read(place.store, place.layout))
+        wait_until(lambda: 'retrain_watcher_runs_in_flight{task="pets"} 0.0' in get(f"{url}metrics")[1])
+        metrics = get(f"{url}metrics")[1]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
+    [record] = ledger.read(place.store, place.layout)
+    assert record.drops == ("week-1",)
+    assert champions.read(place.store, place.layout).run_id == record.run_id
+    assert 'retrain_watcher_submissions_total{task="pets"} 1.0' in metrics
+    assert 'retrain_watcher_lag_seconds{task="pets"} 0.0' in metrics
+
+
+def test_once_does_what_there_is_to_do_and_ends(place: Place, tmp_path: Path) -> None:
+    place.land(tmp_path / "in", "week-1")
+    once = subprocess.run([*RETRAIN, "watch", "--task", "pets.yaml", "--once"], capture_output=True, text=True)
+    assert (once.returncode, once.stdout) == (0, ""), once.stderr
+    [record] = ledger.read(place.store, place.layout)
+    assert record.outcome == "completed"
+
+
+def test_once_leaves_a_drop_to_the_watcher_that_validates_it_and_ends_well(place: Place) -> None:
+    place.store.write(place.layout.success("week-1"), b"")
+    with try_lease(place.store, place.layout.validating("week-1")):
+        once = subprocess.run([*RETRAIN, "watch", "--task", "pets.yaml", "--once"], capture_output=True, text=True)
+    assert (once.returncode, once.stdout) == (0, ""), once.stderr
+    assert "drop week-1: another watcher is validating it" in once.stderr
+    assert not list(place.store.list(place.layout.quarantine("week-1")))
+
+
+def test_a_watcher_whose_store_is_gone_is_alive_but_not_ready(place: Place) -> None:
+    with watching() as (_, url):
+        wait_until(lambda: get(f"{url}readyz")[0] == 200)
+        shutil.rmtree("store")
+        Path("store").write_text("no folder")
+        wait_until(lambda: get(f"{url}readyz")[0] == 503)
+        assert "pets: store: pets/" in get(f"{url}readyz")[1]
+        assert get(f"{url}healthz")[0] == 200
+        assert get(f"{url}elsewhere")[0] == 404
+
+
+def test_a_server_that_ignores_conditions_is_refused_at_the_start(place: Place, bucket: str, s3: str) -> None:
+    def ignores_conditions(request: Request, forward: Forward) -> Reply:
+        request.headers = {name: value for name, value in request.headers.items() if not name.startswith("If-")}
+        return forward(request)
+
+    with faulty(s3, ignores_conditions) as proxy:
+        command = [*RETRAIN, "watch", "-t", "pets.yaml", "--once", "--set", f"store=s3://{bucket}", "--set"]
+        refused = subprocess.run([*command, f"endpoint_url={proxy}"], capture_output=True, text=True, env=os.environ)
+    assert refused.returncode == 2
+    assert "the server ignores If-None-Match" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--schedule", "never"), "schedule: must be five fields of cron"),
+        (("--on", "kubeflow", "--set", "resources.nodes=2"), "resources.nodes: a pipeline trains on one"),
+        (("--host", "somewhere"), "kubeflow.host: does not fit"),
+        (("--port", "1", "--listen", "203.0.113.1"), "cannot listen on 203.0.113.1:1"),
+    ],
+)
+def test_a_mistake_gets_one_message(place: Place, arguments: tuple[str, ...], message: str) -> None:
+    command = [*RETRAIN, "watch", "--task", "pets.yaml", *arguments]
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert message in refused.stderr
+    assert "Traceback" not in refused.stderr

@@ -1,0 +1,291 @@
+"""Task files: what is found, what an override does, and what a mistake is answered with."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic.fields import FieldInfo
+
+from retrain.config.fields import ConfigModel
+from retrain.config.loading import load_task
+from retrain.config.recipe import L2, Cosine, L2Init, MultiStep
+from retrain.config.task import Adam, Sgd, Task
+from retrain.config.template import task_schema, task_template
+from retrain.config.validation import config_models, models_by_name
+from retrain.errors import TaskError
+
+SHIPPED = sorted((Path(__file__).parents[2] / "tasks").glob("*.yaml"))
+
+
+@pytest.fixture
+def task_file(tmp_path: Path) -> Path:
+    """An anchored recipe and three fields that differ from the defaults."""
+    path = tmp_path / "flowers.yaml"
+    path.write_text(
+        "name: flowers\n"
+        "seed: 7\n"
+        "training: {batch_size: 32, optimizer: {name: sgd, momentum: 0.8}}\n"
+        "recipe: {objective: {name: l2_init, strength: 0.5, anchor: fresh}}\n"
+    )
+    return path
+
+
+def problems(path: Path, *overrides: str) -> list[str]:
+    """The lines that a wrong task is answered with, without the folder of the test."""
+    with pytest.raises(TaskError) as caught:
+        load_task(str(path), overrides)
+    return str(caught.value).replace(f"{path.parent}/", "").splitlines()
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+# Finding -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_path_is_read_and_fields_left_out_have_their_defaults(task_file: Path) -> None:
+    task = load_task(str(task_file))
+    assert (task.name, task.seed, task.training.batch_size) == ("flowers", 7, 32)
+    assert task.training.optimizer == Sgd(momentum=0.8)
+    assert task.data == Task(name="flowers").data
+
+
+def test_a_name_is_looked_up_in_tasks_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tasks").mkdir()
+    written(tmp_path / "tasks/flowers.yaml", "name: flowers\nseed: 3\n")
+    monkeypatch.delenv("RETRAIN_TASKS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert load_task("flowers").seed == 3
+
+
+def test_the_folder_named_by_the_environment_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder, seed in (("tasks", 3), ("elsewhere", 4)):
+        (tmp_path / folder).mkdir()
+        written(tmp_path / folder / "flowers.yaml", f"name: flowers\nseed: {seed}\n")
+    written(tmp_path / "tasks/birds.yaml", "name: birds\n")
+    monkeypatch.setenv("RETRAIN_TASKS", str(tmp_path / "elsewhere"))
+    monkeypatch.chdir(tmp_path)
+    assert load_task("flowers").seed == 4
+    assert load_task("birds").name == "birds"
+
+
+def test_an_unknown_name_says_where_it_was_looked_for_and_what_is_near(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tasks").mkdir()
+    written(tmp_path / "tasks/flowers.yaml", "name: flowers\n")
+    monkeypatch.setenv("RETRAIN_TASKS", "/nowhere")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TaskError) as caught:
+        load_task("flower")
+    assert str(caught.value) == (
+        "no task 'flower': there is no /nowhere/flower.yaml or tasks/flower.yaml; did you mean flowers?"
+    )
+
+
+@pytest.mark.parametrize("task", SHIPPED, ids=lambda path: path.stem)
+def test_every_task_of_the_repository_is_valid_and_named_after_its_file(task: Path) -> None:
+    assert load_task(str(task)).name == task.stem
+
+
+# Overriding --------------------------------------------------------------------------------------------------------
+
+
+def test_an_override_reaches_into_parts_that_the_file_does_not_mention(task_file: Path) -> None:
+    task = load_task(str(task_file), ["recipe.schedule.scale=0.5", "training.batch_size=64", "gate.margin=0"])
+    assert task.recipe.schedule == Cosine(scale=0.5)
+    assert task.training.batch_size == 64
+    assert task.training.optimizer == Sgd(momentum=0.8)
+    assert task.gate.margin == 0
+
+
+@pytest.mark.parametrize(
+    ("override", "options"),
+    [
+        ("model.options.width=16", {"width": 16}),
+        ("model.options.dropout=1e-1", {"dropout": 0.1}),
+        ("model.options={width: 8, bias: true}", {"width": 8, "bias": True}),
+        ("model.options.kind=a=b", {"kind": "a=b"}),
+    ],
+)
+def test_values_are_yaml(task_file: Path, override: str, options: dict[str, object]) -> None:
+    assert load_task(str(task_file), [override]).model.options == options
+
+
+def test_the_last_of_two_overrides_of_a_field_holds(task_file: Path) -> None:
+    assert load_task(str(task_file), ["seed=1", "seed=2"]).seed == 2
+
+
+def test_changing_a_kind_drops_the_fields_that_the_new_kind_lacks_and_keeps_the_others(task_file: Path) -> None:
+    assert load_task(str(task_file), ["recipe.objective.name=l2"]).recipe.objective == L2(strength=0.5)
+    assert load_task(str(task_file), ["training.optimizer.name=adam"]).training.optimizer == Adam()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_new_kind_takes_its_own_fields_in_either_order(task_file: Path, order: int) -> None:
+    overrides = ["recipe.schedule.name=multistep", "recipe.schedule.factor=0.2"][::order]
+    assert load_task(str(task_file), overrides).recipe.schedule == MultiStep(factor=0.2)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_field_that_is_itself_overridden_is_never_dropped(task_file: Path, order: int) -> None:
+    overrides = ["recipe.objective.name=l2", "recipe.objective.anchor=start"][::order]
+    [problem] = problems(task_file, *overrides)
+    assert problem == (
+        "--set: recipe.objective.anchor: unknown field 'anchor'; allowed: name, strength; only l2_init has it"
+    )
+
+
+def test_a_typing_error_in_the_file_survives_a_change_of_kind(task_file: Path) -> None:
+    written(task_file, "name: flowers\nrecipe: {objective: {name: l2_init, ancor: fresh}}\n")
+    [problem] = problems(task_file, "recipe.objective.name=l2")
+    assert "unknown field 'ancor'" in problem
+
+
+def test_a_part_without_a_name_is_of_the_default_kind(task_file: Path) -> None:
+    written(task_file, "name: flowers\nrecipe: {objective: {strength: 0.5}}\n")
+    assert load_task(str(task_file)).recipe.objective == L2Init(strength=0.5)
+
+
+@pytest.mark.parametrize("override", ["seed", "=3", "training..epochs=3", "."])
+def test_an_override_that_is_no_assignment_is_refused(task_file: Path, override: str) -> None:
+    assert problems(task_file, override) == [
+        f"--set {override}: must be path=value, as in recipe.schedule.scale=0.5",
+    ]
+
+
+# Mistakes ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_mistake_has_one_line_with_file_field_what_is_allowed_and_what_was_given(task_file: Path) -> None:
+    written(
+        task_file,
+        "name: Flowers\n"
+        "target: {level: 0}\n"
+        "data: {std: [1, 0, x], flip: 3.5}\n"
+        "model: {stem: big}\n"
+        "training: {batch_size: -3, optimizer: {name: adma}}\n"
+        "recipe: {schedule: {name: cosine, scale: fast}, sampling: uniform}\n",
+    )
+    assert sorted(problems(task_file)) == [
+        "flowers.yaml: data.flip: must be a valid boolean (got 3.5)",
+        "flowers.yaml: data.std.1: must be greater than 0 (got 0)",
+        "flowers.yaml: data.std.2: must be a valid number (got 'x')",
+        "flowers.yaml: model.stem: must be 'small' or 'standard' (got 'big')",
+        "flowers.yaml: name: does not fit: Name in paths, metrics and the cluster: "
+        "lower-case letters, digits and hyphens (got 'Flowers')",
+        "flowers.yaml: recipe.sampling: must be a mapping of fields (got 'uniform')",
+        "flowers.yaml: recipe.schedule.scale: must be 'auto' or a valid number (got 'fast')",
+        "flowers.yaml: target.level: must be greater than 0 (got 0)",
+        "flowers.yaml: training.batch_size: must be greater than 0 (got -3)",
+        "flowers.yaml: training.optimizer.name: must be one of adam, sgd (got 'adma')",
+    ]
+
+
+def test_a_kind_does_not_show_up_in_the_path_of_its_fields(task_file: Path) -> None:
+    assert problems(task_file, "recipe.objective.anchor=there", "training.optimizer.momentum=2") == [
+        "--set: recipe.objective.anchor: must be 'origin', 'fresh' or 'start' (got 'there')",
+        "--set: training.optimizer.momentum: must be at most 1 (got 2)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "where", "hint"),
+    [
+        ("training.batchsize=3", "training.batchsize", "; did you mean training.batch_size?"),
+        ("batch_size=3", "batch_size", "; did you mean training.batch_size?"),
+        ("recpe.schedule.scale=1", "recpe", "; did you mean recipe?"),
+        ("recipe.scale=1", "recipe.scale", "; did you mean recipe.schedule.scale?"),
+        ("recipe.schedule.factor=1", "recipe.schedule.factor", "; only multistep has it"),
+    ],
+)
+def test_an_unknown_field_names_those_allowed_and_the_nearest(
+    task_file: Path, override: str, where: str, hint: str
+) -> None:
+    [problem] = problems(task_file, override)
+    assert problem.startswith(f"--set: {where}: unknown field {where.rpartition('.')[2]!r}; allowed: ")
+    assert problem.endswith(hint)
+
+
+def test_mistakes_of_the_file_and_of_overrides_are_told_apart(task_file: Path) -> None:
+    written(task_file, "name: flowers\nseed: -1\n")
+    assert problems(task_file, "training.epochs=0") == [
+        "flowers.yaml: seed: must be at least 0 (got -1)",
+        "--set: training.epochs: must be greater than 0 (got 0)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("name: a\nseed: 1\nseed: 2\n", "line 3, column 1: duplicate key 'seed'"),
+        ("name: a\ntraining:\n  epochs: 1\n  epochs: 1\n", "line 4, column 3: duplicate key 'epochs'"),
+        ("name: [a\n", "line 2, column 1: expected ',' or ']', but got '<stream end>'"),
+        (
+            "name: !!python/object/apply:os.getcwd []\n",
+            "line 1, column 7: could not determine a constructor for the tag",
+        ),
+        ("name: 2026-02-31\n", "day is out of range for month"),
+        ("", "must be a mapping of fields, such as 'name: flowers'"),
+        ("- name\n", "must be a mapping of fields, such as 'name: flowers'"),
+        ("training: 3\n", "name: is missing"),
+        ("name: a\n1: 2\n", "1: unknown field '1'; allowed: name, store, "),
+        ("name: a\ntraining: {epochs: .inf}\n", "training.epochs: must be a finite number (got inf)"),
+    ],
+)
+def test_what_is_no_mapping_of_known_fields_is_refused_with_its_place(task_file: Path, text: str, problem: str) -> None:
+    first, *_ = problems(written(task_file, text))
+    assert first.startswith(f"flowers.yaml: {problem}")
+
+
+def test_a_file_that_cannot_be_read_is_said_so(tmp_path: Path) -> None:
+    assert problems(tmp_path / "absent.yaml") == ["absent.yaml: cannot be read: No such file or directory"]
+    (tmp_path / "image.yaml").write_bytes(b"\x89PNG\xff")
+    assert problems(tmp_path / "image.yaml") == ["image.yaml: cannot be read: not a text file in UTF-8"]
+
+
+# Starting ----------------------------------------------------------------------------------------------------------
+
+
+def fields(model: type[ConfigModel]) -> Iterator[tuple[str, FieldInfo]]:
+    """Every field of every part, by path; the `name` that tells kinds apart excepted."""
+    for name, field in model.model_fields.items():
+        yield f"{model.__name__}.{name}", field
+        for part in config_models(field):
+            yield from (
+                (path, inner) for path, inner in fields(part) if not (models_by_name(field) and path.endswith(".name"))
+            )
+
+
+def test_a_starting_file_loads_back_to_the_defaults(tmp_path: Path) -> None:
+    path = written(tmp_path / "flowers.yaml", task_template("flowers"))
+    assert load_task(str(path)) == Task(name="flowers")
+
+
+def test_a_starting_file_shows_every_field_with_its_description_above_it() -> None:
+    lines = [line.strip() for line in task_template("flowers").splitlines()]
+    above = lines[lines.index("batch_size: 128") - 1]
+    assert above == f"# {dict(fields(Task))['Training.batch_size'].description}"
+    assert [line for line in lines if line.startswith("# multistep: ")]
+    shown = {line.partition(":")[0] for line in lines if not line.startswith("#")}
+    assert shown >= Task.model_fields.keys() | {"alpha", "anchor", "probability", "scale", "betas", "on_miss", "margin"}
+
+
+def test_a_starting_file_for_a_bad_name_is_refused() -> None:
+    with pytest.raises(
+        TaskError, match=r"name: does not fit: .* lower-case letters, digits and hyphens \(got 'Bad Name'\)"
+    ):
+        task_template("Bad Name")
+
+
+def test_every_field_is_described() -> None:
+    assert [path for path, field in fields(Task) if not field.description] == []
+
+
+def test_the_schema_carries_descriptions_limits_and_refuses_unknown_fields() -> None:
+    training = task_schema()["$defs"]["Training"]
+    assert training["additionalProperties"] is False
+    assert training["properties"]["batch_size"]["exclusiveMinimum"] == 0
+    assert training["properties"]["batch_size"]["description"] == "Samples in an iteration."

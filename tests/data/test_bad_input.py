@@ -1,0 +1,271 @@
+"""Everything bad that a producer may upload: accepted rightly, or in quarantine with shard, key and cause."""
+
+import gzip
+import re
+import tarfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+from support.pictures import encoded, png
+from support.uploads import Member, good, shard, taken_in, task_in
+
+from retrain.config.task import Task
+from retrain.data.cache import decode_drop
+from retrain.data.uploads import ingest_drop
+from retrain.records import Drop
+from retrain.store import LocalStore
+from retrain.store.drops import list_drops, quarantine_causes, read_drop
+from retrain.store.layout import Layout
+
+LAYOUT = Layout("pets")
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    return task_in(tmp_path)
+
+
+@pytest.fixture
+def store(task: Task) -> LocalStore:
+    return LocalStore(Path(task.store))
+
+
+def info(name: str, kind: bytes = tarfile.REGTYPE, **fields: object) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, "/etc/hostname" if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE) else ""
+    for field, value in fields.items():
+        setattr(member, field, value)
+    return member
+
+
+def beside(*members: Member) -> Callable[[], dict[str, bytes]]:
+    """A drop of good samples, among which these members are."""
+    return lambda: {"train.tar": shard([*good(20), *members, *good(40, first=20)])}
+
+
+def sample(data: bytes, label: bytes = b"cat") -> Callable[[], dict[str, bytes]]:
+    """A drop with one more sample, key `bad`."""
+    return beside(("bad.png", data), ("bad.cls", label))
+
+
+def flat(side: int) -> bytes:
+    """A black picture, which compresses to next to nothing."""
+    return encoded(Image.new("1", (side, side)))
+
+
+def text_bomb() -> bytes:
+    """A picture with a comment that unpacks to 200 MB."""
+    info = PngImagePlugin.PngInfo()
+    info.add(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(200_000_000), 1))
+    return encoded(Image.new("RGB", (8, 8)), pnginfo=info)
+
+
+WHOLE = shard(good(60))
+REFUSED: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
+    "torn in a picture": (lambda: {"train.tar": WHOLE[:1800]}, r"train\.tar: (000000\.png: the tar ends|not a whole)"),
+    "torn in a header": (lambda: {"train.tar": WHOLE[:2300]}, r"train\.tar: not a whole, uncompressed tar: cut short"),
+    "torn between two": (lambda: {"train.tar": WHOLE[:20480]}, r"train\.tar: not a whole, uncompressed tar: cut short"),
+    "damaged header": (
+        lambda: {"train.tar": WHOLE.replace(b"000009.png", b"000009.pngx", 1)},
+        r"train\.tar: not a whole",
+    ),
+    "empty file": (lambda: {"train.tar": b""}, r"train\.tar: not a whole, uncompressed tar: cut short"),
+    "concatenated": (
+        lambda: {"train.tar": WHOLE + shard(good(9, first=60))},
+        r"train\.tar: .*something follows its end",
+    ),
+    "compressed": (lambda: {"train.tar": gzip.compress(WHOLE)}, r"train\.tar: not a whole, uncompressed tar"),
+    "undecodable": (sample(b"no image"), r"train\.tar: bad: cannot be decoded: not an image in"),
+    "truncated picture": (sample(png(1)[:-60]), r"train\.tar: bad: cannot be decoded"),
+    "20,000 x 20,000 pixels": (lambda: sample(flat(20_000))(), r"train\.tar: bad: cannot be decoded: .*bomb"),
+    "8,000 x 8,000 pixels": (lambda: sample(flat(8_000))(), r"train\.tar: bad: .* 8000 x 8000 pixels are more than"),
+    "bomb in a comment": (lambda: sample(text_bomb())(), r"train\.tar: bad: cannot be decoded: .*too large"),
+    "label missing": (beside(("bad.png", png(1))), r"train\.tar: bad: its class has no name"),
+    "label empty": (sample(png(1), b" \n"), r"train\.tar: bad: its class has no name"),
+    "label not text": (sample(png(1), b"\xff\xfe"), r"train\.tar: bad: its class's name is not text in UTF-8"),
+    "label with an escape": (sample(png(1), b"\x1b[31mcat"), r"train\.tar: bad: its class's name .* holds control"),
+    "label endless": (sample(png(1), b"c" * 256), r"train\.tar: bad: its class's name has 256 characters; at most 255"),
+    "image missing": (beside(("bad.cls", b"cat")), r"train\.tar: bad: expected one image .* found 0"),
+    "two images": (beside(("bad.png", png(1)), ("bad.jpg", png(1))), r"train\.tar: bad: expected one image .* found 2"),
+    "file twice": (beside(("bad.png", png(1)), ("bad.png", png(1))), r"train\.tar: bad\.png: duplicate file"),
+    "key twice": (beside(("000001.png", png(1)), ("000001.cls", b"cat")), r"train\.tar: 000001: duplicate key"),
+    "key in two shards": (
+        lambda: {"train-0.tar": shard(good(40)), "train-1.tar": shard(good(40, first=39))},
+        r"train-1\.tar: 000039: duplicate key",
+    ),
+    "no extension": (beside(("README", b"hello")), r"train\.tar: README: not a sample's file"),
+    "absolute name": (beside(("/etc/cron.d/1.png", png(1))), r"train\.tar: /etc/cron\.d/1\.png: the path leaves"),
+    "climbing name": (beside(("cat/../../1.png", png(1))), r"train\.tar: cat/\.\./\.\./1\.png: the path leaves"),
+    "line in a name": (beside(("cat/1\n2.png", png(1))), r"train\.tar: 'cat/1\\n2\.png': the name is not text"),
+    "name not text": (beside(("cat/\udcff.png", png(1))), r"train\.tar: .*: the name is not text in UTF-8"),
+    "name endless": (beside((f"{'x' * 5000}.png", png(1))), r"train\.tar: x+\.\.\.: the name has more than 4,096"),
+    "header endless": (beside((info("1.png", pax_headers={"x": "y" * 20_000}), png(1))), r"16,384 are allowed"),
+    "size beyond all": (
+        lambda: {"train.tar": info("bad.png", size=10**12).tobuf(tarfile.GNU_FORMAT) + WHOLE},
+        r"bad\.png: 1,000,000,000,000 bytes, where",
+    ),
+    "size below zero": (
+        beside((info("1.png", pax_headers={"size": "-1024"}), b"")),
+        r"train\.tar: .*(-1,024 bytes|invalid offset)",  # as the version of tarfile has it
+    ),
+    "symbolic link": (beside((info("bad.png", tarfile.SYMTYPE), b"")), r"train\.tar: bad\.png: neither a plain file"),
+    "hard link": (beside((info("bad.png", tarfile.LNKTYPE), b"")), r"train\.tar: bad\.png: neither a plain file"),
+    "device": (beside((info("bad.png", tarfile.CHRTYPE), b"")), r"train\.tar: bad\.png: neither a plain file"),
+    "pipe": (beside((info("bad.png", tarfile.FIFOTYPE), b"")), r"train\.tar: bad\.png: neither a plain file"),
+    "sparse file": (beside((info("bad.png", tarfile.GNUTYPE_SPARSE), b"")), r"train\.tar: bad\.png: neither a plain"),
+    "no samples": (lambda: {"train.tar": shard([])}, "drop bad: no train samples among 0"),
+    "nothing": (dict, "drop bad: no train samples among 0"),
+    "one sample": (lambda: {"train.tar": shard(good(1))}, "drop bad: no (train|val|test) samples among 1"),
+    "no split": (lambda: {"photos.tar": WHOLE}, r"photos\.tar: tars in a folder are named after their split"),
+    "tree, undecodable": (
+        lambda: {f"cat/{number}.png": png(number) if number else b"" for number in range(60)},
+        r"bad: cat/0\.png: cannot be decoded",
+    ),
+    "tree, a stray file": (
+        lambda: {"cat/1.png": png(1), "cat/notes.txt": b""},
+        r"cat/notes\.txt: not an image of a class",
+    ),
+    "tree, one name twice": (lambda: {"cat/1.png": png(1), "cat/1.jpg": png(1)}, r"cat/1\.png: duplicate key cat/1"),
+    "tree and shards": (lambda: {"train.tar": WHOLE, "cat/1.png": png(1)}, "shards and other files side by side"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_bad_drop_is_in_quarantine_by_shard_key_and_cause_and_others_are_not(
+    task: Task, store: LocalStore, case: str
+) -> None:
+    files, cause = REFUSED[case]
+    assert taken_in(task, store, "good", {"train.tar": WHOLE}) is None
+    said = taken_in(task, store, "bad", files())
+    [(drop, report)] = quarantine_causes(store, LAYOUT).items()
+    assert (drop, report) == ("bad", said)
+    assert [found.id for found in list_drops(store, LAYOUT)] == ["good"]
+    assert re.search(cause, report), report
+
+
+def test_a_drop_whose_name_is_none_is_put_aside_under_it(task: Task, store: LocalStore) -> None:
+    assert "allowed are 1 to 63 lower-case letters" in str(taken_in(task, store, "Week 45", {"train.tar": WHOLE}))
+    assert list(quarantine_causes(store, LAYOUT)) == ["Week 45"]
+
+
+def upright(kind: str) -> bytes:
+    """Blue, and red to its right; lying on its side, as its EXIF tells."""
+    lying = Image.new("RGB", (16, 16), (0, 0, 255))
+    lying.paste((255, 0, 0), (0, 0, 16, 8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise: what is at the top goes to the right
+    return encoded(lying, kind, exif=exif)
+
+
+def palette() -> bytes:
+    image = Image.new("P", (8, 8), 1)
+    image.putpalette([9, 9, 9, 200, 100, 50])
+    return encoded(image, transparency=bytes([0, 128]))
+
+
+def animated(kind: str) -> bytes:
+    first, second = (Image.new("RGB", (8, 8), colour) for colour in ((200, 100, 50), (0, 0, 0)))
+    return encoded(first, kind, save_all=True, append_images=[second])
+
+
+ODD: dict[str, tuple[str, bytes, tuple[int, int, int]]] = {
+    "exif-jpeg": ("jpg", upright("JPEG"), (255, 0, 0)),
+    "exif-png": ("png", upright("PNG"), (255, 0, 0)),
+    "cmyk": ("jpg", encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"), (255, 0, 0)),
+    "sixteen-bit": ("png", encoded(Image.fromarray(np.full((8, 8), 0xC8FF, np.uint16))), (200, 200, 200)),
+    "palette": ("png", palette(), (200, 100, 50)),
+    "animated-png": ("png", animated("PNG"), (200, 100, 50)),
+    "animated-webp": ("webp", animated("WEBP"), (200, 100, 50)),
+    "one-pixel": ("png", encoded(Image.new("RGB", (1, 1), (200, 100, 50))), (200, 100, 50)),
+    "one-line": ("bmp", encoded(Image.new("RGB", (3000, 1), (200, 100, 50)), "BMP"), (200, 100, 50)),
+}
+
+
+def colour(drop: Drop, store: LocalStore, name: str) -> np.ndarray:
+    """The colour at the right edge of the one training picture of a class."""
+    images, labels = decode_drop(drop, store, LAYOUT, 8)["train"]
+    [image] = images[labels == drop.classes.index(name)]
+    return image[:, 4, 7].numpy()
+
+
+@pytest.mark.parametrize("as_tree", [True, False])
+def test_odd_pictures_are_accepted_with_the_right_pixels(task: Task, store: LocalStore, as_tree: bool) -> None:
+    splits = {"train": ODD, "val": ODD, "test": ODD}
+    if as_tree:
+        files = {f"{split}/{name}/1.{odd[0]}": odd[1] for split in splits for name, odd in ODD.items()}
+    else:
+        files = {
+            f"{split}.tar": shard([(f"{name}/1.{odd[0]}", odd[1]) for name, odd in ODD.items()]) for split in splits
+        }
+    assert taken_in(task, store, "odd", files) is None
+    drop = read_drop(store, LAYOUT, "odd")
+    for name, (_, _, expected) in ODD.items():
+        assert np.abs(colour(drop, store, name).astype(int) - expected).max() <= 16, name
+
+
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_long_and_foreign_names_are_accepted_whoever_wrote_the_tar(task: Task, store: LocalStore, form: int) -> None:
+    names = [f"größe/{'ö' * 300}-{number}.png" for number in range(30)] + [f"猫/{n}.PNG" for n in range(30)]
+    files = {"train.tar": shard([(name, png(number)) for number, name in enumerate(names)], form)}
+    assert taken_in(task, store, "names", files) is None
+    drop = read_drop(store, LAYOUT, "names")
+    assert drop.classes == ("größe", "猫")
+    assert sum(map(len, (arrays.labels for arrays in decode_drop(drop, store, LAYOUT, 8).values()))) == 60
+
+
+def test_one_class_is_one_class_however_its_label_is_written(task: Task, store: LocalStore) -> None:
+    labels = ["größe".encode(), b"gr\xc3\xb6\xc3\x9fe\n", "gro\u0308ße".encode()]
+    members = [m for n in range(60) for m in ((f"{n}.png", png(n)), (f"{n}.cls", labels[n % 3]))]
+    assert taken_in(task, store, "labels", {"train.tar": shard(members)}) is None
+    assert read_drop(store, LAYOUT, "labels").classes == ("größe",)
+
+
+def test_other_files_beside_a_picture_are_passed_over(task: Task, store: LocalStore) -> None:
+    members = [*good(60), ("bad.png", png(1)), ("bad.cls", b"cat"), ("bad.json", b"{}"), ("bad.__bad__", b"")]
+    assert taken_in(task, store, "extras", {"train.tar": shard(members)}) is None
+    assert read_drop(store, LAYOUT, "extras").shards[0].samples == 61
+
+
+def test_a_class_with_one_sample_is_a_class(task: Task, store: LocalStore) -> None:
+    assert taken_in(task, store, "lonely", {"train.tar": shard([*good(60), ("rare/1.png", png(99))])}) is None
+    drop = read_drop(store, LAYOUT, "lonely")
+    assert drop.classes == ("cat", "dog", "rare")
+    assert sum(counts.get("rare", 0) for counts in drop.counts.values()) == 1
+
+
+def spoiled(bad: int) -> dict[str, bytes]:
+    """60 samples, of which so many cannot be decoded."""
+    members = good(60)
+    for number in range(bad):
+        members[2 * number] = (members[2 * number][0], b"no image")
+    return {"train.tar": shard(members)}
+
+
+def test_bad_samples_are_left_out_and_named_up_to_the_tasks_limit(tmp_path: Path, store: LocalStore) -> None:
+    task = task_in(tmp_path, max_bad_share=0.05)
+    assert taken_in(task, store, "few", spoiled(3)) is None
+    drop = ingest_drop("few", task, store)
+    assert [(bad.where, bad.key) for bad in drop.left_out] == [("train.tar", f"{number:06d}") for number in range(3)]
+    assert drop.left_out[0].cause == "cannot be decoded: not an image in BMP, JPEG, PNG, WEBP"
+    assert (drop.shards[0].samples, sum(map(drop.samples, drop.counts))) == (57, 57)
+    assert sum(len(arrays.labels) for arrays in decode_drop(drop, store, LAYOUT, 8).values()) == 57
+
+
+def test_a_drop_with_more_bad_samples_is_refused_whole(tmp_path: Path, store: LocalStore) -> None:
+    task = task_in(tmp_path, max_bad_share=0.05)
+    said = str(taken_in(task, store, "many", spoiled(4)))
+    assert said.startswith("4 of 60 samples are bad, and data.max_bad_share allows 5.00%: train.tar: 000000: cannot be")
+    assert list_drops(store, LAYOUT) == ()
+
+
+def test_a_tree_of_images_is_packed_without_its_bad_ones(tmp_path: Path, store: LocalStore) -> None:
+    task = task_in(tmp_path, max_bad_share=0.05)
+    files = {f"cat/{number:02d}.png": png(number) if number else b"no image" for number in range(60)}
+    assert taken_in(task, store, "tree", files) is None
+    drop = read_drop(store, LAYOUT, "tree")
+    assert [(bad.where, bad.key) for bad in drop.left_out] == [("cat/00.png", "cat/00")]
+    assert sum(shard.samples for shard in drop.shards) == 59

@@ -1,0 +1,140 @@
+"""Decoding: any kind of image gives the right pixels, and anything else a cause."""
+
+import io
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+from support.pictures import encoded, picture, png
+
+from retrain.data.images import decode_image
+from retrain.errors import DropError
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "WEBP"])
+def test_lossless_formats_give_the_very_pixels(kind: str) -> None:
+    data = encoded(Image.fromarray(picture(1)), kind, **({"lossless": True} if kind == "WEBP" else {}))
+    np.testing.assert_array_equal(decode_image(data, 8), picture(1).transpose(2, 0, 1))
+
+
+def test_a_jpeg_is_decoded() -> None:
+    flat = Image.new("RGB", (8, 8), (200, 100, 50))
+    assert np.abs(decode_image(encoded(flat, "JPEG"), 8)[:, 4, 4] - np.array([200, 100, 50])).max() <= 2
+
+
+def test_another_size_is_covered_and_cropped_to_the_middle() -> None:
+    wide = np.zeros((8, 24, 3), np.uint8)
+    wide[:, 8:16] = 255
+    np.testing.assert_array_equal(decode_image(encoded(Image.fromarray(wide)), 8), np.full((3, 8, 8), 255))
+    image = Image.fromarray(picture(2, 40))
+    np.testing.assert_array_equal(
+        decode_image(encoded(image), 16), np.asarray(ImageOps.fit(image, (16, 16))).transpose(2, 0, 1)
+    )
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("size", [16, 40])
+def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(size: int, mode: str) -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    large = Image.fromarray(colours).resize((401, 299), Image.Resampling.BICUBIC).convert(mode)
+    data = encoded(large, "JPEG", quality=95)
+    whole = ImageOps.fit(Image.open(io.BytesIO(data)).convert("RGB"), (size, size))
+    difference = np.abs(decode_image(data, size).transpose(1, 2, 0).astype(int) - np.asarray(whole))
+    assert difference.any()
+    assert difference.mean() < 1
+    assert difference.max() <= 6
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("factor", [1, 8])
+def test_an_image_is_turned_upright_by_its_exif(kind: str, factor: int) -> None:
+    lying = Image.new("RGB", (32 * factor, 32 * factor))
+    lying.paste((255, 255, 255), (0, 0, 16 * factor, 32 * factor))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise: what is left goes to the top
+    pixels = decode_image(encoded(lying, kind, exif=exif), 32)
+    assert pixels[:, 4, 28].min() > 240
+    assert pixels[:, 28, 4].max() < 15
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
+    deep = np.array([[0, 255, 256], [32768, 65279, 65535], [1, 2, 3]], np.uint16)
+    expected = np.array([[0, 0, 1], [128, 254, 255], [0, 0, 0]], np.uint8)
+    np.testing.assert_array_equal(decode_image(encoded(Image.fromarray(deep)), 3), np.stack([expected] * 3))
+
+
+def test_gray_one_bit_and_transparent_images_become_rgb() -> None:
+    gray = picture(3)[:, :, 0]
+    np.testing.assert_array_equal(decode_image(encoded(Image.fromarray(gray)), 8), np.stack([gray] * 3))
+    bits = Image.fromarray(gray).convert("1")
+    np.testing.assert_array_equal(decode_image(encoded(bits), 8)[0], np.asarray(bits) * np.uint8(255))
+    transparent = np.concatenate([picture(4), gray[:, :, None]], axis=2)
+    np.testing.assert_array_equal(decode_image(encoded(Image.fromarray(transparent)), 8), picture(4).transpose(2, 0, 1))
+
+
+def test_a_palette_with_transparency_keeps_its_colours() -> None:
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([0, 0, 0, 10, 20, 30])
+    data = encoded(palette, transparency=bytes([0, 128]))
+    np.testing.assert_array_equal(decode_image(data, 4)[:, 0, 0], [10, 20, 30])
+
+
+def test_cmyk_becomes_rgb() -> None:
+    cyan = Image.new("CMYK", (8, 8), (255, 0, 0, 0))
+    red, green, blue = decode_image(encoded(cyan, "JPEG"), 8)[:, 4, 4]
+    assert red < 20
+    assert min(green, blue) > 235
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_the_first_frame_of_an_animation_counts(kind: str) -> None:
+    frames = [Image.fromarray(picture(number)) for number in (5, 6)]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    np.testing.assert_array_equal(decode_image(data, 8), picture(5).transpose(2, 0, 1))
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of a few bytes whose header promises width x height pixels."""
+    chunk = struct.pack(">II5B", width, height, 8, 2, 0, 0, 0)
+    header = struct.pack(">I", 13) + b"IHDR" + chunk + struct.pack(">I", zlib.crc32(b"IHDR" + chunk))
+    return b"\x89PNG\r\n\x1a\n" + header + png(1)[33:]
+
+
+@pytest.mark.parametrize(("width", "why"), [(8_000, "are more than 50,000,000"), (10_000, "bomb"), (60_000, "bomb")])
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(width: int, why: str) -> None:
+    with pytest.raises(DropError, match=why):
+        decode_image(bomb(width, width), 8)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda: b"",
+        lambda: b"not an image",
+        lambda: png(1)[:-60],
+        lambda: png(1)[:20],
+        lambda: png(1)[:45] + b"\0\0\0\0" + png(1)[49:],
+        lambda: encoded(Image.fromarray(picture(1, 64)), "JPEG")[:-500],
+        lambda: encoded(Image.fromarray(picture(1)), "GIF"),
+    ],
+)
+def test_what_is_not_a_whole_image_is_refused_with_its_cause(spoil: Callable[[], bytes]) -> None:
+    with pytest.raises(DropError, match=r"cannot be decoded: .+") as raised:
+        decode_image(spoil(), 8)
+    assert raised.value.__cause__ is not None
+
+
+def test_what_pillow_only_warns_of_is_refused(tmp_path: Path) -> None:
+    exif = b"Exif\0\0II*\0\x08\0\0\0\xff\xff"  # a directory that promises 65,535 entries, and ends
+    path = tmp_path / "warns.jpg"
+    path.write_bytes(encoded(Image.fromarray(picture(1)), "JPEG", exif=exif))
+    code = f"from retrain.data.images import decode; decode(open({str(path)!r}, 'rb').read(), 8)"
+    process = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert "DropError: cannot be decoded: Corrupt EXIF data" in process.stderr

@@ -1,0 +1,176 @@
+"""Shards on the disk: never more than the limit, never a damaged one, never one away that somebody uses."""
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from fcntl import LOCK_EX, flock
+from pathlib import Path
+
+import pytest
+from support.streams import LAYOUT, encoded, upload
+
+from retrain.data.stream.reading import shard_refs
+from retrain.data.stream.shard_cache import ShardCache, ShardRef
+from retrain.errors import DropError, UserError
+from retrain.store import LocalStore
+
+
+class Counting(LocalStore):
+    """A folder that keeps a file for every download."""
+
+    def download(self, key: str, path: Path) -> None:
+        """Count, then copy."""
+        (self.root.parent / f"download-{os.urandom(8).hex()}").touch()
+        super().download(key, path)
+
+
+def downloads(store: LocalStore) -> int:
+    return len(list(store.root.parent.glob("download-*")))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return Counting(tmp_path / "store")
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> list[ShardRef]:
+    return shard_refs(upload(LocalStore(tmp_path / "store"), tmp_path / "d-1", "d-1", encoded(150)), LAYOUT)
+
+
+def cache_of(store: LocalStore, tmp_path: Path, room: int, shards: list[ShardRef]) -> ShardCache:
+    return ShardCache(store, tmp_path / "cache", room * max(ref.shard.size for ref in shards))
+
+
+def sizes(cache: ShardCache) -> int:
+    return sum(path.stat().st_size for path in cache.folder.iterdir())
+
+
+def test_it_never_holds_more_than_its_limit(store: LocalStore, shards: list[ShardRef], tmp_path: Path) -> None:
+    cache = cache_of(store, tmp_path, 3, shards)
+    assert len(shards) > 6
+    for ref in shards * 2:
+        with cache.hold(ref) as file:
+            assert file.read() == store.read(ref.key)[0]
+        assert sizes(cache) <= cache.limit
+
+
+def test_what_was_not_used_for_longest_goes_first(store: LocalStore, shards: list[ShardRef], tmp_path: Path) -> None:
+    cache = cache_of(store, tmp_path, 3, shards)
+    for number in (0, 1, 2, 0, 3):
+        cache.hold(shards[number]).close()
+    assert [cache.path(ref).exists() for ref in shards[:4]] == [True, False, True, True]
+    cache.hold(shards[0]).close()
+    assert downloads(store) == 4
+
+
+def test_what_is_held_stays_and_no_room_is_said(store: LocalStore, shards: list[ShardRef], tmp_path: Path) -> None:
+    cache = cache_of(store, tmp_path, 2, shards)
+    with cache.hold(shards[0]), cache.hold(shards[1]):
+        with pytest.raises(UserError, match=r"no room for [\d,]+ bytes .* data\.stream\.cache"):
+            cache.hold(shards[2])
+        assert cache.path(shards[0]).exists()
+        assert cache.path(shards[1]).exists()
+    cache.hold(shards[2]).close()
+
+
+def test_a_file_that_was_damaged_is_fetched_anew(store: LocalStore, shards: list[ShardRef], tmp_path: Path) -> None:
+    cache_of(store, tmp_path, 3, shards).hold(shards[0]).close()
+    path = cache_of(store, tmp_path, 3, shards).path(shards[0])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with cache_of(store, tmp_path, 3, shards).hold(shards[0]) as file:
+        assert file.read() == whole
+    assert downloads(store) == 2
+
+
+def test_a_shard_that_is_not_what_the_manifest_says_is_refused(
+    store: LocalStore, shards: list[ShardRef], tmp_path: Path
+) -> None:
+    store.write(shards[0].key, store.read(shards[1].key)[0])
+    cache = cache_of(store, tmp_path, 3, shards)
+    for _ in range(2):
+        with pytest.raises(DropError, match=rf"{shards[0].key}: its SHA-256 is not the manifest's"):
+            cache.hold(shards[0])
+    assert sizes(cache) == 0
+
+
+def test_room_kept_by_a_process_that_has_gone_is_free(
+    store: LocalStore, shards: list[ShardRef], tmp_path: Path
+) -> None:
+    cache = cache_of(store, tmp_path, 1, shards)
+    cache.folder.mkdir()
+    (cache.folder / "0123.part").write_bytes(bytes(cache.limit))
+    cache.hold(shards[0]).close()
+    assert not (cache.folder / "0123.part").exists()
+
+
+def go_through(
+    store: LocalStore, folder: Path, shards: list[ShardRef], limit: int, go: "multiprocessing.Barrier"
+) -> None:
+    cache = ShardCache(store, folder, limit)
+    go.wait()
+    for ref in shards:
+        with cache.hold(ref) as file:
+            assert file.read() == store.read(ref.key)[0]
+
+
+def together(store: LocalStore, cache: ShardCache, orders: list[list[ShardRef]]) -> Iterator[int | None]:
+    """Let several processes go through shards at once; their exit codes."""
+    context = multiprocessing.get_context("fork")
+    go = context.Barrier(len(orders))
+    processes = [
+        context.Process(target=go_through, args=(store, cache.folder, order, cache.limit, go)) for order in orders
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        yield process.exitcode
+
+
+def test_processes_share_what_one_has_fetched(store: LocalStore, shards: list[ShardRef], tmp_path: Path) -> None:
+    cache = cache_of(store, tmp_path, len(shards), shards)
+    assert set(together(store, cache, [shards] * 4)) == {0}
+    assert downloads(store) == len(shards)
+
+
+def test_processes_that_want_different_shards_keep_to_the_limit(
+    store: LocalStore, shards: list[ShardRef], tmp_path: Path
+) -> None:
+    cache = cache_of(store, tmp_path, 4, shards)
+    assert set(together(store, cache, [shards, shards[::-1], shards[::2] * 2])) == {0}
+    assert sizes(cache) <= cache.limit
+
+
+class Crowded(LocalStore):
+    """A folder whose first download is gone at once: another process needed its room."""
+
+    gone = False
+
+    def download(self, key: str, path: Path) -> None:
+        """Copy; the first time, in vain."""
+        super().download(key, path)
+        if not self.gone:
+            self.gone = True
+            path.unlink()
+
+
+def test_a_shard_that_had_to_make_room_as_it_came_is_fetched_again(shards: list[ShardRef], tmp_path: Path) -> None:
+    store = Crowded(tmp_path / "store")
+    with cache_of(store, tmp_path, 1, shards).hold(shards[0]) as file:
+        assert file.read() == store.read(shards[0].key)[0]
+    assert store.gone
+
+
+def test_a_shard_that_has_just_arrived_takes_its_room_once(
+    store: LocalStore, shards: list[ShardRef], tmp_path: Path
+) -> None:
+    cache = cache_of(store, tmp_path, 2, shards)
+    with cache.hold(shards[0]) as first:
+        kept = cache.path(shards[0]).with_suffix(".part")
+        kept.write_bytes(bytes(shards[0].shard.size))
+        with kept.open("rb") as fetching:
+            flock(fetching, LOCK_EX)
+            cache.hold(shards[1]).close()
+        assert first.read()

@@ -1,0 +1,152 @@
+"""What is read as a source, in which order, and what is refused."""
+
+import tarfile
+from pathlib import Path
+
+import pytest
+from support.pictures import folder, png, tar
+
+from retrain.data.source import Sample, read_source
+from retrain.errors import DropError
+
+
+def shown(samples: tuple[Sample, ...]) -> list[tuple[str | None, str, str]]:
+    return [(sample.split, sample.class_name, sample.stem) for sample in samples]
+
+
+def test_samples_come_by_split_class_and_name_whatever_the_order_of_the_files(tmp_path: Path) -> None:
+    folder(tmp_path, "test/cat/9.png", "train/dog/2.png", "train/cat/b.jpg", "val/dog/1.webp", "train/cat/a.PNG")
+    assert shown(read_source(tmp_path)) == [
+        ("train", "cat", "a"),
+        ("train", "cat", "b"),
+        ("train", "dog", "2"),
+        ("val", "dog", "1"),
+        ("test", "cat", "9"),
+    ]
+
+
+def test_a_folder_without_splits_has_none(tmp_path: Path) -> None:
+    assert shown(read_source(folder(tmp_path, "dog/1.png", "cat/1.png"))) == [(None, "cat", "1"), (None, "dog", "1")]
+
+
+def test_a_tar_gives_the_same_samples_and_bytes_as_the_folder_it_was_made_of(tmp_path: Path) -> None:
+    root = folder(tmp_path / "folder", "train/cat/1.png", "train/dog/1.bmp", "test/cat/1.jpeg")
+    with tarfile.open(tmp_path / "images.tar", "w") as archive:
+        archive.add(root, ".")
+    from_folder, from_tar = read_source(root), read_source(tmp_path / "images.tar")
+    assert shown(from_tar) == shown(from_folder)
+    assert [sample.entry.read() for sample in from_tar] == [sample.entry.read() for sample in from_folder]
+
+
+def test_a_folder_of_tars_takes_the_splits_from_their_names(tmp_path: Path) -> None:
+    tar(tmp_path / "train-1.tar", [("cat/1.png", png(1))])
+    tar(tmp_path / "train-0.tar", [("dog/2.png", png(2))])
+    tar(tmp_path / "test.tar", [("cat/1.png", png(3))])
+    (tmp_path / "SHA256SUMS").write_text("of the tars")
+    samples = read_source(tmp_path)
+    assert shown(samples) == [("train", "cat", "1"), ("train", "dog", "2"), ("test", "cat", "1")]
+    assert [sample.entry.read() for sample in samples] == [png(1), png(2), png(3)]
+
+
+def test_keys_are_unique_and_of_letters_that_webdataset_leaves_alone(tmp_path: Path) -> None:
+    names = ["a b/x.y.png", "a b/x%2Ey.png", "__meta__/ü.png", "b.c/1.png"]
+    keys = [sample.key for sample in read_source(folder(tmp_path, *names))]
+    assert keys == ["%5F_meta__/%C3%BC", "a%20b/x%252Ey", "a%20b/x%2Ey", "b%2Ec/1"]
+
+
+def test_a_name_is_one_name_however_its_accents_are_written(tmp_path: Path) -> None:
+    folder(tmp_path, "cafe\u0301/1.png", "caf\u00e9/2.png")
+    assert shown(read_source(tmp_path)) == [(None, "caf\u00e9", "1"), (None, "caf\u00e9", "2")]
+
+
+def test_what_desktops_leave_in_folders_is_no_image(tmp_path: Path) -> None:
+    folder(tmp_path, "cat/1.png", ".DS_Store", "cat/.DS_Store", "cat/._1.png", "cat/Thumbs.db", "cat/desktop.ini")
+    assert shown(read_source(tmp_path)) == [(None, "cat", "1")]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "no images in it"),
+        (["cat/1.png", "dog/.DS_Store"], "dog: an empty folder"),
+        (["cat/1.png", "cat/readme.txt"], "cat/readme.txt: not an image of a class"),
+        (["cat/1.png", "1.png"], "1.png: not an image of a class"),
+        (["cat/tabby/1.png"], "cat/tabby/1.png: not an image of a class"),
+        (["train/cat/1.png", "dog/1.png"], "others beside them"),
+        (["cat/1.png", "cat/1.jpg"], "duplicate key cat/1"),
+    ],
+)
+def test_a_folder_of_another_shape_is_refused(tmp_path: Path, names: list[str], message: str) -> None:
+    with pytest.raises(DropError, match=message) as raised:
+        read_source(folder(tmp_path, *names))
+    assert str(tmp_path) in str(raised.value)
+
+
+def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DropError, match="nowhere: no such file or folder"):
+        read_source(tmp_path / "nowhere")
+
+
+def test_an_empty_class_is_refused(tmp_path: Path) -> None:
+    (folder(tmp_path, "train/cat/1.png") / "train/dog").mkdir()
+    with pytest.raises(DropError, match="train/dog: an empty folder"):
+        read_source(tmp_path)
+
+
+def test_a_link_is_refused(tmp_path: Path) -> None:
+    (folder(tmp_path, "cat/1.png") / "cat/2.png").symlink_to("/etc/hostname")
+    with pytest.raises(DropError, match=r"cat/2\.png: neither a file nor a folder"):
+        read_source(tmp_path)
+
+
+def test_one_key_in_two_tars_is_refused(tmp_path: Path) -> None:
+    for name in ("train-0.tar", "train-1.tar"):
+        tar(tmp_path / name, [("cat/1.png", png(1))])
+    with pytest.raises(DropError, match=r"train-1\.tar: cat/1\.png: duplicate key cat/1: .*train-0\.tar"):
+        read_source(tmp_path)
+
+
+def test_a_tar_that_names_no_split_is_refused(tmp_path: Path) -> None:
+    tar(tmp_path / "training.tar", [("cat/1.png", png(1))])
+    with pytest.raises(DropError, match=r"training\.tar: tars in a folder are named after their split"):
+        read_source(tmp_path)
+
+
+def linked(kind: bytes) -> tarfile.TarInfo:
+    member = tarfile.TarInfo("cat/2.png")
+    member.type, member.linkname = kind, "/etc/hostname"
+    return member
+
+
+@pytest.mark.parametrize(
+    "member",
+    ["/cat/2.png", "cat/../../2.png", "cat/2\n.png", *map(linked, (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE))],
+)
+def test_a_member_that_could_reach_outside_is_refused(tmp_path: Path, member: str | tarfile.TarInfo) -> None:
+    path = tar(tmp_path / "images.tar", [("cat/1.png", png(1)), (member, b"")])
+    with pytest.raises(DropError, match=r"images\.tar: "):
+        read_source(path)
+
+
+@pytest.mark.parametrize("keep", [700, 1536, 3072, -10240])
+def test_a_cut_tar_is_refused(tmp_path: Path, keep: int) -> None:
+    path = tar(tmp_path / "images.tar", [(f"cat/{number}.png", png(number)) for number in range(20)])
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(DropError, match=r"images\.tar: .*(cut short|not a whole)"):
+        read_source(path)
+
+
+def test_a_damaged_header_in_the_middle_is_not_taken_for_the_end(tmp_path: Path) -> None:
+    path = tar(tmp_path / "images.tar", [(f"cat/{number}.png", png(number)) for number in range(3)])
+    data = bytearray(path.read_bytes())
+    data[data.index(b"cat/1.png")] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DropError, match="not a whole, uncompressed tar: cut short, or bad checksum"):
+        read_source(path)
+
+
+def test_a_compressed_tar_is_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "images.tar", "w:gz") as archive:
+        archive.add(folder(tmp_path / "folder", "cat/1.png"), ".")
+    with pytest.raises(DropError, match="uncompressed"):
+        read_source(tmp_path / "images.tar")

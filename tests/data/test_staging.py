@@ -1,0 +1,74 @@
+"""Staging one source as several drops."""
+
+from pathlib import Path
+
+import pytest
+from support.pictures import folder
+
+from retrain.data.source import Sample, read_source
+from retrain.data.staging import Staging, split_into_parts
+from retrain.errors import DropError
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> tuple[Sample, ...]:
+    """Ten classes of twenty training and ten test samples."""
+    for split, size in (("train", 20), ("test", 10)):
+        for label in range(10):
+            folder(tmp_path, *(f"{split}/c{label}/{number:02d}.png" for number in range(size)))
+    return read_source(tmp_path)
+
+
+def classes(part: tuple[Sample, ...], split: str) -> set[str]:
+    return {sample.class_name for sample in part if sample.split == split}
+
+
+def test_by_classes_every_class_is_in_one_part_with_all_its_samples(samples: tuple[Sample, ...]) -> None:
+    first, second = split_into_parts(samples, Staging.parse("classes", "7+3"))
+    assert (len(first), len(second)) == (7 * 30, 3 * 30)
+    assert len(classes(first, "train")) == 7
+    assert classes(first, "train") == classes(first, "test")
+    assert classes(second, "train") == classes(second, "test") == {f"c{n}" for n in range(10)} - classes(first, "train")
+
+
+def test_by_share_each_split_is_divided_exactly(samples: tuple[Sample, ...]) -> None:
+    divided = split_into_parts(samples, Staging.parse("share", "50+30+20"))
+    assert [sum(sample.split == "train" for sample in part) for part in divided] == [100, 60, 40]
+    assert [sum(sample.split == "test" for sample in part) for part in divided] == [50, 30, 20]
+    assert sorted(sample.rank for part in divided for sample in part) == [sample.rank for sample in samples]
+
+
+@pytest.mark.parametrize("staging", [Staging("classes", (7, 3)), Staging("share", (70, 30))])
+def test_the_seed_alone_decides(samples: tuple[Sample, ...], staging: Staging) -> None:
+    assert split_into_parts(samples, staging) == split_into_parts(samples, staging)
+    assert split_into_parts(samples, staging) != split_into_parts(samples, Staging(staging.by, staging.sizes, seed=1))
+
+
+def test_parts_keep_the_sources_order(samples: tuple[Sample, ...]) -> None:
+    for part in split_into_parts(samples, Staging("share", (50, 50))):
+        assert [sample.rank for sample in part] == sorted(sample.rank for sample in part)
+
+
+def test_the_draw_is_the_same_for_ever(samples: tuple[Sample, ...]) -> None:
+    _, second = split_into_parts(samples, Staging("classes", (7, 3)))
+    assert classes(second, "train") == {"c3", "c6", "c7"}
+
+
+@pytest.mark.parametrize("text", ["", "70+", "70+x", "70 + 30", "0+100", "-10+110", "7.5+2.5", "²+3"])
+def test_what_is_no_sum_is_refused(text: str) -> None:
+    with pytest.raises(DropError, match="is not a sum of positive whole numbers such as 70"):
+        Staging.parse("classes", text)
+
+
+def test_sizes_must_add_up(samples: tuple[Sample, ...]) -> None:
+    with pytest.raises(DropError, match=r"classes: 70\+30 is 100, but must be 10, the number of classes"):
+        split_into_parts(samples, Staging.parse("classes", "70+30"))
+    with pytest.raises(DropError, match=r"share: 7\+3 is 10, but must be 100, for shares are percentages"):
+        split_into_parts(samples, Staging.parse("share", "7+3"))
+
+
+def test_shares_of_a_tiny_source_are_still_divided(tmp_path: Path) -> None:
+    divided = split_into_parts(
+        read_source(folder(tmp_path, "a/1.png", "a/2.png", "a/3.png")), Staging("share", (50, 50))
+    )
+    assert [len(part) for part in divided] == [1, 2]

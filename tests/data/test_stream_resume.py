@@ -1,0 +1,154 @@
+"""Streamed runs as a whole: killed and started again, asked to stop, on any store, with a thinned pass."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+
+import pytest
+import torch
+from support.streams import SETTING, two_drops
+from support.trainings import CPU, TASK, Silent, plan_of
+
+from retrain.config.task import Data, Task
+from retrain.data.dataset import make_dataset
+from retrain.pipeline.context import Context
+from retrain.pipeline.evaluate import evaluate_run
+from retrain.pipeline.train import train_plan
+from retrain.records import Loading, Origin, Plan, Result
+from retrain.store import LocalStore, ObjectStore
+from retrain.store.drops import list_drops
+from retrain.store.layout import Layout
+
+STREAM = Loading(kind="stream", reason="a test")
+
+
+def task_with(workers: int, **training: object) -> Task:
+    stream = SETTING.model_copy(update={"workers": workers, "cache": "2Mi"})
+    data = Data(**{**TASK.data.model_dump(), "stream": stream})
+    return TASK.model_copy(update={"data": data, "training": TASK.training.model_copy(update=training)})
+
+
+def context_of(folder: Path, store: ObjectStore | None = None) -> Context:
+    named = frozenset({TASK.model.name})
+    store = store or LocalStore(folder / "store")
+    return Context(store, Layout(TASK.name), CPU, folder / "cache", Silent(), factories=named)
+
+
+def plan_in(context: Context, workers: int = 0, drops: int = 2, parent: Plan | None = None, epochs: int = 8) -> Plan:
+    """Scratch, or continuous with its thinned passes, on the first drops, streamed."""
+    task = task_with(workers, epochs=epochs)
+    dataset = make_dataset(list_drops(context.store, context.layout)[:drops])
+    plan = plan_of(task, "continuous" if parent else "scratch", sizes=[drop.samples for drop in dataset.drops])
+    lineage = {"parent": parent.run_id, "known": len(parent.dataset.drops)} if parent else {}
+    own = Origin(seed=plan.seed, drops=drops, classes=len(dataset.classes))
+    update = {"dataset": dataset, "loading": STREAM, "origin": parent.origin if parent else own, **lineage}
+    return plan.model_copy(update=update)
+
+
+def train(folder: Path, plan: Plan) -> None:
+    """Attempt a plan on one thread, in whatever process this is."""
+    torch.set_num_threads(1)
+    context_of(folder).files(plan.run_id).write_plan(plan)
+    train_plan(context_of(folder), plan)
+
+
+@pytest.fixture(scope="module")
+def processes() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["retrain.pipeline.train", "torch._dynamo"])
+    return context
+
+
+def outcome(folder: Path, plan: Plan) -> tuple[object, ...]:
+    """What a run is compared by; forgotten at once, so that it can be run again."""
+    store, files = LocalStore(folder / "store"), context_of(folder).files(plan.run_id)
+    result, curve = files.result(), files.curve()
+    for entry in list(store.list(f"{TASK.name}/runs/{plan.run_id}/")):
+        store.delete(entry.key)
+    assert isinstance(result, Result)
+    return result.model_digest, result.index_digest, curve
+
+
+def started(processes: ForkServerContext, folder: Path, plan: Plan, iteration: int) -> ForkServerProcess:
+    """A process that trains the plan and has saved its state at an iteration, or later."""
+    process = processes.Process(target=train, args=(folder, plan))
+    process.start()
+    wait_until(lambda: newest(folder, plan) >= iteration)
+    return process
+
+
+def newest(folder: Path, plan: Plan) -> int:
+    states = context_of(folder).store.list(f"{TASK.name}/runs/{plan.run_id}/state/")
+    return max((int(Path(entry.key).name.split("-")[0]) for entry in states), default=0)
+
+
+def wait_until(ready: Callable[[], object], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def workers_of(process: ForkServerProcess) -> list[int]:
+    parents = {
+        path.parent.name: path.read_text().rpartition(")")[2].split()[1] for path in Path("/proc").glob("[0-9]*/stat")
+    }
+    return [int(pid) for pid, parent in parents.items() if parent == str(process.pid)]
+
+
+def gone(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
+
+
+def test_a_streamed_run_that_is_killed_and_started_again_ends_as_if_it_had_not_been(
+    processes: ForkServerContext, tmp_path: Path
+) -> None:
+    two_drops(LocalStore(tmp_path / "store"), tmp_path)
+    parent = plan_in(context_of(tmp_path), drops=1)
+    train(tmp_path, parent)
+    plan = plan_in(context_of(tmp_path), parent=parent, epochs=12)
+    train(tmp_path, plan)
+    expected = outcome(tmp_path, plan)
+    again = plan_in(context_of(tmp_path), workers=2, parent=parent, epochs=12)
+    assert again.run_id == plan.run_id
+    process = started(processes, tmp_path, again, iteration=8)
+    workers = workers_of(process)
+    process.kill()
+    process.join()
+    assert len(workers) == 2
+    process = started(processes, tmp_path, again, iteration=20)
+    asked = [process.pid, *workers_of(process)]
+    for pid in asked:  # as a container's end asks them all
+        os.kill(pid, signal.SIGTERM)
+    process.join()
+    assert process.exitcode == os.EX_TEMPFAIL
+    wait_until(lambda: all(map(gone, [*workers, *asked[1:]])))
+    train(tmp_path, plan_in(context_of(tmp_path), workers=1, parent=parent, epochs=12))
+    assert outcome(tmp_path, plan) == expected
+
+
+def test_a_streamed_run_learns_and_is_judged_and_says_that_it_streamed(store: ObjectStore, tmp_path: Path) -> None:
+    two_drops(store, tmp_path)
+    context = context_of(tmp_path, store)
+    plan = plan_in(context, workers=1, epochs=20)
+    context.files(plan.run_id).write_plan(plan)
+    result = train_plan(context, plan)
+    assert result.machine.loader == "stream"
+    assert result.final_accuracy > 0.5
+    evaluation = evaluate_run(context, plan, None)
+    assert evaluation.samples == sum(drop.samples("test") for drop in list_drops(store, context.layout))
+    assert evaluation.accuracy > 0.5
+
+
+def test_how_much_is_mixed_is_part_of_a_streamed_run_and_of_no_other() -> None:
+    wide = task_with(0).model_copy(update={"data": Data(**{**TASK.data.model_dump(), "stream": {"shuffle_shards": 9}})})
+    held, streamed = [
+        [plan_of(task).model_copy(update={"loading": loading}).run_id for task in (task_with(0), wide)]
+        for loading in (Loading(), STREAM)
+    ]
+    assert held[0] == held[1]
+    assert len({held[0], *streamed}) == 3

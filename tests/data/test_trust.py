@@ -1,0 +1,90 @@
+"""Code is run only if the image ships it and the task file names it: what lies in the store cannot choose any."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.lives import Life, make_task
+from torch import nn
+
+from retrain.config.loading import load_task
+from retrain.config.task import Model
+from retrain.errors import ModelError, TaskError
+from retrain.models import factory
+from retrain.pipeline import stages
+from retrain.pipeline.context import make_context
+from retrain.pipeline.planning import Request
+from retrain.records import Plan, RunRecord
+from retrain.store import LocalStore, champions
+
+RAN: list[str] = []
+
+
+def network(classes: int, image_size: int) -> nn.Module:
+    return factory.logistic(classes, image_size)
+
+
+def hostile(classes: int, image_size: int, **options: str) -> nn.Module:
+    """Stands for any importable code that an attacker would like to have run."""
+    RAN.append("hostile")
+    return factory.logistic(classes, image_size)
+
+
+OURS, THEIRS = f"{__name__}:network", f"{__name__}:hostile"
+TASK = make_task(model=Model(name=OURS))
+
+
+@pytest.fixture
+def life(tmp_path: Path) -> Life:
+    """A champion, and a drop that waits."""
+    RAN.clear()
+    life = Life(LocalStore(tmp_path / "store"), tmp_path)
+    life.context = replace(make_context(life.store, TASK, "cpu"), cache=tmp_path / "cache")
+    life.land(0, 1)
+    assert isinstance(stages.run_task(life.context, TASK, Request()), RunRecord)
+    life.land(1, 2, seed=1)
+    return life
+
+
+def plant(life: Life, run_id: str) -> None:
+    """Have a plan in the store name other code, as whoever can write there could."""
+    key = life.layout.run(run_id, "plan.json")
+    plan = json.loads(life.store.read(key)[0])
+    plan["task"]["model"] = {"name": THEIRS, "stem": "small", "options": {"command": "id"}}
+    plan["task"]["factories"] = [THEIRS]
+    life.store.write(key, json.dumps(plan).encode())
+
+
+def test_a_champions_plan_that_names_other_code_is_refused_unrun(life: Life) -> None:
+    plant(life, champions.read(life.store, life.layout).run_id or "")
+    with pytest.raises(ModelError, match=f"model {THEIRS}: a plan in the store names it and the task does not"):
+        stages.run_task(life.context, TASK, Request("naive"))
+    assert RAN == []
+
+
+def test_a_plan_to_be_trained_that_names_other_code_is_refused_unrun(life: Life) -> None:
+    planned = stages.plan(life.context, TASK, Request())
+    assert isinstance(planned, Plan)
+    plant(life, planned.run_id)
+    with pytest.raises(ModelError, match="a plan in the store names it"):
+        stages.run_plan(life.context, life.context.files(planned.run_id).plan())
+    assert RAN == []
+
+
+def test_a_champion_of_an_earlier_model_is_compared_with_once_the_task_says_so(life: Life, tmp_path: Path) -> None:
+    later = TASK.model_copy(update={"model": Model(name="logistic")})
+    with pytest.raises(ModelError, match="add it to the task's factories"):
+        stages.run_task(make_context(life.store, later, "cpu"), later, Request("scratch"))
+    told = later.model_copy(update={"factories": (OURS,)})
+    ended = stages.run_task(make_context(life.store, told, "cpu"), told, Request("scratch"))
+    assert isinstance(ended, RunRecord)
+    assert ended.evaluation
+    assert ended.evaluation.comparison
+
+
+def test_factories_are_names_of_code(tmp_path: Path) -> None:
+    path = tmp_path / "pets.yaml"
+    path.write_text("name: pets\nfactories: ['os; evil', 'a.b:c']\n")
+    with pytest.raises(TaskError, match="factories"):
+        load_task(str(path))

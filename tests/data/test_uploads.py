@@ -1,0 +1,177 @@
+"""Drops without a manifest: what a producer uploaded, validated and committed as it is, or refused whole."""
+
+import io
+import tarfile
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+from support.pictures import png, shard_bytes, tar
+
+from retrain.config.task import Data, Task
+from retrain.data.cache import decode_drop
+from retrain.data.packing import ON_DISK
+from retrain.data.shards import write_shards
+from retrain.data.uploads import ingest_drop
+from retrain.errors import DropError
+from retrain.store import LocalStore, ObjectStore
+from retrain.store.drops import Quarantine, list_drops, quarantine
+from retrain.store.layout import Layout
+
+TASK = Task(name="pets", data=Data(image_size=8, val_share=0.2, test_share=0.2))
+LAYOUT = Layout("pets")
+DROP = "week-45"
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "store")
+
+
+def webdataset(*numbers: int) -> bytes:
+    """A shard as producers write it: flat keys, the class's name in a file of its own."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for number in numbers:
+            for name, data in ((f"{number:06d}.png", png(number)), (f"{number:06d}.cls", (b"cat", b"dog")[number % 2])):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def photos() -> dict[str, bytes]:
+    """A tree of images."""
+    return {f"{name}/{number}.png": png(number) for name in ("cat", "dog") for number in range(40)}
+
+
+def upload(store: ObjectStore, files: dict[str, bytes]) -> None:
+    """Upload a drop as a producer does, `_SUCCESS` last."""
+    for name, data in {**files, "_SUCCESS": b""}.items():
+        store.write(LAYOUT.shard(DROP, name), data)
+
+
+def test_shards_are_committed_where_they_lie(store: ObjectStore) -> None:
+    shards = {"train-0.tar": webdataset(*range(30)), "train-1.tar": webdataset(*range(30, 60))}
+    upload(store, shards | {"test.tar": webdataset(*range(5))})
+    drop = ingest_drop(DROP, TASK, store)
+    assert drop.id == DROP
+    assert drop.classes == ("cat", "dog")
+    assert [(shard.name, shard.split, shard.samples) for shard in drop.shards] == [
+        ("test.tar", "test", 5),
+        ("train-0.tar", "train", 30),
+        ("train-1.tar", "train", 30),
+    ]
+    assert drop.held_out == {"val": 0.2}
+    assert drop.samples("test") == 5
+    assert drop.samples("train") + drop.samples("val") == 60
+    assert shard_bytes(store, drop)[1:] == list(shards.values())
+    assert list_drops(store, LAYOUT) == (drop,)
+    splits = decode_drop(drop, store, LAYOUT, 8)
+    assert {split: len(arrays.labels) for split, arrays in splits.items()} == {
+        split: drop.samples(split) for split in drop.counts
+    }
+
+
+def test_a_tree_of_images_is_packed_under_the_same_id(store: ObjectStore) -> None:
+    upload(store, photos())
+    drop = ingest_drop(DROP, TASK, store)
+    assert (drop.id, drop.classes) == (DROP, ("cat", "dog"))
+    assert sum(drop.samples(split) for split in drop.counts) == 80
+    assert ingest_drop(DROP, TASK, store) == drop
+
+
+class Weighed(LocalStore):
+    """A slow store, which sees how many files lie beside those that are uploaded."""
+
+    most = 0
+
+    def upload(self, path: Path, key: str) -> None:
+        time.sleep(0.02)
+        self.most = max(self.most, len(list(path.parent.glob("train-*.tar"))))
+        super().upload(path, key)
+
+
+@pytest.fixture
+def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of three images."""
+    monkeypatch.setattr("retrain.data.packing.write_shards", partial(write_shards, limit=3 * len(png(0))))
+
+
+@pytest.mark.usefixtures("_small_shards")
+def test_however_many_shards_a_tree_of_images_makes_few_lie_on_disk_at_once(tmp_path: Path) -> None:
+    local = Weighed(tmp_path / "store")
+    upload(local, photos())
+    drop = ingest_drop(DROP, TASK, local)
+    assert len(drop.shards) > 3 * ON_DISK
+    assert 1 < local.most <= ON_DISK
+    assert [len(data) for data in shard_bytes(local, drop)] == [shard.size for shard in drop.shards]
+    assert sum(len(arrays.labels) for arrays in decode_drop(drop, local, LAYOUT, 8).values()) == 80
+
+
+@pytest.mark.usefixtures("_small_shards")
+def test_what_was_uploaded_before_a_tree_was_refused_is_no_drop_and_no_hindrance(local: LocalStore) -> None:
+    upload(local, photos() | {"cat/1.png": png(1)[:60]})
+    with pytest.raises(DropError, match=r"cat/1\.png: cannot be decoded"):
+        ingest_drop(DROP, TASK, local)
+    assert [entry.key for entry in local.list(LAYOUT.drops) if entry.key.endswith(".tar")]
+    assert list_drops(local, LAYOUT) == ()
+    upload(local, photos())
+    assert sum(map(ingest_drop(DROP, TASK, local).samples, ("train", "val", "test"))) == 80
+
+
+def test_what_an_attempt_that_was_cut_off_uploaded_is_no_hindrance(local: LocalStore) -> None:
+    upload(local, photos())
+    drop = ingest_drop(DROP, TASK, local)
+    local.delete(LAYOUT.manifest(DROP))
+    assert ingest_drop(DROP, TASK, local).digest == drop.digest
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"train.tar": webdataset(*range(30))[:5000]}, r"week-45/train\.tar: "),
+        ({"train.tar": webdataset(1, 2, 1)}, r"week-45/train\.tar: 000001: duplicate key"),
+        ({"train-0.tar": webdataset(1), "train-1.tar": webdataset(1)}, r"train-1\.tar: 000001: duplicate key"),
+        ({"photos.tar": webdataset(1)}, r"photos\.tar: tars in a folder are named after their split"),
+        ({"train.tar": webdataset(1), "cat/1.png": png(1)}, r"shards and other files side by side: train\.tar, cat/1"),
+        (photos() | {"cat/1.png": png(1)[:60]}, r"store/pets/drops/week-45: cat/1\.png: cannot be decoded"),
+        ({"train.tar": webdataset(1)}, "no val samples among 1"),
+        ({}, "no train samples among 0"),
+    ],
+)
+def test_a_bad_drop_is_refused_by_shard_key_and_cause(local: LocalStore, files: dict[str, bytes], message: str) -> None:
+    upload(local, files)
+    with pytest.raises(DropError, match=message):
+        ingest_drop(DROP, TASK, local)
+    assert list_drops(local, LAYOUT) == ()
+
+
+def test_shards_packed_from_images_are_not_mixed_with_those_that_come_in_the_images_place(local: LocalStore) -> None:
+    upload(local, photos())
+    ingest_drop(DROP, TASK, local)
+    for entry in list(local.list(LAYOUT.shard(DROP, ""))):
+        if not entry.key.endswith(".tar"):
+            local.delete(entry.key)
+    upload(local, {"train.tar": webdataset(*range(30))})
+    with pytest.raises(DropError, match=r"train-000000-\w{8}\.tar was packed from images, train\.tar was not; delete"):
+        ingest_drop(DROP, TASK, local)
+
+
+def test_a_member_that_climbs_out_is_refused(local: LocalStore, tmp_path: Path) -> None:
+    upload(local, {"train.tar": tar(tmp_path / "x.tar", [("../cat/1.png", png(1))]).read_bytes()})
+    with pytest.raises(DropError, match=r"train\.tar: \.\./cat/1\.png: the path leaves the source"):
+        ingest_drop(DROP, TASK, local)
+
+
+def test_a_drop_in_quarantine_is_in_no_run_until_its_report_is_deleted(local: LocalStore) -> None:
+    upload(local, {"train.tar": webdataset(*range(40))})
+    drop = ingest_drop(DROP, TASK, local)
+    quarantine(local, LAYOUT, DROP, "the labels are wrong")
+    quarantine(local, LAYOUT, DROP, "a later finding")
+    assert list_drops(local, LAYOUT) == ()
+    report = Quarantine.model_validate_json(local.read(LAYOUT.quarantine(DROP))[0])
+    assert (report.drop, report.task, report.cause) == (DROP, "pets", "the labels are wrong")
+    local.delete(LAYOUT.quarantine(DROP))
+    assert list_drops(local, LAYOUT) == (drop,)

@@ -1,0 +1,263 @@
+"""`retrain doctor`: what would keep a task from running is found, named, and comes with what to do."""
+
+import json
+from email.utils import formatdate
+from pathlib import Path
+
+import pytest
+from support.faulty_s3 import Forward, Reply, Request, faulty, refusal
+from support.kfp_server import serving
+from support.lives import Life, make_task
+from support.pictures import two_classes
+from support.streams import LAYOUT, SETTING, streaming, two_drops
+from support.terminal import retrain
+from support.trainings import SIZE, TASK
+
+from retrain.config.task import Data, Task
+from retrain.data.cache import load_decoded
+from retrain.data.packing import pack
+from retrain.doctor.machine import disk_bytes_needed
+from retrain.pipeline import stages
+from retrain.pipeline.planning import Request as Asked
+from retrain.records import Drop
+from retrain.records.drop import drop_digest
+from retrain.store import LocalStore, champions
+
+STORE_CHECKS = ["credentials", "store", "conditional writes", "clock"]
+
+
+class Doctor:
+    """Calls the command on a task of some store."""
+
+    def __init__(self, folder: Path, output: pytest.CaptureFixture[str]) -> None:
+        self.file, self.output = folder / "pets.yaml", output
+
+    def __call__(
+        self, store: str, *arguments: str, endpoint: str | None = None, data: Data = TASK.data
+    ) -> tuple[int, dict[str, dict[str, str]]]:
+        task = Task(name="pets", store=store, endpoint_url=endpoint, data=data)
+        self.file.write_text(task.model_dump_json())
+        ran = retrain(["doctor", "-t", str(self.file), "--json", *arguments], self.output)
+        return ran.code, {finding["check"]: finding for finding in json.loads(ran.out)}
+
+
+@pytest.fixture
+def doctor(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Doctor:
+    monkeypatch.setenv("RETRAIN_CACHE", str(tmp_path / "cache"))
+    return Doctor(tmp_path, capfd)
+
+
+def states(found: dict[str, dict[str, str]]) -> dict[str, str]:
+    return {check: finding["state"] for check, finding in found.items()}
+
+
+def test_a_sound_store_passes_every_check(doctor: Doctor, s3: str, bucket: str) -> None:
+    code, found = doctor(f"s3://{bucket}/models", endpoint=s3)
+    assert code == 0
+    assert {states(found)[check] for check in [*STORE_CHECKS, "disk"]} == {"ok"}
+    assert states(found)["kubeflow"] == "warning"
+    assert found["credentials"]["found"] == "by env"
+
+
+def test_a_folder_passes_too_and_keeps_no_trace_of_it(doctor: Doctor, tmp_path: Path) -> None:
+    code, found = doctor(str(tmp_path / "store"))
+    assert code == 0
+    assert {states(found)[check] for check in STORE_CHECKS} == {"ok"}
+    assert [path.name for path in (tmp_path / "store").iterdir() if not path.name.startswith(".")] == []
+
+
+def test_without_credentials_it_says_where_to_set_them(
+    doctor: Doctor, s3: str, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    code, found = doctor(f"s3://{bucket}", endpoint=s3)
+    assert code == 1
+    assert found["credentials"]["state"] == "failed"
+    assert "AWS_ACCESS_KEY_ID" in found["credentials"]["mend"]
+    assert "store" not in found  # it would be the same failure again
+
+
+def test_a_missing_bucket_is_named(doctor: Doctor, s3: str) -> None:
+    code, found = doctor("s3://nobody-made-this/x", endpoint=s3)
+    assert code == 1
+    assert found["store"]["state"] == "failed"
+    assert "Create the bucket" in found["store"]["found"]
+
+
+def test_a_server_that_ignores_conditions_fails(doctor: Doctor, s3: str, bucket: str) -> None:
+    def forgetful(request: Request, forward: Forward) -> Reply:
+        request.headers = {k: v for k, v in request.headers.items() if k.lower() not in ("if-none-match", "if-match")}
+        return forward(request)
+
+    with faulty(s3, forgetful) as endpoint:
+        code, found = doctor(f"s3://{bucket}", endpoint=endpoint)
+    assert code == 1
+    assert found["conditional writes"]["state"] == "failed"
+    assert "If-None-Match" in found["conditional writes"]["found"]
+
+
+def test_a_clock_that_is_off_is_told_by_how_much(doctor: Doctor, s3: str, bucket: str) -> None:
+    def early(request: Request, forward: Forward) -> Reply:
+        reply = forward(request)
+        reply.headers = {k: v for k, v in reply.headers.items() if k.lower() != "date"} | {
+            "Date": formatdate(0, usegmt=True)
+        }
+        return reply
+
+    with faulty(s3, early) as endpoint:
+        code, found = doctor(f"s3://{bucket}", endpoint=endpoint)
+    assert code == 1
+    assert "ahead of the store's" in found["clock"]["found"]
+    assert "timedatectl" in found["clock"]["mend"]
+
+
+def test_a_clock_that_the_server_refuses_is_no_riddle(doctor: Doctor, s3: str, bucket: str) -> None:
+    with faulty(s3, lambda *_: refusal(403, "RequestTimeTooSkewed")) as endpoint:
+        code, found = doctor(f"s3://{bucket}", endpoint=endpoint)
+    assert code == 1
+    assert "Set this machine's clock" in found["store"]["found"]
+
+
+def test_a_cache_that_cannot_be_one_is_found(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETRAIN_CACHE", "/proc/retrain")  # where not even root can write
+    code, found = doctor(str(tmp_path / "store"))
+    assert code == 1
+    assert "/proc/retrain cannot be written" in found["disk"]["found"]
+    assert "$RETRAIN_CACHE" in found["disk"]["mend"]
+
+
+def huge_drop(folder: Path) -> Drop:
+    """A drop whose manifest says that more lies in it than any disk can hold."""
+    store = LocalStore(folder / "store")
+    [(drop, _)] = pack(two_classes(folder / "pets"), TASK, store)
+    huge = drop.model_copy(update={"id": "d-huge", "counts": {**drop.counts, "train": {"cat": 10**12}}})
+    huge = huge.model_copy(update={"digest": drop_digest(huge)})
+    store.create(LAYOUT.manifest(huge.id), huge.to_bytes())
+    return huge
+
+
+def test_a_disk_must_hold_what_is_decoded_but_of_a_stream_the_held_out_splits_and_shards_alone(
+    doctor: Doctor, tmp_path: Path
+) -> None:
+    huge_drop(tmp_path)
+    code, found = doctor(str(tmp_path / "store"), data=Data(image_size=SIZE, loader="memory"))
+    assert (code, found["disk"]["state"]) == (1, "failed")
+    assert "192000.00 GB more" in found["disk"]["found"]
+    code, found = doctor(str(tmp_path / "store"))
+    assert (code, found["disk"]["state"]) == (0, "ok")
+    assert "streamed, will take 0.00 GB more" in found["disk"]["found"]
+
+
+def test_what_lies_in_the_cache_needs_no_room_again(tmp_path: Path) -> None:
+    store, cache = LocalStore(tmp_path / "store"), tmp_path / "cache"
+    drops = two_drops(store, tmp_path)
+    each = 3 * SIZE**2
+    assert disk_bytes_needed(TASK, drops, False, store, cache) == 500 * each
+    load_decoded(drops[0], store, LAYOUT, SIZE, cache)
+    assert disk_bytes_needed(TASK, drops, False, store, cache) == 200 * each
+    load_decoded(drops[1], store, LAYOUT, SIZE, cache)
+    assert disk_bytes_needed(TASK, drops, False, store, cache) == 0
+
+
+def test_a_stream_needs_its_held_out_splits_and_shards_up_to_the_limit_until_they_are_there(tmp_path: Path) -> None:
+    store, cache = LocalStore(tmp_path / "store"), tmp_path / "cache"
+    drops = two_drops(store, tmp_path)
+    held_out = sum(drop.samples(split) for drop in drops for split in ("val", "test")) * 3 * SIZE**2
+    shards = sum(shard.size for drop in drops for shard in drop.shards)
+
+    def with_cache(size: int) -> Task:
+        stream = SETTING.model_copy(update={"cache": str(size)})
+        return TASK.model_copy(update={"data": TASK.data.model_copy(update={"stream": stream})})
+
+    assert disk_bytes_needed(with_cache(2 * shards), drops, True, store, cache) == held_out + shards
+    assert disk_bytes_needed(with_cache(shards // 2), drops, True, store, cache) == held_out + shards // 2
+    streaming(store, cache, SETTING.model_copy(update={"cache": str(2 * shards)}))
+    assert disk_bytes_needed(with_cache(2 * shards), drops, True, store, cache) == 0
+    assert disk_bytes_needed(with_cache(shards // 2), drops, True, store, cache) == 0
+
+
+def test_a_damaged_manifest_keeps_no_run_from_its_turn(doctor: Doctor, tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    pack(two_classes(tmp_path / "pets"), TASK, store)
+    store.write(LAYOUT.manifest("d-torn"), b"{")
+    code, found = doctor(str(tmp_path / "store"))
+    assert code == 0
+    assert "1 drop of task pets" in found["store"]["found"]
+    assert {states(found)[check] for check in [*STORE_CHECKS, "disk"]} == {"ok"}
+    assert states(found)["plan"] == "warning"
+
+
+def champion(folder: Path) -> tuple[Life, str]:
+    """A life whose first run was promoted."""
+    life = Life(LocalStore(folder / "store"), folder)
+    life.land(0, 1)
+    stages.run_task(life.context, make_task(), Asked())
+    run_id = champions.read(life.store, life.layout).run_id
+    assert run_id
+    return life, run_id
+
+
+def test_a_champion_that_is_damaged_or_its_model_fails_and_nothing_is_said_of_a_plan(
+    doctor: Doctor, tmp_path: Path
+) -> None:
+    life, run_id = champion(tmp_path)
+    small = ("--set", "model.name=logistic")
+    code, found = doctor(life.store.url, *small)
+    assert (code, found["plan"]["found"]) == (0, f"nothing to do: no drop has landed since champion {run_id}")
+    assert found["champion"]["found"].startswith(run_id)
+    model = life.layout.run(run_id, "model.safetensors")
+    life.store.write(model, life.store.read(model)[0][:-1])
+    code, found = doctor(life.store.url, *small)
+    assert (code, found["champion"]["state"]) == (1, "failed")
+    assert f"{model} is not the model" in found["champion"]["found"]
+    assert "retrain rollback" in found["champion"]["mend"]
+    life.store.write(life.layout.champion, b"{")
+    code, found = doctor(life.store.url, *small)
+    assert (code, found["champion"]["state"]) == (1, "failed")
+    assert "champion.json was not written" in found["champion"]["found"]
+    assert "plan" not in found  # it would be the same failure again
+
+
+def test_a_ledger_that_cannot_be_read_allows_no_plan(doctor: Doctor, tmp_path: Path) -> None:
+    life, run_id = champion(tmp_path)
+    life.store.write(life.layout.record(run_id), b"{")
+    code, found = doctor(life.store.url, "--set", "model.name=logistic")
+    assert (code, states(found)["champion"], states(found)["plan"]) == (1, "ok", "failed")
+    assert life.layout.record(run_id) in found["plan"]["found"]
+
+
+@pytest.mark.parametrize("name", ["resnet99", "nomod:fn"])
+def test_a_network_that_cannot_be_built_fails_before_any_drop_has_landed(
+    doctor: Doctor, tmp_path: Path, name: str
+) -> None:
+    code, found = doctor(str(tmp_path / "store"), "--set", f"model.name={name}")
+    assert (code, found["model"]["state"]) == (1, "failed")
+    assert name in found["model"]["found"]
+    assert "model.name" in found["model"]["mend"]
+
+
+def test_a_factory_that_only_kubeflows_image_may_have_is_a_warning(doctor: Doctor, tmp_path: Path) -> None:
+    with serving() as kfp:
+        code, found = doctor(str(tmp_path / "store"), "--host", kfp.url, "--set", "model.name=nomod:fn")
+    assert (code, found["model"]["state"]) == (0, "warning")
+
+
+def test_kubeflow_is_asked_and_what_it_refuses_is_told(doctor: Doctor, tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    with serving() as kfp:
+        code, found = doctor(store, "--host", kfp.url)
+        assert (code, found["kubeflow"]["state"]) == (0, "ok")
+        kfp.down = True
+        code, found = doctor(store, "--host", kfp.url)
+    assert (code, found["kubeflow"]["state"]) == (1, "failed")
+    assert kfp.url in found["kubeflow"]["found"]
+    assert "kubeflow.host" in found["kubeflow"]["mend"]
+
+
+def test_people_get_a_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "pets.yaml").write_text(json.dumps({"name": "pets", "store": str(tmp_path / "store")}))
+    ran = retrain(["doctor", "-t", str(tmp_path / "pets.yaml")], capfd)
+    assert [line.split()[0] for line in ran.out.splitlines() if not line.startswith(" ")] == [
+        "credentials", "store", "conditional", "clock", "disk", "device", "model", "champion", "plan", "kubeflow",
+    ]  # fmt: skip

@@ -1,0 +1,160 @@
+"""The papers' data sets, small but in the very files that are published: read, exported and landed."""
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+from support.pictures import picture
+from support.studying import small_study, workplace
+from torchvision.datasets import CIFAR10, CIFAR100, SVHN
+
+from retrain.errors import StudyError
+from retrain.experiments.datasets import PUBLISHED, at_hand, export, find, load
+from retrain.experiments.drops import DataRoot, commit_drops
+from retrain.experiments.grid import cells
+from retrain.experiments.runs import Runs
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def rows(numbers: range) -> np.ndarray:
+    """Images as CIFAR's files have them: uint8 [n, 3072], all reds of an image first."""
+    return np.stack([picture(number, 32).transpose(2, 0, 1).reshape(-1) for number in numbers])
+
+
+def keep(folder: Path, batches: Mapping[str, object]) -> list[list[str]]:
+    """Write pickles as the data set's authors did; return their names and digests as torchvision lists them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in batches.items():
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+    return [[name, md5(folder / name)] for name in batches]
+
+
+def small_cifar(root: Path, kind: Any, labels: str, names: str, train: list[str], classes: int) -> Any:
+    """CIFAR's own files with four images each, and torchvision's class that knows their digests."""
+    folder = root / kind.base_folder
+    batches = {
+        name: {"data": rows(range(4 * at, 4 * at + 4)), labels: [(4 * at + n) % classes for n in range(4)]}
+        for at, name in enumerate([*train, kind.test_list[0][0]])
+    }
+    *trained, test = keep(folder, batches)
+    ((meta, digest),) = keep(folder, {kind.meta["filename"]: {names: [f"name {n}" for n in range(classes)]}})
+    known = {"train_list": trained, "test_list": [test], "meta": {"filename": meta, "key": names, "md5": digest}}
+    return type("Small", (kind,), known)
+
+
+def small_svhn(root: Path) -> Any:
+    """SVHN's own files with four and three images; the digit 0 is labelled 10."""
+    known = {}
+    for split, numbers in {"train": range(4), "test": range(4, 7)}.items():
+        file = SVHN.split_list[split][1]
+        images = np.stack([picture(number, 32) for number in numbers], axis=3)
+        savemat(root / file, {"X": images, "y": np.array([[number or 10] for number in numbers], np.uint8)})
+        known[split] = [SVHN.split_list[split][0], file, md5(root / file)]
+    return type("Small", (SVHN,), {"split_list": known})
+
+
+def exported(kind: Any, root: Path, folder: Path) -> dict[str, np.ndarray]:
+    """The pixels of both splits by `split/class/number`."""
+    for split in ("train", "test"):
+        export(load(kind, root, split, False), folder / split)
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): np.asarray(Image.open(path))
+        for path in sorted(folder.rglob("*.png"))
+    }
+
+
+def test_cifar_10_is_read_from_its_five_batches(tmp_path: Path) -> None:
+    train = [f"data_batch_{number}" for number in range(1, 6)]
+    kind = small_cifar(tmp_path, CIFAR10, "labels", "label_names", train, 10)
+    found = exported(kind, tmp_path, tmp_path / "out")
+    assert len(found) == 24
+    assert all((found[f"train/name {n % 10}/{n:06d}"] == picture(n, 32)).all() for n in range(20))
+    assert all((found[f"test/name {(20 + n) % 10}/{n:06d}"] == picture(20 + n, 32)).all() for n in range(4))
+
+
+def test_cifar_100_is_read_with_its_fine_labels(tmp_path: Path) -> None:
+    found = exported(
+        small_cifar(tmp_path, CIFAR100, "fine_labels", "fine_label_names", ["train"], 100), tmp_path, tmp_path / "out"
+    )
+    assert sorted(found) == [
+        *(f"test/name {4 + n}/{n:06d}" for n in range(4)),
+        *(f"train/name {n}/{n:06d}" for n in range(4)),
+    ]
+    assert (found["train/name 3/000003"] == picture(3, 32)).all()
+
+
+def test_svhn_is_read_from_its_matlab_files_with_ten_meaning_zero(tmp_path: Path) -> None:
+    found = exported(small_svhn(tmp_path), tmp_path, tmp_path / "out")
+    assert sorted(found) == [*(f"test/{n + 4}/{n:06d}" for n in range(3)), *(f"train/{n}/{n:06d}" for n in range(4))]
+    assert all((found[f"train/{n}/{n:06d}"] == picture(n, 32)).all() for n in range(4))
+
+
+def test_files_that_are_not_the_published_ones_are_refused(tmp_path: Path) -> None:
+    small_cifar(tmp_path, CIFAR10, "labels", "label_names", [f"data_batch_{n}" for n in range(1, 6)], 10)
+    small_cifar(tmp_path, CIFAR100, "fine_labels", "fine_label_names", ["train"], 100)
+    small_svhn(tmp_path)
+    for name, published in PUBLISHED.items():
+        assert at_hand(name, tmp_path)
+        with pytest.raises(
+            StudyError, match=rf"{name} is not in .*corrupted.* say --download, or put .*{published.where}"
+        ):
+            find(name, tmp_path, False, tmp_path / "scratch")
+
+
+def photo(path: Path, number: int, size: tuple[int, int]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture(number, 32)).resize(size).save(path, "JPEG")
+
+
+def imagenet(root: Path) -> None:
+    """As ILSVRC-2012 names classes and files; photographs of several shapes, one of them grey."""
+    for label, synset in enumerate(("n01440764", "n02102040", "n03888257", "n03000684", "n02979186")):
+        for number in range(20):
+            split = "test" if number < 5 else "train"
+            photo(root / split / synset / f"{synset}_{number}.JPEG", 20 * label + number, (50, 37 + number))
+    Image.open(root / "train" / synset / f"{synset}_9.JPEG").convert("L").save(root / "train" / synset / "grey.JPEG")
+
+
+def adaptiope(root: Path) -> None:
+    """As Adaptiope has it: a folder for each class, the same ones in each domain, square photographs."""
+    for label, name in enumerate(("acoustic guitar", "backpack", "bookcase", "fighter jet")):
+        for number in range(30):
+            photo(root / name / f"{number}.jpg", 30 * label + number, (67, 67))
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    with workplace(tmp_path / "place"):
+        yield tmp_path
+
+
+def landed(place: Path, names: list[str], split: dict[str, str]) -> list[tuple[int, int]]:
+    """Land a study's data; return each drop's number of classes and of images."""
+    study = small_study(data=[{"name": name} for name in names], splits={"split": split})
+    runs = Runs(study, str(place / "store"))
+    drops = commit_drops(study, "split", runs.task(next(cells(study, 1))), runs.store, DataRoot(place))
+    return [(len(drop.classes), sum(map(drop.samples, ("train", "val", "test")))) for drop in drops]
+
+
+def test_imagenet_lands_by_classes_with_its_own_test_images(place: Path) -> None:
+    imagenet(place / "imagenet-100")
+    drops = landed(place, ["imagenet-100"], {"by": "classes", "sizes": "4+1"})
+    assert [classes for classes, _ in drops] == [4, 1]
+    assert sum(images for _, images in drops) == 101
+
+
+def test_adaptiope_lands_domain_after_domain_with_the_same_classes(place: Path) -> None:
+    names = ["adaptiope-product-images", "adaptiope-real-life"]
+    for name in names:
+        adaptiope(place / name)
+    assert landed(place, names, {"by": "source"}) == [(4, 120), (4, 120)]
+    assert landed(place, names[:1], {"by": "classes", "sizes": "3+1"}) == [(3, 90), (1, 30)]

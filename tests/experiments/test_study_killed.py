@@ -1,0 +1,56 @@
+"""Studies that are killed: what had ended stays, what was under way goes on, and nobody is left behind."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.studying import CPU, small_study, workplace
+
+from retrain.experiments.drops import DataRoot
+from retrain.experiments.grid import Cell, cells
+from retrain.experiments.runner import run
+from retrain.experiments.runs import Runs
+from retrain.store import ledger
+from retrain.store.layout import Layout
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def digests(runs: Runs) -> dict[Cell, str | None]:
+    return {one.cell: one.record.result.model_digest for one in runs.ran() if one.record.result}
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_killed_study_goes_on_to_the_same_models_and_its_processes_go_with_it(tmp_path: Path, jobs: int) -> None:
+    with workplace(tmp_path / "place") as place:
+        study = small_study(seeds=[0, 1], set={"training.epochs": 20})
+        (place / "studies").mkdir()
+        (place / "studies" / "small.yaml").write_text(study.model_dump_json())
+        alone, killed = (Runs(study, str(tmp_path / name)) for name in ("alone", "killed"))
+        layout = Layout(killed.task(next(cells(study, 1))).name)
+        settings = ["--root", str(place), "--store", str(tmp_path / "killed"), "--jobs", str(jobs), "--device", "cpu"]
+        with subprocess.Popen([sys.executable, "-m", "retrain", "study", "run", "small", *settings]) as process:
+            wait_for(lambda: bool(ledger.read(killed.store, layout)))
+            started = children(process.pid)
+            process.send_signal(signal.SIGKILL)
+        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
+        ended = len(ledger.read(killed.store, layout))
+        assert 0 < ended < 8
+        assert run(killed, DataRoot(place), CPU) == 8 - ended
+        run(alone, DataRoot(place), CPU)
+        assert digests(killed) == digests(alone)
+        assert len(digests(killed)) == 6

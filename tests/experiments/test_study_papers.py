@@ -1,0 +1,87 @@
+"""The studies in the papers' own size, on images that are tiny but lie, and are as many classes, as the real ones."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.pictures import folder
+from support.studying import CPU, workplace
+
+from retrain.experiments.drops import DataRoot, commit_drops
+from retrain.experiments.files import load_study
+from retrain.experiments.grid import cells, parts_of
+from retrain.experiments.runner import plan_ahead, run
+from retrain.experiments.runs import Runs
+from retrain.experiments.settings import Study
+
+ROOT = Path(__file__).parents[2]
+PAPER = sorted(path.stem for path in (ROOT / "studies").glob("*-paper.yaml"))
+CLASSES = {
+    "cifar10": 10,
+    "svhn": 10,
+    "cifar100": 100,
+    "imagenet-100": 100,
+    "imagenet-200": 200,
+    "adaptiope-product-images": 123,
+    "adaptiope-real-life": 123,
+}
+TINY = {"data.image_size": 8, "training.epochs": 0.1, "training.batch_size": 32, "training.evaluate_every": 1}
+TRAINED = [  # every data set, and every way in which data lands
+    *(name for name in PAPER if "table2a" in name),
+    *(
+        "verwimp-domains-paper",
+        "verwimp-table1-paper",
+        "ash-figure3-paper",
+        "ash-figure8-paper",
+        "ash-table1-svhn-paper",
+    ),
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Every data set, with and without a test split as the real ones are."""
+    with workplace(tmp_path_factory.mktemp("papers")) as root, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RETRAIN_TASKS", str(ROOT / "tasks"))
+        environment.setenv("RETRAIN_STUDIES", str(ROOT / "studies"))
+        for name, classes in CLASSES.items():
+            each = 60 if classes == 10 else 10
+            kinds = {"train": each * 4 // 5, "test": each // 5} if "adaptiope" not in name else {"": each}
+            for split, count in kinds.items():
+                names = (f"{label:03d}/{number}.png" for label in range(classes) for number in range(count))
+                folder(root / name / split, *names)
+        yield root
+
+
+def smallest(study: Study) -> Study:
+    """The study with one seed, tiny networks and a training of a few iterations."""
+    settings = study.set | TINY
+    return study.model_copy(update={"set": settings, "seeds": study.seeds[:1]})
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_every_cell_of_a_study_in_the_papers_size_is_planned(name: str, place: Path) -> None:
+    study = smallest(load_study(name))
+    runs = Runs(study, str(place / "store"))
+    if any(split.by == "margin" for split in study.splits.values()):
+        for cell in cells(study, 1):
+            assert commit_drops(study, cell.split, runs.task(cell), runs.store, DataRoot(place))
+        return
+    levels = plan_ahead(runs, DataRoot(place))
+    longest = max(parts_of(study, split) for split in study.splits)
+    asked = [cell for drops in range(1, longest + 1) for cell in cells(study, drops)]
+    assert {plan.run_id for level in levels for plan in level} == {runs.plan(cell).run_id for cell in asked}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_study_in_the_papers_size_is_run(name: str, place: Path) -> None:
+    whole = smallest(load_study(name))
+    methods = {method: whole.methods[method] for method in (whole.against[0], list(whole.methods)[-1])}
+    varied = {variant: whole.variants[variant] for variant in list(whole.variants)[:1]}
+    tiny = whole.set | {"model.options": {"width": 4}}
+    reduced = {"methods": methods, "variants": varied, "against": whole.against[:1], "draw": (), "set": tiny}
+    study = Study.model_validate(whole.model_dump() | reduced)
+    runs = Runs(study, str(place / "store"))
+    assert run(runs, DataRoot(place), CPU) > 0
+    assert {one.cell.method for one in runs.ran()} == set(methods)
+    assert {one.record.outcome for one in runs.ran()} == {"completed"}

@@ -1,0 +1,126 @@
+"""Submission to Kubeflow Pipelines: over real HTTP, with the client that users have."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.kfp_server import KfpServer, serving
+
+from retrain.cli.pipeline import build_pipeline
+from retrain.config.resources import Kubeflow, Resources
+from retrain.config.task import Task
+from retrain.errors import SubmitError
+from retrain.kubeflow.client import Submitted, schedule, submit_by_name
+
+
+@pytest.fixture
+def kfp(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpServer]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving() as server:
+        yield server
+
+
+def task(kfp: KfpServer, **fields: object) -> Task:
+    return Task(name="pets", store="s3://bucket/prefix", kubeflow=Kubeflow(host=kfp.url), **fields)
+
+
+def parameters(item: dict) -> dict[str, str]:
+    return item["runtime_config"]["parameters"]
+
+
+def test_a_run_is_called_after_its_plan_in_an_experiment_of_its_task(kfp: KfpServer) -> None:
+    submitted = submit_by_name(
+        task(kfp, resources=Resources(service_account="trainer")), "continuous-1", build_pipeline
+    )
+    [experiment], [run] = kfp.experiments, kfp.runs
+    assert submitted == Submitted(run["run_id"], "PENDING", new=True)
+    assert experiment["display_name"] == "pets"
+    assert run["experiment_id"] == experiment["experiment_id"]
+    assert run["display_name"] == "continuous-1"
+    assert run["service_account"] == "trainer"
+    assert parameters(run)["submission"] == "continuous-1"
+    assert json.loads(parameters(run)["task"])["store"] == "s3://bucket/prefix"
+    assert run["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "retrain-pets"
+
+
+def test_a_run_that_was_submitted_is_found_again_by_its_name(kfp: KfpServer) -> None:
+    first = submit_by_name(task(kfp), "continuous-1", build_pipeline)
+    assert submit_by_name(task(kfp), "continuous-1", build_pipeline) == first._replace(new=False)
+    assert submit_by_name(task(kfp), "continuous-2", build_pipeline).new
+    assert kfp.names == ["continuous-1", "continuous-2"]
+
+
+def test_a_run_whose_reply_was_lost_is_not_submitted_again(kfp: KfpServer) -> None:
+    submit_by_name(task(kfp), "continuous-1", build_pipeline)
+    kfp.lose_reply = True
+    with pytest.raises(SubmitError, match=f"{kfp.url}: cannot be reached"):
+        submit_by_name(task(kfp), "continuous-2", build_pipeline)
+    assert not submit_by_name(task(kfp), "continuous-2", build_pipeline).new
+    assert kfp.names == ["continuous-1", "continuous-2"]
+
+
+def test_of_submitters_that_looked_before_any_had_submitted_all_find_the_first_run_that_is_not_over(
+    kfp: KfpServer,
+) -> None:
+    others: list[Submitted] = []
+    kfp.meanwhile = lambda: others.append(submit_by_name(task(kfp), "continuous-1", build_pipeline))
+    late = submit_by_name(task(kfp), "continuous-1", build_pipeline)
+    [first] = others
+    assert first.new
+    assert late == first._replace(new=False)
+    assert kfp.names == ["continuous-1"] * 2
+    kfp.runs[0]["state"] = "FAILED"
+    assert submit_by_name(task(kfp), "continuous-1", build_pipeline).id == kfp.runs[1]["run_id"]
+    kfp.runs[1]["state"] = "SUCCEEDED"
+    assert submit_by_name(task(kfp), "continuous-1", build_pipeline).id == first.id
+
+
+def test_an_experiment_can_have_a_name_of_its_own(kfp: KfpServer) -> None:
+    named = Kubeflow(host=kfp.url, experiment="vision", namespace="team")
+    submit_by_name(Task(name="pets", kubeflow=named), "continuous-1", build_pipeline)
+    [experiment] = kfp.experiments
+    assert (experiment["display_name"], experiment["namespace"]) == ("vision", "team")
+
+
+def test_a_schedule_takes_the_place_of_the_one_before(kfp: KfpServer) -> None:
+    schedule(task(kfp, schedule="0 2 * * *"), build_pipeline)
+    identity = schedule(task(kfp, schedule="30 4 * * 1"), build_pipeline)
+    [recurring] = kfp.recurringruns
+    assert recurring["recurring_run_id"] == identity
+    assert recurring["trigger"] == {"cron_schedule": {"cron": "0 30 4 * * 1"}}
+    assert (recurring["max_concurrency"], recurring["no_catchup"], recurring["mode"]) == (1, True, "ENABLE")
+    assert parameters(recurring)["submission"] == ""
+
+
+def test_outside_a_cluster_there_is_a_token_if_one_is_given(kfp: KfpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    submit_by_name(task(kfp), "continuous-1", build_pipeline)
+    assert set(kfp.tokens) == {None}
+    kfp.tokens.clear()
+    monkeypatch.setenv("RETRAIN_KUBEFLOW_TOKEN", "secret")
+    submit_by_name(task(kfp), "continuous-1", build_pipeline)
+    assert set(kfp.tokens) == {"Bearer secret"}
+
+
+def test_in_a_cluster_the_service_accounts_token_is_used_and_read_anew(
+    kfp: KfpServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(token))
+    for text in ("old", "rotated"):
+        token.write_text(text)
+        kfp.tokens.clear()
+        submit_by_name(task(kfp), "continuous-1", build_pipeline)
+        assert set(kfp.tokens) == {f"Bearer {text}"}
+
+
+def test_where_kubeflow_is_must_be_said() -> None:
+    with pytest.raises(SubmitError, match=r"Say it with --host, or as kubeflow\.host in the task"):
+        submit_by_name(Task(name="pets"), "continuous-1", build_pipeline)
+
+
+def test_what_the_server_refuses_is_told(kfp: KfpServer) -> None:
+    with pytest.raises(SubmitError, match="refused with 404 Not Found"):
+        submit_by_name(
+            Task(name="pets", kubeflow=Kubeflow(host=f"{kfp.url}/elsewhere", namespace="team")), "x", build_pipeline
+        )

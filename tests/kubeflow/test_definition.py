@@ -1,0 +1,201 @@
+"""The compiled pipeline, field by field."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+from kfp.compiler import Compiler
+from retrain.pipelines.definition import build
+
+from retrain.config.loading import parse_task
+from retrain.config.resources import Cache, Gpus, Queue, Resources, Toleration
+from retrain.config.task import Task
+from retrain.kubeflow.client import pipeline_arguments
+from retrain.pipeline.planning import Request
+
+STEPS = ("plan", "train", "evaluate", "promote", "record", "finish")
+POOL = Resources(
+    image="registry.example/ml/retrain:7",
+    pull_secret="registry",
+    credentials="bucket",
+    service_account="trainer",
+    gpus=Gpus(count=2, type="nvidia.com/gpu"),
+    cpu="8",
+    memory="64Gi",
+    shared_memory="4Gi",
+    cache=Cache(size="200Gi", storage_class="fast"),
+    node_selector={"cloud.example/gpu": "h100", "pool": "spot"},
+    tolerations=(
+        Toleration(key="nvidia.com/gpu"),
+        Toleration(key="spot", operator="Equal", value="true", effect="NoSchedule"),
+    ),
+    queue=Queue(name="training", priority_class="nightly"),
+    timeout_seconds=7200,
+    retries=7,
+)
+TASK = Task(name="flowers", store="s3://bucket/flowers", resources=POOL)
+
+
+class Compiled(NamedTuple):
+    """The two documents of a compiled pipeline."""
+
+    spec: dict[str, Any]
+    pods: dict[str, Any]
+
+    def task(self, name: str) -> dict[str, Any]:
+        """A step, wherever it is nested."""
+        dags = [self.spec["root"], *self.spec["components"].values()]
+        return next(dag["dag"]["tasks"][name] for dag in dags if name in dag.get("dag", {}).get("tasks", {}))
+
+    def container(self, name: str) -> dict[str, Any]:
+        """A step's container."""
+        return self.spec["deploymentSpec"]["executors"][f"exec-{name}"]["container"]
+
+    def pod(self, name: str) -> dict[str, Any]:
+        """What Kubernetes is told of a step's pod."""
+        return self.pods["platforms"]["kubernetes"]["deploymentSpec"]["executors"].get(f"exec-{name}", {})
+
+
+def compiled(task: Task, folder: Path) -> Compiled:
+    Compiler().compile(build(task), str(folder / "pipeline.yaml"))
+    documents = list(yaml.safe_load_all((folder / "pipeline.yaml").read_text()))
+    return Compiled(documents[0], documents[1])
+
+
+@pytest.fixture(scope="module")
+def on_pool(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    return compiled(TASK, tmp_path_factory.mktemp("pool"))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    return compiled(Task(name="flowers", store="s3://bucket/flowers"), tmp_path_factory.mktemp("plain"))
+
+
+def test_steps_run_one_after_another_each_on_the_run_of_the_one_before(on_pool: Compiled) -> None:
+    before = {"evaluate": "train", "promote": "evaluate", "record": "promote"}
+    for name, producer in before.items():
+        run_id = on_pool.task(name)["inputs"]["parameters"]["run_id"]["taskOutputParameter"]
+        assert run_id == {"producerTask": producer, "outputParameterKey": "Output"}
+        assert on_pool.task(name)["dependentTasks"] == [producer]
+    condition = on_pool.spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]["condition-2"]
+    assert condition["triggerPolicy"]["condition"] == "inputs.parameter_values['pipelinechannel--plan-Output'] != ''"
+    inner = on_pool.spec["components"]["comp-condition-2"]["dag"]["tasks"]
+    assert set(inner) == {"train", "evaluate", "promote", "record"}
+
+
+def test_the_last_step_runs_however_the_others_end_and_knows_how(on_pool: Compiled) -> None:
+    finish = on_pool.spec["root"]["dag"]["tasks"]["finish"]
+    assert finish["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
+    assert finish["dependentTasks"] == ["exit-handler-1"]
+    assert finish["inputs"]["parameters"]["status"] == {"taskFinalStatus": {"producerTask": "exit-handler-1"}}
+
+
+def test_nothing_is_reused(on_pool: Compiled) -> None:
+    for name in STEPS:
+        assert on_pool.task(name)["cachingOptions"] == {}  # enableCache: true where it is on
+    for name in ("plan", "finish"):
+        job = on_pool.task(name)["inputs"]["parameters"]["job"]
+        assert job == {"runtimeValue": {"constant": "{{$.pipeline_job_uuid}}"}}
+
+
+def test_only_the_last_step_is_not_retried_and_no_retry_is_cut_off_by_the_clock(on_pool: Compiled) -> None:
+    for name in STEPS[:-1]:
+        assert on_pool.task(name)["retryPolicy"] == {
+            "maxRetryCount": 7,
+            "backoffDuration": "30s",
+            "backoffFactor": 2.0,
+            "backoffMaxDuration": f"{90 * 24 * 3600}s",
+        }
+    assert "retryPolicy" not in on_pool.task("finish")
+
+
+def test_every_pod_has_the_image_its_secrets_and_nothing_to_install(on_pool: Compiled) -> None:
+    for name in STEPS:
+        assert on_pool.container(name)["image"] == "registry.example/ml/retrain:7"
+        assert "pip install" not in " ".join(on_pool.container(name)["command"])
+        (pull,) = on_pool.pod(name)["imagePullSecret"]
+        assert pull["secretName"] == "registry"
+        (secret,) = on_pool.pod(name)["secretAsEnv"]
+        assert secret["secretName"] == "bucket"
+        assert secret["keyToEnv"] == [
+            {"secretKey": key, "envVar": key} for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+        ]
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+def test_training_and_evaluation_run_on_the_gpu_pool(on_pool: Compiled, name: str) -> None:
+    limits = on_pool.container(name)["resources"]
+    assert limits["accelerator"]["resourceType"] == "nvidia.com/gpu"
+    assert limits["accelerator"]["resourceCount"] == "2"
+    assert limits["resourceCpuRequest"] == limits["resourceCpuLimit"] == "8"
+    assert limits["resourceMemoryRequest"] == limits["resourceMemoryLimit"] == "64Gi"
+    pod = on_pool.pod(name)
+    assert pod["nodeSelector"] == {"labels": {"cloud.example/gpu": "h100", "pool": "spot"}}
+    assert pod["tolerations"] == [
+        {"key": "nvidia.com/gpu", "operator": "Exists"},
+        {"key": "spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"},
+    ]
+    assert pod["emptyDirMounts"] == [
+        {"volumeName": "shared-memory", "mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "4Gi"}
+    ]
+    (cache,) = pod["genericEphemeralVolume"]
+    assert cache["mountPath"] == "/cache"
+    assert (cache["size"], cache["storageClassName"]) == ("200Gi", "fast")
+    assert {"name": "RETRAIN_CACHE", "value": "/cache"} in on_pool.container(name)["env"]
+    assert pod["podMetadata"]["labels"] == {
+        "app.kubernetes.io/name": "retrain",
+        "app.kubernetes.io/component": "training",
+        "kueue.x-k8s.io/queue-name": "training",
+        "kueue.x-k8s.io/priority-class": "nightly",
+    }
+    assert pod["activeDeadlineSeconds"] == "7200"
+
+
+def test_promotion_has_room_for_a_second_judgement_but_no_gpu(on_pool: Compiled) -> None:
+    limits = on_pool.container("promote")["resources"]
+    assert limits["resourceMemoryLimit"] == "64Gi"
+    assert "accelerator" not in limits
+    assert on_pool.pod("promote").keys() == {"imagePullSecret", "secretAsEnv", "genericEphemeralVolume"}
+
+
+@pytest.mark.parametrize("name", ["plan", "record", "finish"])
+def test_steps_that_only_read_and_write_records_ask_for_nothing(on_pool: Compiled, name: str) -> None:
+    assert on_pool.container(name).keys() == {"image", "command", "args"}
+    assert on_pool.pod(name).keys() == {"imagePullSecret", "secretAsEnv"}
+
+
+def test_a_task_that_asks_for_no_gpu_gets_none_and_caches_on_the_nodes_own_disk(plain: Compiled) -> None:
+    assert "accelerator" not in plain.container("train")["resources"]
+    pod = plain.pod("train")
+    assert pod.keys() == {"emptyDirMounts", "podMetadata"}
+    assert {"volumeName": "cache", "mountPath": "/cache", "sizeLimit": "50Gi"} in pod["emptyDirMounts"]
+
+
+def test_the_task_travels_as_a_parameter_and_comes_out_the_same(on_pool: Compiled) -> None:
+    defaults = on_pool.spec["root"]["inputDefinitions"]["parameters"]
+    assert parse_task(defaults["task"]["defaultValue"], "parameter") == TASK
+    given = pipeline_arguments(TASK, Request("naive", "trial"), "cuda:1", "abc")
+    assert given.keys() == defaults.keys() == set(build(TASK).pipeline_spec.root.input_definitions.parameters)
+    assert parse_task(given.pop("task"), "parameter") == TASK
+    assert given == {"method": "naive", "purpose": "trial", "device": "cuda:1", "submission": "abc"}
+
+
+def test_compiling_tells_no_secret_and_no_path_of_this_machine(tmp_path: Path) -> None:
+    environment = {"AWS_SECRET_ACCESS_KEY": "hush", "HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    (tmp_path / "flowers.yaml").write_text("name: flowers\nstore: s3://bucket\nresources: {credentials: bucket}\n")
+    command = [sys.executable, "-m", "retrain", "pipeline", "compile", "-t", "./flowers.yaml", "-o", "flowers-kfp.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "wrote flowers-kfp.yaml\n", "")
+    text = (tmp_path / "flowers-kfp.yaml").read_text()
+    assert "hush" not in text
+    assert all(place not in text for place in (str(tmp_path), str(Path(__file__).parents[2]), sys.prefix))
+
+
+def test_without_kfp_a_sentence_says_what_to_install() -> None:
+    code = "import sys; sys.modules['kfp'] = None; import pipelines"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "retrain.errors.UserError: pipelines need kfp, which is not installed: pip install" in done.stderr

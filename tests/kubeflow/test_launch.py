@@ -1,0 +1,93 @@
+"""A task on several GPUs: torchrun starts a process for each, and they end as one would."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support.lives import Life, make_task
+
+from retrain.config.task import Task
+from retrain.pipeline import stages
+from retrain.pipeline.planning import Request
+from retrain.records import Plan, RunRecord
+from retrain.store import LocalStore
+
+
+@pytest.fixture
+def life(tmp_path: Path) -> Life:
+    """A drop has landed."""
+    life = Life(LocalStore(tmp_path / "store"), tmp_path)
+    life.land(0, 1, 2)
+    return life
+
+
+def task_in(folder: Path, gpus: int) -> Task:
+    """A task for so many GPUs, which are none; its schedule is too short for any target."""
+    return make_task(
+        store=str(folder / "store"),
+        recipe={"schedule": {"name": "cosine", "scale": 0.02}},
+        training={"epochs": 20, "batch_size": 16, "evaluate_every": 1, "save_seconds": 0},
+        resources={"gpus": {"count": gpus}},
+    )
+
+
+def started(folder: Path, *command: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "RETRAIN_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, *command], env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def step(folder: Path, plan: Plan) -> subprocess.Popen[str]:
+    """The training step of a pipeline."""
+    code = "import sys; from pipelines import steps; print(steps.train(*sys.argv[1:]))"
+    return started(folder, "-c", code, task_in(folder, gpus=2).model_dump_json(), plan.run_id, "cpu")
+
+
+def test_a_step_trains_and_escalates_in_two_processes_and_exits_with_75_when_asked_to_leave(life: Life) -> None:
+    task = task_in(life.folder, gpus=1)
+    assert isinstance(stages.run_task(life.context, task, Request()), RunRecord)
+    life.land(3, seed=1)
+    plan = stages.plan(life.context, task, Request())
+    assert isinstance(plan, Plan)
+    process = step(life.folder, plan)
+    while not any("/state/" in entry.key for entry in life.store.list("pets/runs/")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    process.communicate()
+    assert process.returncode == os.EX_TEMPFAIL
+    process = step(life.folder, plan)
+    last = process.communicate()[0].strip()
+    assert process.returncode == 0
+    assert last == stages.latest_attempt(life.context, plan).run_id != plan.run_id
+    for run_id, outcome in ((plan.run_id, "missed"), (last, "completed")):
+        result = life.context.files(run_id).result()
+        assert result
+        assert (result.outcome, result.machine.processes) == (outcome, 2)
+
+
+def test_the_command_under_torchrun_retrains_once_and_speaks_with_one_voice(life: Life) -> None:
+    (life.folder / "pets.json").write_text(task_in(life.folder, gpus=2).model_dump_json())
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    process = started(
+        life.folder,
+        *torchrun,
+        "-m",
+        "retrain",
+        "run",
+        "--json",
+        "--device",
+        "cpu",
+        "-t",
+        str(life.folder / "pets.json"),
+    )
+    said = json.loads(process.communicate()[0])
+    assert process.returncode == 0
+    assert (said["outcome"], said["result"]["machine"]["processes"]) == ("completed", 2)
+    assert [entry.key for entry in life.store.list("pets/ledger/")] == [
+        f"pets/ledger/{said['run_id']}.json",
+        f"pets/ledger/{said['run_id']}.prom",
+    ]

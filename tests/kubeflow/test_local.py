@@ -1,0 +1,141 @@
+"""The pipeline run by kfp in processes on this machine, on real images: scikit-learn's scanned digits."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+from retrain.pipelines.definition import define
+from sklearn.datasets import load_digits
+
+from retrain.config.task import Data, Gate, Model, Target, Task, Training
+from retrain.data.packing import pack
+from retrain.data.staging import Staging
+from retrain.kubeflow.local import run_locally
+from retrain.pipeline import stages
+from retrain.pipeline.context import make_context
+from retrain.pipeline.planning import NoRunNeeded, Request
+from retrain.records import RunRecord
+from retrain.store import LocalStore, ledger, open_store
+from retrain.store.layout import Layout
+
+LAYOUT = Layout("digits")
+TIMES = ("started_at", "ended_at", "device_seconds", "device_seconds_all_in")
+
+
+class Stores(NamedTuple):
+    """The same task over two stores that were equal before the second drop was trained on."""
+
+    here: Task
+    kfp: Task
+
+
+def write_digits(root: Path) -> Path:
+    digits = load_digits()
+    for number, (pixels, label) in enumerate(zip(digits.images[:600], digits.target[:600], strict=True)):
+        path = root / str(label) / f"{number:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((pixels * 255 / 16).astype(np.uint8)).save(path)
+    return root
+
+
+def run_here(task: Task) -> RunRecord:
+    context = make_context(open_store(task.store), task, "cpu")
+    ended = stages.run_task(context, task, Request())
+    assert isinstance(ended, RunRecord)
+    return ended
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _environment(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETRAIN_CACHE", str(cache))
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Stores:
+    """Three fifths of the images have landed and been trained on; the others have landed since."""
+    root = tmp_path_factory.mktemp("digits")
+    task = Task(
+        name="digits",
+        store=str(root / "here"),
+        data=Data(image_size=8, crop_padding=0, flip=False, val_share=0.2, test_share=0.2),
+        model=Model(name="mlp"),
+        training=Training(epochs=10, batch_size=32, evaluate_every=1),
+        target=Target(level=95),
+        gate=Gate(margin=0.1),
+    )
+    images, staging = write_digits(root / "images"), Staging.parse("share", "60+40", 0)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RETRAIN_CACHE", str(cache))
+        pack(images, task, LocalStore(root / "here"), staging=staging, part=1)
+        run_here(task)
+    pack(images, task, LocalStore(root / "here"), staging=staging, part=2)
+    shutil.copytree(root / "here", root / "kfp")
+    return Stores(task, task.model_copy(update={"store": str(root / "kfp")}))
+
+
+def without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_times(item) for key, item in value.items() if key not in TIMES}
+    return value
+
+
+def test_the_pipeline_leaves_the_same_record_as_the_run_in_this_process(
+    stores: Stores, capfd: pytest.CaptureFixture[str]
+) -> None:
+    here = run_here(stores.here)
+    capfd.readouterr()
+    kfp = run_locally(stores.kfp, Request(), "cpu", define)
+    printed = capfd.readouterr()
+    assert isinstance(kfp, RunRecord)
+    assert (kfp.method, kfp.outcome, kfp.attempt) == ("continuous", "reached", 1), "a short schedule missed before it"
+    assert without_times(kfp.model_dump()) == without_times(here.model_dump())
+    assert kfp.started_at > here.ended_at
+    assert ledger.find(LocalStore(Path(stores.kfp.store)), LAYOUT, kfp.run_id) == kfp
+    assert printed.out == "", "standard output is for the record alone"
+    assert f"{kfp.run_id}: " in printed.err
+    assert "KFP" not in printed.err
+
+    again = run_locally(stores.kfp, Request(), "cpu", define)
+    assert isinstance(again, NoRunNeeded)
+    assert again.reason == f"no drop has landed since champion {kfp.run_id}"
+
+
+DIES_IN_TRAINING = """
+import os
+from torch import nn
+
+class Dying(nn.Linear):
+    def forward(self, images):
+        return os._exit(3) if len(images) == 32 else super().forward(images.flatten(1))
+
+def broken(classes, image_size):
+    return Dying(3 * image_size**2, classes)
+"""
+
+
+def test_a_failing_step_leaves_a_failed_record_and_exit_code_1_without_a_traceback(
+    stores: Stores, tmp_path: Path
+) -> None:
+    task = stores.here.model_copy(update={"model": Model(name="nets:broken")})
+    (tmp_path / "digits.json").write_text(task.model_dump_json())
+    (tmp_path / "nets.py").write_text(DIES_IN_TRAINING)
+    command = [sys.executable, "-m", "retrain", "run", "-t", "./digits.json", "--on", "kfp-local", "--json"]
+    command += ["--method", "scratch"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    record = RunRecord.model_validate(json.loads(done.stdout))
+    assert (record.outcome, record.method, record.result) == ("failed", "scratch", None)
+    assert "failed" in str(record.error)
+    assert "Traceback" not in done.stderr
+    assert ledger.find(LocalStore(Path(stores.here.store)), LAYOUT, record.run_id) == record

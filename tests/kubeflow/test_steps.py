@@ -1,0 +1,253 @@
+"""The pipeline's steps, called as its pods call them: what they leave in the store, and what makes them fail."""
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support.pictures import folder, two_classes
+from torch import Tensor, nn
+
+from retrain.config.recipe import Cosine, Recipe
+from retrain.config.task import Data, Model, Task, Training
+from retrain.data.packing import pack
+from retrain.kubeflow import steps, submission
+from retrain.records import Drop, RunRecord
+from retrain.store import LocalStore, ledger
+from retrain.store.layout import Layout
+from retrain.store.lease import try_lease
+from retrain.store.runs import RunFiles
+from retrain.training.preemption import raise_preempted
+
+LAYOUT = Layout("pets")
+JOB = "the job"
+
+
+class Fragile(nn.Module):
+    """A linear network whose machine breaks, or is taken away, by SIGTERM, when it first comes to a tenth batch."""
+
+    batches = 0
+
+    def __init__(self, classes: int, image_size: int, broken: bool = False) -> None:
+        super().__init__()
+        self.broken = broken
+        self.linear = nn.Linear(3 * image_size**2, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training and torch.is_grad_enabled() and images.device.type != "meta":
+            if self.broken:
+                raise RuntimeError("an illegal memory access was encountered")
+            Fragile.batches += 1
+            if Fragile.batches == 10:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return self.linear(images.flatten(1))
+
+
+@pytest.fixture(autouse=True)
+def _environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("RETRAIN_CACHE", str(tmp_path / "cache"))
+    before = signal.signal(signal.SIGTERM, raise_preempted)
+    yield
+    signal.signal(signal.SIGTERM, before)
+    log = logging.getLogger("retrain")
+    log.handlers.clear()
+    log.propagate = True
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    return Task(
+        name="pets",
+        store=str(tmp_path / "store"),
+        data=Data(image_size=8, val_share=0.2, test_share=0.2),
+        model=Model(name="logistic"),
+        training=Training(epochs=8, batch_size=16, evaluate_every=1),
+    )
+
+
+def land(task: Task, root: Path) -> Drop:
+    """Commit two classes of pictures as a drop."""
+    (packed,) = pack(two_classes(root / "pictures"), task, LocalStore(Path(task.store)))
+    return packed.drop
+
+
+def coloured(root: Path, **channels: int) -> Path:
+    """Write an image folder of classes that a linear network tells apart by the brightest of their channels."""
+    for number, (name, channel) in enumerate(channels.items()):
+        folder(root, *(f"{name}/{index:02d}.png" for index in range(40)), first=1000 * number)
+        for path in (root / name).iterdir():
+            pixels = np.asarray(Image.open(path)).copy() // 4
+            pixels[..., channel] += 190
+            Image.fromarray(pixels).save(path)
+    return root
+
+
+def recorded(task: Task, run_id: str) -> RunRecord | None:
+    return ledger.find(LocalStore(Path(task.store)), LAYOUT, run_id)
+
+
+def planned(task: Task, submission: str = "s1") -> str:
+    return steps.plan(task.model_dump_json(), "", "retrain", submission, JOB)
+
+
+def after_training(task: Task, run_id: str) -> list[str]:
+    """Do what follows training, and return the run id that each step hands on."""
+    return [step(task.model_dump_json(), run_id, "cpu") for step in (steps.evaluate, steps.promote, steps.record)]
+
+
+def test_every_step_can_be_done_again_and_changes_nothing(task: Task, tmp_path: Path) -> None:
+    land(task, tmp_path)
+    run_id = planned(task)
+    assert planned(task) == run_id
+    for _ in range(2):
+        assert steps.train(task.model_dump_json(), run_id, "cpu") == run_id
+        assert after_training(task, run_id) == [run_id] * 3
+        steps.finish(task.model_dump_json(), "s1", JOB, "SUCCEEDED", "")
+        record = recorded(task, run_id)
+        assert record
+        assert (record.outcome, record.decision and record.decision.promoted) == ("completed", True)
+    assert len(ledger.read(LocalStore(Path(task.store)), LAYOUT)) == 1
+
+
+def test_with_nothing_to_do_the_reason_is_kept_and_the_pipeline_ends_well(task: Task) -> None:
+    assert planned(task) == ""
+    found = submission.read_submission(LocalStore(Path(task.store)), LAYOUT, "s1")
+    assert found
+    assert (found.run_id, found.error) == (None, None)
+    assert "no drop has landed yet" in str(found.nothing)
+    steps.finish(task.model_dump_json(), "s1", JOB, "SUCCEEDED", "")
+
+
+def test_a_submission_keeps_the_run_that_it_was_bound_to_whatever_lands_later(task: Task, tmp_path: Path) -> None:
+    land(task, tmp_path)
+    run_id = planned(task)
+    pack(coloured(tmp_path / "second", green=1), task, LocalStore(Path(task.store)))
+    assert planned(task) == run_id
+    assert planned(task, "s2") != run_id
+
+
+def test_a_pod_that_waited_while_another_planned_the_submission_keeps_to_that_run(
+    task: Task, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    land(task, tmp_path)
+    store, first = LocalStore(Path(task.store)), planned(task, "s0")
+    pack(coloured(tmp_path / "second", green=1), task, store)
+    logging.getLogger("retrain").addHandler(caplog.handler)
+    with ThreadPoolExecutor(1) as pool:
+        with try_lease(store, LAYOUT):
+            late = pool.submit(planned, task)
+            while "waits for" not in caplog.text and not late.done():
+                time.sleep(0.01)
+            bound = submission.Submission(run_id=first)
+            submission.write_submission(store, LAYOUT, "s1", bound)
+        assert late.result() == first
+    assert submission.read_submission(store, LAYOUT, "s1") == bound
+
+
+def test_of_two_jobs_of_one_submission_only_the_one_that_it_is_given_to_does_anything(
+    task: Task, tmp_path: Path
+) -> None:
+    land(task, tmp_path)
+    run_id = planned(task)
+    given = submission.Submission(run_id=run_id, job="the first")
+    submission.write_submission(LocalStore(Path(task.store)), LAYOUT, "s1", given)
+    text = task.model_dump_json()
+    assert steps.plan(text, "", "retrain", "s1", "the second") == ""
+    steps.finish(text, "s1", "the second", "FAILED", "terminated")
+    assert recorded(task, run_id) is None
+    assert steps.plan(text, "", "retrain", "s1", "the first") == run_id
+
+
+def test_a_request_that_cannot_be_planned_fails_the_pipeline_without_a_retry(task: Task) -> None:
+    assert steps.plan(task.model_dump_json(), "guessing", "retrain", "s1", JOB) == ""
+    with pytest.raises(SystemExit, match="'guessing' is none of scratch, naive, continuous"):
+        steps.finish(task.model_dump_json(), "s1", JOB, "SUCCEEDED", "")
+
+
+def test_a_pipeline_that_lost_its_first_step_fails(task: Task) -> None:
+    with pytest.raises(SystemExit, match="planning did not end"):
+        steps.finish(task.model_dump_json(), "s1", JOB, "FAILED", "")
+
+
+def test_a_damaged_drop_ends_the_run_in_the_ledger_and_burns_no_retry(task: Task, tmp_path: Path) -> None:
+    drop = land(task, tmp_path)
+    run_id = planned(task)
+    shard = Path(task.store) / LAYOUT.shard(drop.id, drop.shards[0].name)
+    shard.write_bytes(bytes(shard.stat().st_size))
+    assert steps.train(task.model_dump_json(), run_id, "cpu") == run_id
+    record = recorded(task, run_id)
+    assert record
+    assert record.outcome == "failed"
+    assert str(record.error).startswith("DamagedDrop: ")
+    assert after_training(task, run_id) == [run_id] * 3
+    assert recorded(task, run_id) == record
+    with pytest.raises(SystemExit, match=f"{run_id} failed: DamagedDrop: "):
+        steps.finish(task.model_dump_json(), "s1", JOB, "SUCCEEDED", "")
+
+
+def test_an_unforeseen_error_fails_the_step_and_the_last_step_records_it(task: Task, tmp_path: Path) -> None:
+    task = task.model_copy(update={"model": Model(name=f"{__name__}:Fragile", options={"broken": True})})
+    land(task, tmp_path)
+    run_id = planned(task)
+    with pytest.raises(RuntimeError, match="an illegal memory access"):
+        steps.train(task.model_dump_json(), run_id, "cpu")
+    assert recorded(task, run_id) is None, "the step may be tried again"
+    with pytest.raises(SystemExit, match=f"{run_id} failed: "):
+        steps.finish(task.model_dump_json(), "s1", JOB, "FAILED", "a pod failed")
+    record = recorded(task, run_id)
+    assert record
+    assert (record.outcome, record.error) == ("failed", "RuntimeError: an illegal memory access was encountered")
+
+
+def test_a_pod_that_died_without_a_word_is_recorded_with_what_the_pipeline_knows(task: Task, tmp_path: Path) -> None:
+    land(task, tmp_path)
+    run_id = planned(task)
+    with pytest.raises(SystemExit, match="failed: OOMKilled"):
+        steps.finish(task.model_dump_json(), "s1", JOB, "FAILED", "OOMKilled")
+    record = recorded(task, run_id)
+    assert record
+    assert (record.outcome, record.error) == ("failed", "OOMKilled")
+
+
+def test_a_preempted_training_fails_its_step_and_goes_on_where_it_was(task: Task, tmp_path: Path) -> None:
+    task = task.model_copy(update={"model": Model(name=f"{__name__}:Fragile")})
+    land(task, tmp_path)
+    run_id = planned(task)
+    Fragile.batches = 0
+    with pytest.raises(SystemExit) as left:
+        steps.train(task.model_dump_json(), run_id, "cpu")
+    assert left.value.code == os.EX_TEMPFAIL
+    assert recorded(task, run_id) is None
+    assert steps.train(task.model_dump_json(), run_id, "cpu") == run_id
+    result = RunFiles(LocalStore(Path(task.store)), LAYOUT, run_id).result()
+    assert result
+    assert Fragile.batches == result.cost.iterations, "no batch was trained twice"
+    assert result.outcome == "completed"
+
+
+def test_a_run_that_missed_its_target_hands_on_the_run_that_it_escalated_to(task: Task, tmp_path: Path) -> None:
+    task = task.model_copy(update={"recipe": Recipe(schedule=Cosine(scale=0.02))})
+    store = LocalStore(Path(task.store))
+    pack(coloured(tmp_path / "first", red=0, blue=2), task, store)
+    first = planned(task)
+    steps.train(task.model_dump_json(), first, "cpu")
+    after_training(task, first)
+    pack(coloured(tmp_path / "second", green=1), task, store)
+    start = planned(task, "s2")
+    last = steps.train(task.model_dump_json(), start, "cpu")
+    missed = recorded(task, start)
+    assert missed
+    assert missed.outcome == "missed"
+    assert RunFiles(store, LAYOUT, last).plan().earlier[0] == start != last
+    assert steps.train(task.model_dump_json(), start, "cpu") == last, "a retry comes to the same run"
+    assert recorded(task, last) is None
+    after_training(task, last)
+    steps.finish(task.model_dump_json(), "s2", JOB, "SUCCEEDED", "")
+    assert [record.run_id for record in ledger.read(store, LAYOUT)][-1] == last

@@ -1,0 +1,113 @@
+"""Runs on Kubeflow from the command line, and what their pods then do."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.kfp_server import KfpServer, serving
+from support.watching import DATA, Place
+
+from retrain.cli.pipeline import build_pipeline
+from retrain.config.resources import Kubeflow
+from retrain.config.task import Model, Task
+from retrain.errors import ModelError
+from retrain.kubeflow import steps, submission
+from retrain.kubeflow.submission import KubeflowExecutor, Submission
+from retrain.pipeline.next_run import check_model, plan_next_run
+from retrain.pipeline.planning import Request
+from retrain.records import Plan
+from retrain.store import ledger
+from retrain.store.runs import RunRecords
+
+
+@pytest.fixture
+def kfp(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpServer]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    task = Task(name="pets", store=str(tmp_path / "store"), data=DATA, model=Model(name="logistic"))
+    (tmp_path / "pets.yaml").write_text(task.model_dump_json())
+    return Place(task)
+
+
+def retrain(folder: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "retrain", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_run_is_submitted_once_and_kept_as_it_was_planned(place: Place, kfp: KfpServer, tmp_path: Path) -> None:
+    place.land(tmp_path / "in", "a")
+    command = ("run", "--task", "pets.yaml", "--on", "kubeflow", "--host", kfp.url)
+    submitted = json.loads(retrain(tmp_path, *command, "--json"))
+    [run] = kfp.runs
+    assert submitted == {"run_id": run["display_name"], "id": run["run_id"], "state": "PENDING", "new": True}
+    assert [drop.id for drop in place.plan(run["display_name"]).dataset.drops] == ["a"]
+    assert (
+        retrain(tmp_path, *command)
+        == f"{run['display_name']} was submitted before, as Kubeflow's run {run['run_id']}\n"
+    )
+    assert len(kfp.runs) == 1
+
+
+@pytest.mark.parametrize("asked", ["--dry-run", "--on kubeflow", "pipeline trainjob"])
+def test_a_network_that_cannot_be_built_is_refused_before_anything_is_submitted(
+    place: Place, kfp: KfpServer, tmp_path: Path, asked: str
+) -> None:
+    place.land(tmp_path / "in", "a")
+    arguments = ["run", *asked.split(), "--host", kfp.url] if asked.startswith("--") else asked.split()
+    command = [sys.executable, "-m", "retrain", *arguments, "--task", "pets.yaml", "--set", "model.options.depth=7"]
+    refused = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "retrain: model logistic: options {'depth': 7} do not fit" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert kfp.runs == []
+    assert not [entry.key for entry in place.store.list("pets/submissions/")]
+
+
+def test_a_watchers_run_whose_network_cannot_be_built_is_recorded_and_holds_up_nothing(
+    place: Place, kfp: KfpServer, tmp_path: Path
+) -> None:
+    broken = {"model": Model(name="logistic", options={"depth": 7}), "kubeflow": Kubeflow(host=kfp.url)}
+    there = Place(place.task.model_copy(update=broken))
+    there.land(tmp_path / "in", "a")
+    assert there.watcher(KubeflowExecutor(build_pipeline)).once()
+    [record] = ledger.read(there.store, there.layout)
+    assert record.outcome == "failed"
+    assert "options {'depth': 7} do not fit" in str(record.error)
+    assert kfp.runs == []
+
+
+def test_a_factory_that_is_not_installed_here_is_left_to_the_pods(place: Place, tmp_path: Path) -> None:
+    place.land(tmp_path / "in", "a")
+    theirs = place.task.model_copy(update={"model": Model(name="vision.nets:small")})
+    planned = plan_next_run(place.store, place.layout, theirs, Request())
+    assert isinstance(planned, Plan)
+    check_model(planned, elsewhere=True)
+    with pytest.raises(ModelError, match=r"cannot import 'vision\.nets:small'"):
+        check_model(planned, elsewhere=False)
+
+
+def test_the_pods_do_the_run_that_was_submitted_whatever_has_landed_since(place: Place, tmp_path: Path) -> None:
+    place.land(tmp_path / "in", "a")
+    planned = plan_next_run(place.store, place.layout, place.task, Request())
+    assert isinstance(planned, Plan)
+    RunRecords(place.store, place.layout, planned.run_id).write_plan(planned)
+    submission.write_submission(place.store, place.layout, planned.run_id, Submission(run_id=planned.run_id))
+    place.land(tmp_path / "in", "b")
+    task = place.task.model_dump_json()
+    assert steps.plan(task, "", "retrain", planned.run_id, "job") == planned.run_id
+    assert steps.plan(task, "", "retrain", "a recurring run's own id", "job") != planned.run_id
+
+
+def test_a_schedule_is_given_to_kubeflow(place: Place, kfp: KfpServer, tmp_path: Path) -> None:
+    said = retrain(tmp_path, "pipeline", "schedule", "-t", "pets.yaml", "--cron", "0 2 * * 1", "--host", kfp.url)
+    [recurring] = kfp.recurringruns
+    assert said == f"pets is retrained at 0 2 * * 1 UTC, as Kubeflow's recurring run {recurring['recurring_run_id']}\n"
+    assert recurring["trigger"]["cron_schedule"]["cron"] == "0 0 2 * * 1"

@@ -1,0 +1,190 @@
+"""A retraining on several nodes: the manifest, and the processes that it starts, here on loopback."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from retrain.pipelines.definition import build
+from support.trainings import TASK, commit_drops, context_of
+
+from retrain.config.loading import parse_task
+from retrain.config.resources import Cache, Gpus, Kubeflow, Queue, Resources, Toleration
+from retrain.config.task import Model, Task
+from retrain.errors import TaskError
+from retrain.kubeflow.trainjob import render_trainjob
+from retrain.store import ledger
+
+POOL = Resources(
+    image="registry.example/ml/retrain:7",
+    pull_secret="registry",
+    credentials="bucket",
+    service_account="trainer",
+    gpus=Gpus(count=8),
+    nodes=4,
+    cpu="16",
+    memory="256Gi",
+    shared_memory="32Gi",
+    cache=Cache(size="200Gi", storage_class="fast"),
+    node_selector={"pool": "spot"},
+    tolerations=(Toleration(key="spot", operator="Equal", value="true", effect="NoSchedule"),),
+    queue=Queue(name="training", priority_class="nightly"),
+)
+FLOWERS = Task(name="flowers", store="s3://bucket/x", resources=POOL, kubeflow=Kubeflow(namespace="ml"))
+RUN = "continuous-0123456789ab"
+
+
+def manifest(task: Task, run_id: str = RUN) -> dict[str, Any]:
+    text = render_trainjob(task, run_id)
+    assert "&id" not in text, "no aliases: people read and edit it"
+    job: dict[str, Any] = yaml.safe_load(text)
+    return job
+
+
+def pod_of(job: dict[str, Any]) -> dict[str, Any]:
+    """The pod that Trainer makes of it: its runtime's container, with the patch and the trainer's own fields."""
+    (patch,) = job["spec"]["runtimePatches"]
+    (node,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    assert node["name"] == "node"
+    template, trainer = node["template"]["spec"]["template"], job["spec"]["trainer"]
+    (container,) = template["spec"]["containers"]
+    own = {name: trainer[name] for name in ("image", "command", "args", "env")}
+    spec = {**template["spec"], "containers": [{**container, **own, "resources": trainer["resourcesPerNode"]}]}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": template["metadata"], "spec": spec}
+
+
+def test_a_job_asks_for_the_tasks_nodes_with_a_process_for_each_gpu() -> None:
+    job = manifest(FLOWERS)
+    assert (job["apiVersion"], job["kind"]) == ("trainer.kubeflow.org/v1alpha1", "TrainJob")
+    assert (job["metadata"]["name"], job["metadata"]["namespace"]) == (RUN, "ml")
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "training"
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/priority-class"] == "nightly"
+    assert job["spec"]["runtimeRef"] == {"name": "torch-distributed"}
+    trainer = job["spec"]["trainer"]
+    assert (trainer["numNodes"], trainer["numProcPerNode"]) == (4, 8)
+    amounts = {"cpu": "16", "memory": "256Gi", "nvidia.com/gpu": 8}
+    assert trainer["resourcesPerNode"] == {"requests": amounts, "limits": amounts}
+    assert not {variable["name"] for variable in trainer["env"]} & {"PET_NNODES", "PET_MASTER_ADDR"}
+
+
+@pytest.mark.parametrize("version", ["1.30", "1.34"])
+@pytest.mark.parametrize("task", [FLOWERS, Task(name="flowers", store="s3://bucket/x")], ids=["all", "least"])
+def test_its_pods_are_pods_that_kubernetes_takes(task: Task, version: str) -> None:
+    kubernetes_validate.validate(pod_of(manifest(task)), version, strict=True)
+
+
+def test_its_pods_are_on_the_tasks_pool_with_its_secrets_cache_and_shared_memory() -> None:
+    spec = pod_of(manifest(FLOWERS))["spec"]
+    assert spec["serviceAccountName"] == "trainer"
+    assert spec["imagePullSecrets"] == [{"name": "registry"}]
+    assert spec["securityContext"] == {"runAsNonRoot": True, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532}
+    assert spec["nodeSelector"] == {"pool": "spot"}
+    assert spec["tolerations"] == [{"key": "spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"}]
+    cache, shared = spec["volumes"]
+    claim = cache["ephemeral"]["volumeClaimTemplate"]["spec"]
+    assert (claim["storageClassName"], claim["resources"]) == ("fast", {"requests": {"storage": "200Gi"}})
+    assert shared["emptyDir"] == {"medium": "Memory", "sizeLimit": "32Gi"}
+    (container,) = spec["containers"]
+    assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/cache", "/dev/shm"}
+    secret = {v["name"]: v["valueFrom"]["secretKeyRef"]["name"] for v in container["env"] if "valueFrom" in v}
+    assert secret == {"AWS_ACCESS_KEY_ID": "bucket", "AWS_SECRET_ACCESS_KEY": "bucket"}
+    assert parse_task(container["args"][1], "argument") == FLOWERS
+
+
+def test_a_pipeline_for_several_nodes_is_refused() -> None:
+    with pytest.raises(TaskError, match=r"resources\.nodes: a pipeline trains on one; `retrain pipeline trainjob`"):
+        build(FLOWERS)
+
+
+def small(folder: Path) -> Task:
+    """About 60 iterations, each of them saved, on two nodes without GPUs."""
+    training = TASK.training.model_copy(update={"epochs": 12, "save_seconds": 0})
+    settings = {"model": Model(name="mlp"), "training": training, "store": str(folder / "store")}
+    return TASK.model_copy(update={**settings, "resources": Resources(nodes=2)})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    commit_drops(tmp_path)
+    return tmp_path
+
+
+def planned(folder: Path) -> dict[str, Any]:
+    """What `retrain pipeline trainjob` prints."""
+    (folder / "pets.yaml").write_text(yaml.safe_dump(small(folder).model_dump(mode="json")))
+    command = [sys.executable, "-m", "retrain", "pipeline", "trainjob", "--task", str(folder / "pets.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "pods do not share" in done.stderr
+    job: dict[str, Any] = yaml.safe_load(done.stdout)
+    return job
+
+
+def node(folder: Path, job: dict[str, Any], rank: int, port: int) -> subprocess.Popen[str]:
+    """A node's container: the job's command and arguments, and the environment that Trainer adds."""
+    trainer = job["spec"]["trainer"]
+    assert trainer["command"][0] == "torchrun"
+    environment = {
+        "PET_NNODES": str(trainer["numNodes"]),
+        "PET_NPROC_PER_NODE": str(trainer["numProcPerNode"]),
+        "PET_NODE_RANK": str(rank),
+        "PET_MASTER_ADDR": "127.0.0.1",
+        "PET_MASTER_PORT": str(port),
+        "RETRAIN_CACHE": str(folder / "cache"),
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *trainer["command"][1:], *trainer["args"]],
+        env={**os.environ, **environment},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def lose(process: subprocess.Popen[str]) -> None:
+    """Take a node away: torchrun and what it started."""
+    started = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for pid in (process.pid, *map(int, started)):
+        os.kill(pid, signal.SIGKILL)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def wait_for(ready: Iterator[bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not next(ready):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_when_a_node_is_lost_all_end_and_once_they_are_back_the_run_goes_on_from_its_saved_state(folder: Path) -> None:
+    job = planned(folder)
+    context, run_id = context_of(folder), job["metadata"]["name"]
+    state = f"{TASK.name}/runs/{run_id}/state/"
+    port = free_port()
+    nodes = [node(folder, job, rank, port) for rank in range(2)]
+    wait_for(any(context.store.list(state)) for _ in iter(int, 1))
+    lose(nodes[1])
+    said = [process.communicate()[1] for process in nodes]
+    assert [process.returncode for process in nodes] == [1, -signal.SIGKILL]
+    assert "another process is gone" in said[0]
+    reached = max(int(entry.key.removeprefix(state)[:12]) for entry in context.store.list(state))
+    assert ledger.find(context.store, context.layout, run_id) is None
+    nodes = [node(folder, job, rank, port) for rank in range(2)]
+    said = [process.communicate()[1] for process in nodes]
+    assert [process.returncode for process in nodes] == [0, 0], said
+    record = ledger.find(context.store, context.layout, run_id)
+    assert record
+    assert (record.outcome, record.decision and record.decision.promoted) == ("completed", True)
+    assert f", on from {reached}" in said[0]

@@ -1,0 +1,150 @@
+"""Networks: torchvision's to the bit, thinner and smaller where asked, anybody's own, and every mistake in words."""
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from retrain.config.task import Model
+from retrain.errors import ModelError
+from retrain.models.factory import build_network, check_network, to_device_channels_last
+from retrain.models.resnets import RESNETS
+
+
+def shapes(network: nn.Module) -> list[tuple[int, ...]]:
+    return [tuple(parameter.shape) for parameter in network.parameters()]
+
+
+def state(network: nn.Module) -> dict[str, Tensor]:
+    return dict(network.state_dict())
+
+
+class Two(nn.Module):
+    """Gives its logits twice."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return images, images
+
+
+def two_outputs(classes: int, image_size: int) -> nn.Module:
+    return Two()
+
+
+def wrong_width(classes: int, image_size: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * image_size**2, classes + 1))
+
+
+def scaled_linear(classes: int, image_size: int, scale: float = 1.0) -> nn.Module:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * image_size**2, classes))
+    nn.init.constant_(network[1].weight, scale)
+    return network
+
+
+def no_module(classes: int, image_size: int) -> str:
+    return "network"
+
+
+HERE = __name__
+
+
+@pytest.mark.parametrize("name", RESNETS)
+def test_a_residual_network_of_standard_stem_and_width_is_torchvisions_to_the_bit(name: str) -> None:
+    ours = build_network(Model(name=name, stem="standard"), classes=10, image_size=64, seed=5)
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        theirs = torchvision.models.get_model(name, num_classes=10)
+    assert list(state(ours)) == list(state(theirs))
+    assert all(torch.equal(tensor, state(theirs)[key]) for key, tensor in state(ours).items())
+    assert str(ours) == str(theirs)
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(ours.eval()(images), theirs.eval()(images))
+
+
+def test_the_small_stem_keeps_the_resolution() -> None:
+    network = build_network(Model(name="resnet18"), classes=10, image_size=32, seed=0)
+    seen: list[tuple[int, ...]] = []
+    network.get_submodule("layer1").register_forward_hook(lambda _, inputs, __: seen.append(tuple(inputs[0].shape)))
+    network(torch.zeros(2, 3, 32, 32))
+    assert seen == [(2, 64, 32, 32)]
+    standard = shapes(build_network(Model(name="resnet18", stem="standard"), classes=10, image_size=64, seed=0))
+    assert shapes(network) == [(64, 3, 3, 3), *standard[1:]]
+
+
+def test_width_is_the_number_of_channels_of_the_first_stage() -> None:
+    thin = build_network(Model(name="resnet18", options={"width": 16}), classes=7, image_size=32, seed=0)
+    full = build_network(Model(name="resnet18"), classes=7, image_size=32, seed=0)
+    quarter = [tuple(size // 4 if size >= 64 else size for size in shape) for shape in shapes(full)]
+    assert shapes(thin) == quarter
+
+
+def test_bottlenecks_of_another_width_grow_fourfold() -> None:
+    network = build_network(Model(name="resnet50", options={"width": 8}), classes=7, image_size=32, seed=0)
+    assert shapes(network)[-2:] == [(7, 8 * 8 * 4), (7,)]
+
+
+def test_the_perceptron_and_the_regression_of_ash_and_adams() -> None:
+    assert shapes(build_network(Model(name="mlp"), classes=10, image_size=32, seed=0)) == [
+        *[(100, 3072), (100,), (100, 100), (100,)],
+        *[(10, 100), (10,)],
+    ]
+    assert shapes(build_network(Model(name="logistic"), classes=10, image_size=8, seed=0)) == [(10, 192), (10,)]
+    wide = build_network(Model(name="mlp", options={"width": 20}), classes=3, image_size=8, seed=0)
+    assert shapes(wide)[0] == (20, 192)
+
+
+def test_any_classifier_of_torchvision_goes_by_its_name() -> None:
+    network = build_network(Model(name="squeezenet1_1", stem="standard", options={"dropout": 0.25}), 12, 32, seed=0)
+    assert isinstance(network, torchvision.models.SqueezeNet)
+    assert network.classifier[0].p == 0.25
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 12)
+
+
+def test_a_factory_of_ones_own_gets_classes_image_size_and_options() -> None:
+    network = build_network(
+        Model(name=f"{HERE}:scaled_linear", options={"scale": 0.5}), classes=4, image_size=8, seed=0
+    )
+    assert shapes(network) == [(4, 192), (4,)]
+    assert state(network)["1.weight"].unique().tolist() == [0.5]
+
+
+def test_the_seed_decides_the_weights_and_random_numbers_elsewhere_stay_as_they_were() -> None:
+    model = Model(name="resnet18", options={"width": 4})
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first, again, other = (state(build_network(model, 5, 8, seed=seed)) for seed in (3, 3, 4))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(tensor, again[key]) for key, tensor in first.items())
+    assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
+
+
+def test_placing_a_network_changes_the_order_of_its_memory_and_nothing_else() -> None:
+    network = build_network(Model(name="resnet18", options={"width": 4}), 5, 8, seed=0)
+    before = {key: tensor.clone() for key, tensor in state(network).items()}
+    placed = state(to_device_channels_last(network, torch.device("cpu")))
+    assert placed["layer1.0.conv1.weight"].is_contiguous(memory_format=torch.channels_last)
+    assert all(torch.equal(tensor, placed[key]) for key, tensor in before.items())
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Model(name="resnet19"), "model.name: there is no model 'resnet19'; allowed: mlp, logistic, a torchvision"),
+        (Model(name="fcn_resnet50"), "there is no model 'fcn_resnet50'"),
+        (Model(name="squeezenet1_1"), "model.stem: small exists for resnet18, .*; set `stem: standard` for squeezenet"),
+        (Model(name="resnet18", options={"widht": 4}), r"options \{'widht': 4\} do not fit: .*'widht'"),
+        (Model(name="resnet18", options={"width": -1}), r"options \{'width': -1\} do not fit: .*negative"),
+        (Model(name="logistic", options={"width": 4}), "options .* do not fit"),
+        (Model(name="alexnet", stem="standard"), "alexnet: does not take 8x8 images: .*too small"),
+        (Model(name="nowhere:factory"), "model.name: cannot import 'nowhere:factory': No module named 'nowhere'"),
+        (Model(name="torch.nn:Lineal"), "model.name: cannot import 'torch.nn:Lineal': .*no attribute"),
+        (Model(name=":factory"), "model.name: cannot import ':factory'"),
+        (Model(name=f"{HERE}:HERE"), "is not callable"),
+        (Model(name=f"{HERE}:no_module"), "the factory returned str, not a torch.nn.Module"),
+        (Model(name=f"{HERE}:two_outputs"), r"gives tuple for 2 images of 4 classes; \[2, 4\] is needed"),
+        (Model(name=f"{HERE}:wrong_width"), r"gives \[2, 5\] for 2 images of 4 classes; \[2, 4\] is needed"),
+    ],
+    ids=lambda value: value.name if isinstance(value, Model) else "",
+)
+def test_a_network_that_cannot_be_is_refused_in_words(model: Model, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        check_network(model, classes=4, image_size=8)

@@ -1,0 +1,124 @@
+"""Alerts: promtool's unit tests, a runbook for each, and all of them fired through a real Alertmanager."""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import yaml
+from support import known_ledger, monitoring
+from support.programs import need
+
+from retrain.config.task import Task
+from retrain.monitoring import names
+from retrain.records import RunRecord
+from retrain.store import LocalStore
+from retrain.store.layout import Layout
+
+ROOT = Path(__file__).parents[2]
+ALERTS = ROOT / "charts" / "retrain" / "files" / "alerts.yaml"
+RULES = yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]
+ALL = {rule["alert"] for rule in RULES}
+
+
+def promtool(*arguments: str) -> str:
+    """What promtool says; it must be content."""
+    command = [need("promtool", "prometheus"), *arguments]
+    checked = subprocess.run(command, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    return checked.stdout
+
+
+def test_promtool_finds_the_rules_sound() -> None:
+    assert f"{len(RULES)} rules found" in promtool("check", "rules", str(ALERTS))
+
+
+def test_each_alert_fires_when_it_should_and_not_before() -> None:
+    promtool("test", "rules", str(ROOT / "tests" / "alerts_test.yaml"))
+    tested = yaml.safe_load((ROOT / "tests" / "alerts_test.yaml").read_text())["tests"]
+    cases = [case for group in tested for case in group["alert_rule_test"]]
+    assert {case["alertname"] for case in cases if "exp_alerts" in case} == ALL
+    assert {case["alertname"] for case in cases if "exp_alerts" not in case} == ALL
+
+
+def test_alerts_ask_only_for_metrics_that_exist() -> None:
+    known = {name.name for group in names.GROUPS.values() for name in group}
+    assert {name for rule in RULES for name in re.findall(r"retrain_\w+", rule["expr"])} <= known
+
+
+def test_each_alert_has_a_runbook() -> None:
+    headings = re.findall(r"^### (\w+)$", (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE)
+    anchors = {f"docs/operations.md#{heading.lower()}" for heading in headings}
+    assert {rule["annotations"]["runbook_url"] for rule in RULES} <= anchors
+    assert set(headings) >= ALL
+
+
+@pytest.fixture
+def webhook() -> Iterator[tuple[str, dict[str, dict[str, str]]]]:
+    """A receiver on loopback: its address, and the annotations of the alerts that it was told of, by name."""
+    told: dict[str, dict[str, str]] = {}
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            told.update({alert["labels"]["alertname"]: alert["annotations"] for alert in body["alerts"]})
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Keep the test's output clean."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/", told
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def troubled() -> list[RunRecord]:
+    """A success long ago; since then a baseline eleven drops old, misses that cost more than scratch, a refusal."""
+    aim = known_ledger.target(baseline=500, age=11)
+    misses = [known_ledger.run(n, 300, outcome="missed", aim=aim, attempt=n - 2) for n in range(2, 6)]
+    refused = known_ledger.run(6, 300, outcome="missed", aim=aim, attempt=4, promoted=False)
+    return [known_ledger.run(1, 400, 400, "completed", method="scratch", promoted=True), *misses, refused]
+
+
+def trouble(store: LocalStore) -> None:
+    """A task with a reason for every alert but those of a run that fails and of an exporter that goes."""
+    known_ledger.write(store, troubled())
+    known_ledger.commit(store, "pets", "d-12", datetime.now(UTC) - timedelta(days=30))
+    store.write(Layout("pets").quarantine("d-13"), b"{}")
+
+
+def test_every_alert_reaches_its_receiver_through_a_real_alertmanager(
+    tmp_path: Path, webhook: tuple[str, dict[str, dict[str, str]]]
+) -> None:
+    address, told = webhook
+    store = LocalStore(tmp_path / "store")
+    trouble(store)
+    rules = yaml.safe_load(ALERTS.read_text())
+    for rule in rules["groups"][0]["rules"]:
+        rule.pop("for", None)  # how long each waits is promtool's to test
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rules))
+    task = Task(name="pets", store=str(store.root), schedule="0 2 * * *")
+    with monitoring.alertmanager(tmp_path, address) as receiver:
+        alerting = {"alertmanagers": [{"static_configs": [{"targets": [receiver]}]}]}
+        port = monitoring.free_port()
+        more = {"rule_files": [str(tmp_path / "rules.yaml")], "alerting": alerting}
+        with monitoring.prometheus(tmp_path, [f"127.0.0.1:{port}"], **more) as prometheus:
+            monitoring.wait_for(lambda: told.get("RetrainExporterDown"), "the alert of an exporter that is not there")
+            with monitoring.exporter([task], port=port):
+                monitoring.wait_for(lambda: monitoring.query(prometheus, "retrain_ledger_records"), "a scrape")
+                known_ledger.write(
+                    store, [known_ledger.run(7, 50, outcome="diverged", aim=known_ledger.target(age=11))]
+                )
+                monitoring.wait_for(lambda: told.keys() >= ALL, f"all alerts; those that came: {sorted(told)}")
+    assert told["RetrainBaselineOld"]["summary"] == "pets: the baseline is 11 drops old"
+    assert told["RetrainTargetMissed"]["runbook_url"] == "docs/operations.md#retraintargetmissed"

@@ -1,0 +1,224 @@
+"""Grafana's dashboards: the files are what the code says; every query of every panel, asked of a real Prometheus."""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, make_wsgi_app
+from support import known_ledger, monitoring
+from support.trainings import TASK, plan_of
+
+from retrain.config.task import Task
+from retrain.monitoring import live, names
+from retrain.monitoring.dashboards.__main__ import FILES
+from retrain.monitoring.web import serving
+from retrain.records import Point
+from retrain.store import LocalStore, champions
+from retrain.store.layout import Layout
+from retrain.training.progress import Progress
+
+FOLDER = Path(__file__).parents[2] / "charts" / "retrain" / "dashboards"
+NAMES = {name.name for group in names.GROUPS.values() for name in group}
+HOUR = 3600 / known_ledger.SECONDS
+"""Iterations in an hour on the device."""
+
+Panel = dict[str, Any]
+
+
+def panels(file: str) -> list[Panel]:
+    """All panels of a dashboard that show something."""
+    return [panel for panel in json.loads((FOLDER / file).read_text())["panels"] if panel["type"] != "row"]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_files_are_what_the_code_says(file: str) -> None:
+    assert json.loads((FOLDER / file).read_text()) == FILES[file], "make docs writes them anew"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_panel_says_how_its_figure_is_computed_in_which_unit_and_asks_for_known_metrics(file: str) -> None:
+    for panel in panels(file):
+        assert panel["description"].endswith(".")
+        assert panel["fieldConfig"]["defaults"]["unit"]
+        assert panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+        for target in panel["targets"]:
+            assert set(re.findall(r"retrain_\w+", target["expr"])) <= NAMES
+            assert '{task=~"$task"}' in target["expr"]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_dashboards_have_the_variables_the_runbook_and_no_panels_that_overlap(file: str) -> None:
+    dashboard = json.loads((FOLDER / file).read_text())
+    assert [variable["name"] for variable in dashboard["templating"]["list"]] == ["datasource", "task"]
+    assert dashboard["links"][0]["url"] == "docs/operations.md"
+    cells = [
+        (x, y)
+        for place in (panel["gridPos"] for panel in dashboard["panels"])
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _ in cells) < 24
+
+
+def answers(prometheus: str, file: str) -> dict[str, dict[str, dict[monitoring.Labels, float]]]:
+    """What every query of every panel returns for all tasks, by the panel's title and the query's legend."""
+    return {
+        panel["title"]: {
+            target["legendFormat"]: monitoring.query(
+                prometheus, target["expr"].replace("$task", ".+").replace("$__rate_interval", "6s")
+            )
+            for target in panel["targets"]
+        }
+        for panel in panels(file)
+    }
+
+
+def labelled(label: str, values: dict[str, float]) -> dict[monitoring.Labels, Any]:
+    return {frozenset({(label, name)}): pytest.approx(value) for name, value in values.items()}
+
+
+def one(value: float) -> dict[monitoring.Labels, Any]:
+    return {frozenset(): pytest.approx(value)}
+
+
+def by_task(pets: dict[str, float], label: str) -> dict[monitoring.Labels, Any]:
+    return {frozenset({("task", "pets"), (label, name)}): pytest.approx(value) for name, value in pets.items()}
+
+
+NET, GROSS = -510 - 110 + 340 + 240, -100 + 350 + 250
+"""Of pets; cars have a scratch run alone, which saves nothing and loses nothing."""
+BASELINE = 400 + 500 + 500 + 1000
+USED = 400 + 500 + 100 + 150 + 250 + 1000
+
+SAVINGS: dict[str, dict[str, dict[monitoring.Labels, Any]]] = {
+    "Iterations saved": {"net": one(NET), "gross": one(GROSS)},
+    "Share saved": {"net": one(NET / BASELINE), "gross": one(GROSS / BASELINE)},
+    "GPU-hours saved": {"net": one(NET / HOUR), "gross": one(GROSS / HOUR)},
+    "Money saved": {
+        "net {{currency}}": labelled("currency", {"EUR": NET / HOUR * 1.8}),
+        "gross {{currency}}": labelled("currency", {"EUR": GROSS / HOUR * 1.8}),
+    },
+    "Energy saved": {"net": one(NET / HOUR * 0.3)},
+    "Iterations against always from scratch": {
+        "always from scratch": one(BASELINE),
+        "used": one(USED),
+        "used, all in": one(USED + 4 * known_ledger.EVALUATION),
+    },
+    "Share saved by task": {"{{task}}": labelled("task", {"pets": NET / 1400, "cars": 0})},
+    "GPU-hours used": {
+        "{{method}}": labelled(
+            "method",
+            {
+                "scratch": 1900 / HOUR + 3 * 20 / 3600,
+                "continuous": 500 / HOUR + 3 * 20 / 3600,
+                "naive": 300 / HOUR + 20 / 3600,
+            },
+        )
+    },
+    "Speed-up by run": {"{{task}} L_{{level}}": by_task({"99": 2, "100": 2}, "level")},
+    "Accuracy against target": {
+        "{{task}} validation": labelled("task", {"pets": 0.81, "cars": 0.81}),
+        "{{task}} target": labelled("task", {"pets": 0.8}),
+        "{{task}} champion, test": labelled("task", {"pets": 0.79}),
+    },
+    "Old against new data": {
+        "{{task}} {{part}}": by_task({"old": 0.9, "new": 0.7}, "part")
+        | {frozenset({("task", "cars"), ("part", part)}): value for part, value in (("old", 0.9), ("new", 0.7))}
+    },
+    "Outcomes": {
+        "{{outcome}}": labelled("outcome", {"reached": 3, "missed": 1, "completed": 3, "diverged": 0, "failed": 0})
+    },
+    "Gate": {"{{decision}}": labelled("decision", {"promoted": 3, "refused": 1})},
+    "Drops": {"{{state}}": labelled("state", {"trained": 2, "waiting": 0, "quarantined": 1})},
+    "Baseline's age": {"{{task}}": labelled("task", {"pets": 2})},
+    "Since the last success": {
+        "{{task}}": {
+            frozenset({("task", task)}): pytest.approx(time.time() - ended_at.timestamp(), abs=600)
+            for task, ended_at in (
+                ("pets", known_ledger.pets()[3].ended_at),
+                ("cars", known_ledger.cars()[0].ended_at),
+            )
+        }
+    },
+    "Champion's age": {"{{task}}": {frozenset({("task", "pets")}): pytest.approx(0, abs=600)}},
+    "Champions": {
+        "": {
+            frozenset(
+                {
+                    ("task", "pets"),
+                    ("method", "continuous"),
+                    ("model", known_ledger.pets()[3].result.model_digest[:12]),
+                }
+            ): 1
+        }
+    },
+}
+
+
+def test_every_query_of_compute_savings_returns_the_known_figures(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    known_ledger.write(store, [*known_ledger.pets(), *known_ledger.cars()])
+    store.write(Layout("pets").quarantine("d-9"), b"{}")
+    champions.swap(store, Layout("pets"), champions.read(store, Layout("pets")), "continuous-4", "promoted")
+    tasks = [Task(name=name, store=str(store.root)) for name in ("pets", "cars")]
+    with monitoring.exporter(tasks) as address, monitoring.prometheus(tmp_path, [address]) as prometheus:
+        monitoring.wait_for(lambda: monitoring.query(prometheus, "retrain_ledger_records"), "a scrape")
+        assert answers(prometheus, "compute-savings.json") == SAVINGS
+        offered = json.loads(monitoring.get(f"{prometheus}/api/v1/label/task/values?match[]=retrain_runs_total"))
+        assert offered["data"] == ["cars", "pets"]
+
+
+SPEED = 10
+"""Iterations a second."""
+
+
+@pytest.fixture
+def training() -> Iterator[str]:
+    """The /metrics of a training that goes on by the clock from iteration 30 of 1000; yields its host and port."""
+    observer, registry, stop = live.LiveMetrics(), CollectorRegistry(), Event()
+    registry.register(observer)
+    progress = Progress(iteration=30, evaluation_seconds=3.0, saving_seconds=1.0, data_seconds=6.0, seconds=14.0)
+    observer.started(plan_of(target=0.8).model_copy(update={"iterations": 1000}), progress)
+    progress.points.append(Point(iteration=30, accuracy=0.7, loss=0.9, images=100, train_loss=1.1, learning_rate=0.001))
+    since = time.monotonic()
+
+    def train() -> None:
+        while not stop.wait(0.01):
+            progress.iteration = 30 + int((time.monotonic() - since) * SPEED)
+
+    thread = Thread(target=train)
+    thread.start()
+    with serving("127.0.0.1", 0, make_wsgi_app(registry)) as port:
+        yield f"127.0.0.1:{port}"
+    stop.set()
+    thread.join()
+
+
+def test_every_query_of_live_training_returns_the_known_figures(training: str, tmp_path: Path) -> None:
+    ours = frozenset({("task", "pets"), ("method", "scratch")})
+    with monitoring.prometheus(tmp_path, [training]) as prometheus:
+        enough = "count_over_time(retrain_training_images_total[1m]) >= 5"
+        monitoring.wait_for(lambda: monitoring.query(prometheus, enough), "five scrapes")
+        told = answers(prometheus, "live-training.json")
+    speed = {"{{task}}": {ours: pytest.approx(SPEED * TASK.training.batch_size, rel=0.2)}}
+    assert told.pop("Images a second") == speed
+    assert told.pop("Images a second over time") == speed
+    assert told.pop("Accuracy against target") == {"{{task}} {{method}}": {ours: 0.7}, "{{task}} target": {ours: 0.8}}
+    assert told.pop("Loss") == {
+        "{{task}} {{split}}": {ours | {("split", "val")}: 0.9, ours | {("split", "train")}: 1.1}
+    }
+    assert told.pop("Learning rate") == {"{{task}}": {ours: 0.001}}
+    shares = told.pop("Share of time aside")["{{task}} {{phase}}"]
+    by_phase = {dict(labels)["phase"]: share for labels, share in shares.items()}
+    assert by_phase == pytest.approx({"evaluation": 3 / 25, "saving": 1 / 25, "data": 6 / 25}, rel=0.5)
+    assert by_phase["data"] / by_phase["saving"] == pytest.approx(6)
+    done = told.pop("Progress")["{{task}}"][ours] * 1000
+    assert 30 < done < 1000
+    assert told.pop("Time to target") == {"{{task}}": {ours: pytest.approx((1000 - done) / SPEED, rel=0.2)}}
+    assert not told

@@ -1,0 +1,222 @@
+"""The exporter over HTTP: reads each record once, goes on when something is damaged or away, and survives a restart."""
+
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.error import HTTPError
+
+import pytest
+from support import known_ledger, monitoring
+from support.programs import need
+
+from retrain.config.cron import longest_gap
+from retrain.config.task import Task
+from retrain.monitoring import names
+from retrain.monitoring.exporter import Exporter, LedgerReader, WatchedTask
+from retrain.store import LocalStore, champions
+from retrain.store.layout import Layout
+
+PETS = Layout("pets")
+
+
+@dataclass
+class Counted(LocalStore):
+    """A local store that keeps which objects were read."""
+
+    root: Path
+    reads: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__(self.root)
+
+    def read(self, key: str) -> tuple[bytes, str]:
+        self.reads.append(key)
+        return super().read(key)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Counted:
+    """A store with the known ledger of pets."""
+    store = Counted(tmp_path / "store")
+    known_ledger.write(store, known_ledger.pets())
+    store.reads.clear()
+    return store
+
+
+def january(day: int) -> datetime:
+    return datetime(2026, 1, day, tzinfo=UTC)
+
+
+def served(exporter: Exporter) -> dict[tuple[str, monitoring.Labels], float]:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in exporter.collect()
+        for sample in family.samples
+    }
+
+
+def of(name: str, **labels: str) -> tuple[str, monitoring.Labels]:
+    return name, frozenset(labels.items())
+
+
+def test_each_record_is_read_once(store: Counted) -> None:
+    reader = LedgerReader(store, PETS)
+    assert {record.run_id for record in reader.new()} == {record.run_id for record in known_ledger.pets()}
+    known_ledger.write(store, [known_ledger.run(7, 100, 500)])
+    store.reads.clear()
+    assert [record.run_id for record in reader.new()] == ["continuous-7"]
+    assert store.reads == [PETS.record("continuous-7")]
+    assert len(reader) == 7
+
+
+def test_a_record_that_cannot_be_read_is_counted_and_tried_again(store: Counted) -> None:
+    store.write(PETS.record("torn"), b"{")
+    exporter = Exporter([WatchedTask(store, PETS)])
+    exporter.refresh()
+    values = served(exporter)
+    assert values[of("retrain_used_iterations_total", task="pets", method="scratch")] == 900
+    assert values[of("retrain_ledger_read_errors_total", task="pets")] == 1
+    assert values[of("retrain_ledger_read_timestamp_seconds", task="pets")] == 0
+    store.write(PETS.record("torn"), known_ledger.run(7, 100, 500, method="naive").to_bytes())
+    exporter.refresh()
+    assert served(exporter)[of("retrain_used_iterations_total", task="pets", method="naive")] == 100
+    assert served(exporter)[of("retrain_ledger_read_timestamp_seconds", task="pets")] > 0
+
+
+def test_a_restarted_exporter_tells_the_same(store: Counted) -> None:
+    exporter = Exporter([WatchedTask(store, PETS)])
+    exporter.refresh()
+    known_ledger.write(store, [known_ledger.run(7, 100, 500)])
+    exporter.refresh()
+    restarted = Exporter([WatchedTask(store, PETS)])
+    restarted.refresh()
+    passing = of("retrain_ledger_read_timestamp_seconds", task="pets")
+    before, after = served(exporter), served(restarted)
+    assert before.pop(passing) <= after.pop(passing)
+    assert after == pytest.approx(before)
+
+
+def test_a_task_that_cannot_be_read_holds_up_no_other(store: Counted, tmp_path: Path) -> None:
+    known_ledger.write(store, known_ledger.cars())
+    store.write("pets/drops/d-1/drop.json", b"not a manifest")
+    exporter = Exporter([WatchedTask(store, PETS), WatchedTask(store, Layout("cars"))])
+    exporter.refresh()
+    values = served(exporter)
+    assert values[of("retrain_ledger_read_timestamp_seconds", task="pets")] == 0
+    assert values[of("retrain_used_iterations_total", task="cars", method="scratch")] == 1000
+
+
+def test_drops_are_told_by_state_and_the_oldest_that_waits(store: Counted) -> None:
+    for day, drop in enumerate(("d-1", "d-2", "d-3", "d-4"), start=10):
+        known_ledger.commit(store, "pets", drop, january(day))
+    store.write(PETS.quarantine("d-9"), b"{}")
+    champions.swap(store, PETS, champions.read(store, PETS), "continuous-4", "promoted")
+    exporter = Exporter([WatchedTask(store, PETS, "0 2 * * 1")])
+    exporter.refresh()
+    values = served(exporter)
+    expected = {"trained": 2, "waiting": 2, "quarantined": 1}
+    assert {state: values[of("retrain_drops", task="pets", state=state)] for state in expected} == expected
+    waiting_since = january(12).timestamp()
+    assert values[of("retrain_oldest_waiting_drop_timestamp_seconds", task="pets")] == waiting_since
+    assert values[of("retrain_schedule_period_seconds", task="pets")] == 7 * 86400
+
+
+def test_the_champion_is_told_with_its_age_and_accuracy(store: Counted) -> None:
+    exporter = Exporter([WatchedTask(store, PETS)])
+    for run_id, why in (("scratch-1", "promoted"), ("continuous-4", "promoted"), ("scratch-1", "rolled back")):
+        champion = champions.swap(store, PETS, champions.read(store, PETS), run_id, why)
+        exporter.refresh()
+    values = served(exporter)
+    digest = known_ledger.pets()[0].result.model_digest[:12]
+    labels = {key for key in values if key[0] == "retrain_champion_info"}
+    assert labels == {of("retrain_champion_info", task="pets", method="scratch", model=digest)}
+    assert values[of("retrain_champion_since_timestamp_seconds", task="pets")] == champion.history[-1].at.timestamp()
+    assert values[of("retrain_champion_accuracy_ratio", task="pets")] == 0.79
+
+
+def test_no_label_holds_a_runs_id(store: Counted) -> None:
+    champions.swap(store, PETS, champions.read(store, PETS), "continuous-4", "promoted")
+    exporter = Exporter([WatchedTask(store, PETS)])
+    exporter.refresh()
+    run_ids = {record.run_id for record in known_ledger.pets()}
+    assert not {value for _, labels in served(exporter) for _, value in labels} & run_ids
+
+
+def test_the_exporter_serves_every_name_of_its_groups_and_no_other(store: Counted) -> None:
+    known_ledger.commit(store, "pets", "d-4", january(10))
+    champions.swap(store, PETS, champions.read(store, PETS), "continuous-4", "promoted")
+    exporter = Exporter([WatchedTask(store, PETS, "0 2 * * 1")])
+    exporter.refresh()
+    groups = [name for title, group in names.GROUPS.items() if title in EXPORTED for name in group]
+    assert {name for name, _ in served(exporter)} == {name.name for name in groups}
+
+
+EXPORTED = ("Work and savings, from the ledger", "The newest run, from the ledger", "The task now", "The exporter")
+
+
+@pytest.mark.parametrize(
+    ("cron", "days"), [("0 2 * * *", 1), ("0 2 * * 1-5", 3), ("0 0 1 * *", 31), ("0 */6 * * *", 0.25)]
+)
+def test_the_period_of_a_schedule_is_its_longest_gap(cron: str, days: float) -> None:
+    assert longest_gap(cron).total_seconds() == days * 86400
+
+
+def test_promtool_finds_nothing_to_say_about_what_is_served(store: Counted, tmp_path: Path) -> None:
+    with monitoring.exporter([Task(name="pets", store=str(store.root))]) as address:
+        page = monitoring.get(f"http://{address}/metrics")
+    command = [need("promtool", "prometheus"), "check", "metrics"]
+    checked = subprocess.run(command, input=page, capture_output=True, text=True)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+def test_new_records_are_served_and_what_was_read_outlives_the_store(store: Counted) -> None:
+    key = of("retrain_used_iterations_total", task="pets", method="scratch")
+    errors = of("retrain_ledger_read_errors_total", task="pets")
+    with monitoring.exporter([Task(name="pets", store=str(store.root))], every=0.05) as address:
+
+        def values() -> dict[tuple[str, monitoring.Labels], float]:
+            return monitoring.samples(monitoring.get(f"http://{address}/metrics"))
+
+        known_ledger.write(store, [known_ledger.run(7, 100, method="scratch")])
+        monitoring.wait_for(lambda: values()[key] == 1000, "the new record")
+        shutil.rmtree(store.root)
+        store.root.write_text("a file where the store was")
+        monitoring.wait_for(lambda: values()[errors] >= 1, "the error")
+        assert values()[key] == 1000
+
+
+def test_the_page_of_each_task_is_served_and_others_are_not_found(store: Counted) -> None:
+    known_ledger.write(store, known_ledger.cars())
+    tasks = [Task(name=name, store=str(store.root)) for name in ("pets", "cars")]
+    with monitoring.exporter(tasks) as address:
+        assert 'href="/tasks/pets"' in monitoring.get(f"http://{address}/")
+        assert "continuous-4" in monitoring.get(f"http://{address}/tasks/pets")
+        with pytest.raises(HTTPError, match="404"):
+            monitoring.get(f"http://{address}/tasks/dogs")
+
+
+def test_the_command_ends_cleanly_when_it_is_told_to(store: Counted, tmp_path: Path) -> None:
+    file, port = tmp_path / "pets.yaml", monitoring.free_port()
+    file.write_text(f"name: pets\nstore: {store.root}\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "retrain", "exporter", "--task", str(file), "--port", str(port)],
+        stderr=subprocess.DEVNULL,
+    )
+    monitoring.wait_for(lambda: monitoring.get(f"http://127.0.0.1:{port}/healthz"), "the exporter")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+
+
+def test_a_port_that_is_taken_is_one_clear_message(store: Counted, tmp_path: Path) -> None:
+    file = tmp_path / "pets.yaml"
+    file.write_text(f"name: pets\nstore: {store.root}\n")
+    with monitoring.exporter([Task(name="pets", store=str(store.root))]) as address:
+        command = [sys.executable, "-m", "retrain", "exporter", "--task", str(file), "--port", address.split(":")[1]]
+        ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert f"retrain: cannot listen on {address}" in ended.stderr
+    assert "Traceback" not in ended.stderr

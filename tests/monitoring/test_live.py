@@ -1,0 +1,187 @@
+"""A training's metrics while it runs: what is served is what the loop has done, at next to no cost."""
+
+import subprocess
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from support import monitoring
+from support.programs import need
+from support.trainings import TASK, plan_of, run_of
+
+from retrain.errors import UserError
+from retrain.monitoring import names
+from retrain.monitoring.live import LiveMetrics, seconds_to_target
+from retrain.monitoring.observers import Observers, make_observers
+from retrain.monitoring.web import serving
+from retrain.records import Plan, Point
+from retrain.training.loop import run_loop, train_step
+from retrain.training.progress import Progress
+
+
+def told(live: LiveMetrics) -> dict[str, dict[monitoring.Labels, float]]:
+    """What is served, by name."""
+    registry = CollectorRegistry()
+    registry.register(live)
+    values: dict[str, dict[monitoring.Labels, float]] = {}
+    for (name, labels), value in monitoring.samples(generate_latest(registry).decode()).items():
+        values.setdefault(name, {})[labels - {("task", "pets"), ("method", "scratch")}] = value
+    return values
+
+
+def at(iteration: int, accuracy: float) -> Point:
+    """A point of a curve."""
+    return Point(iteration=iteration, accuracy=accuracy, loss=1.0, images=1, train_loss=1.0, learning_rate=0.1)
+
+
+class Scraper:
+    """An observer that notes what `live` serves, and what is true, at every evaluation."""
+
+    def __init__(self, live: LiveMetrics) -> None:
+        self.live = live
+        self.seen: list[tuple[Progress, dict[str, dict[monitoring.Labels, float]]]] = []
+
+    def started(self, plan: Plan, progress: Progress) -> None:
+        self.progress = progress
+
+    def stepped(self, progress: Progress) -> None:
+        pass
+
+    def evaluated(self, point: Point) -> None:
+        progress = self.progress
+        assert told(self.live)["retrain_training_iteration"] == {frozenset(): progress.iteration}
+        assert told(self.live)["retrain_training_accuracy_ratio"] == {frozenset(): point.accuracy}
+        assert told(self.live)["retrain_training_learning_rate"] == {frozenset(): point.learning_rate}
+        losses = {frozenset({("split", "val")}): point.loss, frozenset({("split", "train")}): point.train_loss}
+        assert told(self.live)["retrain_training_loss"] == losses
+        self.seen.append((progress, told(self.live)))
+
+    def ended(self, outcome: str, progress: Progress) -> None:
+        self.outcome = outcome
+
+
+@pytest.fixture(scope="module")
+def watched() -> tuple[LiveMetrics, Scraper]:
+    """A real training, looked at whenever it evaluates."""
+    live, run = LiveMetrics(), run_of(plan_of())
+    scraper = Scraper(live)
+    run_loop(run, Observers(live, scraper), save=lambda run: None, leaving=lambda: False)
+    return live, scraper
+
+
+def test_what_is_served_while_training_is_what_has_been_done(watched: tuple[LiveMetrics, Scraper]) -> None:
+    _, scraper = watched
+    images = [values["retrain_training_images_total"][frozenset()] for _, values in scraper.seen]
+    points = scraper.progress.points
+    assert images == [point.iteration * TASK.training.batch_size for point in points]
+    assert len(points) > 3
+
+
+def test_counters_of_a_training_never_fall(watched: tuple[LiveMetrics, Scraper]) -> None:
+    live, scraper = watched
+    rows = [values for _, values in scraper.seen] + [told(live)]
+    for before, after in pairwise(rows):
+        for name in ("retrain_training_images_total", "retrain_training_seconds_total"):
+            assert after[name][frozenset()] >= before[name][frozenset()]
+        aside = "retrain_training_aside_seconds_total"
+        assert all(after[aside][labels] >= value for labels, value in before[aside].items())
+
+
+def test_time_aside_adds_up_to_what_the_loop_has_measured(watched: tuple[LiveMetrics, Scraper]) -> None:
+    live, scraper = watched
+    progress, values = scraper.progress, told(live)
+    aside = {dict(labels)["phase"]: value for labels, value in values["retrain_training_aside_seconds_total"].items()}
+    assert aside["evaluation"] == pytest.approx(progress.evaluation_seconds)
+    assert aside["evaluation"] > 0
+    assert aside["saving"] == pytest.approx(progress.saving_seconds)
+    assert sum(aside.values()) == pytest.approx(progress.aside_seconds + progress.data_seconds)
+    assert values["retrain_training_seconds_total"][frozenset()] == pytest.approx(progress.seconds)
+
+
+def test_nothing_is_served_before_the_first_training_and_no_estimate_after_the_last(
+    watched: tuple[LiveMetrics, Scraper],
+) -> None:
+    live, _ = watched
+    assert told(LiveMetrics()) == {}
+    assert "retrain_training_eta_seconds" not in told(live)
+
+
+def test_a_training_serves_every_name_of_its_group_and_no_other() -> None:
+    live, progress = LiveMetrics(), Progress()
+    live.started(plan_of(target=0.9), progress)
+    progress.iteration, progress.points = 5, [at(5, 0.5)]
+    group = names.GROUPS["A training while it runs"]
+    assert told(live).keys() == {name.name for name in group}
+
+
+def test_the_time_to_the_target_follows_the_rise_of_the_last_evaluations() -> None:
+    progress = Progress(iteration=120, points=[at(20, 0.1), at(40, 0.5), at(60, 0.55), at(80, 0.6), at(100, 0.65)])
+    assert seconds_to_target(progress, 0.75) == pytest.approx(100 + (0.75 - 0.65) / (0.15 / 60) - 120)
+    assert seconds_to_target(progress, 0.65) == 0
+
+
+@pytest.mark.parametrize("points", [[], [at(20, 0.5)], [at(20, 0.5), at(40, 0.5)], [at(20, 0.5), at(40, 0.4)]])
+def test_without_a_rise_there_is_no_time_to_the_target(points: list[Point]) -> None:
+    assert seconds_to_target(Progress(iteration=40, points=points), 0.9) is None
+
+
+def test_the_estimate_is_never_later_than_the_schedules_end() -> None:
+    live, progress = LiveMetrics(), Progress()
+    plan = plan_of(target=0.9)
+    live.started(plan, progress)
+    time.sleep(0.05)
+    progress.iteration, progress.points = plan.iterations // 2, [at(1, 0.1), at(2, 0.10001)]
+    values = told(live)
+    pace = values["retrain_training_seconds_total"][frozenset()] / progress.iteration
+    left = values["retrain_training_eta_seconds"][frozenset()]
+    assert left == pytest.approx((plan.iterations - progress.iteration) * pace, rel=0.2)
+
+
+def seconds(action: Callable[[], object], times: int) -> float:
+    """The least time that an action takes, of five tries of so many."""
+
+    def once() -> float:
+        start = time.perf_counter()
+        for _ in range(times):
+            action()
+        return (time.perf_counter() - start) / times
+
+    return min(once() for _ in range(5))
+
+
+def test_being_watched_costs_less_than_half_a_percent_of_a_step() -> None:
+    run, live = run_of(plan_of()), LiveMetrics()
+    audience = Observers(live)
+    live.started(run.plan, run.progress)
+    told_of_a_step = seconds(lambda: audience.stepped(run.progress), 1000) / seconds(lambda: train_step(run), 10)
+    scraped_every_15_s = seconds(lambda: told(live), 10) / 15
+    assert told_of_a_step + scraped_every_15_s < 0.005
+
+
+def test_promtool_finds_nothing_to_say_about_a_training(watched: tuple[LiveMetrics, Scraper]) -> None:
+    registry = CollectorRegistry()
+    registry.register(watched[0])
+    command = [need("promtool", "prometheus"), "check", "metrics"]
+    checked = subprocess.run(command, input=generate_latest(registry), capture_output=True)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+
+
+def test_a_run_serves_its_metrics_where_it_is_told_to_and_not_otherwise(tmp_path: Path) -> None:
+    port = monitoring.free_port()
+    observer = make_observers(port, "127.0.0.1")
+    observer.started(plan_of(), Progress(iteration=7))
+    assert (
+        monitoring.samples(monitoring.get(f"http://127.0.0.1:{port}/metrics"))[
+            "retrain_training_iteration", frozenset({("task", "pets"), ("method", "scratch")})
+        ]
+        == 7
+    )
+    assert not isinstance(make_observers(None, "127.0.0.1"), Observers)
+
+
+def test_a_metrics_port_that_is_taken_is_one_clear_message() -> None:
+    with serving("0.0.0.0", 0, lambda environ, start_response: []) as port, pytest.raises(UserError, match=f"{port}"):
+        make_observers(port, "127.0.0.1")

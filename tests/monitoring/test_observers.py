@@ -1,0 +1,32 @@
+"""Who watches a training away from a terminal hears of it regularly."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+from support.trainings import plan_of
+
+from retrain.monitoring import observers
+from retrain.monitoring.observers import LogLines
+from retrain.records import Point
+from retrain.training.progress import Progress
+
+
+def test_a_log_is_not_silent_for_long_between_evaluations(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two iterations of 32 images a second; the evaluation that follows a line at once is told too."""
+    progress, lines = Progress(), LogLines()
+    monkeypatch.setattr(observers, "time", SimpleNamespace(monotonic=lambda: progress.iteration / 2))
+    with caplog.at_level(logging.INFO, "retrain"):
+        lines.started(plan_of(sizes=(1600,)), progress)
+        for progress.iteration in range(1, 81):
+            lines.stepped(progress)
+            if progress.iteration == 31:
+                point = Point(iteration=31, accuracy=0.5, loss=1.0, images=1, train_loss=1.0, learning_rate=0.1)
+                lines.evaluated(point)
+    assert caplog.messages[1:] == [
+        "30/400, 64 images/s",
+        "31/400, 50.00%, 64 images/s",
+        "61/400, 64 images/s",
+    ]

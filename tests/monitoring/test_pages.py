@@ -1,0 +1,75 @@
+"""A page whose drawing dies or hangs costs its asker an error, and nobody the next page."""
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from support import known_ledger, monitoring
+from test_web import ask
+
+from retrain.config.task import Task
+from retrain.monitoring import pages
+from retrain.monitoring.exporter import Exporter
+from retrain.monitoring.pages import Pages
+from retrain.monitoring.server import exporter_app
+from retrain.monitoring.web import serving
+from retrain.store import LocalStore
+from retrain.store.layout import Layout
+
+
+@pytest.fixture
+def hanging(tmp_path: Path) -> Path:
+    """A record that nobody has ended writing, in a ledger that is whole otherwise: who reads it waits."""
+    store = LocalStore(tmp_path / "store")
+    known_ledger.write(store, known_ledger.pets())
+    record = store.root / Layout("pets").record("hanging")
+    os.mkfifo(record)
+    return record
+
+
+@pytest.fixture
+def port(hanging: Path, tmp_path: Path) -> Iterator[int]:
+    """Where the page of that ledger is served."""
+    task = Task(name="pets", store=str(tmp_path / "store"))
+    with serving("127.0.0.1", 0, exporter_app(Exporter([]), Pages({task.name: task}))) as port:
+        yield port
+
+
+def page(port: int) -> tuple[int, str]:
+    answer = ask(port, "/")
+    return answer.status, answer.read().decode()
+
+
+def test_after_a_drawing_was_killed_the_next_one_is_served(port: int, hanging: Path) -> None:
+    with ThreadPoolExecutor() as threads:
+        asked = threads.submit(page, port)
+        monitoring.wait_for(multiprocessing.active_children, "the process that draws")
+        for process in multiprocessing.active_children():
+            process.kill()
+        assert asked.result() == (503, "draw: its process was killed by SIGKILL (out of memory?)\n")
+    hanging.unlink()
+    status, html = page(port)
+    assert status == 200
+    assert "continuous-4" in html
+
+
+def test_whoever_would_wait_long_for_another_drawing_is_sent_away(
+    port: int, hanging: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "WAIT_SECONDS", 0.1)
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(page, port)
+        monitoring.wait_for(multiprocessing.active_children, "the process that draws")
+        assert page(port) == (503, "pets: another page is still being drawn; ask again in a minute\n")
+        for process in multiprocessing.active_children():
+            process.kill()
+        assert first.result()[0] == 503
+
+
+def test_a_drawing_that_hangs_is_given_up(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "DRAW_SECONDS", 1)
+    assert page(port) == (503, "draw: not done after 1 s\n")
+    assert multiprocessing.active_children() == []

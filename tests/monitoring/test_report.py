@@ -1,0 +1,255 @@
+"""The page: its figures are the ledger's, it is safe and self-contained, and everybody can read it."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page
+from support import browsers, known_ledger
+from support.ledgers import champion_of, ledger_of
+from support.pictures import two_classes
+from typer.testing import CliRunner
+
+from retrain.cli import app
+from retrain.config.task import Model, Target, Task, Training
+from retrain.data.packing import pack
+from retrain.data.staging import Staging
+from retrain.monitoring import metrics
+from retrain.monitoring.observers import LogLines
+from retrain.monitoring.report import Sources, read_sources, render_page
+from retrain.monitoring.report.speed_ups import speed_up_races
+from retrain.pipeline import stages
+from retrain.pipeline.context import Context
+from retrain.pipeline.planning import Request
+from retrain.records import Decision
+from retrain.records.ledger import total_savings
+from retrain.store import LocalStore, ledger, open_store
+from retrain.store.layout import Layout
+
+HOSTILE = """'"><img src=x onerror=alert(1)><script>alert(2)</script>${{1}}"""
+PHONE, DESKTOP = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with browsers.chromium() as chromium:
+        yield chromium
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    """A task whose ledger was written by real runs: scratch, a calibration, and a run against it."""
+    folder = tmp_path_factory.mktemp("report")
+    training = Training(epochs=6, batch_size=8, evaluate_every=1)
+    task = Task(
+        name="pets",
+        store=str(folder / "store"),
+        model=Model(name="logistic"),
+        training=training,
+        target=Target(level=50),
+    )
+    store = LocalStore(folder / "store")
+    context = Context(store, Layout(task.name), torch.device("cpu"), folder / "cache", LogLines())
+    for part in (1, 2):
+        list(pack(two_classes(folder / "images"), task, store, staging=Staging.parse("share", "60+40", 0), part=part))
+        stages.run_task(context, task, Request(purpose="retrain" if part == 1 else "calibrate"))
+    stages.run_task(context, task, Request())
+    return task
+
+
+@pytest.fixture(scope="module")
+def sources(real: Task) -> Sources:
+    store, layout = open_store(real.store), Layout(real.name)
+    return read_sources(store, layout, ledger.read(store, layout))
+
+
+@pytest.fixture(scope="module")
+def html(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(render_page(sources), encoding="utf-8")
+    return path
+
+
+def opened(browser: Browser, path: Path, **settings: object) -> Page:
+    return browsers.opened(browser, path.as_uri(), **settings)
+
+
+def written(tmp_path: Path, sources: Sources) -> Path:
+    path = tmp_path / "report.html"
+    path.write_text(render_page(sources), encoding="utf-8")
+    return path
+
+
+def test_crossings_lie_on_the_curves(sources: Sources) -> None:
+    shown = speed_up_races(sources.records, sources.curves)
+    assert [race.record.method for race in shown] == ["continuous"]
+    for crossing in shown[0].crossings:
+        points = {point.iteration: point.accuracy for point in shown[0].curves[crossing.runner].points}
+        assert points[crossing.iteration] == crossing.accuracy
+    reached = shown[0].record.result.reached_at
+    assert {c.level: c.iteration for c in shown[0].crossings if c.runner == "this run"} == {
+        level: iteration for level, iteration in reached.items() if iteration is not None
+    }
+
+
+def test_figures_on_the_page_are_the_ledgers(browser: Browser, html: Path, sources: Sources) -> None:
+    page = opened(browser, html)
+    total = total_savings(sources.records)
+    assert browsers.card(page, "Iterations saved, net") == total.net
+    assert browsers.card(page, "Iterations saved, gross") == total.gross
+    assert browsers.card(page, "Always from scratch") == total.baseline
+    assert browsers.card(page, "Spent, all in") == total.used_all_in
+    assert browsers.card(page, "Runs") == len(sources.records) == 3
+    newest = sources.records[-1]
+    assert browsers.card(page, "Newest accuracy, val") == newest.result.final_accuracy
+    champion = next(record for record in sources.records if record.run_id == sources.champion.run_id)
+    assert browsers.card(page, "Champion, test") == champion.evaluation.accuracy
+    for record in sources.records:
+        saved = page.locator(f"[id='{record.run_id}'] data").get_attribute("value")
+        assert float(saved) == record.savings.net
+    page.close()
+
+
+def test_a_run_opens_to_its_plan_target_costs_and_gate(browser: Browser, html: Path, sources: Sources) -> None:
+    page = opened(browser, html)
+    run = page.locator(f"[id='{sources.records[-1].run_id}']")
+    assert not run.locator("dl").is_visible()
+    run.locator("summary").focus()
+    page.keyboard.press("Enter")
+    text = run.locator("dl").inner_text()
+    plan = sources.plans[sources.records[-1].run_id]
+    assert plan.reason in text
+    assert f"measured by {plan.target.baseline_run}" in text
+    assert run.locator("dt").all_inner_texts() == [
+        "Plan", "Why", "Recipe", "Target", "Result", "Costs", "Saved", "Gate", "Against",
+    ]  # fmt: skip
+    page.close()
+
+
+def test_page_and_metrics_tell_the_same_totals(browser: Browser, tmp_path: Path, sources: Sources) -> None:
+    records = known_ledger.pets()
+    page = opened(browser, written(tmp_path, Sources("pets", "store", sources.now, records)))
+    served: defaultdict[str, float] = defaultdict(float)
+    for line in metrics.render(records).decode().splitlines():
+        if not line.startswith("#"):
+            name, _, value = line.partition("{")[0], *line.rpartition(" ")[1:]
+            served[name] += float(value)
+    assert browsers.card(page, "Iterations saved, net") == served["retrain_saved_net_iterations"] == -40
+    assert browsers.card(page, "Iterations saved, gross") == served["retrain_saved_gross_iterations"]
+    assert browsers.card(page, "Always from scratch") == served["retrain_baseline_iterations_total"]
+    assert browsers.card(page, "Spent, all in") == served["retrain_used_all_in_iterations_total"]
+    assert browsers.card(page, "EUR saved, net") == pytest.approx(served["retrain_saved_net_cost"])
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_page_has_no_accessibility_violations(
+    browser: Browser, html: Path, scheme: str, viewport: dict[str, int]
+) -> None:
+    page = opened(browser, html, color_scheme=scheme, viewport=viewport)
+    page.locator("details").evaluate_all("all => all.forEach(one => one.open = true)")
+    violations = Axe().run(page).response["violations"]
+    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in violations] == []
+    page.close()
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of #rrggbb (WCAG 2.2)."""
+    parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_colours_of_the_charts_stand_out(browser: Browser, html: Path, scheme: str) -> None:
+    page = opened(browser, html, color_scheme=scheme)
+    read = "name => getComputedStyle(document.documentElement).getPropertyValue('--' + name).trim()"
+    surface = luminance(page.evaluate(read, "surface"))
+    least = {"muted": 4.5} | dict.fromkeys(("ours", "scratch", "gross", "net", "target", "bad", "easy", "hard"), 3.0)
+    for name, needed in least.items():
+        dark, light = sorted((surface, luminance(page.evaluate(read, name))))
+        assert (light + 0.05) / (dark + 0.05) >= needed, name
+    page.close()
+
+
+@pytest.mark.parametrize("medium", ["screen", "print"])
+def test_nothing_runs_over_the_edge_of_a_phone_or_a_sheet(browser: Browser, html: Path, medium: str) -> None:
+    page = opened(browser, html, viewport=PHONE)
+    page.emulate_media(media=medium)
+    page.locator("details").evaluate_all("all => all.forEach(one => one.open = true)")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    page.close()
+
+
+def test_keyboard_comes_to_the_figures_first(browser: Browser, html: Path) -> None:
+    page = opened(browser, html)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the figures"
+    page.keyboard.press("Enter")
+    assert page.evaluate("location.hash") == "#main"
+    page.close()
+
+
+def test_hostile_names_are_only_text(browser: Browser, tmp_path: Path, sources: Sources) -> None:
+    won, *_, refused = known_ledger.pets()
+    won = won.model_copy(update={"run_id": HOSTILE})
+    hostile = {
+        "run_id": HOSTILE + "2",
+        "error": HOSTILE,
+        "parent": HOSTILE,
+        "new_drops": (HOSTILE,),
+        "outcome": "failed",
+    }
+    refused = refused.model_copy(update=hostile | {"decision": Decision(promoted=False, reasons=(HOSTILE,))})
+    drops = [drop.model_copy(update={"id": HOSTILE}) for drop in sources.drops]
+    made = Sources(HOSTILE, HOSTILE, sources.now, [won, refused], drops, champion=champion_of([won]))
+    page = opened(browser, written(tmp_path, made))
+    assert page.locator("img, script, iframe").count() == 0
+    assert page.evaluate("document.querySelectorAll('[onerror], [onclick], [onload]').length") == 0
+    assert HOSTILE in page.locator("h1").inner_text()
+    page.close()
+
+
+def test_two_thousand_runs_are_small_and_quick(browser: Browser, tmp_path: Path, sources: Sources) -> None:
+    records = ledger_of(2000)
+    path = written(tmp_path, Sources("birds", "s3://bucket", sources.now, records, champion=champion_of(records)))
+    assert path.stat().st_size < 3_000_000
+    page = opened(browser, path)
+    paint = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+    page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
+    assert page.evaluate(paint) < 1000
+    assert page.locator("tbody[id]").count() == 2000
+    assert browsers.card(page, "Iterations saved, net") == total_savings(records).net
+    page.close()
+
+
+def test_a_link_opens_the_part_of_the_table_that_it_leads_to(
+    browser: Browser, tmp_path: Path, sources: Sources
+) -> None:
+    records = ledger_of(120)
+    page = opened(browser, written(tmp_path, Sources("birds", "store", sources.now, records)))
+    oldest = page.locator(f"[id='{records[0].run_id}'] th")
+    assert not oldest.is_visible()
+    page.evaluate(f"location.hash = '{records[0].run_id}'")
+    oldest.wait_for(state="visible")
+    page.close()
+
+
+def test_an_empty_ledger_says_so(browser: Browser, tmp_path: Path, sources: Sources) -> None:
+    page = opened(browser, written(tmp_path, Sources("birds", "store", sources.now, [])))
+    assert "No run has ended yet." in page.locator("#savings").inner_text()
+    assert Axe().run(page).violations_count == 0
+    page.close()
+
+
+def test_command_writes_the_page(real: Task, tmp_path: Path) -> None:
+    (tmp_path / "pets.yaml").write_text(f"name: pets\nstore: {real.store}\n")
+    ended = CliRunner().invoke(app, ["report", "--task", str(tmp_path / "pets.yaml"), "-o", str(tmp_path / "out.html")])
+    assert ended.exit_code == 0, ended.output
+    page = (tmp_path / "out.html").read_text()
+    assert "<script" not in page
+    assert all(record.run_id in page for record in ledger.read(open_store(real.store), Layout("pets")))

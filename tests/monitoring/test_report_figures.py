@@ -1,0 +1,65 @@
+"""What the page shows, against sums written out and the recipe's own definitions."""
+
+from datetime import timedelta
+
+import torch
+from support import known_ledger
+from support.ledgers import ledger_of
+
+from retrain.config.recipe import EasyHard
+from retrain.monitoring.report import Sources
+from retrain.monitoring.report.figures import cumulative, headline, thin
+from retrain.monitoring.report.learning_speed import Index, speed_bars, speed_groups
+from retrain.monitoring.report.timeline import make_timeline
+from retrain.recipe.learning_speed import Counters
+from retrain.recipe.sampling import keep_probability
+from retrain.records import Champion, Promotion
+from retrain.records.ledger import total_savings
+
+
+def test_cumulative_savings_end_at_the_ledgers_total() -> None:
+    records = ledger_of(300)
+    steps = cumulative(records)
+    assert steps[-1].savings == total_savings(records)
+    assert [step.savings.gross for step in steps[:50]] == [
+        sum(record.savings.gross for record in records[: k + 1] if record.savings) for k in range(50)
+    ]
+    assert headline(records).saved_share == steps[-1].savings.net / steps[-1].savings.baseline
+
+
+def test_thinning_keeps_the_ends_and_the_order() -> None:
+    assert thin(range(5), 5) == [0, 1, 2, 3, 4]
+    kept = thin(range(1000), 120)
+    assert len(kept) == 120
+    assert (kept[0], kept[-1]) == (0, 999)
+    assert kept == sorted(set(kept))
+
+
+def test_easy_and_hard_are_those_that_sampling_draws_seldom() -> None:
+    generator = torch.Generator().manual_seed(0)
+    seen = torch.randint(0, 9, (500,), generator=generator).float()
+    correct = (seen * torch.rand(500, generator=generator)).round()
+    counters = Counters(seen, correct, seen * torch.rand(500, generator=generator))
+    probability = keep_probability(EasyHard(), counters, torch.ones(500, dtype=torch.bool))
+    index = Index("run", seen.numpy(), correct.numpy(), counters.loss.numpy(), EasyHard().share)
+    found = speed_groups(index)
+    assert sorted([*found["easy"], *found["hard"]]) == (probability < 1).nonzero().squeeze(1).tolist()
+    speed = correct / seen
+    assert speed[found["easy"]].min() >= speed[found["middle"]].max()
+    assert speed[found["middle"]].min() >= speed[found["hard"]].max()
+    assert sum(bar.samples for bar in speed_bars(index)) == int((seen > 0).sum())
+
+
+def test_a_champion_is_in_force_until_the_next() -> None:
+    first = known_ledger.pets()[0]
+    at = [first.ended_at + timedelta(hours=hour) for hour in range(3)]
+    history = tuple(
+        Promotion(sequence=k + 1, run_id=run, why=why, at=at[k])
+        for k, (run, why) in enumerate(
+            [(first.run_id, "promoted"), ("lost", "promoted by hand"), (first.run_id, "rolled back")]
+        )
+    )
+    now = at[2] + timedelta(hours=5)
+    reigns = make_timeline(Sources("birds", "store", now, [first], champion=Champion(history=history))).reigns
+    assert [(reign.since, reign.until) for reign in reigns] == [(at[0], at[1]), (at[1], at[2]), (at[2], now)]
+    assert [reign.accuracy for reign in reigns] == [0.79, None, 0.79]

@@ -1,0 +1,226 @@
+"""The sums that the exporter keeps, against sums written out; and the same totals wherever they are asked for."""
+
+import json
+import random
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser
+from support import known_ledger, monitoring
+from support.browsers import card, chromium
+from support.lives import Life, make_task
+
+from retrain.config.task import Task
+from retrain.monitoring.metrics import render
+from retrain.pipeline import stages
+from retrain.pipeline.planning import Request
+from retrain.records import RunRecord
+from retrain.store import LocalStore, ledger
+
+PETS = known_ledger.pets()
+
+
+def served(records: list[RunRecord]) -> dict[tuple[str, monitoring.Labels], float]:
+    return monitoring.samples(render(records).decode())
+
+
+def of(name: str, **labels: str) -> tuple[str, monitoring.Labels]:
+    return name, frozenset(labels.items())
+
+
+def test_totals_are_the_sums_over_records() -> None:
+    values = served(PETS)
+    continuous = {"task": "pets", "method": "continuous"}
+    assert values[of("retrain_baseline_iterations_total", **continuous)] == 500 + 500
+    assert values[of("retrain_used_iterations_total", **continuous)] == 100 + 150 + 250
+    assert values[of("retrain_used_all_in_iterations_total", **continuous)] == 110 + 160 + 260
+    assert values[of("retrain_saved_gross_iterations", **continuous)] == -100 + 350 + 250
+    assert values[of("retrain_saved_net_iterations", **continuous)] == -110 + 340 + 240
+    scratch = {"task": "pets", "method": "scratch"}
+    assert values[of("retrain_saved_gross_iterations", **scratch)] == 0
+    assert values[of("retrain_saved_net_iterations", **scratch)] == -510
+
+
+def test_savings_in_other_units_are_told_at_each_runs_own_pace_and_rates() -> None:
+    values = served(PETS)
+    labels = {"task": "pets", "method": "continuous"}
+    seconds = (-110 + 340 + 240) * known_ledger.SECONDS
+    assert values[of("retrain_saved_net_device_seconds", **labels)] == pytest.approx(seconds)
+    assert values[of("retrain_saved_net_energy_joules", **labels)] == pytest.approx(seconds * 300)
+    assert values[of("retrain_saved_net_cost", currency="EUR", **labels)] == pytest.approx(seconds / 3600 * 1.8)
+    assert values[of("retrain_saved_gross_flops", **labels)] == pytest.approx((-100 + 350 + 250) * known_ledger.FLOPS)
+    assert values[of("retrain_baseline_device_seconds_total", **labels)] == pytest.approx(1000 * known_ledger.SECONDS)
+
+
+def test_what_was_consumed_counts_every_run_whole() -> None:
+    values = served(PETS)
+    naive = {"task": "pets", "method": "naive"}
+    assert values[of("retrain_device_seconds_total", **naive)] == 300 * known_ledger.SECONDS + 20
+    assert values[of("retrain_flops_total", **naive)] == 300 * known_ledger.FLOPS + 1e10
+    assert values[of("retrain_energy_joules_total", **naive)] == 300 * (300 * known_ledger.SECONDS + 20)
+    assert of("retrain_saved_net_iterations", **naive) not in values  # a trial replaces no retraining
+
+
+def test_a_new_price_changes_no_past_figure() -> None:
+    labels = {"task": "pets", "method": "continuous", "currency": "EUR"}
+    dearer = known_ledger.run(7, 100, 500).model_copy(
+        update={"costs": known_ledger.COSTS.model_copy(update={"price_per_device_hour": 3.6})}
+    )
+    before, after = served(PETS), served([*PETS, dearer])
+    rise = after[of("retrain_cost_total", **labels)] - before[of("retrain_cost_total", **labels)]
+    assert rise == pytest.approx((100 * known_ledger.SECONDS + 20) / 3600 * 3.6)
+
+
+def test_without_rates_nothing_is_told_in_energy_or_money() -> None:
+    bare = [record.model_copy(update={"costs": Task(name="pets").costs}) for record in PETS]
+    names = {name for name, _ in served(bare)}
+    assert not {name for name in names if "joules" in name or "cost" in name}
+    assert "retrain_saved_net_device_seconds" in names
+
+
+def test_outcomes_that_have_not_come_are_told_as_zero() -> None:
+    values = served(PETS)
+    runs = {"task": "pets", "method": "continuous", "purpose": "retrain"}
+    expected = {"reached": 2, "missed": 1, "completed": 0, "diverged": 0, "failed": 0}
+    assert {outcome: values[of("retrain_runs_total", outcome=outcome, **runs)] for outcome in expected} == expected
+    assert values[of("retrain_gate_decisions_total", task="pets", decision="refused")] == 1
+
+
+def test_the_newest_runs_figures_are_one_runs() -> None:
+    values = served(PETS)
+    assert values[of("retrain_speed_up_ratio", task="pets", level="100")] == 500 / 250
+    assert values[of("retrain_speed_up_ratio", task="pets", level="99")] == 450 / 225
+    assert values[of("retrain_baseline_age_drops", task="pets")] == 2
+    assert values[of("retrain_target_met", task="pets")] == 1
+    assert values[of("retrain_promoted", task="pets")] == 0
+    assert values[of("retrain_last_run_timestamp_seconds", task="pets")] == PETS[-1].ended_at.timestamp()
+    assert values[of("retrain_last_success_timestamp_seconds", task="pets")] == PETS[3].ended_at.timestamp()
+
+
+def test_a_figure_that_the_newest_run_lacks_is_not_an_older_ones() -> None:
+    missed = known_ledger.run(7, 250, outcome="missed", aim=known_ledger.target(), promoted=True)
+    values = served([*PETS, missed])
+    assert of("retrain_speed_up_ratio", task="pets", level="100") not in values
+    assert values[of("retrain_target_met", task="pets")] == 0
+
+
+def test_an_attempt_that_was_followed_by_another_is_no_end_of_a_retraining() -> None:
+    attempt = known_ledger.run(7, 250, outcome="missed", aim=known_ledger.target())
+    assert served([*PETS, attempt])[of("retrain_target_met", task="pets")] == 1
+    scratch = known_ledger.run(8, 400, 400, "completed", method="scratch", promoted=True, attempt=1)
+    assert served([*PETS, attempt, scratch])[of("retrain_target_met", task="pets")] == 0
+
+
+def test_recent_savings_are_those_of_the_newest_five_runs() -> None:
+    key = of("retrain_recent_saved_net_iterations", task="pets")
+    assert served(PETS)[key] == 0 - 510 - 110 + 340 + 240
+    assert served([*PETS, known_ledger.run(7, 100, 500)])[key] == -510 - 110 + 340 + 240 + 390
+    assert key not in served(PETS[:4])
+
+
+def test_totals_do_not_depend_on_the_order_in_which_records_are_read() -> None:
+    expected = served(PETS)
+    for seed in range(10):
+        shuffled = random.Random(seed).sample(PETS, len(PETS))
+        assert served(shuffled) == pytest.approx(expected)
+
+
+def test_counters_never_fall_as_the_ledger_grows() -> None:
+    grown = [served(PETS[:length]) for length in range(len(PETS) + 1)]
+    for before, after in pairwise(grown):
+        counters = {key for key in before if key[0].endswith("_total")}
+        assert counters <= after.keys()
+        assert all(after[key] >= before[key] for key in counters)
+
+
+def real_runs(folder: Path) -> tuple[Task, list[RunRecord]]:
+    """A task whose ledger real runs have written: scratch, a calibration, and a continuous run."""
+    life, task = Life(LocalStore(folder / "store"), folder), make_task(store=str(folder / "store"))
+    life.land(0, 1, 2, seed=1)
+    stages.run_task(life.context, task, Request())
+    life.land(3, 4, seed=2)
+    stages.run_task(life.context, task, Request(purpose="calibrate"))
+    stages.run_task(life.context, task, Request())
+    return task, ledger.read(life.store, life.layout)
+
+
+def generated_runs(folder: Path) -> tuple[Task, list[RunRecord]]:
+    """A task of more records than the page lists, one in ten of them a calibration."""
+    records = [
+        known_ledger.run(n, 400, 0, "completed", "big", "scratch", "calibrate")
+        if n % 10 == 0
+        else known_ledger.run(n, n % 300 + 100, 500, task="big", aim=known_ledger.target(), promoted=n % 3 > 0)
+        for n in range(2_500)
+    ]
+    path = folder / "store" / "big" / "ledger"
+    path.mkdir(parents=True)
+    for record in records:
+        (path / f"{record.run_id}.json").write_bytes(record.to_bytes())
+    return Task(name="big", store=str(folder / "store")), records
+
+
+METRICS = {
+    "gross": "retrain_saved_gross_iterations",
+    "net": "retrain_saved_net_iterations",
+    "baseline": "retrain_baseline_iterations_total",
+    "used": "retrain_used_iterations_total",
+}
+
+
+CARDS = {"gross": "Iterations saved, gross", "net": "Iterations saved, net", "baseline": "Always from scratch"}
+
+
+def told_by_cli(task: Task, folder: Path) -> dict[str, float]:
+    file = folder / f"{task.name}.yaml"
+    file.write_text(f"name: {task.name}\nstore: {task.store}\n")
+    command = [sys.executable, "-m", "retrain", "status", "--task", str(file), "--json"]
+    savings = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["savings"]
+    return {figure: savings[figure] for figure in METRICS}
+
+
+def told_by_metrics(values: dict[tuple[str, monitoring.Labels], float], task: Task) -> dict[str, float]:
+    ours = [(name, value) for (name, labels), value in values.items() if ("task", task.name) in labels]
+    return {figure: sum(value for name, value in ours if name == metric) for figure, metric in METRICS.items()}
+
+
+def told_by_prometheus(url: str, task: Task) -> dict[str, float]:
+    asked = {f: monitoring.query(url, f'sum({metric}{{task="{task.name}"}})') for f, metric in METRICS.items()}
+    return {figure: sum(values.values()) for figure, values in asked.items()}
+
+
+def told_by_page(browser: Browser, url: str) -> dict[str, float]:
+    page = browser.new_page()
+    page.goto(url)
+    told = {figure: card(page, name) for figure, name in CARDS.items()}
+    page.close()
+    return told
+
+
+def test_cli_exporter_prometheus_and_page_tell_the_same_totals_of_real_and_of_many_runs(tmp_path: Path) -> None:
+    ledgers = [real_runs(tmp_path), generated_runs(tmp_path)]
+    tasks = [task for task, _ in ledgers]
+    with (
+        monitoring.exporter(tasks, every=60) as address,
+        monitoring.prometheus(tmp_path, [address]) as prometheus,
+        chromium() as browser,
+    ):
+        served_now = monitoring.samples(monitoring.get(f"http://{address}/metrics"))
+        monitoring.wait_for(lambda: monitoring.query(prometheus, "retrain_ledger_records"), "a scrape")
+        for task, records in ledgers:
+            parts = [record.savings for record in records if record.savings]
+            expected = {figure: pytest.approx(sum(getattr(part, figure) for part in parts)) for figure in METRICS}
+            assert told_by_metrics(served_now, task) == expected
+            assert told_by_prometheus(prometheus, task) == expected
+            assert told_by_cli(task, tmp_path) == expected
+            page = told_by_page(browser, f"http://{address}/tasks/{task.name}")
+            assert page == {figure: expected[figure] for figure in CARDS}
+
+
+def test_the_number_of_series_does_not_grow_with_the_number_of_runs() -> None:
+    few, many = (
+        served([known_ledger.run(number, 100, 500, promoted=True) for number in range(runs)]) for runs in (10, 1000)
+    )
+    assert few.keys() == many.keys()

@@ -1,0 +1,191 @@
+"""What is served over HTTP is only read, tells browsers to run nothing, and lets no client hold it up."""
+
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
+from threading import Event
+
+import pytest
+from support import known_ledger, monitoring
+
+from retrain.config.task import Task
+from retrain.monitoring import live
+from retrain.monitoring.report.page import content_policy
+from retrain.monitoring.web import CONNECTIONS, REQUEST_BYTES, REQUEST_SECONDS, Environ, StartResponse, reply, serving
+from retrain.store import LocalStore
+from retrain.watcher import health
+from retrain.watcher.health import Health
+
+
+@contextmanager
+def exporter(folder: Path) -> Iterator[int]:
+    store = LocalStore(folder / "store")
+    known_ledger.write(store, known_ledger.pets())
+    with monitoring.exporter([Task(name="pets", store=str(store.root))]) as address:
+        yield int(address.split(":")[1])
+
+
+@contextmanager
+def watcher(folder: Path) -> Iterator[int]:
+    with serving("127.0.0.1", 0, health.health_app(Health(["pets"]))) as port:
+        yield port
+
+
+@contextmanager
+def training(folder: Path) -> Iterator[int]:
+    port = monitoring.free_port()
+    live.serve_live_metrics("127.0.0.1", port)
+    yield port
+
+
+SERVERS = {
+    exporter: ("/", "/metrics", "/healthz", "/tasks/dogs"),
+    watcher: ("/metrics", "/healthz", "/readyz", "/nowhere"),
+    training: ("/metrics",),
+}
+
+
+@pytest.fixture(params=SERVERS, ids=lambda server: server.__name__)
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Each server of the project: its port, and its paths."""
+    with request.param(tmp_path) as port:
+        yield port, SERVERS[request.param]
+
+
+def ask(port: int, path: str, method: str = "GET", headers: Iterable[tuple[str, str]] = ()) -> HTTPResponse:
+    connection = HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request(method, path, headers=dict(headers))
+    return connection.getresponse()
+
+
+def ok(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    return reply(start_response, "200 OK", "text/plain", b"ok\n")
+
+
+def dial(port: int, said: bytes = b"") -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port), timeout=30)
+    connection.sendall(said)
+    return connection
+
+
+def drip(connection: socket.socket, seconds: float) -> None:
+    """Send a byte now and then, for so many seconds."""
+    for _ in range(int(10 * seconds)):
+        connection.sendall(b"a")
+        time.sleep(0.1)
+
+
+def test_nothing_but_reading_is_answered(server: tuple[int, tuple[str, ...]]) -> None:
+    port, paths = server
+    for path in paths:
+        for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"):
+            answer = ask(port, path, method)
+            assert (answer.status, answer.getheader("Allow")) == (405, "GET, HEAD")
+        read, head = ask(port, path), ask(port, path, "HEAD")
+        assert head.status == read.status
+        assert head.read() == b""
+        assert len(read.read()) > 0 or path == "/metrics"  # a training's is empty before it starts
+
+
+def test_every_answer_tells_browsers_to_run_and_keep_nothing(server: tuple[int, tuple[str, ...]]) -> None:
+    port, paths = server
+    for answer in (*(ask(port, path) for path in paths), ask(port, paths[0], "POST")):
+        expected = {
+            "Content-Security-Policy": f"{content_policy()}; frame-ancestors 'none'",
+            "X-Content-Type-Options": "nosniff",
+            "X-Frame-Options": "DENY",
+            "Referrer-Policy": "no-referrer",
+            "Cross-Origin-Resource-Policy": "same-origin",
+            "Cache-Control": "no-store",
+            "Server": "retrain",
+        }
+        assert {name: answer.getheader(name) for name in expected} == expected
+
+
+def test_a_request_longer_than_allowed_is_refused(server: tuple[int, tuple[str, ...]]) -> None:
+    port, paths = server
+    long = ("X-Long", "a" * REQUEST_BYTES)
+    assert ask(port, paths[0], headers=[long]).status == 431
+    assert ask(port, f"/{'a' * REQUEST_BYTES}").status == 431
+    many = b"GET / HTTP/1.0\r\n" + b"".join(b"X-%d: a\r\n" % number for number in range(200))
+    with dial(port, many + b"\r\n") as connection:
+        assert connection.recv(1000).split()[1] == b"431"
+    assert ask(port, paths[0]).status in (200, 503)
+
+
+def test_a_body_is_never_waited_for() -> None:
+    with serving("127.0.0.1", 0, ok) as port, dial(port, b"GET / HTTP/1.0\r\nContent-Length: 1000000\r\n\r\n") as sent:
+        assert sent.recv(1000).startswith(b"HTTP/1.0 200")
+
+
+def test_headers_that_drip_are_cut_off_at_the_deadline(capfd: pytest.CaptureFixture[str]) -> None:
+    with serving("127.0.0.1", 0, ok) as port, dial(port, b"GET / HTTP/1.0\r\nX-Slow: ") as connection:
+        since = time.monotonic()
+        with pytest.raises(OSError, match=r"Broken pipe|reset"):
+            drip(connection, 3 * REQUEST_SECONDS)
+        assert REQUEST_SECONDS - 0.5 < time.monotonic() - since < REQUEST_SECONDS + 1.5
+    assert capfd.readouterr() == ("", "")
+
+
+def test_slow_clients_hold_up_nobody(server: tuple[int, tuple[str, ...]]) -> None:
+    """More of them than there are places: those that have been longest in asking make room."""
+    port, paths = server
+    with ExitStack() as opened:
+        slow = [opened.enter_context(dial(port, b"GET / HTTP/1.0\r\nX-Slow: ")) for _ in range(CONNECTIONS + 10)]
+        since = time.monotonic()
+        assert ask(port, paths[0]).status in (200, 503)
+        assert slow[0].recv(1) == b""
+        assert time.monotonic() - since < REQUEST_SECONDS
+        slow[-1].settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            slow[-1].recv(1)
+
+
+def test_connections_beyond_those_that_are_answered_are_closed_at_once() -> None:
+    go_on = Event()
+
+    def wait(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        go_on.wait(30)
+        return ok(environ, start_response)
+
+    with ExitStack() as opened, serving("127.0.0.1", 0, wait) as port:
+        asked = [opened.enter_context(dial(port, b"GET / HTTP/1.0\r\n\r\n")) for _ in range(CONNECTIONS)]
+        time.sleep(0.3)
+        with dial(port) as refused:
+            assert refused.recv(1) == b""
+        go_on.set()
+        assert {connection.recv(1000).split()[1] for connection in asked} == {b"200"}
+        assert ask(port, "/").status == 200
+
+
+def test_clients_that_go_away_leave_no_trace(capfd: pytest.CaptureFixture[str]) -> None:
+    def long(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        return reply(start_response, "200 OK", "text/plain", b"a" * 10_000_000)
+
+    with serving("127.0.0.1", 0, long) as port:
+        for said in (b"", b"GET", b"GET / HTTP/1.0\r\nX", b"GET / HTTP/1.0\r\n\r\n", b"\x16\x03\x01\x02\x00"):
+            dial(port, said).close()
+        assert len(ask(port, "/").read()) == 10_000_000
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("host", "others"), [("127.0.0.1", False), ("0.0.0.0", True)])
+def test_it_listens_where_it_is_told_to_and_nowhere_else(host: str, others: bool) -> None:
+    def is_open(address: str, port: int) -> bool:
+        with socket.socket() as connection:
+            return connection.connect_ex((address, port)) == 0
+
+    free = monitoring.free_port()
+    live.serve_live_metrics(host, free)
+    with serving(host, 0, ok) as port:
+        for listening in (port, free):
+            assert is_open("127.0.0.1", listening)
+            assert is_open("127.0.0.2", listening) is others
+
+
+def test_it_listens_on_ipv6_too() -> None:
+    with serving("::1", 0, ok) as port:
+        assert monitoring.get(f"http://[::1]:{port}/") == "ok\n"

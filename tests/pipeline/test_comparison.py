@@ -1,0 +1,59 @@
+"""The paired comparison: its interval covers as often as it says, and its counts are those of a naive loop."""
+
+import numpy as np
+import pytest
+import torch
+
+from retrain.pipeline.gate import compare, paired_difference
+
+SEED = 20260102
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
+@pytest.mark.parametrize(("both", "better", "worse"), [(0.8, 0.06, 0.04), (0.9, 0.02, 0.02), (0.5, 0.2, 0.1)])
+@pytest.mark.parametrize("samples", [100, 1000])
+def test_the_interval_covers_the_difference_as_often_as_it_says(
+    confidence: float, both: float, better: float, worse: float, samples: int
+) -> None:
+    cells = [both, better, worse, 1 - both - better - worse]
+    draws = np.random.default_rng(SEED).multinomial(samples, cells, size=4000)
+    hits = [
+        interval.low <= better - worse <= interval.high
+        for interval in (paired_difference(int(b), int(c), samples, confidence) for _, b, c, _ in draws)
+    ]
+    assert np.mean(hits) > confidence - 0.015
+    if samples == 1000:  # with few disagreements it is wide, to be on the safe side
+        assert np.mean(hits) < confidence + 0.015
+
+
+def test_the_interval_is_walds_after_half_a_sample_is_added_to_each_cell() -> None:
+    interval = paired_difference(better=12, worse=5, samples=200, confidence=0.95)
+    signs = np.array([1.0] * 12 + [-1.0] * 5 + [0.0] * 183)
+    assert interval.value == pytest.approx(signs.mean())
+    weights = np.array([12.5, 5.5, 184.0]) / 202
+    mean = weights @ [1, -1, 0]
+    error = ((weights @ [1, 1, 0] - mean**2) / 202) ** 0.5
+    assert (interval.low, interval.high) == pytest.approx((mean - 1.959964 * error, mean + 1.959964 * error))
+
+
+def test_no_disagreement_is_no_certainty() -> None:
+    small, large = (paired_difference(0, 0, samples, 0.95) for samples in (20, 2000))
+    assert small.low < large.low < 0 < large.high < small.high
+    assert small.low == pytest.approx(-small.high)
+
+
+def test_the_interval_stays_within_what_a_difference_can_be() -> None:
+    assert paired_difference(3, 0, 3, 0.999).high == 1
+    assert paired_difference(0, 3, 3, 0.999).low == -1
+
+
+def test_flips_and_accuracies_are_those_of_a_naive_count() -> None:
+    generator = torch.Generator().manual_seed(0)
+    theirs, ours = torch.rand(500, generator=generator) < 0.8, torch.rand(500, generator=generator) < 0.7
+    comparison = compare("scratch-0", theirs, ours, 0.9)
+    pairs = list(zip(theirs.tolist(), ours.tolist(), strict=True))
+    assert comparison.negative_flips == sum(1 for was, now in pairs if was and not now) / 500
+    assert comparison.champion_accuracy == sum(was for was, _ in pairs) / 500
+    assert comparison.difference.value == pytest.approx(sum(now - was for was, now in pairs) / 500)
+    assert comparison.difference.low < comparison.difference.value < comparison.difference.high
+    assert comparison.champion == "scratch-0"

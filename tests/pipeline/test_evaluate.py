@@ -1,0 +1,172 @@
+"""How good a model is on the test split: against a count, sample by sample, of names that were guessed right."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.lives import Life, make_task
+
+from retrain.data.augment import Normalize
+from retrain.models import factory
+from retrain.pipeline import stages
+from retrain.pipeline.evaluate import evaluate_run
+from retrain.pipeline.planning import Request
+from retrain.records import Dataset, Loading, Plan
+from retrain.store import LocalStore
+
+TASK = make_task()
+
+
+def trained(life: Life, plan: Plan) -> Plan:
+    life.context.files(plan.run_id).write_plan(plan)
+    return stages.train(life.context, plan)
+
+
+def guesses(life: Life, plan: Plan, dataset: Dataset) -> list[tuple[str, str, int]]:
+    """For each of a dataset's test samples: its class, the class that a run's model takes it for, and its drop."""
+    data = plan.task.data
+    test = life.context.samples(dataset, ["test"], data, Loading())["test"]
+    network = factory.build_network(TASK.model, len(plan.dataset.classes), data.image_size, seed=7)
+    network.load_state_dict(life.context.files(plan.run_id).weights())
+    network.eval()
+    normalize = Normalize(data, False)
+    guessed = [plan.dataset.classes[int(network(normalize(image[None])).argmax())] for image in test.images]
+    return list(zip([dataset.classes[label] for label in test.labels], guessed, test.drop.tolist(), strict=True))
+
+
+@pytest.fixture
+def life(tmp_path: Path) -> Life:
+    """Two drops: classes 0 and 1, then 1, 2 and 3."""
+    life = Life(LocalStore(tmp_path / "store"), tmp_path)
+    life.land(0, 1)
+    return life
+
+
+class Counted(LocalStore):
+    """A local store that keeps which objects were read."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.reads: list[str] = []
+
+    def read(self, key: str) -> tuple[bytes, str]:
+        self.reads.append(key)
+        return super().read(key)
+
+
+def share(hits: list[bool]) -> float:
+    return sum(hits) / len(hits)
+
+
+def test_accuracies_are_those_of_a_count_by_drop_and_by_class(life: Life) -> None:
+    first = stages.run_task(life.context, TASK, Request())
+    life.land(1, 2, 3, seed=1)
+    plan = stages.plan(life.context, TASK, Request("naive"))
+    assert isinstance(plan, Plan)
+    trained(life, plan)
+    ours, theirs = (
+        guesses(life, plan, plan.dataset),
+        guesses(life, life.context.files(plan.parent).plan(), plan.dataset),
+    )
+    evaluation = evaluate_run(life.context, plan, plan.parent)
+    assert evaluation.samples == len(ours)
+    assert evaluation.accuracy == share([label == guess for label, guess, _ in ours])
+    assert evaluation.old == share([label == guess for label, guess, drop in ours if drop == 0])
+    assert evaluation.new == share([label == guess for label, guess, drop in ours if drop == 1])
+    assert evaluation.by_class == {
+        name: share([label == guess for label, guess, _ in ours if label == name]) for name in plan.dataset.classes
+    }
+    comparison = evaluation.comparison
+    assert comparison
+    assert comparison.champion == first.run_id
+    assert comparison.champion_accuracy == share([label == guess for label, guess, _ in theirs])
+    assert comparison.negative_flips == share(
+        [was == label != now for (label, was, _), (_, now, _) in zip(theirs, ours, strict=True)]
+    )
+
+
+def test_models_whose_classes_are_in_another_order_are_compared_by_name(life: Life) -> None:
+    first = stages.plan(life.context, TASK, Request())
+    assert isinstance(first, Plan)
+    life.land(1, 2, 3, seed=1)
+    ours = stages.plan(life.context, TASK, Request())
+    assert isinstance(ours, Plan)
+    turned = Dataset(drops=ours.dataset.drops[::-1], classes=("class-1", "class-2", "class-3", "class-0"))
+    theirs = ours.model_copy(update={"dataset": turned, "seed": 1})
+    for plan in (ours, theirs):
+        trained(life, plan)
+    assert ours.dataset.classes == ("class-0", "class-1", "class-2", "class-3")
+    comparison = evaluate_run(life.context, ours, theirs.run_id).comparison
+    expected = share([label == guess for label, guess, _ in guesses(life, theirs, ours.dataset)])
+    assert comparison
+    assert comparison.champion_accuracy == expected > 0.7
+
+
+def test_a_champion_has_every_sample_of_a_class_it_never_saw_wrong(life: Life) -> None:
+    first = stages.run_task(life.context, TASK, Request())
+    life.land(2, 3, seed=1)
+    plan = stages.plan(life.context, TASK, Request("naive"))
+    assert isinstance(plan, Plan)
+    trained(life, plan)
+    comparison = evaluate_run(life.context, plan, first.run_id).comparison
+    assert comparison
+    theirs = guesses(life, life.context.files(first.run_id).plan(), plan.dataset)
+    assert {guess for _, guess, _ in theirs} <= {"class-0", "class-1"}
+    assert comparison.champion_accuracy == share([label == guess for label, guess, _ in theirs]) < 0.7
+
+
+def test_a_champion_is_shown_the_samples_as_it_takes_them_loaded_once_where_the_run_does_too(tmp_path: Path) -> None:
+    store = Counted(tmp_path / "store")
+    life = Life(store, tmp_path)
+    drop = life.land(0, 1)
+    plan = stages.plan(life.context, TASK, Request())
+    assert isinstance(plan, Plan)
+    smaller = TASK.data.model_copy(update={"image_size": TASK.data.image_size // 2})
+    darker = TASK.data.model_copy(update={"mean": (0.9, 0.9, 0.9)})
+    trained(life, plan)
+    for data, loads in ((darker, 1), (smaller, 2)):
+        other = plan.model_copy(update={"task": TASK.model_copy(update={"data": data})})
+        trained(life, other)
+        store.reads.clear()
+        comparison = evaluate_run(life.context, plan, other.run_id).comparison
+        assert store.reads.count(life.layout.manifest(drop.id)) == loads
+        assert comparison
+        hits = [label == guess for label, guess, _ in guesses(life, other, plan.dataset)]
+        assert comparison.champion_accuracy == share(hits) > 0.5
+
+
+def test_judging_leaves_the_random_stream_alone(life: Life) -> None:
+    plan = stages.plan(life.context, TASK, Request())
+    assert isinstance(plan, Plan)
+    trained(life, plan)
+    torch.manual_seed(1)
+    evaluate_run(life.context, plan, None)
+    after = torch.rand(1)
+    torch.manual_seed(1)
+    assert after == torch.rand(1)
+
+
+def test_a_champion_that_knows_more_classes_is_wrong_where_it_guesses_one_of_those(life: Life) -> None:
+    ours = stages.plan(life.context, TASK, Request())
+    assert isinstance(ours, Plan)
+    life.land(0, 2, seed=1, mislabelled=True)
+    theirs = stages.plan(life.context, TASK, Request())
+    assert isinstance(theirs, Plan)
+    for plan in (ours, theirs):
+        trained(life, plan)
+    guessed = guesses(life, theirs, ours.dataset)
+    assert any(guess == "class-2" for label, guess, _ in guessed if label == "class-0")
+    comparison = evaluate_run(life.context, ours, theirs.run_id).comparison
+    assert comparison
+    assert comparison.champion_accuracy == share([label == guess for label, guess, _ in guessed])
+
+
+def test_the_gate_never_sees_what_the_run_learnt_from_or_stopped_on(life: Life) -> None:
+    plan = stages.plan(life.context, TASK, Request())
+    assert isinstance(plan, Plan)
+    splits = life.context.samples(plan.dataset, ["train", "val", "test"], TASK.data, Loading())
+    pictures = {name: {image.numpy().tobytes() for image in held.images} for name, held in splits.items()}
+    assert all(len(pictures[name]) == len(held) > 0 for name, held in splits.items())  # each picture is one of a kind
+    assert pictures["test"].isdisjoint(pictures["train"] | pictures["val"])
+    trained(life, plan)
+    assert evaluate_run(life.context, plan, None).samples == len(pictures["test"])

@@ -1,0 +1,306 @@
+"""Planning: from what has landed and what has been done to the next run, without a store."""
+
+import pytest
+from support.histories import TASK, Past, drop, one_drop
+
+from retrain.config.task import Task
+from retrain.pipeline.planning import NoRunNeeded, Request, equal_work, escalate
+from retrain.records import Plan
+
+
+def configured(**parts: object) -> Task:
+    """The task with other settings."""
+    return Task.model_validate({**TASK.model_dump(), **parts})
+
+
+def reason(planned: Plan | NoRunNeeded) -> str:
+    assert isinstance(planned, NoRunNeeded), planned
+    return planned.reason
+
+
+def test_nothing_is_planned_before_a_drop_has_landed() -> None:
+    assert "no drop has landed yet" in reason(Past().next())
+
+
+def test_the_first_drop_is_trained_from_scratch_to_the_end_of_its_schedule() -> None:
+    plan = Past().landed(drop(1)).plan()
+    assert (plan.method, plan.parent, plan.target, plan.known) == ("scratch", None, None, 0)
+    assert (plan.recipe.initialization.name, plan.recipe.objective.name) == ("fresh", "none")
+    assert (plan.iterations, plan.evaluate_every) == (500, 50)
+    assert (plan.origin.drops, plan.origin.classes) == (1, 2)
+
+
+def test_drops_that_landed_together_become_one_run() -> None:
+    plan = Past().landed(drop(1), drop(2, classes=("eel",))).plan()
+    assert [ref.id for ref in plan.dataset.drops] == ["d-1", "d-2"]
+    assert plan.dataset.classes == ("cat", "dog", "eel")
+
+
+def test_a_later_drop_continues_from_the_champion_towards_a_carried_target() -> None:
+    past = one_drop().landed(drop(2, samples=100))
+    plan = past.plan()
+    assert (plan.method, plan.parent, plan.known) == ("continuous", past.champion.run_id, 1)
+    assert plan.origin == past.champion.origin
+    assert plan.target.accuracy == plan.target.baseline_accuracy == 0.8
+    assert (plan.target.provenance, plan.target.age) == ("carried", 1)
+    assert (plan.target.baseline_run, plan.target.baseline_iterations) == (past.champion.run_id, 200)
+    assert plan.target.baseline_reached_at == {"99": 150, "100": 200}
+    assert "1 drop landed" in plan.reason
+
+
+def test_a_target_at_another_level_is_reached_by_scratch_at_another_iteration() -> None:
+    past = one_drop().landed(drop(2))
+    target = past.plan(task=configured(target={"level": 99})).target
+    assert target.accuracy == pytest.approx(0.792)
+    assert target.baseline_iterations == 150
+
+
+def test_a_baseline_that_saw_this_very_dataset_gives_a_measured_target() -> None:
+    past = one_drop().landed(drop(2))
+    calibration = past.plan(Request(purpose="calibrate"))
+    assert (calibration.method, calibration.target, calibration.parent) == ("scratch", None, None)
+    past.ended(calibration, promoted=None, accuracy=0.7)
+    target = past.plan().target
+    assert (target.provenance, target.age, target.accuracy) == ("measured", 0, 0.7)
+    assert target.baseline_run == calibration.run_id
+
+
+def test_a_baseline_ages_by_the_drops_that_it_has_not_seen() -> None:
+    past = one_drop()
+    for number in (2, 3):
+        past.landed(drop(number))
+        past.ended(past.plan())
+    assert past.landed(drop(4), drop(5)).plan().target.age == 4
+
+
+def test_targets_are_expected_only_where_the_quickest_retraining_came_near_its_own() -> None:
+    """The runs before took 40 and 30 of the 200 iterations of s_scratch to come within 99 percent."""
+    past = one_drop().landed(drop(2))
+    assert past.plan().target.expected_from == 0
+    past.ended(past.plan())
+    assert past.landed(drop(3)).plan().target.expected_from == round(0.75 * 40)
+    past.ended(past.plan(), iterations=30)
+    trial = past.landed(drop(4)).plan(Request("naive", "trial"))
+    past.ended(trial, iterations=10, promoted=None)
+    assert past.plan().target.expected_from == round(0.75 * 30)
+
+
+@pytest.mark.parametrize(("new", "scale"), [(499, 0.25), (500, 0.5), (1500, 0.5)])
+def test_the_schedule_is_chosen_by_the_share_of_new_data(new: int, scale: float) -> None:
+    plan = one_drop().landed(drop(2, samples=new)).plan()
+    assert plan.recipe.schedule.scale == scale
+    samples = 500 + 2 * (new // 2)
+    assert plan.iterations == round(samples * scale)
+    assert plan.evaluate_every == round(samples / 10)
+
+
+def test_a_scale_that_the_task_gives_is_taken() -> None:
+    task = configured(recipe={"schedule": {"name": "cosine", "scale": 0.7}})
+    assert one_drop(task).landed(drop(2)).plan().recipe.schedule.scale == 0.7
+
+
+def test_a_baseline_is_refreshed_once_it_is_so_many_drops_old() -> None:
+    past = one_drop(configured(baseline={"refresh": {"every": 2}})).landed(drop(2))
+    second = past.plan()
+    assert second.method == "continuous"
+    past.ended(second)
+    third = past.landed(drop(3)).plan()
+    assert (third.method, third.target) == ("scratch", None)
+    assert "2 drops old" in third.reason
+    past.ended(third)
+    assert past.landed(drop(4)).plan().method == "continuous"
+
+
+def test_a_baseline_is_refreshed_when_new_classes_appear_if_the_task_says_so() -> None:
+    refreshing = one_drop(configured(baseline={"refresh": {"on_new_classes": True}}))
+    assert refreshing.landed(drop(2)).plan().method == "continuous"
+    refreshing.ended(refreshing.plan())
+    grown = refreshing.landed(drop(3, classes=("cat", "eel"))).plan()
+    assert grown.method == "scratch"
+    assert "on_new_classes" in grown.reason
+    assert one_drop().landed(drop(2, classes=("cat", "eel"))).plan().method == "continuous"
+
+
+def test_a_calibration_on_the_new_classes_makes_their_refresh_needless() -> None:
+    past = one_drop(configured(baseline={"refresh": {"on_new_classes": True, "every": 1}})).landed(
+        drop(2, classes=("eel",))
+    )
+    past.ended(past.plan(Request(purpose="calibrate")), promoted=None)
+    assert past.plan().method == "continuous"
+
+
+def test_a_missed_target_escalates_to_longer_schedules_and_then_to_scratch() -> None:
+    first = one_drop().landed(drop(2, samples=100)).plan()
+    ladder = [first]
+    while following := escalate(ladder[-1]):
+        ladder.append(following)
+    assert [(plan.method, plan.recipe.schedule.scale) for plan in ladder] == [
+        ("continuous", 0.25),
+        ("continuous", 0.5),
+        ("continuous", 1.0),
+        ("scratch", 1.0),
+    ]
+    assert [plan.iterations for plan in ladder] == [150, 300, 600, 600]
+    assert [plan.attempt for plan in ladder] == [0, 1, 2, 3]
+    assert ladder[3].earlier == tuple(plan.run_id for plan in ladder[:3])
+    assert (ladder[3].parent, ladder[3].target, ladder[3].known) == (None, None, 1)
+    assert ladder[3].origin.drops == 2
+    assert all(plan.parent == first.parent and plan.target == first.target for plan in ladder[:3])
+
+
+def test_an_own_scale_escalates_to_the_next_longer_one() -> None:
+    task = configured(recipe={"schedule": {"name": "cosine", "scale": 0.3}})
+    plan = escalate(one_drop(task).landed(drop(2)).plan())
+    assert plan.recipe.schedule.scale == 0.5
+
+
+def test_without_on_miss_the_longest_schedule_is_the_last() -> None:
+    plan = one_drop(configured(baseline={"refresh": {"on_miss": False}})).landed(drop(2, samples=100)).plan()
+    assert escalate(escalate(plan)).recipe.schedule.scale == 1
+    assert escalate(escalate(escalate(plan))) is None
+
+
+def test_trials_calibrations_and_runs_without_a_target_do_not_escalate() -> None:
+    past = one_drop().landed(drop(2))
+    assert escalate(past.plan(Request(purpose="trial"))) is None
+    assert escalate(past.plan(Request(purpose="calibrate"))) is None
+    assert escalate(past.plan(Request("scratch"))) is None
+
+
+def test_naive_escalates_straight_to_scratch_for_its_schedule_is_as_long() -> None:
+    assert escalate(one_drop().landed(drop(2)).plan(Request("naive"))).method == "scratch"
+
+
+def test_after_a_crash_the_ladder_is_taken_up_where_it_was_left() -> None:
+    past = one_drop().landed(drop(2, samples=100))
+    first = past.plan()
+    past.ended(first, "missed", promoted=None)
+    second = past.plan()
+    assert second == escalate(first)
+    past.ended(second, "missed", promoted=None)
+    assert past.plan() == escalate(second)
+
+
+def test_nothing_new_is_no_run_for_the_default_request_alone() -> None:
+    past = one_drop()
+    assert f"no drop has landed since champion {past.champion.run_id}" in reason(past.next())
+    assert past.plan(Request("naive")).known == 1
+
+
+def test_a_run_that_was_done_before_is_not_done_again() -> None:
+    past = one_drop().landed(drop(2))
+    again = Request("naive", "trial")
+    record = past.ended(past.plan(again), promoted=None)
+    assert record.run_id in reason(past.next(again))
+
+
+def test_a_diverged_run_is_not_repeated_for_it_would_diverge_again() -> None:
+    past = one_drop().landed(drop(2))
+    past.ended(past.plan(), "diverged", promoted=None)
+    assert "diverged" in reason(past.next())
+
+
+def test_a_failed_run_is_tried_again_as_another_run() -> None:
+    past = one_drop().landed(drop(2))
+    first = past.plan()
+    past.ended(first, "failed", promoted=None)
+    second = past.plan()
+    assert (second.retry, second.reason) == (1, first.reason)
+    assert second.run_id != first.run_id
+    past.ended(second, "failed", promoted=None)
+    third = past.plan()
+    assert third.retry == 2
+    past.ended(third, "missed", promoted=None)
+    assert (past.plan().attempt, past.plan().retry) == (1, 0)
+
+
+def test_a_dataset_whose_candidate_was_refused_waits_for_the_next_drop() -> None:
+    past = one_drop().landed(drop(2))
+    refused = past.ended(past.plan(), promoted=False)
+    assert f"{refused.run_id} was trained on these drops and refused" in reason(past.next())
+    later = past.landed(drop(3)).plan()
+    assert (later.known, len(later.dataset.drops)) == (1, 3)
+
+
+def test_a_scratch_run_that_was_refused_does_not_set_off_run_after_run() -> None:
+    past = one_drop().landed(drop(2, samples=100))
+    plan = past.plan()
+    while plan.method == "continuous":
+        past.ended(plan, "missed", promoted=None)
+        plan = past.plan()
+    past.ended(plan, promoted=False, accuracy=0.7)
+    assert "refused" in reason(past.next())
+
+
+def test_after_a_rollback_the_same_drops_are_not_retrained_on() -> None:
+    past = one_drop()
+    first = past.champion
+    past.landed(drop(2))
+    past.ended(past.plan())
+    past.champion = first
+    assert "promoted, and replaced since" in reason(past.next())
+    assert past.landed(drop(3)).plan().parent == first.run_id
+
+
+def test_another_network_than_the_champions_starts_from_scratch() -> None:
+    past = one_drop().landed(drop(2))
+    wider = past.plan(task=configured(model={"name": "mlp"}))
+    assert wider.method == "scratch"
+    assert past.champion.run_id in wider.reason
+
+
+def test_only_runs_of_equal_work_share_a_baseline() -> None:
+    training = TASK.training.model_dump()
+    assert equal_work(TASK, configured(training={**training, "save_seconds": 1}, gate={"margin": 0.5}, seed=3))
+    assert not equal_work(TASK, configured(training={**training, "batch_size": 20}))
+    assert not equal_work(TASK, configured(training={**training, "evaluate_every": 2}))
+    assert not equal_work(TASK, configured(model={"name": "mlp"}))
+    past = one_drop().landed(drop(2))
+    past.baseline = None
+    assert past.plan().method == past.plan(Request("naive")).method == "scratch"
+
+
+def test_the_id_follows_what_decides_the_training() -> None:
+    def ids(**parts: object) -> tuple[str, str]:
+        past = one_drop().landed(drop(2))
+        return past.plan(task=configured(**parts)).run_id, past.plan(Request("scratch"), configured(**parts)).run_id
+
+    continuous, scratch = ids()
+    assert continuous.startswith("continuous-")
+    assert scratch.startswith("scratch-")
+    assert (continuous, scratch) == ids(store="s3://elsewhere/x", endpoint_url="http://elsewhere", gate={"margin": 0.5})
+    assert (continuous, scratch) == ids(baseline={"refresh": {"every": 7}})
+    assert ids(recipe={"objective": {"name": "none"}})[0] != continuous
+    assert ids(recipe={"objective": {"name": "none"}})[1] == scratch
+    assert ids(target={"level": 99})[0] != continuous
+    assert ids(target={"level": 99})[1] == scratch
+    for other in ({"seed": 1}, {"data": {"flip": False}}, {"training": {**TASK.training.model_dump(), "bf16": True}}):
+        assert ids(**other)[0] != continuous
+        assert ids(**other)[1] != scratch
+
+
+def test_the_id_follows_the_dataset_and_not_how_the_run_came_about() -> None:
+    past = one_drop().landed(drop(2))
+    plan = past.plan()
+    assert past.landed(drop(3)).plan().run_id != plan.run_id
+    assert plan.model_copy(update={"reason": "another", "attempt": 2, "earlier": ("x",)}).run_id == plan.run_id
+    assert plan.model_copy(update={"retry": 1}).run_id != plan.run_id
+
+
+def test_a_plan_keeps_its_id_through_the_store_whatever_later_versions_would_give() -> None:
+    plan = one_drop().champion
+    assert Plan.model_validate_json(plan.to_bytes()) == plan
+    earlier = plan.to_bytes().replace(plan.run_id.encode(), b"scratch-of-an-earlier-version")
+    assert Plan.model_validate_json(earlier).run_id == "scratch-of-an-earlier-version"
+
+
+def test_of_the_runs_on_one_dataset_only_the_first_that_counts_replaces_scratch() -> None:
+    past = one_drop().landed(drop(2, samples=100))
+    first = past.plan()
+    assert past.ended(first, "missed", promoted=None).savings.baseline == 0
+    second = past.plan()
+    assert second.replaces_scratch
+    assert past.ended(second, promoted=False).savings.baseline == 200
+    third = past.plan(Request("naive"))
+    assert not third.replaces_scratch
+    assert past.ended(third, iterations=40).savings.gross == -40

@@ -1,0 +1,443 @@
+"""The life of a drop, on both stores: trained on, judged, promoted and recorded, whatever comes between."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.lives import Life, make_task
+from support.trainings import Silent
+
+from retrain.config.task import Task
+from retrain.monitoring import metrics
+from retrain.pipeline import stages
+from retrain.pipeline.planning import NoRunNeeded, Request
+from retrain.records import Plan, RunRecord
+from retrain.records.ledger import total_savings
+from retrain.store import LocalStore, ObjectStore, champions, ledger
+from retrain.store.drops import quarantine_causes
+from retrain.training.progress import Progress
+
+TASK, DEFAULT = make_task(), Request()
+
+
+@pytest.fixture
+def life(store: ObjectStore, tmp_path: Path) -> Life:
+    """An empty task on each kind of store."""
+    return Life(store, tmp_path / "work")
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Life:
+    """An empty task in a folder."""
+    return Life(LocalStore(tmp_path / "store"), tmp_path / "work")
+
+
+def run(life: Life, task: Task = TASK, request: Request = DEFAULT) -> RunRecord:
+    ended = stages.run_task(life.context, task, request)
+    assert isinstance(ended, RunRecord), ended
+    return ended
+
+
+def plan(life: Life, task: Task = TASK, request: Request = DEFAULT) -> Plan:
+    planned = stages.plan(life.context, task, request)
+    assert isinstance(planned, Plan), planned
+    return planned
+
+
+def champion(life: Life) -> str | None:
+    return champions.read(life.store, life.layout).run_id
+
+
+def records(life: Life) -> list[RunRecord]:
+    return ledger.read(life.store, life.layout)
+
+
+def timeless(record: RunRecord) -> dict[str, object]:
+    """A record without what no two runs share."""
+    seconds = {"device_seconds", "device_seconds_all_in"}
+    times = {"started_at", "ended_at"}
+    return record.model_dump(
+        exclude={"started_at": True, "ended_at": True, "result": {"cost": seconds} | dict.fromkeys(times, True)}
+    )
+
+
+def test_the_first_drop_is_trained_from_scratch_and_promoted(life: Life) -> None:
+    life.land(0, 1, 2)
+    first = run(life)
+    assert (first.method, first.outcome, champion(life)) == ("scratch", "completed", first.run_id)
+    assert first.evaluation
+    assert (first.evaluation.old, first.evaluation.comparison) == (None, None)
+    assert first.evaluation.new == first.evaluation.accuracy > 0.8
+    assert records(life) == [first]
+
+
+def test_the_next_drop_continues_is_as_good_sooner_and_takes_over(life: Life) -> None:
+    life.land(0, 1, 2)
+    first = run(life)
+    life.land(0, 1, 2, seed=1)
+    second = run(life)
+    assert (second.method, second.outcome, second.parent, champion(life)) == (
+        "continuous",
+        "reached",
+        first.run_id,
+        second.run_id,
+    )
+    assert first.result
+    assert second.result
+    assert second.target
+    assert second.savings
+    assert (second.target.provenance, second.target.accuracy) == ("carried", first.result.final_accuracy)
+    assert second.result.final_accuracy >= second.target.accuracy
+    assert second.savings.gross == second.target.baseline_iterations - second.result.iterations > 0
+    assert second.evaluation
+    assert second.evaluation.comparison
+    assert second.evaluation.comparison.champion == first.run_id
+    assert None not in (second.evaluation.old, second.evaluation.new)
+    assert records(life) == [first, second]
+    for record in (first, second):
+        assert life.store.read(life.layout.metrics(record.run_id))[0] == metrics.render([record])
+
+
+def test_a_missed_target_escalates_to_scratch_and_every_attempt_is_charged(life: Life) -> None:
+    life.land(0, 1, 2)
+    first = run(life)
+    life.land(0, 1, 2, seed=1, mislabelled=True)
+    last = run(life, make_task(gate={"margin": 1.0}))
+    attempts = records(life)[1:]
+    assert [(record.method, record.scale, record.outcome, record.attempt) for record in attempts] == [
+        ("continuous", 0.5, "missed", 0),
+        ("continuous", 1.0, "missed", 1),
+        ("scratch", 1.0, "completed", 2),
+    ]
+    assert attempts[-1] == last
+    assert champion(life) == last.run_id
+    assert all(record.parent == first.run_id and record.decision is None for record in attempts[:2])
+    used = [record.result.iterations for record in attempts if record.result]
+    assert total_savings(attempts).gross == -used[0] - used[1]
+    assert total_savings(attempts).used == sum(used)
+
+
+def test_a_candidate_that_the_gate_refuses_is_kept_with_the_reason_and_not_trained_again(life: Life) -> None:
+    life.land(0, 1, 2)
+    first = run(life)
+    life.land(0, 1, 2, seed=1, mislabelled=True)
+    strict = make_task(gate={"margin": 0.0, "min_accuracy": 0.9})
+    refused = run(life, strict)
+    assert refused.decision
+    assert not refused.decision.promoted
+    assert any("below gate.min_accuracy 0.9" in reason for reason in refused.decision.reasons)
+    assert champion(life) == first.run_id
+    assert life.context.files(refused.run_id).weights()
+    before = life.contents()
+    nothing = stages.run_task(life.context, strict, Request())
+    assert isinstance(nothing, NoRunNeeded)
+    assert f"{refused.run_id} was trained on these drops and refused" in nothing.reason
+    assert life.contents() == before
+
+
+def test_nothing_new_is_no_run_and_changes_nothing(life: Life) -> None:
+    assert isinstance(stages.run_task(life.context, TASK, Request()), NoRunNeeded)
+    life.land(0, 1)
+    run(life)
+    before = life.contents()
+    assert isinstance(stages.run_task(life.context, TASK, Request()), NoRunNeeded)
+    assert life.contents() == before
+
+
+def test_every_stage_called_again_changes_nothing(life: Life) -> None:
+    life.land(0, 1, 2)
+    run(life)
+    life.land(0, 1, 2, seed=1, mislabelled=True)
+    planned = plan(life)
+    final = stages.train(life.context, planned)
+    done = [stage(life.context, final) for stage in (stages.evaluate, stages.promote, stages.record)]
+    kept = life.contents()
+    assert stages.train(life.context, planned) == final
+    assert [stage(life.context, final) for stage in (stages.evaluate, stages.promote, stages.record)] == done
+    assert life.contents() == kept
+
+
+Stage = Callable[..., object]
+
+
+@pytest.mark.parametrize("done", range(5))
+@pytest.mark.parametrize("mislabelled", [False, True])
+def test_after_a_crash_between_any_two_stages_the_next_run_completes_it(
+    tmp_path: Path, done: int, mislabelled: bool
+) -> None:
+    lives = [Life(LocalStore(tmp_path / name), tmp_path / f"{name}-work") for name in ("whole", "crashed")]
+    for life in lives:
+        life.land(0, 1)
+        run(life)
+        life.land(0, 1, seed=1, mislabelled=mislabelled)
+    whole, crashed = lives
+    run(whole)
+    final = plan(crashed)
+    if done >= 1:
+        final = stages.train(crashed.context, final)
+    for stage in (stages.evaluate, stages.promote, stages.record)[: max(0, done - 1)]:
+        stage(crashed.context, final)
+    stages.run_task(crashed.context, TASK, Request())
+    assert [timeless(record) for record in records(crashed)] == [timeless(record) for record in records(whole)]
+    assert champion(crashed) == champion(whole)
+    assert set(crashed.contents()) == set(whole.contents())
+
+
+def test_a_crash_right_after_the_swap_leaves_a_promotion_that_is_completed(local: Life) -> None:
+    local.land(0, 1)
+    planned = plan(local)
+    stages.evaluate(local.context, stages.train(local.context, planned))
+    champions.swap(local.store, local.layout, champions.read(local.store, local.layout), planned.run_id, "promoted")
+    assert isinstance(stages.run_task(local.context, TASK, Request()), NoRunNeeded)
+    [record] = records(local)
+    assert record.decision
+    assert (record.run_id, record.decision.promoted) == (planned.run_id, True)
+    seen = champions.read(local.store, local.layout)
+    assert seen.champion
+    assert len(seen.champion.history) == 1
+
+
+def test_a_promoted_run_without_a_record_gets_it_before_the_next_drop_is_retrained_on(local: Life) -> None:
+    local.land(0, 1)
+    first = stages.train(local.context, plan(local))
+    stages.promote(local.context, first)
+    local.land(0, 1, seed=1)
+    second = run(local)
+    assert (second.method, second.parent) == ("continuous", first.run_id)
+    assert [record.run_id for record in records(local)] == [first.run_id, second.run_id]
+
+
+def test_of_two_candidates_the_later_is_judged_against_the_earlier(life: Life) -> None:
+    life.land(0, 1, 2)
+    first = run(life)
+    life.land(0, 1, 2, seed=1)
+    ours, theirs = (plan(life, request=Request(method)) for method in ("continuous", "naive"))
+    for candidate in (ours, theirs):
+        stages.train(life.context, candidate)
+        evaluation = stages.evaluate(life.context, candidate)
+        assert evaluation
+        assert evaluation.comparison
+        assert evaluation.comparison.champion == first.run_id
+    stages.promote(life.context, theirs)
+    stages.promote(life.context, ours)
+    record = stages.record(life.context, ours)
+    assert record.evaluation
+    assert record.evaluation.comparison
+    assert record.evaluation.comparison.champion == theirs.run_id
+    assert champion(life) == ours.run_id
+
+
+def test_a_promotion_is_recorded_against_whom_it_replaced_whatever_a_late_worker_wrote(life: Life) -> None:
+    life.land(0, 1, 2)
+    run(life)
+    life.land(0, 1, 2, seed=1)
+    ours, theirs = (plan(life, request=Request(method)) for method in ("continuous", "naive"))
+    for candidate in (ours, theirs):
+        stages.train(life.context, candidate)
+    late = stages.evaluate(life.context, ours)
+    assert late
+    stages.promote(life.context, theirs)
+    stages.promote(life.context, ours)
+    life.context.files(ours.run_id).write_evaluation(late)
+    record = stages.record(life.context, ours)
+    assert record.evaluation
+    assert record.evaluation.comparison
+    assert record.evaluation.comparison.champion == theirs.run_id
+
+
+class Overtaken(LocalStore):
+    """A store where another candidate is promoted in the moment before our first swap."""
+
+    rival: Callable[[], object] | None = None
+
+    def replace(self, key: str, data: bytes, version: str) -> str:
+        rival, self.rival = self.rival, None
+        if rival and key.endswith("champion.json"):
+            rival()
+        return super().replace(key, data, version)
+
+
+def test_who_loses_the_swap_is_judged_again_and_may_be_refused(tmp_path: Path) -> None:
+    store = Overtaken(tmp_path / "store")
+    life = Life(store, tmp_path / "work")
+    life.land(0, 1, 2)
+    run(life, make_task(training={**TASK.training.model_dump(), "epochs": 0.1}))  # easily beaten
+    life.land(0, 1, 2, seed=1)
+    worse = plan(life, make_task(training={**TASK.training.model_dump(), "epochs": 1}, gate={"margin": 0.1}))
+    better = plan(life)
+    for candidate in (worse, better):
+        stages.train(life.context, candidate)
+    store.rival = lambda: stages.promote(life.context, better)
+    decision = stages.promote(life.context, worse)
+    assert decision
+    assert not decision.promoted
+    assert f"worse than the champion {better.run_id}" in decision.reasons[0]
+    assert champion(life) == better.run_id
+    seen = champions.read(store, life.layout)
+    assert seen.champion
+    assert worse.run_id not in [entry.run_id for entry in seen.champion.history]
+
+
+def test_once_decided_an_evaluation_stays_whoever_is_champion_later(local: Life) -> None:
+    local.land(0, 1)
+    first = run(local)
+    local.land(0, 1, seed=1)
+    second = plan(local)
+    stages.promote(local.context, stages.train(local.context, second))
+    evaluation = stages.evaluate(local.context, second)
+    champions.promote_manually(
+        local.store, local.layout, champions.read(local.store, local.layout), first.run_id, "rolled back"
+    )
+    assert stages.evaluate(local.context, second) == evaluation
+    assert stages.record(local.context, second).evaluation == evaluation
+
+
+def test_a_loss_that_is_not_finite_ends_with_a_record_and_the_champion_stays(life: Life) -> None:
+    life.land(0, 1)
+    first = run(life)
+    life.land(0, 1, seed=1)
+    optimizer = {"name": "sgd", "learning_rate": 1e38}
+    exploding = make_task(training={**TASK.training.model_dump(), "optimizer": optimizer})
+    diverged = run(life, exploding)
+    assert (diverged.outcome, diverged.evaluation, diverged.decision) == ("diverged", None, None)
+    assert diverged.result
+    assert diverged.result.model_digest is None
+    assert diverged.savings
+    assert diverged.savings.gross == -diverged.result.iterations
+    assert champion(life) == first.run_id
+
+
+@pytest.mark.parametrize(
+    "request_", [Request(purpose="calibrate"), Request("naive", "trial")], ids=["calibrate", "trial"]
+)
+def test_what_only_measures_is_never_promoted(life: Life, request_: Request) -> None:
+    life.land(0, 1)
+    first = run(life)
+    life.land(0, 1, seed=1)
+    measured = run(life, request=request_)
+    assert measured.evaluation
+    assert measured.evaluation.comparison
+    assert measured.decision is None
+    assert champion(life) == first.run_id
+    assert run(life).decision
+
+
+def test_a_calibrated_baseline_gives_a_measured_target(local: Life) -> None:
+    local.land(0, 1)
+    run(local)
+    local.land(2, 3, seed=1)
+    calibrated = run(local, request=Request(purpose="calibrate"))
+    target = plan(local).target
+    assert calibrated.result
+    assert target
+    assert (target.baseline_run, target.provenance, target.age) == (calibrated.run_id, "measured", 0)
+    assert target.accuracy == calibrated.result.final_accuracy
+
+
+def test_a_baseline_of_other_work_is_passed_over(local: Life) -> None:
+    local.land(0, 1)
+    first = run(local)
+    local.land(0, 1, seed=1)
+    other = make_task(training={**TASK.training.model_dump(), "batch_size": 8})
+    run(local, other, Request(purpose="calibrate"))
+    planned = plan(local)
+    assert planned.target
+    assert (planned.method, planned.target.baseline_run) == ("continuous", first.run_id)
+    assert plan(local, make_task(training={**TASK.training.model_dump(), "batch_size": 4})).method == "scratch"
+
+
+class Breaks(Silent):
+    """Breaks down, as a machine might, when the run of this number starts."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.left = number
+
+    def started(self, plan: Plan, progress: Progress) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise RuntimeError("no space left on device")
+
+
+class BreaksAt(Silent):
+    """Breaks down in the iteration of this number."""
+
+    def __init__(self, iteration: int) -> None:
+        super().__init__()
+        self.iteration = iteration
+
+    def stepped(self, progress: Progress) -> None:
+        if progress.iteration == self.iteration:
+            raise RuntimeError("no space left on device")
+
+
+def test_what_a_failed_run_had_done_is_lost_and_its_states_are_removed(life: Life) -> None:
+    life.land(0, 1)
+    saving = make_task(training={**TASK.training.model_dump(), "save_seconds": 0})
+    with pytest.raises(RuntimeError):
+        stages.run_task(replace(life.context, observer=BreaksAt(7)), saving, Request())
+    [failed] = records(life)
+    assert failed.savings
+    assert (failed.savings.used, failed.savings.gross, failed.savings.net) == (6, -6, -6)
+    assert not [key for key in life.contents() if "/state/" in key]
+    again = run(life, saving)
+    assert again.savings
+    assert total_savings(records(life)).gross == -6
+
+
+def test_a_failure_is_recorded_and_the_next_run_tries_again(life: Life) -> None:
+    life.land(0, 1)
+    with pytest.raises(RuntimeError, match="no space left"):
+        stages.run_task(replace(life.context, observer=Breaks(1)), TASK, Request())
+    [failed] = records(life)
+    assert (failed.outcome, failed.error) == ("failed", "RuntimeError: no space left on device")
+    assert champion(life) is None
+    again = run(life)
+    assert (again.outcome, champion(life)) == ("completed", again.run_id)
+    assert again.run_id != failed.run_id
+
+
+def test_a_failure_is_recorded_under_the_attempt_that_it_befell(local: Life) -> None:
+    local.land(0, 1, 2)
+    run(local)
+    local.land(0, 1, 2, seed=1, mislabelled=True)
+    with pytest.raises(RuntimeError):
+        stages.run_task(replace(local.context, observer=Breaks(2)), TASK, Request())
+    assert [(record.outcome, record.scale) for record in records(local)[1:]] == [("missed", 0.5), ("failed", 1.0)]
+    last = run(local)
+    assert [(record.outcome, record.attempt) for record in records(local)[3:]] == [("missed", 1), ("completed", 2)]
+    assert last.method == "scratch"
+
+
+def test_a_run_that_was_promoted_has_not_failed(local: Life) -> None:
+    local.land(0, 1)
+    planned = stages.train(local.context, plan(local))
+    stages.promote(local.context, planned)
+    record = stages.record_failure(local.context, planned, "the last step's pod was evicted")
+    assert record.decision
+    assert (record.outcome, record.error, record.decision.promoted) == ("completed", None, True)
+
+
+def test_a_failure_that_is_told_twice_is_recorded_once(local: Life) -> None:
+    local.land(0, 1)
+    planned = plan(local)
+    first = stages.record_failure(local.context, planned, "evicted")
+    assert stages.record_failure(local.context, planned, "evicted again") == first
+    assert records(local) == [first]
+
+
+def test_a_damaged_drop_is_put_in_quarantine_until_it_is_repaired(life: Life) -> None:
+    life.land(0, 1)
+    first = run(life)
+    drop = life.land(0, 1, seed=1)
+    key = life.layout.shard(drop.id, drop.shards[0].name)
+    whole, _ = life.store.read(key)
+    life.store.write(key, whole[:-1000])
+    assert isinstance(stages.run_task(life.context, TASK, Request()), NoRunNeeded)
+    [_, failed] = records(life)
+    assert (failed.outcome, failed.error) == ("failed", quarantine_causes(life.store, life.layout)[drop.id])
+    assert champion(life) == first.run_id
+    life.store.write(key, whole)
+    life.store.delete(life.layout.quarantine(drop.id))
+    assert run(life).outcome == "reached"

@@ -1,0 +1,145 @@
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from retrain.config.recipe import Fresh, ShrinkPerturb, Warm
+from retrain.errors import ModelError
+from retrain.recipe.initialization import initialize, shrink_perturb, warm_start
+
+
+def network(classes: int, seed: int, width: int = 4) -> nn.Module:
+    """A small convolutional net with BatchNorm, whose running statistics have moved."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.Flatten(), nn.Linear(width * 4, classes))
+    for _ in range(seed):
+        net(torch.randn(8, 3, 4, 4))
+    return net
+
+
+def snapshot(net: nn.Module) -> dict[str, Tensor]:
+    return copy.deepcopy(net.state_dict())
+
+
+def assert_equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
+    assert left.keys() == right.keys()
+    for name, tensor in left.items():
+        assert tensor.dtype == right[name].dtype
+        assert torch.equal(tensor, right[name]), name
+
+
+def test_warm_start_is_the_parent_bit_for_bit() -> None:
+    parent, fresh = network(5, seed=3), network(5, seed=1)
+    warm_start(fresh, parent.state_dict())
+    assert_equal(fresh.state_dict(), parent.state_dict())
+    assert fresh.state_dict()["1.num_batches_tracked"] == 3
+
+
+def test_warm_start_copies_rather_than_shares() -> None:
+    parent, fresh = network(5, seed=3), network(5, seed=1)
+    before = snapshot(parent)
+    warm_start(fresh, parent.state_dict())
+    with torch.no_grad():
+        for parameter in fresh.parameters():
+            parameter.zero_()
+    assert_equal(snapshot(parent), before)
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.4, 0.001), (1.0, 0.0), (0.0, 1.0), (0.7, 0.3)])
+def test_shrink_perturb_equals_equation_4_element_by_element(alpha: float, beta: float) -> None:
+    parent, fresh = network(5, seed=3), network(5, seed=1)
+    start = snapshot(fresh)
+    shrink_perturb(fresh, parent.state_dict(), ShrinkPerturb(alpha=alpha, beta=beta))
+    for name, parameter in fresh.named_parameters():
+        pairs = zip(parent.state_dict()[name].flatten().tolist(), start[name].flatten().tolist(), strict=True)
+        expected = [alpha * old + beta * new for old, new in pairs]
+        torch.testing.assert_close(parameter.flatten(), torch.tensor(expected), rtol=1e-6, atol=1e-8)
+
+
+def test_shrink_perturb_leaves_buffers_fresh() -> None:
+    parent, fresh = network(5, seed=3), network(5, seed=1)
+    start = snapshot(fresh)
+    shrink_perturb(fresh, parent.state_dict(), ShrinkPerturb())
+    for name, buffer in fresh.named_buffers():
+        assert torch.equal(buffer, start[name]), name
+        assert not torch.equal(buffer, parent.state_dict()[name]), name
+
+
+def test_buffers_and_new_rows_can_be_had_the_other_way_for_comparison() -> None:
+    parent, fresh = network(5, seed=3).state_dict(), network(8, seed=1)
+    start = snapshot(fresh)
+    shrink_perturb(fresh, parent, ShrinkPerturb(buffers="old", new_rows="perturbed"))
+    for name, buffer in fresh.named_buffers():
+        assert torch.equal(buffer, parent[name]), name
+    torch.testing.assert_close(fresh.state_dict()["3.weight"][5:], 0.001 * start["3.weight"][5:])
+    torch.testing.assert_close(fresh.state_dict()["3.bias"][:5], 0.4 * parent["3.bias"] + 0.001 * start["3.bias"][:5])
+
+
+def test_classes_the_parent_never_saw_keep_their_full_fresh_initialization() -> None:
+    parent = network(5, seed=3).state_dict()
+    for initialization, old_weight, fresh_weight in [(Warm(), 1.0, 0.0), (ShrinkPerturb(), 0.4, 0.001)]:
+        fresh = network(8, seed=1)
+        start = snapshot(fresh)
+        initialize(initialization, fresh, parent)
+        for name in ("3.weight", "3.bias"):
+            head = fresh.state_dict()[name]
+            assert torch.equal(head[5:], start[name][5:])
+            torch.testing.assert_close(head[:5], old_weight * parent[name] + fresh_weight * start[name][:5])
+
+
+def test_a_tied_parameter_is_shrunk_once() -> None:
+    def tied(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+        net[1].weight = net[0].weight
+        return net
+
+    parent, fresh = tied(1), tied(2)
+    expected = 0.4 * parent.state_dict()["0.weight"] + 0.001 * snapshot(fresh)["0.weight"]
+    shrink_perturb(fresh, parent.state_dict(), ShrinkPerturb())
+    torch.testing.assert_close(fresh.state_dict()["1.weight"], expected)
+
+
+def test_fresh_ignores_the_parent() -> None:
+    fresh = network(5, seed=1)
+    start = snapshot(fresh)
+    initialize(Fresh(), fresh, network(5, seed=3).state_dict())
+    initialize(Fresh(), fresh, None)
+    assert_equal(fresh.state_dict(), start)
+
+
+@pytest.mark.parametrize("setting", [Warm(), ShrinkPerturb()])
+def test_what_needs_a_parent_says_so(setting: Warm | ShrinkPerturb) -> None:
+    with pytest.raises(ModelError, match=rf"'{setting.name}' needs a parent's weights .* use 'fresh'"):
+        initialize(setting, network(5, seed=1), None)
+
+
+@pytest.mark.parametrize("setting", [Warm(), ShrinkPerturb()])
+@pytest.mark.parametrize(
+    ("parent", "message"),
+    [
+        (network(9, seed=3), r"at 3\.weight: shape \[9, 16\] in the parent, shape \[5, 16\] in the network"),
+        (network(5, seed=3, width=2), r"at 3\.weight: shape \[5, 8\] in the parent, shape \[5, 16\] in the network"),
+        (network(5, seed=3)[:3], r"at 3\.weight: missing in the parent, shape \[5, 16\] in the network"),
+        (
+            nn.Sequential(*network(5, seed=3), nn.Linear(5, 2)),
+            r"at 4\.weight: shape \[2, 5\] in the parent, missing in the network",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_by_name_and_shape_and_change_nothing(
+    setting: Warm | ShrinkPerturb, parent: nn.Module, message: str
+) -> None:
+    fresh = network(5, seed=1)
+    start = snapshot(fresh)
+    with pytest.raises(ModelError, match=message):
+        initialize(setting, fresh, parent.state_dict())
+    assert_equal(fresh.state_dict(), start)
+
+
+@pytest.mark.parametrize("setting", [Warm(), ShrinkPerturb()])
+def test_a_single_number_does_not_grow_into_rows(setting: Warm | ShrinkPerturb) -> None:
+    fresh = nn.ParameterDict({"scale": nn.Parameter(torch.ones(3))})
+    with pytest.raises(ModelError, match=r"at scale: shape \[\] in the parent, shape \[3\] in the network"):
+        initialize(setting, fresh, {"scale": torch.tensor(2.0)})

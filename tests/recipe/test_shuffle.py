@@ -1,0 +1,87 @@
+"""The order of a pass: any is as likely as any other, the same for the same seed, of exactly what the pass holds."""
+
+from collections import Counter
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from retrain.data.stream.order import shards_by_first_use, window_shuffle
+from retrain.recipe.learning_speed import BLOCK
+from retrain.recipe.sampling import LARGE, draw_pass, shuffle, sort_by_random_key
+from retrain.training.seeds import make_generator
+
+
+def by_lot(kept: Tensor, drawn: torch.Generator) -> Tensor:
+    """As `shuffled` does it with many."""
+    return sort_by_random_key(kept, lambda block: torch.rand(len(block), generator=drawn, dtype=torch.float64))
+
+
+def test_few_samples_keep_the_order_that_torch_gives_them() -> None:
+    kept = torch.arange(0, 3000, 3)
+    expected = kept[torch.randperm(1000, generator=make_generator(0, "order"))]
+    assert torch.equal(shuffle(kept, make_generator(0, "order")), expected)
+
+
+def test_every_order_that_is_sorted_by_lot_is_equally_likely() -> None:
+    drawn = make_generator(0, "lots")
+    orders = Counter(tuple(by_lot(torch.tensor([2, 5, 7, 11]), drawn).tolist()) for _ in range(24_000))
+    assert len(orders) == 24
+    # Chi-squared with 23 degrees of freedom exceeds 49.7 once in a thousand.
+    assert sum((count - 1000) ** 2 / 1000 for count in orders.values()) < 49.7
+
+
+def test_samples_of_every_block_come_to_every_part_of_the_pass_alike() -> None:
+    size = 4 * BLOCK
+    order = by_lot(torch.arange(size), make_generator(1, "lots"))
+    cells = torch.bincount(order * 16 // size * 16 + torch.arange(size) * 16 // size, minlength=256).double()
+    expected = size / 256
+    # Chi-squared with 15 x 15 degrees of freedom exceeds 292.7 once in a thousand.
+    assert ((cells - expected) ** 2 / expected).sum() < 292.7
+
+
+def test_neighbours_are_in_rising_order_half_of_the_time() -> None:
+    order = by_lot(torch.arange(4 * BLOCK), make_generator(2, "lots"))
+    rising = (order[1:] > order[:-1]).double().mean().item()
+    assert rising == pytest.approx(0.5, abs=4 * (12 * len(order)) ** -0.5)
+
+
+def test_many_samples_are_held_once_each_in_an_order_that_the_seed_decides() -> None:
+    first, again, other = (draw_pass(None, LARGE, make_generator(seed, "pass")) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert int((first == other).sum()) < 20  # of 4 M, one is expected to fall on its own place
+    assert torch.equal(first.sort().values, torch.arange(LARGE))
+
+
+def test_what_a_pass_holds_does_not_depend_on_blocks_or_on_its_order() -> None:
+    size = 3 * BLOCK + 17
+    probability = torch.linspace(0, 1, size)
+    kept = (torch.rand(size, generator=make_generator(0, "pass")) < probability).nonzero().squeeze(1)
+    counts = torch.full((size // 1000 + 1,), 1000)
+    for arrange in (shuffle, by_lot, partial(window_shuffle, counts=counts, window=4)):
+        drawn = draw_pass(probability, size, make_generator(0, "pass"), arrange)
+        assert drawn.dtype == torch.int64
+        assert torch.equal(drawn.sort().values, kept)
+
+
+@pytest.mark.parametrize("kept", [torch.arange(0), torch.tensor([0]), torch.tensor([1]), torch.tensor([2**40])])
+def test_passes_of_one_sample_or_none_are_themselves(kept: Tensor) -> None:
+    assert torch.equal(by_lot(kept.clone(), make_generator(0, "lots")), kept)
+
+
+def test_shards_are_mixed_as_a_sort_of_places_does_it() -> None:
+    counts = torch.tensor([30_000, 0, 70_000, 1, 49_999])
+    kept = torch.arange(0, 150_000, 3)
+    drawn = make_generator(3, "pass")
+    unit = torch.randperm(5, generator=drawn)[torch.repeat_interleave(torch.arange(5), counts)[kept]]
+    place = unit + 2 * torch.rand(len(kept), generator=drawn, dtype=torch.float64)
+    expected = kept[place.argsort()]
+    assert torch.equal(window_shuffle(kept.clone(), make_generator(3, "pass"), counts, 2), expected)
+
+
+def test_the_route_names_each_shard_once_by_its_first_sample() -> None:
+    size = 2 * BLOCK + 5
+    counts = torch.full((size // 500 + 1,), 500)
+    order = window_shuffle(torch.arange(0, size, 7), make_generator(4, "pass"), counts, 8)
+    assert shards_by_first_use(order, counts) == list(dict.fromkeys((order // 500).tolist()))

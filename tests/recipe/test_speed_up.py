@@ -1,0 +1,59 @@
+from collections.abc import Sequence
+
+import pytest
+from support.studying import ran
+
+from retrain.experiments.statistics import ratio
+from retrain.recipe.speed_up import first_reaching
+
+Points = tuple[Sequence[int], Sequence[float]]
+
+SCRATCH = ([100, 200, 300, 400, 500], [0.30, 0.55, 0.68, 0.74, 0.70])
+
+
+def test_first_reaching_equals_a_search_by_hand() -> None:
+    iterations, accuracies = SCRATCH
+    for accuracy in (0.0, 0.30, 0.300001, 0.55, 0.66, 0.69, 0.70, 0.75):
+        expected = None
+        for i in range(len(iterations)):
+            if accuracies[i] >= accuracy and expected is None:
+                expected = iterations[i]
+        assert first_reaching(iterations, accuracies, accuracy) == expected
+
+
+def test_reaching_is_for_good_even_if_accuracy_falls_again() -> None:
+    assert first_reaching([10, 20, 30], [0.5, 0.8, 0.4], 0.7) == 20
+
+
+def test_an_empty_curve_reaches_nothing_and_a_ragged_one_is_refused() -> None:
+    assert first_reaching([], [], 0.0) is None
+    with pytest.raises(ValueError, match="shorter"):
+        first_reaching([10, 20], [0.1], 0.9)
+
+
+def level(scratch: Points, other: Points, r: float) -> float | None:
+    """L_r, as studies compute it."""
+    curves = [ran("any", 0, dict(zip(*points, strict=True))).curve for points in (scratch, other)]
+    return ratio(*curves, r)
+
+
+def test_speed_up_is_scratchs_iterations_over_the_others() -> None:
+    other = ([50, 100, 150], [0.60, 0.695, 0.70])
+    assert level(SCRATCH, other, 100) == 400 / 150
+    assert level(SCRATCH, other, 99) == 400 / 100
+    assert level(SCRATCH, other, 95) == 300 / 100
+    assert level(SCRATCH, other, 80) == 300 / 50
+
+
+def test_the_level_is_of_the_accuracy_that_scratch_ends_with_not_of_its_luckiest_evaluation() -> None:
+    assert level(([10, 20, 30], [0.5, 0.9, 0.6]), ([5, 10], [0.4, 0.6]), 100) == 20 / 10
+
+
+def test_scratch_against_itself_is_one_at_every_level_and_a_slower_run_is_below_one() -> None:
+    assert [level(SCRATCH, SCRATCH, r) for r in (1, 50, 99, 100)] == [1, 1, 1, 1]
+    assert level(SCRATCH, ([400, 800], [0.5, 0.7]), 100) == 0.5
+
+
+def test_a_level_that_is_not_reached_has_no_speed_up() -> None:
+    assert level(SCRATCH, ([100, 200], [0.60, 0.699]), 100) is None
+    assert level(SCRATCH, ([100, 200], [0.60, 0.999]), 106) is None

@@ -1,0 +1,74 @@
+"""Names that would be script in a page are text in it, whatever way they came: as a browser sees what is served."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser
+from support import browsers, monitoring
+from support.lives import Life, make_task
+
+from retrain.config.task import Gate, Task
+from retrain.data.packing import pack
+from retrain.monitoring.web import Environ, StartResponse, reply, serving
+from retrain.pipeline import stages
+from retrain.pipeline.planning import Request
+from retrain.records import Plan
+from retrain.store import LocalStore
+
+HOSTILE = """'"><svg onload=alert(1)><script>alert(2)<&sol;script><img src=x onerror=alert(3)>{{7*7}}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with browsers.chromium() as chromium:
+        yield chromium
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Task:
+    """A task whose only drop has a class of a hostile name, and whose gate says so: the class is never right."""
+    task = make_task(gate=Gate(min_class_accuracy=1))
+    life = Life(LocalStore(tmp_path / "store"), tmp_path)
+    life.land(0, 1, mislabelled=True)
+    (tmp_path / "drop-0" / "class-0").rename(tmp_path / "drop-0" / HOSTILE)
+    (drop, _), *_ = pack(tmp_path / "drop-0", task, life.store, drop_id="hostile")
+    assert HOSTILE in drop.classes
+    record = stages.run_task(life.context, task, Request())
+    failed = stages.plan(life.context, task, Request(purpose="trial"))
+    assert isinstance(failed, Plan)
+    stages.record_failure(life.context, failed, HOSTILE)
+    assert HOSTILE in str(record.decision)
+    return task.model_copy(update={"store": str(life.store.root)})
+
+
+def test_hostile_names_in_drops_gates_and_errors_are_only_text(browser: Browser, hostile: Task) -> None:
+    with monitoring.exporter([hostile]) as address:
+        page = browsers.opened(browser, f"http://{address}/")
+        page.locator("details").evaluate_all("all => all.forEach(one => one.open = true)")
+        assert page.inner_text("body").count(HOSTILE) >= 2
+        assert page.locator("script, img, iframe, [onload], [onerror]").count() == 0
+        page.close()
+
+
+def test_a_page_that_held_script_after_all_would_not_run_it(browser: Browser) -> None:
+    """The policy sent with every answer is the second line: here is a page as if nothing had been escaped."""
+    script = (
+        b"<script>document.documentElement.lang='x'</script><svg onload=\"document.documentElement.lang='x'\"></svg>"
+    )
+    frame = b"<iframe src='data:text/html,x'></iframe><form action='http://127.0.0.1:1/'><input name=a></form>"
+
+    def leaky(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        return reply(start_response, "200 OK", "text/html", script + frame)
+
+    with serving("127.0.0.1", 0, leaky) as port:
+        page, refused = browser.new_page(), []
+        page.on("console", lambda message: refused.append(message.text))
+        page.goto(f"http://127.0.0.1:{port}/")
+        page.locator("form").evaluate("form => form.submit()")
+        page.wait_for_timeout(300)
+        assert page.locator("html").get_attribute("lang") is None
+        assert page.url == f"http://127.0.0.1:{port}/"
+        for directive in ("script-src", "frame-src", "form-action"):
+            assert any(directive in line for line in refused), refused
+        page.close()

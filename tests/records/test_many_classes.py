@@ -1,0 +1,70 @@
+"""A hundred thousand classes, a sample each: time and memory stay sane."""
+
+import time
+from pathlib import Path
+
+import pytest
+from support.pictures import png
+from support.uploads import shard, taken_in, task_in, upload
+
+from retrain.config.task import Model, Task, Training
+from retrain.pipeline import stages
+from retrain.pipeline.context import make_context
+from retrain.pipeline.next_run import plan_next_run
+from retrain.pipeline.planning import Request
+from retrain.records import Plan, RunRecord
+from retrain.store import LocalStore, champions
+from retrain.store.drops import read_drop
+from retrain.store.layout import Layout
+from retrain.store.runs import RunRecords
+from retrain.utils.processes import run_in_subprocess
+from retrain.watcher.ingestion import try_ingest_drop
+
+CLASSES, LAYOUT = 100_000, Layout("pets")
+
+
+def weighed(task: Task, drop: str) -> tuple[str | None, int]:
+    """Take a drop in, and return what came of it with the most memory that this process had, in kB, since it began.
+
+    `getrusage` would tell what the process had that started this one, too.
+    """
+    cause = try_ingest_drop(task, drop)
+    (most,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return cause, int(most.split()[1])
+
+
+@pytest.fixture(scope="module")
+def landed(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    """A task with one drop of as many classes as samples, and a tiny network that is trained for a few iterations."""
+    task = task_in(tmp_path_factory.mktemp("many"), image_size=4, val_share=0.002, test_share=0.002, flip=False)
+    store, image = LocalStore(Path(task.store)), png(1, 4)
+    upload(store, "many", {"train.tar": shard((f"class-{n:06d}/1.png", image) for n in range(CLASSES))})
+    cause, most = run_in_subprocess(600, weighed, task, "many")
+    assert cause is None
+    assert most < 1_000_000, "kB, torch's own 500,000 included"
+    training = Training(epochs=0.005, batch_size=64, evaluate_every=1)
+    return task.model_copy(update={"model": Model(name="mlp", options={"width": 4}), "training": training})
+
+
+def test_a_drop_of_a_hundred_thousand_classes_is_committed_and_planned(landed: Task) -> None:
+    store = LocalStore(Path(landed.store))
+    assert len(read_drop(store, LAYOUT, "many").classes) == CLASSES
+    before = time.process_time()
+    plan = plan_next_run(store, LAYOUT, landed, Request())
+    assert time.process_time() - before < 20
+    assert isinstance(plan, Plan)
+    assert len(plan.dataset.classes) == CLASSES
+
+
+def test_a_hundred_thousand_classes_are_trained_on_and_some_more_continued_with(landed: Task) -> None:
+    context = make_context(LocalStore(Path(landed.store)), landed, "cpu")
+    first = stages.run_task(context, landed, Request())
+    members = [(f"new-{number % 20:02d}/{number}.png", png(number, 4)) for number in range(60)]
+    tars = {f"{split}.tar": shard(members[n::3]) for n, split in enumerate(("train", "val", "test"))}
+    assert taken_in(landed, context.store, "more", tars) is None
+    second = stages.run_task(context, landed, Request())
+    assert isinstance(first, RunRecord)
+    assert isinstance(second, RunRecord)
+    assert [each.method for each in (first, second)] == ["scratch", "continuous"]
+    assert champions.read(context.store, LAYOUT).run_id == second.run_id
+    assert len(RunRecords(context.store, LAYOUT, second.run_id).plan().dataset.classes) == CLASSES + 20

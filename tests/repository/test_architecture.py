@@ -1,0 +1,144 @@
+"""The house's rules: which way imports run, what starts fast, what is never used, how long a file may be."""
+
+import ast
+import pkgutil
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import retrain
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted(path for folder in ("retrain", "pipelines", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
+MODULES = sorted(module.name for module in pkgutil.walk_packages(retrain.__path__, "retrain."))
+
+PURE = ("retrain.recipe", "retrain.training", "retrain.data", "retrain.models.factory")
+OUTSIDE = {"boto3", "kfp", "kubernetes", "typer", "prometheus_client"}
+LIGHT = ("retrain.config.task", "retrain.config.recipe", "retrain.records", "retrain.tasks")
+UNPICKLERS = {
+    "pickle",
+    "cloudpickle",
+    "dill",
+    "joblib",
+    "marshal",
+    "shelve",
+    "torch.load",
+    "torch.save",
+    "torch.package",
+    "webdataset.autodecode",
+    "webdataset.decode",
+    "yaml.full_load",
+    "yaml.unsafe_load",
+}
+
+
+def within(packages: tuple[str, ...]) -> list[str]:
+    """The modules that are one of these packages or lie in them."""
+    return [name for name in MODULES if any(f"{name}.".startswith(f"{package}.") for package in packages)]
+
+
+def loaded_by(modules: list[str]) -> set[str]:
+    """Top-level packages that a fresh process holds after importing the modules."""
+    code = f"import sys, {', '.join(modules)}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return set(process.stdout.split())
+
+
+def names(tree: ast.AST) -> Iterator[str]:
+    """What a module imports (with all the packages above it) and the dotted attributes that it uses."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (part for alias in node.names for part in (alias.name, alias.name.partition(".")[0]))
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (
+                node.module,
+                node.module.partition(".")[0],
+                *(f"{node.module}.{name.name}" for name in node.names),
+            )
+        elif isinstance(node, ast.Attribute):
+            yield ast.unparse(node)
+
+
+def test_recipe_training_data_and_models_load_nothing_of_the_outside_world() -> None:
+    assert {"retrain.config.recipe", "retrain.training", "retrain.data"} <= set(within(PURE))
+    assert loaded_by(within(PURE)) & OUTSIDE == set()
+
+
+def test_what_a_task_or_a_record_is_can_be_read_without_torch() -> None:
+    loaded = loaded_by(within(LIGHT))
+    assert "pydantic" in loaded
+    assert loaded & {"torch", "torchvision", "webdataset"} == set()
+
+
+WHOLE_RUN = """
+import sys, torch
+from retrain import models
+from retrain.config.task import Adam, Model
+from retrain.training import optimizers
+
+import retrain.pipeline.stages
+from retrain.models.flops import count
+
+models.check(Model(options={"width": 4}), 3, 8)
+network = models.build(Model(options={"width": 4}), 3, 8, seed=0)
+optimizer = optimizers.build(Adam(), network.parameters())
+torch.autograd.backward(network(torch.zeros(2, 3, 8, 8)).mean() * torch.ones(()))
+optimizer.step()
+count(network, 8)
+print(*sys.modules)
+"""
+
+
+def test_a_run_waits_neither_for_torchs_compiler_nor_for_torchvision() -> None:
+    process = subprocess.run([sys.executable, "-c", WHOLE_RUN], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(process.stdout.split())
+    assert "retrain.training.loop" in loaded
+    assert loaded & {"torch._dynamo", "torch.fx.experimental.symbolic_shapes", "sympy", "torchvision", "boto3"} == set()
+
+
+HELP = """
+import sys
+from retrain.cli import main
+try:
+    main()
+finally:
+    print("LOADED", *sys.modules)
+"""
+
+
+def test_help_loads_neither_torch_nor_pydantic() -> None:
+    command = [sys.executable, "-c", HELP, "--help"]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    said, _, loaded = process.stdout.partition("LOADED")
+    assert "Keep image classifiers up to date" in said
+    assert "retrain.cli.run" in loaded.split()
+    assert set(loaded.split()) & {"torch", "pydantic"} == set()
+
+
+def test_help_answers_in_half_a_second() -> None:
+    """By processor time, the same as wall time where nothing else runs: the tests beside this one do."""
+    command = [sys.executable, "-c", "from retrain.cli import main; main()", "--help"]
+    seconds = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) < 0.5
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_is_unpickled(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert UNPICKLERS & set(names(tree)) == set()
+    assert "allow_pickle" not in {node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword)}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_is_about_one_idea(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 250

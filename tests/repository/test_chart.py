@@ -1,0 +1,247 @@
+"""The chart: what each of its features renders to."""
+
+from collections.abc import Iterator
+
+import pytest
+import typer
+import yaml
+from helm_python import lint
+from support.rendered import CHART, CI, Document, documents, feature, one, pods, render, validate, values_of
+
+import retrain
+from retrain.cli import app
+from retrain.config.loading import parse_task
+from retrain.config.resources import Resources
+
+FEATURES = sorted(CI)
+VALIDATED: set[str] = set()
+SELECTING = {"Deployment", "PodDisruptionBudget", "Service"}
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_every_feature_renders_to_documents_that_kubernetes_accepts(name: str) -> None:
+    validate(feature(name), VALIDATED)
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_every_feature_lints_strictly(name: str) -> None:
+    report = lint(CHART, values_of(name), strict=True)
+    assert report["total_charts_linted"] == 1
+    assert report["errors"] == []
+    # Severity 1 is information: that a chart without an icon might have one.
+    assert [message for message in report["messages"] if message["severity"] > 1] == []
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_every_pod_meets_the_restricted_pod_security_standard(name: str) -> None:
+    for pod in pods(feature(name)):
+        spec = pod["spec"]
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["runAsUser"] == 65532
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert spec["automountServiceAccountToken"] is False
+        for container in spec["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert {"cpu", "memory"} <= container["resources"].get("requests", {}).keys() | {"cpu"}
+            assert "memory" in container["resources"]["limits"]
+            writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
+            assert writable == {"/tmp", "/cache"}
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_every_container_calls_a_command_that_exists_with_options_that_it_has(name: str) -> None:
+    group = typer.main.get_command(app)
+    called = list(arguments(feature(name)))
+    assert called
+    for args in called:
+        context = group.make_context("retrain", args[:1])
+        command, subcommand, rest = group.resolve_command(context, args)
+        assert subcommand is not None
+        subcommand.make_context(command, rest, parent=context)
+
+
+def arguments(found: list[Document]) -> Iterator[list[str]]:
+    for pod in pods(found):
+        yield from (list(container["args"]) for container in pod["spec"]["containers"] if "args" in container)
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_selectors_find_the_pods_they_are_meant_for_and_no_others(name: str) -> None:
+    found = feature(name)
+    labels = [pod["metadata"]["labels"] for pod in pods(found)]
+    for document in found:
+        selector = document.get("spec", {}).get("selector", {}) if document["kind"] in SELECTING else {}
+        selector = selector.get("matchLabels", selector)
+        if selector:
+            component = document["metadata"]["labels"]["app.kubernetes.io/component"]
+            chosen = [each for each in labels if selector.items() <= each.items()]
+            assert chosen
+            assert {each["app.kubernetes.io/component"] for each in chosen} == {component}
+
+
+def test_task_files_reach_the_pods_as_they_were_written() -> None:
+    written = values_of("tasks")["tasks"]
+    files = one(feature("tasks"), "ConfigMap", "retrain-tasks")["data"]
+    assert sorted(files) == ["007.yaml", "flowers.yaml", "on.yaml"]
+    for name, task in written.items():
+        shared = {"name": name, "kubeflow": {"host": "http://ml-pipeline.kubeflow:8888"}}
+        assert parse_task(files[f"{name}.yaml"], name) == parse_task(yaml.safe_dump(shared | task), name)
+    assert parse_task(files["flowers.yaml"], "").training.save_seconds == 1_000_000
+
+
+def test_names_that_yaml_would_take_for_numbers_and_booleans_stay_names() -> None:
+    watcher = one(feature("tasks"), "Deployment", "retrain-watcher")
+    (container,) = watcher["spec"]["template"]["spec"]["containers"]
+    assert container["args"][:7] == ["watch", "--task", "007", "--task", "flowers", "--task", "on"]
+    assert render({"tasks": {"on": {"store": "s3://bucket"}}})["tasks-configmap.yaml"].count("on.yaml: |") == 1
+
+
+def test_a_changed_task_starts_new_pods_and_an_unchanged_one_does_not() -> None:
+    def checksum(values: Document) -> str:
+        template = one(documents(values), "Deployment", "retrain-watcher")["spec"]["template"]
+        return str(template["metadata"]["annotations"]["checksum/tasks"])
+
+    task = {"store": "s3://bucket"}
+    assert checksum({"tasks": {"flowers": task}}) == checksum({"tasks": {"flowers": task}, "exporter": {"replicas": 2}})
+    assert checksum({"tasks": {"flowers": task}}) != checksum({"tasks": {"flowers": task | {"seed": 1}}})
+
+
+def test_only_pods_that_submit_hold_a_token_and_it_is_good_for_kubeflow_alone() -> None:
+    def audiences(spec: Document) -> list[str]:
+        projected = [volume["projected"]["sources"] for volume in spec["volumes"] if "projected" in volume]
+        return [source["serviceAccountToken"]["audience"] for sources in projected for source in sources]
+
+    by_component = {pod["metadata"]["labels"]["app.kubernetes.io/component"]: pod for pod in pods(feature("default"))}
+    held = {component: audiences(pod["spec"]) for component, pod in by_component.items()}
+    assert held == {"watcher": ["pipelines.kubeflow.org"], "exporter": [], "test": []}
+    assert [audiences(pod["spec"]) for pod in pods(feature("here"))] == [[], [], []]
+    mounts = by_component["watcher"]["spec"]["containers"][0]["volumeMounts"]
+    assert {"name": "kubeflow-token", "mountPath": "/var/run/secrets/kubeflow/pipelines", "readOnly": True} in mounts
+
+
+def test_multi_user_kubeflow_lets_the_watcher_submit_where_runs_go_and_nothing_else() -> None:
+    found = feature("multi-user")
+    roles = {doc["metadata"]["namespace"]: doc["rules"] for doc in found if doc["kind"] == "Role"}
+    rule = {
+        "apiGroups": ["pipelines.kubeflow.org"],
+        "resources": ["experiments", "runs"],
+        "verbs": ["get", "list", "create"],
+    }
+    assert roles == {"team": [rule], "team-birds": [rule]}
+    bindings = [doc for doc in found if doc["kind"] == "RoleBinding"]
+    assert {doc["metadata"]["namespace"] for doc in bindings} == set(roles)
+    subject = {"kind": "ServiceAccount", "name": "retrain-watcher", "namespace": "ml"}
+    assert [doc["subjects"] for doc in bindings] == [[subject], [subject]]
+
+
+def test_single_user_kubeflow_needs_no_rights_in_the_cluster() -> None:
+    assert {doc["kind"] for doc in feature("default")} & {"Role", "RoleBinding", "ClusterRole"} == set()
+
+
+def test_network_policies_name_who_may_read_and_where_pods_may_go() -> None:
+    policy = one(feature("monitoring"), "NetworkPolicy", "retrain-exporter")["spec"]
+    (rule,) = policy["ingress"]
+    assert rule["ports"] == [{"port": "http"}]
+    assert rule["from"][0] == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    assert rule["from"][1]["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "test"
+    assert len(rule["from"]) == 2
+    own = one(feature("static-credentials"), "NetworkPolicy", "retrain-watcher")["spec"]
+    assert own["ingress"][0]["from"][0] == {"namespaceSelector": {}}
+    assert [port["port"] for rule in own["egress"] for port in rule["ports"]] == [53, 53, 443, 8888, 9000]
+
+
+def test_credentials_and_registry_secrets_reach_every_container() -> None:
+    for pod in pods(feature("static-credentials")):
+        assert pod["spec"]["imagePullSecrets"] == [{"name": "registry"}]
+        for container in pod["spec"]["containers"]:
+            assert container["envFrom"] == [{"secretRef": {"name": "s3-credentials"}}]
+            assert container["image"].startswith("registry.example/ml/retrain@sha256:9f86")
+
+
+def test_a_cron_job_can_take_the_watchers_place() -> None:
+    found = feature("cronjob")
+    assert [doc["metadata"]["name"] for doc in found if doc["kind"] == "Deployment"] == ["retrain-exporter"]
+    job = one(found, "CronJob", "retrain-watch")["spec"]
+    assert (job["schedule"], job["timeZone"], job["concurrencyPolicy"]) == ("15 3 * * *", "Europe/Brussels", "Forbid")
+    (container,) = job["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    assert container["args"] == ["watch", "--task", "flowers", "--on", "kubeflow", "--once"]
+
+
+def test_monitors_find_what_serves_metrics() -> None:
+    found = feature("monitoring")
+    service = one(found, "Service", "retrain-exporter")
+    monitor = one(found, "ServiceMonitor", "retrain-exporter")
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert monitor["spec"]["endpoints"] == [{"port": service["spec"]["ports"][0]["name"], "interval": "15s"}]
+    assert monitor["metadata"]["labels"]["release"] == "kube-prometheus-stack"
+    watcher = one(found, "Deployment", "retrain-watcher")["spec"]["template"]
+    pod_monitor = one(found, "PodMonitor", "retrain-watcher")["spec"]
+    assert pod_monitor["selector"]["matchLabels"].items() <= watcher["metadata"]["labels"].items()
+    (port,) = watcher["spec"]["containers"][0]["ports"]
+    assert pod_monitor["podMetricsEndpoints"][0]["port"] == port["name"]
+
+
+def test_the_monitor_of_trainings_finds_the_pods_that_the_pipeline_makes() -> None:
+    from retrain.kubeflow.pods import LABELS, METRICS_PORT
+
+    monitor = one(feature("monitoring"), "PodMonitor", "retrain-training")["spec"]
+    assert monitor["selector"]["matchLabels"] == LABELS
+    assert monitor["podMetricsEndpoints"][0]["relabelings"][-1]["replacement"] == f"${{1}}:{METRICS_PORT}"
+
+
+def linked(text: str) -> str:
+    """Text of the chart as it is installed: its links lead to where the team reads the runbook."""
+    assert "docs/operations.md" in text
+    return text.replace("docs/operations.md", "https://wiki.example.com/retrain/operations")
+
+
+def test_alerts_and_dashboards_are_those_of_the_chart() -> None:
+    found = feature("monitoring")
+    rules = one(found, "PrometheusRule", "retrain")["spec"]
+    assert rules == yaml.safe_load(linked((CHART / "files" / "alerts.yaml").read_text()))
+    assert rules["groups"][0]["rules"]
+    dashboards = [doc for doc in found if doc["metadata"].get("labels", {}).get("grafana_dashboard") == "1"]
+    files = {path.name: linked(path.read_text().strip()) for path in (CHART / "dashboards").glob("*.json")}
+    assert {name: text.strip() for doc in dashboards for name, text in doc["data"].items()} == files
+    assert {doc["metadata"]["annotations"]["grafana_folder"] for doc in dashboards} == {"Machine learning"}
+
+
+def test_where_pods_run_and_what_else_they_get_is_the_users() -> None:
+    watcher = one(feature("scheduling"), "Deployment", "classifier-watcher")["spec"]["template"]
+    assert watcher["metadata"]["labels"]["cost-center"] == "42"
+    assert watcher["spec"]["priorityClassName"] == "platform"
+    assert watcher["spec"]["affinity"]["nodeAffinity"]
+    (container,) = watcher["spec"]["containers"]
+    assert {"name": "AWS_REGION", "value": "eu-west-1"} in container["env"]
+    assert {"name": "own-ca", "mountPath": "/etc/own-ca", "readOnly": True} in container["volumeMounts"]
+    exporter = one(feature("scheduling"), "Deployment", "classifier-exporter")["spec"]["template"]
+    assert exporter["spec"]["topologySpreadConstraints"][0]["maxSkew"] == 1
+    assert "priorityClassName" not in exporter["spec"]
+
+
+def test_helm_test_reads_every_tasks_store_and_asks_the_exporter() -> None:
+    pod = one(feature("tasks"), "Pod", "retrain-test")
+    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    assert [container.get("args") for container in pod["spec"]["containers"]] == [
+        *(["status", "--task", task] for task in ("007", "flowers", "on")),
+        None,
+    ]
+    assert "http://retrain-exporter:9109/healthz" in pod["spec"]["containers"][-1]["command"][-1]
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_the_notes_tell_the_next_command(name: str) -> None:
+    notes = render(values_of(name))["NOTES.txt"]
+    assert "helm test retrain --namespace ml" in notes
+    assert "<no value>" not in notes
+
+
+def test_chart_image_and_package_are_of_one_version() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["version"] == chart["appVersion"] == retrain.__version__
+    assert feature("default")
+    assert Resources().image == pods(feature("default"))[0]["spec"]["containers"][0]["image"]

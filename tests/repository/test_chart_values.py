@@ -1,0 +1,170 @@
+"""What may stand in the chart's values: every mistake is refused when the chart is installed."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from helm_python import Chart, HelmRenderError, HelmValuesError
+from support.rendered import CHART, Document, documents
+
+from retrain.config.fields import ConfigModel
+from retrain.config.task import Task
+from retrain.config.validation import config_models, models_by_name, validate_document
+from retrain.errors import TaskError
+
+CHART_LOADED = Chart.load(CHART)
+STORE = "s3://bucket/prefix"
+FLOWERS = {"flowers": {"store": STORE}}
+
+WRONG = {
+    "no task": ({}, "/tasks"),
+    "a misspelt group": ({"wacther": {}}, "additional properties 'wacther' not allowed"),
+    "a misspelt field": ({"watcher": {"replica": 2}}, "additional properties 'replica' not allowed"),
+    "a misspelt field of Kubernetes": (
+        {"watcher": {"tolerations": [{"keey": "nvidia.com/gpu"}]}},
+        "additional properties 'keey' not allowed",
+    ),
+    "a misspelt field deep within": (
+        {"exporter": {"affinity": {"nodeAffinity": {"required": []}}}},
+        "additional properties 'required' not allowed",
+    ),
+    "a request that is none": ({"exporter": {"resources": {"request": {"cpu": 1}}}}, "'request' not allowed"),
+    "a volume of no kind": ({"watcher": {"extraVolumes": [{"name": "a", "configmap": {}}]}}, "'configmap' not allowed"),
+    "negative replicas": ({"watcher": {"replicas": -1}}, "minimum: got -1, want 0"),
+    "text for a number": ({"exporter": {"replicas": "two"}}, "got string, want integer"),
+    "a number for a label": ({"commonLabels": {"team": 7}}, "got number, want string"),
+    "a port beyond all ports": ({"exporter": {"service": {"port": 70000}}}, "maximum: got 70,000, want 65,535"),
+    "an unknown service type": ({"exporter": {"service": {"type": "Ingress"}}}, "value must be one of"),
+    "an unknown pull policy": ({"image": {"pullPolicy": "Sometimes"}}, "value must be one of"),
+    "a digest that is none": ({"image": {"digest": "latest"}}, "does not match pattern"),
+    "an unknown place to train": ({"watcher": {"on": "laptop"}}, "value must be one of"),
+    "a poll without pause": ({"watcher": {"pollSeconds": 0}}, "exclusiveMinimum"),
+    "a queue that is no address": ({"watcher": {"queueUrl": "retrain"}}, "does not match pattern"),
+    "a disk of no size": ({"watcher": {"cacheSize": "big"}}, "does not match pattern"),
+    "a schedule with a field too few": ({"cronJob": {"schedule": "0 2 * *"}}, "does not match pattern"),
+    "an endpoint without a scheme": ({"kubeflow": {"host": "ml-pipeline:8888"}}, "does not match pattern"),
+    "an interval without a unit": ({"monitoring": {"interval": "30"}}, "does not match pattern"),
+    "a runbook that is no address": ({"monitoring": {"runbook": "docs"}}, "does not match pattern"),
+    "a toggle that is text": ({"monitoring": {"rules": {"enabled": "yes"}}}, "got string, want boolean"),
+    "a peer that is none": ({"networkPolicy": {"from": [{"namespace": "monitoring"}]}}, "'namespace' not allowed"),
+    "a share of pods without a sign": (
+        {"exporter": {"podDisruptionBudget": {"maxUnavailable": "half"}}},
+        "does not match pattern",
+    ),
+}
+
+WRONG_TASKS = {
+    "no store": ({}, "missing property 'store'"),
+    "a store on a disk": ({"store": "demo-store"}, "does not match pattern"),
+    "a field that tasks do not have": ({"store": STORE, "epochs": 3}, "additional properties 'epochs' not allowed"),
+    "an unknown kind": ({"store": STORE, "recipe": {"schedule": {"name": "cosin"}}}, "value must be 'cosine'"),
+    "a field of another kind": (
+        {"store": STORE, "training": {"optimizer": {"momentum": 0.9}}},
+        "additional properties 'momentum' not allowed",
+    ),
+    "a share above one": ({"store": STORE, "gate": {"margin": 2}}, "maximum: got 2, want 1"),
+    "an image of text": ({"store": STORE, "data": {"image_size": "big"}}, "got string, want integer"),
+    "a schedule of six fields": ({"store": STORE, "schedule": "0 0 2 * * *"}, "does not match pattern"),
+    "an hour that no day has": ({"store": STORE, "schedule": "0 25 * * *"}, "does not match pattern"),
+    "a toleration of no effect": (
+        {"store": STORE, "resources": {"tolerations": [{"key": "a", "effect": "Never"}]}},
+        "value must be one of",
+    ),
+    "memory in words": ({"store": STORE, "resources": {"memory": "lots"}}, "does not match pattern"),
+}
+
+
+def refusal(values: Document) -> str:
+    """Return the sentence that the values are refused with."""
+    with pytest.raises(HelmValuesError) as caught:
+        CHART_LOADED.validate_schema(values)
+    return str(caught.value)
+
+
+def refuses(task: Document) -> bool:
+    """Say whether a task under its name is refused."""
+    try:
+        CHART_LOADED.validate_schema({"tasks": {"flowers": task}})
+    except HelmValuesError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+def test_wrong_values_are_refused_by_name_and_cause(mistake: str) -> None:
+    values, says = WRONG[mistake]
+    assert says in refusal(values if mistake == "no task" else values | {"tasks": FLOWERS})
+
+
+@pytest.mark.parametrize("mistake", WRONG_TASKS)
+def test_a_wrong_task_is_refused_by_field_and_cause(mistake: str) -> None:
+    task, says = WRONG_TASKS[mistake]
+    sentence = refusal({"tasks": {"flowers": task}})
+    assert says in sentence
+    assert "/tasks/flowers" in sentence
+
+
+@pytest.mark.parametrize("name", ["Flowers", "my_task", "-flowers", "a" * 64])
+def test_a_name_that_no_task_may_have_is_refused(name: str) -> None:
+    assert f"'{name}' does not match pattern" in refusal({"tasks": {name: {"store": STORE}}})
+
+
+CRONS = ["0 2 * * *", "*/15 8-18 * * mon-fri", "0 0 1,15 * 0", "30 4 L * *", "0 9 * JAN-MAR MON#1", "0 22 * * 5L"]
+
+
+@pytest.mark.parametrize("cron", CRONS)
+def test_schedules_that_retrain_can_read_are_let_through(cron: str) -> None:
+    validate_document({"name": "flowers", "schedule": cron}, "values")
+    assert not refuses({"store": STORE, "schedule": cron})
+
+
+def test_wrong_values_are_refused_by_an_install_too() -> None:
+    with pytest.raises(HelmValuesError, match="additional properties 'epochs' not allowed"):
+        documents({"tasks": {"flowers": {"store": STORE, "epochs": 3}}})
+
+
+def test_a_watched_task_on_several_nodes_is_refused_by_an_install() -> None:
+    several = {"flowers": {"store": STORE, "resources": {"nodes": 2}}}
+    with pytest.raises(HelmRenderError, match=r"tasks\.flowers\.resources\.nodes: a pipeline trains on one"):
+        documents({"tasks": several})
+    unwatched = documents({"tasks": several, "watcher": {"enabled": False}})
+    assert "Deployment" in {document["kind"] for document in unwatched}
+
+
+def test_the_default_kind_need_not_be_named_and_every_other_must() -> None:
+    assert not refuses({"store": STORE, "recipe": {"schedule": {"scale": 0.5}}})
+    assert not refuses({"store": STORE, "training": {"optimizer": {"name": "sgd", "momentum": 0.8}}})
+    assert refuses({"store": STORE, "training": {"optimizer": {"momentum": 0.8}}})
+
+
+def fields(model: type[ConfigModel], path: tuple[str, ...] = (), named: Document | None = None) -> Iterator[Document]:
+    """A task for each field of each part, of every kind, with each of some values in its place."""
+    for name, field in model.model_fields.items():
+        for value in (None, True, -1, 0.5, 10**12, "", "wrong", [], [1, 2, 3], {}, {"wrong": 1}):
+            if (*path, name) != ("name",):  # stands as the key in the chart's values
+                yield nested(path, (named or {}) | {name: value})
+        for part in config_models(field):
+            kind = {"name": part.model_fields["name"].default} if models_by_name(field) else {}
+            yield nested((*path, name), kind | {"wrong": 1})
+            yield from fields(part, (*path, name), kind)
+
+
+def nested(path: tuple[str, ...], value: Any) -> Document:
+    for step in reversed(path):
+        value = {step: value}
+    assert isinstance(value, dict)
+    return value
+
+
+def test_what_retrain_task_check_would_refuse_is_refused_here_too() -> None:
+    wrong = {}
+    for number, task in enumerate(fields(Task)):
+        try:
+            validate_document({"name": "flowers", "store": STORE} | task, "values")
+        except TaskError:
+            wrong[f"t{number}"] = {"store": STORE} | task
+    sentence = refusal({"tasks": wrong})
+    slipped = [task for name, task in wrong.items() if not re.search(f"/tasks/{name}['/]", sentence)]
+    assert len(wrong) > 800
+    assert slipped == []

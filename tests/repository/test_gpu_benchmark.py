@@ -1,0 +1,42 @@
+"""The GPU's benchmark runs to its end on the CPU, in a small size; and says in a line that there is no GPU."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SMALL = """
+import json
+import torch
+from gpu import measure
+from lib.noise import Case
+print(json.dumps(measure(Case(4, 8), (8, 16), ("none",), 2, 16, 64, torch.device("cpu"), (0, 1))))
+"""
+
+
+def run(*arguments: str) -> str:
+    """Without a GPU, on a machine that has one too."""
+    environment = {**os.environ, "PYTHONPATH": f"{BENCHMARKS}:{BENCHMARKS.parent}", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_every_figure_comes_out_and_shares_follow_from_speeds() -> None:
+    figures = json.loads(run("-c", SMALL))
+    assert [result["batch"] for result in figures["results"]] == [8, 16]
+    for result in figures["results"]:
+        ours, theirs = (result["images per second"][way] for way in ("none", "dataloader"))
+        assert min(ours, theirs) > 0
+        assert result["times as fast as the dataloader"]["none"] == pytest.approx(ours / theirs, abs=0.02)
+        assert result["share of the limit"]["none"] == pytest.approx(
+            ours / figures["limit, images per second"], rel=0.1, abs=6e-4
+        )
+
+
+def test_without_a_gpu_a_line_says_that_nothing_was_measured() -> None:
+    assert run(str(BENCHMARKS / "gpu.py")) == "no GPU here: nothing was measured\n"

@@ -1,0 +1,85 @@
+"""Plain manifests and examples: true to the chart, accepted by Kubernetes, by AWS, and in use."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_plus
+
+import boto3
+import pytest
+import yaml
+from support.rendered import CHART, ROOT, Document, validate
+
+from retrain.config.task import Task
+
+EXAMPLES = ROOT / "k8s" / "examples"
+AWS = EXAMPLES / "aws"
+MANIFESTS = sorted(path.relative_to(ROOT) for path in (ROOT / "k8s").rglob("*.yaml") if path.name != "values.yaml")
+
+
+def load(path: Path) -> list[Document]:
+    return [document for document in yaml.safe_load_all(path.read_text()) if document]
+
+
+def test_what_is_generated_is_what_make_manifests_would_generate(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, ROOT / "scripts" / "manifests.py", tmp_path], check=True)
+    generated = {path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    folders = {path.parent for path in generated if path.parts[0] == "k8s"}
+    committed = [path for folder in folders for path in (ROOT / folder).iterdir()] + [CHART / "values.schema.json"]
+    assert {path.relative_to(ROOT): path.read_text() for path in committed} == generated
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=str)
+def test_manifests_are_accepted_by_kubernetes(path: Path) -> None:
+    validate([document for each in load(ROOT / path) for document in (each, *inner(each))], set())
+
+
+def inner(document: Document) -> Iterator[Document]:
+    """What a sensor makes."""
+    for trigger in document["spec"].get("triggers", ()) if document["kind"] == "Sensor" else ():
+        yield trigger["template"]["k8s"]["source"]["resource"]
+
+
+def test_kustomizations_name_the_files_that_are_there() -> None:
+    found = list((ROOT / "k8s").rglob("kustomization.yaml"))
+    assert len(found) == 5
+    for path in found:
+        (document,) = load(path)
+        generators = document.get("configMapGenerator", ())
+        named = {*document["resources"], *(file for each in generators for file in each["files"])}
+        assert named == {each.name for each in path.parent.iterdir() if each.is_file()} - {path.name}
+
+
+POOLS = ["gke-gpu-pool.yaml", "eks-karpenter-gpu-pool.yaml", "kueue-queues.yaml"]
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_what_an_example_says_of_the_task_is_a_task(name: str) -> None:
+    lines = [line.removeprefix("# ") for line in (EXAMPLES / name).read_text().splitlines() if line.startswith("#   ")]
+    resources = yaml.safe_load("\n".join(lines))
+    assert Task.model_validate({"name": "flowers"} | resources).resources.gpus.count == 1
+
+
+def test_aws_takes_the_queue_its_policies_and_the_notification(s3: str) -> None:
+    def client(service: str) -> Any:
+        return boto3.client(service, endpoint_url=s3, region_name="eu-west-1")
+
+    sqs, bucket = client("sqs"), client("s3")
+    for name in ("retrain-dead", "retrain"):
+        url = sqs.create_queue(QueueName=name)["QueueUrl"]
+    policies = {"Policy": (AWS / "queue-policy.json").read_text(), "RedrivePolicy": (AWS / "redrive.json").read_text()}
+    sqs.set_queue_attributes(QueueUrl=url, Attributes=policies)
+    bucket.create_bucket(Bucket="retrain-example", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    configuration = json.loads((AWS / "bucket-notification.json").read_text())
+    bucket.put_bucket_notification_configuration(Bucket="retrain-example", NotificationConfiguration=configuration)
+    sqs.purge_queue(QueueUrl=url)
+    for key in ("train-000000.tar", "drop.json", "_SUCCESS"):
+        bucket.put_object(Bucket="retrain-example", Key=f"models/flowers/drops/monday/{key}", Body=b"")
+    messages = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10)["Messages"]
+    keys = [json.loads(message["Body"])["Records"][0]["s3"]["object"]["key"] for message in messages]
+    assert sorted(unquote_plus(key).rpartition("/")[2] for key in keys) == ["_SUCCESS", "drop.json"]
+    for path in AWS.glob("policy-*.json"):
+        client("iam").create_policy(PolicyName=path.stem, PolicyDocument=path.read_text())

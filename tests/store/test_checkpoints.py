@@ -1,0 +1,102 @@
+"""Saved states: the newest two, whole ones only, written while the caller goes on."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from retrain.errors import StoreError
+from retrain.store import LocalStore, ObjectStore
+from retrain.store.checkpoints import Checkpoints
+from retrain.store.layout import Layout
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "store")
+
+
+def checkpoints(store: ObjectStore, run_id: str = "scratch-1") -> Checkpoints:
+    return Checkpoints(store, Layout("pets"), run_id)
+
+
+def keys(store: ObjectStore) -> list[str]:
+    return [entry.key for entry in store.list()]
+
+
+def save(store: ObjectStore, *iterations: int) -> None:
+    with checkpoints(store) as saving:
+        for iteration in iterations:
+            saving.save(iteration, b"state %d" % iteration)
+
+
+def test_the_newest_state_comes_back_and_two_are_kept(store: ObjectStore) -> None:
+    assert checkpoints(store).load() is None
+    save(store, 9, 10, 100, 1000)
+    assert checkpoints(store).load() == b"state 1000"
+    assert [key.split("/")[-1][:12] for key in keys(store)] == ["000000000100", "000000001000"]
+
+
+def test_a_torn_newest_state_falls_back_to_the_one_before_and_goes(local: LocalStore) -> None:
+    save(local, 1, 2)
+    older, newest = keys(local)
+    local.write(newest, b"state")
+    assert checkpoints(local).load() == b"state 1"
+    assert keys(local) == [older]
+    save(local, 2)
+    assert checkpoints(local).load() == b"state 2"
+
+
+def test_nothing_but_torn_states_is_no_state(local: LocalStore) -> None:
+    save(local, 1, 2)
+    for key in keys(local):
+        local.write(key, b"")
+    assert checkpoints(local).load() is None
+
+
+def test_each_run_has_its_own_states(local: LocalStore) -> None:
+    save(local, 5)
+    with checkpoints(local, "scratch-2") as other:
+        assert other.load() is None
+        other.save(7, b"other")
+        other.clear()
+    assert checkpoints(local).load() == b"state 5"
+
+
+def test_clearing_leaves_nothing_not_even_what_is_being_written(local: LocalStore) -> None:
+    with checkpoints(local) as saving:
+        saving.save(1, b"x" * 10_000_000)
+        saving.clear()
+    assert keys(local) == []
+
+
+class Slow(LocalStore):
+    """A store that writes when it is let."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.let = threading.Event()
+
+    def write(self, key: str, data: bytes) -> None:
+        assert self.let.wait(10)
+        super().write(key, data)
+
+
+def test_saving_does_not_wait_for_the_store_and_leaving_does(tmp_path: Path) -> None:
+    slow = Slow(tmp_path)
+    with checkpoints(slow) as saving:
+        saving.save(1, b"state 1")
+        assert keys(slow) == []
+        slow.let.set()
+    assert checkpoints(slow).load() == b"state 1"
+
+
+def test_a_state_that_could_not_be_written_is_told_by_the_next_save_or_at_the_end(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    broken = LocalStore(tmp_path / "file")
+    with pytest.raises(StoreError, match="file"), checkpoints(broken) as saving:
+        saving.save(1, b"state 1")
+    with checkpoints(broken) as saving:
+        saving.save(1, b"state 1")
+        with pytest.raises(StoreError, match="file"):
+            saving.save(2, b"state 2")

@@ -1,0 +1,101 @@
+"""A record that is damaged, or of another version, is named wherever it is read, and holds up no other."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from support import known_ledger, monitoring
+from support.terminal import retrain
+
+from retrain.config.task import Task
+from retrain.errors import RunError, StoreError
+from retrain.kubeflow import submission
+from retrain.store import LocalStore, ObjectStore, champions, lease, ledger
+from retrain.store.layout import Layout
+from retrain.store.runs import RunRecords
+from retrain.watcher.claims import Claims
+from retrain.watcher.ingestion import count_validation
+
+PETS = Layout("pets")
+DAMAGED = {"torn": b"{", "empty": b"", "no text": b"\xff\xfe", "newer": b'{"of a newer version": 1}'}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    """A store with the known ledger of pets, a champion and a drop that waits."""
+    store = LocalStore(tmp_path / "store")
+    known_ledger.write(store, known_ledger.pets())
+    champions.swap(store, PETS, champions.read(store, PETS), "continuous-4", "promoted")
+    known_ledger.commit(store, "pets", "d-9", datetime(2026, 1, 10, tzinfo=UTC))
+    return store
+
+
+def begin_validation(store: ObjectStore) -> None:
+    with count_validation(store, PETS, "d-9"):
+        pytest.fail("the count cannot be read")
+
+
+READ_ONLY_HERE: dict[str, Callable[[ObjectStore], object]] = {
+    PETS.champion: lambda store: champions.read(store, PETS),
+    PETS.record("scratch-1"): lambda store: ledger.find(store, PETS, "scratch-1"),
+    PETS.record("continuous-7"): lambda store: ledger.write(store, PETS, known_ledger.run(7, 100)),
+    PETS.lease: lambda store: lease.acquire(store, PETS),
+    PETS.claim("d-9"): lambda store: Claims(store, PETS).refresh(),
+    PETS.validations("d-9"): begin_validation,
+    PETS.submission("one"): lambda store: submission.read_submission(store, PETS, "one"),
+}
+
+
+@pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED)
+@pytest.mark.parametrize("key", READ_ONLY_HERE)
+def test_a_record_that_cannot_be_read_is_an_error_that_names_it(store: LocalStore, key: str, data: bytes) -> None:
+    store.write(key, data)
+    with pytest.raises(StoreError, match=f"{store.url}/{key} was not written by this version of retrain, or was"):
+        READ_ONLY_HERE[key](store)
+
+
+@pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED)
+def test_a_runs_own_record_that_cannot_be_read_is_that_runs_error(store: LocalStore, data: bytes) -> None:
+    run = RunRecords(store, PETS, "scratch-1")
+    for name, read in {"plan.json": run.plan, "result.json": run.result, "curve.jsonl": run.curve}.items():
+        store.write(PETS.run("scratch-1", name), data + b"\n")
+        with pytest.raises(RunError, match=f"{store.url}/{PETS.run('scratch-1', name)} was not written by this"):
+            read()
+
+
+PROMOTION = {"sequence": 1, "run_id": "continuous-4", "why": "promoted", "at": "2026-01-10T00:00:00Z"}
+NEWER = json.dumps({"history": [PROMOTION], "of a newer version": 1}).encode()
+
+
+@pytest.mark.parametrize("line", ["status", "run", "rollback", "report"])
+@pytest.mark.parametrize("data", [b"{", b'{"history": []}', NEWER], ids=["torn", "empty", "newer"])
+def test_a_command_that_meets_a_damaged_champion_says_so(
+    store: LocalStore, tmp_path: Path, capfd: pytest.CaptureFixture[str], line: str, data: bytes
+) -> None:
+    (tmp_path / "pets.yaml").write_text(f"name: pets\nstore: {store.root}\n")
+    store.write(PETS.champion, data)
+    ran = retrain([line, "--task", str(tmp_path / "pets.yaml")], capfd)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith(f"retrain: {store.url}/{PETS.champion} was not written by this version of retrain")
+    assert len(ran.err.splitlines()) == 1
+
+
+def test_the_exporter_serves_the_others_while_a_champion_is_damaged(store: LocalStore) -> None:
+    known_ledger.write(store, known_ledger.cars())
+    store.write(PETS.champion, NEWER)
+    tasks = [Task(name=name, store=str(store.root)) for name in ("pets", "cars")]
+    used = ("retrain_used_iterations_total", frozenset({("task", "cars"), ("method", "scratch")}))
+    read_at = ("retrain_ledger_read_timestamp_seconds", frozenset({("task", "pets")}))
+    with monitoring.exporter(tasks, every=0.05) as address:
+
+        def values() -> dict[tuple[str, monitoring.Labels], float]:
+            return monitoring.samples(monitoring.get(f"http://{address}/metrics"))
+
+        assert values()[used] == 1000
+        assert values()[read_at] == 0
+        known_ledger.write(store, [known_ledger.run(9, 50, task="cars", method="scratch")])
+        monitoring.wait_for(lambda: values()[used] == 1050, "the new record of the other task")
+        store.delete(PETS.champion)
+        monitoring.wait_for(lambda: values()[read_at] > 0, "the task that is whole again")

@@ -1,0 +1,152 @@
+"""What runs leave behind, damaged or exchanged: a clear error that names it, and nothing is promoted."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from support.lives import Life, make_task
+from support.trainings import TASK, plan_of, run_of
+from torch import Tensor
+
+from retrain.config.task import Adam, Sgd
+from retrain.errors import ModelError, RunError, UserError
+from retrain.pipeline import stages
+from retrain.pipeline.planning import Request
+from retrain.records import Plan, RunRecord
+from retrain.store import LocalStore, champions, ledger
+from retrain.training import optimizers
+from retrain.training.state import load_state, save_state
+
+KEPT = make_task(training={**make_task().training.model_dump(), "optimizer_state": "kept"})
+MODEL, INDEX, MOMENTS = "model.safetensors", "learning_speed/{drop}.safetensors", "moments.safetensors"
+
+
+@pytest.fixture
+def life(tmp_path: Path) -> Life:
+    """A champion, and a drop that has landed since."""
+    life = Life(LocalStore(tmp_path / "store"), tmp_path)
+    life.land(0, 1)
+    assert isinstance(stages.run_task(life.context, KEPT, Request()), RunRecord)
+    life.land(0, 1, seed=1)
+    return life
+
+
+def champion(life: Life) -> str:
+    run_id = champions.read(life.store, life.layout).run_id
+    assert run_id
+    return run_id
+
+
+def key(life: Life, name: str) -> str:
+    run_id = champion(life)
+    return life.layout.run(run_id, name.format(drop=life.context.files(run_id).plan().dataset.drops[0].id))
+
+
+def exchange(life: Life, name: str, data: bytes) -> None:
+    """Put other bytes there, and let the result vouch for them, as whoever may write into the store can."""
+    life.store.write(key(life, name), data)
+    digest = {MODEL: "model_digest", INDEX: "index_digest", MOMENTS: "moments_digest"}[name]
+    files = life.context.files(champion(life))
+    result = files.result()
+    assert result
+    files.write_result(result.model_copy(update={digest: hashlib.sha256(data).hexdigest()}))
+
+
+def refused(life: Life, error: type[UserError], message: str) -> None:
+    """The next retraining ends with this error; champion and ledger are as they were."""
+    before, records = champion(life), ledger.read(life.store, life.layout)
+    with pytest.raises(error, match=message):
+        stages.run_task(life.context, KEPT, Request())
+    assert champion(life) == before
+    assert ledger.read(life.store, life.layout) == records
+
+
+@pytest.mark.parametrize("name", [MODEL, INDEX, MOMENTS])
+@pytest.mark.parametrize(
+    "harm",
+    [lambda data: data[:-1], lambda data: b"", lambda data: data[:-1] + bytes([data[-1] ^ 1])],
+    ids=["truncated", "empty", "one bit"],
+)
+def test_a_file_that_is_not_what_the_result_vouches_for_is_refused(
+    life: Life, name: str, harm: Callable[[bytes], bytes]
+) -> None:
+    life.store.write(key(life, name), harm(life.store.read(key(life, name))[0]))
+    refused(life, RunError, r"is not the (model|index|optimiser state) that the run ended with|holds no tensors")
+
+
+@pytest.mark.parametrize("name", [MODEL, MOMENTS])
+def test_a_file_that_is_gone_is_named(life: Life, name: str) -> None:
+    life.store.delete(key(life, name))
+    refused(life, RunError, f"{name} is not there")
+
+
+@pytest.mark.parametrize("name", [MODEL, INDEX, MOMENTS])
+def test_a_file_that_holds_no_tensors_is_refused_though_vouched_for(life: Life, name: str) -> None:
+    exchange(life, name, b"\x80\x04}q\x00.")
+    refused(life, RunError, r"holds no tensors")
+
+
+def changed(life: Life, name: str, change: Callable[[Tensor], Tensor]) -> bytes:
+    return save({tensor: change(value) for tensor, value in load(life.store.read(key(life, name))[0]).items()})
+
+
+@pytest.mark.parametrize("name", [MODEL, MOMENTS])
+def test_weights_that_are_no_numbers_are_refused_though_vouched_for(life: Life, name: str) -> None:
+    exchange(life, name, changed(life, name, lambda tensor: torch.full_like(tensor, torch.nan)))
+    refused(life, RunError, r"\w+ holds values that are no numbers \(NaN\)")
+
+
+def test_weights_of_another_shape_or_architecture_are_refused_though_vouched_for(life: Life) -> None:
+    whole = life.store.read(key(life, MODEL))[0]
+    exchange(life, MODEL, changed(life, MODEL, lambda tensor: tensor[..., :-1].contiguous()))
+    refused(life, ModelError, "the parent's weights do not fit the network at ")
+    exchange(life, MODEL, save({f"other.{name}": tensor for name, tensor in load(whole).items()}))
+    refused(life, ModelError, "the parent's weights do not fit the network at ")
+
+
+def test_a_champion_that_cannot_be_measured_is_not_replaced(life: Life) -> None:
+    planned = stages.plan(life.context, KEPT, Request(method="scratch"))
+    assert isinstance(planned, Plan)
+    trained = stages.train(life.context, planned)
+    exchange(life, MODEL, changed(life, MODEL, lambda tensor: tensor[:-1].contiguous()))
+    with pytest.raises(ModelError, match=f"the model of {champion(life)} does not fit logistic"):
+        stages.promote(life.context, trained)
+    assert not champions.was_promoted(champions.read(life.store, life.layout), trained.run_id)
+
+
+def test_an_index_of_another_dataset_is_refused_though_vouched_for(life: Life) -> None:
+    exchange(life, INDEX, changed(life, INDEX, lambda tensor: tensor[:-5].contiguous()))
+    refused(life, RunError, r"counted \d+ samples in drop d-\w+, not \d+")
+
+
+def state(optimizer: Adam | Sgd, classes: int = 5) -> bytes:
+    return save_state(run_of(configured(optimizer, classes)))
+
+
+def configured(optimizer: Adam | Sgd, classes: int = 5) -> Plan:
+    training = TASK.training.model_copy(update={"optimizer": optimizer})
+    plan = plan_of(TASK.model_copy(update={"training": training}), classes=classes)
+    plan.__dict__["run_id"] = "scratch-0"  # states of one run, though they fit different networks
+    return plan
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [state(Adam(), classes=4), state(Sgd()), state(Adam())[:-10], b"", b"\x80\x04}q\x00."],
+    ids=["other classes", "other optimiser", "truncated", "empty", "no tensors"],
+)
+def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(saved: bytes) -> None:
+    run = run_of(configured(Adam()))
+    before = save_state(run)
+    with pytest.raises(RunError, match="saved"):
+        load_state(run, saved)
+    assert save_state(run) == before
+
+
+def test_moments_of_another_optimiser_are_refused() -> None:
+    adam, sgd = run_of(configured(Adam())), run_of(configured(Sgd()))
+    with pytest.raises(RunError, match="the parent's optimiser state does not fit at "):
+        optimizers.carry_over(adam.optimizer, optimizers.moments(sgd.optimizer))

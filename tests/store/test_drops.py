@@ -1,0 +1,85 @@
+"""Committed drops: only what has a whole manifest, in the order of the commits."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.drops import make_drop
+
+from retrain.data.dataset import make_dataset, order_drops
+from retrain.errors import DropError
+from retrain.records import Drop, DropRef
+from retrain.store import LocalStore
+from retrain.store.drops import list_drops, read_drop
+from retrain.store.layout import Layout
+
+LAYOUT = Layout("pets")
+
+
+def commit(store: LocalStore, *drops: Drop) -> None:
+    for drop in drops:
+        store.create(LAYOUT.manifest(drop.id), drop.to_bytes())
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path)
+
+
+def test_drops_are_listed_by_the_time_of_their_commit_then_by_id(local: LocalStore) -> None:
+    a, b, c = make_drop("a", 2), make_drop("b", 1), make_drop("c", 1)
+    commit(local, a, c, b)
+    assert list_drops(local, LAYOUT) == (b, c, a)
+
+
+def test_what_has_no_manifest_is_not_listed(local: LocalStore) -> None:
+    local.write("pets/drops/landing/train-000000.tar", b"still being uploaded")
+    local.write("pets/drops/landing/deeper/drop.json", b"not a manifest's place")
+    local.write("others/drops/a/drop.json", b"of another task")
+    assert list_drops(local, LAYOUT) == ()
+
+
+def test_a_drop_that_is_not_there_is_named(local: LocalStore) -> None:
+    with pytest.raises(DropError, match="task pets has no drop week-45 in "):
+        read_drop(local, LAYOUT, "week-45")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda data: data[:-20],
+        lambda data: data.replace(b'"cat": 10', b'"cat": 11'),
+        lambda data: data.replace(b'"id": "a"', b'"id": "b"'),
+        lambda data: b"\xff",
+    ],
+)
+def test_a_damaged_manifest_is_named(local: LocalStore, spoil: Callable[[bytes], bytes]) -> None:
+    local.write(LAYOUT.manifest("a"), spoil(make_drop("a", 0).to_bytes()))
+    with pytest.raises(DropError, match=r"pets/drops/a/drop\.json"):
+        list_drops(local, LAYOUT)
+
+
+def test_a_digest_is_of_the_content_alone() -> None:
+    assert make_drop("a", 0).digest == make_drop("b", 1).digest
+    assert make_drop("a", 0).digest != make_drop("a", 0, ("dog",)).digest
+
+
+def test_known_drops_come_first_in_their_order_and_new_ones_by_commit() -> None:
+    a, b, c, d = (make_drop(name, minute) for name, minute in (("a", 1), ("b", 4), ("c", 3), ("d", 3)))
+    assert order_drops([a, b, c, d], ["b"]) == (b, a, c, d)
+    assert order_drops([d, c, b, a], ["c", "a"]) == (c, a, d, b)
+
+
+def test_a_known_drop_that_is_gone_is_named() -> None:
+    with pytest.raises(DropError, match="drop b: the champion was trained on it"):
+        order_drops([make_drop("a", 0)], ["a", "b"])
+
+
+def test_the_class_map_only_grows_at_its_end() -> None:
+    first, second = make_drop("a", 0, ("dog", "cat")), make_drop("b", 1, ("ant", "cat"))
+    assert make_dataset([first]).classes == ("dog", "cat")
+    assert make_dataset([first, second]).classes == ("dog", "cat", "ant")
+    assert make_dataset([first, second]).drops == (
+        DropRef(id="a", digest=first.digest, samples=20),
+        DropRef(id="b", digest=second.digest, samples=20),
+    )

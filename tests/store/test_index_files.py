@@ -1,0 +1,123 @@
+"""A run's learning-speed index in the store: a file a drop, read by who needs it, when it is needed."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import torch
+from support.histories import result
+from support.trainings import TASK, commit_drops, context_of, plan_of, stored_plan
+
+from retrain.config.recipe import OldNew, Uniform
+from retrain.errors import RunError
+from retrain.pipeline.context import Context
+from retrain.pipeline.train import prepare, train_plan
+from retrain.recipe.learning_speed import Counters
+from retrain.records import Dataset, Plan
+from retrain.store import LocalStore
+from retrain.store.layout import Layout
+from retrain.store.runs import READ_AHEAD, RunFiles
+
+SIZES = (30, 20, 50, 10, 40, 60, 25, 15)
+
+
+@dataclass
+class Told(LocalStore):
+    """A local store that tells which files of an index were read."""
+
+    root: Path
+    reads: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__(self.root)
+
+    def read(self, key: str) -> tuple[bytes, str]:
+        if "learning_speed/" in key:
+            self.reads.append(Path(key).stem)
+        return super().read(key)
+
+
+def counters(samples: int, first: int) -> Counters:
+    """Counters no two samples of which are alike."""
+    number = torch.arange(first, first + samples)
+    return Counters(number.half(), (number / 2).half(), number / 3)
+
+
+@pytest.fixture
+def ended(tmp_path: Path) -> RunFiles:
+    """An ended run on eight drops."""
+    plan = plan_of(sizes=SIZES)
+    files = RunFiles(Told(tmp_path), Layout("pets"), plan.run_id)
+    files.write_plan(plan)
+    firsts = [sum(SIZES[:k]) for k in range(len(SIZES))]
+    digest = files.write_counters(plan.dataset, (counters(*each) for each in zip(SIZES, firsts, strict=True)))
+    files.write_result(result("completed").model_copy(update={"index_digest": digest}))
+    return files
+
+
+def dataset(files: RunFiles, *drops: int) -> Dataset:
+    """Some of the run's drops, and one that it was not trained on."""
+    known = [files.plan().dataset.drops[k] for k in drops]
+    new = known[0].model_copy(update={"id": "d-new", "samples": 7})
+    return Dataset(drops=(*known, new), classes=files.plan().dataset.classes)
+
+
+def test_counters_lie_where_the_drops_that_are_left_do_and_new_ones_have_none(ended: RunFiles) -> None:
+    found = ended.counters(dataset(ended, 0, 2, 7), known=3)
+    expected = torch.tensor([*range(30), *range(50, 100), *range(235, 250), *[0] * 7])
+    assert found.seen.tolist() == expected.tolist()
+    assert torch.equal(found.loss, expected / 3)
+    assert found.seen.dtype == found.correct.dtype == torch.float16
+
+
+def test_few_files_are_in_memory_at_once(ended: RunFiles) -> None:
+    parts = ended.known_counters(dataset(ended, *range(8)), known=8)
+    next(parts)
+    assert isinstance(ended.store, Told)
+    assert len(ended.store.reads) <= READ_AHEAD + 1
+    assert len(list(parts)) == 7
+    assert sorted(ended.store.reads) == [f"d-{k}" for k in range(8)]
+
+
+def test_damage_to_any_drop_is_found_in_the_end_even_to_one_that_is_left_out(ended: RunFiles) -> None:
+    key = ended.layout.learning_speed(ended.run_id, "d-7")
+    data = ended.store.read(key)[0]
+    ended.store.write(key, data[:-1] + bytes([data[-1] ^ 1]))
+    parts = ended.known_counters(dataset(ended, 0, 1), known=2)
+    assert [len(next(parts).seen) for _ in range(2)] == [30, 20]
+    with pytest.raises(RunError, match="is not the index that the run ended with"):
+        next(parts)
+    with pytest.raises(RunError, match="is not the index that the run ended with"):
+        ended.counters(dataset(ended, 0, 1), known=2)
+
+
+def continued(place: Path, sampling: Uniform | OldNew | None) -> tuple[Context, Told, Plan]:
+    """A place with an ended parent, and a plan that continues from it."""
+    commit_drops(place)
+    parent = stored_plan(place, drops=1)
+    train_plan(context_of(place), parent)
+    recipe = TASK.recipe.model_copy(update={"sampling": sampling} if sampling else {})
+    plan = stored_plan(place, drops=2, parent=parent, task=TASK.model_copy(update={"recipe": recipe}))
+    store = Told(place / "store")
+    return replace(context_of(place), store=store), store, plan
+
+
+@pytest.mark.parametrize(("sampling", "before"), [(Uniform(), 0), (OldNew(), 0), (None, 1)])
+def test_the_parents_index_is_read_before_training_only_where_sampling_asks_for_it(
+    tmp_path: Path, sampling: Uniform | OldNew | None, before: int
+) -> None:
+    context, store, plan = continued(tmp_path, sampling)
+    prepare(context, plan)
+    assert store.reads == [plan.dataset.drops[0].id] * before
+
+
+def test_a_run_that_did_not_read_it_still_adds_it_to_its_own(tmp_path: Path) -> None:
+    context, store, plan = continued(tmp_path, Uniform())
+    train_plan(context, plan)
+    assert store.reads == [plan.dataset.drops[0].id]
+    assert plan.parent
+    old = context.files(plan.parent).counters(plan.dataset, 1)
+    kept = context.files(plan.run_id).counters(plan.dataset, 2)
+    own = kept.seen.float() - 0.5 * old.seen.float()
+    assert own.sum() == 32 * plan.iterations
+    assert (own >= 0).all()

@@ -1,0 +1,165 @@
+"""The ledger: every case of what was saved, worked out by hand, and records that stay as they were first written."""
+
+import pytest
+from support.histories import TASK, Past, drop, one_drop, result
+
+from retrain.errors import StoreError
+from retrain.pipeline.accounting import make_record
+from retrain.pipeline.planning import Request
+from retrain.records import RunRecord, Savings
+from retrain.records.ledger import is_baseline, total_savings
+from retrain.store import ObjectStore, ledger
+from retrain.store.layout import Layout
+
+LAYOUT = Layout("pets")
+EVALUATED = 300
+"""Images, in batches of ten: at a third of an iteration a batch, ten iterations."""
+
+
+def new_drop() -> Past:
+    """A champion from scratch at 80%, reached at iteration 200, and a second drop."""
+    return one_drop().landed(drop(2))
+
+
+def saved(baseline: int, used: int, used_all_in: float, gross: int, net: float) -> Savings:
+    return Savings(baseline=baseline, used=used, used_all_in=used_all_in, gross=gross, net=net)
+
+
+def test_a_run_that_reached_its_target_saved_what_scratch_took_to_get_there_less_its_own() -> None:
+    past = new_drop()
+    assert past.ended(past.plan(), iterations=40).savings == saved(200, 40, 50, 160, 150)
+
+
+def test_a_slower_run_than_scratch_lost() -> None:
+    past = new_drop()
+    assert past.ended(past.plan(), iterations=230).savings == saved(200, 230, 240, -30, -40)
+
+
+def test_a_missed_attempt_is_lost_whole_and_the_next_one_weighed_against_scratch() -> None:
+    past = new_drop()
+    missed = past.ended(past.plan(), "missed", promoted=None, iterations=40)
+    assert missed.savings == saved(0, 40, 50, -40, -50)
+    reached = past.ended(past.plan(), iterations=70)
+    assert reached.savings == saved(200, 70, 80, 130, 120)
+    assert total_savings(past.records).gross == 200 - 40 - 70
+    assert total_savings(past.records).net == 200 - 50 - 80
+
+
+@pytest.mark.parametrize("outcome", ["missed", "diverged"])
+def test_what_yields_no_model_at_the_target_is_lost_whole(outcome: str) -> None:
+    past = new_drop()
+    assert past.ended(past.plan(), outcome, promoted=None).savings == saved(0, 40, 50, -40, -50)
+
+
+def test_a_scratch_run_that_diverged_is_lost_with_its_evaluation() -> None:
+    past = Past().landed(drop(1))
+    assert past.ended(past.plan(), "diverged", promoted=None).savings == saved(0, 40, 50, -40, -50)
+
+
+def test_a_scratch_retraining_saves_nothing_and_loses_nothing() -> None:
+    past = new_drop()
+    refresh = past.ended(past.plan(Request("scratch")), iterations=250)
+    assert refresh.savings == saved(250, 250, 250, 0, 0)
+
+
+def test_a_calibration_is_charged_to_the_net_saving_alone() -> None:
+    past = new_drop()
+    calibration = past.ended(past.plan(Request(purpose="calibrate")), promoted=None)
+    assert calibration.savings == saved(0, 250, 260, 0, -260)
+
+
+def test_a_trial_replaces_no_retraining() -> None:
+    past = new_drop()
+    assert past.ended(past.plan(Request("naive", "trial")), promoted=None).savings is None
+
+
+def test_a_run_that_failed_after_its_training_is_lost_whole() -> None:
+    plan = new_drop().plan()
+    record = make_record(plan, result("reached", iterations=40), None, None, "OSError: the pod is gone")
+    assert (record.outcome, record.error) == ("failed", "OSError: the pod is gone")
+    assert record.savings == saved(0, 40, 50, -40, -50)
+
+
+def test_a_run_that_failed_in_mid_training_loses_what_it_had_done() -> None:
+    past = new_drop()
+    failed = make_record(past.plan(), None, None, None, "RuntimeError: out of memory", lost=30)
+    assert (failed.outcome, failed.result) == ("failed", None)
+    assert failed.savings == saved(0, 30, 30, -30, -30)
+    assert past.ended(past.plan(), "failed", promoted=None).savings == saved(0, 0, 0, 0, 0)
+    assert past.ended(past.plan()).savings == saved(200, 40, 50, 160, 150)
+
+
+def test_a_dataset_is_weighed_against_scratch_once_however_often_it_is_retrained_on() -> None:
+    past = new_drop()
+    past.ended(past.plan(), iterations=40)
+    again = past.ended(past.plan(Request("naive")), iterations=30)
+    assert again.savings == saved(0, 30, 40, -30, -40)
+    redone = past.ended(past.plan(Request("scratch")), iterations=250)
+    assert redone.savings == saved(0, 250, 260, -250, -260)
+
+
+def test_the_target_at_99_percent_is_weighed_against_when_scratch_was_there() -> None:
+    past = one_drop(TASK.model_copy(update={"target": TASK.target.model_copy(update={"level": 99})}))
+    past.landed(drop(2))
+    assert past.ended(past.plan(), iterations=40).savings == saved(150, 40, 50, 110, 100)
+
+
+def test_totals_add_up_what_every_record_says() -> None:
+    past = new_drop()
+    past.ended(past.plan(Request(purpose="calibrate")), promoted=None)
+    past.ended(past.plan(Request("naive", "trial")), promoted=None)
+    past.ended(past.plan(), "missed", promoted=None)
+    past.ended(past.plan(), iterations=70)
+    assert total_savings(past.records) == saved(450, 250 + 250 + 40 + 70, 250 + 260 + 50 + 80, 90, -190)
+    assert total_savings([]) == saved(0, 0, 0, 0, 0)
+
+
+def test_a_record_says_what_was_run_and_on_what() -> None:
+    past = new_drop()
+    plan = past.plan()
+    record = past.ended(plan)
+    assert record.run_id == plan.run_id
+    assert (record.drops, record.new_drops, record.parent) == (("d-1", "d-2"), ("d-2",), plan.parent)
+    assert (record.scale, record.target) == (0.5, plan.target)
+
+
+def test_only_completed_scratch_runs_that_are_no_trials_are_baselines() -> None:
+    past = Past().landed(drop(1))
+    past.ended(past.plan(), "diverged", promoted=None)
+    past.ended(past.plan(Request("scratch"), TASK.model_copy(update={"seed": 1})))
+    past.ended(past.plan(Request(purpose="calibrate")), promoted=None)
+    past.ended(past.plan(Request("scratch", "trial")), promoted=None)
+    past.ended(past.plan(Request("naive")))
+    assert [is_baseline(record) for record in past.records] == [False, True, True, False, False]
+
+
+def records() -> list[RunRecord]:
+    past = new_drop()
+    past.ended(past.plan(), "missed", promoted=None)
+    past.ended(past.plan())
+    return past.records
+
+
+def test_records_are_read_in_the_order_in_which_the_runs_ended(store: ObjectStore) -> None:
+    written = records()
+    for record in reversed(written):
+        ledger.write(store, LAYOUT, record)
+    store.write(LAYOUT.metrics(written[0].run_id), b"# beside the record")
+    assert ledger.read(store, LAYOUT) == written
+    assert ledger.find(store, LAYOUT, written[1].run_id) == written[1]
+    assert ledger.find(store, LAYOUT, "scratch-unknown") is None
+
+
+def test_the_first_record_of_a_run_stays(store: ObjectStore) -> None:
+    first = records()[0]
+    late = first.model_copy(update={"outcome": "failed", "error": "a retried step"})
+    assert ledger.write(store, LAYOUT, first) == first
+    assert ledger.write(store, LAYOUT, late) == first
+    assert ledger.write(store, LAYOUT, first) == first
+    assert ledger.read(store, LAYOUT) == [first]
+
+
+def test_a_damaged_record_is_named(store: ObjectStore) -> None:
+    store.write(LAYOUT.record("scratch-1"), b'{"run_id": "scratch-1"}')
+    with pytest.raises(StoreError, match=r"pets/ledger/scratch-1\.json was not written"):
+        ledger.read(store, LAYOUT)

@@ -1,0 +1,117 @@
+"""What is particular to a store in a folder: processes that race, die, and meet a real file system."""
+
+import multiprocessing
+import os
+import stat
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support.races import PROCESSES, claim_all, count_up, race
+
+from retrain.errors import StoreError
+from retrain.store import LocalStore, open_store
+
+SIZE = 4 << 20
+
+
+def write_for_ever(url: str, letter: bytes) -> None:
+    store = open_store(url)
+    while True:
+        store.write("object", letter * SIZE)
+
+
+@contextmanager
+def writers(url: str, letters: tuple[bytes, ...]) -> Iterator[None]:
+    """Processes that each write one letter for ever, until they are killed at the end."""
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=write_for_ever, args=(url, letter)) for letter in letters]
+    for process in processes:
+        process.start()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+            process.close()
+
+
+def test_of_racing_processes_each_claim_has_one_winner(tmp_path: Path) -> None:
+    outcomes = race(claim_all, str(tmp_path), None)
+    assert sorted(key for won in outcomes for key in won) == sorted(f"claims/{index}" for index in range(20))
+
+
+def test_racing_swaps_lose_no_update(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.create("counter", b"0 -")
+    attempts = race(count_up, str(tmp_path), None)
+    assert store.read("counter")[0].split()[0] == b"%d" % (20 * PROCESSES)
+    assert sum(attempts) > 20 * PROCESSES  # they did race
+
+
+def test_a_reader_among_writers_who_are_killed_never_sees_half_an_object(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.write("object", b"-" * SIZE)
+    seen = Counter[bytes]()
+    deadline = time.monotonic() + 30
+    with writers(str(tmp_path), (b"a", b"b")):
+        while (seen[b"a"] < 50 or seen[b"b"] < 50) and time.monotonic() < deadline:
+            data, _ = store.read("object")
+            assert data == data[:1] * SIZE
+            seen[data[:1]] += 1
+    assert min(seen[b"a"], seen[b"b"]) >= 50
+    data, version = store.read("object")
+    assert data == data[:1] * SIZE
+    assert [entry.key for entry in store.list()] == ["object"]
+    store.replace("object", b"the dead hold no lock", version)
+
+
+def test_files_get_the_permissions_that_the_user_gives_new_files(tmp_path: Path) -> None:
+    (tmp_path / "ordinary").touch()
+    store = LocalStore(tmp_path / "store")
+    store.create("created", b"")
+    store.write("written", b"")
+    store.download("created", tmp_path / "downloaded")
+    made = ("ordinary", "store/created", "store/written", "downloaded")
+    modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in made}
+    assert len(modes) == 1
+
+
+def test_an_edit_by_hand_changes_the_version(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    version = store.create("champion.json", b"1")
+    before = (tmp_path / "champion.json").stat()
+    (tmp_path / "champion.json").write_bytes(b"2")
+    os.utime(tmp_path / "champion.json", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert store.read("champion.json")[1] != version
+
+
+def test_nothing_is_left_beside_objects_when_a_write_fails(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.write("file", b"1")
+    with pytest.raises(StoreError, match="file/below"):
+        store.write("file/below", b"2")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["file", "lock"]
+
+
+def test_a_store_that_is_not_there_yet_is_empty_and_stays_unmade(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "later")
+    assert list(store.list()) == []
+    assert not (tmp_path / "later").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    store = LocalStore(Path("/proc/retrain"))  # where nobody can make a folder
+    with pytest.raises(StoreError, match=r"^/proc/retrain: k: "):
+        store.write("k", b"")
+
+
+def test_a_local_store_does_not_import_boto3() -> None:
+    program = "import sys; from retrain.store import open_store; open_store('x'); print('boto3' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "False\n"

@@ -1,0 +1,128 @@
+"""One worker on a task at a time, whoever started it; what a dead one held is free at once where that can be seen."""
+
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from support.lives import Life, make_task
+
+from retrain.store import LocalStore, ObjectStore, ledger
+from retrain.store.layout import Layout
+from retrain.store.lease import LeaseLost, LeaseState, acquire, try_lease
+from retrain.store.locks import TaskLocked, task_lock
+
+LAYOUT = Layout("pets")
+SHORT = 0.6
+"""Seconds: a lease that is renewed, or expires, while a test waits."""
+NOWHERE = "--host http://127.0.0.1:1"
+
+
+@pytest.fixture
+def life(tmp_path: Path) -> Life:
+    """A drop has landed, and a task file says where."""
+    life = Life(LocalStore(tmp_path / "store"), tmp_path)
+    life.land(0, 1, 2)
+    (tmp_path / "pets.json").write_text(make_task(store=str(tmp_path / "store")).model_dump_json())
+    return life
+
+
+def started(life: Life, *arguments: str) -> subprocess.Popen[str]:
+    """A command on the task, in a process of its own."""
+    environment = {**os.environ, "RETRAIN_CACHE": str(life.folder / "cache"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "retrain", *arguments, "--task", str(life.folder / "pets.json")]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def away(store: ObjectStore) -> None:
+    """Make the lease that of a process on another machine, of which nothing can be seen here."""
+    state = LeaseState.model_validate_json(store.read(LAYOUT.lease)[0])
+    holder = state.holder.model_copy(update={"machine": "another"})
+    store.write(LAYOUT.lease, state.model_copy(update={"holder": holder}).to_bytes())
+
+
+def test_commands_end_with_one_message_while_somebody_is_at_work_on_the_task(life: Life) -> None:
+    before = life.contents()
+    message = (
+        rf"retrain: \S+ \(process {os.getpid()}\) is at work on pets: it keeps renewing its lease, now good until "
+        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\. Try again when it has ended\n$"
+    )
+    with try_lease(life.store, life.layout, SHORT):
+        commands = [started(life, *line.split()) for line in ("run", f"run --on kubeflow {NOWHERE}")]
+        for command in commands:
+            said = command.communicate()[1]
+            assert command.returncode == 2
+            assert re.search(message, said)
+            assert "Traceback" not in said
+    assert life.contents().keys() - before.keys() == {"pets/lease.json"}
+
+
+def test_of_two_commands_at_once_one_trains_and_the_other_finds_it_done_or_at_work(life: Life) -> None:
+    commands = [started(life, "run"), started(life, "run")]
+    said = ["".join(command.communicate()) for command in commands]
+    assert len(re.findall("scratch-\\w+: there is no champion to continue from", "".join(said))) == 1
+    other = [text for text in said if "there is no champion" not in text]
+    assert re.search("nothing to do: no drop has landed since|is at work on pets", *other)
+    assert len(ledger.read(life.store, life.layout)) == 1
+
+
+def test_after_a_kill_the_next_command_on_the_same_machine_waits_for_nothing(life: Life) -> None:
+    code = (
+        "import os, signal, sys; from retrain.store.layout import Layout; from retrain.store import open_store\n"
+        "from retrain.store.lease import acquire\n"
+        "assert acquire(open_store(sys.argv[1]), Layout('pets'), 3600)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(life.folder / "store")], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    left = life.store.read(LAYOUT.lease)[0]
+    away(life.store)
+    assert acquire(life.store, LAYOUT) is None, "from another machine nobody can tell"
+    life.store.write(LAYOUT.lease, left)
+    with task_lock(life.store, LAYOUT):
+        pass
+
+
+def test_one_that_does_not_beat_any_more_is_waited_for_until_it_expires(
+    store: ObjectStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "retrain")
+    dead = acquire(store, LAYOUT, 3.0)  # so long that a busy machine finds it held
+    assert dead
+    with task_lock(store, LAYOUT) as ours:
+        ours.write("pets/runs/late", b"ours")
+        with pytest.raises(LeaseLost):
+            dead.check()
+    assert "pets: waits for " in caplog.text
+    assert acquire(store, LAYOUT), "it was given back"
+
+
+def test_the_patient_wait_for_one_that_beats_and_others_do_not(store: ObjectStore) -> None:
+    with try_lease(store, LAYOUT, SHORT), pytest.raises(TaskLocked), task_lock(store, LAYOUT):
+        pass
+    ended = list[float]()
+
+    def work() -> float:
+        with task_lock(store, LAYOUT, patient=True):
+            return time.monotonic()
+
+    with ThreadPoolExecutor(1) as pool:
+        with try_lease(store, LAYOUT, SHORT):
+            waiting = pool.submit(work)
+            time.sleep(3 * SHORT)
+            ended.append(time.monotonic())
+        assert waiting.result() > ended[0]
+
+
+def test_one_that_expired_is_kept_if_nobody_has_held_it_since(store: ObjectStore) -> None:
+    frozen = acquire(store, LAYOUT, SHORT)
+    assert frozen
+    time.sleep(SHORT)
+    frozen.check()
+    assert acquire(store, LAYOUT) is None

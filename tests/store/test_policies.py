@@ -1,0 +1,235 @@
+"""The IAM policies of k8s/examples/aws on a server that enforces them, Ceph's gateway.
+
+Each component does all of its work under its own policy, and what it has no business with is refused.
+"""
+
+import json
+import runpy
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import boto3
+import pytest
+from support.lives import Life, make_task
+from support.pictures import two_classes
+from support.radosgw import KEY, serving
+from support.rendered import ROOT
+from support.watching import Recorder
+
+from retrain.config.task import Task, Training
+from retrain.kubeflow import submission
+from retrain.kubeflow.submission import Submission
+from retrain.monitoring import pages
+from retrain.monitoring.exporter import Exporter, WatchedTask
+from retrain.pipeline import stages
+from retrain.pipeline.planning import Request
+from retrain.records import Plan
+from retrain.store import ObjectStore, champions, open_store
+from retrain.store.base import probe_conditional_writes
+from retrain.store.layout import Layout
+from retrain.store.locks import task_lock
+from retrain.store.s3.errors import Denied
+from retrain.utils.parallel import map_ahead
+from retrain.watcher.health import Health
+from retrain.watcher.task_watch import TaskWatch
+from retrain.watcher.watcher import Watcher
+
+AWS = ROOT / "k8s" / "examples" / "aws"
+SERVE = runpy.run_path(str(ROOT / "k8s" / "examples" / "kserve" / "serve.py"))
+ROLES = ("producer", "watcher", "training", "exporter", "serving")
+STORE = "s3://retrain-example/models"
+PETS, CARS = Layout("pets"), Layout("cars")
+
+SHARD, IMAGE, MANIFEST = CARS.shard("d", "train-0.tar"), CARS.shard("d", "car/1.png"), CARS.manifest("d")
+QUARANTINE, SUCCESS, CLAIM = CARS.quarantine("d"), CARS.success("d"), CARS.claim("d")
+DROP = {SHARD, IMAGE, MANIFEST, QUARANTINE, SUCCESS}
+PLAN, DECISION, RESULT = (CARS.run("r", f"{name}.json") for name in ("plan", "decision", "result"))
+MODEL, STATE, SPEEDS = CARS.run("r", "model.safetensors"), CARS.run("r", "state/1"), CARS.learning_speed("r", "d")
+RUN = {PLAN, DECISION, RESULT, MODEL, STATE, SPEEDS}
+SUBMISSION, LEASE, CHAMPION, PROBE = CARS.submission("s"), CARS.lease, CARS.champion, "probe-1"
+LEDGER = {CARS.record("r"), CARS.metrics("r")}
+VALIDATIONS, VALIDATING = CARS.validations("d"), CARS.validating("d").lease
+ALL = {*DROP, *RUN, *LEDGER, CLAIM, VALIDATIONS, VALIDATING, SUBMISSION, LEASE, CHAMPION, PROBE}
+
+MAY_READ = {
+    "producer": DROP,
+    "watcher": ALL,
+    "training": ALL,
+    "exporter": {MANIFEST, QUARANTINE, CLAIM, CHAMPION, *RUN, *LEDGER},
+    "serving": {CHAMPION, PLAN, RESULT, MODEL},
+}
+MAY_WRITE = {
+    "producer": DROP,
+    "watcher": {
+        *{SHARD, MANIFEST, QUARANTINE, CLAIM, VALIDATIONS, VALIDATING, PLAN, DECISION, SUBMISSION, LEASE, PROBE},
+        *LEDGER,
+    },
+    "training": {*RUN, *LEDGER, QUARANTINE, SUBMISSION, CHAMPION, LEASE, PROBE},  # AWS's `*` takes in VALIDATING too
+    "exporter": set[str](),
+    "serving": set[str](),
+}
+MAY_DELETE = {
+    "producer": set[str](),
+    "watcher": {CLAIM, VALIDATIONS, VALIDATING, STATE, PROBE},
+    "training": {CLAIM, STATE, PROBE},
+    "exporter": set[str](),
+    "serving": set[str](),
+}
+MAY_LIST = {
+    "producer": {CARS.drops},
+    "watcher": {"", CARS.drops, CARS.ledger},
+    "training": {"", CARS.drops, CARS.ledger},
+    "exporter": {"", CARS.drops, CARS.ledger},
+    "serving": {CHAMPION},
+}
+
+
+class Cloud:
+    """A bucket with its roles; whoever speaks takes on one of them."""
+
+    def __init__(self, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.endpoint, self._monkeypatch = endpoint, monkeypatch
+        self.admin = self.store(KEY)
+        client = boto3.client("s3", endpoint_url=endpoint)
+        client.create_bucket(Bucket="retrain-example")
+        client.close()
+        self._give_leave(KEY, [{"Effect": "Allow", "Action": "s3:*", "Resource": "arn:aws:s3:::*"}])
+        for role in ROLES:
+            statements = json.loads((AWS / f"policy-{role}.json").read_text())["Statement"]
+            self._give_leave(role, [one for one in statements if ":sqs:" not in one["Resource"]])
+
+    def _give_leave(self, user: str, statements: list[dict[str, object]]) -> None:
+        document = json.dumps({"Version": "2012-10-17", "Statement": statements})
+        iam = boto3.client("iam", endpoint_url=self.endpoint)
+        iam.put_user_policy(UserName=user, PolicyName="leave", PolicyDocument=document)
+        iam.close()
+
+    def become(self, role: str) -> None:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            self._monkeypatch.setenv(name, role)
+
+    def store(self, role: str, url: str = STORE) -> ObjectStore:
+        self.become(role)
+        return open_store(url, self.endpoint)
+
+
+def test_policies_let_each_component_do_its_work_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"AWS_DEFAULT_REGION": "us-east-1", "NO_PROXY": "127.0.0.1", "AWS_CONFIG_FILE": "/dev/null"}
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    with serving(tmp_path / "ceph", ROLES) as endpoint:
+        cloud = Cloud(endpoint, monkeypatch)
+        task = make_task(store=STORE, endpoint_url=endpoint, training=SAVING)
+        life_goes_its_way(cloud, task, tmp_path)
+        for role in ROLES:
+            nothing_else_is_allowed(cloud, role)
+
+
+SAVING = Training.model_validate(make_task().training.model_dump() | {"save_seconds": 0})
+
+
+def life_goes_its_way(cloud: Cloud, task: Task, folder: Path) -> None:
+    """Two lives of drops, the first without a champion, each component in its role; a lost run is recorded."""
+    for round_, classes in enumerate(((0, 1), (1, 2))):
+        Life(cloud.store("producer"), folder / str(round_)).land(*classes, seed=round_)
+        [run_id] = watched(cloud, task)
+        champion = trained(cloud, task, run_id, folder / "training")
+        followed(cloud, task)
+    upload_with_success(cloud, folder / "tree")
+    [lost] = watched(cloud, task)
+    stages.record_failure(life(cloud, "watcher", folder).context, plan_of(cloud, lost), "the pipeline is gone")
+    assert champions.read(cloud.admin, PETS).run_id == champion
+
+
+def life(cloud: Cloud, role: str, folder: Path) -> Life:
+    return Life(cloud.store(role), folder)
+
+
+def plan_of(cloud: Cloud, run_id: str) -> Plan:
+    return Plan.model_validate_json(cloud.admin.read(PETS.run(run_id, "plan.json"))[0])
+
+
+def upload_with_success(cloud: Cloud, folder: Path) -> None:
+    store = cloud.store("producer")
+    for path in two_classes(folder).rglob("*.png"):
+        store.upload(path, PETS.shard("tree", str(path.relative_to(folder))))
+    store.write(PETS.success("tree"), b"")
+
+
+def watched(cloud: Cloud, task: Task) -> list[str]:
+    """What the watcher starts, having taken in what ended."""
+    probe_conditional_writes(cloud.store("watcher"))
+    submitter, health = Recorder(), Health([task.name])
+    watcher = Watcher([TaskWatch(task, submitter, health)], health, poll_seconds=0, inbox=None)
+    assert watcher.once(), health.problems()
+    for run_id in submitter.runs:
+        submission.write_submission(cloud.store("watcher"), PETS, run_id, Submission(run_id=run_id))
+    return submitter.runs
+
+
+def trained(cloud: Cloud, task: Task, run_id: str, folder: Path) -> str:
+    context = life(cloud, "training", folder).context
+    assert submission.read_submission(context.store, PETS, run_id) == Submission(run_id=run_id)
+    with task_lock(context.store, PETS) as fenced:
+        context = replace(context, store=fenced)
+        assert isinstance(stages.plan(context, task, Request(purpose="trial")), Plan)
+        ended = stages.run_plan(context, context.files(run_id).plan())
+        fenced.write(PETS.run(run_id, "error.txt"), b"what a step notes")
+    assert champions.read(cloud.admin, PETS).run_id == ended.run_id
+    return ended.run_id
+
+
+def followed(cloud: Cloud, task: Task) -> None:
+    """The exporter's metrics and page, and the predictor."""
+    exporter = Exporter([WatchedTask(cloud.store("exporter"), PETS)])
+    exporter.refresh()
+    values = {sample.name: sample.value for family in exporter.collect() for sample in family.samples}
+    assert values["retrain_ledger_read_errors_total"] == 0
+    assert values["retrain_champion_accuracy_ratio"] > 0.5
+    assert b"Learning speed" in pages.draw_page(task)
+    champion = SERVE["Champion"](cloud.store("serving"), PETS)
+    assert champion.model.plan.run_id == champions.read(cloud.admin, PETS).run_id
+
+
+def may(act: Callable[[str], object], key: str) -> bool:
+    """Whether it is allowed; whatever else goes wrong is the test's own fault."""
+    try:
+        act(key)
+    except Denied:
+        return False
+    return True
+
+
+def which(question: Callable[[str], bool]) -> set[str]:
+    """For which of all objects the answer is yes, asked of several at once."""
+    keys = sorted(ALL)
+    return {key for key, answer in zip(keys, map_ahead(question, keys), strict=True) if answer}
+
+
+def nothing_else_is_allowed(cloud: Cloud, role: str) -> None:
+    assert which(partial(may, lambda key: cloud.admin.write(key, b"there"))) == ALL
+    store = cloud.store(role)
+    assert which(partial(may, store.read)) == MAY_READ[role]
+    assert which(partial(may, lambda key: store.write(key, b"mine"))) == MAY_WRITE[role]
+    assert which(lambda key: cloud.admin.read(key)[0] == b"mine") == MAY_WRITE[role]
+    assert which(partial(may, store.delete)) == MAY_DELETE[role]
+    assert {entry.key for entry in cloud.admin.list()} >= ALL - MAY_DELETE[role]
+    prefixes = {"", CARS.drops, CARS.ledger, CHAMPION}
+    listed = {prefix for prefix in prefixes if may(lambda prefix: list(store.list(prefix)), prefix)}
+    assert listed - {CHAMPION} == MAY_LIST[role] - {CHAMPION}
+    nothing_outside_the_prefix(cloud, role)
+
+
+def nothing_outside_the_prefix(cloud: Cloud, role: str) -> None:
+    cloud.store(KEY, "s3://retrain-example").write("others/secret", b"theirs")
+    whole = cloud.store(role, "s3://retrain-example")
+    for act in (
+        lambda: list(whole.list()),
+        lambda: whole.read("others/secret"),
+        lambda: whole.write("others/mine", b""),
+        lambda: whole.delete("others/secret"),
+    ):
+        with pytest.raises(Denied):
+            act()

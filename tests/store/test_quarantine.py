@@ -1,0 +1,183 @@
+"""Drops that prove damaged after their commit: put aside with a report, while retraining goes on without them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from support.lives import Life, make_task
+from support.watching import Place
+
+from retrain.errors import DamagedDrop
+from retrain.kubeflow import steps
+from retrain.monitoring.exporter import TaskState
+from retrain.pipeline import stages
+from retrain.pipeline.executor import InProcessExecutor
+from retrain.pipeline.planning import NoRunNeeded, Request
+from retrain.pipeline.status import read_status
+from retrain.records import Drop, Plan, RunRecord
+from retrain.store import LocalStore, champions, ledger
+from retrain.store.drops import quarantine_causes
+from retrain.watcher.claims import Claims
+
+TASK = make_task()
+
+
+@pytest.fixture
+def life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Life:
+    monkeypatch.setenv("RETRAIN_CACHE", str(tmp_path / "cache"))
+    return Life(LocalStore(tmp_path / "store"), tmp_path)
+
+
+def run(life: Life) -> RunRecord:
+    ended = stages.run_task(life.context, TASK, Request())
+    assert isinstance(ended, RunRecord)
+    return ended
+
+
+def damage(life: Life, drop: Drop) -> None:
+    """Flip one bit in the middle of its first shard; the size stays, and nothing of it is in the cache any more."""
+    key = life.layout.shard(drop.id, drop.shards[0].name)
+    data = bytearray(life.store.read(key)[0])
+    data[len(data) // 2] ^= 1
+    life.store.write(key, bytes(data))
+    for cached in life.context.cache.glob(f"{drop.digest}-*"):
+        cached.unlink()
+
+
+def quarantined(life: Life) -> list[str]:
+    return list(quarantine_causes(life.store, life.layout))
+
+
+def test_a_run_that_finds_a_new_drop_damaged_goes_on_with_the_others(life: Life) -> None:
+    first = life.land(0, 1)
+    run(life)
+    bad, good = life.land(0, 1, seed=1), life.land(0, 1, seed=2)
+    damage(life, bad)
+    ended = run(life)
+    assert (ended.drops, ended.new_drops) == ((first.id, good.id), (good.id,))
+    assert champions.read(life.store, life.layout).run_id == ended.run_id
+    assert quarantined(life) == [bad.id]
+    assert f"{bad.id}/{bad.shards[0].name}" in quarantine_causes(life.store, life.layout)[bad.id]
+    outcomes = [(record.outcome, bad.id in record.new_drops) for record in ledger.read(life.store, life.layout)]
+    assert outcomes == [("completed", False), ("failed", True), ("reached", False)]
+
+
+def test_an_old_drop_found_damaged_leaves_the_classes_where_the_champion_has_them(life: Life) -> None:
+    bad, kept = life.land(0, 1), life.land(2, 1, seed=1)
+    first = run(life)
+    life.land(0, 2, seed=2)
+    damage(life, bad)
+    ended = run(life)
+    assert ended.parent == first.run_id
+    assert ended.drops[:1] == (kept.id,)
+    plan = life.context.files(ended.run_id).plan()
+    assert plan.dataset.classes == life.context.files(first.run_id).plan().dataset.classes
+    assert (plan.known, plan.dataset.classes) == (1, ("class-0", "class-1", "class-2"))
+    assert ended.evaluation
+    assert ended.evaluation.accuracy > 0.8
+
+
+def test_a_class_whose_only_drop_is_damaged_stays_in_its_place(life: Life) -> None:
+    bad = life.land(0)
+    run(life)
+    life.land(1, 2, seed=1)
+    run(life)
+    life.land(1, 2, seed=2)
+    damage(life, bad)
+    ended = run(life)
+    assert life.context.files(ended.run_id).plan().dataset.classes == ("class-0", "class-1", "class-2")
+    assert ended.evaluation
+    assert ended.evaluation.by_class.keys() == {"class-1", "class-2"}
+
+
+@pytest.mark.parametrize("harm", ["torn", "of another task", "counts what is not there", "gone"])
+def test_a_manifest_or_shard_that_is_not_right_harms_only_its_drop(life: Life, harm: str) -> None:
+    first = life.land(0, 1)
+    run(life)
+    bad, good = life.land(0, 1, seed=1), life.land(0, 1, seed=2)
+    key = life.layout.manifest(bad.id)
+    text = life.store.read(key)[0]
+    shard = life.layout.shard(bad.id, bad.shards[0].name)
+    match harm:
+        case "torn":
+            life.store.write(key, text[: len(text) // 2])
+        case "of another task":
+            life.store.write(key, text.replace(b'"task": "pets"', b'"task": "cars"'))
+        case "counts what is not there":
+            life.store.write(key, text.replace(b'"class-0": ', b'"class-0": 99999999999'))
+        case "gone":
+            life.store.delete(shard)
+    assert run(life).drops == (first.id, good.id)
+    assert quarantined(life) == [bad.id]
+
+
+def test_a_drop_that_was_replaced_under_its_id_is_put_aside(life: Life) -> None:
+    old, kept = life.land(0, 1), life.land(0, 1, seed=1)
+    run(life)
+    other = life.land(0, 1, seed=2)
+    imposter = other.model_copy(update={"id": old.id})
+    life.store.write(life.layout.manifest(old.id), imposter.to_bytes())
+    assert run(life).drops == (kept.id, other.id)
+    assert "is not the one that the champion was trained on" in quarantine_causes(life.store, life.layout)[old.id]
+
+
+def test_status_and_metrics_tell_of_quarantine(life: Life) -> None:
+    life.land(0, 1)
+    run(life)
+    bad = life.land(0, 1, seed=1)
+    life.store.write(life.layout.manifest(bad.id), b"{}")
+    state = TaskState(life.store, life.layout)
+    assert read_status(TASK, life.store, life.layout).waiting == ()
+    assert isinstance(stages.run_task(life.context, TASK, Request()), NoRunNeeded)
+    status = read_status(TASK, life.store, life.layout)
+    assert "not a drop's manifest" in status.quarantined[bad.id]
+    state.refresh()
+    assert (("pets", "quarantined"), 1) in next(iter(state.figures()))[1]
+
+
+def test_a_watcher_gives_the_drops_beside_a_damaged_one_to_another_run(life: Life) -> None:
+    place = Place(TASK.model_copy(update={"store": life.store.url}))
+    bad, good = life.land(0, 1), life.land(0, 1, seed=1)
+    damage(life, bad)
+    watcher = place.watcher(InProcessExecutor("cpu"))
+    assert watcher.once()
+    assert quarantined(life) == [bad.id]
+    assert watcher.once()
+    champion = champions.read(life.store, life.layout).run_id
+    assert champion
+    assert place.owners() == {good.id: champion}
+    assert [record.outcome for record in ledger.read(life.store, life.layout)] == ["failed", "completed"]
+
+
+def test_a_step_of_the_pipeline_does_so_too(life: Life) -> None:
+    bad, good = life.land(0, 1), life.land(0, 1, seed=1)
+    damage(life, bad)
+    task = TASK.model_copy(update={"store": life.store.url})
+    planned = stages.plan(life.context, task, Request())
+    assert isinstance(planned, Plan)
+    claims = Claims(life.store, life.layout)
+    assert claims.claim(planned)
+    steps.train(json.dumps(task.model_dump(mode="json")), planned.run_id, "cpu")
+    assert quarantined(life) == [bad.id]
+    claims.refresh()
+    assert not claims.claimed(good.id)
+    following = stages.plan(life.context, task, Request())
+    assert isinstance(following, Plan)
+    assert [drop.id for drop in following.dataset.drops] == [good.id]
+
+
+def test_what_evaluation_finds_damaged_is_charged_with_the_training(life: Life) -> None:
+    life.land(0, 1)
+    run(life)
+    bad = life.land(0, 1, seed=1)
+    planned = stages.plan(life.context, TASK, Request())
+    assert isinstance(planned, Plan)
+    trained = stages.train(life.context, planned)
+    damage(life, bad)
+    with pytest.raises(DamagedDrop):
+        stages.evaluate(life.context, trained)
+    assert isinstance(stages.run_task(life.context, TASK, Request()), NoRunNeeded)
+    failed = ledger.read(life.store, life.layout)[-1]
+    assert failed.savings
+    assert failed.outcome == "failed"
+    assert failed.savings.used > 0

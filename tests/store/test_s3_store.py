@@ -1,0 +1,298 @@
+"""What is particular to S3: processes that race over HTTP, servers that fail, and what people are told then."""
+
+import os
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import boto3
+import pytest
+from support.faulty_s3 import Fault, Forward, Reply, Request, faulty, refusal
+from support.races import PROCESSES, claim_all, count_up, race
+from support.store_faults import cut, lost_reply, reset, truncated
+
+from retrain.errors import StoreError
+from retrain.store import Conflict, Entry, ObjectStore, open_store
+from retrain.store.base import probe_conditional_writes
+from retrain.store.s3.store import LARGE
+from retrain.store.s3.transfers import PART
+
+
+class First:
+    """A fault that befalls the first `count` requests of one method; the others go through."""
+
+    def __init__(self, method: str, fault: Fault, count: int = 1) -> None:
+        self.method, self.fault, self.left = method, fault, count
+        self.lock = threading.Lock()
+
+    def __call__(self, request: Request, forward: Forward) -> Reply | None:
+        with self.lock:
+            struck = request.method == self.method and self.left > 0
+            self.left -= struck
+        return self.fault(request, forward) if struck else forward(request)
+
+
+def ignoring(condition: str) -> Fault:
+    def fault(request: Request, forward: Forward) -> Reply:
+        request.headers.pop(condition, None)
+        return forward(request)
+
+    return fault
+
+
+def test_of_racing_processes_each_claim_has_one_winner(s3: str, bucket: str) -> None:
+    outcomes = race(claim_all, f"s3://{bucket}/t", s3)
+    assert sorted(key for won in outcomes for key in won) == sorted(f"claims/{index}" for index in range(20))
+
+
+def test_racing_swaps_lose_no_update(s3: str, bucket: str) -> None:
+    store = open_store(f"s3://{bucket}/t", s3)
+    store.create("counter", b"0 -")
+    race(count_up, f"s3://{bucket}/t", s3)
+    assert store.read("counter")[0].split()[0] == b"%d" % (20 * PROCESSES)
+
+
+def test_keys_lie_under_the_prefix_and_foreign_names_are_passed_over(s3: str, bucket: str) -> None:
+    client = boto3.client("s3", endpoint_url=s3)
+    store = open_store(f"s3://{bucket}/team/models/", s3)
+    assert store.url == f"s3://{bucket}/team/models"
+    store.write("t/champion.json", b"")
+    for foreign in ("team/models/t/", "team/models-2/x", "other"):
+        client.put_object(Bucket=bucket, Key=foreign)
+    assert [entry.key for entry in store.list()] == ["t/champion.json"]
+    whole = open_store(f"s3://{bucket}", s3)
+    assert [entry.key for entry in whole.list()] == ["other", "team/models-2/x", "team/models/t/champion.json"]
+    client.close()
+
+
+def test_a_lost_reply_to_a_conditional_write_is_recognised_as_our_own(s3: str, bucket: str) -> None:
+    with faulty(s3, First("PUT", lost_reply)) as endpoint:
+        version = open_store(f"s3://{bucket}/t", endpoint).create("claim", b"mine")
+    with faulty(s3, First("PUT", lost_reply)) as endpoint:
+        second = open_store(f"s3://{bucket}/t", endpoint).replace("claim", b"still mine", version)
+    assert open_store(f"s3://{bucket}/t", s3).read("claim") == (b"still mine", second)
+
+
+def test_a_lost_reply_does_not_hide_that_another_won(s3: str, bucket: str) -> None:
+    def another_wins(request: Request, forward: Forward) -> None:
+        open_store(f"s3://{bucket}/t", s3).write("claim", b"theirs")
+
+    with faulty(s3, First("PUT", another_wins)) as endpoint, pytest.raises(Conflict):
+        open_store(f"s3://{bucket}/t", endpoint).create("claim", b"mine")
+
+
+def test_a_write_in_the_way_of_ours_is_waited_for(s3: str, bucket: str) -> None:
+    def busy(request: Request, forward: Forward) -> Reply:
+        return refusal(409, "ConditionalRequestConflict")
+
+    with faulty(s3, First("PUT", busy, count=2)) as endpoint:
+        open_store(f"s3://{bucket}/t", endpoint).create("claim", b"mine")
+    with faulty(s3, busy) as endpoint, pytest.raises(StoreError, match="ConditionalRequestConflict"):
+        open_store(f"s3://{bucket}/t", endpoint).create("claim", b"mine")
+
+
+@pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (500, "InternalError")])
+def test_a_busy_server_is_asked_again(s3: str, bucket: str, status: int, code: str) -> None:
+    with faulty(s3, First("PUT", lambda *_: refusal(status, code))) as endpoint:
+        open_store(f"s3://{bucket}/t", endpoint).write("k", b"1")
+    assert open_store(f"s3://{bucket}/t", s3).read("k")[0] == b"1"
+
+
+def test_a_body_cut_in_mid_transfer_is_taken_up_where_it_broke(s3: str, bucket: str, tmp_path: Path) -> None:
+    content = os.urandom(3 << 20)
+    open_store(f"s3://{bucket}/t", s3).write("k", content)
+    with faulty(s3, First("GET", cut, count=3)) as endpoint:
+        assert open_store(f"s3://{bucket}/t", endpoint).read("k")[0] == content
+    with faulty(s3, First("GET", cut, count=3)) as endpoint:
+        open_store(f"s3://{bucket}/t", endpoint).download("k", tmp_path / "k")
+    assert (tmp_path / "k").read_bytes() == content
+
+
+@pytest.mark.parametrize("broken", [cut, reset, truncated])
+def test_a_reply_that_breaks_is_asked_for_again(s3: str, bucket: str, tmp_path: Path, broken: Fault) -> None:
+    content = os.urandom(100_000)
+    with faulty(s3, First("PUT", broken, count=2)) as endpoint:
+        version = open_store(f"s3://{bucket}/t", endpoint).create("k", content)
+    with faulty(s3, First("GET", broken, count=2)) as endpoint:
+        assert list(open_store(f"s3://{bucket}/t", endpoint).list()) == [Entry("k", len(content))]
+    with faulty(s3, First("GET", broken, count=2)) as endpoint:
+        assert open_store(f"s3://{bucket}/t", endpoint).read("k") == (content, version)
+    with faulty(s3, First("GET", broken, count=2)) as endpoint:
+        open_store(f"s3://{bucket}/t", endpoint).download("k", tmp_path / "k")
+    assert (tmp_path / "k").read_bytes() == content
+
+
+def test_a_body_that_was_changed_on_its_way_is_refused(s3: str, bucket: str) -> None:
+    open_store(f"s3://{bucket}/t", s3).write("k", b"right")
+
+    def change(request: Request, forward: Forward) -> Reply:
+        reply = forward(request)
+        return replace(reply, body=reply.body.replace(b"right", b"wrong"))
+
+    with (
+        faulty(s3, change) as endpoint,
+        pytest.raises(StoreError, match=r"k: the server's reply is broken: .*checksum"),
+    ):
+        open_store(f"s3://{bucket}/t", endpoint).read("k")
+
+
+class LostEnd:
+    """Loses the reply to the request that ends a multipart upload; asked again, there is no such upload any more."""
+
+    def __init__(self) -> None:
+        self.ended = ""
+
+    def __call__(self, request: Request, forward: Forward) -> Reply | None:
+        if request.method != "POST" or "uploadId=" not in request.path or self.ended not in ("", request.path):
+            return forward(request)
+        if self.ended:
+            return refusal(404, "NoSuchUpload")
+        self.ended = request.path
+        return lost_reply(request, forward)
+
+
+def test_a_lost_reply_to_the_end_of_a_multipart_upload_does_no_harm(s3: str, bucket: str, tmp_path: Path) -> None:
+    content, fault = os.urandom(LARGE), LostEnd()
+    (tmp_path / "shard").write_bytes(content)
+    with faulty(s3, fault) as endpoint:
+        open_store(f"s3://{bucket}/t", endpoint).upload(tmp_path / "shard", "k")
+    assert fault.ended
+    assert open_store(f"s3://{bucket}/t", s3).read("k")[0] == content
+
+
+class Asked:
+    """Notes which bytes of objects were asked for, and lets a fault answer."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.ranges: list[str] = []
+        self.fault = fault
+
+    def __call__(self, request: Request, forward: Forward) -> Reply | None:
+        if request.method == "GET" and "list-type" not in request.path:
+            self.ranges.append(request.headers.get("Range", "all"))
+            return self.fault(request, forward)
+        return forward(request)
+
+
+def large(s3: str, bucket: str) -> bytes:
+    content = os.urandom(3 * PART + 12_345)
+    open_store(f"s3://{bucket}/t", s3).write("k", content)
+    return content
+
+
+def test_a_large_object_comes_in_parts_that_nobody_asks_for_twice(s3: str, bucket: str, tmp_path: Path) -> None:
+    content, asked = large(s3, bucket), Asked(lambda request, forward: forward(request))
+    with faulty(s3, asked) as endpoint:
+        open_store(f"s3://{bucket}/t", endpoint).download("k", tmp_path / "k")
+    assert (tmp_path / "k").read_bytes() == content
+    assert asked.ranges[0] == "all"
+    parts = {f"bytes={start}-{min(start + PART, len(content)) - 1}" for start in range(PART, len(content), PART)}
+    assert len(set(asked.ranges)) == len(asked.ranges)
+    assert set(asked.ranges[1:]) <= parts
+
+
+def test_parts_that_are_cut_are_taken_up_where_they_broke(s3: str, bucket: str, tmp_path: Path) -> None:
+    content, asked = large(s3, bucket), Asked(First("GET", cut, count=4))
+    with faulty(s3, asked) as endpoint:
+        open_store(f"s3://{bucket}/t", endpoint).download("k", tmp_path / "k")
+    assert (tmp_path / "k").read_bytes() == content
+    assert any(asked.ranges.count(each) == 1 and each.endswith("-") for each in asked.ranges)
+
+
+def test_parts_are_all_of_one_version(s3: str, bucket: str, tmp_path: Path) -> None:
+    large(s3, bucket)
+
+    def overwrite(request: Request, forward: Forward) -> Reply:
+        reply = forward(request)
+        large(s3, bucket)
+        return reply
+
+    with faulty(s3, Asked(First("GET", overwrite))) as endpoint, pytest.raises(StoreError, match="PreconditionFailed"):
+        open_store(f"s3://{bucket}/t", endpoint).download("k", tmp_path / "k")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_body_that_is_always_cut_ends_in_an_error_and_leaves_no_file(s3: str, bucket: str, tmp_path: Path) -> None:
+    open_store(f"s3://{bucket}/t", s3).write("k", b"x" * 1000)
+    with faulty(s3, lambda r, forward: cut(r, forward) if r.method == "GET" else forward(r)) as endpoint:
+        store = open_store(f"s3://{bucket}/t", endpoint)
+        with pytest.raises(StoreError, match="k"):
+            store.download("k", tmp_path / "k")
+        with pytest.raises(StoreError, match="k"):
+            store.read("k")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stream_does_not_go_on_in_another_object(s3: str, bucket: str) -> None:
+    direct = open_store(f"s3://{bucket}/t", s3)
+    direct.write("k", b"old" * 1000)
+
+    def cut_and_overwrite(request: Request, forward: Forward) -> Reply:
+        reply = cut(request, forward)
+        direct.write("k", b"new" * 1000)
+        return reply
+
+    with faulty(s3, First("GET", cut_and_overwrite)) as endpoint, pytest.raises(StoreError, match="PreconditionFailed"):
+        open_store(f"s3://{bucket}/t", endpoint).read("k")
+
+
+@pytest.mark.parametrize("condition", ["If-None-Match", "If-Match"])
+def test_the_probe_refuses_a_server_that_ignores_a_condition(s3: str, bucket: str, condition: str) -> None:
+    with faulty(s3, ignoring(condition)) as endpoint:
+        store = open_store(f"s3://{bucket}/t", endpoint)
+        with pytest.raises(StoreError, match=f"ignores {condition}"):
+            probe_conditional_writes(store)
+    assert list(open_store(f"s3://{bucket}/t", s3).list()) == []
+
+
+def operations(store: ObjectStore, folder: Path) -> list[str]:
+    """What each operation that people start with says when it fails."""
+    (folder / "file").write_bytes(b"x")
+    said = []
+    for operation in (
+        lambda: list(store.list()),
+        lambda: store.create("k", b""),
+        lambda: store.open("k"),
+        lambda: store.upload(folder / "file", "k"),
+    ):
+        with pytest.raises(StoreError) as raised:
+            operation()
+        said.append(str(raised.value))
+    return said
+
+
+@pytest.mark.parametrize("code", ["InvalidAccessKeyId", "SignatureDoesNotMatch"])
+def test_wrong_credentials_are_said_to_be_wrong(s3: str, code: str, tmp_path: Path) -> None:
+    with faulty(s3, lambda *_: refusal(403, code)) as endpoint:
+        for message in operations(open_store("s3://models/t", endpoint), tmp_path):
+            assert f"s3://models/t at {endpoint}" in message
+            assert code in message
+            assert "Check the credentials: AWS_ACCESS_KEY_ID" in message
+
+
+def test_a_missing_bucket_is_said_to_be_missing(s3: str, tmp_path: Path) -> None:
+    for message in operations(open_store("s3://no-such-bucket-here/t", s3), tmp_path):
+        assert f"s3://no-such-bucket-here/t at {s3}" in message
+        assert "Create the bucket, or correct the task's `store`." in message
+
+
+def test_an_unreachable_server_is_named_within_seconds(s3: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(StoreError, match=r"s3://models/t at http://127\.0\.0\.1:9, k: .*cannot be .*endpoint_url"):
+        open_store("s3://models/t", "http://127.0.0.1:9").read("k")
+    assert time.monotonic() - started < 15
+
+
+@pytest.mark.parametrize(("bucket_name", "endpoint"), [("models", "localhost"), ("Not A Bucket", "http://127.0.0.1:9")])
+def test_malformed_addresses_are_refused(s3: str, bucket_name: str, endpoint: str) -> None:
+    with pytest.raises(StoreError, match="Invalid"):
+        open_store(f"s3://{bucket_name}/t", endpoint).read("k")
+
+
+def test_absent_credentials_are_asked_for(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    with pytest.raises(StoreError, match="Check the credentials"):
+        open_store("s3://models/t", s3).read("k")

@@ -1,0 +1,88 @@
+"""Several transfers at once: none waits for another one's connections, and an error ends its own alone."""
+
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from io import BufferedReader
+from pathlib import Path
+
+import pytest
+from support.faulty_s3 import Forward, Reply, Request, faulty, refusal
+from support.pictures import folder
+
+from retrain.config.task import Data, Task
+from retrain.data.packing import pack
+from retrain.errors import StoreError
+from retrain.store import LocalStore, open_store
+from retrain.store.s3.transfers import PART, S3Stream, download_parts
+
+
+@pytest.fixture
+def busy() -> Iterator[ThreadPoolExecutor]:
+    """A helper that is at work on something else for as long as the test takes."""
+    free = threading.Event()
+    with ThreadPoolExecutor(1) as helpers:
+        helpers.submit(free.wait)
+        yield helpers
+        free.set()
+
+
+def test_an_object_arrives_though_all_helpers_are_busy_with_others(
+    s3: str, bucket: str, tmp_path: Path, busy: ThreadPoolExecutor
+) -> None:
+    content = os.urandom(3 * PART + 5)
+    store = open_store(f"s3://{bucket}/t", s3)
+    store.write("k", content)
+    opened = store.open("k")
+    assert isinstance(opened, BufferedReader)
+    assert isinstance(opened.raw, S3Stream)
+
+    def nobody(start: int, end: int) -> S3Stream:
+        raise AssertionError("the helper is busy")
+
+    with opened, (tmp_path / "k").open("xb") as file:
+        download_parts(opened.raw, nobody, busy, file)
+    assert (tmp_path / "k").read_bytes() == content
+
+
+def test_objects_that_are_fetched_at_once_are_each_whole_or_named(s3: str, bucket: str, tmp_path: Path) -> None:
+    contents = {name: os.urandom(2 * PART + number) for number, name in enumerate(("a", "b", "c"))}
+    for name, content in contents.items():
+        open_store(f"s3://{bucket}/t", s3).write(name, content)
+
+    def fault(request: Request, forward: Forward) -> Reply:
+        ranged = "Range" in request.headers and request.path.endswith("/b")
+        return refusal(403, "InvalidAccessKeyId") if ranged else forward(request)
+
+    with faulty(s3, fault) as endpoint, ThreadPoolExecutor(3) as pool:
+        store = open_store(f"s3://{bucket}/t", endpoint)
+        under_way = {name: pool.submit(store.download, name, tmp_path / name) for name in contents}
+        with pytest.raises(StoreError, match=", b: "):
+            under_way["b"].result()
+        for name in ("a", "c"):
+            under_way[name].result()
+            assert (tmp_path / name).read_bytes() == contents[name]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c"]
+
+
+class Together(LocalStore):
+    """A folder in which no upload ends before another one has begun."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.begun = threading.Barrier(2)
+
+    def upload(self, path: Path, key: str) -> None:
+        self.begun.wait(timeout=20)
+        super().upload(path, key)
+
+
+def test_the_shards_of_a_drop_are_uploaded_at_once(tmp_path: Path) -> None:
+    names = [f"{split}/cat/{number}.png" for split, size in (("train", 30), ("test", 5)) for number in range(size)]
+    store = Together(tmp_path / "store")
+    task = Task(name="pets", data=Data(image_size=8, val_share=0.2, test_share=0.2))
+    [(drop, new)] = pack(folder(tmp_path / "pets", *names), task, store)
+    assert new
+    assert len(drop.shards) == 2
+    assert {entry.key.rpartition("/")[2] for entry in store.list()} == {"drop.json", *(s.name for s in drop.shards)}

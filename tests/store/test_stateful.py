@@ -1,0 +1,189 @@
+"""Store, champions and claims under any sequence of operations, held by hypothesis against a model of each."""
+
+from collections.abc import Callable
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from support.trainings import plan_of
+
+from retrain.pipeline.accounting import make_record
+from retrain.records import DropRef, Plan
+from retrain.store import Conflict, Entry, LocalStore, Missing, ObjectStore, champions, ledger, open_store
+from retrain.store.layout import Layout
+from retrain.store.runs import RunRecords
+from retrain.watcher.claims import Claim, Claims
+
+LAYOUT = Layout("pets")
+KEYS = st.sampled_from(["k/a", "k/b"])
+BYTES = st.sampled_from([b"1", b"2", b"three"])
+
+
+def plan_on(drops: tuple[str, ...]) -> Plan:
+    """A scratch run on drops of these names."""
+    plan = plan_of(sizes=[16] * len(drops))
+    named = tuple(DropRef(id=drop, digest=drop, samples=16) for drop in drops)
+    return plan.model_copy(update={"dataset": plan.dataset.model_copy(update={"drops": named})})
+
+
+PLANS = [plan_on(drops) for drops in (("a",), ("a", "b"), ("a", "b", "c"))]
+"""Of runs that want the same drops."""
+
+
+class Worlds(RuleBasedStateMachine):
+    """Any number of clients, who may act on what they saw long ago."""
+
+    store: ObjectStore
+    versions: Bundle[tuple[str, str]] = Bundle("versions")
+    sightings: Bundle[champions.ChampionSnapshot] = Bundle("sightings")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.objects: dict[str, bytes] = {}
+        self.version_of: dict[str, str] = {}
+        self.history: list[str] = []
+        self.owners: dict[str, str] = {}
+        self.ended: set[str] = set()
+        for plan in PLANS:
+            RunRecords(self.store, LAYOUT, plan.run_id).write_plan(plan)
+        self.claims = [Claims(self.store, LAYOUT) for _ in range(2)]
+
+    @rule(target=versions, key=KEYS)
+    def read(self, key: str) -> tuple[str, str]:
+        """What is read is what was written last."""
+        if key not in self.objects:
+            with pytest.raises(Missing):
+                self.store.read(key)
+            return key, "0" * 32
+        data, version = self.store.read(key)
+        assert data == self.objects[key]
+        assert self.version_of.setdefault(key, version) == version
+        return key, version
+
+    @rule(key=KEYS, data=BYTES)
+    def create(self, key: str, data: bytes) -> None:
+        """The first wins; the same bytes again are no conflict."""
+        if self.objects.get(key, data) != data:
+            with pytest.raises(Conflict):
+                self.store.create(key, data)
+        else:
+            self.version_of[key] = self.store.create(key, data)
+            self.objects[key] = data
+
+    @rule(seen=versions, data=BYTES)
+    def replace(self, seen: tuple[str, str], data: bytes) -> None:
+        """Only who saw the present version replaces it."""
+        key, version = seen
+        if key not in self.objects:
+            with pytest.raises(Missing):
+                self.store.replace(key, data, version)
+        elif self.store.read(key)[1] != version and self.objects[key] != data:
+            with pytest.raises(Conflict):
+                self.store.replace(key, data, version)
+        else:
+            self.version_of[key] = self.store.replace(key, data, version)
+            self.objects[key] = data
+
+    @rule(key=KEYS, data=BYTES)
+    def write(self, key: str, data: bytes) -> None:
+        """The last wins."""
+        self.store.write(key, data)
+        self.objects[key] = data
+        self.version_of.pop(key, None)
+
+    @rule(key=KEYS)
+    def delete(self, key: str) -> None:
+        """What is removed is not there."""
+        self.store.delete(key)
+        self.objects.pop(key, None)
+        self.version_of.pop(key, None)
+
+    @rule(target=sightings)
+    def look(self) -> champions.ChampionSnapshot:
+        """The champion in force is the last of the history."""
+        seen = champions.read(self.store, LAYOUT)
+        assert seen.run_id == (self.history[-1] if self.history else None)
+        return seen
+
+    @rule(seen=sightings, run=st.sampled_from("xyz"))
+    def promote(self, seen: champions.ChampionSnapshot, run: str) -> None:
+        """Only who saw the champion in force replaces it."""
+        if len(seen.champion.history if seen.champion else ()) == len(self.history):
+            champions.swap(self.store, LAYOUT, seen, run, "promoted")
+            self.history.append(run)
+        else:
+            with pytest.raises(Conflict):
+                champions.swap(self.store, LAYOUT, seen, run, "promoted")
+
+    @rule(client=st.sampled_from([0, 1]))
+    def refresh(self, client: int) -> None:
+        """A watcher looks at the claims anew."""
+        self.claims[client].refresh()
+
+    @rule(client=st.sampled_from([0, 1]), plan=st.sampled_from(PLANS))
+    def claim(self, client: int, plan: Plan) -> None:
+        """A run gets all that it wants, but for drops of runs that have ended, or nothing."""
+        self.claims[client].refresh()
+        wanted = [drop.id for drop in plan.dataset.drops]
+        free = all(self.owners.get(drop, plan.run_id) in {plan.run_id, *self.ended} for drop in wanted)
+        assert self.claims[client].claim(plan) == free
+        if free:
+            self.owners = dict.fromkeys(wanted, plan.run_id) | self.owners
+        else:
+            self.owners = {drop: owner for drop, owner in self.owners.items() if owner != plan.run_id}
+
+    @rule(plan=st.sampled_from(PLANS))
+    def end(self, plan: Plan) -> None:
+        """A run ends, once however often that is recorded."""
+        first = ledger.find(self.store, LAYOUT, plan.run_id)
+        entry = ledger.write(self.store, LAYOUT, make_record(plan, None, None, None, "ended by the test"))
+        assert first in (None, entry)
+        self.ended.add(plan.run_id)
+
+    @invariant()
+    def champions_follow_one_from_another(self) -> None:
+        """No promotion is lost, doubled or reordered."""
+        champion = champions.read(self.store, LAYOUT).champion
+        entries = champion.history if champion else ()
+        assert [(entry.sequence, entry.run_id) for entry in entries] == list(enumerate(self.history, 1))
+
+    @invariant()
+    def every_drop_has_the_owner_that_it_was_given_to(self) -> None:
+        """Claims are those that were won, and no others."""
+        found = [self.store.read(entry.key)[0] for entry in self.store.list(LAYOUT.claims)]
+        assert {claim.drop: claim.run_id for claim in map(Claim.model_validate_json, found)} == self.owners
+
+    @invariant()
+    def the_listing_is_complete(self) -> None:
+        """Every object is listed, with its size, and nothing else."""
+        assert list(self.store.list("k/")) == [Entry(key, len(data)) for key, data in sorted(self.objects.items())]
+
+
+def check(open_corner: Callable[[str], ObjectStore], examples: int) -> None:
+    """Run so many sequences, each in an empty store."""
+
+    class Opened(Worlds):
+        def __init__(self) -> None:
+            self.store = open_corner(uuid4().hex)
+            super().__init__()
+
+    chosen = settings(
+        max_examples=examples,
+        stateful_step_count=25,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(Opened, settings=chosen)
+
+
+def test_a_folder_holds_what_any_sequence_of_operations_promises(tmp_path: Path) -> None:
+    check(lambda name: LocalStore(tmp_path / name), examples=60)
+
+
+def test_s3_holds_what_any_sequence_of_operations_promises(s3: str, bucket: str) -> None:
+    check(lambda name: open_store(f"s3://{bucket}/{name}", s3), examples=8)

@@ -1,0 +1,78 @@
+"""The full life of a drop, with the store failing in every way: it ends as if nothing had happened, or says why not."""
+
+from pathlib import Path
+
+import pytest
+from chaos.audit import Expected, audit, digests, is_record
+from support.faulty_s3 import faulty
+from support.lives import Life, make_task
+from support.store_faults import LASTING, PASSING, Every, From
+
+from retrain.errors import StoreError
+from retrain.pipeline import stages
+from retrain.pipeline.planning import Request
+from retrain.records import RunRecord
+from retrain.store import LocalStore, open_store
+
+TASK = make_task()
+
+
+def live(life: Life) -> None:
+    """Two drops land, and are retrained on."""
+    for seed in (0, 1):
+        life.land(0, 1, 2, seed=seed)
+        stages.run_task(life.context, TASK, Request())
+
+
+def objects(life: Life) -> dict[str, bytes]:
+    return {key.removeprefix("pets/"): data for key, data in life.contents().items()}
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> Expected:
+    """What comes of the same life where nothing fails."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    life = Life(LocalStore(folder / "store"), folder / "work")
+    live(life)
+    left = objects(life)
+    records = [RunRecord.model_validate_json(data) for key, data in left.items() if is_record(key)]
+    return Expected(
+        drops={drop: "committed" for record in records for drop in record.drops},
+        runs={record.run_id: digests(left, record.run_id) for record in records},
+        saved=sum(record.savings.gross for record in records if record.savings),
+    )
+
+
+@pytest.mark.parametrize("name", PASSING)
+def test_a_life_gets_over_what_passes(s3: str, bucket: str, tmp_path: Path, expected: Expected, name: str) -> None:
+    fault = Every(11, PASSING[name])
+    with faulty(s3, fault) as endpoint:
+        live(Life(open_store(f"s3://{bucket}/some/prefix", endpoint), tmp_path))
+    left = objects(Life(open_store(f"s3://{bucket}/some/prefix", s3), tmp_path))
+    assert fault.requests > 80
+    assert audit(left, expected) == []
+
+
+ADVICE = {
+    "expired": "The credentials have expired: renew them",
+    "skewed": "Set this machine's clock",
+    "unavailable": "ServiceUnavailable",
+    "lost_request": "the server cannot be reached",
+}
+
+
+@pytest.mark.parametrize("name", LASTING)
+@pytest.mark.parametrize("first", [4, 40])
+def test_a_life_that_cannot_go_on_says_why_and_goes_on_once_it_can(
+    s3: str, bucket: str, tmp_path: Path, expected: Expected, name: str, first: int
+) -> None:
+    url = f"s3://{bucket}/some/prefix"
+    with faulty(s3, From(first, LASTING[name])) as endpoint, pytest.raises(StoreError, match=ADVICE[name]) as raised:
+        live(Life(open_store(url, endpoint), tmp_path))
+    assert url in str(raised.value)
+    healthy = Life(open_store(url, s3), tmp_path)
+    left = objects(healthy)
+    nothing_asked = Expected(drops={}, runs={}, saved=0)
+    assert [finding for finding in audit(left, nothing_asked) if finding.kind == "torn"] == []
+    live(healthy)
+    assert audit(objects(healthy), expected) == []

@@ -1,0 +1,39 @@
+"""A real Chromium, and pages opened in it that may neither run nor load anything."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from support.programs import need
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    path = need("chromium", "chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+def opened(browser: Browser, url: str, **settings: object) -> Page:
+    """Open a page; any console message, script error, dialog or request for anything else fails the test."""
+    page = browser.new_page(**settings)
+    page.on("console", lambda message: pytest.fail(f"console: {message.text}"))
+    page.on("pageerror", lambda error: pytest.fail(f"script error: {error}"))
+    page.on("dialog", lambda dialog: pytest.fail(f"dialog: {dialog.message}"))
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(url)
+    assert requests == [url]
+    return page
+
+
+def card(page: Page, name: str) -> float:
+    """The number that a card of the headline shows to programs."""
+    shown = page.locator(".card", has=page.get_by_text(name, exact=True)).locator("data")
+    return float(shown.get_attribute("value") or "nan")

@@ -1,0 +1,123 @@
+"""What has been done, made up of records: drops that landed, runs that ended, and the champion that is in force."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from retrain.config.task import Task
+from retrain.pipeline.accounting import make_record
+from retrain.pipeline.planning import History, NoRunNeeded, Request, make_plan
+from retrain.pipeline.targets import Measured
+from retrain.records import Cost, Curve, Decision, Drop, Machine, Plan, Point, Result, RunRecord
+from retrain.records.ledger import is_baseline
+
+DEFAULT = Request()
+START = datetime(2026, 1, 1, tzinfo=UTC)
+TASK = Task.model_validate({"name": "pets", "training": {"epochs": 10, "batch_size": 10}})
+CURVE = ((50, 0.5), (100, 0.79), (150, 0.795), (200, 0.82), (250, 0.8))
+"""Of a scratch run that ends at 80%: first at 99% of that at 150, at 100% at 200."""
+
+
+def drop(number: int, samples: int = 500, classes: Sequence[str] = ("cat", "dog")) -> Drop:
+    """A drop that landed in this minute, with its classes in equal parts."""
+    each = dict.fromkeys(classes, samples // len(classes))
+    return Drop(
+        id=f"d-{number}",
+        task="pets",
+        classes=tuple(classes),
+        shards=(),
+        counts={"train": each, "val": {"cat": 1}, "test": {"cat": 1}},
+        held_out={},
+        digest=f"content-{number}",
+        committed_at=START + timedelta(minutes=number),
+    )
+
+
+def result(outcome: str, iterations: int = 40, accuracy: float = 0.8, evaluated: int = 300) -> Result:
+    """How a training ended."""
+    cost = Cost(
+        iterations=iterations,
+        samples=iterations * 10,
+        evaluated_images=evaluated,
+        flops=1e6 * iterations,
+        flops_all_in=1.25e6 * iterations,
+        device_seconds=0.5 * iterations,
+        device_seconds_all_in=0.75 * iterations,
+    )
+    reached = {"99": 150, "100": 200} if outcome == "completed" else {"99": iterations, "100": iterations}
+    speed_up = (
+        {"99": None, "100": None} if outcome == "completed" else {"99": 150 / iterations, "100": 200 / iterations}
+    )
+    return Result(
+        outcome=outcome,
+        iterations=iterations,
+        final_accuracy=accuracy,
+        best_accuracy=accuracy,
+        reached_at=reached,
+        speed_up=speed_up,
+        model_digest=None if outcome == "diverged" else "m",
+        index_digest="i",
+        cost=cost,
+        machine=Machine(retrain="0", torch="2", device="cpu", threads=1),
+        started_at=START,
+        ended_at=START,
+    )
+
+
+def curve() -> Curve:
+    """The curve of a scratch run."""
+    return Curve(
+        points=tuple(
+            Point(iteration=at, accuracy=accuracy, loss=1.0, images=100, train_loss=1.0, learning_rate=0.1)
+            for at, accuracy in CURVE
+        )
+    )
+
+
+class Past:
+    """A task's past, one run after the other."""
+
+    def __init__(self, task: Task = TASK) -> None:
+        self.task = task
+        self.drops: list[Drop] = []
+        self.records: list[RunRecord] = []
+        self.champion: Plan | None = None
+        self.baseline: Measured | None = None
+
+    def landed(self, *drops: Drop) -> "Past":
+        """Drops land."""
+        self.drops.extend(drops)
+        return self
+
+    def next(self, request: Request = DEFAULT, task: Task | None = None) -> Plan | NoRunNeeded:
+        """What is planned now."""
+        history = History({record.run_id: record for record in self.records}, self.champion, self.baseline)
+        return make_plan(task or self.task, self.drops, history, request)
+
+    def plan(self, request: Request = DEFAULT, task: Task | None = None) -> Plan:
+        """The run that is planned now."""
+        planned = self.next(request, task)
+        assert isinstance(planned, Plan), planned
+        return planned
+
+    def ended(
+        self, plan: Plan, outcome: str | None = None, promoted: bool | None = True, **figures: float
+    ) -> RunRecord:
+        """A run ends; scratch completes with `CURVE`, others reach their target, if nothing else is said."""
+        outcome = outcome or ("reached" if plan.target else "completed")
+        decision = None if promoted is None else Decision(promoted=promoted, reasons=() if promoted else ("worse",))
+        of_scratch = {"iterations": 250} if outcome == "completed" else {}
+        ended = None if outcome == "failed" else result(outcome, **(of_scratch | figures))
+        record = make_record(plan, ended, None, decision, "it broke" if outcome == "failed" else None)
+        self.records.append(record)
+        if promoted:
+            self.champion = plan
+        if is_baseline(record) and ended:
+            self.baseline = Measured(record, ended, curve())
+        return record
+
+
+def one_drop(task: Task = TASK) -> Past:
+    """A first drop of 500 cats and dogs, and a champion trained on it from scratch."""
+    past = Past(task).landed(drop(1))
+    past.ended(past.plan())
+    return past

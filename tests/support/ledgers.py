@@ -1,0 +1,56 @@
+"""Ledgers of any size: what a drop a day leaves behind, with records as long as real ones."""
+
+from itertools import pairwise
+from random import Random
+
+from retrain.records import Champion, Comparison, Evaluation, Interval, Promotion, RunRecord
+from support import known_ledger
+
+SCRATCH = 40_000
+"""Iterations that training from scratch takes."""
+
+
+def ledger_of(runs: int) -> list[RunRecord]:
+    """Return the records of so many runs, oldest first: scratch, then continuous ones, a few of which miss."""
+    random = Random(0)
+    records = [known_ledger.run(0, SCRATCH, SCRATCH, "completed", method="scratch", promoted=True)]
+    for number in range(1, runs):
+        aim = known_ledger.target(0.7, SCRATCH, age=number)
+        if random.random() < 0.05:
+            records.append(known_ledger.run(number, 20_000, 0, "missed", aim=aim))
+        else:
+            used = random.randrange(4_000, 18_000)
+            records.append(known_ledger.run(number, used, SCRATCH, "reached", aim=aim, promoted=True))
+    named = [record.model_copy(update={"run_id": f"{record.method}-{k:012x}"}) for k, record in enumerate(records)]
+    return [named[0], *(_in_full(record, parent.run_id) for parent, record in pairwise(named))]
+
+
+def _in_full(record: RunRecord, parent: str) -> RunRecord:
+    """Add what makes a record as long as it is in earnest."""
+    comparison = Comparison(
+        champion=parent,
+        champion_accuracy=0.7,
+        difference=Interval(value=0.004, low=-0.003, high=0.011),
+        negative_flips=0.02,
+    )
+    evaluation = Evaluation(samples=10_000, accuracy=0.704, old=0.71, new=0.65, by_class={}, comparison=comparison)
+    return record.model_copy(
+        update={
+            "parent": parent,
+            "dataset_digest": f"{parent:0>64}",
+            "drops": tuple(f"d-{number:012x}" for number in range(200)),
+            "new_drops": (f"d-{parent[-12:]}",),
+            "evaluation": evaluation if record.evaluation else None,
+        }
+    )
+
+
+def champion_of(records: list[RunRecord]) -> Champion:
+    """The champion after these runs: every one that the gate let pass, in turn."""
+    promoted = [record for record in records if record.decision and record.decision.promoted]
+    return Champion(
+        history=tuple(
+            Promotion(sequence=sequence, run_id=record.run_id, why="promoted", at=record.ended_at)
+            for sequence, record in enumerate(promoted, 1)
+        )
+    )

@@ -1,0 +1,58 @@
+"""Whole lives of drops, small enough to take a moment: real images packed, trained on, judged and promoted."""
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from retrain.config.task import Task
+from retrain.data.packing import pack
+from retrain.pipeline.context import Context
+from retrain.records import Drop
+from retrain.store import ObjectStore
+from retrain.store.layout import Layout
+from support.trainings import CPU, SIZE, Silent, pixels
+
+EACH = 40
+"""Images in a class."""
+
+
+def make_task(**parts: object) -> Task:
+    """A linear classifier on images in the colours of their classes, which continues warm."""
+    settings: dict[str, object] = {
+        "name": "pets",
+        "data": {"image_size": SIZE, "crop_padding": 0, "flip": False, "val_share": 0.25, "test_share": 0.25},
+        "model": {"name": "logistic"},
+        "training": {
+            "epochs": 6,
+            "batch_size": 16,
+            "evaluate_every": 1,
+            "optimizer": {"name": "adam", "learning_rate": 0.003},
+        },
+        "recipe": {"initialization": {"name": "warm"}, "objective": {"name": "none"}},
+        "gate": {"margin": 0.2},
+    }
+    return Task.model_validate(settings | parts)
+
+
+class Life:
+    """A task's store, a place to work on it, and a folder for images."""
+
+    def __init__(self, store: ObjectStore, folder: Path) -> None:
+        self.folder, self.store, self.layout = folder, store, Layout("pets")
+        self.context = Context(store, self.layout, CPU, folder / "cache", Silent())
+
+    def land(self, *classes: int, seed: int = 0, mislabelled: bool = False) -> Drop:
+        """Commit a drop with these classes' images; mislabelled, each is in the folder of the next class."""
+        labels = torch.tensor(classes).repeat_interleave(EACH)
+        images = pixels(labels.roll(EACH) if mislabelled else labels, seed)
+        source = self.folder / f"drop-{seed}"
+        for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+            path = source / f"class-{label}" / f"{seed}-{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+        return pack(source, make_task(), self.store)[0].drop
+
+    def contents(self) -> dict[str, bytes]:
+        """Everything in the store."""
+        return {entry.key: self.store.read(entry.key)[0] for entry in self.store.list()}

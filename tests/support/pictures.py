@@ -1,0 +1,58 @@
+"""Small real images, and sources made of them."""
+
+import io
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from retrain.records import Drop
+from retrain.store import ObjectStore
+
+
+def picture(number: int, size: int = 8) -> np.ndarray:
+    """Return pixels that only this number gives, uint8 [size, size, 3]."""
+    return np.random.default_rng(number).integers(0, 256, (size, size, 3), dtype=np.uint8)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    """Return the bytes of an image file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def png(number: int, size: int = 8) -> bytes:
+    """Return `picture(number)` as a PNG file."""
+    return encoded(Image.fromarray(picture(number, size)))
+
+
+def folder(root: Path, *names: str, first: int = 0) -> Path:
+    """Write one PNG, each of its own pixels, under every name below `root`."""
+    for number, name in enumerate(names, first):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(number))
+    return root
+
+
+def tar(path: Path, members: Iterable[tuple[str | tarfile.TarInfo, bytes]]) -> Path:
+    """Write a tar of these members (a bare name is a plain file)."""
+    with tarfile.open(path, "w") as archive:
+        for member, data in members:
+            info = tarfile.TarInfo(member) if isinstance(member, str) else member
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def two_classes(root: Path, each: int = 40) -> Path:
+    """Write an image folder without splits: `each` images of cats, and of dogs."""
+    return folder(root, *(f"{name}/{number:03d}.png" for name in ("cat", "dog") for number in range(each)))
+
+
+def shard_bytes(store: ObjectStore, drop: Drop) -> list[bytes]:
+    """Return the bytes of a drop's shards."""
+    return [store.read(f"{drop.task}/drops/{drop.id}/{shard.name}")[0] for shard in drop.shards]

@@ -1,0 +1,81 @@
+"""Two processes that train together as torchrun would start them, but forked from one that has imported torch."""
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch.distributed import TCPStore
+
+from retrain.pipeline.context import Context
+from retrain.pipeline.train import run_as_leader, train_plan
+from retrain.records import Plan
+from retrain.training.distributed import init_distributed
+from support.trainings import context_of
+
+SIZE = 2
+PRELOADED = [
+    "retrain.pipeline.train",
+    "retrain.kubeflow.steps",
+    "retrain.store.s3.store",
+    "retrain.watcher.task_watch",
+    "torch._dynamo",  # which the first step of an optimiser imports
+]
+
+
+def forkserver() -> ForkServerContext:
+    """Processes that start at once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
+
+
+class Pair(NamedTuple):
+    """Two processes, and the store that torchrun's agent would hold for them."""
+
+    members: list[ForkServerProcess]
+    store: TCPStore
+
+    def join(self) -> list[int | None]:
+        """Wait for both; their exit codes."""
+        for member in self.members:
+            member.join()
+        return [member.exitcode for member in self.members]
+
+
+def start(target: Callable[..., None], *arguments: object) -> Pair:
+    """Start `target(context of the folder, ...)` in two processes, `arguments` being the folder and what follows."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    members = [
+        forkserver().Process(target=_member, args=(target, rank, store.port, *arguments)) for rank in range(SIZE)
+    ]
+    for member in members:
+        member.start()
+    return Pair(members, store)
+
+
+def _member(target: Callable[..., None], rank: int, port: int, folder: Path, *arguments: object) -> None:
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(SIZE),
+        "LOCAL_WORLD_SIZE": str(SIZE),
+        "TORCHELASTIC_RUN_ID": "test",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+    }
+    context = replace(context_of(folder), ranks=init_distributed("cpu"))
+    torch.set_num_threads(1)
+    target(context, *arguments)
+
+
+def train_together(context: Context, plan: Plan) -> None:
+    """Attempt a plan in both processes."""
+    with run_as_leader(context):
+        train_plan(context, plan)

@@ -1,0 +1,91 @@
+"""What racing processes do in the stores' tests: run in processes of their own, through stores opened anew."""
+
+import os
+from collections.abc import Callable
+from multiprocessing.synchronize import Barrier
+from typing import TypeVar
+
+from retrain.errors import RunError
+from retrain.store import Conflict, champions, open_store
+from retrain.store.layout import Layout
+from support.processes import forkserver
+
+PROCESSES = 4
+MANY = 16
+
+Outcome = TypeVar("Outcome")
+
+
+def race(
+    contestant: Callable[[str, str | None, int], Outcome],
+    url: str,
+    endpoint_url: str | None,
+    processes: int = PROCESSES,
+) -> list[Outcome]:
+    """Outcomes of as many contestants as there are processes, each with its own number, started together."""
+    context = forkserver()
+    barrier = context.Barrier(processes)
+    with context.Pool(processes, initializer=_start_together, initargs=(barrier, dict(os.environ))) as pool:
+        return pool.starmap(contestant, [(url, endpoint_url, number) for number in range(processes)], chunksize=1)
+
+
+def _start_together(barrier: Barrier, environment: dict[str, str]) -> None:
+    os.environ.update(environment)  # the fork server has that of its own beginnings
+    barrier.wait(timeout=60)
+
+
+def claim_all(url: str, endpoint_url: str | None, number: int) -> list[str]:
+    """The claims that this process won, of twenty that all go for."""
+    store = open_store(url, endpoint_url)
+    won = []
+    for key in (f"claims/{index}" for index in range(20)):
+        try:
+            store.create(key, b"%d" % number)
+        except Conflict:
+            continue
+        won.append(key)
+    return won
+
+
+def count_up(url: str, endpoint_url: str | None, number: int) -> int:
+    """Add one to `counter` twenty times by compare-and-swap; the attempts that it took."""
+    store = open_store(url, endpoint_url)
+    attempts = done = 0
+    while done < 20:
+        attempts += 1
+        data, version = store.read("counter")
+        count = int(data.split()[0])
+        try:
+            store.replace("counter", b"%d %d.%d" % (count + 1, number, attempts), version)
+        except Conflict:
+            continue
+        done += 1
+    return attempts
+
+
+def promote_itself(url: str, endpoint_url: str | None, number: int) -> None:
+    """Put `run-<number>` in force, however often others come first."""
+    store, layout = open_store(url, endpoint_url), Layout("pets")
+    while True:
+        try:
+            champions.swap(store, layout, champions.read(store, layout), f"run-{number}", "promoted")
+        except Conflict:
+            continue
+        return
+
+
+def promote_or_roll_back(url: str, endpoint_url: str | None, number: int) -> None:
+    """Put `run-<number>` in force if the number is even, and else roll back five times whatever is."""
+    store, layout = open_store(url, endpoint_url), Layout("pets")
+    if number % 2 == 0:
+        promote_itself(url, endpoint_url, number)
+        return
+    done = 0
+    while done < 5:
+        seen = champions.read(store, layout)
+        try:
+            assert seen.champion
+            champions.promote_manually(store, layout, seen, champions.rollback_target(seen.champion), "rolled back")
+        except RunError:  # another came first, or there is nothing to go back to
+            continue
+        done += 1

@@ -1,0 +1,140 @@
+"""A genuine S3 storage server for tests: Ceph's gateway with one monitor and one store in memory, on loopback.
+
+`python tests/radosgw.py` serves one until it is interrupted, for benchmarks; `tcp_nodelay=0` after it, as Ceph would.
+"""
+
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from support.programs import need
+
+KEY = "test"
+"""User, access key and secret."""
+FRONTEND = "tcp_nodelay=1"
+"""How the gateway answers: by Ceph's default, 0, the end of an answer waits until its beginning is acknowledged, which
+clients put off for 40 ms."""
+PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "radosgw")
+
+CONFIGURATION = """
+[global]
+fsid = {fsid}
+mon_initial_members = a
+mon_host = {monitor}
+public_addr = 127.0.0.1
+cluster_addr = 127.0.0.1
+auth_cluster_required = none
+auth_service_required = none
+auth_client_required = none
+ms_mon_client_mode = crc
+mon_allow_pool_size_one = true
+mon_data = {folder}/mon
+osd_data = {folder}/osd
+rgw_data = {folder}/rgw
+run_dir = {folder}/run
+log_file = {folder}/$name.log
+admin_socket =
+osd_objectstore = memstore
+memstore_device_bytes = 16000000000
+osd_crush_chooseleaf_type = 0
+osd_pool_default_size = 1
+osd_pool_default_min_size = 1
+osd_pool_default_pg_num = 1
+osd_pool_default_pg_autoscale_mode = off
+"""
+
+
+@contextmanager
+def serving(folder: Path, users: Sequence[str] = (), frontend: str = FRONTEND) -> Iterator[str]:
+    """The gateway's address; its files lie in `folder`. Of other users, the name is the access key and the secret.
+
+    They may do nothing but what `KEY` gives them leave to (IAM's PutUserPolicy).
+    """
+    for program in PROGRAMS:
+        need(program, "radosgw ceph-mon ceph-osd ceph-common")
+    ceph = _Ceph(folder)
+    with ExitStack() as daemons:
+        ceph.run("ceph-mon", "-i", "a", "--mkfs", "--monmap", ceph.monitor_map())
+        daemons.enter_context(ceph.daemon("ceph-mon", "-i", "a"))
+        identity = str(uuid4())
+        ceph.run("ceph", "osd", "new", identity)
+        ceph.run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", identity)
+        daemons.enter_context(ceph.daemon("ceph-osd", "-i", "0"))
+        for name in (KEY, *users):
+            user = (f"--uid={name}", f"--display-name={name}", f"--access-key={name}", f"--secret={name}")
+            leave = ("--caps=user-policy=*",) if name == KEY else ()
+            ceph.run("radosgw-admin", "-n", "client.admin", "user", "create", *user, *leave)
+        port = _free_port()
+        endpoint = f"beast endpoint=127.0.0.1:{port} {frontend}"
+        daemons.enter_context(ceph.daemon("radosgw", "-n", "client.admin", "--rgw_frontends", endpoint))
+        _wait_for(f"http://127.0.0.1:{port}")
+        yield f"http://127.0.0.1:{port}"
+
+
+class _Ceph:
+    """A cluster of its own, with its configuration."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._fsid = folder, str(uuid4())
+        self._monitor = f"[v2:127.0.0.1:{_free_port()}/0,v1:127.0.0.1:{_free_port()}/0]"
+        for name in ("mon", "osd", "rgw", "run"):
+            (folder / name).mkdir(parents=True)
+        text = CONFIGURATION.format(folder=folder, fsid=self._fsid, monitor=self._monitor)
+        (folder / "ceph.conf").write_text(text)
+
+    def monitor_map(self) -> str:
+        path = self._folder / "monmap"
+        self.run("monmaptool", "--create", "--fsid", self._fsid, "--addv", "a", self._monitor, str(path))
+        return str(path)
+
+    def run(self, program: str, *arguments: str) -> None:
+        done = subprocess.run(self._command(program, arguments), capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, f"{done.args}: {done.stderr}"
+
+    @contextmanager
+    def daemon(self, program: str, *arguments: str) -> Iterator[None]:
+        command = [*self._command(program, arguments), "-f"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            try:
+                yield
+            finally:
+                process.kill()
+
+    def _command(self, program: str, arguments: tuple[str, ...]) -> list[str]:
+        return [program, "--conf", str(self._folder / "ceph.conf"), *arguments]
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _wait_for(url: str) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+        except urllib.error.URLError:
+            assert time.monotonic() < deadline, f"nothing answers at {url}"
+            time.sleep(0.2)
+        else:
+            return
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    how = sys.argv[1] if len(sys.argv) > 1 else FRONTEND
+    with tempfile.TemporaryDirectory() as folder, serving(Path(folder, "ceph"), frontend=how) as url:
+        print(url, flush=True)
+        time.sleep(24 * 3600)

@@ -1,0 +1,119 @@
+"""What befalls a store in the real world, as faults of the proxy in front of the S3 server."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from random import Random
+from threading import Lock
+
+from support.faulty_s3 import Fault, Forward, Reply, Request, refusal
+
+
+def latency(request: Request, forward: Forward) -> Reply:
+    time.sleep(0.2)
+    return forward(request)
+
+
+def internal_error(request: Request, forward: Forward) -> Reply:
+    return refusal(500, "InternalError")
+
+
+def unavailable(request: Request, forward: Forward) -> Reply:
+    return refusal(503, "ServiceUnavailable")
+
+
+def slow_down(request: Request, forward: Forward) -> Reply:
+    return refusal(503, "SlowDown")
+
+
+def reset(request: Request, forward: Forward) -> Reply:
+    """The connection is reset in the middle of a reply's body; of an empty one, before the reply."""
+    return replace(cut(request, forward), reset=True)
+
+
+def cut(request: Request, forward: Forward) -> Reply:
+    """The body ends before its Content-Length."""
+    reply = forward(request)
+    if not reply.body:  # there is nothing to cut
+        return reply
+    return replace(reply, body=reply.body[: len(reply.body) // 2])
+
+
+def truncated(request: Request, forward: Forward) -> Reply:
+    """Half the body under the right status, its Content-Length made to fit: to HTTP, all is well."""
+    reply = cut(request, forward)
+    return replace(reply, headers=reply.headers | {"Content-Length": str(len(reply.body))})
+
+
+def lost_request(request: Request, forward: Forward) -> None:
+    """The connection breaks before the server has heard anything."""
+
+
+def lost_reply(request: Request, forward: Forward) -> None:
+    """The request takes effect, and nobody is told."""
+    forward(request)
+
+
+def expired(request: Request, forward: Forward) -> Reply:
+    return refusal(400, "ExpiredToken")
+
+
+def skewed(request: Request, forward: Forward) -> Reply:
+    """A server whose clock is an hour ahead: S3 refuses what was signed more than 15 minutes ago."""
+    signed = datetime.strptime(request.headers["X-Amz-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    late = datetime.now(UTC) + timedelta(hours=1) - signed > timedelta(minutes=15)
+    return refusal(403, "RequestTimeTooSkewed") if late else forward(request)
+
+
+PASSING: Mapping[str, Fault] = {
+    fault.__name__: fault
+    for fault in (latency, internal_error, unavailable, slow_down, reset, cut, truncated, lost_request, lost_reply)
+}
+"""What a client is to get over by itself, where it does not go on for ever."""
+
+LASTING: Mapping[str, Fault] = {fault.__name__: fault for fault in (expired, skewed, unavailable, lost_request)}
+"""What only people, or time, can put right."""
+
+
+class Sometimes:
+    """Faults that befall a share of all requests at random; `struck` counts them by name."""
+
+    def __init__(self, faults: Mapping[str, Fault], share: float, seed: int) -> None:
+        self._faults, self._share, self._random, self._lock = faults, share, Random(seed), Lock()
+        self.struck: Counter[str] = Counter()
+
+    def __call__(self, request: Request, forward: Forward) -> Reply | None:
+        with self._lock:
+            name = self._random.choice(sorted(self._faults)) if self._random.random() < self._share else None
+            self.struck.update([name] if name else [])
+        return self._faults[name](request, forward) if name else forward(request)
+
+
+class Every:
+    """A fault that befalls each `n`-th request: what is tried again goes through."""
+
+    def __init__(self, n: int, fault: Fault) -> None:
+        self._n, self._fault, self._lock = n, fault, Lock()
+        self.requests = 0
+
+    def __call__(self, request: Request, forward: Forward) -> Reply | None:
+        with self._lock:
+            self.requests += 1
+            struck = self.requests % self._n == 0
+        return self._fault(request, forward) if struck else forward(request)
+
+
+class From:
+    """A fault that befalls all requests from the `n`-th on."""
+
+    def __init__(self, n: int, fault: Fault) -> None:
+        self._n, self._fault, self._lock = n, fault, Lock()
+        self.requests = 0
+
+    def __call__(self, request: Request, forward: Forward) -> Reply | None:
+        with self._lock:
+            self.requests += 1
+            struck = self.requests >= self._n
+        return self._fault(request, forward) if struck else forward(request)

@@ -1,0 +1,62 @@
+"""Drops of many small shards, as a producer would upload them, and what streams them."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from retrain.config import Split
+from retrain.config.task import Stream
+from retrain.data.dataset import make_dataset
+from retrain.data.samples import Samples
+from retrain.data.shards import Encoded, write_shards
+from retrain.data.stream.dataset import load_streamed
+from retrain.data.uploads import ingest_drop
+from retrain.records import Drop
+from retrain.store import ObjectStore
+from retrain.store.drops import list_drops
+from retrain.store.layout import Layout
+from support.trainings import CPU, SIZE, TASK, pixels
+
+LAYOUT = Layout(TASK.name)
+SHARD = 4000
+"""Bytes of images in a shard: some twenty images."""
+
+SETTING = Stream(shuffle_shards=3, cache="400Ki", workers=0)
+"""Room for a third of the shards that the tests' drops have."""
+
+
+def encoded(count: int, first: int = 0, classes: int = 5) -> list[Encoded]:
+    """Images in the colour of their class, as PNG files."""
+    labels = torch.arange(first, first + count) % classes
+    samples = []
+    for number, (label, image) in enumerate(zip(labels.tolist(), pixels(labels, seed=first), strict=True), first):
+        file = io.BytesIO()
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "PNG")
+        samples.append(Encoded(f"class-{label}/{number}", f"class-{label}", "png", file.getvalue()))
+    return samples
+
+
+def upload(store: ObjectStore, folder: Path, drop_id: str, samples: Sequence[Encoded]) -> Drop:
+    """Commit samples as a drop of small shards."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard in write_shards(samples, "train", folder, limit=SHARD):
+        store.upload(folder / shard.name, LAYOUT.shard(drop_id, shard.name))
+    return ingest_drop(drop_id, TASK, store)
+
+
+def two_drops(store: ObjectStore, folder: Path, counts: Sequence[int] = (300, 200)) -> list[Drop]:
+    """Commit two drops, the second with a class more."""
+    first = upload(store, folder / "1", "d-1", encoded(counts[0], classes=4))
+    return [first, upload(store, folder / "2", "d-2", encoded(counts[1], first=1000))]
+
+
+def streaming(
+    store: ObjectStore, cache: Path, setting: Stream = SETTING, splits: Sequence[Split] = ("train", "val", "test")
+) -> dict[Split, Samples]:
+    """All drops of the store, streamed."""
+    drops = list_drops(store, LAYOUT)
+    where = {"store": store, "layout": LAYOUT, "image_size": SIZE, "device": CPU, "cache_dir": cache}
+    return load_streamed(make_dataset(drops), drops, splits, setting=setting, **where)

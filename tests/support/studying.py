@@ -1,0 +1,113 @@
+"""Small studies on scanned digits, for tests: where they run, what they compare, and hand-made results."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from retrain.cli.demo import write_digits
+from retrain.experiments.grid import Cell
+from retrain.experiments.kept_runs import EndedRun
+from retrain.experiments.settings import Study
+from retrain.experiments.workers import Workers
+from retrain.records import Cost, Curve, Machine, Point, Result, RunRecord
+
+CPU = Workers(device="cpu")
+TASK = """
+name: tiny
+data: {image_size: 8, crop_padding: 0, flip: false, val_share: 0.2, test_share: 0.2}
+model: {name: mlp, options: {width: 16}}
+training: {epochs: 3, evaluate_every: 1, batch_size: 64}
+"""
+
+
+@contextmanager
+def workplace(root: Path) -> Iterator[Path]:
+    """Task, digits and cache; one thread, so that runs can be compared bit for bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    write_digits(root / "digits")
+    (root / "tasks").mkdir()
+    (root / "tasks" / "tiny.yaml").write_text(TASK)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RETRAIN_TASKS", str(root / "tasks"))
+        environment.setenv("RETRAIN_CACHE", str(root / "cache"))
+        environment.setenv("RETRAIN_STUDIES", str(root / "studies"))
+        environment.setenv("OMP_NUM_THREADS", "1")
+        yield root
+    torch.set_num_threads(threads)
+
+
+def small_study(**fields: Any) -> Study:
+    """Return a study of three methods on digits, 7+3, one seed."""
+    document: dict[str, Any] = {
+        "name": "small",
+        "title": "Small",
+        "repeats": ["try-out"],
+        "size": "mini",
+        "regime": "tiny",
+        "task": "tiny",
+        "data": [{"name": "digits", "per_class": 40}],
+        "splits": {"7+3": {"by": "classes", "sizes": "7+3"}},
+        "methods": {"scratch": {"start": "scratch"}, "naive": {}, "init": {"aspects": ["initialization"]}},
+        "seeds": [0],
+    }
+    return Study.model_validate(document | fields)
+
+
+def ran(method: str, seed: int, accuracies: Mapping[int, float], drops: int = 2) -> EndedRun:
+    """Return a cell that ran with this curve."""
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    points = tuple(
+        Point(iteration=at, accuracy=accuracy, loss=1.0, images=10, train_loss=1.0, learning_rate=0.1)
+        for at, accuracy in accuracies.items()
+    )
+    result = Result(
+        outcome="completed",
+        iterations=points[-1].iteration,
+        final_accuracy=points[-1].accuracy,
+        best_accuracy=max(accuracies.values()),
+        reached_at={"99": None, "100": None},
+        speed_up={"99": None, "100": None},
+        model_digest="m",
+        index_digest="i",
+        cost=Cost(
+            iterations=points[-1].iteration,
+            samples=1,
+            evaluated_images=1,
+            flops=1.0,
+            flops_all_in=1.0,
+            device_seconds=1.0,
+            device_seconds_all_in=3600.0,
+        ),
+        machine=Machine(retrain="0", torch="0", device="cpu", threads=1),
+        started_at=now,
+        ended_at=now,
+    )
+    record = RunRecord(
+        run_id=f"{method}-{seed}",
+        task="t",
+        method="scratch",
+        purpose="trial",
+        outcome="completed",
+        error=None,
+        dataset_digest="d",
+        drops=("a", "b"),
+        new_drops=("b",),
+        parent=None,
+        attempt=0,
+        seed=seed,
+        scale=1.0,
+        target=None,
+        result=result,
+        evaluation=None,
+        decision=None,
+        savings=None,
+        started_at=now,
+        ended_at=now,
+    )
+    return EndedRun(Cell("task", "7+3", method, drops, seed), record, Curve(points=points), {})

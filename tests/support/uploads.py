@@ -1,0 +1,57 @@
+"""What producers upload, bad and good: shards member by member, and drops that end with `_SUCCESS`."""
+
+import io
+import tarfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from retrain.config.task import Data, Task
+from retrain.store import ObjectStore
+from retrain.store.drops import quarantine
+from retrain.store.layout import Layout
+from retrain.watcher.ingestion import try_ingest_drop
+from support.pictures import png
+
+Member = tuple[str | tarfile.TarInfo, bytes]
+
+
+def task_in(folder: Path, **data: object) -> Task:
+    """A task with its store in a folder."""
+    settings = Data.model_validate({"image_size": 8, "val_share": 0.2, "test_share": 0.2} | data)
+    return Task(name="pets", store=str(folder / "store"), data=settings)
+
+
+def shard(members: Iterable[Member], form: int = tarfile.PAX_FORMAT) -> bytes:
+    """A tar of these members, in this order; a bare name is a plain file."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as archive:
+        for member, data in members:
+            info = tarfile.TarInfo(member) if isinstance(member, str) else member
+            if data:
+                info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def good(count: int = 60, first: int = 0) -> list[Member]:
+    """Members of whole samples: cats and dogs in turns."""
+    return [
+        member
+        for number in range(first, first + count)
+        for member in ((f"{number:06d}.png", png(number)), (f"{number:06d}.cls", (b"cat", b"dog")[number % 2]))
+    ]
+
+
+def upload(store: ObjectStore, drop: str, files: Mapping[str, bytes]) -> None:
+    """Upload a drop as a producer does, `_SUCCESS` last."""
+    for name, data in {**files, "_SUCCESS": b""}.items():
+        store.write(Layout("pets").shard(drop, name), data)
+
+
+def taken_in(task: Task, store: ObjectStore, drop: str, files: Mapping[str, bytes]) -> str | None:
+    """Upload a drop and take it in as the watcher does: why it is in quarantine, or None."""
+    upload(store, drop, files)
+    cause = try_ingest_drop(task, drop)
+    if cause is not None:
+        quarantine(store, Layout("pets"), drop, cause)
+    return cause

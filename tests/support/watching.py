@@ -1,0 +1,154 @@
+"""What the watcher's tests share: a bucket that tells a queue what lands in it, drops, and runs that end."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import boto3
+
+from retrain.config.resources import Kubeflow
+from retrain.config.task import Data, Model, Task
+from retrain.data.packing import pack
+from retrain.pipeline.accounting import make_record
+from retrain.pipeline.executor import Executor
+from retrain.records import Plan
+from retrain.store import ObjectStore, ledger, open_store
+from retrain.store.layout import Layout
+from retrain.store.runs import RunRecords
+from retrain.watcher.claims import Claim
+from retrain.watcher.events import FINAL_FILES
+from retrain.watcher.health import Health
+from retrain.watcher.queue import EventQueue, SqsQueue
+from retrain.watcher.task_watch import Pace, TaskWatch
+from retrain.watcher.watcher import Watcher
+from support.pictures import two_classes
+
+DATA = Data(image_size=8, val_share=0.2, test_share=0.2)
+PACE = Pace(lease=1)
+EAGER = Pace(lease=1, attend=0, retry=0)
+
+
+@dataclass
+class Place:
+    """A task with its store, and what happens there."""
+
+    task: Task
+    store: ObjectStore = field(init=False)
+    layout: Layout = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.store, self.layout = open_store(self.task.store, self.task.endpoint_url), Layout(self.task.name)
+
+    def land(self, source: Path, drop: str) -> None:
+        """Commit a drop of its own content."""
+        images = two_classes(source / drop, each=40 + len(list(source.iterdir())) if source.exists() else 40)
+        pack(images, self.task, self.store, drop_id=drop)
+
+    def owners(self) -> dict[str, str]:
+        """Which run each claimed drop was given to."""
+        claims = [self.store.read(entry.key)[0] for entry in self.store.list(self.layout.claims)]
+        return {claim.drop: claim.run_id for claim in map(Claim.model_validate_json, claims)}
+
+    def plan(self, run_id: str) -> Plan:
+        return RunRecords(self.store, self.layout, run_id).plan()
+
+    def end(self, run_id: str) -> None:
+        """End a run, as its pipeline would, with a record."""
+        record = make_record(self.plan(run_id), None, None, None, "ended by the test")
+        ledger.write(self.store, self.layout, record)
+
+    def watcher(
+        self, submitter: Executor, queue: SqsQueue | None = None, pace: Pace = PACE, poll_seconds: float = 0
+    ) -> Watcher:
+        """A watcher with clients of its own, whose looks are all whole."""
+        health = Health([self.task.name])
+        inbox = EventQueue(queue, [self.task], health) if queue else None
+        return Watcher([TaskWatch(self.task, submitter, health, pace)], health, poll_seconds, inbox)
+
+
+class Recorder:
+    """A submitter for tests of what comes before submission: it only notes the runs, as a server would."""
+
+    def __init__(self) -> None:
+        self.runs: list[str] = []
+
+    def ensure(self, task: Task, plan: Plan, store: ObjectStore) -> bool:
+        new = plan.run_id not in self.runs
+        if new:
+            self.runs.append(plan.run_id)
+        return new
+
+
+def figures(watcher: Watcher) -> dict[str, float]:
+    """The watcher's metrics of its one task, by name."""
+    return {sample.name: sample.value for metric in watcher.health.collect() for sample in metric.samples}
+
+
+def on_s3(bucket: str, endpoint: str, host: str | None = None) -> Place:
+    """A task on S3."""
+    store = f"s3://{bucket}/team a"
+    settings = {"store": store, "endpoint_url": endpoint, "kubeflow": Kubeflow(host=host)}
+    return Place(Task(name="pets", data=DATA, model=Model(name="logistic"), **settings))
+
+
+def notified_queue(bucket: str, endpoint: str) -> str:
+    """The URL of a queue that is told of every drop that ends in the bucket."""
+    sqs: Any = boto3.client("sqs", endpoint_url=endpoint)
+    url: str = sqs.create_queue(QueueName=f"events-{uuid4().hex}")["QueueUrl"]
+    arn = _arn(sqs, url)
+    s3: Any = boto3.client("s3", endpoint_url=endpoint)
+    configurations = [
+        {
+            "QueueArn": arn,
+            "Events": ["s3:ObjectCreated:*"],
+            "Filter": {"Key": {"FilterRules": [{"Name": "suffix", "Value": name}]}},
+        }
+        for name in FINAL_FILES
+    ]
+    s3.put_bucket_notification_configuration(
+        Bucket=bucket, NotificationConfiguration={"QueueConfigurations": configurations}
+    )
+    sqs.close()
+    s3.close()
+    return url
+
+
+def dead_letters(queue_url: str, endpoint: str, tries: int) -> str:
+    """The URL of a queue to which messages are moved that were received so often and never deleted."""
+    sqs: Any = boto3.client("sqs", endpoint_url=endpoint)
+    url: str = sqs.create_queue(QueueName=f"dead-{uuid4().hex}")["QueueUrl"]
+    policy = json.dumps({"deadLetterTargetArn": _arn(sqs, url), "maxReceiveCount": tries})
+    sqs.set_queue_attributes(QueueUrl=queue_url, Attributes={"RedrivePolicy": policy})
+    sqs.close()
+    return url
+
+
+def _arn(sqs: Any, url: str) -> str:
+    arn: str = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    return arn
+
+
+def send(queue_url: str, endpoint: str, *bodies: str) -> None:
+    """Send messages to a queue."""
+    sqs: Any = boto3.client("sqs", endpoint_url=endpoint)
+    for body in bodies:
+        sqs.send_message(QueueUrl=queue_url, MessageBody=body)
+    sqs.close()
+
+
+def counts(queue_url: str, endpoint: str) -> tuple[int, int]:
+    """How many messages of a queue wait, and how many are taken and not deleted."""
+    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    sqs: Any = boto3.client("sqs", endpoint_url=endpoint)
+    attributes = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=names)["Attributes"]
+    sqs.close()
+    waiting, taken = (int(attributes[name]) for name in names)
+    return waiting, taken
+
+
+def notification(bucket: str, key: str) -> str:
+    """An event as AWS sends it."""
+    event = {"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": bucket}, "object": {"key": key}}}
+    return json.dumps({"Records": [event]})

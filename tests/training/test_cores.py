@@ -1,0 +1,105 @@
+"""Cores are shared out as the work is, and the threads of a training are its own."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from support.trainings import commit_drops, context_of, stored_plan
+
+from retrain.pipeline.train import train_plan
+from retrain.records import Loading
+from retrain.training import setup
+from retrain.training.hardware import (
+    DECODING,
+    DECODING_BYTE,
+    OPERATIONS,
+    CoreShares,
+    cores_beside_gpu,
+    share_cores,
+    use_threads,
+)
+from retrain.utils import processes
+
+PHOTOGRAPH = 100_000.0
+DECODED = DECODING + DECODING_BYTE * PHOTOGRAPH
+
+
+@pytest.fixture(params=[2, 8, 64])
+def cores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many this process has, and torch's threads on them."""
+    count: int = request.param
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(processes, "QUOTA", Path("there-is-none"))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(count))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: count)
+    return count
+
+
+def operations(seconds: float) -> float:
+    """As many as one core does in this time."""
+    return OPERATIONS * seconds
+
+
+def test_training_keeps_all_threads_and_decodes_between_steps_where_that_is_little(cores: int) -> None:
+    assert share_cores(None, PHOTOGRAPH, operations(1.01 * cores**2 * DECODED)) == CoreShares(0, cores)
+    assert share_cores(1, PHOTOGRAPH, operations(1.01 * cores**2 * DECODED)) == CoreShares(1, cores)
+
+
+def test_work_that_is_half_decoding_gets_half_the_cores_and_a_process_more(cores: int) -> None:
+    assert share_cores(None, PHOTOGRAPH, operations(DECODED)) == CoreShares(
+        min(16, cores // 2 + 1), cores - min(16, cores // 2)
+    )
+
+
+def test_training_keeps_a_thread_where_all_is_decoding(cores: int) -> None:
+    assert share_cores(None, PHOTOGRAPH, 1) == CoreShares(min(16, cores + 1), max(1, cores - 16))
+
+
+def test_workers_that_are_asked_for_have_their_cores_left_to_them(cores: int) -> None:
+    assert share_cores(1, PHOTOGRAPH, operations(DECODED)) == CoreShares(1, cores - 1)
+    assert share_cores(64, PHOTOGRAPH, operations(DECODED)) == CoreShares(64, cores // 2)
+    assert share_cores(0, PHOTOGRAPH, operations(DECODED)) == CoreShares(0, cores)
+
+
+def test_all_cores_but_one_decode_beside_a_gpu(cores: int) -> None:
+    assert cores_beside_gpu(None) == CoreShares(min(16, cores - 1), cores)
+    assert cores_beside_gpu(3) == CoreShares(3, cores)
+
+
+def test_processes_that_train_together_share_the_cores_first(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = share_cores(None, PHOTOGRAPH, operations(DECODED))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(2 * cores))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert share_cores(None, PHOTOGRAPH, operations(DECODED)) == alone
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_that_are_asked_for_stay_as_many_on_every_machine(
+    cores: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert share_cores(None, PHOTOGRAPH, operations(DECODED)).training == threads
+
+
+def test_a_training_computes_in_its_own_threads_and_leaves_the_others_theirs() -> None:
+    before = torch.get_num_threads()
+    with suppress(KeyError), use_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+        raise KeyError
+    assert torch.get_num_threads() == before
+
+
+def test_a_streamed_run_records_the_threads_that_it_left_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(setup, "share_out", lambda *what: CoreShares(0, threads + 2))
+    commit_drops(tmp_path)
+    streamed = Loading(kind="stream", reason="asked for")
+    plan = stored_plan(tmp_path, drops=1).model_copy(update={"loading": streamed})
+    assert train_plan(context_of(tmp_path), plan).machine.threads == threads + 2
+    assert torch.get_num_threads() == threads

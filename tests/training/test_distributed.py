@@ -1,0 +1,236 @@
+"""Two processes train as one would: the same samples in the same batches, the same curve, the same counters."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from support.processes import Pair, start, train_together
+from support.trainings import CPU, SIZE, TASK, attempt_in, commit_drops, context_of, plan_of, samples, stored_plan
+from torch import Tensor, nn
+
+from retrain.config.recipe import Adversarial, Cosine, Recipe
+from retrain.config.task import Model, Task
+from retrain.data.augment import Normalize, Rows, crop, flip
+from retrain.errors import TaskError
+from retrain.pipeline.context import Context
+from retrain.records import Plan, Result
+from retrain.training.distributed import SINGLE_PROCESS, ProcessGroup
+from retrain.training.evaluation import CHUNK, Measured, measure
+from retrain.training.setup import set_up
+
+UNEVEN = 31
+"""Samples in a batch of which one process has 15 and the other 16."""
+CLOSE = {"rtol": 0, "atol": 1e-5}
+
+
+class Some(ProcessGroup):
+    """One of several processes, as far as it need not ask the others."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+
+
+def task_with(model: str = "mlp", **training: object) -> Task:
+    settings = {"batch_size": UNEVEN, "epochs": 4, "save_seconds": 60, **training}
+    return TASK.model_copy(update={"model": Model(name=model), "training": TASK.training.model_copy(update=settings)})
+
+
+def lay(folder: Path, task: Task) -> Plan:
+    """Commit two drops, train a parent on the first; the plan of the continuous run on both."""
+    commit_drops(folder)
+    parent = stored_plan(folder, drops=1, task=task)
+    attempt_in(folder, parent)
+    return stored_plan(folder, drops=2, parent=parent, task=task)
+
+
+def wait_for(ready: Iterator[bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not next(ready):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def states(folder: Path) -> list[str]:
+    return [entry.key for entry in context_of(folder).store.list(f"{TASK.name}/runs/") if "/state/" in entry.key]
+
+
+def result_of(folder: Path, plan: Plan) -> Result:
+    result = context_of(folder).files(plan.run_id).result()
+    assert result
+    return result
+
+
+def outcome(folder: Path, plan: Plan) -> tuple[object, ...]:
+    """What a run is compared by, bit for bit."""
+    result, curve = result_of(folder, plan), context_of(folder).files(plan.run_id).curve()
+    return result.model_digest, result.index_digest, curve, result.iterations
+
+
+@pytest.mark.parametrize("recipe", [Recipe(), Recipe(objective=Adversarial())], ids=["l2_init", "adversarial"])
+def test_two_processes_train_like_one(tmp_path: Path, recipe: Recipe) -> None:
+    task = task_with().model_copy(update={"recipe": recipe.model_copy(update={"schedule": Cosine(scale=0.5)})})
+    one, two = tmp_path / "one", tmp_path / "two"
+    plan = lay(one, task)
+    assert lay(two, task) == plan
+    attempt_in(one, plan)
+    assert start(train_together, two, plan).join() == [0, 0]
+    alike(one, two, plan)
+
+
+def alike(one: Path, two: Path, plan: Plan) -> None:
+    """Curve, weights and losses within float tolerance; samples seen and classified correctly exactly."""
+    ours, theirs = (context_of(folder).files(plan.run_id) for folder in (one, two))
+    for point, other in zip(ours.curve().points, theirs.curve().points, strict=True):
+        assert other.model_dump() == pytest.approx(point.model_dump(), abs=1e-5)
+    for name, weights in ours.weights().items():
+        torch.testing.assert_close(theirs.weights()[name], weights, **CLOSE)
+    expected, merged = (files.counters(plan.dataset, len(plan.dataset.drops)) for files in (ours, theirs))
+    assert expected.seen.max() > 1
+    assert torch.equal(merged.seen, expected.seen)
+    assert torch.equal(merged.correct, expected.correct)
+    torch.testing.assert_close(merged.loss, expected.loss, rtol=1e-4, atol=1e-4)
+    assert result_of(two, plan).machine.processes == 2
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with two drops and a parent: a network with batch normalisation and dropout, saved at every step."""
+    lay(tmp_path, normalized())
+    return tmp_path
+
+
+def normalized() -> Task:
+    return task_with(TASK.model.name, epochs=12, save_seconds=0)
+
+
+def plan_in(folder: Path) -> Plan:
+    return stored_plan(folder, drops=2, parent=stored_plan(folder, drops=1, task=normalized()), task=normalized())
+
+
+def uninterrupted(folder: Path, plan: Plan) -> tuple[object, ...]:
+    """Train to the end in two processes, then remove what came of it."""
+    assert start(train_together, folder, plan).join() == [0, 0]
+    found = outcome(folder, plan)
+    store = context_of(folder).store
+    for entry in list(store.list(f"{TASK.name}/runs/{plan.run_id}/")):
+        store.delete(entry.key)
+    return found
+
+
+def underway(folder: Path, plan: Plan) -> Pair:
+    """Two processes that have saved a state since they started."""
+    before, pair = states(folder), start(train_together, folder, plan)
+    wait_for(states(folder) != before for _ in iter(int, 1))
+    return pair
+
+
+def test_two_processes_that_are_killed_and_started_again_end_as_if_they_had_not_been(place: Path) -> None:
+    plan = plan_in(place)
+    expected = uninterrupted(place, plan)
+    for _ in range(2):
+        pair = underway(place, plan)
+        for member in pair.members:
+            member.kill()
+        assert pair.join() == [-signal.SIGKILL] * 2
+    assert start(train_together, place, plan).join() == [0, 0]
+    assert outcome(place, plan) == expected
+    assert states(place) == []
+
+
+def test_when_one_is_asked_to_leave_both_save_and_exit_with_75_and_when_one_is_lost_the_other_does(place: Path) -> None:
+    plan = plan_in(place)
+    expected = uninterrupted(place, plan)
+    for asked in (0, 1):
+        pair = underway(place, plan)
+        pair.members[asked].terminate()
+        assert pair.join() == [os.EX_TEMPFAIL] * 2
+    pair = underway(place, plan)
+    pair.members[1].kill()
+    assert pair.join() == [os.EX_TEMPFAIL, -signal.SIGKILL]
+    assert start(train_together, place, plan).join() == [0, 0]
+    assert outcome(place, plan) == expected
+
+
+def test_what_only_the_first_process_finds_wrong_ends_it_alone_and_lets_the_others_go(tmp_path: Path) -> None:
+    plan = lay(tmp_path, task_with())
+    for shard in (tmp_path / "store").rglob("train-*.tar"):
+        shard.write_bytes(bytes(shard.stat().st_size))
+    for decoded in (tmp_path / "cache").iterdir():
+        decoded.unlink()
+    assert start(train_together, tmp_path, plan).join() == [1, 0]
+
+
+def wish_in_turn(context: Context, folder: Path) -> None:
+    """The second process asks once the first has asked, and has not been told yet; only it wishes."""
+    asked = folder / "asked"
+    if context.ranks.rank:
+        wait_for(asked.exists() for _ in iter(int, 1))
+    told = context.ranks.agree(lambda: (context.ranks.rank == 1, False))
+    asked.touch()
+    assert told() == (True, False)
+
+
+def test_what_one_process_wishes_all_are_told_and_asking_waits_for_nobody(tmp_path: Path) -> None:
+    assert start(wish_in_turn, tmp_path, tmp_path).join() == [0, 0]
+
+
+def evaluate_together(context: Context, folder: Path) -> None:
+    """Measure a network on one sample more than a chunk has, which leaves one process without any."""
+    held = samples([CHUNK + 1], 5)
+    network, order = linear(), torch.arange(CHUNK + 1)
+    measured = measure(network, held, order, Normalize(TASK.data), 0.0, context.ranks)
+    (folder / f"measured-{context.ranks.rank}.json").write_text(json.dumps(measured))
+
+
+def linear() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE**2, 5))
+
+
+def test_an_evaluation_that_is_shared_out_gives_every_process_the_same_answer(tmp_path: Path) -> None:
+    assert start(evaluate_together, tmp_path, tmp_path).join() == [0, 0]
+    expected = measure(linear(), samples([CHUNK + 1], 5), torch.arange(CHUNK + 1), Normalize(TASK.data), 0.0)
+    for rank in range(2):
+        measured = Measured(*json.loads((tmp_path / f"measured-{rank}.json").read_text()))
+        assert (measured.accuracy, measured.images) == (expected.accuracy, expected.images)
+        assert measured.loss == pytest.approx(expected.loss)
+
+
+def test_the_parts_of_a_batch_are_all_of_it_and_differ_by_one_row_at_most() -> None:
+    for size in (1, 2, 3, 8):
+        parts = [Some(rank, size).rows(UNEVEN) for rank in range(size)]
+        assert [row for rows in parts for row in range(UNEVEN)[rows.at]] == list(range(UNEVEN))
+        lengths = {rows.stop - rows.start for rows in parts}
+        assert max(lengths) - min(lengths) <= 1
+    assert SINGLE_PROCESS.rows(UNEVEN) == Rows(0, UNEVEN, UNEVEN)
+
+
+@pytest.mark.parametrize("change", [lambda images, random, rows=None: crop(images, 2, random, rows), flip])
+def test_a_part_of_a_batch_is_augmented_as_it_is_in_the_whole(change: object) -> None:
+    images = torch.randint(256, (UNEVEN, 3, SIZE, SIZE), dtype=torch.uint8)
+
+    def random() -> torch.Generator:
+        return torch.Generator().manual_seed(0)
+
+    parts = [Some(rank, 3).rows(UNEVEN) for rank in range(3)]
+    changed: list[Tensor] = [change(images[rows.at], random(), rows) for rows in parts]
+    assert torch.equal(torch.cat(changed), change(images, random()))
+
+
+def test_more_processes_than_samples_in_a_batch_are_refused() -> None:
+    plan = plan_of(task_with(batch_size=3))
+    with pytest.raises(TaskError, match=r"training\.batch_size: 3 is too small for 4 processes"):
+        set_up(plan, samples([160], 5), samples([100], 5), None, Some(0, 4))
+
+
+def test_dropout_draws_apart_in_every_process() -> None:
+    drawn = []
+    for rank in range(2):
+        set_up(plan_of(), samples([160], 5), samples([100], 5), None, Some(rank, 2))
+        drawn.append(torch.rand(4, device=CPU))
+    assert not torch.equal(*drawn)

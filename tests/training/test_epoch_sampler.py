@@ -1,0 +1,64 @@
+"""The stream of batches: pass after pass, nothing lost at the seams, and any place of it found again."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from retrain.recipe.sampling import draw_pass
+from retrain.training.loaders import EpochSampler
+from retrain.training.seeds import make_generator
+
+CPU = torch.device("cpu")
+
+
+def passes(batch_size: int, probability: Tensor | None = None, seed: int = 0, size: int = 50) -> EpochSampler:
+    return EpochSampler(probability, size, batch_size, seed, CPU)
+
+
+def naive_stream(probability: Tensor | None, length: int, seed: int = 0, size: int = 50) -> list[int]:
+    """The first `length` samples of all passes laid end to end."""
+    stream: list[int] = []
+    number = 0
+    while len(stream) < length:
+        stream += draw_pass(probability, size, make_generator(seed, "pass", number)).tolist()
+        number += 1
+    return stream[:length]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 25, 50, 64, 130])
+@pytest.mark.parametrize("thinned", [False, True])
+def test_batches_are_the_passes_laid_end_to_end_and_cut(batch_size: int, thinned: bool) -> None:
+    probability = torch.where(torch.arange(50) < 20, 0.1, 1.0) if thinned else None
+    source = passes(batch_size, probability)
+    batches = [source.next() for _ in range(12)]
+    assert {len(batch) for batch in batches} == {batch_size}
+    assert torch.cat(batches).tolist() == naive_stream(probability, 12 * batch_size)
+
+
+def test_a_pass_holds_every_sample_once() -> None:
+    source = passes(10)
+    for _ in range(3):
+        assert torch.cat([source.next() for _ in range(5)]).sort().values.tolist() == list(range(50))
+
+
+@pytest.mark.parametrize("batch_size", [7, 25, 130])
+def test_a_place_read_before_is_found_again(batch_size: int) -> None:
+    source, places, batches = passes(batch_size), [], []
+    for _ in range(10):
+        places.append((source.number, source.offset))
+        batches.append(source.next())
+    for k in (8, 3, 0, 5):
+        source.seek(*places[k])
+        assert torch.equal(source.next(), batches[k])
+        assert torch.equal(source.next(), batches[k + 1])
+
+
+def test_the_seed_decides_the_order() -> None:
+    assert torch.equal(passes(50).next(), passes(50).next())
+    assert not torch.equal(passes(50).next(), passes(50, seed=1).next())
+
+
+def test_passes_too_thin_for_a_batch_are_drawn_until_it_is_full() -> None:
+    source = passes(8, torch.full((50,), 0.01))
+    assert len(source.next()) == 8
+    assert source.number > 3

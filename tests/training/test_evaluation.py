@@ -1,0 +1,152 @@
+"""Evaluation is what a sample at a time would give; what it leaves out could not have mattered."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from support.trainings import SIZE, TASK, dropout_net, samples
+from torch import Tensor, nn
+from torch.nn import functional
+
+from retrain.data.augment import Normalize
+from retrain.data.samples import Samples
+from retrain.training.evaluation import CHUNK, measure, predict_classes
+from retrain.training.stopping import FIRST
+
+NORMALIZE = Normalize(TASK.data)
+CLASSES = 5
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    """A network in training mode, whose running statistics are not those of any batch."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = dropout_net(CLASSES, SIZE).to(memory_format=torch.channels_last)
+        network(torch.randn(64, 3, SIZE, SIZE))
+    return network
+
+
+class Naive(NamedTuple):
+    predicted: list[int]
+    accuracy: float
+    loss: float
+
+
+@torch.no_grad()
+def one_by_one(network: nn.Module, held: Samples) -> Naive:
+    """What a loop over samples finds, each normalised and shown to the network on its own."""
+    network.eval()
+    mean, std = torch.tensor(TASK.data.mean).view(3, 1, 1), torch.tensor(TASK.data.std).view(3, 1, 1)
+    predicted, losses = [], []
+    for image, label in zip(held.images, held.labels, strict=True):
+        logits = network(((image / 255 - mean) / std)[None])
+        predicted.append(int(logits.argmax()))
+        losses.append(float(functional.cross_entropy(logits, label[None])))
+    network.train()
+    right = [guess == label for guess, label in zip(predicted, held.labels.tolist(), strict=True)]
+    return Naive(predicted, sum(right) / len(right), sum(losses) / len(losses))
+
+
+def test_measuring_everything_is_what_one_sample_at_a_time_gives(network: nn.Module) -> None:
+    held = samples([CHUNK + 137], CLASSES)
+    naive = one_by_one(network, held)
+    assert 0 < naive.accuracy < 1
+    order = torch.randperm(len(held.labels), generator=torch.Generator().manual_seed(1))
+    measured = measure(network, held, order, NORMALIZE, needed=0.0)
+    assert measured.accuracy == naive.accuracy
+    assert measured.loss == pytest.approx(naive.loss, rel=1e-5)
+    assert measured.images == CHUNK + 137
+    assert predict_classes(network, held, NORMALIZE).tolist() == naive.predicted
+
+
+def test_evaluation_leaves_the_network_as_it_was_even_when_it_gives_up(network: nn.Module) -> None:
+    held = samples([3 * CHUNK], CLASSES)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    random = torch.get_rng_state()
+    measured = measure(network, held, torch.arange(3 * CHUNK), NORMALIZE, needed=1.0)
+    assert measured.images < 3 * CHUNK
+    assert all(module.training for module in network.modules())
+    assert torch.is_grad_enabled()
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_bf16_gives_nearly_the_same(network: nn.Module) -> None:
+    held = samples([CHUNK], CLASSES)
+    exact, half = (
+        measure(network, held, torch.arange(CHUNK), Normalize(TASK.data, bf16), needed=0.0) for bf16 in (False, True)
+    )
+    assert half.loss == pytest.approx(exact.loss, rel=0.02)
+    assert half.loss != exact.loss
+    assert half.accuracy == pytest.approx(exact.accuracy, abs=0.02)
+
+
+class Bright(nn.Module):
+    """Says 1 for bright images and 0 for dark ones."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        bright = images.mean((1, 2, 3)) > 0
+        return torch.stack([~bright, bright], 1).float()
+
+
+def half_right(total: int) -> Samples:
+    """Samples of class 1, every second one bright."""
+    images = torch.zeros(total, 3, 4, 4, dtype=torch.uint8)
+    images[0::2] = 255
+    return Samples.of(images, torch.ones(total, dtype=torch.int64), [total])
+
+
+@pytest.mark.parametrize("needed", [0.45, 0.5, 0.52, 0.55, 0.6])
+def test_a_part_of_val_may_reject_and_nothing_else(needed: float) -> None:
+    held, drawn = half_right(4000), torch.Generator().manual_seed(0)
+    for _ in range(60):
+        measured = measure(Bright(), held, torch.randperm(4000, generator=drawn), NORMALIZE, needed)
+        if measured.images < 4000:
+            assert needed > 0.5
+        else:
+            assert measured.accuracy == 0.5
+
+
+def test_a_hopeless_network_is_given_up_at_once_and_a_close_one_is_not() -> None:
+    held, drawn = half_right(4000), torch.Generator().manual_seed(0)
+    looks = {
+        needed: [
+            measure(Bright(), held, torch.randperm(4000, generator=drawn), NORMALIZE, needed).images for _ in range(20)
+        ]
+        for needed in (0.75, 0.505)
+    }
+    assert max(looks[0.75]) <= 2 * FIRST
+    assert min(looks[0.505]) > 4 * FIRST
+
+
+def curves(name: str) -> list[list[float]]:
+    """The accuracies of every run of a study, as it recorded them."""
+    lines = (ROOT / "docs" / "evidence" / name / "runs.jsonl").read_text().splitlines()
+    return [run["curve"]["accuracy"] for run in map(json.loads, lines) if "curve" in run]
+
+
+def right(share: float, total: int) -> Samples:
+    """Samples of which a network gets a share right."""
+    held = half_right(total)
+    held.images.fill_(0)
+    held.images[: round(share * total)] = 255
+    return held
+
+
+def test_parts_of_val_detect_the_target_where_the_whole_of_it_does() -> None:
+    """On the curves of real runs, each towards the accuracy that it ended with."""
+    total, drawn, used, whole = 2000, torch.Generator().manual_seed(0), 0, 0
+    for accuracies in curves("digits"):
+        shares = [round(accuracy * total) / total for accuracy in accuracies]
+        for share in shares:
+            order = torch.randperm(total, generator=drawn)
+            measured = measure(Bright(), right(share, total), order, NORMALIZE, needed=shares[-1])
+            used, whole = used + measured.images, whole + total
+            assert (measured.images == total and measured.accuracy == share) or share < shares[-1]
+            if share >= shares[-1]:
+                break
+    assert used < 0.75 * whole

@@ -1,0 +1,282 @@
+"""The loop against one written out by hand: the same data, augmentation and optimiser give the same curve."""
+
+import ast
+import inspect
+import itertools
+import math
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import pytest
+import torch
+from support.trainings import TASK, Silent, plan_of, run_of
+from torch import Tensor, nn
+from torch.nn import functional
+
+from retrain.config import Method
+from retrain.config.task import Adam, Sgd, Task
+from retrain.data.augment import Normalize
+from retrain.data.samples import Samples
+from retrain.models import factory
+from retrain.recipe.learning_speed import Counters
+from retrain.recipe.sampling import keep_probability
+from retrain.records import Origin, Plan
+from retrain.training import loop
+from retrain.training.loop import outcome_at, run_loop, train_step
+from retrain.training.result import make_result
+from retrain.training.seeds import derive_seed, make_generator
+from retrain.training.setup import Parent, Run
+
+SIZES, CLASSES, OLD_CLASSES = (160, 64), 5, 3
+STRENGTH = 0.01
+
+
+def trained(run: Run, observer: Silent | None = None) -> str:
+    """Train without anybody who saves or stops it."""
+    return run_loop(run, observer or Silent(), lambda run: None, lambda: False)
+
+
+def task_with(**training: object) -> Task:
+    return TASK.model_copy(update={"training": TASK.training.model_copy(update={"save_seconds": 60, **training})})
+
+
+class Naive(NamedTuple):
+    network: nn.Module
+    accuracies: list[float]
+    train_losses: list[float]
+
+
+def by_hand(plan: Plan, data: Samples, val: Samples, parent: Parent | None) -> Naive:
+    """Train as somebody would who writes a script for this one method."""
+    network, origin = fresh_network(plan), fresh_network(plan)
+    if plan.method == "naive":
+        take_over(network, parent.weights, 1.0, 0.0)
+    if plan.method == "continuous":
+        take_over(network, parent.weights, 0.4, 0.001)
+        take_over(origin, first_network(plan).state_dict(), 1.0, 0.0)
+    make = torch.optim.Adam if isinstance(plan.task.training.optimizer, Adam) else momentum_sgd
+    optimizer = make(network.parameters(), lr=plan.task.training.optimizer.learning_rate)
+    cosine = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 0.5 * (1 + math.cos(math.pi * t / plan.iterations)))
+    batches, random = batches_of(plan, data, parent), make_generator(plan.seed, "augmentation")
+    torch.manual_seed(derive_seed(plan.seed, "layers"))
+    accuracies, train_losses, losses = [], [], []
+    for iteration in range(1, plan.iterations + 1):
+        indices = next(batches)
+        loss = functional.cross_entropy(network(augmented(data.images[indices], random)), data.labels[indices])
+        losses.append(loss.item())
+        if plan.method == "continuous":
+            pairs = zip(network.parameters(), origin.parameters(), strict=True)
+            loss = loss + STRENGTH * sum((ours - first.detach()).square().sum() for ours, first in pairs)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        cosine.step()
+        if iteration % plan.evaluate_every == 0 or iteration == plan.iterations:
+            accuracies.append(accuracy_of(network, val))
+            train_losses.append(sum(losses) / len(losses))
+            losses = []
+    return Naive(network, accuracies, train_losses)
+
+
+def momentum_sgd(parameters: Iterator[nn.Parameter], lr: float) -> torch.optim.SGD:
+    return torch.optim.SGD(parameters, lr=lr, momentum=0.9)
+
+
+def fresh_network(plan: Plan) -> nn.Module:
+    seed = derive_seed(plan.seed, "weights", len(plan.dataset.drops))
+    return factory.build_network(plan.task.model, len(plan.dataset.classes), plan.task.data.image_size, seed)
+
+
+def first_network(plan: Plan) -> nn.Module:
+    seed = derive_seed(plan.origin.seed, "weights", plan.origin.drops)
+    return factory.build_network(plan.task.model, plan.origin.classes, plan.task.data.image_size, seed)
+
+
+@torch.no_grad()
+def take_over(network: nn.Module, old: dict[str, Tensor], alpha: float, beta: float) -> None:
+    """alpha * old + beta * new in every row that the old network has; its buffers too, if nothing new is mixed in."""
+    for name, tensor in network.state_dict().items():
+        rows = len(old[name]) if tensor.ndim else ...
+        if name in dict(network.named_parameters()):
+            tensor[:rows] = alpha * old[name] + beta * tensor[:rows]
+        elif beta == 0:
+            tensor.copy_(old[name])
+
+
+def batches_of(plan: Plan, data: Samples, parent: Parent | None) -> Iterator[Tensor]:
+    counters = parent.counters if parent else Counters.zeros(len(data.labels))
+    keep = keep_probability(plan.recipe.sampling, counters, data.drop < plan.known)
+    stream = endless_passes(keep, len(data.labels), plan.seed)
+    while True:
+        yield torch.tensor(list(itertools.islice(stream, plan.task.training.batch_size)))
+
+
+def endless_passes(keep: Tensor | None, size: int, seed: int) -> Iterator[int]:
+    for number in itertools.count():
+        random = make_generator(seed, "pass", number)
+        chosen = torch.arange(size)
+        if keep is not None:
+            chosen = chosen[torch.rand(size, generator=random) < keep]
+        yield from chosen[torch.randperm(len(chosen), generator=random)].tolist()
+
+
+def augmented(images: Tensor, random: torch.Generator) -> Tensor:
+    """Crop and mirror one image after another."""
+    padding, size = TASK.data.crop_padding, images.shape[-1]
+    tops, lefts = torch.randint(2 * padding + 1, (2, len(images)), generator=random).tolist()
+    mirrored = (torch.rand(len(images), generator=random) < 0.5).tolist()
+    changed = []
+    for image, top, left, mirror in zip(images, tops, lefts, mirrored, strict=True):
+        crop = functional.pad(image, (padding,) * 4)[:, top : top + size, left : left + size]
+        changed.append(crop.flip(2) if mirror else crop)
+    return (torch.stack(changed) / 255 - 0.5) / 0.25
+
+
+@torch.no_grad()
+def accuracy_of(network: nn.Module, val: Samples) -> float:
+    network.eval()
+    right = network((val.images / 255 - 0.5) / 0.25).argmax(1) == val.labels
+    network.train()
+    return float(right.double().mean())
+
+
+def parent_of(task: Task) -> Parent:
+    """A parent that was trained on the first drop."""
+    run = run_of(plan_of(task, sizes=SIZES[:1], classes=OLD_CLASSES))
+    trained(run)
+    unknown = Counters.zeros(SIZES[1])
+    counted = [torch.cat([ours, zeros]) for ours, zeros in zip(columns(run.counters), columns(unknown), strict=True)]
+    return Parent({name: tensor.clone() for name, tensor in run.network.state_dict().items()}, Counters(*counted))
+
+
+def columns(counters: Counters) -> tuple[Tensor, Tensor, Tensor]:
+    return counters.seen, counters.correct, counters.loss
+
+
+def plan_for(method: Method, task: Task) -> Plan:
+    if method == "scratch":
+        return plan_of(task, sizes=SIZES, classes=CLASSES)
+    origin = Origin(seed=task.seed, drops=1, classes=OLD_CLASSES)
+    return plan_of(task, method, SIZES, CLASSES, known=1, parent="scratch-0", origin=origin)
+
+
+@pytest.mark.parametrize("optimizer", [Adam(), Sgd(learning_rate=0.02)], ids=lambda setting: setting.name)
+@pytest.mark.parametrize("method", ["scratch", "naive", "continuous"])
+def test_every_method_is_the_script_that_somebody_would_write_for_it(method: Method, optimizer: Adam | Sgd) -> None:
+    task = task_with(optimizer=optimizer)
+    parent = parent_of(task) if method != "scratch" else None
+    run = run_of(plan_for(method, task), parent)
+    assert trained(run) == "completed"
+    naive = by_hand(run.plan, run.train, run.val, parent)
+    assert [point.train_loss for point in run.progress.points] == pytest.approx(naive.train_losses, rel=2e-4)
+    assert [point.accuracy for point in run.progress.points] == pytest.approx(naive.accuracies, abs=1e-9)
+    assert naive.accuracies[-1] > 0.5
+    for name, tensor in naive.network.state_dict().items():
+        torch.testing.assert_close(run.network.state_dict()[name], tensor, rtol=2e-3, atol=2e-4)
+
+
+def test_the_loop_knows_nothing_of_methods() -> None:
+    used = {node.attr for node in ast.walk(ast.parse(inspect.getsource(loop))) if isinstance(node, ast.Attribute)}
+    assert used & {"method", "purpose", "parent", "known", "initialization", "objective", "sampling"} == set()
+
+
+def test_the_same_seed_gives_the_same_curve_bit_for_bit() -> None:
+    runs = []
+    for seed in (3, 3, 4):
+        torch.rand(7)  # what happened in the process before is no part of it
+        runs.append(run_of(plan_of(task_with().model_copy(update={"seed": seed}))))
+        trained(runs[-1])
+    first, again, other = runs
+    assert first.progress.points == again.progress.points
+    assert all(map(torch.equal, first.network.state_dict().values(), again.network.state_dict().values()))
+    assert first.progress.points != other.progress.points
+
+
+def test_points_lie_on_the_grid_and_at_the_end_and_the_run_takes_its_iterations() -> None:
+    plan = plan_of(task_with()).model_copy(update={"evaluate_every": 7, "iterations": 17})
+    run, observer = run_of(plan), Silent()
+    assert trained(run, observer) == observer.outcome == "completed"
+    assert [point.iteration for point in run.progress.points] == [7, 14, 17]
+    assert observer.points == run.progress.points
+    assert observer.stepped_to == list(range(1, 18))
+    assert run.progress.evaluated_images == 3 * 100
+    rates = [0.001 * (1 + math.cos(math.pi * (done - 1) / 17)) / 2 for done in (7, 14, 17)]
+    assert [point.learning_rate for point in run.progress.points] == pytest.approx(rates)
+
+
+def test_a_run_stops_at_the_first_point_of_the_grid_that_is_at_its_target() -> None:
+    whole = run_of(plan_of(task_with()))
+    trained(whole)
+    points = whole.progress.points
+    middle = points[len(points) // 2]
+    run = run_of(plan_of(task_with(), target=middle.accuracy))
+    assert trained(run) == "reached"
+    first = next(point for point in points if point.accuracy >= middle.accuracy)
+    assert run.progress.points == points[: points.index(first) + 1]
+    assert run.progress.iteration == first.iteration < whole.plan.iterations
+
+
+def test_a_run_that_ends_below_its_target_says_so() -> None:
+    run = run_of(plan_of(task_with(), target=1.01))
+    assert trained(run) == "missed"
+    assert run.progress.iteration == run.plan.iterations
+
+
+def test_the_best_of_a_run_that_every_evaluation_gave_up_is_the_best_that_was_seen() -> None:
+    run = run_of(plan_of(task_with(), target=1.01))
+    trained(run)
+    run.progress.points = [point.model_copy(update={"images": 10}) for point in run.progress.points]
+    result = make_result(run, "missed", datetime.now(UTC), None, "index", None)
+    assert result.best_accuracy == max(point.accuracy for point in run.progress.points) > 0
+
+
+def test_a_part_of_val_never_reaches_a_target() -> None:
+    run = run_of(plan_of(task_with(), target=0.5))
+    assert trained(run) == "reached"
+    last = run.progress.points[-1]
+    assert outcome_at(run, last) == "reached"
+    assert outcome_at(run, last.model_copy(update={"images": 99})) is None
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_loss_that_is_not_finite_ends_the_run_at_the_next_point(bf16: bool) -> None:
+    run = run_of(plan_of(task_with(optimizer=Sgd(learning_rate=1e30), bf16=bf16)))
+    assert trained(run) == "diverged"
+    assert run.progress.iteration == run.plan.evaluate_every
+    assert run.progress.points[-1].train_loss is None
+
+
+def test_weights_that_the_last_step_ruined_end_the_run_too() -> None:
+    plan = plan_of(task_with(optimizer=Sgd(learning_rate=1e38))).model_copy(update={"iterations": 1})
+    run = run_of(plan)
+    assert trained(run) == "diverged"
+    assert run.progress.points[-1].train_loss is not None
+    assert run.progress.points[-1].loss is None
+
+
+def test_bf16_learns_as_well() -> None:
+    exact, half = (run_of(plan_of(task_with(bf16=bf16))) for bf16 in (False, True))
+    assert (trained(exact), trained(half)) == ("completed", "completed")
+    assert half.progress.points[-1].accuracy == pytest.approx(exact.progress.points[-1].accuracy, abs=0.1)
+    assert half.progress.points[-1].train_loss != exact.progress.points[-1].train_loss
+    assert {parameter.dtype for parameter in half.network.parameters()} == {torch.float32}
+
+
+def test_a_step_counts_its_samples_as_the_forward_pass_of_training_saw_them() -> None:
+    run = run_of(plan_of(task_with()))
+    torch.manual_seed(derive_seed(run.plan.seed, "layers"))
+    indices = next(batches_of(run.plan, run.train, None))
+    twin = fresh_network(run.plan)
+    logits = twin(augmented(run.train.images[indices], make_generator(run.plan.seed, "augmentation")))
+    losses = functional.cross_entropy(logits, run.train.labels[indices], reduction="none")
+    torch.manual_seed(derive_seed(run.plan.seed, "layers"))
+    train_step(run)
+    assert run.counters.seen.nonzero().flatten().tolist() == sorted(indices.tolist())
+    assert torch.equal(run.counters.correct[indices], (logits.argmax(1) == run.train.labels[indices]).float())
+    torch.testing.assert_close(run.counters.loss[indices], losses.detach())
+
+
+def test_evaluation_uses_the_tasks_own_normalisation() -> None:
+    run = run_of(plan_of())
+    assert torch.equal(run.normalize(run.val.images), Normalize(TASK.data)(run.val.images))

@@ -1,0 +1,92 @@
+"""SIGTERM: now, or once what must be whole is whole."""
+
+import os
+import signal
+
+import pytest
+
+from retrain.training.preemption import Preempted, defer_signals, raise_preempted
+
+
+def come(number: int = signal.SIGTERM) -> None:
+    os.kill(os.getpid(), number)
+
+
+def test_preemption_ends_a_process_with_75_and_is_no_error_to_be_recorded() -> None:
+    assert Preempted().code == 75
+    assert not issubclass(Preempted, Exception)
+
+
+def interrupted(reached: list[str]) -> None:
+    """Be asked to leave twice, and note what is done all the same."""
+    with defer_signals() as leaving:
+        assert not leaving()
+        come()
+        assert leaving()
+        come()
+        reached.append("end")
+
+
+def interrupted_by_hand(reached: list[str]) -> None:
+    """Get Ctrl-C once, do some more, and get it again."""
+    with defer_signals() as leaving:
+        come(signal.SIGINT)
+        assert leaving()
+        reached.append("noted")
+        come(signal.SIGINT)
+        reached.append("not obeyed")
+
+
+def failing() -> None:
+    with defer_signals():
+        come()
+        raise ValueError("mine")
+
+
+def test_a_deferred_signal_is_noted_and_takes_effect_at_the_end() -> None:
+    reached: list[str] = []
+    with pytest.raises(Preempted):
+        interrupted(reached)
+    assert reached == ["end"]
+
+
+def test_ctrl_c_is_deferred_once_and_obeyed_the_second_time() -> None:
+    before, reached = signal.getsignal(signal.SIGINT), list[str]()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_by_hand(reached)
+    assert reached == ["noted"]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with defer_signals() as leaving:
+            come(signal.SIGINT)
+            assert not leaving()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_without_a_signal_nothing_happens_and_the_handler_before_is_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with defer_signals() as leaving:
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert not leaving()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_an_error_inside_is_not_hidden_by_the_signal() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ValueError, match="mine"):
+        failing()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_what_is_not_deferred_is_left_at_once() -> None:
+    before = signal.signal(signal.SIGTERM, raise_preempted)
+    try:
+        with pytest.raises(Preempted):
+            come()
+    finally:
+        signal.signal(signal.SIGTERM, before)

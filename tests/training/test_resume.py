@@ -1,0 +1,185 @@
+"""Real processes are killed at odd moments and started again: the run ends as if nothing had happened."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from support.processes import forkserver
+from support.trainings import TASK, attempt_in, commit_drops, context_of, stored_plan
+
+from retrain.kubeflow import steps
+from retrain.records import Curve, Plan, Result
+
+TESTS = Path(__file__).parents[1]
+LONGER = TASK.training.model_copy(update={"epochs": 40})
+"""A hundred iterations or so, each of them saved."""
+
+
+@pytest.fixture(scope="module")
+def processes() -> ForkServerContext:
+    """Processes that start at once, forked from one that has imported what they need."""
+    return forkserver()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder whose store holds two drops and a parent trained on the first."""
+    commit_drops(tmp_path)
+    attempt_in(tmp_path, stored_plan(tmp_path, drops=1))
+    return tmp_path
+
+
+def plan_in(place: Path) -> Plan:
+    task = TASK.model_copy(update={"training": LONGER})
+    return stored_plan(place, drops=2, parent=stored_plan(place, drops=1), task=task)
+
+
+def outcome(place: Path, plan: Plan) -> tuple[str | None, str | None, Curve, int]:
+    """What a run is compared by: model, index, curve, iterations."""
+    files = context_of(place).files(plan.run_id)
+    result = files.result()
+    assert isinstance(result, Result)
+    return result.model_digest, result.index_digest, files.curve(), result.iterations
+
+
+def uninterrupted(place: Path, plan: Plan) -> tuple[str | None, str | None, Curve, int]:
+    """Train to the end in this process, then remove what came of it."""
+    attempt_in(place, plan)
+    found = outcome(place, plan)
+    store = context_of(place).store
+    for entry in list(store.list(f"{TASK.name}/runs/{plan.run_id}/")):
+        store.delete(entry.key)
+    return found
+
+
+def saved(place: Path, plan: Plan) -> list[str]:
+    """The states in the store, oldest first."""
+    return [entry.key for entry in context_of(place).store.list(f"{TASK.name}/runs/{plan.run_id}/state/")]
+
+
+def states_in(place: Path) -> list[str]:
+    """The states of all runs in the store."""
+    return [entry.key for entry in context_of(place).store.list(f"{TASK.name}/runs/") if "/state/" in entry.key]
+
+
+def newest(place: Path, plan: Plan) -> int:
+    """The iteration of the newest state; 0 if there is none."""
+    return max((int(Path(key).name.split("-")[0]) for key in saved(place, plan)), default=0)
+
+
+def wait_until(ready: Callable[[], object], seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def started(processes: ForkServerContext, place: Path, plan: Plan, iteration: int) -> ForkServerProcess:
+    """A process that trains the plan and has saved its state at an iteration, or later."""
+    process = processes.Process(target=attempt_in, args=(place, plan))
+    process.start()
+    wait_until(lambda: newest(place, plan) >= iteration)
+    return process
+
+
+def test_resumed_run_equals_uninterrupted_run(processes: ForkServerContext, place: Path) -> None:
+    plan = plan_in(place)
+    expected = uninterrupted(place, plan)
+    moments = random.Random(0)
+    for iteration in sorted(moments.sample(range(1, plan.iterations - 50), 4)):
+        process = started(processes, place, plan, iteration)
+        time.sleep(moments.uniform(0, 0.02))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    assert saved(place, plan)
+    attempt_in(place, plan)
+    assert outcome(place, plan) == expected
+    assert saved(place, plan) == []
+
+
+def step_in(place: Path, plan: Plan) -> None:
+    """Do the pipeline's training step."""
+    os.environ["RETRAIN_CACHE"] = str(place / "cache")
+    torch.set_num_threads(1)
+    stored = plan.task.model_copy(update={"store": str(place / "store")})
+    steps.train(stored.model_dump_json(), plan.run_id, "cpu")
+
+
+def test_a_pipelines_step_that_was_killed_goes_on_from_its_saved_state_when_it_is_tried_again(
+    processes: ForkServerContext, place: Path
+) -> None:
+    plan = plan_in(place)
+    expected = uninterrupted(place, plan)
+    context_of(place).files(plan.run_id).write_plan(plan)
+    for iteration in (20, 60):
+        process = processes.Process(target=step_in, args=(place, plan))
+        process.start()
+        wait_until(lambda least=iteration: newest(place, plan) >= least)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    reached = newest(place, plan)
+    code = "from test_resume import *; place = Path(sys.argv[1]); step_in(place, plan_in(place))"
+    again = subprocess.run([sys.executable, "-c", code, str(place)], cwd=TESTS, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert f", on from {reached}" in again.stderr
+    assert outcome(place, plan) == expected
+
+
+def test_sigterm_saves_the_step_and_exits_with_75_and_the_run_goes_on(
+    processes: ForkServerContext, place: Path
+) -> None:
+    plan = plan_in(place)
+    expected = uninterrupted(place, plan)
+    process = started(processes, place, plan, iteration=70)
+    process.terminate()
+    process.join()
+    assert process.exitcode == os.EX_TEMPFAIL
+    attempt_in(place, plan)
+    assert outcome(place, plan) == expected
+
+
+def test_a_torn_newest_state_costs_the_iterations_since_the_one_before(
+    processes: ForkServerContext, place: Path
+) -> None:
+    plan = plan_in(place)
+    expected = uninterrupted(place, plan)
+    process = started(processes, place, plan, iteration=30)
+    process.terminate()
+    process.join()
+    torn = saved(place, plan)[-1]
+    store = context_of(place).store
+    store.write(torn, store.read(torn)[0][:-100])
+    attempt_in(place, plan)
+    assert outcome(place, plan) == expected
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_command_that_is_asked_to_stop_exits_with_75_and_leaves_its_state(
+    tmp_path: Path, how: signal.Signals
+) -> None:
+    commit_drops(tmp_path)
+    endless = TASK.training.model_copy(update={"epochs": 10_000})
+    task = TASK.model_copy(update={"store": str(tmp_path / "store"), "training": endless})
+    (tmp_path / "pets.yaml").write_text(yaml.safe_dump(task.model_dump(mode="json")))
+    command = [sys.executable, "-m", "retrain", "run", "--task", str(tmp_path / "pets.yaml"), "--device", "cpu"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "RETRAIN_CACHE": str(tmp_path / "cache")}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: states_in(tmp_path))
+        process.send_signal(how)
+        _, said = process.communicate(timeout=300)
+    assert process.returncode == os.EX_TEMPFAIL, said
+    assert "Traceback" not in said
+    assert ": preempted after " in said
+    assert states_in(tmp_path)
+    assert list(context_of(tmp_path).store.list(f"{TASK.name}/ledger/")) == []

@@ -1,0 +1,142 @@
+"""Where a run starts, and what it is pulled back to."""
+
+import pytest
+import torch
+from support.trainings import TASK, plan_of, run_of
+from torch import Tensor, nn
+
+from retrain.config.recipe import L2Init, NoPenalty, Recipe, ShrinkPerturb, Uniform
+from retrain.errors import ModelError
+from retrain.models import factory
+from retrain.recipe.learning_speed import Counters
+from retrain.records import Origin
+from retrain.training.seeds import derive_seed
+from retrain.training.setup import Parent, Run
+
+SIZES, CLASSES, OLD_CLASSES = (160, 64), 5, 3
+ORIGIN = Origin(seed=0, drops=1, classes=OLD_CLASSES)
+HEAD = "5.weight"
+
+
+def initial(drops: int, classes: int, seed: int = 0) -> dict[str, Tensor]:
+    """The weights that a lineage starts with."""
+    return dict(
+        factory.build_network(
+            TASK.model, classes, TASK.data.image_size, derive_seed(seed, "weights", drops)
+        ).state_dict()
+    )
+
+
+def parent() -> Parent:
+    """A parent that knew the first drop, and whose counters call some of its samples easy and some hard."""
+    weights = {name: torch.full_like(tensor, 2) for name, tensor in initial(1, OLD_CLASSES).items()}
+    known = torch.arange(sum(SIZES)) < SIZES[0]
+    return Parent(weights, Counters(10.0 * known, torch.arange(sum(SIZES)) % 10 * known, 1.0 * known))
+
+
+def continuous(anchor: str = "origin") -> Run:
+    recipe = Recipe(objective=L2Init(strength=0.5, anchor=anchor), schedule=TASK.recipe.schedule)
+    task = TASK.model_copy(update={"recipe": recipe})
+    plan = plan_of(task, "continuous", SIZES, CLASSES, known=1, parent="scratch-0", origin=ORIGIN)
+    return run_of(plan, parent())
+
+
+def named(run: Run) -> dict[str, nn.Parameter]:
+    return dict(run.network.named_parameters())
+
+
+def anchor_of(run: Run) -> dict[str, Tensor]:
+    """theta_0, read off the gradient 2 * strength * (theta - theta_0) with strength 1/2."""
+    run.optimizer.zero_grad()
+    run.change_gradients(0)
+    return {name: (parameter - parameter.grad).detach() for name, parameter in named(run).items()}
+
+
+def test_scratch_starts_from_the_origin_of_its_lineage() -> None:
+    run = run_of(plan_of(sizes=(160,), classes=OLD_CLASSES))
+    assert all(torch.equal(tensor, initial(1, OLD_CLASSES)[name]) for name, tensor in run.network.state_dict().items())
+
+
+def test_a_later_scratch_run_starts_from_other_weights() -> None:
+    first, later = initial(1, CLASSES), initial(2, CLASSES)
+    assert not torch.equal(first["0.weight"], later["0.weight"])
+
+
+def test_the_continuous_run_shrinks_perturbs_and_grows_its_head() -> None:
+    fresh, run = initial(2, CLASSES), continuous()
+    head, kernel = named(run)[HEAD], named(run)["0.weight"]
+    torch.testing.assert_close(kernel.detach(), 0.4 * 2 + 0.001 * fresh["0.weight"])
+    torch.testing.assert_close(head[:OLD_CLASSES].detach(), 0.4 * 2 + 0.001 * fresh[HEAD][:OLD_CLASSES])
+    assert torch.equal(head[OLD_CLASSES:], fresh[HEAD][OLD_CLASSES:])
+    assert run.network.get_buffer("1.running_mean").tolist() == [0.0] * 8
+
+
+def test_the_naive_run_takes_the_parent_over_as_it_is() -> None:
+    run = run_of(plan_of(method="naive", sizes=SIZES, classes=CLASSES, known=1, parent="scratch-0"), parent())
+    assert torch.equal(named(run)[HEAD][OLD_CLASSES:], initial(2, CLASSES)[HEAD][OLD_CLASSES:])
+    assert set(named(run)[HEAD][:OLD_CLASSES].flatten().tolist()) == {2.0}
+    assert run.network.get_buffer("1.running_mean").tolist() == [2.0] * 8
+
+
+def test_the_anchor_start_is_where_the_run_starts() -> None:
+    run = continuous("start")
+    for name, anchor in anchor_of(run).items():
+        torch.testing.assert_close(anchor, named(run)[name].detach())
+
+
+def test_the_anchor_fresh_is_this_runs_own_new_network() -> None:
+    for name, anchor in anchor_of(continuous("fresh")).items():
+        torch.testing.assert_close(anchor, initial(2, CLASSES)[name])
+
+
+def test_the_anchor_origin_is_the_lineages_first_network_with_new_rows_for_new_classes() -> None:
+    fresh, origin = initial(2, CLASSES), initial(1, OLD_CLASSES)
+    anchor = anchor_of(continuous("origin"))
+    torch.testing.assert_close(anchor["0.weight"], origin["0.weight"])
+    torch.testing.assert_close(anchor[HEAD], torch.cat([origin[HEAD], fresh[HEAD][OLD_CLASSES:]]))
+
+
+def test_the_anchor_stays_while_the_weights_move() -> None:
+    run = continuous("start")
+    before = anchor_of(run)
+    with torch.no_grad():
+        for parameter in named(run).values():
+            parameter.add_(1)
+    for name, anchor in anchor_of(run).items():
+        torch.testing.assert_close(anchor, before[name], rtol=0, atol=1e-6)
+
+
+def test_what_a_factory_froze_is_neither_trained_nor_pulled() -> None:
+    task = TASK.model_copy(update={"model": TASK.model.model_copy(update={"name": f"{__name__}:frozen"})})
+    run = run_of(plan_of(task))
+    trained = run.optimizer.parameters
+    assert [tuple(parameter.shape) for parameter in trained] == [(5, 192), (5,)]
+    run.change_gradients(0)
+    assert run.network.get_parameter("1.weight").grad is None
+
+
+def frozen(classes: int, image_size: int) -> nn.Module:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * image_size**2, 192), nn.Linear(192, classes))
+    network[1].requires_grad_(False)
+    return network
+
+
+def test_old_samples_at_both_ends_of_the_index_are_thinned_and_new_ones_are_not() -> None:
+    run = continuous()
+    probability = run.loader.passes.probability
+    assert probability is not None
+    assert probability[: SIZES[0]].unique(return_counts=True)[1].tolist() == [32, 128]
+    assert set(probability[SIZES[0] :].tolist()) == {1.0}
+
+
+def test_a_parent_that_does_not_fit_is_refused() -> None:
+    stranger = Parent({"weight": torch.zeros(3)}, Counters.zeros(sum(SIZES)))
+    with pytest.raises(ModelError, match=r"the parent's weights do not fit the network at 0\.weight"):
+        run_of(plan_of(method="naive", sizes=SIZES, known=1, parent="scratch-0"), stranger)
+
+
+def test_scratch_uses_no_penalty_and_every_sample() -> None:
+    plan = plan_of()
+    assert (plan.recipe.objective, plan.recipe.sampling) == (NoPenalty(), Uniform())
+    assert plan.recipe.initialization != ShrinkPerturb()
+    assert run_of(plan).loader.passes.probability is None

@@ -1,0 +1,81 @@
+"""A state holds everything: a run that is frozen and thawed anywhere goes on bit for bit."""
+
+import pytest
+import torch
+from support.trainings import TASK, Silent, plan_of, run_of
+
+from retrain.config.task import Adam, Optimizer, Sgd
+from retrain.errors import RunError
+from retrain.records import Plan
+from retrain.training.loop import run_loop
+from retrain.training.setup import Run
+from retrain.training.state import load_state, save_state
+
+OPTIMIZERS = [Adam(), Sgd(), Sgd(momentum=0.0), Sgd(nesterov=True, weight_decay=0.01)]
+
+
+def plan_with(optimizer: Optimizer, seed: int = 0) -> Plan:
+    """Eleven iterations of 32 over passes of 80 samples: no batch but the fifth ends where a pass does."""
+    training = TASK.training.model_copy(update={"optimizer": optimizer, "save_seconds": 0})
+    plan = plan_of(TASK.model_copy(update={"training": training, "seed": seed}), sizes=(80,))
+    return plan.model_copy(update={"iterations": 11, "evaluate_every": 4})
+
+
+def states_of(run: Run) -> list[bytes]:
+    """Train to the end; the state after every iteration."""
+    states: list[bytes] = []
+    run_loop(run, Silent(), lambda run: states.append(save_state(run)), lambda: False)
+    return states
+
+
+def assert_equal(run: Run, other: Run) -> None:
+    assert run.progress.points == other.progress.points
+    assert run.progress.evaluated_images == other.progress.evaluated_images
+    for name, tensor in run.network.state_dict().items():
+        assert torch.equal(tensor, other.network.state_dict()[name]), name
+    assert torch.equal(run.counters.seen, other.counters.seen)
+    assert torch.equal(run.counters.correct, other.counters.correct)
+    assert torch.equal(run.counters.loss, other.counters.loss)
+    assert run.loader.position == other.loader.position
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=["adam", "sgd", "plain sgd", "nesterov"])
+def test_a_run_thawed_after_any_iteration_ends_like_the_one_that_went_on(optimizer: Optimizer) -> None:
+    plan = plan_with(optimizer)
+    whole = run_of(plan)
+    states = states_of(whole)
+    assert len(states) == plan.iterations
+    for iteration, state in enumerate(states, 1):
+        resumed = run_of(plan)
+        torch.rand(iteration)  # the new process has its own past
+        load_state(resumed, state)
+        assert resumed.progress.iteration == iteration
+        assert len(states_of(resumed)) == plan.iterations - iteration
+        assert_equal(resumed, whole)
+
+
+def test_freezing_what_was_just_thawed_gives_the_same_bytes() -> None:
+    plan = plan_with(Adam())
+    state = states_of(run_of(plan))[4]
+    run = run_of(plan)
+    load_state(run, state)
+    assert save_state(run) == state
+
+
+def test_the_state_is_a_copy_of_the_moment() -> None:
+    run = run_of(plan_with(Adam()))
+    first: list[bytes] = []
+    run_loop(run, Silent(), lambda run: first.append(save_state(run)), lambda: False)
+    again = run_of(plan_with(Adam()))
+    load_state(again, first[0])
+    assert again.progress.iteration == 1
+    assert not torch.equal(again.network.get_parameter("0.weight"), run.network.get_parameter("0.weight"))
+
+
+def test_the_state_of_another_run_is_refused() -> None:
+    state = states_of(run_of(plan_with(Adam())))[0]
+    other = run_of(plan_with(Adam(), seed=1))
+    before = other.network.get_parameter("0.weight").clone()
+    with pytest.raises(RunError, match=r"the saved state of run scratch-\w+ is no state of run scratch-"):
+        load_state(other, state)
+    assert torch.equal(other.network.get_parameter("0.weight"), before)

@@ -1,0 +1,126 @@
+"""Nothing in a step waits for the device: its tensors are never read on the host.
+
+Without a GPU, real steps are made with fake tensors: they have shapes and no values, so what asks for a value fails.
+The CPU is where they claim to be, so copies to it are seen by name.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from support.trainings import TASK, plan_of, run_of, samples
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+
+from retrain.config.recipe import (
+    L2,
+    Adversarial,
+    ConfidencePenalty,
+    Cosine,
+    Ewc,
+    L2Init,
+    MultiStep,
+    NoPenalty,
+    Recipe,
+    Warm,
+)
+from retrain.config.task import Adam, Sgd, Task
+from retrain.data.samples import Samples
+from retrain.recipe.learning_speed import Counters
+from retrain.training.loop import train_step
+from retrain.training.setup import Parent, Run, set_up
+
+SIZES = (96, 64)
+STEPS = 3
+RECIPES = {
+    "plain": Recipe(objective=NoPenalty(), schedule=MultiStep(scale=1)),
+    "l2": Recipe(objective=L2(), schedule=Cosine(scale=1)),
+    "l2_init": Recipe(objective=L2Init(), schedule=Cosine(scale=1)),
+    "ewc": Recipe(objective=Ewc(), schedule=Cosine(scale=1)),
+    "confidence": Recipe(objective=ConfidencePenalty(), schedule=Cosine(scale=1)),
+    "adversarial": Recipe(objective=Adversarial(), schedule=Cosine(scale=1)),
+    "head_first": Recipe(initialization=Warm(head_first=0.5), schedule=Cosine(scale=1)),
+}
+READS: dict[str, Callable[[Tensor], object]] = {
+    "item": Tensor.item,
+    "tolist": Tensor.tolist,
+    "bool": lambda tensor: bool(tensor.sum() > 0),
+    "nonzero": torch.nonzero,
+    "mask": lambda tensor: tensor[tensor > 0],
+    "cpu": Tensor.cpu,
+    "numpy": Tensor.numpy,
+}
+
+
+class Refusing(TorchFunctionMode):
+    """Refuses copies to the host by name."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> object:
+        assert func not in (Tensor.cpu, Tensor.numpy), "a copy to the host"
+        return func(*args, **kwargs or {})
+
+
+@contextmanager
+def nothing_is_read() -> Iterator[None]:
+    with ExitStack() as modes:
+        modes.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        modes.enter_context(Refusing())
+        yield
+
+
+def task_with(recipe: Recipe, optimizer: Adam | Sgd, bf16: bool) -> Task:
+    training = TASK.training.model_copy(update={"optimizer": optimizer, "bf16": bf16})
+    return TASK.model_copy(update={"recipe": recipe, "training": training})
+
+
+def continued(task: Task) -> Run:
+    """A continuous run whose old samples are thinned, within its first pass."""
+    start = run_of(plan_of(task))
+    known = replace(Counters.zeros(sum(SIZES)), seen=torch.ones(sum(SIZES), dtype=torch.int16))
+    plan = plan_of(task, "continuous", sizes=SIZES, known=1, parent="parent")
+    return run_of(plan, Parent(start.network.state_dict(), known))
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
+@pytest.mark.parametrize("optimizer", [Adam(), Sgd()], ids=["adam", "sgd"])
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_a_step_reads_nothing_on_the_host(recipe: Recipe, optimizer: Adam | Sgd, bf16: bool) -> None:
+    run = continued(task_with(recipe, optimizer, bf16))
+    with nothing_is_read():
+        for _ in range(STEPS):
+            train_step(run)
+    assert (run.progress.iteration, run.loader.position.passes) == (STEPS, 0)
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_a_step_that_reads_something_is_found_out(read: Callable[[Tensor], object]) -> None:
+    run = continued(TASK)
+    penalty = run.change_gradients
+    run.change_gradients = lambda iteration: (penalty(iteration), read(run.counters.loss.sum(0, keepdim=True)))[0]
+    with pytest.raises((RuntimeError, AssertionError)), nothing_is_read():
+        train_step(run)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch tells of waiting on GPUs alone; there is none here")
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_torch_finds_no_waiting_on_a_gpu_in_several_passes(recipe: Recipe) -> None:
+    def on_gpu(some: Samples) -> Samples:
+        return Samples.of(some.images[torch.arange(len(some))].cuda(), some.labels.cuda(), some.sizes)
+
+    plan = plan_of(task_with(recipe, Adam(), bf16=True), "continuous", sizes=SIZES, known=1, parent="parent")
+    start = run_of(plan_of(plan.task)).network.state_dict()
+    run = set_up(plan, on_gpu(samples(SIZES, 5)), on_gpu(samples([100], 5)), Parent(start, Counters.zeros(sum(SIZES))))
+    train_step(run)
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        for _ in range(10):
+            train_step(run)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert run.loader.position.passes > 1

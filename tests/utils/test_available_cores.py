@@ -1,0 +1,103 @@
+"""What computes has no more threads than its process has cores, limited by affinity, a quota, or others beside it."""
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from support.lives import make_task
+
+from retrain.experiments.workers import Workers, worker_pool
+from retrain.kubeflow.launch import launch
+from retrain.pipeline.context import make_context
+from retrain.store import LocalStore
+from retrain.utils import processes
+from retrain.utils.parallel import parallel_map
+from retrain.utils.processes import available_cores
+
+
+@pytest.fixture
+def quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of the quota of a container on a machine of 64 cores, which says nothing of threads."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64))
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(processes, "QUOTA", tmp_path / "cpu.max")
+    return tmp_path / "cpu.max"
+
+
+@pytest.mark.parametrize(
+    ("said", "allowed"), [("max 100000", 64), ("50000 100000", 1), ("150000 100000", 2), ("9900000 100000", 64)]
+)
+def test_a_container_has_the_cores_of_its_quota(said: str, allowed: int, quota: Path) -> None:
+    quota.write_text(said + "\n")
+    assert available_cores() == allowed
+
+
+def test_where_there_is_no_quota_all_cores_that_it_may_run_on_are_its_own(quota: Path) -> None:
+    assert available_cores() == 64
+
+
+@pytest.mark.parametrize(("processes", "each"), [("1", 5), ("2", 2), ("8", 1)])
+def test_processes_on_one_machine_share_the_quota(
+    processes: str, each: int, quota: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quota.write_text("500000 100000\n")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    assert available_cores() == each
+
+
+@pytest.mark.parametrize(("said", "expected"), [(None, 3), ("7", 7)])
+def test_what_works_on_runs_computes_in_its_own_cores_unless_told_otherwise(
+    said: str | None, expected: int, quota: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quota.write_text("300000 100000\n")
+    if said:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    before = torch.get_num_threads()
+    torch.set_num_threads(7)
+    try:
+        for _ in range(2):
+            make_context(LocalStore(tmp_path), make_task(), "cpu")
+            assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_work_on_a_stream_of_items_is_done_in_as_many_threads(quota: Path) -> None:
+    quota.write_text("200000 100000\n")
+
+    def where(_: int) -> int:
+        time.sleep(0.001)
+        return threading.get_ident()
+
+    assert len(set(parallel_map(where, range(200)))) == 2
+
+
+def test_processes_of_a_step_share_them(quota: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quota.write_text("600000 100000\n")
+    with pytest.raises(SystemExit):
+        launch(2, "no-such-step")
+    assert os.environ.pop("OMP_NUM_THREADS") == "3"
+
+
+def at_work(store: str, *, device: str) -> tuple[int, int]:
+    """How many cores a study's process has, and in how many threads it computes."""
+    make_context(LocalStore(Path(store)), make_task(), device)
+    return available_cores(), torch.get_num_threads()
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_processes_of_a_study_share_the_cores_and_compute_in_as_many_threads_as_they_are_told(
+    told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if told:
+        monkeypatch.setenv("OMP_NUM_THREADS", str(available_cores()))
+    each = max(1, available_cores() // 2)
+    with worker_pool(Workers(jobs=2, device="cpu")) as do:
+        assert list(do(at_work, [str(tmp_path)])) == [(each, available_cores() if told else each)]
+    assert "LOCAL_WORLD_SIZE" not in os.environ

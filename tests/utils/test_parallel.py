@@ -1,0 +1,36 @@
+"""Working in threads: everything once, in order, and never far ahead."""
+
+from itertools import count
+
+import pytest
+
+from retrain.utils.parallel import ITEMS_AT_ONCE, parallel_map
+from retrain.utils.processes import available_cores
+
+
+def test_results_come_in_the_order_of_the_items() -> None:
+    assert list(parallel_map(lambda number: number * number, range(1000))) == [number**2 for number in range(1000)]
+    assert list(parallel_map(abs, [])) == []
+
+
+def test_no_more_is_taken_than_is_worked_on() -> None:
+    taken = count()
+    results = parallel_map(abs, taken)
+    assert next(results) == 0
+    assert next(taken) <= (2 * available_cores() + 1) * ITEMS_AT_ONCE
+    results.close()
+
+
+def test_the_first_failure_ends_it() -> None:
+    def picky(number: int) -> int:
+        if number >= 100:
+            raise ValueError(f"not {number}")
+        return number
+
+    done = []
+    with pytest.raises(ValueError, match="not 100"):
+        done.extend(parallel_map(picky, range(1000)))
+    results = parallel_map(picky, range(1000))
+    assert [next(results) for _ in range(96)] == list(range(96))
+    with pytest.raises(ValueError, match="not 100"):
+        next(results)

@@ -1,0 +1,41 @@
+"""Work in a process of its own ends with whoever asked for it."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+
+
+def note_and_sleep(note: Path) -> None:
+    note.write_text(f"{os.getpid()}\n")
+    time.sleep(600)
+
+
+def runs(pid: int) -> bool:
+    """Whether a process has not ended; one that nobody has asked after since is a zombie."""
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_it_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    note = tmp_path / "note"
+    code = (
+        "import sys; from pathlib import Path; from test_apart import note_and_sleep\n"
+        "from retrain.utils.processes import apart\n"
+        "apart(600, note_and_sleep, Path(sys.argv[1]))\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(note)], cwd=TESTS) as parent:
+        deadline = time.monotonic() + 60
+        while not (note.exists() and note.read_text().endswith("\n")):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        child = int(note.read_text())
+        assert runs(child)
+        parent.kill()
+    deadline = time.monotonic() + 20
+    while runs(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

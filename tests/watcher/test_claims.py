@@ -1,0 +1,111 @@
+"""Claims: every drop is given to one run, whoever races and wherever anybody dies."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from support.watching import DATA, Place
+
+from retrain.config.task import Task
+from retrain.pipeline.next_run import plan_next_run
+from retrain.pipeline.planning import Request
+from retrain.records import Plan
+from retrain.store.runs import RunRecords
+from retrain.watcher.claims import Claims
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(Task(name="pets", store=str(tmp_path / "store"), data=DATA))
+
+
+def planned(place: Place) -> Plan:
+    plan = plan_next_run(place.store, place.layout, place.task, Request())
+    assert isinstance(plan, Plan)
+    RunRecords(place.store, place.layout, plan.run_id).write_plan(plan)
+    return plan
+
+
+def claims(place: Place) -> Claims:
+    opened = Claims(place.store, place.layout)
+    opened.refresh()
+    return opened
+
+
+def test_a_run_gets_all_new_drops_and_is_in_flight_until_it_ends(place: Place, tmp_path: Path) -> None:
+    place.land(tmp_path / "in", "a")
+    place.land(tmp_path / "in", "b")
+    plan, ours = planned(place), claims(place)
+    assert ours.claim(plan)
+    assert place.owners() == {"a": plan.run_id, "b": plan.run_id}
+    assert ours.in_flight() == claims(place).in_flight() == [plan]
+    place.end(plan.run_id)
+    assert ours.in_flight() == claims(place).in_flight() == []
+
+
+def test_drops_of_a_run_that_ended_stay_its_own(place: Place, tmp_path: Path) -> None:
+    place.land(tmp_path / "in", "a")
+    first = planned(place)
+    assert claims(place).claim(first)
+    place.end(first.run_id)
+    place.land(tmp_path / "in", "b")
+    second = planned(place)
+    assert claims(place).claim(second)
+    assert place.owners() == {"a": first.run_id, "b": second.run_id}
+    assert claims(place).in_flight() == [second]
+
+
+def test_who_wants_a_drop_of_a_run_in_flight_gets_none(place: Place, tmp_path: Path) -> None:
+    place.land(tmp_path / "in", "a")
+    first = planned(place)
+    place.land(tmp_path / "in", "b")
+    both = planned(place)
+    assert claims(place).claim(first)
+    assert not claims(place).claim(both)
+    assert place.owners() == {"a": first.run_id}
+
+
+def test_what_was_claimed_before_a_conflict_is_withdrawn(place: Place, tmp_path: Path) -> None:
+    place.land(tmp_path / "in", "a")
+    place.land(tmp_path / "in", "b")
+    both = planned(place)
+    place.store.delete(place.layout.manifest("a"))
+    second = planned(place)
+    assert claims(place).claim(second)
+    assert not claims(place).claim(both)
+    assert place.owners() == {"b": second.run_id}
+
+
+def test_a_run_that_died_halfway_through_its_claims_is_finished_by_anyone(place: Place, tmp_path: Path) -> None:
+    place.land(tmp_path / "in", "a")
+    place.land(tmp_path / "in", "b")
+    plan = planned(place)
+    assert claims(place).claim(plan)
+    place.store.delete(place.layout.claim("b"))
+    survivor = claims(place)
+    assert survivor.in_flight() == [plan]
+    assert survivor.claim(plan)
+    assert place.owners() == {"a": plan.run_id, "b": plan.run_id}
+
+
+def test_of_many_runs_that_race_one_gets_everything(place: Place, tmp_path: Path) -> None:
+    plans = []
+    for drop in ("a", "b", "c"):
+        place.land(tmp_path / "in", drop)
+        plans.append(planned(place))
+    won: list[str] = []
+
+    def contest(plan: Plan) -> None:
+        if claims(place).claim(plan):
+            won.append(plan.run_id)
+
+    threads = [threading.Thread(target=contest, args=(plan,)) for plan in plans * 4]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    owners = place.owners()
+    assert len(set(won)) == 1
+    assert set(owners.values()) == set(won)
+    [winner] = [plan for plan in plans if plan.run_id in won]
+    assert owners.keys() == {drop.id for drop in winner.dataset.drops}

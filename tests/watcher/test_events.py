@@ -1,0 +1,76 @@
+"""S3 event notifications as servers send them."""
+
+import json
+
+import pytest
+
+from retrain.watcher.events import EventError, WrittenObject, parse_event
+
+PREFIX = "team a/pets/drops/"
+
+
+def notification(*keys: str, name: str = "ObjectCreated:Put") -> str:
+    """The body of a message, with fields that AWS sends and nobody here reads."""
+    records = [
+        {
+            "eventVersion": "2.1",
+            "eventSource": "aws:s3",
+            "eventName": name,
+            "s3": {"bucket": {"name": "lake", "arn": "arn:aws:s3:::lake"}, "object": {"key": key, "size": 1}},
+        }
+        for key in keys
+    ]
+    return json.dumps({"Records": records})
+
+
+def ended(body: str) -> list[str | None]:
+    return [written.ended_drop("lake", PREFIX) for written in parse_event(body)]
+
+
+def test_the_message_that_s3_sends_when_notifications_are_set_up_says_nothing() -> None:
+    body = {"Service": "Amazon S3", "Event": "s3:TestEvent", "Time": "2026-11-21T00:00:00Z", "Bucket": "lake"}
+    assert parse_event(json.dumps(body)) == []
+
+
+def test_one_message_can_hold_several_events() -> None:
+    assert parse_event(notification("a", "b")) == [WrittenObject("lake", "a"), WrittenObject("lake", "b")]
+
+
+@pytest.mark.parametrize("key", ["team+a/pets/drops/week-1/drop.json", "team a/pets/drops/week-1/drop.json"])
+def test_keys_are_read_quoted_and_unquoted(key: str) -> None:
+    assert ended(notification(key)) == ["week-1"]
+
+
+def test_a_plus_in_an_unquoted_key_stays_a_plus() -> None:
+    [written] = parse_event(notification("a+b/pets/drops/week-1/_SUCCESS"))
+    assert written.ended_drop("lake", "a+b/pets/drops/") == "week-1"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "team+a/pets/drops/week-1/train-000000.tar",
+        "team+a/pets/drops/drop.json",
+        "team+a/pets/drops/week-1/more/drop.json",
+        "team+a/birds/drops/week-1/drop.json",
+        "pets/drops/week-1/drop.json",
+    ],
+)
+def test_other_objects_end_no_drop(key: str) -> None:
+    assert ended(notification(key)) == [None]
+
+
+def test_another_bucket_is_none_of_ours() -> None:
+    [written] = parse_event(notification("team+a/pets/drops/week-1/drop.json"))
+    assert written.ended_drop("pond", PREFIX) is None
+
+
+def test_objects_that_were_removed_are_passed_over() -> None:
+    assert parse_event(notification("x", name="ObjectRemoved:Delete")) == []
+    assert parse_event(notification("x", name="s3:ObjectCreated:Copy")) == [WrittenObject("lake", "x")]
+
+
+@pytest.mark.parametrize("body", ["", "hello", "[]", "{}", '{"Records": [{"eventName": "x"}]}', '{"Records": 1}'])
+def test_anything_else_is_refused(body: str) -> None:
+    with pytest.raises(EventError, match="not an S3 event notification"):
+        parse_event(body)

@@ -1,0 +1,286 @@
+"""Drops whose validation kills the process that does it, or the watcher as well: put aside after a few times.
+
+However many watchers there are: only what has died is counted, and not what another is just at.
+"""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
+from datetime import UTC, datetime, timedelta
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+from support.uploads import good, shard, task_in, upload
+from support.watching import Place, Recorder, counts, figures, notified_queue, on_s3
+
+from retrain.config.task import Model
+from retrain.errors import StoreError
+from retrain.store import LocalStore, ObjectStore
+from retrain.store.base import Entry
+from retrain.store.drops import DropStates, quarantine_causes
+from retrain.store.layout import Layout
+from retrain.store.lease import LeaseState, try_lease
+from retrain.store.locks import TaskLocked
+from retrain.utils.processes import WorkerCrashed
+from retrain.watcher.health import Health
+from retrain.watcher.ingestion import MAX_ATTEMPTS, Ingestion, ValidationAttempts, count_validation
+from retrain.watcher.queue import SqsQueue
+from retrain.watcher.task_watch import Pace, TaskWatch
+
+LAYOUT = Layout("pets")
+WATCHERS = MAX_ATTEMPTS + 2
+LEASE = 3.0
+"""Seconds: a lease that a busy machine keeps easily."""
+SHORT = 0.3
+"""Seconds: a lease that expires while a test waits."""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(task_in(tmp_path).model_copy(update={"model": Model(name="logistic")}))
+
+
+def kill_first_child(number: int) -> None:
+    """Do to this process's first child what the kernel does when memory is out."""
+    while not (children := multiprocessing.active_children()):
+        time.sleep(0.01)
+    os.kill(children[0].pid or 0, number)
+
+
+@contextmanager
+def killing(number: int) -> Iterator[None]:
+    killer = Thread(target=kill_first_child, args=(number,))
+    killer.start()
+    yield
+    killer.join()
+
+
+@contextmanager
+def killing_all() -> Iterator[set[int | None]]:
+    """Kill every child that appears; yields the numbers of those that were."""
+    killed: set[int | None] = set()
+    stopped = Event()
+
+    def kill() -> None:
+        while not stopped.wait(0.01):
+            for child in multiprocessing.active_children():
+                killed.add(child.pid)
+                child.kill()
+
+    killer = Thread(target=kill)
+    killer.start()
+    try:
+        yield killed
+    finally:
+        stopped.set()
+        killer.join()
+
+
+def freeze_next_child(frozen: list[BaseProcess], watcher: Future[Any]) -> None:
+    """Stop the child that a watcher begins to validate in, unless it ends without one."""
+    while not watcher.done():
+        for child in multiprocessing.active_children():
+            if child not in frozen:
+                os.kill(child.pid or 0, signal.SIGSTOP)
+                frozen.append(child)
+                return
+        time.sleep(0.01)
+
+
+def begin_and_die(folder: str) -> None:
+    """A watcher that goes with its validation: a container out of memory is killed whole."""
+    with count_validation(LocalStore(Path(folder)), LAYOUT, "a-bad"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def take_away(store: ObjectStore, seconds: float) -> None:
+    """Give the validation's lease, for so long from now, to a process elsewhere, of which nothing can be seen here."""
+    key = LAYOUT.validating("a-bad").lease
+    state = LeaseState.model_validate_json(store.read(key)[0])
+    changes = {
+        "holder": state.holder.model_copy(update={"machine": "another"}),
+        "expires_at": datetime.now(UTC) + timedelta(seconds=seconds),
+    }
+    store.write(key, state.model_copy(update=changes).to_bytes())
+
+
+def begun(store: ObjectStore) -> list[str]:
+    return [entry.key for entry in store.list("pets/validations/") if not entry.key.endswith("/lease.json")]
+
+
+def test_a_drop_whose_validation_dies_three_times_is_put_aside_and_others_are_taken_in(place: Place) -> None:
+    watcher, submitted = place.watcher(recorder := Recorder()), recorder.runs
+    for drop in ("a-bad", "b-good"):
+        upload(place.store, drop, {"train.tar": shard(good())})
+    for signal_number in (signal.SIGKILL, signal.SIGKILL, signal.SIGSEGV):
+        with killing(signal_number):
+            assert not watcher.once()
+    assert [drop.id for drop in place.plan(submitted[0]).dataset.drops] == ["b-good"]
+    assert begun(place.store) == ["pets/validations/a-bad.json"]
+    assert quarantine_causes(place.store, LAYOUT) == {}
+    assert watcher.once()
+    cause = (
+        "3 validations came to no end, the last: take_in: its process was killed by SIGSEGV (a crash in native code)"
+    )
+    assert quarantine_causes(place.store, LAYOUT) == {"a-bad": cause}
+    assert figures(watcher)["retrain_watcher_quarantined_drops_total"] == 1
+    assert begun(place.store) == []
+    place.store.delete(LAYOUT.quarantine("a-bad"))
+    assert watcher.once()
+    assert place.store.read(LAYOUT.manifest("a-bad"))
+
+
+def test_a_watcher_that_goes_with_its_validation_leaves_it_counted(place: Place, tmp_path: Path) -> None:
+    upload(place.store, "a-bad", {"train.tar": shard(good())})
+    for _ in range(MAX_ATTEMPTS):
+        process = multiprocessing.get_context("fork").Process(target=begin_and_die, args=(str(tmp_path / "store"),))
+        process.start()
+        process.join()
+    assert place.watcher(Recorder()).once()
+    cause = "3 validations came to no end, the last: whoever watched it was gone too"
+    assert quarantine_causes(place.store, LAYOUT) == {"a-bad": cause}
+
+
+def test_a_validation_that_died_with_a_watcher_elsewhere_is_counted_once_its_lease_has_expired(
+    place: Place, tmp_path: Path
+) -> None:
+    process = multiprocessing.get_context("fork").Process(target=begin_and_die, args=(str(tmp_path / "store"),))
+    process.start()
+    process.join()
+    take_away(place.store, seconds=60)
+    with pytest.raises(TaskLocked), count_validation(place.store, LAYOUT, "a-bad"):
+        pass
+    take_away(place.store, seconds=0)
+    with count_validation(place.store, LAYOUT, "a-bad") as ours:
+        assert ours.before.begun == 1
+    assert begun(place.store) == []
+
+
+def test_a_validation_that_another_watcher_is_at_is_not_counted(store: ObjectStore) -> None:
+    with count_validation(store, LAYOUT, "a", LEASE) as first:
+        assert first.before.begun == 0
+        with pytest.raises(TaskLocked, match="drop a: another watcher"), count_validation(store, LAYOUT, "a", LEASE):
+            pass
+        assert ValidationAttempts.model_validate_json(store.read(LAYOUT.validations("a"))[0]).begun == 1
+    assert begun(store) == []
+
+
+def test_a_drop_that_another_watcher_is_at_is_looked_at_again_and_no_error(bucket: str, s3: str) -> None:
+    place = on_s3(bucket, s3)
+    queue = notified_queue(bucket, s3)
+    watcher = place.watcher(recorder := Recorder(), SqsQueue(queue))
+    assert watcher.once()
+    upload(place.store, "a-good", {"train.tar": shard(good())})
+    with try_lease(place.store, place.layout.validating("a-good")):
+        assert watcher.once()
+        assert recorder.runs == []
+        assert counts(queue, s3) == (0, 1)
+        assert figures(watcher)["retrain_watcher_errors_total"] == 0
+        assert watcher.health.problems() == []
+    assert watcher.once()
+    assert recorder.runs == [place.owners()["a-good"]]
+
+
+def test_of_watchers_that_find_one_drop_at_once_one_validates_it_and_none_is_counted_as_a_death(place: Place) -> None:
+    upload(place.store, "a-good", {"train.tar": shard(good())})
+    watchers = [place.watcher(Recorder(), pace=Pace(lease=LEASE)) for _ in range(WATCHERS)]
+    frozen: list[BaseProcess] = []
+    with ThreadPoolExecutor(WATCHERS) as pool:
+        try:
+            looks = []
+            for watcher in watchers:
+                looks.append(pool.submit(watcher.once))
+                freeze_next_child(frozen, looks[-1])
+            assert quarantine_causes(place.store, LAYOUT) == {}
+            assert [look.result() for look in looks[1:]] == [True] * (WATCHERS - 1)
+        finally:
+            for child in frozen:
+                os.kill(child.pid or 0, signal.SIGCONT)
+        assert looks[0].result()
+    assert len(frozen) == 1
+    assert place.store.read(LAYOUT.manifest("a-good"))
+    assert begun(place.store) == []
+
+
+def test_a_watcher_is_alive_while_a_validation_takes_long_and_stuck_if_it_is_silent_afterwards(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retrain.watcher.health.MAX_SILENCE", SHORT)
+    upload(place.store, "a-good", {"train.tar": shard(good())})
+    health, frozen = Health(["pets"]), list[BaseProcess]()
+    with ThreadPoolExecutor(1) as pool:
+        look = pool.submit(TaskWatch(place.task, Recorder(), health).look)
+        freeze_next_child(frozen, look)
+        time.sleep(3 * SHORT)
+        alive = health.is_alive()
+        os.kill(frozen[0].pid or 0, signal.SIGCONT)
+    assert alive
+    assert place.store.read(LAYOUT.manifest("a-good"))
+    time.sleep(2 * SHORT)
+    assert not health.is_alive()
+
+
+def test_a_drop_that_kills_is_put_aside_after_three_deaths_however_many_watchers_are_at_it(place: Place) -> None:
+    upload(place.store, "a-bad", {"train.tar": shard(good())})
+    watchers = [place.watcher(Recorder(), pace=Pace(lease=LEASE)) for _ in range(WATCHERS)]
+    with ThreadPoolExecutor(WATCHERS) as pool, killing_all() as killed:
+        for _ in range(MAX_ATTEMPTS + 1):
+            list(pool.map(lambda watcher: watcher.once(), watchers))
+    assert quarantine_causes(place.store, LAYOUT)["a-bad"].startswith("3 validations came to no end, the last: take_in")
+    assert len(killed) == MAX_ATTEMPTS
+    assert begun(place.store) == []
+
+
+@pytest.mark.parametrize("end", [StoreError("away"), KeyboardInterrupt(), SystemExit()])
+def test_an_error_or_a_wish_to_stop_ends_the_row(place: Place, end: BaseException) -> None:
+    key = LAYOUT.validations("a-bad")
+    place.store.write(key, ValidationAttempts(drop="a-bad", begun=2).to_bytes())
+    with suppress(type(end)), count_validation(place.store, LAYOUT, "a-bad") as ours:
+        assert ours.before.begun == 2
+        assert ValidationAttempts.model_validate_json(place.store.read(key)[0]).begun == 3
+        raise end
+    assert begun(place.store) == []
+
+
+@pytest.mark.parametrize("end", [WorkerCrashed("killed"), KeyboardInterrupt(), SystemExit(), None])
+def test_one_whose_lease_was_lost_ends_as_it_would_and_leaves_the_row_to_its_successor(
+    store: ObjectStore, end: BaseException | None
+) -> None:
+    with pytest.raises(type(end)) if end else nullcontext(), count_validation(store, LAYOUT, "a-bad", SHORT):
+        take_away(store, seconds=60)
+        time.sleep(2 * SHORT)
+        if end:
+            raise end
+    assert ValidationAttempts.model_validate_json(store.read(LAYOUT.validations("a-bad"))[0]).begun == 1
+
+
+class Overtaken(LocalStore):
+    """A store whose reader freezes, when it has seen that a drop is not in quarantine, until another has its lease."""
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        found = list(super().list(prefix))
+        if prefix == LAYOUT.quarantine("a-bad"):
+            take_away(self, seconds=60)
+            time.sleep(2 * SHORT)
+        yield from found
+
+
+@pytest.mark.parametrize("begun_before", [0, MAX_ATTEMPTS])
+def test_one_that_froze_until_another_took_over_puts_nothing_into_quarantine_any_more(
+    place: Place, tmp_path: Path, begun_before: int
+) -> None:
+    store = Overtaken(tmp_path / "store")
+    upload(store, "a-bad", {"train.tar": b"no tar"})
+    store.write(LAYOUT.validations("a-bad"), ValidationAttempts(drop="a-bad", begun=begun_before).to_bytes())
+    problem = Ingestion(place.task, store, Health(["pets"]), lease=SHORT).validate(DropStates(ended={"a-bad"}))
+    assert isinstance(problem, TaskLocked)
+    assert "another watcher has taken over" in str(problem)
+    assert quarantine_causes(place.store, LAYOUT) == {}
+    assert ValidationAttempts.model_validate_json(store.read(LAYOUT.validations("a-bad"))[0]).begun == begun_before + 1

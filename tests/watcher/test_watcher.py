@@ -1,0 +1,214 @@
+"""The watcher on an S3 server that tells a queue what lands, and on Kubeflow's API: one run for each set of drops."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from support.kfp_server import KfpServer, serving
+from support.pictures import png
+from support.watching import (
+    EAGER,
+    Place,
+    Recorder,
+    counts,
+    dead_letters,
+    figures,
+    notification,
+    notified_queue,
+    on_s3,
+    send,
+)
+
+from retrain.cli.pipeline import build_pipeline
+from retrain.kubeflow.submission import KubeflowExecutor
+from retrain.pipeline.next_run import plan_next_run
+from retrain.pipeline.planning import Request
+from retrain.records import Plan
+from retrain.store import champions, ledger
+from retrain.store.drops import Quarantine, read_drop
+from retrain.store.runs import RunRecords
+from retrain.watcher.queue import SqsQueue
+
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def kfp() -> Iterator[KfpServer]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def place(bucket: str, s3: str, kfp: KfpServer) -> Place:
+    return on_s3(bucket, s3, kfp.url)
+
+
+def test_drops_that_land_together_become_one_run_and_later_ones_wait_for_its_end(
+    place: Place, bucket: str, s3: str, kfp: KfpServer, tmp_path: Path
+) -> None:
+    queue = notified_queue(bucket, s3)
+    watcher = place.watcher(KubeflowExecutor(build_pipeline), SqsQueue(queue))
+    for drop in ("a", "b"):
+        place.land(tmp_path / "in", drop)
+    send(queue, s3, *[notification(bucket, f"team+a/pets/drops/{drop}/drop.json") for drop in "abba"])
+    assert watcher.once()
+    [first] = kfp.names
+    assert place.owners() == {"a": first, "b": first}
+    assert [drop.id for drop in place.plan(first).dataset.drops] == ["a", "b"]
+    assert counts(queue, s3) == (0, 0)
+
+    place.land(tmp_path / "in", "c")
+    assert watcher.once()
+    assert kfp.names == [first]
+    assert counts(queue, s3) == (0, 0)
+
+    place.end(first)
+    assert watcher.once()
+    [_, second] = kfp.names
+    assert place.owners() == {"a": first, "b": first, "c": second}
+    assert [run["runtime_config"]["parameters"]["submission"] for run in kfp.runs] == [first, second]
+
+
+def test_of_two_watchers_one_submits(place: Place, kfp: KfpServer, tmp_path: Path) -> None:
+    for drop in ("a", "b"):
+        place.land(tmp_path / "in", drop)
+    watchers = [place.watcher(KubeflowExecutor(build_pipeline)) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda watcher: watcher.once(), watchers)) == [True, True]
+    assert [watcher.once() for watcher in watchers] == [True, True]
+    assert kfp.names == [place.owners()["a"]]
+
+
+def test_a_watcher_killed_between_claim_and_submission_is_made_up_for(
+    place: Place, bucket: str, s3: str, kfp: KfpServer, tmp_path: Path
+) -> None:
+    place.land(tmp_path / "in", "a")
+    code = (
+        "import os, signal, sys; from watching import on_s3\n"
+        "class Killed:\n"
+        "    def ensure(self, task, plan, store):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "on_s3(*sys.argv[1:]).watcher(Killed()).once()\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, bucket, s3, kfp.url], cwd=TESTS, capture_output=True)
+    assert killed.returncode == -9, killed.stderr
+    assert list(place.owners()) == ["a"]
+    assert place.watcher(KubeflowExecutor(build_pipeline)).once()
+    assert kfp.names == [place.owners()["a"]]
+
+
+def test_while_the_api_server_is_down_nothing_is_lost_or_done_twice(
+    place: Place, bucket: str, s3: str, kfp: KfpServer, tmp_path: Path
+) -> None:
+    queue = notified_queue(bucket, s3)
+    watcher = place.watcher(KubeflowExecutor(build_pipeline), SqsQueue(queue), pace=EAGER)
+    place.land(tmp_path / "in", "a")
+    kfp.down = True
+    assert not watcher.once()
+    assert list(place.owners()) == ["a"]
+    assert counts(queue, s3) == (0, 0)
+    kfp.down, kfp.lose_reply = False, True
+    kfp.experiments.append({"display_name": "pets", "experiment_id": "1"})
+    assert not watcher.once()
+    assert watcher.once()
+    assert kfp.names == [place.owners()["a"]]
+
+
+def test_a_run_that_is_over_without_a_record_gets_one(place: Place, kfp: KfpServer, tmp_path: Path) -> None:
+    place.land(tmp_path / "in", "a")
+    watcher = place.watcher(KubeflowExecutor(build_pipeline), pace=EAGER)
+    assert watcher.once()
+    [run] = kfp.runs
+    run["state"] = "CANCELED"
+    assert watcher.once()
+    record = ledger.find(place.store, place.layout, run["display_name"])
+    assert record
+    assert (record.outcome, record.error) == ("failed", f"its Kubeflow run {run['run_id']} CANCELED, without a record")
+    assert watcher.once()
+    assert len(kfp.runs) == 1
+
+
+def test_a_message_that_cannot_be_read_is_a_dead_letter_after_some_tries(place: Place, bucket: str, s3: str) -> None:
+    queue = notified_queue(bucket, s3)
+    dead = dead_letters(queue, s3, tries=2)
+    watcher = place.watcher(Recorder(), SqsQueue(queue, visibility=1))
+    send(queue, s3, "not an event", notification(bucket, "elsewhere/pets/drops/a/drop.json"))
+    assert watcher.once()
+    assert (counts(queue, s3), counts(dead, s3)) == ((0, 1), (0, 0)), "the event of another task's drop is deleted"
+    for _ in range(2):
+        time.sleep(1.1)
+        assert watcher.once()
+    assert (counts(queue, s3), counts(dead, s3)) == ((0, 0), (1, 0))
+    assert figures(watcher)["retrain_watcher_queue_errors_total"] == 2
+
+
+def test_a_queue_that_does_not_answer_is_no_reason_to_stop(place: Place, s3: str, tmp_path: Path) -> None:
+    submitter = Recorder()
+    watcher = place.watcher(submitter, SqsQueue(f"{s3}/123456789012/no-such-queue"))
+    place.land(tmp_path / "in", "a")
+    assert watcher.once()
+    assert submitter.runs == [place.owners()["a"]]
+
+
+def test_what_producers_leave_without_a_manifest_is_committed_or_set_aside(
+    place: Place, bucket: str, s3: str, tmp_path: Path
+) -> None:
+    queue = notified_queue(bucket, s3)
+    submitter = Recorder()
+    watcher = place.watcher(submitter, SqsQueue(queue))
+    for number in range(40):
+        place.store.write(place.layout.shard("good", f"cat/{number}.png"), png(number))
+        place.store.write(place.layout.shard("bad", f"cat/{number}.png"), png(number) if number else b"no image")
+    assert watcher.once()
+    assert submitter.runs == [], "neither has ended"
+    for drop in ("good", "bad"):
+        place.store.write(place.layout.success(drop), b"")
+    assert watcher.once()
+    assert watcher.once()
+    assert place.owners() == {"good": submitter.runs[0]}
+    report = Quarantine.model_validate_json(place.store.read(place.layout.quarantine("bad"))[0])
+    assert report.cause.endswith("pets/drops/bad: cat/0.png: cannot be decoded: not an image in BMP, JPEG, PNG, WEBP")
+    assert figures(watcher)["retrain_watcher_quarantined_drops_total"] == 1
+
+
+def test_a_damaged_manifest_is_set_aside_and_the_others_go_on(place: Place, tmp_path: Path) -> None:
+    submitter = Recorder()
+    watcher = place.watcher(submitter)
+    place.store.write(place.layout.manifest("bad"), b"{}")
+    place.land(tmp_path / "in", "good")
+    assert watcher.once()
+    assert place.owners() == {"good": submitter.runs[0]}
+    assert "not a drop's manifest" in place.store.read(place.layout.quarantine("bad"))[0].decode()
+
+
+def test_a_schedule_makes_drops_wait_for_its_time(place: Place, tmp_path: Path) -> None:
+    place.land(tmp_path / "in", "a")
+    submitter = Recorder()
+    later = Place(place.task.model_copy(update={"schedule": "0 0 1 1 *"}))
+    watcher = later.watcher(submitter)
+    assert watcher.once()
+    assert submitter.runs == []
+    assert figures(watcher)["retrain_watcher_lag_seconds"] > 0
+    drop = read_drop(place.store, place.layout, "a")
+    long_ago = drop.model_copy(update={"committed_at": drop.committed_at.replace(year=2020)})
+    place.store.write(place.layout.manifest("a"), long_ago.to_bytes())
+    assert later.watcher(submitter).once()
+    assert submitter.runs == [place.owners()["a"]]
+
+
+def test_a_run_started_by_hand_leaves_nothing_to_do(place: Place, tmp_path: Path) -> None:
+    place.land(tmp_path / "in", "a")
+    submitter = Recorder()
+    watcher = place.watcher(submitter)
+    planned = plan_next_run(place.store, place.layout, place.task, Request())
+    assert isinstance(planned, Plan)
+    RunRecords(place.store, place.layout, planned.run_id).write_plan(planned)
+    champions.swap(place.store, place.layout, champions.read(place.store, place.layout), planned.run_id, "promoted")
+    place.end(planned.run_id)
+    assert watcher.once()
+    assert submitter.runs == []
+    assert figures(watcher)["retrain_watcher_lag_seconds"] == 0

@@ -1,0 +1,153 @@
+"""Watchers in processes of their own: several at once, one that froze, and one whose Kubeflow is away for long."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from support.kfp_server import KfpServer, serving
+from support.watching import Place, on_s3
+
+from retrain.cli.pipeline import build_pipeline
+from retrain.config.task import Task
+from retrain.kubeflow import submission
+from retrain.kubeflow.submission import KubeflowExecutor, Submission
+from retrain.records import Plan
+from retrain.store import ObjectStore
+from retrain.watcher.task_watch import Pace
+
+TESTS = Path(__file__).parents[1]
+RETRY = 0.5
+"""Seconds between tries to start a run."""
+
+
+class Freezing:
+    """A store before whose first write this process is stopped."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+    def write(self, key: str, data: bytes) -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        self._store.write(key, data)
+
+
+class Frozen(KubeflowExecutor):
+    """A submitter whose process is stopped where it wants to note what it is about to submit."""
+
+    def ensure(self, task: Task, plan: Plan, store: ObjectStore) -> bool:
+        return super().ensure(task, plan, Freezing(store))
+
+
+def look_three_times(place: Place) -> None:
+    watcher = place.watcher(KubeflowExecutor(build_pipeline))
+    print("ready", flush=True)
+    sys.stdin.readline()
+    assert [watcher.once() for _ in range(3)] == [True] * 3
+
+
+def look_and_freeze(place: Place) -> None:
+    assert not place.watcher(Frozen()).once()
+
+
+def watch(place: Place) -> None:
+    place.watcher(
+        KubeflowExecutor(build_pipeline), pace=Pace(lease=1, attend=RETRY, retry=RETRY), poll_seconds=0.1
+    ).run()
+
+
+@contextmanager
+def apart(function: Callable[[Place], None], bucket: str, s3: str, host: str) -> Iterator[subprocess.Popen[str]]:
+    """One of these functions, called with the place in a process of its own."""
+    code = "import sys, test_watchers_apart as here; getattr(here, sys.argv[1])(here.on_s3(*sys.argv[2:]))"
+    command = [sys.executable, "-c", code, function.__name__, bucket, s3, host]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=TESTS, text=True, **pipes) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def kfp() -> Iterator[KfpServer]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def place(bucket: str, s3: str, kfp: KfpServer, tmp_path: Path) -> Place:
+    """Where a drop has landed."""
+    place = on_s3(bucket, s3, kfp.url)
+    place.land(tmp_path / "in", "a")
+    return place
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.02)
+
+
+def test_of_watchers_that_start_together_one_submits(place: Place, bucket: str, s3: str, kfp: KfpServer) -> None:
+    with ExitStack() as stack:
+        racing = [stack.enter_context(apart(look_three_times, bucket, s3, kfp.url)) for _ in range(3)]
+        for watcher in racing:
+            assert watcher.stdout
+            assert watcher.stdout.readline() == "ready\n"
+        for watcher in racing:
+            assert watcher.stdin
+            watcher.stdin.write("go\n")
+            watcher.stdin.flush()
+        ended = [watcher.communicate() for watcher in racing]
+        assert [watcher.returncode for watcher in racing] == [0] * 3, ended
+    assert kfp.names == [place.owners()["a"]]
+
+
+def test_a_watcher_that_was_frozen_past_its_lease_finds_its_writes_refused(
+    place: Place, bucket: str, s3: str, kfp: KfpServer
+) -> None:
+    with apart(look_and_freeze, bucket, s3, kfp.url) as frozen:
+        state = Path(f"/proc/{frozen.pid}/stat")
+        wait_until(lambda: state.read_text().rpartition(")")[2].split()[0] == "T")
+        assert kfp.names == []
+        successor = place.watcher(KubeflowExecutor(build_pipeline))
+        wait_until(lambda: successor.once() and kfp.names)
+        frozen.send_signal(signal.SIGCONT)
+        said = frozen.communicate()[1]
+        assert frozen.returncode == 0, said
+        assert "somebody else has taken the lease" in said
+    [run] = kfp.runs
+    assert run["display_name"] == place.owners()["a"]
+    bound = submission.read_submission(place.store, place.layout, run["display_name"])
+    assert bound == Submission(run_id=run["display_name"], job=run["run_id"])
+
+
+def test_an_api_server_that_is_away_for_longer_than_any_try_delays_the_run_and_no_more(
+    place: Place, bucket: str, s3: str, kfp: KfpServer
+) -> None:
+    kfp.down = True
+    with apart(watch, bucket, s3, kfp.url) as watcher:
+        assert watcher.stderr
+        failed: list[float] = []
+        while len(failed) < 3:
+            line = watcher.stderr.readline()
+            assert line, "the watcher has ended"
+            if "cannot be reached" in line:
+                failed.append(time.monotonic())
+        assert list(place.owners()) == ["a"]
+        assert failed[-1] - failed[0] >= RETRY, "it waits before it tries again"
+        assert kfp.refused > len(failed), "the client itself has tried again each time"
+        kfp.down = False
+        wait_until(lambda: kfp.names)
+        time.sleep(3 * RETRY)
+    assert kfp.names == [place.owners()["a"]]
