@@ -39,8 +39,13 @@ def train_plan(context: Context, plan: Plan) -> Result:
 def _train(context: Context, plan: Plan, checkpoints: Checkpoints) -> Result:
     started_at, since = datetime.now(UTC), time.monotonic()
     run, state = prepare(context, plan), checkpoints.load()
-    context.ranks.announce(plan.model_dump_json())
-    with closing(run.loader), use_threads(run.threads), defer_signals() as leaving, context.ranks.unbroken():
+    context.ranks.publish_plan(plan.model_dump_json())
+    with (
+        closing(run.loader),
+        use_threads(run.threads),
+        defer_signals() as leaving,
+        context.ranks.preempt_on_lost_rank(),
+    ):
         _begin(run, state)
         run.progress.data_seconds += time.monotonic() - since
         outcome = run_loop(
@@ -54,9 +59,14 @@ def follow_leader(context: Context) -> None:
 
     Raises `Preempted` when it does, or when it is lost.
     """
-    while work := context.ranks.hear():
+    while work := context.ranks.wait_for_plan():
         run = prepare(context, Plan.model_validate_json(work))
-        with closing(run.loader), use_threads(run.threads), defer_signals() as leaving, context.ranks.unbroken():
+        with (
+            closing(run.loader),
+            use_threads(run.threads),
+            defer_signals() as leaving,
+            context.ranks.preempt_on_lost_rank(),
+        ):
             _begin(run, None)
             run_loop(run, context.observer, save_state, leaving)
 
@@ -65,7 +75,7 @@ def _begin(run: Run, state: bytes | None) -> None:
     """Go on from the first process's state, if it has one, together."""
     if run.train.device.type == "cpu":
         tune_malloc()
-    if state := run.ranks.spread(state or b""):
+    if state := run.ranks.broadcast(state or b""):
         load_state(run, state)
     how = run.plan.task.training.compile
     run.forward = compile_forward(run.ranks.replicate(run.network), how, run.train.device)
@@ -132,4 +142,4 @@ def run_as_leader(context: Context) -> Iterator[Context]:
     try:
         yield context
     finally:
-        context.ranks.announce("")
+        context.ranks.publish_plan("")

@@ -41,23 +41,23 @@ class ProcessGroup:
         """Return which rows of a batch this process computes; parts differ by one row at most."""
         return Rows(batch * self.rank // self.size, batch * (self.rank + 1) // self.size, batch)
 
-    def whole(self, rows: Rows, *columns: Tensor) -> tuple[Tensor, ...]:
+    def gather_batch(self, rows: Rows, *columns: Tensor) -> tuple[Tensor, ...]:
         """Return the whole batch's columns, each [B], from this process's rows of them."""
         return columns
 
-    def total(self, counts: Tensor) -> Tensor:
+    def sum_over_ranks(self, counts: Tensor) -> Tensor:
         """Return the sum over all processes."""
         return counts
 
-    def agree(self, wishes: Votes) -> Votes:
-        """Return what will tell for each wish whether any process has it; nobody is waited for before."""
-        return wishes
+    def any_rank(self, ask: Votes) -> Votes:
+        """Return a function that says for each vote whether any rank casts it; only calling it waits for the others."""
+        return ask
 
-    def gather(self, tensor: Tensor) -> Tensor:
+    def gather_tensors(self, tensor: Tensor) -> Tensor:
         """Return what each process has, stacked in the order of their ranks."""
         return tensor[None]
 
-    def spread(self, data: bytes) -> bytes:
+    def broadcast(self, data: bytes) -> bytes:
         """Return what the first process has."""
         return data
 
@@ -65,17 +65,17 @@ class ProcessGroup:
         """Return what to call for the forward pass, so that `backward()` averages gradients over the processes."""
         return network
 
-    def align(self, network: nn.Module) -> None:
+    def sync_buffers(self, network: nn.Module) -> None:
         """Give every process the first one's buffers."""
 
-    def unbroken(self) -> AbstractContextManager[None]:
+    def preempt_on_lost_rank(self) -> AbstractContextManager[None]:
         """Raise `Preempted` if another process is lost inside: what was saved is in the store."""
         return nullcontext()
 
-    def announce(self, work: str) -> None:
+    def publish_plan(self, work: str) -> None:
         """Tell the others what is trained next; the first process does."""
 
-    def hear(self) -> str:
+    def wait_for_plan(self) -> str:
         """Wait for what the first process announces next, in any other; empty: there is no more."""
         return ""
 
@@ -90,21 +90,21 @@ class TorchrunGroup(ProcessGroup):
         self.rank, self.size, self._store = rank, size, store
         self._announced = 0
 
-    def whole(self, rows: Rows, *columns: Tensor) -> tuple[Tensor, ...]:
+    def gather_batch(self, rows: Rows, *columns: Tensor) -> tuple[Tensor, ...]:
         """Return float32 columns: a sum to which every row is added by one process, so exact."""
         batch = columns[0].new_zeros(len(columns), rows.batch, dtype=torch.float32)
         for column, own in zip(batch, columns, strict=True):
             column[rows.at] = own
-        return tuple(self.total(batch))
+        return tuple(self.sum_over_ranks(batch))
 
-    def total(self, counts: Tensor) -> Tensor:
+    def sum_over_ranks(self, counts: Tensor) -> Tensor:
         """Add in place."""
         dist.all_reduce(counts)
         return counts
 
-    def agree(self, wishes: Votes) -> Votes:
-        """Ask for the wishes of now, on the CPU, so that nobody waits for a device."""
-        votes = torch.tensor(wishes(), dtype=torch.uint8)
+    def any_rank(self, ask: Votes) -> Votes:
+        """Start an all-reduce of this rank's votes on the CPU, so that no rank waits for a device."""
+        votes = torch.tensor(ask(), dtype=torch.uint8)
         work = dist.all_reduce(votes, dist.ReduceOp.MAX, async_op=True)
 
         def told() -> tuple[bool, ...]:
@@ -113,13 +113,13 @@ class TorchrunGroup(ProcessGroup):
 
         return told
 
-    def gather(self, tensor: Tensor) -> Tensor:
+    def gather_tensors(self, tensor: Tensor) -> Tensor:
         """Gather."""
         gathered = tensor.new_empty(self.size, *tensor.shape)
         dist.all_gather(list(gathered), tensor)
         return gathered
 
-    def spread(self, data: bytes) -> bytes:
+    def broadcast(self, data: bytes) -> bytes:
         """Broadcast the length, then the bytes."""
         length = torch.tensor(len(data))
         dist.broadcast(length, 0)
@@ -135,13 +135,13 @@ class TorchrunGroup(ProcessGroup):
         devices = [device] if device.type == "cuda" else None
         return DistributedDataParallel(network, devices, forward_sync_buffers=False)
 
-    def align(self, network: nn.Module) -> None:
+    def sync_buffers(self, network: nn.Module) -> None:
         """Broadcast."""
         for buffer in network.buffers():
             dist.broadcast(buffer, 0)
 
     @contextmanager
-    def unbroken(self) -> Iterator[None]:
+    def preempt_on_lost_rank(self) -> Iterator[None]:
         """Tell such errors by their type or, gloo's having none, by their text."""
         try:
             yield
@@ -151,11 +151,11 @@ class TorchrunGroup(ProcessGroup):
             log.warning("another process is gone (%s); run the same again", str(error).splitlines()[0])
             raise Preempted from error
 
-    def announce(self, work: str) -> None:
+    def publish_plan(self, work: str) -> None:
         """Leave it in torchrun's store, which holds it even if this process ends."""
         self._store.set(self._next(), work)
 
-    def hear(self) -> str:
+    def wait_for_plan(self) -> str:
         """Look again and again: a process that waits in the store's own code hears no SIGTERM."""
         key = self._next()
         while not self._store.check([key]):

@@ -72,7 +72,7 @@ def measure(
         for seen, end in pairwise((0, *ends)):
             for chunk in torch.split(order[seen:end], _chunk(order.device)):
                 own = chunk[ranks.rows(len(chunk)).at]
-                counts = ranks.total(_counts(network, samples, own, normalize)).tolist()
+                counts = ranks.sum_over_ranks(_counts(network, samples, own, normalize)).tolist()
                 correct, loss = correct + int(counts[0]), loss + counts[1]
             if end < total and tail_probability(correct, end, enough, total) <= rejection_risk(early, len(ends)):
                 break
@@ -123,7 +123,7 @@ def count_exactly(run: Run) -> None:
 
     Several processes each do all of it, and come to the same counts.
     """
-    run.ranks.align(run.network)
+    run.ranks.sync_buffers(run.network)
     correct, losses = evaluate_samples(run.network, run.train, run.normalize)
     run.counters.count(torch.arange(len(correct), device=correct.device), correct, losses)
     run.progress.evaluated_images += len(correct)

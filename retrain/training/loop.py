@@ -31,7 +31,7 @@ def run_loop(run: Run, observer: Observer, save: Callable[[Run], object], leavin
     outcome: Outcome | None = None
     observer.started(plan, progress)
     while outcome is None and progress.iteration < plan.iterations:
-        told = run.ranks.agree(lambda: (leaving(), clock.due(plan.task.training.save_seconds)))
+        told = run.ranks.any_rank(lambda: (leaving(), clock.due(plan.task.training.save_seconds)))
         train_step(run)
         observer.stepped(progress)
         if progress.iteration % plan.evaluate_every == 0 or progress.iteration == plan.iterations:
@@ -69,7 +69,7 @@ def train_step(run: Run) -> None:
     torch.autograd.backward(run.batch_loss(images, labels, logits, mean_loss) * run.weight)
     run.change_gradients(run.progress.iteration)
     run.optimizer.step()
-    correct, losses = run.ranks.whole(run.rows, logits.argmax(1) == labels, losses.detach())
+    correct, losses = run.ranks.gather_batch(run.rows, logits.argmax(1) == labels, losses.detach())
     if setting.learning_speed == "free":
         run.counters.count(batch.samples, correct, losses)
     elif run.loader.position.passes > before.passes:
@@ -82,7 +82,7 @@ def evaluate_point(run: Run, loss_sum: float) -> Point:
     """Evaluate on val, exactly from the lowest level of interest on, and start a new mean of the training loss."""
     plan, progress = run.plan, run.progress
     needed, early = needed_accuracy(plan.target), is_early(plan.target, progress.iteration)
-    run.ranks.align(run.network)
+    run.ranks.sync_buffers(run.network)
     measured = measure(run.network, run.val, run.val_order, run.normalize, needed, run.ranks, early)
     since = progress.points[-1].iteration if progress.points else 0
     point = Point(

@@ -36,7 +36,7 @@ def save_state(run: Run) -> bytes:
     """Return the state: weights, optimiser, counters, positions of all random streams, curve."""
     position = _Position(run.plan.run_id, run.loader.position, run.progress)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(run)}
-    tensors["random"] = run.ranks.gather(torch.get_rng_state())
+    tensors["random"] = run.ranks.gather_tensors(torch.get_rng_state())
     tensors["augmentation"] = run.augmentation.get_state()
     return save(tensors, {"position": _POSITION.dump_json(position).decode()})
 
