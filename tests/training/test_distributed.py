@@ -21,6 +21,7 @@ from retrain.pipeline.context import Context
 from retrain.records import Plan, Result
 from retrain.training.distributed import SINGLE_PROCESS, ProcessGroup
 from retrain.training.evaluation import CHUNK, Measured, measure
+from retrain.training.index_files import read_counters
 from retrain.training.setup import set_up
 
 UNEVEN = 31
@@ -89,7 +90,7 @@ def alike(one: Path, two: Path, plan: Plan) -> None:
         assert other.model_dump() == pytest.approx(point.model_dump(), abs=1e-5)
     for name, weights in ours.weights().items():
         torch.testing.assert_close(theirs.weights()[name], weights, **CLOSE)
-    expected, merged = (files.counters(plan.dataset, len(plan.dataset.drops)) for files in (ours, theirs))
+    expected, merged = (read_counters(files, plan.dataset, len(plan.dataset.drops)) for files in (ours, theirs))
     assert expected.seen.max() > 1
     assert torch.equal(merged.seen, expected.seen)
     assert torch.equal(merged.correct, expected.correct)

@@ -128,7 +128,7 @@ def test_a_watcher_that_was_frozen_past_its_lease_finds_its_writes_refused(
         assert "somebody else has taken the lease" in said
     [run] = kfp.runs
     assert run["display_name"] == place.owners()["a"]
-    bound = submission.read_submission(place.store, place.layout, run["display_name"])
+    bound = submission.read_submission(place.store, run["display_name"])
     assert bound == Submission(run_id=run["display_name"], job=run["run_id"])
 
 
