@@ -101,8 +101,8 @@ def _wait_for_lease(objects: ObjectStore, keys: TaskKeys, patient: bool, seconds
             first = seen
         if not patient and seen and seen != first:
             raise TaskLocked(
-                f"{seen.holder} is at work on {keys.task}: it keeps renewing its lease, now good {_format_expiry(seen)}. "
-                "Try again when it has ended"
+                f"{seen.holder} is at work on {keys.task}: it keeps renewing its lease, now good "
+                f"{_format_expiry(seen)}. Try again when it has ended"
             )
         time.sleep(POLL_SECONDS)
     return lease

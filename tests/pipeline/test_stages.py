@@ -9,7 +9,6 @@ from support.lives import Life, make_task
 from support.trainings import Silent
 
 from retrain.config.task import Task
-from retrain.monitoring import metrics
 from retrain.pipeline import stages
 from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.records import Plan, RunRecord
@@ -94,8 +93,6 @@ def test_the_next_drop_continues_is_as_good_sooner_and_takes_over(life: Life) ->
     assert second.evaluation.comparison.champion == first.run_id
     assert None not in (second.evaluation.old, second.evaluation.new)
     assert records(life) == [first, second]
-    for record in (first, second):
-        assert life.store.objects.read(life.store.keys.metrics(record.run_id))[0] == metrics.render([record])
 
 
 def test_a_missed_target_escalates_to_scratch_and_every_attempt_is_charged(life: Life) -> None:
