@@ -168,7 +168,7 @@ def test_an_image_that_cannot_be_read_is_named_and_nothing_is_committed(tmp_path
     samples = read_source(source)
     (source / "cat" / "007.png").unlink()
     with pytest.raises(DropError, match=r"pets: cat/007\.png: cannot be read: No such file or directory"):
-        pack_by_shards(samples, TASK, local, "d")
+        pack_by_shards(samples, TASK, TaskStore(local, TASK.name), "d")
     assert list(local.list()) == []
 
 

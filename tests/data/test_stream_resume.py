@@ -81,7 +81,7 @@ def started(processes: ForkServerContext, folder: Path, plan: Plan, iteration: i
 
 
 def newest(folder: Path, plan: Plan) -> int:
-    states = context_of(folder).store.list(f"{TASK.name}/runs/{plan.run_id}/state/")
+    states = context_of(folder).store.objects.list(f"{TASK.name}/runs/{plan.run_id}/state/")
     return max((int(Path(entry.key).name.split("-")[0]) for entry in states), default=0)
 
 
@@ -139,7 +139,7 @@ def test_a_streamed_run_learns_and_is_judged_and_says_that_it_streamed(store: Ob
     assert result.machine.loader == "stream"
     assert result.final_accuracy > 0.5
     evaluation = evaluate_run(context, plan, None)
-    assert evaluation.samples == sum(drop.samples("test") for drop in store.drops.all())
+    assert evaluation.samples == sum(drop.samples("test") for drop in context.store.drops.all())
     assert evaluation.accuracy > 0.5
 
 

@@ -151,19 +151,19 @@ def test_a_disk_must_hold_what_is_decoded_but_of_a_stream_the_held_out_splits_an
 
 
 def test_what_lies_in_the_cache_needs_no_room_again(tmp_path: Path) -> None:
-    store, cache = LocalStore(tmp_path / "store"), tmp_path / "cache"
-    drops = two_drops(store, tmp_path)
+    store, cache = TaskStore(LocalStore(tmp_path / "store"), KEYS.task), tmp_path / "cache"
+    drops = two_drops(store.objects, tmp_path)
     each = 3 * SIZE**2
     assert disk_bytes_needed(TASK, drops, False, store, cache) == 500 * each
-    load_decoded(drops[0], TaskStore(store, KEYS.task), SIZE, cache)
+    load_decoded(drops[0], store, SIZE, cache)
     assert disk_bytes_needed(TASK, drops, False, store, cache) == 200 * each
-    load_decoded(drops[1], TaskStore(store, KEYS.task), SIZE, cache)
+    load_decoded(drops[1], store, SIZE, cache)
     assert disk_bytes_needed(TASK, drops, False, store, cache) == 0
 
 
 def test_a_stream_needs_its_held_out_splits_and_shards_up_to_the_limit_until_they_are_there(tmp_path: Path) -> None:
-    store, cache = LocalStore(tmp_path / "store"), tmp_path / "cache"
-    drops = two_drops(store, tmp_path)
+    store, cache = TaskStore(LocalStore(tmp_path / "store"), KEYS.task), tmp_path / "cache"
+    drops = two_drops(store.objects, tmp_path)
     held_out = sum(drop.samples(split) for drop in drops for split in ("val", "test")) * 3 * SIZE**2
     shards = sum(shard.size for drop in drops for shard in drop.shards)
 
@@ -173,7 +173,7 @@ def test_a_stream_needs_its_held_out_splits_and_shards_up_to_the_limit_until_the
 
     assert disk_bytes_needed(with_cache(2 * shards), drops, True, store, cache) == held_out + shards
     assert disk_bytes_needed(with_cache(shards // 2), drops, True, store, cache) == held_out + shards // 2
-    streaming(store, cache, SETTING.model_copy(update={"cache": str(2 * shards)}))
+    streaming(store.objects, cache, SETTING.model_copy(update={"cache": str(2 * shards)}))
     assert disk_bytes_needed(with_cache(2 * shards), drops, True, store, cache) == 0
     assert disk_bytes_needed(with_cache(shards // 2), drops, True, store, cache) == 0
 

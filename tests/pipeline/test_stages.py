@@ -270,7 +270,7 @@ def test_who_loses_the_swap_is_judged_again_and_may_be_refused(tmp_path: Path) -
     assert not decision.promoted
     assert f"worse than the champion {better.run_id}" in decision.reasons[0]
     assert champion(life) == better.run_id
-    seen = store.champion.read()
+    seen = life.store.champion.read()
     assert seen.champion
     assert worse.run_id not in [entry.run_id for entry in seen.champion.history]
 

@@ -60,7 +60,7 @@ def test_a_hundred_thousand_classes_are_trained_on_and_some_more_continued_with(
     first = stages.run_task(context, landed, Request())
     members = [(f"new-{number % 20:02d}/{number}.png", png(number, 4)) for number in range(60)]
     tars = {f"{split}.tar": shard(members[n::3]) for n, split in enumerate(("train", "val", "test"))}
-    assert taken_in(landed, context.store, "more", tars) is None
+    assert taken_in(landed, context.store.objects, "more", tars) is None
     second = stages.run_task(context, landed, Request())
     assert isinstance(first, RunRecord)
     assert isinstance(second, RunRecord)

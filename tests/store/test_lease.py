@@ -117,7 +117,7 @@ def test_a_process_that_froze_past_its_lease_writes_nothing_over_its_successor(
     while Path(f"/proc/{process.pid}/stat").read_text().split(")")[1].split()[0] != "T":
         time.sleep(0.01)
     with TaskStore(store, "pets").lock() as ours:
-        ours.write("pets/runs/late", b"ours")
+        ours.objects.write("pets/runs/late", b"ours")
         os.kill(process.pid or 0, signal.SIGCONT)
         process.join(30)
     assert process.exitcode == 3
@@ -156,8 +156,8 @@ def test_a_store_that_is_gone_when_it_is_given_back_changes_nothing_of_how_the_w
 
 def test_what_comes_after_it_was_given_back_is_refused_and_takes_it_from_nobody(store: ObjectStore) -> None:
     with TaskStore(store, "pets").lock(seconds=0.2) as ours:
-        ours.write("during", b"")
+        ours.objects.write("during", b"")
     with pytest.raises(LeaseLost, match="given back"):
-        ours.write("after", b"")
+        ours.objects.write("after", b"")
     assert [entry.key for entry in store.list() if entry.key in ("during", "after")] == ["during"]
     assert acquire(store, KEYS.lease)

@@ -83,7 +83,7 @@ def test_after_a_kill_the_next_command_on_the_same_machine_waits_for_nothing(lif
     killed = subprocess.run([sys.executable, "-c", code, str(life.folder / "store")], capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     left = life.store.objects.read(KEYS.lease)[0]
-    away(life.store)
+    away(life.store.objects)
     assert acquire(life.store.objects, KEYS.lease) is None, "from another machine nobody can tell"
     life.store.objects.write(KEYS.lease, left)
     with life.store.lock():
@@ -97,7 +97,7 @@ def test_one_that_does_not_beat_any_more_is_waited_for_until_it_expires(
     dead = acquire(store, KEYS.lease, 3.0)  # so long that a busy machine finds it held
     assert dead
     with TaskStore(store, "pets").lock() as ours:
-        ours.write("pets/runs/late", b"ours")
+        ours.objects.write("pets/runs/late", b"ours")
         with pytest.raises(LeaseLost):
             dead.check()
     assert "pets: waits for " in caplog.text

@@ -49,7 +49,7 @@ PLAN, DECISION, RESULT = (CARS.run("r", f"{name}.json") for name in ("plan", "de
 MODEL, STATE, SPEEDS = CARS.run("r", "model.safetensors"), CARS.run("r", "state/1"), CARS.learning_speed("r", "d")
 RUN = {PLAN, DECISION, RESULT, MODEL, STATE, SPEEDS}
 SUBMISSION, LEASE, CHAMPION, PROBE = CARS.submission("s"), CARS.lease, CARS.champion, "probe-1"
-LEDGER = {CARS.record("r"), CARS.metrics("r")}
+LEDGER = {CARS.record("r")}
 VALIDATIONS, VALIDATING = CARS.validations("d"), CARS.validating("d").lease
 ALL = {*DROP, *RUN, *LEDGER, CLAIM, VALIDATIONS, VALIDATING, SUBMISSION, LEASE, CHAMPION, PROBE}
 
@@ -176,7 +176,7 @@ def trained(cloud: Cloud, task: Task, run_id: str, folder: Path) -> str:
         context = replace(context, store=fenced)
         assert isinstance(stages.plan(context, task, Request(purpose="trial")), Plan)
         ended = stages.run_plan(context, context.files(run_id).plan())
-        fenced.write(PETS.run(run_id, "error.txt"), b"what a step notes")
+        fenced.objects.write(PETS.run(run_id, "error.txt"), b"what a step notes")
     assert TaskStore(cloud.admin, "pets").champion.read().run_id == ended.run_id
     return ended.run_id
 

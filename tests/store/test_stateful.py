@@ -17,7 +17,7 @@ from retrain.store.claims import Claim
 from retrain.store.keys import TaskKeys
 from retrain.store.task_store import TaskStore
 
-KEYS = TaskKeys("pets")
+PETS = TaskKeys("pets")
 KEYS = st.sampled_from(["k/a", "k/b"])
 BYTES = st.sampled_from([b"1", b"2", b"three"])
 
@@ -153,7 +153,7 @@ class Worlds(RuleBasedStateMachine):
     @invariant()
     def every_drop_has_the_owner_that_it_was_given_to(self) -> None:
         """Claims are those that were won, and no others."""
-        found = [self.store.read(entry.key)[0] for entry in self.store.list(KEYS.claims)]
+        found = [self.store.read(entry.key)[0] for entry in self.store.list(PETS.claims)]
         assert {claim.drop: claim.run_id for claim in map(Claim.model_validate_json, found)} == self.owners
 
     @invariant()

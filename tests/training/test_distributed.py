@@ -57,7 +57,9 @@ def wait_for(ready: Iterator[bool], seconds: float = 120) -> None:
 
 
 def states(folder: Path) -> list[str]:
-    return [entry.key for entry in context_of(folder).store.list(f"{TASK.name}/runs/") if "/state/" in entry.key]
+    return [
+        entry.key for entry in context_of(folder).store.objects.list(f"{TASK.name}/runs/") if "/state/" in entry.key
+    ]
 
 
 def result_of(folder: Path, plan: Plan) -> Result:
@@ -117,7 +119,7 @@ def uninterrupted(folder: Path, plan: Plan) -> tuple[object, ...]:
     """Train to the end in two processes, then remove what came of it."""
     assert start(train_together, folder, plan).join() == [0, 0]
     found = outcome(folder, plan)
-    store = context_of(folder).store
+    store = context_of(folder).store.objects
     for entry in list(store.list(f"{TASK.name}/runs/{plan.run_id}/")):
         store.delete(entry.key)
     return found

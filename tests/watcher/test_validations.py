@@ -119,12 +119,12 @@ def begun(store: ObjectStore) -> list[str]:
 def test_a_drop_whose_validation_dies_three_times_is_put_aside_and_others_are_taken_in(place: Place) -> None:
     watcher, submitted = place.watcher(recorder := Recorder()), recorder.runs
     for drop in ("a-bad", "b-good"):
-        upload(place.store, drop, {"train.tar": shard(good())})
+        upload(place.store.objects, drop, {"train.tar": shard(good())})
     for signal_number in (signal.SIGKILL, signal.SIGKILL, signal.SIGSEGV):
         with killing(signal_number):
             assert not watcher.once()
     assert [drop.id for drop in place.plan(submitted[0]).dataset.drops] == ["b-good"]
-    assert begun(place.store) == ["pets/validations/a-bad.json"]
+    assert begun(place.store.objects) == ["pets/validations/a-bad.json"]
     assert place.store.drops.quarantine_causes() == {}
     assert watcher.once()
     cause = (
@@ -132,14 +132,14 @@ def test_a_drop_whose_validation_dies_three_times_is_put_aside_and_others_are_ta
     )
     assert place.store.drops.quarantine_causes() == {"a-bad": cause}
     assert figures(watcher)["retrain_watcher_quarantined_drops_total"] == 1
-    assert begun(place.store) == []
+    assert begun(place.store.objects) == []
     place.store.objects.delete(KEYS.quarantine("a-bad"))
     assert watcher.once()
     assert place.store.objects.read(KEYS.manifest("a-bad"))
 
 
 def test_a_watcher_that_goes_with_its_validation_leaves_it_counted(place: Place, tmp_path: Path) -> None:
-    upload(place.store, "a-bad", {"train.tar": shard(good())})
+    upload(place.store.objects, "a-bad", {"train.tar": shard(good())})
     for _ in range(MAX_ATTEMPTS):
         process = multiprocessing.get_context("fork").Process(target=begin_and_die, args=(str(tmp_path / "store"),))
         process.start()
@@ -155,13 +155,13 @@ def test_a_validation_that_died_with_a_watcher_elsewhere_is_counted_once_its_lea
     process = multiprocessing.get_context("fork").Process(target=begin_and_die, args=(str(tmp_path / "store"),))
     process.start()
     process.join()
-    take_away(place.store, seconds=60)
+    take_away(place.store.objects, seconds=60)
     with pytest.raises(TaskLocked), count_validation(place.store, "a-bad"):
         pass
-    take_away(place.store, seconds=0)
+    take_away(place.store.objects, seconds=0)
     with count_validation(place.store, "a-bad") as ours:
         assert ours.before.begun == 1
-    assert begun(place.store) == []
+    assert begun(place.store.objects) == []
 
 
 def test_a_validation_that_another_watcher_is_at_is_not_counted(store: ObjectStore) -> None:
@@ -181,7 +181,7 @@ def test_a_drop_that_another_watcher_is_at_is_looked_at_again_and_no_error(bucke
     queue = notified_queue(bucket, s3)
     watcher = place.watcher(recorder := Recorder(), SqsQueue(queue))
     assert watcher.once()
-    upload(place.store, "a-good", {"train.tar": shard(good())})
+    upload(place.store.objects, "a-good", {"train.tar": shard(good())})
     with place.store.validation("a-good").try_lease():
         assert watcher.once()
         assert recorder.runs == []
@@ -193,7 +193,7 @@ def test_a_drop_that_another_watcher_is_at_is_looked_at_again_and_no_error(bucke
 
 
 def test_of_watchers_that_find_one_drop_at_once_one_validates_it_and_none_is_counted_as_a_death(place: Place) -> None:
-    upload(place.store, "a-good", {"train.tar": shard(good())})
+    upload(place.store.objects, "a-good", {"train.tar": shard(good())})
     watchers = [place.watcher(Recorder(), pace=Pace(lease=LEASE)) for _ in range(WATCHERS)]
     frozen: list[BaseProcess] = []
     with ThreadPoolExecutor(WATCHERS) as pool:
@@ -210,14 +210,14 @@ def test_of_watchers_that_find_one_drop_at_once_one_validates_it_and_none_is_cou
         assert looks[0].result()
     assert len(frozen) == 1
     assert place.store.objects.read(KEYS.manifest("a-good"))
-    assert begun(place.store) == []
+    assert begun(place.store.objects) == []
 
 
 def test_a_watcher_is_alive_while_a_validation_takes_long_and_stuck_if_it_is_silent_afterwards(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("retrain.watcher.health.MAX_SILENCE", SHORT)
-    upload(place.store, "a-good", {"train.tar": shard(good())})
+    upload(place.store.objects, "a-good", {"train.tar": shard(good())})
     health, frozen = Health(["pets"]), list[BaseProcess]()
     with ThreadPoolExecutor(1) as pool:
         look = pool.submit(TaskWatch(place.task, Recorder(), health).look)
@@ -232,14 +232,14 @@ def test_a_watcher_is_alive_while_a_validation_takes_long_and_stuck_if_it_is_sil
 
 
 def test_a_drop_that_kills_is_put_aside_after_three_deaths_however_many_watchers_are_at_it(place: Place) -> None:
-    upload(place.store, "a-bad", {"train.tar": shard(good())})
+    upload(place.store.objects, "a-bad", {"train.tar": shard(good())})
     watchers = [place.watcher(Recorder(), pace=Pace(lease=LEASE)) for _ in range(WATCHERS)]
     with ThreadPoolExecutor(WATCHERS) as pool, killing_all() as killed:
         for _ in range(MAX_ATTEMPTS + 1):
             list(pool.map(lambda watcher: watcher.once(), watchers))
     assert place.store.drops.quarantine_causes()["a-bad"].startswith("3 validations came to no end, the last: take_in")
     assert len(killed) == MAX_ATTEMPTS
-    assert begun(place.store) == []
+    assert begun(place.store.objects) == []
 
 
 @pytest.mark.parametrize("end", [StoreError("away"), KeyboardInterrupt(), SystemExit()])
@@ -250,7 +250,7 @@ def test_an_error_or_a_wish_to_stop_ends_the_row(place: Place, end: BaseExceptio
         assert ours.before.begun == 2
         assert ValidationAttempts.model_validate_json(place.store.objects.read(key)[0]).begun == 3
         raise end
-    assert begun(place.store) == []
+    assert begun(place.store.objects) == []
 
 
 @pytest.mark.parametrize("end", [WorkerCrashed("killed"), KeyboardInterrupt(), SystemExit(), None])
@@ -283,7 +283,9 @@ def test_one_that_froze_until_another_took_over_puts_nothing_into_quarantine_any
     store = Overtaken(tmp_path / "store")
     upload(store, "a-bad", {"train.tar": b"no tar"})
     store.write(KEYS.validations("a-bad"), ValidationAttempts(drop="a-bad", begun=begun_before).to_bytes())
-    problem = Ingestion(place.task, store, Health(["pets"]), lease=SHORT).validate(DropStates(ended={"a-bad"}))
+    problem = Ingestion(place.task, TaskStore(store, "pets"), Health(["pets"]), lease=SHORT).validate(
+        DropStates(ended={"a-bad"})
+    )
     assert isinstance(problem, TaskLocked)
     assert "another watcher has taken over" in str(problem)
     assert place.store.drops.quarantine_causes() == {}
