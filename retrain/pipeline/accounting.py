@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from retrain.pipeline.planning import scale_of
+from retrain.pipeline.planning import escalate, scale_of
 from retrain.records import Decision, Evaluation, Plan, Result, RunRecord, Savings
 
 EVALUATION_SHARE = 1 / 3
@@ -21,6 +21,7 @@ def make_record(
     now = datetime.now(UTC)
     drops = tuple(drop.id for drop in plan.dataset.drops)
     outcome = result.outcome if result and error is None else "failed"
+    following = escalate(plan) if outcome == "missed" else None
     used, evaluated = (result.iterations, result.cost.evaluated_images) if result else (lost, 0)
     return RunRecord(
         run_id=plan.run_id,
@@ -42,6 +43,7 @@ def make_record(
         decision=decision,
         savings=compute_savings(plan, outcome, used, evaluated),
         costs=plan.task.costs,
+        followed_by=following.run_id if following else None,
         started_at=result.started_at if result else now,
         ended_at=now,
     )

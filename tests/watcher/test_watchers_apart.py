@@ -19,6 +19,7 @@ from retrain.kubeflow import submission
 from retrain.kubeflow.submission import KubeflowExecutor, Submission
 from retrain.records import Plan
 from retrain.store import ObjectStore
+from retrain.store.task_store import TaskStore
 from retrain.watcher.task_watch import Pace
 
 TESTS = Path(__file__).parents[1]
@@ -43,8 +44,8 @@ class Freezing:
 class Frozen(KubeflowExecutor):
     """A submitter whose process is stopped where it wants to note what it is about to submit."""
 
-    def ensure(self, task: Task, plan: Plan, store: ObjectStore) -> bool:
-        return super().ensure(task, plan, Freezing(store))
+    def ensure(self, task: Task, plan: Plan, store: TaskStore) -> bool:
+        return super().ensure(task, plan, TaskStore(Freezing(store.objects), store.task))
 
 
 def look_three_times(place: Place) -> None:
@@ -55,7 +56,7 @@ def look_three_times(place: Place) -> None:
 
 
 def look_and_freeze(place: Place) -> None:
-    assert not place.watcher(Frozen()).once()
+    assert not place.watcher(Frozen(build_pipeline)).once()
 
 
 def watch(place: Place) -> None:
@@ -67,7 +68,7 @@ def watch(place: Place) -> None:
 @contextmanager
 def apart(function: Callable[[Place], None], bucket: str, s3: str, host: str) -> Iterator[subprocess.Popen[str]]:
     """One of these functions, called with the place in a process of its own."""
-    code = "import sys, test_watchers_apart as here; getattr(here, sys.argv[1])(here.on_s3(*sys.argv[2:]))"
+    code = "import sys; sys.path.append('watcher'); import test_watchers_apart as here; getattr(here, sys.argv[1])(here.on_s3(*sys.argv[2:]))"
     command = [sys.executable, "-c", code, function.__name__, bucket, s3, host]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, cwd=TESTS, text=True, **pipes) as process:
@@ -128,7 +129,7 @@ def test_a_watcher_that_was_frozen_past_its_lease_finds_its_writes_refused(
         assert "somebody else has taken the lease" in said
     [run] = kfp.runs
     assert run["display_name"] == place.owners()["a"]
-    bound = submission.read_submission(place.store, place.layout, run["display_name"])
+    bound = submission.read_submission(place.store, run["display_name"])
     assert bound == Submission(run_id=run["display_name"], job=run["run_id"])
 
 

@@ -15,11 +15,8 @@ from retrain.errors import RunError
 from retrain.monitoring.report.learning_speed import Index
 from retrain.monitoring.report.speed_ups import newest_races
 from retrain.records import Champion, Curve, Drop, Plan, RunRecord
-from retrain.store import champions
-from retrain.store.base import Missing, ObjectStore
-from retrain.store.drops import list_readable_drops
-from retrain.store.layout import Layout
-from retrain.store.runs import RunRecords
+from retrain.store.base import Missing
+from retrain.store.task_store import TaskStore
 
 PLANS = 20
 """Of so many of the newest runs the whole plan is read; of the others, the ledger has what decided them."""
@@ -43,20 +40,20 @@ class Sources:
     index: Index | None = None
 
 
-def read_sources(store: ObjectStore, layout: Layout, records: Sequence[RunRecord]) -> Sources:
+def read_sources(store: TaskStore, records: Sequence[RunRecord]) -> Sources:
     """Read what the page shows of a task beyond its ledger's records, which are oldest first."""
     raced = {run_id for record, baseline in newest_races(records) for run_id in (record.run_id, baseline)}
     newest = [record.run_id for record in records[-PLANS:]]
     return Sources(
-        task=layout.task,
+        task=store.task,
         store=store.url,
         now=datetime.now(UTC),
         records=records,
-        drops=list_readable_drops(store, layout),
-        champion=champions.read(store, layout).champion,
-        curves=_read_all(lambda run_id: RunRecords(store, layout, run_id).curve(), raced),
-        plans=_read_all(lambda run_id: RunRecords(store, layout, run_id).plan(), newest),
-        index=_newest_index(store, layout, records),
+        drops=store.drops.readable(),
+        champion=store.champion.read().champion,
+        curves=_read_all(lambda run_id: store.run(run_id).curve(), raced),
+        plans=_read_all(lambda run_id: store.run(run_id).plan(), newest),
+        index=_newest_index(store, records),
     )
 
 
@@ -73,13 +70,13 @@ def _read_all(read: Callable[[str], T], names: Iterable[str]) -> dict[str, T]:
     return found
 
 
-def _newest_index(store: ObjectStore, layout: Layout, records: Sequence[RunRecord]) -> Index | None:
+def _newest_index(store: TaskStore, records: Sequence[RunRecord]) -> Index | None:
     """The learning-speed index of the newest candidate that left one, if all of its files are there."""
     candidates = (r for r in reversed(records) if r.purpose == "retrain" and r.result and r.result.index_digest)
     run = next(candidates, None)
     if run is None:
         return None
-    parts = _read_all(lambda drop: load(store.read(layout.learning_speed(run.run_id, drop))[0]), run.drops)
+    parts = _read_all(lambda drop: load(store.objects.read(store.keys.learning_speed(run.run_id, drop))[0]), run.drops)
     if len(parts) < len(run.drops):
         return None
     seen, correct, loss = (
