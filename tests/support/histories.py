@@ -12,7 +12,14 @@ from retrain.records.ledger import is_baseline
 
 DEFAULT = Request()
 START = datetime(2026, 1, 1, tzinfo=UTC)
-TASK = Task.model_validate({"name": "pets", "training": {"epochs": 10, "batch_size": 10}})
+TASK = Task.model_validate(
+    {
+        "name": "pets",
+        "training": {"epochs": 10, "batch_size": 10, "evaluate_every": 1},
+        "recipe": {"preset": "paper"},
+        "baseline": {"refresh": {"on_miss": True}},
+    }
+)
 CURVE = ((50, 0.5), (100, 0.79), (150, 0.795), (200, 0.82), (250, 0.8))
 """Of a scratch run that ends at 80%: first at 99% of that at 150, at 100% at 200."""
 
@@ -25,7 +32,7 @@ def drop(number: int, samples: int = 500, classes: Sequence[str] = ("cat", "dog"
         task="pets",
         classes=tuple(classes),
         shards=(),
-        counts={"train": each, "val": {"cat": 1}, "test": {"cat": 1}},
+        counts={"train": each, "val": dict.fromkeys(classes, 50), "test": dict.fromkeys(classes, 50)},
         held_out={},
         digest=f"content-{number}",
         committed_at=START + timedelta(minutes=number),
@@ -81,7 +88,7 @@ class Past:
         self.drops: list[Drop] = []
         self.records: list[RunRecord] = []
         self.champion: Plan | None = None
-        self.baseline: Measured | None = None
+        self.scratch_runs: list[Measured] = []
 
     def landed(self, *drops: Drop) -> "Past":
         """Drops land."""
@@ -90,7 +97,7 @@ class Past:
 
     def next(self, request: Request = DEFAULT, task: Task | None = None) -> Plan | NoRunNeeded:
         """What is planned now."""
-        history = History({record.run_id: record for record in self.records}, self.champion, self.baseline)
+        history = History({record.run_id: record for record in self.records}, self.champion, self.scratch_runs)
         return make_plan(task or self.task, self.drops, history, request)
 
     def plan(self, request: Request = DEFAULT, task: Task | None = None) -> Plan:
@@ -112,7 +119,7 @@ class Past:
         if promoted:
             self.champion = plan
         if is_baseline(record) and ended:
-            self.baseline = Measured(record, ended, curve())
+            self.scratch_runs.insert(0, Measured(record, ended, curve(), plan.dataset.classes))
         return record
 
 
