@@ -116,9 +116,9 @@ def estimate_scratch(schedule: int, dataset: Dataset, scratch_runs: Sequence[Mea
         squares = sum((each - share) ** 2 for each in shares)
         spread = math.sqrt(((PRIOR_SPREAD * share) ** 2 + squares) / len(shares))
     return ScratchEstimate(
-        iterations=share * schedule,
+        iterations=round(share * schedule, 1),
         schedule=schedule,
-        standard_error=spread * schedule,
+        standard_error=round(spread * schedule, 1),
         provenance="estimated",
         runs=len(shares),
     )

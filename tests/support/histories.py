@@ -39,8 +39,10 @@ def drop(number: int, samples: int = 500, classes: Sequence[str] = ("cat", "dog"
     )
 
 
-def result(outcome: str, iterations: int = 40, accuracy: float = 0.8, evaluated: int = 300) -> Result:
-    """How a training ended."""
+def result(
+    outcome: str, iterations: int = 40, accuracy: float = 0.8, evaluated: int = 300, reached: bool = True
+) -> Result:
+    """How a training ended; unless it `reached` its target, without a figure of when it did."""
     cost = Cost(
         iterations=iterations,
         samples=iterations * 10,
@@ -50,7 +52,7 @@ def result(outcome: str, iterations: int = 40, accuracy: float = 0.8, evaluated:
         device_seconds=0.5 * iterations,
         device_seconds_all_in=0.75 * iterations,
     )
-    reached = {"99": 150, "100": 200} if outcome == "completed" else {"99": iterations, "100": iterations}
+    reached_at = {"99": 150, "100": 200} if outcome == "completed" else {"99": iterations, "100": iterations}
     speed_up = (
         {"99": None, "100": None} if outcome == "completed" else {"99": 150 / iterations, "100": 200 / iterations}
     )
@@ -59,7 +61,7 @@ def result(outcome: str, iterations: int = 40, accuracy: float = 0.8, evaluated:
         iterations=iterations,
         final_accuracy=accuracy,
         best_accuracy=accuracy,
-        reached_at=reached,
+        reached_at=reached_at if reached else {"99": None, "100": None},
         speed_up=speed_up,
         model_digest=None if outcome == "diverged" else "m",
         index_digest="i",
