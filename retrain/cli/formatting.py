@@ -207,7 +207,9 @@ def history_table(records: Sequence[RunRecord]) -> Table:
     table = grid(RUNS, records)
     table.caption_justify = "left"
     if records:
-        table.caption = "\n".join(f"{name}: {text}" for name, text in saved_rows("saved in all", total_savings(records)))
+        table.caption = "\n".join(
+            f"{name}: {text}" for name, text in saved_rows("saved in all", total_savings(records))
+        )
     return table
 
 
@@ -222,11 +224,8 @@ def saved_rows(name: str, savings: Savings) -> Rows:
     error = f", standard error {savings.standard_error:,.0f}" if savings.standard_error else ""
     of = f", of {savings.baseline:,} from scratch to its accuracy{error}" if savings.baseline else ""
     yield name, f"{savings.gross:+,} iterations gross, {savings.net:+,.0f} net{of}"
-    whole = f", of {savings.whole:,}" if savings.whole else ""
-    yield (
-        "to whole trainings",
-        f"{savings.gross_whole:+,} iterations gross, {savings.net_whole:+,.0f} net{whole} from scratch to its end",
-    )
+    whole = f", of {savings.whole:,} from scratch to its end" if savings.whole else ""
+    yield "of whole trainings", f"{savings.gross_whole:+,} iterations gross, {savings.net_whole:+,.0f} net{whole}"
 
 
 def _total_rows(record: RunRecord, ledger: Sequence[RunRecord]) -> Rows:

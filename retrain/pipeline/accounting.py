@@ -54,9 +54,7 @@ def _has_met_target(plan: Plan, result: Result | None) -> bool:
     return result.reached_at["100" if plan.target.level > 99 else "99"] is not None
 
 
-def compute_savings(
-    plan: Plan, outcome: str, used: int, evaluated_images: int, is_delivered: bool
-) -> Savings | None:
+def compute_savings(plan: Plan, outcome: str, used: int, evaluated_images: int, is_delivered: bool) -> Savings | None:
     """Return what a run saved against scratch (see `Savings`), or None for a trial, which replaces no retraining.
 
     `is_delivered` says whether the run yielded a model at its target that the gate did not refuse.
@@ -75,9 +73,7 @@ def compute_savings(
 
 def _own_baseline(used: int) -> Savings:
     """Return the savings of a scratch retraining: none, and no loss."""
-    return Savings(
-        baseline=used, whole=used, used=used, used_all_in=used, gross=0, net=0, gross_whole=0, net_whole=0
-    )
+    return Savings(baseline=used, whole=used, used=used, used_all_in=used, gross=0, net=0, gross_whole=0, net_whole=0)
 
 
 def _weigh(scratch: ScratchEstimate | None, used: int, all_in: float) -> Savings:

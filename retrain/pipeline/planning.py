@@ -109,7 +109,11 @@ def equal_work(one: Task, other: Task) -> bool:
     """
 
     def work(task: Task) -> tuple[object, ...]:
-        return task.model, task.data.image_size, task.training.model_dump(exclude={"save_seconds", "compile", "stopping"})
+        return (
+            task.model,
+            task.data.image_size,
+            task.training.model_dump(exclude={"save_seconds", "compile", "stopping"}),
+        )
 
     return work(one) == work(other)
 
@@ -189,7 +193,8 @@ def _tell_earlier(dataset: Dataset, records: Iterable[RunRecord]) -> str | None:
         and record.scratch
     ]
     shares = [
-        f"{record.result.iterations / record.scratch.iterations:.0%}" + ("" if record.outcome == "reached" else " (missed)")
+        f"{record.result.iterations / record.scratch.iterations:.0%}"
+        + ("" if record.outcome == "reached" else " (missed)")
         for record in counted[-RECENT_RUNS:]
         if record.result and record.scratch
     ]
