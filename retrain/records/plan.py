@@ -142,4 +142,5 @@ class Plan(Record):
 
 def _identify(fields: Mapping[str, Any]) -> str:
     """Name a run after all fields of its plan that decide the training, and after nothing else."""
-    return f"{fields['method']}-{digest(identity(Plan.model_construct(**fields)))[:12]}"
+    unnamed = Plan.model_construct(**{**fields, "run_id": ""})
+    return f"{fields['method']}-{digest(identity(unnamed))[:12]}"
