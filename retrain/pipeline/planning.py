@@ -11,7 +11,7 @@ from retrain.config.task import AutoAverage, Averaging, NoAverage, PowerAverage,
 from retrain.data.dataset import choose_loading, make_dataset, order_drops
 from retrain.pipeline.gate import gate_warnings
 from retrain.pipeline.targets import Measured, age_of, chance_level, estimate_scratch, make_target, why_unusable
-from retrain.recipe.schedule import resolve_scale
+from retrain.recipe.schedule import longer_scale, resolve_scale
 from retrain.recipe.start import resolve_start
 from retrain.records import Dataset, Drop, Origin, Plan, Result, RunRecord, ScratchEstimate, StopRule, Target
 
@@ -123,7 +123,7 @@ def escalate(plan: Plan) -> Plan | None:
     if plan.target is None or plan.purpose != "retrain":
         return None
     next_step = {"attempt": plan.attempt + 1, "earlier": (*plan.earlier, plan.run_id), "retry": 0}
-    scale = _longer_scale(plan.recipe) if plan.method == "continuous" else None
+    scale = longer_scale(plan.recipe.schedule, scale_of(plan.recipe)) if plan.method == "continuous" else None
     if scale:
         recipe = _at_scale(plan.recipe, scale)
         reason = f"{plan.run_id} missed the target: schedule x{scale:g}"
@@ -144,13 +144,6 @@ def escalate(plan: Plan) -> Plan | None:
         return None
     iterations = _iterations(plan.task, plan.dataset, recipe)
     return plan.model_copy(update={**next_step, "recipe": recipe, "iterations": iterations, "reason": reason})
-
-
-def _longer_scale(recipe: Recipe) -> float | None:
-    """Return the next longer schedule that a recipe escalates to, as a multiple of scratch's, or None at its end."""
-    if isinstance(recipe.schedule, Constant):
-        return None
-    return min((scale for scale in recipe.schedule.escalation if scale > scale_of(recipe)), default=None)
 
 
 def _method(
@@ -232,7 +225,7 @@ def _assemble(
     target = make_target(task.target.level, dataset, baseline, history.records) if parent and baseline else None
     whole = _iterations(task, dataset, recipe_for("scratch", task.recipe))
     scratch = estimate_scratch(whole, dataset, history.scratch_runs) if parent else None
-    loading = choose_loading(task, dataset)
+    loading, iterations = choose_loading(task, dataset), _iterations(task, dataset, recipe)
     return Plan(
         task=task,
         method=method,
@@ -244,10 +237,10 @@ def _assemble(
         known=known,
         dataset=dataset,
         recipe=recipe,
-        iterations=_iterations(task, dataset, recipe),
+        iterations=iterations,
         evaluate_every=evaluation_interval(task, dataset, sum(drop.samples("val") for drop in drops)),
         target=target,
-        stop_rule=_make_stop_rule(task.training.stopping, recipe, target, scratch),
+        stop_rule=_make_stop_rule(task.training.stopping, recipe, target, scratch, iterations),
         averaging=resolve_averaging(task),
         origin=parent.origin if parent else _own_origin(task, dataset),
         seed=task.seed,
@@ -311,17 +304,23 @@ def evaluation_interval(task: Task, dataset: Dataset, val_samples: int) -> int:
 
 
 def _make_stop_rule(
-    stopping: Stopping, recipe: Recipe, target: Target | None, scratch: ScratchEstimate | None
+    stopping: Stopping, recipe: Recipe, target: Target | None, scratch: ScratchEstimate | None, iterations: int
 ) -> StopRule | None:
-    """Return when a run without a length ends. One with a schedule ends at its target or with the schedule."""
-    if target is None or scratch is None or not isinstance(recipe.schedule, Constant):
+    """Return when a run ends, in iterations; None: at its target's first crossing, or with its schedule.
+
+    A run without a length needs the rule, and so does a carried target, which says nothing of what is new. A run with a
+    schedule is never given up before the schedule's end: its accuracy rises last.
+    """
+    is_constant = isinstance(recipe.schedule, Constant)
+    if target is None or scratch is None or not (is_constant or target.scope):
         return None
     window = max(1, round(stopping.plateau_window * scratch.iterations))
+    patience = max(window, round(stopping.patience * stopping.plateau_window * scratch.iterations))
     return StopRule(
         confirmations=stopping.confirmations,
         window=window,
         gain=stopping.plateau_gain,
-        patience=max(window, round(stopping.patience * stopping.plateau_window * scratch.iterations)),
+        patience=patience if is_constant else max(patience, iterations),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch.nn import functional
 
-from retrain.recipe.schedule import rate_factor
+from retrain.recipe.schedule import learning_rate
 from retrain.records import Point
 from retrain.training.evaluation import count_exactly, measure
 from retrain.training.preemption import Preempted
@@ -58,8 +58,9 @@ def train_step(run: Run) -> None:
     setting = run.plan.task.training
     before, batch = run.loader.position, run.loader.next()
     images, labels = run.augment(batch.images, run.augmentation, run.rows), batch.labels
-    rate = rate_factor(run.plan.recipe.schedule, run.progress.iteration, run.plan.iterations)
-    run.optimizer.rate = setting.optimizer.learning_rate * rate
+    run.optimizer.rate = learning_rate(
+        run.plan.recipe.schedule, setting.optimizer.learning_rate, run.progress.iteration, run.plan.iterations
+    )
     run.optimizer.zero_grad()  # before the forward pass, whose graph may have the gradients' memory
     with torch.autocast(images.device.type, torch.bfloat16, enabled=setting.bf16):
         logits = run.forward(images)

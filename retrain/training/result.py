@@ -60,8 +60,8 @@ def speed_ups(reached_at: Crossings, target: Target | None) -> dict[Literal["99"
     """Return L_99 and L_100 (eq. 2); a run without a target is its own reference and has none."""
     if target is None:
         return dict.fromkeys(LEVELS)
-    reference = target.baseline_reached_at
-    return {level: speed_up(reference[level], reached_at[level]) for level in LEVELS}
+    s_scratch = target.baseline_reached_at["100"]
+    return {level: speed_up(s_scratch, reached_at[level]) for level in LEVELS}
 
 
 def _cost(run: Run) -> Cost:
