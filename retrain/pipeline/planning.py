@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from statistics import mean
 from typing import NamedTuple
 
 from retrain.config import Method, Purpose
@@ -14,6 +15,7 @@ from retrain.pipeline.targets import Measured, age_of, chance_level, estimate_sc
 from retrain.recipe.schedule import longer_scale, resolve_scale
 from retrain.recipe.start import resolve_start
 from retrain.records import Dataset, Drop, Origin, Plan, Result, RunRecord, ScratchEstimate, StopRule, Target
+from retrain.utils.text import pluralize
 
 EVALUATION_SHARE = 1 / 3
 """An evaluated image costs a third of a trained one: the forward pass without the backward."""
@@ -143,6 +145,9 @@ def escalate(plan: Plan) -> Plan | None:
     else:
         return None
     iterations = _iterations(plan.task, plan.dataset, recipe)
+    if plan.stop_rule:  # it is never given up before the end of its schedule, which is longer now
+        patience = max(plan.stop_rule.patience, iterations)
+        next_step = {"stop_rule": plan.stop_rule.model_copy(update={"patience": patience}), **next_step}
     return plan.model_copy(update={**next_step, "recipe": recipe, "iterations": iterations, "reason": reason})
 
 
@@ -169,33 +174,30 @@ def _method(
     if due := _refresh_due(task.baseline.refresh, dataset, champion, baseline):
         return "scratch", f"refresh of the baseline: {due}"
     landed = len(dataset.drops) - len(known_drops(history))
-    told = f"{landed} {'drop' if landed == 1 else 'drops'} landed since {champion.run_id}"
-    earlier = _tell_earlier(dataset, history.records.values())
-    return "continuous", f"{told}; {earlier}" if earlier else told
+    return "continuous", f"{pluralize(landed, 'drop')} landed since {champion.run_id}"
 
 
-def _tell_earlier(dataset: Dataset, records: Iterable[RunRecord]) -> str | None:
-    """Say what the last retrainings took, as shares of what scratch takes on their data; None before there is one."""
+def _earlier_retrainings(dataset: Dataset, records: Iterable[RunRecord]) -> list[tuple[float, str]]:
+    """Return what the last retrainings took, as shares of what scratch takes on their data, and their outcomes."""
     counted = [
-        record
+        (record.result.iterations / record.scratch.iterations, record.outcome)
         for record in records
-        if record.method != "scratch"
-        and record.purpose == "retrain"
-        and record.dataset_digest != dataset.digest
-        and record.result
+        if record.result
         and record.scratch
+        and record.purpose == "retrain"
+        and record.outcome in ("reached", "plateau", "missed")
+        and record.dataset_digest != dataset.digest
     ]
-    shares = [
-        f"{record.result.iterations / record.scratch.iterations:.0%}"
-        + ("" if record.outcome == "reached" else " (missed)")
-        for record in counted[-RECENT_RUNS:]
-        if record.result and record.scratch
-    ]
-    if not shares:
-        return None
-    if len(shares) == 1:
-        return f"the last retraining took {shares[0]} of s_scratch"
-    return f"the last {len(shares)} retrainings took {', '.join(shares[:-1])} and {shares[-1]} of s_scratch"
+    return counted[-RECENT_RUNS:]
+
+
+def _tell_earlier(earlier: Sequence[tuple[float, str]], scratch: ScratchEstimate) -> str:
+    """Say what the last retrainings took, and what that lets expect of this one."""
+    told = [f"{share:.0%}" + ("" if outcome == "reached" else f" ({outcome})") for share, outcome in earlier]
+    expected = f"about {mean(share for share, _ in earlier) * scratch.iterations:,.0f} iterations are expected"
+    if len(told) == 1:
+        return f"the last retraining took {told[0]} of s_scratch; {expected}"
+    return f"the last {len(told)} retrainings took {', '.join(told[:-1])} and {told[-1]} of s_scratch; {expected}"
 
 
 def _refresh_due(refresh: Refresh, dataset: Dataset, champion: Plan, baseline: Measured) -> str | None:
@@ -225,6 +227,7 @@ def _assemble(
     target = make_target(task.target.level, dataset, baseline, history.records) if parent and baseline else None
     whole = _iterations(task, dataset, recipe_for("scratch", task.recipe))
     scratch = estimate_scratch(whole, dataset, history.scratch_runs) if parent else None
+    earlier = _earlier_retrainings(dataset, history.records.values())
     loading, iterations = choose_loading(task, dataset), _iterations(task, dataset, recipe)
     return Plan(
         task=task,
@@ -244,7 +247,7 @@ def _assemble(
         averaging=resolve_averaging(task),
         origin=parent.origin if parent else _own_origin(task, dataset),
         seed=task.seed,
-        reason=reason,
+        reason=f"{reason}; {_tell_earlier(earlier, scratch)}" if earlier and scratch else reason,
         start=start,
         warnings=(*_target_warnings(target, baseline), *gate_warnings(task.gate, drops, parent is not None)),
         scratch=scratch,
@@ -330,7 +333,7 @@ def _target_warnings(target: Target | None, baseline: Measured | None) -> Iterab
         return
     if target.accuracy > 1 - 1 / samples:
         yield (
-            f"target {target.accuracy:.2%} cannot be missed by one validation image of {samples:,}: "
+            f"target {target.accuracy:.2%} allows not one wrong validation image of {samples:,}: "
             "lower target.level, or hold out more with data.val_share"
         )
 
