@@ -95,7 +95,11 @@ def advise(rows: Sequence[Row]) -> Advice:
         sure = {method: each.mean for method, each in reached.items() if each.mean and each.n == each.of}
         best, ratio = max(sure.items(), key=lambda item: item[1], default=("", 0.0))
         if ratio > own:
-            return Advice(best, f"it reached {level}% of scratch's accuracy {ratio / own:.2f} times as fast as scratch", _settings(best))
+            return Advice(
+                best,
+                f"it reached {level}% of scratch's accuracy {ratio / own:.2f} times as fast as scratch",
+                _settings(best),
+            )
     return Advice("scratch", "no method was as good as scratch any sooner", "baseline: {refresh: {every: 1}}")
 
 
