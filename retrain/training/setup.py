@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from retrain.config.recipe import ShrinkPerturb
 from retrain.data.augment import Augment, Normalize, Rows
 from retrain.data.samples import Samples
 from retrain.data.stream.order import window_shuffle
@@ -53,6 +54,8 @@ class Run:
     forward: nn.Module
     """What is called to train it: the network itself, or what averages its gradients over the processes."""
     optimizer: optimizers.Optimizer
+    peak_rate: float
+    """Highest learning rate of the schedule."""
     batch_loss: BatchLoss
     """What an iteration minimises on its batch."""
     change_gradients: Callable[[int], None]
@@ -109,6 +112,7 @@ def set_up(
         network=network,
         forward=network,
         optimizer=_optimizer(plan, parent, network),
+        peak_rate=_peak_rate(plan),
         batch_loss=batch_loss(plan.recipe.objective, _forward(network, task.training.bf16)),
         change_gradients=gradient_changes(plan, network, train),
         loader=_loader(plan, train, keep, rows, cores.decoding),
@@ -149,6 +153,11 @@ def _optimizer(plan: Plan, parent: Parent | None, network: nn.Module) -> optimiz
     if parent and parent.moments:
         optimizers.carry_over(optimizer, parent.moments)
     return optimizer
+
+
+def _peak_rate(plan: Plan) -> float:
+    start = plan.recipe.initialization
+    return plan.task.training.optimizer.learning_rate * (start.rate if isinstance(start, ShrinkPerturb) else 1.0)
 
 
 def _cores(plan: Plan, train: Samples) -> CoreShares:
