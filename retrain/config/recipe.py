@@ -52,6 +52,8 @@ class ShrinkPerturb(ConfigModel):
     """Weight of the newly initialised network."""
     buffers: Literal["fresh", "old"] = "fresh"
     """Whether BatchNorm's running statistics start afresh or as the parent left them."""
+    rate: PositiveFloat = 1.0
+    """Factor on the learning rate, beside weights that are shrunk less than the step could be large."""
     new_rows: Literal["fresh", "perturbed", "class_means"] = "fresh"
     """Rows of the head for classes the parent never saw: newly initialised, beta times that, or the class means of the
     parent's features."""
