@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from retrain.config import Method, Purpose
 from retrain.config.recipe import Auto, Constant, Recipe, recipe_for
-from retrain.config.task import AutoAverage, Averaging, NoAverage, PowerAverage, Refresh, Stopping, Task
+from retrain.config.task import Adam, AutoAverage, Averaging, NoAverage, PowerAverage, Refresh, Task
 from retrain.data.dataset import choose_loading, make_dataset, order_drops
 from retrain.pipeline.gate import gate_warnings
 from retrain.pipeline.targets import Measured, age_of, chance_level, estimate_scratch, make_target, why_unusable
@@ -145,9 +145,6 @@ def escalate(plan: Plan) -> Plan | None:
     else:
         return None
     iterations = _iterations(plan.task, plan.dataset, recipe)
-    if plan.stop_rule:  # it is never given up before the end of its schedule, which is longer now
-        patience = max(plan.stop_rule.patience, iterations)
-        next_step = {"stop_rule": plan.stop_rule.model_copy(update={"patience": patience}), **next_step}
     return plan.model_copy(update={**next_step, "recipe": recipe, "iterations": iterations, "reason": reason})
 
 
@@ -177,7 +174,7 @@ def _method(
     return "continuous", f"{pluralize(landed, 'drop')} landed since {champion.run_id}"
 
 
-def _earlier_retrainings(dataset: Dataset, records: Iterable[RunRecord]) -> list[tuple[float, str]]:
+def _earlier_retrainings(dataset: Dataset, records: Iterable[RunRecord]) -> Sequence[tuple[float, str]]:
     """Return what the last retrainings took, as shares of what scratch takes on their data, and their outcomes."""
     counted = [
         (record.result.iterations / record.scratch.iterations, record.outcome)
@@ -228,7 +225,8 @@ def _assemble(
     whole = _iterations(task, dataset, recipe_for("scratch", task.recipe))
     scratch = estimate_scratch(whole, dataset, history.scratch_runs) if parent else None
     earlier = _earlier_retrainings(dataset, history.records.values())
-    loading, iterations = choose_loading(task, dataset), _iterations(task, dataset, recipe)
+    evaluate_every = evaluation_interval(task, dataset, sum(drop.samples("val") for drop in drops))
+    loading = choose_loading(task, dataset)
     return Plan(
         task=task,
         method=method,
@@ -240,10 +238,10 @@ def _assemble(
         known=known,
         dataset=dataset,
         recipe=recipe,
-        iterations=iterations,
-        evaluate_every=evaluation_interval(task, dataset, sum(drop.samples("val") for drop in drops)),
+        iterations=_iterations(task, dataset, recipe),
+        evaluate_every=evaluate_every,
         target=target,
-        stop_rule=_make_stop_rule(task.training.stopping, recipe, target, scratch, iterations),
+        stop_rule=_make_stop_rule(task, recipe, target, scratch, evaluate_every),
         averaging=resolve_averaging(task),
         origin=parent.origin if parent else _own_origin(task, dataset),
         seed=task.seed,
@@ -271,6 +269,7 @@ def _resolve_initialization(recipe: Recipe, parent: Plan | None, history: Histor
         normalised=_is_normalised(parent, result),
         train_accuracy=result.train_accuracy if result else None,
         val_accuracy=result.final_accuracy if result else None,
+        adaptive=isinstance(parent.task.training.optimizer, Adam),
     )
     return recipe.model_copy(update={"initialization": chosen}), reason
 
@@ -307,9 +306,9 @@ def evaluation_interval(task: Task, dataset: Dataset, val_samples: int) -> int:
 
 
 def _make_stop_rule(
-    stopping: Stopping, recipe: Recipe, target: Target | None, scratch: ScratchEstimate | None, iterations: int
+    task: Task, recipe: Recipe, target: Target | None, scratch: ScratchEstimate | None, evaluate_every: int
 ) -> StopRule | None:
-    """Return when a run ends, in iterations; None: at its target's first crossing, or with its schedule.
+    """Return when a run ends; None: at its target's first crossing, or with its schedule.
 
     A run without a length needs the rule, and so does a carried target, which says nothing of what is new. A run with a
     schedule is never given up before the schedule's end: its accuracy rises last.
@@ -317,14 +316,8 @@ def _make_stop_rule(
     is_constant = isinstance(recipe.schedule, Constant)
     if target is None or scratch is None or not (is_constant or target.scope):
         return None
-    window = max(1, round(stopping.plateau_window * scratch.iterations))
-    patience = max(window, round(stopping.patience * stopping.plateau_window * scratch.iterations))
-    return StopRule(
-        confirmations=stopping.confirmations,
-        window=window,
-        gain=stopping.plateau_gain,
-        patience=patience if is_constant else max(patience, iterations),
-    )
+    rule = StopRule.of(task.training.stopping, scratch.schedule, evaluate_every)
+    return rule if is_constant else rule.model_copy(update={"patience": None})
 
 
 def _target_warnings(target: Target | None, baseline: Measured | None) -> Iterable[str]:

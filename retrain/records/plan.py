@@ -74,8 +74,8 @@ class StopRule(Record):
     """Standard errors of the newest accuracy on val that it must gain, where they are more."""
     excess: float | None = None
     """Accuracy above a carried target that doubles the gain asked for; None: it stays."""
-    patience: int
-    """Iterations without a gain after which a run below its target is given up."""
+    patience: int | None
+    """Iterations without a gain after which a run below its target is given up; None: at its schedule's end alone."""
 
     @classmethod
     def of(cls, stopping: Stopping, schedule: int, evaluate_every: int) -> Self:

@@ -100,7 +100,7 @@ def judge(
         return "reached"
     if spent:
         return "missed"
-    if rule is None:
+    if rule is None or rule.patience is None:
         return None
     patience = min(rule.patience, PATIENCE_SHARE * points[-1].iteration)
     return "plateau" if _has_stopped_improving(points, patience, needed_gain(points[-1], rule)) else None
