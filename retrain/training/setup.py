@@ -25,6 +25,7 @@ from retrain.training import optimizers
 from retrain.training.distributed import SINGLE_PROCESS, ProcessGroup
 from retrain.training.groups import Groups
 from retrain.training.hardware import CoreShares, cores_beside_gpu, share_cores
+from retrain.training.head import GrownHead, grow_head
 from retrain.training.loaders import EpochSampler, InMemoryLoader, Loader
 from retrain.training.optimizers import gradient_changes, trained_parameters
 from retrain.training.progress import Progress
@@ -101,7 +102,9 @@ def set_up(
     device, task = train.device, plan.task
     rows = _rows(plan, ranks)
     cores = _cores(plan, train)
-    network = _start(plan, parent, device)
+    normalize = Normalize(task.data, task.training.bf16)
+    grown = grow_head(plan, parent.weights, train, normalize) if parent else GrownHead({}, 0)
+    network = _start(plan, grown.weights if parent else None, device)
     torch.manual_seed(derive_seed(plan.seed, "layers", ranks.rank))
     old = train.drop < plan.known
     keep = keep_probability(plan.recipe.sampling, parent.counters if parent else None, old.cpu())
@@ -118,7 +121,7 @@ def set_up(
         loader=_loader(plan, train, keep, rows, cores.decoding),
         threads=cores.training,
         augment=Augment(task.data, task.training.bf16),
-        normalize=Normalize(task.data, task.training.bf16),
+        normalize=normalize,
         augmentation=make_generator(plan.seed, "augmentation", device=device),
         val_order=torch.randperm(len(val.labels), generator=make_generator(plan.seed, "val")).to(device),
         counters=Counters.zeros(len(train.labels), device),
@@ -127,7 +130,7 @@ def set_up(
         average=AveragedNetwork(plan.averaging, network),
         statistics=StatisticsCorrection(network),
         groups=Groups.of(plan, val),
-        progress=Progress(),
+        progress=Progress(evaluated_images=grown.images),
         ranks=ranks,
         rows=rows,
         weight=torch.tensor((rows.stop - rows.start) * ranks.size / rows.batch, device=device),
@@ -141,10 +144,10 @@ def _rows(plan: Plan, ranks: ProcessGroup) -> Rows:
     return ranks.rows(batch_size)
 
 
-def _start(plan: Plan, parent: Parent | None, device: torch.device) -> nn.Module:
+def _start(plan: Plan, parent: Mapping[str, Tensor] | None, device: torch.device) -> nn.Module:
     """The network where the run starts, on its device."""
     network = fresh_network(plan)
-    initialize(plan.recipe.initialization, network, parent.weights if parent else None)
+    initialize(plan.recipe.initialization, network, parent)
     return factory.to_device_channels_last(network, device).train()
 
 

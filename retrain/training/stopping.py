@@ -124,7 +124,7 @@ def is_good_enough(points: Sequence[Point], target: Target, rule: StopRule | Non
 
 
 def needed_gain(last: Point, rule: StopRule) -> float:
-    """Return the accuracy that counts as a gain: the rule's least one, or its standard errors of the newest accuracy."""
+    """Return the accuracy that counts as a gain: the rule's least one, or its errors of the newest accuracy."""
     error = math.sqrt(last.accuracy * (1 - last.accuracy) / last.images)
     return max(rule.gain, rule.errors * error)
 
