@@ -20,7 +20,7 @@ def make_record(
     outcome = result.outcome if result and error is None else "failed"
     used, evaluated = (result.iterations, result.cost.evaluated_images) if result else (lost, 0)
     is_at_target = outcome == "reached" or (outcome == "plateau" and _has_met_target(plan, result))
-    is_delivered = is_at_target and not (decision and not decision.promoted)
+    is_delivered = is_at_target and decision is not None and decision.promoted
     return RunRecord(
         run_id=plan.run_id,
         task=plan.task.name,
