@@ -71,7 +71,7 @@ def run(
         from retrain.kubeflow.local import run_locally
         from retrain.pipelines.definition import define
 
-        _finish(run_locally(opened, request, device, define), as_json)
+        _finish(run_locally(opened, request, device, define), store, as_json)
     elif on == "kubeflow":
         _submit(opened, store, request, as_json)
     else:
@@ -79,7 +79,7 @@ def run(
         from retrain.pipeline.context import make_context
 
         context = make_context(store, opened, device, partial(make_observers, metrics_port, metrics_host))
-        _finish(_run_here(context, opened, request), as_json)
+        _finish(_run_here(context, opened, request), store, as_json)
 
 
 def _run_here(context: "Context", task: "Task", request: "Request") -> "RunRecord | NoRunNeeded":
@@ -127,7 +127,7 @@ def baseline(
 
     opened, store = open_task(task, overrides)
     context = make_context(store, opened, device, partial(make_observers, metrics_port, metrics_host))
-    _finish(_run_here(context, opened, Request(purpose="calibrate")), as_json)
+    _finish(_run_here(context, opened, Request(purpose="calibrate")), store, as_json)
 
 
 def _preview(planned: "Plan | NoRunNeeded", on: str, as_json: bool) -> None:
@@ -150,14 +150,17 @@ def _say_nothing(nothing: "NoRunNeeded", as_json: bool) -> None:
         typer.echo("null")
 
 
-def _finish(ended: "RunRecord | NoRunNeeded", as_json: bool) -> None:
+def _finish(ended: "RunRecord | NoRunNeeded", store: "TaskStore", as_json: bool) -> None:
     """Print how it ended; a retraining that yielded no champion exits with `ENDED_WITHOUT_MODEL`."""
+    from functools import partial
+
     from retrain.cli import formatting
     from retrain.pipeline.planning import NoRunNeeded
 
     if isinstance(ended, NoRunNeeded):
         _say_nothing(ended, as_json)
         return
-    formatting.print_record(ended, formatting.record_details, as_json)
+    records = [] if as_json else store.ledger.read()
+    formatting.print_record(ended, partial(formatting.record_details, ledger=records), as_json)
     if ended.purpose == "retrain" and not (ended.decision and ended.decision.promoted):
         raise typer.Exit(ENDED_WITHOUT_MODEL)

@@ -13,6 +13,7 @@ from retrain.config.task import Costs
 from retrain.monitoring import names
 from retrain.monitoring.names import Name, Unit
 from retrain.records import RunRecord, Savings
+from retrain.records.run import Outcome
 
 Values = Iterable[tuple[tuple[str, ...], float]]
 """Label values, and the number under them."""
@@ -20,7 +21,7 @@ Figure = Callable[[RunRecord], Values]
 Age = tuple[datetime, str]
 """Orders records: the end of the run, and its id."""
 
-OUTCOMES = get_args(RunRecord.model_fields["outcome"].annotation)
+OUTCOMES = (*get_args(Outcome), "failed")
 
 
 def family(name: Name, values: Values) -> Metric:
@@ -100,6 +101,10 @@ SUMS: dict[Name, Figure] = {
     names.DECISIONS: _decisions,
     names.USED: _savings("iterations", lambda savings: savings.used),
     names.USED_ALL_IN: _savings("iterations", lambda savings: savings.used_all_in),
+    names.WHOLE: _savings("iterations", lambda savings: savings.whole),
+    names.SAVED_WHOLE_GROSS: _savings("iterations", lambda savings: savings.gross_whole),
+    names.SAVED_WHOLE_NET: _savings("iterations", lambda savings: savings.net_whole),
+    names.SAVED_ERROR: _savings("iterations", lambda savings: savings.standard_error),
     **{name: _savings(unit, lambda savings: savings.baseline) for unit, name in names.BASELINE.items()},
     **{name: _savings(unit, lambda savings: savings.gross) for unit, name in names.SAVED_GROSS.items()},
     **{name: _savings(unit, lambda savings: savings.net) for unit, name in names.SAVED_NET.items()},
@@ -151,6 +156,11 @@ NEWEST: dict[Name, tuple[Callable[[RunRecord], bool], Figure]] = {
     names.PART_ACCURACY: (_trained, _parts),
     names.VALIDATION_ACCURACY: (_trained, _gauge(lambda r: r.result.final_accuracy if r.result else None)),
     names.TARGET_ACCURACY: (_trained, _gauge(lambda r: r.target.accuracy if r.target else None)),
+    names.TARGET_ERROR: (_trained, _gauge(lambda r: r.target.standard_error if r.target else None)),
+    names.TARGET_CARRIED: (
+        _trained,
+        _gauge(lambda r: float(r.target.provenance == "carried") if r.target else None),
+    ),
     names.BASELINE_AGE: (_trained, _gauge(lambda r: r.target.age if r.target else None)),
     names.SPEED_UP: (_trained, _speed_ups),
     names.TARGET_MET: (_trained, _gauge(_target_met)),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from functools import partial
+from itertools import islice
 
 from retrain.config.task import Task
 from retrain.errors import DamagedDrop
@@ -12,6 +13,9 @@ from retrain.records import Drop, Plan, RunRecord
 from retrain.records.ledger import is_baseline
 from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import map_ahead
+
+SCRATCH_RUNS = 10
+"""How many of a task's scratch runs tell what scratch takes: the newest, since each one's plan and curve are read."""
 
 
 def plan_next_run(store: TaskStore, task: Task, request: Request) -> Plan | NoRunNeeded:
@@ -59,19 +63,19 @@ def check_model(plan: Plan, elsewhere: bool) -> None:
 
 
 def history(store: TaskStore, task: Task) -> History:
-    """Read what has been done: the ledger, the champion's plan, and the newest baseline of equal work."""
+    """Read what has been done: the ledger, the champion's plan, and the newest scratch runs of equal work."""
     records = store.ledger.read()
     champion = store.champion.read().run_id
-    baselines = (_measured(store, task, record) for record in reversed(records) if is_baseline(record))
+    measured = (_measured(store, task, record) for record in reversed(records) if is_baseline(record))
     return History(
         records={record.run_id: record for record in records},
         champion=store.run(champion).plan() if champion else None,
-        baseline=next(filter(None, baselines), None),
+        scratch_runs=tuple(islice(filter(None, measured), SCRATCH_RUNS)),
     )
 
 
 def _measured(store: TaskStore, task: Task, record: RunRecord) -> Measured | None:
     files = store.run(record.run_id)
-    if record.result is None or not planning.equal_work(task, files.plan().task):
+    if record.result is None or not planning.equal_work(task, (plan := files.plan()).task):
         return None
-    return Measured(record, record.result, files.curve())
+    return Measured(record, record.result, files.curve(), plan.dataset.classes)

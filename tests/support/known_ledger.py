@@ -17,6 +17,10 @@ SECONDS = 2.0
 """Of one iteration on the device; evaluation and saving take another 20 s a run."""
 FLOPS = 1e9
 """Of one iteration; evaluation takes another 1e10 a run."""
+WHOLE = 60
+"""Iterations that scratch goes on for after it has the accuracy that it ends with."""
+ERROR = 7.0
+"""Standard error of what scratch takes."""
 EVALUATION = 10
 """What evaluating a run is charged, in iterations."""
 COSTS = Costs(price_per_device_hour=1.8, currency="EUR", device_watts=300)
@@ -80,14 +84,14 @@ def run(
 def _result(number: int, outcome: str, used: int, aim: Target | None) -> Result:
     """A training that stopped at L_100 after so many iterations, and had L_99 in nine tenths of them."""
     reached = {"99": None, "100": None} if outcome == "missed" else {"99": used * 9 // 10, "100": used}
-    reference = aim.baseline_reached_at if aim else {"99": None, "100": None}
+    s_scratch = aim.baseline_reached_at["100"] if aim else None
     return Result(
         outcome=outcome,
         iterations=used,
         final_accuracy=0.81,
         best_accuracy=0.82,
         reached_at=reached,
-        speed_up={level: reference[level] / at if reference[level] and at else None for level, at in reached.items()},
+        speed_up={level: s_scratch / at if s_scratch and at else None for level, at in reached.items()},
         model_digest=hashlib.sha256(b"%d" % number).hexdigest(),
         index_digest="index",
         cost=Cost(
@@ -109,7 +113,18 @@ def _savings(used: int, baseline: int, outcome: str, purpose: Purpose) -> Saving
     own_baseline = outcome == "completed" and purpose == "retrain"
     all_in = used if own_baseline else used + EVALUATION
     gross = 0 if purpose == "calibrate" else baseline - used
-    return Savings(baseline=baseline, used=used, used_all_in=all_in, gross=gross, net=baseline - all_in)
+    whole = baseline if own_baseline or not baseline else baseline + WHOLE
+    return Savings(
+        baseline=baseline,
+        whole=whole,
+        used=used,
+        used_all_in=all_in,
+        gross=gross,
+        net=baseline - all_in,
+        gross_whole=0 if purpose == "calibrate" else whole - used,
+        net_whole=whole - all_in,
+        standard_error=0.0 if own_baseline or not baseline else ERROR,
+    )
 
 
 def pets() -> list[RunRecord]:
