@@ -97,6 +97,9 @@ class Resources(ConfigModel):
     """Kueue's queue, as in {name: training, priority_class: nightly}."""
     timeout_seconds: PositiveInt | None = None
     """Longest life of one pod; a training that is cut off goes on from its last saved state."""
+    separate_evaluation: bool = False
+    """Whether the model is evaluated, promoted and recorded in pods of their own: three more pods and image pulls, and
+    one more decoding of the test split."""
     retries: Annotated[int, Field(ge=0, le=100)] = 5
     """How often a pod that failed is tried again; errors that would only come again are never retried."""
 

@@ -1,10 +1,10 @@
-"""Drops decoded once: one safetensors file for each drop (by its digest) and image size."""
+"""Drops decoded once: one safetensors file for each split of a drop (by its digest) and image size."""
 
 import hashlib
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from retrain.config import Split
-from retrain.data.dataset import split_of
+from retrain.data.dataset import split_of, splits_within
 from retrain.data.images import decode_image
 from retrain.data.shards import Encoded, read_shard
 from retrain.data.source import SPLITS
@@ -36,15 +36,17 @@ class SplitArrays(NamedTuple):
     labels: Tensor
 
 
-def decode_drop(drop: Drop, store: TaskStore, image_size: int) -> dict[Split, SplitArrays]:
-    """Stream a drop's shards and return its splits.
+def decode_drop(
+    drop: Drop, store: TaskStore, image_size: int, splits: Collection[Split] = SPLITS
+) -> dict[Split, SplitArrays]:
+    """Stream a drop's shards and return the wanted splits; images of other splits are not decoded.
 
     Raises `DamagedDrop`, naming shard and key, where an image cannot be decoded or a shard is not what the manifest
     says.
     """
     try:
         _check_sizes(drop, store)
-        return _decode(drop, store, image_size)
+        return _decode(drop, store, image_size, splits)
     except DropError as error:
         raise DamagedDrop(drop.id, str(error)) from error
 
@@ -62,12 +64,14 @@ def _check_sizes(drop: Drop, store: TaskStore) -> None:
         raise DropError(f"drop {drop.id}: the manifest counts {counted:,} samples, and {held:,} in its shards")
 
 
-def _decode(drop: Drop, store: TaskStore, image_size: int) -> dict[Split, SplitArrays]:
-    arrays = {split: _empty(drop.samples(split), image_size) for split in SPLITS}
+def _decode(drop: Drop, store: TaskStore, image_size: int, splits: Collection[Split]) -> dict[Split, SplitArrays]:
+    arrays = {split: _empty(drop.samples(split), image_size) for split in splits}
     label_of = {name: label for label, name in enumerate(drop.classes)}
     filled: Counter[Split] = Counter()
     for shard in drop.shards:
-        for sample, pixels in _decode_shard(drop, shard, store, image_size):
+        if splits_within(shard.split, drop.held_out).isdisjoint(splits):
+            continue
+        for sample, pixels in _decode_shard(drop, shard, store, image_size, splits):
             split = split_of(sample.key, shard.split, drop.held_out)
             images, labels = arrays[split]
             if sample.class_name not in label_of or filled[split] == len(labels):
@@ -75,7 +79,7 @@ def _decode(drop: Drop, store: TaskStore, image_size: int) -> dict[Split, SplitA
             images[filled[split]] = torch.from_numpy(pixels)
             labels[filled[split]] = label_of[sample.class_name]
             filled[split] += 1
-    if any(filled[split] < len(arrays[split].labels) for split in SPLITS):
+    if any(filled[split] < len(arrays[split].labels) for split in splits):
         raise DropError(f"drop {drop.id}: the manifest counts more samples than its shards hold: {dict(filled)}")
     return arrays
 
@@ -86,7 +90,7 @@ def _empty(samples: int, image_size: int) -> SplitArrays:
 
 
 def _decode_shard(
-    drop: Drop, shard: Shard, store: TaskStore, image_size: int
+    drop: Drop, shard: Shard, store: TaskStore, image_size: int, splits: Collection[Split]
 ) -> Iterator[tuple[Encoded, NDArray[np.uint8]]]:
     key = store.keys.shard(drop.id, shard.name)
     left_out = {bad.key for bad in drop.left_out if bad.where == shard.name}
@@ -98,33 +102,43 @@ def _decode_shard(
             raise DropError(f"{store.url}/{key}: {sample.key}: {error}") from error
 
     with store.objects.open(key) as stream:
-        yield from parallel_map(pixels, read_shard(stream, shard, f"{store.url}/{key}", left_out))
+        samples = read_shard(stream, shard, f"{store.url}/{key}", left_out)
+        wanted = (sample for sample in samples if split_of(sample.key, shard.split, drop.held_out) in splits)
+        yield from parallel_map(pixels, wanted)
 
 
 _whole: set[tuple[Path, int]] = set()
 """Files that this process has read through and found whole, each with the time it was written."""
 
 
-def load_decoded(drop: Drop, store: TaskStore, image_size: int, cache_dir: Path) -> dict[Split, SplitArrays]:
-    """Return a drop's splits, mapped from the cache; decoded into it first if they are not there, or damaged.
+def load_decoded(
+    drop: Drop, store: TaskStore, image_size: int, cache_dir: Path, splits: Collection[Split] = SPLITS
+) -> dict[Split, SplitArrays]:
+    """Return splits of a drop, mapped from the cache; decoded into it first if they are not there, or damaged.
 
-    Raises what `decode_drop` does, and `UserError` if the cache cannot be written.
+    A machine that trains will evaluate too, so training samples are decoded together with all others, in one reading of
+    the shards; a pod that only evaluates decodes the test split alone. Raises what `decode_drop` does, and `UserError`
+    if the cache cannot be written.
     """
-    path = cache_path(drop, image_size, cache_dir)
-    if not _is_whole(path):
-        _save_arrays(decode_drop(drop, store, image_size), path)
+    missing = {split for split in splits if not _is_whole(cache_path(drop, image_size, cache_dir, split))}
+    if missing:
+        for split, arrays in decode_drop(drop, store, image_size, SPLITS if "train" in missing else missing).items():
+            _save_arrays(arrays, cache_path(drop, image_size, cache_dir, split))
+    return {split: _read_arrays(cache_path(drop, image_size, cache_dir, split)) for split in splits}
+
+
+def cache_path(drop: Drop, image_size: int, cache_dir: Path, split: Split) -> Path:
+    """Return where a split of a drop lies decoded."""
+    return cache_dir / f"{drop.digest}-{image_size}-{split}.safetensors"
+
+
+def _read_arrays(path: Path) -> SplitArrays:
     with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-    return {split: SplitArrays(tensors[f"{split}.images"], tensors[f"{split}.labels"]) for split in SPLITS}
+        return SplitArrays(file.get_tensor("images"), file.get_tensor("labels"))
 
 
-def cache_path(drop: Drop, image_size: int, cache_dir: Path) -> Path:
-    """Return where a drop lies decoded."""
-    return cache_dir / f"{drop.digest}-{image_size}.safetensors"
-
-
-def _save_arrays(arrays: Mapping[Split, SplitArrays], path: Path) -> None:
-    tensors = {f"{split}.{name}": tensor for split in arrays for name, tensor in arrays[split]._asdict().items()}
+def _save_arrays(arrays: SplitArrays, path: Path) -> None:
+    tensors = arrays._asdict()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix="writing-") as folder:

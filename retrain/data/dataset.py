@@ -65,6 +65,11 @@ def split_of(key: str, split: Split, held_out: Mapping[Split, float]) -> Split:
     return split
 
 
+def splits_within(split: Split, held_out: Mapping[Split, float]) -> set[Split]:
+    """Return the splits that samples in a shard of `split` may belong to."""
+    return {split, *held_out} if split == "train" else {split}
+
+
 def decoded_bytes(samples: int, image_size: int) -> int:
     """Return how many bytes so many samples are as uint8 [3, image_size, image_size]."""
     return samples * 3 * image_size**2

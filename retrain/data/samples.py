@@ -101,7 +101,7 @@ def load_held(
     images = {split: torch.empty(sum(sizes[split]), *shape, dtype=torch.uint8, device=pixels_on) for split in splits}
     labels: dict[Split, list[Tensor]] = {split: [] for split in splits}
     for position, drop in enumerate(drops):
-        arrays, label_of = load_decoded(drop, store, image_size, cache_dir), labels_of(dataset, drop)
+        arrays, label_of = load_decoded(drop, store, image_size, cache_dir, splits), labels_of(dataset, drop)
         for split in splits:
             start = sum(sizes[split][:position])
             images[split][start : start + sizes[split][position]] = arrays[split].images

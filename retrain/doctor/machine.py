@@ -80,7 +80,11 @@ def disk_bytes_needed(task: Task, drops: Sequence[Drop], streamed: bool, store: 
     """
     if streamed:
         return _shard_bytes(task, drops, store, folder) + sum(_held_out_bytes(task, drops, folder))
-    files = ((cache_path(drop, task.data.image_size, folder), _decoded_bytes(task, drop, SPLITS)) for drop in drops)
+    files = (
+        (cache_path(drop, task.data.image_size, folder, split), _decoded_bytes(task, drop, (split,)))
+        for drop in drops
+        for split in SPLITS
+    )
     return sum(max(0, size - _file_size(path)) for path, size in files)
 
 

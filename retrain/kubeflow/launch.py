@@ -17,7 +17,7 @@ from retrain.utils.processes import available_cores
 
 
 def launch(processes: int, *arguments: str) -> None:
-    """Run `retrain.kubeflow.launch` in so many processes that find each other (torchrun's `--standalone`) and share the cores.
+    """Run this module in so many processes that find each other (torchrun's `--standalone`) and share the cores.
 
     Raises `Preempted` if SIGTERM comes, which they are told of first, and `SystemExit` with the code of the process
     that failed first.
@@ -41,7 +41,7 @@ def launch(processes: int, *arguments: str) -> None:
         raise SystemExit(first.exitcode if first.exitcode > 0 else 128 - first.exitcode) from failed
 
 
-STEPS = {"train": steps.train_here, "complete": steps.complete}
+STEPS = {"train": steps.train_only, "complete": steps.complete}
 
 
 def worker_main() -> None:

@@ -16,7 +16,7 @@ from typing import cast, get_args
 from retrain.config import Method, Purpose
 from retrain.config.loading import parse_task
 from retrain.config.task import Task
-from retrain.errors import DamagedDrop, StoreError, UserError
+from retrain.errors import UserError
 from retrain.kubeflow.submission import Submission, read_submission, write_submission
 from retrain.monitoring.observers import LOOPBACK, make_observers
 from retrain.pipeline import stages
@@ -53,7 +53,7 @@ def _plan(context: Context, task: Task, method: str, purpose: str) -> Submission
     try:
         planned = stages.plan(context, task, request(method, purpose))
     except UserError as error:
-        if not _is_permanent(error):
+        if not stages.is_permanent(error):
             raise
         return Submission(error=str(error))
     if isinstance(planned, NoRunNeeded):
@@ -71,32 +71,29 @@ def request(method: str, purpose: str) -> Request:
 
 
 def train(text: str, run_id: str, device: str) -> str:
-    """Train a run and what it escalates to, in a process for each GPU, and return the id of the last."""
-    gpus = _task(text).resources.gpus.count
-    if gpus < 2:
-        return train_here(text, run_id, device)
+    """Train a run and what it escalates to, in a process for each GPU, and return the id of the last.
+
+    The stages that follow are done here too, unless the task evaluates in pods of its own.
+    """
+    task = _task(text)
+    step = "train" if task.resources.separate_evaluation else "complete"
+    if task.resources.gpus.count < 2:
+        return {"train": train_only, "complete": complete}[step](text, run_id, device)
     from retrain.kubeflow.launch import launch
 
-    launch(gpus, "train", text, run_id, device)
+    launch(task.resources.gpus.count, step, text, run_id, device)
     _, context = _open(text, "cpu")
     return stages.latest_attempt(context, context.files(run_id).plan()).run_id
 
 
-def train_here(text: str, run_id: str, device: str) -> str:
+def train_only(text: str, run_id: str, device: str) -> str:
     """Train in this process, and in those that torchrun started with it."""
     return _run_stage(stages.train, text, run_id, device)
 
 
 def complete(text: str, run_id: str, device: str) -> str:
     """Do all that follows planning in this process, and train in those that torchrun started with it."""
-    return _run_stage(_complete, text, run_id, device)
-
-
-def _complete(context: Context, plan: Plan) -> None:
-    final = stages.train(context, plan)
-    stages.evaluate(context, final)
-    stages.promote(context, final)
-    stages.record(context, final)
+    return _run_stage(stages.run_stages, text, run_id, device)
 
 
 def trial(text: str, run_id: str, device: str) -> str:
@@ -105,7 +102,7 @@ def trial(text: str, run_id: str, device: str) -> str:
     with run_as_leader(opened) as context:
         plan = context.files(run_id).plan()
         if not _ended(context, plan):
-            _run_or_record(_complete, context, plan)
+            _run_or_record(stages.run_stages, context, plan)
         return run_id
 
 
@@ -164,14 +161,10 @@ def _run_or_record(stage: Callable[[Context, Plan], object], context: Context, p
     try:
         stage(context, plan)
     except Exception as error:
-        if not _is_permanent(error):
+        if not stages.end_with(context, plan, error):
             _write_error(context, plan, error)
             raise
         log.error("%s", error)
-        if isinstance(error, DamagedDrop):
-            context.store.drops.quarantine_damaged(error)
-            context.store.claims().release(plan)
-        stages.record_failure(context, plan, _error_text(error))
 
 
 def _open(text: str, device: str) -> tuple[Task, Context]:
@@ -196,14 +189,10 @@ def _ended(context: Context, plan: Plan) -> bool:
     return context.store.ledger.find(last.run_id) is not None
 
 
-def _is_permanent(error: Exception) -> bool:
-    return isinstance(error, UserError) and not isinstance(error, StoreError)
-
-
 def _write_error(context: Context, plan: Plan, error: Exception) -> None:
     """Leave an error where `finish` finds it, if this try was the last."""
     last = stages.latest_attempt(context, plan)
-    context.store.objects.write(_error_key(context, last), _error_text(error).encode())
+    context.store.objects.write(_error_key(context, last), stages.error_text(error).encode())
 
 
 def _read_error(context: Context, plan: Plan) -> str | None:
@@ -216,7 +205,3 @@ def _read_error(context: Context, plan: Plan) -> str | None:
 
 def _error_key(context: Context, plan: Plan) -> str:
     return context.store.keys.run(plan.run_id, "error.txt")
-
-
-def _error_text(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from retrain.config.task import Task
-from retrain.errors import DamagedDrop, StoreError, UserError
+from retrain.errors import UserError
 from retrain.records import Plan
 from retrain.store.task_store import TaskStore
 
@@ -43,12 +43,9 @@ class InProcessExecutor:
         context = make_context(store, task, self._device, self._make_observer or Observers)
         try:
             ended = stages.run_plan(context, plan)
-        except StoreError:
-            raise
         except UserError as error:
-            if isinstance(error, DamagedDrop):
-                store.drops.quarantine_damaged(error)
-                store.claims().release(plan)
+            if not stages.is_permanent(error):
+                raise
             ended = stages.record_failure(context, plan, str(error))
         log.info("%s: %s %s", task.name, ended.run_id, ended.ending)
         return True

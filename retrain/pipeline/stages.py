@@ -4,12 +4,13 @@ Plain functions over records and a store. Each is idempotent: what exists is don
 machine, after any crash.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 
 from retrain.config.task import Task
-from retrain.errors import DamagedDrop, UserError
+from retrain.errors import DamagedDrop, StoreError, UserError
 from retrain.models import factory
-from retrain.pipeline import next_run, planning
+from retrain.pipeline import STAGES, next_run, planning
 from retrain.pipeline.accounting import make_record
 from retrain.pipeline.context import Context
 from retrain.pipeline.evaluate import evaluate_run
@@ -143,28 +144,64 @@ def latest_attempt(context: Context, plan: Plan) -> Plan:
     return plan
 
 
+BY_NAME: dict[str, Callable[[Context, Plan], object]] = {
+    stage.__name__: stage for stage in (train, evaluate, promote, record)
+}
+
+
 def run_task(context: Context, task: Task, request: Request) -> RunRecord | NoRunNeeded:
     """Do all stages in this process: retrain on whatever has landed, without the drops that prove damaged."""
     while isinstance(planned := plan(context, task, request), Plan):
         try:
             return run_plan(context, planned)
-        except DamagedDrop as damaged:
-            context.store.drops.quarantine_damaged(damaged)
-            record_failure(context, planned, str(damaged))
-            if context.ranks.size > 1:  # the others have given up too
+        except DamagedDrop:  # which is in quarantine by now
+            if context.ranks.size > 1:  # the other ranks have given up too
                 raise
     return planned
 
 
 def run_plan(context: Context, planned: Plan) -> RunRecord:
-    """Do the stages after planning in this process."""
+    """Do the stages after planning in this process.
+
+    Errors are as `end_with` decides. An unforeseen one is recorded too, since no other process tries again.
+    """
     try:
-        final = train(context, planned)
-        evaluate(context, final)
-        promote(context, final)
-    except UserError:
-        raise
+        return run_stages(context, planned)
     except Exception as error:
-        record_failure(context, planned, f"{type(error).__name__}: {error}")
+        if not end_with(context, planned, error) and not isinstance(error, StoreError):
+            record_failure(context, planned, error_text(error))
         raise
+
+
+def run_stages(context: Context, planned: Plan) -> RunRecord:
+    """Do the stages after planning, in their order."""
+    final = train(context, planned)
+    for name in STAGES[STAGES.index("train") + 1 :]:
+        BY_NAME[name](context, final)
     return record(context, final)
+
+
+def end_with(context: Context, plan: Plan, error: Exception) -> bool:
+    """Decide what an error of a stage means for its run; return whether the run has ended with it.
+
+    This is the only place that decides. A `UserError` would come again, so it ends the run with a record; a damaged
+    drop goes into quarantine, and the run's other drops are free for the next plan. After a `StoreError`, or an
+    unforeseen error, the run can be tried again as it is.
+    """
+    if not is_permanent(error):
+        return False
+    if isinstance(error, DamagedDrop):
+        context.store.drops.quarantine_damaged(error)
+        context.store.claims().release(plan)
+    record_failure(context, plan, error_text(error))
+    return True
+
+
+def is_permanent(error: Exception) -> bool:
+    """Say whether an error would come again if the same were tried again."""
+    return isinstance(error, UserError) and not isinstance(error, StoreError)
+
+
+def error_text(error: Exception) -> str:
+    """Return an error as records have it: a user's mistake in its own words, anything else with its type."""
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

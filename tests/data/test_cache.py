@@ -10,13 +10,13 @@ from support.pictures import folder, png, two_classes
 
 from retrain.config import Split
 from retrain.config.task import Data, Task
-from retrain.data.cache import load_decoded
+from retrain.data.cache import cache_path, load_decoded
 from retrain.data.dataset import make_dataset, split_of
 from retrain.data.images import decode_image
 from retrain.data.packing import pack
 from retrain.data.samples import Samples, load_held
 from retrain.data.shards import Encoded, write_shards
-from retrain.data.source import read_source
+from retrain.data.source import SPLITS, read_source
 from retrain.data.staging import stable_hash
 from retrain.errors import DropError, UserError
 from retrain.records import Drop
@@ -60,7 +60,18 @@ def test_the_second_time_nothing_is_read_from_the_store(tmp_path: Path, local: L
     local.delete(KEYS.shard(drop.id, drop.shards[0].name))
     second = load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")
     assert all(torch.equal(first[split].images, second[split].images) for split in first)
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [f"{drop.digest}-8.safetensors"]
+    names = {path.name for path in (tmp_path / "cache").iterdir()}
+    assert names == {f"{drop.digest}-8-{split}.safetensors" for split in SPLITS}
+
+
+def test_test_split_alone_is_decoded_alone(tmp_path: Path, local: LocalStore) -> None:
+    [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
+    everything = load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "all")
+    alone = load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache", ["test"])
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [f"{drop.digest}-8-test.safetensors"]
+    assert alone.keys() == {"test"}
+    assert torch.equal(alone["test"].images, everything["test"].images)
+    assert torch.equal(alone["test"].labels, everything["test"].labels)
 
 
 def test_another_image_size_is_another_file(tmp_path: Path, local: LocalStore) -> None:
@@ -83,7 +94,7 @@ def test_another_image_size_is_another_file(tmp_path: Path, local: LocalStore) -
 def test_a_damaged_cache_is_decoded_again(tmp_path: Path, local: LocalStore, spoil: Callable[[bytes], bytes]) -> None:
     [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")
-    [path] = (tmp_path / "cache").iterdir()
+    path = cache_path(drop, 8, tmp_path / "cache", "train")
     whole = path.read_bytes()
     path.write_bytes(spoil(whole))
     load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")
@@ -94,7 +105,7 @@ def test_a_cache_is_read_through_once_a_process_unless_it_changed_or_went(tmp_pa
     [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     for _ in range(2):
         load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")
-    [path] = (tmp_path / "cache").iterdir()
+    path = cache_path(drop, 8, tmp_path / "cache", "train")
     whole, written = path.read_bytes(), path.stat().st_mtime_ns
     harmed = whole[:-1] + bytes([whole[-1] ^ 1])
     path.write_bytes(harmed)
