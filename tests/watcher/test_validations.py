@@ -127,7 +127,10 @@ def test_a_drop_whose_validation_dies_three_times_is_put_aside_and_others_are_ta
     assert begun(place.store.objects) == ["pets/validations/a-bad.json"]
     assert place.store.drops.quarantine_causes() == {}
     assert watcher.once()
-    cause = "3 validations came to no end, the last: try_ingest_drop: its process was killed by SIGSEGV (a crash in native code)"
+    cause = (
+        "3 validations came to no end, the last: try_ingest_drop: its process was killed by SIGSEGV "
+        "(a crash in native code)"
+    )
     assert place.store.drops.quarantine_causes() == {"a-bad": cause}
     assert figures(watcher)["retrain_watcher_quarantined_drops_total"] == 1
     assert begun(place.store.objects) == []
