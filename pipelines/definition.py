@@ -30,7 +30,7 @@ def build(task: Task) -> GraphComponent:
 
 
 def step_factory(image: str, configure: ConfigurePod) -> Callable[..., dsl.PipelineTask]:
-    """Return what makes a step of a function and its inputs: in an image, never reused, configured for where it runs."""
+    """Return a function that makes a step of a component and its inputs: in an image, never cached, with its pod."""
 
     def step(function: Callable[..., Any], **inputs: Any) -> dsl.PipelineTask:
         component = dsl.component(function, base_image=image, install_kfp_package=False)

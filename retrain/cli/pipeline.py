@@ -89,5 +89,6 @@ def schedule_(
     if opened.schedule is None:
         raise TaskError(f"when is {opened.name} to be retrained? Say it with --cron, or as schedule in the task")
     typer.echo(
-        f"{opened.name} is retrained at {opened.schedule} UTC, as Kubeflow's recurring run {schedule(opened, build_pipeline)}"
+        f"{opened.name} is retrained at {opened.schedule} UTC, "
+        f"as Kubeflow's recurring run {schedule(opened, build_pipeline)}"
     )

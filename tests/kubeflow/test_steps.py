@@ -15,7 +15,7 @@ from PIL import Image
 from support.pictures import folder, two_classes
 from torch import Tensor, nn
 
-from retrain.config.recipe import Cosine, Recipe
+from retrain.config.recipe import Cosine, Fresh, Recipe
 from retrain.config.task import Data, Model, Task, Training
 from retrain.data.packing import pack
 from retrain.kubeflow import steps, submission
@@ -184,10 +184,10 @@ def test_a_damaged_drop_ends_the_run_in_the_ledger_and_burns_no_retry(task: Task
     record = recorded(task, run_id)
     assert record
     assert record.outcome == "failed"
-    assert str(record.error).startswith("DamagedDrop: ")
+    assert str(record.error).startswith(task.store)
     assert after_training(task, run_id) == [run_id] * 3
     assert recorded(task, run_id) == record
-    with pytest.raises(SystemExit, match=f"{run_id} failed: DamagedDrop: "):
+    with pytest.raises(SystemExit, match=f"{run_id} failed: "):
         steps.finish(task.model_dump_json(), "s1", JOB, "SUCCEEDED", "")
 
 
@@ -232,7 +232,11 @@ def test_a_preempted_training_fails_its_step_and_goes_on_where_it_was(task: Task
 
 
 def test_a_run_that_missed_its_target_hands_on_the_run_that_it_escalated_to(task: Task, tmp_path: Path) -> None:
-    task = task.model_copy(update={"recipe": Recipe(schedule=Cosine(scale=0.02))})
+    short = Cosine(scale=0.02, escalation=(0.25,))
+    separate = task.resources.model_copy(update={"separate_evaluation": True})
+    task = task.model_copy(
+        update={"recipe": Recipe(preset="paper", initialization=Fresh(), schedule=short), "resources": separate}
+    )
     store = LocalStore(Path(task.store))
     pack(coloured(tmp_path / "first", red=0, blue=2), task, TaskStore(store, task.name))
     first = planned(task)

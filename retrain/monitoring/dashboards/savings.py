@@ -116,7 +116,7 @@ QUALITY = [
     series(
         "Speed-up by run",
         "L_99 and L_100 of each run in turn: the iterations in which the baseline reached its own accuracy, over "
-        "those in which this run reached 99 or 100 percent of it (Verwimp et al., eq. 2). A gap: it did not reach that.",
+        "those in which this run reached 99 or 100 percent of it (Verwimp et al., eq. 2). A gap: not reached.",
         {"{{task}} L_{{level}}": _of("retrain_speed_up_ratio", ", level")},
         "suffix:×",
     ),
