@@ -150,7 +150,7 @@ class Constant(ConfigModel):
 
     name: Literal["constant"] = "constant"
     scale: PositiveFloat = 1.0
-    """Most iterations of a run, as a multiple of scratch's schedule: the budget of a run that never reaches its target."""
+    """Most iterations of a run, as a multiple of scratch's schedule: the budget of a run that misses its target."""
     warmup: NonNegativeInt = 10
     """Iterations over which the learning rate rises in equal steps."""
 
@@ -230,9 +230,9 @@ class Recipe(ConfigModel):
     @classmethod
     def _fill_in_preset(cls, document: Any) -> Any:
         """Take from the preset each aspect that is absent, and what an aspect of the preset's own kind leaves out."""
-        preset = PRESETS.get(document.get("preset", "default")) if isinstance(document, dict) else None
-        if preset is None:
+        if not isinstance(document, dict) or document.get("preset", "default") not in list(PRESETS):
             return document
+        preset = PRESETS[document.get("preset", "default")]
         return document | {aspect: _merge_aspect(document.get(aspect), chosen) for aspect, chosen in preset.items()}
 
 

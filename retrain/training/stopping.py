@@ -94,13 +94,15 @@ def judge(
     if target is None:
         return None
     spent = points[-1].iteration >= budget
+    if spent and rule and rule.patience is None:  # the schedule has ended: nothing improves any more
+        rule = None
     confirmations = rule.confirmations if rule and not spent else 1
     ends = range(len(points), len(points) - confirmations, -1)
     if len(points) >= confirmations and all(is_good_enough(points[:end], target, rule) for end in ends):
         return "reached"
     if spent:
         return "missed"
-    if rule is None:
+    if rule is None or rule.patience is None:
         return None
     last = points[-1]
     patience = min(rule.patience, PATIENCE_SHARE * last.iteration)
