@@ -71,7 +71,9 @@ def outcome(folder: Path, plan: Plan) -> tuple[object, ...]:
     return result.model_digest, result.index_digest, curve, result.iterations
 
 
-@pytest.mark.parametrize("recipe", [Recipe(preset="paper"), Recipe(preset="paper", objective=Adversarial())], ids=["l2_init", "adversarial"])
+@pytest.mark.parametrize(
+    "recipe", [Recipe(preset="paper"), Recipe(preset="paper", objective=Adversarial())], ids=["l2_init", "adversarial"]
+)
 @pytest.mark.parametrize("averaging", [NoAverage(), PowerAverage()], ids=["last", "power"])
 def test_two_processes_train_like_one(tmp_path: Path, recipe: Recipe, averaging: Averaging) -> None:
     task = task_with().model_copy(update={"recipe": recipe.model_copy(update={"schedule": Cosine(scale=0.5)})})
