@@ -40,7 +40,7 @@ def models_by_name_at(path: tuple[str, ...], model: type[ConfigModel] = Task) ->
 
 
 def fill_in_default_names(document: Mapping[Any, Any], model: type[ConfigModel] = Task) -> dict[Any, Any]:
-    """Name the kind wherever the document leaves it out: `optimizer: {betas: [0.8, 0.99]}` is of the default kind, adam.
+    """Name the kind where the document leaves it out: `optimizer: {betas: [0.8, 0.99]}` is of the default kind, Adam.
 
     A recipe's preset names those of the recipe.
     """
