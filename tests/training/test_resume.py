@@ -130,7 +130,14 @@ def test_a_pipelines_step_that_was_killed_goes_on_from_its_saved_state_when_it_i
         assert process.exitcode == -signal.SIGKILL
     reached = newest(place, plan)
     code = "from test_resume import *; place = Path(sys.argv[1]); step_in(place, plan_in(place))"
-    again = subprocess.run([sys.executable, "-c", code, str(place)], cwd=TESTS, capture_output=True, text=True)
+    paths = os.pathsep.join([str(TESTS), str(TESTS / "training"), os.environ.get("PYTHONPATH", "")])
+    again = subprocess.run(
+        [sys.executable, "-c", code, str(place)],
+        env={**os.environ, "PYTHONPATH": paths},
+        cwd=TESTS,
+        capture_output=True,
+        text=True,
+    )
     assert again.returncode == 0, again.stderr
     assert f", on from {reached}" in again.stderr
     assert outcome(place, plan) == expected

@@ -28,7 +28,7 @@ from retrain.config.recipe import (
     Recipe,
     Warm,
 )
-from retrain.config.task import Adam, Sgd, Task
+from retrain.config.task import Adam, PowerAverage, Sgd, Task
 from retrain.data.samples import Samples
 from retrain.recipe.learning_speed import Counters
 from retrain.training.loop import train_step
@@ -84,6 +84,7 @@ def continued(task: Task) -> Run:
     start = run_of(plan_of(task))
     known = replace(Counters.zeros(sum(SIZES)), seen=torch.ones(sum(SIZES), dtype=torch.int16))
     plan = plan_of(task, "continuous", sizes=SIZES, known=1, parent="parent")
+    plan = plan.model_copy(update={"averaging": PowerAverage()})
     return run_of(plan, Parent(start.network.state_dict(), known))
 
 
