@@ -53,7 +53,7 @@ def find(name: str, root: Path, download: bool, scratch: Path) -> Path:
     try:
         _write(name, root, download, scratch)
     except ImportError as error:
-        raise StudyError(f"data set {name} cannot be read: {error}; install the extra demo, retrain[demo]") from error
+        raise StudyError(f"data set {name} cannot be read: {error}; pip install 'retrain-classifiers[demo]'") from error
     except (RuntimeError, OSError) as error:
         raise StudyError(
             f"data set {name} is not in {root}, not even as torchvision keeps it ({error}); "
