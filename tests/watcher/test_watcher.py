@@ -24,6 +24,7 @@ from support.watching import (
 )
 
 from retrain.cli.pipeline import build_pipeline
+from retrain.config.task import Task
 from retrain.kubeflow.submission import KubeflowExecutor
 from retrain.pipeline.next_run import plan_next_run
 from retrain.pipeline.planning import Request
@@ -31,7 +32,10 @@ from retrain.records import Plan
 from retrain.store import champions, ledger
 from retrain.store.drops import Quarantine, read_drop
 from retrain.store.runs import RunRecords
-from retrain.watcher.queue import SqsQueue
+from retrain.watcher.health import Health
+from retrain.watcher.queue import EventQueue, SqsQueue
+from retrain.watcher.task_watch import TaskWatch
+from retrain.watcher.watcher import Watcher
 
 TESTS = Path(__file__).parents[1]
 
@@ -144,6 +148,17 @@ def test_a_message_that_cannot_be_read_is_a_dead_letter_after_some_tries(place: 
         assert watcher.once()
     assert (counts(queue, s3), counts(dead, s3)) == ((0, 0), (1, 0))
     assert figures(watcher)["retrain_watcher_queue_errors_total"] == 2
+
+
+def test_watcher_deletes_messages_of_tasks_it_could_look_at(place: Place, bucket: str, s3: str) -> None:
+    queue, health = notified_queue(bucket, s3), Health(["pets", "cars"])
+    broken = Task(name="cars", store="s3://no-such-bucket/team", endpoint_url=s3)
+    events = EventQueue(SqsQueue(queue, visibility=300), [place.task, broken], health)
+    watches = [TaskWatch(task, Recorder(), health) for task in (place.task, broken)]
+    for bucket_and_prefix, drop in (((bucket, "team+a/pets"), "a"), (("no-such-bucket", "team/cars"), "b")):
+        send(queue, s3, notification(bucket_and_prefix[0], f"{bucket_and_prefix[1]}/drops/{drop}/drop.json"))
+    assert not Watcher(watches, health, 0, events).once()
+    assert counts(queue, s3) == (0, 1), "only the message that names the broken task is kept"
 
 
 def test_a_queue_that_does_not_answer_is_no_reason_to_stop(place: Place, s3: str, tmp_path: Path) -> None:
