@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retrain.errors import UserError
-from retrain.store.layout import Layout
 
 if TYPE_CHECKING:
     from retrain.config.task import Task
     from retrain.store.base import ObjectStore
+    from retrain.store.layout import Layout
 
 
 TaskName = Annotated[
@@ -45,6 +45,7 @@ def open_task(name: str, overrides: Sequence[str] = ()) -> "tuple[Task, ObjectSt
     """Return a task, its store and the layout of its objects there."""
     from retrain.config.loading import load_task
     from retrain.store import open_store
+    from retrain.store.layout import Layout
 
     task = load_task(name, overrides)
     return task, open_store(task.store, task.endpoint_url), Layout(task.name)

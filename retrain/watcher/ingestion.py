@@ -124,6 +124,8 @@ class Ingestion:
                     landed.committed.add(drop)
             except TaskLocked as error:
                 busy = error
+            except WorkerCrashed as error:  # its message names the drop
+                problem = error
             except UserError as error:
                 problem = UserError(f"drop {drop}: {error}")
         return problem or busy
@@ -155,6 +157,6 @@ class Ingestion:
             return f"{before.begun} validations came to no end, the last: {before.how}"
         self._health.alive(working=True)
         try:
-            return run_in_subprocess(INGEST_SECONDS, try_ingest_drop, self._task, drop)
+            return run_in_subprocess(f"validating drop {drop}", INGEST_SECONDS, try_ingest_drop, self._task, drop)
         finally:
             self._health.alive()

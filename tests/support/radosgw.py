@@ -1,6 +1,6 @@
 """A genuine S3 storage server for tests: Ceph's gateway with one monitor and one store in memory, on loopback.
 
-`python tests/radosgw.py` serves one until it is interrupted, for benchmarks; `tcp_nodelay=0` after it, as Ceph would.
+`PYTHONPATH=tests python -m support.radosgw` serves one until it is interrupted, for benchmarks; `tcp_nodelay=0` after it, as Ceph would.
 """
 
 import signal

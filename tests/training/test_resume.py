@@ -14,12 +14,12 @@ import pytest
 import torch
 import yaml
 from support.processes import forkserver
+from support.programs import python_environment
 from support.trainings import TASK, attempt_in, commit_drops, context_of, stored_plan
 
 from retrain.kubeflow import steps
 from retrain.records import Curve, Plan, Result
 
-TESTS = Path(__file__).parents[1]
 LONGER = TASK.training.model_copy(update={"epochs": 40})
 """A hundred iterations or so, each of them saved."""
 
@@ -130,7 +130,9 @@ def test_a_pipelines_step_that_was_killed_goes_on_from_its_saved_state_when_it_i
         assert process.exitcode == -signal.SIGKILL
     reached = newest(place, plan)
     code = "from test_resume import *; place = Path(sys.argv[1]); step_in(place, plan_in(place))"
-    again = subprocess.run([sys.executable, "-c", code, str(place)], cwd=TESTS, capture_output=True, text=True)
+    again = subprocess.run(
+        [sys.executable, "-c", code, str(place)], env=python_environment(), capture_output=True, text=True
+    )
     assert again.returncode == 0, again.stderr
     assert f", on from {reached}" in again.stderr
     assert outcome(place, plan) == expected
@@ -173,7 +175,7 @@ def test_a_command_that_is_asked_to_stop_exits_with_75_and_leaves_its_state(
     task = TASK.model_copy(update={"store": str(tmp_path / "store"), "training": endless})
     (tmp_path / "pets.yaml").write_text(yaml.safe_dump(task.model_dump(mode="json")))
     command = [sys.executable, "-m", "retrain", "run", "--task", str(tmp_path / "pets.yaml"), "--device", "cpu"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "RETRAIN_CACHE": str(tmp_path / "cache")}
+    environment = python_environment(RETRAIN_CACHE=str(tmp_path / "cache"))
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         wait_until(lambda: states_in(tmp_path))
         process.send_signal(how)

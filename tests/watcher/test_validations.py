@@ -126,9 +126,8 @@ def test_a_drop_whose_validation_dies_three_times_is_put_aside_and_others_are_ta
     assert begun(place.store) == ["pets/validations/a-bad.json"]
     assert quarantine_causes(place.store, LAYOUT) == {}
     assert watcher.once()
-    cause = (
-        "3 validations came to no end, the last: take_in: its process was killed by SIGSEGV (a crash in native code)"
-    )
+    crash = "validating drop a-bad: its process was killed by SIGSEGV (a crash in native code)"
+    cause = f"3 validations came to no end, the last: {crash}"
     assert quarantine_causes(place.store, LAYOUT) == {"a-bad": cause}
     assert figures(watcher)["retrain_watcher_quarantined_drops_total"] == 1
     assert begun(place.store) == []
@@ -233,7 +232,8 @@ def test_a_drop_that_kills_is_put_aside_after_three_deaths_however_many_watchers
     with ThreadPoolExecutor(WATCHERS) as pool, killing_all() as killed:
         for _ in range(MAX_ATTEMPTS + 1):
             list(pool.map(lambda watcher: watcher.once(), watchers))
-    assert quarantine_causes(place.store, LAYOUT)["a-bad"].startswith("3 validations came to no end, the last: take_in")
+    cause = quarantine_causes(place.store, LAYOUT)["a-bad"]
+    assert cause.startswith("3 validations came to no end, the last: validating drop a-bad: its process was killed")
     assert len(killed) == MAX_ATTEMPTS
     assert begun(place.store) == []
 

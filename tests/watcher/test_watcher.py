@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.kfp_server import KfpServer, serving
 from support.pictures import png
+from support.programs import python_environment
 from support.watching import (
     EAGER,
     Place,
@@ -36,8 +37,6 @@ from retrain.watcher.health import Health
 from retrain.watcher.queue import EventQueue, SqsQueue
 from retrain.watcher.task_watch import TaskWatch
 from retrain.watcher.watcher import Watcher
-
-TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -92,13 +91,15 @@ def test_a_watcher_killed_between_claim_and_submission_is_made_up_for(
 ) -> None:
     place.land(tmp_path / "in", "a")
     code = (
-        "import os, signal, sys; from watching import on_s3\n"
+        "import os, signal, sys; from support.watching import on_s3\n"
         "class Killed:\n"
         "    def ensure(self, task, plan, store):\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "on_s3(*sys.argv[1:]).watcher(Killed()).once()\n"
     )
-    killed = subprocess.run([sys.executable, "-c", code, bucket, s3, kfp.url], cwd=TESTS, capture_output=True)
+    killed = subprocess.run(
+        [sys.executable, "-c", code, bucket, s3, kfp.url], env=python_environment(), capture_output=True
+    )
     assert killed.returncode == -9, killed.stderr
     assert list(place.owners()) == ["a"]
     assert place.watcher(KubeflowExecutor(build_pipeline)).once()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.kfp_server import KfpServer, serving
+from support.programs import python_environment
 from support.watching import Place, on_s3
 
 from retrain.cli.pipeline import build_pipeline
@@ -21,7 +22,6 @@ from retrain.records import Plan
 from retrain.store import ObjectStore
 from retrain.watcher.task_watch import Pace
 
-TESTS = Path(__file__).parents[1]
 RETRY = 0.5
 """Seconds between tries to start a run."""
 
@@ -70,7 +70,7 @@ def apart(function: Callable[[Place], None], bucket: str, s3: str, host: str) ->
     code = "import sys, test_watchers_apart as here; getattr(here, sys.argv[1])(here.on_s3(*sys.argv[2:]))"
     command = [sys.executable, "-c", code, function.__name__, bucket, s3, host]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=TESTS, text=True, **pipes) as process:
+    with subprocess.Popen(command, env=python_environment(), text=True, **pipes) as process:
         try:
             yield process
         finally:
