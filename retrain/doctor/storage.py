@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
-from retrain.doctor.checks import Check, Finding
+from retrain.doctor import Check, Finding
 from retrain.records import Drop
 from retrain.store.base import ObjectStore, probe_conditional_writes
 from retrain.utils.text import pluralize
