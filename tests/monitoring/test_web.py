@@ -70,7 +70,7 @@ class Answer(NamedTuple):
 
 
 def ask(port: int, path: str, method: str = "GET", headers: Iterable[tuple[str, str]] = ()) -> Answer:
-    with closing(HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+    with closing(HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
         connection.request(method, path, headers=dict(headers))
         response = connection.getresponse()
         return Answer(response.status, response.headers, response.read())
@@ -81,7 +81,7 @@ def ok(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 
 
 def dial(port: int, said: bytes = b"") -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", port), timeout=30)
+    connection = socket.create_connection(("127.0.0.1", port), timeout=60)
     connection.sendall(said)
     return connection
 
@@ -143,13 +143,13 @@ def test_requests_beyond_the_threads_wait_for_their_turn() -> None:
 
     def wait(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         busy.release()
-        go_on.wait(30)
+        go_on.wait(60)
         return ok(environ, start_response)
 
     with ExitStack() as opened, serving("127.0.0.1", 0, wait) as port:
         asked = [opened.enter_context(dial(port, b"GET / HTTP/1.0\r\n\r\n")) for _ in range(2 * THREADS)]
         for _ in range(THREADS):
-            assert busy.acquire(timeout=30)
+            assert busy.acquire(timeout=60)
         assert not busy.acquire(blocking=False)
         go_on.set()
         assert {connection.recv(1000).split()[1] for connection in asked} == {b"200"}

@@ -1,4 +1,4 @@
-"""Real processes are killed at odd moments and started again: the run ends as if nothing had happened."""
+"""Real processes are killed at odd writes and started again: the run ends as if nothing had happened."""
 
 import os
 import random
@@ -16,6 +16,7 @@ import yaml
 from support.processes import forkserver
 from support.programs import python_environment
 from support.trainings import TASK, attempt_in, commit_drops, context_of, stored_plan
+from support.writes import freeze_at_state, terminate_stopped, wait_until_stopped
 
 from retrain.kubeflow import steps
 from retrain.records import Curve, Plan, Result
@@ -72,8 +73,8 @@ def states_in(place: Path) -> list[str]:
 
 
 def newest(place: Path, plan: Plan) -> int:
-    """The iteration of the newest state; 0 if there is none."""
-    return max((int(Path(key).name.split("-")[0]) for key in saved(place, plan)), default=0)
+    """The iteration of the newest state."""
+    return max(int(Path(key).name.split("-")[0]) for key in saved(place, plan))
 
 
 def wait_until(ready: Callable[[], object], seconds: float = 300) -> None:
@@ -83,11 +84,23 @@ def wait_until(ready: Callable[[], object], seconds: float = 300) -> None:
         time.sleep(0.002)
 
 
-def started(processes: ForkServerContext, place: Path, plan: Plan, iteration: int) -> ForkServerProcess:
-    """A process that trains the plan and has saved its state at an iteration, or later."""
-    process = processes.Process(target=attempt_in, args=(place, plan))
+def train_until_frozen(work: Callable[[Path, Plan], object], place: Path, plan: Plan, writes: int) -> None:
+    """Train a plan in this process, which stops itself at one of the writes of its states."""
+    freeze_at_state(writes)
+    work(place, plan)
+
+
+def started(
+    processes: ForkServerContext,
+    place: Path,
+    plan: Plan,
+    writes: int,
+    work: Callable[[Path, Plan], object] = attempt_in,
+) -> ForkServerProcess:
+    """A process that trains the plan and has stopped itself after so many writes and removals of states."""
+    process = processes.Process(target=train_until_frozen, args=(work, place, plan, writes))
     process.start()
-    wait_until(lambda: newest(place, plan) >= iteration)
+    wait_until_stopped(process)
     return process
 
 
@@ -95,9 +108,8 @@ def test_resumed_run_equals_uninterrupted_run(processes: ForkServerContext, plac
     plan = plan_in(place)
     expected = uninterrupted(place, plan)
     moments = random.Random(0)
-    for iteration in sorted(moments.sample(range(1, plan.iterations - 50), 4)):
-        process = started(processes, place, plan, iteration)
-        time.sleep(moments.uniform(0, 0.02))
+    for _ in range(4):  # each iteration writes a state and removes one: 80 in all at most
+        process = started(processes, place, plan, writes=moments.randint(1, 40))
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
@@ -121,10 +133,8 @@ def test_a_pipelines_step_that_was_killed_goes_on_from_its_saved_state_when_it_i
     plan = plan_in(place)
     expected = uninterrupted(place, plan)
     context_of(place).files(plan.run_id).write_plan(plan)
-    for iteration in (20, 60):
-        process = processes.Process(target=step_in, args=(place, plan))
-        process.start()
-        wait_until(lambda least=iteration: newest(place, plan) >= least)
+    for writes in (40, 80):
+        process = started(processes, place, plan, writes, step_in)
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
@@ -143,8 +153,8 @@ def test_sigterm_saves_the_step_and_exits_with_75_and_the_run_goes_on(
 ) -> None:
     plan = plan_in(place)
     expected = uninterrupted(place, plan)
-    process = started(processes, place, plan, iteration=70)
-    process.terminate()
+    process = started(processes, place, plan, writes=140)
+    terminate_stopped(process)
     process.join()
     assert process.exitcode == os.EX_TEMPFAIL
     attempt_in(place, plan)
@@ -156,8 +166,8 @@ def test_a_torn_newest_state_costs_the_iterations_since_the_one_before(
 ) -> None:
     plan = plan_in(place)
     expected = uninterrupted(place, plan)
-    process = started(processes, place, plan, iteration=30)
-    process.terminate()
+    process = started(processes, place, plan, writes=60)
+    terminate_stopped(process)
     process.join()
     torn = saved(place, plan)[-1]
     store = context_of(place).store

@@ -2,7 +2,6 @@
 
 import os
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -70,8 +69,11 @@ def test_what_works_on_runs_computes_in_its_own_cores_unless_told_otherwise(
 def test_work_on_a_stream_of_items_is_done_in_as_many_threads(quota: Path) -> None:
     quota.write_text("200000 100000\n")
 
-    def where(_: int) -> int:
-        time.sleep(0.001)
+    both = threading.Barrier(2)  # passed only once two threads have an item
+
+    def where(item: int) -> int:
+        if item < 2:
+            both.wait(60)
         return threading.get_ident()
 
     assert len(set(parallel_map(where, range(200)))) == 2
