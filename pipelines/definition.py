@@ -5,9 +5,11 @@ others with the run's id, which is the digest of its whole plan (task, dataset a
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from kfp import dsl
+from kfp.compiler import Compiler
 from kfp.dsl.graph_component import GraphComponent
 
 from retrain.config.task import Task
@@ -28,8 +30,13 @@ def build(task: Task) -> GraphComponent:
     return define(task, task.resources.image, lambda step, name: configure_pod(step, name, task.resources))
 
 
+def compile_pipeline(task: Task, output: Path) -> None:
+    """Write a task's pipeline as YAML. Raises as `build` does."""
+    Compiler().compile(build(task), str(output))
+
+
 def step_factory(image: str, configure: ConfigurePod) -> Callable[..., dsl.PipelineTask]:
-    """Return what makes a step of a function and its inputs: in an image, never reused, configured for where it runs."""
+    """Return what makes a step of a function and its inputs, in an image, never reused, configured for its place."""
 
     def step(function: Callable[..., Any], **inputs: Any) -> dsl.PipelineTask:
         component = dsl.component(function, base_image=image, install_kfp_package=False)

@@ -64,14 +64,25 @@ def find(name: str, root: Path, download: bool, scratch: Path) -> Path:
 
 def _write(name: str, root: Path, download: bool, folder: Path) -> None:
     if name == "digits":
-        from retrain.cli.demo import write_digits
-
         write_digits(folder)
         return
     from torchvision import datasets
 
     for split in ("train", "test"):
         export(load(getattr(datasets, PUBLISHED[name].kind), root, split, download), folder / split)
+
+
+def write_digits(folder: Path) -> None:
+    """Write 1,797 scanned digits, 8x8 pixels, as an image folder: `<digit>/<number>.png`."""
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+        path = folder / str(label) / f"{number:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((pixels * 255 / 16).astype(np.uint8)).save(path)
 
 
 def load(kind: Any, root: Path, split: str, download: bool) -> Any:
