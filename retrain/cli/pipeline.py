@@ -59,7 +59,7 @@ def trainjob(task: TaskName, overrides: Overrides = NONE) -> None:
 
 
 def build_pipeline(task: "Task") -> Any:
-    """Return a task's KFP pipeline, a `GraphComponent`. kfp is imported only when it is called, so that the watcher stays small."""
+    """Return a task's KFP pipeline, a `GraphComponent`. Only a call imports kfp: the watcher stays small."""
     from retrain.pipelines.definition import build
 
     return build(task)
@@ -86,6 +86,5 @@ def schedule_(
     opened = load_task(task, [*overrides, *settings])
     if opened.schedule is None:
         raise TaskError(f"when is {opened.name} to be retrained? Say it with --cron, or as schedule in the task")
-    typer.echo(
-        f"{opened.name} is retrained at {opened.schedule} UTC, as Kubeflow's recurring run {schedule(opened, build_pipeline)}"
-    )
+    recurring = schedule(opened, build_pipeline)
+    typer.echo(f"{opened.name} is retrained at {opened.schedule} UTC, as Kubeflow's recurring run {recurring}")

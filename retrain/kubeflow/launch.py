@@ -17,7 +17,7 @@ from retrain.utils.processes import available_cores
 
 
 def launch(processes: int, *arguments: str) -> None:
-    """Run `retrain.kubeflow.launch` in so many processes that find each other (torchrun's `--standalone`) and share the cores.
+    """Run `retrain.kubeflow.launch` in several processes, as torchrun's `--standalone` does; they share the cores.
 
     Raises `Preempted` if SIGTERM comes, which they are told of first, and `SystemExit` with the code of the process
     that failed first.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kfp.dsl.graph_component import GraphComponent
 
 PipelineBuilder = Callable[[Task], "GraphComponent"]
-"""Build the KFP pipeline of a task. It crosses into a subprocess, so it is a function that can be imported by its name."""
+"""Build the KFP pipeline of a task. It crosses into a subprocess, so it must be importable by its name."""
 
 ENDED_STATES = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 """KFP's states of runs that do nothing any more."""

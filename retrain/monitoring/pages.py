@@ -37,8 +37,8 @@ class Pages:
     def get(self, name: str) -> bytes:
         """Return a page, at most `FRESH_SECONDS` old.
 
-        Raises `UserError` if the task's store cannot be read or other pages take long to draw, and `WorkerCrashed` if this one's
-        drawing dies, or takes too long.
+        Raises `UserError` if the task's store cannot be read or other pages take long to draw, and `WorkerCrashed`
+        if this one's drawing dies, or takes too long.
         """
         if not self._lock.acquire(timeout=WAIT_SECONDS):
             raise UserError(f"{name}: another page is still being drawn; ask again in a minute")

@@ -1,4 +1,4 @@
-"""Serve WSGI applications over HTTP by waitress, read-only and with headers that keep browsers from running anything."""
+"""Serve WSGI applications over HTTP by waitress: read-only, with headers that keep browsers from running scripts."""
 
 import hashlib
 import socket

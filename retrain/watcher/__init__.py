@@ -1,1 +1,1 @@
-"""The watcher: event sources, ingestion of drops, claims, health. The store is the truth; events only say where to look."""
+"""The watcher: event sources, ingestion of drops, claims, health. Events only say where in the store to look."""
