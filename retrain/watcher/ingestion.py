@@ -117,7 +117,8 @@ class Ingestion:
 
         That is `Busy` if all were seen to but those that another watcher is validating.
         """
-        busy = problem = None
+        busy: UserError | None = None
+        problem: UserError | None = None
         for drop in sorted(landed.unvalidated):
             try:
                 if self._validate(drop):
