@@ -13,7 +13,7 @@ from retrain.kubeflow.launch import launch
 from retrain.pipeline.context import make_context
 from retrain.store import LocalStore
 from retrain.utils import processes
-from retrain.utils.parallel import parallel_map
+from retrain.utils.parallel import ITEMS_AT_ONCE, parallel_map
 from retrain.utils.processes import available_cores
 
 
@@ -68,11 +68,10 @@ def test_what_works_on_runs_computes_in_its_own_cores_unless_told_otherwise(
 
 def test_work_on_a_stream_of_items_is_done_in_as_many_threads(quota: Path) -> None:
     quota.write_text("200000 100000\n")
-
-    both = threading.Barrier(2)  # passed only once two threads have an item
+    both = threading.Barrier(2)  # passed only once two threads have their first items
 
     def where(item: int) -> int:
-        if item < 2:
+        if item in (0, ITEMS_AT_ONCE):
             both.wait(60)
         return threading.get_ident()
 
