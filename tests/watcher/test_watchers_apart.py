@@ -14,6 +14,7 @@ import pytest
 from support.kfp_server import KfpServer, serving
 from support.programs import python_environment
 from support.watching import Place, on_s3
+from support.writes import is_stopped
 
 from retrain.cli.pipeline import build_pipeline
 from retrain.config.task import Task
@@ -56,7 +57,7 @@ def look_three_times(place: Place) -> None:
 
 
 def look_and_freeze(place: Place) -> None:
-    assert not place.watcher(Frozen(), pace=Pace(lease=1)).once()
+    assert not place.watcher(Frozen(build_pipeline), pace=Pace(lease=1)).once()
 
 
 def watch(place: Place) -> None:
@@ -119,8 +120,9 @@ def test_a_watcher_that_was_frozen_past_its_lease_finds_its_writes_refused(
     place: Place, bucket: str, s3: str, kfp: KfpServer
 ) -> None:
     with apart(look_and_freeze, bucket, s3, kfp.url) as frozen:
-        state = Path(f"/proc/{frozen.pid}/stat")
-        wait_until(lambda: state.read_text().rpartition(")")[2].split()[0] == "T")
+        while not is_stopped(frozen.pid):
+            assert frozen.poll() is None, frozen.communicate()[1]
+            time.sleep(0.02)
         assert kfp.names == []
         successor = place.watcher(KubeflowExecutor(build_pipeline))
         wait_until(lambda: successor.once() and kfp.names)
