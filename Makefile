@@ -1,6 +1,6 @@
 # Chores. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint audit format study-mini bench chaos lock docs manifests image clean
+.PHONY: help demo test test-fast lint audit format study-mini bench chaos lock docs manifests image clean
 
 PYTHON := $(shell for python in python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$python && break; done)
@@ -18,10 +18,14 @@ test: $(READY) ## Run all tests; as root on Debian, install what they need first
 	@scripts/debian_packages.sh
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
-lint: $(READY) ## Check formatting, style and types
+test-fast: $(READY) ## Run the tests that need no server or other program, in under two minutes
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "not slow and not integration"
+
+lint: $(READY) ## Check formatting, style, types and which package imports which
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 audit: $(READY) ## Ask PyPI's advisories about every locked dependency; what it has no answer for is listed
 	$(BIN)/pip-audit --requirement requirements.lock --require-hashes --disable-pip --progress-spinner off
@@ -44,7 +48,7 @@ lock: $(READY) ## Resolve pyproject.toml anew into requirements.lock, and the im
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make lock" --all-extras pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--custom-compile-command "make lock" --extra kfp -c requirements.lock pyproject.toml -o requirements-image.lock
+		--custom-compile-command "make lock" --extra kfp --extra report -c requirements.lock pyproject.toml -o requirements-image.lock
 
 docs: $(READY) ## Write what the docs and the dashboards say of the code anew
 	$(BIN)/python docs/schemas.py

@@ -13,10 +13,9 @@ from typing import Literal
 
 import torch
 from epochs import by_hand
-from lib.limit import limit
+from lib.limit import limit, seconds
 from lib.noise import Case, run_of
 from lib.report import parser, report
-from lib.rounds import seconds
 
 from retrain.config.task import Training
 from retrain.training.hardware import compile_forward

@@ -21,7 +21,7 @@ import torch
 import webdataset as wds
 from lib.pictures import ICON, commit, icons
 from lib.report import parser, report
-from lib.s3 import serving
+from lib.s3 import serving_moto
 from lib.splits import CPU, Place
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -167,7 +167,7 @@ def main() -> None:
     wds.gopen_schemes["s3"] = gopen_s3
     with tempfile.TemporaryDirectory(prefix="retrain-loaders-") as folder:
         local = measure(folder, chosen)
-    with serving("loaders"):
+    with serving_moto("loaders"):
         remote = measure("s3://loaders/bench", chosen)
     report({"images": chosen.images, "folder": local, "S3 over HTTP": remote}, chosen.output)
 

@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 from lib.report import parser, report
 
-from retrain.cli.demo import write_digits
 from retrain.config.loading import load_task
+from retrain.experiments.datasets import write_digits
 from retrain.models import factory
 
 TASK = Path(__file__).parents[1] / "tasks" / "digits.yaml"

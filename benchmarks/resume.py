@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from lib.report import parser, report
 
-from retrain.cli.demo import write_digits
 from retrain.config.loading import load_task
 from retrain.data.packing import pack
 from retrain.data.staging import Staging
+from retrain.experiments.datasets import write_digits
 from retrain.monitoring.observers import LogLines
 from retrain.pipeline import stages
 from retrain.pipeline.context import Context

@@ -23,8 +23,8 @@ from typing import Any
 
 import boto3
 from boto3.s3.transfer import TransferConfig
-from lib.ceph import BUCKET, serving
 from lib.report import parser, report
+from lib.s3 import BUCKET, serving_ceph
 
 from retrain.data.stream.shard_cache import ReadAhead, ShardCache, ShardRef
 from retrain.records import Shard
@@ -123,7 +123,7 @@ def main() -> None:
     options.add_argument("--megabytes", type=int, default=64)
     options.add_argument("--rounds", type=int, default=7)
     chosen = options.parse_args()
-    server = nullcontext(chosen.endpoint_url) if chosen.endpoint_url else serving()
+    server = nullcontext(chosen.endpoint_url) if chosen.endpoint_url else serving_ceph()
     with tempfile.TemporaryDirectory(prefix="retrain-s3-") as name, server as endpoint:
         folder, store = Path(name), open_store(f"s3://{chosen.bucket}", endpoint)
         client: Any = boto3.client("s3", endpoint_url=endpoint)

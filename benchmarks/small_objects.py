@@ -10,8 +10,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from exporter import TASK, record_of
-from lib.ceph import BUCKET, serving
 from lib.report import parser, report
+from lib.s3 import BUCKET, serving_ceph
 
 from retrain.store import open_store
 from retrain.store.task_store import TaskStore
@@ -54,7 +54,7 @@ def main() -> None:
     chosen = options.parse_args()
     taken: dict[str, list[tuple[float, float]]] = {}
     with ExitStack() as servers:
-        stores = {how: filled(servers.enter_context(serving(how)), chosen.records) for how in FRONTENDS}
+        stores = {how: filled(servers.enter_context(serving_ceph(how)), chosen.records) for how in FRONTENDS}
         for _ in range(chosen.rounds):
             for how, store in stores.items():
                 for read in (one_by_one, by_sixteen):

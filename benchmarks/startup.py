@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from lib.report import parser, report
 
-from retrain.cli.demo import write_digits
+from retrain.experiments.datasets import write_digits
 
 TASK = Path(__file__).parents[1] / "tasks" / "digits.yaml"
 TICKS = os.sysconf("SC_CLK_TCK")

@@ -5,4 +5,4 @@ from importlib.util import find_spec
 from retrain.errors import UserError
 
 if find_spec("kfp") is None:
-    raise UserError("pipelines need kfp, which is not installed: pip install 'retrain[kfp]'")
+    raise UserError("Kubeflow pipelines need kfp: pip install 'retrain-classifiers[kfp]'")

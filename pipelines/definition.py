@@ -5,9 +5,11 @@ others with the run's id, which is the digest of its whole plan (task, dataset a
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from kfp import dsl
+from kfp.compiler import Compiler
 from kfp.dsl.graph_component import GraphComponent
 
 from retrain.config.task import Task
@@ -27,6 +29,11 @@ def build(task: Task) -> GraphComponent:
     """
     task.resources.require_one_node()
     return define(task, task.resources.image, lambda step, name: configure_pod(step, name, task.resources))
+
+
+def compile_pipeline(task: Task, output: Path) -> None:
+    """Write a task's pipeline as YAML. Raises as `build` does."""
+    Compiler().compile(build(task), str(output))
 
 
 def step_factory(image: str, configure: ConfigurePod) -> Callable[..., dsl.PipelineTask]:

@@ -1,4 +1,4 @@
-"""Fixtures that several test modules share."""
+"""Fixtures that several test modules share, and the marks that `make test-fast` goes by."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +10,83 @@ from support.aws import AWS
 from support.s3_server import serving_s3
 
 from retrain.store import LocalStore, ObjectStore, open_store
+
+SERVERS = {"s3", "bucket", "kfp"}
+"""Fixtures that serve S3, or a stand-in of Kubeflow."""
+
+INTEGRATION = {
+    "cli/test_secrets.py",
+    "doctor/test_doctor.py",
+    "experiments/test_study_kubeflow.py",
+    "kubeflow/test_client.py",
+    "kubeflow/test_definition.py",
+    "kubeflow/test_local.py",
+    "kubeflow/test_submission.py",
+    "kubeflow/test_trainjob.py",
+    "monitoring/test_alerts.py",
+    "monitoring/test_dashboards.py",
+    "monitoring/test_exporter.py",
+    "monitoring/test_report.py",
+    "monitoring/test_totals.py",
+    "records/test_hostile_names.py",
+    "repository/test_chart.py",
+    "repository/test_chart_values.py",
+    "repository/test_kserve_example.py",
+    "repository/test_manifests.py",
+    "store/test_damaged_records.py",
+    "store/test_policies.py",
+    "store/test_radosgw.py",
+    "store/test_s3_store.py",
+    "store/test_s3_transfers.py",
+    "store/test_store_faults.py",
+    "training/test_compiling.py",
+    "watcher/test_watcher.py",
+    "watcher/test_watchers_apart.py",
+}
+"""Files whose tests need a server or a program."""
+
+SLOW = {
+    "cli/test_output.py",
+    "cli/test_watch_command.py",
+    "data/test_stream_memory.py",
+    "data/test_stream_resume.py",
+    "experiments/test_study.py",
+    "experiments/test_study_killed.py",
+    "experiments/test_study_papers.py",
+    "experiments/test_study_splits.py",
+    "kubeflow/test_launch.py",
+    "models/test_narrow_convolutions.py",
+    "records/test_fuzz.py",
+    "records/test_many_classes.py",
+    "repository/test_chaos.py",
+    "repository/test_gpu_benchmark.py",
+    "store/test_local_store.py",
+    "store/test_locks.py",
+    "store/test_stateful.py",
+    "training/test_distributed.py",
+    "training/test_memory.py",
+    "training/test_resume.py",
+    "utils/test_available_cores.py",
+    "watcher/test_validations.py",
+}
+"""Files whose tests train for long, start processes, or search."""
+
+LONG = {"records/test_many_classes.py": 900, "repository/test_chaos.py": 900, "kubeflow/test_local.py": 900}
+"""Files whose tests may take longer than others before they are given up, in seconds."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by their file, or by what they ask for."""
+    for item in items:
+        file = str(item.path.relative_to(Path(__file__).parent))
+        parameters = getattr(item, "callspec", None)
+        on_s3 = parameters is not None and "s3" in parameters.params.values()
+        if file in INTEGRATION or on_s3 or SERVERS & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.integration)
+        if file in SLOW:
+            item.add_marker(pytest.mark.slow)
+        if file in LONG:
+            item.add_marker(pytest.mark.timeout(LONG[file]))
 
 
 @pytest.fixture(scope="session")

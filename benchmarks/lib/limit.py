@@ -1,15 +1,18 @@
 """What a device could do: its throughput in a product of two matrices, over a network's operations for an image."""
 
+import statistics
+import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 
 from lib.noise import CLASSES, Case
-from lib.rounds import seconds
 from retrain.config.task import Model
 from retrain.models import factory
 from retrain.models.flops import count_flops
 
+ROUNDS = 5
 TIMES = 10
 """Products in a round."""
 
@@ -42,3 +45,20 @@ def throughput(size: int, device: torch.device, dtype: torch.dtype) -> float:
 
     multiply()
     return TIMES * 2 * size**3 / seconds(multiply, device)
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Return the wall time until the device is done: the median of some rounds."""
+    taken = []
+    for _ in range(ROUNDS):
+        _finish(device)
+        began = time.perf_counter()
+        work()
+        _finish(device)
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

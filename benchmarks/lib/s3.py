@@ -1,20 +1,48 @@
-"""moto's S3 server in a process of its own: what is measured does not share its time."""
+"""S3 servers in processes of their own, so that what is measured does not share its time: Ceph's and moto's."""
 
 import logging
 import multiprocessing
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 
 import boto3
 
+from lib.report import ROOT
+
+BUCKET = "benchmark"
+
+
+@contextmanager
+def serving_ceph(frontend: str = "tcp_nodelay=1") -> Iterator[str]:
+    """Yield the address of Ceph's gateway, its store in memory, as tests use it.
+
+    The environment then has the credentials, and the server has the bucket.
+
+    `frontend` is how it answers: Ceph's default is `tcp_nodelay=0`.
+    """
+    os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+    command = [sys.executable, "-m", "support.radosgw", frontend]
+    with subprocess.Popen(command, cwd=ROOT / "tests", stdout=subprocess.PIPE, text=True) as server:
+        try:
+            url = next(iter(server.stdout or ()), "").strip()
+            if not url:
+                raise RuntimeError("no server: `apt-get install radosgw ceph-mon ceph-osd ceph-common`")
+            boto3.client("s3", endpoint_url=url).create_bucket(Bucket=BUCKET)
+            yield url
+        finally:
+            server.terminate()
+
+
 KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 @contextmanager
-def serving(bucket: str) -> Iterator[str]:
-    """Serve an empty bucket within; yields the address, which is in the environment with credentials."""
+def serving_moto(bucket: str) -> Iterator[str]:
+    """Serve an empty bucket by moto within; yields the address, which is in the environment with credentials."""
     fresh = multiprocessing.get_context("spawn")
     ours, theirs = fresh.Pipe()
     server = fresh.Process(target=_serve, args=(theirs,), daemon=True)

@@ -10,6 +10,7 @@ from retrain import __version__
 from retrain.cli import drop, history, pipeline, run, study, task
 from retrain.cli.doctor import doctor
 from retrain.cli.monitoring import exporter, report
+from retrain.cli.output import check_output
 from retrain.cli.watch import watch
 from retrain.errors import UserError
 from retrain.training.preemption import raise_preempted
@@ -46,8 +47,12 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("retrain").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, raise_preempted)
+    check_output()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except UserError as error:
         typer.echo(f"retrain: {error}", err=True)
         sys.exit(2)

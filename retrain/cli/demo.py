@@ -11,12 +11,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
 from rich.console import Console
-from sklearn.datasets import load_digits
 
 from retrain.cli.options import open_task
+from retrain.experiments.datasets import write_digits
 
 TASK = "demo"
 console = Console(highlight=False)
@@ -49,15 +47,6 @@ def main() -> None:
     say("The same as a page, every figure down to its run: open it in a browser.")
     retrain("report", "--task", TASK, "--output", str(Path(opened.store, "report.html")))
     sys.exit(0 if reached_target() else 1)
-
-
-def write_digits(folder: Path) -> None:
-    """Write 1,797 scanned digits, 8x8 pixels, as an image folder: `<digit>/<number>.png`."""
-    digits = load_digits()
-    for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
-        path = folder / str(label) / f"{number:04d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((pixels * 255 / 16).astype(np.uint8)).save(path)
 
 
 def say(why: str) -> None:

@@ -20,7 +20,7 @@ COLOURS = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 def doctor(task: TaskName, host: KubeflowHost = None, as_json: AsJson = False, overrides: Overrides = NONE) -> None:
     """Look for what would keep a task from running here: store, clock, disk, device, model, champion, Kubeflow."""
     from retrain.cli.formatting import print_record
-    from retrain.doctor import examine
+    from retrain.doctor.examination import examine
 
     chosen = [f"kubeflow.host={host}"] if host else []
     opened, store = open_task(task, [*overrides, *chosen])
@@ -31,8 +31,7 @@ def doctor(task: TaskName, host: KubeflowHost = None, as_json: AsJson = False, o
 
 
 def _kubeflow(settings: "Kubeflow") -> "Finding":
-    from retrain.doctor import Finding
-    from retrain.doctor.checks import Check
+    from retrain.doctor import Check, Finding
 
     if settings.host is None:
         mend = "Needed for --on kubeflow alone: set kubeflow.host in the task, or give --host."

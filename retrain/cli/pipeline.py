@@ -1,7 +1,7 @@
 """`retrain pipeline`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,8 +9,6 @@ from retrain.cli.options import NONE, KubeflowHost, Overrides, TaskName, open_ta
 from retrain.errors import TaskError, UserError
 
 if TYPE_CHECKING:
-    from kfp.dsl.graph_component import GraphComponent
-
     from retrain.config.task import Task
 
 
@@ -29,16 +27,15 @@ def compile_(
     overrides: Overrides = NONE,
 ) -> None:
     """Write a task's pipeline, to be uploaded to Kubeflow Pipelines."""
-    from kfp.compiler import Compiler
-
     from retrain.config.loading import load_task
+    from retrain.pipelines.definition import compile_pipeline
 
     if output.suffix not in (".yaml", ".yml"):
         raise UserError(f"--output {output}: must end in .yaml")
     opened = load_task(task, overrides)
     _warn_of_local_store(opened)
     with output_errors(output):
-        Compiler().compile(build_pipeline(opened), str(output))
+        compile_pipeline(opened, output)
     typer.echo(f"wrote {output}")
 
 
@@ -60,8 +57,8 @@ def trainjob(task: TaskName, overrides: Overrides = NONE) -> None:
     typer.echo(render_trainjob(opened, planned.run_id), nl=False)
 
 
-def build_pipeline(task: "Task") -> "GraphComponent":
-    """Return a task's KFP pipeline. kfp is imported only when it is called, so that the watcher stays small."""
+def build_pipeline(task: "Task") -> Any:
+    """Return a task's KFP pipeline, a `GraphComponent`. Only a call imports kfp: the watcher stays small."""
     from retrain.pipelines.definition import build
 
     return build(task)
@@ -88,7 +85,5 @@ def schedule_(
     opened = load_task(task, [*overrides, *settings])
     if opened.schedule is None:
         raise TaskError(f"when is {opened.name} to be retrained? Say it with --cron, or as schedule in the task")
-    typer.echo(
-        f"{opened.name} is retrained at {opened.schedule} UTC, "
-        f"as Kubeflow's recurring run {schedule(opened, build_pipeline)}"
-    )
+    recurring = schedule(opened, build_pipeline)
+    typer.echo(f"{opened.name} is retrained at {opened.schedule} UTC, as Kubeflow's recurring run {recurring}")

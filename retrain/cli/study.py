@@ -41,12 +41,17 @@ def run(
     from retrain.experiments.files import load_study
     from retrain.experiments.runs import Runs
     from retrain.experiments.workers import Workers
+    from retrain.training.preemption import Preempted
 
     runs = Runs(load_study(study), store)
     if on == "kubeflow":
         _submit(runs, drops.DataRoot(root, download), host)
         return
-    done = runner.run(runs, drops.DataRoot(root, download), Workers(jobs, device))
+    try:
+        done = runner.run(runs, drops.DataRoot(root, download), Workers(jobs, device))
+    except (Preempted, KeyboardInterrupt):
+        typer.echo(f"{runs.study.name}: stopped; run it again, and it goes on from there", err=True)
+        raise Preempted from None
     typer.echo(
         f"{runs.study.name}: {done} runs done, none left; `retrain study report {study}` shows what came of them"
     )

@@ -18,7 +18,7 @@ from retrain.data.source import SPLITS
 from retrain.data.stream.catalogue import catalogue_files
 from retrain.data.stream.reading import HELD_OUT, shard_refs
 from retrain.data.stream.shard_cache import WHOLE, ShardCache
-from retrain.doctor.checks import Check, Finding
+from retrain.doctor import Check, Finding
 from retrain.pipeline.context import cache_folder
 from retrain.records import Drop
 from retrain.store.task_store import TaskStore

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
-from retrain.doctor.checks import Check, Finding
+from retrain.doctor import Check, Finding
 from retrain.records import Drop
 from retrain.store.base import ObjectStore, probe_conditional_writes
 from retrain.store.task_store import TaskStore
@@ -31,17 +31,17 @@ def check_storage(store: TaskStore, drops: Callable[[], Sequence[Drop]]) -> Iter
 def _credentials(store: ObjectStore) -> Finding | str:
     if not store.url.startswith("s3://"):
         return "a folder needs none"
-    from boto3.session import Session
+    from retrain.store.s3.store import credentials_method
 
-    found = Session().get_credentials()
-    if found is None:
+    method = credentials_method()
+    if method is None:
         return Finding(
             check="credentials",
             state="failed",
             found="none",
             mend="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, or give the pod a role.",
         )
-    return f"by {found.method}"
+    return f"by {method}"
 
 
 def _access(store: TaskStore, drops: Sequence[Drop]) -> str:

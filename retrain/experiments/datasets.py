@@ -53,7 +53,7 @@ def find(name: str, root: Path, download: bool, scratch: Path) -> Path:
     try:
         _write(name, root, download, scratch)
     except ImportError as error:
-        raise StudyError(f"data set {name} cannot be read: {error}; install the extra demo, retrain[demo]") from error
+        raise StudyError(f"data set {name} cannot be read: {error}; pip install 'retrain-classifiers[demo]'") from error
     except (RuntimeError, OSError) as error:
         raise StudyError(
             f"data set {name} is not in {root}, not even as torchvision keeps it ({error}); "
@@ -64,14 +64,25 @@ def find(name: str, root: Path, download: bool, scratch: Path) -> Path:
 
 def _write(name: str, root: Path, download: bool, folder: Path) -> None:
     if name == "digits":
-        from retrain.cli.demo import write_digits
-
         write_digits(folder)
         return
     from torchvision import datasets
 
     for split in ("train", "test"):
         export(load(getattr(datasets, PUBLISHED[name].kind), root, split, download), folder / split)
+
+
+def write_digits(folder: Path) -> None:
+    """Write 1,797 scanned digits, 8x8 pixels, as an image folder: `<digit>/<number>.png`."""
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+        path = folder / str(label) / f"{number:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((pixels * 255 / 16).astype(np.uint8)).save(path)
 
 
 def load(kind: Any, root: Path, split: str, download: bool) -> Any:

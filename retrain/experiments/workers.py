@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from retrain.records import Plan
 from retrain.store.task_store import open_task_store
+from retrain.training.preemption import Preempted
 from retrain.utils.processes import exit_with_parent
 
 if TYPE_CHECKING:
@@ -45,7 +46,21 @@ def worker_pool(workers: Workers) -> Iterator[RunEach]:
         return
     fresh = multiprocessing.get_context("spawn")  # a forked torch may hang
     with ProcessPoolExecutor(workers.jobs, fresh, initializer=_init_worker, initargs=(workers.jobs,)) as pool:
-        yield lambda job, plans: pool.map(partial(job, device=workers.device), plans)
+        try:
+            yield lambda job, plans: pool.map(partial(_do_or_exit, job, device=workers.device), plans)
+        except (Preempted, KeyboardInterrupt):
+            for process in multiprocessing.active_children():
+                process.terminate()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _do_or_exit(job: Job, plan: Plan, *, device: str) -> None:
+    """Do a job; a worker that is told to stop exits once its training is saved, and begins no other job."""
+    try:
+        job(plan, device=device)
+    except Preempted as preempted:
+        os._exit(int(preempted.code or 0))
 
 
 def _init_worker(jobs: int) -> None:

@@ -74,10 +74,12 @@ def submit(task: Task, plan: Plan, store: TaskStore, build: PipelineBuilder) -> 
     """
     bound = read_submission(store, plan.run_id)
     if bound is None:
-        run_in_subprocess(SUBMIT_SECONDS, next_run.check_model, plan, True)
+        run_in_subprocess(f"checking the model of {plan.run_id}", SUBMIT_SECONDS, next_run.check_model, plan, True)
         bound = Submission(run_id=plan.run_id)
         write_submission(store, plan.run_id, bound)
-    submitted = run_in_subprocess(SUBMIT_SECONDS, _submit_by_name, task, plan.run_id, build)
+    submitted = run_in_subprocess(
+        f"submitting {plan.run_id}", SUBMIT_SECONDS, _submit_by_name, task, plan.run_id, build
+    )
     if bound.job != submitted.id:
         write_submission(store, plan.run_id, bound.model_copy(update={"job": submitted.id}))
     return submitted
@@ -97,13 +99,13 @@ class KubeflowExecutor:
         try:
             submitted = submit(task, plan, store, self._build)
         except ModelError as error:
-            run_in_subprocess(SUBMIT_SECONDS, _record_failure, task, plan, str(error))
+            _record_failure_apart(task, plan, str(error))
             return False
         if submitted.new:
             log.info("%s: %s is submitted as %s", task.name, plan.run_id, submitted.id)
         elif submitted.state in ENDED_STATES:
             said = f"its Kubeflow run {submitted.id} {submitted.state}, without a record"
-            run_in_subprocess(SUBMIT_SECONDS, _record_failure, task, plan, said)
+            _record_failure_apart(task, plan, said)
         return submitted.new
 
 
@@ -111,6 +113,11 @@ def _submit_by_name(task: Task, run_id: str, build: PipelineBuilder) -> Submitte
     from retrain.kubeflow.client import submit_by_name
 
     return submit_by_name(task, run_id, build)
+
+
+def _record_failure_apart(task: Task, plan: Plan, error: str) -> None:
+    """Record a failed run from a subprocess: the code that does it brings torch."""
+    run_in_subprocess(f"recording the failure of {plan.run_id}", SUBMIT_SECONDS, _record_failure, task, plan, error)
 
 
 def _record_failure(task: Task, plan: Plan, error: str) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision import models
 
 from retrain.config.task import Model
 from retrain.errors import ModelError
@@ -127,6 +126,8 @@ def logistic(classes: int, image_size: int) -> nn.Sequential:
 
 def torchvision_factory(model: Model) -> Callable[..., nn.Module]:
     """Return the factory of a network by torchvision's name. Raises `ModelError` if there is none."""
+    from torchvision import models  # brings torch's compiler: seconds that only its own networks are worth
+
     if model.name not in models.list_models(module=models):
         raise ModelError(
             f"model.name: there is no model {model.name!r}; allowed: mlp, logistic, a torchvision classifier "

@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 from retrain.monitoring import names
 from retrain.monitoring.metrics import family
 from retrain.monitoring.names import Name
-from retrain.monitoring.web import start
+from retrain.monitoring.web import WebServer
 from retrain.records import Plan, Point
 from retrain.training.progress import Progress
 
@@ -28,7 +28,7 @@ def serve_live_metrics(host: str, port: int) -> "LiveMetrics":
     """
     live, registry = LiveMetrics(), CollectorRegistry()
     registry.register(live)
-    start(host, port, make_wsgi_app(registry))
+    WebServer(host, port, make_wsgi_app(registry))
     return live
 
 

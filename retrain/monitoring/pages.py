@@ -36,15 +36,15 @@ class Pages:
     def get(self, name: str) -> bytes:
         """Return a page, at most `FRESH_SECONDS` old.
 
-        Raises `UserError` if the task's store cannot be read or other pages take long to draw, and `Died` if this one's
-        drawing dies, or takes too long.
+        Raises `UserError` if the task's store cannot be read or other pages take long to draw, and `WorkerCrashed`
+        if this one's drawing dies, or takes too long.
         """
         if not self._lock.acquire(timeout=WAIT_SECONDS):
             raise UserError(f"{name}: another page is still being drawn; ask again in a minute")
         try:
             drawn_at, page = self._pages.get(name, (float("-inf"), b""))
             if time.monotonic() - drawn_at > FRESH_SECONDS:
-                page = run_in_subprocess(DRAW_SECONDS, draw_page, self.tasks[name])
+                page = run_in_subprocess(f"drawing the page of {name}", DRAW_SECONDS, draw_page, self.tasks[name])
                 self._pages[name] = time.monotonic(), page
         finally:
             self._lock.release()

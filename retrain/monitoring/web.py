@@ -1,144 +1,30 @@
-"""A small WSGI server with limits on connections, time and sizes."""
+"""Serve WSGI applications over HTTP by waitress: read-only, with headers that keep browsers from running scripts."""
 
-import io
+import hashlib
 import socket
-import time
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from socketserver import ThreadingMixIn
-from threading import Lock, Thread
+from contextlib import closing, contextmanager
+from functools import cache
+from importlib.resources import files
+from threading import Thread
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from waitress.server import create_server
+from waitress.wasyncore import close_all
 
 from retrain.errors import UserError
-from retrain.monitoring.report.page import content_policy
 
-CONNECTIONS = 64
-"""At once, each a thread of its own."""
+CONNECTIONS = 1000
+"""Open at once. Waitress reads requests without a thread for each, so slow clients do not hold up others."""
+THREADS = 16
+"""Requests answered at once; others wait for their turn."""
 REQUEST_BYTES = 16 * 1024
-"""Of request line and headers; a body is never read."""
-REQUEST_SECONDS = 5.0
-"""From the connection to the end of the headers, however steadily they drip."""
-ANSWER_SECONDS = 60.0
-"""In which a client must have taken the answer."""
-TOO_LARGE = b"HTTP/1.0 431 Request Header Fields Too Large\r\nConnection: close\r\n\r\n"
-
-
-class RequestTooLarge(Exception):
-    """A request's line and headers are longer than allowed."""
-
-
-class _Request(io.RawIOBase):
-    """What a client sends: at most so many bytes, all of them before a deadline."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection, self._left = connection, REQUEST_BYTES
-        self._deadline = time.monotonic() + REQUEST_SECONDS
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Raises `RequestTooLarge`, and `TimeoutError` past the deadline."""
-        if self._left == 0:
-            raise RequestTooLarge
-        self._connection.settimeout(max(self._deadline - time.monotonic(), 0.001))
-        read = self._connection.recv_into(memoryview(buffer)[: self._left])
-        self._left -= read
-        return read
-
-
-class _Answer(io.BufferedIOBase):
-    """What is sent to a client, which has so many seconds to take it."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        """Raises `ConnectionAbortedError` if the client does not take it in time, as if it had gone."""
-        self._connection.settimeout(ANSWER_SECONDS)
-        try:
-            self._connection.sendall(data)
-        except TimeoutError as error:
-            raise ConnectionAbortedError from error
-        return len(data)
-
-
-class Handler(WSGIRequestHandler):
-    """Answers one request and closes: no line is logged for it, and a client that goes away is no error."""
-
-    server: "Server"
-
-    def setup(self) -> None:
-        """Read and write within the limits."""
-        super().setup()
-        self.rfile, self.wfile = io.BufferedReader(_Request(self.connection)), _Answer(self.connection)
-
-    def handle(self) -> None:
-        """Answer, unless the client is too slow, gone, or says too much."""
-        try:
-            super().handle()
-        except RequestTooLarge:
-            self.wfile.write(TOO_LARGE)
-        except (TimeoutError, ConnectionError):
-            pass
-
-    def get_environ(self) -> dict[str, Any]:
-        """Called once the headers are read: from now on the connection is not one to give up."""
-        self.server.has_asked(self.connection)
-        return super().get_environ()
-
-    def log_message(self, *_: object) -> None:
-        """Scrapes are not worth a line each."""
-
-
-class Server(ThreadingMixIn, WSGIServer):
-    """Where all connections are taken, the one that has been longest in asking makes room for the next."""
-
-    daemon_threads = True
-    request_queue_size = CONNECTIONS
-
-    def __init__(self, address: tuple[str, int], handler: type[WSGIRequestHandler]) -> None:
-        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self._lock, self._open, self._asking = Lock(), set[socket.socket](), dict[socket.socket, None]()
-        super().__init__(address, handler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Give the connection a thread. Where all are at work on answers, it is closed."""
-        with self._lock:
-            full = len(self._open) >= CONNECTIONS
-            slowest = next(iter(self._asking), None) if full else None
-            refused = full and slowest is None
-            if slowest:
-                self._forget(slowest)
-                with suppress(OSError):
-                    slowest.shutdown(socket.SHUT_RDWR)
-            if not refused:
-                self._open.add(request)
-                self._asking[request] = None
-        if refused:
-            self.shutdown_request(request)
-        else:
-            super().process_request(request, client_address)
-
-    def has_asked(self, request: Any) -> None:
-        """Note that a connection's request has been read."""
-        with self._lock:
-            self._asking.pop(request, None)
-
-    def shutdown_request(self, request: Any) -> None:
-        """Close a connection and give its place back."""
-        with self._lock:
-            self._forget(request)
-        super().shutdown_request(request)
-
-    def _forget(self, request: socket.socket) -> None:
-        self._open.discard(request)
-        self._asking.pop(request, None)
-
+"""Of request line and headers."""
+ANSWER_BYTES = 1 << 28
+"""Up to this size an answer that waits for its client is held in memory; beyond, in a temporary file."""
+IDLE_SECONDS = 30
+"""After which a connection that neither sends nor receives is closed."""
 
 Environ = dict[str, Any]
 Headers = list[tuple[str, str]]
@@ -146,23 +32,47 @@ StartResponse = Callable[[str, Headers], object]
 App = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 
-def start(host: str, port: int, application: App) -> Server:
-    """Serve until the process ends, or `shutdown`; port 0 takes a free one. Raises `OSError` if it cannot be had."""
-    server = make_server(host, port, guard(application), Server, Handler)
-    Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
-    return server
+class WebServer:
+    """Serve an application in a thread of its own until `close`."""
+
+    def __init__(self, host: str, port: int, application: App) -> None:
+        """Listen; port 0 takes a free one. Raises `OSError` if the address cannot be had."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family)
+        self.port: int = listening.getsockname()[1]
+        self._map: dict[int, Any] = {}
+        self._server: Any = create_server(
+            guard(application),
+            map=self._map,
+            sockets=[listening],
+            threads=THREADS,
+            connection_limit=CONNECTIONS,
+            channel_timeout=IDLE_SECONDS,
+            max_request_header_size=REQUEST_BYTES,
+            max_request_body_size=1,  # nothing here takes a body: 413 at once
+            outbuf_overflow=ANSWER_BYTES,
+            ident="retrain",
+            clear_untrusted_proxy_headers=True,
+        )
+        self._thread = Thread(target=self._server.run, daemon=True, name=f"http {host}:{self.port}")
+        self._thread.start()
+
+    def close(self) -> None:
+        """Close all connections, and wait until the thread has ended."""
+        self._server.trigger.pull_trigger(lambda: close_all(self._map))
+        self._thread.join()
+        self._server.task_dispatcher.shutdown()
 
 
 @contextmanager
 def serving(host: str, port: int, application: App) -> Iterator[int]:
     """Serve within; yields the port (0 takes a free one). Raises `UserError` if the port cannot be had."""
     try:
-        server = start(host, port, application)
+        server = WebServer(host, port, application)
     except OSError as error:
         raise UserError(f"cannot listen on {host}:{port}: {error.strerror}; choose another address") from error
-    with server:
-        yield server.server_port
-        server.shutdown()
+    with closing(server):
+        yield server.port
 
 
 def guard(application: App) -> App:
@@ -191,7 +101,6 @@ def _guard_headers() -> Headers:
         ("Referrer-Policy", "no-referrer"),
         ("Cross-Origin-Resource-Policy", "same-origin"),
         ("Cache-Control", "no-store"),
-        ("Server", "retrain"),
     ]
 
 
@@ -199,3 +108,16 @@ def reply(start_response: StartResponse, status: str, kind: str, body: bytes, *m
     """Answer a request with a body of this media type, and more headers."""
     start_response(status, [("Content-Type", f"{kind}; charset=utf-8"), ("Content-Length", str(len(body))), *more])
     return [body]
+
+
+@cache
+def style_sheet() -> str:
+    """Return the style sheet that every page holds."""
+    return files("retrain.monitoring").joinpath("report/templates/report.css").read_text(encoding="utf-8")
+
+
+@cache
+def content_policy() -> str:
+    """Return the content security policy: the style sheet alone, known by its hash, and nothing from elsewhere."""
+    digest = b64encode(hashlib.sha256(style_sheet().encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"

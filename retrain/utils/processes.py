@@ -20,10 +20,11 @@ class WorkerCrashed(UserError):
     """The process died, or had to be killed."""
 
 
-def run_in_subprocess(seconds: float, function: Callable[..., Outcome], *arguments: Any) -> Outcome:
+def run_in_subprocess(label: str, seconds: float, function: Callable[..., Outcome], *arguments: Any) -> Outcome:
     """Return what a function returns, or raise what it raises, from a fresh process.
 
-    Raises `Died` if that process dies, or is not done after `seconds`: then it is killed.
+    Raises `WorkerCrashed` if that process dies, or is not done after `seconds`: then it is killed. The message begins
+    with `label`, which tells people what the process was doing ("validating drop d-7").
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
@@ -32,11 +33,11 @@ def run_in_subprocess(seconds: float, function: Callable[..., Outcome], *argumen
     theirs.close()
     try:
         if not ours.poll(seconds):
-            raise WorkerCrashed(f"{function.__name__.strip('_')}: not done after {seconds:.0f} s")
+            raise WorkerCrashed(f"{label}: not done after {seconds:.0f} s")
         outcome = ours.recv()
     except EOFError:
         process.join()
-        raise WorkerCrashed(f"{function.__name__.strip('_')}: its process {_describe_exit(process.exitcode)}") from None
+        raise WorkerCrashed(f"{label}: its process {_describe_exit(process.exitcode)}") from None
     finally:
         process.kill()
         process.join()

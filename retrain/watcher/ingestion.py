@@ -114,13 +114,16 @@ class Ingestion:
 
         That is `Busy` if all were seen to but those that another watcher is validating.
         """
-        busy = problem = None
+        busy: UserError | None = None
+        problem: UserError | None = None
         for drop in sorted(landed.unvalidated):
             try:
                 if self._validate(drop):
                     landed.committed.add(drop)
             except TaskLocked as error:
                 busy = error
+            except WorkerCrashed as error:  # its message names the drop
+                problem = error
             except UserError as error:
                 problem = UserError(f"drop {drop}: {error}")
         return problem or busy
@@ -152,6 +155,6 @@ class Ingestion:
             return f"{before.begun} validations came to no end, the last: {before.how}"
         self._health.alive(working=True)
         try:
-            return run_in_subprocess(INGEST_SECONDS, try_ingest_drop, self._task, drop)
+            return run_in_subprocess(f"validating drop {drop}", INGEST_SECONDS, try_ingest_drop, self._task, drop)
         finally:
             self._health.alive()

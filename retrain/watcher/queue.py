@@ -4,7 +4,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -89,10 +89,14 @@ log = logging.getLogger("retrain")
 
 
 class ReceivedEvents(NamedTuple):
-    """Messages that were understood, and the ids of the drops that they name, by task."""
+    """Messages that were understood, the tasks that each names, and the ids of the drops that they name, by task."""
 
-    messages: list[Message]
+    messages: list[tuple[Message, frozenset[str]]]
     drops: dict[str, set[str]]
+
+    def settled(self, failed: Collection[str]) -> list[Message]:
+        """Return the messages that may be deleted: those that name no task of which looking `failed`."""
+        return [message for message, tasks in self.messages if tasks.isdisjoint(failed)]
 
 
 class EventQueue:
@@ -132,11 +136,13 @@ class EventQueue:
             except EventError as error:
                 self._failed(error)
                 continue
-            mail.messages.append(message)
+            named = set()
             for item in written:
                 for task, (bucket, prefix) in self._places.items():
                     if drop := item.ended_drop(bucket, prefix):
+                        named.add(task)
                         mail.drops.setdefault(task, set()).add(drop)
+            mail.messages.append((message, frozenset(named)))
 
     def _failed(self, error: Exception) -> None:
         log.warning("%s", error)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 from retrain.errors import UserError
@@ -42,7 +42,7 @@ class Watcher:
                 self._turn(mail)
                 next_turn = min(self._next_poll, time.monotonic() + TURN_SECONDS)
             else:
-                self._delete(mail)
+                self._delete(mail, failed=())
 
     def once(self) -> bool:
         """Go round once, with all that is in the queue; True if nothing failed, whatever others were at."""
@@ -59,15 +59,15 @@ class Watcher:
         time.sleep(wait)
         return ReceivedEvents([], {})
 
-    def _delete(self, mail: ReceivedEvents) -> None:
+    def _delete(self, mail: ReceivedEvents, failed: Collection[str]) -> None:
+        """Delete each message whose own tasks could be looked at: a broken task keeps no other's events."""
         if self._inbox:
-            self._inbox.delete(mail.messages)
+            self._inbox.delete(mail.settled(failed))
 
     def _turn(self, mail: ReceivedEvents) -> None:
         """Look, then advance; messages are done with in between, for a run may take hours."""
         looked = self._look(mail.drops)
-        if len(looked) == len(self._watches):
-            self._delete(mail)
+        self._delete(mail, failed={watch.task.name for watch in self._watches if watch not in looked})
         advanced = [watch for watch in self._watches if self._advance(watch)]
         for watch in looked:
             if watch in advanced:

@@ -6,22 +6,25 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from threading import BrokenBarrierError
+from typing import Any
+
+from support.writes import Strike, Writes
 
 from chaos.breaks import BREAKS
-from chaos.place import Place
+from chaos.place import KEYS, Place
 from retrain.data.packing import pack
 from retrain.errors import RunError, StoreError
 from retrain.pipeline import stages
 from retrain.pipeline.executor import InProcessExecutor
 from retrain.pipeline.planning import Request
 from retrain.records import Plan
-from retrain.store import Conflict, champions
+from retrain.store import Conflict, LocalStore, champions
 from retrain.store.locks import TaskLocked
+from retrain.store.s3.store import S3Store
 from retrain.training.preemption import raise_preempted
 from retrain.watcher.health import Health
 from retrain.watcher.ingestion import try_ingest_drop
@@ -32,24 +35,33 @@ from retrain.watcher.watcher import Watcher
 NOT_NOW = 2
 """Exit code, as of the command: the store failed or somebody else is at work, and a sentence says so."""
 LEASE_SECONDS = 2.0
+BARRIER_SECONDS = 60.0
+"""After which a racing process goes on without the others."""
 PACE = Pace(lease=LEASE_SECONDS, attend=0, retry=0.1)
 
 
-def play(act: Callable[..., None], place: Place, broken: str | None, *arguments: object) -> None:
+def play(act: Callable[..., None], place: Place, broken: str | None, strike: Strike | None, *arguments: object) -> None:
     """Do an act as the command would: told to leave by SIGTERM, ended by a sentence or, should there be a bug, not."""
     place.settle_in()
     signal.signal(signal.SIGTERM, raise_preempted)
     logging.disable()
     if broken:
         BREAKS[broken]()
+    writes = Writes(strike)
+    writes.watch(LocalStore, S3Store)
     try:
         act(place, *arguments)
+        _note(place, "writes", f"{act.__name__} {writes.count}\n")
     except (StoreError, TaskLocked) as error:
         _note(place, "sentences", f"{act.__name__}: {error}\n")
         sys.exit(NOT_NOW)
     except Exception:
         _note(place, "tracebacks", f"{act.__name__}: {traceback.format_exc()}\n")
         sys.exit(1)
+    finally:
+        for argument in arguments:
+            if isinstance(argument, Barrier):
+                argument.abort()  # those that wait go on without this process
 
 
 def _note(place: Place, file: str, text: str) -> None:
@@ -70,26 +82,45 @@ def retrain(place: Place) -> None:
 
 
 def carry_out(place: Place, plan: str, start: Barrier | None = None) -> None:
-    """Train a plan; with others, wait for them before it is judged and promoted. It holds no lease: swaps must do."""
+    """Train a plan and promote it without a lease; in a race, all have read the same champion before any swaps it."""
     context, planned = place.context(), Plan.model_validate_json(plan)
     context.files(planned.run_id).write_plan(planned)
     stages.train(context, planned)
     if start:
-        wait(start)
+        hold_first_replace(start, KEYS.champion)
     stages.promote(context, planned)
     stages.record(context, planned)
 
 
+def hold_first_replace(start: Barrier, key: str) -> None:
+    """Have this process replace a key for the first time only once all that race have read what they replace."""
+    for store in (LocalStore, S3Store):
+        store.replace = _held(store.replace, start, key, [])  # type: ignore[method-assign]
+
+
+def _held(replace: Callable[..., str], start: Barrier, key: str, held: list[str]) -> Callable[..., str]:
+    def wait_and_replace(store: Any, at: str, *arguments: Any) -> str:
+        if at == key and not held:
+            held.append(at)
+            wait(start)
+        return replace(store, at, *arguments)
+
+    return wait_and_replace
+
+
 def wait(start: Barrier) -> None:
-    """Go on with the others, or without those whose store failed."""
-    with suppress(BrokenBarrierError):
-        start.wait(10)
+    """Wait for all that race, or for one of them to end early."""
+    try:
+        start.wait(BARRIER_SECONDS)
+    except BrokenBarrierError:
+        return
 
 
-def roll_back(place: Place, start: Barrier) -> None:
+def roll_back(place: Place, start: Barrier | None = None) -> None:
     """`retrain rollback`, as soon as there is something to go back to."""
     context = place.context()
-    wait(start)
+    if start:
+        wait(start)
     while True:
         seen = context.store.champion.read()
         try:

@@ -1,18 +1,20 @@
-"""Processes that live a life: started at once, killed at random moments, started again until what they do is done."""
+"""Processes that live a life: killed at a random one of their writes, and started again until they are done."""
 
 import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from random import Random
 from threading import Lock
 from typing import NoReturn
 
 from support.processes import forkserver
+from support.writes import Strike, is_stopped
 
 from chaos.acts import NOT_NOW, play
 from chaos.place import Place
@@ -47,22 +49,33 @@ class Cast:
         """The store, where nothing fails."""
         return open_store(self.place.url, self.server)
 
-    def start(self, act: Callable[..., None], *arguments: object) -> ForkServerProcess:
-        """Start an act."""
-        process = CONTEXT.Process(target=play, args=(act, self.place, self.broken, *arguments))
+    def start(self, act: Callable[..., None], *arguments: object, strike: Strike | None = None) -> ForkServerProcess:
+        """Start an act, in a process that a signal may strike at one of its writes."""
+        process = CONTEXT.Process(target=play, args=(act, self.place, self.broken, strike, *arguments))
         with STARTING:  # the fork server takes one request at a time
             process.start()
         return process
 
-    def kill(self, process: ForkServerProcess, within: float) -> bool:
-        """Kill a process, or ask it to leave, at a random moment; False: it had ended before."""
-        process.join(self.random.uniform(0, within))
-        if process.exitcode is not None:
-            return False
-        name = self.random.choice(["SIGKILL", "SIGTERM"])
-        sent = _send(process, name)
-        self.faults[name] += sent
-        return sent
+    def strikes(self, writes: int, count: int) -> Iterator[Strike]:
+        """Yield kills, or wishes that a process leave, at random ones of as many writes as an act does in all."""
+        for _ in range(count):
+            if writes < 1:
+                return
+            strike = Strike(self.random.choice(["SIGKILL", "SIGTERM"]), self.random.randint(1, writes))
+            yield strike
+            writes -= strike.write
+
+    def struck(self, process: ForkServerProcess, strike: Strike | None) -> bool:
+        """Say whether a process that has ended was struck, and count it."""
+        struck = strike is not None and process.exitcode in (os.EX_TEMPFAIL, -signal.SIGKILL, -signal.SIGTERM)
+        if strike and struck:
+            self.faults[strike.signal] += 1
+        return struck
+
+    def writes(self, act: Callable[..., None]) -> int:
+        """Return how many writes an act took when it was first done here."""
+        notes = (self.place.folder / "writes").read_text().splitlines()
+        return next(int(count) for name, count in map(str.split, notes) if name == act.__name__)
 
     def end(self, process: ForkServerProcess) -> bool:
         """Wait for a process; say whether it did what it was for. Raises `Failed` where it should not have ended so."""
@@ -80,28 +93,30 @@ class Cast:
         notes = self.place.folder / "tracebacks"
         raise Failed(f"{what}: {notes.read_text() if notes.exists() else 'nothing in writing'}")
 
-    def see_through(self, act: Callable[..., None], *arguments: object, kills: int = 0, within: float = 1.0) -> None:
-        """Start an act again until it is done, and kill it on the way."""
+    def see_through(self, act: Callable[..., None], *arguments: object, strikes: Sequence[Strike] = ()) -> None:
+        """Start an act again until it is done; each strike befalls one of the first starts."""
         for attempt in range(ATTEMPTS):
-            process = self.start(act, *arguments)
-            if attempt < kills:
-                self.kill(process, within)
-            if self.end(process):
+            strike = strikes[attempt] if attempt < len(strikes) else None
+            process = self.start(act, *arguments, strike=strike)
+            done = self.end(process)
+            self.struck(process, strike)
+            if done:
                 return
         self.fail(f"{act.__name__} was not done after {ATTEMPTS} starts")
 
     def together(self, *acts: tuple[Callable[..., None], *tuple[object, ...]]) -> None:
-        """Start acts at once, and see each through."""
+        """Start acts at once, and see each through; one that is started again waits for no other."""
         processes = [self.start(*act) for act in acts]
         self.faults["racing process"] += len(acts) - 1
-        for process, act in zip(processes, acts, strict=True):
+        for process, (act, *arguments) in zip(processes, acts, strict=True):
             if not self.end(process):
-                self.see_through(*act)
+                self.see_through(act, *(each for each in arguments if not isinstance(each, Barrier)))
 
-    def freeze(self, process: ForkServerProcess, after: float, seconds: float) -> None:
-        """Stop a process for so long, then let it go on as if no time had passed."""
-        process.join(after)
-        if process.exitcode is None and _send(process, "SIGSTOP"):
+    def thaw(self, process: ForkServerProcess, seconds: float) -> None:
+        """Wait until a process has stopped itself; let it go on so much later as if no time had passed."""
+        while process.exitcode is None and not is_stopped(process.pid):
+            process.join(0.01)
+        if process.exitcode is None:
             time.sleep(seconds)
             self.faults["frozen process"] += _send(process, "SIGCONT")
 

@@ -1,9 +1,9 @@
 """The lives: two drops land and are retrained on, while one thing or another goes wrong."""
 
-import time
 from collections.abc import Callable, Mapping
 
 from support.watching import notification, notified_queue, send
+from support.writes import Strike
 
 from chaos import acts
 from chaos.acts import LEASE_SECONDS
@@ -17,6 +17,9 @@ from retrain.records import Plan
 from retrain.store import ObjectStore
 from retrain.store.task_store import TaskStore
 
+EARLY = 10
+"""A watcher is killed or frozen at one of its first writes: claims, a plan, the first states."""
+
 
 class Reference:
     """What undisturbed runs yield, and their plans: the same in every store."""
@@ -24,15 +27,15 @@ class Reference:
     def __init__(self, cast: Cast) -> None:
         store, task = cast.store(), cast.place.task
         cast.see_through(acts.land, DROPS[0])
-        began = time.monotonic()
         cast.see_through(acts.retrain)
-        self.seconds = time.monotonic() - began
-        """That a retraining takes here and now: who would kill one must know."""
         cast.see_through(acts.land, DROPS[1])
         planned = [next_run.plan_next_run(TaskStore(store, KEYS.task), task(seed), Request()) for seed in SEEDS]
         self.plans = [plan for plan in planned if isinstance(plan, Plan)]
         for plan in self.plans:
             cast.see_through(acts.carry_out, plan.model_dump_json())
+        self.landing = cast.writes(acts.land)
+        self.retraining = cast.writes(acts.retrain), cast.writes(acts.carry_out)
+        """As many writes as it takes to pack a drop, and to retrain on each: a kill strikes at one of them."""
         left, records = objects(store), TaskStore(store, KEYS.task).ledger.read()
         self._digests: dict[str, Digests] = {record.run_id: digests(left, record.run_id) for record in records}
         self._saved = {record.run_id: record.savings.gross for record in records if record.savings}
@@ -46,10 +49,10 @@ class Reference:
 
 
 def interrupted(cast: Cast, reference: Reference) -> Expected:
-    """Every process is killed, or asked to leave, at random moments."""
-    for drop in DROPS:
-        cast.see_through(acts.land, drop, kills=1, within=0.4)
-        cast.see_through(acts.retrain, kills=3, within=reference.seconds)
+    """Every process is killed, or asked to leave, at random writes."""
+    for drop, writes in zip(DROPS, reference.retraining, strict=True):
+        cast.see_through(acts.land, drop, strikes=list(cast.strikes(reference.landing, 1)))
+        cast.see_through(acts.retrain, strikes=list(cast.strikes(writes, 3)))
     return reference.expected(reference.plans[0])
 
 
@@ -76,16 +79,18 @@ def watched(cast: Cast, reference: Reference) -> Expected:
     """Two watchers and a person work on one task; events come twice, and a watcher freezes past its lease."""
     queue = _queue(cast)
     for count, drop in enumerate(DROPS, 1):
-        cast.see_through(acts.land, drop, kills=1, within=0.4)
+        cast.see_through(acts.land, drop, strikes=list(cast.strikes(reference.landing, 1)))
         if queue:
             _repeat(cast, queue, drop)
-        first, second = (cast.start(acts.watch, queue, count) for _ in range(2))
+        [kill] = cast.strikes(EARLY, 1)
+        freeze = Strike("SIGSTOP", cast.random.randint(1, EARLY))
+        first, second = (cast.start(acts.watch, queue, count, strike=strike) for strike in (freeze, kill))
         person = cast.start(acts.retrain)
         cast.faults["racing process"] += 2
-        cast.freeze(first, cast.random.uniform(0.1, 1.0), 1.5 * LEASE_SECONDS)
-        cast.kill(second, 0.5)
+        cast.thaw(first, 1.5 * LEASE_SECONDS)
         for process in (first, second, person):
             cast.end(process)
+        cast.struck(second, kill)
         cast.see_through(acts.watch, queue, count)
     return reference.expected(reference.plans[0])
 
@@ -127,17 +132,15 @@ def _upload_torn(cast: Cast, store: ObjectStore) -> None:
     store.write(KEYS.shard("torn", "train-000000.tar"), data[: cast.random.randrange(600, len(data) // 2)])
     store.write(KEYS.success("torn"), b"")
     cast.faults["torn upload"] += 1
-    cast.see_through(acts.adopt, "torn", kills=1, within=0.3)
+    cast.see_through(acts.adopt, "torn", strikes=[Strike("SIGKILL", 1)])
 
 
 def _damage_newest_state(cast: Cast, store: ObjectStore) -> None:
     """Kill a training once it has saved, and damage what it saved last."""
-    process = cast.start(acts.retrain)
-    while process.exitcode is None and len(_states(store)) < 2:
-        process.join(0.01)
-    cast.kill(process, within=0)
+    strike = Strike(cast.random.choice(["SIGKILL", "SIGTERM"]), cast.random.randint(4, 6), "/state/")
+    process = cast.start(acts.retrain, strike=strike)
     cast.end(process)
-    if states := _states(store):
+    if cast.struck(process, strike) and (states := _states(store)):
         store.write(states[-1], _with_a_hole(store.read(states[-1])[0]))
         cast.faults["damaged state"] += 1
 

@@ -55,14 +55,14 @@ def watching(*arguments: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
 
 def get(url: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(url, timeout=5) as reply:
+        with urllib.request.urlopen(url, timeout=60) as reply:
             return reply.status, reply.read().decode()
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read().decode()
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come to that"
@@ -78,7 +78,7 @@ def test_a_drop_becomes_a_champion_and_sigterm_ends_the_watcher_cleanly(place: P
         wait_until(lambda: 'retrain_watcher_runs_in_flight{task="pets"} 0.0' in get(f"{url}metrics")[1])
         metrics = get(f"{url}metrics")[1]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=120) == 0
     [record] = place.store.ledger.read()
     assert record.drops == ("week-1",)
     assert place.store.champion.read().run_id == record.run_id

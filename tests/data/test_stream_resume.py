@@ -12,6 +12,7 @@ import pytest
 import torch
 from support.streams import SETTING, two_drops
 from support.trainings import CPU, TASK, Silent, plan_of
+from support.writes import freeze_at_state, wait_until_stopped
 
 from retrain.config.task import Data, Task
 from retrain.data.dataset import make_dataset
@@ -72,17 +73,18 @@ def outcome(folder: Path, plan: Plan) -> tuple[object, ...]:
     return result.model_digest, result.index_digest, curve
 
 
-def started(processes: ForkServerContext, folder: Path, plan: Plan, iteration: int) -> ForkServerProcess:
-    """A process that trains the plan and has saved its state at an iteration, or later."""
-    process = processes.Process(target=train, args=(folder, plan))
+def train_until_frozen(folder: Path, plan: Plan, writes: int) -> None:
+    """Train in this process, which stops itself at one of the writes of its states."""
+    freeze_at_state(writes)
+    train(folder, plan)
+
+
+def started(processes: ForkServerContext, folder: Path, plan: Plan, writes: int) -> ForkServerProcess:
+    """A process that trains the plan and has stopped itself after so many writes and removals of states."""
+    process = processes.Process(target=train_until_frozen, args=(folder, plan, writes))
     process.start()
-    wait_until(lambda: newest(folder, plan) >= iteration)
+    wait_until_stopped(process)
     return process
-
-
-def newest(folder: Path, plan: Plan) -> int:
-    states = context_of(folder).store.objects.list(f"{TASK.name}/runs/{plan.run_id}/state/")
-    return max((int(Path(entry.key).name.split("-")[0]) for entry in states), default=0)
 
 
 def wait_until(ready: Callable[[], object], seconds: float = 120) -> None:
@@ -114,15 +116,16 @@ def test_a_streamed_run_that_is_killed_and_started_again_ends_as_if_it_had_not_b
     expected = outcome(tmp_path, plan)
     again = plan_in(context_of(tmp_path), workers=2, parent=parent, epochs=12)
     assert again.run_id == plan.run_id
-    process = started(processes, tmp_path, again, iteration=8)
+    process = started(processes, tmp_path, again, writes=16)
     workers = workers_of(process)
     process.kill()
     process.join()
     assert len(workers) == 2
-    process = started(processes, tmp_path, again, iteration=20)
+    process = started(processes, tmp_path, again, writes=24)
     asked = [process.pid, *workers_of(process)]
     for pid in asked:  # as a container's end asks them all
         os.kill(pid, signal.SIGTERM)
+    os.kill(process.pid or 0, signal.SIGCONT)
     process.join()
     assert process.exitcode == os.EX_TEMPFAIL
     wait_until(lambda: all(map(gone, [*workers, *asked[1:]])))

@@ -2,13 +2,15 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from support.lives import Life, make_task
+from support.programs import python_environment
+from support.writes import frozen_environment, wait_for_frozen, wait_for_pending
 
 from retrain.config.task import Task
 from retrain.pipeline import stages
@@ -35,15 +37,16 @@ def task_in(folder: Path, gpus: int) -> Task:
     )
 
 
-def started(folder: Path, *command: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "RETRAIN_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+def started(folder: Path, *command: str, freeze: Path | None = None) -> subprocess.Popen[str]:
+    settings = {"RETRAIN_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    environment = frozen_environment(freeze, 2, **settings) if freeze else python_environment(**settings)
     return subprocess.Popen([sys.executable, *command], env=environment, stdout=subprocess.PIPE, text=True)
 
 
-def step(folder: Path, plan: Plan) -> subprocess.Popen[str]:
-    """The training step of a pipeline."""
+def step(folder: Path, plan: Plan, freeze: Path | None = None) -> subprocess.Popen[str]:
+    """The training step of a pipeline; with `freeze`, its first process stops itself once it has saved."""
     code = "import sys; from retrain.kubeflow import steps; print(steps.train(*sys.argv[1:]))"
-    return started(folder, "-c", code, task_in(folder, gpus=2).model_dump_json(), plan.run_id, "cpu")
+    return started(folder, "-c", code, task_in(folder, gpus=2).model_dump_json(), plan.run_id, "cpu", freeze=freeze)
 
 
 def test_a_step_trains_and_escalates_in_two_processes_and_exits_with_75_when_asked_to_leave(life: Life) -> None:
@@ -52,11 +55,12 @@ def test_a_step_trains_and_escalates_in_two_processes_and_exits_with_75_when_ask
     life.land(3, seed=1)
     plan = stages.plan(life.context, task, Request())
     assert isinstance(plan, Plan)
-    process = step(life.folder, plan)
-    while not any("/state/" in entry.key for entry in life.store.objects.list("pets/runs/")):
-        assert process.poll() is None
-        time.sleep(0.01)
+    note = life.folder / "frozen"
+    process = step(life.folder, plan, freeze=note)
+    frozen = wait_for_frozen(note, process)
     process.terminate()
+    wait_for_pending(frozen, signal.SIGTERM)
+    os.kill(frozen, signal.SIGCONT)
     process.communicate()
     assert process.returncode == os.EX_TEMPFAIL
     process = step(life.folder, plan)

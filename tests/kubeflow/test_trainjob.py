@@ -5,8 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pytest
 import yaml
 from retrain.pipelines.definition import build
 from support.trainings import TASK, commit_drops, context_of
+from support.writes import frozen_environment, wait_for_frozen
 
 from retrain.config.loading import parse_task
 from retrain.config.resources import Cache, Gpus, Kubeflow, Queue, Resources, Toleration
@@ -126,7 +125,7 @@ def planned(folder: Path) -> dict[str, Any]:
     return job
 
 
-def node(folder: Path, job: dict[str, Any], rank: int, port: int) -> subprocess.Popen[str]:
+def node(folder: Path, job: dict[str, Any], rank: int, port: int, freeze: Path | None = None) -> subprocess.Popen[str]:
     """A node's container: the job's command and arguments, and the environment that Trainer adds."""
     trainer = job["spec"]["trainer"]
     assert trainer["command"][0] == "torchrun"
@@ -141,7 +140,7 @@ def node(folder: Path, job: dict[str, Any], rank: int, port: int) -> subprocess.
     }
     return subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", *trainer["command"][1:], *trainer["args"]],
-        env={**os.environ, **environment},
+        env=frozen_environment(freeze, 6, **environment) if freeze else {**os.environ, **environment},
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -160,21 +159,16 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def wait_for(ready: Iterator[bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not next(ready):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_when_a_node_is_lost_all_end_and_once_they_are_back_the_run_goes_on_from_its_saved_state(folder: Path) -> None:
     job = planned(folder)
     context, run_id = context_of(folder), job["metadata"]["name"]
     state = f"{TASK.name}/runs/{run_id}/state/"
     port = free_port()
-    nodes = [node(folder, job, rank, port) for rank in range(2)]
-    wait_for(any(context.store.objects.list(state)) for _ in iter(int, 1))
+    note = folder / "frozen"
+    nodes = [node(folder, job, rank, port, note) for rank in range(2)]
+    frozen = wait_for_frozen(note, nodes[0])
     lose(nodes[1])
+    os.kill(frozen, signal.SIGCONT)
     said = [process.communicate()[1] for process in nodes]
     assert [process.returncode for process in nodes] == [1, -signal.SIGKILL]
     assert "another process is gone" in said[0]

@@ -16,11 +16,11 @@ from retrain.models import factory
 TRAIN = """
 import sys
 import torch
-from retrain import models
+from retrain.models import factory
 from retrain.config.task import Model
 torch.set_num_threads(1)
-network = models.build(Model(options={"width": int(sys.argv[1])}), 5, 8, seed=0).train()
-network = models.place(network, torch.device("cpu"))
+network = factory.build_network(Model(options={"width": int(sys.argv[1])}), 5, 8, seed=0).train()
+network = factory.to_device_channels_last(network, torch.device("cpu"))
 for _ in range(50):
     network(torch.randn(32, 3, 8, 8).to(memory_format=torch.channels_last)).square().mean().backward()
 """

@@ -22,6 +22,7 @@ from retrain.store.keys import TaskKeys
 
 ROOT = Path(__file__).parents[2]
 ALERTS = ROOT / "charts" / "retrain" / "files" / "alerts.yaml"
+ALERTS_TEST = Path(__file__).with_name("alerts_test.yaml")
 RULES = yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]
 ALL = {rule["alert"] for rule in RULES}
 
@@ -39,8 +40,8 @@ def test_promtool_finds_the_rules_sound() -> None:
 
 
 def test_each_alert_fires_when_it_should_and_not_before() -> None:
-    promtool("test", "rules", str(ROOT / "tests" / "alerts_test.yaml"))
-    tested = yaml.safe_load((ROOT / "tests" / "alerts_test.yaml").read_text())["tests"]
+    promtool("test", "rules", str(ALERTS_TEST))
+    tested = yaml.safe_load(ALERTS_TEST.read_text())["tests"]
     cases = [case for group in tested for case in group["alert_rule_test"]]
     assert {case["alertname"] for case in cases if "exp_alerts" in case} == ALL
     assert {case["alertname"] for case in cases if "exp_alerts" not in case} == ALL

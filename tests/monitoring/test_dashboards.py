@@ -5,7 +5,6 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -140,16 +139,6 @@ SAVINGS: dict[str, dict[str, dict[monitoring.Labels, Any]]] = {
     "Gate": {"{{decision}}": labelled("decision", {"promoted": 3, "refused": 1})},
     "Drops": {"{{state}}": labelled("state", {"trained": 2, "waiting": 0, "quarantined": 1})},
     "Baseline's age": {"{{task}}": labelled("task", {"pets": 2})},
-    "Since the last success": {
-        "{{task}}": {
-            frozenset({("task", task)}): pytest.approx(time.time() - ended_at.timestamp(), abs=600)
-            for task, ended_at in (
-                ("pets", known_ledger.pets()[3].ended_at),
-                ("cars", known_ledger.cars()[0].ended_at),
-            )
-        }
-    },
-    "Champion's age": {"{{task}}": {frozenset({("task", "pets")}): pytest.approx(0, abs=600)}},
     "Champions": {
         "": {
             frozenset(
@@ -164,6 +153,18 @@ SAVINGS: dict[str, dict[str, dict[monitoring.Labels, Any]]] = {
 }
 
 
+def ages() -> dict[str, dict[str, dict[monitoring.Labels, Any]]]:
+    """Figures that grow with the time; an hour either way says that they are of the right moment."""
+    successes = {"pets": known_ledger.pets()[3].ended_at, "cars": known_ledger.cars()[0].ended_at}
+    since = {task: time.time() - ended_at.timestamp() for task, ended_at in successes.items()}
+    return {
+        "Since the last success": {
+            "{{task}}": {frozenset({("task", task)}): pytest.approx(age, abs=3600) for task, age in since.items()}
+        },
+        "Champion's age": {"{{task}}": {frozenset({("task", "pets")}): pytest.approx(0, abs=3600)}},
+    }
+
+
 def test_every_query_of_compute_savings_returns_the_known_figures(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
     known_ledger.write(store, [*known_ledger.pets(), *known_ledger.cars()])
@@ -172,7 +173,7 @@ def test_every_query_of_compute_savings_returns_the_known_figures(tmp_path: Path
     tasks = [Task(name=name, store=str(store.root)) for name in ("pets", "cars")]
     with monitoring.exporter(tasks) as address, monitoring.prometheus(tmp_path, [address]) as prometheus:
         monitoring.wait_for(lambda: monitoring.query(prometheus, "retrain_ledger_records"), "a scrape")
-        assert answers(prometheus, "compute-savings.json") == SAVINGS
+        assert answers(prometheus, "compute-savings.json") == SAVINGS | ages()
         offered = json.loads(monitoring.get(f"{prometheus}/api/v1/label/task/values?match[]=retrain_runs_total"))
         assert offered["data"] == ["cars", "pets"]
 
@@ -181,26 +182,28 @@ SPEED = 10
 """Iterations a second."""
 
 
+class ByClock(Progress):
+    """A training whose iteration, whenever it is read, is what its speed says."""
+
+    @property
+    def iteration(self) -> int:
+        return 30 + int((time.monotonic() - self.since) * SPEED)
+
+    @iteration.setter
+    def iteration(self, value: int) -> None:
+        self.since = time.monotonic()
+
+
 @pytest.fixture
 def training() -> Iterator[str]:
     """The /metrics of a training that goes on by the clock from iteration 30 of 1000; yields its host and port."""
-    observer, registry, stop = live.LiveMetrics(), CollectorRegistry(), Event()
+    observer, registry = live.LiveMetrics(), CollectorRegistry()
     registry.register(observer)
-    progress = Progress(iteration=30, evaluation_seconds=3.0, saving_seconds=1.0, data_seconds=6.0, seconds=14.0)
+    progress = ByClock(evaluation_seconds=3.0, saving_seconds=1.0, data_seconds=6.0, seconds=14.0)
     observer.started(plan_of(target=0.8).model_copy(update={"iterations": 1000}), progress)
     progress.points.append(Point(iteration=30, accuracy=0.7, loss=0.9, images=100, train_loss=1.1, learning_rate=0.001))
-    since = time.monotonic()
-
-    def train() -> None:
-        while not stop.wait(0.01):
-            progress.iteration = 30 + int((time.monotonic() - since) * SPEED)
-
-    thread = Thread(target=train)
-    thread.start()
     with serving("127.0.0.1", 0, make_wsgi_app(registry)) as port:
         yield f"127.0.0.1:{port}"
-    stop.set()
-    thread.join()
 
 
 def test_every_query_of_live_training_returns_the_known_figures(training: str, tmp_path: Path) -> None:
@@ -209,7 +212,7 @@ def test_every_query_of_live_training_returns_the_known_figures(training: str, t
         enough = "count_over_time(retrain_training_images_total[1m]) >= 5"
         monitoring.wait_for(lambda: monitoring.query(prometheus, enough), "five scrapes")
         told = answers(prometheus, "live-training.json")
-    speed = {"{{task}}": {ours: pytest.approx(SPEED * TASK.training.batch_size, rel=0.2)}}
+    speed = {"{{task}}": {ours: pytest.approx(SPEED * TASK.training.batch_size, rel=0.5)}}
     assert told.pop("Images a second") == speed
     assert told.pop("Images a second over time") == speed
     assert told.pop("Accuracy against target") == {"{{task}} {{method}}": {ours: 0.7}, "{{task}} target": {ours: 0.8}}
@@ -223,5 +226,5 @@ def test_every_query_of_live_training_returns_the_known_figures(training: str, t
     assert by_phase["data"] / by_phase["saving"] == pytest.approx(6)
     done = told.pop("Progress")["{{task}}"][ours] * 1000
     assert 30 < done < 1000
-    assert told.pop("Time to target") == {"{{task}}": {ours: pytest.approx((1000 - done) / SPEED, rel=0.2)}}
+    assert told.pop("Time to target") == {"{{task}}": {ours: pytest.approx((1000 - done) / SPEED, rel=0.5)}}
     assert not told

@@ -49,7 +49,7 @@ def test_after_a_drawing_was_killed_the_next_one_is_served(port: int, hanging: P
         monitoring.wait_for(multiprocessing.active_children, "the process that draws")
         for process in multiprocessing.active_children():
             process.kill()
-        assert asked.result() == (503, "draw: its process was killed by SIGKILL (out of memory?)\n")
+        assert asked.result() == (503, "drawing the page of pets: its process was killed by SIGKILL (out of memory?)\n")
     hanging.unlink()
     status, html = page(port)
     assert status == 200
@@ -71,5 +71,5 @@ def test_whoever_would_wait_long_for_another_drawing_is_sent_away(
 
 def test_a_drawing_that_hangs_is_given_up(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "DRAW_SECONDS", 1)
-    assert page(port) == (503, "draw: not done after 1 s\n")
+    assert page(port) == (503, "drawing the page of pets: not done after 1 s\n")
     assert multiprocessing.active_children() == []

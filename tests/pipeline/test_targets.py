@@ -155,6 +155,7 @@ def test_averaging_is_the_presets_unless_the_task_says_otherwise() -> None:
         ({"train_accuracy": 0.99}, "mlp", 0.8, "without BatchNorm"),
         ({"train_accuracy": 0.99}, "vgg11", 0.8, "without BatchNorm"),
         ({"train_accuracy": 0.99}, "vgg11_bn", 0.4, "it is fitted"),
+        ({"train_accuracy": 0.99}, "vit_b_16", 0.8, "without BatchNorm"),
         ({"train_accuracy": 0.99}, "some.module:factory", 0.8, "without BatchNorm"),
         ({"train_accuracy": 0.99, "normalised": True}, "some.module:factory", 0.4, "it is fitted"),
     ],

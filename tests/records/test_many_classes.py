@@ -38,7 +38,7 @@ def landed(tmp_path_factory: pytest.TempPathFactory) -> Task:
     task = task_in(tmp_path_factory.mktemp("many"), image_size=4, val_share=0.002, test_share=0.002, flip=False)
     store, image = LocalStore(Path(task.store)), png(1, 4)
     upload(store, "many", {"train.tar": shard((f"class-{n:06d}/1.png", image) for n in range(CLASSES))})
-    cause, most = run_in_subprocess(600, weighed, task, "many")
+    cause, most = run_in_subprocess("weighing many classes", 600, weighed, task, "many")
     assert cause is None
     assert most < 1_000_000, "kB, torch's own 500,000 included"
     training = Training(epochs=0.005, batch_size=64, evaluate_every=1)

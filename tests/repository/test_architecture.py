@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for folder in ("retrain", "pipelines", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
 MODULES = sorted(module.name for module in pkgutil.walk_packages(retrain.__path__, "retrain."))
 
-PURE = ("retrain.recipe", "retrain.training", "retrain.data", "retrain.models.factory")
+PURE = ("retrain.recipe", "retrain.training", "retrain.data", "retrain.models")
 OUTSIDE = {"boto3", "kfp", "kubernetes", "typer", "prometheus_client"}
-LIGHT = ("retrain.config.task", "retrain.config.recipe", "retrain.records", "retrain.tasks")
+LIGHT = ("retrain.config", "retrain.records")
 UNPICKLERS = {
     "pickle",
     "cloudpickle",
@@ -65,7 +65,7 @@ def names(tree: ast.AST) -> Iterator[str]:
 
 
 def test_recipe_training_data_and_models_load_nothing_of_the_outside_world() -> None:
-    assert {"retrain.config.recipe", "retrain.training", "retrain.data"} <= set(within(PURE))
+    assert {"retrain.recipe", "retrain.training", "retrain.data", "retrain.models"} <= set(within(PURE))
     assert loaded_by(within(PURE)) & OUTSIDE == set()
 
 
@@ -77,19 +77,18 @@ def test_what_a_task_or_a_record_is_can_be_read_without_torch() -> None:
 
 WHOLE_RUN = """
 import sys, torch
-from retrain import models
+import retrain.pipeline.stages
 from retrain.config.task import Adam, Model
+from retrain.models import factory
+from retrain.models.flops import count_flops
 from retrain.training import optimizers
 
-import retrain.pipeline.stages
-from retrain.models.flops import count
-
-models.check(Model(options={"width": 4}), 3, 8)
-network = models.build(Model(options={"width": 4}), 3, 8, seed=0)
-optimizer = optimizers.build(Adam(), network.parameters())
+factory.check_network(Model(options={"width": 4}), 3, 8)
+network = factory.build_network(Model(options={"width": 4}), 3, 8, seed=0)
+optimizer = optimizers.build_optimizer(Adam(), network.parameters())
 torch.autograd.backward(network(torch.zeros(2, 3, 8, 8)).mean() * torch.ones(()))
 optimizer.step()
-count(network, 8)
+count_flops(network, 8)
 print(*sys.modules)
 """
 
@@ -100,6 +99,18 @@ def test_a_run_waits_neither_for_torchs_compiler_nor_for_torchvision() -> None:
     assert "retrain.training.loop" in loaded
     assert loaded & {"torch._dynamo", "torch.fx.experimental.symbolic_shapes", "sympy", "torchvision", "boto3"} == set()
 
+
+GROWING = {
+    "retrain/data/stream/order.py",
+    "retrain/recipe/schedule.py",
+    "retrain/recipe/speed_up.py",
+    "retrain/records/base.py",
+    "retrain/store/ledger.py",
+    "retrain/training/seeds.py",
+    "retrain/utils/files.py",
+    "retrain/utils/text.py",
+}
+"""Shorter than they should be until the work under way on them is done."""
 
 HELP = """
 import sys
@@ -120,8 +131,8 @@ def test_help_loads_neither_torch_nor_pydantic() -> None:
     assert set(loaded.split()) & {"torch", "pydantic"} == set()
 
 
-def test_help_answers_in_half_a_second() -> None:
-    """By processor time, the same as wall time where nothing else runs: the tests beside this one do."""
+def test_help_answers_in_a_second() -> None:
+    """By processor time, as other processes do not count: about 0.3 s on a quiet core, more where caches are shared."""
     command = [sys.executable, "-c", "from retrain.cli import main; main()", "--help"]
     seconds = []
     for _ in range(5):
@@ -129,7 +140,7 @@ def test_help_answers_in_half_a_second() -> None:
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(seconds) < 0.5
+    assert min(seconds) < 1
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -140,5 +151,7 @@ def test_nothing_is_unpickled(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_file_is_about_one_idea(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 250
+def test_a_file_is_a_topic_of_forty_to_four_hundred_lines(path: Path) -> None:
+    lines = len(path.read_text().splitlines())
+    assert lines <= 400
+    assert lines >= 40 or path.name in ("__init__.py", "__main__.py") or str(path.relative_to(ROOT)) in GROWING

@@ -5,9 +5,9 @@ from chaos.breaks import BREAKS
 from chaos.lives import Life, Theatre
 
 FINDING = {
-    "digest": ("lost", [Life(seed, "damaged", "local") for seed in range(3)]),
-    "etag": ("forked", [Life(seed, "racing", "local") for seed in range(2)]),
-    "sampler": ("lost", [Life(seed, "interrupted", "local") for seed in range(4)]),
+    "digest": ("lost", [Life(seed, "damaged", "local") for seed in range(1)]),
+    "etag": ("forked", [Life(seed, "racing", "local") for seed in range(1)]),
+    "sampler": ("lost", [Life(seed, "interrupted", "local") for seed in range(2)]),
 }
 """As what a bug shows, and in which lives."""
 

@@ -75,7 +75,7 @@ def test_the_kserve_example_serves_the_champion_and_follows_a_promotion(tmp_path
         for length in ("16777217", "-1", "1e3"):
             request = urllib.request.Request(f"{url}:predict", b"{}", {"Content-Length": length})
             with pytest.raises(urllib.error.HTTPError, match="413"):
-                urllib.request.urlopen(request, timeout=10)
+                urllib.request.urlopen(request, timeout=60)
 
 
 @contextmanager

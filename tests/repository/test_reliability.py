@@ -15,6 +15,11 @@ def test_a_test_that_the_page_names_exists(name: str) -> None:
     assert f"def {name}(" in TESTS
 
 
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:tests|benchmarks)/[\w/]+\.py)`", PAGE))))
+def test_reliability_page_names_existing_files(path: str) -> None:
+    assert (ROOT / path).is_file()
+
+
 @pytest.mark.parametrize("case", sorted(set(re.findall(r"(?<!`)\[([^]]+)\](?!\()", PAGE))))
 def test_a_case_that_the_page_names_exists(case: str) -> None:
     assert f'"{case}"' in TESTS

@@ -78,7 +78,7 @@ class Slow(LocalStore):
         self.let = threading.Event()
 
     def write(self, key: str, data: bytes) -> None:
-        assert self.let.wait(10)
+        assert self.let.wait(60)
         super().write(key, data)
 
 

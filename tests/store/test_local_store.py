@@ -59,7 +59,7 @@ def test_a_reader_among_writers_who_are_killed_never_sees_half_an_object(tmp_pat
     store = LocalStore(tmp_path)
     store.write("object", b"-" * SIZE)
     seen = Counter[bytes]()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     with writers(str(tmp_path), (b"a", b"b")):
         while (seen[b"a"] < 50 or seen[b"b"] < 50) and time.monotonic() < deadline:
             data, _ = store.read("object")

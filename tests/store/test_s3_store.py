@@ -277,11 +277,11 @@ def test_a_missing_bucket_is_said_to_be_missing(s3: str, tmp_path: Path) -> None
         assert "Create the bucket, or correct the task's `store`." in message
 
 
-def test_an_unreachable_server_is_named_within_seconds(s3: str) -> None:
+def test_an_unreachable_server_is_named_within_a_minute(s3: str) -> None:
     started = time.monotonic()
     with pytest.raises(StoreError, match=r"s3://models/t at http://127\.0\.0\.1:9, k: .*cannot be .*endpoint_url"):
         open_store("s3://models/t", "http://127.0.0.1:9").read("k")
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 60
 
 
 @pytest.mark.parametrize(("bucket_name", "endpoint"), [("models", "localhost"), ("Not A Bucket", "http://127.0.0.1:9")])

@@ -75,7 +75,7 @@ class Together(LocalStore):
         self.begun = threading.Barrier(2)
 
     def upload(self, path: Path, key: str) -> None:
-        self.begun.wait(timeout=20)
+        self.begun.wait(timeout=60)
         super().upload(path, key)
 
 

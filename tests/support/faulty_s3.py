@@ -87,7 +87,7 @@ def _handler(server: str, fault: Fault) -> type[BaseHTTPRequestHandler]:
 
 
 def _forward(server: str, request: Request) -> Reply:
-    connection = http.client.HTTPConnection(urlsplit(server).netloc, timeout=10)
+    connection = http.client.HTTPConnection(urlsplit(server).netloc, timeout=60)
     try:
         connection.request(request.method, request.path, request.body, request.headers)
         response = connection.getresponse()

@@ -32,11 +32,11 @@ def free_port() -> int:
 
 def get(url: str) -> str:
     """The body of a page."""
-    with urllib.request.urlopen(url, timeout=30) as reply:
+    with urllib.request.urlopen(url, timeout=60) as reply:
         return str(reply.read().decode())
 
 
-def wait_for(condition: Callable[[], T | None], what: str, seconds: float = 30) -> T:
+def wait_for(condition: Callable[[], T | None], what: str, seconds: float = 120) -> T:
     """What the condition returns once it returns something; while nobody listens, it has not."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

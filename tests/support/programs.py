@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 
 import pytest
 
@@ -13,3 +14,8 @@ def need(command: str, package: str) -> str:
         message = f"{command} is not installed: apt-get install {package}"
         pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
     return path
+
+
+def python_environment(**variables: str) -> dict[str, str]:
+    """Return the environment of a Python subprocess that can import all modules that this process can, tests too."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **variables}

@@ -31,7 +31,7 @@ def race(
 
 def _start_together(barrier: Barrier, environment: dict[str, str]) -> None:
     os.environ.update(environment)  # the fork server has that of its own beginnings
-    barrier.wait(timeout=60)
+    barrier.wait(timeout=240)
 
 
 def claim_all(url: str, endpoint_url: str | None, number: int) -> list[str]:

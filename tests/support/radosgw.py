@@ -1,6 +1,7 @@
 """A genuine S3 storage server for tests: Ceph's gateway with one monitor and one store in memory, on loopback.
 
-`python tests/radosgw.py` serves one until it is interrupted, for benchmarks; `tcp_nodelay=0` after it, as Ceph would.
+`PYTHONPATH=tests python -m support.radosgw` serves one until it is interrupted, for benchmarks; `tcp_nodelay=0`
+after it, as Ceph would.
 """
 
 import signal
@@ -97,7 +98,7 @@ class _Ceph:
         return str(path)
 
     def run(self, program: str, *arguments: str) -> None:
-        done = subprocess.run(self._command(program, arguments), capture_output=True, text=True, timeout=120)
+        done = subprocess.run(self._command(program, arguments), capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, f"{done.args}: {done.stderr}"
 
     @contextmanager
@@ -121,10 +122,10 @@ def _free_port() -> int:
 
 
 def _wait_for(url: str) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while True:
         try:
-            urllib.request.urlopen(url, timeout=5).close()
+            urllib.request.urlopen(url, timeout=60).close()
         except urllib.error.URLError:
             assert time.monotonic() < deadline, f"nothing answers at {url}"
             time.sleep(0.2)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from retrain.cli.demo import write_digits
+from retrain.experiments.datasets import write_digits
 from retrain.experiments.grid import Cell
 from retrain.experiments.kept_runs import EndedRun
 from retrain.experiments.settings import Study

@@ -51,7 +51,7 @@ def call(arguments: Sequence[str]) -> int:
 
 def start(*arguments: str) -> Ran:
     """Run a command in a process of its own, with its output in pipes."""
-    ended = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=120)
+    ended = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=240)
     return Ran(ended.returncode, ended.stdout, ended.stderr)
 
 
@@ -66,7 +66,7 @@ def at_terminal(width: int, *arguments: str) -> list[str]:
     os.close(theirs)
     written = b"".join(iter(lambda: _read(ours), b""))
     os.close(ours)
-    assert process.wait(timeout=120) == 0, written.decode()
+    assert process.wait(timeout=240) == 0, written.decode()
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.decode())
     return [line.rstrip() for line in re.split(r"[\r\n]+", plain) if line.strip()]
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from support.processes import Pair, start, train_together
 from support.trainings import CPU, SIZE, TASK, attempt_in, commit_drops, context_of, plan_of, samples, stored_plan
+from support.writes import freeze_at_state, terminate_stopped, wait_until_stopped
 from torch import Tensor, nn
 
 from retrain.config.recipe import Adversarial, Cosine, Recipe
@@ -131,10 +132,17 @@ def uninterrupted(folder: Path, plan: Plan) -> tuple[object, ...]:
     return found
 
 
+def train_until_frozen(context: Context, plan: Plan) -> None:
+    """Train in both processes; the first, which saves, stops itself after a few states."""
+    if context.ranks.rank == 0:
+        freeze_at_state(4)
+    train_together(context, plan)
+
+
 def underway(folder: Path, plan: Plan) -> Pair:
-    """Two processes that have saved a state since they started."""
-    before, pair = states(folder), start(train_together, folder, plan)
-    wait_for(states(folder) != before for _ in iter(int, 1))
+    """Two processes, the first of which has stopped itself after it saved a state or two."""
+    pair = start(train_until_frozen, folder, plan)
+    wait_until_stopped(pair.members[0])
     return pair
 
 
@@ -156,10 +164,16 @@ def test_when_one_is_asked_to_leave_both_save_and_exit_with_75_and_when_one_is_l
     expected = uninterrupted(place, plan)
     for asked in (0, 1):
         pair = underway(place, plan)
-        pair.members[asked].terminate()
+        if asked:
+            pair.members[asked].terminate()
+            os.kill(pair.members[0].pid or 0, signal.SIGCONT)
+        else:
+            terminate_stopped(pair.members[0])
         assert pair.join() == [os.EX_TEMPFAIL] * 2
     pair = underway(place, plan)
     pair.members[1].kill()
+    pair.members[1].join()
+    os.kill(pair.members[0].pid or 0, signal.SIGCONT)
     assert pair.join() == [os.EX_TEMPFAIL, -signal.SIGKILL]
     assert start(train_together, place, plan).join() == [0, 0]
     assert outcome(place, plan) == expected

@@ -1,4 +1,4 @@
-"""Real processes are killed at odd moments and started again: the run ends as if nothing had happened."""
+"""Real processes are killed at odd writes and started again: the run ends as if nothing had happened."""
 
 import os
 import random
@@ -14,12 +14,13 @@ import pytest
 import torch
 import yaml
 from support.processes import forkserver
+from support.programs import python_environment
 from support.trainings import TASK, attempt_in, commit_drops, context_of, stored_plan
+from support.writes import freeze_at_state, terminate_stopped, wait_until_stopped
 
 from retrain.kubeflow import steps
 from retrain.records import Curve, Plan, Result
 
-TESTS = Path(__file__).parents[1]
 LONGER = TASK.training.model_copy(update={"epochs": 40})
 """A hundred iterations or so, each of them saved."""
 
@@ -72,8 +73,8 @@ def states_in(place: Path) -> list[str]:
 
 
 def newest(place: Path, plan: Plan) -> int:
-    """The iteration of the newest state; 0 if there is none."""
-    return max((int(Path(key).name.split("-")[0]) for key in saved(place, plan)), default=0)
+    """The iteration of the newest state."""
+    return max(int(Path(key).name.split("-")[0]) for key in saved(place, plan))
 
 
 def wait_until(ready: Callable[[], object], seconds: float = 300) -> None:
@@ -83,11 +84,23 @@ def wait_until(ready: Callable[[], object], seconds: float = 300) -> None:
         time.sleep(0.002)
 
 
-def started(processes: ForkServerContext, place: Path, plan: Plan, iteration: int) -> ForkServerProcess:
-    """A process that trains the plan and has saved its state at an iteration, or later."""
-    process = processes.Process(target=attempt_in, args=(place, plan))
+def train_until_frozen(work: Callable[[Path, Plan], object], place: Path, plan: Plan, writes: int) -> None:
+    """Train a plan in this process, which stops itself at one of the writes of its states."""
+    freeze_at_state(writes)
+    work(place, plan)
+
+
+def started(
+    processes: ForkServerContext,
+    place: Path,
+    plan: Plan,
+    writes: int,
+    work: Callable[[Path, Plan], object] = attempt_in,
+) -> ForkServerProcess:
+    """A process that trains the plan and has stopped itself after so many writes and removals of states."""
+    process = processes.Process(target=train_until_frozen, args=(work, place, plan, writes))
     process.start()
-    wait_until(lambda: newest(place, plan) >= iteration)
+    wait_until_stopped(process)
     return process
 
 
@@ -95,9 +108,8 @@ def test_resumed_run_equals_uninterrupted_run(processes: ForkServerContext, plac
     plan = plan_in(place)
     expected = uninterrupted(place, plan)
     moments = random.Random(0)
-    for iteration in sorted(moments.sample(range(1, plan.iterations - 50), 4)):
-        process = started(processes, place, plan, iteration)
-        time.sleep(moments.uniform(0, 0.02))
+    for _ in range(4):  # each iteration writes a state and removes one: 80 in all at most
+        process = started(processes, place, plan, writes=moments.randint(1, 40))
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
@@ -121,22 +133,15 @@ def test_a_pipelines_step_that_was_killed_goes_on_from_its_saved_state_when_it_i
     plan = plan_in(place)
     expected = uninterrupted(place, plan)
     context_of(place).files(plan.run_id).write_plan(plan)
-    for iteration in (20, 60):
-        process = processes.Process(target=step_in, args=(place, plan))
-        process.start()
-        wait_until(lambda least=iteration: newest(place, plan) >= least)
+    for writes in (40, 80):
+        process = started(processes, place, plan, writes, step_in)
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
     reached = newest(place, plan)
     code = "from test_resume import *; place = Path(sys.argv[1]); step_in(place, plan_in(place))"
-    paths = os.pathsep.join([str(TESTS), str(TESTS / "training"), os.environ.get("PYTHONPATH", "")])
     again = subprocess.run(
-        [sys.executable, "-c", code, str(place)],
-        env={**os.environ, "PYTHONPATH": paths},
-        cwd=TESTS,
-        capture_output=True,
-        text=True,
+        [sys.executable, "-c", code, str(place)], env=python_environment(), capture_output=True, text=True
     )
     assert again.returncode == 0, again.stderr
     assert f", on from {reached}" in again.stderr
@@ -148,8 +153,8 @@ def test_sigterm_saves_the_step_and_exits_with_75_and_the_run_goes_on(
 ) -> None:
     plan = plan_in(place)
     expected = uninterrupted(place, plan)
-    process = started(processes, place, plan, iteration=70)
-    process.terminate()
+    process = started(processes, place, plan, writes=140)
+    terminate_stopped(process)
     process.join()
     assert process.exitcode == os.EX_TEMPFAIL
     attempt_in(place, plan)
@@ -161,8 +166,8 @@ def test_a_torn_newest_state_costs_the_iterations_since_the_one_before(
 ) -> None:
     plan = plan_in(place)
     expected = uninterrupted(place, plan)
-    process = started(processes, place, plan, iteration=30)
-    process.terminate()
+    process = started(processes, place, plan, writes=60)
+    terminate_stopped(process)
     process.join()
     torn = saved(place, plan)[-1]
     store = context_of(place).store.objects
@@ -180,7 +185,7 @@ def test_a_command_that_is_asked_to_stop_exits_with_75_and_leaves_its_state(
     task = TASK.model_copy(update={"store": str(tmp_path / "store"), "training": endless})
     (tmp_path / "pets.yaml").write_text(yaml.safe_dump(task.model_dump(mode="json")))
     command = [sys.executable, "-m", "retrain", "run", "--task", str(tmp_path / "pets.yaml"), "--device", "cpu"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "RETRAIN_CACHE": str(tmp_path / "cache")}
+    environment = python_environment(RETRAIN_CACHE=str(tmp_path / "cache"))
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         wait_until(lambda: states_in(tmp_path))
         process.send_signal(how)

@@ -108,6 +108,7 @@ def test_a_step_that_reads_something_is_found_out(read: Callable[[Tensor], objec
         train_step(run)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch tells of waiting on GPUs alone; there is none here")
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_torch_finds_no_waiting_on_a_gpu_in_several_passes(recipe: Recipe) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from retrain.pipeline.context import make_context
 from retrain.store import LocalStore
 from retrain.store.task_store import TaskStore
 from retrain.utils import processes
-from retrain.utils.parallel import parallel_map
+from retrain.utils.parallel import ITEMS_AT_ONCE, parallel_map
 from retrain.utils.processes import available_cores
 
 
@@ -70,9 +69,11 @@ def test_what_works_on_runs_computes_in_its_own_cores_unless_told_otherwise(
 
 def test_work_on_a_stream_of_items_is_done_in_as_many_threads(quota: Path) -> None:
     quota.write_text("200000 100000\n")
+    both = threading.Barrier(2)  # passed only once two threads have their first items
 
-    def where(_: int) -> int:
-        time.sleep(0.001)
+    def where(item: int) -> int:
+        if item in (0, ITEMS_AT_ONCE):
+            both.wait(60)
         return threading.get_ident()
 
     assert len(set(parallel_map(where, range(200)))) == 2

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-TESTS = Path(__file__).parents[1]
+from support.programs import python_environment
 
 
 def note_and_sleep(note: Path) -> None:
@@ -23,19 +23,19 @@ def runs(pid: int) -> bool:
 def test_it_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     note = tmp_path / "note"
     code = (
-        "import sys; from pathlib import Path; from test_apart import note_and_sleep\n"
-        "from retrain.utils.processes import apart\n"
-        "apart(600, note_and_sleep, Path(sys.argv[1]))\n"
+        "import sys; from pathlib import Path; from test_processes import note_and_sleep\n"
+        "from retrain.utils.processes import run_in_subprocess\n"
+        "run_in_subprocess('sleeping', 600, note_and_sleep, Path(sys.argv[1]))\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(note)], cwd=TESTS) as parent:
-        deadline = time.monotonic() + 60
+    with subprocess.Popen([sys.executable, "-c", code, str(note)], env=python_environment()) as parent:
+        deadline = time.monotonic() + 120
         while not (note.exists() and note.read_text().endswith("\n")):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         child = int(note.read_text())
         assert runs(child)
         parent.kill()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while runs(child):
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.kfp_server import KfpServer, serving
 from support.pictures import png
+from support.programs import python_environment
 from support.watching import (
     EAGER,
     Place,
@@ -24,14 +25,16 @@ from support.watching import (
 )
 
 from retrain.cli.pipeline import build_pipeline
+from retrain.config.task import Task
 from retrain.kubeflow.submission import KubeflowExecutor
 from retrain.pipeline.next_run import plan_next_run
 from retrain.pipeline.planning import Request
 from retrain.records import Plan
 from retrain.store.drops import Quarantine
-from retrain.watcher.queue import SqsQueue
-
-TESTS = Path(__file__).parents[1]
+from retrain.watcher.health import Health
+from retrain.watcher.queue import EventQueue, SqsQueue
+from retrain.watcher.task_watch import TaskWatch
+from retrain.watcher.watcher import Watcher
 
 
 @pytest.fixture
@@ -92,7 +95,9 @@ def test_a_watcher_killed_between_claim_and_submission_is_made_up_for(
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "on_s3(*sys.argv[1:]).watcher(Killed()).once()\n"
     )
-    killed = subprocess.run([sys.executable, "-c", code, bucket, s3, kfp.url], cwd=TESTS, capture_output=True)
+    killed = subprocess.run(
+        [sys.executable, "-c", code, bucket, s3, kfp.url], env=python_environment(), capture_output=True
+    )
     assert killed.returncode == -9, killed.stderr
     assert list(place.owners()) == ["a"]
     assert place.watcher(KubeflowExecutor(build_pipeline)).once()
@@ -133,15 +138,26 @@ def test_a_run_that_is_over_without_a_record_gets_one(place: Place, kfp: KfpServ
 def test_a_message_that_cannot_be_read_is_a_dead_letter_after_some_tries(place: Place, bucket: str, s3: str) -> None:
     queue = notified_queue(bucket, s3)
     dead = dead_letters(queue, s3, tries=2)
-    watcher = place.watcher(Recorder(), SqsQueue(queue, visibility=1))
+    watcher = place.watcher(Recorder(), SqsQueue(queue, visibility=2))
     send(queue, s3, "not an event", notification(bucket, "elsewhere/pets/drops/a/drop.json"))
     assert watcher.once()
-    assert (counts(queue, s3), counts(dead, s3)) == ((0, 1), (0, 0)), "the event of another task's drop is deleted"
-    for _ in range(2):
-        time.sleep(1.1)
+    assert (sum(counts(queue, s3)), sum(counts(dead, s3))) == (1, 0), "the event of another task's drop is deleted"
+    while counts(dead, s3) == (0, 0):
         assert watcher.once()
+        time.sleep(0.1)
     assert (counts(queue, s3), counts(dead, s3)) == ((0, 0), (1, 0))
     assert figures(watcher)["retrain_watcher_queue_errors_total"] == 2
+
+
+def test_watcher_deletes_messages_of_tasks_it_could_look_at(place: Place, bucket: str, s3: str) -> None:
+    queue, health = notified_queue(bucket, s3), Health(["pets", "cars"])
+    broken = Task(name="cars", store="s3://no-such-bucket/team", endpoint_url=s3)
+    events = EventQueue(SqsQueue(queue, visibility=300), [place.task, broken], health)
+    watches = [TaskWatch(task, Recorder(), health) for task in (place.task, broken)]
+    for bucket_and_prefix, drop in (((bucket, "team+a/pets"), "a"), (("no-such-bucket", "team/cars"), "b")):
+        send(queue, s3, notification(bucket_and_prefix[0], f"{bucket_and_prefix[1]}/drops/{drop}/drop.json"))
+    assert not Watcher(watches, health, 0, events).once()
+    assert counts(queue, s3) == (0, 1), "only the message that names the broken task is kept"
 
 
 def test_a_queue_that_does_not_answer_is_no_reason_to_stop(place: Place, s3: str, tmp_path: Path) -> None:

@@ -1,5 +1,12 @@
 """The report of a task as one HTML page: `render_page` draws what `read_sources` read from its store."""
 
+from importlib.util import find_spec
+
+from retrain.errors import UserError
+
+if find_spec("altair") is None or find_spec("vl_convert") is None:
+    raise UserError("The report needs altair and vl-convert-python: pip install 'retrain-classifiers[report]'")
+
 from retrain.monitoring.report.page import render_page
 from retrain.monitoring.report.sources import Sources, read_sources
 

@@ -1,10 +1,7 @@
 """The report: one HTML page that needs no network."""
 
-import hashlib
-from base64 import b64encode
 from collections.abc import Sequence
 from functools import cache
-from importlib.resources import files
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -18,21 +15,8 @@ from retrain.monitoring.report.learning_speed import Index, speed_bars, speed_gr
 from retrain.monitoring.report.sources import Sources
 from retrain.monitoring.report.speed_ups import speed_up_races
 from retrain.monitoring.report.timeline import make_timeline
+from retrain.monitoring.web import content_policy, style_sheet
 from retrain.records import RunRecord
-
-
-@cache
-def style_sheet() -> str:
-    """Return the style sheet that every page holds."""
-    return files("retrain.monitoring.report").joinpath("templates/report.css").read_text(encoding="utf-8")
-
-
-@cache
-def content_policy() -> str:
-    """Return the policy: no script, no frame, no form, nothing from elsewhere; the style sheet is known by its hash."""
-    digest = b64encode(hashlib.sha256(style_sheet().encode()).digest()).decode()
-    return f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
-
 
 STEPS = 60
 """Points of a cumulative chart, of whatever many runs."""

@@ -45,6 +45,12 @@ TRANSFER = TransferConfig(
 BUFFER = 1 << 20
 
 
+def credentials_method() -> str | None:
+    """Return where boto3 finds credentials for this process (`env`, `iam-role`, ...), or None."""
+    found = Session().get_credentials()
+    return str(found.method) if found else None
+
+
 class S3Store:
     """Objects of a bucket under a prefix; credentials come by boto3's own chain. Safe for threads, not across forks.
 

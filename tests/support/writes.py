@@ -1,0 +1,115 @@
+"""Faults chosen by the number of a process's write to the store, not by time: they strike alike on every machine."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
+
+from retrain.store import LocalStore
+from retrain.store.s3.store import S3Store
+from support.programs import python_environment
+
+METHODS = ("create", "replace", "write", "delete", "upload")
+
+
+class Strike(NamedTuple):
+    """A signal that a process sends to itself as soon as one of its writes has taken effect."""
+
+    signal: str
+    write: int
+    """Its number, from 1 on."""
+    among: str = ""
+    """Only writes of keys that contain this are counted."""
+
+
+class Writes:
+    """Count the writes of this process, and strike at one. Leases do not count: their heartbeats come by the clock."""
+
+    def __init__(self, strike: Strike | None) -> None:
+        self.count = 0
+        self._strike, self._struck_at, self._lock = strike, 0, Lock()
+
+    def watch(self, *stores: type[Any]) -> None:
+        """Count what goes through these classes from now on."""
+        for store in stores:
+            for name in METHODS:
+                setattr(store, name, self._counted(getattr(store, name), name))
+
+    def _counted(self, method: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def write(store: Any, *arguments: Any) -> Any:
+            result = method(store, *arguments)
+            self._add(str(arguments[1 if name == "upload" else 0]))
+            return result
+
+        return write
+
+    def _add(self, key: str) -> None:
+        if key.endswith("lease.json"):
+            return
+        with self._lock:
+            self.count += 1
+            if self._strike is None or self._strike.among not in key:
+                return
+            self._struck_at += 1
+            if self._struck_at == self._strike.write:
+                os.kill(os.getpid(), signal.Signals[self._strike.signal])
+
+
+def freeze_at_state(number: int) -> None:
+    """Have this process stop itself (SIGSTOP) at one of the writes and removals of its run's saved states."""
+    Writes(Strike("SIGSTOP", number, "/state/")).watch(LocalStore, S3Store)
+
+
+def is_stopped(pid: int | None) -> bool:
+    """Say whether a process is stopped by SIGSTOP; False also if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return False
+
+
+def wait_until_stopped(process: BaseProcess) -> None:
+    """Wait for a process to stop itself; it must not end before."""
+    while not is_stopped(process.pid):
+        process.join(0.01)
+        assert process.exitcode is None, f"ended with {process.exitcode} before it stopped"
+
+
+def terminate_stopped(process: BaseProcess) -> None:
+    """Ask a stopped process to leave, and wake it up to hear that."""
+    process.terminate()
+    os.kill(process.pid or 0, signal.SIGCONT)
+
+
+def frozen_environment(note: Path, writes: int, **variables: str) -> dict[str, str]:
+    """Return the environment of a torchrun whose first process stops itself at one of the writes of its states.
+
+    The process writes its number to `note`.
+    """
+    environment = python_environment(FREEZE_NOTE=str(note), FREEZE_AT_STATE=str(writes), **variables)
+    hook = Path(__file__).parent / "frozen"
+    return {**environment, "PYTHONPATH": f"{hook}{os.pathsep}{environment['PYTHONPATH']}"}
+
+
+def wait_for_frozen(note: Path, command: subprocess.Popen[str]) -> int:
+    """Return the number of the process that has noted it and stopped itself; the command must not end before."""
+    while not (note.exists() and note.read_text().endswith("\n") and is_stopped(int(note.read_text()))):
+        assert command.poll() is None
+        time.sleep(0.01)
+    return int(note.read_text())
+
+
+def wait_for_pending(pid: int, number: signal.Signals) -> None:
+    """Wait until a stopped process has been sent a signal, which it will hear when it goes on."""
+    while not any(int(pending, 16) >> (number - 1) & 1 for pending in _pending(pid)):
+        time.sleep(0.01)
+
+
+def _pending(pid: int) -> list[str]:
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return [line.split()[1] for line in status if line.startswith(("SigPnd", "ShdPnd"))]
