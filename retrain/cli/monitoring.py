@@ -1,4 +1,7 @@
-"""`retrain exporter` and `retrain report`."""
+"""`retrain exporter` and `retrain report`.
+
+The exporter serves over HTTP what people watch; the report writes the same page into a file.
+"""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,26 +1,14 @@
 """Field types that the settings of a task share: shares, quantities of bytes, addresses without credentials."""
 
-import re
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from retrain.utils.text import has_credentials
+
 CREDENTIALS_MESSAGE = "must hold no user, password or query: credentials come from the environment"
 """What is said of such an address. The address itself is never shown."""
-
-_USER = re.compile(r"(?<=//)[^/\s]*@")
-_QUERY = re.compile(r"(\w+://[^\s\"'?#]*)[?#][^\s\"']*")
-
-
-def has_credentials(address: str) -> bool:
-    """Whether an address has a user, a password or a query; a path of this machine has none."""
-    return "://" in address and mask_credentials(address) != address
-
-
-def mask_credentials(text: str) -> str:
-    """Return a message without the users and queries of the addresses in it."""
-    return _QUERY.sub(r"\1?***", _USER.sub("***@", text))
 
 
 def _refuse_credentials(value: object) -> object:

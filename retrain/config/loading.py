@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import yaml
 
 from retrain.config.task import Task
-from retrain.config.validation import did_you_mean, models_by_name_at, validate_document
+from retrain.config.validation import models_by_name_at, validate_document
 from retrain.errors import TaskError
+from retrain.utils.text import did_you_mean
 
 
 class _Loader(yaml.SafeLoader):

@@ -1,6 +1,5 @@
 """Check a document against the task's models, and say what is wrong with it, one line a problem."""
 
-import difflib
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from reprlib import repr as shortened
@@ -14,6 +13,7 @@ from retrain.config.fields import ConfigModel
 from retrain.config.recipe import Recipe
 from retrain.config.task import Task
 from retrain.errors import TaskError
+from retrain.utils.text import did_you_mean
 
 
 def config_models(field: FieldInfo) -> list[type[ConfigModel]]:
@@ -90,12 +90,6 @@ def validate_document(document: Mapping[Any, Any], source: str, overridden: Coll
             origin = "--set" if any(_related(problem.path, path) for path in overridden) else source
             lines.append(f"{origin}: {'.'.join(problem.path)}: {problem.says}{problem.got}")
         raise TaskError("\n".join(lines)) from None
-
-
-def did_you_mean(word: str, known: Mapping[str, str]) -> str:
-    """`; did you mean ...?` with the nearest of the known words, each as its value says it; or nothing."""
-    nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
-    return f"; did you mean {known[nearest[0]]}?" if nearest else ""
 
 
 def _related(path: Path, other: Path) -> bool:

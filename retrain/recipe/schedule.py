@@ -6,7 +6,12 @@ from retrain.config.recipe import Constant, Cosine, MultiStep, Schedule
 
 
 def learning_rate(setting: Schedule, peak: float, iteration: int, iterations: int) -> float:
-    """Return the learning rate at an iteration in 0 .. `iterations`, where `peak` is the optimizer's own."""
+    """Return the learning rate at an iteration in 0 .. `iterations`, where `peak` is the optimizer's own.
+
+    constant: peak · min(1, (t + 1) / warmup).
+    cosine (Verwimp et al., A.2): final + (peak - final) · (1 + cos(π t/T)) / 2.
+    multistep: peak · factor^k after k milestones.
+    """
     progress = iteration / iterations
     match setting:
         case Constant(warmup=warmup):
@@ -28,6 +33,9 @@ def resolve_scale(setting: Schedule, new_share: float) -> float:
 
 
 def longer_scale(setting: Schedule, scale: float) -> float | None:
-    """Return the next longer scale of a schedule's escalation, or None at its end."""
+    """Return the next longer scale of a schedule's escalation, or None at its end.
+
+    A constant rate has no schedule to lengthen.
+    """
     longer = () if isinstance(setting, Constant) else setting.escalation
     return min((each for each in longer if each > scale), default=None)

@@ -5,6 +5,14 @@ compare iterations, which is fair only between runs of one architecture and batc
 """
 
 from collections.abc import Sequence
+from typing import Literal
+
+from retrain.records import Point, Target
+
+LEVELS: tuple[Literal["99", "100"], ...] = ("99", "100")
+
+Crossings = dict[Literal["99", "100"], int | None]
+"""Iterations at which a curve first reached 99 and 100 percent of an accuracy; None where it never did."""
 
 
 def first_reaching(iterations: Sequence[int], accuracies: Sequence[float], accuracy: float) -> int | None:
@@ -24,3 +32,17 @@ def speed_up(scratch: int | None, other: int | None) -> float | None:
     `/` in the paper's tables, if `other` never reaches the level, or scratch's figure is unknown.
     """
     return None if scratch is None or other is None else scratch / other
+
+
+def crossings(points: list[Point], accuracy: float) -> Crossings:
+    """Return the iterations at which a curve first reached 99 and 100 percent of an accuracy (eq. 1)."""
+    iterations, accuracies = [point.iteration for point in points], [point.accuracy for point in points]
+    return {level: first_reaching(iterations, accuracies, int(level) / 100 * accuracy) for level in LEVELS}
+
+
+def speed_ups(reached_at: Crossings, target: Target | None) -> dict[Literal["99", "100"], float | None]:
+    """Return L_99 and L_100 (eq. 2); a run without a target is its own reference and has none."""
+    if target is None:
+        return dict.fromkeys(LEVELS)
+    s_scratch = target.baseline_reached_at["100"]
+    return {level: speed_up(s_scratch, reached_at[level]) for level in LEVELS}

@@ -1,4 +1,8 @@
-"""What all records have in common: frozen, refusing unknown fields, equal as bytes when equal."""
+"""What all records have in common: frozen, refusing unknown fields, equal as bytes when equal.
+
+Records are JSON objects in the store. They are parsed from bytes that may be damaged, or that another version of
+retrain wrote.
+"""
 
 import hashlib
 import json

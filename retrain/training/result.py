@@ -3,22 +3,17 @@
 import platform
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Literal
 
 import torch
 
 from retrain import __version__
 from retrain.models.factory import has_normalisation
 from retrain.models.flops import count_flops
-from retrain.recipe.speed_up import first_reaching, speed_up
-from retrain.records import Cost, Machine, Point, Result, Target
+from retrain.recipe.speed_up import crossings, speed_ups
+from retrain.records import Cost, Machine, Point, Result
 from retrain.records.run import Outcome
 from retrain.training.seeds import fresh_network
 from retrain.training.setup import Run
-
-LEVELS: tuple[Literal["99", "100"], ...] = ("99", "100")
-
-Crossings = dict[Literal["99", "100"], int | None]
 
 
 def make_result(
@@ -58,20 +53,6 @@ def make_result(
 def in_scope(points: Iterable[Point]) -> list[Point]:
     """Return points with their accuracy within the target's scope in place of that on all of val."""
     return [point.model_copy(update={"accuracy": point.in_scope}) for point in points if point.in_scope is not None]
-
-
-def crossings(points: list[Point], accuracy: float) -> Crossings:
-    """Return the iterations at which a curve first reached 99 and 100 percent of an accuracy (eq. 1)."""
-    iterations, accuracies = [point.iteration for point in points], [point.accuracy for point in points]
-    return {level: first_reaching(iterations, accuracies, int(level) / 100 * accuracy) for level in LEVELS}
-
-
-def speed_ups(reached_at: Crossings, target: Target | None) -> dict[Literal["99", "100"], float | None]:
-    """Return L_99 and L_100 (eq. 2); a run without a target is its own reference and has none."""
-    if target is None:
-        return dict.fromkeys(LEVELS)
-    s_scratch = target.baseline_reached_at["100"]
-    return {level: speed_up(s_scratch, reached_at[level]) for level in LEVELS}
 
 
 def _cost(run: Run) -> Cost:

@@ -22,7 +22,10 @@ def make_generator(seed: int, stream: str, number: int = 0, device: torch.device
 
 
 def fresh_network(plan: Plan) -> nn.Module:
-    """Return the network as this run initialises it anew."""
+    """Return the network as this run initialises it anew.
+
+    The same seed and number of drops give the same weights.
+    """
     return _initialized(plan, Origin(seed=plan.seed, drops=len(plan.dataset.drops), classes=len(plan.dataset.classes)))
 
 

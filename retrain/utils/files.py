@@ -1,4 +1,7 @@
-"""Files that appear only when whole: written aside, and renamed by whoever asked for them."""
+"""Files that appear only when whole: written under a temporary name, and renamed by the caller.
+
+A reader never sees half a file, and a crash leaves nothing under the final name.
+"""
 
 import os
 import shutil
@@ -13,23 +16,23 @@ BUFFER = 1 << 20
 
 @contextmanager
 def temp_file(fill: Callable[[BinaryIO], object], folder: Path) -> Iterator[Path]:
-    """What `fill` writes, under a passing name in `folder`; removed unless it has been renamed."""
-    passing = folder / f".{uuid4().hex}"
+    """Yield a temporary file in `folder` that `fill` has written; it is removed unless the caller renamed it."""
+    temporary = folder / f".{uuid4().hex}"
     try:
-        with passing.open("xb") as file:
+        with temporary.open("xb") as file:
             fill(file)
-        yield passing
+        yield temporary
     finally:
-        passing.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def temp_copy(source: BinaryIO, folder: Path) -> AbstractContextManager[Path]:
-    """A copy of `source`, likewise; what a power cut leaves of it is checked by whoever uses it."""
+    """Yield a temporary copy of `source`. It is not flushed to disk: readers check what a power cut leaves of it."""
     return temp_file(lambda file: shutil.copyfileobj(source, file, BUFFER), folder)
 
 
 def durable_copy(source: BinaryIO, folder: Path) -> AbstractContextManager[Path]:
-    """A copy of `source`, likewise, flushed to disk: nobody has another one."""
+    """Yield a temporary copy of `source` that is flushed to disk, since there is no other copy."""
 
     def fill(file: BinaryIO) -> None:
         shutil.copyfileobj(source, file, BUFFER)

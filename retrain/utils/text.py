@@ -1,4 +1,11 @@
-"""Numbers and sizes as people write them."""
+"""Texts for people: numbers and sizes, suggestions, addresses without credentials, and the keys of objects."""
+
+import difflib
+import re
+from collections.abc import Mapping
+
+_USER = re.compile(r"(?<=//)[^/\s]*@")
+_QUERY = re.compile(r"(\w+://[^\s\"'?#]*)[?#][^\s\"']*")
 
 
 def pluralize(number: int, noun: str) -> str:
@@ -17,3 +24,19 @@ def format_bytes(size: float) -> str:
 def is_key(key: str) -> bool:
     """Whether `key` can name an object: a relative path that stays inside the store and begins with no dot."""
     return not (key.startswith(".") or "\0" in key or any(part in ("", ".", "..") for part in key.split("/")))
+
+
+def has_credentials(address: str) -> bool:
+    """Whether an address has a user, a password or a query; a path of this machine has none."""
+    return "://" in address and mask_credentials(address) != address
+
+
+def mask_credentials(text: str) -> str:
+    """Return a message without the users and queries of the addresses in it."""
+    return _QUERY.sub(r"\1?***", _USER.sub("***@", text))
+
+
+def did_you_mean(word: str, known: Mapping[str, str]) -> str:
+    """`; did you mean ...?` with the nearest of the known words, each as its value says it; or nothing."""
+    nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
+    return f"; did you mean {known[nearest[0]]}?" if nearest else ""

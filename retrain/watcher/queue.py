@@ -12,12 +12,13 @@ from urllib.parse import urlsplit
 from boto3.session import Session
 from botocore.config import Config
 
-from retrain.config.fields import CREDENTIALS_MESSAGE, has_credentials
+from retrain.config.fields import CREDENTIALS_MESSAGE
 from retrain.config.task import Task
 from retrain.errors import StoreError, UserError
 from retrain.monitoring import names
 from retrain.store.keys import TaskKeys
 from retrain.store.s3.errors import Location, translate_errors
+from retrain.utils.text import has_credentials
 from retrain.watcher.events import EventError, parse_event
 from retrain.watcher.health import Health
 

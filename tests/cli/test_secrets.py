@@ -14,10 +14,11 @@ from support.kfp_server import KfpServer
 from support.pictures import two_classes
 from support.terminal import retrain
 
-from retrain.config.fields import CREDENTIALS_MESSAGE, mask_credentials
+from retrain.config.fields import CREDENTIALS_MESSAGE
 from retrain.config.loading import load_task
 from retrain.errors import TaskError, UserError
 from retrain.store import open_store
+from retrain.utils.text import mask_credentials
 from retrain.watcher.queue import SqsQueue
 
 PLANTED = {

@@ -6,8 +6,7 @@ from support.studying import ran
 from support.trainings import target_at
 
 from retrain.experiments.statistics import ratio
-from retrain.recipe.speed_up import first_reaching, speed_up
-from retrain.training.result import speed_ups
+from retrain.recipe.speed_up import first_reaching, speed_up, speed_ups
 
 Points = tuple[Sequence[int], Sequence[float]]
 

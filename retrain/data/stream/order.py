@@ -1,4 +1,7 @@
-"""The order of a pass over shards: mixed as widely as the shards that are open at once allow."""
+"""The order of an epoch over shards: shuffled as widely as the shards that are open at once allow.
+
+A plain shuffle would need every shard at once, which a bounded cache cannot hold.
+"""
 
 import torch
 from torch import Tensor
@@ -29,7 +32,10 @@ def shard_of(samples: Tensor, counts: Tensor) -> Tensor:
 
 
 def shards_by_first_use(order: Tensor, counts: Tensor) -> list[int]:
-    """Return the shards in which an order's samples lie, by when they are first needed."""
+    """Return the shards in which an order's samples lie, by when they are first needed.
+
+    Shards are downloaded in this order.
+    """
     first = torch.full_like(counts, len(order))
     for start, block in zip(range(0, len(order), BLOCK), torch.split(order, BLOCK), strict=True):
         first.scatter_reduce_(0, shard_of(block, counts), torch.arange(start, start + len(block)), "amin")

@@ -10,9 +10,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
-from retrain.config.fields import mask_credentials
 from retrain.errors import StoreError
 from retrain.store.base import Missing
+from retrain.utils.text import mask_credentials
 
 CREDENTIALS = "Check the credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the machine's role."
 NETWORK = "Check the endpoint's address (endpoint_url), that the server is up, and the network between."
