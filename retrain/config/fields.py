@@ -1,7 +1,7 @@
 """Field types that the settings of a task share: shares, quantities of bytes, addresses without credentials."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -53,3 +53,22 @@ class ConfigModel(BaseModel):
     """What all parts of a task have in common: frozen, refusing unknown fields and numbers that are not finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class _NotIdentity:
+    """The type of `NotIdentity`."""
+
+
+NotIdentity = _NotIdentity()
+"""Mark a field, in its `Annotated` type, that does not decide a training: another value of it makes no other run."""
+
+
+def identity(model: BaseModel) -> dict[str, Any]:
+    """Return the fields of a model that decide a training, as JSON; models within it are treated alike."""
+    dumped = model.model_dump(mode="json")
+    decisive = {
+        name: getattr(model, name)
+        for name, field in type(model).model_fields.items()
+        if NotIdentity not in field.metadata
+    }
+    return {name: identity(value) if isinstance(value, BaseModel) else dumped[name] for name, value in decisive.items()}

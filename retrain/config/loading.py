@@ -79,7 +79,7 @@ def _put(document: Document, override: Override) -> Document:
 
 def _change_kind(document: Document, override: Override) -> Document:
     *path, last = override.path
-    options = models_by_name_at(tuple(path)) if last == "name" else {}
+    options = models_by_name_at(tuple(path)) if last in ("name", "kind") else {}
     part: Any = document
     for step in path:
         part = part.get(step) if isinstance(part, dict) else None

@@ -2,9 +2,9 @@
 
 Each field is described under the field; the descriptions become those of `retrain task schema`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from retrain.config import Method
 from retrain.config.fields import ConfigModel, Share
@@ -16,12 +16,30 @@ class Fresh(ConfigModel):
     name: Literal["fresh"] = "fresh"
 
 
+HeadRows = Literal["fresh", "class_means"]
+"""How rows of the head for classes that the parent never saw begin."""
+
+
+class Auto(ConfigModel):
+    """Warm or shrink-and-perturb, by what the parent is; the plan says which and why."""
+
+    name: Literal["auto"] = "auto"
+    alpha: Share = 0.4
+    """Weight of the parent's parameters, where they are shrunk."""
+    beta: Share = 0.001
+    """Weight of the newly initialised network, where the parent's parameters are shrunk."""
+    head_rows: HeadRows = "class_means"
+    """Rows of the head for new classes: newly initialised, or the class means of the parent's features."""
+
+
 class Warm(ConfigModel):
     """The parent's parameters and buffers as they are: the naive warm start."""
 
     name: Literal["warm"] = "warm"
     head_first: Share = 0.0
     """The share of the schedule in which only the last layer is trained (1: all of it), for comparison."""
+    head_rows: HeadRows = "fresh"
+    """Rows of the head for new classes: newly initialised, or the class means of the parent's features."""
 
 
 class ShrinkPerturb(ConfigModel):
@@ -34,11 +52,12 @@ class ShrinkPerturb(ConfigModel):
     """Weight of the newly initialised network."""
     buffers: Literal["fresh", "old"] = "fresh"
     """Whether BatchNorm's running statistics start afresh or as the parent left them."""
-    new_rows: Literal["fresh", "perturbed"] = "fresh"
-    """Rows of the head for classes the parent never saw: newly initialised, or only beta times that."""
+    new_rows: Literal["fresh", "perturbed", "class_means"] = "fresh"
+    """Rows of the head for classes the parent never saw: newly initialised, beta times that, or the class means of the
+    parent's features."""
 
 
-Initialization = Annotated[Fresh | Warm | ShrinkPerturb, Field(discriminator="name")]
+Initialization = Annotated[Fresh | Auto | Warm | ShrinkPerturb, Field(discriminator="name")]
 
 
 class NoPenalty(ConfigModel):
@@ -124,12 +143,26 @@ Sampling = Annotated[Uniform | EasyHard | OldNew, Field(discriminator="name")]
 Scale = Literal["auto"] | PositiveFloat
 
 
+class Constant(ConfigModel):
+    """The learning rate stays where it is after a warm-up: no length to guess."""
+
+    name: Literal["constant"] = "constant"
+    scale: PositiveFloat = 1.0
+    """Most iterations of a run, as a multiple of scratch's schedule: the budget of a run that never reaches its target."""
+    warmup: NonNegativeInt = 10
+    """Iterations over which the learning rate rises in equal steps."""
+
+
 class Cosine(ConfigModel):
-    """Half a cosine from the learning rate down to zero (Verwimp et al., section 3.4)."""
+    """Half a cosine from the learning rate down (Verwimp et al., section 3.4)."""
 
     name: Literal["cosine"] = "cosine"
     scale: Scale = "auto"
     """Length as a multiple of scratch's; auto chooses by the share of new data: 0.25 below a half, else 0.5."""
+    final_rate: NonNegativeFloat = 0.0
+    """Learning rate at the end of the schedule (Verwimp et al., A.2: 1e-6)."""
+    escalation: tuple[PositiveFloat, ...] = ()
+    """Longer schedules, as multiples of scratch's, that are tried one after another when the target was missed."""
 
 
 class MultiStep(ConfigModel):
@@ -142,43 +175,95 @@ class MultiStep(ConfigModel):
     """Where the rate falls, as shares of the schedule."""
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """What it is multiplied by there."""
+    escalation: tuple[PositiveFloat, ...] = ()
+    """Longer schedules, as multiples of scratch's, that are tried one after another when the target was missed."""
 
 
-Schedule = Annotated[Cosine | MultiStep, Field(discriminator="name")]
+Schedule = Annotated[Constant | Cosine | MultiStep, Field(discriminator="name")]
+
+
+Preset = Literal["default", "paper", "naive"]
+
+PRESETS: dict[Preset, dict[str, dict[str, Any]]] = {
+    "default": {
+        "initialization": {"name": "auto"},
+        "objective": {"name": "none"},
+        "sampling": {"name": "uniform"},
+        "schedule": {"name": "constant"},
+    },
+    "paper": {
+        "initialization": {"name": "shrink_perturb", "alpha": 0.4, "beta": 0.001},
+        "objective": {"name": "l2_init", "strength": 0.01, "anchor": "origin"},
+        "sampling": {"name": "easy_hard", "share": 0.1, "probability": 0.1},
+        "schedule": {"name": "cosine", "final_rate": 1e-6, "escalation": (0.25, 0.5, 1.0)},
+    },
+    "naive": {
+        "initialization": {"name": "warm"},
+        "objective": {"name": "none"},
+        "sampling": {"name": "uniform"},
+        "schedule": {"name": "cosine", "scale": 1.0},
+    },
+}
+"""What each preset chooses in the four aspects. `paper` is Verwimp et al. to the letter (sections 3.1 to 3.4, A.2)."""
 
 
 class Recipe(ConfigModel):
-    """What the continuous method does in each of the four aspects."""
+    """What the continuous method does in each of the four aspects. A preset fills in what is left out."""
 
-    initialization: Initialization = ShrinkPerturb()
-    """Where the weights start: fresh, warm or shrink_perturb."""
-    objective: Objective = L2Init()
+    preset: Preset = "default"
+    """default: averaged weights, no schedule to guess; paper: Verwimp et al. to the letter; naive: the plain warm
+    start."""
+    initialization: Initialization = Auto()
+    """Where the weights start: auto, warm, shrink_perturb or fresh."""
+    objective: Objective = NoPenalty()
     """What is minimised besides the loss: none, l2, l2_init, or for comparison ewc, confidence_penalty, adversarial."""
-    sampling: Sampling = EasyHard()
-    """Which samples a pass holds: uniform, easy_hard or old_new."""
-    schedule: Schedule = Cosine()
-    """How the learning rate falls: cosine or multistep, and how much sooner than scratch's."""
+    sampling: Sampling = Uniform()
+    """Which samples an epoch holds: uniform, easy_hard or old_new."""
+    schedule: Schedule = Constant()
+    """How the learning rate changes, and how long a run may be: constant, cosine or multistep."""
+    scratch_objective: Objective = NoPenalty()
+    """What scratch minimises besides the loss; Verwimp et al. compare with scratch + L2-init too."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_preset(cls, document: Any) -> Any:
+        """Take from the preset each aspect that is absent, and what an aspect of the preset's own kind leaves out."""
+        preset = PRESETS.get(document.get("preset", "default")) if isinstance(document, dict) else None
+        if preset is None:
+            return document
+        return document | {aspect: _merge_aspect(document.get(aspect), chosen) for aspect, chosen in preset.items()}
+
+
+def _merge_aspect(given: Any, chosen: dict[str, Any]) -> Any:
+    if given is None:
+        return chosen
+    if isinstance(given, dict) and given.get("name", chosen["name"]) == chosen["name"]:
+        return chosen | given
+    return given
 
 
 def recipe_for(method: Method, recipe: Recipe) -> Recipe:
     """Return the method's recipe, given the task's own.
 
-    `scratch` and `naive` change nothing but where the weights start, and run the task's kind of schedule at full
-    length; `continuous` is the task's recipe.
+    `continuous` is the task's recipe. `scratch` and `naive` change where the weights start, and run a whole schedule of
+    the task's kind; where that has no length, a cosine.
     """
     match method:
         case "scratch":
-            return _plain(Fresh(), recipe)
+            return _whole_schedule(Fresh(), recipe.scratch_objective, recipe)
         case "naive":
-            return _plain(Warm(), recipe)
+            return _whole_schedule(Warm(), NoPenalty(), recipe)
         case "continuous":
             return recipe
 
 
-def _plain(initialization: Initialization, recipe: Recipe) -> Recipe:
+def _whole_schedule(initialization: Initialization, objective: Objective, recipe: Recipe) -> Recipe:
+    schedule = Cosine() if isinstance(recipe.schedule, Constant) else recipe.schedule
     return Recipe(
+        preset=recipe.preset,
         initialization=initialization,
-        objective=NoPenalty(),
+        objective=objective,
         sampling=Uniform(),
-        schedule=recipe.schedule.model_copy(update={"scale": 1.0}),
+        schedule=schedule.model_copy(update={"scale": 1.0, "escalation": ()}),
+        scratch_objective=recipe.scratch_objective,
     )

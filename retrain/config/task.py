@@ -3,12 +3,12 @@
 Every model is frozen and refuses fields that it does not know. Each field is described under the field; the
 descriptions become those of `retrain task schema`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from retrain.config.cron import Cron
-from retrain.config.fields import Bytes, ConfigModel, NoCredentials, Share
+from retrain.config.fields import Bytes, ConfigModel, NoCredentials, NotIdentity, Share
 from retrain.config.recipe import Recipe
 from retrain.config.resources import Kubeflow, Resources
 
@@ -55,10 +55,10 @@ class Data(ConfigModel):
     max_bad_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Largest share of a drop's samples that may be bad (undecodable, unlabelled): these are left out and named in its
     manifest. A drop with more is refused whole."""
-    loader: Literal["auto", "device", "memory", "stream"] = "auto"
+    loader: Annotated[Literal["auto", "device", "memory", "stream"], NotIdentity] = "auto"
     """Where decoded training images are: device and memory hold them all, stream reads shards as they are needed.
     auto streams if they are more than half of resources.memory, and else holds them on the device if it has room."""
-    stream: Stream = Stream()
+    stream: Annotated[Stream, NotIdentity] = Stream()
     """How samples are read from shards that are not held decoded."""
 
 
@@ -102,6 +102,50 @@ class Sgd(ConfigModel):
 Optimizer = Annotated[Adam | Sgd, Field(discriminator="name")]
 
 
+class AutoAverage(ConfigModel):
+    """As the recipe's preset has it: power with the default, none with paper and naive."""
+
+    kind: Literal["auto"] = "auto"
+
+
+class PowerAverage(ConfigModel):
+    """A moving average of the weights whose window grows with the run (Karras et al., 2024, "power function EMA")."""
+
+    kind: Literal["power"] = "power"
+    gamma: PositiveFloat = 7.0
+    """After t updates the average keeps the share (1 - 1/t)^(gamma + 1) of itself."""
+
+
+class ExponentialAverage(ConfigModel):
+    """An exponential moving average of the weights."""
+
+    kind: Literal["ema"] = "ema"
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    """Share of itself that the average keeps in each iteration."""
+
+
+class NoAverage(ConfigModel):
+    """The last weights are evaluated and promoted."""
+
+    kind: Literal["none"] = "none"
+
+
+Averaging = Annotated[AutoAverage | PowerAverage | ExponentialAverage | NoAverage, Field(discriminator="kind")]
+
+
+class Stopping(ConfigModel):
+    """When a run that is not at its target ends, and how surely it is at its target."""
+
+    confirmations: PositiveInt = 2
+    """Evaluations in a row that must be at the target, so that one lucky reading does not end a run."""
+    plateau_window: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Share of scratch's expected iterations over which a run must still improve."""
+    plateau_gain: Share = 0.005
+    """Accuracy (a share, so 0.005 is half a point) that it must gain over that window."""
+    patience: PositiveFloat = 2.0
+    """Windows without such a gain after which a run below its target is given up."""
+
+
 class Training(ConfigModel):
     """One training, the same for every method: L_r compares iterations, which is fair only at equal work."""
 
@@ -111,11 +155,16 @@ class Training(ConfigModel):
     """Samples in an iteration."""
     optimizer: Optimizer = Adam()
     """adam or sgd."""
-    evaluate_every: PositiveFloat = 1
-    """Passes over the dataset between evaluations on val: the grid on which targets can be met, one for all methods."""
+    evaluate_every: Literal["auto"] | PositiveFloat = "auto"
+    """Epochs between evaluations on val: the grid on which targets can be met, the same for all methods. auto: sixty
+    evaluations in scratch's schedule, or fewer where they would take more than a tenth of the training."""
+    averaging: Averaging = AutoAverage()
+    """What is evaluated, stopped on and promoted: an average of the weights (power, ema) or the last ones (none)."""
+    stopping: Stopping = Stopping()
+    """When a run that is not at its target ends, and how surely it is at its target."""
     bf16: bool = False
     """Autocast to bfloat16."""
-    compile: Literal["none", "compile", "graphs"] = "none"
+    compile: Annotated[Literal["none", "compile", "graphs"], NotIdentity] = "none"
     """compile: by torch.compile, which takes a minute before the first step; graphs: into CUDA graphs too."""
     optimizer_state: Literal["reset", "kept"] = "reset"
     """kept: a run keeps its optimiser's moments beside its model, and starts from its parent's, for comparison."""
@@ -123,8 +172,14 @@ class Training(ConfigModel):
     """free: counted in the training forward pass; exact: by an evaluation of all training samples after each pass."""
     index_decay: Share = 0.5
     """Weight of the parent's learning-speed counters beside a run's own."""
-    save_seconds: Annotated[float, Field(ge=0)] = 120
+    save_seconds: Annotated[float, Field(ge=0), NotIdentity] = 120
     """Time between saves of the run's state, in seconds: at most this much is lost when a machine is."""
+
+    @field_validator("averaging", mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        """Let `averaging: none` stand for `averaging: {kind: none}`."""
+        return {"kind": value} if isinstance(value, str) else value
 
 
 class Refresh(ConfigModel):
@@ -134,8 +189,8 @@ class Refresh(ConfigModel):
     """Once the baseline is this many drops old."""
     on_new_classes: bool = False
     """Whenever new classes appear."""
-    on_miss: bool = True
-    """When every schedule ended below the target."""
+    on_miss: bool = False
+    """When a run ended below its target, and its schedule has no longer one to escalate to."""
 
 
 class Baseline(ConfigModel):
@@ -174,33 +229,33 @@ class Task(ConfigModel):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
     """Name in paths, metrics and the cluster: lower-case letters, digits and hyphens."""
-    store: Annotated[str, Field(min_length=1), NoCredentials] = "store"
+    store: Annotated[str, Field(min_length=1), NoCredentials, NotIdentity] = "store"
     """s3://bucket/prefix, or a local folder (relative to where the command runs)."""
-    endpoint_url: Annotated[str, NoCredentials] | None = None
+    endpoint_url: Annotated[Annotated[str, NoCredentials] | None, NotIdentity] = None
     """Address of an S3-compatible server, without credentials; AWS's own where absent."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32), NotIdentity] = 0
     """Seed of everything random."""
     data: Data = Data()
     """How images are read and augmented."""
     model: Model = Model()
     """The network."""
-    factories: tuple[Annotated[str, Field(pattern=r"^[\w.]+:\w+$")], ...] = ()
+    factories: Annotated[tuple[Annotated[str, Field(pattern=r"^[\w.]+:\w+$")], ...], NotIdentity] = ()
     """package.module:factory names of the task's earlier models: no plan in the store can have other code run."""
-    recipe: Recipe = Recipe()
+    recipe: Annotated[Recipe, NotIdentity] = Recipe()
     """The continuous method's four aspects."""
     training: Training = Training()
     """One training, the same for every method."""
-    baseline: Baseline = Baseline()
+    baseline: Annotated[Baseline, NotIdentity] = Baseline()
     """The scratch run that targets come from."""
-    target: Target = Target()
+    target: Annotated[Target, NotIdentity] = Target()
     """What a run must reach."""
-    gate: Gate = Gate()
+    gate: Annotated[Gate, NotIdentity] = Gate()
     """What a candidate must show before it is promoted."""
-    costs: Costs = Costs()
+    costs: Annotated[Costs, NotIdentity] = Costs()
     """What a device costs, for figures in energy and money."""
-    resources: Resources = Resources()
+    resources: Annotated[Resources, NotIdentity] = Resources()
     """What the pods of its pipeline ask of the cluster."""
-    schedule: Cron | None = None
+    schedule: Annotated[Cron | None, NotIdentity] = None
     """When `retrain watch` retrains on what has landed, in cron's five fields and UTC; at once where absent."""
-    kubeflow: Kubeflow = Kubeflow()
+    kubeflow: Annotated[Kubeflow, NotIdentity] = Kubeflow()
     """Where its pipeline is submitted to."""

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from retrain.config.fields import ConfigModel
+from retrain.config.recipe import Recipe
 from retrain.config.task import Task
 from retrain.config.validation import config_models, models_by_name, validate_document
 
@@ -23,14 +24,18 @@ def task_template(name: str) -> str:
 def task_schema() -> dict[str, Any]:
     """The JSON schema of a task file, for editors and other programs. A kind other than the default has to be named."""
     document = Task.model_json_schema()
-    for kind in _to_be_named(Task):
-        document["$defs"][kind.__name__]["required"] = ["name"]
+    for kind, discriminator in _to_be_named(Task):
+        document["$defs"][kind.__name__]["required"] = [discriminator]
     return document
 
 
-def _to_be_named(model: type[ConfigModel]) -> Iterator[type[ConfigModel]]:
+def _to_be_named(model: type[ConfigModel]) -> Iterator[tuple[type[ConfigModel], str]]:
+    """Models that must name their kind. A recipe's need not: its preset names them."""
     for field in model.model_fields.values():
-        yield from (kind for name, kind in models_by_name(field).items() if name != field.default.name)
+        if (discriminator := field.discriminator) and model is not Recipe:
+            default = getattr(field.default, str(discriminator))
+            others = (kind for name, kind in models_by_name(field).items() if name != default)
+            yield from ((kind, str(discriminator)) for kind in others)
         for part in config_models(field):
             yield from _to_be_named(part)
 
@@ -39,7 +44,7 @@ def _fields(part: ConfigModel, choices: dict[str, type[ConfigModel]], pad: str) 
     """The lines of a part; `choices` are the kinds that could stand in its place."""
     for name, field in type(part).model_fields.items():
         value = getattr(part, name)
-        if name == "name":
+        if name in ("name", "kind"):
             yield from _kinds(choices, pad)
         yield from _comment(field.description or "", pad)
         if isinstance(value, ConfigModel):
@@ -52,7 +57,7 @@ def _fields(part: ConfigModel, choices: dict[str, type[ConfigModel]], pad: str) 
 def _kinds(choices: dict[str, type[ConfigModel]], pad: str) -> Iterator[str]:
     """What each kind is, and its fields."""
     for name, kind in choices.items():
-        fields = ", ".join(field for field in kind.model_fields if field != "name")
+        fields = ", ".join(field for field in kind.model_fields if field not in ("name", "kind"))
         yield from _comment(f"{name}: {kind.__doc__}" + (f" ({fields})" if fields else ""), pad)
 
 

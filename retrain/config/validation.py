@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from retrain.config.fields import ConfigModel
+from retrain.config.recipe import Recipe
 from retrain.config.task import Task
 from retrain.errors import TaskError
 
@@ -23,8 +24,9 @@ def config_models(field: FieldInfo) -> list[type[ConfigModel]]:
 
 def models_by_name(field: FieldInfo) -> dict[str, type[ConfigModel]]:
     """The kinds of part by name, where there are several to choose from."""
-    options = config_models(field)
-    return {option.model_fields["name"].default: option for option in options} if len(options) > 1 else {}
+    if not isinstance(field.discriminator, str):
+        return {}
+    return {option.model_fields[field.discriminator].default: option for option in config_models(field)}
 
 
 def models_by_name_at(path: tuple[str, ...], model: type[ConfigModel] = Task) -> dict[str, type[ConfigModel]]:
@@ -38,17 +40,24 @@ def models_by_name_at(path: tuple[str, ...], model: type[ConfigModel] = Task) ->
 
 
 def fill_in_default_names(document: Mapping[Any, Any], model: type[ConfigModel] = Task) -> dict[Any, Any]:
-    """Name the kind wherever the document leaves it out: `schedule: {scale: 0.5}` is of the default kind, cosine."""
+    """Name the kind wherever the document leaves it out: `optimizer: {betas: [0.8, 0.99]}` is of the default kind, adam.
+
+    A recipe's preset names those of the recipe.
+    """
     complete = dict(document)
     for name, field in model.model_fields.items():
         value = document.get(name)
         if not isinstance(value, dict):
             continue
         if models_by_name(field):
-            complete[name] = {"name": field.default.name} | value
+            complete[name] = value if model is Recipe else {field.discriminator: _default_name(field)} | value
         elif options := config_models(field):
             complete[name] = fill_in_default_names(value, options[0])
     return complete
+
+
+def _default_name(field: FieldInfo) -> str:
+    return str(getattr(field.default, str(field.discriminator)))
 
 
 def settable_paths(model: type[ConfigModel] = Task, prefix: str = "") -> Iterator[str]:
@@ -117,7 +126,8 @@ def _problem(detail: ErrorDetails) -> _Problem:
             return _Problem(path, detail["msg"], "")
         case "union_tag_invalid":
             allowed = detail["ctx"]["expected_tags"].replace("'", "")
-            return _Problem((*path, "name"), f"must be one of {allowed}", f" (got {shortened(got['name'])})")
+            kind = detail["ctx"]["discriminator"].replace("'", "")
+            return _Problem((*path, kind), f"must be one of {allowed}", f" (got {shortened(got[kind])})")
         case "string_pattern_mismatch" if (field := model.model_fields.get(path[-1])) and field.description:
             return _Problem(path, f"does not fit: {field.description.rstrip('.')}", f" (got {shortened(got)})")
         case "model_type" | "model_attributes_type":

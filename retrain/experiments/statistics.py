@@ -116,8 +116,8 @@ def speed_ups(references: Sequence[EndedRun], runs: Sequence[EndedRun]) -> dict[
 
 def ratio(scratch: Curve, other: Curve, level: float) -> float | None:
     """Return L_r, or None where `other` never reaches r percent of what `scratch` ended with."""
-    accuracy = level / 100 * scratch.points[-1].accuracy
-    return speed_up(reached_at(scratch, accuracy), reached_at(other, accuracy))
+    a_scratch = scratch.points[-1].accuracy
+    return speed_up(reached_at(scratch, a_scratch), reached_at(other, level / 100 * a_scratch))
 
 
 def reached_at(curve: Curve, accuracy: float) -> int | None:

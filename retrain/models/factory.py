@@ -61,6 +61,15 @@ def check_factory_allowed(model: Model, factories: Collection[str]) -> None:
         )
 
 
+NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+"""Batch and instance normalisation of all dimensions, and the others that torch has."""
+
+
+def has_normalisation(network: nn.Module) -> bool:
+    """Say whether a network has normalisation layers."""
+    return any(isinstance(module, NORMALISATIONS) for module in network.modules())
+
+
 def is_installed(model: Model) -> bool:
     """Say whether the module of the model's factory is here; that says nothing of the factory."""
     module, colon, _ = model.name.partition(":")

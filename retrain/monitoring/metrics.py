@@ -13,6 +13,7 @@ from retrain.config.task import Costs
 from retrain.monitoring import names
 from retrain.monitoring.names import Name, Unit
 from retrain.records import RunRecord, Savings
+from retrain.records.run import Outcome
 
 Values = Iterable[tuple[tuple[str, ...], float]]
 """Label values, and the number under them."""
@@ -20,7 +21,7 @@ Figure = Callable[[RunRecord], Values]
 Age = tuple[datetime, str]
 """Orders records: the end of the run, and its id."""
 
-OUTCOMES = get_args(RunRecord.model_fields["outcome"].annotation)
+OUTCOMES = (*get_args(Outcome), "failed")
 
 
 def family(name: Name, values: Values) -> Metric:

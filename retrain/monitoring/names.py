@@ -106,7 +106,8 @@ SPEED_UP = Name(
     "retrain_speed_up_ratio",
     "gauge",
     ("task", "level"),
-    "L_99 and L_100 of the newest run: the baseline's iterations over its own; absent where it missed.",
+    "L_99 and L_100 of the newest run: what the baseline took to its accuracy over what this run took to 99 or 100 "
+    "percent of it; absent where it missed.",
 )
 TARGET_MET = Name(
     "retrain_target_met",

@@ -78,7 +78,7 @@ def escalate(plan: Plan) -> Plan | None:
     if plan.target is None or plan.purpose != "retrain":
         return None
     next_step = {"attempt": plan.attempt + 1, "earlier": (*plan.earlier, plan.run_id), "retry": 0}
-    scale = longer_scale(scale_of(plan.recipe)) if plan.method == "continuous" else None
+    scale = longer_scale(plan.recipe.schedule, scale_of(plan.recipe)) if plan.method == "continuous" else None
     if scale:
         recipe = _at_scale(plan.recipe, scale)
         reason = f"{plan.run_id} missed the target: schedule x{scale:g}"

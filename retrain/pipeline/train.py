@@ -12,9 +12,11 @@ from retrain.models import factory
 from retrain.pipeline.context import Context
 from retrain.recipe.learning_speed import Counters, add_decayed, split
 from retrain.records import Plan, Result
+from retrain.records.run import Outcome
 from retrain.store.checkpoints import Checkpoints
+from retrain.training.evaluation import measure_train_accuracy
 from retrain.training.hardware import BF16_SLOW, compile_forward, is_bf16_slow, tune_malloc, use_threads
-from retrain.training.loop import Outcome, run_loop
+from retrain.training.loop import run_loop
 from retrain.training.optimizers import moments
 from retrain.training.preemption import defer_signals
 from retrain.training.result import make_result
@@ -112,11 +114,13 @@ def _keeps_moments(plan: Plan) -> bool:
 def _write_result(context: Context, run: Run, outcome: Outcome, started_at: datetime) -> Result:
     """Write model, index and curve, then the result that vouches for them."""
     plan, files = run.plan, context.files(run.plan.run_id)
-    model_digest = files.write_model(run.network.state_dict()) if outcome != "diverged" else None
+    delivered = run.average.network()
+    model_digest = files.write_model(delivered.state_dict()) if outcome != "diverged" else None
+    train_accuracy = measure_train_accuracy(run) if outcome != "diverged" else None
     moments_digest = files.write_moments(moments(run.optimizer)) if _keeps_moments(plan) else None
     index_digest = files.write_counters(plan.dataset, _counters(context, run))
     files.write_curve(run.progress.points)
-    result = make_result(run, outcome, started_at, model_digest, index_digest, moments_digest)
+    result = make_result(run, outcome, started_at, model_digest, index_digest, moments_digest, train_accuracy)
     files.write_result(result)
     return result
 

@@ -1,21 +1,20 @@
-"""Schedule: how the learning rate falls, and how much sooner than scratch's (Verwimp et al., section 3.4)."""
+"""Schedule: how the learning rate changes, and how long a run may be (Verwimp et al., section 3.4)."""
 
 import math
 
-from retrain.config.recipe import Cosine, MultiStep, Schedule
-
-LADDER = (0.25, 0.5, 1.0)
-"""Lengths, as multiples of scratch's, that a run escalates through when it ends below its target."""
+from retrain.config.recipe import Constant, Cosine, MultiStep, Schedule
 
 
-def rate_factor(setting: Schedule, iteration: int, iterations: int) -> float:
-    """Return what the peak learning rate is multiplied by, in [0, 1], at an iteration in 0 .. `iterations`."""
+def learning_rate(setting: Schedule, peak: float, iteration: int, iterations: int) -> float:
+    """Return the learning rate at an iteration in 0 .. `iterations`, where `peak` is the optimizer's own."""
     progress = iteration / iterations
     match setting:
-        case Cosine():
-            return (1 + math.cos(math.pi * progress)) / 2
+        case Constant(warmup=warmup):
+            return peak * min(1.0, (iteration + 1) / max(1, warmup))
+        case Cosine(final_rate=final):
+            return final + (peak - final) * (1 + math.cos(math.pi * progress)) / 2
         case MultiStep(milestones=milestones, factor=drop):
-            return drop ** sum(progress >= milestone for milestone in milestones)
+            return peak * drop ** sum(progress >= milestone for milestone in milestones)
 
 
 def resolve_scale(setting: Schedule, new_share: float) -> float:
@@ -28,6 +27,7 @@ def resolve_scale(setting: Schedule, new_share: float) -> float:
     return 0.25 if new_share < 0.5 else 0.5
 
 
-def longer_scale(scale: float) -> float | None:
-    """Return the next longer rung of `LADDER`, or None at its end."""
-    return next((rung for rung in LADDER if rung > scale), None)
+def longer_scale(setting: Schedule, scale: float) -> float | None:
+    """Return the next longer scale of a schedule's escalation, or None at its end."""
+    longer = () if isinstance(setting, Constant) else setting.escalation
+    return min((each for each in longer if each > scale), default=None)

@@ -17,9 +17,10 @@ def first_reaching(iterations: Sequence[int], accuracies: Sequence[float], accur
 
 
 def speed_up(scratch: int | None, other: int | None) -> float | None:
-    """Return L_r = s(scratch, r/100 · a_scratch) / s(other, r/100 · a_scratch), from its two iterations (eq. 2).
+    """Return L_r = s(scratch, a_scratch) / s(other, r/100 · a_scratch), from its two iterations (eq. 2).
 
+    The numerator is the same at every r: what scratch takes to its own accuracy. So scratch's own L_99 is above 1.
     a_scratch is the accuracy that scratch ends with: its highest would be the luckiest of many noisy evaluations. None,
-    `/` in the paper's tables, if `other` (or, above 100, scratch) never reaches the level.
+    `/` in the paper's tables, if `other` never reaches the level, or scratch's figure is unknown.
     """
     return None if scratch is None or other is None else scratch / other

@@ -10,7 +10,7 @@ from retrain.config import Method, Purpose
 from retrain.config.task import Costs
 from retrain.records.base import Record
 from retrain.records.plan import Target
-from retrain.records.run import Decision, Evaluation, Result
+from retrain.records.run import Decision, Evaluation, Outcome, Result
 
 
 class Savings(Record):
@@ -46,7 +46,7 @@ class RunRecord(Record):
     task: str
     method: Method
     purpose: Purpose
-    outcome: Literal["reached", "missed", "completed", "diverged", "failed"]
+    outcome: Outcome | Literal["failed"]
     error: str | None
     dataset_digest: str
     drops: tuple[str, ...]

@@ -1,23 +1,32 @@
 """A plan: everything that decides a run."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field
 
 from retrain.config import Method, Purpose
+from retrain.config.fields import NotIdentity, identity
 from retrain.config.recipe import Recipe
-from retrain.config.task import Task
+from retrain.config.task import Averaging, NoAverage, Task
 from retrain.records.base import Record, digest
 from retrain.records.drop import Dataset
 
-EXCLUDED_FROM_ID = {"task", "attempt", "earlier", "reason", "replaces_scratch", "run_id", "loading"}
-"""What does not decide the training; what in the task does is added apart."""
+
+class Scope(Record):
+    """The validation samples and classes that a carried target is about: those that the baseline was measured on."""
+
+    drops: tuple[str, ...]
+    """Ids of the drops whose validation samples count."""
+    classes: int
+    """Predictions are among the first this many classes of the dataset."""
 
 
 class Target(Record):
     """What a run must reach on val, and where that figure comes from.
 
-    `accuracy` is level/100 of the baseline's. `measured`: the baseline saw this very dataset; `carried`: drops have
-    landed since, `age` of them.
+    `accuracy` is level/100 of the baseline's. `measured`: the baseline saw this very dataset. `carried`: drops have
+    landed since, `age` of them; the accuracy within `scope` is compared, and what is new must have stopped improving.
     """
 
     level: float
@@ -30,8 +39,35 @@ class Target(Record):
     """The same at 99 and 100 percent of its accuracy."""
     provenance: Literal["measured", "carried"]
     age: int
+    scope: Scope | None = None
+    """None: all of val."""
+    standard_error: float = 0.0
+    """Of the baseline's accuracy, from the number of its validation samples."""
     expected_from: int = 0
-    """Iterations before which no run of this task has come near its target: until then, a look at val may be brief."""
+    """Iterations before which no run of this task has come near its target: until then, fewer of val's samples may do."""
+
+
+class ScratchEstimate(Record):
+    """What training from scratch on this dataset takes, in iterations."""
+
+    iterations: float
+    """s_scratch: to the accuracy that it ends with."""
+    schedule: int
+    """The whole training."""
+    standard_error: float
+    """Of `iterations`; 0 where they were measured."""
+    provenance: Literal["measured", "estimated"]
+    runs: int
+    """How many scratch runs of this task say so; 0: a share of the schedule that is typical of others."""
+
+
+class StopRule(Record):
+    """When a run ends, in iterations and accuracies. `Stopping` in the task has the same as shares of scratch's."""
+
+    confirmations: int
+    window: int
+    gain: float
+    patience: int
 
 
 class Loading(Record):
@@ -63,8 +99,8 @@ class Plan(Record):
     task: Task
     method: Method
     purpose: Purpose
-    attempt: int
-    earlier: tuple[str, ...]
+    attempt: Annotated[int, NotIdentity]
+    earlier: Annotated[tuple[str, ...], NotIdentity]
     retry: int
     """How many runs of this very plan failed before (by an error, not by a miss)."""
     parent: str | None
@@ -74,39 +110,37 @@ class Plan(Record):
     recipe: Recipe
     """Resolved: the schedule's scale is a number."""
     iterations: int
-    """Length of the schedule."""
+    """Length of the schedule; where it has none, the budget."""
     evaluate_every: int
     """Iterations between evaluations."""
     target: Target | None
     """None: the run ends with its schedule."""
+    stop_rule: StopRule | None = None
+    """None: the run ends at its target or with its schedule."""
+    averaging: Averaging = NoAverage()
+    """Resolved: never auto."""
     origin: Origin
     seed: int
-    reason: str
-
-    loading: Loading = Loading()
-    replaces_scratch: bool = True
+    reason: Annotated[str, NotIdentity]
+    start: Annotated[str, NotIdentity] = ""
+    """Why the weights start where they do."""
+    scratch: Annotated[ScratchEstimate | None, NotIdentity] = None
+    """What scratch takes on this dataset; None for a run that measures it."""
+    loading: Annotated[Loading, NotIdentity] = Loading()
+    shuffle_shards: int | None = None
+    """How many shards are mixed where samples are streamed, which decides their order; else None."""
+    replaces_scratch: Annotated[bool, NotIdentity] = True
     """Whether it is the first retraining of this dataset: scratch would have been trained on it once, and no more."""
-    run_id: str = ""
+    run_id: Annotated[str, NotIdentity] = Field(default_factory=lambda fields: _identify(fields))
     """`<method>-<digest>`, given when the plan is made and kept for good: a later version's own digest may differ."""
 
-    def model_post_init(self, context: Any) -> None:
-        """Give a new plan its id."""
-        if not self.run_id:
-            self._identify()
-
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a changed plan, which is another run."""
-        copy = super().model_copy(update=update, deep=deep)
-        copy._identify()
-        return copy
+        """Return a changed plan, which is another run if what changed decides the training."""
+        unnamed = {name: value for name, value in self if name != "run_id"}
+        return type(self)(**unnamed | dict(update or {}))
 
-    def _identify(self) -> None:
-        """Name the run after what decides the training: not how the plan came about, or how the model is judged."""
-        content = self.model_dump(mode="json", exclude=EXCLUDED_FROM_ID)
-        content["task"] = self.task.model_dump(mode="json", include={"name", "data", "model", "training"})
-        data, training = content["task"]["data"], content["task"]["training"]
-        del training["save_seconds"], training["compile"], data["loader"]
-        stream = data.pop("stream")
-        if self.loading.kind == "stream":  # which shards are mixed decides the order of the samples
-            content["shuffle_shards"] = stream["shuffle_shards"]
-        self.__dict__["run_id"] = f"{self.method}-{digest(content)[:12]}"  # what is frozen has no setter
+
+def _identify(fields: Mapping[str, Any]) -> str:
+    """Name a run after all fields of its plan that decide the training, and after nothing else."""
+    unnamed = Plan.model_construct(**{**fields, "run_id": ""})
+    return f"{fields['method']}-{digest(identity(unnamed))[:12]}"

@@ -5,6 +5,8 @@ from typing import Literal
 
 from retrain.records.base import Record
 
+Outcome = Literal["reached", "plateau", "missed", "completed", "diverged"]
+
 
 class Point(Record):
     """One evaluation of a run on val.
@@ -19,7 +21,13 @@ class Point(Record):
     images: int
     train_loss: float | None
     """Mean since the point before; None, like `loss`, where it is not finite."""
+    train_accuracy: float | None = None
+    """Of the training batches since the point before, as they were augmented, by the weights of the moment."""
     learning_rate: float
+    in_scope: float | None = None
+    """Accuracy within the target's scope; None where the target has none."""
+    newest: float | None = None
+    """Accuracy on the validation samples of the drops that the parent did not know; None where they have none."""
 
 
 class Curve(Record):
@@ -56,16 +64,19 @@ class Machine(Record):
 class Result(Record):
     """How a training ended, `result.json`: what exists under the run is whole once this is written.
 
-    `reached`: stopped at the target. `missed`: the schedule ended below it. `completed`: there was no target.
-    `diverged`: the loss was not finite.
+    `reached`: stopped at the target. `plateau`: stopped below it, since the run no longer improved. `missed`: schedule
+    or budget ended below it. `completed`: there was no target. `diverged`: the loss was not finite.
     """
 
-    outcome: Literal["reached", "missed", "completed", "diverged"]
+    outcome: Outcome
     iterations: int
     final_accuracy: float
     """On val, of the weights that the run ended with: a_scratch, if this becomes the baseline."""
     best_accuracy: float
     """Highest accuracy on the whole of val."""
+    train_accuracy: float | None = None
+    """Of the delivered weights on training samples, without augmentation: beside `final_accuracy` it tells how far the
+    network has fitted its data."""
     reached_at: dict[Literal["99", "100"], int | None]
     """First iteration on the grid at 99 and 100 percent of the baseline's accuracy (of this run's own final accuracy,
     where it has no target): s(f, a), Verwimp et al., eq. 1."""

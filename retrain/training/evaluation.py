@@ -13,6 +13,9 @@ from torch.nn import functional
 from retrain.data.augment import Normalize
 from retrain.data.samples import Samples
 from retrain.training.distributed import SINGLE_PROCESS, ProcessGroup
+from retrain.training.groups import Groups
+from retrain.training.progress import Clock
+from retrain.training.seeds import make_generator
 from retrain.training.setup import Run
 from retrain.training.stopping import rejection_risk, subset_ends, tail_probability
 
@@ -25,11 +28,17 @@ ROUNDING = 1e-6
 
 
 class Measured(NamedTuple):
-    """Accuracy and mean loss over the first `images` of the samples."""
+    """Accuracy and mean loss over the first `images` of the samples.
+
+    `in_scope` and `newest` are accuracies over the groups of samples, None where a group is empty or not all samples
+    were seen.
+    """
 
     accuracy: float
     loss: float
     images: int
+    in_scope: float | None = None
+    newest: float | None = None
 
 
 @contextmanager
@@ -58,6 +67,7 @@ def measure(
     needed: float,
     ranks: ProcessGroup = SINGLE_PROCESS,
     early: bool = False,
+    groups: Groups | None = None,
 ) -> Measured:
     """Measure accuracy and loss over samples[order], giving up once the accuracy cannot be `needed` any more.
 
@@ -65,27 +75,44 @@ def measure(
     that accuracy over all N is below `needed`; that is wrong with probability `RISK` at most, or `EARLY_RISK` at each
     look. Several processes share the work, and get the same answer.
     """
+    groups = groups or Groups.none()
     total, enough = len(order), math.ceil(needed * len(order) - ROUNDING)
     ends = list(subset_ends(total)) if enough > 0 else [total]
-    correct, loss = 0, 0.0
+    sums = [0.0] * 4
     with _eval_mode(network):
         for seen, end in pairwise((0, *ends)):
             for chunk in torch.split(order[seen:end], _chunk(order.device)):
                 own = chunk[ranks.rows(len(chunk)).at]
-                counts = ranks.sum_over_ranks(_counts(network, samples, own, normalize)).tolist()
-                correct, loss = correct + int(counts[0]), loss + counts[1]
-            if end < total and tail_probability(correct, end, enough, total) <= rejection_risk(early, len(ends)):
+                counts = ranks.sum_over_ranks(_counts(network, samples, own, normalize, groups)).tolist()
+                sums = [one + more for one, more in zip(sums, counts, strict=True)]
+            if end < total and tail_probability(int(sums[0]), end, enough, total) <= rejection_risk(early, len(ends)):
                 break
-    return Measured(correct / end, loss / end, end)
+    right, loss, right_in_scope, right_newest = sums
+    if end < total:
+        return Measured(right / end, loss / end, end)
+    return Measured(
+        right / end,
+        loss / end,
+        end,
+        right_in_scope / groups.scope_size if groups.scope_size else None,
+        right_newest / groups.newest_size if groups.newest_size else None,
+    )
 
 
-def _counts(network: nn.Module, samples: Samples, indices: Tensor, normalize: Normalize) -> Tensor:
-    """How many are right, and the sum of the losses, float64 [2]."""
+def _counts(network: nn.Module, samples: Samples, indices: Tensor, normalize: Normalize, groups: Groups) -> Tensor:
+    """Return how many are right, the sum of the losses, and how many are right in each group, float64 [4]."""
+    counts = torch.zeros(4, dtype=torch.float64, device=indices.device)
     if not len(indices):  # which not every network takes
-        return torch.zeros(2, dtype=torch.float64, device=indices.device)
+        return counts
     logits, labels = _logits(network, samples.pixels(indices), normalize).float(), samples.labels[indices]
-    right = (logits.argmax(1) == labels).sum()
-    return torch.stack([right.double(), functional.cross_entropy(logits, labels, reduction="sum").double()])
+    right = logits.argmax(1) == labels
+    counts[0] = right.sum()
+    counts[1] = functional.cross_entropy(logits, labels, reduction="sum")
+    if groups.scope is not None:
+        counts[2] = (groups.scope[indices] & (logits[:, : groups.classes].argmax(1) == labels)).sum()
+    if groups.newest is not None:
+        counts[3] = (groups.newest[indices] & right).sum()
+    return counts
 
 
 def compute_logits(network: nn.Module, images: Tensor, normalize: Normalize) -> Tensor:
@@ -127,3 +154,16 @@ def count_exactly(run: Run) -> None:
     correct, losses = evaluate_samples(run.network, run.train, run.normalize)
     run.counters.count(torch.arange(len(correct), device=correct.device), correct, losses)
     run.progress.evaluated_images += len(correct)
+
+
+TRAIN_SAMPLES = 2000
+"""Training samples that tell how far a network has fitted its data: the standard error is 1.1 points at most."""
+
+
+def measure_train_accuracy(run: Run) -> float:
+    """Return the delivered weights' accuracy on random training samples without augmentation, and charge the run."""
+    chosen = torch.randperm(len(run.train), generator=make_generator(run.plan.seed, "train accuracy"))[:TRAIN_SAMPLES]
+    with Clock(run.progress).aside("evaluation"):
+        measured = measure(run.average.network(), run.train, chosen.to(run.train.device), run.normalize, needed=0.0)
+    run.progress.evaluated_images += measured.images
+    return measured.accuracy

@@ -2,24 +2,22 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch.nn import functional
 
-from retrain.recipe.schedule import rate_factor
+from retrain.recipe.schedule import learning_rate
 from retrain.records import Point
+from retrain.records.run import Outcome
 from retrain.training.evaluation import count_exactly, measure
 from retrain.training.preemption import Preempted
 from retrain.training.progress import Clock, Observer
 from retrain.training.setup import Run
-from retrain.training.stopping import is_early, needed_accuracy
-
-Outcome = Literal["reached", "missed", "completed", "diverged"]
+from retrain.training.stopping import is_early, judge, needed_accuracy
 
 
 def run_loop(run: Run, observer: Observer, save: Callable[[Run], object], leaving: Callable[[], bool]) -> Outcome:
-    """Train until val reaches the target, the schedule ends, or the loss is not finite.
+    """Train until the target is reached, the run stops improving, its schedule ends, or the loss is not finite.
 
     `save` is called between iterations, every `save_seconds`. A run whose state was restored goes on as if it had
     never stopped. `leaving` says whether the machine is being taken away: then the state is saved once more, and
@@ -35,9 +33,9 @@ def run_loop(run: Run, observer: Observer, save: Callable[[Run], object], leavin
         train_step(run)
         observer.stepped(progress)
         if progress.iteration % plan.evaluate_every == 0 or progress.iteration == plan.iterations:
-            loss_sum = run.loss_sum.item()  # waits for the device, so that its work is not counted as evaluation
+            sums = run.loss_sum.item(), run.correct_sum.item()  # waits for the device: its work is no evaluation
             with clock.aside("evaluation"):
-                point = evaluate_point(run, loss_sum)
+                point = evaluate_point(run, *sums)
             observer.evaluated(point)
             outcome = outcome_at(run, point)
         leave, due = told()
@@ -58,8 +56,10 @@ def train_step(run: Run) -> None:
     setting = run.plan.task.training
     before, batch = run.loader.position, run.loader.next()
     images, labels = run.augment(batch.images, run.augmentation, run.rows), batch.labels
-    rate = rate_factor(run.plan.recipe.schedule, run.progress.iteration, run.plan.iterations)
-    run.optimizer.rate = setting.optimizer.learning_rate * rate
+    run.optimizer.rate = learning_rate(
+        run.plan.recipe.schedule, setting.optimizer.learning_rate, run.progress.iteration, run.plan.iterations
+    )
+    run.statistics.before_forward(run.progress.iteration)
     run.optimizer.zero_grad()  # before the forward pass, whose graph may have the gradients' memory
     with torch.autocast(images.device.type, torch.bfloat16, enabled=setting.bf16):
         logits = run.forward(images)
@@ -69,21 +69,25 @@ def train_step(run: Run) -> None:
     torch.autograd.backward(run.batch_loss(images, labels, logits, mean_loss) * run.weight)
     run.change_gradients(run.progress.iteration)
     run.optimizer.step()
+    run.statistics.after_backward()
+    run.average.update(run.progress.iteration + 1)
     correct, losses = run.ranks.gather_batch(run.rows, logits.argmax(1) == labels, losses.detach())
     if setting.learning_speed == "free":
         run.counters.count(batch.samples, correct, losses)
     elif run.loader.position.passes > before.passes:
         count_exactly(run)
     run.loss_sum += losses.mean()
+    run.correct_sum += correct.double().mean()
     run.progress.iteration += 1
 
 
-def evaluate_point(run: Run, loss_sum: float) -> Point:
-    """Evaluate on val, exactly from the lowest level of interest on, and start a new mean of the training loss."""
+def evaluate_point(run: Run, loss_sum: float, correct_sum: float) -> Point:
+    """Evaluate on val, exactly from the lowest level of interest on, and start new means over training batches."""
     plan, progress = run.plan, run.progress
-    needed, early = needed_accuracy(plan.target), is_early(plan.target, progress.iteration)
-    run.ranks.sync_buffers(run.network)
-    measured = measure(run.network, run.val, run.val_order, run.normalize, needed, run.ranks, early)
+    needed, early = needed_accuracy(plan.target, plan.stop_rule), is_early(plan.target, progress.iteration)
+    network = run.average.network()
+    run.ranks.sync_buffers(network)
+    measured = measure(network, run.val, run.val_order, run.normalize, needed, run.ranks, early, run.groups)
     since = progress.points[-1].iteration if progress.points else 0
     point = Point(
         iteration=progress.iteration,
@@ -91,22 +95,27 @@ def evaluate_point(run: Run, loss_sum: float) -> Point:
         loss=finite_or_none(measured.loss),
         images=measured.images,
         train_loss=finite_or_none(loss_sum / (progress.iteration - since)),
+        train_accuracy=correct_sum / (progress.iteration - since),
         learning_rate=run.optimizer.rate,
+        in_scope=measured.in_scope,
+        newest=measured.newest,
     )
     run.loss_sum.zero_()
+    run.correct_sum.zero_()
     progress.points.append(point)
     progress.evaluated_images += measured.images
     return point
 
 
 def outcome_at(run: Run, point: Point) -> Outcome | None:
-    """Say whether the run ends with this point. Only the whole of val can say that the target is reached."""
+    """Say whether the run ends with its newest point, and how. Only points on the whole of val are judged."""
     if point.train_loss is None or point.loss is None:
         return "diverged"
-    target = run.plan.target
-    if target and point.images == len(run.val_order) and point.accuracy >= target.accuracy:
-        return "reached"
-    return None
+    if point.images < len(run.val_order):
+        return None
+    whole = [earlier for earlier in run.progress.points if earlier.images == point.images]
+    before = [earlier for earlier in whole if earlier.iteration < point.iteration]
+    return judge([*before, point], run.plan.target, run.plan.stop_rule, run.plan.iterations)
 
 
 def finite_or_none(value: float) -> float | None:

@@ -1,6 +1,7 @@
 """From an ended loop to its result."""
 
 import platform
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -10,7 +11,7 @@ from retrain import __version__
 from retrain.models.flops import count_flops
 from retrain.recipe.speed_up import first_reaching, speed_up
 from retrain.records import Cost, Machine, Point, Result, Target
-from retrain.training.loop import Outcome
+from retrain.records.run import Outcome
 from retrain.training.seeds import fresh_network
 from retrain.training.setup import Run
 
@@ -26,16 +27,19 @@ def make_result(
     model_digest: str | None,
     index_digest: str,
     moments_digest: str | None,
+    train_accuracy: float | None = None,
 ) -> Result:
     """Return what the run reached, when, and at what cost."""
     last, target = run.progress.points[-1], run.plan.target
     whole = [point for point in run.progress.points if point.images == len(run.val_order)]
-    reached_at = crossings(whole, target.baseline_accuracy if target else last.accuracy)
+    compared = in_scope(whole) if target and target.scope else whole
+    reached_at = crossings(compared, target.baseline_accuracy if target else last.accuracy)
     return Result(
         outcome=outcome,
         iterations=run.progress.iteration,
         final_accuracy=last.accuracy,
         best_accuracy=max(point.accuracy for point in whole or run.progress.points),
+        train_accuracy=train_accuracy,
         reached_at=reached_at,
         speed_up=speed_ups(reached_at, target),
         model_digest=model_digest,
@@ -48,6 +52,11 @@ def make_result(
     )
 
 
+def in_scope(points: Iterable[Point]) -> list[Point]:
+    """Return points with their accuracy within the target's scope in place of that on all of val."""
+    return [point.model_copy(update={"accuracy": point.in_scope}) for point in points if point.in_scope is not None]
+
+
 def crossings(points: list[Point], accuracy: float) -> Crossings:
     """Return the iterations at which a curve first reached 99 and 100 percent of an accuracy (eq. 1)."""
     iterations, accuracies = [point.iteration for point in points], [point.accuracy for point in points]
@@ -58,8 +67,8 @@ def speed_ups(reached_at: Crossings, target: Target | None) -> dict[Literal["99"
     """Return L_99 and L_100 (eq. 2); a run without a target is its own reference and has none."""
     if target is None:
         return dict.fromkeys(LEVELS)
-    reference = target.baseline_reached_at
-    return {level: speed_up(reference[level], reached_at[level]) for level in LEVELS}
+    s_scratch = target.baseline_reached_at["100"]
+    return {level: speed_up(s_scratch, reached_at[level]) for level in LEVELS}
 
 
 def _cost(run: Run) -> Cost:

@@ -13,6 +13,8 @@ from retrain.data.stream.order import window_shuffle
 from retrain.data.stream.pixels import ShardPixels
 from retrain.errors import TaskError
 from retrain.models import factory, flops
+from retrain.recipe.averaging import AveragedNetwork
+from retrain.recipe.batchnorm import StatisticsCorrection
 from retrain.recipe.initialization import initialize
 from retrain.recipe.learning_speed import Counters
 from retrain.recipe.objective import BatchLoss, batch_loss
@@ -20,6 +22,7 @@ from retrain.recipe.sampling import keep_probability
 from retrain.records import Plan
 from retrain.training import optimizers
 from retrain.training.distributed import SINGLE_PROCESS, ProcessGroup
+from retrain.training.groups import Groups
 from retrain.training.hardware import CoreShares, cores_beside_gpu, share_cores
 from retrain.training.loaders import EpochSampler, InMemoryLoader, Loader
 from retrain.training.optimizers import gradient_changes, trained_parameters
@@ -67,6 +70,14 @@ class Run:
     """This run's own learning-speed counters."""
     loss_sum: Tensor
     """Sum of the iterations' mean losses since the last evaluation, float64 scalar on the device."""
+    correct_sum: Tensor
+    """Sum of the iterations' training accuracies since the last evaluation, likewise."""
+    average: AveragedNetwork
+    """What is evaluated, stopped on and kept."""
+    statistics: StatisticsCorrection
+    """Corrects BatchNorm's running statistics where they start afresh."""
+    groups: Groups
+    """Samples of val whose accuracies are told apart."""
     progress: Progress
     ranks: ProcessGroup
     """Those that train together, of which this process is one."""
@@ -108,6 +119,10 @@ def set_up(
         val_order=torch.randperm(len(val.labels), generator=make_generator(plan.seed, "val")).to(device),
         counters=Counters.zeros(len(train.labels), device),
         loss_sum=torch.zeros((), dtype=torch.float64, device=device),
+        correct_sum=torch.zeros((), dtype=torch.float64, device=device),
+        average=AveragedNetwork(plan.averaging, network),
+        statistics=StatisticsCorrection(network),
+        groups=Groups.of(plan, val),
         progress=Progress(),
         ranks=ranks,
         rows=rows,

@@ -33,7 +33,7 @@ _POSITION = TypeAdapter(_Position)
 
 
 def save_state(run: Run) -> bytes:
-    """Return the state: weights, optimiser, counters, positions of all random streams, curve."""
+    """Return the state: weights, their average, optimiser, counters, positions of all random streams, curve."""
     position = _Position(run.plan.run_id, run.loader.position, run.progress)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(run)}
     tensors["random"] = run.ranks.gather_tensors(torch.get_rng_state())
@@ -69,12 +69,15 @@ def _tensors(run: Run) -> Iterator[tuple[str, Tensor]]:
     """Every tensor that iterations change."""
     for name, tensor in run.network.state_dict().items():
         yield f"network.{name}", tensor
+    for name, tensor in run.average.tensors().items():
+        yield f"average.{name}", tensor
     for name, tensor in optimizers.moments(run.optimizer).items():
         yield f"optimizer.{name}", tensor
     yield "counters.seen", run.counters.seen
     yield "counters.correct", run.counters.correct
     yield "counters.loss", run.counters.loss
     yield "loss_sum", run.loss_sum
+    yield "correct_sum", run.correct_sum
 
 
 def _read(state: bytes) -> tuple[dict[str, Tensor], _Position]:

@@ -1,14 +1,16 @@
-"""When evaluation may stop early, and when a run has reached its target.
+"""When evaluation may stop early, and when a run ends.
 
 A subset of val may say "not yet"; only the whole of it says "reached".
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import torch
 
-from retrain.records import Target
+from retrain.records import Point, Target
+from retrain.records.plan import StopRule
 
 LOWEST_LEVEL = 99.0
 """From this percentage of the baseline's accuracy on, curves are exact on the whole of val: L_99 is read there."""
@@ -51,9 +53,14 @@ def _ways(total: int, chosen: torch.Tensor) -> torch.Tensor:
     return math.lgamma(total + 1) - torch.lgamma(chosen.double() + 1) - torch.lgamma(total - chosen.double() + 1)
 
 
-def needed_accuracy(target: Target | None) -> float:
-    """Return the lowest accuracy of interest: below it, the exact figure decides nothing."""
-    return min(target.level, LOWEST_LEVEL) / 100 * target.baseline_accuracy if target else 0.0
+def needed_accuracy(target: Target | None, rule: StopRule | None = None) -> float:
+    """Return the lowest accuracy of interest: below it, the exact figure decides nothing.
+
+    A stop rule and a target's scope ask for every figure.
+    """
+    if target is None or rule is not None or target.scope is not None:
+        return 0.0
+    return min(target.level, LOWEST_LEVEL) / 100 * target.baseline_accuracy
 
 
 def is_early(target: Target | None, iteration: int) -> bool:
@@ -64,3 +71,60 @@ def is_early(target: Target | None, iteration: int) -> bool:
 def rejection_risk(early: bool, looks: int) -> float:
     """Return with which probability one of so many looks may give up wrongly."""
     return EARLY_RISK if early else RISK / looks
+
+
+Curve = Literal["accuracy", "newest"]
+
+IMPROVING: tuple[Curve, ...] = ("accuracy", "newest")
+"""The curves that have to stop improving: on all of val, and on the drops that the parent did not know."""
+
+
+def judge(
+    points: Sequence[Point], target: Target | None, rule: StopRule | None, budget: int
+) -> Literal["reached", "plateau", "missed"] | None:
+    """Say whether a run ends with its newest point, and how; `points` are all on the whole of val.
+
+    `reached`: its last evaluations, as many as the rule confirms by, were all good enough. `missed`: the budget is
+    spent. `plateau`: nothing has improved for the rule's patience. Where the budget ends there is nothing to wait for,
+    so one evaluation suffices. Without a rule a run ends at its target's first crossing.
+    """
+    if target is None:
+        return None
+    spent = points[-1].iteration >= budget
+    confirmations = rule.confirmations if rule and not spent else 1
+    ends = range(len(points), len(points) - confirmations, -1)
+    if len(points) >= confirmations and all(is_good_enough(points[:end], target, rule) for end in ends):
+        return "reached"
+    if spent:
+        return "missed"
+    return "plateau" if rule and _has_stopped_improving(points, rule.patience, rule.gain) else None
+
+
+def is_good_enough(points: Sequence[Point], target: Target, rule: StopRule | None) -> bool:
+    """Say whether the newest point is at its target.
+
+    A target that is carried over from earlier drops says nothing of what is new: all that is learnt must have stopped
+    improving too.
+    """
+    last = points[-1]
+    if target.scope is None:
+        return last.accuracy >= target.accuracy
+    if last.in_scope is None or last.in_scope < target.accuracy:
+        return False
+    return rule is None or _has_stopped_improving(points, rule.window, rule.gain)
+
+
+def _has_stopped_improving(points: Sequence[Point], window: int, gain: float) -> bool:
+    return all(has_plateau(points, curve, window, gain) for curve in IMPROVING)
+
+
+def has_plateau(points: Sequence[Point], curve: Curve, window: int, gain: float) -> bool:
+    """Say whether a curve's best accuracy has risen by less than `gain` over the last `window` iterations.
+
+    A curve that is younger than the window has no plateau. One without figures, since no drop is new, has always.
+    """
+    values = [(point.iteration, value) for point in points if (value := getattr(point, curve)) is not None]
+    if not values:
+        return True
+    before = [value for iteration, value in values if iteration <= points[-1].iteration - window]
+    return bool(before) and max(value for _, value in values) - max(before) < gain

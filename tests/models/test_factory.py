@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from retrain.config.task import Model
 from retrain.errors import ModelError
-from retrain.models.factory import build_network, check_network, to_device_channels_last
+from retrain.models.factory import build_network, check_network, has_normalisation, to_device_channels_last
 from retrain.models.resnets import RESNETS
 
 
@@ -148,3 +148,16 @@ def test_placing_a_network_changes_the_order_of_its_memory_and_nothing_else() ->
 def test_a_network_that_cannot_be_is_refused_in_words(model: Model, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         check_network(model, classes=4, image_size=8)
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "expected"),
+    [("resnet18", "small", True), ("mobilenet_v3_small", "standard", True), ("mlp", "small", False)],
+)
+def test_has_normalisation_finds_layers_of_any_kind(name: str, stem: str, expected: bool) -> None:
+    assert has_normalisation(build_network(Model(name=name, stem=stem), 3, 32, seed=0)) is expected
+
+
+def test_has_normalisation_knows_group_and_layer_norm() -> None:
+    for layer in (nn.GroupNorm(2, 4), nn.LayerNorm(4), nn.InstanceNorm2d(4), nn.SyncBatchNorm(4), nn.RMSNorm(4)):
+        assert has_normalisation(nn.Sequential(nn.Linear(4, 4), layer))

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from retrain.config.recipe import Cosine, MultiStep
-from retrain.recipe.schedule import longer_scale, rate_factor, resolve_scale
+from retrain.config.recipe import Constant, Cosine, MultiStep, Recipe
+from retrain.recipe.schedule import learning_rate, longer_scale, resolve_scale
 
 CASES = (1, 2, 7, 100, 391)
 
@@ -22,7 +22,7 @@ def rates(schedule: type[torch.optim.lr_scheduler.LRScheduler], iterations: int,
 @pytest.mark.parametrize("iterations", CASES)
 def test_cosine_equals_torch(iterations: int) -> None:
     expected = rates(torch.optim.lr_scheduler.CosineAnnealingLR, iterations, T_max=iterations)
-    found = [rate_factor(Cosine(), i, iterations) for i in range(iterations + 1)]
+    found = [learning_rate(Cosine(), 1.0, i, iterations) for i in range(iterations + 1)]
     assert found == pytest.approx(expected, abs=1e-12)
 
 
@@ -31,13 +31,13 @@ def test_multistep_equals_torch_at_the_very_iteration(milestones: tuple[float, .
     whole = [round(100 * milestone) for milestone in milestones]
     expected = rates(torch.optim.lr_scheduler.MultiStepLR, 100, milestones=whole, gamma=0.2)
     setting = MultiStep(milestones=milestones, factor=0.2)
-    assert [rate_factor(setting, i, 100) for i in range(101)] == pytest.approx(expected, rel=1e-12)
+    assert [learning_rate(setting, 1.0, i, 100) for i in range(101)] == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("setting", [Cosine(), MultiStep()])
 @pytest.mark.parametrize("iterations", CASES)
 def test_rates_start_at_the_peak_never_rise_and_stay_within_it(setting: Cosine | MultiStep, iterations: int) -> None:
-    found = [rate_factor(setting, i, iterations) for i in range(iterations + 1)]
+    found = [learning_rate(setting, 1.0, i, iterations) for i in range(iterations + 1)]
     assert found[0] == 1.0
     assert found == sorted(found, reverse=True)
     assert found[-1] >= 0
@@ -55,13 +55,34 @@ def test_a_stated_scale_stands_whatever_the_data() -> None:
     assert resolve_scale(Cosine(scale=0.3), 0.9) == 0.3
 
 
-def test_escalation_climbs_to_scratchs_length_and_ends_there() -> None:
-    assert [longer_scale(scale) for scale in (0.1, 0.25, 0.3, 0.5, 0.75, 1.0, 2.0)] == [
-        0.25,
-        0.5,
-        0.5,
-        1,
-        1,
-        None,
-        None,
-    ]
+def test_escalation_climbs_through_the_papers_lengths_and_ends() -> None:
+    paper = Recipe(preset="paper").schedule
+    climbed = [longer_scale(paper, scale) for scale in (0.1, 0.25, 0.3, 0.5, 0.75, 1.0, 2.0)]
+    assert climbed == [0.25, 0.5, 0.5, 1, 1, None, None]
+
+
+@pytest.mark.parametrize("setting", [Constant(), Cosine(), MultiStep()])
+def test_schedules_do_not_escalate_unless_they_are_told_to(setting: Constant | Cosine | MultiStep) -> None:
+    assert longer_scale(setting, 0.25) is None
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 4])
+def test_constant_rises_in_equal_steps_and_stays(warmup: int) -> None:
+    found = [learning_rate(Constant(warmup=warmup), 0.5, i, 12) for i in range(13)]
+    expected = [0.5 * (i + 1) / warmup for i in range(warmup)] + [0.5] * (13 - warmup)
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_cosine_ends_at_its_final_rate_as_torchs_does() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100, eta_min=1e-6)
+    for i in range(101):
+        found = learning_rate(Cosine(final_rate=1e-6), 1e-3, i, 100)
+        assert found == pytest.approx(scheduler.get_last_lr()[0], rel=1e-9)
+        optimizer.step()
+        scheduler.step()
+
+
+def test_peak_scales_every_schedule() -> None:
+    for setting in (Constant(), Cosine(), MultiStep()):
+        assert learning_rate(setting, 0.2, 30, 40) == pytest.approx(0.2 * learning_rate(setting, 1.0, 30, 40))

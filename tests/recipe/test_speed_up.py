@@ -1,10 +1,13 @@
 from collections.abc import Sequence
+from random import Random
 
 import pytest
 from support.studying import ran
+from support.trainings import target_at
 
 from retrain.experiments.statistics import ratio
-from retrain.recipe.speed_up import first_reaching
+from retrain.recipe.speed_up import first_reaching, speed_up
+from retrain.training.result import speed_ups
 
 Points = tuple[Sequence[int], Sequence[float]]
 
@@ -37,23 +40,50 @@ def level(scratch: Points, other: Points, r: float) -> float | None:
     return ratio(*curves, r)
 
 
-def test_speed_up_is_scratchs_iterations_over_the_others() -> None:
+def test_speed_up_divides_scratch_by_the_other() -> None:
+    assert speed_up(400, 100) == 4.0
+    assert speed_up(100, 400) == 0.25
+    assert speed_up(None, 100) is None
+    assert speed_up(400, None) is None
+
+
+def test_speed_up_has_scratchs_own_accuracy_above_the_line() -> None:
     other = ([50, 100, 150], [0.60, 0.695, 0.70])
     assert level(SCRATCH, other, 100) == 400 / 150
     assert level(SCRATCH, other, 99) == 400 / 100
-    assert level(SCRATCH, other, 95) == 300 / 100
-    assert level(SCRATCH, other, 80) == 300 / 50
+    assert level(SCRATCH, other, 95) == 400 / 100
+    assert level(SCRATCH, other, 80) == 400 / 50
+
+
+def test_speed_up_equals_equation_2_on_random_curves() -> None:
+    random = Random(0)
+    for _ in range(50):
+        scratch, other = ([(10 * k, random.random()) for k in range(1, 9)] for _ in range(2))
+        a_scratch = scratch[-1][1]
+        above = min(iteration for iteration, accuracy in scratch if accuracy >= a_scratch)
+        for r in (50, 99, 100):
+            below = [iteration for iteration, accuracy in other if accuracy >= r / 100 * a_scratch]
+            expected = above / min(below) if below else None
+            points = [tuple(zip(*curve, strict=True)) for curve in (scratch, other)]
+            assert level(*points, r) == expected
+
+
+def test_result_has_scratchs_own_accuracy_above_the_line() -> None:
+    target = target_at(0.8).model_copy(update={"baseline_reached_at": {"99": 90, "100": 300}})
+    assert speed_ups({"99": 60, "100": 150}, target) == {"99": 5.0, "100": 2.0}
+    assert speed_ups({"99": 60, "100": None}, target) == {"99": 5.0, "100": None}
+    assert speed_ups({"99": 60, "100": 150}, None) == {"99": None, "100": None}
 
 
 def test_the_level_is_of_the_accuracy_that_scratch_ends_with_not_of_its_luckiest_evaluation() -> None:
     assert level(([10, 20, 30], [0.5, 0.9, 0.6]), ([5, 10], [0.4, 0.6]), 100) == 20 / 10
 
 
-def test_scratch_against_itself_is_one_at_every_level_and_a_slower_run_is_below_one() -> None:
-    assert [level(SCRATCH, SCRATCH, r) for r in (1, 50, 99, 100)] == [1, 1, 1, 1]
+def test_scratch_is_above_one_against_itself_below_100_percent() -> None:
+    assert [level(SCRATCH, SCRATCH, r) for r in (1, 50, 99, 100)] == [4, 2, 1, 1]
     assert level(SCRATCH, ([400, 800], [0.5, 0.7]), 100) == 0.5
 
 
 def test_a_level_that_is_not_reached_has_no_speed_up() -> None:
     assert level(SCRATCH, ([100, 200], [0.60, 0.699]), 100) is None
-    assert level(SCRATCH, ([100, 200], [0.60, 0.999]), 106) is None
+    assert level(SCRATCH, ([100, 200], [0.60, 0.741]), 106) is None

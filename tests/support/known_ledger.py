@@ -79,14 +79,14 @@ def run(
 def _result(number: int, outcome: str, used: int, aim: Target | None) -> Result:
     """A training that stopped at L_100 after so many iterations, and had L_99 in nine tenths of them."""
     reached = {"99": None, "100": None} if outcome == "missed" else {"99": used * 9 // 10, "100": used}
-    reference = aim.baseline_reached_at if aim else {"99": None, "100": None}
+    s_scratch = aim.baseline_reached_at["100"] if aim else None
     return Result(
         outcome=outcome,
         iterations=used,
         final_accuracy=0.81,
         best_accuracy=0.82,
         reached_at=reached,
-        speed_up={level: reference[level] / at if reference[level] and at else None for level, at in reached.items()},
+        speed_up={level: s_scratch / at if s_scratch and at else None for level, at in reached.items()},
         model_digest=hashlib.sha256(b"%d" % number).hexdigest(),
         index_digest="index",
         cost=Cost(

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from retrain.config import Method
-from retrain.config.recipe import Cosine, L2Init, Recipe, recipe_for
+from retrain.config.recipe import Cosine, Recipe, recipe_for
 from retrain.config.task import Data, Model, Task, Training
 from retrain.data.dataset import make_dataset
 from retrain.data.packing import pack
@@ -44,7 +44,7 @@ TASK = Task(
     data=Data(image_size=SIZE, crop_padding=1, val_share=0.2, test_share=0.2),
     model=Model(name=f"{__name__}:dropout_net"),
     training=Training(epochs=8, batch_size=32, evaluate_every=1, save_seconds=0),
-    recipe=Recipe(objective=L2Init(anchor="origin"), schedule=Cosine(scale=0.5)),
+    recipe=Recipe(preset="paper", schedule=Cosine(scale=0.5)),
 )
 
 

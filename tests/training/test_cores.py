@@ -97,7 +97,7 @@ def test_a_streamed_run_records_the_threads_that_it_left_itself(
 ) -> None:
     threads = torch.get_num_threads()
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(setup, "share_out", lambda *what: CoreShares(0, threads + 2))
+    monkeypatch.setattr(setup, "share_cores", lambda *what: CoreShares(0, threads + 2))
     commit_drops(tmp_path)
     streamed = Loading(kind="stream", reason="asked for")
     plan = stored_plan(tmp_path, drops=1).model_copy(update={"loading": streamed})

@@ -62,6 +62,8 @@ def by_hand(plan: Plan, data: Samples, val: Samples, parent: Parent | None) -> N
     torch.manual_seed(derive_seed(plan.seed, "layers"))
     accuracies, train_losses, losses = [], [], []
     for iteration in range(1, plan.iterations + 1):
+        if plan.method != "naive":
+            network[1].momentum = 0.1 / (1 - 0.9**iteration)  # statistics that start afresh are those of this run alone
         indices = next(batches)
         loss = functional.cross_entropy(network(augmented(data.images[indices], random)), data.labels[indices])
         losses.append(loss.item())

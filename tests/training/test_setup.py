@@ -35,7 +35,7 @@ def parent() -> Parent:
 
 
 def continuous(anchor: str = "origin") -> Run:
-    recipe = Recipe(objective=L2Init(strength=0.5, anchor=anchor), schedule=TASK.recipe.schedule)
+    recipe = Recipe(preset="paper", objective=L2Init(strength=0.5, anchor=anchor), schedule=TASK.recipe.schedule)
     task = TASK.model_copy(update={"recipe": recipe})
     plan = plan_of(task, "continuous", SIZES, CLASSES, known=1, parent="scratch-0", origin=ORIGIN)
     return run_of(plan, parent())

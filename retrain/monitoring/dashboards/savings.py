@@ -115,8 +115,8 @@ COMPUTE = [
 QUALITY = [
     series(
         "Speed-up by run",
-        "L_99 and L_100 of each run in turn: the iterations in which the baseline reached 99 or 100 percent of its "
-        "accuracy over this run's own (Verwimp et al., eq. 2). A gap: it did not reach that.",
+        "L_99 and L_100 of each run in turn: the iterations in which the baseline reached its own accuracy, over "
+        "those in which this run reached 99 or 100 percent of it (Verwimp et al., eq. 2). A gap: it did not reach that.",
         {"{{task}} L_{{level}}": _of("retrain_speed_up_ratio", ", level")},
         "suffix:×",
     ),

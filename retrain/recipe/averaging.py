@@ -1,0 +1,75 @@
+"""Averaging: what is evaluated and promoted is a moving average of the weights (Karras et al., 2024, section 3.1).
+
+The average takes in parameters and BatchNorm's running statistics after every iteration. It is updated in place and
+nothing in it waits for the device."""
+
+import copy
+from collections.abc import Iterator
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from retrain.config.task import Averaging, ExponentialAverage, NoAverage, PowerAverage
+
+
+def share_of_newest(setting: Averaging, count: int) -> float:
+    """Return the share of the newest weights in the average after `count` updates, 1 or more.
+
+    The first weights are taken as they are, so that those before them have no share. `power`: 1 - (1 - 1/t)^(gamma + 1)
+    at update t. `ema`: the exponential average corrected for its short past (Kingma &
+    Ba, 2015, section 3). Raises ValueError for `auto`, which a plan has resolved.
+    """
+    match setting:
+        case PowerAverage(gamma=gamma):
+            return float(1 - (1 - 1 / count) ** (gamma + 1))
+        case ExponentialAverage(decay=decay):
+            return float((1 - decay) / (1 - decay**count))
+        case NoAverage():
+            return 1.0
+    raise ValueError("averaging is still auto: resolve it first")
+
+
+class AveragedNetwork:
+    """A network beside the trained one that holds the average of its weights; without averaging, the trained one."""
+
+    def __init__(self, setting: Averaging, trained: nn.Module) -> None:
+        share_of_newest(setting, 1)
+        self.setting = setting
+        self._trained, self._network = trained, trained
+        self._newest: list[Tensor] = []
+        self._average: list[Tensor] = []
+        self._counts: list[tuple[Tensor, Tensor]] = []
+        if not isinstance(setting, NoAverage):
+            self._network = copy.deepcopy(trained).requires_grad_(False)
+            self._pair()
+
+    def _pair(self) -> None:
+        """Pair the trained tensors with their averages; integers, such as counts of batches, are only copied."""
+        for newest, average in zip(_tensors(self._trained), _tensors(self._network), strict=True):
+            if newest.is_floating_point():
+                self._newest.append(newest.detach())
+                self._average.append(average.detach())
+            else:
+                self._counts.append((average, newest))
+
+    @torch.no_grad()
+    def update(self, count: int) -> None:
+        """Take in the trained weights, for the `count`-th time in this run."""
+        if self._average:
+            torch._foreach_lerp_(self._average, self._newest, share_of_newest(self.setting, count))
+
+    @torch.no_grad()
+    def network(self) -> nn.Module:
+        """Return the network to evaluate and to keep. It shares its tensors with the average."""
+        for average, newest in self._counts:
+            average.copy_(newest)
+        return self._network
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the average's own tensors by name, none without averaging. With the count they are its whole state."""
+        return {} if self._network is self._trained else dict(self._network.state_dict())
+
+
+def _tensors(network: nn.Module) -> Iterator[Tensor]:
+    return chain(network.parameters(), network.buffers())

@@ -1,0 +1,73 @@
+"""BatchNorm's running statistics, corrected for their short past where they start afresh.
+
+After N batches the layer's own average still has the share (1 - momentum)^N of its initial values, mean 0 and variance
+1. So a network evaluates near chance for its first iterations. Corrected, the statistics are the weighted mean of this
+run's batches from the first one on (Kingma & Ba, 2015, section 3)."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+NEGLIGIBLE = 1e-9
+"""Share of the initial values below which nothing is left to correct; with momentum 0.1, after 197 batches."""
+
+
+class StatisticsCorrection:
+    """Corrects the running statistics of a network's new BatchNorm layers around each iteration.
+
+    The layers are left as they are: their momentum is part of compiled code. Networks whose statistics come from a
+    parent have no such layers. The statistics themselves are the only state.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._layers = [_Layer(module) for module in network.modules() if _starts_afresh(module)]
+        self._before: list[list[Tensor]] = []
+
+    @torch.no_grad()
+    def before_forward(self, iteration: int) -> None:
+        """Remember the statistics before iteration `iteration`, counted from 0."""
+        self._layers = [layer for layer in self._layers if layer.share(iteration) > NEGLIGIBLE]
+        self._before = [[tensor.clone() for tensor in layer.statistics] for layer in self._layers]
+
+    @torch.no_grad()
+    def after_backward(self) -> None:
+        """Correct what the forward passes since have made of them, however many there were."""
+        for layer, before in zip(self._layers, self._before, strict=True):
+            for tensor, old in zip(layer.statistics, before, strict=True):
+                tensor.copy_(corrected(tensor, old, layer.momentum, layer.batches))
+
+
+def corrected(updated: Tensor, before: Tensor, momentum: float, batches: Tensor) -> Tensor:
+    """Return a corrected statistic after N `batches`, an integer scalar, in all.
+
+    `before` was corrected too, and `updated` is what the layer made of it since: (r - q^N c) / (1 - q^N), where
+    q = 1 - momentum. Without a batch, `updated` is returned as it is.
+    """
+    weight = 1 / (1 - (1 - momentum) ** batches.clamp(min=1))
+    return torch.lerp(before, updated, weight.to(before.dtype))
+
+
+class _Layer:
+    """One BatchNorm layer: its running statistics, momentum, and count of batches."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.statistics: Iterable[Tensor] = [layer.get_buffer("running_mean"), layer.get_buffer("running_var")]
+        self.batches = layer.get_buffer("num_batches_tracked")
+        self.momentum = float(layer.momentum)  # type: ignore[arg-type]  # a number, by `_starts_afresh`
+
+    def share(self, batches: int) -> float:
+        """Return the share of the initial values after so many batches."""
+        return math.exp(batches * math.log1p(-self.momentum)) if self.momentum < 1 else float(not batches)
+
+
+def _starts_afresh(module: nn.Module) -> bool:
+    """Say whether a module is a BatchNorm layer that averages and has seen no batch. Layers without a momentum weigh
+    all batches alike, and need no correction."""
+    if not isinstance(module, nn.modules.batchnorm._BatchNorm) or not module.track_running_stats:
+        return False
+    mean, variance, batches = module.running_mean, module.running_var, module.num_batches_tracked
+    if not module.momentum or mean is None or variance is None or batches is None:
+        return False
+    return not batches.item() and not mean.any() and bool((variance == 1).all())

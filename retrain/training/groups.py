@@ -1,0 +1,47 @@
+"""Groups of validation samples that are told apart in every evaluation."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from retrain.data.samples import Samples
+from retrain.records import Plan
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The samples within the target's scope, and those of the drops that the parent did not know."""
+
+    scope: Tensor | None
+    """bool [N]; None where the target has no scope."""
+    classes: int | None
+    """Predictions within the scope are among the first this many classes."""
+    newest: Tensor | None
+    """bool [N]; None where the run has no parent."""
+    scope_size: int
+    newest_size: int
+
+    @classmethod
+    def none(cls) -> Self:
+        """Return groups that hold no sample."""
+        return cls(None, None, None, 0, 0)
+
+    @classmethod
+    def of(cls, plan: Plan, val: Samples) -> Self:
+        """Return the groups of a plan among the validation samples of its dataset."""
+        scope = plan.target.scope if plan.target else None
+        inside = _from_drops(plan, val, scope.drops) & (val.labels < scope.classes) if scope else None
+        newest = val.drop >= plan.known if plan.parent else None
+        return cls(inside, scope.classes if scope else None, newest, _count(inside), _count(newest))
+
+
+def _from_drops(plan: Plan, val: Samples, ids: tuple[str, ...]) -> Tensor:
+    """Say for each sample whether it is of one of the drops."""
+    positions = [position for position, drop in enumerate(plan.dataset.drops) if drop.id in ids]
+    return torch.isin(val.drop, torch.tensor(positions, dtype=val.drop.dtype, device=val.drop.device))
+
+
+def _count(mask: Tensor | None) -> int:
+    return 0 if mask is None else int(mask.sum())
