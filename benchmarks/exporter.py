@@ -57,7 +57,16 @@ def record_of(number: int) -> RunRecord:
             comparison=None,
         ),
         decision=Decision(promoted=True, reasons=()),
-        savings=Savings(baseline=500, used=used, used_all_in=used + 20, gross=500 - used, net=480 - used),
+        savings=Savings(
+            baseline=500,
+            whole=600,
+            used=used,
+            used_all_in=used + 20,
+            gross=500 - used,
+            net=480 - used,
+            gross_whole=600 - used,
+            net_whole=580 - used,
+        ),
         started_at=ended,
         ended_at=ended,
     )

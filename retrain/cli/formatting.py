@@ -13,7 +13,8 @@ from rich.table import Table
 
 from retrain.config import Split
 from retrain.pipeline.status import Status
-from retrain.records import Drop, Plan, RunRecord, Target
+from retrain.records import Drop, Plan, RunRecord, Savings, ScratchEstimate, Target
+from retrain.records.ledger import total_savings
 from retrain.utils.text import pluralize
 
 M = TypeVar("M", bound=BaseModel)
@@ -130,16 +131,41 @@ def _plan_rows(plan: Plan) -> Rows:
         pluralize(dataset.samples, "sample"),
         pluralize(len(dataset.classes), "class"),
     )
+    for warning in plan.warnings:
+        yield "warning", warning
     yield "why", plan.reason
     yield "method", plan.method
     yield "parent", plan.parent or NONE
     yield "dataset", ", ".join(sizes)
     yield "new drops", ", ".join(drop.id for drop in dataset.drops[plan.known :]) or NONE
     yield "recipe", f"{', '.join(aspect.name for aspect in aspects)}, {recipe.schedule.name} x{recipe.schedule.scale:g}"
+    if plan.start:
+        yield "start", plan.start
+    yield "averaging", plan.averaging.kind
     yield "data", f"{plan.loading.kind}: {plan.loading.reason}"
     yield "iterations", f"{plan.iterations:,} at most, evaluated every {plan.evaluate_every:,}"
+    if plan.scratch:
+        yield "from scratch", f"{_scratch(plan.scratch)}, {plan.scratch.schedule:,} for the whole training"
     if plan.target:
         yield "target on val", _target(plan.target)
+    if rule := plan.stop_rule:
+        confirmed = pluralize(rule.confirmations, "evaluation")
+        yield (
+            "ends",
+            f"once {confirmed} in a row {'is' if rule.confirmations == 1 else 'are'} at the target; below it, after "
+            f"{rule.patience:,} iterations that gain less than {100 * rule.gain:g} points",
+        )
+
+
+def _scratch(estimate: ScratchEstimate) -> str:
+    """Return what scratch takes to its accuracy, and where that figure comes from."""
+    if estimate.provenance == "measured":
+        return f"{estimate.iterations:,.0f} iterations to its accuracy, measured on these drops"
+    source = f"by {pluralize(estimate.runs, 'scratch run')}" if estimate.runs else "by what is typical of other tasks"
+    return (
+        f"{estimate.iterations:,.0f} iterations to its accuracy, estimated {source} "
+        f"(standard error {estimate.standard_error:,.0f})"
+    )
 
 
 def _target(target: Target) -> str:
@@ -147,7 +173,11 @@ def _target(target: Target) -> str:
     source = f"measured by {target.baseline_run}"
     if target.provenance == "carried":
         source = f"carried from {target.baseline_run}, {pluralize(target.age, 'drop')} old"
-    return f"{format_percent(target.accuracy)}, L_{target.level:g} {source}"
+    if target.scope:
+        own = f"{pluralize(len(target.scope.drops), 'drop')} and first {pluralize(target.scope.classes, 'class')}"
+        source += f", on its own {own}"
+    error = f" (standard error {format_percent(target.standard_error)})" if target.standard_error else ""
+    return f"{format_percent(target.accuracy)}{error}, L_{target.level:g} {source}"
 
 
 def _speed_up(record: RunRecord, level: Literal["99", "100"]) -> str:
@@ -173,16 +203,41 @@ RUNS = (
 
 
 def history_table(records: Sequence[RunRecord]) -> Table:
-    """One line a run; `used` and `saved` (gross) are iterations."""
-    return grid(RUNS, records)
+    """One line a run; `used` and `saved` (gross) are iterations. The totals stand below."""
+    table = grid(RUNS, records)
+    table.caption_justify = "left"
+    if records:
+        table.caption = "\n".join(
+            f"{name}: {text}" for name, text in saved_rows("saved in all", total_savings(records))
+        )
+    return table
 
 
-def record_details(record: RunRecord) -> Table:
-    """Everything that people ask about one run."""
-    return details(f"{record.run_id} {record.ending}", [*_run_rows(record), *_quality_rows(record)])
+def record_details(record: RunRecord, ledger: Sequence[RunRecord] = ()) -> Table:
+    """Everything that people ask about one run, and, given the ledger, what was saved with the runs before it."""
+    rows = [*_run_rows(record, bool(ledger)), *_quality_rows(record), *_total_rows(record, ledger)]
+    return details(f"{record.run_id} {record.ending}", rows)
 
 
-def _run_rows(record: RunRecord) -> Rows:
+def saved_rows(name: str, savings: Savings) -> Rows:
+    """Yield what was saved against s_scratch, and against the whole scratch training."""
+    error = f", standard error {savings.standard_error:,.0f}" if savings.standard_error else ""
+    of = f", of {savings.baseline:,} from scratch to its accuracy{error}" if savings.baseline else ""
+    yield name, f"{savings.gross:+,} iterations gross, {savings.net:+,.0f} net{of}"
+    whole = f", of {savings.whole:,} from scratch to its end" if savings.whole else ""
+    yield "of whole trainings", f"{savings.gross_whole:+,} iterations gross, {savings.net_whole:+,.0f} net{whole}"
+
+
+def _total_rows(record: RunRecord, ledger: Sequence[RunRecord]) -> Rows:
+    """Yield what this retraining saved with its missed attempts, and what the task's runs saved in all."""
+    same = [one for one in ledger if one.dataset_digest == record.dataset_digest and one.purpose == record.purpose]
+    if len(same) > 1:
+        yield from saved_rows(f"saved by {len(same)} runs on these drops", total_savings(same))
+    if ledger:
+        yield from saved_rows("saved in all", total_savings(ledger))
+
+
+def _run_rows(record: RunRecord, with_totals: bool) -> Rows:
     result = record.result
     attempt = f", attempt {record.attempt + 1}" if record.attempt else ""
     yield "purpose", f"{record.purpose}{attempt}, seed {record.seed}"
@@ -198,9 +253,12 @@ def _run_rows(record: RunRecord) -> Rows:
     if record.target and result:
         yield "speed-up", ", ".join(f"L_{level} {format_speed_up(value)}" for level, value in result.speed_up.items())
     if savings := record.savings:
-        of = f", of {savings.baseline:,} from scratch" if savings.baseline else ""
-        alone = "; attempts before it are in `retrain status`" if record.attempt else ""
-        yield "saved", f"{savings.gross:+,} iterations gross, {savings.net:+,.0f} net{of}{alone}"
+        if record.scratch:
+            yield "from scratch", f"{_scratch(record.scratch)}, {record.scratch.schedule:,} for the whole training"
+        rows = list(saved_rows("saved", savings))
+        if record.attempt and not with_totals:
+            rows[0] = (rows[0][0], rows[0][1] + "; attempts before it are in `retrain status`")
+        yield from rows
 
 
 def _quality_rows(record: RunRecord) -> Rows:
@@ -218,6 +276,8 @@ def _quality_rows(record: RunRecord) -> Rows:
             yield "to the champion", f"{interval}, negative flips {format_percent(comparison.negative_flips)}"
     if record.decision:
         yield "gate", "; ".join(record.decision.reasons) or "passed"
+        for note in record.decision.notes:
+            yield "gate could not tell", note
 
 
 def status_details(status: Status) -> Table:
@@ -238,7 +298,7 @@ def _status_rows(status: Status) -> Rows:
     for drop, cause in status.quarantined.items():
         yield "in quarantine", f"{drop}: {cause}"
     yield "runs", str(status.runs)
-    yield "saved", f"{status.savings.gross:+,} iterations gross, {status.savings.net:+,.0f} net"
+    yield from saved_rows("saved", status.savings)
 
 
 def _place(store: str) -> str:

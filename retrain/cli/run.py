@@ -71,14 +71,14 @@ def run(
         from retrain.kubeflow.local import run_locally
         from retrain.pipelines.definition import define
 
-        _finish(run_locally(opened, request, device, define), as_json)
+        _finish(run_locally(opened, request, device, define), store, layout, as_json)
     elif on == "kubeflow":
         _submit(opened, store, layout, request, as_json)
     else:
         from retrain.pipeline.context import make_context
 
         context = make_context(store, opened, device, metrics_port, metrics_host)
-        _finish(_run_here(context, opened, request), as_json)
+        _finish(_run_here(context, opened, request), store, layout, as_json)
 
 
 def _run_here(context: "Context", task: "Task", request: "Request") -> "RunRecord | NoRunNeeded":
@@ -126,9 +126,9 @@ def baseline(
     from retrain.pipeline.context import make_context
     from retrain.pipeline.planning import Request
 
-    opened, store, _ = open_task(task, overrides)
+    opened, store, layout = open_task(task, overrides)
     context = make_context(store, opened, device, metrics_port, metrics_host)
-    _finish(_run_here(context, opened, Request(purpose="calibrate")), as_json)
+    _finish(_run_here(context, opened, Request(purpose="calibrate")), store, layout, as_json)
 
 
 def _preview(planned: "Plan | NoRunNeeded", on: str, as_json: bool) -> None:
@@ -151,14 +151,18 @@ def _say_nothing(nothing: "NoRunNeeded", as_json: bool) -> None:
         typer.echo("null")
 
 
-def _finish(ended: "RunRecord | NoRunNeeded", as_json: bool) -> None:
+def _finish(ended: "RunRecord | NoRunNeeded", store: "ObjectStore", layout: "Layout", as_json: bool) -> None:
     """Print how it ended; a retraining that yielded no champion exits with `ENDED_WITHOUT_MODEL`."""
+    from functools import partial
+
     from retrain.cli import formatting
     from retrain.pipeline.planning import NoRunNeeded
+    from retrain.store import ledger
 
     if isinstance(ended, NoRunNeeded):
         _say_nothing(ended, as_json)
         return
-    formatting.print_record(ended, formatting.record_details, as_json)
+    records = [] if as_json else ledger.read(store, layout)
+    formatting.print_record(ended, partial(formatting.record_details, ledger=records), as_json)
     if ended.purpose == "retrain" and not (ended.decision and ended.decision.promoted):
         raise typer.Exit(ENDED_WITHOUT_MODEL)

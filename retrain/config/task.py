@@ -158,9 +158,9 @@ class Training(ConfigModel):
     evaluate_every: Literal["auto"] | PositiveFloat = "auto"
     """Epochs between evaluations on val: the grid on which targets can be met, the same for all methods. auto: sixty
     evaluations in scratch's schedule, or fewer where they would take more than a tenth of the training."""
-    averaging: Averaging = AutoAverage()
+    averaging: Annotated[Averaging, NotIdentity] = AutoAverage()
     """What is evaluated, stopped on and promoted: an average of the weights (power, ema) or the last ones (none)."""
-    stopping: Stopping = Stopping()
+    stopping: Annotated[Stopping, NotIdentity] = Stopping()
     """When a run that is not at its target ends, and how surely it is at its target."""
     bf16: bool = False
     """Autocast to bfloat16."""

@@ -92,7 +92,7 @@ class Runs:
         if champion and self.study.splits[cell.split].by == "transfer":
             champion = _of_other_data(champion)
         request = Request(word_of(self.study, cell), "trial")
-        planned = planning.make_plan(self.task(cell), self.drops(cell), History({}, champion, None), request)
+        planned = planning.make_plan(self.task(cell), self.drops(cell), History({}, champion), request)
         assert isinstance(planned, Plan)  # there are drops, and nothing in this history was done
         while (record := self.data(cell).records.get(planned.run_id)) and record.outcome == "failed":
             planned = planned.model_copy(update={"retry": planned.retry + 1})

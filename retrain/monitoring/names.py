@@ -63,6 +63,31 @@ def _saved(unit: Unit, which: Literal["gross", "net"]) -> Name:
     return Name(f"retrain_saved_{which}_{unit}", "gauge", _labels(unit), help_text)
 
 
+WHOLE = Name(
+    "retrain_whole_scratch_iterations_total",
+    "counter",
+    METHOD,
+    "Iterations of the whole trainings from scratch that the runs replaced; "
+    "`retrain_baseline_iterations_total` ends when scratch has its accuracy.",
+)
+SAVED_WHOLE_GROSS = Name(
+    "retrain_saved_whole_gross_iterations",
+    "gauge",
+    METHOD,
+    "Iterations saved against whole trainings from scratch: training alone, calibrations left out. Can fall.",
+)
+SAVED_WHOLE_NET = Name(
+    "retrain_saved_whole_net_iterations",
+    "gauge",
+    METHOD,
+    "Iterations saved against whole trainings from scratch: evaluation and calibrations charged. Can fall.",
+)
+SAVED_ERROR = Name(
+    "retrain_saved_standard_error_iterations",
+    "gauge",
+    METHOD,
+    "Standard error of the iterations saved: what scratch takes is estimated where it was not measured.",
+)
 BASELINE = {unit: _baseline(unit) for unit in _WORDS}
 SAVED_GROSS = {unit: _saved(unit, "gross") for unit in _WORDS}
 SAVED_NET = {unit: _saved(unit, "net") for unit in _WORDS}
@@ -95,6 +120,18 @@ TARGET_ACCURACY = Name(
     "gauge",
     TASK,
     "Accuracy on the validation split at which the newest run was to stop; absent for a run without a target.",
+)
+TARGET_ERROR = Name(
+    "retrain_target_standard_error_ratio",
+    "gauge",
+    TASK,
+    "Standard error of the accuracy that the newest run's target comes from, by the number of validation samples.",
+)
+TARGET_CARRIED = Name(
+    "retrain_target_carried",
+    "gauge",
+    TASK,
+    "1 if the newest run's target is carried from a scratch run on fewer drops, 0 if it was measured on the same ones.",
 )
 BASELINE_AGE = Name(
     "retrain_baseline_age_drops",
@@ -210,10 +247,12 @@ WATCHER_QUEUE_ERRORS = Name(
 GROUPS: dict[str, tuple[Name, ...]] = {
     "Work and savings, from the ledger": (
         *(RUNS, DECISIONS, USED, USED_ALL_IN),
+        *(WHOLE, SAVED_WHOLE_GROSS, SAVED_WHOLE_NET, SAVED_ERROR),
         *(name for names in (BASELINE, SAVED_GROSS, SAVED_NET, CONSUMED) for name in names.values()),
     ),
     "The newest run, from the ledger": (
-        *(ACCURACY, PART_ACCURACY, VALIDATION_ACCURACY, TARGET_ACCURACY, BASELINE_AGE, SPEED_UP),
+        *(ACCURACY, PART_ACCURACY, VALIDATION_ACCURACY, TARGET_ACCURACY, TARGET_ERROR, TARGET_CARRIED),
+        *(BASELINE_AGE, SPEED_UP),
         *(TARGET_MET, PROMOTED, LAST_RUN, LAST_SUCCESS, RECENT_SAVED),
     ),
     "The task now": (DROPS, OLDEST_WAITING, CHAMPION, CHAMPION_SINCE, CHAMPION_ACCURACY, SCHEDULE_PERIOD),

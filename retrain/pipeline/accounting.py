@@ -2,11 +2,8 @@
 
 from datetime import UTC, datetime
 
-from retrain.pipeline.planning import scale_of
-from retrain.records import Decision, Evaluation, Plan, Result, RunRecord, Savings
-
-EVALUATION_SHARE = 1 / 3
-"""An evaluated image costs a third of a trained one: the forward pass without the backward."""
+from retrain.pipeline.planning import EVALUATION_SHARE, scale_of
+from retrain.records import Decision, Evaluation, Plan, Result, RunRecord, Savings, ScratchEstimate
 
 
 def make_record(
@@ -22,6 +19,8 @@ def make_record(
     drops = tuple(drop.id for drop in plan.dataset.drops)
     outcome = result.outcome if result and error is None else "failed"
     used, evaluated = (result.iterations, result.cost.evaluated_images) if result else (lost, 0)
+    is_at_target = outcome == "reached" or (outcome == "plateau" and _has_met_target(plan, result))
+    is_delivered = is_at_target and not (decision and not decision.promoted)
     return RunRecord(
         run_id=plan.run_id,
         task=plan.task.name,
@@ -37,30 +36,65 @@ def make_record(
         seed=plan.seed,
         scale=scale_of(plan.recipe),
         target=plan.target,
+        scratch=plan.scratch,
         result=result,
         evaluation=evaluation,
         decision=decision,
-        savings=compute_savings(plan, outcome, used, evaluated),
+        savings=compute_savings(plan, outcome, used, evaluated, is_delivered),
         costs=plan.task.costs,
         started_at=result.started_at if result else now,
         ended_at=now,
     )
 
 
-def compute_savings(plan: Plan, outcome: str, used: int, evaluated_images: int) -> Savings | None:
-    """Return what a run saved against scratch (see `Savings`), or None for a trial, which replaces no retraining."""
+def _has_met_target(plan: Plan, result: Result | None) -> bool:
+    """Say whether a run was at its target at one evaluation at least."""
+    if plan.target is None or result is None:
+        return False
+    return result.reached_at["100" if plan.target.level > 99 else "99"] is not None
+
+
+def compute_savings(plan: Plan, outcome: str, used: int, evaluated_images: int, is_delivered: bool) -> Savings | None:
+    """Return what a run saved against scratch (see `Savings`), or None for a trial, which replaces no retraining.
+
+    `is_delivered` says whether the run yielded a model at its target that the gate did not refuse.
+    """
     if plan.purpose == "trial":
         return None
-    baseline = _scratch_iterations(plan, outcome, used)
-    evaluation = EVALUATION_SHARE * evaluated_images / plan.task.training.batch_size
-    is_own_baseline = plan.target is None and baseline > 0
-    all_in = used if is_own_baseline else used + evaluation
-    gross = 0 if plan.purpose == "calibrate" else baseline - used
-    return Savings(baseline=baseline, used=used, used_all_in=all_in, gross=gross, net=baseline - all_in)
+    all_in = used + EVALUATION_SHARE * evaluated_images / plan.task.training.batch_size
+    if plan.purpose == "calibrate":
+        return Savings(
+            baseline=0, whole=0, used=used, used_all_in=all_in, gross=0, net=-all_in, gross_whole=0, net_whole=-all_in
+        )
+    if plan.target is None:
+        return _own_baseline(used) if plan.replaces_scratch and outcome == "completed" else _weigh(None, used, all_in)
+    return _weigh(_scratch_of(plan) if is_delivered and plan.replaces_scratch else None, used, all_in)
 
 
-def _scratch_iterations(plan: Plan, outcome: str, used: int) -> int:
-    """The iterations that training from scratch would have taken for the model that this run yielded."""
-    if not plan.replaces_scratch or plan.purpose == "calibrate" or outcome in ("missed", "diverged", "failed"):
-        return 0
-    return plan.target.baseline_iterations if plan.target else used
+def _own_baseline(used: int) -> Savings:
+    """Return the savings of a scratch retraining: none, and no loss."""
+    return Savings(baseline=used, whole=used, used=used, used_all_in=used, gross=0, net=0, gross_whole=0, net_whole=0)
+
+
+def _weigh(scratch: ScratchEstimate | None, used: int, all_in: float) -> Savings:
+    """Weigh what a run used against what scratch takes on its dataset; against nothing where it is None."""
+    baseline, whole = (round(scratch.iterations), scratch.schedule) if scratch else (0, 0)
+    return Savings(
+        baseline=baseline,
+        whole=whole,
+        used=used,
+        used_all_in=all_in,
+        gross=baseline - used,
+        net=baseline - all_in,
+        gross_whole=whole - used,
+        net_whole=whole - all_in,
+        standard_error=scratch.standard_error if scratch else 0.0,
+    )
+
+
+def _scratch_of(plan: Plan) -> ScratchEstimate | None:
+    """Return what scratch takes on a plan's dataset: its estimate, or else what the baseline took."""
+    if plan.scratch or plan.target is None:
+        return plan.scratch
+    s_scratch = plan.target.baseline_iterations
+    return ScratchEstimate(iterations=s_scratch, schedule=s_scratch, standard_error=0.0, provenance="estimated", runs=1)

@@ -1,12 +1,24 @@
 """The promotion gate: compare a candidate with the champion, and decide."""
 
-from collections.abc import Iterator
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from statistics import NormalDist
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from retrain.config.task import Gate
-from retrain.records import Comparison, Decision, Evaluation, Interval
+from retrain.records import Comparison, Decision, Drop, Evaluation, Interval
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TYPICAL_DISAGREEMENT = 0.15
+"""Share of test images on which two networks of one task disagree as to which is right, before any were compared:
+networks of 80 to 90% accuracy that were trained on much the same data."""
+
+
+LEAST_GAP = 1e-4
+"""Distance between a measured loss and the margin below which no realistic number of images tells them apart."""
 
 
 def paired_difference(better: int, worse: int, samples: int, confidence: float) -> Interval:
@@ -22,7 +34,7 @@ def paired_difference(better: int, worse: int, samples: int, confidence: float) 
     return Interval(value=(better - worse) / samples, low=max(-1.0, centre - reach), high=min(1.0, centre + reach))
 
 
-def compare(champion: str, theirs: Tensor, ours: Tensor, confidence: float) -> Comparison:
+def compare(champion: str, theirs: "Tensor", ours: "Tensor", confidence: float) -> Comparison:
     """Compare a candidate with the champion; `theirs`, `ours`: bool [N], whether each had the sample right."""
     better, worse = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
     return Comparison(
@@ -34,9 +46,31 @@ def compare(champion: str, theirs: Tensor, ours: Tensor, confidence: float) -> C
 
 
 def decide(gate: Gate, evaluation: Evaluation) -> Decision:
-    """Return the decision, with a sentence for every condition that failed."""
+    """Return the decision, with a sentence for every condition that failed, and for what could not be told."""
     reasons = tuple(_failures(gate, evaluation))
-    return Decision(promoted=not reasons, reasons=reasons)
+    return Decision(promoted=not reasons, reasons=reasons, notes=tuple(_doubts(gate, evaluation)))
+
+
+def is_worse(gate: Gate, difference: Interval) -> bool:
+    """Say whether a candidate is shown to be worse than the champion, and by more than the margin.
+
+    Two conditions: the loss that was measured is above the margin, and the interval shows that there is a loss (the
+    paired test of McNemar, 1947, at the gate's confidence). So a candidate that is not worse is not refused because
+    the test split is small, and a loss within the margin is never refused.
+    """
+    return difference.value < -gate.margin and difference.high < 0
+
+
+def images_to_settle(gate: Gate, difference: Interval, samples: int) -> int | None:
+    """Return how many test images would tell whether a candidate is worse by more than the margin.
+
+    As many as bring the interval's half width to the distance that decides, if the difference and the share of
+    disagreements stay as they are. None where the measured difference is the margin itself: no number tells them apart.
+    """
+    half = (difference.high - difference.low) / 2
+    loss = -difference.value
+    gap = loss if loss > gate.margin else gate.margin - loss
+    return max(samples + 1, math.ceil(samples * (half / gap) ** 2)) if gap > LEAST_GAP else None
 
 
 def _failures(gate: Gate, evaluation: Evaluation) -> Iterator[str]:
@@ -48,12 +82,70 @@ def _failures(gate: Gate, evaluation: Evaluation) -> Iterator[str]:
     if weak:
         yield f"accuracy in {', '.join(weak[:5])} is below gate.min_class_accuracy {gate.min_class_accuracy}"
     if comparison := evaluation.comparison:
-        low = comparison.difference.low
-        if low < -gate.margin:
+        difference = comparison.difference
+        if is_worse(gate, difference):
             yield (
-                f"it may be worse than the champion {comparison.champion} by {-low:.4f} "
-                f"({gate.confidence:.0%} interval), more than gate.margin {gate.margin}"
+                f"it is worse than the champion {comparison.champion} by {-difference.value:.4f} "
+                f"({gate.confidence:.0%} interval {-difference.high:.4f} to {-difference.low:.4f}), "
+                f"more than gate.margin {gate.margin}"
             )
         if comparison.negative_flips > gate.max_negative_flips:
             flips = comparison.negative_flips
             yield f"negative flips {flips:.4f} exceed gate.max_negative_flips {gate.max_negative_flips}"
+
+
+def _doubts(gate: Gate, evaluation: Evaluation) -> Iterator[str]:
+    """Say what the test split was too small to tell."""
+    if evaluation.comparison is None:
+        return
+    difference = evaluation.comparison.difference
+    if difference.low >= -gate.margin or is_worse(gate, difference):
+        return
+    needed = images_to_settle(gate, difference, evaluation.samples)
+    settled = f"about {needed:,} would settle it" if needed else "no number of images settles so close a case"
+    yield (
+        f"{evaluation.samples:,} test images cannot tell whether it is worse than the champion "
+        f"{evaluation.comparison.champion} by more than gate.margin {gate.margin}: the {gate.confidence:.0%} interval "
+        f"is {difference.low:+.4f} to {difference.high:+.4f}; {settled}"
+    )
+
+
+def images_to_show(gate: Gate, disagreement: float = TYPICAL_DISAGREEMENT) -> int:
+    """Return how many test images show that an equally good candidate is within the margin.
+
+    The half width of Wald's interval for two equal accuracies, z * sqrt(disagreement / n), is then the margin.
+    """
+    z = NormalDist().inv_cdf((1 + gate.confidence) / 2)
+    return math.ceil(disagreement * (z / gate.margin) ** 2)
+
+
+def gate_warnings(gate: Gate, drops: Sequence[Drop], has_champion: bool) -> Iterator[str]:
+    """Say which of the gate's conditions the test samples of these drops are too few for, and how many it takes."""
+    samples = sum(drop.samples("test") for drop in drops)
+    if not samples:
+        yield "there is no test image: the gate cannot judge a model; hold some out with data.test_share"
+        return
+    if has_champion and gate.margin and samples < (needed := images_to_show(gate)):
+        yield (
+            f"{samples:,} test images are too few to show that a model is within gate.margin {gate.margin} of the "
+            f"champion: it takes about {needed:,}; with fewer, only a clear loss is refused"
+        )
+    if has_champion and 0 < gate.max_negative_flips < 1 / samples:
+        yield (
+            f"gate.max_negative_flips {gate.max_negative_flips} lets no single image of {samples:,} turn wrong: "
+            f"it takes {math.ceil(1 / gate.max_negative_flips):,} test images"
+        )
+    counts: Counter[str] = Counter()
+    for drop in drops:
+        counts.update(drop.counts.get("test", {}))
+    few = [name for name, count in counts.items() if 0 < count < _images_to_miss_one(gate.min_class_accuracy)]
+    if few:
+        yield (
+            f"gate.min_class_accuracy {gate.min_class_accuracy} lets no single test image of {', '.join(few[:5])} be "
+            f"wrong: it takes {_images_to_miss_one(gate.min_class_accuracy):,} of each class"
+        )
+
+
+def _images_to_miss_one(floor: float) -> int:
+    """Return how many images it takes that one of them may be wrong at this lowest accuracy."""
+    return math.ceil(1 / (1 - floor)) if 0 < floor < 1 else 0

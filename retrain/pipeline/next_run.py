@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from functools import partial
+from itertools import islice
 
 from retrain.config.task import Task
 from retrain.errors import DamagedDrop
@@ -16,6 +17,9 @@ from retrain.store.drops import list_committed, quarantine_damaged, read_drop
 from retrain.store.layout import Layout
 from retrain.store.runs import RunRecords
 from retrain.utils.parallel import map_ahead
+
+SCRATCH_RUNS = 10
+"""How many of a task's scratch runs tell what scratch takes: the newest, since each one's plan and curve are read."""
 
 
 def plan_next_run(store: ObjectStore, layout: Layout, task: Task, request: Request) -> Plan | NoRunNeeded:
@@ -63,19 +67,19 @@ def check_model(plan: Plan, elsewhere: bool) -> None:
 
 
 def history(store: ObjectStore, layout: Layout, task: Task) -> History:
-    """Read what has been done: the ledger, the champion's plan, and the newest baseline of equal work."""
+    """Read what has been done: the ledger, the champion's plan, and the newest scratch runs of equal work."""
     records = ledger.read(store, layout)
     champion = champions.read(store, layout).run_id
-    baselines = (_measured(store, layout, task, record) for record in reversed(records) if is_baseline(record))
+    measured = (_measured(store, layout, task, record) for record in reversed(records) if is_baseline(record))
     return History(
         records={record.run_id: record for record in records},
         champion=RunRecords(store, layout, champion).plan() if champion else None,
-        baseline=next(filter(None, baselines), None),
+        scratch_runs=tuple(islice(filter(None, measured), SCRATCH_RUNS)),
     )
 
 
 def _measured(store: ObjectStore, layout: Layout, task: Task, record: RunRecord) -> Measured | None:
     files = RunRecords(store, layout, record.run_id)
-    if record.result is None or not planning.equal_work(task, files.plan().task):
+    if record.result is None or not planning.equal_work(task, (plan := files.plan()).task):
         return None
-    return Measured(record, record.result, files.curve())
+    return Measured(record, record.result, files.curve(), plan.dataset.classes)

@@ -1,15 +1,34 @@
 """From what has landed and what has been done to what to do next: pure functions over records."""
 
-from collections.abc import Collection, Mapping, Sequence
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from retrain.config import Method, Purpose
-from retrain.config.recipe import Recipe, recipe_for
-from retrain.config.task import Refresh, Task
+from retrain.config.recipe import Auto, Constant, Recipe, recipe_for
+from retrain.config.task import AutoAverage, Averaging, NoAverage, PowerAverage, Refresh, Stopping, Task
 from retrain.data.dataset import choose_loading, make_dataset, order_drops
-from retrain.pipeline.targets import Measured, age_of, make_target
+from retrain.pipeline.gate import gate_warnings
+from retrain.pipeline.targets import Measured, age_of, chance_level, estimate_scratch, make_target, why_unusable
 from retrain.recipe.schedule import longer_scale, resolve_scale
-from retrain.records import Dataset, Drop, Origin, Plan, RunRecord
+from retrain.recipe.start import resolve_start
+from retrain.records import Dataset, Drop, Origin, Plan, Result, RunRecord, ScratchEstimate, StopRule, Target
+
+EVALUATION_SHARE = 1 / 3
+"""An evaluated image costs a third of a trained one: the forward pass without the backward."""
+
+EVALUATIONS = 60
+"""Evaluations in scratch's schedule where `training.evaluate_every` is auto: the grid on which targets can be met."""
+
+UNNORMALISED = re.compile(r"mlp|logistic|alexnet|squeezenet.*|vgg\d+")
+"""Names of the networks without normalisation layers; all others of torchvision have them."""
+
+MOST_EVALUATION = 0.1
+"""Largest share of a training's work that evaluations may take where `training.evaluate_every` is auto."""
+
+RECENT_RUNS = 3
+"""How many earlier retrainings a plan's reason tells of."""
 
 
 class Request(NamedTuple):
@@ -20,12 +39,18 @@ class Request(NamedTuple):
 
 
 class History(NamedTuple):
-    """What has been done: the ledger, the champion's plan, the baseline, and the drops put in quarantine."""
+    """What has been done: the ledger, the champion's plan, the scratch runs, and the drops put in quarantine."""
 
     records: Mapping[str, RunRecord]
     champion: Plan | None
-    baseline: Measured | None
+    scratch_runs: Sequence[Measured] = ()
+    """Those of equal work with the task, newest first."""
     quarantined: Collection[str] = ()
+
+    def baseline_for(self, dataset: Dataset) -> Measured | None:
+        """Return the scratch run that targets come from: one that saw this very dataset, or else the newest."""
+        same = (run for run in self.scratch_runs if run.record.dataset_digest == dataset.digest)
+        return next(same, self.scratch_runs[0] if self.scratch_runs else None)
 
 
 class NoRunNeeded(NamedTuple):
@@ -37,13 +62,26 @@ class NoRunNeeded(NamedTuple):
 def make_plan(task: Task, committed: Sequence[Drop], history: History, request: Request) -> Plan | NoRunNeeded:
     """Plan the next run of a task, or say why there is none."""
     champion = history.champion
-    dataset = make_dataset(order_drops(committed, known_drops(history)), champion.dataset.classes if champion else ())
+    drops = order_drops(committed, known_drops(history))
+    dataset = make_dataset(drops, champion.dataset.classes if champion else ())
     if not dataset.drops:
         return NoRunNeeded("no drop has landed yet; `retrain drop pack SRC --task TASK` commits one")
     if request == Request() and (done := _done(dataset, history)):
         return NoRunNeeded(done)
-    method, reason = _method(task, dataset, history, request)
-    return _not_yet_run(_assemble(task, dataset, history, method, request.purpose, reason), history.records)
+    baseline = history.baseline_for(dataset)
+    unusable = _why_no_target(task, dataset, drops, baseline)
+    usable = None if unusable else baseline
+    method, reason = _method(task, dataset, history, request, usable, unusable)
+    plan = _assemble(task, drops, dataset, history, method, request.purpose, reason, usable)
+    return _not_yet_run(plan, history.records)
+
+
+def _why_no_target(task: Task, dataset: Dataset, drops: Iterable[Drop], baseline: Measured | None) -> str | None:
+    """Say why there is no target, or return None where there is one."""
+    if baseline is None:
+        return "no scratch run with this network and training has measured a baseline"
+    chance = chance_level((drop for drop in drops if drop.id in baseline.record.drops), len(baseline.classes))
+    return why_unusable(task.target.level, dataset, baseline, chance)
 
 
 def known_drops(history: History) -> tuple[str, ...]:
@@ -65,10 +103,17 @@ def _done(dataset: Dataset, history: History) -> str | None:
 
 
 def equal_work(one: Task, other: Task) -> bool:
-    """Say whether iterations compare: the same network, image size and training, however it is saved or compiled."""
+    """Say whether iterations compare: the same network, image size and training.
+
+    How a training is saved or compiled does not count, nor when a run that has a target stops.
+    """
 
     def work(task: Task) -> tuple[object, ...]:
-        return task.model, task.data.image_size, task.training.model_dump(exclude={"save_seconds", "compile"})
+        return (
+            task.model,
+            task.data.image_size,
+            task.training.model_dump(exclude={"save_seconds", "compile", "stopping"}),
+        )
 
     return work(one) == work(other)
 
@@ -89,6 +134,10 @@ def escalate(plan: Plan) -> Plan | None:
             "method": "scratch",
             "parent": None,
             "target": None,
+            "scratch": None,
+            "stop_rule": None,
+            "start": "",
+            "warnings": (),
             "origin": _own_origin(plan.task, plan.dataset),
         }
     else:
@@ -97,23 +146,56 @@ def escalate(plan: Plan) -> Plan | None:
     return plan.model_copy(update={**next_step, "recipe": recipe, "iterations": iterations, "reason": reason})
 
 
-def _method(task: Task, dataset: Dataset, history: History, request: Request) -> tuple[Method, str]:
+def _method(
+    task: Task,
+    dataset: Dataset,
+    history: History,
+    request: Request,
+    baseline: Measured | None,
+    unusable: str | None,
+) -> tuple[Method, str]:
     """Choose the method: what was asked for, else scratch where continuing is impossible or a refresh is due."""
     if request.purpose == "calibrate":
         return "scratch", "calibration: measures the baseline on this dataset"
-    champion, baseline = history.champion, history.baseline
+    champion = history.champion
     if champion is None:
         return "scratch", "there is no champion to continue from"
     if request.method and (baseline or request.purpose == "trial"):
         return request.method, f"method {request.method} was asked for"
     if baseline is None:
-        return "scratch", "no scratch run with this network and training has measured a baseline"
+        return "scratch", unusable or "there is no baseline"
     if (task.model, task.data.image_size) != (champion.task.model, champion.task.data.image_size):
         return "scratch", f"the network is not that of champion {champion.run_id}"
     if due := _refresh_due(task.baseline.refresh, dataset, champion, baseline):
         return "scratch", f"refresh of the baseline: {due}"
     landed = len(dataset.drops) - len(known_drops(history))
-    return "continuous", f"{landed} {'drop' if landed == 1 else 'drops'} landed since {champion.run_id}"
+    told = f"{landed} {'drop' if landed == 1 else 'drops'} landed since {champion.run_id}"
+    earlier = _tell_earlier(dataset, history.records.values())
+    return "continuous", f"{told}; {earlier}" if earlier else told
+
+
+def _tell_earlier(dataset: Dataset, records: Iterable[RunRecord]) -> str | None:
+    """Say what the last retrainings took, as shares of what scratch takes on their data; None before there is one."""
+    counted = [
+        record
+        for record in records
+        if record.method != "scratch"
+        and record.purpose == "retrain"
+        and record.dataset_digest != dataset.digest
+        and record.result
+        and record.scratch
+    ]
+    shares = [
+        f"{record.result.iterations / record.scratch.iterations:.0%}"
+        + ("" if record.outcome == "reached" else " (missed)")
+        for record in counted[-RECENT_RUNS:]
+        if record.result and record.scratch
+    ]
+    if not shares:
+        return None
+    if len(shares) == 1:
+        return f"the last retraining took {shares[0]} of s_scratch"
+    return f"the last {len(shares)} retrainings took {', '.join(shares[:-1])} and {shares[-1]} of s_scratch"
 
 
 def _refresh_due(refresh: Refresh, dataset: Dataset, champion: Plan, baseline: Measured) -> str | None:
@@ -125,12 +207,25 @@ def _refresh_due(refresh: Refresh, dataset: Dataset, champion: Plan, baseline: M
     return None
 
 
-def _assemble(task: Task, dataset: Dataset, history: History, method: Method, purpose: Purpose, reason: str) -> Plan:
-    champion = history.champion
-    parent = None if method == "scratch" else champion
+def _assemble(
+    task: Task,
+    drops: Sequence[Drop],
+    dataset: Dataset,
+    history: History,
+    method: Method,
+    purpose: Purpose,
+    reason: str,
+    baseline: Measured | None,
+) -> Plan:
+    parent = None if method == "scratch" else history.champion
     known = len(known_drops(history))
     recipe = recipe_for(method, task.recipe)
     recipe = _at_scale(recipe, resolve_scale(recipe.schedule, _new_share(dataset, known)))
+    recipe, start = _resolve_initialization(recipe, parent, history)
+    target = make_target(task.target.level, dataset, baseline, history.records) if parent and baseline else None
+    whole = _iterations(task, dataset, recipe_for("scratch", task.recipe))
+    scratch = estimate_scratch(whole, dataset, history.scratch_runs) if parent else None
+    loading, iterations = choose_loading(task, dataset), _iterations(task, dataset, recipe)
     return Plan(
         task=task,
         method=method,
@@ -142,17 +237,102 @@ def _assemble(task: Task, dataset: Dataset, history: History, method: Method, pu
         known=known,
         dataset=dataset,
         recipe=recipe,
-        iterations=_iterations(task, dataset, recipe),
-        evaluate_every=max(1, round(_epochs(task, dataset, task.training.evaluate_every))),
-        target=make_target(task.target.level, dataset, history.baseline, history.records)
-        if parent and history.baseline
-        else None,
+        iterations=iterations,
+        evaluate_every=evaluation_interval(task, dataset, sum(drop.samples("val") for drop in drops)),
+        target=target,
+        stop_rule=_make_stop_rule(task.training.stopping, recipe, target, scratch, iterations),
+        averaging=resolve_averaging(task),
         origin=parent.origin if parent else _own_origin(task, dataset),
         seed=task.seed,
         reason=reason,
-        loading=choose_loading(task, dataset),
+        start=start,
+        warnings=(*_target_warnings(target, baseline), *gate_warnings(task.gate, drops, parent is not None)),
+        scratch=scratch,
+        loading=loading,
+        shuffle_shards=task.data.stream.shuffle_shards if loading.kind == "stream" else None,
         replaces_scratch=not any(_is_credited(record, dataset) for record in history.records.values()),
     )
+
+
+def _resolve_initialization(recipe: Recipe, parent: Plan | None, history: History) -> tuple[Recipe, str]:
+    """Return the recipe with its initialization chosen, and why it is so."""
+    if parent is None:
+        return recipe, "The weights are newly initialised: scratch has no parent."
+    setting = recipe.initialization
+    if not isinstance(setting, Auto):
+        return recipe, f"The task sets recipe.initialization to {setting.name}."
+    record = history.records.get(parent.run_id)
+    result = record.result if record else None
+    chosen, reason = resolve_start(
+        setting,
+        normalised=_is_normalised(parent, result),
+        train_accuracy=result.train_accuracy if result else None,
+        val_accuracy=result.final_accuracy if result else None,
+    )
+    return recipe.model_copy(update={"initialization": chosen}), reason
+
+
+def _is_normalised(parent: Plan, result: Result | None) -> bool:
+    """Say whether the parent's network has normalisation layers: by its record, or by its name.
+
+    A factory whose run recorded nothing is taken as one without: keeping the weights does least harm.
+    """
+    if result and result.normalised is not None:
+        return result.normalised
+    name = parent.task.model.name
+    return ":" not in name and not UNNORMALISED.fullmatch(name)
+
+
+def resolve_averaging(task: Task) -> Averaging:
+    """Return which weights a run evaluates and promotes: what `auto` stands for is the preset's choice."""
+    averaging = task.training.averaging
+    if not isinstance(averaging, AutoAverage):
+        return averaging
+    return PowerAverage() if task.recipe.preset == "default" else NoAverage()
+
+
+def evaluation_interval(task: Task, dataset: Dataset, val_samples: int) -> int:
+    """Return the iterations between evaluations, the same for all methods.
+
+    auto: `EVALUATIONS` in scratch's schedule, or so few that they take `MOST_EVALUATION` of the training.
+    """
+    if task.training.evaluate_every != "auto":
+        return max(1, round(_epochs(task, dataset, task.training.evaluate_every)))
+    cost = EVALUATION_SHARE * val_samples / task.training.batch_size
+    schedule = _epochs(task, dataset, task.training.epochs)
+    return max(1, round(schedule / EVALUATIONS), math.ceil(cost / MOST_EVALUATION))
+
+
+def _make_stop_rule(
+    stopping: Stopping, recipe: Recipe, target: Target | None, scratch: ScratchEstimate | None, iterations: int
+) -> StopRule | None:
+    """Return when a run ends, in iterations; None: at its target's first crossing, or with its schedule.
+
+    A run without a length needs the rule, and so does a carried target, which says nothing of what is new. A run with a
+    schedule is never given up before the schedule's end: its accuracy rises last.
+    """
+    is_constant = isinstance(recipe.schedule, Constant)
+    if target is None or scratch is None or not (is_constant or target.scope):
+        return None
+    window = max(1, round(stopping.plateau_window * scratch.iterations))
+    patience = max(window, round(stopping.patience * stopping.plateau_window * scratch.iterations))
+    return StopRule(
+        confirmations=stopping.confirmations,
+        window=window,
+        gain=stopping.plateau_gain,
+        patience=patience if is_constant else max(patience, iterations),
+    )
+
+
+def _target_warnings(target: Target | None, baseline: Measured | None) -> Iterable[str]:
+    """Say what keeps a target from being reached or being known well."""
+    if target is None or baseline is None or not (samples := baseline.val_samples):
+        return
+    if target.accuracy > 1 - 1 / samples:
+        yield (
+            f"target {target.accuracy:.2%} cannot be missed by one validation image of {samples:,}: "
+            "lower target.level, or hold out more with data.val_share"
+        )
 
 
 def _is_credited(record: RunRecord, dataset: Dataset) -> bool:

@@ -6,7 +6,7 @@ Accuracies are shares (0..1), iterations are optimiser steps, times are UTC, dur
 from retrain.records.base import Record, digest, parse_record
 from retrain.records.drop import Dataset, Drop, DropRef, LeftOut, Shard
 from retrain.records.ledger import Champion, Promotion, RunRecord, Savings
-from retrain.records.plan import Loading, Origin, Plan, Target
+from retrain.records.plan import Loading, Origin, Plan, Scope, ScratchEstimate, StopRule, Target
 from retrain.records.run import Comparison, Cost, Curve, Decision, Evaluation, Interval, Machine, Point, Result
 
 __all__ = [
@@ -31,7 +31,10 @@ __all__ = [
     "Result",
     "RunRecord",
     "Savings",
+    "Scope",
+    "ScratchEstimate",
     "Shard",
+    "StopRule",
     "Target",
     "digest",
     "parse_record",

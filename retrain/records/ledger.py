@@ -9,34 +9,41 @@ from pydantic import Field
 from retrain.config import Method, Purpose
 from retrain.config.task import Costs
 from retrain.records.base import Record
-from retrain.records.plan import Target
+from retrain.records.plan import ScratchEstimate, Target
 from retrain.records.run import Decision, Evaluation, Outcome, Result
 
 
 class Savings(Record):
     """What a run saved against training from scratch, in iterations.
 
-    `gross` = baseline - used: training alone, missed attempts included. `net` = baseline - used_all_in: evaluation
-    too, a third of an iteration a batch, and calibrations, which gross leaves out (0). A run that yields no model at
-    the target (missed, diverged, failed), or another one on a dataset that was retrained on before, has baseline 0: its
-    whole use is a loss. A scratch retraining is its own baseline, so it saves nothing and loses nothing.
+    `baseline` is what scratch takes on the run's dataset to the accuracy that it ends with (s_scratch), `whole` its
+    whole training. `gross` = baseline - used: training alone, missed attempts included. `net` = baseline - used_all_in:
+    evaluation too, a third of an iteration a batch, and calibrations, which gross leaves out (0). `gross_whole` and
+    `net_whole` are the same against `whole`.
+
+    A run that yields no model at the target (plateau, missed, diverged, failed), or one that the gate refuses, or
+    another one on a dataset that was retrained on before, has baseline and whole 0: its whole use is a loss. A plateau
+    that was at its target at one evaluation, and was promoted, counts as reached. A scratch retraining is its own
+    baseline, so it saves nothing and loses nothing.
     """
 
     baseline: int
+    whole: int
     used: int
     used_all_in: float
     gross: int
     net: float
+    gross_whole: int
+    net_whole: float
+    standard_error: float = 0.0
+    """Of `baseline`, and so of `gross` and `net`. Those of several runs add up: they rest on the same scratch runs."""
 
     def __add__(self, other: "Savings") -> "Savings":
         """Return what both saved together."""
-        return Savings(
-            baseline=self.baseline + other.baseline,
-            used=self.used + other.used,
-            used_all_in=self.used_all_in + other.used_all_in,
-            gross=self.gross + other.gross,
-            net=self.net + other.net,
-        )
+        return Savings(**{name: getattr(self, name) + getattr(other, name) for name in Savings.model_fields})
+
+
+NO_SAVINGS = Savings(baseline=0, whole=0, used=0, used_all_in=0, gross=0, net=0, gross_whole=0, net_whole=0)
 
 
 class RunRecord(Record):
@@ -56,6 +63,8 @@ class RunRecord(Record):
     seed: int
     scale: float
     target: Target | None
+    scratch: ScratchEstimate | None = None
+    """What scratch takes on this dataset; None for a run that measured it."""
     result: Result | None
     evaluation: Evaluation | None
     decision: Decision | None
@@ -102,5 +111,4 @@ def is_baseline(record: RunRecord) -> bool:
 
 def total_savings(records: Iterable[RunRecord]) -> Savings:
     """Add up what a ledger's runs saved."""
-    nothing = Savings(baseline=0, used=0, used_all_in=0, gross=0, net=0)
-    return sum((record.savings for record in records if record.savings), nothing)
+    return sum((record.savings for record in records if record.savings), NO_SAVINGS)

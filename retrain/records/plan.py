@@ -34,9 +34,9 @@ class Target(Record):
     baseline_run: str
     baseline_accuracy: float
     baseline_iterations: int
-    """s_scratch: when the baseline's curve first reached `accuracy`."""
+    """s_scratch: when the baseline's curve first reached the accuracy that it ended with."""
     baseline_reached_at: dict[Literal["99", "100"], int | None]
-    """The same at 99 and 100 percent of its accuracy."""
+    """When its curve first reached 99 and 100 percent of that."""
     provenance: Literal["measured", "carried"]
     age: int
     scope: Scope | None = None
@@ -58,7 +58,7 @@ class ScratchEstimate(Record):
     """Of `iterations`; 0 where they were measured."""
     provenance: Literal["measured", "estimated"]
     runs: int
-    """How many scratch runs of this task say so; 0: a share of the schedule that is typical of others."""
+    """How many scratch runs of this task say so; 0: a share of the schedule that is typical of other tasks."""
 
 
 class StopRule(Record):
@@ -124,6 +124,8 @@ class Plan(Record):
     reason: Annotated[str, NotIdentity]
     start: Annotated[str, NotIdentity] = ""
     """Why the weights start where they do."""
+    warnings: Annotated[tuple[str, ...], NotIdentity] = ()
+    """What the target or the gate cannot show with the samples that there are, in sentences."""
     scratch: Annotated[ScratchEstimate | None, NotIdentity] = None
     """What scratch takes on this dataset; None for a run that measures it."""
     loading: Annotated[Loading, NotIdentity] = Loading()

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from retrain import __version__
+from retrain.models.factory import has_normalisation
 from retrain.models.flops import count_flops
 from retrain.recipe.speed_up import first_reaching, speed_up
 from retrain.records import Cost, Machine, Point, Result, Target
@@ -42,6 +43,7 @@ def make_result(
         train_accuracy=train_accuracy,
         reached_at=reached_at,
         speed_up=speed_ups(reached_at, target),
+        normalised=has_normalisation(run.network),
         model_digest=model_digest,
         index_digest=index_digest,
         moments_digest=moments_digest,

@@ -41,7 +41,7 @@ def test_easy_and_hard_are_those_that_sampling_draws_seldom() -> None:
     correct = (seen * torch.rand(500, generator=generator)).round()
     counters = Counters(seen, correct, seen * torch.rand(500, generator=generator))
     probability = keep_probability(EasyHard(), counters, torch.ones(500, dtype=torch.bool))
-    index = Index("run", seen.numpy(), correct.numpy(), counters.loss.numpy(), EasyHard().share)
+    index = Index("run", seen.numpy(), correct.numpy(), counters.loss.numpy(), EasyHard())
     found = speed_groups(index)
     assert sorted([*found["easy"], *found["hard"]]) == (probability < 1).nonzero().squeeze(1).tolist()
     speed = correct / seen

@@ -12,7 +12,14 @@ from retrain.records.ledger import is_baseline
 
 DEFAULT = Request()
 START = datetime(2026, 1, 1, tzinfo=UTC)
-TASK = Task.model_validate({"name": "pets", "training": {"epochs": 10, "batch_size": 10}})
+TASK = Task.model_validate(
+    {
+        "name": "pets",
+        "training": {"epochs": 10, "batch_size": 10, "evaluate_every": 1},
+        "recipe": {"preset": "paper"},
+        "baseline": {"refresh": {"on_miss": True}},
+    }
+)
 CURVE = ((50, 0.5), (100, 0.79), (150, 0.795), (200, 0.82), (250, 0.8))
 """Of a scratch run that ends at 80%: first at 99% of that at 150, at 100% at 200."""
 
@@ -25,15 +32,17 @@ def drop(number: int, samples: int = 500, classes: Sequence[str] = ("cat", "dog"
         task="pets",
         classes=tuple(classes),
         shards=(),
-        counts={"train": each, "val": {"cat": 1}, "test": {"cat": 1}},
+        counts={"train": each, "val": dict.fromkeys(classes, 50), "test": dict.fromkeys(classes, 50)},
         held_out={},
         digest=f"content-{number}",
         committed_at=START + timedelta(minutes=number),
     )
 
 
-def result(outcome: str, iterations: int = 40, accuracy: float = 0.8, evaluated: int = 300) -> Result:
-    """How a training ended."""
+def result(
+    outcome: str, iterations: int = 40, accuracy: float = 0.8, evaluated: int = 300, reached: bool = True
+) -> Result:
+    """How a training ended; unless it `reached` its target, without a figure of when it did."""
     cost = Cost(
         iterations=iterations,
         samples=iterations * 10,
@@ -43,7 +52,7 @@ def result(outcome: str, iterations: int = 40, accuracy: float = 0.8, evaluated:
         device_seconds=0.5 * iterations,
         device_seconds_all_in=0.75 * iterations,
     )
-    reached = {"99": 150, "100": 200} if outcome == "completed" else {"99": iterations, "100": iterations}
+    reached_at = {"99": 150, "100": 200} if outcome == "completed" else {"99": iterations, "100": iterations}
     speed_up = (
         {"99": None, "100": None} if outcome == "completed" else {"99": 200 / iterations, "100": 200 / iterations}
     )
@@ -52,7 +61,7 @@ def result(outcome: str, iterations: int = 40, accuracy: float = 0.8, evaluated:
         iterations=iterations,
         final_accuracy=accuracy,
         best_accuracy=accuracy,
-        reached_at=reached,
+        reached_at=reached_at if reached else {"99": None, "100": None},
         speed_up=speed_up,
         model_digest=None if outcome == "diverged" else "m",
         index_digest="i",
@@ -81,7 +90,7 @@ class Past:
         self.drops: list[Drop] = []
         self.records: list[RunRecord] = []
         self.champion: Plan | None = None
-        self.baseline: Measured | None = None
+        self.scratch_runs: list[Measured] = []
 
     def landed(self, *drops: Drop) -> "Past":
         """Drops land."""
@@ -90,7 +99,7 @@ class Past:
 
     def next(self, request: Request = DEFAULT, task: Task | None = None) -> Plan | NoRunNeeded:
         """What is planned now."""
-        history = History({record.run_id: record for record in self.records}, self.champion, self.baseline)
+        history = History({record.run_id: record for record in self.records}, self.champion, self.scratch_runs)
         return make_plan(task or self.task, self.drops, history, request)
 
     def plan(self, request: Request = DEFAULT, task: Task | None = None) -> Plan:
@@ -112,7 +121,7 @@ class Past:
         if promoted:
             self.champion = plan
         if is_baseline(record) and ended:
-            self.baseline = Measured(record, ended, curve())
+            self.scratch_runs.insert(0, Measured(record, ended, curve(), plan.dataset.classes))
         return record
 
 

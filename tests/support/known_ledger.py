@@ -16,6 +16,10 @@ SECONDS = 2.0
 """Of one iteration on the device; evaluation and saving take another 20 s a run."""
 FLOPS = 1e9
 """Of one iteration; evaluation takes another 1e10 a run."""
+WHOLE = 60
+"""Iterations that scratch goes on for after it has the accuracy that it ends with."""
+ERROR = 7.0
+"""Standard error of what scratch takes."""
 EVALUATION = 10
 """What evaluating a run is charged, in iterations."""
 COSTS = Costs(price_per_device_hour=1.8, currency="EUR", device_watts=300)
@@ -108,7 +112,18 @@ def _savings(used: int, baseline: int, outcome: str, purpose: Purpose) -> Saving
     own_baseline = outcome == "completed" and purpose == "retrain"
     all_in = used if own_baseline else used + EVALUATION
     gross = 0 if purpose == "calibrate" else baseline - used
-    return Savings(baseline=baseline, used=used, used_all_in=all_in, gross=gross, net=baseline - all_in)
+    whole = baseline if own_baseline or not baseline else baseline + WHOLE
+    return Savings(
+        baseline=baseline,
+        whole=whole,
+        used=used,
+        used_all_in=all_in,
+        gross=gross,
+        net=baseline - all_in,
+        gross_whole=0 if purpose == "calibrate" else whole - used,
+        net_whole=whole - all_in,
+        standard_error=0.0 if own_baseline or not baseline else ERROR,
+    )
 
 
 def pets() -> list[RunRecord]:

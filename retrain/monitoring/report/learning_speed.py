@@ -8,20 +8,30 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from retrain.config.recipe import EasyHard, Sampling
+
 Group = Literal["easy", "middle", "hard"]
 BINS = 20
 
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """A run's counters over the N samples of its drops (see `recipe.learning_speed.Counters`), each [N]."""
+    """The champion's counters over the N samples of its drops (see `recipe.learning_speed.Counters`), each [N].
+
+    All of them are old samples to the next run.
+    """
 
     run_id: str
     seen: NDArray[np.floating]
     correct: NDArray[np.floating]
     loss: NDArray[np.floating]
-    share: float
-    """c: the share of samples called easy, and the share called hard."""
+    sampling: Sampling
+    """What the task's continuous runs draw by."""
+
+    @property
+    def share(self) -> float:
+        """Return c, the share of samples called easy, and called hard; 0 under a sampling that knows neither."""
+        return self.sampling.share if isinstance(self.sampling, EasyHard) else 0.0
 
 
 class Bar(NamedTuple):

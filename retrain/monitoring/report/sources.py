@@ -10,7 +10,6 @@ from typing import TypeVar
 import numpy as np
 from safetensors.numpy import load
 
-from retrain.config.recipe import EasyHard
 from retrain.errors import RunError
 from retrain.monitoring.report.learning_speed import Index
 from retrain.monitoring.report.speed_ups import newest_races
@@ -46,6 +45,7 @@ class Sources:
 def read_sources(store: ObjectStore, layout: Layout, records: Sequence[RunRecord]) -> Sources:
     """Read what the page shows of a task beyond its ledger's records, which are oldest first."""
     raced = {run_id for record, baseline in newest_races(records) for run_id in (record.run_id, baseline)}
+    champion = champions.read(store, layout).champion
     newest = [record.run_id for record in records[-PLANS:]]
     return Sources(
         task=layout.task,
@@ -53,10 +53,10 @@ def read_sources(store: ObjectStore, layout: Layout, records: Sequence[RunRecord
         now=datetime.now(UTC),
         records=records,
         drops=list_readable_drops(store, layout),
-        champion=champions.read(store, layout).champion,
+        champion=champion,
         curves=_read_all(lambda run_id: RunRecords(store, layout, run_id).curve(), raced),
         plans=_read_all(lambda run_id: RunRecords(store, layout, run_id).plan(), newest),
-        index=_newest_index(store, layout, records),
+        index=_champion_index(store, layout, champion),
     )
 
 
@@ -73,16 +73,19 @@ def _read_all(read: Callable[[str], T], names: Iterable[str]) -> dict[str, T]:
     return found
 
 
-def _newest_index(store: ObjectStore, layout: Layout, records: Sequence[RunRecord]) -> Index | None:
-    """The learning-speed index of the newest candidate that left one, if all of its files are there."""
-    candidates = (r for r in reversed(records) if r.purpose == "retrain" and r.result and r.result.index_digest)
-    run = next(candidates, None)
-    if run is None:
+def _champion_index(store: ObjectStore, layout: Layout, champion: Champion | None) -> Index | None:
+    """Return the learning-speed index that the next run samples by: the champion's, if all of its files are there."""
+    if champion is None:
         return None
-    parts = _read_all(lambda drop: load(store.read(layout.learning_speed(run.run_id, drop))[0]), run.drops)
-    if len(parts) < len(run.drops):
+    run_id = champion.run_id
+    plan = _read_all(lambda name: RunRecords(store, layout, name).plan(), [run_id]).get(run_id)
+    if plan is None:
+        return None
+    drops = [drop.id for drop in plan.dataset.drops]
+    parts = _read_all(lambda drop: load(store.read(layout.learning_speed(run_id, drop))[0]), drops)
+    if len(parts) < len(drops):
         return None
     seen, correct, loss = (
-        np.concatenate([parts[drop][name] for drop in run.drops]) for name in ("seen", "correct", "loss")
+        np.concatenate([parts[drop][name] for drop in drops]) for name in ("seen", "correct", "loss")
     )
-    return Index(run.run_id, seen, correct, loss, EasyHard().share)
+    return Index(run_id, seen, correct, loss, plan.task.recipe.sampling)

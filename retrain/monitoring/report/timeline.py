@@ -64,6 +64,7 @@ MARGIN = 56
 OUTCOMES = {
     "reached": ("circle", "ours"),
     "completed": ("square", "scratch"),
+    "plateau": ("diamond", "bad"),
     "missed": ("triangle-up", "bad"),
     "diverged": ("cross", "bad"),
     "failed": ("cross", "bad"),
