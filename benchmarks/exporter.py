@@ -21,9 +21,9 @@ from lib.report import parser, report
 
 from retrain.records import Cost, Decision, Evaluation, Machine, Result, RunRecord, Savings
 from retrain.store import ObjectStore, open_store
-from retrain.store.layout import Layout
+from retrain.store.keys import TaskKeys
 
-TASK, PORT = Layout("large"), 19109
+TASK, PORT = TaskKeys("large"), 19109
 START = datetime(2020, 1, 1, tzinfo=UTC)
 SCRAPES = 50
 

@@ -8,6 +8,7 @@ store is a folder, which checks every byte, as any store's index is.
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,8 +23,9 @@ from retrain.pipeline.planning import History, Request, make_plan
 from retrain.recipe.learning_speed import Counters, add_decayed, split
 from retrain.records import Drop, Plan
 from retrain.store import LocalStore
-from retrain.store.layout import Layout
 from retrain.store.runs import RunFiles
+from retrain.store.task_store import TaskStore
+from retrain.training.index_files import read_counters, read_known_counters, write_counters
 
 TASK = Path(__file__).parents[1] / "tasks" / "digits.yaml"
 
@@ -49,10 +51,10 @@ def ended(folder: Path, drops: int, samples: int) -> tuple[RunFiles, Plan]:
     result = record_of(0).result
     if not isinstance(plan, Plan) or result is None:
         raise RuntimeError("no plan")
-    files = RunFiles(LocalStore(folder), Layout("digits"), plan.run_id)
+    files = TaskStore(LocalStore(folder), "digits").run(plan.run_id)
     files.write_plan(plan)
     parts = (counters(each.samples, number) for number, each in enumerate(plan.dataset.drops))
-    files.write_result(result.model_copy(update={"index_digest": files.write_counters(plan.dataset, parts)}))
+    files.write_result(result.model_copy(update={"index_digest": write_counters(files, plan.dataset, parts)}))
     return files, plan
 
 
@@ -61,15 +63,15 @@ def measured(files: RunFiles, plan: Plan, samples: int) -> dict[str, object]:
     known = len(plan.dataset.drops)
 
     def read() -> None:
-        files.counters(plan.dataset, known)
+        read_counters(files, plan.dataset, known)
 
     def adding() -> Iterator[Counters]:
         own = split(counted, [drop.samples for drop in plan.dataset.drops])
-        for old, new in zip(files.known_counters(plan.dataset, known), own, strict=True):
+        for old, new in zip(read_known_counters(files, plan.dataset, known), own, strict=True):
             yield add_decayed(old, new, 0.5)
 
     def write() -> None:
-        RunFiles(files.store, files.layout, "next").write_counters(plan.dataset, adding())
+        write_counters(replace(files, run_id="next"), plan.dataset, adding())
 
     reading = spent(read)
     counted = counters(samples, seed=1)

@@ -33,12 +33,13 @@ from retrain.data.stream.order import window_shuffle
 from retrain.data.stream.pixels import ShardPixels
 from retrain.store import open_store
 from retrain.store.base import ObjectStore
-from retrain.store.layout import Layout
+from retrain.store.keys import TaskKeys
+from retrain.store.task_store import TaskStore
 from retrain.training.loaders import EpochSampler, InMemoryLoader, Loader
 from retrain.training.streaming import StreamingLoader
 
 BATCH, ROWS = 128, Rows(0, 128, 128)
-LAYOUT = Layout("loaders")
+KEYS = TaskKeys("loaders")
 SETTING = Stream(shuffle_shards=8, cache="1Gi")
 WORKERS = (0, 1, 2)
 Pass = Callable[[], int]
@@ -49,7 +50,7 @@ class Ways:
 
     def __init__(self, place: Place, url: str) -> None:
         self.place = place
-        self.keys = [LAYOUT.shard(place.drop.id, shard.name) for shard in place.drop.shards]
+        self.keys = [KEYS.shard(place.drop.id, shard.name) for shard in place.drop.shards]
         self.url = url
 
     def named(self) -> dict[str, Callable[[], Pass]]:
@@ -143,7 +144,7 @@ def measure(url: str, options: Namespace) -> dict[str, object]:
     store = open_store(url)
     with tempfile.TemporaryDirectory(prefix="retrain-loaders-") as folder:
         samples = icons(options.images)
-        drop = commit(Task(name=LAYOUT.task), store, Path(folder), samples, options.shard_bytes)
+        drop = commit(Task(name=KEYS.task), TaskStore(store, KEYS.task), Path(folder), samples, options.shard_bytes)
         ways = Ways(Place(drop, store, ICON, Path(folder, "cache")), url)
         speeds = {name: list[float]() for name in ways.named()}
         for name, prepare in options.rounds * list(ways.named().items()):

@@ -19,15 +19,14 @@ from retrain.cli.demo import write_digits
 from retrain.config.loading import load_task
 from retrain.data.packing import pack
 from retrain.data.staging import Staging
-from retrain.monitoring.observers import Observers
 from retrain.pipeline import stages
 from retrain.pipeline.context import Context
 from retrain.pipeline.planning import Request
 from retrain.pipeline.train import prepare
 from retrain.records import Plan
-from retrain.store import ledger, open_store
-from retrain.store.drops import list_drops
-from retrain.store.layout import Layout
+from retrain.store import open_store
+from retrain.store.task_store import TaskStore
+from retrain.training.progress import Observers
 
 TASK = Path(__file__).parents[1] / "tasks" / "digits.yaml"
 DROPS, GROUP = 50, 10
@@ -46,14 +45,14 @@ def clocked(times: Times, what: str, work: Callable[[], object]) -> None:
 def live(folder: Path, url: str, endpoint: str | None) -> Times:
     """Let the drops land and retrain after each."""
     torch.set_num_threads(1)
-    task, store, layout = load_task(str(TASK), SMALL), open_store(url, endpoint), Layout("digits")
-    context = Context(store, layout, torch.device("cpu"), folder / "cache", Observers())
+    task, store = load_task(str(TASK), SMALL), TaskStore(open_store(url, endpoint), "digits")
+    context = Context(store, torch.device("cpu"), folder / "cache", Observers())
     write_digits(folder / "digits")
     staging, times = Staging.parse("share", "+".join(["2"] * DROPS)), Times()
     for part in range(1, DROPS + 1):
         pack(folder / "digits", task, store, staging=staging, part=part)
-        clocked(times, "list and read manifests", lambda: list_drops(store, layout))
-        clocked(times, "read the ledger", lambda: ledger.read(store, layout))
+        clocked(times, "list and read manifests", lambda: store.drops.all())
+        clocked(times, "read the ledger", lambda: store.ledger.read())
         planned = stages.plan(context, task, Request())
         if not isinstance(planned, Plan):
             raise RuntimeError(planned.reason)

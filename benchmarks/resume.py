@@ -26,14 +26,14 @@ from retrain.pipeline.planning import Request
 from retrain.pipeline.train import train_plan
 from retrain.records import Plan
 from retrain.store import LocalStore
-from retrain.store.layout import Layout
+from retrain.store.task_store import TaskStore
 
 TASK = Path(__file__).parents[1] / "tasks" / "digits.yaml"
 
 
 def context_of(folder: Path) -> Context:
     """Where the runs of this benchmark live."""
-    return Context(LocalStore(folder / "store"), Layout("digits"), torch.device("cpu"), folder / "cache", LogLines())
+    return Context(TaskStore(LocalStore(folder / "store"), "digits"), torch.device("cpu"), folder / "cache", LogLines())
 
 
 def attempt_in(folder: Path, plan: Plan) -> None:
@@ -50,8 +50,8 @@ def outcome(folder: Path, plan: Plan) -> tuple[object, ...]:
     if result is None:
         raise RuntimeError(f"{plan.run_id} has not ended")
     found = (result.model_digest, result.index_digest, files.curve(), result.outcome)
-    for entry in list(context.store.list(context.layout.run(plan.run_id, ""))):
-        context.store.delete(entry.key)
+    for entry in list(context.store.objects.list(context.store.keys.run(plan.run_id, ""))):
+        context.store.objects.delete(entry.key)
     return found
 
 
@@ -88,7 +88,7 @@ def plan_in(folder: Path) -> Plan:
 def newest_state(folder: Path, plan: Plan) -> int | None:
     """The iteration at which a killed run will resume, or None if it saved nothing."""
     context = context_of(folder)
-    states = [entry.key for entry in context.store.list(context.layout.run(plan.run_id, "state/"))]
+    states = [entry.key for entry in context.store.objects.list(context.store.keys.run(plan.run_id, "state/"))]
     return int(Path(states[-1]).name.split("-")[0]) if states else None
 
 

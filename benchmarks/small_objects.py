@@ -13,32 +13,33 @@ from exporter import TASK, record_of
 from lib.ceph import BUCKET, serving
 from lib.report import parser, report
 
-from retrain.store import ObjectStore, ledger, open_store
+from retrain.store import open_store
+from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import map_ahead
 
 FRONTENDS = ("tcp_nodelay=0", "tcp_nodelay=1")
 
 
-def filled(endpoint: str, records: int) -> ObjectStore:
+def filled(endpoint: str, records: int) -> TaskStore:
     """A store with so many records of the usual size in its ledger."""
-    store = open_store(f"s3://{BUCKET}", endpoint)
-    for _ in map_ahead(lambda number: ledger.write(store, TASK, record_of(number)), range(records)):
+    store = TaskStore(open_store(f"s3://{BUCKET}", endpoint), TASK.task)
+    for _ in map_ahead(lambda number: store.ledger.write(record_of(number)), range(records)):
         pass
     return store
 
 
-def one_by_one(store: ObjectStore) -> None:
+def one_by_one(store: TaskStore) -> None:
     """Read the ledger's objects, each after the one before."""
-    for entry in store.list(TASK.ledger):
-        store.read(entry.key)
+    for entry in store.objects.list(store.keys.ledger):
+        store.objects.read(entry.key)
 
 
-def by_sixteen(store: ObjectStore) -> None:
+def by_sixteen(store: TaskStore) -> None:
     """Read the ledger as everything does that reads it."""
-    ledger.read(store, TASK)
+    store.ledger.read()
 
 
-def timed(read: Callable[[ObjectStore], None], store: ObjectStore) -> tuple[float, float]:
+def timed(read: Callable[[TaskStore], None], store: TaskStore) -> tuple[float, float]:
     """Seconds of a reading, and of this process's processor time in it."""
     began, cpu = time.perf_counter(), time.process_time()
     read(store)

@@ -22,6 +22,7 @@ from lib.report import parser, report
 
 from retrain.config.task import Data, Model, Stream, Task, Training
 from retrain.store import LocalStore
+from retrain.store.task_store import TaskStore
 
 ITERATIONS, BATCH = 40, 64
 
@@ -76,7 +77,13 @@ def streamed(count: int, folder: Path, trials: int) -> dict[str, object]:
         model=Model(options={"width": 8}),
         training=Training(epochs=ITERATIONS * BATCH / (0.8 * count), batch_size=BATCH, evaluate_every=1e6),
     )
-    drop = commit(task, LocalStore(folder / "store"), folder, icons(count), shard_bytes=400_000)
+    drop = commit(
+        task,
+        TaskStore(LocalStore(folder / "store"), task.name),
+        folder,
+        icons(count),
+        shard_bytes=400_000,
+    )
     path = folder / "grows.yaml"
     path.write_text(yaml.safe_dump(task.model_dump(mode="json")))
     command = [sys.executable, "-m", "retrain", "run", "--task", str(path), "--device", "cpu"]

@@ -27,6 +27,7 @@ from lib.splits import Place
 from retrain.config.task import Stream, Training
 from retrain.data.shards import Encoded
 from retrain.store import LocalStore
+from retrain.store.task_store import TaskStore
 from retrain.training.hardware import tune_malloc, use_threads
 from retrain.training.loop import train_step
 from retrain.training.setup import Run, set_up
@@ -76,7 +77,9 @@ class Bench:
     def __init__(self, source: Source, folder: Path) -> None:
         self.iterations, self.plan = source.iterations, plan_of(source.case, "scratch", IMAGES, 1000, Training())
         store = LocalStore(folder / "store")
-        drop = commit(self.plan.task, store, folder, source.samples(IMAGES), shard_bytes=500_000)
+        drop = commit(
+            self.plan.task, TaskStore(store, self.plan.task.name), folder, source.samples(IMAGES), shard_bytes=500_000
+        )
         self.place = Place(drop, store, source.case.image_size, folder / "cache")
 
     def held(self) -> Run:

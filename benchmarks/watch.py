@@ -26,11 +26,11 @@ from retrain.pipeline.executor import InProcessExecutor
 from retrain.records import Drop, Shard
 from retrain.records.drop import drop_digest
 from retrain.store import open_store
-from retrain.store.layout import Layout
+from retrain.store.keys import TaskKeys
 from retrain.watcher.health import Health
 from retrain.watcher.task_watch import TaskWatch
 
-LAYOUT, SHARDS = Layout("bench"), 199
+KEYS, SHARDS = TaskKeys("bench"), 199
 START = datetime(2020, 1, 1, tzinfo=UTC)
 EVENT = json.dumps(
     {"Records": [{"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": "%s"}, "object": {"key": "%s"}}}]}
@@ -47,7 +47,7 @@ def drop(number: int) -> Drop:
     landed = START + timedelta(hours=number)
     unnamed = Drop(
         id=f"drop-{number:05d}",
-        task=LAYOUT.task,
+        task=KEYS.task,
         classes=("cat", "dog"),
         shards=shards,
         counts=counts,
@@ -63,8 +63,8 @@ def bucket(objects: int) -> Iterator[tuple[str, bytes]]:
     for number in range(objects // (SHARDS + 1)):
         landed = drop(number)
         for shard in landed.shards:
-            yield LAYOUT.shard(landed.id, shard.name), b"x"
-        yield LAYOUT.manifest(landed.id), landed.to_bytes()
+            yield KEYS.shard(landed.id, shard.name), b"x"
+        yield KEYS.manifest(landed.id), landed.to_bytes()
 
 
 def look(url: str, endpoint_url: str) -> dict[str, float]:
@@ -72,7 +72,7 @@ def look(url: str, endpoint_url: str) -> dict[str, float]:
 
     Also the processor's part in the first, without the server's.
     """
-    task = Task(name=LAYOUT.task, store=url, endpoint_url=endpoint_url)
+    task = Task(name=KEYS.task, store=url, endpoint_url=endpoint_url)
     watch = TaskWatch(task, InProcessExecutor("cpu"), Health([task.name]))
     since, cpu_since = time.perf_counter(), time.process_time()
     watch.look()
@@ -90,7 +90,7 @@ def look(url: str, endpoint_url: str) -> dict[str, float]:
 def watcher(url: str, endpoint_url: str, queue: str, folder: str) -> Iterator[int]:
     """The watcher as its users start it; yields its process's id. Kubeflow is not there: every submission fails."""
     file = Path(folder, "bench.yaml")
-    file.write_text(f"name: {LAYOUT.task}\nstore: {url}\nendpoint_url: {endpoint_url}\n")
+    file.write_text(f"name: {KEYS.task}\nstore: {url}\nendpoint_url: {endpoint_url}\n")
     command = [sys.executable, "-m", "retrain", "watch", "--task", str(file), "--port", "0", "--poll-seconds", "30"]
     process = subprocess.Popen(
         [*command, "--queue-url", f"{queue}/1/queue", "--on", "kubeflow", "--host", "http://127.0.0.1:1"]
@@ -111,12 +111,12 @@ def peak_mb(pid: int) -> float:
 def memory(aws: Aws, queue: str, url: str, endpoint_url: str, events: int, drops: int) -> dict[str, object]:
     """Return the watcher's largest memory after it has looked at everything, claimed it, and read all events."""
     bucket_name, _, prefix = f"{url.removeprefix('s3://')}/".partition("/")
-    names = [f"{prefix}{LAYOUT.drops}drop-{number % drops:05d}/drop.json" for number in range(events)]
+    names = [f"{prefix}{KEYS.drops}drop-{number % drops:05d}/drop.json" for number in range(events)]
     aws.messages.extend(EVENT % (bucket_name, name) for name in names)
     store = open_store(url, endpoint_url)
     with tempfile.TemporaryDirectory() as folder, watcher(url, endpoint_url, queue, folder) as pid:
         since = time.perf_counter()
-        while aws.messages or not any(store.list(LAYOUT.claims)):
+        while aws.messages or not any(store.list(KEYS.claims)):
             time.sleep(0.5)
         seconds = time.perf_counter() - since
         time.sleep(10)

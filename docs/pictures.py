@@ -23,7 +23,6 @@ from retrain.cli.formatting import history_table, status_details
 from retrain.cli.options import open_task
 from retrain.monitoring.report import read_sources, render_page
 from retrain.pipeline.status import read_status
-from retrain.store import ledger
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
@@ -66,17 +65,17 @@ def write_ledger() -> None:
 
 def report() -> str:
     """Return the page."""
-    _, store, layout = open_task(TASK)
-    return render_page(read_sources(store, layout, ledger.read(store, layout)))
+    _, store = open_task(TASK)
+    return render_page(read_sources(store, store.ledger.read()))
 
 
 def terminal() -> str:
     """Return `status` and `history` as they look on a terminal, as HTML."""
-    task, store, layout = open_task(TASK)
+    task, store = open_task(TASK)
     console = Console(record=True, width=118, file=io.StringIO(), force_terminal=True, highlight=False)
     shown: Sequence[tuple[str, Table]] = (
-        ("status", status_details(read_status(task, store, layout))),
-        ("history", history_table(ledger.read(store, layout))),
+        ("status", status_details(read_status(task, store))),
+        ("history", history_table(store.ledger.read())),
     )
     for command, table in shown:
         console.print(f"[bold]$ retrain {command} --task {TASK}[/bold]")

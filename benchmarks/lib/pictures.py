@@ -11,8 +11,7 @@ from retrain.config.task import Task
 from retrain.data.shards import Encoded, write_shards
 from retrain.data.uploads import ingest_drop
 from retrain.records import Drop
-from retrain.store.base import ObjectStore
-from retrain.store.layout import Layout
+from retrain.store.task_store import TaskStore
 
 ICON, PHOTOGRAPH = 32, 480
 CLASSES, DIFFERENT = 10, 500
@@ -40,8 +39,8 @@ def _samples(count: int, kind: str, side: int, grain: int, resampling: Image.Res
         yield Encoded(f"{label}/{number}", label, kind.lower(), files[number % DIFFERENT])
 
 
-def commit(task: Task, store: ObjectStore, folder: Path, samples: Iterable[Encoded], shard_bytes: int) -> Drop:
+def commit(task: Task, store: TaskStore, folder: Path, samples: Iterable[Encoded], shard_bytes: int) -> Drop:
     """Upload samples as shards, and commit them."""
     for shard in write_shards(samples, "train", folder, limit=shard_bytes):
-        store.upload(folder / shard.name, Layout(task.name).shard("d", shard.name))
+        store.objects.upload(folder / shard.name, store.keys.shard("d", shard.name))
     return ingest_drop("d", task, store)

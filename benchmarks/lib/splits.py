@@ -13,7 +13,7 @@ from retrain.data.samples import Samples
 from retrain.data.stream import dataset
 from retrain.records import Drop
 from retrain.store.base import ObjectStore
-from retrain.store.layout import Layout
+from retrain.store.task_store import TaskStore
 
 CPU = torch.device("cpu")
 SPLITS: tuple[Split, ...] = ("train", "val")
@@ -33,8 +33,7 @@ class Place(NamedTuple):
             make_dataset([self.drop]),
             [self.drop],
             SPLITS,
-            store=self.store,
-            layout=Layout(self.drop.task),
+            store=TaskStore(self.store, self.drop.task),
             image_size=self.image_size,
             device=CPU,
             pixels_on=CPU,
@@ -48,8 +47,7 @@ class Place(NamedTuple):
             [self.drop],
             SPLITS,
             setting=setting,
-            store=self.store,
-            layout=Layout(self.drop.task),
+            store=TaskStore(self.store, self.drop.task),
             image_size=self.image_size,
             device=CPU,
             cache_dir=self.cache,

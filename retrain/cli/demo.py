@@ -17,7 +17,6 @@ from rich.console import Console
 from sklearn.datasets import load_digits
 
 from retrain.cli.options import open_task
-from retrain.store import ledger
 
 TASK = "demo"
 console = Console(highlight=False)
@@ -25,8 +24,8 @@ console = Console(highlight=False)
 
 def main() -> None:
     """Two drops land, one after the other; the second is trained by continuing from the first one's model."""
-    opened, _, layout = open_task(TASK)
-    shutil.rmtree(Path(opened.store, layout.task), ignore_errors=True)
+    opened, store = open_task(TASK)
+    shutil.rmtree(Path(opened.store, store.task), ignore_errors=True)
     os.environ["OMP_NUM_THREADS"] = "1"  # as many on every machine: sums of floats depend on it
     os.environ.setdefault("RETRAIN_CACHE", str(Path(opened.store, "cache")))
     with tempfile.TemporaryDirectory(prefix="retrain-digits-") as folder:
@@ -76,8 +75,8 @@ def retrain(*arguments: str) -> None:
 
 def reached_target() -> bool:
     """Say whether the continuous run is in the ledger with its target reached."""
-    _, store, layout = open_task(TASK)
-    return any(run.method == "continuous" and run.outcome == "reached" for run in ledger.read(store, layout))
+    _, store = open_task(TASK)
+    return any(run.method == "continuous" and run.outcome == "reached" for run in store.ledger.read())
 
 
 if __name__ == "__main__":

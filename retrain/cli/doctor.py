@@ -23,7 +23,7 @@ def doctor(task: TaskName, host: KubeflowHost = None, as_json: AsJson = False, o
     from retrain.doctor import examine
 
     chosen = [f"kubeflow.host={host}"] if host else []
-    opened, store, _ = open_task(task, [*overrides, *chosen])
+    opened, store = open_task(task, [*overrides, *chosen])
     findings = [*examine(opened, store), _kubeflow(opened.kubeflow)]
     print_record(findings, _table, as_json)
     if any(finding.state == "failed" for finding in findings):

@@ -33,7 +33,7 @@ def pack(
     from retrain.cli.formatting import samples
     from retrain.data.packing import pack as commit
 
-    opened, store, _ = open_task(task, overrides)
+    opened, store = open_task(task, overrides)
     for packed in commit(source, opened, store, staging=_staging(classes, share, seed), part=part, drop_id=drop_id):
         drop = packed.drop
         was_there = "" if packed.new else " (was there already)"
@@ -54,10 +54,9 @@ def _staging(classes: str | None, share: str | None, seed: int) -> "Staging | No
 def list_(task: TaskName, as_json: AsJson = False, overrides: Overrides = NONE) -> None:
     """List the committed drops in the order of their commits."""
     from retrain.cli.formatting import drop_table, print_record
-    from retrain.store.drops import list_readable_drops
 
-    _, store, layout = open_task(task, overrides)
-    drops = list_readable_drops(store, layout)
+    _, store = open_task(task, overrides)
+    drops = store.drops.readable()
     print_record(list(drops), drop_table, as_json)
 
 
@@ -70,7 +69,6 @@ def show_(
 ) -> None:
     """Show a drop's manifest."""
     from retrain.cli.formatting import drop_details, print_record
-    from retrain.store.drops import read_drop
 
-    _, store, layout = open_task(task, overrides)
-    print_record(read_drop(store, layout, drop), drop_details, as_json)
+    _, store = open_task(task, overrides)
+    print_record(store.drops.read(drop), drop_details, as_json)

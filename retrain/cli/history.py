@@ -16,47 +16,43 @@ def status(task: TaskName, as_json: AsJson = False, overrides: Overrides = NONE)
     from retrain.cli.formatting import print_record, status_details
     from retrain.pipeline.status import read_status
 
-    opened, store, layout = open_task(task, overrides)
-    print_record(read_status(opened, store, layout), status_details, as_json)
+    opened, store = open_task(task, overrides)
+    print_record(read_status(opened, store), status_details, as_json)
 
 
 def history(task: TaskName, as_json: AsJson = False, overrides: Overrides = NONE) -> None:
     """List all ended runs, oldest first; saved is gross, in iterations."""
     from retrain.cli.formatting import history_table, print_record
-    from retrain.store import ledger
 
-    _, store, layout = open_task(task, overrides)
-    print_record(ledger.read(store, layout), history_table, as_json)
+    _, store = open_task(task, overrides)
+    print_record(store.ledger.read(), history_table, as_json)
 
 
 def show(run_id: RunId, task: TaskName, as_json: AsJson = False, overrides: Overrides = NONE) -> None:
     """Show one run's record."""
     from retrain.cli import formatting
     from retrain.errors import RunError
-    from retrain.store import ledger
 
-    _, store, layout = open_task(task, overrides)
-    record = ledger.find(store, layout, run_id)
+    _, store = open_task(task, overrides)
+    record = store.ledger.find(run_id)
     if record is None:
-        raise RunError(f"{run_id} is not in the ledger of task {layout.task}; `retrain history` lists what is")
+        raise RunError(f"{run_id} is not in the ledger of task {store.task}; `retrain history` lists what is")
     formatting.print_record(record, formatting.record_details, as_json)
 
 
 def promote(run_id: RunId, task: TaskName, overrides: Overrides = NONE) -> None:
     """Put a run's model in force by hand, past the gate."""
     from retrain.errors import RunError
-    from retrain.store import champions
-    from retrain.store.runs import RunFiles
 
-    _, store, layout = open_task(task, overrides)
-    files = RunFiles(store, layout, run_id)
+    _, store = open_task(task, overrides)
+    files = store.run(run_id)
     files.plan()  # raises where there is no such run
     result = files.result()
     if result is None or result.model_digest is None:
         raise RunError(f"{run_id} {result.outcome if result else 'has not ended'}: it left no model to promote")
     files.weights()
-    champions.promote_manually(store, layout, champions.read(store, layout), run_id, "promoted by hand")
-    typer.echo(f"{run_id} is the champion of {layout.task}")
+    store.champion.promote_manually(store.champion.read(), run_id, "promoted by hand")
+    typer.echo(f"{run_id} is the champion of {store.task}")
 
 
 def rollback(task: TaskName, overrides: Overrides = NONE) -> None:
@@ -64,19 +60,18 @@ def rollback(task: TaskName, overrides: Overrides = NONE) -> None:
     from retrain.errors import RunError
     from retrain.store import champions
 
-    _, store, layout = open_task(task, overrides)
-    seen = champions.read(store, layout)
+    _, store = open_task(task, overrides)
+    seen = store.champion.read()
     if seen.champion is None:
-        raise RunError(f"task {layout.task} has no champion yet")
+        raise RunError(f"task {store.task} has no champion yet")
     run_id = champions.rollback_target(seen.champion)
-    champions.promote_manually(store, layout, seen, run_id, "rolled back")
-    typer.echo(f"{run_id} is the champion of {layout.task} again")
+    store.champion.promote_manually(seen, run_id, "rolled back")
+    typer.echo(f"{run_id} is the champion of {store.task} again")
 
 
 def metrics(task: TaskName, overrides: Overrides = NONE) -> None:
     """Print the ledger's totals in the Prometheus text format."""
     from retrain.monitoring.metrics import render
-    from retrain.store import ledger
 
-    _, store, layout = open_task(task, overrides)
-    typer.echo(render(ledger.read(store, layout)).decode(), nl=False)
+    _, store = open_task(task, overrides)
+    typer.echo(render(store.ledger.read()).decode(), nl=False)

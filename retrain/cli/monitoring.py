@@ -31,10 +31,9 @@ def report(
 ) -> None:
     """Write what was saved, and every run, as one HTML page that needs no network."""
     from retrain.monitoring.report import read_sources, render_page
-    from retrain.store import ledger
 
-    _, store, layout = open_task(task, overrides)
-    page = render_page(read_sources(store, layout, ledger.read(store, layout)))
+    _, store = open_task(task, overrides)
+    page = render_page(read_sources(store, store.ledger.read()))
     with output_errors(output):
         output.write_text(page, encoding="utf-8")
     typer.echo(f"{output.resolve().as_uri()}")

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retrain.errors import UserError
-from retrain.store.layout import Layout
 
 if TYPE_CHECKING:
     from retrain.config.task import Task
-    from retrain.store.base import ObjectStore
+    from retrain.store.task_store import TaskStore
 
 
 TaskName = Annotated[
@@ -41,13 +40,13 @@ KubeflowHost = Annotated[
 RunId = Annotated[str, typer.Argument(help="A run's id, as `retrain history` shows it.")]
 
 
-def open_task(name: str, overrides: Sequence[str] = ()) -> "tuple[Task, ObjectStore, Layout]":
-    """Return a task, its store and the layout of its objects there."""
+def open_task(name: str, overrides: Sequence[str] = ()) -> "tuple[Task, TaskStore]":
+    """Return a task, and its part of the store."""
     from retrain.config.loading import load_task
-    from retrain.store import open_store
+    from retrain.store.task_store import open_task_store
 
     task = load_task(name, overrides)
-    return task, open_store(task.store, task.endpoint_url), Layout(task.name)
+    return task, open_task_store(task)
 
 
 @contextmanager

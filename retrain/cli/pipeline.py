@@ -48,16 +48,15 @@ def trainjob(task: TaskName, overrides: Overrides = NONE) -> None:
     from retrain.kubeflow.trainjob import render_trainjob
     from retrain.pipeline import next_run
     from retrain.pipeline.planning import NoRunNeeded, Request
-    from retrain.store.runs import RunRecords
 
-    opened, store, layout = open_task(task, overrides)
+    opened, store = open_task(task, overrides)
     _warn_of_local_store(opened)
-    planned = next_run.plan_next_run(store, layout, opened, Request())
+    planned = next_run.plan_next_run(store, opened, Request())
     if isinstance(planned, NoRunNeeded):
         typer.echo(f"nothing to do: {planned.reason}", err=True)
         return
     next_run.check_model(planned, elsewhere=True)
-    RunRecords(store, layout, planned.run_id).write_plan(planned)
+    store.run(planned.run_id).write_plan(planned)
     typer.echo(render_trainjob(opened, planned.run_id), nl=False)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
     from retrain.pipeline.context import Context
     from retrain.pipeline.planning import NoRunNeeded, Request
     from retrain.records import Plan, RunRecord
-    from retrain.store.base import ObjectStore
-    from retrain.store.layout import Layout
+    from retrain.store.task_store import TaskStore
 
 
 ENDED_WITHOUT_MODEL = 1
@@ -62,50 +62,48 @@ def run(
     request = Request(method, "trial" if trial else "retrain")
     shortcuts = {"target.level": until, "seed": seed, "kubeflow.host": host}
     chosen = [f"{field}={value}" for field, value in shortcuts.items() if value is not None]
-    opened, store, layout = open_task(task, [*overrides, *chosen])
+    opened, store = open_task(task, [*overrides, *chosen])
     if dry_run:
         from retrain.pipeline import next_run
 
-        _preview(next_run.plan_next_run(store, layout, opened, request), on, as_json)
+        _preview(next_run.plan_next_run(store, opened, request), on, as_json)
     elif on == "kfp-local":
         from retrain.kubeflow.local import run_locally
         from retrain.pipelines.definition import define
 
-        _finish(run_locally(opened, request, device, define), store, layout, as_json)
+        _finish(run_locally(opened, request, device, define), store, as_json)
     elif on == "kubeflow":
-        _submit(opened, store, layout, request, as_json)
+        _submit(opened, store, request, as_json)
     else:
+        from retrain.monitoring.observers import make_observers
         from retrain.pipeline.context import make_context
 
-        context = make_context(store, opened, device, metrics_port, metrics_host)
-        _finish(_run_here(context, opened, request), store, layout, as_json)
+        context = make_context(store, opened, device, partial(make_observers, metrics_port, metrics_host))
+        _finish(_run_here(context, opened, request), store, as_json)
 
 
 def _run_here(context: "Context", task: "Task", request: "Request") -> "RunRecord | NoRunNeeded":
     """Do all stages in this process, and in those that torchrun started with it, while nobody else is at work."""
     from retrain.pipeline import stages
     from retrain.pipeline.train import run_as_leader
-    from retrain.store.locks import task_lock
 
-    with run_as_leader(context), task_lock(context.store, context.layout) as ours:
+    with run_as_leader(context), context.store.lock() as ours:
         return stages.run_task(replace(context, store=ours), task, request)
 
 
-def _submit(task: "Task", store: "ObjectStore", layout: "Layout", request: "Request", as_json: bool) -> None:
+def _submit(task: "Task", store: "TaskStore", request: "Request", as_json: bool) -> None:
     """Submit the next run to Kubeflow, and print what it is called there."""
     from retrain.kubeflow.submission import submit
     from retrain.pipeline import next_run
     from retrain.pipeline.planning import NoRunNeeded
-    from retrain.store.locks import task_lock
-    from retrain.store.runs import RunRecords
 
     task.kubeflow.require_host()
-    with task_lock(store, layout) as ours:
-        planned = next_run.plan_and_quarantine(ours, layout, task, request)
+    with store.lock() as ours:
+        planned = next_run.plan_and_quarantine(ours, task, request)
         if isinstance(planned, NoRunNeeded):
             _say_nothing(planned, as_json)
             return
-        RunRecords(ours, layout, planned.run_id).write_plan(planned)
+        ours.run(planned.run_id).write_plan(planned)
         submitted = submit(task, planned, ours, build_pipeline)
     if as_json:
         typer.echo(json.dumps({"run_id": planned.run_id, **submitted._asdict()}, indent=2))
@@ -123,12 +121,13 @@ def baseline(
     overrides: Overrides = NONE,
 ) -> None:
     """Calibrate: train from scratch on the newest dataset, only to measure what targets come from."""
+    from retrain.monitoring.observers import make_observers
     from retrain.pipeline.context import make_context
     from retrain.pipeline.planning import Request
 
-    opened, store, layout = open_task(task, overrides)
-    context = make_context(store, opened, device, metrics_port, metrics_host)
-    _finish(_run_here(context, opened, Request(purpose="calibrate")), store, layout, as_json)
+    opened, store = open_task(task, overrides)
+    context = make_context(store, opened, device, partial(make_observers, metrics_port, metrics_host))
+    _finish(_run_here(context, opened, Request(purpose="calibrate")), store, as_json)
 
 
 def _preview(planned: "Plan | NoRunNeeded", on: str, as_json: bool) -> None:
@@ -151,18 +150,17 @@ def _say_nothing(nothing: "NoRunNeeded", as_json: bool) -> None:
         typer.echo("null")
 
 
-def _finish(ended: "RunRecord | NoRunNeeded", store: "ObjectStore", layout: "Layout", as_json: bool) -> None:
+def _finish(ended: "RunRecord | NoRunNeeded", store: "TaskStore", as_json: bool) -> None:
     """Print how it ended; a retraining that yielded no champion exits with `ENDED_WITHOUT_MODEL`."""
     from functools import partial
 
     from retrain.cli import formatting
     from retrain.pipeline.planning import NoRunNeeded
-    from retrain.store import ledger
 
     if isinstance(ended, NoRunNeeded):
         _say_nothing(ended, as_json)
         return
-    records = [] if as_json else ledger.read(store, layout)
+    records = [] if as_json else store.ledger.read()
     formatting.print_record(ended, partial(formatting.record_details, ledger=records), as_json)
     if ended.purpose == "retrain" and not (ended.decision and ended.decision.promoted):
         raise typer.Exit(ENDED_WITHOUT_MODEL)

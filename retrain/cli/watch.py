@@ -66,7 +66,7 @@ def _watcher(
 
     watches = [TaskWatch(task, submitter, health) for task in tasks]
     for store in {watch.store.url: watch.store for watch in watches}.values():
-        probe_conditional_writes(store)
+        probe_conditional_writes(store.objects)
     inbox = EventQueue(SqsQueue(queue_url), tasks, health) if queue_url else None
     return Watcher(watches, health, poll_seconds, inbox)
 
@@ -80,6 +80,7 @@ def _submitter(on: str, device: str, tasks: "Sequence[Task]") -> "Executor":
             task.resources.require_one_node()
             task.kubeflow.require_host()
         return KubeflowExecutor(build_pipeline)
+    from retrain.monitoring.observers import observer_for_stream
     from retrain.pipeline.executor import InProcessExecutor
 
-    return InProcessExecutor(device)
+    return InProcessExecutor(device, observer_for_stream)

@@ -22,8 +22,7 @@ from retrain.data.shards import Encoded, read_shard
 from retrain.data.source import SPLITS
 from retrain.errors import DamagedDrop, DropError, UserError
 from retrain.records import Drop, Shard
-from retrain.store.base import ObjectStore
-from retrain.store.layout import Layout
+from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import parallel_map
 
 
@@ -37,23 +36,23 @@ class SplitArrays(NamedTuple):
     labels: Tensor
 
 
-def decode_drop(drop: Drop, store: ObjectStore, layout: Layout, image_size: int) -> dict[Split, SplitArrays]:
+def decode_drop(drop: Drop, store: TaskStore, image_size: int) -> dict[Split, SplitArrays]:
     """Stream a drop's shards and return its splits.
 
     Raises `DamagedDrop`, naming shard and key, where an image cannot be decoded or a shard is not what the manifest
     says.
     """
     try:
-        _check_sizes(drop, store, layout)
-        return _decode(drop, store, layout, image_size)
+        _check_sizes(drop, store)
+        return _decode(drop, store, image_size)
     except DropError as error:
         raise DamagedDrop(drop.id, str(error)) from error
 
 
-def _check_sizes(drop: Drop, store: ObjectStore, layout: Layout) -> None:
+def _check_sizes(drop: Drop, store: TaskStore) -> None:
     """Before memory is allocated for what the manifest promises."""
-    prefix = layout.shard(drop.id, "")
-    found = {entry.key.removeprefix(prefix): entry.size for entry in store.list(prefix)}
+    prefix = store.keys.shard(drop.id, "")
+    found = {entry.key.removeprefix(prefix): entry.size for entry in store.objects.list(prefix)}
     for shard in drop.shards:
         if found.get(shard.name) != shard.size:
             what = f"has {found[shard.name]} bytes" if shard.name in found else "is not there"
@@ -63,12 +62,12 @@ def _check_sizes(drop: Drop, store: ObjectStore, layout: Layout) -> None:
         raise DropError(f"drop {drop.id}: the manifest counts {counted:,} samples, and {held:,} in its shards")
 
 
-def _decode(drop: Drop, store: ObjectStore, layout: Layout, image_size: int) -> dict[Split, SplitArrays]:
+def _decode(drop: Drop, store: TaskStore, image_size: int) -> dict[Split, SplitArrays]:
     arrays = {split: _empty(drop.samples(split), image_size) for split in SPLITS}
     label_of = {name: label for label, name in enumerate(drop.classes)}
     filled: Counter[Split] = Counter()
     for shard in drop.shards:
-        for sample, pixels in _decode_shard(drop, shard, store, layout, image_size):
+        for sample, pixels in _decode_shard(drop, shard, store, image_size):
             split = split_of(sample.key, shard.split, drop.held_out)
             images, labels = arrays[split]
             if sample.class_name not in label_of or filled[split] == len(labels):
@@ -87,9 +86,9 @@ def _empty(samples: int, image_size: int) -> SplitArrays:
 
 
 def _decode_shard(
-    drop: Drop, shard: Shard, store: ObjectStore, layout: Layout, image_size: int
+    drop: Drop, shard: Shard, store: TaskStore, image_size: int
 ) -> Iterator[tuple[Encoded, NDArray[np.uint8]]]:
-    key = layout.shard(drop.id, shard.name)
+    key = store.keys.shard(drop.id, shard.name)
     left_out = {bad.key for bad in drop.left_out if bad.where == shard.name}
 
     def pixels(sample: Encoded) -> tuple[Encoded, NDArray[np.uint8]]:
@@ -98,7 +97,7 @@ def _decode_shard(
         except DropError as error:
             raise DropError(f"{store.url}/{key}: {sample.key}: {error}") from error
 
-    with store.open(key) as stream:
+    with store.objects.open(key) as stream:
         yield from parallel_map(pixels, read_shard(stream, shard, f"{store.url}/{key}", left_out))
 
 
@@ -106,16 +105,14 @@ _whole: set[tuple[Path, int]] = set()
 """Files that this process has read through and found whole, each with the time it was written."""
 
 
-def load_decoded(
-    drop: Drop, store: ObjectStore, layout: Layout, image_size: int, cache_dir: Path
-) -> dict[Split, SplitArrays]:
+def load_decoded(drop: Drop, store: TaskStore, image_size: int, cache_dir: Path) -> dict[Split, SplitArrays]:
     """Return a drop's splits, mapped from the cache; decoded into it first if they are not there, or damaged.
 
     Raises what `decode_drop` does, and `UserError` if the cache cannot be written.
     """
     path = cache_path(drop, image_size, cache_dir)
     if not _is_whole(path):
-        _save_arrays(decode_drop(drop, store, layout, image_size), path)
+        _save_arrays(decode_drop(drop, store, image_size), path)
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
     return {split: SplitArrays(tensors[f"{split}.images"], tensors[f"{split}.labels"]) for split in SPLITS}

@@ -17,9 +17,8 @@ from retrain.data.staging import Staging, split_into_parts, stable_hash
 from retrain.errors import DropError
 from retrain.records import Drop, LeftOut, Shard
 from retrain.records.drop import DROP_ID
-from retrain.store.base import Conflict, ObjectStore
-from retrain.store.drops import find_drop, read_drop
-from retrain.store.layout import Layout
+from retrain.store.base import Conflict
+from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import map_ahead, parallel_map
 
 ON_DISK = 4
@@ -39,7 +38,7 @@ class Packed(NamedTuple):
 def pack(
     source: Path,
     task: Task,
-    store: ObjectStore,
+    store: TaskStore,
     *,
     staging: Staging | None = None,
     part: int | None = None,
@@ -62,7 +61,7 @@ def pack(
         return [_commit(drop, folder, store) for drop, folder in drops]
 
 
-def pack_by_shards(samples: tuple[Sample, ...], task: Task, store: ObjectStore, drop_id: str) -> Drop:
+def pack_by_shards(samples: tuple[Sample, ...], task: Task, store: TaskStore, drop_id: str) -> Drop:
     """Commit samples as a drop of this id, of which `ON_DISK` shards lie here at once, however many it has.
 
     Each goes to the store as soon as it is written. Raises `DropError` as `pack` does; the shards that went before then
@@ -72,7 +71,7 @@ def pack_by_shards(samples: tuple[Sample, ...], task: Task, store: ObjectStore, 
         folder = Path(temporary)
 
         def send(shard: Shard) -> Shard:
-            store.upload(folder / shard.name, Layout(task.name).shard(drop_id, shard.name))
+            store.objects.upload(folder / shard.name, store.keys.shard(drop_id, shard.name))
             (folder / shard.name).unlink()
             return shard
 
@@ -148,22 +147,20 @@ def _good(
             bad.add(str(sample.entry), LeftOut(where=str(sample.entry.name), key=sample.key, cause=cause))
 
 
-def _commit(drop: Drop, folder: Path, store: ObjectStore) -> Packed:
-    layout = Layout(drop.task)
-    if find_drop(store, layout, drop.id) is None:
+def _commit(drop: Drop, folder: Path, store: TaskStore) -> Packed:
+    if store.drops.find(drop.id) is None:
         names = [shard.name for shard in drop.shards]
-        for _ in map_ahead(lambda name: store.upload(folder / name, layout.shard(drop.id, name)), names):
+        for _ in map_ahead(lambda name: store.objects.upload(folder / name, store.keys.shard(drop.id, name)), names):
             pass
     return _seal(drop, store)
 
 
-def _seal(drop: Drop, store: ObjectStore) -> Packed:
+def _seal(drop: Drop, store: TaskStore) -> Packed:
     """Write the manifest of a drop whose shards are in the store, unless it is committed already."""
-    layout = Layout(drop.task)
     with suppress(Conflict):
-        store.create(layout.manifest(drop.id), drop.to_bytes())
+        store.objects.create(store.keys.manifest(drop.id), drop.to_bytes())
         return Packed(drop, new=True)
-    committed = read_drop(store, layout, drop.id)
+    committed = store.drops.read(drop.id)
     if committed.digest != drop.digest:
         raise DropError(f"drop {drop.id} exists with other content, and drops never change; choose another id")
     return Packed(committed, new=False)

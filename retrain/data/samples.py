@@ -12,8 +12,7 @@ from retrain.config import Split
 from retrain.data.cache import load_decoded
 from retrain.data.dataset import check_drops
 from retrain.records import Dataset, Drop
-from retrain.store.base import ObjectStore
-from retrain.store.layout import Layout
+from retrain.store.task_store import TaskStore
 
 
 class Pixels(Protocol):
@@ -86,8 +85,7 @@ def load_held(
     drops: Sequence[Drop],
     splits: Collection[Split],
     *,
-    store: ObjectStore,
-    layout: Layout,
+    store: TaskStore,
     image_size: int,
     device: torch.device,
     pixels_on: torch.device,
@@ -103,7 +101,7 @@ def load_held(
     images = {split: torch.empty(sum(sizes[split]), *shape, dtype=torch.uint8, device=pixels_on) for split in splits}
     labels: dict[Split, list[Tensor]] = {split: [] for split in splits}
     for position, drop in enumerate(drops):
-        arrays, label_of = load_decoded(drop, store, layout, image_size, cache_dir), labels_of(dataset, drop)
+        arrays, label_of = load_decoded(drop, store, image_size, cache_dir), labels_of(dataset, drop)
         for split in splits:
             start = sum(sizes[split][:position])
             images[split][start : start + sizes[split][position]] = arrays[split].images

@@ -20,9 +20,8 @@ from retrain.data.source import SourceFile, list_store, read_entries, split_of_t
 from retrain.data.tars import HashingReader
 from retrain.errors import DropError
 from retrain.records import Drop, LeftOut, Shard
-from retrain.store.base import Conflict, ObjectStore
-from retrain.store.drops import read_drop
-from retrain.store.layout import Layout
+from retrain.store.base import Conflict
+from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import parallel_map
 
 PACKED = re.compile(r"(train|val|test)-\d{6}-[0-9a-f]{8}\.tar")
@@ -31,14 +30,14 @@ PACKED = re.compile(r"(train|val|test)-\d{6}-[0-9a-f]{8}\.tar")
 CONTROL_FILES = ("_SUCCESS", "drop.json", "quarantine.json")
 
 
-def ingest_drop(drop_id: str, task: Task, store: ObjectStore) -> Drop:
+def ingest_drop(drop_id: str, task: Task, store: TaskStore) -> Drop:
     """Commit what a producer has uploaded under a drop: shards named after their split, or `class/name.png`.
 
     Raises `DropError`, naming shard, key and cause, if anything of it is wrong; then nothing is committed.
     """
     check_id(drop_id, 1)
-    prefix = Layout(task.name).shard(drop_id, "")
-    entries = [entry for entry in list_store(store, prefix) if str(entry.name) not in CONTROL_FILES]
+    prefix = store.keys.shard(drop_id, "")
+    entries = [entry for entry in list_store(store.objects, prefix) if str(entry.name) not in CONTROL_FILES]
     tars = [entry for entry in entries if entry.name.suffix == ".tar"]
     images = [entry for entry in entries if entry.name.suffix != ".tar"]
     packed = [tar.name for tar in tars if PACKED.fullmatch(str(tar.name))]
@@ -53,20 +52,19 @@ def ingest_drop(drop_id: str, task: Task, store: ObjectStore) -> Drop:
     return pack_by_shards(read_entries(images, images[0].root), task, store, drop_id)
 
 
-def _ingest_shards(drop_id: str, tars: list[SourceFile], task: Task, store: ObjectStore) -> Drop:
+def _ingest_shards(drop_id: str, tars: list[SourceFile], task: Task, store: TaskStore) -> Drop:
     """Each shard is read once, as it streams by."""
-    layout = Layout(task.name)
     splits = {str(tar.name): split_of_tar(Path(tar.name)) for tar in tars}
     reader = _Reader(held_out_shares(set(splits.values()), task.data), task.data)
     shards = []
     for name, split in splits.items():
-        key = layout.shard(drop_id, name)
-        with store.open(key) as stream:
+        key = store.keys.shard(drop_id, name)
+        with store.objects.open(key) as stream:
             shards.append(reader.read(stream, name, split, f"{store.url}/{key}"))
     drop = reader.tally.manifest(drop_id, task.name, shards, reader.bad, f"drop {drop_id}")
     with suppress(Conflict):  # somebody else committed it in the meantime
-        store.create(layout.manifest(drop_id), drop.to_bytes())
-    return read_drop(store, layout, drop_id)
+        store.objects.create(store.keys.manifest(drop_id), drop.to_bytes())
+    return store.drops.read(drop_id)
 
 
 class _Judged(NamedTuple):

@@ -21,21 +21,20 @@ from retrain.data.stream.shard_cache import WHOLE, ShardCache
 from retrain.doctor.checks import Check, Finding
 from retrain.pipeline.context import cache_folder
 from retrain.records import Drop
-from retrain.store.base import ObjectStore
-from retrain.store.layout import Layout
+from retrain.store.task_store import TaskStore
 from retrain.training.hardware import BF16_SLOW, is_bf16_slow
 from retrain.utils.processes import available_cores
 
 GB = 1e9
 
 
-def check_machine(task: Task, store: ObjectStore, drops: Sequence[Drop]) -> Iterator[Finding]:
+def check_machine(task: Task, store: TaskStore, drops: Sequence[Drop]) -> Iterator[Finding]:
     """Yield what there is to say of the disk and of the device."""
     yield Check("disk", lambda: _check_disk(task, store, drops)).run()
     yield Check("device", lambda: _check_device(task)).run()
 
 
-def _check_disk(task: Task, store: ObjectStore, drops: Sequence[Drop]) -> Finding | str:
+def _check_disk(task: Task, store: TaskStore, drops: Sequence[Drop]) -> Finding | str:
     folder = cache_folder()
     mend = "Let $RETRAIN_CACHE name a folder that can be written and is large enough."
     if not _is_writable(folder):
@@ -73,7 +72,7 @@ def _check_device(task: Task) -> Finding | str:
     )
 
 
-def disk_bytes_needed(task: Task, drops: Sequence[Drop], streamed: bool, store: ObjectStore, folder: Path) -> int:
+def disk_bytes_needed(task: Task, drops: Sequence[Drop], streamed: bool, store: TaskStore, folder: Path) -> int:
     """Return the bytes to come beside what lies in the cache folder already.
 
     Held, every split of a drop is kept as uint8 pixels of the size that the network sees. A stream keeps those of the
@@ -95,11 +94,11 @@ def _decoded_bytes(task: Task, drop: Drop, splits: Sequence[Split]) -> int:
     return decoded_bytes(sum(map(drop.samples, splits)), task.data.image_size)
 
 
-def _shard_bytes(task: Task, drops: Sequence[Drop], store: ObjectStore, folder: Path) -> int:
-    cache = ShardCache(store, folder / "shards", parse_bytes(task.data.stream.cache))
+def _shard_bytes(task: Task, drops: Sequence[Drop], store: TaskStore, folder: Path) -> int:
+    cache = ShardCache(store.objects, folder / "shards", parse_bytes(task.data.stream.cache))
     missing = sum(
         ref.shard.size
-        for ref in chain.from_iterable(shard_refs(drop, Layout(task.name)) for drop in drops)
+        for ref in chain.from_iterable(shard_refs(drop, store.keys) for drop in drops)
         if not cache.path(ref).exists()
     )
     return min(missing, max(0, cache.limit - sum(map(_file_size, cache.folder.glob(f"*{WHOLE}")))))

@@ -10,10 +10,7 @@ from retrain.models import factory
 from retrain.pipeline import next_run
 from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.records import Drop
-from retrain.store import champions
-from retrain.store.base import ObjectStore
-from retrain.store.layout import Layout
-from retrain.store.runs import RunFiles
+from retrain.store.task_store import TaskStore
 
 FEWEST = 2
 """Classes that a network is tried with before any drop has landed."""
@@ -26,13 +23,12 @@ CHAMPION = (
 PLAN = "Put what it names back from a copy of the store; `retrain run --dry-run` then plans."
 
 
-def check_readiness(task: Task, store: ObjectStore, drops: Sequence[Drop]) -> Iterator[Finding]:
+def check_readiness(task: Task, store: TaskStore, drops: Sequence[Drop]) -> Iterator[Finding]:
     """Yield what there is to say of the next run; of its plan nothing if the champion, which it reads, is damaged."""
-    layout = Layout(task.name)
     checks = (
         (Check("model", lambda: _check_model(task, drops)), MODEL),
-        (Check("champion", lambda: _check_champion(store, layout)), CHAMPION),
-        (Check("plan", lambda: _check_plan(task, store, layout)), PLAN),
+        (Check("champion", lambda: _check_champion(store)), CHAMPION),
+        (Check("plan", lambda: _check_plan(task, store)), PLAN),
     )
     for check, mend in checks:
         finding = check.run()
@@ -51,17 +47,17 @@ def _check_model(task: Task, drops: Sequence[Drop]) -> Finding | str:
     return f"{task.model.name} takes {task.data.image_size}x{task.data.image_size} images"
 
 
-def _check_champion(store: ObjectStore, layout: Layout) -> str:
-    run_id = champions.read(store, layout).run_id
+def _check_champion(store: TaskStore) -> str:
+    run_id = store.champion.read().run_id
     if run_id is None:
         return "none yet"
-    RunFiles(store, layout, run_id).weights()
+    store.run(run_id).weights()
     return f"{run_id}, its model as the run ended with it"
 
 
-def _check_plan(task: Task, store: ObjectStore, layout: Layout) -> Finding | str:
+def _check_plan(task: Task, store: TaskStore) -> Finding | str:
     try:
-        planned = next_run.plan_next_run(store, layout, task, Request())
+        planned = next_run.plan_next_run(store, task, Request())
     except DamagedDrop as damaged:
         mend = "None needed: the next run puts the drop in quarantine and goes on."
         return Finding(check="plan", state="warning", found=str(damaged), mend=mend)

@@ -6,19 +6,20 @@ from datetime import UTC, datetime
 from retrain.doctor.checks import Check, Finding
 from retrain.records import Drop
 from retrain.store.base import ObjectStore, probe_conditional_writes
+from retrain.store.task_store import TaskStore
 from retrain.utils.text import pluralize
 
 SKEW = 10.0
 """Seconds that clocks may differ; leases are compared across machines, and S3 refuses at 15 minutes."""
 
 
-def check_storage(store: ObjectStore, task: str, drops: Callable[[], Sequence[Drop]]) -> Iterator[Finding]:
+def check_storage(store: TaskStore, drops: Callable[[], Sequence[Drop]]) -> Iterator[Finding]:
     """Yield what there is to say of a store; after a failure nothing more, since it would be the same."""
     checks = (
-        Check("credentials", lambda: _credentials(store)),
-        Check("store", lambda: _access(store, task, drops())),
-        Check("conditional writes", lambda: _conditions(store)),
-        Check("clock", lambda: _clock(store)),
+        Check("credentials", lambda: _credentials(store.objects)),
+        Check("store", lambda: _access(store, drops())),
+        Check("conditional writes", lambda: _conditions(store.objects)),
+        Check("clock", lambda: _clock(store.objects)),
     )
     for check in checks:
         finding = check.run()
@@ -43,8 +44,8 @@ def _credentials(store: ObjectStore) -> Finding | str:
     return f"by {found.method}"
 
 
-def _access(store: ObjectStore, task: str, drops: Sequence[Drop]) -> str:
-    return f"{store.url} can be read: {pluralize(len(drops), 'drop')} of task {task}"
+def _access(store: TaskStore, drops: Sequence[Drop]) -> str:
+    return f"{store.url} can be read: {pluralize(len(drops), 'drop')} of task {store.task}"
 
 
 def _conditions(store: ObjectStore) -> str:

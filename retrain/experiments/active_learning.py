@@ -30,7 +30,7 @@ def commit_next(runs: Runs, cell: Cell, root: DataRoot, device: str) -> None:
     parent, task = parent_of(cell), runs.task(cell)
     if parent is None or runs.has_landed(cell) or not runs.left_model(parent):
         return
-    context = make_context(runs.store, task, device)
+    context = make_context(runs.store(task.name), task, device)
     landed = {key for drop in runs.drops(parent) for key in _keys(context, drop)}
     staging = Staging.parse("share", runs.study.splits[cell.split].sizes)
     with prepared_data(runs.study, root) as (sources, folder):
@@ -40,7 +40,7 @@ def commit_next(runs: Runs, cell: Cell, root: DataRoot, device: str) -> None:
         chosen = [pool[index] for index in _least_sure(context, runs.plan(parent), pool, count)]
         held_out = [sample for sample in split_into_parts(samples, staging)[cell.drops - 1] if not _is_train(sample)]
         write_folder([*chosen, *held_out], folder / "next")
-        pack(folder / "next", task, runs.store, drop_id=drop_id(runs.study, cell))
+        pack(folder / "next", task, context.store, drop_id=drop_id(runs.study, cell))
 
 
 def sizes(total: int, staging: Staging) -> list[int]:
@@ -64,6 +64,6 @@ def _keys(context: Context, drop: Drop) -> Iterator[str]:
     """Yield the keys of a drop's training samples."""
     for shard in drop.shards:
         if shard.split == "train":
-            key = context.layout.shard(drop.id, shard.name)
-            with context.store.open(key) as stream:
+            key = context.store.keys.shard(drop.id, shard.name)
+            with context.store.objects.open(key) as stream:
                 yield from (sample.key for sample in read_shard(stream, shard, key))

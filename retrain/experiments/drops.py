@@ -19,8 +19,7 @@ from retrain.experiments.settings import Data, Study
 from retrain.experiments.subsets import thin, two_parts, write_folder
 from retrain.records import Drop
 from retrain.store.base import ObjectStore
-from retrain.store.drops import list_drops
-from retrain.store.layout import Layout
+from retrain.store.task_store import TaskStore
 
 
 class DataRoot(NamedTuple):
@@ -30,26 +29,26 @@ class DataRoot(NamedTuple):
     download: bool = False
 
 
-def committed_drops(study: Study, split: str, task: Task, store: ObjectStore) -> tuple[Drop, ...] | None:
+def committed_drops(study: Study, split: str, task: Task, objects: ObjectStore) -> tuple[Drop, ...] | None:
     """Return a split's drops in their order, or None if those that land beforehand are not all committed."""
-    drops = list_drops(store, Layout(task.name))
+    drops = TaskStore(objects, task.name).drops.all()
     beforehand = 1 if study.splits[split].by == "margin" else parts_of(study, split)
     return drops if len(drops) >= beforehand else None
 
 
-def commit_drops(study: Study, split: str, task: Task, store: ObjectStore, root: DataRoot) -> tuple[Drop, ...]:
+def commit_drops(study: Study, split: str, task: Task, objects: ObjectStore, root: DataRoot) -> tuple[Drop, ...]:
     """Commit a split's drops, unless they are; return them in their order.
 
     Raises `StudyError` if a data set is not at hand, `DropError` if the split does not suit it.
     """
-    if drops := committed_drops(study, split, task, store):
+    if drops := committed_drops(study, split, task, objects):
         return drops
     if study.splits[split].by == "landed":
         raise StudyError(f"task {task.name}: a study of its own drops needs two of them, old and new; it has fewer")
     with prepared_data(study, root) as (sources, folder):
         for number, (source, staging, part) in enumerate(_parts(study, split, sources, folder), 1):
-            pack(source, task, store, staging=staging, part=part, drop_id=f"drop-{number}")
-    return list_drops(store, Layout(task.name))
+            pack(source, task, TaskStore(objects, task.name), staging=staging, part=part, drop_id=f"drop-{number}")
+    return TaskStore(objects, task.name).drops.all()
 
 
 @contextmanager

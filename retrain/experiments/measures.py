@@ -11,8 +11,9 @@ from retrain.pipeline.train import prepare
 from retrain.recipe.analysis import gradient_norms, rank_correlation, weight_correlation
 from retrain.recipe.learning_speed import add_decayed, joint_shares, learning_speed
 from retrain.records import Plan
-from retrain.store.base import Missing, ObjectStore
-from retrain.store.layout import Layout
+from retrain.store.base import Missing
+from retrain.store.task_store import TaskStore
+from retrain.training.index_files import read_counters
 from retrain.training.optimizers import trained_parameters
 from retrain.training.seeds import make_generator
 from retrain.training.setup import Run
@@ -49,8 +50,8 @@ def speeds(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
     plan = run.plan
     if plan.parent is None or not plan.known:
         return
-    parent = context.files(plan.parent).counters(plan.dataset, plan.known)
-    kept = context.files(plan.run_id).counters(plan.dataset, len(plan.dataset.drops))
+    parent = read_counters(context.files(plan.parent), plan.dataset, plan.known)
+    kept = read_counters(context.files(plan.run_id), plan.dataset, len(plan.dataset.drops))
     own = add_decayed(parent, kept, -plan.task.training.index_decay)  # what was kept is the sum of both
     old = (run.train.drop < plan.known).cpu()
     before, after = learning_speed(parent)[old], learning_speed(own)[old]
@@ -58,6 +59,9 @@ def speeds(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
     yield "rank correlation of learning speeds", rank_correlation(before[seen], after[seen])
     yield MAP, joint_shares(before, after, BINS).tolist()
 
+
+FILE = "measures.json"
+"""Name of the file of a run that holds its measures."""
 
 MEASURES: dict[str, Callable[[Context, Run], Iterator[tuple[str, Measure]]]] = {
     "weight_correlation": correlation,
@@ -68,27 +72,23 @@ MEASURES: dict[str, Callable[[Context, Run], Iterator[tuple[str, Measure]]]] = {
 
 def measure(context: Context, plan: Plan, names: Iterable[str]) -> None:
     """Measure what has not been measured of an ended run that left a model, and keep the figures beside it."""
-    found = _read(context.store, context.layout, plan.run_id)
+    found = _read(context.store, plan.run_id)
     missing = [name for name in names if name not in found]
     for name in missing:
         found[name] = dict(MEASURES[name](context, prepare(context, plan)))
     if missing:
-        context.store.write(_key(context.layout, plan.run_id), json.dumps(found).encode())
+        context.store.objects.write(context.store.keys.run(plan.run_id, FILE), json.dumps(found).encode())
 
 
-def read(store: ObjectStore, layout: Layout, run_id: str, names: Iterable[str]) -> Figures:
+def read(store: TaskStore, run_id: str, names: Iterable[str]) -> Figures:
     """Return what has been measured of a run, of what is asked for."""
-    found = _read(store, layout, run_id)
+    found = _read(store, run_id)
     return {figure: value for name in names for figure, value in found.get(name, {}).items()}
 
 
-def _read(store: ObjectStore, layout: Layout, run_id: str) -> dict[str, Figures]:
+def _read(store: TaskStore, run_id: str) -> dict[str, Figures]:
     try:
-        figures: dict[str, Figures] = json.loads(store.read(_key(layout, run_id))[0])
+        figures: dict[str, Figures] = json.loads(store.objects.read(store.keys.run(run_id, FILE))[0])
     except Missing:
         return {}
     return figures
-
-
-def _key(layout: Layout, run_id: str) -> str:
-    return layout.run(run_id, "measures.json")

@@ -17,9 +17,7 @@ from retrain.experiments.settings import Method, Split, Study
 from retrain.experiments.statistics import Row, estimate, groups, rows
 from retrain.experiments.workers import Workers
 from retrain.records import Drop
-from retrain.store import open_store
-from retrain.store.drops import list_drops
-from retrain.store.layout import Layout
+from retrain.store.task_store import open_task_store
 
 SCALES = (1.0, 0.5, 0.25)
 NAIVE = {"initialization": {"name": "warm"}, "objective": {"name": "none"}, "sampling": {"name": "uniform"}}
@@ -147,7 +145,7 @@ def recommendation(name: str, budget: int | None, seeds: int, workers: Workers, 
     Raises `StudyError` if there are fewer than two drops, or the budget is too small.
     """
     task = load_task(name, overrides)
-    drops = list_drops(open_store(task.store, task.endpoint_url), Layout(task.name))
+    drops = open_task_store(task).drops.all()
     if len(drops) < 2:
         landed = "1 drop" if len(drops) == 1 else "no drop"
         raise StudyError(f"task {task.name} has {landed}; old and new ones are needed to compare methods")

@@ -12,8 +12,6 @@ from retrain.experiments.grid import Cell, cells, parts_of
 from retrain.experiments.runs import Runs
 from retrain.experiments.workers import RunEach, Workers, measure_run, run_trial, worker_pool
 from retrain.records import Plan
-from retrain.store.layout import Layout
-from retrain.store.runs import RunRecords
 
 log = logging.getLogger("retrain")
 
@@ -38,11 +36,11 @@ def plan_ahead(runs: Runs, root: DataRoot) -> list[list[Plan]]:
     if chosen := next((name for name, split in splits.items() if split.by == "margin"), None):
         raise StudyError(f"split {chosen}: what lands is chosen by models that are not trained yet; run it --on here")
     for cell in cells(runs.study, 1):
-        commit_drops(runs.study, cell.split, runs.task(cell), runs.store, root)
+        commit_drops(runs.study, cell.split, runs.task(cell), runs.objects, root)
     runs.forget()
     levels = [_to_do(runs, drops) for drops in range(1, _longest(runs) + 1)]
     for plan in chain.from_iterable(levels):
-        RunRecords(runs.store, Layout(plan.task.name), plan.run_id).write_plan(plan)
+        runs.store(plan.task.name).run(plan.run_id).write_plan(plan)
     return [level for level in levels if level]
 
 
@@ -58,7 +56,7 @@ def _longest(runs: Runs) -> int:
 def _run(runs: Runs, root: DataRoot, grid: list[Cell], each: RunEach, device: str) -> int:
     """Run the cells of one number of drops, none of which depends on another."""
     for cell in grid:
-        commit_drops(runs.study, cell.split, runs.task(cell), runs.store, root)
+        commit_drops(runs.study, cell.split, runs.task(cell), runs.objects, root)
         if runs.study.splits[cell.split].by == "margin":
             commit_next(runs, cell, root, device)
     runs.forget()

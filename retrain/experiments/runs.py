@@ -14,11 +14,9 @@ from retrain.experiments.settings import Study
 from retrain.pipeline import planning
 from retrain.pipeline.planning import History, Request
 from retrain.records import Dataset, Drop, Plan, RunRecord
-from retrain.store import ledger, open_store
+from retrain.store import open_store
 from retrain.store.base import ObjectStore
-from retrain.store.drops import list_drops
-from retrain.store.layout import Layout
-from retrain.store.runs import RunRecords
+from retrain.store.task_store import TaskStore
 
 
 class Data(NamedTuple):
@@ -42,10 +40,14 @@ class Runs:
         self._data: dict[str, Data] = {}
 
     @cached_property
-    def store(self) -> ObjectStore:
-        """The store, which is one for all cells."""
+    def objects(self) -> ObjectStore:
+        """The object store, which is one for all cells."""
         task = self.task(next(cells(self.study, 1)))
         return open_store(task.store, task.endpoint_url)
+
+    def store(self, task: str) -> TaskStore:
+        """Return the part of the store of one split's task."""
+        return TaskStore(self.objects, task)
 
     def task(self, cell: Cell) -> Task:
         """Return a cell's task."""
@@ -53,11 +55,12 @@ class Runs:
 
     def data(self, cell: Cell) -> Data:
         """Return the drops and records of a cell's split, as they were when first asked for, or `forget`."""
-        layout = Layout(self.task(cell).name)
-        if layout.task not in self._data:
-            records = {record.run_id: record for record in ledger.read(self.store, layout)}
-            self._data[layout.task] = Data(list_drops(self.store, layout), records)
-        return self._data[layout.task]
+        task = self.task(cell).name
+        if task not in self._data:
+            store = self.store(task)
+            records = {record.run_id: record for record in store.ledger.read()}
+            self._data[task] = Data(store.drops.all(), records)
+        return self._data[task]
 
     def drops(self, cell: Cell) -> list[Drop]:
         """Return what a cell's run trains on. Raises `StudyError` if drops are missing."""
@@ -65,7 +68,7 @@ class Runs:
         if by == "landed":
             return list(drops if cell.drops == 2 else drops[:-1])
         if not self.has_landed(cell):
-            raise StudyError(f"study {self.study.name}: the drops of split {cell.split} are not in {self.store.url}")
+            raise StudyError(f"study {self.study.name}: the drops of split {cell.split} are not in {self.objects.url}")
         names = drop_ids(self.study, cell)
         by_id = {drop.id: drop for drop in drops}
         return [by_id[name] for name in (names[-1:] if by == "transfer" else names)]
@@ -115,9 +118,9 @@ class Runs:
         return record is not None and record.outcome == "completed"
 
     def _ran(self, cell: Cell, record: RunRecord) -> EndedRun:
-        layout = Layout(record.task)
-        curve = RunRecords(self.store, layout, record.run_id).curve()
-        return EndedRun(cell, record, curve, measures.read(self.store, layout, record.run_id, self.study.measures))
+        store = self.store(record.task)
+        curve = store.run(record.run_id).curve()
+        return EndedRun(cell, record, curve, measures.read(store, record.run_id, self.study.measures))
 
     def ran(self) -> list[EndedRun]:
         """Return all cells whose runs have ended, those on the first drop apart, in the grid's order."""

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from retrain.records import Plan
-from retrain.store import open_store
+from retrain.store.task_store import open_task_store
 from retrain.utils.processes import exit_with_parent
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def measure_run(plan: Plan, *, names: tuple[str, ...], device: str) -> None:
 
 
 def _context(plan: Plan, device: str) -> "Context":
+    from retrain.monitoring.observers import observer_for_stream
     from retrain.pipeline.context import make_context
 
-    return make_context(open_store(plan.task.store, plan.task.endpoint_url), plan.task, device)
+    return make_context(open_task_store(plan.task), plan.task, device, observer_for_stream)

@@ -21,7 +21,7 @@ from retrain.pipeline import stages
 from retrain.pipeline.context import Context, make_context
 from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.records import RunRecord
-from retrain.store import ledger, open_store
+from retrain.store.task_store import open_task_store
 
 DefinePipeline = Callable[[Task, str, Callable[[dsl.PipelineTask, str], None]], GraphComponent]
 """Define a task's pipeline with its steps in an image, and a function that configures each step's process."""
@@ -35,7 +35,7 @@ def run_locally(task: Task, request: Request, device: str, define: DefinePipelin
 
     Raises `UserError` if the task or its data do not let it be planned.
     """
-    context = make_context(open_store(task.store, task.endpoint_url), task, device)
+    context = make_context(open_task_store(task), task, device)
     submission = uuid4().hex
     said = StepLines()
     with TemporaryDirectory(prefix="retrain-") as root, redirect_stdout(said), _quiet():
@@ -59,14 +59,14 @@ def _quiet() -> Iterator[None]:
 
 
 def _outcome(context: Context, submission: str, said: "StepLines") -> RunRecord | NoRunNeeded:
-    found = read_submission(context.store, context.layout, submission)
+    found = read_submission(context.store, submission)
     if found and found.error:
         raise RunError(found.error)
     if found and found.nothing:
         return NoRunNeeded(found.nothing)
     if found and found.run_id:
         last = stages.latest_attempt(context, context.files(found.run_id).plan())
-        if record := ledger.find(context.store, context.layout, last.run_id):
+        if record := context.store.ledger.find(last.run_id):
             return record
     raise RunError("the pipeline ended without a record; the last that its steps said:\n" + "".join(said.last))
 

@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import cast, get_args
 
 from retrain.config import Method, Purpose
@@ -17,15 +18,14 @@ from retrain.config.loading import parse_task
 from retrain.config.task import Task
 from retrain.errors import DamagedDrop, StoreError, UserError
 from retrain.kubeflow.submission import Submission, read_submission, write_submission
+from retrain.monitoring.observers import LOOPBACK, make_observers
 from retrain.pipeline import stages
-from retrain.pipeline.context import LOOPBACK, Context, make_context
+from retrain.pipeline.context import Context, make_context
 from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.pipeline.train import run_as_leader
 from retrain.records import Plan
-from retrain.store import Missing, ledger, open_store
-from retrain.store.drops import quarantine_damaged
-from retrain.store.locks import task_lock
-from retrain.watcher.claims import release_claims
+from retrain.store import Missing
+from retrain.store.task_store import open_task_store
 
 log = logging.getLogger("retrain")
 
@@ -36,13 +36,13 @@ def plan(text: str, method: str, purpose: str, submission: str, job: str) -> str
     Empty if there is nothing to do, or if another job does this submission.
     """
     task, context = _open(text, "cpu")
-    found = read_submission(context.store, context.layout, submission)
+    found = read_submission(context.store, submission)
     if found is None:
-        with task_lock(context.store, context.layout, patient=True) as ours:
-            found = read_submission(ours, context.layout, submission)  # another pod may have planned it meanwhile
+        with context.store.lock(patient=True) as ours:
+            found = read_submission(ours, submission)  # another pod may have planned it meanwhile
             if found is None:
                 found = _plan(replace(context, store=ours), task, method, purpose)
-                write_submission(ours, context.layout, submission, found)
+                write_submission(ours, submission, found)
     if not found.is_left_to(job):
         log.info("nothing to do: %s is done by job %s", submission, found.job)
         return ""
@@ -127,16 +127,16 @@ def record(text: str, run_id: str, device: str) -> str:
 def finish(text: str, submission: str, job: str, state: str, message: str) -> None:
     """Record a failure that no step could record itself, and exit with 1 if the retraining failed."""
     _, context = _open(text, "cpu")
-    found = read_submission(context.store, context.layout, submission) or Submission(error="planning did not end")
+    found = read_submission(context.store, submission) or Submission(error="planning did not end")
     if found.error:
         raise SystemExit(found.error)
     if found.run_id is None or not found.is_left_to(job):
         return
     if state != "SUCCEEDED":
-        with task_lock(context.store, context.layout, patient=True) as ours:
+        with context.store.lock(patient=True) as ours:
             _record_end(replace(context, store=ours), found.run_id, message or f"the pipeline ended {state}")
     last = stages.latest_attempt(context, context.files(found.run_id).plan())
-    ended = ledger.find(context.store, context.layout, last.run_id)
+    ended = context.store.ledger.find(last.run_id)
     if ended is None or ended.outcome == "failed":
         raise SystemExit(f"{last.run_id} failed: {ended.error if ended else 'it left no record'}")
 
@@ -152,7 +152,7 @@ def _run_stage(stage: Callable[[Context, Plan], object], text: str, run_id: str,
     A pod waits for whoever else is at work on the task: to fail would only use up its retries.
     """
     _, opened = _open(text, device)
-    with run_as_leader(opened) as first, task_lock(first.store, first.layout, patient=True) as ours:
+    with run_as_leader(opened) as first, first.store.lock(patient=True) as ours:
         context = replace(first, store=ours)
         plan = context.files(run_id).plan()
         if not _ended(context, plan):
@@ -169,8 +169,8 @@ def _run_or_record(stage: Callable[[Context, Plan], object], context: Context, p
             raise
         log.error("%s", error)
         if isinstance(error, DamagedDrop):
-            quarantine_damaged(context.store, context.layout, error)
-            release_claims(context.store, context.layout, plan)
+            context.store.drops.quarantine_damaged(error)
+            context.store.claims().release(plan)
         stages.record_failure(context, plan, _error_text(error))
 
 
@@ -183,8 +183,8 @@ def _open(text: str, device: str) -> tuple[Task, Context]:
         log.propagate = False
     task = _task(text)
     port, host = os.environ.get("RETRAIN_METRICS_PORT"), os.environ.get("RETRAIN_METRICS_HOST", LOOPBACK)
-    store = open_store(task.store, task.endpoint_url)
-    return task, make_context(store, task, device, int(port) if port else None, host)
+    observers = partial(make_observers, int(port) if port else None, host)
+    return task, make_context(open_task_store(task), task, device, observers)
 
 
 def _task(text: str) -> Task:
@@ -193,7 +193,7 @@ def _task(text: str) -> Task:
 
 def _ended(context: Context, plan: Plan) -> bool:
     last = stages.latest_attempt(context, plan)
-    return ledger.find(context.store, context.layout, last.run_id) is not None
+    return context.store.ledger.find(last.run_id) is not None
 
 
 def _is_permanent(error: Exception) -> bool:
@@ -203,19 +203,19 @@ def _is_permanent(error: Exception) -> bool:
 def _write_error(context: Context, plan: Plan, error: Exception) -> None:
     """Leave an error where `finish` finds it, if this try was the last."""
     last = stages.latest_attempt(context, plan)
-    context.store.write(_error_key(context, last), _error_text(error).encode())
+    context.store.objects.write(_error_key(context, last), _error_text(error).encode())
 
 
 def _read_error(context: Context, plan: Plan) -> str | None:
     try:
-        data, _ = context.store.read(_error_key(context, plan))
+        data, _ = context.store.objects.read(_error_key(context, plan))
     except Missing:
         return None
     return data.decode()
 
 
 def _error_key(context: Context, plan: Plan) -> str:
-    return context.layout.run(plan.run_id, "error.txt")
+    return context.store.keys.run(plan.run_id, "error.txt")
 
 
 def _error_text(error: Exception) -> str:

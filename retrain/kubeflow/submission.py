@@ -8,9 +8,8 @@ from retrain.config.task import Task
 from retrain.errors import ModelError
 from retrain.pipeline import next_run
 from retrain.records import Plan, Record
-from retrain.store import open_store
-from retrain.store.base import Missing, ObjectStore, read_record
-from retrain.store.layout import Layout
+from retrain.store.base import Missing, read_record
+from retrain.store.task_store import TaskStore, open_task_store
 from retrain.utils.processes import run_in_subprocess
 
 if TYPE_CHECKING:
@@ -48,15 +47,15 @@ class Submission(Record):
         return self.job in (None, job)
 
 
-def write_submission(store: ObjectStore, layout: Layout, submission_id: str, submission: Submission) -> None:
+def write_submission(store: TaskStore, submission_id: str, submission: Submission) -> None:
     """Keep what planning came to."""
-    store.write(layout.submission(submission_id), submission.to_bytes())
+    store.objects.write(store.keys.submission(submission_id), submission.to_bytes())
 
 
-def read_submission(store: ObjectStore, layout: Layout, submission_id: str) -> Submission | None:
+def read_submission(store: TaskStore, submission_id: str) -> Submission | None:
     """Return what planning came to, or None if it never ended."""
     try:
-        return read_record(store, layout.submission(submission_id), Submission)[0]
+        return read_record(store.objects, store.keys.submission(submission_id), Submission)[0]
     except Missing:
         return None
 
@@ -66,22 +65,21 @@ SUBMIT_SECONDS = 120.0
 log = logging.getLogger("retrain")
 
 
-def submit(task: Task, plan: Plan, store: ObjectStore, build: PipelineBuilder) -> Submitted:
+def submit(task: Task, plan: Plan, store: TaskStore, build: PipelineBuilder) -> Submitted:
     """Submit a plan that is in the store, unless it was before.
 
     The submission is bound to the plan first, so that its pods do this run whatever lands in the meantime; then to the
     job, so that no other of the same name does it too. Raises `SubmitError`, and `ModelError` before anything is
     submitted.
     """
-    layout = Layout(task.name)
-    bound = read_submission(store, layout, plan.run_id)
+    bound = read_submission(store, plan.run_id)
     if bound is None:
         run_in_subprocess(SUBMIT_SECONDS, next_run.check_model, plan, True)
         bound = Submission(run_id=plan.run_id)
-        write_submission(store, layout, plan.run_id, bound)
+        write_submission(store, plan.run_id, bound)
     submitted = run_in_subprocess(SUBMIT_SECONDS, _submit_by_name, task, plan.run_id, build)
     if bound.job != submitted.id:
-        write_submission(store, layout, plan.run_id, bound.model_copy(update={"job": submitted.id}))
+        write_submission(store, plan.run_id, bound.model_copy(update={"job": submitted.id}))
     return submitted
 
 
@@ -91,7 +89,7 @@ class KubeflowExecutor:
     def __init__(self, build: PipelineBuilder) -> None:
         self._build = build
 
-    def ensure(self, task: Task, plan: Plan, store: ObjectStore) -> bool:
+    def ensure(self, task: Task, plan: Plan, store: TaskStore) -> bool:
         """Submit the run unless it was; record it as failed if it cannot begin, or is over without a record.
 
         Raises `SubmitError`.
@@ -120,5 +118,5 @@ def _record_failure(task: Task, plan: Plan, error: str) -> None:
     from retrain.pipeline import stages
     from retrain.pipeline.context import make_context
 
-    context = make_context(open_store(task.store, task.endpoint_url), task, "cpu")
+    context = make_context(open_task_store(task), task, "cpu")
     stages.record_failure(context, plan, error)

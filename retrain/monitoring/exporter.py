@@ -16,10 +16,8 @@ from retrain.monitoring import names
 from retrain.monitoring.metrics import Totals, Values, family
 from retrain.monitoring.names import Name
 from retrain.records import Promotion, RunRecord
-from retrain.store import champions, ledger
-from retrain.store.base import ObjectStore
-from retrain.store.drops import DropStates, read_drop, scan_drops
-from retrain.store.layout import Layout
+from retrain.store.drops import DropStates
+from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import map_ahead
 
 log = logging.getLogger("retrain")
@@ -28,8 +26,8 @@ log = logging.getLogger("retrain")
 class LedgerReader:
     """Reads every record of one task's ledger once."""
 
-    def __init__(self, store: ObjectStore, layout: Layout) -> None:
-        self._store, self._layout = store, layout
+    def __init__(self, store: TaskStore) -> None:
+        self._store = store
         self._read: set[str] = set()
         self.errors = 0
         """Times that the ledger, or a record of it, could not be read."""
@@ -52,7 +50,7 @@ class LedgerReader:
 
     def _list(self) -> list[str]:
         try:
-            keys = [PurePosixPath(entry.key) for entry in self._store.list(self._layout.ledger)]
+            keys = [PurePosixPath(entry.key) for entry in self._store.objects.list(self._store.keys.ledger)]
         except StoreError:
             self.errors += 1
             raise
@@ -60,7 +58,7 @@ class LedgerReader:
 
     def _find(self, run_id: str) -> RunRecord | None:
         try:
-            return ledger.find(self._store, self._layout, run_id)
+            return self._store.ledger.find(run_id)
         except StoreError as error:
             log.warning("%s", error)
             self.errors += 1
@@ -74,8 +72,8 @@ MODEL_DIGITS = 12
 class TaskState:
     """One task's drops and champion as they were when last looked at; a manifest is read once."""
 
-    def __init__(self, store: ObjectStore, layout: Layout) -> None:
-        self._store, self._layout = store, layout
+    def __init__(self, store: TaskStore) -> None:
+        self._store = store
         self._committed: dict[str, float] = {}
         self._landed = DropStates()
         self._promotion: Promotion | None = None
@@ -83,18 +81,18 @@ class TaskState:
 
     def refresh(self) -> None:
         """Look again. Raises `StoreError`, and `DropError` at a damaged manifest."""
-        landed = scan_drops(self._store, self._layout)
+        landed = self._store.drops.scan()
         for drop in landed.waiting - self._committed.keys():
-            self._committed[drop] = read_drop(self._store, self._layout, drop).committed_at.timestamp()
+            self._committed[drop] = self._store.drops.read(drop).committed_at.timestamp()
         self._landed = landed
-        champion = champions.read(self._store, self._layout).champion
+        champion = self._store.champion.read().champion
         if champion and (self._champion is None or self._champion.run_id != champion.run_id):
-            self._champion = ledger.find(self._store, self._layout, champion.run_id)
+            self._champion = self._store.ledger.find(champion.run_id)
         self._promotion = champion.history[-1] if champion else None
 
     def figures(self) -> Iterator[tuple[Name, Values]]:
         """Yield what there is to tell, under the labels of this task."""
-        task = self._layout.task
+        task = self._store.task
         trained = set(self._champion.drops) if self._champion else set()
         waiting = self._landed.waiting - trained
         states = {"trained": trained, "waiting": waiting, "quarantined": self._landed.quarantined}
@@ -118,8 +116,7 @@ def _champion(record: RunRecord) -> Iterator[tuple[Name, Values]]:
 class WatchedTask:
     """One task that the exporter serves."""
 
-    store: ObjectStore
-    layout: Layout
+    store: TaskStore
     schedule: str | None = None
     """When it is retrained, as cron says it."""
     ledger: LedgerReader = field(init=False)
@@ -128,8 +125,8 @@ class WatchedTask:
     """When both were last read whole; seconds since 1970."""
 
     def __post_init__(self) -> None:
-        self.ledger = LedgerReader(self.store, self.layout)
-        self.state = TaskState(self.store, self.layout)
+        self.ledger = LedgerReader(self.store)
+        self.state = TaskState(self.store)
 
     def refresh(self, totals: Totals) -> None:
         """Add what is new to the totals. Raises `UserError` if the store, or something in it, cannot be read."""
@@ -142,7 +139,7 @@ class WatchedTask:
 
     def figures(self) -> Iterator[tuple[Name, Values]]:
         """Yield the task's state, and how the reading goes."""
-        task = (self.layout.task,)
+        task = (self.store.task,)
         yield names.LEDGER_READ, [(task, self.read_at)]
         yield names.LEDGER_ERRORS, [(task, self.ledger.errors)]
         yield names.LEDGER_RECORDS, [(task, len(self.ledger))]
@@ -165,7 +162,7 @@ class Exporter(Collector):
             try:
                 task.refresh(self._totals)
             except UserError as error:
-                log.warning("task %s: %s", task.layout.task, error)
+                log.warning("task %s: %s", task.store.task, error)
         self._families = [*self._totals.families(), *self._states()]
 
     def collect(self) -> Iterable[Metric]:

@@ -11,7 +11,9 @@ from rich.progress import Progress as Bar
 
 from retrain.errors import UserError
 from retrain.records import Plan, Point
-from retrain.training.progress import Observer, Progress
+from retrain.training.progress import Observer, Observers, Progress
+
+LOOPBACK = "127.0.0.1"
 
 
 def make_observers(metrics_port: int | None, metrics_host: str) -> Observer:
@@ -26,33 +28,6 @@ def make_observers(metrics_port: int | None, metrics_host: str) -> Observer:
         raise UserError(
             f"cannot serve /metrics on {metrics_host}:{metrics_port}: {error.strerror}; choose another --metrics-port"
         ) from error
-
-
-class Observers:
-    """Observers that watch together."""
-
-    def __init__(self, *observers: Observer) -> None:
-        self.observers = observers
-
-    def started(self, plan: Plan, progress: Progress) -> None:
-        """Tell them."""
-        for observer in self.observers:
-            observer.started(plan, progress)
-
-    def stepped(self, progress: Progress) -> None:
-        """Tell them."""
-        for observer in self.observers:
-            observer.stepped(progress)
-
-    def evaluated(self, point: Point) -> None:
-        """Tell them."""
-        for observer in self.observers:
-            observer.evaluated(point)
-
-    def ended(self, outcome: str, progress: Progress) -> None:
-        """Tell them."""
-        for observer in self.observers:
-            observer.ended(outcome, progress)
 
 
 log = logging.getLogger("retrain")

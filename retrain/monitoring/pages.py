@@ -6,6 +6,7 @@ from threading import Lock
 
 from retrain.config.task import Task
 from retrain.errors import UserError
+from retrain.store.task_store import open_task_store
 from retrain.utils.processes import run_in_subprocess
 
 FRESH_SECONDS = 60.0
@@ -19,11 +20,9 @@ WAIT_SECONDS = 20.0
 def draw_page(task: Task) -> bytes:
     """Return a task's page as HTML. Raises `UserError` if its store cannot be read."""
     from retrain.monitoring.report import read_sources, render_page
-    from retrain.store import ledger, open_store
-    from retrain.store.layout import Layout
 
-    store, layout = open_store(task.store, task.endpoint_url), Layout(task.name)
-    return render_page(read_sources(store, layout, ledger.read(store, layout))).encode()
+    store = open_task_store(task)
+    return render_page(read_sources(store, store.ledger.read())).encode()
 
 
 class Pages:

@@ -13,8 +13,7 @@ from retrain.errors import UserError
 from retrain.monitoring.exporter import Exporter, WatchedTask
 from retrain.monitoring.pages import Pages
 from retrain.monitoring.web import App, Environ, StartResponse, reply, serving
-from retrain.store import open_store
-from retrain.store.layout import Layout
+from retrain.store.task_store import open_task_store
 
 TASKS = "/tasks/"
 
@@ -24,9 +23,7 @@ def serve_exporter(tasks: Sequence[Task], host: str, port: int, every: float, st
 
     Raises `UserError` if the port cannot be had, or a task's store cannot be opened.
     """
-    exporter = Exporter(
-        [WatchedTask(open_store(task.store, task.endpoint_url), Layout(task.name), task.schedule) for task in tasks]
-    )
+    exporter = Exporter([WatchedTask(open_task_store(task), task.schedule) for task in tasks])
     exporter.refresh()
     pages = Pages({task.name: task for task in tasks})
     with serving(host, port, exporter_app(exporter, pages)):

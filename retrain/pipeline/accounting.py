@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from retrain.pipeline.planning import EVALUATION_SHARE, scale_of
+from retrain.pipeline.planning import EVALUATION_SHARE, escalate, scale_of
 from retrain.records import Decision, Evaluation, Plan, Result, RunRecord, Savings, ScratchEstimate
 
 
@@ -18,6 +18,7 @@ def make_record(
     now = datetime.now(UTC)
     drops = tuple(drop.id for drop in plan.dataset.drops)
     outcome = result.outcome if result and error is None else "failed"
+    following = escalate(plan) if outcome == "missed" else None
     used, evaluated = (result.iterations, result.cost.evaluated_images) if result else (lost, 0)
     is_at_target = outcome == "reached" or (outcome == "plateau" and _has_met_target(plan, result))
     is_delivered = is_at_target and not (decision and not decision.promoted)
@@ -42,6 +43,7 @@ def make_record(
         decision=decision,
         savings=compute_savings(plan, outcome, used, evaluated, is_delivered),
         costs=plan.task.costs,
+        followed_by=following.run_id if following else None,
         started_at=result.started_at if result else now,
         ended_at=now,
     )

@@ -1,9 +1,8 @@
 """Where stages work: a task's store, a device, a cache of decoded drops, and an observer."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,14 +14,11 @@ from retrain.data.dataset import decoded_bytes
 from retrain.data.samples import Samples
 from retrain.data.stream.dataset import load_streamed
 from retrain.errors import UserError
-from retrain.monitoring.observers import Observers, make_observers
 from retrain.records import Dataset, Loading
-from retrain.store.base import ObjectStore
-from retrain.store.drops import read_drop
-from retrain.store.layout import Layout
 from retrain.store.runs import RunFiles
+from retrain.store.task_store import TaskStore
 from retrain.training.distributed import SINGLE_PROCESS, ProcessGroup, init_distributed
-from retrain.training.progress import Observer
+from retrain.training.progress import Observer, Observers
 from retrain.utils.parallel import map_ahead
 from retrain.utils.processes import available_cores
 
@@ -33,8 +29,7 @@ CPU = torch.device("cpu")
 class Context:
     """Handed to every stage, and the same for all of one process."""
 
-    store: ObjectStore
-    layout: Layout
+    store: TaskStore
     device: torch.device
     cache: Path
     """Where decoded drops are kept between runs."""
@@ -48,7 +43,7 @@ class Context:
         self, dataset: Dataset, splits: Collection[Split], data: Data, loading: Loading
     ) -> dict[Split, Samples]:
         """Return splits of a dataset, their labels on the device. Raises `DamagedDrop` at the first that is damaged."""
-        drops = list(map_ahead(partial(read_drop, self.store, self.layout), [drop.id for drop in dataset.drops]))
+        drops = list(map_ahead(self.store.drops.read, [drop.id for drop in dataset.drops]))
         if loading.kind == "stream":
             return load_streamed(
                 dataset,
@@ -56,7 +51,6 @@ class Context:
                 splits,
                 setting=data.stream,
                 store=self.store,
-                layout=self.layout,
                 image_size=data.image_size,
                 device=self.device,
                 cache_dir=self.cache,
@@ -66,7 +60,6 @@ class Context:
             drops,
             splits,
             store=self.store,
-            layout=self.layout,
             image_size=data.image_size,
             device=self.device,
             pixels_on=self._pixels_on(loading, decoded_bytes(dataset.samples, data.image_size)),
@@ -82,24 +75,21 @@ class Context:
 
     def files(self, run_id: str) -> RunFiles:
         """Return a run's files."""
-        return RunFiles(self.store, self.layout, run_id)
-
-
-LOOPBACK = "127.0.0.1"
+        return self.store.run(run_id)
 
 
 def make_context(
-    store: ObjectStore, task: Task, device: str, metrics_port: int | None = None, metrics_host: str = LOOPBACK
+    store: TaskStore, task: Task, device: str, make_observer: Callable[[], Observer] = Observers
 ) -> Context:
-    """Return where stages work, on a device, watched on this terminal and, with a port, at /metrics.
+    """Return where stages work, on a device; unless an observer is made, nothing shows how training goes.
 
-    Of several processes that torchrun started, only the first is watched.
+    Of several processes that torchrun started, only the first is observed.
     """
     _limit_threads()
     ranks = init_distributed(device)
-    observer = Observers() if ranks.rank else make_observers(metrics_port, metrics_host)
+    observer = Observers() if ranks.rank else make_observer()
     factories = frozenset({task.model.name, *task.factories})
-    return Context(store, Layout(task.name), pick_device(device), cache_folder(), observer, ranks, factories)
+    return Context(store, pick_device(device), cache_folder(), observer, ranks, factories)
 
 
 def _limit_threads() -> None:

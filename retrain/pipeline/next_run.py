@@ -11,38 +11,34 @@ from retrain.pipeline.planning import History, NoRunNeeded, Request
 from retrain.pipeline.targets import Measured
 from retrain.records import Drop, Plan, RunRecord
 from retrain.records.ledger import is_baseline
-from retrain.store import champions, ledger
-from retrain.store.base import ObjectStore
-from retrain.store.drops import list_committed, quarantine_damaged, read_drop
-from retrain.store.layout import Layout
-from retrain.store.runs import RunRecords
+from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import map_ahead
 
 SCRATCH_RUNS = 10
 """How many of a task's scratch runs tell what scratch takes: the newest, since each one's plan and curve are read."""
 
 
-def plan_next_run(store: ObjectStore, layout: Layout, task: Task, request: Request) -> Plan | NoRunNeeded:
+def plan_next_run(store: TaskStore, task: Task, request: Request) -> Plan | NoRunNeeded:
     """Plan the next run and change nothing. Raises `DamagedDrop` at a drop that belongs in quarantine."""
-    found = list_committed(store, layout)
-    drops = list(map_ahead(partial(_without_shards, store, layout), found.usable))
-    past = history(store, layout, task)._replace(quarantined=found.quarantined)
+    found = store.drops.committed()
+    drops = list(map_ahead(partial(_without_shards, store), found.usable))
+    past = history(store, task)._replace(quarantined=found.quarantined)
     _check_known(drops, past)
     return planning.make_plan(task, drops, past, request)
 
 
-def _without_shards(store: ObjectStore, layout: Layout, drop_id: str) -> Drop:
+def _without_shards(store: TaskStore, drop_id: str) -> Drop:
     """A drop without its shards, which are many and decide nothing here."""
-    return read_drop(store, layout, drop_id).model_copy(update={"shards": ()})
+    return store.drops.read(drop_id).model_copy(update={"shards": ()})
 
 
-def plan_and_quarantine(store: ObjectStore, layout: Layout, task: Task, request: Request) -> Plan | NoRunNeeded:
+def plan_and_quarantine(store: TaskStore, task: Task, request: Request) -> Plan | NoRunNeeded:
     """Plan the next run, and put drops in quarantine that belong there."""
     while True:
         try:
-            return plan_next_run(store, layout, task, request)
+            return plan_next_run(store, task, request)
         except DamagedDrop as damaged:
-            quarantine_damaged(store, layout, damaged)
+            store.drops.quarantine_damaged(damaged)
 
 
 def _check_known(drops: Iterable[Drop], past: History) -> None:
@@ -66,20 +62,20 @@ def check_model(plan: Plan, elsewhere: bool) -> None:
         factory.check_network(plan.task.model, len(plan.dataset.classes), plan.task.data.image_size)
 
 
-def history(store: ObjectStore, layout: Layout, task: Task) -> History:
+def history(store: TaskStore, task: Task) -> History:
     """Read what has been done: the ledger, the champion's plan, and the newest scratch runs of equal work."""
-    records = ledger.read(store, layout)
-    champion = champions.read(store, layout).run_id
-    measured = (_measured(store, layout, task, record) for record in reversed(records) if is_baseline(record))
+    records = store.ledger.read()
+    champion = store.champion.read().run_id
+    measured = (_measured(store, task, record) for record in reversed(records) if is_baseline(record))
     return History(
         records={record.run_id: record for record in records},
-        champion=RunRecords(store, layout, champion).plan() if champion else None,
+        champion=store.run(champion).plan() if champion else None,
         scratch_runs=tuple(islice(filter(None, measured), SCRATCH_RUNS)),
     )
 
 
-def _measured(store: ObjectStore, layout: Layout, task: Task, record: RunRecord) -> Measured | None:
-    files = RunRecords(store, layout, record.run_id)
+def _measured(store: TaskStore, task: Task, record: RunRecord) -> Measured | None:
+    files = store.run(record.run_id)
     if record.result is None or not planning.equal_work(task, (plan := files.plan()).task):
         return None
     return Measured(record, record.result, files.curve(), plan.dataset.classes)

@@ -9,7 +9,6 @@ from contextlib import suppress
 from retrain.config.task import Task
 from retrain.errors import DamagedDrop, UserError
 from retrain.models import factory
-from retrain.monitoring import metrics
 from retrain.pipeline import next_run, planning
 from retrain.pipeline.accounting import make_record
 from retrain.pipeline.context import Context
@@ -18,10 +17,8 @@ from retrain.pipeline.gate import decide
 from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.pipeline.train import train_plan
 from retrain.records import Decision, Evaluation, Plan, RunRecord
-from retrain.store import champions, ledger
+from retrain.store import champions
 from retrain.store.base import Conflict
-from retrain.store.checkpoints import Checkpoints
-from retrain.store.drops import quarantine_damaged
 
 
 def plan(context: Context, task: Task, request: Request) -> Plan | NoRunNeeded:
@@ -30,7 +27,7 @@ def plan(context: Context, task: Task, request: Request) -> Plan | NoRunNeeded:
     Raises `ModelError`, before anything of it is kept, if its network cannot be.
     """
     _record_champion(context)
-    planned = next_run.plan_and_quarantine(context.store, context.layout, task, request)
+    planned = next_run.plan_and_quarantine(context.store, task, request)
     if isinstance(planned, Plan):
         factory.check_network(planned.task.model, len(planned.dataset.classes), planned.task.data.image_size)
         context.files(planned.run_id).write_plan(planned)
@@ -39,8 +36,8 @@ def plan(context: Context, task: Task, request: Request) -> Plan | NoRunNeeded:
 
 def _record_champion(context: Context) -> None:
     """Finish the champion's run, should its process have gone between promotion and record."""
-    champion = champions.read(context.store, context.layout).run_id
-    if champion and ledger.find(context.store, context.layout, champion) is None:
+    champion = context.store.champion.read().run_id
+    if champion and context.store.ledger.find(champion) is None:
         promoted = context.files(champion).plan()
         promote(context, promoted)
         record(context, promoted)
@@ -49,8 +46,8 @@ def _record_champion(context: Context) -> None:
 def train(context: Context, plan: Plan) -> Plan:
     """Train a plan and, while it ends below its target, what it escalates to; return the last attempt's plan."""
     while train_plan(context, plan).outcome == "missed" and (following := planning.escalate(plan)):
+        context.files(following.run_id).write_plan(following)  # before the record that names it
         record(context, plan)
-        context.files(following.run_id).write_plan(following)
         plan = following
     return plan
 
@@ -64,7 +61,7 @@ def evaluate(context: Context, plan: Plan) -> Evaluation | None:
     result = files.result()
     if result is None or result.model_digest is None:
         return None
-    seen, found, decision = champions.read(context.store, context.layout), files.evaluation(), files.decision()
+    seen, found, decision = context.store.champion.read(), files.evaluation(), files.decision()
     opponent, refused = champions.compared_champion(seen, plan.run_id), decision is not None and not decision.promoted
     if found and (refused or _compared_with(found) == opponent):
         return found
@@ -91,7 +88,7 @@ def promote(context: Context, plan: Plan) -> Decision | None:
 def _decide_and_swap(context: Context, plan: Plan) -> Decision | None:
     """If another candidate is promoted in between, judge this one again, against the new champion."""
     while True:
-        seen = champions.read(context.store, context.layout)
+        seen = context.store.champion.read()
         if champions.was_promoted(seen, plan.run_id):
             return Decision(promoted=True, reasons=())
         evaluation = evaluate(context, plan)
@@ -101,20 +98,19 @@ def _decide_and_swap(context: Context, plan: Plan) -> Decision | None:
         if not decision.promoted:
             return decision
         with suppress(Conflict):
-            champions.swap(context.store, context.layout, seen, plan.run_id, "promoted")
+            context.store.champion.swap(seen, plan.run_id, "promoted")
             return decision
 
 
 def record(context: Context, plan: Plan, error: str | None = None) -> RunRecord:
-    """Write a run's record into the ledger and its metrics beside it; the first record written stays.
+    """Write a run's record into the ledger; the first record written stays.
 
     A run that failed is charged for the iterations of its last saved state, which nobody will go on from.
     """
-    with Checkpoints(context.store, context.layout, plan.run_id) as checkpoints:
-        found = ledger.find(context.store, context.layout, plan.run_id)
+    with context.store.run(plan.run_id).checkpoints() as checkpoints:
+        found = context.store.ledger.find(plan.run_id)
         entry = found or _assemble(context, plan, error, lost=checkpoints.iteration())
-        context.store.write(context.layout.metrics(plan.run_id), metrics.render([entry]))
-        entry = ledger.write(context.store, context.layout, entry)
+        entry = context.store.ledger.write(entry)
         checkpoints.clear()
     return entry
 
@@ -126,7 +122,7 @@ def _assemble(context: Context, plan: Plan, error: str | None, lost: int) -> Run
     """
     files = context.files(plan.run_id)
     evaluation, decision = files.evaluation(), files.decision()
-    if champions.was_promoted(champions.read(context.store, context.layout), plan.run_id):
+    if champions.was_promoted(context.store.champion.read(), plan.run_id):
         evaluation, decision = evaluate(context, plan), decision or Decision(promoted=True, reasons=())
     return make_record(plan, files.result(), evaluation, decision, error, lost)
 
@@ -134,7 +130,7 @@ def _assemble(context: Context, plan: Plan, error: str | None, lost: int) -> Run
 def record_failure(context: Context, plan: Plan, error: str) -> RunRecord:
     """Record that a retraining failed, under the attempt that it had come to; once promoted, it has not failed."""
     plan = latest_attempt(context, plan)
-    if champions.was_promoted(champions.read(context.store, context.layout), plan.run_id):
+    if champions.was_promoted(context.store.champion.read(), plan.run_id):
         promote(context, plan)
         return record(context, plan)
     return record(context, plan, error)
@@ -142,10 +138,8 @@ def record_failure(context: Context, plan: Plan, error: str) -> RunRecord:
 
 def latest_attempt(context: Context, plan: Plan) -> Plan:
     """Return the attempt that a retraining has come to: past those that missed their target and escalated."""
-    while (entry := ledger.find(context.store, context.layout, plan.run_id)) and entry.outcome == "missed":
-        if (following := planning.escalate(plan)) is None:
-            break
-        plan = following
+    while (entry := context.store.ledger.find(plan.run_id)) and entry.followed_by:
+        plan = context.files(entry.followed_by).plan()
     return plan
 
 
@@ -155,7 +149,7 @@ def run_task(context: Context, task: Task, request: Request) -> RunRecord | NoRu
         try:
             return run_plan(context, planned)
         except DamagedDrop as damaged:
-            quarantine_damaged(context.store, context.layout, damaged)
+            context.store.drops.quarantine_damaged(damaged)
             record_failure(context, planned, str(damaged))
             if context.ranks.size > 1:  # the others have given up too
                 raise

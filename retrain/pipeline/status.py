@@ -5,10 +5,7 @@ from datetime import datetime
 from retrain.config.task import Task
 from retrain.records import Record, RunRecord, Savings
 from retrain.records.ledger import is_baseline, total_savings
-from retrain.store import champions, ledger
-from retrain.store.base import ObjectStore
-from retrain.store.drops import list_readable_drops, quarantine_causes
-from retrain.store.layout import Layout
+from retrain.store.task_store import TaskStore
 
 
 class Status(Record):
@@ -25,10 +22,10 @@ class Status(Record):
     savings: Savings
 
 
-def read_status(task: Task, store: ObjectStore, layout: Layout) -> Status:
+def read_status(task: Task, store: TaskStore) -> Status:
     """Read a task's status from its store."""
-    records = ledger.read(store, layout)
-    pointer = champions.read(store, layout).champion
+    records = store.ledger.read()
+    pointer = store.champion.read().champion
     champion = next((record for record in records if pointer and record.run_id == pointer.run_id), None)
     known = champion.drops if champion else ()
     return Status(
@@ -37,8 +34,8 @@ def read_status(task: Task, store: ObjectStore, layout: Layout) -> Status:
         champion=champion,
         champion_since=pointer.history[-1].at if pointer else None,
         baseline=next((record for record in reversed(records) if is_baseline(record)), None),
-        waiting=tuple(drop.id for drop in list_readable_drops(store, layout) if drop.id not in known),
-        quarantined=quarantine_causes(store, layout),
+        waiting=tuple(drop.id for drop in store.drops.readable() if drop.id not in known),
+        quarantined=store.drops.quarantine_causes(),
         runs=len(records),
         savings=total_savings(records),
     )

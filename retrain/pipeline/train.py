@@ -16,6 +16,7 @@ from retrain.records.run import Outcome
 from retrain.store.checkpoints import Checkpoints
 from retrain.training.evaluation import measure_train_accuracy
 from retrain.training.hardware import BF16_SLOW, compile_forward, is_bf16_slow, tune_malloc, use_threads
+from retrain.training.index_files import read_counters, read_known_counters, write_counters
 from retrain.training.loop import run_loop
 from retrain.training.optimizers import moments
 from retrain.training.preemption import defer_signals
@@ -32,7 +33,7 @@ def train_plan(context: Context, plan: Plan) -> Result:
     Raises `Preempted` (after saving) if SIGTERM comes, `ModelError` if the parent does not fit, `DropError` if a drop
     is damaged, `RunError` if the parent's files are, and `StoreError`.
     """
-    with Checkpoints(context.store, context.layout, plan.run_id) as checkpoints:
+    with context.store.run(plan.run_id).checkpoints() as checkpoints:
         result = context.files(plan.run_id).result() or _train(context, plan, checkpoints)
         checkpoints.clear()
     return result
@@ -102,7 +103,7 @@ def _parent(context: Context, plan: Plan) -> Parent | None:
     by_speed = isinstance(plan.recipe.sampling, EasyHard)
     return Parent(
         weights=files.weights(),
-        counters=files.counters(plan.dataset, plan.known) if by_speed else None,
+        counters=read_counters(files, plan.dataset, plan.known) if by_speed else None,
         moments=files.moments() if goes_on else None,
     )
 
@@ -118,7 +119,7 @@ def _write_result(context: Context, run: Run, outcome: Outcome, started_at: date
     model_digest = files.write_model(delivered.state_dict()) if outcome != "diverged" else None
     train_accuracy = measure_train_accuracy(run) if outcome != "diverged" else None
     moments_digest = files.write_moments(moments(run.optimizer)) if _keeps_moments(plan) else None
-    index_digest = files.write_counters(plan.dataset, _counters(context, run))
+    index_digest = write_counters(files, plan.dataset, _counters(context, run))
     files.write_curve(run.progress.points)
     result = make_result(run, outcome, started_at, model_digest, index_digest, moments_digest, train_accuracy)
     files.write_result(result)
@@ -129,7 +130,7 @@ def _counters(context: Context, run: Run) -> Iterator[Counters]:
     """Yield each drop's counters: the run's own, and what is left of the parent's, which are read as they are added."""
     plan = run.plan
     own = split(run.counters, [drop.samples for drop in plan.dataset.drops])
-    parents = context.files(plan.parent).known_counters(plan.dataset, plan.known) if plan.parent else ()
+    parents = read_known_counters(context.files(plan.parent), plan.dataset, plan.known) if plan.parent else ()
     for old, new in zip_longest(parents, own):
         yield add_decayed(old, new, plan.task.training.index_decay) if old else new
 

@@ -71,6 +71,8 @@ class RunRecord(Record):
     savings: Savings | None
     costs: Costs = Costs()
     """What a device cost then."""
+    followed_by: str | None = None
+    """Run id of the attempt that follows this one, if it escalated."""
     started_at: datetime
     ended_at: datetime
 

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 from retrain.errors import RunError
 from retrain.records import Champion, Promotion
 from retrain.store.base import Conflict, Missing, ObjectStore, read_record
-from retrain.store.layout import Layout
+from retrain.store.keys import TaskKeys
 
 PromotionReason = Literal["promoted", "promoted by hand", "rolled back"]
 
@@ -21,14 +21,6 @@ class ChampionSnapshot(NamedTuple):
     def run_id(self) -> str | None:
         """The run in force, if there is one."""
         return self.champion.run_id if self.champion else None
-
-
-def read(store: ObjectStore, layout: Layout) -> ChampionSnapshot:
-    """Return the champion in force. Raises `StoreError` if its record cannot be read."""
-    try:
-        return ChampionSnapshot(*read_record(store, layout.champion, Champion))
-    except Missing:
-        return ChampionSnapshot(None, None)
 
 
 def was_promoted(seen: ChampionSnapshot, run_id: str) -> bool:
@@ -46,30 +38,40 @@ def compared_champion(seen: ChampionSnapshot, run_id: str) -> str | None:
     return seen.run_id
 
 
-def swap(store: ObjectStore, layout: Layout, seen: ChampionSnapshot, run_id: str, why: PromotionReason) -> Champion:
-    """Put a run in force if the champion is still the one that was seen. Raises `Conflict` if it is not."""
-    history = seen.champion.history if seen.champion else ()
-    entry = Promotion(sequence=len(history) + 1, run_id=run_id, why=why, at=datetime.now(UTC))
-    champion = Champion(history=(*history, entry))
-    if seen.version is None:
-        store.create(layout.champion, champion.to_bytes())
-    else:
-        store.replace(layout.champion, champion.to_bytes(), seen.version)
-    return champion
+class ChampionPointer:
+    """The champion of a task: one object, replaced only by compare-and-swap."""
 
+    def __init__(self, objects: ObjectStore, keys: TaskKeys) -> None:
+        self._objects, self._key = objects, keys.champion
 
-def promote_manually(
-    store: ObjectStore, layout: Layout, seen: ChampionSnapshot, run_id: str, why: PromotionReason
-) -> Champion:
-    """Put a run in force because a person says so. Raises `RunError` if it is in force, or another came first."""
-    if seen.run_id == run_id:
-        raise RunError(f"{run_id} is the champion already")
-    try:
-        return swap(store, layout, seen, run_id, why)
-    except Conflict as conflict:
-        raise RunError(
-            "another champion was put in force just now; look at `retrain status` and decide again"
-        ) from conflict
+    def read(self) -> ChampionSnapshot:
+        """Return the champion in force. Raises `StoreError` if its record cannot be read."""
+        try:
+            return ChampionSnapshot(*read_record(self._objects, self._key, Champion))
+        except Missing:
+            return ChampionSnapshot(None, None)
+
+    def swap(self, seen: ChampionSnapshot, run_id: str, why: PromotionReason) -> Champion:
+        """Put a run in force if the champion is still the one that was seen. Raises `Conflict` if it is not."""
+        history = seen.champion.history if seen.champion else ()
+        entry = Promotion(sequence=len(history) + 1, run_id=run_id, why=why, at=datetime.now(UTC))
+        champion = Champion(history=(*history, entry))
+        if seen.version is None:
+            self._objects.create(self._key, champion.to_bytes())
+        else:
+            self._objects.replace(self._key, champion.to_bytes(), seen.version)
+        return champion
+
+    def promote_manually(self, seen: ChampionSnapshot, run_id: str, why: PromotionReason) -> Champion:
+        """Put a run in force because a person says so. Raises `RunError` if it is in force, or another came first."""
+        if seen.run_id == run_id:
+            raise RunError(f"{run_id} is the champion already")
+        try:
+            return self.swap(seen, run_id, why)
+        except Conflict as conflict:
+            raise RunError(
+                "another champion was put in force just now; look at `retrain status` and decide again"
+            ) from conflict
 
 
 def rollback_target(champion: Champion) -> str:

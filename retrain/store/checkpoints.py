@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
 from retrain.store.base import Entry, Missing, ObjectStore
-from retrain.store.layout import Layout
+from retrain.store.keys import TaskKeys
 
 KEEP_NEWEST = 2
 
@@ -17,8 +17,8 @@ class Checkpoints:
     comes next, be it the next save or the end.
     """
 
-    def __init__(self, store: ObjectStore, layout: Layout, run_id: str) -> None:
-        self.store, self.prefix = store, layout.run(run_id, "state/")
+    def __init__(self, objects: ObjectStore, keys: TaskKeys, run_id: str) -> None:
+        self._objects, self.prefix = objects, keys.run(run_id, "state/")
         self._writer = ThreadPoolExecutor(1, "checkpoints")
         self._writing: Future[None] | None = None
 
@@ -38,12 +38,12 @@ class Checkpoints:
         """Return the newest state whose bytes are those that were saved, or None; remove those that are torn."""
         for entry in self._newest_first():
             try:
-                state, _ = self.store.read(entry.key)
+                state, _ = self._objects.read(entry.key)
             except Missing:
                 continue
             if entry.key.endswith(f"-{_digest(state)}.safetensors"):
                 return state
-            self.store.delete(entry.key)
+            self._objects.delete(entry.key)
         return None
 
     def iteration(self) -> int:
@@ -55,7 +55,7 @@ class Checkpoints:
         """Remove all states: the run has ended."""
         self._wait()
         for entry in self._newest_first():
-            self.store.delete(entry.key)
+            self._objects.delete(entry.key)
 
     def _wait(self) -> None:
         writing, self._writing = self._writing, None
@@ -63,12 +63,12 @@ class Checkpoints:
             writing.result()
 
     def _write(self, iteration: int, state: bytes) -> None:
-        self.store.write(f"{self.prefix}{iteration:012d}-{_digest(state)}.safetensors", state)
+        self._objects.write(f"{self.prefix}{iteration:012d}-{_digest(state)}.safetensors", state)
         for entry in self._newest_first()[KEEP_NEWEST:]:
-            self.store.delete(entry.key)
+            self._objects.delete(entry.key)
 
     def _newest_first(self) -> list[Entry]:
-        return sorted(self.store.list(self.prefix), key=lambda entry: entry.key, reverse=True)
+        return sorted(self._objects.list(self.prefix), key=lambda entry: entry.key, reverse=True)
 
 
 def _digest(state: bytes) -> str:

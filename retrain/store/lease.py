@@ -17,7 +17,6 @@ from uuid import uuid4
 from retrain.errors import StoreError
 from retrain.records import Record
 from retrain.store.base import Conflict, Missing, ObjectStore, read_record
-from retrain.store.layout import Layout
 
 BOOT, SPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
 
@@ -78,15 +77,10 @@ class LeaseState(Record):
 class Lease:
     """A lease that is held: `check` it before each write. Safe for threads."""
 
-    def __init__(self, store: ObjectStore, key: str, state: LeaseState, version: str, seconds: float) -> None:
-        self._store, self._key, self._state, self._version = store, key, state, version
+    def __init__(self, objects: ObjectStore, key: str, state: LeaseState, version: str, seconds: float) -> None:
+        self._objects, self.key, self._state, self._version = objects, key, state, version
         self._seconds, self._lock = seconds, Lock()
         self._is_given_back = False
-
-    @property
-    def token(self) -> int:
-        """Greater than that of every earlier holder."""
-        return self._state.token
 
     def check(self) -> None:
         """Raise `LeaseLost` if somebody else may hold the lease, or it was given back.
@@ -95,7 +89,7 @@ class Lease:
         succeeds only if nobody has held it since.
         """
         if self._is_given_back:
-            raise LeaseLost(f"{self._store.url}: {self._key}: the lease was given back")
+            raise LeaseLost(f"{self._objects.url}: {self.key}: the lease was given back")
         if datetime.now(UTC) >= self._state.expires_at:
             self.renew()
 
@@ -117,18 +111,18 @@ class Lease:
         with self._lock:
             state = self._state.model_copy(update={"expires_at": expires_at})
             try:
-                self._version = self._store.replace(self._key, state.to_bytes(), self._version)
+                self._version = self._objects.replace(self.key, state.to_bytes(), self._version)
             except (Conflict, Missing) as error:
                 self._state = self._state.model_copy(update={"expires_at": datetime.now(UTC)})
-                raise LeaseLost(f"{self._store.url}: {self._key}: somebody else has taken the lease") from error
+                raise LeaseLost(f"{self._objects.url}: {self.key}: somebody else has taken the lease") from error
             self._state = state
 
 
-def acquire(store: ObjectStore, layout: Layout, seconds: float = LEASE_SECONDS) -> Lease | None:
-    """Take a task's lease if nobody else holds it; None while somebody does."""
+def acquire(objects: ObjectStore, key: str, seconds: float = LEASE_SECONDS) -> Lease | None:
+    """Take the lease under this key if nobody else holds it; None while another holder does."""
     token, version = 1, None
     with suppress(Missing):
-        current, version = read_lease(store, layout)
+        current, version = read_lease(objects, key)
         if current.in_force:
             return None
         token = current.token + 1
@@ -136,37 +130,35 @@ def acquire(store: ObjectStore, layout: Layout, seconds: float = LEASE_SECONDS) 
     state = LeaseState(holder=this_process(), token=token, expires_at=expires_at)
     with suppress(Conflict):
         data = state.to_bytes()
-        version = store.replace(layout.lease, data, version) if version else store.create(layout.lease, data)
-        return Lease(store, layout.lease, state, version, seconds)
+        version = objects.replace(key, data, version) if version else objects.create(key, data)
+        return Lease(objects, key, state, version, seconds)
     return None
 
 
-def read_lease(store: ObjectStore, layout: Layout) -> tuple[LeaseState, str]:
-    """Return a task's lease as it lies in the store, and its version.
+def read_lease(objects: ObjectStore, key: str) -> tuple[LeaseState, str]:
+    """Return a lease as it lies in the store, and its version.
 
     Raises `Missing` if nobody ever held it, `StoreError` if it cannot be read.
     """
-    return read_record(store, layout.lease, LeaseState)
+    return read_record(objects, key, LeaseState)
 
 
 @contextmanager
-def try_lease(store: ObjectStore, layout: Layout, seconds: float = LEASE_SECONDS) -> Iterator[Lease | None]:
-    """Hold a task's lease within; None if somebody else holds it."""
-    lease = acquire(store, layout, seconds)
+def try_lease(objects: ObjectStore, key: str, seconds: float = LEASE_SECONDS) -> Iterator[Lease | None]:
+    """Hold a lease within the context; yield None if another holder has it."""
+    lease = acquire(objects, key, seconds)
     if lease is None:
         yield None
         return
-    with heartbeat(lease, layout, seconds):
+    with heartbeat(lease, seconds):
         yield lease
 
 
 @contextmanager
-def heartbeat(lease: Lease, layout: Layout, seconds: float = LEASE_SECONDS) -> Iterator[None]:
-    """Keep a lease within, its heart beating in a thread, and give it back."""
+def heartbeat(lease: Lease, seconds: float = LEASE_SECONDS) -> Iterator[None]:
+    """Renew a lease from a thread within the context, and give it back afterwards."""
     stopped = Event()
-    heartbeat = Thread(
-        target=_renew_until, args=(lease, stopped, seconds / 3), name=f"lease of {layout.task}", daemon=True
-    )
+    heartbeat = Thread(target=_renew_until, args=(lease, stopped, seconds / 3), name=f"lease {lease.key}", daemon=True)
     heartbeat.start()
     try:
         yield

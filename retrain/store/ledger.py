@@ -1,36 +1,43 @@
 """The ledger: one immutable record for each ended run, and what it says was saved."""
 
-from functools import partial
-
 from retrain.records import RunRecord, parse_record
 from retrain.store.base import Conflict, Missing, ObjectStore
-from retrain.store.layout import Layout
+from retrain.store.keys import TaskKeys
 from retrain.utils.parallel import map_ahead
 
 
-def write(store: ObjectStore, layout: Layout, record: RunRecord) -> RunRecord:
-    """Add a record; the record that is in the ledger in the end is returned: the first one written wins."""
-    try:
-        store.create(layout.record(record.run_id), record.to_bytes())
-    except Conflict:
-        return _parse(store, layout.record(record.run_id))
-    return record
+class Ledger:
+    """The records of a task's ended runs, each written once."""
 
+    def __init__(self, objects: ObjectStore, keys: TaskKeys) -> None:
+        self._objects, self._keys = objects, keys
 
-def read(store: ObjectStore, layout: Layout) -> list[RunRecord]:
-    """Return all records in the order in which their runs ended."""
-    keys = [entry.key for entry in store.list(layout.ledger) if entry.key.endswith(".json")]
-    return sorted(map_ahead(partial(_parse, store), keys), key=lambda record: (record.ended_at, record.run_id))
+    def write(self, record: RunRecord) -> RunRecord:
+        """Add a record and return the one that the ledger holds in the end: the first one written wins."""
+        key = self._keys.record(record.run_id)
+        try:
+            self._objects.create(key, record.to_bytes())
+        except Conflict:
+            return self._parse(key)
+        return record
 
+    def read(self) -> list[RunRecord]:
+        """Return all records in the order in which their runs ended."""
+        keys = [entry.key for entry in self._objects.list(self._keys.ledger) if entry.key.endswith(".json")]
+        return sorted(map_ahead(self._parse, keys), key=lambda record: (record.ended_at, record.run_id))
 
-def find(store: ObjectStore, layout: Layout, run_id: str) -> RunRecord | None:
-    """Return one run's record, or None if it has not ended."""
-    try:
-        return _parse(store, layout.record(run_id))
-    except Missing:
-        return None
+    def find(self, run_id: str) -> RunRecord | None:
+        """Return one run's record, or None if it has not ended."""
+        try:
+            return self._parse(self._keys.record(run_id))
+        except Missing:
+            return None
 
+    def final(self, run_id: str) -> RunRecord | None:
+        """Return the record that a retraining ended with, escalations included, or None while it has not ended."""
+        record = self.find(run_id)
+        return self.final(record.followed_by) if record and record.followed_by else record
 
-def _parse(store: ObjectStore, key: str) -> RunRecord:
-    data, _ = store.read(key)
-    return parse_record(RunRecord, data, f"{store.url}/{key}")
+    def _parse(self, key: str) -> RunRecord:
+        data, _ = self._objects.read(key)
+        return parse_record(RunRecord, data, f"{self._objects.url}/{key}")

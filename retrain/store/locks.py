@@ -10,65 +10,65 @@ from typing import BinaryIO
 
 from retrain.errors import UserError
 from retrain.store.base import Entry, Missing, ObjectStore
-from retrain.store.layout import Layout
-from retrain.store.lease import LEASE_SECONDS, Lease, LeaseState, acquire, heartbeat, read_lease
+from retrain.store.keys import TaskKeys
+from retrain.store.lease import Lease, LeaseState, acquire, heartbeat, read_lease
 
 
 class LeaseGuardedStore:
-    """`store`, with every write refused (`LeaseLost`) once the lease is lost. Reads pass."""
+    """An object store with every write refused (`LeaseLost`) once the lease is lost. Reads pass."""
 
-    def __init__(self, store: ObjectStore, lease: Lease) -> None:
-        self._store, self._lease = store, lease
-        self.url = store.url
+    def __init__(self, objects: ObjectStore, lease: Lease) -> None:
+        self._objects, self._lease = objects, lease
+        self.url = objects.url
 
     def read(self, key: str) -> tuple[bytes, str]:
         """As the store's."""
-        return self._store.read(key)
+        return self._objects.read(key)
 
     def create(self, key: str, data: bytes) -> str:
         """As the store's, while the lease is held."""
         self._lease.check()
-        return self._store.create(key, data)
+        return self._objects.create(key, data)
 
     def replace(self, key: str, data: bytes, version: str) -> str:
         """As the store's, while the lease is held."""
         self._lease.check()
-        return self._store.replace(key, data, version)
+        return self._objects.replace(key, data, version)
 
     def write(self, key: str, data: bytes) -> None:
         """As the store's, while the lease is held."""
         self._lease.check()
-        self._store.write(key, data)
+        self._objects.write(key, data)
 
     def delete(self, key: str) -> None:
         """As the store's, while the lease is held."""
         self._lease.check()
-        self._store.delete(key)
+        self._objects.delete(key)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """As the store's."""
-        return self._store.list(prefix)
+        return self._objects.list(prefix)
 
     def folders(self, prefix: str) -> Iterator[str]:
         """As the store's."""
-        return self._store.folders(prefix)
+        return self._objects.folders(prefix)
 
     def upload(self, path: Path, key: str) -> None:
         """As the store's, while the lease is held."""
         self._lease.check()
-        self._store.upload(path, key)
+        self._objects.upload(path, key)
 
     def download(self, key: str, path: Path) -> None:
         """As the store's."""
-        self._store.download(key, path)
+        self._objects.download(key, path)
 
     def open(self, key: str) -> BinaryIO:
         """As the store's."""
-        return self._store.open(key)
+        return self._objects.open(key)
 
     def now(self) -> datetime:
         """Return the store's time."""
-        return self._store.now()
+        return self._objects.now()
 
 
 POLL_SECONDS = 0.5
@@ -81,39 +81,37 @@ class TaskLocked(UserError):
 
 
 @contextmanager
-def task_lock(
-    store: ObjectStore, layout: Layout, *, patient: bool = False, seconds: float = LEASE_SECONDS
-) -> Iterator[ObjectStore]:
-    """Hold a task's lease within, and yield the store, which takes no more writes once the lease is lost.
+def hold_lease(objects: ObjectStore, keys: TaskKeys, patient: bool, seconds: float) -> Iterator[Lease]:
+    """Wait for a task's lease, and hold it within the context.
 
-    Whoever is `patient` waits until the lease is free. Anybody else waits only for one whose holder may be dead: until
-    it has expired, or raises `Busy` once it has been renewed.
+    A `patient` caller waits until the lease is free. Any other waits only for a holder that may be dead: until the
+    lease has expired. It raises `TaskLocked` once the lease has been renewed.
     """
-    lease = _wait_for_lease(store, layout, patient, seconds)
-    with heartbeat(lease, layout, seconds):
-        yield LeaseGuardedStore(store, lease)
+    lease = _wait_for_lease(objects, keys, patient, seconds)
+    with heartbeat(lease, seconds):
+        yield lease
 
 
-def _wait_for_lease(store: ObjectStore, layout: Layout, patient: bool, seconds: float) -> Lease:
+def _wait_for_lease(objects: ObjectStore, keys: TaskKeys, patient: bool, seconds: float) -> Lease:
     first = None
-    while (lease := acquire(store, layout, seconds)) is None:
-        seen = _current_lease(store, layout)
+    while (lease := acquire(objects, keys.lease, seconds)) is None:
+        seen = _current_lease(objects, keys.lease)
         if first is None and seen:
-            log.info("%s: waits for %s, whose lease is good %s", layout.task, seen.holder, _format_expiry(seen))
+            log.info("%s: waits for %s, whose lease is good %s", keys.task, seen.holder, _format_expiry(seen))
             first = seen
         if not patient and seen and seen != first:
             raise TaskLocked(
-                f"{seen.holder} is at work on {layout.task}: it keeps renewing its lease, now good {_format_expiry(seen)}. "
-                "Try again when it has ended"
+                f"{seen.holder} is at work on {keys.task}: it keeps renewing its lease, now good "
+                f"{_format_expiry(seen)}. Try again when it has ended"
             )
         time.sleep(POLL_SECONDS)
     return lease
 
 
-def _current_lease(store: ObjectStore, layout: Layout) -> LeaseState | None:
+def _current_lease(objects: ObjectStore, key: str) -> LeaseState | None:
     """The lease, if it is in force."""
     with suppress(Missing):
-        state, _ = read_lease(store, layout)
+        state, _ = read_lease(objects, key)
         return state if state.in_force else None
     return None
 

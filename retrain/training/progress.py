@@ -47,6 +47,33 @@ class Observer(Protocol):
         """The loop has ended."""
 
 
+class Observers:
+    """Observers that watch together; without any, nothing is shown."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self.observers = observers
+
+    def started(self, plan: Plan, progress: Progress) -> None:
+        """Tell them."""
+        for observer in self.observers:
+            observer.started(plan, progress)
+
+    def stepped(self, progress: Progress) -> None:
+        """Tell them."""
+        for observer in self.observers:
+            observer.stepped(progress)
+
+    def evaluated(self, point: Point) -> None:
+        """Tell them."""
+        for observer in self.observers:
+            observer.evaluated(point)
+
+    def ended(self, outcome: str, progress: Progress) -> None:
+        """Tell them."""
+        for observer in self.observers:
+            observer.ended(outcome, progress)
+
+
 class Clock:
     """Adds wall time to a training's progress: all of it, and the part spent aside from iterations."""
 

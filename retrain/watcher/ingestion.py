@@ -11,12 +11,11 @@ from retrain.config.task import Task
 from retrain.errors import DropError, UserError
 from retrain.monitoring import names
 from retrain.records import Record
-from retrain.store import open_store
-from retrain.store.base import Missing, ObjectStore, read_record
-from retrain.store.drops import DropStates, quarantine, scan_drops
-from retrain.store.layout import Layout
-from retrain.store.lease import LEASE_SECONDS, LeaseLost, try_lease
-from retrain.store.locks import LeaseGuardedStore, TaskLocked
+from retrain.store.base import Missing, read_record
+from retrain.store.drops import DropStates
+from retrain.store.lease import LEASE_SECONDS, LeaseLost
+from retrain.store.locks import TaskLocked
+from retrain.store.task_store import TaskStore, open_task_store
 from retrain.utils.processes import WorkerCrashed, run_in_subprocess
 from retrain.watcher.health import Health
 
@@ -37,13 +36,11 @@ class CountedValidation(NamedTuple):
     """A drop's validations before this one, and a store that takes what this one writes for as long as it is ours."""
 
     before: ValidationAttempts
-    store: ObjectStore
+    store: TaskStore
 
 
 @contextmanager
-def count_validation(
-    store: ObjectStore, layout: Layout, drop: str, seconds: float = LEASE_SECONDS
-) -> Iterator[CountedValidation]:
+def count_validation(store: TaskStore, drop: str, seconds: float = LEASE_SECONDS) -> Iterator[CountedValidation]:
     """Count what is done within as one of a drop's validations.
 
     The drop's lease, which lasts `seconds` without a heartbeat, is held within, so those before it are over. Raises
@@ -52,21 +49,21 @@ def count_validation(
     One whose process died, or that took this one along, stays counted. Any other end, an error or a wish to stop
     included, ends the row.
     """
-    key = layout.validations(drop)
-    with try_lease(store, layout.validating(drop), seconds) as lease:
+    key = store.keys.validations(drop)
+    with store.validation(drop).try_lease(seconds) as lease:
         if lease is None:
             raise TaskLocked(f"drop {drop}: another watcher is validating it, or died less than {seconds:.0f} s ago")
-        ours = LeaseGuardedStore(store, lease)
+        ours = store.guarded(lease)
         before = _read_attempts(ours, key, drop)
         begun = ValidationAttempts(drop=drop, begun=before.begun + 1)
         try:
-            ours.write(key, begun.to_bytes())
+            ours.objects.write(key, begun.to_bytes())
             yield CountedValidation(before, ours)
         except LeaseLost as lost:
             raise TaskLocked(f"drop {drop}: another watcher has taken over its validation") from lost
         except WorkerCrashed as died:
             with suppress(LeaseLost):
-                ours.write(key, begun.model_copy(update={"how": str(died)}).to_bytes())
+                ours.objects.write(key, begun.model_copy(update={"how": str(died)}).to_bytes())
             raise
         except BaseException:
             _clear_attempts(ours, key)
@@ -74,15 +71,15 @@ def count_validation(
         _clear_attempts(ours, key)
 
 
-def _clear_attempts(ours: ObjectStore, key: str) -> None:
+def _clear_attempts(ours: TaskStore, key: str) -> None:
     """End the row; once the lease is lost, it is the successor's."""
     with suppress(LeaseLost):
-        ours.delete(key)
+        ours.objects.delete(key)
 
 
-def _read_attempts(store: ObjectStore, key: str, drop: str) -> ValidationAttempts:
+def _read_attempts(store: TaskStore, key: str, drop: str) -> ValidationAttempts:
     try:
-        return read_record(store, key, ValidationAttempts)[0]
+        return read_record(store.objects, key, ValidationAttempts)[0]
     except Missing:
         return ValidationAttempts(drop=drop)
 
@@ -98,7 +95,7 @@ def try_ingest_drop(task: Task, drop: str) -> str | None:
     from retrain.data.uploads import ingest_drop  # brings torch, which must not come to where this is only named
 
     try:
-        ingest_drop(drop, task, open_store(task.store, task.endpoint_url))
+        ingest_drop(drop, task, open_task_store(task))
     except DropError as error:
         return str(error)
     return None
@@ -107,9 +104,9 @@ def try_ingest_drop(task: Task, drop: str) -> str | None:
 class Ingestion:
     """Takes in the drops of one task. It can be cut anywhere and done again, here or by another watcher."""
 
-    def __init__(self, task: Task, store: ObjectStore, health: Health, lease: float) -> None:
+    def __init__(self, task: Task, store: TaskStore, health: Health, lease: float) -> None:
         """`lease`: how many seconds that of a validation lasts without a heartbeat."""
-        self._task, self._store, self._layout = task, store, Layout(task.name)
+        self._task, self._store = task, store
         self._health, self._lease = health, lease
 
     def validate(self, landed: DropStates) -> UserError | None:
@@ -128,9 +125,9 @@ class Ingestion:
                 problem = UserError(f"drop {drop}: {error}")
         return problem or busy
 
-    def put_aside(self, store: ObjectStore, drop: str, cause: str) -> None:
+    def put_aside(self, store: TaskStore, drop: str, cause: str) -> None:
         """Put a drop into quarantine, and count it."""
-        quarantine(store, self._layout, drop, cause)
+        store.drops.quarantine(drop, cause)
         self._health.count(names.WATCHER_QUARANTINED, self._task.name)
 
     def _validate(self, drop: str) -> bool:
@@ -138,8 +135,8 @@ class Ingestion:
 
         Raises `Busy` while another is at it, any other `UserError` if it was neither committed nor put into quarantine.
         """
-        with count_validation(self._store, self._layout, drop, self._lease) as (before, ours):
-            now = scan_drops(ours, self._layout, [drop])
+        with count_validation(self._store, drop, self._lease) as (before, ours):
+            now = ours.drops.scan([drop])
             if drop not in now.unvalidated:
                 return drop in now.waiting
             cause = self._judge(drop, before)

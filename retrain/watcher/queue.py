@@ -16,7 +16,7 @@ from retrain.config.fields import CREDENTIALS_MESSAGE, has_credentials
 from retrain.config.task import Task
 from retrain.errors import StoreError, UserError
 from retrain.monitoring import names
-from retrain.store.layout import Layout
+from retrain.store.keys import TaskKeys
 from retrain.store.s3.errors import Location, translate_errors
 from retrain.watcher.events import EventError, parse_event
 from retrain.watcher.health import Health
@@ -146,4 +146,4 @@ class EventQueue:
 def _bucket_and_prefix(task: Task) -> tuple[str, str]:
     """Bucket and prefix of a task's drops."""
     bucket, _, prefix = task.store.removeprefix("s3://").partition("/")
-    return bucket, "/".join(part for part in (prefix.strip("/"), Layout(task.name).drops) if part)
+    return bucket, "/".join(part for part in (prefix.strip("/"), TaskKeys(task.name).drops) if part)

@@ -14,14 +14,9 @@ from retrain.pipeline import next_run
 from retrain.pipeline.executor import Executor
 from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.records import Plan
-from retrain.store import open_store
-from retrain.store.drops import read_drop, scan_drops
-from retrain.store.layout import Layout
-from retrain.store.lease import LEASE_SECONDS, try_lease
-from retrain.store.locks import LeaseGuardedStore
-from retrain.store.runs import RunRecords
+from retrain.store.lease import LEASE_SECONDS
+from retrain.store.task_store import open_task_store
 from retrain.utils.parallel import map_ahead
-from retrain.watcher.claims import Claims
 from retrain.watcher.health import Health
 from retrain.watcher.ingestion import Ingestion
 
@@ -46,12 +41,12 @@ class TaskWatch:
     """Watches one task. `look` and `advance` can be cut anywhere and done again, here or by another watcher."""
 
     def __init__(self, task: Task, submitter: Executor, health: Health, pace: Pace = DEFAULT_PACE) -> None:
-        self.task, self.layout = task, Layout(task.name)
-        self.store = open_store(task.store, task.endpoint_url)
+        self.task = task
+        self.store = open_task_store(task)
         self._submitter, self._health = submitter, health
         self._pace = pace
         self._next_attention: dict[str, float] = {}
-        self._claims = Claims(self.store, self.layout)
+        self._claims = self.store.claims()
         self._intake = Ingestion(task, self.store, health, pace.lease)
         self._waiting: dict[str, datetime] = {}
         self._covered: set[str] = set()
@@ -68,9 +63,9 @@ class TaskWatch:
         again. Raises any other `UserError` if the store, or what it holds, does not let it be done.
         """
         self._claims.refresh()
-        found = self.store.folders(self.layout.drops) if drops is None else drops
+        found = self.store.objects.folders(self.store.keys.drops) if drops is None else drops
         unknown = [drop for drop in found if self._is_open(drop) and drop not in self._waiting]
-        landed = scan_drops(self.store, self.layout, unknown)
+        landed = self.store.drops.scan(unknown)
         problem = self._intake.validate(landed)
         self._note(landed.waiting)
         if problem:
@@ -97,13 +92,13 @@ class TaskWatch:
 
     def _attend(self) -> None:
         """See that the runs in flight are under way, unless another watcher is just at it."""
-        with try_lease(self.store, self.layout, self._pace.lease) as lease:
+        with self.store.try_lease(self._pace.lease) as lease:
             if lease is None:
                 return
             for plan in self._claims.in_flight():
                 self._attended(plan, self._pace.retry)
                 if self._claims.claim(plan):
-                    new = self._submitter.ensure(self.task, plan, LeaseGuardedStore(self.store, lease))
+                    new = self._submitter.ensure(self.task, plan, self.store.guarded(lease))
                     self._attended(plan, self._pace.attend)
                     self._health.count(names.WATCHER_SUBMISSIONS, self.task.name, int(new))
 
@@ -120,7 +115,7 @@ class TaskWatch:
     def _committed_at(self, drop: str) -> datetime | DropError:
         """When a drop was committed; or what is wrong with its manifest."""
         try:
-            return read_drop(self.store, self.layout, drop).committed_at
+            return self.store.drops.read(drop).committed_at
         except DropError as error:
             return error
 
@@ -136,7 +131,7 @@ class TaskWatch:
 
     def _claim(self) -> None:
         try:
-            planned = next_run.plan_next_run(self.store, self.layout, self.task, Request())
+            planned = next_run.plan_next_run(self.store, self.task, Request())
         except DamagedDrop as damaged:  # the next turn plans without it
             self._intake.put_aside(self.store, damaged.drop, str(damaged))
             self._waiting.pop(damaged.drop, None)
@@ -146,7 +141,7 @@ class TaskWatch:
             self._covered |= self._waiting.keys()
             self._waiting.clear()
             return
-        RunRecords(self.store, self.layout, planned.run_id).write_plan(planned)
+        self.store.run(planned.run_id).write_plan(planned)
         if self._claims.claim(planned):
             log.info("%s: %s: %s", self.task.name, planned.run_id, planned.reason)
             self._waiting.clear()

@@ -13,16 +13,15 @@ from pathlib import Path
 from threading import BrokenBarrierError
 
 from chaos.breaks import BREAKS
-from chaos.place import LAYOUT, Place
+from chaos.place import Place
 from retrain.data.packing import pack
 from retrain.errors import RunError, StoreError
 from retrain.pipeline import stages
 from retrain.pipeline.executor import InProcessExecutor
 from retrain.pipeline.planning import Request
 from retrain.records import Plan
-from retrain.store import Conflict, champions, ledger
-from retrain.store.drops import quarantine
-from retrain.store.locks import TaskLocked, task_lock
+from retrain.store import Conflict, champions
+from retrain.store.locks import TaskLocked
 from retrain.training.preemption import raise_preempted
 from retrain.watcher.health import Health
 from retrain.watcher.ingestion import try_ingest_drop
@@ -66,7 +65,7 @@ def land(place: Place, drop: str) -> None:
 def retrain(place: Place) -> None:
     """`retrain run`."""
     context = place.context()
-    with task_lock(context.store, LAYOUT, seconds=LEASE_SECONDS) as ours:
+    with context.store.lock(seconds=LEASE_SECONDS) as ours:
         stages.run_task(replace(context, store=ours), place.task(), Request())
 
 
@@ -92,10 +91,10 @@ def roll_back(place: Place, start: Barrier) -> None:
     context = place.context()
     wait(start)
     while True:
-        seen = champions.read(context.store, LAYOUT)
+        seen = context.store.champion.read()
         try:
             assert seen.champion
-            champions.swap(context.store, LAYOUT, seen, champions.rollback_target(seen.champion), "rolled back")
+            context.store.champion.swap(seen, champions.rollback_target(seen.champion), "rolled back")
         except (RunError, Conflict):
             continue
         return
@@ -108,7 +107,7 @@ def watch(place: Place, queue: str | None, records: int) -> None:
     watches = [TaskWatch(task, InProcessExecutor("cpu"), health, PACE)]
     inbox = EventQueue(SqsQueue(queue), [task], health) if queue else None
     watcher, store = Watcher(watches, health, poll_seconds=0.2, inbox=inbox), place.context().store
-    while len(ledger.read(store, LAYOUT)) < records:
+    while len(store.ledger.read()) < records:
         watcher.once()
         time.sleep(0.05)
 
@@ -116,4 +115,4 @@ def watch(place: Place, queue: str | None, records: int) -> None:
 def adopt(place: Place, drop: str) -> None:
     """Take in what a producer uploaded without a manifest."""
     if cause := try_ingest_drop(place.task(), drop):
-        quarantine(place.context().store, LAYOUT, drop, cause)
+        place.context().store.drops.quarantine(drop, cause)

@@ -142,8 +142,6 @@ def _record_lost(objects: Objects, record: dict[str, Any], expected: Digests) ->
         yield Finding("lost", f"ledger/{run}.json", f"{record['savings']}, where a recount says {_recounted(record)}")
     if digests(objects, run) != expected:
         yield Finding("lost", f"runs/{run}", "its model, index or curve is not that of the undisturbed run")
-    if f"ledger/{run}.prom" not in objects:
-        yield Finding("lost", f"ledger/{run}.prom", "no metrics beside the record")
 
 
 def _forked(objects: Objects) -> Iterator[Finding]:

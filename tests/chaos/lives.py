@@ -15,7 +15,7 @@ from support.faulty_s3 import faulty
 from support.store_faults import PASSING, Sometimes
 
 from chaos.audit import Finding, audit, is_record
-from chaos.place import LAYOUT, Place, write_sources
+from chaos.place import KEYS, Place, write_sources
 from chaos.players import Cast, Failed
 from chaos.plots import PLOTS, Reference
 from chaos.s3 import objects, versioned_bucket, versions
@@ -105,6 +105,6 @@ class Theatre:
             expected = PLOTS[life.plot](cast, self._reference)
         except Failed as failed:
             return 0, [Finding("lost", life.plot, str(failed))]
-        champions = versions(self._server, bucket, f"some/prefix/{LAYOUT.champion}") if bucket else []
+        champions = versions(self._server, bucket, f"some/prefix/{KEYS.champion}") if bucket else []
         left = objects(cast.store())
         return sum(map(is_record, left)), audit(left, expected, champions)

@@ -12,9 +12,10 @@ from support.trainings import SIZE, pixels
 from retrain.config.task import Task
 from retrain.pipeline.context import Context, make_context
 from retrain.store import open_store
-from retrain.store.layout import Layout
+from retrain.store.keys import TaskKeys
+from retrain.store.task_store import TaskStore
 
-LAYOUT = Layout("pets")
+KEYS = TaskKeys("pets")
 SEEDS = (0, 1, 2)
 """Of the runs on the second drop: candidates that race have one each."""
 EACH, CLASSES = 40, 3
@@ -32,7 +33,7 @@ class Place(NamedTuple):
         """A network with dropout, batch statistics and random crops, continued warm; each iteration is saved."""
         return Task.model_validate(
             {
-                "name": LAYOUT.task,
+                "name": KEYS.task,
                 "store": self.url,
                 "endpoint_url": self.endpoint,
                 "seed": seed,
@@ -47,7 +48,7 @@ class Place(NamedTuple):
 
     def context(self) -> Context:
         """Stages' context, on the CPU."""
-        return make_context(open_store(self.url, self.endpoint), self.task(), "cpu")
+        return make_context(TaskStore(open_store(self.url, self.endpoint), self.task().name), self.task(), "cpu")
 
     @property
     def cache(self) -> Path:

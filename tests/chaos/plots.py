@@ -8,13 +8,14 @@ from support.watching import notification, notified_queue, send
 from chaos import acts
 from chaos.acts import LEASE_SECONDS
 from chaos.audit import Digests, Expected, digests
-from chaos.place import DROPS, LAYOUT, SEEDS
+from chaos.place import DROPS, KEYS, SEEDS
 from chaos.players import CONTEXT, Cast
 from chaos.s3 import objects
 from retrain.pipeline import next_run
 from retrain.pipeline.planning import Request
 from retrain.records import Plan
-from retrain.store import ObjectStore, ledger
+from retrain.store import ObjectStore
+from retrain.store.task_store import TaskStore
 
 
 class Reference:
@@ -28,11 +29,11 @@ class Reference:
         self.seconds = time.monotonic() - began
         """That a retraining takes here and now: who would kill one must know."""
         cast.see_through(acts.land, DROPS[1])
-        planned = [next_run.plan_next_run(store, LAYOUT, task(seed), Request()) for seed in SEEDS]
+        planned = [next_run.plan_next_run(TaskStore(store, KEYS.task), task(seed), Request()) for seed in SEEDS]
         self.plans = [plan for plan in planned if isinstance(plan, Plan)]
         for plan in self.plans:
             cast.see_through(acts.carry_out, plan.model_dump_json())
-        left, records = objects(store), ledger.read(store, LAYOUT)
+        left, records = objects(store), TaskStore(store, KEYS.task).ledger.read()
         self._digests: dict[str, Digests] = {record.run_id: digests(left, record.run_id) for record in records}
         self._saved = {record.run_id: record.savings.gross for record in records if record.savings}
         self.first = records[0].run_id
@@ -97,7 +98,7 @@ def _queue(cast: Cast) -> str | None:
 def _repeat(cast: Cast, queue: str, drop: str) -> None:
     """Tell of a drop again, and of nothing."""
     bucket, _, prefix = cast.place.url.removeprefix("s3://").partition("/")
-    twice = notification(bucket, f"{prefix}/{LAYOUT.manifest(drop)}")
+    twice = notification(bucket, f"{prefix}/{KEYS.manifest(drop)}")
     send(queue, cast.server, twice, twice, "no event at all")
     cast.faults["duplicated event"] += 2
     cast.faults["garbled event"] += 1
@@ -121,10 +122,10 @@ def damaged(cast: Cast, reference: Reference) -> Expected:
 def _upload_torn(cast: Cast, store: ObjectStore) -> None:
     """A producer's tar that ends in the middle, called finished all the same."""
     cast.see_through(acts.land, DROPS[0])
-    shard = next(entry.key for entry in store.list(LAYOUT.drops) if entry.key.endswith(".tar"))
+    shard = next(entry.key for entry in store.list(KEYS.drops) if entry.key.endswith(".tar"))
     data = store.read(shard)[0]
-    store.write(LAYOUT.shard("torn", "train-000000.tar"), data[: cast.random.randrange(600, len(data) // 2)])
-    store.write(LAYOUT.success("torn"), b"")
+    store.write(KEYS.shard("torn", "train-000000.tar"), data[: cast.random.randrange(600, len(data) // 2)])
+    store.write(KEYS.success("torn"), b"")
     cast.faults["torn upload"] += 1
     cast.see_through(acts.adopt, "torn", kills=1, within=0.3)
 
@@ -142,7 +143,7 @@ def _damage_newest_state(cast: Cast, store: ObjectStore) -> None:
 
 
 def _states(store: ObjectStore) -> list[str]:
-    return [entry.key for entry in store.list(f"{LAYOUT.task}/runs/") if "/state/" in entry.key]
+    return [entry.key for entry in store.list(f"{KEYS.task}/runs/") if "/state/" in entry.key]
 
 
 def _with_a_hole(data: bytes) -> bytes:

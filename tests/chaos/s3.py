@@ -5,13 +5,13 @@ from uuid import uuid4
 
 import boto3
 
-from chaos.place import LAYOUT
+from chaos.place import KEYS
 from retrain.store import ObjectStore
 
 
 def objects(store: ObjectStore) -> dict[str, bytes]:
     """All that lies in a store under the task's name, by keys without that name."""
-    prefix = f"{LAYOUT.task}/"
+    prefix = f"{KEYS.task}/"
     return {entry.key.removeprefix(prefix): store.read(entry.key)[0] for entry in store.list(prefix)}
 
 

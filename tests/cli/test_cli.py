@@ -18,8 +18,8 @@ from support.trainings import pixels
 from retrain.pipeline.status import Status
 from retrain.records import Champion, Drop, Plan, RunRecord
 from retrain.records.ledger import total_savings
-from retrain.store import LocalStore, ledger
-from retrain.store.layout import Layout
+from retrain.store import LocalStore
+from retrain.store.task_store import TaskStore
 
 Command = Callable[..., Ran]
 TASK = make_task().model_dump_json(exclude_defaults=True)
@@ -77,7 +77,7 @@ def unchanged(home: Path) -> Iterator[None]:
 
 
 def records(home: Path) -> list[RunRecord]:
-    return ledger.read(LocalStore(home / "store"), Layout("pets"))
+    return TaskStore(LocalStore(home / "store"), "pets").ledger.read()
 
 
 def test_history_for_programs_is_the_ledger(home: Path, command: Command, unchanged: None) -> None:

@@ -18,8 +18,6 @@ from support.faulty_s3 import Forward, Reply, Request, faulty
 from support.watching import Place
 
 from retrain.config.loading import load_task
-from retrain.store import champions, ledger
-from retrain.store.lease import try_lease
 
 TASK = """
 name: pets
@@ -76,14 +74,14 @@ def test_a_drop_becomes_a_champion_and_sigterm_ends_the_watcher_cleanly(place: P
         wait_until(lambda: get(f"{url}readyz") == (200, "ok\n"))
         assert get(f"{url}healthz") == (200, "ok\n")
         place.land(tmp_path / "in", "week-1")
-        wait_until(lambda: ledger.read(place.store, place.layout))
+        wait_until(lambda: place.store.ledger.read())
         wait_until(lambda: 'retrain_watcher_runs_in_flight{task="pets"} 0.0' in get(f"{url}metrics")[1])
         metrics = get(f"{url}metrics")[1]
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 0
-    [record] = ledger.read(place.store, place.layout)
+    [record] = place.store.ledger.read()
     assert record.drops == ("week-1",)
-    assert champions.read(place.store, place.layout).run_id == record.run_id
+    assert place.store.champion.read().run_id == record.run_id
     assert 'retrain_watcher_submissions_total{task="pets"} 1.0' in metrics
     assert 'retrain_watcher_lag_seconds{task="pets"} 0.0' in metrics
 
@@ -92,17 +90,17 @@ def test_once_does_what_there_is_to_do_and_ends(place: Place, tmp_path: Path) ->
     place.land(tmp_path / "in", "week-1")
     once = subprocess.run([*RETRAIN, "watch", "--task", "pets.yaml", "--once"], capture_output=True, text=True)
     assert (once.returncode, once.stdout) == (0, ""), once.stderr
-    [record] = ledger.read(place.store, place.layout)
+    [record] = place.store.ledger.read()
     assert record.outcome == "completed"
 
 
 def test_once_leaves_a_drop_to_the_watcher_that_validates_it_and_ends_well(place: Place) -> None:
-    place.store.write(place.layout.success("week-1"), b"")
-    with try_lease(place.store, place.layout.validating("week-1")):
+    place.store.objects.write(place.store.keys.success("week-1"), b"")
+    with place.store.validation("week-1").try_lease():
         once = subprocess.run([*RETRAIN, "watch", "--task", "pets.yaml", "--once"], capture_output=True, text=True)
     assert (once.returncode, once.stdout) == (0, ""), once.stderr
     assert "drop week-1: another watcher is validating it" in once.stderr
-    assert not list(place.store.list(place.layout.quarantine("week-1")))
+    assert not list(place.store.objects.list(place.store.keys.quarantine("week-1")))
 
 
 def test_a_watcher_whose_store_is_gone_is_alive_but_not_ready(place: Place) -> None:

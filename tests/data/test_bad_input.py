@@ -18,10 +18,10 @@ from retrain.data.cache import decode_drop
 from retrain.data.uploads import ingest_drop
 from retrain.records import Drop
 from retrain.store import LocalStore
-from retrain.store.drops import list_drops, quarantine_causes, read_drop
-from retrain.store.layout import Layout
+from retrain.store.keys import TaskKeys
+from retrain.store.task_store import TaskStore
 
-LAYOUT = Layout("pets")
+KEYS = TaskKeys("pets")
 
 
 @pytest.fixture
@@ -141,15 +141,15 @@ def test_a_bad_drop_is_in_quarantine_by_shard_key_and_cause_and_others_are_not(
     files, cause = REFUSED[case]
     assert taken_in(task, store, "good", {"train.tar": WHOLE}) is None
     said = taken_in(task, store, "bad", files())
-    [(drop, report)] = quarantine_causes(store, LAYOUT).items()
+    [(drop, report)] = TaskStore(store, "pets").drops.quarantine_causes().items()
     assert (drop, report) == ("bad", said)
-    assert [found.id for found in list_drops(store, LAYOUT)] == ["good"]
+    assert [found.id for found in TaskStore(store, "pets").drops.all()] == ["good"]
     assert re.search(cause, report), report
 
 
 def test_a_drop_whose_name_is_none_is_put_aside_under_it(task: Task, store: LocalStore) -> None:
     assert "allowed are 1 to 63 lower-case letters" in str(taken_in(task, store, "Week 45", {"train.tar": WHOLE}))
-    assert list(quarantine_causes(store, LAYOUT)) == ["Week 45"]
+    assert list(TaskStore(store, "pets").drops.quarantine_causes()) == ["Week 45"]
 
 
 def upright(kind: str) -> bytes:
@@ -187,7 +187,7 @@ ODD: dict[str, tuple[str, bytes, tuple[int, int, int]]] = {
 
 def colour(drop: Drop, store: LocalStore, name: str) -> np.ndarray:
     """The colour at the right edge of the one training picture of a class."""
-    images, labels = decode_drop(drop, store, LAYOUT, 8)["train"]
+    images, labels = decode_drop(drop, TaskStore(store, "pets"), 8)["train"]
     [image] = images[labels == drop.classes.index(name)]
     return image[:, 4, 7].numpy()
 
@@ -202,7 +202,7 @@ def test_odd_pictures_are_accepted_with_the_right_pixels(task: Task, store: Loca
             f"{split}.tar": shard([(f"{name}/1.{odd[0]}", odd[1]) for name, odd in ODD.items()]) for split in splits
         }
     assert taken_in(task, store, "odd", files) is None
-    drop = read_drop(store, LAYOUT, "odd")
+    drop = TaskStore(store, "pets").drops.read("odd")
     for name, (_, _, expected) in ODD.items():
         assert np.abs(colour(drop, store, name).astype(int) - expected).max() <= 16, name
 
@@ -212,27 +212,27 @@ def test_long_and_foreign_names_are_accepted_whoever_wrote_the_tar(task: Task, s
     names = [f"größe/{'ö' * 300}-{number}.png" for number in range(30)] + [f"猫/{n}.PNG" for n in range(30)]
     files = {"train.tar": shard([(name, png(number)) for number, name in enumerate(names)], form)}
     assert taken_in(task, store, "names", files) is None
-    drop = read_drop(store, LAYOUT, "names")
+    drop = TaskStore(store, "pets").drops.read("names")
     assert drop.classes == ("größe", "猫")
-    assert sum(map(len, (arrays.labels for arrays in decode_drop(drop, store, LAYOUT, 8).values()))) == 60
+    assert sum(map(len, (arrays.labels for arrays in decode_drop(drop, TaskStore(store, "pets"), 8).values()))) == 60
 
 
 def test_one_class_is_one_class_however_its_label_is_written(task: Task, store: LocalStore) -> None:
     labels = ["größe".encode(), b"gr\xc3\xb6\xc3\x9fe\n", "gro\u0308ße".encode()]
     members = [m for n in range(60) for m in ((f"{n}.png", png(n)), (f"{n}.cls", labels[n % 3]))]
     assert taken_in(task, store, "labels", {"train.tar": shard(members)}) is None
-    assert read_drop(store, LAYOUT, "labels").classes == ("größe",)
+    assert TaskStore(store, "pets").drops.read("labels").classes == ("größe",)
 
 
 def test_other_files_beside_a_picture_are_passed_over(task: Task, store: LocalStore) -> None:
     members = [*good(60), ("bad.png", png(1)), ("bad.cls", b"cat"), ("bad.json", b"{}"), ("bad.__bad__", b"")]
     assert taken_in(task, store, "extras", {"train.tar": shard(members)}) is None
-    assert read_drop(store, LAYOUT, "extras").shards[0].samples == 61
+    assert TaskStore(store, "pets").drops.read("extras").shards[0].samples == 61
 
 
 def test_a_class_with_one_sample_is_a_class(task: Task, store: LocalStore) -> None:
     assert taken_in(task, store, "lonely", {"train.tar": shard([*good(60), ("rare/1.png", png(99))])}) is None
-    drop = read_drop(store, LAYOUT, "lonely")
+    drop = TaskStore(store, "pets").drops.read("lonely")
     assert drop.classes == ("cat", "dog", "rare")
     assert sum(counts.get("rare", 0) for counts in drop.counts.values()) == 1
 
@@ -248,24 +248,24 @@ def spoiled(bad: int) -> dict[str, bytes]:
 def test_bad_samples_are_left_out_and_named_up_to_the_tasks_limit(tmp_path: Path, store: LocalStore) -> None:
     task = task_in(tmp_path, max_bad_share=0.05)
     assert taken_in(task, store, "few", spoiled(3)) is None
-    drop = ingest_drop("few", task, store)
+    drop = ingest_drop("few", task, TaskStore(store, task.name))
     assert [(bad.where, bad.key) for bad in drop.left_out] == [("train.tar", f"{number:06d}") for number in range(3)]
     assert drop.left_out[0].cause == "cannot be decoded: not an image in BMP, JPEG, PNG, WEBP"
     assert (drop.shards[0].samples, sum(map(drop.samples, drop.counts))) == (57, 57)
-    assert sum(len(arrays.labels) for arrays in decode_drop(drop, store, LAYOUT, 8).values()) == 57
+    assert sum(len(arrays.labels) for arrays in decode_drop(drop, TaskStore(store, "pets"), 8).values()) == 57
 
 
 def test_a_drop_with_more_bad_samples_is_refused_whole(tmp_path: Path, store: LocalStore) -> None:
     task = task_in(tmp_path, max_bad_share=0.05)
     said = str(taken_in(task, store, "many", spoiled(4)))
     assert said.startswith("4 of 60 samples are bad, and data.max_bad_share allows 5.00%: train.tar: 000000: cannot be")
-    assert list_drops(store, LAYOUT) == ()
+    assert TaskStore(store, "pets").drops.all() == ()
 
 
 def test_a_tree_of_images_is_packed_without_its_bad_ones(tmp_path: Path, store: LocalStore) -> None:
     task = task_in(tmp_path, max_bad_share=0.05)
     files = {f"cat/{number:02d}.png": png(number) if number else b"no image" for number in range(60)}
     assert taken_in(task, store, "tree", files) is None
-    drop = read_drop(store, LAYOUT, "tree")
+    drop = TaskStore(store, "pets").drops.read("tree")
     assert [(bad.where, bad.key) for bad in drop.left_out] == [("cat/00.png", "cat/00")]
     assert sum(shard.samples for shard in drop.shards) == 59

@@ -21,10 +21,11 @@ from retrain.data.staging import stable_hash
 from retrain.errors import DropError, UserError
 from retrain.records import Drop
 from retrain.store import LocalStore, ObjectStore
-from retrain.store.layout import Layout
+from retrain.store.keys import TaskKeys
+from retrain.store.task_store import TaskStore
 
 TASK = Task(name="pets", data=Data(image_size=8, val_share=0.2, test_share=0.2))
-LAYOUT = Layout("pets")
+KEYS = TaskKeys("pets")
 CPU = torch.device("cpu")
 
 
@@ -36,14 +37,14 @@ def local(tmp_path: Path) -> LocalStore:
 def resident(drops: list[Drop], store: ObjectStore, cache: Path, *splits: Split) -> dict[Split, Samples]:
     dataset = make_dataset(drops)
     return load_held(
-        dataset, drops, splits, store=store, layout=LAYOUT, image_size=8, device=CPU, pixels_on=CPU, cache_dir=cache
+        dataset, drops, splits, store=TaskStore(store, "pets"), image_size=8, device=CPU, pixels_on=CPU, cache_dir=cache
     )
 
 
 def test_every_split_has_its_pixels_and_labels_in_the_shards_order(tmp_path: Path, store: ObjectStore) -> None:
     source = two_classes(tmp_path / "pets")
-    [(drop, _)] = pack(source, TASK, store)
-    arrays = load_decoded(drop, store, LAYOUT, 8, tmp_path / "cache")
+    [(drop, _)] = pack(source, TASK, TaskStore(store, TASK.name))
+    arrays = load_decoded(drop, TaskStore(store, "pets"), 8, tmp_path / "cache")
     assert sum(len(labels) for _, labels in arrays.values()) == 80
     for split, (images, labels) in arrays.items():
         held = [s for s in read_source(source) if split_of(s.key, "train", drop.held_out) == split]
@@ -54,18 +55,18 @@ def test_every_split_has_its_pixels_and_labels_in_the_shards_order(tmp_path: Pat
 
 
 def test_the_second_time_nothing_is_read_from_the_store(tmp_path: Path, local: LocalStore) -> None:
-    [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, local)
-    first = load_decoded(drop, local, LAYOUT, 8, tmp_path / "cache")
-    local.delete(LAYOUT.shard(drop.id, drop.shards[0].name))
-    second = load_decoded(drop, local, LAYOUT, 8, tmp_path / "cache")
+    [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
+    first = load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")
+    local.delete(KEYS.shard(drop.id, drop.shards[0].name))
+    second = load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")
     assert all(torch.equal(first[split].images, second[split].images) for split in first)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [f"{drop.digest}-8.safetensors"]
 
 
 def test_another_image_size_is_another_file(tmp_path: Path, local: LocalStore) -> None:
-    [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, local)
-    assert load_decoded(drop, local, LAYOUT, 8, tmp_path / "cache")["train"].images.shape[1:] == (3, 8, 8)
-    assert load_decoded(drop, local, LAYOUT, 4, tmp_path / "cache")["train"].images.shape[1:] == (3, 4, 4)
+    [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
+    assert load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")["train"].images.shape[1:] == (3, 8, 8)
+    assert load_decoded(drop, TaskStore(local, "pets"), 4, tmp_path / "cache")["train"].images.shape[1:] == (3, 4, 4)
 
 
 @pytest.mark.parametrize(
@@ -80,83 +81,84 @@ def test_another_image_size_is_another_file(tmp_path: Path, local: LocalStore) -
     ],
 )
 def test_a_damaged_cache_is_decoded_again(tmp_path: Path, local: LocalStore, spoil: Callable[[bytes], bytes]) -> None:
-    [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, local)
-    load_decoded(drop, local, LAYOUT, 8, tmp_path / "cache")
+    [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
+    load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")
     [path] = (tmp_path / "cache").iterdir()
     whole = path.read_bytes()
     path.write_bytes(spoil(whole))
-    load_decoded(drop, local, LAYOUT, 8, tmp_path / "cache")
+    load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")
     assert path.read_bytes() == whole
 
 
 def test_a_cache_is_read_through_once_a_process_unless_it_changed_or_went(tmp_path: Path, local: LocalStore) -> None:
-    [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, local)
+    [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     for _ in range(2):
-        load_decoded(drop, local, LAYOUT, 8, tmp_path / "cache")
+        load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")
     [path] = (tmp_path / "cache").iterdir()
     whole, written = path.read_bytes(), path.stat().st_mtime_ns
     harmed = whole[:-1] + bytes([whole[-1] ^ 1])
     path.write_bytes(harmed)
     os.utime(path, ns=(written, written))
-    load_decoded(drop, local, LAYOUT, 8, tmp_path / "cache")
+    load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")
     assert path.read_bytes() == harmed  # nobody looked
     os.utime(path, ns=(written, written + 1))
-    load_decoded(drop, local, LAYOUT, 8, tmp_path / "cache")
+    load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")
     assert path.read_bytes() == whole
     path.unlink()
-    load_decoded(drop, local, LAYOUT, 8, tmp_path / "cache")
+    load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")
     assert path.read_bytes() == whole
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, local: LocalStore) -> None:
-    [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, local)
+    [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     (tmp_path / "cache").write_text("a file where a folder should be")
     with pytest.raises(UserError, match=r"cannot be written: .* \$RETRAIN_CACHE may name another folder"):
-        load_decoded(drop, local, LAYOUT, 8, tmp_path / "cache")
+        load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")
 
 
 def test_a_torn_shard_leaves_no_cache(tmp_path: Path, local: LocalStore) -> None:
-    [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, local)
-    key = LAYOUT.shard(drop.id, drop.shards[0].name)
+    [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
+    key = KEYS.shard(drop.id, drop.shards[0].name)
     local.write(key, local.read(key)[0][:-10240])
     with pytest.raises(DropError, match=key):
-        load_decoded(drop, local, LAYOUT, 8, tmp_path / "cache")
+        load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize("counts", [{"cat": 5, "dog": 500}, {"cat": 5, "dog": 6}])
 def test_a_manifest_that_counts_wrong_is_refused(tmp_path: Path, local: LocalStore, counts: dict[str, int]) -> None:
-    [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, local)
+    [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     wrong = drop.model_copy(update={"counts": {**drop.counts, "train": counts}})
     with pytest.raises(DropError, match=f"drop {drop.id}: .*manifest"):
-        load_decoded(wrong, local, LAYOUT, 8, tmp_path / "cache")
+        load_decoded(wrong, TaskStore(local, "pets"), 8, tmp_path / "cache")
 
 
 def test_a_dataset_is_resident_under_its_own_labels(tmp_path: Path, local: LocalStore) -> None:
-    [(first, _)] = pack(two_classes(tmp_path / "first"), TASK, local, drop_id="first")
+    [(first, _)] = pack(two_classes(tmp_path / "first"), TASK, TaskStore(local, TASK.name), drop_id="first")
     names = [f"{name}/{number:03d}.png" for name in ("ant", "dog") for number in range(30)]
-    [(second, _)] = pack(folder(tmp_path / "second", *names, first=1000), TASK, local, drop_id="second")
+    [(second, _)] = pack(
+        folder(tmp_path / "second", *names, first=1000), TASK, TaskStore(local, TASK.name), drop_id="second"
+    )
     samples = resident([first, second], local, tmp_path / "cache", "train", "val")
     assert set(samples) == {"train", "val"}
     train = samples["train"]
     assert train.sizes == (first.samples("train"), second.samples("train"))
     assert train.drop.tolist() == [0] * train.sizes[0] + [1] * train.sizes[1]
-    arrays = load_decoded(second, local, LAYOUT, 8, tmp_path / "cache")["train"]
+    arrays = load_decoded(second, TaskStore(local, "pets"), 8, tmp_path / "cache")["train"]
     assert torch.equal(train.images[train.sizes[0] :], arrays.images)
     ours = {0: 2, 1: 1}  # the dataset's classes are cat, dog, ant; the second drop's ant, dog
     assert train.labels[train.sizes[0] :].tolist() == [ours[label] for label in arrays.labels.tolist()]
 
 
 def test_other_drops_than_the_datasets_are_refused(tmp_path: Path, local: LocalStore) -> None:
-    [(first, _)] = pack(two_classes(tmp_path / "first"), TASK, local)
-    [(second, _)] = pack(two_classes(tmp_path / "second", each=41), TASK, local)
+    [(first, _)] = pack(two_classes(tmp_path / "first"), TASK, TaskStore(local, TASK.name))
+    [(second, _)] = pack(two_classes(tmp_path / "second", each=41), TASK, TaskStore(local, TASK.name))
     with pytest.raises(DropError, match="is not the one that the dataset was made of"):
         load_held(
             make_dataset([first]),
             [second],
             ["train"],
-            store=local,
-            layout=LAYOUT,
+            store=TaskStore(local, "pets"),
             image_size=8,
             device=CPU,
             pixels_on=CPU,
@@ -166,9 +168,9 @@ def test_other_drops_than_the_datasets_are_refused(tmp_path: Path, local: LocalS
 
 def test_an_undecodable_image_in_a_shard_is_named_by_shard_and_key(tmp_path: Path, local: LocalStore) -> None:
     samples = [Encoded("cat/1", "cat", "png", png(1)), Encoded("cat/2", "cat", "png", png(2)[:-60])]
-    [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, local)
+    [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     [shard] = write_shards(samples, "train", tmp_path)
-    local.upload(tmp_path / shard.name, LAYOUT.shard(drop.id, shard.name))
+    local.upload(tmp_path / shard.name, KEYS.shard(drop.id, shard.name))
     bad = drop.model_copy(update={"shards": (shard,), "counts": {"train": {"cat": 2}, "val": {}, "test": {}}})
     with pytest.raises(DropError, match=rf"{shard.name}: cat/2: cannot be decoded"):
-        load_decoded(bad, local, LAYOUT, 8, tmp_path / "cache")
+        load_decoded(bad, TaskStore(local, "pets"), 8, tmp_path / "cache")

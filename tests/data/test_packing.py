@@ -17,11 +17,11 @@ from retrain.data.source import read_source
 from retrain.data.staging import Staging
 from retrain.errors import DropError, UserError
 from retrain.store import LocalStore, ObjectStore
-from retrain.store.drops import list_drops, read_drop
-from retrain.store.layout import Layout
+from retrain.store.keys import TaskKeys
+from retrain.store.task_store import TaskStore
 
 TASK = Task(name="pets", data=Data(image_size=8, val_share=0.2, test_share=0.2))
-LAYOUT = Layout("pets")
+KEYS = TaskKeys("pets")
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def local(tmp_path: Path) -> LocalStore:
 
 def test_a_source_becomes_a_committed_drop_in_any_store(tmp_path: Path, store: ObjectStore) -> None:
     before = datetime.now(UTC)
-    [(drop, new)] = pack(two_classes(tmp_path / "pets"), TASK, store)
+    [(drop, new)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(store, TASK.name))
     assert new
     assert drop.id == f"d-{drop.digest[:12]}"
     assert drop.classes == ("cat", "dog")
@@ -39,7 +39,7 @@ def test_a_source_becomes_a_committed_drop_in_any_store(tmp_path: Path, store: O
     assert [(shard.split, shard.samples) for shard in drop.shards] == [("train", 80)]
     assert sum(drop.samples(split) for split in drop.counts) == 80
     assert before <= drop.committed_at <= datetime.now(UTC)
-    assert list_drops(store, LAYOUT) == (drop,) == (read_drop(store, LAYOUT, drop.id),)
+    assert TaskStore(store, "pets").drops.all() == (drop,) == (TaskStore(store, "pets").drops.read(drop.id),)
     assert {entry.key for entry in store.list()} == {
         f"pets/drops/{drop.id}/{name}" for name in ("drop.json", drop.shards[0].name)
     }
@@ -48,7 +48,10 @@ def test_a_source_becomes_a_committed_drop_in_any_store(tmp_path: Path, store: O
 def test_the_same_source_gives_the_same_bytes_and_digest_everywhere(tmp_path: Path, local: LocalStore) -> None:
     first, second = two_classes(tmp_path / "a"), two_classes(tmp_path / "b")
     elsewhere = LocalStore(tmp_path / "elsewhere")
-    [(drop, _)], [(again, _)] = pack(first, TASK, local), pack(second, TASK, elsewhere)
+    [(drop, _)], [(again, _)] = (
+        pack(first, TASK, TaskStore(local, TASK.name)),
+        pack(second, TASK, TaskStore(elsewhere, TASK.name)),
+    )
     assert drop.model_copy(update={"committed_at": again.committed_at}) == again
     assert shard_bytes(local, drop) == shard_bytes(elsewhere, again)
 
@@ -59,8 +62,8 @@ def test_a_shard_mixes_its_classes_in_an_order_that_only_keys_decide(tmp_path: P
     for name in reversed(names):
         (back / name).parent.mkdir(parents=True, exist_ok=True)
         (back / name).write_bytes((forth / name).read_bytes())
-    [(drop, _)] = pack(forth, TASK, local)
-    assert pack(back, TASK, local) == [(drop, False)]
+    [(drop, _)] = pack(forth, TASK, TaskStore(local, TASK.name))
+    assert pack(back, TASK, TaskStore(local, TASK.name)) == [(drop, False)]
     [data] = shard_bytes(local, drop)
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         classes = [PurePosixPath(name).parent.name for name in tar.getnames() if name.endswith(".png")]
@@ -69,15 +72,15 @@ def test_a_shard_mixes_its_classes_in_an_order_that_only_keys_decide(tmp_path: P
 
 def test_packing_twice_changes_nothing_and_says_so(tmp_path: Path, local: LocalStore) -> None:
     source = two_classes(tmp_path / "pets")
-    [(drop, _)] = pack(source, TASK, local)
+    [(drop, _)] = pack(source, TASK, TaskStore(local, TASK.name))
     before = list(local.list())
-    assert pack(source, TASK, local) == [(drop, False)]
+    assert pack(source, TASK, TaskStore(local, TASK.name)) == [(drop, False)]
     assert list(local.list()) == before
 
 
 def test_splits_that_the_source_brings_are_kept(tmp_path: Path, local: LocalStore) -> None:
     names = [f"{split}/cat/{number}.png" for split, size in (("train", 30), ("test", 5)) for number in range(size)]
-    [(drop, _)] = pack(folder(tmp_path / "pets", *names), TASK, local)
+    [(drop, _)] = pack(folder(tmp_path / "pets", *names), TASK, TaskStore(local, TASK.name))
     assert drop.held_out == {"val": 0.2}
     assert drop.samples("test") == 5
     assert drop.samples("train") + drop.samples("val") == 30
@@ -87,10 +90,10 @@ def test_splits_that_the_source_brings_are_kept(tmp_path: Path, local: LocalStor
 def test_each_part_of_a_staging_is_a_drop_of_its_own(tmp_path: Path, local: LocalStore) -> None:
     source = two_classes(tmp_path / "pets")
     staging = Staging.parse("classes", "1+1")
-    [first, second] = pack(source, TASK, local, staging=staging)
+    [first, second] = pack(source, TASK, TaskStore(local, TASK.name), staging=staging)
     assert {first.drop.classes, second.drop.classes} == {("cat",), ("dog",)}
-    assert list_drops(local, LAYOUT) == (first.drop, second.drop)
-    assert pack(source, TASK, local, staging=staging, part=2) == [(second.drop, False)]
+    assert TaskStore(local, "pets").drops.all() == (first.drop, second.drop)
+    assert pack(source, TASK, TaskStore(local, TASK.name), staging=staging, part=2) == [(second.drop, False)]
 
 
 def test_a_bad_image_is_named_and_nothing_is_written(tmp_path: Path, local: LocalStore) -> None:
@@ -98,7 +101,7 @@ def test_a_bad_image_is_named_and_nothing_is_written(tmp_path: Path, local: Loca
     path = source / "dog/039.png"
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(DropError, match=r"pets: dog/039\.png: cannot be decoded: "):
-        pack(source, TASK, local, staging=Staging.parse("share", "50+50"))
+        pack(source, TASK, TaskStore(local, TASK.name), staging=Staging.parse("share", "50+50"))
     assert list(local.list()) == []
 
 
@@ -111,16 +114,16 @@ def test_a_bad_image_is_named_and_nothing_is_written(tmp_path: Path, local: Loca
 )
 def test_an_empty_split_is_refused(tmp_path: Path, local: LocalStore, names: list[str], message: str) -> None:
     with pytest.raises(DropError, match=message):
-        pack(folder(tmp_path / "pets", *names), TASK, local)
+        pack(folder(tmp_path / "pets", *names), TASK, TaskStore(local, TASK.name))
     assert list(local.list()) == []
 
 
 def test_an_id_never_changes_its_content(tmp_path: Path, local: LocalStore) -> None:
-    [(drop, new)] = pack(two_classes(tmp_path / "a"), TASK, local, drop_id="week-45")
+    [(drop, new)] = pack(two_classes(tmp_path / "a"), TASK, TaskStore(local, TASK.name), drop_id="week-45")
     assert (drop.id, new) == ("week-45", True)
     before = list(local.list())
     with pytest.raises(DropError, match="drop week-45 exists with other content"):
-        pack(two_classes(tmp_path / "b", each=41), TASK, local, drop_id="week-45")
+        pack(two_classes(tmp_path / "b", each=41), TASK, TaskStore(local, TASK.name), drop_id="week-45")
     assert list(local.list()) == before
 
 
@@ -132,7 +135,7 @@ def test_two_that_pack_other_content_under_one_id_at_once_leave_one_whole_drop(
 
     def run(source: Path) -> None:
         try:
-            pack(source, TASK, store, drop_id="week-45")
+            pack(source, TASK, TaskStore(store, TASK.name), drop_id="week-45")
         except DropError as error:
             refused.append(error)
 
@@ -142,22 +145,22 @@ def test_two_that_pack_other_content_under_one_id_at_once_leave_one_whole_drop(
     for thread in threads:
         thread.join()
     assert len(refused) == 3
-    [drop] = list_drops(store, LAYOUT)
+    [drop] = TaskStore(store, "pets").drops.all()
     assert [len(data) for data in shard_bytes(store, drop)] == [shard.size for shard in drop.shards]
 
 
 @pytest.mark.parametrize("drop_id", ["../up", "a/b", "Week", ".", "-x", "x" * 64])
 def test_an_id_that_is_no_name_is_refused(tmp_path: Path, local: LocalStore, drop_id: str) -> None:
     with pytest.raises(DropError, match=r"drop id .*: allowed are"):
-        pack(two_classes(tmp_path / "pets"), TASK, local, drop_id=drop_id)
+        pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name), drop_id=drop_id)
 
 
 def test_one_id_does_not_name_several_parts(tmp_path: Path, local: LocalStore) -> None:
     source, staging = two_classes(tmp_path / "pets"), Staging.parse("classes", "1+1")
     with pytest.raises(DropError, match="drop id pair: there are 2 parts to name"):
-        pack(source, TASK, local, staging=staging, drop_id="pair")
+        pack(source, TASK, TaskStore(local, TASK.name), staging=staging, drop_id="pair")
     with pytest.raises(DropError, match="part 3: there are 2; allowed is 1 to 2"):
-        pack(source, TASK, local, staging=staging, part=3)
+        pack(source, TASK, TaskStore(local, TASK.name), staging=staging, part=3)
 
 
 def test_an_image_that_cannot_be_read_is_named_and_nothing_is_committed(tmp_path: Path, local: LocalStore) -> None:
@@ -165,7 +168,7 @@ def test_an_image_that_cannot_be_read_is_named_and_nothing_is_committed(tmp_path
     samples = read_source(source)
     (source / "cat" / "007.png").unlink()
     with pytest.raises(DropError, match=r"pets: cat/007\.png: cannot be read: No such file or directory"):
-        pack_by_shards(samples, TASK, local, "d")
+        pack_by_shards(samples, TASK, TaskStore(local, TASK.name), "d")
     assert list(local.list()) == []
 
 
@@ -175,7 +178,7 @@ def test_a_shard_that_the_disk_does_not_take_is_no_fault_of_the_drop(tmp_path: P
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
         with pytest.raises(UserError, match=r"cannot be written: File too large.*\$TMPDIR") as refused:
-            pack(source, TASK, local)
+            pack(source, TASK, TaskStore(local, TASK.name))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not isinstance(refused.value, DropError)  # which would put an upload in quarantine

@@ -7,7 +7,7 @@ from fcntl import LOCK_EX, flock
 from pathlib import Path
 
 import pytest
-from support.streams import LAYOUT, encoded, upload
+from support.streams import KEYS, encoded, upload
 
 from retrain.data.stream.reading import shard_refs
 from retrain.data.stream.shard_cache import ShardCache, ShardRef
@@ -35,7 +35,7 @@ def store(tmp_path: Path) -> LocalStore:
 
 @pytest.fixture
 def shards(tmp_path: Path) -> list[ShardRef]:
-    return shard_refs(upload(LocalStore(tmp_path / "store"), tmp_path / "d-1", "d-1", encoded(150)), LAYOUT)
+    return shard_refs(upload(LocalStore(tmp_path / "store"), tmp_path / "d-1", "d-1", encoded(150)), KEYS)
 
 
 def cache_of(store: LocalStore, tmp_path: Path, room: int, shards: list[ShardRef]) -> ShardCache:

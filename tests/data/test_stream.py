@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.streams import LAYOUT, SETTING, encoded, streaming, two_drops, upload
+from support.streams import KEYS, SETTING, encoded, streaming, two_drops, upload
 from support.trainings import CPU, SIZE
 from torch import Tensor
 
@@ -22,7 +22,7 @@ from retrain.data.stream.order import shard_of, window_shuffle
 from retrain.errors import DropError, TaskError
 from retrain.records import Dataset, DropRef
 from retrain.store import LocalStore, ObjectStore
-from retrain.store.drops import list_drops
+from retrain.store.task_store import TaskStore
 from retrain.training.loaders import Batch, EpochSampler, InMemoryLoader, Position
 from retrain.training.streaming import StreamingLoader
 
@@ -46,8 +46,8 @@ def streams(place: Path) -> Splits:
 
 def held(place: Path, *splits: Split) -> Splits:
     store = LocalStore(place / "store")
-    drops = list_drops(store, LAYOUT)
-    where = {"store": store, "layout": LAYOUT, "image_size": SIZE, "device": CPU, "pixels_on": CPU}
+    drops = TaskStore(store, KEYS.task).drops.all()
+    where = {"store": TaskStore(store, KEYS.task), "image_size": SIZE, "device": CPU, "pixels_on": CPU}
     return samples.load_held(make_dataset(drops), drops, splits, cache_dir=place / "cache", **where)
 
 
@@ -241,7 +241,7 @@ def test_a_manifest_that_counts_otherwise_is_refused(tmp_path: Path) -> None:
 def load(store: ObjectStore, folder: Path, drops: list, setting: Stream = ROOMY) -> Splits:
     from retrain.data.stream.dataset import load_streamed as load_stream
 
-    where = {"store": store, "layout": LAYOUT, "image_size": SIZE, "device": CPU, "cache_dir": folder / "cache"}
+    where = {"store": TaskStore(store, KEYS.task), "image_size": SIZE, "device": CPU, "cache_dir": folder / "cache"}
     return load_stream(make_dataset(drops), drops, ["train"], setting=setting, **where)
 
 

@@ -20,8 +20,7 @@ from retrain.pipeline.evaluate import evaluate_run
 from retrain.pipeline.train import train_plan
 from retrain.records import Loading, Origin, Plan, Result
 from retrain.store import LocalStore, ObjectStore
-from retrain.store.drops import list_drops
-from retrain.store.layout import Layout
+from retrain.store.task_store import TaskStore
 
 STREAM = Loading(kind="stream", reason="a test")
 
@@ -35,13 +34,13 @@ def task_with(workers: int, **training: object) -> Task:
 def context_of(folder: Path, store: ObjectStore | None = None) -> Context:
     named = frozenset({TASK.model.name})
     store = store or LocalStore(folder / "store")
-    return Context(store, Layout(TASK.name), CPU, folder / "cache", Silent(), factories=named)
+    return Context(TaskStore(store, TASK.name), CPU, folder / "cache", Silent(), factories=named)
 
 
 def plan_in(context: Context, workers: int = 0, drops: int = 2, parent: Plan | None = None, epochs: int = 8) -> Plan:
     """Scratch, or continuous with its thinned passes, on the first drops, streamed."""
     task = task_with(workers, epochs=epochs)
-    dataset = make_dataset(list_drops(context.store, context.layout)[:drops])
+    dataset = make_dataset(context.store.drops.all()[:drops])
     plan = plan_of(task, "continuous" if parent else "scratch", sizes=[drop.samples for drop in dataset.drops])
     lineage = {"parent": parent.run_id, "known": len(parent.dataset.drops)} if parent else {}
     own = Origin(seed=plan.seed, drops=drops, classes=len(dataset.classes))
@@ -82,7 +81,7 @@ def started(processes: ForkServerContext, folder: Path, plan: Plan, iteration: i
 
 
 def newest(folder: Path, plan: Plan) -> int:
-    states = context_of(folder).store.list(f"{TASK.name}/runs/{plan.run_id}/state/")
+    states = context_of(folder).store.objects.list(f"{TASK.name}/runs/{plan.run_id}/state/")
     return max((int(Path(entry.key).name.split("-")[0]) for entry in states), default=0)
 
 
@@ -140,7 +139,7 @@ def test_a_streamed_run_learns_and_is_judged_and_says_that_it_streamed(store: Ob
     assert result.machine.loader == "stream"
     assert result.final_accuracy > 0.5
     evaluation = evaluate_run(context, plan, None)
-    assert evaluation.samples == sum(drop.samples("test") for drop in list_drops(store, context.layout))
+    assert evaluation.samples == sum(drop.samples("test") for drop in context.store.drops.all())
     assert evaluation.accuracy > 0.5
 
 

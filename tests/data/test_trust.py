@@ -16,7 +16,7 @@ from retrain.pipeline import stages
 from retrain.pipeline.context import make_context
 from retrain.pipeline.planning import Request
 from retrain.records import Plan, RunRecord
-from retrain.store import LocalStore, champions
+from retrain.store import LocalStore
 
 RAN: list[str] = []
 
@@ -49,15 +49,15 @@ def life(tmp_path: Path) -> Life:
 
 def plant(life: Life, run_id: str) -> None:
     """Have a plan in the store name other code, as whoever can write there could."""
-    key = life.layout.run(run_id, "plan.json")
-    plan = json.loads(life.store.read(key)[0])
+    key = life.store.keys.run(run_id, "plan.json")
+    plan = json.loads(life.store.objects.read(key)[0])
     plan["task"]["model"] = {"name": THEIRS, "stem": "small", "options": {"command": "id"}}
     plan["task"]["factories"] = [THEIRS]
-    life.store.write(key, json.dumps(plan).encode())
+    life.store.objects.write(key, json.dumps(plan).encode())
 
 
 def test_a_champions_plan_that_names_other_code_is_refused_unrun(life: Life) -> None:
-    plant(life, champions.read(life.store, life.layout).run_id or "")
+    plant(life, life.store.champion.read().run_id or "")
     with pytest.raises(ModelError, match=f"model {THEIRS}: a plan in the store names it and the task does not"):
         stages.run_task(life.context, TASK, Request("naive"))
     assert RAN == []

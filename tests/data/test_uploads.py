@@ -16,11 +16,12 @@ from retrain.data.shards import write_shards
 from retrain.data.uploads import ingest_drop
 from retrain.errors import DropError
 from retrain.store import LocalStore, ObjectStore
-from retrain.store.drops import Quarantine, list_drops, quarantine
-from retrain.store.layout import Layout
+from retrain.store.drops import Quarantine
+from retrain.store.keys import TaskKeys
+from retrain.store.task_store import TaskStore
 
 TASK = Task(name="pets", data=Data(image_size=8, val_share=0.2, test_share=0.2))
-LAYOUT = Layout("pets")
+KEYS = TaskKeys("pets")
 DROP = "week-45"
 
 
@@ -49,13 +50,13 @@ def photos() -> dict[str, bytes]:
 def upload(store: ObjectStore, files: dict[str, bytes]) -> None:
     """Upload a drop as a producer does, `_SUCCESS` last."""
     for name, data in {**files, "_SUCCESS": b""}.items():
-        store.write(LAYOUT.shard(DROP, name), data)
+        store.write(KEYS.shard(DROP, name), data)
 
 
 def test_shards_are_committed_where_they_lie(store: ObjectStore) -> None:
     shards = {"train-0.tar": webdataset(*range(30)), "train-1.tar": webdataset(*range(30, 60))}
     upload(store, shards | {"test.tar": webdataset(*range(5))})
-    drop = ingest_drop(DROP, TASK, store)
+    drop = ingest_drop(DROP, TASK, TaskStore(store, TASK.name))
     assert drop.id == DROP
     assert drop.classes == ("cat", "dog")
     assert [(shard.name, shard.split, shard.samples) for shard in drop.shards] == [
@@ -67,8 +68,8 @@ def test_shards_are_committed_where_they_lie(store: ObjectStore) -> None:
     assert drop.samples("test") == 5
     assert drop.samples("train") + drop.samples("val") == 60
     assert shard_bytes(store, drop)[1:] == list(shards.values())
-    assert list_drops(store, LAYOUT) == (drop,)
-    splits = decode_drop(drop, store, LAYOUT, 8)
+    assert TaskStore(store, "pets").drops.all() == (drop,)
+    splits = decode_drop(drop, TaskStore(store, "pets"), 8)
     assert {split: len(arrays.labels) for split, arrays in splits.items()} == {
         split: drop.samples(split) for split in drop.counts
     }
@@ -76,10 +77,10 @@ def test_shards_are_committed_where_they_lie(store: ObjectStore) -> None:
 
 def test_a_tree_of_images_is_packed_under_the_same_id(store: ObjectStore) -> None:
     upload(store, photos())
-    drop = ingest_drop(DROP, TASK, store)
+    drop = ingest_drop(DROP, TASK, TaskStore(store, TASK.name))
     assert (drop.id, drop.classes) == (DROP, ("cat", "dog"))
     assert sum(drop.samples(split) for split in drop.counts) == 80
-    assert ingest_drop(DROP, TASK, store) == drop
+    assert ingest_drop(DROP, TASK, TaskStore(store, TASK.name)) == drop
 
 
 class Weighed(LocalStore):
@@ -103,29 +104,29 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_however_many_shards_a_tree_of_images_makes_few_lie_on_disk_at_once(tmp_path: Path) -> None:
     local = Weighed(tmp_path / "store")
     upload(local, photos())
-    drop = ingest_drop(DROP, TASK, local)
+    drop = ingest_drop(DROP, TASK, TaskStore(local, TASK.name))
     assert len(drop.shards) > 3 * ON_DISK
     assert 1 < local.most <= ON_DISK
     assert [len(data) for data in shard_bytes(local, drop)] == [shard.size for shard in drop.shards]
-    assert sum(len(arrays.labels) for arrays in decode_drop(drop, local, LAYOUT, 8).values()) == 80
+    assert sum(len(arrays.labels) for arrays in decode_drop(drop, TaskStore(local, "pets"), 8).values()) == 80
 
 
 @pytest.mark.usefixtures("_small_shards")
 def test_what_was_uploaded_before_a_tree_was_refused_is_no_drop_and_no_hindrance(local: LocalStore) -> None:
     upload(local, photos() | {"cat/1.png": png(1)[:60]})
     with pytest.raises(DropError, match=r"cat/1\.png: cannot be decoded"):
-        ingest_drop(DROP, TASK, local)
-    assert [entry.key for entry in local.list(LAYOUT.drops) if entry.key.endswith(".tar")]
-    assert list_drops(local, LAYOUT) == ()
+        ingest_drop(DROP, TASK, TaskStore(local, TASK.name))
+    assert [entry.key for entry in local.list(KEYS.drops) if entry.key.endswith(".tar")]
+    assert TaskStore(local, "pets").drops.all() == ()
     upload(local, photos())
-    assert sum(map(ingest_drop(DROP, TASK, local).samples, ("train", "val", "test"))) == 80
+    assert sum(map(ingest_drop(DROP, TASK, TaskStore(local, TASK.name)).samples, ("train", "val", "test"))) == 80
 
 
 def test_what_an_attempt_that_was_cut_off_uploaded_is_no_hindrance(local: LocalStore) -> None:
     upload(local, photos())
-    drop = ingest_drop(DROP, TASK, local)
-    local.delete(LAYOUT.manifest(DROP))
-    assert ingest_drop(DROP, TASK, local).digest == drop.digest
+    drop = ingest_drop(DROP, TASK, TaskStore(local, TASK.name))
+    local.delete(KEYS.manifest(DROP))
+    assert ingest_drop(DROP, TASK, TaskStore(local, TASK.name)).digest == drop.digest
 
 
 @pytest.mark.parametrize(
@@ -144,34 +145,34 @@ def test_what_an_attempt_that_was_cut_off_uploaded_is_no_hindrance(local: LocalS
 def test_a_bad_drop_is_refused_by_shard_key_and_cause(local: LocalStore, files: dict[str, bytes], message: str) -> None:
     upload(local, files)
     with pytest.raises(DropError, match=message):
-        ingest_drop(DROP, TASK, local)
-    assert list_drops(local, LAYOUT) == ()
+        ingest_drop(DROP, TASK, TaskStore(local, TASK.name))
+    assert TaskStore(local, "pets").drops.all() == ()
 
 
 def test_shards_packed_from_images_are_not_mixed_with_those_that_come_in_the_images_place(local: LocalStore) -> None:
     upload(local, photos())
-    ingest_drop(DROP, TASK, local)
-    for entry in list(local.list(LAYOUT.shard(DROP, ""))):
+    ingest_drop(DROP, TASK, TaskStore(local, TASK.name))
+    for entry in list(local.list(KEYS.shard(DROP, ""))):
         if not entry.key.endswith(".tar"):
             local.delete(entry.key)
     upload(local, {"train.tar": webdataset(*range(30))})
     with pytest.raises(DropError, match=r"train-000000-\w{8}\.tar was packed from images, train\.tar was not; delete"):
-        ingest_drop(DROP, TASK, local)
+        ingest_drop(DROP, TASK, TaskStore(local, TASK.name))
 
 
 def test_a_member_that_climbs_out_is_refused(local: LocalStore, tmp_path: Path) -> None:
     upload(local, {"train.tar": tar(tmp_path / "x.tar", [("../cat/1.png", png(1))]).read_bytes()})
     with pytest.raises(DropError, match=r"train\.tar: \.\./cat/1\.png: the path leaves the source"):
-        ingest_drop(DROP, TASK, local)
+        ingest_drop(DROP, TASK, TaskStore(local, TASK.name))
 
 
 def test_a_drop_in_quarantine_is_in_no_run_until_its_report_is_deleted(local: LocalStore) -> None:
     upload(local, {"train.tar": webdataset(*range(40))})
-    drop = ingest_drop(DROP, TASK, local)
-    quarantine(local, LAYOUT, DROP, "the labels are wrong")
-    quarantine(local, LAYOUT, DROP, "a later finding")
-    assert list_drops(local, LAYOUT) == ()
-    report = Quarantine.model_validate_json(local.read(LAYOUT.quarantine(DROP))[0])
+    drop = ingest_drop(DROP, TASK, TaskStore(local, TASK.name))
+    TaskStore(local, "pets").drops.quarantine(DROP, "the labels are wrong")
+    TaskStore(local, "pets").drops.quarantine(DROP, "a later finding")
+    assert TaskStore(local, "pets").drops.all() == ()
+    report = Quarantine.model_validate_json(local.read(KEYS.quarantine(DROP))[0])
     assert (report.drop, report.task, report.cause) == (DROP, "pets", "the labels are wrong")
-    local.delete(LAYOUT.quarantine(DROP))
-    assert list_drops(local, LAYOUT) == (drop,)
+    local.delete(KEYS.quarantine(DROP))
+    assert TaskStore(local, "pets").drops.all() == (drop,)

@@ -9,7 +9,7 @@ from support.faulty_s3 import Forward, Reply, Request, faulty, refusal
 from support.kfp_server import serving
 from support.lives import Life, make_task
 from support.pictures import two_classes
-from support.streams import LAYOUT, SETTING, streaming, two_drops
+from support.streams import KEYS, SETTING, streaming, two_drops
 from support.terminal import retrain
 from support.trainings import SIZE, TASK
 
@@ -21,7 +21,8 @@ from retrain.pipeline import stages
 from retrain.pipeline.planning import Request as Asked
 from retrain.records import Drop
 from retrain.records.drop import drop_digest
-from retrain.store import LocalStore, champions
+from retrain.store import LocalStore
+from retrain.store.task_store import TaskStore
 
 STORE_CHECKS = ["credentials", "store", "conditional writes", "clock"]
 
@@ -130,10 +131,10 @@ def test_a_cache_that_cannot_be_one_is_found(doctor: Doctor, tmp_path: Path, mon
 def huge_drop(folder: Path) -> Drop:
     """A drop whose manifest says that more lies in it than any disk can hold."""
     store = LocalStore(folder / "store")
-    [(drop, _)] = pack(two_classes(folder / "pets"), TASK, store)
+    [(drop, _)] = pack(two_classes(folder / "pets"), TASK, TaskStore(store, TASK.name))
     huge = drop.model_copy(update={"id": "d-huge", "counts": {**drop.counts, "train": {"cat": 10**12}}})
     huge = huge.model_copy(update={"digest": drop_digest(huge)})
-    store.create(LAYOUT.manifest(huge.id), huge.to_bytes())
+    store.create(KEYS.manifest(huge.id), huge.to_bytes())
     return huge
 
 
@@ -150,19 +151,19 @@ def test_a_disk_must_hold_what_is_decoded_but_of_a_stream_the_held_out_splits_an
 
 
 def test_what_lies_in_the_cache_needs_no_room_again(tmp_path: Path) -> None:
-    store, cache = LocalStore(tmp_path / "store"), tmp_path / "cache"
-    drops = two_drops(store, tmp_path)
+    store, cache = TaskStore(LocalStore(tmp_path / "store"), KEYS.task), tmp_path / "cache"
+    drops = two_drops(store.objects, tmp_path)
     each = 3 * SIZE**2
     assert disk_bytes_needed(TASK, drops, False, store, cache) == 500 * each
-    load_decoded(drops[0], store, LAYOUT, SIZE, cache)
+    load_decoded(drops[0], store, SIZE, cache)
     assert disk_bytes_needed(TASK, drops, False, store, cache) == 200 * each
-    load_decoded(drops[1], store, LAYOUT, SIZE, cache)
+    load_decoded(drops[1], store, SIZE, cache)
     assert disk_bytes_needed(TASK, drops, False, store, cache) == 0
 
 
 def test_a_stream_needs_its_held_out_splits_and_shards_up_to_the_limit_until_they_are_there(tmp_path: Path) -> None:
-    store, cache = LocalStore(tmp_path / "store"), tmp_path / "cache"
-    drops = two_drops(store, tmp_path)
+    store, cache = TaskStore(LocalStore(tmp_path / "store"), KEYS.task), tmp_path / "cache"
+    drops = two_drops(store.objects, tmp_path)
     held_out = sum(drop.samples(split) for drop in drops for split in ("val", "test")) * 3 * SIZE**2
     shards = sum(shard.size for drop in drops for shard in drop.shards)
 
@@ -172,15 +173,15 @@ def test_a_stream_needs_its_held_out_splits_and_shards_up_to_the_limit_until_the
 
     assert disk_bytes_needed(with_cache(2 * shards), drops, True, store, cache) == held_out + shards
     assert disk_bytes_needed(with_cache(shards // 2), drops, True, store, cache) == held_out + shards // 2
-    streaming(store, cache, SETTING.model_copy(update={"cache": str(2 * shards)}))
+    streaming(store.objects, cache, SETTING.model_copy(update={"cache": str(2 * shards)}))
     assert disk_bytes_needed(with_cache(2 * shards), drops, True, store, cache) == 0
     assert disk_bytes_needed(with_cache(shards // 2), drops, True, store, cache) == 0
 
 
 def test_a_damaged_manifest_keeps_no_run_from_its_turn(doctor: Doctor, tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
-    pack(two_classes(tmp_path / "pets"), TASK, store)
-    store.write(LAYOUT.manifest("d-torn"), b"{")
+    pack(two_classes(tmp_path / "pets"), TASK, TaskStore(store, TASK.name))
+    store.write(KEYS.manifest("d-torn"), b"{")
     code, found = doctor(str(tmp_path / "store"))
     assert code == 0
     assert "1 drop of task pets" in found["store"]["found"]
@@ -193,7 +194,7 @@ def champion(folder: Path) -> tuple[Life, str]:
     life = Life(LocalStore(folder / "store"), folder)
     life.land(0, 1)
     stages.run_task(life.context, make_task(), Asked())
-    run_id = champions.read(life.store, life.layout).run_id
+    run_id = life.store.champion.read().run_id
     assert run_id
     return life, run_id
 
@@ -206,13 +207,13 @@ def test_a_champion_that_is_damaged_or_its_model_fails_and_nothing_is_said_of_a_
     code, found = doctor(life.store.url, *small)
     assert (code, found["plan"]["found"]) == (0, f"nothing to do: no drop has landed since champion {run_id}")
     assert found["champion"]["found"].startswith(run_id)
-    model = life.layout.run(run_id, "model.safetensors")
-    life.store.write(model, life.store.read(model)[0][:-1])
+    model = life.store.keys.run(run_id, "model.safetensors")
+    life.store.objects.write(model, life.store.objects.read(model)[0][:-1])
     code, found = doctor(life.store.url, *small)
     assert (code, found["champion"]["state"]) == (1, "failed")
     assert f"{model} is not the model" in found["champion"]["found"]
     assert "retrain rollback" in found["champion"]["mend"]
-    life.store.write(life.layout.champion, b"{")
+    life.store.objects.write(life.store.keys.champion, b"{")
     code, found = doctor(life.store.url, *small)
     assert (code, found["champion"]["state"]) == (1, "failed")
     assert "champion.json was not written" in found["champion"]["found"]
@@ -221,10 +222,10 @@ def test_a_champion_that_is_damaged_or_its_model_fails_and_nothing_is_said_of_a_
 
 def test_a_ledger_that_cannot_be_read_allows_no_plan(doctor: Doctor, tmp_path: Path) -> None:
     life, run_id = champion(tmp_path)
-    life.store.write(life.layout.record(run_id), b"{")
+    life.store.objects.write(life.store.keys.record(run_id), b"{")
     code, found = doctor(life.store.url, "--set", "model.name=logistic")
     assert (code, states(found)["champion"], states(found)["plan"]) == (1, "ok", "failed")
-    assert life.layout.record(run_id) in found["plan"]["found"]
+    assert life.store.keys.record(run_id) in found["plan"]["found"]
 
 
 @pytest.mark.parametrize("name", ["resnet99", "nomod:fn"])

@@ -30,10 +30,6 @@ from retrain.experiments.workers import Workers
 from retrain.pipeline.context import make_context
 from retrain.pipeline.train import prepare
 from retrain.records import Curve
-from retrain.store import champions, ledger
-from retrain.store.drops import list_drops
-from retrain.store.layout import Layout
-from retrain.store.runs import RunRecords
 from retrain.training.setup import Run as Start
 
 
@@ -59,13 +55,13 @@ def test_every_cell_is_a_trial_in_the_ledger_that_ran_its_whole_schedule(
         "small, part 1 of 2, runs to do: 1 of 1",
         "small, part 2 of 2, runs to do: 3 of 3",
     ]
-    layout = Layout(runs.task(next(cells(runs.study, 1))).name)
-    records = ledger.read(runs.store, layout)
+    store = runs.store(runs.task(next(cells(runs.study, 1))).name)
+    records = store.ledger.read()
     assert [record.method for record in records] == ["scratch", "scratch", "naive", "continuous"]
     assert {record.purpose for record in records} == {"trial"}
     assert {record.outcome for record in records} == {"completed"}
     assert [record.parent for record in records] == [None, None, records[0].run_id, records[0].run_id]
-    initialized = RunRecords(runs.store, layout, records[3].run_id).plan().recipe
+    initialized = store.run(records[3].run_id).plan().recipe
     assert initialized.model_dump(include={"initialization", "objective", "sampling"}) == {
         "initialization": {
             "name": "shrink_perturb",
@@ -77,7 +73,7 @@ def test_every_cell_is_a_trial_in_the_ledger_that_ran_its_whole_schedule(
         "objective": {"name": "none"},
         "sampling": {"name": "uniform"},
     }
-    assert champions.read(runs.store, layout).champion is None
+    assert store.champion.read().champion is None
 
 
 def test_a_study_that_was_stopped_goes_on_and_one_that_grew_runs_only_what_is_new(place: Path, tmp_path: Path) -> None:
@@ -110,7 +106,10 @@ def test_what_is_measured_beside_accuracy_is_kept_and_shown(place: Path, tmp_pat
     runs = Runs(study, str(tmp_path / "store"))
     run(runs, DataRoot(place), CPU)
     figures = {one.cell.method: one.measures for one in runs.ran()}
-    start = prepare(make_context(runs.store, runs.task(runs.ran()[1].cell), "cpu"), runs.plan(runs.ran()[1].cell))
+    start = prepare(
+        make_context(runs.store(runs.ran()[1].record.task), runs.task(runs.ran()[1].cell), "cpu"),
+        runs.plan(runs.ran()[1].cell),
+    )
     new = (start.train.drop == 1).nonzero().squeeze(1)
     expected = sum(norm_of_one(start, index) for index in new.tolist()) / len(new)
     assert figures["naive"]["gradient norm, new, start"] == pytest.approx(expected, rel=1e-4)
@@ -129,7 +128,7 @@ def test_stop_on_test_measures_on_the_test_split_and_holds_nothing_out(place: Pa
             shutil.copy(path, to)
     study = small_study(stop_on="test", data=[{"name": "split"}])
     runs = Runs(study, str(tmp_path / "store"))
-    drops = commit_drops(study, "7+3", runs.task(next(cells(study, 1))), runs.store, DataRoot(tmp_path / "data"))
+    drops = commit_drops(study, "7+3", runs.task(next(cells(study, 1))), runs.objects, DataRoot(tmp_path / "data"))
     assert [drop.samples(split) for drop in drops for split in ("train", "val", "test")] == [56, 28, 28, 24, 12, 12]
     assert [drop.held_out for drop in drops] == [{}, {}]
 
@@ -137,7 +136,7 @@ def test_stop_on_test_measures_on_the_test_split_and_holds_nothing_out(place: Pa
 def test_a_class_is_thinned_to_so_many_training_images(place: Path, tmp_path: Path) -> None:
     study = small_study()
     runs = Runs(study, str(tmp_path))
-    drops = commit_drops(study, "7+3", runs.task(next(cells(study, 1))), runs.store, DataRoot(place))
+    drops = commit_drops(study, "7+3", runs.task(next(cells(study, 1))), runs.objects, DataRoot(place))
     assert [len(drop.classes) for drop in drops] == [7, 3]
     assert [sum(drop.samples(split) for split in ("train", "val", "test")) for drop in drops] == [280, 120]
 
@@ -147,7 +146,7 @@ def test_of_the_classes_the_first_by_name_are_kept(place: Path, tmp_path: Path) 
         data=[{"name": "digits", "classes": 4, "per_class": 20}], splits={"s": {"by": "classes", "sizes": "3+1"}}
     )
     runs = Runs(study, str(tmp_path))
-    drops = commit_drops(study, "s", runs.task(next(cells(study, 1))), runs.store, DataRoot(place))
+    drops = commit_drops(study, "s", runs.task(next(cells(study, 1))), runs.objects, DataRoot(place))
     assert [drop.classes for drop in drops] == [("0", "1", "2"), ("3",)]
     assert [sum(drop.samples(split) for split in ("train", "val", "test")) for drop in drops] == [60, 20]
 
@@ -155,7 +154,7 @@ def test_of_the_classes_the_first_by_name_are_kept(place: Path, tmp_path: Path) 
 def test_a_split_by_component_puts_the_dark_before_the_light(place: Path, tmp_path: Path) -> None:
     study = small_study(splits={"50+50": {"by": "component", "sizes": "50+50"}})
     runs = Runs(study, str(tmp_path))
-    drops = commit_drops(study, "50+50", runs.task(next(cells(study, 1))), runs.store, DataRoot(place))
+    drops = commit_drops(study, "50+50", runs.task(next(cells(study, 1))), runs.objects, DataRoot(place))
     assert [sum(drop.samples(split) for split in ("train", "val", "test")) for drop in drops] == [200, 200]
 
 
@@ -324,17 +323,17 @@ def test_a_recommendation_is_measured_on_the_tasks_own_drops_within_the_budget(p
     own.write_text(TASK.replace("name: tiny", f"name: tiny\nstore: {tmp_path / 'store'}"))
     runs = Runs(study, str(tmp_path / "store"))
     task = runs.task(next(cells(study, 1)))
-    commit_drops(study, "7+3", task.model_copy(update={"name": "tiny"}), runs.store, DataRoot(place))
+    commit_drops(study, "7+3", task.model_copy(update={"name": "tiny"}), runs.objects, DataRoot(place))
     with pytest.raises(StudyError, match="budget of 3 iterations is too small"):
         recommendation(str(own), 3, 1, CPU)
     text = recommendation(str(own), 40, 1, CPU)
     assert text.startswith("Use ")
-    records = ledger.read(runs.store, Layout("tiny"))
+    records = runs.store("tiny").ledger.read()
     assert {record.purpose for record in records} == {"trial"}
     assert sum(record.result.iterations for record in records if record.result) == pytest.approx(40, abs=3)
     (whole,) = re.findall(r"shorter trainings favour the naive start: --budget (\d+) compares", text)
     assert "Trained for the task's 3 epochs." in recommendation(str(own), int(whole), 1, CPU)
-    images = sum(drop.samples("val") for drop in list_drops(runs.store, Layout("tiny")))
+    images = sum(drop.samples("val") for drop in runs.store("tiny").drops.all())
     assert f"on {images} val images has a standard error of" in text
 
 
@@ -344,13 +343,13 @@ def test_a_recommendation_is_about_the_task_with_its_overrides(
     study = small_study()
     runs = Runs(study, str(tmp_path / "store"))
     task = runs.task(next(cells(study, 1)))
-    commit_drops(study, "7+3", task.model_copy(update={"name": "mine"}), runs.store, DataRoot(place))
+    commit_drops(study, "7+3", task.model_copy(update={"name": "mine"}), runs.objects, DataRoot(place))
     overrides = ("name=mine", f"store={tmp_path / 'store'}", "model.options={width: 8}", "training.epochs=1000")
     options = [word for override in overrides for word in ("--set", override)]
     command = ["study", "recommend", "--task", "tiny", "--budget", "40", "--device", "cpu", *options]
     assert "of the task's 1000 epochs" in retrain(command, capfd).out
-    records = ledger.read(runs.store, Layout("mine"))
-    plans = [RunRecords(runs.store, Layout("mine"), record.run_id).plan() for record in records]
+    records = runs.store("mine").ledger.read()
+    plans = [runs.store("mine").run(record.run_id).plan() for record in records]
     assert [plan.task.model.options for plan in plans] == [{"width": 8}] * 6
     assert sum(plan.iterations for plan in plans) == pytest.approx(40, abs=3)
 
@@ -364,7 +363,7 @@ def test_where_the_recipe_loses_the_recommendation_is_not_to_use_it(place: Path,
     study = small_study(data=[{"name": "digits"}])
     runs = Runs(study, str(tmp_path / "store"))
     task = runs.task(next(cells(study, 1)))
-    commit_drops(study, "7+3", task.model_copy(update={"name": "tiny"}), runs.store, DataRoot(place))
+    commit_drops(study, "7+3", task.model_copy(update={"name": "tiny"}), runs.objects, DataRoot(place))
     first, settings, below, *_ = recommendation(str(own), 4000, 2, CPU).split("\n\n")
     assert first.startswith("Use naive: it reached L_100")
     assert "recipe: {initialization: {name: warm}" in settings
@@ -404,7 +403,7 @@ def test_tars_and_image_folders_with_and_without_splits_land_alike(place: Path, 
     for name in ("imagenet", "adaptiope", "tars"):
         study = small_study(data=[{"name": name}])
         runs = Runs(study, str(tmp_path / "store"))
-        drops = commit_drops(study, "7+3", runs.task(next(cells(study, 1))), runs.store, DataRoot(tmp_path))
+        drops = commit_drops(study, "7+3", runs.task(next(cells(study, 1))), runs.objects, DataRoot(tmp_path))
         found[name] = [sum(drop.samples(split) for split in ("train", "val", "test")) for drop in drops]
         assert [len(drop.classes) for drop in drops] == [7, 3]
     assert list(found.values()) == [[7 * 18, 3 * 18]] * 3
@@ -451,5 +450,5 @@ def test_the_drops_of_a_split_are_listed_in_their_order(place: Path, tmp_path: P
     study = small_study(splits={"4+3+3": {"by": "classes", "sizes": "4+3+3"}})
     runs = Runs(study, str(tmp_path))
     task = runs.task(next(cells(study, 1)))
-    commit_drops(study, "4+3+3", task, runs.store, DataRoot(place))
-    assert [drop.id for drop in list_drops(runs.store, Layout(task.name))] == ["drop-1", "drop-2", "drop-3"]
+    commit_drops(study, "4+3+3", task, runs.objects, DataRoot(place))
+    assert [drop.id for drop in runs.store(task.name).drops.all()] == ["drop-1", "drop-2", "drop-3"]

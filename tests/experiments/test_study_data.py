@@ -141,7 +141,7 @@ def landed(place: Path, names: list[str], split: dict[str, str]) -> list[tuple[i
     """Land a study's data; return each drop's number of classes and of images."""
     study = small_study(data=[{"name": name} for name in names], splits={"split": split})
     runs = Runs(study, str(place / "store"))
-    drops = commit_drops(study, "split", runs.task(next(cells(study, 1))), runs.store, DataRoot(place))
+    drops = commit_drops(study, "split", runs.task(next(cells(study, 1))), runs.objects, DataRoot(place))
     return [(len(drop.classes), sum(map(drop.samples, ("train", "val", "test")))) for drop in drops]
 
 

@@ -14,8 +14,6 @@ from retrain.experiments.drops import DataRoot
 from retrain.experiments.grid import Cell, cells
 from retrain.experiments.runner import run
 from retrain.experiments.runs import Runs
-from retrain.store import ledger
-from retrain.store.layout import Layout
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -41,14 +39,14 @@ def test_a_killed_study_goes_on_to_the_same_models_and_its_processes_go_with_it(
         (place / "studies").mkdir()
         (place / "studies" / "small.yaml").write_text(study.model_dump_json())
         alone, killed = (Runs(study, str(tmp_path / name)) for name in ("alone", "killed"))
-        layout = Layout(killed.task(next(cells(study, 1))).name)
+        store = killed.store(killed.task(next(cells(study, 1))).name)
         settings = ["--root", str(place), "--store", str(tmp_path / "killed"), "--jobs", str(jobs), "--device", "cpu"]
         with subprocess.Popen([sys.executable, "-m", "retrain", "study", "run", "small", *settings]) as process:
-            wait_for(lambda: bool(ledger.read(killed.store, layout)))
+            wait_for(lambda: bool(store.ledger.read()))
             started = children(process.pid)
             process.send_signal(signal.SIGKILL)
         wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
-        ended = len(ledger.read(killed.store, layout))
+        ended = len(store.ledger.read())
         assert 0 < ended < 8
         assert run(killed, DataRoot(place), CPU) == 8 - ended
         run(alone, DataRoot(place), CPU)

@@ -65,7 +65,7 @@ def test_every_cell_of_a_study_in_the_papers_size_is_planned(name: str, place: P
     runs = Runs(study, str(place / "store"))
     if any(split.by == "margin" for split in study.splits.values()):
         for cell in cells(study, 1):
-            assert commit_drops(study, cell.split, runs.task(cell), runs.store, DataRoot(place))
+            assert commit_drops(study, cell.split, runs.task(cell), runs.objects, DataRoot(place))
         return
     levels = plan_ahead(runs, DataRoot(place))
     longest = max(parts_of(study, split) for split in study.splits)

@@ -20,9 +20,6 @@ from retrain.pipeline.context import make_context
 from retrain.pipeline.evaluate import load_network
 from retrain.recipe.analysis import margins
 from retrain.records import Loading
-from retrain.store.drops import list_drops
-from retrain.store.layout import Layout
-from retrain.store.runs import RunRecords
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -40,7 +37,7 @@ def test_transfer_trains_on_the_second_drop_alone_from_the_weights_of_the_first(
     by_cell = {(one.cell.split, one.cell.method): one.record for one in runs.ran()}
     assert {record.drops for record in by_cell.values()} == {("drop-2",)}
     naive = by_cell["100 %", "naive"]
-    plan = RunRecords(runs.store, Layout(naive.task), naive.run_id).plan()
+    plan = runs.store(naive.task).run(naive.run_id).plan()
     assert (plan.known, len(plan.dataset.classes)) == (0, 5)
     assert naive.parent == runs.plan(Cell("task", "100 %", "(first drop)", 1, 0)).run_id
     halves = [runs.drops(Cell("task", split, "naive", 2, 0))[0] for split in ("50 %", "100 %")]
@@ -56,8 +53,8 @@ def test_what_lands_next_is_what_the_methods_own_model_is_least_sure_of(place: P
     assert run(runs, DataRoot(place), CPU) == 0
     one = {cell.method: cell for cell in cells(runs.study, 3)}
     assert set(drop_ids(runs.study, one["scratch"])) & set(drop_ids(runs.study, one["naive"])) == {"drop-1"}
-    layout = Layout(runs.task(one["naive"]).name)
-    images = {drop.id: sum(map(drop.samples, ("train", "val", "test"))) for drop in list_drops(runs.store, layout)}
+    store = runs.store(runs.task(one["naive"]).name)
+    images = {drop.id: sum(map(drop.samples, ("train", "val", "test"))) for drop in store.drops.all()}
     assert sorted(images.values()) == [120, 120, 120, 120, 160]
     assert [one.record.drops for one in runs.ran() if one.cell == Cell("task", "by margin", "naive", 3, 0)] == [
         tuple(drop_ids(runs.study, one["naive"]))
@@ -73,7 +70,7 @@ def test_the_drop_that_lands_holds_the_smallest_margins_of_the_pool(place: Path,
     run(runs, DataRoot(place), CPU)
     second, third = (Cell("task", "m", "naive", drops, 0) for drops in (2, 3))
     task = runs.task(second)
-    context = make_context(runs.store, task, "cpu")
+    context = make_context(runs.store(task.name), task, "cpu")
     first = runs.plan(Cell("task", "m", "(first drop)", 1, 0))
     network = load_network(context.files(first.run_id), first, context.factories, context.device).eval()
 

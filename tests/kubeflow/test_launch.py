@@ -53,7 +53,7 @@ def test_a_step_trains_and_escalates_in_two_processes_and_exits_with_75_when_ask
     plan = stages.plan(life.context, task, Request())
     assert isinstance(plan, Plan)
     process = step(life.folder, plan)
-    while not any("/state/" in entry.key for entry in life.store.list("pets/runs/")):
+    while not any("/state/" in entry.key for entry in life.store.objects.list("pets/runs/")):
         assert process.poll() is None
         time.sleep(0.01)
     process.terminate()
@@ -87,7 +87,4 @@ def test_the_command_under_torchrun_retrains_once_and_speaks_with_one_voice(life
     said = json.loads(process.communicate()[0])
     assert process.returncode == 0
     assert (said["outcome"], said["result"]["machine"]["processes"]) == ("completed", 2)
-    assert [entry.key for entry in life.store.list("pets/ledger/")] == [
-        f"pets/ledger/{said['run_id']}.json",
-        f"pets/ledger/{said['run_id']}.prom",
-    ]
+    assert [entry.key for entry in life.store.objects.list("pets/ledger/")] == [f"pets/ledger/{said['run_id']}.json"]

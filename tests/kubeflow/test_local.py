@@ -21,10 +21,11 @@ from retrain.pipeline import stages
 from retrain.pipeline.context import make_context
 from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.records import RunRecord
-from retrain.store import LocalStore, ledger, open_store
-from retrain.store.layout import Layout
+from retrain.store import LocalStore, open_store
+from retrain.store.keys import TaskKeys
+from retrain.store.task_store import TaskStore
 
-LAYOUT = Layout("digits")
+KEYS = TaskKeys("digits")
 TIMES = ("started_at", "ended_at", "device_seconds", "device_seconds_all_in")
 
 
@@ -45,7 +46,7 @@ def write_digits(root: Path) -> Path:
 
 
 def run_here(task: Task) -> RunRecord:
-    context = make_context(open_store(task.store), task, "cpu")
+    context = make_context(TaskStore(open_store(task.store), task.name), task, "cpu")
     ended = stages.run_task(context, task, Request())
     assert isinstance(ended, RunRecord)
     return ended
@@ -77,9 +78,9 @@ def stores(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Stores:
     images, staging = write_digits(root / "images"), Staging.parse("share", "60+40", 0)
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RETRAIN_CACHE", str(cache))
-        pack(images, task, LocalStore(root / "here"), staging=staging, part=1)
+        pack(images, task, TaskStore(LocalStore(root / "here"), task.name), staging=staging, part=1)
         run_here(task)
-    pack(images, task, LocalStore(root / "here"), staging=staging, part=2)
+    pack(images, task, TaskStore(LocalStore(root / "here"), task.name), staging=staging, part=2)
     shutil.copytree(root / "here", root / "kfp")
     return Stores(task, task.model_copy(update={"store": str(root / "kfp")}))
 
@@ -101,7 +102,7 @@ def test_the_pipeline_leaves_the_same_record_as_the_run_in_this_process(
     assert (kfp.method, kfp.outcome, kfp.attempt) == ("continuous", "reached", 1), "a short schedule missed before it"
     assert without_times(kfp.model_dump()) == without_times(here.model_dump())
     assert kfp.started_at > here.ended_at
-    assert ledger.find(LocalStore(Path(stores.kfp.store)), LAYOUT, kfp.run_id) == kfp
+    assert TaskStore(LocalStore(Path(stores.kfp.store)), "digits").ledger.find(kfp.run_id) == kfp
     assert printed.out == "", "standard output is for the record alone"
     assert f"{kfp.run_id}: " in printed.err
     assert "KFP" not in printed.err
@@ -138,4 +139,4 @@ def test_a_failing_step_leaves_a_failed_record_and_exit_code_1_without_a_traceba
     assert (record.outcome, record.method, record.result) == ("failed", "scratch", None)
     assert "failed" in str(record.error)
     assert "Traceback" not in done.stderr
-    assert ledger.find(LocalStore(Path(stores.here.store)), LAYOUT, record.run_id) == record
+    assert TaskStore(LocalStore(Path(stores.here.store)), "digits").ledger.find(record.run_id) == record

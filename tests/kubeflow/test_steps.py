@@ -20,13 +20,12 @@ from retrain.config.task import Data, Model, Task, Training
 from retrain.data.packing import pack
 from retrain.kubeflow import steps, submission
 from retrain.records import Drop, RunRecord
-from retrain.store import LocalStore, ledger
-from retrain.store.layout import Layout
-from retrain.store.lease import try_lease
-from retrain.store.runs import RunFiles
+from retrain.store import LocalStore
+from retrain.store.keys import TaskKeys
+from retrain.store.task_store import TaskStore
 from retrain.training.preemption import raise_preempted
 
-LAYOUT = Layout("pets")
+KEYS = TaskKeys("pets")
 JOB = "the job"
 
 
@@ -74,7 +73,7 @@ def task(tmp_path: Path) -> Task:
 
 def land(task: Task, root: Path) -> Drop:
     """Commit two classes of pictures as a drop."""
-    (packed,) = pack(two_classes(root / "pictures"), task, LocalStore(Path(task.store)))
+    (packed,) = pack(two_classes(root / "pictures"), task, TaskStore(LocalStore(Path(task.store)), task.name))
     return packed.drop
 
 
@@ -90,7 +89,7 @@ def coloured(root: Path, **channels: int) -> Path:
 
 
 def recorded(task: Task, run_id: str) -> RunRecord | None:
-    return ledger.find(LocalStore(Path(task.store)), LAYOUT, run_id)
+    return TaskStore(LocalStore(Path(task.store)), "pets").ledger.find(run_id)
 
 
 def planned(task: Task, submission: str = "s1") -> str:
@@ -113,12 +112,12 @@ def test_every_step_can_be_done_again_and_changes_nothing(task: Task, tmp_path: 
         record = recorded(task, run_id)
         assert record
         assert (record.outcome, record.decision and record.decision.promoted) == ("completed", True)
-    assert len(ledger.read(LocalStore(Path(task.store)), LAYOUT)) == 1
+    assert len(TaskStore(LocalStore(Path(task.store)), "pets").ledger.read()) == 1
 
 
 def test_with_nothing_to_do_the_reason_is_kept_and_the_pipeline_ends_well(task: Task) -> None:
     assert planned(task) == ""
-    found = submission.read_submission(LocalStore(Path(task.store)), LAYOUT, "s1")
+    found = submission.read_submission(TaskStore(LocalStore(Path(task.store)), "pets"), "s1")
     assert found
     assert (found.run_id, found.error) == (None, None)
     assert "no drop has landed yet" in str(found.nothing)
@@ -128,7 +127,7 @@ def test_with_nothing_to_do_the_reason_is_kept_and_the_pipeline_ends_well(task: 
 def test_a_submission_keeps_the_run_that_it_was_bound_to_whatever_lands_later(task: Task, tmp_path: Path) -> None:
     land(task, tmp_path)
     run_id = planned(task)
-    pack(coloured(tmp_path / "second", green=1), task, LocalStore(Path(task.store)))
+    pack(coloured(tmp_path / "second", green=1), task, TaskStore(LocalStore(Path(task.store)), task.name))
     assert planned(task) == run_id
     assert planned(task, "s2") != run_id
 
@@ -138,17 +137,17 @@ def test_a_pod_that_waited_while_another_planned_the_submission_keeps_to_that_ru
 ) -> None:
     land(task, tmp_path)
     store, first = LocalStore(Path(task.store)), planned(task, "s0")
-    pack(coloured(tmp_path / "second", green=1), task, store)
+    pack(coloured(tmp_path / "second", green=1), task, TaskStore(store, task.name))
     logging.getLogger("retrain").addHandler(caplog.handler)
     with ThreadPoolExecutor(1) as pool:
-        with try_lease(store, LAYOUT):
+        with TaskStore(store, "pets").try_lease():
             late = pool.submit(planned, task)
             while "waits for" not in caplog.text and not late.done():
                 time.sleep(0.01)
             bound = submission.Submission(run_id=first)
-            submission.write_submission(store, LAYOUT, "s1", bound)
+            submission.write_submission(TaskStore(store, "pets"), "s1", bound)
         assert late.result() == first
-    assert submission.read_submission(store, LAYOUT, "s1") == bound
+    assert submission.read_submission(TaskStore(store, "pets"), "s1") == bound
 
 
 def test_of_two_jobs_of_one_submission_only_the_one_that_it_is_given_to_does_anything(
@@ -157,7 +156,7 @@ def test_of_two_jobs_of_one_submission_only_the_one_that_it_is_given_to_does_any
     land(task, tmp_path)
     run_id = planned(task)
     given = submission.Submission(run_id=run_id, job="the first")
-    submission.write_submission(LocalStore(Path(task.store)), LAYOUT, "s1", given)
+    submission.write_submission(TaskStore(LocalStore(Path(task.store)), "pets"), "s1", given)
     text = task.model_dump_json()
     assert steps.plan(text, "", "retrain", "s1", "the second") == ""
     steps.finish(text, "s1", "the second", "FAILED", "terminated")
@@ -179,7 +178,7 @@ def test_a_pipeline_that_lost_its_first_step_fails(task: Task) -> None:
 def test_a_damaged_drop_ends_the_run_in_the_ledger_and_burns_no_retry(task: Task, tmp_path: Path) -> None:
     drop = land(task, tmp_path)
     run_id = planned(task)
-    shard = Path(task.store) / LAYOUT.shard(drop.id, drop.shards[0].name)
+    shard = Path(task.store) / KEYS.shard(drop.id, drop.shards[0].name)
     shard.write_bytes(bytes(shard.stat().st_size))
     assert steps.train(task.model_dump_json(), run_id, "cpu") == run_id
     record = recorded(task, run_id)
@@ -226,7 +225,7 @@ def test_a_preempted_training_fails_its_step_and_goes_on_where_it_was(task: Task
     assert left.value.code == os.EX_TEMPFAIL
     assert recorded(task, run_id) is None
     assert steps.train(task.model_dump_json(), run_id, "cpu") == run_id
-    result = RunFiles(LocalStore(Path(task.store)), LAYOUT, run_id).result()
+    result = TaskStore(LocalStore(Path(task.store)), "pets").run(run_id).result()
     assert result
     assert Fragile.batches == result.cost.iterations, "no batch was trained twice"
     assert result.outcome == "completed"
@@ -235,19 +234,19 @@ def test_a_preempted_training_fails_its_step_and_goes_on_where_it_was(task: Task
 def test_a_run_that_missed_its_target_hands_on_the_run_that_it_escalated_to(task: Task, tmp_path: Path) -> None:
     task = task.model_copy(update={"recipe": Recipe(schedule=Cosine(scale=0.02))})
     store = LocalStore(Path(task.store))
-    pack(coloured(tmp_path / "first", red=0, blue=2), task, store)
+    pack(coloured(tmp_path / "first", red=0, blue=2), task, TaskStore(store, task.name))
     first = planned(task)
     steps.train(task.model_dump_json(), first, "cpu")
     after_training(task, first)
-    pack(coloured(tmp_path / "second", green=1), task, store)
+    pack(coloured(tmp_path / "second", green=1), task, TaskStore(store, task.name))
     start = planned(task, "s2")
     last = steps.train(task.model_dump_json(), start, "cpu")
     missed = recorded(task, start)
     assert missed
     assert missed.outcome == "missed"
-    assert RunFiles(store, LAYOUT, last).plan().earlier[0] == start != last
+    assert TaskStore(store, "pets").run(last).plan().earlier[0] == start != last
     assert steps.train(task.model_dump_json(), start, "cpu") == last, "a retry comes to the same run"
     assert recorded(task, last) is None
     after_training(task, last)
     steps.finish(task.model_dump_json(), "s2", JOB, "SUCCEEDED", "")
-    assert [record.run_id for record in ledger.read(store, LAYOUT)][-1] == last
+    assert [record.run_id for record in TaskStore(store, "pets").ledger.read()][-1] == last

@@ -19,8 +19,6 @@ from retrain.kubeflow.submission import KubeflowExecutor, Submission
 from retrain.pipeline.next_run import check_model, plan_next_run
 from retrain.pipeline.planning import Request
 from retrain.records import Plan
-from retrain.store import ledger
-from retrain.store.runs import RunRecords
 
 
 @pytest.fixture
@@ -68,7 +66,7 @@ def test_a_network_that_cannot_be_built_is_refused_before_anything_is_submitted(
     assert "retrain: model logistic: options {'depth': 7} do not fit" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert kfp.runs == []
-    assert not [entry.key for entry in place.store.list("pets/submissions/")]
+    assert not [entry.key for entry in place.store.objects.list("pets/submissions/")]
 
 
 def test_a_watchers_run_whose_network_cannot_be_built_is_recorded_and_holds_up_nothing(
@@ -78,7 +76,7 @@ def test_a_watchers_run_whose_network_cannot_be_built_is_recorded_and_holds_up_n
     there = Place(place.task.model_copy(update=broken))
     there.land(tmp_path / "in", "a")
     assert there.watcher(KubeflowExecutor(build_pipeline)).once()
-    [record] = ledger.read(there.store, there.layout)
+    [record] = there.store.ledger.read()
     assert record.outcome == "failed"
     assert "options {'depth': 7} do not fit" in str(record.error)
     assert kfp.runs == []
@@ -87,7 +85,7 @@ def test_a_watchers_run_whose_network_cannot_be_built_is_recorded_and_holds_up_n
 def test_a_factory_that_is_not_installed_here_is_left_to_the_pods(place: Place, tmp_path: Path) -> None:
     place.land(tmp_path / "in", "a")
     theirs = place.task.model_copy(update={"model": Model(name="vision.nets:small")})
-    planned = plan_next_run(place.store, place.layout, theirs, Request())
+    planned = plan_next_run(place.store, theirs, Request())
     assert isinstance(planned, Plan)
     check_model(planned, elsewhere=True)
     with pytest.raises(ModelError, match=r"cannot import 'vision\.nets:small'"):
@@ -96,10 +94,10 @@ def test_a_factory_that_is_not_installed_here_is_left_to_the_pods(place: Place, 
 
 def test_the_pods_do_the_run_that_was_submitted_whatever_has_landed_since(place: Place, tmp_path: Path) -> None:
     place.land(tmp_path / "in", "a")
-    planned = plan_next_run(place.store, place.layout, place.task, Request())
+    planned = plan_next_run(place.store, place.task, Request())
     assert isinstance(planned, Plan)
-    RunRecords(place.store, place.layout, planned.run_id).write_plan(planned)
-    submission.write_submission(place.store, place.layout, planned.run_id, Submission(run_id=planned.run_id))
+    place.store.run(planned.run_id).write_plan(planned)
+    submission.write_submission(place.store, planned.run_id, Submission(run_id=planned.run_id))
     place.land(tmp_path / "in", "b")
     task = place.task.model_dump_json()
     assert steps.plan(task, "", "retrain", planned.run_id, "job") == planned.run_id

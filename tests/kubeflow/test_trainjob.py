@@ -21,7 +21,6 @@ from retrain.config.resources import Cache, Gpus, Kubeflow, Queue, Resources, To
 from retrain.config.task import Model, Task
 from retrain.errors import TaskError
 from retrain.kubeflow.trainjob import render_trainjob
-from retrain.store import ledger
 
 POOL = Resources(
     image="registry.example/ml/retrain:7",
@@ -174,17 +173,17 @@ def test_when_a_node_is_lost_all_end_and_once_they_are_back_the_run_goes_on_from
     state = f"{TASK.name}/runs/{run_id}/state/"
     port = free_port()
     nodes = [node(folder, job, rank, port) for rank in range(2)]
-    wait_for(any(context.store.list(state)) for _ in iter(int, 1))
+    wait_for(any(context.store.objects.list(state)) for _ in iter(int, 1))
     lose(nodes[1])
     said = [process.communicate()[1] for process in nodes]
     assert [process.returncode for process in nodes] == [1, -signal.SIGKILL]
     assert "another process is gone" in said[0]
-    reached = max(int(entry.key.removeprefix(state)[:12]) for entry in context.store.list(state))
-    assert ledger.find(context.store, context.layout, run_id) is None
+    reached = max(int(entry.key.removeprefix(state)[:12]) for entry in context.store.objects.list(state))
+    assert context.store.ledger.find(run_id) is None
     nodes = [node(folder, job, rank, port) for rank in range(2)]
     said = [process.communicate()[1] for process in nodes]
     assert [process.returncode for process in nodes] == [0, 0], said
-    record = ledger.find(context.store, context.layout, run_id)
+    record = context.store.ledger.find(run_id)
     assert record
     assert (record.outcome, record.decision and record.decision.promoted) == ("completed", True)
     assert f", on from {reached}" in said[0]

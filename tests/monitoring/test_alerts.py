@@ -18,7 +18,7 @@ from retrain.config.task import Task
 from retrain.monitoring import names
 from retrain.records import RunRecord
 from retrain.store import LocalStore
-from retrain.store.layout import Layout
+from retrain.store.keys import TaskKeys
 
 ROOT = Path(__file__).parents[2]
 ALERTS = ROOT / "charts" / "retrain" / "files" / "alerts.yaml"
@@ -94,7 +94,7 @@ def trouble(store: LocalStore) -> None:
     """A task with a reason for every alert but those of a run that fails and of an exporter that goes."""
     known_ledger.write(store, troubled())
     known_ledger.commit(store, "pets", "d-12", datetime.now(UTC) - timedelta(days=30))
-    store.write(Layout("pets").quarantine("d-13"), b"{}")
+    store.write(TaskKeys("pets").quarantine("d-13"), b"{}")
 
 
 def test_every_alert_reaches_its_receiver_through_a_real_alertmanager(

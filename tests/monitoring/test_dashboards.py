@@ -18,8 +18,9 @@ from retrain.monitoring import live, names
 from retrain.monitoring.dashboards.__main__ import FILES
 from retrain.monitoring.web import serving
 from retrain.records import Point
-from retrain.store import LocalStore, champions
-from retrain.store.layout import Layout
+from retrain.store import LocalStore
+from retrain.store.keys import TaskKeys
+from retrain.store.task_store import TaskStore
 from retrain.training.progress import Progress
 
 FOLDER = Path(__file__).parents[2] / "charts" / "retrain" / "dashboards"
@@ -164,8 +165,8 @@ SAVINGS: dict[str, dict[str, dict[monitoring.Labels, Any]]] = {
 def test_every_query_of_compute_savings_returns_the_known_figures(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
     known_ledger.write(store, [*known_ledger.pets(), *known_ledger.cars()])
-    store.write(Layout("pets").quarantine("d-9"), b"{}")
-    champions.swap(store, Layout("pets"), champions.read(store, Layout("pets")), "continuous-4", "promoted")
+    store.write(TaskKeys("pets").quarantine("d-9"), b"{}")
+    TaskStore(store, "pets").champion.swap(TaskStore(store, "pets").champion.read(), "continuous-4", "promoted")
     tasks = [Task(name=name, store=str(store.root)) for name in ("pets", "cars")]
     with monitoring.exporter(tasks) as address, monitoring.prometheus(tmp_path, [address]) as prometheus:
         monitoring.wait_for(lambda: monitoring.query(prometheus, "retrain_ledger_records"), "a scrape")

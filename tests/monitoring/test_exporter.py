@@ -17,10 +17,11 @@ from retrain.config.cron import longest_gap
 from retrain.config.task import Task
 from retrain.monitoring import names
 from retrain.monitoring.exporter import Exporter, LedgerReader, WatchedTask
-from retrain.store import LocalStore, champions
-from retrain.store.layout import Layout
+from retrain.store import LocalStore
+from retrain.store.keys import TaskKeys
+from retrain.store.task_store import TaskStore
 
-PETS = Layout("pets")
+PETS = TaskKeys("pets")
 
 
 @dataclass
@@ -64,7 +65,7 @@ def of(name: str, **labels: str) -> tuple[str, monitoring.Labels]:
 
 
 def test_each_record_is_read_once(store: Counted) -> None:
-    reader = LedgerReader(store, PETS)
+    reader = LedgerReader(TaskStore(store, "pets"))
     assert {record.run_id for record in reader.new()} == {record.run_id for record in known_ledger.pets()}
     known_ledger.write(store, [known_ledger.run(7, 100, 500)])
     store.reads.clear()
@@ -75,7 +76,7 @@ def test_each_record_is_read_once(store: Counted) -> None:
 
 def test_a_record_that_cannot_be_read_is_counted_and_tried_again(store: Counted) -> None:
     store.write(PETS.record("torn"), b"{")
-    exporter = Exporter([WatchedTask(store, PETS)])
+    exporter = Exporter([WatchedTask(TaskStore(store, "pets"))])
     exporter.refresh()
     values = served(exporter)
     assert values[of("retrain_used_iterations_total", task="pets", method="scratch")] == 900
@@ -88,11 +89,11 @@ def test_a_record_that_cannot_be_read_is_counted_and_tried_again(store: Counted)
 
 
 def test_a_restarted_exporter_tells_the_same(store: Counted) -> None:
-    exporter = Exporter([WatchedTask(store, PETS)])
+    exporter = Exporter([WatchedTask(TaskStore(store, "pets"))])
     exporter.refresh()
     known_ledger.write(store, [known_ledger.run(7, 100, 500)])
     exporter.refresh()
-    restarted = Exporter([WatchedTask(store, PETS)])
+    restarted = Exporter([WatchedTask(TaskStore(store, "pets"))])
     restarted.refresh()
     passing = of("retrain_ledger_read_timestamp_seconds", task="pets")
     before, after = served(exporter), served(restarted)
@@ -103,7 +104,7 @@ def test_a_restarted_exporter_tells_the_same(store: Counted) -> None:
 def test_a_task_that_cannot_be_read_holds_up_no_other(store: Counted, tmp_path: Path) -> None:
     known_ledger.write(store, known_ledger.cars())
     store.write("pets/drops/d-1/drop.json", b"not a manifest")
-    exporter = Exporter([WatchedTask(store, PETS), WatchedTask(store, Layout("cars"))])
+    exporter = Exporter([WatchedTask(TaskStore(store, "pets")), WatchedTask(TaskStore(store, "cars"))])
     exporter.refresh()
     values = served(exporter)
     assert values[of("retrain_ledger_read_timestamp_seconds", task="pets")] == 0
@@ -114,8 +115,8 @@ def test_drops_are_told_by_state_and_the_oldest_that_waits(store: Counted) -> No
     for day, drop in enumerate(("d-1", "d-2", "d-3", "d-4"), start=10):
         known_ledger.commit(store, "pets", drop, january(day))
     store.write(PETS.quarantine("d-9"), b"{}")
-    champions.swap(store, PETS, champions.read(store, PETS), "continuous-4", "promoted")
-    exporter = Exporter([WatchedTask(store, PETS, "0 2 * * 1")])
+    TaskStore(store, "pets").champion.swap(TaskStore(store, "pets").champion.read(), "continuous-4", "promoted")
+    exporter = Exporter([WatchedTask(TaskStore(store, "pets"), "0 2 * * 1")])
     exporter.refresh()
     values = served(exporter)
     expected = {"trained": 2, "waiting": 2, "quarantined": 1}
@@ -126,9 +127,9 @@ def test_drops_are_told_by_state_and_the_oldest_that_waits(store: Counted) -> No
 
 
 def test_the_champion_is_told_with_its_age_and_accuracy(store: Counted) -> None:
-    exporter = Exporter([WatchedTask(store, PETS)])
+    exporter = Exporter([WatchedTask(TaskStore(store, "pets"))])
     for run_id, why in (("scratch-1", "promoted"), ("continuous-4", "promoted"), ("scratch-1", "rolled back")):
-        champion = champions.swap(store, PETS, champions.read(store, PETS), run_id, why)
+        champion = TaskStore(store, "pets").champion.swap(TaskStore(store, "pets").champion.read(), run_id, why)
         exporter.refresh()
     values = served(exporter)
     digest = known_ledger.pets()[0].result.model_digest[:12]
@@ -139,8 +140,8 @@ def test_the_champion_is_told_with_its_age_and_accuracy(store: Counted) -> None:
 
 
 def test_no_label_holds_a_runs_id(store: Counted) -> None:
-    champions.swap(store, PETS, champions.read(store, PETS), "continuous-4", "promoted")
-    exporter = Exporter([WatchedTask(store, PETS)])
+    TaskStore(store, "pets").champion.swap(TaskStore(store, "pets").champion.read(), "continuous-4", "promoted")
+    exporter = Exporter([WatchedTask(TaskStore(store, "pets"))])
     exporter.refresh()
     run_ids = {record.run_id for record in known_ledger.pets()}
     assert not {value for _, labels in served(exporter) for _, value in labels} & run_ids
@@ -148,8 +149,8 @@ def test_no_label_holds_a_runs_id(store: Counted) -> None:
 
 def test_the_exporter_serves_every_name_of_its_groups_and_no_other(store: Counted) -> None:
     known_ledger.commit(store, "pets", "d-4", january(10))
-    champions.swap(store, PETS, champions.read(store, PETS), "continuous-4", "promoted")
-    exporter = Exporter([WatchedTask(store, PETS, "0 2 * * 1")])
+    TaskStore(store, "pets").champion.swap(TaskStore(store, "pets").champion.read(), "continuous-4", "promoted")
+    exporter = Exporter([WatchedTask(TaskStore(store, "pets"), "0 2 * * 1")])
     exporter.refresh()
     groups = [name for title, group in names.GROUPS.items() if title in EXPORTED for name in group]
     assert {name for name, _ in served(exporter)} == {name.name for name in groups}

@@ -17,7 +17,7 @@ from retrain.monitoring.pages import Pages
 from retrain.monitoring.server import exporter_app
 from retrain.monitoring.web import serving
 from retrain.store import LocalStore
-from retrain.store.layout import Layout
+from retrain.store.keys import TaskKeys
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def hanging(tmp_path: Path) -> Path:
     """A record that nobody has ended writing, in a ledger that is whole otherwise: who reads it waits."""
     store = LocalStore(tmp_path / "store")
     known_ledger.write(store, known_ledger.pets())
-    record = store.root / Layout("pets").record("hanging")
+    record = store.root / TaskKeys("pets").record("hanging")
     os.mkfifo(record)
     return record
 

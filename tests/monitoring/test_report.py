@@ -26,8 +26,8 @@ from retrain.pipeline.context import Context
 from retrain.pipeline.planning import Request
 from retrain.records import Decision
 from retrain.records.ledger import total_savings
-from retrain.store import LocalStore, ledger, open_store
-from retrain.store.layout import Layout
+from retrain.store import LocalStore, open_store
+from retrain.store.task_store import TaskStore
 
 HOSTILE = """'"><img src=x onerror=alert(1)><script>alert(2)</script>${{1}}"""
 PHONE, DESKTOP = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
@@ -52,9 +52,17 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Task:
         target=Target(level=50),
     )
     store = LocalStore(folder / "store")
-    context = Context(store, Layout(task.name), torch.device("cpu"), folder / "cache", LogLines())
+    context = Context(TaskStore(store, task.name), torch.device("cpu"), folder / "cache", LogLines())
     for part in (1, 2):
-        list(pack(two_classes(folder / "images"), task, store, staging=Staging.parse("share", "60+40", 0), part=part))
+        list(
+            pack(
+                two_classes(folder / "images"),
+                task,
+                TaskStore(store, task.name),
+                staging=Staging.parse("share", "60+40", 0),
+                part=part,
+            )
+        )
         stages.run_task(context, task, Request(purpose="retrain" if part == 1 else "calibrate"))
     stages.run_task(context, task, Request())
     return task
@@ -62,8 +70,8 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Task:
 
 @pytest.fixture(scope="module")
 def sources(real: Task) -> Sources:
-    store, layout = open_store(real.store), Layout(real.name)
-    return read_sources(store, layout, ledger.read(store, layout))
+    store = TaskStore(open_store(real.store), real.name)
+    return read_sources(store, store.ledger.read())
 
 
 @pytest.fixture(scope="module")
@@ -252,4 +260,4 @@ def test_command_writes_the_page(real: Task, tmp_path: Path) -> None:
     assert ended.exit_code == 0, ended.output
     page = (tmp_path / "out.html").read_text()
     assert "<script" not in page
-    assert all(record.run_id in page for record in ledger.read(open_store(real.store), Layout("pets")))
+    assert all(record.run_id in page for record in TaskStore(open_store(real.store), "pets").ledger.read())

@@ -18,7 +18,7 @@ from retrain.monitoring.metrics import render
 from retrain.pipeline import stages
 from retrain.pipeline.planning import Request
 from retrain.records import RunRecord
-from retrain.store import LocalStore, ledger
+from retrain.store import LocalStore
 
 PETS = known_ledger.pets()
 
@@ -144,7 +144,7 @@ def real_runs(folder: Path) -> tuple[Task, list[RunRecord]]:
     life.land(3, 4, seed=2)
     stages.run_task(life.context, task, Request(purpose="calibrate"))
     stages.run_task(life.context, task, Request())
-    return task, ledger.read(life.store, life.layout)
+    return task, life.store.ledger.read()
 
 
 def generated_runs(folder: Path) -> tuple[Task, list[RunRecord]]:

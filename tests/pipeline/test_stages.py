@@ -9,13 +9,11 @@ from support.lives import Life, make_task
 from support.trainings import Silent
 
 from retrain.config.task import Task
-from retrain.monitoring import metrics
 from retrain.pipeline import stages
 from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.records import Plan, RunRecord
 from retrain.records.ledger import total_savings
-from retrain.store import LocalStore, ObjectStore, champions, ledger
-from retrain.store.drops import quarantine_causes
+from retrain.store import LocalStore, ObjectStore
 from retrain.training.progress import Progress
 
 TASK, DEFAULT = make_task(), Request()
@@ -46,11 +44,11 @@ def plan(life: Life, task: Task = TASK, request: Request = DEFAULT) -> Plan:
 
 
 def champion(life: Life) -> str | None:
-    return champions.read(life.store, life.layout).run_id
+    return life.store.champion.read().run_id
 
 
 def records(life: Life) -> list[RunRecord]:
-    return ledger.read(life.store, life.layout)
+    return life.store.ledger.read()
 
 
 def timeless(record: RunRecord) -> dict[str, object]:
@@ -95,8 +93,6 @@ def test_the_next_drop_continues_is_as_good_sooner_and_takes_over(life: Life) ->
     assert second.evaluation.comparison.champion == first.run_id
     assert None not in (second.evaluation.old, second.evaluation.new)
     assert records(life) == [first, second]
-    for record in (first, second):
-        assert life.store.read(life.layout.metrics(record.run_id))[0] == metrics.render([record])
 
 
 def test_a_missed_target_escalates_to_scratch_and_every_attempt_is_charged(life: Life) -> None:
@@ -188,12 +184,12 @@ def test_a_crash_right_after_the_swap_leaves_a_promotion_that_is_completed(local
     local.land(0, 1)
     planned = plan(local)
     stages.evaluate(local.context, stages.train(local.context, planned))
-    champions.swap(local.store, local.layout, champions.read(local.store, local.layout), planned.run_id, "promoted")
+    local.store.champion.swap(local.store.champion.read(), planned.run_id, "promoted")
     assert isinstance(stages.run_task(local.context, TASK, Request()), NoRunNeeded)
     [record] = records(local)
     assert record.decision
     assert (record.run_id, record.decision.promoted) == (planned.run_id, True)
-    seen = champions.read(local.store, local.layout)
+    seen = local.store.champion.read()
     assert seen.champion
     assert len(seen.champion.history) == 1
 
@@ -274,7 +270,7 @@ def test_who_loses_the_swap_is_judged_again_and_may_be_refused(tmp_path: Path) -
     assert not decision.promoted
     assert f"worse than the champion {better.run_id}" in decision.reasons[0]
     assert champion(life) == better.run_id
-    seen = champions.read(store, life.layout)
+    seen = life.store.champion.read()
     assert seen.champion
     assert worse.run_id not in [entry.run_id for entry in seen.champion.history]
 
@@ -286,9 +282,7 @@ def test_once_decided_an_evaluation_stays_whoever_is_champion_later(local: Life)
     second = plan(local)
     stages.promote(local.context, stages.train(local.context, second))
     evaluation = stages.evaluate(local.context, second)
-    champions.promote_manually(
-        local.store, local.layout, champions.read(local.store, local.layout), first.run_id, "rolled back"
-    )
+    local.store.champion.promote_manually(local.store.champion.read(), first.run_id, "rolled back")
     assert stages.evaluate(local.context, second) == evaluation
     assert stages.record(local.context, second).evaluation == evaluation
 
@@ -431,13 +425,13 @@ def test_a_damaged_drop_is_put_in_quarantine_until_it_is_repaired(life: Life) ->
     life.land(0, 1)
     first = run(life)
     drop = life.land(0, 1, seed=1)
-    key = life.layout.shard(drop.id, drop.shards[0].name)
-    whole, _ = life.store.read(key)
-    life.store.write(key, whole[:-1000])
+    key = life.store.keys.shard(drop.id, drop.shards[0].name)
+    whole, _ = life.store.objects.read(key)
+    life.store.objects.write(key, whole[:-1000])
     assert isinstance(stages.run_task(life.context, TASK, Request()), NoRunNeeded)
     [_, failed] = records(life)
-    assert (failed.outcome, failed.error) == ("failed", quarantine_causes(life.store, life.layout)[drop.id])
+    assert (failed.outcome, failed.error) == ("failed", life.store.drops.quarantine_causes()[drop.id])
     assert champion(life) == first.run_id
-    life.store.write(key, whole)
-    life.store.delete(life.layout.quarantine(drop.id))
+    life.store.objects.write(key, whole)
+    life.store.objects.delete(life.store.keys.quarantine(drop.id))
     assert run(life).outcome == "reached"

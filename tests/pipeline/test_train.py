@@ -39,7 +39,7 @@ def key(plan: Plan, name: str) -> str:
 def index(place: Path, plan: Plan, drop: int) -> dict[str, Tensor]:
     """The learning-speed counters of one drop, as they lie in the store."""
     name = f"learning_speed/{plan.dataset.drops[drop].id}.safetensors"
-    return load(context_of(place).store.read(key(plan, name))[0])
+    return load(context_of(place).store.objects.read(key(plan, name))[0])
 
 
 def test_an_ended_run_leaves_model_index_curve_and_result_and_no_state(place: Path) -> None:
@@ -49,7 +49,7 @@ def test_an_ended_run_leaves_model_index_curve_and_result_and_no_state(place: Pa
     files = context_of(place).files(plan.run_id)
     drop = plan.dataset.drops[0]
     names = ["curve.jsonl", f"learning_speed/{drop.id}.safetensors", MODEL, "plan.json", "result.json"]
-    assert [entry.key for entry in files.store.list(key(plan, ""))] == [key(plan, name) for name in names]
+    assert [entry.key for entry in files.objects.list(key(plan, ""))] == [key(plan, name) for name in names]
     assert files.result() == result
     assert list(files.curve().points) == observer.points
     assert result.outcome == observer.outcome == "completed"
@@ -116,7 +116,7 @@ def test_a_parent_of_another_network_is_refused(place: Path) -> None:
 @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:-1] + b"\x01", lambda data: b""])
 def test_a_parents_damaged_file_is_refused_by_name(place: Path, name: str, damage: object) -> None:
     parent = trained(place, stored_plan(place, drops=1))
-    store = context_of(place).store
+    store = context_of(place).store.objects
     damaged = key(parent, name.format(drop=parent.dataset.drops[0].id))
     store.write(damaged, damage(store.read(damaged)[0]))
     with pytest.raises(

@@ -39,7 +39,7 @@ def hostile(tmp_path: Path) -> Task:
     assert isinstance(failed, Plan)
     stages.record_failure(life.context, failed, HOSTILE)
     assert HOSTILE in str(record.decision)
-    return task.model_copy(update={"store": str(life.store.root)})
+    return task.model_copy(update={"store": str(life.store.objects.root)})
 
 
 def test_hostile_names_in_drops_gates_and_errors_are_only_text(browser: Browser, hostile: Task) -> None:

@@ -13,14 +13,13 @@ from retrain.pipeline.context import make_context
 from retrain.pipeline.next_run import plan_next_run
 from retrain.pipeline.planning import Request
 from retrain.records import Plan, RunRecord
-from retrain.store import LocalStore, champions
-from retrain.store.drops import read_drop
-from retrain.store.layout import Layout
-from retrain.store.runs import RunRecords
+from retrain.store import LocalStore
+from retrain.store.keys import TaskKeys
+from retrain.store.task_store import TaskStore
 from retrain.utils.processes import run_in_subprocess
 from retrain.watcher.ingestion import try_ingest_drop
 
-CLASSES, LAYOUT = 100_000, Layout("pets")
+CLASSES, KEYS = 100_000, TaskKeys("pets")
 
 
 def weighed(task: Task, drop: str) -> tuple[str | None, int]:
@@ -48,23 +47,23 @@ def landed(tmp_path_factory: pytest.TempPathFactory) -> Task:
 
 def test_a_drop_of_a_hundred_thousand_classes_is_committed_and_planned(landed: Task) -> None:
     store = LocalStore(Path(landed.store))
-    assert len(read_drop(store, LAYOUT, "many").classes) == CLASSES
+    assert len(TaskStore(store, "pets").drops.read("many").classes) == CLASSES
     before = time.process_time()
-    plan = plan_next_run(store, LAYOUT, landed, Request())
+    plan = plan_next_run(TaskStore(store, "pets"), landed, Request())
     assert time.process_time() - before < 20
     assert isinstance(plan, Plan)
     assert len(plan.dataset.classes) == CLASSES
 
 
 def test_a_hundred_thousand_classes_are_trained_on_and_some_more_continued_with(landed: Task) -> None:
-    context = make_context(LocalStore(Path(landed.store)), landed, "cpu")
+    context = make_context(TaskStore(LocalStore(Path(landed.store)), landed.name), landed, "cpu")
     first = stages.run_task(context, landed, Request())
     members = [(f"new-{number % 20:02d}/{number}.png", png(number, 4)) for number in range(60)]
     tars = {f"{split}.tar": shard(members[n::3]) for n, split in enumerate(("train", "val", "test"))}
-    assert taken_in(landed, context.store, "more", tars) is None
+    assert taken_in(landed, context.store.objects, "more", tars) is None
     second = stages.run_task(context, landed, Request())
     assert isinstance(first, RunRecord)
     assert isinstance(second, RunRecord)
     assert [each.method for each in (first, second)] == ["scratch", "continuous"]
-    assert champions.read(context.store, LAYOUT).run_id == second.run_id
-    assert len(RunRecords(context.store, LAYOUT, second.run_id).plan().dataset.classes) == CLASSES + 20
+    assert context.store.champion.read().run_id == second.run_id
+    assert len(context.store.run(second.run_id).plan().dataset.classes) == CLASSES + 20

@@ -24,7 +24,7 @@ from support.trainings import pixels
 
 from retrain.pipeline import stages
 from retrain.pipeline.planning import Request
-from retrain.store import LocalStore, champions
+from retrain.store import LocalStore
 
 SERVE = runpy.run_path(str(ROOT / "k8s" / "examples" / "kserve" / "serve.py"))
 
@@ -58,8 +58,8 @@ def test_the_kserve_example_serves_the_champion_and_follows_a_promotion(tmp_path
     life = Life(LocalStore(tmp_path / "store"), tmp_path)
     life.land(0, 1, seed=1)
     stages.run_task(life.context, make_task(), Request())
-    champion = SERVE["Champion"](life.store, life.layout)
-    first = champions.read(life.store, life.layout).run_id
+    champion = SERVE["Champion"](life.store)
+    first = life.store.champion.read().run_id
     with serving(champion) as url:
         answer = ask(url, png(0), png(1))
         assert [prediction["class"] for prediction in answer["predictions"]] == ["class-0", "class-1"]
@@ -69,7 +69,7 @@ def test_the_kserve_example_serves_the_champion_and_follows_a_promotion(tmp_path
         champion.refresh()
         answer = ask(url, png(2))
         assert answer["predictions"][0]["class"] == "class-2"
-        assert answer["model"] == champions.read(life.store, life.layout).run_id != first
+        assert answer["model"] == life.store.champion.read().run_id != first
         with pytest.raises(urllib.error.HTTPError, match="400"):
             ask(url, b"no image")
         for length in ("16777217", "-1", "1e3"):
@@ -93,7 +93,7 @@ def following(life: Life, every: float) -> Iterator[Any]:
         with suppress(SystemExit):
             champion.follow()
 
-    champion, thread = Champion(life.store, life.layout), Thread(target=follow)
+    champion, thread = Champion(life.store), Thread(target=follow)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SERVE["Champion"].follow.__globals__, "EVERY_SECONDS", every)
         thread.start()
@@ -117,24 +117,25 @@ def test_a_champion_that_cannot_be_loaded_leaves_the_old_one_until_it_can(
         return what in "".join(said)
 
     with following(life, 0.02) as champion, serving(champion) as url:
-        pointer = life.store.read(life.layout.champion)[0]
-        life.store.write(life.layout.champion, b"{")
+        pointer = life.store.objects.read(life.store.keys.champion)[0]
+        life.store.objects.write(life.store.keys.champion, b"{")
         monitoring.wait_for(lambda: says("was not written by this version of retrain"), "the torn pointer")
         assert ask(url, png(0))["model"] == first
-        life.store.write(life.layout.champion, pointer)
+        life.store.objects.write(life.store.keys.champion, pointer)
         life.land(2, seed=2)
         second = stages.train(life.context, stages.plan(life.context, make_task(), Request()))
         files = life.context.files(second.run_id)
-        whole, result = life.store.read(life.layout.run(second.run_id, "model.safetensors"))[0], files.result()
+        whole, result = (
+            life.store.objects.read(life.store.keys.run(second.run_id, "model.safetensors"))[0],
+            files.result(),
+        )
         assert result
         other = save({"other": torch.zeros(1)})
         files.write_result(result.model_copy(update={"model_digest": sha256(other).hexdigest()}))
-        life.store.write(life.layout.run(second.run_id, "model.safetensors"), other)
-        champions.swap(
-            life.store, life.layout, champions.read(life.store, life.layout), second.run_id, "promoted by hand"
-        )
+        life.store.objects.write(life.store.keys.run(second.run_id, "model.safetensors"), other)
+        life.store.champion.swap(life.store.champion.read(), second.run_id, "promoted by hand")
         monitoring.wait_for(lambda: says(f"the model of {second.run_id} does not fit logistic"), "a model of no use")
         assert ask(url, png(0))["model"] == first
-        life.store.write(life.layout.run(second.run_id, "model.safetensors"), whole)
+        life.store.objects.write(life.store.keys.run(second.run_id, "model.safetensors"), whole)
         files.write_result(result)
         monitoring.wait_for(lambda: ask(url, png(0))["model"] == second.run_id, "the model that is whole again")

@@ -31,12 +31,12 @@ def test_no_object_of_the_store_is_ever_unpickled(tmp_path: Path) -> None:
     life.land(0, 1)
     first = stages.run_task(life.context, TASK, Request())
     life.land(1, 2, seed=1)
-    life.store.write(life.layout.run(first.run_id, "state/1"), payload)
+    life.store.objects.write(life.store.keys.run(first.run_id, "state/1"), payload)
     contents = life.contents()
     for key, before in contents.items():
-        life.store.write(key, payload)
+        life.store.objects.write(key, payload)
         with suppress(Exception):  # whatever it is refused with, it must not be run
             stages.run_task(life.context, TASK, Request("continuous"))
         assert not mark.exists(), key
-        life.store.write(key, before)
+        life.store.objects.write(key, before)
     assert len(contents) > 12

@@ -8,23 +8,24 @@ from support.races import MANY, promote_itself, promote_or_roll_back, race
 from retrain.errors import RunError
 from retrain.records import Champion
 from retrain.store import Conflict, LocalStore, ObjectStore, champions, open_store
-from retrain.store.layout import Layout
+from retrain.store.keys import TaskKeys
+from retrain.store.task_store import TaskStore
 
-LAYOUT = Layout("pets")
+KEYS = TaskKeys("pets")
 
 
 def force(store: ObjectStore, run_id: str, why: champions.PromotionReason = "promoted") -> Champion:
-    return champions.promote_manually(store, LAYOUT, champions.read(store, LAYOUT), run_id, why)
+    return TaskStore(store, "pets").champion.promote_manually(TaskStore(store, "pets").champion.read(), run_id, why)
 
 
 def roll_back(store: ObjectStore) -> str:
-    champion = champions.read(store, LAYOUT).champion
+    champion = TaskStore(store, "pets").champion.read().champion
     assert champion
     return force(store, champions.rollback_target(champion), "rolled back").run_id
 
 
 def test_a_new_task_has_no_champion(store: ObjectStore) -> None:
-    seen = champions.read(store, LAYOUT)
+    seen = TaskStore(store, "pets").champion.read()
     assert (seen.run_id, seen.champion) == (None, None)
     assert not champions.was_promoted(seen, "a")
 
@@ -33,7 +34,7 @@ def test_the_history_tells_every_promotion_in_its_order(store: ObjectStore) -> N
     for run_id in ("a", "b"):
         force(store, run_id)
     roll_back(store)
-    seen = champions.read(store, LAYOUT)
+    seen = TaskStore(store, "pets").champion.read()
     assert seen.champion
     assert [(entry.sequence, entry.run_id, entry.why) for entry in seen.champion.history] == [
         (1, "a", "promoted"),
@@ -46,24 +47,24 @@ def test_the_history_tells_every_promotion_in_its_order(store: ObjectStore) -> N
 
 
 def test_a_swap_fails_if_another_candidate_was_promoted_since(store: ObjectStore) -> None:
-    nobody = champions.read(store, LAYOUT)
-    champions.swap(store, LAYOUT, nobody, "a", "promoted")
+    nobody = TaskStore(store, "pets").champion.read()
+    TaskStore(store, "pets").champion.swap(nobody, "a", "promoted")
     with pytest.raises(Conflict):
-        champions.swap(store, LAYOUT, nobody, "b", "promoted")
-    first = champions.read(store, LAYOUT)
-    champions.swap(store, LAYOUT, first, "c", "promoted")
+        TaskStore(store, "pets").champion.swap(nobody, "b", "promoted")
+    first = TaskStore(store, "pets").champion.read()
+    TaskStore(store, "pets").champion.swap(first, "c", "promoted")
     with pytest.raises(Conflict):
-        champions.swap(store, LAYOUT, first, "d", "promoted")
-    champion = champions.read(store, LAYOUT).champion
+        TaskStore(store, "pets").champion.swap(first, "d", "promoted")
+    champion = TaskStore(store, "pets").champion.read().champion
     assert champion
     assert [entry.run_id for entry in champion.history] == ["a", "c"]
 
 
 def test_a_person_is_told_to_decide_again_when_another_came_first(store: ObjectStore) -> None:
-    seen = champions.read(store, LAYOUT)
+    seen = TaskStore(store, "pets").champion.read()
     force(store, "a")
     with pytest.raises(RunError, match="decide again"):
-        champions.promote_manually(store, LAYOUT, seen, "b", "promoted by hand")
+        TaskStore(store, "pets").champion.promote_manually(seen, "b", "promoted by hand")
     with pytest.raises(RunError, match="a is the champion already"):
         force(store, "a")
 
@@ -78,7 +79,7 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str | 
 
 def test_of_sixteen_processes_that_promote_at_once_none_is_lost(address: tuple[str, str | None]) -> None:
     race(promote_itself, *address, processes=MANY)
-    champion = champions.read(open_store(*address), LAYOUT).champion
+    champion = TaskStore(open_store(*address), "pets").champion.read().champion
     assert champion
     assert sorted(entry.run_id for entry in champion.history) == sorted(f"run-{number}" for number in range(MANY))
     assert [entry.sequence for entry in champion.history] == list(range(1, MANY + 1))
@@ -89,7 +90,7 @@ def test_promotions_and_rollbacks_at_once_follow_one_from_another(address: tuple
     for run_id in "abcdefghijklmnopqrstuvwxyz":  # enough to go back to
         force(store, run_id)
     race(promote_or_roll_back, *address)
-    champion = champions.read(store, LAYOUT).champion
+    champion = TaskStore(store, "pets").champion.read().champion
     assert champion
     assert [entry.sequence for entry in champion.history] == list(range(1, 26 + 2 + 10 + 1))
     standing: list[str] = []
@@ -120,7 +121,7 @@ def test_rolling_back_undoes_promotions_one_by_one(tmp_path: Path, steps: str, b
     store = LocalStore(tmp_path)
     for step in steps:
         roll_back(store) if step == "<" else force(store, step)
-    champion = champions.read(store, LAYOUT).champion
+    champion = TaskStore(store, "pets").champion.read().champion
     assert champion
     if back_to:
         assert champions.rollback_target(champion) == back_to

@@ -8,7 +8,7 @@ import pytest
 from retrain.errors import StoreError
 from retrain.store import LocalStore, ObjectStore
 from retrain.store.checkpoints import Checkpoints
-from retrain.store.layout import Layout
+from retrain.store.task_store import TaskStore
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def local(tmp_path: Path) -> LocalStore:
 
 
 def checkpoints(store: ObjectStore, run_id: str = "scratch-1") -> Checkpoints:
-    return Checkpoints(store, Layout("pets"), run_id)
+    return TaskStore(store, "pets").run(run_id).checkpoints()
 
 
 def keys(store: ObjectStore) -> list[str]:

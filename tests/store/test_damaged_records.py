@@ -12,13 +12,12 @@ from support.terminal import retrain
 from retrain.config.task import Task
 from retrain.errors import RunError, StoreError
 from retrain.kubeflow import submission
-from retrain.store import LocalStore, ObjectStore, champions, lease, ledger
-from retrain.store.layout import Layout
-from retrain.store.runs import RunRecords
-from retrain.watcher.claims import Claims
+from retrain.store import LocalStore, ObjectStore, lease
+from retrain.store.keys import TaskKeys
+from retrain.store.task_store import TaskStore
 from retrain.watcher.ingestion import count_validation
 
-PETS = Layout("pets")
+PETS = TaskKeys("pets")
 DAMAGED = {"torn": b"{", "empty": b"", "no text": b"\xff\xfe", "newer": b'{"of a newer version": 1}'}
 
 
@@ -27,24 +26,24 @@ def store(tmp_path: Path) -> LocalStore:
     """A store with the known ledger of pets, a champion and a drop that waits."""
     store = LocalStore(tmp_path / "store")
     known_ledger.write(store, known_ledger.pets())
-    champions.swap(store, PETS, champions.read(store, PETS), "continuous-4", "promoted")
+    TaskStore(store, "pets").champion.swap(TaskStore(store, "pets").champion.read(), "continuous-4", "promoted")
     known_ledger.commit(store, "pets", "d-9", datetime(2026, 1, 10, tzinfo=UTC))
     return store
 
 
 def begin_validation(store: ObjectStore) -> None:
-    with count_validation(store, PETS, "d-9"):
+    with count_validation(TaskStore(store, "pets"), "d-9"):
         pytest.fail("the count cannot be read")
 
 
 READ_ONLY_HERE: dict[str, Callable[[ObjectStore], object]] = {
-    PETS.champion: lambda store: champions.read(store, PETS),
-    PETS.record("scratch-1"): lambda store: ledger.find(store, PETS, "scratch-1"),
-    PETS.record("continuous-7"): lambda store: ledger.write(store, PETS, known_ledger.run(7, 100)),
-    PETS.lease: lambda store: lease.acquire(store, PETS),
-    PETS.claim("d-9"): lambda store: Claims(store, PETS).refresh(),
+    PETS.champion: lambda store: TaskStore(store, "pets").champion.read(),
+    PETS.record("scratch-1"): lambda store: TaskStore(store, "pets").ledger.find("scratch-1"),
+    PETS.record("continuous-7"): lambda store: TaskStore(store, "pets").ledger.write(known_ledger.run(7, 100)),
+    PETS.lease: lambda store: lease.acquire(store, PETS.lease),
+    PETS.claim("d-9"): lambda store: TaskStore(store, "pets").claims().refresh(),
     PETS.validations("d-9"): begin_validation,
-    PETS.submission("one"): lambda store: submission.read_submission(store, PETS, "one"),
+    PETS.submission("one"): lambda store: submission.read_submission(TaskStore(store, "pets"), "one"),
 }
 
 
@@ -58,7 +57,7 @@ def test_a_record_that_cannot_be_read_is_an_error_that_names_it(store: LocalStor
 
 @pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED)
 def test_a_runs_own_record_that_cannot_be_read_is_that_runs_error(store: LocalStore, data: bytes) -> None:
-    run = RunRecords(store, PETS, "scratch-1")
+    run = TaskStore(store, "pets").run("scratch-1")
     for name, read in {"plan.json": run.plan, "result.json": run.result, "curve.jsonl": run.curve}.items():
         store.write(PETS.run("scratch-1", name), data + b"\n")
         with pytest.raises(RunError, match=f"{store.url}/{PETS.run('scratch-1', name)} was not written by this"):

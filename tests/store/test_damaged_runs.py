@@ -16,7 +16,7 @@ from retrain.errors import ModelError, RunError, UserError
 from retrain.pipeline import stages
 from retrain.pipeline.planning import Request
 from retrain.records import Plan, RunRecord
-from retrain.store import LocalStore, champions, ledger
+from retrain.store import LocalStore, champions
 from retrain.training import optimizers
 from retrain.training.state import load_state, save_state
 
@@ -35,19 +35,19 @@ def life(tmp_path: Path) -> Life:
 
 
 def champion(life: Life) -> str:
-    run_id = champions.read(life.store, life.layout).run_id
+    run_id = life.store.champion.read().run_id
     assert run_id
     return run_id
 
 
 def key(life: Life, name: str) -> str:
     run_id = champion(life)
-    return life.layout.run(run_id, name.format(drop=life.context.files(run_id).plan().dataset.drops[0].id))
+    return life.store.keys.run(run_id, name.format(drop=life.context.files(run_id).plan().dataset.drops[0].id))
 
 
 def exchange(life: Life, name: str, data: bytes) -> None:
     """Put other bytes there, and let the result vouch for them, as whoever may write into the store can."""
-    life.store.write(key(life, name), data)
+    life.store.objects.write(key(life, name), data)
     digest = {MODEL: "model_digest", INDEX: "index_digest", MOMENTS: "moments_digest"}[name]
     files = life.context.files(champion(life))
     result = files.result()
@@ -57,11 +57,11 @@ def exchange(life: Life, name: str, data: bytes) -> None:
 
 def refused(life: Life, error: type[UserError], message: str) -> None:
     """The next retraining ends with this error; champion and ledger are as they were."""
-    before, records = champion(life), ledger.read(life.store, life.layout)
+    before, records = champion(life), life.store.ledger.read()
     with pytest.raises(error, match=message):
         stages.run_task(life.context, KEPT, Request())
     assert champion(life) == before
-    assert ledger.read(life.store, life.layout) == records
+    assert life.store.ledger.read() == records
 
 
 @pytest.mark.parametrize("name", [MODEL, INDEX, MOMENTS])
@@ -73,13 +73,13 @@ def refused(life: Life, error: type[UserError], message: str) -> None:
 def test_a_file_that_is_not_what_the_result_vouches_for_is_refused(
     life: Life, name: str, harm: Callable[[bytes], bytes]
 ) -> None:
-    life.store.write(key(life, name), harm(life.store.read(key(life, name))[0]))
+    life.store.objects.write(key(life, name), harm(life.store.objects.read(key(life, name))[0]))
     refused(life, RunError, r"is not the (model|index|optimiser state) that the run ended with|holds no tensors")
 
 
 @pytest.mark.parametrize("name", [MODEL, MOMENTS])
 def test_a_file_that_is_gone_is_named(life: Life, name: str) -> None:
-    life.store.delete(key(life, name))
+    life.store.objects.delete(key(life, name))
     refused(life, RunError, f"{name} is not there")
 
 
@@ -90,7 +90,7 @@ def test_a_file_that_holds_no_tensors_is_refused_though_vouched_for(life: Life, 
 
 
 def changed(life: Life, name: str, change: Callable[[Tensor], Tensor]) -> bytes:
-    return save({tensor: change(value) for tensor, value in load(life.store.read(key(life, name))[0]).items()})
+    return save({tensor: change(value) for tensor, value in load(life.store.objects.read(key(life, name))[0]).items()})
 
 
 @pytest.mark.parametrize("name", [MODEL, MOMENTS])
@@ -100,7 +100,7 @@ def test_weights_that_are_no_numbers_are_refused_though_vouched_for(life: Life, 
 
 
 def test_weights_of_another_shape_or_architecture_are_refused_though_vouched_for(life: Life) -> None:
-    whole = life.store.read(key(life, MODEL))[0]
+    whole = life.store.objects.read(key(life, MODEL))[0]
     exchange(life, MODEL, changed(life, MODEL, lambda tensor: tensor[..., :-1].contiguous()))
     refused(life, ModelError, "the parent's weights do not fit the network at ")
     exchange(life, MODEL, save({f"other.{name}": tensor for name, tensor in load(whole).items()}))
@@ -114,7 +114,7 @@ def test_a_champion_that_cannot_be_measured_is_not_replaced(life: Life) -> None:
     exchange(life, MODEL, changed(life, MODEL, lambda tensor: tensor[:-1].contiguous()))
     with pytest.raises(ModelError, match=f"the model of {champion(life)} does not fit logistic"):
         stages.promote(life.context, trained)
-    assert not champions.was_promoted(champions.read(life.store, life.layout), trained.run_id)
+    assert not champions.was_promoted(life.store.champion.read(), trained.run_id)
 
 
 def test_an_index_of_another_dataset_is_refused_though_vouched_for(life: Life) -> None:

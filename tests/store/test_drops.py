@@ -10,15 +10,15 @@ from retrain.data.dataset import make_dataset, order_drops
 from retrain.errors import DropError
 from retrain.records import Drop, DropRef
 from retrain.store import LocalStore
-from retrain.store.drops import list_drops, read_drop
-from retrain.store.layout import Layout
+from retrain.store.keys import TaskKeys
+from retrain.store.task_store import TaskStore
 
-LAYOUT = Layout("pets")
+KEYS = TaskKeys("pets")
 
 
 def commit(store: LocalStore, *drops: Drop) -> None:
     for drop in drops:
-        store.create(LAYOUT.manifest(drop.id), drop.to_bytes())
+        store.create(KEYS.manifest(drop.id), drop.to_bytes())
 
 
 @pytest.fixture
@@ -29,19 +29,19 @@ def local(tmp_path: Path) -> LocalStore:
 def test_drops_are_listed_by_the_time_of_their_commit_then_by_id(local: LocalStore) -> None:
     a, b, c = make_drop("a", 2), make_drop("b", 1), make_drop("c", 1)
     commit(local, a, c, b)
-    assert list_drops(local, LAYOUT) == (b, c, a)
+    assert TaskStore(local, "pets").drops.all() == (b, c, a)
 
 
 def test_what_has_no_manifest_is_not_listed(local: LocalStore) -> None:
     local.write("pets/drops/landing/train-000000.tar", b"still being uploaded")
     local.write("pets/drops/landing/deeper/drop.json", b"not a manifest's place")
     local.write("others/drops/a/drop.json", b"of another task")
-    assert list_drops(local, LAYOUT) == ()
+    assert TaskStore(local, "pets").drops.all() == ()
 
 
 def test_a_drop_that_is_not_there_is_named(local: LocalStore) -> None:
     with pytest.raises(DropError, match="task pets has no drop week-45 in "):
-        read_drop(local, LAYOUT, "week-45")
+        TaskStore(local, "pets").drops.read("week-45")
 
 
 @pytest.mark.parametrize(
@@ -54,9 +54,9 @@ def test_a_drop_that_is_not_there_is_named(local: LocalStore) -> None:
     ],
 )
 def test_a_damaged_manifest_is_named(local: LocalStore, spoil: Callable[[bytes], bytes]) -> None:
-    local.write(LAYOUT.manifest("a"), spoil(make_drop("a", 0).to_bytes()))
+    local.write(KEYS.manifest("a"), spoil(make_drop("a", 0).to_bytes()))
     with pytest.raises(DropError, match=r"pets/drops/a/drop\.json"):
-        list_drops(local, LAYOUT)
+        TaskStore(local, "pets").drops.all()
 
 
 def test_a_digest_is_of_the_content_alone() -> None:

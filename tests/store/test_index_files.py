@@ -15,8 +15,9 @@ from retrain.pipeline.train import prepare, train_plan
 from retrain.recipe.learning_speed import Counters
 from retrain.records import Dataset, Plan
 from retrain.store import LocalStore
-from retrain.store.layout import Layout
 from retrain.store.runs import READ_AHEAD, RunFiles
+from retrain.store.task_store import TaskStore
+from retrain.training.index_files import read_counters, read_known_counters, write_counters
 
 SIZES = (30, 20, 50, 10, 40, 60, 25, 15)
 
@@ -47,10 +48,10 @@ def counters(samples: int, first: int) -> Counters:
 def ended(tmp_path: Path) -> RunFiles:
     """An ended run on eight drops."""
     plan = plan_of(sizes=SIZES)
-    files = RunFiles(Told(tmp_path), Layout("pets"), plan.run_id)
+    files = TaskStore(Told(tmp_path), "pets").run(plan.run_id)
     files.write_plan(plan)
     firsts = [sum(SIZES[:k]) for k in range(len(SIZES))]
-    digest = files.write_counters(plan.dataset, (counters(*each) for each in zip(SIZES, firsts, strict=True)))
+    digest = write_counters(files, plan.dataset, (counters(*each) for each in zip(SIZES, firsts, strict=True)))
     files.write_result(result("completed").model_copy(update={"index_digest": digest}))
     return files
 
@@ -63,7 +64,7 @@ def dataset(files: RunFiles, *drops: int) -> Dataset:
 
 
 def test_counters_lie_where_the_drops_that_are_left_do_and_new_ones_have_none(ended: RunFiles) -> None:
-    found = ended.counters(dataset(ended, 0, 2, 7), known=3)
+    found = read_counters(ended, dataset(ended, 0, 2, 7), known=3)
     expected = torch.tensor([*range(30), *range(50, 100), *range(235, 250), *[0] * 7])
     assert found.seen.tolist() == expected.tolist()
     assert torch.equal(found.loss, expected / 3)
@@ -71,24 +72,24 @@ def test_counters_lie_where_the_drops_that_are_left_do_and_new_ones_have_none(en
 
 
 def test_few_files_are_in_memory_at_once(ended: RunFiles) -> None:
-    parts = ended.known_counters(dataset(ended, *range(8)), known=8)
+    parts = read_known_counters(ended, dataset(ended, *range(8)), known=8)
     next(parts)
-    assert isinstance(ended.store, Told)
-    assert len(ended.store.reads) <= READ_AHEAD + 1
+    assert isinstance(ended.objects, Told)
+    assert len(ended.objects.reads) <= READ_AHEAD + 1
     assert len(list(parts)) == 7
-    assert sorted(ended.store.reads) == [f"d-{k}" for k in range(8)]
+    assert sorted(ended.objects.reads) == [f"d-{k}" for k in range(8)]
 
 
 def test_damage_to_any_drop_is_found_in_the_end_even_to_one_that_is_left_out(ended: RunFiles) -> None:
-    key = ended.layout.learning_speed(ended.run_id, "d-7")
-    data = ended.store.read(key)[0]
-    ended.store.write(key, data[:-1] + bytes([data[-1] ^ 1]))
-    parts = ended.known_counters(dataset(ended, 0, 1), known=2)
+    key = ended.keys.learning_speed(ended.run_id, "d-7")
+    data = ended.objects.read(key)[0]
+    ended.objects.write(key, data[:-1] + bytes([data[-1] ^ 1]))
+    parts = read_known_counters(ended, dataset(ended, 0, 1), known=2)
     assert [len(next(parts).seen) for _ in range(2)] == [30, 20]
     with pytest.raises(RunError, match="is not the index that the run ended with"):
         next(parts)
     with pytest.raises(RunError, match="is not the index that the run ended with"):
-        ended.counters(dataset(ended, 0, 1), known=2)
+        read_counters(ended, dataset(ended, 0, 1), known=2)
 
 
 def continued(place: Path, sampling: Uniform | OldNew | None) -> tuple[Context, Told, Plan]:
@@ -99,7 +100,7 @@ def continued(place: Path, sampling: Uniform | OldNew | None) -> tuple[Context, 
     recipe = TASK.recipe.model_copy(update={"sampling": sampling} if sampling else {})
     plan = stored_plan(place, drops=2, parent=parent, task=TASK.model_copy(update={"recipe": recipe}))
     store = Told(place / "store")
-    return replace(context_of(place), store=store), store, plan
+    return replace(context_of(place), store=TaskStore(store, TASK.name)), store, plan
 
 
 @pytest.mark.parametrize(("sampling", "before"), [(Uniform(), 0), (OldNew(), 0), (None, 1)])
@@ -116,8 +117,8 @@ def test_a_run_that_did_not_read_it_still_adds_it_to_its_own(tmp_path: Path) -> 
     train_plan(context, plan)
     assert store.reads == [plan.dataset.drops[0].id]
     assert plan.parent
-    old = context.files(plan.parent).counters(plan.dataset, 1)
-    kept = context.files(plan.run_id).counters(plan.dataset, 2)
+    old = read_counters(context.files(plan.parent), plan.dataset, 1)
+    kept = read_counters(context.files(plan.run_id), plan.dataset, 2)
     own = kept.seen.float() - 0.5 * old.seen.float()
     assert own.sum() == 32 * plan.iterations
     assert (own >= 0).all()

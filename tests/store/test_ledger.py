@@ -8,10 +8,11 @@ from retrain.pipeline.accounting import make_record
 from retrain.pipeline.planning import Request
 from retrain.records import RunRecord, Savings
 from retrain.records.ledger import is_baseline, total_savings
-from retrain.store import ObjectStore, ledger
-from retrain.store.layout import Layout
+from retrain.store import ObjectStore
+from retrain.store.keys import TaskKeys
+from retrain.store.task_store import TaskStore
 
-LAYOUT = Layout("pets")
+KEYS = TaskKeys("pets")
 EVALUATED = 300
 """Images, in batches of ten: at a third of an iteration a batch, ten iterations."""
 
@@ -188,23 +189,23 @@ def records() -> list[RunRecord]:
 def test_records_are_read_in_the_order_in_which_the_runs_ended(store: ObjectStore) -> None:
     written = records()
     for record in reversed(written):
-        ledger.write(store, LAYOUT, record)
-    store.write(LAYOUT.metrics(written[0].run_id), b"# beside the record")
-    assert ledger.read(store, LAYOUT) == written
-    assert ledger.find(store, LAYOUT, written[1].run_id) == written[1]
-    assert ledger.find(store, LAYOUT, "scratch-unknown") is None
+        TaskStore(store, "pets").ledger.write(record)
+    store.write(KEYS.ledger + "notes.txt", b"# beside the record")
+    assert TaskStore(store, "pets").ledger.read() == written
+    assert TaskStore(store, "pets").ledger.find(written[1].run_id) == written[1]
+    assert TaskStore(store, "pets").ledger.find("scratch-unknown") is None
 
 
 def test_the_first_record_of_a_run_stays(store: ObjectStore) -> None:
     first = records()[0]
     late = first.model_copy(update={"outcome": "failed", "error": "a retried step"})
-    assert ledger.write(store, LAYOUT, first) == first
-    assert ledger.write(store, LAYOUT, late) == first
-    assert ledger.write(store, LAYOUT, first) == first
-    assert ledger.read(store, LAYOUT) == [first]
+    assert TaskStore(store, "pets").ledger.write(first) == first
+    assert TaskStore(store, "pets").ledger.write(late) == first
+    assert TaskStore(store, "pets").ledger.write(first) == first
+    assert TaskStore(store, "pets").ledger.read() == [first]
 
 
 def test_a_damaged_record_is_named(store: ObjectStore) -> None:
-    store.write(LAYOUT.record("scratch-1"), b'{"run_id": "scratch-1"}')
+    store.write(KEYS.record("scratch-1"), b'{"run_id": "scratch-1"}')
     with pytest.raises(StoreError, match=r"pets/ledger/scratch-1\.json was not written"):
-        ledger.read(store, LAYOUT)
+        TaskStore(store, "pets").ledger.read()

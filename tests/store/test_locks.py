@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 from support.lives import Life, make_task
 
-from retrain.store import LocalStore, ObjectStore, ledger
-from retrain.store.layout import Layout
-from retrain.store.lease import LeaseLost, LeaseState, acquire, try_lease
-from retrain.store.locks import TaskLocked, task_lock
+from retrain.store import LocalStore, ObjectStore
+from retrain.store.keys import TaskKeys
+from retrain.store.lease import LeaseLost, LeaseState, acquire
+from retrain.store.locks import TaskLocked
+from retrain.store.task_store import TaskStore
 
-LAYOUT = Layout("pets")
+KEYS = TaskKeys("pets")
 SHORT = 0.6
 """Seconds: a lease that is renewed, or expires, while a test waits."""
 NOWHERE = "--host http://127.0.0.1:1"
@@ -42,9 +43,9 @@ def started(life: Life, *arguments: str) -> subprocess.Popen[str]:
 
 def away(store: ObjectStore) -> None:
     """Make the lease that of a process on another machine, of which nothing can be seen here."""
-    state = LeaseState.model_validate_json(store.read(LAYOUT.lease)[0])
+    state = LeaseState.model_validate_json(store.read(KEYS.lease)[0])
     holder = state.holder.model_copy(update={"machine": "another"})
-    store.write(LAYOUT.lease, state.model_copy(update={"holder": holder}).to_bytes())
+    store.write(KEYS.lease, state.model_copy(update={"holder": holder}).to_bytes())
 
 
 def test_commands_end_with_one_message_while_somebody_is_at_work_on_the_task(life: Life) -> None:
@@ -53,7 +54,7 @@ def test_commands_end_with_one_message_while_somebody_is_at_work_on_the_task(lif
         rf"retrain: \S+ \(process {os.getpid()}\) is at work on pets: it keeps renewing its lease, now good until "
         r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\. Try again when it has ended\n$"
     )
-    with try_lease(life.store, life.layout, SHORT):
+    with life.store.try_lease(SHORT):
         commands = [started(life, *line.split()) for line in ("run", f"run --on kubeflow {NOWHERE}")]
         for command in commands:
             said = command.communicate()[1]
@@ -69,23 +70,23 @@ def test_of_two_commands_at_once_one_trains_and_the_other_finds_it_done_or_at_wo
     assert len(re.findall("scratch-\\w+: there is no champion to continue from", "".join(said))) == 1
     other = [text for text in said if "there is no champion" not in text]
     assert re.search("nothing to do: no drop has landed since|is at work on pets", *other)
-    assert len(ledger.read(life.store, life.layout)) == 1
+    assert len(life.store.ledger.read()) == 1
 
 
 def test_after_a_kill_the_next_command_on_the_same_machine_waits_for_nothing(life: Life) -> None:
     code = (
-        "import os, signal, sys; from retrain.store.layout import Layout; from retrain.store import open_store\n"
+        "import os, signal, sys; from retrain.store.keys import TaskKeys; from retrain.store import open_store\n"
         "from retrain.store.lease import acquire\n"
-        "assert acquire(open_store(sys.argv[1]), Layout('pets'), 3600)\n"
+        "assert acquire(open_store(sys.argv[1]), TaskKeys('pets').lease, 3600)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     killed = subprocess.run([sys.executable, "-c", code, str(life.folder / "store")], capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    left = life.store.read(LAYOUT.lease)[0]
-    away(life.store)
-    assert acquire(life.store, LAYOUT) is None, "from another machine nobody can tell"
-    life.store.write(LAYOUT.lease, left)
-    with task_lock(life.store, LAYOUT):
+    left = life.store.objects.read(KEYS.lease)[0]
+    away(life.store.objects)
+    assert acquire(life.store.objects, KEYS.lease) is None, "from another machine nobody can tell"
+    life.store.objects.write(KEYS.lease, left)
+    with life.store.lock():
         pass
 
 
@@ -93,27 +94,27 @@ def test_one_that_does_not_beat_any_more_is_waited_for_until_it_expires(
     store: ObjectStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "retrain")
-    dead = acquire(store, LAYOUT, 3.0)  # so long that a busy machine finds it held
+    dead = acquire(store, KEYS.lease, 3.0)  # so long that a busy machine finds it held
     assert dead
-    with task_lock(store, LAYOUT) as ours:
-        ours.write("pets/runs/late", b"ours")
+    with TaskStore(store, "pets").lock() as ours:
+        ours.objects.write("pets/runs/late", b"ours")
         with pytest.raises(LeaseLost):
             dead.check()
     assert "pets: waits for " in caplog.text
-    assert acquire(store, LAYOUT), "it was given back"
+    assert acquire(store, KEYS.lease), "it was given back"
 
 
 def test_the_patient_wait_for_one_that_beats_and_others_do_not(store: ObjectStore) -> None:
-    with try_lease(store, LAYOUT, SHORT), pytest.raises(TaskLocked), task_lock(store, LAYOUT):
+    with TaskStore(store, "pets").try_lease(SHORT), pytest.raises(TaskLocked), TaskStore(store, "pets").lock():
         pass
     ended = list[float]()
 
     def work() -> float:
-        with task_lock(store, LAYOUT, patient=True):
+        with TaskStore(store, "pets").lock(patient=True):
             return time.monotonic()
 
     with ThreadPoolExecutor(1) as pool:
-        with try_lease(store, LAYOUT, SHORT):
+        with TaskStore(store, "pets").try_lease(SHORT):
             waiting = pool.submit(work)
             time.sleep(3 * SHORT)
             ended.append(time.monotonic())
@@ -121,8 +122,8 @@ def test_the_patient_wait_for_one_that_beats_and_others_do_not(store: ObjectStor
 
 
 def test_one_that_expired_is_kept_if_nobody_has_held_it_since(store: ObjectStore) -> None:
-    frozen = acquire(store, LAYOUT, SHORT)
+    frozen = acquire(store, KEYS.lease, SHORT)
     assert frozen
     time.sleep(SHORT)
     frozen.check()
-    assert acquire(store, LAYOUT) is None
+    assert acquire(store, KEYS.lease) is None

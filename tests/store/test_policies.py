@@ -26,11 +26,11 @@ from retrain.monitoring.exporter import Exporter, WatchedTask
 from retrain.pipeline import stages
 from retrain.pipeline.planning import Request
 from retrain.records import Plan
-from retrain.store import ObjectStore, champions, open_store
+from retrain.store import ObjectStore, open_store
 from retrain.store.base import probe_conditional_writes
-from retrain.store.layout import Layout
-from retrain.store.locks import task_lock
+from retrain.store.keys import TaskKeys
 from retrain.store.s3.errors import Denied
+from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import map_ahead
 from retrain.watcher.health import Health
 from retrain.watcher.task_watch import TaskWatch
@@ -40,7 +40,7 @@ AWS = ROOT / "k8s" / "examples" / "aws"
 SERVE = runpy.run_path(str(ROOT / "k8s" / "examples" / "kserve" / "serve.py"))
 ROLES = ("producer", "watcher", "training", "exporter", "serving")
 STORE = "s3://retrain-example/models"
-PETS, CARS = Layout("pets"), Layout("cars")
+PETS, CARS = TaskKeys("pets"), TaskKeys("cars")
 
 SHARD, IMAGE, MANIFEST = CARS.shard("d", "train-0.tar"), CARS.shard("d", "car/1.png"), CARS.manifest("d")
 QUARANTINE, SUCCESS, CLAIM = CARS.quarantine("d"), CARS.success("d"), CARS.claim("d")
@@ -49,7 +49,7 @@ PLAN, DECISION, RESULT = (CARS.run("r", f"{name}.json") for name in ("plan", "de
 MODEL, STATE, SPEEDS = CARS.run("r", "model.safetensors"), CARS.run("r", "state/1"), CARS.learning_speed("r", "d")
 RUN = {PLAN, DECISION, RESULT, MODEL, STATE, SPEEDS}
 SUBMISSION, LEASE, CHAMPION, PROBE = CARS.submission("s"), CARS.lease, CARS.champion, "probe-1"
-LEDGER = {CARS.record("r"), CARS.metrics("r")}
+LEDGER = {CARS.record("r")}
 VALIDATIONS, VALIDATING = CARS.validations("d"), CARS.validating("d").lease
 ALL = {*DROP, *RUN, *LEDGER, CLAIM, VALIDATIONS, VALIDATING, SUBMISSION, LEASE, CHAMPION, PROBE}
 
@@ -140,7 +140,7 @@ def life_goes_its_way(cloud: Cloud, task: Task, folder: Path) -> None:
     upload_with_success(cloud, folder / "tree")
     [lost] = watched(cloud, task)
     stages.record_failure(life(cloud, "watcher", folder).context, plan_of(cloud, lost), "the pipeline is gone")
-    assert champions.read(cloud.admin, PETS).run_id == champion
+    assert TaskStore(cloud.admin, "pets").champion.read().run_id == champion
 
 
 def life(cloud: Cloud, role: str, folder: Path) -> Life:
@@ -165,32 +165,32 @@ def watched(cloud: Cloud, task: Task) -> list[str]:
     watcher = Watcher([TaskWatch(task, submitter, health)], health, poll_seconds=0, inbox=None)
     assert watcher.once(), health.problems()
     for run_id in submitter.runs:
-        submission.write_submission(cloud.store("watcher"), PETS, run_id, Submission(run_id=run_id))
+        submission.write_submission(TaskStore(cloud.store("watcher"), "pets"), run_id, Submission(run_id=run_id))
     return submitter.runs
 
 
 def trained(cloud: Cloud, task: Task, run_id: str, folder: Path) -> str:
     context = life(cloud, "training", folder).context
-    assert submission.read_submission(context.store, PETS, run_id) == Submission(run_id=run_id)
-    with task_lock(context.store, PETS) as fenced:
+    assert submission.read_submission(context.store, run_id) == Submission(run_id=run_id)
+    with context.store.lock() as fenced:
         context = replace(context, store=fenced)
         assert isinstance(stages.plan(context, task, Request(purpose="trial")), Plan)
         ended = stages.run_plan(context, context.files(run_id).plan())
-        fenced.write(PETS.run(run_id, "error.txt"), b"what a step notes")
-    assert champions.read(cloud.admin, PETS).run_id == ended.run_id
+        fenced.objects.write(PETS.run(run_id, "error.txt"), b"what a step notes")
+    assert TaskStore(cloud.admin, "pets").champion.read().run_id == ended.run_id
     return ended.run_id
 
 
 def followed(cloud: Cloud, task: Task) -> None:
     """The exporter's metrics and page, and the predictor."""
-    exporter = Exporter([WatchedTask(cloud.store("exporter"), PETS)])
+    exporter = Exporter([WatchedTask(TaskStore(cloud.store("exporter"), "pets"))])
     exporter.refresh()
     values = {sample.name: sample.value for family in exporter.collect() for sample in family.samples}
     assert values["retrain_ledger_read_errors_total"] == 0
     assert values["retrain_champion_accuracy_ratio"] > 0.5
     assert b"Learning speed" in pages.draw_page(task)
-    champion = SERVE["Champion"](cloud.store("serving"), PETS)
-    assert champion.model.plan.run_id == champions.read(cloud.admin, PETS).run_id
+    champion = SERVE["Champion"](TaskStore(cloud.store("serving"), "pets"))
+    assert champion.model.plan.run_id == TaskStore(cloud.admin, "pets").champion.read().run_id
 
 
 def may(act: Callable[[str], object], key: str) -> bool:

@@ -15,9 +15,7 @@ from retrain.pipeline.executor import InProcessExecutor
 from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.pipeline.status import read_status
 from retrain.records import Drop, Plan, RunRecord
-from retrain.store import LocalStore, champions, ledger
-from retrain.store.drops import quarantine_causes
-from retrain.watcher.claims import Claims
+from retrain.store import LocalStore
 
 TASK = make_task()
 
@@ -36,16 +34,16 @@ def run(life: Life) -> RunRecord:
 
 def damage(life: Life, drop: Drop) -> None:
     """Flip one bit in the middle of its first shard; the size stays, and nothing of it is in the cache any more."""
-    key = life.layout.shard(drop.id, drop.shards[0].name)
-    data = bytearray(life.store.read(key)[0])
+    key = life.store.keys.shard(drop.id, drop.shards[0].name)
+    data = bytearray(life.store.objects.read(key)[0])
     data[len(data) // 2] ^= 1
-    life.store.write(key, bytes(data))
+    life.store.objects.write(key, bytes(data))
     for cached in life.context.cache.glob(f"{drop.digest}-*"):
         cached.unlink()
 
 
 def quarantined(life: Life) -> list[str]:
-    return list(quarantine_causes(life.store, life.layout))
+    return list(life.store.drops.quarantine_causes())
 
 
 def test_a_run_that_finds_a_new_drop_damaged_goes_on_with_the_others(life: Life) -> None:
@@ -55,10 +53,10 @@ def test_a_run_that_finds_a_new_drop_damaged_goes_on_with_the_others(life: Life)
     damage(life, bad)
     ended = run(life)
     assert (ended.drops, ended.new_drops) == ((first.id, good.id), (good.id,))
-    assert champions.read(life.store, life.layout).run_id == ended.run_id
+    assert life.store.champion.read().run_id == ended.run_id
     assert quarantined(life) == [bad.id]
-    assert f"{bad.id}/{bad.shards[0].name}" in quarantine_causes(life.store, life.layout)[bad.id]
-    outcomes = [(record.outcome, bad.id in record.new_drops) for record in ledger.read(life.store, life.layout)]
+    assert f"{bad.id}/{bad.shards[0].name}" in life.store.drops.quarantine_causes()[bad.id]
+    outcomes = [(record.outcome, bad.id in record.new_drops) for record in life.store.ledger.read()]
     assert outcomes == [("completed", False), ("failed", True), ("reached", False)]
 
 
@@ -95,18 +93,18 @@ def test_a_manifest_or_shard_that_is_not_right_harms_only_its_drop(life: Life, h
     first = life.land(0, 1)
     run(life)
     bad, good = life.land(0, 1, seed=1), life.land(0, 1, seed=2)
-    key = life.layout.manifest(bad.id)
-    text = life.store.read(key)[0]
-    shard = life.layout.shard(bad.id, bad.shards[0].name)
+    key = life.store.keys.manifest(bad.id)
+    text = life.store.objects.read(key)[0]
+    shard = life.store.keys.shard(bad.id, bad.shards[0].name)
     match harm:
         case "torn":
-            life.store.write(key, text[: len(text) // 2])
+            life.store.objects.write(key, text[: len(text) // 2])
         case "of another task":
-            life.store.write(key, text.replace(b'"task": "pets"', b'"task": "cars"'))
+            life.store.objects.write(key, text.replace(b'"task": "pets"', b'"task": "cars"'))
         case "counts what is not there":
-            life.store.write(key, text.replace(b'"class-0": ', b'"class-0": 99999999999'))
+            life.store.objects.write(key, text.replace(b'"class-0": ', b'"class-0": 99999999999'))
         case "gone":
-            life.store.delete(shard)
+            life.store.objects.delete(shard)
     assert run(life).drops == (first.id, good.id)
     assert quarantined(life) == [bad.id]
 
@@ -116,20 +114,20 @@ def test_a_drop_that_was_replaced_under_its_id_is_put_aside(life: Life) -> None:
     run(life)
     other = life.land(0, 1, seed=2)
     imposter = other.model_copy(update={"id": old.id})
-    life.store.write(life.layout.manifest(old.id), imposter.to_bytes())
+    life.store.objects.write(life.store.keys.manifest(old.id), imposter.to_bytes())
     assert run(life).drops == (kept.id, other.id)
-    assert "is not the one that the champion was trained on" in quarantine_causes(life.store, life.layout)[old.id]
+    assert "is not the one that the champion was trained on" in life.store.drops.quarantine_causes()[old.id]
 
 
 def test_status_and_metrics_tell_of_quarantine(life: Life) -> None:
     life.land(0, 1)
     run(life)
     bad = life.land(0, 1, seed=1)
-    life.store.write(life.layout.manifest(bad.id), b"{}")
-    state = TaskState(life.store, life.layout)
-    assert read_status(TASK, life.store, life.layout).waiting == ()
+    life.store.objects.write(life.store.keys.manifest(bad.id), b"{}")
+    state = TaskState(life.store)
+    assert read_status(TASK, life.store).waiting == ()
     assert isinstance(stages.run_task(life.context, TASK, Request()), NoRunNeeded)
-    status = read_status(TASK, life.store, life.layout)
+    status = read_status(TASK, life.store)
     assert "not a drop's manifest" in status.quarantined[bad.id]
     state.refresh()
     assert (("pets", "quarantined"), 1) in next(iter(state.figures()))[1]
@@ -143,10 +141,10 @@ def test_a_watcher_gives_the_drops_beside_a_damaged_one_to_another_run(life: Lif
     assert watcher.once()
     assert quarantined(life) == [bad.id]
     assert watcher.once()
-    champion = champions.read(life.store, life.layout).run_id
+    champion = life.store.champion.read().run_id
     assert champion
     assert place.owners() == {good.id: champion}
-    assert [record.outcome for record in ledger.read(life.store, life.layout)] == ["failed", "completed"]
+    assert [record.outcome for record in life.store.ledger.read()] == ["failed", "completed"]
 
 
 def test_a_step_of_the_pipeline_does_so_too(life: Life) -> None:
@@ -155,7 +153,7 @@ def test_a_step_of_the_pipeline_does_so_too(life: Life) -> None:
     task = TASK.model_copy(update={"store": life.store.url})
     planned = stages.plan(life.context, task, Request())
     assert isinstance(planned, Plan)
-    claims = Claims(life.store, life.layout)
+    claims = life.store.claims()
     assert claims.claim(planned)
     steps.train(json.dumps(task.model_dump(mode="json")), planned.run_id, "cpu")
     assert quarantined(life) == [bad.id]
@@ -177,7 +175,7 @@ def test_what_evaluation_finds_damaged_is_charged_with_the_training(life: Life) 
     with pytest.raises(DamagedDrop):
         stages.evaluate(life.context, trained)
     assert isinstance(stages.run_task(life.context, TASK, Request()), NoRunNeeded)
-    failed = ledger.read(life.store, life.layout)[-1]
+    failed = life.store.ledger.read()[-1]
     assert failed.savings
     assert failed.outcome == "failed"
     assert failed.savings.used > 0

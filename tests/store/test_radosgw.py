@@ -12,7 +12,7 @@ from support.watching import Recorder, on_s3
 
 from retrain.store import Conflict, open_store
 from retrain.store.base import probe_conditional_writes
-from retrain.store.layout import Layout
+from retrain.store.keys import TaskKeys
 from retrain.store.lease import acquire
 
 
@@ -40,8 +40,8 @@ def conditions_hold(url: str, endpoint: str) -> None:
     store.replace("counter", b"newer", version)
     with pytest.raises(Conflict):
         store.replace("counter", b"stale", version)
-    assert acquire(store, Layout("pets"))
-    assert acquire(store, Layout("pets")) is None
+    assert acquire(store, TaskKeys("pets").lease)
+    assert acquire(store, TaskKeys("pets").lease) is None
 
 
 def two_watchers_give_one_run(endpoint: str, source: Path) -> None:

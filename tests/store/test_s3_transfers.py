@@ -16,6 +16,7 @@ from retrain.data.packing import pack
 from retrain.errors import StoreError
 from retrain.store import LocalStore, open_store
 from retrain.store.s3.transfers import PART, S3Stream, download_parts
+from retrain.store.task_store import TaskStore
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_the_shards_of_a_drop_are_uploaded_at_once(tmp_path: Path) -> None:
     names = [f"{split}/cat/{number}.png" for split, size in (("train", 30), ("test", 5)) for number in range(size)]
     store = Together(tmp_path / "store")
     task = Task(name="pets", data=Data(image_size=8, val_share=0.2, test_share=0.2))
-    [(drop, new)] = pack(folder(tmp_path / "pets", *names), task, store)
+    [(drop, new)] = pack(folder(tmp_path / "pets", *names), task, TaskStore(store, task.name))
     assert new
     assert len(drop.shards) == 2
     assert {entry.key.rpartition("/")[2] for entry in store.list()} == {"drop.json", *(s.name for s in drop.shards)}

@@ -12,12 +12,12 @@ from support.trainings import plan_of
 
 from retrain.pipeline.accounting import make_record
 from retrain.records import DropRef, Plan
-from retrain.store import Conflict, Entry, LocalStore, Missing, ObjectStore, champions, ledger, open_store
-from retrain.store.layout import Layout
-from retrain.store.runs import RunRecords
-from retrain.watcher.claims import Claim, Claims
+from retrain.store import Conflict, Entry, LocalStore, Missing, ObjectStore, champions, open_store
+from retrain.store.claims import Claim
+from retrain.store.keys import TaskKeys
+from retrain.store.task_store import TaskStore
 
-LAYOUT = Layout("pets")
+PETS = TaskKeys("pets")
 KEYS = st.sampled_from(["k/a", "k/b"])
 BYTES = st.sampled_from([b"1", b"2", b"three"])
 
@@ -48,8 +48,8 @@ class Worlds(RuleBasedStateMachine):
         self.owners: dict[str, str] = {}
         self.ended: set[str] = set()
         for plan in PLANS:
-            RunRecords(self.store, LAYOUT, plan.run_id).write_plan(plan)
-        self.claims = [Claims(self.store, LAYOUT) for _ in range(2)]
+            TaskStore(self.store, "pets").run(plan.run_id).write_plan(plan)
+        self.claims = [TaskStore(self.store, "pets").claims() for _ in range(2)]
 
     @rule(target=versions, key=KEYS)
     def read(self, key: str) -> tuple[str, str]:
@@ -104,7 +104,7 @@ class Worlds(RuleBasedStateMachine):
     @rule(target=sightings)
     def look(self) -> champions.ChampionSnapshot:
         """The champion in force is the last of the history."""
-        seen = champions.read(self.store, LAYOUT)
+        seen = TaskStore(self.store, "pets").champion.read()
         assert seen.run_id == (self.history[-1] if self.history else None)
         return seen
 
@@ -112,11 +112,11 @@ class Worlds(RuleBasedStateMachine):
     def promote(self, seen: champions.ChampionSnapshot, run: str) -> None:
         """Only who saw the champion in force replaces it."""
         if len(seen.champion.history if seen.champion else ()) == len(self.history):
-            champions.swap(self.store, LAYOUT, seen, run, "promoted")
+            TaskStore(self.store, "pets").champion.swap(seen, run, "promoted")
             self.history.append(run)
         else:
             with pytest.raises(Conflict):
-                champions.swap(self.store, LAYOUT, seen, run, "promoted")
+                TaskStore(self.store, "pets").champion.swap(seen, run, "promoted")
 
     @rule(client=st.sampled_from([0, 1]))
     def refresh(self, client: int) -> None:
@@ -138,22 +138,22 @@ class Worlds(RuleBasedStateMachine):
     @rule(plan=st.sampled_from(PLANS))
     def end(self, plan: Plan) -> None:
         """A run ends, once however often that is recorded."""
-        first = ledger.find(self.store, LAYOUT, plan.run_id)
-        entry = ledger.write(self.store, LAYOUT, make_record(plan, None, None, None, "ended by the test"))
+        first = TaskStore(self.store, "pets").ledger.find(plan.run_id)
+        entry = TaskStore(self.store, "pets").ledger.write(make_record(plan, None, None, None, "ended by the test"))
         assert first in (None, entry)
         self.ended.add(plan.run_id)
 
     @invariant()
     def champions_follow_one_from_another(self) -> None:
         """No promotion is lost, doubled or reordered."""
-        champion = champions.read(self.store, LAYOUT).champion
+        champion = TaskStore(self.store, "pets").champion.read().champion
         entries = champion.history if champion else ()
         assert [(entry.sequence, entry.run_id) for entry in entries] == list(enumerate(self.history, 1))
 
     @invariant()
     def every_drop_has_the_owner_that_it_was_given_to(self) -> None:
         """Claims are those that were won, and no others."""
-        found = [self.store.read(entry.key)[0] for entry in self.store.list(LAYOUT.claims)]
+        found = [self.store.read(entry.key)[0] for entry in self.store.list(PETS.claims)]
         assert {claim.drop: claim.run_id for claim in map(Claim.model_validate_json, found)} == self.owners
 
     @invariant()

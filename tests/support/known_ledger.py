@@ -8,8 +8,9 @@ from retrain.config import Method, Purpose
 from retrain.config.task import Costs
 from retrain.records import Cost, Decision, Drop, Evaluation, Machine, Result, RunRecord, Savings, Target
 from retrain.records.drop import drop_digest
-from retrain.store import ObjectStore, ledger
-from retrain.store.layout import Layout
+from retrain.store import ObjectStore
+from retrain.store.keys import TaskKeys
+from retrain.store.task_store import TaskStore
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 SECONDS = 2.0
@@ -148,10 +149,10 @@ def commit(store: ObjectStore, task: str, drop_id: str, at: datetime) -> None:
     """Put a drop's manifest into the store, as committed then."""
     drop = Drop(id=drop_id, task=task, classes=(), shards=(), counts={}, held_out={}, digest="", committed_at=at)
     whole = drop.model_copy(update={"digest": drop_digest(drop)})
-    store.write(Layout(task).manifest(drop_id), whole.to_bytes())
+    store.write(TaskKeys(task).manifest(drop_id), whole.to_bytes())
 
 
 def write(store: ObjectStore, records: Iterable[RunRecord]) -> None:
     """Put records into the ledgers of their tasks."""
     for record in records:
-        ledger.write(store, Layout(record.task), record)
+        TaskStore(store, record.task).ledger.write(record)

@@ -10,7 +10,7 @@ from retrain.data.packing import pack
 from retrain.pipeline.context import Context
 from retrain.records import Drop
 from retrain.store import ObjectStore
-from retrain.store.layout import Layout
+from retrain.store.task_store import TaskStore
 from support.trainings import CPU, SIZE, Silent, pixels
 
 EACH = 40
@@ -38,9 +38,9 @@ def make_task(**parts: object) -> Task:
 class Life:
     """A task's store, a place to work on it, and a folder for images."""
 
-    def __init__(self, store: ObjectStore, folder: Path) -> None:
-        self.folder, self.store, self.layout = folder, store, Layout("pets")
-        self.context = Context(store, self.layout, CPU, folder / "cache", Silent())
+    def __init__(self, objects: ObjectStore, folder: Path) -> None:
+        self.folder, self.store = folder, TaskStore(objects, "pets")
+        self.context = Context(self.store, CPU, folder / "cache", Silent())
 
     def land(self, *classes: int, seed: int = 0, mislabelled: bool = False) -> Drop:
         """Commit a drop with these classes' images; mislabelled, each is in the folder of the next class."""
@@ -55,4 +55,4 @@ class Life:
 
     def contents(self) -> dict[str, bytes]:
         """Everything in the store."""
-        return {entry.key: self.store.read(entry.key)[0] for entry in self.store.list()}
+        return {entry.key: self.store.objects.read(entry.key)[0] for entry in self.store.objects.list()}

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from retrain.errors import RunError
 from retrain.store import Conflict, champions, open_store
-from retrain.store.layout import Layout
+from retrain.store.task_store import TaskStore
 from support.processes import forkserver
 
 PROCESSES = 4
@@ -65,10 +65,10 @@ def count_up(url: str, endpoint_url: str | None, number: int) -> int:
 
 def promote_itself(url: str, endpoint_url: str | None, number: int) -> None:
     """Put `run-<number>` in force, however often others come first."""
-    store, layout = open_store(url, endpoint_url), Layout("pets")
+    store = TaskStore(open_store(url, endpoint_url), "pets")
     while True:
         try:
-            champions.swap(store, layout, champions.read(store, layout), f"run-{number}", "promoted")
+            store.champion.swap(store.champion.read(), f"run-{number}", "promoted")
         except Conflict:
             continue
         return
@@ -76,16 +76,16 @@ def promote_itself(url: str, endpoint_url: str | None, number: int) -> None:
 
 def promote_or_roll_back(url: str, endpoint_url: str | None, number: int) -> None:
     """Put `run-<number>` in force if the number is even, and else roll back five times whatever is."""
-    store, layout = open_store(url, endpoint_url), Layout("pets")
+    store = TaskStore(open_store(url, endpoint_url), "pets")
     if number % 2 == 0:
         promote_itself(url, endpoint_url, number)
         return
     done = 0
     while done < 5:
-        seen = champions.read(store, layout)
+        seen = store.champion.read()
         try:
             assert seen.champion
-            champions.promote_manually(store, layout, seen, champions.rollback_target(seen.champion), "rolled back")
+            store.champion.promote_manually(seen, champions.rollback_target(seen.champion), "rolled back")
         except RunError:  # another came first, or there is nothing to go back to
             continue
         done += 1

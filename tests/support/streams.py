@@ -16,11 +16,11 @@ from retrain.data.stream.dataset import load_streamed
 from retrain.data.uploads import ingest_drop
 from retrain.records import Drop
 from retrain.store import ObjectStore
-from retrain.store.drops import list_drops
-from retrain.store.layout import Layout
+from retrain.store.keys import TaskKeys
+from retrain.store.task_store import TaskStore
 from support.trainings import CPU, SIZE, TASK, pixels
 
-LAYOUT = Layout(TASK.name)
+KEYS = TaskKeys(TASK.name)
 SHARD = 4000
 """Bytes of images in a shard: some twenty images."""
 
@@ -43,8 +43,8 @@ def upload(store: ObjectStore, folder: Path, drop_id: str, samples: Sequence[Enc
     """Commit samples as a drop of small shards."""
     folder.mkdir(parents=True, exist_ok=True)
     for shard in write_shards(samples, "train", folder, limit=SHARD):
-        store.upload(folder / shard.name, LAYOUT.shard(drop_id, shard.name))
-    return ingest_drop(drop_id, TASK, store)
+        store.upload(folder / shard.name, KEYS.shard(drop_id, shard.name))
+    return ingest_drop(drop_id, TASK, TaskStore(store, TASK.name))
 
 
 def two_drops(store: ObjectStore, folder: Path, counts: Sequence[int] = (300, 200)) -> list[Drop]:
@@ -57,6 +57,6 @@ def streaming(
     store: ObjectStore, cache: Path, setting: Stream = SETTING, splits: Sequence[Split] = ("train", "val", "test")
 ) -> dict[Split, Samples]:
     """All drops of the store, streamed."""
-    drops = list_drops(store, LAYOUT)
-    where = {"store": store, "layout": LAYOUT, "image_size": SIZE, "device": CPU, "cache_dir": cache}
+    drops = TaskStore(store, TASK.name).drops.all()
+    where = {"store": TaskStore(store, TASK.name), "image_size": SIZE, "device": CPU, "cache_dir": cache}
     return load_streamed(make_dataset(drops), drops, splits, setting=setting, **where)

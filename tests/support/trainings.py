@@ -18,8 +18,7 @@ from retrain.pipeline.context import Context
 from retrain.pipeline.train import train_plan
 from retrain.records import Dataset, DropRef, Origin, Plan, Point, Target
 from retrain.store import LocalStore
-from retrain.store.drops import list_drops
-from retrain.store.layout import Layout
+from retrain.store.task_store import TaskStore
 from retrain.training.progress import Progress
 from retrain.training.setup import Parent, Run, set_up
 
@@ -142,8 +141,7 @@ def run_of(plan: Plan, parent: Parent | None = None) -> Run:
 def context_of(folder: Path, observer: Silent | None = None) -> Context:
     """A place to work: the store in a folder, the CPU."""
     return Context(
-        LocalStore(folder / "store"),
-        Layout(TASK.name),
+        TaskStore(LocalStore(folder / "store"), TASK.name),
         CPU,
         folder / "cache",
         observer or Silent(),
@@ -165,7 +163,7 @@ def commit_drops(folder: Path) -> None:
 def stored_plan(folder: Path, drops: int, parent: Plan | None = None, task: Task = TASK) -> Plan:
     """Scratch on the first drops in the store, or continuous from a parent; kept there."""
     context = context_of(folder)
-    dataset = make_dataset(list_drops(context.store, context.layout)[:drops])
+    dataset = make_dataset(context.store.drops.all()[:drops])
     plan = plan_of(task, "continuous" if parent else "scratch", sizes=[drop.samples for drop in dataset.drops])
     own = Origin(seed=plan.seed, drops=drops, classes=len(dataset.classes))
     lineage = {"parent": parent.run_id, "known": len(parent.dataset.drops)} if parent else {}

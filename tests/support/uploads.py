@@ -7,8 +7,8 @@ from pathlib import Path
 
 from retrain.config.task import Data, Task
 from retrain.store import ObjectStore
-from retrain.store.drops import quarantine
-from retrain.store.layout import Layout
+from retrain.store.keys import TaskKeys
+from retrain.store.task_store import TaskStore
 from retrain.watcher.ingestion import try_ingest_drop
 from support.pictures import png
 
@@ -45,7 +45,7 @@ def good(count: int = 60, first: int = 0) -> list[Member]:
 def upload(store: ObjectStore, drop: str, files: Mapping[str, bytes]) -> None:
     """Upload a drop as a producer does, `_SUCCESS` last."""
     for name, data in {**files, "_SUCCESS": b""}.items():
-        store.write(Layout("pets").shard(drop, name), data)
+        store.write(TaskKeys("pets").shard(drop, name), data)
 
 
 def taken_in(task: Task, store: ObjectStore, drop: str, files: Mapping[str, bytes]) -> str | None:
@@ -53,5 +53,5 @@ def taken_in(task: Task, store: ObjectStore, drop: str, files: Mapping[str, byte
     upload(store, drop, files)
     cause = try_ingest_drop(task, drop)
     if cause is not None:
-        quarantine(store, Layout("pets"), drop, cause)
+        TaskStore(store, "pets").drops.quarantine(drop, cause)
     return cause

@@ -14,10 +14,8 @@ from retrain.data.packing import pack
 from retrain.pipeline.accounting import make_record
 from retrain.pipeline.executor import Executor
 from retrain.records import Plan
-from retrain.store import ObjectStore, ledger, open_store
-from retrain.store.layout import Layout
-from retrain.store.runs import RunRecords
-from retrain.watcher.claims import Claim
+from retrain.store.claims import Claim
+from retrain.store.task_store import TaskStore, open_task_store
 from retrain.watcher.events import FINAL_FILES
 from retrain.watcher.health import Health
 from retrain.watcher.queue import EventQueue, SqsQueue
@@ -35,11 +33,10 @@ class Place:
     """A task with its store, and what happens there."""
 
     task: Task
-    store: ObjectStore = field(init=False)
-    layout: Layout = field(init=False)
+    store: TaskStore = field(init=False)
 
     def __post_init__(self) -> None:
-        self.store, self.layout = open_store(self.task.store, self.task.endpoint_url), Layout(self.task.name)
+        self.store = open_task_store(self.task)
 
     def land(self, source: Path, drop: str) -> None:
         """Commit a drop of its own content."""
@@ -48,16 +45,16 @@ class Place:
 
     def owners(self) -> dict[str, str]:
         """Which run each claimed drop was given to."""
-        claims = [self.store.read(entry.key)[0] for entry in self.store.list(self.layout.claims)]
+        claims = [self.store.objects.read(entry.key)[0] for entry in self.store.objects.list(self.store.keys.claims)]
         return {claim.drop: claim.run_id for claim in map(Claim.model_validate_json, claims)}
 
     def plan(self, run_id: str) -> Plan:
-        return RunRecords(self.store, self.layout, run_id).plan()
+        return self.store.run(run_id).plan()
 
     def end(self, run_id: str) -> None:
         """End a run, as its pipeline would, with a record."""
         record = make_record(self.plan(run_id), None, None, None, "ended by the test")
-        ledger.write(self.store, self.layout, record)
+        self.store.ledger.write(record)
 
     def watcher(
         self, submitter: Executor, queue: SqsQueue | None = None, pace: Pace = PACE, poll_seconds: float = 0
@@ -74,7 +71,7 @@ class Recorder:
     def __init__(self) -> None:
         self.runs: list[str] = []
 
-    def ensure(self, task: Task, plan: Plan, store: ObjectStore) -> bool:
+    def ensure(self, task: Task, plan: Plan, store: TaskStore) -> bool:
         new = plan.run_id not in self.runs
         if new:
             self.runs.append(plan.run_id)

@@ -26,8 +26,8 @@ def test_a_compiled_run_trains_like_one_that_is_not(tmp_path: Path) -> None:
     losses = []
     for how in ("none", "compile"):
         plan, context = stored_plan(tmp_path, drops=1, task=task_with(how)), context_of(tmp_path / how)
-        for drop in context_of(tmp_path).store.list("pets/drops/"):
-            context.store.write(drop.key, context_of(tmp_path).store.read(drop.key)[0])
+        for drop in context_of(tmp_path).store.objects.list("pets/drops/"):
+            context.store.objects.write(drop.key, context_of(tmp_path).store.objects.read(drop.key)[0])
         train_plan(context, plan)
         losses.append([point.train_loss for point in context.files(plan.run_id).curve().points])
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)

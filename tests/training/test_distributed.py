@@ -21,6 +21,7 @@ from retrain.pipeline.context import Context
 from retrain.records import Plan, Result
 from retrain.training.distributed import SINGLE_PROCESS, ProcessGroup
 from retrain.training.evaluation import CHUNK, Measured, measure
+from retrain.training.index_files import read_counters
 from retrain.training.setup import set_up
 
 UNEVEN = 31
@@ -56,7 +57,9 @@ def wait_for(ready: Iterator[bool], seconds: float = 120) -> None:
 
 
 def states(folder: Path) -> list[str]:
-    return [entry.key for entry in context_of(folder).store.list(f"{TASK.name}/runs/") if "/state/" in entry.key]
+    return [
+        entry.key for entry in context_of(folder).store.objects.list(f"{TASK.name}/runs/") if "/state/" in entry.key
+    ]
 
 
 def result_of(folder: Path, plan: Plan) -> Result:
@@ -89,7 +92,7 @@ def alike(one: Path, two: Path, plan: Plan) -> None:
         assert other.model_dump() == pytest.approx(point.model_dump(), abs=1e-5)
     for name, weights in ours.weights().items():
         torch.testing.assert_close(theirs.weights()[name], weights, **CLOSE)
-    expected, merged = (files.counters(plan.dataset, len(plan.dataset.drops)) for files in (ours, theirs))
+    expected, merged = (read_counters(files, plan.dataset, len(plan.dataset.drops)) for files in (ours, theirs))
     assert expected.seen.max() > 1
     assert torch.equal(merged.seen, expected.seen)
     assert torch.equal(merged.correct, expected.correct)
@@ -116,7 +119,7 @@ def uninterrupted(folder: Path, plan: Plan) -> tuple[object, ...]:
     """Train to the end in two processes, then remove what came of it."""
     assert start(train_together, folder, plan).join() == [0, 0]
     found = outcome(folder, plan)
-    store = context_of(folder).store
+    store = context_of(folder).store.objects
     for entry in list(store.list(f"{TASK.name}/runs/{plan.run_id}/")):
         store.delete(entry.key)
     return found

@@ -10,6 +10,7 @@ from support.trainings import CPU, TASK, commit_drops, context_of, stored_plan
 from retrain.doctor.machine import check_machine
 from retrain.pipeline.train import prepare
 from retrain.store import LocalStore
+from retrain.store.task_store import TaskStore
 from retrain.training.hardware import BF16_SLOW, is_bf16_slow
 
 BF16 = TASK.model_copy(update={"training": TASK.training.model_copy(update={"bf16": True})})
@@ -33,5 +34,6 @@ def test_doctor_and_the_run_say_so(
     with caplog.at_level(logging.WARNING, "retrain"):
         prepare(context_of(tmp_path), stored_plan(tmp_path, drops=1, task=BF16)).loader.close()
     assert (BF16_SLOW in caplog.text) == slow
-    device = {finding.check: finding for finding in check_machine(BF16, LocalStore(tmp_path / "store"), ())}["device"]
+    store = TaskStore(LocalStore(tmp_path / "store"), BF16.name)
+    device = {finding.check: finding for finding in check_machine(BF16, store, ())}["device"]
     assert (BF16_SLOW in device.found) == slow

@@ -55,7 +55,7 @@ def uninterrupted(place: Path, plan: Plan) -> tuple[str | None, str | None, Curv
     """Train to the end in this process, then remove what came of it."""
     attempt_in(place, plan)
     found = outcome(place, plan)
-    store = context_of(place).store
+    store = context_of(place).store.objects
     for entry in list(store.list(f"{TASK.name}/runs/{plan.run_id}/")):
         store.delete(entry.key)
     return found
@@ -63,12 +63,12 @@ def uninterrupted(place: Path, plan: Plan) -> tuple[str | None, str | None, Curv
 
 def saved(place: Path, plan: Plan) -> list[str]:
     """The states in the store, oldest first."""
-    return [entry.key for entry in context_of(place).store.list(f"{TASK.name}/runs/{plan.run_id}/state/")]
+    return [entry.key for entry in context_of(place).store.objects.list(f"{TASK.name}/runs/{plan.run_id}/state/")]
 
 
 def states_in(place: Path) -> list[str]:
     """The states of all runs in the store."""
-    return [entry.key for entry in context_of(place).store.list(f"{TASK.name}/runs/") if "/state/" in entry.key]
+    return [entry.key for entry in context_of(place).store.objects.list(f"{TASK.name}/runs/") if "/state/" in entry.key]
 
 
 def newest(place: Path, plan: Plan) -> int:
@@ -158,7 +158,7 @@ def test_a_torn_newest_state_costs_the_iterations_since_the_one_before(
     process.terminate()
     process.join()
     torn = saved(place, plan)[-1]
-    store = context_of(place).store
+    store = context_of(place).store.objects
     store.write(torn, store.read(torn)[0][:-100])
     attempt_in(place, plan)
     assert outcome(place, plan) == expected
@@ -182,4 +182,4 @@ def test_a_command_that_is_asked_to_stop_exits_with_75_and_leaves_its_state(
     assert "Traceback" not in said
     assert ": preempted after " in said
     assert states_in(tmp_path)
-    assert list(context_of(tmp_path).store.list(f"{TASK.name}/ledger/")) == []
+    assert list(context_of(tmp_path).store.objects.list(f"{TASK.name}/ledger/")) == []

@@ -13,6 +13,7 @@ from retrain.experiments.workers import Workers, worker_pool
 from retrain.kubeflow.launch import launch
 from retrain.pipeline.context import make_context
 from retrain.store import LocalStore
+from retrain.store.task_store import TaskStore
 from retrain.utils import processes
 from retrain.utils.parallel import parallel_map
 from retrain.utils.processes import available_cores
@@ -61,7 +62,7 @@ def test_what_works_on_runs_computes_in_its_own_cores_unless_told_otherwise(
     torch.set_num_threads(7)
     try:
         for _ in range(2):
-            make_context(LocalStore(tmp_path), make_task(), "cpu")
+            make_context(TaskStore(LocalStore(tmp_path), make_task().name), make_task(), "cpu")
             assert torch.get_num_threads() == expected
     finally:
         torch.set_num_threads(before)
@@ -86,7 +87,7 @@ def test_processes_of_a_step_share_them(quota: Path, monkeypatch: pytest.MonkeyP
 
 def at_work(store: str, *, device: str) -> tuple[int, int]:
     """How many cores a study's process has, and in how many threads it computes."""
-    make_context(LocalStore(Path(store)), make_task(), device)
+    make_context(TaskStore(LocalStore(Path(store)), make_task().name), make_task(), device)
     return available_cores(), torch.get_num_threads()
 
 

@@ -10,8 +10,7 @@ from retrain.config.task import Task
 from retrain.pipeline.next_run import plan_next_run
 from retrain.pipeline.planning import Request
 from retrain.records import Plan
-from retrain.store.runs import RunRecords
-from retrain.watcher.claims import Claims
+from retrain.store.claims import Claims
 
 
 @pytest.fixture
@@ -20,14 +19,14 @@ def place(tmp_path: Path) -> Place:
 
 
 def planned(place: Place) -> Plan:
-    plan = plan_next_run(place.store, place.layout, place.task, Request())
+    plan = plan_next_run(place.store, place.task, Request())
     assert isinstance(plan, Plan)
-    RunRecords(place.store, place.layout, plan.run_id).write_plan(plan)
+    place.store.run(plan.run_id).write_plan(plan)
     return plan
 
 
 def claims(place: Place) -> Claims:
-    opened = Claims(place.store, place.layout)
+    opened = place.store.claims()
     opened.refresh()
     return opened
 
@@ -69,7 +68,7 @@ def test_what_was_claimed_before_a_conflict_is_withdrawn(place: Place, tmp_path:
     place.land(tmp_path / "in", "a")
     place.land(tmp_path / "in", "b")
     both = planned(place)
-    place.store.delete(place.layout.manifest("a"))
+    place.store.objects.delete(place.store.keys.manifest("a"))
     second = planned(place)
     assert claims(place).claim(second)
     assert not claims(place).claim(both)
@@ -81,7 +80,7 @@ def test_a_run_that_died_halfway_through_its_claims_is_finished_by_anyone(place:
     place.land(tmp_path / "in", "b")
     plan = planned(place)
     assert claims(place).claim(plan)
-    place.store.delete(place.layout.claim("b"))
+    place.store.objects.delete(place.store.keys.claim("b"))
     survivor = claims(place)
     assert survivor.in_flight() == [plan]
     assert survivor.claim(plan)

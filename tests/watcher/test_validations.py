@@ -24,17 +24,18 @@ from retrain.config.task import Model
 from retrain.errors import StoreError
 from retrain.store import LocalStore, ObjectStore
 from retrain.store.base import Entry
-from retrain.store.drops import DropStates, quarantine_causes
-from retrain.store.layout import Layout
-from retrain.store.lease import LeaseState, try_lease
+from retrain.store.drops import DropStates
+from retrain.store.keys import TaskKeys
+from retrain.store.lease import LeaseState
 from retrain.store.locks import TaskLocked
+from retrain.store.task_store import TaskStore
 from retrain.utils.processes import WorkerCrashed
 from retrain.watcher.health import Health
 from retrain.watcher.ingestion import MAX_ATTEMPTS, Ingestion, ValidationAttempts, count_validation
 from retrain.watcher.queue import SqsQueue
 from retrain.watcher.task_watch import Pace, TaskWatch
 
-LAYOUT = Layout("pets")
+KEYS = TaskKeys("pets")
 WATCHERS = MAX_ATTEMPTS + 2
 LEASE = 3.0
 """Seconds: a lease that a busy machine keeps easily."""
@@ -96,13 +97,13 @@ def freeze_next_child(frozen: list[BaseProcess], watcher: Future[Any]) -> None:
 
 def begin_and_die(folder: str) -> None:
     """A watcher that goes with its validation: a container out of memory is killed whole."""
-    with count_validation(LocalStore(Path(folder)), LAYOUT, "a-bad"):
+    with count_validation(TaskStore(LocalStore(Path(folder)), "pets"), "a-bad"):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def take_away(store: ObjectStore, seconds: float) -> None:
     """Give the validation's lease, for so long from now, to a process elsewhere, of which nothing can be seen here."""
-    key = LAYOUT.validating("a-bad").lease
+    key = KEYS.validating("a-bad").lease
     state = LeaseState.model_validate_json(store.read(key)[0])
     changes = {
         "holder": state.holder.model_copy(update={"machine": "another"}),
@@ -118,34 +119,34 @@ def begun(store: ObjectStore) -> list[str]:
 def test_a_drop_whose_validation_dies_three_times_is_put_aside_and_others_are_taken_in(place: Place) -> None:
     watcher, submitted = place.watcher(recorder := Recorder()), recorder.runs
     for drop in ("a-bad", "b-good"):
-        upload(place.store, drop, {"train.tar": shard(good())})
+        upload(place.store.objects, drop, {"train.tar": shard(good())})
     for signal_number in (signal.SIGKILL, signal.SIGKILL, signal.SIGSEGV):
         with killing(signal_number):
             assert not watcher.once()
     assert [drop.id for drop in place.plan(submitted[0]).dataset.drops] == ["b-good"]
-    assert begun(place.store) == ["pets/validations/a-bad.json"]
-    assert quarantine_causes(place.store, LAYOUT) == {}
+    assert begun(place.store.objects) == ["pets/validations/a-bad.json"]
+    assert place.store.drops.quarantine_causes() == {}
     assert watcher.once()
     cause = (
         "3 validations came to no end, the last: take_in: its process was killed by SIGSEGV (a crash in native code)"
     )
-    assert quarantine_causes(place.store, LAYOUT) == {"a-bad": cause}
+    assert place.store.drops.quarantine_causes() == {"a-bad": cause}
     assert figures(watcher)["retrain_watcher_quarantined_drops_total"] == 1
-    assert begun(place.store) == []
-    place.store.delete(LAYOUT.quarantine("a-bad"))
+    assert begun(place.store.objects) == []
+    place.store.objects.delete(KEYS.quarantine("a-bad"))
     assert watcher.once()
-    assert place.store.read(LAYOUT.manifest("a-bad"))
+    assert place.store.objects.read(KEYS.manifest("a-bad"))
 
 
 def test_a_watcher_that_goes_with_its_validation_leaves_it_counted(place: Place, tmp_path: Path) -> None:
-    upload(place.store, "a-bad", {"train.tar": shard(good())})
+    upload(place.store.objects, "a-bad", {"train.tar": shard(good())})
     for _ in range(MAX_ATTEMPTS):
         process = multiprocessing.get_context("fork").Process(target=begin_and_die, args=(str(tmp_path / "store"),))
         process.start()
         process.join()
     assert place.watcher(Recorder()).once()
     cause = "3 validations came to no end, the last: whoever watched it was gone too"
-    assert quarantine_causes(place.store, LAYOUT) == {"a-bad": cause}
+    assert place.store.drops.quarantine_causes() == {"a-bad": cause}
 
 
 def test_a_validation_that_died_with_a_watcher_elsewhere_is_counted_once_its_lease_has_expired(
@@ -154,21 +155,24 @@ def test_a_validation_that_died_with_a_watcher_elsewhere_is_counted_once_its_lea
     process = multiprocessing.get_context("fork").Process(target=begin_and_die, args=(str(tmp_path / "store"),))
     process.start()
     process.join()
-    take_away(place.store, seconds=60)
-    with pytest.raises(TaskLocked), count_validation(place.store, LAYOUT, "a-bad"):
+    take_away(place.store.objects, seconds=60)
+    with pytest.raises(TaskLocked), count_validation(place.store, "a-bad"):
         pass
-    take_away(place.store, seconds=0)
-    with count_validation(place.store, LAYOUT, "a-bad") as ours:
+    take_away(place.store.objects, seconds=0)
+    with count_validation(place.store, "a-bad") as ours:
         assert ours.before.begun == 1
-    assert begun(place.store) == []
+    assert begun(place.store.objects) == []
 
 
 def test_a_validation_that_another_watcher_is_at_is_not_counted(store: ObjectStore) -> None:
-    with count_validation(store, LAYOUT, "a", LEASE) as first:
+    with count_validation(TaskStore(store, "pets"), "a", LEASE) as first:
         assert first.before.begun == 0
-        with pytest.raises(TaskLocked, match="drop a: another watcher"), count_validation(store, LAYOUT, "a", LEASE):
+        with (
+            pytest.raises(TaskLocked, match="drop a: another watcher"),
+            count_validation(TaskStore(store, "pets"), "a", LEASE),
+        ):
             pass
-        assert ValidationAttempts.model_validate_json(store.read(LAYOUT.validations("a"))[0]).begun == 1
+        assert ValidationAttempts.model_validate_json(store.read(KEYS.validations("a"))[0]).begun == 1
     assert begun(store) == []
 
 
@@ -177,8 +181,8 @@ def test_a_drop_that_another_watcher_is_at_is_looked_at_again_and_no_error(bucke
     queue = notified_queue(bucket, s3)
     watcher = place.watcher(recorder := Recorder(), SqsQueue(queue))
     assert watcher.once()
-    upload(place.store, "a-good", {"train.tar": shard(good())})
-    with try_lease(place.store, place.layout.validating("a-good")):
+    upload(place.store.objects, "a-good", {"train.tar": shard(good())})
+    with place.store.validation("a-good").try_lease():
         assert watcher.once()
         assert recorder.runs == []
         assert counts(queue, s3) == (0, 1)
@@ -189,7 +193,7 @@ def test_a_drop_that_another_watcher_is_at_is_looked_at_again_and_no_error(bucke
 
 
 def test_of_watchers_that_find_one_drop_at_once_one_validates_it_and_none_is_counted_as_a_death(place: Place) -> None:
-    upload(place.store, "a-good", {"train.tar": shard(good())})
+    upload(place.store.objects, "a-good", {"train.tar": shard(good())})
     watchers = [place.watcher(Recorder(), pace=Pace(lease=LEASE)) for _ in range(WATCHERS)]
     frozen: list[BaseProcess] = []
     with ThreadPoolExecutor(WATCHERS) as pool:
@@ -198,22 +202,22 @@ def test_of_watchers_that_find_one_drop_at_once_one_validates_it_and_none_is_cou
             for watcher in watchers:
                 looks.append(pool.submit(watcher.once))
                 freeze_next_child(frozen, looks[-1])
-            assert quarantine_causes(place.store, LAYOUT) == {}
+            assert place.store.drops.quarantine_causes() == {}
             assert [look.result() for look in looks[1:]] == [True] * (WATCHERS - 1)
         finally:
             for child in frozen:
                 os.kill(child.pid or 0, signal.SIGCONT)
         assert looks[0].result()
     assert len(frozen) == 1
-    assert place.store.read(LAYOUT.manifest("a-good"))
-    assert begun(place.store) == []
+    assert place.store.objects.read(KEYS.manifest("a-good"))
+    assert begun(place.store.objects) == []
 
 
 def test_a_watcher_is_alive_while_a_validation_takes_long_and_stuck_if_it_is_silent_afterwards(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("retrain.watcher.health.MAX_SILENCE", SHORT)
-    upload(place.store, "a-good", {"train.tar": shard(good())})
+    upload(place.store.objects, "a-good", {"train.tar": shard(good())})
     health, frozen = Health(["pets"]), list[BaseProcess]()
     with ThreadPoolExecutor(1) as pool:
         look = pool.submit(TaskWatch(place.task, Recorder(), health).look)
@@ -222,43 +226,43 @@ def test_a_watcher_is_alive_while_a_validation_takes_long_and_stuck_if_it_is_sil
         alive = health.is_alive()
         os.kill(frozen[0].pid or 0, signal.SIGCONT)
     assert alive
-    assert place.store.read(LAYOUT.manifest("a-good"))
+    assert place.store.objects.read(KEYS.manifest("a-good"))
     time.sleep(2 * SHORT)
     assert not health.is_alive()
 
 
 def test_a_drop_that_kills_is_put_aside_after_three_deaths_however_many_watchers_are_at_it(place: Place) -> None:
-    upload(place.store, "a-bad", {"train.tar": shard(good())})
+    upload(place.store.objects, "a-bad", {"train.tar": shard(good())})
     watchers = [place.watcher(Recorder(), pace=Pace(lease=LEASE)) for _ in range(WATCHERS)]
     with ThreadPoolExecutor(WATCHERS) as pool, killing_all() as killed:
         for _ in range(MAX_ATTEMPTS + 1):
             list(pool.map(lambda watcher: watcher.once(), watchers))
-    assert quarantine_causes(place.store, LAYOUT)["a-bad"].startswith("3 validations came to no end, the last: take_in")
+    assert place.store.drops.quarantine_causes()["a-bad"].startswith("3 validations came to no end, the last: take_in")
     assert len(killed) == MAX_ATTEMPTS
-    assert begun(place.store) == []
+    assert begun(place.store.objects) == []
 
 
 @pytest.mark.parametrize("end", [StoreError("away"), KeyboardInterrupt(), SystemExit()])
 def test_an_error_or_a_wish_to_stop_ends_the_row(place: Place, end: BaseException) -> None:
-    key = LAYOUT.validations("a-bad")
-    place.store.write(key, ValidationAttempts(drop="a-bad", begun=2).to_bytes())
-    with suppress(type(end)), count_validation(place.store, LAYOUT, "a-bad") as ours:
+    key = KEYS.validations("a-bad")
+    place.store.objects.write(key, ValidationAttempts(drop="a-bad", begun=2).to_bytes())
+    with suppress(type(end)), count_validation(place.store, "a-bad") as ours:
         assert ours.before.begun == 2
-        assert ValidationAttempts.model_validate_json(place.store.read(key)[0]).begun == 3
+        assert ValidationAttempts.model_validate_json(place.store.objects.read(key)[0]).begun == 3
         raise end
-    assert begun(place.store) == []
+    assert begun(place.store.objects) == []
 
 
 @pytest.mark.parametrize("end", [WorkerCrashed("killed"), KeyboardInterrupt(), SystemExit(), None])
 def test_one_whose_lease_was_lost_ends_as_it_would_and_leaves_the_row_to_its_successor(
     store: ObjectStore, end: BaseException | None
 ) -> None:
-    with pytest.raises(type(end)) if end else nullcontext(), count_validation(store, LAYOUT, "a-bad", SHORT):
+    with pytest.raises(type(end)) if end else nullcontext(), count_validation(TaskStore(store, "pets"), "a-bad", SHORT):
         take_away(store, seconds=60)
         time.sleep(2 * SHORT)
         if end:
             raise end
-    assert ValidationAttempts.model_validate_json(store.read(LAYOUT.validations("a-bad"))[0]).begun == 1
+    assert ValidationAttempts.model_validate_json(store.read(KEYS.validations("a-bad"))[0]).begun == 1
 
 
 class Overtaken(LocalStore):
@@ -266,7 +270,7 @@ class Overtaken(LocalStore):
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         found = list(super().list(prefix))
-        if prefix == LAYOUT.quarantine("a-bad"):
+        if prefix == KEYS.quarantine("a-bad"):
             take_away(self, seconds=60)
             time.sleep(2 * SHORT)
         yield from found
@@ -278,9 +282,11 @@ def test_one_that_froze_until_another_took_over_puts_nothing_into_quarantine_any
 ) -> None:
     store = Overtaken(tmp_path / "store")
     upload(store, "a-bad", {"train.tar": b"no tar"})
-    store.write(LAYOUT.validations("a-bad"), ValidationAttempts(drop="a-bad", begun=begun_before).to_bytes())
-    problem = Ingestion(place.task, store, Health(["pets"]), lease=SHORT).validate(DropStates(ended={"a-bad"}))
+    store.write(KEYS.validations("a-bad"), ValidationAttempts(drop="a-bad", begun=begun_before).to_bytes())
+    problem = Ingestion(place.task, TaskStore(store, "pets"), Health(["pets"]), lease=SHORT).validate(
+        DropStates(ended={"a-bad"})
+    )
     assert isinstance(problem, TaskLocked)
     assert "another watcher has taken over" in str(problem)
-    assert quarantine_causes(place.store, LAYOUT) == {}
-    assert ValidationAttempts.model_validate_json(store.read(LAYOUT.validations("a-bad"))[0]).begun == begun_before + 1
+    assert place.store.drops.quarantine_causes() == {}
+    assert ValidationAttempts.model_validate_json(store.read(KEYS.validations("a-bad"))[0]).begun == begun_before + 1

@@ -28,9 +28,7 @@ from retrain.kubeflow.submission import KubeflowExecutor
 from retrain.pipeline.next_run import plan_next_run
 from retrain.pipeline.planning import Request
 from retrain.records import Plan
-from retrain.store import champions, ledger
-from retrain.store.drops import Quarantine, read_drop
-from retrain.store.runs import RunRecords
+from retrain.store.drops import Quarantine
 from retrain.watcher.queue import SqsQueue
 
 TESTS = Path(__file__).parents[1]
@@ -125,7 +123,7 @@ def test_a_run_that_is_over_without_a_record_gets_one(place: Place, kfp: KfpServ
     [run] = kfp.runs
     run["state"] = "CANCELED"
     assert watcher.once()
-    record = ledger.find(place.store, place.layout, run["display_name"])
+    record = place.store.ledger.find(run["display_name"])
     assert record
     assert (record.outcome, record.error) == ("failed", f"its Kubeflow run {run['run_id']} CANCELED, without a record")
     assert watcher.once()
@@ -161,16 +159,18 @@ def test_what_producers_leave_without_a_manifest_is_committed_or_set_aside(
     submitter = Recorder()
     watcher = place.watcher(submitter, SqsQueue(queue))
     for number in range(40):
-        place.store.write(place.layout.shard("good", f"cat/{number}.png"), png(number))
-        place.store.write(place.layout.shard("bad", f"cat/{number}.png"), png(number) if number else b"no image")
+        place.store.objects.write(place.store.keys.shard("good", f"cat/{number}.png"), png(number))
+        place.store.objects.write(
+            place.store.keys.shard("bad", f"cat/{number}.png"), png(number) if number else b"no image"
+        )
     assert watcher.once()
     assert submitter.runs == [], "neither has ended"
     for drop in ("good", "bad"):
-        place.store.write(place.layout.success(drop), b"")
+        place.store.objects.write(place.store.keys.success(drop), b"")
     assert watcher.once()
     assert watcher.once()
     assert place.owners() == {"good": submitter.runs[0]}
-    report = Quarantine.model_validate_json(place.store.read(place.layout.quarantine("bad"))[0])
+    report = Quarantine.model_validate_json(place.store.objects.read(place.store.keys.quarantine("bad"))[0])
     assert report.cause.endswith("pets/drops/bad: cat/0.png: cannot be decoded: not an image in BMP, JPEG, PNG, WEBP")
     assert figures(watcher)["retrain_watcher_quarantined_drops_total"] == 1
 
@@ -178,11 +178,11 @@ def test_what_producers_leave_without_a_manifest_is_committed_or_set_aside(
 def test_a_damaged_manifest_is_set_aside_and_the_others_go_on(place: Place, tmp_path: Path) -> None:
     submitter = Recorder()
     watcher = place.watcher(submitter)
-    place.store.write(place.layout.manifest("bad"), b"{}")
+    place.store.objects.write(place.store.keys.manifest("bad"), b"{}")
     place.land(tmp_path / "in", "good")
     assert watcher.once()
     assert place.owners() == {"good": submitter.runs[0]}
-    assert "not a drop's manifest" in place.store.read(place.layout.quarantine("bad"))[0].decode()
+    assert "not a drop's manifest" in place.store.objects.read(place.store.keys.quarantine("bad"))[0].decode()
 
 
 def test_a_schedule_makes_drops_wait_for_its_time(place: Place, tmp_path: Path) -> None:
@@ -193,9 +193,9 @@ def test_a_schedule_makes_drops_wait_for_its_time(place: Place, tmp_path: Path) 
     assert watcher.once()
     assert submitter.runs == []
     assert figures(watcher)["retrain_watcher_lag_seconds"] > 0
-    drop = read_drop(place.store, place.layout, "a")
+    drop = place.store.drops.read("a")
     long_ago = drop.model_copy(update={"committed_at": drop.committed_at.replace(year=2020)})
-    place.store.write(place.layout.manifest("a"), long_ago.to_bytes())
+    place.store.objects.write(place.store.keys.manifest("a"), long_ago.to_bytes())
     assert later.watcher(submitter).once()
     assert submitter.runs == [place.owners()["a"]]
 
@@ -204,10 +204,10 @@ def test_a_run_started_by_hand_leaves_nothing_to_do(place: Place, tmp_path: Path
     place.land(tmp_path / "in", "a")
     submitter = Recorder()
     watcher = place.watcher(submitter)
-    planned = plan_next_run(place.store, place.layout, place.task, Request())
+    planned = plan_next_run(place.store, place.task, Request())
     assert isinstance(planned, Plan)
-    RunRecords(place.store, place.layout, planned.run_id).write_plan(planned)
-    champions.swap(place.store, place.layout, champions.read(place.store, place.layout), planned.run_id, "promoted")
+    place.store.run(planned.run_id).write_plan(planned)
+    place.store.champion.swap(place.store.champion.read(), planned.run_id, "promoted")
     place.end(planned.run_id)
     assert watcher.once()
     assert submitter.runs == []

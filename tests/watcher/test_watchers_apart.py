@@ -19,6 +19,7 @@ from retrain.kubeflow import submission
 from retrain.kubeflow.submission import KubeflowExecutor, Submission
 from retrain.records import Plan
 from retrain.store import ObjectStore
+from retrain.store.task_store import TaskStore
 from retrain.watcher.task_watch import Pace
 
 TESTS = Path(__file__).parents[1]
@@ -43,8 +44,8 @@ class Freezing:
 class Frozen(KubeflowExecutor):
     """A submitter whose process is stopped where it wants to note what it is about to submit."""
 
-    def ensure(self, task: Task, plan: Plan, store: ObjectStore) -> bool:
-        return super().ensure(task, plan, Freezing(store))
+    def ensure(self, task: Task, plan: Plan, store: TaskStore) -> bool:
+        return super().ensure(task, plan, TaskStore(Freezing(store.objects), store.task))
 
 
 def look_three_times(place: Place) -> None:
@@ -128,7 +129,7 @@ def test_a_watcher_that_was_frozen_past_its_lease_finds_its_writes_refused(
         assert "somebody else has taken the lease" in said
     [run] = kfp.runs
     assert run["display_name"] == place.owners()["a"]
-    bound = submission.read_submission(place.store, place.layout, run["display_name"])
+    bound = submission.read_submission(place.store, run["display_name"])
     assert bound == Submission(run_id=run["display_name"], job=run["run_id"])
 
 

@@ -24,9 +24,7 @@ from retrain.data.images import decode_image
 from retrain.errors import RunError, UserError
 from retrain.pipeline.evaluate import load_network
 from retrain.records import Plan
-from retrain.store import ObjectStore, champions, open_store
-from retrain.store.layout import Layout
-from retrain.store.runs import RunFiles
+from retrain.store.task_store import TaskStore, open_task_store
 
 EVERY_SECONDS = 30.0
 """Between looks at who is champion."""
@@ -56,8 +54,8 @@ class Model(NamedTuple):
 class Champion:
     """The model in force."""
 
-    def __init__(self, store: ObjectStore, layout: Layout, factories: Collection[str] = ()) -> None:
-        self._store, self._layout, self._factories = store, layout, factories
+    def __init__(self, store: TaskStore, factories: Collection[str] = ()) -> None:
+        self._store, self._factories = store, factories
         self.model = self._load(self._run_id())
 
     def refresh(self) -> None:
@@ -75,12 +73,12 @@ class Champion:
                 print(f"the champion cannot be read: {error}", flush=True)
 
     def _run_id(self) -> str:
-        if (run_id := champions.read(self._store, self._layout).run_id) is None:
-            raise RunError(f"task {self._layout.task} has no champion yet")
+        if (run_id := self._store.champion.read().run_id) is None:
+            raise RunError(f"task {self._store.task} has no champion yet")
         return run_id
 
     def _load(self, run_id: str) -> Model:
-        files = RunFiles(self._store, self._layout, run_id)
+        files = self._store.run(run_id)
         plan = files.plan()
         return Model(plan, load_network(files, plan, self._factories, torch.device("cpu")).eval())
 
@@ -125,8 +123,7 @@ def server(name: str, champion: Champion, port: int) -> ThreadingHTTPServer:
 def main() -> None:
     """Serve the task that $TASK names, on $PORT."""
     task = load_task(os.environ["TASK"])
-    store, factories = open_store(task.store, task.endpoint_url), {task.model.name, *task.factories}
-    champion = Champion(store, Layout(task.name), factories)
+    champion = Champion(open_task_store(task), {task.model.name, *task.factories})
     Thread(target=champion.follow, daemon=True).start()
     server(task.name, champion, int(os.environ.get("PORT", "8080"))).serve_forever()
 

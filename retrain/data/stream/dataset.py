@@ -17,8 +17,7 @@ from retrain.data.stream.reading import shard_refs
 from retrain.data.stream.shard_cache import AHEAD, ShardCache, ShardRef
 from retrain.errors import TaskError
 from retrain.records import Dataset, Drop
-from retrain.store.base import ObjectStore
-from retrain.store.layout import Layout
+from retrain.store.task_store import TaskStore
 
 
 def load_streamed(
@@ -27,8 +26,7 @@ def load_streamed(
     splits: Collection[Split],
     *,
     setting: Stream,
-    store: ObjectStore,
-    layout: Layout,
+    store: TaskStore,
     image_size: int,
     device: torch.device,
     cache_dir: Path,
@@ -39,10 +37,10 @@ def load_streamed(
     the cache is too small for the shards that are mixed.
     """
     check_drops(dataset, drops)
-    shards = [shard_refs(drop, layout) for drop in drops]
-    cache = ShardCache(store, cache_dir / "shards", parse_bytes(setting.cache))
+    shards = [shard_refs(drop, store.keys) for drop in drops]
+    cache = ShardCache(store.objects, cache_dir / "shards", parse_bytes(setting.cache))
     _check_room(cache, max(ref.shard.size for ref in chain.from_iterable(shards)), setting)
-    found = [load_catalogue(drop, cache, layout, image_size, cache_dir) for drop in drops]
+    found = [load_catalogue(drop, cache, store.keys, image_size, cache_dir) for drop in drops]
     train = _training_pixels(list(chain.from_iterable(shards)), found, cache, image_size)
 
     def samples(split: Split) -> Samples:

@@ -20,19 +20,19 @@ from retrain.data.source import SPLITS
 from retrain.data.stream.shard_cache import ReadAhead, ShardCache, ShardRef
 from retrain.errors import DropError
 from retrain.records import Drop
-from retrain.store.layout import Layout
+from retrain.store.keys import TaskKeys
 from retrain.utils.parallel import parallel_map
 
 HELD_OUT: tuple[Split, ...] = ("val", "test")
 
 
-def shard_refs(drop: Drop, layout: Layout) -> list[ShardRef]:
+def shard_refs(drop: Drop, keys: TaskKeys) -> list[ShardRef]:
     """Return a drop's shards in the manifest's order."""
-    return [ShardRef(drop.id, layout.shard(drop.id, shard.name), shard) for shard in drop.shards]
+    return [ShardRef(drop.id, keys.shard(drop.id, shard.name), shard) for shard in drop.shards]
 
 
 def read_streamed_drop(
-    drop: Drop, cache: ShardCache, layout: Layout, image_size: int, files: Mapping[str, Path]
+    drop: Drop, cache: ShardCache, keys: TaskKeys, image_size: int, files: Mapping[str, Path]
 ) -> dict[str, Tensor]:
     """Return the arrays of a drop's catalogue, and write each held-out split's pixels into its file.
 
@@ -41,7 +41,7 @@ def read_streamed_drop(
     reading = _Reading(drop, cache)
     with ExitStack() as stack:
         pixels = {split: stack.enter_context(files[split].open("wb")) for split in HELD_OUT}
-        held_out = reading.held_out(shard_refs(drop, layout))
+        held_out = reading.held_out(shard_refs(drop, keys))
         for split, image in parallel_map(lambda held: (held.split, _decoded(held, image_size)), held_out):
             pixels[split].write(image.data)
     return reading.arrays()

@@ -14,11 +14,8 @@ from retrain.errors import RunError
 from retrain.monitoring.report.learning_speed import Index
 from retrain.monitoring.report.speed_ups import newest_races
 from retrain.records import Champion, Curve, Drop, Plan, RunRecord
-from retrain.store import champions
-from retrain.store.base import Missing, ObjectStore
-from retrain.store.drops import list_readable_drops
-from retrain.store.layout import Layout
-from retrain.store.runs import RunRecords
+from retrain.store.base import Missing
+from retrain.store.task_store import TaskStore
 
 PLANS = 20
 """Of so many of the newest runs the whole plan is read; of the others, the ledger has what decided them."""
@@ -42,21 +39,21 @@ class Sources:
     index: Index | None = None
 
 
-def read_sources(store: ObjectStore, layout: Layout, records: Sequence[RunRecord]) -> Sources:
+def read_sources(store: TaskStore, records: Sequence[RunRecord]) -> Sources:
     """Read what the page shows of a task beyond its ledger's records, which are oldest first."""
     raced = {run_id for record, baseline in newest_races(records) for run_id in (record.run_id, baseline)}
-    champion = champions.read(store, layout).champion
+    champion = store.champion.read().champion
     newest = [record.run_id for record in records[-PLANS:]]
     return Sources(
-        task=layout.task,
+        task=store.task,
         store=store.url,
         now=datetime.now(UTC),
         records=records,
-        drops=list_readable_drops(store, layout),
+        drops=store.drops.readable(),
         champion=champion,
-        curves=_read_all(lambda run_id: RunRecords(store, layout, run_id).curve(), raced),
-        plans=_read_all(lambda run_id: RunRecords(store, layout, run_id).plan(), newest),
-        index=_champion_index(store, layout, champion),
+        curves=_read_all(lambda run_id: store.run(run_id).curve(), raced),
+        plans=_read_all(lambda run_id: store.run(run_id).plan(), newest),
+        index=_champion_index(store, champion),
     )
 
 
@@ -73,16 +70,16 @@ def _read_all(read: Callable[[str], T], names: Iterable[str]) -> dict[str, T]:
     return found
 
 
-def _champion_index(store: ObjectStore, layout: Layout, champion: Champion | None) -> Index | None:
+def _champion_index(store: TaskStore, champion: Champion | None) -> Index | None:
     """Return the learning-speed index that the next run samples by: the champion's, if all of its files are there."""
     if champion is None:
         return None
     run_id = champion.run_id
-    plan = _read_all(lambda name: RunRecords(store, layout, name).plan(), [run_id]).get(run_id)
+    plan = _read_all(lambda name: store.run(name).plan(), [run_id]).get(run_id)
     if plan is None:
         return None
     drops = [drop.id for drop in plan.dataset.drops]
-    parts = _read_all(lambda drop: load(store.read(layout.learning_speed(run_id, drop))[0]), drops)
+    parts = _read_all(lambda drop: load(store.objects.read(store.keys.learning_speed(run_id, drop))[0]), drops)
     if len(parts) < len(drops):
         return None
     seen, correct, loss = (

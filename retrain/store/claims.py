@@ -4,12 +4,12 @@ The owner of a claim is a run, not a process: equal plans are equal runs, so any
 and nothing has to be found out about who has died.
 """
 
-from retrain.pipeline import planning
-from retrain.records import Plan, Record, RunRecord
-from retrain.store import champions, ledger
+from retrain.records import Plan, Record
 from retrain.store.base import Conflict, ObjectStore, read_record
-from retrain.store.layout import Layout
-from retrain.store.runs import RunRecords
+from retrain.store.champions import ChampionPointer
+from retrain.store.keys import TaskKeys
+from retrain.store.ledger import Ledger
+from retrain.store.runs import RunFiles
 
 
 class Claim(Record):
@@ -22,16 +22,17 @@ class Claim(Record):
 class Claims:
     """The claims of one task. Those of runs that have ended are read once."""
 
-    def __init__(self, store: ObjectStore, layout: Layout) -> None:
-        self._store, self._layout = store, layout
+    def __init__(self, objects: ObjectStore, keys: TaskKeys) -> None:
+        self._objects, self._keys = objects, keys
+        self._ledger, self._champion = Ledger(objects, keys), ChampionPointer(objects, keys)
         self._owners: dict[str, str] = {}
         self._ended: set[str] = set()
         self._plans: dict[str, Plan] = {}
 
     def refresh(self) -> None:
         """Read the claims that are new, and forget those that were withdrawn."""
-        keys = [entry.key for entry in self._store.list(self._layout.claims)]
-        drops = [key.removeprefix(self._layout.claims).removesuffix(".json") for key in keys]
+        keys = [entry.key for entry in self._objects.list(self._keys.claims)]
+        drops = [key.removeprefix(self._keys.claims).removesuffix(".json") for key in keys]
         self._owners = {drop: self._owners.get(drop) or self._owner(drop) for drop in drops}
 
     def claimed(self, drop: str) -> bool:
@@ -64,10 +65,15 @@ class Claims:
         """Give the drops back that `refresh` found to be this run's."""
         self._withdraw(plan.run_id, [drop for drop, owner in self._owners.items() if owner == plan.run_id])
 
+    def release(self, plan: Plan) -> None:
+        """Give up a run's claims: its drops are free for the next plan."""
+        self.refresh()
+        self.withdraw(plan)
+
     def _create(self, drop: str, run_id: str) -> str:
         """Claim a drop for a run; return whose it is then."""
         try:
-            self._store.create(self._layout.claim(drop), Claim(drop=drop, run_id=run_id).to_bytes())
+            self._objects.create(self._keys.claim(drop), Claim(drop=drop, run_id=run_id).to_bytes())
         except Conflict:
             run_id = self._owner(drop)
         self._owners[drop] = run_id
@@ -75,42 +81,26 @@ class Claims:
 
     def _withdraw(self, run_id: str, drops: list[str]) -> None:
         for drop in drops:
-            self._store.delete(self._layout.claim(drop))
+            self._objects.delete(self._keys.claim(drop))
         self._owners = {drop: owner for drop, owner in self._owners.items() if owner != run_id}
 
     def _owner(self, drop: str) -> str:
-        return read_record(self._store, self._layout.claim(drop), Claim)[0].run_id
+        return read_record(self._objects, self._keys.claim(drop), Claim)[0].run_id
 
     def _plan(self, run_id: str) -> Plan:
         if run_id not in self._plans:
-            self._plans[run_id] = RunRecords(self._store, self._layout, run_id).plan()
+            self._plans[run_id] = RunFiles(self._objects, self._keys, run_id).plan()
         return self._plans[run_id]
 
     def _has_ended(self, run_id: str) -> bool:
-        if run_id not in self._ended and find_final_record(self._store, self._layout, run_id):
+        if run_id not in self._ended and self._ledger.final(run_id):
             self._ended.add(run_id)
         return run_id in self._ended
 
     def _overtaken(self, plan: Plan) -> bool:
         """Whether an ended run that is champion has seen all that this one was planned for: one started by hand."""
-        champion = champions.read(self._store, self._layout).run_id
+        champion = self._champion.read().run_id
         if champion is None or not self._has_ended(champion):
             return False
         known = {drop.id for drop in self._plan(champion).dataset.drops}
         return known.issuperset(drop.id for drop in plan.dataset.drops)
-
-
-def release_claims(store: ObjectStore, layout: Layout, plan: Plan) -> None:
-    """Give up a run's claims: its drops are free for the next plan."""
-    claims = Claims(store, layout)
-    claims.refresh()
-    claims.withdraw(plan)
-
-
-def find_final_record(store: ObjectStore, layout: Layout, run_id: str) -> RunRecord | None:
-    """Return the record that a retraining ended with, escalations included, or None while it has not."""
-    record = ledger.find(store, layout, run_id)
-    if record is None or record.outcome != "missed":
-        return record
-    following = planning.escalate(RunRecords(store, layout, run_id).plan())
-    return find_final_record(store, layout, following.run_id) if following else record

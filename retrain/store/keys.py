@@ -1,11 +1,11 @@
-"""Where everything lies in a store: `<store>/<task>/...` ("What is in the store" in docs/architecture.md)."""
+"""The keys of a task's objects: `<store>/<task>/...` ("What is in the store" in docs/architecture.md)."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Keys of one task's objects."""
+class TaskKeys:
+    """The keys of one task's objects."""
 
     task: str
 
@@ -34,9 +34,9 @@ class Layout:
         """How often a drop's validation was begun and came to no end."""
         return f"{self.task}/validations/{drop}.json"
 
-    def validating(self, drop: str) -> "Layout":
+    def validating(self, drop: str) -> "TaskKeys":
         """One drop's validation, laid out as a task is: it has a lease of its own."""
-        return Layout(f"{self.task}/validations/under-way/{drop}")
+        return TaskKeys(f"{self.task}/validations/under-way/{drop}")
 
     @property
     def claims(self) -> str:
@@ -63,10 +63,6 @@ class Layout:
     def record(self, run_id: str) -> str:
         """The record of one ended run."""
         return f"{self.task}/ledger/{run_id}.json"
-
-    def metrics(self, run_id: str) -> str:
-        """A record's figures as a Prometheus text file."""
-        return f"{self.task}/ledger/{run_id}.prom"
 
     @property
     def champion(self) -> str:

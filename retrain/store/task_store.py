@@ -1,0 +1,68 @@
+"""One task's part of an object store: its drops, runs, ledger, champion, lease and claims."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from retrain.config.task import Task
+from retrain.store import open_store
+from retrain.store.base import ObjectStore
+from retrain.store.champions import ChampionPointer
+from retrain.store.claims import Claims
+from retrain.store.drops import Drops
+from retrain.store.keys import TaskKeys
+from retrain.store.lease import LEASE_SECONDS, Lease, try_lease
+from retrain.store.ledger import Ledger
+from retrain.store.locks import LeaseGuardedStore, hold_lease
+from retrain.store.runs import RunFiles
+
+
+class TaskStore:
+    """The only door to one task's part of an object store."""
+
+    def __init__(self, objects: ObjectStore, task: str) -> None:
+        self.objects, self.task, self.keys = objects, task, TaskKeys(task)
+        self.drops = Drops(objects, self.keys)
+        self.ledger = Ledger(objects, self.keys)
+        self.champion = ChampionPointer(objects, self.keys)
+
+    @property
+    def url(self) -> str:
+        """Where the object store is, as a task file writes it."""
+        return self.objects.url
+
+    def run(self, run_id: str) -> RunFiles:
+        """Return the files of a run."""
+        return RunFiles(self.objects, self.keys, run_id)
+
+    def claims(self) -> Claims:
+        """Return the claims of the task, not yet read: `refresh` reads them."""
+        return Claims(self.objects, self.keys)
+
+    def validation(self, drop: str) -> "TaskStore":
+        """Return the part of the store for one drop's validation, which has a lease of its own."""
+        return TaskStore(self.objects, self.keys.validating(drop).task)
+
+    @contextmanager
+    def lock(self, *, patient: bool = False, seconds: float = LEASE_SECONDS) -> Iterator["TaskStore"]:
+        """Hold the task's lease within the context, and yield a store whose writes fail once the lease is lost.
+
+        A `patient` caller waits until the lease is free. Any other waits only for a holder that may be dead: until the
+        lease has expired. It raises `TaskLocked` once the lease has been renewed.
+        """
+        with hold_lease(self.objects, self.keys, patient, seconds) as lease:
+            yield self.guarded(lease)
+
+    @contextmanager
+    def try_lease(self, seconds: float = LEASE_SECONDS) -> Iterator[Lease | None]:
+        """Hold the task's lease within the context; yield None if another process holds it."""
+        with try_lease(self.objects, self.keys.lease, seconds) as lease:
+            yield lease
+
+    def guarded(self, lease: Lease) -> "TaskStore":
+        """Return this store with every write refused (`LeaseLost`) once the lease is lost."""
+        return TaskStore(LeaseGuardedStore(self.objects, lease), self.task)
+
+
+def open_task_store(task: Task) -> TaskStore:
+    """Open the store that a task file names. Raises `StoreError` if its address is none that can be opened."""
+    return TaskStore(open_store(task.store, task.endpoint_url), task.name)
