@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from retrain.config.task import Model
 
-
 Norm = Literal["batch", "group", "none"]
 
 GROUPS = 8
