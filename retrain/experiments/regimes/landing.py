@@ -71,7 +71,7 @@ def _part(pictures: list[Picture], arrived: int, drop: Landing) -> list[Picture]
 
 
 def _mislabel(landed: Landed, known: list[str], noise: float, seed: int) -> Landed:
-    """Give a training image the label of another class that has landed, with the probability `noise`; leave val and test alone."""
+    """Give a training image the label of another class that has landed, with the probability `noise`."""
     if landed.split != "train" or not noise:
         return landed
     drawn = int.from_bytes(stable_hash(f"noise/{landed.label}/{landed.picture.name}", seed)[:8])
