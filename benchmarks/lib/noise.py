@@ -35,7 +35,7 @@ def plan_of(case: Case, method: Method, samples: int, iterations: int, training:
         data=Data(image_size=case.image_size),
         model=Model(options={"width": case.width}),
         training=training,
-        recipe=Recipe(schedule=Cosine(scale=1.0)),
+        recipe=Recipe(preset="paper", schedule=Cosine(scale=1.0)),
     )
     return Plan(
         task=task,

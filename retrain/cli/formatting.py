@@ -150,10 +150,12 @@ def _plan_rows(plan: Plan) -> Rows:
         yield "target on val", _target(plan.target)
     if rule := plan.stop_rule:
         confirmed = pluralize(rule.confirmations, "evaluation")
+        stalled = (
+            f", after {rule.patience:,} iterations that gain too little" if rule.patience else " with the schedule"
+        )
         yield (
             "ends",
-            f"once {confirmed} in a row {'is' if rule.confirmations == 1 else 'are'} at the target; below it, after "
-            f"{rule.patience:,} iterations that gain less than {100 * rule.gain:g} points",
+            f"once {confirmed} in a row {'is' if rule.confirmations == 1 else 'are'} at the target; below it{stalled}",
         )
 
 

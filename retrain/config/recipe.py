@@ -52,6 +52,8 @@ class ShrinkPerturb(ConfigModel):
     """Weight of the newly initialised network."""
     buffers: Literal["fresh", "old"] = "fresh"
     """Whether BatchNorm's running statistics start afresh or as the parent left them."""
+    rate: PositiveFloat = 1.0
+    """Factor on the learning rate, beside weights that are shrunk less than the step could be large."""
     new_rows: Literal["fresh", "perturbed", "class_means"] = "fresh"
     """Rows of the head for classes the parent never saw: newly initialised, beta times that, or the class means of the
     parent's features."""
@@ -228,9 +230,9 @@ class Recipe(ConfigModel):
     @classmethod
     def _fill_in_preset(cls, document: Any) -> Any:
         """Take from the preset each aspect that is absent, and what an aspect of the preset's own kind leaves out."""
-        preset = PRESETS.get(document.get("preset", "default")) if isinstance(document, dict) else None
-        if preset is None:
+        if not isinstance(document, dict) or document.get("preset", "default") not in list(PRESETS):
             return document
+        preset = PRESETS[document.get("preset", "default")]
         return document | {aspect: _merge_aspect(document.get(aspect), chosen) for aspect, chosen in preset.items()}
 
 

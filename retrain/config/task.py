@@ -5,7 +5,7 @@ descriptions become those of `retrain task schema`."""
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 
 from retrain.config.cron import Cron
 from retrain.config.fields import Bytes, ConfigModel, NoCredentials, NotIdentity, Share
@@ -140,11 +140,15 @@ class Stopping(ConfigModel):
 
     confirmations: PositiveInt = 2
     """Evaluations in a row that must be at the target, so that one lucky reading does not end a run."""
-    plateau_window: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Share of scratch's expected iterations over which a run must still improve."""
-    plateau_gain: Share = 0.005
-    """Accuracy (a share, so 0.005 is half a point) that it must gain over that window."""
-    patience: PositiveFloat = 2.0
+    plateau_window: Annotated[float, Field(gt=0, le=1)] = 0.05
+    """Share of scratch's whole training over which a run must still improve."""
+    plateau_gain: Share = 0.0025
+    """Least accuracy (a share, so 0.0025 is a quarter of a point) that it must gain over that window."""
+    plateau_errors: NonNegativeFloat = 0.5
+    """Standard errors of its accuracy on val that it must gain, where they are more."""
+    plateau_excess: PositiveFloat = 0.02
+    """Accuracy above a target carried over from earlier drops that doubles the gain asked for."""
+    patience: PositiveFloat = 3.0
     """Windows without such a gain after which a run below its target is given up."""
 
 

@@ -21,7 +21,7 @@ def make_record(
     following = escalate(plan) if outcome == "missed" else None
     used, evaluated = (result.iterations, result.cost.evaluated_images) if result else (lost, 0)
     is_at_target = outcome == "reached" or (outcome == "plateau" and _has_met_target(plan, result))
-    is_delivered = is_at_target and not (decision and not decision.promoted)
+    is_delivered = is_at_target and decision is not None and decision.promoted
     return RunRecord(
         run_id=plan.run_id,
         task=plan.task.name,
@@ -50,10 +50,11 @@ def make_record(
 
 
 def _has_met_target(plan: Plan, result: Result | None) -> bool:
-    """Say whether a run was at its target at one evaluation at least."""
+    """Say whether the delivered weights were at their target when they were last evaluated."""
     if plan.target is None or result is None:
         return False
-    return result.reached_at["100" if plan.target.level > 99 else "99"] is not None
+    accuracy = result.in_scope if plan.target.scope else result.final_accuracy
+    return accuracy is not None and accuracy >= plan.target.accuracy
 
 
 def compute_savings(plan: Plan, outcome: str, used: int, evaluated_images: int, is_delivered: bool) -> Savings | None:

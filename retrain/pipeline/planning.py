@@ -3,17 +3,19 @@
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from statistics import mean
 from typing import NamedTuple
 
 from retrain.config import Method, Purpose
 from retrain.config.recipe import Auto, Constant, Recipe, recipe_for
-from retrain.config.task import AutoAverage, Averaging, NoAverage, PowerAverage, Refresh, Stopping, Task
+from retrain.config.task import Adam, AutoAverage, Averaging, NoAverage, PowerAverage, Refresh, Task
 from retrain.data.dataset import choose_loading, make_dataset, order_drops
 from retrain.pipeline.gate import gate_warnings
 from retrain.pipeline.targets import Measured, age_of, chance_level, estimate_scratch, make_target, why_unusable
 from retrain.recipe.schedule import longer_scale, resolve_scale
 from retrain.recipe.start import resolve_start
 from retrain.records import Dataset, Drop, Origin, Plan, Result, RunRecord, ScratchEstimate, StopRule, Target
+from retrain.utils.text import pluralize
 
 EVALUATION_SHARE = 1 / 3
 """An evaluated image costs a third of a trained one: the forward pass without the backward."""
@@ -169,33 +171,30 @@ def _method(
     if due := _refresh_due(task.baseline.refresh, dataset, champion, baseline):
         return "scratch", f"refresh of the baseline: {due}"
     landed = len(dataset.drops) - len(known_drops(history))
-    told = f"{landed} {'drop' if landed == 1 else 'drops'} landed since {champion.run_id}"
-    earlier = _tell_earlier(dataset, history.records.values())
-    return "continuous", f"{told}; {earlier}" if earlier else told
+    return "continuous", f"{pluralize(landed, 'drop')} landed since {champion.run_id}"
 
 
-def _tell_earlier(dataset: Dataset, records: Iterable[RunRecord]) -> str | None:
-    """Say what the last retrainings took, as shares of what scratch takes on their data; None before there is one."""
+def _earlier_retrainings(dataset: Dataset, records: Iterable[RunRecord]) -> Sequence[tuple[float, str]]:
+    """Return what the last retrainings took, as shares of what scratch takes on their data, and their outcomes."""
     counted = [
-        record
+        (record.result.iterations / record.scratch.iterations, record.outcome)
         for record in records
-        if record.method != "scratch"
-        and record.purpose == "retrain"
-        and record.dataset_digest != dataset.digest
-        and record.result
+        if record.result
         and record.scratch
+        and record.purpose == "retrain"
+        and record.outcome in ("reached", "plateau", "missed")
+        and record.dataset_digest != dataset.digest
     ]
-    shares = [
-        f"{record.result.iterations / record.scratch.iterations:.0%}"
-        + ("" if record.outcome == "reached" else " (missed)")
-        for record in counted[-RECENT_RUNS:]
-        if record.result and record.scratch
-    ]
-    if not shares:
-        return None
-    if len(shares) == 1:
-        return f"the last retraining took {shares[0]} of s_scratch"
-    return f"the last {len(shares)} retrainings took {', '.join(shares[:-1])} and {shares[-1]} of s_scratch"
+    return counted[-RECENT_RUNS:]
+
+
+def _tell_earlier(earlier: Sequence[tuple[float, str]], scratch: ScratchEstimate) -> str:
+    """Say what the last retrainings took, and what that lets expect of this one."""
+    told = [f"{share:.0%}" + ("" if outcome == "reached" else f" ({outcome})") for share, outcome in earlier]
+    expected = f"about {mean(share for share, _ in earlier) * scratch.iterations:,.0f} iterations are expected"
+    if len(told) == 1:
+        return f"the last retraining took {told[0]} of s_scratch; {expected}"
+    return f"the last {len(told)} retrainings took {', '.join(told[:-1])} and {told[-1]} of s_scratch; {expected}"
 
 
 def _refresh_due(refresh: Refresh, dataset: Dataset, champion: Plan, baseline: Measured) -> str | None:
@@ -225,7 +224,9 @@ def _assemble(
     target = make_target(task.target.level, dataset, baseline, history.records) if parent and baseline else None
     whole = _iterations(task, dataset, recipe_for("scratch", task.recipe))
     scratch = estimate_scratch(whole, dataset, history.scratch_runs) if parent else None
-    loading, iterations = choose_loading(task, dataset), _iterations(task, dataset, recipe)
+    earlier = _earlier_retrainings(dataset, history.records.values())
+    evaluate_every = evaluation_interval(task, dataset, sum(drop.samples("val") for drop in drops))
+    loading = choose_loading(task, dataset)
     return Plan(
         task=task,
         method=method,
@@ -237,14 +238,14 @@ def _assemble(
         known=known,
         dataset=dataset,
         recipe=recipe,
-        iterations=iterations,
-        evaluate_every=evaluation_interval(task, dataset, sum(drop.samples("val") for drop in drops)),
+        iterations=_iterations(task, dataset, recipe),
+        evaluate_every=evaluate_every,
         target=target,
-        stop_rule=_make_stop_rule(task.training.stopping, recipe, target, scratch, iterations),
+        stop_rule=_make_stop_rule(task, recipe, target, scratch, evaluate_every),
         averaging=resolve_averaging(task),
         origin=parent.origin if parent else _own_origin(task, dataset),
         seed=task.seed,
-        reason=reason,
+        reason=f"{reason}; {_tell_earlier(earlier, scratch)}" if earlier and scratch else reason,
         start=start,
         warnings=(*_target_warnings(target, baseline), *gate_warnings(task.gate, drops, parent is not None)),
         scratch=scratch,
@@ -268,6 +269,7 @@ def _resolve_initialization(recipe: Recipe, parent: Plan | None, history: Histor
         normalised=_is_normalised(parent, result),
         train_accuracy=result.train_accuracy if result else None,
         val_accuracy=result.final_accuracy if result else None,
+        adaptive=isinstance(parent.task.training.optimizer, Adam),
     )
     return recipe.model_copy(update={"initialization": chosen}), reason
 
@@ -304,9 +306,9 @@ def evaluation_interval(task: Task, dataset: Dataset, val_samples: int) -> int:
 
 
 def _make_stop_rule(
-    stopping: Stopping, recipe: Recipe, target: Target | None, scratch: ScratchEstimate | None, iterations: int
+    task: Task, recipe: Recipe, target: Target | None, scratch: ScratchEstimate | None, evaluate_every: int
 ) -> StopRule | None:
-    """Return when a run ends, in iterations; None: at its target's first crossing, or with its schedule.
+    """Return when a run ends; None: at its target's first crossing, or with its schedule.
 
     A run without a length needs the rule, and so does a carried target, which says nothing of what is new. A run with a
     schedule is never given up before the schedule's end: its accuracy rises last.
@@ -314,14 +316,8 @@ def _make_stop_rule(
     is_constant = isinstance(recipe.schedule, Constant)
     if target is None or scratch is None or not (is_constant or target.scope):
         return None
-    window = max(1, round(stopping.plateau_window * scratch.iterations))
-    patience = max(window, round(stopping.patience * stopping.plateau_window * scratch.iterations))
-    return StopRule(
-        confirmations=stopping.confirmations,
-        window=window,
-        gain=stopping.plateau_gain,
-        patience=patience if is_constant else max(patience, iterations),
-    )
+    rule = StopRule.of(task.training.stopping, scratch.schedule, evaluate_every)
+    return rule if is_constant else rule.model_copy(update={"patience": None})
 
 
 def _target_warnings(target: Target | None, baseline: Measured | None) -> Iterable[str]:
@@ -330,7 +326,7 @@ def _target_warnings(target: Target | None, baseline: Measured | None) -> Iterab
         return
     if target.accuracy > 1 - 1 / samples:
         yield (
-            f"target {target.accuracy:.2%} cannot be missed by one validation image of {samples:,}: "
+            f"target {target.accuracy:.2%} allows not one wrong validation image of {samples:,}: "
             "lower target.level, or hold out more with data.val_share"
         )
 

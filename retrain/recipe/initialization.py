@@ -2,14 +2,15 @@
 
 `old` is the parent's state dict, `fresh` a newly initialised network, changed in place. A tensor of `fresh` may have
 more rows (dimension 0) than the parent's, as the head has when classes were added: the rows that the parent never saw
-keep their full fresh initialization."""
+keep their full fresh initialization, or are made of class means of the parent's features beforehand."""
 
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from retrain.config.recipe import Fresh, Initialization, ShrinkPerturb, Warm
+from retrain.config.recipe import Auto, Fresh, Initialization, ShrinkPerturb, Warm
 from retrain.errors import ModelError
 
 
@@ -43,8 +44,11 @@ def shrink_perturb(fresh: nn.Module, old: Mapping[str, Tensor], setting: ShrinkP
 def initialize(setting: Initialization, fresh: nn.Module, old: Mapping[str, Tensor] | None) -> None:
     """Bring `fresh` to where a run starts; `old` is None where there is no parent.
 
-    Raises `ModelError` if the setting needs a parent that there is not, or that does not fit.
+    Raises `ModelError` if the setting needs a parent that there is not, or that does not fit, and ValueError if it is
+    still `auto`, which a plan has resolved.
     """
+    if isinstance(setting, Auto):
+        raise ValueError("the initialization is still auto: resolve it first")
     if isinstance(setting, Fresh):
         return
     if old is None:
@@ -87,9 +91,45 @@ def _describe_shape(shape: tuple[int, ...] | None) -> str:
 
 def body_parameters(network: nn.Module) -> list[nn.Parameter]:
     """Return the trainable parameters of all modules but the last one that has any."""
-    owners = [module for module in network.modules() if any(True for _ in module.parameters(recurse=False))]
-    last = {id(parameter) for parameter in owners[-1].parameters(recurse=False)}
+    last = {id(parameter) for parameter in _last_layer(network)[1].parameters(recurse=False)}
     return [each for each in network.parameters() if each.requires_grad and id(each) not in last]
+
+
+def find_head(network: nn.Module) -> tuple[str, nn.Linear] | None:
+    """Return the name and module of the last layer, or None if it is not linear."""
+    name, last = _last_layer(network)
+    return (name, last) if isinstance(last, nn.Linear) else None
+
+
+def _last_layer(network: nn.Module) -> tuple[str, nn.Module]:
+    """Return the last module that has parameters of its own, and its name."""
+    owners: list[tuple[str, nn.Module]] = [
+        each for each in network.named_modules() if any(True for _ in each[1].parameters(recurse=False))
+    ]
+    return owners[-1]
+
+
+def class_mean_rows(
+    means: Tensor, counts: Tensor, old_mean: Tensor, old_rows: Tensor, old_bias: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Return the head's rows for new classes [K, F] and their biases [K], made of the parent's features.
+
+    `means` [K, F] are the classes' mean features over `counts` [K] images, `old_mean` [F] that of old samples, and
+    `old_rows` [C, F], `old_bias` [C] the parent's head. A row is the mean old row plus the direction in which its class
+    differs from the mean feature, as long as old rows differ from their mean. The direction has no part along the mean
+    feature itself: features after a ReLU have a large mean, and without normalisation the new classes would win
+    everywhere. A class without images gets the mean old row.
+    """
+    has_images = (counts > 0).unsqueeze(1)
+    means = torch.where(has_images, means, old_mean)
+    centre = (means.sum(0) + len(old_rows) * old_mean) / (len(means) + len(old_rows))
+    axis = functional.normalize(centre, dim=0)
+    difference = means - centre
+    direction = functional.normalize(difference - (difference @ axis).unsqueeze(1) * axis, dim=1)
+    base = old_rows.mean(0)
+    length = (old_rows - base).norm(dim=1).mean()
+    rows = base + torch.where(has_images, direction * length, 0.0)
+    return rows, None if old_bias is None else old_bias.mean().expand(len(means)).clone()
 
 
 @torch.no_grad()

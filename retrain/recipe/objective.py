@@ -1,7 +1,7 @@
-"""Objective: what an iteration minimises (Verwimp et al., section 3.2; Kumar et al., 2023; Ash & Adams, Tables 2 and 5).
+"""Objective: what an iteration minimises (Verwimp et al., section 3.2; Kumar et al., 2023; Ash & Adams, Tables 2, 5).
 
 Penalties on the weights alone add their gradient to the parameters' own, which is the same as adding the penalty to the
-loss and costs a fraction of it. Call `gradient_term`'s result once an optimiser step, between `backward()` and `step()`:
+loss and costs a fraction of it. Call what `gradient_term` returns once a step, between `backward()` and `step()`:
 coupled, so that it goes through Adam's moments, and after any unscaling or clipping that is meant for the loss alone.
 `parameters` are the trainable ones; gradients are changed in place."""
 

@@ -1,40 +1,59 @@
-"""Choose where a run's weights start by what the parent is: shrunk, or as they are. Pure functions without torch."""
+"""Choose where a run's weights start by what the parent is: shrunk much, or little. Pure functions without torch."""
 
 from retrain.config.recipe import Auto, ShrinkPerturb, Warm
 
-FITTED_RATIO = 0.6
+FITTED_RATIO = 0.5
 """Training error over validation error up to which a parent counts as fitted: 1 for a network that has memorised
 nothing, 0 for one that has memorised its training set."""
+
+LEARNT = 0.98
+"""Training accuracy from which a parent counts as fitted, whatever its validation error."""
+
+GENTLE_ALPHA = 0.8
+"""Weight of the parent's parameters where shrinking them more would do harm."""
+
+RAISED_RATE = 2.5
+"""Factor on the learning rate of a network without normalisation: what shrinking to 0.4 does to the relative step."""
 
 LEAST_ERROR = 1e-6
 """Least validation error that the ratio is taken of, so that a perfect parent divides by no zero."""
 
 
 def resolve_start(
-    setting: Auto, normalised: bool, train_accuracy: float | None, val_accuracy: float | None
+    setting: Auto, normalised: bool, train_accuracy: float | None, val_accuracy: float | None, adaptive: bool = True
 ) -> tuple[Warm | ShrinkPerturb, str]:
     """Return the initialization that `auto` stands for, and the reason in a sentence.
 
     `normalised` says whether the network has normalisation layers. Accuracies are the parent's on its own data, in
-    [0, 1], the one on training samples measured without augmentation; None where they are unknown.
+    [0, 1], the one on training samples measured without augmentation; None where they are unknown. `adaptive` says
+    whether the optimizer divides by the gradient's size, as Adam does: under SGD the relative step grows with the
+    square of the shrinking.
     """
-    warm = Warm(head_rows=setting.head_rows)
     shrunk = ShrinkPerturb(alpha=setting.alpha, beta=setting.beta, new_rows=setting.head_rows)
+    gentle = shrunk.model_copy(update={"alpha": max(setting.alpha, GENTLE_ALPHA)})
     if not normalised:
-        return (
-            warm,
-            "The parent's weights are kept: without normalisation layers, shrinking would destroy its function.",
+        raised = gentle.model_copy(update={"rate": RAISED_RATE}) if adaptive else gentle
+        return raised, (
+            f"The parent's weights are shrunk to {raised.alpha:g}: without normalisation layers, shrinking them more "
+            f"would destroy its function. The learning rate is multiplied by {raised.rate:g}."
         )
+    fitted, why = _is_fitted(train_accuracy, val_accuracy)
+    if not fitted:
+        return gentle, f"The parent's weights are shrunk to {gentle.alpha:g}: {why}."
+    if not adaptive:
+        return (
+            gentle,
+            f"The parent's weights are shrunk to {gentle.alpha:g}: {why}, but SGD's step grows with shrinking.",
+        )
+    return shrunk, f"The parent's weights are shrunk to {shrunk.alpha:g}: {why}."
+
+
+def _is_fitted(train_accuracy: float | None, val_accuracy: float | None) -> tuple[bool, str]:
+    """Say whether a parent has fitted its training data, and how that is known."""
     if train_accuracy is None or val_accuracy is None:
-        return shrunk, "The parent's weights are shrunk: its training accuracy is unknown, so it is taken as fitted."
+        return True, "its training accuracy is unknown, so it is taken as fitted"
     ratio = (1 - train_accuracy) / max(1 - val_accuracy, LEAST_ERROR)
-    if ratio > FITTED_RATIO:
-        return (
-            warm,
-            f"The parent's weights are kept: it is under-fitted, with a training error {_of_validation(ratio)}.",
-        )
-    return shrunk, f"The parent's weights are shrunk: it is fitted, with a training error {_of_validation(ratio)}."
-
-
-def _of_validation(ratio: float) -> str:
-    return f"{ratio:.2f} times its validation error"
+    measured = f"with a training error {ratio:.2f} times its validation error"
+    if ratio > FITTED_RATIO and train_accuracy < LEARNT:
+        return False, f"it is under-fitted, {measured}"
+    return True, f"it is fitted, {measured}"

@@ -23,7 +23,7 @@ class Savings(Record):
 
     A run that yields no model at the target (plateau, missed, diverged, failed), or one that the gate refuses, or
     another one on a dataset that was retrained on before, has baseline and whole 0: its whole use is a loss. A plateau
-    that was at its target at one evaluation, and was promoted, counts as reached. A scratch retraining is its own
+    that was at its target at its last evaluation, and was promoted, counts as reached. A scratch retraining is its own
     baseline, so it saves nothing and loses nothing.
     """
 

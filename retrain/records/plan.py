@@ -8,7 +8,7 @@ from pydantic import Field
 from retrain.config import Method, Purpose
 from retrain.config.fields import NotIdentity, identity
 from retrain.config.recipe import Recipe
-from retrain.config.task import Averaging, NoAverage, Task
+from retrain.config.task import Averaging, NoAverage, Stopping, Task
 from retrain.records.base import Record, digest
 from retrain.records.drop import Dataset
 
@@ -65,9 +65,33 @@ class StopRule(Record):
     """When a run ends, in iterations and accuracies. `Stopping` in the task has the same as shares of scratch's."""
 
     confirmations: int
+    """Evaluations in a row that must be good enough."""
     window: int
+    """Iterations over which a run must still improve."""
     gain: float
-    patience: int
+    """Least accuracy that it must gain over them."""
+    errors: float = 0.0
+    """Standard errors of the newest accuracy on val that it must gain, where they are more."""
+    excess: float | None = None
+    """Accuracy above a carried target that doubles the gain asked for; None: it stays."""
+    patience: int | None
+    """Iterations without a gain after which a run below its target is given up; None: at its schedule's end alone."""
+
+    @classmethod
+    def of(cls, stopping: Stopping, schedule: int, evaluate_every: int) -> Self:
+        """Return a task's rule where scratch's whole training on the dataset takes `schedule` iterations.
+
+        A window holds two evaluations at least: from one to the next, nothing can be said of improvement.
+        """
+        window = max(stopping.plateau_window * schedule, 2 * evaluate_every)
+        return cls(
+            confirmations=stopping.confirmations,
+            window=round(window),
+            gain=stopping.plateau_gain,
+            errors=stopping.plateau_errors,
+            excess=stopping.plateau_excess,
+            patience=round(stopping.patience * window),
+        )
 
 
 class Loading(Record):

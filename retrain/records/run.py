@@ -72,6 +72,8 @@ class Result(Record):
     iterations: int
     final_accuracy: float
     """On val, of the weights that the run ended with: a_scratch, if this becomes the baseline."""
+    in_scope: float | None = None
+    """The same within the target's scope; None where the target has none."""
     best_accuracy: float
     """Highest accuracy on the whole of val."""
     train_accuracy: float | None = None

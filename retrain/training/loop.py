@@ -57,7 +57,7 @@ def train_step(run: Run) -> None:
     before, batch = run.loader.position, run.loader.next()
     images, labels = run.augment(batch.images, run.augmentation, run.rows), batch.labels
     run.optimizer.rate = learning_rate(
-        run.plan.recipe.schedule, setting.optimizer.learning_rate, run.progress.iteration, run.plan.iterations
+        run.plan.recipe.schedule, run.peak_rate, run.progress.iteration, run.plan.iterations
     )
     run.statistics.before_forward(run.progress.iteration)
     run.optimizer.zero_grad()  # before the forward pass, whose graph may have the gradients' memory

@@ -39,6 +39,7 @@ def make_result(
         outcome=outcome,
         iterations=run.progress.iteration,
         final_accuracy=last.accuracy,
+        in_scope=last.in_scope,
         best_accuracy=max(point.accuracy for point in whole or run.progress.points),
         train_accuracy=train_accuracy,
         reached_at=reached_at,

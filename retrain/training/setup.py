@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from retrain.config.recipe import ShrinkPerturb
 from retrain.data.augment import Augment, Normalize, Rows
 from retrain.data.samples import Samples
 from retrain.data.stream.order import window_shuffle
@@ -24,6 +25,7 @@ from retrain.training import optimizers
 from retrain.training.distributed import SINGLE_PROCESS, ProcessGroup
 from retrain.training.groups import Groups
 from retrain.training.hardware import CoreShares, cores_beside_gpu, share_cores
+from retrain.training.head import GrownHead, grow_head
 from retrain.training.loaders import EpochSampler, InMemoryLoader, Loader
 from retrain.training.optimizers import gradient_changes, trained_parameters
 from retrain.training.progress import Progress
@@ -53,6 +55,8 @@ class Run:
     forward: nn.Module
     """What is called to train it: the network itself, or what averages its gradients over the processes."""
     optimizer: optimizers.Optimizer
+    peak_rate: float
+    """Highest learning rate of the schedule."""
     batch_loss: BatchLoss
     """What an iteration minimises on its batch."""
     change_gradients: Callable[[int], None]
@@ -98,7 +102,9 @@ def set_up(
     device, task = train.device, plan.task
     rows = _rows(plan, ranks)
     cores = _cores(plan, train)
-    network = _start(plan, parent, device)
+    normalize = Normalize(task.data, task.training.bf16)
+    grown = grow_head(plan, parent.weights, train, normalize) if parent else GrownHead({}, 0)
+    network = _start(plan, grown.weights if parent else None, device)
     torch.manual_seed(derive_seed(plan.seed, "layers", ranks.rank))
     old = train.drop < plan.known
     keep = keep_probability(plan.recipe.sampling, parent.counters if parent else None, old.cpu())
@@ -109,12 +115,13 @@ def set_up(
         network=network,
         forward=network,
         optimizer=_optimizer(plan, parent, network),
+        peak_rate=_peak_rate(plan),
         batch_loss=batch_loss(plan.recipe.objective, _forward(network, task.training.bf16)),
         change_gradients=gradient_changes(plan, network, train),
         loader=_loader(plan, train, keep, rows, cores.decoding),
         threads=cores.training,
         augment=Augment(task.data, task.training.bf16),
-        normalize=Normalize(task.data, task.training.bf16),
+        normalize=normalize,
         augmentation=make_generator(plan.seed, "augmentation", device=device),
         val_order=torch.randperm(len(val.labels), generator=make_generator(plan.seed, "val")).to(device),
         counters=Counters.zeros(len(train.labels), device),
@@ -123,7 +130,7 @@ def set_up(
         average=AveragedNetwork(plan.averaging, network),
         statistics=StatisticsCorrection(network),
         groups=Groups.of(plan, val),
-        progress=Progress(),
+        progress=Progress(evaluated_images=grown.images),
         ranks=ranks,
         rows=rows,
         weight=torch.tensor((rows.stop - rows.start) * ranks.size / rows.batch, device=device),
@@ -137,10 +144,10 @@ def _rows(plan: Plan, ranks: ProcessGroup) -> Rows:
     return ranks.rows(batch_size)
 
 
-def _start(plan: Plan, parent: Parent | None, device: torch.device) -> nn.Module:
+def _start(plan: Plan, parent: Mapping[str, Tensor] | None, device: torch.device) -> nn.Module:
     """The network where the run starts, on its device."""
     network = fresh_network(plan)
-    initialize(plan.recipe.initialization, network, parent.weights if parent else None)
+    initialize(plan.recipe.initialization, network, parent)
     return factory.to_device_channels_last(network, device).train()
 
 
@@ -149,6 +156,11 @@ def _optimizer(plan: Plan, parent: Parent | None, network: nn.Module) -> optimiz
     if parent and parent.moments:
         optimizers.carry_over(optimizer, parent.moments)
     return optimizer
+
+
+def _peak_rate(plan: Plan) -> float:
+    start = plan.recipe.initialization
+    return plan.task.training.optimizer.learning_rate * (start.rate if isinstance(start, ShrinkPerturb) else 1.0)
 
 
 def _cores(plan: Plan, train: Samples) -> CoreShares:

@@ -78,6 +78,9 @@ Curve = Literal["accuracy", "newest"]
 IMPROVING: tuple[Curve, ...] = ("accuracy", "newest")
 """The curves that have to stop improving: on all of val, and on the drops that the parent did not know."""
 
+PATIENCE_SHARE = 0.7
+"""Largest share of a run's iterations so far that its patience takes: a young run may give up sooner."""
+
 
 def judge(
     points: Sequence[Point], target: Target | None, rule: StopRule | None, budget: int
@@ -91,34 +94,48 @@ def judge(
     if target is None:
         return None
     spent = points[-1].iteration >= budget
+    if spent and rule and rule.patience is None:  # the schedule has ended: nothing improves any more
+        rule = None
     confirmations = rule.confirmations if rule and not spent else 1
     ends = range(len(points), len(points) - confirmations, -1)
     if len(points) >= confirmations and all(is_good_enough(points[:end], target, rule) for end in ends):
         return "reached"
     if spent:
         return "missed"
-    return "plateau" if rule and _has_stopped_improving(points, rule.patience, rule.gain) else None
+    if rule is None or rule.patience is None:
+        return None
+    patience = min(rule.patience, PATIENCE_SHARE * points[-1].iteration)
+    return "plateau" if _has_stopped_improving(points, patience, needed_gain(points[-1], rule)) else None
 
 
 def is_good_enough(points: Sequence[Point], target: Target, rule: StopRule | None) -> bool:
     """Say whether the newest point is at its target.
 
     A target that is carried over from earlier drops says nothing of what is new: all that is learnt must have stopped
-    improving too.
+    improving too. The further a run is above such a target, the more it must gain to go on.
     """
     last = points[-1]
     if target.scope is None:
         return last.accuracy >= target.accuracy
     if last.in_scope is None or last.in_scope < target.accuracy:
         return False
-    return rule is None or _has_stopped_improving(points, rule.window, rule.gain)
+    if rule is None:
+        return True
+    above = (last.in_scope - target.accuracy) / rule.excess if rule.excess else 0.0
+    return _has_stopped_improving(points, rule.window, needed_gain(last, rule) * (1 + above))
 
 
-def _has_stopped_improving(points: Sequence[Point], window: int, gain: float) -> bool:
+def needed_gain(last: Point, rule: StopRule) -> float:
+    """Return the accuracy that counts as a gain: the rule's least one, or its errors of the newest accuracy."""
+    error = math.sqrt(last.accuracy * (1 - last.accuracy) / last.images)
+    return max(rule.gain, rule.errors * error)
+
+
+def _has_stopped_improving(points: Sequence[Point], window: float, gain: float) -> bool:
     return all(has_plateau(points, curve, window, gain) for curve in IMPROVING)
 
 
-def has_plateau(points: Sequence[Point], curve: Curve, window: int, gain: float) -> bool:
+def has_plateau(points: Sequence[Point], curve: Curve, window: float, gain: float) -> bool:
     """Say whether a curve's best accuracy has risen by less than `gain` over the last `window` iterations.
 
     A curve that is younger than the window has no plateau. One without figures, since no drop is new, has always.

@@ -1,17 +1,24 @@
 """What tables say of runs, where it is easily said wrongly."""
 
 from rich.console import Console
+from rich.table import Table
 from support import known_ledger
+from support.histories import Past, drop, one_drop
 
-from retrain.cli.formatting import record_details
+from retrain.cli.formatting import plan_details, record_details
+from retrain.config.task import Task
 from retrain.records import RunRecord
 
 
-def shown(record: RunRecord) -> str:
-    console = Console(width=200)
+def printed(table: Table) -> str:
+    console = Console(width=300)
     with console.capture() as capture:
-        console.print(record_details(record))
+        console.print(table)
     return capture.get()
+
+
+def shown(record: RunRecord) -> str:
+    return printed(record_details(record))
 
 
 def test_a_part_of_the_data_that_is_all_wrong_is_shown_as_such() -> None:
@@ -25,3 +32,41 @@ def test_what_a_later_attempt_saved_is_not_told_as_if_it_had_been_the_only_one()
     alone, second = known_ledger.pets()[0], known_ledger.pets()[3]
     assert "attempts before it are in `retrain status`" in shown(second)
     assert "attempts before it" not in shown(alone)
+
+
+def test_runs_summary_charges_the_attempts_before_it() -> None:
+    """Of 800 iterations from scratch the miss took 150, the run that followed 210."""
+    past = one_drop().landed(drop(2))
+    past.ended(past.plan(), "missed", promoted=None, iterations=150, reached=False)
+    last = past.ended(past.plan(), iterations=210)
+    summary = printed(record_details(last, past.records))
+    assert "saved by 2 runs on these drops  +440 iterations gross, +420 net, of 800 from scratch" in summary
+    assert "attempts before it" not in summary
+
+
+def test_gates_doubts_are_shown() -> None:
+    record = known_ledger.pets()[0]
+    note = "200 test images cannot tell"
+    decided = record.decision.model_copy(update={"notes": (note,)})
+    assert note in shown(record.model_copy(update={"decision": decided}))
+
+
+def test_plan_shows_target_expectation_start_and_warnings() -> None:
+    task = Task.model_validate({"name": "pets", "training": {"epochs": 10, "batch_size": 10}})
+    past = one_drop(task)
+    past.landed(drop(2, classes=("eel", "fox")))
+    past.ended(past.plan(), iterations=200)
+    plan = printed(plan_details(past.landed(drop(3)).plan()))
+    assert "80.00% (standard error 4.00%), L_100 carried from scratch-" in plan
+    assert "2 drops old, on its own 1 drop and first 2 classes" in plan
+    assert "1,200 iterations to its accuracy, estimated by 1 scratch run (standard error 180)" in plan
+    assert "the last retraining took 25% of s_scratch; about 300 iterations are expected" in plan
+    assert "The parent's weights are shrunk" in plan
+    assert "warning  " in plan
+    assert "once 2 evaluations in a row are at the target" in plan
+
+
+def test_plan_says_why_a_target_near_chance_is_none() -> None:
+    past = Past().landed(drop(1))
+    past.ended(past.plan(), accuracy=0.52)
+    assert "no better than naming the commonest class" in printed(plan_details(past.landed(drop(2)).plan()))

@@ -8,7 +8,7 @@ from pydantic.fields import FieldInfo
 
 from retrain.config.fields import ConfigModel
 from retrain.config.loading import load_task
-from retrain.config.recipe import L2, Cosine, L2Init, MultiStep
+from retrain.config.recipe import L2, Constant, L2Init, MultiStep
 from retrain.config.task import Adam, Sgd, Task
 from retrain.config.template import task_schema, task_template
 from retrain.config.validation import config_models, models_by_name
@@ -95,7 +95,7 @@ def test_every_task_of_the_repository_is_valid_and_named_after_its_file(task: Pa
 
 def test_an_override_reaches_into_parts_that_the_file_does_not_mention(task_file: Path) -> None:
     task = load_task(str(task_file), ["recipe.schedule.scale=0.5", "training.batch_size=64", "gate.margin=0"])
-    assert task.recipe.schedule == Cosine(scale=0.5)
+    assert task.recipe.schedule == Constant(scale=0.5)
     assert task.training.batch_size == 64
     assert task.training.optimizer == Sgd(momentum=0.8)
     assert task.gate.margin == 0
@@ -144,9 +144,14 @@ def test_a_typing_error_in_the_file_survives_a_change_of_kind(task_file: Path) -
     assert "unknown field 'ancor'" in problem
 
 
+def test_part_of_a_recipe_without_a_name_is_of_the_presets_kind(task_file: Path) -> None:
+    written(task_file, "name: flowers\nrecipe: {preset: paper, objective: {strength: 0.5}}\n")
+    assert load_task(str(task_file)).recipe.objective == L2Init(strength=0.5, anchor="origin")
+
+
 def test_a_part_without_a_name_is_of_the_default_kind(task_file: Path) -> None:
-    written(task_file, "name: flowers\nrecipe: {objective: {strength: 0.5}}\n")
-    assert load_task(str(task_file)).recipe.objective == L2Init(strength=0.5)
+    written(task_file, "name: flowers\ntraining: {optimizer: {betas: [0.8, 0.99]}}\n")
+    assert load_task(str(task_file)).training.optimizer == Adam(betas=(0.8, 0.99))
 
 
 @pytest.mark.parametrize("override", ["seed", "=3", "training..epochs=3", "."])
@@ -250,12 +255,14 @@ def test_a_file_that_cannot_be_read_is_said_so(tmp_path: Path) -> None:
 
 
 def fields(model: type[ConfigModel]) -> Iterator[tuple[str, FieldInfo]]:
-    """Every field of every part, by path; the `name` that tells kinds apart excepted."""
+    """Every field of every part, by path; the `name` or `kind` that tells kinds apart excepted."""
     for name, field in model.model_fields.items():
         yield f"{model.__name__}.{name}", field
         for part in config_models(field):
             yield from (
-                (path, inner) for path, inner in fields(part) if not (models_by_name(field) and path.endswith(".name"))
+                (path, inner)
+                for path, inner in fields(part)
+                if not (models_by_name(field) and path.endswith((".name", ".kind")))
             )
 
 
@@ -270,7 +277,7 @@ def test_a_starting_file_shows_every_field_with_its_description_above_it() -> No
     assert above == f"# {dict(fields(Task))['Training.batch_size'].description}"
     assert [line for line in lines if line.startswith("# multistep: ")]
     shown = {line.partition(":")[0] for line in lines if not line.startswith("#")}
-    assert shown >= Task.model_fields.keys() | {"alpha", "anchor", "probability", "scale", "betas", "on_miss", "margin"}
+    assert shown >= Task.model_fields.keys() | {"alpha", "head_rows", "warmup", "scale", "betas", "on_miss", "margin"}
 
 
 def test_a_starting_file_for_a_bad_name_is_refused() -> None:

@@ -1,20 +1,29 @@
 """What the page shows, against sums written out and the recipe's own definitions."""
 
+import re
 from datetime import timedelta
+from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
 from support import known_ledger
 from support.ledgers import ledger_of
+from support.lives import Life, make_task
 
-from retrain.config.recipe import EasyHard
-from retrain.monitoring.report import Sources
+from retrain.config.recipe import EasyHard, OldNew, Sampling, Uniform
+from retrain.config.task import Gate
+from retrain.monitoring.report import Sources, read_sources, render_page
 from retrain.monitoring.report.figures import cumulative, headline, thin
 from retrain.monitoring.report.learning_speed import Index, speed_bars, speed_groups
 from retrain.monitoring.report.timeline import make_timeline
+from retrain.pipeline import stages
+from retrain.pipeline.planning import Request
 from retrain.recipe.learning_speed import Counters
 from retrain.recipe.sampling import keep_probability
 from retrain.records import Champion, Promotion
 from retrain.records.ledger import total_savings
+from retrain.store import LocalStore, ledger
 
 
 def test_cumulative_savings_end_at_the_ledgers_total() -> None:
@@ -63,3 +72,41 @@ def test_a_champion_is_in_force_until_the_next() -> None:
     reigns = make_timeline(Sources("birds", "store", now, [first], champion=Champion(history=history))).reigns
     assert [(reign.since, reign.until) for reign in reigns] == [(at[0], at[1]), (at[1], at[2]), (at[2], now)]
     assert [reign.accuracy for reign in reigns] == [0.79, None, 0.79]
+
+
+def sampling_sentence(sampling: Sampling) -> str:
+    """What the page says of the next run's sampling, with an index of 40 samples."""
+    ones = np.ones(40, dtype=np.float32)
+    index = Index("continuous-1", ones * 4, np.arange(40, dtype=np.float32) / 10, ones, sampling)
+    now = known_ledger.START
+    page = render_page(Sources("pets", "store", now, known_ledger.pets(), index=index))
+    return page[page.index("What the next run draws") : page.index('id="runs"')]
+
+
+def test_page_tells_the_tasks_own_shares_of_easy_and_hard() -> None:
+    said = sampling_sentence(EasyHard(share=0.25, probability=0.3))
+    assert "The 25% easiest and the 25% hardest of the old samples are drawn with probability 0.3" in said
+    assert [int(number) for number in re.findall(r'<data value="(\d+)"', said)] == [10, 20, 10]
+
+
+@pytest.mark.parametrize("sampling", [Uniform(), OldNew()])
+def test_page_names_nothing_easy_or_hard_under_other_samplings(sampling: Sampling) -> None:
+    said = sampling_sentence(sampling)
+    assert "easiest" not in said
+    assert "Hard" not in said
+
+
+def test_page_shows_the_index_of_the_champion_and_no_samples_new_to_it(tmp_path: Path) -> None:
+    """A refused candidate has seen a drop more than the champion, from which the next run continues."""
+    life = Life(LocalStore(tmp_path / "store"), tmp_path)
+    task = make_task(recipe={"preset": "paper", "sampling": {"name": "easy_hard", "share": 0.2, "probability": 0.5}})
+    life.land(0, 1, seed=1)
+    stages.run_task(life.context, task, Request())
+    champion = ledger.read(life.store, life.layout)[-1]
+    life.land(2, 3, seed=2)
+    stages.run_task(life.context, task.model_copy(update={"gate": Gate(min_accuracy=1.0)}), Request("scratch"))
+    index = read_sources(life.store, life.layout, ledger.read(life.store, life.layout)).index
+    assert len(ledger.read(life.store, life.layout)) == 2
+    assert index.run_id == champion.run_id
+    assert len(index.seen) == life.context.files(champion.run_id).plan().dataset.samples
+    assert index.share == 0.2

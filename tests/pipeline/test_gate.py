@@ -1,16 +1,21 @@
 """The gate: every condition decides alone, at its edge, and says why."""
 
+import math
+
+import numpy as np
 import pytest
+import torch
+from support.histories import drop
 
 from retrain.config.task import Gate
-from retrain.pipeline.gate import decide
-from retrain.records import Comparison, Evaluation, Interval
+from retrain.pipeline.gate import compare, decide, gate_warnings, images_to_settle, images_to_show, paired_difference
+from retrain.records import Comparison, Drop, Evaluation, Interval
 
 BEST = {"accuracy": 0.9, "old": 0.92, "new": 0.88, "by_class": {"cat": 0.95, "dog": 0.85}}
 
 
-def evaluation(low: float = 0.0, flips: float = 0.0, **figures: object) -> Evaluation:
-    difference = Interval(value=low + 0.01, low=low, high=low + 0.02)
+def evaluation(low: float = 0.0, flips: float = 0.0, width: float = 0.02, **figures: object) -> Evaluation:
+    difference = Interval(value=low + width / 2, low=low, high=low + width)
     comparison = Comparison(champion="scratch-0", champion_accuracy=0.9, difference=difference, negative_flips=flips)
     return Evaluation.model_validate({"samples": 100, "comparison": comparison, **BEST, **figures})
 
@@ -28,7 +33,11 @@ def test_a_candidate_that_shows_everything_passes() -> None:
         (Gate(min_accuracy=0.901), {}, "accuracy 0.9000 is below gate.min_accuracy 0.901"),
         (Gate(min_old_accuracy=0.93), {}, "accuracy on old drops 0.9200 is below gate.min_old_accuracy 0.93"),
         (Gate(min_class_accuracy=0.86), {}, "accuracy in dog is below gate.min_class_accuracy 0.86"),
-        (Gate(margin=0.02), {"low": -0.03}, "worse than the champion scratch-0 by 0.0300 (95% interval)"),
+        (
+            Gate(margin=0.02),
+            {"low": -0.04},
+            "worse than the champion scratch-0 by 0.0300 (95% interval 0.0200 to 0.0400)",
+        ),
         (Gate(max_negative_flips=0.01), {"flips": 0.02}, "negative flips 0.0200 exceed gate.max_negative_flips 0.01"),
     ],
 )
@@ -50,6 +59,78 @@ def test_the_first_candidate_of_a_task_is_judged_without_a_champion() -> None:
     assert not decide(Gate(min_accuracy=0.95), first).promoted
 
 
-def test_it_is_the_interval_that_decides_and_not_the_difference() -> None:
-    assert not decide(Gate(margin=0.0), evaluation(low=-0.001)).promoted
-    assert decide(Gate(margin=0.0), evaluation(low=0.0)).promoted
+@pytest.mark.parametrize(
+    ("low", "width", "promoted"),
+    [
+        (-0.04, 0.03, False),  # a loss of 0.025, shown to be one
+        (-0.05, 0.06, True),  # a loss of 0.02 is within the margin
+        (-0.08, 0.1, True),  # a loss of 0.03, and the interval reaches above zero
+        (-0.021, 0.01, True),  # a loss, but within the margin
+    ],
+)
+def test_only_a_shown_loss_above_the_margin_refuses(low: float, width: float, promoted: bool) -> None:
+    decision = decide(Gate(margin=0.02), evaluation(low=low, width=width))
+    assert decision.promoted == promoted
+    assert bool(decision.notes) == promoted, "what could not be told is said"
+
+
+def test_small_test_split_refuses_no_equal_model() -> None:
+    """On 200 images, of two equally good models with 15% disagreement, at most 1 in 20 is refused."""
+    draws = np.random.default_rng(20260103).multinomial(200, [0.75, 0.075, 0.075, 0.1], size=2000)
+    refused = 0
+    for both, better, worse, neither in draws:
+        ours = torch.tensor([True] * both + [True] * better + [False] * worse + [False] * neither)
+        theirs = torch.tensor([True] * both + [False] * better + [True] * worse + [False] * neither)
+        judged = Evaluation.model_validate(
+            {**BEST, "samples": 200, "comparison": compare("scratch-0", theirs, ours, 0.95)}
+        )
+        refused += not decide(Gate(margin=0.02), judged).promoted
+    assert refused / len(draws) < 0.05
+
+
+def test_refusal_agrees_with_mcnemars_exact_test() -> None:
+    """McNemar (1947): of b + c disagreements, c or more go against the candidate with binomial probability.
+
+    The interval is not exact: at the border, p up to 0.04 is refused where 0.025 would be.
+    """
+    for better in range(12):
+        for worse in range(30):
+            disagreements = better + worse
+            p = sum(math.comb(disagreements, k) for k in range(worse, disagreements + 1)) / 2**disagreements
+            interval = paired_difference(better, worse, 200, 0.95)
+            comparison = Comparison(
+                champion="s", champion_accuracy=0.9, difference=interval, negative_flips=worse / 200
+            )
+            judged = Evaluation.model_validate({**BEST, "samples": 200, "comparison": comparison})
+            refused = not decide(Gate(margin=0.02), judged).promoted
+            is_loss = worse - better > 0.02 * 200
+            assert not refused or (is_loss and p < 0.04)
+            assert refused or not is_loss or p > 0.012
+
+
+def test_images_to_settle_are_those_that_bring_the_interval_to_the_margin() -> None:
+    gate = Gate(margin=0.02)
+    interval = paired_difference(14, 16, 200, 0.95)  # a loss of one point
+    needed = images_to_settle(gate, interval, 200)
+    assert interval.low < -gate.margin
+    scaled = paired_difference(round(14 * needed / 200), round(16 * needed / 200), needed, 0.95)
+    assert scaled.low == pytest.approx(-gate.margin, abs=0.001)
+    assert images_to_settle(gate, Interval(value=-0.02, low=-0.07, high=0.03), 200) is None
+
+
+def drop_of(test: dict[str, int]) -> Drop:
+    return drop(1).model_copy(update={"counts": {"train": {"cat": 10}, "test": test}})
+
+
+def test_gate_warns_of_conditions_that_too_few_images_can_meet() -> None:
+    """z = 1.96 at 95%: 0.15 * (1.96 / 0.02)^2 images show an equal model to be within the margin."""
+    assert images_to_show(Gate(margin=0.02)) == math.ceil(0.15 * (1.959964 / 0.02) ** 2) == 1441
+    small, large = [drop_of({"cat": 100, "dog": 100})], [drop_of({"cat": 1000, "dog": 1000})]
+    assert "about 1,441" in next(gate_warnings(Gate(margin=0.02), small, has_champion=True))
+    assert not list(gate_warnings(Gate(margin=0.02), small, has_champion=False))
+    assert not list(gate_warnings(Gate(margin=0.02), large, has_champion=True))
+    flips = Gate(margin=0.5, max_negative_flips=0.004)
+    assert "it takes 250 test images" in next(gate_warnings(flips, small, has_champion=True))
+    classes = list(gate_warnings(Gate(margin=0.5, min_class_accuracy=0.995), small, has_champion=True))
+    assert "of cat, dog be wrong: it takes 200 of each class" in classes[0]
+    assert "no test image" in next(gate_warnings(Gate(), [drop_of({})], has_champion=True))

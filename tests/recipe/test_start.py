@@ -5,28 +5,31 @@ import sys
 
 import pytest
 
-from retrain.config.recipe import Auto, ShrinkPerturb, Warm
+from retrain.config.recipe import Auto, ShrinkPerturb
 from retrain.recipe.start import resolve_start
 
-SHRUNK, KEPT = ShrinkPerturb(new_rows="class_means"), Warm(head_rows="class_means")
+SHRUNK = ShrinkPerturb(new_rows="class_means")
+GENTLE = ShrinkPerturb(alpha=0.8, new_rows="class_means")
+RAISED = ShrinkPerturb(alpha=0.8, rate=2.5, new_rows="class_means")
 
 
 @pytest.mark.parametrize(
     ("normalised", "train", "val", "start", "reason"),
     [
         (True, 0.99, 0.30, SHRUNK, "it is fitted, with a training error 0.01 times"),
-        (True, 0.60, 0.30, SHRUNK, "it is fitted, with a training error 0.57 times"),
-        (True, 0.50, 0.30, KEPT, "it is under-fitted, with a training error 0.71 times"),
-        (True, 0.30, 0.35, KEPT, "it is under-fitted, with a training error 1.08 times"),
+        (True, 0.66, 0.30, SHRUNK, "it is fitted, with a training error 0.49 times"),
+        (True, 0.64, 0.30, GENTLE, "it is under-fitted, with a training error 0.51 times"),
+        (True, 0.30, 0.35, GENTLE, "it is under-fitted, with a training error 1.08 times"),
+        (True, 0.985, 0.99, SHRUNK, "it is fitted, with a training error 1.50 times"),
         (True, 1.0, 1.0, SHRUNK, "it is fitted, with a training error 0.00 times"),
         (True, None, 0.30, SHRUNK, "its training accuracy is unknown"),
         (True, 0.99, None, SHRUNK, "its training accuracy is unknown"),
-        (False, 0.99, 0.30, KEPT, "without normalisation layers"),
-        (False, None, None, KEPT, "without normalisation layers"),
+        (False, 0.99, 0.30, RAISED, "The learning rate is multiplied by 2.5."),
+        (False, None, None, RAISED, "without normalisation layers"),
     ],
 )
 def test_resolve_start_follows_from_the_parent(
-    normalised: bool, train: float | None, val: float | None, start: Warm | ShrinkPerturb, reason: str
+    normalised: bool, train: float | None, val: float | None, start: ShrinkPerturb, reason: str
 ) -> None:
     resolved, why = resolve_start(Auto(), normalised, train, val)
     assert resolved == start
@@ -34,10 +37,15 @@ def test_resolve_start_follows_from_the_parent(
     assert why.endswith(".")
 
 
+@pytest.mark.parametrize("normalised", [True, False])
+def test_resolve_start_shrinks_little_under_sgd(normalised: bool) -> None:
+    assert resolve_start(Auto(), normalised, 0.99, 0.3, adaptive=False)[0] == GENTLE
+
+
 def test_resolve_start_passes_its_settings_on() -> None:
     auto = Auto(alpha=0.6, beta=0.01, head_rows="fresh")
-    assert resolve_start(auto, True, None, None)[0] == ShrinkPerturb(alpha=0.6, beta=0.01, new_rows="fresh")
-    assert resolve_start(auto, False, None, None)[0] == Warm(head_rows="fresh")
+    assert resolve_start(auto, True, None, None)[0] == ShrinkPerturb(alpha=0.6, beta=0.01)
+    assert resolve_start(auto, False, None, None)[0] == ShrinkPerturb(alpha=0.8, beta=0.01, rate=2.5)
 
 
 def test_start_is_chosen_without_torch() -> None:

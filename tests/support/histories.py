@@ -60,6 +60,7 @@ def result(
         outcome=outcome,
         iterations=iterations,
         final_accuracy=accuracy,
+        in_scope=accuracy if reached else accuracy - 0.01,
         best_accuracy=accuracy,
         reached_at=reached_at if reached else {"99": None, "100": None},
         speed_up=speed_up,

@@ -29,7 +29,8 @@ def make_task(**parts: object) -> Task:
             "evaluate_every": 1,
             "optimizer": {"name": "adam", "learning_rate": 0.003},
         },
-        "recipe": {"initialization": {"name": "warm"}, "objective": {"name": "none"}},
+        "recipe": {"preset": "paper", "initialization": {"name": "warm"}, "objective": {"name": "none"}},
+        "baseline": {"refresh": {"on_miss": True}},
         "gate": {"margin": 0.2},
     }
     return Task.model_validate(settings | parts)

@@ -6,13 +6,16 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from support.trainings import SIZE, TASK, dropout_net, samples
+from support.trainings import SIZE, TASK, dropout_net, plan_of, run_of, samples, target_at
 from torch import Tensor, nn
 from torch.nn import functional
 
 from retrain.data.augment import Normalize
 from retrain.data.samples import Samples
-from retrain.training.evaluation import CHUNK, measure, predict_classes
+from retrain.records import Plan
+from retrain.records.plan import Scope
+from retrain.training.evaluation import CHUNK, TRAIN_SAMPLES, measure, measure_train_accuracy, predict_classes
+from retrain.training.groups import Groups
 from retrain.training.stopping import FIRST
 
 NORMALIZE = Normalize(TASK.data)
@@ -150,3 +153,59 @@ def test_parts_of_val_detect_the_target_where_the_whole_of_it_does() -> None:
             if share >= shares[-1]:
                 break
     assert used < 0.75 * whole
+
+
+def plan_with_groups(known: int = 1, parent: str | None = "scratch-0") -> Plan:
+    """Three drops of 20, 30 and 50; the target's scope is the first drop and the third, and four of five classes."""
+    scope = Scope(drops=("d-0", "d-2"), classes=4)
+    plan = plan_of(method="continuous", sizes=(20, 30, 50), classes=CLASSES, known=known, parent=parent)
+    target = target_at(0.8).model_copy(update={"provenance": "carried", "scope": scope})
+    return plan.model_copy(update={"target": target})
+
+
+def test_groups_equal_loops_over_samples(network: nn.Module) -> None:
+    held = samples([20, 30, 50], CLASSES)
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(1))
+    measured = measure(network, held, order, NORMALIZE, 0.0, groups=Groups.of(plan_with_groups(), held))
+    network.eval()
+    in_scope, newest = [], []
+    with torch.no_grad():
+        for number, (image, label) in enumerate(zip(held.images, held.labels.tolist(), strict=True)):
+            logits = network(NORMALIZE(image[None]))[0].tolist()
+            if (number < 20 or number >= 50) and label < 4:
+                in_scope.append(logits.index(max(logits[:4])) == label)
+            if number >= 20:
+                newest.append(logits.index(max(logits)) == label)
+    assert measured.in_scope == sum(in_scope) / len(in_scope)
+    assert measured.newest == sum(newest) / len(newest)
+    assert measured.accuracy == measure(network, held, order, NORMALIZE, 0.0).accuracy
+
+
+def test_groups_without_samples_have_no_accuracy(network: nn.Module) -> None:
+    held = samples([20, 30, 50], CLASSES)
+    plain = measure(network, held, torch.arange(100), NORMALIZE, 0.0)
+    assert (plain.in_scope, plain.newest) == (None, None)
+    for plan in (plan_with_groups(known=3), plan_with_groups(parent=None)):
+        measured = measure(network, held, torch.arange(100), NORMALIZE, 0.0, groups=Groups.of(plan, held))
+        assert measured.in_scope is not None
+        assert measured.newest is None
+
+
+def test_groups_of_a_rejected_evaluation_have_no_accuracy(network: nn.Module) -> None:
+    held = samples([3 * CHUNK, 30, 50], CLASSES)
+    groups = Groups.of(plan_with_groups(), held)
+    measured = measure(network, held, torch.arange(len(held)), NORMALIZE, needed=1.0, groups=groups)
+    assert measured.images < len(held)
+    assert (measured.in_scope, measured.newest) == (None, None)
+
+
+def test_train_accuracy_is_of_the_delivered_weights_and_charged() -> None:
+    run = run_of(plan_of(sizes=(TRAIN_SAMPLES + 100,)))
+    chosen = measure_train_accuracy(run)
+    assert run.progress.evaluated_images == TRAIN_SAMPLES
+    naive = one_by_one(run.network, run.train)
+    assert chosen == pytest.approx(naive.accuracy, abs=0.02)
+    few = run_of(plan_of(sizes=(160,)))
+    assert measure_train_accuracy(few) == one_by_one(few.network, few.train).accuracy
+    assert few.progress.evaluated_images == 160
+    assert few.progress.evaluation_seconds > 0

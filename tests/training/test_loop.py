@@ -10,18 +10,20 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from support.trainings import TASK, Silent, plan_of, run_of
+from support.trainings import TASK, Silent, plan_of, run_of, target_at
 from torch import Tensor, nn
 from torch.nn import functional
 
 from retrain.config import Method
-from retrain.config.task import Adam, Sgd, Task
+from retrain.config.recipe import Constant, ShrinkPerturb
+from retrain.config.task import Adam, Averaging, ExponentialAverage, PowerAverage, Sgd, Task
 from retrain.data.augment import Normalize
 from retrain.data.samples import Samples
 from retrain.models import factory
 from retrain.recipe.learning_speed import Counters
 from retrain.recipe.sampling import keep_probability
-from retrain.records import Origin, Plan
+from retrain.records import Origin, Plan, Point
+from retrain.records.plan import Scope, StopRule
 from retrain.training import loop
 from retrain.training.loop import outcome_at, run_loop, train_step
 from retrain.training.result import make_result
@@ -282,3 +284,101 @@ def test_a_step_counts_its_samples_as_the_forward_pass_of_training_saw_them() ->
 def test_evaluation_uses_the_tasks_own_normalisation() -> None:
     run = run_of(plan_of())
     assert torch.equal(run.normalize(run.val.images), Normalize(TASK.data)(run.val.images))
+
+
+@pytest.mark.parametrize("averaging", [PowerAverage(), ExponentialAverage(decay=0.8)], ids=str)
+@pytest.mark.parametrize("method", ["scratch", "naive", "continuous"])
+def test_points_are_those_of_the_average_in_every_method(method: Method, averaging: Averaging) -> None:
+    parent = parent_of(task_with()) if method != "scratch" else None
+    plan = plan_for(method, task_with()).model_copy(update={"averaging": averaging})
+    plain = run_of(plan_for(method, task_with()), parent)
+    trained(plain)
+    run = run_of(plan, parent)
+    trained(run)
+    assert all(map(torch.equal, run.network.state_dict().values(), plain.network.state_dict().values()))
+    assert run.progress.points[-1].accuracy == accuracy_of(run.average.network(), run.val)
+    assert run.progress.points[-1].loss != plain.progress.points[-1].loss
+    assert [point.train_loss for point in run.progress.points] == [point.train_loss for point in plain.progress.points]
+
+
+def test_points_have_the_accuracy_of_training_batches() -> None:
+    run = run_of(plan_of(task_with()))
+    trained(run)
+    batch = TASK.training.batch_size
+    assert run.counters.seen.sum() == run.plan.iterations * batch
+    shares = [point.train_accuracy * run.plan.evaluate_every * batch for point in run.progress.points]
+    assert sum(shares) == pytest.approx(float(run.counters.correct.sum()))
+
+
+def test_a_shrunk_network_is_above_chance_after_few_iterations() -> None:
+    """Its running statistics start afresh; uncorrected, they would be the initial ones for the most part.
+
+    The parent's convolution is made small, which its normalisation undoes.
+    """
+    parent, plan = parent_of(task_with()), plan_for("continuous", task_with())
+    for name, factor in {"0.weight": 0.02, "1.running_mean": 0.02, "1.running_var": 0.02**2}.items():
+        parent.weights[name].mul_(factor)
+    recipe = plan.recipe.model_copy(update={"schedule": Constant(), "initialization": ShrinkPerturb()})
+    for iterations in (1, 3):
+        changed = {"recipe": recipe, "iterations": iterations, "averaging": PowerAverage()}
+        run = run_of(plan.model_copy(update=changed), parent)
+        trained(run)
+        assert run.progress.points[-1].accuracy > 1.6 / CLASSES
+
+
+@pytest.mark.parametrize("initialization", [ShrinkPerturb(rate=2.5), ShrinkPerturb()])
+def test_the_start_sets_the_learning_rate(initialization: ShrinkPerturb) -> None:
+    parent, plan = parent_of(task_with()), plan_for("continuous", task_with())
+    recipe = plan.recipe.model_copy(update={"schedule": Constant(warmup=0), "initialization": initialization})
+    run = run_of(plan.model_copy(update={"recipe": recipe, "iterations": 2}), parent)
+    trained(run)
+    assert run.progress.points[-1].learning_rate == pytest.approx(0.001 * initialization.rate)
+
+
+RULE = StopRule(confirmations=2, window=7, gain=0.01, patience=14)
+
+
+def test_a_run_with_a_rule_ends_at_a_confirmed_target() -> None:
+    whole = run_of(plan_of(task_with(epochs=24)))
+    trained(whole)
+    points = whole.progress.points
+    bar = sorted(point.accuracy for point in points)[len(points) // 3]
+    plan = plan_of(task_with(epochs=24), target=bar)
+    run = run_of(plan.model_copy(update={"stop_rule": RULE.model_copy(update={"patience": 1000, "gain": 0.0})}))
+    assert trained(run) == "reached"
+    pairs = itertools.pairwise(points)
+    second = next(later for earlier, later in pairs if min(earlier.accuracy, later.accuracy) >= bar)
+    assert run.progress.iteration == second.iteration
+    assert all(point.images == len(run.val_order) for point in run.progress.points)
+
+
+def test_a_run_that_no_longer_improves_ends_at_its_plateau() -> None:
+    plan = plan_of(task_with(epochs=400), target=1.01).model_copy(update={"stop_rule": RULE})
+    run = run_of(plan)
+    assert trained(run) == "plateau"
+    assert run.progress.iteration < plan.iterations / 2
+
+
+def test_a_carried_target_is_crossed_within_its_scope() -> None:
+    scope = Scope(drops=("d-0",), classes=OLD_CLASSES)
+    target = target_at(0.7).model_copy(update={"provenance": "carried", "scope": scope, "age": 1})
+    run = run_of(plan_for("naive", task_with()).model_copy(update={"target": target}), parent_of(task_with()))
+    run.progress.iteration = 14
+    point = point_at(7, 0.5, 0.75)
+    run.progress.points = [point, point_at(14, 0.75, 0.65)]
+    result = make_result(run, "missed", datetime.now(UTC), None, "index", None, 0.9)
+    assert result.reached_at == {"99": 7, "100": 7}
+    assert result.speed_up == {"99": 100 / 7, "100": 100 / 7}
+    assert result.train_accuracy == 0.9
+
+
+def point_at(iteration: int, accuracy: float, in_scope: float) -> Point:
+    return Point(
+        iteration=iteration,
+        accuracy=accuracy,
+        loss=1.0,
+        images=100,
+        train_loss=1.0,
+        learning_rate=0.001,
+        in_scope=in_scope,
+    )

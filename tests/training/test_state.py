@@ -4,7 +4,8 @@ import pytest
 import torch
 from support.trainings import TASK, Silent, plan_of, run_of
 
-from retrain.config.task import Adam, Optimizer, Sgd
+from retrain.config.recipe import Constant
+from retrain.config.task import Adam, Averaging, ExponentialAverage, NoAverage, Optimizer, PowerAverage, Sgd
 from retrain.errors import RunError
 from retrain.records import Plan
 from retrain.training.loop import run_loop
@@ -33,6 +34,8 @@ def assert_equal(run: Run, other: Run) -> None:
     assert run.progress.evaluated_images == other.progress.evaluated_images
     for name, tensor in run.network.state_dict().items():
         assert torch.equal(tensor, other.network.state_dict()[name]), name
+    for name, tensor in run.average.network().state_dict().items():
+        assert torch.equal(tensor, other.average.network().state_dict()[name]), name
     assert torch.equal(run.counters.seen, other.counters.seen)
     assert torch.equal(run.counters.correct, other.counters.correct)
     assert torch.equal(run.counters.loss, other.counters.loss)
@@ -50,6 +53,20 @@ def test_a_run_thawed_after_any_iteration_ends_like_the_one_that_went_on(optimiz
         torch.rand(iteration)  # the new process has its own past
         load_state(resumed, state)
         assert resumed.progress.iteration == iteration
+        assert len(states_of(resumed)) == plan.iterations - iteration
+        assert_equal(resumed, whole)
+
+
+@pytest.mark.parametrize("averaging", [PowerAverage(), ExponentialAverage(decay=0.8), NoAverage()], ids=str)
+def test_resumed_run_with_averaging_equals_uninterrupted_run(averaging: Averaging) -> None:
+    plan = plan_with(Adam())
+    recipe = plan.recipe.model_copy(update={"schedule": Constant(warmup=3)})
+    plan = plan.model_copy(update={"averaging": averaging, "recipe": recipe})
+    whole = run_of(plan)
+    for iteration, state in enumerate(states_of(whole), 1):
+        resumed = run_of(plan)
+        load_state(resumed, state)
+        assert save_state(resumed) == state
         assert len(states_of(resumed)) == plan.iterations - iteration
         assert_equal(resumed, whole)
 

@@ -1,18 +1,25 @@
 """What a part of val may say: it is wrong as rarely as it promises, by counting and by simulation."""
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
 import torch
 from support.trainings import target_at
 
+from retrain.config.task import Stopping
+from retrain.records import Point, Target
+from retrain.records.plan import Scope, StopRule
 from retrain.training.stopping import (
     EARLY_RISK,
     FIRST,
     RISK,
+    has_plateau,
     is_early,
+    judge,
     needed_accuracy,
+    needed_gain,
     rejection_risk,
     subset_ends,
     tail_probability,
@@ -86,3 +93,100 @@ def test_looks_are_brief_only_where_no_run_has_come_near_its_target() -> None:
 def test_an_early_look_gives_up_below_what_is_needed_and_goes_on_above_it() -> None:
     needed, total = 600, 1000
     assert tail_probability(118, 200, needed, total) < EARLY_RISK < tail_probability(122, 200, needed, total)
+
+
+RULE = StopRule(confirmations=2, window=20, gain=0.01, patience=40)
+CARRIED = target_at(0.8).model_copy(update={"provenance": "carried", "scope": Scope(drops=("d-0",), classes=3)})
+
+
+def curve(
+    accuracy: Sequence[float], in_scope: Sequence[float] | None = None, newest: Sequence[float] | None = None
+) -> list[Point]:
+    """Points at iterations 10, 20, ... on the whole of a val of 100 images."""
+    none = [None] * len(accuracy)
+    columns = zip(accuracy, in_scope or none, newest or none, strict=True)
+    return [
+        Point(
+            iteration=10 * number,
+            accuracy=value,
+            loss=1.0,
+            images=100,
+            train_loss=1.0,
+            learning_rate=0.001,
+            in_scope=scoped,
+            newest=new,
+        )
+        for number, (value, scoped, new) in enumerate(columns, 1)
+    ]
+
+
+RISING = [0.1 * k for k in range(1, 8)]
+
+
+@pytest.mark.parametrize(
+    ("points", "target", "rule", "ending"),
+    [
+        (curve([0.5, 0.8]), target_at(0.8), None, "reached"),  # without a rule the first crossing ends it
+        (curve([0.5, 0.79]), target_at(0.8), None, None),
+        (curve([0.5, 0.8]), None, RULE, None),
+        (curve([0.5, 0.8]), target_at(0.8), RULE, None),  # one reading may be luck
+        (curve([0.5, 0.8, 0.81]), target_at(0.8), RULE, "reached"),
+        (curve([0.8, 0.7, 0.81]), target_at(0.8), RULE, None),  # confirmations are in a row
+        (curve([0.8]), target_at(0.8), RULE, None),
+        (curve([0.5] * 10), target_at(0.8), RULE, "plateau"),
+        (curve([0.5] * 4), target_at(0.8), RULE, "plateau"),  # patience is at most 0.7 of the iterations so far
+        (curve([*RISING, 0.7, 0.7]), target_at(0.8), RULE, None),
+        (curve(RISING), target_at(0.8), RULE, None),
+        (curve([0.5] * 100), target_at(0.8), RULE, "missed"),
+        (curve([0.5] * 99 + [0.8]), target_at(0.8), RULE, "reached"),  # there is no more time to confirm it
+        (curve([0.5] * 100), target_at(0.8), None, "missed"),
+        # A carried target is about its scope, and waits until all that is learnt stops improving.
+        (curve([0.5, 0.7, 0.705, 0.705, 0.705], [0.9] * 5), CARRIED, RULE, "reached"),
+        (curve([0.5, 0.6, 0.7, 0.75, 0.78], [0.9] * 5), CARRIED, RULE, None),
+        (curve([0.7] * 5, [0.9] * 5, [0.1, 0.2, 0.3, 0.4, 0.5]), CARRIED, RULE, None),
+        (curve([0.7] * 5, [0.9] * 5, [0.4] * 5), CARRIED, RULE, "reached"),
+        (curve([0.7] * 3, [0.9, 0.9, 0.79]), CARRIED, RULE, None),
+        (curve([0.9] * 5, [0.7] * 5), CARRIED, RULE, "plateau"),
+        (curve([0.5, 0.5], [0.7, 0.8]), CARRIED, None, "reached"),
+        (curve([0.9, 0.9], [0.7, 0.7]), CARRIED, None, None),
+    ],
+)
+def test_judge_ends_runs_by_the_table(
+    points: list[Point], target: Target | None, rule: StopRule | None, ending: str | None
+) -> None:
+    assert judge(points, target, rule, budget=1000) == ending
+
+
+def test_judge_asks_more_gain_of_a_run_far_above_a_carried_target() -> None:
+    points = curve([0.80, 0.81, 0.82, 0.83, 0.84, 0.85], [0.9] * 6)
+    assert judge(points, CARRIED, RULE, 1000) is None
+    assert judge(points, CARRIED, RULE.model_copy(update={"excess": 0.02}), 1000) == "reached"
+
+
+def test_needed_gain_is_the_larger_of_least_gain_and_standard_errors() -> None:
+    (point,) = curve([0.5])
+    assert needed_gain(point, RULE) == 0.01
+    assert needed_gain(point, RULE.model_copy(update={"errors": 0.5})) == pytest.approx(0.5 * 0.05)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_has_plateau_equals_a_search_by_hand(seed: int) -> None:
+    drawn = torch.Generator().manual_seed(seed)
+    values = torch.rand(12, generator=drawn).tolist()
+    for window in (5, 10, 30, 200):
+        early = [value for number, value in enumerate(values, 1) if 120 - 10 * number >= window]
+        late = [value for number, value in enumerate(values, 1) if 120 - 10 * number < window]
+        expected = bool(early) and max(late, default=0.0) - max(early) < 0.1
+        assert has_plateau(curve(values), "accuracy", window, 0.1) is expected
+    assert has_plateau(curve(values), "newest", 10, 0.1)
+
+
+def test_stop_rule_resolves_shares_of_scratchs_training() -> None:
+    rule = StopRule.of(Stopping(), schedule=2000, evaluate_every=30)
+    assert (rule.window, rule.patience, rule.gain, rule.errors, rule.excess) == (100, 300, 0.0025, 0.5, 0.02)
+    assert StopRule.of(Stopping(), schedule=1000, evaluate_every=30).window == 60
+
+
+def test_every_figure_is_exact_under_a_stop_rule_or_a_scope() -> None:
+    assert needed_accuracy(target_at(0.8), RULE) == 0.0
+    assert needed_accuracy(CARRIED) == 0.0

@@ -1,0 +1,156 @@
+"""Savings over a life, recomputed from the raw JSON of its records by arithmetic that shares no code with them."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.histories import Past, drop, one_drop
+from support.monitoring import samples
+from typer.testing import CliRunner
+
+from retrain.cli import app
+from retrain.monitoring.metrics import render
+from retrain.monitoring.report.figures import cumulative, headline
+from retrain.pipeline.planning import Request
+from retrain.records import RunRecord
+from retrain.records.ledger import total_savings
+from retrain.store import LocalStore, ledger
+from retrain.store.layout import Layout
+
+EPOCHS, BATCH = 10, 10
+"""Of the histories' task."""
+FIGURES = ("baseline", "whole", "used", "used_all_in", "gross", "net", "gross_whole", "net_whole", "standard_error")
+
+
+def life() -> tuple[Past, dict[str, int]]:
+    """Six drops: a miss and its next attempt, a refusal, a trial, a calibration, a plateau, a failure, a rollback."""
+    sizes = {f"d-{number}": size for number, size in enumerate((500, 300, 200, 400, 100, 600), start=1)}
+    past = one_drop()
+    past.landed(drop(2, 300))
+    past.ended(past.plan(), "missed", promoted=None, iterations=150, reached=False)
+    past.ended(past.plan(), iterations=210)
+    past.landed(drop(3, 200))
+    past.ended(past.plan(Request("naive", "trial")), promoted=None, iterations=333)
+    past.ended(past.plan(), promoted=False, iterations=120)
+    past.landed(drop(4, 400))
+    past.ended(past.plan(Request(purpose="calibrate")), promoted=None, iterations=1400)
+    before = past.champion
+    past.ended(past.plan(), iterations=190, evaluated=900)
+    past.champion = before  # the user rolls back: the records of what was trained stay as they are
+    past.landed(drop(5, 100))
+    past.ended(past.plan(), "plateau", iterations=260, reached=False)
+    past.landed(drop(6, 600))
+    past.ended(past.plan(), "failed", promoted=None)
+    past.ended(past.plan(), iterations=410)
+    again = past.plan(Request("naive"))
+    past.ended(again, iterations=95)
+    return past, sizes
+
+
+def recompute(raw: Sequence[dict[str, Any]], sizes: dict[str, int]) -> dict[str, float]:
+    """Add up a ledger's raw records, oldest first."""
+    total = dict.fromkeys(FIGURES, 0.0)
+    scratch_runs: list[tuple[list[str], int, int]] = []
+    replaced: list[list[str]] = []
+    for record in raw:
+        if record["purpose"] == "trial":
+            continue
+        used = record["result"]["iterations"] if record["result"] else 0
+        images = record["result"]["cost"]["evaluated_images"] if record["result"] else 0
+        all_in = used + images / BATCH / 3
+        baseline = whole = 0.0
+        error = 0.0
+        completed = record["method"] == "scratch" and record["outcome"] == "completed"
+        if completed:
+            scratch_runs.append((record["drops"], record["result"]["reached_at"]["100"], used))
+        if completed and record["purpose"] == "retrain" and record["drops"] not in replaced:
+            baseline = whole = all_in = used
+            replaced.append(record["drops"])
+        is_promoted = record["decision"] is not None and record["decision"]["promoted"]
+        if record["outcome"] == "reached" and is_promoted and record["drops"] not in replaced:
+            replaced.append(record["drops"])
+            whole = EPOCHS * sum(sizes[name] for name in record["drops"]) / BATCH
+            same = [took for drops, took, _ in scratch_runs if drops == record["drops"]]
+            if same:
+                baseline = sum(same) / len(same)
+            else:
+                shares = [took / schedule for _, took, schedule in scratch_runs]
+                share = sum(shares) / len(shares)
+                variance = ((0.15 * share) ** 2 + sum((one - share) ** 2 for one in shares)) / len(shares)
+                baseline, error = share * whole, math.sqrt(variance) * whole
+        is_counted = record["purpose"] == "retrain"
+        total["baseline"] += baseline
+        total["whole"] += whole
+        total["used"] += used
+        total["used_all_in"] += all_in
+        total["gross"] += baseline - used if is_counted else 0
+        total["net"] += baseline - all_in
+        total["gross_whole"] += whole - used if is_counted else 0
+        total["net_whole"] += whole - all_in
+        total["standard_error"] += error
+    return total
+
+
+def raw_of(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
+    return [json.loads(record.to_bytes()) for record in records]
+
+
+def test_every_prefix_of_a_life_adds_up_to_the_recomputed_sums() -> None:
+    past, sizes = life()
+    assert [record.ending for record in past.records] == [
+        *("promoted", "missed", "promoted", "reached", "refused", "calibrated", "promoted", "promoted", "failed"),
+        *("promoted", "promoted"),
+    ]
+    for length in range(len(past.records) + 1):
+        records = past.records[:length]
+        rounding = 0.5 * length  # an estimate is rounded to whole iterations in each record
+        expected = recompute(raw_of(records), sizes)
+        assert total_savings(records).model_dump() == pytest.approx(expected, abs=rounding)
+
+
+def test_life_by_hand() -> None:
+    """Scratch took 200 of 250 iterations on d-1: 80% of 800 on both drops. Measured by the calibration on four: 200."""
+    past, _ = life()
+    of = [record.savings for record in past.records]
+    assert [savings.baseline if savings else None for savings in of[:7]] == [250, 0, 640, None, 0, 0, 200]
+    assert [savings.gross if savings else None for savings in of[:7]] == [0, -150, 430, None, -120, 0, 10]
+    assert [savings.net if savings else None for savings in of[:7]] == [0, -160, 420, None, -130, -1410, -20]
+    assert of[7].gross == -260, "a plateau below its target has saved nothing, though it was promoted"
+    assert of[10].gross == -95, "these drops had replaced a scratch training before"
+
+
+def test_all_views_tell_the_same_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    past, sizes = life()
+    store = LocalStore(tmp_path / "store")
+    for record in past.records:
+        ledger.write(store, Layout("pets"), record)
+    (tmp_path / "pets.yaml").write_text("name: pets\nstore: store\n")
+    monkeypatch.chdir(tmp_path)
+    expected = recompute(raw_of(past.records), sizes)
+    rounded = pytest.approx(expected, abs=0.5 * len(past.records))
+    total = total_savings(past.records)
+    status = json.loads(CliRunner().invoke(app, ["status", "--task", "pets.yaml", "--json"]).stdout)
+    assert status["savings"] == rounded
+    for command in ("status", "history"):
+        shown = CliRunner().invoke(app, [command, "--task", "pets.yaml"]).stdout
+        assert f"{total.gross:+,} iterations gross, {total.net:+,.0f} net" in shown
+        assert f"{total.gross_whole:+,} iterations gross, {total.net_whole:+,.0f} net" in shown
+    assert headline(past.records).total == cumulative(past.records)[-1].savings == total
+    served: dict[str, float] = {}
+    for (name, _), value in samples(render(past.records).decode()).items():
+        served[name] = served.get(name, 0) + value
+    named = {
+        "baseline": "retrain_baseline_iterations_total",
+        "whole": "retrain_whole_scratch_iterations_total",
+        "used": "retrain_used_iterations_total",
+        "used_all_in": "retrain_used_all_in_iterations_total",
+        "gross": "retrain_saved_gross_iterations",
+        "net": "retrain_saved_net_iterations",
+        "gross_whole": "retrain_saved_whole_gross_iterations",
+        "net_whole": "retrain_saved_whole_net_iterations",
+        "standard_error": "retrain_saved_standard_error_iterations",
+    }
+    assert {figure: served[name] for figure, name in named.items()} == rounded

@@ -1,0 +1,203 @@
+"""Targets, and what scratch takes: each figure against arithmetic written out here."""
+
+import math
+
+import pytest
+from support.histories import CURVE, TASK, Past, drop, one_drop
+
+from retrain.config.task import Task
+from retrain.pipeline.planning import NoRunNeeded, Request
+from retrain.records import Drop, Plan
+
+DEFAULT = Task.model_validate({"name": "pets", "training": {"epochs": 10, "batch_size": 10}})
+"""The task of the histories with default settings."""
+
+
+def test_carried_target_is_about_the_baselines_own_samples_and_classes() -> None:
+    past = one_drop().landed(drop(2, classes=("eel", "fox")))
+    target = past.plan().target
+    assert (target.scope.drops, target.scope.classes) == (("d-1",), 2)
+    assert past.plan().dataset.classes == ("cat", "dog", "eel", "fox")
+    assert target.standard_error == pytest.approx(math.sqrt(0.8 * 0.2 / 100)), "its curve was measured on 100 images"
+
+
+def test_measured_target_is_about_all_of_val() -> None:
+    past = one_drop().landed(drop(2))
+    past.ended(past.plan(Request(purpose="calibrate")), promoted=None)
+    assert past.plan().target.scope is None
+
+
+def test_baseline_that_saw_this_dataset_comes_before_a_newer_one() -> None:
+    past = one_drop().landed(drop(2))
+    calibration = past.plan(Request(purpose="calibrate"))
+    past.ended(calibration, promoted=None)
+    other = Past().landed(drop(7))
+    other.ended(other.plan())
+    past.scratch_runs.insert(0, other.scratch_runs[0])
+    assert past.plan().target.baseline_run == calibration.run_id
+
+
+@pytest.mark.parametrize(("accuracy", "is_target"), [(0.5, False), (0.549, False), (0.551, True), (0.3, False)])
+def test_target_is_never_near_the_chance_level(accuracy: float, is_target: bool) -> None:
+    """Two classes in equal parts: 50% by guessing, and a standard error of 5% on 100 images."""
+    past = Past().landed(drop(1))
+    past.ended(past.plan(), accuracy=accuracy)
+    plan = past.landed(drop(2)).plan()
+    assert (plan.target is not None, plan.method == "continuous") == (is_target, is_target)
+    if not is_target:
+        assert "no better than naming the commonest class (50.00%, standard error 5.00%)" in plan.reason
+
+
+def test_chance_level_is_that_of_the_commonest_class() -> None:
+    uneven = drop(1).model_copy(update={"counts": {"train": {"cat": 500}, "val": {"cat": 90, "dog": 10}}})
+    past = Past().landed(uneven)
+    past.ended(past.plan(), accuracy=0.9)
+    assert past.landed(drop(2)).plan().method == "scratch"
+
+
+def test_scratch_is_estimated_by_the_shares_of_its_schedules() -> None:
+    """One run: its share times this schedule, give or take 15%. Two: their mean, and what they differ by."""
+    past = one_drop().landed(drop(2, samples=300))
+    first = past.plan().scratch
+    assert (first.iterations, first.schedule) == (200 / 250 * 800, 800)
+    assert first.standard_error == pytest.approx(0.15 * 0.8 * 800, abs=0.1)
+    assert (first.provenance, first.runs) == ("estimated", 1)
+    past.ended(past.plan(Request("scratch")), iterations=400)
+    second = past.landed(drop(3)).plan().scratch
+    mean = (200 / 250 + 200 / 400) / 2
+    spread = math.sqrt(((0.15 * mean) ** 2 + (200 / 250 - mean) ** 2 + (200 / 400 - mean) ** 2) / 2)
+    assert second.iterations == pytest.approx(mean * 1300, abs=0.1)
+    assert second.standard_error == pytest.approx(spread * 1300, abs=0.1)
+    assert second.runs == 2
+
+
+def test_scratch_is_measured_where_it_was_trained_on_this_dataset() -> None:
+    past = one_drop().landed(drop(2))
+    past.ended(past.plan(Request(purpose="calibrate")), promoted=None)
+    scratch = past.plan().scratch
+    assert (scratch.iterations, scratch.schedule, scratch.standard_error) == (200, 1000, 0)
+    assert (scratch.provenance, scratch.runs) == ("measured", 1)
+    assert CURVE[3] == (200, 0.82)
+
+
+def test_trial_without_any_baseline_has_a_typical_estimate() -> None:
+    past = one_drop().landed(drop(2))
+    past.scratch_runs = []
+    plan = past.plan(Request("naive", "trial"))
+    assert (plan.target, plan.scratch.runs, plan.scratch.provenance) == (None, 0, "estimated")
+    assert plan.scratch.iterations == pytest.approx(0.62 * 1000)
+
+
+def default_plan(past: Past) -> Plan:
+    planned = past.next(task=DEFAULT)
+    assert not isinstance(planned, NoRunNeeded)
+    return planned
+
+
+def default_past() -> Past:
+    """A champion from scratch on 500 images, by default settings."""
+    return one_drop(DEFAULT).landed(drop(2))
+
+
+def test_default_run_has_a_stop_rule_and_scratchs_budget() -> None:
+    """Scratch trains for 1,000 iterations here. Evaluations are 67 apart, so two of them are the shortest window."""
+    plan = default_past().plan()
+    assert (plan.iterations, plan.recipe.schedule.name, plan.evaluate_every) == (1000, "constant", 67)
+    stopping, rule = DEFAULT.training.stopping, plan.stop_rule
+    assert rule.window == max(round(stopping.plateau_window * 1000), 2 * 67)
+    assert rule.patience == round(stopping.patience * rule.window)
+    assert (rule.confirmations, rule.gain) == (stopping.confirmations, stopping.plateau_gain)
+
+
+def test_run_with_a_schedule_is_not_given_up_before_its_end() -> None:
+    plan = one_drop().landed(drop(2, samples=100)).plan()
+    assert plan.recipe.schedule.name == "cosine"
+    assert plan.stop_rule.patience is None
+    measured = one_drop().landed(drop(2))
+    measured.ended(measured.plan(Request(purpose="calibrate")), promoted=None)
+    assert measured.plan().stop_rule is None, "at a measured target it stops at the first crossing, as in the papers"
+
+
+def test_evaluations_are_sixty_or_a_tenth_of_the_training() -> None:
+    """200 val images in batches of ten cost 6.7 iterations, a tenth of 67."""
+    past = default_past()
+    assert {past.plan(Request(method)).evaluate_every for method in ("scratch", "naive", "continuous")} == {67}
+    few = Past(DEFAULT).landed(with_val(1, 10))
+    assert few.plan().evaluate_every == round(500 / 60)
+    many = Past(DEFAULT).landed(with_val(1, 400))
+    assert many.plan().evaluate_every == math.ceil(10 * 400 / 3 / 10)
+    assert Past(TASK).landed(with_val(1, 400)).plan().evaluate_every == 50
+
+
+def with_val(number: int, images: int) -> Drop:
+    one = drop(number)
+    return one.model_copy(update={"counts": {**one.counts, "val": {"cat": images // 2, "dog": images // 2}}})
+
+
+def test_averaging_is_the_presets_unless_the_task_says_otherwise() -> None:
+    def kind(**parts: object) -> str:
+        settings = {"name": "pets", "training": {"epochs": 10, "batch_size": 10}} | parts
+        return Past(Task.model_validate(settings)).landed(drop(1)).plan().averaging.kind
+
+    assert kind() == "power"
+    assert kind(recipe={"preset": "paper"}) == kind(recipe={"preset": "naive"}) == "none"
+    assert kind(training={"averaging": "none"}) == "none"
+    assert kind(recipe={"preset": "paper"}, training={"averaging": {"kind": "ema"}}) == "ema"
+
+
+@pytest.mark.parametrize(
+    ("figures", "network", "alpha", "said"),
+    [
+        ({"train_accuracy": 0.99}, "resnet18", 0.4, "it is fitted"),
+        ({"train_accuracy": 0.8}, "resnet18", 0.8, "under-fitted"),
+        ({}, "resnet18", 0.4, "unknown"),
+        ({"train_accuracy": 0.99, "normalised": False}, "resnet18", 0.8, "without normalisation"),
+        ({"train_accuracy": 0.99}, "mlp", 0.8, "without normalisation"),
+        ({"train_accuracy": 0.99}, "vgg11", 0.8, "without normalisation"),
+        ({"train_accuracy": 0.99}, "vgg11_bn", 0.4, "it is fitted"),
+        ({"train_accuracy": 0.99}, "some.module:factory", 0.8, "without normalisation"),
+        ({"train_accuracy": 0.99, "normalised": True}, "some.module:factory", 0.4, "it is fitted"),
+    ],
+)
+def test_start_is_chosen_by_the_parents_record(
+    figures: dict[str, object], network: str, alpha: float, said: str
+) -> None:
+    task = DEFAULT.model_copy(update={"model": DEFAULT.model.model_copy(update={"name": network})})
+    past = one_drop(task).landed(drop(2))
+    record = past.records[-1]
+    past.records[-1] = record.model_copy(update={"result": record.result.model_copy(update=figures)})
+    plan = past.plan()
+    assert plan.recipe.initialization.alpha == alpha
+    assert said in plan.start
+
+
+def test_start_under_sgd_shrinks_less() -> None:
+    training = {"epochs": 10, "batch_size": 10, "optimizer": {"name": "sgd"}}
+    task = Task.model_validate({"name": "pets", "training": training})
+    assert one_drop(task).landed(drop(2)).plan().recipe.initialization.alpha == 0.8
+
+
+def test_start_that_the_task_sets_is_kept_and_said() -> None:
+    plan = one_drop().landed(drop(2)).plan()
+    assert plan.recipe.initialization.name == "shrink_perturb"
+    assert plan.start == "The task sets recipe.initialization to shrink_perturb."
+
+
+def test_reason_tells_what_earlier_retrainings_took() -> None:
+    past = default_past()
+    assert "s_scratch" not in past.plan().reason
+    past.ended(past.plan(), iterations=248)
+    past.landed(drop(3))
+    assert "the last retraining took 31% of s_scratch; about 372 iterations are expected" in past.plan().reason
+    past.ended(past.plan(), "plateau", iterations=336, reached=False)
+    third = past.landed(drop(4)).plan()
+    assert "the last 2 retrainings took 31% and 28% (plateau) of s_scratch" in third.reason
+
+
+def test_plan_warns_of_a_target_that_leaves_no_room() -> None:
+    past = Past().landed(drop(1))
+    past.ended(past.plan(), accuracy=0.995)
+    plan = past.landed(drop(2)).plan()
+    assert "target 99.50% allows not one wrong validation image of 100" in plan.warnings[0]
+    assert "test images are too few" in plan.warnings[1]
+    assert one_drop().landed(drop(2)).plan().warnings == plan.warnings[1:]
