@@ -62,7 +62,7 @@ def apply_shift(data: bytes, shift: Shift) -> bytes:
         case "inverted":
             image = ImageOps.invert(image)
         case "blurred":
-            image = image.filter(ImageFilter.GaussianBlur(image.width / 24))
+            image = image.filter(ImageFilter.GaussianBlur(image.width / 16))
         case "posterised":
             image = ImageOps.posterize(image, 2)
     return _encode(image)
