@@ -210,7 +210,7 @@ def history_table(records: Sequence[RunRecord]) -> Table:
     table.caption_justify = "left"
     if records:
         table.caption = "\n".join(
-            f"{name}: {text}" for name, text in saved_rows("saved in all", total_savings(records))
+            f"{name or 'and'}: {text}" for name, text in saved_rows("saved in all", total_savings(records))
         )
     return table
 
@@ -227,7 +227,7 @@ def saved_rows(name: str, savings: Savings) -> Rows:
     of = f", of {savings.baseline:,} from scratch to its accuracy{error}" if savings.baseline else ""
     yield name, f"{savings.gross:+,} iterations gross, {savings.net:+,.0f} net{of}"
     whole = f", of {savings.whole:,} from scratch to its end" if savings.whole else ""
-    yield "of whole trainings", f"{savings.gross_whole:+,} iterations gross, {savings.net_whole:+,.0f} net{whole}"
+    yield "", f"{savings.gross_whole:+,} iterations gross, {savings.net_whole:+,.0f} net{whole}"
 
 
 def _total_rows(record: RunRecord, ledger: Sequence[RunRecord]) -> Rows:

@@ -150,7 +150,7 @@ class Constant(ConfigModel):
 
     name: Literal["constant"] = "constant"
     scale: PositiveFloat = 1.0
-    """Most iterations of a run, as a multiple of scratch's schedule: the budget of a run that never reaches its target."""
+    """Most iterations of a run, as a multiple of scratch's schedule: the budget of a run that misses its target."""
     warmup: NonNegativeInt = 10
     """Iterations over which the learning rate rises in equal steps."""
 

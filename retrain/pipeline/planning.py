@@ -23,8 +23,8 @@ EVALUATION_SHARE = 1 / 3
 EVALUATIONS = 60
 """Evaluations in scratch's schedule where `training.evaluate_every` is auto: the grid on which targets can be met."""
 
-UNNORMALISED = re.compile(r"mlp|logistic|alexnet|squeezenet.*|vgg\d+")
-"""Names of the networks without normalisation layers; all others of torchvision have them."""
+WITHOUT_BATCHNORM = re.compile(r"mlp|logistic|alexnet|squeezenet.*|vgg\d+|convnext.*|vit_.*|swin.*")
+"""Names of the networks without BatchNorm layers; all others of torchvision have them."""
 
 MOST_EVALUATION = 0.1
 """Largest share of a training's work that evaluations may take where `training.evaluate_every` is auto."""
@@ -275,14 +275,14 @@ def _resolve_initialization(recipe: Recipe, parent: Plan | None, history: Histor
 
 
 def _is_normalised(parent: Plan, result: Result | None) -> bool:
-    """Say whether the parent's network has normalisation layers: by its record, or by its name.
+    """Say whether the parent's network has BatchNorm layers: by its record, or by its name.
 
-    A factory whose run recorded nothing is taken as one without: keeping the weights does least harm.
+    A factory whose run recorded nothing is taken as one without: shrinking less does less harm.
     """
     if result and result.normalised is not None:
         return result.normalised
     name = parent.task.model.name
-    return ":" not in name and not UNNORMALISED.fullmatch(name)
+    return ":" not in name and not WITHOUT_BATCHNORM.fullmatch(name)
 
 
 def resolve_averaging(task: Task) -> Averaging:

@@ -2,7 +2,7 @@
 
 from retrain.config.recipe import Auto, ShrinkPerturb, Warm
 
-FITTED_RATIO = 0.5
+FITTED_RATIO = 0.6
 """Training error over validation error up to which a parent counts as fitted: 1 for a network that has memorised
 nothing, 0 for one that has memorised its training set."""
 
@@ -13,7 +13,7 @@ GENTLE_ALPHA = 0.8
 """Weight of the parent's parameters where shrinking them more would do harm."""
 
 RAISED_RATE = 2.5
-"""Factor on the learning rate of a network without normalisation: what shrinking to 0.4 does to the relative step."""
+"""Factor on the learning rate of a network without BatchNorm: what shrinking to 0.4 does to the relative step."""
 
 LEAST_ERROR = 1e-6
 """Least validation error that the ratio is taken of, so that a perfect parent divides by no zero."""
@@ -24,28 +24,26 @@ def resolve_start(
 ) -> tuple[Warm | ShrinkPerturb, str]:
     """Return the initialization that `auto` stands for, and the reason in a sentence.
 
-    `normalised` says whether the network has normalisation layers. Accuracies are the parent's on its own data, in
+    `normalised` says whether the network has BatchNorm layers. Accuracies are the parent's on its own data, in
     [0, 1], the one on training samples measured without augmentation; None where they are unknown. `adaptive` says
     whether the optimizer divides by the gradient's size, as Adam does: under SGD the relative step grows with the
     square of the shrinking.
     """
     shrunk = ShrinkPerturb(alpha=setting.alpha, beta=setting.beta, new_rows=setting.head_rows)
     gentle = shrunk.model_copy(update={"alpha": max(setting.alpha, GENTLE_ALPHA)})
-    if not normalised:
-        raised = gentle.model_copy(update={"rate": RAISED_RATE}) if adaptive else gentle
-        return raised, (
-            f"The parent's weights are shrunk to {raised.alpha:g}: without normalisation layers, shrinking them more "
-            f"would destroy its function. The learning rate is multiplied by {raised.rate:g}."
-        )
-    fitted, why = _is_fitted(train_accuracy, val_accuracy)
-    if not fitted:
-        return gentle, f"The parent's weights are shrunk to {gentle.alpha:g}: {why}."
     if not adaptive:
-        return (
-            gentle,
-            f"The parent's weights are shrunk to {gentle.alpha:g}: {why}, but SGD's step grows with shrinking.",
-        )
-    return shrunk, f"The parent's weights are shrunk to {shrunk.alpha:g}: {why}."
+        return gentle, _say(gentle, "under SGD, shrinking more would raise the relative step too far")
+    if not normalised:
+        raised = gentle.model_copy(update={"rate": RAISED_RATE})
+        return raised, _say(raised, "without BatchNorm, shrinking more would destroy its function")
+    fitted, why = _is_fitted(train_accuracy, val_accuracy)
+    start = shrunk if fitted else gentle
+    return start, _say(start, why)
+
+
+def _say(start: ShrinkPerturb, why: str) -> str:
+    rate = f" The learning rate is multiplied by {start.rate:g}." if start.rate != 1 else ""
+    return f"The parent's weights are shrunk to {start.alpha:g}: {why}.{rate}"
 
 
 def _is_fitted(train_accuracy: float | None, val_accuracy: float | None) -> tuple[bool, str]:

@@ -44,7 +44,7 @@ class Target(Record):
     standard_error: float = 0.0
     """Of the baseline's accuracy, from the number of its validation samples."""
     expected_from: int = 0
-    """Iterations before which no run of this task has come near its target: until then, fewer of val's samples may do."""
+    """Iterations before which no run of this task has come near its target: fewer val samples may do until then."""
 
 
 class ScratchEstimate(Record):

@@ -80,7 +80,7 @@ class Result(Record):
     """Of the delivered weights on training samples, without augmentation: beside `final_accuracy` it tells how far the
     network has fitted its data."""
     normalised: bool | None = None
-    """Whether the network has normalisation layers; None in records of earlier versions."""
+    """Whether the network has BatchNorm layers; None in records of earlier versions."""
     reached_at: dict[Literal["99", "100"], int | None]
     """First iteration on the grid at 99 and 100 percent of the baseline's accuracy (of this run's own final accuracy,
     where it has no target): s(f, a), Verwimp et al., eq. 1."""

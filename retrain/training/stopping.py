@@ -79,7 +79,7 @@ IMPROVING: tuple[Curve, ...] = ("accuracy", "newest")
 """The curves that have to stop improving: on all of val, and on the drops that the parent did not know."""
 
 PATIENCE_SHARE = 0.7
-"""Largest share of a run's iterations so far that its patience takes: a young run may give up sooner."""
+"""Largest share of a run's iterations so far that its patience takes; a run younger than it is never given up."""
 
 
 def judge(
@@ -104,8 +104,10 @@ def judge(
         return "missed"
     if rule is None or rule.patience is None:
         return None
-    patience = min(rule.patience, PATIENCE_SHARE * points[-1].iteration)
-    return "plateau" if _has_stopped_improving(points, patience, needed_gain(points[-1], rule)) else None
+    last = points[-1]
+    patience = min(rule.patience, PATIENCE_SHARE * last.iteration)
+    is_stalled = last.iteration >= rule.patience and _has_stopped_improving(points, patience, needed_gain(last, rule))
+    return "plateau" if is_stalled else None
 
 
 def is_good_enough(points: Sequence[Point], target: Target, rule: StopRule | None) -> bool:
@@ -121,6 +123,8 @@ def is_good_enough(points: Sequence[Point], target: Target, rule: StopRule | Non
         return False
     if rule is None:
         return True
+    if last.accuracy < max(point.accuracy for point in points) - needed_gain(last, rule):
+        return False  # in the dip that follows a start with a high relative step
     above = (last.in_scope - target.accuracy) / rule.excess if rule.excess else 0.0
     return _has_stopped_improving(points, rule.window, needed_gain(last, rule) * (1 + above))
 

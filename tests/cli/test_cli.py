@@ -94,7 +94,7 @@ def test_status_says_where_it_looked_and_that_nothing_is_there(home: Path, comma
 
 
 def test_history_for_people_has_a_line_a_run(home: Path, command: Command, unchanged: None) -> None:
-    lines = command("history", *T).out.splitlines()
+    lines = command("history", *T).out.split("saved in all: ")[0].splitlines()
     assert [line.split()[0] for line in lines] == ["run", *(record.run_id for record in records(home))]
     assert lines[0].split() == ["run", "ended", "outcome", "val", "target", "test", "L_99", "L_100", "used", "saved"]
     assert "calibrated" in lines[2]
@@ -328,7 +328,7 @@ def test_tables_fit_the_terminal_a_line_a_run(
     home: Path, command: Command, unchanged: None, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
-    lines = command("history", *T).out.splitlines()
+    lines = command("history", *T).out.split("saved in all: ")[0].splitlines()
     assert [line.split()[0] for line in lines] == ["run", *(record.run_id for record in records(home))]
     assert ("ended" in lines[0].split()) == (width == 120)
     plan = ("run", *T, "--method", "naive", "--dry-run")

@@ -59,7 +59,7 @@ def test_plan_shows_target_expectation_start_and_warnings() -> None:
     plan = printed(plan_details(past.landed(drop(3)).plan()))
     assert "80.00% (standard error 4.00%), L_100 carried from scratch-" in plan
     assert "2 drops old, on its own 1 drop and first 2 classes" in plan
-    assert "1,200 iterations to its accuracy, estimated by 1 scratch run (standard error 180)" in plan
+    assert "1,200 iterations to its accuracy, estimated by 1 scratch run (standard error 360)" in plan
     assert "the last retraining took 25% of s_scratch; about 300 iterations are expected" in plan
     assert "The parent's weights are shrunk" in plan
     assert "warning  " in plan

@@ -135,6 +135,6 @@ def test_what_pillow_only_warns_of_is_refused(tmp_path: Path) -> None:
     exif = b"Exif\0\0II*\0\x08\0\0\0\xff\xff"  # a directory that promises 65,535 entries, and ends
     path = tmp_path / "warns.jpg"
     path.write_bytes(encoded(Image.fromarray(picture(1)), "JPEG", exif=exif))
-    code = f"from retrain.data.images import decode; decode(open({str(path)!r}, 'rb').read(), 8)"
+    code = f"from retrain.data.images import decode_image; decode_image(open({str(path)!r}, 'rb').read(), 8)"
     process = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
     assert "DropError: cannot be decoded: Corrupt EXIF data" in process.stderr

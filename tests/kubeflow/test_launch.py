@@ -42,7 +42,7 @@ def started(folder: Path, *command: str) -> subprocess.Popen[str]:
 
 def step(folder: Path, plan: Plan) -> subprocess.Popen[str]:
     """The training step of a pipeline."""
-    code = "import sys; from pipelines import steps; print(steps.train(*sys.argv[1:]))"
+    code = "import sys; from retrain.kubeflow import steps; print(steps.train(*sys.argv[1:]))"
     return started(folder, "-c", code, task_in(folder, gpus=2).model_dump_json(), plan.run_id, "cpu")
 
 

@@ -49,7 +49,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Task:
         store=str(folder / "store"),
         model=Model(name="logistic"),
         training=training,
-        target=Target(level=50),
+        target=Target(level=80),
     )
     store = LocalStore(folder / "store")
     context = Context(TaskStore(store, task.name), torch.device("cpu"), folder / "cache", LogLines())

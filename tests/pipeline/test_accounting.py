@@ -79,7 +79,7 @@ def recompute(raw: Sequence[dict[str, Any]], sizes: dict[str, int]) -> dict[str,
             else:
                 shares = [took / schedule for _, took, schedule in scratch_runs]
                 share = sum(shares) / len(shares)
-                variance = ((0.15 * share) ** 2 + sum((one - share) ** 2 for one in shares)) / len(shares)
+                variance = ((0.3 * share) ** 2 + sum((one - share) ** 2 for one in shares)) / len(shares)
                 baseline, error = share * whole, math.sqrt(variance) * whole
         is_counted = record["purpose"] == "retrain"
         total["baseline"] += baseline

@@ -56,16 +56,16 @@ def test_chance_level_is_that_of_the_commonest_class() -> None:
 
 
 def test_scratch_is_estimated_by_the_shares_of_its_schedules() -> None:
-    """One run: its share times this schedule, give or take 15%. Two: their mean, and what they differ by."""
+    """One run: its share times this schedule, give or take 30%. Two: their mean, and what they differ by."""
     past = one_drop().landed(drop(2, samples=300))
     first = past.plan().scratch
     assert (first.iterations, first.schedule) == (200 / 250 * 800, 800)
-    assert first.standard_error == pytest.approx(0.15 * 0.8 * 800, abs=0.1)
+    assert first.standard_error == pytest.approx(0.3 * 0.8 * 800, abs=0.1)
     assert (first.provenance, first.runs) == ("estimated", 1)
     past.ended(past.plan(Request("scratch")), iterations=400)
     second = past.landed(drop(3)).plan().scratch
     mean = (200 / 250 + 200 / 400) / 2
-    spread = math.sqrt(((0.15 * mean) ** 2 + (200 / 250 - mean) ** 2 + (200 / 400 - mean) ** 2) / 2)
+    spread = math.sqrt(((0.3 * mean) ** 2 + (200 / 250 - mean) ** 2 + (200 / 400 - mean) ** 2) / 2)
     assert second.iterations == pytest.approx(mean * 1300, abs=0.1)
     assert second.standard_error == pytest.approx(spread * 1300, abs=0.1)
     assert second.runs == 2
@@ -151,11 +151,12 @@ def test_averaging_is_the_presets_unless_the_task_says_otherwise() -> None:
         ({"train_accuracy": 0.99}, "resnet18", 0.4, "it is fitted"),
         ({"train_accuracy": 0.8}, "resnet18", 0.8, "under-fitted"),
         ({}, "resnet18", 0.4, "unknown"),
-        ({"train_accuracy": 0.99, "normalised": False}, "resnet18", 0.8, "without normalisation"),
-        ({"train_accuracy": 0.99}, "mlp", 0.8, "without normalisation"),
-        ({"train_accuracy": 0.99}, "vgg11", 0.8, "without normalisation"),
+        ({"train_accuracy": 0.99, "normalised": False}, "resnet18", 0.8, "without BatchNorm"),
+        ({"train_accuracy": 0.99}, "mlp", 0.8, "without BatchNorm"),
+        ({"train_accuracy": 0.99}, "vgg11", 0.8, "without BatchNorm"),
         ({"train_accuracy": 0.99}, "vgg11_bn", 0.4, "it is fitted"),
-        ({"train_accuracy": 0.99}, "some.module:factory", 0.8, "without normalisation"),
+        ({"train_accuracy": 0.99}, "vit_b_16", 0.8, "without BatchNorm"),
+        ({"train_accuracy": 0.99}, "some.module:factory", 0.8, "without BatchNorm"),
         ({"train_accuracy": 0.99, "normalised": True}, "some.module:factory", 0.4, "it is fitted"),
     ],
 )

@@ -41,9 +41,9 @@ def saved(
 def against_scratch(used: int) -> Savings:
     """A run on both drops, 1,000 images: scratch trains for 1,000 iterations, and takes 800 to its accuracy.
 
-    The scratch run on the first drop took 200 of its 250 iterations: 80%, give or take 15% of that.
+    The scratch run on the first drop took 200 of its 250 iterations: 80%, give or take 30% of that.
     """
-    return saved(800, used, used + 10, 800 - used, 790 - used, 1000, 120)
+    return saved(800, used, used + 10, 800 - used, 790 - used, 1000, 240)
 
 
 def test_a_run_that_reached_its_target_saved_what_scratch_took_to_get_there_less_its_own() -> None:

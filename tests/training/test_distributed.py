@@ -14,7 +14,7 @@ from support.trainings import CPU, SIZE, TASK, attempt_in, commit_drops, context
 from torch import Tensor, nn
 
 from retrain.config.recipe import Adversarial, Cosine, Recipe
-from retrain.config.task import Model, Task
+from retrain.config.task import Averaging, Model, NoAverage, PowerAverage, Task
 from retrain.data.augment import Normalize, Rows, crop, flip
 from retrain.errors import TaskError
 from retrain.pipeline.context import Context
@@ -74,12 +74,16 @@ def outcome(folder: Path, plan: Plan) -> tuple[object, ...]:
     return result.model_digest, result.index_digest, curve, result.iterations
 
 
-@pytest.mark.parametrize("recipe", [Recipe(), Recipe(objective=Adversarial())], ids=["l2_init", "adversarial"])
-def test_two_processes_train_like_one(tmp_path: Path, recipe: Recipe) -> None:
+@pytest.mark.parametrize("recipe", [Recipe(preset="paper"), Recipe(preset="paper", objective=Adversarial())], ids=["l2_init", "adversarial"])
+@pytest.mark.parametrize("averaging", [NoAverage(), PowerAverage()], ids=["last", "power"])
+def test_two_processes_train_like_one(tmp_path: Path, recipe: Recipe, averaging: Averaging) -> None:
     task = task_with().model_copy(update={"recipe": recipe.model_copy(update={"schedule": Cosine(scale=0.5)})})
     one, two = tmp_path / "one", tmp_path / "two"
     plan = lay(one, task)
     assert lay(two, task) == plan
+    plan = plan.model_copy(update={"averaging": averaging})
+    for folder in (one, two):
+        context_of(folder).files(plan.run_id).write_plan(plan)
     attempt_in(one, plan)
     assert start(train_together, two, plan).join() == [0, 0]
     alike(one, two, plan)

@@ -135,6 +135,7 @@ RISING = [0.1 * k for k in range(1, 8)]
         (curve([0.8]), target_at(0.8), RULE, None),
         (curve([0.5] * 10), target_at(0.8), RULE, "plateau"),
         (curve([0.5] * 4), target_at(0.8), RULE, "plateau"),  # patience is at most 0.7 of the iterations so far
+        (curve([0.5] * 3), target_at(0.8), RULE, None),  # and no run younger than it is given up
         (curve([*RISING, 0.7, 0.7]), target_at(0.8), RULE, None),
         (curve(RISING), target_at(0.8), RULE, None),
         (curve([0.5] * 100), target_at(0.8), RULE, "missed"),
@@ -146,6 +147,8 @@ RISING = [0.1 * k for k in range(1, 8)]
         (curve([0.7] * 5, [0.9] * 5, [0.1, 0.2, 0.3, 0.4, 0.5]), CARRIED, RULE, None),
         (curve([0.7] * 5, [0.9] * 5, [0.4] * 5), CARRIED, RULE, "reached"),
         (curve([0.7] * 3, [0.9, 0.9, 0.79]), CARRIED, RULE, None),
+        (curve([0.7, 0.68, 0.68, 0.68, 0.68], [0.9] * 5), CARRIED, RULE, "plateau"),  # a dip reaches nothing
+        (curve([0.7, 0.695, 0.695, 0.695], [0.9] * 4), CARRIED, RULE, "reached"),
         (curve([0.9] * 5, [0.7] * 5), CARRIED, RULE, "plateau"),
         (curve([0.5, 0.5], [0.7, 0.8]), CARRIED, None, "reached"),
         (curve([0.9, 0.9], [0.7, 0.7]), CARRIED, None, None),

@@ -28,7 +28,7 @@ from retrain.config.recipe import (
     Recipe,
     Warm,
 )
-from retrain.config.task import Adam, Sgd, Task
+from retrain.config.task import Adam, PowerAverage, Sgd, Task
 from retrain.data.samples import Samples
 from retrain.recipe.learning_speed import Counters
 from retrain.training.loop import train_step
@@ -37,13 +37,13 @@ from retrain.training.setup import Parent, Run, set_up
 SIZES = (96, 64)
 STEPS = 3
 RECIPES = {
-    "plain": Recipe(objective=NoPenalty(), schedule=MultiStep(scale=1)),
-    "l2": Recipe(objective=L2(), schedule=Cosine(scale=1)),
-    "l2_init": Recipe(objective=L2Init(), schedule=Cosine(scale=1)),
-    "ewc": Recipe(objective=Ewc(), schedule=Cosine(scale=1)),
-    "confidence": Recipe(objective=ConfidencePenalty(), schedule=Cosine(scale=1)),
-    "adversarial": Recipe(objective=Adversarial(), schedule=Cosine(scale=1)),
-    "head_first": Recipe(initialization=Warm(head_first=0.5), schedule=Cosine(scale=1)),
+    "plain": Recipe(preset="paper", objective=NoPenalty(), schedule=MultiStep(scale=1)),
+    "l2": Recipe(preset="paper", objective=L2(), schedule=Cosine(scale=1)),
+    "l2_init": Recipe(preset="paper", objective=L2Init(), schedule=Cosine(scale=1)),
+    "ewc": Recipe(preset="paper", objective=Ewc(), schedule=Cosine(scale=1)),
+    "confidence": Recipe(preset="paper", objective=ConfidencePenalty(), schedule=Cosine(scale=1)),
+    "adversarial": Recipe(preset="paper", objective=Adversarial(), schedule=Cosine(scale=1)),
+    "head_first": Recipe(preset="paper", initialization=Warm(head_first=0.5), schedule=Cosine(scale=1)),
 }
 READS: dict[str, Callable[[Tensor], object]] = {
     "item": Tensor.item,
@@ -84,6 +84,7 @@ def continued(task: Task) -> Run:
     start = run_of(plan_of(task))
     known = replace(Counters.zeros(sum(SIZES)), seen=torch.ones(sum(SIZES), dtype=torch.int16))
     plan = plan_of(task, "continuous", sizes=SIZES, known=1, parent="parent")
+    plan = plan.model_copy(update={"averaging": PowerAverage()})
     return run_of(plan, Parent(start.network.state_dict(), known))
 
 

@@ -128,7 +128,8 @@ def test_a_drop_whose_validation_dies_three_times_is_put_aside_and_others_are_ta
     assert place.store.drops.quarantine_causes() == {}
     assert watcher.once()
     cause = (
-        "3 validations came to no end, the last: take_in: its process was killed by SIGSEGV (a crash in native code)"
+        "3 validations came to no end, the last: try_ingest_drop: its process was killed by SIGSEGV "
+        "(a crash in native code)"
     )
     assert place.store.drops.quarantine_causes() == {"a-bad": cause}
     assert figures(watcher)["retrain_watcher_quarantined_drops_total"] == 1
@@ -237,7 +238,9 @@ def test_a_drop_that_kills_is_put_aside_after_three_deaths_however_many_watchers
     with ThreadPoolExecutor(WATCHERS) as pool, killing_all() as killed:
         for _ in range(MAX_ATTEMPTS + 1):
             list(pool.map(lambda watcher: watcher.once(), watchers))
-    assert place.store.drops.quarantine_causes()["a-bad"].startswith("3 validations came to no end, the last: take_in")
+    assert place.store.drops.quarantine_causes()["a-bad"].startswith(
+        "3 validations came to no end, the last: try_ingest_drop"
+    )
     assert len(killed) == MAX_ATTEMPTS
     assert begun(place.store.objects) == []
 

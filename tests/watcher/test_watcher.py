@@ -86,7 +86,7 @@ def test_a_watcher_killed_between_claim_and_submission_is_made_up_for(
 ) -> None:
     place.land(tmp_path / "in", "a")
     code = (
-        "import os, signal, sys; from watching import on_s3\n"
+        "import os, signal, sys; from support.watching import on_s3\n"
         "class Killed:\n"
         "    def ensure(self, task, plan, store):\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -56,7 +56,7 @@ def look_three_times(place: Place) -> None:
 
 
 def look_and_freeze(place: Place) -> None:
-    assert not place.watcher(Frozen()).once()
+    assert not place.watcher(Frozen(build_pipeline)).once()
 
 
 def watch(place: Place) -> None:
@@ -68,7 +68,10 @@ def watch(place: Place) -> None:
 @contextmanager
 def apart(function: Callable[[Place], None], bucket: str, s3: str, host: str) -> Iterator[subprocess.Popen[str]]:
     """One of these functions, called with the place in a process of its own."""
-    code = "import sys, test_watchers_apart as here; getattr(here, sys.argv[1])(here.on_s3(*sys.argv[2:]))"
+    code = (
+        "import sys; sys.path.append('watcher'); import test_watchers_apart as here; "
+        "getattr(here, sys.argv[1])(here.on_s3(*sys.argv[2:]))"
+    )
     command = [sys.executable, "-c", code, function.__name__, bucket, s3, host]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, cwd=TESTS, text=True, **pipes) as process:
