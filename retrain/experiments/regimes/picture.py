@@ -12,10 +12,10 @@ from retrain.experiments.regimes.goals import GAP, Told
 from retrain.experiments.regimes.methods import AVERAGED, DEFAULT_TO_AVERAGED, DEFAULT_TO_PLAIN, NAIVE, PAPER, PLAIN
 
 DRAWN = {
-    "default, against scratch with averaging": (DEFAULT_TO_AVERAGED, AVERAGED),
-    "paper preset, against plain scratch": (PAPER, PLAIN),
     "default, against plain scratch": (DEFAULT_TO_PLAIN, PLAIN),
     "naive preset, against plain scratch": (NAIVE, PLAIN),
+    "paper preset, against plain scratch": (PAPER, PLAIN),
+    "default, against scratch with averaging": (DEFAULT_TO_AVERAGED, AVERAGED),
 }
 
 
@@ -27,18 +27,25 @@ def draw_regimes(told: Sequence[Told]) -> alt.TopLevelMixin:
         "speed_up:Q",
         title="L_100: times sooner than scratch (1: no saving)",
         scale=alt.Scale(type="log", nice=False, padding=12),
-        axis=alt.Axis(values=[0.25, 0.5, 1, 2, 4, 8, 16, 32], format="~g"),
+        axis=alt.Axis(values=[0.125, 0.25, 0.5, 1, 2, 4, 8, 16, 32], format="~g"),
     )
+    colour = colour_of(list(DRAWN)).legend(orient="top", columns=2, symbolType="circle", symbolSize=80)
     points = alt.Chart(alt.InlineData(values=list(_speed_ups(told))))
-    height = 18 * len(order)
+    height = 28 * len(order)
     left = alt.layer(
         alt.Chart(alt.InlineData(values=[{"speed_up": 1}])).mark_rule(color="#777777").encode(x=x),
-        points.mark_point(filled=True, size=70, opacity=0.9).encode(x=x, y=y, color=colour_of(list(DRAWN))),
+        points.mark_point(filled=True, size=55, opacity=1).encode(
+            x=x, y=y, yOffset=alt.YOffset("method:N", sort=list(DRAWN)), color=colour
+        ),
     ).properties(width=360, height=height)
     gaps = alt.Chart(alt.InlineData(values=list(_gaps(told))))
-    gap = alt.X("gap:Q", title="test accuracy of the default less plain scratch's, points")
+    gap = alt.X("gap:Q", title="test accuracy less plain scratch's, points")
     hidden = alt.Y(
-        "regime:N", sort=order, title=None, axis=alt.Axis(labels=False, ticks=False, grid=True, domain=False)
+        "regime:N",
+        sort=order,
+        scale=alt.Scale(type="band"),
+        title=None,
+        axis=alt.Axis(labels=False, ticks=False, grid=True, domain=False),
     )
     right = alt.layer(
         alt.Chart(alt.InlineData(values=[{"gap": -100 * GAP}]))
@@ -47,7 +54,10 @@ def draw_regimes(told: Sequence[Told]) -> alt.TopLevelMixin:
         gaps.mark_rule(strokeWidth=1.5).encode(x=alt.X("low:Q"), x2="high:Q", y=hidden),
         gaps.mark_point(filled=True, size=70, opacity=1, color="#000000").encode(x=gap, y=hidden),
     ).properties(width=240, height=height)
-    return finish_chart(alt.hconcat(left, right, spacing=12))
+    drawn: alt.TopLevelMixin = finish_chart(alt.hconcat(left, right, spacing=12)).configure_legend(
+        labelLimit=0, symbolStrokeWidth=0, symbolOpacity=1
+    )
+    return drawn
 
 
 def _speed_ups(told: Sequence[Told]) -> Iterator[dict[str, Any]]:
