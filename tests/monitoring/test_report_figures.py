@@ -23,7 +23,7 @@ from retrain.recipe.learning_speed import Counters
 from retrain.recipe.sampling import keep_probability
 from retrain.records import Champion, Promotion
 from retrain.records.ledger import total_savings
-from retrain.store import LocalStore, ledger
+from retrain.store import LocalStore
 
 
 def test_cumulative_savings_end_at_the_ledgers_total() -> None:
@@ -102,11 +102,11 @@ def test_page_shows_the_index_of_the_champion_and_no_samples_new_to_it(tmp_path:
     task = make_task(recipe={"preset": "paper", "sampling": {"name": "easy_hard", "share": 0.2, "probability": 0.5}})
     life.land(0, 1, seed=1)
     stages.run_task(life.context, task, Request())
-    champion = ledger.read(life.store, life.layout)[-1]
+    champion = life.store.ledger.read()[-1]
     life.land(2, 3, seed=2)
     stages.run_task(life.context, task.model_copy(update={"gate": Gate(min_accuracy=1.0)}), Request("scratch"))
-    index = read_sources(life.store, life.layout, ledger.read(life.store, life.layout)).index
-    assert len(ledger.read(life.store, life.layout)) == 2
+    index = read_sources(life.store, life.store.ledger.read()).index
+    assert len(life.store.ledger.read()) == 2
     assert index.run_id == champion.run_id
     assert len(index.seen) == life.context.files(champion.run_id).plan().dataset.samples
     assert index.share == 0.2

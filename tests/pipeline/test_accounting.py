@@ -17,8 +17,8 @@ from retrain.monitoring.report.figures import cumulative, headline
 from retrain.pipeline.planning import Request
 from retrain.records import RunRecord
 from retrain.records.ledger import total_savings
-from retrain.store import LocalStore, ledger
-from retrain.store.layout import Layout
+from retrain.store import LocalStore
+from retrain.store.task_store import TaskStore
 
 EPOCHS, BATCH = 10, 10
 """Of the histories' task."""
@@ -124,9 +124,9 @@ def test_life_by_hand() -> None:
 
 def test_all_views_tell_the_same_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     past, sizes = life()
-    store = LocalStore(tmp_path / "store")
+    store = TaskStore(LocalStore(tmp_path / "store"), "pets")
     for record in past.records:
-        ledger.write(store, Layout("pets"), record)
+        store.ledger.write(record)
     (tmp_path / "pets.yaml").write_text("name: pets\nstore: store\n")
     monkeypatch.chdir(tmp_path)
     expected = recompute(raw_of(past.records), sizes)
