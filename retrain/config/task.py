@@ -66,11 +66,13 @@ class Model(ConfigModel):
     """The network."""
 
     name: str = "resnet18"
-    """A torchvision classifier by name, mlp, logistic, or package.module:factory called with (classes, image_size)."""
+    """A torchvision classifier by name, mlp, logistic, mixer, or package.module:factory called with (classes,
+    image_size)."""
     stem: Literal["small", "standard"] = "small"
     """small: a 3x3 first convolution and no max-pooling, for images up to 64 pixels; standard: torchvision's own."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    """Keyword arguments of the factory: width (resnets: channels of the first stage; mlp: hidden units), ..."""
+    """Keyword arguments of the factory: width (resnets: channels of the first stage; mlp: hidden units),
+    norm (resnets: batch, group or none), ..."""
 
 
 class Adam(ConfigModel):

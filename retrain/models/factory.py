@@ -1,4 +1,4 @@
-"""Networks by name: torchvision's, `mlp`, `logistic`, and any `package.module:factory`."""
+"""Networks by name: torchvision's, `mlp`, `logistic`, `mixer`, and any `package.module:factory`."""
 
 import importlib.util
 from collections.abc import Callable, Collection
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from retrain.config.task import Model
 from retrain.errors import ModelError
 from retrain.models import narrow_convolutions, resnets
+from retrain.models.mixer import mixer
 from retrain.models.resnets import RESNETS
 
 
@@ -88,8 +89,9 @@ def to_device_channels_last(network: nn.Module, device: torch.device) -> nn.Modu
 def _find_factory(model: Model) -> Callable[..., Any]:
     if ":" in model.name:
         return _import_factory(model.name)
-    if model.name in ("mlp", "logistic"):
-        return mlp if model.name == "mlp" else logistic
+    own: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "logistic": logistic, "mixer": mixer}
+    if model.name in own:
+        return own[model.name]
     if model.name in resnets.RESNETS:
         return resnets.resnet_factory(model)
 
@@ -130,7 +132,7 @@ def torchvision_factory(model: Model) -> Callable[..., nn.Module]:
 
     if model.name not in models.list_models(module=models):
         raise ModelError(
-            f"model.name: there is no model {model.name!r}; allowed: mlp, logistic, a torchvision classifier "
+            f"model.name: there is no model {model.name!r}; allowed: mlp, logistic, mixer, a torchvision classifier "
             f"({', '.join(RESNETS)}, mobilenet_v3_small, ...) or package.module:factory"
         )
     if model.stem == "small":

@@ -3,24 +3,44 @@
 They are the default, and importing torchvision takes longer than importing torch.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from retrain.config.task import Model
 
+Norm = Literal["batch", "group", "none"]
 
-def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+GROUPS = 8
+"""Most groups of a GroupNorm: networks of these widths have 4 to 32 channels in a group."""
 
 
-def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, norm: Norm = "batch") -> nn.Conv2d:
+    """Return a convolution; it has a bias only where no normalisation follows that has one."""
+    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=norm == "none")
+
+
+def _norm(channels: int, norm: Norm) -> nn.Module:
+    """Return a normalisation layer, or none. Raises `ValueError` for a kind that does not exist."""
+    match norm:
+        case "batch":
+            return nn.BatchNorm2d(channels)
+        case "group":
+            return nn.GroupNorm(math.gcd(GROUPS, channels), channels)
+        case "none":
+            return nn.Identity()
+    raise ValueError(f"norm {norm!r} does not exist; allowed: batch, group, none")
+
+
+def _shortcut(inputs: int, outputs: int, stride: int, norm: Norm) -> nn.Sequential | None:
     """What brings a block's input to its output's shape; None where that is its shape already."""
     if stride == 1 and inputs == outputs:
         return None
-    return nn.Sequential(_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+    return nn.Sequential(_conv(inputs, outputs, 1, stride, norm), _norm(outputs, norm))
 
 
 class BasicBlock(nn.Module):
@@ -28,14 +48,14 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, inputs: int, channels: int, stride: int) -> None:
+    def __init__(self, inputs: int, channels: int, stride: int, norm: Norm = "batch") -> None:
         super().__init__()
-        shortcut = _shortcut(inputs, channels, stride)  # first, as torchvision draws its random weights
-        self.conv1 = _conv(inputs, channels, 3, stride)
-        self.bn1 = nn.BatchNorm2d(channels)
+        shortcut = _shortcut(inputs, channels, stride, norm)  # first, as torchvision draws its random weights
+        self.conv1 = _conv(inputs, channels, 3, stride, norm=norm)
+        self.bn1 = _norm(channels, norm)
         self.relu = nn.ReLU(inplace=True)
-        self.conv2 = _conv(channels, channels, 3)
-        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv2 = _conv(channels, channels, 3, norm=norm)
+        self.bn2 = _norm(channels, norm)
         self.downsample = shortcut
 
     def forward(self, images: Tensor) -> Tensor:
@@ -50,16 +70,16 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, inputs: int, channels: int, stride: int) -> None:
+    def __init__(self, inputs: int, channels: int, stride: int, norm: Norm = "batch") -> None:
         super().__init__()
         outputs = channels * self.expansion
-        shortcut = _shortcut(inputs, outputs, stride)
-        self.conv1 = _conv(inputs, channels, 1)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = _conv(channels, channels, 3, stride)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.conv3 = _conv(channels, outputs, 1)
-        self.bn3 = nn.BatchNorm2d(outputs)
+        shortcut = _shortcut(inputs, outputs, stride, norm)
+        self.conv1 = _conv(inputs, channels, 1, norm=norm)
+        self.bn1 = _norm(channels, norm)
+        self.conv2 = _conv(channels, channels, 3, stride, norm=norm)
+        self.bn2 = _norm(channels, norm)
+        self.conv3 = _conv(channels, outputs, 1, norm=norm)
+        self.bn3 = _norm(outputs, norm)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = shortcut
 
@@ -87,11 +107,11 @@ class ResNet(nn.Module):
     layer3: nn.Module
     layer4: nn.Module
 
-    def __init__(self, name: str, small: bool, classes: int, width: int) -> None:
+    def __init__(self, name: str, small: bool, classes: int, width: int, norm: Norm = "batch") -> None:
         super().__init__()
         block, depths = RESNETS[name]
-        self.conv1 = _conv(3, width, 3) if small else _conv(3, width, 7, 2)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.conv1 = _conv(3, width, 3, norm=norm) if small else _conv(3, width, 7, 2, norm)
+        self.bn1 = _norm(width, norm)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.Identity() if small else nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         inputs = width
@@ -99,7 +119,7 @@ class ResNet(nn.Module):
             channels = width << stage
             blocks = nn.Sequential()
             for number in range(depth):
-                blocks.append(block(inputs, channels, 2 if stage and number == 0 else 1))
+                blocks.append(block(inputs, channels, 2 if stage and number == 0 else 1, norm))
                 inputs = channels * block.expansion
             self.add_module(f"layer{stage + 1}", blocks)
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
@@ -107,6 +127,14 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if norm == "none":
+            self._start_blocks_as_shortcuts()
+
+    def _start_blocks_as_shortcuts(self) -> None:
+        """Set every block's last convolution to zero: without normalisation, activations would double in each block."""
+        for block in self.modules():
+            if isinstance(block, BasicBlock | Bottleneck):
+                nn.init.zeros_((block.conv3 if isinstance(block, Bottleneck) else block.conv2).weight)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits."""
@@ -120,10 +148,10 @@ def resnet_factory(model: Model) -> Callable[..., nn.Module]:
     """Return the factory of a residual network.
 
     `width` is the number of channels of its first stage. The small stem is a 3x3 convolution of stride 1 and no
-    max-pooling, as is usual for images up to 64 pixels.
+    max-pooling, as is usual for images up to 64 pixels. `norm` is batch, group or none.
     """
     return partial(_resnet, model.name, model.stem == "small")
 
 
-def _resnet(name: str, small: bool, classes: int, image_size: int, width: int = 64) -> ResNet:
-    return ResNet(name, small, classes, width)
+def _resnet(name: str, small: bool, classes: int, image_size: int, width: int = 64, norm: Norm = "batch") -> ResNet:
+    return ResNet(name, small, classes, width, norm)

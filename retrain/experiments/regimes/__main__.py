@@ -1,0 +1,54 @@
+"""`python -m retrain.experiments.regimes run` and `report`."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from retrain.errors import UserError
+from retrain.experiments.regimes.settings import load_regimes
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "run":
+            from retrain.experiments.regimes.runner import run_suite
+
+            regimes = load_regimes(options.names)
+            new = run_suite(regimes, options.seeds, options.out, options.root, options.jobs, options.variants)
+            print(f"{new} new results in {options.out}")
+        else:
+            from retrain.experiments.regimes.page import write_page
+
+            print(write_page(options.folder, options.output, load_regimes()))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m retrain.experiments.regimes", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="Run whatever has not been run. It can be killed at any moment.")
+    run.add_argument("names", nargs="*", metavar="NAME", help="Regimes; all if absent.")
+    run.add_argument("--seeds", type=_seeds, default=None, help="Such as 0,1,2; those of each regime if absent.")
+    run.add_argument("--out", type=Path, required=True, help="Folder of the results.")
+    run.add_argument("--root", type=Path, default=Path("../shared/data"), help="Where data sets lie.")
+    run.add_argument("--jobs", type=int, default=1, help="Processes side by side, each on one thread.")
+    run.add_argument("--variants", action="store_true", help="Run the ablation too.")
+    report = commands.add_parser("report", help="Write the page and its picture from the results.")
+    report.add_argument("folder", type=Path, help="Folder of the results.")
+    report.add_argument("--output", type=Path, default=Path("docs/evidence/regimes.md"), help="The page.")
+    return parser
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    return tuple(int(seed) for seed in text.split(","))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""The drops of a regime: which picture lands when, with which label, written as image folders and packed."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from retrain.config import Split
+from retrain.config.task import Task
+from retrain.data.packing import pack
+from retrain.data.staging import stable_hash
+from retrain.experiments.regimes.images import Picture, Pool, apply_shift, choose_pictures
+from retrain.experiments.regimes.settings import Landing, Regime, Shift
+from retrain.store.task_store import TaskStore
+
+
+class Landed(NamedTuple):
+    """One image of a drop, and the label that it lands with."""
+
+    split: Split
+    label: str
+    picture: Picture
+    shift: tuple[Shift, ...]
+
+    def read(self) -> bytes:
+        """Return its PNG file."""
+        data = self.picture.read()
+        for shift in self.shift:
+            data = apply_shift(data, shift)
+        return data
+
+
+def drop_name(number: int) -> str:
+    """Return the id of a drop, counted from 1."""
+    return f"drop-{number}"
+
+
+def land_all(regime: Regime, seed: int, task: Task, store: TaskStore, root: Path, scratch: Path) -> None:
+    """Pack all drops of a regime into a store, unless they are there."""
+    committed = {drop.id for drop in store.drops.all()}
+    if committed >= {drop_name(number) for number in range(1, len(regime.drops) + 1)}:
+        return
+    pictures = choose_pictures(regime.images, seed, root, scratch)
+    for number, drop in enumerate(plan_drops(regime, seed, pictures), 1):
+        if drop_name(number) not in committed:
+            folder = scratch / drop_name(number)
+            _write_folder(drop, folder)
+            pack(folder, task, store, drop_id=drop_name(number))
+
+
+def plan_drops(regime: Regime, seed: int, pictures: Mapping[Split, Pool]) -> Iterator[list[Landed]]:
+    """Yield the images of each drop in turn; no picture lands twice."""
+    names = sorted(pictures["train"], key=lambda name: stable_hash(name, seed))
+    arrived: dict[str, int] = {}
+    """By class, the percentage of its images that has landed."""
+    for number, drop in enumerate(regime.drops):
+        fresh = names[len(arrived) : len(arrived) + drop.new_classes]
+        classes = fresh or list(arrived)
+        landed = [
+            Landed(split, name, picture, drop.shift)
+            for split, pool in pictures.items()
+            for name in classes
+            for picture in _part(pool[name], arrived.get(name, 0), drop)
+        ]
+        for name in classes:
+            arrived[name] = arrived.get(name, 0) + drop.percent
+        yield [_mislabel(one, list(arrived), regime.images.label_noise, seed + 1000 * number) for one in landed]
+
+
+def _part(pictures: list[Picture], arrived: int, drop: Landing) -> list[Picture]:
+    return pictures[len(pictures) * arrived // 100 : len(pictures) * (arrived + drop.percent) // 100]
+
+
+def _mislabel(landed: Landed, known: list[str], noise: float, seed: int) -> Landed:
+    """Give a training image the label of another class that has landed, with the probability `noise`."""
+    if landed.split != "train" or not noise:
+        return landed
+    drawn = int.from_bytes(stable_hash(f"noise/{landed.label}/{landed.picture.name}", seed)[:8])
+    if drawn / 2**64 >= noise:
+        return landed
+    others = [name for name in known if name != landed.label]
+    return landed._replace(label=others[drawn % len(others)])
+
+
+def _write_folder(drop: list[Landed], folder: Path) -> None:
+    """Write a drop as split/label/name.png."""
+    for landed in drop:
+        path = folder / landed.split / landed.label / f"{landed.picture.class_name}-{landed.picture.name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(landed.read())

@@ -1,0 +1,180 @@
+"""The lives of one regime with one seed: every method retrains drop by drop in a store of its own.
+
+All methods start from the same first model, and no store holds what another method learnt. Stores lie below the
+output folder until every result is kept, so that a life that was killed goes on where it stopped.
+"""
+
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from retrain.config.task import Task
+from retrain.errors import StudyError
+from retrain.experiments.regimes.landing import drop_name, land_all
+from retrain.experiments.regimes.methods import AVERAGED, FIRST, METHODS, PLAIN, Method
+from retrain.experiments.regimes.records import Key, SuiteRun, append_run, read_runs, summarize_attempts
+from retrain.experiments.regimes.settings import Regime, task_of
+from retrain.pipeline import stages
+from retrain.pipeline.context import Context
+from retrain.pipeline.planning import Request
+from retrain.records import Plan, RunRecord
+from retrain.store import LocalStore
+from retrain.store.task_store import TaskStore
+from retrain.training.progress import Observers
+
+log = logging.getLogger("retrain")
+
+
+class Place(NamedTuple):
+    """Where the suite works."""
+
+    root: Path
+    """Where data sets lie."""
+    out: Path
+    """Folder of the results."""
+    commit: str
+    """The code that makes them."""
+
+
+class Life:
+    """One regime with one seed."""
+
+    def __init__(self, regime: Regime, seed: int, place: Place, methods: dict[str, Method]) -> None:
+        self.regime, self.seed, self.place, self.methods = regime, seed, place, METHODS | methods
+        self.folder = place.out / "work" / f"{regime.name}-{seed}"
+
+    def run(self) -> int:
+        """Run what has not been run, append it to the results, and return how many results are new."""
+        missing = [key for key in self._keys() if key not in read_runs(self.place.out)]
+        if not missing:
+            return 0
+        land_all(self.regime, self.seed, self._task({}), self._store("drops"), self.place.root, self.folder / "images")
+        self._run_first()
+        for name in self.methods:
+            if self._is_needed(name, missing):
+                self._clone_first(name)
+                for drop in range(2, len(self.regime.drops) + 1):
+                    self._run_drop(name, drop)
+        shutil.rmtree(self.folder)
+        return len(missing)
+
+    def _keys(self) -> list[Key]:
+        """Return the keys of all results of this life."""
+        drops = range(2, len(self.regime.drops) + 1)
+        chain = [Key(self.regime.name, self.seed, name, drop) for name in self.methods for drop in drops]
+        return [Key(self.regime.name, self.seed, FIRST, 1), *chain]
+
+    def _is_needed(self, name: str, missing: Sequence[Key]) -> bool:
+        """Say whether a method has results to make, or one of those that take their targets from it has."""
+        asked = {key.method for key in missing} - {FIRST}
+        targets = {self.methods[method].target for method in asked}
+        return name in asked or (name == PLAIN and "plain" in targets) or (name == AVERAGED and "averaged" in targets)
+
+    def _task(self, overrides: dict[str, object]) -> Task:
+        return task_of(self.regime, self.seed, overrides)
+
+    def _store(self, name: str) -> TaskStore:
+        return TaskStore(LocalStore(self.folder / name), self.regime.name)
+
+    def _context(self, store: TaskStore) -> Context:
+        return Context(store, torch.device("cpu"), self.folder / "cache", Observers())
+
+    def _run_first(self) -> None:
+        """Train the first model on the first drop, with default settings."""
+        store = self._store(FIRST)
+        self._land(FIRST, 1)
+        stages.run_task(self._context(store), self._task({}), Request())
+        if store.champion.read().run_id is None:
+            raise StudyError(f"regime {self.regime.name}, seed {self.seed}: the first model was not promoted")
+        self._keep(store, FIRST, 1)
+
+    def _clone_first(self, name: str) -> None:
+        """Begin a method's store as a copy of the first model's, unless it has begun."""
+        folder, copy = self.folder / name, self.folder / f"{name}.part"
+        if not folder.exists():
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(self.folder / FIRST, copy)
+            copy.rename(folder)
+
+    def _land(self, name: str, drop: int) -> None:
+        """Copy a packed drop into a method's store."""
+        drops = f"{self.regime.name}/drops"
+        folder, copy = self.folder / name / drops / drop_name(drop), self.folder / f"{drop_name(drop)}.part"
+        if not folder.exists():
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(self.folder / "drops" / drops / drop_name(drop), copy)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            copy.rename(folder)
+
+    def _run_drop(self, name: str, drop: int) -> None:
+        method, store = self.methods[name], self._store(name)
+        task = self._task(method.overrides)
+        self._land(name, drop)
+        if method.target in ("plain", "averaged"):
+            copy_calibration(self._store(PLAIN if method.target == "plain" else AVERAGED), store, task, drop)
+        purpose = "calibrate" if method.target == "none" else "retrain"
+        if not _runs_on(store, drop, purpose) or _is_under_way(store, drop, purpose):
+            stages.run_task(self._context(store), task, Request(purpose=purpose))  # type: ignore[arg-type]
+        self._keep(store, name, drop)
+
+    def _keep(self, store: TaskStore, name: str, drop: int) -> None:
+        """Append the result of a method on a drop, unless it is kept."""
+        key = Key(self.regime.name, self.seed, name, drop)
+        if key in read_runs(self.place.out):
+            return
+        run = summarize_drop(store, key, self.place.commit)
+        append_run(run, self.place.out)
+        log.info("%s seed %d: %s, drop %d: %s", *key[:2], name, drop, describe(run))
+
+
+def summarize_drop(store: TaskStore, key: Key, commit: str) -> SuiteRun:
+    """Return the result of a method on a drop from its store."""
+    purpose = "calibrate" if key.method in (PLAIN, AVERAGED) else "retrain"
+    records = _runs_on(store, key.drop, purpose)
+    if not records or records[-1].result is None:
+        raise StudyError(f"{store.url}: no run of {key.method} on {drop_name(key.drop)} has ended with a result")
+    plan = store.run(records[-1].run_id).plan()
+    curves = [store.run(record.run_id).curve() for record in records]
+    batch = plan.task.training.batch_size
+    schedule = round(plan.task.training.epochs * plan.dataset.samples / batch)
+    return summarize_attempts(key, records, curves, plan.start, schedule, batch, commit)
+
+
+def describe(run: SuiteRun) -> str:
+    """Say in a line how a run went."""
+    test = "-" if run.test_accuracy is None else f"{run.test_accuracy:.1%}"
+    return f"{run.outcome}, {run.iterations:,} of {run.schedule:,} iterations, test {test}, {run.device_seconds:.0f} s"
+
+
+def _runs_on(store: TaskStore, drop: int, purpose: str) -> list[RunRecord]:
+    """Return the ended runs whose newest drop is this one, oldest first, without those that failed by an error."""
+    name = drop_name(drop)
+    records = [record for record in store.ledger.read() if record.drops[-1] == name and record.purpose == purpose]
+    return [record for record in records if record.outcome != "failed"]
+
+
+def _is_under_way(store: TaskStore, drop: int, purpose: str) -> bool:
+    """Say whether the last of a drop's runs is followed by an attempt that has not ended."""
+    return _runs_on(store, drop, purpose)[-1].followed_by is not None
+
+
+def copy_calibration(source: TaskStore, target: TaskStore, task: Task, drop: int) -> None:
+    """Copy the records of a scratch run on the drops up to this one into another store, for its targets.
+
+    Its plan gets the training settings of the task that it is copied for: those of averaging, which differ, would keep
+    the planner from comparing the two.
+    """
+    record = _runs_on(source, drop, "calibrate")[-1]
+    if target.ledger.find(record.run_id):
+        return
+    files, copies = source.run(record.run_id), target.run(record.run_id)
+    plan, result = files.plan(), files.result()
+    assert result is not None  # a calibration that has ended
+    copies.write_plan(Plan(**dict(plan) | {"task": plan.task.model_copy(update={"training": task.training})}))
+    copies.write_curve(files.curve().points)
+    copies.write_result(result)
+    target.ledger.write(record)

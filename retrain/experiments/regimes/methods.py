@@ -1,0 +1,67 @@
+"""The methods that the suite compares on every regime, and the variants that show what each idea gives."""
+
+from typing import Any, Literal, NamedTuple
+
+FIRST = "first"
+"""The scratch run on the first drop, which every method continues from."""
+
+PLAIN, AVERAGED = "scratch", "scratch-averaged"
+"""Training from scratch on all drops, its last weights evaluated, or their average: the two bars."""
+
+DEFAULT = "default"
+"""The product as it comes, with the target carried from the first drop."""
+
+DEFAULT_TO_PLAIN, DEFAULT_TO_AVERAGED = "default-to-plain", "default-to-averaged"
+"""The same with a measured target: the accuracy of scratch on the same data, by the one bar or the other."""
+
+NAIVE, PAPER = "naive", "paper"
+"""The presets of these names, with the accuracy of plain scratch as target."""
+
+
+class Method(NamedTuple):
+    """How one method differs from the product as it comes."""
+
+    overrides: dict[str, Any]
+    target: Literal["none", "carried", "plain", "averaged"]
+    """none: it is a scratch run, which has no target; plain and averaged: measured by that scratch run."""
+
+
+METHODS = {
+    PLAIN: Method({"recipe": {"preset": "naive"}, "training": {"averaging": "none"}}, "none"),
+    AVERAGED: Method({"training": {"averaging": {"kind": "power"}}}, "none"),
+    DEFAULT: Method({}, "carried"),
+    DEFAULT_TO_PLAIN: Method({}, "plain"),
+    DEFAULT_TO_AVERAGED: Method({}, "averaged"),
+    NAIVE: Method({"recipe": {"preset": "naive"}}, "plain"),
+    PAPER: Method({"recipe": {"preset": "paper"}}, "plain"),
+}
+"""Scratch comes first: the others take their targets from it."""
+
+
+def _default_with(overrides: dict[str, Any]) -> Method:
+    return Method(overrides, "plain")
+
+
+def _naive_with(recipe: dict[str, Any], training: dict[str, Any] | None = None) -> Method:
+    return Method({"recipe": {"preset": "naive", **recipe}, "training": training or {}}, "plain")
+
+
+WARM = {"name": "warm", "head_rows": "class_means"}
+SHRINK = {"name": "shrink_perturb", "alpha": 0.4, "beta": 0.001, "new_rows": "class_means"}
+
+VARIANTS = {
+    "default without averaging": _default_with({"training": {"averaging": "none"}}),
+    "default with fresh head rows": _default_with(
+        {"recipe": {"initialization": {"name": "auto", "head_rows": "fresh"}}}
+    ),
+    "default, always warm": _default_with({"recipe": {"initialization": WARM}}),
+    "default, always shrunk": _default_with({"recipe": {"initialization": SHRINK}}),
+    "default with a cosine": _default_with({"recipe": {"schedule": {"name": "cosine"}}}),
+    "default with L2-init": _default_with({"recipe": {"objective": {"name": "l2_init", "strength": 0.01}}}),
+    "naive + averaging": _naive_with({}, {"averaging": {"kind": "power"}}),
+    "naive + head rows": _naive_with({"initialization": WARM}),
+    "naive + constant rate": _naive_with({"schedule": {"name": "constant"}}),
+    "naive + shrinking": _naive_with({"initialization": {**SHRINK, "new_rows": "fresh"}}),
+    "naive + L2-init": _naive_with({"objective": {"name": "l2_init", "strength": 0.01}}),
+}
+"""Each idea taken out of the default (in company), and added to the naive start (alone)."""

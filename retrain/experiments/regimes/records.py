@@ -1,0 +1,149 @@
+"""The results of the suite, one line of `runs.jsonl` for each method, drop, regime and seed."""
+
+import fcntl
+import os
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from retrain.errors import StudyError
+from retrain.records import Curve, Machine, Record, RunRecord, Savings
+
+FILE = "runs.jsonl"
+
+
+class Key(NamedTuple):
+    """What tells one line from another; drops are counted from 1."""
+
+    regime: str
+    seed: int
+    method: str
+    drop: int
+
+
+class SuiteRun(Record):
+    """What one method took for one drop, all its attempts together."""
+
+    regime: str
+    seed: int
+    method: str
+    drop: int
+    outcome: str
+    """How the last attempt ended."""
+    promoted: bool | None
+    """The gate's decision; None for a calibration, which has none."""
+    start: str
+    """Why the weights started where they did, as the plan says."""
+    attempts: int
+    iterations: int
+    """Of all attempts."""
+    schedule: int
+    """Iterations of scratch's whole training on this data."""
+    batch_size: int
+    evaluated_images: int
+    curve: tuple[tuple[int, float], ...]
+    """(iterations, accuracy on all of val) at each evaluation, iterations of earlier attempts included."""
+    final_accuracy: float
+    """On val."""
+    test_accuracy: float | None
+    """Of the model that the last attempt left."""
+    champion_test_accuracy: float | None
+    """Of the champion in force after the gate's decision."""
+    target_accuracy: float | None
+    provenance: str | None
+    """Of the target: measured or carried."""
+    expected_scratch: float | None
+    """What the plan expected scratch to take on this data, in iterations."""
+    savings: Savings | None
+    """What the ledger says of these attempts."""
+    device_seconds: float
+    commit: str
+    machine: Machine
+
+    @property
+    def key(self) -> Key:
+        """What tells this line from others."""
+        return Key(self.regime, self.seed, self.method, self.drop)
+
+
+def summarize_attempts(
+    key: Key, records: Sequence[RunRecord], curves: Sequence[Curve], start: str, schedule: int, batch: int, commit: str
+) -> SuiteRun:
+    """Return the line of a method's attempts on one drop, oldest first."""
+    last, results = records[-1], [record.result for record in records if record.result]
+    assert last.result is not None  # an attempt that fails raises
+    savings = [record.savings for record in records if record.savings]
+    return SuiteRun(
+        **key._asdict(),
+        outcome=last.outcome,
+        promoted=last.decision.promoted if last.decision else None,
+        start=start,
+        attempts=len(records),
+        iterations=sum(result.iterations for result in results),
+        schedule=schedule,
+        batch_size=batch,
+        evaluated_images=sum(result.cost.evaluated_images for result in results),
+        curve=_join_curves(records, curves),
+        final_accuracy=last.result.final_accuracy,
+        test_accuracy=last.evaluation.accuracy if last.evaluation else None,
+        champion_test_accuracy=_champion_accuracy(last),
+        target_accuracy=last.target.accuracy if last.target else None,
+        provenance=last.target.provenance if last.target else None,
+        expected_scratch=last.scratch.iterations if last.scratch else None,
+        savings=reduce(add, savings) if savings else None,
+        device_seconds=sum(result.cost.device_seconds_all_in for result in results),
+        commit=commit,
+        machine=last.result.machine,
+    )
+
+
+def _join_curves(records: Sequence[RunRecord], curves: Sequence[Curve]) -> tuple[tuple[int, float], ...]:
+    """Return the curves one after another: an attempt begins where the one before it ended."""
+    joined: list[tuple[int, float]] = []
+    before = 0
+    for record, curve in zip(records, curves, strict=True):
+        joined.extend((before + point.iteration, point.accuracy) for point in curve.points)
+        before += record.result.iterations if record.result else 0
+    return tuple(joined)
+
+
+def _champion_accuracy(record: RunRecord) -> float | None:
+    if record.evaluation is None or record.decision is None:
+        return None
+    if record.decision.promoted or record.evaluation.comparison is None:
+        return record.evaluation.accuracy
+    return record.evaluation.comparison.champion_accuracy
+
+
+def append_run(run: SuiteRun, folder: Path) -> None:
+    """Append a line, whole even if several processes do so at once or one is killed."""
+    with (folder / FILE).open("ab+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        end = file.seek(0, os.SEEK_END)
+        if end:
+            file.seek(end - 1)
+            torn = file.read(1) != b"\n"
+            file.write(b"\n" if torn else b"")
+        file.write(run.model_dump_json().encode() + b"\n")
+
+
+def read_runs(folder: Path) -> dict[Key, SuiteRun]:
+    """Read all lines; a line that was cut off by a kill is left out, and its run is repeated.
+
+    Raises `StudyError` where a line is of another version.
+    """
+    path = folder / FILE
+    runs: dict[Key, SuiteRun] = {}
+    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else (), 1):
+        if not line.endswith(b"}"):
+            continue
+        try:
+            run = SuiteRun.model_validate_json(line)
+        except ValidationError as error:
+            raise StudyError(f"{path}, line {number}: {error.errors()[0]['msg']}: remove the line or file") from error
+        runs[run.key] = run
+    return runs

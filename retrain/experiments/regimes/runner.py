@@ -1,0 +1,73 @@
+"""Run the suite: lives side by side in several processes, each on one thread."""
+
+import logging
+import multiprocessing
+import os
+import subprocess
+from collections.abc import Collection, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+from retrain.errors import StudyError
+from retrain.experiments.regimes.methods import VARIANTS
+from retrain.experiments.regimes.settings import Regime
+from retrain.utils.processes import exit_with_parent
+
+log = logging.getLogger("retrain")
+
+
+def run_suite(
+    regimes: Sequence[Regime], seeds: Collection[int] | None, out: Path, root: Path, jobs: int, with_variants: bool
+) -> int:
+    """Run every regime with every seed; return how many results are new.
+
+    A life that fails is reported, and the others go on. Raises `StudyError` at the end if there was one.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    os.environ["OMP_NUM_THREADS"] = "1"  # read by torch in the worker processes
+    lives = [(regime, seed) for regime in regimes for seed in seeds or regime.seeds]
+    lives.sort(key=lambda life: life[1])  # every regime once before any seed comes a second time
+    commit, variants = read_commit(), list(VARIANTS) if with_variants else []
+    fresh = multiprocessing.get_context("spawn")  # a forked torch may hang
+    with ProcessPoolExecutor(jobs, fresh, initializer=_init_worker) as pool:
+        pending = {pool.submit(run_life, *life, root, out, commit, variants): life for life in lives}
+        return _collect(pending)
+
+
+def _collect(pending: dict["Future[int]", tuple[Regime, int]]) -> int:
+    new, failed = 0, []
+    for future in as_completed(pending):
+        regime, seed = pending[future]
+        try:
+            new += future.result()
+            log.info("%s seed %d is complete", regime.name, seed)
+        except Exception as error:  # whatever a training may raise: the other lives go on
+            log.error("%s seed %d failed: %s: %s", regime.name, seed, type(error).__name__, error)
+            failed.append(f"{regime.name} seed {seed}")
+    if failed:
+        raise StudyError(f"{len(failed)} lives failed: {', '.join(failed)}; run the command again to go on with them")
+    return new
+
+
+def run_life(regime: Regime, seed: int, root: Path, out: Path, commit: str, variants: Sequence[str]) -> int:
+    """Run one life in this process; return how many results are new."""
+    from retrain.experiments.regimes.lives import Life, Place
+
+    return Life(regime, seed, Place(root, out, commit), {name: VARIANTS[name] for name in variants}).run()
+
+
+def _init_worker() -> None:
+    import torch
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    torch.set_num_threads(1)
+    exit_with_parent()
+
+
+def read_commit() -> str:
+    """Return the commit of the code, with `-dirty` if files differ from it; `unknown` outside of a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=10"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,113 @@
+"""A regime: its images, how they land as drops, and the task, as its YAML file states them."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt, ValidationError, model_validator
+
+from retrain.config.fields import ConfigModel, Share
+from retrain.config.loading import load_yaml
+from retrain.config.task import Task
+from retrain.config.validation import validate_document
+from retrain.errors import StudyError
+
+Shift = Literal["inverted", "blurred", "posterised"]
+
+
+class Images(ConfigModel):
+    """A data set, cut down to a number of images of each class."""
+
+    source: Literal["cifar100", "cifar100-coarse", "digits", "glyphs", "shapes"]
+    """cifar100 and cifar100-coarse (its 20 superclasses) lie below --root; the others need no files."""
+    classes: PositiveInt
+    """How many of its classes; the seed chooses which."""
+    train: PositiveInt
+    """Training images of each class, over all drops."""
+    val: PositiveInt
+    """Validation images of each class, over all drops."""
+    test: PositiveInt
+    """Test images of each class, over all drops."""
+    label_noise: Share = 0.0
+    """Share of the training images whose label is another class that has landed. Val and test have none."""
+
+
+class Landing(ConfigModel):
+    """One drop: new classes, or more images of the classes that have landed before."""
+
+    new_classes: Annotated[int, Field(ge=0)] = 0
+    """Number of new classes in this drop; 0: it has images of all earlier classes instead."""
+    percent: Annotated[int, Field(ge=1, le=100)] = 100
+    """Percentage of the images of each of its classes that land with this drop."""
+    shift: tuple[Shift, ...] = ()
+    """How the images of this drop are changed, in this order, val and test included: another domain."""
+
+
+class Regime(ConfigModel):
+    """One regime of the suite. All settings that it does not state are the product's defaults."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+    """Name of the regime and of its task."""
+    title: str
+    """What it is, in a few words, for tables and pictures."""
+    kind: Literal["regime", "journey"] = "regime"
+    """journey: what a first user does, four drops with default settings."""
+    is_fitted: bool = False
+    """Whether scratch fits its data and there are 100 images a class and more: the higher goal for L_100 holds."""
+    why: str
+    """What it stands for, and what was cut down to keep a scratch run under 90 seconds on one core."""
+    images: Images
+    drops: Annotated[tuple[Landing, ...], Field(min_length=2)]
+    task: dict[str, Any]
+    """Parts of the task's document: data, model, training."""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+
+    @model_validator(mode="after")
+    def _check_landing(self) -> "Regime":
+        if (landed := sum(drop.new_classes for drop in self.drops)) != self.images.classes:
+            raise ValueError(f"the drops bring {landed} classes, but images.classes is {self.images.classes}")
+        if not self.drops[0].new_classes:
+            raise ValueError("the first drop must bring classes: set drops.0.new_classes")
+        for number, drop in enumerate(self.drops):
+            later = [other.percent for other in self.drops[number + 1 :] if not other.new_classes]
+            if drop.new_classes and drop.percent + sum(later) > 100:
+                raise ValueError(f"drop {number + 1}: more than 100 percent of the images of its classes would land")
+        return self
+
+
+def task_of(regime: Regime, seed: int, overrides: dict[str, Any]) -> Task:
+    """Return the task of a regime with a method's overrides. Raises `TaskError`."""
+    document = merge(regime.task, overrides) | {"name": regime.name, "seed": seed}
+    return validate_document(document, f"regime {regime.name}", [])
+
+
+def merge(document: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """Return a document with overrides laid over it, section by section."""
+    merged = dict(document)
+    for field, value in overrides.items():
+        inner = merged.get(field)
+        merged[field] = merge(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def regimes_folder() -> Path:
+    """Return where regime files lie: regimes/ in $RETRAIN_STUDIES, or in studies/ of the working directory."""
+    return Path(os.environ.get("RETRAIN_STUDIES") or "studies") / "regimes"
+
+
+def load_regimes(names: Sequence[str] = ()) -> list[Regime]:
+    """Read the regimes of these names, or all. Raises `StudyError` at a name or file that is wrong."""
+    known = sorted(path.stem for path in regimes_folder().glob("*.yaml"))
+    if missing := [name for name in names if name not in known]:
+        raise StudyError(f"no regime {missing[0]!r} in {regimes_folder()}; allowed: {', '.join(known) or 'none'}")
+    return [read_regime(regimes_folder() / f"{name}.yaml") for name in names or known]
+
+
+def read_regime(path: Path) -> Regime:
+    """Read a regime file. Raises `StudyError`, one line for every problem."""
+    try:
+        return Regime.model_validate(load_yaml(path.read_text(encoding="utf-8"), str(path)))
+    except ValidationError as error:
+        lines = (f"{path}: {'.'.join(map(str, each['loc'])) or 'regime'}: {each['msg']}" for each in error.errors())
+        raise StudyError("\n".join(lines)) from None

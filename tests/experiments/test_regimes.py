@@ -1,0 +1,362 @@
+"""The suite of regimes: how its drops are made, a whole life, and the report that is recomputed from its results."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image, ImageChops
+
+from retrain.config.task import Model
+from retrain.errors import ModelError, StudyError
+from retrain.experiments.regimes.__main__ import main
+from retrain.experiments.regimes.figures import (
+    bar_of,
+    first_reaching,
+    geometric_mean,
+    life_of,
+    race,
+    regime_figures,
+)
+from retrain.experiments.regimes.goals import check_goals
+from retrain.experiments.regimes.images import COARSE, apply_shift, choose_pictures
+from retrain.experiments.regimes.landing import Landed, plan_drops
+from retrain.experiments.regimes.methods import (
+    AVERAGED,
+    DEFAULT,
+    DEFAULT_TO_PLAIN,
+    FIRST,
+    METHODS,
+    NAIVE,
+    PLAIN,
+    VARIANTS,
+)
+from retrain.experiments.regimes.page import make_page, tell_regimes
+from retrain.experiments.regimes.records import FILE, Key, SuiteRun, append_run, read_runs
+from retrain.experiments.regimes.settings import Regime, load_regimes, task_of
+from retrain.models.factory import build_network, has_normalisation
+from retrain.records import Machine, Savings
+
+SHAPES: dict[str, Any] = {
+    "name": "tiny",
+    "title": "tiny",
+    "why": "For tests.",
+    "images": {"source": "shapes", "classes": 4, "train": 20, "val": 20, "test": 20},
+    "drops": [{"new_classes": 2, "percent": 50}, {"new_classes": 2, "percent": 50}],
+    "task": {
+        "data": {"image_size": 8, "crop_padding": 0},
+        "model": {"name": "mlp", "options": {"width": 16}},
+        "training": {"epochs": 6, "batch_size": 8},
+    },
+}
+
+
+def regime(**parts: Any) -> Regime:
+    return Regime.model_validate(SHAPES | parts)
+
+
+def planned(regime: Regime, folder: Path, seed: int = 0) -> list[list[Landed]]:
+    pictures = choose_pictures(regime.images, seed, folder, folder)
+    return list(plan_drops(regime, seed, pictures))
+
+
+def true_label(landed: Landed) -> bool:
+    return landed.label == landed.picture.class_name
+
+
+# How drops are made
+
+
+def test_label_noise_is_in_training_labels_only(tmp_path: Path) -> None:
+    images = SHAPES["images"] | {"train": 200, "label_noise": 0.2}
+    drops = planned(regime(images=images), tmp_path)
+    wrong = [landed for drop in drops for landed in drop if not true_label(landed)]
+    train = [landed for drop in drops for landed in drop if landed.split == "train"]
+    assert {landed.split for landed in wrong} == {"train"}
+    assert 0.1 < len(wrong) / len(train) < 0.3
+    known = {landed.picture.class_name for landed in drops[0]}
+    assert {landed.label for landed in drops[0]} == known
+
+
+def test_shift_changes_pixels_and_not_labels(tmp_path: Path) -> None:
+    drops = [{"new_classes": 4, "percent": 50}, {"percent": 50}]
+    plain = planned(regime(drops=drops), tmp_path)
+    shifted = planned(regime(drops=[drops[0], drops[1] | {"shift": ["inverted"]}]), tmp_path)
+    assert [landed.label for landed in plain[1]] == [landed.label for landed in shifted[1]]
+    assert [(one.label, one.read()) for one in plain[0]] == [(one.label, one.read()) for one in shifted[0]]
+    before, after = (Image.open(io.BytesIO(drop[1][0].read())) for drop in (plain, shifted))
+    assert ImageChops.add(before, after).getextrema() == ((255, 255),) * 3
+
+
+@pytest.mark.parametrize("shift", ["blurred", "posterised"])
+def test_shifts_leave_another_image_of_the_same_size(shift: Any, tmp_path: Path) -> None:
+    data = planned(regime(), tmp_path)[0][0].read()
+    before, after = Image.open(io.BytesIO(data)), Image.open(io.BytesIO(apply_shift(data, shift)))
+    assert before.size == after.size
+    assert ImageChops.difference(before, after).getbbox() is not None
+
+
+def test_no_picture_lands_twice(tmp_path: Path) -> None:
+    drops = [{"new_classes": 3, "percent": 45}, {"new_classes": 1, "percent": 45}, {"percent": 30}, {"percent": 25}]
+    landed = [one for drop in planned(regime(drops=drops), tmp_path) for one in drop]
+    names = [(one.picture.class_name, one.picture.name) for one in landed]
+    assert len(names) == len(set(names)) == 4 * 60
+    assert {one.split for one in landed} == {"train", "val", "test"}
+
+
+def test_seed_decides_the_classes_of_a_drop(tmp_path: Path) -> None:
+    first = [{landed.label for landed in planned(regime(), tmp_path, seed)[0]} for seed in range(5)]
+    assert len({frozenset(labels) for labels in first}) > 1
+
+
+def test_superclasses_cover_each_class_once() -> None:
+    fine = [name for classes in COARSE.values() for name in classes.split()]
+    assert len(COARSE) == 20
+    assert len(fine) == len(set(fine)) == 100
+
+
+@pytest.mark.parametrize(
+    ("drops", "message"),
+    [
+        ([{"new_classes": 2}, {"new_classes": 1}], "the drops bring 3 classes, but images.classes is 4"),
+        ([{"new_classes": 4, "percent": 60}, {"percent": 60}], "drop 1: more than 100 percent"),
+    ],
+)
+def test_landing_that_cannot_be_is_refused(drops: list[dict[str, int]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        regime(drops=drops)
+
+
+def test_every_regime_and_method_has_a_valid_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    regimes = load_regimes()
+    assert sum(each.kind == "regime" for each in regimes) >= 14
+    assert sum(each.kind == "journey" for each in regimes) == 3
+    for each in regimes:
+        for method in (METHODS | VARIANTS).values():
+            task_of(each, 0, method.overrides)
+    with pytest.raises(StudyError, match="no regime 'nowhere'"):
+        load_regimes(["nowhere"])
+
+
+# Networks
+
+
+def test_resnet_has_the_normalisation_that_is_asked_for() -> None:
+    kinds = {
+        norm: build_network(Model(options={"width": 8, "norm": norm}), 3, 8, 0) for norm in ("batch", "group", "none")
+    }
+    default = build_network(Model(options={"width": 8}), 3, 8, 0).state_dict()
+    assert all(torch.equal(tensor, default[name]) for name, tensor in kinds["batch"].state_dict().items())
+    assert sum(isinstance(module, torch.nn.GroupNorm) for module in kinds["group"].modules()) == 20
+    assert not has_normalisation(kinds["none"])
+    for network in kinds.values():
+        assert torch.isfinite(network(torch.randn(4, 3, 8, 8))).all()
+    with pytest.raises(ModelError, match="norm 'layer' does not exist; allowed: batch, group, none"):
+        build_network(Model(options={"norm": "layer"}), 3, 8, 0)
+
+
+def test_mixer_gives_logits_and_refuses_patches_that_do_not_fit() -> None:
+    network = build_network(Model(name="mixer", options={"width": 8, "depth": 1}), 5, 8, 0)
+    assert network(torch.zeros(2, 3, 8, 8)).shape == (2, 5)
+    with pytest.raises(ModelError, match="patch 3 does not divide image_size 8"):
+        build_network(Model(name="mixer", options={"patch": 3}), 5, 8, 0)
+
+
+# A whole life
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the results of a tiny regime, run by the code that the command runs in its workers."""
+    from retrain.experiments.regimes.lives import Life, Place
+
+    out = tmp_path_factory.mktemp("suite")
+    life = Life(regime(), 0, Place(out, out, "abc"), {})
+    assert life.run() == len(METHODS) + 1
+    return out
+
+
+def test_life_leaves_a_result_of_every_method(finished: Path) -> None:
+    runs = read_runs(finished)
+    assert set(runs) == {
+        Key("tiny", 0, FIRST, 1),
+        *(Key("tiny", 0, method, 2) for method in METHODS),
+    }
+    assert not (finished / "work" / "tiny-0").exists()
+    carried, measured = runs[Key("tiny", 0, DEFAULT, 2)], runs[Key("tiny", 0, DEFAULT_TO_PLAIN, 2)]
+    plain = runs[Key("tiny", 0, PLAIN, 2)]
+    assert (carried.provenance, measured.provenance, plain.provenance) == ("carried", "measured", None)
+    assert measured.target_accuracy == plain.final_accuracy == plain.curve[-1][1]
+    assert runs[Key("tiny", 0, NAIVE, 2)].target_accuracy == plain.final_accuracy
+    assert plain.iterations == plain.schedule == 30
+
+
+def test_life_that_is_complete_is_not_run_again(finished: Path) -> None:
+    from retrain.experiments.regimes.lives import Life, Place
+
+    before = (finished / FILE).read_bytes()
+    assert Life(regime(), 0, Place(finished, finished, "abc"), {}).run() == 0
+    assert (finished / FILE).read_bytes() == before
+
+
+def test_life_that_was_killed_goes_on_to_the_same_results(finished: Path, tmp_path: Path) -> None:
+    from retrain.experiments.regimes import lives
+
+    whole = read_runs(finished)
+    killed = lives.Life(regime(), 0, lives.Place(tmp_path, tmp_path, "abc"), {})
+    kept = 0
+
+    def keep_two(*arguments: Any) -> None:
+        nonlocal kept
+        kept += 1
+        if kept == 3:
+            raise KeyboardInterrupt
+        lives.Life._keep(killed, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(killed, "_keep", keep_two)
+        with pytest.raises(KeyboardInterrupt):
+            killed.run()
+    assert len(read_runs(tmp_path)) == 2
+    lives.Life(regime(), 0, lives.Place(tmp_path, tmp_path, "abc"), {}).run()
+
+    def told(runs: dict[Key, SuiteRun]) -> dict[Key, Any]:
+        return {key: (run.curve, run.test_accuracy, run.savings) for key, run in runs.items()}
+
+    assert told(read_runs(tmp_path)) == told(whole)
+
+
+def test_report_is_recomputed_from_the_results_alone(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import yaml
+
+    (tmp_path / "regimes").mkdir()
+    (tmp_path / "regimes" / "tiny.yaml").write_text(yaml.safe_dump(SHAPES))
+    monkeypatch.setenv("RETRAIN_STUDIES", str(tmp_path))
+    page = tmp_path / "regimes.md"
+    assert main(["report", str(finished), "--output", str(page)]) == 0
+    assert "1 of 1 regimes, 8 results" in capsys.readouterr().out
+    first = page.read_text()
+    assert (tmp_path / "regimes" / "regimes.svg").read_text().startswith("<svg")
+    assert main(["report", str(tmp_path / "regimes"), "--output", str(page)]) == 0
+    assert page.read_text() == first
+    assert first.index("| goal | measured | met? |") < first.index("## Every regime")
+
+
+def test_line_cut_off_by_a_kill_is_left_out(finished: Path, tmp_path: Path) -> None:
+    lines = (finished / FILE).read_bytes().splitlines(keepends=True)
+    (tmp_path / FILE).write_bytes(b"".join(lines[:2]) + lines[2][:50])
+    assert len(read_runs(tmp_path)) == 2
+    append_run(SuiteRun.model_validate_json(lines[2]), tmp_path)
+    assert len(read_runs(tmp_path)) == 3
+
+
+# Arithmetic
+
+
+def suite_run(method: str, drop: int = 2, **parts: Any) -> SuiteRun:
+    fields: dict[str, Any] = {
+        "regime": "hand",
+        "seed": 0,
+        "method": method,
+        "drop": drop,
+        "outcome": "completed",
+        "promoted": None,
+        "start": "",
+        "attempts": 1,
+        "iterations": 100,
+        "schedule": 100,
+        "batch_size": 10,
+        "evaluated_images": 0,
+        "curve": ((50, 0.4), (80, 0.5), (100, 0.5)),
+        "final_accuracy": 0.5,
+        "test_accuracy": 0.5,
+        "champion_test_accuracy": None,
+        "target_accuracy": None,
+        "provenance": None,
+        "expected_scratch": None,
+        "savings": None,
+        "device_seconds": 1.0,
+        "commit": "abc",
+        "machine": Machine(retrain="0", torch="0", device="cpu", threads=1),
+    }
+    return SuiteRun.model_validate(fields | parts)
+
+
+def by_hand() -> dict[Key, SuiteRun]:
+    """Two drops: on the first the default saves, on the second it is refused; the naive start never gets there."""
+    saved = Savings(
+        baseline=80,
+        whole=100,
+        used=20,
+        used_all_in=30,
+        gross=60,
+        net=50,
+        gross_whole=80,
+        net_whole=70,
+        standard_error=4,
+    )
+    lost = saved.model_copy(update={"baseline": 0, "net": -30.0, "standard_error": 0.0})
+    used = {"iterations": 20, "evaluated_images": 300, "curve": ((10, 0.45), (20, 0.5))}
+    ended = {"champion_test_accuracy": 0.51, "test_accuracy": 0.52}
+    runs = [
+        *(suite_run(PLAIN, drop) for drop in (2, 3)),
+        *(suite_run(AVERAGED, drop, curve=((50, 0.5), (100, 0.5))) for drop in (2, 3)),
+        suite_run(DEFAULT, 2, outcome="reached", promoted=True, savings=saved, **used, **ended),
+        suite_run(DEFAULT, 3, outcome="plateau", promoted=False, savings=lost, **used, **ended),
+        *(suite_run(DEFAULT_TO_PLAIN, drop, promoted=True, **used) for drop in (2, 3)),
+        *(suite_run(NAIVE, drop, iterations=40, curve=((40, 0.45),)) for drop in (2, 3)),
+    ]
+    return {run.key: run for run in runs}
+
+
+def test_bar_is_what_scratch_ends_with_and_when_it_was_there() -> None:
+    assert bar_of(suite_run(PLAIN)) == (0.5, 80)
+    assert first_reaching(((5, 0.1), (6, 0.3)), 0.2) == 6
+    assert first_reaching(((5, 0.1),), 0.2) is None
+    assert geometric_mean([2, 8]) == pytest.approx(4)
+
+
+def test_speed_up_sums_iterations_over_drops() -> None:
+    found = race(by_hand(), "hand", 0, DEFAULT_TO_PLAIN, PLAIN)
+    assert found == (160, 40, 2, 2)
+    assert found.speed_up == 4
+    earlier = race(by_hand(), "hand", 0, DEFAULT_TO_PLAIN, PLAIN, level=90)
+    assert earlier is not None
+    assert earlier.speed_up == 8
+
+
+def test_run_that_never_gets_there_is_charged_scratch_too() -> None:
+    found = race(by_hand(), "hand", 0, NAIVE, PLAIN)
+    assert found == (160, 240, 0, 2)
+    assert found.speed_up == pytest.approx(2 / 3)
+
+
+def test_net_saving_credits_promoted_runs_alone() -> None:
+    life = life_of(by_hand(), "hand", 0)
+    assert life is not None
+    assert (life.used, life.used_all_in) == (40, 60)
+    assert (life.net, life.net_averaged, life.net_ledger, life.ledger_error) == (20, -10, 20, 4)
+    assert (life.scratch, life.scratch_averaged, life.whole) == (160, 100, 200)
+    assert life.champion_gaps == pytest.approx((0.01, 0.01))
+    assert (life.outcomes, life.promoted) == (("reached", "plateau"), 1)
+
+
+def test_life_without_both_bars_is_not_told() -> None:
+    runs = by_hand()
+    del runs[Key("hand", 0, AVERAGED, 3)]
+    assert life_of(runs, "hand", 0) is None
+    assert regime_figures(runs, "hand") is None
+
+
+def test_goals_say_what_is_met_and_what_is_not() -> None:
+    hand = regime(name="hand", kind="journey", is_fitted=True)
+    told = tell_regimes(by_hand(), [hand])
+    met = [goal.met for goal in check_goals(told)]
+    assert met == [True, True, True, None, False, True, True, True, False]
+    page = make_page(by_hand(), told, "regimes")
+    assert "4.00" in page
+    assert "0.67 (0/2)" in page
