@@ -1,4 +1,4 @@
-"""The stages as a Kubeflow pipeline: its definition and thin components, nothing else. Installed as `retrain.pipelines`."""
+"""The stages as a Kubeflow pipeline: its definition and thin components. Installed as `retrain.pipelines`."""
 
 from importlib.util import find_spec
 

@@ -1,7 +1,7 @@
 """The stages of a retraining: plan -> train -> evaluate -> promote -> record.
 
-`stages` has them as plain functions over records and a store; `next_run` plans without torch; `executor.Executor` is where
-a run is carried out. Targets, gate and accounting are pure functions. Imports training, data, models and what is below
+`stages` has them as plain functions over records and a store; `next_run` plans without torch; an `executor.Executor`
+carries out a run. Targets, gate and accounting are pure functions. Imports training, data, models and what is below
 them; nothing here knows Kubeflow, watchers or the command line.
 """
 
