@@ -59,7 +59,7 @@ class TaskWatch:
     def look(self, drops: Iterable[str] | None = None) -> None:
         """Look at the drops of these ids, or at all: take in what ended, note what waits.
 
-        Raises `Busy` if all was seen to but what another watcher is validating: should that one die, somebody must look
+        Raises `TaskLocked` if all was seen to but what another watcher is validating: should that one die, somebody must look
         again. Raises any other `UserError` if the store, or what it holds, does not let it be done.
         """
         self._claims.refresh()
