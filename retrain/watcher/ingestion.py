@@ -136,7 +136,8 @@ class Ingestion:
     def _validate(self, drop: str) -> bool:
         """Validate a drop, unless another watcher has done so by now; return whether it is committed.
 
-        Raises `TaskLocked` while another is at it, any other `UserError` if it was neither committed nor put into quarantine.
+        Raises `TaskLocked` while another watcher validates it, and any other `UserError` if it was neither committed
+        nor put into quarantine.
         """
         with count_validation(self._store, drop, self._lease) as (before, ours):
             now = ours.drops.scan([drop])
