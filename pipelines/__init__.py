@@ -1,4 +1,4 @@
-"""The stages as a Kubeflow pipeline. Only this package, and the commands that use it, import kfp."""
+"""The stages as a Kubeflow pipeline: its definition and thin components. Installed as `retrain.pipelines`."""
 
 from importlib.util import find_spec
 

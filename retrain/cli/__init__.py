@@ -1,4 +1,7 @@
-"""The command line: parse, call, print. Heavy imports stay inside the commands, so that `--help` answers at once."""
+"""The command line: one file for each group of commands. They parse, call and print.
+
+Import `app` and `main` from here. Heavy imports stay inside the commands, so that `--help` answers at once.
+"""
 
 import logging
 import signal

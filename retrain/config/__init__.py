@@ -1,4 +1,8 @@
-"""The words that everything shares, command line included: no imports, so that `retrain --help` answers at once."""
+"""The task file: its settings, loading and checking. Imports errors alone.
+
+This file holds the words that everything shares, and imports nothing, so that `retrain --help` answers at once.
+`config.task.Task` is the whole file; `config.loading.load_task` reads one.
+"""
 
 from typing import Literal
 

@@ -217,7 +217,8 @@ class Gate(ConfigModel):
     """What a candidate must show on the test split before it replaces the champion."""
 
     margin: Share = 0.02
-    """Non-inferiority: the lower end of the interval of (candidate - champion) may lie this far below zero."""
+    """Largest loss of accuracy against the champion that is never refused. A larger one is refused if the interval of
+    (candidate - champion) shows that there is a loss."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Two-sided confidence of that interval."""
     min_accuracy: Share = 0.0

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from retrain.config.fields import ConfigModel
-from retrain.config.recipe import Recipe
+from retrain.config.recipe import PRESETS, Recipe
 from retrain.config.task import Task
 from retrain.config.validation import config_models, models_by_name, validate_document
 
@@ -22,8 +22,15 @@ def task_template(name: str) -> str:
 
 
 def task_schema() -> dict[str, Any]:
-    """The JSON schema of a task file, for editors and other programs. A kind other than the default has to be named."""
+    """Return the JSON schema of a task file, for editors and other programs.
+
+    A kind other than the default has to be named, except in a recipe: there the preset names it, so that a part without
+    a name may fit several kinds.
+    """
     document = Task.model_json_schema()
+    for aspect in PRESETS["default"]:
+        kinds = document["$defs"]["Recipe"]["properties"][aspect]
+        kinds["anyOf"] = kinds.pop("oneOf")
     for kind, discriminator in _to_be_named(Task):
         document["$defs"][kind.__name__]["required"] = [discriminator]
     return document

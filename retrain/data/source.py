@@ -50,7 +50,7 @@ def list_folder(root: Path) -> Iterator[SourceFile]:
 
 
 def list_tar(path: Path) -> Iterator[SourceFile]:
-    """Yield every file and folder of an uncompressed tar, in its order. Raises `DropError` as `members` does."""
+    """Yield every file and folder of an uncompressed tar, in its order. Raises `DropError` as `read_members` does."""
     try:
         with path.open("rb") as stream:
             for member in read_members(stream, str(path)):

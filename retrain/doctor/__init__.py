@@ -1,6 +1,7 @@
-"""Checks of what may keep a task from running here; `retrain.doctor.examination` does them all.
+"""Checks of what may keep a task from running here; `examination.examine` does them all.
 
-This file defines what a check is. May import pipeline, training, data, models, store, records and config."""
+This file defines what a check is. Imports pipeline and what is below it.
+"""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple

@@ -1,1 +1,5 @@
-"""Kubeflow: its API client, pods, the steps that pods run, submissions, and TrainJobs. Imports pipeline and below."""
+"""Kubeflow: its API client, pods, the steps that pods run, submissions, and TrainJobs.
+
+`submission.KubeflowExecutor` carries out runs there; the components in pipelines/ call `steps`. Besides them, only this
+package imports kfp. Imports monitoring, pipeline and what is below them.
+"""

@@ -1,1 +1,5 @@
-"""What people watch: metrics, exporter, report and dashboards. Everything but live progress comes from the ledger."""
+"""What people watch: metrics, exporter, report and dashboards.
+
+All figures but those of running trainings come from the ledger. Every metric has its name in `names`;
+`observers.make_observers` shows a training as it runs. Imports pipeline and what is below it.
+"""

@@ -150,7 +150,7 @@ TARGET_MET = Name(
     "retrain_target_met",
     "gauge",
     TASK,
-    "1 if the newest retraining met its target by continuing, 0 if it missed on every schedule or diverged.",
+    "1 if the newest retraining met its target by continuing, 0 if it ended below it or diverged.",
 )
 PROMOTED = Name("retrain_promoted", "gauge", TASK, "1 if the newest retraining was promoted, 0 if it was not.")
 LAST_RUN = Name("retrain_last_run_timestamp_seconds", "gauge", TASK, "When a retraining last ended.")

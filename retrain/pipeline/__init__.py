@@ -1,7 +1,8 @@
 """The stages of a retraining: plan -> train -> evaluate -> promote -> record.
 
-Plain functions over records and a store. Imports training, data, models, recipe, store, records and config; it knows
-nothing of Kubeflow, watchers or the command line.
+`stages` has them as plain functions over records and a store; `next_run` plans without torch; an `executor.Executor`
+carries out a run. Targets, gate and accounting are pure functions. Imports training, data, models and what is below
+them; nothing here knows Kubeflow, watchers or the command line.
 """
 
 STAGES = ("plan", "train", "evaluate", "promote", "record")

@@ -1,1 +1,4 @@
-"""The papers, one idea a file: pure torch, no I/O. See README.md beside this file for equation <-> function."""
+"""The papers, one idea a file: pure torch, no I/O. Imports config and errors alone.
+
+README.md beside this file has a table of equations, functions and settings.
+"""

@@ -1,6 +1,7 @@
 """What stages hand to each other and the store keeps: frozen records, each one JSON object, written once.
 
-Accuracies are shares (0..1), iterations are optimiser steps, times are UTC, durations are seconds.
+Accuracies are shares (0..1), iterations are optimiser steps, times are UTC, durations are seconds. Import records from
+here. Imports config, utils and errors alone; nothing here needs torch.
 """
 
 from retrain.records.base import Record, digest, parse_record

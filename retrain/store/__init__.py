@@ -1,4 +1,8 @@
-"""Where drops, runs, the ledger and the champion are kept."""
+"""Where drops, runs, the ledger and the champion are kept.
+
+`task_store.TaskStore` is the only door to a task's data. `ObjectStore` is the protocol below it: a local folder and S3
+(`store/s3/`) have one contract, held by tests/store/test_store.py. Imports records, config, utils and errors.
+"""
 
 from pathlib import Path
 

@@ -56,7 +56,7 @@ def tune_malloc() -> None:
     """Have glibc keep what is freed, where this is glibc: what comes anew from the kernel is zeroed first.
 
     It keeps as much as the process had at most. Arithmetic is not touched, nor are GPUs. An environment that says what
-    to keep (`CHOSEN`) is left to itself.
+    to keep (`MALLOC_VARIABLES`) is left to itself.
     """
     if platform.libc_ver()[0] == "glibc" and not MALLOC_VARIABLES & os.environ.keys():
         libc = ctypes.CDLL(None)

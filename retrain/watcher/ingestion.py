@@ -44,7 +44,7 @@ def count_validation(store: TaskStore, drop: str, seconds: float = LEASE_SECONDS
     """Count what is done within as one of a drop's validations.
 
     The drop's lease, which lasts `seconds` without a heartbeat, is held within, so those before it are over. Raises
-    `Busy` at once if somebody else has it (one that is under way is no death), or once a write finds it lost.
+    `TaskLocked` at once if somebody else has it (one that is under way is no death), or once a write finds it lost.
 
     One whose process died, or that took this one along, stays counted. Any other end, an error or a wish to stop
     included, ends the row.
@@ -112,7 +112,7 @@ class Ingestion:
     def validate(self, landed: DropStates) -> UserError | None:
         """Validate what ended without a manifest; return why one could not be, after all others had their turn.
 
-        That is `Busy` if all were seen to but those that another watcher is validating.
+        That is `TaskLocked` if all were seen to but those that another watcher is validating.
         """
         busy: UserError | None = None
         problem: UserError | None = None
@@ -136,7 +136,8 @@ class Ingestion:
     def _validate(self, drop: str) -> bool:
         """Validate a drop, unless another watcher has done so by now; return whether it is committed.
 
-        Raises `Busy` while another is at it, any other `UserError` if it was neither committed nor put into quarantine.
+        Raises `TaskLocked` while another watcher validates it, and any other `UserError` if it was neither committed
+        nor put into quarantine.
         """
         with count_validation(self._store, drop, self._lease) as (before, ours):
             now = ours.drops.scan([drop])

@@ -59,8 +59,8 @@ class TaskWatch:
     def look(self, drops: Iterable[str] | None = None) -> None:
         """Look at the drops of these ids, or at all: take in what ended, note what waits.
 
-        Raises `Busy` if all was seen to but what another watcher is validating: should that one die, somebody must look
-        again. Raises any other `UserError` if the store, or what it holds, does not let it be done.
+        Raises `TaskLocked` if another watcher is validating a drop and all others were seen to. The caller must look
+        again, since that watcher may die. Raises any other `UserError` if the store does not let it be done.
         """
         self._claims.refresh()
         found = self.store.objects.folders(self.store.keys.drops) if drops is None else drops

@@ -145,7 +145,8 @@ def fields(model: type[ConfigModel], path: tuple[str, ...] = (), named: Document
             if (*path, name) != ("name",):  # stands as the key in the chart's values
                 yield nested(path, (named or {}) | {name: value})
         for part in config_models(field):
-            kind = {"name": part.model_fields["name"].default} if models_by_name(field) else {}
+            named_by = str(field.discriminator)
+            kind = {named_by: part.model_fields[named_by].default} if models_by_name(field) else {}
             yield nested((*path, name), kind | {"wrong": 1})
             yield from fields(part, (*path, name), kind)
 

@@ -142,8 +142,8 @@ QUALITY = [
 RUNS = [
     bars(
         "Outcomes",
-        "Ended runs: reached the target and stopped; missed it at the schedule's end; completed, having none; "
-        "diverged (the loss was not finite); failed by an error.",
+        "Ended runs: reached the target and stopped; plateau, no longer improving below it; missed it at the end of "
+        "schedule or budget; completed, having none; diverged (the loss was not finite); failed by an error.",
         {"{{outcome}}": f"sum by (outcome) ({_of('retrain_runs_total', ', method, purpose, outcome')})"},
         "short",
     ),

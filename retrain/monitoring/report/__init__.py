@@ -1,4 +1,7 @@
-"""The report of a task as one HTML page: `render_page` draws what `read_sources` read from its store."""
+"""The report of a task as one HTML page: `render_page` draws what `read_sources` read from its store.
+
+Needs the extra `report`, which brings altair and vl-convert-python.
+"""
 
 from importlib.util import find_spec
 
