@@ -46,7 +46,12 @@ def run_life(seed: int, overrides: list[str], folder: Path) -> Line:
         is_scratch = retrained.method == "scratch"
         scratch = retrained if is_scratch else _run(context, task, Request("scratch", "trial"))
         weeks.append(_describe(retrained, scratch))
-    return {"seed": seed, **_sum(weeks, store.ledger.read()), "seconds": round(time.monotonic() - since), "weeks": weeks}
+    return {
+        "seed": seed,
+        **_sum(weeks, store.ledger.read()),
+        "seconds": round(time.monotonic() - since),
+        "weeks": weeks,
+    }
 
 
 def _run(context: Context, task: Task, request: Request) -> RunRecord:
