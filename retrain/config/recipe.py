@@ -54,6 +54,9 @@ class ShrinkPerturb(ConfigModel):
     """Whether BatchNorm's running statistics start afresh or as the parent left them."""
     rate: PositiveFloat = 1.0
     """Factor on the learning rate, beside weights that are shrunk less than the step could be large."""
+    least_norm: Share = 0.0
+    """Least norm of all shrunk parameters together, as a share of a new network's: the parent is shrunk less, or not at
+    all, where it is already small. 0: always by alpha, so that runs in a row shrink it again and again."""
     new_rows: Literal["fresh", "perturbed", "class_means"] = "fresh"
     """Rows of the head for classes the parent never saw: newly initialised, beta times that, or the class means of the
     parent's features."""

@@ -99,8 +99,8 @@ def estimate_scratch(schedule: int, dataset: Dataset, scratch_runs: Sequence[Mea
     """Return what scratch takes on a dataset, whose whole training is `schedule` iterations.
 
     Measured where scratch was trained on this very dataset. Elsewhere the mean share of their schedules that the task's
-    scratch runs took to their own accuracy, times this schedule. The spread of that share between datasets starts as
-    `PRIOR_SPREAD`, which counts as one more run.
+    scratch runs took to their own accuracy, times this schedule. `TYPICAL_SHARE` and its spread of `PRIOR_SPREAD` count
+    as one more run, since the first evaluation at a run's final accuracy is partly luck on a small validation split.
     """
     if same := [run for run in scratch_runs if run.record.dataset_digest == dataset.digest]:
         return ScratchEstimate(
@@ -112,7 +112,7 @@ def estimate_scratch(schedule: int, dataset: Dataset, scratch_runs: Sequence[Mea
         )
     share, spread = TYPICAL_SHARE, TYPICAL_ERROR
     if shares := [run.s_scratch / run.result.iterations for run in scratch_runs]:
-        share = mean(shares)
+        share = mean([TYPICAL_SHARE, *shares])
         squares = sum((each - share) ** 2 for each in shares)
         spread = math.sqrt(((PRIOR_SPREAD * share) ** 2 + squares) / len(shares))
     return ScratchEstimate(

@@ -4,6 +4,7 @@
 more rows (dimension 0) than the parent's, as the head has when classes were added: the rows that the parent never saw
 keep their full fresh initialization, or are made of class means of the parent's features beforehand."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -28,17 +29,31 @@ def shrink_perturb(fresh: nn.Module, old: Mapping[str, Tensor], setting: ShrinkP
 
     The perturbation is a newly initialised network rather than Gaussian noise, and buffers keep their fresh values, so
     that BatchNorm's running statistics start afresh: both as in the published code of Ash & Adams. On request buffers
-    are the parent's, and rows that the parent never saw are β·fresh too. Raises `ModelError`, changing nothing, if
-    `old` does not fit.
+    are the parent's, and rows that the parent never saw are β·fresh too. α is larger where `least_norm` asks for it.
+    Raises `ModelError`, changing nothing, if `old` does not fit.
     """
     _check_fit(fresh.state_dict(), old)
+    alpha = shrink_factor(fresh, old, setting)
     for name, parameter in fresh.named_parameters():
         seen = _parent_rows(parameter, old[name])
         (parameter if setting.new_rows == "perturbed" else seen).mul_(setting.beta)
-        seen.add_(old[name].to(seen), alpha=setting.alpha)
+        seen.add_(old[name].to(seen), alpha=alpha)
     if setting.buffers == "old":
         for name, buffer in fresh.named_buffers():
             _parent_rows(buffer, old[name]).copy_(old[name])
+
+
+def shrink_factor(fresh: nn.Module, old: Mapping[str, Tensor], setting: ShrinkPerturb) -> float:
+    """Return the factor on the parent's parameters: alpha, or more where they would become smaller than `least_norm`.
+
+    It is at most 1. It is the same for all parameters, since a network with BatchNorm then predicts the same classes.
+    A run may be too short to grow weights back that were shrunk before it. If each run of a lineage shrank them by
+    alpha, the step would become larger beside the weights with every drop.
+    """
+    norms = [(_parent_rows(new, old[name]).norm(), old[name].norm()) for name, new in fresh.named_parameters()]
+    own, theirs = (math.hypot(*(float(norm) for norm in column)) for column in zip(*norms, strict=True))
+    least = setting.least_norm * own / theirs if theirs else 0.0
+    return min(1.0, max(setting.alpha, least))
 
 
 def initialize(setting: Initialization, fresh: nn.Module, old: Mapping[str, Tensor] | None) -> None:

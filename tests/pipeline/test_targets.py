@@ -7,7 +7,8 @@ from support.histories import CURVE, TASK, Past, drop, one_drop
 
 from retrain.config.task import Task
 from retrain.pipeline.planning import NoRunNeeded, Request
-from retrain.records import Drop, Plan
+from retrain.pipeline.targets import PRIOR_SPREAD, TYPICAL_SHARE
+from retrain.records import Drop, Plan, ScratchEstimate
 
 DEFAULT = Task.model_validate({"name": "pets", "training": {"epochs": 10, "batch_size": 10}})
 """The task of the histories with default settings."""
@@ -56,19 +57,20 @@ def test_chance_level_is_that_of_the_commonest_class() -> None:
 
 
 def test_scratch_is_estimated_by_the_shares_of_its_schedules() -> None:
-    """One run: its share times this schedule, give or take 15%. Two: their mean, and what they differ by."""
+    """The mean of the runs' shares and of the typical one, which counts as one more run, times this schedule."""
     past = one_drop().landed(drop(2, samples=300))
-    first = past.plan().scratch
-    assert (first.iterations, first.schedule) == (200 / 250 * 800, 800)
-    assert first.standard_error == pytest.approx(0.15 * 0.8 * 800, abs=0.1)
-    assert (first.provenance, first.runs) == ("estimated", 1)
+    _assert_estimated(past.plan().scratch, [200 / 250], 800)
     past.ended(past.plan(Request("scratch")), iterations=400)
-    second = past.landed(drop(3)).plan().scratch
-    mean = (200 / 250 + 200 / 400) / 2
-    spread = math.sqrt(((0.15 * mean) ** 2 + (200 / 250 - mean) ** 2 + (200 / 400 - mean) ** 2) / 2)
-    assert second.iterations == pytest.approx(mean * 1300, abs=0.1)
-    assert second.standard_error == pytest.approx(spread * 1300, abs=0.1)
-    assert second.runs == 2
+    _assert_estimated(past.landed(drop(3)).plan().scratch, [200 / 250, 200 / 400], 1300)
+
+
+def _assert_estimated(scratch: ScratchEstimate | None, shares: list[float], schedule: int) -> None:
+    assert scratch
+    mean = (TYPICAL_SHARE + sum(shares)) / (1 + len(shares))
+    squares = (PRIOR_SPREAD * mean) ** 2 + sum((share - mean) ** 2 for share in shares)
+    assert scratch.iterations == pytest.approx(mean * schedule, abs=0.1)
+    assert scratch.standard_error == pytest.approx(math.sqrt(squares / len(shares)) * schedule, abs=0.1)
+    assert (scratch.schedule, scratch.provenance, scratch.runs) == (schedule, "estimated", len(shares))
 
 
 def test_scratch_is_measured_where_it_was_trained_on_this_dataset() -> None:
@@ -189,7 +191,7 @@ def test_reason_tells_what_earlier_retrainings_took() -> None:
     assert "s_scratch" not in past.plan().reason
     past.ended(past.plan(), iterations=248)
     past.landed(drop(3))
-    assert "the last retraining took 31% of s_scratch; about 372 iterations are expected" in past.plan().reason
+    assert "the last retraining took 35% of s_scratch; about 372 iterations are expected" in past.plan().reason
     past.ended(past.plan(), "plateau", iterations=336, reached=False)
     third = past.landed(drop(4)).plan()
     assert "the last 2 retrainings took 31% and 28% (plateau) of s_scratch" in third.reason

@@ -57,6 +57,32 @@ def test_shrink_perturb_equals_equation_4_element_by_element(alpha: float, beta:
         torch.testing.assert_close(parameter.flatten(), torch.tensor(expected), rtol=1e-6, atol=1e-8)
 
 
+def parameter_norm(net: nn.Module) -> float:
+    return float(torch.cat([parameter.detach().flatten() for parameter in net.parameters()]).norm())
+
+
+def test_shrinking_in_a_row_stops_at_the_least_norm() -> None:
+    """Shrunk to 0.4 the first time, a parent is left as it is in the runs after that."""
+    setting = ShrinkPerturb(alpha=0.4, beta=0.0, least_norm=0.4)
+    parent = network(5, seed=3)
+    whole = parameter_norm(parent)
+    for _ in range(4):
+        start = network(5, seed=3)
+        shrink_perturb(start, parent.state_dict(), setting)
+        assert parameter_norm(start) == pytest.approx(0.4 * whole)
+        parent = start
+
+
+def test_shrinking_never_enlarges_a_parent() -> None:
+    parent, start = network(5, seed=3), network(5, seed=3)
+    with torch.no_grad():
+        for parameter in parent.parameters():
+            parameter.mul_(0.1)
+    shrink_perturb(start, parent.state_dict(), ShrinkPerturb(alpha=0.1, beta=0.0, least_norm=0.4))
+    for own, old in zip(start.parameters(), parent.parameters(), strict=True):
+        torch.testing.assert_close(own, old)
+
+
 def test_shrink_perturb_leaves_buffers_fresh() -> None:
     parent, fresh = network(5, seed=3), network(5, seed=1)
     start = snapshot(fresh)

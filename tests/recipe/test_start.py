@@ -8,9 +8,9 @@ import pytest
 from retrain.config.recipe import Auto, ShrinkPerturb
 from retrain.recipe.start import resolve_start
 
-SHRUNK = ShrinkPerturb(new_rows="class_means")
-GENTLE = ShrinkPerturb(alpha=0.8, new_rows="class_means")
-RAISED = ShrinkPerturb(alpha=0.8, rate=2.5, new_rows="class_means")
+SHRUNK = ShrinkPerturb(least_norm=0.4, new_rows="class_means")
+GENTLE = ShrinkPerturb(alpha=0.8, least_norm=0.8, new_rows="class_means")
+RAISED = ShrinkPerturb(alpha=0.8, least_norm=0.8, rate=2.5, new_rows="class_means")
 
 
 @pytest.mark.parametrize(
@@ -44,8 +44,9 @@ def test_resolve_start_shrinks_little_under_sgd(normalised: bool) -> None:
 
 def test_resolve_start_passes_its_settings_on() -> None:
     auto = Auto(alpha=0.6, beta=0.01, head_rows="fresh")
-    assert resolve_start(auto, True, None, None)[0] == ShrinkPerturb(alpha=0.6, beta=0.01)
-    assert resolve_start(auto, False, None, None)[0] == ShrinkPerturb(alpha=0.8, beta=0.01, rate=2.5)
+    assert resolve_start(auto, True, None, None)[0] == ShrinkPerturb(alpha=0.6, beta=0.01, least_norm=0.6)
+    raised = ShrinkPerturb(alpha=0.8, beta=0.01, rate=2.5, least_norm=0.8)
+    assert resolve_start(auto, False, None, None)[0] == raised
 
 
 def test_start_is_chosen_without_torch() -> None:

@@ -166,6 +166,13 @@ def test_judge_asks_more_gain_of_a_run_far_above_a_carried_target() -> None:
     assert judge(points, CARRIED, RULE.model_copy(update={"excess": 0.02}), 1000) == "reached"
 
 
+def test_judge_allows_as_large_a_loss_as_the_gain_it_asks_for() -> None:
+    """An accuracy 0.03 below the best one is a dip where 0.01 counts, and none where 0.06 does."""
+    points = curve([0.80, 0.80, 0.77, 0.77, 0.77], [0.9] * 5)
+    assert judge(points, CARRIED, RULE, 1000) == "plateau"
+    assert judge(points, CARRIED, RULE.model_copy(update={"excess": 0.02}), 1000) == "reached"
+
+
 def test_needed_gain_is_the_larger_of_least_gain_and_standard_errors() -> None:
     (point,) = curve([0.5])
     assert needed_gain(point, RULE) == 0.01

@@ -1,0 +1,51 @@
+"""The demo's weeks at a tiny size, and the sentence that it ends with."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from retrain.cli.demo import WEEKS, summarise, write_weeks
+from retrain.records import RunRecord
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+TINY = ["model.name=mlp", "model.options={width: 16}", "training.epochs=8"]
+
+
+def test_write_weeks_gives_every_image_to_one_week(tmp_path: Path) -> None:
+    weeks = write_weeks(tmp_path)
+    found = [[path.name for path in week.rglob("*.png")] for week in weeks]
+    names = [name for week in found for name in week]
+    assert len(names) == len(set(names)) == 1797
+    assert [{folder.name for folder in week.iterdir()} for week in weeks] == [set(week.digits) for week in WEEKS]
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """Run the benchmark's life once with a tiny perceptron."""
+    import demo_seeds
+
+    line: dict[str, object] = demo_seeds.run_life(0, TINY, tmp_path_factory.mktemp("life"))
+    return line
+
+
+def test_demo_life_trains_scratch_once_and_continues_each_week(line: dict[str, list[dict[str, object]]]) -> None:
+    assert [week["method"] for week in line["weeks"]] == ["scratch", "continuous", "continuous", "continuous"]
+    assert all(week["ending"] == "promoted" for week in line["weeks"][:1])
+
+
+def test_demo_summary_adds_up_its_lines(line: dict[str, object]) -> None:
+    import demo_seeds
+
+    summary = demo_seeds.summarise([line, line])
+    assert summary["seeds"] == 2
+    assert summary["mean net by the ledger"] == round(line["net_ledger"])  # type: ignore[call-overload]
+
+
+def test_summarise_says_in_a_sentence_that_nothing_was_saved() -> None:
+    records: list[RunRecord] = []
+    saved, text = summarise(records)
+    assert not saved
+    assert text.endswith("Nothing was saved: training from scratch would have taken fewer iterations.")
