@@ -40,10 +40,11 @@ def page(study: Study, kept: KeptRuns) -> str:
         f"Every figure below comes from `{study.name}/runs.jsonl`; `retrain study report --check` makes it again.",
         f"**Made with.** {_made_with(study, kept)}",
         "## Ours",
-        f"Percent of correct images on {study.stop_on}, mean ± standard error over seeds. L_r is how many times sooner "
-        f"than the other method a run reached r percent of what that one ended with; {NOT_REACHED}: never; (2/3): in "
-        f"two seeds of three. {HARM}: negative transfer, the mean final accuracy is below that of {study.against[0]} "
-        "with the same seeds.",
+        f"Percent of correct images on {study.stop_on}, mean ± standard error over seeds. L_r (Verwimp et al., eq. 2) "
+        "divides the iterations that the other method took to its own final accuracy by those that a run took to r "
+        "percent of that accuracy: above 1 is faster. The first figure is the same at every r, so the other method's "
+        f"own L_99 is 1 or more. {NOT_REACHED}: never reached; (2/3): reached with two seeds of three. {HARM}: negative "
+        f"transfer, the mean final accuracy is below that of {study.against[0]} with the same seeds.",
         tables,
         *_paper(study),
         *(["## What agrees, and what does not", study.findings.strip()] if study.findings else []),
