@@ -117,14 +117,14 @@ def list_(root: Root = ROOT, out: Evidence = EVIDENCE) -> None:
 def recommend(
     task: TaskName,
     budget: Annotated[
-        int | None, typer.Option(min=1, help="Iterations in all; as many as one training from scratch if absent.")
+        int | None, typer.Option(min=1, help="Iterations in all; a quarter of one training from scratch if absent.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions.")] = 1,
     jobs: Jobs = 1,
     device: Device = "auto",
     overrides: Overrides = NONE,
 ) -> None:
-    """Compare methods and schedules on a task's own drops, as trials, and say which to use."""
+    """Race the presets default, naive and paper on a task's own drops, as trials, and say which to use."""
     from retrain.experiments.recommend import recommendation
     from retrain.experiments.workers import Workers
 

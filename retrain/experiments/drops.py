@@ -43,8 +43,6 @@ def commit_drops(study: Study, split: str, task: Task, objects: ObjectStore, roo
     """
     if drops := committed_drops(study, split, task, objects):
         return drops
-    if study.splits[split].by == "landed":
-        raise StudyError(f"task {task.name}: a study of its own drops needs two of them, old and new; it has fewer")
     with prepared_data(study, root) as (sources, folder):
         for number, (source, staging, part) in enumerate(_parts(study, split, sources, folder), 1):
             pack(source, task, TaskStore(objects, task.name), staging=staging, part=part, drop_id=f"drop-{number}")

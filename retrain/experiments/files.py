@@ -26,8 +26,8 @@ def all_studies() -> list[Study]:
 def load_study(name_or_path: str) -> Study:
     """Read a study; a path has a suffix or a slash, a name is looked up in `folder()`.
 
-    A file that says `extends: OTHER` has all of OTHER.yaml beside it but for the fields that it names itself. Raises
-    `StudyError`, one line for every problem.
+    A file that says `extends: OTHER` takes from OTHER.yaml beside it the fields that it does not name itself. It does
+    not take `findings`: they are about the other study's runs. Raises `StudyError`, one line for every problem.
     """
     is_path = "/" in name_or_path or Path(name_or_path).suffix
     path = Path(name_or_path) if is_path else studies_folder() / f"{name_or_path}.yaml"
@@ -53,4 +53,4 @@ def _read(path: Path) -> dict[Any, Any]:
     if not isinstance(document, dict):
         raise StudyError(f"{path}: must be a mapping of fields, such as 'name: ours'")
     extended = document.pop("extends", None)
-    return _read(path.with_name(f"{extended}.yaml")) | document if extended else document
+    return _read(path.with_name(f"{extended}.yaml")) | {"findings": ""} | document if extended else document

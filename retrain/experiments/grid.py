@@ -27,12 +27,12 @@ class Cell(NamedTuple):
 
 
 def parts_of(study: Study, split: str) -> int:
-    """Return how often data lands in a split: as a drop each time, but for `landed`, where all old drops are one."""
+    """Return how many drops land in a split."""
     setting = study.splits[split]
     match setting.by:
         case "source":
             return len(study.data)
-        case "landed" | "transfer":
+        case "transfer":
             return 2
         case _:
             return setting.sizes.count("+") + 1
@@ -88,8 +88,6 @@ def word_of(study: Study, cell: Cell) -> Word:
 
 def data_name(study: Study, split: str, task: Task) -> str:
     """Name a split's data: studies of the same drops share them, and the runs that they have in common."""
-    if study.splits[split].by == "landed":
-        return task.name
     content = [data.model_dump(exclude_defaults=True) for data in study.data], study.splits[split].model_dump()
     held_out = study.stop_on, task.data.val_share, task.data.test_share
     names = "-".join(data.name for data in study.data)

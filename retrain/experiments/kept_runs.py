@@ -72,6 +72,9 @@ def _row(one: EndedRun) -> dict[str, Any]:
 
 
 def _ended_run(line: dict[str, Any]) -> EndedRun:
-    points = zip(*(line["curve"][name] for name in Point.model_fields), strict=True)
-    curve = Curve(points=tuple(Point(**dict(zip(Point.model_fields, values, strict=True))) for values in points))
+    columns = {
+        name: line["curve"][name] for name in Point.model_fields if name in line["curve"]
+    }  # older runs lack some
+    points = zip(*columns.values(), strict=True)
+    curve = Curve(points=tuple(Point(**dict(zip(columns, values, strict=True))) for values in points))
     return EndedRun(Cell(**line["cell"]), RunRecord.model_validate(line["record"]), curve, line["measures"])

@@ -40,10 +40,11 @@ def page(study: Study, kept: KeptRuns) -> str:
         f"Every figure below comes from `{study.name}/runs.jsonl`; `retrain study report --check` makes it again.",
         f"**Made with.** {_made_with(study, kept)}",
         "## Ours",
-        f"Percent of correct images on {study.stop_on}, mean ± standard error over seeds. L_r is how many times sooner "
-        f"than the other method a run reached r percent of what that one ended with; {NOT_REACHED}: never; (2/3): in "
-        f"two seeds of three. {HARM}: negative transfer, the mean final accuracy is below that of {study.against[0]} "
-        "with the same seeds.",
+        f"Percent of correct images on {study.stop_on}, mean ± standard error over seeds. L_r (Verwimp et al., eq. 2) "
+        "divides the iterations that the other method took to its own final accuracy by those that a run took to r "
+        "percent of that accuracy: above 1 is faster. The first figure is the same at every r, so the other method's "
+        f"own L_99 is 1 or more. {NOT_REACHED}: never reached; (2/3): reached with two seeds of three. {HARM}: "
+        f"negative transfer, the mean final accuracy is below that of {study.against[0]} with the same seeds.",
         tables,
         *_paper(study),
         *(["## What agrees, and what does not", study.findings.strip()] if study.findings else []),
@@ -67,7 +68,7 @@ def _made_with(study: Study, kept: KeptRuns) -> str:
 def _paper(study: Study) -> Iterator[str]:
     if study.paper:
         yield "## The paper's"
-        yield _markdown(["method", "figure"], study.paper.items())
+        yield markdown_table(["method", "figure"], study.paper.items())
 
 
 def _tables(study: Study, by_group: Mapping[Group, Sequence[EndedRun]]) -> Iterator[str]:
@@ -78,25 +79,25 @@ def _tables(study: Study, by_group: Mapping[Group, Sequence[EndedRun]]) -> Itera
             if plot not in OVERALL:
                 yield f"![{plot} of {group.split}, {group.variant}]({study.name}/{picture_name(group, plot)}.svg)"
         if study.grids:
-            lines = ([method, *map(_ratio, found)] for method, found in on_grids(study, members).items())
+            lines = ([method, *map(format_ratio, found)] for method, found in on_grids(study, members).items())
             titles = [f"L_100, one evaluation in {every}" for every in study.grids]
-            yield _markdown(["method", *titles], lines)
+            yield markdown_table(["method", *titles], lines)
         if figures := dict.fromkeys(figure_names(members)):
             by_method = {method: by for method, by in measured(members).items() if by}
             lines = (
                 [method, *map(_plain, (by.get(name, estimate([])) for name in figures))]
                 for method, by in by_method.items()
             )
-            yield _markdown(["method", *figures], lines)
+            yield markdown_table(["method", *figures], lines)
     for name, shown in OVERALL.items():
         if name in study.plots:
             yield f"![{shown}]({study.name}/{name}.svg)"
     for variant, split in dict.fromkeys((group.variant, group.split) for group in by_group):
         if sum((group.variant, group.split) == (variant, split) for group in by_group) > 1:
             spent = accumulated(study, by_group, variant, split)
-            lines = ([each.method, _count(each.iterations)] for each in spent)
+            lines = ([each.method, format_count(each.iterations)] for each in spent)
             title = f"### {split}, {variant}: iterations to L_100, all drops"
-            yield f"{title}\n\n{_markdown(['method', 'iterations'], lines)}"
+            yield f"{title}\n\n{markdown_table(['method', 'iterations'], lines)}"
 
 
 def table(study: Study, found: Iterable[Row]) -> str:
@@ -104,32 +105,40 @@ def table(study: Study, found: Iterable[Row]) -> str:
     levels = [f"L_{level} against {other}" for other in study.against for level in LEVELS]
     fitted = [f"iterations to a training loss of {study.fitted:g}"] if study.fitted else []
     lines = (_cells(row, bool(fitted)) for row in found)
-    return _markdown(["method", "highest", "final", "test", *levels, *fitted], lines)
+    return markdown_table(["method", "highest", "final", "test", *levels, *fitted], lines)
 
 
 def _cells(row: Row, fitted: bool) -> list[str]:
     name = f"{row.method} {HARM}" if row.negative_transfer else row.method
     if row.diverged:
         name += f" ({row.diverged} diverged)"
-    ratios = [_ratio(by_level[level]) for by_level in row.speed_ups.values() for level in LEVELS]
-    return [name, *map(_percent, (row.best, row.final, row.test)), *ratios, *([_count(row.fitted)] if fitted else [])]
+    ratios = [format_ratio(by_level[level]) for by_level in row.speed_ups.values() for level in LEVELS]
+    return [
+        name,
+        *map(format_percent, (row.best, row.final, row.test)),
+        *ratios,
+        *([format_count(row.fitted)] if fitted else []),
+    ]
 
 
-def _percent(share: Estimate) -> str:
+def format_percent(share: Estimate) -> str:
+    """Return a share in percent, with its standard error where there is one."""
     error = f" ± {100 * share.error:.2f}" if share.error is not None else ""
     return f"{100 * share.mean:.2f}{error}" if share.mean is not None else "-"
 
 
-def _ratio(ratio: Estimate) -> str:
+def format_ratio(ratio: Estimate) -> str:
+    """Return a speed-up with its standard error; `NOT_REACHED` where no seed has one."""
     if ratio.mean is None:
         return NOT_REACHED if ratio.of else "-"
     error = f" ± {ratio.error:.2f}" if ratio.error is not None else ""
     return f"×{ratio.mean:.2f}{error}{_partly(ratio)}"
 
 
-def _count(count: Estimate) -> str:
+def format_count(count: Estimate) -> str:
+    """Return a number of iterations with its standard error; `NOT_REACHED` where no seed got there."""
     if count.mean is None:
-        return NOT_REACHED
+        return NOT_REACHED if count.of else "-"
     error = f" ± {count.error:,.0f}" if count.error is not None else ""
     return f"{count.mean:,.0f}{error}{_partly(count)}"
 
@@ -143,7 +152,8 @@ def _partly(of_seeds: Estimate) -> str:
     return f" ({of_seeds.n}/{of_seeds.of})" if of_seeds.n < of_seeds.of else ""
 
 
-def _markdown(titles: Sequence[str], lines: Iterable[Iterable[str]]) -> str:
+def markdown_table(titles: Sequence[str], lines: Iterable[Iterable[str]]) -> str:
+    """Return a Markdown table, the first column left-aligned and the others right-aligned."""
     rule = ["---", *("---:" for _ in titles[1:])]
     return "\n".join(f"| {' | '.join(line)} |" for line in (titles, rule, *lines))
 

@@ -1,167 +1,294 @@
-"""Which method and schedule to use on a task: a small study on its own drops, within a budget."""
+"""Say which preset a task should use: short races of all presets from the same parent, as trials, within a budget."""
 
-from collections.abc import Sequence
-from math import ceil, sqrt
-from pathlib import Path
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from math import sqrt
+from typing import Literal, NamedTuple
 
-from retrain.config.loading import load_task, parse_override
-from retrain.config.task import Task
+from retrain.config.loading import load_task
+from retrain.config.recipe import Preset, Recipe
+from retrain.config.task import Target, Task
 from retrain.errors import StudyError
-from retrain.experiments.drops import DataRoot
-from retrain.experiments.kept_runs import EndedRun
-from retrain.experiments.page import table
-from retrain.experiments.runner import run
-from retrain.experiments.runs import Runs
-from retrain.experiments.settings import Method, Split, Study
-from retrain.experiments.statistics import Row, estimate, groups, rows
-from retrain.experiments.workers import Workers
-from retrain.records import Drop
-from retrain.store.task_store import open_task_store
+from retrain.experiments.page import format_count, format_percent, format_ratio, markdown_table
+from retrain.experiments.statistics import Estimate, estimate
+from retrain.experiments.workers import Workers, run_trial, worker_pool
+from retrain.pipeline import next_run, planning
+from retrain.pipeline.planning import History, Request
+from retrain.records import Drop, Plan, RunRecord
+from retrain.store.task_store import TaskStore, open_task_store
+from retrain.utils.text import pluralize
 
-SCALES = (1.0, 0.5, 0.25)
-NAIVE = {"initialization": {"name": "warm"}, "objective": {"name": "none"}, "sampling": {"name": "uniform"}}
+RACED: tuple[Preset, ...] = ("default", "naive", "paper")
+"""The presets that race. The first one is preferred where a difference is too small to mean anything."""
+
+BUDGET_SHARE = 0.25
+"""Iterations of all races together, as a share of one whole training from scratch."""
+
+Level = Literal["100", "99"]
+LEVELS: tuple[Level, ...] = ("100", "99")
+"""Percentages of scratch's accuracy at which iterations are compared, the target first."""
+
+
+class Races(NamedTuple):
+    """What one preset's races came to, over its seeds."""
+
+    preset: Preset
+    reached: Mapping[Level, Estimate]
+    """Iterations to each level of scratch's accuracy."""
+    final: Estimate
+    """Accuracy on val at the end of the race; it ends early where the target is reached."""
+    start: str
+    """Why the weights start where they do."""
+
+
+class Scratch(NamedTuple):
+    """What training from scratch takes on the same dataset."""
+
+    reached: Mapping[Level, float | None]
+    """Iterations to each level of its own accuracy; None where it was not trained on this dataset."""
+    early: float | None
+    """Its accuracy after as many iterations as a race has; None where it was not trained on this dataset."""
+    source: str
+    """Where these figures come from."""
+
+
+class Certainty(NamedTuple):
+    """Differences that are too small to mean anything."""
+
+    iterations: int
+    """From one evaluation to the next."""
+    accuracy: float
+    """Standard error of one accuracy on val."""
 
 
 class Advice(NamedTuple):
-    """What to use, why, and the fields of the task that say so."""
+    """What to use, and why."""
 
-    method: str
+    choice: Preset | Literal["scratch"]
     why: str
-    settings: str
 
-
-def make_study(task: str, budgeted: Task, seeds: int, overrides: Sequence[str] = ()) -> Study:
-    """Return the study of scratch, naive and the task's recipe at three lengths, on the drops that have landed."""
-    overridden = {".".join(path): value for path, value in map(parse_override, overrides)}
-    recipe = {
-        f"continuous x{scale:g}": Method(
-            aspects=("initialization", "objective", "sampling", "schedule"), set={"recipe.schedule.scale": scale}
-        )
-        for scale in SCALES
-    }
-    return Study(
-        name=f"recommend-{budgeted.name}"[:63].strip("-"),
-        title=f"Which method for {budgeted.name}?",
-        repeats=("no paper",),
-        size="mini",
-        regime="The task's own training, shortened to the budget.",
-        task=task,
-        set=overridden | {"training.epochs": budgeted.training.epochs},
-        splits={"landed": Split(by="landed")},
-        methods={"scratch": Method(start="scratch"), "naive": Method(), **recipe},
-        seeds=tuple(range(budgeted.seed, budgeted.seed + seeds)),
-    )
-
-
-def passes(drops: Sequence[Drop], seeds: int) -> float:
-    """Return how many passes over all data the study makes for each epoch of its task."""
-    samples = _samples(drops)
-    return seeds * (2 + sum(SCALES) + (samples - drops[-1].samples("train")) / samples)
-
-
-def cost(task: Task, drops: Sequence[Drop], seeds: int, epochs: float) -> int:
-    """Return how many iterations the study takes in all, where its task is trained for so many epochs."""
-    return ceil(epochs * passes(drops, seeds) * _samples(drops) / task.training.batch_size)
-
-
-def _samples(drops: Sequence[Drop]) -> int:
-    return sum(drop.samples("train") for drop in drops)
-
-
-def within_budget(task: Task, drops: Sequence[Drop], budget: int | None, seeds: int) -> Task:
-    """Return the task with as many epochs as the budget (iterations, in all) allows, never more than it has itself.
-
-    Without a budget the study takes what one training from scratch does. Raises `StudyError` if less than one pass
-    over the data is left for each run.
-    """
-    each_pass = _samples(drops) / task.training.batch_size
-    allowed = (budget / each_pass if budget else task.training.epochs) / passes(drops, seeds)
-    if allowed < 1:
-        given = f"a budget of {budget} iterations" if budget else "one training from scratch"
-        least = cost(task, drops, seeds, 1)
-        raise StudyError(f"{given} is too small to compare methods: --budget {least} is the least")
-    epochs = min(task.training.epochs, allowed)
-    return task.model_copy(update={"training": task.training.model_copy(update={"epochs": epochs})})
-
-
-def advise(rows: Sequence[Row]) -> Advice:
-    """Return the method that was as good as scratch soonest with every seed, or nearly as good, or else scratch."""
-    for level in (100, 99):
-        reached = {row.method: row.speed_ups["scratch"][level] for row in rows}
-        own = reached.pop("scratch").mean or 1.0  # scratch reaches 99 percent before it is at its own accuracy
-        sure = {method: each.mean for method, each in reached.items() if each.mean and each.n == each.of}
-        best, ratio = max(sure.items(), key=lambda item: item[1], default=("", 0.0))
-        if ratio > own:
-            return Advice(
-                best,
-                f"it reached {level}% of scratch's accuracy {ratio / own:.2f} times as fast as scratch",
-                _settings(best),
-            )
-    return Advice("scratch", "no method was as good as scratch any sooner", "baseline: {refresh: {every: 1}}")
-
-
-def behind_best(rows: Sequence[Row]) -> str:
-    """Say which methods ended below scratch, and by how many points."""
-    finals = {row.method: row.final.mean for row in rows if row.final.mean is not None}
-    points = {method: 100 * (final - finals["scratch"]) for method, final in finals.items()}
-    found = [f"{method} ({each:.1f} points)" for method, each in points.items() if each < 0]
-    return f"Ended below scratch: {', '.join(found)}." if found else "No method ended below scratch."
-
-
-def _settings(method: str) -> str:
-    """The lines of the task file that choose a method."""
-    if method == "naive":
-        parts = ", ".join(f"{aspect}: {{name: {kind['name']}}}" for aspect, kind in NAIVE.items())
-        return f"recipe: {{{parts}, schedule: {{scale: 1}}}}"
-    return f"recipe: {{schedule: {{scale: {method.rpartition('x')[2]}}}}}"
-
-
-def length(task: Task, shortened: Task, drops: Sequence[Drop], seeds: int) -> str:
-    """Say how long the trainings were and, where they were cut, what that means."""
-    epochs, whole = shortened.training.epochs, task.training.epochs
-    if epochs == whole:
-        return f"Trained for the task's {whole:g} epochs."
-    return (
-        f"Trained for {epochs:.3g} of the task's {whole:g} epochs, and shorter trainings favour the naive start: "
-        f"--budget {cost(task, drops, seeds, whole)} compares them at full length."
-    )
-
-
-def certainty(drops: Sequence[Drop], seeds: int, scratch: Sequence[EndedRun]) -> str:
-    """Say below which size a difference of two accuracies means nothing."""
-    images = sum(drop.samples("val") for drop in drops)
-    accuracy = estimate([one.curve.points[-1].accuracy for one in scratch]).mean or 0.0
-    error = 100 * sqrt(accuracy * (1 - accuracy) / images)
-    return (
-        f"{seeds} {'seed' if seeds == 1 else 'seeds'}; one accuracy on {images:,} val images has a standard error of "
-        f"{error:.1f} points, and smaller differences mean nothing."
-    )
+    @property
+    def settings(self) -> str:
+        """The line of the task file that chooses it."""
+        if self.choice == "scratch":
+            return "baseline: {refresh: {every: 1}}"
+        return f"recipe: {{preset: {self.choice}}}"
 
 
 def recommendation(name: str, budget: int | None, seeds: int, workers: Workers, overrides: Sequence[str] = ()) -> str:
-    """Run the study within the budget and return its advice with the evidence, Markdown.
+    """Race the presets within the budget and return the advice with its figures, Markdown.
 
-    Raises `StudyError` if there are fewer than two drops, or the budget is too small.
+    Raises `StudyError` if there is no parent with a new drop to race from, or the budget is too small.
     """
     task = load_task(name, overrides)
-    drops = open_task_store(task).drops.all()
-    if len(drops) < 2:
-        landed = "1 drop" if len(drops) == 1 else "no drop"
-        raise StudyError(f"task {task.name} has {landed}; old and new ones are needed to compare methods")
-    shortened = within_budget(task, drops, budget, seeds)
-    runs = Runs(make_study(name, shortened, seeds, overrides), None)
-    run(runs, DataRoot(Path()), workers)
-    ((_, members),) = groups(runs.study, runs.ran()).items()
-    found = rows(runs.study, members)
-    advice = advise(found)
-    scratch = [one for one in members if one.cell.method == "scratch"]
-    return "\n\n".join(
-        [
-            f"Use {advice.method}: {advice.why}. {length(task, shortened, drops, seeds)}",
-            f"In the task file: `{advice.settings}`",
-            behind_best(found),
-            table(runs.study, found),
-            certainty(drops, seeds, scratch),
-        ]
+    store = open_task_store(task)
+    plans = plan_races(store, task, budget, seeds)
+    ended = {record.run_id for record in store.ledger.read()}
+    to_do = [plan for each in plans.values() for plan in each if plan.run_id not in ended]
+    with worker_pool(workers) as run_each:
+        deque(run_each(run_trial, to_do), maxlen=0)
+    records = {record.run_id: record for record in store.ledger.read()}
+    races = [_races(preset, each, records) for preset, each in plans.items()]
+    plan = plans[RACED[0]][0]
+    scratch, certainty = _scratch(store, plan), _certainty(store, plan, races)
+    results = [records[plan.run_id].result for each in plans.values() for plan in each]
+    used = sum(result.iterations for result in results if result)
+    advice = advise(races, scratch, certainty)
+    return "\n\n".join(_page(advice, races, scratch, certainty, plan, seeds, used))
+
+
+def plan_races(store: TaskStore, task: Task, budget: int | None, seeds: int) -> dict[Preset, list[Plan]]:
+    """Return the plans of all races by preset, a seed each. Raises `StudyError` as `recommendation` does.
+
+    All continue from the same parent, on all drops, for at most the same number of iterations. Where scratch was
+    trained on the same drops, a race ends at its accuracy.
+    """
+    found = store.drops.committed()
+    drops = [store.drops.read(drop) for drop in found.usable]
+    past = next_run.history(store, task)
+    retries = {run_id: record for run_id, record in past.records.items() if record.outcome == "failed"}
+    own = {run_id: record for run_id, record in past.records.items() if record.purpose != "trial"}
+    past = past._replace(records=own, champion=_parent(store, task, past, drops), quarantined=found.quarantined)
+    seeded = {preset: [_race_task(task, preset, task.seed + seed) for seed in range(seeds)] for preset in RACED}
+    plans = {preset: [_plan(each, drops, past) for each in tasks] for preset, tasks in seeded.items()}
+    limit = _limit(plans[RACED[0]][0], budget, len(RACED) * seeds)
+    return {preset: [_shorten(plan, limit, retries) for plan in each] for preset, each in plans.items()}
+
+
+def _parent(store: TaskStore, task: Task, past: History, drops: Sequence[Drop]) -> Plan:
+    """Return the newest plan, from the champion's back through its parents, that lacks a landed drop."""
+    landed, plan = {drop.id for drop in drops}, past.champion
+    while plan and landed <= {drop.id for drop in plan.dataset.drops}:
+        plan = store.run(plan.parent).plan() if plan.parent else None
+    if plan is None:
+        raise StudyError(
+            f"task {task.name}: races continue from a champion on a drop that is new to it, and there is none "
+            f"({pluralize(len(drops), 'drop')} landed): run `retrain run`, land a further drop, and try again"
+        )
+    if (plan.task.model, plan.task.data.image_size) != (task.model, task.data.image_size):
+        raise StudyError(f"task {task.name}: no preset can continue from {plan.run_id}: its network is another one")
+    return plan
+
+
+def _race_task(task: Task, preset: Preset, seed: int) -> Task:
+    return task.model_copy(update={"recipe": Recipe(preset=preset), "seed": seed, "target": Target(level=100)})
+
+
+def _plan(task: Task, drops: Sequence[Drop], past: History) -> Plan:
+    planned = planning.make_plan(task, drops, past, Request("continuous", "trial"))
+    assert isinstance(planned, Plan)  # there are drops, and no trial in this history
+    return planned
+
+
+def _limit(plan: Plan, budget: int | None, races: int) -> int:
+    """Return the most iterations of one race. Raises `StudyError` if they end before the first evaluation."""
+    total = budget or round(BUDGET_SHARE * _whole(plan))
+    if total < (least := races * plan.evaluate_every):
+        raise StudyError(
+            f"a budget of {total:,} iterations is too small for {races} races, which are evaluated every "
+            f"{plan.evaluate_every:,}: pass --budget {least} or more"
+        )
+    return total // races
+
+
+def _whole(plan: Plan) -> int:
+    assert plan.scratch  # a race has a parent
+    return plan.scratch.schedule
+
+
+def _shorten(plan: Plan, limit: int, failed: Mapping[str, RunRecord]) -> Plan:
+    """Return a plan with a schedule of `limit` iterations, past attempts that failed by an error.
+
+    A target that is carried over is left out: it is about the old drops, which a warm start knows before it has learnt
+    anything of the new ones.
+    """
+    schedule = plan.recipe.schedule.model_copy(update={"scale": limit / _whole(plan)})
+    recipe = plan.recipe.model_copy(update={"schedule": schedule})
+    short = plan.model_copy(update={"recipe": recipe, "iterations": limit})
+    if short.target and short.target.provenance == "carried":
+        short = short.model_copy(update={"target": None, "stop_rule": None})
+    while short.run_id in failed:
+        short = short.model_copy(update={"retry": short.retry + 1})
+    return short
+
+
+def _races(preset: Preset, plans: Sequence[Plan], records: Mapping[str, RunRecord]) -> Races:
+    results = [records[plan.run_id].result for plan in plans]
+    compared = results if plans[0].target else []
+    return Races(
+        preset,
+        {level: estimate([each and each.reached_at[level] for each in compared]) for level in LEVELS},
+        estimate([each.final_accuracy if each and each.outcome != "diverged" else None for each in results]),
+        plans[0].start,
     )
+
+
+def _scratch(store: TaskStore, plan: Plan) -> Scratch:
+    """Return what the scratch run of a race's target took."""
+    if plan.target is None:
+        return Scratch(
+            dict.fromkeys(LEVELS),
+            None,
+            "No scratch run has seen these drops, so there is no accuracy to reach, and the accuracy at the end "
+            "decides. `retrain baseline` measures one; then iterations are compared.",
+        )
+    iterations = plan.target.baseline_iterations
+    reached: dict[Level, float | None] = {"100": iterations, "99": plan.target.baseline_reached_at["99"] or iterations}
+    points = store.run(plan.target.baseline_run).curve().points
+    early = [point.accuracy for point in points if point.iteration <= plan.iterations]
+    return Scratch(reached, early[-1] if early else None, f"Scratch was measured by {plan.target.baseline_run}.")
+
+
+def _certainty(store: TaskStore, plan: Plan, races: Sequence[Races]) -> Certainty:
+    samples = sum(store.drops.read(drop.id).samples("val") for drop in plan.dataset.drops)
+    accuracy = max((each.final.mean or 0.0 for each in races), default=0.0)
+    return Certainty(plan.evaluate_every, sqrt(accuracy * (1 - accuracy) / samples) if samples else 0.0)
+
+
+def advise(races: Sequence[Races], scratch: Scratch, certainty: Certainty) -> Advice:
+    """Return the preset that is at scratch's accuracy soonest with every seed, if sooner than scratch itself.
+
+    Where none gets there, 99 percent of it counts, against what scratch takes to the same 99 percent. Where none gets
+    there either, the highest accuracy at the end counts.
+    """
+    for level in LEVELS:
+        sure = {each.preset: each.reached[level] for each in races}
+        means = {preset: each.mean for preset, each in sure.items() if each.mean is not None and each.n == each.of}
+        own = scratch.reached[level]
+        if not means or own is None:
+            continue
+        best = _preferred(means, min(means.values()) + certainty.iterations, smaller=True)
+        what = "scratch's accuracy" if level == "100" else f"{level}% of scratch's accuracy"
+        if means[best] < own:
+            return Advice(
+                best,
+                f"it reached {what} after {means[best]:,.0f} iterations, where scratch takes {own:,.0f} "
+                f"({own / means[best]:.1f} times as many)",
+            )
+        return Advice("scratch", f"no preset reached {what} sooner than scratch's {own:,.0f} iterations")
+    finals = {each.preset: each.final.mean for each in races if each.final.mean is not None}
+    if not finals:
+        return Advice("scratch", "every race diverged")
+    best = _preferred(finals, max(finals.values()) - certainty.accuracy, smaller=False)
+    if scratch.reached["100"] is None:
+        return Advice(best, f"it ended highest of the presets, at {finals[best]:.2%}, after equally many iterations")
+    if scratch.early is not None and scratch.early > finals[best] + certainty.accuracy:
+        return Advice(
+            "scratch",
+            f"no preset came within 1% of scratch's accuracy, and after as many iterations scratch was at "
+            f"{scratch.early:.2%}, the best preset ({best}) at {finals[best]:.2%}",
+        )
+    return Advice(best, f"no preset came within 1% of scratch's accuracy; it ended highest, at {finals[best]:.2%}")
+
+
+def _preferred(figures: Mapping[Preset, float], bound: float, smaller: bool) -> Preset:
+    """Return the first of `RACED` if it is within the bound, else the best."""
+    first = figures.get(RACED[0])
+    if first is not None and (first <= bound if smaller else first >= bound):
+        return RACED[0]
+    return min(figures, key=lambda preset: figures[preset] if smaller else -figures[preset])
+
+
+def _page(
+    advice: Advice, races: Sequence[Races], scratch: Scratch, certainty: Certainty, plan: Plan, seeds: int, used: int
+) -> Iterator[str]:
+    yield f"Use {advice.choice}: {advice.why}."
+    yield f"In the task file: `{advice.settings}`"
+    titles = ["preset", "iterations to L_100", "to L_99", "L_100", "L_99", "accuracy at the end"]
+    yield markdown_table(titles, [_scratch_line(scratch), *(_line(each, scratch) for each in races)])
+    chosen = [each.start for each in races if each.preset == "default"]
+    yield f"Preset default: {chosen[0]}"
+    yield (
+        f"{pluralize(len(races) * seeds, 'race')} from {plan.parent}, {plan.iterations:,} iterations each at most, "
+        f"took {used:,} together; one whole training from scratch takes {_whole(plan):,}. They are trials: the task's "
+        f"savings do not count them. {scratch.source} L_r is scratch's iterations to its own accuracy over the "
+        "preset's to r percent of it (above 1 is faster; /: not reached), so scratch's own L_99 is 1 or more."
+    )
+    yield (
+        f"{pluralize(seeds, 'seed')}; accuracies that differ by less than {100 * certainty.accuracy:.1f} points, or "
+        f"iterations that differ by less than {certainty.iterations:,}, mean nothing."
+    )
+
+
+def _line(races: Races, scratch: Scratch) -> list[str]:
+    ratios = [_ratio(scratch, races.reached[level]) for level in LEVELS]
+    return [
+        races.preset,
+        *(format_count(races.reached[level]) for level in LEVELS),
+        *ratios,
+        format_percent(races.final),
+    ]
+
+
+def _ratio(scratch: Scratch, reached: Estimate) -> str:
+    """Return L_r of the mean iterations."""
+    own = scratch.reached["100"]
+    ratio = own / reached.mean if own and reached.mean else None
+    return format_ratio(Estimate(ratio, None, reached.n, reached.of))
+
+
+def _scratch_line(scratch: Scratch) -> list[str]:
+    alone = {level: estimate([each] if (each := scratch.reached[level]) else []) for level in LEVELS}
+    early = Estimate(scratch.early, None, 1, 1)
+    ratios = [_ratio(scratch, alone[level]) for level in LEVELS]
+    return ["scratch", *(format_count(alone[level]) for level in LEVELS), *ratios, format_percent(early)]

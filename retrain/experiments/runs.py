@@ -65,8 +65,6 @@ class Runs:
     def drops(self, cell: Cell) -> list[Drop]:
         """Return what a cell's run trains on. Raises `StudyError` if drops are missing."""
         drops, by = self.data(cell).drops, self.study.splits[cell.split].by
-        if by == "landed":
-            return list(drops if cell.drops == 2 else drops[:-1])
         if not self.has_landed(cell):
             raise StudyError(f"study {self.study.name}: the drops of split {cell.split} are not in {self.objects.url}")
         names = drop_ids(self.study, cell)
@@ -75,8 +73,7 @@ class Runs:
 
     def has_landed(self, cell: Cell) -> bool:
         """Say whether the drops of a cell are there."""
-        is_own = self.study.splits[cell.split].by == "landed"
-        return is_own or {drop.id for drop in self.data(cell).drops} >= set(drop_ids(self.study, cell))
+        return {drop.id for drop in self.data(cell).drops} >= set(drop_ids(self.study, cell))
 
     def forget(self) -> None:
         """Read the store anew from here on: runs have ended."""

@@ -28,13 +28,13 @@ class Data(ConfigModel):
 class Split(ConfigModel):
     """How the data lands: as drops, one after another."""
 
-    by: Literal["classes", "share", "component", "source", "landed", "transfer", "margin"]
+    by: Literal["classes", "share", "component", "source", "transfer", "margin"]
     """classes: so many classes a drop; share: so many percent of the images; component: the same, along their first
-    principal component; source: a drop for each data set; landed: what the task's own store holds, all but the newest
-    drop first, then the newest; transfer: source or, for one data set, classes, but the second run trains on the second
-    drop alone; margin: share, but what comes after the first drop is what the method's own model is least sure of."""
+    principal component; source: a drop for each data set; transfer: source or, for one data set, classes, but the
+    second run trains on the second drop alone; margin: share, but what comes after the first drop is what the method's
+    own model is least sure of."""
     sizes: str = ""
-    """What the drops get: 70+30. Nothing to say for source and landed."""
+    """What the drops get: 70+30. Left out for source."""
     kept: Annotated[int, Field(ge=1, le=100)] = 100
     """transfer: so many percent of the second drop's training images are kept."""
 

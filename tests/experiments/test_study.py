@@ -1,6 +1,5 @@
 """Studies on scanned digits, run for real in a small perceptron; and their tables against hand-made curves."""
 
-import re
 import shutil
 import tarfile
 from collections.abc import Iterator
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.studying import CPU, TASK, ran, small_study, workplace
+from support.studying import CPU, ran, small_study, workplace
 from support.terminal import retrain
 from torchvision.datasets import FakeData
 
@@ -22,7 +21,6 @@ from retrain.experiments.files import load_study
 from retrain.experiments.grid import Cell, cells, task_of
 from retrain.experiments.kept_runs import KeptRuns
 from retrain.experiments.page import page, table
-from retrain.experiments.recommend import advise, behind_best, recommendation
 from retrain.experiments.runner import run
 from retrain.experiments.runs import Runs
 from retrain.experiments.statistics import Group, accumulated, estimate, fitted_at, groups, on_grids, rows
@@ -305,69 +303,6 @@ def test_the_catalogue_says_what_was_run_and_what_needs_data(place: Path, tmp_pa
     found = {entry.study: entry.status for entry in entries(place, tmp_path) if entry.item == known[0]}
     assert found == {"has": "not run", "lacks": "needs data imagenet-100", "ran": "run mini"}
     assert {entry.status for entry in entries(place, tmp_path) if entry.item not in known} == {"no study yet"}
-
-
-def test_advice_names_what_was_fastest_with_every_seed_and_scratch_if_nothing_was() -> None:
-    study = small_study(seeds=[0, 1])
-    assert advise(rows(study, TWO_SEEDS)).method == "init"
-    assert advise(rows(study, TWO_SEEDS[:4])).method == "scratch"
-    assert behind_best(rows(study, TWO_SEEDS)) == "Ended below scratch: naive (-0.2 points)."
-    assert behind_best(rows(study, TWO_SEEDS[:2])) == "No method ended below scratch."
-    soon = [ran("naive", seed, {5: 0.9, 10: 0.9}) for seed in (0, 1)]
-    assert advise(rows(study, [*TWO_SEEDS[:2], *soon, *TWO_SEEDS[4:]])).method == "naive"
-
-
-def test_a_recommendation_is_measured_on_the_tasks_own_drops_within_the_budget(place: Path, tmp_path: Path) -> None:
-    study = small_study()
-    own = tmp_path / "own.yaml"
-    own.write_text(TASK.replace("name: tiny", f"name: tiny\nstore: {tmp_path / 'store'}"))
-    runs = Runs(study, str(tmp_path / "store"))
-    task = runs.task(next(cells(study, 1)))
-    commit_drops(study, "7+3", task.model_copy(update={"name": "tiny"}), runs.objects, DataRoot(place))
-    with pytest.raises(StudyError, match="budget of 3 iterations is too small"):
-        recommendation(str(own), 3, 1, CPU)
-    text = recommendation(str(own), 40, 1, CPU)
-    assert text.startswith("Use ")
-    records = runs.store("tiny").ledger.read()
-    assert {record.purpose for record in records} == {"trial"}
-    assert sum(record.result.iterations for record in records if record.result) == pytest.approx(40, abs=3)
-    (whole,) = re.findall(r"shorter trainings favour the naive start: --budget (\d+) compares", text)
-    assert "Trained for the task's 3 epochs." in recommendation(str(own), int(whole), 1, CPU)
-    images = sum(drop.samples("val") for drop in runs.store("tiny").drops.all())
-    assert f"on {images} val images has a standard error of" in text
-
-
-def test_a_recommendation_is_about_the_task_with_its_overrides(
-    place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    study = small_study()
-    runs = Runs(study, str(tmp_path / "store"))
-    task = runs.task(next(cells(study, 1)))
-    commit_drops(study, "7+3", task.model_copy(update={"name": "mine"}), runs.objects, DataRoot(place))
-    overrides = ("name=mine", f"store={tmp_path / 'store'}", "model.options={width: 8}", "training.epochs=1000")
-    options = [word for override in overrides for word in ("--set", override)]
-    command = ["study", "recommend", "--task", "tiny", "--budget", "40", "--device", "cpu", *options]
-    assert "of the task's 1000 epochs" in retrain(command, capfd).out
-    records = runs.store("mine").ledger.read()
-    plans = [runs.store("mine").run(record.run_id).plan() for record in records]
-    assert [plan.task.model.options for plan in plans] == [{"width": 8}] * 6
-    assert sum(plan.iterations for plan in plans) == pytest.approx(40, abs=3)
-
-
-def test_where_the_recipe_loses_the_recommendation_is_not_to_use_it(place: Path, tmp_path: Path) -> None:
-    """A perceptron that does not come to fit its digits: in docs/evidence/digits.md naive wins, and by far."""
-    own = tmp_path / "own.yaml"
-    lines = [f"name: tiny\nstore: {tmp_path / 'store'}", "epochs: 20", "batch_size: 32"]
-    for old, new in zip(("name: tiny", "epochs: 3", "batch_size: 64"), lines, strict=True):
-        own.write_text((own.read_text() if own.exists() else TASK).replace(old, new))
-    study = small_study(data=[{"name": "digits"}])
-    runs = Runs(study, str(tmp_path / "store"))
-    task = runs.task(next(cells(study, 1)))
-    commit_drops(study, "7+3", task.model_copy(update={"name": "tiny"}), runs.objects, DataRoot(place))
-    first, settings, below, *_ = recommendation(str(own), 4000, 2, CPU).split("\n\n")
-    assert first.startswith("Use naive: it reached L_100")
-    assert "recipe: {initialization: {name: warm}" in settings
-    assert "continuous x0.25 (-" in below
 
 
 def test_a_data_set_that_is_not_at_hand_is_named_with_what_to_fetch_and_where_to_put_it(tmp_path: Path) -> None:

@@ -1,0 +1,178 @@
+"""`retrain study recommend`: races of the presets on scanned digits, and its advice on hand-made figures."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.studying import CPU, TASK, workplace
+from support.terminal import retrain
+
+from retrain.config.loading import load_task
+from retrain.config.recipe import Preset
+from retrain.data.packing import pack
+from retrain.data.staging import Staging
+from retrain.errors import StudyError
+from retrain.experiments.recommend import Certainty, Races, Scratch, advise, plan_races, recommendation
+from retrain.experiments.statistics import estimate
+from retrain.pipeline import stages
+from retrain.pipeline.context import make_context
+from retrain.pipeline.planning import Request
+from retrain.records import RunRecord
+from retrain.store.task_store import TaskStore, open_task_store
+
+SCRATCH = Scratch({"100": 800.0, "99": 600.0}, early=0.5, source="measured")
+CERTAINTY = Certainty(iterations=20, accuracy=0.01)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Digits and cache, once for this module."""
+    with workplace(tmp_path_factory.mktemp("recommend")) as root:
+        yield root
+
+
+@pytest.fixture
+def own(place: Path, tmp_path: Path) -> str:
+    """Return the file of a task on which scratch was trained when the first of its two drops had landed."""
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        TASK.replace("name: tiny", f"name: own\nstore: {tmp_path / 'store'}").replace("epochs: 3", "epochs: 60")
+    )
+    land(place, str(path), 1)
+    task = load_task(str(path))
+    stages.run_task(make_context(open_task_store(task), task, "cpu"), task, Request())
+    land(place, str(path), 2)
+    return str(path)
+
+
+def land(place: Path, path: str, part: int) -> None:
+    """Commit one of the two drops of digits."""
+    task = load_task(path)
+    staging = Staging.parse("classes", "7+3")
+    pack(place / "digits", task, open_task_store(task), staging=staging, part=part, drop_id=f"drop-{part}")
+
+
+def store_of(path: str) -> TaskStore:
+    """Return the task's store."""
+    return open_task_store(load_task(path))
+
+
+def test_races_share_parent_drops_and_length(own: str) -> None:
+    plans = plan_races(store_of(own), load_task(own), None, 2)
+    every = [plan for each in plans.values() for plan in each]
+    assert list(plans) == ["default", "naive", "paper"]
+    assert len({plan.run_id for plan in every}) == 6
+    (parent,) = {plan.parent for plan in every}
+    assert parent == store_of(own).champion.read().run_id
+    assert {plan.purpose for plan in every} == {"trial"}
+    assert {len(plan.dataset.drops) for plan in every} == {2}
+    assert every[0].scratch
+    assert {plan.iterations for plan in every} == {round(every[0].scratch.schedule / 4) // 6}
+    assert {preset: each[0].recipe.initialization.name for preset, each in plans.items()} == {
+        "default": "shrink_perturb",
+        "naive": "warm",
+        "paper": "shrink_perturb",
+    }
+    assert [each[0].averaging.kind for each in plans.values()] == ["power", "none", "none"]
+    assert [plan.seed for plan in plans["naive"]] == [0, 1]
+
+
+def test_races_are_trials_within_budget_and_left_out_of_savings(own: str, capfd: pytest.CaptureFixture[str]) -> None:
+    before = store_of(own).ledger.read()
+    said = retrain(["study", "recommend", "--task", own, "--budget", "150", "--device", "cpu"], capfd).out
+    records = store_of(own).ledger.read()
+    raced = [record for record in records if record not in before]
+    used = sum(record.result.iterations for record in raced if record.result)
+    assert re.match(r"Use (default|naive|paper|scratch): ", said)
+    assert len(raced) == 3
+    assert {record.purpose for record in raced} == {"trial"}
+    assert {record.savings for record in raced} == {None}
+    assert used <= 150
+    assert f"took {used} together" in said
+    assert store_of(own).champion.read().run_id == before[0].run_id
+    assert retrain(["study", "recommend", "--task", own, "--budget", "150", "--device", "cpu"], capfd).out == said
+    assert store_of(own).ledger.read() == records
+
+
+def test_race_after_retraining_continues_from_previous_champion(own: str) -> None:
+    task, store = load_task(own), store_of(own)
+    first = store.champion.read().run_id
+    stages.run_task(make_context(store, task, "cpu"), task, Request())
+    plans = plan_races(store, task, None, 1)
+    assert {plan.parent for each in plans.values() for plan in each} == {first}
+
+
+def test_race_has_a_target_only_where_scratch_saw_the_drops(own: str) -> None:
+    task, store = load_task(own), store_of(own)
+    assert {plan.target for each in plan_races(store, task, None, 1).values() for plan in each} == {None}
+    assert "No scratch run has seen these drops" in recommendation(own, 150, 1, CPU)
+    calibrated = stages.run_task(make_context(store, task, "cpu"), task, Request("scratch", "calibrate"))
+    assert isinstance(calibrated, RunRecord)
+    assert calibrated.result
+    said = recommendation(own, 150, 1, CPU)
+    assert f"Scratch was measured by {calibrated.run_id}." in said
+    own_l99 = calibrated.result.reached_at["100"] or 0, calibrated.result.reached_at["99"] or 1
+    assert f"| scratch | {own_l99[0]:,} | {own_l99[1]:,} | ×1.00 | ×{own_l99[0] / own_l99[1]:.2f} |" in said
+
+
+def test_race_without_parent_says_what_to_do(place: Path, tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(TASK.replace("name: tiny", f"name: own\nstore: {tmp_path / 'store'}"))
+    land(place, str(path), 1)
+    with pytest.raises(StudyError, match=r"there is none \(1 drop landed\): run `retrain run`, land a further drop"):
+        recommendation(str(path), None, 1, CPU)
+
+
+def test_budget_below_one_evaluation_names_the_least(own: str) -> None:
+    with pytest.raises(StudyError, match="budget of 3 iterations is too small for 3 races") as error:
+        recommendation(own, 3, 1, CPU)
+    least = int(str(error.value).split("--budget ")[1].split()[0])
+    assert plan_races(store_of(own), load_task(own), least, 1)
+    with pytest.raises(StudyError, match="too small"):
+        plan_races(store_of(own), load_task(own), least - 1, 1)
+
+
+def races(preset: Preset, final: float, at_100: float | None = None, at_99: float | None = None) -> Races:
+    """Return one preset's figures with one seed."""
+    return Races(preset, {"100": estimate([at_100]), "99": estimate([at_99])}, estimate([final]), "")
+
+
+def test_advice_is_the_preset_at_scratchs_accuracy_first() -> None:
+    found = [races("default", 0.6, 300, 250), races("naive", 0.6, 200, 200), races("paper", 0.5)]
+    advice = advise(found, SCRATCH, CERTAINTY)
+    assert advice.choice == "naive"
+    assert (
+        advice.why == "it reached scratch's accuracy after 200 iterations, where scratch takes 800 (4.0 times as many)"
+    )
+    assert advice.settings == "recipe: {preset: naive}"
+
+
+def test_advice_prefers_default_within_one_evaluation_or_error() -> None:
+    found = [races("default", 0.6, 210), races("naive", 0.6, 200)]
+    assert advise(found, SCRATCH, CERTAINTY).choice == "default"
+    found = [races("default", 0.595), races("naive", 0.6)]
+    assert advise(found, SCRATCH, CERTAINTY).choice == "default"
+    found = [races("default", 0.58), races("naive", 0.6)]
+    assert advise(found, SCRATCH, CERTAINTY).choice == "naive"
+
+
+def test_advice_compares_with_scratchs_own_l99() -> None:
+    found = [races("default", 0.5), races("naive", 0.6, None, 700)]
+    advice = advise(found, SCRATCH, CERTAINTY)  # L_99 is 800 / 700, above 1; scratch's own is 800 / 600
+    assert advice.choice == "scratch"
+    assert advice.why == "no preset reached 99% of scratch's accuracy sooner than scratch's 600 iterations"
+    assert advise([races("naive", 0.6, None, 500)], SCRATCH, CERTAINTY).choice == "naive"
+
+
+def test_advice_needs_every_seed_at_the_level() -> None:
+    lucky = Races("naive", {"100": estimate([50, None]), "99": estimate([50, None])}, estimate([0.6, 0.4]), "")
+    found = [lucky, races("paper", 0.55, 400)]
+    assert advise(found, SCRATCH, CERTAINTY).choice == "paper"
+
+
+def test_advice_is_scratch_where_it_is_higher_as_early() -> None:
+    found = [races("default", 0.4), races("naive", 0.45)]
+    assert advise(found, SCRATCH, CERTAINTY).choice == "scratch"
+    unknown = Scratch({"100": None, "99": None}, early=None, source="none")
+    assert advise(found, unknown, CERTAINTY).choice == "naive"
