@@ -8,7 +8,7 @@ from kfp.dsl.graph_component import GraphComponent
 from retrain.config.task import Task
 from retrain.kubeflow.client import DEVICE, submit
 from retrain.kubeflow.pods import configure_pod
-from retrain.kubeflow.submission import Submitted
+from retrain.kubeflow.records import Submitted
 from retrain.records import Plan, digest
 
 from . import components

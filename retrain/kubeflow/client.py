@@ -30,7 +30,7 @@ from urllib3.exceptions import HTTPError
 from retrain.config.resources import Kubeflow
 from retrain.config.task import Task
 from retrain.errors import SubmitError
-from retrain.kubeflow.submission import ENDED_STATES, PipelineBuilder, Submitted
+from retrain.kubeflow.records import ENDED_STATES, PipelineBuilder, Submitted
 from retrain.pipeline.planning import Request
 
 TOKEN = "RETRAIN_KUBEFLOW_TOKEN"

@@ -1,9 +1,9 @@
 """Start a step in several processes on this machine, as torchrun does, and keep their exit code.
 
-`python -m retrain.kubeflow.launch STEP TASK RUN DEVICE` is one of these processes."""
+Each process is `python -m retrain.kubeflow.steps STEP TASK RUN DEVICE`.
+"""
 
 import os
-import signal
 import sys
 from uuid import uuid4
 
@@ -11,8 +11,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from retrain.kubeflow import steps
-from retrain.training.preemption import Preempted, raise_preempted
+from retrain.training.preemption import Preempted
 from retrain.utils.processes import available_cores
 
 
@@ -33,23 +32,9 @@ def launch(processes: int, *arguments: str) -> None:
     )
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // processes)))
     try:
-        elastic_launch(config, sys.executable)("-m", "retrain.kubeflow.launch", *arguments)
+        elastic_launch(config, sys.executable)("-m", "retrain.kubeflow.steps", *arguments)
     except SignalException as signalled:
         raise Preempted from signalled
     except ChildFailedError as failed:
         _, first = failed.get_first_failure()
         raise SystemExit(first.exitcode if first.exitcode > 0 else 128 - first.exitcode) from failed
-
-
-STEPS = {"train": steps.train_only, "complete": steps.complete}
-
-
-def worker_main() -> None:
-    """Do the step that the command line names."""
-    signal.signal(signal.SIGTERM, raise_preempted)
-    step, *arguments = sys.argv[1:]
-    STEPS[step](*arguments)
-
-
-if __name__ == "__main__":
-    worker_main()

@@ -16,7 +16,7 @@ from kfp.dsl.graph_component import GraphComponent
 from retrain.config.task import Task
 from retrain.errors import RunError
 from retrain.kubeflow.client import pipeline_arguments
-from retrain.kubeflow.submission import read_submission
+from retrain.kubeflow.records import read_submission
 from retrain.pipeline import stages
 from retrain.pipeline.context import Context, make_context
 from retrain.pipeline.planning import NoRunNeeded, Request

@@ -8,6 +8,8 @@ fail.
 
 import logging
 import os
+import signal
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -17,7 +19,7 @@ from retrain.config import Method, Purpose
 from retrain.config.loading import parse_task
 from retrain.config.task import Task
 from retrain.errors import UserError
-from retrain.kubeflow.submission import Submission, read_submission, write_submission
+from retrain.kubeflow.records import Submission, read_submission, write_submission
 from retrain.monitoring.observers import LOOPBACK, make_observers
 from retrain.pipeline import stages
 from retrain.pipeline.context import Context, make_context
@@ -26,6 +28,7 @@ from retrain.pipeline.train import run_as_leader
 from retrain.records import Plan
 from retrain.store import Missing
 from retrain.store.task_store import open_task_store
+from retrain.training.preemption import raise_preempted
 
 log = logging.getLogger("retrain")
 
@@ -205,3 +208,20 @@ def _read_error(context: Context, plan: Plan) -> str | None:
 
 def _error_key(context: Context, plan: Plan) -> str:
     return context.store.keys.run(plan.run_id, "error.txt")
+
+
+WORKER_STEPS = {"train": train_only, "complete": complete}
+
+
+def worker_main() -> None:
+    """Do the step that the command line names: `python -m retrain.kubeflow.steps STEP TASK RUN DEVICE`.
+
+    Several of these processes train together, started by `launch` or by torchrun in a TrainJob.
+    """
+    signal.signal(signal.SIGTERM, raise_preempted)
+    step, *arguments = sys.argv[1:]
+    WORKER_STEPS[step](*arguments)
+
+
+if __name__ == "__main__":
+    worker_main()

@@ -46,7 +46,7 @@ def _trainer(task: Task, run_id: str) -> Manifest:
         amounts[resources.gpus.type] = resources.gpus.count
     return {
         "image": resources.image,
-        "command": ["torchrun", "-m", "retrain.kubeflow.launch"],
+        "command": ["torchrun", "-m", "retrain.kubeflow.steps"],
         "args": ["complete", task.model_dump_json(), run_id, "auto"],
         "env": _environment(resources),
         "numNodes": resources.nodes,

@@ -7,6 +7,7 @@ from statistics import mean
 from typing import NamedTuple
 
 from retrain.config import Method, Purpose
+from retrain.config.fields import identity
 from retrain.config.recipe import Auto, Constant, Recipe, recipe_for
 from retrain.config.task import Adam, AutoAverage, Averaging, NoAverage, PowerAverage, Refresh, Task
 from retrain.data.dataset import choose_loading, make_dataset, order_drops
@@ -111,11 +112,7 @@ def equal_work(one: Task, other: Task) -> bool:
     """
 
     def work(task: Task) -> tuple[object, ...]:
-        return (
-            task.model,
-            task.data.image_size,
-            task.training.model_dump(exclude={"save_seconds", "compile", "stopping"}),
-        )
+        return task.model, task.data.image_size, identity(task.training), task.training.averaging
 
     return work(one) == work(other)
 

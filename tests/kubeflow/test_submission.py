@@ -15,7 +15,8 @@ from retrain.config.resources import Kubeflow
 from retrain.config.task import Model, Task
 from retrain.errors import ModelError
 from retrain.kubeflow import steps, submission
-from retrain.kubeflow.submission import KubeflowExecutor, Submission
+from retrain.kubeflow.records import Submission
+from retrain.kubeflow.submission import KubeflowExecutor
 from retrain.pipeline.next_run import check_model, plan_next_run
 from retrain.pipeline.planning import Request
 from retrain.records import Plan

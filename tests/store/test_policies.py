@@ -20,7 +20,7 @@ from support.watching import Recorder
 
 from retrain.config.task import Task, Training
 from retrain.kubeflow import submission
-from retrain.kubeflow.submission import Submission
+from retrain.kubeflow.records import Submission
 from retrain.monitoring import pages
 from retrain.monitoring.exporter import Exporter, WatchedTask
 from retrain.pipeline import stages

@@ -19,7 +19,8 @@ from support.writes import is_stopped
 from retrain.cli.pipeline import build_pipeline
 from retrain.config.task import Task
 from retrain.kubeflow import submission
-from retrain.kubeflow.submission import KubeflowExecutor, Submission
+from retrain.kubeflow.records import Submission
+from retrain.kubeflow.submission import KubeflowExecutor
 from retrain.records import Plan
 from retrain.store import ObjectStore
 from retrain.store.task_store import TaskStore
