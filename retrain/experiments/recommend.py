@@ -177,7 +177,7 @@ def _races(preset: Preset, plans: Sequence[Plan], records: Mapping[str, RunRecor
     compared = results if plans[0].target else []
     return Races(
         preset,
-        {level: estimate([each and each.reached_at[level] for each in compared]) for level in LEVELS},
+        {level: estimate([each.reached_at[level] if each else None for each in compared]) for level in LEVELS},
         estimate([each.final_accuracy if each and each.outcome != "diverged" else None for each in results]),
         plans[0].start,
     )

@@ -21,6 +21,7 @@ TASK = """
 name: tiny
 data: {image_size: 8, crop_padding: 0, flip: false, val_share: 0.2, test_share: 0.2}
 model: {name: mlp, options: {width: 16}}
+recipe: {preset: paper}
 training: {epochs: 3, evaluate_every: 1, batch_size: 64}
 """
 
