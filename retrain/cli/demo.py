@@ -107,7 +107,8 @@ def summarise(records: list[RunRecord]) -> tuple[bool, str]:
     trial = next((record for record in records if record.purpose == "trial"), None)
     if continued and continued[-1].evaluation and trial and trial.evaluation:
         ours, theirs = continued[-1].evaluation, trial.evaluation
-        text += f" On {ours.samples:,} test images the champion has {ours.accuracy:.1%} right, scratch {theirs.accuracy:.1%}."
+        text += f" On {ours.samples:,} test images the champion is right in {ours.accuracy:.1%}"
+        text += f", scratch in {theirs.accuracy:.1%}."
     if savings.net <= 0:
         text = "Nothing was saved: training from scratch would have taken fewer iterations. " + text
     return savings.net > 0, text
