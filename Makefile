@@ -11,7 +11,7 @@ STUDY = $(patsubst %-mini,%,$(or $(NAME),$(error Say which: NAME=verwimp-table1;
 help: ## List the chores
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(READY) ## Run the main job on scanned digits, in about three minutes
+demo: $(READY) ## Retrain on four weekly drops of scanned digits, in under three minutes
 	$(BIN)/python -m retrain.cli.demo
 
 test: $(READY) ## Run all tests; as root on Debian, install what they need first

@@ -137,6 +137,32 @@ def _summarise_week(number: int, weeks: list[Line]) -> Line:
     }
 
 
+HEAD = ("seed", "credited", "used", "s_scratch", "share", "net by the ledger", "net measured", "test", "of scratch")
+
+
+def format_table(lines: list[Line]) -> str:
+    """Return a Markdown table with one row a life; accuracies on test are means over weeks 2 to 4, in percent."""
+    rows = [HEAD, ("---:",) * len(HEAD), *map(_format_row, sorted(lines, key=lambda line: line["seed"]))]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _format_row(line: Line) -> tuple[str, ...]:
+    weeks = line["weeks"][1:]
+    used, s_scratch = sum(week["used_all_in"] for week in weeks), sum(week["s_scratch"] for week in weeks)
+    ours, theirs = (100 * mean(week[name] for week in weeks) for name in ("test", "test_scratch"))
+    return (
+        str(line["seed"]),
+        f"{sum(week['credited'] for week in weeks)} of {len(weeks)}",
+        f"{used:,.0f}",
+        f"{s_scratch:,}",
+        f"{used / s_scratch:.0%}",
+        f"{line['net_ledger']:+,.0f} ± {line['net_ledger_error']:,.0f}",
+        f"{line['net_measured']:+,.0f}",
+        f"{ours:.1f}",
+        f"{theirs:.1f}",
+    )
+
+
 def main() -> None:
     """Run the seeds that have no line yet, and print the summary."""
     options = parser(__doc__)
@@ -144,6 +170,7 @@ def main() -> None:
     options.add_argument("--seeds", type=int, default=20, help="how many, from 0")
     options.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="override a field")
     options.add_argument("--summary", action="store_true", help="run nothing")
+    options.add_argument("--table", action="store_true", help="print the table of docs/evidence/demo.md too")
     chosen = options.parse_args()
     torch.set_num_threads(1)
     lines = [json.loads(line) for line in chosen.lines.read_text().splitlines()] if chosen.lines.exists() else []
@@ -153,6 +180,8 @@ def main() -> None:
             lines.append(run_life(seed, chosen.set, Path(folder)))
         with chosen.lines.open("a") as file:
             file.write(json.dumps(lines[-1]) + "\n")
+    if chosen.table:
+        print(format_table(lines))
     report(summarise(lines), chosen.output)
 
 

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,11 +64,12 @@ def main() -> None:
     shutil.rmtree(Path(opened.store, store.task), ignore_errors=True)
     os.environ["OMP_NUM_THREADS"] = "1"  # the sums of floats, and so the figures, depend on the number of threads
     os.environ.setdefault("RETRAIN_CACHE", str(Path(opened.store, "cache")))
-    with tempfile.TemporaryDirectory(prefix="retrain-digits-") as folder:
-        for week, images in zip(WEEKS, write_weeks(Path(folder)), strict=True):
-            say(week.says)
-            retrain("drop", "pack", str(images), "--task", TASK, "--id", images.name)
-            retrain("run", "--task", TASK)
+    images = Path(opened.store, "digits")
+    shutil.rmtree(images, ignore_errors=True)
+    for week, folder in zip(WEEKS, write_weeks(images), strict=True):
+        say(week.says)
+        retrain("drop", "pack", str(folder), "--task", TASK, "--id", folder.name)
+        retrain("run", "--task", TASK)
     say("For comparison: scratch on all drops. A trial is recorded, never promoted, and not counted in the savings.")
     retrain("run", "--task", TASK, "--method", "scratch", "--trial")
     say("All runs. `used` and `saved` are iterations; `saved` is against scratch's first time at its own accuracy.")
@@ -84,7 +84,7 @@ def main() -> None:
 
 def say(why: str) -> None:
     """Print what comes next, and why."""
-    console.print(f"\n[cyan]# {why}[/cyan]")
+    console.print(f"\n[cyan]# {why}[/cyan]", soft_wrap=True)
 
 
 def retrain(*arguments: str) -> None:
@@ -99,14 +99,18 @@ def summarise(records: list[RunRecord]) -> tuple[bool, str]:
     """Say whether the ledger's net saving is positive, and in a sentence what was saved at which accuracy."""
     continued = [record for record in records if record.purpose == "retrain" and record.method == "continuous"]
     savings = total_savings(continued)
-    share = f" ({savings.net / savings.baseline:.0%})" if savings.baseline else ""
-    text = f"Continuing saved {savings.net:+,.0f} of scratch's {savings.baseline:,} iterations net{share}."
+    share = f", {savings.net / savings.baseline:.0%}" if savings.baseline else ""
+    text = (
+        f"Continuing saved {savings.net:,.0f} of the {savings.baseline:,} iterations that scratch would take to its "
+        f"accuracy{share}."
+    )
     trial = next((record for record in records if record.purpose == "trial"), None)
     if continued and continued[-1].evaluation and trial and trial.evaluation:
         ours, theirs = continued[-1].evaluation, trial.evaluation
-        text += f" On {ours.samples:,} test images: champion {ours.accuracy:.1%}, scratch {theirs.accuracy:.1%}."
+        text += f" On {ours.samples:,} test images the champion is right in {ours.accuracy:.1%}"
+        text += f", scratch in {theirs.accuracy:.1%}."
     if savings.net <= 0:
-        text += " Nothing was saved: training from scratch would have taken fewer iterations."
+        text = "Nothing was saved: training from scratch would have taken fewer iterations. " + text
     return savings.net > 0, text
 
 
