@@ -266,7 +266,7 @@ def _changes(node: Any) -> list[tuple[Any, Callable[[], None]]]:  # noqa: C901  
         case ast.comprehension(ifs=[_, *_]):
             found.append((node.target, lambda: node.ifs.__setitem__(0, _negate(node.ifs[0]))))
         case ast.Constant(value=bool() | int() | float()):
-            found.append((node, lambda: setattr(node, "value", _other_value(node.value))))
+            found.append((node, lambda: setattr(node, "value", _other_value(node))))
         case ast.Call(func=ast.Name(id=name)) if name in CALLS:
             found.append((node, lambda: setattr(node.func, "id", CALLS[name])))
         case ast.Return(value=ast.expr() as value) if ast.unparse(value) != "None":
@@ -295,7 +295,8 @@ def _swap(operator: ast.AST) -> Any:
     return SWAPS[type(operator)]()
 
 
-def _other_value(value: bool | int | float) -> bool | int | float:
+def _other_value(constant: Any) -> bool | int | float:
+    value: bool | int | float = constant.value
     if isinstance(value, bool):
         return not value
     return value + 1 if isinstance(value, int) else value * 2 or 1.0
