@@ -1,6 +1,6 @@
 # Chores. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint audit format study-mini bench chaos lock docs manifests image clean
+.PHONY: help demo test test-fast lint audit format study-mini bench chaos mutation lock docs manifests image clean
 
 PYTHON := $(shell for python in python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$python && break; done)
@@ -43,6 +43,9 @@ bench: $(READY) ## Run every benchmark
 
 chaos: $(READY) ## Live a hundred short runs, harmed in every way, and audit what is left: make chaos BREAK=etag
 	PYTHONPATH=tests:benchmarks $(BIN)/python -m chaos $(if $(BREAK),--break $(BREAK))
+
+mutation: $(READY) ## Change the code in small ways and list the changes that no test notices: make mutation MODULE=retrain/...
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutation.py $(MODULE)
 
 lock: $(READY) ## Resolve pyproject.toml anew into requirements.lock, and the image's part of it
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -85,6 +85,7 @@ def test_average_is_another_network_that_is_not_trained() -> None:
 
 
 def test_no_average_is_the_trained_network_itself() -> None:
+    assert share_of_newest(NoAverage(), 3) == 1.0
     net = network()
     average = AveragedNetwork(NoAverage(), net)
     before = trained_a_bit(net)

@@ -124,12 +124,16 @@ def test_the_gradient_of_ewc_equals_autograd_of_its_term() -> None:
     expected = torch.autograd.grad(3.0 / 2 * term, parameters)
     add_ewc_gradient(parameters, anchor, fisher, 3.0)
     torch.testing.assert_close([parameter.grad for parameter in parameters], list(expected))
+    net.zero_grad()
+    gradient_term(Ewc(strength=3.0), parameters, anchor, fisher)()
+    torch.testing.assert_close([parameter.grad for parameter in parameters], list(expected))
 
 
 def test_ewc_without_fisher_information_is_refused() -> None:
     parameter = nn.Parameter(torch.zeros(1))
-    with pytest.raises(ValueError, match="ewc needs an anchor and the Fisher information"):
-        gradient_term(Ewc(), [parameter], [parameter], None)
+    for anchor, fisher in (([parameter], None), (None, [parameter]), (None, None)):
+        with pytest.raises(ValueError, match="ewc needs an anchor and the Fisher information"):
+            gradient_term(Ewc(), [parameter], anchor, fisher)
 
 
 def test_only_the_last_layer_moves_while_all_others_are_held() -> None:

@@ -71,6 +71,7 @@ def test_each_end_holds_exactly_the_whole_part_of_the_share(share: float, old: i
 def test_never_seen_samples_count_toward_the_share_but_are_neither_easy_nor_hard() -> None:
     counters = speeds([i / 20 for i in range(20)])
     counters.seen[10:], counters.correct[10:] = 0, 0
+    counters.seen[0], counters.correct[0] = 1, 0
     found = keep_probability(EasyHard(share=0.1, probability=0.5), counters, group(20, 0))
     assert found is not None
     assert (found < 1).nonzero().flatten().tolist() == [0, 1, 8, 9]

@@ -6,7 +6,7 @@ from support.studying import ran
 from support.trainings import target_at
 
 from retrain.experiments.statistics import ratio
-from retrain.recipe.speed_up import first_reaching, speed_up, speed_ups
+from retrain.recipe.speed_up import crossings, first_reaching, speed_up, speed_ups
 
 Points = tuple[Sequence[int], Sequence[float]]
 
@@ -65,6 +65,12 @@ def test_speed_up_equals_equation_2_on_random_curves() -> None:
             expected = above / min(below) if below else None
             points = [tuple(zip(*curve, strict=True)) for curve in (scratch, other)]
             assert level(*points, r) == expected
+
+
+def test_crossings_are_at_99_and_100_percent_of_an_accuracy() -> None:
+    points = ran("any", 0, {10: 0.789, 20: 0.793, 30: 0.799, 40: 0.8, 50: 0.7}).curve.points
+    assert crossings(points, 0.8) == {"99": 20, "100": 40}
+    assert crossings(points, 0.805) == {"99": 30, "100": None}
 
 
 def test_result_has_scratchs_own_accuracy_above_the_line() -> None:

@@ -196,6 +196,17 @@ def test_records_are_read_in_the_order_in_which_the_runs_ended(store: ObjectStor
     assert TaskStore(store, "pets").ledger.find("scratch-unknown") is None
 
 
+def test_final_record_follows_escalations_to_the_last_run(store: ObjectStore) -> None:
+    last, other = records()[:2]
+    first = other.model_copy(update={"run_id": "continuous-first", "followed_by": last.run_id})
+    ledger = TaskStore(store, "pets").ledger
+    assert ledger.final(first.run_id) is None
+    ledger.write(first)
+    assert ledger.final(first.run_id) is None
+    ledger.write(last)
+    assert ledger.final(first.run_id) == ledger.final(last.run_id) == last
+
+
 def test_the_first_record_of_a_run_stays(store: ObjectStore) -> None:
     first = records()[0]
     late = first.model_copy(update={"outcome": "failed", "error": "a retried step"})

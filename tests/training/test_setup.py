@@ -5,9 +5,11 @@ import torch
 from support.trainings import TASK, plan_of, run_of
 from torch import Tensor, nn
 
-from retrain.config.recipe import L2Init, NoPenalty, Recipe, ShrinkPerturb, Uniform
+from retrain.config.recipe import Ewc, L2Init, NoPenalty, Objective, Recipe, ShrinkPerturb, Uniform, Warm
+from retrain.data.augment import Normalize
 from retrain.errors import ModelError
 from retrain.models import factory
+from retrain.recipe.analysis import fisher_diagonal
 from retrain.recipe.learning_speed import Counters
 from retrain.records import Origin
 from retrain.training.seeds import derive_seed
@@ -35,9 +37,14 @@ def parent() -> Parent:
 
 
 def continuous(anchor: str = "origin") -> Run:
-    recipe = Recipe(preset="paper", objective=L2Init(strength=0.5, anchor=anchor), schedule=TASK.recipe.schedule)
+    return with_recipe(objective=L2Init(strength=0.5, anchor=anchor))
+
+
+def with_recipe(known: int = 1, **aspects: Objective | Warm) -> Run:
+    """A continuous run of the paper's recipe, with some of its aspects replaced."""
+    recipe = Recipe(preset="paper", schedule=TASK.recipe.schedule, **aspects)
     task = TASK.model_copy(update={"recipe": recipe})
-    plan = plan_of(task, "continuous", SIZES, CLASSES, known=1, parent="scratch-0", origin=ORIGIN)
+    plan = plan_of(task, "continuous", SIZES, CLASSES, known=known, parent="scratch-0", origin=ORIGIN)
     return run_of(plan, parent())
 
 
@@ -106,6 +113,39 @@ def test_the_anchor_stays_while_the_weights_move() -> None:
         torch.testing.assert_close(anchor, before[name], rtol=0, atol=1e-6)
 
 
+def test_ewc_pulls_to_the_start_by_the_fisher_of_old_samples() -> None:
+    run = with_recipe(objective=Ewc(strength=3.0))
+    images, old = Normalize(TASK.data)(run.train.images), SIZES[0]
+    fisher = fisher_diagonal(run.network, images[:old], run.train.labels[:old])
+    others = fisher_diagonal(run.network, images[old:], run.train.labels[old:])
+    assert not torch.allclose(fisher[HEAD], others[HEAD], rtol=0.01)
+    run.optimizer.zero_grad()
+    run.change_gradients(0)
+    assert not any(parameter.grad is not None and parameter.grad.any() for parameter in named(run).values())
+    with torch.no_grad():
+        for parameter in named(run).values():
+            parameter.add_(0.5)
+    run.change_gradients(0)
+    for name, parameter in named(run).items():
+        torch.testing.assert_close(parameter.grad, 3.0 * 0.5 * fisher[name], rtol=1e-4, atol=1e-6)
+
+
+def test_ewc_without_old_samples_is_refused() -> None:
+    with pytest.raises(ModelError, match="ewc needs old data and there is none"):
+        with_recipe(known=0, objective=Ewc())
+
+
+def test_head_first_trains_the_head_alone_for_its_share() -> None:
+    run = with_recipe(initialization=Warm(head_first=0.25), objective=NoPenalty())
+    until = run.plan.iterations // 4
+    assert until == 7
+    for iteration, trained in ((0, {HEAD, "5.bias"}), (until - 1, {HEAD, "5.bias"}), (until, set(named(run)))):
+        for parameter in named(run).values():
+            parameter.grad = torch.ones_like(parameter)
+        run.change_gradients(iteration)
+        assert {name for name, parameter in named(run).items() if parameter.grad.any()} == trained
+
+
 def test_what_a_factory_froze_is_neither_trained_nor_pulled() -> None:
     task = TASK.model_copy(update={"model": TASK.model.model_copy(update={"name": f"{__name__}:frozen"})})
     run = run_of(plan_of(task))
@@ -125,7 +165,8 @@ def test_old_samples_at_both_ends_of_the_index_are_thinned_and_new_ones_are_not(
     run = continuous()
     probability = run.loader.passes.probability
     assert probability is not None
-    assert probability[: SIZES[0]].unique(return_counts=True)[1].tolist() == [32, 128]
+    ends = [sample for sample in range(SIZES[0]) if sample % 10 in (0, 9)]  # never and always right
+    assert (probability < 1).nonzero().flatten().tolist() == ends
     assert set(probability[SIZES[0] :].tolist()) == {1.0}
 
 
