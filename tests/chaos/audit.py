@@ -6,6 +6,7 @@ is not whole. `forked`: champions that do not follow one from another.
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +15,10 @@ Objects = Mapping[str, bytes]
 """Everything in a store under a task's name, by keys without that name."""
 Digests = tuple[str, str, str]
 """Of a run's model, index and curve."""
+IMAGE_SHARE = 1 / 3
+"""What evaluating an image costs, as a share of training on it: one of three passes through the network."""
+SCRATCH_SPREAD = 0.3
+"""Standard error of what scratch takes, as a share of it, where one scratch run on an earlier dataset tells."""
 
 
 class Finding(NamedTuple):
@@ -117,7 +122,7 @@ def _lost(objects: Objects, expected: Expected) -> Iterator[Finding]:
     for run in records.keys() & expected.runs.keys():
         record = _json(objects[records[run]])
         if record["outcome"] in ("completed", "reached"):
-            saved += _recounted(record)
+            saved += _recount_savings(objects, run)["gross"]
             yield from _record_lost(objects, record, expected.runs[run])
         else:
             yield Finding("lost", f"ledger/{run}.json", f"{record['outcome']}: {record['error']}")
@@ -125,10 +130,52 @@ def _lost(objects: Objects, expected: Expected) -> Iterator[Finding]:
         yield Finding("lost", "ledger", f"{saved} iterations saved, where a recount says {expected.saved}")
 
 
-def _recounted(record: dict[str, Any]) -> int:
-    """What a run saved, from its target and its use; a scratch run is its own baseline."""
-    used: int = record["result"]["iterations"]
-    return record["target"]["baseline_iterations"] - used if record["target"] else 0
+def _recount_savings(objects: Objects, run: str) -> dict[str, float]:
+    """Count what a run saved from plans, results and the champions' history; records are not consulted.
+
+    A scratch run is its own baseline. Another run is credited with what scratch takes if it reached its target, was
+    promoted, and is the first on its dataset. Without that credit, its whole use is a loss.
+    """
+    plan, result = (_json(objects[f"runs/{run}/{name}.json"]) for name in ("plan", "result"))
+    used: int = result["iterations"]
+    all_in = used + result["cost"]["evaluated_images"] / plan["task"]["training"]["batch_size"] * IMAGE_SHARE
+    baseline, whole, error = 0, 0, 0.0
+    if plan["target"] is None:
+        baseline = whole = all_in = used
+    elif result["outcome"] == "reached" and run in _promoted(objects) and plan["replaces_scratch"]:
+        baseline, whole, error = _recount_scratch(objects, plan)
+    return {
+        "baseline": baseline,
+        "whole": whole,
+        "used": used,
+        "used_all_in": all_in,
+        "gross": baseline - used,
+        "net": baseline - all_in,
+        "gross_whole": whole - used,
+        "net_whole": whole - all_in,
+        "standard_error": error,
+    }
+
+
+def _recount_scratch(objects: Objects, plan: dict[str, Any]) -> tuple[int, int, float]:
+    """Return what scratch takes on a plan's dataset, its whole training, and the standard error of the first.
+
+    A life has one scratch run. The share of its schedule that it took to its own accuracy is taken to hold for the
+    longer schedule on the grown dataset.
+    """
+    baseline = plan["target"]["baseline_run"]
+    points = [_json(line) for line in objects[f"runs/{baseline}/curve.jsonl"].splitlines()]
+    reached = next(point["iteration"] for point in points if point["accuracy"] >= points[-1]["accuracy"])
+    training, samples = plan["task"]["training"], sum(drop["samples"] for drop in plan["dataset"]["drops"])
+    whole = round(training["epochs"] * samples / training["batch_size"])
+    iterations = reached / points[-1]["iteration"] * whole
+    return round(round(iterations, 1)), whole, round(SCRATCH_SPREAD * iterations, 1)  # plans hold tenths
+
+
+def _promoted(objects: Objects) -> list[str]:
+    """Return the runs that the champions' history says were promoted."""
+    history = _json(objects["champion.json"])["history"] if "champion.json" in objects else []
+    return [entry["run_id"] for entry in history if entry["why"] == "promoted"]
 
 
 def is_record(key: str) -> bool:
@@ -138,8 +185,14 @@ def is_record(key: str) -> bool:
 
 def _record_lost(objects: Objects, record: dict[str, Any], expected: Digests) -> Iterator[Finding]:
     run = record["run_id"]
-    if record["savings"]["gross"] != _recounted(record):
-        yield Finding("lost", f"ledger/{run}.json", f"{record['savings']}, where a recount says {_recounted(record)}")
+    recounted = _recount_savings(objects, run)
+    differing = [
+        f"{name} {record['savings'].get(name)}, where a recount says {value:g}"
+        for name, value in recounted.items()
+        if not math.isclose(record["savings"].get(name, math.nan), value, rel_tol=1e-9, abs_tol=1e-9)
+    ]
+    if differing or record["savings"].keys() != recounted.keys():
+        yield Finding("lost", f"ledger/{run}.json", f"savings: {'; '.join(differing) or list(record['savings'])}")
     if digests(objects, run) != expected:
         yield Finding("lost", f"runs/{run}", "its model, index or curve is not that of the undisturbed run")
 
@@ -149,7 +202,7 @@ def _forked(objects: Objects) -> Iterator[Finding]:
     history = _json(objects["champion.json"])["history"] if "champion.json" in objects else []
     if [entry["sequence"] for entry in history] != list(range(1, len(history) + 1)):
         yield Finding("forked", "champion.json", "its sequence has gaps or repetitions")
-    promoted = [entry["run_id"] for entry in history if entry["why"] == "promoted"]
+    promoted = _promoted(objects)
     records = {data["run_id"]: data for data in (_json(objects[key]) for key in objects if is_record(key))}
     for run in sorted({*promoted, *records}):
         decision = records[run]["decision"] if run in records else None

@@ -86,10 +86,10 @@ def test_processes_of_a_step_share_them(quota: Path, monkeypatch: pytest.MonkeyP
     assert os.environ.pop("OMP_NUM_THREADS") == "3"
 
 
-def at_work(store: str, *, device: str) -> tuple[int, int]:
-    """How many cores a study's process has, and in how many threads it computes."""
-    make_context(TaskStore(LocalStore(Path(store)), make_task().name), make_task(), device)
-    return available_cores(), torch.get_num_threads()
+def note_cores_and_threads(folder: str, *, device: str) -> None:
+    """Write down how many cores a study's process has, and in how many threads it computes."""
+    make_context(TaskStore(LocalStore(Path(folder)), make_task().name), make_task(), device)
+    Path(folder, "noted").write_text(f"{available_cores()} {torch.get_num_threads()}")
 
 
 @pytest.mark.parametrize("told", [False, True])
@@ -101,5 +101,6 @@ def test_processes_of_a_study_share_the_cores_and_compute_in_as_many_threads_as_
         monkeypatch.setenv("OMP_NUM_THREADS", str(available_cores()))
     each = max(1, available_cores() // 2)
     with worker_pool(Workers(jobs=2, device="cpu")) as do:
-        assert list(do(at_work, [str(tmp_path)])) == [(each, available_cores() if told else each)]
+        assert list(do(note_cores_and_threads, [str(tmp_path)])) == [None]
+    assert (tmp_path / "noted").read_text() == f"{each} {available_cores() if told else each}"
     assert "LOCAL_WORLD_SIZE" not in os.environ
