@@ -159,9 +159,7 @@ def test_every_pod_has_the_image_its_secrets_and_nothing_to_install(either: Comp
         ]
 
 
-@pytest.mark.parametrize(
-    ("pipeline", "name"), [("on_pool", "train"), ("separate", "train"), ("separate", "evaluate")]
-)
+@pytest.mark.parametrize(("pipeline", "name"), [("on_pool", "train"), ("separate", "train"), ("separate", "evaluate")])
 def test_training_and_evaluation_run_on_the_gpu_pool(request: pytest.FixtureRequest, pipeline: str, name: str) -> None:
     chosen: Compiled = request.getfixturevalue(pipeline)
     limits = chosen.container(name)["resources"]
