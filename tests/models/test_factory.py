@@ -128,7 +128,10 @@ def test_placing_a_network_changes_the_order_of_its_memory_and_nothing_else() ->
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (Model(name="resnet19"), "model.name: there is no model 'resnet19'; allowed: mlp, logistic, mixer, a torchvision"),
+        (
+            Model(name="resnet19"),
+            "model.name: there is no model 'resnet19'; allowed: mlp, logistic, mixer, a torchvision",
+        ),
         (Model(name="fcn_resnet50"), "there is no model 'fcn_resnet50'"),
         (Model(name="squeezenet1_1"), "model.stem: small exists for resnet18, .*; set `stem: standard` for squeezenet"),
         (Model(name="resnet18", options={"widht": 4}), r"options \{'widht': 4\} do not fit: .*'widht'"),
