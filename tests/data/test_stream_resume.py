@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.histories import TASK as PAST_TASK
+from support.histories import Past, drop
 from support.streams import SETTING, two_drops
 from support.trainings import CPU, TASK, Silent, plan_of
 from support.writes import freeze_at_state, wait_until_stopped
@@ -146,11 +148,14 @@ def test_a_streamed_run_learns_and_is_judged_and_says_that_it_streamed(store: Ob
     assert evaluation.accuracy > 0.5
 
 
-def test_how_much_is_mixed_is_part_of_a_streamed_run_and_of_no_other() -> None:
-    wide = task_with(0).model_copy(update={"data": Data(**{**TASK.data.model_dump(), "stream": {"shuffle_shards": 9}})})
-    held, streamed = [
-        [plan_of(task).model_copy(update={"loading": loading}).run_id for task in (task_with(0), wide)]
-        for loading in (Loading(), STREAM)
-    ]
-    assert held[0] == held[1]
-    assert len({held[0], *streamed}) == 3
+def test_shuffle_shards_decide_a_streamed_run_and_no_other() -> None:
+    """The plans are the planner's own: it pins how many shards are mixed where samples are streamed."""
+
+    def plan(loader: str, shuffle_shards: int) -> Plan:
+        data = Data.model_validate({"loader": loader, "stream": {"shuffle_shards": shuffle_shards}})
+        return Past(PAST_TASK.model_copy(update={"data": data})).landed(drop(1)).plan()
+
+    held, streamed = ([plan(loader, shards) for shards in (3, 9)] for loader in ("memory", "stream"))
+    assert [one.shuffle_shards for one in (*held, *streamed)] == [None, None, 3, 9]
+    assert held[0].run_id == held[1].run_id
+    assert len({held[0].run_id, *(one.run_id for one in streamed)}) == 3

@@ -16,7 +16,10 @@ from retrain.config.task import Task
 from retrain.kubeflow.client import pipeline_arguments
 from retrain.pipeline.planning import Request
 
-STEPS = ("plan", "train", "evaluate", "promote", "record", "finish")
+STEPS = ("plan", "train", "finish")
+"""By default the training pod evaluates, promotes and records too."""
+SEPARATE_STEPS = ("plan", "train", "evaluate", "promote", "record", "finish")
+"""With `resources.separate_evaluation`."""
 POOL = Resources(
     image="registry.example/ml/retrain:7",
     pull_secret="registry",
@@ -37,6 +40,7 @@ POOL = Resources(
     retries=7,
 )
 TASK = Task(name="flowers", store="s3://bucket/flowers", resources=POOL)
+SEPARATE_TASK = TASK.model_copy(update={"resources": POOL.model_copy(update={"separate_evaluation": True})})
 
 
 class Compiled(NamedTuple):
@@ -49,6 +53,12 @@ class Compiled(NamedTuple):
         """A step, wherever it is nested."""
         dags = [self.spec["root"], *self.spec["components"].values()]
         return next(dag["dag"]["tasks"][name] for dag in dags if name in dag.get("dag", {}).get("tasks", {}))
+
+    def steps(self) -> tuple[str, ...]:
+        """All steps, in their order."""
+        executors = {name.removeprefix("exec-") for name in self.spec["deploymentSpec"]["executors"]}
+        assert executors <= set(SEPARATE_STEPS)
+        return tuple(name for name in SEPARATE_STEPS if name in executors)
 
     def container(self, name: str) -> dict[str, Any]:
         """A step's container."""
@@ -71,69 +81,93 @@ def on_pool(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
 
 
 @pytest.fixture(scope="module")
+def separate(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    return compiled(SEPARATE_TASK, tmp_path_factory.mktemp("separate"))
+
+
+@pytest.fixture(params=["one pod", "pods of their own"])
+def either(request: pytest.FixtureRequest, on_pool: Compiled, separate: Compiled) -> Compiled:
+    """The pipeline that evaluates in the training pod, and the one that does so in pods of its own."""
+    return on_pool if request.param == "one pod" else separate
+
+
+@pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     return compiled(Task(name="flowers", store="s3://bucket/flowers"), tmp_path_factory.mktemp("plain"))
 
 
-def test_steps_run_one_after_another_each_on_the_run_of_the_one_before(on_pool: Compiled) -> None:
+def test_default_pipeline_plans_and_trains_alone(on_pool: Compiled) -> None:
+    assert on_pool.steps() == STEPS
+    run_id = on_pool.task("train")["inputs"]["parameters"]["run_id"]
+    assert run_id == {"componentInputParameter": "pipelinechannel--plan-Output"}
+    inner = on_pool.spec["components"]["comp-condition-2"]["dag"]["tasks"]
+    assert set(inner) == {"train"}
+
+
+def test_separate_steps_each_take_the_run_of_the_one_before(separate: Compiled) -> None:
+    assert separate.steps() == SEPARATE_STEPS
     before = {"evaluate": "train", "promote": "evaluate", "record": "promote"}
     for name, producer in before.items():
-        run_id = on_pool.task(name)["inputs"]["parameters"]["run_id"]["taskOutputParameter"]
+        run_id = separate.task(name)["inputs"]["parameters"]["run_id"]["taskOutputParameter"]
         assert run_id == {"producerTask": producer, "outputParameterKey": "Output"}
-        assert on_pool.task(name)["dependentTasks"] == [producer]
-    condition = on_pool.spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]["condition-2"]
-    assert condition["triggerPolicy"]["condition"] == "inputs.parameter_values['pipelinechannel--plan-Output'] != ''"
-    inner = on_pool.spec["components"]["comp-condition-2"]["dag"]["tasks"]
+        assert separate.task(name)["dependentTasks"] == [producer]
+    inner = separate.spec["components"]["comp-condition-2"]["dag"]["tasks"]
     assert set(inner) == {"train", "evaluate", "promote", "record"}
 
 
-def test_the_last_step_runs_however_the_others_end_and_knows_how(on_pool: Compiled) -> None:
-    finish = on_pool.spec["root"]["dag"]["tasks"]["finish"]
+def test_nothing_follows_a_plan_without_a_run(either: Compiled) -> None:
+    condition = either.spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]["condition-2"]
+    assert condition["triggerPolicy"]["condition"] == "inputs.parameter_values['pipelinechannel--plan-Output'] != ''"
+
+
+def test_the_last_step_runs_however_the_others_end_and_knows_how(either: Compiled) -> None:
+    finish = either.spec["root"]["dag"]["tasks"]["finish"]
     assert finish["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
     assert finish["dependentTasks"] == ["exit-handler-1"]
     assert finish["inputs"]["parameters"]["status"] == {"taskFinalStatus": {"producerTask": "exit-handler-1"}}
 
 
-def test_nothing_is_reused(on_pool: Compiled) -> None:
-    for name in STEPS:
-        assert on_pool.task(name)["cachingOptions"] == {}  # enableCache: true where it is on
+def test_nothing_is_reused(either: Compiled) -> None:
+    for name in either.steps():
+        assert either.task(name)["cachingOptions"] == {}  # enableCache: true where it is on
     for name in ("plan", "finish"):
-        job = on_pool.task(name)["inputs"]["parameters"]["job"]
+        job = either.task(name)["inputs"]["parameters"]["job"]
         assert job == {"runtimeValue": {"constant": "{{$.pipeline_job_uuid}}"}}
 
 
-def test_only_the_last_step_is_not_retried_and_no_retry_is_cut_off_by_the_clock(on_pool: Compiled) -> None:
-    for name in STEPS[:-1]:
-        assert on_pool.task(name)["retryPolicy"] == {
+def test_only_the_last_step_is_not_retried_and_no_retry_is_cut_off_by_the_clock(either: Compiled) -> None:
+    for name in either.steps()[:-1]:
+        assert either.task(name)["retryPolicy"] == {
             "maxRetryCount": 7,
             "backoffDuration": "30s",
             "backoffFactor": 2.0,
             "backoffMaxDuration": f"{90 * 24 * 3600}s",
         }
-    assert "retryPolicy" not in on_pool.task("finish")
+    assert "retryPolicy" not in either.task("finish")
 
 
-def test_every_pod_has_the_image_its_secrets_and_nothing_to_install(on_pool: Compiled) -> None:
-    for name in STEPS:
-        assert on_pool.container(name)["image"] == "registry.example/ml/retrain:7"
-        assert "pip install" not in " ".join(on_pool.container(name)["command"])
-        (pull,) = on_pool.pod(name)["imagePullSecret"]
+def test_every_pod_has_the_image_its_secrets_and_nothing_to_install(either: Compiled) -> None:
+    for name in either.steps():
+        assert either.container(name)["image"] == "registry.example/ml/retrain:7"
+        assert "pip install" not in " ".join(either.container(name)["command"])
+        (pull,) = either.pod(name)["imagePullSecret"]
         assert pull["secretName"] == "registry"
-        (secret,) = on_pool.pod(name)["secretAsEnv"]
+        (secret,) = either.pod(name)["secretAsEnv"]
         assert secret["secretName"] == "bucket"
         assert secret["keyToEnv"] == [
             {"secretKey": key, "envVar": key} for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
         ]
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate"])
-def test_training_and_evaluation_run_on_the_gpu_pool(on_pool: Compiled, name: str) -> None:
-    limits = on_pool.container(name)["resources"]
+@pytest.mark.parametrize(("pipeline", "name"), [("on_pool", "train"), ("separate", "train"), ("separate", "evaluate")])
+def test_training_and_evaluation_run_on_the_gpu_pool(request: pytest.FixtureRequest, pipeline: str, name: str) -> None:
+    chosen: Compiled = request.getfixturevalue(pipeline)
+    limits = chosen.container(name)["resources"]
     assert limits["accelerator"]["resourceType"] == "nvidia.com/gpu"
     assert limits["accelerator"]["resourceCount"] == "2"
     assert limits["resourceCpuRequest"] == limits["resourceCpuLimit"] == "8"
     assert limits["resourceMemoryRequest"] == limits["resourceMemoryLimit"] == "64Gi"
-    pod = on_pool.pod(name)
+    pod = chosen.pod(name)
     assert pod["nodeSelector"] == {"labels": {"cloud.example/gpu": "h100", "pool": "spot"}}
     assert pod["tolerations"] == [
         {"key": "nvidia.com/gpu", "operator": "Exists"},
@@ -145,7 +179,7 @@ def test_training_and_evaluation_run_on_the_gpu_pool(on_pool: Compiled, name: st
     (cache,) = pod["genericEphemeralVolume"]
     assert cache["mountPath"] == "/cache"
     assert (cache["size"], cache["storageClassName"]) == ("200Gi", "fast")
-    assert {"name": "RETRAIN_CACHE", "value": "/cache"} in on_pool.container(name)["env"]
+    assert {"name": "RETRAIN_CACHE", "value": "/cache"} in chosen.container(name)["env"]
     assert pod["podMetadata"]["labels"] == {
         "app.kubernetes.io/name": "retrain",
         "app.kubernetes.io/component": "training",
@@ -155,17 +189,23 @@ def test_training_and_evaluation_run_on_the_gpu_pool(on_pool: Compiled, name: st
     assert pod["activeDeadlineSeconds"] == "7200"
 
 
-def test_promotion_has_room_for_a_second_judgement_but_no_gpu(on_pool: Compiled) -> None:
-    limits = on_pool.container("promote")["resources"]
+def test_promotion_has_room_for_a_second_judgement_but_no_gpu(separate: Compiled) -> None:
+    limits = separate.container("promote")["resources"]
     assert limits["resourceMemoryLimit"] == "64Gi"
     assert "accelerator" not in limits
-    assert on_pool.pod("promote").keys() == {"imagePullSecret", "secretAsEnv", "genericEphemeralVolume"}
+    assert separate.pod("promote").keys() == {"imagePullSecret", "secretAsEnv", "genericEphemeralVolume"}
 
 
-@pytest.mark.parametrize("name", ["plan", "record", "finish"])
-def test_steps_that_only_read_and_write_records_ask_for_nothing(on_pool: Compiled, name: str) -> None:
-    assert on_pool.container(name).keys() == {"image", "command", "args"}
-    assert on_pool.pod(name).keys() == {"imagePullSecret", "secretAsEnv"}
+@pytest.mark.parametrize(
+    ("pipeline", "name"),
+    [("on_pool", "plan"), ("on_pool", "finish"), ("separate", "plan"), ("separate", "record"), ("separate", "finish")],
+)
+def test_steps_that_only_read_and_write_records_ask_for_nothing(
+    request: pytest.FixtureRequest, pipeline: str, name: str
+) -> None:
+    chosen: Compiled = request.getfixturevalue(pipeline)
+    assert chosen.container(name).keys() == {"image", "command", "args"}
+    assert chosen.pod(name).keys() == {"imagePullSecret", "secretAsEnv"}
 
 
 def test_a_task_that_asks_for_no_gpu_gets_none_and_caches_on_the_nodes_own_disk(plain: Compiled) -> None:
@@ -198,4 +238,5 @@ def test_compiling_tells_no_secret_and_no_path_of_this_machine(tmp_path: Path) -
 def test_without_kfp_a_sentence_says_what_to_install() -> None:
     code = "import sys; sys.modules['kfp'] = None; import pipelines"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "retrain.errors.UserError: pipelines need kfp, which is not installed: pip install" in done.stderr
+    message = "Kubeflow pipelines need kfp: pip install 'retrain-classifiers[kfp]'"
+    assert f"retrain.errors.UserError: {message}\n" in done.stderr

@@ -28,10 +28,15 @@ def life(tmp_path: Path) -> Life:
 
 
 def task_in(folder: Path, gpus: int) -> Task:
-    """A task for so many GPUs, which are none; its schedule is too short for any target."""
+    """A task for so many GPUs, which are none; both its schedules are too short for any target."""
     return make_task(
         store=str(folder / "store"),
-        recipe={"schedule": {"name": "cosine", "scale": 0.02}},
+        recipe={
+            "preset": "paper",
+            "initialization": {"name": "fresh"},
+            "objective": {"name": "none"},
+            "schedule": {"name": "cosine", "scale": 0.02, "escalation": [0.03]},
+        },
         training={"epochs": 20, "batch_size": 16, "evaluate_every": 1, "save_seconds": 0},
         resources={"gpus": {"count": gpus}},
     )
@@ -67,7 +72,8 @@ def test_a_step_trains_and_escalates_in_two_processes_and_exits_with_75_when_ask
     last = process.communicate()[0].strip()
     assert process.returncode == 0
     assert last == stages.latest_attempt(life.context, plan).run_id != plan.run_id
-    for run_id, outcome in ((plan.run_id, "missed"), (last, "completed")):
+    (longer,) = {record.run_id for record in life.store.ledger.read() if record.attempt == 1}
+    for run_id, outcome in ((plan.run_id, "missed"), (longer, "missed"), (last, "completed")):
         result = life.context.files(run_id).result()
         assert result
         assert (result.outcome, result.machine.processes) == (outcome, 2)

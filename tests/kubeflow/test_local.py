@@ -13,6 +13,8 @@ from PIL import Image
 from retrain.pipelines.definition import define
 from sklearn.datasets import load_digits
 
+from retrain.config.recipe import Cosine, Fresh, NoPenalty, Recipe
+from retrain.config.resources import Resources
 from retrain.config.task import Data, Gate, Model, Target, Task, Training
 from retrain.data.packing import pack
 from retrain.data.staging import Staging
@@ -30,10 +32,13 @@ TIMES = ("started_at", "ended_at", "device_seconds", "device_seconds_all_in")
 
 
 class Stores(NamedTuple):
-    """The same task over two stores that were equal before the second drop was trained on."""
+    """The same task over stores that were equal before the second drop was trained on."""
 
     here: Task
-    kfp: Task
+    one_pod: Task
+    """Evaluates in the training pod."""
+    separate: Task
+    """Evaluates in pods of its own."""
 
 
 def write_digits(root: Path) -> Path:
@@ -72,6 +77,12 @@ def stores(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Stores:
         data=Data(image_size=8, crop_padding=0, flip=False, val_share=0.2, test_share=0.2),
         model=Model(name="mlp"),
         training=Training(epochs=10, batch_size=32, evaluate_every=1),
+        recipe=Recipe(
+            preset="paper",
+            initialization=Fresh(),
+            objective=NoPenalty(),
+            schedule=Cosine(scale=0.02, escalation=(1.0,)),
+        ),
         target=Target(level=95),
         gate=Gate(margin=0.1),
     )
@@ -81,8 +92,22 @@ def stores(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Stores:
         pack(images, task, TaskStore(LocalStore(root / "here"), task.name), staging=staging, part=1)
         run_here(task)
     pack(images, task, TaskStore(LocalStore(root / "here"), task.name), staging=staging, part=2)
-    shutil.copytree(root / "here", root / "kfp")
-    return Stores(task, task.model_copy(update={"store": str(root / "kfp")}))
+    for name in ("one-pod", "separate"):
+        shutil.copytree(root / "here", root / name)
+    separate = Resources(separate_evaluation=True)
+    return Stores(
+        task,
+        task.model_copy(update={"store": str(root / "one-pod")}),
+        task.model_copy(update={"store": str(root / "separate"), "resources": separate}),
+    )
+
+
+@pytest.fixture(scope="module")
+def here(stores: Stores, cache: Path) -> RunRecord:
+    """The record of the run in this process."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RETRAIN_CACHE", str(cache))
+        return run_here(stores.here)
 
 
 def without_times(value: Any) -> Any:
@@ -91,23 +116,24 @@ def without_times(value: Any) -> Any:
     return value
 
 
+@pytest.mark.parametrize("pods", ["one_pod", "separate"])
 def test_the_pipeline_leaves_the_same_record_as_the_run_in_this_process(
-    stores: Stores, capfd: pytest.CaptureFixture[str]
+    stores: Stores, here: RunRecord, pods: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    here = run_here(stores.here)
+    task: Task = getattr(stores, pods)
     capfd.readouterr()
-    kfp = run_locally(stores.kfp, Request(), "cpu", define)
+    kfp = run_locally(task, Request(), "cpu", define)
     printed = capfd.readouterr()
     assert isinstance(kfp, RunRecord)
     assert (kfp.method, kfp.outcome, kfp.attempt) == ("continuous", "reached", 1), "a short schedule missed before it"
     assert without_times(kfp.model_dump()) == without_times(here.model_dump())
     assert kfp.started_at > here.ended_at
-    assert TaskStore(LocalStore(Path(stores.kfp.store)), "digits").ledger.find(kfp.run_id) == kfp
+    assert TaskStore(LocalStore(Path(task.store)), "digits").ledger.find(kfp.run_id) == kfp
     assert printed.out == "", "standard output is for the record alone"
     assert f"{kfp.run_id}: " in printed.err
     assert "KFP" not in printed.err
 
-    again = run_locally(stores.kfp, Request(), "cpu", define)
+    again = run_locally(task, Request(), "cpu", define)
     assert isinstance(again, NoRunNeeded)
     assert again.reason == f"no drop has landed since champion {kfp.run_id}"
 

@@ -10,7 +10,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 from support import browsers, known_ledger
 from support.ledgers import champion_of, ledger_of
-from support.pictures import two_classes
+from support.pictures import two_colours
 from typer.testing import CliRunner
 
 from retrain.cli import app
@@ -56,7 +56,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Task:
     for part in (1, 2):
         list(
             pack(
-                two_classes(folder / "images"),
+                two_colours(folder / "images"),
                 task,
                 TaskStore(store, task.name),
                 staging=Staging.parse("share", "60+40", 0),
@@ -132,7 +132,7 @@ def test_a_run_opens_to_its_plan_target_costs_and_gate(browser: Browser, html: P
     assert plan.reason in text
     assert f"measured by {plan.target.baseline_run}" in text
     assert run.locator("dt").all_inner_texts() == [
-        "Plan", "Why", "Recipe", "Target", "Result", "Costs", "Saved", "Gate", "Against",
+        "Plan", "Why", "Recipe", "Target", "Result", "Costs", "Scratch", "Saved", "Gate", "Against",
     ]  # fmt: skip
     page.close()
 

@@ -56,12 +56,17 @@ def exchange(life: Life, name: str, data: bytes) -> None:
 
 
 def refused(life: Life, error: type[UserError], message: str) -> None:
-    """The next retraining ends with this error; champion and ledger are as they were."""
+    """The next retraining ends with this error and one failed record of it; all else is as it was."""
     before, records = champion(life), life.store.ledger.read()
-    with pytest.raises(error, match=message):
+    planned = stages.plan(life.context, KEPT, Request())
+    assert isinstance(planned, Plan)
+    with pytest.raises(error, match=message) as raised:
         stages.run_task(life.context, KEPT, Request())
     assert champion(life) == before
-    assert life.store.ledger.read() == records
+    *earlier, failed = life.store.ledger.read()
+    assert earlier == records
+    assert (failed.run_id, failed.outcome, failed.error) == (planned.run_id, "failed", str(raised.value))
+    assert (failed.result, failed.evaluation, failed.decision) == (None, None, None)
 
 
 @pytest.mark.parametrize("name", [MODEL, INDEX, MOMENTS])

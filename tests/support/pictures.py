@@ -53,6 +53,17 @@ def two_classes(root: Path, each: int = 40) -> Path:
     return folder(root, *(f"{name}/{number:03d}.png" for name in ("cat", "dog") for number in range(each)))
 
 
+def two_colours(root: Path, each: int = 40) -> Path:
+    """Write an image folder without splits, whose classes can be told apart: reddish cats and bluish dogs."""
+    noise = np.random.default_rng(0)
+    for name, tint in (("cat", (40, 0, -40)), ("dog", (-40, 0, 40))):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for number in range(each):
+            pixels = (noise.normal(128, 40, (8, 8, 3)) + tint).clip(0, 255).astype(np.uint8)
+            (root / name / f"{number:03d}.png").write_bytes(encoded(Image.fromarray(pixels)))
+    return root
+
+
 def shard_bytes(store: ObjectStore, drop: Drop) -> list[bytes]:
     """Return the bytes of a drop's shards."""
     return [store.read(f"{drop.task}/drops/{drop.id}/{shard.name}")[0] for shard in drop.shards]
