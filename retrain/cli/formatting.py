@@ -163,9 +163,9 @@ def _scratch(estimate: ScratchEstimate) -> str:
     """Return what scratch takes to its accuracy, and where that figure comes from."""
     if estimate.provenance == "measured":
         return f"{estimate.iterations:,.0f} iterations to its accuracy, measured on these drops"
-    source = f"by {pluralize(estimate.runs, 'scratch run')}" if estimate.runs else "by what is typical of other tasks"
+    own = f"{pluralize(estimate.runs, 'scratch run')} and " if estimate.runs else ""
     return (
-        f"{estimate.iterations:,.0f} iterations to its accuracy, estimated {source} "
+        f"{estimate.iterations:,.0f} iterations to its accuracy, estimated by {own}what is typical of other tasks "
         f"(standard error {estimate.standard_error:,.0f})"
     )
 

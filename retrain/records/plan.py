@@ -58,7 +58,7 @@ class ScratchEstimate(Record):
     """Of `iterations`; 0 where they were measured."""
     provenance: Literal["measured", "estimated"]
     runs: int
-    """How many scratch runs of this task say so; 0: a share of the schedule that is typical of other tasks."""
+    """How many scratch runs of this task say so; beside the share that is typical of other tasks."""
 
 
 class StopRule(Record):

@@ -78,7 +78,7 @@ def recompute(raw: Sequence[dict[str, Any]], sizes: dict[str, int]) -> dict[str,
                 baseline = sum(same) / len(same)
             else:
                 shares = [took / schedule for _, took, schedule in scratch_runs]
-                share = sum(shares) / len(shares)
+                share = (0.62 + sum(shares)) / (1 + len(shares))  # what is typical counts as one more run
                 variance = ((0.3 * share) ** 2 + sum((one - share) ** 2 for one in shares)) / len(shares)
                 baseline, error = share * whole, math.sqrt(variance) * whole
         is_counted = record["purpose"] == "retrain"
@@ -112,12 +112,16 @@ def test_every_prefix_of_a_life_adds_up_to_the_recomputed_sums() -> None:
 
 
 def test_life_by_hand() -> None:
-    """Scratch took 200 of 250 iterations on d-1: 80% of 800 on both drops. Measured by the calibration on four: 200."""
+    """Check the first seven savings.
+
+    Scratch took 200 of 250 iterations on d-1, which is 80%. The mean of that and the typical 62% is 71% of 800 on both
+    drops. The calibration on four drops measured 200.
+    """
     past, _ = life()
     of = [record.savings for record in past.records]
-    assert [savings.baseline if savings else None for savings in of[:7]] == [250, 0, 640, None, 0, 0, 200]
-    assert [savings.gross if savings else None for savings in of[:7]] == [0, -150, 430, None, -120, 0, 10]
-    assert [savings.net if savings else None for savings in of[:7]] == [0, -160, 420, None, -130, -1410, -20]
+    assert [savings.baseline if savings else None for savings in of[:7]] == [250, 0, 568, None, 0, 0, 200]
+    assert [savings.gross if savings else None for savings in of[:7]] == [0, -150, 358, None, -120, 0, 10]
+    assert [savings.net if savings else None for savings in of[:7]] == [0, -160, 348, None, -130, -1410, -20]
     assert of[7].gross == -260, "a plateau below its target has saved nothing, though it was promoted"
     assert of[10].gross == -95, "these drops had replaced a scratch training before"
 

@@ -304,7 +304,7 @@ def test_of_the_runs_on_one_dataset_only_the_first_that_counts_replaces_scratch(
     assert past.ended(second, promoted=False).savings.baseline == 0, "a refused candidate has saved nothing"
     third = past.plan(Request("naive"))
     assert third.replaces_scratch
-    assert past.ended(third, iterations=40).savings.baseline == 480
+    assert past.ended(third, iterations=40).savings.baseline == 426
     fourth = past.plan(Request("continuous"), configured(seed=1))
     assert not fourth.replaces_scratch
     assert past.ended(fourth, iterations=40).savings.gross == -40
