@@ -21,6 +21,16 @@ def test_carried_target_is_about_the_baselines_own_samples_and_classes() -> None
     assert target.standard_error == pytest.approx(math.sqrt(0.8 * 0.2 / 100)), "its curve was measured on 100 images"
 
 
+def test_target_is_as_sure_as_the_baselines_last_evaluation() -> None:
+    """Earlier evaluations may have given up after a part of val."""
+    past = one_drop().landed(drop(2))
+    run = past.scratch_runs[0]
+    *early, last = run.curve.points
+    points = (*(point.model_copy(update={"images": 50}) for point in early), last)
+    past.scratch_runs[0] = run._replace(curve=run.curve.model_copy(update={"points": points}))
+    assert past.plan().target.standard_error == pytest.approx(math.sqrt(0.8 * 0.2 / 100))
+
+
 def test_measured_target_is_about_all_of_val() -> None:
     past = one_drop().landed(drop(2))
     past.ended(past.plan(Request(purpose="calibrate")), promoted=None)
