@@ -205,6 +205,14 @@ def test_reason_tells_what_earlier_retrainings_took() -> None:
     assert "the last 2 retrainings took 31% and 28% (plateau) of s_scratch" in third.reason
 
 
+def test_reason_tells_of_the_last_three_retrainings_alone() -> None:
+    past = default_past()
+    for number, iterations in enumerate((100, 120, 140, 160), start=3):
+        past.ended(past.plan(), iterations=iterations)
+        past.landed(drop(number))
+    assert "the last 3 retrainings took" in past.plan().reason
+
+
 def test_plan_warns_of_a_target_that_leaves_no_room() -> None:
     past = Past().landed(drop(1))
     past.ended(past.plan(), accuracy=0.995)
