@@ -126,7 +126,11 @@ def main() -> None:
 
 def test_module(module: str, options: argparse.Namespace, ends: float) -> None:
     """Test a sample of one module's mutants until `ends`, a time of the monotonic clock."""
-    known = {verdict["mutant"]: verdict["survived"] for verdict in verdicts(module)}
+    skipped = equivalents()
+    known = {
+        verdict["mutant"]: verdict["survived"] and f"{module} {verdict['mutant']}" not in skipped
+        for verdict in verdicts(module)
+    }
     sample = draw_sample(module, options.sample, options.seed)
     wanted = [each for each in sample if (known.get(each.change) if options.again else each.change not in known)]
     if not wanted:
@@ -326,21 +330,26 @@ def _digest(module: str) -> str:
     return hashlib.sha256((ROOT / module).read_bytes()).hexdigest()[:16]
 
 
+def equivalents() -> set[str]:
+    """Return the mutants that no caller can tell from the code as it is."""
+    return set(EQUIVALENTS.read_text().splitlines())
+
+
 def report(modules: list[str]) -> None:
     """Print the survivors, and of every module how many mutants were killed at first and at last."""
-    equivalents = set(EQUIVALENTS.read_text().splitlines()) if EQUIVALENTS.exists() else set()
+    skipped = equivalents()
     print(f"\n{'module':40} {'sampled':>8} {'killed first':>13} {'killed now':>11} {'equivalent':>11}")
     totals = [0, 0, 0, 0]
     survivors = []
     for module in modules:
         found = verdicts(module)
         left = [f"{module} {verdict['mutant']}" for verdict in found if verdict["survived"]]
-        survivors += [each for each in left if each not in equivalents]
+        survivors += [each for each in left if each not in skipped]
         row = [
             len(found),
             sum(not verdict["survived_first"] for verdict in found),
             sum(not verdict["survived"] for verdict in found),
-            sum(each in equivalents for each in left),
+            sum(each in skipped for each in left),
         ]
         totals = [one + other for one, other in zip(totals, row, strict=True)]
         print(f"{module:40} {row[0]:8} {row[1]:13} {row[2]:11} {row[3]:11}")

@@ -126,6 +126,31 @@ def test_life_by_hand() -> None:
     assert of[10].gross == -95, "these drops had replaced a scratch training before"
 
 
+@pytest.mark.parametrize(
+    ("outcome", "reached", "promoted", "baseline"),
+    [
+        ("reached", True, True, 800),
+        ("reached", True, False, 0),
+        ("plateau", True, True, 800),  # at its target when it stopped
+        ("plateau", True, False, 0),
+        ("plateau", False, True, 0),
+        ("diverged", True, True, 0),
+    ],
+)
+def test_only_a_promoted_model_at_its_target_replaces_scratch(
+    outcome: str, reached: bool, promoted: bool, baseline: int
+) -> None:
+    past = one_drop().landed(drop(2))
+    record = past.ended(past.plan(), outcome, promoted=promoted, reached=reached)
+    assert record.savings.baseline == baseline
+
+
+def test_plan_without_an_estimate_is_weighed_against_its_baseline() -> None:
+    past = one_drop().landed(drop(2))
+    savings = past.ended(past.plan().model_copy(update={"scratch": None})).savings
+    assert (savings.baseline, savings.whole, savings.standard_error) == (200, 200, 0.0)
+
+
 def test_all_views_tell_the_same_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     past, sizes = life()
     store = TaskStore(LocalStore(tmp_path / "store"), "pets")

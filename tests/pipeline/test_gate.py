@@ -66,12 +66,42 @@ def test_the_first_candidate_of_a_task_is_judged_without_a_champion() -> None:
         (-0.05, 0.06, True),  # a loss of 0.02 is within the margin
         (-0.08, 0.1, True),  # a loss of 0.03, and the interval reaches above zero
         (-0.021, 0.01, True),  # a loss, but within the margin
+        (-0.06, 0.06, True),  # a loss of 0.03, and the interval ends at zero
     ],
 )
 def test_only_a_shown_loss_above_the_margin_refuses(low: float, width: float, promoted: bool) -> None:
     decision = decide(Gate(margin=0.02), evaluation(low=low, width=width))
     assert decision.promoted == promoted
     assert bool(decision.notes) == promoted, "what could not be told is said"
+
+
+def test_interval_within_the_margin_leaves_no_doubt() -> None:
+    assert decide(Gate(margin=0.02), evaluation(low=-0.02, width=0.05)).notes == ()
+    assert decide(Gate(margin=0.02), evaluation(low=-0.01, width=0.05)).notes == ()
+    (note,) = decide(Gate(margin=0.02), evaluation(low=-0.03, width=0.06)).notes
+    assert "100 test images cannot tell" in note
+    assert "is -0.0300 to +0.0300; about 225 would settle it" in note
+
+
+def test_compare_counts_the_samples_that_one_alone_had_right() -> None:
+    ours = torch.tensor([True] * 6 + [True] * 2 + [False] * 1 + [False] * 3)
+    theirs = torch.tensor([True] * 6 + [False] * 2 + [True] * 1 + [False] * 3)
+    comparison = compare("scratch-0", theirs, ours, 0.9)
+    assert comparison.difference == paired_difference(2, 1, 12, 0.9)
+    assert comparison.difference.value == 1 / 12
+    assert comparison.champion_accuracy == 7 / 12
+    assert comparison.negative_flips == 1 / 12
+
+
+def test_paired_difference_is_wald_with_half_a_sample_more_a_cell() -> None:
+    b, c, n = 8.5, 3.5, 102
+    error = math.sqrt(b + c - (b - c) ** 2 / n) / n
+    interval = paired_difference(8, 3, 100, 0.95)
+    assert interval.value == 0.05
+    assert interval.low == pytest.approx((b - c) / n - 1.959964 * error, abs=1e-7)
+    assert interval.high == pytest.approx((b - c) / n + 1.959964 * error, abs=1e-7)
+    assert paired_difference(0, 1, 1, 0.9999).low == -1.0
+    assert paired_difference(1, 0, 1, 0.9999).high == 1.0
 
 
 def test_small_test_split_refuses_no_equal_model() -> None:

@@ -22,6 +22,16 @@ def test_carried_target_is_about_the_baselines_own_samples_and_classes() -> None
     assert target.standard_error == pytest.approx(math.sqrt(0.8 * 0.2 / 100)), "its curve was measured on 100 images"
 
 
+def test_target_is_as_sure_as_the_baselines_last_evaluation() -> None:
+    """Earlier evaluations may have given up after a part of val."""
+    past = one_drop().landed(drop(2))
+    run = past.scratch_runs[0]
+    *early, last = run.curve.points
+    points = (*(point.model_copy(update={"images": 50}) for point in early), last)
+    past.scratch_runs[0] = run._replace(curve=run.curve.model_copy(update={"points": points}))
+    assert past.plan().target.standard_error == pytest.approx(math.sqrt(0.8 * 0.2 / 100))
+
+
 def test_measured_target_is_about_all_of_val() -> None:
     past = one_drop().landed(drop(2))
     past.ended(past.plan(Request(purpose="calibrate")), promoted=None)
@@ -195,6 +205,14 @@ def test_reason_tells_what_earlier_retrainings_took() -> None:
     past.ended(past.plan(), "plateau", iterations=336, reached=False)
     third = past.landed(drop(4)).plan()
     assert "the last 2 retrainings took 35% and 32% (plateau) of s_scratch" in third.reason
+
+
+def test_reason_tells_of_the_last_three_retrainings_alone() -> None:
+    past = default_past()
+    for number, iterations in enumerate((100, 120, 140, 160), start=3):
+        past.ended(past.plan(), iterations=iterations)
+        past.landed(drop(number))
+    assert "the last 3 retrainings took" in past.plan().reason
 
 
 def test_plan_warns_of_a_target_that_leaves_no_room() -> None:

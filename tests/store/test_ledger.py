@@ -1,13 +1,13 @@
 """The ledger: every case of what was saved, worked out by hand, and records that stay as they were first written."""
 
 import pytest
-from support.histories import TASK, Past, drop, one_drop, result
+from support.histories import START, TASK, Past, drop, one_drop, result
 
 from retrain.errors import StoreError
 from retrain.pipeline.accounting import make_record
 from retrain.pipeline.planning import Request
 from retrain.records import RunRecord, Savings
-from retrain.records.ledger import is_baseline, total_savings
+from retrain.records.ledger import Champion, Promotion, is_baseline, total_savings
 from retrain.store import ObjectStore
 from retrain.store.keys import TaskKeys
 from retrain.store.task_store import TaskStore
@@ -177,6 +177,12 @@ def test_only_completed_scratch_runs_that_are_no_trials_are_baselines() -> None:
     past.ended(past.plan(Request("scratch", "trial")), promoted=None)
     past.ended(past.plan(Request("naive")))
     assert [is_baseline(record) for record in past.records] == [False, True, True, False, False]
+
+
+def test_champion_is_the_last_of_its_history() -> None:
+    runs = ("scratch-1", "continuous-2", "continuous-3")
+    history = [Promotion(sequence=number, run_id=run, why="promoted", at=START) for number, run in enumerate(runs)]
+    assert [Champion(history=tuple(history[:length])).run_id for length in (1, 2, 3)] == list(runs)
 
 
 def records() -> list[RunRecord]:

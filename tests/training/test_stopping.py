@@ -164,6 +164,8 @@ def test_judge_asks_more_gain_of_a_run_far_above_a_carried_target() -> None:
     points = curve([0.80, 0.81, 0.82, 0.83, 0.84, 0.85], [0.9] * 6)
     assert judge(points, CARRIED, RULE, 1000) is None
     assert judge(points, CARRIED, RULE.model_copy(update={"excess": 0.02}), 1000) == "reached"
+    little_above = curve([0.80, 0.81, 0.82, 0.83, 0.84, 0.85], [0.81] * 6)
+    assert judge(little_above, CARRIED, RULE.model_copy(update={"excess": 0.02}), 1000) is None
 
 
 def test_judge_allows_as_large_a_loss_as_the_gain_it_asks_for() -> None:
