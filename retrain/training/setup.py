@@ -177,7 +177,8 @@ def _loader(plan: Plan, train: Samples, keep: Tensor | None, rows: Rows, workers
     passes = partial(EpochSampler, keep, len(train), plan.task.training.batch_size, plan.seed)
     if not isinstance(train.images, ShardPixels):
         return InMemoryLoader(passes(train.pixels_on), train, rows)
-    arrange = partial(window_shuffle, counts=train.images.counts, window=plan.task.data.stream.shuffle_shards)
+    window = plan.shuffle_shards or plan.task.data.stream.shuffle_shards
+    arrange = partial(window_shuffle, counts=train.images.counts, window=window)
     return StreamingLoader(passes(torch.device("cpu"), arrange), train, train.images, rows, workers)
 
 
