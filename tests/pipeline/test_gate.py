@@ -146,6 +146,7 @@ def test_images_to_settle_are_those_that_bring_the_interval_to_the_margin() -> N
     scaled = paired_difference(round(14 * needed / 200), round(16 * needed / 200), needed, 0.95)
     assert scaled.low == pytest.approx(-gate.margin, abs=0.001)
     assert images_to_settle(gate, Interval(value=-0.02, low=-0.07, high=0.03), 200) is None
+    assert images_to_settle(gate, Interval(value=0.0, low=-0.001, high=0.001), 200) == 201
 
 
 def drop_of(test: dict[str, int]) -> Drop:

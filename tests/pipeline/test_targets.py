@@ -7,7 +7,7 @@ from support.histories import CURVE, TASK, Past, drop, one_drop
 
 from retrain.config.task import Task
 from retrain.pipeline.planning import NoRunNeeded, Request
-from retrain.pipeline.targets import PRIOR_SPREAD, TYPICAL_SHARE
+from retrain.pipeline.targets import PRIOR_SPREAD, TYPICAL_SHARE, chance_level
 from retrain.records import Drop, Plan, ScratchEstimate
 
 DEFAULT = Task.model_validate({"name": "pets", "training": {"epochs": 10, "batch_size": 10}})
@@ -30,6 +30,8 @@ def test_target_is_as_sure_as_the_baselines_last_evaluation() -> None:
     points = (*(point.model_copy(update={"images": 50}) for point in early), last)
     past.scratch_runs[0] = run._replace(curve=run.curve.model_copy(update={"points": points}))
     assert past.plan().target.standard_error == pytest.approx(math.sqrt(0.8 * 0.2 / 100))
+    past.scratch_runs[0] = run._replace(curve=run.curve.model_copy(update={"points": ()}))
+    assert past.plan().target.standard_error == 0.0
 
 
 def test_measured_target_is_about_all_of_val() -> None:
@@ -48,7 +50,9 @@ def test_baseline_that_saw_this_dataset_comes_before_a_newer_one() -> None:
     assert past.plan().target.baseline_run == calibration.run_id
 
 
-@pytest.mark.parametrize(("accuracy", "is_target"), [(0.5, False), (0.549, False), (0.551, True), (0.3, False)])
+@pytest.mark.parametrize(
+    ("accuracy", "is_target"), [(0.5, False), (0.549, False), (0.55, False), (0.551, True), (0.3, False)]
+)
 def test_target_is_never_near_the_chance_level(accuracy: float, is_target: bool) -> None:
     """Two classes in equal parts: 50% by guessing, and a standard error of 5% on 100 images."""
     past = Past().landed(drop(1))
@@ -64,6 +68,8 @@ def test_chance_level_is_that_of_the_commonest_class() -> None:
     past = Past().landed(uneven)
     past.ended(past.plan(), accuracy=0.9)
     assert past.landed(drop(2)).plan().method == "scratch"
+    assert chance_level([uneven], 2) == 0.9
+    assert chance_level([], 4) == 1 / 4
 
 
 def test_scratch_is_estimated_by_the_shares_of_its_schedules() -> None:
@@ -136,6 +142,7 @@ def test_evaluations_are_sixty_or_a_tenth_of_the_training() -> None:
     assert {past.plan(Request(method)).evaluate_every for method in ("scratch", "naive", "continuous")} == {67}
     few = Past(DEFAULT).landed(with_val(1, 10))
     assert few.plan().evaluate_every == round(500 / 60)
+    assert Past(DEFAULT).landed(drop(1, samples=3000)).plan().evaluate_every == 3000 / 60
     many = Past(DEFAULT).landed(with_val(1, 400))
     assert many.plan().evaluate_every == math.ceil(10 * 400 / 3 / 10)
     assert Past(TASK).landed(with_val(1, 400)).plan().evaluate_every == 50
