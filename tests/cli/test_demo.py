@@ -1,5 +1,6 @@
 """The demo's weeks at a tiny size, and the sentence that it ends with."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -47,3 +48,12 @@ def test_summarise_says_in_a_sentence_that_nothing_was_saved() -> None:
     saved, text = summarise([])
     assert not saved
     assert text.startswith("Nothing was saved: training from scratch would have taken fewer iterations.")
+
+
+def test_evidence_page_has_the_table_of_its_lines() -> None:
+    import demo_seeds
+
+    lines = [json.loads(text) for text in demo_seeds.LINES.read_text().splitlines()]
+    page = (ROOT / "docs" / "evidence" / "demo.md").read_text()
+    assert demo_seeds.format_table(lines) in page
+    assert f"**{demo_seeds.summarise(lines)['both']} of {len(lines)} lives" in page
