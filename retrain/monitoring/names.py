@@ -144,7 +144,7 @@ SPEED_UP = Name(
     "gauge",
     ("task", "level"),
     "L_99 and L_100 of the newest run: what the baseline took to its accuracy over what this run took to 99 or 100 "
-    "percent of it; absent where it missed.",
+    "percent of it; absent where it missed, or its target was carried over from earlier drops.",
 )
 TARGET_MET = Name(
     "retrain_target_met",

@@ -85,7 +85,7 @@ class Result(Record):
     """First iteration on the grid at 99 and 100 percent of the baseline's accuracy (of this run's own final accuracy,
     where it has no target): s(f, a), Verwimp et al., eq. 1."""
     speed_up: dict[Literal["99", "100"], float | None]
-    """L_99 and L_100 against the baseline, Verwimp et al., eq. 2; None where not reached."""
+    """L_99 and L_100 against the baseline, Verwimp et al., eq. 2; None where not reached, and for a carried target."""
     model_digest: str | None
     """SHA-256 of model.safetensors; None for a diverged run, which leaves no model."""
     index_digest: str | None
