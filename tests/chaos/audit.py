@@ -19,6 +19,8 @@ IMAGE_SHARE = 1 / 3
 """What evaluating an image costs, as a share of training on it: one of three passes through the network."""
 SCRATCH_SPREAD = 0.3
 """Standard error of what scratch takes, as a share of it, where one scratch run on an earlier dataset tells."""
+TYPICAL_SHARE = 0.62
+"""Share of its schedule after which scratch typically has its own accuracy: it counts as one more scratch run."""
 
 
 class Finding(NamedTuple):
@@ -160,16 +162,18 @@ def _recount_savings(objects: Objects, run: str) -> dict[str, float]:
 def _recount_scratch(objects: Objects, plan: dict[str, Any]) -> tuple[int, int, float]:
     """Return what scratch takes on a plan's dataset, its whole training, and the standard error of the first.
 
-    A life has one scratch run. The share of its schedule that it took to its own accuracy is taken to hold for the
-    longer schedule on the grown dataset.
+    A life has one scratch run. The mean of the share of its schedule that it took to its own accuracy and of what is
+    typical is taken to hold for the longer schedule on the grown dataset.
     """
     baseline = plan["target"]["baseline_run"]
     points = [_json(line) for line in objects[f"runs/{baseline}/curve.jsonl"].splitlines()]
     reached = next(point["iteration"] for point in points if point["accuracy"] >= points[-1]["accuracy"])
     training, samples = plan["task"]["training"], sum(drop["samples"] for drop in plan["dataset"]["drops"])
     whole = round(training["epochs"] * samples / training["batch_size"])
-    iterations = reached / points[-1]["iteration"] * whole
-    return round(round(iterations, 1)), whole, round(SCRATCH_SPREAD * iterations, 1)  # plans hold tenths
+    own = reached / points[-1]["iteration"]
+    share = (own + TYPICAL_SHARE) / 2
+    error = math.hypot(SCRATCH_SPREAD * share, own - share) * whole
+    return round(round(share * whole, 1)), whole, round(error, 1)  # plans hold tenths
 
 
 def _promoted(objects: Objects) -> list[str]:

@@ -67,6 +67,7 @@ def test_every_cell_is_a_trial_in_the_ledger_that_ran_its_whole_schedule(
             "beta": 0.001,
             "buffers": "fresh",
             "rate": 1.0,
+            "least_norm": 0.0,
             "new_rows": "fresh",
         },
         "objective": {"name": "none"},

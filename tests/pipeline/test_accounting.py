@@ -129,9 +129,9 @@ def test_life_by_hand() -> None:
 @pytest.mark.parametrize(
     ("outcome", "reached", "promoted", "baseline"),
     [
-        ("reached", True, True, 800),
+        ("reached", True, True, 710),
         ("reached", True, False, 0),
-        ("plateau", True, True, 800),  # at its target when it stopped
+        ("plateau", True, True, 710),  # at its target when it stopped
         ("plateau", True, False, 0),
         ("plateau", False, True, 0),
         ("diverged", True, True, 0),

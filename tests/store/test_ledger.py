@@ -39,11 +39,12 @@ def saved(
 
 
 def against_scratch(used: int) -> Savings:
-    """A run on both drops, 1,000 images: scratch trains for 1,000 iterations, and takes 800 to its accuracy.
+    """A run on both drops, 1,000 images: scratch trains for 1,000 iterations, and takes 710 to its accuracy.
 
-    The scratch run on the first drop took 200 of its 250 iterations: 80%, give or take 30% of that.
+    The scratch run on the first drop took 200 of its 250 iterations, 80%. The mean of that and of the typical 62% is
+    71%; its error is 30% of it, and the 9% that the run differs by.
     """
-    return saved(800, used, used + 10, 800 - used, 790 - used, 1000, 240)
+    return saved(710, used, used + 10, 710 - used, 700 - used, 1000, 231.2)
 
 
 def test_a_run_that_reached_its_target_saved_what_scratch_took_to_get_there_less_its_own() -> None:
@@ -53,9 +54,9 @@ def test_a_run_that_reached_its_target_saved_what_scratch_took_to_get_there_less
 
 def test_a_slower_run_than_scratch_lost() -> None:
     past = new_drop()
-    savings = past.ended(past.plan(), iterations=830).savings
-    assert savings == against_scratch(830)
-    assert (savings.gross, savings.net, savings.gross_whole, savings.net_whole) == (-30, -40, 170, 160)
+    savings = past.ended(past.plan(), iterations=740).savings
+    assert savings == against_scratch(740)
+    assert (savings.gross, savings.net, savings.gross_whole, savings.net_whole) == (-30, -40, 260, 250)
 
 
 def test_a_missed_attempt_is_lost_whole_and_the_next_one_weighed_against_scratch() -> None:
@@ -64,8 +65,8 @@ def test_a_missed_attempt_is_lost_whole_and_the_next_one_weighed_against_scratch
     assert missed.savings == saved(0, 40, 50, -40, -50)
     reached = past.ended(past.plan(), iterations=70)
     assert reached.savings == against_scratch(70)
-    assert total_savings(past.records).gross == 800 - 40 - 70
-    assert total_savings(past.records).net == 800 - 50 - 80
+    assert total_savings(past.records).gross == 710 - 40 - 70
+    assert total_savings(past.records).net == 710 - 50 - 80
 
 
 @pytest.mark.parametrize("outcome", ["missed", "diverged", "plateau"])
