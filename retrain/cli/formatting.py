@@ -183,7 +183,9 @@ def _target(target: Target) -> str:
 
 
 def _speed_up(record: RunRecord, level: Literal["99", "100"]) -> str:
-    return format_speed_up(record.result.speed_up[level]) if record.result and record.target else NONE
+    """Return L_r; a carried target has none, since scratch was not measured on this dataset."""
+    is_comparable = record.result and record.target and record.target.scope is None
+    return format_speed_up(record.result.speed_up[level]) if record.result and is_comparable else NONE
 
 
 RUNS = (
@@ -252,7 +254,7 @@ def _run_rows(record: RunRecord, with_totals: bool) -> Rows:
         yield "accuracy on val", f"{format_percent(result.final_accuracy)}, best {format_percent(result.best_accuracy)}"
     if record.target:
         yield "target on val", _target(record.target)
-    if record.target and result:
+    if result and record.target and record.target.scope is None:
         yield "speed-up", ", ".join(f"L_{level} {format_speed_up(value)}" for level, value in result.speed_up.items())
     if savings := record.savings:
         if record.scratch:

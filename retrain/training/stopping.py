@@ -114,8 +114,9 @@ def is_good_enough(points: Sequence[Point], target: Target, rule: StopRule | Non
     """Say whether the newest point is at its target.
 
     A target that is carried over from earlier drops says nothing of what is new: all that is learnt must have stopped
-    improving too. The further a run is above such a target, the more it must gain to go on. A run that has lost as
-    much since its best evaluation is not at its target: it is in the dip that follows a start with a large step.
+    improving too. The further a run is above such a target, on what is old and on what is new, the more it must gain to
+    go on. A run that has lost as much since its best evaluation is not at its target: it is in the dip that follows a
+    start with a large step.
     """
     last = points[-1]
     if target.scope is None:
@@ -124,7 +125,8 @@ def is_good_enough(points: Sequence[Point], target: Target, rule: StopRule | Non
         return False
     if rule is None:
         return True
-    above = (last.in_scope - target.accuracy) / rule.excess if rule.excess else 0.0
+    learnt = last.in_scope if last.newest is None else min(last.in_scope, last.newest)
+    above = max(0.0, learnt - target.accuracy) / rule.excess if rule.excess else 0.0
     gain = needed_gain(last, rule) * (1 + above)
     has_dipped = last.accuracy < max(point.accuracy for point in points) - gain
     return not has_dipped and _has_stopped_improving(points, rule.window, gain)
