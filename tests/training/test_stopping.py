@@ -168,6 +168,15 @@ def test_judge_asks_more_gain_of_a_run_far_above_a_carried_target() -> None:
     assert judge(little_above, CARRIED, RULE.model_copy(update={"excess": 0.02}), 1000) is None
 
 
+def test_judge_asks_less_gain_only_where_what_is_new_is_above_the_target_too() -> None:
+    """Old classes far above the target say nothing of new ones that have hardly begun to be learnt."""
+    lenient = RULE.model_copy(update={"excess": 0.02})
+    rising = curve([0.80, 0.81, 0.82, 0.83, 0.84, 0.85], [0.9] * 6)
+    learnt, unlearnt = ([point.model_copy(update={"newest": new}) for point in rising] for new in (0.9, 0.3))
+    assert judge(learnt, CARRIED, lenient, 1000) == "reached"
+    assert judge(unlearnt, CARRIED, lenient, 1000) is None
+
+
 def test_judge_allows_as_large_a_loss_as_the_gain_it_asks_for() -> None:
     """An accuracy 0.03 below the best one is a dip where 0.01 counts, and none where 0.06 does."""
     points = curve([0.80, 0.80, 0.77, 0.77, 0.77], [0.9] * 5)
