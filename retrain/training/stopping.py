@@ -78,6 +78,9 @@ Curve = Literal["accuracy", "newest"]
 IMPROVING: tuple[Curve, ...] = ("accuracy", "newest")
 """The curves that have to stop improving: on all of val, and on the drops that the parent did not know."""
 
+SMALL_ERROR = 0.01
+"""Standard error of an accuracy that does not lengthen the rule's windows: that of 80% on 1,600 images."""
+
 PATIENCE_SHARE = 0.7
 """Largest share of a run's iterations so far that its patience takes; a run younger than it is never given up."""
 
@@ -105,8 +108,9 @@ def judge(
     if rule is None or rule.patience is None:
         return None
     last = points[-1]
-    patience = min(rule.patience, PATIENCE_SHARE * last.iteration)
-    is_stalled = last.iteration >= rule.patience and _has_stopped_improving(points, patience, needed_gain(last, rule))
+    wanted = rule.patience * noise_factor(last)
+    patience = min(wanted, PATIENCE_SHARE * last.iteration)
+    is_stalled = last.iteration >= wanted and _has_stopped_improving(points, patience, needed_gain(last, rule))
     return "plateau" if is_stalled else None
 
 
@@ -114,9 +118,9 @@ def is_good_enough(points: Sequence[Point], target: Target, rule: StopRule | Non
     """Say whether the newest point is at its target.
 
     A target that is carried over from earlier drops says nothing of what is new: all that is learnt must have stopped
-    improving too. The further a run is above such a target, on what is old and on what is new, the more it must gain to
-    go on. A run that has lost as much since its best evaluation is not at its target: it is in the dip that follows a
-    start with a large step.
+    improving too. The further a run is above such a target and its error, on what is old and on what is new, the more
+    it must gain to go on. A run that has lost as much since its best evaluation is not at its target: it is in the dip
+    that follows a start with a large step.
     """
     last = points[-1]
     if target.scope is None:
@@ -126,16 +130,28 @@ def is_good_enough(points: Sequence[Point], target: Target, rule: StopRule | Non
     if rule is None:
         return True
     learnt = last.in_scope if last.newest is None else min(last.in_scope, last.newest)
-    above = max(0.0, learnt - target.accuracy) / rule.excess if rule.excess else 0.0
-    gain = needed_gain(last, rule) * (1 + above)
+    surely_above = max(0.0, learnt - target.accuracy - target.standard_error)
+    gain = needed_gain(last, rule) * (1 + (surely_above / rule.excess if rule.excess else 0.0))
     has_dipped = last.accuracy < max(point.accuracy for point in points) - gain
-    return not has_dipped and _has_stopped_improving(points, rule.window, gain)
+    return not has_dipped and _has_stopped_improving(points, rule.window * noise_factor(last), gain)
 
 
 def needed_gain(last: Point, rule: StopRule) -> float:
     """Return the accuracy that counts as a gain: the rule's least one, or its errors of the newest accuracy."""
-    error = math.sqrt(last.accuracy * (1 - last.accuracy) / last.images)
-    return max(rule.gain, rule.errors * error)
+    return max(rule.gain, rule.errors * _standard_error(last))
+
+
+def noise_factor(last: Point) -> float:
+    """Return how many times longer than the rule says a run is watched: 1 up to an error of `SMALL_ERROR`, then more.
+
+    The fewer the validation samples, the larger a gain has to be to be told from noise, and the longer a run takes to
+    make it.
+    """
+    return max(1.0, _standard_error(last) / SMALL_ERROR)
+
+
+def _standard_error(last: Point) -> float:
+    return math.sqrt(last.accuracy * (1 - last.accuracy) / last.images)
 
 
 def _has_stopped_improving(points: Sequence[Point], window: float, gain: float) -> bool:

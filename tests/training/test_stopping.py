@@ -20,6 +20,7 @@ from retrain.training.stopping import (
     judge,
     needed_accuracy,
     needed_gain,
+    noise_factor,
     rejection_risk,
     subset_ends,
     tail_probability,
@@ -102,7 +103,7 @@ CARRIED = target_at(0.8).model_copy(update={"provenance": "carried", "scope": Sc
 def curve(
     accuracy: Sequence[float], in_scope: Sequence[float] | None = None, newest: Sequence[float] | None = None
 ) -> list[Point]:
-    """Points at iterations 10, 20, ... on the whole of a val of 100 images."""
+    """Points at iterations 10, 20, ... on the whole of a val of 10,000 images: their error lengthens no window."""
     none = [None] * len(accuracy)
     columns = zip(accuracy, in_scope or none, newest or none, strict=True)
     return [
@@ -110,7 +111,7 @@ def curve(
             iteration=10 * number,
             accuracy=value,
             loss=1.0,
-            images=100,
+            images=10_000,
             train_loss=1.0,
             learning_rate=0.001,
             in_scope=scoped,
@@ -187,7 +188,25 @@ def test_judge_allows_as_large_a_loss_as_the_gain_it_asks_for() -> None:
 def test_needed_gain_is_the_larger_of_least_gain_and_standard_errors() -> None:
     (point,) = curve([0.5])
     assert needed_gain(point, RULE) == 0.01
-    assert needed_gain(point, RULE.model_copy(update={"errors": 0.5})) == pytest.approx(0.5 * 0.05)
+    assert needed_gain(point, RULE.model_copy(update={"errors": 5.0})) == pytest.approx(5 * 0.005)
+
+
+def test_few_validation_samples_lengthen_the_windows() -> None:
+    """An accuracy of 50% on 100 images has an error of 5 points: five times that which lengthens nothing."""
+    (point,) = curve([0.5])
+    assert noise_factor(point) == 1
+    assert noise_factor(point.model_copy(update={"images": 100})) == pytest.approx(5)
+    few = [each.model_copy(update={"images": 100}) for each in curve([0.7] * 12, [0.9] * 12)]
+    assert judge(curve([0.7] * 4, [0.9] * 4), CARRIED, RULE, 1000) == "reached"
+    assert [judge(few[:count], CARRIED, RULE, 1000) for count in (4, 11, 12)] == [None, None, "reached"]
+
+
+def test_excess_over_a_target_counts_from_its_error_on() -> None:
+    lenient = RULE.model_copy(update={"excess": 0.02})
+    points = curve([0.80, 0.81, 0.82, 0.83, 0.84, 0.85], [0.9] * 6)
+    unsure = CARRIED.model_copy(update={"standard_error": 0.1})
+    assert judge(points, CARRIED, lenient, 1000) == "reached"
+    assert judge(points, unsure, lenient, 1000) is None
 
 
 @pytest.mark.parametrize("seed", range(20))
