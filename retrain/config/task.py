@@ -141,7 +141,8 @@ class Stopping(ConfigModel):
     confirmations: PositiveInt = 2
     """Evaluations in a row that must be at the target, so that one lucky reading does not end a run."""
     plateau_window: Annotated[float, Field(gt=0, le=1)] = 0.05
-    """Share of scratch's whole training over which a run must still improve."""
+    """Share of scratch's whole training over which a run must still improve; more where validation is noisy: as many
+    times as the accuracy's standard error is larger than one point."""
     plateau_gain: Share = 0.0025
     """Least accuracy (a share, so 0.0025 is a quarter of a point) that it must gain over that window."""
     plateau_errors: NonNegativeFloat = 0.5
