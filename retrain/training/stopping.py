@@ -118,8 +118,8 @@ def is_good_enough(points: Sequence[Point], target: Target, rule: StopRule | Non
     """Say whether the newest point is at its target.
 
     A target that is carried over from earlier drops says nothing of what is new: all that is learnt must have stopped
-    improving too. The further a run is above such a target and its error, on what is old and on what is new, the more
-    it must gain to go on. A run that has lost as much since its best evaluation is not at its target: it is in the dip
+    improving too. The further a run is above such a target, on what is old and on what is new, the more it must gain
+    to go on. A run that has lost as much since its best evaluation is not at its target: it is in the dip
     that follows a start with a large step.
     """
     last = points[-1]
@@ -130,8 +130,8 @@ def is_good_enough(points: Sequence[Point], target: Target, rule: StopRule | Non
     if rule is None:
         return True
     learnt = last.in_scope if last.newest is None else min(last.in_scope, last.newest)
-    surely_above = max(0.0, learnt - target.accuracy - target.standard_error)
-    gain = needed_gain(last, rule) * (1 + (surely_above / rule.excess if rule.excess else 0.0))
+    above = max(0.0, learnt - target.accuracy) / rule.excess if rule.excess else 0.0
+    gain = needed_gain(last, rule) * (1 + above)
     has_dipped = last.accuracy < max(point.accuracy for point in points) - gain
     return not has_dipped and _has_stopped_improving(points, rule.window * noise_factor(last), gain)
 

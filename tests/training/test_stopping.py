@@ -201,14 +201,6 @@ def test_few_validation_samples_lengthen_the_windows() -> None:
     assert [judge(few[:count], CARRIED, RULE, 1000) for count in (4, 11, 12)] == [None, None, "reached"]
 
 
-def test_excess_over_a_target_counts_from_its_error_on() -> None:
-    lenient = RULE.model_copy(update={"excess": 0.02})
-    points = curve([0.80, 0.81, 0.82, 0.83, 0.84, 0.85], [0.9] * 6)
-    unsure = CARRIED.model_copy(update={"standard_error": 0.1})
-    assert judge(points, CARRIED, lenient, 1000) == "reached"
-    assert judge(points, unsure, lenient, 1000) is None
-
-
 @pytest.mark.parametrize("seed", range(20))
 def test_has_plateau_equals_a_search_by_hand(seed: int) -> None:
     drawn = torch.Generator().manual_seed(seed)
