@@ -1,4 +1,4 @@
-"""The results of the suite, one line of `runs.jsonl` for each method, drop, regime and seed."""
+"""The results of the suite, one line of `results.jsonl` for each method, drop, regime and seed."""
 
 import fcntl
 import os
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from retrain.errors import StudyError
 from retrain.records import Curve, Machine, Record, RunRecord, Savings
 
-FILE = "runs.jsonl"
+FILE = "results.jsonl"
 
 
 class Key(NamedTuple):
