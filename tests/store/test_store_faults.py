@@ -6,7 +6,7 @@ import pytest
 from chaos.audit import Expected, audit, digests, is_record
 from support.faulty_s3 import faulty
 from support.lives import Life, make_task
-from support.store_faults import LASTING, PASSING, Every, From
+from support.store_faults import LASTING, PASSING, every, starting_at
 
 from retrain.errors import StoreError
 from retrain.pipeline import stages
@@ -45,7 +45,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Expected:
 
 @pytest.mark.parametrize("name", PASSING)
 def test_a_life_gets_over_what_passes(s3: str, bucket: str, tmp_path: Path, expected: Expected, name: str) -> None:
-    fault = Every(11, PASSING[name])
+    fault = every(11, PASSING[name])
     with faulty(s3, fault) as endpoint:
         live(Life(open_store(f"s3://{bucket}/some/prefix", endpoint), tmp_path))
     left = objects(Life(open_store(f"s3://{bucket}/some/prefix", s3), tmp_path))
@@ -67,7 +67,10 @@ def test_a_life_that_cannot_go_on_says_why_and_goes_on_once_it_can(
     s3: str, bucket: str, tmp_path: Path, expected: Expected, name: str, first: int
 ) -> None:
     url = f"s3://{bucket}/some/prefix"
-    with faulty(s3, From(first, LASTING[name])) as endpoint, pytest.raises(StoreError, match=ADVICE[name]) as raised:
+    with (
+        faulty(s3, starting_at(first, LASTING[name])) as endpoint,
+        pytest.raises(StoreError, match=ADVICE[name]) as raised,
+    ):
         live(Life(open_store(url, endpoint), tmp_path))
     assert url in str(raised.value)
     healthy = Life(open_store(url, s3), tmp_path)

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -91,29 +91,25 @@ class Sometimes:
         return self._faults[name](request, forward) if name else forward(request)
 
 
-class Every:
-    """A fault that befalls each `n`-th request: what is tried again goes through."""
+class Numbered:
+    """A fault that befalls the requests, counted from 1, whose number `strikes` chooses."""
 
-    def __init__(self, n: int, fault: Fault) -> None:
-        self._n, self._fault, self._lock = n, fault, Lock()
+    def __init__(self, strikes: Callable[[int], bool], fault: Fault) -> None:
+        self._strikes, self._fault, self._lock = strikes, fault, Lock()
         self.requests = 0
 
     def __call__(self, request: Request, forward: Forward) -> Reply | None:
         with self._lock:
             self.requests += 1
-            struck = self.requests % self._n == 0
+            struck = self._strikes(self.requests)
         return self._fault(request, forward) if struck else forward(request)
 
 
-class From:
-    """A fault that befalls all requests from the `n`-th on."""
+def every(n: int, fault: Fault) -> Numbered:
+    """Let a fault befall each `n`-th request: what is tried again goes through."""
+    return Numbered(lambda number: number % n == 0, fault)
 
-    def __init__(self, n: int, fault: Fault) -> None:
-        self._n, self._fault, self._lock = n, fault, Lock()
-        self.requests = 0
 
-    def __call__(self, request: Request, forward: Forward) -> Reply | None:
-        with self._lock:
-            self.requests += 1
-            struck = self.requests >= self._n
-        return self._fault(request, forward) if struck else forward(request)
+def starting_at(n: int, fault: Fault) -> Numbered:
+    """Let a fault befall all requests from the `n`-th on."""
+    return Numbered(lambda number: number >= n, fault)
