@@ -6,6 +6,7 @@ Import `app` and `main` from here. Heavy imports stay inside the commands, so th
 import logging
 import signal
 import sys
+from typing import Annotated
 
 import typer
 
@@ -17,6 +18,7 @@ from retrain.cli.output import check_output
 from retrain.cli.watch import watch
 from retrain.errors import UserError
 from retrain.training.preemption import raise_preempted
+from retrain.utils import logs
 
 app = typer.Typer(
     help="Keep image classifiers up to date for a fraction of the compute.",
@@ -36,19 +38,33 @@ app.command()(report)
 app.command()(watch)
 
 
-@app.callback(invoke_without_command=True)
-def _options(
-    version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(__version__)
         raise typer.Exit
 
 
+@app.callback()
+def _options(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Log details too, those of libraries among them.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings and errors only.")] = False,
+    log_format: Annotated[
+        logs.LogFormat, typer.Option(envvar=logs.FORMAT_VARIABLE, help="Log lines for people, or as JSON objects.")
+    ] = "text",
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    if verbose and quiet:
+        raise UserError("--verbose and --quiet exclude each other: give one of them")
+    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+    logs.configure_logging(log_format, level)
+
+
 def main() -> None:
     """Run the command line; a `UserError` becomes one message and exit code 2, SIGTERM exit code 75: run it again."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    logging.getLogger("retrain").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, raise_preempted)
     check_output()
     try:
@@ -57,5 +73,12 @@ def main() -> None:
         finally:
             sys.stdout.flush()
     except UserError as error:
-        typer.echo(f"retrain: {error}", err=True)
+        _print_error(error)
         sys.exit(2)
+
+
+def _print_error(error: UserError) -> None:
+    if logs.is_json():
+        logs.LOGGER.error("%s", error)
+    else:
+        typer.echo(f"retrain: {error}", err=True)

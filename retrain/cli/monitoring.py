@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from retrain.cli.options import NONE, Overrides, TaskName, open_task, output_errors
+from retrain.cli.options import NONE, Overrides, TaskName, TaskNames, open_task, output_errors
+from retrain.utils.logs import LOGGER
 
 
 def exporter(
-    task: Annotated[list[str], typer.Option("--task", "-t", help="A task's name or its file (repeatable).")],
+    task: TaskNames,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Where to listen.")] = 9109,
     host: Annotated[str, typer.Option(help="0.0.0.0 listens to other machines too.")] = "127.0.0.1",
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks at the stores.")] = 30,
@@ -23,7 +24,7 @@ def exporter(
     from retrain.monitoring.server import serve_exporter, stop_on_signals
 
     tasks = [load_task(name, overrides) for name in task]
-    typer.echo(f"serving /metrics, /healthz and the page on http://{host}:{port}/", err=True)
+    LOGGER.info("serving /metrics, /healthz and the page on http://%s:%d/", host, port)
     serve_exporter(tasks, host, port, every, stop_on_signals())
 
 

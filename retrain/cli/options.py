@@ -14,8 +14,32 @@ if TYPE_CHECKING:
     from retrain.store.task_store import TaskStore
 
 
+def _complete_task(incomplete: str) -> list[str]:
+    """Return the names that the shell offers after `--task`."""
+    from retrain.config.finding import task_names
+
+    return [name for name in task_names() if name.startswith(incomplete)]
+
+
 TaskName = Annotated[
-    str, typer.Option("--task", "-t", help="A task's name (looked up in $RETRAIN_TASKS, then in tasks/) or its file.")
+    str,
+    typer.Option(
+        "--task",
+        "-t",
+        envvar="RETRAIN_TASK",
+        autocompletion=_complete_task,
+        help="A task's name (looked up in $RETRAIN_TASKS, then in tasks/) or its file.",
+    ),
+]
+TaskNames = Annotated[
+    list[str],
+    typer.Option(
+        "--task",
+        "-t",
+        envvar="RETRAIN_TASK",
+        autocompletion=_complete_task,
+        help="A task's name or its file (repeatable; separated by spaces in the variable).",
+    ),
 ]
 Overrides = Annotated[
     list[str],

@@ -7,6 +7,7 @@ import typer
 
 from retrain.cli.options import NONE, KubeflowHost, Overrides, TaskName, open_task, output_errors
 from retrain.errors import TaskError, UserError
+from retrain.utils.logs import LOGGER
 
 if TYPE_CHECKING:
     from retrain.config.task import Task
@@ -66,7 +67,7 @@ def build_pipeline(task: "Task") -> Any:
 
 def _warn_of_local_store(task: "Task") -> None:
     if "://" not in task.store:
-        typer.echo(f"warning: store {task.store} is a local folder, which pods do not share", err=True)
+        LOGGER.warning("store %s is a local folder, which pods do not share", task.store)
 
 
 @app.command("schedule")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from retrain.cli.options import NONE, Device, KubeflowHost, Overrides, TaskName, output_errors
+from retrain.utils.logs import LOGGER
 
 if TYPE_CHECKING:
     from retrain.experiments import drops
@@ -50,7 +51,7 @@ def run(
     try:
         done = runner.run(runs, drops.DataRoot(root, download), Workers(jobs, device))
     except (Preempted, KeyboardInterrupt):
-        typer.echo(f"{runs.study.name}: stopped; run it again, and it goes on from there", err=True)
+        LOGGER.info("%s: stopped; run it again, and it goes on from there", runs.study.name)
         raise Preempted from None
     typer.echo(
         f"{runs.study.name}: {done} runs done, none left; `retrain study report {study}` shows what came of them"

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from retrain.cli.options import NONE, Device, KubeflowHost, Overrides
+from retrain.cli.options import NONE, Device, KubeflowHost, Overrides, TaskNames
+from retrain.utils.logs import LOGGER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +21,7 @@ NOT_ALL = 1
 
 
 def watch(
-    task: Annotated[list[str], typer.Option("--task", "-t", help="A task's name or its file (repeatable).")],
+    task: TaskNames,
     once: Annotated[bool, typer.Option("--once", help="Look once, and end: for a CronJob.")] = False,
     queue_url: Annotated[str | None, typer.Option(help="SQS queue with the bucket's event notifications.")] = None,
     poll_seconds: Annotated[float, typer.Option(min=0.1, help="Between looks at all that lies in the stores.")] = 60,
@@ -49,10 +50,10 @@ def watch(
         if once:
             raise typer.Exit(0 if watcher.once() else NOT_ALL)
         with serving(listen, port, health_app(health)) as bound:
-            typer.echo(f"/healthz, /readyz and /metrics are on http://{listen}:{bound}/", err=True)
+            LOGGER.info("serving /healthz, /readyz and /metrics on http://%s:%d/", listen, bound)
             watcher.run()
     except (Preempted, KeyboardInterrupt):
-        typer.echo("stopped", err=True)
+        LOGGER.info("stopped")
 
 
 def _watcher(

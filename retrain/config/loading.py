@@ -1,6 +1,5 @@
-"""Find a task file by name or path, read its YAML strictly, and apply overrides from the command line."""
+"""Read a task file's YAML strictly, and apply overrides from the command line."""
 
-import os
 import re
 from collections.abc import Iterable, Sequence
 from functools import reduce
@@ -9,10 +8,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from retrain.config.finding import find_task
 from retrain.config.task import Task
 from retrain.config.validation import models_by_name_at, validate_document
 from retrain.errors import TaskError
-from retrain.utils.text import did_you_mean
 
 
 class _Loader(yaml.SafeLoader):
@@ -98,7 +97,7 @@ def load_task(name_or_path: str, overrides: Sequence[str] = ()) -> Task:
     (where set) and then in `tasks/` of the working directory. `overrides` are `path=value`, as in
     `recipe.schedule.scale=0.5` (see `retrain.config.loading`). Raises `TaskError`, one line for every problem.
     """
-    path = _find(name_or_path)
+    path = find_task(name_or_path)
     settings = [parse_override(override) for override in overrides]
     return validate_document(
         apply_overrides(_read_text(path), settings), str(path), [setting.path for setting in settings]
@@ -108,18 +107,6 @@ def load_task(name_or_path: str, overrides: Sequence[str] = ()) -> Task:
 def parse_task(text: str, source: str) -> Task:
     """Return the task that YAML or JSON text states. Raises `TaskError`, in which `source` names the text."""
     return validate_document(_mapping(text, source), source)
-
-
-def _find(name_or_path: str) -> Path:
-    if "/" in name_or_path or Path(name_or_path).suffix:
-        return Path(name_or_path)
-    folders = [Path(folder) for folder in (os.environ.get("RETRAIN_TASKS"), "tasks") if folder]
-    candidates = [folder / f"{name_or_path}.yaml" for folder in folders]
-    if found := next(filter(Path.is_file, candidates), None):
-        return found
-    known = {path.stem: path.stem for folder in folders for path in folder.glob("*.yaml")}
-    tried = " or ".join(map(str, candidates))
-    raise TaskError(f"no task {name_or_path!r}: there is no {tried}{did_you_mean(name_or_path, known)}")
 
 
 def _read_text(path: Path) -> dict[Any, Any]:

@@ -29,6 +29,7 @@ from retrain.records import Plan
 from retrain.store import Missing
 from retrain.store.task_store import open_task_store
 from retrain.training.preemption import raise_preempted
+from retrain.utils.logs import format_from_environment, make_handler
 
 log = logging.getLogger("retrain")
 
@@ -172,9 +173,7 @@ def _run_or_record(stage: Callable[[Context, Plan], object], context: Context, p
 
 def _open(text: str, device: str) -> tuple[Task, Context]:
     if not log.handlers:  # kfp's own handler drowns what people want to see in what it says itself
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-        log.addHandler(handler)
+        log.addHandler(make_handler(format_from_environment()))
         log.setLevel(logging.INFO)
         log.propagate = False
     task = _task(text)

@@ -12,6 +12,7 @@ from rich.progress import Progress as Bar
 from retrain.errors import UserError
 from retrain.records import Plan, Point
 from retrain.training.progress import Observer, Observers, Progress
+from retrain.utils.logs import is_json
 
 LOOPBACK = "127.0.0.1"
 
@@ -34,8 +35,9 @@ log = logging.getLogger("retrain")
 
 
 def observer_for_stream() -> Observer:
-    """Return a progress bar if standard error is a terminal, else log lines."""
-    return ProgressBar() if sys.stderr.isatty() else LogLines()
+    """Return a progress bar if standard error is a terminal that a person reads, else log lines."""
+    is_wanted = sys.stderr.isatty() and log.isEnabledFor(logging.INFO) and not is_json()
+    return ProgressBar() if is_wanted else LogLines()
 
 
 class Rate:

@@ -1,0 +1,62 @@
+"""Log lines on standard error: text for people, or one JSON object a line for collectors such as Fluent Bit."""
+
+import json
+import logging
+import os
+from datetime import UTC, datetime
+from typing import Literal, cast, get_args
+
+from retrain.errors import UserError
+
+LogFormat = Literal["text", "json"]
+FORMAT_VARIABLE = "RETRAIN_LOG_FORMAT"
+LOGGER = logging.getLogger("retrain")
+
+
+class JsonFormatter(logging.Formatter):
+    """Write a log record as one line of JSON: time (UTC), level, logger, message and any traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def make_handler(log_format: LogFormat) -> logging.Handler:
+    """Return a handler that writes log lines of this format to standard error."""
+    handler = logging.StreamHandler()
+    text = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
+    handler.setFormatter(JsonFormatter() if log_format == "json" else text)
+    return handler
+
+
+def configure_logging(log_format: LogFormat, level: int = logging.INFO) -> None:
+    """Log this project's lines from `level` up, and the libraries' warnings; with DEBUG, their information too.
+
+    A program that has set up logging before keeps its own handlers.
+    """
+    root = logging.getLogger()
+    if not root.handlers:
+        root.addHandler(make_handler(log_format))
+    root.setLevel(logging.INFO if level < logging.INFO else logging.WARNING)
+    LOGGER.setLevel(level)
+
+
+def format_from_environment() -> LogFormat:
+    """Return the format that `RETRAIN_LOG_FORMAT` names, text if absent. Raises `UserError` for any other value."""
+    value = os.environ.get(FORMAT_VARIABLE, "text")
+    if value not in get_args(LogFormat):
+        raise UserError(f"{FORMAT_VARIABLE}={value}: must be text or json")
+    return cast(LogFormat, value)
+
+
+def is_json() -> bool:
+    """Say whether standard error carries JSON lines."""
+    return any(isinstance(handler.formatter, JsonFormatter) for handler in logging.getLogger().handlers)

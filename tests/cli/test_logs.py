@@ -1,0 +1,86 @@
+"""Log lines, their format and level, and what shells and the environment fill in for `--task`."""
+
+import json
+import os
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from support.lives import make_task
+from support.terminal import COMMAND, Ran
+
+from retrain.kubeflow import steps
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A working directory with two task files, whose stores are empty."""
+    (tmp_path / "tasks").mkdir()
+    for name in ("birds", "boats"):
+        settings = make_task(name=name, store=str(tmp_path / "store")).model_dump()
+        (tmp_path / "tasks" / f"{name}.yaml").write_text(json.dumps(settings))
+    return tmp_path
+
+
+def run_in(home: Path, *arguments: str, **environment: str) -> Ran:
+    ended = subprocess.run(
+        [*COMMAND, *arguments], cwd=home, env=os.environ | environment, capture_output=True, text=True, timeout=120
+    )
+    return Ran(ended.returncode, ended.stdout, ended.stderr)
+
+
+TRAINJOB = ("pipeline", "trainjob")
+WARNING = "is a local folder, which pods do not share"
+
+
+def test_json_log_has_one_object_a_line(home: Path) -> None:
+    ended = run_in(home, "--log-format", "json", *TRAINJOB, "-t", "birds")
+    warning = json.loads(ended.err.splitlines()[0])
+    assert warning["level"] == "warning"
+    assert warning["message"].endswith(WARNING)
+    assert datetime.fromisoformat(warning["time"]).utcoffset() is not None
+
+
+def test_json_log_has_the_users_mistake(home: Path) -> None:
+    ended = run_in(home, "status", "-t", "bird", RETRAIN_LOG_FORMAT="json")
+    assert ended.code == 2
+    error = json.loads(ended.err)
+    assert error["level"] == "error"
+    assert "did you mean birds?" in error["message"]
+
+
+def test_quiet_logs_warnings_and_verbose_excludes_it(home: Path) -> None:
+    assert WARNING in run_in(home, "--quiet", *TRAINJOB, "-t", "birds").err
+    both = run_in(home, "-q", "-v", "status", "-t", "birds")
+    assert both == (2, "", "retrain: --verbose and --quiet exclude each other: give one of them\n")
+
+
+def test_retrain_task_stands_for_an_absent_option(home: Path) -> None:
+    assert json.loads(run_in(home, "status", "--json", RETRAIN_TASK="birds").out)["task"] == "birds"
+    assert json.loads(run_in(home, "status", "--json", "-t", "boats", RETRAIN_TASK="birds").out)["task"] == "boats"
+    watched = run_in(home, "watch", "--once", RETRAIN_TASK="birds boats")
+    assert watched.code == 0, watched.err
+
+
+@pytest.mark.parametrize("words", ["retrain run --task b", "retrain watch -t birds -t b", "retrain drop list -t b"])
+def test_shell_completes_task_names(home: Path, words: str) -> None:
+    completion = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    command = str(Path(sys.executable).with_name("retrain"))
+    offered = subprocess.run(
+        [command],
+        cwd=home,
+        env=os.environ | completion | {"_RETRAIN_COMPLETE": "complete_bash"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert offered.stdout.split() == ["birds", "boats"]
+
+
+def test_step_refuses_an_unknown_log_format(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETRAIN_LOG_FORMAT", "xml")
+    monkeypatch.setattr(steps.log, "handlers", [])
+    with pytest.raises(steps.UserError, match="RETRAIN_LOG_FORMAT=xml: must be text or json"):
+        steps.plan((home / "tasks" / "birds.yaml").read_text(), "", "retrain", "submission", "job")
