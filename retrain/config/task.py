@@ -22,6 +22,8 @@ class Costs(ConfigModel):
     """ISO 4217 code of that money."""
     device_watts: PositiveFloat | None = None
     """Mean power of one device in training; without it nothing is told in energy."""
+    grams_co2_per_kwh: PositiveFloat | None = None
+    """Carbon intensity of the electricity, in grams of CO2-equivalent; without it nothing is told in CO2."""
 
 
 class Stream(ConfigModel):

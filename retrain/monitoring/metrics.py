@@ -21,6 +21,7 @@ Figure = Callable[[RunRecord], Values]
 Age = tuple[datetime, str]
 """Orders records: the end of the run, and its id."""
 
+JOULES_PER_KWH = 3.6e6
 OUTCOMES = (*get_args(Outcome), "failed")
 
 
@@ -33,11 +34,25 @@ def family(name: Name, values: Values) -> Metric:
     return metric
 
 
+def families(name: Name, values: Values) -> Iterator[Metric]:
+    """Yield a metric with its values; one in money as a metric for each currency, which is the last of its labels."""
+    if names.CURRENCY not in name.name:
+        yield family(name, values)
+        return
+    by_currency: defaultdict[str, list[tuple[tuple[str, ...], float]]] = defaultdict(list)
+    for (*labels, currency), value in values:
+        by_currency[currency.lower()].append((tuple(labels), value))
+    for currency, amounts in by_currency.items():
+        yield family(name._replace(name=name.name.replace(names.CURRENCY, currency)), amounts)
+
+
 def in_units(costs: Costs, flops: float, seconds: float) -> dict[Unit, float]:
     """Return an amount of work in every unit that the task gives a rate for."""
     amounts: dict[Unit, float] = {"flops": flops, "device_seconds": seconds}
     if costs.device_watts:
-        amounts["energy_joules"] = seconds * costs.device_watts
+        amounts["energy_joules"] = joules = seconds * costs.device_watts
+        if costs.grams_co2_per_kwh:
+            amounts["co2_grams"] = joules / JOULES_PER_KWH * costs.grams_co2_per_kwh
     if costs.price_per_device_hour:
         amounts["cost"] = seconds / 3600 * costs.price_per_device_hour
     return amounts
@@ -101,13 +116,13 @@ SUMS: dict[Name, Figure] = {
     names.DECISIONS: _decisions,
     names.USED: _savings("iterations", lambda savings: savings.used),
     names.USED_ALL_IN: _savings("iterations", lambda savings: savings.used_all_in),
-    names.WHOLE: _savings("iterations", lambda savings: savings.whole),
-    names.SAVED_WHOLE_GROSS: _savings("iterations", lambda savings: savings.gross_whole),
-    names.SAVED_WHOLE_NET: _savings("iterations", lambda savings: savings.net_whole),
     names.SAVED_ERROR: _savings("iterations", lambda savings: savings.standard_error),
     **{name: _savings(unit, lambda savings: savings.baseline) for unit, name in names.BASELINE.items()},
     **{name: _savings(unit, lambda savings: savings.gross) for unit, name in names.SAVED_GROSS.items()},
     **{name: _savings(unit, lambda savings: savings.net) for unit, name in names.SAVED_NET.items()},
+    **{name: _savings(unit, lambda savings: savings.whole) for unit, name in names.WHOLE.items()},
+    **{name: _savings(unit, lambda savings: savings.gross_whole) for unit, name in names.SAVED_WHOLE_GROSS.items()},
+    **{name: _savings(unit, lambda savings: savings.net_whole) for unit, name in names.SAVED_WHOLE_NET.items()},
     **{name: _consumed(unit) for unit, name in names.CONSUMED.items()},
 }
 """What is added up over all records."""
@@ -196,7 +211,7 @@ class Totals:
     def families(self) -> Iterator[Metric]:
         """Yield every metric."""
         for name, sums in self._sums.items():
-            yield family(name, sums.items())
+            yield from families(name, sums.items())
         for name in NEWEST:
             yield family(
                 name, [value for (key, _), (_, values) in self._newest.items() if key == name for value in values]

@@ -2,12 +2,15 @@
 
 What a run saves can be negative, and a Prometheus counter must never fall: what was used and what scratch would have
 used are counters, their difference is a gauge. No label holds a run's id, so the number of series does not grow with
-the number of runs; `retrain_champion_info` alone names a model, in one series a task.
+the number of runs; `retrain_champion_info` alone names a model, in one series a task. A metric has one unit, so a
+currency is part of the name: amounts of two currencies are never added up.
 """
 
 from typing import Literal, NamedTuple
 
-Unit = Literal["iterations", "flops", "device_seconds", "energy_joules", "cost"]
+Unit = Literal["iterations", "flops", "device_seconds", "energy_joules", "co2_grams", "cost"]
+CURRENCY = "{currency}"
+"""Stands in a name for the currency's ISO 4217 code in lower case."""
 
 
 class Name(NamedTuple):
@@ -41,56 +44,48 @@ _WORDS: dict[Unit, str] = {
     "flops": "Floating-point operations (iterations at each run's own cost)",
     "device_seconds": "Seconds on a device (iterations at each run's own pace)",
     "energy_joules": "Energy (iterations at each run's own pace and the task's power figure)",
+    "co2_grams": "Grams of CO2 (the energy at the task's carbon intensity)",
     "cost": "Money (iterations at each run's own pace and the task's price)",
 }
 
 
-def _labels(unit: Unit) -> tuple[str, ...]:
-    return (*METHOD, "currency") if unit == "cost" else METHOD
+def _unit(unit: Unit) -> str:
+    return f"cost_{CURRENCY}" if unit == "cost" else unit
 
 
-def _baseline(unit: Unit) -> Name:
-    help_text = f"{_WORDS[unit]} that training from scratch would have taken for what the runs yielded."
-    return Name(f"retrain_baseline_{unit}_total", "counter", _labels(unit), help_text)
-
-
-def _saved(unit: Unit, which: Literal["gross", "net"]) -> Name:
-    charged = {
-        "gross": "training alone, calibrations left out",
-        "net": "evaluation and calibrations charged",
+def _replaced(name: str, what: str) -> dict[Unit, Name]:
+    return {
+        unit: Name(f"retrain_{name}_{_unit(unit)}_total", "counter", METHOD, f"{words} {what}")
+        for unit, words in _WORDS.items()
     }
-    help_text = f"{_WORDS[unit]} saved against scratch so far: {charged[which]}. Can fall."
-    return Name(f"retrain_saved_{which}_{unit}", "gauge", _labels(unit), help_text)
 
 
-WHOLE = Name(
-    "retrain_whole_scratch_iterations_total",
-    "counter",
-    METHOD,
-    "Iterations of the whole trainings from scratch that the runs replaced; "
-    "`retrain_baseline_iterations_total` ends when scratch has its accuracy.",
+def _saved(name: str, against: str, charged: str) -> dict[Unit, Name]:
+    return {
+        unit: Name(f"retrain_{name}_{_unit(unit)}", "gauge", METHOD, f"{words} saved against {against}: {charged}")
+        for unit, words in _WORDS.items()
+    }
+
+
+_SCRATCH, _WHOLE = "s_scratch", "whole trainings from scratch"
+_GROSS, _NET = (
+    "training alone, calibrations left out. Can fall.",
+    "evaluation and calibrations charged. Can fall.",
 )
-SAVED_WHOLE_GROSS = Name(
-    "retrain_saved_whole_gross_iterations",
-    "gauge",
-    METHOD,
-    "Iterations saved against whole trainings from scratch: training alone, calibrations left out. Can fall.",
+BASELINE = _replaced(
+    "baseline", "that scratch would have taken to its own accuracy (s_scratch) for what the runs yielded."
 )
-SAVED_WHOLE_NET = Name(
-    "retrain_saved_whole_net_iterations",
-    "gauge",
-    METHOD,
-    "Iterations saved against whole trainings from scratch: evaluation and calibrations charged. Can fall.",
-)
+WHOLE = _replaced("whole_scratch", "of the whole trainings from scratch that the runs replaced.")
+SAVED_GROSS = _saved("saved_gross", _SCRATCH, _GROSS)
+SAVED_NET = _saved("saved_net", _SCRATCH, _NET)
+SAVED_WHOLE_GROSS = _saved("saved_whole_gross", _WHOLE, _GROSS)
+SAVED_WHOLE_NET = _saved("saved_whole_net", _WHOLE, _NET)
 SAVED_ERROR = Name(
     "retrain_saved_standard_error_iterations",
     "gauge",
     METHOD,
     "Standard error of the iterations saved: what scratch takes is estimated where it was not measured.",
 )
-BASELINE = {unit: _baseline(unit) for unit in _WORDS}
-SAVED_GROSS = {unit: _saved(unit, "gross") for unit in _WORDS}
-SAVED_NET = {unit: _saved(unit, "net") for unit in _WORDS}
 
 _ALL_RUNS = "of all runs, trials included; evaluation and saving included"
 CONSUMED: dict[Unit, Name] = {
@@ -99,7 +94,10 @@ CONSUMED: dict[Unit, Name] = {
     "energy_joules": Name(
         "retrain_energy_joules_total", "counter", METHOD, f"Energy {_ALL_RUNS}, if the task gives a power figure."
     ),
-    "cost": Name("retrain_cost_total", "counter", _labels("cost"), f"Money {_ALL_RUNS}, if the task gives a price."),
+    "co2_grams": Name(
+        "retrain_co2_grams_total", "counter", METHOD, f"Grams of CO2 {_ALL_RUNS}, if the task gives a carbon intensity."
+    ),
+    "cost": Name(f"retrain_{_unit('cost')}_total", "counter", METHOD, f"Money {_ALL_RUNS}, if the task gives a price."),
 }
 
 ACCURACY = Name("retrain_accuracy_ratio", "gauge", TASK, "Accuracy of the newest run's model on the test split.")
@@ -247,8 +245,10 @@ WATCHER_QUEUE_ERRORS = Name(
 GROUPS: dict[str, tuple[Name, ...]] = {
     "Work and savings, from the ledger": (
         *(RUNS, DECISIONS, USED, USED_ALL_IN),
-        *(WHOLE, SAVED_WHOLE_GROSS, SAVED_WHOLE_NET, SAVED_ERROR),
-        *(name for names in (BASELINE, SAVED_GROSS, SAVED_NET, CONSUMED) for name in names.values()),
+        SAVED_ERROR,
+        *(name for names in (BASELINE, SAVED_GROSS, SAVED_NET) for name in names.values()),
+        *(name for names in (WHOLE, SAVED_WHOLE_GROSS, SAVED_WHOLE_NET) for name in names.values()),
+        *CONSUMED.values(),
     ),
     "The newest run, from the ledger": (
         *(ACCURACY, PART_ACCURACY, VALIDATION_ACCURACY, TARGET_ACCURACY, TARGET_ERROR, TARGET_CARRIED),

@@ -20,6 +20,7 @@ from retrain.data.staging import Staging
 from retrain.monitoring import metrics
 from retrain.monitoring.observers import LogLines
 from retrain.monitoring.report import Sources, read_sources, render_page
+from retrain.monitoring.report.figures import money
 from retrain.monitoring.report.speed_ups import speed_up_races
 from retrain.pipeline import stages
 from retrain.pipeline.context import Context
@@ -149,7 +150,17 @@ def test_page_and_metrics_tell_the_same_totals(browser: Browser, tmp_path: Path,
     assert browsers.card(page, "Iterations saved, gross") == served["retrain_saved_gross_iterations"]
     assert browsers.card(page, "Always from scratch") == served["retrain_baseline_iterations_total"]
     assert browsers.card(page, "Spent, all in") == served["retrain_used_all_in_iterations_total"]
-    assert browsers.card(page, "EUR saved, net") == pytest.approx(served["retrain_saved_net_cost"])
+    assert browsers.card(page, "EUR saved, net") == pytest.approx(served["retrain_saved_net_cost_eur"])
+    assert browsers.card(page, "kWh saved, net") == pytest.approx(served["retrain_saved_net_energy_joules"] / 3.6e6)
+    assert browsers.card(page, "kg CO₂ saved, net") == pytest.approx(served["retrain_saved_net_co2_grams"] / 1000)
+    whole = {
+        "EUR": served["retrain_saved_whole_net_cost_eur"],
+        "kWh": served["retrain_saved_whole_net_energy_joules"] / 3.6e6,
+        "kg CO₂": served["retrain_saved_whole_net_co2_grams"] / 1000,
+    }
+    for unit, amount in whole.items():
+        note = page.locator(".card", has=page.get_by_text(f"{unit} saved, net", exact=True)).locator("small")
+        assert f"{money(amount)} of whole trainings" in note.inner_text()
     page.close()
 
 

@@ -50,9 +50,31 @@ def test_savings_in_other_units_are_told_at_each_runs_own_pace_and_rates() -> No
     seconds = (-110 + 340 + 240) * known_ledger.SECONDS
     assert values[of("retrain_saved_net_device_seconds", **labels)] == pytest.approx(seconds)
     assert values[of("retrain_saved_net_energy_joules", **labels)] == pytest.approx(seconds * 300)
-    assert values[of("retrain_saved_net_cost", currency="EUR", **labels)] == pytest.approx(seconds / 3600 * 1.8)
+    assert values[of("retrain_saved_net_co2_grams", **labels)] == pytest.approx(seconds * 300 / 3.6e6 * 250)
+    assert values[of("retrain_saved_net_cost_eur", **labels)] == pytest.approx(seconds / 3600 * 1.8)
     assert values[of("retrain_saved_gross_flops", **labels)] == pytest.approx((-100 + 350 + 250) * known_ledger.FLOPS)
     assert values[of("retrain_baseline_device_seconds_total", **labels)] == pytest.approx(1000 * known_ledger.SECONDS)
+
+
+def test_savings_against_whole_trainings_are_told_in_every_unit() -> None:
+    values = served(PETS)
+    labels = {"task": "pets", "method": "continuous"}
+    net = -110 + 340 + 240 + 2 * known_ledger.WHOLE
+    whole = 1000 + 2 * known_ledger.WHOLE
+    seconds = net * known_ledger.SECONDS
+    assert values[of("retrain_saved_whole_net_iterations", **labels)] == net
+    assert values[of("retrain_saved_whole_net_energy_joules", **labels)] == pytest.approx(seconds * 300)
+    assert values[of("retrain_saved_whole_net_cost_eur", **labels)] == pytest.approx(seconds / 3600 * 1.8)
+    assert values[of("retrain_saved_whole_net_co2_grams", **labels)] == pytest.approx(seconds * 300 / 3.6e6 * 250)
+    assert values[of("retrain_whole_scratch_flops_total", **labels)] == pytest.approx(whole * known_ledger.FLOPS)
+
+
+def test_two_currencies_are_two_metrics() -> None:
+    costs = known_ledger.COSTS.model_copy(update={"currency": "USD"})
+    values = served([*PETS, known_ledger.run(7, 100, 500).model_copy(update={"costs": costs})])
+    labels = {"task": "pets", "method": "continuous"}
+    assert values[of("retrain_cost_usd_total", **labels)] == pytest.approx(220 / 3600 * 1.8)
+    assert values[of("retrain_cost_eur_total", **labels)] == served(PETS)[of("retrain_cost_eur_total", **labels)]
 
 
 def test_what_was_consumed_counts_every_run_whole() -> None:
@@ -65,19 +87,19 @@ def test_what_was_consumed_counts_every_run_whole() -> None:
 
 
 def test_a_new_price_changes_no_past_figure() -> None:
-    labels = {"task": "pets", "method": "continuous", "currency": "EUR"}
+    labels = {"task": "pets", "method": "continuous"}
     dearer = known_ledger.run(7, 100, 500).model_copy(
         update={"costs": known_ledger.COSTS.model_copy(update={"price_per_device_hour": 3.6})}
     )
     before, after = served(PETS), served([*PETS, dearer])
-    rise = after[of("retrain_cost_total", **labels)] - before[of("retrain_cost_total", **labels)]
+    rise = after[of("retrain_cost_eur_total", **labels)] - before[of("retrain_cost_eur_total", **labels)]
     assert rise == pytest.approx((100 * known_ledger.SECONDS + 20) / 3600 * 3.6)
 
 
 def test_without_rates_nothing_is_told_in_energy_or_money() -> None:
     bare = [record.model_copy(update={"costs": Task(name="pets").costs}) for record in PETS]
     names = {name for name, _ in served(bare)}
-    assert not {name for name in names if "joules" in name or "cost" in name}
+    assert not {name for name in names if "joules" in name or "co2" in name or "cost" in name}
     assert "retrain_saved_net_device_seconds" in names
 
 

@@ -23,7 +23,7 @@ ERROR = 7.0
 """Standard error of what scratch takes."""
 EVALUATION = 10
 """What evaluating a run is charged, in iterations."""
-COSTS = Costs(price_per_device_hour=1.8, currency="EUR", device_watts=300)
+COSTS = Costs(price_per_device_hour=1.8, currency="EUR", device_watts=300, grams_co2_per_kwh=250)
 
 
 def target(accuracy: float = 0.8, baseline: int = 400, age: int = 0) -> Target:

@@ -7,6 +7,7 @@ from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
 from retrain.monitoring import metrics, names
+from retrain.monitoring.names import Name, Unit
 from retrain.records import RunRecord, Savings
 from retrain.records.ledger import total_savings
 
@@ -19,12 +20,22 @@ class Headline(NamedTuple):
     total: Savings
     saved_share: float | None
     """Net savings as a share of what training from scratch would have taken; None before there is any."""
-    saved_money: Mapping[str, float]
-    """Net savings at what an iteration of each very run cost, by currency; empty where tasks give no price."""
+    saved_amounts: Sequence["Amount"]
+    """Net savings in money, energy and CO2; empty where tasks give neither price nor power."""
     device_seconds: float
     outcomes: Counter[str]
     newest: RunRecord | None
     """The newest retraining that had a target."""
+
+
+class Amount(NamedTuple):
+    """Net savings in another unit than iterations, at what an iteration of each very run took of it."""
+
+    unit: str
+    net: float
+    """Against s_scratch."""
+    net_whole: float
+    """Against whole trainings from scratch."""
 
 
 class Step(NamedTuple):
@@ -42,19 +53,36 @@ def headline(records: Sequence[RunRecord]) -> Headline:
     return Headline(
         total=total,
         saved_share=total.net / total.baseline if total.baseline else None,
-        saved_money=_saved_money(records),
+        saved_amounts=saved_amounts(records),
         device_seconds=sum(record.result.cost.device_seconds_all_in for record in records if record.result),
         outcomes=Counter(record.outcome for record in records),
         newest=next(raced, None),
     )
 
 
-def _saved_money(records: Sequence[RunRecord]) -> Mapping[str, float]:
-    money: defaultdict[str, float] = defaultdict(float)
+SHOWN: Mapping[Unit, tuple[str, float]] = {
+    "cost": ("", 1.0),
+    "energy_joules": ("kWh", metrics.JOULES_PER_KWH),
+    "co2_grams": ("kg CO₂", 1000.0),
+}
+"""Units that net savings are shown in beside iterations: their label, by default the currency, and their divisor."""
+
+
+def saved_amounts(records: Sequence[RunRecord]) -> list[Amount]:
+    """Add up net savings in money by currency, in energy and in CO2, as the exporter does."""
+    amounts = []
+    for unit, (label, divisor) in SHOWN.items():
+        net, whole = (_sum_by_currency(records, name[unit]) for name in (names.SAVED_NET, names.SAVED_WHOLE_NET))
+        amounts += [Amount(label or key, net[key] / divisor, whole[key] / divisor) for key in sorted(net)]
+    return amounts
+
+
+def _sum_by_currency(records: Sequence[RunRecord], name: Name) -> Mapping[str, float]:
+    sums: defaultdict[str, float] = defaultdict(float)
     for record in records:
-        for (_, _, currency), amount in metrics.SUMS[names.SAVED_NET["cost"]](record):
-            money[currency] += amount
-    return money
+        for (_, _, *currency), amount in metrics.SUMS[name](record):
+            sums["".join(currency)] += amount
+    return sums
 
 
 def cumulative(records: Sequence[RunRecord]) -> list[Step]:
