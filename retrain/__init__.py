@@ -1,6 +1,56 @@
 """Keep image classifiers up to date for a fraction of the compute.
 
-Packages import downwards only; docs/architecture.md lists them in their order.
+The Python API is what `__all__` lists. Each name is imported when it is first used (PEP 562), so that `import retrain`
+and `retrain --help` load nothing. Packages import downwards only; docs/architecture.md lists them in their order.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from retrain.api import ledger, ledger_frame, load_champion, load_run, run
+    from retrain.config.loading import load_task
+    from retrain.config.task import Task
+    from retrain.errors import ImageError, UserError
+    from retrain.inference.model import Model, Predictions
+    from retrain.records import RunRecord
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "ImageError",
+    "Model",
+    "Predictions",
+    "RunRecord",
+    "Task",
+    "UserError",
+    "ledger",
+    "ledger_frame",
+    "load_champion",
+    "load_run",
+    "load_task",
+    "run",
+]
+
+_HOMES = {
+    "ImageError": "retrain.errors",
+    "Model": "retrain.inference.model",
+    "Predictions": "retrain.inference.model",
+    "RunRecord": "retrain.records",
+    "Task": "retrain.config.task",
+    "UserError": "retrain.errors",
+    "load_task": "retrain.config.loading",
+}
+"""Modules of the names that `retrain.api` does not define itself."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of the API."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES.get(name, "retrain.api")), name)
+
+
+def __dir__() -> list[str]:
+    """List the API too."""
+    return sorted([*globals(), *__all__])

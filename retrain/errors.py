@@ -37,6 +37,10 @@ class ModelError(UserError):
     """The named model cannot be built, or does not fit the weights it is given."""
 
 
+class ImageError(UserError):
+    """An image to be predicted cannot be read."""
+
+
 class RunError(UserError):
     """A run that was named does not exist, or cannot be used as asked."""
 

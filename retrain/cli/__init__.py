@@ -15,6 +15,7 @@ from retrain.cli import drop, history, pipeline, run, study, task
 from retrain.cli.doctor import doctor
 from retrain.cli.monitoring import exporter, report
 from retrain.cli.output import check_output
+from retrain.cli.predict import predict
 from retrain.cli.watch import watch
 from retrain.errors import UserError
 from retrain.training.preemption import raise_preempted
@@ -33,6 +34,7 @@ app.add_typer(study.app, name="study", help="Compare methods, and repeat the pap
 run.register(app)
 history.register(app)
 app.command()(doctor)
+app.command()(predict)
 app.command()(exporter)
 app.command()(report)
 app.command()(watch)

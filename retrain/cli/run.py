@@ -1,7 +1,6 @@
 """Runs begin here: `retrain run` and `baseline`."""
 
 import json
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -23,7 +22,6 @@ from retrain.config import Method
 
 if TYPE_CHECKING:
     from retrain.config.task import Task
-    from retrain.pipeline.context import Context
     from retrain.pipeline.planning import NoRunNeeded, Request
     from retrain.records import Plan, RunRecord
     from retrain.store.task_store import TaskStore
@@ -76,19 +74,11 @@ def run(
         _submit(opened, store, request, as_json)
     else:
         from retrain.monitoring.observers import make_observers
+        from retrain.pipeline import stages
         from retrain.pipeline.context import make_context
 
         context = make_context(store, opened, device, partial(make_observers, metrics_port, metrics_host))
-        _finish(_run_here(context, opened, request), store, as_json)
-
-
-def _run_here(context: "Context", task: "Task", request: "Request") -> "RunRecord | NoRunNeeded":
-    """Do all stages in this process, and in those that torchrun started with it, while nobody else is at work."""
-    from retrain.pipeline import stages
-    from retrain.pipeline.train import run_as_leader
-
-    with run_as_leader(context), context.store.lock() as ours:
-        return stages.run_task(replace(context, store=ours), task, request)
+        _finish(stages.run_locked(context, opened, request), store, as_json)
 
 
 def _submit(task: "Task", store: "TaskStore", request: "Request", as_json: bool) -> None:
@@ -122,12 +112,13 @@ def baseline(
 ) -> None:
     """Calibrate: train from scratch on the newest dataset, only to measure what targets come from."""
     from retrain.monitoring.observers import make_observers
+    from retrain.pipeline import stages
     from retrain.pipeline.context import make_context
     from retrain.pipeline.planning import Request
 
     opened, store = open_task(task, overrides)
     context = make_context(store, opened, device, partial(make_observers, metrics_port, metrics_host))
-    _finish(_run_here(context, opened, Request(purpose="calibrate")), store, as_json)
+    _finish(stages.run_locked(context, opened, Request(purpose="calibrate")), store, as_json)
 
 
 def _preview(planned: "Plan | NoRunNeeded", on: str, as_json: bool) -> None:

@@ -166,15 +166,15 @@ def _labelled(entries: Iterable[SourceFile], split: Split | None) -> Iterator[Sa
     for entry in entries:
         if entry.is_folder:
             folders[entry.name] = entry
-        elif not _is_litter(entry.name.name):
+        elif not is_litter(entry.name.name):
             filled.update(entry.name.parents)
             yield _sample(entry, split)
     for name in sorted(folders.keys() - filled):
         raise DropError(f"{folders[name]}: an empty folder; every class needs images")
 
 
-def _is_litter(name: str) -> bool:
-    """Whether a desktop has left it there: macOS (._1.jpg beside 1.jpg, .DS_Store) or Windows."""
+def is_litter(name: str) -> bool:
+    """Say whether a desktop has left a file there: macOS (._1.jpg beside 1.jpg, .DS_Store) or Windows."""
     return name.startswith("._") or name in LITTER
 
 

@@ -53,7 +53,12 @@ def _correct(context: Context, plan: Plan, judged: Plan, test: Samples) -> Tenso
 
 
 def load_network(files: RunFiles, plan: Plan, factories: Collection[str], device: torch.device) -> nn.Module:
-    """Return the network that a run ended with, on the device.
+    """Return the network that a run ended with, on the device, as `restore_network` does and raises."""
+    return factory.to_device_channels_last(restore_network(files, plan, factories), device)
+
+
+def restore_network(files: RunFiles, plan: Plan, factories: Collection[str]) -> nn.Module:
+    """Return the network that a run ended with, on the CPU and as its factory built it.
 
     Raises `RunError` if its model is damaged, and `ModelError` if it is not that of the network that its plan names,
     or if the task names no such code.
@@ -64,7 +69,7 @@ def load_network(files: RunFiles, plan: Plan, factories: Collection[str], device
         network.load_state_dict(files.weights())
     except RuntimeError as error:
         raise ModelError(f"the model of {plan.run_id} does not fit {plan.task.model.name}: {error}") from error
-    return factory.to_device_channels_last(network, device)
+    return network
 
 
 def _mean(right: Tensor, of: Tensor) -> float | None:

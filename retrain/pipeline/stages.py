@@ -6,6 +6,7 @@ machine, after any crash.
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from retrain.config.task import Task
 from retrain.errors import DamagedDrop, StoreError, UserError
@@ -16,7 +17,7 @@ from retrain.pipeline.context import Context
 from retrain.pipeline.evaluate import evaluate_run
 from retrain.pipeline.gate import decide
 from retrain.pipeline.planning import NoRunNeeded, Request
-from retrain.pipeline.train import train_plan
+from retrain.pipeline.train import run_as_leader, train_plan
 from retrain.records import Decision, Evaluation, Plan, RunRecord
 from retrain.store import champions
 from retrain.store.base import Conflict
@@ -158,6 +159,12 @@ def run_task(context: Context, task: Task, request: Request) -> RunRecord | NoRu
             if context.ranks.size > 1:  # the other ranks have given up too
                 raise
     return planned
+
+
+def run_locked(context: Context, task: Task, request: Request) -> RunRecord | NoRunNeeded:
+    """Do all stages in this process, and in those that torchrun started with it, while holding the task's lease."""
+    with run_as_leader(context), context.store.lock() as ours:
+        return run_task(replace(context, store=ours), task, request)
 
 
 def run_plan(context: Context, planned: Plan) -> RunRecord:

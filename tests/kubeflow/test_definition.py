@@ -238,5 +238,5 @@ def test_compiling_tells_no_secret_and_no_path_of_this_machine(tmp_path: Path) -
 def test_without_kfp_a_sentence_says_what_to_install() -> None:
     code = "import sys; sys.modules['kfp'] = None; import pipelines"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    message = "Kubeflow pipelines need kfp: pip install 'retrain-classifiers[kfp]'"
+    message = "A Kubeflow pipeline needs kfp: pip install 'retrain-classifiers[kfp]'"
     assert f"retrain.errors.UserError: {message}\n" in done.stderr

@@ -1,0 +1,82 @@
+"""The functions of the Python API, offered as `retrain.load_champion`, `retrain.run`, ...
+
+The names in `retrain.__all__` are stable: they change only with a line in the changelog. Everything else is internal.
+Heavy imports stay inside the functions.
+"""
+
+from collections.abc import Collection
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from retrain.config import Method
+from retrain.config.loading import load_task
+from retrain.config.task import Task
+from retrain.records import RunRecord
+
+if TYPE_CHECKING:
+    import pandas
+
+    from retrain.inference.model import Model
+
+
+def load_champion(
+    task_or_store: Task | str | Path, *, device: str = "auto", factories: Collection[str] = ()
+) -> "Model":
+    """Load the model in force.
+
+    `task_or_store` is a task, its name or file, or its folder in a store, such as `s3://bucket/prefix/birds`. A model
+    by a factory needs that in `factories` where no task names it. Raises `UserError` if there is no champion.
+    """
+    from retrain.inference.loading import find_source, load_model
+
+    return load_model(find_source(task_or_store, factories), device=device)
+
+
+def load_run(
+    task_or_store: Task | str | Path, run_id: str, *, device: str = "auto", factories: Collection[str] = ()
+) -> "Model":
+    """Load the model of any ended run; otherwise like `load_champion`."""
+    from retrain.inference.loading import find_source, load_model
+
+    return load_model(find_source(task_or_store, factories), run_id, device)
+
+
+def run(
+    task: Task | str | Path, *, method: Method | None = None, device: str = "auto", progress: bool = False
+) -> RunRecord | None:
+    """Retrain on whatever has landed, as `retrain run` does, and return the run's record, or None if nothing is to do.
+
+    `progress` shows how training goes on standard error. Raises `UserError` for a mistake in the task or its data, and
+    while another process works on the task.
+    """
+    from retrain.monitoring.observers import make_observers
+    from retrain.pipeline import stages
+    from retrain.pipeline.context import make_context
+    from retrain.pipeline.planning import Request
+    from retrain.store.task_store import open_task_store
+    from retrain.training.progress import Observers
+
+    opened = task if isinstance(task, Task) else load_task(str(task))
+    observe = partial(make_observers, None, "") if progress else Observers
+    context = make_context(open_task_store(opened), opened, device, observe)
+    ended = stages.run_locked(context, opened, Request(method=method))
+    return ended if isinstance(ended, RunRecord) else None
+
+
+def ledger(task_or_store: Task | str | Path) -> list[RunRecord]:
+    """Return the records of all ended runs, oldest first."""
+    from retrain.inference.loading import find_source
+
+    return find_source(task_or_store).store.ledger.read()
+
+
+def ledger_frame(task_or_store: Task | str | Path) -> "pandas.DataFrame":
+    """Return the ledger as a DataFrame: a row for each run, its fields as columns such as `savings.net`.
+
+    Needs pandas: pip install 'retrain-classifiers[tables]'.
+    """
+    from retrain.utils.extras import import_extra
+
+    pandas = import_extra("pandas", "A DataFrame of the ledger")
+    return pandas.json_normalize([record.model_dump() for record in ledger(task_or_store)])

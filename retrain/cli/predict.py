@@ -1,0 +1,91 @@
+"""`retrain predict`."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from retrain.cli.options import NONE, Device, Overrides, TaskName, open_task, output_errors
+
+if TYPE_CHECKING:
+    from retrain.inference.batch import Answer
+    from retrain.inference.model import Model
+
+
+UNREADABLE = 1
+"""Exit code where some images could not be read; the others were predicted."""
+
+
+def predict(
+    sources: Annotated[
+        list[str],
+        typer.Argument(help="Folders, image files, tables of paths (.csv, .jsonl, .parquet), or - for a path a line."),
+    ],
+    task: TaskName,
+    run: Annotated[str | None, typer.Option(help="A run's id; the champion if absent.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A .csv, .jsonl or .parquet file; standard output if absent.")
+    ] = None,
+    form: Annotated[Literal["csv", "jsonl"], typer.Option("--format", help="On standard output.")] = "csv",
+    top: Annotated[int, typer.Option(min=1, help="Likeliest classes of each image.")] = 1,
+    image_column: Annotated[str, typer.Option(help="A table's column of the paths.")] = "image",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in a forward pass.")] = 128,
+    device: Device = "auto",
+    overrides: Overrides = NONE,
+) -> None:
+    """Predict the classes of images, with their probabilities."""
+    from retrain.inference import loading, tables, writing
+    from retrain.inference.batch import predict_rows
+
+    if output:
+        writing.format_of(output)
+    opened, _ = open_task(task, overrides)
+    model = loading.load_model(loading.find_source(opened), run, device)
+    top = min(top, len(model.classes))
+    rows = tables.read_rows(sources, tables.Columns(image=image_column))
+    counted = Unreadable()
+    answers = counted.watch(_with_progress(predict_rows(model, rows, top, batch_size), model))
+    with output_errors(output or Path("-")):
+        if output:
+            writing.write_file(answers, output, top)
+        else:
+            writing.write_stream(answers, sys.stdout, form, top)
+    counted.report()
+
+
+class Unreadable:
+    """Counts the images of a stream of answers, and those of them that could not be read."""
+
+    def __init__(self) -> None:
+        self.images, self.errors = 0, 0
+
+    def watch(self, answers: "Iterable[Answer]") -> "Iterator[Answer]":
+        """Pass answers on, and count them."""
+        for answer in answers:
+            self.images += 1
+            self.errors += answer.error is not None
+            yield answer
+
+    def report(self) -> None:
+        """Say how many images could not be read, and exit with `UNREADABLE`, if there are any."""
+        if self.errors:
+            typer.echo(f"{self.errors:,} of {self.images:,} images could not be read: see the column error", err=True)
+            raise typer.Exit(UNREADABLE)
+
+
+def _with_progress(answers: "Iterable[Answer]", model: "Model") -> "Iterator[Answer]":
+    """Pass answers on, and show on a terminal how many there have been."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn(f"{model.run_id}:"), MofNCompleteColumn(), TextColumn("images"))
+    console = Console(stderr=True)
+    with Progress(
+        *columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        line = bar.add_task("", total=None)
+        for answer in answers:
+            bar.advance(line)
+            yield answer

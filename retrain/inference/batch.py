@@ -1,0 +1,44 @@
+"""Predict lists of images that may hold unreadable ones: decoded ahead in threads, in order, in bounded memory."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from retrain.errors import ImageError
+from retrain.inference.model import BATCH, Model, Ranked
+from retrain.inference.tables import Row
+from retrain.utils.parallel import parallel_map
+
+
+class Answer(NamedTuple):
+    """What the model says of one image: its likeliest classes, or why the image cannot be read."""
+
+    row: Row
+    top: list[Ranked]
+    """Likeliest first; empty where the image cannot be read."""
+    error: str | None = None
+
+
+def predict_rows(model: Model, rows: Iterable[Row], top: int = 1, batch_size: int = BATCH) -> Iterator[Answer]:
+    """Yield the `top` likeliest classes of every row's image, in order."""
+
+    def decode(row: Row) -> tuple[Row, NDArray[np.uint8] | ImageError]:
+        try:
+            return row, model.preprocess.decode(row.image)
+        except ImageError as error:
+            return row, error
+
+    decoded = parallel_map(decode, rows)
+    while batch := list(islice(decoded, batch_size)):
+        yield from _answers(model, batch, top)
+
+
+def _answers(model: Model, batch: list[tuple[Row, NDArray[np.uint8] | ImageError]], top: int) -> Iterator[Answer]:
+    readable = [pixels for _, pixels in batch if not isinstance(pixels, ImageError)]
+    found = iter(model.predict(torch.from_numpy(np.stack(readable))).top(top) if readable else ())
+    for row, pixels in batch:
+        yield Answer(row, [], str(pixels)) if isinstance(pixels, ImageError) else Answer(row, next(found))

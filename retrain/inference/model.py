@@ -1,0 +1,108 @@
+"""A trained classifier that predicts the classes of images."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from retrain.inference.preprocess import ImageInput, Preprocess
+from retrain.records import Plan
+from retrain.utils.parallel import parallel_map
+
+BATCH = 128
+"""Images in a forward pass."""
+
+
+class Ranked(NamedTuple):
+    """One class of an image, and how probable the model says it is."""
+
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of N images, in their order."""
+
+    classes: tuple[str, ...]
+    """Class k of the logits is `classes[k]`."""
+    logits: Tensor
+    """float32 [N, K] on the CPU."""
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    @property
+    def probabilities(self) -> Tensor:
+        """The softmax of the logits, float32 [N, K]."""
+        return self.logits.softmax(1)
+
+    @property
+    def labels(self) -> list[str]:
+        """The likeliest class of each image."""
+        return [self.classes[index] for index in self.logits.argmax(1).tolist()]
+
+    def top(self, count: int = 5) -> list[list[Ranked]]:
+        """Return the `count` likeliest classes of each image, likeliest first."""
+        values, indices = self.probabilities.topk(min(count, len(self.classes)), dim=1)
+        return [
+            [Ranked(self.classes[index], value) for index, value in zip(*row, strict=True)]
+            for row in zip(indices.tolist(), values.tolist(), strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A run's network in evaluation mode, with its classes and its preprocessing."""
+
+    plan: Plan
+    """Everything that determined the run."""
+    network: nn.Module
+    """[N, 3, H, W] normalised images -> [N, K] logits."""
+    device: torch.device
+    preprocess: Preprocess
+    """`preprocess(image)` returns the network's input for one image."""
+
+    @property
+    def run_id(self) -> str:
+        """The run that trained it."""
+        return self.plan.run_id
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Its classes in the order of the logits."""
+        return self.plan.dataset.classes
+
+    def predict(self, images: Iterable[ImageInput] | Tensor, batch_size: int = BATCH) -> Predictions:
+        """Predict the classes of images.
+
+        `images` are paths, bytes of image files or Pillow images; or a tensor [N, 3, H, W] at the model's size, of
+        pixels (uint8) or of the outputs of `preprocess` (float). Raises `ImageError` at the first that cannot be read.
+        """
+        if isinstance(images, Tensor):
+            return self.predict_batches(torch.split(images, batch_size))
+        if isinstance(images, ImageInput):
+            raise TypeError("predict takes a list of images, not one: pass [image]")
+        return self.predict_batches(self._decoded_batches(images, batch_size))
+
+    def predict_batches(self, batches: Iterable[Tensor]) -> Predictions:
+        """Predict the classes of images that come in batches, tensors [N, 3, H, W] as `predict` takes them."""
+        logits = [self._logits(batch) for batch in batches]
+        return Predictions(self.classes, torch.cat(logits) if logits else torch.empty(0, len(self.classes)))
+
+    def _decoded_batches(self, images: Iterable[ImageInput], batch_size: int) -> Iterator[Tensor]:
+        decoded = parallel_map(self.preprocess.decode, images)
+        while batch := list(islice(decoded, batch_size)):
+            yield torch.from_numpy(np.stack(batch))
+
+    @torch.inference_mode()
+    def _logits(self, images: Tensor) -> Tensor:
+        """Return the logits of one batch of pixels or normalised images, float32 [N, K] on the CPU."""
+        images = images.to(self.device)
+        inputs = images.float() if images.is_floating_point() else self.preprocess.normalize(images)
+        logits: Tensor = self.network(inputs)
+        return logits.float().cpu()

@@ -1,0 +1,53 @@
+"""From an image to the network's input, by the code that evaluated the model."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from retrain.config.task import Data
+from retrain.data.augment import Normalize
+from retrain.data.images import decode_image
+from retrain.errors import DropError, ImageError
+
+ImageInput = str | Path | bytes | Image.Image
+"""The path of an image file, its bytes, or an image that Pillow has opened."""
+
+
+class Preprocess:
+    """Decode, resize, crop and normalise images as a task says."""
+
+    def __init__(self, data: Data) -> None:
+        self.data, self._normalize = data, Normalize(data)
+
+    def __call__(self, image: ImageInput) -> Tensor:
+        """Return an image as the network takes it, float32 [3, H, W]. Raises `ImageError` if it cannot be read."""
+        return self.normalize(torch.from_numpy(self.decode(image))[None])[0]
+
+    def decode(self, image: ImageInput) -> NDArray[np.uint8]:
+        """Return an image's pixels at the network's size, uint8 [3, H, W]. Raises `ImageError`."""
+        name = f"{image}: " if isinstance(image, str | Path) else ""
+        try:
+            return decode_image(_read_bytes(image), self.data.image_size)
+        except OSError as error:
+            raise ImageError(f"{name}cannot be read: {error.strerror}") from error
+        except DropError as error:
+            raise ImageError(f"{name}{error}") from error
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Return pixels, uint8 [N, 3, H, W], as the network takes them: float32, same shape."""
+        return self._normalize(pixels)
+
+
+def _read_bytes(image: ImageInput) -> bytes:
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, Image.Image):
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        return file.getvalue()
+    return Path(image).read_bytes()

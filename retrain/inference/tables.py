@@ -1,0 +1,115 @@
+"""Lists of images: read from folders, tables and standard input; and tables of predictions, written.
+
+CSV and JSON lines need nothing; Parquet needs the extra `tables`.
+"""
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from retrain.data.images import EXTENSIONS
+from retrain.data.source import is_litter
+from retrain.errors import UserError
+from retrain.utils.extras import import_extra
+
+STDIN = "-"
+TABLES = (".csv", ".jsonl", ".parquet")
+
+
+class Row(NamedTuple):
+    """An image to be predicted: its path, and its true class where that is known."""
+
+    image: str
+    label: str | None = None
+
+
+class Columns(NamedTuple):
+    """Names of a table's columns."""
+
+    image: str = "image"
+    label: str = "label"
+
+
+COLUMNS = Columns()
+
+
+def read_rows(sources: Iterable[str], columns: Columns = COLUMNS) -> Iterator[Row]:
+    """Return the images that sources name: folders, image files, tables (.csv, .jsonl, .parquet), or `-` for stdin.
+
+    An image in a folder has the folder's name as its label. Standard input holds a path a line. Raises `UserError` if a
+    source is none of these.
+    """
+    sources = list(sources)
+    for source in sources:
+        if source != STDIN and not Path(source).exists():
+            raise UserError(f"{source}: no such file or folder")
+    return _rows(sources, columns)
+
+
+def _rows(sources: Iterable[str], columns: Columns) -> Iterator[Row]:
+    for source in sources:
+        path = Path(source)
+        if source == STDIN:
+            yield from (Row(line.rstrip("\r\n")) for line in sys.stdin if line.strip())
+        elif path.is_dir():
+            yield from _read_folder(path)
+        elif path.suffix in TABLES:
+            yield from _read_table(path, columns)
+        else:
+            yield Row(source)
+
+
+def _read_folder(folder: Path) -> Iterator[Row]:
+    found = False
+    for path in sorted(folder.rglob("*")):
+        if path.suffix[1:].lower() in EXTENSIONS and not is_litter(path.name) and path.is_file():
+            found = True
+            yield Row(str(path), path.parent.name)
+    if not found:
+        raise UserError(f"{folder}: no images in it ({', '.join(sorted(EXTENSIONS))})")
+
+
+def _read_table(path: Path, columns: Columns) -> Iterator[Row]:
+    for number, row in enumerate(_read_records(path), 1):
+        image = row.get(columns.image)
+        if not image:
+            raise UserError(
+                f"{path}: row {number} has no column {columns.image!r}; it has {', '.join(map(str, row))}. "
+                "Name the column of the paths with --image-column"
+            )
+        label = row.get(columns.label)
+        yield Row(str(image), None if label in (None, "") else str(label))
+
+
+def _read_records(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        if path.suffix == ".parquet":
+            yield from _read_parquet(path)
+            return
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield from csv.DictReader(file) if path.suffix == ".csv" else _read_lines(path, file)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+
+
+def _read_lines(path: Path, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}: line {number} is not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{path}: line {number} is not a JSON object")
+        yield row
+
+
+def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
+    parquet = import_extra("pyarrow.parquet", "Reading Parquet")
+    try:
+        for batch in parquet.ParquetFile(path).iter_batches():
+            yield from batch.to_pylist()
+    except import_extra("pyarrow", "Reading Parquet").ArrowInvalid as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error

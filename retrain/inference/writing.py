@@ -1,0 +1,92 @@
+"""Write predictions as CSV, JSON lines or Parquet, to a file that appears only when it is whole, or to a stream."""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, TextIO, get_args
+
+from retrain.errors import UserError
+from retrain.inference.batch import Answer
+from retrain.utils.extras import import_extra
+
+Format = Literal["csv", "jsonl", "parquet"]
+PARQUET_ROWS = 4096
+"""Rows of a Parquet file that are written at once."""
+
+
+def format_of(output: Path) -> Format:
+    """Return the format that a file's name stands for. Raises `UserError` if it is none."""
+    for known in get_args(Format):
+        if output.suffix == f".{known}":
+            return known  # type: ignore[no-any-return]  # one of the literals
+    raise UserError(f"--output {output}: must end in .csv, .jsonl or .parquet")
+
+
+def write_file(answers: Iterable[Answer], output: Path, top: int) -> None:
+    """Write answers to a file in the format of its name. Raises `UserError` for a format that cannot be written."""
+    kind = format_of(output)
+    with _whole(output) as part:
+        if kind == "parquet":
+            _write_parquet(answers, part, top)
+        else:
+            with part.open("w", encoding="utf-8", newline="") as file:
+                write_stream(answers, file, kind, top)
+
+
+def write_stream(answers: Iterable[Answer], stream: TextIO, kind: Literal["csv", "jsonl"], top: int) -> None:
+    """Write answers as text, each when it comes."""
+    if kind == "jsonl":
+        for answer in answers:
+            stream.write(json.dumps(_document(answer), ensure_ascii=False) + "\n")
+        return
+    writer = csv.DictWriter(stream, _columns(top), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_row(answer) for answer in answers)
+
+
+def _write_parquet(answers: Iterable[Answer], path: Path, top: int) -> None:
+    arrow = import_extra("pyarrow", "Writing Parquet")
+    parquet = import_extra("pyarrow.parquet", "Writing Parquet")
+    fields = [(name, arrow.float32() if name.startswith("probability") else arrow.string()) for name in _columns(top)]
+    schema, rows = arrow.schema(fields), map(_row, answers)
+    with parquet.ParquetWriter(path, schema) as writer:
+        while some := list(islice(rows, PARQUET_ROWS)):
+            writer.write_table(arrow.Table.from_pylist(some, schema))
+
+
+def _columns(top: int) -> list[str]:
+    ranks = [suffix for rank in range(1, top + 1) for suffix in (_name("class", rank), _name("probability", rank))]
+    return ["image", *ranks, "error"]
+
+
+def _name(column: str, rank: int) -> str:
+    return column if rank == 1 else f"{column}_{rank}"
+
+
+def _row(answer: Answer) -> dict[str, Any]:
+    """Return an answer as one flat row: image, class, probability, class_2, probability_2, ..., error."""
+    row: dict[str, Any] = {"image": answer.row.image, "error": answer.error}
+    for rank, (label, probability) in enumerate(answer.top, 1):
+        row |= {_name("class", rank): label, _name("probability", rank): round(probability, 6)}
+    return row
+
+
+def _document(answer: Answer) -> dict[str, Any]:
+    if answer.error:
+        return {"image": answer.row.image, "error": answer.error}
+    top = [{"class": label, "probability": round(probability, 6)} for label, probability in answer.top]
+    return {"image": answer.row.image, **top[0], "top": top}
+
+
+@contextmanager
+def _whole(output: Path) -> Iterator[Path]:
+    """Yield the path of a temporary file beside `output`, which takes its place at the end."""
+    part = output.with_name(f".{output.name}.part")
+    try:
+        yield part
+        part.replace(output)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,36 @@
+"""Packages that come with an extra of the distribution, and what to install where they are missing."""
+
+import importlib
+import importlib.util
+from typing import Any
+
+from retrain.errors import UserError
+
+DISTRIBUTION = "retrain-classifiers"
+"""Its name on PyPI, where `retrain` is another project."""
+
+EXTRA_OF = {
+    "altair": "report",
+    "kfp": "kfp",
+    "pandas": "tables",
+    "pyarrow": "tables",
+    "vl_convert": "report",
+}
+"""The extra that brings a package, by the package's import name."""
+
+
+def import_extra(module: str, purpose: str) -> Any:
+    """Import a module that comes with an extra. Raises `UserError`, which says what to install, if it is not there."""
+    require_extra(module, purpose)
+    return importlib.import_module(module)
+
+
+def require_extra(module: str, purpose: str) -> None:
+    """Raise `UserError`, which says what to install, if a module that comes with an extra is not there.
+
+    `purpose` begins the message: "The report".
+    """
+    package = module.partition(".")[0]
+    if importlib.util.find_spec(package) is None:
+        extra = EXTRA_OF[package]
+        raise UserError(f"{purpose} needs {package}: pip install '{DISTRIBUTION}[{extra}]'")

@@ -1,0 +1,131 @@
+"""The Python API, as a notebook uses it."""
+
+import json
+import os
+import subprocess
+import sys
+from operator import eq
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from support.served import Served, make_served
+
+import retrain
+from retrain.data.images import decode_image
+from retrain.inference.loading import find_source, load_model
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
+    return make_served(tmp_path_factory.mktemp("api"), 0, 1, 2)
+
+
+def test_import_of_the_package_loads_neither_torch_nor_pydantic() -> None:
+    code = "import sys, retrain; dir(retrain); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert set(loaded) & {"torch", "pydantic", "numpy", "yaml"} == set()
+
+
+def test_every_name_of_the_api_is_found_and_others_are_refused() -> None:
+    for name in retrain.__all__:
+        assert getattr(retrain, name).__module__.startswith("retrain.")
+        assert name in dir(retrain)
+    with pytest.raises(AttributeError, match="no attribute 'champion'"):
+        retrain.champion  # noqa: B018
+
+
+def test_champion_is_loaded_by_task_file_and_store_folder(served: Served) -> None:
+    expected = served.life.store.champion.read().run_id
+    folder = f"{served.task.store}/pets"
+    for source in (served.task, served.file, folder, f"{folder}/", Path(folder)):
+        model = retrain.load_champion(source, device="cpu")
+        assert (model.run_id, model.classes) == (expected, ("class-0", "class-1", "class-2"))
+
+
+def test_predict_agrees_with_the_network_on_every_kind_of_input(served: Served) -> None:
+    model = retrain.load_champion(served.file)
+    paths = sorted(served.images(0, 1, 2).rglob("*.png"))
+    predictions = model.predict(paths)
+    assert sum(map(eq, predictions.labels, [path.parent.name for path in paths])) >= 8
+    assert torch.allclose(predictions.probabilities.sum(1), torch.ones(9))
+
+    by_hand = torch.stack([torch.from_numpy(decode_image(path.read_bytes(), 8)) for path in paths])
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (served.task.data.mean, served.task.data.std))
+    with torch.no_grad():
+        logits = model.network((by_hand / 255 - mean) / std)
+    torch.testing.assert_close(predictions.logits, logits)
+    assert predictions.labels == [model.classes[index] for index in logits.argmax(1).tolist()]
+
+    inputs = torch.stack([model.preprocess(path) for path in paths])
+    torch.testing.assert_close(model.predict(inputs).logits, logits)
+    assert torch.equal(model.predict(by_hand).logits, predictions.logits)
+    assert torch.equal(model.predict([path.read_bytes() for path in paths]).logits, predictions.logits)
+    assert torch.equal(model.predict([Image.open(path) for path in paths]).logits, predictions.logits)
+    torch.testing.assert_close(model.predict(paths, batch_size=2).logits, logits)
+
+
+def test_top_ranks_classes_by_probability(served: Served) -> None:
+    model = retrain.load_champion(served.file)
+    predictions = model.predict([next(served.images(1).rglob("*.png"))])
+    (ranked,) = predictions.top(10)
+    assert ranked[0].label == predictions.labels[0]
+    values = [one.probability for one in ranked]
+    assert len(values) == 3
+    assert values == sorted(values, reverse=True)
+    assert len(model.predict([])) == 0
+
+
+def test_unreadable_image_is_named(served: Served, tmp_path: Path) -> None:
+    model = retrain.load_champion(served.file)
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(retrain.ImageError, match=r"text\.png: cannot be decoded: not an image"):
+        model.predict([tmp_path / "text.png"])
+    with pytest.raises(retrain.ImageError, match=r"none\.png: cannot be read: No such file"):
+        model.predict([tmp_path / "none.png"])
+    with pytest.raises(TypeError, match=r"pass \[image\]"):
+        model.predict(str(tmp_path / "text.png"))
+
+
+def test_missing_champion_run_or_folder_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "pets.yaml").write_text(json.dumps({"name": "pets", "store": str(tmp_path / "store")}))
+    with pytest.raises(retrain.UserError, match="task pets has no champion yet"):
+        retrain.load_champion(tmp_path / "pets.yaml")
+    with pytest.raises(retrain.UserError, match="there is no run scratch-1"):
+        retrain.load_run(tmp_path / "pets.yaml", "scratch-1")
+    with pytest.raises(retrain.UserError, match="not a task's folder in a store"):
+        retrain.load_champion(f"{os.fspath(tmp_path)}/")
+
+
+def test_factory_of_a_store_runs_only_where_it_is_named(tmp_path: Path) -> None:
+    factory = "support.trainings:dropout_net"
+    served = make_served(tmp_path, 0, 1, model={"name": factory}, factories=[factory])
+    folder = f"{served.task.store}/pets"
+    with pytest.raises(retrain.UserError, match="add it to the task's factories"):
+        retrain.load_champion(folder)
+    assert retrain.load_champion(folder, factories=[factory]).classes == ("class-0", "class-1")
+
+
+def test_run_retrains_and_the_ledger_tells_it(tmp_path: Path) -> None:
+    served = make_served(tmp_path, 0, 1)
+    served.life.land(2, seed=2)
+    record = retrain.run(served.task)
+    assert record is not None
+    assert record.parent == retrain.ledger(served.file)[0].run_id
+    assert retrain.ledger(served.task)[-1] == record
+    assert retrain.run(served.file) is None
+    frame = retrain.ledger_frame(served.task)
+    assert list(frame["run_id"]) == [one.run_id for one in retrain.ledger(served.task)]
+    assert frame["savings.net"].iloc[-1] == record.savings.net
+
+
+def test_older_runs_are_loaded_by_their_id(tmp_path: Path) -> None:
+    served = make_served(tmp_path, 0, 1)
+    first = served.life.store.champion.read().run_id
+    assert first is not None
+    served.life.land(2, seed=2)
+    served.retrain()
+    assert len(retrain.load_champion(served.task).classes) == 3
+    assert retrain.load_run(served.task, first).classes == ("class-0", "class-1")
+    assert load_model(find_source(served.task), first).run_id == first

@@ -1,0 +1,121 @@
+"""`retrain predict`: what it reads, what it writes, and what it says of images that it cannot read."""
+
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+from support.served import Served, make_served
+from support.terminal import Ran, retrain
+
+from retrain.utils import extras
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
+    return make_served(tmp_path_factory.mktemp("predict"), 0, 1, 2)
+
+
+@pytest.fixture(scope="module")
+def images(served: Served) -> Path:
+    return served.images(0, 1, 2)
+
+
+def predict(served: Served, output: pytest.CaptureFixture[str], *arguments: object) -> Ran:
+    return retrain(["predict", *map(str, arguments), "--task", served.file], output)
+
+
+def test_folder_is_predicted_as_csv(served: Served, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = predict(served, capsys, images)
+    rows = list(csv.DictReader(io.StringIO(ran.out)))
+    assert (ran.code, len(rows)) == (0, 9)
+    assert list(rows[0]) == ["image", "class", "probability", "error"]
+    assert sum(row["class"] == Path(row["image"]).parent.name for row in rows) >= 8
+    assert all(1 / 3 < float(row["probability"]) <= 1 for row in rows)
+
+
+def test_formats_hold_the_same_predictions(
+    served: Served, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("p.csv", "p.jsonl", "p.parquet"):
+        ran = predict(served, capsys, images, "--top", 9, "--batch-size", 4, "-o", tmp_path / name)
+        assert (ran.code, ran.out) == (0, "")
+    rows = parquet.read_table(tmp_path / "p.parquet").to_pylist()
+    assert list(rows[0])[:5] == ["image", "class", "probability", "class_2", "probability_2"]
+    assert sum(rows[0][name] for name in ("probability", "probability_2", "probability_3")) == pytest.approx(1)
+    lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    with (tmp_path / "p.csv").open() as file:
+        assert [row["class"] for row in csv.DictReader(file)] == [row["class"] for row in rows]
+    assert [line["top"][1]["class"] for line in lines] == [row["class_2"] for row in rows]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p.csv", "p.jsonl", "p.parquet"]
+
+
+def test_tables_and_standard_input_name_images(
+    served: Served, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [str(path) for path in sorted(images.rglob("*.png"))][:4]
+    (tmp_path / "t.csv").write_text("path,size\n" + "".join(f"{path},8\n" for path in paths))
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"path": path}) + "\n" for path in paths))
+    parquet.write_table(pyarrow.table({"path": paths}), tmp_path / "t.parquet")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(paths)))
+    tables = [tmp_path / name for name in ("t.csv", "t.jsonl", "t.parquet")]
+    said = [predict(served, capsys, source, "--image-column", "path").out for source in ("-", *tables)]
+    assert set(said) == {said[0]}
+    assert [row["image"] for row in csv.DictReader(io.StringIO(said[0]))] == paths
+
+
+def test_unreadable_images_are_rows_and_exit_code_one(
+    served: Served, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.png").write_text("no image")
+    ran = predict(served, capsys, tmp_path / "a.png", images, "--format", "jsonl")
+    first, *others = (json.loads(line) for line in ran.out.splitlines())
+    assert ran.code == 1
+    assert "1 of 10 images could not be read" in ran.err
+    assert "cannot be decoded" in first["error"]
+    assert all("class" in row for row in others)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere: no such file or folder"),
+        (["empty"], "empty: no images in it"),
+        (["t.csv"], "row 1 has no column 'image'; it has path. Name the column of the paths with --image-column"),
+        (["t.jsonl"], "t.jsonl: line 1 is not JSON"),
+        (["t.parquet"], "t.parquet: cannot be read"),
+        (["empty", "--output", "x.txt"], "--output x.txt: must end in .csv, .jsonl or .parquet"),
+        (["t.csv", "--image-column", "path", "--output", "no/x.csv"], "--output no/x.csv: cannot be written"),
+        (["empty", "--run", "scratch-1"], "there is no run scratch-1"),
+    ],
+)
+def test_wrong_input_is_one_message(
+    served: Served,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("t.csv").write_text("path\nx.png\n")
+    Path("t.jsonl").write_text("x.png\n")
+    Path("t.parquet").write_text("x.png\n")
+    ran = predict(served, capsys, *arguments)
+    assert ran.code == 2
+    assert message in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_missing_extra_says_what_to_install(
+    served: Served, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)
+    ran = predict(served, capsys, images, "-o", "p.parquet")
+    assert ran.code == 2
+    assert "Writing Parquet needs pyarrow: pip install 'retrain-classifiers[tables]'" in ran.err

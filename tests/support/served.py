@@ -1,0 +1,56 @@
+"""A task with a champion, its file, and images that the champion has not seen."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from retrain.config.task import Task
+from retrain.pipeline import stages
+from retrain.pipeline.planning import Request
+from retrain.records import RunRecord
+from retrain.store import LocalStore
+from support.lives import Life, make_task
+from support.trainings import pixels
+
+
+@dataclass(frozen=True)
+class Served:
+    """A task whose champion tells images by their colours."""
+
+    life: Life
+    task: Task
+    file: str
+    """The task's file."""
+
+    def retrain(self) -> RunRecord:
+        """Retrain on whatever has landed."""
+        record = stages.run_task(self.life.context, self.task, Request())
+        assert isinstance(record, RunRecord)
+        return record
+
+    def images(self, *classes: int, each: int = 3, seed: int = 9) -> Path:
+        """Write unseen images, class/number.png, and return their folder."""
+        folder = self.life.folder / f"unseen-{seed}"
+        for label in classes:
+            (folder / f"class-{label}").mkdir(parents=True, exist_ok=True)
+            for number, image in enumerate(pixels(torch.tensor([label] * each), seed + label)):
+                Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"class-{label}" / f"{number}.png")
+        return folder
+
+
+def make_served(folder: Path, *classes: int, **parts: object) -> Served:
+    """Land one drop of these classes and train a champion on it."""
+    store = LocalStore(folder / "store")
+    optimizer = {"name": "adam", "learning_rate": 0.01}
+    training = {"epochs": 20, "batch_size": 16, "evaluate_every": 5, "optimizer": optimizer}
+    task = make_task(store=store.url, **{"training": training, **parts})
+    file = folder / "pets.yaml"
+    file.write_text(task.model_dump_json())  # YAML is a superset of JSON
+    life = Life(store, folder)
+    life.context = replace(life.context, factories=frozenset(task.factories))
+    served = Served(life, task, str(file))
+    served.life.land(*classes, seed=1)
+    served.retrain()
+    return served
