@@ -10,11 +10,9 @@ DISTRIBUTION = "retrain-classifiers"
 """Its name on PyPI, where `retrain` is another project."""
 
 EXTRA_OF = {
-    "altair": "report",
     "kfp": "kfp",
     "pandas": "tables",
     "pyarrow": "tables",
-    "vl_convert": "report",
 }
 """The extra that brings a package, by the package's import name."""
 

@@ -3,10 +3,12 @@
 Needs the extra `report`, which brings altair and vl-convert-python.
 """
 
-from retrain.utils.extras import require_extra
+from importlib.util import find_spec
 
-for package in ("altair", "vl_convert"):
-    require_extra(package, "The report")
+from retrain.errors import UserError
+
+if find_spec("altair") is None or find_spec("vl_convert") is None:
+    raise UserError("The report needs altair and vl-convert-python: pip install 'retrain-classifiers[report]'")
 
 from retrain.monitoring.report.page import render_page
 from retrain.monitoring.report.sources import Sources, read_sources
