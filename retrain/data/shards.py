@@ -20,6 +20,8 @@ from retrain.records.drop import clean_class_name
 SHARD_BYTES = 64_000_000
 READ = EXTENSIONS | {"cls"}
 """Files of a sample that are read; producers may put others beside them."""
+FIRST = frozenset({"bmp", "jpeg", "jpg", "png", "webp"})
+"""Images that come before others of the same key: shards committed when only these were read keep their samples."""
 
 
 class Encoded(NamedTuple):
@@ -137,7 +139,7 @@ def encoded(key: str, files: Mapping[str, bytes]) -> Encoded:
 
     Raises `DropError`, with the cause alone, if it is not one image of a class.
     """
-    images = sorted(EXTENSIONS & files.keys())
+    images = sorted(FIRST & files.keys()) or sorted(EXTENSIONS & files.keys())
     if len(images) != 1:
         raise DropError(f"expected one image ({', '.join(sorted(EXTENSIONS))}) and its class, found {len(images)}")
     try:

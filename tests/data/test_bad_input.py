@@ -250,7 +250,7 @@ def test_bad_samples_are_left_out_and_named_up_to_the_tasks_limit(tmp_path: Path
     assert taken_in(task, store, "few", spoiled(3)) is None
     drop = ingest_drop("few", task, TaskStore(store, task.name))
     assert [(bad.where, bad.key) for bad in drop.left_out] == [("train.tar", f"{number:06d}") for number in range(3)]
-    assert drop.left_out[0].cause == "cannot be decoded: not an image in BMP, JPEG, PNG, WEBP"
+    assert drop.left_out[0].cause == "cannot be decoded: not an image in AVIF, BMP, GIF, JPEG, PNG, TIFF, WEBP, HEIF"
     assert (drop.shards[0].samples, sum(map(drop.samples, drop.counts))) == (57, 57)
     assert sum(len(arrays.labels) for arrays in decode_drop(drop, TaskStore(store, "pets"), 8).values()) == 57
 

@@ -187,7 +187,9 @@ def test_what_producers_leave_without_a_manifest_is_committed_or_set_aside(
     assert watcher.once()
     assert place.owners() == {"good": submitter.runs[0]}
     report = Quarantine.model_validate_json(place.store.objects.read(place.store.keys.quarantine("bad"))[0])
-    assert report.cause.endswith("pets/drops/bad: cat/0.png: cannot be decoded: not an image in BMP, JPEG, PNG, WEBP")
+    assert report.cause.endswith(
+        "pets/drops/bad: cat/0.png: cannot be decoded: not an image in AVIF, BMP, GIF, JPEG, PNG, TIFF, WEBP, HEIF"
+    )
     assert figures(watcher)["retrain_watcher_quarantined_drops_total"] == 1
 
 
