@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from retrain.doctor import Finding
 from retrain.pipeline.status import Status
-from retrain.records import Drop, Plan, RunRecord
+from retrain.records import Approval, Drop, Plan, RunRecord
 from retrain.records.base import Record
 
 DOCS = Path(__file__).parent
@@ -24,7 +24,7 @@ class Sent(Record):
 
 
 PRINTED: dict[str, Any] = {
-    "retrain run": RunRecord | Plan | Sent | None,
+    "retrain run": RunRecord | Plan | Sent | Approval | None,
     "retrain baseline": RunRecord | None,
     "retrain status": Status,
     "retrain history": list[RunRecord],
@@ -33,7 +33,8 @@ PRINTED: dict[str, Any] = {
     "retrain drop list": list[Drop],
     "retrain drop show": Drop,
 }
-"""Of `retrain run`: a record; with --dry-run a plan; on Kubeflow what was submitted; null if nothing has landed."""
+"""Of `retrain run`: a record; with --dry-run a plan; on Kubeflow what was submitted; null if nothing has landed; the
+approval that a candidate waits for."""
 
 
 def file_of(command: str) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from retrain import __version__
-from retrain.cli import drop, history, pipeline, run, study, task
+from retrain.cli import champion, drop, history, pipeline, run, study, task
 from retrain.cli.doctor import doctor
 from retrain.cli.monitoring import exporter, report
 from retrain.cli.output import check_output
@@ -33,6 +33,7 @@ app.add_typer(pipeline.app, name="pipeline", help="Compile the stages into a Kub
 app.add_typer(study.app, name="study", help="Compare methods, and repeat the papers' experiments.")
 run.register(app)
 history.register(app)
+champion.register(app)
 app.command()(doctor)
 app.command()(predict)
 app.command()(exporter)

@@ -23,12 +23,15 @@ from retrain.config import Method
 if TYPE_CHECKING:
     from retrain.config.task import Task
     from retrain.pipeline.planning import NoRunNeeded, Request
-    from retrain.records import Plan, RunRecord
+    from retrain.pipeline.stages import Ended
+    from retrain.records import Plan
     from retrain.store.task_store import TaskStore
 
 
 ENDED_WITHOUT_MODEL = 1
 """Exit code of a retraining that ended without promoting its model."""
+AWAITS_APPROVAL = 3
+"""Exit code of a retraining whose candidate waits for `retrain approve`."""
 
 
 def register(app: typer.Typer) -> None:
@@ -141,16 +144,20 @@ def _say_nothing(nothing: "NoRunNeeded", as_json: bool) -> None:
         typer.echo("null")
 
 
-def _finish(ended: "RunRecord | NoRunNeeded", store: "TaskStore", as_json: bool) -> None:
+def _finish(ended: "Ended | NoRunNeeded", store: "TaskStore", as_json: bool) -> None:
     """Print how it ended; a retraining that yielded no champion exits with `ENDED_WITHOUT_MODEL`."""
     from functools import partial
 
     from retrain.cli import formatting
     from retrain.pipeline.planning import NoRunNeeded
+    from retrain.records import Approval
 
     if isinstance(ended, NoRunNeeded):
         _say_nothing(ended, as_json)
         return
+    if isinstance(ended, Approval):
+        typer.echo(ended.model_dump_json(indent=2) if as_json else ended.reason)
+        raise typer.Exit(AWAITS_APPROVAL)
     records = [] if as_json else store.ledger.read()
     formatting.print_record(ended, partial(formatting.record_details, ledger=records), as_json)
     if ended.purpose == "retrain" and not (ended.decision and ended.decision.promoted):

@@ -34,6 +34,9 @@ def parse_bytes(quantity: Bytes) -> int:
     return int(number) * int(base**power)
 
 
+Duration = Annotated[str, Field(pattern=r"^[1-9][0-9]*[mhdw]$")]
+"""Such as 30m, 6h, 2d or 1w: minutes, hours, days or weeks."""
+
 Share = Annotated[float, Field(ge=0, le=1)]
 
 

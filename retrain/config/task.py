@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 
 from retrain.config.cron import Cron
-from retrain.config.fields import Bytes, ConfigModel, NoCredentials, NotIdentity, Share
+from retrain.config.fields import Bytes, ConfigModel, Duration, NoCredentials, NotIdentity, Share
 from retrain.config.recipe import Recipe
 from retrain.config.resources import Kubeflow, Resources
 
@@ -232,6 +232,10 @@ class Gate(ConfigModel):
     """Floor of its accuracy in every class."""
     max_negative_flips: Share = 1.0
     """Largest share of test samples that the champion had right and the candidate has wrong."""
+    approval: Literal["automatic", "manual"] = "automatic"
+    """manual: a candidate that meets all conditions waits until a person says `retrain approve` or `retrain reject`."""
+    approval_timeout: Duration = "7d"
+    """How long it waits (30m, 6h, 7d, 2w); then it is refused."""
 
 
 class Task(ConfigModel):

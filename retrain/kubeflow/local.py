@@ -17,10 +17,11 @@ from retrain.config.task import Task
 from retrain.errors import RunError
 from retrain.kubeflow.client import pipeline_arguments
 from retrain.kubeflow.records import read_submission
-from retrain.pipeline import stages
+from retrain.pipeline import next_run
+from retrain.pipeline.approval import find_approval
 from retrain.pipeline.context import Context, make_context
 from retrain.pipeline.planning import NoRunNeeded, Request
-from retrain.records import RunRecord
+from retrain.records import Approval, RunRecord
 from retrain.store.task_store import open_task_store
 
 DefinePipeline = Callable[[Task, str, Callable[[dsl.PipelineTask, str], None]], GraphComponent]
@@ -30,7 +31,9 @@ IMAGE = "python"
 """No image is used; kfp warns of names that do not sound like Python."""
 
 
-def run_locally(task: Task, request: Request, device: str, define: DefinePipeline) -> RunRecord | NoRunNeeded:
+def run_locally(
+    task: Task, request: Request, device: str, define: DefinePipeline
+) -> RunRecord | Approval | NoRunNeeded:
     """Run a task's pipeline in processes on this machine, and return how it ended.
 
     Raises `UserError` if the task or its data do not let it be planned.
@@ -58,16 +61,18 @@ def _quiet() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def _outcome(context: Context, submission: str, said: "StepLines") -> RunRecord | NoRunNeeded:
+def _outcome(context: Context, submission: str, said: "StepLines") -> RunRecord | Approval | NoRunNeeded:
     found = read_submission(context.store, submission)
     if found and found.error:
         raise RunError(found.error)
     if found and found.nothing:
         return NoRunNeeded(found.nothing)
     if found and found.run_id:
-        last = stages.latest_attempt(context, context.files(found.run_id).plan())
+        last = next_run.latest_attempt(context.store, context.files(found.run_id).plan())
         if record := context.store.ledger.find(last.run_id):
             return record
+        if approval := find_approval(context.store, last, context.clock()):
+            return approval
     raise RunError("the pipeline ended without a record; the last that its steps said:\n" + "".join(said.last))
 
 

@@ -21,7 +21,8 @@ from retrain.config.task import Task
 from retrain.errors import UserError
 from retrain.kubeflow.records import Submission, read_submission, write_submission
 from retrain.monitoring.observers import LOOPBACK, make_observers
-from retrain.pipeline import stages
+from retrain.pipeline import next_run, stages
+from retrain.pipeline.approval import find_approval, is_waiting
 from retrain.pipeline.context import Context, make_context
 from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.pipeline.train import run_as_leader
@@ -87,7 +88,7 @@ def train(text: str, run_id: str, device: str) -> str:
 
     launch(task.resources.gpus.count, step, text, run_id, device)
     _, context = _open(text, "cpu")
-    return stages.latest_attempt(context, context.files(run_id).plan()).run_id
+    return next_run.latest_attempt(context.store, context.files(run_id).plan()).run_id
 
 
 def train_only(text: str, run_id: str, device: str) -> str:
@@ -133,17 +134,24 @@ def finish(text: str, submission: str, job: str, state: str, message: str) -> No
         raise SystemExit(found.error)
     if found.run_id is None or not found.is_left_to(job):
         return
+    if _awaits_approval(context, found.run_id):
+        return
     if state != "SUCCEEDED":
         with context.store.lock(patient=True) as ours:
             _record_end(replace(context, store=ours), found.run_id, message or f"the pipeline ended {state}")
-    last = stages.latest_attempt(context, context.files(found.run_id).plan())
+    last = next_run.latest_attempt(context.store, context.files(found.run_id).plan())
     ended = context.store.ledger.find(last.run_id)
     if ended is None or ended.outcome == "failed":
         raise SystemExit(f"{last.run_id} failed: {ended.error if ended else 'it left no record'}")
 
 
+def _awaits_approval(context: Context, run_id: str) -> bool:
+    last = next_run.latest_attempt(context.store, context.files(run_id).plan())
+    return is_waiting(find_approval(context.store, last, context.clock()))
+
+
 def _record_end(context: Context, run_id: str, message: str) -> None:
-    last = stages.latest_attempt(context, context.files(run_id).plan())
+    last = next_run.latest_attempt(context.store, context.files(run_id).plan())
     stages.record_failure(context, last, _read_error(context, last) or message)
 
 
@@ -158,7 +166,7 @@ def _run_stage(stage: Callable[[Context, Plan], object], text: str, run_id: str,
         plan = context.files(run_id).plan()
         if not _ended(context, plan):
             _run_or_record(stage, context, plan)
-        return stages.latest_attempt(context, plan).run_id
+        return next_run.latest_attempt(context.store, plan).run_id
 
 
 def _run_or_record(stage: Callable[[Context, Plan], object], context: Context, plan: Plan) -> None:
@@ -187,13 +195,13 @@ def _task(text: str) -> Task:
 
 
 def _ended(context: Context, plan: Plan) -> bool:
-    last = stages.latest_attempt(context, plan)
+    last = next_run.latest_attempt(context.store, plan)
     return context.store.ledger.find(last.run_id) is not None
 
 
 def _write_error(context: Context, plan: Plan, error: Exception) -> None:
     """Leave an error where `finish` finds it, if this try was the last."""
-    last = stages.latest_attempt(context, plan)
+    last = next_run.latest_attempt(context.store, plan)
     context.store.objects.write(_error_key(context, last), stages.error_text(error).encode())
 
 

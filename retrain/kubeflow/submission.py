@@ -1,7 +1,6 @@
 """Submit runs to Kubeflow; kfp and torch are loaded in subprocesses, so that the watcher stays small."""
 
 import logging
-from typing import TYPE_CHECKING
 
 from retrain.config.task import Task
 from retrain.errors import ModelError
@@ -14,12 +13,11 @@ from retrain.kubeflow.records import (
     write_submission,
 )
 from retrain.pipeline import next_run
+from retrain.pipeline.approval import find_approval, is_waiting
 from retrain.records import Plan
 from retrain.store.task_store import TaskStore, open_task_store
+from retrain.utils.clock import Clock, utc_now
 from retrain.utils.processes import run_in_subprocess
-
-if TYPE_CHECKING:
-    pass
 
 SUBMIT_SECONDS = 120.0
 """The longest that the API server may take."""
@@ -49,14 +47,20 @@ def submit(task: Task, plan: Plan, store: TaskStore, build: PipelineBuilder) -> 
 class KubeflowExecutor:
     """Submits the watcher's runs, and looks after them."""
 
-    def __init__(self, build: PipelineBuilder) -> None:
-        self._build = build
+    def __init__(self, build: PipelineBuilder, clock: Clock = utc_now) -> None:
+        self._build, self._clock = build, clock
 
     def ensure(self, task: Task, plan: Plan, store: TaskStore) -> bool:
         """Submit the run unless it was; record it as failed if it cannot begin, or is over without a record.
 
-        Raises `SubmitError`.
+        A run that awaits approval is left alone until it has its verdict, and then promoted and recorded. Raises
+        `SubmitError`.
         """
+        last = next_run.latest_attempt(store, plan)
+        if approval := find_approval(store, last, self._clock()):
+            if not is_waiting(approval):
+                run_in_subprocess(f"finishing {last.run_id}", SUBMIT_SECONDS, _finish_approval, task, last.run_id)
+            return False
         try:
             submitted = submit(task, plan, store, self._build)
         except ModelError as error:
@@ -79,6 +83,14 @@ def _submit_by_name(task: Task, run_id: str, build: PipelineBuilder) -> Submitte
 def _record_failure_apart(task: Task, plan: Plan, error: str) -> None:
     """Record a failed run from a subprocess: the code that does it brings torch."""
     run_in_subprocess(f"recording the failure of {plan.run_id}", SUBMIT_SECONDS, _record_failure, task, plan, error)
+
+
+def _finish_approval(task: Task, run_id: str) -> None:
+    """Promote and record a candidate that has its verdict."""
+    from retrain.pipeline import stages
+    from retrain.pipeline.context import make_context
+
+    stages.finish_approval(make_context(open_task_store(task), task, "cpu"), run_id)
 
 
 def _record_failure(task: Task, plan: Plan, error: str) -> None:

@@ -15,7 +15,7 @@ from retrain.errors import StoreError, UserError
 from retrain.monitoring import names
 from retrain.monitoring.metrics import Totals, Values, family
 from retrain.monitoring.names import Name
-from retrain.records import Promotion, RunRecord
+from retrain.records import Approval, Promotion, RunRecord
 from retrain.store.drops import DropStates
 from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import map_ahead
@@ -78,6 +78,7 @@ class TaskState:
         self._landed = DropStates()
         self._promotion: Promotion | None = None
         self._champion: RunRecord | None = None
+        self._awaiting: Sequence[Approval] = ()
 
     def refresh(self) -> None:
         """Look again. Raises `StoreError`, and `DropError` at a damaged manifest."""
@@ -89,6 +90,7 @@ class TaskState:
         if champion and (self._champion is None or self._champion.run_id != champion.run_id):
             self._champion = self._store.ledger.find(champion.run_id)
         self._promotion = champion.history[-1] if champion else None
+        self._awaiting = [one for one in self._store.approvals.unfinished() if one.verdict is None]
 
     def figures(self) -> Iterator[tuple[Name, Values]]:
         """Yield what there is to tell, under the labels of this task."""
@@ -99,6 +101,8 @@ class TaskState:
         yield names.DROPS, [((task, state), len(drops)) for state, drops in states.items()]
         if waiting:
             yield names.OLDEST_WAITING, [((task,), min(self._committed[drop] for drop in waiting))]
+        if self._awaiting:
+            yield names.AWAITING_APPROVAL, [((task,), self._awaiting[0].requested_at.timestamp())]
         if self._promotion:
             yield names.CHAMPION_SINCE, [((task,), self._promotion.at.timestamp())]
         if self._champion:

@@ -185,6 +185,12 @@ CHAMPION_SINCE = Name("retrain_champion_since_timestamp_seconds", "gauge", TASK,
 CHAMPION_ACCURACY = Name(
     "retrain_champion_accuracy_ratio", "gauge", TASK, "Accuracy of the champion on its test split."
 )
+AWAITING_APPROVAL = Name(
+    "retrain_awaiting_approval_timestamp_seconds",
+    "gauge",
+    TASK,
+    "Since when the oldest candidate has awaited approval; absent if none does.",
+)
 SCHEDULE_PERIOD = Name(
     "retrain_schedule_period_seconds",
     "gauge",
@@ -255,7 +261,10 @@ GROUPS: dict[str, tuple[Name, ...]] = {
         *(BASELINE_AGE, SPEED_UP),
         *(TARGET_MET, PROMOTED, LAST_RUN, LAST_SUCCESS, RECENT_SAVED),
     ),
-    "The task now": (DROPS, OLDEST_WAITING, CHAMPION, CHAMPION_SINCE, CHAMPION_ACCURACY, SCHEDULE_PERIOD),
+    "The task now": (
+        *(DROPS, OLDEST_WAITING, CHAMPION, CHAMPION_SINCE, CHAMPION_ACCURACY),
+        *(AWAITING_APPROVAL, SCHEDULE_PERIOD),
+    ),
     "The exporter": (LEDGER_READ, LEDGER_ERRORS, LEDGER_RECORDS),
     "The watcher": (
         *(WATCHER_LAG, WATCHER_IN_FLIGHT, WATCHER_SUBMISSIONS, WATCHER_QUARANTINED, WATCHER_ERRORS),

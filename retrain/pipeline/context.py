@@ -19,6 +19,7 @@ from retrain.store.runs import RunFiles
 from retrain.store.task_store import TaskStore
 from retrain.training.distributed import SINGLE_PROCESS, ProcessGroup, init_distributed
 from retrain.training.progress import Observer, Observers
+from retrain.utils.clock import Clock, utc_now
 from retrain.utils.parallel import map_ahead
 from retrain.utils.processes import available_cores
 
@@ -38,6 +39,8 @@ class Context:
     """The processes that train together, of which this is one."""
     factories: frozenset[str] = frozenset()
     """The `package.module:factory` names of the task file. Plans lie in the store: they have no other code run."""
+    clock: Clock = utc_now
+    """Tells whether the time of an approval is up."""
 
     def samples(
         self, dataset: Dataset, splits: Collection[Split], data: Data, loading: Loading

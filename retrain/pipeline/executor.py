@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from retrain.config.task import Task
 from retrain.errors import UserError
-from retrain.records import Plan
+from retrain.records import Approval, Plan
 from retrain.store.task_store import TaskStore
 
 if TYPE_CHECKING:
@@ -41,11 +41,12 @@ class InProcessExecutor:
         from retrain.training.progress import Observers
 
         context = make_context(store, task, self._device, self._make_observer or Observers)
+        ended: stages.Ended
         try:
             ended = stages.run_plan(context, plan)
         except UserError as error:
             if not stages.is_permanent(error):
                 raise
             ended = stages.record_failure(context, plan, str(error))
-        log.info("%s: %s %s", task.name, ended.run_id, ended.ending)
+        log.info("%s: %s", task.name, ended.reason if isinstance(ended, Approval) else f"{ended.run_id} {ended.ending}")
         return True

@@ -41,6 +41,13 @@ def plan_and_quarantine(store: TaskStore, task: Task, request: Request) -> Plan 
             store.drops.quarantine_damaged(damaged)
 
 
+def latest_attempt(store: TaskStore, plan: Plan) -> Plan:
+    """Return the attempt that a retraining has come to: past those that missed their target and escalated."""
+    while (entry := store.ledger.find(plan.run_id)) and entry.followed_by:
+        plan = store.run(entry.followed_by).plan()
+    return plan
+
+
 def _check_known(drops: Iterable[Drop], past: History) -> None:
     """Drops never change: one under whose id something else lies now is not that of the champion's index."""
     digests = {ref.id: ref.digest for ref in past.champion.dataset.drops} if past.champion else {}
@@ -71,6 +78,7 @@ def history(store: TaskStore, task: Task) -> History:
         records={record.run_id: record for record in records},
         champion=store.run(champion).plan() if champion else None,
         scratch_runs=tuple(islice(filter(None, measured), SCRATCH_RUNS)),
+        awaiting={store.run(one.run_id).plan().dataset.digest: one for one in store.approvals.unfinished()},
     )
 
 

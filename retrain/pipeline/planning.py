@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import mean
+from types import MappingProxyType
 from typing import NamedTuple
 
 from retrain.config import Method, Purpose
@@ -15,7 +16,7 @@ from retrain.pipeline.gate import gate_warnings
 from retrain.pipeline.targets import Measured, age_of, chance_level, estimate_scratch, make_target, why_unusable
 from retrain.recipe.schedule import longer_scale, resolve_scale
 from retrain.recipe.start import resolve_start
-from retrain.records import Dataset, Drop, Origin, Plan, Result, RunRecord, ScratchEstimate, StopRule, Target
+from retrain.records import Approval, Dataset, Drop, Origin, Plan, Result, RunRecord, ScratchEstimate, StopRule, Target
 from retrain.utils.text import pluralize
 
 EVALUATION_SHARE = 1 / 3
@@ -49,6 +50,8 @@ class History(NamedTuple):
     scratch_runs: Sequence[Measured] = ()
     """Those of equal work with the task, newest first."""
     quarantined: Collection[str] = ()
+    awaiting: Mapping[str, Approval] = MappingProxyType({})
+    """Approvals of candidates that wait, by the digest of their dataset."""
 
     def baseline_for(self, dataset: Dataset) -> Measured | None:
         """Return the scratch run that targets come from: one that saw this very dataset, or else the newest."""
@@ -98,6 +101,8 @@ def _done(dataset: Dataset, history: History) -> str | None:
     champion = history.champion
     if champion and len(dataset.drops) == len(known_drops(history)):
         return f"no drop has landed since champion {champion.run_id}"
+    if approval := history.awaiting.get(dataset.digest):
+        return approval.reason
     for record in history.records.values():
         if record.decision and record.dataset_digest == dataset.digest:
             how = "promoted, and replaced since" if record.decision.promoted else "refused by the gate"

@@ -13,14 +13,19 @@ from retrain.errors import DamagedDrop, StoreError, UserError
 from retrain.models import factory
 from retrain.pipeline import STAGES, next_run, planning
 from retrain.pipeline.accounting import make_record
+from retrain.pipeline.approval import find_approval, is_waiting, refusal, request_approval
 from retrain.pipeline.context import Context
 from retrain.pipeline.evaluate import evaluate_run
 from retrain.pipeline.gate import decide
 from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.pipeline.train import run_as_leader, train_plan
-from retrain.records import Decision, Evaluation, Plan, RunRecord
+from retrain.records import Approval, Decision, Evaluation, Plan, RunRecord, Verdict
 from retrain.store import champions
 from retrain.store.base import Conflict
+from retrain.store.champions import Author, ChampionSnapshot
+
+Ended = RunRecord | Approval
+"""What a run's stages come to: its record, or the approval that it waits for."""
 
 
 def plan(context: Context, task: Task, request: Request) -> Plan | NoRunNeeded:
@@ -29,6 +34,8 @@ def plan(context: Context, task: Task, request: Request) -> Plan | NoRunNeeded:
     Raises `ModelError`, before anything of it is kept, if its network cannot be.
     """
     _record_champion(context)
+    for approval in context.store.approvals.unfinished():
+        finish_approval(context, approval.run_id)
     planned = next_run.plan_and_quarantine(context.store, task, request)
     if isinstance(planned, Plan):
         factory.check_network(planned.task.model, len(planned.dataset.classes), planned.task.data.image_size)
@@ -42,14 +49,21 @@ def _record_champion(context: Context) -> None:
     if champion and context.store.ledger.find(champion) is None:
         promoted = context.files(champion).plan()
         promote(context, promoted)
-        record(context, promoted)
+        write_record(context, promoted)
+
+
+def finish_approval(context: Context, run_id: str) -> Ended:
+    """Promote and record a candidate that has its verdict, or whose time is up; return the approval while it waits."""
+    plan = context.files(run_id).plan()
+    promote(context, plan)
+    return record(context, plan)
 
 
 def train(context: Context, plan: Plan) -> Plan:
     """Train a plan and, while it ends below its target, what it escalates to; return the last attempt's plan."""
     while train_plan(context, plan).outcome == "missed" and (following := planning.escalate(plan)):
         context.files(following.run_id).write_plan(following)  # before the record that names it
-        record(context, plan)
+        write_record(context, plan)
         plan = following
     return plan
 
@@ -77,14 +91,23 @@ def _compared_with(evaluation: Evaluation) -> str | None:
 
 
 def promote(context: Context, plan: Plan) -> Decision | None:
-    """Let the gate decide, and swap the champion; None for a run that is no candidate or left no model."""
+    """Let the gate decide, and swap the champion.
+
+    None for a run that is no candidate, left no model, or waits for a person's approval.
+    """
     files = context.files(plan.run_id)
     if plan.purpose != "retrain":
         return None
-    decision = files.decision() or _decide_and_swap(context, plan)
+    decision = files.decision() or _refused_by_person(context, plan) or _decide_and_swap(context, plan)
     if decision:
         files.write_decision(decision)
     return decision
+
+
+def _refused_by_person(context: Context, plan: Plan) -> Decision | None:
+    """Return the refusal of a candidate that was rejected, or not approved in time; it needs no evaluation."""
+    approval = find_approval(context.store, plan, context.clock())
+    return refusal(approval.verdict) if approval else None
 
 
 def _decide_and_swap(context: Context, plan: Plan) -> Decision | None:
@@ -99,12 +122,30 @@ def _decide_and_swap(context: Context, plan: Plan) -> Decision | None:
         decision = decide(plan.task.gate, evaluation)
         if not decision.promoted:
             return decision
+        verdict = None
+        if plan.task.gate.approval == "manual":
+            verdict = request_approval(context.store, plan, context.clock())
+            if verdict is None or verdict.kind != "approved":
+                return refusal(verdict)
         with suppress(Conflict):
-            context.store.champion.swap(seen, plan.run_id, "promoted")
+            _put_in_force(context, seen, plan.run_id, verdict)
             return decision
 
 
-def record(context: Context, plan: Plan, error: str | None = None) -> RunRecord:
+def _put_in_force(context: Context, seen: ChampionSnapshot, run_id: str, approved: Verdict | None) -> None:
+    if approved:
+        context.store.champion.swap(seen, run_id, "approved", Author(approved.author, approved.reason))
+    else:
+        context.store.champion.swap(seen, run_id, "promoted")
+
+
+def record(context: Context, plan: Plan) -> Ended:
+    """Write a run's record into the ledger, or return the approval that it waits for."""
+    approval = find_approval(context.store, plan, context.clock())
+    return approval if approval and is_waiting(approval) else write_record(context, plan)
+
+
+def write_record(context: Context, plan: Plan, error: str | None = None) -> RunRecord:
     """Write a run's record into the ledger; the first record written stays.
 
     A run that failed is charged for the iterations of its last saved state, which nobody will go on from.
@@ -131,18 +172,11 @@ def _assemble(context: Context, plan: Plan, error: str | None, lost: int) -> Run
 
 def record_failure(context: Context, plan: Plan, error: str) -> RunRecord:
     """Record that a retraining failed, under the attempt that it had come to; once promoted, it has not failed."""
-    plan = latest_attempt(context, plan)
+    plan = next_run.latest_attempt(context.store, plan)
     if champions.was_promoted(context.store.champion.read(), plan.run_id):
         promote(context, plan)
-        return record(context, plan)
-    return record(context, plan, error)
-
-
-def latest_attempt(context: Context, plan: Plan) -> Plan:
-    """Return the attempt that a retraining has come to: past those that missed their target and escalated."""
-    while (entry := context.store.ledger.find(plan.run_id)) and entry.followed_by:
-        plan = context.files(entry.followed_by).plan()
-    return plan
+        return write_record(context, plan)
+    return write_record(context, plan, error)
 
 
 BY_NAME: dict[str, Callable[[Context, Plan], object]] = {
@@ -150,7 +184,7 @@ BY_NAME: dict[str, Callable[[Context, Plan], object]] = {
 }
 
 
-def run_task(context: Context, task: Task, request: Request) -> RunRecord | NoRunNeeded:
+def run_task(context: Context, task: Task, request: Request) -> Ended | NoRunNeeded:
     """Do all stages in this process: retrain on whatever has landed, without the drops that prove damaged."""
     while isinstance(planned := plan(context, task, request), Plan):
         try:
@@ -161,13 +195,13 @@ def run_task(context: Context, task: Task, request: Request) -> RunRecord | NoRu
     return planned
 
 
-def run_locked(context: Context, task: Task, request: Request) -> RunRecord | NoRunNeeded:
+def run_locked(context: Context, task: Task, request: Request) -> Ended | NoRunNeeded:
     """Do all stages in this process, and in those that torchrun started with it, while holding the task's lease."""
     with run_as_leader(context), context.store.lock() as ours:
         return run_task(replace(context, store=ours), task, request)
 
 
-def run_plan(context: Context, planned: Plan) -> RunRecord:
+def run_plan(context: Context, planned: Plan) -> Ended:
     """Do the stages after planning in this process.
 
     Errors are as `end_with` decides. An unforeseen one is recorded too, since no other process tries again.
@@ -180,8 +214,8 @@ def run_plan(context: Context, planned: Plan) -> RunRecord:
         raise
 
 
-def run_stages(context: Context, planned: Plan) -> RunRecord:
-    """Do the stages after planning, in their order."""
+def run_stages(context: Context, planned: Plan) -> Ended:
+    """Do the stages after planning, in their order; a candidate may end with the approval that it waits for."""
     final = train(context, planned)
     for name in STAGES[STAGES.index("train") + 1 :]:
         BY_NAME[name](context, final)

@@ -3,13 +3,17 @@
 from datetime import datetime
 
 from retrain.config.task import Task
-from retrain.records import Record, RunRecord, Savings
+from retrain.pipeline.approval import is_waiting
+from retrain.records import Approval, Record, RunRecord, Savings
 from retrain.records.ledger import is_baseline, total_savings
 from retrain.store.task_store import TaskStore
 
 
 class Status(Record):
-    """One task, now. `waiting` are committed drops that the champion has not seen; `quarantined` says why, by drop."""
+    """One task, now. `waiting` are committed drops that the champion has not seen; `quarantined` says why, by drop.
+
+    `awaiting` are the candidates that wait for a person's approval, the longest first.
+    """
 
     task: str
     store: str
@@ -18,6 +22,7 @@ class Status(Record):
     baseline: RunRecord | None
     waiting: tuple[str, ...]
     quarantined: dict[str, str]
+    awaiting: tuple[Approval, ...] = ()
     runs: int
     savings: Savings
 
@@ -36,6 +41,7 @@ def read_status(task: Task, store: TaskStore) -> Status:
         baseline=next((record for record in reversed(records) if is_baseline(record)), None),
         waiting=tuple(drop.id for drop in store.drops.readable() if drop.id not in known),
         quarantined=store.drops.quarantine_causes(),
+        awaiting=tuple(filter(is_waiting, store.approvals.unfinished())),
         runs=len(records),
         savings=total_savings(records),
     )

@@ -4,6 +4,7 @@ Accuracies are shares (0..1), iterations are optimiser steps, times are UTC, dur
 here. Imports config, utils and errors alone; nothing here needs torch.
 """
 
+from retrain.records.approval import Approval, Verdict
 from retrain.records.base import Record, digest, parse_record
 from retrain.records.drop import Dataset, Drop, DropRef, LeftOut, Shard
 from retrain.records.ledger import Champion, Promotion, RunRecord, Savings
@@ -11,6 +12,7 @@ from retrain.records.plan import Loading, Origin, Plan, Scope, ScratchEstimate, 
 from retrain.records.run import Comparison, Cost, Curve, Decision, Evaluation, Interval, Machine, Point, Result
 
 __all__ = [
+    "Approval",
     "Champion",
     "Comparison",
     "Cost",
@@ -37,6 +39,7 @@ __all__ = [
     "Shard",
     "StopRule",
     "Target",
+    "Verdict",
     "digest",
     "parse_record",
 ]

@@ -86,13 +86,20 @@ class RunRecord(Record):
         return self.outcome
 
 
+PromotionReason = Literal["promoted", "approved", "promoted by hand", "rolled back"]
+
+
 class Promotion(Record):
     """One entry of the champions' history."""
 
     sequence: int
     run_id: str
-    why: Literal["promoted", "promoted by hand", "rolled back"]
+    why: PromotionReason
     at: datetime
+    author: str | None = None
+    """Who approved, promoted or rolled back; None where the gate alone decided."""
+    reason: str | None = None
+    """In that person's words."""
 
 
 class Champion(Record):

@@ -1,14 +1,23 @@
 """The champion: one small pointer, replaced only by compare-and-swap."""
 
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from retrain.errors import RunError
 from retrain.records import Champion, Promotion
+from retrain.records.ledger import PromotionReason
 from retrain.store.base import Conflict, Missing, ObjectStore, read_record
 from retrain.store.keys import TaskKeys
 
-PromotionReason = Literal["promoted", "promoted by hand", "rolled back"]
+
+class Author(NamedTuple):
+    """Who puts a model in force, and why, in that person's words."""
+
+    name: str | None = None
+    reason: str | None = None
+
+
+THE_GATE = Author()
 
 
 class ChampionSnapshot(NamedTuple):
@@ -51,10 +60,17 @@ class ChampionPointer:
         except Missing:
             return ChampionSnapshot(None, None)
 
-    def swap(self, seen: ChampionSnapshot, run_id: str, why: PromotionReason) -> Champion:
+    def swap(self, seen: ChampionSnapshot, run_id: str, why: PromotionReason, author: Author = THE_GATE) -> Champion:
         """Put a run in force if the champion is still the one that was seen. Raises `Conflict` if it is not."""
         history = seen.champion.history if seen.champion else ()
-        entry = Promotion(sequence=len(history) + 1, run_id=run_id, why=why, at=datetime.now(UTC))
+        entry = Promotion(
+            sequence=len(history) + 1,
+            run_id=run_id,
+            why=why,
+            at=datetime.now(UTC),
+            author=author.name,
+            reason=author.reason,
+        )
         champion = Champion(history=(*history, entry))
         if seen.version is None:
             self._objects.create(self._key, champion.to_bytes())
@@ -62,12 +78,14 @@ class ChampionPointer:
             self._objects.replace(self._key, champion.to_bytes(), seen.version)
         return champion
 
-    def promote_manually(self, seen: ChampionSnapshot, run_id: str, why: PromotionReason) -> Champion:
+    def promote_manually(
+        self, seen: ChampionSnapshot, run_id: str, why: PromotionReason, author: Author = THE_GATE
+    ) -> Champion:
         """Put a run in force because a person says so. Raises `RunError` if it is in force, or another came first."""
         if seen.run_id == run_id:
             raise RunError(f"{run_id} is the champion already")
         try:
-            return self.swap(seen, run_id, why)
+            return self.swap(seen, run_id, why, author)
         except Conflict as conflict:
             raise RunError(
                 "another champion was put in force just now; look at `retrain status` and decide again"

@@ -65,6 +65,15 @@ class TaskKeys:
         return f"{self.task}/ledger/{run_id}.json"
 
     @property
+    def approvals(self) -> str:
+        """Prefix of all approvals."""
+        return f"{self.task}/approvals/"
+
+    def approval(self, run_id: str) -> str:
+        """A candidate that passed the gate and waits for a person, and what that person said."""
+        return f"{self.task}/approvals/{run_id}.json"
+
+    @property
     def champion(self) -> str:
         """The pointer to the promoted model."""
         return f"{self.task}/champion.json"

@@ -26,6 +26,11 @@ class Ledger:
         keys = [entry.key for entry in self._objects.list(self._keys.ledger) if entry.key.endswith(".json")]
         return sorted(map_ahead(self._parse, keys), key=lambda record: (record.ended_at, record.run_id))
 
+    def run_ids(self) -> set[str]:
+        """Return the ids of the runs that have a record, without reading one."""
+        names = (entry.key.removeprefix(self._keys.ledger) for entry in self._objects.list(self._keys.ledger))
+        return {name.removesuffix(".json") for name in names if name.endswith(".json")}
+
     def find(self, run_id: str) -> RunRecord | None:
         """Return one run's record, or None if it has not ended."""
         try:

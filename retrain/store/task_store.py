@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from retrain.config.task import Task
 from retrain.store import open_store
+from retrain.store.approvals import Approvals
 from retrain.store.base import ObjectStore
 from retrain.store.champions import ChampionPointer
 from retrain.store.claims import Claims
@@ -24,6 +25,7 @@ class TaskStore:
         self.drops = Drops(objects, self.keys)
         self.ledger = Ledger(objects, self.keys)
         self.champion = ChampionPointer(objects, self.keys)
+        self.approvals = Approvals(objects, self.keys, self.ledger)
 
     @property
     def url(self) -> str:

@@ -13,7 +13,7 @@ from support.programs import python_environment
 from support.writes import frozen_environment, wait_for_frozen, wait_for_pending
 
 from retrain.config.task import Task
-from retrain.pipeline import stages
+from retrain.pipeline import next_run, stages
 from retrain.pipeline.planning import Request
 from retrain.records import Plan, RunRecord
 from retrain.store import LocalStore
@@ -71,7 +71,7 @@ def test_a_step_trains_and_escalates_in_two_processes_and_exits_with_75_when_ask
     process = step(life.folder, plan)
     last = process.communicate()[0].strip()
     assert process.returncode == 0
-    assert last == stages.latest_attempt(life.context, plan).run_id != plan.run_id
+    assert last == next_run.latest_attempt(life.store, plan).run_id != plan.run_id
     (longer,) = {record.run_id for record in life.store.ledger.read() if record.attempt == 1}
     for run_id, outcome in ((plan.run_id, "missed"), (longer, "missed"), (last, "completed")):
         result = life.context.files(run_id).result()

@@ -16,7 +16,7 @@ from support.programs import need
 
 from retrain.config.task import Task
 from retrain.monitoring import names
-from retrain.records import RunRecord
+from retrain.records import Approval, RunRecord
 from retrain.store import LocalStore
 from retrain.store.keys import TaskKeys
 
@@ -96,6 +96,8 @@ def trouble(store: LocalStore) -> None:
     known_ledger.write(store, troubled())
     known_ledger.commit(store, "pets", "d-12", datetime.now(UTC) - timedelta(days=30))
     store.write(TaskKeys("pets").quarantine("d-13"), b"{}")
+    asked = Approval.requested("continuous-9", datetime.now(UTC) - timedelta(days=2), timedelta(days=7))
+    store.write(TaskKeys("pets").approval("continuous-9"), asked.to_bytes())
 
 
 def test_every_alert_reaches_its_receiver_through_a_real_alertmanager(

@@ -50,23 +50,33 @@ MODEL, STATE, SPEEDS = CARS.run("r", "model.safetensors"), CARS.run("r", "state/
 RUN = {PLAN, DECISION, RESULT, MODEL, STATE, SPEEDS}
 SUBMISSION, LEASE, CHAMPION, PROBE = CARS.submission("s"), CARS.lease, CARS.champion, "probe-1"
 LEDGER = {CARS.record("r")}
+APPROVAL = CARS.approval("r")
 VALIDATIONS, VALIDATING = CARS.validations("d"), CARS.validating("d").lease
-ALL = {*DROP, *RUN, *LEDGER, CLAIM, VALIDATIONS, VALIDATING, SUBMISSION, LEASE, CHAMPION, PROBE}
+ALL = {*DROP, *RUN, *LEDGER, APPROVAL, CLAIM, VALIDATIONS, VALIDATING, SUBMISSION, LEASE, CHAMPION, PROBE}
 
 MAY_READ = {
     "producer": DROP,
     "watcher": ALL,
     "training": ALL,
-    "exporter": {MANIFEST, QUARANTINE, CLAIM, CHAMPION, *RUN, *LEDGER},
+    "exporter": {MANIFEST, QUARANTINE, CLAIM, CHAMPION, APPROVAL, *RUN, *LEDGER},
     "serving": {CHAMPION, PLAN, RESULT, MODEL},
 }
 MAY_WRITE = {
     "producer": DROP,
     "watcher": {
         *{SHARD, MANIFEST, QUARANTINE, CLAIM, VALIDATIONS, VALIDATING, PLAN, DECISION, SUBMISSION, LEASE, PROBE},
-        *LEDGER,
+        *{APPROVAL, *LEDGER},
     },
-    "training": {*RUN, *LEDGER, QUARANTINE, SUBMISSION, CHAMPION, LEASE, PROBE},  # AWS's `*` takes in VALIDATING too
+    "training": {
+        *RUN,
+        *LEDGER,
+        APPROVAL,
+        QUARANTINE,
+        SUBMISSION,
+        CHAMPION,
+        LEASE,
+        PROBE,
+    },  # AWS's `*` takes in VALIDATING too
     "exporter": set[str](),
     "serving": set[str](),
 }

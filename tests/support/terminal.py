@@ -55,8 +55,11 @@ def start(*arguments: str) -> Ran:
     return Ran(ended.returncode, ended.stdout, ended.stderr)
 
 
-def at_terminal(width: int, *arguments: str) -> list[str]:
-    """Run a command at a terminal of this width; every line that it wrote, redrawn ones too, without its colours."""
+def at_terminal(width: int, *arguments: str, typed: str = "", code: int = 0) -> list[str]:
+    """Run a command at a terminal of this width, at which a person has `typed` something; it must exit with `code`.
+
+    Returns every line that it wrote, redrawn ones too, without its colours.
+    """
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
@@ -64,9 +67,10 @@ def at_terminal(width: int, *arguments: str) -> list[str]:
         [*COMMAND, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env={**environment, "TERM": "xterm"}
     )
     os.close(theirs)
+    os.write(ours, typed.encode())
     written = b"".join(iter(lambda: _read(ours), b""))
     os.close(ours)
-    assert process.wait(timeout=240) == 0, written.decode()
+    assert process.wait(timeout=240) == code, written.decode()
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.decode())
     return [line.rstrip() for line in re.split(r"[\r\n]+", plain) if line.strip()]
 

@@ -13,7 +13,7 @@ from safetensors.numpy import load
 from retrain.errors import RunError
 from retrain.monitoring.report.learning_speed import Index
 from retrain.monitoring.report.speed_ups import newest_races
-from retrain.records import Champion, Curve, Drop, Plan, RunRecord
+from retrain.records import Approval, Champion, Curve, Drop, Plan, RunRecord
 from retrain.store.base import Missing
 from retrain.store.task_store import TaskStore
 
@@ -34,6 +34,8 @@ class Sources:
     records: Sequence[RunRecord]
     drops: Sequence[Drop] = ()
     champion: Champion | None = None
+    awaiting: Sequence[Approval] = ()
+    """Candidates that wait for a person's approval."""
     curves: Mapping[str, Curve] = field(default_factory=dict)
     plans: Mapping[str, Plan] = field(default_factory=dict)
     index: Index | None = None
@@ -51,6 +53,7 @@ def read_sources(store: TaskStore, records: Sequence[RunRecord]) -> Sources:
         records=records,
         drops=store.drops.readable(),
         champion=champion,
+        awaiting=[one for one in store.approvals.unfinished() if one.verdict is None],
         curves=_read_all(lambda run_id: store.run(run_id).curve(), raced),
         plans=_read_all(lambda run_id: store.run(run_id).plan(), newest),
         index=_champion_index(store, champion),

@@ -25,6 +25,9 @@ class Reign(NamedTuple):
     until: datetime
     accuracy: float | None
     """On the test split, when it was evaluated."""
+    author: str | None
+    """Who approved, promoted or rolled back; None where the gate alone decided."""
+    reason: str | None
 
 
 class Timeline(NamedTuple):
@@ -55,7 +58,9 @@ def _reigns(sources: Sources) -> list[Reign]:
     for entry, until in zip(history, ends, strict=True):
         evaluation = evaluations.get(entry.run_id)
         accuracy = evaluation.accuracy if evaluation else None
-        reigns.append(Reign(entry.sequence, entry.run_id, entry.why, entry.at, until, accuracy))
+        reigns.append(
+            Reign(entry.sequence, entry.run_id, entry.why, entry.at, until, accuracy, entry.author, entry.reason)
+        )
     return reigns
 
 

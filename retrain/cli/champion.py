@@ -1,0 +1,173 @@
+"""Decide by hand which model is in force: `retrain approve`, `reject`, `promote` and `rollback`."""
+
+import sys
+from getpass import getuser
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from retrain.cli.options import NONE, Device, Overrides, RunId, TaskName, open_task
+
+if TYPE_CHECKING:
+    from retrain.config.task import Task
+    from retrain.records import Verdict
+    from retrain.store.task_store import TaskStore
+
+Reason = Annotated[str | None, typer.Option(help="Why, kept in the champion's history.")]
+Author = Annotated[
+    str | None, typer.Option(envvar="RETRAIN_AUTHOR", help="Who decides; the name of this login if absent.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask at a terminal.")]
+
+REFUSED_AFTER_ALL = 1
+"""Exit code of an approval whose candidate lost against a champion that was promoted meanwhile."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    for command in (approve, reject, promote, rollback):
+        app.command()(command)
+
+
+def approve(
+    run_id: RunId,
+    task: TaskName,
+    reason: Reason = None,
+    author: Author = None,
+    device: Device = "auto",
+    overrides: Overrides = NONE,
+) -> None:
+    """Promote a candidate that passed the gate and awaits approval."""
+    opened, store = open_task(task, overrides)
+    _decide(opened, store, run_id, "approved", author, reason, device)
+
+
+def reject(
+    run_id: RunId,
+    task: TaskName,
+    reason: Annotated[str, typer.Option(help="Why, kept in the run's record.")],
+    author: Author = None,
+    device: Device = "auto",
+    overrides: Overrides = NONE,
+) -> None:
+    """Refuse a candidate that passed the gate and awaits approval."""
+    opened, store = open_task(task, overrides)
+    _decide(opened, store, run_id, "rejected", author, reason, device)
+
+
+def _decide(
+    task: "Task",
+    store: "TaskStore",
+    run_id: str,
+    kind: Literal["approved", "rejected"],
+    author: str | None,
+    reason: str | None,
+    device: str,
+) -> None:
+    """Give the verdict, then finish the run: should that be cut short, the next run or the watcher does it."""
+    from retrain.records import Approval, Verdict
+    from retrain.utils.clock import utc_now
+
+    _give_verdict(store, run_id, Verdict(kind=kind, author=_author(author), reason=reason, at=utc_now()))
+    from retrain.pipeline import stages
+    from retrain.pipeline.context import make_context
+
+    ended = stages.finish_approval(make_context(store, task, device), run_id)
+    if isinstance(ended, Approval) or ended.decision is None:
+        raise AssertionError(f"{run_id} has a verdict, and was not decided")
+    typer.echo(f"{run_id} is {ended.ending}" + "".join(f"; {why}" for why in ended.decision.reasons))
+    if kind == "approved" and not ended.decision.promoted:
+        raise typer.Exit(REFUSED_AFTER_ALL)
+
+
+def _give_verdict(store: "TaskStore", run_id: str, verdict: "Verdict") -> None:
+    """Give a verdict. Where the same one was given and its command cut short, finish that one."""
+    approval = store.approvals.find(run_id)
+    known = store.approvals.expire(approval, verdict.at).verdict if approval else None
+    if known is None or known.kind != verdict.kind or store.ledger.find(run_id):
+        store.approvals.decide(run_id, verdict)
+
+
+def promote(
+    run_id: RunId,
+    task: TaskName,
+    reason: Reason = None,
+    author: Author = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even if it was never tested, or still awaits approval.")
+    ] = False,
+    yes: Yes = False,
+    overrides: Overrides = NONE,
+) -> None:
+    """Put a run's model in force by hand, past the gate."""
+    from retrain.errors import RunError
+    from retrain.records import Verdict
+    from retrain.store import champions
+    from retrain.utils.clock import utc_now
+
+    _, store = open_task(task, overrides)
+    awaits = _check_promotable(store, run_id, force)
+    seen = store.champion.read()
+    if seen.run_id == run_id:
+        raise RunError(f"{run_id} is the champion already")
+    _confirm(f"Put {run_id} in force for {store.task}, instead of {seen.run_id or 'no model'}?", yes)
+    by = champions.Author(_author(author), reason)
+    if awaits:
+        store.approvals.decide(run_id, Verdict(kind="approved", author=by.name, reason=reason, at=utc_now()))
+    store.champion.promote_manually(seen, run_id, "promoted by hand", by)
+    typer.echo(f"{run_id} is the champion of {store.task}")
+
+
+def _check_promotable(store: "TaskStore", run_id: str, force: bool) -> bool:
+    """Return whether a run awaits approval.
+
+    Raises `RunError` unless it left a whole model and, without `force`, was tested and awaits no approval.
+    """
+    from retrain.errors import RunError
+
+    files = store.run(run_id)
+    files.plan()  # raises where there is no such run
+    result = files.result()
+    if result is None or result.model_digest is None:
+        raise RunError(f"{run_id} {result.outcome if result else 'has not ended'}: it left no model to promote")
+    files.weights()
+    approval = store.approvals.find(run_id)
+    awaits = approval is not None and approval.verdict is None
+    if not force and files.evaluation() is None:
+        raise RunError(f"{run_id} was never tested on the test split; --force promotes it all the same")
+    if not force and approval and awaits:
+        raise RunError(f"{approval.reason}; --force promotes it past that")
+    return awaits
+
+
+def rollback(
+    task: TaskName, reason: Reason = None, author: Author = None, yes: Yes = False, overrides: Overrides = NONE
+) -> None:
+    """Put the champion before this one back in force."""
+    from retrain.errors import RunError
+    from retrain.store import champions
+
+    _, store = open_task(task, overrides)
+    seen = store.champion.read()
+    if seen.champion is None:
+        raise RunError(f"task {store.task} has no champion yet")
+    run_id = champions.rollback_target(seen.champion)
+    _confirm(f"Put {run_id} back in force for {store.task}, instead of {seen.run_id}?", yes)
+    store.champion.promote_manually(seen, run_id, "rolled back", champions.Author(_author(author), reason))
+    typer.echo(f"{run_id} is the champion of {store.task} again")
+
+
+def _confirm(question: str, yes: bool) -> None:
+    """Ask at a terminal. A script has nobody to ask, and has said what it wants."""
+    if not yes and sys.stdin.isatty():
+        typer.confirm(question, abort=True)
+
+
+def _author(given: str | None) -> str:
+    """Return who decides. Raises `UserError` where the system has no name for this login."""
+    from retrain.errors import UserError
+
+    try:
+        return given or getuser()
+    except (KeyError, OSError) as error:  # a container's uid need not have a name
+        raise UserError("this login has no name: say who decides with --author, or set RETRAIN_AUTHOR") from error

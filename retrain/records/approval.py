@@ -1,0 +1,47 @@
+"""The approval of a candidate: what waits for a person's word, and that word."""
+
+from datetime import datetime, timedelta
+from typing import Literal
+
+from retrain.records.base import Record
+from retrain.utils.clock import format_moment
+
+
+class Verdict(Record):
+    """How an approval ended. `expired`: no verdict came in time, so the candidate was refused."""
+
+    kind: Literal["approved", "rejected", "expired"]
+    author: str | None
+    """None where it expired."""
+    reason: str | None
+    """In the author's words, if there are any."""
+    at: datetime
+
+    def __str__(self) -> str:
+        """Return it as a sentence of a decision."""
+        if self.kind == "expired":
+            return f"no approval came before {format_moment(self.at)} (gate.approval_timeout)"
+        return f"{self.kind} by {self.author}" + (f": {self.reason}" if self.reason else "")
+
+
+class Approval(Record):
+    """`approvals/<run-id>.json`: a candidate that passed the gate and waits. Its verdict is given once."""
+
+    run_id: str
+    requested_at: datetime
+    expires_at: datetime
+    verdict: Verdict | None = None
+    """None while it waits."""
+
+    @classmethod
+    def requested(cls, run_id: str, at: datetime, timeout: timedelta) -> "Approval":
+        """Return the approval that a candidate asks for."""
+        return cls(run_id=run_id, requested_at=at, expires_at=at + timeout)
+
+    @property
+    def reason(self) -> str:
+        """What the run waits for, in a sentence."""
+        return (
+            f"{self.run_id} passed the gate and awaits approval until {format_moment(self.expires_at)}: "
+            f"`retrain approve {self.run_id}` or `retrain reject {self.run_id}`"
+        )

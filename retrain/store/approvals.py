@@ -1,0 +1,73 @@
+"""Approvals of candidates: one object a candidate, whose verdict is given once, by compare-and-swap."""
+
+from datetime import datetime
+
+from retrain.errors import RunError
+from retrain.records import Approval, Verdict
+from retrain.store.base import Conflict, Missing, ObjectStore, read_record
+from retrain.store.keys import TaskKeys
+from retrain.store.ledger import Ledger
+from retrain.utils.clock import format_moment
+from retrain.utils.parallel import map_ahead
+
+
+class Approvals:
+    """The approvals of a task."""
+
+    def __init__(self, objects: ObjectStore, keys: TaskKeys, ledger: Ledger) -> None:
+        self._objects, self._keys, self._ledger = objects, keys, ledger
+
+    def request(self, approval: Approval) -> Approval:
+        """Let a candidate wait for approval; return the request that was first."""
+        try:
+            self._objects.create(self._keys.approval(approval.run_id), approval.to_bytes())
+        except Conflict:
+            return self._read(approval.run_id)[0]
+        return approval
+
+    def find(self, run_id: str) -> Approval | None:
+        """Return a candidate's approval, or None if it asked for none."""
+        try:
+            return self._read(run_id)[0]
+        except Missing:
+            return None
+
+    def unfinished(self) -> list[Approval]:
+        """Return the approvals of runs that are not in the ledger yet, oldest request first.
+
+        They have no verdict, or the process that gave it has died before the run was recorded.
+        """
+        prefix = self._keys.approvals
+        asked = {entry.key.removeprefix(prefix).removesuffix(".json") for entry in self._objects.list(prefix)}
+        if not asked:
+            return []
+        found = map_ahead(self._read, sorted(asked - self._ledger.run_ids()))
+        return sorted((approval for approval, _ in found), key=lambda approval: approval.requested_at)
+
+    def decide(self, run_id: str, verdict: Verdict) -> Approval:
+        """Give a candidate's verdict. Raises `RunError` if it awaits none, or another verdict came first."""
+        try:
+            approval, version = self._read(run_id)
+        except Missing:
+            raise RunError(f"{run_id} does not await approval; `retrain status` names the candidates that do") from None
+        if approval.verdict:
+            raise RunError(f"{run_id} was decided on {format_moment(approval.verdict.at)}: {approval.verdict}")
+        decided = approval.model_copy(update={"verdict": verdict})
+        try:
+            self._objects.replace(self._keys.approval(run_id), decided.to_bytes(), version)
+        except Conflict as conflict:
+            raise RunError(f"{run_id} was decided just now; look at `retrain status`") from conflict
+        return decided
+
+    def expire(self, approval: Approval, now: datetime) -> Approval:
+        """Return an approval with its verdict, if there is one by now: its time may be up."""
+        if approval.verdict or now < approval.expires_at:
+            return approval
+        expired = Verdict(kind="expired", author=None, reason=None, at=approval.expires_at)
+        try:
+            return self.decide(approval.run_id, expired)
+        except RunError:  # a person decided at the last moment
+            return self._read(approval.run_id)[0]
+
+    def _read(self, run_id: str) -> tuple[Approval, str]:
+        return read_record(self._objects, self._keys.approval(run_id), Approval)

@@ -1,0 +1,243 @@
+"""Manual approval: a candidate that passed the gate waits, and a person or the clock decides, once."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from support.lives import Life, make_task
+from support.terminal import Ran, at_terminal, retrain
+from support.watching import EAGER
+
+from retrain.errors import RunError
+from retrain.kubeflow.submission import KubeflowExecutor
+from retrain.monitoring.exporter import Exporter, WatchedTask
+from retrain.pipeline import stages
+from retrain.pipeline.executor import InProcessExecutor
+from retrain.pipeline.planning import NoRunNeeded, Request
+from retrain.pipeline.status import read_status
+from retrain.records import Approval, RunRecord, Verdict
+from retrain.store import LocalStore
+from retrain.watcher.health import Health
+from retrain.watcher.task_watch import TaskWatch
+
+MANUAL = {"margin": 0.2, "approval": "manual", "approval_timeout": "2d"}
+NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
+
+
+def at(life: Life, now: datetime) -> Life:
+    life.context = replace(life.context, clock=lambda: now)
+    return life
+
+
+@pytest.fixture
+def life(tmp_path: Path) -> Life:
+    """A champion that was approved by the gate alone, and a second drop."""
+    life = at(Life(LocalStore(tmp_path / "store"), tmp_path / "work"), NOW)
+    life.land(0, 1)
+    assert isinstance(stages.run_task(life.context, make_task(), Request()), RunRecord)
+    life.land(0, 1, seed=1)
+    return life
+
+
+@pytest.fixture
+def waiting(life: Life) -> Approval:
+    """What the second drop's candidate waits for."""
+    ended = stages.run_task(life.context, make_task(gate=MANUAL), Request())
+    assert isinstance(ended, Approval)
+    return ended
+
+
+@pytest.fixture
+def command(
+    life: Life, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Ran]:
+    """Run a command on the life's task."""
+    settings = make_task(store=str(tmp_path / "store"), gate=MANUAL).model_dump()
+    (tmp_path / "pets.json").write_text(json.dumps(settings))
+    monkeypatch.setenv("RETRAIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("RETRAIN_AUTHOR", "ann")
+    return lambda *arguments: retrain((*arguments, "-t", str(tmp_path / "pets.json")), capfd)
+
+
+def approve(life: Life, run_id: str, kind: str = "approved") -> None:
+    verdict = Verdict.model_validate({"kind": kind, "author": "ann", "reason": "looked at it", "at": NOW})
+    life.store.approvals.decide(run_id, verdict)
+
+
+def champion(life: Life) -> str | None:
+    return life.store.champion.read().run_id
+
+
+def test_candidate_waits_and_the_champion_stays(life: Life, waiting: Approval) -> None:
+    assert champion(life) != waiting.run_id
+    assert life.store.ledger.find(waiting.run_id) is None
+    assert waiting.expires_at - waiting.requested_at == timedelta(days=2)
+    nothing = stages.run_task(life.context, make_task(gate=MANUAL), Request())
+    assert isinstance(nothing, NoRunNeeded)
+    assert f"retrain approve {waiting.run_id}" in nothing.reason
+    assert read_status(make_task(gate=MANUAL), life.store).awaiting == (waiting,)
+
+
+def test_approved_candidate_is_promoted_recorded_and_credited(life: Life, waiting: Approval) -> None:
+    approve(life, waiting.run_id)
+    ended = stages.finish_approval(life.context, waiting.run_id)
+    assert isinstance(ended, RunRecord)
+    assert ended.decision
+    assert ended.decision.promoted
+    assert ended.savings
+    assert ended.savings.baseline > 0
+    seen = life.store.champion.read().champion
+    assert seen
+    last = seen.history[-1]
+    assert (last.run_id, last.why, last.author, last.reason) == (waiting.run_id, "approved", "ann", "looked at it")
+    assert life.store.approvals.unfinished() == []
+
+
+def test_rejected_candidate_is_refused_and_saves_nothing(life: Life, waiting: Approval) -> None:
+    approve(life, waiting.run_id, "rejected")
+    ended = stages.finish_approval(life.context, waiting.run_id)
+    assert isinstance(ended, RunRecord)
+    assert ended.decision
+    assert ended.decision.reasons == ("rejected by ann: looked at it",)
+    assert ended.savings
+    assert ended.savings.baseline == 0
+    assert champion(life) != waiting.run_id
+
+
+def test_verdict_that_was_cut_short_is_finished_by_the_next_run(life: Life, waiting: Approval) -> None:
+    approve(life, waiting.run_id)
+    assert isinstance(stages.run_task(life.context, make_task(gate=MANUAL), Request()), NoRunNeeded)
+    assert champion(life) == waiting.run_id
+    assert life.store.ledger.find(waiting.run_id)
+
+
+def test_time_out_refuses_once_the_time_is_up(life: Life, waiting: Approval) -> None:
+    at(life, waiting.expires_at - timedelta(seconds=1))
+    assert stages.finish_approval(life.context, waiting.run_id) == waiting
+    at(life, waiting.expires_at)
+    ended = stages.finish_approval(life.context, waiting.run_id)
+    assert isinstance(ended, RunRecord)
+    assert ended.decision
+    assert ended.decision.reasons == ("no approval came before 2026-05-03 12:00 UTC (gate.approval_timeout)",)
+    with pytest.raises(RunError, match="was decided on 2026-05-03 12:00 UTC: no approval came"):
+        approve(life, waiting.run_id)
+
+
+def test_of_two_verdicts_the_first_counts(life: Life, waiting: Approval) -> None:
+    approve(life, waiting.run_id, "rejected")
+    with pytest.raises(RunError, match="rejected by ann"):
+        approve(life, waiting.run_id)
+
+
+def test_approved_candidate_is_judged_against_a_newer_champion(life: Life, waiting: Approval) -> None:
+    """The champion that it was compared with is gone: another run was promoted by hand while it waited."""
+    life.land(0, 1, seed=2)
+    newer = stages.run_task(life.context, make_task(gate={"margin": 0.2}), Request())
+    assert isinstance(newer, RunRecord)
+    assert champion(life) == newer.run_id
+    approve(life, waiting.run_id)
+    ended = stages.finish_approval(life.context, waiting.run_id)
+    assert isinstance(ended, RunRecord)
+    assert ended.evaluation
+    assert ended.evaluation.comparison
+    assert ended.evaluation.comparison.champion == newer.run_id
+
+
+def test_watcher_keeps_later_drops_until_the_verdict(life: Life, tmp_path: Path) -> None:
+    task = make_task(store=str(tmp_path / "store"), gate=MANUAL)
+    watch = TaskWatch(task, InProcessExecutor("cpu"), Health([task.name]), EAGER)
+    watch.look()
+    watch.advance()
+    [approval] = life.store.approvals.unfinished()
+    life.land(0, 1, seed=2)
+    watch.look()
+    watch.advance()
+    assert [one.run_id for one in life.store.approvals.unfinished()] == [approval.run_id]
+    assert len(life.store.ledger.read()) == 1
+    approve(life, approval.run_id)
+    watch.advance()
+    assert champion(life) == approval.run_id
+    watch.advance()
+    [second] = life.store.approvals.unfinished()
+    assert life.store.run(second.run_id).plan().parent == approval.run_id
+
+
+def test_kubeflow_is_not_asked_about_a_run_that_waits(life: Life, waiting: Approval, tmp_path: Path) -> None:
+    task = make_task(store=str(tmp_path / "store"), gate=MANUAL)
+    plan = life.store.run(waiting.run_id).plan()
+
+    def build(task: object) -> None:
+        raise AssertionError("submitted")
+
+    early, late = (KubeflowExecutor(build, lambda now=now: now) for now in (NOW, waiting.expires_at))  # type: ignore[misc,arg-type]
+    assert not early.ensure(task, plan, life.store)
+    assert life.store.ledger.find(waiting.run_id) is None
+    assert not late.ensure(task, plan, life.store)
+    record = life.store.ledger.find(waiting.run_id)
+    assert record
+    assert record.ending == "refused"
+
+
+def test_exporter_tells_since_when_a_candidate_waits(life: Life, waiting: Approval) -> None:
+    def since() -> list[float]:
+        exporter = Exporter([WatchedTask(life.store)])
+        exporter.refresh()
+        name = "retrain_awaiting_approval_timestamp_seconds"
+        return [sample.value for family in exporter.collect() for sample in family.samples if sample.name == name]
+
+    assert since() == [NOW.timestamp()]
+    approve(life, waiting.run_id)
+    stages.finish_approval(life.context, waiting.run_id)
+    assert since() == []
+
+
+def test_commands_run_approve_and_rollback(life: Life, command: Callable[..., Ran]) -> None:
+    first = champion(life)
+    ran = command("run")
+    assert (ran.code, ran.err.count("Traceback")) == (3, 0)
+    [approval] = life.store.approvals.unfinished()
+    assert f"`retrain approve {approval.run_id}`" in ran.out
+    assert "awaits approval" in command("status").out
+    assert "to the champion" in command("show", approval.run_id).out
+    refused = command("promote", approval.run_id)
+    assert refused.code == 2
+    assert "--force promotes it past that" in refused.err
+    approved = command("approve", approval.run_id, "--reason", "fine")
+    assert (approved.code, approved.out) == (0, f"{approval.run_id} is promoted\n")
+    again = command("approve", approval.run_id)
+    assert again.code == 2
+    assert "was decided on" in again.err
+    assert command("rollback", "--reason", "wrong cats").code == 0
+    history = life.store.champion.read().champion
+    assert history
+    assert history.run_id == first
+    assert [(entry.author, entry.reason) for entry in history.history] == [
+        (None, None),
+        ("ann", "fine"),
+        ("ann", "wrong cats"),
+    ]
+
+
+def test_command_reject_needs_a_reason(life: Life, command: Callable[..., Ran]) -> None:
+    command("run")
+    [approval] = life.store.approvals.unfinished()
+    assert "--reason" in command("reject", approval.run_id).err
+    ran = command("reject", approval.run_id, "--reason", "cats are dogs")
+    assert (ran.code, ran.out) == (0, f"{approval.run_id} is refused; rejected by ann: cats are dogs\n")
+    unknown = command("approve", "continuous-nothing")
+    assert unknown.code == 2
+    assert "does not await approval" in unknown.err
+
+
+def test_rollback_asks_at_a_terminal(life: Life, command: Callable[..., Ran], tmp_path: Path) -> None:
+    second = stages.run_task(life.context, make_task(), Request())
+    assert isinstance(second, RunRecord)
+    task = ("-t", str(tmp_path / "pets.json"))
+    asked = at_terminal(100, "rollback", *task, typed="n\n", code=1)
+    assert "instead of continuous-" in " ".join(asked)
+    assert champion(life) == second.run_id
+    at_terminal(100, "rollback", *task, "--yes")
+    assert champion(life) == second.parent
