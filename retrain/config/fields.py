@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from retrain.utils.clock import PATTERN
 from retrain.utils.text import has_credentials
 
 CREDENTIALS_MESSAGE = "must hold no user, password or query: credentials come from the environment"
@@ -34,7 +35,7 @@ def parse_bytes(quantity: Bytes) -> int:
     return int(number) * int(base**power)
 
 
-Duration = Annotated[str, Field(pattern=r"^[1-9][0-9]*[mhdw]$")]
+Duration = Annotated[str, Field(pattern=PATTERN)]
 """Such as 30m, 6h, 2d or 1w: minutes, hours, days or weeks."""
 
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -6,6 +6,9 @@ from datetime import UTC, datetime, timedelta
 Clock = Callable[[], datetime]
 """Tells the time, in UTC."""
 
+PATTERN = r"^[1-9][0-9]*[mhdw]$"
+"""Of a duration, as task files write it."""
+
 UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 """Letters of durations, and what `timedelta` calls them."""
 
