@@ -45,9 +45,9 @@ def load_run(
 def run(
     task: Task | str | Path, *, method: Method | None = None, device: str = "auto", progress: bool = False
 ) -> RunRecord | None:
-    """Retrain on whatever has landed, as `retrain run` does, and return the run's record, or None if nothing is to do.
+    """Retrain on whatever has landed, as `retrain run` does, and return the run's record.
 
-    `progress` shows how training goes on standard error. Raises `UserError` for a mistake in the task or its data, and
+    None if nothing is to do, or if its candidate awaits `retrain approve` (`gate.approval: manual`). `progress` shows how training goes on standard error. Raises `UserError` for a mistake in the task or its data, and
     while another process works on the task.
     """
     from retrain.monitoring.observers import make_observers
