@@ -54,6 +54,7 @@ SLOW = {
     "experiments/test_study_killed.py",
     "experiments/test_study_papers.py",
     "experiments/test_study_splits.py",
+    "export/test_export.py",
     "kubeflow/test_launch.py",
     "models/test_narrow_convolutions.py",
     "records/test_fuzz.py",

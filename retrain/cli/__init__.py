@@ -13,9 +13,9 @@ import typer
 from retrain import __version__
 from retrain.cli import champion, drop, history, pipeline, run, study, task
 from retrain.cli.doctor import doctor
+from retrain.cli.inference import export, predict
 from retrain.cli.monitoring import exporter, report
 from retrain.cli.output import check_output
-from retrain.cli.predict import predict
 from retrain.cli.watch import watch
 from retrain.errors import UserError
 from retrain.training.preemption import raise_preempted
@@ -36,6 +36,7 @@ history.register(app)
 champion.register(app)
 app.command()(doctor)
 app.command()(predict)
+app.command()(export)
 app.command()(exporter)
 app.command()(report)
 app.command()(watch)

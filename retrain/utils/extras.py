@@ -1,4 +1,8 @@
-"""Packages that come with an extra of the distribution, and what to install where they are missing."""
+"""Packages that come with an extra of the distribution, and what to install where they are missing.
+
+The core installs and runs without them. What needs one asks for it here when it is used, so that nobody else waits for
+its import.
+"""
 
 import importlib
 import importlib.util
@@ -11,6 +15,9 @@ DISTRIBUTION = "retrain-classifiers"
 
 EXTRA_OF = {
     "kfp": "kfp",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+    "onnxscript": "onnx",
     "pandas": "tables",
     "pyarrow": "tables",
 }

@@ -7,6 +7,8 @@ import torch
 from PIL import Image
 
 from retrain.config.task import Task
+from retrain.data.dataset import split_of
+from retrain.data.shards import read_shard
 from retrain.pipeline import stages
 from retrain.pipeline.planning import Request
 from retrain.records import RunRecord
@@ -38,6 +40,16 @@ class Served:
             for number, image in enumerate(pixels(torch.tensor([label] * each), seed + label)):
                 Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"class-{label}" / f"{number}.png")
         return folder
+
+    def test_files(self) -> list[bytes]:
+        """Return the image files of the whole test split, in the dataset's order."""
+        store, found = self.life.store, []
+        for drop in store.drops.all():
+            for shard in drop.shards:
+                with store.objects.open(store.keys.shard(drop.id, shard.name)) as stream:
+                    samples = list(read_shard(stream, shard, shard.name))
+                found += [one.data for one in samples if split_of(one.key, shard.split, drop.held_out) == "test"]
+        return found
 
 
 def make_served(folder: Path, *classes: int, **parts: object) -> Served:

@@ -1,4 +1,4 @@
-"""`retrain predict`."""
+"""Use models: `retrain predict` and `retrain export`."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from retrain.inference.model import Model
 
 
+CHAMPION = "champion"
 UNREADABLE = 1
 """Exit code where some images could not be read; the others were predicted."""
 
@@ -89,3 +90,29 @@ def _with_progress(answers: "Iterable[Answer]", model: "Model") -> "Iterator[Ans
         for answer in answers:
             bar.advance(line)
             yield answer
+
+
+def export(
+    task: TaskName,
+    output: Annotated[Path, typer.Option("--output", "-o", help="A new folder.")],
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or champion.")] = CHAMPION,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx too (extra onnx).")] = False,
+    torch_export: Annotated[bool, typer.Option("--torch-export", help="Write model.pt2 too, by torch.export.")] = False,
+    overrides: Overrides = NONE,
+) -> None:
+    """Write a model to a folder: weights, classes and preprocessing, model card, programs that were proven equal."""
+    from retrain.export.folder import export_model
+    from retrain.export.programs import FILES, Format
+    from retrain.inference.loading import find_source
+
+    opened, _ = open_task(task, overrides)
+    chosen: dict[Format, bool] = {"onnx": onnx, "torch": torch_export}
+    formats = tuple(kind for kind, wanted in chosen.items() if wanted)
+    with output_errors(output):
+        parities = export_model(find_source(opened), None if run_id == CHAMPION else run_id, output, formats)
+    typer.echo(f"wrote {output}: model.safetensors, config.json, README.md")
+    for parity in parities:
+        typer.echo(
+            f"wrote {output / FILES[parity.format]}: the same label as the network for all {parity.images:,} test "
+            f"images, logits within {parity.largest_difference:.2g}"
+        )

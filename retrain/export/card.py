@@ -1,0 +1,50 @@
+"""The model card of an exported model: what it is, how good it is, of which data, and what its training saved."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from retrain.export.parity import Parity
+from retrain.export.programs import FILES
+from retrain.records import Decision, Evaluation, Plan, Result, Savings
+from retrain.store.task_store import TaskStore
+
+
+def render_card(store: TaskStore, plan: Plan, sha256: str, parities: Sequence[Parity]) -> str:
+    """Return the card as Markdown. `sha256` is of the exported weights, `parities` are of the exported programs."""
+    environment = Environment(  # Markdown is no HTML: cells are escaped by `_cell`
+        loader=PackageLoader("retrain.export"), undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True
+    )
+    environment.filters |= {"cell": _cell, "percent": _percent}
+    return environment.get_template("card.md").render(
+        **_figures(store, plan), sha256=sha256, parities=parities, files=FILES
+    )
+
+
+def _figures(store: TaskStore, plan: Plan) -> dict[str, Any]:
+    files, record = store.run(plan.run_id), store.ledger.find(plan.run_id)
+    result: Result | None = files.result()
+    assert result is not None  # a run with a model has a result
+    evaluation: Evaluation | None = record.evaluation if record else files.evaluation()
+    decision: Decision | None = record.decision if record else files.decision()
+    savings: Savings | None = record.savings if record else None
+    return {
+        "plan": plan,
+        "data": plan.task.data,
+        "result": result,
+        "machine": result.machine,
+        "evaluation": evaluation,
+        "decision": decision,
+        "savings": savings,
+    }
+
+
+def _cell(value: object) -> str:
+    """Return text that is safe in a cell of a Markdown table, whatever a class's name holds."""
+    escaped = "".join(f"\\{letter}" if letter in "\\|`*_[]<>#&" else letter for letter in str(value))
+    return " ".join(escaped.split())
+
+
+def _percent(value: float) -> str:
+    return f"{value:.2%}"

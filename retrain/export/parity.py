@@ -1,0 +1,54 @@
+"""Prove that an exported program gives the network's labels on the task's whole test split."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from retrain.data.augment import Normalize
+from retrain.data.samples import Samples
+from retrain.errors import ModelError
+from retrain.export.programs import Format, Program
+from retrain.inference.loading import Source
+from retrain.inference.model import BATCH, Model
+from retrain.pipeline.context import CPU, Context, cache_folder
+from retrain.records import Plan, Record
+from retrain.training.progress import Observers
+
+
+class Parity(Record):
+    """How far a program's answers are from the network's, on the same images."""
+
+    format: Format
+    images: int
+    other_labels: int
+    """Images that the program gives another class."""
+    largest_difference: float
+    """Of any logit."""
+
+
+def read_test_samples(source: Source, plan: Plan) -> Samples:
+    """Return the test split of a run's dataset, on the CPU. Raises `DamagedDrop` if it cannot be read."""
+    context = Context(source.store, CPU, cache_folder(), Observers())
+    return context.samples(plan.dataset, ["test"], plan.task.data, plan.loading)["test"]
+
+
+def compare_program(program: Program, model: Model, samples: Samples) -> Parity:
+    """Compare a program with the model. Raises `ModelError` if it gives any image another label."""
+    other, largest = 0, 0.0
+    for images in _normalised(samples, model.plan):
+        ours, theirs = model.predict(images).logits, program.run(images)
+        other += int((ours.argmax(1) != theirs.argmax(1)).sum())
+        largest = max(largest, float((ours - theirs).abs().max()))
+    if other:
+        raise ModelError(
+            f"the {program.format} program of {model.run_id} gives {other} of {len(samples):,} test images another "
+            f"label than the network (largest difference of a logit: {largest:.3g}); nothing was exported"
+        )
+    return Parity(format=program.format, images=len(samples), other_labels=other, largest_difference=largest)
+
+
+def _normalised(samples: Samples, plan: Plan) -> Iterator[Tensor]:
+    normalize = Normalize(plan.task.data)
+    for rows in torch.split(torch.arange(len(samples)), BATCH):
+        yield normalize(samples.pixels(rows)).contiguous()

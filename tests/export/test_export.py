@@ -1,0 +1,173 @@
+"""`retrain export`: what a folder holds, and that its programs are the network."""
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import safe_open
+from support.served import Served, make_served
+from support.terminal import Ran, retrain
+from torch import Tensor, nn
+
+from retrain.api import load_champion
+from retrain.data.samples import Samples
+from retrain.errors import ModelError
+from retrain.export.card import _cell
+from retrain.export.parity import compare_program
+from retrain.export.programs import Program, write_program
+from retrain.utils import extras
+
+RESNET = {"name": "resnet18", "options": {"width": 4}}
+"""A network with BatchNorm and strided shortcuts, which are computed in another way where it is loaded to predict."""
+TRAINING = {"epochs": 4, "batch_size": 16, "evaluate_every": 2}
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
+    return make_served(tmp_path_factory.mktemp("export"), 0, 1, 2, model=RESNET, training=TRAINING)
+
+
+@pytest.fixture(scope="module")
+def folder(served: Served) -> Path:
+    """The champion, exported in every format, in a folder whose parent is new."""
+    output = served.life.folder / "new" / "exported"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RETRAIN_CACHE", str(served.life.folder / "cache"))
+        code = call("--task", served.file, "-o", output, "--onnx", "--torch-export")
+    assert code == 0
+    return output
+
+
+def call(*arguments: object) -> int:
+    from support.terminal import call as call_in_process
+
+    return call_in_process(["export", *map(str, arguments)])
+
+
+def export(output: pytest.CaptureFixture[str], *arguments: object) -> Ran:
+    return retrain(["export", *map(str, arguments)], output)
+
+
+def preprocess(file: bytes, config: dict[str, Any]) -> NDArray[np.float32]:
+    """Prepare an image as somebody would who has nothing but config.json: [3, H, W]."""
+    given = config["preprocessing"]
+    image = Image.open(io.BytesIO(file)).convert(given["color"]).resize((given["width"], given["height"]))
+    pixels = (np.asarray(image, np.float32) / 255 - given["mean"]) / given["std"]
+    return np.float32(pixels.transpose(2, 0, 1))
+
+
+def test_programs_give_the_labels_of_the_api_on_the_whole_test_split(served: Served, folder: Path) -> None:
+    config, files = json.loads((folder / "config.json").read_text()), served.test_files()
+    expected = load_champion(served.file).predict(files).labels
+    assert len(expected) == served.life.store.ledger.read()[-1].evaluation.samples > 10
+    assert len(set(expected)) > 1
+    images = np.stack([preprocess(file, config) for file in files])
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    program = torch.export.load(folder / "model.pt2").module()
+    for logits in (
+        session.run(["logits"], {"images": images})[0],
+        np.concatenate([session.run(["logits"], {"images": image[None]})[0] for image in images]),
+        program(torch.from_numpy(images)).detach().numpy(),
+    ):
+        assert [config["id2label"][str(index)] for index in logits.argmax(1)] == expected
+
+
+def test_folder_holds_weights_classes_and_a_card_that_names_them(served: Served, folder: Path) -> None:
+    names = {"README.md", "config.json", "model.onnx", "model.pt2", "model.safetensors"}
+    assert {path.name for path in folder.iterdir()} == names
+    assert list(folder.parent.iterdir()) == [folder]
+    config, card = json.loads((folder / "config.json").read_text()), (folder / "README.md").read_text()
+    assert config["id2label"] == {"0": "class-0", "1": "class-1", "2": "class-2"}
+    assert config["label2id"]["class-2"] == 2
+    assert config["architecture"] == "resnet18"
+    assert config["pretrained_cfg"]["input_size"] == [3, 8, 8]
+    record = served.life.store.ledger.read()[-1]
+    assert record.evaluation is not None
+    assert f"{record.evaluation.accuracy:.2%} of {record.evaluation.samples} images" in card
+    assert hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() in card
+    assert "its own baseline" in card
+    for name, accuracy in record.evaluation.by_class.items():
+        assert f"| {name} | {accuracy:.2%} |" in card
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt", "run_id": record.run_id}
+        assert set(file.keys()) == set(served.life.store.run(record.run_id).weights())
+
+
+def test_card_of_a_continued_run_tells_its_savings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    served = make_served(tmp_path, 0, 1)
+    served.life.land(2, seed=2)
+    record = served.retrain()
+    assert export(capsys, record.run_id, "-t", served.file, "-o", tmp_path / "out").code == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert record.savings is not None
+    assert f"{record.savings.gross:+,} " in card
+    assert f"Continuous, from {record.parent}" in card
+    assert not (tmp_path / "out" / "model.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "there"], "there: exists already; remove it or choose another folder"),
+        (["scratch-1", "-o", "new"], "there is no run scratch-1"),
+        (["-o", "there/file/new"], "cannot be written: Not a directory"),
+    ],
+)
+def test_wrong_input_is_one_message_and_leaves_nothing(
+    served: Served,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("there").mkdir()
+    Path("there/file").write_text("")
+    ran = export(capsys, *arguments, "-t", served.file)
+    assert ran.code == 2
+    assert message in ran.err
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_missing_extra_says_what_to_install(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)
+    ran = export(capsys, "-t", served.file, "-o", tmp_path / "new", "--onnx")
+    assert ran.code == 2
+    assert "Exporting to ONNX needs onnx: pip install 'retrain-classifiers[onnx]'" in ran.err
+
+
+def test_program_with_other_labels_is_refused(served: Served) -> None:
+    model = load_champion(served.file)
+    images = torch.randint(256, (10, 3, 8, 8), dtype=torch.uint8)
+    samples = Samples.of(images, torch.zeros(10, dtype=torch.int64), [10])
+    with pytest.raises(ModelError, match="gives 10 of 10 test images another label"):
+        compare_program(Program("onnx", lambda inputs: -model.predict(inputs).logits), model, samples)
+    same = compare_program(Program("onnx", lambda inputs: model.predict(inputs).logits + 0.25), model, samples)
+    assert (same.other_labels, same.images, same.largest_difference) == (0, 10, 0.25)
+
+
+class Branching(nn.Module):
+    """What it computes depends on the values of the images, which no tracer can follow."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3)) if images.sum() > 0 else images.amax((2, 3))
+
+
+def test_network_that_cannot_be_traced_is_one_message(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"torch\.export cannot trace the network: "):
+        write_program("torch", Branching().eval(), (3, 8, 8), tmp_path)
+
+
+def test_names_of_classes_cannot_break_the_card() -> None:
+    assert _cell("a|b\n# <c>") == r"a\|b \# \<c\>"
