@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from retrain.utils.clock import PATTERN
@@ -55,12 +56,26 @@ NotIdentity = _NotIdentity()
 """Mark a field, in its `Annotated` type, that does not decide a training: another value of it makes no other run."""
 
 
+class _IdentityIfSet:
+    """The type of `IdentityIfSet`."""
+
+
+IdentityIfSet = _IdentityIfSet()
+"""Mark a field, in its `Annotated` type, that decides a training only where it differs from its default: such a field
+can be added later, and plans that leave it out keep their identity."""
+
+
 def identity(model: BaseModel) -> dict[str, Any]:
     """Return the fields of a model that decide a training, as JSON; models within it are treated alike."""
     dumped = model.model_dump(mode="json")
     decisive = {
-        name: getattr(model, name)
-        for name, field in type(model).model_fields.items()
-        if NotIdentity not in field.metadata
+        name: getattr(model, name) for name, field in type(model).model_fields.items() if _decides(model, name, field)
     }
     return {name: identity(value) if isinstance(value, BaseModel) else dumped[name] for name, value in decisive.items()}
+
+
+def _decides(model: BaseModel, name: str, field: FieldInfo) -> bool:
+    """Say whether a field's value is part of what its model trains."""
+    if IdentityIfSet in field.metadata:
+        return bool(getattr(model, name) != field.get_default(call_default_factory=True))
+    return NotIdentity not in field.metadata

@@ -8,6 +8,7 @@ from retrain.records.approval import Approval, Verdict
 from retrain.records.base import Record, digest, parse_record
 from retrain.records.drop import Dataset, Drop, DropRef, LeftOut, Shard
 from retrain.records.ledger import Champion, Promotion, RunRecord, Savings
+from retrain.records.model_input import ModelInput
 from retrain.records.plan import Loading, Origin, Plan, Scope, ScratchEstimate, StopRule, Target
 from retrain.records.run import Comparison, Cost, Curve, Decision, Evaluation, Interval, Machine, Point, Result
 
@@ -26,6 +27,7 @@ __all__ = [
     "LeftOut",
     "Loading",
     "Machine",
+    "ModelInput",
     "Origin",
     "Plan",
     "Point",

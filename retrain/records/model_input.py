@@ -1,0 +1,49 @@
+"""What a model takes and what it answers: the size and normalisation of its images, and its classes in order.
+
+Whoever loads a model's bare weights needs nothing else beside them: export, prediction, serving and the report all read
+it here.
+"""
+
+from typing import Literal, Self
+
+from retrain.records.base import Record
+from retrain.records.plan import Plan
+
+CHANNELS = 3
+"""Red, green, blue."""
+
+
+class ModelInput(Record):
+    """The images that a run's network was trained on, and what the positions of its logits mean."""
+
+    height: int
+    """Of the images, in pixels."""
+    width: int
+    """Of the images, in pixels."""
+    fit: Literal["crop"] = "crop"
+    """How an image comes to that shape. crop: resized to cover it, the middle is kept."""
+    interpolation: Literal["bicubic"] = "bicubic"
+    """How it is resized."""
+    mean: tuple[float, float, float]
+    """Of each channel, of values in 0..1; it is subtracted."""
+    std: tuple[float, float, float]
+    """Of each channel, of values in 0..1; the difference is divided by it."""
+    classes: tuple[str, ...]
+    """Names of the classes, in the order of the logits."""
+
+    @classmethod
+    def of(cls, plan: Plan) -> Self:
+        """Return what the network of a plan takes."""
+        data = plan.task.data
+        return cls(
+            height=data.image_size,
+            width=data.image_size,
+            mean=data.mean,
+            std=data.std,
+            classes=plan.dataset.classes,
+        )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one image."""
+        return CHANNELS, self.height, self.width

@@ -1,0 +1,44 @@
+"""A run's id: settings that came later do not change it where they are left out."""
+
+from typing import Annotated
+
+import pytest
+from support.trainings import TASK, plan_of
+
+from retrain.config.fields import ConfigModel, IdentityIfSet, NotIdentity, identity
+from retrain.config.loading import parse_task
+from retrain.config.task import Task
+from retrain.records import ModelInput
+
+KNOWN = {
+    "name: pets": "scratch-c2e253ce9770",
+    "name: pets\ntraining: {optimizer: {name: sgd}}": "scratch-c656be970c0b",
+    "name: pets\nmodel: {name: mobilenet_v3_small, stem: standard}\nrecipe: {preset: paper}": "scratch-b3cf2d14b734",
+}
+"""Run ids that commit b3a29da gave to plans of these tasks."""
+
+
+class Part(ConfigModel):
+    """A model with a field of each kind."""
+
+    first: int = 1
+    later: Annotated[int, IdentityIfSet] = 2
+    never: Annotated[int, NotIdentity] = 3
+
+
+@pytest.mark.parametrize("text", KNOWN)
+def test_runs_of_earlier_versions_keep_their_ids(text: str) -> None:
+    assert plan_of(parse_task(text, "task")).run_id == KNOWN[text]
+
+
+def test_a_later_field_counts_only_where_it_is_set() -> None:
+    assert identity(Part()) == identity(Part(later=2, never=5)) == {"first": 1}
+    assert identity(Part(later=4)) == {"first": 1, "later": 4}
+
+
+def test_model_input_is_that_of_the_plan() -> None:
+    task = Task.model_validate({**TASK.model_dump(), "data": {"image_size": 16, "mean": (0.1, 0.2, 0.3)}})
+    found = ModelInput.of(plan_of(task, classes=3))
+    assert found.shape == (3, 16, 16)
+    assert (found.mean, found.std) == ((0.1, 0.2, 0.3), (0.25, 0.25, 0.25))
+    assert found.classes == ("class-0", "class-1", "class-2")
