@@ -5,10 +5,11 @@ descriptions become those of `retrain task schema`."""
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from retrain.config.cron import Cron
-from retrain.config.fields import Bytes, ConfigModel, Duration, NoCredentials, NotIdentity, Share
+from retrain.config.fields import Bytes, ConfigModel, Duration, IdentityIfSet, NoCredentials, NotIdentity, Share
+from retrain.config.optimizers import Adam, Optimizer
 from retrain.config.recipe import Recipe
 from retrain.config.resources import Kubeflow, Resources
 
@@ -77,35 +78,6 @@ class Model(ConfigModel):
     norm (resnets: batch, group or none), ..."""
 
 
-class Adam(ConfigModel):
-    """Adam with coupled weight decay, as the papers use it."""
-
-    name: Literal["adam"] = "adam"
-    learning_rate: PositiveFloat = 0.001
-    """Peak learning rate."""
-    betas: tuple[Share, Share] = (0.9, 0.999)
-    """Decay rates of the two moments."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Coupled weight decay, beside the recipe's objective."""
-
-
-class Sgd(ConfigModel):
-    """Stochastic gradient descent with momentum."""
-
-    name: Literal["sgd"] = "sgd"
-    learning_rate: PositiveFloat = 0.1
-    """Peak learning rate."""
-    momentum: Share = 0.9
-    """Momentum."""
-    nesterov: bool = False
-    """Nesterov's form of momentum."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Coupled weight decay, beside the recipe's objective."""
-
-
-Optimizer = Annotated[Adam | Sgd, Field(discriminator="name")]
-
-
 class AutoAverage(ConfigModel):
     """As the recipe's preset has it: power with the default, none with paper and naive."""
 
@@ -163,7 +135,20 @@ class Training(ConfigModel):
     batch_size: PositiveInt = 128
     """Samples in an iteration."""
     optimizer: Optimizer = Adam()
-    """adam or sgd."""
+    """adam, adamw or sgd."""
+    warmup: Annotated[NonNegativeInt, IdentityIfSet] = 0
+    """Iterations over which the learning rate rises in equal steps at the start of every run; a constant schedule has
+    its own, and the longer one counts."""
+    clip_norm: Annotated[PositiveFloat | None, IdentityIfSet] = None
+    """Largest norm of the loss's gradient: a larger one is scaled down to it."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1), IdentityIfSet] = 0.0
+    """Share of each label's weight that is spread over all classes."""
+    class_weights: Annotated[Literal["none", "inverse"] | dict[str, PositiveFloat], IdentityIfSet] = "none"
+    """Weights of the classes in the loss. inverse: by how rare a class is among the training samples; or a weight for
+    each class by name, 1 for those left out. They are scaled so that the mean over the training samples is 1."""
+    balanced_sampling: Annotated[bool, IdentityIfSet] = False
+    """Draw all classes equally often: samples of rare ones appear several times in an epoch, some of common ones not
+    at all."""
     evaluate_every: Literal["auto"] | PositiveFloat = "auto"
     """Epochs between evaluations on val: the grid on which targets can be met, the same for all methods. auto: sixty
     evaluations in scratch's schedule, or fewer where they would take more than a tenth of the training."""

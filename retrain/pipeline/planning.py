@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from retrain.config import Method, Purpose
 from retrain.config.fields import identity
+from retrain.config.optimizers import Sgd
 from retrain.config.recipe import Auto, Constant, Recipe, recipe_for
-from retrain.config.task import Adam, AutoAverage, Averaging, NoAverage, PowerAverage, Refresh, Task
+from retrain.config.task import AutoAverage, Averaging, NoAverage, PowerAverage, Refresh, Task
 from retrain.data.dataset import choose_loading, make_dataset, order_drops
 from retrain.pipeline.gate import gate_warnings
 from retrain.pipeline.targets import Measured, age_of, chance_level, estimate_scratch, make_target, why_unusable
@@ -249,7 +250,11 @@ def _assemble(
         seed=task.seed,
         reason=f"{reason}; {_tell_earlier(earlier, scratch)}" if earlier and scratch else reason,
         start=start,
-        warnings=(*_target_warnings(target, baseline), *gate_warnings(task.gate, drops, parent is not None)),
+        warnings=(
+            *_setting_warnings(task, dataset),
+            *_target_warnings(target, baseline),
+            *gate_warnings(task.gate, drops, parent is not None),
+        ),
         scratch=scratch,
         loading=loading,
         shuffle_shards=task.data.stream.shuffle_shards if loading.kind == "stream" else None,
@@ -271,7 +276,7 @@ def _resolve_initialization(recipe: Recipe, parent: Plan | None, history: Histor
         normalised=_is_normalised(parent, result),
         train_accuracy=result.train_accuracy if result else None,
         val_accuracy=result.final_accuracy if result else None,
-        adaptive=isinstance(parent.task.training.optimizer, Adam),
+        adaptive=not isinstance(parent.task.training.optimizer, Sgd),
     )
     return recipe.model_copy(update={"initialization": chosen}), reason
 
@@ -320,6 +325,13 @@ def _make_stop_rule(
         return None
     rule = StopRule.of(task.training.stopping, scratch.schedule, evaluate_every)
     return rule if is_constant else rule.model_copy(update={"patience": None})
+
+
+def _setting_warnings(task: Task, dataset: Dataset) -> Iterable[str]:
+    """Say which classes the task weighs although no drop has them."""
+    weights = task.training.class_weights
+    if unknown := [name for name in weights if name not in dataset.classes] if isinstance(weights, dict) else []:
+        yield f"training.class_weights: no drop has the class {', '.join(map(repr, unknown))}; its weight is not used"
 
 
 def _target_warnings(target: Target | None, baseline: Measured | None) -> Iterable[str]:

@@ -63,20 +63,38 @@ def keep_probability(setting: Sampling, counters: Counters | None, old: Tensor) 
             return _old_new(new, old)
 
 
+def balanced_appearances(labels: Tensor) -> Tensor:
+    """Return how often each sample [N], float32, appears in a pass on average where all classes appear equally often.
+
+    N / (K n_k) for a sample of a class with n_k of the N samples, K being the classes that have any. The mean is 1, so
+    a pass is as long as one without balance.
+    """
+    counts = torch.bincount(labels)
+    return (len(labels) / (int((counts > 0).sum()) * counts.clamp(min=1).double())).float()[labels]
+
+
 def draw_pass(
     probability: Tensor | None, size: int, generator: torch.Generator, arrange: Arrangement = shuffle
 ) -> Tensor:
     """Return the indices, int64, of one pass over `size` samples, on the CPU, where `probability` and generator are.
 
-    Its length is random, with mean `probability.sum()`; where that is small a pass may be empty. Which samples it holds
-    does not depend on how they are arranged.
+    Its length is random, with mean `probability.sum()`; where that is small a pass may be empty. A sample whose
+    probability is above 1 appears so often on average. Which samples it holds does not depend on how they are arranged.
     """
     return arrange(torch.arange(size) if probability is None else _thinned(probability, generator), generator)
 
 
 def _thinned(probability: Tensor, generator: torch.Generator) -> Tensor:
-    lots = (torch.rand(len(block), generator=generator) < block for block in torch.split(probability, BLOCK))
-    return torch.cat(list(lots)).nonzero().squeeze(1)
+    """Return the samples that are drawn, rising: each as often as the whole part of its probability says, and once more
+    with what is left of it.
+    """
+    repeated = bool((probability > 1).any())
+    whole = probability.floor() if repeated else torch.zeros(())
+    lots = (torch.rand(len(block), generator=generator) < block for block in torch.split(probability - whole, BLOCK))
+    drawn = torch.cat(list(lots))
+    if not repeated:
+        return drawn.nonzero().squeeze(1)
+    return torch.arange(len(drawn)).repeat_interleave(whole.long() + drawn)
 
 
 def _easy_hard(setting: EasyHard, counters: Counters, old: Tensor) -> Tensor:

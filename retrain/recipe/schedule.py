@@ -5,17 +5,23 @@ import math
 from retrain.config.recipe import Constant, Cosine, MultiStep, Schedule
 
 
-def learning_rate(setting: Schedule, peak: float, iteration: int, iterations: int) -> float:
-    """Return the learning rate at an iteration in 0 .. `iterations`, where `peak` is the optimizer's own.
+def learning_rate(setting: Schedule, peak: float, iteration: int, iterations: int, warmup: int = 0) -> float:
+    """Return the learning rate at an iteration t in 0 .. `iterations`, where `peak` is the optimizer's own.
 
-    constant: peak · min(1, (t + 1) / warmup).
+    Whatever the schedule, it is multiplied by min(1, (t + 1) / warmup). A constant schedule has a warm-up of its own,
+    and the longer one counts.
+
+    constant: peak.
     cosine (Verwimp et al., A.2): final + (peak - final) · (1 + cos(π t/T)) / 2.
     multistep: peak · factor^k after k milestones.
     """
     progress = iteration / iterations
+    if isinstance(setting, Constant):
+        warmup = max(warmup, setting.warmup)
+    peak *= min(1.0, (iteration + 1) / max(1, warmup))
     match setting:
-        case Constant(warmup=warmup):
-            return peak * min(1.0, (iteration + 1) / max(1, warmup))
+        case Constant():
+            return peak
         case Cosine(final_rate=final):
             return final + (peak - final) * (1 + math.cos(math.pi * progress)) / 2
         case MultiStep(milestones=milestones, factor=drop):

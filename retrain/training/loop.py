@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch.nn import functional
 
 from retrain.recipe.schedule import learning_rate
 from retrain.records import Point
@@ -57,16 +56,15 @@ def train_step(run: Run) -> None:
     before, batch = run.loader.position, run.loader.next()
     images, labels = run.augment(batch.images, run.augmentation, run.rows), batch.labels
     run.optimizer.rate = learning_rate(
-        run.plan.recipe.schedule, run.peak_rate, run.progress.iteration, run.plan.iterations
+        run.plan.recipe.schedule, run.peak_rate, run.progress.iteration, run.plan.iterations, setting.warmup
     )
     run.statistics.before_forward(run.progress.iteration)
     run.optimizer.zero_grad()  # before the forward pass, whose graph may have the gradients' memory
     with torch.autocast(images.device.type, torch.bfloat16, enabled=setting.bf16):
         logits = run.forward(images)
     logits = logits.float()
-    losses = functional.cross_entropy(logits, labels, reduction="none")
-    mean_loss = losses.mean()
-    torch.autograd.backward(run.batch_loss(images, labels, logits, mean_loss) * run.weight)
+    loss, losses = run.criterion(logits, labels)
+    torch.autograd.backward(run.batch_loss(images, labels, logits, loss) * run.weight)
     run.change_gradients(run.progress.iteration)
     run.optimizer.step()
     run.statistics.after_backward()

@@ -5,12 +5,13 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
+from retrain.config.optimizers import AdamW, Sgd
+from retrain.config.optimizers import Optimizer as Setting
 from retrain.config.recipe import Ewc, L2Init, Warm
-from retrain.config.task import Adam, Sgd
-from retrain.config.task import Optimizer as Setting
 from retrain.data.augment import Normalize
 from retrain.data.samples import Samples
 from retrain.errors import ModelError, RunError
@@ -28,21 +29,27 @@ class Optimizer:
     """Changes parameters by their gradients. One without a gradient stays as it is, and so do its moments."""
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], rate: float, remembered: Iterable[str], update: Callable[..., None]
+        self,
+        parameters: Iterable[nn.Parameter],
+        setting: Setting,
+        remembered: Iterable[str],
+        update: Callable[..., None],
     ) -> None:
         self.parameters = list(parameters)
-        self.rate = rate
+        self.rate = setting.learning_rate
         """Learning rate of the next step."""
         self.columns: Columns = {name: [torch.zeros_like(each) for each in self.parameters] for name in remembered}
-        self._update = update
+        self._update, self._groups = update, _decay_groups(setting, self.parameters)
 
     @torch.no_grad()
     def step(self) -> None:
         """Do one step."""
-        used = [position for position, parameter in enumerate(self.parameters) if parameter.grad is not None]
-        parameters = [self.parameters[position] for position in used]
-        columns = {name: [column[position] for position in used] for name, column in self.columns.items()}
-        self._update(parameters, [parameter.grad for parameter in parameters], columns, lr=self.rate)
+        for decay, positions in self._groups:
+            used = [position for position in positions if self.parameters[position].grad is not None]
+            parameters = [self.parameters[position] for position in used]
+            columns = {name: [column[position] for position in used] for name, column in self.columns.items()}
+            gradients = [parameter.grad for parameter in parameters]
+            self._update(parameters, gradients, columns, lr=self.rate, weight_decay=decay)
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -52,19 +59,37 @@ class Optimizer:
 
 def build_optimizer(setting: Setting, parameters: Iterable[nn.Parameter]) -> Optimizer:
     """Return a newly started, fused optimiser."""
-    if isinstance(setting, Adam):
-        optimizer = Optimizer(
-            parameters, setting.learning_rate, ("exp_avg", "exp_avg_sq"), partial(_adam, setting=setting)
-        )
-        optimizer.columns["step"] = [torch.zeros((), device=each.device) for each in optimizer.parameters]
-        return optimizer
-    remembered = ("momentum_buffer",) if setting.momentum else ()
-    return Optimizer(parameters, setting.learning_rate, remembered, partial(_sgd, setting=setting))
+    if isinstance(setting, Sgd):
+        remembered = ("momentum_buffer",) if setting.momentum else ()
+        return Optimizer(parameters, setting, remembered, partial(_sgd, setting=setting))
+    decoupled = isinstance(setting, AdamW)
+    update = partial(_adam, betas=setting.betas, decoupled=decoupled)
+    optimizer = Optimizer(parameters, setting, ("exp_avg", "exp_avg_sq"), update)
+    optimizer.columns["step"] = [torch.zeros((), device=each.device) for each in optimizer.parameters]
+    return optimizer
 
 
-def _adam(parameters: list[Tensor], gradients: list[Tensor], columns: Columns, *, lr: float, setting: Adam) -> None:
-    """As `torch.optim.Adam(..., fused=True)`."""
-    beta1, beta2 = setting.betas
+def _decay_groups(setting: Setting, parameters: Iterable[Tensor]) -> list[tuple[float, list[int]]]:
+    """Return weight decays with the positions of the parameters that each acts on; no group is empty."""
+    groups: dict[float, list[int]] = {}
+    for position, parameter in enumerate(parameters):
+        decays = setting.decayed == "all" or parameter.ndim > 1
+        groups.setdefault(setting.weight_decay if decays else 0.0, []).append(position)
+    return list(groups.items())
+
+
+def _adam(
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    columns: Columns,
+    *,
+    lr: float,
+    weight_decay: float,
+    betas: tuple[float, float],
+    decoupled: bool,
+) -> None:
+    """As `torch.optim.Adam(..., fused=True)`, or `AdamW` where weight decay is decoupled."""
+    beta1, beta2 = betas
     adam(
         parameters,
         gradients,
@@ -77,20 +102,23 @@ def _adam(parameters: list[Tensor], gradients: list[Tensor], columns: Columns, *
         beta1=beta1,
         beta2=beta2,
         lr=lr,
-        weight_decay=setting.weight_decay,
+        weight_decay=weight_decay,
+        decoupled_weight_decay=decoupled,
         eps=1e-8,
         maximize=False,
     )
 
 
-def _sgd(parameters: list[Tensor], gradients: list[Tensor], columns: Columns, *, lr: float, setting: Sgd) -> None:
+def _sgd(
+    parameters: list[Tensor], gradients: list[Tensor], columns: Columns, *, lr: float, weight_decay: float, setting: Sgd
+) -> None:
     """As `torch.optim.SGD(..., fused=True)`: a buffer that starts at zero takes the first gradient as it is."""
     sgd(
         parameters,
         gradients,
         [*columns.get("momentum_buffer", [None] * len(parameters))],
         fused=True,
-        weight_decay=setting.weight_decay,
+        weight_decay=weight_decay,
         momentum=setting.momentum,
         lr=lr,
         dampening=0,
@@ -121,8 +149,8 @@ def carry_over(optimizer: Optimizer, kept: Mapping[str, Tensor]) -> None:
 
 
 def gradient_changes(plan: Plan, network: nn.Module, train: Samples) -> Callable[[int], None]:
-    """Return what to call in iteration i: it adds the penalty's gradient, and holds all but the last layer while that
-    alone is trained.
+    """Return what to call in iteration i: it clips the loss's gradient, adds the penalty's, and holds all but the last
+    layer while that alone is trained.
 
     The network must be where the run starts. Raises `ModelError` if EWC has no old data.
     """
@@ -132,7 +160,11 @@ def gradient_changes(plan: Plan, network: nn.Module, train: Samples) -> Callable
     held = body_parameters(network)
     until = start.head_first * plan.iterations if isinstance(start, Warm) else 0
 
+    limit = plan.task.training.clip_norm
+    clip = partial(clip_grad_norm_, list(trained.values()), limit) if limit else lambda: None
+
     def change(iteration: int) -> None:
+        clip()
         add_penalty()
         if iteration < until:
             zero_gradients(held)

@@ -19,7 +19,7 @@ from retrain.recipe.batchnorm import StatisticsCorrection
 from retrain.recipe.initialization import initialize
 from retrain.recipe.learning_speed import Counters
 from retrain.recipe.objective import BatchLoss, batch_loss
-from retrain.recipe.sampling import keep_probability
+from retrain.recipe.sampling import balanced_appearances, keep_probability
 from retrain.records import Plan
 from retrain.training import optimizers
 from retrain.training.distributed import SINGLE_PROCESS, ProcessGroup
@@ -27,6 +27,7 @@ from retrain.training.groups import Groups
 from retrain.training.hardware import CoreShares, cores_beside_gpu, share_cores
 from retrain.training.head import GrownHead, grow_head
 from retrain.training.loaders import EpochSampler, InMemoryLoader, Loader
+from retrain.training.loss import Criterion, make_criterion
 from retrain.training.optimizers import gradient_changes, trained_parameters
 from retrain.training.progress import Progress
 from retrain.training.seeds import derive_seed, fresh_network, make_generator
@@ -57,6 +58,8 @@ class Run:
     optimizer: optimizers.Optimizer
     peak_rate: float
     """Highest learning rate of the schedule."""
+    criterion: Criterion
+    """The loss of a batch."""
     batch_loss: BatchLoss
     """What an iteration minimises on its batch."""
     change_gradients: Callable[[int], None]
@@ -106,8 +109,6 @@ def set_up(
     grown = grow_head(plan, parent.weights, train, normalize) if parent else GrownHead({}, 0)
     network = _start(plan, grown.weights if parent else None, device)
     torch.manual_seed(derive_seed(plan.seed, "layers", ranks.rank))
-    old = train.drop < plan.known
-    keep = keep_probability(plan.recipe.sampling, parent.counters if parent else None, old.cpu())
     return Run(
         plan=plan,
         train=train,
@@ -116,9 +117,10 @@ def set_up(
         forward=network,
         optimizer=_optimizer(plan, parent, network),
         peak_rate=_peak_rate(plan),
+        criterion=make_criterion(task.training, plan.dataset.classes, train.labels),
         batch_loss=batch_loss(plan.recipe.objective, _forward(network, task.training.bf16)),
         change_gradients=gradient_changes(plan, network, train),
-        loader=_loader(plan, train, keep, rows, cores.decoding),
+        loader=_loader(plan, train, _appearances(plan, train, parent), rows, cores.decoding),
         threads=cores.training,
         augment=Augment(task.data, task.training.bf16),
         normalize=normalize,
@@ -161,6 +163,16 @@ def _optimizer(plan: Plan, parent: Parent | None, network: nn.Module) -> optimiz
 def _peak_rate(plan: Plan) -> float:
     start = plan.recipe.initialization
     return plan.task.training.optimizer.learning_rate * (start.rate if isinstance(start, ShrinkPerturb) else 1.0)
+
+
+def _appearances(plan: Plan, train: Samples, parent: Parent | None) -> Tensor | None:
+    """How often each training sample appears in a pass on average, float32 [N] on the CPU; None: once each."""
+    old = (train.drop < plan.known).cpu()
+    keep = keep_probability(plan.recipe.sampling, parent.counters if parent else None, old)
+    if not plan.task.training.balanced_sampling:
+        return keep
+    balanced = balanced_appearances(train.labels.cpu())
+    return balanced if keep is None else keep * balanced
 
 
 def _cores(plan: Plan, train: Samples) -> CoreShares:

@@ -8,8 +8,9 @@ from pydantic.fields import FieldInfo
 
 from retrain.config.fields import ConfigModel
 from retrain.config.loading import load_task
+from retrain.config.optimizers import Adam, Sgd
 from retrain.config.recipe import L2, Constant, L2Init, MultiStep
-from retrain.config.task import Adam, Sgd, Task
+from retrain.config.task import Task
 from retrain.config.template import task_schema, task_template
 from retrain.config.validation import config_models, models_by_name
 from retrain.errors import TaskError

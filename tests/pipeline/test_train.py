@@ -8,7 +8,8 @@ from safetensors.torch import load
 from support.trainings import SIZE, TASK, Silent, commit_drops, context_of, stored_plan
 from torch import Tensor
 
-from retrain.config.task import Model, Sgd
+from retrain.config.optimizers import Sgd
+from retrain.config.task import Model
 from retrain.data.augment import Normalize
 from retrain.errors import ModelError, RunError
 from retrain.models import factory

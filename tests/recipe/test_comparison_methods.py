@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from retrain.config.optimizers import Adam
 from retrain.config.recipe import Adversarial, ConfidencePenalty, Ewc, NoPenalty
-from retrain.config.task import Adam
 from retrain.recipe.analysis import (
     GRADIENT_CHUNK,
     fisher_diagonal,

@@ -78,7 +78,8 @@ def test_what_a_task_or_a_record_is_can_be_read_without_torch() -> None:
 WHOLE_RUN = """
 import sys, torch
 import retrain.pipeline.stages
-from retrain.config.task import Adam, Model
+from retrain.config.optimizers import Adam
+from retrain.config.task import Model
 from retrain.models import factory
 from retrain.models.flops import count_flops
 from retrain.training import optimizers

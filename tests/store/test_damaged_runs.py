@@ -11,7 +11,7 @@ from support.lives import Life, make_task
 from support.trainings import TASK, plan_of, run_of
 from torch import Tensor
 
-from retrain.config.task import Adam, Sgd
+from retrain.config.optimizers import Adam, Sgd
 from retrain.errors import ModelError, RunError, UserError
 from retrain.pipeline import stages
 from retrain.pipeline.planning import Request

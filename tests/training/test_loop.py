@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from retrain.config import Method
+from retrain.config.optimizers import Adam, Sgd
 from retrain.config.recipe import Constant, ShrinkPerturb
-from retrain.config.task import Adam, Averaging, ExponentialAverage, PowerAverage, Sgd, Task
+from retrain.config.task import Averaging, ExponentialAverage, PowerAverage, Task
 from retrain.data.augment import Normalize
 from retrain.data.samples import Samples
 from retrain.models import factory

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from retrain.config.task import Adam, Optimizer, Sgd
+from retrain.config.optimizers import Adam, AdamW, Optimizer, Sgd
 from retrain.training.optimizers import build_optimizer
 
 THEIRS = partial(torch.optim.SGD, fused=True)
@@ -15,6 +15,10 @@ CASES = [
     (
         Adam(learning_rate=0.1, betas=(0.5, 0.9), weight_decay=0.1),
         partial(torch.optim.Adam, lr=0.1, betas=(0.5, 0.9), weight_decay=0.1, fused=True),
+    ),
+    (
+        AdamW(learning_rate=0.1, weight_decay=0.2, decayed="all"),
+        partial(torch.optim.AdamW, lr=0.1, weight_decay=0.2, fused=True),
     ),
     (Sgd(learning_rate=0.1), partial(THEIRS, lr=0.1, momentum=0.9)),
     (Sgd(learning_rate=0.1, momentum=0, weight_decay=0.1), partial(THEIRS, lr=0.1, weight_decay=0.1)),
@@ -29,7 +33,7 @@ def parameters() -> list[nn.Parameter]:
 
 
 @pytest.mark.parametrize(
-    ("setting", "make"), CASES, ids=["adam", "adam with decay", "momentum", "sgd with decay", "nesterov"]
+    ("setting", "make"), CASES, ids=["adam", "adam with decay", "adamw", "momentum", "sgd with decay", "nesterov"]
 )
 def test_steps_are_those_of_torchs_own_optimiser_to_the_bit(
     setting: Optimizer, make: "partial[torch.optim.Optimizer]"
@@ -48,3 +52,26 @@ def test_steps_are_those_of_torchs_own_optimiser_to_the_bit(
         optimizer.step()
         expected.step()
         assert all(torch.equal(mine, their) for mine, their in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("setting", "kind", "extra"),
+    [
+        (AdamW(learning_rate=0.1, weight_decay=0.2), torch.optim.AdamW, {}),
+        (Adam(learning_rate=0.1, weight_decay=0.2, decayed="matrices"), torch.optim.Adam, {}),
+        (Sgd(learning_rate=0.1, weight_decay=0.2, decayed="matrices"), torch.optim.SGD, {"momentum": 0.9}),
+    ],
+    ids=["adamw", "adam", "sgd"],
+)
+def test_biases_and_norms_decay_only_where_asked(
+    setting: Optimizer, kind: type[torch.optim.Optimizer], extra: dict[str, float]
+) -> None:
+    ours, theirs = parameters(), parameters()
+    groups = [{"params": theirs[:2], "weight_decay": 0.2}, {"params": theirs[2:], "weight_decay": 0.0}]
+    optimizer, expected = build_optimizer(setting, ours), kind(groups, lr=0.1, fused=True, **extra)
+    for step in range(3):
+        for mine, their in zip(ours, theirs, strict=True):
+            mine.grad, their.grad = torch.full_like(mine, step - 0.5), torch.full_like(their, step - 0.5)
+        optimizer.step()
+        expected.step()
+    assert all(torch.equal(mine, their) for mine, their in zip(ours, theirs, strict=True))

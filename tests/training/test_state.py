@@ -4,15 +4,16 @@ import pytest
 import torch
 from support.trainings import TASK, Silent, plan_of, run_of
 
+from retrain.config.optimizers import Adam, AdamW, Optimizer, Sgd
 from retrain.config.recipe import Constant
-from retrain.config.task import Adam, Averaging, ExponentialAverage, NoAverage, Optimizer, PowerAverage, Sgd
+from retrain.config.task import Averaging, ExponentialAverage, NoAverage, PowerAverage
 from retrain.errors import RunError
 from retrain.records import Plan
 from retrain.training.loop import run_loop
 from retrain.training.setup import Run
 from retrain.training.state import load_state, save_state
 
-OPTIMIZERS = [Adam(), Sgd(), Sgd(momentum=0.0), Sgd(nesterov=True, weight_decay=0.01)]
+OPTIMIZERS = [Adam(), AdamW(), Sgd(), Sgd(momentum=0.0), Sgd(nesterov=True, weight_decay=0.01)]
 
 
 def plan_with(optimizer: Optimizer, seed: int = 0) -> Plan:
@@ -42,7 +43,7 @@ def assert_equal(run: Run, other: Run) -> None:
     assert run.loader.position == other.loader.position
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=["adam", "sgd", "plain sgd", "nesterov"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=["adam", "adamw", "sgd", "plain sgd", "nesterov"])
 def test_a_run_thawed_after_any_iteration_ends_like_the_one_that_went_on(optimizer: Optimizer) -> None:
     plan = plan_with(optimizer)
     whole = run_of(plan)

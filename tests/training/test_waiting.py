@@ -16,6 +16,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
+from retrain.config.optimizers import Adam, Sgd
 from retrain.config.recipe import (
     L2,
     Adversarial,
@@ -28,7 +29,7 @@ from retrain.config.recipe import (
     Recipe,
     Warm,
 )
-from retrain.config.task import Adam, PowerAverage, Sgd, Task
+from retrain.config.task import PowerAverage, Task
 from retrain.data.samples import Samples
 from retrain.recipe.learning_speed import Counters
 from retrain.training.loop import train_step

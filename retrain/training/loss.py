@@ -1,0 +1,64 @@
+"""The loss of a batch: cross-entropy, with smoothed labels and weighted classes where a task asks for them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from retrain.config.task import Training
+
+
+class Losses(NamedTuple):
+    """What a batch is trained by, and what is counted of it."""
+
+    mean: Tensor
+    """What is minimised besides the recipe's objective: a scalar with its graph."""
+    each: Tensor
+    """Cross-entropy of every image with its own label [B]: what the learning-speed index counts."""
+
+
+Criterion = Callable[[Tensor, Tensor], Losses]
+"""(logits [B, K], labels int64 [B]) to the losses."""
+
+
+def make_criterion(setting: Training, classes: Sequence[str], labels: Tensor) -> Criterion:
+    """Return the loss of a training on samples with these labels, int64 [N], indices into `classes`."""
+    weights = class_weights(setting.class_weights, classes, labels)
+    if weights is None and not setting.label_smoothing:
+        return plain_loss
+    return partial(weighted_loss, weights=weights, smoothing=setting.label_smoothing)
+
+
+def plain_loss(logits: Tensor, labels: Tensor) -> Losses:
+    """Return the cross-entropy."""
+    losses = functional.cross_entropy(logits, labels, reduction="none")
+    return Losses(losses.mean(), losses)
+
+
+def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing: float) -> Losses:
+    """Return the mean over images of sum_k -w_k q_k log p_k; q is (1 - smoothing) for the label, and the rest spread.
+
+    The mean divides by the number of images rather than by their weights: so the parts of a batch that several
+    processes compute add up to the whole batch's loss. `weights` [K] have mean 1 over the training samples.
+    """
+    losses = functional.cross_entropy(logits, labels, weights, reduction="none", label_smoothing=smoothing)
+    return Losses(losses.mean(), functional.cross_entropy(logits.detach(), labels, reduction="none"))
+
+
+def class_weights(setting: str | Mapping[str, float], classes: Sequence[str], labels: Tensor) -> Tensor | None:
+    """Return the weight of each class, float32 [K] on the labels' device; None where all weigh the same.
+
+    `inverse`: N / (K n_k). All are scaled so that the mean over the samples is 1, and the learning rate keeps its
+    meaning.
+    """
+    if setting == "none":
+        return None
+    counts = torch.bincount(labels, minlength=len(classes)).double()
+    if isinstance(setting, str):
+        weights = 1 / counts.clamp(min=1)
+    else:
+        weights = torch.tensor([setting.get(name, 1.0) for name in classes], device=labels.device).double()
+    return (weights * counts.sum() / (weights * counts).sum()).float()
