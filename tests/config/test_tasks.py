@@ -186,7 +186,7 @@ def test_every_mistake_has_one_line_with_file_field_what_is_allowed_and_what_was
         "flowers.yaml: recipe.schedule.scale: must be 'auto' or a valid number (got 'fast')",
         "flowers.yaml: target.level: must be greater than 0 (got 0)",
         "flowers.yaml: training.batch_size: must be greater than 0 (got -3)",
-        "flowers.yaml: training.optimizer.name: must be one of adam, sgd (got 'adma')",
+        "flowers.yaml: training.optimizer.name: must be one of adam, adamw, sgd (got 'adma')",
     ]
 
 
