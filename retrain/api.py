@@ -47,9 +47,9 @@ def run(
 ) -> RunRecord | None:
     """Retrain on whatever has landed, as `retrain run` does, and return the run's record.
 
-    None if nothing is to do, or if its candidate awaits `retrain approve` (`gate.approval: manual`). `progress` shows how
-    training goes on standard error. Raises `UserError` for a mistake in the task or its data, and while another process
-    works on the task.
+    None if nothing is to do, or if its candidate awaits `retrain approve` (`gate.approval: manual`). `progress` shows
+    how training goes on standard error. Raises `UserError` for a mistake in the task or its data, and while another
+    process works on the task.
     """
     from retrain.monitoring.observers import make_observers
     from retrain.pipeline import stages
