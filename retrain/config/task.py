@@ -22,7 +22,7 @@ class Costs(ConfigModel):
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
     """ISO 4217 code of that money."""
     device_watts: PositiveFloat | None = None
-    """Mean power of one device in training; without it nothing is told in energy."""
+    """Mean power of one device in training; without it, energy is told where NVML or RAPL measured it."""
     grams_co2_per_kwh: PositiveFloat | None = None
     """Carbon intensity of the electricity, in grams of CO2-equivalent; without it nothing is told in CO2."""
 

@@ -3,13 +3,14 @@
 import time
 from collections.abc import Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import make_wsgi_app
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from retrain.monitoring import names
 from retrain.monitoring.metrics import family
 from retrain.monitoring.names import Name
+from retrain.monitoring.process import make_registry
 from retrain.monitoring.web import WebServer
 from retrain.records import Plan, Point
 from retrain.training.progress import Progress
@@ -26,9 +27,8 @@ def serve_live_metrics(host: str, port: int) -> "LiveMetrics":
 
     Raises `OSError` if the port cannot be had.
     """
-    live, registry = LiveMetrics(), CollectorRegistry()
-    registry.register(live)
-    WebServer(host, port, make_wsgi_app(registry))
+    live = LiveMetrics()
+    WebServer(host, port, make_wsgi_app(make_registry(live)))
     return live
 
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from retrain.config.task import Costs
@@ -14,6 +14,7 @@ from retrain.monitoring import names
 from retrain.monitoring.names import Name, Unit
 from retrain.records import RunRecord, Savings
 from retrain.records.run import Outcome
+from retrain.utils.durations import Durations
 
 Values = Iterable[tuple[tuple[str, ...], float]]
 """Label values, and the number under them."""
@@ -34,6 +35,15 @@ def family(name: Name, values: Values) -> Metric:
     return metric
 
 
+def histogram(name: Name, durations: Durations) -> Metric:
+    """Return durations as a histogram of Prometheus' client library."""
+    metric = HistogramMetricFamily(name.name, name.help, labels=name.labels)
+    bounds = [*map(str, durations.bounds), "+Inf"]
+    for labels, told in durations.read().items():
+        metric.add_metric(labels, list(zip(bounds, told.cumulative, strict=True)), told.seconds)
+    return metric
+
+
 def families(name: Name, values: Values) -> Iterator[Metric]:
     """Yield a metric with its values; one in money as a metric for each currency, which is the last of its labels."""
     if names.CURRENCY not in name.name:
@@ -46,16 +56,24 @@ def families(name: Name, values: Values) -> Iterator[Metric]:
         yield family(name._replace(name=name.name.replace(names.CURRENCY, currency)), amounts)
 
 
-def in_units(costs: Costs, flops: float, seconds: float) -> dict[Unit, float]:
-    """Return an amount of work in every unit that the task gives a rate for."""
+def in_units(costs: Costs, watts: float | None, flops: float, seconds: float) -> dict[Unit, float]:
+    """Return an amount of work in every unit that there is a rate for."""
     amounts: dict[Unit, float] = {"flops": flops, "device_seconds": seconds}
-    if costs.device_watts:
-        amounts["energy_joules"] = joules = seconds * costs.device_watts
+    if watts:
+        amounts["energy_joules"] = joules = seconds * watts
         if costs.grams_co2_per_kwh:
             amounts["co2_grams"] = joules / JOULES_PER_KWH * costs.grams_co2_per_kwh
     if costs.price_per_device_hour:
         amounts["cost"] = seconds / 3600 * costs.price_per_device_hour
     return amounts
+
+
+def mean_watts(record: RunRecord) -> float | None:
+    """Return the mean power of a device: the task's figure, or else the measured energy over the time."""
+    cost = record.result.cost if record.result else None
+    if record.costs.device_watts or cost is None or cost.measured_joules is None or not cost.device_seconds_all_in:
+        return record.costs.device_watts
+    return cost.measured_joules / cost.device_seconds_all_in
 
 
 def is_final(record: RunRecord) -> bool:
@@ -96,7 +114,8 @@ def _per_iteration(record: RunRecord) -> dict[Unit, float]:
     if record.result is None or record.result.cost.iterations == 0:
         return {"iterations": 1.0}
     cost = record.result.cost
-    amounts = in_units(record.costs, cost.flops / cost.iterations, cost.device_seconds / cost.iterations)
+    flops, seconds = cost.flops / cost.iterations, cost.device_seconds / cost.iterations
+    amounts = in_units(record.costs, mean_watts(record), flops, seconds)
     return {"iterations": 1.0, **amounts}
 
 
@@ -104,11 +123,16 @@ def _consumed(unit: Unit) -> Figure:
     def figures(record: RunRecord) -> Values:
         if record.result:
             cost = record.result.cost
-            amounts = in_units(record.costs, cost.flops_all_in, cost.device_seconds_all_in)
+            amounts = in_units(record.costs, mean_watts(record), cost.flops_all_in, cost.device_seconds_all_in)
             if unit in amounts:
                 yield _labels(record, unit), amounts[unit]
 
     return figures
+
+
+def _measured_joules(record: RunRecord) -> Values:
+    if record.result and record.result.cost.measured_joules is not None:
+        yield (record.task, record.method), record.result.cost.measured_joules
 
 
 SUMS: dict[Name, Figure] = {
@@ -124,6 +148,7 @@ SUMS: dict[Name, Figure] = {
     **{name: _savings(unit, lambda savings: savings.gross_whole) for unit, name in names.SAVED_WHOLE_GROSS.items()},
     **{name: _savings(unit, lambda savings: savings.net_whole) for unit, name in names.SAVED_WHOLE_NET.items()},
     **{name: _consumed(unit) for unit, name in names.CONSUMED.items()},
+    names.MEASURED_ENERGY: _measured_joules,
 }
 """What is added up over all records."""
 
@@ -186,11 +211,25 @@ NEWEST: dict[Name, tuple[Callable[[RunRecord], bool], Figure]] = {
 """What is told of each task's newest record that meets the condition; a figure that it lacks is told of none."""
 
 
+def _run_duration(record: RunRecord) -> Values:
+    if record.result:
+        yield (record.task, record.method), (record.ended_at - record.started_at).total_seconds()
+
+
+def _stage_durations(record: RunRecord) -> Values:
+    return [((record.task, stage), seconds) for stage, seconds in record.stage_seconds.items()]
+
+
+DURATIONS: dict[Name, Figure] = {names.RUN_DURATION: _run_duration, names.STAGE_DURATION: _stage_durations}
+"""What is counted in buckets over all records."""
+
+
 class Totals:
     """The metrics of all records that were added, in any order, in memory that does not grow with their number."""
 
     def __init__(self) -> None:
         self._sums: dict[Name, defaultdict[tuple[str, ...], float]] = {name: defaultdict(float) for name in SUMS}
+        self._durations = {name: Durations(names.DURATION_BOUNDS) for name in DURATIONS}
         self._newest: dict[tuple[Name, str], tuple[Age, Values]] = {}
         self._recent: defaultdict[str, list[tuple[Age, float]]] = defaultdict(list)
 
@@ -200,6 +239,9 @@ class Totals:
         for name, figures in SUMS.items():
             for labels, value in figures(record):
                 self._sums[name][labels] += value
+        for name, figures in DURATIONS.items():
+            for labels, seconds in figures(record):
+                self._durations[name].observe(labels, seconds)
         for name, (applies, figures) in NEWEST.items():
             known = self._newest.get((name, record.task))
             if applies(record) and (known is None or known[0] < age):
@@ -212,6 +254,8 @@ class Totals:
         """Yield every metric."""
         for name, sums in self._sums.items():
             yield from families(name, sums.items())
+        for name, durations in self._durations.items():
+            yield histogram(name, durations)
         for name in NEWEST:
             yield family(
                 name, [value for (key, _), (_, values) in self._newest.items() if key == name for value in values]

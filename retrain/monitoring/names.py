@@ -17,7 +17,7 @@ class Name(NamedTuple):
     """One metric as it is served."""
 
     name: str
-    kind: Literal["counter", "gauge"]
+    kind: Literal["counter", "gauge", "histogram"]
     labels: tuple[str, ...]
     help: str
 
@@ -43,7 +43,7 @@ _WORDS: dict[Unit, str] = {
     "iterations": "Iterations",
     "flops": "Floating-point operations (iterations at each run's own cost)",
     "device_seconds": "Seconds on a device (iterations at each run's own pace)",
-    "energy_joules": "Energy (iterations at each run's own pace and the task's power figure)",
+    "energy_joules": "Energy (iterations at each run's own pace and power: the task's figure, or else as measured)",
     "co2_grams": "Grams of CO2 (the energy at the task's carbon intensity)",
     "cost": "Money (iterations at each run's own pace and the task's price)",
 }
@@ -92,13 +92,23 @@ CONSUMED: dict[Unit, Name] = {
     "flops": Name("retrain_flops_total", "counter", METHOD, f"Floating-point operations {_ALL_RUNS}."),
     "device_seconds": Name("retrain_device_seconds_total", "counter", METHOD, f"Seconds on a device {_ALL_RUNS}."),
     "energy_joules": Name(
-        "retrain_energy_joules_total", "counter", METHOD, f"Energy {_ALL_RUNS}, if the task gives a power figure."
+        "retrain_energy_joules_total",
+        "counter",
+        METHOD,
+        f"Energy {_ALL_RUNS}, if the task gives a power or it was measured.",
     ),
     "co2_grams": Name(
         "retrain_co2_grams_total", "counter", METHOD, f"Grams of CO2 {_ALL_RUNS}, if the task gives a carbon intensity."
     ),
     "cost": Name(f"retrain_{_unit('cost')}_total", "counter", METHOD, f"Money {_ALL_RUNS}, if the task gives a price."),
 }
+
+MEASURED_ENERGY = Name(
+    "retrain_measured_energy_joules_total",
+    "counter",
+    METHOD,
+    "Energy that NVML (GPUs) or RAPL (processors) measured in all runs on machines that have it.",
+)
 
 ACCURACY = Name("retrain_accuracy_ratio", "gauge", TASK, "Accuracy of the newest run's model on the test split.")
 PART_ACCURACY = Name(
@@ -198,6 +208,25 @@ SCHEDULE_PERIOD = Name(
     "The longest time between two scheduled runs; absent without a schedule.",
 )
 
+DURATION_BOUNDS = (10.0, 30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 14400.0, 28800.0, 86400.0)
+RUN_DURATION = Name(
+    "retrain_run_duration_seconds", "histogram", METHOD, "Time from the start of a run's training to its record."
+)
+STAGE_DURATION = Name(
+    "retrain_stage_duration_seconds",
+    "histogram",
+    ("task", "stage"),
+    "Time that a stage of a run took in the process that wrote the record: all of them where one process runs them.",
+)
+
+BUILD_INFO = Name("retrain_build_info", "gauge", ("version", "python"), "1, for the version of retrain and of Python.")
+STORE_REQUESTS = Name(
+    "retrain_store_request_duration_seconds",
+    "histogram",
+    ("operation",),
+    "Time of this process's requests to S3 until the head of the reply; absent where the store is a folder.",
+)
+
 LEDGER_READ = Name(
     "retrain_ledger_read_timestamp_seconds", "gauge", TASK, "When the exporter last read the ledger whole; 0 if never."
 )
@@ -249,12 +278,15 @@ WATCHER_QUEUE_ERRORS = Name(
 )
 
 GROUPS: dict[str, tuple[Name, ...]] = {
+    "Every process": (BUILD_INFO, STORE_REQUESTS),
     "Work and savings, from the ledger": (
         *(RUNS, DECISIONS, USED, USED_ALL_IN),
         SAVED_ERROR,
         *(name for names in (BASELINE, SAVED_GROSS, SAVED_NET) for name in names.values()),
         *(name for names in (WHOLE, SAVED_WHOLE_GROSS, SAVED_WHOLE_NET) for name in names.values()),
         *CONSUMED.values(),
+        MEASURED_ENERGY,
+        *(RUN_DURATION, STAGE_DURATION),
     ),
     "The newest run, from the ledger": (
         *(ACCURACY, PART_ACCURACY, VALIDATION_ACCURACY, TARGET_ACCURACY, TARGET_ERROR, TARGET_CARRIED),

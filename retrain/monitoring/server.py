@@ -6,12 +6,13 @@ from collections.abc import Iterable, Sequence
 from threading import Event
 from types import FrameType
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import make_wsgi_app
 
 from retrain.config.task import Task
 from retrain.errors import UserError
 from retrain.monitoring.exporter import Exporter, WatchedTask
 from retrain.monitoring.pages import Pages
+from retrain.monitoring.process import make_registry
 from retrain.monitoring.web import App, Environ, StartResponse, reply, serving
 from retrain.store.task_store import open_task_store
 
@@ -45,9 +46,7 @@ def stop_on_signals() -> Event:
 
 def exporter_app(exporter: Exporter, pages: Pages) -> App:
     """Return the WSGI application."""
-    registry = CollectorRegistry()
-    registry.register(exporter)
-    metrics: App = make_wsgi_app(registry)
+    metrics: App = make_wsgi_app(make_registry(exporter))
 
     def answer(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         path = environ["PATH_INFO"]

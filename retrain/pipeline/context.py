@@ -1,8 +1,11 @@
 """Where stages work: a task's store, a device, a cache of decoded drops, and an observer."""
 
 import os
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -41,6 +44,19 @@ class Context:
     """The `package.module:factory` names of the task file. Plans lie in the store: they have no other code run."""
     clock: Clock = utc_now
     """Tells whether the time of an approval is up."""
+
+    stage_seconds: defaultdict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
+    """Seconds that each stage of a run took in this process, by run id."""
+
+    @contextmanager
+    def timed(self, run_id: str, stage: str) -> Iterator[None]:
+        """Add the time within to what a run's stage took."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            taken = self.stage_seconds[run_id]
+            taken[stage] = taken.get(stage, 0.0) + time.monotonic() - started
 
     def samples(
         self, dataset: Dataset, splits: Collection[Split], data: Data, loading: Loading

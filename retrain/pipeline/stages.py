@@ -19,7 +19,7 @@ from retrain.pipeline.evaluate import evaluate_run
 from retrain.pipeline.gate import decide
 from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.pipeline.train import run_as_leader, train_plan
-from retrain.records import Approval, Decision, Evaluation, Plan, RunRecord, Verdict
+from retrain.records import Approval, Decision, Evaluation, Plan, Result, RunRecord, Verdict
 from retrain.store import champions
 from retrain.store.base import Conflict
 from retrain.store.champions import Author, ChampionSnapshot
@@ -61,11 +61,16 @@ def finish_approval(context: Context, run_id: str) -> Ended:
 
 def train(context: Context, plan: Plan) -> Plan:
     """Train a plan and, while it ends below its target, what it escalates to; return the last attempt's plan."""
-    while train_plan(context, plan).outcome == "missed" and (following := planning.escalate(plan)):
+    while _train_timed(context, plan).outcome == "missed" and (following := planning.escalate(plan)):
         context.files(following.run_id).write_plan(following)  # before the record that names it
         write_record(context, plan)
         plan = following
     return plan
+
+
+def _train_timed(context: Context, plan: Plan) -> Result:
+    with context.timed(plan.run_id, "train"):
+        return train_plan(context, plan)
 
 
 def evaluate(context: Context, plan: Plan) -> Evaluation | None:
@@ -81,7 +86,8 @@ def evaluate(context: Context, plan: Plan) -> Evaluation | None:
     opponent, refused = champions.compared_champion(seen, plan.run_id), decision is not None and not decision.promoted
     if found and (refused or _compared_with(found) == opponent):
         return found
-    evaluation = evaluate_run(context, plan, opponent)
+    with context.timed(plan.run_id, "evaluate"):
+        evaluation = evaluate_run(context, plan, opponent)
     files.write_evaluation(evaluation)
     return evaluation
 
@@ -98,7 +104,8 @@ def promote(context: Context, plan: Plan) -> Decision | None:
     files = context.files(plan.run_id)
     if plan.purpose != "retrain":
         return None
-    decision = files.decision() or _refused_by_person(context, plan) or _decide_and_swap(context, plan)
+    with context.timed(plan.run_id, "promote"):
+        decision = files.decision() or _refused_by_person(context, plan) or _decide_and_swap(context, plan)
     if decision:
         files.write_decision(decision)
     return decision
@@ -167,7 +174,8 @@ def _assemble(context: Context, plan: Plan, error: str | None, lost: int) -> Run
     evaluation, decision = files.evaluation(), files.decision()
     if champions.was_promoted(context.store.champion.read(), plan.run_id):
         evaluation, decision = evaluate(context, plan), decision or Decision(promoted=True, reasons=())
-    return make_record(plan, files.result(), evaluation, decision, error, lost)
+    record = make_record(plan, files.result(), evaluation, decision, error, lost)
+    return record.model_copy(update={"stage_seconds": dict(context.stage_seconds[plan.run_id])})
 
 
 def record_failure(context: Context, plan: Plan, error: str) -> RunRecord:

@@ -73,6 +73,8 @@ class RunRecord(Record):
     """What a device cost then."""
     followed_by: str | None = None
     """Run id of the attempt that follows this one, if it escalated."""
+    stage_seconds: dict[str, float] = Field(default_factory=dict)
+    """Seconds that each stage took in the process that wrote this record."""
     started_at: datetime
     ended_at: datetime
 

@@ -46,6 +46,8 @@ class Cost(Record):
     flops_all_in: float
     device_seconds: float
     device_seconds_all_in: float
+    measured_joules: float | None = None
+    """Energy of the devices, all in, by NVML (GPUs) or RAPL (processors); None where nothing measured all of it."""
 
 
 class Machine(Record):

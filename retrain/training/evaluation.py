@@ -13,6 +13,7 @@ from torch.nn import functional
 from retrain.data.augment import Normalize
 from retrain.data.samples import Samples
 from retrain.training.distributed import SINGLE_PROCESS, ProcessGroup
+from retrain.training.energy import EnergyMeter
 from retrain.training.groups import Groups
 from retrain.training.progress import Clock
 from retrain.training.seeds import make_generator
@@ -163,7 +164,7 @@ TRAIN_SAMPLES = 2000
 def measure_train_accuracy(run: Run) -> float:
     """Return the delivered weights' accuracy on random training samples without augmentation, and charge the run."""
     chosen = torch.randperm(len(run.train), generator=make_generator(run.plan.seed, "train accuracy"))[:TRAIN_SAMPLES]
-    with Clock(run.progress).aside("evaluation"):
+    with Clock(run.progress, EnergyMeter(run.train.device)).aside("evaluation"):
         measured = measure(run.average.network(), run.train, chosen.to(run.train.device), run.normalize, needed=0.0)
     run.progress.evaluated_images += measured.images
     return measured.accuracy

@@ -8,6 +8,7 @@ import torch
 from retrain.recipe.schedule import learning_rate
 from retrain.records import Point
 from retrain.records.run import Outcome
+from retrain.training.energy import EnergyMeter
 from retrain.training.evaluation import count_exactly, measure
 from retrain.training.preemption import Preempted
 from retrain.training.progress import Clock, Observer
@@ -24,7 +25,7 @@ def run_loop(run: Run, observer: Observer, save: Callable[[Run], object], leavin
     they wish at its start is told while they compute.
     """
     plan, progress = run.plan, run.progress
-    clock = Clock(progress)
+    clock = Clock(progress, EnergyMeter(run.train.device))
     outcome: Outcome | None = None
     observer.started(plan, progress)
     while outcome is None and progress.iteration < plan.iterations:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from retrain.records import Plan, Point
+from retrain.training.energy import EnergyMeter
 
 
 @dataclass
@@ -24,6 +25,8 @@ class Progress:
     """The part of it spent on saving state."""
     data_seconds: float = 0.0
     """Time before the loop: reading and decoding drops, moving them to the device, setting up."""
+    joules: float | None = None
+    """Measured energy of the loop; None where a part of it was not measured."""
 
     @property
     def aside_seconds(self) -> float:
@@ -75,10 +78,12 @@ class Observers:
 
 
 class Clock:
-    """Adds wall time to a training's progress: all of it, and the part spent aside from iterations."""
+    """Adds wall time to a training's progress, all of it and the part spent aside from iterations, and energy."""
 
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
+    def __init__(self, progress: Progress, meter: EnergyMeter) -> None:
+        self.progress, self._meter = progress, meter
+        is_new = progress.seconds == 0
+        progress.joules = (0.0 if is_new else progress.joules) if meter.is_there else None
         self._last = self._saved = time.monotonic()
 
     def tick(self) -> float:
@@ -86,6 +91,8 @@ class Clock:
         now = time.monotonic()
         passed, self._last = now - self._last, now
         self.progress.seconds += passed
+        if self.progress.joules is not None:
+            self.progress.joules += self._meter.joules()
         return passed
 
     @contextmanager

@@ -1,5 +1,6 @@
 """From an ended loop to its result."""
 
+import os
 import platform
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -66,7 +67,17 @@ def _cost(run: Run) -> Cost:
         flops_all_in=samples * flops.training + progress.evaluated_images * flops.evaluation,
         device_seconds=(progress.seconds - progress.aside_seconds) * run.ranks.size,
         device_seconds_all_in=progress.seconds * run.ranks.size,
+        measured_joules=_measured_joules(run),
     )
+
+
+def _measured_joules(run: Run) -> float | None:
+    """Return the energy of all processes' devices: each is taken to use as much as this one's GPU, or machine."""
+    joules, processes = run.progress.joules, run.ranks.size
+    if joules is None:
+        return None
+    sharing = 1 if run.train.device.type == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return joules * max(1, processes // sharing)
 
 
 def _machine(run: Run) -> Machine:

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from threading import Lock
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import make_wsgi_app
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from retrain.monitoring import names
 from retrain.monitoring.metrics import family
 from retrain.monitoring.names import Name
+from retrain.monitoring.process import make_registry
 from retrain.monitoring.web import App, Environ, StartResponse, reply
 
 MAX_SILENCE = 900.0
@@ -89,9 +90,7 @@ def _seconds_since(moment: datetime | None) -> float:
 
 def health_app(health: Health) -> App:
     """Return the WSGI application."""
-    registry = CollectorRegistry()
-    registry.register(health)
-    metrics: App = make_wsgi_app(registry)
+    metrics: App = make_wsgi_app(make_registry(health))
 
     def answer(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         match environ["PATH_INFO"]:

@@ -28,7 +28,7 @@ from retrain.store.keys import TaskKeys
 from retrain.store.task_store import TaskStore
 
 KEYS = TaskKeys("digits")
-TIMES = ("started_at", "ended_at", "device_seconds", "device_seconds_all_in")
+TIMES = ("started_at", "ended_at", "stage_seconds", "device_seconds", "device_seconds_all_in")
 
 
 class Stores(NamedTuple):

@@ -1,9 +1,12 @@
 """The exporter over HTTP: reads each record once, goes on when something is damaged or away, and survives a restart."""
 
+import platform
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +16,7 @@ import pytest
 from support import known_ledger, monitoring
 from support.programs import need
 
+from retrain import __version__
 from retrain.config.cron import longest_gap
 from retrain.config.task import Task
 from retrain.monitoring import names
@@ -152,8 +156,9 @@ def test_the_exporter_serves_every_name_of_its_groups_and_no_other(store: Counte
     TaskStore(store, "pets").champion.swap(TaskStore(store, "pets").champion.read(), "continuous-4", "promoted")
     exporter = Exporter([WatchedTask(TaskStore(store, "pets"), "0 2 * * 1")])
     exporter.refresh()
+    told = {re.sub(r"_duration_seconds_(bucket|count|sum)$", "_duration_seconds", name) for name, _ in served(exporter)}
     groups = [name for title, group in names.GROUPS.items() if title in EXPORTED for name in group]
-    assert {name for name, _ in served(exporter)} == {name.name.replace(names.CURRENCY, "eur") for name in groups}
+    assert told == {name.name.replace(names.CURRENCY, "eur") for name in groups}
 
 
 EXPORTED = ("Work and savings, from the ledger", "The newest run, from the ledger", "The task now", "The exporter")
@@ -172,6 +177,14 @@ def test_promtool_finds_nothing_to_say_about_what_is_served(store: Counted, tmp_
     command = [need("promtool", "prometheus"), "check", "metrics"]
     checked = subprocess.run(command, input=page, capture_output=True, text=True)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+def test_exporter_tells_its_build_and_its_process(store: Counted) -> None:
+    with monitoring.exporter([Task(name="pets", store=str(store.root))]) as address:
+        values = monitoring.samples(monitoring.get(f"http://{address}/metrics"))
+    assert values[of("retrain_build_info", version=__version__, python=platform.python_version())] == 1
+    assert values[of("process_start_time_seconds")] <= time.time()
+    assert values[of("process_resident_memory_bytes")] > 1e6
 
 
 def test_new_records_are_served_and_what_was_read_outlives_the_store(store: Counted) -> None:

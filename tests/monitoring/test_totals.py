@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 
@@ -101,6 +102,27 @@ def test_without_rates_nothing_is_told_in_energy_or_money() -> None:
     names = {name for name, _ in served(bare)}
     assert not {name for name in names if "joules" in name or "co2" in name or "cost" in name}
     assert "retrain_saved_net_device_seconds" in names
+
+
+def test_durations_of_runs_and_stages_are_histograms() -> None:
+    values = served(PETS)
+    stage = {"task": "pets", "stage": "train"}
+    assert values[of("retrain_stage_duration_seconds_count", **stage)] == len(PETS)
+    assert values[of("retrain_stage_duration_seconds_sum", **stage)] == (400 + 500 + 100 + 150 + 300 + 250) * 2.0
+    assert values[of("retrain_stage_duration_seconds_bucket", le="300.0", **stage)] == 2
+    hours = [2.0, 0.5, 25.0]
+    slow = [
+        run.model_copy(update={"ended_at": run.started_at + timedelta(hours=time), "method": "naive"})
+        for run, time in zip(PETS, hours, strict=False)
+    ]
+    run = {"task": "pets", "method": "naive"}
+    values = served(slow)
+    assert values[of("retrain_run_duration_seconds_sum", **run)] == sum(hours) * 3600
+    by_bound = {
+        bound: values[of("retrain_run_duration_seconds_bucket", le=bound, **run)]
+        for bound in ("1800.0", "86400.0", "+Inf")
+    }
+    assert by_bound == {"1800.0": 1, "86400.0": 2, "+Inf": 3}
 
 
 def test_outcomes_that_have_not_come_are_told_as_zero() -> None:

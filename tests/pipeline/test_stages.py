@@ -56,7 +56,8 @@ def timeless(record: RunRecord) -> dict[str, object]:
     seconds = {"device_seconds", "device_seconds_all_in"}
     times = {"started_at", "ended_at"}
     return record.model_dump(
-        exclude={"started_at": True, "ended_at": True, "result": {"cost": seconds} | dict.fromkeys(times, True)}
+        exclude=dict.fromkeys(times | {"stage_seconds"}, True)
+        | {"result": {"cost": seconds} | dict.fromkeys(times, True)}
     )
 
 

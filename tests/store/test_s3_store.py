@@ -13,10 +13,12 @@ from support.races import PROCESSES, claim_all, count_up, race
 from support.store_faults import cut, lost_reply, reset, truncated
 
 from retrain.errors import StoreError
-from retrain.store import Conflict, Entry, ObjectStore, open_store
+from retrain.store import Conflict, Entry, Missing, ObjectStore, open_store
 from retrain.store.base import probe_conditional_writes
+from retrain.store.s3 import request_times
 from retrain.store.s3.store import LARGE
 from retrain.store.s3.transfers import PART
+from retrain.utils.durations import Durations
 
 
 class First:
@@ -277,11 +279,28 @@ def test_a_missing_bucket_is_said_to_be_missing(s3: str, tmp_path: Path) -> None
         assert "Create the bucket, or correct the task's `store`." in message
 
 
-def test_an_unreachable_server_is_named_within_a_minute(s3: str) -> None:
+def test_an_unreachable_server_is_named_within_a_minute(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_times, "REQUESTS", Durations(request_times.BOUNDS))
     started = time.monotonic()
     with pytest.raises(StoreError, match=r"s3://models/t at http://127\.0\.0\.1:9, k: .*cannot be .*endpoint_url"):
         open_store("s3://models/t", "http://127.0.0.1:9").read("k")
     assert time.monotonic() - started < 60
+    assert list(request_times.REQUESTS.read()) == [("GetObject",)]
+
+
+def test_requests_are_timed_by_operation(
+    s3: str, bucket: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(request_times, "REQUESTS", Durations(request_times.BOUNDS))
+    caplog.set_level("DEBUG", logger="retrain")
+    store = open_store(f"s3://{bucket}/t", s3)
+    store.write("a", b"1")
+    store.read("a")
+    with pytest.raises(Missing):
+        store.read("b")
+    told = {labels: (seen.cumulative[-1], seen.seconds > 0) for labels, seen in request_times.REQUESTS.read().items()}
+    assert told == {("PutObject",): (1, True), ("GetObject",): (2, True)}
+    assert any(message.startswith("S3 GetObject took 0.") for message in caplog.messages)
 
 
 @pytest.mark.parametrize(("bucket_name", "endpoint"), [("models", "localhost"), ("Not A Bucket", "http://127.0.0.1:9")])

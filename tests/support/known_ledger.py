@@ -23,6 +23,7 @@ ERROR = 7.0
 """Standard error of what scratch takes."""
 EVALUATION = 10
 """What evaluating a run is charged, in iterations."""
+EVALUATION_SECONDS = 12.0
 COSTS = Costs(price_per_device_hour=1.8, currency="EUR", device_watts=300, grams_co2_per_kwh=250)
 
 
@@ -76,6 +77,7 @@ def run(
         decision=None if promoted is None else Decision(promoted=promoted, reasons=() if promoted else ("worse",)),
         savings=None if purpose == "trial" else _savings(used, baseline, outcome, purpose),
         costs=COSTS,
+        stage_seconds={"train": used * SECONDS, "evaluate": EVALUATION_SECONDS},
         started_at=START + timedelta(days=number),
         ended_at=START + timedelta(days=number),
     )
@@ -102,6 +104,7 @@ def _result(number: int, outcome: str, used: int, aim: Target | None) -> Result:
             flops_all_in=used * FLOPS + 1e10,
             device_seconds=used * SECONDS,
             device_seconds_all_in=used * SECONDS + 20,
+            measured_joules=used * SECONDS * 280,
         ),
         machine=Machine(retrain="0", torch="2", device="cpu", threads=1),
         started_at=START,

@@ -19,6 +19,7 @@ from botocore.exceptions import ClientError
 
 from retrain.store.base import Entry, Missing, check_key, confirm_write
 from retrain.store.s3.errors import Denied, Location, http_status, translate_errors
+from retrain.store.s3.request_times import time_requests
 from retrain.store.s3.retry import ATTEMPTS, backoff, retry
 from retrain.store.s3.transfers import CONNECTIONS, PART, S3Stream, download_parts
 from retrain.utils.files import temp_copy, temp_file
@@ -63,6 +64,7 @@ class S3Store:
         self.url = f"s3://{bucket}/{self._prefix}".rstrip("/")
         with translate_errors(Location(self.url, endpoint_url or "AWS", "")):
             self._client: Any = Session().client("s3", endpoint_url=endpoint_url, config=CONFIG)
+        time_requests(self._client)
         self._uploads = S3Transfer(self._client, TRANSFER)
         self._helpers = ThreadPoolExecutor(CONNECTIONS, "s3")
 

@@ -1,0 +1,68 @@
+"""Measured energy of the device that trains: a GPU's by NVML, the processors' by RAPL, where the machine tells it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+POWERCAP = Path("/sys/class/powercap")
+"""Where Linux shows RAPL, often to root alone; most virtual machines and containers lack it."""
+MICRO, MILLI = 1e-6, 1e-3
+
+
+class EnergyMeter:
+    """Joules since the last reading, as the device counts them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._read = _gpu_counter(device) if device.type == "cuda" else _processor_counter(POWERCAP)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether this machine measures the device's energy."""
+        return self._read is not None
+
+    def joules(self) -> float:
+        """Return the energy since the last call, or since the meter was made; 0 where nothing measures it."""
+        return self._read() if self._read else 0.0
+
+
+def _processor_counter(folder: Path) -> Callable[[], float] | None:
+    """Return what reads the energy of all processor packages since the last reading, their memory's left out."""
+    packages = [package for package in sorted(folder.glob("intel-rapl:*")) if package.name.count(":") == 1]
+    try:
+        spans = [int((package / "max_energy_range_uj").read_text()) for package in packages]
+        last = [int((package / "energy_uj").read_text()) for package in packages]
+    except OSError:
+        return None
+
+    def read() -> float:
+        total = 0
+        for number, package in enumerate(packages):
+            now = int((package / "energy_uj").read_text())
+            total += (now - last[number]) % (spans[number] + 1)  # the counter wraps
+            last[number] = now
+        return total * MICRO
+
+    return read if packages else None
+
+
+def _gpu_counter(device: torch.device) -> Callable[[], float] | None:
+    """Return what reads a GPU's energy since the last reading; None without NVML, or where the GPU counts none."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        last = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+    except pynvml.NVMLError:
+        return None
+
+    def read() -> float:
+        nonlocal last
+        before, last = last, pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+        return float(last - before) * MILLI
+
+    return read
