@@ -179,7 +179,13 @@ def _target(target: Target) -> str:
         own = f"{pluralize(len(target.scope.drops), 'drop')} and first {pluralize(target.scope.classes, 'class')}"
         source += f", on its own {own}"
     error = f" (standard error {format_percent(target.standard_error)})" if target.standard_error else ""
-    return f"{format_percent(target.accuracy)}{error}, L_{target.level:g} {source}"
+    expected = ""
+    if known := target.expected:
+        expected = (
+            f"; on all of val, scratch is expected to end with {format_percent(known.accuracy)} "
+            f"(standard error {format_percent(known.standard_error)})"
+        )
+    return f"{format_percent(target.accuracy)}{error}, L_{target.level:g} {source}{expected}"
 
 
 def _speed_up(record: RunRecord, level: Literal["99", "100"]) -> str:

@@ -114,16 +114,16 @@ class Stopping(ConfigModel):
 
     confirmations: PositiveInt = 2
     """Evaluations in a row that must be at the target, so that one lucky reading does not end a run."""
-    plateau_window: Annotated[float, Field(gt=0, le=1)] = 0.05
-    """Share of scratch's whole training over which a run must still improve; more where validation is noisy: as many
-    times as the accuracy's standard error is larger than one point."""
+    plateau_window: Annotated[float, Field(gt=0, le=1)] = 0.08
+    """Iterations over which a run must still improve, as a share of those that scratch takes to its accuracy. They are
+    more where validation is noisy: as many times as the accuracy's standard error is larger than one point."""
     plateau_gain: Share = 0.0025
     """Least accuracy (a share, so 0.0025 is a quarter of a point) that it must gain over that window."""
     plateau_errors: NonNegativeFloat = 0.5
     """Standard errors of its accuracy on val that it must gain, where they are more."""
     plateau_excess: PositiveFloat = 0.02
     """Accuracy above a target carried over from earlier drops that doubles the gain asked for."""
-    patience: PositiveFloat = 3.0
+    patience: PositiveFloat = 1.5
     """Windows without such a gain after which a run below its target is given up."""
 
 

@@ -323,7 +323,7 @@ def _make_stop_rule(
     is_constant = isinstance(recipe.schedule, Constant)
     if target is None or scratch is None or not (is_constant or target.scope):
         return None
-    rule = StopRule.of(task.training.stopping, scratch.schedule, evaluate_every)
+    rule = StopRule.of(task.training.stopping, scratch.iterations, evaluate_every)
     return rule if is_constant else rule.model_copy(update={"patience": None})
 
 

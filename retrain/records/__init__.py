@@ -9,10 +9,11 @@ from retrain.records.base import Record, digest, parse_record
 from retrain.records.drop import Dataset, Drop, DropRef, LeftOut, Shard
 from retrain.records.ledger import Champion, Promotion, RunRecord, Savings
 from retrain.records.model_input import ModelInput
-from retrain.records.plan import Loading, Origin, Plan, Scope, ScratchEstimate, StopRule, Target
+from retrain.records.plan import AccuracyEstimate, Loading, Origin, Plan, Scope, ScratchEstimate, StopRule, Target
 from retrain.records.run import Comparison, Cost, Curve, Decision, Evaluation, Interval, Machine, Point, Result
 
 __all__ = [
+    "AccuracyEstimate",
     "Approval",
     "Champion",
     "Comparison",

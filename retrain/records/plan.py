@@ -22,11 +22,19 @@ class Scope(Record):
     """Predictions are among the first this many classes of the dataset."""
 
 
+class AccuracyEstimate(Record):
+    """The accuracy that scratch would end with on all of val, estimated from an earlier scratch run."""
+
+    accuracy: float
+    standard_error: float
+
+
 class Target(Record):
     """What a run must reach on val, and where that figure comes from.
 
     `accuracy` is level/100 of the baseline's. `measured`: the baseline saw this very dataset. `carried`: drops have
-    landed since, `age` of them; the accuracy within `scope` is compared, and what is new must have stopped improving.
+    landed since, `age` of them; the accuracy within `scope` is compared. Besides, the run must have stopped improving,
+    or be above the accuracy that is expected of scratch.
     """
 
     level: float
@@ -43,6 +51,8 @@ class Target(Record):
     """None: all of val."""
     standard_error: float = 0.0
     """Of the baseline's accuracy, from the number of its validation samples."""
+    expected: AccuracyEstimate | None = None
+    """What scratch would end with on this dataset; None where it was measured, or cannot be told."""
     expected_from: int = 0
     """Iterations before which no run of this task has come near its target: fewer val samples may do until then."""
 
@@ -78,12 +88,12 @@ class StopRule(Record):
     """Iterations without a gain after which a run below its target is given up; None: at its schedule's end alone."""
 
     @classmethod
-    def of(cls, stopping: Stopping, schedule: int, evaluate_every: int) -> Self:
-        """Return a task's rule where scratch's whole training on the dataset takes `schedule` iterations.
+    def of(cls, stopping: Stopping, s_scratch: float, evaluate_every: int) -> Self:
+        """Return a task's rule where scratch takes `s_scratch` iterations to its accuracy on the dataset.
 
         A window holds two evaluations at least: from one to the next, nothing can be said of improvement.
         """
-        window = max(stopping.plateau_window * schedule, 2 * evaluate_every)
+        window = max(stopping.plateau_window * s_scratch, 2 * evaluate_every)
         return cls(
             confirmations=stopping.confirmations,
             window=round(window),

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from retrain.records import Point, Target
+from retrain.records import AccuracyEstimate, Point, Target
 from retrain.records.plan import StopRule
 
 LOWEST_LEVEL = 99.0
@@ -73,6 +73,9 @@ def rejection_risk(early: bool, looks: int) -> float:
     return EARLY_RISK if early else RISK / looks
 
 
+MARGIN_ERRORS = 0.5
+"""Standard errors by which a run must be above the accuracy that is expected of scratch."""
+
 Curve = Literal["accuracy", "newest"]
 
 IMPROVING: tuple[Curve, ...] = ("accuracy", "newest")
@@ -117,23 +120,27 @@ def judge(
 def is_good_enough(points: Sequence[Point], target: Target, rule: StopRule | None) -> bool:
     """Say whether the newest point is at its target.
 
-    A target that is carried over from earlier drops says nothing of what is new: all that is learnt must have stopped
-    improving too. The further a run is above such a target, on what is old and on what is new, the more it must gain
-    to go on. A run that has lost as much since its best evaluation is not at its target: it is in the dip
-    that follows a start with a large step.
+    A target that is carried over from earlier drops says nothing of what is new. So the accuracy on all of val must be
+    above what is expected of scratch, or all that is learnt must have stopped improving. The further a run is above a
+    carried target, on what is old and on what is new, the more it must gain to go on. A run that has lost as much since
+    its best evaluation is not at its target: it is in the dip that follows a start with a large step.
     """
     last = points[-1]
     if target.scope is None:
         return last.accuracy >= target.accuracy
     if last.in_scope is None or last.in_scope < target.accuracy:
         return False
-    if rule is None:
+    if rule is None or _is_above_expected(last.accuracy, target.expected):
         return True
     learnt = last.in_scope if last.newest is None else min(last.in_scope, last.newest)
     above = max(0.0, learnt - target.accuracy) / rule.excess if rule.excess else 0.0
     gain = needed_gain(last, rule) * (1 + above)
     has_dipped = last.accuracy < max(point.accuracy for point in points) - gain
     return not has_dipped and _has_stopped_improving(points, rule.window * noise_factor(last), gain)
+
+
+def _is_above_expected(accuracy: float, expected: AccuracyEstimate | None) -> bool:
+    return expected is not None and accuracy >= expected.accuracy + MARGIN_ERRORS * expected.standard_error
 
 
 def needed_gain(last: Point, rule: StopRule) -> float:

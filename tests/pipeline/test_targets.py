@@ -7,7 +7,13 @@ from support.histories import CURVE, TASK, Past, drop, one_drop
 
 from retrain.config.task import Task
 from retrain.pipeline.planning import NoRunNeeded, Request
-from retrain.pipeline.targets import PRIOR_SPREAD, TYPICAL_SHARE, chance_level
+from retrain.pipeline.targets import (
+    CLASS_EXPONENT,
+    CLASS_EXPONENT_ERROR,
+    PRIOR_SPREAD,
+    TYPICAL_SHARE,
+    chance_level,
+)
 from retrain.records import Drop, Plan, ScratchEstimate
 
 DEFAULT = Task.model_validate({"name": "pets", "training": {"epochs": 10, "batch_size": 10}})
@@ -38,6 +44,19 @@ def test_measured_target_is_about_all_of_val() -> None:
     past = one_drop().landed(drop(2))
     past.ended(past.plan(Request(purpose="calibrate")), promoted=None)
     assert past.plan().target.scope is None
+    assert past.plan().target.expected is None
+
+
+def test_no_accuracy_is_expected_where_classes_have_more_images() -> None:
+    assert one_drop().landed(drop(2)).plan().target.expected is None
+
+
+def test_expected_accuracy_falls_with_classes_of_as_many_images() -> None:
+    expected = one_drop().landed(drop(2, classes=("eel", "fox"))).plan().target.expected
+    error = 0.2 * 2**CLASS_EXPONENT
+    assert expected.accuracy == pytest.approx(1 - error)
+    measured = math.sqrt(0.8 * 0.2 / 100) / 0.2
+    assert expected.standard_error == pytest.approx(error * math.hypot(measured, CLASS_EXPONENT_ERROR * math.log(2)))
 
 
 def test_baseline_that_saw_this_dataset_comes_before_a_newer_one() -> None:
@@ -122,7 +141,7 @@ def test_default_run_has_a_stop_rule_and_scratchs_budget() -> None:
     plan = default_past().plan()
     assert (plan.iterations, plan.recipe.schedule.name, plan.evaluate_every) == (1000, "constant", 67)
     stopping, rule = DEFAULT.training.stopping, plan.stop_rule
-    assert rule.window == max(round(stopping.plateau_window * 1000), 2 * 67)
+    assert rule.window == max(round(stopping.plateau_window * plan.scratch.iterations), 2 * 67)
     assert rule.patience == round(stopping.patience * rule.window)
     assert (rule.confirmations, rule.gain) == (stopping.confirmations, stopping.plateau_gain)
 

@@ -10,7 +10,7 @@ from support.trainings import target_at
 
 from retrain.config.task import Stopping
 from retrain.records import Point, Target
-from retrain.records.plan import Scope, StopRule
+from retrain.records.plan import AccuracyEstimate, Scope, StopRule
 from retrain.training.stopping import (
     EARLY_RISK,
     FIRST,
@@ -161,6 +161,16 @@ def test_judge_ends_runs_by_the_table(
     assert judge(points, target, rule, budget=1000) == ending
 
 
+def test_judge_ends_a_rising_run_above_the_expected_accuracy() -> None:
+    """Half a standard error above it, twice in a row, on the baseline's own samples too."""
+    target = CARRIED.model_copy(update={"expected": AccuracyEstimate(accuracy=0.80, standard_error=0.02)})
+    rising, below = curve([0.77, 0.79, 0.81, 0.83], [0.9] * 4), curve([0.77, 0.79, 0.805, 0.809], [0.9] * 4)
+    assert judge(rising[:3], target, RULE, 1000) is None, "one reading may be luck"
+    assert judge(rising, target, RULE, 1000) == "reached"
+    assert judge(below, target, RULE, 1000) is None
+    assert judge(curve([0.77, 0.79, 0.81, 0.83], [0.7] * 4), target, RULE, 1000) is None
+
+
 def test_judge_asks_more_gain_of_a_run_far_above_a_carried_target() -> None:
     points = curve([0.80, 0.81, 0.82, 0.83, 0.84, 0.85], [0.9] * 6)
     assert judge(points, CARRIED, RULE, 1000) is None
@@ -213,10 +223,10 @@ def test_has_plateau_equals_a_search_by_hand(seed: int) -> None:
     assert has_plateau(curve(values), "newest", 10, 0.1)
 
 
-def test_stop_rule_resolves_shares_of_scratchs_training() -> None:
-    rule = StopRule.of(Stopping(), schedule=2000, evaluate_every=30)
-    assert (rule.window, rule.patience, rule.gain, rule.errors, rule.excess) == (100, 300, 0.0025, 0.5, 0.02)
-    assert StopRule.of(Stopping(), schedule=1000, evaluate_every=30).window == 60
+def test_stop_rule_resolves_shares_of_s_scratch() -> None:
+    rule = StopRule.of(Stopping(), s_scratch=1250, evaluate_every=30)
+    assert (rule.window, rule.patience, rule.gain, rule.errors, rule.excess) == (100, 150, 0.0025, 0.5, 0.02)
+    assert StopRule.of(Stopping(), s_scratch=500, evaluate_every=30).window == 60
 
 
 def test_every_figure_is_exact_under_a_stop_rule_or_a_scope() -> None:

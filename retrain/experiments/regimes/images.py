@@ -97,7 +97,7 @@ def _by_class(samples: list[Sample], rename: Callable[[str], str]) -> Pool:
 
 
 GLYPHS = tuple("ABCDEFGHJKLMNPRSTUVXYZ")
-"""Capitals that are told apart however they are turned by up to 30 degrees."""
+"""Capitals that are told apart however they are turned by up to 20 degrees."""
 
 SHAPES = ("circle", "square", "triangle", "pentagon", "hexagon", "ring", "cross", "star", "bar", "crescent")
 
@@ -141,14 +141,14 @@ def _draw_shape(name: str, number: int) -> bytes:
 
 def _compose(layer: Image.Image, chance: random.Random) -> bytes:
     """Paste what was drawn in one colour onto a noisy ground of another, turned and moved."""
-    move = (chance.uniform(-6, 6), chance.uniform(-6, 6))
-    layer = layer.rotate(chance.uniform(-30, 30), translate=(round(move[0]), round(move[1]))).resize((CANVAS, CANVAS))
+    move = (chance.uniform(-4, 4), chance.uniform(-4, 4))
+    layer = layer.rotate(chance.uniform(-20, 20), translate=(round(move[0]), round(move[1]))).resize((CANVAS, CANVAS))
     dark = tuple(chance.randrange(0, 120) for _ in range(3))
     light = tuple(chance.randrange(110, 256) for _ in range(3))
     ground = Image.new("RGB", (CANVAS, CANVAS), dark)
     ground.paste(Image.new("RGB", (CANVAS, CANVAS), light), mask=layer)
     noise = Image.frombytes("RGB", (CANVAS, CANVAS), chance.randbytes(3 * CANVAS**2))
-    return _encode(Image.blend(ground, noise, 0.35))
+    return _encode(Image.blend(ground, noise, 0.15))
 
 
 def _encode(image: Image.Image) -> bytes:
