@@ -54,7 +54,7 @@ def trainjob(task: TaskName, overrides: Overrides = NONE) -> None:
         typer.echo(f"nothing to do: {planned.reason}", err=True)
         return
     next_run.check_model(planned, elsewhere=True)
-    store.run(planned.run_id).write_plan(planned)
+    next_run.keep_plan(store, planned)
     typer.echo(render_trainjob(opened, planned.run_id), nl=False)
 
 

@@ -96,7 +96,7 @@ def _submit(task: "Task", store: "TaskStore", request: "Request", as_json: bool)
         if isinstance(planned, NoRunNeeded):
             _say_nothing(planned, as_json)
             return
-        ours.run(planned.run_id).write_plan(planned)
+        next_run.keep_plan(ours, planned)
         submitted = submit(task, planned, ours, build_pipeline)
     if as_json:
         typer.echo(json.dumps({"run_id": planned.run_id, **submitted._asdict()}, indent=2))

@@ -42,7 +42,8 @@ class Data(ConfigModel):
     """How images are read and augmented."""
 
     image_size: Annotated[int, Field(ge=4, le=1024)] = 32
-    """Side of the square that every image is resized and cropped to, in pixels."""
+    """Side of the square that every image is resized and cropped to, in pixels. Where it, mean or std are absent, a
+    timm network and a pretrained one of torchvision have their own."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Mean of each channel, of values in 0..1."""
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.25, 0.25, 0.25)
@@ -69,10 +70,15 @@ class Model(ConfigModel):
     """The network."""
 
     name: str = "resnet18"
-    """A torchvision classifier by name, mlp, logistic, mixer, or package.module:factory called with (classes,
-    image_size)."""
+    """A torchvision classifier by name, timm/NAME, mlp, logistic, mixer, or package.module:factory called with
+    (classes, image_size)."""
     stem: Literal["small", "standard"] = "small"
     """small: a 3x3 first convolution and no max-pooling, for images up to 64 pixels; standard: torchvision's own."""
+    pretrained: Annotated[Annotated[str, NoCredentials] | None, NotIdentity] = None
+    """A safetensors file of weights to start from: a path, s3://bucket/key, or hf-cache for those of a timm name in
+    Hugging Face's local cache. The last layer starts afresh."""
+    pretrained_sha256: Annotated[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None, IdentityIfSet] = None
+    """SHA-256 of that file; where absent, a plan pins that of the file that it finds."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Keyword arguments of the factory: width (resnets: channels of the first stage; mlp: hidden units),
     norm (resnets: batch, group or none), ..."""

@@ -10,6 +10,7 @@ from retrain.doctor.machine import check_machine
 from retrain.doctor.storage import check_storage
 from retrain.errors import DamagedDrop
 from retrain.models import factory
+from retrain.models.pretrained import resolve_task
 from retrain.pipeline import next_run
 from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.records import Drop
@@ -61,6 +62,7 @@ def _check_model(task: Task, drops: Sequence[Drop]) -> Finding | str:
     if task.kubeflow.host and not factory.is_installed(task.model):
         found = f"{task.model.name} is not installed here, and was not tried"
         return Finding(check="model", state="warning", found=found, mend="The image of --on kubeflow must have it.")
+    task = resolve_task(task)
     factory.check_network(task.model, len(make_dataset(drops).classes) or FEWEST, task.data.image_size)
     return f"{task.model.name} takes {task.data.image_size}x{task.data.image_size} images"
 

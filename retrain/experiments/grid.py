@@ -10,6 +10,7 @@ from retrain.config.loading import load_task
 from retrain.config.recipe import recipe_for
 from retrain.config.task import Task
 from retrain.experiments.settings import Method, Study
+from retrain.models.pretrained import resolve_task
 from retrain.records import digest
 
 FIRST = "(first drop)"
@@ -74,7 +75,7 @@ def task_of(study: Study, cell: Cell, store: str | None) -> Task:
     method = study.methods.get(cell.method, Method(start="scratch"))
     settings = study.set | variant.set | (variant.first if cell.drops == 1 else method.set)
     settings |= {"seed": cell.seed} | ({"store": store} if store else {})
-    task = load_task(study.task, [f"{path}={json.dumps(value)}" for path, value in settings.items()])
+    task = resolve_task(load_task(study.task, [f"{path}={json.dumps(value)}" for path, value in settings.items()]))
     followed: dict[str, Any] = {aspect: getattr(task.recipe, aspect) for aspect in method.aspects}
     recipe = recipe_for(method.start, task.recipe).model_copy(update=followed)
     return task.model_copy(update={"name": data_name(study, cell.split, task), "recipe": recipe})

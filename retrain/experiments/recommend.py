@@ -13,7 +13,7 @@ from retrain.experiments.page import format_count, format_percent, format_ratio,
 from retrain.experiments.statistics import Estimate, estimate
 from retrain.experiments.workers import Workers, run_trial, worker_pool
 from retrain.pipeline import next_run, planning
-from retrain.pipeline.planning import History, Request
+from retrain.pipeline.planning import History, Request, same_network
 from retrain.records import Drop, Plan, RunRecord
 from retrain.store.task_store import TaskStore, open_task_store
 from retrain.utils.text import pluralize
@@ -125,7 +125,7 @@ def _parent(store: TaskStore, task: Task, past: History, drops: Sequence[Drop]) 
             f"task {task.name}: races continue from a champion on a drop that is new to it, and there is none "
             f"({pluralize(len(drops), 'drop')} landed): run `retrain run`, land a further drop, and try again"
         )
-    if (plan.task.model, plan.task.data.image_size) != (task.model, task.data.image_size):
+    if not same_network(plan.task, task):
         raise StudyError(f"task {task.name}: no preset can continue from {plan.run_id}: its network is another one")
     return plan
 

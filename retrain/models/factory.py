@@ -1,4 +1,4 @@
-"""Networks by name: torchvision's, `mlp`, `logistic`, `mixer`, and any `package.module:factory`."""
+"""Networks by name: torchvision's, timm's, `mlp`, `logistic`, `mixer`, and any `package.module:factory`."""
 
 import importlib.util
 from collections.abc import Callable, Collection
@@ -11,6 +11,7 @@ from retrain.config.task import Model
 from retrain.errors import ModelError
 from retrain.models import narrow_convolutions, resnets
 from retrain.models.mixer import mixer
+from retrain.models.pretrained import TIMM, timm_config
 from retrain.models.resnets import RESNETS
 
 
@@ -70,8 +71,10 @@ def has_normalisation(network: nn.Module) -> bool:
 
 
 def is_installed(model: Model) -> bool:
-    """Say whether the module of the model's factory is here; that says nothing of the factory."""
+    """Say whether the module that the model's factory is in, or timm, is here; that says nothing of the factory."""
     module, colon, _ = model.name.partition(":")
+    if model.name.startswith(TIMM):
+        module, colon = "timm", ":"
     try:
         return not colon or importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):
@@ -92,6 +95,8 @@ def _find_factory(model: Model) -> Callable[..., Any]:
     own: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "logistic": logistic, "mixer": mixer}
     if model.name in own:
         return own[model.name]
+    if model.name.startswith(TIMM):
+        return timm_factory(model)
     if model.name in resnets.RESNETS:
         return resnets.resnet_factory(model)
 
@@ -133,8 +138,25 @@ def torchvision_factory(model: Model) -> Callable[..., nn.Module]:
     if model.name not in models.list_models(module=models):
         raise ModelError(
             f"model.name: there is no model {model.name!r}; allowed: mlp, logistic, mixer, a torchvision classifier "
-            f"({', '.join(RESNETS)}, mobilenet_v3_small, ...) or package.module:factory"
+            f"({', '.join(RESNETS)}, mobilenet_v3_small, ...), timm/NAME or package.module:factory"
         )
     if model.stem == "small":
         raise ModelError(f"model.stem: small exists for {', '.join(RESNETS)}; set `stem: standard` for {model.name}")
     return lambda classes, image_size, **options: models.get_model(model.name, num_classes=classes, **options)
+
+
+def timm_factory(model: Model) -> Callable[..., nn.Module]:
+    """Return the factory of a network by timm's name, of any size of image. Raises `ModelError` if there is none."""
+    config = timm_config(model)
+    if model.stem == "small":
+        raise ModelError(f"model.stem: small exists for {', '.join(RESNETS)}; set `stem: standard` for {model.name}")
+    import timm
+
+    def build(classes: int, image_size: int, **options: Any) -> nn.Module:
+        sized = {"img_size": image_size} if config.fixed_input_size and image_size != config.input_size[-1] else {}
+        network: nn.Module = timm.create_model(
+            model.name.removeprefix(TIMM), pretrained=False, num_classes=classes, **sized | options
+        )
+        return network
+
+    return build

@@ -6,6 +6,7 @@ from itertools import islice
 
 from retrain.config.task import Task
 from retrain.errors import DamagedDrop
+from retrain.models.pretrained import keep_pretrained, resolve_task
 from retrain.pipeline import planning
 from retrain.pipeline.planning import History, NoRunNeeded, Request
 from retrain.pipeline.targets import Measured
@@ -19,7 +20,11 @@ SCRATCH_RUNS = 10
 
 
 def plan_next_run(store: TaskStore, task: Task, request: Request) -> Plan | NoRunNeeded:
-    """Plan the next run and change nothing. Raises `DamagedDrop` at a drop that belongs in quarantine."""
+    """Plan the next run and change nothing. Raises `DamagedDrop` at a drop that belongs in quarantine.
+
+    A network that has its own size, normalisation or weights decides these first (`resolve_task`).
+    """
+    task = resolve_task(task)
     found = store.drops.committed()
     drops = list(map_ahead(partial(_without_shards, store), found.usable))
     past = history(store, task)._replace(quarantined=found.quarantined)
@@ -56,6 +61,12 @@ def _check_known(drops: Iterable[Drop], past: History) -> None:
             raise DamagedDrop(
                 drop.id, f"drop {drop.id} is not the one that the champion was trained on: it was changed"
             )
+
+
+def keep_plan(store: TaskStore, plan: Plan) -> None:
+    """Keep a plan in the store, after the pretrained weights that it names: pods may not see the file they are in."""
+    keep_pretrained(store, plan.task)
+    store.run(plan.run_id).write_plan(plan)
 
 
 def check_model(plan: Plan, elsewhere: bool) -> None:

@@ -118,9 +118,14 @@ def equal_work(one: Task, other: Task) -> bool:
     """
 
     def work(task: Task) -> tuple[object, ...]:
-        return task.model, task.data.image_size, identity(task.training), task.training.averaging
+        return identity(task.model), task.data.image_size, identity(task.training), task.training.averaging
 
     return work(one) == work(other)
+
+
+def same_network(one: Task, other: Task) -> bool:
+    """Say whether two tasks have the same network, images and pretrained weights, wherever these are kept."""
+    return (identity(one.model), one.data.image_size) == (identity(other.model), other.data.image_size)
 
 
 def escalate(plan: Plan) -> Plan | None:
@@ -169,7 +174,7 @@ def _method(
         return request.method, f"method {request.method} was asked for"
     if baseline is None:
         return "scratch", unusable or "there is no baseline"
-    if (task.model, task.data.image_size) != (champion.task.model, champion.task.data.image_size):
+    if not same_network(task, champion.task):
         return "scratch", f"the network is not that of champion {champion.run_id}"
     if due := _refresh_due(task.baseline.refresh, dataset, champion, baseline):
         return "scratch", f"refresh of the baseline: {due}"
@@ -223,7 +228,7 @@ def _assemble(
     known = len(known_drops(history))
     recipe = recipe_for(method, task.recipe)
     recipe = _at_scale(recipe, resolve_scale(recipe.schedule, _new_share(dataset, known)))
-    recipe, start = _resolve_initialization(recipe, parent, history)
+    recipe, start = _resolve_initialization(task, recipe, parent, history)
     target = make_target(task.target.level, dataset, baseline, history.records) if parent and baseline else None
     whole = _iterations(task, dataset, recipe_for("scratch", task.recipe))
     scratch = estimate_scratch(whole, dataset, history.scratch_runs) if parent else None
@@ -262,10 +267,11 @@ def _assemble(
     )
 
 
-def _resolve_initialization(recipe: Recipe, parent: Plan | None, history: History) -> tuple[Recipe, str]:
+def _resolve_initialization(task: Task, recipe: Recipe, parent: Plan | None, history: History) -> tuple[Recipe, str]:
     """Return the recipe with its initialization chosen, and why it is so."""
     if parent is None:
-        return recipe, "The weights are newly initialised: scratch has no parent."
+        begun = "the pretrained ones, with a new head" if task.model.pretrained_sha256 else "newly initialised"
+        return recipe, f"The weights are {begun}: scratch has no parent."
     setting = recipe.initialization
     if not isinstance(setting, Auto):
         return recipe, f"The task sets recipe.initialization to {setting.name}."
@@ -277,6 +283,7 @@ def _resolve_initialization(recipe: Recipe, parent: Plan | None, history: Histor
         train_accuracy=result.train_accuracy if result else None,
         val_accuracy=result.final_accuracy if result else None,
         adaptive=not isinstance(parent.task.training.optimizer, Sgd),
+        pretrained=parent.task.model.pretrained_sha256 is not None,
     )
     return recipe.model_copy(update={"initialization": chosen}), reason
 

@@ -39,7 +39,7 @@ def plan(context: Context, task: Task, request: Request) -> Plan | NoRunNeeded:
     planned = next_run.plan_and_quarantine(context.store, task, request)
     if isinstance(planned, Plan):
         factory.check_network(planned.task.model, len(planned.dataset.classes), planned.task.data.image_size)
-        context.files(planned.run_id).write_plan(planned)
+        next_run.keep_plan(context.store, planned)
     return planned
 
 

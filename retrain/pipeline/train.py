@@ -9,6 +9,7 @@ from itertools import zip_longest
 
 from retrain.config.recipe import EasyHard, Fresh
 from retrain.models import factory
+from retrain.models.pretrained import body_weights, keep_pretrained
 from retrain.pipeline.context import Context
 from retrain.recipe.learning_speed import Counters, add_decayed, split
 from retrain.records import Plan, Result
@@ -21,6 +22,7 @@ from retrain.training.loop import run_loop
 from retrain.training.optimizers import moments
 from retrain.training.preemption import defer_signals
 from retrain.training.result import make_result
+from retrain.training.seeds import fresh_network
 from retrain.training.setup import Parent, Run, set_up
 from retrain.training.state import load_state, save_state
 
@@ -92,7 +94,9 @@ def prepare(context: Context, plan: Plan) -> Run:
     splits = context.samples(plan.dataset, ("train", "val"), plan.task.data, plan.loading)
     if plan.loading.kind == "stream":
         log.info("data is streamed: %s", plan.loading.reason)
-    return set_up(plan, splits["train"], splits["val"], _parent(context, plan), context.ranks)
+    weights = keep_pretrained(context.store, plan.task)
+    pretrained = body_weights(fresh_network(plan), weights) if weights else None
+    return set_up(plan, splits["train"], splits["val"], _parent(context, plan), context.ranks, pretrained)
 
 
 def _parent(context: Context, plan: Plan) -> Parent | None:

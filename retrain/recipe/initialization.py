@@ -1,8 +1,9 @@
 """Initialization: where the weights of a run start (Verwimp et al., section 3.1; Ash & Adams, 2020).
 
-`old` is the parent's state dict, `fresh` a newly initialised network, changed in place. A tensor of `fresh` may have
-more rows (dimension 0) than the parent's, as the head has when classes were added: the rows that the parent never saw
-keep their full fresh initialization, or are made of class means of the parent's features beforehand."""
+`old` is the parent's state dict, `fresh` a newly initialised network, changed in place. `pretrained` are the weights of
+its body, where the task has some: then they take the place of zero, which weights are shrunk to. A tensor of `fresh`
+may have more rows (dimension 0) than the parent's, as the head has when classes were added: the rows that the parent
+never saw keep their full fresh initialization, or are made of class means of the parent's features beforehand."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -24,8 +25,13 @@ def warm_start(fresh: nn.Module, old: Mapping[str, Tensor]) -> None:
 
 
 @torch.no_grad()
-def shrink_perturb(fresh: nn.Module, old: Mapping[str, Tensor], setting: ShrinkPerturb) -> None:
+def shrink_perturb(
+    fresh: nn.Module, old: Mapping[str, Tensor], setting: ShrinkPerturb, pretrained: Mapping[str, Tensor] | None = None
+) -> None:
     """θ = α·old + β·fresh, for parameters (Verwimp et al., eq. 4).
+
+    A pretrained body is shrunk towards its pretrained weights: θ = pretrained + α·(old - pretrained) + β·fresh. These
+    are eq. 4 of the changes that training has made to it.
 
     The perturbation is a newly initialised network rather than Gaussian noise, and buffers keep their fresh values, so
     that BatchNorm's running statistics start afresh: both as in the published code of Ash & Adams. On request buffers
@@ -33,11 +39,14 @@ def shrink_perturb(fresh: nn.Module, old: Mapping[str, Tensor], setting: ShrinkP
     Raises `ModelError`, changing nothing, if `old` does not fit.
     """
     _check_fit(fresh.state_dict(), old)
-    alpha = shrink_factor(fresh, old, setting)
+    centre = pretrained or {}
+    alpha = setting.alpha if pretrained else shrink_factor(fresh, old, setting)
     for name, parameter in fresh.named_parameters():
         seen = _parent_rows(parameter, old[name])
         (parameter if setting.new_rows == "perturbed" else seen).mul_(setting.beta)
         seen.add_(old[name].to(seen), alpha=alpha)
+        if name in centre:
+            parameter.add_(centre[name].to(parameter), alpha=1 - alpha)
     if setting.buffers == "old":
         for name, buffer in fresh.named_buffers():
             _parent_rows(buffer, old[name]).copy_(old[name])
@@ -56,7 +65,19 @@ def shrink_factor(fresh: nn.Module, old: Mapping[str, Tensor], setting: ShrinkPe
     return min(1.0, max(setting.alpha, least))
 
 
-def initialize(setting: Initialization, fresh: nn.Module, old: Mapping[str, Tensor] | None) -> None:
+@torch.no_grad()
+def load_body(fresh: nn.Module, pretrained: Mapping[str, Tensor] | None) -> None:
+    """Give a network the pretrained weights of its body, parameters and buffers; its head stays as it is."""
+    if pretrained:
+        fresh.load_state_dict(dict(pretrained), strict=False)
+
+
+def initialize(
+    setting: Initialization,
+    fresh: nn.Module,
+    old: Mapping[str, Tensor] | None,
+    pretrained: Mapping[str, Tensor] | None = None,
+) -> None:
     """Bring `fresh` to where a run starts; `old` is None where there is no parent.
 
     Raises `ModelError` if the setting needs a parent that there is not, or that does not fit, and ValueError if it is
@@ -65,6 +86,7 @@ def initialize(setting: Initialization, fresh: nn.Module, old: Mapping[str, Tens
     if isinstance(setting, Auto):
         raise ValueError("the initialization is still auto: resolve it first")
     if isinstance(setting, Fresh):
+        load_body(fresh, pretrained)
         return
     if old is None:
         raise ModelError(f"initialization {setting.name!r} needs a parent's weights and there are none; use 'fresh'")
@@ -72,7 +94,7 @@ def initialize(setting: Initialization, fresh: nn.Module, old: Mapping[str, Tens
         case Warm():
             warm_start(fresh, old)
         case ShrinkPerturb():
-            shrink_perturb(fresh, old, setting)
+            shrink_perturb(fresh, old, setting, pretrained)
 
 
 def _parent_rows(tensor: Tensor, old: Tensor) -> Tensor:
@@ -114,6 +136,12 @@ def find_head(network: nn.Module) -> tuple[str, nn.Linear] | None:
     """Return the name and module of the last layer, or None if it is not linear."""
     name, last = _last_layer(network)
     return (name, last) if isinstance(last, nn.Linear) else None
+
+
+def head_prefix(network: nn.Module) -> str:
+    """Return what the names of the last layer's tensors begin with."""
+    name, _ = _last_layer(network)
+    return f"{name}." if name else ""
 
 
 def _last_layer(network: nn.Module) -> tuple[str, nn.Module]:

@@ -20,15 +20,26 @@ LEAST_ERROR = 1e-6
 
 
 def resolve_start(
-    setting: Auto, normalised: bool, train_accuracy: float | None, val_accuracy: float | None, adaptive: bool = True
+    setting: Auto,
+    normalised: bool,
+    train_accuracy: float | None,
+    val_accuracy: float | None,
+    adaptive: bool = True,
+    pretrained: bool = False,
 ) -> tuple[Warm | ShrinkPerturb, str]:
     """Return the initialization that `auto` stands for, and the reason in a sentence.
 
     `normalised` says whether the network has BatchNorm layers. Accuracies are the parent's on its own data, in
     [0, 1], the one on training samples measured without augmentation; None where they are unknown. `adaptive` says
     whether the optimizer divides by the gradient's size, as Adam does: under SGD the relative step grows with the
-    square of the shrinking.
+    square of the shrinking. `pretrained` says whether the weights are shrunk towards pretrained ones: then neither the
+    optimizer nor normalisation matters, since their size stays what it is and so does the relative step.
     """
+    if pretrained:
+        fitted, why = _is_fitted(train_accuracy, val_accuracy)
+        alpha = setting.alpha if fitted else max(setting.alpha, GENTLE_ALPHA)
+        start = ShrinkPerturb(alpha=alpha, beta=setting.beta, new_rows=setting.head_rows)
+        return start, f"What training changed in the pretrained weights is shrunk to {alpha:g}: {why}."
     shrunk = _shrink(setting, setting.alpha)
     gentle = _shrink(setting, max(setting.alpha, GENTLE_ALPHA))
     if not adaptive:

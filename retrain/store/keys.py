@@ -55,6 +55,10 @@ class TaskKeys:
         """A run's counters for one drop."""
         return self.run(run_id, f"learning_speed/{drop}.safetensors")
 
+    def pretrained(self, sha256: str) -> str:
+        """Weights that runs start from, by their digest."""
+        return f"{self.task}/pretrained/{sha256}.safetensors"
+
     @property
     def ledger(self) -> str:
         """Prefix of all records of ended runs."""

@@ -148,7 +148,9 @@ def carry_over(optimizer: Optimizer, kept: Mapping[str, Tensor]) -> None:
         tensor[tuple(slice(size) for size in kept[name].shape)] = kept[name].to(tensor)
 
 
-def gradient_changes(plan: Plan, network: nn.Module, train: Samples) -> Callable[[int], None]:
+def gradient_changes(
+    plan: Plan, network: nn.Module, train: Samples, pretrained: Mapping[str, Tensor] | None = None
+) -> Callable[[int], None]:
     """Return what to call in iteration i: it clips the loss's gradient, adds the penalty's, and holds all but the last
     layer while that alone is trained.
 
@@ -156,7 +158,8 @@ def gradient_changes(plan: Plan, network: nn.Module, train: Samples) -> Callable
     """
     trained, start = trained_parameters(network), plan.recipe.initialization
     fisher = _fisher_information(plan, network, train)
-    add_penalty = gradient_term(plan.recipe.objective, list(trained.values()), _anchor_weights(plan, trained), fisher)
+    anchor = _anchor_weights(plan, trained, pretrained)
+    add_penalty = gradient_term(plan.recipe.objective, list(trained.values()), anchor, fisher)
     held = body_parameters(network)
     until = start.head_first * plan.iterations if isinstance(start, Warm) else 0
 
@@ -191,15 +194,17 @@ def _fisher_information(plan: Plan, network: nn.Module, train: Samples) -> list[
     return list(fisher_diagonal(network, images, train.labels[chosen]).values())
 
 
-def _anchor_weights(plan: Plan, trained: Mapping[str, Tensor]) -> list[Tensor] | None:
+def _anchor_weights(
+    plan: Plan, trained: Mapping[str, Tensor], pretrained: Mapping[str, Tensor] | None
+) -> list[Tensor] | None:
     """What L2-init (theta_0, Verwimp et al., eq. 5) and EWC pull to, as the trained weights are placed and laid out."""
     match plan.recipe.objective:
         case L2Init(anchor="start") | Ewc():
             anchor: Mapping[str, Tensor] = trained
         case L2Init(anchor="fresh"):
-            anchor = fresh_network(plan).state_dict()
+            anchor = fresh_network(plan).state_dict() | dict(pretrained or {})
         case L2Init(anchor="origin"):
-            anchor = origin_network(plan).state_dict()
+            anchor = origin_network(plan, pretrained).state_dict()
         case _:
             return None
     return [torch.empty_like(parameter).copy_(anchor[name].detach()) for name, parameter in trained.items()]

@@ -1,13 +1,14 @@
 """Seeds, random generators, and the initial networks that a lineage of models begins with."""
 
 import hashlib
+from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from retrain.config.recipe import Warm
 from retrain.models import factory
-from retrain.recipe.initialization import initialize
+from retrain.recipe.initialization import initialize, load_body
 from retrain.records import Origin, Plan
 
 
@@ -29,10 +30,14 @@ def fresh_network(plan: Plan) -> nn.Module:
     return _initialized(plan, Origin(seed=plan.seed, drops=len(plan.dataset.drops), classes=len(plan.dataset.classes)))
 
 
-def origin_network(plan: Plan) -> nn.Module:
-    """Return the lineage's first initialization, with newly initialised rows for the classes that have come since."""
+def origin_network(plan: Plan, pretrained: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """Return the lineage's first initialization, with newly initialised rows for the classes that have come since.
+
+    A pretrained body is the same in all of a lineage's initializations.
+    """
     grown = fresh_network(plan)
     initialize(Warm(), grown, _initialized(plan, plan.origin).state_dict())
+    load_body(grown, pretrained)
     return grown
 
 

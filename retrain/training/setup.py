@@ -95,9 +95,14 @@ class Run:
 
 
 def set_up(
-    plan: Plan, train: Samples, val: Samples, parent: Parent | None, ranks: ProcessGroup = SINGLE_PROCESS
+    plan: Plan,
+    train: Samples,
+    val: Samples,
+    parent: Parent | None,
+    ranks: ProcessGroup = SINGLE_PROCESS,
+    pretrained: Mapping[str, Tensor] | None = None,
 ) -> Run:
-    """Build a run as its plan says; nothing has been trained yet.
+    """Build a run as its plan says; nothing has been trained yet. `pretrained` are the weights of the network's body.
 
     Seeds torch's own random numbers, which layers such as dropout draw from. Raises `ModelError` if the parent's
     weights do not fit the plan's network, and `TaskError` if there are more processes than samples in a batch.
@@ -107,7 +112,7 @@ def set_up(
     cores = _cores(plan, train)
     normalize = Normalize(task.data, task.training.bf16)
     grown = grow_head(plan, parent.weights, train, normalize) if parent else GrownHead({}, 0)
-    network = _start(plan, grown.weights if parent else None, device)
+    network = _start(plan, grown.weights if parent else None, pretrained, device)
     torch.manual_seed(derive_seed(plan.seed, "layers", ranks.rank))
     return Run(
         plan=plan,
@@ -119,7 +124,7 @@ def set_up(
         peak_rate=_peak_rate(plan),
         criterion=make_criterion(task.training, plan.dataset.classes, train.labels),
         batch_loss=batch_loss(plan.recipe.objective, _forward(network, task.training.bf16)),
-        change_gradients=gradient_changes(plan, network, train),
+        change_gradients=gradient_changes(plan, network, train, pretrained),
         loader=_loader(plan, train, _appearances(plan, train, parent), rows, cores.decoding),
         threads=cores.training,
         augment=Augment(task.data, task.training.bf16),
@@ -146,10 +151,12 @@ def _rows(plan: Plan, ranks: ProcessGroup) -> Rows:
     return ranks.rows(batch_size)
 
 
-def _start(plan: Plan, parent: Mapping[str, Tensor] | None, device: torch.device) -> nn.Module:
+def _start(
+    plan: Plan, parent: Mapping[str, Tensor] | None, pretrained: Mapping[str, Tensor] | None, device: torch.device
+) -> nn.Module:
     """The network where the run starts, on its device."""
     network = fresh_network(plan)
-    initialize(plan.recipe.initialization, network, parent)
+    initialize(plan.recipe.initialization, network, parent, pretrained)
     return factory.to_device_channels_last(network, device).train()
 
 

@@ -141,7 +141,7 @@ class TaskWatch:
             self._covered |= self._waiting.keys()
             self._waiting.clear()
             return
-        self.store.run(planned.run_id).write_plan(planned)
+        next_run.keep_plan(self.store, planned)
         if self._claims.claim(planned):
             log.info("%s: %s: %s", self.task.name, planned.run_id, planned.reason)
             self._waiting.clear()

@@ -1,0 +1,165 @@
+"""Pretrained weights: where they are found, what images they take, and how a task keeps them.
+
+A plan knows them by their SHA-256 alone. The task's store keeps a copy, so that a later run, a pod or another machine
+starts from the very same file. Only safetensors are read, and nothing is downloaded but from the task's own stores.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from retrain.config.task import Model, Task
+from retrain.errors import ModelError, TaskError
+from retrain.store import Missing, open_store
+from retrain.store.task_store import TaskStore
+
+if TYPE_CHECKING:  # planning without pretrained weights needs no torch
+    from torch import Tensor, nn
+
+HF_CACHE = "hf-cache"
+"""Stands for the weights of a timm name in Hugging Face's local cache."""
+
+TIMM = "timm/"
+"""Prefix of the names of timm's networks."""
+
+INSTALL_TIMM = "it needs timm: pip install 'retrain-classifiers[timm]'"
+
+
+def resolve_task(task: Task) -> Task:
+    """Return the task with what its network decides: size and normalisation of images, and the weights' SHA-256.
+
+    What the task file itself says stays. Raises `ModelError` if the network or its weights cannot be found, and
+    `TaskError` if the weights are not those of the SHA-256 that the task gives.
+    """
+    model = task.model
+    if model.pretrained is None and not model.name.startswith(TIMM):
+        return task
+    own = {name: value for name, value in own_input(model).items() if name not in task.data.model_fields_set}
+    chosen: dict[str, Any] = {} if "stem" in model.model_fields_set else {"stem": "standard"}
+    if model.pretrained and not model.pretrained_sha256:
+        chosen["pretrained_sha256"] = hashlib.sha256(read_source(model, task.endpoint_url)).hexdigest()
+    return task.model_copy(update={"data": task.data.model_copy(update=own), "model": model.model_copy(update=chosen)})
+
+
+def own_input(model: Model) -> dict[str, Any]:
+    """Return the fields of `data` that a network's own configuration states; none for networks that have none."""
+    if model.name.startswith(TIMM):
+        config = timm_config(model)
+        return {"image_size": config.input_size[-1], "mean": config.mean, "std": config.std}
+    from torchvision import models
+
+    if model.name not in models.list_models(module=models):
+        return {}
+    preset = models.get_model_weights(model.name).DEFAULT.transforms()
+    return {"image_size": preset.crop_size[0], "mean": tuple(preset.mean), "std": tuple(preset.std)}
+
+
+def timm_config(model: Model) -> Any:
+    """Return timm's configuration of a network's pretrained weights. Raises `ModelError` if there is no such name."""
+    try:
+        import timm
+    except ImportError as error:
+        raise ModelError(f"model.name: {model.name}: {INSTALL_TIMM}") from error
+    name = model.name.removeprefix(TIMM)
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise ModelError(f"model.name: {model.name}: {error}") from error
+    if config is None:
+        raise ModelError(f"model.name: timm has no model {name!r}; `timm.list_models()` in Python lists them")
+    return config
+
+
+def read_source(model: Model, endpoint_url: str | None) -> bytes:
+    """Return the bytes of the pretrained weights from where the task says they are. Raises `ModelError`."""
+    location = str(model.pretrained)
+    if location == HF_CACHE:
+        location = _cached_by_hugging_face(model)
+    if not location.endswith(".safetensors"):
+        raise ModelError(f"model.pretrained: {location}: must be a .safetensors file; other formats can run code")
+    if "://" not in location:
+        try:
+            return Path(location).read_bytes()
+        except OSError as error:
+            raise ModelError(f"model.pretrained: {location}: cannot be read: {error.strerror}") from error
+    folder, _, name = location.rpartition("/")
+    try:
+        return open_store(folder, endpoint_url).read(name)[0]
+    except Missing as error:
+        raise ModelError(f"model.pretrained: {location}: there is no such object") from error
+
+
+def _cached_by_hugging_face(model: Model) -> str:
+    """Where the weights of a timm name are cached; nothing is downloaded."""
+    if not model.name.startswith(TIMM):
+        raise ModelError(f"model.pretrained: {HF_CACHE} holds the weights of timm's names, and not {model.name}")
+    repository = timm_config(model).hf_hub_id
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repository, "model.safetensors")
+    if not isinstance(found, str):
+        raise ModelError(
+            f"model.pretrained: {HF_CACHE} does not hold {repository}; "
+            f"`hf download {repository} model.safetensors` on this machine fetches it"
+        )
+    return found
+
+
+def keep_pretrained(store: TaskStore, task: Task) -> bytes | None:
+    """Return the weights that a resolved task starts from, and keep them in its store; None where there are none.
+
+    Raises `ModelError` if they are neither there nor where the task says, and `TaskError` if they are other ones.
+    """
+    sha256 = task.model.pretrained_sha256
+    if sha256 is None:
+        return None
+    try:
+        data, _ = store.objects.read(store.keys.pretrained(sha256))
+    except Missing:
+        if task.model.pretrained is None:
+            raise ModelError(
+                f"model.pretrained: the weights {sha256} are not in {store.url}, and no file is named"
+            ) from None
+        data = read_source(task.model, task.endpoint_url)
+        _check_digest(data, sha256, str(task.model.pretrained))
+        store.objects.create(store.keys.pretrained(sha256), data)
+        return data
+    _check_digest(data, sha256, f"{store.url}/{store.keys.pretrained(sha256)}")
+    return data
+
+
+def _check_digest(data: bytes, sha256: str, where: str) -> None:
+    if (found := hashlib.sha256(data).hexdigest()) != sha256:
+        raise TaskError(f"model.pretrained: {where} has the SHA-256 {found}; {sha256} is wanted")
+
+
+def body_weights(network: "nn.Module", data: bytes) -> "dict[str, Tensor]":
+    """Return the pretrained tensors of all of a network but its last layer, from the bytes of a safetensors file.
+
+    The last layer is of other classes, and starts afresh. Raises `ModelError` naming the first tensor that does not
+    fit. Integers, such as a count of batches, may be absent.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    from retrain.recipe.initialization import head_prefix
+
+    try:
+        weights = load(data)
+    except SafetensorError as error:
+        raise ModelError(f"model.pretrained: the file holds no tensors: {error}") from error
+    head = head_prefix(network)
+    wanted = {name: each for name, each in network.state_dict().items() if not name.startswith(head)}
+    found = {name: each for name, each in weights.items() if not name.startswith(head)}
+    for name in [*wanted, *found]:
+        absent = name in wanted and name not in found and not wanted[name].is_floating_point()
+        if not absent and _shape(wanted, name) != _shape(found, name):
+            raise ModelError(
+                f"model.pretrained: {name} is {_shape(found, name)} in the file, {_shape(wanted, name)} in the network"
+            )
+    return found
+
+
+def _shape(tensors: "Mapping[str, Tensor]", name: str) -> str:
+    return f"of shape {list(tensors[name].shape)}" if name in tensors else "missing"

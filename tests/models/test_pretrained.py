@@ -1,0 +1,173 @@
+"""Networks of timm and torchvision, and weights to start from: found offline, known by digest, with a new head."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from support.trainings import TASK, commit_drops, context_of, plan_of, samples
+
+from retrain.config.recipe import L2Init, Recipe, ShrinkPerturb, Warm
+from retrain.config.task import Data, Model, Task
+from retrain.errors import ModelError, TaskError
+from retrain.models.factory import build_network
+from retrain.models.pretrained import body_weights, keep_pretrained, resolve_task
+from retrain.pipeline import next_run, stages
+from retrain.pipeline.planning import Request
+from retrain.recipe.initialization import initialize
+from retrain.store import LocalStore, open_store
+from retrain.store.task_store import TaskStore
+from retrain.training.setup import Parent, set_up
+
+TINY = "timm/test_resnet.r160_in1k"
+
+
+def weights_of(folder: Path, name: str = "test_resnet", classes: int = 10, seed: int = 1) -> Path:
+    """Save a timm network as somebody else's pretrained weights."""
+    torch.manual_seed(seed)
+    path = folder / "weights.safetensors"
+    save_file(timm.create_model(name, num_classes=classes).state_dict(), path)
+    return path
+
+
+def task_with(**model: object) -> Task:
+    return Task.model_validate({"name": "pets", "model": model})
+
+
+def small(pretrained: Path, **parts: object) -> Task:
+    """A timm network of 32x32 images that starts from a file."""
+    model = Model(name=TINY, pretrained=str(pretrained))
+    data = Data(image_size=32, crop_padding=1, val_share=0.2, test_share=0.2)
+    training = TASK.training.model_copy(update={"epochs": 2, "save_seconds": 60})
+    return resolve_task(Task(name="pets", model=model, data=data, training=training, **parts))
+
+
+def body(task: Task, classes: int = 5) -> dict[str, torch.Tensor]:
+    return body_weights(build_network(task.model, classes, 32, 0), Path(str(task.model.pretrained)).read_bytes())
+
+
+def test_timm_networks_state_their_own_input() -> None:
+    task = resolve_task(task_with(name=TINY))
+    assert (task.data.image_size, task.data.mean, task.data.std) == (160, (0.5,) * 3, (0.5,) * 3)
+    assert task.model.stem == "standard"
+    said = resolve_task(Task.model_validate({"name": "pets", "model": {"name": TINY}, "data": {"image_size": 64}}))
+    assert (said.data.image_size, said.data.std) == (64, (0.5,) * 3)
+
+
+def test_pretrained_torchvision_networks_state_theirs(tmp_path: Path) -> None:
+    given = task_with(name="resnet18", pretrained=str(weights_of(tmp_path)))
+    task = resolve_task(given)
+    assert (task.data.image_size, task.data.mean) == (224, (0.485, 0.456, 0.406))
+    assert resolve_task(task_with(name="resnet18")).data == Data()
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "test_vit", "test_efficientnet"])
+def test_timm_networks_take_the_tasks_classes_and_size(name: str) -> None:
+    network = build_network(Model(name=f"timm/{name}", stem="standard"), 3, 64, seed=0).eval()
+    assert network(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", ["timm/no_such_net", "timm/resnet18.no_such_weights"])
+def test_unknown_timm_names_are_refused(name: str) -> None:
+    with pytest.raises(ModelError, match=r"model\.name"):
+        build_network(Model(name=name, stem="standard"), 3, 64, seed=0)
+
+
+def test_pretrained_weights_are_pinned_by_digest_and_kept(tmp_path: Path) -> None:
+    path, store = weights_of(tmp_path), TaskStore(LocalStore(tmp_path / "store"), "pets")
+    task = small(path)
+    assert task.model.pretrained_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    data = keep_pretrained(store, task)
+    path.unlink()
+    assert keep_pretrained(store, task) == data
+    moved = task.model.model_copy(update={"pretrained": "elsewhere.safetensors"})
+    assert plan_of(task).run_id == plan_of(task.model_copy(update={"model": moved})).run_id
+    other = task.model.model_copy(update={"pretrained_sha256": "0" * 64})
+    assert plan_of(task).run_id != plan_of(task.model_copy(update={"model": other})).run_id
+
+
+def test_weights_in_a_store_are_found_by_address(tmp_path: Path, s3: str, bucket: str) -> None:
+    path, folder = weights_of(tmp_path), f"s3://{bucket}/networks"
+    open_store(folder, s3).write("tiny.safetensors", path.read_bytes())
+    model = {"name": TINY, "pretrained": f"{folder}/tiny.safetensors"}
+    task = resolve_task(Task.model_validate({"name": "pets", "endpoint_url": s3, "model": model}))
+    assert task.model.pretrained_sha256 == small(path).model.pretrained_sha256
+    missing = {**model, "pretrained": f"{folder}/none.safetensors"}
+    with pytest.raises(ModelError, match="there is no such object"):
+        resolve_task(Task.model_validate({"name": "pets", "endpoint_url": s3, "model": missing}))
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    path = weights_of(tmp_path)
+    with pytest.raises(ModelError, match="cannot be read"):
+        small(tmp_path / "none.safetensors")
+    with pytest.raises(ModelError, match=r"must be a \.safetensors file"):
+        small(tmp_path / "weights.pth")
+    with pytest.raises(ModelError, match=r"hf download timm/test_resnet\.r160_in1k"):
+        resolve_task(task_with(name=TINY, pretrained="hf-cache"))
+    wrong = task_with(name=TINY, pretrained=str(path), pretrained_sha256="0" * 64)
+    with pytest.raises(TaskError, match="SHA-256"):
+        keep_pretrained(TaskStore(LocalStore(tmp_path / "store"), "pets"), resolve_task(wrong))
+    with pytest.raises(ModelError, match=r"conv.* in the file, .* in the network"):
+        body_weights(timm.create_model("test_resnet", num_classes=3, in_chans=1), path.read_bytes())
+
+
+def test_scratch_starts_from_the_pretrained_body_with_a_new_head(tmp_path: Path) -> None:
+    task = small(weights_of(tmp_path, classes=5))  # as many classes: the head is replaced all the same
+    network, pretrained = build_network(task.model, 5, 32, 0), body(task)
+    head = network.fc.weight.detach().clone()
+    initialize(plan_of(task).recipe.initialization, network, None, pretrained)
+    assert not {name for name in pretrained if name.startswith("fc.")}
+    for name, tensor in pretrained.items():
+        assert torch.equal(network.state_dict()[name], tensor), name
+    assert torch.equal(network.fc.weight, head)
+
+
+def test_shrinking_goes_towards_the_pretrained_weights(tmp_path: Path) -> None:
+    """Halfway between the parent and the pretrained body; the head, which has no pretrained rows, towards zero."""
+    task = small(weights_of(tmp_path))
+    old, network = build_network(task.model, 3, 32, 7).state_dict(), build_network(task.model, 5, 32, 8)
+    pretrained = body(task)
+    initialize(ShrinkPerturb(alpha=0.5, beta=0.0, least_norm=0.4), network, old, pretrained)
+    for name, parameter in network.named_parameters():
+        if name in pretrained:
+            torch.testing.assert_close(parameter, (old[name] + pretrained[name]) / 2)
+    torch.testing.assert_close(network.fc.weight[:3], old["fc.weight"] / 2)
+    batches = [buffer for name, buffer in network.named_buffers() if name.endswith("num_batches_tracked")]
+    assert batches  # statistics start afresh, and are corrected
+    assert not any(batches)
+
+
+@pytest.mark.parametrize("anchor", ["fresh", "origin"])
+def test_l2_init_is_anchored_at_the_pretrained_weights(tmp_path: Path, anchor: str) -> None:
+    """A step by the penalty alone moves towards the pretrained body."""
+    task = small(weights_of(tmp_path))
+    recipe = Recipe(initialization=Warm(), objective=L2Init(anchor=anchor, strength=1.0))
+    plan = plan_of(task.model_copy(update={"recipe": recipe}), "continuous", known=1, parent="scratch-0")
+    network = build_network(task.model, 5, 32, seed=3)
+    train, val = samples([160], 5), samples([100], 5, seed=2)
+    pretrained = body(task)
+    run = set_up(plan, train, val, Parent(network.state_dict(), None), pretrained=pretrained)
+    for parameter in run.network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    run.change_gradients(0)
+    for name, parameter in run.network.named_parameters():
+        if name in pretrained:
+            torch.testing.assert_close(parameter.grad, 2 * (parameter.detach() - pretrained[name]))
+
+
+def test_a_pretrained_task_goes_through_its_life(tmp_path: Path) -> None:
+    commit_drops(tmp_path)
+    path = weights_of(tmp_path)
+    context = context_of(tmp_path)
+    task = small(path, store=str(tmp_path / "store"))
+    first = stages.plan(context, task, Request())
+    path.unlink()  # the store has its own copy by now
+    assert stages.run_plan(context, first).outcome == "completed"
+    assert "the pretrained ones, with a new head" in first.start
+    second = next_run.plan_next_run(context.store, task, Request("continuous", "trial"))
+    assert "What training changed in the pretrained weights is shrunk to" in second.start
+    next_run.keep_plan(context.store, second)
+    assert stages.run_plan(context, second).result.iterations == second.iterations
