@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from retrain.doctor import Finding
 from retrain.pipeline.status import Status
-from retrain.records import Approval, Drop, Plan, RunRecord
+from retrain.records import Approval, Drop, Plan, Retention, RunRecord
 from retrain.records.base import Record
 
 DOCS = Path(__file__).parent
@@ -29,6 +29,7 @@ PRINTED: dict[str, Any] = {
     "retrain status": Status,
     "retrain history": list[RunRecord],
     "retrain show": RunRecord,
+    "retrain gc": list[Retention],
     "retrain doctor": list[Finding],
     "retrain drop list": list[Drop],
     "retrain drop show": Drop,

@@ -13,6 +13,7 @@ import typer
 from retrain import __version__
 from retrain.cli import champion, drop, history, pipeline, run, study, task
 from retrain.cli.doctor import doctor
+from retrain.cli.gc import gc
 from retrain.cli.inference import export, predict
 from retrain.cli.monitoring import exporter, report
 from retrain.cli.output import check_output
@@ -35,6 +36,7 @@ run.register(app)
 history.register(app)
 champion.register(app)
 app.command()(doctor)
+app.command()(gc)
 app.command()(predict)
 app.command()(export)
 app.command()(exporter)

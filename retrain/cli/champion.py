@@ -101,6 +101,7 @@ def promote(
 ) -> None:
     """Put a run's model in force by hand, past the gate."""
     from retrain.errors import RunError
+    from retrain.pipeline.approval import promote_by_hand
     from retrain.records import Verdict
     from retrain.store import champions
     from retrain.utils.clock import utc_now
@@ -114,7 +115,7 @@ def promote(
     by = champions.Author(_author(author), reason)
     if awaits:
         store.approvals.decide(run_id, Verdict(kind="approved", author=by.name, reason=reason, at=utc_now()))
-    store.champion.promote_manually(seen, run_id, "promoted by hand", by)
+    promote_by_hand(store, seen, run_id, "promoted by hand", by)
     typer.echo(f"{run_id} is the champion of {store.task}")
 
 
@@ -145,6 +146,7 @@ def rollback(
 ) -> None:
     """Put the champion before this one back in force."""
     from retrain.errors import RunError
+    from retrain.pipeline.approval import promote_by_hand
     from retrain.store import champions
 
     _, store = open_task(task, overrides)
@@ -153,7 +155,8 @@ def rollback(
         raise RunError(f"task {store.task} has no champion yet")
     run_id = champions.rollback_target(seen.champion)
     _confirm(f"Put {run_id} back in force for {store.task}, instead of {seen.run_id}?", yes)
-    store.champion.promote_manually(seen, run_id, "rolled back", champions.Author(_author(author), reason))
+    store.run(run_id).weights()
+    promote_by_hand(store, seen, run_id, "rolled back", champions.Author(_author(author), reason))
     typer.echo(f"{run_id} is the champion of {store.task} again")
 
 

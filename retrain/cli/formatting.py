@@ -13,9 +13,9 @@ from rich.table import Table
 
 from retrain.config import Split
 from retrain.pipeline.status import Status
-from retrain.records import Drop, Plan, RunRecord, Savings, ScratchEstimate, Target
+from retrain.records import Drop, Plan, Retention, RunRecord, Savings, ScratchEstimate, Target
 from retrain.records.ledger import total_savings
-from retrain.utils.text import pluralize
+from retrain.utils.text import format_bytes, pluralize
 
 M = TypeVar("M", bound=BaseModel)
 Rows = Iterable[tuple[str, str]]
@@ -288,6 +288,26 @@ def _quality_rows(record: RunRecord) -> Rows:
         yield "gate", "; ".join(record.decision.reasons) or "passed"
         for note in record.decision.notes:
             yield "gate could not tell", note
+
+
+REMOVALS = (
+    Column("removed", lambda removal: removal.what, "left"),
+    Column("why", lambda removal: removal.why, "left"),
+    Column("files", lambda removal: f"{len(removal.keys):,}"),
+    Column("size", lambda removal: format_bytes(removal.bytes)),
+)
+
+
+def retention_table(tasks: Sequence[Retention]) -> Table:
+    """One line for each run, drop or set of claims that loses files."""
+    table = grid(REMOVALS, [removal for task in tasks for removal in task.removals])
+    kept = sum(len(task.kept) for task in tasks)
+    freed = format_bytes(sum(task.bytes for task in tasks))
+    is_done = all(task.is_done for task in tasks)
+    caption = f"{freed} {'freed' if is_done else 'would be freed'}; {pluralize(kept, 'run')} kept whole"
+    table.caption, table.min_width = caption, len(caption)
+    table.caption_justify = "left"
+    return table
 
 
 def status_details(status: Status) -> Table:

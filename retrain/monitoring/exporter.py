@@ -3,8 +3,9 @@
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import PurePosixPath
 
 from prometheus_client.core import Metric
@@ -15,9 +16,11 @@ from retrain.errors import StoreError, UserError
 from retrain.monitoring import names
 from retrain.monitoring.metrics import Totals, Values, family
 from retrain.monitoring.names import Name
+from retrain.pipeline.retention import measure_bytes
 from retrain.records import Approval, Promotion, RunRecord
 from retrain.store.drops import DropStates
 from retrain.store.task_store import TaskStore
+from retrain.utils.clock import Clock, utc_now
 from retrain.utils.parallel import map_ahead
 
 log = logging.getLogger("retrain")
@@ -116,6 +119,10 @@ def _champion(record: RunRecord) -> Iterator[tuple[Name, Values]]:
         yield names.CHAMPION_ACCURACY, [((record.task,), record.evaluation.accuracy)]
 
 
+MEASURE_EVERY = timedelta(hours=1)
+"""Between two listings of all that a task has in its store."""
+
+
 @dataclass
 class WatchedTask:
     """One task that the exporter serves."""
@@ -124,7 +131,11 @@ class WatchedTask:
     schedule: str | None = None
     """When it is retrained, as cron says it."""
     ledger: LedgerReader = field(init=False)
+    clock: Clock = utc_now
     state: TaskState = field(init=False)
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """What the task takes in its store, by kind, in bytes; listed seldom, since listing all objects costs requests."""
+    measured_at: datetime | None = None
     read_at: float = 0.0
     """When both were last read whole; seconds since 1970."""
 
@@ -138,6 +149,8 @@ class WatchedTask:
         for record in self.ledger.new():
             totals.add(record)
         self.state.refresh()
+        if self.measured_at is None or self.clock() - self.measured_at >= MEASURE_EVERY:
+            self.sizes, self.measured_at = measure_bytes(self.store), self.clock()
         if self.ledger.errors == errors:
             self.read_at = time.time()
 
@@ -149,6 +162,7 @@ class WatchedTask:
         yield names.LEDGER_RECORDS, [(task, len(self.ledger))]
         if self.schedule:
             yield names.SCHEDULE_PERIOD, [(task, longest_gap(self.schedule).total_seconds())]
+        yield names.STORE_BYTES, [((self.store.task, kind), size) for kind, size in self.sizes.items()]
         yield from self.state.figures()
 
 

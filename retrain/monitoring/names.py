@@ -201,6 +201,13 @@ AWAITING_APPROVAL = Name(
     TASK,
     "Since when the oldest candidate has awaited approval; absent if none does.",
 )
+STORE_BYTES = Name(
+    "retrain_store_bytes",
+    "gauge",
+    ("task", "kind"),
+    "What the task takes in its store: drops, models (with kept optimiser states), states of trainings, learning_speed "
+    "and records; measured hourly.",
+)
 SCHEDULE_PERIOD = Name(
     "retrain_schedule_period_seconds",
     "gauge",
@@ -295,7 +302,7 @@ GROUPS: dict[str, tuple[Name, ...]] = {
     ),
     "The task now": (
         *(DROPS, OLDEST_WAITING, CHAMPION, CHAMPION_SINCE, CHAMPION_ACCURACY),
-        *(AWAITING_APPROVAL, SCHEDULE_PERIOD),
+        *(AWAITING_APPROVAL, STORE_BYTES, SCHEDULE_PERIOD),
     ),
     "The exporter": (LEDGER_READ, LEDGER_ERRORS, LEDGER_RECORDS),
     "The watcher": (

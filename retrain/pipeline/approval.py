@@ -2,8 +2,11 @@
 
 from datetime import datetime
 
+from retrain.errors import RunError
 from retrain.pipeline.accounting import make_record
 from retrain.records import Approval, Decision, Plan, RunRecord, Verdict
+from retrain.records.ledger import PromotionReason
+from retrain.store.champions import Author, ChampionSnapshot
 from retrain.store.task_store import TaskStore
 from retrain.utils.clock import parse_duration
 
@@ -45,3 +48,20 @@ def refusal(verdict: Verdict | None) -> Decision | None:
     if verdict is None or verdict.kind == "approved":
         return None
     return Decision(promoted=False, reasons=(str(verdict),))
+
+
+def promote_by_hand(
+    store: TaskStore, seen: ChampionSnapshot, run_id: str, why: PromotionReason, author: Author
+) -> None:
+    """Put a run in force because a person says so.
+
+    Raises `RunError` if another champion came first, and if `retrain gc` is just removing the run's model: it marks
+    the run before it looks for the champion, and this looks for the mark after the swap.
+    """
+    store.champion.promote_manually(seen, run_id, why, author)
+    if store.run(run_id).removed() is None:
+        return
+    if seen.run_id:
+        now = store.champion.read()
+        store.champion.swap(now, seen.run_id, "rolled back" if why != "rolled back" else "promoted by hand")
+    raise RunError(f"the model of {run_id} was removed by `retrain gc`; {seen.run_id or 'no model'} stays in force")

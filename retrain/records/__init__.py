@@ -10,6 +10,7 @@ from retrain.records.drop import Dataset, Drop, DropRef, LeftOut, Shard
 from retrain.records.ledger import Champion, Promotion, RunRecord, Savings
 from retrain.records.model_input import ModelInput
 from retrain.records.plan import AccuracyEstimate, Loading, Origin, Plan, Scope, ScratchEstimate, StopRule, Target
+from retrain.records.retention import Removal, Removed, Retention
 from retrain.records.run import Comparison, Cost, Curve, Decision, Evaluation, Interval, Machine, Point, Result
 
 __all__ = [
@@ -34,7 +35,10 @@ __all__ = [
     "Point",
     "Promotion",
     "Record",
+    "Removal",
+    "Removed",
     "Result",
+    "Retention",
     "RunRecord",
     "Savings",
     "Scope",

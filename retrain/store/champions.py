@@ -92,17 +92,23 @@ class ChampionPointer:
             ) from conflict
 
 
+def standing(champion: Champion) -> list[str]:
+    """Return the promotions that no rollback has undone, oldest first; the last is in force."""
+    runs: list[str] = []
+    for entry in champion.history:
+        if entry.why == "rolled back":
+            runs.pop()
+        else:
+            runs.append(entry.run_id)
+    return runs
+
+
 def rollback_target(champion: Champion) -> str:
     """Return the run to roll back to: what the promotion now in force replaced. Raises `RunError` if it was the first.
 
     Rolling back undoes promotions one by one: twice in a row leads back two, not to and fro.
     """
-    standing: list[str] = []
-    for entry in champion.history:
-        if entry.why == "rolled back":
-            standing.pop()
-        else:
-            standing.append(entry.run_id)
-    if len(standing) == 1:
+    runs = standing(champion)
+    if len(runs) == 1:
         raise RunError(f"there is nothing to roll back to: {champion.run_id} is the first champion")
-    return standing[-2]
+    return runs[-2]

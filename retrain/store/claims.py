@@ -39,6 +39,10 @@ class Claims:
         """Whether a run has this drop."""
         return drop in self._owners
 
+    def owners(self) -> set[str]:
+        """Return the runs that have drops."""
+        return set(self._owners.values())
+
     def in_flight(self) -> list[Plan]:
         """Return the plans of runs that have drops and have not ended."""
         runs = sorted(set(self._owners.values()) - self._ended)

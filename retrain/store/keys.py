@@ -47,6 +47,11 @@ class TaskKeys:
         """Which run a drop was given to."""
         return f"{self.task}/claims/{drop}.json"
 
+    @property
+    def runs(self) -> str:
+        """Prefix of all runs."""
+        return f"{self.task}/runs/"
+
     def run(self, run_id: str, name: str) -> str:
         """One file of a run: plan.json, model.safetensors, curve.jsonl, result.json, evaluation.json, ..."""
         return f"{self.task}/runs/{run_id}/{name}"

@@ -6,10 +6,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from retrain.errors import RunError
-from retrain.records import Curve, Decision, DropRef, Evaluation, Plan, Point, Record, Result, parse_record
+from retrain.records import (
+    Curve,
+    Decision,
+    DropRef,
+    Evaluation,
+    Plan,
+    Point,
+    Record,
+    Removed,
+    Result,
+    parse_record,
+)
 from retrain.store.base import Missing, ObjectStore, R, read_record
 from retrain.store.checkpoints import Checkpoints
 from retrain.store.keys import TaskKeys
+from retrain.utils.clock import format_moment
 from retrain.utils.parallel import map_ahead
 
 if TYPE_CHECKING:  # the watcher and the exporter read records alone, and load no torch
@@ -79,6 +91,18 @@ class RunFiles:
         """Return the gate's decision, or None."""
         return self._find("decision.json", Decision)
 
+    def write_removed(self, removed: Removed) -> None:
+        """Say that the run's large files are about to be removed."""
+        self._write("removed.json", removed)
+
+    def removed(self) -> Removed | None:
+        """Return when the run's large files were removed; None if they were not."""
+        return self._find("removed.json", Removed)
+
+    def forget_removed(self) -> None:
+        """Take it back: the files stay."""
+        self.objects.delete(self._key("removed.json"))
+
     def write_model(self, weights: "Mapping[str, Tensor]") -> str:
         """Write the weights as safetensors and return their digest."""
         return self._keep("model.safetensors", weights)
@@ -113,7 +137,9 @@ class RunFiles:
         try:
             data, _ = self.objects.read(self._key(name))
         except Missing as missing:
-            raise RunError(f"{where} is not there") from missing
+            gone = self.removed()
+            why = f"was removed by `retrain gc` on {format_moment(gone.at)}" if gone else "is not there"
+            raise RunError(f"{where} {why}") from missing
         if hashlib.sha256(data).hexdigest() != sha256:
             raise RunError(f"{where} is not the {what} that the run ended with")
         tensors = _load_tensors(data, where)

@@ -1,5 +1,6 @@
 """Clocks that tests can set, and durations as people write and read them."""
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -19,6 +20,11 @@ IN_WORDS = (("day", 86_400), ("hour", 3_600), ("minute", 60))
 def utc_now() -> datetime:
     """Return the time of this machine."""
     return datetime.now(UTC)
+
+
+def is_duration(text: str) -> bool:
+    """Say whether a text is a duration."""
+    return re.fullmatch(PATTERN, text) is not None
 
 
 def parse_duration(text: str) -> timedelta:

@@ -7,6 +7,7 @@ import json
 import runpy
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from retrain.kubeflow import submission
 from retrain.kubeflow.records import Submission
 from retrain.monitoring import pages
 from retrain.monitoring.exporter import Exporter, WatchedTask
-from retrain.pipeline import stages
+from retrain.pipeline import retention, stages
 from retrain.pipeline.planning import Request
 from retrain.records import Plan
 from retrain.store import ObjectStore, open_store
@@ -31,6 +32,7 @@ from retrain.store.base import probe_conditional_writes
 from retrain.store.keys import TaskKeys
 from retrain.store.s3.errors import Denied
 from retrain.store.task_store import TaskStore
+from retrain.utils.clock import utc_now
 from retrain.utils.parallel import map_ahead
 from retrain.watcher.health import Health
 from retrain.watcher.task_watch import TaskWatch
@@ -38,7 +40,7 @@ from retrain.watcher.watcher import Watcher
 
 AWS = ROOT / "k8s" / "examples" / "aws"
 SERVE = runpy.run_path(str(ROOT / "k8s" / "examples" / "kserve" / "serve.py"))
-ROLES = ("producer", "watcher", "training", "exporter", "serving")
+ROLES = ("producer", "watcher", "training", "exporter", "serving", "gc")
 STORE = "s3://retrain-example/models"
 PETS, CARS = TaskKeys("pets"), TaskKeys("cars")
 
@@ -47,7 +49,8 @@ QUARANTINE, SUCCESS, CLAIM = CARS.quarantine("d"), CARS.success("d"), CARS.claim
 DROP = {SHARD, IMAGE, MANIFEST, QUARANTINE, SUCCESS}
 PLAN, DECISION, RESULT = (CARS.run("r", f"{name}.json") for name in ("plan", "decision", "result"))
 MODEL, STATE, SPEEDS = CARS.run("r", "model.safetensors"), CARS.run("r", "state/1"), CARS.learning_speed("r", "d")
-RUN = {PLAN, DECISION, RESULT, MODEL, STATE, SPEEDS}
+REMOVED = CARS.run("r", "removed.json")
+RUN = {PLAN, DECISION, RESULT, MODEL, STATE, SPEEDS, REMOVED}
 SUBMISSION, LEASE, CHAMPION, PROBE = CARS.submission("s"), CARS.lease, CARS.champion, "probe-1"
 LEDGER = {CARS.record("r")}
 APPROVAL = CARS.approval("r")
@@ -60,6 +63,7 @@ MAY_READ = {
     "training": ALL,
     "exporter": {MANIFEST, QUARANTINE, CLAIM, CHAMPION, APPROVAL, *RUN, *LEDGER},
     "serving": {CHAMPION, PLAN, RESULT, MODEL},
+    "gc": {MANIFEST, QUARANTINE, CLAIM, APPROVAL, PLAN, DECISION, RESULT, REMOVED, CHAMPION, LEASE, *LEDGER},
 }
 MAY_WRITE = {
     "producer": DROP,
@@ -79,6 +83,7 @@ MAY_WRITE = {
     },  # AWS's `*` takes in VALIDATING too
     "exporter": set[str](),
     "serving": set[str](),
+    "gc": {REMOVED, LEASE},  # AWS's `*` takes in VALIDATING too
 }
 MAY_DELETE = {
     "producer": set[str](),
@@ -86,6 +91,7 @@ MAY_DELETE = {
     "training": {CLAIM, STATE, PROBE},
     "exporter": set[str](),
     "serving": set[str](),
+    "gc": {SHARD, CLAIM, MODEL, STATE, SPEEDS, DECISION, RESULT, REMOVED},
 }
 MAY_LIST = {
     "producer": {CARS.drops},
@@ -93,6 +99,7 @@ MAY_LIST = {
     "training": {"", CARS.drops, CARS.ledger},
     "exporter": {"", CARS.drops, CARS.ledger},
     "serving": {CHAMPION},
+    "gc": {"", CARS.drops, CARS.ledger},
 }
 
 
@@ -151,6 +158,9 @@ def life_goes_its_way(cloud: Cloud, task: Task, folder: Path) -> None:
     [lost] = watched(cloud, task)
     stages.record_failure(life(cloud, "watcher", folder).context, plan_of(cloud, lost), "the pipeline is gone")
     assert TaskStore(cloud.admin, "pets").champion.read().run_id == champion
+    with TaskStore(cloud.store("gc"), "pets").lock() as ours:
+        found = retention.plan_removal(ours, 0, timedelta(0), utc_now())
+        assert retention.remove(ours, found, utc_now()).removals == found.removals
 
 
 def life(cloud: Cloud, role: str, folder: Path) -> Life:

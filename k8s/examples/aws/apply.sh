@@ -13,7 +13,7 @@ aws sqs set-queue-attributes --queue-url "$queue" --attributes "$attributes"
 # This replaces every notification that the bucket has.
 aws s3api put-bucket-notification-configuration --bucket retrain-example \
   --notification-configuration file://bucket-notification.json
-for role in producer watcher training exporter serving; do
+for role in producer watcher training exporter serving gc; do
   aws iam create-policy --policy-name "retrain-$role" --policy-document "file://policy-$role.json"
 done
 echo "watcher.queueUrl: $queue"

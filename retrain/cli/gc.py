@@ -1,0 +1,43 @@
+"""`retrain gc`."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from retrain.cli.options import NONE, AsJson, Overrides, open_task
+
+if TYPE_CHECKING:
+    from retrain.records import Retention
+
+
+def gc(
+    task: Annotated[list[str], typer.Option("--task", "-t", help="A task's name or its file (repeatable).")],
+    keep_last: Annotated[
+        int, typer.Option(min=0, help="Newest runs that keep everything, and promotions that can be rolled back.")
+    ] = 5,
+    older_than: Annotated[
+        str, typer.Option(metavar="DURATION", help="Runs that ended less than this ago keep everything: 12h, 90d, 26w.")
+    ] = "90d",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")] = False,
+    as_json: AsJson = False,
+    overrides: Overrides = NONE,
+) -> None:
+    """Remove models, states and indices that no rollback, resumed run or next run can need."""
+    from retrain.cli.formatting import print_record, retention_table
+    from retrain.errors import UserError
+    from retrain.pipeline import retention
+    from retrain.utils.clock import is_duration, parse_duration, utc_now
+
+    if not is_duration(older_than):
+        raise UserError(f"--older-than {older_than}: must be a duration such as 12h, 90d or 26w")
+    done: list[Retention] = []
+    for name in task:
+        _, store = open_task(name, overrides)
+        now, age = utc_now(), parse_duration(older_than)
+        if dry_run:
+            done.append(retention.plan_removal(store, keep_last, age, now))
+        else:
+            with store.lock() as ours:
+                found = retention.plan_removal(ours, keep_last, age, now)
+                done.append(retention.remove(ours, found, now))
+    print_record(done, retention_table, as_json)

@@ -1,0 +1,205 @@
+"""Retention: which of a task's files no later step can need, and their removal. Read without torch.
+
+Runs that may still be needed are the roots: everything that a rollback, a resumed run, the next run or a report reads.
+The others lose model, optimiser's state, learning-speed index and checkpoints; plans, results, curves and the ledger
+stay, so that every sum still adds up.
+"""
+
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+
+from retrain.errors import DamagedDrop
+from retrain.records import Plan, Removal, Removed, Retention, RunRecord
+from retrain.records.ledger import is_baseline
+from retrain.store import champions
+from retrain.store.base import Entry
+from retrain.store.claims import Claim
+from retrain.store.task_store import TaskStore
+from retrain.utils.parallel import map_ahead
+
+LARGE = re.compile(r"(model|moments)\.safetensors|(learning_speed|state)/.+")
+"""A run's files that take room; all others are records of it."""
+OUTCOME = ("result.json", "evaluation.json", "decision.json")
+"""What says that a run's files are whole. Of a run that has no record they go first: resumed, it would begin anew."""
+OWN_SHARD = re.compile(r"(train|val|test)-\d{6}-[0-9a-f]{8}\.tar")
+"""Shards as `retrain drop pack` names them. What producers upload by other names is never removed."""
+
+log = logging.getLogger("retrain")
+
+
+def plan_removal(store: TaskStore, keep_last: int, older_than: timedelta, now: datetime) -> Retention:
+    """Return what can be removed now, and change nothing.
+
+    `keep_last`: so many of the newest runs keep everything, and so many promotions can be rolled back. `older_than`:
+    so do runs that ended less than this ago.
+    """
+    files = _run_files(store)
+    records = {record.run_id: record for record in store.ledger.read()}
+    open_plans = [store.run(run_id).plan() for run_id in sorted(_with_plan(files) - records.keys())]
+    roots = dict(_roots(store, list(records.values()), open_plans, keep_last, now - older_than))
+    removals = [
+        _removal_of_run(run_id, entries, records.get(run_id))
+        for run_id, entries in sorted(files.items())
+        if run_id not in roots
+    ]
+    found = (*filter(None, removals), *_orphaned_shards(store), *_orphaned_claims(store))
+    kept = {
+        run_id: why for run_id, why in roots.items() if any(_is_large(store, entry) for entry in files.get(run_id, ()))
+    }
+    return Retention(task=store.task, removals=found, kept=kept)
+
+
+def remove(store: TaskStore, found: Retention, now: datetime) -> Retention:
+    """Remove what was found; `store` must hold the task's lease. Return what was removed.
+
+    A run that a person put in force in the meantime is left alone: its marker is written before the champion is read
+    again, and whoever promotes by hand looks for a marker after the swap.
+    """
+    removed = tuple(removal for removal in found.removals if _remove(store, removal, now))
+    return found.model_copy(update={"removals": removed, "is_done": True})
+
+
+def _remove(store: TaskStore, removal: Removal, now: datetime) -> bool:
+    if removal.is_marked:
+        files = store.run(removal.what)
+        files.write_removed(Removed(run_id=removal.what, at=now, bytes=removal.bytes))
+        if store.champion.read().run_id == removal.what:
+            files.forget_removed()
+            return False
+    for key in removal.keys:
+        store.objects.delete(key)
+    log.info("%s: removed %s: %s", store.task, removal.what, removal.why)
+    return True
+
+
+def _roots(
+    store: TaskStore, records: Sequence[RunRecord], open_plans: Sequence[Plan], keep_last: int, since: datetime
+) -> Iterator[tuple[str, str]]:
+    """Yield the runs that keep their files, and why; of a run that is named twice the last reason counts."""
+    for record in records:
+        if record.ended_at > since:
+            yield record.run_id, "it ended lately"
+    for record in records[len(records) - keep_last :] if keep_last else ():
+        yield record.run_id, "it is among the newest"
+    if baseline := next((record.run_id for record in reversed(records) if is_baseline(record)), None):
+        yield baseline, "targets come from it"
+    seen = store.champion.read()
+    in_force_since = seen.champion.history[-1].at if seen.champion else None
+    champion = next((record for record in records if record.run_id == seen.run_id), None)
+    for plan in open_plans:
+        if not _is_abandoned(store, plan, champion, in_force_since, since):
+            needs = (plan.parent, champions.compared_champion(seen, plan.run_id))
+            yield from ((run_id, f"{plan.run_id} needs it") for run_id in needs if run_id)
+            yield plan.run_id, "it has not ended"
+    standing = champions.standing(seen.champion) if seen.champion else []
+    for run_id in standing[-keep_last - 1 : -1]:
+        yield run_id, "a rollback leads to it"
+    if seen.run_id:
+        yield seen.run_id, "it is the champion"
+
+
+def _is_abandoned(
+    store: TaskStore, plan: Plan, champion: RunRecord | None, in_force_since: datetime | None, since: datetime
+) -> bool:
+    """Say whether a run without a record can never go on: a champion has long been in force that saw all of its drops.
+
+    Only a run that was started by hand: a watcher's holds claims, a candidate that awaits approval its request, and
+    trials are left alone.
+    """
+    if champion is None or in_force_since is None or in_force_since > since or plan.purpose == "trial":
+        return False
+    claims = store.claims()
+    claims.refresh()
+    is_held = plan.run_id in claims.owners() or store.approvals.find(plan.run_id) is not None
+    return not is_held and set(champion.drops).issuperset(drop.id for drop in plan.dataset.drops)
+
+
+def _run_files(store: TaskStore) -> dict[str, list[Entry]]:
+    """Return the files of every run."""
+    files: defaultdict[str, list[Entry]] = defaultdict(list)
+    for entry in store.objects.list(store.keys.runs):
+        files[entry.key.removeprefix(store.keys.runs).partition("/")[0]].append(entry)
+    return files
+
+
+def _with_plan(files: Mapping[str, Sequence[Entry]]) -> set[str]:
+    return {run_id for run_id, entries in files.items() if any(entry.key.endswith("/plan.json") for entry in entries)}
+
+
+def _is_large(store: TaskStore, entry: Entry) -> bool:
+    return LARGE.fullmatch(entry.key.removeprefix(store.keys.runs).partition("/")[2]) is not None
+
+
+def measure_bytes(store: TaskStore) -> dict[str, int]:
+    """Return what a task takes in its store: drops, models, states, learning_speed and records, in bytes."""
+    sizes = dict.fromkeys(("drops", "models", "states", "learning_speed", "records"), 0)
+    for entry in store.objects.list(f"{store.task}/"):
+        sizes[_kind(store, entry.key)] += entry.size
+    return sizes
+
+
+def _kind(store: TaskStore, key: str) -> str:
+    if key.startswith(store.keys.drops):
+        return "drops"
+    name = key.removeprefix(store.keys.runs).partition("/")[2] if key.startswith(store.keys.runs) else ""
+    if LARGE.fullmatch(name) is None:
+        return "records"
+    return {"learning_speed": "learning_speed", "state": "states"}.get(name.partition("/")[0], "models")
+
+
+def _removal_of_run(run_id: str, entries: Sequence[Entry], record: RunRecord | None) -> Removal | None:
+    named = {entry.key.partition(f"/{run_id}/")[2]: entry for entry in entries}
+    large = [entry for name, entry in named.items() if LARGE.fullmatch(name)]
+    if not large:
+        return None
+    first = [] if record else [named[name] for name in OUTCOME if name in named]
+    why = f"{record.ending}, {record.ended_at:%Y-%m-%d}" if record else "it was given up, and can never go on"
+    going = [*first, *large]
+    return Removal(
+        what=run_id,
+        why=why,
+        is_marked=record is not None,
+        keys=tuple(entry.key for entry in going),
+        bytes=sum(entry.size for entry in going),
+    )
+
+
+def _orphaned_shards(store: TaskStore) -> Iterator[Removal]:
+    """Yield what attempts at packing a committed drop left behind: shards that its manifest does not name."""
+    for drop_id in store.drops.committed().usable:
+        try:
+            drop = store.drops.read(drop_id)
+        except DamagedDrop:
+            continue
+        prefix = store.keys.shard(drop_id, "")
+        named = {shard.name for shard in drop.shards}
+        found = [(entry.key.removeprefix(prefix), entry) for entry in store.objects.list(prefix)]
+        orphans = [entry for name, entry in found if OWN_SHARD.fullmatch(name) and name not in named]
+        if orphans:
+            yield Removal(
+                what=f"drops/{drop_id}",
+                why="its manifest does not name them",
+                is_marked=False,
+                keys=tuple(entry.key for entry in orphans),
+                bytes=sum(entry.size for entry in orphans),
+            )
+
+
+def _orphaned_claims(store: TaskStore) -> Iterator[Removal]:
+    """Yield the claims of drops that are no longer in the store, on behalf of runs that have ended."""
+    there = set(store.objects.folders(store.keys.drops))
+    claims = list(store.objects.list(store.keys.claims))
+    gone = [entry for entry in claims if entry.key.removeprefix(store.keys.claims).removesuffix(".json") not in there]
+    owners = map_ahead(lambda entry: Claim.model_validate_json(store.objects.read(entry.key)[0]).run_id, gone)
+    ended = [entry for entry, owner in zip(gone, owners, strict=True) if store.ledger.final(owner)]
+    if ended:
+        yield Removal(
+            what="claims",
+            why="their drops are gone",
+            is_marked=False,
+            keys=tuple(entry.key for entry in ended),
+            bytes=sum(entry.size for entry in ended),
+        )

@@ -1,0 +1,42 @@
+"""What `retrain gc` removes of a task, and what it leaves in its place."""
+
+from datetime import datetime
+
+from retrain.records.base import Record
+
+
+class Removed(Record):
+    """`runs/<run-id>/removed.json`, written before a run's large files go: its records stay, its model does not."""
+
+    run_id: str
+    at: datetime
+    bytes: int
+    """What its files took."""
+
+
+class Removal(Record):
+    """Files that no later step can need: those of one run, shards that a manifest does not name, or claims."""
+
+    what: str
+    """The run, or the folder."""
+    why: str
+    is_marked: bool
+    """Whether `removed.json` is left in their place: they belong to a run in the ledger."""
+    keys: tuple[str, ...]
+    bytes: int
+
+
+class Retention(Record):
+    """What there is to remove of a task, and which runs keep their files, and why."""
+
+    task: str
+    removals: tuple[Removal, ...]
+    kept: dict[str, str]
+    """Why each run that has a model, an index or a state keeps it."""
+    is_done: bool = False
+    """False: nothing was removed yet."""
+
+    @property
+    def bytes(self) -> int:
+        """How much the removals free."""
+        return sum(removal.bytes for removal in self.removals)

@@ -1,0 +1,265 @@
+"""`retrain gc`: what it removes, and that nothing that comes later misses it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.lives import Life, make_task
+from support.terminal import Ran, retrain
+from support.trainings import Silent
+
+from retrain.errors import RunError
+from retrain.monitoring.exporter import Exporter, WatchedTask
+from retrain.pipeline import retention, stages
+from retrain.pipeline.approval import promote_by_hand
+from retrain.pipeline.planning import NoRunNeeded, Request
+from retrain.records import Plan, Retention, RunRecord
+from retrain.records.ledger import total_savings
+from retrain.store import LocalStore, champions
+from retrain.store.claims import Claim
+from retrain.training.progress import Progress
+from retrain.utils.clock import utc_now
+
+TASK = make_task(gate={"margin": 1.0}, training=make_task().training.model_dump() | {"save_seconds": 0})
+AGE = timedelta(0)
+
+
+class StopsAt(Silent):
+    """An observer whose process is gone at this iteration."""
+
+    def __init__(self, iteration: int) -> None:
+        super().__init__()
+        self._iteration = iteration
+
+    def stepped(self, progress: Progress) -> None:
+        if progress.iteration == self._iteration:
+            raise KeyboardInterrupt
+
+
+def a_life(folder: Path, drops: int = 0) -> Life:
+    """A task in which so many drops have been retrained on."""
+    life = Life(LocalStore(folder / "store"), folder / "work")
+    for seed in range(drops):
+        life.land(0, 1, seed=seed)
+        run(life)
+    return life
+
+
+def run(life: Life) -> RunRecord:
+    ended = stages.run_task(life.context, TASK, Request())
+    assert isinstance(ended, RunRecord), ended
+    return ended
+
+
+def collect(life: Life, keep_last: int = 0, age: timedelta = AGE) -> Retention:
+    with life.store.lock() as ours:
+        return retention.remove(ours, retention.plan_removal(ours, keep_last, age, utc_now()), utc_now())
+
+
+def roll_back(life: Life) -> None:
+    seen = life.store.champion.read()
+    assert seen.champion
+    target = champions.rollback_target(seen.champion)
+    life.store.run(target).weights()
+    promote_by_hand(life.store, seen, target, "rolled back", champions.Author("ann", None))
+
+
+def large(life: Life) -> set[str]:
+    """The runs that have a model."""
+    return {key.split("/")[2] for key in life.contents() if key.endswith("/model.safetensors")}
+
+
+def test_gc_removes_losers_and_keeps_champion_and_baseline(tmp_path: Path) -> None:
+    life = a_life(tmp_path, drops=3)
+    first, second, third = life.store.ledger.read()
+    before = life.contents()
+    found = retention.plan_removal(life.store, 0, AGE, utc_now())
+    assert life.contents() == before
+    assert [removal.what for removal in found.removals] == [second.run_id]
+    assert found.kept == {first.run_id: "targets come from it", third.run_id: "it is the champion"}
+    done = collect(life)
+    assert done.bytes == sum(len(data) for key, data in before.items() if key in set(done.removals[0].keys))
+    assert large(life) == {first.run_id, third.run_id}
+    gone = {key for key in before if key not in life.contents()}
+    assert gone == {key for key in before if f"/{second.run_id}/" in key and key.endswith(".safetensors")}
+    assert life.store.ledger.read() == [first, second, third]
+
+
+def test_gc_keeps_young_and_newest_runs(tmp_path: Path) -> None:
+    life = a_life(tmp_path, drops=4)
+    assert collect(life, age=timedelta(days=1)).removals == ()
+    assert len(collect(life, keep_last=1).removals) == 1
+    roll_back(life)
+    assert run(life).decision
+
+
+def test_gc_keeps_what_an_interrupted_run_needs(tmp_path: Path) -> None:
+    """The champion that it began from was rolled back meanwhile, so nothing but the run itself needs that one."""
+    life = a_life(tmp_path, drops=2)
+    parent = life.store.champion.read().run_id
+    life.land(0, 1, seed=2)
+    planned = stages.plan(life.context, TASK, Request())
+    assert isinstance(planned, Plan)
+    with pytest.raises(KeyboardInterrupt):
+        stages.run_plan(replace(life.context, observer=StopsAt(7)), planned)
+    roll_back(life)
+    found = collect(life)
+    assert found.kept[parent or ""] == f"{planned.run_id} needs it"
+    resumed = Silent()
+    stages.run_plan(replace(life.context, observer=resumed), planned)
+    assert resumed.stepped_to[0] == 7
+
+
+def test_gc_removes_states_of_a_run_that_was_given_up(tmp_path: Path) -> None:
+    life = a_life(tmp_path, drops=1)
+    life.land(0, 1, seed=1)
+    planned = stages.plan(life.context, TASK, Request("naive"))
+    assert isinstance(planned, Plan)
+    with pytest.raises(KeyboardInterrupt):
+        stages.run_plan(replace(life.context, observer=StopsAt(7)), planned)
+    assert collect(life).removals == ()
+    run(life)
+    assert collect(life, age=timedelta(days=1)).removals == ()
+    [removal] = collect(life).removals
+    assert (removal.what, removal.is_marked) == (planned.run_id, False)
+    assert all("/state/" in key for key in removal.keys)
+    assert life.store.run(planned.run_id).plan() == planned
+
+
+def test_gc_removes_orphaned_shards_and_claims(tmp_path: Path) -> None:
+    life = a_life(tmp_path, drops=1)
+    [record] = life.store.ledger.read()
+    [drop] = record.drops
+    orphan = life.store.keys.shard(drop, "train-000009-0123abcd.tar")
+    foreign = life.store.keys.shard(drop, "train-theirs.tar")
+    for key in (orphan, foreign):
+        life.store.objects.write(key, b"left behind")
+    for name in (drop, "gone"):
+        life.store.objects.write(life.store.keys.claim(name), Claim(drop=name, run_id=record.run_id).to_bytes())
+    assert [removal.keys for removal in collect(life).removals] == [(orphan,), (life.store.keys.claim("gone"),)]
+    assert foreign in life.contents()
+    assert life.store.keys.claim(drop) in life.contents()
+
+
+def test_model_that_was_removed_is_said_so(tmp_path: Path) -> None:
+    life = a_life(tmp_path, drops=3)
+    _, second, _ = life.store.ledger.read()
+    collect(life)
+    with pytest.raises(RunError, match=f"{second.run_id}/model.safetensors was removed by `retrain gc` on "):
+        roll_back(life)
+
+
+def test_promotion_beside_gc_keeps_the_model_or_the_old_champion(tmp_path: Path) -> None:
+    """Both orders: promoted between plan and removal, and marked before the swap."""
+    life = a_life(tmp_path, drops=3)
+    _, second, third = life.store.ledger.read()
+    found = retention.plan_removal(life.store, 0, AGE, utc_now())
+    promote_by_hand(life.store, life.store.champion.read(), second.run_id, "promoted by hand", champions.THE_GATE)
+    assert retention.remove(life.store, found, utc_now()).removals == ()
+    assert life.store.run(second.run_id).weights()
+    promote_by_hand(life.store, life.store.champion.read(), third.run_id, "promoted by hand", champions.THE_GATE)
+    collect(life)
+    with pytest.raises(RunError, match=f"was removed by `retrain gc`; {third.run_id} stays in force"):
+        promote_by_hand(life.store, life.store.champion.read(), second.run_id, "promoted by hand", champions.THE_GATE)
+    assert life.store.champion.read().run_id == third.run_id
+
+
+ACTS = ("land", "run", "interrupt", "calibrate", "roll back", "gc")
+
+
+@settings(max_examples=5, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(acts=st.lists(st.tuples(st.sampled_from(ACTS), st.integers(0, 2)), min_size=6, max_size=8))
+def test_random_lives_go_on_after_gc(tmp_path: Path, acts: list[tuple[str, int]]) -> None:
+    """Whatever came before: rollbacks, resumed runs and next runs work, and every sum is what it was."""
+    life = a_life(tmp_path / uuid4().hex, drops=1)
+    kept, interrupted = 1, None
+    for seed, (act, number) in enumerate([*acts, ("gc", 1), ("roll back", 0), ("land", 0), ("run", 0)], start=1):
+        if act == "land":
+            life.land(0, 1, seed=seed)
+        elif act == "interrupt":
+            planned = stages.plan(life.context, TASK, Request())
+            if isinstance(planned, Plan):
+                interrupted = planned
+                with pytest.raises(KeyboardInterrupt):
+                    stages.run_plan(replace(life.context, observer=StopsAt(1 + number)), planned)
+        elif act == "roll back" and kept:
+            seen = life.store.champion.read().champion
+            assert seen
+            if len(champions.standing(seen)) > 1:
+                roll_back(life)
+                kept -= 1
+        elif act == "gc":
+            before = life.store.ledger.read()
+            collect(life, keep_last=number)
+            kept = number if kept >= number else kept
+            assert life.store.ledger.read() == before
+            assert total_savings(life.store.ledger.read()) == total_savings(before)
+        else:
+            purpose = "calibrate" if act == "calibrate" else "retrain"
+            ended = stages.run_task(life.context, TASK, Request(purpose=purpose))
+            assert isinstance(ended, RunRecord | NoRunNeeded)
+            if isinstance(ended, RunRecord):
+                assert ended.error is None
+                kept += act == "run"
+    if interrupted and life.store.ledger.find(interrupted.run_id) is None:
+        stages.run_plan(life.context, interrupted)
+        record = life.store.ledger.find(interrupted.run_id)
+        assert record
+        assert record.error is None
+
+
+@pytest.fixture
+def command(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+    """Run `retrain gc` a hundred days after three drops were retrained on."""
+    a_life(tmp_path, drops=3)
+    (tmp_path / "pets.json").write_text(json.dumps(make_task(store=str(tmp_path / "store")).model_dump()))
+    later = utc_now() + timedelta(days=100)
+    monkeypatch.setattr("retrain.utils.clock.utc_now", lambda: later)
+    return lambda *arguments: retrain(("gc", "-t", str(tmp_path / "pets.json"), *arguments), capfd)
+
+
+def test_gc_command_shows_then_removes_then_finds_nothing(command: Callable[..., Ran]) -> None:
+    assert (
+        "0.0 kB would be freed; 3 runs kept whole"
+        in command("--keep-last", "0", "--older-than", "101d", "--dry-run").out
+    )
+    shown = command("--keep-last", "0", "--dry-run")
+    assert "kB would be freed; 2 runs kept whole" in shown.out
+    assert "continuous-" in shown.out
+    removed = command("--keep-last", "0")
+    assert (removed.code, removed.out) == (0, shown.out.replace("would be freed", "freed"))
+    [nothing] = json.loads(command("--keep-last", "0", "--json").out)
+    assert (nothing["removals"], nothing["is_done"]) == ([], True)
+
+
+def test_gc_command_refuses_what_is_no_duration(command: Callable[..., Ran]) -> None:
+    wrong = command("--older-than", "soon")
+    assert (wrong.code, wrong.out) == (2, "")
+    assert "--older-than soon: must be a duration such as 12h" in wrong.err
+
+
+def test_exporter_tells_what_the_store_holds_hourly(tmp_path: Path) -> None:
+    life = a_life(tmp_path, drops=3)
+    now = [utc_now()]
+    watched = WatchedTask(life.store, clock=lambda: now[0])
+
+    def told() -> dict[str, float]:
+        exporter = Exporter([watched])
+        exporter.refresh()
+        samples = [sample for family in exporter.collect() for sample in family.samples]
+        return {one.labels["kind"]: one.value for one in samples if one.name == "retrain_store_bytes"}
+
+    before = told()
+    assert sum(before.values()) == sum(map(len, life.contents().values()))
+    assert before["states"] == 0 < before["models"]
+    freed = collect(life).bytes
+    assert told() == before
+    now[0] += timedelta(hours=1)
+    after = told()
+    assert before["models"] + before["learning_speed"] - freed == after["models"] + after["learning_speed"]
