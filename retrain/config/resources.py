@@ -20,7 +20,7 @@ class Kubeflow(ConfigModel):
     """Experiment that collects the runs; one named after the task where absent."""
 
     def require_host(self) -> str:
-        """Return the address. Raises `SubmitError` if nobody said it."""
+        """Return the address. Raises `SubmitError` if neither the task nor the environment sets it."""
         if self.host is None:
             raise SubmitError("where is Kubeflow Pipelines? Say it with --host, or as kubeflow.host in the task")
         return self.host

@@ -51,7 +51,7 @@ def commit_drops(study: Study, split: str, task: Task, objects: ObjectStore, roo
 
 @contextmanager
 def prepared_data(study: Study, root: DataRoot) -> Iterator[tuple[list[Path], Path]]:
-    """Yield a study's data sets as sources, thinned as it says, and a folder for whatever else is written.
+    """Yield a study's data sets as sources, thinned as it says, and a folder for temporary files.
 
     Raises `StudyError` if one is not at hand.
     """

@@ -1,4 +1,4 @@
-"""The records that a study's figures come from, as one file: whoever has it can recompute them without retraining."""
+"""The records that a study's figures come from, in one file, so that they can be recomputed without retraining."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A study's page and tables, made from its file and its kept runs alone, so that anybody can make them again."""
+"""A study's page and tables, made from its file and its kept runs alone, so that they can be made again."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Run a study: whatever of its grid has not run yet, in this process or in several."""
+"""Run what is missing of a study's grid, in this process or in several."""
 
 import logging
 from collections import deque

@@ -28,7 +28,7 @@ def launch(processes: int, *arguments: str) -> None:
         run_id=uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint="127.0.0.1:0",
-        max_restarts=0,  # whoever runs the step tries it again
+        max_restarts=0,  # the pipeline step is retried instead
     )
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // processes)))
     try:

@@ -158,7 +158,7 @@ def _record_end(context: Context, run_id: str, message: str) -> None:
 def _run_stage(stage: Callable[[Context, Plan], object], text: str, run_id: str, device: str) -> str:
     """Do a stage of a run that has not ended, and return the id of the attempt that it has come to.
 
-    A pod waits for whoever else is at work on the task: to fail would only use up its retries.
+    A pod waits while another process holds the lock of the task: failing would only use up its retries.
     """
     _, opened = _open(text, device)
     with run_as_leader(opened) as first, first.store.lock(patient=True) as ours:

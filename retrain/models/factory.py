@@ -26,7 +26,7 @@ def build_network(model: Model, classes: int, image_size: int, seed: int) -> nn.
         torch.default_generator.manual_seed(seed)
         try:
             network = factory(classes=classes, image_size=image_size, **model.options)
-        except Exception as error:  # whatever anybody's factory may raise
+        except Exception as error:  # a factory of the user's may raise anything
             raise ModelError(f"model {model.name}: options {model.options} do not fit: {error}") from error
         if not isinstance(network, nn.Module):
             raise ModelError(
@@ -44,7 +44,7 @@ def check_network(model: Model, classes: int, image_size: int) -> None:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         try:
             logits = network(torch.zeros(2, 3, image_size, image_size))
-        except Exception as error:  # whatever anybody's network may raise
+        except Exception as error:  # a network of the user's may raise anything
             raise ModelError(f"model {model.name}: does not take {image_size}x{image_size} images: {error}") from error
     shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if shape != [2, classes]:

@@ -114,7 +114,7 @@ def make_context(
 def _limit_threads() -> None:
     """Compute in no more threads than this process has cores: beyond a quota they are stopped, and wait for each other.
 
-    OMP_NUM_THREADS is somebody's word on it and stands.
+    OMP_NUM_THREADS, where it is set, decides.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), available_cores()))

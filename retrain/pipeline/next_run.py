@@ -1,4 +1,7 @@
-"""The next run of a task, from what its store holds. Read without torch: whoever only plans and submits stays small."""
+"""Plan the next run of a task from what its store holds.
+
+Imports no torch, so that planning and submitting need little memory.
+"""
 
 from collections.abc import Iterable
 from functools import partial

@@ -21,7 +21,7 @@ from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import map_ahead
 
 LARGE = re.compile(r"(model|moments)\.safetensors|(learning_speed|state)/.+")
-"""A run's files that take room; all others are records of it."""
+"""A run's large files; its other files are records."""
 OUTCOME = ("result.json", "evaluation.json", "decision.json")
 """What says that a run's files are whole. Of a run that has no record they go first: resumed, it would begin anew."""
 OWN_SHARD = re.compile(r"(train|val|test)-\d{6}-[0-9a-f]{8}\.tar")
@@ -56,7 +56,7 @@ def remove(store: TaskStore, found: Retention, now: datetime) -> Retention:
     """Remove what was found; `store` must hold the task's lease. Return what was removed.
 
     A run that a person put in force in the meantime is left alone: its marker is written before the champion is read
-    again, and whoever promotes by hand looks for a marker after the swap.
+    again, and a promotion by hand looks for a marker after the swap.
     """
     removed = tuple(removal for removal in found.removals if _remove(store, removal, now))
     return found.model_copy(update={"removals": removed, "is_done": True})

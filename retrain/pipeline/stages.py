@@ -155,7 +155,7 @@ def record(context: Context, plan: Plan) -> Ended:
 def write_record(context: Context, plan: Plan, error: str | None = None) -> RunRecord:
     """Write a run's record into the ledger; the first record written stays.
 
-    A run that failed is charged for the iterations of its last saved state, which nobody will go on from.
+    A run that failed is charged for the iterations of its last saved state, which no run resumes.
     """
     with context.store.run(plan.run_id).checkpoints() as checkpoints:
         found = context.store.ledger.find(plan.run_id)
@@ -193,7 +193,7 @@ BY_NAME: dict[str, Callable[[Context, Plan], object]] = {
 
 
 def run_task(context: Context, task: Task, request: Request) -> Ended | NoRunNeeded:
-    """Do all stages in this process: retrain on whatever has landed, without the drops that prove damaged."""
+    """Do all stages in this process: retrain on what has landed, without the drops that prove damaged."""
     while isinstance(planned := plan(context, task, request), Plan):
         try:
             return run_plan(context, planned)

@@ -143,7 +143,7 @@ def _counters(context: Context, run: Run) -> Iterator[Counters]:
 def run_as_leader(context: Context) -> Iterator[Context]:
     """Yield the context to the first process, or to the only one; any other helps it train inside, and ends here.
 
-    Raises `SystemExit` in the others once the first one has come to the end, and `Preempted` if it was cut short.
+    Raises `SystemExit` in all ranks but the first, once that one has ended, and `Preempted` if it was cut short.
     """
     if context.ranks.rank:
         follow_leader(context)

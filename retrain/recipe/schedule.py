@@ -8,7 +8,7 @@ from retrain.config.recipe import Constant, Cosine, MultiStep, Schedule
 def learning_rate(setting: Schedule, peak: float, iteration: int, iterations: int, warmup: int = 0) -> float:
     """Return the learning rate at an iteration t in 0 .. `iterations`, where `peak` is the optimizer's own.
 
-    Whatever the schedule, it is multiplied by min(1, (t + 1) / warmup). A constant schedule has a warm-up of its own,
+    Every schedule is multiplied by min(1, (t + 1) / warmup). A constant schedule has a warm-up of its own,
     and the longer one counts.
 
     constant: peak.

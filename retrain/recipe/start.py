@@ -7,7 +7,7 @@ FITTED_RATIO = 0.6
 nothing, 0 for one that has memorised its training set."""
 
 LEARNT = 0.98
-"""Training accuracy from which a parent counts as fitted, whatever its validation error."""
+"""Training accuracy from which a parent counts as fitted at any validation error."""
 
 GENTLE_ALPHA = 0.8
 """Weight of the parent's parameters where shrinking them more would do harm."""

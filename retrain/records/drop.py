@@ -1,6 +1,6 @@
 """Drops, their manifests, and the datasets made of them.
 
-A manifest is parsed from bytes that anybody may have written."""
+Manifests come from producers and are not trusted: they are checked as they are parsed."""
 
 import re
 import unicodedata
@@ -137,7 +137,7 @@ def parse_manifest(data: bytes) -> Drop:
 
 def _problems(drop: Drop) -> Iterator[str]:
     if drop.digest != drop_digest(drop):
-        yield "its digest does not fit its content: somebody changed it"
+        yield "its digest does not fit its content: it was changed after it was written"
     if not DROP_ID.fullmatch(drop.id):
         yield f"{drop.id!r} is no id of a drop"
     if len(set(drop.classes)) < len(drop.classes):

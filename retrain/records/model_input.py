@@ -1,7 +1,7 @@
 """What a model takes and what it answers: the size and normalisation of its images, and its classes in order.
 
-Whoever loads a model's bare weights needs nothing else beside them: export, prediction, serving and the report all read
-it here.
+A program that loads a model's bare weights needs nothing else beside them. Export, prediction, serving and the report
+all read it here.
 """
 
 from typing import Literal, Self

@@ -17,7 +17,7 @@ class Missing(StoreError):
 
 
 class Conflict(StoreError):
-    """Somebody else's write came first: the object is not in the state that the caller expected."""
+    """Another write came first: the object is not in the state that the caller expected."""
 
 
 class Entry(NamedTuple):
@@ -61,7 +61,7 @@ class ObjectStore(Protocol):
         """
 
     def write(self, key: str, data: bytes) -> None:
-        """Write unconditionally. For what only its one owner writes, or what is the same whoever writes it."""
+        """Write unconditionally. For objects with a single writer, or with the same content from every writer."""
 
     def delete(self, key: str) -> None:
         """Remove the object; a missing one is no error."""
@@ -101,7 +101,7 @@ def confirm_write(store: ObjectStore, key: str, data: bytes) -> str:
         current, version = store.read(key)
         if current == data:
             return version
-    raise Conflict(f"{store.url}: somebody else wrote {key} first.")
+    raise Conflict(f"{store.url}: another process wrote {key} first.")
 
 
 def probe_conditional_writes(store: ObjectStore) -> None:

@@ -13,8 +13,8 @@ KEEP_NEWEST = 2
 class Checkpoints:
     """The states of one run, `state/<iteration>-<digest>.safetensors`, written while training goes on.
 
-    A context manager: it leaves when the last state is in the store. Errors of writing a state are raised by whatever
-    comes next, be it the next save or the end.
+    A context manager: it leaves when the last state is in the store. Errors of writing a state are raised by the
+    next save, or at the end.
     """
 
     def __init__(self, objects: ObjectStore, keys: TaskKeys, run_id: str) -> None:

@@ -159,4 +159,4 @@ def _cause(report: bytes) -> str:
     try:
         return Quarantine.model_validate_json(report).cause
     except ValidationError:
-        return "a report that somebody wrote by hand"
+        return "a report that retrain did not write"

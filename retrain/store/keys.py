@@ -31,7 +31,7 @@ class TaskKeys:
         return self.shard(drop, "quarantine.json")
 
     def validations(self, drop: str) -> str:
-        """How often a drop's validation was begun and came to no end."""
+        """How often a drop's validation was begun and never ended."""
         return f"{self.task}/validations/{drop}.json"
 
     def validating(self, drop: str) -> "TaskKeys":

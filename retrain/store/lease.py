@@ -58,7 +58,7 @@ log = logging.getLogger("retrain")
 
 
 class LeaseLost(StoreError):
-    """Somebody else may hold the lease by now: whatever is under way must stop."""
+    """Another process may hold the lease by now: the work under way must stop."""
 
 
 class LeaseState(Record):
@@ -83,10 +83,10 @@ class Lease:
         self._is_given_back = False
 
     def check(self) -> None:
-        """Raise `LeaseLost` if somebody else may hold the lease, or it was given back.
+        """Raise `LeaseLost` if another process may hold the lease, or it was given back.
 
         One that has expired, because this process was frozen or the store could not be reached, is renewed: that
-        succeeds only if nobody has held it since.
+        succeeds only if no other process has held it since.
         """
         if self._is_given_back:
             raise LeaseLost(f"{self._objects.url}: {self.key}: the lease was given back")
@@ -94,7 +94,7 @@ class Lease:
             self.renew()
 
     def renew(self) -> None:
-        """Move the expiry on. Raises `LeaseLost` if somebody else has taken the lease."""
+        """Move the expiry on. Raises `LeaseLost` if another process has taken the lease."""
         self._put(datetime.now(UTC) + timedelta(seconds=self._seconds))
 
     def release(self) -> None:
@@ -114,12 +114,12 @@ class Lease:
                 self._version = self._objects.replace(self.key, state.to_bytes(), self._version)
             except (Conflict, Missing) as error:
                 self._state = self._state.model_copy(update={"expires_at": datetime.now(UTC)})
-                raise LeaseLost(f"{self._objects.url}: {self.key}: somebody else has taken the lease") from error
+                raise LeaseLost(f"{self._objects.url}: {self.key}: another process has taken the lease") from error
             self._state = state
 
 
 def acquire(objects: ObjectStore, key: str, seconds: float = LEASE_SECONDS) -> Lease | None:
-    """Take the lease under this key if nobody else holds it; None while another holder does."""
+    """Take the lease under this key if it is free; None while another process holds it."""
     token, version = 1, None
     with suppress(Missing):
         current, version = read_lease(objects, key)
@@ -138,7 +138,7 @@ def acquire(objects: ObjectStore, key: str, seconds: float = LEASE_SECONDS) -> L
 def read_lease(objects: ObjectStore, key: str) -> tuple[LeaseState, str]:
     """Return a lease as it lies in the store, and its version.
 
-    Raises `Missing` if nobody ever held it, `StoreError` if it cannot be read.
+    Raises `Missing` if it was never held, `StoreError` if it cannot be read.
     """
     return read_record(objects, key, LeaseState)
 

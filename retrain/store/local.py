@@ -24,7 +24,7 @@ class LocalStore:
 
     A file is written aside, flushed to disk and then renamed, so an object's bytes never change under a reader. What
     takes an object's place or removes it holds the store's one lock; `create` needs none, for hard links are
-    exclusive. What a killed process was writing stays behind in `.retrain/` and harms nobody.
+    exclusive. What a killed process was writing stays behind in `.retrain/` and does no harm.
     """
 
     def __init__(self, root: Path) -> None:
@@ -53,7 +53,7 @@ class LocalStore:
             if found == version:
                 staged.replace(self._path(key))
             elif current != data:
-                raise Conflict(f"{self.url}: somebody else wrote {key} first.")
+                raise Conflict(f"{self.url}: another process wrote {key} first.")
         return _version(data)
 
     def write(self, key: str, data: bytes) -> None:

@@ -77,7 +77,7 @@ log = logging.getLogger("retrain")
 
 
 class TaskLocked(UserError):
-    """Somebody else is at work on the task."""
+    """Another process holds the lock of the task."""
 
 
 @contextmanager

@@ -73,7 +73,7 @@ class ProcessGroup:
         return nullcontext()
 
     def publish_plan(self, work: str) -> None:
-        """Tell the others what is trained next; the first process does."""
+        """Tell the other ranks what is trained next. Only rank 0 calls it."""
 
     def wait_for_plan(self) -> str:
         """Wait for what the first process announces next, in any other; empty: there is no more."""
@@ -84,7 +84,7 @@ SINGLE_PROCESS = ProcessGroup()
 
 
 class TorchrunGroup(ProcessGroup):
-    """One of several processes. Whatever it shares waits for the others."""
+    """One of several processes. What it shares waits for the other ranks."""
 
     def __init__(self, store: Store, rank: int, size: int) -> None:
         self.rank, self.size, self._store = rank, size, store

@@ -46,7 +46,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of glibc's malloc.h."""
 
 MALLOC_VARIABLES = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"}
-"""Environment variables by which somebody has told glibc what to keep."""
+"""Environment variables that set what glibc keeps."""
 
 LARGEST_KEPT = 1 << 30
 """Bytes; what is larger still goes back to the kernel: data sets, and not activations."""

@@ -21,8 +21,8 @@ def run_loop(run: Run, observer: Observer, save: Callable[[Run], object], leavin
 
     `save` is called between iterations, every `save_seconds`. A run whose state was restored goes on as if it had
     never stopped. `leaving` says whether the machine is being taken away: then the state is saved once more, and
-    `Preempted` raised. Several processes save, leave and end in the same iteration: any one's wish is all's, and what
-    they wish at its start is told while they compute.
+    `Preempted` raised. Ranks save, leave and end in the same iteration: all stop if any rank asks to. The
+    all-reduce of these votes overlaps with the step.
     """
     plan, progress = run.plan, run.progress
     clock = Clock(progress, EnergyMeter(run.train.device))

@@ -35,7 +35,7 @@ class Progress:
 
 
 class Observer(Protocol):
-    """Somebody who watches: a progress bar, a log, a live metrics page."""
+    """An observer of a training: a progress bar, a log, a live metrics page."""
 
     def started(self, plan: Plan, progress: Progress) -> None:
         """The loop starts, or resumes at `progress.iteration`."""

@@ -106,7 +106,7 @@ class _DecodingDataset(Dataset["Tensor | UserError"]):
             return self.pixels.read_held(torch.tensor(rows))
         except UserError as error:
             return error
-        except OSError as error:  # somebody emptied the cache
+        except OSError as error:  # the cache was emptied from outside
             return UserError(str(error))
 
 
@@ -115,5 +115,5 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _leave_signals(worker: int) -> None:
-    """Whoever is asked to stop saves first, for which the workers are still needed; they end with it."""
+    """Ignore signals in a worker: the training process saves its state first and needs the workers until then."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

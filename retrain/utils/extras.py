@@ -1,7 +1,7 @@
 """Packages that come with an extra of the distribution, and what to install where they are missing.
 
-The core installs and runs without them. What needs one asks for it here when it is used, so that nobody else waits for
-its import.
+The core installs and runs without them. What needs one asks for it here when it is used, so that no other command
+waits for its import.
 """
 
 import importlib

@@ -24,11 +24,11 @@ MAX_ATTEMPTS = 3
 
 
 class ValidationAttempts(Record):
-    """`validations/<drop-id>.json`: those that were begun, in a row, and came to no end; gone once one does."""
+    """`validations/<drop-id>.json`: counts validations in a row that began and never ended; removed once one ends."""
 
     drop: str
     begun: int = 0
-    how: str = "whoever watched it was gone too"
+    how: str = "the watcher was gone too"
     """What became of the last one."""
 
 
@@ -153,7 +153,7 @@ class Ingestion:
     def _judge(self, drop: str, before: ValidationAttempts) -> str | None:
         """Commit a drop; return why it belongs into quarantine instead, or None. Raises `UserError` if unknown."""
         if before.begun >= MAX_ATTEMPTS:
-            return f"{before.begun} validations came to no end, the last: {before.how}"
+            return f"{before.begun} validations began and never ended, the last: {before.how}"
         self._health.alive(working=True)
         try:
             return run_in_subprocess(f"validating drop {drop}", INGEST_SECONDS, try_ingest_drop, self._task, drop)

@@ -134,9 +134,9 @@ def test_a_heartbeat_that_comes_too_late_loses_the_lease_to_whoever_took_it(stor
     time.sleep(SHORT)
     assert late
     assert acquire(store, KEYS.lease)
-    with pytest.raises(LeaseLost, match="somebody else has taken the lease"):
+    with pytest.raises(LeaseLost, match="another process has taken the lease"):
         late.renew()
-    with pytest.raises(LeaseLost, match="somebody else has taken the lease"):
+    with pytest.raises(LeaseLost, match="another process has taken the lease"):
         late.check()
 
 

@@ -108,7 +108,7 @@ def test_a_drop_whose_validation_dies_three_times_is_put_aside_and_others_are_ta
     assert place.store.drops.quarantine_causes() == {}
     assert watcher.once()
     crash = "validating drop a-bad: its process was killed by SIGSEGV (a crash in native code)"
-    cause = f"3 validations came to no end, the last: {crash}"
+    cause = f"3 validations began and never ended, the last: {crash}"
     assert place.store.drops.quarantine_causes() == {"a-bad": cause}
     assert figures(watcher)["retrain_watcher_quarantined_drops_total"] == 1
     assert begun(place.store.objects) == []
@@ -124,7 +124,7 @@ def test_a_watcher_that_goes_with_its_validation_leaves_it_counted(place: Place,
         process.start()
         process.join()
     assert place.watcher(Recorder()).once()
-    cause = "3 validations came to no end, the last: whoever watched it was gone too"
+    cause = "3 validations began and never ended, the last: the watcher was gone too"
     assert place.store.drops.quarantine_causes() == {"a-bad": cause}
 
 
@@ -223,7 +223,9 @@ def test_a_drop_that_kills_is_put_aside_after_three_deaths_however_many_watchers
         for _ in range(MAX_ATTEMPTS + 1):
             list(pool.map(lambda watcher: watcher.once(), watchers))
     cause = place.store.drops.quarantine_causes()["a-bad"]
-    assert cause.startswith("3 validations came to no end, the last: validating drop a-bad: its process was killed")
+    assert cause.startswith(
+        "3 validations began and never ended, the last: validating drop a-bad: its process was killed"
+    )
     assert len(deaths.read_text().splitlines()) == MAX_ATTEMPTS
     assert begun(place.store.objects) == []
 

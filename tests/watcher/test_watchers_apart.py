@@ -134,7 +134,7 @@ def test_a_watcher_that_was_frozen_past_its_lease_finds_its_writes_refused(
         frozen.send_signal(signal.SIGCONT)
         said = frozen.communicate()[1]
         assert frozen.returncode == 0, said
-        assert "somebody else has taken the lease" in said
+        assert "another process has taken the lease" in said
     [run] = kfp.runs
     assert run["display_name"] == place.owners()["a"]
     bound = submission.read_submission(place.store, run["display_name"])

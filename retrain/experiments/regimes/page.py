@@ -50,7 +50,8 @@ def make_page(runs: Runs, told: Sequence[Told], beside: str) -> str:
     goals = [[goal.goal, goal.measured, MET[goal.met]] for goal in check_goals(told)]
     sections = [
         "# What the continuous run saves, regime by regime",
-        "For whoever wants to know what the default settings save on data like their own, and where they save little. "
+        "For readers who want to know what the default settings save on data like their own, and where they save "
+        "little. "
         "Each regime is a file in `studies/regimes/`; the figures come from "
         f"[`{beside}/{FILE}`]({beside}/{FILE}).",
         _table(["goal", "measured", "met?"], goals),

@@ -66,7 +66,7 @@ class SuiteRun(Record):
 
     @property
     def key(self) -> Key:
-        """What tells this line from others."""
+        """Return what identifies this line."""
         return Key(self.regime, self.seed, self.method, self.drop)
 
 

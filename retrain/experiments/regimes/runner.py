@@ -41,7 +41,7 @@ def _collect(pending: dict["Future[int]", tuple[Regime, int]]) -> int:
         try:
             new += future.result()
             log.info("%s seed %d is complete", regime.name, seed)
-        except Exception as error:  # whatever a training may raise: the other lives go on
+        except Exception as error:  # a training may raise anything; the other lives go on
             log.error("%s seed %d failed: %s: %s", regime.name, seed, type(error).__name__, error)
             failed.append(f"{regime.name} seed {seed}")
     if failed:

@@ -64,7 +64,7 @@ def http_status(error: ClientError) -> int:
 
 @contextmanager
 def translate_errors(place: Location) -> Iterator[None]:
-    """Raise as `StoreError`, or `Missing`, whatever S3, botocore or the local disk refuses within."""
+    """Raise errors of S3, botocore and the local disk as `StoreError`, or `Missing`."""
     try:
         yield
     except ClientError as error:
