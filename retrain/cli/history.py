@@ -29,8 +29,9 @@ def history(task: TaskName, as_json: AsJson = False, overrides: Overrides = NONE
 
 
 def show(run_id: RunId, task: TaskName, as_json: AsJson = False, overrides: Overrides = NONE) -> None:
-    """Show one run's record, or what a candidate that awaits approval has shown."""
+    """Show one run's record, or what a candidate that awaits approval has shown, and what its model gets wrong."""
     from retrain.cli import formatting
+    from retrain.cli.error_tables import error_tables
     from retrain.errors import RunError
     from retrain.pipeline.approval import read_candidate
 
@@ -39,6 +40,9 @@ def show(run_id: RunId, task: TaskName, as_json: AsJson = False, overrides: Over
     if record is None:
         raise RunError(f"{run_id} is not in the ledger of task {store.task}; `retrain history` lists what is")
     formatting.print_record(record, formatting.record_details, as_json)
+    errors = None if as_json else store.run(run_id).errors()
+    if errors:
+        formatting.console().print("", *error_tables(errors), sep="\n")
 
 
 def metrics(task: TaskName, overrides: Overrides = NONE) -> None:

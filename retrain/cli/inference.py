@@ -1,6 +1,7 @@
 """Use models: `retrain predict` and `retrain export`."""
 
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,6 +13,7 @@ from retrain.cli.options import NONE, Device, Overrides, TaskName, open_task, ou
 if TYPE_CHECKING:
     from retrain.inference.batch import Answer
     from retrain.inference.model import Model
+    from retrain.records import ErrorAnalysis
 
 
 CHAMPION = "champion"
@@ -31,7 +33,11 @@ def predict(
     ] = None,
     form: Annotated[Literal["csv", "jsonl"], typer.Option("--format", help="On standard output.")] = "csv",
     top: Annotated[int, typer.Option(min=1, help="Likeliest classes of each image.")] = 1,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="Show what is wrong; a folder's name is its images' class.")
+    ] = False,
     image_column: Annotated[str, typer.Option(help="A table's column of the paths.")] = "image",
+    label_column: Annotated[str, typer.Option(help="A table's column of the true classes.")] = "label",
     batch_size: Annotated[int, typer.Option(min=1, help="Images in a forward pass.")] = 128,
     device: Device = "auto",
     overrides: Overrides = NONE,
@@ -39,21 +45,35 @@ def predict(
     """Predict the classes of images, with their probabilities."""
     from retrain.inference import loading, tables, writing
     from retrain.inference.batch import predict_rows
+    from retrain.inference.judging import Judging
 
     if output:
         writing.format_of(output)
     opened, _ = open_task(task, overrides)
     model = loading.load_model(loading.find_source(opened), run, device)
     top = min(top, len(model.classes))
-    rows = tables.read_rows(sources, tables.Columns(image=image_column))
-    counted = Unreadable()
+    rows = tables.read_rows(sources, tables.Columns(image_column, label_column))
+    counted, judging = Unreadable(), Judging()
     answers = counted.watch(_with_progress(predict_rows(model, rows, top, batch_size), model))
+    if evaluate:
+        answers = judging.watch(answers)
     with output_errors(output or Path("-")):
         if output:
             writing.write_file(answers, output, top)
+        elif evaluate:
+            deque(answers, maxlen=0)
         else:
             writing.write_stream(answers, sys.stdout, form, top)
+    if evaluate:
+        _print_errors(judging.analyse(model.classes))
     counted.report()
+
+
+def _print_errors(errors: "ErrorAnalysis") -> None:
+    from retrain.cli.error_tables import error_tables
+    from retrain.cli.formatting import console
+
+    console().print(*error_tables(errors), sep="\n")
 
 
 class Unreadable:

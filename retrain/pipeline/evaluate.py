@@ -10,6 +10,7 @@ from retrain.data.samples import Samples
 from retrain.errors import ModelError
 from retrain.models import factory
 from retrain.pipeline.context import Context
+from retrain.pipeline.error_analysis import analyse_test_split
 from retrain.pipeline.gate import compare
 from retrain.records import Evaluation, Plan
 from retrain.store.runs import RunFiles
@@ -17,15 +18,22 @@ from retrain.training.evaluation import predict_classes
 
 
 def evaluate_run(context: Context, plan: Plan, champion: str | None) -> Evaluation:
-    """Evaluate a run's model on its dataset's test split, and the champion's on the same samples, measured now."""
+    """Evaluate a run's model on its dataset's test split, and the champion's on the same samples, measured now.
+
+    What the model gets wrong is written beside the run's other files.
+    """
     test = _test(context, plan, plan)
-    ours = _correct(context, plan, plan, test)
+    predicted, probability = _predict(context, plan, test)
+    ours = predicted == test.labels.cpu()
     comparison = None
+    known: tuple[str, ...] = ()
     if champion:
         before = context.files(champion).plan()
+        known = before.dataset.classes
         same = before.task.data.image_size == plan.task.data.image_size  # nothing else of a task changes the images
         theirs = _correct(context, before, plan, test if same else _test(context, before, plan))
         comparison = compare(champion, theirs, ours, plan.task.gate.confidence)
+    context.files(plan.run_id).write_errors(analyse_test_split(plan, known, test, predicted, probability))
     old = test.drop.cpu() < plan.known
     return Evaluation(
         samples=len(ours),
@@ -44,12 +52,18 @@ def _test(context: Context, plan: Plan, judged: Plan) -> Samples:
 
 def _correct(context: Context, plan: Plan, judged: Plan, test: Samples) -> Tensor:
     """Whether a run's model has each test sample right, bool [N] on the CPU: classes it never saw, it has wrong."""
-    normalize = Normalize(plan.task.data, plan.task.training.bf16)
-    network = load_network(context.files(plan.run_id), plan, context.factories, context.device)
-    own_classes = predict_classes(network, test, normalize).cpu()
+    own_classes, _ = _predict(context, plan, test)
     index_of = {name: index for index, name in enumerate(judged.dataset.classes)}
     translate = torch.tensor([index_of.get(name, -1) for name in plan.dataset.classes])
     return translate[own_classes] == test.labels.cpu()
+
+
+def _predict(context: Context, plan: Plan, test: Samples) -> tuple[Tensor, Tensor]:
+    """Return what a run's model takes each test sample for, int64 [N], and how probable that is, [N]; on the CPU."""
+    network = load_network(context.files(plan.run_id), plan, context.factories, context.device)
+    normalize = Normalize(plan.task.data, plan.task.training.bf16)
+    classes, probabilities = predict_classes(network, test, normalize)
+    return classes.cpu(), probabilities.cpu()
 
 
 def load_network(files: RunFiles, plan: Plan, factories: Collection[str], device: torch.device) -> nn.Module:

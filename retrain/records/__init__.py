@@ -7,6 +7,7 @@ here. Imports config, utils and errors alone; nothing here needs torch.
 from retrain.records.approval import Approval, Verdict
 from retrain.records.base import Record, digest, parse_record
 from retrain.records.drop import Dataset, Drop, DropRef, LeftOut, Shard
+from retrain.records.errors import ClassFigures, Confusion, ErrorAnalysis, Mistake
 from retrain.records.ledger import Champion, Promotion, RunRecord, Savings
 from retrain.records.model_input import ModelInput
 from retrain.records.plan import AccuracyEstimate, Loading, Origin, Plan, Scope, ScratchEstimate, StopRule, Target
@@ -17,18 +18,22 @@ __all__ = [
     "AccuracyEstimate",
     "Approval",
     "Champion",
+    "ClassFigures",
     "Comparison",
+    "Confusion",
     "Cost",
     "Curve",
     "Dataset",
     "Decision",
     "Drop",
     "DropRef",
+    "ErrorAnalysis",
     "Evaluation",
     "Interval",
     "LeftOut",
     "Loading",
     "Machine",
+    "Mistake",
     "ModelInput",
     "Origin",
     "Plan",

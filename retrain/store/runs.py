@@ -10,6 +10,7 @@ from retrain.records import (
     Curve,
     Decision,
     DropRef,
+    ErrorAnalysis,
     Evaluation,
     Plan,
     Point,
@@ -82,6 +83,14 @@ class RunFiles:
     def evaluation(self) -> Evaluation | None:
         """Return the evaluation, or None."""
         return self._find("evaluation.json", Evaluation)
+
+    def write_errors(self, errors: ErrorAnalysis) -> None:
+        """Write what the model gets wrong on its test split."""
+        self._write("errors.json", errors)
+
+    def errors(self) -> ErrorAnalysis | None:
+        """Return what the model gets wrong on its test split; None for runs of earlier versions, or without a model."""
+        return self._find("errors.json", ErrorAnalysis)
 
     def write_decision(self, decision: Decision) -> None:
         """Write the gate's decision."""

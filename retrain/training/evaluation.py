@@ -131,10 +131,16 @@ def evaluate_samples(network: nn.Module, samples: Samples, normalize: Normalize)
     return logits.argmax(1) == samples.labels, functional.cross_entropy(logits, samples.labels, reduction="none")
 
 
-def predict_classes(network: nn.Module, samples: Samples, normalize: Normalize) -> Tensor:
-    """Return the predicted class of every sample, int64 [N] on the samples' device."""
+def predict_classes(network: nn.Module, samples: Samples, normalize: Normalize) -> tuple[Tensor, Tensor]:
+    """Return the likeliest class of every sample, int64 [N], and its probability, float32 [N], on their device."""
     with _eval_mode(network):
-        return torch.cat([_logits(network, images, normalize).argmax(1) for images in _chunks(samples)])
+        found = [_likeliest(_logits(network, images, normalize).float()) for images in _chunks(samples)]
+    return torch.cat([classes for classes, _ in found]), torch.cat([values for _, values in found])
+
+
+def _likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    classes = logits.argmax(1)
+    return classes, logits.softmax(1).gather(1, classes[:, None])[:, 0]
 
 
 def _chunks(samples: Samples) -> Iterator[Tensor]:

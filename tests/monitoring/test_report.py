@@ -195,6 +195,17 @@ def test_colours_of_the_charts_stand_out(browser: Browser, html: Path, scheme: s
     page.close()
 
 
+def test_page_shows_what_the_champion_gets_wrong(browser: Browser, html: Path, sources: Sources) -> None:
+    section = opened(browser, html).locator("#mistakes")
+    errors = sources.errors
+    assert errors is not None
+    assert f"{errors.accuracy:.2%} of {errors.samples} test images are right" in section.inner_text()
+    cells = section.locator("figure .wide [role='graphics-symbol'] title, figure .wide path title")
+    assert cells.count() >= len(errors.classes)
+    assert section.locator("tbody tr").count() == len(errors.classes)
+    assert section.locator(".mistakes img").count() == len(errors.mistakes)
+
+
 @pytest.mark.parametrize("medium", ["screen", "print"])
 def test_nothing_runs_over_the_edge_of_a_phone_or_a_sheet(browser: Browser, html: Path, medium: str) -> None:
     page = opened(browser, html, viewport=PHONE)

@@ -35,6 +35,7 @@ def network() -> nn.Module:
 
 class Naive(NamedTuple):
     predicted: list[int]
+    probabilities: list[float]
     accuracy: float
     loss: float
 
@@ -44,14 +45,15 @@ def one_by_one(network: nn.Module, held: Samples) -> Naive:
     """What a loop over samples finds, each normalised and shown to the network on its own."""
     network.eval()
     mean, std = torch.tensor(TASK.data.mean).view(3, 1, 1), torch.tensor(TASK.data.std).view(3, 1, 1)
-    predicted, losses = [], []
+    predicted, probabilities, losses = [], [], []
     for image, label in zip(held.images, held.labels, strict=True):
         logits = network(((image / 255 - mean) / std)[None])
         predicted.append(int(logits.argmax()))
+        probabilities.append(float(logits.softmax(-1).max()))
         losses.append(float(functional.cross_entropy(logits, label[None])))
     network.train()
     right = [guess == label for guess, label in zip(predicted, held.labels.tolist(), strict=True)]
-    return Naive(predicted, sum(right) / len(right), sum(losses) / len(losses))
+    return Naive(predicted, probabilities, sum(right) / len(right), sum(losses) / len(losses))
 
 
 def test_measuring_everything_is_what_one_sample_at_a_time_gives(network: nn.Module) -> None:
@@ -63,7 +65,9 @@ def test_measuring_everything_is_what_one_sample_at_a_time_gives(network: nn.Mod
     assert measured.accuracy == naive.accuracy
     assert measured.loss == pytest.approx(naive.loss, rel=1e-5)
     assert measured.images == CHUNK + 137
-    assert predict_classes(network, held, NORMALIZE).tolist() == naive.predicted
+    classes, probabilities = predict_classes(network, held, NORMALIZE)
+    assert classes.tolist() == naive.predicted
+    assert probabilities.tolist() == pytest.approx(naive.probabilities, rel=1e-5)
 
 
 def test_evaluation_leaves_the_network_as_it_was_even_when_it_gives_up(network: nn.Module) -> None:

@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from retrain import __version__
-from retrain.monitoring.report import charts, timeline
+from retrain.monitoring.report import charts, mistakes, timeline
 from retrain.monitoring.report.charts import Chart, svg
 from retrain.monitoring.report.figures import FILTERS, cumulative, headline, thin
 from retrain.monitoring.report.learning_speed import Index, speed_bars, speed_groups
@@ -16,7 +16,7 @@ from retrain.monitoring.report.sources import Sources
 from retrain.monitoring.report.speed_ups import speed_up_races
 from retrain.monitoring.report.timeline import make_timeline
 from retrain.monitoring.web import content_policy, style_sheet
-from retrain.records import RunRecord
+from retrain.records import ErrorAnalysis, RunRecord
 
 STEPS = 60
 """Points of a cumulative chart, of whatever many runs."""
@@ -54,6 +54,7 @@ def render_page(sources: Sources) -> str:
             **_savings(sources.records),
             **_timeline(sources),
             **_speeds(sources.index),
+            **_mistakes(sources.errors),
         )
     )
 
@@ -81,6 +82,17 @@ def _speeds(index: Index | None) -> dict[str, Any]:
     return {
         "speeds": _draw(charts.speeds_chart(speed_bars(index)), HALF, 280),
         "groups": {name: len(members) for name, members in speed_groups(index).items()},
+    }
+
+
+def _mistakes(errors: ErrorAnalysis | None) -> dict[str, Any]:
+    if errors is None:
+        return {}
+    height = 110 + 18 * len(mistakes.matrix_classes(errors))
+    return {
+        "matrix": _draw(mistakes.matrix_chart(errors), HALF, height),
+        "matrix_limit": mistakes.MATRIX,
+        "worst": mistakes.worst_classes(errors),
     }
 
 

@@ -13,7 +13,7 @@ from safetensors.numpy import load
 from retrain.errors import RunError
 from retrain.monitoring.report.learning_speed import Index
 from retrain.monitoring.report.speed_ups import newest_races
-from retrain.records import Approval, Champion, Curve, Drop, Plan, RunRecord
+from retrain.records import Approval, Champion, Curve, Drop, ErrorAnalysis, Plan, RunRecord
 from retrain.store.base import Missing
 from retrain.store.task_store import TaskStore
 
@@ -39,6 +39,8 @@ class Sources:
     curves: Mapping[str, Curve] = field(default_factory=dict)
     plans: Mapping[str, Plan] = field(default_factory=dict)
     index: Index | None = None
+    errors: ErrorAnalysis | None = None
+    """What the champion gets wrong on its test split."""
 
 
 def read_sources(store: TaskStore, records: Sequence[RunRecord]) -> Sources:
@@ -57,6 +59,7 @@ def read_sources(store: TaskStore, records: Sequence[RunRecord]) -> Sources:
         curves=_read_all(lambda run_id: store.run(run_id).curve(), raced),
         plans=_read_all(lambda run_id: store.run(run_id).plan(), newest),
         index=_champion_index(store, champion),
+        errors=store.run(champion.run_id).errors() if champion else None,
     )
 
 

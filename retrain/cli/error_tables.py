@@ -1,0 +1,60 @@
+"""Tables of what a model gets wrong, for people."""
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import RenderableType
+
+from retrain.cli.formatting import Column, format_percent, grid
+from retrain.records import ClassFigures, Confusion, ErrorAnalysis, Mistake
+from retrain.utils.text import pluralize
+
+CLASSES, CONFUSIONS, MISTAKES = 20, 10, 10
+"""Rows of the tables; `errors.json` of the run and the page have more."""
+
+CLASS_COLUMNS = (
+    Column("class", lambda one: f"{one.name} (new)" if one.is_new else one.name, "left"),
+    Column("images", lambda one: f"{one.samples:,}"),
+    Column("accuracy", lambda one: format_percent(one.recall)),
+    Column("precision", lambda one: format_percent(one.precision)),
+    Column("predicted", lambda one: f"{one.predicted:,}", only_wide=True),
+)
+CONFUSION_COLUMNS = (
+    Column("true", lambda one: one.true, "left"),
+    Column("taken for", lambda one: one.predicted, "left"),
+    Column("images", lambda one: f"{one.count:,}"),
+)
+MISTAKE_COLUMNS = (
+    Column("image", lambda one: one.where, "left"),
+    Column("true", lambda one: one.true, "left"),
+    Column("taken for", lambda one: one.predicted, "left"),
+    Column("probability", lambda one: format_percent(one.probability)),
+)
+
+
+def error_tables(errors: ErrorAnalysis) -> Iterator[RenderableType]:
+    """Yield the tables: the worst classes, the most frequent confusions, the most confident mistakes."""
+    yield summarise_errors(errors)
+    yield grid(CLASS_COLUMNS, worst_classes(errors, CLASSES))
+    if errors.confusions:
+        confusions: Sequence[Confusion] = errors.confusions[:CONFUSIONS]
+        yield ""
+        yield grid(CONFUSION_COLUMNS, confusions)
+    if errors.mistakes:
+        mistakes: Sequence[Mistake] = errors.mistakes[:MISTAKES]
+        yield ""
+        yield grid(MISTAKE_COLUMNS, mistakes)
+
+
+def summarise_errors(errors: ErrorAnalysis) -> str:
+    """Return in a sentence how many images are right, and how old and new classes compare."""
+    text = f"{errors.accuracy:.2%} of {pluralize(errors.samples, 'image')} right"
+    old, new = errors.accuracy_of(new=False), errors.accuracy_of(new=True)
+    if old is not None and new is not None:
+        text += f"; old classes {format_percent(old)}, new classes {format_percent(new)}"
+    left = len(errors.classes) - CLASSES
+    return f"{text}; the worst {CLASSES} of {len(errors.classes)} classes:" if left > 0 else f"{text}:"
+
+
+def worst_classes(errors: ErrorAnalysis, count: int) -> list[ClassFigures]:
+    """Return the classes with the lowest accuracy, lowest first; those without images come last."""
+    return sorted(errors.classes, key=lambda one: 2.0 if one.recall is None else one.recall)[:count]

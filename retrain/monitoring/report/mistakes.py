@@ -1,0 +1,58 @@
+"""What the champion gets wrong: its worst classes, a confusion matrix, and the most confident mistakes."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+from retrain.monitoring.report.charts import Chart, Row, table
+from retrain.records import ClassFigures, ErrorAnalysis
+
+CLASSES = 30
+"""Classes in the table, those with the lowest accuracy."""
+MATRIX = 20
+"""Classes in the confusion matrix, those with the most errors: more could not be read at this width."""
+
+
+def worst_classes(errors: ErrorAnalysis) -> list[ClassFigures]:
+    """Return the classes with the lowest accuracy on their images, lowest first."""
+    with_images = [one for one in errors.classes if one.samples]
+    return sorted(with_images, key=lambda one: one.correct / one.samples)[:CLASSES]
+
+
+def matrix_classes(errors: ErrorAnalysis) -> list[str]:
+    """Return the classes that the matrix shows, in the order of the logits: all, or those with the most errors."""
+    if len(errors.classes) <= MATRIX:
+        return [one.name for one in errors.classes]
+    wrong: Counter[str] = Counter()
+    for confusion in errors.confusions:
+        wrong.update({confusion.true: confusion.count, confusion.predicted: confusion.count})
+    chosen = {name for name, _ in wrong.most_common(MATRIX)}
+    return [one.name for one in errors.classes if one.name in chosen]
+
+
+def matrix_rows(errors: ErrorAnalysis) -> list[Row]:
+    """Return a row for each pair of the matrix's classes that some image has: the share of the true class's images."""
+    shown = set(matrix_classes(errors))
+    samples = {one.name: one.samples for one in errors.classes}
+    right = [(one.name, one.name, one.correct) for one in errors.classes]
+    wrong = [(one.true, one.predicted, one.count) for one in errors.confusions]
+    return [_row(true, taken, count, samples[true]) for true, taken, count in right + wrong if {true, taken} <= shown]
+
+
+def _row(true: str, taken: str, count: int, samples: int) -> dict[str, Any]:
+    share = count / samples if samples else 0.0
+    label = f"{count:,} of {samples:,} images of {true} are taken for {taken}"
+    return {"true": true, "taken": taken, "share": share, "label": label}
+
+
+def matrix_chart(errors: ErrorAnalysis) -> Chart:
+    """Draw the confusion matrix: a row for each true class, its images spread over what they are taken for."""
+    order: Sequence[str] = matrix_classes(errors)
+    axis = alt.Axis(grid=False, labelLimit=140, labelOverlap=True)
+    rows = alt.Y("true:N", sort=list(order), title="true class", axis=axis)
+    columns = alt.X("taken:N", sort=list(order), title="taken for", axis=axis)
+    cells: alt.Chart = table(matrix_rows(errors)).mark_rect(color="var(--ours)", stroke="var(--line)")
+    opacity = alt.Opacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0.04, 1]), legend=None)
+    return cells.encode(x=columns, y=rows, opacity=opacity, description="label:N")

@@ -1,0 +1,106 @@
+"""Count what a model gets wrong, and choose the mistakes that are shown to people."""
+
+import base64
+import io
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from retrain.data.samples import Samples
+from retrain.records import Plan
+from retrain.records.errors import ClassFigures, Confusion, ErrorAnalysis, Mistake
+
+MISTAKES = 24
+"""Mistakes that are kept: four rows of six on the page."""
+THUMBNAIL = 96
+"""Longest side of a thumbnail, in pixels."""
+
+
+class Judged(NamedTuple):
+    """What a model says of one sample, beside its true class."""
+
+    true: str
+    predicted: str
+    probability: float
+
+
+class Described(NamedTuple):
+    """Where a sample is, and a small picture of it."""
+
+    where: str
+    thumbnail: str | None = None
+
+
+def analyse_errors(
+    judged: Sequence[Judged],
+    classes: Sequence[str],
+    describe: Callable[[int], Described],
+    new: Collection[str] = (),
+) -> ErrorAnalysis:
+    """Return what is wrong in N judged samples; `describe` says of sample n what people want to know of it."""
+    pairs = Counter((one.true, one.predicted) for one in judged)
+    samples = Counter(one.true for one in judged)
+    predicted = Counter(one.predicted for one in judged)
+    names = dict.fromkeys([*classes, *sorted(samples)])
+    wrong = [number for number, one in enumerate(judged) if one.true != one.predicted]
+    wrong.sort(key=lambda number: (-judged[number].probability, number))
+    return ErrorAnalysis(
+        samples=len(judged),
+        classes=tuple(
+            ClassFigures(
+                name=name,
+                samples=samples[name],
+                correct=pairs[name, name],
+                predicted=predicted[name],
+                is_new=name in new,
+            )
+            for name in names
+        ),
+        confusions=tuple(
+            Confusion(true=true, predicted=taken, count=count)
+            for (true, taken), count in sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))
+            if true != taken
+        ),
+        mistakes=tuple(_mistake(judged[number], describe(number)) for number in wrong[:MISTAKES]),
+    )
+
+
+def _mistake(judged: Judged, described: Described) -> Mistake:
+    return Mistake(**judged._asdict(), **described._asdict())
+
+
+def analyse_test_split(
+    plan: Plan, known: Sequence[str], test: Samples, predicted: Tensor, probability: Tensor
+) -> ErrorAnalysis:
+    """Return what a run's model gets wrong on its test split.
+
+    `known` are the classes of the champion before it, if there was one; `predicted` and `probability` [N] are the
+    likeliest class of each sample.
+    """
+    names = plan.dataset.classes
+    judged = [
+        Judged(names[true], names[guess], min(1.0, chance))
+        for true, guess, chance in zip(test.labels.tolist(), predicted.tolist(), probability.tolist(), strict=True)
+    ]
+    first = np.cumsum([0, *test.sizes])
+
+    def describe(number: int) -> Described:
+        drop = int(test.drop[number])
+        pixels = test.images[test.labels.new_tensor([number]).to(test.pixels_on)][0]
+        where = f"{plan.dataset.drops[drop].id}, test image {number - first[drop] + 1}"
+        return Described(where, make_thumbnail(Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())))
+
+    return analyse_errors(judged, names, describe, new=set(names) - set(known) if known else ())
+
+
+def make_thumbnail(image: Image.Image) -> str:
+    """Return an image as a small PNG, in base64."""
+    small = image.convert("RGB")
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    file = io.BytesIO()
+    small.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,74 @@
+"""What a model gets wrong: figures of each class, what is taken for what, and the most confident mistakes."""
+
+from pydantic import NonNegativeInt
+
+from retrain.config.fields import Share
+from retrain.records.base import Record
+
+
+class ClassFigures(Record):
+    """How a model does on the images of one class, and on those that it takes for this class."""
+
+    name: str
+    samples: NonNegativeInt
+    """Images of the class."""
+    correct: NonNegativeInt
+    """Images of the class that are predicted as such."""
+    predicted: NonNegativeInt
+    """Images of any class that are predicted as this class."""
+    is_new: bool = False
+    """Whether the champion that the run was compared with did not know the class."""
+
+    @property
+    def recall(self) -> float | None:
+        """Share of the class's images that are right, which is the accuracy on the class; None without images."""
+        return self.correct / self.samples if self.samples else None
+
+    @property
+    def precision(self) -> float | None:
+        """Share of the predictions of the class that are right; None where it is never predicted."""
+        return self.correct / self.predicted if self.predicted else None
+
+
+class Confusion(Record):
+    """How many images of one class are taken for another."""
+
+    true: str
+    predicted: str
+    count: NonNegativeInt
+
+
+class Mistake(Record):
+    """One image that is classified wrongly."""
+
+    true: str
+    predicted: str
+    probability: Share
+    """Of the predicted class, as the model has it."""
+    where: str
+    """The image's path, or its drop and its position in the drop's test split."""
+    thumbnail: str | None = None
+    """A small PNG of what the network saw, in base64."""
+
+
+class ErrorAnalysis(Record):
+    """What a model gets wrong on samples with labels, `errors.json` of a run: its test split."""
+
+    samples: NonNegativeInt
+    classes: tuple[ClassFigures, ...]
+    """In the order of the logits; classes that the model does not know come last."""
+    confusions: tuple[Confusion, ...]
+    """The confusion matrix beside its diagonal, without zeros, most frequent first."""
+    mistakes: tuple[Mistake, ...]
+    """The most confident ones, most confident first."""
+
+    @property
+    def accuracy(self) -> float:
+        """Share of all samples that are right."""
+        return sum(one.correct for one in self.classes) / max(1, self.samples)
+
+    def accuracy_of(self, *, new: bool) -> float | None:
+        """Return the accuracy on classes that are new, or on all others; None without samples."""
+        chosen = [one for one in self.classes if one.is_new == new]
+        samples = sum(one.samples for one in chosen)
+        return sum(one.correct for one in chosen) / samples if samples else None

@@ -1,0 +1,122 @@
+"""What a model gets wrong, counted from known predictions and from a run's test split."""
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.served import Served, make_served
+from support.terminal import retrain
+
+from retrain.api import load_run
+from retrain.data.images import decode_image
+from retrain.pipeline.error_analysis import MISTAKES, THUMBNAIL, Described, Judged, analyse_errors, make_thumbnail
+
+JUDGED = [
+    *[Judged("cat", "cat", 0.9)] * 6,
+    *[Judged("cat", "dog", 0.6)] * 2,
+    Judged("dog", "cat", 0.99),
+    *[Judged("dog", "dog", 0.8)] * 3,
+    Judged("emu", "dog", 0.7),
+]
+
+
+def test_figures_of_each_class_are_those_of_a_count_by_hand() -> None:
+    errors = analyse_errors(JUDGED, ("cat", "dog", "fox"), lambda number: Described(f"#{number}"), new={"dog"})
+    by_name = {one.name: one for one in errors.classes}
+    assert list(by_name) == ["cat", "dog", "fox", "emu"]
+    assert (by_name["cat"].recall, by_name["cat"].precision) == (6 / 8, 6 / 7)
+    assert (by_name["dog"].recall, by_name["dog"].precision) == (3 / 4, 3 / 6)
+    assert (by_name["emu"].recall, by_name["emu"].precision) == (0, None)
+    assert by_name["fox"].recall is None
+    assert (errors.samples, errors.accuracy) == (13, 9 / 13)
+    assert (errors.accuracy_of(new=True), errors.accuracy_of(new=False)) == (3 / 4, 6 / 9)
+    assert [(one.true, one.predicted, one.count) for one in errors.confusions] == [
+        ("cat", "dog", 2),
+        ("dog", "cat", 1),
+        ("emu", "dog", 1),
+    ]
+
+
+def test_mistakes_are_the_most_confident_ones() -> None:
+    errors = analyse_errors(JUDGED, ("cat", "dog"), lambda number: Described(f"#{number}"))
+    assert [(one.where, one.probability) for one in errors.mistakes] == [
+        ("#8", 0.99),
+        ("#12", 0.7),
+        ("#6", 0.6),
+        ("#7", 0.6),
+    ]
+    many = analyse_errors([Judged("a", "b", 0.5)] * 100, ("a", "b"), lambda number: Described(f"#{number}"))
+    assert len(many.mistakes) == MISTAKES
+    assert many.accuracy == 0
+
+
+def test_thumbnails_are_small_pictures() -> None:
+    image = Image.open(io.BytesIO(base64.b64decode(make_thumbnail(Image.new("L", (400, 200), 7)))))
+    assert (image.format, image.size) == ("PNG", (THUMBNAIL, THUMBNAIL // 2))
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
+    """A champion that was trained for a moment, so that it is often wrong, and continued with a new class."""
+    training = {"epochs": 1, "batch_size": 16, "evaluate_every": 1}
+    served = make_served(tmp_path_factory.mktemp("errors"), 0, 1, 2, training=training)
+    served.life.land(3, seed=2)
+    served.retrain()
+    return served
+
+
+def test_errors_of_a_run_agree_with_its_evaluation_and_predictions(served: Served) -> None:
+    record = served.life.store.ledger.read()[-1]
+    errors, evaluation = served.life.store.run(record.run_id).errors(), record.evaluation
+    assert errors is not None
+    assert evaluation is not None
+    assert errors.accuracy == evaluation.accuracy < 1
+    assert {one.name: one.recall for one in errors.classes} == evaluation.by_class
+    assert [one.name for one in errors.classes if one.is_new] == ["class-3"]
+    files = served.test_files()
+    predictions = load_run(served.task, record.run_id).predict(files)
+    for mistake in errors.mistakes:
+        drop, position = mistake.where.split(", test image ")
+        first = 0 if drop == record.drops[0] else _test_samples(served, record.drops[0])
+        number = first + int(position) - 1
+        assert predictions.labels[number] == mistake.predicted
+        assert float(predictions.probabilities[number].max()) == pytest.approx(mistake.probability, abs=1e-5)
+        shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(mistake.thumbnail or ""))))
+        assert np.array_equal(shown.transpose(2, 0, 1), decode_image(files[number], served.task.data.image_size))
+
+
+def _test_samples(served: Served, drop: str) -> int:
+    return served.life.store.drops.read(drop).samples("test")
+
+
+def test_show_tells_what_is_wrong(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    record = served.life.store.ledger.read()[-1]
+    ran = retrain(["show", record.run_id, "-t", served.file], capsys)
+    assert record.evaluation is not None
+    assert f"{record.evaluation.accuracy:.2%} of {record.evaluation.samples} images right; old classes" in ran.out
+    assert "class-3 (new)" in ran.out
+    assert "taken for" in ran.out
+    assert "test image" in ran.out
+
+
+def test_predict_evaluate_shows_figures_of_labelled_folders(
+    served: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = served.images(0, 1, 2, each=4)
+    (images / "class-9").mkdir()
+    (images / "class-9" / "0.png").write_bytes((images / "class-0" / "0.png").read_bytes())
+    (images / "class-1" / "bad.png").write_text("no image")
+    ran = retrain(["predict", str(images), "-t", served.file, "--evaluate", "-o", str(tmp_path / "p.csv")], capsys)
+    assert ran.code == 1
+    assert "of 13 images right:" in ran.out
+    assert "class-9" in ran.out
+    assert len((tmp_path / "p.csv").read_text().splitlines()) == 15
+    (tmp_path / "paths.csv").write_text(f"image,species\n{images}/class-0/0.png,class-0\n")
+    ran = retrain(["predict", str(tmp_path / "paths.csv"), "-t", served.file, "--evaluate"], capsys)
+    assert "its true class is not known, and --evaluate needs it" in ran.err
+    label = ["--label-column", "species"]
+    ran = retrain(["predict", str(tmp_path / "paths.csv"), "-t", served.file, "--evaluate", *label], capsys)
+    assert "of 1 image right" in ran.out
