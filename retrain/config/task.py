@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
+from retrain.config.augmentation import Augmentation
 from retrain.config.cron import Cron
 from retrain.config.fields import Bytes, ConfigModel, Duration, IdentityIfSet, NoCredentials, NotIdentity, Share
 from retrain.config.optimizers import Adam, Optimizer
@@ -52,6 +53,8 @@ class Data(ConfigModel):
     """Random crops are taken from the image padded by this many zero pixels; 0 turns them off."""
     flip: bool = True
     """Mirror half of the training images; turn it off where left and right differ (digits, text)."""
+    augmentation: Annotated[Augmentation, IdentityIfSet] = Augmentation()
+    """Changes of training images beyond crops and flips."""
     val_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
     """Share of the training samples held out for validation in drops that bring no val split."""
     test_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1

@@ -58,7 +58,7 @@ class Normalize:
 
 
 class Augment:
-    """What a task asks to be done to training images: crop, flip, normalise."""
+    """What is done to training images last: crop (unless they were cropped before), flip, normalise."""
 
     def __init__(self, data: Data, bf16: bool = False) -> None:
         self.data, self.normalize = data, Normalize(data, bf16)
@@ -68,7 +68,7 @@ class Augment:
 
         `rows` says where in a batch the images stand; they are all of it where absent.
         """
-        if self.data.crop_padding:
+        if self.data.crop_padding and not self.data.augmentation.resized_crop:
             images = crop(images, self.data.crop_padding, generator, rows)
         if self.data.flip:
             images = flip(images, generator, rows)

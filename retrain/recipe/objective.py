@@ -17,7 +17,9 @@ from retrain.config.recipe import L2, Adversarial, ConfidencePenalty, Ewc, L2Ini
 Forward = Callable[[Tensor], Tensor]
 """Images [B, C, H, W] to logits [B, K]."""
 BatchLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""(images, labels [B], logits [B, K], their mean cross-entropy) to the scalar that is minimised."""
+"""(images, targets, logits [B, K], their mean loss) to the scalar that is minimised.
+
+Targets are labels [B], or shares of classes [B, K]."""
 
 
 def confidence_penalty(logits: Tensor, loss: Tensor, strength: float) -> Tensor:

@@ -55,21 +55,23 @@ def train_step(run: Run) -> None:
     """Do one iteration. Nothing in it waits for the device."""
     setting = run.plan.task.training
     before, batch = run.loader.position, run.loader.next()
-    images, labels = run.augment(batch.images, run.augmentation, run.rows), batch.labels
+    iteration, labels = run.progress.iteration, batch.labels
+    pixels = run.transform(batch.images, iteration, run.rows)
+    images, targets = run.mix(run.augment(pixels, run.augmentation, run.rows), labels, iteration)
     run.optimizer.rate = learning_rate(
-        run.plan.recipe.schedule, run.peak_rate, run.progress.iteration, run.plan.iterations, setting.warmup
+        run.plan.recipe.schedule, run.peak_rate, iteration, run.plan.iterations, setting.warmup
     )
-    run.statistics.before_forward(run.progress.iteration)
+    run.statistics.before_forward(iteration)
     run.optimizer.zero_grad()  # before the forward pass, whose graph may have the gradients' memory
     with torch.autocast(images.device.type, torch.bfloat16, enabled=setting.bf16):
         logits = run.forward(images)
     logits = logits.float()
-    loss, losses = run.criterion(logits, labels)
-    torch.autograd.backward(run.batch_loss(images, labels, logits, loss) * run.weight)
-    run.change_gradients(run.progress.iteration)
+    loss, losses = run.criterion(logits, labels, targets)
+    torch.autograd.backward(run.batch_loss(images, targets, logits, loss) * run.weight)
+    run.change_gradients(iteration)
     run.optimizer.step()
     run.statistics.after_backward()
-    run.average.update(run.progress.iteration + 1)
+    run.average.update(iteration + 1)
     correct, losses = run.ranks.gather_batch(run.rows, logits.argmax(1) == labels, losses.detach())
     if setting.learning_speed == "free":
         run.counters.count(batch.samples, correct, losses)

@@ -20,31 +20,34 @@ class Losses(NamedTuple):
     """Cross-entropy of every image with its own label [B]: what the learning-speed index counts."""
 
 
-Criterion = Callable[[Tensor, Tensor], Losses]
-"""(logits [B, K], labels int64 [B]) to the losses."""
+Criterion = Callable[[Tensor, Tensor, Tensor], Losses]
+"""(logits [B, K], labels int64 [B], targets) to the losses. Targets are the labels, or shares of classes [B, K]."""
 
 
-def make_criterion(setting: Training, classes: Sequence[str], labels: Tensor) -> Criterion:
-    """Return the loss of a training on samples with these labels, int64 [N], indices into `classes`."""
+def make_criterion(setting: Training, classes: Sequence[str], labels: Tensor, mixed: bool = False) -> Criterion:
+    """Return the loss of a training on samples with these labels, int64 [N], indices into `classes`.
+
+    `mixed` says whether targets may differ from the labels.
+    """
     weights = class_weights(setting.class_weights, classes, labels)
-    if weights is None and not setting.label_smoothing:
+    if weights is None and not setting.label_smoothing and not mixed:
         return plain_loss
     return partial(weighted_loss, weights=weights, smoothing=setting.label_smoothing)
 
 
-def plain_loss(logits: Tensor, labels: Tensor) -> Losses:
-    """Return the cross-entropy."""
+def plain_loss(logits: Tensor, labels: Tensor, targets: Tensor) -> Losses:
+    """Return the cross-entropy with the labels, which are the targets."""
     losses = functional.cross_entropy(logits, labels, reduction="none")
     return Losses(losses.mean(), losses)
 
 
-def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing: float) -> Losses:
-    """Return the mean over images of sum_k -w_k q_k log p_k; q is (1 - smoothing) for the label, and the rest spread.
+def weighted_loss(logits: Tensor, labels: Tensor, targets: Tensor, weights: Tensor | None, smoothing: float) -> Losses:
+    """Return the mean over images of sum_k -w_k q_k log p_k; q is (1 - smoothing) of the target, the rest is spread.
 
     The mean divides by the number of images rather than by their weights: so the parts of a batch that several
     processes compute add up to the whole batch's loss. `weights` [K] have mean 1 over the training samples.
     """
-    losses = functional.cross_entropy(logits, labels, weights, reduction="none", label_smoothing=smoothing)
+    losses = functional.cross_entropy(logits, targets, weights, reduction="none", label_smoothing=smoothing)
     return Losses(losses.mean(), functional.cross_entropy(logits.detach(), labels, reduction="none"))
 
 

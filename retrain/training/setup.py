@@ -32,6 +32,7 @@ from retrain.training.optimizers import gradient_changes, trained_parameters
 from retrain.training.progress import Progress
 from retrain.training.seeds import derive_seed, fresh_network, make_generator
 from retrain.training.streaming import StreamingLoader
+from retrain.training.transforms import Mix, Transform, make_mix, make_transform
 
 
 @dataclass
@@ -67,8 +68,12 @@ class Run:
     loader: Loader
     threads: int
     """In how many the CPU computes."""
+    transform: Transform
+    """What is done to raw training images first."""
     augment: Augment
     normalize: Normalize
+    mix: Mix
+    """Mixes the images of a batch, and what is learnt of them."""
     augmentation: torch.Generator
     """Where random crops and flips come from."""
     val_order: Tensor
@@ -107,7 +112,7 @@ def set_up(
     Seeds torch's own random numbers, which layers such as dropout draw from. Raises `ModelError` if the parent's
     weights do not fit the plan's network, and `TaskError` if there are more processes than samples in a batch.
     """
-    device, task = train.device, plan.task
+    device, task, changes = train.device, plan.task, plan.task.data.augmentation
     rows = _rows(plan, ranks)
     cores = _cores(plan, train)
     normalize = Normalize(task.data, task.training.bf16)
@@ -122,11 +127,15 @@ def set_up(
         forward=network,
         optimizer=_optimizer(plan, parent, network),
         peak_rate=_peak_rate(plan),
-        criterion=make_criterion(task.training, plan.dataset.classes, train.labels),
+        criterion=make_criterion(
+            task.training, plan.dataset.classes, train.labels, mixed=bool(changes.mixup or changes.cutmix)
+        ),
         batch_loss=batch_loss(plan.recipe.objective, _forward(network, task.training.bf16)),
         change_gradients=gradient_changes(plan, network, train, pretrained),
         loader=_loader(plan, train, _appearances(plan, train, parent), rows, cores.decoding),
         threads=cores.training,
+        transform=make_transform(changes, plan.seed),
+        mix=make_mix(changes, len(plan.dataset.classes), plan.seed),
         augment=Augment(task.data, task.training.bf16),
         normalize=normalize,
         augmentation=make_generator(plan.seed, "augmentation", device=device),

@@ -93,9 +93,9 @@ def test_smoothing_and_weights_are_those_of_the_formula() -> None:
         for k in range(3):
             share = 0.9 * (k == label) + 0.1 / 3
             expected -= float(weights[k] * share * log_p[row, k]) / len(labels)
-    found = weighted_loss(logits, labels, weights, smoothing=0.1)
+    found = weighted_loss(logits, labels, labels, weights, smoothing=0.1)
     assert float(found.mean) == pytest.approx(expected)
-    assert torch.equal(found.each, plain_loss(logits, labels).each)
+    assert torch.equal(found.each, plain_loss(logits, labels, labels).each)
 
 
 def test_inverse_weights_have_mean_one_over_the_samples() -> None:

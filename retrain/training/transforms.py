@@ -1,0 +1,113 @@
+"""Torchvision's random transforms on whole batches, drawn anew for every iteration.
+
+What is drawn depends on the plan's seed, the iteration and the place in the batch alone: so a resumed run goes on as if
+it had not stopped, and several processes draw what one would. Only mixing stays within a process's own rows.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retrain.config.augmentation import Augmentation, ResizedCrop
+from retrain.data.augment import Rows
+from retrain.training.seeds import derive_seed, make_generator
+
+GROUP = 8
+"""Images that share the draws of a policy and of colour jitter: torchvision draws once a call, and 16 calls for a batch
+of 128 take a few milliseconds where 128 calls would take as long as the step of a small network."""
+
+Transform = Callable[[Tensor, int, Rows], Tensor]
+"""(images uint8 [B, 3, H, W], iteration, their rows in the batch) to images like them."""
+Mix = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+"""(normalised images, labels int64 [B], iteration) to images and targets: labels, or shares of classes [B, K]."""
+
+
+def make_transform(setting: Augmentation, seed: int) -> Transform:
+    """Return what is done to raw images before they are cropped, mirrored and normalised."""
+    if setting == Augmentation(mixup=setting.mixup, cutmix=setting.cutmix):
+        return lambda images, iteration, rows: images
+    library = _library_transforms(setting)
+
+    def transform(images: Tensor, iteration: int, rows: Rows) -> Tensor:
+        if setting.resized_crop:
+            boxes = draw_boxes(setting.resized_crop, images.shape[2:], rows, seed, iteration)
+            images = crop_boxes(images, boxes.to(images.device, non_blocking=True))
+        return _by_groups(library, images, iteration, rows, seed) if library else images
+
+    return transform
+
+
+def draw_boxes(setting: ResizedCrop, size: torch.Size, rows: Rows, seed: int, iteration: int) -> Tensor:
+    """Return a random box for each row, float32 [rows, 4]: left, top, right, bottom in pixels.
+
+    Area and ratio are drawn as torchvision's RandomResizedCrop draws them; a side that would be longer than the image
+    is cut to it, where torchvision would draw again.
+    """
+    height, width = size
+    drawn = torch.rand(4, rows.batch, generator=make_generator(seed, "resized crop", iteration))[:, rows.at]
+    area = height * width * (setting.scale[0] + (setting.scale[1] - setting.scale[0]) * drawn[0])
+    low, high = map(math.log, setting.ratio)
+    ratio = torch.exp(low + (high - low) * drawn[1])
+    wide, tall = (area * ratio).sqrt().clamp(1, width), (area / ratio).sqrt().clamp(1, height)
+    left, top = drawn[2] * (width - wide), drawn[3] * (height - tall)
+    return torch.stack([left, top, left + wide, top + tall], dim=1)
+
+
+def crop_boxes(images: Tensor, boxes: Tensor) -> Tensor:
+    """Return the part of each image within its box, resized to the image's size: uint8, same shape.
+
+    One kernel for the whole batch: torchvision's RoIAlign, which averages four bilinear samples for each pixel.
+    """
+    from torchvision.ops import roi_align  # torchvision takes seconds to import
+
+    places = torch.cat([torch.arange(len(images), device=images.device).unsqueeze(1), boxes], dim=1)
+    parts: Tensor = roi_align(images.float(), places.float(), list(images.shape[2:]), sampling_ratio=2, aligned=True)
+    return parts.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _library_transforms(setting: Augmentation) -> Callable[[Tensor], Tensor] | None:
+    """What torchvision does to a group of images: policy, then colours; None where it does nothing."""
+    from torchvision.transforms import v2
+
+    made: list[Any] = []
+    match setting.policy.name:
+        case "rand_augment":
+            made.append(v2.RandAugment(setting.policy.operations, setting.policy.magnitude))
+        case "trivial_augment":
+            made.append(v2.TrivialAugmentWide())
+    if jitter := setting.color_jitter:
+        made.append(v2.ColorJitter(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue))
+    return v2.Compose(made) if made else None
+
+
+def _by_groups(transform: Callable[[Tensor], Tensor], images: Tensor, iteration: int, rows: Rows, seed: int) -> Tensor:
+    """Transform the images of each group of the whole batch by draws of its own."""
+    groups, sizes = torch.unique_consecutive(torch.arange(rows.start, rows.stop) // GROUP, return_counts=True)
+    parts = []
+    with torch.random.fork_rng(devices=[]):
+        for group, part in zip(groups.tolist(), torch.split(images, sizes.tolist()), strict=True):
+            torch.default_generator.manual_seed(derive_seed(seed, f"transforms {iteration}", group))
+            parts.append(transform(part))
+    return torch.cat(parts)
+
+
+def make_mix(setting: Augmentation, classes: int, seed: int) -> Mix:
+    """Return what mixes the images of a batch, and their labels with them."""
+    if not (setting.mixup or setting.cutmix):
+        return lambda images, labels, iteration: (images, labels)
+    from torchvision.transforms import v2
+
+    kinds = [v2.MixUp(alpha=setting.mixup, num_classes=classes)] if setting.mixup else []
+    kinds += [v2.CutMix(alpha=setting.cutmix, num_classes=classes)] if setting.cutmix else []
+    choice = v2.RandomChoice(kinds)
+
+    def mix(images: Tensor, labels: Tensor, iteration: int) -> tuple[Tensor, Tensor]:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(derive_seed(seed, "mix", iteration))
+            mixed: tuple[Tensor, Tensor] = choice(images, labels)
+        return mixed
+
+    return mix
