@@ -15,7 +15,7 @@ from retrain.cli import champion, drop, history, pipeline, run, study, task
 from retrain.cli.doctor import doctor
 from retrain.cli.gc import gc
 from retrain.cli.inference import export, predict
-from retrain.cli.monitoring import exporter, report
+from retrain.cli.monitoring import exporter, fleet, report
 from retrain.cli.output import check_output
 from retrain.cli.watch import watch
 from retrain.errors import UserError
@@ -41,6 +41,7 @@ app.command()(predict)
 app.command()(export)
 app.command()(exporter)
 app.command()(report)
+app.command()(fleet)
 app.command()(watch)
 
 

@@ -1,6 +1,6 @@
-"""`retrain exporter` and `retrain report`.
+"""`retrain exporter`, `retrain report` and `retrain fleet`.
 
-The exporter serves over HTTP what people watch; the report writes the same page into a file.
+The exporter serves over HTTP what people watch; the others write the same pages into files.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ def exporter(
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks at the stores.")] = 30,
     overrides: Overrides = NONE,
 ) -> None:
-    """Serve /metrics and a page for each task, from their ledgers, until stopped."""
+    """Serve /metrics, a page over all tasks and one for each, from their ledgers, until stopped."""
     from retrain.config.loading import load_task
     from retrain.monitoring.server import serve_exporter, stop_on_signals
 
@@ -38,6 +38,21 @@ def report(
 
     _, store = open_task(task, overrides)
     page = render_page(read_sources(store, store.ledger.read()))
+    with output_errors(output):
+        output.write_text(page, encoding="utf-8")
+    typer.echo(f"{output.resolve().as_uri()}")
+
+
+def fleet(
+    task: TaskNames,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the page.")] = Path("fleet.html"),
+    overrides: Overrides = NONE,
+) -> None:
+    """Write one HTML page over all tasks: savings, state, age, what waits, and cost by month."""
+    from retrain.config.loading import load_task
+    from retrain.monitoring.report.fleet import read_fleet, render_fleet
+
+    page = render_fleet(read_fleet([load_task(name, overrides) for name in task]))
     with output_errors(output):
         output.write_text(page, encoding="utf-8")
     typer.echo(f"{output.resolve().as_uri()}")

@@ -1,7 +1,7 @@
 """The tasks' pages, drawn in a process of their own: what drawing takes in memory is given back when it is done."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 
 from retrain.config.task import Task
@@ -25,27 +25,41 @@ def draw_page(task: Task) -> bytes:
     return render_page(read_sources(store, store.ledger.read())).encode()
 
 
+def draw_fleet(tasks: Sequence[Task], prefix: str) -> bytes:
+    """Return the page over all tasks as HTML, whose own pages lie below a prefix."""
+    from retrain.monitoring.report.fleet import read_fleet, render_fleet
+
+    return render_fleet(read_fleet(tasks), lambda name: f"{prefix}{name}").encode()
+
+
 class Pages:
-    """Pages by the name of their task, at most one drawn at a time."""
+    """The page over all tasks, and each task's by its name; at most one is drawn at a time."""
 
     def __init__(self, tasks: Mapping[str, Task]) -> None:
         self.tasks = tasks
-        self._pages: dict[str, tuple[float, bytes]] = {}
+        self._pages: dict[str | None, tuple[float, bytes]] = {}
         self._lock = Lock()
 
     def get(self, name: str) -> bytes:
-        """Return a page, at most `FRESH_SECONDS` old.
+        """Return a task's page, at most `FRESH_SECONDS` old.
 
         Raises `UserError` if the task's store cannot be read or other pages take long to draw, and `WorkerCrashed`
         if this one's drawing dies, or takes too long.
         """
+        return self._drawn(name, name, draw_page, self.tasks[name])
+
+    def fleet(self, prefix: str) -> bytes:
+        """Return the page over all tasks, likewise; `prefix` stands before a task's name in the addresses of pages."""
+        return self._drawn(None, "all tasks", draw_fleet, list(self.tasks.values()), prefix)
+
+    def _drawn(self, key: str | None, name: str, draw: Callable[..., bytes], *arguments: object) -> bytes:
         if not self._lock.acquire(timeout=WAIT_SECONDS):
             raise UserError(f"{name}: another page is still being drawn; ask again in a minute")
         try:
-            drawn_at, page = self._pages.get(name, (float("-inf"), b""))
+            drawn_at, page = self._pages.get(key, (float("-inf"), b""))
             if time.monotonic() - drawn_at > FRESH_SECONDS:
-                page = run_in_subprocess(f"drawing the page of {name}", DRAW_SECONDS, draw_page, self.tasks[name])
-                self._pages[name] = time.monotonic(), page
+                page = run_in_subprocess(f"drawing the page of {name}", DRAW_SECONDS, draw, *arguments)
+                self._pages[key] = time.monotonic(), page
         finally:
             self._lock.release()
         return page

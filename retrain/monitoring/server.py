@@ -1,6 +1,5 @@
-"""What the exporter answers: /metrics, /healthz, and a page for each task."""
+"""What the exporter answers: /metrics, /healthz, a page over all tasks, and a page for each task."""
 
-import html
 import signal
 from collections.abc import Iterable, Sequence
 from threading import Event
@@ -16,7 +15,7 @@ from retrain.monitoring.process import make_registry
 from retrain.monitoring.web import App, Environ, StartResponse, reply, serving
 from retrain.store.task_store import open_task_store
 
-TASKS = "/tasks/"
+FLEET, TASKS = "/fleet", "/tasks/"
 
 
 def serve_exporter(tasks: Sequence[Task], host: str, port: int, every: float, stop: Event) -> None:
@@ -60,18 +59,12 @@ def exporter_app(exporter: Exporter, pages: Pages) -> App:
 
 
 def _page(path: str, pages: Pages, start_response: StartResponse) -> Iterable[bytes]:
-    if path == "/" and len(pages.tasks) > 1:
-        return reply(start_response, "200 OK", "text/html", _index(pages.tasks))
     name = next(iter(pages.tasks)) if path == "/" else path.removeprefix(TASKS)
-    if name not in pages.tasks:
-        return reply(start_response, "404 Not Found", "text/plain", b"there is /, /metrics and /healthz\n")
+    is_fleet = path == FLEET or (path == "/" and len(pages.tasks) > 1)
+    if not is_fleet and name not in pages.tasks:
+        return reply(start_response, "404 Not Found", "text/plain", b"there is /, /fleet, /metrics and /healthz\n")
     try:
-        return reply(start_response, "200 OK", "text/html", pages.get(name))
+        page = pages.fleet(TASKS) if is_fleet else pages.get(name)
+        return reply(start_response, "200 OK", "text/html", page)
     except UserError as error:
         return reply(start_response, "503 Service Unavailable", "text/plain", f"{error}\n".encode())
-
-
-def _index(names: Iterable[str]) -> bytes:
-    links = "".join(f'<li><a href="{TASKS}{html.escape(name)}">{html.escape(name)}</a></li>' for name in names)
-    title = "<title>retrain</title><h1>Tasks</h1>"
-    return f'<!doctype html><html lang="en"><meta charset="utf-8">{title}<ul>{links}</ul></html>'.encode()

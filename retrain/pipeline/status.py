@@ -1,5 +1,6 @@
 """How a task stands: its champion, its baseline, what waits and what was saved."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from retrain.config.task import Task
@@ -29,7 +30,11 @@ class Status(Record):
 
 def read_status(task: Task, store: TaskStore) -> Status:
     """Read a task's status from its store."""
-    records = store.ledger.read()
+    return make_status(task, store, store.ledger.read())
+
+
+def make_status(task: Task, store: TaskStore, records: Sequence[RunRecord]) -> Status:
+    """Return a task's status, given the records of its ledger, oldest first."""
     pointer = store.champion.read().champion
     champion = next((record for record in records if pointer and record.run_id == pointer.run_id), None)
     known = champion.drops if champion else ()

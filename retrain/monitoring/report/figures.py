@@ -1,13 +1,13 @@
 """The figures of the report, and how they are formatted."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
 from retrain.monitoring import metrics, names
-from retrain.monitoring.names import Name, Unit
+from retrain.monitoring.names import Unit
 from retrain.records import RunRecord, Savings
 from retrain.records.ledger import total_savings
 
@@ -72,15 +72,18 @@ def saved_amounts(records: Sequence[RunRecord]) -> list[Amount]:
     """Add up net savings in money by currency, in energy and in CO2, as the exporter does."""
     amounts = []
     for unit, (label, divisor) in SHOWN.items():
-        net, whole = (_sum_by_currency(records, name[unit]) for name in (names.SAVED_NET, names.SAVED_WHOLE_NET))
+        net, whole = (
+            sum_by_currency(records, metrics.SUMS[name[unit]]) for name in (names.SAVED_NET, names.SAVED_WHOLE_NET)
+        )
         amounts += [Amount(label or key, net[key] / divisor, whole[key] / divisor) for key in sorted(net)]
     return amounts
 
 
-def _sum_by_currency(records: Sequence[RunRecord], name: Name) -> Mapping[str, float]:
+def sum_by_currency(records: Iterable[RunRecord], figure: metrics.Figure) -> Mapping[str, float]:
+    """Add up a figure over records by currency; under "" where it is none of money."""
     sums: defaultdict[str, float] = defaultdict(float)
     for record in records:
-        for (_, _, *currency), amount in metrics.SUMS[name](record):
+        for (_, _, *currency), amount in figure(record):
             sums["".join(currency)] += amount
     return sums
 
@@ -138,6 +141,14 @@ def duration(seconds: float) -> str:
     return f"{seconds:,.0f} s" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
+def age(seconds: float) -> str:
+    """How long ago, in the largest unit that is there at least twice."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:,.0f} s"
+
+
 FILTERS: dict[str, Callable[..., str]] = {
-    function.__name__: function for function in (percent, points, count, signed, money, times, duration)
+    function.__name__: function for function in (percent, points, count, signed, money, times, duration, age)
 }

@@ -38,7 +38,7 @@ class Drawing(NamedTuple):
 def render_page(sources: Sources) -> str:
     """Return the page as HTML, which holds no script and asks for nothing from outside."""
     return (
-        _environment()
+        make_environment()
         .get_template("report.html")
         .render(
             sources=sources,
@@ -107,7 +107,8 @@ def _parts(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
 
 
 @cache
-def _environment() -> Environment:
+def make_environment() -> Environment:
+    """Return where templates come from, with the filters that format figures."""
     environment = Environment(
         loader=PackageLoader("retrain.monitoring.report"),
         autoescape=True,

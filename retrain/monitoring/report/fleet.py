@@ -1,0 +1,110 @@
+"""One page over all tasks, for who answers for their cost: savings, state, age, what waits, and cost by month."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from markupsafe import Markup
+
+from retrain import __version__
+from retrain.config.task import Task
+from retrain.errors import UserError
+from retrain.monitoring import metrics, names
+from retrain.monitoring.metrics import is_final
+from retrain.monitoring.report.figures import Headline, headline, sum_by_currency
+from retrain.monitoring.report.page import make_environment
+from retrain.monitoring.web import content_policy, style_sheet
+from retrain.pipeline.status import Status, make_status
+from retrain.records import RunRecord
+from retrain.store.task_store import open_task_store
+
+MONTHS = 24
+"""The newest months that are shown."""
+
+
+class FleetTask(NamedTuple):
+    """One task of the fleet; where its store cannot be read, `problem` says why and there is nothing else."""
+
+    name: str
+    records: Sequence[RunRecord] = ()
+    status: Status | None = None
+    headline: Headline | None = None
+    problem: str = ""
+
+    @property
+    def money(self) -> Mapping[str, float]:
+        """Net savings in money, by currency."""
+        return sum_by_currency(self.records, metrics.SUMS[names.SAVED_NET["cost"]])
+
+    @property
+    def state(self) -> str:
+        """What its newest retraining came to, or that a candidate awaits approval."""
+        if self.status and self.status.awaiting:
+            return "awaits approval"
+        final = [record for record in self.records if is_final(record)]
+        return final[-1].ending if final else "no run yet"
+
+
+class Month(NamedTuple):
+    """What the runs that ended in a month took, and what they saved."""
+
+    name: str
+    runs: int
+    device_seconds: float
+    cost: Mapping[str, float]
+    """By currency; empty where tasks give no price. Likewise what was saved, net."""
+    saved: Mapping[str, float]
+    saved_whole: Mapping[str, float]
+
+
+def read_fleet(tasks: Iterable[Task]) -> list[FleetTask]:
+    """Read every task's ledger and state; one that cannot be read holds up no other."""
+    return [_read(task) for task in tasks]
+
+
+def _read(task: Task) -> FleetTask:
+    try:
+        store = open_task_store(task)
+        records = store.ledger.read()
+        return FleetTask(task.name, records, make_status(task, store, records), headline(records))
+    except UserError as error:
+        return FleetTask(task.name, problem=str(error))
+
+
+def months(records: Iterable[RunRecord]) -> list[Month]:
+    """Return what each month's runs took and saved, the newest month first; a run belongs to the month of its end."""
+    by_month: defaultdict[str, list[RunRecord]] = defaultdict(list)
+    for record in records:
+        by_month[f"{record.ended_at:%Y-%m}"].append(record)
+    return [_month(name, by_month[name]) for name in sorted(by_month, reverse=True)[:MONTHS]]
+
+
+def _month(name: str, records: Sequence[RunRecord]) -> Month:
+    return Month(
+        name=name,
+        runs=len(records),
+        device_seconds=sum(record.result.cost.device_seconds_all_in for record in records if record.result),
+        cost=sum_by_currency(records, metrics.SUMS[names.CONSUMED["cost"]]),
+        saved=sum_by_currency(records, metrics.SUMS[names.SAVED_NET["cost"]]),
+        saved_whole=sum_by_currency(records, metrics.SUMS[names.SAVED_WHOLE_NET["cost"]]),
+    )
+
+
+def render_fleet(tasks: Sequence[FleetTask], link_to: Callable[[str], str] | None = None) -> str:
+    """Return the page as HTML; `link_to` gives the address of a task's own page, where there is one."""
+    records = [record for task in tasks for record in task.records]
+    return (
+        make_environment()
+        .get_template("fleet.html")
+        .render(
+            tasks=tasks,
+            total=headline(records),
+            months=months(records),
+            now=datetime.now(UTC),
+            link_to=link_to,
+            version=__version__,
+            style=Markup(style_sheet()),
+            content_policy=content_policy(),
+        )
+    )
