@@ -1,5 +1,6 @@
 """`retrain drop`."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ from retrain.errors import DropError
 from retrain.utils.text import pluralize
 
 if TYPE_CHECKING:
+    from retrain.data.packing import Packed
     from retrain.data.staging import Staging
 
 
@@ -19,25 +21,67 @@ app = typer.Typer(no_args_is_help=True)
 @app.command()
 def pack(
     source: Annotated[
-        Path, typer.Argument(help="An image folder class/name.png, with or without train/ val/ test/, or a tar of it.")
+        Path, typer.Argument(help="A folder of images, an archive of one (tar, tar.gz, zip), or a table of labels.")
     ],
     task: TaskName,
+    label_from: Annotated[
+        str | None,
+        typer.Option(help="folder, cls, txt, json:FIELD or csv; data.label_from of the task if absent."),
+    ] = None,
     classes: Annotated[str | None, typer.Option(help="Stage by classes: 70+30 makes two drops.")] = None,
     share: Annotated[str | None, typer.Option(help="Stage by share of the samples: 50+50 makes two drops.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the staging.")] = 0,
     part: Annotated[int | None, typer.Option(help="Commit only this part, counted from 1.")] = None,
     drop_id: Annotated[str | None, typer.Option("--id", help="The drop's id; from its digest if absent.")] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Read and check everything, say what would be committed, and write nothing."),
+    ] = False,
     overrides: Overrides = NONE,
 ) -> None:
     """Turn labelled images into a drop and commit it."""
-    from retrain.cli.formatting import samples
     from retrain.data.packing import pack as commit
 
-    opened, store = open_task(task, overrides)
-    for packed in commit(source, opened, store, staging=_staging(classes, share, seed), part=part, drop_id=drop_id):
-        drop = packed.drop
-        was_there = "" if packed.new else " (was there already)"
-        typer.echo(f"{drop.id}: {pluralize(len(drop.classes), 'class')}, {samples(drop)}{was_there}")
+    chosen = [] if label_from is None else [f"data.label_from={json.dumps(label_from)}"]
+    opened, store = open_task(task, [*overrides, *chosen])
+    staging = _staging(classes, share, seed)
+    for packed in commit(source, opened, store, staging=staging, part=part, drop_id=drop_id, dry_run=dry_run):
+        if dry_run:
+            _preview(packed, opened.data.max_bad_share)
+        else:
+            _print_packed(packed)
+
+
+def _print_packed(packed: "Packed") -> None:
+    """Print a line for a drop, and what its source held that is no sample."""
+    from retrain.cli.formatting import samples
+
+    drop = packed.drop
+    was_there = "" if packed.new else " (was there already)"
+    typer.echo(f"{drop.id}: {pluralize(len(drop.classes), 'class')}, {samples(drop)}{was_there}")
+    if reading := drop.reading:
+        for note in reading.notes:
+            typer.echo(f"note: {note}")
+        if reading.not_samples:
+            counted = ", ".join(f"{count:,} {kind}" for kind, count in reading.not_samples.items())
+            typer.echo(f"no samples: {counted}")
+
+
+def _preview(packed: "Packed", max_bad_share: float) -> None:
+    """Print the manifest that would be committed, its classes by split, and whether the task lets it pass."""
+    from retrain.cli.formatting import class_table, console, drop_details
+
+    drop = packed.drop
+    console().print(drop_details(drop))
+    console().print(class_table(drop))
+    total = sum(drop.samples(split) for split in drop.counts) + len(drop.left_out)
+    if len(drop.left_out) > max_bad_share * total:
+        typer.echo(
+            f"would be refused: {len(drop.left_out):,} of {total:,} samples are bad, and data.max_bad_share allows "
+            f"{max_bad_share:.2%}"
+        )
+        raise typer.Exit(2)
+    typer.echo(f"would be committed as {drop.id}" if packed.new else f"is there already as {drop.id}")
 
 
 def _staging(classes: str | None, share: str | None, seed: int) -> "Staging | None":

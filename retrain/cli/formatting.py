@@ -105,11 +105,24 @@ def _drop_rows(drop: Drop) -> Rows:
     yield "committed", f"{drop.committed_at:%Y-%m-%d %H:%M:%S} UTC"
     yield "digest", drop.digest
     yield "samples", samples(drop)
+    if drop.reading:
+        yield "labels from", drop.reading.labels_from
+        yield from (("no samples", f"{count:,} {kind}") for kind, count in drop.reading.not_samples.items())
+        yield from (("note", note) for note in drop.reading.notes)
     yield "held out", ", ".join(f"{share:.0%} of train as {split}" for split, share in drop.held_out.items()) or NONE
     for bad in drop.left_out:
         yield "left out", f"{bad.where}: {bad.key}: {bad.cause}"
     yield "shards", ", ".join(f"{shard.name} ({shard.samples:,})" for shard in drop.shards)
     yield pluralize(len(drop.classes), "class"), ", ".join(drop.classes)
+
+
+def class_table(drop: Drop) -> Table:
+    """Return one line for each class: its samples by split."""
+    columns = [
+        Column("class", str, "left"),
+        *(Column(split, lambda name, of=counts: f"{of.get(name, 0):,}") for split, counts in drop.counts.items()),
+    ]
+    return grid(columns, drop.classes)
 
 
 def samples(drop: Drop) -> str:

@@ -39,6 +39,9 @@ class Stream(ConfigModel):
     """Processes that decode; 0: the training process itself. Where absent, as many as cores and work allow."""
 
 
+LabelFrom = Annotated[str, Field(pattern=r"^(auto|folder|cls|txt|csv|json:.+)$")]
+
+
 class Data(ConfigModel):
     """How images are read and augmented."""
 
@@ -62,6 +65,11 @@ class Data(ConfigModel):
     max_bad_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Largest share of a drop's samples that may be bad (undecodable, unlabelled): these are left out and named in its
     manifest. A drop with more is refused whole."""
+    label_from: Annotated[LabelFrom, NotIdentity] = "auto"
+    """Where labels come from: folder (class/name.png), cls or txt (a file beside each image), json:FIELD (a field of
+    one), csv (a table). auto takes the only one that a drop's files allow, and refuses a drop that allows several."""
+    aliases: Annotated[dict[str, str], NotIdentity] = Field(default_factory=dict)
+    """Other names of classes in new drops, and the class that each becomes: {zero: d0}."""
     loader: Annotated[Literal["auto", "device", "memory", "stream"], NotIdentity] = "auto"
     """Where decoded training images are: device and memory hold them all, stream reads shards as they are needed.
     auto streams if they are more than half of resources.memory, and else holds them on the device if it has room."""

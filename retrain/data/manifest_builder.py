@@ -1,18 +1,16 @@
 """Count a drop's samples as they are validated, and build its manifest."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from retrain.config import Split
 from retrain.data.dataset import split_of
-from retrain.data.source import SPLITS
+from retrain.data.files import SPLITS
+from retrain.data.labels import NAMED, Unread, name_files
 from retrain.errors import DropError
-from retrain.records import Drop, LeftOut, Shard
+from retrain.records import Drop, LeftOut, Reading, Shard
 from retrain.records.drop import drop_digest
-
-NAMED = 10
-"""As many are named in an error; the manifest names all."""
 
 
 class BadSamples:
@@ -27,6 +25,12 @@ class BadSamples:
         if self._max_share == 0:
             raise DropError(f"{place}: {bad.cause}")
         self._found.append(bad)
+
+    def add_unread(self, unread: Sequence[Unread]) -> None:
+        """Leave files out that are no samples. Raises `DropError`, naming the first ones, if the task allows none."""
+        if unread and self._max_share == 0:
+            raise DropError(name_files(unread))
+        self._found.extend(LeftOut(where=bad.place, key=bad.place, cause=bad.cause) for bad in unread)
 
     def settle(self, samples: int) -> tuple[LeftOut, ...]:
         """Return what was left out beside so many good samples. Raises `DropError` if that is too many."""
@@ -53,7 +57,15 @@ class ManifestBuilder:
         self._classes.add(class_name)
         self._counts[split_of(key, split, self._held_out)][class_name] += 1
 
-    def manifest(self, drop_id: str | None, task: str, shards: Iterable[Shard], bad: BadSamples, root: str) -> Drop:
+    def manifest(
+        self,
+        drop_id: str | None,
+        task: str,
+        shards: Iterable[Shard],
+        bad: BadSamples,
+        root: str,
+        reading: Reading,
+    ) -> Drop:
         """Return the manifest of a drop, called after its content where it has no id.
 
         Raises `DropError` if too many samples were bad, or a split is empty.
@@ -73,6 +85,7 @@ class ManifestBuilder:
             counts={split: dict(counts) for split, counts in self._counts.items()},
             held_out=self._held_out,
             left_out=left_out,
+            reading=reading,
             digest="",
             committed_at=datetime.now(UTC),
         )

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from retrain.data.dataset import held_out_shares
 from retrain.data.images import decode_error
 from retrain.data.manifest_builder import BadSamples, ManifestBuilder
 from retrain.data.shards import Encoded, write_shards
-from retrain.data.source import SPLITS, Sample, read_source
+from retrain.data.source import SPLITS, Sample, Source, survey_source
 from retrain.data.staging import Staging, split_into_parts, stable_hash
 from retrain.errors import DropError
 from retrain.records import Drop, LeftOut, Shard
@@ -23,6 +24,12 @@ from retrain.utils.parallel import map_ahead, parallel_map
 
 ON_DISK = 4
 """Shards of an upload that lie here at once, 0.5 GB at most; each is sent in parts, so that few are quick enough."""
+
+OURS = "packed/"
+"""Folder of a drop for the shards that an upload is packed into."""
+
+ALL_BAD = 1 - 1e-9
+"""Share of bad samples below which a dry run goes on."""
 
 AHEAD = 64
 """Images read before they are judged: reading one may be waiting for a store, and judging it takes a core."""
@@ -43,44 +50,54 @@ def pack(
     staging: Staging | None = None,
     part: int | None = None,
     drop_id: str | None = None,
+    dry_run: bool = False,
 ) -> list[Packed]:
     """Commit a source to the store as one drop, or as one for each part of a staging (`part`: only that one, from 1).
 
     A drop is called `drop_id`, or else after its digest. Nothing is written to the store before all is validated.
     Raises `DropError` if the source, an image in it or an argument is wrong, if a split would be empty, or if a drop
-    of this name has other content.
+    of this name has other content. `dry_run`: nothing is written; the drops are what would be committed.
     """
-    chosen = _choose(read_source(source), staging, part)
+    if dry_run:  # what the task would refuse is named, too
+        task = task.model_copy(update={"data": task.data.model_copy(update={"max_bad_share": ALL_BAD})})
+    found = survey_source(source, task.data)
+    chosen = _choose(found, staging, part)
     check_id(drop_id, len(chosen))
     with tempfile.TemporaryDirectory(prefix="retrain-") as temporary:
         drops = []
-        for number, samples in enumerate(chosen):
+        for number, source_part in enumerate(chosen):
             folder = Path(temporary, str(number))
             folder.mkdir()
-            drops.append((_prepare(samples, task, folder, drop_id), folder))
+            drops.append((_prepare(source_part, task, folder, drop_id), folder))
+        if dry_run:
+            return [Packed(drop, store.drops.find(drop.id) is None) for drop, _ in drops]
         return [_commit(drop, folder, store) for drop, folder in drops]
 
 
-def pack_by_shards(samples: tuple[Sample, ...], task: Task, store: TaskStore, drop_id: str) -> Drop:
-    """Commit samples as a drop of this id, of which `ON_DISK` shards lie here at once, however many it has.
+def pack_by_shards(source: Source, task: Task, store: TaskStore, drop_id: str) -> Drop:
+    """Commit a source as a drop of this id, of which `ON_DISK` shards lie here at once, however many it has.
 
-    Each goes to the store as soon as it is written. Raises `DropError` as `pack` does; the shards that went before then
-    stay in the store, where nothing reads them beside the images or other shards.
+    Its shards lie in the folder `OURS` of the drop, apart from what the producer put there. Each goes to the store as
+    soon as it is written. Raises `DropError` as `pack` does; the shards that went before then stay in the store, where
+    nothing reads them.
     """
     with tempfile.TemporaryDirectory(prefix="retrain-") as temporary:
         folder = Path(temporary)
 
         def send(shard: Shard) -> Shard:
-            store.objects.upload(folder / shard.name, store.keys.shard(drop_id, shard.name))
+            name = f"{OURS}{shard.name}"
+            store.objects.upload(folder / shard.name, store.keys.shard(drop_id, name))
             (folder / shard.name).unlink()
-            return shard
+            return shard.model_copy(update={"name": name})
 
-        drop = _prepare(samples, task, folder, drop_id, lambda shards: map_ahead(send, shards, ON_DISK))
+        drop = _prepare(source, task, folder, drop_id, lambda shards: map_ahead(send, shards, ON_DISK))
     return _seal(drop, store).drop
 
 
-def _choose(samples: tuple[Sample, ...], staging: Staging | None, part: int | None) -> tuple[tuple[Sample, ...], ...]:
-    staged = split_into_parts(samples, staging) if staging else (samples,)
+def _choose(source: Source, staging: Staging | None, part: int | None) -> tuple[Source, ...]:
+    """Divide a source's samples. What is no sample is reported with each part."""
+    parts = split_into_parts(source.samples, staging) if staging else (source.samples,)
+    staged = tuple(replace(source, samples=samples) for samples in parts)
     if part is None:
         return staged
     if not 1 <= part <= len(staged):
@@ -97,7 +114,7 @@ def check_id(drop_id: str | None, drops: int) -> None:
 
 
 def _prepare(
-    samples: tuple[Sample, ...],
+    source: Source,
     task: Task,
     folder: Path,
     drop_id: str | None,
@@ -107,11 +124,13 @@ def _prepare(
 
     Each shard is written when `through` asks for it.
     """
+    samples = source.samples
     held_out = held_out_shares({sample.split for sample in samples if sample.split}, task.data)
     bad = BadSamples(task.data.max_bad_share)
+    bad.add_unread(source.unread)
     tally = ManifestBuilder(held_out)
     shards = tuple(through(_shards(samples, task.data.image_size, folder, tally, bad)))
-    return tally.manifest(drop_id, task.name, shards, bad, samples[0].entry.root)
+    return tally.manifest(drop_id, task.name, shards, bad, source.root, source.reading)
 
 
 def _shards(
@@ -144,7 +163,7 @@ def _good(
             tally.add(sample.key, split, sample.class_name)
             yield Encoded(sample.key, sample.class_name, sample.extension, data)
         else:
-            bad.add(str(sample.entry), LeftOut(where=str(sample.entry.name), key=sample.key, cause=cause))
+            bad.add(str(sample.entry), LeftOut(where=sample.entry.place, key=sample.key, cause=cause))
 
 
 def _commit(drop: Drop, folder: Path, store: TaskStore) -> Packed:

@@ -1,204 +1,249 @@
-"""Read labelled images from a folder, a tar or a prefix of a store. Nothing is extracted and no link is followed."""
+"""Read a source: which of its files are samples, with which labels, and what all the others are."""
 
-import os
-import stat
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from typing import NoReturn, get_args
-from urllib.parse import quote
 
 from retrain.config import Split
+from retrain.config.task import Data
+from retrain.data.archives import SUFFIXES
+from retrain.data.files import (
+    SPLIT_NAMES,
+    SPLITS,
+    SourceFile,
+    expand_archives,
+    list_archive,
+    list_folder,
+    list_store,
+    list_stored_archive,
+)
 from retrain.data.images import EXTENSIONS
-from retrain.data.tars import MAX_FILE, plain_name, read_members
+from retrain.data.labels import (
+    SHAPE,
+    FoundFiles,
+    Labelled,
+    LabelRule,
+    Sample,
+    Unread,
+    choose_rule,
+    count_files_beside,
+    escape,
+    label_by_file,
+    label_by_folder,
+    make_sample,
+    name_files,
+    sort_files,
+    split_and_path,
+)
+from retrain.data.litter import litter_kind
+from retrain.data.tables import FORMATS, Row, read_table
 from retrain.errors import DropError
-from retrain.records.drop import clean_class_name
-from retrain.store.base import ObjectStore
+from retrain.records import Reading
+from retrain.store.base import Missing, ObjectStore
+
+__all__ = ["SPLITS", "Sample", "Source", "read_source", "survey_source", "survey_upload"]
 
 
-@dataclass(frozen=True, slots=True)
-class SourceFile:
-    """A file or a folder below a root: a folder, a tar, a prefix of a store."""
+@dataclass(frozen=True)
+class Source:
+    """A source that was read: its samples, and what became of every other file."""
 
     root: str
-    name: PurePosixPath
-    is_folder: bool
-    size: int
-    read: Callable[[], bytes]
-    """Returns the file's bytes."""
-
-    def __str__(self) -> str:
-        return f"{self.root}: {self.name}"
-
-
-def list_folder(root: Path) -> Iterator[SourceFile]:
-    """Yield every file and folder below `root`, in no particular order.
-
-    Raises `DropError` at a link, a device or anything else that is neither, and where a folder cannot be read.
-    """
-    for folder, subfolders, files in os.walk(root, onerror=_unreadable):
-        for path in (Path(folder, name) for name in (*subfolders, *files)):
-            found = path.lstat()
-            is_folder = stat.S_ISDIR(found.st_mode)
-            if not (stat.S_ISREG(found.st_mode) or is_folder):
-                raise DropError(f"{path}: neither a file nor a folder; links are not followed")
-            name = plain_name(path.relative_to(root).as_posix(), str(root))
-            yield SourceFile(str(root), name, is_folder, found.st_size, path.read_bytes)
-
-
-def list_tar(path: Path) -> Iterator[SourceFile]:
-    """Yield every file and folder of an uncompressed tar, in its order. Raises `DropError` as `read_members` does."""
-    try:
-        with path.open("rb") as stream:
-            for member in read_members(stream, str(path)):
-                name = PurePosixPath(member.name)
-                if name.parts:
-                    read = partial(_read_part, path, member.offset_data, member.size)
-                    yield SourceFile(str(path), name, member.isdir(), member.size, read)
-    except OSError as error:
-        raise DropError(f"{path}: {error.strerror}") from error
-
-
-def list_store(store: ObjectStore, prefix: str) -> Iterator[SourceFile]:
-    """Yield every object below a prefix, which ends in a slash, as a file."""
-    root = f"{store.url}/{prefix}".rstrip("/")
-    for key, size in store.list(prefix):
-        yield SourceFile(
-            root, plain_name(key.removeprefix(prefix), root), False, size, partial(_read_object, store, key)
-        )
-
-
-def _read_part(path: Path, offset: int, size: int) -> bytes:
-    with path.open("rb") as stream:
-        stream.seek(offset)
-        return stream.read(size)
-
-
-def _read_object(store: ObjectStore, key: str) -> bytes:
-    return store.read(key)[0]
-
-
-def _unreadable(error: OSError) -> NoReturn:
-    raise DropError(f"{error.filename}: {error.strerror}") from error
-
-
-SPLITS: tuple[Split, ...] = get_args(Split)
-SHAPE = f"class/name.{{{','.join(sorted(EXTENSIONS))}}}"
-LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One labelled image of a source; `split` is None where the source has no splits."""
-
-    split: Split | None
-    class_name: str
-    stem: str
-    extension: str
-    """In lower case, without the dot."""
-    entry: SourceFile
-
-    @property
-    def key(self) -> str:
-        """`class/stem` in letters that WebDataset leaves alone: a dot would start the extension, `__x__` be skipped."""
-        return f"{_escape(self.class_name)}/{_escape(self.stem)}"
-
-    @property
-    def rank(self) -> tuple[int, str, str]:
-        """Its place in the source: by split (train, val, test), class and name."""
-        return SPLITS.index(self.split or "train"), self.class_name, self.stem
+    samples: tuple[Sample, ...]
+    """Sorted by split (train, val, test), class and name."""
+    unread: tuple[Unread, ...]
+    reading: Reading
 
 
 def read_source(source: Path) -> tuple[Sample, ...]:
-    """Return a source's samples, sorted by split (train, val, test), class and name.
+    """Return a source's samples. Raises `DropError` at the first file that is neither a sample nor litter."""
+    found = survey_source(source, Data())
+    if found.unread:
+        raise DropError(name_files(found.unread))
+    return found.samples
 
-    A source is a folder or a tar of `class/name.png`, with or without `train/ val/ test/` above the classes, or a
-    folder of such tars, each named after its split: `train.tar`, `test-0.tar`. Raises `DropError` if there is no such
-    path or nothing in it, and at whatever is not a labelled image: stray files, empty folders, links, two images of
-    one class with the same name.
+
+def survey_source(source: Path, data: Data) -> Source:
+    """Read a folder, an archive (tar, gzipped tar, zip) or a table of labels on this machine.
+
+    Raises `DropError` if there is no such path or no image in it, at links, damaged archives and duplicate keys, and
+    where the files do not tell where labels come from. `docs/your-data.md` describes every layout.
     """
     if not source.exists():
         raise DropError(f"{source}: no such file or folder")
-    return _arranged(_samples(source), str(source))
-
-
-def read_entries(entries: Iterable[SourceFile], root: str) -> tuple[Sample, ...]:
-    """Return the samples of a tree of images of which these are the files. Raises `DropError` as `read_source`."""
-    return _arranged(_labelled(entries, None), root)
-
-
-def _arranged(found: Iterable[Sample], root: str) -> tuple[Sample, ...]:
-    samples = sorted(found, key=lambda sample: sample.rank)
-    if not samples:
-        raise DropError(f"{root}: no images in it; expected {SHAPE}")
-    if len({sample.split is None for sample in samples}) > 1:
-        raise DropError(f"{root}: some images lie below {', '.join(SPLITS)}, and others beside them")
-    for first, second in pairwise(samples):
-        if first.rank == second.rank:
-            raise DropError(f"{second.entry}: duplicate key {second.key}: {first.entry} has the same class and name")
-    return tuple(samples)
-
-
-def _samples(source: Path) -> Iterator[Sample]:
+    extension = source.suffix[1:].lower()
+    if source.is_file() and extension in FORMATS:
+        return _survey_table(source, extension, data)
     if source.is_file():
-        yield from _labelled(list_tar(source), None)
-    elif tars := sorted(source.glob("*.tar")):
-        for tar in tars:
-            yield from _labelled(list_tar(tar), split_of_tar(tar))
+        if not source.name.lower().endswith(SUFFIXES):
+            raise DropError(
+                f"{source}: neither a folder, nor an archive ({', '.join(SUFFIXES)}), nor a table of labels"
+            )
+        files: Iterable[SourceFile] = _without_wrapper(list_archive(source))
     else:
-        yield from _labelled(list_folder(source), None)
+        files = expand_archives(list_folder(source), lambda file: _nested(list_archive(source / file.name), file))
+    return _survey(files, str(source), data)
 
 
-def split_of_tar(path: Path) -> Split:
-    """Return the split that a tar is named after. Raises `DropError` if it is none."""
-    split = _split_name(path.stem.partition("-")[0])
-    if split is None:
-        raise DropError(f"{path}: tars in a folder are named after their split: train.tar, val.tar, test-0.tar, ...")
-    return split
+def survey_upload(store: ObjectStore, prefix: str, ours: Iterable[str], data: Data) -> Source:
+    """Read what a producer put below a prefix of a store, which ends in a slash; without `ours`, objects of our own."""
+    files = [file for file in list_store(store, prefix) if str(file.name) not in ours]
+    root = f"{store.url}/{prefix}".rstrip("/")
+    archives = expand_archives(files, lambda file: _nested(list_stored_archive(store, prefix, file), file))
+    return _survey(archives, root, data)
 
 
-def _labelled(entries: Iterable[SourceFile], split: Split | None) -> Iterator[Sample]:
-    folders: dict[PurePosixPath, SourceFile] = {}
-    filled: set[PurePosixPath] = set()
-    for entry in entries:
-        if entry.is_folder:
-            folders[entry.name] = entry
-        elif not is_litter(entry.name.name):
-            filled.update(entry.name.parents)
-            yield _sample(entry, split)
-    for name in sorted(folders.keys() - filled):
-        raise DropError(f"{folders[name]}: an empty folder; every class needs images")
+def _nested(files: Iterable[SourceFile], archive: SourceFile) -> Iterable[SourceFile]:
+    """A single archive stands for the folder that it was made of; those named after a split hold no such folder."""
+    return files if len(archive.name.parts) > 1 else _without_wrapper(files)
 
 
-def is_litter(name: str) -> bool:
-    """Say whether a desktop has left a file there: macOS (._1.jpg beside 1.jpg, .DS_Store) or Windows."""
-    return name.startswith("._") or name in LITTER
+def _without_wrapper(files: Iterable[SourceFile]) -> list[SourceFile]:
+    """Leave out the folder that an archive was made of, `pets/` in `pets/cat/1.png`, if it holds all classes."""
+    files = list(files)
+    meant = [file.name.parts for file in files if not (litter_kind(file.name) or file.is_folder)]
+    below = {parts[1] for parts in meant if len(parts) > 2}
+    tops = {parts[0] for parts in meant}
+    if len(tops) != 1 or tops & SPLIT_NAMES.keys() or not (len(below) > 1 or below & SPLIT_NAMES.keys()):
+        return files
+    if any(len(parts) < 3 and PurePosixPath(*parts).suffix[1:].lower() in EXTENSIONS for parts in meant):
+        return files
+    return [
+        replace(file, name=PurePosixPath(*file.name.parts[1:]))
+        for file in files
+        if litter_kind(file.name) or len(file.name.parts) > 1
+    ]
 
 
-def _sample(entry: SourceFile, split: Split | None) -> Sample:
-    parts = entry.name.parts
-    if split is None and len(parts) == 3 and (above := _split_name(parts[0])):
-        split, parts = above, parts[1:]
-    extension = entry.name.suffix[1:].lower()
-    if len(parts) != 2 or extension not in EXTENSIONS:
-        raise DropError(f"{entry}: not an image of a class; expected {SHAPE}")
-    if entry.size > MAX_FILE:
-        raise DropError(f"{entry}: {entry.size:,} bytes, where at most {MAX_FILE:,} are allowed")
+def _survey(files: Iterable[SourceFile], root: str, data: Data) -> Source:
+    found = sort_files(files, root)
+    rule = choose_rule(data.label_from, found)
+    return _arrange(found, rule, _label(found, rule, data.label_from != "auto"), data.aliases)
+
+
+def _label(found: FoundFiles, rule: LabelRule, asked: bool) -> Iterator[Labelled]:
+    if rule.kind == "folder":
+        yield from label_by_folder(found, asked)
+    elif rule.kind == "csv":
+        yield from _label_by_tables(found)
+    else:
+        yield from label_by_file(found, rule)
+    count_files_beside(found, rule)
+    expected = f"not an image of a class; expected {SHAPE}" if rule.kind == "folder" else "it belongs to no image"
+    for file in found.others:
+        by_file = file.name.suffix[1:].lower() == rule.kind
+        found.unread.append(Unread.of(file, "expected one image of its name, found 0" if by_file else expected))
+    what = "labels" if rule.kind == "csv" else "beside images"
+    found.not_samples.update(f"{table.name.name} ({what})" for table in found.tables)
+
+
+def _label_by_tables(found: FoundFiles) -> Iterator[Labelled]:
+    """Yield each image with the label in the row that names it; note images and rows that have no counterpart."""
+    if not found.tables:
+        raise DropError(f"{found.root}: no table of labels in it; expected metadata.csv, .jsonl or .parquet")
+    images = {(image.archive, str(image.name)): image for image in found.images}
+    named = set[tuple[str, str]]()
+    for table in found.tables:
+        for row in read_table(table.read(), table.name.suffix[1:], str(table)):
+            place = table.archive, str(table.name.parent / row.path)
+            row_place = f"{table.place}: row {row.number}"
+            if place not in images or place in named:
+                cause = f"{row.path!r} is named a second time" if place in named else f"there is no image {row.path!r}"
+                found.unread.append(Unread(f"{table.root}: {row_place}", row_place, cause))
+                continue
+            named.add(place)
+            split, parts = split_and_path(images[place])
+            key = "/".join(map(escape, (*parts[:-1], images[place].name.stem)))
+            yield images[place], row.split or split, row.label, escape(row.id) if row.id else key
+    for place, image in images.items():
+        if place not in named:
+            found.unread.append(Unread.of(image, "no table of labels has a row for it"))
+
+
+def _survey_table(table: Path, extension: str, data: Data) -> Source:
+    """Read a table that was named itself: its rows name files on this machine, or objects by `s3://` addresses."""
+    if data.label_from not in ("auto", "csv"):
+        raise DropError(f"{table}: labels come from the table; leave out --label-from {data.label_from}")
+    found = FoundFiles(str(table))
+    stores = _Stores()
+    labelled: list[Labelled] = []
+    for row in read_table(table.read_bytes(), extension, str(table)):
+        file = _file_of_row(row, table, stores)
+        if file.problem:
+            found.unread.append(Unread(f"{table}: row {row.number}", f"row {row.number}", file.problem))
+            continue
+        parts = [part for part in (*file.name.parts[:-1], file.name.stem) if part not in ("/", "..", "s3:")]
+        labelled.append((file, row.split, row.label, "/".join(map(escape, [row.id] if row.id else parts))))
+    found.not_samples[f"{table.name} (labels)"] = 1
+    return _arrange(found, LabelRule("csv"), labelled, data.aliases)
+
+
+class _Stores(defaultdict[str, ObjectStore]):
+    """Stores of the buckets that a table names, opened once each."""
+
+    def __missing__(self, bucket: str) -> ObjectStore:
+        from retrain.store import open_store
+
+        self[bucket] = open_store(f"s3://{bucket}")
+        return self[bucket]
+
+
+def _file_of_row(row: Row, table: Path, stores: _Stores) -> SourceFile:
+    """Return the file or object that a row names; with a problem if there is none, or if it is no image."""
+    name = PurePosixPath(row.path)
+    where = str(table)
+    if not row.path:
+        return SourceFile(where, name, False, 0, bytes, problem="no path in it")
+    if name.suffix[1:].lower() not in EXTENSIONS:
+        return SourceFile(where, name, False, 0, bytes, problem=f"{row.path!r} has no image's extension")
+    if row.path.startswith("s3://"):
+        bucket, _, key = row.path.removeprefix("s3://").partition("/")
+        return SourceFile(where, name, False, 0, partial(_read_url, stores, bucket, key))
+    path = table.parent / row.path
+    problem = "" if path.is_file() else f"there is no file {row.path!r}"
+    return SourceFile(where, name, False, 0, path.read_bytes, problem=problem)
+
+
+def _read_url(stores: _Stores, bucket: str, key: str) -> bytes:
     try:
-        return Sample(
-            split, clean_class_name(parts[0]), unicodedata.normalize("NFC", entry.name.stem), extension, entry
-        )
-    except DropError as error:
-        raise DropError(f"{entry}: {error}") from error
+        return stores[bucket].read(key)[0]
+    except Missing as error:
+        raise DropError(f"s3://{bucket}/{key}: there is no such object") from error
 
 
-def _split_name(text: str) -> Split | None:
-    return next((split for split in SPLITS if split == text), None)
+def _arrange(found: FoundFiles, rule: LabelRule, labelled: Iterable[Labelled], aliases: Mapping[str, str]) -> Source:
+    """Make samples, sort them, and raise `DropError` where two have one key or only some have a split."""
+    made = [make_sample(*one, aliases, rule.kind == "folder") for one in labelled]
+    samples = sorted(
+        (one for one in made if isinstance(one, Sample)), key=lambda sample: (sample.rank, sample.entry.root)
+    )
+    unread = (*found.unread, *(one for one in made if isinstance(one, Unread)))
+    if not samples:
+        if unread:
+            raise DropError(name_files(unread))
+        raise DropError(f"{found.root}: no images in it; expected {SHAPE}")
+    if len({sample.split is None for sample in samples}) > 1:
+        raise DropError(f"{found.root}: some images lie below {', '.join(SPLITS)}, and others beside them")
+    first_of: dict[tuple[Split | None, str], Sample] = {}
+    for sample in samples:
+        first = first_of.setdefault((sample.split, sample.key), sample)
+        if first is not sample:
+            raise DropError(f"{sample.entry}: duplicate key {sample.key}: {first.entry} has the same name")
+    reading = Reading(
+        labels_from=str(rule), not_samples=dict(sorted(found.not_samples.items())), notes=_case_notes(samples)
+    )
+    return Source(found.root, tuple(samples), unread, reading)
 
 
-def _escape(text: str) -> str:
-    escaped = quote(text, safe="").replace(".", "%2E")
-    return "%5F" + escaped[1:] if escaped.startswith("_") else escaped
+def _case_notes(samples: Iterable[Sample]) -> tuple[str, ...]:
+    """Say which classes differ in upper and lower case alone."""
+    spellings = defaultdict[str, set[str]](set)
+    for name in {sample.class_name for sample in samples}:
+        spellings[name.casefold()].add(name)
+    return tuple(
+        f"classes {' and '.join(sorted(names))} differ in upper and lower case alone; data.aliases can make them one"
+        for _, names in sorted(spellings.items())
+        if len(names) > 1
+    )

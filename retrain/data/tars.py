@@ -66,9 +66,10 @@ def read_members(stream: "BinaryIO | HashingReader", where: str) -> Iterator[tar
 def plain_name(raw: str, where: str) -> PurePosixPath:
     """Return a name as a path. Raises `DropError`, naming `where`, if it leaves the source or is not text."""
     name = PurePosixPath(raw)
+    text = raw.removesuffix("Icon\r")  # how macOS calls a folder's icon
     if name.is_absolute() or ".." in name.parts:
         raise DropError(f"{where}: {raw}: the path leaves the source")
-    if not {"Cc", "Cs"}.isdisjoint(map(unicodedata.category, raw)):
+    if not {"Cc", "Cs"}.isdisjoint(map(unicodedata.category, text)):
         raise DropError(f"{where}: {raw!r}: the name is not text in UTF-8, or holds control characters")
     if len(raw.encode()) > MAX_NAME:
         raise DropError(f"{where}: {raw[:40]}...: the name has more than {MAX_NAME:,} bytes")

@@ -7,11 +7,11 @@ import csv
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from retrain.data.images import EXTENSIONS
-from retrain.data.source import is_litter
+from retrain.data.litter import litter_kind
 from retrain.errors import UserError
 from retrain.utils.extras import import_extra
 
@@ -65,7 +65,8 @@ def _rows(sources: Iterable[str], columns: Columns) -> Iterator[Row]:
 def _read_folder(folder: Path) -> Iterator[Row]:
     found = False
     for path in sorted(folder.rglob("*")):
-        if path.suffix[1:].lower() in EXTENSIONS and not is_litter(path.name) and path.is_file():
+        name = PurePosixPath(path.relative_to(folder))
+        if path.suffix[1:].lower() in EXTENSIONS and not litter_kind(name) and path.is_file():
             found = True
             yield Row(str(path), path.parent.name)
     if not found:

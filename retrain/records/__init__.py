@@ -6,7 +6,7 @@ here. Imports config, utils and errors alone; nothing here needs torch.
 
 from retrain.records.approval import Approval, Verdict
 from retrain.records.base import Record, digest, parse_record
-from retrain.records.drop import Dataset, Drop, DropRef, LeftOut, Shard
+from retrain.records.drop import Dataset, Drop, DropRef, LeftOut, Reading, Shard
 from retrain.records.errors import ClassFigures, Confusion, ErrorAnalysis, Mistake
 from retrain.records.ledger import Champion, Promotion, RunRecord, Savings
 from retrain.records.model_input import ModelInput
@@ -39,6 +39,7 @@ __all__ = [
     "Plan",
     "Point",
     "Promotion",
+    "Reading",
     "Record",
     "Removal",
     "Removed",

@@ -36,13 +36,26 @@ class LeftOut(Record):
     cause: str
 
 
+class Reading(Record):
+    """How a drop's source was read. It reports, and is no part of the drop's identity.
+
+    `labels_from`: folder, cls, txt, json:FIELD or csv. `not_samples` counts, by kind, every file that is neither a
+    sample nor left out: litter, files that hold labels, further files beside images. `notes` are for people.
+    """
+
+    labels_from: str
+    not_samples: dict[str, NonNegativeInt] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
 class Drop(Record):
     """A drop's manifest, `drops/<id>/drop.json`: written last, it makes the drop visible.
 
     `classes` are this drop's class names in order of first appearance in its shards; `counts[split][class]` are
     samples after holding out. A split without shards of its own is held out of train by a hash of the sample key:
     `held_out[split]` is its share, fixed here for good. `left_out` are the bad samples that the task's limit let pass.
-    `digest` covers everything but `id` and `committed_at`.
+    `reading` says how they were found; drops committed before there was such a report have none.
+    `digest` covers everything but `id`, `committed_at` and `reading`.
     """
 
     id: str
@@ -52,6 +65,7 @@ class Drop(Record):
     counts: dict[Split, dict[str, NonNegativeInt]]
     held_out: dict[Split, HeldOut]
     left_out: tuple[LeftOut, ...] = ()
+    reading: Reading | None = None
     digest: str
     committed_at: AwareDatetime
 
@@ -96,7 +110,7 @@ def clean_class_name(text: str) -> str:
     Space around it is dropped, such as the line's end that `echo` writes. One name for what reads the same: some
     systems write é as one character, others as two.
     """
-    name = unicodedata.normalize("NFC", text.strip())
+    name = compose(text.strip())
     if not name:
         raise DropError("its class has no name")
     if len(name) > LONGEST_CLASS_NAME:
@@ -104,6 +118,21 @@ def clean_class_name(text: str) -> str:
     if not {"Cc", "Cs"}.isdisjoint(map(unicodedata.category, name)):
         raise DropError(f"its class's name {name!r} holds control characters, or is not text in UTF-8")
     return name
+
+
+def canonical_class_name(text: str) -> str:
+    """Return a class's name as new drops keep it: without marks that nobody sees. Raises `DropError` if it is none.
+
+    Byte-order marks, zero-width characters and soft hyphens go; a no-break space becomes a plain one. Committed drops
+    keep the names that they have (`clean_class_name`).
+    """
+    seen = (character for character in text if unicodedata.category(character) != "Cf")
+    return clean_class_name("".join(" " if unicodedata.category(one) == "Zs" else one for one in seen))
+
+
+def compose(text: str) -> str:
+    """Return a text in the form in which what reads the same is the same (NFC)."""
+    return unicodedata.normalize("NFC", text)
 
 
 DROP_ID = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
@@ -116,7 +145,7 @@ def drop_digest(drop: Drop) -> str:
 
     Nothing left out adds nothing: drops packed before there was a limit keep their digest.
     """
-    content = drop.model_dump(mode="json", exclude={"id", "committed_at", "digest", "left_out"})
+    content = drop.model_dump(mode="json", exclude={"id", "committed_at", "digest", "left_out", "reading"})
     if drop.left_out:
         content["left_out"] = [[bad.where, bad.key] for bad in drop.left_out]
     return digest(content)

@@ -75,6 +75,12 @@ class ObjectStore(Protocol):
         What lies in them is not listed: this takes no longer however many objects there are.
         """
 
+    def list_unusual(self, prefix: str) -> Iterator[Entry]:
+        """Yield the objects under `prefix` whose keys `list` passes over, since no path can have their names."""
+
+    def read_range(self, key: str, start: int, size: int) -> bytes:
+        """Return so many bytes of an object from `start` on, or fewer at its end. Raises `Missing`."""
+
     def upload(self, path: Path, key: str) -> None:
         """Stream the file at `path` into the store; it is visible only when whole."""
 

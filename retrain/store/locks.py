@@ -53,6 +53,14 @@ class LeaseGuardedStore:
         """As the store's."""
         return self._objects.folders(prefix)
 
+    def list_unusual(self, prefix: str) -> Iterator[Entry]:
+        """As the store's."""
+        return self._objects.list_unusual(prefix)
+
+    def read_range(self, key: str, start: int, size: int) -> bytes:
+        """As the store's."""
+        return self._objects.read_range(key, start, size)
+
     def upload(self, path: Path, key: str) -> None:
         """As the store's, while the lease is held."""
         self._lease.check()

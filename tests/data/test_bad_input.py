@@ -84,20 +84,29 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
     "20,000 x 20,000 pixels": (lambda: sample(flat(20_000))(), r"train\.tar: bad: cannot be decoded: .*bomb"),
     "8,000 x 8,000 pixels": (lambda: sample(flat(8_000))(), r"train\.tar: bad: .* 8000 x 8000 pixels are more than"),
     "bomb in a comment": (lambda: sample(text_bomb())(), r"train\.tar: bad: cannot be decoded: .*too large"),
-    "label missing": (beside(("bad.png", png(1))), r"train\.tar: bad: its class has no name"),
-    "label empty": (sample(png(1), b" \n"), r"train\.tar: bad: its class has no name"),
-    "label not text": (sample(png(1), b"\xff\xfe"), r"train\.tar: bad: its class's name is not text in UTF-8"),
-    "label with an escape": (sample(png(1), b"\x1b[31mcat"), r"train\.tar: bad: its class's name .* holds control"),
-    "label endless": (sample(png(1), b"c" * 256), r"train\.tar: bad: its class's name has 256 characters; at most 255"),
-    "image missing": (beside(("bad.cls", b"cat")), r"train\.tar: bad: expected one image .* found 0"),
-    "two images": (beside(("bad.png", png(1)), ("bad.jpg", png(1))), r"train\.tar: bad: expected one image .* found 2"),
+    "label missing": (beside(("bad.png", png(1))), r"train\.tar: bad\.png: its class has no name"),
+    "label empty": (sample(png(1), b" \n"), r"train\.tar: bad\.png: its class has no name"),
+    "label not text": (sample(png(1), b"\xff\xfe"), r"train\.tar: bad\.png: its class's name is not text in UTF-8"),
+    "label with an escape": (
+        sample(png(1), b"\x1b[31mcat"),
+        r"train\.tar: bad\.png: its class's name .* holds control",
+    ),
+    "label endless": (
+        sample(png(1), b"c" * 256),
+        r"train\.tar: bad\.png: its class's name has 256 characters; at most 255",
+    ),
+    "image missing": (beside(("bad.cls", b"cat")), r"train\.tar: bad\.cls: expected one image .* found 0"),
+    "two images": (
+        beside(("bad.png", png(1)), ("bad.jpg", png(1))),
+        r"train\.tar: bad\.png: expected one image .* found 2",
+    ),
     "file twice": (beside(("bad.png", png(1)), ("bad.png", png(1))), r"train\.tar: bad\.png: duplicate file"),
     "key twice": (beside(("000001.png", png(1)), ("000001.cls", b"cat")), r"train\.tar: 000001: duplicate key"),
     "key in two shards": (
         lambda: {"train-0.tar": shard(good(40)), "train-1.tar": shard(good(40, first=39))},
         r"train-1\.tar: 000039: duplicate key",
     ),
-    "no extension": (beside(("README", b"hello")), r"train\.tar: README: not a sample's file"),
+    "no extension": (beside(("README", b"hello")), r"train\.tar: README: it belongs to no image"),
     "absolute name": (beside(("/etc/cron.d/1.png", png(1))), r"train\.tar: /etc/cron\.d/1\.png: the path leaves"),
     "climbing name": (beside(("cat/../../1.png", png(1))), r"train\.tar: cat/\.\./\.\./1\.png: the path leaves"),
     "line in a name": (beside(("cat/1\n2.png", png(1))), r"train\.tar: 'cat/1\\n2\.png': the name is not text"),
@@ -120,7 +129,10 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
     "no samples": (lambda: {"train.tar": shard([])}, "drop bad: no train samples among 0"),
     "nothing": (dict, "drop bad: no train samples among 0"),
     "one sample": (lambda: {"train.tar": shard(good(1))}, "drop bad: no (train|val|test) samples among 1"),
-    "no split": (lambda: {"photos.tar": WHOLE}, r"photos\.tar: tars in a folder are named after their split"),
+    "no split": (
+        lambda: {"more.tar": WHOLE, "photos.tar": WHOLE},
+        r"photos\.tar: tars in a folder are named after their split",
+    ),
     "tree, undecodable": (
         lambda: {f"cat/{number}.png": png(number) if number else b"" for number in range(60)},
         r"bad: cat/0\.png: cannot be decoded",
@@ -130,7 +142,7 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
         r"cat/notes\.txt: not an image of a class",
     ),
     "tree, one name twice": (lambda: {"cat/1.png": png(1), "cat/1.jpg": png(1)}, r"cat/1\.png: duplicate key cat/1"),
-    "tree and shards": (lambda: {"train.tar": WHOLE, "cat/1.png": png(1)}, "shards and other files side by side"),
+    "tree and shards": (lambda: {"train.tar": WHOLE, "cat/1.png": png(1)}, r"cat/1\.png: its class has no name"),
 }
 
 
@@ -231,7 +243,10 @@ def test_other_files_beside_a_picture_are_passed_over(task: Task, store: LocalSt
 
 
 def test_a_class_with_one_sample_is_a_class(task: Task, store: LocalStore) -> None:
-    assert taken_in(task, store, "lonely", {"train.tar": shard([*good(60), ("rare/1.png", png(99))])}) is None
+    assert (
+        taken_in(task, store, "lonely", {"train.tar": shard([*good(60), ("1.png", png(99)), ("1.cls", b"rare")])})
+        is None
+    )
     drop = TaskStore(store, "pets").drops.read("lonely")
     assert drop.classes == ("cat", "dog", "rare")
     assert sum(counts.get("rare", 0) for counts in drop.counts.values()) == 1

@@ -13,7 +13,7 @@ from support.pictures import folder, shard_bytes, two_classes
 
 from retrain.config.task import Data, Task
 from retrain.data.packing import pack, pack_by_shards
-from retrain.data.source import read_source
+from retrain.data.source import survey_source
 from retrain.data.staging import Staging
 from retrain.errors import DropError, UserError
 from retrain.store import LocalStore, ObjectStore
@@ -165,10 +165,10 @@ def test_one_id_does_not_name_several_parts(tmp_path: Path, local: LocalStore) -
 
 def test_an_image_that_cannot_be_read_is_named_and_nothing_is_committed(tmp_path: Path, local: LocalStore) -> None:
     source = two_classes(tmp_path / "pets")
-    samples = read_source(source)
+    found = survey_source(source, TASK.data)
     (source / "cat" / "007.png").unlink()
     with pytest.raises(DropError, match=r"pets: cat/007\.png: cannot be read: No such file or directory"):
-        pack_by_shards(samples, TASK, TaskStore(local, TASK.name), "d")
+        pack_by_shards(found, TASK, TaskStore(local, TASK.name), "d")
     assert list(local.list()) == []
 
 

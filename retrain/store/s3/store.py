@@ -94,14 +94,21 @@ class S3Store:
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Yield every object whose key starts with `prefix`, in order, page by page.
 
-        What other tools leave in buckets under names that are no keys (`folder/`, empty) is passed over.
+        Names that are no keys (`folder/`, empty) are passed over; `list_unusual` yields them.
         """
-        with self._explained(prefix):
-            for page in self._pages(prefix):
-                for item in page.get("Contents", ()):
-                    key = item["Key"].removeprefix(self._prefix)
-                    if is_key(key):
-                        yield Entry(key, item["Size"])
+        return (entry for entry in self._entries(prefix) if is_key(entry.key))
+
+    def list_unusual(self, prefix: str) -> Iterator[Entry]:
+        """Yield the objects under `prefix` whose names are no keys: `folder/`, `folder//name`, `folder/./name`."""
+        return (entry for entry in self._entries(prefix) if not is_key(entry.key))
+
+    def read_range(self, key: str, start: int, size: int) -> bytes:
+        """Return so many bytes of the object from `start` on. Raises `Missing`."""
+        if not size:
+            return b""
+        get = partial(self._client.get_object, **self._object(key), Range=f"bytes={start}-{start + size - 1}")
+        with self._explained(key):
+            return bytes(retry(lambda: get()["Body"].read()))
 
     def folders(self, prefix: str) -> Iterator[str]:
         """Yield the names of the folders directly below `prefix`, in order, page by page."""
@@ -138,6 +145,12 @@ class S3Store:
         with self._explained(""):
             reply = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
         return parsedate_to_datetime(reply["ResponseMetadata"]["HTTPHeaders"]["date"])
+
+    def _entries(self, prefix: str) -> Iterator[Entry]:
+        with self._explained(prefix):
+            for page in self._pages(prefix):
+                for item in page.get("Contents", ()):
+                    yield Entry(item["Key"].removeprefix(self._prefix), item["Size"])
 
     def _pages(self, prefix: str, **options: str) -> Iterator[dict[str, Any]]:
         """Yield the pages of a listing, each asked for again where its reply breaks."""

@@ -1,0 +1,124 @@
+"""Zips and gzipped tars: copied to an unnamed temporary file where they are not seekable, and read member by member."""
+
+import gzip
+import io
+import os
+import stat
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import PurePosixPath
+from typing import BinaryIO, NamedTuple, cast
+
+from retrain.data.tars import MAX_FILE, plain_name, read_members
+from retrain.errors import DropError
+
+SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
+CHUNK = 1 << 20
+MAX_RATIO = 100
+"""Bytes that one byte of a gzipped tar may unpack to. Images hardly compress, so more is a bomb."""
+LEAST_LIMIT = 100_000_000
+"""Bytes that any gzipped tar may unpack to."""
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError, LookupError, EOFError)
+"""What zipfile's parser raises at damaged, encrypted and foreign archives."""
+
+
+class Member(NamedTuple):
+    """A file or folder of an archive."""
+
+    name: PurePosixPath
+    is_folder: bool
+    size: int
+    read: Callable[[], bytes]
+
+
+def is_archive(name: PurePosixPath) -> bool:
+    """Whether a file is called as an archive that is read."""
+    return name.name.lower().endswith(SUFFIXES)
+
+
+def open_archive(stream: BinaryIO, where: str) -> Iterator[Member]:
+    """Yield the files and folders of a zip or a gzipped tar. They can be read after the stream is closed.
+
+    Raises `DropError`, naming `where`, if the archive is damaged, encrypted, or unpacks to far more than images do.
+    """
+    start = stream.read(4)
+    if start[:2] == b"\x1f\x8b":
+        yield from _gzipped_tar(_unpacked(_copy(stream, start), where), where)
+    elif start[:2] == b"PK":
+        yield from _zip(_copy(stream, start), where)
+    else:
+        raise DropError(f"{where}: neither a zip nor a gzipped tar")
+
+
+class UnnamedFile(io.FileIO):
+    """A temporary file without a name, closed when nothing refers to it any more."""
+
+    def __init__(self) -> None:
+        descriptor, path = tempfile.mkstemp(prefix="retrain-")
+        os.unlink(path)
+        super().__init__(descriptor, "r+b")
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _copy(stream: BinaryIO, start: bytes) -> UnnamedFile:
+    file = UnnamedFile()
+    file.write(start)
+    while data := stream.read(CHUNK):
+        file.write(data)
+    file.seek(0)
+    return file
+
+
+def _unpacked(packed: UnnamedFile, where: str) -> UnnamedFile:
+    limit = max(LEAST_LIMIT, MAX_RATIO * os.fstat(packed.fileno()).st_size)
+    file = UnnamedFile()
+    try:
+        with gzip.open(packed) as unpacking:
+            while data := unpacking.read(CHUNK):
+                file.write(data)
+                if file.tell() > limit:
+                    raise DropError(f"{where}: unpacks to more than {limit:,} bytes")
+    except (OSError, EOFError, zlib.error) as error:
+        raise DropError(f"{where}: cannot be unpacked: {error}") from error
+    file.seek(0)
+    return file
+
+
+def _gzipped_tar(file: UnnamedFile, where: str) -> Iterator[Member]:
+    def read(offset: int, size: int) -> bytes:
+        return os.pread(file.fileno(), size, offset)
+
+    for member in read_members(cast(BinaryIO, file), where):
+        name = PurePosixPath(member.name)
+        if name.parts:
+            yield Member(name, member.isdir(), member.size, partial(read, member.offset_data, member.size))
+
+
+def _zip(file: UnnamedFile, where: str) -> Iterator[Member]:
+    try:
+        archive = zipfile.ZipFile(file)
+    except ZIP_ERRORS as error:
+        raise DropError(f"{where}: not a whole zip: {error}") from error
+    for info in archive.infolist():
+        name = plain_name(info.filename, where)
+        mode = info.external_attr >> 16
+        if not info.is_dir() and stat.S_IFMT(mode) not in (0, stat.S_IFREG):
+            raise DropError(f"{where}: {info.filename}: neither a plain file nor a folder; links are not followed")
+        if info.flag_bits & 1:
+            raise DropError(f"{where}: {info.filename}: encrypted; upload it without a password")
+        if info.file_size > MAX_FILE:
+            raise DropError(f"{where}: {info.filename}: {info.file_size:,} bytes, where {MAX_FILE:,} are allowed")
+        yield Member(name, info.is_dir(), info.file_size, partial(_read_zipped, archive, info, where))
+
+
+def _read_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> bytes:
+    try:
+        with archive.open(info) as member:
+            return member.read(MAX_FILE + 1)
+    except ZIP_ERRORS as error:
+        raise DropError(f"{where}: {info.filename}: {error}") from error

@@ -1,0 +1,174 @@
+"""List the files of a source: a folder, an archive, or a prefix of a store. Nothing is extracted, no link followed."""
+
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, get_args
+
+from retrain.config import Split
+from retrain.data.archives import is_archive, open_archive
+from retrain.data.litter import litter_kind
+from retrain.data.tars import HashingReader, plain_name, read_members
+from retrain.errors import DropError
+from retrain.store.base import ObjectStore
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+SPLIT_NAMES: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""How folders and archives are called that hold a split."""
+
+
+LABEL_BYTES = 1024
+"""Bytes of the largest label that is read while its tar is listed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file or a folder below a root: a folder, an archive, a prefix of a store."""
+
+    root: str
+    name: PurePosixPath
+    is_folder: bool
+    size: int
+    read: Callable[[], bytes]
+    """Returns the file's bytes."""
+    split: Split | None = None
+    """The split that its archive is named after."""
+    archive: str = ""
+    """Its archive's name, if that lies in the source beside other files."""
+    problem: str = ""
+    """Why it cannot be read, if it cannot be."""
+
+    def __str__(self) -> str:
+        return f"{self.root}: {self.name}"
+
+    @property
+    def place(self) -> str:
+        """Its name within the whole source."""
+        return f"{self.archive}/{self.name}" if self.archive else str(self.name)
+
+
+def list_folder(root: Path) -> Iterator[SourceFile]:
+    """Yield every file and folder below `root`, in no particular order.
+
+    Raises `DropError` at a link, a device or anything else that is neither, and where a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        if litter_kind(PurePosixPath(Path(error.filename).relative_to(root))) is None:
+            raise DropError(f"{error.filename}: {error.strerror}") from error
+
+    for folder, subfolders, files in os.walk(root, onerror=refuse):
+        for path in (Path(folder, name) for name in (*subfolders, *files)):
+            name = plain_name(path.relative_to(root).as_posix(), str(root))
+            found = path.lstat()
+            is_folder = stat.S_ISDIR(found.st_mode)
+            if not (stat.S_ISREG(found.st_mode) or is_folder or litter_kind(name)):
+                raise DropError(f"{path}: neither a file nor a folder; links are not followed")
+            yield SourceFile(str(root), name, is_folder, found.st_size, path.read_bytes)
+
+
+def list_archive(path: Path) -> Iterator[SourceFile]:
+    """Yield every file and folder of a tar, a gzipped tar or a zip. Raises `DropError` if it is damaged or hostile."""
+    try:
+        with path.open("rb") as stream:
+            if path.suffix == ".tar":
+                yield from _list_tar(stream, str(path), partial(_read_part, path))
+            else:
+                yield from _list_packed(stream, str(path))
+    except OSError as error:
+        raise DropError(f"{path}: {error.strerror}") from error
+
+
+def list_store(store: ObjectStore, prefix: str) -> Iterator[SourceFile]:
+    """Yield every object below a prefix, which ends in a slash, as a file.
+
+    An object whose key is no path comes with its problem: no tool that mirrors a folder writes such a key.
+    """
+    root = f"{store.url}/{prefix}".rstrip("/")
+    for key, size in store.list(prefix):
+        yield SourceFile(
+            root, plain_name(key.removeprefix(prefix), root), False, size, partial(_read_object, store, key)
+        )
+    for key, size in store.list_unusual(prefix):
+        name = key.removeprefix(prefix)
+        marks_folder = key.endswith("/") and not size
+        problem = "" if marks_folder else f"its key {name!r} has an empty or a dotted part; upload it under another key"
+        called = PurePosixPath(f"{name.rstrip('/')}_$folder$") if marks_folder else PurePosixPath(name or "/")
+        yield SourceFile(root, called, False, size, bytes, problem=problem)
+
+
+def list_stored_archive(store: ObjectStore, prefix: str, archive: SourceFile) -> Iterator[SourceFile]:
+    """Yield the files and folders of an archive in a store. A tar is read where it lies, any other is fetched."""
+    key, where = f"{prefix}{archive.name}", f"{archive.root}/{archive.name}"
+    with store.open(key) as stream:
+        if archive.name.suffix == ".tar":
+            yield from _list_tar(HashingReader(stream), where, partial(store.read_range, key))
+        else:
+            yield from _list_packed(stream, where)
+
+
+def expand_archives(
+    files: Iterable[SourceFile], list_files: Callable[[SourceFile], Iterable[SourceFile]]
+) -> Iterator[SourceFile]:
+    """Yield the files, and in place of each archive among them its own.
+
+    An archive is named after its split, lies in a folder of that name, or is the source's only file. Any other comes
+    with its problem.
+    """
+    files = list(files)
+    alone = sum(not file.is_folder and litter_kind(file.name) is None for file in files) == 1
+    for file in files:
+        if file.is_folder or not is_archive(file.name) or litter_kind(file.name):
+            yield file
+            continue
+        split = split_of_archive(file.name)
+        if split is None and not alone:
+            yield replace(file, problem=UNNAMED)
+            continue
+        within = "" if alone else str(file.name)
+        yield from (replace(one, split=split, archive=within) for one in list_files(file))
+
+
+UNNAMED = "tars in a folder are named after their split: train.tar, val.tar, test-0.tar, ... So are other archives"
+
+
+def split_of_archive(name: PurePosixPath) -> Split | None:
+    """Return the split that an archive, or the folder that it lies in, is named after."""
+    first = name.parts[0]
+    called = re.match(r"[a-z]+(?=[-_.])", first) if len(name.parts) == 1 else re.fullmatch(r"[a-z]+", first)
+    return SPLIT_NAMES.get(called[0]) if called and len(name.parts) <= 2 else None
+
+
+def _list_tar(stream: BinaryIO | HashingReader, where: str, read: Callable[[int, int], bytes]) -> Iterator[SourceFile]:
+    """Yield the members of a tar, in its order; `read(offset, size)` returns bytes of it.
+
+    Labels are read at once: later, each would take a request to the store.
+    """
+    for member in read_members(stream, where):
+        name = PurePosixPath(member.name)
+        if not name.parts:
+            continue
+        content = partial(read, member.offset_data, member.size)
+        if member.isreg() and name.suffix in (".cls", ".txt") and member.size <= LABEL_BYTES:
+            stream.seek(member.offset_data)
+            content = partial(bytes, stream.read(member.size))
+        yield SourceFile(where, name, member.isdir(), member.size, content)
+
+
+def _list_packed(stream: BinaryIO, where: str) -> Iterator[SourceFile]:
+    for name, is_folder, size, read in open_archive(stream, where):
+        yield SourceFile(where, name, is_folder, size, read)
+
+
+def _read_part(path: Path, offset: int, size: int) -> bytes:
+    with path.open("rb") as stream:
+        stream.seek(offset)
+        return stream.read(size)
+
+
+def _read_object(store: ObjectStore, key: str) -> bytes:
+    return store.read(key)[0]

@@ -1,0 +1,294 @@
+"""Where labels come from: one rule for a whole source, found in its files or stated by the task."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from retrain.config import Split
+from retrain.data.files import SPLIT_NAMES, SPLITS, SourceFile
+from retrain.data.images import EXTENSIONS
+from retrain.data.litter import litter_kind
+from retrain.data.tables import TABLES
+from retrain.data.tars import MAX_FILE
+from retrain.errors import DropError
+from retrain.records.drop import canonical_class_name, compose
+from retrain.utils.parallel import map_ahead
+
+SHAPE = f"class/name.{{{','.join(sorted(EXTENSIONS))}}}"
+BESIDE = ("cls", "txt", "json")
+"""Extensions of files beside an image that may hold its label."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One labelled image of a source; `split` is None where the source has no splits."""
+
+    split: Split | None
+    class_name: str
+    stem: str
+    """Its name within its class."""
+    extension: str
+    """In lower case, without the dot."""
+    entry: SourceFile
+    key: str
+    """Its name within the drop, in letters that WebDataset leaves alone: a dot would start the extension."""
+
+    @property
+    def rank(self) -> tuple[int, str, str, str]:
+        """Its place in the source: by split (train, val, test), class and name."""
+        return SPLITS.index(self.split or "train"), self.class_name, self.stem, self.key
+
+
+class Unread(NamedTuple):
+    """A file that is neither a sample nor litter, and why. `where` names its source too."""
+
+    where: str
+    place: str
+    cause: str
+
+    @classmethod
+    def of(cls, file: SourceFile, cause: str) -> "Unread":
+        """Return a file of a source with its cause."""
+        return cls(str(file), file.place, cause)
+
+
+NAMED = 10
+"""Files that an error names; the manifest names all."""
+
+
+def name_files(unread: Sequence[Unread]) -> str:
+    """Return the first files and their causes, for an error."""
+    named = "; ".join(f"{bad.where}: {bad.cause}" for bad in unread[:NAMED])
+    return named if len(unread) <= NAMED else f"{named}; and {len(unread) - NAMED:,} more"
+
+
+class LabelRule(NamedTuple):
+    """Where labels come from: `folder`, `cls`, `txt`, `json` (and which field), or `csv`: a table of any kind."""
+
+    kind: str
+    field: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> "LabelRule":
+        """Read a rule as a task states it, such as `json:label`."""
+        return cls(*text.split(":", 1))
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.field}" if self.field else self.kind
+
+
+Labelled = tuple[SourceFile, Split | None, str, str]
+"""An image, its split, its label and its key."""
+Home = tuple[str, str]
+"""An archive, and the path of a file in it without its extension."""
+
+
+@dataclass
+class FoundFiles:
+    """The files of a source by what they can be."""
+
+    root: str
+    images: list[SourceFile] = field(default_factory=list)
+    tables: list[SourceFile] = field(default_factory=list)
+    beside: dict[Home, dict[str, SourceFile]] = field(default_factory=lambda: defaultdict(dict))
+    """The files beside each image, by extension."""
+    others: list[SourceFile] = field(default_factory=list)
+    """Files that lie beside no image."""
+    folders: list[SourceFile] = field(default_factory=list)
+    unread: list[Unread] = field(default_factory=list)
+    not_samples: Counter[str] = field(default_factory=Counter)
+    """Litter, labels and further files beside images, counted by their kind."""
+
+
+def sort_files(files: Iterable[SourceFile], root: str) -> FoundFiles:
+    """Divide the files of a source into images, tables, files beside images, and all others."""
+    found = FoundFiles(root)
+    others = []
+    for file in files:
+        kind = litter_kind(file.name)
+        if kind:
+            found.not_samples[kind] += not file.is_folder
+        elif file.is_folder:
+            found.folders.append(file)
+        elif file.problem or file.size > MAX_FILE:
+            cause = file.problem or f"{file.size:,} bytes, where at most {MAX_FILE:,} are allowed"
+            found.unread.append(Unread.of(file, cause))
+        elif file.name.suffix[1:].lower() in EXTENSIONS:
+            found.images.append(file)
+        elif file.name.name in TABLES:
+            found.tables.append(file)
+        else:
+            others.append(file)
+    homes = {home(image) for image in found.images}
+    for file in others:
+        place, extension = _beside(file, homes)
+        if place is None or extension in found.beside[place]:
+            found.others.append(file)
+        else:
+            found.beside[place][extension] = file
+    return found
+
+
+def home(file: SourceFile) -> Home:
+    """Return where a file lies, without its extension: an image and its label share it."""
+    return file.archive, str(file.name.parent / file.name.stem)
+
+
+def _beside(file: SourceFile, homes: set[Home]) -> tuple[Home | None, str]:
+    """Return the place of the image beside which a file lies, and its extension: `1.json`, `1.mask.npy` of `1.png`."""
+    if (exact := home(file)) in homes:
+        return exact, file.name.suffix[1:].lower()
+    first, _, rest = file.name.name.partition(".")
+    wide = file.archive, str(file.name.parent / first)
+    return (wide, rest.lower()) if wide in homes else (None, "")
+
+
+def choose_rule(asked: str, found: FoundFiles) -> LabelRule:
+    """Return the rule that a task asks for; where it says `auto`, the only one that the files allow.
+
+    Raises `DropError`, with the choices, where labels may come from more than one place.
+    """
+    if asked != "auto":
+        return LabelRule.parse(asked)
+    if found.tables:
+        return LabelRule("csv")
+    kinds = {extension for files in found.beside.values() for extension in files}
+    if "cls" in kinds or any(file.name.suffix.lower() == ".cls" for file in found.others):
+        return LabelRule("cls")
+    if doubtful := [kind for kind in ("json", "txt") if kind in kinds]:
+        example = next(file for files in found.beside.values() for kind, file in files.items() if kind == doubtful[0])
+        raise DropError(
+            f"{found.root}: {example.place} may hold a label, and so may the folders. Choose with --label-from (in a "
+            f"task: data.label_from): folder, txt, cls, csv or json:FIELD{_fields(example)}"
+        )
+    return LabelRule("folder")
+
+
+def _fields(example: SourceFile) -> str:
+    """Return the fields of a JSON file, for a message."""
+    content = _parsed(example) if example.name.suffix.lower() == ".json" else None
+    names = ", ".join(map(str, content)) if isinstance(content, dict) else ""
+    return f" ({example.place} has {names})" if names else ""
+
+
+def _parsed(file: SourceFile) -> Any:
+    try:
+        return json.loads(file.read())
+    except (ValueError, RecursionError):
+        return None
+
+
+def label_by_folder(found: FoundFiles, asked: bool) -> Iterator[Labelled]:
+    """Yield each image of `[split/]class/name` with its split, class and key; note all others as unread.
+
+    Raises `DropError` if a class is called like a split (unless the task `asked` for folders), or has no image.
+    """
+    filled = set[PurePosixPath]()
+    for image in found.images:
+        filled.update(image.name.parents)
+        parts, split = image.name.parts, image.split
+        if len(parts) == 3 and split in (None, SPLIT_NAMES.get(parts[0])) and parts[0] in SPLIT_NAMES:
+            split, parts = SPLIT_NAMES[parts[0]], parts[1:]
+        if len(parts) != 2:
+            found.unread.append(Unread.of(image, f"not an image of a class; expected {SHAPE}"))
+            continue
+        if parts[0] in SPLIT_NAMES and not asked:
+            raise DropError(
+                f"{image}: would be of class {parts[0]!r}, which is a split's name; expected {parts[0]}/{SHAPE}. If it "
+                "is a class, choose --label-from folder (in a task: data.label_from)"
+            )
+        yield image, split, parts[0], f"{escape(parts[0])}/{escape(image.name.stem)}"
+    for folder in sorted(found.folders, key=lambda folder: folder.name):
+        if folder.name not in filled:
+            raise DropError(f"{folder}: an empty folder; every class needs images")
+
+
+def label_by_file(found: FoundFiles, rule: LabelRule) -> Iterator[Labelled]:
+    """Yield each image with its split, the label in the file beside it, and its key; note all others as unread."""
+    labelled = list(_images_with_label(found, rule))
+    texts = map_ahead(lambda pair: _read_label(pair[1], rule), labelled)
+    for (image, _), text in zip(labelled, texts, strict=True):
+        if isinstance(text, DropError):
+            found.unread.append(Unread.of(image, str(text)))
+        else:
+            split, parts = split_and_path(image)
+            yield image, split, text, "/".join(map(escape, (*parts[:-1], image.name.stem)))
+
+
+def _images_with_label(found: FoundFiles, rule: LabelRule) -> Iterator[tuple[SourceFile, SourceFile]]:
+    """Yield each image with the file that holds its label; note all others as unread, or as part of a sample."""
+    at_home = defaultdict[Home, list[SourceFile]](list)
+    for image in found.images:
+        at_home[home(image)].append(image)
+    for place, images in at_home.items():
+        label = found.beside[place].get(rule.kind) if place in found.beside else None
+        first, _, rest = images[0].name.name.partition(".")
+        whole = images[0].archive, str(images[0].name.parent / first)
+        if len(images) > 1:
+            cause = f"expected one image and its label, found {len(images)}"
+            found.unread.extend(Unread.of(image, cause) for image in images)
+        elif label is not None:
+            yield images[0], label
+        elif whole != place and whole in at_home:  # `1.mask.png` of `1.png`
+            found.not_samples[f".{rest} (beside images)"] += 1
+        else:
+            cause = f"its class has no name: there is no {images[0].name.stem}.{rule.kind}"
+            found.unread.append(Unread.of(images[0], cause))
+
+
+def _read_label(file: SourceFile, rule: LabelRule) -> str | DropError:
+    """Return the label that a file holds, or why it holds none."""
+    data = file.read()
+    if rule.kind != "json":
+        try:
+            return data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            return DropError("its class's name is not text in UTF-8")
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        return DropError(f"{file.name.name} is no JSON: {error}")
+    for name in rule.field.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return DropError(f"{file.name.name} has no text or whole number as its field {rule.field!r}")
+    return str(value)
+
+
+def split_and_path(image: SourceFile) -> tuple[Split | None, tuple[str, ...]]:
+    """Return the split that an image's archive or topmost folder is named after, and its path below that."""
+    parts = image.name.parts
+    if len(parts) > 1 and image.split in (None, SPLIT_NAMES.get(parts[0])) and parts[0] in SPLIT_NAMES:
+        return SPLIT_NAMES[parts[0]], parts[1:]
+    return image.split, parts
+
+
+def count_files_beside(found: FoundFiles, rule: LabelRule) -> None:
+    """Count the files beside images: those that held the labels, and those that are not read."""
+    for files in found.beside.values():
+        for extension in files:
+            what = "labels" if extension == rule.kind else "beside images"
+            found.not_samples[f".{extension} ({what})"] += 1
+
+
+def make_sample(
+    image: SourceFile, split: Split | None, label: str, key: str, aliases: Mapping[str, str], by_folder: bool
+) -> Sample | Unread:
+    """Return a sample under its class's canonical name, or the image as unread if the label is no class's name."""
+    try:
+        name = canonical_class_name(label)
+        name = canonical_class_name(aliases[name]) if name in aliases else name
+    except DropError as error:
+        return Unread.of(image, str(error))
+    stem = compose(image.name.stem) if by_folder else quote(key, safe="%")
+    return Sample(split, name, stem, image.name.suffix[1:].lower(), image, key)
+
+
+def escape(text: str) -> str:
+    """Return a part of a key: composed (NFC), percent-encoded, without dots and without a leading underscore."""
+    escaped = quote(compose(text), safe="").replace(".", "%2E")
+    return "%5F" + escaped[1:] if escaped.startswith("_") else escaped

@@ -1,0 +1,372 @@
+"""Every layout that a producer may put down, both ways in: each file is a sample, or is named or counted."""
+
+import gzip
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from support.pictures import encoded, picture, png
+from support.uploads import shard
+from support.ways_in import WayIn, open_way_in, tree, zipped
+
+from retrain.errors import DropError
+from retrain.records import Drop
+
+
+@pytest.fixture(params=["pack", "s3"])
+def way(request: pytest.FixtureRequest, tmp_path: Path) -> WayIn:
+    """Each way in."""
+    if request.param == "s3":
+        return open_way_in("s3", tmp_path, request.getfixturevalue("bucket"), request.getfixturevalue("s3"))
+    return open_way_in("pack", tmp_path)
+
+
+@pytest.fixture(params=["pack", "upload"])
+def near(request: pytest.FixtureRequest, tmp_path: Path) -> WayIn:
+    """Each way in, without a server: for trees of many files."""
+    return open_way_in(request.param, tmp_path)
+
+
+def total(drop: Drop) -> int:
+    return sum(drop.samples(split) for split in drop.counts)
+
+
+def tar(files: Mapping[str, bytes]) -> bytes:
+    return shard(files.items())
+
+
+def sidecars(count: int = 24, stem: str = "{}", **others: bytes) -> dict[str, bytes]:
+    """Flat images with a `.cls` beside each: cats and dogs in turns."""
+    files = {}
+    for number in range(count):
+        name = stem.format(f"{number:04d}")
+        files |= {f"{name}.png": png(number), f"{name}.cls": (b"cat", b"dog")[number % 2]}
+        files |= {f"{name}.{extension}": data for extension, data in others.items()}
+    return files
+
+
+# --- tars beside other files
+
+
+def test_tar_beside_folders_is_read_with_them(way: WayIn) -> None:
+    drop = way.take(
+        {"train.tar": tar(tree("cat", "dog")), **{f"test/{name}": data for name, data in tree("fox").items()}}
+    )
+    assert drop.classes == ("cat", "dog", "fox")
+    assert drop.samples("test") == 12
+    assert drop.samples("train") + drop.samples("val") == 24
+
+
+def test_tar_that_names_no_split_beside_folders_is_named(way: WayIn) -> None:
+    with pytest.raises(DropError, match=r"more\.tar: tars in a folder are named after their split"):
+        way.take({**tree("cat", "dog"), "more.tar": tar(tree("fox"))})
+
+
+def test_tars_in_folders_of_splits_are_read(way: WayIn) -> None:
+    drop = way.take(
+        {"train/0.tar": tar(sidecars(12)), "train/1.tar": tar(tree_of_sidecars(12)), "test/0.tar": tar(sidecars(4))}
+    )
+    assert drop.samples("test") == 4
+    assert total(drop) == 28
+
+
+def tree_of_sidecars(count: int) -> dict[str, bytes]:
+    return sidecars(count, "more-{}")
+
+
+# --- shards
+
+
+def test_dots_in_stems_keep_samples_and_labels(way: WayIn) -> None:
+    drop = way.take({"train.tar": tar(sidecars(stem="IMG.2024.{}"))})
+    assert way.labels(drop) == {f"IMG%2E2024%2E{number:04d}": ("cat", "dog")[number % 2] for number in range(24)}
+
+
+def test_images_of_further_formats_are_samples(way: WayIn) -> None:
+    image = Image.fromarray(picture(7))
+    files = {f"gif.{kind}": encoded(image, form) for kind, form in [("gif", "GIF")]}
+    files |= {
+        "tiff.tiff": encoded(image, "TIFF"),
+        "jfif.jfif": encoded(image, "JPEG"),
+        "avif.avif": encoded(image, "AVIF"),
+    }
+    labels = {f"{name.partition('.')[0]}.cls": b"odd" for name in files}
+    drop = way.take({"train.tar": tar({**sidecars(), **files, **labels})})
+    assert total(drop) == 28
+    assert drop.left_out == ()
+
+
+@pytest.mark.parametrize(
+    ("extra", "named"),
+    [
+        ({"photo.xcf": b"gimp", "photo.cls": b"cat"}, ["train.tar/photo.cls", "train.tar/photo.xcf"]),
+        ({"9.gif": b"torn", "9.cls": b"cat"}, ["9"]),
+        ({"notes.md": b"# hello"}, ["train.tar/notes.md"]),
+    ],
+)
+def test_shard_member_that_is_no_sample_is_named(way: WayIn, extra: dict[str, bytes], named: list[str]) -> None:
+    files = {"train.tar": tar({**sidecars(), **extra}), "test.tar": tar(sidecars(2, "other-{}"))}
+    with pytest.raises(DropError, match=named[0].removeprefix("train.tar/")):
+        way.take(files)
+    drop = way.take(files, max_bad_share=0.2)
+    assert sorted(bad.key for bad in drop.left_out) == named
+    assert total(drop) == 26
+
+
+# --- labels
+
+
+def test_label_rule_stands_in_the_manifest(near: WayIn) -> None:
+    drop = near.take(tree("cat", "dog"))
+    assert drop.reading is not None
+    assert drop.reading.labels_from == "folder"
+
+
+@pytest.mark.parametrize(
+    "files", [tree("train", "val"), tree("cat", "train"), {"train.tar": tar(tree("train", "dog"))}]
+)
+def test_split_is_no_class_unless_the_task_says_so(near: WayIn, files: dict[str, bytes]) -> None:
+    with pytest.raises(DropError, match=r"of class 'train', which is a split's name.*--label-from folder"):
+        near.take(files)
+
+
+def test_class_called_like_a_split_is_taken_where_asked(near: WayIn) -> None:
+    assert near.take(tree("car", "train"), label_from="folder").classes == ("car", "train")
+
+
+@pytest.mark.parametrize(
+    "files", [{f"batch1/{name}": data for name, data in tree("cat", "dog").items()}, tree("cat/tabby", "dog/pug")]
+)
+def test_nested_folders_are_no_classes(near: WayIn, files: dict[str, bytes]) -> None:
+    with pytest.raises(DropError, match="not an image of a class; expected class/name"):
+        near.take(files)
+
+
+def with_json(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The same images, each with a JSON file whose label is not the folder's name."""
+    labels = {
+        name.replace(".png", ".json"): json.dumps({"info": {"label": f"of {name[:3]}"}, "id": 7}).encode()
+        for name in files
+    }
+    return {**files, **labels}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_labels_in_json_are_chosen_and_never_ignored(near: WayIn, packed: bool) -> None:
+    files = with_json(tree("cat", "dog"))
+    given = {"train.tar": tar(files)} if packed else files
+    with pytest.raises(DropError, match=r"may hold a label, and so may the folders.*json:FIELD \(.* has info, id\)"):
+        near.take(given)
+    by_field = near.take(given, label_from="json:info.label")
+    assert by_field.classes == ("of cat", "of dog")
+    assert by_field.reading is not None
+    assert (by_field.reading.labels_from, by_field.reading.not_samples) == ("json:info.label", {".json (labels)": 24})
+
+
+def test_files_beside_images_are_counted_where_folders_are_asked_for(near: WayIn) -> None:
+    drop = near.take(with_json(tree("cat", "dog")), label_from="folder")
+    assert drop.classes == ("cat", "dog")
+    assert drop.reading is not None
+    assert drop.reading.not_samples == {".json (beside images)": 24}
+
+
+def test_image_without_a_label_is_named_where_others_have_one(way: WayIn) -> None:
+    with pytest.raises(DropError, match=r"cat/1\.png: its class has no name: there is no 1\.cls"):
+        way.take({"train.tar": tar({**sidecars(), "cat/1.png": png(99)})})
+
+
+def test_masks_beside_images_are_counted_and_no_samples(way: WayIn) -> None:
+    drop = way.take({"train.tar": tar(sidecars(**{"mask.png": png(1000), "json": b"{}"}))})
+    assert total(drop) == 24
+    assert drop.reading is not None
+    assert drop.reading.not_samples == {
+        ".cls (labels)": 24,
+        ".json (beside images)": 24,
+        ".mask.png (beside images)": 24,
+    }
+
+
+# --- tables
+
+
+def test_table_beside_images_gives_labels_and_splits(near: WayIn) -> None:
+    rows = [
+        f"images/{number}.png,{('cat', 'dog')[number % 2]},{'test' if number < 4 else 'train'}" for number in range(24)
+    ]
+    files = {f"images/{number}.png": png(number) for number in range(24)}
+    drop = near.take({**files, "metadata.csv": "\ufefffile_name,label,split\r\n".encode() + "\r\n".join(rows).encode()})
+    assert drop.samples("test") == 4
+    assert set(near.labels(drop).values()) == {"cat", "dog"}
+    assert drop.reading is not None
+    assert (drop.reading.labels_from, drop.reading.not_samples) == ("csv", {"metadata.csv (labels)": 1})
+
+
+def test_imagefolder_with_metadata_in_each_split_is_read_as_it_is(near: WayIn) -> None:
+    files: dict[str, bytes] = {}
+    for split, count in (("train", 20), ("validation", 3), ("test", 5)):
+        rows = [json.dumps({"file_name": f"{number}.png", "label": number % 2}) for number in range(count)]
+        files |= {f"{split}/{number}.png": png(number + 100 * count) for number in range(count)}
+        files[f"{split}/metadata.jsonl"] = "\n".join(rows).encode()
+    drop = near.take(files)
+    assert (drop.classes, drop.samples("train"), drop.samples("val"), drop.samples("test")) == (("0", "1"), 20, 3, 5)
+
+
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        ("gone.png,cat", r"row 25: there is no image 'gone\.png'"),
+        ("0.png,dog", r"row 25: '0\.png' is named a second time"),
+    ],
+)
+def test_row_without_its_own_image_is_named(near: WayIn, row: str, named: str) -> None:
+    rows = "\n".join(["file_name,label", *(f"{number}.png,cat" for number in range(24)), row])
+    with pytest.raises(DropError, match=named):
+        near.take({**{f"{number}.png": png(number) for number in range(24)}, "metadata.csv": rows.encode()})
+
+
+def test_image_that_no_row_names_is_named(near: WayIn) -> None:
+    rows = "\n".join(["file_name,label", *(f"{number}.png,cat" for number in range(24))])
+    with pytest.raises(DropError, match=r"24\.png: no table of labels has a row for it"):
+        near.take({**{f"{number}.png": png(number) for number in range(25)}, "metadata.csv": rows.encode()})
+
+
+# --- litter and folders that are no classes
+
+LITTER = {
+    "cat/._0.png": b"AppleDouble",
+    ".DS_Store": b"",
+    "__MACOSX/cat/._0.png": b"AppleDouble",
+    "cat/thumbs.DB": b"",
+    "dog/.gitkeep": b"",
+    ".nomedia": b"",
+    "dog/Icon\r": b"",
+    "@eaDir/cat/0.png": png(1),
+    "lost+found/0.png": png(2),
+    "cat_$folder$": b"",
+    "cat/.ipynb_checkpoints/0-checkpoint.png": png(3),
+    ".thumbnails/0.png": png(4),
+}
+COUNTED = {
+    "._*": 1,
+    ".DS_Store": 1,
+    "@eaDir": 1,
+    "Icon": 1,
+    "Thumbs.db": 1,
+    "__MACOSX": 1,
+    "folder markers": 1,
+    "hidden": 4,
+    "lost+found": 1,
+}
+
+
+@pytest.mark.parametrize("form", ["folder", "tar", "zip", "tgz", "shard"])
+def test_litter_is_passed_over_and_counted_alike(way: WayIn, form: str) -> None:
+    files = {**(sidecars() if form == "shard" else tree("cat", "dog")), **LITTER}
+    given = {
+        "folder": lambda: files,
+        "tar": lambda: {"train.tar": tar(files)},
+        "shard": lambda: {"train.tar": tar(files)},
+        "zip": lambda: {"train.zip": zipped(files)},
+        "tgz": lambda: {"train.tar.gz": gzip.compress(tar(files))},
+    }[form]()
+    drop = way.take(given)
+    assert drop.classes == ("cat", "dog")
+    assert total(drop) == 24
+    assert drop.reading is not None
+    labels = {".cls (labels)": 24} if form == "shard" else {}
+    assert drop.reading.not_samples == dict(sorted({**COUNTED, **labels}.items()))
+
+
+# --- archives
+
+
+@pytest.mark.parametrize("name", ["pets.zip", "pets.tar.gz", "pets.tgz", "pets.tar"])
+def test_archive_of_a_folder_is_read_as_the_folder(way: WayIn, name: str) -> None:
+    files = {f"pets/{path}": data for path, data in tree("cat", "dog").items()}
+    archive = zipped(files) if name.endswith("zip") else tar(files)
+    drop = way.take({name: archive if name.endswith(("zip", ".tar")) else gzip.compress(archive)})
+    assert (drop.classes, total(drop)) == (("cat", "dog"), 24)
+
+
+@pytest.mark.parametrize(
+    ("archive", "why"),
+    [
+        (lambda: zipped(tree("cat"))[:-30], "not a whole zip"),
+        (lambda: zipped({"../cat/1.png": png(1)}), "the path leaves the source"),
+        (lambda: b"PK nonsense", "not a whole zip"),
+        (lambda: b"no zip at all", "neither a zip nor a gzipped tar"),
+    ],
+)
+def test_damaged_or_hostile_zip_is_refused(way: WayIn, archive: object, why: str) -> None:
+    assert callable(archive)
+    with pytest.raises(DropError, match=rf"train\.zip: .*{why}"):
+        way.take({"train.zip": archive()})
+
+
+def test_gzip_bomb_is_refused(way: WayIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retrain.data.archives.LEAST_LIMIT", 1000)
+    with pytest.raises(DropError, match=r"train\.tgz: unpacks to more than"):
+        way.take({"train.tgz": gzip.compress(bytes(5_000_000))})
+
+
+def test_damaged_zip_member_is_named(way: WayIn) -> None:
+    data = bytearray(zipped(tree("cat", "dog")))
+    data[data.index(png(3)) + 40] ^= 255
+    with pytest.raises(DropError, match=r"cat/3\.png: Bad CRC-32"):
+        way.take({"train.zip": bytes(data)})
+
+
+# --- keys of unusual form
+
+
+@pytest.mark.parametrize("name", ["cat//1.png", "cat/./1.png", "/cat/1.png"])
+def test_object_whose_key_is_no_path_is_named(tmp_path: Path, bucket: str, s3: str, name: str) -> None:
+    way = open_way_in("s3", tmp_path, bucket, s3)
+    with pytest.raises(DropError, match="has an empty or a dotted part"):
+        way.take({**tree("cat", "dog"), name: png(99)})
+    drop = way.take({**tree("cat", "dog"), name: png(99)}, max_bad_share=0.1)
+    assert len(drop.left_out) == 1
+
+
+def test_folder_markers_in_s3_are_counted(tmp_path: Path, bucket: str, s3: str) -> None:
+    drop = open_way_in("s3", tmp_path, bucket, s3).take({**tree("cat", "dog"), "cat/": b"", "dog/": b""})
+    assert drop.reading is not None
+    assert (total(drop), drop.reading.not_samples) == (24, {"folder markers": 2})
+
+
+# --- names of classes
+
+
+@pytest.mark.parametrize("form", ["folder", "shard"])
+def test_marks_that_nobody_sees_make_no_class(near: WayIn, form: str) -> None:
+    spellings = ("ice bear", "\ufeffice bear", "ice\u00a0bear", "ice\u200b bear", "ice bear ")
+    if form == "folder":
+        drop = near.take(tree(*spellings, each=6))
+    else:
+        labels = {f"{number:04d}.cls": spellings[number % 5].encode() for number in range(30)}
+        drop = near.take({"train.tar": tar({**{f"{number:04d}.png": png(number) for number in range(30)}, **labels})})
+    assert (drop.classes, total(drop)) == (("ice bear",), 30)
+    assert set(near.labels(drop).values()) == {"ice bear"}
+
+
+def test_aliases_rename_and_merge_classes(near: WayIn) -> None:
+    drop = near.take(tree("zero", "d0", "one"), aliases={"zero": "d0"})
+    assert (drop.classes, total(drop)) == (("d0", "one"), 36)
+    assert set(near.labels(drop).values()) == {"d0", "one"}
+
+
+def test_classes_that_differ_in_case_are_reported(near: WayIn) -> None:
+    drop = near.take(tree("Cat", "cat", "dog"))
+    assert drop.reading is not None
+    assert drop.reading.notes == (
+        "classes Cat and cat differ in upper and lower case alone; data.aliases can make them one",
+    )
+
+
+def test_attempt_that_was_cut_off_is_no_hindrance_to_repacking(tmp_path: Path, bucket: str, s3: str) -> None:
+    way = open_way_in("s3", tmp_path, bucket, s3)
+    first = way.take({"train.tar": tar(tree("cat", "dog"))})
+    way.store.objects.delete(way.store.keys.manifest(first.id))
+    assert way.take({}).digest == first.digest

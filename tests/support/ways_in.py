@@ -1,0 +1,96 @@
+"""Both ways in: files packed by a command, and files that a producer uploads with `_SUCCESS`, to S3 or a folder."""
+
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import boto3
+
+from retrain.config.task import Data, Task
+from retrain.data.packing import pack
+from retrain.data.shards import read_samples
+from retrain.data.tars import HashingReader
+from retrain.data.uploads import ingest_drop
+from retrain.records import Drop
+from retrain.store import LocalStore, open_store
+from retrain.store.keys import TaskKeys
+from retrain.store.task_store import TaskStore
+from retrain.utils.parallel import map_ahead
+from support.pictures import png
+from support.uploads import upload
+
+DROP = "week-45"
+Files = Mapping[str, bytes]
+
+
+class WayIn(NamedTuple):
+    """Where files are put, and the store that their drop is committed to."""
+
+    source: Path | None
+    """The folder that is packed; None where files are uploaded."""
+    store: TaskStore
+    bucket: str = ""
+    endpoint: str = ""
+
+    def take(self, files: Files, **data: object) -> Drop:
+        """Put files down and take them in as one drop. Raises `DropError`."""
+        settings = Data.model_validate({"image_size": 8, "val_share": 0.3, "test_share": 0.3} | data)
+        task = Task(name="pets", data=settings)
+        if self.source is None:
+            self._upload(files) if self.bucket else upload(self.store.objects, DROP, files)
+            return ingest_drop(DROP, task, self.store)
+        for name, content in files.items():
+            path = self.source / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        return pack(self.source, task, self.store, drop_id=DROP)[0].drop
+
+    def _upload(self, files: Files) -> None:
+        """Write objects under their very keys, those that no store of this project would write too."""
+        client = boto3.client("s3", endpoint_url=self.endpoint)
+        prefix = TaskKeys("pets").shard(DROP, "")
+
+        def put(name: str) -> None:
+            client.put_object(Bucket=self.bucket, Key=f"{prefix}{name}", Body=files.get(name, b""))
+
+        list(map_ahead(put, files))
+        put("_SUCCESS")
+        client.close()
+
+    def labels(self, drop: Drop) -> dict[str, str]:
+        """Return the class of every sample that the drop's shards hold, by its key."""
+        return {key: files["cls"].decode().strip() for key, files in self.samples(drop)}
+
+    def samples(self, drop: Drop) -> list[tuple[str, dict[str, bytes]]]:
+        """Return every sample that the drop's shards hold: its key, and its files by extension."""
+        found = []
+        for shard in drop.shards:
+            with self.store.objects.open(self.store.keys.shard(drop.id, shard.name)) as stream:
+                found += read_samples(HashingReader(stream), shard.name)
+        return found
+
+
+def open_way_in(way: str, folder: Path, bucket: str = "", endpoint: str = "") -> WayIn:
+    """Return the way in of this name, `pack`, `upload` (to a folder) or `s3`, with an empty store."""
+    objects = open_store(f"s3://{bucket}", endpoint) if way == "s3" else LocalStore(folder / "store")
+    return WayIn(folder / "source" if way == "pack" else None, TaskStore(objects, "pets"), bucket, endpoint)
+
+
+def tree(*classes: str, each: int = 12, suffix: str = ".png") -> dict[str, bytes]:
+    """Return the files of class folders: `cat/0.png`, ..."""
+    return {
+        f"{name}/{number}{suffix}": png(100 * position + number)
+        for position, name in enumerate(classes)
+        for number in range(each)
+    }
+
+
+def zipped(files: Files) -> bytes:
+    """Return a zip of files."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
