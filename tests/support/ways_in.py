@@ -61,14 +61,14 @@ class WayIn(NamedTuple):
 
     def labels(self, drop: Drop) -> dict[str, str]:
         """Return the class of every sample that the drop's shards hold, by its key."""
-        return {key: files["cls"].decode().strip() for key, files in self.samples(drop)}
+        return {key: files["cls"].decode().strip() for _, key, files in self.samples(drop)}
 
-    def samples(self, drop: Drop) -> list[tuple[str, dict[str, bytes]]]:
-        """Return every sample that the drop's shards hold: its key, and its files by extension."""
+    def samples(self, drop: Drop) -> list[tuple[str, str, dict[str, bytes]]]:
+        """Return every sample that the drop's shards hold: its split's shards, its key, its files by extension."""
         found = []
         for shard in drop.shards:
             with self.store.objects.open(self.store.keys.shard(drop.id, shard.name)) as stream:
-                found += read_samples(HashingReader(stream), shard.name)
+                found += [(shard.split, key, files) for key, files in read_samples(HashingReader(stream), shard.name)]
         return found
 
 
