@@ -338,6 +338,8 @@ def _status_rows(status: Status) -> Rows:
     if baseline and baseline.result:
         yield "baseline", f"{baseline.run_id}, {format_percent(baseline.result.final_accuracy)} on val"
     yield "waiting", ", ".join(status.waiting) or "no drop"
+    if status.trigger:
+        yield "trigger", status.trigger
     for approval in status.awaiting:
         yield "awaits approval", approval.reason
     for drop, cause in status.quarantined.items():

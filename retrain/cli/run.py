@@ -49,6 +49,9 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Seed of everything random; the task's if absent.")] = None,
     device: Device = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and why, and do nothing.")] = False,
+    at_once: Annotated[
+        bool, typer.Option("--at-once", help="Start now, whatever the task's trigger waits for.")
+    ] = False,
     trial: Annotated[bool, typer.Option("--trial", help="Train and record for comparison; never promote.")] = False,
     on: Annotated[Literal["here", "kfp-local", "kubeflow"], typer.Option(help="Where the stages run.")] = "here",
     host: KubeflowHost = None,
@@ -61,7 +64,7 @@ def run(
     from retrain.pipeline.planning import Request
 
     request = Request(method, "trial" if trial else "retrain")
-    shortcuts = {"target.level": until, "seed": seed, "kubeflow.host": host}
+    shortcuts = {"target.level": until, "seed": seed, "kubeflow.host": host, "trigger": "{}" if at_once else None}
     chosen = [f"{field}={value}" for field, value in shortcuts.items() if value is not None]
     opened, store = open_task(task, [*overrides, *chosen])
     if dry_run:
@@ -139,7 +142,9 @@ def _preview(planned: "Plan | NoRunNeeded", on: str, as_json: bool) -> None:
 
 def _say_nothing(nothing: "NoRunNeeded", as_json: bool) -> None:
     """Print why nothing is done; for programs, null."""
-    typer.echo(f"nothing to do: {nothing.reason}", err=as_json)
+    what = "not yet" if nothing.deferred else "nothing to do"
+    more = "; --at-once starts it now" if nothing.deferred else ""
+    typer.echo(f"{what}: {nothing.reason}{more}", err=as_json)
     if as_json:
         typer.echo("null")
 

@@ -5,7 +5,16 @@ descriptions become those of `retrain task schema`."""
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from retrain.config.augmentation import Augmentation
 from retrain.config.cron import Cron
@@ -13,6 +22,7 @@ from retrain.config.fields import Bytes, ConfigModel, Duration, IdentityIfSet, N
 from retrain.config.optimizers import Adam, Optimizer
 from retrain.config.recipe import Recipe
 from retrain.config.resources import Kubeflow, Resources
+from retrain.config.trigger import Trigger
 
 
 class Costs(ConfigModel):
@@ -273,5 +283,16 @@ class Task(ConfigModel):
     """What the pods of its pipeline ask of the cluster."""
     schedule: Annotated[Cron | None, NotIdentity] = None
     """When `retrain watch` retrains on what has landed, in cron's five fields and UTC; at once where absent."""
+    trigger: Annotated[Trigger, NotIdentity] = Trigger()
+    """What must hold before `retrain run` or `retrain watch` starts a retraining on what has landed."""
     kubeflow: Annotated[Kubeflow, NotIdentity] = Kubeflow()
     """Where its pipeline is submitted to."""
+
+    @field_validator("trigger")
+    @classmethod
+    def _budget_has_a_price(cls, trigger: Trigger, info: ValidationInfo) -> Trigger:
+        """Refuse a budget in money without a price."""
+        costs = info.data.get("costs")
+        if trigger.budget.cost and costs and costs.price_per_device_hour is None:
+            raise PydanticCustomError("incomplete", "budget.cost needs costs.price_per_device_hour")
+        return trigger

@@ -116,7 +116,7 @@ def _problem(detail: ErrorDetails) -> _Problem:
             return _Problem(path, _unknown(path, model), "")
         case "missing":
             return _Problem(path, "is missing", "")
-        case "secret":
+        case "secret" | "incomplete":
             return _Problem(path, detail["msg"], "")
         case "union_tag_invalid":
             allowed = detail["ctx"]["expected_tags"].replace("'", "")

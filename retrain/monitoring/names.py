@@ -273,6 +273,12 @@ WATCHER_LAG = Name(
     "Time since the oldest drop was committed that waits to be given to a run; 0 if none waits.",
 )
 WATCHER_IN_FLIGHT = Name("retrain_watcher_runs_in_flight", "gauge", TASK, "Runs that have drops and have not ended.")
+WATCHER_TRIGGER = Name(
+    "retrain_watcher_trigger_waits",
+    "gauge",
+    ("task", "condition"),
+    "1 for each condition of the task's trigger that keeps the waiting drops from starting a run, else 0.",
+)
 WATCHER_SUBMISSIONS = Name("retrain_watcher_submissions_total", "counter", TASK, "Runs that this watcher started.")
 WATCHER_QUARANTINED = Name(
     "retrain_watcher_quarantined_drops_total", "counter", TASK, "Drops that this watcher put into quarantine."
@@ -306,7 +312,7 @@ GROUPS: dict[str, tuple[Name, ...]] = {
     ),
     "The exporter": (LEDGER_READ, LEDGER_ERRORS, LEDGER_RECORDS),
     "The watcher": (
-        *(WATCHER_LAG, WATCHER_IN_FLIGHT, WATCHER_SUBMISSIONS, WATCHER_QUARANTINED, WATCHER_ERRORS),
+        *(WATCHER_LAG, WATCHER_IN_FLIGHT, WATCHER_TRIGGER, WATCHER_SUBMISSIONS, WATCHER_QUARANTINED, WATCHER_ERRORS),
         WATCHER_QUEUE_ERRORS,
     ),
     "A training while it runs": (

@@ -3,7 +3,8 @@
 Imports no torch, so that planning and submitting need little memory.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 from functools import partial
 from itertools import islice
 
@@ -13,26 +14,45 @@ from retrain.models.pretrained import keep_pretrained, resolve_task
 from retrain.pipeline import planning
 from retrain.pipeline.planning import History, NoRunNeeded, Request
 from retrain.pipeline.targets import Measured
+from retrain.pipeline.trigger import evaluate_trigger
 from retrain.records import Drop, Plan, RunRecord
 from retrain.records.ledger import is_baseline
 from retrain.store.task_store import TaskStore
+from retrain.utils.clock import utc_now
 from retrain.utils.parallel import map_ahead
 
 SCRATCH_RUNS = 10
 """How many of a task's scratch runs tell what scratch takes: the newest, since each one's plan and curve are read."""
 
 
-def plan_next_run(store: TaskStore, task: Task, request: Request) -> Plan | NoRunNeeded:
-    """Plan the next run and change nothing. Raises `DamagedDrop` at a drop that belongs in quarantine.
+def plan_next_run(store: TaskStore, task: Task, request: Request, now: datetime | None = None) -> Plan | NoRunNeeded:
+    """Plan the next run and change nothing; the task's trigger may put it off at this time.
 
-    A network that has its own size, normalisation or weights decides these first (`resolve_task`).
+    A network that has its own size, normalisation or weights decides these first (`resolve_task`). Raises `DamagedDrop`
+    at a drop that belongs in quarantine.
     """
     task = resolve_task(task)
     found = store.drops.committed()
     drops = list(map_ahead(partial(_without_shards, store), found.usable))
     past = history(store, task)._replace(quarantined=found.quarantined)
     _check_known(drops, past)
-    return planning.make_plan(task, drops, past, request)
+    planned = planning.make_plan(task, drops, past, request)
+    if isinstance(planned, NoRunNeeded) or request != Request():
+        return planned
+    return _obey_trigger(store, planned, drops, past, now or utc_now())
+
+
+def _obey_trigger(
+    store: TaskStore, plan: Plan, drops: Sequence[Drop], past: History, now: datetime
+) -> Plan | NoRunNeeded:
+    """Return the plan with the trigger's reason, or why it is put off; a run that was started goes on."""
+    trigger, records = plan.task.trigger, list(past.records.values())
+    state = evaluate_trigger(trigger, plan, drops, records, planning.saved_shares(plan.dataset, records), now)
+    if not state.reason or store.run(plan.run_id).has_plan():
+        return plan
+    if state.unmet:
+        return NoRunNeeded(state.reason, state)
+    return plan.model_copy(update={"reason": f"{plan.reason}; {state.reason}"})
 
 
 def _without_shards(store: TaskStore, drop_id: str) -> Drop:
@@ -40,11 +60,13 @@ def _without_shards(store: TaskStore, drop_id: str) -> Drop:
     return store.drops.read(drop_id).model_copy(update={"shards": ()})
 
 
-def plan_and_quarantine(store: TaskStore, task: Task, request: Request) -> Plan | NoRunNeeded:
+def plan_and_quarantine(
+    store: TaskStore, task: Task, request: Request, now: datetime | None = None
+) -> Plan | NoRunNeeded:
     """Plan the next run, and put drops in quarantine that belong there."""
     while True:
         try:
-            return plan_next_run(store, task, request)
+            return plan_next_run(store, task, request, now)
         except DamagedDrop as damaged:
             store.drops.quarantine_damaged(damaged)
 

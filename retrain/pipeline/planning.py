@@ -15,6 +15,7 @@ from retrain.config.task import AutoAverage, Averaging, NoAverage, PowerAverage,
 from retrain.data.dataset import choose_loading, make_dataset, order_drops
 from retrain.pipeline.gate import gate_warnings
 from retrain.pipeline.targets import Measured, age_of, chance_level, estimate_scratch, make_target, why_unusable
+from retrain.pipeline.trigger import TriggerState
 from retrain.recipe.schedule import longer_scale, resolve_scale
 from retrain.recipe.start import resolve_start
 from retrain.records import Approval, Dataset, Drop, Origin, Plan, Result, RunRecord, ScratchEstimate, StopRule, Target
@@ -64,6 +65,8 @@ class NoRunNeeded(NamedTuple):
     """No run, and why."""
 
     reason: str
+    deferred: TriggerState | None = None
+    """Why the trigger puts a run off that there will be; None where nothing is to be done."""
 
 
 def make_plan(task: Task, committed: Sequence[Drop], history: History, request: Request) -> Plan | NoRunNeeded:
@@ -194,6 +197,11 @@ def _earlier_retrainings(dataset: Dataset, records: Iterable[RunRecord]) -> Sequ
         and record.dataset_digest != dataset.digest
     ]
     return counted[-RECENT_RUNS:]
+
+
+def saved_shares(dataset: Dataset, records: Iterable[RunRecord]) -> tuple[float, ...]:
+    """Return the shares of scratch's iterations that the last retrainings saved."""
+    return tuple(1 - share for share, _ in _earlier_retrainings(dataset, records))
 
 
 def _tell_earlier(earlier: Sequence[tuple[float, str]], scratch: ScratchEstimate) -> str:

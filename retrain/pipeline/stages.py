@@ -36,7 +36,7 @@ def plan(context: Context, task: Task, request: Request) -> Plan | NoRunNeeded:
     _record_champion(context)
     for approval in context.store.approvals.unfinished():
         finish_approval(context, approval.run_id)
-    planned = next_run.plan_and_quarantine(context.store, task, request)
+    planned = next_run.plan_and_quarantine(context.store, task, request, context.clock())
     if isinstance(planned, Plan):
         factory.check_network(planned.task.model, len(planned.dataset.classes), planned.task.data.image_size)
         next_run.keep_plan(context.store, planned)

@@ -4,16 +4,22 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from retrain.config.task import Task
+from retrain.config.trigger import Trigger
+from retrain.errors import DamagedDrop
+from retrain.pipeline import next_run
 from retrain.pipeline.approval import is_waiting
+from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.records import Approval, Record, RunRecord, Savings
 from retrain.records.ledger import is_baseline, total_savings
 from retrain.store.task_store import TaskStore
+from retrain.utils.clock import Clock, utc_now
 
 
 class Status(Record):
     """One task, now. `waiting` are committed drops that the champion has not seen; `quarantined` says why, by drop.
 
-    `awaiting` are the candidates that wait for a person's approval, the longest first.
+    `awaiting` are the candidates that wait for a person's approval, the longest first. `trigger` says why the waiting
+    drops start a run now, or what they wait for; None where the task sets no condition, or nothing waits.
     """
 
     task: str
@@ -24,11 +30,12 @@ class Status(Record):
     waiting: tuple[str, ...]
     quarantined: dict[str, str]
     awaiting: tuple[Approval, ...] = ()
+    trigger: str | None = None
     runs: int
     savings: Savings
 
 
-def read_status(task: Task, store: TaskStore) -> Status:
+def read_status(task: Task, store: TaskStore, clock: Clock = utc_now) -> Status:
     """Read a task's status from its store."""
     return make_status(task, store, store.ledger.read())
 
@@ -38,15 +45,26 @@ def make_status(task: Task, store: TaskStore, records: Sequence[RunRecord]) -> S
     pointer = store.champion.read().champion
     champion = next((record for record in records if pointer and record.run_id == pointer.run_id), None)
     known = champion.drops if champion else ()
+    waiting = tuple(drop.id for drop in store.drops.readable() if drop.id not in known)
     return Status(
         task=task.name,
         store=store.url,
         champion=champion,
         champion_since=pointer.history[-1].at if pointer else None,
         baseline=next((record for record in reversed(records) if is_baseline(record)), None),
-        waiting=tuple(drop.id for drop in store.drops.readable() if drop.id not in known),
+        waiting=waiting,
+        trigger=_trigger(task, store, clock()) if waiting and task.trigger != Trigger() else None,
         quarantined=store.drops.quarantine_causes(),
         awaiting=tuple(filter(is_waiting, store.approvals.unfinished())),
         runs=len(records),
         savings=total_savings(records),
     )
+
+
+def _trigger(task: Task, store: TaskStore, now: datetime) -> str:
+    """Say what a run on the waiting drops waits for, or that it would start now, and why."""
+    try:
+        planned = next_run.plan_next_run(store, task, Request(), now)
+    except DamagedDrop as damaged:
+        return f"the next run puts drop {damaged.drop} in quarantine: {damaged}"
+    return planned.reason if isinstance(planned, NoRunNeeded) else f"starts now: {planned.reason}"

@@ -49,6 +49,10 @@ class RunFiles:
         if self._find("plan.json", Plan) is None:
             self._write("plan.json", plan)
 
+    def has_plan(self) -> bool:
+        """Say whether the run was ever started."""
+        return self._find("plan.json", Plan) is not None
+
     def plan(self) -> Plan:
         """Return the plan. Raises `RunError` if there is no such run."""
         plan = self._find("plan.json", Plan)

@@ -15,6 +15,7 @@ from retrain.monitoring.metrics import family
 from retrain.monitoring.names import Name
 from retrain.monitoring.process import make_registry
 from retrain.monitoring.web import App, Environ, StartResponse, reply
+from retrain.pipeline.trigger import CONDITIONS, Condition, TriggerState
 
 MAX_SILENCE = 900.0
 """Seconds without a sign of life after which a watcher that is not at work on a run or a drop counts as stuck."""
@@ -29,6 +30,7 @@ class Health(Collector):
         self._counts: Counter[tuple[Name, str]] = Counter()
         self._oldest: dict[str, datetime | None] = {}
         self._in_flight: Counter[str] = Counter()
+        self._deferred: dict[str, set[Condition]] = {}
         self._problems = dict.fromkeys(self._tasks, "not looked at yet")
         self._alive_at, self._working = time.monotonic(), False
 
@@ -51,6 +53,11 @@ class Health(Collector):
         """Note how many runs of a task are under way."""
         with self._lock:
             self._in_flight[task] = in_flight
+
+    def deferred(self, task: str, state: TriggerState | None) -> None:
+        """Note what a task's trigger waits for; None: nothing."""
+        with self._lock:
+            self._deferred[task] = {one.condition for one in state.unmet} if state else set()
 
     def count(self, name: Name, task: str = "", times: int = 1) -> None:
         """Count events under one of the watcher's metrics."""
@@ -77,8 +84,11 @@ class Health(Collector):
         """Yield the watcher's metrics, every task with a value from the start."""
         with self._lock:
             oldest, counts, in_flight = dict(self._oldest), self._counts.copy(), self._in_flight.copy()
+            deferred = dict(self._deferred)
         yield family(names.WATCHER_LAG, [((task,), _seconds_since(oldest.get(task))) for task in self._tasks])
         yield family(names.WATCHER_IN_FLIGHT, [((task,), in_flight[task]) for task in self._tasks])
+        waits = [((task, one), one in deferred.get(task, ())) for task in self._tasks for one in CONDITIONS]
+        yield family(names.WATCHER_TRIGGER, waits)
         for name in (names.WATCHER_SUBMISSIONS, names.WATCHER_QUARANTINED, names.WATCHER_ERRORS):
             yield family(name, [((task,), counts[name, task]) for task in self._tasks])
         yield family(names.WATCHER_QUEUE_ERRORS, [((), counts[names.WATCHER_QUEUE_ERRORS, ""])])

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from retrain.config.cron import last_scheduled
@@ -13,9 +13,11 @@ from retrain.monitoring import names
 from retrain.pipeline import next_run
 from retrain.pipeline.executor import Executor
 from retrain.pipeline.planning import NoRunNeeded, Request
+from retrain.pipeline.trigger import TriggerState
 from retrain.records import Plan
 from retrain.store.lease import LEASE_SECONDS
 from retrain.store.task_store import open_task_store
+from retrain.utils.clock import Clock, utc_now
 from retrain.utils.parallel import map_ahead
 from retrain.watcher.health import Health
 from retrain.watcher.ingestion import Ingestion
@@ -40,16 +42,19 @@ DEFAULT_PACE = Pace()
 class TaskWatch:
     """Watches one task. `look` and `advance` can be cut anywhere and done again, here or by another watcher."""
 
-    def __init__(self, task: Task, submitter: Executor, health: Health, pace: Pace = DEFAULT_PACE) -> None:
+    def __init__(
+        self, task: Task, submitter: Executor, health: Health, pace: Pace = DEFAULT_PACE, clock: Clock = utc_now
+    ) -> None:
         self.task = task
         self.store = open_task_store(task)
         self._submitter, self._health = submitter, health
-        self._pace = pace
+        self._pace, self._clock = pace, clock
         self._next_attention: dict[str, float] = {}
         self._claims = self.store.claims()
         self._intake = Ingestion(task, self.store, health, pace.lease)
         self._waiting: dict[str, datetime] = {}
         self._covered: set[str] = set()
+        self._deferred_until: datetime | None = None
 
     @property
     def oldest(self) -> datetime | None:
@@ -109,6 +114,7 @@ class TaskWatch:
         for drop, since in zip(new, map_ahead(self._committed_at, new), strict=True):
             if isinstance(since, datetime):
                 self._waiting[drop] = since
+                self._deferred_until = None
             else:
                 self._intake.put_aside(self.store, drop, str(since))
 
@@ -124,17 +130,25 @@ class TaskWatch:
         return drop not in self._covered and not self._claims.claimed(drop)
 
     def _is_due(self) -> bool:
-        """Whether a drop waits, and a scheduled time has come since: so none is missed while no watcher is up."""
-        if self.oldest is None or self.task.schedule is None:
-            return self.oldest is not None
-        return self.oldest <= last_scheduled(self.task.schedule, datetime.now(UTC))
+        """Whether a drop waits, and a scheduled time has come since: so none is missed while no watcher is up.
+
+        A trigger that put the run off is asked again when a drop lands, when its time has come, and now and then.
+        """
+        now = self._clock()
+        if self.oldest is None or (self._deferred_until and now < self._deferred_until):
+            return False
+        return self.task.schedule is None or self.oldest <= last_scheduled(self.task.schedule, now)
 
     def _claim(self) -> None:
         try:
-            planned = next_run.plan_next_run(self.store, self.task, Request())
+            planned = next_run.plan_next_run(self.store, self.task, Request(), self._clock())
         except DamagedDrop as damaged:  # the next turn plans without it
             self._intake.put_aside(self.store, damaged.drop, str(damaged))
             self._waiting.pop(damaged.drop, None)
+            return
+        self._health.deferred(self.task.name, planned.deferred if isinstance(planned, NoRunNeeded) else None)
+        if isinstance(planned, NoRunNeeded) and planned.deferred:
+            self._defer(planned.deferred)
             return
         if isinstance(planned, NoRunNeeded):
             log.info("%s: nothing to do: %s", self.task.name, planned.reason)
@@ -145,3 +159,10 @@ class TaskWatch:
         if self._claims.claim(planned):
             log.info("%s: %s: %s", self.task.name, planned.run_id, planned.reason)
             self._waiting.clear()
+
+    def _defer(self, state: TriggerState) -> None:
+        """Let the waiting drops wait on."""
+        if self._deferred_until is None:
+            log.info("%s: %s", self.task.name, state.reason)
+        soon = self._clock() + timedelta(seconds=self._pace.attend)
+        self._deferred_until = min(state.until or soon, soon)

@@ -1,0 +1,37 @@
+"""When what has landed starts a retraining."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat
+
+from retrain.config.fields import ConfigModel, Duration, Share
+
+
+class Budget(ConfigModel):
+    """What a task's runs may take in a period; once that is spent, no further run starts before the next period."""
+
+    device_hours: PositiveFloat | None = None
+    """Hours of one device, evaluation included; no limit where absent."""
+    cost: PositiveFloat | None = None
+    """Money, at costs.price_per_device_hour; no limit where absent."""
+    per: Literal["day", "week", "month"] = "month"
+    """Calendar period in UTC; weeks begin on Monday."""
+
+
+class Trigger(ConfigModel):
+    """Conditions that must all hold before `retrain run` or `retrain watch` starts a retraining."""
+
+    min_samples: NonNegativeInt = 0
+    """New training samples that must wait."""
+    min_new_share: Share = 0.0
+    """Share of the dataset's training samples that must be new."""
+    quiet_period: Duration | None = None
+    """How long no drop may have landed (30m, 6h), so that drops that land together become one run."""
+    expected_saving: Annotated[float, Field(lt=1)] | None = None
+    """Least share of scratch's iterations that the run must be expected to save, by what the last ones saved."""
+    max_wait: Duration | None = None
+    """Once the oldest new drop has waited this long, the conditions above count no more."""
+    budget: Budget = Budget()
+    """What the runs may take in a period."""
+    pause: bool = False
+    """true: nothing starts."""

@@ -1,0 +1,136 @@
+"""The trigger policy: whether what has landed starts a run now, and if not, what it waits for. Pure functions."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
+from statistics import mean
+from typing import Literal, NamedTuple, get_args
+
+from retrain.config.trigger import Budget, Trigger
+from retrain.records import Drop, Plan, RunRecord
+from retrain.utils.clock import format_moment, parse_duration
+from retrain.utils.text import pluralize
+
+Condition = Literal["min_samples", "min_new_share", "quiet_period", "expected_saving", "budget", "pause"]
+CONDITIONS: tuple[Condition, ...] = get_args(Condition)
+"""What can keep a run from starting, as the fields of `trigger` are called."""
+
+WITHIN_A_WEEK = timedelta(days=6)
+"""So far ahead a weekday names a moment."""
+
+
+class Unmet(NamedTuple):
+    """A condition that does not hold."""
+
+    condition: Condition
+    waits: str
+    """What the run waits for, in words that follow "waits "."""
+    until: datetime | None = None
+    """When it holds by itself; None where only more drops, or a person, can change it."""
+    is_overridden: bool = True
+    """Whether `max_wait` ends it."""
+
+
+class TriggerState(NamedTuple):
+    """Whether a run may start, and why."""
+
+    unmet: tuple[Unmet, ...]
+    reason: str
+    """Why it waits, or why it starts; empty where the task sets no condition."""
+    until: datetime | None = None
+    """When to look again at the latest, should nothing land."""
+
+    @property
+    def may_start(self) -> bool:
+        """Say whether all conditions hold."""
+        return not self.unmet
+
+
+def evaluate_trigger(
+    trigger: Trigger,
+    plan: Plan,
+    drops: Iterable[Drop],
+    records: Sequence[RunRecord],
+    saved: Sequence[float],
+    now: datetime,
+) -> TriggerState:
+    """Say whether a planned run may start now.
+
+    `drops` are those of its dataset and `records` the ledger's; `saved` are the shares of scratch's iterations that the
+    last retrainings saved.
+    """
+    if trigger == Trigger():
+        return TriggerState((), "")
+    new = {ref.id for ref in plan.dataset.drops[plan.known :]}
+    landed = sorted(drop.committed_at for drop in drops if drop.id in new)
+    forced_at = landed[0] + parse_duration(trigger.max_wait) if trigger.max_wait and landed else None
+    unmet = tuple(_unmet(trigger, plan, landed, records, saved, now))
+    if forced_at and forced_at <= now:
+        unmet = tuple(one for one in unmet if not one.is_overridden)
+        if not unmet:
+            return TriggerState((), f"the oldest drop has waited for trigger.max_wait {trigger.max_wait}")
+    if not unmet:
+        return TriggerState((), "all conditions of trigger hold")
+    can_be_forced = forced_at is not None and forced_at > now and all(one.is_overridden for one in unmet)
+    reason = "waits " + " and ".join(one.waits for one in unmet)
+    if can_be_forced and forced_at:
+        reason += f", or until {_moment(forced_at, now)}"
+    moments = [one.until for one in unmet if one.until] + ([forced_at] if can_be_forced and forced_at else [])
+    return TriggerState(unmet, reason, min(moments, default=None))
+
+
+def _unmet(
+    trigger: Trigger,
+    plan: Plan,
+    landed: Sequence[datetime],
+    records: Sequence[RunRecord],
+    saved: Sequence[float],
+    now: datetime,
+) -> Iterator[Unmet]:
+    samples = sum(ref.samples for ref in plan.dataset.drops[plan.known :])
+    if samples < trigger.min_samples:
+        more = trigger.min_samples - samples
+        yield Unmet("min_samples", f"for {more:,} more {'sample' if more == 1 else 'samples'}")
+    if samples < trigger.min_new_share * plan.dataset.samples:
+        share = samples / plan.dataset.samples
+        yield Unmet("min_new_share", f"until {trigger.min_new_share:.0%} of the samples are new ({share:.0%} are)")
+    if trigger.quiet_period and landed:
+        quiet_at = landed[-1] + parse_duration(trigger.quiet_period)
+        if quiet_at > now:
+            yield Unmet("quiet_period", f"until no drop has landed for {trigger.quiet_period}", quiet_at)
+    if trigger.expected_saving is not None and saved and mean(saved) < trigger.expected_saving:
+        told = f"the last {pluralize(len(saved), 'run')} saved {mean(saved):.0%} of scratch's iterations"
+        yield Unmet("expected_saving", f"since {told}, less than trigger.expected_saving {trigger.expected_saving:.0%}")
+    yield from _unmet_budget(trigger.budget, records, now)
+    if trigger.pause:
+        yield Unmet("pause", "until trigger.pause is false", is_overridden=False)
+
+
+def _unmet_budget(budget: Budget, records: Iterable[RunRecord], now: datetime) -> Iterator[Unmet]:
+    start, end = period_of(budget, now)
+    ended = [record for record in records if record.result and start <= record.ended_at < end]
+    hours = sum(_hours(record) for record in ended)
+    cost = sum(_hours(record) * (record.costs.price_per_device_hour or 0.0) for record in ended)
+    for spent, limit, unit in ((hours, budget.device_hours, "device hours"), (cost, budget.cost, "of money")):
+        if limit is not None and spent >= limit:
+            why = f"{spent:,.1f} {unit} of {limit:,g} are spent this {budget.per}"
+            yield Unmet("budget", f"until {_moment(end, now)}, since {why}", end, is_overridden=False)
+
+
+def _hours(record: RunRecord) -> float:
+    return record.result.cost.device_seconds_all_in / 3600 if record.result else 0.0
+
+
+def period_of(budget: Budget, now: datetime) -> tuple[datetime, datetime]:
+    """Return the beginning of the budget's period, and of the next one."""
+    day = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    if budget.per == "day":
+        return day, day + timedelta(days=1)
+    if budget.per == "week":
+        monday = day - timedelta(days=day.weekday())
+        return monday, monday + timedelta(days=7)
+    first = day.replace(day=1)
+    return first, (first + timedelta(days=32)).replace(day=1)
+
+
+def _moment(moment: datetime, now: datetime) -> str:
+    return f"{moment:%A %H:%M} UTC" if moment - now <= WITHIN_A_WEEK else format_moment(moment)

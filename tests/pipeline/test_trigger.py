@@ -1,0 +1,212 @@
+"""The trigger policy: what a run waits for, in words and as a time, and who asks it."""
+
+import json
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from support.histories import START, TASK, Past, drop, one_drop
+from support.lives import Life, make_task
+from support.terminal import Ran, retrain
+from support.watching import Place, Recorder
+
+from retrain.config.loading import parse_task
+from retrain.config.task import Costs
+from retrain.config.trigger import Budget, Trigger
+from retrain.errors import TaskError
+from retrain.pipeline.next_run import plan_next_run
+from retrain.pipeline.planning import NoRunNeeded, Request
+from retrain.pipeline.status import read_status
+from retrain.pipeline.trigger import TriggerState, evaluate_trigger, period_of
+from retrain.records import Plan
+from retrain.store import LocalStore
+from retrain.watcher.health import Health
+from retrain.watcher.task_watch import TaskWatch
+
+LANDED = START + timedelta(minutes=2)
+"""When drop 2 lands, a Thursday at 00:02."""
+
+
+def evaluate(
+    now: datetime = LANDED, past: Past | None = None, saved: tuple[float, ...] = (), **conditions: object
+) -> TriggerState:
+    """Evaluate a trigger for a second drop of 500 samples, beside 500 that the champion knows."""
+    past = past or one_drop().landed(drop(2))
+    trigger = Trigger.model_validate(conditions)
+    return evaluate_trigger(trigger, past.plan(), past.drops, past.records, saved, now)
+
+
+def test_without_conditions_nothing_waits_and_nothing_is_said() -> None:
+    assert evaluate() == TriggerState((), "")
+
+
+def test_samples_that_are_missing_are_counted_until_max_wait() -> None:
+    waits = evaluate(min_samples=1700, max_wait="1d")
+    assert waits.reason == "waits for 1,200 more samples, or until Friday 00:02 UTC"
+    assert waits.until == LANDED + timedelta(days=1)
+    assert evaluate(min_samples=1700).reason == "waits for 1,200 more samples"
+    assert evaluate(min_samples=500).may_start
+
+
+def test_max_wait_ends_the_wait_for_more_data() -> None:
+    late = evaluate(LANDED + timedelta(days=1), min_samples=1700, min_new_share=0.9, max_wait="1d")
+    assert late.may_start
+    assert late.reason == "the oldest drop has waited for trigger.max_wait 1d"
+    assert not evaluate(LANDED + timedelta(hours=23, minutes=59), min_samples=1700, max_wait="1d").may_start
+
+
+def test_new_share_is_of_the_whole_dataset() -> None:
+    assert evaluate(min_new_share=0.5).may_start
+    assert evaluate(min_new_share=0.51).reason == "waits until 51% of the samples are new (50% are)"
+
+
+def test_quiet_period_counts_from_the_newest_drop() -> None:
+    past = one_drop().landed(drop(2), drop(30))
+    waits = evaluate(START + timedelta(minutes=40), past, quiet_period="15m")
+    assert (waits.reason, waits.until) == (
+        "waits until no drop has landed for 15m",
+        START + timedelta(minutes=45),
+    )
+    assert evaluate(START + timedelta(minutes=45), past, quiet_period="15m").may_start
+
+
+def test_expected_saving_is_that_of_the_last_runs() -> None:
+    assert evaluate(expected_saving=0.5).may_start, "nothing is known yet"
+    assert evaluate(saved=(0.7, 0.5), expected_saving=0.5).may_start
+    assert (
+        "the last 2 runs saved 40% of scratch's iterations, less than trigger.expected_saving 50%"
+        in evaluate(saved=(0.7, 0.1), expected_saving=0.5).reason
+    )
+
+
+def spent(hours: float, at: datetime) -> Past:
+    """A champion whose training ended then and took so many device hours, at 2 EUR each."""
+    past = one_drop().landed(drop(2))
+    [record] = past.records
+    assert record.result
+    cost = record.result.cost.model_copy(update={"device_seconds_all_in": 3600 * hours})
+    past.records[0] = record.model_copy(
+        update={
+            "ended_at": at,
+            "costs": Costs(price_per_device_hour=2, currency="EUR"),
+            "result": record.result.model_copy(update={"cost": cost}),
+        }
+    )
+    return past
+
+
+def test_budget_that_is_spent_waits_for_the_next_period() -> None:
+    past = spent(10, LANDED)
+    waits = evaluate(past=past, budget={"device_hours": 10, "per": "week"}, min_samples=9999, max_wait="1m")
+    assert waits.until == datetime(2026, 1, 5, tzinfo=START.tzinfo)
+    late = evaluate(LANDED + timedelta(hours=1), past, budget={"device_hours": 10, "per": "day"}, max_wait="1m")
+    assert late.reason == "waits until Friday 00:00 UTC, since 10.0 device hours of 10 are spent this day"
+    assert evaluate(past=past, budget={"device_hours": 10.1}).may_start
+    assert "20.0 of money of 20 are spent this month" in evaluate(past=past, budget={"cost": 20}).reason
+    assert evaluate(LANDED + timedelta(days=31), past, budget={"device_hours": 10}).may_start
+
+
+@pytest.mark.parametrize(
+    ("per", "start", "end"),
+    [
+        ("day", (2026, 1, 1), (2026, 1, 2)),
+        ("week", (2025, 12, 29), (2026, 1, 5)),
+        ("month", (2026, 1, 1), (2026, 2, 1)),
+    ],
+)
+def test_periods_are_those_of_the_calendar(per: str, start: tuple[int, ...], end: tuple[int, ...]) -> None:
+    found = period_of(Budget.model_validate({"per": per}), LANDED)
+    assert found == tuple(datetime(*day, tzinfo=START.tzinfo) for day in (start, end))
+
+
+def test_pause_outlasts_max_wait() -> None:
+    paused = evaluate(LANDED + timedelta(days=9), pause=True, max_wait="1d")
+    assert (paused.reason, paused.until) == ("waits until trigger.pause is false", None)
+
+
+def test_money_budget_without_a_price_is_refused() -> None:
+    with pytest.raises(TaskError, match=r"trigger: budget.cost needs costs.price_per_device_hour"):
+        parse_task("name: pets\ntrigger: {budget: {cost: 3}}", "pets.yaml")
+
+
+def test_trigger_makes_no_other_run() -> None:
+    past = one_drop().landed(drop(2))
+    patient = TASK.model_copy(update={"trigger": Trigger(min_samples=7)})
+    assert past.plan(task=patient).run_id == past.plan().run_id
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(make_task(store=str(tmp_path / "store"), trigger={"min_samples": 40, "max_wait": "2d"}))
+
+
+def test_watcher_starts_once_enough_has_landed(place: Place, tmp_path: Path) -> None:
+    life = Life(LocalStore(tmp_path / "store"), tmp_path / "work")
+    first = life.land(0, seed=1)
+    now = [first.committed_at]
+    health, runs = Health(["pets"]), Recorder()
+    watch = TaskWatch(place.task, runs, health, clock=lambda: now[0])
+
+    def waits() -> set[str]:
+        samples = [sample for metric in health.collect() for sample in metric.samples]
+        return {one.labels["condition"] for one in samples if one.name == "retrain_watcher_trigger_waits" and one.value}
+
+    watch.look()
+    watch.advance()
+    assert (runs.runs, waits()) == ([], {"min_samples"})
+    status = read_status(place.task, place.store, lambda: now[0])
+    assert status.trigger
+    assert status.trigger.startswith("waits for ")
+    life.land(1, 2, seed=2)
+    watch.look()
+    watch.advance()
+    [run_id] = runs.runs
+    assert waits() == set()
+    assert place.plan(run_id).reason.endswith("all conditions of trigger hold")
+
+
+def test_watcher_starts_once_the_oldest_drop_waited_long(place: Place, tmp_path: Path) -> None:
+    life = Life(LocalStore(tmp_path / "store"), tmp_path / "work")
+    now = [life.land(0, seed=1).committed_at]
+    runs = Recorder()
+    watch = TaskWatch(place.task, runs, Health(["pets"]), clock=lambda: now[0])
+    watch.look()
+    for hours, started in ((0, 0), (47.9, 0), (0.1, 1)):
+        now[0] += timedelta(hours=hours)
+        watch.advance()
+        assert len(runs.runs) == started
+
+
+def test_run_that_was_started_goes_on_whatever_the_trigger(place: Place, tmp_path: Path) -> None:
+    Life(LocalStore(tmp_path / "store"), tmp_path / "work").land(0, 1, seed=1)
+    paused = place.task.model_copy(update={"trigger": Trigger(pause=True)})
+    assert isinstance(plan_next_run(place.store, paused, Request()), NoRunNeeded)
+    started = plan_next_run(place.store, place.task.model_copy(update={"trigger": Trigger()}), Request())
+    assert isinstance(started, Plan)
+    place.store.run(started.run_id).write_plan(started)
+    going_on = plan_next_run(place.store, paused, Request())
+    assert isinstance(going_on, Plan)
+    assert going_on.run_id == started.run_id
+
+
+@pytest.fixture
+def command(
+    place: Place, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Ran]:
+    """Run a command on a task of which too few samples have landed."""
+    Life(LocalStore(tmp_path / "store"), tmp_path / "work").land(0, 1, seed=1)
+    settings = place.task.model_dump() | {"trigger": {"min_samples": 1000}}
+    (tmp_path / "pets.json").write_text(json.dumps(settings))
+    monkeypatch.setenv("RETRAIN_CACHE", str(tmp_path / "cache"))
+    return lambda *arguments: retrain((*arguments, "-t", str(tmp_path / "pets.json")), capfd)
+
+
+def test_run_says_what_it_waits_for_and_starts_at_once_if_told(command: Callable[..., Ran]) -> None:
+    waits = command("run")
+    assert waits.code == 0
+    assert waits.out.startswith("not yet: waits for ")
+    assert "--at-once starts it now" in waits.out
+    assert "waits for" in command("status").out
+    assert command("run", "--at-once").code == 0
+    assert "no drop has landed since champion" in command("run").out
