@@ -14,7 +14,7 @@ from retrain import __version__
 from retrain.cli import champion, drop, history, pipeline, run, study, task
 from retrain.cli.doctor import doctor
 from retrain.cli.gc import gc
-from retrain.cli.inference import export, predict
+from retrain.cli.inference import export, predict, serve
 from retrain.cli.monitoring import exporter, fleet, report
 from retrain.cli.output import check_output
 from retrain.cli.watch import watch
@@ -39,6 +39,7 @@ app.command()(doctor)
 app.command()(gc)
 app.command()(predict)
 app.command()(export)
+app.command()(serve)
 app.command()(exporter)
 app.command()(report)
 app.command()(fleet)

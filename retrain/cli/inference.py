@@ -1,4 +1,4 @@
-"""Use models: `retrain predict` and `retrain export`."""
+"""Use models: `retrain predict`, `retrain export` and `retrain serve`."""
 
 import sys
 from collections import deque
@@ -136,3 +136,23 @@ def export(
             f"wrote {output / FILES[parity.format]}: the same label as the network for all {parity.images:,} test "
             f"images, logits within {parity.largest_difference:.2g}"
         )
+
+
+def serve(
+    task: TaskName,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0 takes a free one.")] = 8080,
+    listen: Annotated[str, typer.Option(help="0.0.0.0 listens to other machines too.")] = "127.0.0.1",
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks at who is champion.")] = 30,
+    device: Device = "auto",
+    overrides: Overrides = NONE,
+) -> None:
+    """Serve the champion over HTTP, and follow promotions and rollbacks without dropping a request."""
+    from retrain.inference.loading import find_source
+    from retrain.utils.extras import require_extra
+
+    for package in ("starlette", "uvicorn"):
+        require_extra(package, "`retrain serve`")
+    from retrain.serving import server
+
+    opened, _ = open_task(task, overrides)
+    server.serve(find_source(opened), listen, port, every, device)

@@ -290,6 +290,14 @@ WATCHER_QUEUE_ERRORS = Name(
     "retrain_watcher_queue_errors_total", "counter", (), "Messages not understood, and times the queue did not answer."
 )
 
+SERVED_MODEL = Name("retrain_serving_model_info", "gauge", ("task", "model"), "The model that is served: always 1.")
+SERVED_REQUESTS = Name("retrain_serving_requests_total", "counter", ("task", "code"), "Requests for predictions.")
+SERVED_IMAGES = Name("retrain_serving_images_total", "counter", TASK, "Images that were predicted.")
+SERVED_SECONDS = Name("retrain_serving_seconds_total", "counter", TASK, "Time that requests for predictions took.")
+SERVED_ERRORS = Name(
+    "retrain_serving_load_errors_total", "counter", TASK, "Times that the champion could not be read or loaded."
+)
+
 GROUPS: dict[str, tuple[Name, ...]] = {
     "Every process": (BUILD_INFO, STORE_REQUESTS),
     "Work and savings, from the ledger": (
@@ -315,6 +323,7 @@ GROUPS: dict[str, tuple[Name, ...]] = {
         *(WATCHER_LAG, WATCHER_IN_FLIGHT, WATCHER_TRIGGER, WATCHER_SUBMISSIONS, WATCHER_QUARANTINED, WATCHER_ERRORS),
         WATCHER_QUEUE_ERRORS,
     ),
+    "`retrain serve`": (SERVED_MODEL, SERVED_REQUESTS, SERVED_IMAGES, SERVED_SECONDS, SERVED_ERRORS),
     "A training while it runs": (
         *(TRAINING_ITERATION, TRAINING_SCHEDULE, TRAINING_IMAGES, TRAINING_ACCURACY, TRAINING_TARGET),
         *(TRAINING_LOSS, TRAINING_RATE, TRAINING_SECONDS, TRAINING_ASIDE, TRAINING_ETA),

@@ -20,6 +20,8 @@ EXTRA_OF = {
     "onnxscript": "onnx",
     "pandas": "tables",
     "pyarrow": "tables",
+    "starlette": "serve",
+    "uvicorn": "serve",
 }
 """The extra that brings a package, by the package's import name."""
 

@@ -4,7 +4,6 @@ Each component does all of its work under its own policy, and what it has no bus
 """
 
 import json
-import runpy
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -20,6 +19,7 @@ from support.rendered import ROOT
 from support.watching import Recorder
 
 from retrain.config.task import Task, Training
+from retrain.inference.loading import Source
 from retrain.kubeflow import submission
 from retrain.kubeflow.records import Submission
 from retrain.monitoring import pages
@@ -27,6 +27,8 @@ from retrain.monitoring.exporter import Exporter, WatchedTask
 from retrain.pipeline import retention, stages
 from retrain.pipeline.planning import Request
 from retrain.records import Plan
+from retrain.serving.champion import FollowedChampion
+from retrain.serving.counts import Counts
 from retrain.store import ObjectStore, open_store
 from retrain.store.base import probe_conditional_writes
 from retrain.store.keys import TaskKeys
@@ -39,7 +41,6 @@ from retrain.watcher.task_watch import TaskWatch
 from retrain.watcher.watcher import Watcher
 
 AWS = ROOT / "k8s" / "examples" / "aws"
-SERVE = runpy.run_path(str(ROOT / "k8s" / "examples" / "kserve" / "serve.py"))
 ROLES = ("producer", "watcher", "training", "exporter", "serving", "gc")
 STORE = "s3://retrain-example/models"
 PETS, CARS = TaskKeys("pets"), TaskKeys("cars")
@@ -209,8 +210,9 @@ def followed(cloud: Cloud, task: Task) -> None:
     assert values["retrain_ledger_read_errors_total"] == 0
     assert values["retrain_champion_accuracy_ratio"] > 0.5
     assert b"Learning speed" in pages.draw_page(task)
-    champion = SERVE["Champion"](TaskStore(cloud.store("serving"), "pets"))
-    assert champion.model.plan.run_id == TaskStore(cloud.admin, "pets").champion.read().run_id
+    champion = FollowedChampion(Source(TaskStore(cloud.store("serving"), "pets")), "cpu", Counts("pets"))
+    assert champion.refresh() is False
+    assert champion.model.run_id == TaskStore(cloud.admin, "pets").champion.read().run_id
 
 
 def may(act: Callable[[str], object], key: str) -> bool:

@@ -1,0 +1,59 @@
+"""The model in force, replaced by the next one while requests are answered."""
+
+import logging
+from threading import Event, Thread
+
+from retrain.errors import UserError
+from retrain.inference.loading import Source, champion_of, load_model
+from retrain.inference.model import Model
+from retrain.serving.counts import Counts
+
+log = logging.getLogger("retrain")
+
+
+class FollowedChampion:
+    """Holds the champion's model and looks for another champion every so many seconds, in a thread of its own.
+
+    A request keeps the model that it began with. The next model is loaded beside the present one and takes its place in
+    one assignment, so no request waits for it. While the store or the new model cannot be read, the old one is served.
+    """
+
+    def __init__(self, source: Source, device: str, counts: Counts) -> None:
+        """Load the champion. Raises `RunError` if there is none, or its model cannot be loaded."""
+        self._source, self._device, self._counts = source, device, counts
+        self._stop = Event()
+        self.model: Model = load_model(source, None, device)
+        counts.loaded(self.model.run_id)
+
+    def refresh(self) -> bool:
+        """Load the champion if it is another one by now, and return whether it is. Raises `UserError`."""
+        run_id = champion_of(self._source.store)
+        if run_id == self.model.run_id:
+            return False
+        self.model = load_model(self._source, run_id, self._device)
+        self._counts.loaded(run_id)
+        log.info("%s: serving %s", self._source.store.task, run_id)
+        return True
+
+    def start(self, every: float) -> None:
+        """Follow the champion until `stop`."""
+        self._thread = Thread(target=self._follow, args=(every,), daemon=True, name="champion")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread that `start` began."""
+        self._stop.set()
+        self._thread.join()
+
+    def _follow(self, every: float) -> None:
+        while not self._stop.wait(every):
+            try:
+                self.refresh()
+            except UserError as error:
+                self._counts.failed_to_load()
+                log.warning(
+                    "%s: the champion cannot be loaded; serving %s: %s",
+                    self._source.store.task,
+                    self.model.run_id,
+                    error,
+                )

@@ -1,0 +1,64 @@
+"""Run the application on uvicorn until it is told to stop."""
+
+import signal
+from types import FrameType
+
+import uvicorn
+
+from retrain.errors import UserError
+from retrain.inference.loading import Source
+from retrain.serving.app import make_app
+from retrain.serving.champion import FollowedChampion
+from retrain.serving.counts import Counts
+
+GRACE_SECONDS = 30
+"""For requests that are being answered when the server is told to stop."""
+
+
+class Server(uvicorn.Server):
+    """Uvicorn, which prints where it listens once it does."""
+
+    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        """Begin to listen."""
+        await super().startup(sockets)  # type: ignore[arg-type]
+        if self.started:
+            print(f"serving on http://{self.config.host}:{self.port}/predict", flush=True)
+
+    @property
+    def port(self) -> int:
+        """Where it listens: port 0 takes a free one."""
+        address: tuple[str, int] = self.servers[0].sockets[0].getsockname()
+        return address[1]
+
+
+def serve(source: Source, host: str, port: int, every: float, device: str) -> None:
+    """Serve a task's champion until SIGTERM or SIGINT, and follow promotions every so many seconds.
+
+    Raises `UserError` if there is no champion, or the port cannot be had.
+    """
+    name = source.store.task
+    counts = Counts(name)
+    champion = FollowedChampion(source, device, counts)
+    champion.start(every)
+    config = uvicorn.Config(
+        make_app(name, champion, counts),
+        host,
+        port,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _ignore)  # uvicorn handles them, and raises them again when it has ended
+    try:
+        Server(config).run()
+    except SystemExit as end:  # uvicorn's way to say that it could not listen
+        raise UserError(f"cannot listen on {host}:{port}; choose another --port or --listen") from end
+    finally:
+        champion.stop()
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Do nothing."""

@@ -1,0 +1,211 @@
+"""`retrain serve`: a real server in a process of its own, asked over HTTP."""
+
+import base64
+import json
+import os
+import re
+import signal
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from support.monitoring import samples, wait_for
+from support.rendered import ROOT
+from support.served import Served, make_served
+from support.terminal import COMMAND, retrain
+
+from retrain.api import load_champion
+from retrain.cli import app
+from retrain.inference.loading import find_source
+from retrain.serving.champion import FollowedChampion
+from retrain.serving.counts import Counts
+from retrain.utils import extras
+
+
+@contextmanager
+def serving(served: Served, every: float = 0.1) -> Iterator[str]:
+    """The address of a server of the task's champion; it must end well when it is told to stop."""
+    command = [*COMMAND, "serve", "-t", served.file, "--port", "0", "--every", str(every), "--device", "cpu"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    ) as server:
+        assert server.stdout is not None
+        try:
+            found = re.fullmatch(r"serving on (http://127\.0\.0\.1:\d+)/predict\n", server.stdout.readline())
+            assert found
+            yield found[1]
+        finally:
+            server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=60) == 0
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
+    return make_served(tmp_path_factory.mktemp("serve"), 0, 1, 2)
+
+
+@pytest.fixture(scope="module")
+def address(served: Served) -> Iterator[str]:
+    with serving(served, every=3600) as url:
+        yield url
+
+
+def ask(url: str, body: bytes | None = None) -> Any:
+    with urllib.request.urlopen(urllib.request.Request(url, body), timeout=60) as answer:
+        return json.load(answer)
+
+
+def infer(url: str, files: list[bytes]) -> Any:
+    data = [base64.b64encode(file).decode() for file in files]
+    tensor = {"name": "images", "datatype": "BYTES", "shape": [len(data)], "data": data}
+    return ask(f"{url}/v2/models/pets/infer", json.dumps({"id": "7", "inputs": [tensor]}).encode())
+
+
+def test_server_gives_the_labels_of_the_api_on_the_whole_test_split(served: Served, address: str) -> None:
+    files, model = served.test_files(), load_champion(served.file)
+    expected = model.predict(files)
+    answer = infer(address, files)
+    assert (answer["model_name"], answer["model_version"], answer["id"]) == ("pets", model.run_id, "7")
+    labels, probabilities = answer["outputs"]
+    assert labels["data"] == expected.labels
+    assert probabilities["shape"] == [len(files), 3]
+    assert probabilities["data"] == pytest.approx(expected.probabilities.flatten().tolist(), abs=1e-6)
+    singles = [ask(f"{address}/predict", file) for file in files]
+    assert [single["class"] for single in singles] == expected.labels
+    assert {single["model"] for single in singles} == {model.run_id}
+    assert [one["class"] for one in singles[0]["top"]] == [one.label for one in expected.top()[0]]
+
+
+def test_health_metadata_and_metrics_are_served(served: Served, address: str) -> None:
+    ask(f"{address}/predict", served.test_files()[0])
+    assert ask(f"{address}/v2/health/live") == {"live": True}
+    assert ask(f"{address}/v2/models/pets/ready") == {"name": "pets", "ready": True}
+    metadata = ask(f"{address}/v2/models/pets")
+    assert metadata["parameters"] == {"classes": ["class-0", "class-1", "class-2"]}
+    assert metadata["versions"] == [load_champion(served.file).run_id]
+    assert ask(f"{address}/v2")["name"] == "retrain"
+    with urllib.request.urlopen(f"{address}/metrics") as answer:
+        figures = samples(answer.read().decode())
+    task = ("task", "pets")
+    assert figures["retrain_serving_model_info", frozenset({task, ("model", metadata["versions"][0])})] == 1
+    assert figures["retrain_serving_requests_total", frozenset({task, ("code", "200")})] >= 1
+    assert figures["retrain_serving_images_total", frozenset({task})] >= 1
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "code", "message"),
+    [
+        ("/predict", b"no image", 400, "cannot be decoded"),
+        ("/predict", b"0" * (1 << 24) + b"0", 413, "send fewer images at once"),
+        ("/v2/models/pets/infer", b"{", 400, "Invalid JSON"),
+        ("/v2/models/pets/infer", b'{"inputs": []}', 400, "inputs: "),
+        (
+            "/v2/models/pets/infer",
+            b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": ["aa"]}]}',
+            400,
+            "must be of datatype BYTES",
+        ),
+        (
+            "/v2/models/pets/infer",
+            b'{"inputs": [{"name": "x", "datatype": "BYTES", "shape": [1], "data": ["?"]}]}',
+            400,
+            "not base64",
+        ),
+        ("/v2/models/dogs/infer", b"{}", 404, ""),
+    ],
+)
+def test_bad_requests_are_refused_with_a_sentence(
+    address: str, path: str, body: bytes, code: int, message: str
+) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        ask(address + path, body)
+    assert refused.value.code == code
+    assert message in refused.value.read().decode()
+    assert ask(f"{address}/v2/health/ready") == {"live": True}
+
+
+def test_promotion_is_followed_without_a_dropped_request(tmp_path: Path) -> None:
+    served = make_served(tmp_path, 0, 1)
+    files, first = served.test_files()[:2], load_champion(served.file).run_id
+    stop = Event()
+    with serving(served) as url, ThreadPoolExecutor(2) as pool:
+
+        def keep_asking() -> list[str]:
+            versions = []
+            while not stop.is_set():
+                versions.append(str(infer(url, files)["model_version"]))
+            return versions
+
+        asked = [pool.submit(keep_asking) for _ in range(2)]
+        try:
+            served.life.land(2, seed=2)
+            second = served.retrain().run_id
+            wait_for(lambda: ask(f"{url}/v2/models/pets")["versions"] == [second] or None, "the new champion")
+            assert "class-2" in ask(f"{url}/v2/models/pets")["parameters"]["classes"]
+        finally:
+            stop.set()
+        for versions in (future.result() for future in asked):
+            assert versions[0] == first
+            assert versions == sorted(versions, key=[first, second].index)
+
+
+def load_errors(counts: Counts) -> float:
+    return next(one.samples[0].value for one in counts.collect() if one.name == "retrain_serving_load_errors")
+
+
+def test_old_model_is_served_while_the_new_one_cannot_be_loaded(tmp_path: Path) -> None:
+    served = make_served(tmp_path, 0, 1)
+    counts = Counts("pets")
+    champion = FollowedChampion(find_source(served.task), "cpu", counts)
+    first = champion.model
+    served.life.land(2, seed=2)
+    second = served.retrain().run_id
+    key = served.life.store.keys.run(second, "model.safetensors")
+    weights, _ = served.life.store.objects.read(key)
+    served.life.store.objects.write(key, b"torn")
+    champion.start(every=0.01)
+    wait_for(lambda: load_errors(counts) or None, "an attempt to load the damaged model")
+    assert champion.model is first
+    served.life.store.objects.write(key, weights)
+    wait_for(lambda: champion.model.run_id == second or None, "the repaired model")
+    champion.stop()
+
+
+def test_wrong_use_is_one_message(
+    served: Served, tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pets.yaml").write_text(json.dumps({"name": "pets", "store": str(tmp_path / "store")}))
+    ran = retrain(["serve", "-t", str(tmp_path / "pets.yaml")], capsys)
+    assert (ran.code, "task pets has no champion yet" in ran.err) == (2, True)
+    taken = subprocess.run(
+        [*COMMAND, "serve", "-t", served.file, "--port", address.rpartition(":")[2]], capture_output=True, text=True
+    )
+    assert taken.returncode == 2
+    assert "choose another --port or --listen" in taken.stderr
+    assert "Traceback" not in taken.stderr
+    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)
+    ran = retrain(["serve", "-t", served.file], capsys)
+    assert "`retrain serve` needs starlette: pip install 'retrain-classifiers[serve]'" in ran.err
+
+
+def test_kserve_example_calls_a_command_that_exists() -> None:
+    documents = yaml.safe_load_all((ROOT / "k8s" / "examples" / "kserve" / "inferenceservice.yaml").read_text())
+    service = next(document for document in documents if document["kind"] == "InferenceService")
+    (container,) = service["spec"]["predictor"]["containers"]
+    group = typer.main.get_command(app)
+    context = group.make_context("retrain", container["args"][:1])
+    command, subcommand, rest = group.resolve_command(context, container["args"])
+    assert subcommand is not None
+    parsed = subcommand.make_context(command, rest, parent=context).params
+    (port,) = container["ports"]
+    assert (parsed["task"], parsed["port"], parsed["listen"]) == ("flowers", port["containerPort"], "0.0.0.0")
+    assert container["readinessProbe"]["httpGet"]["path"] == "/v2/models/flowers/ready"
