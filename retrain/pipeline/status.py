@@ -37,10 +37,10 @@ class Status(Record):
 
 def read_status(task: Task, store: TaskStore, clock: Clock = utc_now) -> Status:
     """Read a task's status from its store."""
-    return make_status(task, store, store.ledger.read())
+    return make_status(task, store, store.ledger.read(), clock)
 
 
-def make_status(task: Task, store: TaskStore, records: Sequence[RunRecord]) -> Status:
+def make_status(task: Task, store: TaskStore, records: Sequence[RunRecord], clock: Clock = utc_now) -> Status:
     """Return a task's status, given the records of its ledger, oldest first."""
     pointer = store.champion.read().champion
     champion = next((record for record in records if pointer and record.run_id == pointer.run_id), None)
