@@ -19,6 +19,7 @@ from pydantic_core import PydanticCustomError
 from retrain.config.augmentation import Augmentation
 from retrain.config.cron import Cron
 from retrain.config.fields import Bytes, ConfigModel, Duration, IdentityIfSet, NoCredentials, NotIdentity, Share
+from retrain.config.frame import Fit, Frame, ImageSize, as_frame
 from retrain.config.optimizers import Adam, Optimizer
 from retrain.config.recipe import Recipe
 from retrain.config.resources import Kubeflow, Resources
@@ -55,9 +56,12 @@ LabelFrom = Annotated[str, Field(pattern=r"^(auto|folder|cls|txt|csv|json:.+)$")
 class Data(ConfigModel):
     """How images are read and augmented."""
 
-    image_size: Annotated[int, Field(ge=4, le=1024)] = 32
-    """Side of the square that every image is resized and cropped to, in pixels. Where it, mean or std are absent, a
+    image_size: ImageSize = 32
+    """Side of the square, or [height, width], that every image comes to, in pixels. Where it, mean or std are absent, a
     timm network and a pretrained one of torchvision have their own."""
+    fit: Annotated[Fit, IdentityIfSet] = "crop"
+    """crop: resized to cover that shape, the middle is kept; letterbox: resized to lie within it, the rest is black;
+    stretch: resized to it, whatever its proportions."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Mean of each channel, of values in 0..1."""
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.25, 0.25, 0.25)
@@ -85,6 +89,11 @@ class Data(ConfigModel):
     auto streams if they are more than half of resources.memory, and else holds them on the device if it has room."""
     stream: Annotated[Stream, NotIdentity] = Stream()
     """How samples are read from shards that are not held decoded."""
+
+    @property
+    def frame(self) -> Frame:
+        """The shape that images come to, and how."""
+        return as_frame(self.image_size)._replace(fit=self.fit)
 
 
 class Model(ConfigModel):

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from retrain.config import Split
+from retrain.config.frame import Size, as_frame, image_shape
 from retrain.data.dataset import split_of, splits_within
 from retrain.data.images import decode_image
 from retrain.data.shards import Encoded, read_shard
@@ -37,7 +38,7 @@ class SplitArrays(NamedTuple):
 
 
 def decode_drop(
-    drop: Drop, store: TaskStore, image_size: int, splits: Collection[Split] = SPLITS
+    drop: Drop, store: TaskStore, image_size: Size, splits: Collection[Split] = SPLITS
 ) -> dict[Split, SplitArrays]:
     """Stream a drop's shards and return the wanted splits; images of other splits are not decoded.
 
@@ -64,7 +65,7 @@ def _check_sizes(drop: Drop, store: TaskStore) -> None:
         raise DropError(f"drop {drop.id}: the manifest counts {counted:,} samples, and {held:,} in its shards")
 
 
-def _decode(drop: Drop, store: TaskStore, image_size: int, splits: Collection[Split]) -> dict[Split, SplitArrays]:
+def _decode(drop: Drop, store: TaskStore, image_size: Size, splits: Collection[Split]) -> dict[Split, SplitArrays]:
     arrays = {split: _empty(drop.samples(split), image_size) for split in splits}
     label_of = {name: label for label, name in enumerate(drop.classes)}
     filled: Counter[Split] = Counter()
@@ -84,13 +85,13 @@ def _decode(drop: Drop, store: TaskStore, image_size: int, splits: Collection[Sp
     return arrays
 
 
-def _empty(samples: int, image_size: int) -> SplitArrays:
-    images = torch.empty(samples, 3, image_size, image_size, dtype=torch.uint8)
+def _empty(samples: int, image_size: Size) -> SplitArrays:
+    images = torch.empty(samples, *image_shape(image_size), dtype=torch.uint8)
     return SplitArrays(images, torch.empty(samples, dtype=torch.int64))
 
 
 def _decode_shard(
-    drop: Drop, shard: Shard, store: TaskStore, image_size: int, splits: Collection[Split]
+    drop: Drop, shard: Shard, store: TaskStore, image_size: Size, splits: Collection[Split]
 ) -> Iterator[tuple[Encoded, NDArray[np.uint8]]]:
     key = store.keys.shard(drop.id, shard.name)
     left_out = {bad.key for bad in drop.left_out if bad.where == shard.name}
@@ -112,7 +113,7 @@ _whole: set[tuple[Path, int]] = set()
 
 
 def load_decoded(
-    drop: Drop, store: TaskStore, image_size: int, cache_dir: Path, splits: Collection[Split] = SPLITS
+    drop: Drop, store: TaskStore, image_size: Size, cache_dir: Path, splits: Collection[Split] = SPLITS
 ) -> dict[Split, SplitArrays]:
     """Return splits of a drop, mapped from the cache; decoded into it first if they are not there, or damaged.
 
@@ -127,9 +128,9 @@ def load_decoded(
     return {split: _read_arrays(cache_path(drop, image_size, cache_dir, split)) for split in splits}
 
 
-def cache_path(drop: Drop, image_size: int, cache_dir: Path, split: Split) -> Path:
+def cache_path(drop: Drop, image_size: Size, cache_dir: Path, split: Split) -> Path:
     """Return where a split of a drop lies decoded."""
-    return cache_dir / f"{drop.digest}-{image_size}-{split}.safetensors"
+    return cache_dir / f"{drop.digest}-{as_frame(image_size)}-{split}.safetensors"
 
 
 def _read_arrays(path: Path) -> SplitArrays:

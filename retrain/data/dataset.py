@@ -3,9 +3,11 @@
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
+from math import prod
 
 from retrain.config import Split
 from retrain.config.fields import parse_bytes
+from retrain.config.frame import Size, image_shape
 from retrain.config.task import Data, Task
 from retrain.errors import DamagedDrop, DropError
 from retrain.records import Dataset, Drop, DropRef, Loading
@@ -70,9 +72,9 @@ def splits_within(split: Split, held_out: Mapping[Split, float]) -> set[Split]:
     return {split, *held_out} if split == "train" else {split}
 
 
-def decoded_bytes(samples: int, image_size: int) -> int:
-    """Return how many bytes so many samples are as uint8 [3, image_size, image_size]."""
-    return samples * 3 * image_size**2
+def decoded_bytes(samples: int, image_size: Size) -> int:
+    """Return how many bytes so many samples are as uint8 [3, height, width]."""
+    return samples * prod(image_shape(image_size))
 
 
 def choose_loading(task: Task, dataset: Dataset) -> Loading:
@@ -80,7 +82,7 @@ def choose_loading(task: Task, dataset: Dataset) -> Loading:
 
     The same on every machine: an interrupted run goes on elsewhere, and streaming changes the order of the samples.
     """
-    decoded, memory = decoded_bytes(dataset.samples, task.data.image_size), parse_bytes(task.resources.memory)
+    decoded, memory = decoded_bytes(dataset.samples, task.data.frame), parse_bytes(task.resources.memory)
     size = f"{dataset.samples:,} training samples are {format_bytes(decoded)} decoded"
     if task.data.loader != "auto":
         return Loading(kind=task.data.loader, reason=f"{size}; data.loader says so")

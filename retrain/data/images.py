@@ -5,8 +5,9 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from retrain.config.frame import Frame, Size, as_frame
 from retrain.errors import DropError
 
 
@@ -31,6 +32,9 @@ MAX_PIXELS = 50_000_000
 HEIC_BRANDS = frozenset({b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1"})
 """What follows the first four bytes of an image in HEIC."""
 
+FIRST_TURNED = 5
+"""Orientations of EXIF from this one on turn an image by 90 degrees."""
+
 GAP = 2
 """A JPEG may be decoded smaller than it is, but to no less than so many times the size that is asked for: what the
 decoder's averaging loses is then hardly to be seen. Pillow's own `thumbnail` does the same."""
@@ -41,8 +45,10 @@ warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
-def decode_image(data: bytes, size: int) -> NDArray[np.uint8]:
-    """Decode an image to RGB, uint8 [3, size, size]: upright by its EXIF, resized to cover, cropped to the middle.
+def decode_image(data: bytes, size: Size) -> NDArray[np.uint8]:
+    """Decode an image to RGB, uint8 [3, height, width]: upright by its EXIF, brought to the shape as the frame says.
+
+    Where `size` is no frame, it is resized to cover the shape and cropped to the middle.
 
     The first frame of an animation counts; transparency is dropped. Large JPEGs are decoded at a half, a quarter or an
     eighth of their size, if that is still `GAP` times what is asked for. Raises `DropError` with the cause if the bytes
@@ -51,11 +57,12 @@ def decode_image(data: bytes, size: int) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(image)
-            drafted = image.draft(None, (GAP * size, GAP * size))
+            frame = _lying_as_stored(image, as_frame(size))
+            drafted = image.draft(None, (GAP * frame.width, GAP * frame.height))
             width, height = drafted[1][2:] if drafted else image.size  # its last pixels may be there in part
-            square = _square(_rgb(image), size, width, height)
-            ImageOps.exif_transpose(square, in_place=True)
-            pixels = np.asarray(square)
+            fitted = _fit(_rgb(image), frame, width, height)
+            ImageOps.exif_transpose(fitted, in_place=True)
+            pixels = np.asarray(fitted)
     except UnidentifiedImageError as error:  # whose own words name an address in memory
         raise DropError(f"cannot be decoded: {_unidentified(data)}") from error
     except Exception as error:  # Pillow raises whatever its parsers trip over
@@ -70,7 +77,7 @@ def _unidentified(data: bytes) -> str:
     return f"not an image in {', '.join(FORMATS)}"
 
 
-def decode_error(data: bytes, size: int) -> str | None:
+def decode_error(data: bytes, size: Size) -> str | None:
     """Return why an image cannot be decoded, or None if it can be."""
     try:
         decode_image(data, size)
@@ -85,13 +92,36 @@ def _check_pixels(image: Image.Image) -> None:
         raise ValueError(f"{width} x {height} pixels are more than {MAX_PIXELS:,}")
 
 
-def _square(image: Image.Image, size: int, width: float, height: float) -> Image.Image:
-    """Return the square in the middle of an image's first width x height pixels, resized."""
-    if image.size == (size, size):
+def _lying_as_stored(image: Image.Image, frame: Frame) -> Frame:
+    """Return the frame before the image is turned upright: on its side, where that turns it by 90 degrees."""
+    if frame.height == frame.width or image.getexif().get(ExifTags.Base.Orientation, 1) < FIRST_TURNED:
+        return frame
+    return frame._replace(height=frame.width, width=frame.height)
+
+
+def _fit(image: Image.Image, frame: Frame, width: float, height: float) -> Image.Image:
+    """Return an image's first width x height pixels in the frame."""
+    shape = frame.width, frame.height
+    if image.size == shape:
         return image
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    return image.resize((size, size), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
+    if frame.fit == "letterbox":
+        return _letterbox(image, shape, width, height)
+    wide, tall = width, height
+    if frame.fit == "crop":
+        wide, tall = min(width, height * frame.width / frame.height), min(height, width * frame.height / frame.width)
+    left, top = (width - wide) / 2, (height - tall) / 2
+    return image.resize(shape, Image.Resampling.BICUBIC, (left, top, left + wide, top + tall))
+
+
+def _letterbox(image: Image.Image, shape: tuple[int, int], width: float, height: float) -> Image.Image:
+    """Return all of the image in the middle of a black one."""
+    scale = min(shape[0] / width, shape[1] / height)
+    inner = max(1, round(width * scale)), max(1, round(height * scale))
+    canvas = Image.new("RGB", shape)
+    canvas.info = dict(image.info)  # the EXIF, by which it is turned upright
+    resized = image.resize(inner, Image.Resampling.BICUBIC, (0, 0, width, height))
+    canvas.paste(resized, ((shape[0] - inner[0]) // 2, (shape[1] - inner[1]) // 2))
+    return canvas
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from retrain.config import Split
+from retrain.config.frame import Size
 from retrain.config.task import Task
 from retrain.data.dataset import held_out_shares
 from retrain.data.images import decode_error
@@ -129,12 +130,12 @@ def _prepare(
     bad = BadSamples(task.data.max_bad_share)
     bad.add_unread(source.unread)
     tally = ManifestBuilder(held_out)
-    shards = tuple(through(_shards(samples, task.data.image_size, folder, tally, bad)))
+    shards = tuple(through(_shards(samples, task.data.frame, folder, tally, bad)))
     return tally.manifest(drop_id, task.name, shards, bad, source.root, source.reading)
 
 
 def _shards(
-    samples: tuple[Sample, ...], image_size: int, folder: Path, tally: ManifestBuilder, bad: BadSamples
+    samples: tuple[Sample, ...], image_size: Size, folder: Path, tally: ManifestBuilder, bad: BadSamples
 ) -> Iterator[Shard]:
     """By a hash of their keys, not class after class: a stream mixes a few shards, and is to meet every class."""
     for split in SPLITS:
@@ -145,7 +146,7 @@ def _shards(
 
 
 def _good(
-    samples: Iterable[Sample], split: Split, image_size: int, tally: ManifestBuilder, bad: BadSamples
+    samples: Iterable[Sample], split: Split, image_size: Size, tally: ManifestBuilder, bad: BadSamples
 ) -> Iterator[Encoded]:
     """Read the samples, count those that are images, and leave the others out."""
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from retrain.config import Split
+from retrain.config.frame import Size, image_shape
 from retrain.data.cache import load_decoded
 from retrain.data.dataset import check_drops
 from retrain.records import Dataset, Drop
@@ -86,7 +87,7 @@ def load_held(
     splits: Collection[Split],
     *,
     store: TaskStore,
-    image_size: int,
+    image_size: Size,
     device: torch.device,
     pixels_on: torch.device,
     cache_dir: Path,
@@ -97,7 +98,7 @@ def load_held(
     """
     check_drops(dataset, drops)
     sizes = {split: [drop.samples(split) for drop in drops] for split in splits}
-    shape = 3, image_size, image_size
+    shape = image_shape(image_size)
     images = {split: torch.empty(sum(sizes[split]), *shape, dtype=torch.uint8, device=pixels_on) for split in splits}
     labels: dict[Split, list[Tensor]] = {split: [] for split in splits}
     for position, drop in enumerate(drops):

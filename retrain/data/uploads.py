@@ -153,7 +153,7 @@ class _Reader:
         return _Plain(key, name, files[images.pop()])
 
     def _judge(self, sample: _Plain) -> _Judged:
-        return _Judged(sample.key, sample.class_name, decode_error(sample.image, self._data.image_size))
+        return _Judged(sample.key, sample.class_name, decode_error(sample.image, self._data.frame))
 
 
 def _members(stream: HashingReader, where: str) -> Iterator[tuple[str, str, bytes]]:

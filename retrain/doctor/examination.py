@@ -64,7 +64,8 @@ def _check_model(task: Task, drops: Sequence[Drop]) -> Finding | str:
         return Finding(check="model", state="warning", found=found, mend="The image of --on kubeflow must have it.")
     task = resolve_task(task)
     factory.check_network(task.model, len(make_dataset(drops).classes) or FEWEST, task.data.image_size)
-    return f"{task.model.name} takes {task.data.image_size}x{task.data.image_size} images"
+    frame = task.data.frame
+    return f"{task.model.name} takes {frame.height}x{frame.width} images"
 
 
 def _check_champion(store: TaskStore) -> str:

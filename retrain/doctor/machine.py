@@ -81,7 +81,7 @@ def disk_bytes_needed(task: Task, drops: Sequence[Drop], streamed: bool, store: 
     if streamed:
         return _shard_bytes(task, drops, store, folder) + sum(_held_out_bytes(task, drops, folder))
     files = (
-        (cache_path(drop, task.data.image_size, folder, split), _decoded_bytes(task, drop, (split,)))
+        (cache_path(drop, task.data.frame, folder, split), _decoded_bytes(task, drop, (split,)))
         for drop in drops
         for split in SPLITS
     )
@@ -90,12 +90,12 @@ def disk_bytes_needed(task: Task, drops: Sequence[Drop], streamed: bool, store: 
 
 def _held_out_bytes(task: Task, drops: Sequence[Drop], folder: Path) -> Iterator[int]:
     for drop in drops:
-        files = catalogue_files(drop, task.data.image_size, folder)
+        files = catalogue_files(drop, task.data.frame, folder)
         yield from (max(0, _decoded_bytes(task, drop, (split,)) - _file_size(files[split])) for split in HELD_OUT)
 
 
 def _decoded_bytes(task: Task, drop: Drop, splits: Sequence[Split]) -> int:
-    return decoded_bytes(sum(map(drop.samples, splits)), task.data.image_size)
+    return decoded_bytes(sum(map(drop.samples, splits)), task.data.frame)
 
 
 def _shard_bytes(task: Task, drops: Sequence[Drop], store: TaskStore, folder: Path) -> int:

@@ -50,7 +50,7 @@ def sizes(total: int, staging: Staging) -> list[int]:
 
 
 def _least_sure(context: Context, plan: Plan, pool: Sequence[Sample], count: int) -> list[int]:
-    images = torch.stack([torch.as_tensor(decode_image(one.entry.read(), plan.task.data.image_size)) for one in pool])
+    images = torch.stack([torch.as_tensor(decode_image(one.entry.read(), plan.task.data.frame)) for one in pool])
     network = load_network(context.files(plan.run_id), plan, context.factories, context.device)
     logits = compute_logits(network, images.to(context.device), Normalize(plan.task.data, plan.task.training.bf16))
     return smallest_margins(logits, count).tolist()

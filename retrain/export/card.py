@@ -5,6 +5,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from retrain.export.configuration import RESIZED
 from retrain.export.parity import Parity
 from retrain.export.programs import FILES
 from retrain.records import Decision, Evaluation, Plan, Result, Savings
@@ -32,6 +33,7 @@ def _figures(store: TaskStore, plan: Plan) -> dict[str, Any]:
     return {
         "plan": plan,
         "data": plan.task.data,
+        "resized": RESIZED[plan.task.data.fit],
         "result": result,
         "machine": result.machine,
         "evaluation": evaluation,

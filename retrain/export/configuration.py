@@ -3,7 +3,15 @@
 from typing import Any
 
 from retrain import __version__
-from retrain.records import Plan
+from retrain.config.frame import Fit
+from retrain.records import ModelInput, Plan
+
+RESIZED: dict[Fit, str] = {
+    "crop": "to cover height and width, then the middle is cropped",
+    "letterbox": "to lie within height and width; the rest is black",
+    "stretch": "to height and width",
+}
+"""How images come to their shape, for people."""
 
 BICUBIC = "bicubic"
 """How `data.images` resizes."""
@@ -11,16 +19,16 @@ BICUBIC = "bicubic"
 
 def make_configuration(plan: Plan) -> dict[str, Any]:
     """Return the configuration in the fields of Hugging Face (`id2label`) and timm (`pretrained_cfg`)."""
-    model, data, classes = plan.task.model, plan.task.data, plan.dataset.classes
+    model, taken, classes = plan.task.model, ModelInput.of(plan), plan.dataset.classes
     return {
         "architecture": model.name.removeprefix("timm/"),
         "num_classes": len(classes),
         "id2label": dict(enumerate(classes)),
         "label2id": {name: index for index, name in enumerate(classes)},
         "pretrained_cfg": {
-            "input_size": [3, data.image_size, data.image_size],
-            "mean": list(data.mean),
-            "std": list(data.std),
+            "input_size": list(taken.shape),
+            "mean": list(taken.mean),
+            "std": list(taken.std),
             "interpolation": BICUBIC,
             "crop_pct": 1.0,
             "crop_mode": "center",
@@ -29,13 +37,13 @@ def make_configuration(plan: Plan) -> dict[str, Any]:
         },
         "preprocessing": {
             "color": "RGB",
-            "height": data.image_size,
-            "width": data.image_size,
-            "resize": "the shorter side to the size, then the middle is cropped",
+            "height": taken.height,
+            "width": taken.width,
+            "resize": RESIZED[taken.fit],
             "interpolation": BICUBIC,
             "scale": "pixel / 255",
-            "mean": list(data.mean),
-            "std": list(data.std),
+            "mean": list(taken.mean),
+            "std": list(taken.std),
             "layout": "float32 [N, 3, height, width]",
         },
         "model": model.model_dump(mode="json"),

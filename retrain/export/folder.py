@@ -17,6 +17,7 @@ from retrain.export.parity import Parity, compare_program, read_test_samples
 from retrain.inference.loading import Source, load_model
 from retrain.inference.model import Model
 from retrain.pipeline.evaluate import restore_network
+from retrain.records import ModelInput
 
 CPU, WEIGHTS = "cpu", "model.safetensors"
 READABLE = 0o644
@@ -60,7 +61,7 @@ def _write(source: Source, model: Model, folder: Path, formats: tuple[programs.F
 def _write_programs(source: Source, model: Model, folder: Path, formats: tuple[programs.Format, ...]) -> list[Parity]:
     plan = model.plan
     network = restore_network(source.store.run(model.run_id), plan, source.factories).eval()
-    shape = (3, plan.task.data.image_size, plan.task.data.image_size)
+    shape = ModelInput.of(plan).shape
     samples = read_test_samples(source, plan)
     with torch.no_grad():
         written = [programs.write_program(kind, network, shape, folder) for kind in formats]

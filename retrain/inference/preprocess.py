@@ -32,7 +32,7 @@ class Preprocess:
         """Return an image's pixels at the network's size, uint8 [3, H, W]. Raises `ImageError`."""
         name = f"{image}: " if isinstance(image, str | Path) else ""
         try:
-            return decode_image(_read_bytes(image), self.data.image_size)
+            return decode_image(_read_bytes(image), self.data.frame)
         except OSError as error:
             raise ImageError(f"{name}cannot be read: {error.strerror}") from error
         except DropError as error:

@@ -2,11 +2,13 @@
 
 import importlib.util
 from collections.abc import Callable, Collection
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from retrain.config.frame import Shape, as_frame, image_shape
 from retrain.config.task import Model
 from retrain.errors import ModelError
 from retrain.models import narrow_convolutions, resnets
@@ -15,8 +17,8 @@ from retrain.models.pretrained import TIMM, timm_config
 from retrain.models.resnets import RESNETS
 
 
-def build_network(model: Model, classes: int, image_size: int, seed: int) -> nn.Module:
-    """Return a newly initialised network, [N, 3, image_size, image_size] -> [N, classes] logits.
+def build_network(model: Model, classes: int, image_size: Shape, seed: int) -> nn.Module:
+    """Return a newly initialised network, [N, 3, height, width] -> [N, classes] logits.
 
     The same seed gives the same weights, and the caller's random state is left as it was. Raises `ModelError` for a
     name or option that does not exist.
@@ -35,17 +37,19 @@ def build_network(model: Model, classes: int, image_size: int, seed: int) -> nn.
     return network
 
 
-def check_network(model: Model, classes: int, image_size: int) -> None:
+def check_network(model: Model, classes: int, image_size: Shape) -> None:
     """Build a network and try it on two images, as training will use it. Raises `ModelError` if any of it fails.
 
     They are real ones: on torch's `meta` device nothing would be computed, but it takes seconds to import.
     """
-    network = build_network(model, classes, image_size, seed=0).train()
+    network, frame = build_network(model, classes, image_size, seed=0).train(), as_frame(image_size)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         try:
-            logits = network(torch.zeros(2, 3, image_size, image_size))
+            logits = network(torch.zeros(2, *image_shape(image_size)))
         except Exception as error:  # a network of the user's may raise anything
-            raise ModelError(f"model {model.name}: does not take {image_size}x{image_size} images: {error}") from error
+            raise ModelError(
+                f"model {model.name}: does not take {frame.height}x{frame.width} images: {error}"
+            ) from error
     shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if shape != [2, classes]:
         raise ModelError(
@@ -114,11 +118,11 @@ def _import_factory(name: str) -> Callable[..., Any]:
     return factory  # type: ignore[no-any-return]  # any callable may be named; its result is checked
 
 
-def mlp(classes: int, image_size: int, width: int = 100) -> nn.Sequential:
+def mlp(classes: int, image_size: Shape, width: int = 100) -> nn.Sequential:
     """Return the three-layer tanh perceptron of Ash & Adams (section 2)."""
     return nn.Sequential(
         nn.Flatten(),
-        nn.Linear(3 * image_size**2, width),
+        nn.Linear(prod(image_shape(image_size)), width),
         nn.Tanh(),
         nn.Linear(width, width),
         nn.Tanh(),
@@ -126,9 +130,9 @@ def mlp(classes: int, image_size: int, width: int = 100) -> nn.Sequential:
     )
 
 
-def logistic(classes: int, image_size: int) -> nn.Sequential:
+def logistic(classes: int, image_size: Shape) -> nn.Sequential:
     """Return multinomial logistic regression (Ash & Adams, section 2)."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(3 * image_size**2, classes))
+    return nn.Sequential(nn.Flatten(), nn.Linear(prod(image_shape(image_size)), classes))
 
 
 def torchvision_factory(model: Model) -> Callable[..., nn.Module]:
@@ -152,8 +156,9 @@ def timm_factory(model: Model) -> Callable[..., nn.Module]:
         raise ModelError(f"model.stem: small exists for {', '.join(RESNETS)}; set `stem: standard` for {model.name}")
     import timm
 
-    def build(classes: int, image_size: int, **options: Any) -> nn.Module:
-        sized = {"img_size": image_size} if config.fixed_input_size and image_size != config.input_size[-1] else {}
+    def build(classes: int, image_size: Shape, **options: Any) -> nn.Module:
+        is_other_size = image_shape(image_size) != config.input_size
+        sized = {"img_size": image_size} if config.fixed_input_size and is_other_size else {}
         network: nn.Module = timm.create_model(
             model.name.removeprefix(TIMM), pretrained=False, num_classes=classes, **sized | options
         )

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from retrain.config.frame import Shape, image_shape
 from retrain.models.resnets import BasicBlock, Bottleneck, ResNet
 
 
@@ -28,7 +29,7 @@ KNOWN = {
 """Modules that compute no products but in `PRODUCTS`."""
 
 
-def count_flops(network: nn.Module, image_size: int) -> Flops:
+def count_flops(network: nn.Module, image_size: Shape) -> Flops:
     """Count a network's operations; the network is left as it was.
 
     Torch's own counter takes longer to import than torch itself, so it counts only what may hold unknown products.
@@ -38,7 +39,7 @@ def count_flops(network: nn.Module, image_size: int) -> Flops:
         return (_by_modules if known else _by_torch)(copy.deepcopy(network).train(), image_size)
 
 
-def _by_modules(network: nn.Module, image_size: int) -> Flops:
+def _by_modules(network: nn.Module, image_size: Shape) -> Flops:
     """Each product has the operations of its forward pass again for the gradient of what it is a product of."""
     forward, backward = 0, 0
 
@@ -52,17 +53,17 @@ def _by_modules(network: nn.Module, image_size: int) -> Flops:
     for module in network.modules():
         if isinstance(module, PRODUCTS):
             module.register_forward_hook(add)
-    network(torch.zeros(2, 3, image_size, image_size))
+    network(torch.zeros(2, *image_shape(image_size)))
     return Flops((forward + backward) / 2, forward / 2)
 
 
-def _by_torch(network: nn.Module, image_size: int) -> Flops:
+def _by_torch(network: nn.Module, image_size: Shape) -> Flops:
     """On shapes alone: nothing is computed."""
     from torch.utils.flop_counter import FlopCounterMode
 
     shapes = network.to("meta")
     with FlopCounterMode(display=False) as forward:
-        logits = shapes(torch.empty(2, 3, image_size, image_size, device="meta"))
+        logits = shapes(torch.empty(2, *image_shape(image_size), device="meta"))
     with FlopCounterMode(display=False) as backward:
         logits.sum().backward()
     evaluation = forward.get_total_flops() / 2

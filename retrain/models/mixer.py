@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from retrain.config.frame import Shape, as_frame
+
 
 class MixerBlock(nn.Module):
     """Two residual perceptrons, one across patches and one across channels: [N, patches, width] -> the same."""
@@ -23,12 +25,13 @@ class MixerBlock(nn.Module):
 class Mixer(nn.Module):
     """[N, 3, S, S] -> [N, classes] logits."""
 
-    def __init__(self, classes: int, image_size: int, width: int, depth: int, patch: int) -> None:
+    def __init__(self, classes: int, image_size: Shape, width: int, depth: int, patch: int) -> None:
         super().__init__()
-        if image_size % patch:
+        frame = as_frame(image_size)
+        if frame.height % patch or frame.width % patch:
             raise ValueError(f"patch {patch} does not divide image_size {image_size}")
         self.embed = nn.Conv2d(3, width, patch, patch)
-        self.blocks = nn.Sequential(*(MixerBlock((image_size // patch) ** 2, width) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(MixerBlock(frame.height * frame.width // patch**2, width) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, classes)
 
@@ -39,7 +42,7 @@ class Mixer(nn.Module):
         return logits
 
 
-def mixer(classes: int, image_size: int, width: int = 64, depth: int = 4, patch: int = 4) -> Mixer:
+def mixer(classes: int, image_size: Shape, width: int = 64, depth: int = 4, patch: int = 4) -> Mixer:
     """Return an MLP-mixer; `width` is the number of channels of each patch, `patch` its side in pixels."""
     return Mixer(classes, image_size, width, depth, patch)
 

@@ -46,7 +46,8 @@ def own_input(model: Model) -> dict[str, Any]:
     """Return the fields of `data` that a network's own configuration states; none for networks that have none."""
     if model.name.startswith(TIMM):
         config = timm_config(model)
-        return {"image_size": config.input_size[-1], "mean": config.mean, "std": config.std}
+        _, height, width = config.input_size
+        return {"image_size": height if height == width else (height, width), "mean": config.mean, "std": config.std}
     from torchvision import models
 
     if model.name not in models.list_models(module=models):

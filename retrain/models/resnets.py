@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from retrain.config.frame import Shape
 from retrain.config.task import Model
 
 Norm = Literal["batch", "group", "none"]
@@ -153,5 +154,5 @@ def resnet_factory(model: Model) -> Callable[..., nn.Module]:
     return partial(_resnet, model.name, model.stem == "small")
 
 
-def _resnet(name: str, small: bool, classes: int, image_size: int, width: int = 64, norm: Norm = "batch") -> ResNet:
+def _resnet(name: str, small: bool, classes: int, image_size: Shape, width: int = 64, norm: Norm = "batch") -> ResNet:
     return ResNet(name, small, classes, width, norm)

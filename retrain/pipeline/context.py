@@ -70,7 +70,7 @@ class Context:
                 splits,
                 setting=data.stream,
                 store=self.store,
-                image_size=data.image_size,
+                image_size=data.frame,
                 device=self.device,
                 cache_dir=self.cache,
             )
@@ -79,9 +79,9 @@ class Context:
             drops,
             splits,
             store=self.store,
-            image_size=data.image_size,
+            image_size=data.frame,
             device=self.device,
-            pixels_on=self._pixels_on(loading, decoded_bytes(dataset.samples, data.image_size)),
+            pixels_on=self._pixels_on(loading, decoded_bytes(dataset.samples, data.frame)),
             cache_dir=self.cache,
         )
 

@@ -30,7 +30,7 @@ def evaluate_run(context: Context, plan: Plan, champion: str | None) -> Evaluati
     if champion:
         before = context.files(champion).plan()
         known = before.dataset.classes
-        same = before.task.data.image_size == plan.task.data.image_size  # nothing else of a task changes the images
+        same = before.task.data.frame == plan.task.data.frame  # nothing else of a task changes the images
         theirs = _correct(context, before, plan, test if same else _test(context, before, plan))
         comparison = compare(champion, theirs, ours, plan.task.gate.confidence)
     context.files(plan.run_id).write_errors(analyse_test_split(plan, known, test, predicted, probability))

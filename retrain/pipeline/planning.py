@@ -121,14 +121,14 @@ def equal_work(one: Task, other: Task) -> bool:
     """
 
     def work(task: Task) -> tuple[object, ...]:
-        return identity(task.model), task.data.image_size, identity(task.training), task.training.averaging
+        return identity(task.model), task.data.frame, identity(task.training), task.training.averaging
 
     return work(one) == work(other)
 
 
 def same_network(one: Task, other: Task) -> bool:
     """Say whether two tasks have the same network, images and pretrained weights, wherever these are kept."""
-    return (identity(one.model), one.data.image_size) == (identity(other.model), other.data.image_size)
+    return (identity(one.model), one.data.frame) == (identity(other.model), other.data.frame)
 
 
 def escalate(plan: Plan) -> Plan | None:

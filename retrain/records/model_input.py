@@ -6,6 +6,7 @@ all read it here.
 
 from typing import Literal, Self
 
+from retrain.config.frame import Fit
 from retrain.records.base import Record
 from retrain.records.plan import Plan
 
@@ -20,8 +21,9 @@ class ModelInput(Record):
     """Of the images, in pixels."""
     width: int
     """Of the images, in pixels."""
-    fit: Literal["crop"] = "crop"
-    """How an image comes to that shape. crop: resized to cover it, the middle is kept."""
+    fit: Fit = "crop"
+    """How an image comes to that shape. crop: resized to cover it, the middle is kept; letterbox: resized to lie within
+    it, the rest is black; stretch: resized to it."""
     interpolation: Literal["bicubic"] = "bicubic"
     """How it is resized."""
     mean: tuple[float, float, float]
@@ -36,8 +38,9 @@ class ModelInput(Record):
         """Return what the network of a plan takes."""
         data = plan.task.data
         return cls(
-            height=data.image_size,
-            width=data.image_size,
+            height=data.frame.height,
+            width=data.frame.width,
+            fit=data.fit,
             mean=data.mean,
             std=data.std,
             classes=plan.dataset.classes,

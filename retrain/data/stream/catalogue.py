@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from retrain.config import Split
+from retrain.config.frame import Size, as_frame
 from retrain.data.source import SPLITS
 from retrain.data.stream.reading import HELD_OUT, read_streamed_drop
 from retrain.data.stream.shard_cache import ShardCache
@@ -36,7 +37,7 @@ class Catalogue(NamedTuple):
     """Files of pixels, uint8 [3, size, size] for each sample."""
 
 
-def load_catalogue(drop: Drop, cache: ShardCache, keys: TaskKeys, image_size: int, folder: Path) -> Catalogue:
+def load_catalogue(drop: Drop, cache: ShardCache, keys: TaskKeys, image_size: Size, folder: Path) -> Catalogue:
     """Return a drop's catalogue from below `folder`; made and put there first if it is not, or is damaged.
 
     Raises `DamagedDrop`, naming shard and key, where the shards are not what the manifest says, and `UserError` if the
@@ -54,9 +55,9 @@ def load_catalogue(drop: Drop, cache: ShardCache, keys: TaskKeys, image_size: in
     return found
 
 
-def catalogue_files(drop: Drop, image_size: int, folder: Path) -> dict[str, Path]:
+def catalogue_files(drop: Drop, image_size: Size, folder: Path) -> dict[str, Path]:
     """Return where a drop's catalogue lies: its held-out splits' pixels, and its arrays."""
-    return {name: folder / f"{drop.digest}-{image_size}.{name}" for name in (*HELD_OUT, ARRAYS)}
+    return {name: folder / f"{drop.digest}-{as_frame(image_size)}.{name}" for name in (*HELD_OUT, ARRAYS)}
 
 
 def _opened(files: Mapping[str, Path]) -> Catalogue | None:
@@ -72,7 +73,7 @@ def _opened(files: Mapping[str, Path]) -> Catalogue | None:
     return Catalogue(**tensors, labels=labels, held_out={split: files[split] for split in HELD_OUT})
 
 
-def _make(drop: Drop, cache: ShardCache, keys: TaskKeys, image_size: int, files: Mapping[str, Path]) -> None:
+def _make(drop: Drop, cache: ShardCache, keys: TaskKeys, image_size: Size, files: Mapping[str, Path]) -> None:
     """Write the files aside, then rename them; the arrays, which vouch for the others, last."""
     folder = files[ARRAYS].parent
     try:

@@ -8,6 +8,7 @@ import torch
 
 from retrain.config import Split
 from retrain.config.fields import parse_bytes
+from retrain.config.frame import Size
 from retrain.config.task import Stream
 from retrain.data.dataset import check_drops
 from retrain.data.samples import Samples, labels_of
@@ -27,7 +28,7 @@ def load_streamed(
     *,
     setting: Stream,
     store: TaskStore,
-    image_size: int,
+    image_size: Size,
     device: torch.device,
     cache_dir: Path,
 ) -> dict[Split, Samples]:
@@ -52,7 +53,9 @@ def load_streamed(
     return {split: samples(split) for split in splits}
 
 
-def _training_pixels(shards: list[ShardRef], found: list[Catalogue], cache: ShardCache, image_size: int) -> ShardPixels:
+def _training_pixels(
+    shards: list[ShardRef], found: list[Catalogue], cache: ShardCache, image_size: Size
+) -> ShardPixels:
     """Leave out the shards without training samples."""
     counts = torch.cat([one.counts for one in found])
     offset, length = torch.cat([one.offset for one in found]), torch.cat([one.length for one in found])

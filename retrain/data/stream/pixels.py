@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from retrain.config.frame import Size, image_shape
 from retrain.data.images import decode_image
 from retrain.data.shards import image_locations
 from retrain.data.stream.order import shard_of
@@ -22,8 +23,8 @@ from retrain.errors import DamagedDrop, DropError
 class FileRows:
     """Images uint8 [N, 3, size, size], the files' one after another. Indexed by rows, like a tensor."""
 
-    def __init__(self, paths: Sequence[Path], image_size: int) -> None:
-        self._paths, self._shape = paths, (3, image_size, image_size)
+    def __init__(self, paths: Sequence[Path], image_size: Size) -> None:
+        self._paths, self._shape = paths, image_shape(image_size)
         self._ends = torch.tensor([path.stat().st_size // prod(self._shape) for path in paths]).cumsum(0)
 
     def __getitem__(self, rows: Tensor) -> Tensor:
@@ -62,11 +63,11 @@ class ShardPixels:
         offset: Tensor,
         length: Tensor,
         cache: ShardCache,
-        image_size: int,
+        image_size: Size,
     ) -> None:
         self.shards, self.counts, self.cache = shards, counts, cache
         self._offset, self._length = offset, length
-        self._shape = 3, image_size, image_size
+        self._size, self._shape = image_size, image_shape(image_size)
 
     @property
     def bytes_each(self) -> float:
@@ -99,7 +100,7 @@ class ShardPixels:
 
     def _decoded(self, shard: BinaryIO, file: _File, ref: ShardRef) -> NDArray[np.uint8]:
         try:
-            return decode_image(os.pread(shard.fileno(), file.length, file.offset), self._shape[1])
+            return decode_image(os.pread(shard.fileno(), file.length, file.offset), self._size)
         except DropError as error:
             where = f"{self.cache.store.url}/{ref.key}"
             key = next(place.key for place in image_locations(shard, where) if place.offset == file.offset)

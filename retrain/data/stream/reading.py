@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from retrain.config import Split
+from retrain.config.frame import Size
 from retrain.data.dataset import split_of
 from retrain.data.images import decode_image
 from retrain.data.shards import image_locations
@@ -32,7 +33,7 @@ def shard_refs(drop: Drop, keys: TaskKeys) -> list[ShardRef]:
 
 
 def read_streamed_drop(
-    drop: Drop, cache: ShardCache, keys: TaskKeys, image_size: int, files: Mapping[str, Path]
+    drop: Drop, cache: ShardCache, keys: TaskKeys, image_size: Size, files: Mapping[str, Path]
 ) -> dict[str, Tensor]:
     """Return the arrays of a drop's catalogue, and write each held-out split's pixels into its file.
 
@@ -106,7 +107,7 @@ def _tensor(numbers: "array[int]") -> Tensor:
     return torch.from_numpy(np.array(numbers))
 
 
-def _decoded(held: _HeldOut, image_size: int) -> NDArray[np.uint8]:
+def _decoded(held: _HeldOut, image_size: Size) -> NDArray[np.uint8]:
     try:
         return decode_image(held.image, image_size)
     except DropError as error:

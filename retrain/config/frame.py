@@ -1,0 +1,53 @@
+"""The shape that images come to, and how they come to it."""
+
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import AfterValidator, Field
+
+Side = Annotated[int, Field(ge=4, le=1024)]
+"""Of an image, in pixels."""
+
+Fit = Literal["crop", "letterbox", "stretch"]
+"""crop: resized to cover the shape, the middle is kept; letterbox: resized to lie within it, the rest is black;
+stretch: resized to it, whatever its proportions."""
+
+
+def _square_as_number(size: int | tuple[int, int]) -> int | tuple[int, int]:
+    return size[0] if isinstance(size, tuple) and size[0] == size[1] else size
+
+
+ImageSize = Annotated[Side | tuple[Side, Side], AfterValidator(_square_as_number)]
+"""The side of a square, or height and width."""
+
+
+class Frame(NamedTuple):
+    """A shape, and how images come to it. Printed, it is a part of the names of cached files."""
+
+    height: int
+    width: int
+    fit: Fit = "crop"
+
+    def __str__(self) -> str:
+        """Return `32`, `96x160` or `96x160-letterbox`."""
+        shape = f"{self.height}" if self.height == self.width else f"{self.height}x{self.width}"
+        return shape if self.fit == "crop" else f"{shape}-{self.fit}"
+
+
+Shape = int | tuple[int, int]
+"""The side of a square, or height and width: what factories of networks are called with."""
+
+Size = int | tuple[int, int] | Frame
+"""The side of a square, height and width, or a frame; without one, images are cropped."""
+
+
+def as_frame(size: Size) -> Frame:
+    """Return the frame that a size stands for."""
+    if isinstance(size, Frame):
+        return size
+    return Frame(size, size) if isinstance(size, int) else Frame(*size)
+
+
+def image_shape(size: Size) -> tuple[int, int, int]:
+    """Return the shape of an image as a tensor: channels, height, width."""
+    frame = as_frame(size)
+    return 3, frame.height, frame.width
