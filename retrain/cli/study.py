@@ -33,6 +33,9 @@ def run(
     store: StudyStore = STORE,
     download: Annotated[bool, typer.Option("--download", help="Download data sets that torchvision knows.")] = False,
     jobs: Jobs = 1,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Only this many of the study's seeds; all where absent.")
+    ] = None,
     device: Device = "auto",
     on: Annotated[Literal["here", "kubeflow"], typer.Option(help="Where the runs are done.")] = "here",
     host: KubeflowHost = None,
@@ -44,7 +47,8 @@ def run(
     from retrain.experiments.workers import Workers
     from retrain.training.preemption import Preempted
 
-    runs = Runs(load_study(study), store)
+    loaded = load_study(study)
+    runs = Runs(loaded.model_copy(update={"seeds": loaded.seeds[:seeds]}), store)
     if on == "kubeflow":
         _submit(runs, drops.DataRoot(root, download), host)
         return

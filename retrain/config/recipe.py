@@ -7,13 +7,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from retrain.config import Method
-from retrain.config.fields import ConfigModel, Share
+from retrain.config.fields import ConfigModel, IdentityIfSet, Share
 
 
 class Fresh(ConfigModel):
     """A newly initialised network: what training from scratch starts from."""
 
     name: Literal["fresh"] = "fresh"
+    scale: Annotated[PositiveFloat, IdentityIfSet] = 1.0
+    """Factor on all of its weights: what shrinking does to a network that was never trained, for comparison."""
 
 
 HeadRows = Literal["fresh", "class_means"]
@@ -62,7 +64,15 @@ class ShrinkPerturb(ConfigModel):
     parent's features."""
 
 
-Initialization = Annotated[Fresh | Auto | Warm | ShrinkPerturb, Field(discriminator="name")]
+class GaussianNoise(ConfigModel):
+    """The parent's parameters plus Gaussian noise (Ash & Adams, section 3.7), for comparison."""
+
+    name: Literal["noise"] = "noise"
+    deviation: NonNegativeFloat = 0.01
+    """Standard deviation of the noise."""
+
+
+Initialization = Annotated[Fresh | Auto | Warm | ShrinkPerturb | GaussianNoise, Field(discriminator="name")]
 
 
 class NoPenalty(ConfigModel):
@@ -130,7 +140,7 @@ class EasyHard(ConfigModel):
 
     name: Literal["easy_hard"] = "easy_hard"
     share: Annotated[float, Field(ge=0, le=0.5)] = 0.1
-    """c: the share of old samples called easy, and the share called hard."""
+    """The share of old samples called easy, and the share called hard: half of the paper's c, which counts both."""
     probability: Share = 0.1
     """r: the probability with which an easy or hard old sample appears in a pass."""
 
@@ -219,7 +229,7 @@ class Recipe(ConfigModel):
     """default: averaged weights, no schedule to guess; paper: Verwimp et al. to the letter; naive: the plain warm
     start."""
     initialization: Initialization = Auto()
-    """Where the weights start: auto, warm, shrink_perturb or fresh."""
+    """Where the weights start: auto, warm, shrink_perturb or fresh; noise for comparison."""
     objective: Objective = NoPenalty()
     """What is minimised besides the loss: none, l2, l2_init, or for comparison ewc, confidence_penalty, adversarial."""
     sampling: Sampling = Uniform()

@@ -168,6 +168,10 @@ class Training(ConfigModel):
 
     epochs: PositiveFloat = 100
     """Length of scratch's schedule, in passes over the whole dataset."""
+    iterations: Annotated[PositiveInt | None, IdentityIfSet] = None
+    """Length of scratch's schedule in iterations, however large the dataset is; by `epochs` where absent."""
+    stop_at_train_accuracy: Annotated[Share | None, IdentityIfSet] = None
+    """Training accuracy at which a run that has no target ends before its schedule (Ash & Adams train up to 0.99)."""
     batch_size: PositiveInt = 128
     """Samples in an iteration."""
     optimizer: Optimizer = Adam()

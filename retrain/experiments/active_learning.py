@@ -10,11 +10,12 @@ from retrain.data.images import decode_image
 from retrain.data.packing import pack
 from retrain.data.shards import read_shard
 from retrain.data.source import Sample, read_source
-from retrain.data.staging import Staging, split_into_parts
-from retrain.experiments.drops import DataRoot, prepared_data
+from retrain.data.staging import Staging, split_into_parts, stable_hash
+from retrain.experiments.drops import DataRoot, draw_of, prepared_data
 from retrain.experiments.grid import Cell, drop_id, parent_of
 from retrain.experiments.runs import Runs
-from retrain.experiments.subsets import write_folder
+from retrain.experiments.settings import Split
+from retrain.experiments.subsets import in_steps, is_train, write_folder
 from retrain.pipeline.context import Context, make_context
 from retrain.pipeline.evaluate import load_network
 from retrain.recipe.analysis import smallest_margins
@@ -32,15 +33,25 @@ def commit_next(runs: Runs, cell: Cell, root: DataRoot, device: str) -> None:
         return
     context = make_context(runs.store(task.name), task, device)
     landed = {key for drop in runs.drops(parent) for key in _keys(context, drop)}
-    staging = Staging.parse("share", runs.study.splits[cell.split].sizes)
-    with prepared_data(runs.study, root) as (sources, folder):
+    with prepared_data(runs.study, root, task) as (sources, folder):
         samples = read_source(sources[0])
-        pool = [sample for sample in samples if _is_train(sample) and sample.key not in landed]
-        count = sizes(sum(map(_is_train, samples)), staging)[cell.drops - 1]
+        count, held_out = _due(samples, runs.study.splits[cell.split], cell.drops, draw_of(runs.study, task))
+        pool = [sample for sample in samples if is_train(sample) and sample.key not in landed]
         chosen = [pool[index] for index in _least_sure(context, runs.plan(parent), pool, count)]
-        held_out = [sample for sample in split_into_parts(samples, staging)[cell.drops - 1] if not _is_train(sample)]
         write_folder([*chosen, *held_out], folder / "next")
         pack(folder / "next", task, context.store, drop_id=drop_id(runs.study, cell))
+
+
+def _due(samples: Sequence[Sample], split: Split, drops: int, seed: int) -> tuple[int, list[Sample]]:
+    """Return how many training samples land with this drop, and which of those held out."""
+    part: Sequence[Sample]
+    if split.step:
+        part, count = in_steps(samples, split, lambda sample: stable_hash(sample.key, seed))[drops - 1], split.step
+    else:
+        staging = Staging.parse("share", split.sizes, seed)
+        part = split_into_parts(samples, staging)[drops - 1]
+        count = sizes(sum(map(is_train, samples)), staging)[drops - 1]
+    return count, [sample for sample in part if not is_train(sample)]
 
 
 def sizes(total: int, staging: Staging) -> list[int]:
@@ -54,10 +65,6 @@ def _least_sure(context: Context, plan: Plan, pool: Sequence[Sample], count: int
     network = load_network(context.files(plan.run_id), plan, context.factories, context.device)
     logits = compute_logits(network, images.to(context.device), Normalize(plan.task.data, plan.task.training.bf16))
     return smallest_margins(logits, count).tolist()
-
-
-def _is_train(sample: Sample) -> bool:
-    return sample.split in (None, "train")
 
 
 def _keys(context: Context, drop: Drop) -> Iterator[str]:

@@ -1,48 +1,51 @@
-"""Every table and figure of the two papers, and how it stands with each."""
+"""Every table, figure and section of the two papers that reports runs, and how it stands with each."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from retrain.errors import StudyError
 from retrain.experiments import kept_runs
 from retrain.experiments.datasets import at_hand, how_to_get
 from retrain.experiments.files import all_studies
+from retrain.experiments.papers import Claim
 from retrain.experiments.settings import Study
 
 VERWIMP = {
-    "Table 1": "all combinations of the four aspects",
+    "Table 1": "all combinations of the four aspects, continuous and from scratch",
     "Table 2a": "more data sets: CIFAR-10, ImageNet-100, ImageNet-200, Adaptiope",
-    "Table 2b": "more splits of CIFAR-100, and shorter schedules",
-    "Figures 1-7, initialization": "naive against shrink-and-perturb",
-    "Figures 1-7, objective": "L2 and L2-init",
-    "Figures 1-7, sampling": "old/new against easy/hard",
-    "Figures 1-7, schedule": "100, 75, 50 and 25 percent of scratch's",
-    "Figures 1-7, ten tasks": "50 + 10 x 5 classes, and the accumulated cost",
-    "Figures 1-7, domains": "new domains instead of new classes",
-    "Figures 8-15, alpha": "how much is kept of the old weights",
-    "Figures 8-15, beta": "how much is added of the fresh ones",
-    "Figures 8-15, lambda": "strength of L2-init",
-    "Figures 8-15, c and r": "how many samples are easy or hard, and how seldom they appear",
-    "Figures 8-15, multi-step": "another kind of schedule",
-    "Figures 8-15, learning speed": "heat map of when samples are learnt",
-    "Figures 8-15, gradient norms": "of old and of new data",
-    "Figures 8-15, loss plateau": "training loss of scratch, naive and the recipe",
+    "Table 2b": "more splits of CIFAR-100, and shorter schedules, against scratch with L2-init",
+    "Figure 1": "scratch, naive and all four aspects",
+    "Figure 2": "initialization: naive against shrink-and-perturb",
+    "Figure 3": "objective: L2 and L2-init, continuous and from scratch",
+    "Figure 4": "batch composition: old/new against easy/hard",
+    "Figure 5": "schedule: 100, 75, 50 and 25 percent of scratch's",
+    "Figure 6": "ten tasks: 50 + 10 x 5 classes, and the accumulated cost",
+    "Figure 7": "a new domain instead of new classes",
+    "Figure 8": "alpha: how much is kept of the old weights",
+    "Figure 9": "beta: how much is added of the fresh ones",
+    "Figure 10": "lambda: strength of L2-init",
+    "Figure 11": "map of which samples are learnt when, in the first training",
+    "Figure 12": "c and r: how many samples are easy or hard, and how seldom they appear",
+    "Figure 13": "multi-step schedules instead of cosines",
+    "Figure 14": "gradient norms of old and of new data over the naive run",
+    "Figure 15": "held-out loss of scratch and naive: where it reaches its plateau",
 }
 ASH = {
     "Table 1": "three models x SGD, Adam x three data sets, random against warm start",
-    "Table 2": "L2, confidence penalty, adversarial training",
-    "Table 3": "noise of several scales",
-    "Table 4": "the last layer alone, and then all",
-    "Table 5": "elastic weight consolidation",
+    "Table 2": "L2, adversarial training, confidence penalty in both rounds, four strengths each",
+    "Table 3": "Gaussian noise of five standard deviations, and the time to fit",
+    "Table 4": "the last layer alone, and then all, on three data sets",
+    "Table 5": "elastic weight consolidation, four strengths",
     "Figure 1": "warm start against random start, half of CIFAR-10 and then all",
-    "Figure 2": "passive online learning",
-    "Figure 3": "transfer from CIFAR-10 to SVHN",
-    "Figure 4": "batch sizes x learning rates in both rounds",
-    "Figure 5": "correlation of final with initial weights",
-    "Figure 6": "gradient norms",
-    "Figure 7": "when to switch",
-    "Figure 8": "shift of domain along the first principal component",
-    "Figure 9": "active learning by margin",
+    "Figure 2": "passive online learning, 100 images a step",
+    "Figure 3": "transfer from CIFAR-10 to a part of SVHN",
+    "Figure 4": "batch sizes x learning rates in both rounds: accuracy over time",
+    "Figure 5": "accuracy over the correlation of final with initial weights",
+    "Figure 6": "gradient norms in both rounds",
+    "Figure 7": "when to switch: every five epochs of the first round",
+    "Figure 8": "online, sorted along the first principal component",
+    "Figure 9": "active learning by margin, 100 images a step",
     "Section 3.5": "Adam's state kept or reset",
 }
 OURS = {
@@ -51,6 +54,8 @@ OURS = {
     "how often to evaluate": "L_100 on coarser grids",
 }
 PAPERS = {"Verwimp et al.": VERWIMP, "Ash & Adams": ASH, "Ours": OURS}
+BEGIN, END = "<!-- agreement: written by `retrain study report` -->", "<!-- end of agreement -->"
+"""Between these lines stands the table of agreement in the evidence's README.md."""
 
 
 class Entry(NamedTuple):
@@ -65,13 +70,15 @@ class Entry(NamedTuple):
 def entries(root: Path, evidence: Path) -> Iterator[Entry]:
     """Yield every table and figure with its studies, or with none. Raises `StudyError` as `all_studies` does."""
     studies = all_studies()
-    for paper, items in PAPERS.items():
-        for item, about in items.items():
-            name = f"{paper}, {item}"
-            repeating = [study for study in studies if name in study.repeats]
-            yield from (Entry(name, about, each.name, status(each, root, evidence)) for each in repeating)
-            if not repeating:
-                yield Entry(name, about, "", "no study yet")
+    for item, about in _items():
+        repeating = [study for study in studies if item in study.repeats]
+        yield from (Entry(item, about, each.name, status(each, root, evidence)) for each in repeating)
+        if not repeating:
+            yield Entry(item, about, "", "no study yet")
+
+
+def _items() -> Iterator[tuple[str, str]]:
+    return ((f"{paper}, {item}", about) for paper, items in PAPERS.items() for item, about in items.items())
 
 
 def status(study: Study, root: Path, evidence: Path) -> str:
@@ -84,10 +91,34 @@ def status(study: Study, root: Path, evidence: Path) -> str:
 
 def lacking(study: Study, root: Path) -> list[str]:
     """Return the names of the data sets of a study that are not at hand."""
-    return [data.name for data in study.data if not at_hand(data.name, root)]
+    return list(dict.fromkeys(data.name for data in study.data if not at_hand(data.name, root)))
 
 
 def needed(root: Path) -> Iterator[str]:
     """Yield what to fetch for all studies together, and where to put it."""
     for name in dict.fromkeys(name for study in all_studies() for name in lacking(study, root)):
         yield f"{name}: {how_to_get(name, root)}"
+
+
+def agreement(studies: list[Study]) -> str:
+    """Return the table of what agrees with the papers and what does not: a line for each claim of each item."""
+    lines = ["| | the paper | ours | agrees |", "| --- | --- | --- | --- |"]
+    for item, _ in _items():
+        found = [(study, claim) for study in studies for claim in study.claims if claim.item == item]
+        lines.extend(_line(study, claim) for study, claim in found)
+        if not found and not item.startswith("Ours"):
+            lines.append(f"| {item} | - | no study has been compared yet | not tested |")
+    return "\n".join(lines)
+
+
+def _line(study: Study, claim: Claim) -> str:
+    return f"| {claim.item} | {claim.paper} | {claim.ours} ([page]({study.name}.md)) | {claim.agrees} |"
+
+
+def with_agreement(text: str, studies: list[Study]) -> str:
+    """Return a README's text with the table of agreement between its marks. Raises `StudyError` without marks."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise StudyError(f"README.md of the evidence lacks the lines {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n\n{agreement(studies)}\n\n{END}{after}"

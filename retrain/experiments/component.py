@@ -1,5 +1,6 @@
 """Data split along its first principal component: a shift of domain within one data set (Ash & Adams, figure 8)."""
 
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
@@ -7,9 +8,9 @@ import torch
 from torch import Tensor
 
 from retrain.data.images import decode_image
-from retrain.data.source import read_source
+from retrain.data.source import Sample, read_source
 from retrain.data.staging import Staging
-from retrain.experiments.subsets import write_folder
+from retrain.experiments.subsets import is_train, write_folder
 
 SIDE = 16
 """Images are compared at this size: the first component is one of coarse light and shade."""
@@ -21,11 +22,7 @@ def by_component(source: Path, sizes: str, folder: Path) -> list[Path]:
     Every split is cut at its own percentiles of the training samples' component. Raises `DropError`.
     """
     samples = read_source(source)
-    pixels = torch.stack(
-        [torch.as_tensor(decode_image(sample.entry.read(), SIDE)).flatten() for sample in samples]
-    ).float()
-    is_train = torch.tensor([sample.split in (None, "train") for sample in samples])
-    scores = component_scores(pixels, is_train)
+    scores = scores_of(samples)
     ends = [percent / 100 for percent in accumulate(Staging.parse("share", sizes).sizes)]
     parts = [folder / str(number) for number in range(len(ends))]
     for split in {sample.split for sample in samples}:
@@ -37,10 +34,18 @@ def by_component(source: Path, sizes: str, folder: Path) -> list[Path]:
     return parts
 
 
-def component_scores(pixels: Tensor, is_train: Tensor) -> Tensor:
+def scores_of(samples: Sequence[Sample]) -> Tensor:
+    """Return each sample's score [N] on the first principal component of the training samples."""
+    pixels = torch.stack(
+        [torch.as_tensor(decode_image(sample.entry.read(), SIDE)).flatten() for sample in samples]
+    ).float()
+    return component_scores(pixels, torch.tensor(list(map(is_train, samples))))
+
+
+def component_scores(pixels: Tensor, training: Tensor) -> Tensor:
     """Return each image's score [N] on the first principal component of the training ones; pixels: float [N, D]."""
-    centred = pixels - pixels[is_train].mean(0)
+    centred = pixels - pixels[training].mean(0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        _, _, directions = torch.pca_lowrank(centred[is_train], q=4, center=False, niter=8)
+        _, _, directions = torch.pca_lowrank(centred[training], q=4, center=False, niter=8)
     return centred @ directions[:, 0]

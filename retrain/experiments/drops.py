@@ -5,18 +5,26 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from retrain.config.task import Task
 from retrain.data.packing import pack
 from retrain.data.source import read_source
-from retrain.data.staging import Staging
+from retrain.data.staging import Staging, stable_hash
 from retrain.errors import StudyError
-from retrain.experiments.component import by_component
+from retrain.experiments.component import by_component, scores_of
 from retrain.experiments.datasets import find
 from retrain.experiments.grid import parts_of
-from retrain.experiments.settings import Data, Study
-from retrain.experiments.subsets import thin, two_parts, write_folder
+from retrain.experiments.settings import Data, Split, Study
+from retrain.experiments.subsets import (
+    Order,
+    hold_out,
+    in_steps,
+    rename_to_superclasses,
+    thin,
+    two_parts,
+    write_folder,
+)
 from retrain.records import Drop
 from retrain.store.base import ObjectStore
 from retrain.store.task_store import TaskStore
@@ -43,54 +51,78 @@ def commit_drops(study: Study, split: str, task: Task, objects: ObjectStore, roo
     """
     if drops := committed_drops(study, split, task, objects):
         return drops
-    with prepared_data(study, root) as (sources, folder):
-        for number, (source, staging, part) in enumerate(_parts(study, split, sources, folder), 1):
+    with prepared_data(study, root, task) as (sources, folder):
+        for number, (source, staging, part) in enumerate(_parts(study, split, task, sources, folder), 1):
             pack(source, task, TaskStore(objects, task.name), staging=staging, part=part, drop_id=f"drop-{number}")
     return TaskStore(objects, task.name).drops.all()
 
 
+def draw_of(study: Study, task: Task) -> int:
+    """Return the seed that a study's splits are drawn by: the cell's own, or 0 where all cells share one."""
+    return task.seed if study.redraw else 0
+
+
 @contextmanager
-def prepared_data(study: Study, root: DataRoot) -> Iterator[tuple[list[Path], Path]]:
-    """Yield a study's data sets as sources, thinned as it says, and a folder for temporary files.
+def prepared_data(study: Study, root: DataRoot, task: Task) -> Iterator[tuple[list[Path], Path]]:
+    """Yield a study's data sets as sources, changed as it says, and a folder for temporary files.
 
     Raises `StudyError` if one is not at hand.
     """
     with tempfile.TemporaryDirectory(prefix="retrain-study-") as temporary:
         folder = Path(temporary)
-        yield [_prepare(data, study.stop_on, root, folder / str(n)) for n, data in enumerate(study.data)], folder
+        yield [_prepare(study, data, root, task, folder / str(n)) for n, data in enumerate(study.data)], folder
 
 
 def _parts(
-    study: Study, split: str, sources: list[Path], folder: Path
+    study: Study, split: str, task: Task, sources: list[Path], folder: Path
 ) -> Iterator[tuple[Path, Staging | None, int | None]]:
     """Yield for each drop the source, and which part of it is the drop."""
-    setting = study.splits[split]
+    setting, seed = study.splits[split], draw_of(study, task)
     if len(sources) > 1 and setting.by not in ("source", "transfer"):
         raise StudyError(f"study {study.name}: split {split}: several data sets are split by source or transfer only")
+    if setting.step:
+        yield from ((part, None, None) for part in _steps(setting, seed, sources[0], folder / "steps"))
+        return
     match setting.by:
         case "classes" | "share" as by:
-            staging = Staging.parse(by, setting.sizes)
+            staging = Staging.parse(by, setting.sizes, seed)
             yield from ((sources[0], staging, part) for part in range(1, len(staging.sizes) + 1))
         case "component":
             yield from ((part, None, None) for part in by_component(sources[0], setting.sizes, folder / "components"))
         case "source":
             yield from ((source, None, None) for source in sources)
         case "transfer":
-            yield from ((part, None, None) for part in two_parts(sources, setting, folder / "parts"))
+            yield from ((part, None, None) for part in two_parts(sources, setting, folder / "parts", seed))
         case "margin":
-            yield sources[0], Staging.parse("share", setting.sizes), 1
+            yield sources[0], Staging.parse("share", setting.sizes, seed), 1
 
 
-def _prepare(data: Data, stop_on: Literal["val", "test"], root: DataRoot, folder: Path) -> Path:
-    """Return a data set as a source: as it is, or a copy that is thinned or has its test split as val too."""
+def _steps(setting: Split, seed: int, source: Path, folder: Path) -> Iterator[Path]:
+    """Write the drops of a split in steps, all of them or, by margin, the first one."""
+    samples = read_source(source)
+    order: Order = lambda sample: stable_hash(sample.key, seed)  # noqa: E731
+    if setting.by == "component":
+        scores = dict(zip(samples, scores_of(samples).tolist(), strict=True))
+        order = scores.__getitem__
+    for number, part in enumerate(in_steps(samples, setting, order)[: 1 if setting.by == "margin" else None]):
+        write_folder(part, folder / str(number))
+        yield folder / str(number)
+
+
+def _prepare(study: Study, data: Data, root: DataRoot, task: Task, folder: Path) -> Path:
+    """Return a data set as a source: as it is, or a changed copy of it."""
     source = find(data.name, root.folder, root.download, folder / "found")
-    if stop_on == "val" and data == Data(name=data.name):
+    draws_val = study.stop_on == "val" and (study.redraw or any(split.step for split in study.splits.values()))
+    if study.stop_on == "val" and data == Data(name=data.name) and not draws_val:
         return source
-    samples = list(thin(read_source(source), data))
-    if stop_on == "test" and not any(sample.split == "test" for sample in samples):
+    found = read_source(source)
+    samples = list(thin(rename_to_superclasses(found) if data.superclasses else found, data))
+    if study.stop_on == "test" and not any(sample.split == "test" for sample in samples):
         raise StudyError(f"data set {data.name} has no test split to stop on; say stop_on: val")
-    write_folder(samples, folder / "source")
-    if stop_on == "test":
+    if draws_val:
+        samples = list(hold_out(samples, task.data.val_share, draw_of(study, task)))
+    write_folder(samples, folder / "source", data.twin)
+    if study.stop_on == "test":
         shutil.rmtree(folder / "source" / "val", ignore_errors=True)
         shutil.copytree(folder / "source" / "test", folder / "source" / "val")
     return folder / "source"

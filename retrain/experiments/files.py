@@ -26,8 +26,9 @@ def all_studies() -> list[Study]:
 def load_study(name_or_path: str) -> Study:
     """Read a study; a path has a suffix or a slash, a name is looked up in `folder()`.
 
-    A file that says `extends: OTHER` takes from OTHER.yaml beside it the fields that it does not name itself. It does
-    not take `findings`: they are about the other study's runs. Raises `StudyError`, one line for every problem.
+    A file that says `extends: OTHER` takes from OTHER.yaml beside it the fields that it does not name itself. It takes
+    neither `findings` nor `claims`, which are about the other study's runs, and `paper` only if it repeats the same.
+    `paper: OTHER` stands for the rows of OTHER.yaml. Raises `StudyError`, one line for every problem.
     """
     is_path = "/" in name_or_path or Path(name_or_path).suffix
     path = Path(name_or_path) if is_path else studies_folder() / f"{name_or_path}.yaml"
@@ -35,7 +36,7 @@ def load_study(name_or_path: str) -> Study:
         known = ", ".join(_study_names()) or "none"
         raise StudyError(f"there is no study {name_or_path!r} in {studies_folder()}; there are: {known}")
     try:
-        return Study.model_validate(_read(path))
+        return Study.model_validate(_with_rows_of(path, _read(path)))
     except ValidationError as error:
         lines = (f"{path}: {'.'.join(map(str, each['loc'])) or 'study'}: {each['msg']}" for each in error.errors())
         raise StudyError("\n".join(lines)) from None
@@ -53,4 +54,24 @@ def _read(path: Path) -> dict[Any, Any]:
     if not isinstance(document, dict):
         raise StudyError(f"{path}: must be a mapping of fields, such as 'name: ours'")
     extended = document.pop("extends", None)
-    return _read(path.with_name(f"{extended}.yaml")) | {"findings": ""} | document if extended else document
+    if not extended:
+        return document
+    others = _read(path.with_name(f"{extended}.yaml")) | {"findings": "", "claims": []}
+    return others | ({"paper": []} if "repeats" in document else {}) | document
+
+
+def _with_rows_of(path: Path, document: dict[Any, Any]) -> dict[Any, Any]:
+    """Return a study's document with the paper's rows of the file that it names, if it names one.
+
+    A row whose method, split or variant this study lacks stands without a figure of ours.
+    """
+    if not isinstance(other := document.get("paper"), str):
+        return document
+    rows = [dict(row) for row in _read(path.with_name(f"{other}.yaml"))["paper"]]
+    known = {kind[:-1]: document.get(kind, {}) for kind in ("methods", "splits", "variants")}
+    for row in rows:
+        if any(kind in row and row[kind] not in names for kind, names in known.items()):
+            row.pop("method", None)
+            row.pop("split", None)
+            row.pop("variant", None)
+    return document | {"paper": rows}

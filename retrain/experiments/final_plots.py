@@ -1,7 +1,6 @@
-"""Plots of the accuracy that runs ended with, by setting or by training time."""
+"""Plots of what runs ended with: by drop, split or variant, by training time, and by how far training led."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -9,26 +8,55 @@ import altair as alt
 from retrain.experiments.chart_style import colour_of, dash_of, finish_chart, shape_of
 from retrain.experiments.kept_runs import EndedRun
 from retrain.experiments.settings import Study
-from retrain.experiments.statistics import Group, estimate, fitted_at, rows
+from retrain.experiments.statistics import Estimate, Group, compared, estimate, fitted_at, rows
+
+Groups = Mapping[Group, list[EndedRun]]
+PERCENT = ".3~p"
 
 
-def final_accuracy_plot(study: Study, by_group: Mapping[Group, Sequence[EndedRun]]) -> alt.TopLevelMixin:
+def final_accuracy_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
     """Return the mean final accuracy of each method in each group, and one standard error to either side."""
-    varied = varies(list(by_group))
+    finals = {group: {row.method: row.final for row in rows(study, runs)} for group, runs in compared(by_group).items()}
+    return _by_group_plot(study, finals, f"final accuracy on {study.stop_on}", PERCENT)
+
+
+def cost_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
+    """Return the mean number of iterations that each method's run took in each group."""
+    costs: dict[Group, dict[str, Estimate]] = {}
+    for group, runs in compared(by_group).items():
+        for method in dict.fromkeys(one.cell.method for one in runs):
+            results = (one.record.result for one in runs if one.cell.method == method)
+            costs.setdefault(group, {})[method] = estimate([each.iterations if each else None for each in results])
+    return _by_group_plot(study, costs, "iterations of the run", "~s")
+
+
+def _by_group_plot(
+    study: Study, found: Mapping[Group, Mapping[str, Estimate]], title: str, number: str
+) -> alt.TopLevelMixin:
+    """Return means over whatever differs between groups, and one standard error to either side."""
+    varied = varies(list(found))
     methods = [name for name in study.methods if not study.draw or name in study.draw]
-    points = [point for point in _final_points(study, by_group, varied) if point["method"] in methods]
+    points = [
+        {"group": str(getattr(group, varied)), "method": method, **_band(value)}
+        for group, by_method in found.items()
+        for method, value in by_method.items()
+        if value.mean is not None and method in methods
+    ]
     base = alt.Chart(alt.InlineData(values=points)).encode(
         x=alt.X("group:N", title=varied, sort=None, axis=alt.Axis(labelAngle=0)), color=colour_of(methods)
     )
-    y = alt.Y(
-        "mean:Q", title=f"final accuracy on {study.stop_on}", axis=alt.Axis(format=".3~p"), scale=alt.Scale(zero=False)
-    )
+    y = alt.Y("mean:Q", title=title, axis=alt.Axis(format=number), scale=alt.Scale(zero=False))
     drawn = alt.layer(
         base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q", scale=alt.Scale(zero=False)), y2="high:Q"),
         base.mark_line(strokeWidth=2).encode(y=y, strokeDash=dash_of(methods)),
         base.mark_point(filled=True, size=50, opacity=1).encode(y=y),
     )
     return finish_chart(drawn.properties(width=560, height=340, title=study.title))
+
+
+def _band(value: Estimate) -> dict[str, float]:
+    mean, error = value.mean or 0.0, value.error or 0.0
+    return {"mean": mean, "low": mean - error, "high": mean + error}
 
 
 def varies(groups: Sequence[Group]) -> str:
@@ -39,46 +67,109 @@ def varies(groups: Sequence[Group]) -> str:
     return "variant"
 
 
-def _final_points(study: Study, by_group: Mapping[Group, Sequence[EndedRun]], varied: str) -> Iterator[dict[str, Any]]:
-    for group, members in by_group.items():
-        for row in rows(study, members):
-            if row.final.mean is not None:
-                error = row.final.error or 0.0
-                mean = row.final.mean
-                place = {"group": str(getattr(group, varied)), "method": row.method}
-                yield {**place, "mean": mean, "low": mean - error, "high": mean + error}
-
-
-def time_plot(study: Study, by_group: Mapping[Group, Sequence[EndedRun]]) -> alt.TopLevelMixin:
-    """Return a point for each method in each group that came, with every seed, to the training loss `Study.fitted`.
+def time_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
+    """Return a point for each run that came to be fitted, as `Study.fitted` or `Study.fitted_accuracy` says.
 
     Time is counted in images, which are the same work whatever the batch size and the machine.
     """
-    points = [point for members in by_group.values() for point in _time_points(study, members)]
-    methods = [method for method in study.methods if any(point["method"] == method for point in points)]
-    x = alt.X(
-        "images:Q",
-        title=f"training images until a training loss of {study.fitted:g}",
-        axis=alt.Axis(format="~s"),
-        scale=alt.Scale(zero=False),
+    until = f"a training accuracy of {study.fitted_accuracy:.0%}" if study.fitted_accuracy else ""
+    title = f"training images until {until or f'a training loss of {study.fitted:g}'}"
+    return _scatter(study, by_group, title, "~s", lambda one: _images_until_fitted(study, one))
+
+
+def correlation_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
+    """Return a point for each run: its final accuracy over the correlation of its final with its initial weights."""
+    name = "correlation of weights"
+    return _scatter(
+        study, by_group, "correlation of final with initial weights", ".2~f", lambda one: _figure(one, name)
     )
-    y = alt.Y(
-        "mean:Q", title=f"final accuracy on {study.stop_on}", axis=alt.Axis(format=".3~p"), scale=alt.Scale(zero=False)
+
+
+def _scatter(
+    study: Study, by_group: Groups, title: str, number: str, place: Callable[[EndedRun], float | None]
+) -> alt.TopLevelMixin:
+    """Return final accuracies, a point a run, by start; a panel for each network where there are more."""
+    points = list(_scattered(study, by_group, place))
+    kinds = list(dict.fromkeys(point["method"] for point in points))
+    scale = alt.Scale(zero=False)
+    chart = (
+        alt.Chart(alt.InlineData(values=points))
+        .mark_point(filled=True, size=60, opacity=0.8)
+        .encode(
+            x=alt.X("x:Q", title=title, axis=alt.Axis(format=number), scale=scale),
+            y=alt.Y("y:Q", title=f"final accuracy on {study.stop_on}", axis=alt.Axis(format=PERCENT), scale=scale),
+            color=colour_of(kinds),
+            shape=shape_of(kinds),
+        )
+        .properties(width=340, height=280)
     )
-    chart = alt.Chart(alt.InlineData(values=points)).mark_point(filled=True, size=70, opacity=0.9)
-    drawn = chart.encode(x=x, y=y, color=colour_of(methods), shape=shape_of(methods))
-    return finish_chart(drawn.properties(width=560, height=340, title=study.title))
+    panels = list(dict.fromkeys(point["panel"] for point in points))
+    if len(panels) > 1:
+        faceted = chart.facet(facet=alt.Facet("panel:N", title=None, sort=panels), columns=2)
+        return finish_chart(faceted.resolve_scale(y="independent", x="independent").properties(title=study.title))
+    return finish_chart(chart.properties(title=study.title))
 
 
-def _time_points(study: Study, members: Sequence[EndedRun]) -> Iterator[dict[str, Any]]:
-    finals = {row.method: row.final.mean for row in rows(study, members)}
-    for method, runs in groupby(members, key=lambda one: one.cell.method):
-        images = estimate([_images_until(one, study.fitted) for one in runs])
-        if images.n == images.of and finals[method] is not None:
-            yield {"method": method, "images": images.mean, "mean": finals[method]}
+def _scattered(study: Study, by_group: Groups, place: Callable[[EndedRun], float | None]) -> Iterator[dict[str, Any]]:
+    seen = set[str]()
+    for one in (one for runs in compared(by_group).values() for one in runs):
+        x, result = place(one), one.record.result
+        if x is None or result is None or one.record.run_id in seen:
+            continue
+        seen.add(one.record.run_id)  # a scratch run is the same whatever the first round was
+        kind = "random" if study.methods[one.cell.method].start == "scratch" else "warm"
+        panel = one.cell.variant.split(",")[0] if "correlation" in study.plots else ""
+        yield {"x": x, "y": result.final_accuracy, "method": kind, "panel": panel}
 
 
-def _images_until(one: EndedRun, loss: float | None) -> float | None:
-    """How many images a run had trained on when its training loss was as low as this; None if it never was."""
-    iterations, result = fitted_at(one.curve, loss), one.record.result
+def _figure(one: EndedRun, name: str) -> float | None:
+    """Return a figure of a run that has a parent: a random start is correlated with nothing that was trained."""
+    value = one.measures.get(name)
+    return value if one.record.parent and isinstance(value, float) else None
+
+
+def _images_until_fitted(study: Study, one: EndedRun) -> float | None:
+    """How many images a run had trained on when it was fitted; None if it never was."""
+    iterations, result = fitted_at(one.curve, study.fitted, study.fitted_accuracy), one.record.result
     return iterations * result.cost.samples / result.cost.iterations if iterations and result else None
+
+
+def switch_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
+    """Return what the first runs reached, and what the last method then loses to scratch, in percent, by variant."""
+    firsts, damage = list(_first_accuracies(by_group)), list(_damages(study, by_group))
+    panels = [
+        _by_variant(firsts, f"accuracy on {study.stop_on} after the first run", PERCENT),
+        _by_variant(damage, f"change against {study.against[0]}, percent of its accuracy", ".1~f"),
+    ]
+    return finish_chart(alt.hconcat(*panels).properties(title=study.title))
+
+
+def _by_variant(points: Sequence[Mapping[str, Any]], title: str, number: str) -> Any:
+    scale = alt.Scale(zero=False)
+    base = alt.Chart(alt.InlineData(values=list(points))).encode(x=alt.X("variant:N", title=None, sort=None))
+    return alt.layer(
+        base.mark_rule().encode(y=alt.Y("low:Q", scale=scale), y2="high:Q"),
+        base.mark_line(point=True).encode(y=alt.Y("mean:Q", title=title, axis=alt.Axis(format=number), scale=scale)),
+    ).properties(width=300, height=260)
+
+
+def _first_accuracies(by_group: Groups) -> Iterator[dict[str, Any]]:
+    for group, runs in by_group.items():
+        if group.drops == 1:
+            finals = estimate([one.record.result.final_accuracy if one.record.result else None for one in runs])
+            yield {"variant": group.variant, **_band(finals)}
+
+
+def _damages(study: Study, by_group: Groups) -> Iterator[dict[str, Any]]:
+    for group, runs in compared(by_group).items():
+        finals = {
+            (one.cell.method, one.cell.seed): one.record.result.final_accuracy for one in runs if one.record.result
+        }
+        for method in study.methods:
+            pairs = [
+                (finals[study.against[0], seed], accuracy)
+                for (name, seed), accuracy in finals.items()
+                if name == method and (study.against[0], seed) in finals
+            ]
+            if method != study.against[0] and pairs:
+                yield {"variant": group.variant, **_band(estimate([100 * (own / bar - 1) for bar, own in pairs]))}

@@ -30,6 +30,8 @@ class Cell(NamedTuple):
 def parts_of(study: Study, split: str) -> int:
     """Return how many drops land in a split."""
     setting = study.splits[split]
+    if setting.steps:
+        return setting.steps
     match setting.by:
         case "source":
             return len(study.data)
@@ -89,8 +91,9 @@ def word_of(study: Study, cell: Cell) -> Word:
 
 def data_name(study: Study, split: str, task: Task) -> str:
     """Name a split's data: studies of the same drops share them, and the runs that they have in common."""
-    content = [data.model_dump(exclude_defaults=True) for data in study.data], study.splits[split].model_dump()
-    held_out = study.stop_on, task.data.val_share, task.data.test_share
+    landing = study.splits[split].model_dump(exclude_none=True)
+    content = [data.model_dump(exclude_defaults=True) for data in study.data], landing
+    held_out = study.stop_on, task.data.val_share, task.data.test_share, *((task.seed,) if study.redraw else ())
     names = "-".join(data.name for data in study.data)
     sizes = study.splits[split].sizes.replace("+", "-")
     readable = "".join(letter if letter.isalnum() else "-" for letter in f"{names}-{sizes}".lower())

@@ -12,8 +12,16 @@ from retrain.experiments.settings import Study
 from retrain.records import Curve, Point, RunRecord, digest
 
 FILE = "runs.jsonl"
-ABOUT = {"paper", "findings", "draw", "plots", "fitted", "grids"}
+ABOUT = {
+    *("repeats", "title", "regime", "paper", "claims", "findings"),
+    *("draw", "plots", "spread", "fitted", "fitted_accuracy", "grids"),
+}
 """What a study's file says of its results, rather than of what is run."""
+
+LEARNING_MAP = "map of samples by epoch"
+"""Shares of correctly classified samples: a row for each epoch, a column for each lot of samples, easy ones first."""
+GRADIENTS = "gradient norms"
+"""Mean norms along a training, as [iteration, norm]; `, old` or `, new` follows."""
 
 Measure = float | list[list[float]]
 """One figure, or a map of them."""

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
-from retrain.experiments.kept_runs import MAP, Figures, Measure
+from retrain.experiments.kept_runs import GRADIENTS, LEARNING_MAP, MAP, Figures, Measure
+from retrain.experiments.replays import early_and_even, train_again
 from retrain.pipeline.context import Context
 from retrain.pipeline.train import prepare
 from retrain.recipe.analysis import gradient_norms, rank_correlation, weight_correlation
@@ -13,6 +14,7 @@ from retrain.recipe.learning_speed import add_decayed, joint_shares, learning_sp
 from retrain.records import Plan
 from retrain.store.base import Missing
 from retrain.store.task_store import TaskStore
+from retrain.training.evaluation import evaluate_samples
 from retrain.training.index_files import read_counters
 from retrain.training.optimizers import trained_parameters
 from retrain.training.seeds import make_generator
@@ -24,6 +26,9 @@ SAMPLES = 512
 BINS = 10
 """Rows and columns of a map of learning speeds."""
 
+SAMPLE_BINS = 100
+"""Lots of samples in a map of samples by epoch."""
+
 
 def correlation(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
     """Yield the correlation of final with initial weights (Ash & Adams, figure 5)."""
@@ -33,16 +38,25 @@ def correlation(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
 
 def gradients(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
     """Yield the mean norms of the gradients of old and new samples, at the start and at the end."""
-    old = run.train.drop < run.plan.known
     for when, weights in (("start", None), ("end", context.files(run.plan.run_id).weights())):
         if weights:
             run.network.load_state_dict(weights)
-        for age, chosen in (("old", old), ("new", ~old)):
-            indices = chosen.nonzero().squeeze(1)
+        for age, norm in mean_gradient_norms(run).items():
+            yield f"gradient norm, {age}, {when}", norm
+
+
+def mean_gradient_norms(run: Run) -> dict[str, float]:
+    """Return the mean norm of the gradients of some old and of some new samples, of those that there are."""
+    old = run.train.drop < run.plan.known
+    found = {}
+    for age, chosen in (("old", old), ("new", ~old)):
+        indices = chosen.nonzero().squeeze(1)
+        if len(indices):
             lots = torch.randperm(len(indices), generator=make_generator(run.plan.seed, "measured"))[:SAMPLES]
             some = indices[lots.to(indices.device)]
             norms = gradient_norms(run.network, run.normalize(run.train.pixels(some)), run.train.labels[some])
-            yield f"gradient norm, {age}, {when}", float(norms.mean())
+            found[age] = float(norms.mean())
+    return found
 
 
 def speeds(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
@@ -60,6 +74,42 @@ def speeds(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
     yield MAP, joint_shares(before, after, BINS).tolist()
 
 
+def gradient_curves(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
+    """Yield the norms of the gradients over the whole training, as [iteration, norm] (Verwimp et al., figure 14)."""
+    curves: dict[str, list[list[float]]] = {"old": [], "new": []}
+
+    def look(iteration: int) -> None:
+        if iteration in early_and_even(run.plan.iterations):
+            for age, norm in mean_gradient_norms(run).items():
+                curves[age].append([iteration, float(f"{norm:.4g}")])
+
+    train_again(run, look)
+    yield from ((f"{GRADIENTS}, {age}", curve) for age, curve in curves.items() if curve)
+
+
+def learning_map(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
+    """Yield who was classified correctly when (Verwimp et al., figure 11): a row for each epoch.
+
+    A row has the shares of `SAMPLE_BINS` lots of samples, from those learnt first to those learnt last.
+    """
+    each = len(run.train) / run.plan.task.training.batch_size
+    ends = {round(each * epoch) for epoch in range(1, round(run.plan.iterations / each) + 1)}
+    epochs: list[torch.Tensor] = []
+
+    def look(iteration: int) -> None:
+        if iteration in ends:
+            epochs.append(evaluate_samples(run.network, run.train, run.normalize)[0].float().cpu())
+
+    train_again(run, look)
+    correct = torch.stack(epochs)
+    order = correct.mean(0).argsort(descending=True, stable=True)
+    lots = [lot.mean(1) for lot in correct[:, order].tensor_split(min(SAMPLE_BINS, correct.shape[1]), dim=1)]
+    yield LEARNING_MAP, [[round(share, 4) for share in row] for row in torch.stack(lots, 1).tolist()]
+
+
+ON_FIRST = {"gradient_curves", "learning_map"}
+"""What is measured of the runs on the first drop too: the others compare with what was before."""
+
 FILE = "measures.json"
 """Name of the file of a run that holds its measures."""
 
@@ -67,6 +117,8 @@ MEASURES: dict[str, Callable[[Context, Run], Iterator[tuple[str, Measure]]]] = {
     "weight_correlation": correlation,
     "gradient_norms": gradients,
     "learning_speed": speeds,
+    "gradient_curves": gradient_curves,
+    "learning_map": learning_map,
 }
 
 

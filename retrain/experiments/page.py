@@ -4,9 +4,11 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from retrain.experiments.grid import parts_of
 from retrain.experiments.kept_runs import EndedRun, KeptRuns
-from retrain.experiments.plots import picture_name
-from retrain.experiments.settings import Study
+from retrain.experiments.papers import PaperRow
+from retrain.experiments.plots import OVERALL_PLOTS, drawn_of_groups, picture_name
+from retrain.experiments.settings import PLOTS, Spread, Study
 from retrain.experiments.statistics import (
     LEVELS,
     Estimate,
@@ -22,8 +24,8 @@ from retrain.experiments.statistics import (
 )
 
 NOT_REACHED = "/"
-OVERALL = {"final": "final accuracies", "time": "final accuracies over training time"}
-"""The pictures of which a study has one for all its groups, and what they show."""
+ABSENT = "-"
+SPREADS: dict[Spread, str] = {"error": "standard error", "deviation": "standard deviation"}
 HARM = "▼"
 """Marks negative transfer."""
 
@@ -39,17 +41,77 @@ def page(study: Study, kept: KeptRuns) -> str:
         f"**To repeat it.** `retrain study run {study.name}`, then `retrain study report {study.name}`. "
         f"Every figure below comes from `{study.name}/runs.jsonl`; `retrain study report --check` makes it again.",
         f"**Made with.** {_made_with(study, kept)}",
+        *_claims(study),
+        *_findings(study),
+        *_beside_the_papers(study, by_group),
         "## Ours",
-        f"Percent of correct images on {study.stop_on}, mean ± standard error over seeds. L_r (Verwimp et al., eq. 2) "
-        "divides the iterations that the other method took to its own final accuracy by those that a run took to r "
-        "percent of that accuracy: above 1 is faster. The first figure is the same at every r, so the other method's "
-        f"own L_99 is 1 or more. {NOT_REACHED}: never reached; (2/3): reached with two seeds of three. {HARM}: "
+        f"Percent of correct images on {study.stop_on}, mean ± {SPREADS[study.spread]} over seeds. L_r (Verwimp et "
+        "al., eq. 2) divides the iterations that the other method took to its own final accuracy by those that a run "
+        "took to r percent of that accuracy: above 1 is faster. The first figure is the same at every r, so the other "
+        f"method's own L_99 is 1 or more. {NOT_REACHED}: never reached; (2/3): with two seeds of three. {HARM}: "
         f"negative transfer, the mean final accuracy is below that of {study.against[0]} with the same seeds.",
         tables,
-        *_paper(study),
-        *(["## What agrees, and what does not", study.findings.strip()] if study.findings else []),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _claims(study: Study) -> Iterator[str]:
+    if study.claims:
+        yield "## What agrees, and what does not"
+        lines = ([claim.item, claim.paper, claim.ours, claim.agrees] for claim in study.claims)
+        yield markdown_table(["", "the paper", "ours", "agrees"], lines, "---")
+
+
+def _findings(study: Study) -> Iterator[str]:
+    if study.findings:
+        yield "## Why, and what else" if study.claims else "## What agrees, and what does not"
+        yield study.findings.strip()
+
+
+def _beside_the_papers(study: Study, by_group: Mapping[Group, Sequence[EndedRun]]) -> Iterator[str]:
+    """Yield the paper's figures, each beside ours."""
+    if not study.paper:
+        return
+    columns = list(dict.fromkeys(column for row in study.paper for column in row.figures))
+    found = {group: {row.method: row for row in rows(study, runs)} for group, runs in by_group.items()}
+    titles = ["", *(title for column in columns for title in (f"{column}, the paper", "ours"))]
+    lines = []
+    for row in study.paper:
+        ours = found.get(_group_of(study, row), {}).get(row.method)
+        pairs = ((row.figures.get(column, ""), _own_figure(study, ours, column)) for column in columns)
+        lines.append([row.row, *(figure for pair in pairs for figure in pair)])
+    yield "## The paper's figures beside ours"
+    yield (
+        f"± and parentheses: {SPREADS[study.spread]}. {ABSENT}: not in this study. "
+        "Time: the paper in minutes, ours in iterations until fitted."
+        if "time" in columns
+        else f"± and parentheses: {SPREADS[study.spread]}. {ABSENT}: not in this study."
+    )
+    yield markdown_table(titles, lines)
+
+
+def _group_of(study: Study, row: PaperRow) -> Group:
+    variant, split = row.variant or next(iter(study.variants)), row.split or next(iter(study.splits))
+    return Group(variant, split, parts_of(study, split))
+
+
+def _own_figure(study: Study, ours: Row | None, column: str) -> str:
+    """Return our figure in a column of the paper's, or `ABSENT`."""
+    if ours is None:
+        return ABSENT
+    level, _, other = column.partition(" against ")
+    speed_ups = ours.speed_ups.get(other or study.against[0], {})
+    match level:
+        case "Max Acc":
+            return format_percent(ours.best, study.spread)
+        case "accuracy":
+            return format_percent(ours.final, study.spread)
+        case "L_99" | "L_100":
+            return format_ratio(speed_ups[int(level[2:])], study.spread) if speed_ups else ABSENT
+        case "time":
+            return format_count(ours.fitted, study.spread)
+        case _:
+            return ABSENT
 
 
 def _made_with(study: Study, kept: KeptRuns) -> str:
@@ -59,102 +121,121 @@ def _made_with(study: Study, kept: KeptRuns) -> str:
     hours = sum(each.cost.device_seconds_all_in for each in results) / 3600
     iterations = sum(each.cost.iterations for each in results)
     seeds = ", ".join(map(str, study.seeds))
+    uncounted = "" if any(one.cell.drops == 1 for one in kept.ran) else " (those on the first drop not counted)"
     return (
         f"{'; '.join(versions)}, commit {kept.commit}; on {'; '.join(machines)}; seeds {seeds}; {len(results)} runs, "
-        f"{iterations:,} iterations, {hours:.2f} device-hours (those on the first drop not counted)."
+        f"{iterations:,} iterations, {hours:.2f} device-hours{uncounted}."
     )
 
 
-def _paper(study: Study) -> Iterator[str]:
-    if study.paper:
-        yield "## The paper's"
-        yield markdown_table(["method", "figure"], study.paper.items())
-
-
-def _tables(study: Study, by_group: Mapping[Group, Sequence[EndedRun]]) -> Iterator[str]:
+def _tables(study: Study, by_group: Mapping[Group, list[EndedRun]]) -> Iterator[str]:
+    pictures = list(drawn_of_groups(study, by_group))
     for group, members in by_group.items():
-        title = f"### {group.split}, {group.variant}, {group.drops} drops"
-        yield f"{title}\n\n{table(study, rows(study, members))}"
-        for plot in study.plots:
-            if plot not in OVERALL:
+        if group.drops > 1:
+            yield f"### {group.split}, {group.variant}, {group.drops} drops\n\n{table(study, rows(study, members))}"
+        for of, plot in pictures:
+            if of == group:
                 yield f"![{plot} of {group.split}, {group.variant}]({study.name}/{picture_name(group, plot)}.svg)"
-        if study.grids:
-            lines = ([method, *map(format_ratio, found)] for method, found in on_grids(study, members).items())
+        if study.grids and group.drops > 1:
+            lines = (
+                [method, *(format_ratio(each, study.spread) for each in found)]
+                for method, found in on_grids(study, members).items()
+            )
             titles = [f"L_100, one evaluation in {every}" for every in study.grids]
             yield markdown_table(["method", *titles], lines)
         if figures := dict.fromkeys(figure_names(members)):
             by_method = {method: by for method, by in measured(members).items() if by}
             lines = (
-                [method, *map(_plain, (by.get(name, estimate([])) for name in figures))]
+                [method, *(_plain(by.get(name, estimate([])), study.spread) for name in figures)]
                 for method, by in by_method.items()
             )
             yield markdown_table(["method", *figures], lines)
-    for name, shown in OVERALL.items():
-        if name in study.plots:
-            yield f"![{shown}]({study.name}/{name}.svg)"
+    yield from _firsts(study, by_group)
+    yield from (f"![{PLOTS[plot]}]({study.name}/{plot}.svg)" for plot in study.plots if plot in OVERALL_PLOTS)
     for variant, split in dict.fromkeys((group.variant, group.split) for group in by_group):
-        if sum((group.variant, group.split) == (variant, split) for group in by_group) > 1:
+        if parts_of(study, split) > 2:
             spent = accumulated(study, by_group, variant, split)
-            lines = ([each.method, format_count(each.iterations)] for each in spent)
+            lines = ([each.method, format_count(each.iterations, study.spread)] for each in spent)
             title = f"### {split}, {variant}: iterations to L_100, all drops"
             yield f"{title}\n\n{markdown_table(['method', 'iterations'], lines)}"
+
+
+def _firsts(study: Study, by_group: Mapping[Group, list[EndedRun]]) -> Iterator[str]:
+    """Yield the runs on the first drop, which all methods but scratch continue from."""
+    lines = []
+    for group, members in by_group.items():
+        if group.drops == 1:
+            (row,) = rows(study, members)
+            fitted = [format_count(row.fitted, study.spread)] if fitted_title(study) else []
+            percents = (format_percent(each, study.spread) for each in (row.best, row.final, row.test))
+            lines.append([f"{group.split}, {group.variant}", *percents, *fitted])
+    if lines:
+        yield "### The runs on the first drop, which the others continue from"
+        yield markdown_table(["", "highest", "final", "test", *fitted_title(study)], lines)
+
+
+def fitted_title(study: Study) -> list[str]:
+    """Return the title of the column that says when a run was fitted, if there is one."""
+    if study.fitted_accuracy:
+        return [f"iterations to a training accuracy of {study.fitted_accuracy:.0%}"]
+    return [f"iterations to a training loss of {study.fitted:g}"] if study.fitted else []
 
 
 def table(study: Study, found: Iterable[Row]) -> str:
     """Return a group's table, Markdown."""
     levels = [f"L_{level} against {other}" for other in study.against for level in LEVELS]
-    fitted = [f"iterations to a training loss of {study.fitted:g}"] if study.fitted else []
-    lines = (_cells(row, bool(fitted)) for row in found)
-    return markdown_table(["method", "highest", "final", "test", *levels, *fitted], lines)
+    lines = (_cells(study, row) for row in found)
+    return markdown_table(["method", "highest", "final", "test", *levels, *fitted_title(study)], lines)
 
 
-def _cells(row: Row, fitted: bool) -> list[str]:
+def _cells(study: Study, row: Row) -> list[str]:
     name = f"{row.method} {HARM}" if row.negative_transfer else row.method
     if row.diverged:
         name += f" ({row.diverged} diverged)"
-    ratios = [format_ratio(by_level[level]) for by_level in row.speed_ups.values() for level in LEVELS]
+    ratios = [format_ratio(by[level], study.spread) for by in row.speed_ups.values() for level in LEVELS]
     return [
         name,
-        *map(format_percent, (row.best, row.final, row.test)),
+        *(format_percent(each, study.spread) for each in (row.best, row.final, row.test)),
         *ratios,
-        *([format_count(row.fitted)] if fitted else []),
+        *([format_count(row.fitted, study.spread)] if fitted_title(study) else []),
     ]
 
 
-def format_percent(share: Estimate) -> str:
-    """Return a share in percent, with its standard error where there is one."""
-    error = f" ± {100 * share.error:.2f}" if share.error is not None else ""
-    return f"{100 * share.mean:.2f}{error}" if share.mean is not None else "-"
+def format_percent(share: Estimate, spread: Spread = "error") -> str:
+    """Return a share in percent, with its spread over seeds where there is one."""
+    return f"{100 * share.mean:.2f}{_spread(share, spread, '.2f', 100)}" if share.mean is not None else "-"
 
 
-def format_ratio(ratio: Estimate) -> str:
-    """Return a speed-up with its standard error; `NOT_REACHED` where no seed has one."""
+def format_ratio(ratio: Estimate, spread: Spread = "error") -> str:
+    """Return a speed-up with its spread; `NOT_REACHED` where no seed has one."""
     if ratio.mean is None:
         return NOT_REACHED if ratio.of else "-"
-    error = f" ± {ratio.error:.2f}" if ratio.error is not None else ""
-    return f"×{ratio.mean:.2f}{error}{_partly(ratio)}"
+    return f"×{ratio.mean:.2f}{_spread(ratio, spread, '.2f')}{_partly(ratio)}"
 
 
-def format_count(count: Estimate) -> str:
-    """Return a number of iterations with its standard error; `NOT_REACHED` where no seed got there."""
+def format_count(count: Estimate, spread: Spread = "error") -> str:
+    """Return a number of iterations with its spread; `NOT_REACHED` where no seed got there."""
     if count.mean is None:
         return NOT_REACHED if count.of else "-"
-    error = f" ± {count.error:,.0f}" if count.error is not None else ""
-    return f"{count.mean:,.0f}{error}{_partly(count)}"
+    return f"{count.mean:,.0f}{_spread(count, spread, ',.0f')}{_partly(count)}"
 
 
-def _plain(figure: Estimate) -> str:
-    error = f" ± {figure.error:.2g}" if figure.error is not None else ""
-    return f"{figure.mean:.4g}{error}" if figure.mean is not None else "-"
+def _plain(figure: Estimate, spread: Spread) -> str:
+    return f"{figure.mean:.4g}{_spread(figure, spread, '.2g')}" if figure.mean is not None else "-"
+
+
+def _spread(value: Estimate, spread: Spread, number: str, factor: float = 1.0) -> str:
+    width = value.deviation if spread == "deviation" else value.error
+    return f" ± {factor * width:{number}}" if width is not None else ""
 
 
 def _partly(of_seeds: Estimate) -> str:
     return f" ({of_seeds.n}/{of_seeds.of})" if of_seeds.n < of_seeds.of else ""
 
 
-def markdown_table(titles: Sequence[str], lines: Iterable[Iterable[str]]) -> str:
-    """Return a Markdown table, the first column left-aligned and the others right-aligned."""
-    rule = ["---", *("---:" for _ in titles[1:])]
+def markdown_table(titles: Sequence[str], lines: Iterable[Iterable[str]], align: str = "---:") -> str:
+    """Return a Markdown table, the first column left-aligned and the others as `align` says."""
+    rule = ["---", *(align for _ in titles[1:])]
     return "\n".join(f"| {' | '.join(line)} |" for line in (titles, rule, *lines))
 
 

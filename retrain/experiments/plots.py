@@ -2,57 +2,21 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby, product
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import altair as alt
 import vl_convert
 
-from retrain.experiments import final_plots
+from retrain.experiments import final_plots, map_plots
+from retrain.experiments.chain_plot import chain_plot
 from retrain.experiments.chart_style import colour_of, dash_of, finish_chart
-from retrain.experiments.kept_runs import MAP, EndedRun
+from retrain.experiments.kept_runs import GRADIENTS, LEARNING_MAP, EndedRun
 from retrain.experiments.settings import Study
 from retrain.experiments.statistics import Group, estimate, reached_at
 from retrain.records import Curve, Point
-
-
-def learning_speed_map(group: Group, members: Sequence[EndedRun]) -> alt.TopLevelMixin:
-    """Return a map for each method: the share of old samples by learning speed, the mean over seeds."""
-    percent = alt.Axis(format=".0%", grid=False, values=[0, 0.5, 1])
-    chart = (
-        alt.Chart(alt.InlineData(values=list(_squares(members))))
-        .mark_rect()
-        .encode(
-            x=alt.X("after:Q", title="learning speed in this run", axis=percent),
-            x2="after_end:Q",
-            y=alt.Y("before:Q", title="in the run before", axis=percent),
-            y2="before_end:Q",
-            color=alt.Color("share:Q", title="of old samples", scale=alt.Scale(scheme="viridis", type="sqrt")),
-        )
-        .properties(width=150, height=150)
-        .facet(facet=alt.Facet("method:N", title=None, sort=None), columns=4)
-        .properties(title=f"{group.split}, {group.variant}")
-    )
-    return finish_chart(chart)
-
-
-def _squares(members: Sequence[EndedRun]) -> Iterator[dict[str, Any]]:
-    for method in dict.fromkeys(one.cell.method for one in members):
-        maps = [one.measures[MAP] for one in members if one.cell.method == method and MAP in one.measures]
-        rows = [each for each in maps if isinstance(each, list)]
-        for row, column in _places(rows):
-            share = sum(each[row][column] for each in rows) / len(rows)
-            bins = len(rows[0])
-            before = {"before": row / bins, "before_end": (row + 1) / bins}
-            after = {"after": column / bins, "after_end": (column + 1) / bins}
-            yield {"method": method, "share": share, **before, **after}
-
-
-def _places(maps: Sequence[list[list[float]]]) -> Iterator[tuple[int, int]]:
-    bins = range(len(maps[0]) if maps else 0)
-    return ((row, column) for row in bins for column in bins)
 
 
 def picture_name(group: Group, plot: str) -> str:
@@ -60,18 +24,48 @@ def picture_name(group: Group, plot: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", f"{plot}-{group.split}-{group.variant}-{group.drops}".lower()).strip("-")
 
 
-def write_plots(study: Study, by_group: Mapping[Group, Sequence[EndedRun]], folder: Path) -> None:
-    """Write each group's pictures as SVG and PNG."""
+GROUP_PLOTS: dict[str, Callable[[Study, Group, Sequence[EndedRun]], alt.TopLevelMixin | None]] = {
+    "accuracy": lambda study, group, members: curves(study, group, members, "accuracy"),
+    "train_loss": lambda study, group, members: curves(study, group, members, "train_loss"),
+    "train_accuracy": lambda study, group, members: curves(study, group, members, "train_accuracy"),
+    "loss": lambda study, group, members: curves(study, group, members, "loss"),
+    "learning_speed": map_plots.learning_speed_map,
+    "learning_map": map_plots.learning_map,
+    "gradient_norms": map_plots.gradient_curves,
+}
+"""What is drawn of each group."""
+
+OVERALL_PLOTS = {
+    "final": final_plots.final_accuracy_plot,
+    "cost": final_plots.cost_plot,
+    "time": final_plots.time_plot,
+    "correlation": final_plots.correlation_plot,
+    "switch": final_plots.switch_plot,
+    "chain": chain_plot,
+}
+"""What is drawn once for a study."""
+
+
+def write_plots(study: Study, by_group: Mapping[Group, list[EndedRun]], folder: Path) -> None:
+    """Write a study's pictures as SVG and PNG."""
     folder.mkdir(parents=True, exist_ok=True)
-    for (group, members), plot in product(by_group.items(), study.plots):
-        if plot == "learning_speed":
-            _save(learning_speed_map(group, members), folder / picture_name(group, plot))
-        elif plot in ("accuracy", "train_loss"):
-            _save(curves(study, group, members, plot), folder / picture_name(group, plot))
-    if "final" in study.plots:
-        _save(final_plots.final_accuracy_plot(study, by_group), folder / "final")
-    if "time" in study.plots:
-        _save(final_plots.time_plot(study, by_group), folder / "time")
+    for group, plot in drawn_of_groups(study, by_group):
+        if chart := GROUP_PLOTS[plot](study, group, by_group[group]):
+            _save(chart, folder / picture_name(group, plot))
+    for plot in study.plots:
+        if plot in OVERALL_PLOTS:
+            _save(OVERALL_PLOTS[plot](study, by_group), folder / plot)
+
+
+def drawn_of_groups(study: Study, by_group: Mapping[Group, Sequence[EndedRun]]) -> Iterator[tuple[Group, str]]:
+    """Yield what is drawn of which group: a map of samples of the first drop, all else of the later ones."""
+    for group, members in by_group.items():
+        for plot in study.plots:
+            shown = any(LEARNING_MAP in one.measures for one in members) if plot == "learning_map" else group.drops > 1
+            if plot == "gradient_norms":
+                shown = any(name.startswith(GRADIENTS) for one in members for name in one.measures)
+            if plot in GROUP_PLOTS and shown:
+                yield group, plot
 
 
 def _save(chart: alt.TopLevelMixin, path: Path) -> None:
@@ -99,8 +93,9 @@ def curves(study: Study, group: Group, members: Sequence[EndedRun], plot: str) -
 
 
 def _axis(study: Study, plot: str) -> alt.Y:
-    if plot == "train_loss":
-        return alt.Y("mean:Q", title="training loss", scale=alt.Scale(zero=False))
+    if plot != "accuracy":
+        titles = {"train_loss": "training loss", "train_accuracy": "training accuracy"}
+        return alt.Y("mean:Q", title=titles.get(plot, f"loss on {study.stop_on}"), scale=alt.Scale(zero=False))
     title = f"accuracy on {study.stop_on} (line: end of {study.against[0]}; dots: L_100)"
     return alt.Y("mean:Q", title=title, axis=alt.Axis(format=".3~p"), scale=alt.Scale(zero=False))
 
@@ -126,7 +121,7 @@ def _drawn(curve: Curve, plot: str) -> Sequence[Point]:
     """All points; of training losses not a last one that is the mean of a few iterations only, and so mostly noise."""
     points = curve.points
     is_short = len(points) > 1 and 2 * (points[-1].iteration - points[-2].iteration) < points[0].iteration
-    return points[:-1] if plot == "train_loss" and is_short else points
+    return points[:-1] if plot.startswith("train") and is_short else points
 
 
 def _bars(study: Study, members: Sequence[EndedRun]) -> dict[int, float]:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from retrain.errors import StudyError
 from retrain.experiments import kept_runs, plots
-from retrain.experiments.files import load_study
+from retrain.experiments.catalogue import BEGIN, with_agreement
+from retrain.experiments.files import all_studies, load_study
 from retrain.experiments.kept_runs import EndedRun, KeptRuns, grid_digest
 from retrain.experiments.page import comma_separated, page
 from retrain.experiments.settings import Study
@@ -25,7 +26,7 @@ def write_again(study: Study, evidence: Path) -> Path:
     folder = evidence / study.name
     collected = kept_runs.read_kept(folder)
     plots.write_plots(study, groups(study, collected.ran), folder)
-    for path, text in texts(study, collected, evidence).items():
+    for path, text in (texts(study, collected, evidence) | readme(evidence)).items():
         path.write_text(text, encoding="utf-8")
     return evidence / f"{study.name}.md"
 
@@ -36,6 +37,14 @@ def texts(study: Study, collected: KeptRuns, evidence: Path) -> dict[Path, str]:
         evidence / f"{study.name}.md": page(study, collected),
         evidence / study.name / "table.csv": comma_separated(study, collected),
     }
+
+
+def readme(evidence: Path) -> dict[Path, str]:
+    """Return the evidence's README.md with its table of agreement, if there is one with a place for it."""
+    path = evidence / "README.md"
+    if not path.exists() or BEGIN not in (text := path.read_text(encoding="utf-8")):
+        return {}
+    return {path: with_agreement(text, all_studies())}
 
 
 def check(evidence: Path) -> list[str]:
@@ -55,6 +64,11 @@ def check(evidence: Path) -> list[str]:
         for path, text in texts(study, collected, evidence).items():
             if not path.exists() or path.read_text(encoding="utf-8") != text:
                 raise StudyError(f"{path} does not say what the runs in {evidence / name / kept_runs.FILE} say")
+    for path, text in readme(evidence).items():
+        if path.read_text(encoding="utf-8") != text:
+            raise StudyError(
+                f"{path}: its table of agreement is not that of the studies' files; `retrain study report`"
+            )
     return names
 
 

@@ -9,6 +9,7 @@ from retrain.errors import StudyError
 from retrain.experiments.active_learning import commit_next
 from retrain.experiments.drops import DataRoot, commit_drops
 from retrain.experiments.grid import Cell, cells, parts_of
+from retrain.experiments.measures import ON_FIRST
 from retrain.experiments.runs import Runs
 from retrain.experiments.workers import RunEach, Workers, measure_run, run_trial, worker_pool
 from retrain.records import Plan
@@ -65,7 +66,8 @@ def _run(runs: Runs, root: DataRoot, grid: list[Cell], each: RunEach, device: st
     log.info("%s, %s, runs to do: %d of %d", runs.study.name, part, len(plans), len(grid))
     deque(each(run_trial, plans.values()), maxlen=0)
     runs.forget()
-    if runs.study.measures and grid[0].drops > 1:
+    wanted = tuple(name for name in runs.study.measures if grid[0].drops > 1 or name in ON_FIRST)
+    if wanted:
         ended = {plan.run_id: plan for plan in map(runs.plan, filter(runs.left_model, grid))}
-        deque(each(partial(measure_run, names=runs.study.measures), ended.values()), maxlen=0)
+        deque(each(partial(measure_run, names=wanted), ended.values()), maxlen=0)
     return len(plans)

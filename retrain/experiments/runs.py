@@ -120,7 +120,7 @@ class Runs:
         return EndedRun(cell, record, curve, measures.read(store, record.run_id, self.study.measures))
 
     def ran(self) -> list[EndedRun]:
-        """Return all cells whose runs have ended, those on the first drop apart, in the grid's order."""
+        """Return all cells whose runs have ended, in the grid's order."""
         longest = max(parts_of(self.study, split) for split in self.study.splits)
-        grid = chain.from_iterable(cells(self.study, drops) for drops in range(2, longest + 1))
+        grid = chain.from_iterable(cells(self.study, drops) for drops in range(1, longest + 1))
         return [self._ran(cell, record) for cell in grid if (record := self.record(cell))]

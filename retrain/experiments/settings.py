@@ -4,12 +4,49 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from retrain.config.fields import ConfigModel
+from retrain.config.fields import ConfigModel, Share
+from retrain.experiments.papers import Claim, PaperRow
 
 Aspect = Literal["initialization", "objective", "sampling", "schedule"]
 Settings = dict[str, Any]
 """Overrides of a task's fields: `recipe.schedule.scale: 0.25`."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][^|\n]{0,59}$")]
+
+
+PLOTS = {
+    "accuracy": "accuracy over the iterations, with the crossings of L_100",
+    "train_loss": "training loss over the iterations",
+    "train_accuracy": "training accuracy over the iterations",
+    "loss": "loss on what is held out, over the iterations",
+    "final": "final accuracies over drops, splits or variants",
+    "cost": "iterations that each run took, over drops, splits or variants",
+    "time": "final accuracy of each run over the images that it took until `fitted` or `fitted_accuracy`",
+    "correlation": "final accuracy of each run over the correlation of its final with its initial weights",
+    "switch": "accuracy of the first runs, and what is lost against scratch in percent, by variant",
+    "chain": "accuracy on the whole test set over all iterations so far, drop after drop",
+    "learning_speed": "a map of old samples by their learning speed before and after",
+    "learning_map": "a map of samples by epoch: who was classified correctly when",
+    "gradient_norms": "mean norms of the gradients of old and new samples over the iterations",
+}
+"""What can be drawn."""
+
+Plot = Literal[
+    "accuracy",
+    "train_loss",
+    "train_accuracy",
+    "loss",
+    "final",
+    "cost",
+    "time",
+    "correlation",
+    "switch",
+    "chain",
+    "learning_speed",
+    "learning_map",
+    "gradient_norms",
+]
+Spread = Literal["error", "deviation"]
+Measured = Literal["weight_correlation", "gradient_norms", "learning_speed", "gradient_curves", "learning_map"]
 
 
 class Data(ConfigModel):
@@ -23,6 +60,10 @@ class Data(ConfigModel):
     """Keep only this many training images of each class, chosen by lot; all where absent."""
     held_out_per_class: PositiveInt | None = None
     """The same for its val and test images."""
+    superclasses: bool = False
+    """Of cifar100: its twenty superclasses instead of its classes; the limits above then count these."""
+    twin: bool = False
+    """Every picture is drawn anew, as of another domain: inverted, blurred and posterised."""
 
 
 class Split(ConfigModel):
@@ -34,9 +75,22 @@ class Split(ConfigModel):
     second run trains on the second drop alone; margin: share, but what comes after the first drop is what the method's
     own model is least sure of."""
     sizes: str = ""
-    """What the drops get: 70+30. Left out for source."""
+    """What the drops get: 70+30. Left out for source, and with step."""
+    step: PositiveInt | None = None
+    """share, component, margin: every drop gets this many training images instead; the first also gets what is held
+    out, but for two images for each later drop."""
+    steps: PositiveInt | None = None
+    """How many drops, with step."""
     kept: Annotated[int, Field(ge=1, le=100)] = 100
     """transfer: so many percent of the second drop's training images are kept."""
+
+    @model_validator(mode="after")
+    def _has_sizes_or_steps(self) -> "Split":
+        if (self.step is None) != (self.steps is None) or (self.step and self.sizes):
+            raise ValueError("step and steps go together, and without sizes")
+        if self.step and self.by not in ("share", "component", "margin"):
+            raise ValueError(f"step: by {self.by} has no steps; allowed: share, component, margin")
+        return self
 
 
 class Variant(ConfigModel):
@@ -80,6 +134,8 @@ class Study(ConfigModel):
     """Overrides for the whole study."""
     data: tuple[Data, ...] = ()
     """The data sets; several are split by source."""
+    redraw: bool = False
+    """Every seed draws its own split: which classes or images land in which drop, and which are held out for val."""
     stop_on: Literal["val", "test"] = "val"
     """Which split curves are measured and targets met on; the papers use the test split. With test, nothing is held
     out of the training images."""
@@ -93,27 +149,37 @@ class Study(ConfigModel):
     """The methods that speed-ups are measured against."""
     draw: tuple[str, ...] = ()
     """The methods whose learning curves are drawn; all where absent."""
-    plots: tuple[Literal["accuracy", "train_loss", "final", "time", "learning_speed"], ...] = ("accuracy",)
-    """What is drawn: accuracy and training loss over the iterations; final accuracies over drops, splits or variants,
-    or over the time until `fitted`; a map of old samples by their learning speed before and after."""
-    measures: tuple[Literal["weight_correlation", "gradient_norms", "learning_speed"], ...] = ()
-    """What is measured of each run beside its accuracy."""
+    plots: tuple[Plot, ...] = ("accuracy",)
+    """What is drawn, as `PLOTS` describes it."""
+    measures: tuple[Measured, ...] = ()
+    """What is measured of each run beside its accuracy: of its end, and by training it once more along the way
+    (gradient_curves, learning_map), of the runs on the first drop too."""
     fitted: PositiveFloat | None = None
     """A training loss: the table says at which iteration it was first reached, as a measure of training time."""
+    fitted_accuracy: Share | None = None
+    """The same, for a training accuracy."""
     grids: tuple[PositiveInt, ...] = ()
     """L_100 is also given as if only every so-many-th evaluation had been made."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
     """Every cell is repeated with each of them."""
-    paper: dict[str, str] = Field(default_factory=dict)
-    """What the paper has, by method or other row: beside ours on the study's page."""
+    spread: Spread = "error"
+    """What stands behind ± on the page: the standard error of the mean, or the standard deviation over seeds."""
+    paper: tuple[PaperRow, ...] = ()
+    """The paper's own figures, all rows: beside ours on the study's page."""
+    claims: tuple[Claim, ...] = ()
+    """What the paper shows and what the runs show, point by point; written after the runs."""
     findings: str = ""
-    """What agrees, what does not, and the likely cause; written after the runs."""
+    """Likely causes and what else there is to say; written after the runs."""
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> "Study":
         for name in (*self.against, *self.draw):
             if name not in self.methods:
                 raise ValueError(f"there is no method {name!r}; allowed: {', '.join(self.methods)}")
-        if "time" in self.plots and self.fitted is None:
-            raise ValueError("plots: time needs fitted, the training loss that it is the time to")
+        if "time" in self.plots and self.fitted is None and self.fitted_accuracy is None:
+            raise ValueError("plots: time needs fitted or fitted_accuracy, what it is the time to")
+        for row in self.paper:
+            for name, known in ((row.method, self.methods), (row.split, self.splits), (row.variant, self.variants)):
+                if name and name not in known:
+                    raise ValueError(f"paper, row {row.row}: there is no {name!r}; allowed: {', '.join(known)}")
         return self

@@ -6,11 +6,11 @@ from math import sqrt
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-from retrain.experiments.grid import Cell
+from retrain.experiments.grid import FIRST, Cell
 from retrain.experiments.kept_runs import EndedRun
 from retrain.experiments.settings import Study
 from retrain.recipe.speed_up import first_reaching, speed_up
-from retrain.records import Curve
+from retrain.records import Curve, Point
 
 LEVELS = (99, 100)
 
@@ -23,6 +23,11 @@ class Estimate(NamedTuple):
     """Standard error of the mean; None for fewer than two values."""
     n: int
     of: int
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation over seeds; None for fewer than two values."""
+        return None if self.error is None else self.error * sqrt(self.n)
 
 
 class Group(NamedTuple):
@@ -44,7 +49,7 @@ class Row(NamedTuple):
     test: Estimate
     """Accuracy on the test split of the weights that each seed ended with."""
     fitted: Estimate
-    """Iterations until each seed's training loss was as low as `Study.fitted`."""
+    """Iterations until each seed's training was as far as `Study.fitted` or `Study.fitted_accuracy` asks."""
     speed_ups: Mapping[str, Mapping[int, Estimate]]
     """L_99 and L_100 against each method of `Study.against` with the same seed."""
     diverged: int
@@ -60,8 +65,11 @@ def estimate(values: Sequence[float | None]) -> Estimate:
 
 
 def groups(study: Study, ran: Iterable[EndedRun]) -> dict[Group, list[EndedRun]]:
-    """Return the ended runs by group, in the grid's order of variants and splits, then by drops."""
-    variants, splits, methods = list(study.variants), list(study.splits), list(study.methods)
+    """Return the ended runs by group, in the grid's order of variants and splits, then by drops.
+
+    Those on the first drop come with `drops` 1 and the method `FIRST`.
+    """
+    variants, splits, methods = list(study.variants), list(study.splits), [FIRST, *study.methods]
 
     def place(one: EndedRun) -> tuple[int, ...]:
         cell = one.cell
@@ -70,6 +78,11 @@ def groups(study: Study, ran: Iterable[EndedRun]) -> dict[Group, list[EndedRun]]
 
     ordered = sorted(ran, key=place)
     return {group: list(members) for group, members in groupby(ordered, key=lambda one: group_of(one.cell))}
+
+
+def compared(by_group: Mapping[Group, list[EndedRun]]) -> dict[Group, list[EndedRun]]:
+    """Return the groups in which methods are compared: all but those of the first drop."""
+    return {group: members for group, members in by_group.items() if group.drops > 1}
 
 
 def group_of(cell: Cell) -> Group:
@@ -95,7 +108,7 @@ def _row(
         best=estimate([one.record.result.best_accuracy if one.record.result else None for one in runs]),
         final=final,
         test=estimate([one.record.evaluation.accuracy if one.record.evaluation else None for one in runs]),
-        fitted=estimate([fitted_at(one.curve, study.fitted) for one in runs]),
+        fitted=estimate([fitted_at(one.curve, study.fitted, study.fitted_accuracy) for one in runs]),
         speed_ups={other: speed_ups(by_method.get(other, []), runs) for other in study.against},
         diverged=sum(one.record.outcome == "diverged" for one in runs),
         negative_transfer=bar is not None and final.mean is not None and final.mean < bar,
@@ -127,10 +140,18 @@ def reached_at(curve: Curve, accuracy: float) -> int | None:
     )
 
 
-def fitted_at(curve: Curve, loss: float | None) -> int | None:
-    """Return the first iteration at which the mean training loss since the last evaluation was as low as this."""
-    low = (point.iteration for point in curve.points if loss and point.train_loss and point.train_loss <= loss)
-    return next(low, None)
+def fitted_at(curve: Curve, loss: float | None, accuracy: float | None = None) -> int | None:
+    """Return the first iteration at which the training batches since the last evaluation were fitted.
+
+    That is, at a mean loss as low as `loss`, or an accuracy as high as `accuracy`, whichever is asked for.
+    """
+
+    def is_fitted(point: Point) -> bool:
+        if accuracy is not None:
+            return point.train_accuracy is not None and point.train_accuracy >= accuracy
+        return bool(loss and point.train_loss and point.train_loss <= loss)
+
+    return next((point.iteration for point in curve.points if is_fitted(point)), None)
 
 
 def on_grid(curve: Curve, every: int) -> Curve:
@@ -177,7 +198,11 @@ def accumulated(
     study: Study, by_group: Mapping[Group, Sequence[EndedRun]], variant: str, split: str
 ) -> list[ChainCost]:
     """Return what each method took in all to reach 100 percent of scratch's accuracy, drop by drop."""
-    chains = [members for group, members in by_group.items() if (group.variant, group.split) == (variant, split)]
+    chains = [
+        members
+        for group, members in by_group.items()
+        if (group.variant, group.split) == (variant, split) and group.drops > 1
+    ]
     spent = []
     for method in study.methods:
         sums = [_chain_costs(chains, method, study.against[0], seed) for seed in study.seeds]

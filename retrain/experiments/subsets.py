@@ -1,50 +1,116 @@
-"""Subsets of data sets: a few classes or images of each, written as image folders."""
+"""Subsets of data sets, and changed copies of them, written as image folders."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import reduce
 from itertools import groupby
 from pathlib import Path
 
 from retrain.data.source import Sample, read_source
 from retrain.data.staging import Staging, split_into_parts, stable_hash
+from retrain.errors import StudyError
+from retrain.experiments.regimes.images import apply_shift, coarse_class
+from retrain.experiments.regimes.settings import Shift
 from retrain.experiments.settings import Data, Split
+
+Order = Callable[[Sample], bytes | float]
+"""What samples are sorted by."""
+
+
+SHIFTS: tuple[Shift, ...] = ("inverted", "blurred", "posterised")
+"""What makes a picture's twin, one after another."""
+
+
+def is_train(sample: Sample) -> bool:
+    """Say whether a sample is there to train on."""
+    return sample.split in (None, "train")
+
+
+def rename_to_superclasses(samples: Iterable[Sample]) -> Iterator[Sample]:
+    """Yield CIFAR-100's samples under their superclasses. Raises `StudyError` at a class of another data set."""
+    for sample in samples:
+        try:
+            superclass = coarse_class(sample.class_name)
+        except KeyError:
+            raise StudyError(f"class {sample.class_name}: superclasses are known of cifar100 alone") from None
+        yield replace(sample, class_name=superclass, stem=f"{sample.class_name}-{sample.stem}")
 
 
 def thin(samples: Iterable[Sample], data: Data) -> Iterator[Sample]:
     """Yield at most so many samples of each class and split as the data set's settings say, chosen by lot."""
-    everything = list(samples)
+    everything = sorted(samples, key=lambda sample: sample.rank)
     kept = set(sorted({sample.class_name for sample in everything})[: data.classes])
     wanted = (sample for sample in everything if sample.class_name in kept)
-    for (_, split), group in groupby(wanted, key=lambda sample: (sample.class_name, sample.split)):
-        is_train = split in (None, "train")
-        limit = data.per_class if is_train else data.held_out_per_class
-        yield from sorted(group, key=lambda sample: stable_hash(sample.key, 0))[:limit]
+    for (_, _), group in groupby(wanted, key=lambda sample: (sample.class_name, sample.split)):
+        members = sorted(group, key=lambda sample: stable_hash(sample.key, 0))
+        yield from members[: data.per_class if is_train(members[0]) else data.held_out_per_class]
 
 
-def write_folder(samples: Iterable[Sample], folder: Path) -> None:
-    """Write samples as an image folder, with the splits that they have."""
+def hold_out(samples: Iterable[Sample], share: float, seed: int) -> Iterator[Sample]:
+    """Yield samples with this share of the training ones held out for val, drawn by the seed.
+
+    Nothing changes where there is a val split.
+    """
+    everything = list(samples)
+    train = sorted(filter(is_train, everything), key=lambda sample: stable_hash(sample.key, seed))
+    held_out = set() if any(each.split == "val" for each in everything) else {*train[: round(len(train) * share)]}
+    for sample in everything:
+        yield replace(sample, split="val" if sample in held_out else sample.split or "train")
+
+
+def draw_twin(data: bytes) -> bytes:
+    """Return a picture as of another domain: inverted, blurred and posterised, a PNG file."""
+    return reduce(apply_shift, SHIFTS, data)
+
+
+def write_folder(samples: Iterable[Sample], folder: Path, twin: bool = False) -> None:
+    """Write samples, or their twins, as an image folder with the splits that they have."""
     for sample in samples:
-        path = folder / (sample.split or "") / sample.class_name / f"{sample.stem}.{sample.extension}"
+        extension = "png" if twin else sample.extension
+        path = folder / (sample.split or "") / sample.class_name / f"{sample.stem}.{extension}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(sample.entry.read())
+        data = sample.entry.read()
+        path.write_bytes(draw_twin(data) if twin else data)
 
 
-def two_parts(sources: Sequence[Path], split: Split, folder: Path) -> list[Path]:
+def in_steps(samples: Sequence[Sample], split: Split, order: Order) -> list[list[Sample]]:
+    """Return a split's drops of `step` training images each, in this order.
+
+    Validation is whole from the first drop on, as in Ash & Adams, but a drop must bring an image of every split: each
+    later drop brings one of val and one of test. Raises `StudyError` if there are too few samples.
+    """
+    step, steps = split.step or 0, split.steps or 0
+    train = sorted(filter(is_train, samples), key=order)
+    held_out = [[each for each in samples if each.split == name] for name in ("val", "test")]
+    if len(train) < step * steps or min(map(len, held_out)) < steps:
+        raise StudyError(
+            f"{steps} steps of {step} need {steps * step:,} training images, {steps} of val and {steps} of test; "
+            f"there are {len(train):,}, {len(held_out[0]):,} and {len(held_out[1]):,}"
+        )
+    parts = [train[number * step : (number + 1) * step] for number in range(steps)]
+    for members in held_out:
+        parts[0].extend(members[steps - 1 :])
+        for part, member in zip(parts[1:], members, strict=False):
+            part.append(member)
+    return parts
+
+
+def two_parts(sources: Sequence[Path], split: Split, folder: Path, seed: int) -> list[Path]:
     """Write both parts as image folders: two sources, or one that is cut by classes; of the second so much as is kept.
 
     Raises `DropError` if the sizes are not the number of classes.
     """
     samples = [read_source(source) for source in sources]
     first, second = (
-        samples if len(samples) == 2 else split_into_parts(samples[0], Staging.parse("classes", split.sizes))
+        samples if len(samples) == 2 else split_into_parts(samples[0], Staging.parse("classes", split.sizes, seed))
     )
-    for name, part in (("1", first), ("2", keep_percent(second, split.kept))):
+    for name, part in (("1", first), ("2", keep_percent(second, split.kept, seed))):
         write_folder(part, folder / name)
     return [folder / "1", folder / "2"]
 
 
-def keep_percent(samples: Iterable[Sample], percent: int) -> Iterator[Sample]:
+def keep_percent(samples: Iterable[Sample], percent: int, seed: int = 0) -> Iterator[Sample]:
     """Yield so many percent of each class's training samples, one at least, chosen by lot, and all others."""
     for (_, split), group in groupby(samples, key=lambda sample: (sample.class_name, sample.split)):
-        members = sorted(group, key=lambda sample: stable_hash(sample.key, 0))
-        is_train = split in (None, "train")
-        yield from members[: max(1, len(members) * percent // 100)] if is_train else members
+        members = sorted(group, key=lambda sample: stable_hash(sample.key, seed))
+        yield from members[: max(1, len(members) * percent // 100)] if split in (None, "train") else members

@@ -323,7 +323,7 @@ def evaluation_interval(task: Task, dataset: Dataset, val_samples: int) -> int:
     if task.training.evaluate_every != "auto":
         return max(1, round(_epochs(task, dataset, task.training.evaluate_every)))
     cost = EVALUATION_SHARE * val_samples / task.training.batch_size
-    schedule = _epochs(task, dataset, task.training.epochs)
+    schedule = _schedule(task, dataset)
     return max(1, round(schedule / EVALUATIONS), math.ceil(cost / MOST_EVALUATION))
 
 
@@ -392,8 +392,13 @@ def _epochs(task: Task, dataset: Dataset, epochs: float) -> float:
     return epochs * dataset.samples / task.training.batch_size
 
 
+def _schedule(task: Task, dataset: Dataset) -> float:
+    """Length of scratch's schedule, in iterations."""
+    return task.training.iterations or _epochs(task, dataset, task.training.epochs)
+
+
 def _iterations(task: Task, dataset: Dataset, recipe: Recipe) -> int:
-    return max(1, round(_epochs(task, dataset, task.training.epochs) * scale_of(recipe)))
+    return max(1, round(_schedule(task, dataset) * scale_of(recipe)))
 
 
 def _at_scale(recipe: Recipe, scale: float) -> Recipe:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from retrain.config.recipe import Auto, Fresh, Initialization, ShrinkPerturb, Warm
+from retrain.config.recipe import Auto, Fresh, GaussianNoise, Initialization, ShrinkPerturb, Warm
 from retrain.errors import ModelError
 
 
@@ -72,21 +72,45 @@ def load_body(fresh: nn.Module, pretrained: Mapping[str, Tensor] | None) -> None
         fresh.load_state_dict(dict(pretrained), strict=False)
 
 
+@torch.no_grad()
+def add_noise(
+    fresh: nn.Module, old: Mapping[str, Tensor], deviation: float, generator: torch.Generator | None = None
+) -> None:
+    """θ = old + ε, ε normal with mean 0 and this standard deviation (Ash & Adams, section 3.7).
+
+    Parameters alone get noise; buffers are the parent's, and rows that the parent never saw stay fresh. Raises
+    `ModelError`, changing nothing, if `old` does not fit.
+    """
+    warm_start(fresh, old)
+    for name, parameter in fresh.named_parameters():
+        seen = _parent_rows(parameter, old[name])
+        seen.add_(torch.randn(seen.shape, generator=generator).to(seen), alpha=deviation)
+
+
+@torch.no_grad()
+def scale_parameters(network: nn.Module, factor: float) -> None:
+    """θ = factor·θ, for parameters (Verwimp et al., Table 1: the initialization aspect of a scratch run)."""
+    for parameter in network.parameters():
+        parameter.mul_(factor)
+
+
 def initialize(
     setting: Initialization,
     fresh: nn.Module,
     old: Mapping[str, Tensor] | None,
     pretrained: Mapping[str, Tensor] | None = None,
+    generator: torch.Generator | None = None,
 ) -> None:
     """Bring `fresh` to where a run starts; `old` is None where there is no parent.
 
-    Raises `ModelError` if the setting needs a parent that there is not, or that does not fit, and ValueError if it is
-    still `auto`, which a plan has resolved.
+    Noise is drawn from `generator`, or from torch's own where it is None. Raises `ModelError` if the setting needs a
+    parent that there is not, or that does not fit, and ValueError if it is still `auto`, which a plan has resolved.
     """
     if isinstance(setting, Auto):
         raise ValueError("the initialization is still auto: resolve it first")
     if isinstance(setting, Fresh):
         load_body(fresh, pretrained)
+        scale_parameters(fresh, setting.scale)
         return
     if old is None:
         raise ModelError(f"initialization {setting.name!r} needs a parent's weights and there are none; use 'fresh'")
@@ -95,6 +119,8 @@ def initialize(
             warm_start(fresh, old)
         case ShrinkPerturb():
             shrink_perturb(fresh, old, setting, pretrained)
+        case GaussianNoise(deviation=deviation):
+            add_noise(fresh, old, deviation, generator)
 
 
 def _parent_rows(tensor: Tensor, old: Tensor) -> Tensor:

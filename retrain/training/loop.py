@@ -75,11 +75,22 @@ def train_step(run: Run) -> None:
     correct, losses = run.ranks.gather_batch(run.rows, logits.argmax(1) == labels, losses.detach())
     if setting.learning_speed == "free":
         run.counters.count(batch.samples, correct, losses)
-    elif run.loader.position.passes > before.passes:
+    elif ends_pass(run, before.passes):
         count_exactly(run)
     run.loss_sum += losses.mean()
     run.correct_sum += correct.double().mean()
     run.progress.iteration += 1
+
+
+def ends_pass(run: Run, passes: int) -> bool:
+    """Say whether the batch just drawn ended a pass; `passes` had ended before it.
+
+    The stream turns to the next pass only with the next batch, so the last pass of a run is told by the run's length.
+    """
+    ended = run.loader.position.passes
+    samples = run.plan.iterations * run.plan.task.training.batch_size
+    is_last = run.progress.iteration + 1 == run.plan.iterations
+    return ended > passes or (is_last and round(samples / len(run.train)) > ended)
 
 
 def evaluate_point(run: Run, loss_sum: float, correct_sum: float) -> Point:
@@ -116,7 +127,14 @@ def outcome_at(run: Run, point: Point) -> Outcome | None:
         return None
     whole = [earlier for earlier in run.progress.points if earlier.images == point.images]
     before = [earlier for earlier in whole if earlier.iteration < point.iteration]
+    if run.plan.target is None and has_fitted(point, run.plan.task.training.stop_at_train_accuracy):
+        return "completed"
     return judge([*before, point], run.plan.target, run.plan.stop_rule, run.plan.iterations)
+
+
+def has_fitted(point: Point, accuracy: float | None) -> bool:
+    """Say whether the batches since the point before were classified this well (Ash & Adams, section 3.7)."""
+    return accuracy is not None and point.train_accuracy is not None and point.train_accuracy >= accuracy
 
 
 def finite_or_none(value: float) -> float | None:

@@ -165,7 +165,8 @@ def _start(
 ) -> nn.Module:
     """The network where the run starts, on its device."""
     network = fresh_network(plan)
-    initialize(plan.recipe.initialization, network, parent, pretrained)
+    noise = make_generator(plan.seed, "noise")
+    initialize(plan.recipe.initialization, network, parent, pretrained, noise)
     return factory.to_device_channels_last(network, device).train()
 
 

@@ -13,12 +13,12 @@ from torchvision.datasets import FakeData
 
 from retrain.errors import StudyError
 from retrain.experiments import report
-from retrain.experiments.catalogue import PAPERS, entries, needed
+from retrain.experiments.catalogue import ASH, BEGIN, END, PAPERS, VERWIMP, entries, needed
 from retrain.experiments.component import component_scores
 from retrain.experiments.datasets import export, find, how_to_get
 from retrain.experiments.drops import DataRoot, commit_drops
 from retrain.experiments.files import load_study
-from retrain.experiments.grid import Cell, cells, task_of
+from retrain.experiments.grid import FIRST, Cell, cells, task_of
 from retrain.experiments.kept_runs import KeptRuns
 from retrain.experiments.page import page, table
 from retrain.experiments.runner import run
@@ -89,7 +89,7 @@ def test_processes_side_by_side_train_the_same_models_as_one(place: Path, tmp_pa
     run(alone, DataRoot(place), CPU)
     run(together, DataRoot(place), Workers(jobs=2, device="cpu"))
     assert digests(alone) == digests(together)
-    assert len(set(digests(alone).values())) == 3
+    assert len(set(digests(alone).values())) == 4
 
 
 def norm_of_one(start: Start, index: int) -> float:
@@ -105,11 +105,10 @@ def test_what_is_measured_beside_accuracy_is_kept_and_shown(place: Path, tmp_pat
     study = small_study(methods=methods, measures=["weight_correlation", "gradient_norms"])
     runs = Runs(study, str(tmp_path / "store"))
     run(runs, DataRoot(place), CPU)
-    figures = {one.cell.method: one.measures for one in runs.ran()}
-    start = prepare(
-        make_context(runs.store(runs.ran()[1].record.task), runs.task(runs.ran()[1].cell), "cpu"),
-        runs.plan(runs.ran()[1].cell),
-    )
+    ran = {one.cell.method: one for one in runs.ran()}
+    figures = {method: one.measures for method, one in ran.items() if method != FIRST}
+    naive = ran["naive"]
+    start = prepare(make_context(runs.store(naive.record.task), runs.task(naive.cell), "cpu"), runs.plan(naive.cell))
     new = (start.train.drop == 1).nonzero().squeeze(1)
     expected = sum(norm_of_one(start, index) for index in new.tolist()) / len(new)
     assert figures["naive"]["gradient norm, new, start"] == pytest.approx(expected, rel=1e-4)
@@ -265,12 +264,49 @@ def test_a_page_that_cannot_be_written_is_one_message(
 
 
 def test_findings_and_the_papers_figures_stand_on_the_page(tmp_path: Path) -> None:
-    study = small_study(seeds=[0, 1], paper={"init": "×2.5"}, findings="Ours is faster.")
+    rows_of_paper = [
+        {"row": "reset", "method": "init", "figures": {"accuracy": "41.0", "L_100": "×2.5"}},
+        {"row": "kept", "figures": {"accuracy": "42.0"}},
+    ]
+    claim = {"item": "Verwimp et al., Table 1", "paper": "faster", "ours": "faster too", "agrees": "yes"}
+    study = small_study(seeds=[0, 1], paper=rows_of_paper, claims=[claim], findings="Since it is small.")
     report.write_report(small_study(seeds=[0, 1]), TWO_SEEDS, tmp_path)
     text = report.write_again(study, tmp_path).read_text()
-    assert "| init | ×2.5 |" in text
-    assert "Ours is faster." in text
+    assert "| reset | 41.0 | 80.00 ± 15.00 | ×2.5 | ×4.50 ± 1.50 |" in text
+    assert "| kept | 42.0 | - |  | - |" in text
+    assert "| Verwimp et al., Table 1 | faster | faster too | yes |" in text
+    assert "Since it is small." in text
     assert "6.00 device-hours" in text
+
+
+def test_spread_of_a_study_is_its_standard_deviation_where_it_says_so() -> None:
+    error, deviation = (
+        page(small_study(seeds=[0, 1], spread=spread), KeptRuns(grid="", commit="", ran=tuple(TWO_SEEDS)))
+        for spread in ("error", "deviation")
+    )
+    # 0.6 and 0.8: the standard deviation is 0.1414, the standard error of their mean 0.1.
+    assert "| scratch | 75.00 ± 15.00 | 70.00 ± 10.00 |" in error
+    assert "| scratch | 75.00 ± 21.21 | 70.00 ± 14.14 |" in deviation
+
+
+def test_the_readme_has_every_item_with_what_agrees(place: Path, tmp_path: Path) -> None:
+    studies = place / "studies"
+    studies.mkdir(exist_ok=True)
+    claim = {"item": "Ash & Adams, Table 3", "paper": "noise helps", "ours": "it does not", "agrees": "no"}
+    study = small_study(name="claiming", claims=[claim], seeds=[0, 1])
+    (studies / "claiming.yaml").write_text(study.model_dump_json())
+    (tmp_path / "README.md").write_text(f"# Ours\n\n{BEGIN}\n{END}\n\nThe end.\n")
+    report.write_report(study, TWO_SEEDS, tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert "| Ash & Adams, Table 3 | noise helps | it does not ([page](claiming.md)) | no |" in text
+    assert "| Verwimp et al., Figure 15 | - |" in text
+    assert text.startswith("# Ours\n")
+    assert text.endswith("The end.\n")
+    assert sum(line.startswith(("| Verwimp", "| Ash")) for line in text.splitlines()) == 33
+    (tmp_path / "README.md").write_text(text.replace("it does not", "it does"))
+    with pytest.raises(StudyError, match="table of agreement"):
+        report.check(tmp_path)
+    (studies / "claiming.yaml").unlink()
 
 
 def test_the_evidence_of_this_repository_says_what_its_runs_say(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,14 +320,16 @@ def test_every_study_of_this_repository_repeats_a_known_item_and_can_be_planned(
 ) -> None:
     root = Path(__file__).parents[2]
     monkeypatch.setenv("RETRAIN_TASKS", str(root / "tasks"))
+    assert len(VERWIMP) + len(ASH) == 33
     items = {f"{paper}, {item}" for paper, known in PAPERS.items() for item in known}
     for path in (root / "studies").glob("*.yaml"):
         study = load_study(str(path))
         assert study.name == path.stem
         assert set(study.repeats) <= items | {"try-out"}
+        assert {claim.item for claim in study.claims} <= items
         for cell in cells(study, 2):
             if cell.seed == study.seeds[0]:
-                assert task_of(study, cell, None).seed == cell.seed
+                task_of(study, cell, None)
 
 
 def test_the_catalogue_says_what_was_run_and_what_needs_data(place: Path, tmp_path: Path) -> None:

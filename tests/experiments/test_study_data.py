@@ -1,6 +1,7 @@
 """The papers' data sets, small but in the very files that are published: read, exported and landed."""
 
 import hashlib
+import io
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,15 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter, ImageOps
 from scipy.io import savemat
 from support.pictures import picture
 from support.studying import small_study, workplace
 from torchvision.datasets import CIFAR10, CIFAR100, SVHN
 
+from retrain.data.source import read_source
 from retrain.errors import StudyError
 from retrain.experiments.datasets import PUBLISHED, at_hand, export, find, load
-from retrain.experiments.drops import DataRoot, commit_drops
+from retrain.experiments.drops import DataRoot, commit_drops, prepared_data
 from retrain.experiments.grid import cells
 from retrain.experiments.runs import Runs
 
@@ -158,3 +160,45 @@ def test_adaptiope_lands_domain_after_domain_with_the_same_classes(place: Path) 
         adaptiope(place / name)
     assert landed(place, names, {"by": "source"}) == [(4, 120), (4, 120)]
     assert landed(place, names[:1], {"by": "classes", "sizes": "3+1"}) == [(3, 90), (1, 30)]
+
+
+def coarse_cifar(root: Path) -> None:
+    """CIFAR-100 as the study's tars have it: fine classes of three superclasses, in both splits."""
+    for number, name in enumerate(("beaver", "otter", "trout", "shark", "orchid", "tulip")):
+        for index in range(6):
+            to = root / "cifar100" / ("test" if index < 2 else "train") / name / f"{index}.png"
+            to.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture(10 * number + index, 32)).save(to)
+
+
+def test_superclasses_land_in_the_place_of_classes(place: Path) -> None:
+    coarse_cifar(place)
+    study = small_study(
+        data=[{"name": "cifar100", "superclasses": True, "per_class": 6}],
+        splits={"split": {"by": "classes", "sizes": "2+1"}},
+        stop_on="test",
+    )
+    runs = Runs(study, str(place / "store"))
+    drops = commit_drops(study, "split", runs.task(next(cells(study, 1))), runs.objects, DataRoot(place))
+    assert sorted(name for drop in drops for name in drop.classes) == ["aquatic mammals", "fish", "flowers"]
+    assert [(drop.samples("train"), drop.samples("test")) for drop in drops] == [(12, 8), (6, 4)]
+    study = small_study(data=[{"name": "digits", "superclasses": True}])
+    runs = Runs(study, str(place / "other"))
+    with pytest.raises(StudyError, match="superclasses are known of cifar100 alone"):
+        commit_drops(study, "7+3", runs.task(next(cells(study, 1))), runs.objects, DataRoot(place / "place"))
+
+
+def test_the_second_domain_is_a_drawn_twin_of_every_picture(place: Path) -> None:
+    coarse_cifar(place)
+    data = [{"name": "cifar100"}, {"name": "cifar100", "twin": True}]
+    study = small_study(data=data, splits={"domains": {"by": "source"}}, stop_on="test")
+    task = Runs(study, str(place / "store")).task(next(cells(study, 1)))
+    with prepared_data(study, DataRoot(place), task) as (sources, _):
+        found = [
+            {sample.key: sample for sample in read_source(source) if sample.split == "train"} for source in sources
+        ]
+        assert found[0].keys() == found[1].keys()
+        for key, sample in found[0].items():
+            image, twin = (Image.open(io.BytesIO(each.entry.read())).convert("RGB") for each in (sample, found[1][key]))
+            expected = ImageOps.posterize(ImageOps.invert(image).filter(ImageFilter.GaussianBlur(2)), 2)
+            assert twin.tobytes() == expected.tobytes()

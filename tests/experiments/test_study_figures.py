@@ -9,11 +9,15 @@ from pydantic import ValidationError
 from support.studying import ran, small_study
 
 from retrain.experiments import final_plots
+from retrain.experiments.chain_plot import chain_plot
 from retrain.experiments.chart_style import colour_of, dash_of, shape_of
 from retrain.experiments.final_plots import varies
-from retrain.experiments.kept_runs import EndedRun
+from retrain.experiments.grid import FIRST
+from retrain.experiments.kept_runs import GRADIENTS, LEARNING_MAP, EndedRun, Measure
+from retrain.experiments.map_plots import gradient_curves
 from retrain.experiments.plots import curves, write_plots
 from retrain.experiments.statistics import Group, groups
+from retrain.records import Curve
 
 
 def drawn(chart: alt.TopLevelMixin) -> list[list[dict[str, Any]]]:
@@ -37,8 +41,8 @@ def test_accuracy_is_drawn_against_the_images_that_it_took_to_fit_whatever_the_b
     by_group = groups(study, [in_batches_of(128, slow), in_batches_of(32, quick)])
     assert drawn(final_plots.time_plot(study, by_group)) == [
         [
-            {"method": "scratch", "images": 1280, "mean": 0.5},
-            {"method": "naive", "images": 320, "mean": 0.6},
+            {"x": 1280, "y": 0.5, "method": "random", "panel": ""},
+            {"x": 320, "y": 0.6, "method": "warm", "panel": ""},
         ]
     ]
     write_plots(study, by_group, tmp_path)
@@ -78,3 +82,79 @@ def test_final_accuracies_are_drawn_over_what_the_study_varies(tmp_path: Path) -
     found = [ran(method, 0, {10: 0.5}, drops) for drops in (2, 3) for method in ("scratch", "naive")]
     write_plots(study, groups(study, found), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["final.png", "final.svg"]
+
+
+def with_measures(one: EndedRun, **measures: Measure) -> EndedRun:
+    record = one.record.model_copy(update={"parent": "first", "run_id": f"{one.cell.method}-{one.cell.variant}"})
+    return one._replace(record=record, measures={name.replace("_", " "): value for name, value in measures.items()})
+
+
+def test_accuracy_is_drawn_over_the_correlation_of_weights_by_network() -> None:
+    study = small_study(plots=["correlation"], variants={"ResNet": {}, "logistic": {}})
+    found = [
+        with_measures(one._replace(cell=one.cell._replace(variant=variant)), correlation_of_weights=value)
+        for variant, one, value in (
+            ("ResNet", ran("naive", 0, {10: 0.5}), 0.9),
+            ("ResNet", ran("init", 0, {10: 0.7}), 0.2),
+            ("logistic", ran("naive", 0, {10: 0.3}), 0.8),
+        )
+    ]
+    values = final_plots.correlation_plot(study, groups(study, found)).to_dict()["datasets"]
+    assert [(point["panel"], point["x"], point["y"]) for point in next(iter(values.values()))] == [
+        ("ResNet", 0.9, 0.5),
+        ("ResNet", 0.2, 0.7),
+        ("logistic", 0.8, 0.3),
+    ]
+
+
+def test_damage_by_a_warm_start_is_in_percent_of_what_scratch_reached() -> None:
+    study = small_study(methods={"scratch": {"start": "scratch"}, "naive": {}}, plots=["switch"])
+    found = [ran(FIRST, 0, {10: 0.2}, drops=1), ran("scratch", 0, {10: 0.5}), ran("naive", 0, {10: 0.4})]
+    first, damage = final_plots.switch_plot(study, groups(study, found)).to_dict()["datasets"].values()
+    assert [point["mean"] for point in first] == [0.2]
+    assert [point["mean"] for point in damage] == [pytest.approx(-20)]
+
+
+def test_chain_of_runs_is_drawn_on_the_whole_test_set() -> None:
+    """Verwimp et al., figure 6: classes that have not landed count as wrong, and iterations add up."""
+    study = small_study(methods={"scratch": {"start": "scratch"}, "naive": {}}, splits=THREE_DROPS, plots=["chain"])
+    found = [
+        on_images(60, ran(FIRST, 0, {10: 0.5}, drops=1)),
+        *(on_images(80, one) for one in (ran("scratch", 0, {20: 0.6}), ran("naive", 0, {10: 0.6, 20: 0.7}))),
+        *(on_images(100, one) for one in (ran("scratch", 0, {20: 0.8}, 3), ran("naive", 0, {10: 0.7, 20: 0.8}, 3))),
+    ]
+    bounds, lines, dots = drawn(chain_plot(study, groups(study, found)))
+    assert [(point["iteration"], point["mean"]) for point in bounds] == [(0, 0.6), (10, 0.8), (30, 1.0), (50, 1.0)]
+    means = [(point["iteration"], pytest.approx(point["mean"])) for point in lines]
+    assert means == [(10, 0.3), (20, 0.48), (30, 0.56), (40, 0.7), (50, 0.8)]
+    assert [(dot["iteration"], pytest.approx(dot["mean"])) for dot in dots] == [(20, 0.48), (50, 0.8)]
+
+
+THREE_DROPS = {"7+3": {"by": "classes", "sizes": "6+2+2"}}
+
+
+def on_images(images: int, one: EndedRun) -> EndedRun:
+    points = tuple(point.model_copy(update={"images": images}) for point in one.curve.points)
+    return one._replace(curve=Curve(points=points))
+
+
+def test_maps_and_gradient_curves_are_written_where_they_were_measured(tmp_path: Path) -> None:
+    study = small_study(plots=["learning_map", "gradient_norms", "loss", "cost", "train_accuracy"])
+    first = ran(FIRST, 0, {10: 0.2}, drops=1)._replace(measures={LEARNING_MAP: [[1.0, 0.0], [1.0, 0.5]]})
+    curve = {f"{GRADIENTS}, old": [[0, 0.0], [10, 2.0]], f"{GRADIENTS}, new": [[0, 9.0], [10, 3.0]]}
+    found = [first, ran("scratch", 0, {10: 0.5}), ran("naive", 0, {10: 0.4})._replace(measures=curve)]
+    write_plots(study, groups(study, found), tmp_path)
+    assert sorted(path.stem for path in tmp_path.glob("*.svg")) == [
+        "cost",
+        "gradient-norms-7-3-task-2",
+        "learning-map-7-3-task-1",
+        "loss-7-3-task-2",
+        "train-accuracy-7-3-task-2",
+    ]
+    (norms,) = drawn(gradient_curves(study, Group("task", "7+3", 2), found))
+    assert [(point["method"], point["iteration"], point["norm"]) for point in norms] == [
+        ("naive, old", 1, 1e-9),  # logarithmic axes
+        ("naive, old", 11, 2.0),
+        ("naive, new", 1, 9.0),
+        ("naive, new", 11, 3.0),
+    ]

@@ -7,10 +7,10 @@ import pytest
 from support.pictures import folder
 from support.studying import CPU, workplace
 
-from retrain.experiments.drops import DataRoot, commit_drops
+from retrain.experiments.drops import DataRoot
 from retrain.experiments.files import load_study
-from retrain.experiments.grid import cells, parts_of
-from retrain.experiments.runner import plan_ahead, run
+from retrain.experiments.grid import FIRST
+from retrain.experiments.runner import run
 from retrain.experiments.runs import Runs
 from retrain.experiments.settings import Study
 
@@ -25,7 +25,13 @@ CLASSES = {
     "adaptiope-product-images": 123,
     "adaptiope-real-life": 123,
 }
-TINY = {"data.image_size": 8, "training.epochs": 0.1, "training.batch_size": 32, "training.evaluate_every": 1}
+TINY = {
+    "data.image_size": 8,
+    "training.epochs": 0.1,
+    "training.batch_size": 32,
+    "training.evaluate_every": 1,
+    "training.iterations": None,
+}
 TRAINED = [  # every data set, and every way in which data lands
     *(name for name in PAPER if "table2a" in name),
     *(
@@ -33,6 +39,7 @@ TRAINED = [  # every data set, and every way in which data lands
         "verwimp-table1-paper",
         "ash-figure3-paper",
         "ash-figure8-paper",
+        "ash-figure9-paper",
         "ash-table1-svhn-paper",
     ),
 ]
@@ -56,21 +63,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def smallest(study: Study) -> Study:
     """The study with one seed, tiny networks and a training of a few iterations."""
     settings = study.set | TINY
-    return study.model_copy(update={"set": settings, "seeds": study.seeds[:1]})
-
-
-@pytest.mark.parametrize("name", PAPER)
-def test_every_cell_of_a_study_in_the_papers_size_is_planned(name: str, place: Path) -> None:
-    study = smallest(load_study(name))
-    runs = Runs(study, str(place / "store"))
-    if any(split.by == "margin" for split in study.splits.values()):
-        for cell in cells(study, 1):
-            assert commit_drops(study, cell.split, runs.task(cell), runs.objects, DataRoot(place))
-        return
-    levels = plan_ahead(runs, DataRoot(place))
-    longest = max(parts_of(study, split) for split in study.splits)
-    asked = [cell for drops in range(1, longest + 1) for cell in cells(study, drops)]
-    assert {plan.run_id for level in levels for plan in level} == {runs.plan(cell).run_id for cell in asked}
+    steps = {
+        name: split.model_copy(update={"step": 20, "steps": 3}) if split.step else split
+        for name, split in study.splits.items()
+    }
+    return study.model_copy(update={"set": settings, "splits": steps, "seeds": study.seeds[:1]})
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -79,9 +76,16 @@ def test_a_study_in_the_papers_size_is_run(name: str, place: Path) -> None:
     methods = {method: whole.methods[method] for method in (whole.against[0], list(whole.methods)[-1])}
     varied = {variant: whole.variants[variant] for variant in list(whole.variants)[:1]}
     tiny = whole.set | {"model.options": {"width": 4}}
-    reduced = {"methods": methods, "variants": varied, "against": whole.against[:1], "draw": (), "set": tiny}
+    reduced = {
+        "methods": methods,
+        "variants": varied,
+        "against": whole.against[:1],
+        "draw": (),
+        "paper": (),
+        "set": tiny,
+    }
     study = Study.model_validate(whole.model_dump() | reduced)
     runs = Runs(study, str(place / "store"))
     assert run(runs, DataRoot(place), CPU) > 0
-    assert {one.cell.method for one in runs.ran()} == set(methods)
+    assert {one.cell.method for one in runs.ran()} == {FIRST, *methods}
     assert {one.record.outcome for one in runs.ran()} == {"completed"}

@@ -1,20 +1,28 @@
 """Studies in which later data depends on earlier runs, or replaces it: transfer, and active learning by margin."""
 
+import shutil
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from support.studying import CPU, small_study, workplace
 
+from retrain.data.shards import read_shard
+from retrain.data.source import read_source
 from retrain.data.staging import Staging
+from retrain.errors import StudyError
 from retrain.experiments.active_learning import sizes
-from retrain.experiments.drops import DataRoot
-from retrain.experiments.grid import Cell, cells, drop_ids
-from retrain.experiments.kept_runs import MAP
+from retrain.experiments.component import scores_of
+from retrain.experiments.drops import DataRoot, commit_drops, prepared_data
+from retrain.experiments.grid import FIRST, Cell, cells, drop_ids
+from retrain.experiments.kept_runs import GRADIENTS, LEARNING_MAP, MAP
 from retrain.experiments.plots import write_plots
 from retrain.experiments.runner import run
 from retrain.experiments.runs import Runs
+from retrain.experiments.settings import Study
 from retrain.experiments.statistics import groups
 from retrain.pipeline.context import make_context
 from retrain.pipeline.evaluate import load_network
@@ -34,7 +42,7 @@ def test_transfer_trains_on_the_second_drop_alone_from_the_weights_of_the_first(
     runs = Runs(small_study(splits=splits), str(tmp_path))
     assert run(runs, DataRoot(place), CPU) == 2 * 4
     assert run(runs, DataRoot(place), CPU) == 0
-    by_cell = {(one.cell.split, one.cell.method): one.record for one in runs.ran()}
+    by_cell = {(one.cell.split, one.cell.method): one.record for one in runs.ran() if one.cell.drops == 2}
     assert {record.drops for record in by_cell.values()} == {("drop-2",)}
     naive = by_cell["100 %", "naive"]
     plan = runs.store(naive.task).run(naive.run_id).plan()
@@ -111,3 +119,132 @@ def test_learning_speeds_before_and_after_are_measured_and_drawn(place: Path, tm
     assert -1 <= measured["naive"]["rank correlation of learning speeds"] <= 1
     write_plots(study, groups(study, runs.ran()), tmp_path / "pictures")
     assert "learning speed in this run" in next((tmp_path / "pictures").glob("*.svg")).read_text()
+
+
+def keys_of(runs: Runs, cell: Cell, split: str) -> list[set[str]]:
+    """The keys of each drop's samples that lie in one split's shards."""
+    store = runs.store(runs.task(cell).name)
+    found = []
+    for drop in runs.drops(cell):
+        keys = set[str]()
+        for shard in drop.shards:
+            key = store.keys.shard(drop.id, shard.name)
+            with store.objects.open(key) as stream:
+                keys |= {sample.key for sample in read_shard(stream, shard, key) if shard.split == split}
+        found.append(keys)
+    return found
+
+
+@pytest.fixture
+def thirty(place: Path, tmp_path: Path) -> Path:
+    """Digits with a test split: thirty of each to train on, ten to test."""
+    for digit in (place / "digits").iterdir():
+        for number, path in enumerate(sorted(digit.iterdir())[:40]):
+            to = tmp_path / "data" / "thirty" / ("train" if number < 30 else "test") / digit.name / path.name
+            to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, to)
+    return tmp_path / "data"
+
+
+def in_steps_by(by: str, **fields: object) -> Study:
+    return small_study(
+        data=[{"name": "thirty"}],
+        splits={"s": {"by": by, "step": 40, "steps": 4}},
+        methods={"scratch": {"start": "scratch"}, "naive": {}},
+        **fields,
+    )
+
+
+def test_steps_bring_so_many_images_each_and_validation_is_whole_at_once(thirty: Path, tmp_path: Path) -> None:
+    runs = Runs(in_steps_by("share"), str(tmp_path / "store"))
+    assert run(runs, DataRoot(thirty), CPU) == 1 + 3 * 2
+    last = Cell("task", "s", "naive", 4, 0)
+    sizes_of = {split: [drop.samples(split) for drop in runs.drops(last)] for split in ("train", "val", "test")}
+    assert sizes_of == {"train": [40] * 4, "val": [57, 1, 1, 1], "test": [97, 1, 1, 1]}
+    assert len(set().union(*keys_of(runs, last, "train"))) == 160
+    firsts = [one for one in runs.ran() if one.cell.drops == 1]
+    assert [one.cell.method for one in firsts] == [FIRST]
+
+
+def test_component_steps_hand_images_out_in_their_order(thirty: Path, tmp_path: Path) -> None:
+    study = in_steps_by("component")
+    runs = Runs(study, str(tmp_path / "store"))
+    task = runs.task(next(cells(study, 1)))
+    commit_drops(study, "s", task, runs.objects, DataRoot(thirty))
+    with prepared_data(study, DataRoot(thirty), task) as (sources, _):
+        samples = read_source(sources[0])
+        scores = {sample.key: float(score) for sample, score in zip(samples, scores_of(samples), strict=True)}
+    steps = [[scores[key] for key in keys] for keys in keys_of(runs, Cell("task", "s", "naive", 4, 0), "train")]
+    assert all(max(one) <= min(following) for one, following in pairwise(steps))
+
+
+def test_margin_steps_land_what_the_own_model_is_least_sure_of(thirty: Path, tmp_path: Path) -> None:
+    runs = Runs(in_steps_by("margin"), str(tmp_path / "store"))
+    assert run(runs, DataRoot(thirty), CPU) == 1 + 3 * 2
+    scratch, naive = (keys_of(runs, Cell("task", "s", method, 3, 0), "train") for method in ("scratch", "naive"))
+    assert scratch[0] == naive[0]
+    assert scratch[1] == naive[1]  # chosen by the model of the first step, which they share
+    assert scratch[2] != naive[2]
+    assert [len(keys) for keys in naive] == [40, 40, 40]
+
+
+def test_every_seed_draws_its_own_split_and_validation_where_the_study_says_so(thirty: Path, tmp_path: Path) -> None:
+    found = {}
+    for redraw in (False, True):
+        study = small_study(data=[{"name": "thirty"}], seeds=[0, 1], redraw=redraw)
+        runs = Runs(study, str(tmp_path / f"store-{redraw}"))
+        for cell in cells(study, 1):
+            commit_drops(study, "7+3", runs.task(cell), runs.objects, DataRoot(thirty))
+        firsts = [Cell("task", "7+3", FIRST, 1, seed) for seed in (0, 1)]
+        classes = [runs.drops(cell)[0].classes for cell in firsts]
+        found[redraw] = classes, [runs.drops(cell)[0].held_out for cell in firsts]
+    assert found[False][0][0] == found[False][0][1]
+    assert found[True][0][0] != found[True][0][1]
+    assert found[True][1] == [{}, {}]  # the study holds val out itself
+
+
+def test_steps_that_do_not_fit_are_refused(thirty: Path, tmp_path: Path) -> None:
+    study = in_steps_by("share")
+    splits = {"s": study.splits["s"].model_copy(update={"steps": 9})}
+    runs = Runs(study.model_copy(update={"splits": splits}), str(tmp_path / "store"))
+    with pytest.raises(StudyError, match="9 steps of 40 need 360 training images"):
+        run(runs, DataRoot(thirty), CPU)
+    with pytest.raises(ValidationError, match="step and steps go together"):
+        small_study(splits={"s": {"by": "share", "step": 40}})
+    with pytest.raises(ValidationError, match="by classes has no steps"):
+        small_study(splits={"s": {"by": "classes", "step": 40, "steps": 2}})
+
+
+def test_gradient_curves_begin_and_end_where_the_run_does(place: Path, tmp_path: Path) -> None:
+    methods = {"scratch": {"start": "scratch"}, "naive": {}}
+    study = small_study(methods=methods, measures=["gradient_norms", "gradient_curves", "learning_map"])
+    runs = Runs(study, str(tmp_path / "store"))
+    run(runs, DataRoot(place), CPU)
+    by_method = {one.cell.method: one for one in runs.ran()}
+    naive = by_method["naive"]
+    curve = naive.measures[f"{GRADIENTS}, new"]
+    assert isinstance(curve, list)
+    assert curve[0] == [0, pytest.approx(naive.measures["gradient norm, new, start"], rel=1e-3)]
+    assert curve[-1] == [
+        naive.curve.points[-1].iteration,
+        pytest.approx(naive.measures["gradient norm, new, end"], rel=1e-3),
+    ]
+    assert set(by_method[FIRST].measures) == {f"{GRADIENTS}, new", LEARNING_MAP}
+
+
+def test_the_map_of_samples_by_epoch_is_of_the_very_training(place: Path, tmp_path: Path) -> None:
+    """Its last epoch is the accuracy of the model that was kept, on the training images."""
+    methods = {"scratch": {"start": "scratch"}}
+    runs = Runs(small_study(methods=methods, measures=["learning_map"]), str(tmp_path / "store"))
+    run(runs, DataRoot(place), CPU)
+    first = next(one for one in runs.ran() if one.cell.method == FIRST)
+    rows = first.measures[LEARNING_MAP]
+    assert isinstance(rows, list)
+    assert len(rows) == 3
+    assert first.record.result is not None
+    samples = runs.drops(first.cell)[0].samples("train")
+    weights = [len(lot) / samples for lot in torch.zeros(samples).tensor_split(len(rows[-1]))]
+    mean = sum(weight * share for weight, share in zip(weights, rows[-1], strict=True))
+    assert mean == pytest.approx(first.record.result.train_accuracy, abs=1e-3)
+    speeds = [sum(column) for column in zip(*rows, strict=True)]
+    assert speeds == sorted(speeds, reverse=True)

@@ -3,6 +3,7 @@
 import pytest
 from support.histories import TASK, Past, drop, one_drop
 
+from retrain.config.fields import identity
 from retrain.config.task import Task
 from retrain.pipeline.planning import NoRunNeeded, Request, equal_work, escalate
 from retrain.records import Plan
@@ -308,3 +309,24 @@ def test_of_the_runs_on_one_dataset_only_the_first_that_counts_replaces_scratch(
     fourth = past.plan(Request("continuous"), configured(seed=1))
     assert not fourth.replaces_scratch
     assert past.ended(fourth, iterations=40).savings.gross == -40
+
+
+def test_a_length_in_iterations_stands_whatever_the_dataset() -> None:
+    """Verwimp et al., A.2: 39,100 iterations, of which x0.25 is a quarter."""
+    task = configured(
+        training={**TASK.training.model_dump(), "iterations": 39100},
+        recipe={"preset": "paper", "schedule": {"scale": 0.25}},
+    )
+    past = one_drop().landed(drop(2))
+    plans = [past.plan(Request(method, "trial"), task=task) for method in ("scratch", "naive", "continuous")]
+    assert [plan.iterations for plan in plans] == [39100, 39100, 9775]
+
+
+def test_settings_added_later_leave_the_ids_of_plans_as_they_were() -> None:
+    past = one_drop().landed(drop(2))
+    plan = past.plan()
+    decides = identity(plan)["task"]["training"]
+    assert not {"iterations", "stop_at_train_accuracy"} & set(decides)
+    fitted = past.plan(task=configured(training={**TASK.training.model_dump(), "stop_at_train_accuracy": 0.99}))
+    assert identity(fitted)["task"]["training"]["stop_at_train_accuracy"] == 0.99
+    assert fitted.run_id != plan.run_id

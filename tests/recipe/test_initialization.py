@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from retrain.config.recipe import Fresh, ShrinkPerturb, Warm
+from retrain.config.recipe import Fresh, GaussianNoise, ShrinkPerturb, Warm
 from retrain.errors import ModelError
 from retrain.recipe.initialization import initialize, shrink_perturb, warm_start
 
@@ -169,3 +169,29 @@ def test_a_single_number_does_not_grow_into_rows(setting: Warm | ShrinkPerturb) 
     fresh = nn.ParameterDict({"scale": nn.Parameter(torch.ones(3))})
     with pytest.raises(ModelError, match=r"at scale: shape \[\] in the parent, shape \[3\] in the network"):
         initialize(setting, fresh, {"scale": torch.tensor(2.0)})
+
+
+def test_noise_has_the_stated_deviation_and_keeps_buffers_and_new_rows() -> None:
+    """Ash & Adams, section 3.7: the parent's parameters plus Gaussian noise of this standard deviation."""
+    torch.manual_seed(0)
+    old = nn.Sequential(nn.Linear(60, 80), nn.BatchNorm1d(80), nn.Linear(80, 3))
+    old[1].running_mean.fill_(2.0)
+    fresh = nn.Sequential(nn.Linear(60, 80), nn.BatchNorm1d(80), nn.Linear(80, 5))
+    new_rows = fresh[2].weight[3:].clone()
+    generator = torch.Generator().manual_seed(1)
+    initialize(GaussianNoise(deviation=0.01), fresh, old.state_dict(), generator=generator)
+    added = (fresh[0].weight - old[0].weight, fresh[2].weight[:3] - old[2].weight)
+    noise = torch.cat([each.detach().flatten() for each in added])
+    assert float(noise.mean()) == pytest.approx(0, abs=5e-4)
+    assert float(noise.std()) == pytest.approx(0.01, rel=0.05)
+    assert float((noise / 0.01).pow(4).mean()) == pytest.approx(3, rel=0.2)  # a normal distribution's kurtosis
+    assert torch.equal(fresh[2].weight[3:], new_rows)
+    assert torch.equal(fresh[1].running_mean, old[1].running_mean)
+
+
+def test_a_fresh_network_is_scaled_where_the_setting_asks_for_it() -> None:
+    plain, scaled = nn.Linear(4, 3), nn.Linear(4, 3)
+    scaled.load_state_dict(plain.state_dict())
+    initialize(Fresh(scale=0.4), scaled, None)
+    torch.testing.assert_close(scaled.weight, 0.4 * plain.weight)
+    torch.testing.assert_close(scaled.bias, 0.4 * plain.bias)

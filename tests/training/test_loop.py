@@ -383,3 +383,20 @@ def point_at(iteration: int, accuracy: float, in_scope: float) -> Point:
         learning_rate=0.001,
         in_scope=in_scope,
     )
+
+
+@pytest.mark.parametrize(("wanted", "ends_early"), [(None, False), (0.5, True)])
+def test_a_run_without_target_ends_once_its_training_accuracy_is_reached(
+    wanted: float | None, ends_early: bool
+) -> None:
+    """Ash & Adams, section 3.7: until the training data are fitted."""
+    task = task_with()
+    training = task.training.model_copy(update={"stop_at_train_accuracy": wanted})
+    run = run_of(plan_for("scratch", task.model_copy(update={"training": training})))
+    assert trained(run) == "completed"
+    assert (run.progress.iteration < run.plan.iterations) == ends_early
+    before, last = run.progress.points[:-1], run.progress.points[-1]
+    if ends_early and wanted:
+        assert last.train_accuracy
+        assert last.train_accuracy >= wanted
+        assert all(point.train_accuracy is not None and point.train_accuracy < wanted for point in before)

@@ -1,0 +1,435 @@
+"""The studies in the papers' own size, expanded without training, against what the papers' texts say.
+
+Drops are imagined in the size of the real data sets, and planned as any drop is. What is expected below was written
+from the papers (V: Verwimp et al., 2025; A: Ash & Adams, first version), not from the studies' files.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+from retrain.config.recipe import Cosine, MultiStep
+from retrain.experiments.files import load_study
+from retrain.experiments.grid import FIRST, Cell, cells, drop_ids, parts_of
+from retrain.experiments.runs import Data, Runs
+from retrain.experiments.settings import Study
+from retrain.records import Drop, Plan
+
+ROOT = Path(__file__).parents[2]
+EACH = {
+    "cifar10": (10, 5000),
+    "cifar100": (100, 500),
+    "svhn": (10, 7326),
+    "imagenet-100": (100, 1300),
+    "imagenet-200": (200, 1300),
+    "adaptiope-product-images": (123, 90),
+    "adaptiope-real-life": (123, 90),
+}
+"""Classes, and training images of each."""
+
+HALVES = {"50+50": ("share", "50+50")}
+SCRATCH, NAIVE = "fresh 1 | none | uniform | 39100", "warm | none | uniform | 39100"
+INIT, REG, DATA = "shrink_perturb 0.4 0.001", "l2_init 0.01 origin", "easy_hard 0.1 0.1"
+OWN_REG = "l2_init 0.01 fresh"  # from scratch the first initialization is the run's own
+
+
+def ours(scale: float) -> str:
+    """V, section 4: all four aspects."""
+    return f"{INIT} | {REG} | {DATA} | {round(39100 * scale)}"
+
+
+TABLE_1 = {  # V, Table 1, in the order of its rows
+    "naive": NAIVE,
+    "init": f"{INIT} | none | uniform | 39100",
+    "reg": f"warm | {REG} | uniform | 39100",
+    "data": f"warm | none | {DATA} | 39100",
+    "schedule x0.25": "warm | none | uniform | 9775",
+    "init+reg": f"{INIT} | {REG} | uniform | 39100",
+    "init+data": f"{INIT} | none | {DATA} | 39100",
+    "reg+data": f"warm | {REG} | {DATA} | 39100",
+    "init+reg+data": f"{INIT} | {REG} | {DATA} | 39100",
+    "all four x0.25": ours(0.25),
+    "scratch": SCRATCH,
+    "scratch init": "fresh 0.4 | none | uniform | 39100",
+    "scratch reg": f"fresh 1 | {OWN_REG} | uniform | 39100",
+    "scratch data": f"fresh 1 | none | {DATA} | 39100",
+    "scratch schedule x0.25": "fresh 1 | none | uniform | 9775",
+    "scratch init+reg": f"fresh 0.4 | {OWN_REG} | uniform | 39100",
+    "scratch init+data": f"fresh 0.4 | none | {DATA} | 39100",
+    "scratch reg+data": f"fresh 1 | {OWN_REG} | {DATA} | 39100",
+    "scratch init+reg+data": f"fresh 0.4 | {OWN_REG} | {DATA} | 39100",
+    "scratch all four x0.25": f"fresh 0.4 | {OWN_REG} | {DATA} | 9775",
+}
+BOTH = {"scratch": SCRATCH, "naive": NAIVE}
+TABLE_2A = {"scratch": SCRATCH, "continuous": NAIVE, "ours x1": ours(1), "ours x0.5": ours(0.5)}
+SPLIT = {"70+30": ("classes", "70+30")}
+
+VERWIMP: dict[str, tuple[dict[str, tuple[str, str]], dict[str, str]]] = {
+    "table1": (SPLIT, TABLE_1),
+    "table2a-cifar10": ({"8+2": ("classes", "8+2")}, TABLE_2A),
+    "table2a-adaptiope-product-images": ({"100+23": ("classes", "100+23")}, TABLE_2A),
+    "table2a-imagenet-100": ({"80+20": ("classes", "80+20")}, TABLE_2A),
+    "table2a-imagenet-200": ({"180+20": ("classes", "180+20")}, TABLE_2A),
+    "table2b": (
+        {split: ("classes", split) for split in ("90+10", "70+30", "50+50", "30+70")},
+        {
+            "scratch reg": f"fresh 1 | {OWN_REG} | uniform | 39100",
+            "scratch reg x0.5": f"fresh 1 | {OWN_REG} | uniform | 19550",
+            **{f"all four x{scale:g}": ours(scale) for scale in (1, 0.5, 0.25)},
+        },
+    ),
+    "objective": (  # V, Figure 3
+        SPLIT,
+        BOTH
+        | {
+            "L2": "warm | l2 0.01 | uniform | 39100",
+            "L2-init": f"warm | {REG} | uniform | 39100",
+            "scratch L2": "fresh 1 | l2 0.01 | uniform | 39100",
+            "scratch L2-init": f"fresh 1 | {OWN_REG} | uniform | 39100",
+        },
+    ),
+    "sampling": (  # V, Figure 4
+        SPLIT,
+        BOTH | {"old/new": "warm | none | old_new 0.5 | 39100", "easy/hard": f"warm | none | {DATA} | 39100"},
+    ),
+    "schedule": (  # V, Figure 5
+        SPLIT,
+        BOTH | {f"naive x{scale}": f"warm | none | uniform | {round(39100 * scale)}" for scale in (0.75, 0.5, 0.25)},
+    ),
+    "ten-tasks": (  # V, Figure 6
+        {"50+10x5": ("classes", "50" + 10 * "+5")},
+        {"scratch": SCRATCH, "ours x1": ours(1)},
+    ),
+    "domains": (  # V, Figure 7
+        {"product, then real life": ("source", "")},
+        BOTH | {"ours x1": ours(1)},
+    ),
+    "alpha": (  # V, Figure 8
+        SPLIT,
+        BOTH
+        | {
+            f"alpha {alpha}": f"shrink_perturb {float(alpha):g} 0.001 | none | uniform | 39100"
+            for alpha in ("0.2", "0.4", "0.6", "0.8", "1.0")
+        },
+    ),
+    "beta": (  # V, Figure 9
+        SPLIT,
+        BOTH
+        | {
+            f"beta {beta}": f"shrink_perturb 0.4 {float(beta):g} | none | uniform | 39100"
+            for beta in ("0.0001", "0.001", "0.01", "0.1", "1.0")
+        },
+    ),
+    "lambda": (  # V, Figure 10
+        SPLIT,
+        BOTH
+        | {
+            f"lambda {strength}": f"warm | l2_init {float(strength):g} origin | uniform | 39100"
+            for strength in ("0.0001", "0.001", "0.01", "0.1")
+        },
+    ),
+    "learning-speed": (SPLIT, BOTH),  # V, Figures 11 and 14
+    "easy-hard": (  # V, Figure 12: c counts both ends
+        SPLIT,
+        BOTH
+        | {
+            "c 0.1, r 0.1": "warm | none | easy_hard 0.05 0.1 | 39100",
+            "c 0.2, r 0.1": "warm | none | easy_hard 0.1 0.1 | 39100",
+            "c 0.4, r 0.1": "warm | none | easy_hard 0.2 0.1 | 39100",
+            "c 0.2, r 0": "warm | none | easy_hard 0.1 0 | 39100",
+            "c 0.2, r 0.5": "warm | none | easy_hard 0.1 0.5 | 39100",
+            "scratch, c 0.2, r 0.1": "fresh 1 | none | easy_hard 0.1 0.1 | 39100",
+            "scratch, c 0.2, r 0": "fresh 1 | none | easy_hard 0.1 0 | 39100",
+        },
+    ),
+    "multi-step": (  # V, Figure 13
+        SPLIT,
+        BOTH | {f"all four x{scale:g}": ours(scale) for scale in (1, 0.5, 0.25)},
+    ),
+}
+
+CONSTANT = "constant"
+RANDOM, WARM = "fresh 1 | none", "warm | none"
+FIRST_IS_PLAIN = {"random": RANDOM, "warm": WARM}
+STRENGTHS = {"1e-1": "0.1", "1e-2": "0.01", "1e-3": "0.001", "1e-4": "0.0001"}
+ONLINE = FIRST_IS_PLAIN
+SGD, ADAM = "sgd 0.001", "adam 0.001"
+BATCHES, RATES = (16, 32, 64, 128), ("0.001", "0.01", "0.1")
+
+ASH: dict[str, tuple[dict[str, tuple[str, str]], str, int, dict[str, str]]] = {  # splits, optimiser, seeds, methods
+    "table3": (
+        HALVES,
+        SGD,
+        5,
+        FIRST_IS_PLAIN
+        | {f"noise {name}": f"noise {float(name):g} | none" for name in ("1e-2", "1e-3", "1e-4", "1e-5")},
+    ),
+    **{
+        f"table4{kind}": (
+            HALVES,
+            SGD,
+            5,
+            FIRST_IS_PLAIN | {"last layer": "warm 1 | none", "last layer, then all": "warm 0.5 | none"},
+        )
+        for kind in ("", "-svhn", "-cifar100")
+    },
+    "table5": (
+        HALVES,
+        SGD,
+        5,
+        FIRST_IS_PLAIN | {f"EWC {name}": f"warm | ewc {value}" for name, value in STRENGTHS.items()},
+    ),
+    "figure2": ({"333 x 100": ("share", "")}, ADAM, 5, ONLINE),
+    "figure3": (
+        {f"{kept} %": ("transfer", "") for kept in (1, 3, 10, 25, 50, 100)},
+        SGD,
+        5,
+        FIRST_IS_PLAIN,
+    ),
+    "figure7": (HALVES, SGD, 5, FIRST_IS_PLAIN),
+    "figure8": ({"333 x 100": ("component", "")}, ADAM, 5, ONLINE),
+    "figure9": ({"333 x 100": ("margin", "")}, ADAM, 5, ONLINE),
+    "optimizer-state": (
+        HALVES,
+        ADAM,
+        5,
+        {"random": RANDOM, "warm, state reset": WARM, "warm, state kept": WARM},
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETRAIN_TASKS", str(ROOT / "tasks"))
+    monkeypatch.setenv("RETRAIN_STUDIES", str(ROOT / "studies"))
+
+
+class Imagined(Runs):
+    """A study's runs on drops that are only imagined: of the real size, and planned, but never trained."""
+
+    def data(self, cell: Cell) -> Data:
+        return Data(tuple(self._drops(cell)), {})
+
+    def _drops(self, cell: Cell) -> Iterator[Drop]:
+        sizes = list(landed(self.study, cell.split))
+        for number, (name, counts) in enumerate(zip(drop_ids(self.study, cell), sizes, strict=False)):
+            yield Drop(
+                id=name,
+                task="imagined",
+                classes=tuple(counts),
+                shards=(),
+                counts={"train": counts, "val": dict.fromkeys(counts, 10), "test": dict.fromkeys(counts, 10)},
+                held_out={},
+                digest=f"{cell.split} {name}",
+                committed_at=datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=number),
+            )
+
+
+def landed(study: Study, split: str) -> Iterator[dict[str, int]]:
+    """Yield the training images of each drop by class; a third is held out where the study stops on val."""
+    setting = study.splits[split]
+    names, each = EACH[study.data[0].name]
+    each = round(each * (1 - study.set.get("data.val_share", 0)))
+    if setting.step:
+        yield from ({f"class {number}": setting.step // names for number in range(names)} for _ in range(setting.steps))
+    elif setting.by == "classes":
+        start = 0
+        for size in map(int, setting.sizes.split("+")):
+            yield {f"class {number}": each for number in range(start, start + size)}
+            start += size
+    elif setting.by in ("source", "transfer"):
+        for data in study.data:
+            names, each = EACH[data.name]
+            yield {f"class {number}": each for number in range(names)}
+    else:
+        for percent in map(int, setting.sizes.split("+")):
+            yield {f"class {number}": each * percent // 100 for number in range(names)}
+
+
+def planned(name: str, most_drops: int = 11) -> dict[Cell, Plan]:
+    """Every cell's plan; of online studies only those of the first drops, since all steps are alike."""
+    study = load_study(name)
+    runs, longest = Imagined(study, None), max(parts_of(study, split) for split in study.splits)
+    grid = chain.from_iterable(cells(study, drops) for drops in range(1, min(longest, most_drops) + 1))
+    return {cell: runs.plan(cell) for cell in grid}
+
+
+def describe(plan: Plan) -> str:
+    """The plan's recipe and length, in the words of the tables above."""
+    start, objective, sampling = plan.recipe.initialization, plan.recipe.objective, plan.recipe.sampling
+    texts = [
+        f"{start.name} {numbers(start, 'scale', 'alpha', 'beta', 'deviation')}{numbers(start, 'head_first') or ''}",
+        f"{objective.name} {numbers(objective, 'strength', 'epsilon')} {getattr(objective, 'anchor', '')}",
+        f"{sampling.name} {numbers(sampling, 'share', 'probability', 'new')}",
+        str(plan.iterations),
+    ]
+    return " | ".join(" ".join(text.split()) for text in texts).replace("warm 0 |", "warm |")
+
+
+def numbers(setting: object, *names: str) -> str:
+    return " ".join(f"{getattr(setting, name):g}" for name in names if hasattr(setting, name))
+
+
+def test_every_paper_size_study_is_checked_against_a_table() -> None:
+    checked = {f"verwimp-{name}" for name in VERWIMP} | {f"ash-{name}" for name in ASH}
+    checked |= {f"ash-table1{kind}" for kind in ("", "-svhn", "-cifar100")}
+    checked |= {"ash-table2", "ash-figure1", "ash-figure4", "ash-figure5", "ash-figure6", "verwimp-headline"}
+    assert checked == {path.stem.removesuffix("-paper") for path in (ROOT / "studies").glob("*-paper.yaml")}
+
+
+@pytest.mark.parametrize("name", VERWIMP)
+def test_verwimp_study_is_the_papers(name: str) -> None:
+    study, (splits, methods) = load_study(f"verwimp-{name}-paper"), VERWIMP[name]
+    assert {split: (setting.by, setting.sizes) for split, setting in study.splits.items()} == splits
+    assert (len(study.seeds), study.redraw) == (5, True)
+    plans = planned(study.name)
+    assert {cell.method: describe(plan) for cell, plan in plans.items() if cell.method != FIRST} == methods
+    assert {describe(plan) for cell, plan in plans.items() if cell.drops == 1} == {SCRATCH}
+    assert all(method.seeds is None for method in study.methods.values())
+
+
+@pytest.mark.parametrize("name", VERWIMP)
+def test_verwimp_study_trains_as_section_2_and_a2_say(name: str) -> None:
+    study = load_study(f"verwimp-{name}-paper")
+    assert study.stop_on == ("val" if "adaptiope" in str(study.data) else "test")
+    for plan in planned(study.name).values():
+        training, data = plan.task.training, plan.task.data
+        optimizer = training.optimizer.model_dump()
+        assert optimizer == {"name": "adam", "learning_rate": 0.001, "betas": (0.9, 0.999), "weight_decay": 0.0}
+        assert (training.batch_size, training.stop_at_train_accuracy, plan.target) == (128, None, None)
+        assert (plan.task.model.name, plan.task.model.options) == ("resnet18", {})
+        assert (data.crop_padding > 0, data.flip, plan.averaging.kind) == (True, True, "none")
+        schedule = plan.recipe.schedule
+        is_multi_step = name == "multi-step"
+        assert isinstance(schedule, MultiStep if is_multi_step else Cosine)
+        assert is_multi_step or getattr(schedule, "final_rate") == 1e-6  # noqa: B009
+
+
+def test_headline_has_the_papers_rows_and_the_default() -> None:
+    plans = planned("verwimp-headline-paper")
+    found = {cell.method: describe(plan) for cell, plan in plans.items()}
+    wanted = {"scratch", "scratch reg", "naive", "all four x0.25"}
+    assert {method: found[method] for method in wanted} == {method: TABLE_1[method] for method in wanted}
+    default = next(plan for cell, plan in plans.items() if cell.method == "default")
+    assert (default.recipe.schedule.name, default.averaging.kind, default.iterations) == ("constant", "power", 9775)
+    assert {plan.task.training.compile for plan in plans.values()} == {"graphs"}
+
+
+def assert_trained_as_ash(study: Study, plans: dict[Cell, Plan]) -> None:
+    """A, section 2.1: a constant rate, no augmentation, a third held out, trained until 99 percent or 350 epochs."""
+    assert (study.redraw, study.stop_on, study.spread) == (True, "val", "deviation")
+    for plan in plans.values():
+        data, schedule = plan.task.data, plan.recipe.schedule
+        assert (data.crop_padding, data.flip) == (0, False)
+        assert data.val_share == pytest.approx(1 / 3, abs=1e-8)
+        assert isinstance(schedule, MultiStep)
+        assert (schedule.milestones, schedule.scale) == ((), 1)
+        assert plan.recipe.sampling.name == "uniform"
+
+
+def lengths(plans: dict[Cell, Plan]) -> set[float]:
+    """Epochs, to the nearest five: a hundred images are not a whole number of batches."""
+    found = (plan.iterations * plan.task.training.batch_size / plan.dataset.samples for plan in plans.values())
+    return {5 * round(epochs / 5) for epochs in found}
+
+
+def optimizers(plans: dict[Cell, Plan]) -> set[str]:
+    """SGD in the paper is plain: it names no momentum."""
+    found = [plan.task.training.optimizer for plan in plans.values()]
+    assert not any(getattr(optimizer, "momentum", 0) or optimizer.weight_decay for optimizer in found)
+    return {f"{optimizer.name} {optimizer.learning_rate:g}" for optimizer in found}
+
+
+@pytest.mark.parametrize("name", ASH)
+def test_ash_study_is_the_papers(name: str) -> None:
+    study, (splits, optimizer, seeds, methods) = load_study(f"ash-{name}-paper"), ASH[name]
+    plans = planned(study.name, most_drops=3)
+    assert {split: (setting.by, setting.sizes) for split, setting in study.splits.items()} == splits
+    assert_trained_as_ash(study, plans)
+    found = {cell.method: " | ".join(describe(plan).split(" | ")[:2]) for cell, plan in plans.items()}
+    assert {method: text for method, text in found.items() if method != FIRST} == methods
+    assert (optimizers(plans), len(study.seeds)) == ({optimizer}, seeds)
+    assert {plan.task.training.batch_size for plan in plans.values()} == {128}
+    assert {plan.task.training.stop_at_train_accuracy for plan in plans.values()} == {0.99}
+    switched = set(range(5, 101, 5)) if name == "figure7" else set()
+    assert lengths(plans) == {350, *switched, *({700} if name.startswith("table4") else ())}
+
+
+def test_online_studies_have_steps_of_100_images() -> None:
+    for name in ("figure2", "figure8", "figure9"):
+        (split,) = load_study(f"ash-{name}-paper").splits.values()
+        assert (split.step, split.steps) == (100, 333)  # two thirds of 50,000
+
+
+@pytest.mark.parametrize("kind", ["", "-svhn", "-cifar100"])
+def test_ash_table_1_has_three_networks_and_two_optimisers(kind: str) -> None:
+    study = load_study(f"ash-table1{kind}-paper")
+    plans = planned(study.name)
+    assert_trained_as_ash(study, plans)
+    found = {cell.variant: (plan.task.model.name, *optimizers({cell: plan})) for cell, plan in plans.items()}
+    assert found == {
+        f"{label}, {optimizer}": (name, f"{optimizer.lower()} 0.001")
+        for label, name in (("ResNet", "resnet18"), ("MLP", "mlp"), ("logistic", "logistic"))
+        for optimizer in ("SGD", "Adam")
+    }
+    assert [row.figures for row in study.paper if row.row.endswith("random")]
+    assert (len(study.paper), list(study.methods), lengths(plans)) == (12, ["random", "warm"], {350})
+
+
+def test_ash_figure_1_trains_for_350_epochs_whatever_it_fits() -> None:
+    plans = planned("ash-figure1-paper")
+    assert {plan.task.training.stop_at_train_accuracy for plan in plans.values()} == {None}
+    assert (lengths(plans), optimizers(plans)) == ({350}, {SGD, ADAM})
+
+
+def test_ash_table_2_regularizes_both_rounds_and_both_starts() -> None:
+    plans = planned("ash-table2-paper")
+    found = {(cell.variant, cell.method): describe(plan).split(" | ")[:2] for cell, plan in plans.items()}
+    kinds = {"L2": "l2", "adversarial": "adversarial", "confidence": "confidence_penalty"}
+    expected = {}
+    for kind, word in kinds.items():
+        for name, value in STRENGTHS.items():
+            for method, start in ((FIRST, "fresh 1"), ("random", "fresh 1"), ("warm", "warm")):
+                expected[f"{kind} {name}", method] = [start, f"{word} {value}"]
+    assert found == expected
+    assert (optimizers(plans), lengths(plans)) == ({SGD}, {350})
+
+
+def batch_and_rate(plan: Plan) -> tuple[int, str]:
+    return plan.task.training.batch_size, f"{plan.task.training.optimizer.learning_rate:g}"
+
+
+def test_ash_figure_4_varies_batch_and_rate_in_all_three_rounds() -> None:
+    study, plans = load_study("ash-figure4-paper"), planned("ash-figure4-paper")
+    pairs = {(batch, rate) for batch in BATCHES for rate in RATES}
+    first = {batch_and_rate(plan) for cell, plan in plans.items() if cell.drops == 1}
+    assert (first, study.seeds) == (pairs, (0, 1, 2))
+    for start, count in (("fresh", 12), ("warm", 144)):
+        second = [cell for cell, plan in plans.items() if cell.drops == 2 and plan.recipe.initialization.name == start]
+        assert {batch_and_rate(plans[cell]) for cell in second} == pairs
+        assert len({plans[cell].run_id for cell in second}) == count * 3
+    assert not any(getattr(plan.task.training.optimizer, "momentum", 0) for plan in plans.values())
+
+
+def test_ash_figure_5_correlates_weights_of_two_networks() -> None:
+    study, plans = load_study("ash-figure5-paper"), planned("ash-figure5-paper")
+    assert {plan.task.model.name for plan in plans.values()} == {"resnet18", "logistic"}
+    warm = {batch_and_rate(plan) for cell, plan in plans.items() if cell.method.startswith("warm")}
+    assert warm == {(batch, rate) for batch in BATCHES for rate in RATES}
+    assert (study.measures, study.plots, len(study.seeds)) == (("weight_correlation",), ("correlation",), 5)
+
+
+def test_ash_figure_6_has_a_smaller_rate_in_the_second_round() -> None:
+    study, plans = load_study("ash-figure6-paper"), planned("ash-figure6-paper")
+    assert {optimizers({cell: plan}).pop() for cell, plan in plans.items() if cell.drops == 1} == {SGD}
+    assert {optimizers({cell: plan}).pop() for cell, plan in plans.items() if cell.drops == 2} == {"sgd 1e-05"}
+    assert study.measures == ("gradient_curves",)
+
+
+def test_adams_moments_are_kept_by_the_first_round_and_one_second_round() -> None:
+    plans = planned("ash-optimizer-state-paper")
+    kept = {cell.method: plan.task.training.optimizer_state for cell, plan in plans.items()}
+    assert kept == {FIRST: "kept", "random": "reset", "warm, state reset": "reset", "warm, state kept": "kept"}
