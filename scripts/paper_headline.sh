@@ -14,10 +14,8 @@ study=${STUDY:-verwimp-headline-paper} jobs=${JOBS:-2} device=${DEVICE:-cuda} py
 end=$((SECONDS + minutes * 60 - ${SPARE_SECONDS:-20}))
 mkdir -p "$folder/evidence"
 
-report() { "$python" -m retrain study report "$study" --store "$folder/store" --out "$folder/evidence"; }
-
 code=0
-for seeds in 1 2; do # every row with one seed, before any has two
+for seeds in ${SEEDS:-1 2}; do # every row with one seed, before any has two
     left=$((end - SECONDS))
     if ((left <= 0)); then
         code=124
@@ -26,9 +24,9 @@ for seeds in 1 2; do # every row with one seed, before any has two
     echo "paper_headline: $left seconds left, rows with $seeds of the study's seeds"
     timeout --signal=TERM --kill-after=15 "$left" "$python" -m retrain study run "$study" --seeds "$seeds" \
         --root "$data" --store "$folder/store" --jobs "$jobs" --device "$device" || code=$?
-    report
     ((code == 0)) || break
 done
+((code == 0 || code >= 124)) && "$python" -m retrain study report "$study" --store "$folder/store" --out "$folder/evidence"
 case $code in
 0) echo "paper_headline: all rows have run" ;;
 124 | 137 | 143) echo "paper_headline: the time is over; call it again with $folder to go on" ;;

@@ -14,7 +14,7 @@ from retrain.records import Curve, Point, RunRecord, digest
 FILE = "runs.jsonl"
 ABOUT = {
     *("repeats", "title", "regime", "paper", "claims", "findings"),
-    *("draw", "plots", "spread", "fitted", "fitted_accuracy", "grids"),
+    *("draw", "plots", "cost", "spread", "fitted", "fitted_accuracy", "grids"),
 }
 """What a study's file says of its results, rather than of what is run."""
 

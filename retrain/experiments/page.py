@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from retrain.experiments.grid import parts_of
 from retrain.experiments.kept_runs import EndedRun, KeptRuns
-from retrain.experiments.papers import PaperRow
+from retrain.experiments.papers import PaperRow, parse_column
 from retrain.experiments.plots import OVERALL_PLOTS, drawn_of_groups, picture_name
 from retrain.experiments.settings import PLOTS, Spread, Study
 from retrain.experiments.statistics import (
@@ -46,10 +46,10 @@ def page(study: Study, kept: KeptRuns) -> str:
         *_beside_the_papers(study, by_group),
         "## Ours",
         f"Percent of correct images on {study.stop_on}, mean ± {SPREADS[study.spread]} over seeds. L_r (Verwimp et "
-        "al., eq. 2) divides the iterations that the other method took to its own final accuracy by those that a run "
-        "took to r percent of that accuracy: above 1 is faster. The first figure is the same at every r, so the other "
-        f"method's own L_99 is 1 or more. {NOT_REACHED}: never reached; (2/3): with two seeds of three. {HARM}: "
-        f"negative transfer, the mean final accuracy is below that of {study.against[0]} with the same seeds.",
+        f"al., eq. 2) divides the {study.cost} that the other method took to its own final accuracy by those that a "
+        "run took to r percent of that accuracy: above 1 is faster. The first figure is the same at every r, so the "
+        f"other method's own L_99 is 1 or more. {NOT_REACHED}: never reached; (2/3): reached with two seeds of three. "
+        f"{HARM}: negative transfer, the mean final accuracy is below that of {study.against[0]} with the same seeds.",
         tables,
     ]
     return "\n\n".join(sections) + "\n"
@@ -99,15 +99,15 @@ def _own_figure(study: Study, ours: Row | None, column: str) -> str:
     """Return our figure in a column of the paper's, or `ABSENT`."""
     if ours is None:
         return ABSENT
-    level, _, other = column.partition(" against ")
+    figure, other = parse_column(column)
     speed_ups = ours.speed_ups.get(other or study.against[0], {})
-    match level:
+    match figure:
         case "Max Acc":
             return format_percent(ours.best, study.spread)
         case "accuracy":
             return format_percent(ours.final, study.spread)
         case "L_99" | "L_100":
-            return format_ratio(speed_ups[int(level[2:])], study.spread) if speed_ups else ABSENT
+            return format_ratio(speed_ups[int(figure[2:])], study.spread) if speed_ups else ABSENT
         case "time":
             return format_count(ours.fitted, study.spread)
         case _:

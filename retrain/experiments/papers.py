@@ -25,6 +25,12 @@ class PaperRow(ConfigModel):
     """The study's variant; its first where absent."""
 
 
+def parse_column(column: str) -> tuple[str, str]:
+    """Return which figure a column has, and the method that it is against, or nothing: `L_100 against scratch`."""
+    figure, _, other = column.partition(" against ")
+    return figure, other
+
+
 class Claim(ConfigModel):
     """One thing that a paper shows, and what the study found of it."""
 

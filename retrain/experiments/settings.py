@@ -147,6 +147,8 @@ class Study(ConfigModel):
     """By name."""
     against: Annotated[tuple[str, ...], Field(min_length=1)] = ("scratch",)
     """The methods that speed-ups are measured against."""
+    cost: Literal["iterations", "images"] = "iterations"
+    """What L_r divides: iterations, or images where iterations are unequal work, as with batches of several sizes."""
     draw: tuple[str, ...] = ()
     """The methods whose learning curves are drawn; all where absent."""
     plots: tuple[Plot, ...] = ("accuracy",)

@@ -109,9 +109,27 @@ def _row(
         final=final,
         test=estimate([one.record.evaluation.accuracy if one.record.evaluation else None for one in runs]),
         fitted=estimate([fitted_at(one.curve, study.fitted, study.fitted_accuracy) for one in runs]),
-        speed_ups={other: speed_ups(by_method.get(other, []), runs) for other in study.against},
+        speed_ups={
+            other: speed_ups(_at_cost(study, by_method.get(other, [])), _at_cost(study, runs))
+            for other in study.against
+        },
         diverged=sum(one.record.outcome == "diverged" for one in runs),
         negative_transfer=bar is not None and final.mean is not None and final.mean < bar,
+    )
+
+
+def _at_cost(study: Study, runs: Sequence[EndedRun]) -> list[EndedRun]:
+    """Return runs whose curves are over what `Study.cost` counts (Verwimp et al., section 2: unequal iterations)."""
+    return [one._replace(curve=over_images(one)) if study.cost == "images" else one for one in runs]
+
+
+def over_images(one: EndedRun) -> Curve:
+    """Return a run's curve over the images that it had trained on, instead of iterations."""
+    cost = one.record.result.cost if one.record.result else None
+    each = cost.samples / cost.iterations if cost else 1
+    points = one.curve.points
+    return Curve(
+        points=tuple(point.model_copy(update={"iteration": round(each * point.iteration)}) for point in points)
     )
 
 

@@ -16,7 +16,7 @@ from retrain.experiments.grid import FIRST
 from retrain.experiments.kept_runs import GRADIENTS, LEARNING_MAP, EndedRun, Measure
 from retrain.experiments.map_plots import gradient_curves
 from retrain.experiments.plots import curves, write_plots
-from retrain.experiments.statistics import Group, groups
+from retrain.experiments.statistics import Group, groups, rows
 from retrain.records import Curve
 
 
@@ -158,3 +158,13 @@ def test_maps_and_gradient_curves_are_written_where_they_were_measured(tmp_path:
         ("naive, new", 1, 9.0),
         ("naive, new", 11, 3.0),
     ]
+
+
+def test_l_r_divides_images_where_iterations_are_unequal_work() -> None:
+    """Verwimp et al., section 2: the measure extends to unequal costs."""
+    found = [in_batches_of(128, ran("scratch", 0, {10: 0.5})), in_batches_of(32, ran("naive", 0, {10: 0.5}))]
+    speeds = [
+        next(row for row in rows(small_study(cost=cost), found) if row.method == "naive").speed_ups["scratch"][100].mean
+        for cost in ("iterations", "images")
+    ]
+    assert speeds == [1, 4]
