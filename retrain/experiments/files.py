@@ -28,7 +28,7 @@ def load_study(name_or_path: str) -> Study:
 
     A file that says `extends: OTHER` takes from OTHER.yaml beside it the fields that it does not name itself. It takes
     neither `findings` nor `claims`, which are about the other study's runs, and `paper` only if it repeats the same.
-    `paper: OTHER` stands for the rows of OTHER.yaml. Raises `StudyError`, one line for every problem.
+    `paper: OTHER`, or several, stands for the rows of OTHER.yaml. Raises `StudyError`, one line for every problem.
     """
     is_path = "/" in name_or_path or Path(name_or_path).suffix
     path = Path(name_or_path) if is_path else studies_folder() / f"{name_or_path}.yaml"
@@ -61,17 +61,19 @@ def _read(path: Path) -> dict[Any, Any]:
 
 
 def _with_rows_of(path: Path, document: dict[Any, Any]) -> dict[Any, Any]:
-    """Return a study's document with the paper's rows of the file that it names, if it names one.
+    """Return a study's document with the paper's rows of the files that it names, if it names any.
 
-    A row whose method, split or variant this study lacks stands without a figure of ours.
+    A row whose method, split or variant this study lacks stands without a figure of ours, and so do those of every
+    file but the first: they are of other data sets.
     """
-    if not isinstance(other := document.get("paper"), str):
+    named = document.get("paper")
+    names = [named] if isinstance(named, str) else named or []
+    if not all(isinstance(name, str) for name in names):
         return document
-    rows = [dict(row) for row in _read(path.with_name(f"{other}.yaml"))["paper"]]
     known = {kind[:-1]: document.get(kind, {}) for kind in ("methods", "splits", "variants")}
-    for row in rows:
-        if any(kind in row and row[kind] not in names for kind, names in known.items()):
-            row.pop("method", None)
-            row.pop("split", None)
-            row.pop("variant", None)
+    rows = []
+    for number, name in enumerate(names):
+        for row in _read(path.with_name(f"{name}.yaml"))["paper"]:
+            lacks = number > 0 or any(kind in row and row[kind] not in own for kind, own in known.items())
+            rows.append({key: value for key, value in row.items() if not (lacks and key in known)})
     return document | {"paper": rows}
