@@ -1,5 +1,6 @@
 """The chart: what each of its features renders to."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -37,7 +38,7 @@ def test_every_pod_meets_the_restricted_pod_security_standard(name: str) -> None
     for pod in pods(feature(name)):
         spec = pod["spec"]
         assert spec["securityContext"]["runAsNonRoot"] is True
-        assert spec["securityContext"]["runAsUser"] == 65532
+        assert spec["securityContext"].get("runAsUser", 65532) == 65532
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert spec["automountServiceAccountToken"] is False
         for container in spec["containers"]:
@@ -89,6 +90,7 @@ def test_task_files_reach_the_pods_as_they_were_written() -> None:
     assert sorted(files) == ["007.yaml", "flowers.yaml", "on.yaml"]
     for name, task in written.items():
         shared = {"name": name, "kubeflow": {"host": "http://ml-pipeline.kubeflow:8888"}}
+        task = task | {"resources": {"image": f"retrain:{retrain.__version__}"} | task.get("resources", {})}
         assert parse_task(files[f"{name}.yaml"], name) == parse_task(yaml.safe_dump(shared | task), name)
     assert parse_task(files["flowers.yaml"], "").training.save_seconds == 1_000_000
 
@@ -186,10 +188,13 @@ def test_monitors_find_what_serves_metrics() -> None:
 
 
 def test_the_monitor_of_trainings_finds_the_pods_that_the_pipeline_makes() -> None:
+    from retrain.kubeflow import trainjob
     from retrain.kubeflow.pods import LABELS, METRICS_PORT
 
     monitor = one(feature("monitoring"), "PodMonitor", "retrain-training")["spec"]
     assert monitor["selector"]["matchLabels"] == LABELS
+    keep = monitor["podMetricsEndpoints"][0]["relabelings"][0]
+    assert all(re.fullmatch(keep["regex"], container) for container in ("main", trainjob.NODE))
     assert monitor["podMetricsEndpoints"][0]["relabelings"][-1]["replacement"] == f"${{1}}:{METRICS_PORT}"
 
 
@@ -221,6 +226,37 @@ def test_where_pods_run_and_what_else_they_get_is_the_users() -> None:
     exporter = one(feature("scheduling"), "Deployment", "classifier-exporter")["spec"]["template"]
     assert exporter["spec"]["topologySpreadConstraints"][0]["maxSkew"] == 1
     assert "priorityClassName" not in exporter["spec"]
+
+
+def test_platform_values_reach_pods_and_tasks() -> None:
+    found = feature("platform")
+    for name, grace in (("watcher", 600), ("exporter", 30)):
+        spec = one(found, "Deployment", f"retrain-{name}")["spec"]["template"]["spec"]
+        assert spec["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+        assert spec["terminationGracePeriodSeconds"] == grace
+        (container,) = spec["containers"]
+        assert container["image"] == f"mirror.example.com/ml/retrain:{retrain.__version__}"
+        assert {"name": "RETRAIN_LOG_FORMAT", "value": "json"} in container["env"]
+        assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
+        assert container["livenessProbe"].get("periodSeconds") == (60 if name == "watcher" else None)
+    files = one(found, "ConfigMap", "retrain-tasks")["data"]
+    images = {name: parse_task(files[f"{name}.yaml"], name).resources.image for name in ("birds", "flowers")}
+    assert images == {"birds": "registry.example.com/own/retrain:dev", "flowers": container["image"]}
+    assert one(found, "ConfigMap", "retrain-extra")["data"] == {"namespace": "ml"}
+
+
+def test_pages_are_reached_through_ingress_and_gateway() -> None:
+    found = feature("platform")
+    service = one(found, "Service", "retrain-exporter")
+    ingress = one(found, "Ingress", "retrain-exporter")["spec"]
+    (rule,) = ingress["rules"]
+    backend = rule["http"]["paths"][0]["backend"]["service"]
+    assert (backend["name"], backend["port"]["name"]) == ("retrain-exporter", service["spec"]["ports"][0]["name"])
+    assert ingress["tls"] == [{"hosts": ["retrain.example.com"], "secretName": "retrain-tls"}]
+    route = one(found, "HTTPRoute", "retrain-exporter")["spec"]
+    assert route["rules"] == [{"backendRefs": [{"name": "retrain-exporter", "port": 9109}]}]
+    endpoint = one(found, "ServiceMonitor", "retrain-exporter")["spec"]["endpoints"][0]
+    assert endpoint["relabelings"] == [{"targetLabel": "cluster", "replacement": "ml-1"}]
 
 
 def test_helm_test_reads_every_tasks_store_and_asks_the_exporter() -> None:

@@ -18,6 +18,7 @@ CUSTOM = {
     "EC2NodeClass",
     "EventBus",
     "EventSource",
+    "HTTPRoute",
     "InferenceService",
     "Kustomization",
     "LocalQueue",

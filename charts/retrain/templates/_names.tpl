@@ -45,6 +45,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 
 {{- define "retrain.image" -}}
 {{- with .Values.image -}}
+{{- with (dig "imageRegistry" "" ($.Values.global | default dict)) | default .registry }}{{ . }}/{{ end -}}
 {{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ default $.Chart.AppVersion .tag }}{{ end }}
 {{- end }}
 {{- end }}

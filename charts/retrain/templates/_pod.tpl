@@ -29,12 +29,8 @@ imagePullSecrets:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 securityContext:
-  runAsNonRoot: true
-  runAsUser: 65532
-  runAsGroup: 65532
-  fsGroup: 65532
-  seccompProfile:
-    type: RuntimeDefault
+  {{- toYaml .root.Values.podSecurityContext | nindent 2 }}
+terminationGracePeriodSeconds: {{ $of.terminationGracePeriodSeconds }}
 {{- range $field := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "priorityClassName" }}
 {{- with index $of $field }}
 {{ $field }}: {{ toJson . }}
@@ -80,6 +76,10 @@ env:
     value: /etc/retrain/tasks
   - name: RETRAIN_CACHE
     value: /cache
+  {{- if ne .root.Values.logFormat "text" }}
+  - name: RETRAIN_LOG_FORMAT
+    value: {{ .root.Values.logFormat }}
+  {{- end }}
   {{- with $of.extraEnv }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -93,15 +93,12 @@ ports:
   {{- trim . | nindent 2 }}
 {{- end }}
 {{- with .probes }}
-{{ trim . }}
+{{ mergeOverwrite (fromYaml .) $of.probes | toYaml }}
 {{- end }}
 resources:
   {{- toYaml $of.resources | nindent 2 }}
 securityContext:
-  allowPrivilegeEscalation: false
-  readOnlyRootFilesystem: true
-  capabilities:
-    drop: [ALL]
+  {{- toYaml .root.Values.securityContext | nindent 2 }}
 volumeMounts:
   - name: tasks
     mountPath: /etc/retrain/tasks

@@ -4,7 +4,7 @@
 {{- range $name, $task := .Values.tasks }}
 {{- $shared := dict "host" $kubeflow.host }}
 {{- with $kubeflow.namespace }}{{ $_ := set $shared "namespace" . }}{{ end }}
-{{ quote $name }}: {{ mergeOverwrite (dict "name" $name "kubeflow" $shared) $task | toJson }}
+{{ quote $name }}: {{ mergeOverwrite (dict "name" $name "kubeflow" $shared "resources" (dict "image" (include "retrain.image" $))) $task | toJson }}
 {{- end }}
 {{- end }}
 
@@ -19,14 +19,14 @@
 {{/* What the watcher would refuse when it starts is refused when it is installed. */}}
 {{- define "retrain.watchArguments" -}}
 {{- range $name, $task := include "retrain.tasks" . | fromYaml }}
-{{- if and (eq $.Values.watcher.on "kubeflow") (gt (int (dig "resources" "nodes" 1 $task)) 1) }}
+{{- if and (eq $.Values.watcher.executor "kubeflow") (gt (int (dig "resources" "nodes" 1 $task)) 1) }}
 {{- fail (printf "tasks.%s.resources.nodes: a pipeline trains on one; `retrain pipeline trainjob` trains on several" $name) }}
 {{- end }}
 {{- end -}}
 - watch
 {{- include "retrain.taskArguments" . }}
 - --on
-- {{ .Values.watcher.on }}
+- {{ .Values.watcher.executor }}
 {{- with .Values.watcher.queueUrl }}
 - --queue-url
 - {{ . | quote }}
