@@ -16,6 +16,7 @@ from retrain.cli.doctor import doctor
 from retrain.cli.gc import gc
 from retrain.cli.inference import export, predict, serve
 from retrain.cli.monitoring import exporter, fleet, report
+from retrain.cli.notify import notify
 from retrain.cli.output import check_output
 from retrain.cli.watch import watch
 from retrain.errors import UserError
@@ -43,6 +44,7 @@ app.command()(serve)
 app.command()(exporter)
 app.command()(report)
 app.command()(fleet)
+app.command()(notify)
 app.command()(watch)
 
 

@@ -24,6 +24,7 @@ from retrain.config.optimizers import Adam, Optimizer
 from retrain.config.recipe import Recipe
 from retrain.config.resources import Kubeflow, Resources
 from retrain.config.trigger import Trigger
+from retrain.config.webhooks import Webhook
 
 
 class Costs(ConfigModel):
@@ -298,6 +299,8 @@ class Task(ConfigModel):
     """When `retrain watch` retrains on what has landed, in cron's five fields and UTC; at once where absent."""
     trigger: Annotated[Trigger, NotIdentity] = Trigger()
     """What must hold before `retrain run` or `retrain watch` starts a retraining on what has landed."""
+    webhooks: Annotated[tuple[Webhook, ...], NotIdentity] = ()
+    """HTTP endpoints that are told what happens to the task."""
     kubeflow: Annotated[Kubeflow, NotIdentity] = Kubeflow()
     """Where its pipeline is submitted to."""
 

@@ -106,14 +106,29 @@ def _unmet(
 
 
 def _unmet_budget(budget: Budget, records: Iterable[RunRecord], now: datetime) -> Iterator[Unmet]:
+    for spent in spent_budget(budget, records, now):
+        waits = f"until {_moment(spent.until, now)}, since {spent.why}"
+        yield Unmet("budget", waits, spent.until, is_overridden=False)
+
+
+class SpentBudget(NamedTuple):
+    """A limit of a budget that the runs of this period have reached."""
+
+    unit: str
+    why: str
+    start: datetime
+    until: datetime
+
+
+def spent_budget(budget: Budget, records: Iterable[RunRecord], now: datetime) -> Iterator[SpentBudget]:
+    """Yield the limits that the runs which ended in the period of `now` have reached."""
     start, end = period_of(budget, now)
     ended = [record for record in records if record.result and start <= record.ended_at < end]
     hours = sum(_hours(record) for record in ended)
     cost = sum(_hours(record) * (record.costs.price_per_device_hour or 0.0) for record in ended)
     for spent, limit, unit in ((hours, budget.device_hours, "device hours"), (cost, budget.cost, "of money")):
         if limit is not None and spent >= limit:
-            why = f"{spent:,.1f} {unit} of {limit:,g} are spent this {budget.per}"
-            yield Unmet("budget", f"until {_moment(end, now)}, since {why}", end, is_overridden=False)
+            yield SpentBudget(unit, f"{spent:,.1f} {unit} of {limit:,g} are spent this {budget.per}", start, end)
 
 
 def _hours(record: RunRecord) -> float:

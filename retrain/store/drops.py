@@ -123,13 +123,18 @@ class Drops:
         """Put a drop into quarantine that proved damaged: the next plan does without it."""
         self.quarantine(damaged.drop, str(damaged))
 
-    def quarantine_causes(self) -> dict[str, str]:
-        """Return why each drop in quarantine is there."""
+    def quarantine_reports(self) -> dict[str, Quarantine | None]:
+        """Return the report of each drop in quarantine; None for one that a person wrote by hand."""
         found = {}
         for drop in sorted(self.committed().quarantined):
             with suppress(Missing):  # a person has just given it another chance
-                found[drop] = _cause(self._objects.read(self._keys.quarantine(drop))[0])
+                found[drop] = _parse_report(self._objects.read(self._keys.quarantine(drop))[0])
         return found
+
+    def quarantine_causes(self) -> dict[str, str]:
+        """Return why each drop in quarantine is there."""
+        reports = self.quarantine_reports().items()
+        return {drop: report.cause if report else "a report that retrain did not write" for drop, report in reports}
 
     def scan(self, ids: Iterable[str] | None = None) -> DropStates:
         """Return the states of the drops of these ids, or of all. Memory grows with the drops, not with their objects.
@@ -155,8 +160,8 @@ def _in_order(drops: Iterable[Drop]) -> tuple[Drop, ...]:
     return tuple(sorted(drops, key=lambda drop: (drop.committed_at, drop.id)))
 
 
-def _cause(report: bytes) -> str:
+def _parse_report(report: bytes) -> Quarantine | None:
     try:
-        return Quarantine.model_validate_json(report).cause
+        return Quarantine.model_validate_json(report)
     except ValidationError:
-        return "a report that retrain did not write"
+        return None

@@ -73,6 +73,10 @@ class TaskKeys:
         """The record of one ended run."""
         return f"{self.task}/ledger/{run_id}.json"
 
+    def notifications(self, endpoint: str) -> str:
+        """Prefix of the events that an endpoint has confirmed."""
+        return f"{self.task}/notifications/{endpoint}/"
+
     @property
     def approvals(self) -> str:
         """Prefix of all approvals."""

@@ -21,6 +21,7 @@ from retrain.utils.clock import Clock, utc_now
 from retrain.utils.parallel import map_ahead
 from retrain.watcher.health import Health
 from retrain.watcher.ingestion import Ingestion
+from retrain.watcher.webhooks import Notifier
 
 log = logging.getLogger("retrain")
 
@@ -51,6 +52,7 @@ class TaskWatch:
         self._pace, self._clock = pace, clock
         self._next_attention: dict[str, float] = {}
         self._claims = self.store.claims()
+        self._notifier = Notifier(task, self.store, clock)
         self._intake = Ingestion(task, self.store, health, pace.lease)
         self._waiting: dict[str, datetime] = {}
         self._covered: set[str] = set()
@@ -88,6 +90,10 @@ class TaskWatch:
         self._health.runs(self.task.name, len(in_flight))
         if any(self._needs_attention(plan) for plan in in_flight):
             self._attend()
+
+    def notify(self) -> None:
+        """Tell the task's webhooks what they have not confirmed yet; one that refuses holds up nothing else."""
+        self._notifier.notify()
 
     def _needs_attention(self, plan: Plan) -> bool:
         return time.monotonic() >= self._next_attention.get(plan.run_id, 0.0)

@@ -69,8 +69,9 @@ class Watcher:
         looked = self._look(mail.drops)
         self._delete(mail, failed={watch.task.name for watch in self._watches if watch not in looked})
         advanced = [watch for watch in self._watches if self._advance(watch)]
+        told = [watch for watch in self._watches if self._guarded(watch, watch.notify)]
         for watch in looked:
-            if watch in advanced:
+            if watch in advanced and watch in told:
                 self.health.seen_to(watch.task.name)
 
     def _look(self, drops: Mapping[str, set[str]]) -> list[TaskWatch]:

@@ -54,9 +54,9 @@ REMOVED = CARS.run("r", "removed.json")
 RUN = {PLAN, DECISION, RESULT, MODEL, STATE, SPEEDS, REMOVED}
 SUBMISSION, LEASE, CHAMPION, PROBE = CARS.submission("s"), CARS.lease, CARS.champion, "probe-1"
 LEDGER = {CARS.record("r")}
-APPROVAL = CARS.approval("r")
+APPROVAL, NOTIFIED = CARS.approval("r"), CARS.notifications("hook") + "run-r.json"
 VALIDATIONS, VALIDATING = CARS.validations("d"), CARS.validating("d").lease
-ALL = {*DROP, *RUN, *LEDGER, APPROVAL, CLAIM, VALIDATIONS, VALIDATING, SUBMISSION, LEASE, CHAMPION, PROBE}
+ALL = {*DROP, *RUN, *LEDGER, APPROVAL, NOTIFIED, CLAIM, VALIDATIONS, VALIDATING, SUBMISSION, LEASE, CHAMPION, PROBE}
 
 MAY_READ = {
     "producer": DROP,
@@ -70,7 +70,7 @@ MAY_WRITE = {
     "producer": DROP,
     "watcher": {
         *{SHARD, MANIFEST, QUARANTINE, CLAIM, VALIDATIONS, VALIDATING, PLAN, DECISION, SUBMISSION, LEASE, PROBE},
-        *{APPROVAL, *LEDGER},
+        *{APPROVAL, NOTIFIED, *LEDGER},
     },
     "training": {
         *RUN,

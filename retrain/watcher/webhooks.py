@@ -1,0 +1,182 @@
+"""Deliver a task's events to its webhooks: signed CloudEvents, at least once, tried again after growing pauses.
+
+The signature is that of https://www.standardwebhooks.com: an HMAC-SHA256 over id, time and body. What was delivered is
+marked in the store, so any process can go on where another stopped. A message whose mark could not be written is sent
+again, under the same id.
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import urllib3
+
+from retrain import __version__
+from retrain.config.task import Task
+from retrain.config.webhooks import Webhook
+from retrain.errors import TaskError
+from retrain.records import Record, RunRecord
+from retrain.store.base import Conflict, read_record
+from retrain.store.task_store import TaskStore
+from retrain.utils.clock import Clock, format_moment, utc_now
+from retrain.utils.parallel import map_ahead
+from retrain.watcher.notifications import Notification, collect_notifications
+
+HOSTS = "RETRAIN_WEBHOOK_HOSTS"
+"""Environment variable with the hosts that may be sent to, apart by commas: task files alone cannot add one."""
+TIMEOUT = urllib3.Timeout(connect=5, read=10)
+"""Seconds for one delivery."""
+FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=30), timedelta(hours=1)
+"""Between two tries of an endpoint that refuses: each is twice the one before."""
+
+log = logging.getLogger("retrain")
+
+
+class Delivered(Record):
+    """`notifications/<endpoint>/<event>.json`: the endpoint has confirmed the event."""
+
+    id: str
+    at: datetime
+
+
+class Delivery(NamedTuple):
+    """How many events an endpoint has confirmed, and what kept it from confirming more."""
+
+    confirmed: int
+    problem: str | None = None
+
+
+class Endpoint:
+    """One webhook of one task: signs, sends, marks, and waits longer after each failure."""
+
+    def __init__(self, webhook: Webhook, store: TaskStore, environment: Mapping[str, str] = os.environ) -> None:
+        self.webhook, self._store = webhook, store
+        self._secret = _secret_of(webhook, environment)
+        _check_host(webhook, environment)
+        self._pool = urllib3.PoolManager(retries=False)
+        self._pause = FIRST_PAUSE
+        self._not_before: datetime | None = None
+        self._prefix = store.keys.notifications(hashlib.sha256(webhook.url.encode()).hexdigest()[:16])
+
+    def deliver(self, events: Sequence[Notification], now: datetime) -> Delivery:
+        """Send what was not confirmed yet, oldest first, until one is refused."""
+        if self._not_before and now < self._not_before:
+            return Delivery(0, f"is tried again at {format_moment(self._not_before)}")
+        since = self._first_seen(now)
+        marks = self._store.objects.list(self._prefix)
+        known = {entry.key.removeprefix(self._prefix).removesuffix(".json") for entry in marks}
+        wanted = [event for event in events if event.kind in self.webhook.events and event.at >= since]
+        sent = 0
+        for event in wanted:
+            if event.id in known:
+                continue
+            if (problem := self._send(event, now)) is not None:
+                self._put_off(problem, now)
+                return Delivery(sent, problem)
+            self._mark(event.id, now)
+            self._pause, sent = FIRST_PAUSE, sent + 1
+        return Delivery(sent)
+
+    def _first_seen(self, now: datetime) -> datetime:
+        """Return since when the endpoint is told of events: what came before it was set up is not sent."""
+        key = f"{self._prefix}since.json"
+        try:
+            self._store.objects.create(key, Delivered(id="since", at=now).to_bytes())
+        except Conflict:
+            return read_record(self._store.objects, key, Delivered)[0].at
+        return now
+
+    def _mark(self, event_id: str, now: datetime) -> None:
+        self._store.objects.write(f"{self._prefix}{event_id}.json", Delivered(id=event_id, at=now).to_bytes())
+
+    def _put_off(self, problem: str, now: datetime) -> None:
+        log.warning("%s: webhook %s: %s", self._store.task, self.webhook.url, problem)
+        self._not_before = now + self._pause
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+    def _send(self, event: Notification, now: datetime) -> str | None:
+        """Send one event; return why it was not confirmed, or None. Redirects are not followed."""
+        body = cloud_event(self._store, event)
+        headers = {
+            "content-type": "application/cloudevents+json; charset=utf-8",
+            "user-agent": f"retrain/{__version__}",
+            **sign(self._secret, event.id, now, body),
+        }
+        try:
+            reply = self._pool.request(
+                "POST", self.webhook.url, body=body, headers=headers, timeout=TIMEOUT, redirect=False
+            )
+        except urllib3.exceptions.HTTPError as error:
+            return f"cannot be reached: {error}"
+        return None if 200 <= reply.status < 300 else f"answered {reply.status}"
+
+
+def _secret_of(webhook: Webhook, environment: Mapping[str, str]) -> bytes:
+    secret = environment.get(webhook.secret_variable, "")
+    if not secret:
+        raise TaskError(f"webhooks: set ${webhook.secret_variable} to the secret that signs messages to {webhook.url}")
+    return secret.encode()
+
+
+def _check_host(webhook: Webhook, environment: Mapping[str, str]) -> None:
+    """Raise `TaskError` unless the environment allows the webhook's host."""
+    host = urlsplit(webhook.url).hostname or ""
+    allowed = {name.strip().lower() for name in environment.get(HOSTS, "").split(",") if name.strip()}
+    if host not in allowed:
+        told = ", ".join(sorted(allowed)) or "none"
+        raise TaskError(f"webhooks: {webhook.url}: host {host} is not allowed; ${HOSTS} allows {told}")
+
+
+def cloud_event(store: TaskStore, event: Notification) -> bytes:
+    """Return an event as a CloudEvent 1.0 in structured JSON."""
+    document = {
+        "specversion": "1.0",
+        "id": event.id,
+        "source": f"{store.url}/{store.task}",
+        "type": f"io.retrain.{event.kind}",
+        "subject": event.subject,
+        "time": event.at.isoformat(),
+        "datacontenttype": "application/json",
+        "data": {"task": store.task, **event.data},
+    }
+    return json.dumps(document, sort_keys=True).encode()
+
+
+def sign(secret: bytes, event_id: str, now: datetime, body: bytes) -> dict[str, str]:
+    """Return the headers by which a receiver knows sender, message and time (Standard Webhooks)."""
+    moment = str(int(now.timestamp()))
+    signed = hmac.new(secret, b".".join([event_id.encode(), moment.encode(), body]), hashlib.sha256).digest()
+    return {
+        "webhook-id": event_id,
+        "webhook-timestamp": moment,
+        "webhook-signature": f"v1,{base64.b64encode(signed).decode()}",
+    }
+
+
+class Notifier:
+    """Tells a task's webhooks of its events; a record of the ledger is read once."""
+
+    def __init__(self, task: Task, store: TaskStore, clock: Clock = utc_now) -> None:
+        """Raise `TaskError` if a webhook's host is not allowed, or its secret is not there."""
+        self._task, self._store, self._clock = task, store, clock
+        self._endpoints = [Endpoint(webhook, store) for webhook in task.webhooks]
+        self._records: dict[str, RunRecord] = {}
+
+    def notify(self) -> list[Delivery]:
+        """Deliver what was not confirmed yet, to each endpoint. Raises `StoreError`."""
+        if not self._endpoints:
+            return []
+        now = self._clock()
+        for record in map_ahead(self._store.ledger.find, sorted(self._store.ledger.run_ids() - self._records.keys())):
+            if record:
+                self._records[record.run_id] = record
+        records = sorted(self._records.values(), key=lambda record: record.ended_at)
+        events = collect_notifications(self._task, self._store, records, now)
+        return [endpoint.deliver(events, now) for endpoint in self._endpoints]

@@ -1,0 +1,210 @@
+"""Webhooks over real HTTP: what is signed and sent, when it is sent again, and where nothing is sent."""
+
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from support import known_ledger
+from support.terminal import Ran, retrain
+
+from retrain.config.task import Task
+from retrain.errors import TaskError
+from retrain.records import Approval
+from retrain.store import LocalStore
+from retrain.store.champions import Author
+from retrain.store.task_store import TaskStore
+from retrain.utils.clock import utc_now
+from retrain.watcher.webhooks import FIRST_PAUSE, HOSTS, LONGEST_PAUSE, Notifier
+
+SECRET = "what only both know"
+START = known_ledger.START
+
+
+class Receiver:
+    """An endpoint on loopback: what came, and how it answers."""
+
+    def __init__(self) -> None:
+        self.came: list[tuple[dict[str, str], bytes]] = []
+        self.status = 204
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                receiver.came.append(({name.lower(): value for name, value in self.headers.items()}, body))
+                self.send_response(receiver.status)
+                self.send_header("location", f"{receiver.url}/elsewhere")
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Keep the test's output clean."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
+
+    @property
+    def ids(self) -> list[str]:
+        return [json.loads(body)["id"] for _, body in self.came]
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    thread = Thread(target=receiver.server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield receiver
+    receiver.server.shutdown()
+    thread.join()
+    receiver.server.server_close()
+
+
+class Place:
+    """A task with one webhook, and a clock."""
+
+    def __init__(self, folder: Path, url: str, **webhook: object) -> None:
+        settings = {"name": "pets", "store": str(folder / "store"), "webhooks": [{"url": url, **webhook}]}
+        self.task, self.now = Task.model_validate(settings), START
+        self.store = TaskStore(LocalStore(folder / "store"), "pets")
+
+    def notifier(self) -> Notifier:
+        return Notifier(self.task, self.store, lambda: self.now)
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(HOSTS, "hooks.example, 127.0.0.1")
+    monkeypatch.setenv("RETRAIN_WEBHOOK_SECRET", SECRET)
+
+
+@pytest.fixture
+def place(tmp_path: Path, receiver: Receiver) -> Place:
+    place = Place(tmp_path, receiver.url)
+    assert place.notifier().notify()[0].confirmed == 0
+    return place
+
+
+def test_event_is_a_signed_cloud_event(place: Place, receiver: Receiver) -> None:
+    place.store.ledger.write(known_ledger.pets()[0])
+    place.now += timedelta(days=9)
+    assert place.notifier().notify()[0].confirmed == 1
+    [(headers, body)] = receiver.came
+    event = json.loads(body)
+    assert headers["content-type"].startswith("application/cloudevents+json")
+    assert (event["specversion"], event["type"], event["id"]) == ("1.0", "io.retrain.run.ended", "run-scratch-1")
+    assert (event["data"]["ending"], event["time"]) == ("promoted", "2026-01-06T00:00:00+00:00")
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    digest = base64.b64encode(hmac.new(SECRET.encode(), signed, hashlib.sha256).digest()).decode()
+    assert headers["webhook-signature"] == f"v1,{digest}"
+    assert headers["webhook-timestamp"] == str(int(place.now.timestamp()))
+
+
+def test_each_event_is_told_once_whatever_process_tells_it(place: Place, receiver: Receiver) -> None:
+    first, *rest = known_ledger.pets()
+    place.store.ledger.write(first)
+    place.notifier().notify()
+    known_ledger.write(place.store.objects, rest)
+    place.store.champion.swap(place.store.champion.read(), "scratch-1", "promoted")
+    place.store.champion.swap(place.store.champion.read(), "continuous-4", "approved", Author("ann", "fine"))
+    place.store.champion.swap(place.store.champion.read(), "scratch-1", "rolled back")
+    place.store.drops.quarantine("d-9", "torn")
+    place.store.approvals.request(Approval.requested("continuous-9", START, timedelta(days=1)))
+    for _ in range(3):
+        place.notifier().notify()
+    expected = [f"run-{record.run_id}" for record in (first, *rest)]
+    expected += ["champion-1", "champion-2", "champion-3", "quarantine-d-9", "approval-continuous-9"]
+    assert sorted(receiver.ids) == sorted(expected)
+
+
+def test_what_came_before_the_webhook_is_not_told(tmp_path: Path, receiver: Receiver) -> None:
+    place = Place(tmp_path, receiver.url)
+    place.store.ledger.write(known_ledger.pets()[0])
+    place.now = START + timedelta(days=2)
+    place.notifier().notify()
+    assert receiver.came == []
+
+
+def test_refused_event_is_sent_again_after_growing_pauses(place: Place, receiver: Receiver) -> None:
+    place.store.ledger.write(known_ledger.pets()[0])
+    receiver.status = 500
+    notifier, pause = place.notifier(), FIRST_PAUSE
+    assert notifier.notify()[0].problem == "answered 500"
+    for tries in range(2, 11):
+        place.now += pause - timedelta(seconds=1)
+        assert "is tried again" in (notifier.notify()[0].problem or "")
+        place.now += timedelta(seconds=1)
+        notifier.notify()
+        assert len(receiver.came) == tries
+        pause = min(2 * pause, LONGEST_PAUSE)
+    receiver.status = 200
+    place.now += LONGEST_PAUSE
+    assert notifier.notify()[0].confirmed == 1
+    assert set(receiver.ids) == {"run-scratch-1"}
+
+
+def test_redirects_are_not_followed(place: Place, receiver: Receiver) -> None:
+    place.store.ledger.write(known_ledger.pets()[0])
+    receiver.status = 307
+    assert place.notifier().notify()[0].problem == "answered 307"
+    assert len(receiver.came) == 1
+
+
+def test_only_events_that_were_asked_for_are_sent(tmp_path: Path, receiver: Receiver) -> None:
+    place = Place(tmp_path, receiver.url, events=["champion.promoted"])
+    place.notifier().notify()
+    place.store.ledger.write(known_ledger.pets()[0])
+    place.store.champion.swap(place.store.champion.read(), "scratch-1", "promoted")
+    place.notifier().notify()
+    assert receiver.ids == ["champion-1"]
+
+
+def test_spent_budget_is_told_once_a_period(tmp_path: Path, receiver: Receiver) -> None:
+    place = Place(tmp_path, receiver.url, events=["budget.spent"])
+    settings = place.task.model_dump() | {"trigger": {"budget": {"device_hours": 0.1, "per": "month"}}}
+    place.task = Task.model_validate(settings)
+    place.notifier().notify()
+    place.store.ledger.write(known_ledger.pets()[0])
+    for days in (2, 5):
+        place.now = START + timedelta(days=days)
+        place.notifier().notify()
+    assert receiver.ids == ["budget-device-hours-2026-01-01"]
+
+
+@pytest.mark.parametrize(
+    "url", ["http://169.254.169.254/latest", "https://localhost/x", "http://127.0.0.1.evil.example/"]
+)
+def test_host_that_is_not_allowed_is_refused(tmp_path: Path, url: str) -> None:
+    with pytest.raises(TaskError, match=r"is not allowed; \$RETRAIN_WEBHOOK_HOSTS allows 127.0.0.1, hooks.example"):
+        Place(tmp_path, url).notifier()
+
+
+def test_secret_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RETRAIN_WEBHOOK_SECRET")
+    with pytest.raises(TaskError, match=r"set \$RETRAIN_WEBHOOK_SECRET"):
+        Place(tmp_path, "https://hooks.example/x").notifier()
+
+
+@pytest.fixture
+def command(place: Place, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    (tmp_path / "pets.json").write_text(place.task.model_dump_json(exclude_defaults=True))
+    return lambda *arguments: retrain(("notify", "-t", str(tmp_path / "pets.json"), *arguments), capfd)
+
+
+def test_notify_command_sends_and_shows(place: Place, receiver: Receiver, command: Callable[..., Ran]) -> None:
+    later = known_ledger.pets()[0].model_copy(update={"ended_at": utc_now()})
+    place.store.ledger.write(later)
+    [line] = command("--dry-run").out.splitlines()
+    assert json.loads(line)["id"] == "run-scratch-1"
+    sent = command()
+    assert (sent.code, sent.out) == (0, f"{receiver.url}: 1 event confirmed\n")
+    receiver.status = 500
+    place.store.champion.swap(place.store.champion.read(), "scratch-1", "promoted")
+    refused = command()
+    assert (refused.code, refused.out) == (1, f"{receiver.url}: 0 events confirmed; answered 500\n")
