@@ -2,7 +2,8 @@
 
 from datetime import UTC, datetime
 
-from retrain.pipeline.planning import EVALUATION_SHARE, escalate, scale_of
+from retrain.pipeline.lengths import EVALUATION_SHARE, scale_of
+from retrain.pipeline.planning import escalate
 from retrain.records import Decision, Evaluation, Plan, Result, RunRecord, Savings, ScratchEstimate
 
 

@@ -1,6 +1,5 @@
 """From what has landed and what has been done to what to do next: pure functions over records."""
 
-import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import mean
@@ -14,6 +13,7 @@ from retrain.config.recipe import Auto, Constant, Recipe, recipe_for
 from retrain.config.task import AutoAverage, Averaging, NoAverage, PowerAverage, Refresh, Task
 from retrain.data.dataset import choose_loading, make_dataset, order_drops
 from retrain.pipeline.gate import gate_warnings
+from retrain.pipeline.lengths import evaluation_interval, scale_of, schedule_length
 from retrain.pipeline.targets import Measured, age_of, chance_level, estimate_scratch, make_target, why_unusable
 from retrain.pipeline.trigger import TriggerState
 from retrain.recipe.schedule import longer_scale, resolve_scale
@@ -21,17 +21,8 @@ from retrain.recipe.start import resolve_start
 from retrain.records import Approval, Dataset, Drop, Origin, Plan, Result, RunRecord, ScratchEstimate, StopRule, Target
 from retrain.utils.text import pluralize
 
-EVALUATION_SHARE = 1 / 3
-"""An evaluated image costs a third of a trained one: the forward pass without the backward."""
-
-EVALUATIONS = 60
-"""Evaluations in scratch's schedule where `training.evaluate_every` is auto: the grid on which targets can be met."""
-
 WITHOUT_BATCHNORM = re.compile(r"mlp|logistic|alexnet|squeezenet.*|vgg\d+|convnext.*|vit_.*|swin.*")
 """Names of the networks without BatchNorm layers; all others of torchvision have them."""
-
-MOST_EVALUATION = 0.1
-"""Largest share of a training's work that evaluations may take where `training.evaluate_every` is auto."""
 
 RECENT_RUNS = 3
 """How many earlier retrainings a plan's reason tells of."""
@@ -155,7 +146,7 @@ def escalate(plan: Plan) -> Plan | None:
         }
     else:
         return None
-    iterations = _iterations(plan.task, plan.dataset, recipe)
+    iterations = schedule_length(plan.task, plan.dataset, recipe)
     return plan.model_copy(update={**next_step, "recipe": recipe, "iterations": iterations, "reason": reason})
 
 
@@ -238,7 +229,7 @@ def _assemble(
     recipe = _at_scale(recipe, resolve_scale(recipe.schedule, _new_share(dataset, known)))
     recipe, start = _resolve_initialization(task, recipe, parent, history)
     target = make_target(task.target.level, dataset, baseline, history.records) if parent and baseline else None
-    whole = _iterations(task, dataset, recipe_for("scratch", task.recipe))
+    whole = schedule_length(task, dataset, recipe_for("scratch", task.recipe))
     scratch = estimate_scratch(whole, dataset, history.scratch_runs) if parent else None
     earlier = _earlier_retrainings(dataset, history.records.values())
     evaluate_every = evaluation_interval(task, dataset, sum(drop.samples("val") for drop in drops))
@@ -254,7 +245,7 @@ def _assemble(
         known=known,
         dataset=dataset,
         recipe=recipe,
-        iterations=_iterations(task, dataset, recipe),
+        iterations=schedule_length(task, dataset, recipe),
         evaluate_every=evaluate_every,
         target=target,
         stop_rule=_make_stop_rule(task, recipe, target, scratch, evaluate_every),
@@ -313,18 +304,6 @@ def resolve_averaging(task: Task) -> Averaging:
     if not isinstance(averaging, AutoAverage):
         return averaging
     return PowerAverage() if task.recipe.preset == "default" else NoAverage()
-
-
-def evaluation_interval(task: Task, dataset: Dataset, val_samples: int) -> int:
-    """Return the iterations between evaluations, the same for all methods.
-
-    auto: `EVALUATIONS` in scratch's schedule, or so few that they take `MOST_EVALUATION` of the training.
-    """
-    if task.training.evaluate_every != "auto":
-        return max(1, round(_epochs(task, dataset, task.training.evaluate_every)))
-    cost = EVALUATION_SHARE * val_samples / task.training.batch_size
-    schedule = _schedule(task, dataset)
-    return max(1, round(schedule / EVALUATIONS), math.ceil(cost / MOST_EVALUATION))
 
 
 def _make_stop_rule(
@@ -387,27 +366,5 @@ def _new_share(dataset: Dataset, known: int) -> float:
     return sum(drop.samples for drop in dataset.drops[known:]) / dataset.samples
 
 
-def _epochs(task: Task, dataset: Dataset, epochs: float) -> float:
-    """Passes over the dataset, in iterations."""
-    return epochs * dataset.samples / task.training.batch_size
-
-
-def _schedule(task: Task, dataset: Dataset) -> float:
-    """Length of scratch's schedule, in iterations."""
-    return task.training.iterations or _epochs(task, dataset, task.training.epochs)
-
-
-def _iterations(task: Task, dataset: Dataset, recipe: Recipe) -> int:
-    return max(1, round(_schedule(task, dataset) * scale_of(recipe)))
-
-
 def _at_scale(recipe: Recipe, scale: float) -> Recipe:
     return recipe.model_copy(update={"schedule": recipe.schedule.model_copy(update={"scale": scale})})
-
-
-def scale_of(recipe: Recipe) -> float:
-    """Return the scale of a resolved recipe's schedule."""
-    scale = recipe.schedule.scale
-    if scale == "auto":
-        raise ValueError("a plan's recipe has its scale resolved")
-    return scale

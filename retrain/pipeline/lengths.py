@@ -1,0 +1,51 @@
+"""How long a run is, and how often it is evaluated, in iterations."""
+
+import math
+
+from retrain.config.recipe import Recipe
+from retrain.config.task import Task
+from retrain.records import Dataset
+
+EVALUATION_SHARE = 1 / 3
+"""An evaluated image costs a third of a trained one: the forward pass without the backward."""
+
+EVALUATIONS = 60
+"""Evaluations in scratch's schedule where `training.evaluate_every` is auto: the grid on which targets can be met."""
+
+MOST_EVALUATION = 0.1
+"""Largest share of a training's work that evaluations may take where `training.evaluate_every` is auto."""
+
+
+def evaluation_interval(task: Task, dataset: Dataset, val_samples: int) -> int:
+    """Return the iterations between evaluations, the same for all methods.
+
+    auto: `EVALUATIONS` in scratch's schedule, or so few that they take `MOST_EVALUATION` of the training.
+    """
+    if task.training.evaluate_every != "auto":
+        return max(1, round(_epochs(task, dataset, task.training.evaluate_every)))
+    cost = EVALUATION_SHARE * val_samples / task.training.batch_size
+    schedule = _schedule(task, dataset)
+    return max(1, round(schedule / EVALUATIONS), math.ceil(cost / MOST_EVALUATION))
+
+
+def _epochs(task: Task, dataset: Dataset, epochs: float) -> float:
+    """Passes over the dataset, in iterations."""
+    return epochs * dataset.samples / task.training.batch_size
+
+
+def _schedule(task: Task, dataset: Dataset) -> float:
+    """Length of scratch's schedule, in iterations."""
+    return task.training.iterations or _epochs(task, dataset, task.training.epochs)
+
+
+def schedule_length(task: Task, dataset: Dataset, recipe: Recipe) -> int:
+    """Return the length of a resolved recipe's schedule, in iterations."""
+    return max(1, round(_schedule(task, dataset) * scale_of(recipe)))
+
+
+def scale_of(recipe: Recipe) -> float:
+    """Return the scale of a resolved recipe's schedule."""
+    scale = recipe.schedule.scale
+    if scale == "auto":
+        raise ValueError("a plan's recipe has its scale resolved")
+    return scale
