@@ -32,6 +32,7 @@ INTEGRATION = {
     "repository/test_chart.py",
     "repository/test_chart_values.py",
     "repository/test_manifests.py",
+    "repository/test_tutorial.py",
     "serving/test_serve.py",
     "store/test_damaged_records.py",
     "store/test_policies.py",
@@ -72,7 +73,12 @@ SLOW = {
 }
 """Files whose tests train for long, start processes, or search."""
 
-LONG = {"records/test_many_classes.py": 900, "repository/test_chaos.py": 900, "kubeflow/test_local.py": 900}
+LONG = {
+    "records/test_many_classes.py": 900,
+    "repository/test_chaos.py": 900,
+    "kubeflow/test_local.py": 900,
+    "repository/test_tutorial.py": 900,
+}
 """Files whose tests may take longer than others before they are given up, in seconds."""
 
 
