@@ -44,8 +44,7 @@ def predict(
 ) -> None:
     """Predict the classes of images, with their probabilities."""
     from retrain.inference import loading, tables, writing
-    from retrain.inference.batch import predict_rows
-    from retrain.inference.judging import Judging
+    from retrain.inference.batch import Judging, predict_rows
 
     if output:
         writing.format_of(output)

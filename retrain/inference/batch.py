@@ -1,6 +1,9 @@
-"""Predict lists of images that may hold unreadable ones: decoded ahead in threads, in order, in bounded memory."""
+"""Predict lists of images that may hold unreadable ones, and compare the answers with true classes.
 
-from collections.abc import Iterable, Iterator
+Images are decoded ahead in threads, in order, in bounded memory.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -8,9 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from retrain.errors import ImageError
+from retrain.errors import ImageError, UserError
 from retrain.inference.model import BATCH, Model, Ranked
 from retrain.inference.tables import Row
+from retrain.pipeline.error_analysis import Described, Judged, analyse_errors
+from retrain.records import ErrorAnalysis
 from retrain.utils.parallel import parallel_map
 
 
@@ -42,3 +47,28 @@ def _answers(model: Model, batch: list[tuple[Row, NDArray[np.uint8] | ImageError
     found = iter(model.predict(torch.from_numpy(np.stack(readable))).top(top) if readable else ())
     for row, pixels in batch:
         yield Answer(row, [], str(pixels)) if isinstance(pixels, ImageError) else Answer(row, next(found))
+
+
+class Judging:
+    """Keeps what a model says of each image beside its true class."""
+
+    def __init__(self) -> None:
+        self._judged: list[Judged] = []
+        self._images: list[str] = []
+
+    def watch(self, answers: Iterable[Answer]) -> Iterator[Answer]:
+        """Pass answers on, and keep those of images that could be read. Raises `UserError` where a label is missing."""
+        for answer in answers:
+            if answer.row.label is None:
+                raise UserError(
+                    f"{answer.row.image}: its true class is not known, and --evaluate needs it: name folders after "
+                    "classes, or a table's column with --label-column"
+                )
+            if answer.top:
+                self._judged.append(Judged(answer.row.label, *answer.top[0]))
+                self._images.append(answer.row.image)
+            yield answer
+
+    def analyse(self, classes: Sequence[str]) -> ErrorAnalysis:
+        """Return what is wrong; classes that the model does not know are always wrong."""
+        return analyse_errors(self._judged, classes, lambda number: Described(self._images[number]))
