@@ -106,7 +106,7 @@ def standing(champion: Champion) -> list[str]:
 def rollback_target(champion: Champion) -> str:
     """Return the run to roll back to: what the promotion now in force replaced. Raises `RunError` if it was the first.
 
-    Rolling back undoes promotions one by one: twice in a row leads back two, not to and fro.
+    Rolling back undoes promotions one by one: twice in a row leads back two, not there and back.
     """
     runs = standing(champion)
     if len(runs) == 1:

@@ -1,0 +1,32 @@
+"""The files that forges and editors read say what the project's chores do."""
+
+from pathlib import Path
+
+import yaml
+
+import retrain
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_workflow_runs_the_script_of_ci_alone() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    commands = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
+    assert [command for command in commands if "apt-get" not in command] == ["bash .ci/run"]
+
+
+def test_pre_commit_runs_only_what_lint_runs() -> None:
+    lint = (ROOT / "Makefile").read_text().partition("\nlint:")[2].partition("\n\n")[0]
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    for hook in local["hooks"]:
+        assert hook["language"] == "system"
+        assert hook["entry"].replace(".venv/bin/", "$(BIN)/") in lint
+
+
+def test_citation_and_templates_are_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"]) == (retrain.__version__, "Apache-2.0")
+    for name in ("bug", "feature"):
+        _, head, body = (ROOT / ".github" / "ISSUE_TEMPLATE" / f"{name}.md").read_text().split("---\n", 2)
+        assert {"name", "about", "labels"} == yaml.safe_load(head).keys()
+        assert body.strip()
