@@ -47,7 +47,8 @@ def submit_by_name(task: Task, run_id: str, build: PipelineBuilder) -> Submitted
 def submit(task: Task, name: str, pipeline: GraphComponent, parameters: Mapping[str, Any]) -> Submitted:
     """Return the run of this name, submitted now unless it was before, where a task says. Raises `SubmitError`.
 
-    Of several, which only submitters that race can make, it is the first that is not over.
+    Of several, which only submitters that race can make, it is the first that is not over. The server's times are whole
+    seconds: of runs created within one second, the one with the lowest id counts as the first.
     """
     with _api(task.kubeflow) as client:
         experiment = _experiment(client, task)

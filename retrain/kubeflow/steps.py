@@ -22,11 +22,11 @@ from retrain.errors import UserError
 from retrain.kubeflow.records import Submission, read_submission, write_submission
 from retrain.monitoring.observers import LOOPBACK, make_observers
 from retrain.pipeline import next_run, stages
-from retrain.pipeline.approval import find_approval, is_waiting
+from retrain.pipeline.approval import find_approval
 from retrain.pipeline.context import Context, make_context
 from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.pipeline.train import run_as_leader
-from retrain.records import Plan
+from retrain.records import Plan, RunRecord
 from retrain.store import Missing
 from retrain.store.task_store import open_task_store
 from retrain.training.preemption import raise_preempted
@@ -127,32 +127,38 @@ def record(text: str, run_id: str, device: str) -> str:
 
 
 def finish(text: str, submission: str, job: str, state: str, message: str) -> None:
-    """Record a failure that no step could record itself, and exit with 1 if the retraining failed."""
+    """Record a failure that no step could record itself, and exit with 1 if the retraining failed.
+
+    The ledger decides, not the state: Kubeflow's driver says COMPLETE of a success and RUNNING of a pod that was
+    killed, kfp on one machine says SUCCEEDED and FAILED.
+    """
     _, context = _open(text, "cpu")
     found = read_submission(context.store, submission) or Submission(error="planning did not end")
     if found.error:
         raise SystemExit(found.error)
     if found.run_id is None or not found.is_left_to(job):
         return
-    if _awaits_approval(context, found.run_id):
+    plan = context.files(found.run_id).plan()
+    if _is_left_to_approval(context, plan):
         return
-    if state != "SUCCEEDED":
+    ended = _find_record(context, plan)
+    if ended is None:
         with context.store.lock(patient=True) as ours:
-            _record_end(replace(context, store=ours), found.run_id, message or f"the pipeline ended {state}")
-    last = next_run.latest_attempt(context.store, context.files(found.run_id).plan())
-    ended = context.store.ledger.find(last.run_id)
-    if ended is None or ended.outcome == "failed":
-        raise SystemExit(f"{last.run_id} failed: {ended.error if ended else 'it left no record'}")
+            unsaid = f"its pods ended without a record (Kubeflow's state: {state})"
+            ended = _record_end(replace(context, store=ours), plan, message or unsaid)
+    if ended.outcome == "failed":
+        raise SystemExit(f"{ended.run_id} failed: {ended.error}")
 
 
-def _awaits_approval(context: Context, run_id: str) -> bool:
-    last = next_run.latest_attempt(context.store, context.files(run_id).plan())
-    return is_waiting(find_approval(context.store, last, context.clock()))
+def _is_left_to_approval(context: Context, plan: Plan) -> bool:
+    """Say whether a run gets its decision from a verdict, which may have come just now."""
+    last = next_run.latest_attempt(context.store, plan)
+    return find_approval(context.store, last, context.clock()) is not None
 
 
-def _record_end(context: Context, run_id: str, message: str) -> None:
-    last = next_run.latest_attempt(context.store, context.files(run_id).plan())
-    stages.record_failure(context, last, _read_error(context, last) or message)
+def _record_end(context: Context, plan: Plan, message: str) -> RunRecord:
+    last = next_run.latest_attempt(context.store, plan)
+    return stages.record_failure(context, last, _read_error(context, last) or message)
 
 
 def _run_stage(stage: Callable[[Context, Plan], object], text: str, run_id: str, device: str) -> str:
@@ -195,8 +201,11 @@ def _task(text: str) -> Task:
 
 
 def _ended(context: Context, plan: Plan) -> bool:
-    last = next_run.latest_attempt(context.store, plan)
-    return context.store.ledger.find(last.run_id) is not None
+    return _find_record(context, plan) is not None
+
+
+def _find_record(context: Context, plan: Plan) -> RunRecord | None:
+    return context.store.ledger.find(next_run.latest_attempt(context.store, plan).run_id)
 
 
 def _write_error(context: Context, plan: Plan, error: Exception) -> None:

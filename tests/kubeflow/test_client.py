@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,16 @@ def test_of_submitters_that_looked_before_any_had_submitted_all_find_the_first_r
     assert submit_by_name(task(kfp), "continuous-1", build_pipeline).id == kfp.runs[1]["run_id"]
     kfp.runs[1]["state"] = "SUCCEEDED"
     assert submit_by_name(task(kfp), "continuous-1", build_pipeline).id == first.id
+
+
+def test_runs_submitted_within_one_second_are_told_apart_by_id(kfp: KfpServer) -> None:
+    kfp.tick = timedelta()
+    for _ in range(2):
+        kfp.meanwhile = lambda: submit_by_name(task(kfp), "continuous-1", build_pipeline)
+        submit_by_name(task(kfp), "continuous-1", build_pipeline)
+        found = {submit_by_name(task(kfp), "continuous-1", build_pipeline).id for _ in range(2)}
+        assert found == {min(run["run_id"] for run in kfp.runs)}
+        kfp.runs.clear()
 
 
 def test_an_experiment_can_have_a_name_of_its_own(kfp: KfpServer) -> None:

@@ -215,6 +215,28 @@ def test_a_pod_that_died_without_a_word_is_recorded_with_what_the_pipeline_knows
     assert (record.outcome, record.error) == ("failed", "OOMKilled")
 
 
+def test_finish_goes_by_the_ledger_whatever_state_kubeflow_gives(task: Task, tmp_path: Path) -> None:
+    land(task, tmp_path)
+    run_id = planned(task)
+    steps.train(task.model_dump_json(), run_id, "cpu")
+    after_training(task, run_id)
+    record = recorded(task, run_id)
+    assert record
+    for state in ("SUCCEEDED", "COMPLETE", "RUNNING", "FAILED"):
+        steps.finish(task.model_dump_json(), "s1", JOB, state, "")
+    assert recorded(task, run_id) == record
+
+
+def test_a_pod_killed_without_a_reason_is_recorded_with_its_state(task: Task, tmp_path: Path) -> None:
+    land(task, tmp_path)
+    run_id = planned(task)
+    with pytest.raises(SystemExit, match=f"{run_id} failed: its pods ended without a record"):
+        steps.finish(task.model_dump_json(), "s1", JOB, "RUNNING", "")
+    record = recorded(task, run_id)
+    assert record
+    assert (record.outcome, "RUNNING" in str(record.error)) == ("failed", True)
+
+
 def test_a_preempted_training_fails_its_step_and_goes_on_where_it_was(task: Task, tmp_path: Path) -> None:
     task = task.model_copy(update={"model": Model(name=f"{__name__}:Fragile")})
     land(task, tmp_path)

@@ -63,6 +63,10 @@ def test_what_an_example_says_of_the_task_is_a_task(name: str) -> None:
     assert Task.model_validate({"name": "flowers"} | resources).resources.gpus.count == 1
 
 
+def test_kueue_example_uses_the_version_that_is_not_deprecated() -> None:
+    assert {document["apiVersion"] for document in load(EXAMPLES / "kueue-queues.yaml")} == {"kueue.x-k8s.io/v1beta2"}
+
+
 def test_aws_takes_the_queue_its_policies_and_the_notification(s3: str) -> None:
     def client(service: str) -> Any:
         return boto3.client(service, endpoint_url=s3, region_name="eu-west-1")

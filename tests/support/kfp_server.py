@@ -1,10 +1,14 @@
-"""A server for tests that records and answers as Kubeflow Pipelines' API does (v2beta1), over real HTTP."""
+"""A server for tests that records and answers as Kubeflow Pipelines' API does (v2beta1), over real HTTP.
+
+What differs from one release to the next was read in the source of its API server 2.17.0 (docs/evidence/kubeflow.md):
+times are whole seconds, runs of one second are listed by their id, and an end that is not there yet is 1970.
+"""
 
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
 from typing import Any
@@ -37,6 +41,10 @@ class KfpServer:
     """Does what is asked by the next POST, and cuts the connection instead of answering."""
     meanwhile: Callable[[], object] | None = None
     """What happens, once, while the next run's submission is on its way."""
+    now: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+    """The server's time."""
+    tick: timedelta = timedelta(seconds=1)
+    """How far it moves with everything that is created."""
     lock: Lock = field(default_factory=Lock)
 
     def items(self, kind: str) -> list[Item]:
@@ -48,9 +56,10 @@ class KfpServer:
         return [run["display_name"] for run in self.runs]
 
     def create(self, kind: str, item: Item) -> Item:
-        created = {**item, IDS[kind]: str(uuid4()), "created_at": datetime.now(UTC).isoformat().replace("+00:00", "Z")}
+        self.now += self.tick
+        created = {**item, IDS[kind]: str(uuid4()), "created_at": f"{self.now:%Y-%m-%dT%H:%M:%SZ}"}
         if kind == "runs":
-            created["state"] = "PENDING"
+            created |= {"state": "PENDING", "finished_at": "1970-01-01T00:00:00Z"}
         self.items(kind).append(created)
         return created
 
@@ -62,13 +71,14 @@ class KfpServer:
         for predicate in json.loads(query.get("filter", ["{}"])[0] or "{}").get("predicates", ()):
             assert predicate["operation"] in ("EQUALS", 1)  # by name, or by number as the client itself does
             found = [item for item in found if item[predicate["key"]] == predicate["stringValue"]]
+        found = sorted(found, key=lambda item: (item["created_at"], item[IDS[kind]]))
         return found if query.get("sort_by") == ["created_at"] else found[::-1]
 
     def answer(self, method: str, path: str, body: Item) -> tuple[int, Item]:
         parts = urlsplit(path)
         kind, _, item_id = parts.path.removeprefix(PREFIX).partition("/")
         if kind == "healthz":
-            return 200, {"multi_user": False}
+            return 200, {"commit_sha": "unknown", "tag_name": "unknown", "multi_user": False}
         if kind not in IDS:
             return 404, {"error": path}
         if method == "POST":
