@@ -1,7 +1,8 @@
-"""S3 event notifications: which objects they say were written."""
+"""S3 event notifications, by themselves or through SNS or EventBridge: which objects they say were written."""
 
 import json
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
 from urllib.parse import unquote_plus
 
 from pydantic import BaseModel, Field, ValidationError
@@ -52,18 +53,45 @@ class _Notification(BaseModel):
     records: list[_Record] = Field(alias="Records")
 
 
+class _Bridged(BaseModel):
+    """An event as EventBridge passes it on; keys are not quoted there."""
+
+    source: Literal["aws.s3"]
+    detail_type: str = Field(alias="detail-type")
+    detail: _Location
+
+
+class _Wrapped(BaseModel):
+    """A message that came through an SNS topic without raw delivery."""
+
+    type: Literal["Notification"] = Field(alias="Type")
+    message: str = Field(alias="Message")
+
+
 def parse_event(body: str) -> list[WrittenObject]:
     """Return the objects that a message says were written; none for the test event, or where objects were removed.
 
-    Raises `EventError` for anything else than a notification of S3's.
+    Takes notifications of S3 as they are, in an envelope of SNS, and as EventBridge passes them on. Raises `EventError`
+    for anything else.
     """
     try:
         document = json.loads(body)
-        if isinstance(document, dict) and document.get("Event") == "s3:TestEvent":
-            return []
-        records = _Notification.model_validate(document).records
+        if isinstance(document, dict) and document.get("Type") == "Notification":
+            document = json.loads(_Wrapped.model_validate(document).message)
+        return list(_written(document))
     except ValueError as error:
         what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise EventError(f"not an S3 event notification: {what}: {body[:200]!r}") from error
-    created = (record for record in records if record.event_name.removeprefix("s3:").startswith("ObjectCreated:"))
-    return [WrittenObject(record.s3.bucket.name, record.s3.object.key) for record in created]
+
+
+def _written(document: object) -> Iterator[WrittenObject]:
+    if isinstance(document, dict) and document.get("Event") == "s3:TestEvent":
+        return
+    if isinstance(document, dict) and "detail-type" in document:
+        event = _Bridged.model_validate(document)
+        if event.detail_type == "Object Created":
+            yield WrittenObject(event.detail.bucket.name, event.detail.object.key)
+        return
+    for record in _Notification.model_validate(document).records:
+        if record.event_name.removeprefix("s3:").startswith("ObjectCreated:"):
+            yield WrittenObject(record.s3.bucket.name, record.s3.object.key)

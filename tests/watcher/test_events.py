@@ -74,3 +74,35 @@ def test_objects_that_were_removed_are_passed_over() -> None:
 def test_anything_else_is_refused(body: str) -> None:
     with pytest.raises(EventError, match="not an S3 event notification"):
         parse_event(body)
+
+
+def bridged(kind: str, key: str) -> dict[str, object]:
+    """An event as EventBridge passes it on."""
+    detail = {"version": "0", "bucket": {"name": "b"}, "object": {"key": key, "size": 0}, "reason": "PutObject"}
+    return {"version": "0", "source": "aws.s3", "detail-type": kind, "region": "eu-west-1", "detail": detail}
+
+
+def test_sns_envelope_is_opened() -> None:
+    record = {
+        "eventName": "ObjectCreated:Put",
+        "s3": {"bucket": {"name": "b"}, "object": {"key": "p/pets/drops/a/drop.json"}},
+    }
+    for message in ({"Records": [record]}, bridged("Object Created", "p/pets/drops/a/drop.json")):
+        [written] = parse_event(json.dumps({"Type": "Notification", "MessageId": "1", "Message": json.dumps(message)}))
+        assert written.ended_drop("b", "p/pets/drops/") == "a"
+    test_event = {"Type": "Notification", "Message": json.dumps({"Event": "s3:TestEvent"})}
+    assert parse_event(json.dumps(test_event)) == []
+
+
+def test_eventbridge_event_names_its_object() -> None:
+    [written] = parse_event(json.dumps(bridged("Object Created", "team a/pets/drops/a+b/_SUCCESS")))
+    assert written.ended_drop("b", "team a/pets/drops/") == "a+b"
+    assert parse_event(json.dumps(bridged("Object Deleted", "p/pets/drops/a/drop.json"))) == []
+
+
+@pytest.mark.parametrize(
+    "body", [{"Type": "Notification"}, {"Type": "Notification", "Message": "hello"}, {"detail-type": "Object Created"}]
+)
+def test_envelope_without_an_event_is_refused(body: dict[str, object]) -> None:
+    with pytest.raises(EventError, match="not an S3 event notification"):
+        parse_event(json.dumps(body))
