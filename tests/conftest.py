@@ -52,6 +52,8 @@ SLOW = {
     "data/test_stream_memory.py",
     "data/test_stream_resume.py",
     "experiments/test_study.py",
+    "experiments/test_paper_headline.py",
+    "experiments/test_paper_settings.py",
     "experiments/test_study_killed.py",
     "experiments/test_study_papers.py",
     "experiments/test_study_splits.py",
@@ -74,6 +76,7 @@ SLOW = {
 """Files whose tests train for long, start processes, or search."""
 
 LONG = {
+    "experiments/test_paper_headline.py": 900,
     "records/test_many_classes.py": 900,
     "repository/test_chaos.py": 900,
     "kubeflow/test_local.py": 900,
