@@ -11,7 +11,7 @@ from retrain.errors import DropError
 from retrain.utils.text import pluralize
 
 if TYPE_CHECKING:
-    from retrain.data.packing import Packed
+    from retrain.data.intake import Packed
     from retrain.data.staging import Staging
 
 
@@ -45,7 +45,9 @@ def pack(
     chosen = [] if label_from is None else [f"data.label_from={json.dumps(label_from)}"]
     opened, store = open_task(task, [*overrides, *chosen])
     staging = _staging(classes, share, seed)
-    for packed in commit(source, opened, store, staging=staging, part=part, drop_id=drop_id, dry_run=dry_run):
+    for packed in commit(
+        source, opened, store, staging=staging, part=part, drop_id=drop_id, dry_run=dry_run, tell=typer.echo
+    ):
         if dry_run:
             _preview(packed, opened.data.max_bad_share)
         else:
@@ -116,3 +118,25 @@ def show_(
 
     _, store = open_task(task, overrides)
     print_record(store.drops.read(drop), drop_details, as_json)
+
+
+@app.command()
+def amend(
+    corrections: Annotated[
+        Path,
+        typer.Argument(help="CSV or JSON lines: key or content of a sample, its class or remove: yes, reason, author."),
+    ],
+    task: TaskName,
+    overrides: Overrides = NONE,
+) -> None:
+    """Correct or remove samples of committed drops: from the next run on, earlier ones stay as they are."""
+    from retrain.data.amending import amend_drops, read_corrections
+
+    opened, store = open_task(task, overrides)
+    amendment = amend_drops(read_corrections(corrections), opened, store)
+    if amendment is None:
+        typer.echo("nothing to amend: the samples are as the corrections say")
+        return
+    removed = sum(change.after is None for change in amendment.changes)
+    relabelled = pluralize(len(amendment.changes) - removed, "sample")
+    typer.echo(f"amendment {amendment.sequence}: {relabelled} with another class, {removed:,} removed")

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from retrain.config import Split
+from retrain.data.dataset import untrained_classes
 from retrain.pipeline.status import Status
 from retrain.records import Drop, Plan, Retention, RunRecord, Savings, ScratchEstimate, Target
 from retrain.records.ledger import total_savings
@@ -110,6 +111,10 @@ def _drop_rows(drop: Drop) -> Rows:
         yield from (("no samples", f"{count:,} {kind}") for kind, count in drop.reading.not_samples.items())
         yield from (("note", note) for note in drop.reading.notes)
     yield "held out", ", ".join(f"{share:.0%} of train as {split}" for split, share in drop.held_out.items()) or NONE
+    if untrained := untrained_classes([drop]):
+        yield "without training images", ", ".join(untrained)
+    for change in drop.changes:
+        yield "amended", f"{change.key}: {change.before} -> {change.after or 'removed'} ({change.reason})"
     for bad in drop.left_out:
         yield "left out", f"{bad.where}: {bad.key}: {bad.cause}"
     yield "shards", ", ".join(f"{shard.name} ({shard.samples:,})" for shard in drop.shards)
@@ -344,6 +349,10 @@ def _status_rows(status: Status) -> Rows:
         yield "awaits approval", approval.reason
     for drop, cause in status.quarantined.items():
         yield "in quarantine", f"{drop}: {cause}"
+    for late in status.late:
+        yield "too late", late
+    if status.amendments:
+        yield "amendments", f"{status.amendments:,}, in force from the next run on"
     yield "runs", str(status.runs)
     yield from saved_rows("saved", status.savings)
 

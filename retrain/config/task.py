@@ -85,6 +85,12 @@ class Data(ConfigModel):
     one), csv (a table). auto takes the only one that a drop's files allow, and refuses a drop that allows several."""
     aliases: Annotated[dict[str, str], NotIdentity] = Field(default_factory=dict)
     """Other names of classes in new drops, and the class that each becomes: {zero: d0}."""
+    on_conflict: Annotated[Literal["newest", "refuse", "keep_both"], NotIdentity] = "newest"
+    """What follows where an image comes again with another class: newest amends the earlier drop (within one drop,
+    neither is used), refuse refuses the drop, keep_both keeps both."""
+    unseen_classes: Annotated[Literal["exclude", "refuse"], NotIdentity] = "exclude"
+    """What follows where a class has held-out images but none to train on: exclude leaves it out of evaluation on the
+    test split, and so of the gate; refuse refuses the drop."""
     loader: Annotated[Literal["auto", "device", "memory", "stream"], NotIdentity] = "auto"
     """Where decoded training images are: device and memory hold them all, stream reads shards as they are needed.
     auto streams if they are more than half of resources.memory, and else holds them on the device if it has room."""

@@ -4,7 +4,7 @@ import hashlib
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,12 +17,12 @@ from torch import Tensor
 
 from retrain.config import Split
 from retrain.config.frame import Size, as_frame, image_shape
-from retrain.data.dataset import split_of, splits_within
+from retrain.data.assignment import Assignment, Place
 from retrain.data.images import decode_image
 from retrain.data.shards import Encoded, read_shard
 from retrain.data.source import SPLITS
 from retrain.errors import DamagedDrop, DropError, UserError
-from retrain.records import Drop, Shard
+from retrain.records import Drop
 from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import parallel_map
 
@@ -61,7 +61,7 @@ def _check_sizes(drop: Drop, store: TaskStore) -> None:
             what = f"has {found[shard.name]} bytes" if shard.name in found else "is not there"
             raise DropError(f"{store.url}/{prefix}{shard.name} {what}, where the manifest says {shard.size} bytes")
     counted, held = sum(map(drop.samples, SPLITS)), sum(shard.samples for shard in drop.shards)
-    if counted != held:
+    if counted + len(drop.removed) != held:
         raise DropError(f"drop {drop.id}: the manifest counts {counted:,} samples, and {held:,} in its shards")
 
 
@@ -69,17 +69,17 @@ def _decode(drop: Drop, store: TaskStore, image_size: Size, splits: Collection[S
     arrays = {split: _empty(drop.samples(split), image_size) for split in splits}
     label_of = {name: label for label, name in enumerate(drop.classes)}
     filled: Counter[Split] = Counter()
-    for shard in drop.shards:
-        if splits_within(shard.split, drop.held_out).isdisjoint(splits):
+    assignment = Assignment.of(drop, store)
+    for position in range(len(drop.shards)):
+        if assignment.splits(position).isdisjoint(splits):
             continue
-        for sample, pixels in _decode_shard(drop, shard, store, image_size, splits):
-            split = split_of(sample.key, shard.split, drop.held_out)
-            images, labels = arrays[split]
-            if sample.class_name not in label_of or filled[split] == len(labels):
-                raise DropError(f"drop {drop.id}: {sample.key} ({split}, {sample.class_name}) is not in its manifest")
-            images[filled[split]] = torch.from_numpy(pixels)
-            labels[filled[split]] = label_of[sample.class_name]
-            filled[split] += 1
+        for key, place, pixels in _decode_shard(drop, position, assignment, store, image_size, splits):
+            images, labels = arrays[place.split]
+            if place.class_name not in label_of or filled[place.split] == len(labels):
+                raise DropError(f"drop {drop.id}: {key} ({place.split}, {place.class_name}) is not in its manifest")
+            images[filled[place.split]] = torch.from_numpy(pixels)
+            labels[filled[place.split]] = label_of[place.class_name]
+            filled[place.split] += 1
     if any(filled[split] < len(arrays[split].labels) for split in splits):
         raise DropError(f"drop {drop.id}: the manifest counts more samples than its shards hold: {dict(filled)}")
     return arrays
@@ -91,21 +91,26 @@ def _empty(samples: int, image_size: Size) -> SplitArrays:
 
 
 def _decode_shard(
-    drop: Drop, shard: Shard, store: TaskStore, image_size: Size, splits: Collection[Split]
-) -> Iterator[tuple[Encoded, NDArray[np.uint8]]]:
-    key = store.keys.shard(drop.id, shard.name)
-    left_out = {bad.key for bad in drop.left_out if bad.where == shard.name}
+    drop: Drop, position: int, assignment: Assignment, store: TaskStore, image_size: Size, splits: Collection[Split]
+) -> Iterator[tuple[str, Place, NDArray[np.uint8]]]:
+    shard = drop.shards[position]
+    where = f"{store.url}/{store.keys.shard(drop.id, shard.name)}"
 
-    def pixels(sample: Encoded) -> tuple[Encoded, NDArray[np.uint8]]:
+    def pixels(found: tuple[Encoded, Place]) -> tuple[str, Place, NDArray[np.uint8]]:
+        sample, place = found
         try:
-            return sample, decode_image(sample.data, image_size)
+            return sample.key, place, decode_image(sample.data, image_size)
         except DropError as error:
-            raise DropError(f"{store.url}/{key}: {sample.key}: {error}") from error
+            raise DropError(f"{where}: {sample.key}: {error}") from error
 
-    with store.objects.open(key) as stream:
-        samples = read_shard(stream, shard, f"{store.url}/{key}", left_out)
-        wanted = (sample for sample in samples if split_of(sample.key, shard.split, drop.held_out) in splits)
-        yield from parallel_map(pixels, wanted)
+    def wanted(samples: Iterable[Encoded]) -> Iterator[tuple[Encoded, Place]]:
+        for sample in samples:
+            place = assignment.place(position, sample.key, sample.class_name)
+            if place and place.split in splits:
+                yield sample, place
+
+    with store.objects.open(store.keys.shard(drop.id, shard.name)) as stream:
+        yield from parallel_map(pixels, wanted(read_shard(stream, shard, where, assignment.skipped(position))))
 
 
 _whole: set[tuple[Path, int]] = set()

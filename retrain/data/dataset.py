@@ -40,6 +40,15 @@ def make_dataset(drops: Iterable[Drop], classes: Iterable[str] = ()) -> Dataset:
     )
 
 
+def untrained_classes(drops: Iterable[Drop]) -> list[str]:
+    """Return the classes that these drops have held-out samples of, and none to train on."""
+    trained, held_out = set[str](), set[str]()
+    for drop in drops:
+        trained |= drop.counts.get("train", {}).keys()
+        held_out |= drop.counts.get("val", {}).keys() | drop.counts.get("test", {}).keys()
+    return sorted(held_out - trained)
+
+
 def check_drops(dataset: Dataset, drops: Sequence[Drop]) -> None:
     """Raise `DamagedDrop` at the first of these manifests that is not that of the dataset's drop in its place."""
     for drop, ref in zip(drops, dataset.drops, strict=True):

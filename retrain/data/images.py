@@ -2,6 +2,9 @@
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,20 +57,43 @@ def decode_image(data: bytes, size: Size) -> NDArray[np.uint8]:
     eighth of their size, if that is still `GAP` times what is asked for. Raises `DropError` with the cause if the bytes
     are not a whole image in one of `FORMATS`, or if its header promises more than `MAX_PIXELS`.
     """
+    with open_image(data, size) as opened:
+        return opened.pixels()
+
+
+class OpenedImage(NamedTuple):
+    """An image whose header was read. `width` and `height`: of its part that is there, once decoded smaller."""
+
+    image: Image.Image
+    full_size: tuple[int, int]
+    """Width and height as its header has them."""
+    frame: Frame
+    """What it is to come to, before it is turned upright."""
+    width: float
+    height: float
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """Return RGB pixels as `decode_image` does."""
+        fitted = _fit(_rgb(self.image), self.frame, self.width, self.height)
+        ImageOps.exif_transpose(fitted, in_place=True)
+        return np.ascontiguousarray(np.asarray(fitted).transpose(2, 0, 1))
+
+
+@contextmanager
+def open_image(data: bytes, size: Size) -> Iterator[OpenedImage]:
+    """Open an image, to be decoded no smaller than `size` asks for. What fails within raises `DropError`."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(image)
+            full_size = image.size
             frame = _lying_as_stored(image, as_frame(size))
             drafted = image.draft(None, (GAP * frame.width, GAP * frame.height))
             width, height = drafted[1][2:] if drafted else image.size  # its last pixels may be there in part
-            fitted = _fit(_rgb(image), frame, width, height)
-            ImageOps.exif_transpose(fitted, in_place=True)
-            pixels = np.asarray(fitted)
+            yield OpenedImage(image, full_size, frame, width, height)
     except UnidentifiedImageError as error:  # whose own words name an address in memory
         raise DropError(f"cannot be decoded: {_unidentified(data)}") from error
     except Exception as error:  # Pillow raises whatever its parsers trip over
         raise DropError(f"cannot be decoded: {error}") from error
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def _unidentified(data: bytes) -> str:
@@ -75,15 +101,6 @@ def _unidentified(data: bytes) -> str:
     if data[4:12] in HEIC_BRANDS and "HEIF" not in FORMATS:
         return "an image in HEIC needs a decoder: pip install 'retrain-classifiers[heic]'"
     return f"not an image in {', '.join(FORMATS)}"
-
-
-def decode_error(data: bytes, size: Size) -> str | None:
-    """Return why an image cannot be decoded, or None if it can be."""
-    try:
-        decode_image(data, size)
-    except DropError as error:
-        return str(error)
-    return None
 
 
 def _check_pixels(image: Image.Image) -> None:

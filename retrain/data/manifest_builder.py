@@ -1,15 +1,17 @@
-"""Count a drop's samples as they are validated, and build its manifest."""
+"""What was read of a drop, sample by sample, and the manifest that is made of it."""
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import numpy as np
+
 from retrain.config import Split
-from retrain.data.dataset import split_of
-from retrain.data.files import SPLITS
 from retrain.data.labels import NAMED, Unread, name_files
+from retrain.data.sample_table import SPLITS, SampleRow, SampleTable
 from retrain.errors import DropError
-from retrain.records import Drop, LeftOut, Reading, Shard
+from retrain.records import Drop, LeftOut, Reading, SampleList, Shard, Uploaded
 from retrain.records.drop import drop_digest
 
 
@@ -44,50 +46,80 @@ class BadSamples:
         return tuple(self._found)
 
 
-class ManifestBuilder:
-    """Counts a drop's good samples by split and class."""
+@dataclass(frozen=True)
+class ReadDrop:
+    """A drop as it was read and validated, before it is compared with the drops that are there."""
 
-    def __init__(self, held_out: dict[Split, float]) -> None:
-        self._held_out = held_out
-        self._classes = set[str]()
-        self._counts: dict[Split, Counter[str]] = {split: Counter() for split in SPLITS}
+    root: str
+    """Where it was read, for messages."""
+    table: SampleTable
+    """Its samples; their uses are what the source says: train where it has no splits."""
+    shards: tuple[Shard, ...]
+    left_out: tuple[LeftOut, ...]
+    held_out: Mapping[Split, float]
+    """Shares of train that are held out."""
+    source: str
+    """Identity of what was read: splits, keys, classes and contents, in any order."""
+    reading: Reading
+    uploaded: Uploaded | None = None
+    """Files in the store that it was packed from."""
 
-    def add(self, key: str, split: Split, class_name: str) -> None:
-        """Count a sample that lies in a shard of `split`."""
-        self._classes.add(class_name)
-        self._counts[split_of(key, split, self._held_out)][class_name] += 1
-
-    def manifest(
-        self,
-        drop_id: str | None,
-        task: str,
+    @classmethod
+    def of(
+        cls,
+        root: str,
+        rows: Collection[SampleRow],
         shards: Iterable[Shard],
         bad: BadSamples,
-        root: str,
+        held_out: Mapping[Split, float],
         reading: Reading,
-    ) -> Drop:
-        """Return the manifest of a drop, called after its content where it has no id.
+        uploaded: Uploaded | None = None,
+    ) -> "ReadDrop":
+        """Return a drop of these samples. Raises `DropError` if too many were bad."""
+        left_out = bad.settle(sum(row.use != "bad" for row in rows))
+        table, source = SampleTable.of(rows), _source_digest(rows)
+        return cls(root, table, tuple(shards), left_out, held_out, source, reading, uploaded)
 
-        Raises `DropError` if too many samples were bad, or a split is empty.
-        """
-        samples = sum(counts.total() for counts in self._counts.values())
-        left_out = bad.settle(samples)
-        for split, counts in self._counts.items():
-            if not counts:
-                share = self._held_out.get(split)
-                why = "none was left" if share is None else f"none was drawn for its share of {share:g}"
-                raise DropError(f"{root}: no {split} samples among {samples}: {why}")
-        drop = Drop(
-            id="",
-            task=task,
-            classes=tuple(sorted(self._classes)),
-            shards=tuple(shards),
-            counts={split: dict(counts) for split, counts in self._counts.items()},
-            held_out=self._held_out,
-            left_out=left_out,
-            reading=reading,
-            digest="",
-            committed_at=datetime.now(UTC),
-        )
-        digest = drop_digest(drop)
-        return drop.model_copy(update={"id": drop_id or f"d-{digest[:12]}", "digest": digest})
+
+def _source_digest(rows: Iterable[SampleRow]) -> str:
+    lines = sorted(
+        f"{row.use}\0{row.key}\0{row.class_name}\0{row.facts.content.hex() if row.facts else ''}\n" for row in rows
+    )
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def build_manifest(
+    drop_id: str, task: str, read: ReadDrop, table: SampleTable, listed: SampleList, missing: Collection[Split]
+) -> Drop:
+    """Return the manifest of a drop whose samples are used as `table` says.
+
+    Raises `DropError` if a split is empty that the task's earlier drops are `missing` too.
+    """
+    counts = table.counts()
+    samples = sum(sum(each.values()) for each in counts.values())
+    for split in SPLITS:
+        if split in missing and not counts[split]:
+            share = read.held_out.get(split)
+            why = "none was left" if share is None else f"none was drawn for its share of {share:g}"
+            raise DropError(f"{read.root}: no {split} samples among {samples}: {why}")
+    if not samples:
+        raise DropError(f"{read.root}: no sample in it can be used")
+    in_shard = np.bincount(table.shard[table.is_used()], minlength=len(read.shards)).tolist()
+    drop = Drop(
+        id=drop_id,
+        task=task,
+        classes=tuple(name for name in table.classes if any(name in each for each in counts.values())),
+        shards=tuple(
+            shard.model_copy(update={"samples": number}) for shard, number in zip(read.shards, in_shard, strict=True)
+        ),
+        counts=counts,
+        held_out=dict(read.held_out),
+        left_out=read.left_out,
+        sample_list=listed,
+        source=read.source,
+        uploaded=read.uploaded,
+        reading=read.reading,
+        digest="",
+        committed_at=datetime.now(UTC),
+    )
+    return drop.model_copy(update={"digest": drop_digest(drop)})

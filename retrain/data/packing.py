@@ -1,27 +1,28 @@
 """From a source to committed drops: read, validate, write shards, upload, and last of all the manifest."""
 
+import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 from retrain.config import Split
-from retrain.config.frame import Size
 from retrain.config.task import Task
+from retrain.data.content import ImageFacts, examine_image
 from retrain.data.dataset import held_out_shares
-from retrain.data.images import decode_error
-from retrain.data.manifest_builder import BadSamples, ManifestBuilder
+from retrain.data.intake import Intake, Packed
+from retrain.data.manifest_builder import BadSamples, ReadDrop
+from retrain.data.sample_table import NOWHERE, SampleRow
 from retrain.data.shards import Encoded, write_shards
 from retrain.data.source import SPLITS, Sample, Source, survey_source
 from retrain.data.staging import Staging, split_into_parts, stable_hash
 from retrain.errors import DropError
-from retrain.records import Drop, LeftOut, Shard
+from retrain.records import LeftOut, Shard, Uploaded
 from retrain.records.drop import DROP_ID
-from retrain.store.base import Conflict
 from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import map_ahead, parallel_map
+
+log = logging.getLogger("retrain")
 
 ON_DISK = 4
 """Shards of an upload that lie here at once, 0.5 GB at most; each is sent in parts, so that few are quick enough."""
@@ -36,13 +37,6 @@ AHEAD = 64
 """Images read before they are judged: reading one may be waiting for a store, and judging it takes a core."""
 
 
-class Packed(NamedTuple):
-    """A committed drop, and whether it is new. False: a drop of this name and content was there already."""
-
-    drop: Drop
-    new: bool
-
-
 def pack(
     source: Path,
     task: Task,
@@ -52,10 +46,13 @@ def pack(
     part: int | None = None,
     drop_id: str | None = None,
     dry_run: bool = False,
+    tell: Callable[[str], None] = log.info,
 ) -> list[Packed]:
     """Commit a source to the store as one drop, or as one for each part of a staging (`part`: only that one, from 1).
 
-    A drop is called `drop_id`, or else after its digest. Nothing is written to the store before all is validated.
+    Only samples that the task has not yet are packed. A drop is called `drop_id`, or else after what was read. Nothing
+    is written to the store before all is validated. `tell` is called with what was found beside new samples.
+
     Raises `DropError` if the source, an image in it or an argument is wrong, if a split would be empty, or if a drop
     of this name has other content. `dry_run`: nothing is written; the drops are what would be committed.
     """
@@ -64,24 +61,30 @@ def pack(
     found = survey_source(source, task.data)
     chosen = _choose(found, staging, part)
     check_id(drop_id, len(chosen))
+    intake = Intake(task, store, tell)
+    intake.learn()
     with tempfile.TemporaryDirectory(prefix="retrain-") as temporary:
-        drops = []
+        read = []
         for number, source_part in enumerate(chosen):
             folder = Path(temporary, str(number))
             folder.mkdir()
-            drops.append((_prepare(source_part, task, folder, drop_id), folder))
-        if dry_run:
-            return [Packed(drop, store.drops.find(drop.id) is None) for drop, _ in drops]
-        return [_commit(drop, folder, store) for drop, folder in drops]
+            drop = _read(source_part, intake, folder)
+            read.append((drop, drop_id or f"d-{drop.source[:12]}", folder))
+        checked = intake.check([(drop, name) for drop, name, _ in read], tell if dry_run else None)
+        return checked if dry_run else [_commit(drop, folder, intake, name) for drop, name, folder in read]
 
 
-def pack_by_shards(source: Source, task: Task, store: TaskStore, drop_id: str) -> Drop:
+def pack_by_shards(
+    source: Source, task: Task, store: TaskStore, drop_id: str, uploaded: Uploaded | None = None
+) -> Packed:
     """Commit a source as a drop of this id, of which `ON_DISK` shards lie here at once, however many it has.
 
-    Its shards lie in the folder `OURS` of the drop, apart from what the producer put there. Each goes to the store as
-    soon as it is written. Raises `DropError` as `pack` does; the shards that went before then stay in the store, where
-    nothing reads them.
+    Its shards lie in the folder `OURS` of the drop, apart from what the producer put there (`uploaded`). Each goes to
+    the store as soon as it is written. Raises `DropError` as `pack` does; the shards that went before then stay in the
+    store, where nothing reads them.
     """
+    intake = Intake(task, store)
+    intake.learn()
     with tempfile.TemporaryDirectory(prefix="retrain-") as temporary:
         folder = Path(temporary)
 
@@ -91,8 +94,8 @@ def pack_by_shards(source: Source, task: Task, store: TaskStore, drop_id: str) -
             (folder / shard.name).unlink()
             return shard.model_copy(update={"name": name})
 
-        drop = _prepare(source, task, folder, drop_id, lambda shards: map_ahead(send, shards, ON_DISK))
-    return _seal(drop, store).drop
+        read = _read(source, intake, folder, lambda shards: map_ahead(send, shards, ON_DISK))
+    return intake.commit(replace(read, uploaded=uploaded), drop_id)
 
 
 def _choose(source: Source, staging: Staging | None, part: int | None) -> tuple[Source, ...]:
@@ -114,73 +117,77 @@ def check_id(drop_id: str | None, drops: int) -> None:
         raise DropError(f"drop id {drop_id}: there are {drops} parts to name; choose one of them")
 
 
-def _prepare(
+def _read(
     source: Source,
-    task: Task,
+    intake: Intake,
     folder: Path,
-    drop_id: str | None,
     through: Callable[[Iterator[Shard]], Iterator[Shard]] = iter,
-) -> Drop:
-    """Validate the samples, write the good ones' shards into `folder`, and return the manifest.
+) -> ReadDrop:
+    """Validate the samples, and write shards of those that are good and new into `folder`.
 
     Each shard is written when `through` asks for it.
     """
-    samples = source.samples
-    held_out = held_out_shares({sample.split for sample in samples if sample.split}, task.data)
-    bad = BadSamples(task.data.max_bad_share)
-    bad.add_unread(source.unread)
-    tally = ManifestBuilder(held_out)
-    shards = tuple(through(_shards(samples, task.data.frame, folder, tally, bad)))
-    return tally.manifest(drop_id, task.name, shards, bad, source.root, source.reading)
+    reader = _Reader(intake)
+    reader.bad.add_unread(source.unread)
+    shards = tuple(through(reader.shards(source.samples, folder)))
+    held_out = held_out_shares({sample.split for sample in source.samples if sample.split}, intake.task.data)
+    rows = reader.rows + reader.not_packed
+    return ReadDrop.of(source.root, rows, shards, reader.bad, held_out, source.reading)
 
 
-def _shards(
-    samples: tuple[Sample, ...], image_size: Size, folder: Path, tally: ManifestBuilder, bad: BadSamples
-) -> Iterator[Shard]:
-    """By a hash of their keys, not class after class: a stream mixes a few shards, and is to meet every class."""
-    for split in SPLITS:
-        members = sorted(
-            (s for s in samples if (s.split or "train") == split), key=lambda sample: stable_hash(sample.key, 0)
-        )
-        yield from write_shards(_good(members, split, image_size, tally, bad), split, folder)
+class _Reader:
+    """Reads and judges the samples of a source; `rows` are those in shards, in their order."""
 
+    def __init__(self, intake: Intake) -> None:
+        self._intake, self._frame = intake, intake.task.data.frame
+        self.bad = BadSamples(intake.task.data.max_bad_share)
+        self.rows: list[SampleRow] = []
+        self.not_packed: list[SampleRow] = []
+        self._shards = 0
 
-def _good(
-    samples: Iterable[Sample], split: Split, image_size: Size, tally: ManifestBuilder, bad: BadSamples
-) -> Iterator[Encoded]:
-    """Read the samples, count those that are images, and leave the others out."""
+    def shards(self, samples: tuple[Sample, ...], folder: Path) -> Iterator[Shard]:
+        """By a hash of their keys, not class after class: a stream mixes a few shards, and is to meet every class."""
+        for split in SPLITS:
+            members = sorted(
+                (s for s in samples if (s.split or "train") == split), key=lambda sample: stable_hash(sample.key, 0)
+            )
+            for shard in write_shards(self._good(members, split), split, folder):
+                yield shard
+                self._shards += 1
 
-    def read(sample: Sample) -> tuple[Sample, bytes]:
+    def _good(self, samples: Iterable[Sample], split: Split) -> Iterator[Encoded]:
+        """Yield the samples that are images, and that the task does not have yet."""
+        for sample, data, found in parallel_map(self._judge, map_ahead(_read_bytes, samples, AHEAD)):
+            if isinstance(found, str):
+                self.bad.add(str(sample.entry), LeftOut(where=sample.entry.place, key=sample.key, cause=found))
+                self.not_packed.append(SampleRow(sample.key, sample.class_name, "bad", NOWHERE, None))
+            elif self._intake.is_settled(found.content, sample.class_name):
+                self.not_packed.append(SampleRow(sample.key, sample.class_name, split, NOWHERE, found))
+            else:
+                self.rows.append(SampleRow(sample.key, sample.class_name, split, self._shards, found))
+                yield Encoded(sample.key, sample.class_name, sample.extension, data)
+
+    def _judge(self, read: tuple[Sample, bytes]) -> tuple[Sample, bytes, ImageFacts | str]:
+        """Return an image's facts, or what is wrong with it."""
         try:
-            return sample, sample.entry.read()
-        except OSError as error:
-            raise DropError(f"{sample.entry}: cannot be read: {error.strerror}") from error
-
-    def judge(found: tuple[Sample, bytes]) -> tuple[Sample, bytes, str | None]:
-        return *found, decode_error(found[1], image_size)
-
-    for sample, data, cause in parallel_map(judge, map_ahead(read, samples, AHEAD)):
-        if cause is None:
-            tally.add(sample.key, split, sample.class_name)
-            yield Encoded(sample.key, sample.class_name, sample.extension, data)
-        else:
-            bad.add(str(sample.entry), LeftOut(where=sample.entry.place, key=sample.key, cause=cause))
+            return *read, examine_image(read[1], self._frame)
+        except DropError as error:
+            return *read, str(error)
 
 
-def _commit(drop: Drop, folder: Path, store: TaskStore) -> Packed:
-    if store.drops.find(drop.id) is None:
-        names = [shard.name for shard in drop.shards]
-        for _ in map_ahead(lambda name: store.objects.upload(folder / name, store.keys.shard(drop.id, name)), names):
+def _read_bytes(sample: Sample) -> tuple[Sample, bytes]:
+    try:
+        return sample, sample.entry.read()
+    except OSError as error:
+        raise DropError(f"{sample.entry}: cannot be read: {error.strerror}") from error
+
+
+def _commit(read: ReadDrop, folder: Path, intake: Intake, drop_id: str) -> Packed:
+    store = intake.store
+
+    def upload() -> None:
+        names = [shard.name for shard in read.shards]
+        for _ in map_ahead(lambda name: store.objects.upload(folder / name, store.keys.shard(drop_id, name)), names):
             pass
-    return _seal(drop, store)
 
-
-def _seal(drop: Drop, store: TaskStore) -> Packed:
-    """Write the manifest of a drop whose shards are in the store, unless it is committed already."""
-    with suppress(Conflict):
-        store.objects.create(store.keys.manifest(drop.id), drop.to_bytes())
-        return Packed(drop, new=True)
-    committed = store.drops.read(drop.id)
-    if committed.digest != drop.digest:
-        raise DropError(f"drop {drop.id} exists with other content, and drops never change; choose another id")
-    return Packed(committed, new=False)
+    return intake.commit(read, drop_id, upload)

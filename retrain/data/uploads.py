@@ -16,26 +16,29 @@ from webdataset.tariterators import base_plus_ext
 
 from retrain.config import Split
 from retrain.config.task import Data, Task
+from retrain.data.content import ImageFacts, examine_image
 from retrain.data.dataset import held_out_shares
 from retrain.data.files import SourceFile, list_store, split_of_archive
-from retrain.data.images import EXTENSIONS, decode_error
+from retrain.data.images import EXTENSIONS
+from retrain.data.intake import Intake, Packed
 from retrain.data.litter import litter_kind
-from retrain.data.manifest_builder import BadSamples, ManifestBuilder
+from retrain.data.manifest_builder import BadSamples, ReadDrop
 from retrain.data.packing import OURS, check_id, pack_by_shards
+from retrain.data.sample_table import SampleRow
 from retrain.data.shards import READ
 from retrain.data.source import survey_upload
 from retrain.data.tars import HashingReader, read_members
 from retrain.errors import DropError
-from retrain.records import Drop, LeftOut, Reading, Shard
+from retrain.records import Drop, LeftOut, Reading, Shard, Uploaded
 from retrain.records.drop import canonical_class_name, clean_class_name
-from retrain.store.base import Conflict
 from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import parallel_map
 
 PACKED = re.compile(re.escape(OURS) + r"(train|val|test)-\d{6}-[0-9a-f]{8}\.tar")
 """How `pack_by_shards` names shards: those in the store are of an earlier attempt that came to no manifest."""
 
-CONTROL_FILES = ("_SUCCESS", "drop.json", "quarantine.json")
+CONTROL_FILES = re.compile(r"_SUCCESS|drop\.json|quarantine\.json|samples(-[0-9a-f]{8})?\.safetensors")
+"""Files beside a drop's data."""
 
 
 class NotPlain(Exception):
@@ -52,40 +55,52 @@ def ingest_drop(drop_id: str, task: Task, store: TaskStore) -> Drop:
     entries = list(list_store(store.objects, prefix))
     ours = {str(entry.name) for entry in entries if is_ours(str(entry.name))}
     theirs = [entry for entry in entries if str(entry.name) not in ours]
+    uploaded = Uploaded(files=len(theirs), size=sum(entry.size for entry in theirs))
     shards = [entry for entry in theirs if litter_kind(entry.name) is None]
     if not shards:
         raise DropError(f"drop {drop_id}: no train samples among 0: there is no file but litter in it")
     if task.data.label_from in ("auto", "cls") and all(_is_shard(entry) for entry in shards):
         with suppress(NotPlain):
             litter = Counter(kind for entry in theirs if (kind := litter_kind(entry.name)))
-            return _ingest_shards(drop_id, shards, litter, task, store)
-    return pack_by_shards(survey_upload(store.objects, prefix, ours, task.data), task, store, drop_id)
+            read = _read_shards(drop_id, shards, litter, task, store, uploaded)
+            intake = Intake(task, store)
+            intake.learn()
+            return _committed(intake.commit(read, drop_id), drop_id)
+    source = survey_upload(store.objects, prefix, ours, task.data)
+    return _committed(pack_by_shards(source, task, store, drop_id, uploaded), drop_id)
+
+
+def _committed(packed: Packed, drop_id: str) -> Drop:
+    """Return the drop that was committed. Raises `DropError` if it brought nothing new."""
+    if packed.drop.id == drop_id:
+        return packed.drop
+    raise DropError(f"drop {drop_id}: nothing is new in it: drop {packed.drop.id} and others have its images already")
 
 
 def is_ours(name: str) -> bool:
     """Whether a file of a drop is one of this project's own, which no producer put there."""
-    return name in CONTROL_FILES or PACKED.fullmatch(name) is not None
+    return any(pattern.fullmatch(name) for pattern in (CONTROL_FILES, PACKED))
 
 
 def _is_shard(entry: SourceFile) -> bool:
     return entry.name.suffix == ".tar" and split_of_archive(entry.name) is not None and not entry.problem
 
 
-def _ingest_shards(drop_id: str, tars: list[SourceFile], litter: Counter[str], task: Task, store: TaskStore) -> Drop:
-    """Commit shards where they lie; each is read once, as it streams by. Raises `NotPlain` if they cannot stay."""
+def _read_shards(
+    drop_id: str, tars: list[SourceFile], litter: Counter[str], task: Task, store: TaskStore, uploaded: Uploaded
+) -> ReadDrop:
+    """Read shards where they lie, each once, as it streams by. Raises `NotPlain` if they cannot stay."""
     splits = {str(tar.name): split for tar in tars if (split := split_of_archive(tar.name))}
-    reader = _Reader(held_out_shares(set(splits.values()), task.data), task.data)
+    reader = _Reader(task.data)
     reader.not_samples += litter
-    shards = []
+    shards: list[Shard] = []
     for name, split in splits.items():
         key = store.keys.shard(drop_id, name)
         with store.objects.open(key) as stream:
-            shards.append(reader.read(stream, name, split, f"{store.url}/{key}"))
+            shards.append(reader.read(stream, len(shards), name, split, f"{store.url}/{key}"))
     reading = Reading(labels_from="cls", not_samples=dict(sorted(reader.not_samples.items())))
-    drop = reader.tally.manifest(drop_id, task.name, shards, reader.bad, f"drop {drop_id}", reading)
-    with suppress(Conflict):  # another watcher committed it in the meantime
-        store.objects.create(store.keys.manifest(drop_id), drop.to_bytes())
-    return store.drops.read(drop_id)
+    held_out = held_out_shares(set(splits.values()), task.data)
+    return ReadDrop.of(f"drop {drop_id}", reader.rows, shards, reader.bad, held_out, reading, uploaded)
 
 
 class _Plain(NamedTuple):
@@ -96,35 +111,29 @@ class _Plain(NamedTuple):
     image: bytes
 
 
-class _Judged(NamedTuple):
-    """A sample's key and class, and what is wrong with its image."""
-
-    key: str
-    class_name: str
-    cause: str | None
-
-
 class _Reader:
     """Validates the plain shards of one drop."""
 
-    def __init__(self, held_out: dict[Split, float], data: Data) -> None:
-        self.tally, self.bad = ManifestBuilder(held_out), BadSamples(data.max_bad_share)
+    def __init__(self, data: Data) -> None:
+        self.rows: list[SampleRow] = []
+        self.bad = BadSamples(data.max_bad_share)
         self.not_samples = Counter[str]()
         self._data = data
         self._keys: set[tuple[Split, str]] = set()
 
-    def read(self, stream: BinaryIO, name: str, split: Split, where: str) -> Shard:
-        """Count a shard's good samples and return what is to be known of it. Raises `DropError`, naming `where`."""
-        whole, samples = HashingReader(stream), 0
-        for sample in parallel_map(self._judge, self._plain_samples(whole, where)):
-            if (split, sample.key) in self._keys:
-                raise DropError(f"{where}: {sample.key}: duplicate key")
-            self._keys.add((split, sample.key))
-            if sample.cause is None:
-                self.tally.add(sample.key, split, sample.class_name)
-                samples += 1
+    def read(self, stream: BinaryIO, position: int, name: str, split: Split, where: str) -> Shard:
+        """Note a shard's samples and return what is to be known of it. Raises `DropError`, naming `where`."""
+        whole, before = HashingReader(stream), len(self.rows)
+        for key, class_name, found in parallel_map(self._judge, self._plain_samples(whole, where)):
+            if (split, key) in self._keys:
+                raise DropError(f"{where}: {key}: duplicate key")
+            self._keys.add((split, key))
+            if isinstance(found, str):
+                self.bad.add(f"{where}: {key}", LeftOut(where=name, key=key, cause=found))
+                self.rows.append(SampleRow(key, class_name, "bad", position, None))
             else:
-                self.bad.add(f"{where}: {sample.key}", LeftOut(where=name, key=sample.key, cause=sample.cause))
+                self.rows.append(SampleRow(key, class_name, split, position, found))
+        samples = len(self.rows) - before
         return Shard(name=name, split=split, samples=samples, size=whole.size, sha256=whole.sha256)
 
     def _plain_samples(self, stream: HashingReader, where: str) -> Iterator[_Plain]:
@@ -152,8 +161,12 @@ class _Reader:
         self.not_samples.update(f".{one} ({'labels' if one == 'cls' else 'beside images'})" for one in beside)
         return _Plain(key, name, files[images.pop()])
 
-    def _judge(self, sample: _Plain) -> _Judged:
-        return _Judged(sample.key, sample.class_name, decode_error(sample.image, self._data.frame))
+    def _judge(self, sample: _Plain) -> tuple[str, str, ImageFacts | str]:
+        """Return a sample's key and class, and its image's facts or what is wrong with it."""
+        try:
+            return sample.key, sample.class_name, examine_image(sample.image, self._data.frame)
+        except DropError as error:
+            return sample.key, sample.class_name, str(error)
 
 
 def _members(stream: HashingReader, where: str) -> Iterator[tuple[str, str, bytes]]:

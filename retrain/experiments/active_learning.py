@@ -5,6 +5,7 @@ from itertools import accumulate
 
 import torch
 
+from retrain.data.assignment import Assignment
 from retrain.data.augment import Normalize
 from retrain.data.images import decode_image
 from retrain.data.packing import pack
@@ -69,8 +70,9 @@ def _least_sure(context: Context, plan: Plan, pool: Sequence[Sample], count: int
 
 def _keys(context: Context, drop: Drop) -> Iterator[str]:
     """Yield the keys of a drop's training samples."""
-    for shard in drop.shards:
+    assignment = Assignment.of(drop, context.store)
+    for position, shard in enumerate(drop.shards):
         if shard.split == "train":
             key = context.store.keys.shard(drop.id, shard.name)
             with context.store.objects.open(key) as stream:
-                yield from (sample.key for sample in read_shard(stream, shard, key))
+                yield from (sample.key for sample in read_shard(stream, shard, key, assignment.skipped(position)))

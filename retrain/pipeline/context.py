@@ -23,7 +23,6 @@ from retrain.store.task_store import TaskStore
 from retrain.training.distributed import SINGLE_PROCESS, ProcessGroup, init_distributed
 from retrain.training.progress import Observer, Observers
 from retrain.utils.clock import Clock, utc_now
-from retrain.utils.parallel import map_ahead
 from retrain.utils.processes import available_cores
 
 CPU = torch.device("cpu")
@@ -62,7 +61,7 @@ class Context:
         self, dataset: Dataset, splits: Collection[Split], data: Data, loading: Loading
     ) -> dict[Split, Samples]:
         """Return splits of a dataset, their labels on the device. Raises `DamagedDrop` at the first that is damaged."""
-        drops = list(map_ahead(self.store.drops.read, [drop.id for drop in dataset.drops]))
+        drops = list(self.store.drops.read_versions(dataset.drops))
         if loading.kind == "stream":
             return load_streamed(
                 dataset,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from retrain.data.augment import Normalize
+from retrain.data.dataset import untrained_classes
 from retrain.data.samples import Samples
 from retrain.errors import ModelError
 from retrain.models import factory
@@ -23,26 +24,34 @@ def evaluate_run(context: Context, plan: Plan, champion: str | None) -> Evaluati
     What the model gets wrong is written beside the run's other files.
     """
     test = _test(context, plan, plan)
+    shown = _is_learnable(context, plan, test)
     predicted, probability = _predict(context, plan, test)
-    ours = predicted == test.labels.cpu()
+    ours = (predicted == test.labels.cpu())[shown]
     comparison = None
     known: tuple[str, ...] = ()
     if champion:
         before = context.files(champion).plan()
         known = before.dataset.classes
         same = before.task.data.frame == plan.task.data.frame  # nothing else of a task changes the images
-        theirs = _correct(context, before, plan, test if same else _test(context, before, plan))
+        theirs = _correct(context, before, plan, test if same else _test(context, before, plan))[shown]
         comparison = compare(champion, theirs, ours, plan.task.gate.confidence)
     context.files(plan.run_id).write_errors(analyse_test_split(plan, known, test, predicted, probability))
-    old = test.drop.cpu() < plan.known
+    old = test.drop.cpu()[shown] < plan.known
     return Evaluation(
         samples=len(ours),
         accuracy=float(ours.double().mean()),
         old=_mean(ours, old),
         new=_mean(ours, ~old),
-        by_class=_by_class(ours, test, plan.dataset.classes),
+        by_class=_by_class(ours, test.labels.cpu()[shown], plan.dataset.classes),
         comparison=comparison,
     )
+
+
+def _is_learnable(context: Context, plan: Plan, test: Samples) -> Tensor:
+    """Say of each test sample, bool [N], whether its class has training samples: others tell nothing of a model."""
+    untrained = set(untrained_classes(context.store.drops.read_versions(plan.dataset.drops)))
+    learnable = torch.tensor([name not in untrained for name in plan.dataset.classes])[test.labels.cpu()]
+    return learnable if learnable.any() else torch.ones_like(learnable)
 
 
 def _test(context: Context, plan: Plan, judged: Plan) -> Samples:
@@ -91,9 +100,8 @@ def _mean(right: Tensor, of: Tensor) -> float | None:
     return float(right[of].double().mean()) if of.any() else None
 
 
-def _by_class(right: Tensor, test: Samples, classes: tuple[str, ...]) -> dict[str, float]:
+def _by_class(right: Tensor, labels: Tensor, classes: tuple[str, ...]) -> dict[str, float]:
     """Accuracy by class name, for the classes that have test samples."""
-    labels = test.labels.cpu()
     counts = torch.bincount(labels, minlength=len(classes))
     hits = torch.bincount(labels[right], minlength=len(classes))
     return {name: int(hit) / int(count) for name, hit, count in zip(classes, hits, counts, strict=True) if count}

@@ -3,9 +3,9 @@
 Imports no torch, so that planning and submitting need little memory.
 """
 
+import logging
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from functools import partial
 from itertools import islice
 
 from retrain.config.task import Task
@@ -17,9 +17,11 @@ from retrain.pipeline.targets import Measured
 from retrain.pipeline.trigger import evaluate_trigger
 from retrain.records import Drop, Plan, RunRecord
 from retrain.records.ledger import is_baseline
+from retrain.store.drops import late_files
 from retrain.store.task_store import TaskStore
 from retrain.utils.clock import utc_now
-from retrain.utils.parallel import map_ahead
+
+log = logging.getLogger("retrain")
 
 SCRATCH_RUNS = 10
 """How many of a task's scratch runs tell what scratch takes: the newest, since each one's plan and curve are read."""
@@ -33,9 +35,13 @@ def plan_next_run(store: TaskStore, task: Task, request: Request, now: datetime 
     """
     task = resolve_task(task)
     found = store.drops.committed()
-    drops = list(map_ahead(partial(_without_shards, store), found.usable))
+    drops = []
+    for drop in store.drops.read_many(found.usable):
+        if late := late_files(drop, found):
+            log.warning("%s", late)
+        drops.append(drop.model_copy(update={"shards": ()}))  # shards are many
     past = history(store, task)._replace(quarantined=found.quarantined)
-    _check_known(drops, past)
+    _check_known(store, drops, past)
     planned = planning.make_plan(task, drops, past, request)
     if isinstance(planned, NoRunNeeded) or request != Request():
         return planned
@@ -53,11 +59,6 @@ def _obey_trigger(
     if state.unmet:
         return NoRunNeeded(state.reason, state)
     return plan.model_copy(update={"reason": f"{plan.reason}; {state.reason}"})
-
-
-def _without_shards(store: TaskStore, drop_id: str) -> Drop:
-    """A drop without its shards, which are many and decide nothing here."""
-    return store.drops.read(drop_id).model_copy(update={"shards": ()})
 
 
 def plan_and_quarantine(
@@ -78,14 +79,14 @@ def latest_attempt(store: TaskStore, plan: Plan) -> Plan:
     return plan
 
 
-def _check_known(drops: Iterable[Drop], past: History) -> None:
-    """Drops never change: one under whose id something else lies now is not that of the champion's index."""
-    digests = {ref.id: ref.digest for ref in past.champion.dataset.drops} if past.champion else {}
-    for drop in drops:
-        if digests.get(drop.id, drop.digest) != drop.digest:
-            raise DamagedDrop(
-                drop.id, f"drop {drop.id} is not the one that the champion was trained on: it was changed"
-            )
+def _check_known(store: TaskStore, drops: Iterable[Drop], past: History) -> None:
+    """Drops change by amendments alone: one under whose id something else lies is not that of the champion's index."""
+    digests = {drop.id: drop.digest for drop in drops}
+    refs = past.champion.dataset.drops if past.champion else ()
+    changed = [ref for ref in refs if digests.get(ref.id, ref.digest) != ref.digest]
+    for ref, version in zip(changed, store.drops.read_versions(changed), strict=True):
+        if version.digest != ref.digest:
+            raise DamagedDrop(ref.id, f"drop {ref.id} is not the one that the champion was trained on: it was changed")
 
 
 def keep_plan(store: TaskStore, plan: Plan) -> None:

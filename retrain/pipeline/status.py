@@ -11,6 +11,7 @@ from retrain.pipeline.approval import is_waiting
 from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.records import Approval, Record, RunRecord, Savings
 from retrain.records.ledger import is_baseline, total_savings
+from retrain.store.drops import late_files
 from retrain.store.task_store import TaskStore
 from retrain.utils.clock import Clock, utc_now
 
@@ -18,6 +19,7 @@ from retrain.utils.clock import Clock, utc_now
 class Status(Record):
     """One task, now. `waiting` are committed drops that the champion has not seen; `quarantined` says why, by drop.
 
+    `late` says, in sentences, which drops' files came or changed after they were committed.
     `awaiting` are the candidates that wait for a person's approval, the longest first. `trigger` says why the waiting
     drops start a run now, or what they wait for; None where the task sets no condition, or nothing waits.
     """
@@ -29,6 +31,9 @@ class Status(Record):
     baseline: RunRecord | None
     waiting: tuple[str, ...]
     quarantined: dict[str, str]
+    late: tuple[str, ...] = ()
+    amendments: int = 0
+    """How often committed drops were amended."""
     awaiting: tuple[Approval, ...] = ()
     trigger: str | None = None
     runs: int
@@ -45,7 +50,8 @@ def make_status(task: Task, store: TaskStore, records: Sequence[RunRecord], cloc
     pointer = store.champion.read().champion
     champion = next((record for record in records if pointer and record.run_id == pointer.run_id), None)
     known = champion.drops if champion else ()
-    waiting = tuple(drop.id for drop in store.drops.readable() if drop.id not in known)
+    drops, found = store.drops.readable(), store.drops.committed()
+    waiting = tuple(drop.id for drop in drops if drop.id not in known)
     return Status(
         task=task.name,
         store=store.url,
@@ -54,6 +60,8 @@ def make_status(task: Task, store: TaskStore, records: Sequence[RunRecord], cloc
         baseline=next((record for record in reversed(records) if is_baseline(record)), None),
         waiting=waiting,
         trigger=_trigger(task, store, clock()) if waiting and task.trigger != Trigger() else None,
+        late=tuple(filter(None, (late_files(drop, found) for drop in drops))),
+        amendments=len(store.drops.amendments.read()),
         quarantined=store.drops.quarantine_causes(),
         awaiting=tuple(filter(is_waiting, store.approvals.unfinished())),
         runs=len(records),

@@ -6,7 +6,18 @@ here. Imports config, utils and errors alone; nothing here needs torch.
 
 from retrain.records.approval import Approval, Verdict
 from retrain.records.base import Record, digest, parse_record
-from retrain.records.drop import Dataset, Drop, DropRef, LeftOut, Reading, Shard
+from retrain.records.drop import (
+    Amendment,
+    Change,
+    Dataset,
+    Drop,
+    DropRef,
+    LeftOut,
+    Reading,
+    SampleList,
+    Shard,
+    Uploaded,
+)
 from retrain.records.errors import ClassFigures, Confusion, ErrorAnalysis, Mistake
 from retrain.records.ledger import Champion, Promotion, RunRecord, Savings
 from retrain.records.model_input import ModelInput
@@ -16,8 +27,10 @@ from retrain.records.run import Comparison, Cost, Curve, Decision, Evaluation, I
 
 __all__ = [
     "AccuracyEstimate",
+    "Amendment",
     "Approval",
     "Champion",
+    "Change",
     "ClassFigures",
     "Comparison",
     "Confusion",
@@ -46,12 +59,14 @@ __all__ = [
     "Result",
     "Retention",
     "RunRecord",
+    "SampleList",
     "Savings",
     "Scope",
     "ScratchEstimate",
     "Shard",
     "StopRule",
     "Target",
+    "Uploaded",
     "Verdict",
     "digest",
     "parse_record",

@@ -4,7 +4,8 @@ Manifests come from producers and are not trusted: they are checked as they are 
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Annotated
 
@@ -48,14 +49,56 @@ class Reading(Record):
     notes: tuple[str, ...] = ()
 
 
+class SampleList(Record):
+    """The file of a drop that says of each of its samples what it is called, what it shows and what it is used for."""
+
+    name: str
+    size: NonNegativeInt
+    sha256: str
+
+
+class Change(Record):
+    """What an amendment makes of one sample of a drop."""
+
+    drop: str
+    row: NonNegativeInt
+    """Its place in the drop's sample list."""
+    key: str
+    content: str
+    """Digest of what it shows, in hex."""
+    split: Split
+    before: str
+    """Its class until then."""
+    after: str | None
+    """Its class from here on; None: no run uses it any more."""
+    reason: str
+    author: str
+
+
+class Amendment(Record):
+    """Corrections of committed drops, `amendments/<sequence>.json`: never changed, later ones win."""
+
+    sequence: NonNegativeInt
+    at: AwareDatetime
+    changes: tuple[Change, ...]
+
+
+class Uploaded(Record):
+    """The files of a tree of images that a drop was packed from in the store, where they stay."""
+
+    files: NonNegativeInt
+    size: NonNegativeInt
+
+
 class Drop(Record):
     """A drop's manifest, `drops/<id>/drop.json`: written last, it makes the drop visible.
 
     `classes` are this drop's class names in order of first appearance in its shards; `counts[split][class]` are
-    samples after holding out. A split without shards of its own is held out of train by a hash of the sample key:
-    `held_out[split]` is its share, fixed here for good. `left_out` are the bad samples that the task's limit let pass.
-    `reading` says how they were found; drops committed before there was such a report have none.
-    `digest` covers everything but `id`, `committed_at` and `reading`.
+    samples after holding out. A split without shards of its own is held out of train by a hash of the sample's content:
+    `held_out[split]` is its share. `left_out` are the bad samples that the task's limit let pass. `sample_list` says
+    which sample is used for what; in manifests without one, samples are held out by a hash of their key. `source`
+    identifies what was packed, and `uploaded` counts its files if they lie in the store. `digest` covers everything
+    but `id`, `committed_at` and `reading`, which says how the samples were found.
     """
 
     id: str
@@ -66,8 +109,18 @@ class Drop(Record):
     held_out: dict[Split, HeldOut]
     left_out: tuple[LeftOut, ...] = ()
     reading: Reading | None = None
+    sample_list: SampleList | None = None
+    source: str | None = None
+    uploaded: Uploaded | None = None
+    changes: tuple[Change, ...] = ()
+    """What amendments have made of its samples since. The manifest in the store has none."""
     digest: str
     committed_at: AwareDatetime
+
+    @property
+    def removed(self) -> tuple[Change, ...]:
+        """Samples that amendments have taken out."""
+        return tuple(change for change in self.changes if change.after is None)
 
     def samples(self, split: Split) -> int:
         """Number of samples in a split."""
@@ -140,15 +193,48 @@ BYTES_A_SAMPLE = 512
 """A sample in a tar takes up its header at least."""
 
 
+LATER_FIELDS = frozenset({"sample_list", "source", "uploaded"})
+"""Fields that the first manifests did not have."""
+
+
 def drop_digest(drop: Drop) -> str:
     """Identity of a drop's content: everything but what it is called, when it came, and how a cause was worded.
 
-    Nothing left out adds nothing: drops packed before there was a limit keep their digest.
+    Fields that are empty add nothing: drops packed before there were these fields keep their digest.
     """
-    content = drop.model_dump(mode="json", exclude={"id", "committed_at", "digest", "left_out", "reading"})
+    content = drop.model_dump(mode="json", exclude={"id", "committed_at", "digest", "left_out", "changes", "reading"})
+    content = {name: value for name, value in content.items() if name not in LATER_FIELDS or value is not None}
     if drop.left_out:
         content["left_out"] = [[bad.where, bad.key] for bad in drop.left_out]
     return digest(content)
+
+
+def amend(drop: Drop, amendments: Iterable[Amendment]) -> Drop:
+    """Return a drop as these amendments, oldest first, leave it: its classes, counts and digest follow.
+
+    A sample that is back at its own class is not changed; without changes, the drop is itself.
+    """
+    own = [change for one in amendments for change in one.changes if change.drop == drop.id]
+    brought = {change.row: change.before for change in reversed(own)}
+    latest = {change.row: change.model_copy(update={"before": brought[change.row]}) for change in own}
+    changes = tuple(change for _, change in sorted(latest.items()) if change.after != change.before)
+    if not changes:
+        return drop
+    counts = {split: Counter(each) for split, each in drop.counts.items()}
+    for change in changes:
+        counts[change.split][change.before] -= 1
+        if change.after is not None:
+            counts[change.split][change.after] += 1
+    kept = {split: {name: number for name, number in each.items() if number} for split, each in counts.items()}
+    named = [change.after for change in changes if change.after is not None]
+    return drop.model_copy(
+        update={
+            "classes": tuple(dict.fromkeys([*drop.classes, *named])),
+            "counts": kept,
+            "changes": changes,
+            "digest": digest([drop.digest, [[change.row, change.after] for change in changes]]),
+        }
+    )
 
 
 def parse_manifest(data: bytes) -> Drop:
@@ -173,6 +259,10 @@ def _problems(drop: Drop) -> Iterator[str]:
         yield "a class is named twice"
     if not set(chain.from_iterable(drop.counts.values())).issubset(drop.classes):
         yield "samples are counted of a class that is not among its classes"
+    if drop.changes:
+        yield "a manifest is not amended in its place"
+    if drop.sample_list and not is_key(drop.sample_list.name):
+        yield f"{drop.sample_list.name!r} cannot be a file's name"
     for shard in drop.shards:
         if not is_key(shard.name):
             yield f"{shard.name!r} cannot be a shard's name"

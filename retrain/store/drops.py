@@ -2,7 +2,8 @@
 
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,8 +12,9 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from retrain.errors import DamagedDrop, DropError
-from retrain.records import Drop, Record
-from retrain.records.drop import parse_manifest
+from retrain.records import Drop, DropRef, Record, Uploaded
+from retrain.records.drop import amend, parse_manifest
+from retrain.store.amendments import Amendments
 from retrain.store.base import Conflict, Entry, Missing, ObjectStore
 from retrain.store.keys import TaskKeys
 from retrain.utils.parallel import map_ahead
@@ -20,11 +22,19 @@ from retrain.utils.parallel import map_ahead
 log = logging.getLogger("retrain")
 
 
+OWN_FILES = re.compile(
+    r"_SUCCESS|samples(-[0-9a-f]{8})?\.safetensors|(packed/)?(train|val|test)-\d{6}-[0-9a-f]{8}\.tar|"
+)
+"""Names of files that a producer does not upload as data; the last is that of a folder's own object."""
+
+
 class CommittedDrops(NamedTuple):
     """The drops whose manifests are in the store, by id: those to be used, and those in quarantine."""
 
     usable: tuple[str, ...]
     quarantined: frozenset[str]
+    uploaded: Mapping[str, Uploaded]
+    """Files of each drop that a producer put there, shards included."""
 
 
 class Quarantine(Record):
@@ -61,9 +71,15 @@ class Drops:
 
     def __init__(self, objects: ObjectStore, keys: TaskKeys) -> None:
         self._objects, self._keys = objects, keys
+        self.amendments = Amendments(objects, keys)
 
     def find(self, drop_id: str) -> Drop | None:
         """Return a drop's manifest, or None if no such drop is committed. Raises `DamagedDrop` if it is not right."""
+        drop = self._find(drop_id)
+        return drop and amend(drop, self.amendments.read())
+
+    def _find(self, drop_id: str) -> Drop | None:
+        """Return the manifest without amendments."""
         key, task = self._keys.manifest(drop_id), self._keys.task
         where = f"{self._objects.url}/{key}"
         try:
@@ -76,21 +92,47 @@ class Drops:
             raise DamagedDrop(drop_id, f"{where}: this is the manifest of drop {drop.id} of task {drop.task}")
         return drop
 
-    def read(self, drop_id: str) -> Drop:
-        """Return a drop's manifest. Raises `DropError` if no such drop is committed; `DamagedDrop` as above."""
-        drop = self.find(drop_id)
+    def _read(self, drop_id: str) -> Drop:
+        drop = self._find(drop_id)
         if drop is None:
             raise DropError(f"task {self._keys.task} has no drop {drop_id} in {self._objects.url}")
         return drop
 
+    def read(self, drop_id: str) -> Drop:
+        """Return a drop as it is amended now. Raises `DropError` if there is no such drop; `DamagedDrop` as above."""
+        return amend(self._read(drop_id), self.amendments.read())
+
+    def read_many(self, ids: Iterable[str]) -> Iterator[Drop]:
+        """Yield drops as they are amended now, in this order. Raises as `read`."""
+        amendments = self.amendments.read()
+        for drop in map_ahead(self._read, ids):
+            yield amend(drop, amendments)
+
+    def read_versions(self, refs: Iterable[DropRef]) -> Iterator[Drop]:
+        """Yield the drops that a dataset is made of, as they were amended then. Raises as `read`.
+
+        Where no version of a drop has the dataset's digest, it is the newest: the caller must compare.
+        """
+        refs, amendments = tuple(refs), self.amendments.read()
+        for ref, drop in zip(refs, map_ahead(self._read, [ref.id for ref in refs]), strict=True):
+            versions = (amend(drop, amendments[:number]) for number in range(len(amendments), -1, -1))
+            yield next((one for one in versions if one.digest == ref.digest), amend(drop, amendments))
+
     def committed(self) -> CommittedDrops:
         """List the committed drops without reading their manifests."""
-        named = re.compile(re.escape(self._keys.drops) + r"([^/]+)/(drop|quarantine)\.json")
-        entries = self._objects.list(self._keys.drops)
-        found = [match.groups() for entry in entries if (match := named.fullmatch(entry.key))]
-        quarantined = frozenset(drop for drop, name in found if name == "quarantine")
+        found: dict[str, set[str]] = {"drop.json": set(), "quarantine.json": set()}
+        files, sizes = Counter[str](), Counter[str]()
+        for entry in self._objects.list(self._keys.drops):
+            drop, _, name = entry.key.removeprefix(self._keys.drops).partition("/")
+            if name in found:
+                found[name].add(drop)
+            elif not OWN_FILES.fullmatch(name):
+                files[drop] += 1
+                sizes[drop] += entry.size
         return CommittedDrops(
-            tuple(drop for drop, name in found if name == "drop" and drop not in quarantined), quarantined
+            tuple(sorted(found["drop.json"] - found["quarantine.json"])),
+            frozenset(found["quarantine.json"]),
+            {drop: Uploaded(files=files[drop], size=sizes[drop]) for drop in files},
         )
 
     def all(self) -> tuple[Drop, ...]:
@@ -98,14 +140,16 @@ class Drops:
 
         Raises `DamagedDrop` at a damaged manifest.
         """
-        return _in_order(map_ahead(self.read, self.committed().usable))
+        return _in_order(self.read_many(self.committed().usable))
 
     def readable(self) -> tuple[Drop, ...]:
         """Return the same without drops whose manifests are damaged, with a warning: for callers that only display."""
 
+        amendments = self.amendments.read()
+
         def read_undamaged(drop_id: str) -> Drop | None:
             try:
-                return self.read(drop_id)
+                return amend(self._read(drop_id), amendments)
             except DamagedDrop as damaged:
                 log.warning("%s; the next retraining puts it in quarantine", damaged)
                 return None
@@ -154,6 +198,19 @@ class Drops:
         """Yield the objects of these keys that exist; several requests run at a time, as most of each is waiting."""
         for found in map_ahead(lambda key: list(self._objects.list(key)), keys):
             yield from found
+
+
+def late_files(drop: Drop, found: CommittedDrops) -> str | None:
+    """Say in a sentence that files came or changed after a drop was committed, which no run will use; None if none."""
+    if drop.sample_list is None:  # it was packed before its manifest said what it was packed from
+        return None
+    own = [shard for shard in drop.shards if not OWN_FILES.fullmatch(shard.name)]
+    expected = drop.uploaded or Uploaded(files=len(own), size=sum(shard.size for shard in own))
+    there = found.uploaded.get(drop.id, Uploaded(files=0, size=0))
+    if there.files <= expected.files and (there.size == expected.size or there.files < expected.files):
+        return None
+    more = f"{there.files - expected.files:,} files came" if there.files > expected.files else "files were changed"
+    return f"drop {drop.id}: {more} after it was committed, and no run uses them: upload them under a new id"
 
 
 def _in_order(drops: Iterable[Drop]) -> tuple[Drop, ...]:

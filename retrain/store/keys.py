@@ -39,6 +39,20 @@ class TaskKeys:
         return TaskKeys(f"{self.task}/validations/under-way/{drop}")
 
     @property
+    def intake(self) -> "TaskKeys":
+        """The commits of drops and amendments, laid out as a task is: they have a lease of their own."""
+        return TaskKeys(f"{self.task}/intake")
+
+    @property
+    def amendments(self) -> str:
+        """Prefix of all amendments."""
+        return f"{self.task}/amendments/"
+
+    def amendment(self, sequence: int) -> str:
+        """One amendment."""
+        return f"{self.task}/amendments/{sequence:06d}.json"
+
+    @property
     def claims(self) -> str:
         """Prefix of all claims."""
         return f"{self.task}/claims/"

@@ -55,6 +55,12 @@ class TaskStore:
             yield self.guarded(lease)
 
     @contextmanager
+    def lock_intake(self) -> Iterator["TaskStore"]:
+        """Commit drops and amendments one at a time within the context: what a drop brings depends on those before."""
+        with hold_lease(self.objects, self.keys.intake, True, LEASE_SECONDS) as lease:
+            yield self.guarded(lease)
+
+    @contextmanager
     def try_lease(self, seconds: float = LEASE_SECONDS) -> Iterator[Lease | None]:
         """Hold the task's lease within the context; yield None if another process holds it."""
         with try_lease(self.objects, self.keys.lease, seconds) as lease:

@@ -2,10 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 
+import torch
+
+from retrain.data.realign import trained_before
 from retrain.errors import RunError
 from retrain.recipe.learning_speed import STORED_DTYPE, Counters, from_tensors, split, to_tensors
-from retrain.records import Dataset
+from retrain.records import Dataset, DropRef
 from retrain.store.runs import RunFiles
+from retrain.store.task_store import TaskStore
 
 
 def write_counters(files: RunFiles, dataset: Dataset, parts: Iterable[Counters]) -> str:
@@ -34,8 +38,18 @@ def read_known_counters(files: RunFiles, dataset: Dataset, known: int) -> Iterat
     """
     if not known:
         return
-    for drop, tensors in files.index({drop.id for drop in dataset.drops[:known]}):
+    now = {drop.id: drop for drop in dataset.drops[:known]}
+    for drop, tensors in files.index(now.keys()):
         part = from_tensors(tensors)
         if len(part.seen) != drop.samples:
             raise RunError(f"{files.run_id} counted {len(part.seen):,} samples in drop {drop.id}, not {drop.samples:,}")
-        yield part
+        yield part if drop.digest == now[drop.id].digest else _follow(files, part, drop, now[drop.id])
+
+
+def _follow(files: RunFiles, counters: Counters, before: DropRef, after: DropRef) -> Counters:
+    """Return a drop's counters in the order that it has since an amendment; zeros for samples of another class now."""
+    place = torch.from_numpy(trained_before(TaskStore(files.objects, files.keys.task), before, after))
+    followed = Counters.zeros(after.samples, dtype=STORED_DTYPE)
+    for name in ("seen", "correct", "loss"):
+        getattr(followed, name)[place >= 0] = getattr(counters, name)[place[place >= 0]]
+    return followed

@@ -15,6 +15,7 @@ from retrain.pipeline.executor import Executor
 from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.pipeline.trigger import TriggerState
 from retrain.records import Plan
+from retrain.store.drops import late_files
 from retrain.store.lease import LEASE_SECONDS
 from retrain.store.task_store import open_task_store
 from retrain.utils.clock import Clock, utc_now
@@ -72,6 +73,8 @@ class TaskWatch:
         self._claims.refresh()
         found = self.store.objects.folders(self.store.keys.drops) if drops is None else drops
         unknown = [drop for drop in found if self._is_open(drop) and drop not in self._waiting]
+        if drops is not None:
+            self._mention_late(set(drops) - set(unknown))
         landed = self.store.drops.scan(unknown)
         problem = self._intake.validate(landed)
         self._note(landed.waiting)
@@ -130,6 +133,14 @@ class TaskWatch:
             return self.store.drops.read(drop).committed_at
         except DropError as error:
             return error
+
+    def _mention_late(self, drops: set[str]) -> None:
+        """Log which committed drops, of which an event tells, have files that no run will use."""
+        if drops:
+            committed = self.store.drops.committed()
+            for drop in self.store.drops.read_many(sorted(drops.intersection(committed.usable))):
+                if late := late_files(drop, committed):
+                    log.warning("%s: %s", self.task.name, late)
 
     def _is_open(self, drop: str) -> bool:
         """Whether a drop may yet have to be given to a run."""

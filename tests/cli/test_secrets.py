@@ -66,7 +66,7 @@ class Life:
         return ran.code
 
     def land(self, drop: str, each: int) -> None:
-        assert self("drop", "pack", str(two_classes(self.folder / drop, each)), "--id", drop) == 0
+        assert self("drop", "pack", str(two_classes(self.folder / drop, each, first=1000 * each)), "--id", drop) == 0
 
     def leavings(self, *more: tuple[str, bytes]) -> Iterator[tuple[str, bytes]]:
         """Everything: what commands said, files, objects."""

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from support.pictures import folder, png, two_classes
@@ -11,12 +12,14 @@ from support.pictures import folder, png, two_classes
 from retrain.config import Split
 from retrain.config.task import Data, Task
 from retrain.data.cache import cache_path, load_decoded
-from retrain.data.dataset import make_dataset, split_of
+from retrain.data.content import examine_image
+from retrain.data.dataset import make_dataset
+from retrain.data.identity import draw_splits
 from retrain.data.images import decode_image
 from retrain.data.packing import pack
 from retrain.data.samples import Samples, load_held
 from retrain.data.shards import Encoded, write_shards
-from retrain.data.source import SPLITS, read_source
+from retrain.data.source import SPLITS, Sample, read_source
 from retrain.data.staging import stable_hash
 from retrain.errors import DropError, UserError
 from retrain.records import Drop
@@ -47,11 +50,17 @@ def test_every_split_has_its_pixels_and_labels_in_the_shards_order(tmp_path: Pat
     arrays = load_decoded(drop, TaskStore(store, "pets"), 8, tmp_path / "cache")
     assert sum(len(labels) for _, labels in arrays.values()) == 80
     for split, (images, labels) in arrays.items():
-        held = [s for s in read_source(source) if split_of(s.key, "train", drop.held_out) == split]
+        held = [one for one in read_source(source) if _drawn(one, drop.held_out) == split]
         samples = sorted(held, key=lambda sample: stable_hash(sample.key, 0))
         expected = torch.stack([torch.from_numpy(decode_image(sample.entry.read(), 8)) for sample in samples])
         assert torch.equal(images, expected)
         assert labels.tolist() == [drop.classes.index(sample.class_name) for sample in samples]
+
+
+def _drawn(sample: Sample, held_out: dict[Split, float]) -> Split:
+    """Return the split that a sample's content gives it."""
+    content = np.array([examine_image(sample.entry.read(), 8).content])
+    return SPLITS[draw_splits(content, held_out)[0]]
 
 
 def test_the_second_time_nothing_is_read_from_the_store(tmp_path: Path, local: LocalStore) -> None:
@@ -182,6 +191,7 @@ def test_an_undecodable_image_in_a_shard_is_named_by_shard_and_key(tmp_path: Pat
     [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     [shard] = write_shards(samples, "train", tmp_path)
     local.upload(tmp_path / shard.name, KEYS.shard(drop.id, shard.name))
-    bad = drop.model_copy(update={"shards": (shard,), "counts": {"train": {"cat": 2}, "val": {}, "test": {}}})
+    counts = {"train": {"cat": 2}, "val": {}, "test": {}}
+    bad = drop.model_copy(update={"shards": (shard,), "counts": counts, "held_out": {}, "sample_list": None})
     with pytest.raises(DropError, match=rf"{shard.name}: cat/2: cannot be decoded"):
         load_decoded(bad, TaskStore(local, "pets"), 8, tmp_path / "cache")

@@ -164,11 +164,11 @@ def test_heic_without_its_decoder_names_the_package(tmp_path: Path) -> None:
     path.write_bytes(encoded(Image.fromarray(picture(1)), "HEIF"))
     code = (
         "import sys; sys.modules['pillow_heif'] = None\n"
-        "from retrain.data.images import decode_error\n"
-        f"print(decode_error(open({str(path)!r}, 'rb').read(), 8))"
+        "from retrain.data.content import examine_image\n"
+        f"examine_image(open({str(path)!r}, 'rb').read(), 8)"
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "pip install 'retrain-classifiers[heic]'" in process.stdout
+    assert "pip install 'retrain-classifiers[heic]'" in process.stderr
 
 
 def test_pixels_without_a_stated_range_are_refused() -> None:

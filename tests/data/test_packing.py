@@ -33,16 +33,17 @@ def test_a_source_becomes_a_committed_drop_in_any_store(tmp_path: Path, store: O
     before = datetime.now(UTC)
     [(drop, new)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(store, TASK.name))
     assert new
-    assert drop.id == f"d-{drop.digest[:12]}"
+    assert drop.source
+    assert drop.id == f"d-{drop.source[:12]}"
     assert drop.classes == ("cat", "dog")
     assert drop.held_out == {"val": 0.2, "test": 0.2}
     assert [(shard.split, shard.samples) for shard in drop.shards] == [("train", 80)]
     assert sum(drop.samples(split) for split in drop.counts) == 80
     assert before <= drop.committed_at <= datetime.now(UTC)
     assert TaskStore(store, "pets").drops.all() == (drop,) == (TaskStore(store, "pets").drops.read(drop.id),)
-    assert {entry.key for entry in store.list()} == {
-        f"pets/drops/{drop.id}/{name}" for name in ("drop.json", drop.shards[0].name)
-    }
+    assert drop.sample_list
+    names = "drop.json", drop.shards[0].name, drop.sample_list.name
+    assert {entry.key for entry in store.list("pets/drops/")} == {f"pets/drops/{drop.id}/{name}" for name in names}
 
 
 def test_the_same_source_gives_the_same_bytes_and_digest_everywhere(tmp_path: Path, local: LocalStore) -> None:

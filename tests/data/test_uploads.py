@@ -44,7 +44,8 @@ def webdataset(*numbers: int) -> bytes:
 
 def photos() -> dict[str, bytes]:
     """A tree of images."""
-    return {f"{name}/{number}.png": png(number) for name in ("cat", "dog") for number in range(40)}
+    names = [f"{name}/{number}.png" for name in ("cat", "dog") for number in range(40)]
+    return {name: png(number) for number, name in enumerate(names)}
 
 
 def upload(store: ObjectStore, files: dict[str, bytes]) -> None:
@@ -55,7 +56,7 @@ def upload(store: ObjectStore, files: dict[str, bytes]) -> None:
 
 def test_shards_are_committed_where_they_lie(store: ObjectStore) -> None:
     shards = {"train-0.tar": webdataset(*range(30)), "train-1.tar": webdataset(*range(30, 60))}
-    upload(store, shards | {"test.tar": webdataset(*range(5))})
+    upload(store, shards | {"test.tar": webdataset(*range(60, 65))})
     drop = ingest_drop(DROP, TASK, TaskStore(store, TASK.name))
     assert drop.id == DROP
     assert drop.classes == ("cat", "dog")

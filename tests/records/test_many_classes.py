@@ -4,7 +4,8 @@ import time
 from pathlib import Path
 
 import pytest
-from support.pictures import png
+from PIL import Image
+from support.pictures import encoded, png
 from support.uploads import shard, taken_in, task_in, upload
 
 from retrain.config.task import Model, Task, Training
@@ -36,8 +37,9 @@ def weighed(task: Task, drop: str) -> tuple[str | None, int]:
 def landed(tmp_path_factory: pytest.TempPathFactory) -> Task:
     """A task with one drop of as many classes as samples, and a tiny network that is trained for a few iterations."""
     task = task_in(tmp_path_factory.mktemp("many"), image_size=4, val_share=0.002, test_share=0.002, flip=False)
-    store, image = LocalStore(Path(task.store)), png(1, 4)
-    upload(store, "many", {"train.tar": shard((f"class-{n:06d}/1.png", image) for n in range(CLASSES))})
+    store, image = LocalStore(Path(task.store)), encoded(Image.new("RGB", (4, 4)), "BMP")
+    images = (image[:-48] + n.to_bytes(48, "little") for n in range(CLASSES))
+    upload(store, "many", {"train.tar": shard((f"class-{n:06d}/1.bmp", one) for n, one in enumerate(images))})
     cause, most = run_in_subprocess("weighing many classes", 600, weighed, task, "many")
     assert cause is None
     assert most < 1_000_000, "kB, torch's own 500,000 included"

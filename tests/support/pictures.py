@@ -48,9 +48,10 @@ def tar(path: Path, members: Iterable[tuple[str | tarfile.TarInfo, bytes]]) -> P
     return path
 
 
-def two_classes(root: Path, each: int = 40) -> Path:
-    """Write an image folder without splits: `each` images of cats, and of dogs."""
-    return folder(root, *(f"{name}/{number:03d}.png" for name in ("cat", "dog") for number in range(each)))
+def two_classes(root: Path, each: int = 40, first: int = 0) -> Path:
+    """Write an image folder without splits: `each` images of cats, and of dogs; other ones from another `first`."""
+    names = (f"{name}/{number:03d}.png" for name in ("cat", "dog") for number in range(each))
+    return folder(root, *names, first=first)
 
 
 def two_colours(root: Path, each: int = 40) -> Path:

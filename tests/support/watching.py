@@ -40,7 +40,8 @@ class Place:
 
     def land(self, source: Path, drop: str) -> None:
         """Commit a drop of its own content."""
-        images = two_classes(source / drop, each=40 + len(list(source.iterdir())) if source.exists() else 40)
+        landed = len(list(source.iterdir())) if source.exists() else 0
+        images = two_classes(source / drop, each=40 + landed, first=1000 * landed)
         pack(images, self.task, self.store, drop_id=drop)
 
     def owners(self) -> dict[str, str]:

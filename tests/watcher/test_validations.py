@@ -96,8 +96,8 @@ def test_a_drop_whose_validation_dies_three_times_is_put_aside_and_others_are_ta
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watcher, submitted = place.watcher(recorder := Recorder()), recorder.runs
-    for drop in ("a-bad", "b-good"):
-        upload(place.store.objects, drop, {"train.tar": shard(good())})
+    for first, drop in ((0, "a-bad"), (60, "b-good")):
+        upload(place.store.objects, drop, {"train.tar": shard(good(first=first))})
     for signal_number in (signal.SIGKILL, signal.SIGKILL, signal.SIGSEGV):
         deadly = partial(die_of_bad_drop, signal_number, tmp_path / "deaths")
         monkeypatch.setattr(ingestion, "try_ingest_drop", deadly)

@@ -17,7 +17,7 @@ from retrain.data.stream.reading import HELD_OUT, read_streamed_drop
 from retrain.data.stream.shard_cache import ShardCache
 from retrain.errors import DamagedDrop, DropError, UserError
 from retrain.records import Drop
-from retrain.store.keys import TaskKeys
+from retrain.store.task_store import TaskStore
 
 ARRAYS = "safetensors"
 
@@ -37,7 +37,7 @@ class Catalogue(NamedTuple):
     """Files of pixels, uint8 [3, size, size] for each sample."""
 
 
-def load_catalogue(drop: Drop, cache: ShardCache, keys: TaskKeys, image_size: Size, folder: Path) -> Catalogue:
+def load_catalogue(drop: Drop, cache: ShardCache, store: TaskStore, image_size: Size, folder: Path) -> Catalogue:
     """Return a drop's catalogue from below `folder`; made and put there first if it is not, or is damaged.
 
     Raises `DamagedDrop`, naming shard and key, where the shards are not what the manifest says, and `UserError` if the
@@ -47,7 +47,7 @@ def load_catalogue(drop: Drop, cache: ShardCache, keys: TaskKeys, image_size: Si
     found = _opened(files)
     if found is None:
         try:
-            _make(drop, cache, keys, image_size, files)
+            _make(drop, cache, store, image_size, files)
         except DropError as error:
             raise DamagedDrop(drop.id, str(error)) from error
         found = _opened(files)
@@ -73,14 +73,14 @@ def _opened(files: Mapping[str, Path]) -> Catalogue | None:
     return Catalogue(**tensors, labels=labels, held_out={split: files[split] for split in HELD_OUT})
 
 
-def _make(drop: Drop, cache: ShardCache, keys: TaskKeys, image_size: Size, files: Mapping[str, Path]) -> None:
+def _make(drop: Drop, cache: ShardCache, store: TaskStore, image_size: Size, files: Mapping[str, Path]) -> None:
     """Write the files aside, then rename them; the arrays, which vouch for the others, last."""
     folder = files[ARRAYS].parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix="writing-") as temporary:
             parts = {name: Path(temporary, name) for name in files}
-            tensors = read_streamed_drop(drop, cache, keys, image_size, parts)
+            tensors = read_streamed_drop(drop, cache, store, image_size, parts)
             save_file(tensors, parts[ARRAYS], _digests(tensors, parts))
             for name, part in parts.items():
                 part.replace(files[name])

@@ -41,7 +41,7 @@ def load_streamed(
     shards = [shard_refs(drop, store.keys) for drop in drops]
     cache = ShardCache(store.objects, cache_dir / "shards", parse_bytes(setting.cache))
     _check_room(cache, max(ref.shard.size for ref in chain.from_iterable(shards)), setting)
-    found = [load_catalogue(drop, cache, store.keys, image_size, cache_dir) for drop in drops]
+    found = [load_catalogue(drop, cache, store, image_size, cache_dir) for drop in drops]
     train = _training_pixels(list(chain.from_iterable(shards)), found, cache, image_size)
 
     def samples(split: Split) -> Samples:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from retrain.config import Split
 from retrain.config.frame import Size
-from retrain.data.dataset import split_of
+from retrain.data.assignment import Assignment
 from retrain.data.images import decode_image
 from retrain.data.shards import image_locations
 from retrain.data.source import SPLITS
@@ -22,6 +22,7 @@ from retrain.data.stream.shard_cache import ReadAhead, ShardCache, ShardRef
 from retrain.errors import DropError
 from retrain.records import Drop
 from retrain.store.keys import TaskKeys
+from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import parallel_map
 
 HELD_OUT: tuple[Split, ...] = ("val", "test")
@@ -33,16 +34,16 @@ def shard_refs(drop: Drop, keys: TaskKeys) -> list[ShardRef]:
 
 
 def read_streamed_drop(
-    drop: Drop, cache: ShardCache, keys: TaskKeys, image_size: Size, files: Mapping[str, Path]
+    drop: Drop, cache: ShardCache, store: TaskStore, image_size: Size, files: Mapping[str, Path]
 ) -> dict[str, Tensor]:
     """Return the arrays of a drop's catalogue, and write each held-out split's pixels into its file.
 
     Raises `DropError`, naming shard and key, where the shards are not what the manifest says.
     """
-    reading = _Reading(drop, cache)
+    reading = _Reading(drop, cache, Assignment.of(drop, store))
     with ExitStack() as stack:
         pixels = {split: stack.enter_context(files[split].open("wb")) for split in HELD_OUT}
-        held_out = reading.held_out(shard_refs(drop, keys))
+        held_out = reading.held_out(shard_refs(drop, store.keys))
         for split, image in parallel_map(lambda held: (held.split, _decoded(held, image_size)), held_out):
             pixels[split].write(image.data)
     return reading.arrays()
@@ -59,8 +60,8 @@ class _HeldOut(NamedTuple):
 class _Reading:
     """What has been read of a drop so far."""
 
-    def __init__(self, drop: Drop, cache: ShardCache) -> None:
-        self.drop, self.cache = drop, cache
+    def __init__(self, drop: Drop, cache: ShardCache, assignment: Assignment) -> None:
+        self.drop, self.cache, self._assignment = drop, cache, assignment
         self._label_of = {name: label for label, name in enumerate(drop.classes)}
         self._labels = {split: array("q") for split in SPLITS}
         self._offset, self._length, self._counts = array("q"), array("q"), array("q")
@@ -72,23 +73,24 @@ class _Reading:
             for position, ref in enumerate(shards):
                 ahead.reach(position)
                 before = len(self._offset)
-                yield from self._held_out_of(ref)
+                yield from self._held_out_of(ref, position)
                 self._counts.append(len(self._offset) - before)
 
-    def _held_out_of(self, ref: ShardRef) -> Iterator[_HeldOut]:
+    def _held_out_of(self, ref: ShardRef, position: int) -> Iterator[_HeldOut]:
         where = f"{self.cache.store.url}/{ref.key}"
-        left_out = {bad.key for bad in self.drop.left_out if bad.where == ref.shard.name}
         with self.cache.hold(ref) as file:
-            for key, class_name, offset, length in image_locations(file, where, left_out):
-                split = split_of(key, ref.shard.split, self.drop.held_out)
-                if class_name not in self._label_of:
-                    raise DropError(f"{where}: {key}: its class {class_name} is not in the manifest")
-                self._labels[split].append(self._label_of[class_name])
-                if split == "train":
+            for key, class_name, offset, length in image_locations(file, where, self._assignment.skipped(position)):
+                place = self._assignment.place(position, key, class_name)
+                if place is None:
+                    continue
+                if place.class_name not in self._label_of:
+                    raise DropError(f"{where}: {key}: its class {place.class_name} is not in the manifest")
+                self._labels[place.split].append(self._label_of[place.class_name])
+                if place.split == "train":
                     self._offset.append(offset)
                     self._length.append(length)
                 else:
-                    yield _HeldOut(split, f"{where}: {key}", os.pread(file.fileno(), length, offset))
+                    yield _HeldOut(place.split, f"{where}: {key}", os.pread(file.fileno(), length, offset))
 
     def arrays(self) -> dict[str, Tensor]:
         """Return all that was noted. Raises `DropError` if it is not as much as the manifest counts."""

@@ -1,0 +1,62 @@
+"""Which split and class each sample of a drop's shards has: by the drop's sample table, or by its key before those."""
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+from retrain.config import Split
+from retrain.data.dataset import split_of, splits_within
+from retrain.data.sample_table import SPLITS, USES, SampleTable, read_table
+from retrain.records import Drop
+from retrain.store.task_store import TaskStore
+
+UNUSED = frozenset({"duplicate", "conflict", "bad"})
+"""Uses that a shard's number of samples does not count."""
+
+
+class Place(NamedTuple):
+    """Where a sample belongs."""
+
+    split: Split
+    class_name: str
+
+
+class Assignment:
+    """The places of the samples of one drop."""
+
+    def __init__(self, drop: Drop, table: SampleTable | None) -> None:
+        self._drop, self._table = drop, table
+        self._rows: tuple[int, dict[str, int]] = (-1, {})
+
+    @classmethod
+    def of(cls, drop: Drop, store: TaskStore) -> "Assignment":
+        """Read a drop's places. Raises `DamagedDrop` if its sample table is not right."""
+        return cls(drop, read_table(drop, store))
+
+    def splits(self, shard: int) -> set[Split]:
+        """Return the splits that the samples of a shard (a position in the manifest) may belong to."""
+        if self._table is None:
+            return splits_within(self._drop.shards[shard].split, self._drop.held_out)
+        uses = set(self._table.use[self._table.shard == shard].tolist())
+        return {split for place, split in enumerate(SPLITS) if place in uses}
+
+    def skipped(self, shard: int) -> Collection[str]:
+        """Return the keys of a shard's samples that were not counted when the drop was committed."""
+        if self._table is None:
+            return {bad.key for bad in self._drop.left_out if bad.where == self._drop.shards[shard].name}
+        return {key for key, row in self._rows_of(shard).items() if USES[self._table.use[row]] in UNUSED}
+
+    def place(self, shard: int, key: str, class_name: str) -> Place | None:
+        """Return where a sample belongs that a shard holds as one of this class; None if it was removed since."""
+        if self._table is None:
+            return Place(split_of(key, self._drop.shards[shard].split, self._drop.held_out), class_name)
+        row = self._rows_of(shard).get(key)
+        if row is None or not (self._table.use[row] < len(SPLITS)):
+            return None
+        return Place(SPLITS[self._table.use[row]], self._table.class_of(row))
+
+    def _rows_of(self, shard: int) -> dict[str, int]:
+        """Return the rows of a shard's samples by key; those of the shard that is read are kept."""
+        assert self._table is not None
+        if self._rows[0] != shard:
+            self._rows = shard, {self._table.keys[row]: row for row in self._table.of_shard(shard)}
+        return self._rows[1]

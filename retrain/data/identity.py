@@ -1,0 +1,264 @@
+"""Tell samples by their content: what a task has already, where each belongs for good, and which classes conflict.
+
+A content that was ever held out is never trained on, whatever it is called and whichever drop brings it."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrain.config import Split
+from retrain.data.content import CONTENT_BYTES
+from retrain.data.sample_table import SPLITS, USES, SampleTable, Use
+from retrain.errors import DropError
+from retrain.records import Change
+from retrain.utils.text import pluralize
+
+OnConflict = Literal["newest", "refuse", "keep_both"]
+
+HELD_OUT_MOST: tuple[Use, ...] = ("test", "val", "train")
+"""Where copies of one image lie in several splits, it belongs to the first of these."""
+
+NAMED = 10
+"""As many samples are named in an error."""
+
+
+class Earlier(NamedTuple):
+    """A sample of an earlier drop."""
+
+    drop: str
+    row: int
+    key: str
+    class_name: str
+    use: Use
+    is_present: bool
+    """False if its drop is in quarantine: it is used in no run now, yet it was held out once, or trained on."""
+
+
+class KnownContent:
+    """What a task's drops hold, by content."""
+
+    def __init__(self) -> None:
+        self._drops: list[tuple[str, SampleTable, bool]] = []
+        self._sorted: tuple[NDArray[np.bytes_], NDArray[np.int64], NDArray[np.int64]] | None = None
+
+    @property
+    def drops(self) -> Collection[str]:
+        """Ids of the drops that are known."""
+        return {drop for drop, _, _ in self._drops}
+
+    def tables(self) -> Iterator[tuple[str, SampleTable, bool]]:
+        """Yield the drops' ids and samples, and whether runs use them."""
+        yield from self._drops
+
+    def copy(self) -> "KnownContent":
+        """Return a copy, which gets to know other drops."""
+        copy = KnownContent()
+        copy._drops, copy._sorted = list(self._drops), self._sorted
+        return copy
+
+    def add(self, drop: str, table: SampleTable, *, is_present: bool = True) -> None:
+        """Get to know a drop."""
+        self._drops.append((drop, table, is_present))
+        self._sorted = None
+
+    def has(self, content: NDArray[np.bytes_]) -> NDArray[np.bool_]:
+        """Say of each content, S16 [N], whether it is known."""
+        known, _, _ = self._index()
+        return np.isin(content, known)
+
+    def find(self, content: bytes) -> list[Earlier]:
+        """Return the earlier samples of a content, in the order of their drops; those that no use was found for."""
+        known, number, row = self._index()
+        start, stop = (int(np.searchsorted(known, np.bytes_(content), side)) for side in ("left", "right"))
+        found = (self._earlier(int(number[place]), int(row[place])) for place in range(start, stop))
+        return [earlier for earlier in found if earlier.use in (*SPLITS, "removed")]
+
+    def trained_classes(self) -> set[str]:
+        """Return the classes that have training samples."""
+        return {name for _, table, is_present in self._drops if is_present for name in table.counts()["train"]}
+
+    def splits(self) -> set[Split]:
+        """Return the splits that have samples."""
+        counted = [table.counts() for _, table, is_present in self._drops if is_present]
+        return {split for split in SPLITS if any(counts[split] for counts in counted)}
+
+    def _earlier(self, number: int, row: int) -> Earlier:
+        drop, table, is_present = self._drops[number]
+        return Earlier(drop, row, table.keys[row], table.class_of(row), USES[table.use[row]], is_present)
+
+    def _index(self) -> tuple[NDArray[np.bytes_], NDArray[np.int64], NDArray[np.int64]]:
+        """Return all contents, sorted, and of each its drop's number and its row; in order of the drops where equal."""
+        if self._sorted is None:
+            content = np.concatenate([np.array([], "S16"), *(table.content for _, table, _ in self._drops)])
+            sizes = [len(table) for _, table, _ in self._drops]
+            number = np.repeat(np.arange(len(sizes)), sizes)
+            row = np.concatenate([np.array([], np.int64), *(np.arange(size) for size in sizes)])
+            order = np.argsort(content, kind="stable")
+            self._sorted = content[order], number[order], row[order]
+        return self._sorted
+
+
+@dataclass
+class Resolved:
+    """Where a drop's samples belong."""
+
+    table: SampleTable
+    relabelled: list[Change] = field(default_factory=list)
+    """Earlier samples that this drop has with another class."""
+    duplicates: dict[str, int] = field(default_factory=dict)
+    """How many samples are in each earlier drop already, or (under the drop's own name, '') in this one twice."""
+    unseen: list[str] = field(default_factory=list)
+    """Classes with held-out samples that no drop has training samples of."""
+    conflicts: list[str] = field(default_factory=list)
+    """What conflicts, in sentences."""
+
+    def sentences(self) -> Iterator[str]:
+        """Yield what was found beside new samples."""
+        for drop, count in self.duplicates.items():
+            where = f"in drop {drop} already" if drop else "in it more than once"
+            yield f"{pluralize(count, 'image')} left out: {where}"
+        yield from (f"two classes: {conflict}" for conflict in self.conflicts[:NAMED])
+        if len(self.conflicts) > NAMED:
+            yield f"two classes: {len(self.conflicts) - NAMED:,} more images"
+        if self.unseen:
+            yield f"no image to train on: {', '.join(self.unseen)}"
+
+
+def draw_splits(content: NDArray[np.bytes_], held_out: Mapping[Split, float]) -> NDArray[np.uint8]:
+    """Return the use of each content, S16 [N], of which some is held out: uint8 [N], indices into `USES`.
+
+    The content is a digest, so it places itself in [0, 1): val is the low end, test the high end.
+    """
+    digits = np.frombuffer(content.tobytes(), np.uint8).reshape(len(content), CONTENT_BYTES)[:, :6].astype(np.float64)
+    position = digits @ (256.0 ** -np.arange(1, 7))
+    use = np.full(len(content), USES.index("train"), np.uint8)
+    use[position < held_out.get("val", 0.0)] = USES.index("val")
+    use[position >= 1 - held_out.get("test", 0.0)] = USES.index("test")
+    return use
+
+
+class Resolver:
+    """Finds out where the samples of one drop belong, beside what is known."""
+
+    def __init__(
+        self, known: KnownContent, held_out: Mapping[Split, float], on_conflict: OnConflict, drop_id: str
+    ) -> None:
+        self._known, self._held_out, self._on_conflict, self._drop_id = known, held_out, on_conflict, drop_id
+
+    def resolve(self, table: SampleTable) -> Resolved:
+        """Return a drop's table, whose uses are those that its source gives, with its uses for good.
+
+        Raises `DropError` where classes conflict and the task has such drops refused.
+        """
+        use = table.use.copy()
+        drawn = (use == USES.index("train")) & bool(self._held_out)
+        use[drawn] = draw_splits(table.content[drawn], self._held_out)
+        resolved = Resolved(table)
+        for rows in _copies(table):
+            self._settle_copies(table, rows, use, resolved)
+        for row in np.flatnonzero(table.is_used() & self._known.has(table.content)).tolist():
+            self._settle_known(table, row, use, resolved)
+        use[(table.shard < 0) & (use < len(SPLITS))] = USES.index("duplicate")
+        self._train_on_lone_classes(table, use, drawn)
+        if resolved.conflicts and self._on_conflict == "refuse":
+            raise DropError(_refusal(resolved.conflicts))
+        resolved.table = table.with_use(use)
+        return resolved
+
+    def _settle_copies(
+        self, table: SampleTable, rows: Sequence[int], use: NDArray[np.uint8], resolved: Resolved
+    ) -> None:
+        """Keep one of several copies of an image in this drop, one a class where all classes are kept."""
+        split = _most_held_out(USES[use[row]] for row in rows)
+        by_class: dict[str, list[int]] = {}
+        for row in sorted(rows, key=lambda row: (table.shard[row] < 0, HELD_OUT_MOST.index(USES[use[row]]))):
+            by_class.setdefault(table.class_of(row), []).append(row)
+        for same in by_class.values():
+            use[same[0]] = USES.index(split)
+            use[same[1:]] = USES.index("duplicate")
+            if len(same) > 1:
+                resolved.duplicates[""] = resolved.duplicates.get("", 0) + len(same) - 1
+        if len(by_class) > 1:
+            named = " and ".join(f"{table.keys[same[0]]} ({name})" for name, same in by_class.items())
+            resolved.conflicts.append(f"{named} are the same image")
+            if self._on_conflict == "newest":
+                use[list(rows)] = USES.index("conflict")
+
+    def _settle_known(self, table: SampleTable, row: int, use: NDArray[np.uint8], resolved: Resolved) -> None:
+        """Keep an image out that an earlier drop has, and have that drop amended if its class is another."""
+        earlier = self._known.find(table.content[row])
+        if not earlier or USES[use[row]] not in SPLITS:
+            return
+        if any(one.use == "removed" for one in earlier):
+            use[row] = USES.index("removed")
+            return
+        present = [one for one in earlier if one.is_present]
+        use[row] = USES.index(_most_held_out(one.use for one in earlier))
+        if not present:
+            return
+        name = table.class_of(row)
+        others = [one for one in present if one.class_name != name]
+        if others and len(others) == len(present):
+            last = others[-1]
+            resolved.conflicts.append(
+                f"{table.keys[row]} ({name}) is {last.key} of drop {last.drop}, which is {last.class_name} there"
+            )
+            if self._on_conflict == "keep_both":
+                return
+            resolved.relabelled.extend(self._relabel(one, table, row) for one in others)
+        use[row] = USES.index("duplicate")
+        last_drop = present[-1].drop
+        resolved.duplicates[last_drop] = resolved.duplicates.get(last_drop, 0) + 1
+
+    def _relabel(self, earlier: Earlier, table: SampleTable, row: int) -> Change:
+        return Change(
+            drop=earlier.drop,
+            row=earlier.row,
+            key=earlier.key,
+            content=table.digest_of(row),
+            split=next(split for split in SPLITS if split == earlier.use),
+            before=earlier.class_name,
+            after=table.class_of(row),
+            reason=f"drop {self._drop_id} has this image with another class",
+            author="data.on_conflict: newest",
+        )
+
+    def _train_on_lone_classes(self, table: SampleTable, use: NDArray[np.uint8], drawn: NDArray[np.bool_]) -> None:
+        """Train on a class's only images rather than hold them out: no other drop has any to train on.
+
+        Unless that would leave the task without held-out samples.
+        """
+        trained = np.zeros(len(table.classes), np.bool_)
+        trained[table.label[use == USES.index("train")]] = True
+        if trained.all():
+            return
+        before = self._known.trained_classes()
+        lone_class = np.array([name not in before for name in table.classes], np.bool_) & ~trained
+        lone = drawn & (use < len(SPLITS)) & lone_class[table.label] & ~self._known.has(table.content)
+        moved = np.where(lone, USES.index("train"), use)
+        if all((moved == place).any() for place in np.unique(use[lone])) or self._known.splits() == set(SPLITS):
+            use[:] = moved
+
+
+def _copies(table: SampleTable) -> Iterator[list[int]]:
+    """Yield the rows of each content that a drop has more than once."""
+    used = np.flatnonzero(table.is_used())
+    _, inverse, counts = np.unique(table.content[used], return_inverse=True, return_counts=True)
+    repeated = counts[inverse] > 1
+    groups: dict[int, list[int]] = {}
+    for row, group in zip(used[repeated].tolist(), inverse[repeated].tolist(), strict=True):
+        groups.setdefault(group, []).append(row)
+    yield from groups.values()
+
+
+def _most_held_out(uses: Iterable[Use]) -> Use:
+    found = set(uses)
+    return next(use for use in HELD_OUT_MOST if use in found)
+
+
+def _refusal(conflicts: Sequence[str]) -> str:
+    more = "; ..." if len(conflicts) > NAMED else ""
+    return f"{len(conflicts):,} images come with two classes: {'; '.join(conflicts[:NAMED])}{more}"

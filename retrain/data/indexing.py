@@ -1,0 +1,49 @@
+"""Sample tables of drops that were committed before manifests had any: made of their shards once, and kept."""
+
+from contextlib import suppress
+
+from retrain.data.content import examine_image
+from retrain.data.dataset import split_of
+from retrain.data.sample_table import SampleRow, SampleTable, amend_table, read_table
+from retrain.data.shards import Encoded, read_shard
+from retrain.errors import DamagedDrop, DropError
+from retrain.records import Drop
+from retrain.store.base import Missing
+from retrain.store.task_store import TaskStore
+from retrain.utils.parallel import parallel_map
+
+IMAGE_SIZE = 32
+"""Side of the square that large JPEGs are decoded for: what is told of an image hardly depends on it."""
+
+NAME = "samples.safetensors"
+"""File of such a table, beside the shards."""
+
+
+def read_or_make_table(drop: Drop, store: TaskStore) -> SampleTable:
+    """Return a drop's samples as its amendments leave them. Raises `DamagedDrop`."""
+    if table := read_table(drop, store):
+        return table
+    key = store.keys.shard(drop.id, NAME)
+    with suppress(Missing, ValueError):
+        return amend_table(SampleTable.from_bytes(store.objects.read(key)[0]), drop.changes)
+    try:
+        table = _make_table(drop, store)
+    except DropError as error:
+        raise DamagedDrop(drop.id, str(error)) from error
+    store.objects.write(key, table.to_bytes())
+    return amend_table(table, drop.changes)
+
+
+def _make_table(drop: Drop, store: TaskStore) -> SampleTable:
+    rows: list[SampleRow] = []
+    for position, shard in enumerate(drop.shards):
+        key = store.keys.shard(drop.id, shard.name)
+        left_out = {bad.key for bad in drop.left_out if bad.where == shard.name}
+
+        def row_of(sample: Encoded, position: int = position) -> SampleRow:
+            split = split_of(sample.key, drop.shards[position].split, drop.held_out)
+            return SampleRow(sample.key, sample.class_name, split, position, examine_image(sample.data, IMAGE_SIZE))
+
+        with store.objects.open(key) as stream:
+            rows.extend(parallel_map(row_of, read_shard(stream, shard, f"{store.url}/{key}", left_out)))
+    return SampleTable.of(rows)

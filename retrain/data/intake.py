@@ -1,0 +1,176 @@
+"""Commit drops: compare what was read with the drops that are there, and write the manifest last of all.
+
+Under one lease, as what a drop adds depends on those before it."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+from retrain.config import Split
+from retrain.config.task import Task
+from retrain.data.identity import KnownContent, Resolved, Resolver
+from retrain.data.indexing import read_or_make_table
+from retrain.data.manifest_builder import ReadDrop, build_manifest
+from retrain.data.sample_table import SPLITS, SampleTable, name_table
+from retrain.errors import DamagedDrop, DropError
+from retrain.records import Drop
+from retrain.store.base import Conflict
+from retrain.store.task_store import TaskStore
+
+log = logging.getLogger("retrain")
+
+
+class Packed(NamedTuple):
+    """The drop that holds what was read, and whether it is new. False: earlier drops had all of it already."""
+
+    drop: Drop
+    new: bool
+
+
+class Intake:
+    """Commits drops of one task, and knows what those before them hold."""
+
+    def __init__(self, task: Task, store: TaskStore, tell: Callable[[str], None] = log.info) -> None:
+        """Make an intake that knows nothing yet; `tell` is called with what it finds, in sentences."""
+        self.task, self.store, self._tell = task, store, tell
+        self.known = KnownContent()
+        self._drops: dict[str, Drop] = {}
+        self._usable = frozenset[str]()
+
+    def learn(self) -> None:
+        """Get to know the drops that have been committed or amended since. A damaged one goes into quarantine."""
+        found = self.store.drops.committed()
+        drops = {}
+        for drop_id in sorted({*found.usable, *found.quarantined}):
+            try:
+                if drop := self.store.drops.find(drop_id):
+                    drops[drop_id] = drop
+            except DamagedDrop as damaged:
+                self._set_aside(damaged)
+        if drops.keys() == self._drops.keys() and all(
+            drop.digest == self._drops[key].digest for key, drop in drops.items()
+        ):
+            return
+        self.known, self._drops, self._usable = KnownContent(), drops, frozenset(found.usable)
+        for drop in sorted(drops.values(), key=lambda drop: (drop.committed_at, drop.id)):
+            with suppress(DamagedDrop):
+                self._add(drop, is_present=drop.id in found.usable)
+
+    def _add(self, drop: Drop, is_present: bool) -> None:
+        try:
+            self.known.add(drop.id, read_or_make_table(drop, self.store), is_present=is_present)
+        except DamagedDrop as damaged:
+            self._set_aside(damaged)
+            raise
+
+    def _set_aside(self, damaged: DamagedDrop) -> None:
+        log.warning("%s: what it holds is not known", damaged)
+        self.store.drops.quarantine_damaged(damaged)
+
+    def tables(self) -> Iterator[tuple[Drop, SampleTable]]:
+        """Yield the drops that runs use and their samples, in the order of their commits."""
+        for drop, table, is_present in self.known.tables():
+            if is_present:
+                yield self._drops[drop], table
+
+    def resolve(self, read: ReadDrop, drop_id: str) -> Resolved:
+        """Find out where the samples of a drop belong. Raises `DropError` if the task has such a drop refused."""
+        data = self.task.data
+        resolved = Resolver(self.known, read.held_out, data.on_conflict, drop_id).resolve(read.table)
+        resolved.unseen = unseen_classes(resolved.table, self.known)
+        if resolved.unseen and data.unseen_classes == "refuse":
+            named = ", ".join(resolved.unseen[:10])
+            raise DropError(f"{read.root}: no training image of {named}, and data.unseen_classes is refuse")
+        return resolved
+
+    def is_settled(self, content: bytes, class_name: str) -> bool:
+        """Say whether an image need not be packed: an earlier drop has it, or it was removed for good."""
+        earlier = self.known.find(content)
+        if any(one.use == "removed" for one in earlier):
+            return True
+        classes = {one.class_name for one in earlier if one.is_present}
+        return bool(classes) and (class_name in classes or self.task.data.on_conflict != "keep_both")
+
+    def check(self, reads: Iterable[tuple[ReadDrop, str]], tell: Callable[[str], None] | None = None) -> list[Packed]:
+        """Return what committing these drops, one after another, would make, with their ids; nothing is written.
+
+        Raises `DropError` if one could not be committed. `tell` is called with what would be found.
+        """
+        known, self.known = self.known, self.known.copy()
+        try:
+            return [self._check(read, drop_id, tell or (lambda _: None)) for read, drop_id in reads]
+        finally:
+            self.known = known
+
+    def _check(self, read: ReadDrop, drop_id: str, tell: Callable[[str], None]) -> Packed:
+        if found := self._committed_before(read, drop_id):
+            return Packed(found, new=False)
+        resolved = self.resolve(read, drop_id)
+        for sentence in resolved.sentences():
+            tell(sentence)
+        if holder := self._holder(resolved):
+            return Packed(holder, new=False)
+        drop = build_manifest(drop_id, self.task.name, read, resolved.table, name_table(b""), self._missing())
+        self.known.add(drop_id, resolved.table)
+        return Packed(drop, new=True)
+
+    def _holder(self, resolved: Resolved) -> Drop | None:
+        """Return a drop that has what another one brings, if that brings nothing else."""
+        holders = [self._drops[name] for name in resolved.duplicates if name in self._drops]
+        return holders[-1] if holders and not resolved.table.is_used().any() else None
+
+    def commit(self, read: ReadDrop, drop_id: str, upload: Callable[[], None] = lambda: None) -> Packed:
+        """Commit a drop, whose shards are in the store once `upload` has been called.
+
+        Raises `DropError` if it cannot be, or if a drop of this id has other content.
+        """
+        if found := self._committed_before(read, drop_id):
+            return Packed(found, new=False)
+        upload()
+        with self.store.lock_intake() as store:
+            self.learn()
+            if found := self._committed_before(read, drop_id):
+                return Packed(found, new=False)
+            resolved = self.resolve(read, drop_id)
+            for sentence in resolved.sentences():
+                self._tell(sentence)
+            if resolved.relabelled:
+                amendment = store.drops.amendments.append(resolved.relabelled)
+                self._tell(
+                    f"amendment {amendment.sequence}: {len(amendment.changes):,} earlier images have new classes"
+                )
+            if holder := self._holder(resolved):
+                self._tell("nothing is new in it")
+                return Packed(holder, new=False)
+            return Packed(self._write(read, drop_id, resolved.table, store), new=True)
+
+    def _committed_before(self, read: ReadDrop, drop_id: str) -> Drop | None:
+        """Return the drop that has the same source, or None. Raises `DropError` if another has this drop's id."""
+        own = self._drops.get(drop_id)
+        if own and own.source != read.source:
+            raise DropError(f"drop {drop_id} exists with other content, and drops never change; choose another id")
+        same = (self._drops[other] for other in sorted(self._usable) if self._drops[other].source == read.source)
+        return own or next(same, None)
+
+    def _write(self, read: ReadDrop, drop_id: str, table: SampleTable, store: TaskStore) -> Drop:
+        data = table.to_bytes()
+        listed = name_table(data)
+        drop = build_manifest(drop_id, self.task.name, read, table, listed, self._missing())
+        store.objects.write(store.keys.shard(drop_id, listed.name), data)
+        try:
+            store.objects.create(store.keys.manifest(drop_id), drop.to_bytes())
+        except Conflict as error:
+            raise DropError(f"drop {drop_id} has just been committed by another process; choose another id") from error
+        return drop
+
+    def _missing(self) -> set[Split]:
+        return set(SPLITS) - self.known.splits()
+
+
+def unseen_classes(table: SampleTable, known: KnownContent) -> list[str]:
+    """Return the classes with held-out samples in a drop and no training sample in it or in those that are known."""
+    counts = table.counts()
+    held_out = counts["val"].keys() | counts["test"].keys()
+    unseen = held_out - counts["train"].keys()
+    return sorted(unseen - known.trained_classes()) if unseen else []

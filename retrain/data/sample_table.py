@@ -1,0 +1,184 @@
+"""What a drop's manifest keeps of every sample: its key, class, content and use, in one file of arrays.
+
+The file lies beside the shards, and the manifest vouches for it."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Literal, NamedTuple, Self, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from retrain.config import Split
+from retrain.data.content import CONTENT_BYTES, ImageFacts
+from retrain.errors import DamagedDrop
+from retrain.records import Change, Drop, SampleList
+from retrain.store.base import Missing
+from retrain.store.task_store import TaskStore
+
+Use = Literal["train", "val", "test", "duplicate", "conflict", "bad", "removed"]
+"""What became of a sample. Those of a split are used; a duplicate is in this drop or an earlier one already; images
+that come with two classes are in conflict; a bad one cannot be read; a removed one was taken out by an amendment."""
+
+USES: tuple[Use, ...] = get_args(Use)
+SPLITS = get_args(Split)
+NOWHERE = -1
+"""Shard of a sample that was not written into any, class of a sample that has none."""
+
+
+class SampleRow(NamedTuple):
+    """One sample of a drop."""
+
+    key: str
+    class_name: str | None
+    use: Use
+    shard: int
+    """Position in the manifest's shards; `NOWHERE` if it was not packed."""
+    facts: ImageFacts | None
+    """None of a bad sample."""
+
+
+@dataclass(frozen=True, eq=False)
+class SampleTable:
+    """A drop's samples, those of one shard in its order; last come those that were not packed."""
+
+    keys: tuple[str, ...]
+    classes: tuple[str, ...]
+    content: NDArray[np.bytes_]
+    """S16 [N]; empty where a sample is bad."""
+    likeness: NDArray[np.uint8]
+    """uint8 [N, 8]."""
+    label: NDArray[np.int32]
+    """int32 [N], indices into `classes`."""
+    use: NDArray[np.uint8]
+    """uint8 [N], indices into `USES`."""
+    shard: NDArray[np.int32]
+    """int32 [N]."""
+    width: NDArray[np.int32]
+    height: NDArray[np.int32]
+    brightness: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, rows: Iterable[SampleRow]) -> Self:
+        """Return the table of these rows."""
+        rows = tuple(rows)
+        classes = sorted({row.class_name for row in rows if row.class_name is not None})
+        label_of = {name: label for label, name in enumerate(classes)}
+        nothing = ImageFacts(b"", bytes(8), 0, 0, 0)
+        facts = [row.facts or nothing for row in rows]
+        return cls(
+            keys=tuple(row.key for row in rows),
+            classes=tuple(classes),
+            content=np.array([fact.content for fact in facts], dtype=f"S{CONTENT_BYTES}"),
+            likeness=np.frombuffer(b"".join(fact.likeness for fact in facts), np.uint8).reshape(-1, 8),
+            label=np.array([label_of.get(row.class_name or "", NOWHERE) for row in rows], np.int32),
+            use=np.array([USES.index(row.use) for row in rows], np.uint8),
+            shard=np.array([row.shard for row in rows], np.int32),
+            width=np.array([fact.width for fact in facts], np.int32),
+            height=np.array([fact.height for fact in facts], np.int32),
+            brightness=np.array([fact.brightness for fact in facts], np.uint8),
+        )
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def with_use(self, use: NDArray[np.uint8]) -> Self:
+        """Return the table with other uses."""
+        return replace(self, use=use)
+
+    def class_of(self, row: int) -> str:
+        """Return a row's class."""
+        return self.classes[int(self.label[row])]
+
+    def digest_of(self, row: int) -> str:
+        """Return the digest of what a row shows, in hex."""
+        return bytes(self.content[row]).ljust(CONTENT_BYTES, b"\0").hex()
+
+    def is_used(self) -> NDArray[np.bool_]:
+        """Say of each row whether it is in a split."""
+        return self.use < len(SPLITS)
+
+    def counts(self) -> dict[Split, dict[str, int]]:
+        """Return how many samples each class has in each split."""
+        counted: dict[Split, dict[str, int]] = {}
+        for place, split in enumerate(SPLITS):
+            numbers = np.bincount(self.label[self.use == place], minlength=len(self.classes))
+            counted[split] = {name: int(number) for name, number in zip(self.classes, numbers, strict=True) if number}
+        return counted
+
+    def of_shard(self, position: int) -> Iterator[int]:
+        """Yield the rows of a shard's samples, in its order."""
+        return iter(np.flatnonzero(self.shard == position).tolist())
+
+    def to_bytes(self) -> bytes:
+        """Return the file; the same table gives the same bytes."""
+        names, keys = ("\0".join(texts).encode() for texts in (self.classes, self.keys))
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)[2:]}
+        arrays["content"] = _as_bytes(self.content)
+        texts = {"classes": np.frombuffer(names, np.uint8), "keys": np.frombuffer(keys, np.uint8)}
+        return save({name: np.ascontiguousarray(array) for name, array in (arrays | texts).items()})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Return the table of a file. Raises `ValueError` if it is none."""
+        try:
+            arrays = load(data)
+            names, keys = (arrays.pop(name).tobytes().decode() for name in ("classes", "keys"))
+            content = arrays.pop("content")
+            table = cls(
+                keys=tuple(keys.split("\0")) if keys else (),
+                classes=tuple(names.split("\0")) if names else (),
+                content=np.frombuffer(content.tobytes(), f"S{CONTENT_BYTES}"),
+                **arrays,
+            )
+        except (SafetensorError, KeyError, TypeError, UnicodeDecodeError) as error:
+            raise ValueError(f"holds no samples: {error}") from error
+        if any(len(getattr(table, field.name)) != len(table) for field in fields(table)[2:]):
+            raise ValueError("holds columns of different lengths")
+        return table
+
+
+def _as_bytes(content: NDArray[np.bytes_]) -> NDArray[np.uint8]:
+    return np.frombuffer(content.tobytes(), np.uint8).reshape(-1, CONTENT_BYTES)
+
+
+def name_table(data: bytes) -> SampleList:
+    """Return what a manifest says of a table's file. Its name has its digest, so two writers never mix."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    return SampleList(name=f"samples-{sha256[:8]}.safetensors", size=len(data), sha256=sha256)
+
+
+def read_table(drop: Drop, store: TaskStore) -> SampleTable | None:
+    """Return a drop's samples as its amendments leave them; None if its manifest has none.
+
+    Raises `DamagedDrop` if the file is not the one that the manifest vouches for.
+    """
+    if drop.sample_list is None:
+        return None
+    key = store.keys.shard(drop.id, drop.sample_list.name)
+    where = f"{store.url}/{key}"
+    try:
+        data = store.objects.read(key)[0]
+        if hashlib.sha256(data).hexdigest() != drop.sample_list.sha256:
+            raise DamagedDrop(drop.id, f"{where}: its SHA-256 is not the manifest's")
+        return amend_table(SampleTable.from_bytes(data), drop.changes)
+    except Missing as error:
+        raise DamagedDrop(drop.id, f"{where} is not there") from error
+    except ValueError as error:
+        raise DamagedDrop(drop.id, f"{where}: {error}") from error
+
+
+def amend_table(table: SampleTable, changes: Sequence[Change]) -> SampleTable:
+    """Return a table as these changes leave it."""
+    named = [change.after for change in changes if change.after is not None]
+    classes = tuple(dict.fromkeys([*table.classes, *named]))
+    label, use = table.label.copy(), table.use.copy()
+    for change in changes:
+        if change.after is None:
+            use[change.row] = USES.index("removed")
+        else:
+            label[change.row] = classes.index(change.after)
+    return replace(table, classes=classes, label=label, use=use)

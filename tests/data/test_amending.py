@@ -1,0 +1,95 @@
+"""Corrections of committed drops, by a table: appended, checked as a whole, and seen by every reader."""
+
+from pathlib import Path
+
+import pytest
+from support.pictures import two_classes
+from support.terminal import retrain
+from support.uploads import task_in
+
+from retrain.config.task import Task
+from retrain.data.amending import amend_drops, read_corrections
+from retrain.data.indexing import read_or_make_table
+from retrain.data.packing import pack
+from retrain.errors import DropError
+from retrain.store.task_store import TaskStore, open_task_store
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    return task_in(tmp_path)
+
+
+@pytest.fixture
+def store(task: Task, tmp_path: Path) -> TaskStore:
+    store = open_task_store(task)
+    pack(two_classes(tmp_path / "pets"), task, store, drop_id="first")
+    return store
+
+
+def amended(task: Task, store: TaskStore, tmp_path: Path, text: str, name: str = "corrections.csv") -> bool:
+    """Whether an amendment was written."""
+    (tmp_path / name).write_text(text)
+    return amend_drops(read_corrections(tmp_path / name), task, store) is not None
+
+
+def uses(store: TaskStore) -> dict[str, tuple[str, str]]:
+    table = read_or_make_table(store.drops.read("first"), store)
+    return {key: (table.use[row].item(), table.class_of(row)) for row, key in enumerate(table.keys)}
+
+
+def test_corrections_change_classes_and_remove(task: Task, store: TaskStore, tmp_path: Path) -> None:
+    before, drop = uses(store), store.drops.read("first")
+    text = "key,class,remove,reason,author\ncat/001,dog,,mislabelled,ann\ncat/002,,yes,blurred,ann\n"
+    assert amended(task, store, tmp_path, text)
+    after, now = uses(store), store.drops.read("first")
+    assert after["cat/001"] == (before["cat/001"][0], "dog")
+    assert {key for key in after if after[key] != before[key]} == {"cat/001", "cat/002"}
+    assert sum(map(now.samples, ("train", "val", "test"))) == 79
+    assert [(change.key, change.reason, change.author) for change in now.changes] == [
+        ("cat/001", "mislabelled", "ann"),
+        ("cat/002", "blurred", "ann"),
+    ]
+    assert not amended(task, store, tmp_path, text)
+    content = now.changes[1].content
+    assert amended(task, store, tmp_path, f'{{"content": "{content}", "class": "cat"}}', "back.jsonl")
+    assert amended(task, store, tmp_path, "key,class\ncat/001,cat\n")
+    assert store.drops.read("first") == drop
+    assert len(store.drops.amendments.read()) == 3
+
+
+def test_removed_image_does_not_come_back(task: Task, store: TaskStore, tmp_path: Path) -> None:
+    amended(task, store, tmp_path, "key,remove\ncat/002,yes\n")
+    pack(two_classes(tmp_path / "more", each=40), task, store, drop_id="same")
+    [drop] = store.drops.all()
+    assert sum(map(drop.samples, ("train", "val", "test"))) == 79
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("key,class\ncat/001,dog\ncat/999,dog\n", "line 3: cat/999 is no sample of any drop"),
+        ("key,drop,class\ncat/001,other,dog\n", "line 2: cat/001 is no sample of drop other"),
+        ("key,class\n,dog\n", "line 2: names no sample"),
+        ("key,class,remove\ncat/001,dog,yes\n", "line 2: give a class, or remove: yes, and not both"),
+        ("key,class,remove\ncat/001,,perhaps\n", "line 2: remove is 'perhaps'; allowed: yes, no"),
+        ("key,label\ncat/001,dog\n", "unknown column 'label'; allowed: drop, key"),
+        ("content,class\nxyz,dog\n", "line 2: 'xyz' is no content's digest"),
+        ("key,class\n", "no correction in it; expected columns"),
+    ],
+)
+def test_wrong_correction_is_named_and_none_is_made(
+    task: Task, store: TaskStore, tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(DropError, match=message):
+        amended(task, store, tmp_path, text)
+    assert store.drops.amendments.read() == ()
+
+
+def test_command_tells_what_it_amended(store: TaskStore, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "pets.yaml").write_text(f"name: pets\nstore: {store.url}\n")
+    (tmp_path / "table.csv").write_text("key,class\ncat/001,dog\n")
+    arguments = ["drop", "amend", str(tmp_path / "table.csv"), "--task", str(tmp_path / "pets.yaml")]
+    assert retrain(arguments, capfd).out == "amendment 1: 1 sample with another class, 0 removed\n"
+    assert "nothing to amend" in retrain(arguments, capfd).out
+    assert "cat -> dog" in retrain(["drop", "show", "first", "--task", str(tmp_path / "pets.yaml")], capfd).out

@@ -1,0 +1,244 @@
+"""Samples are told by their content: whatever they are called, and whichever drop brings them in whichever way."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from support.pictures import encoded, picture, png
+from support.uploads import shard, task_in, upload
+
+from retrain.config.task import Task
+from retrain.data.assignment import Assignment
+from retrain.data.content import examine_image
+from retrain.data.dataset import make_dataset
+from retrain.data.packing import pack
+from retrain.data.shards import read_shard
+from retrain.data.uploads import ingest_drop
+from retrain.errors import DropError
+from retrain.pipeline.status import read_status
+from retrain.records import Drop
+from retrain.store.drops import late_files
+from retrain.store.task_store import TaskStore, open_task_store
+
+Files = dict[str, bytes]
+Way = Callable[[Task, TaskStore, str, Files], Drop]
+
+
+def by_pack(task: Task, store: TaskStore, drop_id: str, files: Files) -> Drop:
+    """Pack a folder."""
+    root = Path(task.store).parent / f"source-{drop_id}"
+    for name, data in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return pack(root, task, store, drop_id=drop_id)[0].drop
+
+
+def by_tree(task: Task, store: TaskStore, drop_id: str, files: Files) -> Drop:
+    """Upload a tree of images that ends with `_SUCCESS`."""
+    upload(store.objects, drop_id, files)
+    return ingest_drop(drop_id, task, store)
+
+
+def by_shards(task: Task, store: TaskStore, drop_id: str, files: Files) -> Drop:
+    """Upload shards that end with `_SUCCESS`, whose keys are numbers."""
+    members: dict[str, list[tuple[str, bytes]]] = {}
+    for number, (name, data) in enumerate(files.items()):
+        parts = name.split("/")
+        split = parts[0] if len(parts) == 3 else "train"
+        key = f"{drop_id}-{number:05d}"
+        members.setdefault(split, []).extend([(f"{key}.png", data), (f"{key}.cls", parts[-2].encode())])
+    upload(store.objects, drop_id, {f"{split}.tar": shard(found) for split, found in members.items()})
+    return ingest_drop(drop_id, task, store)
+
+
+@pytest.fixture(params=[by_pack, by_tree, by_shards])
+def way(request: pytest.FixtureRequest) -> Way:
+    """A way in."""
+    return request.param
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    return task_in(tmp_path)
+
+
+@pytest.fixture
+def store(task: Task) -> TaskStore:
+    return open_task_store(task)
+
+
+def images(numbers: range, name: str = "cat", folder: str = "") -> Files:
+    """Images of one class."""
+    return {f"{folder}{name}/{number}.png": png(number) for number in numbers}
+
+
+def with_splits(train: range, val: range, test: range) -> Files:
+    """Images in folders for each split."""
+    return images(train, folder="train/") | images(val, folder="val/") | images(test, folder="test/")
+
+
+def placed(store: TaskStore, drop: Drop) -> dict[bytes, tuple[str, str]]:
+    """Read a drop as training does: the split and class of each content. A content that is used twice is an error."""
+    found: dict[bytes, tuple[str, str]] = {}
+    assignment = Assignment.of(drop, store)
+    for position, one in enumerate(drop.shards):
+        with store.objects.open(store.keys.shard(drop.id, one.name)) as stream:
+            for sample in read_shard(stream, one, one.name, assignment.skipped(position)):
+                if place := assignment.place(position, sample.key, sample.class_name):
+                    content = examine_image(sample.data, 8).content
+                    assert content not in found
+                    found[content] = place
+    counted = {(split, name): number for split, each in drop.counts.items() for name, number in each.items()}
+    assert counted == {place: list(found.values()).count(place) for place in set(found.values())}
+    return found
+
+
+def life(store: TaskStore) -> dict[bytes, list[tuple[str, str]]]:
+    """All places of each content over a task's drops."""
+    found: dict[bytes, list[tuple[str, str]]] = {}
+    for drop in store.drops.all():
+        for content, place in placed(store, drop).items():
+            found.setdefault(content, []).append(place)
+    return found
+
+
+def contents(numbers: range) -> set[bytes]:
+    return {examine_image(png(number), 8).content for number in numbers}
+
+
+def test_held_out_images_are_never_trained_on_later(way: Way, task: Task, store: TaskStore) -> None:
+    way(task, store, "first", with_splits(range(20), range(20, 30), range(30, 40)))
+    second = way(task, store, "second", images(range(60)))
+    found = life(store)
+    assert {content for content, places in found.items() if ("train", "cat") in places}.isdisjoint(
+        contents(range(20, 40))
+    )
+    assert all(len(places) == 1 for places in found.values())
+    assert sum(map(second.samples, ("train", "val", "test"))) == 20
+
+
+def test_trained_images_are_never_held_out_later(way: Way, task: Task, store: TaskStore) -> None:
+    first = way(task, store, "first", images(range(60)))
+    before = placed(store, first)
+    way(
+        task,
+        store,
+        "second",
+        with_splits(range(60, 70), range(10), range(10, 30)) | images(range(70, 75), folder="test/"),
+    )
+    assert {content: [place] for content, place in before.items()}.items() <= life(store).items()
+
+
+def test_copy_in_train_and_test_of_one_drop_is_tested_on(way: Way, task: Task, store: TaskStore) -> None:
+    files = with_splits(range(20), range(20, 25), range(25, 30)) | {
+        f"train/cat/copy {number}.png": png(number) for number in (20, 25)
+    }
+    found = placed(store, way(task, store, "first", files))
+    assert [found[content] for content in sorted(contents(range(25, 26)))] == [("test", "cat")]
+    assert [found[content] for content in sorted(contents(range(20, 21)))] == [("val", "cat")]
+    assert len(found) == 30
+
+
+def test_renamed_and_losslessly_saved_copies_count_once(way: Way, task: Task, store: TaskStore) -> None:
+    again = {
+        f"cat/{number} (1).png": encoded(Image.fromarray(picture(number)), compress_level=0) for number in range(40)
+    }
+    assert len(placed(store, way(task, store, "first", images(range(40)) | again))) == 40
+
+
+def test_growing_folder_adds_only_what_is_new(way: Way, task: Task, store: TaskStore) -> None:
+    way(task, store, "week-1", images(range(40)))
+    second = way(task, store, "week-2", images(range(44)))
+    assert set(placed(store, second)) == contents(range(40, 44))
+    assert sum(shard.samples for shard in second.shards) == 4
+
+
+def test_same_folder_under_another_id_adds_nothing(way: Way, task: Task, store: TaskStore) -> None:
+    way(task, store, "first", images(range(40)))
+    if way is by_pack:
+        assert way(task, store, "again", images(range(40))).id == "first"
+    else:
+        with pytest.raises(DropError, match="drop again: nothing is new in it: drop first"):
+            way(task, store, "again", images(range(40)))
+    assert [drop.id for drop in store.drops.all()] == ["first"]
+
+
+def moved(task: Task, on_conflict: str) -> Task:
+    return task.model_copy(update={"data": task.data.model_copy(update={"on_conflict": on_conflict})})
+
+
+def test_newest_class_of_an_image_amends_its_drop(way: Way, task: Task, store: TaskStore) -> None:
+    first = way(task, store, "first", images(range(40)))
+    split, _ = placed(store, first)[min(contents(range(3, 4)))]
+    way(task, store, "second", {"dog/3.png": png(3)} | images(range(40, 50), "dog"))
+    assert life(store)[min(contents(range(3, 4)))] == [(split, "dog")]
+    [amendment] = store.drops.amendments.read()
+    assert [(change.drop, change.before, change.after) for change in amendment.changes] == [("first", "cat", "dog")]
+    assert list(store.drops.read_versions(make_dataset([first]).drops)) == [first]
+    assert store.drops.read("first").digest != first.digest
+
+
+def test_conflict_is_refused_where_the_task_says_so(way: Way, task: Task, store: TaskStore) -> None:
+    way(task, store, "first", images(range(40)))
+    with pytest.raises(
+        DropError, match=r"1 images come with two classes: .* \(dog\) is .* of drop first, which is cat"
+    ):
+        way(moved(task, "refuse"), store, "second", {"dog/3.png": png(3)} | images(range(40, 50), "dog"))
+    assert store.drops.amendments.read() == ()
+
+
+def test_both_classes_are_kept_in_one_split_where_the_task_says_so(way: Way, task: Task, store: TaskStore) -> None:
+    first = way(task, store, "first", images(range(40)))
+    split, _ = placed(store, first)[min(contents(range(3, 4)))]
+    way(moved(task, "keep_both"), store, "second", {"dog/3.png": png(3)} | images(range(40, 50), "dog"))
+    assert life(store)[min(contents(range(3, 4)))] == [(split, "cat"), (split, "dog")]
+
+
+def test_image_with_two_classes_in_one_drop_is_not_used(way: Way, task: Task, store: TaskStore) -> None:
+    drop = way(task, store, "first", images(range(40)) | {"dog/3.png": png(3)} | images(range(40, 60), "dog"))
+    assert set(placed(store, drop)) == contents(range(60)) - contents(range(3, 4))
+
+
+def test_only_image_of_a_class_is_trained_on(way: Way, task: Task, store: TaskStore) -> None:
+    lone = {f"class-{number}/{number}.png": png(number) for number in range(100, 110)}
+    found = placed(store, way(task, store, "first", images(range(60)) | lone))
+    assert {found[content][0] for content in contents(range(100, 110))} == {"train"}
+
+
+def test_class_without_training_images_is_refused_if_asked(way: Way, task: Task, store: TaskStore) -> None:
+    strict = task.model_copy(update={"data": task.data.model_copy(update={"unseen_classes": "refuse"})})
+    with pytest.raises(DropError, match=r"no training image of dgo, and data\.unseen_classes is refuse"):
+        way(
+            strict,
+            store,
+            "first",
+            with_splits(range(9), range(9, 12), range(12, 15)) | images(range(20, 22), "dgo", "test/"),
+        )
+
+
+def test_content_outlives_names_metadata_and_lossless_formats() -> None:
+    small, large = (Image.fromarray(picture(1, 64)).resize((size, size)) for size in (40, 300))
+    same = [
+        encoded(small),
+        encoded(small, "BMP"),
+        encoded(small.convert("RGBA")),
+        encoded(small, "WEBP", lossless=True),
+    ]
+    assert len({examine_image(data, size).content for data in same for size in (8, 64)}) == 1
+    jpeg, exif = encoded(large, "JPEG"), Image.Exif()
+    exif[0x010E] = "a description"
+    segment = b"\xff\xe1" + (len(exif.tobytes()) + 2).to_bytes(2, "big") + exif.tobytes()
+    described = jpeg[:2] + segment + jpeg[2:]
+    assert examine_image(described, 8).content == examine_image(jpeg, 200).content
+    others = [encoded(large, "JPEG", quality=60), encoded(large.rotate(90), "JPEG"), encoded(small, "JPEG")]
+    assert len({examine_image(data, 8).content for data in [jpeg, *others]}) == 4
+
+
+def test_late_files_are_mentioned(way: Way, task: Task, store: TaskStore) -> None:
+    first = way(task, store, "first", images(range(40)))
+    assert late_files(first, store.drops.committed()) is None
+    store.objects.write(store.keys.shard("first", "cat/99.png"), png(99))
+    sentence = "drop first: 1 files came after it was committed, and no run uses them: upload them under a new id"
+    assert late_files(first, store.drops.committed()) == sentence
+    assert read_status(task, store).late == (sentence,)
