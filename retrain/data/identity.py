@@ -70,9 +70,11 @@ class KnownContent:
         return np.isin(content, known)
 
     def find(self, content: bytes) -> list[Earlier]:
-        """Return the earlier samples of a content, in the order of their drops; those that no use was found for."""
+        """Return the earlier samples of a content that were used or removed, in the order of their drops."""
+        if not self._drops:
+            return []
         known, number, row = self._index()
-        start, stop = (int(np.searchsorted(known, np.bytes_(content), side)) for side in ("left", "right"))
+        start, stop = (int(np.searchsorted(known, content, side)) for side in ("left", "right"))
         found = (self._earlier(int(number[place]), int(row[place])) for place in range(start, stop))
         return [earlier for earlier in found if earlier.use in (*SPLITS, "removed")]
 

@@ -37,12 +37,12 @@ def tar(files: Mapping[str, bytes]) -> bytes:
     return shard(files.items())
 
 
-def sidecars(count: int = 24, stem: str = "{}", **others: bytes) -> dict[str, bytes]:
-    """Flat images with a `.cls` beside each: cats and dogs in turns."""
+def sidecars(count: int = 24, stem: str = "{}", first: int = 0, **others: bytes) -> dict[str, bytes]:
+    """Flat images, from this number on, with a `.cls` beside each: cats and dogs in turns."""
     files = {}
     for number in range(count):
         name = stem.format(f"{number:04d}")
-        files |= {f"{name}.png": png(number), f"{name}.cls": (b"cat", b"dog")[number % 2]}
+        files |= {f"{name}.png": png(first + number), f"{name}.cls": (b"cat", b"dog")[number % 2]}
         files |= {f"{name}.{extension}": data for extension, data in others.items()}
     return files
 
@@ -52,7 +52,7 @@ def sidecars(count: int = 24, stem: str = "{}", **others: bytes) -> dict[str, by
 
 def test_tar_beside_folders_is_read_with_them(way: WayIn) -> None:
     drop = way.take(
-        {"train.tar": tar(tree("cat", "dog")), **{f"test/{name}": data for name, data in tree("fox").items()}}
+        {"train.tar": tar(tree("cat", "dog")), **{f"test/fox/{number}.png": png(1000 + number) for number in range(12)}}
     )
     assert drop.classes == ("cat", "dog", "fox")
     assert drop.samples("test") == 12
@@ -66,14 +66,14 @@ def test_tar_that_names_no_split_beside_folders_is_named(way: WayIn) -> None:
 
 def test_tars_in_folders_of_splits_are_read(way: WayIn) -> None:
     drop = way.take(
-        {"train/0.tar": tar(sidecars(12)), "train/1.tar": tar(tree_of_sidecars(12)), "test/0.tar": tar(sidecars(4))}
+        {
+            "train/0.tar": tar(sidecars(12)),
+            "train/1.tar": tar(sidecars(12, "more-{}", first=100)),
+            "test/0.tar": tar(sidecars(4, first=200)),
+        }
     )
     assert drop.samples("test") == 4
     assert total(drop) == 28
-
-
-def tree_of_sidecars(count: int) -> dict[str, bytes]:
-    return sidecars(count, "more-{}")
 
 
 # --- shards
@@ -85,7 +85,7 @@ def test_dots_in_stems_keep_samples_and_labels(way: WayIn) -> None:
 
 
 def test_images_of_further_formats_are_samples(way: WayIn) -> None:
-    image = Image.fromarray(picture(7))
+    image = Image.fromarray(picture(1000))
     files = {f"gif.{kind}": encoded(image, form) for kind, form in [("gif", "GIF")]}
     files |= {
         "tiff.tiff": encoded(image, "TIFF"),
@@ -107,7 +107,7 @@ def test_images_of_further_formats_are_samples(way: WayIn) -> None:
     ],
 )
 def test_shard_member_that_is_no_sample_is_named(way: WayIn, extra: dict[str, bytes], named: list[str]) -> None:
-    files = {"train.tar": tar({**sidecars(), **extra}), "test.tar": tar(sidecars(2, "other-{}"))}
+    files = {"train.tar": tar({**sidecars(), **extra}), "test.tar": tar(sidecars(2, "other-{}", first=100))}
     with pytest.raises(DropError, match=named[0].removeprefix("train.tar/")):
         way.take(files)
     drop = way.take(files, max_bad_share=0.2)
