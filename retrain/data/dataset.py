@@ -40,6 +40,12 @@ def make_dataset(drops: Iterable[Drop], classes: Iterable[str] = ()) -> Dataset:
     )
 
 
+def amended_drops(dataset: Dataset, before: Dataset) -> tuple[str, ...]:
+    """Return the ids of the drops that are in both datasets and were amended in between."""
+    seen = {drop.id: drop.digest for drop in before.drops}
+    return tuple(drop.id for drop in dataset.drops if seen.get(drop.id, drop.digest) != drop.digest)
+
+
 def untrained_classes(drops: Iterable[Drop]) -> list[str]:
     """Return the classes that these drops have held-out samples of, and none to train on."""
     trained, held_out = set[str](), set[str]()

@@ -7,6 +7,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from retrain.config.task import Gate
+from retrain.data.dataset import untrained_classes
 from retrain.records import Comparison, Decision, Drop, Evaluation, Interval
 
 if TYPE_CHECKING:
@@ -121,6 +122,9 @@ def images_to_show(gate: Gate, disagreement: float = TYPICAL_DISAGREEMENT) -> in
 
 def gate_warnings(gate: Gate, drops: Sequence[Drop], has_champion: bool) -> Iterator[str]:
     """Say which of the gate's conditions the test samples of these drops are too few for, and how many it takes."""
+    if untrained := untrained_classes(drops):
+        named = ", ".join(untrained[:10])
+        yield f"no training image of {named}: left out of evaluation on the test split, and so of the gate"
     samples = sum(drop.samples("test") for drop in drops)
     if not samples:
         yield "there is no test image: the gate cannot judge a model; hold some out with data.test_share"

@@ -11,7 +11,7 @@ from retrain.config.fields import identity
 from retrain.config.optimizers import Sgd
 from retrain.config.recipe import Auto, Constant, Recipe, recipe_for
 from retrain.config.task import AutoAverage, Averaging, NoAverage, PowerAverage, Refresh, Task
-from retrain.data.dataset import choose_loading, make_dataset, order_drops, untrained_classes
+from retrain.data.dataset import amended_drops, choose_loading, make_dataset, order_drops
 from retrain.pipeline.gate import gate_warnings
 from retrain.pipeline.lengths import evaluation_interval, scale_of, schedule_length
 from retrain.pipeline.targets import Measured, age_of, chance_level, estimate_scratch, make_target, why_unusable
@@ -23,9 +23,6 @@ from retrain.utils.text import pluralize
 
 WITHOUT_BATCHNORM = re.compile(r"mlp|logistic|alexnet|squeezenet.*|vgg\d+|convnext.*|vit_.*|swin.*")
 """Names of the networks without BatchNorm layers; all others of torchvision have them."""
-
-NAMED = 10
-"""As many classes are named in a warning."""
 
 RECENT_RUNS = 3
 """How many earlier retrainings a plan's reason tells of."""
@@ -94,16 +91,10 @@ def known_drops(history: History) -> tuple[str, ...]:
     return tuple(drop.id for drop in seen if drop.id not in history.quarantined)
 
 
-def amended_drops(dataset: Dataset, champion: Plan) -> tuple[str, ...]:
-    """Return the ids of the drops that the champion was trained on and that were amended since."""
-    seen = {drop.id: drop.digest for drop in champion.dataset.drops}
-    return tuple(drop.id for drop in dataset.drops if seen.get(drop.id, drop.digest) != drop.digest)
-
-
 def _done(dataset: Dataset, history: History) -> str | None:
     """Say why what has landed asks for nothing: the champion saw it all, or a candidate made of it was judged."""
     champion = history.champion
-    if champion and len(dataset.drops) == len(known_drops(history)) and not amended_drops(dataset, champion):
+    if champion and len(dataset.drops) == len(known_drops(history)) and not amended_drops(dataset, champion.dataset):
         return f"no drop has landed since champion {champion.run_id}"
     if approval := history.awaiting.get(dataset.digest):
         return approval.reason
@@ -182,7 +173,7 @@ def _method(
     if due := _refresh_due(task.baseline.refresh, dataset, champion, baseline):
         return "scratch", f"refresh of the baseline: {due}"
     landed = len(dataset.drops) - len(known_drops(history))
-    amended = amended_drops(dataset, champion)
+    amended = amended_drops(dataset, champion.dataset)
     corrected = f", {pluralize(len(amended), 'drop')} amended" if amended else ""
     return "continuous", f"{pluralize(landed, 'drop')} landed{corrected} since {champion.run_id}"
 
@@ -266,7 +257,6 @@ def _assemble(
         reason=f"{reason}; {_tell_earlier(earlier, scratch)}" if earlier and scratch else reason,
         start=start,
         warnings=(
-            *_class_warnings(drops),
             *_setting_warnings(task, dataset),
             *_target_warnings(target, baseline),
             *gate_warnings(task.gate, drops, parent is not None),
@@ -331,13 +321,6 @@ def _make_stop_rule(
         return None
     rule = StopRule.of(task.training.stopping, scratch.iterations, evaluate_every)
     return rule if is_constant else rule.model_copy(update={"patience": None})
-
-
-def _class_warnings(drops: Iterable[Drop]) -> Iterable[str]:
-    """Say which classes cannot be learnt."""
-    if untrained := untrained_classes(drops):
-        named = ", ".join(untrained[:NAMED])
-        yield f"no training image of {named}: left out of evaluation on the test split, and so of the gate"
 
 
 def _setting_warnings(task: Task, dataset: Dataset) -> Iterable[str]:

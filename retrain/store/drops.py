@@ -3,7 +3,7 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,10 +12,9 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from retrain.errors import DamagedDrop, DropError
-from retrain.records import Drop, DropRef, Record, Uploaded
+from retrain.records import Amendment, Change, Drop, DropRef, Record, Uploaded
 from retrain.records.drop import amend, parse_manifest
-from retrain.store.amendments import Amendments
-from retrain.store.base import Conflict, Entry, Missing, ObjectStore
+from retrain.store.base import Conflict, Entry, Missing, ObjectStore, read_record
 from retrain.store.keys import TaskKeys
 from retrain.utils.parallel import map_ahead
 
@@ -64,6 +63,28 @@ class DropStates:
     def unvalidated(self) -> set[str]:
         """Drops whose producer has uploaded all but a manifest."""
         return self.ended - self.committed - self.quarantined
+
+
+class Amendments:
+    """The amendments of one task. Those that were read once are kept, as they do not change."""
+
+    def __init__(self, objects: ObjectStore, keys: TaskKeys) -> None:
+        self._objects, self._keys = objects, keys
+        self._read: dict[str, Amendment] = {}
+
+    def read(self) -> tuple[Amendment, ...]:
+        """Return all amendments, oldest first. Raises `StoreError` at one that is damaged."""
+        keys = sorted(entry.key for entry in self._objects.list(self._keys.amendments))
+        new = [key for key in keys if key not in self._read]
+        found = map_ahead(lambda key: read_record(self._objects, key, Amendment)[0], new)
+        self._read |= dict(zip(new, found, strict=True))
+        return tuple(self._read[key] for key in keys)
+
+    def append(self, changes: Sequence[Change]) -> Amendment:
+        """Write an amendment. Raises `Conflict` if another one came first, which the lease of the intake prevents."""
+        amendment = Amendment(sequence=len(self.read()) + 1, at=datetime.now(UTC), changes=tuple(changes))
+        self._objects.create(self._keys.amendment(amendment.sequence), amendment.to_bytes())
+        return amendment
 
 
 class Drops:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
-from retrain.data.realign import trained_before
+from retrain.data.indexing import trained_before
 from retrain.errors import RunError
 from retrain.recipe.learning_speed import STORED_DTYPE, Counters, from_tensors, split, to_tensors
 from retrain.records import Dataset, DropRef

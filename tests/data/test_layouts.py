@@ -88,7 +88,7 @@ def test_images_of_further_formats_are_samples(way: WayIn) -> None:
     image = Image.fromarray(picture(1000))
     files = {f"gif.{kind}": encoded(image, form) for kind, form in [("gif", "GIF")]}
     files |= {
-        "tiff.tiff": encoded(image, "TIFF"),
+        "tiff.tiff": encoded(Image.fromarray(picture(1001)), "TIFF"),
         "jfif.jfif": encoded(image, "JPEG"),
         "avif.avif": encoded(image, "AVIF"),
     }
