@@ -16,9 +16,8 @@ from retrain.cli.doctor import doctor
 from retrain.cli.gc import gc
 from retrain.cli.inference import export, predict, serve
 from retrain.cli.monitoring import exporter, fleet, report
-from retrain.cli.notify import notify
 from retrain.cli.output import check_output
-from retrain.cli.watch import watch
+from retrain.cli.watch import notify, watch
 from retrain.errors import UserError
 from retrain.training.preemption import raise_preempted
 from retrain.utils import logs

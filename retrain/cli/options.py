@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def _complete_task(incomplete: str) -> list[str]:
     """Return the names that the shell offers after `--task`."""
-    from retrain.config.finding import task_names
+    from retrain.config.loading import task_names
 
     return [name for name in task_names() if name.startswith(incomplete)]
 

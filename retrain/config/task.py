@@ -17,14 +17,13 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from retrain.config.augmentation import Augmentation
+from retrain.config.automation import Trigger, Webhook
 from retrain.config.cron import Cron
 from retrain.config.fields import Bytes, ConfigModel, Duration, IdentityIfSet, NoCredentials, NotIdentity, Share
 from retrain.config.frame import Fit, Frame, ImageSize, as_frame
 from retrain.config.optimizers import Adam, Optimizer
 from retrain.config.recipe import Recipe
 from retrain.config.resources import Kubeflow, Resources
-from retrain.config.trigger import Trigger
-from retrain.config.webhooks import Webhook
 
 
 class Costs(ConfigModel):

@@ -1,20 +1,23 @@
 """From records to metrics: sums that only ever read what is new, and the figures of each task's newest run."""
 
+import platform
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import get_args
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from retrain import __version__
 from retrain.config.task import Costs
 from retrain.monitoring import names
 from retrain.monitoring.names import Name, Unit
 from retrain.records import RunRecord, Savings
 from retrain.records.run import Outcome
-from retrain.utils.durations import Durations
+from retrain.utils.clock import Durations
 
 Values = Iterable[tuple[tuple[str, ...], float]]
 """Label values, and the number under them."""
@@ -287,3 +290,22 @@ def render(records: Iterable[RunRecord]) -> bytes:
     registry = CollectorRegistry()
     registry.register(Families(list(totals.families())))
     return generate_latest(registry)
+
+
+class ProcessMetrics(Collector):
+    """The build, and the durations of requests to the store."""
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics; a process that has not opened S3 has no requests."""
+        yield family(names.BUILD_INFO, [((__version__, platform.python_version()), 1)])
+        if times := sys.modules.get("retrain.store.s3.requests"):  # importing it would import boto3
+            yield histogram(names.STORE_REQUESTS, times.REQUESTS)
+
+
+def make_registry(*collectors: Collector) -> CollectorRegistry:
+    """Return a registry of these collectors, of this process's own metrics, and of Prometheus' `process_*`."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    for collector in (ProcessMetrics(), *collectors):
+        registry.register(collector)
+    return registry

@@ -10,8 +10,8 @@ from prometheus_client import make_wsgi_app
 from retrain.config.task import Task
 from retrain.errors import UserError
 from retrain.monitoring.exporter import Exporter, WatchedTask
+from retrain.monitoring.metrics import make_registry
 from retrain.monitoring.pages import Pages
-from retrain.monitoring.process import make_registry
 from retrain.monitoring.web import App, Environ, StartResponse, reply, serving
 from retrain.store.task_store import open_task_store
 

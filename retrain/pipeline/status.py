@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from datetime import datetime
 
+from retrain.config.automation import Trigger
 from retrain.config.task import Task
-from retrain.config.trigger import Trigger
 from retrain.errors import DamagedDrop
 from retrain.pipeline import next_run
 from retrain.pipeline.approval import is_waiting

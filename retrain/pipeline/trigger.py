@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from statistics import mean
 from typing import Literal, NamedTuple, get_args
 
-from retrain.config.trigger import Budget, Trigger
+from retrain.config.automation import Budget, Trigger
 from retrain.records import Drop, Plan, RunRecord
 from retrain.utils.clock import format_moment, parse_duration
 from retrain.utils.text import pluralize

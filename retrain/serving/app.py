@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from retrain.errors import ImageError, UserError
 from retrain.inference.model import Model
-from retrain.monitoring.process import make_registry
+from retrain.monitoring.metrics import make_registry
 from retrain.serving import protocol
 from retrain.serving.champion import FollowedChampion
 from retrain.serving.counts import Counts

@@ -11,9 +11,8 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from retrain.monitoring import names
-from retrain.monitoring.metrics import family
+from retrain.monitoring.metrics import family, make_registry
 from retrain.monitoring.names import Name
-from retrain.monitoring.process import make_registry
 from retrain.monitoring.web import App, Environ, StartResponse, reply
 from retrain.pipeline.trigger import CONDITIONS, Condition, TriggerState
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from retrain.config.automation import EventKind
 from retrain.config.task import Task
-from retrain.config.webhooks import EventKind
 from retrain.pipeline.trigger import spent_budget
 from retrain.records import RunRecord
 from retrain.store.task_store import TaskStore

@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 import urllib3
 
 from retrain import __version__
+from retrain.config.automation import Webhook
 from retrain.config.task import Task
-from retrain.config.webhooks import Webhook
 from retrain.errors import TaskError
 from retrain.records import Record, RunRecord
 from retrain.store.base import Conflict, read_record

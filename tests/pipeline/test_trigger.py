@@ -11,9 +11,9 @@ from support.lives import Life, make_task
 from support.terminal import Ran, retrain
 from support.watching import Place, Recorder
 
+from retrain.config.automation import Budget, Trigger
 from retrain.config.loading import parse_task
 from retrain.config.task import Costs
-from retrain.config.trigger import Budget, Trigger
 from retrain.errors import TaskError
 from retrain.pipeline.next_run import plan_next_run
 from retrain.pipeline.planning import NoRunNeeded, Request

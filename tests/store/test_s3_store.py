@@ -15,10 +15,10 @@ from support.store_faults import cut, lost_reply, reset, truncated
 from retrain.errors import StoreError
 from retrain.store import Conflict, Entry, Missing, ObjectStore, open_store
 from retrain.store.base import probe_conditional_writes
-from retrain.store.s3 import request_times
+from retrain.store.s3 import requests
 from retrain.store.s3.store import LARGE
 from retrain.store.s3.transfers import PART
-from retrain.utils.durations import Durations
+from retrain.utils.clock import Durations
 
 
 class First:
@@ -280,25 +280,25 @@ def test_a_missing_bucket_is_said_to_be_missing(s3: str, tmp_path: Path) -> None
 
 
 def test_an_unreachable_server_is_named_within_a_minute(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_times, "REQUESTS", Durations(request_times.BOUNDS))
+    monkeypatch.setattr(requests, "REQUESTS", Durations(requests.BOUNDS))
     started = time.monotonic()
     with pytest.raises(StoreError, match=r"s3://models/t at http://127\.0\.0\.1:9, k: .*cannot be .*endpoint_url"):
         open_store("s3://models/t", "http://127.0.0.1:9").read("k")
     assert time.monotonic() - started < 60
-    assert list(request_times.REQUESTS.read()) == [("GetObject",)]
+    assert list(requests.REQUESTS.read()) == [("GetObject",)]
 
 
 def test_requests_are_timed_by_operation(
     s3: str, bucket: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(request_times, "REQUESTS", Durations(request_times.BOUNDS))
+    monkeypatch.setattr(requests, "REQUESTS", Durations(requests.BOUNDS))
     caplog.set_level("DEBUG", logger="retrain")
     store = open_store(f"s3://{bucket}/t", s3)
     store.write("a", b"1")
     store.read("a")
     with pytest.raises(Missing):
         store.read("b")
-    told = {labels: (seen.cumulative[-1], seen.seconds > 0) for labels, seen in request_times.REQUESTS.read().items()}
+    told = {labels: (seen.cumulative[-1], seen.seconds > 0) for labels, seen in requests.REQUESTS.read().items()}
     assert told == {("PutObject",): (1, True), ("GetObject",): (2, True)}
     assert any(message.startswith("S3 GetObject took 0.") for message in caplog.messages)
 

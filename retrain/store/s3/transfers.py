@@ -15,7 +15,7 @@ from botocore.exceptions import (
 )
 
 from retrain.store.s3.errors import Location, http_status, translate_errors
-from retrain.store.s3.retry import retry
+from retrain.store.s3.requests import retry
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

@@ -1,10 +1,10 @@
-"""When what has landed starts a retraining."""
+"""What starts a retraining by itself, and which webhooks learn of a task's events."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, NonNegativeInt, PositiveFloat
 
-from retrain.config.fields import ConfigModel, Duration, Share
+from retrain.config.fields import ConfigModel, Duration, NoCredentials, Share
 
 
 class Budget(ConfigModel):
@@ -35,3 +35,25 @@ class Trigger(ConfigModel):
     """What the runs may take in a period."""
     pause: bool = False
     """true: nothing starts."""
+
+
+EventKind = Literal[
+    "drop.quarantined",
+    "run.ended",
+    "candidate.awaits_approval",
+    "champion.promoted",
+    "champion.rolled_back",
+    "budget.spent",
+]
+EVENT_KINDS: tuple[EventKind, ...] = get_args(EventKind)
+
+
+class Webhook(ConfigModel):
+    """An HTTP endpoint that is told of events, as signed CloudEvents."""
+
+    url: Annotated[str, Field(pattern=r"^https?://[^/\s]+(/\S*)?$"), NoCredentials]
+    """Its address, without credentials. The host must be among those of $RETRAIN_WEBHOOK_HOSTS."""
+    events: tuple[EventKind, ...] = EVENT_KINDS
+    """What it is told of."""
+    secret_variable: Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")] = "RETRAIN_WEBHOOK_SECRET"
+    """Environment variable with the secret that signs each message."""

@@ -1,0 +1,80 @@
+"""Requests to S3: sent again where their replies broke, and timed by operation.
+
+Botocore retries what fails before the reply's body, and nothing after.
+"""
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from botocore.exceptions import ClientError, FlexibleChecksumError, ResponseStreamingError
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
+
+from retrain.utils.clock import Durations
+
+ATTEMPTS = 4
+"""Of each request. Botocore waits up to 1, 2 and 4 s between them: an unreachable server fails within 15 s."""
+
+BROKEN = (HTTPError, ResponseParserError, FlexibleChecksumError, ResponseStreamingError)
+"""The body ended too early, is half a document, or is not what its checksum says."""
+
+Reply = TypeVar("Reply")
+
+
+def retry(call: Callable[[], Reply]) -> Reply:
+    """Return what `call` returns, which may be done many times over; the last attempt's error stands."""
+    for attempt in range(ATTEMPTS - 1):
+        try:
+            return call()
+        except Exception as error:
+            if not _passes(error):
+                raise
+        backoff(attempt)
+    return call()
+
+
+def backoff(attempt: int) -> None:
+    """Wait before the next attempt, for a random while so that those who failed together do not come back together."""
+    time.sleep(random.uniform(0, 2**attempt / 10))
+
+
+def _passes(error: Exception) -> bool:
+    """Whether a reply broke, or the one that ended a multipart upload was lost, which has no such upload any more."""
+    refusal = error.__context__
+    ended = isinstance(refusal, ClientError) and refusal.response["Error"]["Code"] == "NoSuchUpload"
+    return isinstance(error, BROKEN) or ended
+
+
+BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+REQUESTS = Durations(BOUNDS)
+"""Of all clients of the process; labelled by operation, such as GetObject. Botocore's own retries are included."""
+
+log = logging.getLogger("retrain")
+
+
+def time_requests(client: Any) -> None:
+    """Have an S3 client of boto3 observe its requests."""
+    client.meta.events.register("before-call.s3", _note_start)
+    client.meta.events.register("after-call.s3", _observe)
+    client.meta.events.register("after-call-error.s3", _observe_error)
+
+
+def _note_start(context: dict[str, Any], **_: Any) -> None:
+    context["retrain_started"] = time.perf_counter()
+
+
+def _observe(model: Any, context: dict[str, Any], **_: Any) -> None:
+    seconds = time.perf_counter() - context["retrain_started"]
+    REQUESTS.observe((model.name,), seconds)
+    log.debug("S3 %s took %.3f s", model.name, seconds)
+
+
+def _observe_error(context: dict[str, Any], event_name: str, **_: Any) -> None:
+    """Observe a request without a reply; the event's name ends in the operation's."""
+    seconds = time.perf_counter() - context["retrain_started"]
+    operation = event_name.rpartition(".")[2]
+    REQUESTS.observe((operation,), seconds)
+    log.debug("S3 %s failed after %.3f s", operation, seconds)
