@@ -52,7 +52,7 @@ lock: $(READY) ## Resolve pyproject.toml anew into requirements.lock, and the im
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make lock" --all-extras pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--custom-compile-command "make lock" --extra kfp --extra report --extra energy -c requirements.lock pyproject.toml -o requirements-image.lock
+		--custom-compile-command "make lock" --extra kfp --extra report --extra energy --extra serve -c requirements.lock pyproject.toml -o requirements-image.lock
 
 docs: $(READY) ## Write what the docs and the dashboards say of the code anew
 	$(BIN)/python docs/schemas.py
