@@ -68,6 +68,7 @@ SLOW = {
     "store/test_locks.py",
     "store/test_stateful.py",
     "training/test_distributed.py",
+    "pipeline/test_retention.py",
     "training/test_memory.py",
     "training/test_resume.py",
     "utils/test_available_cores.py",
@@ -81,6 +82,7 @@ LONG = {
     "repository/test_chaos.py": 900,
     "kubeflow/test_local.py": 900,
     "repository/test_tutorial.py": 900,
+    "store/test_policies.py": 900,
 }
 """Files whose tests may take longer than others before they are given up, in seconds."""
 
