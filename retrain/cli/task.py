@@ -19,12 +19,13 @@ def init(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to write; tasks/NAME.yaml if absent.")
     ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Write every setting, with what it means.")] = False,
 ) -> None:
-    """Write a commented starting file."""
-    from retrain.config.template import task_template
+    """Write a starting file, and the schema beside it by which editors complete and check it."""
+    from retrain.config.template import SCHEMA_FILE, short_template, task_schema, task_template
 
     path = output or Path("tasks") / f"{name}.yaml"
-    text = task_template(name)
+    text = task_template(name) if full else short_template(name)
     with output_errors(path):
         with suppress(FileExistsError):  # of a file in the folder's place `open` says what it is
             path.parent.mkdir(parents=True)
@@ -33,6 +34,8 @@ def init(
                 file.write(text)
         except FileExistsError as error:
             raise TaskError(f"{path} exists already; remove it or choose another --output") from error
+        if not full:
+            (path.parent / SCHEMA_FILE).write_text(json.dumps(task_schema(), indent=2) + "\n", encoding="utf-8")
     typer.echo(f"wrote {path}; next: edit it, then `retrain task check {path}`")
 
 

@@ -14,6 +14,29 @@ from retrain.config.validation import config_models, models_by_name, validate_do
 WIDTH = 100
 
 
+SCHEMA_FILE = "task.schema.json"
+"""The schema's file beside task files, which editors read."""
+
+
+def short_template(name: str) -> str:
+    """Return a task file with the settings that a first user changes, at their defaults. Raises `TaskError`."""
+    task = validate_document({"name": name}, "new task")
+    data, training = task.data, task.training
+    return f"""\
+# yaml-language-server: $schema={SCHEMA_FILE}
+# What is left out has its default; `retrain task init NAME --full` writes every setting.
+name: {task.name}
+store: {task.store}  # a folder, or s3://bucket/prefix
+data:
+  image_size: {data.image_size}  # side in pixels, or [height, width]; without it, a timm network has its own
+  flip: {str(data.flip).lower()}  # false where left and right differ, as in digits and text
+model:
+  name: {task.model.name}  # a network of torchvision, or timm/NAME
+training:
+  epochs: {training.epochs:g}  # passes of training from scratch over the data
+"""
+
+
 def task_template(name: str) -> str:
     """A task file in which every field has its default, with what the field is above it. Raises `TaskError`."""
     task = validate_document({"name": name}, "new task")

@@ -15,6 +15,7 @@ from support.lives import make_task
 from support.terminal import Ran, at_terminal, call, retrain, start
 from support.trainings import pixels
 
+from retrain.config.loading import load_task
 from retrain.pipeline.status import Status
 from retrain.records import Champion, Drop, Plan, RunRecord
 from retrain.records.ledger import total_savings
@@ -161,6 +162,10 @@ def test_task_commands_write_check_and_describe(tmp_path: Path, command: Command
     path = tmp_path / "birds.yaml"
     assert command("task", "init", "birds", "-o", str(path)).code == 0
     assert "birds is well-formed" in command("task", "check", str(path)).out
+    assert json.loads((tmp_path / "task.schema.json").read_text()) == json.loads(command("task", "schema").out)
+    full = tmp_path / "full.yaml"
+    assert command("task", "init", "birds", "-o", str(full), "--full").code == 0
+    assert load_task(str(full)) == load_task(str(path))
     assert "store" in json.loads(command("task", "schema").out)["properties"]
     again = command("task", "init", "birds", "-o", str(path))
     assert (again.code, again.out) == (2, "")

@@ -11,7 +11,7 @@ from retrain.config.loading import load_task
 from retrain.config.optimizers import Adam, Sgd
 from retrain.config.recipe import L2, Constant, L2Init, MultiStep
 from retrain.config.task import Task
-from retrain.config.template import task_schema, task_template
+from retrain.config.template import short_template, task_schema, task_template
 from retrain.config.validation import config_models, models_by_name
 from retrain.errors import TaskError
 
@@ -270,6 +270,12 @@ def fields(model: type[ConfigModel]) -> Iterator[tuple[str, FieldInfo]]:
 def test_a_starting_file_loads_back_to_the_defaults(tmp_path: Path) -> None:
     path = written(tmp_path / "flowers.yaml", task_template("flowers"))
     assert load_task(str(path)) == Task(name="flowers")
+
+
+def test_short_template_loads_back_to_the_defaults(tmp_path: Path) -> None:
+    text = short_template("flowers")
+    assert load_task(str(written(tmp_path / "flowers.yaml", text))) == Task(name="flowers")
+    assert len(text.splitlines()) < 15, "a first user reads it at a glance"
 
 
 def test_a_starting_file_shows_every_field_with_its_description_above_it() -> None:
