@@ -1,4 +1,4 @@
-"""Checks of what may keep a task from running here; `examination.examine` does them all.
+"""Check what may keep a task from running on this machine; `examination.examine` does all checks.
 
 This file defines what a check is. Imports pipeline and what is below it.
 """
@@ -14,18 +14,17 @@ class Finding(Record):
     """The outcome of one check."""
 
     check: str
-    """What was looked at: store, credentials, conditional writes, clock, disk, device, model, champion, plan,
-    kubeflow."""
+    """The subject: store, credentials, conditional writes, clock, disk, device, model, champion, plan, kubeflow."""
     state: Literal["ok", "warning", "failed"]
-    """A warning keeps nothing from running."""
+    """A warning does not stop the next run; a failure does."""
     found: str
-    """What there is, or what is wrong with it."""
+    """What the check found, or what is wrong."""
     mend: str | None = None
-    """What to do about it; None where there is nothing to do, or `found` says it."""
+    """What to do about it; None if nothing needs to be done, or if `found` already says it."""
 
 
 class Check(NamedTuple):
-    """A name, and what returns the finding of that name; what it raises as `UserError` is a failure."""
+    """A named check: a function that returns its finding. A `UserError` that it raises counts as a failure."""
 
     name: str
     look: Callable[[], Finding | str]

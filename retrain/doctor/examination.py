@@ -17,20 +17,20 @@ from retrain.records import Drop
 from retrain.store.task_store import TaskStore
 
 FEWEST = 2
-"""Classes that a network is tried with before any drop has landed."""
+"""Classes with which a network is tried before any drop has landed."""
 
 MODEL = "Set model.name and model.options in the task; a factory's module must be installed or on $PYTHONPATH."
 CHAMPION = (
     "Put the object back from a copy of the store. Without one: if it is the model, `retrain rollback` puts the one "
     "before it in force; if it is champion.json, remove it and `retrain promote` a run that `retrain history` lists."
 )
-PLAN = "Put what it names back from a copy of the store; `retrain run --dry-run` then plans."
+PLAN = "Restore the object that it names from a copy of the store, then check with `retrain run --dry-run`."
 
 
 def examine(task: Task, store: TaskStore) -> Iterator[Finding]:
-    """Yield findings about the task's store, this machine and the next run; the latter two need the store's drops.
+    """Yield findings about the task's store, this machine and the next run. The last two need the store's drops.
 
-    Drops with a damaged manifest are left out, with a warning: the next run puts them in quarantine and goes on.
+    A drop with a damaged manifest is skipped with a warning, because the next run quarantines it and continues.
     """
     drops = cache(store.drops.readable)
     usable = True
@@ -43,7 +43,7 @@ def examine(task: Task, store: TaskStore) -> Iterator[Finding]:
 
 
 def check_readiness(task: Task, store: TaskStore, drops: Sequence[Drop]) -> Iterator[Finding]:
-    """Yield what there is to say of the next run; of its plan nothing if the champion, which it reads, is damaged."""
+    """Yield findings about the next run. The plan is not checked if the champion, which it reads, is damaged."""
     checks = (
         (Check("model", lambda: _check_model(task, drops)), MODEL),
         (Check("champion", lambda: _check_champion(store)), CHAMPION),
@@ -58,7 +58,7 @@ def check_readiness(task: Task, store: TaskStore, drops: Sequence[Drop]) -> Iter
 
 
 def _check_model(task: Task, drops: Sequence[Drop]) -> Finding | str:
-    """Kubeflow's pods may have a factory that this machine lacks."""
+    """Warn, not fail, if the factory is missing here: the image of Kubeflow's pods may have it."""
     if task.kubeflow.host and not factory.is_installed(task.model):
         found = f"{task.model.name} is not installed here, and was not tried"
         return Finding(check="model", state="warning", found=found, mend="The image of --on kubeflow must have it.")
@@ -80,7 +80,7 @@ def _check_plan(task: Task, store: TaskStore) -> Finding | str:
     try:
         planned = next_run.plan_next_run(store, task, Request())
     except DamagedDrop as damaged:
-        mend = "None needed: the next run puts the drop in quarantine and goes on."
+        mend = "None needed: the next run quarantines the drop and continues."
         return Finding(check="plan", state="warning", found=str(damaged), mend=mend)
     if isinstance(planned, NoRunNeeded):
         return f"nothing to do: {planned.reason}"

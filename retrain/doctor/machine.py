@@ -29,20 +29,20 @@ GB = 1e9
 
 
 def check_machine(task: Task, store: TaskStore, drops: Sequence[Drop]) -> Iterator[Finding]:
-    """Yield what there is to say of the disk and of the device."""
+    """Yield findings about the disk and the device."""
     yield Check("disk", lambda: _check_disk(task, store, drops)).run()
     yield Check("device", lambda: _check_device(task)).run()
 
 
 def _check_disk(task: Task, store: TaskStore, drops: Sequence[Drop]) -> Finding | str:
     folder = cache_folder()
-    mend = "Let $RETRAIN_CACHE name a folder that can be written and is large enough."
+    mend = "Set $RETRAIN_CACHE to a folder that is writable and large enough."
     if not _is_writable(folder):
         return Finding(check="disk", state="failed", found=f"{folder} cannot be written", mend=mend)
     streamed = choose_loading(task, make_dataset(drops)).kind == "stream"
     free, needed = shutil.disk_usage(folder).free, disk_bytes_needed(task, drops, streamed, store, folder)
     how = "streamed" if streamed else "decoded"
-    found = f"{free / GB:.1f} GB free in {folder}; what has landed, {how}, will take {needed / GB:.2f} GB more"
+    found = f"{free / GB:.1f} GB free in {folder}; the drops, {how}, need {needed / GB:.2f} GB more"
     return found if free > needed else Finding(check="disk", state="failed", found=found, mend=mend)
 
 
@@ -61,22 +61,20 @@ def _check_device(task: Task) -> Finding | str:
         return f"{torch.cuda.get_device_name()}, {free / GB:.0f} of {total / GB:.0f} GB free"
     cores = f"no GPU; {available_cores()} CPU cores"
     if Path("/dev/nvidia0").exists():
-        mend = f"There is a GPU, but torch {torch.__version__} cannot use it: bring the driver up to date."
+        mend = f"There is a GPU, but torch {torch.__version__} cannot use it: update the driver."
         return Finding(check="device", state="failed", found=cores, mend=mend)
     if is_bf16_slow(task.training.bf16, torch.device("cpu")):
         return Finding(
             check="device", state="warning", found=f"{cores}. {BF16_SLOW}", mend="Turn it off, or use a GPU."
         )
-    return Finding(
-        check="device", state="warning", found=cores, mend="Large tasks want a GPU: --on kubeflow runs there."
-    )
+    return Finding(check="device", state="warning", found=cores, mend="Train large tasks on a GPU: --on kubeflow.")
 
 
 def disk_bytes_needed(task: Task, drops: Sequence[Drop], streamed: bool, store: TaskStore, folder: Path) -> int:
-    """Return the bytes to come beside what lies in the cache folder already.
+    """Return the bytes that the cache folder needs in addition to what it already holds.
 
-    Held, every split of a drop is kept as uint8 pixels of the size that the network sees. A stream keeps those of the
-    held-out splits, and shards up to the limit.
+    Without streaming, the cache keeps every split of a drop as uint8 pixels of the network's input size. With
+    streaming, it keeps the pixels of the held-out splits, and shards up to the limit.
     """
     if streamed:
         return _shard_bytes(task, drops, store, folder) + sum(_held_out_bytes(task, drops, folder))

@@ -1,4 +1,4 @@
-"""Whether runs can trust the store: access, credentials, conditional writes, clock."""
+"""Check that runs can rely on the store: access, credentials, conditional writes, clock."""
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -10,11 +10,11 @@ from retrain.store.task_store import TaskStore
 from retrain.utils.text import pluralize
 
 SKEW = 10.0
-"""Seconds that clocks may differ; leases are compared across machines, and S3 refuses at 15 minutes."""
+"""Seconds that two clocks may differ. Leases are compared across machines; S3 refuses requests at 15 minutes."""
 
 
 def check_storage(store: TaskStore, drops: Callable[[], Sequence[Drop]]) -> Iterator[Finding]:
-    """Yield what there is to say of a store; after a failure nothing more, since it would be the same."""
+    """Yield findings about a store, up to the first failure: later checks would fail for the same reason."""
     checks = (
         Check("credentials", lambda: _credentials(store.objects)),
         Check("store", lambda: _access(store, drops())),
@@ -30,7 +30,7 @@ def check_storage(store: TaskStore, drops: Callable[[], Sequence[Drop]]) -> Iter
 
 def _credentials(store: ObjectStore) -> Finding | str:
     if not store.url.startswith("s3://"):
-        return "a folder needs none"
+        return "a local folder needs none"
     from retrain.store.s3.store import credentials_method
 
     method = credentials_method()

@@ -1,5 +1,6 @@
-"""The watcher: event sources, ingestion of drops, the start of runs, health.
+"""Watch tasks: receive events, ingest drops, start runs, report health.
 
-The store is the truth; events only say where to look. `watcher.Watcher` goes round `task_watch.TaskWatch` of each task,
-and an `Executor` of the pipeline carries out the runs. Imports monitoring, pipeline and what is below them.
+The store is the source of truth; events only say where to look first. `watcher.Watcher` calls the
+`task_watch.TaskWatch` of each task in a loop, and an `Executor` of the pipeline carries out the runs. Imports
+monitoring, pipeline and what is below them.
 """

@@ -1,4 +1,4 @@
-"""S3 event notifications, by themselves or through SNS or EventBridge: which objects they say were written."""
+"""Parse S3 event notifications, sent directly or through SNS or EventBridge, into the objects that were written."""
 
 import json
 from collections.abc import Iterator
@@ -13,17 +13,17 @@ class EventError(ValueError):
 
 
 FINAL_FILES = ("drop.json", "_SUCCESS")
-"""The objects that end a drop; events of all others say nothing of interest."""
+"""The objects that complete a drop. Events about other objects are ignored."""
 
 
 class WrittenObject(NamedTuple):
-    """An object that was written, its key as the event spells it: AWS quotes it (`a+b%3D`), some servers do not."""
+    """An object that was written. Its key is as the event spells it: AWS quotes it (`a+b%3D`), some servers do not."""
 
     bucket: str
     key: str
 
     def ended_drop(self, bucket: str, prefix: str) -> str | None:
-        """Return the id of the drop that this object ends, if it lies under this prefix of keys in this bucket."""
+        """Return the id of the drop that this object completes, if its key has this bucket and prefix."""
         for key in (self.key, unquote_plus(self.key)):
             drop, _, name = key.removeprefix(prefix).partition("/")
             if self.bucket == bucket and key.startswith(prefix) and name in FINAL_FILES:
@@ -54,7 +54,7 @@ class _Notification(BaseModel):
 
 
 class _Bridged(BaseModel):
-    """An event as EventBridge passes it on; keys are not quoted there."""
+    """An event from EventBridge, where keys are not quoted."""
 
     source: Literal["aws.s3"]
     detail_type: str = Field(alias="detail-type")
@@ -69,10 +69,10 @@ class _Wrapped(BaseModel):
 
 
 def parse_event(body: str) -> list[WrittenObject]:
-    """Return the objects that a message says were written; none for the test event, or where objects were removed.
+    """Return the objects that a message says were written; none for the test event, or if objects were removed.
 
-    Takes notifications of S3 as they are, in an envelope of SNS, and as EventBridge passes them on. Raises `EventError`
-    for anything else.
+    Accepts S3's own notifications, in an SNS envelope or not, and EventBridge's events. Raises `EventError` for
+    anything else.
     """
     try:
         document = json.loads(body)

@@ -1,4 +1,4 @@
-"""The watcher's health: whether it lives, whether it works, its metrics, and the HTTP endpoints that serve them."""
+"""Track the watcher's liveness, readiness and metrics, and serve them over HTTP."""
 
 import time
 from collections import Counter
@@ -17,11 +17,11 @@ from retrain.monitoring.web import App, Environ, StartResponse, reply
 from retrain.pipeline.trigger import CONDITIONS, Condition, TriggerState
 
 MAX_SILENCE = 900.0
-"""Seconds without a sign of life after which a watcher that is not at work on a run or a drop counts as stuck."""
+"""Seconds without a sign of life after which a watcher counts as stuck, unless it trains or validates a drop."""
 
 
 class Health(Collector):
-    """Written by the watcher's thread, read by those that answer requests."""
+    """Health of one watcher: written by the watcher's thread, read by the threads that answer requests."""
 
     def __init__(self, tasks: Iterable[str]) -> None:
         self._tasks = sorted(tasks)
@@ -34,17 +34,17 @@ class Health(Collector):
         self._alive_at, self._working = time.monotonic(), False
 
     def alive(self, *, working: bool = False) -> None:
-        """Note a sign of life; `working`: the next may take as long as a run does, or a validation."""
+        """Note a sign of life. With `working`, the next one may be as late as the end of a run or a validation."""
         with self._lock:
             self._alive_at, self._working = time.monotonic(), working
 
     def seen_to(self, task: str) -> None:
-        """Note that a task was looked at and advanced."""
+        """Note that a task was checked and advanced without an error."""
         with self._lock:
             self._problems.pop(task, None)
 
     def waits_since(self, task: str, oldest: datetime | None) -> None:
-        """Note when the oldest drop was committed that waits for a run, if any does."""
+        """Note the commit time of the oldest drop that waits for a run; None if none waits."""
         with self._lock:
             self._oldest[task] = oldest
 
@@ -54,28 +54,28 @@ class Health(Collector):
             self._in_flight[task] = in_flight
 
     def deferred(self, task: str, state: TriggerState | None) -> None:
-        """Note what a task's trigger waits for; None: nothing."""
+        """Note what a task's trigger waits for; None if it waits for nothing."""
         with self._lock:
             self._deferred[task] = {one.condition for one in state.unmet} if state else set()
 
     def count(self, name: Name, task: str = "", times: int = 1) -> None:
-        """Count events under one of the watcher's metrics."""
+        """Increase one of the watcher's counters."""
         with self._lock:
             self._counts[name, task] += times
 
     def failed(self, task: str, problem: str) -> None:
-        """Note why a task could not be seen to."""
+        """Note why a task could not be checked or advanced."""
         with self._lock:
             self._problems[task] = problem
             self._counts[names.WATCHER_ERRORS, task] += 1
 
     def is_alive(self) -> bool:
-        """Whether the watcher's loop goes round."""
+        """Return whether the watcher's loop still runs."""
         with self._lock:
             return self._working or time.monotonic() - self._alive_at < MAX_SILENCE
 
     def problems(self) -> list[str]:
-        """What keeps tasks from being seen to, a line each; none: the watcher is ready."""
+        """Return one line for each task that cannot be checked or advanced; empty if the watcher is ready."""
         with self._lock:
             return [f"{task}: {problem}" for task, problem in sorted(self._problems.items())]
 
@@ -110,7 +110,8 @@ def health_app(health: Health) -> App:
             case "/readyz":
                 problems = health.problems()
             case _:
-                return reply(start_response, "404 Not Found", "text/plain", b"there is /healthz, /readyz, /metrics\n")
+                hint = b"not found; use /healthz, /readyz or /metrics\n"
+                return reply(start_response, "404 Not Found", "text/plain", hint)
         status = "503 Service Unavailable" if problems else "200 OK"
         return reply(start_response, status, "text/plain", ("\n".join(problems or ["ok"]) + "\n").encode())
 

@@ -1,4 +1,4 @@
-"""Validate drops that ended with `_SUCCESS`: commit them, or put them into quarantine.
+"""Validate drops that ended with `_SUCCESS`, then commit or quarantine them.
 
 Each validation runs in a subprocess and is counted before it begins: a crash may take the watcher down with it."""
 
@@ -20,20 +20,23 @@ from retrain.utils.processes import WorkerCrashed, run_in_subprocess
 from retrain.watcher.health import Health
 
 MAX_ATTEMPTS = 3
-"""So often a drop's validation may come to no end before the drop is put into quarantine."""
+"""Unfinished validations of a drop after which it is quarantined."""
 
 
 class ValidationAttempts(Record):
-    """`validations/<drop-id>.json`: counts validations in a row that began and never ended; removed once one ends."""
+    """`validations/<drop-id>.json`: the number of consecutive validations that began and never ended.
+
+    The file is removed once a validation ends.
+    """
 
     drop: str
     begun: int = 0
     how: str = "the watcher was gone too"
-    """What became of the last one."""
+    """How the last one was cut off."""
 
 
 class CountedValidation(NamedTuple):
-    """A drop's validations before this one, and a store that takes what this one writes for as long as it is ours."""
+    """Earlier unfinished validations of a drop, and a store that accepts writes while this process holds the lease."""
 
     before: ValidationAttempts
     store: TaskStore
@@ -41,13 +44,11 @@ class CountedValidation(NamedTuple):
 
 @contextmanager
 def count_validation(store: TaskStore, drop: str, seconds: float = LEASE_SECONDS) -> Iterator[CountedValidation]:
-    """Count what is done within as one of a drop's validations.
+    """Hold a drop's lease and count the body as one of its validations.
 
-    The drop's lease, which lasts `seconds` without a heartbeat, is held within, so those before it are over. Raises
-    `TaskLocked` at once if somebody else has it (one that is under way is no death), or once a write finds it lost.
-
-    One whose process died, or that took this one along, stays counted. Any other end, an error or a wish to stop
-    included, ends the row.
+    The lease lasts `seconds` without a heartbeat. Raises `TaskLocked` at once if another process holds it, or once a
+    write finds it lost. A validation stays counted if its subprocess or this process died. Any other end resets the
+    count, an error or a request to stop included.
     """
     key = store.keys.validations(drop)
     with store.validation(drop).try_lease(seconds) as lease:
@@ -72,7 +73,7 @@ def count_validation(store: TaskStore, drop: str, seconds: float = LEASE_SECONDS
 
 
 def _clear_attempts(ours: TaskStore, key: str) -> None:
-    """End the row; once the lease is lost, it is the successor's."""
+    """Reset the count, unless the lease is lost: then the count belongs to its new holder."""
     with suppress(LeaseLost):
         ours.objects.delete(key)
 
@@ -85,14 +86,14 @@ def _read_attempts(store: TaskStore, key: str, drop: str) -> ValidationAttempts:
 
 
 INGEST_SECONDS = 6 * 3600.0
-"""The longest that one drop may take to be validated."""
+"""Seconds that the validation of one drop may take."""
 
 log = logging.getLogger("retrain")
 
 
 def try_ingest_drop(task: Task, drop: str) -> str | None:
-    """Commit a drop; return why it belongs into quarantine instead, or None. Raises `StoreError`."""
-    from retrain.data.uploads import ingest_drop  # brings torch, which must not come to where this is only named
+    """Commit a drop, or return why it must be quarantined. Raises `StoreError`."""
+    from retrain.data.uploads import ingest_drop  # imports torch, which only the subprocess needs
 
     try:
         ingest_drop(drop, task, open_task_store(task))
@@ -102,17 +103,18 @@ def try_ingest_drop(task: Task, drop: str) -> str | None:
 
 
 class Ingestion:
-    """Takes in the drops of one task. It can be cut anywhere and done again, here or by another watcher."""
+    """Validates the drops of one task. It can be interrupted at any point and repeated, here or by another watcher."""
 
     def __init__(self, task: Task, store: TaskStore, health: Health, lease: float) -> None:
-        """`lease`: how many seconds that of a validation lasts without a heartbeat."""
+        """Prepare the ingestion; a validation's lease lasts `lease` seconds without a heartbeat."""
         self._task, self._store = task, store
         self._health, self._lease = health, lease
 
     def validate(self, landed: DropStates) -> UserError | None:
-        """Validate what ended without a manifest; return why one could not be, after all others had their turn.
+        """Validate every drop that has ended without a manifest; return the last problem, or None.
 
-        That is `TaskLocked` if all were seen to but those that another watcher is validating.
+        A failure does not stop the validation of the other drops. `TaskLocked` is returned if the only problem is
+        that another watcher is validating a drop.
         """
         busy: UserError | None = None
         problem: UserError | None = None
@@ -129,15 +131,15 @@ class Ingestion:
         return problem or busy
 
     def put_aside(self, store: TaskStore, drop: str, cause: str) -> None:
-        """Put a drop into quarantine, and count it."""
+        """Quarantine a drop and count it."""
         store.drops.quarantine(drop, cause)
         self._health.count(names.WATCHER_QUARANTINED, self._task.name)
 
     def _validate(self, drop: str) -> bool:
-        """Validate a drop, unless another watcher has done so by now; return whether it is committed.
+        """Validate a drop unless another watcher already has; return whether it is committed.
 
-        Raises `TaskLocked` while another watcher validates it, and any other `UserError` if it was neither committed
-        nor put into quarantine.
+        Raises `TaskLocked` while another watcher validates it, and any other `UserError` if the drop was neither
+        committed nor quarantined.
         """
         with count_validation(self._store, drop, self._lease) as (before, ours):
             now = ours.drops.scan([drop])
@@ -151,7 +153,7 @@ class Ingestion:
         return True
 
     def _judge(self, drop: str, before: ValidationAttempts) -> str | None:
-        """Commit a drop; return why it belongs into quarantine instead, or None. Raises `UserError` if unknown."""
+        """Commit a drop, or return why it must be quarantined. Raises `UserError` if this cannot be decided now."""
         if before.begun >= MAX_ATTEMPTS:
             return f"{before.begun} validations began and never ended, the last: {before.how}"
         self._health.alive(working=True)

@@ -1,4 +1,4 @@
-"""A task's events, made of what its store holds: each has an id of its own, so that none is told twice by mistake."""
+"""Derive a task's events from its store. Each event has a stable id, so it is not delivered twice by mistake."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ class Notification(NamedTuple):
     """One event of a task."""
 
     id: str
-    """The same whenever, and by whomever, it is made."""
+    """Stable: every process derives the same id from the same store."""
     kind: EventKind
     subject: str
     at: datetime

@@ -27,22 +27,22 @@ BATCH = 10
 LONGEST_WAIT = 20.0
 """Seconds that SQS holds a request open for a message."""
 VISIBILITY = 300
-"""Seconds for which a message is hidden from others: longer than it takes to look at what it names."""
+"""Seconds for which SQS hides a received message from other watchers: longer than its drops take to check."""
 
 CONFIG = Config(retries={"mode": "standard", "total_max_attempts": 4}, connect_timeout=2, read_timeout=30)
 
 
 class Message(NamedTuple):
-    """One message, and what to delete it by."""
+    """One message, and the handle that deletes it."""
 
     body: str
     receipt: str
 
 
 class SqsQueue:
-    """An SQS queue by its URL; credentials and, outside AWS's own host names, the region by boto3's chain.
+    """An SQS queue, given by its URL. Credentials come from boto3's chain, and so does the region outside AWS's hosts.
 
-    What is received is hidden from others for `visibility` seconds, and then comes again unless it was deleted.
+    SQS hides a received message for `visibility` seconds, and delivers it again unless it was deleted.
     """
 
     def __init__(self, url: str, visibility: int = VISIBILITY) -> None:
@@ -51,7 +51,7 @@ class SqsQueue:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise UserError(
-                f"--queue-url {url}: must be as in https://sqs.eu-west-1.amazonaws.com/123456789012/retrain"
+                f"--queue-url {url}: must look like https://sqs.eu-west-1.amazonaws.com/123456789012/retrain"
             )
         region = re.search(r"sqs\.([a-z0-9-]+)\.amazonaws\.", parts.netloc)
         self._url, self._endpoint, self._visibility = url, f"{parts.scheme}://{parts.netloc}", visibility
@@ -72,7 +72,7 @@ class SqsQueue:
         return [Message(item["Body"], item["ReceiptHandle"]) for item in reply.get("Messages", ())]
 
     def delete(self, messages: Sequence[Message]) -> None:
-        """Delete messages that have been handled. Raises `StoreError`; then they come again, which harms nobody."""
+        """Delete handled messages. Raises `StoreError`; SQS then delivers them again, which is harmless."""
         for start in range(0, len(messages), BATCH):
             batch = messages[start : start + BATCH]
             entries = [{"Id": str(number), "ReceiptHandle": m.receipt} for number, m in enumerate(batch)]
@@ -84,33 +84,33 @@ class SqsQueue:
 
 
 MAX_MESSAGES = 1000
-"""Messages that are taken at once: enough to look once for many, few enough to be done before others see them."""
+"""Messages received in one turn: enough to check a drop once for many, few enough to finish before they reappear."""
 
 log = logging.getLogger("retrain")
 
 
 class ReceivedEvents(NamedTuple):
-    """Messages that were understood, the tasks that each names, and the ids of the drops that they name, by task."""
+    """Messages that could be parsed, the tasks that each names, and the ids of the drops that they name, by task."""
 
     messages: list[tuple[Message, frozenset[str]]]
     drops: dict[str, set[str]]
 
-    def settled(self, failed: Collection[str]) -> list[Message]:
-        """Return the messages that may be deleted: those that name no task of which looking `failed`."""
+    def deletable(self, failed: Collection[str]) -> list[Message]:
+        """Return the messages that may be deleted: those that name none of the `failed` tasks."""
         return [message for message, tasks in self.messages if tasks.isdisjoint(failed)]
 
 
 class EventQueue:
-    """Messages that cannot be understood are left to SQS, which sets them aside after some more tries."""
+    """Receives events. A message that cannot be parsed stays in SQS, which moves it to the dead-letter queue."""
 
     def __init__(self, queue: SqsQueue, tasks: Iterable[Task], health: Health) -> None:
         self._queue, self._health = queue, health
         self._places = {task.name: _bucket_and_prefix(task) for task in tasks}
 
     def receive(self, wait: float) -> ReceivedEvents:
-        """Return what has come within `wait` seconds at most, and what lies there besides.
+        """Return the waiting events; wait at most `wait` seconds for the first one.
 
-        A queue that does not answer is no reason to stop.
+        An error of the queue is logged and counted, and does not stop the watcher.
         """
         mail = ReceivedEvents([], {})
         try:
@@ -124,7 +124,7 @@ class EventQueue:
         return mail
 
     def delete(self, messages: list[Message]) -> None:
-        """Delete messages whose drops have been noted; should that fail, they come again, which harms nobody."""
+        """Delete messages whose drops have been noted. If that fails, SQS delivers them again, which is harmless."""
         try:
             self._queue.delete(messages)
         except StoreError as error:
@@ -151,6 +151,6 @@ class EventQueue:
 
 
 def _bucket_and_prefix(task: Task) -> tuple[str, str]:
-    """Bucket and prefix of a task's drops."""
+    """Return the bucket and prefix of a task's drops."""
     bucket, _, prefix = task.store.removeprefix("s3://").partition("/")
     return bucket, "/".join(part for part in (prefix.strip("/"), TaskKeys(task.name).drops) if part)

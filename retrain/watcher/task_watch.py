@@ -1,4 +1,4 @@
-"""One task, watched: what has landed is claimed for a run, and the run is seen to its end."""
+"""Watch one task: claim the drops that have landed for a run, and follow the run to its end."""
 
 import logging
 import time
@@ -28,21 +28,21 @@ log = logging.getLogger("retrain")
 
 
 class Pace(NamedTuple):
-    """How long things take, in seconds."""
+    """Intervals, in seconds."""
 
     lease: float = LEASE_SECONDS
-    """How long the lease lasts without a heartbeat."""
+    """Duration of the lease without a heartbeat."""
     attend: float = 300.0
-    """Between looks at a run that is under way: it may have been cancelled, and leave no record."""
+    """Between checks of a run in flight: it may have been cancelled, and then leaves no record."""
     retry: float = 20.0
-    """Between tries to start a run, for as long as that fails."""
+    """Between attempts to start a run, while that fails."""
 
 
 DEFAULT_PACE = Pace()
 
 
 class TaskWatch:
-    """Watches one task. `look` and `advance` can be cut anywhere and done again, here or by another watcher."""
+    """Watches one task. `look` and `advance` can be interrupted and repeated, here or by another watcher."""
 
     def __init__(
         self, task: Task, submitter: Executor, health: Health, pace: Pace = DEFAULT_PACE, clock: Clock = utc_now
@@ -61,14 +61,14 @@ class TaskWatch:
 
     @property
     def oldest(self) -> datetime | None:
-        """When the oldest drop was committed that waits to be given to a run."""
+        """Return the commit time of the oldest drop that waits for a run; None if none waits."""
         return min(self._waiting.values(), default=None)
 
     def look(self, drops: Iterable[str] | None = None) -> None:
-        """Look at the drops of these ids, or at all: take in what ended, note what waits.
+        """Validate the drops with these ids that have ended, or all of them, and note which drops wait for a run.
 
-        Raises `TaskLocked` if another watcher is validating a drop and all others were seen to. The caller must look
-        again, since that watcher may die. Raises any other `UserError` if the store does not let it be done.
+        Raises `TaskLocked` if the only problem is that another watcher is validating a drop. The caller must look
+        again, since that watcher may die. Raises any other `UserError` if the store refuses.
         """
         self._claims.refresh()
         found = self.store.objects.folders(self.store.keys.drops) if drops is None else drops
@@ -82,9 +82,9 @@ class TaskWatch:
             raise problem
 
     def advance(self) -> None:
-        """Give what waits to a run once none is in flight, and see that a run in flight is under way.
+        """Give the waiting drops to a run if none is in flight, and restart a run in flight that has stopped.
 
-        Raises `UserError` if that cannot be done now.
+        Raises `UserError` if that fails now.
         """
         self._claims.refresh()
         if self._is_due() and not self._claims.in_flight():
@@ -95,7 +95,7 @@ class TaskWatch:
             self._attend()
 
     def notify(self) -> None:
-        """Tell the task's webhooks what they have not confirmed yet; one that refuses holds up nothing else."""
+        """Deliver unconfirmed events to the task's webhooks. A webhook that refuses does not delay the others."""
         self._notifier.notify()
 
     def _needs_attention(self, plan: Plan) -> bool:
@@ -105,7 +105,7 @@ class TaskWatch:
         self._next_attention[plan.run_id] = time.monotonic() + pause
 
     def _attend(self) -> None:
-        """See that the runs in flight are under way, unless another watcher is just at it."""
+        """Ensure that the runs in flight still run, unless another watcher is doing so."""
         with self.store.try_lease(self._pace.lease) as lease:
             if lease is None:
                 return
@@ -128,7 +128,7 @@ class TaskWatch:
                 self._intake.put_aside(self.store, drop, str(since))
 
     def _committed_at(self, drop: str) -> datetime | DropError:
-        """When a drop was committed; or what is wrong with its manifest."""
+        """Return when a drop was committed, or the error in its manifest."""
         try:
             return self.store.drops.read(drop).committed_at
         except DropError as error:
@@ -143,13 +143,13 @@ class TaskWatch:
                     log.warning("%s: %s", self.task.name, late)
 
     def _is_open(self, drop: str) -> bool:
-        """Whether a drop may yet have to be given to a run."""
+        """Return whether a drop may still need a run."""
         return drop not in self._covered and not self._claims.claimed(drop)
 
     def _is_due(self) -> bool:
-        """Whether a drop waits, and a scheduled time has come since: so none is missed while no watcher is up.
+        """Return whether a drop waits and a scheduled time has passed since, also while no watcher was running.
 
-        A trigger that put the run off is asked again when a drop lands, when its time has come, and now and then.
+        A trigger that postponed the run is evaluated again when a drop lands, when its time comes, and regularly.
         """
         now = self._clock()
         if self.oldest is None or (self._deferred_until and now < self._deferred_until):
@@ -178,7 +178,7 @@ class TaskWatch:
             self._waiting.clear()
 
     def _defer(self, state: TriggerState) -> None:
-        """Let the waiting drops wait on."""
+        """Postpone the run; the waiting drops keep waiting."""
         if self._deferred_until is None:
             log.info("%s: %s", self.task.name, state.reason)
         soon = self._clock() + timedelta(seconds=self._pace.attend)

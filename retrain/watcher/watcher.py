@@ -1,4 +1,4 @@
-"""The watcher's loop: look where something has landed, advance every task, and begin again."""
+"""Run the watcher's loop: check the drops that have landed, advance every task, repeat."""
 
 import logging
 import time
@@ -12,17 +12,18 @@ from retrain.watcher.queue import LONGEST_WAIT, EventQueue, ReceivedEvents
 from retrain.watcher.task_watch import TaskWatch
 
 TURN_SECONDS = 20.0
-"""Between turns where nothing lands: so late it may be seen that a run has ended and the next can begin."""
+"""Seconds between turns if nothing lands: the longest delay between the end of a run and the start of the next."""
 RETRY_SECONDS = 20.0
-"""Until all is looked at again after that failed, or left something to another watcher."""
+"""Seconds until all drops are checked again, after a failure or while another watcher validates one."""
 
 log = logging.getLogger("retrain")
 
 
 class Watcher:
-    """Watches tasks, none of which can stop the others. Everything may be cut at any point, by SIGKILL too.
+    """Watches tasks independently: a broken task does not stop the others. SIGKILL is safe at any point.
 
-    A queue says sooner where to look; every `poll_seconds` all is looked at anyway, for events get lost.
+    Events from a queue say where to look at once. All drops are checked every `poll_seconds` too:
+    events get lost.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class Watcher:
         self._next_poll = 0.0
 
     def run(self) -> None:
-        """Go round until the process is told to stop."""
+        """Run turns until the process is asked to stop."""
         next_turn = 0.0
         while True:
             self.health.alive()
@@ -45,7 +46,10 @@ class Watcher:
                 self._delete(mail, failed=())
 
     def once(self) -> bool:
-        """Go round once, with all that is in the queue; True if nothing failed, whatever others were at."""
+        """Run one turn with all events in the queue, and return whether nothing failed.
+
+        A drop that another watcher validates is no failure.
+        """
         mail = ReceivedEvents([], {})
         while more := self._receive(0).messages:
             mail.messages.extend(more)
@@ -60,12 +64,12 @@ class Watcher:
         return ReceivedEvents([], {})
 
     def _delete(self, mail: ReceivedEvents, failed: Collection[str]) -> None:
-        """Delete each message whose own tasks could be looked at: a broken task keeps no other's events."""
+        """Delete each message unless one of its own tasks failed: a broken task does not keep another task's events."""
         if self._inbox:
-            self._inbox.delete(mail.settled(failed))
+            self._inbox.delete(mail.deletable(failed))
 
     def _turn(self, mail: ReceivedEvents) -> None:
-        """Look, then advance; messages are done with in between, for a run may take hours."""
+        """Check drops, delete the messages, then advance: a run may take hours."""
         looked = self._look(mail.drops)
         self._delete(mail, failed={watch.task.name for watch in self._watches if watch not in looked})
         advanced = [watch for watch in self._watches if self._advance(watch)]
@@ -75,7 +79,7 @@ class Watcher:
                 self.health.seen_to(watch.task.name)
 
     def _look(self, drops: Mapping[str, set[str]]) -> list[TaskWatch]:
-        """Look at these drops of each task, or at all when it is time; return the watches that could."""
+        """Check these drops of each task, or all drops if a poll is due; return the watches that did not fail."""
         everywhere = time.monotonic() >= self._next_poll
         wanted = {watch: None if everywhere else drops.get(watch.task.name, ()) for watch in self._watches}
         looked = [watch for watch, ids in wanted.items() if self._guarded(watch, partial(watch.look, ids))]
@@ -93,13 +97,13 @@ class Watcher:
     def _guarded(self, watch: TaskWatch, step: Callable[[], None]) -> bool:
         try:
             step()
-        except TaskLocked as busy:  # the other may fail yet, which is no failure of this one
+        except TaskLocked as busy:  # another watcher does this work: no failure of this one
             log.info("%s: %s", watch.task.name, busy)
             self.health.seen_to(watch.task.name)
         except UserError as error:
             log.warning("%s: %s", watch.task.name, error)
             self.health.failed(watch.task.name, str(error))
-        except Exception as error:  # whatever is wrong with one task, the others are watched on
+        except Exception as error:  # a defect in one task must not stop the others
             log.exception("%s", watch.task.name)
             self.health.failed(watch.task.name, f"{type(error).__name__}: {error}")
         else:

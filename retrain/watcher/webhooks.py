@@ -1,8 +1,8 @@
-"""Deliver a task's events to its webhooks: signed CloudEvents, at least once, tried again after growing pauses.
+"""Deliver a task's events to its webhooks as signed CloudEvents, at least once, with exponential backoff.
 
-The signature is that of https://www.standardwebhooks.com: an HMAC-SHA256 over id, time and body. What was delivered is
-marked in the store, so any process can go on where another stopped. A message whose mark could not be written is sent
-again, under the same id.
+The signature follows https://www.standardwebhooks.com: an HMAC-SHA256 over id, time and body. Deliveries are marked in
+the store, so any process can continue where another stopped. A message whose mark could not be written is sent again
+under the same id.
 """
 
 import base64
@@ -30,31 +30,31 @@ from retrain.utils.parallel import map_ahead
 from retrain.watcher.notifications import Notification, collect_notifications
 
 HOSTS = "RETRAIN_WEBHOOK_HOSTS"
-"""Environment variable with the hosts that may be sent to, apart by commas: task files alone cannot add one."""
+"""Environment variable with the allowed hosts, separated by commas. A task file alone cannot allow a host."""
 TIMEOUT = urllib3.Timeout(connect=5, read=10)
 """Seconds for one delivery."""
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=30), timedelta(hours=1)
-"""Between two tries of an endpoint that refuses: each is twice the one before."""
+"""Backoff of an endpoint that refuses: the pause doubles with each failure."""
 
 log = logging.getLogger("retrain")
 
 
 class Delivered(Record):
-    """`notifications/<endpoint>/<event>.json`: the endpoint has confirmed the event."""
+    """`notifications/<endpoint>/<event>.json`: marks an event that the endpoint has confirmed."""
 
     id: str
     at: datetime
 
 
 class Delivery(NamedTuple):
-    """How many events an endpoint has confirmed, and what kept it from confirming more."""
+    """The number of events that an endpoint has confirmed, and the problem that stopped it, if any."""
 
     confirmed: int
     problem: str | None = None
 
 
 class Endpoint:
-    """One webhook of one task: signs, sends, marks, and waits longer after each failure."""
+    """One webhook of one task: signs, sends and marks events, with a longer pause after each failure."""
 
     def __init__(self, webhook: Webhook, store: TaskStore, environment: Mapping[str, str] = os.environ) -> None:
         self.webhook, self._store = webhook, store
@@ -66,7 +66,7 @@ class Endpoint:
         self._prefix = store.keys.notifications(hashlib.sha256(webhook.url.encode()).hexdigest()[:16])
 
     def deliver(self, events: Sequence[Notification], now: datetime) -> Delivery:
-        """Send what was not confirmed yet, oldest first, until one is refused."""
+        """Send the unconfirmed events, oldest first, until one is refused."""
         if self._not_before and now < self._not_before:
             return Delivery(0, f"is tried again at {format_moment(self._not_before)}")
         since = self._first_seen(now)
@@ -85,7 +85,7 @@ class Endpoint:
         return Delivery(sent)
 
     def _first_seen(self, now: datetime) -> datetime:
-        """Return since when the endpoint is told of events: what came before it was set up is not sent."""
+        """Return when the endpoint was set up. Earlier events are not sent."""
         key = f"{self._prefix}since.json"
         try:
             self._store.objects.create(key, Delivered(id="since", at=now).to_bytes())
@@ -150,7 +150,7 @@ def cloud_event(store: TaskStore, event: Notification) -> bytes:
 
 
 def sign(secret: bytes, event_id: str, now: datetime, body: bytes) -> dict[str, str]:
-    """Return the headers by which a receiver knows sender, message and time (Standard Webhooks)."""
+    """Return the headers that authenticate sender, message and time (Standard Webhooks)."""
     moment = str(int(now.timestamp()))
     signed = hmac.new(secret, b".".join([event_id.encode(), moment.encode(), body]), hashlib.sha256).digest()
     return {
@@ -161,16 +161,16 @@ def sign(secret: bytes, event_id: str, now: datetime, body: bytes) -> dict[str, 
 
 
 class Notifier:
-    """Tells a task's webhooks of its events; a record of the ledger is read once."""
+    """Delivers a task's events to its webhooks. Each record of the ledger is read once."""
 
     def __init__(self, task: Task, store: TaskStore, clock: Clock = utc_now) -> None:
-        """Raise `TaskError` if a webhook's host is not allowed, or its secret is not there."""
+        """Raise `TaskError` if a webhook's host is not allowed or its secret is not set."""
         self._task, self._store, self._clock = task, store, clock
         self._endpoints = [Endpoint(webhook, store) for webhook in task.webhooks]
         self._records: dict[str, RunRecord] = {}
 
     def notify(self) -> list[Delivery]:
-        """Deliver what was not confirmed yet, to each endpoint. Raises `StoreError`."""
+        """Deliver the unconfirmed events to each endpoint. Raises `StoreError`."""
         if not self._endpoints:
             return []
         now = self._clock()

@@ -244,7 +244,7 @@ WRONG = [
     ("pipeline compile -t pets -o nowhere/p.yaml", "--output nowhere/p.yaml: cannot be written: No such file"),
     ("run -t pets --method naive --on kubeflow", "where is Kubeflow Pipelines?"),
     ("watch -t pets --on kubeflow", "where is Kubeflow Pipelines?"),
-    ("watch -t pets --queue-url nonsense", "--queue-url nonsense: must be as in https://sqs."),
+    ("watch -t pets --queue-url nonsense", "--queue-url nonsense: must look like https://sqs."),
     ("study report --check --out nowhere", "there are no kept runs of studies in nowhere"),
     ("task check nowhere.yaml", "nowhere.yaml"),
     ("task check unknown-field.yaml", "unknown-field.yaml"),

@@ -147,7 +147,7 @@ def test_a_disk_must_hold_what_is_decoded_but_of_a_stream_the_held_out_splits_an
     assert "192000.00 GB more" in found["disk"]["found"]
     code, found = doctor(str(tmp_path / "store"))
     assert (code, found["disk"]["state"]) == (0, "ok")
-    assert "streamed, will take 0.00 GB more" in found["disk"]["found"]
+    assert "streamed, need 0.00 GB more" in found["disk"]["found"]
 
 
 def test_what_lies_in_the_cache_needs_no_room_again(tmp_path: Path) -> None:
