@@ -114,7 +114,7 @@ def _decode_shard(
 
 
 _whole: set[tuple[Path, int]] = set()
-"""Files that this process has read through and found whole, each with the time it was written."""
+"""Files that this process has written, or read through and found whole, each with the time it was written."""
 
 
 def load_decoded(
@@ -152,13 +152,15 @@ def _save_arrays(arrays: SplitArrays, path: Path) -> None:
             save_file(tensors, part, {"sha256": _sha256(tensors)})
             with part.open("rb") as file:
                 os.fsync(file.fileno())
+            written = path, part.stat().st_mtime_ns
             part.replace(path)
+            _whole.add(written)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be written: {error}. $RETRAIN_CACHE may name another folder.") from error
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a file holds what was decoded into it, asked once a process: it reads every byte."""
+    """Whether a file holds what was decoded into it. A file of an earlier process is read through once."""
     try:
         file_as_written = path, path.stat().st_mtime_ns
         if file_as_written in _whole:

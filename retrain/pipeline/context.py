@@ -17,7 +17,7 @@ from retrain.data.dataset import decoded_bytes
 from retrain.data.samples import Samples
 from retrain.data.stream.dataset import load_streamed
 from retrain.errors import UserError
-from retrain.records import Dataset, Loading
+from retrain.records import Dataset, Drop, DropRef, Loading
 from retrain.store.runs import RunFiles
 from retrain.store.task_store import TaskStore
 from retrain.training.distributed import SINGLE_PROCESS, ProcessGroup, init_distributed
@@ -46,6 +46,8 @@ class Context:
 
     stage_seconds: defaultdict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
     """Seconds that each stage of a run took in this process, by run id."""
+    manifests: dict[DropRef, Drop] = field(default_factory=dict)
+    """Manifests that this process has read, by the digest that a dataset gives them: they are not read again."""
 
     @contextmanager
     def timed(self, run_id: str, stage: str) -> Iterator[None]:
@@ -57,11 +59,18 @@ class Context:
             taken = self.stage_seconds[run_id]
             taken[stage] = taken.get(stage, 0.0) + time.monotonic() - started
 
+    def drops(self, dataset: Dataset) -> list[Drop]:
+        """Return the drops that a dataset is made of, each as `Drops.read_versions` does, and read once."""
+        missing = [ref for ref in dataset.drops if ref not in self.manifests]
+        found = dict(zip(missing, self.store.drops.read_versions(missing), strict=True)) if missing else {}
+        self.manifests.update({ref: drop for ref, drop in found.items() if drop.digest == ref.digest})
+        return [found.get(ref) or self.manifests[ref] for ref in dataset.drops]
+
     def samples(
         self, dataset: Dataset, splits: Collection[Split], data: Data, loading: Loading
     ) -> dict[Split, Samples]:
         """Return splits of a dataset, their labels on the device. Raises `DamagedDrop` at the first that is damaged."""
-        drops = list(self.store.drops.read_versions(dataset.drops))
+        drops = self.drops(dataset)
         if loading.kind == "stream":
             return load_streamed(
                 dataset,

@@ -49,7 +49,7 @@ def evaluate_run(context: Context, plan: Plan, champion: str | None) -> Evaluati
 
 def _is_learnable(context: Context, plan: Plan, test: Samples) -> Tensor:
     """Say of each test sample, bool [N], whether its class has training samples: others tell nothing of a model."""
-    untrained = set(untrained_classes(context.store.drops.read_versions(plan.dataset.drops)))
+    untrained = set(untrained_classes(context.drops(plan.dataset)))
     learnable = torch.tensor([name not in untrained for name in plan.dataset.classes])[test.labels.cpu()]
     return learnable if learnable.any() else torch.ones_like(learnable)
 
