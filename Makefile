@@ -21,12 +21,13 @@ test: $(READY) ## Run all tests; as root on Debian, install what they need first
 test-fast: $(READY) ## Run the tests that need no server or other program, in under two minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "not slow and not integration"
 
-lint: $(READY) ## Check formatting, style, types, which package imports which, and spelling
+lint: $(READY) ## Check formatting, style, types, which package imports which, spelling and banned words
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/codespell
+	$(BIN)/python scripts/vocabulary.py
 
 audit: $(READY) ## Ask PyPI's advisories about every locked dependency; what it has no answer for is listed
 	$(BIN)/pip-audit --requirement requirements.lock --require-hashes --disable-pip --progress-spinner off

@@ -1,7 +1,7 @@
 """Whole epochs of training, beside what people would write, and beside the published warm-start script's way.
 
 `users`: a DataLoader, torchvision's v2 transforms on each sample, and L2-init as a term of the loss. `tuned`: the same
-by somebody who knows that channels_last and bfloat16 are faster. `script`: no augmentation and no penalty, as Ash &
+with channels_last and bfloat16, which are faster. `script`: no augmentation and no penalty, as Ash &
 Adams' script trains. All three first try DataLoaders of 0, 1 and 2 workers, and keep the fastest. `retrain` and
 `retrain bf16`: this project's loop under `continuous`, without and with `training.bf16`. A CPU without instructions for
 bfloat16 is several times slower in it than in float32: there `tuned` and `retrain bf16` are left out.

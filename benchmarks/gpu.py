@@ -1,7 +1,7 @@
 """ResNet-18 at 32x32 on a GPU: images a second, beside a DataLoader's loop and beside what the chip could do.
 
 This project's loop trains under `continuous` in bfloat16, plain, compiled and in CUDA graphs, while torch raises an
-error should anything wait for the device. `dataloader`: the users' loop of `epochs.py` by somebody who knows
+error should anything wait for the device. `dataloader`: the users' loop of `epochs.py` with
 channels_last, bfloat16, fused Adam, workers, and pinned memory. The limit is the chip's throughput in a product of two
 large matrices, over a network's operations for an image. Without a GPU nothing is measured, and that is no failure.
 """

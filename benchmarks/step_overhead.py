@@ -33,7 +33,7 @@ PAIRS = {Case(16, 32): 60, Case(16, 8): 300}
 
 
 class Bare:
-    """A training loop as somebody would write it by hand, without the method and without keeping count."""
+    """Train in a plain hand-written loop, without the method and without its counters."""
 
     def __init__(self, run: Run) -> None:
         task = run.plan.task

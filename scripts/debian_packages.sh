@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that tests need and this machine lacks. Who may not install is told what to: the tests
+# Installs the Debian packages that tests need and this machine lacks. Without root, it only names them: the tests
 # that need them are then skipped, saying the same.
 set -euo pipefail
 

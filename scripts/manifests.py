@@ -25,7 +25,7 @@ FOLDERS = {
     "rbac": "multi-user",
     **dict.fromkeys(("servicemonitor", "podmonitors", "prometheusrule", "dashboards"), "monitoring"),
 }
-"""Where templates go that not everybody needs; the others go to `retrain`."""
+"""Folders of optional templates. All other templates go to `retrain`."""
 OF_HELM = re.compile(
     r"^ *(annotations:\n *# Task files .*\n *checksum/tasks|helm.sh/chart|[a-z0-9.]*/managed-by):.*\n", re.MULTILINE
 )

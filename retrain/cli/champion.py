@@ -1,4 +1,4 @@
-"""Decide by hand which model is in force: `retrain approve`, `reject`, `promote` and `rollback`."""
+"""Choose the champion by hand: `retrain approve`, `reject`, `promote` and `rollback`."""
 
 import sys
 from getpass import getuser
@@ -20,7 +20,7 @@ Author = Annotated[
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask at a terminal.")]
 
 REFUSED_AFTER_ALL = 1
-"""Exit code of an approval whose candidate lost against a champion that was promoted meanwhile."""
+"""Exit code of an approval whose candidate lost against a champion promoted in the meantime."""
 
 
 def register(app: typer.Typer) -> None:
@@ -64,7 +64,7 @@ def _decide(
     reason: str | None,
     device: str,
 ) -> None:
-    """Give the verdict, then finish the run: should that be cut short, the next run or the watcher does it."""
+    """Give the verdict, then finish the run. If that is interrupted, the next run or the watcher finishes it."""
     from retrain.records import Approval, Verdict
     from retrain.utils.clock import utc_now
 
@@ -81,7 +81,7 @@ def _decide(
 
 
 def _give_verdict(store: "TaskStore", run_id: str, verdict: "Verdict") -> None:
-    """Give a verdict. Where the same one was given and its command cut short, finish that one."""
+    """Give a verdict. If the same verdict was given and its command interrupted, finish that one."""
     approval = store.approvals.find(run_id)
     known = store.approvals.expire(approval, verdict.at).verdict if approval else None
     if known is None or known.kind != verdict.kind or store.ledger.find(run_id):
@@ -161,7 +161,7 @@ def rollback(
 
 
 def _confirm(question: str, yes: bool) -> None:
-    """Ask at a terminal. A script has nobody to ask, and has said what it wants."""
+    """Ask for confirmation at a terminal. A script has no terminal and needs no confirmation."""
     if not yes and sys.stdin.isatty():
         typer.confirm(question, abort=True)
 

@@ -1,4 +1,4 @@
-"""How a task stands and what ended runs left: `retrain status`, `history`, `show` and `metrics`."""
+"""Show a task's state and its ended runs: `retrain status`, `history`, `show` and `metrics`."""
 
 import typer
 

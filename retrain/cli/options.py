@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they stand for."""
+"""Define the options that several commands share, and resolve them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -75,7 +75,7 @@ def open_task(name: str, overrides: Sequence[str] = ()) -> "tuple[Task, TaskStor
 
 @contextmanager
 def output_errors(output: Path, option: str = "--output") -> Iterator[None]:
-    """Say as `UserError` why an output could not be written."""
+    """Raise `UserError`, with the reason, if an output cannot be written."""
     try:
         yield
     except OSError as error:

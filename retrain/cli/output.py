@@ -28,7 +28,7 @@ class CheckedOutput(io.FileIO):
 
 
 def _discard_output() -> None:
-    """Send what is still buffered nowhere: Python flushes it at exit, and would end with a traceback."""
+    """Discard buffered output: Python would flush it at exit and end with a traceback."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.__stdout__.fileno() if sys.__stdout__ else 1)
     os.close(nowhere)

@@ -85,6 +85,6 @@ def schedule_(
     settings = [f"{field}={value}" for field, value in chosen.items() if value is not None]
     opened = load_task(task, [*overrides, *settings])
     if opened.schedule is None:
-        raise TaskError(f"when is {opened.name} to be retrained? Say it with --cron, or as schedule in the task")
+        raise TaskError(f"no schedule for task {opened.name}: pass --cron or set `schedule` in the task")
     recurring = schedule(opened, build_pipeline)
     typer.echo(f"{opened.name} is retrained at {opened.schedule} UTC, as Kubeflow's recurring run {recurring}")

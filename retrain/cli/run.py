@@ -1,4 +1,4 @@
-"""Runs begin here: `retrain run` and `baseline`."""
+"""`retrain run` and `retrain baseline`."""
 
 import json
 from functools import partial
@@ -60,7 +60,7 @@ def run(
     as_json: AsJson = False,
     overrides: Overrides = NONE,
 ) -> None:
-    """Retrain on whatever has landed: plan, train, evaluate, promote, record."""
+    """Retrain on the drops that have landed: plan, train, evaluate, promote, record."""
     from retrain.pipeline.planning import Request
 
     request = Request(method, "trial" if trial else "retrain")
@@ -88,7 +88,7 @@ def run(
 
 
 def _submit(task: "Task", store: "TaskStore", request: "Request", as_json: bool) -> None:
-    """Submit the next run to Kubeflow, and print what it is called there."""
+    """Submit the next run to Kubeflow, and print its id there."""
     from retrain.kubeflow.submission import submit
     from retrain.pipeline import next_run
     from retrain.pipeline.planning import NoRunNeeded
@@ -116,7 +116,7 @@ def baseline(
     as_json: AsJson = False,
     overrides: Overrides = NONE,
 ) -> None:
-    """Calibrate: train from scratch on the newest dataset, only to measure what targets come from."""
+    """Train from scratch on the newest dataset, to measure the accuracy and iterations that targets come from."""
     from retrain.monitoring.observers import make_observers
     from retrain.pipeline import stages
     from retrain.pipeline.context import make_context
@@ -128,7 +128,7 @@ def baseline(
 
 
 def _preview(planned: "Plan | NoRunNeeded", on: str, as_json: bool) -> None:
-    """Print what would be done, if it can be done."""
+    """Print what a run would do, if it can be done."""
     from retrain.cli import formatting
     from retrain.pipeline import next_run
     from retrain.pipeline.planning import NoRunNeeded
@@ -141,7 +141,7 @@ def _preview(planned: "Plan | NoRunNeeded", on: str, as_json: bool) -> None:
 
 
 def _say_nothing(nothing: "NoRunNeeded", as_json: bool) -> None:
-    """Print why nothing is done; for programs, null."""
+    """Print why no run is needed; null as JSON."""
     what = "not yet" if nothing.deferred else "nothing to do"
     more = "; --at-once starts it now" if nothing.deferred else ""
     typer.echo(f"{what}: {nothing.reason}{more}", err=as_json)
@@ -150,7 +150,7 @@ def _say_nothing(nothing: "NoRunNeeded", as_json: bool) -> None:
 
 
 def _finish(ended: "Ended | NoRunNeeded", store: "TaskStore", as_json: bool) -> None:
-    """Print how it ended; a retraining that yielded no champion exits with `ENDED_WITHOUT_MODEL`."""
+    """Print how a retraining ended; exit with `ENDED_WITHOUT_MODEL` if it promoted no model."""
     from functools import partial
 
     from retrain.cli import formatting

@@ -40,7 +40,7 @@ def run(
     on: Annotated[Literal["here", "kubeflow"], typer.Option(help="Where the runs are done.")] = "here",
     host: KubeflowHost = None,
 ) -> None:
-    """Run whatever of a study has not run yet; it can be stopped and run again at any moment."""
+    """Run the runs of a study that have not ended; safe to stop and call again at any moment."""
     from retrain.experiments import drops, runner
     from retrain.experiments.files import load_study
     from retrain.experiments.runs import Runs
@@ -97,7 +97,7 @@ def report(
         typer.echo(f"{len(names)} {'study says' if len(names) == 1 else 'studies say'} what the kept runs do")
         return
     if study is None:
-        raise StudyError("name a study, or say --check")
+        raise StudyError("name a study, or pass --check")
     loaded = load_study(study)
     ran = None if kept else Runs(loaded, store).ran()
     with output_errors(out, "--out"):

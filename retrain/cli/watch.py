@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 NOT_ALL = 1
-"""Exit code of `--once` where some task could not be seen to; a drop that another watcher is at is left to it."""
+"""Exit code of `--once` if a task failed. A drop that another watcher validates is no failure."""
 
 
 def watch(
     task: TaskNames,
-    once: Annotated[bool, typer.Option("--once", help="Look once, and end: for a CronJob.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Check the stores once, then exit: for a CronJob.")] = False,
     queue_url: Annotated[str | None, typer.Option(help="SQS queue with the bucket's event notifications.")] = None,
     poll_seconds: Annotated[float, typer.Option(min=0.1, help="Between looks at all that lies in the stores.")] = 60,
     on: Annotated[Literal["here", "kubeflow"], typer.Option(help="Where runs are done.")] = "here",
@@ -35,7 +35,7 @@ def watch(
     listen: Annotated[str, typer.Option(help="0.0.0.0 listens to other machines too.")] = "127.0.0.1",
     overrides: Overrides = NONE,
 ) -> None:
-    """Retrain on whatever lands, as it lands."""
+    """Retrain on each drop that lands, as it lands."""
     from retrain.config.loading import load_task
     from retrain.monitoring.web import serving
     from retrain.training.preemption import Preempted
@@ -59,7 +59,7 @@ def watch(
 def _watcher(
     tasks: "Sequence[Task]", submitter: "Executor", health: "Health", poll_seconds: float, queue_url: str | None
 ) -> "Watcher":
-    """Assemble the watcher, once the stores have shown that they can be trusted."""
+    """Assemble the watcher, after a check that the stores honour conditional writes."""
     from retrain.store.base import probe_conditional_writes
     from retrain.watcher.queue import EventQueue, SqsQueue
     from retrain.watcher.task_watch import TaskWatch

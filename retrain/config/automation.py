@@ -49,11 +49,11 @@ EVENT_KINDS: tuple[EventKind, ...] = get_args(EventKind)
 
 
 class Webhook(ConfigModel):
-    """An HTTP endpoint that is told of events, as signed CloudEvents."""
+    """An HTTP endpoint that receives events as signed CloudEvents."""
 
     url: Annotated[str, Field(pattern=r"^https?://[^/\s]+(/\S*)?$"), NoCredentials]
     """Its address, without credentials. The host must be among those of $RETRAIN_WEBHOOK_HOSTS."""
     events: tuple[EventKind, ...] = EVENT_KINDS
-    """What it is told of."""
+    """The events that it receives."""
     secret_variable: Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")] = "RETRAIN_WEBHOOK_SECRET"
     """Environment variable with the secret that signs each message."""

@@ -22,7 +22,7 @@ class Kubeflow(ConfigModel):
     def require_host(self) -> str:
         """Return the address. Raises `SubmitError` if neither the task nor the environment sets it."""
         if self.host is None:
-            raise SubmitError("where is Kubeflow Pipelines? Say it with --host, or as kubeflow.host in the task")
+            raise SubmitError("no address of Kubeflow Pipelines: pass --host or set kubeflow.host in the task")
         return self.host
 
 

@@ -30,13 +30,13 @@ class Costs(ConfigModel):
     """Rates of one device. A run's record keeps those of its time, so that a new price changes no past figure."""
 
     price_per_device_hour: PositiveFloat | None = None
-    """Money for one device (a GPU, or the CPU) for one hour; without it nothing is told in money."""
+    """Money for one device (a GPU, or the CPU) for one hour; without it no figure is given in money."""
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
     """ISO 4217 code of that money."""
     device_watts: PositiveFloat | None = None
-    """Mean power of one device in training; without it, energy is told where NVML or RAPL measured it."""
+    """Mean power of one device in training; without it, energy is given only if NVML or RAPL measured it."""
     grams_co2_per_kwh: PositiveFloat | None = None
-    """Carbon intensity of the electricity, in grams of CO2-equivalent; without it nothing is told in CO2."""
+    """Carbon intensity of the electricity, in grams of CO2-equivalent; without it no figure is given in CO2."""
 
 
 class Stream(ConfigModel):
@@ -305,7 +305,7 @@ class Task(ConfigModel):
     trigger: Annotated[Trigger, NotIdentity] = Trigger()
     """What must hold before `retrain run` or `retrain watch` starts a retraining on what has landed."""
     webhooks: Annotated[tuple[Webhook, ...], NotIdentity] = ()
-    """HTTP endpoints that are told what happens to the task."""
+    """HTTP endpoints that receive the task's events."""
     kubeflow: Annotated[Kubeflow, NotIdentity] = Kubeflow()
     """Where its pipeline is submitted to."""
 

@@ -15,8 +15,8 @@ CONTENT_BYTES = 16
 """Bytes of SHA-256 that are kept: among 10^12 images, two agree by chance with a probability below 10^-14."""
 
 FEW_PIXELS = 128 * 128
-"""A JPEG of up to so many pixels is told by them. A larger one is told by its coded data, as decoding it at its full
-size would take several times as long as packing it."""
+"""A JPEG of up to this many pixels is identified by its pixels. A larger one is identified by its coded data: decoding
+it at full size would take several times as long as packing it."""
 
 END, COMMENT, ADOBE, APPLICATION = 0xD9, 0xFE, 0xEE, range(0xE0, 0xF0)
 """Kinds of JPEG's markers."""

@@ -16,7 +16,7 @@ from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import parallel_map
 
 IMAGE_SIZE = 32
-"""Side of the square that large JPEGs are decoded for: what is told of an image hardly depends on it."""
+"""Side of the square that large JPEGs are decoded for: the index hardly depends on it."""
 
 NAME = "samples.safetensors"
 """File of such a table, beside the shards."""

@@ -56,7 +56,7 @@ def worker_pool(workers: Workers) -> Iterator[RunEach]:
 
 
 def _do_or_exit(job: Job, plan: Plan, *, device: str) -> None:
-    """Do a job; a worker that is told to stop exits once its training is saved, and begins no other job."""
+    """Do a job; a worker that receives SIGTERM exits once its training is saved, and begins no other job."""
     try:
         job(plan, device=device)
     except Preempted as preempted:

@@ -69,7 +69,7 @@ def _trace(network: nn.Module, shape: tuple[int, int, int]) -> torch.export.Expo
     example = torch.zeros(2, *shape)
     try:
         return torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    except Exception as error:  # whatever torch's tracer and anybody's network may raise
+    except Exception as error:  # torch's tracer and a user's network may raise anything
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"torch.export cannot trace the network: {first}") from error
 

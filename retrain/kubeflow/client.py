@@ -2,7 +2,7 @@
 
 A submitted run is named after the run id of its plan, and looked up by that name before it is submitted. So a run that
 a crash cut off between submission and record is found again. The server lets several runs have one name, so it is
-looked up afterwards too: of submissions that race, all find the same run."""
+looked up afterwards too: submissions that race all find the same run."""
 
 import io
 import json
@@ -34,7 +34,7 @@ from retrain.kubeflow.records import ENDED_STATES, PipelineBuilder, Submitted
 from retrain.pipeline.planning import Request
 
 TOKEN = "RETRAIN_KUBEFLOW_TOKEN"
-"""Environment variable with a token, for those who are outside the cluster."""
+"""Environment variable with a token, for clients outside the cluster."""
 
 DEVICE = "auto"
 

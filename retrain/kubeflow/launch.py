@@ -18,8 +18,8 @@ from retrain.utils.processes import available_cores
 def launch(processes: int, *arguments: str) -> None:
     """Run this module in so many processes that find each other (torchrun's `--standalone`) and share the cores.
 
-    Raises `Preempted` if SIGTERM comes, which they are told of first, and `SystemExit` with the code of the process
-    that failed first.
+    Raises `Preempted` on SIGTERM, which is passed on to the processes first, and `SystemExit` with the code of the
+    process that failed first.
     """
     config = LaunchConfig(
         min_nodes=1,

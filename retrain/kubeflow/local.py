@@ -1,4 +1,4 @@
-"""The pipeline on this machine: each step a process of its own, as in a cluster."""
+"""Run the pipeline on this machine, with one process for each step, as in a cluster."""
 
 import logging
 import re

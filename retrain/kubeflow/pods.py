@@ -1,4 +1,4 @@
-"""A step's pod as the task's `resources` say (kfp and kfp-kubernetes compile it).
+"""Configure a step's pod by the task's `resources` (kfp and kfp-kubernetes compile it).
 
 KFP cannot give a pod a service account or a priority class: the account is named when the pipeline is submitted, the
 priority is Kueue's.

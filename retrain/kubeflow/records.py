@@ -1,4 +1,4 @@
-"""What the store keeps of submissions to Kubeflow, and what the API server says of its runs. Imports no kfp."""
+"""Records of submissions to Kubeflow, in the store and on the API server. Imports no kfp."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
@@ -29,7 +29,7 @@ class Submitted(NamedTuple):
 
 
 class Submission(Record):
-    """What planning came to: a run, nothing to do and why, or an error of the task or its data."""
+    """The outcome of planning: a run, the reason why none is needed, or an error of the task or its data."""
 
     run_id: str | None = None
     """The run that was planned; it may have escalated to another since."""
@@ -44,12 +44,12 @@ class Submission(Record):
 
 
 def write_submission(store: TaskStore, submission_id: str, submission: Submission) -> None:
-    """Keep what planning came to."""
+    """Write the outcome of planning."""
     store.objects.write(store.keys.submission(submission_id), submission.to_bytes())
 
 
 def read_submission(store: TaskStore, submission_id: str) -> Submission | None:
-    """Return what planning came to, or None if it never ended."""
+    """Return the outcome of planning, or None if it never ended."""
     try:
         return read_record(store.objects, store.keys.submission(submission_id), Submission)[0]
     except Missing:

@@ -1,4 +1,4 @@
-"""What the pipeline's components do: call the stages, and tell errors that would only come again from the others.
+"""Run the pipeline's steps: call the stages, and separate permanent errors from those worth a retry.
 
 KFP tries a failed pod again whatever it failed of. So a step fails only of what may pass: a preempted machine, a store
 that cannot be reached, something unforeseen. Any other `UserError` (a damaged drop, a model that does not fit) is

@@ -45,7 +45,7 @@ def submit(task: Task, plan: Plan, store: TaskStore, build: PipelineBuilder) -> 
 
 
 class KubeflowExecutor:
-    """Submits the watcher's runs, and looks after them."""
+    """Submits the watcher's runs and follows them to their end."""
 
     def __init__(self, build: PipelineBuilder, clock: Clock = utc_now) -> None:
         self._build, self._clock = build, clock

@@ -1,4 +1,4 @@
-"""What people watch: metrics, exporter, report and dashboards.
+"""Show tasks and runs to people: metrics, exporter, report and dashboards.
 
 All figures but those of running trainings come from the ledger. Every metric has its name in `names`;
 `observers.make_observers` shows a training as it runs. Imports pipeline and what is below it.

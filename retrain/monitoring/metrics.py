@@ -86,7 +86,7 @@ def is_final(record: RunRecord) -> bool:
 
 
 def _runs(record: RunRecord) -> Values:
-    """Outcomes that have not come yet are told as 0: a rise from nothing is no rise to Prometheus."""
+    """Yield 0 for outcomes that have not occurred: Prometheus sees no increase in a series that first appears."""
     for outcome in OUTCOMES:
         yield (record.task, record.method, record.purpose, outcome), float(outcome == record.outcome)
 
@@ -211,7 +211,7 @@ NEWEST: dict[Name, tuple[Callable[[RunRecord], bool], Figure]] = {
     names.LAST_RUN: (is_final, _gauge(lambda r: r.ended_at.timestamp())),
     names.LAST_SUCCESS: (_succeeded, _gauge(lambda r: r.ended_at.timestamp())),
 }
-"""What is told of each task's newest record that meets the condition; a figure that it lacks is told of none."""
+"""Figures of each task's newest record that meets the condition. A figure that this record lacks is left out."""
 
 
 def _run_duration(record: RunRecord) -> Values:

@@ -14,7 +14,7 @@ FRESH_SECONDS = 60.0
 DRAW_SECONDS = 300.0
 """How long drawing a page may take, reading its ledger included."""
 WAIT_SECONDS = 20.0
-"""How long somebody waits for a page while others are drawn: the exporter serves only so many at once."""
+"""Longest wait of a request while another page is drawn: waiting requests occupy the exporter's threads."""
 
 
 def draw_page(task: Task) -> bytes:

@@ -174,7 +174,7 @@ def clean_class_name(text: str) -> str:
 
 
 def canonical_class_name(text: str) -> str:
-    """Return a class's name as new drops keep it: without marks that nobody sees. Raises `DropError` if it is none.
+    """Return a class's name as new drops keep it: without invisible marks. Raises `DropError` if it is none.
 
     Byte-order marks, zero-width characters and soft hyphens go; a no-break space becomes a plain one. Committed drops
     keep the names that they have (`clean_class_name`).

@@ -1,4 +1,4 @@
-"""Run the application on uvicorn until it is told to stop."""
+"""Run the application on uvicorn until SIGTERM or SIGINT."""
 
 import signal
 from types import FrameType
@@ -12,7 +12,7 @@ from retrain.serving.champion import FollowedChampion
 from retrain.serving.counts import Counts
 
 GRACE_SECONDS = 30
-"""For requests that are being answered when the server is told to stop."""
+"""Seconds for requests in progress when the server is asked to stop."""
 
 
 class Server(uvicorn.Server):

@@ -87,8 +87,8 @@ class ObjectStore(Protocol):
     def download(self, key: str, path: Path) -> None:
         """Stream the object into `path`, which appears only when whole. Raises `Missing`.
 
-        It is not flushed to disk, and where it was fetched in parts none of its bytes are checked: who downloads an
-        object compares its digest.
+        It is not flushed to disk, and where it was fetched in parts none of its bytes are checked: the caller must
+        compare its digest.
         """
 
     def open(self, key: str) -> BinaryIO:

@@ -11,7 +11,7 @@ from retrain.store.keys import TaskKeys
 
 
 class Author(NamedTuple):
-    """Who puts a model in force, and why, in that person's words."""
+    """The person who promotes a model, and the reason that this person gives."""
 
     name: str | None = None
     reason: str | None = None
@@ -38,7 +38,7 @@ def was_promoted(seen: ChampionSnapshot, run_id: str) -> bool:
 
 
 def compared_champion(seen: ChampionSnapshot, run_id: str) -> str | None:
-    """Return whom a run is judged against: the champion in force or, if it was promoted, the one that it replaced."""
+    """Return the run that a candidate is compared with: the champion or, if it was promoted, the one it replaced."""
     before = None
     for entry in seen.champion.history if seen.champion else ():
         if entry.run_id == run_id:

@@ -1,7 +1,7 @@
 """Claims: which run each drop was given to, decided once.
 
 The owner of a claim is a run, not a process: equal plans are equal runs, so any watcher can finish what another began,
-and nothing has to be found out about who has died.
+and no watcher needs to know which process has died.
 """
 
 from retrain.records import Plan, Record
@@ -52,8 +52,8 @@ class Claims:
     def claim(self, plan: Plan) -> bool:
         """Give a plan's new drops to its run, all of them or none; drops of runs that have ended stay theirs.
 
-        Everybody claims in the order of the drops' commits, so of two runs that want the same drop one gets all. The
-        claims that `refresh` found are taken as they are.
+        Every process claims in the order of the drops' commits, so of two runs that want the same drop one gets all.
+        The claims that `refresh` found are taken as they are.
         """
         given: list[str] = []
         for drop in (ref.id for ref in plan.dataset.drops[plan.known :]):

@@ -22,7 +22,7 @@ BOOT, SPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
 
 
 class Holder(Record):
-    """A process, by where its number means something."""
+    """A process that holds a lease: its machine, process number and name."""
 
     host: str
     pid: int
@@ -70,7 +70,7 @@ class LeaseState(Record):
 
     @property
     def in_force(self) -> bool:
-        """Whether it keeps others off."""
+        """Whether the lease excludes other processes."""
         return datetime.now(UTC) < self.expires_at and not self.holder.is_gone()
 
 

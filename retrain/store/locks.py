@@ -109,7 +109,7 @@ def _wait_for_lease(objects: ObjectStore, keys: TaskKeys, patient: bool, seconds
             first = seen
         if not patient and seen and seen != first:
             raise TaskLocked(
-                f"{seen.holder} is at work on {keys.task}: it keeps renewing its lease, now good "
+                f"{seen.holder} holds the lock of task {keys.task} and keeps renewing its lease, now good "
                 f"{_format_expiry(seen)}. Try again when it has ended"
             )
         time.sleep(POLL_SECONDS)
@@ -117,7 +117,7 @@ def _wait_for_lease(objects: ObjectStore, keys: TaskKeys, patient: bool, seconds
 
 
 def _current_lease(objects: ObjectStore, key: str) -> LeaseState | None:
-    """The lease, if it is in force."""
+    """Return the lease if it has not expired."""
     with suppress(Missing):
         state, _ = read_lease(objects, key)
         return state if state.in_force else None

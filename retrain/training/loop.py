@@ -85,7 +85,7 @@ def train_step(run: Run) -> None:
 def ends_pass(run: Run, passes: int) -> bool:
     """Say whether the batch just drawn ended a pass; `passes` had ended before it.
 
-    The stream turns to the next pass only with the next batch, so the last pass of a run is told by the run's length.
+    The stream turns to the next pass only with the next batch, so the run's length tells the last pass of a run.
     """
     ended = run.loader.position.passes
     samples = run.plan.iterations * run.plan.task.training.batch_size

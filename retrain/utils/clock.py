@@ -18,7 +18,7 @@ UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 """Letters of durations, and what `timedelta` calls them."""
 
 IN_WORDS = (("day", 86_400), ("hour", 3_600), ("minute", 60))
-"""Units in which durations are told, and their seconds."""
+"""Units of durations, and their seconds."""
 
 
 def utc_now() -> datetime:

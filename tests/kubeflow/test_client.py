@@ -126,7 +126,7 @@ def test_in_a_cluster_the_service_accounts_token_is_used_and_read_anew(
 
 
 def test_where_kubeflow_is_must_be_said() -> None:
-    with pytest.raises(SubmitError, match=r"Say it with --host, or as kubeflow\.host in the task"):
+    with pytest.raises(SubmitError, match=r"pass --host or set kubeflow\.host in the task"):
         submit_by_name(Task(name="pets"), "continuous-1", build_pipeline)
 
 

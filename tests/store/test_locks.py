@@ -55,8 +55,8 @@ def away(store: ObjectStore) -> None:
 def test_commands_end_with_one_message_while_somebody_is_at_work_on_the_task(life: Life) -> None:
     before = life.contents()
     message = (
-        rf"retrain: \S+ \(process {os.getpid()}\) is at work on pets: it keeps renewing its lease, now good until "
-        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\. Try again when it has ended\n$"
+        rf"retrain: \S+ \(process {os.getpid()}\) holds the lock of task pets and keeps renewing its lease, "
+        r"now good until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\. Try again when it has ended\n$"
     )
     with life.store.try_lease(BUSY):
         commands = [started(life, *line.split()) for line in ("run", f"run --on kubeflow {NOWHERE}")]
@@ -73,7 +73,7 @@ def test_of_two_commands_at_once_one_trains_and_the_other_finds_it_done_or_at_wo
     said = ["".join(command.communicate()) for command in commands]
     assert len(re.findall("scratch-\\w+: there is no champion to continue from", "".join(said))) == 1
     other = [text for text in said if "there is no champion" not in text]
-    assert re.search("nothing to do: no drop has landed since|is at work on pets", *other)
+    assert re.search("nothing to do: no drop has landed since|holds the lock of task pets", *other)
     assert len(life.store.ledger.read()) == 1
 
 

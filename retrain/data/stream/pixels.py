@@ -82,7 +82,7 @@ class ShardPixels:
         return self._read(rows.cpu(), self.cache.hold)
 
     def read_held(self, rows: Tensor) -> Tensor:
-        """Return the same where somebody else holds the shards, in a process that has no store."""
+        """Return the same in a process without a store, while the parent process holds the shards."""
         return self._read(rows, lambda ref: self.cache.path(ref).open("rb"))
 
     def _read(self, rows: Tensor, opened: Callable[[ShardRef], BinaryIO]) -> Tensor:

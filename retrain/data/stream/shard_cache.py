@@ -35,7 +35,7 @@ class ShardCache:
         self._checked: set[str] = set()
 
     def path(self, ref: ShardRef) -> Path:
-        """Return where a shard lies while somebody holds it."""
+        """Return the path of a shard, which exists while a reader holds it."""
         return self.folder / f"{ref.shard.sha256}{WHOLE}"
 
     def hold(self, ref: ShardRef) -> BufferedReader:
@@ -97,7 +97,7 @@ class ShardCache:
             time.sleep(POLL_SECONDS)
 
     def _make_room(self, size: int) -> int:
-        """Remove shards that nobody holds, the least recently used first, until there is room; return what is used."""
+        """Remove shards without a reader, least recently used first, until there is room; return the bytes used."""
         files = sorted((status.st_mtime, path, status.st_size) for path, status in self._files())
         used = sum(held for _, _, held in files)
         for _, path, held in files:
@@ -116,7 +116,7 @@ class ShardCache:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[BinaryIO]:
-    """Have a file, which ends with its user, to oneself."""
+    """Hold an exclusive lock on a file, which is removed after its last user."""
     while True:
         with path.open("ab") as file:
             flock(file, LOCK_EX)
@@ -129,7 +129,7 @@ def _locked(path: Path) -> Iterator[BinaryIO]:
 
 
 def _remove(path: Path) -> bool:
-    """Remove a file that nobody has locked; say whether it is gone."""
+    """Remove a file unless a process has locked it; return whether it is gone."""
     with suppress(BlockingIOError):
         with suppress(FileNotFoundError), path.open("rb") as file:
             flock(file, LOCK_EX | LOCK_NB)
@@ -143,9 +143,9 @@ AHEAD = 4
 
 
 class ReadAhead:
-    """Close it, or leave it as a context manager: what has not begun is not fetched any more.
+    """Fetches shards ahead of use, until it is closed; a context manager.
 
-    What goes wrong here goes wrong again, and is told, where the shard is then held.
+    Errors are ignored here: they are raised when the shard is held.
     """
 
     def __init__(self, cache: ShardCache) -> None:

@@ -17,7 +17,7 @@ Row = Mapping[str, Any]
 Chart = alt.Chart | alt.LayerChart | alt.FacetChart
 
 CLOCK = {"hours": "%H:%M", "minutes": "%H:%M"}
-"""24 hours, as everywhere else; days, months and years are told as they are by default."""
+"""24 hours, as everywhere else; days, months and years keep their default format."""
 LINK = '<a xlink:href="https://vega.github.io/vega-datasets/#'
 """What the renderer makes of a link to a place in the page."""
 OWN_LINK = '<a tabindex="-1" xlink:href="#'

@@ -1,4 +1,4 @@
-"""One page over all tasks, for who answers for their cost: savings, state, age, what waits, and cost by month."""
+"""Render one page over all tasks for their owner: savings, state, age, waiting drops, and cost by month."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What botocore raises, in words: which store, which key, what happened, what to check."""
+"""Translate botocore's errors into messages: which store, which key, what happened, what to check."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

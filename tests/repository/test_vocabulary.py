@@ -1,0 +1,36 @@
+"""The check of `make lint` for words that leave out who acts."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.rendered import ROOT
+
+SCRIPT = ROOT / "scripts" / "vocabulary.py"
+
+
+def check(root: Path, *paths: str) -> subprocess.CompletedProcess[str]:
+    """Run the script in a repository on these paths, or on those that it checks by default."""
+    return subprocess.run([sys.executable, SCRIPT, *paths], cwd=root, capture_output=True, text=True, check=False)
+
+
+def test_vocabulary_of_the_project_is_clean() -> None:
+    ran = check(ROOT)
+    assert (ran.returncode, ran.stdout) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("A drop lands.\nThen somebody trains.\n", ["page.md:2: somebody"]),
+        ("The watcher is\ntold so. Nobody asks.", ["page.md:1: is told", "page.md:2: Nobody"]),
+        ("Classes are told apart by colour, and nobodyknows is one word.", []),
+    ],
+)
+def test_vocabulary_names_file_line_and_word(tmp_path: Path, text: str, found: list[str]) -> None:
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    (tmp_path / "page.md").write_text(text)
+    ran = check(tmp_path, "page.md")
+    assert ran.stdout.splitlines()[:-1] == found
+    assert ran.returncode == (1 if found else 0)
