@@ -173,16 +173,22 @@ class Resolver:
     def _settle_copies(
         self, table: SampleTable, rows: Sequence[int], use: NDArray[np.uint8], resolved: Resolved
     ) -> None:
-        """Keep one of several copies of an image in this drop, one a class where all classes are kept."""
-        split = _most_held_out(USES[use[row]] for row in rows)
+        """Keep one of several copies of an image in this drop, one a class where all classes are kept.
+
+        Copies that the source has in val and in test are held out for both; none of them is trained on.
+        """
+        held_out = _most_held_out(USES[use[row]] for row in rows)
         by_class: dict[str, list[int]] = {}
         for row in sorted(rows, key=lambda row: (table.shard[row] < 0, HELD_OUT_MOST.index(USES[use[row]]))):
             by_class.setdefault(table.class_of(row), []).append(row)
         for same in by_class.values():
-            use[same[0]] = USES.index(split)
-            use[same[1:]] = USES.index("duplicate")
-            if len(same) > 1:
-                resolved.duplicates[""] = resolved.duplicates.get("", 0) + len(same) - 1
+            kept: set[Use] = set()
+            for row in same:
+                split = held_out if USES[use[row]] == "train" else USES[use[row]]
+                use[row] = USES.index("duplicate" if split in kept else split)
+                kept.add(split)
+            if copies := sum(USES[use[row]] == "duplicate" for row in same):
+                resolved.duplicates[""] = resolved.duplicates.get("", 0) + copies
         if len(by_class) > 1:
             named = " and ".join(f"{table.keys[same[0]]} ({name})" for name, same in by_class.items())
             resolved.conflicts.append(f"{named} are the same image")

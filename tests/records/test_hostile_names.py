@@ -31,8 +31,9 @@ def hostile(tmp_path: Path) -> Task:
     task = make_task(gate=Gate(min_class_accuracy=1))
     life = Life(LocalStore(tmp_path / "store"), tmp_path)
     life.land(0, 1, mislabelled=True)
-    (tmp_path / "drop-0" / "class-0").rename(tmp_path / "drop-0" / HOSTILE)
-    (drop, _), *_ = pack(tmp_path / "drop-0", task, life.store, drop_id="hostile")
+    Life(LocalStore(tmp_path / "aside"), tmp_path).land(0, 1, mislabelled=True, seed=1)
+    (tmp_path / "drop-1" / "class-0").rename(tmp_path / "drop-1" / HOSTILE)
+    (drop, _), *_ = pack(tmp_path / "drop-1", task, life.store, drop_id="hostile")
     assert HOSTILE in drop.classes
     record = stages.run_task(life.context, task, Request())
     failed = stages.plan(life.context, task, Request(purpose="trial"))
