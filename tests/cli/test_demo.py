@@ -56,4 +56,4 @@ def test_evidence_page_has_the_table_of_its_lines() -> None:
     lines = [json.loads(text) for text in demo_seeds.LINES.read_text().splitlines()]
     page = (ROOT / "docs" / "evidence" / "demo.md").read_text()
     assert demo_seeds.format_table(lines) in page
-    assert f"**{demo_seeds.summarise(lines)['both']} of {len(lines)} lives" in page
+    assert f"| {demo_seeds.summarise(lines)['both']} of {len(lines)} |" in page
