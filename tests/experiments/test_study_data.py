@@ -126,11 +126,14 @@ def imagenet(root: Path) -> None:
     Image.open(root / "train" / synset / f"{synset}_9.JPEG").convert("L").save(root / "train" / synset / "grey.JPEG")
 
 
-def adaptiope(root: Path) -> None:
-    """As Adaptiope has it: a folder for each class, the same ones in each domain, square photographs."""
+def adaptiope(root: Path, first: int = 0) -> None:
+    """As Adaptiope has it: a folder for each class, the same ones in each domain, square photographs.
+
+    Another `first` gives other photographs.
+    """
     for label, name in enumerate(("acoustic guitar", "backpack", "bookcase", "fighter jet")):
         for number in range(30):
-            photo(root / name / f"{number}.jpg", 30 * label + number, (67, 67))
+            photo(root / name / f"{number}.jpg", first + 30 * label + number, (67, 67))
 
 
 @pytest.fixture
@@ -156,8 +159,8 @@ def test_imagenet_lands_by_classes_with_its_own_test_images(place: Path) -> None
 
 def test_adaptiope_lands_domain_after_domain_with_the_same_classes(place: Path) -> None:
     names = ["adaptiope-product-images", "adaptiope-real-life"]
-    for name in names:
-        adaptiope(place / name)
+    for number, name in enumerate(names):
+        adaptiope(place / name, first=1000 * number)
     assert landed(place, names, {"by": "source"}) == [(4, 120), (4, 120)]
     assert landed(place, names[:1], {"by": "classes", "sizes": "3+1"}) == [(3, 90), (1, 30)]
 
