@@ -3,7 +3,7 @@
 Under one lease, as what a drop adds depends on those before it."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -31,9 +31,18 @@ class Packed(NamedTuple):
 class Intake:
     """Commits drops of one task, and knows what those before them hold."""
 
-    def __init__(self, task: Task, store: TaskStore, tell: Callable[[str], None] = log.info) -> None:
-        """Make an intake that knows nothing yet; `tell` is called with what it finds, in sentences."""
-        self.task, self.store, self._tell = task, store, tell
+    def __init__(
+        self,
+        task: Task,
+        store: TaskStore,
+        tell: Callable[[str], None] = log.info,
+        beside: Collection[str] | None = None,
+    ) -> None:
+        """Make an intake that knows nothing yet; `tell` is called with what it finds, in sentences.
+
+        It never gets to know a drop whose id is not in `beside`, unless that is None.
+        """
+        self.task, self.store, self._tell, self._beside = task, store, tell, beside
         self.known = KnownContent()
         self._drops: dict[str, Drop] = {}
         self._usable = frozenset[str]()
@@ -42,7 +51,8 @@ class Intake:
         """Get to know the drops that have been committed or amended since. A damaged one goes into quarantine."""
         found = self.store.drops.committed()
         drops = {}
-        for drop_id in sorted({*found.usable, *found.quarantined}):
+        committed = {*found.usable, *found.quarantined}
+        for drop_id in sorted(committed if self._beside is None else committed.intersection(self._beside)):
             try:
                 if drop := self.store.drops.find(drop_id):
                     drops[drop_id] = drop
@@ -52,7 +62,7 @@ class Intake:
             drop.digest == self._drops[key].digest for key, drop in drops.items()
         ):
             return
-        self.known, self._drops, self._usable = KnownContent(), drops, frozenset(found.usable)
+        self.known, self._drops, self._usable = KnownContent(), drops, frozenset(found.usable) & drops.keys()
         for drop in sorted(drops.values(), key=lambda drop: (drop.committed_at, drop.id)):
             with suppress(DamagedDrop):
                 self._add(drop, is_present=drop.id in found.usable)

@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,13 +45,15 @@ def pack(
     staging: Staging | None = None,
     part: int | None = None,
     drop_id: str | None = None,
+    beside: Collection[str] | None = None,
     dry_run: bool = False,
     tell: Callable[[str], None] = log.info,
 ) -> list[Packed]:
     """Commit a source to the store as one drop, or as one for each part of a staging (`part`: only that one, from 1).
 
     Only samples that the task has not yet are packed. A drop is called `drop_id`, or else after what was read. Nothing
-    is written to the store before all is validated. `tell` is called with what was found beside new samples.
+    is written to the store before all is validated. `tell` is called with what was found beside new samples. `beside`:
+    the task has only the drops of these ids, where runs are trained on those and no others.
 
     Raises `DropError` if the source, an image in it or an argument is wrong, if a split would be empty, or if a drop
     of this name has other content. `dry_run`: nothing is written; the drops are what would be committed.
@@ -61,7 +63,7 @@ def pack(
     found = survey_source(source, task.data)
     chosen = _choose(found, staging, part)
     check_id(drop_id, len(chosen))
-    intake = Intake(task, store, tell)
+    intake = Intake(task, store, tell, beside)
     intake.learn()
     with tempfile.TemporaryDirectory(prefix="retrain-") as temporary:
         read = []

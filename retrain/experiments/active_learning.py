@@ -13,7 +13,7 @@ from retrain.data.shards import read_shard
 from retrain.data.source import Sample, read_source
 from retrain.data.staging import Staging, split_into_parts, stable_hash
 from retrain.experiments.drops import DataRoot, draw_of, prepared_data
-from retrain.experiments.grid import Cell, drop_id, parent_of
+from retrain.experiments.grid import Cell, drop_id, drop_ids, parent_of
 from retrain.experiments.runs import Runs
 from retrain.experiments.settings import Split
 from retrain.experiments.subsets import in_steps, is_train, write_folder
@@ -40,7 +40,8 @@ def commit_next(runs: Runs, cell: Cell, root: DataRoot, device: str) -> None:
         pool = [sample for sample in samples if is_train(sample) and sample.key not in landed]
         chosen = [pool[index] for index in _least_sure(context, runs.plan(parent), pool, count)]
         write_folder([*chosen, *held_out], folder / "next")
-        pack(folder / "next", task, context.store, drop_id=drop_id(runs.study, cell))
+        own = drop_ids(runs.study, cell)  # what other chains of runs have chosen may be chosen here, too
+        pack(folder / "next", task, context.store, drop_id=drop_id(runs.study, cell), beside=own)
 
 
 def _due(samples: Sequence[Sample], split: Split, drops: int, seed: int) -> tuple[int, list[Sample]]:
