@@ -150,7 +150,7 @@ def test_images_to_settle_are_those_that_bring_the_interval_to_the_margin() -> N
 
 
 def drop_of(test: dict[str, int]) -> Drop:
-    return drop(1).model_copy(update={"counts": {"train": {"cat": 10}, "test": test}})
+    return drop(1).model_copy(update={"counts": {"train": {"cat": 10, "dog": 10}, "test": test}})
 
 
 def test_gate_warns_of_conditions_that_too_few_images_can_meet() -> None:

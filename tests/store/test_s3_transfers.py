@@ -86,4 +86,6 @@ def test_the_shards_of_a_drop_are_uploaded_at_once(tmp_path: Path) -> None:
     [(drop, new)] = pack(folder(tmp_path / "pets", *names), task, TaskStore(store, task.name))
     assert new
     assert len(drop.shards) == 2
-    assert {entry.key.rpartition("/")[2] for entry in store.list()} == {"drop.json", *(s.name for s in drop.shards)}
+    landed = {entry.key.rpartition("/")[2] for entry in store.list(f"pets/drops/{drop.id}/")}
+    assert drop.sample_list is not None
+    assert landed == {"drop.json", drop.sample_list.name, *(shard.name for shard in drop.shards)}

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from retrain.config.task import Task
-from retrain.data.dataset import split_of
+from retrain.data.assignment import Assignment
 from retrain.data.shards import read_shard
 from retrain.pipeline import stages
 from retrain.pipeline.planning import Request
@@ -45,10 +45,14 @@ class Served:
         """Return the image files of the whole test split, in the dataset's order."""
         store, found = self.life.store, []
         for drop in store.drops.all():
-            for shard in drop.shards:
+            assignment = Assignment.of(drop, store)
+            for position, shard in enumerate(drop.shards):
                 with store.objects.open(store.keys.shard(drop.id, shard.name)) as stream:
-                    samples = list(read_shard(stream, shard, shard.name))
-                found += [one.data for one in samples if split_of(one.key, shard.split, drop.held_out) == "test"]
+                    samples = list(read_shard(stream, shard, shard.name, assignment.skipped(position)))
+                places = [assignment.place(position, one.key, one.class_name) for one in samples]
+                found += [
+                    one.data for one, place in zip(samples, places, strict=True) if place and place.split == "test"
+                ]
         return found
 
 
