@@ -39,7 +39,7 @@ class Place(NamedTuple):
                 "seed": seed,
                 "data": {"image_size": SIZE, "crop_padding": 1, "val_share": 0.25, "test_share": 0.25},
                 "model": {"name": "support.trainings:dropout_net"},
-                "training": {"epochs": 4, "batch_size": 8, "evaluate_every": 0.7, "save_seconds": 0},
+                "training": {"epochs": 8, "batch_size": 8, "evaluate_every": 0.7, "save_seconds": 0},
                 "recipe": {"initialization": {"name": "shrink_perturb"}, "objective": {"name": "none"}},
                 "target": {"level": 99},
                 "gate": {"margin": 1.0},
