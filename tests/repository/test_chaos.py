@@ -5,11 +5,11 @@ from chaos.breaks import BREAKS
 from chaos.lives import Life, Theatre
 
 FINDING = {
-    "digest": ("lost", [Life(seed, "damaged", "local") for seed in range(1)]),
-    "etag": ("forked", [Life(seed, "racing", "local") for seed in range(1)]),
-    "sampler": ("lost", [Life(seed, "interrupted", "local") for seed in range(2)]),
+    "digest": ({"lost"}, [Life(seed, "damaged", "local") for seed in range(1)]),
+    "etag": ({"forked", "lost"}, [Life(seed, "racing", "local") for seed in range(1)]),
+    "sampler": ({"lost"}, [Life(seed, "interrupted", "local") for seed in range(2)]),
 }
-"""As what a bug shows, and in which lives."""
+"""As what a bug shows, and in which lives. Where a promotion is overwritten, its savings are lost with it."""
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_nothing_is_lost_torn_or_forked(theatre: Theatre, plot: str, store: str)
 
 @pytest.mark.parametrize("bug", BREAKS)
 def test_a_deliberate_bug_is_found(theatre: Theatre, bug: str) -> None:
-    kind, lives = FINDING[bug]
+    kinds, lives = FINDING[bug]
     found = [finding for ended in theatre.live(lives, bug) for finding in ended.findings]
-    assert {finding.kind for finding in found} == {kind}
+    assert {finding.kind for finding in found} == kinds
     assert "exit code" not in str(found), "it was not the audit that found it"
