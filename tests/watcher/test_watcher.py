@@ -115,7 +115,7 @@ def test_while_the_api_server_is_down_nothing_is_lost_or_done_twice(
     assert list(place.owners()) == ["a"]
     assert counts(queue, s3) == (0, 0)
     kfp.down, kfp.lose_reply = False, True
-    kfp.experiments.append({"display_name": "pets", "experiment_id": "1"})
+    kfp.create("experiments", {"display_name": "pets"})
     assert not watcher.once()
     assert watcher.once()
     assert kfp.names == [place.owners()["a"]]
