@@ -12,6 +12,10 @@ Fit = Literal["crop", "letterbox", "stretch"]
 stretch: resized to it, whatever its proportions."""
 
 
+Background = Literal["white", "black", "none"]
+"""What images with transparency are put on; none: their transparency is ignored."""
+
+
 def _square_as_number(size: int | tuple[int, int]) -> int | tuple[int, int]:
     return size[0] if isinstance(size, tuple) and size[0] == size[1] else size
 
@@ -26,11 +30,13 @@ class Frame(NamedTuple):
     height: int
     width: int
     fit: Fit = "crop"
+    background: Background = "white"
 
     def __str__(self) -> str:
-        """Return `32`, `96x160` or `96x160-letterbox`."""
+        """Return `32`, `96x160` or `96x160-letterbox-black`."""
         shape = f"{self.height}" if self.height == self.width else f"{self.height}x{self.width}"
-        return shape if self.fit == "crop" else f"{shape}-{self.fit}"
+        fit = "" if self.fit == "crop" else f"-{self.fit}"
+        return f"{shape}{fit}" if self.background == "white" else f"{shape}{fit}-{self.background}"
 
 
 Shape = int | tuple[int, int]

@@ -20,7 +20,7 @@ from retrain.config.augmentation import Augmentation
 from retrain.config.automation import Trigger, Webhook
 from retrain.config.cron import Cron
 from retrain.config.fields import Bytes, ConfigModel, Duration, IdentityIfSet, NoCredentials, NotIdentity, Share
-from retrain.config.frame import Fit, Frame, ImageSize, as_frame
+from retrain.config.frame import Background, Fit, Frame, ImageSize, as_frame
 from retrain.config.optimizers import Adam, Optimizer
 from retrain.config.recipe import Recipe
 from retrain.config.resources import Kubeflow, Resources
@@ -62,6 +62,8 @@ class Data(ConfigModel):
     fit: Annotated[Fit, IdentityIfSet] = "crop"
     """crop: resized to cover that shape, the middle is kept; letterbox: resized to lie within it, the rest is black;
     stretch: resized to it, whatever its proportions."""
+    background: Annotated[Background, IdentityIfSet] = "white"
+    """What images with transparency are put on: white, black, or none, which ignores their transparency."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Mean of each channel, of values in 0..1."""
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.25, 0.25, 0.25)
@@ -99,7 +101,7 @@ class Data(ConfigModel):
     @property
     def frame(self) -> Frame:
         """The shape that images come to, and how."""
-        return as_frame(self.image_size)._replace(fit=self.fit)
+        return as_frame(self.image_size)._replace(fit=self.fit, background=self.background)
 
 
 class Model(ConfigModel):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from retrain.config.frame import Frame, Size, as_frame
+from retrain.config.frame import Background, Frame, Size, as_frame
 from retrain.errors import DropError
 
 
@@ -53,9 +53,9 @@ def decode_image(data: bytes, size: Size) -> NDArray[np.uint8]:
 
     Where `size` is no frame, it is resized to cover the shape and cropped to the middle.
 
-    The first frame of an animation counts; transparency is dropped. Large JPEGs are decoded at a half, a quarter or an
-    eighth of their size, if that is still `GAP` times what is asked for. Raises `DropError` with the cause if the bytes
-    are not a whole image in one of `FORMATS`, or if its header promises more than `MAX_PIXELS`.
+    The first frame of an animation counts; transparency is put on the frame's background. Large JPEGs are decoded at a
+    half, a quarter or an eighth of their size, if that is still `GAP` times what is asked for. Raises `DropError` with
+    the cause if the bytes are not a whole image in one of `FORMATS`, or if its header promises more than `MAX_PIXELS`.
     """
     with open_image(data, size) as opened:
         return opened.pixels()
@@ -74,7 +74,7 @@ class OpenedImage(NamedTuple):
 
     def pixels(self) -> NDArray[np.uint8]:
         """Return RGB pixels as `decode_image` does."""
-        fitted = _fit(_rgb(self.image), self.frame, self.width, self.height)
+        fitted = _fit(_rgb(self.image, self.frame.background), self.frame, self.width, self.height)
         ImageOps.exif_transpose(fitted, in_place=True)
         return np.ascontiguousarray(np.asarray(fitted).transpose(2, 0, 1))
 
@@ -141,15 +141,25 @@ def _letterbox(image: Image.Image, shape: tuple[int, int], width: float, height:
     return canvas
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, background: Background) -> Image.Image:
     if image.mode in ("F", "I"):
         raise ValueError(
             f"its pixels are numbers of 32 bits (mode {image.mode}), whose range is unknown; convert it to 8 bits"
         )
     if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255 where it should scale
         scaled = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        scaled.info = image.info
+        scaled.info = {name: value for name, value in image.info.items() if name != "transparency"}  # of 16 bits
         image = scaled
+    if image.has_transparency_data and background != "none":
+        return _on_background(image, background)
     if image.mode == "P":  # only RGBA can take over the transparency of a palette
         image = image.convert("RGBA")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _on_background(image: Image.Image, colour: str) -> Image.Image:
+    canvas = Image.new("RGBA", image.size, colour)
+    canvas.alpha_composite(image.convert("RGBA"))
+    flat = canvas.convert("RGB")
+    flat.info = {name: value for name, value in image.info.items() if name != "transparency"}  # the EXIF, to turn it
+    return flat

@@ -99,6 +99,8 @@ class FoundFiles:
     others: list[SourceFile] = field(default_factory=list)
     """Files that lie beside no image."""
     folders: list[SourceFile] = field(default_factory=list)
+    filled: set[PurePosixPath] = field(default_factory=set)
+    """The folders in which files lie that are no litter."""
     unread: list[Unread] = field(default_factory=list)
     not_samples: Counter[str] = field(default_factory=Counter)
     """Litter, labels and further files beside images, counted by their kind."""
@@ -110,11 +112,14 @@ def sort_files(files: Iterable[SourceFile], root: str) -> FoundFiles:
     others = []
     for file in files:
         kind = litter_kind(file.name)
+        if file.is_folder:
+            found.folders += [] if kind else [file]
+            continue
         if kind:
-            found.not_samples[kind] += not file.is_folder
-        elif file.is_folder:
-            found.folders.append(file)
-        elif file.problem or file.size > MAX_FILE:
+            found.not_samples[kind] += 1
+            continue
+        found.filled.update(file.name.parents)
+        if file.problem or file.size > MAX_FILE:
             cause = file.problem or f"{file.size:,} bytes, where at most {MAX_FILE:,} are allowed"
             found.unread.append(Unread.of(file, cause))
         elif file.name.suffix[1:].lower() in EXTENSIONS:
@@ -187,9 +192,7 @@ def label_by_folder(found: FoundFiles, asked: bool) -> Iterator[Labelled]:
 
     Raises `DropError` if a class is called like a split (unless the task `asked` for folders), or has no image.
     """
-    filled = set[PurePosixPath]()
     for image in found.images:
-        filled.update(image.name.parents)
         parts, split = image.name.parts, image.split
         if len(parts) == 3 and split in (None, SPLIT_NAMES.get(parts[0])) and parts[0] in SPLIT_NAMES:
             split, parts = SPLIT_NAMES[parts[0]], parts[1:]
@@ -203,7 +206,7 @@ def label_by_folder(found: FoundFiles, asked: bool) -> Iterator[Labelled]:
             )
         yield image, split, parts[0], f"{escape(parts[0])}/{escape(image.name.stem)}"
     for folder in sorted(found.folders, key=lambda folder: folder.name):
-        if folder.name not in filled:
+        if folder.name not in found.filled:
             raise DropError(f"{folder}: an empty folder; every class needs images")
 
 

@@ -224,8 +224,12 @@ def _arrange(found: FoundFiles, rule: LabelRule, labelled: Iterable[Labelled], a
         if unread:
             raise DropError(name_files(unread))
         raise DropError(f"{found.root}: no images in it; expected {SHAPE}")
-    if len({sample.split is None for sample in samples}) > 1:
-        raise DropError(f"{found.root}: some images lie below {', '.join(SPLITS)}, and others beside them")
+    below = next((sample.entry.place for sample in samples if sample.split), None)
+    beside = next((sample.entry.place for sample in samples if not sample.split), None)
+    if below and beside:
+        raise DropError(
+            f"{found.root}: some images lie below {', '.join(SPLITS)}, and others beside them: {below}, {beside}"
+        )
     first_of: dict[tuple[Split | None, str], Sample] = {}
     for sample in samples:
         first = first_of.setdefault((sample.split, sample.key), sample)

@@ -130,8 +130,12 @@ def _limit_threads() -> None:
 
 def cache_folder() -> Path:
     """Return where decoded drops are kept: $RETRAIN_CACHE, or retrain/ in the user's cache folder."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("RETRAIN_CACHE") or home / "retrain")
+    if chosen := os.environ.get("RETRAIN_CACHE"):
+        return Path(chosen)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "retrain"
+    except RuntimeError as error:
+        raise UserError("no home directory to keep decoded drops in: set $RETRAIN_CACHE to a folder") from error
 
 
 def pick_device(name: str) -> torch.device:

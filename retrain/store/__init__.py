@@ -4,6 +4,7 @@
 (`store/s3/`) have one contract, held by tests/store/test_store.py. Imports records, config, utils and errors.
 """
 
+import re
 from pathlib import Path
 
 from retrain.errors import StoreError
@@ -13,6 +14,10 @@ from retrain.store.local import LocalStore
 __all__ = ["Conflict", "Entry", "LocalStore", "Missing", "ObjectStore", "open_store"]
 
 
+SLIP = re.compile(r"(s3|gs|az|https?|file):")
+"""How an address begins that is no folder, though it lacks a slash: `s3:/bucket/prefix`."""
+
+
 def open_store(url: str, endpoint_url: str | None = None) -> ObjectStore:
     """Open the store that a task names: `s3://bucket/prefix`, or a local folder.
 
@@ -20,7 +25,7 @@ def open_store(url: str, endpoint_url: str | None = None) -> ObjectStore:
     other kind of address.
     """
     scheme, separator, rest = url.partition("://")
-    if not separator:
+    if not separator and not SLIP.match(url):
         return LocalStore(Path(url))
     bucket, _, prefix = rest.partition("/")
     if scheme != "s3" or not bucket:

@@ -28,7 +28,10 @@ class LocalStore:
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = root.expanduser()
+        try:
+            self.root = root.expanduser()
+        except RuntimeError as error:
+            raise StoreError(f"store: {root}: {error} Write the folder's whole path.") from error
         self.url = str(root)
 
     def read(self, key: str) -> tuple[bytes, str]:

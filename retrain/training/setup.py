@@ -1,5 +1,6 @@
 """From a plan, data and a parent to everything that the loop needs."""
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -118,6 +119,7 @@ def set_up(
     normalize = Normalize(task.data, task.training.bf16)
     grown = grow_head(plan, parent.weights, train, normalize) if parent else GrownHead({}, 0)
     network = _start(plan, grown.weights if parent else None, pretrained, device)
+    _check_rows(network, rows, train)
     torch.manual_seed(derive_seed(plan.seed, "layers", ranks.rank))
     return Run(
         plan=plan,
@@ -158,6 +160,21 @@ def _rows(plan: Plan, ranks: ProcessGroup) -> Rows:
     if batch_size < ranks.size:
         raise TaskError(f"training.batch_size: {batch_size} is too small for {ranks.size} processes to share")
     return ranks.rows(batch_size)
+
+
+def _check_rows(network: nn.Module, rows: Rows, train: Samples) -> None:
+    """Raise `TaskError` where BatchNorm would have one value a channel, as of one image whose last maps are 1x1."""
+    if rows.stop - rows.start > 1 or not factory.has_normalisation(network):
+        return
+    image = train.pixels(torch.zeros(1, dtype=torch.int64, device=train.device)).float()
+    try:
+        with torch.no_grad():
+            copy.deepcopy(network)(image)
+    except ValueError as error:
+        raise TaskError(
+            f"training.batch_size: one image at a time is too few for the network's BatchNorm ({error}); choose 2 or "
+            "more, or model.options.norm: group"
+        ) from error
 
 
 def _start(

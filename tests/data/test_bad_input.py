@@ -189,7 +189,7 @@ ODD: dict[str, tuple[str, bytes, tuple[int, int, int]]] = {
     "exif-png": ("png", upright("PNG"), (255, 0, 0)),
     "cmyk": ("jpg", encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"), (255, 0, 0)),
     "sixteen-bit": ("png", encoded(Image.fromarray(np.full((8, 8), 0xC8FF, np.uint16))), (200, 200, 200)),
-    "palette": ("png", palette(), (200, 100, 50)),
+    "palette": ("png", palette(), (227, 177, 152)),  # half of it on white
     "animated-png": ("png", animated("PNG"), (200, 100, 50)),
     "animated-webp": ("webp", animated("WEBP"), (200, 100, 50)),
     "one-pixel": ("png", encoded(Image.new("RGB", (1, 1), (200, 100, 50))), (200, 100, 50)),

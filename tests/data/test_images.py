@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, ImageOps
 from support.pictures import encoded, picture, png
 
+from retrain.config.frame import Frame
 from retrain.data.images import decode_image
 from retrain.errors import DropError
 
@@ -75,14 +76,22 @@ def test_gray_one_bit_and_transparent_images_become_rgb() -> None:
     bits = Image.fromarray(gray).convert("1")
     np.testing.assert_array_equal(decode_image(encoded(bits), 8)[0], np.asarray(bits) * np.uint8(255))
     transparent = np.concatenate([picture(4), gray[:, :, None]], axis=2)
-    np.testing.assert_array_equal(decode_image(encoded(Image.fromarray(transparent)), 8), picture(4).transpose(2, 0, 1))
+    data = encoded(Image.fromarray(transparent))
+    np.testing.assert_array_equal(decode_image(data, Frame(8, 8, background="none")), picture(4).transpose(2, 0, 1))
+    alpha = gray / 255
+    for background, colour in (("white", 255), ("black", 0)):
+        expected = picture(4).transpose(2, 0, 1) * alpha + colour * (1 - alpha)
+        pixels = decode_image(data, Frame(8, 8, background=background)).astype(int)
+        assert np.abs(pixels - expected).max() <= 1
+    assert decode_image(encoded(Image.new("RGBA", (8, 8))), 8).min() == 255
 
 
-def test_a_palette_with_transparency_keeps_its_colours() -> None:
+def test_palette_with_transparency_is_put_on_white() -> None:
     palette = Image.new("P", (4, 4), 1)
     palette.putpalette([0, 0, 0, 10, 20, 30])
     data = encoded(palette, transparency=bytes([0, 128]))
-    np.testing.assert_array_equal(decode_image(data, 4)[:, 0, 0], [10, 20, 30])
+    np.testing.assert_array_equal(decode_image(data, 4)[:, 0, 0], [132, 137, 142])
+    np.testing.assert_array_equal(decode_image(data, Frame(4, 4, background="none"))[:, 0, 0], [10, 20, 30])
 
 
 def test_cmyk_becomes_rgb() -> None:

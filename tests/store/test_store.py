@@ -175,3 +175,20 @@ def test_the_probe_accepts_it_and_leaves_nothing(store: ObjectStore) -> None:
 def test_other_addresses_are_refused_with_what_is_allowed(url: str) -> None:
     with pytest.raises(StoreError, match="s3://bucket/prefix"):
         open_store(url)
+
+
+@pytest.mark.parametrize("address", ["s3:/bucket/prefix", "s3:bucket", "gs://bucket", "~nobody-of-this-name/store"])
+def test_address_of_no_store_is_refused(address: str) -> None:
+    with pytest.raises(StoreError, match="store: "):
+        open_store(address)
+
+
+def test_range_of_an_object_is_read(store: ObjectStore) -> None:
+    store.write("k", b"0123456789")
+    assert (store.read_range("k", 2, 3), store.read_range("k", 8, 5), store.read_range("k", 4, 0)) == (
+        b"234",
+        b"89",
+        b"",
+    )
+    with pytest.raises(Missing):
+        store.read_range("gone", 0, 1)

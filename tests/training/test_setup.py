@@ -6,8 +6,9 @@ from support.trainings import TASK, plan_of, run_of
 from torch import Tensor, nn
 
 from retrain.config.recipe import Ewc, L2Init, NoPenalty, Objective, Recipe, ShrinkPerturb, Uniform, Warm
+from retrain.config.task import Model
 from retrain.data.augment import Normalize
-from retrain.errors import ModelError
+from retrain.errors import ModelError, TaskError
 from retrain.models import factory
 from retrain.recipe.analysis import fisher_diagonal
 from retrain.recipe.learning_speed import Counters
@@ -181,3 +182,11 @@ def test_scratch_uses_no_penalty_and_every_sample() -> None:
     assert (plan.recipe.objective, plan.recipe.sampling) == (NoPenalty(), Uniform())
     assert plan.recipe.initialization != ShrinkPerturb()
     assert run_of(plan).loader.passes.probability is None
+
+
+def test_batch_of_one_is_too_few_for_batchnorm() -> None:
+    training = TASK.training.model_copy(update={"batch_size": 1})
+    model = Model(name="resnet18", options={"width": 4})
+    task = TASK.model_copy(update={"training": training, "model": model})
+    with pytest.raises(TaskError, match=r"training\.batch_size: one image at a time is too few"):
+        run_of(plan_of(task, sizes=(160,), classes=OLD_CLASSES))
