@@ -3,12 +3,13 @@
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from retrain.config import Split
 from retrain.data.files import SPLIT_NAMES
 from retrain.errors import DropError
+from retrain.utils.extras import import_extra
 
 TABLES = frozenset({"metadata.csv", "metadata.jsonl", "metadata.parquet"})
 """Names under which a table is found beside images, as Hugging Face's `imagefolder` has them."""
@@ -30,15 +31,26 @@ class Row(NamedTuple):
 
 def read_table(data: bytes, extension: str, where: str) -> Iterator[Row]:
     """Yield the rows of a table. Raises `DropError`, naming `where` and the row, if it is none or lacks a column."""
-    rows = {"csv": _csv_rows, "jsonl": _jsonl_rows, "parquet": _parquet_rows}[extension](data, where)
     path = label = ""
-    for number, row in enumerate(rows, 1):
+    for number, row in enumerate(read_records(data, extension, where, (*PATH, *LABEL, "split", "id")), 1):
         if number == 1:
             path, label = _column(row, PATH, where), _column(row, LABEL, where)
         split = _text(row.get("split"))
         if split and split not in SPLIT_NAMES:
             raise DropError(f"{where}: row {number}: split {split!r}; allowed are {', '.join(SPLIT_NAMES)}")
         yield Row(number, _text(row.get(path)), _text(row.get(label)), SPLIT_NAMES.get(split), _text(row.get("id")))
+
+
+def read_records(
+    data: bytes, extension: str, where: str, columns: Collection[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a table as they are. Of Parquet, only `columns` are read, or all.
+
+    Raises `DropError` if it is no such table, and `UserError` if pyarrow is missing.
+    """
+    if extension == "parquet":
+        return _parquet_rows(data, where, columns)
+    return _csv_rows(data, where) if extension == "csv" else _jsonl_rows(data, where)
 
 
 def _column(row: Mapping[str, Any], names: tuple[str, ...], where: str) -> str:
@@ -66,7 +78,7 @@ def _csv_rows(data: bytes, where: str) -> Iterator[dict[str, Any]]:
     try:
         yield from csv.DictReader(io.StringIO(_decoded(data, where), newline=""), strict=True)
     except csv.Error as error:
-        raise DropError(f"{where}: not a CSV table: {error}") from error
+        raise DropError(f"{where}: cannot be read: {error}") from error
 
 
 def _jsonl_rows(data: bytes, where: str) -> Iterator[dict[str, Any]]:
@@ -75,22 +87,19 @@ def _jsonl_rows(data: bytes, where: str) -> Iterator[dict[str, Any]]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise DropError(f"{where}: line {number} is no JSON: {error}") from error
+                raise DropError(f"{where}: line {number} is not JSON: {error}") from error
             if not isinstance(row, dict):
-                raise DropError(f"{where}: line {number} is no JSON object")
+                raise DropError(f"{where}: line {number} is not a JSON object")
             yield row
 
 
-def _parquet_rows(data: bytes, where: str) -> Iterator[dict[str, Any]]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise DropError(f"{where}: Parquet needs pyarrow: pip install 'retrain-classifiers[tables]'") from None
+def _parquet_rows(data: bytes, where: str, columns: Collection[str] | None) -> Iterator[dict[str, Any]]:
+    parquet = import_extra("pyarrow.parquet", f"{where}: Parquet")
+    failures = import_extra("pyarrow", f"{where}: Parquet").ArrowException, OSError
     try:
         table = parquet.ParquetFile(io.BytesIO(data))
-        wanted = [name for name in table.schema_arrow.names if name in (*PATH, *LABEL, "split", "id")]
+        wanted = [name for name in table.schema_arrow.names if columns is None or name in columns]
         for batch in table.iter_batches(columns=wanted):
             yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DropError(f"{where}: not a Parquet table: {error}") from error
+    except failures as error:
+        raise DropError(f"{where}: cannot be read: {error}") from error

@@ -3,8 +3,6 @@
 CSV and JSON lines need nothing; Parquet needs the extra `tables`.
 """
 
-import csv
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -12,8 +10,8 @@ from typing import Any, NamedTuple
 
 from retrain.data.images import EXTENSIONS
 from retrain.data.litter import litter_kind
+from retrain.data.tables import read_records
 from retrain.errors import UserError
-from retrain.utils.extras import import_extra
 
 STDIN = "-"
 TABLES = (".csv", ".jsonl", ".parquet")
@@ -87,30 +85,7 @@ def _read_table(path: Path, columns: Columns) -> Iterator[Row]:
 
 def _read_records(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        if path.suffix == ".parquet":
-            yield from _read_parquet(path)
-            return
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from csv.DictReader(file) if path.suffix == ".csv" else _read_lines(path, file)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        data = path.read_bytes()
+    except OSError as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
-
-
-def _read_lines(path: Path, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}: line {number} is not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{path}: line {number} is not a JSON object")
-        yield row
-
-
-def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
-    parquet = import_extra("pyarrow.parquet", "Reading Parquet")
-    try:
-        for batch in parquet.ParquetFile(path).iter_batches():
-            yield from batch.to_pylist()
-    except import_extra("pyarrow", "Reading Parquet").ArrowInvalid as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
+    return read_records(data, path.suffix[1:], str(path))
