@@ -22,6 +22,8 @@ PLACES = [
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
+    "SECURITY.md",
+    "CODE_OF_CONDUCT.md",
 ]
 KINDS = frozenset({".md", ".py", ".sh", ".txt", ".tpl", ".yaml", ".html"})
 """Extensions of the files that people read and write."""

@@ -67,6 +67,8 @@ def make_plan(task: Task, committed: Sequence[Drop], history: History, request: 
     dataset = make_dataset(drops, champion.dataset.classes if champion else ())
     if not dataset.drops:
         return NoRunNeeded("no drop has landed yet; `retrain drop pack SRC --task TASK` commits one")
+    if not dataset.samples:
+        return NoRunNeeded("no training image has landed yet: all samples of the drops are held out")
     if request == Request() and (done := _done(dataset, history)):
         return NoRunNeeded(done)
     baseline = history.baseline_for(dataset)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field
 
 from retrain.config import Method, Purpose
-from retrain.config.fields import NotIdentity, identity
+from retrain.config.fields import IdentityIfSet, NotIdentity, identity
 from retrain.config.recipe import Recipe
 from retrain.config.task import Averaging, NoAverage, Stopping, Task
 from retrain.records.base import Record, digest
@@ -51,7 +51,7 @@ class Target(Record):
     """None: all of val."""
     standard_error: float = 0.0
     """Of the baseline's accuracy, from the number of its validation samples."""
-    expected: AccuracyEstimate | None = None
+    expected: Annotated[AccuracyEstimate | None, IdentityIfSet] = None
     """What scratch would end with on this dataset; None where it was measured, or cannot be told."""
     expected_from: int = 0
     """Iterations before which no run of this task has come near its target: fewer val samples may do until then."""

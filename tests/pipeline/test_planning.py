@@ -202,6 +202,11 @@ def test_a_diverged_run_is_not_repeated_for_it_would_diverge_again() -> None:
     assert "diverged" in reason(past.next())
 
 
+def test_drops_without_a_training_image_start_no_run() -> None:
+    held_out = drop(1).model_copy(update={"counts": {"val": {"cat": 5}, "test": {"cat": 5}}})
+    assert "no training image has landed yet" in reason(Past().landed(held_out).next())
+
+
 def test_a_failed_run_is_tried_again_as_another_run() -> None:
     past = one_drop().landed(drop(2))
     first = past.plan()
