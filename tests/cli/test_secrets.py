@@ -12,6 +12,7 @@ from support import kfp_server, monitoring
 from support.faulty_s3 import Forward, Reply, Request, faulty, refusal
 from support.kfp_server import KfpServer
 from support.pictures import two_classes
+from support.ports import free_port
 from support.terminal import retrain
 
 from retrain.config.fields import CREDENTIALS_MESSAGE
@@ -183,7 +184,7 @@ def test_messages_keep_their_addresses_without_users_and_queries() -> None:
 def test_a_server_that_cannot_be_reached_is_named_without_the_password(
     monkeypatch: pytest.MonkeyPatch, s3: str, bucket: str
 ) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://user:{PASSWORD}@127.0.0.1:{monitoring.free_port()}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://user:{PASSWORD}@127.0.0.1:{free_port()}")
     with pytest.raises(UserError, match=r"http://\*\*\*@127.0.0.1:\d+.* cannot be reached") as failed:
         open_store(f"s3://{bucket}").read("key")
     assert PASSWORD not in str(failed.value)

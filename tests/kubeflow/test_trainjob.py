@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from retrain.pipelines.definition import build
+from support.ports import free_port
 from support.trainings import TASK, commit_drops, context_of
 from support.writes import frozen_environment, wait_for_frozen
 
@@ -151,12 +151,6 @@ def lose(process: subprocess.Popen[str]) -> None:
     started = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     for pid in (process.pid, *map(int, started)):
         os.kill(pid, signal.SIGKILL)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def test_when_a_node_is_lost_all_end_and_once_they_are_back_the_run_goes_on_from_its_saved_state(folder: Path) -> None:

@@ -12,6 +12,7 @@ from threading import Thread
 import pytest
 import yaml
 from support import known_ledger, monitoring
+from support.ports import free_port
 from support.programs import need
 
 from retrain.config.task import Task
@@ -113,7 +114,7 @@ def test_every_alert_reaches_its_receiver_through_a_real_alertmanager(
     task = Task(name="pets", store=str(store.root), schedule="0 2 * * *")
     with monitoring.alertmanager(tmp_path, address) as receiver:
         alerting = {"alertmanagers": [{"static_configs": [{"targets": [receiver]}]}]}
-        port = monitoring.free_port()
+        port = free_port()
         more = {"rule_files": [str(tmp_path / "rules.yaml")], "alerting": alerting}
         with monitoring.prometheus(tmp_path, [f"127.0.0.1:{port}"], **more) as prometheus:
             monitoring.wait_for(lambda: told.get("RetrainExporterDown"), "the alert of an exporter that is not there")

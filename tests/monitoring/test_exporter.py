@@ -14,6 +14,7 @@ from urllib.error import HTTPError
 
 import pytest
 from support import known_ledger, monitoring
+from support.ports import free_port
 from support.programs import need
 
 from retrain import __version__
@@ -218,7 +219,7 @@ def test_the_page_of_each_task_is_served_and_others_are_not_found(store: Counted
 
 
 def test_the_command_ends_cleanly_when_it_is_told_to(store: Counted, tmp_path: Path) -> None:
-    file, port = tmp_path / "pets.yaml", monitoring.free_port()
+    file, port = tmp_path / "pets.yaml", free_port()
     file.write_text(f"name: pets\nstore: {store.root}\n")
     process = subprocess.Popen(
         [sys.executable, "-m", "retrain", "exporter", "--task", str(file), "--port", str(port)],

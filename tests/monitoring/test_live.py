@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from support import monitoring
+from support.ports import free_port
 from support.programs import need
 from support.trainings import TASK, plan_of, run_of
 
@@ -173,7 +174,7 @@ def test_promtool_finds_nothing_to_say_about_a_training(watched: tuple[LiveMetri
 
 
 def test_a_run_serves_its_metrics_where_it_is_told_to_and_not_otherwise(tmp_path: Path) -> None:
-    port = monitoring.free_port()
+    port = free_port()
     observer = make_observers(port, "127.0.0.1")
     observer.started(plan_of(), Progress(iteration=7))
     assert (

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 from support import known_ledger, monitoring
+from support.ports import free_port
 
 from retrain.config.task import Task
 from retrain.monitoring import live
@@ -36,7 +37,7 @@ def watcher(folder: Path) -> Iterator[int]:
 
 @contextmanager
 def training(folder: Path) -> Iterator[int]:
-    port = monitoring.free_port()
+    port = free_port()
     live.serve_live_metrics("127.0.0.1", port)
     yield port
 
@@ -172,7 +173,7 @@ def test_it_listens_where_it_is_told_to_and_nowhere_else(host: str, others: bool
         with socket.socket() as connection:
             return connection.connect_ex((address, port)) == 0
 
-    free = monitoring.free_port()
+    free = free_port()
     live.serve_live_metrics(host, free)
     with serving(host, 0, ok) as port:
         for listening in (port, free):

@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from support.monitoring import free_port
+from support.ports import free_port
 from support.programs import need
 from support.rendered import ROOT
 

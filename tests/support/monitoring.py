@@ -1,7 +1,6 @@
 """A real Prometheus and a real Alertmanager on loopback, and what they answer."""
 
 import json
-import socket
 import subprocess
 import time
 import urllib.request
@@ -18,16 +17,10 @@ import yaml
 
 from retrain.config.task import Task
 from retrain.monitoring.server import serve_exporter
+from support.ports import free_port
 from support.programs import need
 
 T = TypeVar("T")
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def get(url: str) -> str:

@@ -5,7 +5,6 @@ after it, as Ceph would.
 """
 
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+from support.ports import free_port
 from support.programs import need
 
 KEY = "test"
@@ -74,7 +74,7 @@ def serving(folder: Path, users: Sequence[str] = (), frontend: str = FRONTEND) -
             user = (f"--uid={name}", f"--display-name={name}", f"--access-key={name}", f"--secret={name}")
             leave = ("--caps=user-policy=*",) if name == KEY else ()
             ceph.run("radosgw-admin", "-n", "client.admin", "user", "create", *user, *leave)
-        port = _free_port()
+        port = free_port()
         endpoint = f"beast endpoint=127.0.0.1:{port} {frontend}"
         daemons.enter_context(ceph.daemon("radosgw", "-n", "client.admin", "--rgw_frontends", endpoint))
         _wait_for(f"http://127.0.0.1:{port}")
@@ -86,7 +86,7 @@ class _Ceph:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._fsid = folder, str(uuid4())
-        self._monitor = f"[v2:127.0.0.1:{_free_port()}/0,v1:127.0.0.1:{_free_port()}/0]"
+        self._monitor = f"[v2:127.0.0.1:{free_port()}/0,v1:127.0.0.1:{free_port()}/0]"
         for name in ("mon", "osd", "rgw", "run"):
             (folder / name).mkdir(parents=True)
         text = CONFIGURATION.format(folder=folder, fsid=self._fsid, monitor=self._monitor)
@@ -112,13 +112,6 @@ class _Ceph:
 
     def _command(self, program: str, arguments: tuple[str, ...]) -> list[str]:
         return [program, "--conf", str(self._folder / "ceph.conf"), *arguments]
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def _wait_for(url: str) -> None:
