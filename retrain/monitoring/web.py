@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from functools import cache
 from importlib.resources import files
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 from waitress.server import create_server
-from waitress.wasyncore import close_all
+from waitress.wasyncore import close_all, loop
 
 from retrain.errors import UserError
 
@@ -54,14 +54,21 @@ class WebServer:
             ident="retrain",
             clear_untrusted_proxy_headers=True,
         )
-        self._thread = Thread(target=self._server.run, daemon=True, name=f"http {host}:{self.port}")
+        self._ended = Event()
+        self._thread = Thread(target=self._serve, daemon=True, name=f"http {host}:{self.port}")
         self._thread.start()
 
     def close(self) -> None:
-        """Close all connections, and wait until the thread has ended."""
-        self._server.trigger.pull_trigger(lambda: close_all(self._map))
+        """Close all connections, and wait until all threads have ended."""
+        self._ended.set()
+        self._server.pull_trigger()
         self._thread.join()
         self._server.task_dispatcher.shutdown()
+        close_all(self._map)  # last, since threads write to the pipe that wakes the server
+
+    def _serve(self) -> None:
+        while not self._ended.is_set():
+            loop(timeout=1, use_poll=True, map=self._map, count=1)
 
 
 @contextmanager
