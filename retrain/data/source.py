@@ -58,8 +58,11 @@ class Source:
 
 
 def read_source(source: Path) -> tuple[Sample, ...]:
-    """Return a source's samples. Raises `DropError` at the first file that is neither a sample nor litter."""
-    found = survey_source(source, Data())
+    """Return the samples of folders of classes, or of archives of them; a class may be called like a split.
+
+    CIFAR-100 has a class `train`. Raises `DropError` at the first file that is neither a sample nor litter.
+    """
+    found = survey_source(source, Data(label_from="folder"))
     if found.unread:
         raise DropError(name_files(found.unread))
     return found.samples

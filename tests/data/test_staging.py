@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from support.pictures import folder
+from support.pictures import folder, png
+from support.uploads import shard
 
 from retrain.data.source import Sample, read_source
 from retrain.data.staging import Staging, split_into_parts
@@ -21,6 +22,14 @@ def samples(tmp_path: Path) -> tuple[Sample, ...]:
 
 def classes(part: tuple[Sample, ...], split: str) -> set[str]:
     return {sample.class_name for sample in part if sample.split == split}
+
+
+def test_source_may_have_a_class_called_like_a_split(tmp_path: Path) -> None:
+    for number, split in enumerate(("train", "test")):
+        images = {f"{name}/{split}.png": png(2 * number + n) for n, name in enumerate(("train", "whale"))}
+        (tmp_path / f"{split}-0.tar").write_bytes(shard(images.items()))
+    found = [(sample.split, sample.class_name) for sample in read_source(tmp_path)]
+    assert found == [("train", "train"), ("train", "whale"), ("test", "train"), ("test", "whale")]
 
 
 def test_by_classes_every_class_is_in_one_part_with_all_its_samples(samples: tuple[Sample, ...]) -> None:
