@@ -190,16 +190,17 @@ def _parsed(file: SourceFile) -> Any:
 def label_by_folder(found: FoundFiles, asked: bool) -> Iterator[Labelled]:
     """Yield each image of `[split/]class/name` with its split, class and key; note all others as unread.
 
-    Raises `DropError` if a class is called like a split (unless the task `asked` for folders), or has no image.
+    Raises `DropError` if a class is called like a split, in no split's folder and without the task having `asked` for
+    folders, or if a class has no image.
     """
     for image in found.images:
-        parts, split = image.name.parts, image.split
+        parts, split, is_plain = image.name.parts, image.split, len(image.name.parts) == 2
         if len(parts) == 3 and split in (None, SPLIT_NAMES.get(parts[0])) and parts[0] in SPLIT_NAMES:
             split, parts = SPLIT_NAMES[parts[0]], parts[1:]
         if len(parts) != 2:
             found.unread.append(Unread.of(image, f"not an image of a class; expected {SHAPE}"))
             continue
-        if parts[0] in SPLIT_NAMES and not asked:
+        if is_plain and parts[0] in SPLIT_NAMES and not asked:
             raise DropError(
                 f"{image}: would be of class {parts[0]!r}, which is a split's name; expected {parts[0]}/{SHAPE}. If it "
                 "is a class, choose --label-from folder (in a task: data.label_from)"

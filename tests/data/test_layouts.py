@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,13 @@ def test_label_rule_stands_in_the_manifest(near: WayIn) -> None:
 def test_split_is_no_class_unless_the_task_says_so(near: WayIn, files: dict[str, bytes]) -> None:
     with pytest.raises(DropError, match=r"of class 'train', which is a split's name.*--label-from folder"):
         near.take(files)
+
+
+def test_class_of_a_split_may_be_called_like_a_split(near: WayIn) -> None:
+    files = {
+        f"{split}/{name}": png(n) for n, (split, name) in enumerate(product(("train", "test"), tree("car", "train")))
+    }
+    assert near.take(files).classes == ("car", "train")
 
 
 def test_class_called_like_a_split_is_taken_where_asked(near: WayIn) -> None:
