@@ -60,7 +60,7 @@ def test_a_swap_fails_if_another_candidate_was_promoted_since(store: ObjectStore
     assert [entry.run_id for entry in champion.history] == ["a", "c"]
 
 
-def test_a_person_is_told_to_decide_again_when_another_came_first(store: ObjectStore) -> None:
+def test_promotion_that_lost_a_race_asks_to_decide_again(store: ObjectStore) -> None:
     seen = TaskStore(store, "pets").champion.read()
     force(store, "a")
     with pytest.raises(RunError, match="decide again"):
@@ -85,7 +85,7 @@ def test_of_sixteen_processes_that_promote_at_once_none_is_lost(address: tuple[s
     assert [entry.sequence for entry in champion.history] == list(range(1, MANY + 1))
 
 
-def test_promotions_and_rollbacks_at_once_follow_one_from_another(address: tuple[str, str | None]) -> None:
+def test_concurrent_promotions_and_rollbacks_form_one_chain(address: tuple[str, str | None]) -> None:
     store = open_store(*address)
     for run_id in "abcdefghijklmnopqrstuvwxyz":  # enough to go back to
         force(store, run_id)

@@ -37,7 +37,7 @@ def test_the_newest_state_comes_back_and_two_are_kept(store: ObjectStore) -> Non
     assert [key.split("/")[-1][:12] for key in keys(store)] == ["000000000100", "000000001000"]
 
 
-def test_a_torn_newest_state_falls_back_to_the_one_before_and_goes(local: LocalStore) -> None:
+def test_torn_newest_state_is_removed_for_the_one_before(local: LocalStore) -> None:
     save(local, 1, 2)
     older, newest = keys(local)
     local.write(newest, b"state")
@@ -91,7 +91,7 @@ def test_saving_does_not_wait_for_the_store_and_leaving_does(tmp_path: Path) -> 
     assert checkpoints(slow).load() == b"state 1"
 
 
-def test_a_state_that_could_not_be_written_is_told_by_the_next_save_or_at_the_end(tmp_path: Path) -> None:
+def test_failed_state_write_is_raised_by_the_next_save_or_end(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     broken = LocalStore(tmp_path / "file")
     with pytest.raises(StoreError, match="file"), checkpoints(broken) as saving:

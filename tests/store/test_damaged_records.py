@@ -56,7 +56,7 @@ def test_a_record_that_cannot_be_read_is_an_error_that_names_it(store: LocalStor
 
 
 @pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED)
-def test_a_runs_own_record_that_cannot_be_read_is_that_runs_error(store: LocalStore, data: bytes) -> None:
+def test_unreadable_own_record_is_the_runs_error(store: LocalStore, data: bytes) -> None:
     run = TaskStore(store, "pets").run("scratch-1")
     for name, read in {"plan.json": run.plan, "result.json": run.result, "curve.jsonl": run.curve}.items():
         store.write(PETS.run("scratch-1", name), data + b"\n")
@@ -81,7 +81,7 @@ def test_a_command_that_meets_a_damaged_champion_says_so(
     assert len(ran.err.splitlines()) == 1
 
 
-def test_the_exporter_serves_the_others_while_a_champion_is_damaged(store: LocalStore) -> None:
+def test_exporter_serves_other_tasks_beside_a_damaged_champion(store: LocalStore) -> None:
     known_ledger.write(store, known_ledger.cars())
     store.write(PETS.champion, NEWER)
     tasks = [Task(name=name, store=str(store.root)) for name in ("pets", "cars")]

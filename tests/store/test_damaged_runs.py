@@ -75,9 +75,7 @@ def refused(life: Life, error: type[UserError], message: str) -> None:
     [lambda data: data[:-1], lambda data: b"", lambda data: data[:-1] + bytes([data[-1] ^ 1])],
     ids=["truncated", "empty", "one bit"],
 )
-def test_a_file_that_is_not_what_the_result_vouches_for_is_refused(
-    life: Life, name: str, harm: Callable[[bytes], bytes]
-) -> None:
+def test_run_file_with_another_digest_is_refused(life: Life, name: str, harm: Callable[[bytes], bytes]) -> None:
     life.store.objects.write(key(life, name), harm(life.store.objects.read(key(life, name))[0]))
     refused(life, RunError, r"is not the (model|index|optimiser state) that the run ended with|holds no tensors")
 
@@ -89,7 +87,7 @@ def test_a_file_that_is_gone_is_named(life: Life, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [MODEL, INDEX, MOMENTS])
-def test_a_file_that_holds_no_tensors_is_refused_though_vouched_for(life: Life, name: str) -> None:
+def test_run_file_without_tensors_is_refused_despite_its_digest(life: Life, name: str) -> None:
     exchange(life, name, b"\x80\x04}q\x00.")
     refused(life, RunError, r"holds no tensors")
 
@@ -99,12 +97,12 @@ def changed(life: Life, name: str, change: Callable[[Tensor], Tensor]) -> bytes:
 
 
 @pytest.mark.parametrize("name", [MODEL, MOMENTS])
-def test_weights_that_are_no_numbers_are_refused_though_vouched_for(life: Life, name: str) -> None:
+def test_weights_of_nan_are_refused_despite_their_digest(life: Life, name: str) -> None:
     exchange(life, name, changed(life, name, lambda tensor: torch.full_like(tensor, torch.nan)))
     refused(life, RunError, r"\w+ holds values that are no numbers \(NaN\)")
 
 
-def test_weights_of_another_shape_or_architecture_are_refused_though_vouched_for(life: Life) -> None:
+def test_weights_of_another_shape_are_refused_despite_digest(life: Life) -> None:
     whole = life.store.objects.read(key(life, MODEL))[0]
     exchange(life, MODEL, changed(life, MODEL, lambda tensor: tensor[..., :-1].contiguous()))
     refused(life, ModelError, "the parent's weights do not fit the network at ")
@@ -122,7 +120,7 @@ def test_a_champion_that_cannot_be_measured_is_not_replaced(life: Life) -> None:
     assert not champions.was_promoted(life.store.champion.read(), trained.run_id)
 
 
-def test_an_index_of_another_dataset_is_refused_though_vouched_for(life: Life) -> None:
+def test_index_of_another_dataset_is_refused_despite_its_digest(life: Life) -> None:
     exchange(life, INDEX, changed(life, INDEX, lambda tensor: tensor[:-5].contiguous()))
     refused(life, RunError, r"counted \d+ samples in drop d-\w+, not \d+")
 
@@ -143,7 +141,7 @@ def configured(optimizer: Adam | Sgd, classes: int = 5) -> Plan:
     [state(Adam(), classes=4), state(Sgd()), state(Adam())[:-10], b"", b"\x80\x04}q\x00."],
     ids=["other classes", "other optimiser", "truncated", "empty", "no tensors"],
 )
-def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(saved: bytes) -> None:
+def test_misfit_state_is_refused_and_changes_nothing(saved: bytes) -> None:
     run = run_of(configured(Adam()))
     before = save_state(run)
     with pytest.raises(RunError, match="saved"):

@@ -63,7 +63,7 @@ def dataset(files: RunFiles, *drops: int) -> Dataset:
     return Dataset(drops=(*known, new), classes=files.plan().dataset.classes)
 
 
-def test_counters_lie_where_the_drops_that_are_left_do_and_new_ones_have_none(ended: RunFiles) -> None:
+def test_counters_follow_remaining_drops_and_skip_new_ones(ended: RunFiles) -> None:
     found = read_counters(ended, dataset(ended, 0, 2, 7), known=3)
     expected = torch.tensor([*range(30), *range(50, 100), *range(235, 250), *[0] * 7])
     assert found.seen.tolist() == expected.tolist()
@@ -80,7 +80,7 @@ def test_few_files_are_in_memory_at_once(ended: RunFiles) -> None:
     assert sorted(ended.objects.reads) == [f"d-{k}" for k in range(8)]
 
 
-def test_damage_to_any_drop_is_found_in_the_end_even_to_one_that_is_left_out(ended: RunFiles) -> None:
+def test_damaged_index_of_any_drop_is_found_even_if_left_out(ended: RunFiles) -> None:
     key = ended.keys.learning_speed(ended.run_id, "d-7")
     data = ended.objects.read(key)[0]
     ended.objects.write(key, data[:-1] + bytes([data[-1] ^ 1]))
@@ -104,7 +104,7 @@ def continued(place: Path, sampling: Uniform | OldNew | None) -> tuple[Context, 
 
 
 @pytest.mark.parametrize(("sampling", "before"), [(Uniform(), 0), (OldNew(), 0), (None, 1)])
-def test_the_parents_index_is_read_before_training_only_where_sampling_asks_for_it(
+def test_parents_index_is_read_early_only_if_sampling_needs_it(
     tmp_path: Path, sampling: Uniform | OldNew | None, before: int
 ) -> None:
     context, store, plan = continued(tmp_path, sampling)

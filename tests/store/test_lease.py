@@ -71,7 +71,7 @@ def test_one_that_expired_is_taken_over_with_a_greater_token(store: ObjectStore)
     assert state(store).token == 2
 
 
-def test_a_holder_that_froze_and_wakes_can_write_nothing_any_more(store: ObjectStore) -> None:
+def test_frozen_lease_holder_cannot_write_after_waking(store: ObjectStore) -> None:
     frozen = acquire(store, KEYS.lease, SHORT)
     assert frozen
     fenced = LeaseGuardedStore(store, frozen)
@@ -112,7 +112,7 @@ def hold_freeze_and_write(url: str, endpoint_url: str | None) -> None:
 
 
 @pytest.mark.parametrize("kind", ["local", "s3"])
-def test_a_process_that_froze_past_its_lease_writes_nothing_over_its_successor(
+def test_process_frozen_past_its_lease_overwrites_nothing(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     endpoint_url = request.getfixturevalue("s3") if kind == "s3" else None
@@ -129,7 +129,7 @@ def test_a_process_that_froze_past_its_lease_writes_nothing_over_its_successor(
     assert store.read("pets/runs/late")[0] == b"ours"
 
 
-def test_a_heartbeat_that_comes_too_late_loses_the_lease_to_whoever_took_it(store: ObjectStore) -> None:
+def test_late_heartbeat_loses_the_lease_to_its_new_holder(store: ObjectStore) -> None:
     late = acquire(store, KEYS.lease, SHORT)
     time.sleep(SHORT)
     assert late
@@ -147,7 +147,7 @@ def test_it_is_given_back_when_the_work_fails(store: ObjectStore) -> None:
 
 
 @pytest.mark.parametrize("end", [None, Preempted()])
-def test_a_store_that_is_gone_when_it_is_given_back_changes_nothing_of_how_the_work_ends(
+def test_lost_store_at_lease_release_keeps_the_works_outcome(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, end: BaseException | None
 ) -> None:
     store = LocalStore(tmp_path / "store")
@@ -159,7 +159,7 @@ def test_a_store_that_is_gone_when_it_is_given_back_changes_nothing_of_how_the_w
     assert "the lease was not given back and expires by itself: " in caplog.text
 
 
-def test_what_comes_after_it_was_given_back_is_refused_and_takes_it_from_nobody(store: ObjectStore) -> None:
+def test_released_lease_refuses_writes_and_keeps_the_new_holder(store: ObjectStore) -> None:
     with TaskStore(store, "pets").lock(seconds=0.2) as ours:
         ours.objects.write("during", b"")
     with pytest.raises(LeaseLost, match="given back"):

@@ -47,7 +47,7 @@ def against_scratch(used: int) -> Savings:
     return saved(710, used, used + 10, 710 - used, 700 - used, 1000, 231.2)
 
 
-def test_a_run_that_reached_its_target_saved_what_scratch_took_to_get_there_less_its_own() -> None:
+def test_saving_is_scratchs_iterations_to_target_minus_own() -> None:
     past = new_drop()
     assert past.ended(past.plan(), iterations=40).savings == against_scratch(40)
 
@@ -59,7 +59,7 @@ def test_a_slower_run_than_scratch_lost() -> None:
     assert (savings.gross, savings.net, savings.gross_whole, savings.net_whole) == (-30, -40, 260, 250)
 
 
-def test_a_missed_attempt_is_lost_whole_and_the_next_one_weighed_against_scratch() -> None:
+def test_missed_attempt_is_lost_and_the_next_compares_to_scratch() -> None:
     past = new_drop()
     missed = past.ended(past.plan(), "missed", promoted=None, iterations=40)
     assert missed.savings == saved(0, 40, 50, -40, -50)
@@ -125,7 +125,7 @@ def test_a_run_that_failed_after_its_training_is_lost_whole() -> None:
     assert record.savings == saved(0, 40, 50, -40, -50)
 
 
-def test_a_run_that_failed_in_mid_training_loses_what_it_had_done() -> None:
+def test_run_failed_in_training_loses_its_iterations() -> None:
     past = new_drop()
     failed = make_record(past.plan(), None, None, None, "RuntimeError: out of memory", lost=30)
     assert (failed.outcome, failed.result) == ("failed", None)
@@ -134,7 +134,7 @@ def test_a_run_that_failed_in_mid_training_loses_what_it_had_done() -> None:
     assert past.ended(past.plan()).savings == against_scratch(40)
 
 
-def test_a_dataset_is_weighed_against_scratch_once_however_often_it_is_retrained_on() -> None:
+def test_dataset_compares_with_scratch_once_for_many_retrainings() -> None:
     past = new_drop()
     past.ended(past.plan(), iterations=40)
     again = past.ended(past.plan(Request("naive")), iterations=30)
@@ -143,7 +143,7 @@ def test_a_dataset_is_weighed_against_scratch_once_however_often_it_is_retrained
     assert redone.savings == saved(0, 250, 260, -250, -260)
 
 
-def test_target_at_99_percent_is_weighed_against_scratchs_own_accuracy() -> None:
+def test_target_at_99_percent_compares_to_scratchs_accuracy() -> None:
     """Verwimp et al., eq. 2: scratch's iterations to its own accuracy, whatever the level."""
     past = one_drop(TASK.model_copy(update={"target": TASK.target.model_copy(update={"level": 99})}))
     past.landed(drop(2))
@@ -170,7 +170,7 @@ def test_a_record_says_what_was_run_and_on_what() -> None:
     assert (record.scale, record.target) == (0.5, plan.target)
 
 
-def test_only_completed_scratch_runs_that_are_no_trials_are_baselines() -> None:
+def test_baselines_are_completed_scratch_runs_except_trials() -> None:
     past = Past().landed(drop(1))
     past.ended(past.plan(), "diverged", promoted=None)
     past.ended(past.plan(Request("scratch"), TASK.model_copy(update={"seed": 1})))

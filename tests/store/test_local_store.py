@@ -55,7 +55,7 @@ def test_racing_swaps_lose_no_update(tmp_path: Path) -> None:
     assert sum(attempts) > 20 * PROCESSES  # they did race
 
 
-def test_a_reader_among_writers_who_are_killed_never_sees_half_an_object(tmp_path: Path) -> None:
+def test_reader_never_sees_half_an_object_of_killed_writers(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     store.write("object", b"-" * SIZE)
     seen = Counter[bytes]()

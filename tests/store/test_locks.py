@@ -52,7 +52,7 @@ def away(store: ObjectStore) -> None:
     store.write(KEYS.lease, state.model_copy(update={"holder": holder}).to_bytes())
 
 
-def test_commands_end_with_one_message_while_somebody_is_at_work_on_the_task(life: Life) -> None:
+def test_commands_end_with_one_message_on_a_locked_task(life: Life) -> None:
     before = life.contents()
     message = (
         rf"retrain: \S+ \(process {os.getpid()}\) holds the lock of task pets and keeps renewing its lease, "
@@ -68,7 +68,7 @@ def test_commands_end_with_one_message_while_somebody_is_at_work_on_the_task(lif
     assert life.contents().keys() - before.keys() == {"pets/lease.json"}
 
 
-def test_of_two_commands_at_once_one_trains_and_the_other_finds_it_done_or_at_work(life: Life) -> None:
+def test_second_command_finds_the_task_done_or_locked(life: Life) -> None:
     commands = [started(life, "run"), started(life, "run")]
     said = ["".join(command.communicate()) for command in commands]
     assert len(re.findall("scratch-\\w+: there is no champion to continue from", "".join(said))) == 1
@@ -77,7 +77,7 @@ def test_of_two_commands_at_once_one_trains_and_the_other_finds_it_done_or_at_wo
     assert len(life.store.ledger.read()) == 1
 
 
-def test_after_a_kill_the_next_command_on_the_same_machine_waits_for_nothing(life: Life) -> None:
+def test_killed_commands_lock_is_free_on_the_same_machine(life: Life) -> None:
     code = (
         "import os, signal, sys; from retrain.store.keys import TaskKeys; from retrain.store import open_store\n"
         "from retrain.store.lease import acquire\n"
@@ -94,7 +94,7 @@ def test_after_a_kill_the_next_command_on_the_same_machine_waits_for_nothing(lif
         pass
 
 
-def test_one_that_does_not_beat_any_more_is_waited_for_until_it_expires(
+def test_lock_without_heartbeat_is_waited_for_until_expiry(
     store: ObjectStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "retrain")

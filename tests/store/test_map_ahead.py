@@ -8,7 +8,7 @@ import pytest
 from retrain.utils.parallel import ANSWERS_AHEAD, READERS, map_ahead
 
 
-def test_answers_come_in_the_order_of_the_keys_however_long_each_takes() -> None:
+def test_map_ahead_keeps_the_order_of_keys_at_any_speed() -> None:
     asked = threading.Barrier(READERS)  # passed only once as many wait at once
 
     def answer(key: int) -> int:

@@ -46,7 +46,7 @@ def quarantined(life: Life) -> list[str]:
     return list(life.store.drops.quarantine_causes())
 
 
-def test_a_run_that_finds_a_new_drop_damaged_goes_on_with_the_others(life: Life) -> None:
+def test_run_with_a_damaged_new_drop_uses_the_others(life: Life) -> None:
     first = life.land(0, 1)
     run(life)
     bad, good = life.land(0, 1, seed=1), life.land(0, 1, seed=2)
@@ -60,7 +60,7 @@ def test_a_run_that_finds_a_new_drop_damaged_goes_on_with_the_others(life: Life)
     assert outcomes == [("completed", False), ("failed", True), ("reached", False)]
 
 
-def test_an_old_drop_found_damaged_leaves_the_classes_where_the_champion_has_them(life: Life) -> None:
+def test_damaged_old_drop_keeps_the_champions_class_order(life: Life) -> None:
     bad, kept = life.land(0, 1), life.land(2, 1, seed=1)
     first = run(life)
     life.land(0, 2, seed=2)
@@ -89,7 +89,7 @@ def test_a_class_whose_only_drop_is_damaged_stays_in_its_place(life: Life) -> No
 
 
 @pytest.mark.parametrize("harm", ["torn", "of another task", "counts what is not there", "gone"])
-def test_a_manifest_or_shard_that_is_not_right_harms_only_its_drop(life: Life, harm: str) -> None:
+def test_damaged_manifest_or_shard_harms_only_its_drop(life: Life, harm: str) -> None:
     first = life.land(0, 1)
     run(life)
     bad, good = life.land(0, 1, seed=1), life.land(0, 1, seed=2)
@@ -133,7 +133,7 @@ def test_status_and_metrics_tell_of_quarantine(life: Life) -> None:
     assert (("pets", "quarantined"), 1) in next(iter(state.figures()))[1]
 
 
-def test_a_watcher_gives_the_drops_beside_a_damaged_one_to_another_run(life: Life) -> None:
+def test_watcher_gives_drops_beside_a_damaged_one_to_a_new_run(life: Life) -> None:
     place = Place(TASK.model_copy(update={"store": life.store.url}))
     bad, good = life.land(0, 1), life.land(0, 1, seed=1)
     damage(life, bad)
@@ -164,7 +164,7 @@ def test_a_step_of_the_pipeline_does_so_too(life: Life) -> None:
     assert [drop.id for drop in following.dataset.drops] == [good.id]
 
 
-def test_what_evaluation_finds_damaged_is_charged_with_the_training(life: Life) -> None:
+def test_damage_found_in_evaluation_charges_the_training(life: Life) -> None:
     life.land(0, 1)
     run(life)
     bad = life.land(0, 1, seed=1)

@@ -55,7 +55,7 @@ def test_racing_swaps_lose_no_update(s3: str, bucket: str) -> None:
     assert store.read("counter")[0].split()[0] == b"%d" % (20 * PROCESSES)
 
 
-def test_keys_lie_under_the_prefix_and_foreign_names_are_passed_over(s3: str, bucket: str) -> None:
+def test_s3_keys_stay_under_the_prefix_and_skip_foreign_names(s3: str, bucket: str) -> None:
     client = boto3.client("s3", endpoint_url=s3)
     store = open_store(f"s3://{bucket}/team/models/", s3)
     assert store.url == f"s3://{bucket}/team/models"
@@ -68,7 +68,7 @@ def test_keys_lie_under_the_prefix_and_foreign_names_are_passed_over(s3: str, bu
     client.close()
 
 
-def test_a_lost_reply_to_a_conditional_write_is_recognised_as_our_own(s3: str, bucket: str) -> None:
+def test_lost_reply_to_a_conditional_write_is_recognised(s3: str, bucket: str) -> None:
     with faulty(s3, First("PUT", lost_reply)) as endpoint:
         version = open_store(f"s3://{bucket}/t", endpoint).create("claim", b"mine")
     with faulty(s3, First("PUT", lost_reply)) as endpoint:
@@ -154,7 +154,7 @@ class LostEnd:
         return lost_reply(request, forward)
 
 
-def test_a_lost_reply_to_the_end_of_a_multipart_upload_does_no_harm(s3: str, bucket: str, tmp_path: Path) -> None:
+def test_lost_reply_to_a_multipart_completion_is_harmless(s3: str, bucket: str, tmp_path: Path) -> None:
     content, fault = os.urandom(LARGE), LostEnd()
     (tmp_path / "shard").write_bytes(content)
     with faulty(s3, fault) as endpoint:
@@ -183,7 +183,7 @@ def large(s3: str, bucket: str) -> bytes:
     return content
 
 
-def test_a_large_object_comes_in_parts_that_nobody_asks_for_twice(s3: str, bucket: str, tmp_path: Path) -> None:
+def test_large_object_is_fetched_in_parts_once_each(s3: str, bucket: str, tmp_path: Path) -> None:
     content, asked = large(s3, bucket), Asked(lambda request, forward: forward(request))
     with faulty(s3, asked) as endpoint:
         open_store(f"s3://{bucket}/t", endpoint).download("k", tmp_path / "k")
@@ -215,7 +215,7 @@ def test_parts_are_all_of_one_version(s3: str, bucket: str, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_body_that_is_always_cut_ends_in_an_error_and_leaves_no_file(s3: str, bucket: str, tmp_path: Path) -> None:
+def test_body_cut_at_every_try_is_an_error_and_leaves_no_file(s3: str, bucket: str, tmp_path: Path) -> None:
     open_store(f"s3://{bucket}/t", s3).write("k", b"x" * 1000)
     with faulty(s3, lambda r, forward: cut(r, forward) if r.method == "GET" else forward(r)) as endpoint:
         store = open_store(f"s3://{bucket}/t", endpoint)

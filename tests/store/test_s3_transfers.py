@@ -29,7 +29,7 @@ def busy() -> Iterator[ThreadPoolExecutor]:
         free.set()
 
 
-def test_an_object_arrives_though_all_helpers_are_busy_with_others(
+def test_object_arrives_while_all_transfer_threads_are_busy(
     s3: str, bucket: str, tmp_path: Path, busy: ThreadPoolExecutor
 ) -> None:
     content = os.urandom(3 * PART + 5)
@@ -47,7 +47,7 @@ def test_an_object_arrives_though_all_helpers_are_busy_with_others(
     assert (tmp_path / "k").read_bytes() == content
 
 
-def test_objects_that_are_fetched_at_once_are_each_whole_or_named(s3: str, bucket: str, tmp_path: Path) -> None:
+def test_concurrent_downloads_are_whole_or_named(s3: str, bucket: str, tmp_path: Path) -> None:
     contents = {name: os.urandom(2 * PART + number) for number, name in enumerate(("a", "b", "c"))}
     for name, content in contents.items():
         open_store(f"s3://{bucket}/t", s3).write(name, content)

@@ -63,7 +63,7 @@ ADVICE = {
 
 @pytest.mark.parametrize("name", LASTING)
 @pytest.mark.parametrize("first", [4, 40])
-def test_a_life_that_cannot_go_on_says_why_and_goes_on_once_it_can(
+def test_task_stops_on_lasting_store_faults_and_resumes_later(
     s3: str, bucket: str, tmp_path: Path, expected: Expected, name: str, first: int
 ) -> None:
     url = f"s3://{bucket}/some/prefix"
