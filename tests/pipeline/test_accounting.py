@@ -145,7 +145,7 @@ def test_only_a_promoted_model_at_its_target_replaces_scratch(
     assert record.savings.baseline == baseline
 
 
-def test_plan_without_an_estimate_is_weighed_against_its_baseline() -> None:
+def test_plan_without_estimate_is_compared_with_its_baseline() -> None:
     past = one_drop().landed(drop(2))
     savings = past.ended(past.plan().model_copy(update={"scratch": None})).savings
     assert (savings.baseline, savings.whole, savings.standard_error) == (200, 200, 0.0)

@@ -26,7 +26,7 @@ def test_the_interval_covers_the_difference_as_often_as_it_says(
         assert np.mean(hits) < confidence + 0.015
 
 
-def test_the_interval_is_walds_after_half_a_sample_is_added_to_each_cell() -> None:
+def test_interval_is_walds_with_half_a_sample_per_cell() -> None:
     interval = paired_difference(better=12, worse=5, samples=200, confidence=0.95)
     signs = np.array([1.0] * 12 + [-1.0] * 5 + [0.0] * 183)
     assert interval.value == pytest.approx(signs.mean())

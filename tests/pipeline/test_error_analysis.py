@@ -68,7 +68,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
     return served
 
 
-def test_errors_of_a_run_agree_with_its_evaluation_and_predictions(served: Served) -> None:
+def test_error_analysis_agrees_with_evaluation_and_predictions(served: Served) -> None:
     record = served.life.store.ledger.read()[-1]
     errors, evaluation = served.life.store.run(record.run_id).errors(), record.evaluation
     assert errors is not None

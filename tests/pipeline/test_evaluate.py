@@ -74,7 +74,7 @@ def test_accuracies_are_those_of_a_count_by_drop_and_by_class(life: Life) -> Non
     )
 
 
-def test_models_whose_classes_are_in_another_order_are_compared_by_name(life: Life) -> None:
+def test_models_with_reordered_classes_compare_by_name(life: Life) -> None:
     first = stages.plan(life.context, TASK, Request())
     assert isinstance(first, Plan)
     life.land(1, 2, 3, seed=1)
@@ -91,7 +91,7 @@ def test_models_whose_classes_are_in_another_order_are_compared_by_name(life: Li
     assert comparison.champion_accuracy == expected > 0.7
 
 
-def test_a_champion_has_every_sample_of_a_class_it_never_saw_wrong(life: Life) -> None:
+def test_champion_is_wrong_on_classes_it_never_saw(life: Life) -> None:
     first = stages.run_task(life.context, TASK, Request())
     life.land(2, 3, seed=1)
     plan = stages.plan(life.context, TASK, Request("naive"))
@@ -104,9 +104,7 @@ def test_a_champion_has_every_sample_of_a_class_it_never_saw_wrong(life: Life) -
     assert comparison.champion_accuracy == share([label == guess for label, guess, _ in theirs]) < 0.7
 
 
-def test_a_champion_is_shown_the_samples_as_it_takes_them_loaded_once_where_the_run_does_too(
-    life: Life, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_champion_gets_its_own_input_size_loaded_once(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
     load_held = samples.load_held
     monkeypatch.setattr(samples, "load_held", lambda *args, **how: loaded.append(args) or load_held(*args, **how))
@@ -137,7 +135,7 @@ def test_judging_leaves_the_random_stream_alone(life: Life) -> None:
     assert after == torch.rand(1)
 
 
-def test_a_champion_that_knows_more_classes_is_wrong_where_it_guesses_one_of_those(life: Life) -> None:
+def test_champion_guessing_a_class_the_run_lacks_is_wrong(life: Life) -> None:
     ours = stages.plan(life.context, TASK, Request())
     assert isinstance(ours, Plan)
     life.land(0, 2, seed=1, mislabelled=True)
@@ -152,7 +150,7 @@ def test_a_champion_that_knows_more_classes_is_wrong_where_it_guesses_one_of_tho
     assert comparison.champion_accuracy == share([label == guess for label, guess, _ in guessed])
 
 
-def test_the_gate_never_sees_what_the_run_learnt_from_or_stopped_on(life: Life) -> None:
+def test_gate_never_sees_training_or_stopping_samples(life: Life) -> None:
     plan = stages.plan(life.context, TASK, Request())
     assert isinstance(plan, Plan)
     splits = life.context.samples(plan.dataset, ["train", "val", "test"], TASK.data, Loading())

@@ -53,7 +53,7 @@ def test_every_failed_condition_is_named() -> None:
     assert len(decide(gate, evaluation(low=-0.1, flips=0.1)).reasons) == 5
 
 
-def test_the_first_candidate_of_a_task_is_judged_without_a_champion() -> None:
+def test_gate_judges_the_first_candidate_without_a_champion() -> None:
     first = evaluation(old=None, comparison=None)
     assert decide(Gate(min_old_accuracy=1, margin=0, max_negative_flips=0), first).promoted
     assert not decide(Gate(min_accuracy=0.95), first).promoted
@@ -93,7 +93,7 @@ def test_compare_counts_the_samples_that_one_alone_had_right() -> None:
     assert comparison.negative_flips == 1 / 12
 
 
-def test_paired_difference_is_wald_with_half_a_sample_more_a_cell() -> None:
+def test_paired_difference_is_walds_with_half_a_sample_per_cell() -> None:
     b, c, n = 8.5, 3.5, 102
     error = math.sqrt(b + c - (b - c) ** 2 / n) / n
     interval = paired_difference(8, 3, 100, 0.95)
@@ -138,7 +138,7 @@ def test_refusal_agrees_with_mcnemars_exact_test() -> None:
             assert refused or not is_loss or p > 0.012
 
 
-def test_images_to_settle_are_those_that_bring_the_interval_to_the_margin() -> None:
+def test_images_to_decide_narrow_the_interval_to_the_margin() -> None:
     gate = Gate(margin=0.02)
     interval = paired_difference(14, 16, 200, 0.95)  # a loss of one point
     needed = images_to_settle(gate, interval, 200)

@@ -144,7 +144,7 @@ def test_run_reads_its_own_model_once_and_no_index(counted: Counted) -> None:
     assert large == {"model.safetensors": 1}
 
 
-def test_next_run_reads_the_champions_model_to_begin_and_to_compare(counted: Counted) -> None:
+def test_next_run_reads_the_champion_to_start_and_to_compare(counted: Counted) -> None:
     counted.upload("first", seed=0)
     champion = counted.run().run_id
     counted.upload("second", seed=1)

@@ -23,7 +23,7 @@ def test_nothing_is_planned_before_a_drop_has_landed() -> None:
     assert "no drop has landed yet" in reason(Past().next())
 
 
-def test_the_first_drop_is_trained_from_scratch_to_the_end_of_its_schedule() -> None:
+def test_first_drop_is_trained_from_scratch_in_full() -> None:
     plan = Past().landed(drop(1)).plan()
     assert (plan.method, plan.parent, plan.target, plan.known) == ("scratch", None, None, 0)
     assert (plan.recipe.initialization.name, plan.recipe.objective.name) == ("fresh", "none")
@@ -37,7 +37,7 @@ def test_drops_that_landed_together_become_one_run() -> None:
     assert plan.dataset.classes == ("cat", "dog", "eel")
 
 
-def test_a_later_drop_continues_from_the_champion_towards_a_carried_target() -> None:
+def test_later_drop_continues_from_champion_to_carried_target() -> None:
     past = one_drop().landed(drop(2, samples=100))
     plan = past.plan()
     assert (plan.method, plan.parent, plan.known) == ("continuous", past.champion.run_id, 1)
@@ -57,7 +57,7 @@ def test_s_scratch_is_to_scratchs_own_accuracy_at_every_level() -> None:
     assert target.baseline_iterations == 200
 
 
-def test_a_baseline_that_saw_this_very_dataset_gives_a_measured_target() -> None:
+def test_baseline_on_the_same_dataset_gives_a_measured_target() -> None:
     past = one_drop().landed(drop(2))
     calibration = past.plan(Request(purpose="calibrate"))
     assert (calibration.method, calibration.target, calibration.parent) == ("scratch", None, None)
@@ -75,7 +75,7 @@ def test_a_baseline_ages_by_the_drops_that_it_has_not_seen() -> None:
     assert past.landed(drop(4), drop(5)).plan().target.age == 4
 
 
-def test_targets_are_expected_only_where_the_quickest_retraining_came_near_its_own() -> None:
+def test_target_is_expected_where_the_quickest_run_came_near() -> None:
     """The runs before took 40 and 30 of the 200 iterations of s_scratch to come within 99 percent."""
     past = one_drop().landed(drop(2))
     assert past.plan().target.expected_from == 0
@@ -113,7 +113,7 @@ def test_a_baseline_is_refreshed_once_it_is_so_many_drops_old() -> None:
     assert past.landed(drop(4)).plan().method == "continuous"
 
 
-def test_a_baseline_is_refreshed_when_new_classes_appear_if_the_task_says_so() -> None:
+def test_new_classes_refresh_the_baseline_where_set() -> None:
     refreshing = one_drop(configured(baseline={"refresh": {"on_new_classes": True}}))
     assert refreshing.landed(drop(2)).plan().method == "continuous"
     refreshing.ended(refreshing.plan())
@@ -123,7 +123,7 @@ def test_a_baseline_is_refreshed_when_new_classes_appear_if_the_task_says_so() -
     assert one_drop().landed(drop(2, classes=("cat", "eel"))).plan().method == "continuous"
 
 
-def test_a_calibration_on_the_new_classes_makes_their_refresh_needless() -> None:
+def test_calibration_on_new_classes_replaces_their_refresh() -> None:
     past = one_drop(configured(baseline={"refresh": {"on_new_classes": True, "every": 1}})).landed(
         drop(2, classes=("eel",))
     )
@@ -131,7 +131,7 @@ def test_a_calibration_on_the_new_classes_makes_their_refresh_needless() -> None
     assert past.plan().method == "continuous"
 
 
-def test_a_missed_target_escalates_to_longer_schedules_and_then_to_scratch() -> None:
+def test_missed_target_escalates_to_longer_runs_then_scratch() -> None:
     first = one_drop().landed(drop(2, samples=100)).plan()
     ladder = [first]
     while following := escalate(ladder[-1]):
@@ -162,14 +162,14 @@ def test_without_on_miss_the_longest_schedule_is_the_last() -> None:
     assert escalate(escalate(escalate(plan))) is None
 
 
-def test_trials_calibrations_and_runs_without_a_target_do_not_escalate() -> None:
+def test_trials_calibrations_and_targetless_runs_do_not_escalate() -> None:
     past = one_drop().landed(drop(2))
     assert escalate(past.plan(Request(purpose="trial"))) is None
     assert escalate(past.plan(Request(purpose="calibrate"))) is None
     assert escalate(past.plan(Request("scratch"))) is None
 
 
-def test_naive_escalates_straight_to_scratch_for_its_schedule_is_as_long() -> None:
+def test_naive_escalates_straight_to_scratch() -> None:
     assert escalate(one_drop().landed(drop(2)).plan(Request("naive"))).method == "scratch"
 
 
@@ -196,7 +196,7 @@ def test_a_run_that_was_done_before_is_not_done_again() -> None:
     assert record.run_id in reason(past.next(again))
 
 
-def test_a_diverged_run_is_not_repeated_for_it_would_diverge_again() -> None:
+def test_diverged_run_is_not_repeated() -> None:
     past = one_drop().landed(drop(2))
     past.ended(past.plan(), "diverged", promoted=None)
     assert "diverged" in reason(past.next())
@@ -221,7 +221,7 @@ def test_a_failed_run_is_tried_again_as_another_run() -> None:
     assert (past.plan().attempt, past.plan().retry) == (1, 0)
 
 
-def test_a_dataset_whose_candidate_was_refused_waits_for_the_next_drop() -> None:
+def test_refused_candidates_dataset_waits_for_the_next_drop() -> None:
     past = one_drop().landed(drop(2))
     refused = past.ended(past.plan(), promoted=False)
     assert f"{refused.run_id} was trained on these drops and refused" in reason(past.next())
@@ -229,7 +229,7 @@ def test_a_dataset_whose_candidate_was_refused_waits_for_the_next_drop() -> None
     assert (later.known, len(later.dataset.drops)) == (1, 3)
 
 
-def test_a_scratch_run_that_was_refused_does_not_set_off_run_after_run() -> None:
+def test_refused_scratch_run_triggers_no_further_runs() -> None:
     past = one_drop().landed(drop(2, samples=100))
     plan = past.plan()
     while plan.method == "continuous":
@@ -286,7 +286,7 @@ def test_the_id_follows_what_decides_the_training() -> None:
         assert ids(**other)[1] != scratch
 
 
-def test_the_id_follows_the_dataset_and_not_how_the_run_came_about() -> None:
+def test_plan_id_depends_on_the_dataset_not_on_the_trigger() -> None:
     past = one_drop().landed(drop(2))
     plan = past.plan()
     assert past.landed(drop(3)).plan().run_id != plan.run_id
@@ -294,14 +294,14 @@ def test_the_id_follows_the_dataset_and_not_how_the_run_came_about() -> None:
     assert plan.model_copy(update={"retry": 1}).run_id != plan.run_id
 
 
-def test_a_plan_keeps_its_id_through_the_store_whatever_later_versions_would_give() -> None:
+def test_stored_plan_keeps_its_id_in_later_versions() -> None:
     plan = one_drop().champion
     assert Plan.model_validate_json(plan.to_bytes()) == plan
     earlier = plan.to_bytes().replace(plan.run_id.encode(), b"scratch-of-an-earlier-version")
     assert Plan.model_validate_json(earlier).run_id == "scratch-of-an-earlier-version"
 
 
-def test_of_the_runs_on_one_dataset_only_the_first_that_counts_replaces_scratch() -> None:
+def test_only_the_first_counted_run_per_dataset_replaces_scratch() -> None:
     past = one_drop().landed(drop(2, samples=100))
     first = past.plan()
     assert past.ended(first, "missed", promoted=None).savings.baseline == 0
@@ -327,7 +327,7 @@ def test_a_length_in_iterations_stands_whatever_the_dataset() -> None:
     assert [plan.iterations for plan in plans] == [39100, 39100, 9775]
 
 
-def test_settings_added_later_leave_the_ids_of_plans_as_they_were() -> None:
+def test_settings_added_later_keep_plan_ids() -> None:
     past = one_drop().landed(drop(2))
     plan = past.plan()
     decides = identity(plan)["task"]["training"]

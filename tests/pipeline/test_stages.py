@@ -71,7 +71,7 @@ def test_the_first_drop_is_trained_from_scratch_and_promoted(life: Life) -> None
     assert records(life) == [first]
 
 
-def test_the_next_drop_continues_is_as_good_sooner_and_takes_over(life: Life) -> None:
+def test_next_drop_continues_reaches_target_sooner_and_wins(life: Life) -> None:
     life.land(0, 1, 2)
     first = run(life)
     life.land(0, 1, 2, seed=1)
@@ -97,7 +97,7 @@ def test_the_next_drop_continues_is_as_good_sooner_and_takes_over(life: Life) ->
     assert records(life) == [first, second]
 
 
-def test_a_missed_target_escalates_to_scratch_and_every_attempt_is_charged(life: Life) -> None:
+def test_missed_target_escalates_and_charges_every_attempt(life: Life) -> None:
     life.land(0, 1, 2)
     first = run(life)
     life.land(0, 1, 2, seed=1, mislabelled=True)
@@ -116,7 +116,7 @@ def test_a_missed_target_escalates_to_scratch_and_every_attempt_is_charged(life:
     assert total_savings(attempts).used == sum(used)
 
 
-def test_a_candidate_that_the_gate_refuses_is_kept_with_the_reason_and_not_trained_again(life: Life) -> None:
+def test_refused_candidate_keeps_its_reason_and_is_not_retrained(life: Life) -> None:
     life.land(0, 1, 2)
     first = run(life)
     life.land(0, 1, 2, seed=1, mislabelled=True)
@@ -161,9 +161,7 @@ Stage = Callable[..., object]
 
 @pytest.mark.parametrize("done", range(5))
 @pytest.mark.parametrize("mislabelled", [False, True])
-def test_after_a_crash_between_any_two_stages_the_next_run_completes_it(
-    tmp_path: Path, done: int, mislabelled: bool
-) -> None:
+def test_next_run_completes_after_a_crash_between_stages(tmp_path: Path, done: int, mislabelled: bool) -> None:
     lives = [Life(LocalStore(tmp_path / name), tmp_path / f"{name}-work") for name in ("whole", "crashed")]
     for life in lives:
         life.land(0, 1)
@@ -182,7 +180,7 @@ def test_after_a_crash_between_any_two_stages_the_next_run_completes_it(
     assert set(crashed.contents()) == set(whole.contents())
 
 
-def test_a_crash_right_after_the_swap_leaves_a_promotion_that_is_completed(local: Life) -> None:
+def test_crash_after_the_champion_swap_completes_later(local: Life) -> None:
     local.land(0, 1)
     planned = plan(local)
     stages.evaluate(local.context, stages.train(local.context, planned))
@@ -196,7 +194,7 @@ def test_a_crash_right_after_the_swap_leaves_a_promotion_that_is_completed(local
     assert len(seen.champion.history) == 1
 
 
-def test_a_promoted_run_without_a_record_gets_it_before_the_next_drop_is_retrained_on(local: Life) -> None:
+def test_promoted_run_gets_its_record_before_the_next_drop(local: Life) -> None:
     local.land(0, 1)
     first = stages.train(local.context, plan(local))
     stages.promote(local.context, first)
@@ -206,7 +204,7 @@ def test_a_promoted_run_without_a_record_gets_it_before_the_next_drop_is_retrain
     assert [record.run_id for record in records(local)] == [first.run_id, second.run_id]
 
 
-def test_of_two_candidates_the_later_is_judged_against_the_earlier(life: Life) -> None:
+def test_later_candidate_is_judged_against_the_earlier(life: Life) -> None:
     life.land(0, 1, 2)
     first = run(life)
     life.land(0, 1, 2, seed=1)
@@ -226,7 +224,7 @@ def test_of_two_candidates_the_later_is_judged_against_the_earlier(life: Life) -
     assert champion(life) == ours.run_id
 
 
-def test_a_promotion_is_recorded_against_whom_it_replaced_whatever_a_late_worker_wrote(life: Life) -> None:
+def test_promotion_is_recorded_against_the_replaced_champion(life: Life) -> None:
     life.land(0, 1, 2)
     run(life)
     life.land(0, 1, 2, seed=1)
@@ -277,7 +275,7 @@ def test_who_loses_the_swap_is_judged_again_and_may_be_refused(tmp_path: Path) -
     assert worse.run_id not in [entry.run_id for entry in seen.champion.history]
 
 
-def test_once_decided_an_evaluation_stays_whoever_is_champion_later(local: Life) -> None:
+def test_decided_evaluation_stays_under_a_later_champion(local: Life) -> None:
     local.land(0, 1)
     first = run(local)
     local.land(0, 1, seed=1)
@@ -289,7 +287,7 @@ def test_once_decided_an_evaluation_stays_whoever_is_champion_later(local: Life)
     assert stages.record(local.context, second).evaluation == evaluation
 
 
-def test_a_loss_that_is_not_finite_ends_with_a_record_and_the_champion_stays(life: Life) -> None:
+def test_non_finite_loss_is_recorded_and_the_champion_stays(life: Life) -> None:
     life.land(0, 1)
     first = run(life)
     life.land(0, 1, seed=1)
@@ -368,7 +366,7 @@ class BreaksAt(Silent):
             raise RuntimeError("no space left on device")
 
 
-def test_what_a_failed_run_had_done_is_lost_and_its_states_are_removed(life: Life) -> None:
+def test_failed_runs_work_is_lost_and_its_states_removed(life: Life) -> None:
     life.land(0, 1)
     saving = make_task(training={**TASK.training.model_dump(), "save_seconds": 0})
     with pytest.raises(RuntimeError):
@@ -423,7 +421,7 @@ def test_a_failure_that_is_told_twice_is_recorded_once(local: Life) -> None:
     assert records(local) == [first]
 
 
-def test_a_damaged_drop_is_put_in_quarantine_until_it_is_repaired(life: Life) -> None:
+def test_damaged_drop_is_quarantined_until_repaired(life: Life) -> None:
     life.land(0, 1)
     first = run(life)
     drop = life.land(0, 1, seed=1)

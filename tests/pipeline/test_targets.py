@@ -20,7 +20,7 @@ DEFAULT = Task.model_validate({"name": "pets", "training": {"epochs": 10, "batch
 """The task of the histories with default settings."""
 
 
-def test_carried_target_is_about_the_baselines_own_samples_and_classes() -> None:
+def test_carried_target_uses_the_baselines_samples_and_classes() -> None:
     past = one_drop().landed(drop(2, classes=("eel", "fox")))
     target = past.plan().target
     assert (target.scope.drops, target.scope.classes) == (("d-1",), 2)
@@ -108,7 +108,7 @@ def _assert_estimated(scratch: ScratchEstimate | None, shares: list[float], sche
     assert (scratch.schedule, scratch.provenance, scratch.runs) == (schedule, "estimated", len(shares))
 
 
-def test_scratch_is_measured_where_it_was_trained_on_this_dataset() -> None:
+def test_scratch_is_measured_if_trained_on_this_dataset() -> None:
     past = one_drop().landed(drop(2))
     past.ended(past.plan(Request(purpose="calibrate")), promoted=None)
     scratch = past.plan().scratch

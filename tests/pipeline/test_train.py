@@ -43,7 +43,7 @@ def index(place: Path, plan: Plan, drop: int) -> dict[str, Tensor]:
     return load(context_of(place).store.objects.read(key(plan, name))[0])
 
 
-def test_an_ended_run_leaves_model_index_curve_and_result_and_no_state(place: Path) -> None:
+def test_ended_run_leaves_model_index_curve_result_and_no_state(place: Path) -> None:
     observer = Silent()
     plan = stored_plan(place, drops=1)
     result = train_plan(context_of(place, observer), plan)
@@ -95,7 +95,7 @@ def test_scratch_counts_on_its_own(place: Path) -> None:
     assert sum(index(place, plan, drop)["seen"].sum() for drop in (0, 1)) == 32 * plan.iterations
 
 
-def test_a_diverged_run_leaves_its_curve_and_no_model_and_is_recorded(place: Path) -> None:
+def test_diverged_run_is_recorded_with_a_curve_and_no_model(place: Path) -> None:
     training = TASK.training.model_copy(update={"optimizer": Sgd(learning_rate=1e30)})
     plan = stored_plan(place, drops=1, task=TASK.model_copy(update={"training": training}))
     context = context_of(place)
