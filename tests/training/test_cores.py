@@ -42,12 +42,12 @@ def operations(seconds: float) -> float:
     return OPERATIONS * seconds
 
 
-def test_training_keeps_all_threads_and_decodes_between_steps_where_that_is_little(cores: int) -> None:
+def test_little_decoding_runs_between_steps_with_all_threads(cores: int) -> None:
     assert share_cores(None, PHOTOGRAPH, operations(1.01 * cores**2 * DECODED)) == CoreShares(0, cores)
     assert share_cores(1, PHOTOGRAPH, operations(1.01 * cores**2 * DECODED)) == CoreShares(1, cores)
 
 
-def test_work_that_is_half_decoding_gets_half_the_cores_and_a_process_more(cores: int) -> None:
+def test_half_decoding_gets_half_the_cores_plus_one_process(cores: int) -> None:
     assert share_cores(None, PHOTOGRAPH, operations(DECODED)) == CoreShares(
         min(16, cores // 2 + 1), cores - min(16, cores // 2)
     )
@@ -57,7 +57,7 @@ def test_training_keeps_a_thread_where_all_is_decoding(cores: int) -> None:
     assert share_cores(None, PHOTOGRAPH, 1) == CoreShares(min(16, cores + 1), max(1, cores - 16))
 
 
-def test_workers_that_are_asked_for_have_their_cores_left_to_them(cores: int) -> None:
+def test_requested_workers_get_their_own_cores(cores: int) -> None:
     assert share_cores(1, PHOTOGRAPH, operations(DECODED)) == CoreShares(1, cores - 1)
     assert share_cores(64, PHOTOGRAPH, operations(DECODED)) == CoreShares(64, cores // 2)
     assert share_cores(0, PHOTOGRAPH, operations(DECODED)) == CoreShares(0, cores)
@@ -76,15 +76,13 @@ def test_processes_that_train_together_share_the_cores_first(cores: int, monkeyp
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_threads_that_are_asked_for_stay_as_many_on_every_machine(
-    cores: int, threads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_requested_threads_are_kept_on_every_machine(cores: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     assert share_cores(None, PHOTOGRAPH, operations(DECODED)).training == threads
 
 
-def test_a_training_computes_in_its_own_threads_and_leaves_the_others_theirs() -> None:
+def test_training_uses_its_own_threads_and_restores_others() -> None:
     before = torch.get_num_threads()
     with suppress(KeyError), use_threads(before + 1):
         assert torch.get_num_threads() == before + 1

@@ -146,7 +146,7 @@ def underway(folder: Path, plan: Plan) -> Pair:
     return pair
 
 
-def test_two_processes_that_are_killed_and_started_again_end_as_if_they_had_not_been(place: Path) -> None:
+def test_two_killed_processes_resume_to_the_same_result(place: Path) -> None:
     plan = plan_in(place)
     expected = uninterrupted(place, plan)
     for _ in range(2):
@@ -159,7 +159,7 @@ def test_two_processes_that_are_killed_and_started_again_end_as_if_they_had_not_
     assert states(place) == []
 
 
-def test_when_one_is_asked_to_leave_both_save_and_exit_with_75_and_when_one_is_lost_the_other_does(place: Path) -> None:
+def test_preempted_rank_saves_and_ends_both_with_75(place: Path) -> None:
     plan = plan_in(place)
     expected = uninterrupted(place, plan)
     for asked in (0, 1):
@@ -179,7 +179,7 @@ def test_when_one_is_asked_to_leave_both_save_and_exit_with_75_and_when_one_is_l
     assert outcome(place, plan) == expected
 
 
-def test_what_only_the_first_process_finds_wrong_ends_it_alone_and_lets_the_others_go(tmp_path: Path) -> None:
+def test_leader_error_ends_the_other_ranks_quietly(tmp_path: Path) -> None:
     plan = lay(tmp_path, task_with())
     for shard in (tmp_path / "store").rglob("train-*.tar"):
         shard.write_bytes(bytes(shard.stat().st_size))
@@ -198,7 +198,7 @@ def wish_in_turn(context: Context, folder: Path) -> None:
     assert told() == (True, False)
 
 
-def test_what_one_process_wishes_all_are_told_and_asking_waits_for_nobody(tmp_path: Path) -> None:
+def test_any_rank_reaches_all_ranks_without_waiting(tmp_path: Path) -> None:
     assert start(wish_in_turn, tmp_path, tmp_path).join() == [0, 0]
 
 
@@ -215,7 +215,7 @@ def linear() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE**2, 5))
 
 
-def test_an_evaluation_that_is_shared_out_gives_every_process_the_same_answer(tmp_path: Path) -> None:
+def test_distributed_evaluation_gives_all_ranks_one_answer(tmp_path: Path) -> None:
     assert start(evaluate_together, tmp_path, tmp_path).join() == [0, 0]
     expected = measure(linear(), samples([CHUNK + 1], 5), torch.arange(CHUNK + 1), Normalize(TASK.data), 0.0)
     for rank in range(2):
@@ -224,7 +224,7 @@ def test_an_evaluation_that_is_shared_out_gives_every_process_the_same_answer(tm
         assert measured.loss == pytest.approx(expected.loss)
 
 
-def test_the_parts_of_a_batch_are_all_of_it_and_differ_by_one_row_at_most() -> None:
+def test_batch_parts_cover_it_and_differ_by_at_most_one_row() -> None:
     for size in (1, 2, 3, 8):
         parts = [Some(rank, size).rows(UNEVEN) for rank in range(size)]
         assert [row for rows in parts for row in range(UNEVEN)[rows.at]] == list(range(UNEVEN))

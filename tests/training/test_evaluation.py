@@ -70,7 +70,7 @@ def test_measuring_everything_is_what_one_sample_at_a_time_gives(network: nn.Mod
     assert probabilities.tolist() == pytest.approx(naive.probabilities, rel=1e-5)
 
 
-def test_evaluation_leaves_the_network_as_it_was_even_when_it_gives_up(network: nn.Module) -> None:
+def test_evaluation_restores_the_network_even_if_it_gives_up(network: nn.Module) -> None:
     held = samples([3 * CHUNK], CLASSES)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     random = torch.get_rng_state()
@@ -118,7 +118,7 @@ def test_a_part_of_val_may_reject_and_nothing_else(needed: float) -> None:
             assert measured.accuracy == 0.5
 
 
-def test_a_hopeless_network_is_given_up_at_once_and_a_close_one_is_not() -> None:
+def test_evaluation_gives_up_far_below_target_but_not_near_it() -> None:
     held, drawn = half_right(4000), torch.Generator().manual_seed(0)
     looks = {
         needed: [
@@ -144,7 +144,7 @@ def right(share: float, total: int) -> Samples:
     return held
 
 
-def test_parts_of_val_detect_the_target_where_the_whole_of_it_does() -> None:
+def test_partial_validation_finds_the_target_where_full_does() -> None:
     """On the curves of real runs, each towards the accuracy that it ended with."""
     total, drawn, used, whole = 2000, torch.Generator().manual_seed(0), 0, 0
     for accuracies in curves("digits"):

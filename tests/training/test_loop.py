@@ -168,7 +168,7 @@ def plan_for(method: Method, task: Task) -> Plan:
 
 @pytest.mark.parametrize("optimizer", [Adam(), Sgd(learning_rate=0.02)], ids=lambda setting: setting.name)
 @pytest.mark.parametrize("method", ["scratch", "naive", "continuous"])
-def test_every_method_is_the_script_that_somebody_would_write_for_it(method: Method, optimizer: Adam | Sgd) -> None:
+def test_each_method_equals_a_plain_training_script(method: Method, optimizer: Adam | Sgd) -> None:
     task = task_with(optimizer=optimizer)
     parent = parent_of(task) if method != "scratch" else None
     run = run_of(plan_for(method, task), parent)
@@ -198,7 +198,7 @@ def test_the_same_seed_gives_the_same_curve_bit_for_bit() -> None:
     assert first.progress.points != other.progress.points
 
 
-def test_points_lie_on_the_grid_and_at_the_end_and_the_run_takes_its_iterations() -> None:
+def test_evaluations_are_on_the_grid_and_at_the_runs_end() -> None:
     plan = plan_of(task_with()).model_copy(update={"evaluate_every": 7, "iterations": 17})
     run, observer = run_of(plan), Silent()
     assert trained(run, observer) == observer.outcome == "completed"
@@ -210,7 +210,7 @@ def test_points_lie_on_the_grid_and_at_the_end_and_the_run_takes_its_iterations(
     assert [point.learning_rate for point in run.progress.points] == pytest.approx(rates)
 
 
-def test_a_run_stops_at_the_first_point_of_the_grid_that_is_at_its_target() -> None:
+def test_run_stops_at_the_first_evaluation_at_its_target() -> None:
     whole = run_of(plan_of(task_with()))
     trained(whole)
     points = whole.progress.points
@@ -228,7 +228,7 @@ def test_a_run_that_ends_below_its_target_says_so() -> None:
     assert run.progress.iteration == run.plan.iterations
 
 
-def test_the_best_of_a_run_that_every_evaluation_gave_up_is_the_best_that_was_seen() -> None:
+def test_best_of_rejected_evaluations_is_the_best_seen() -> None:
     run = run_of(plan_of(task_with(), target=1.01))
     trained(run)
     run.progress.points = [point.model_copy(update={"images": 10}) for point in run.progress.points]
@@ -245,7 +245,7 @@ def test_a_part_of_val_never_reaches_a_target() -> None:
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-def test_a_loss_that_is_not_finite_ends_the_run_at_the_next_point(bf16: bool) -> None:
+def test_non_finite_loss_ends_the_run_at_the_next_evaluation(bf16: bool) -> None:
     run = run_of(plan_of(task_with(optimizer=Sgd(learning_rate=1e30), bf16=bf16)))
     assert trained(run) == "diverged"
     assert run.progress.iteration == run.plan.evaluate_every
@@ -268,7 +268,7 @@ def test_bf16_learns_as_well() -> None:
     assert {parameter.dtype for parameter in half.network.parameters()} == {torch.float32}
 
 
-def test_a_step_counts_its_samples_as_the_forward_pass_of_training_saw_them() -> None:
+def test_step_counts_samples_in_its_own_forward_pass() -> None:
     run = run_of(plan_of(task_with()))
     torch.manual_seed(derive_seed(run.plan.seed, "layers"))
     indices = next(batches_of(run.plan, run.train, None))
@@ -386,9 +386,7 @@ def point_at(iteration: int, accuracy: float, in_scope: float) -> Point:
 
 
 @pytest.mark.parametrize(("wanted", "ends_early"), [(None, False), (0.5, True)])
-def test_a_run_without_target_ends_once_its_training_accuracy_is_reached(
-    wanted: float | None, ends_early: bool
-) -> None:
+def test_targetless_run_ends_at_its_training_accuracy(wanted: float | None, ends_early: bool) -> None:
     """Ash & Adams, section 3.7: until the training data are fitted."""
     task = task_with()
     training = task.training.model_copy(update={"stop_at_train_accuracy": wanted})

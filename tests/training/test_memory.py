@@ -37,7 +37,7 @@ def pages_where(keep: bool, **environment: str) -> tuple[int, list[float]]:
     return told
 
 
-def test_a_step_needs_few_new_pages_where_freed_ones_are_kept_unless_told_otherwise_and_computes_the_same() -> None:
+def test_step_reuses_freed_pages_and_computes_the_same() -> None:
     (given_back, ours), (kept, theirs) = pages_where(keep=False), pages_where(keep=True)
     assert kept < given_back / 3
     assert ours == theirs

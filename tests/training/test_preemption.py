@@ -12,7 +12,7 @@ def come(number: int = signal.SIGTERM) -> None:
     os.kill(os.getpid(), number)
 
 
-def test_preemption_ends_a_process_with_75_and_is_no_error_to_be_recorded() -> None:
+def test_preemption_exits_75_and_records_no_error() -> None:
     assert Preempted().code == 75
     assert not issubclass(Preempted, Exception)
 
@@ -68,7 +68,7 @@ def test_ctrl_c_that_is_ignored_stays_so() -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def test_without_a_signal_nothing_happens_and_the_handler_before_is_back() -> None:
+def test_deferred_signals_restore_the_former_handler() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with defer_signals() as leaving:
         assert signal.getsignal(signal.SIGTERM) is not before

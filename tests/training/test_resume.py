@@ -127,9 +127,7 @@ def step_in(place: Path, plan: Plan) -> None:
     steps.train(stored.model_dump_json(), plan.run_id, "cpu")
 
 
-def test_a_pipelines_step_that_was_killed_goes_on_from_its_saved_state_when_it_is_tried_again(
-    processes: ForkServerContext, place: Path
-) -> None:
+def test_retried_pipeline_step_resumes_from_its_saved_state(processes: ForkServerContext, place: Path) -> None:
     plan = plan_in(place)
     expected = uninterrupted(place, plan)
     context_of(place).files(plan.run_id).write_plan(plan)
@@ -148,9 +146,7 @@ def test_a_pipelines_step_that_was_killed_goes_on_from_its_saved_state_when_it_i
     assert outcome(place, plan) == expected
 
 
-def test_sigterm_saves_the_step_and_exits_with_75_and_the_run_goes_on(
-    processes: ForkServerContext, place: Path
-) -> None:
+def test_sigterm_saves_the_state_exits_75_and_the_run_resumes(processes: ForkServerContext, place: Path) -> None:
     plan = plan_in(place)
     expected = uninterrupted(place, plan)
     process = started(processes, place, plan, writes=140)
@@ -161,9 +157,7 @@ def test_sigterm_saves_the_step_and_exits_with_75_and_the_run_goes_on(
     assert outcome(place, plan) == expected
 
 
-def test_a_torn_newest_state_costs_the_iterations_since_the_one_before(
-    processes: ForkServerContext, place: Path
-) -> None:
+def test_torn_state_costs_the_iterations_since_the_previous(processes: ForkServerContext, place: Path) -> None:
     plan = plan_in(place)
     expected = uninterrupted(place, plan)
     process = started(processes, place, plan, writes=60)
@@ -177,9 +171,7 @@ def test_a_torn_newest_state_costs_the_iterations_since_the_one_before(
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_command_that_is_asked_to_stop_exits_with_75_and_leaves_its_state(
-    tmp_path: Path, how: signal.Signals
-) -> None:
+def test_command_exits_75_on_a_signal_and_leaves_its_state(tmp_path: Path, how: signal.Signals) -> None:
     commit_drops(tmp_path)
     endless = TASK.training.model_copy(update={"epochs": 10_000})
     task = TASK.model_copy(update={"store": str(tmp_path / "store"), "training": endless})

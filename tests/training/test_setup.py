@@ -97,7 +97,7 @@ def test_the_anchor_fresh_is_this_runs_own_new_network() -> None:
         torch.testing.assert_close(anchor, initial(2, CLASSES)[name])
 
 
-def test_the_anchor_origin_is_the_lineages_first_network_with_new_rows_for_new_classes() -> None:
+def test_anchor_origin_is_the_first_network_with_new_rows() -> None:
     fresh, origin = initial(2, CLASSES), initial(1, OLD_CLASSES)
     anchor = anchor_of(continuous("origin"))
     torch.testing.assert_close(anchor["0.weight"], origin["0.weight"])
@@ -162,7 +162,7 @@ def frozen(classes: int, image_size: int) -> nn.Module:
     return network
 
 
-def test_old_samples_at_both_ends_of_the_index_are_thinned_and_new_ones_are_not() -> None:
+def test_setup_thins_old_samples_at_both_ends_of_the_index() -> None:
     run = continuous()
     probability = run.loader.passes.probability
     assert probability is not None

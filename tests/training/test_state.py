@@ -44,7 +44,7 @@ def assert_equal(run: Run, other: Run) -> None:
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=["adam", "adamw", "sgd", "plain sgd", "nesterov"])
-def test_a_run_thawed_after_any_iteration_ends_like_the_one_that_went_on(optimizer: Optimizer) -> None:
+def test_state_loaded_at_any_iteration_gives_the_same_result(optimizer: Optimizer) -> None:
     plan = plan_with(optimizer)
     whole = run_of(plan)
     states = states_of(whole)

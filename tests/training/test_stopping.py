@@ -28,7 +28,7 @@ from retrain.training.stopping import (
 
 
 @pytest.mark.parametrize(("seen", "enough", "total"), [(5, 7, 12), (12, 7, 12), (8, 3, 12), (40, 150, 200)])
-def test_the_chance_is_the_share_of_all_draws_with_so_few_right_ones(seen: int, enough: int, total: int) -> None:
+def test_chance_is_the_share_of_draws_with_as_few_correct(seen: int, enough: int, total: int) -> None:
     draws = [math.comb(enough, right) * math.comb(total - enough, seen - right) for right in range(seen + 1)]
     for correct in range(seen + 1):
         expected = sum(draws[: correct + 1]) / math.comb(total, seen)
@@ -83,7 +83,7 @@ def test_curves_are_exact_from_99_percent_of_the_baseline_on() -> None:
     assert needed_accuracy(None) == 0.0
 
 
-def test_looks_are_brief_only_where_no_run_has_come_near_its_target() -> None:
+def test_early_evaluations_are_brief_far_from_the_target() -> None:
     target = target_at(0.8).model_copy(update={"expected_from": 60})
     assert [is_early(target, iteration) for iteration in (1, 59, 60, 100)] == [True, True, False, False]
     assert not is_early(target_at(0.8), 1)
@@ -91,7 +91,7 @@ def test_looks_are_brief_only_where_no_run_has_come_near_its_target() -> None:
     assert (rejection_risk(True, 10), rejection_risk(False, 10)) == (EARLY_RISK, RISK / 10)
 
 
-def test_an_early_look_gives_up_below_what_is_needed_and_goes_on_above_it() -> None:
+def test_early_evaluation_gives_up_only_below_the_need() -> None:
     needed, total = 600, 1000
     assert tail_probability(118, 200, needed, total) < EARLY_RISK < tail_probability(122, 200, needed, total)
 
@@ -171,7 +171,7 @@ def test_judge_ends_a_rising_run_above_the_expected_accuracy() -> None:
     assert judge(curve([0.77, 0.79, 0.81, 0.83], [0.7] * 4), target, RULE, 1000) is None
 
 
-def test_judge_asks_more_gain_of_a_run_far_above_a_carried_target() -> None:
+def test_judge_needs_more_gain_far_above_a_carried_target() -> None:
     points = curve([0.80, 0.81, 0.82, 0.83, 0.84, 0.85], [0.9] * 6)
     assert judge(points, CARRIED, RULE, 1000) is None
     assert judge(points, CARRIED, RULE.model_copy(update={"excess": 0.02}), 1000) == "reached"
@@ -179,7 +179,7 @@ def test_judge_asks_more_gain_of_a_run_far_above_a_carried_target() -> None:
     assert judge(little_above, CARRIED, RULE.model_copy(update={"excess": 0.02}), 1000) is None
 
 
-def test_judge_asks_less_gain_only_where_what_is_new_is_above_the_target_too() -> None:
+def test_judge_needs_less_gain_if_new_data_meets_the_target() -> None:
     """Old classes far above the target say nothing of new ones that have hardly begun to be learnt."""
     lenient = RULE.model_copy(update={"excess": 0.02})
     rising = curve([0.80, 0.81, 0.82, 0.83, 0.84, 0.85], [0.9] * 6)
@@ -195,7 +195,7 @@ def test_judge_allows_as_large_a_loss_as_the_gain_it_asks_for() -> None:
     assert judge(points, CARRIED, RULE.model_copy(update={"excess": 0.02}), 1000) == "reached"
 
 
-def test_needed_gain_is_the_larger_of_least_gain_and_standard_errors() -> None:
+def test_needed_gain_is_the_larger_of_minimum_and_errors() -> None:
     (point,) = curve([0.5])
     assert needed_gain(point, RULE) == 0.01
     assert needed_gain(point, RULE.model_copy(update={"errors": 5.0})) == pytest.approx(5 * 0.005)
