@@ -42,7 +42,7 @@ def test_every_crop_is_equally_likely() -> None:
     assert (counts - 1000).abs().max() < 5 * 1000**0.5
 
 
-def test_half_of_the_images_are_mirrored_and_the_others_untouched() -> None:
+def test_flip_mirrors_half_of_the_images_and_no_others() -> None:
     images = batch(4000)
     flipped = flip(images, generator())
     mirrored = (flipped == images.flip(3)).flatten(1).all(1)
@@ -80,7 +80,7 @@ def test_a_task_composes_crop_flip_and_normalise(padding: int, mirror: bool) -> 
     assert augmented.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_randomness_comes_from_the_generator_alone_and_images_are_left_as_they_were() -> None:
+def test_augmentation_uses_only_its_generator_and_copies_images() -> None:
     images = batch()
     before, state = images.clone(), torch.get_rng_state()
     first, second = (Augment(DATA)(images, generator(3)) for _ in range(2))

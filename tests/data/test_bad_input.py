@@ -147,9 +147,7 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_bad_drop_is_in_quarantine_by_shard_key_and_cause_and_others_are_not(
-    task: Task, store: LocalStore, case: str
-) -> None:
+def test_bad_drop_is_quarantined_with_shard_key_and_cause(task: Task, store: LocalStore, case: str) -> None:
     files, cause = REFUSED[case]
     assert taken_in(task, store, "good", {"train.tar": WHOLE}) is None
     said = taken_in(task, store, "bad", files())
@@ -219,7 +217,7 @@ def test_odd_pictures_are_accepted_with_the_right_pixels(task: Task, store: Loca
 
 
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
-def test_long_and_foreign_names_are_accepted_whoever_wrote_the_tar(task: Task, store: LocalStore, form: int) -> None:
+def test_tar_with_long_or_non_ascii_names_is_accepted(task: Task, store: LocalStore, form: int) -> None:
     names = [f"größe/{'ö' * 300}-{number}.png" for number in range(30)] + [f"猫/{n}.PNG" for n in range(30)]
     files = {"train.tar": shard([(name, png(number)) for number, name in enumerate(names)], form)}
     assert taken_in(task, store, "names", files) is None
@@ -259,7 +257,7 @@ def spoiled(bad: int) -> dict[str, bytes]:
     return {"train.tar": shard(members)}
 
 
-def test_bad_samples_are_left_out_and_named_up_to_the_tasks_limit(tmp_path: Path, store: LocalStore) -> None:
+def test_bad_samples_are_skipped_and_named_up_to_the_limit(tmp_path: Path, store: LocalStore) -> None:
     task = task_in(tmp_path, max_bad_share=0.05)
     assert taken_in(task, store, "few", spoiled(3)) is None
     drop = ingest_drop("few", task, TaskStore(store, task.name))

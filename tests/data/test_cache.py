@@ -44,7 +44,7 @@ def resident(drops: list[Drop], store: ObjectStore, cache: Path, *splits: Split)
     )
 
 
-def test_every_split_has_its_pixels_and_labels_in_the_shards_order(tmp_path: Path, store: ObjectStore) -> None:
+def test_cache_keeps_pixels_and_labels_in_shard_order(tmp_path: Path, store: ObjectStore) -> None:
     source = two_classes(tmp_path / "pets")
     [(drop, _)] = pack(source, TASK, TaskStore(store, TASK.name))
     arrays = load_decoded(drop, TaskStore(store, "pets"), 8, tmp_path / "cache")
@@ -110,7 +110,7 @@ def test_a_damaged_cache_is_decoded_again(tmp_path: Path, local: LocalStore, spo
     assert path.read_bytes() == whole
 
 
-def test_a_cache_is_read_through_once_a_process_unless_it_changed_or_went(tmp_path: Path, local: LocalStore) -> None:
+def test_cache_is_verified_once_per_process_until_it_changes(tmp_path: Path, local: LocalStore) -> None:
     [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     for _ in range(2):
         load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")
@@ -186,7 +186,7 @@ def test_other_drops_than_the_datasets_are_refused(tmp_path: Path, local: LocalS
         )
 
 
-def test_an_undecodable_image_in_a_shard_is_named_by_shard_and_key(tmp_path: Path, local: LocalStore) -> None:
+def test_undecodable_image_is_named_by_shard_and_key(tmp_path: Path, local: LocalStore) -> None:
     samples = [Encoded("cat/1", "cat", "png", png(1)), Encoded("cat/2", "cat", "png", png(2)[:-60])]
     [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     [shard] = write_shards(samples, "train", tmp_path)

@@ -33,7 +33,7 @@ def test_a_sample_is_on_its_side_for_good() -> None:
     assert {key for key, split in held_out.items() if split == "test"} == {"cat/10", "cat/25"}
 
 
-def test_a_sample_held_out_for_test_is_never_trained_on_in_a_drop_that_brings_its_own_val() -> None:
+def test_held_out_test_samples_stay_out_of_drops_with_own_val() -> None:
     both = {key for key in KEYS if split_of(key, "train", {"val": 0.1, "test": 0.1}) == "test"}
     alone = {key for key in KEYS if split_of(key, "train", {"test": 0.1}) == "test"}
     assert both == alone

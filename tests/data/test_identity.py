@@ -188,7 +188,7 @@ def test_conflict_is_refused_where_the_task_says_so(way: Way, task: Task, store:
     assert store.drops.amendments.read() == ()
 
 
-def test_both_classes_are_kept_in_one_split_where_the_task_says_so(way: Way, task: Task, store: TaskStore) -> None:
+def test_conflicting_classes_share_one_split_if_kept(way: Way, task: Task, store: TaskStore) -> None:
     first = way(task, store, "first", images(range(40)))
     split, _ = placed(store, first)[min(contents(range(3, 4)))]
     way(moved(task, "keep_both"), store, "second", {"dog/3.png": png(3)} | images(range(40, 50), "dog"))

@@ -117,7 +117,7 @@ def bomb(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize(("width", "why"), [(8_000, "are more than 50,000,000"), (10_000, "bomb"), (60_000, "bomb")])
-def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(width: int, why: str) -> None:
+def test_image_above_pixel_limit_is_refused_before_decoding(width: int, why: str) -> None:
     with pytest.raises(DropError, match=why):
         decode_image(bomb(width, width), 8)
 

@@ -173,7 +173,7 @@ def test_labels_in_json_are_chosen_and_never_ignored(near: WayIn, packed: bool) 
     assert (by_field.reading.labels_from, by_field.reading.not_samples) == ("json:info.label", {".json (labels)": 24})
 
 
-def test_files_beside_images_are_counted_where_folders_are_asked_for(near: WayIn) -> None:
+def test_folder_layout_counts_files_beside_images(near: WayIn) -> None:
     drop = near.take(with_json(tree("cat", "dog")), label_from="folder")
     assert drop.classes == ("cat", "dog")
     assert drop.reading is not None
@@ -211,7 +211,7 @@ def test_table_beside_images_gives_labels_and_splits(near: WayIn) -> None:
     assert (drop.reading.labels_from, drop.reading.not_samples) == ("csv", {"metadata.csv (labels)": 1})
 
 
-def test_imagefolder_with_metadata_in_each_split_is_read_as_it_is(near: WayIn) -> None:
+def test_imagefolder_with_metadata_in_each_split_is_read(near: WayIn) -> None:
     files: dict[str, bytes] = {}
     for split, count in (("train", 20), ("validation", 3), ("test", 5)):
         rows = [json.dumps({"file_name": f"{number}.png", "label": number % 2}) for number in range(count)]

@@ -46,7 +46,7 @@ def test_a_source_becomes_a_committed_drop_in_any_store(tmp_path: Path, store: O
     assert {entry.key for entry in store.list("pets/drops/")} == {f"pets/drops/{drop.id}/{name}" for name in names}
 
 
-def test_the_same_source_gives_the_same_bytes_and_digest_everywhere(tmp_path: Path, local: LocalStore) -> None:
+def test_packing_same_source_gives_same_bytes_and_digest(tmp_path: Path, local: LocalStore) -> None:
     first, second = two_classes(tmp_path / "a"), two_classes(tmp_path / "b")
     elsewhere = LocalStore(tmp_path / "elsewhere")
     [(drop, _)], [(again, _)] = (
@@ -57,7 +57,7 @@ def test_the_same_source_gives_the_same_bytes_and_digest_everywhere(tmp_path: Pa
     assert shard_bytes(local, drop) == shard_bytes(elsewhere, again)
 
 
-def test_a_shard_mixes_its_classes_in_an_order_that_only_keys_decide(tmp_path: Path, local: LocalStore) -> None:
+def test_shard_mixes_classes_in_an_order_set_by_keys_only(tmp_path: Path, local: LocalStore) -> None:
     names = [f"{name}/{number:03d}.png" for name in ("cat", "dog") for number in range(40)]
     forth, back = folder(tmp_path / "a", *names), tmp_path / "b"
     for name in reversed(names):
@@ -128,9 +128,7 @@ def test_an_id_never_changes_its_content(tmp_path: Path, local: LocalStore) -> N
     assert list(local.list()) == before
 
 
-def test_two_that_pack_other_content_under_one_id_at_once_leave_one_whole_drop(
-    tmp_path: Path, store: ObjectStore
-) -> None:
+def test_racing_packs_of_one_id_leave_one_whole_drop(tmp_path: Path, store: ObjectStore) -> None:
     sources = [two_classes(tmp_path / str(each), each=each) for each in (40, 41, 42, 43)]
     refused: list[DropError] = []
 
@@ -164,7 +162,7 @@ def test_one_id_does_not_name_several_parts(tmp_path: Path, local: LocalStore) -
         pack(source, TASK, TaskStore(local, TASK.name), staging=staging, part=3)
 
 
-def test_an_image_that_cannot_be_read_is_named_and_nothing_is_committed(tmp_path: Path, local: LocalStore) -> None:
+def test_unreadable_image_is_named_and_nothing_is_committed(tmp_path: Path, local: LocalStore) -> None:
     source = two_classes(tmp_path / "pets")
     found = survey_source(source, TASK.data)
     (source / "cat" / "007.png").unlink()
@@ -173,7 +171,7 @@ def test_an_image_that_cannot_be_read_is_named_and_nothing_is_committed(tmp_path
     assert list(local.list()) == []
 
 
-def test_a_shard_that_the_disk_does_not_take_is_no_fault_of_the_drop(tmp_path: Path, local: LocalStore) -> None:
+def test_full_disk_while_packing_does_not_blame_the_drop(tmp_path: Path, local: LocalStore) -> None:
     source = two_classes(tmp_path / "pets")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))

@@ -156,7 +156,7 @@ class Crowded(LocalStore):
             path.unlink()
 
 
-def test_a_shard_that_had_to_make_room_as_it_came_is_fetched_again(shards: list[ShardRef], tmp_path: Path) -> None:
+def test_shard_evicted_during_its_download_is_fetched_again(shards: list[ShardRef], tmp_path: Path) -> None:
     store = Crowded(tmp_path / "store")
     with cache_of(store, tmp_path, 1, shards).hold(shards[0]) as file:
         assert file.read() == store.read(shards[0].key)[0]

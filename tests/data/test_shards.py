@@ -35,7 +35,7 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     assert read(tmp_path / shard.name, shard) == SAMPLES
 
 
-def test_shards_are_full_at_the_limit_and_hold_everything_once_and_in_order(tmp_path: Path) -> None:
+def test_shards_fill_to_the_limit_and_keep_samples_in_order(tmp_path: Path) -> None:
     shards = list(write_shards(SAMPLES, "val", tmp_path, limit=3 * len(png(0))))
     assert [shard.samples for shard in shards] == [3, 3, 3, 3, 3, 3, 2]
     assert [shard.name.rpartition("-")[0] for shard in shards] == [f"val-{number:06d}" for number in range(7)]

@@ -14,7 +14,7 @@ def shown(samples: tuple[Sample, ...]) -> list[tuple[str | None, str, str]]:
     return [(sample.split, sample.class_name, sample.stem) for sample in samples]
 
 
-def test_samples_come_by_split_class_and_name_whatever_the_order_of_the_files(tmp_path: Path) -> None:
+def test_samples_are_ordered_by_split_class_and_name(tmp_path: Path) -> None:
     folder(tmp_path, "test/cat/9.png", "train/dog/2.png", "train/cat/b.jpg", "val/dog/1.webp", "train/cat/a.PNG")
     assert shown(read_source(tmp_path)) == [
         ("train", "cat", "a"),
@@ -29,7 +29,7 @@ def test_a_folder_without_splits_has_none(tmp_path: Path) -> None:
     assert shown(read_source(folder(tmp_path, "dog/1.png", "cat/1.png"))) == [(None, "cat", "1"), (None, "dog", "1")]
 
 
-def test_a_tar_gives_the_same_samples_and_bytes_as_the_folder_it_was_made_of(tmp_path: Path) -> None:
+def test_tar_gives_the_samples_and_bytes_of_its_folder(tmp_path: Path) -> None:
     root = folder(tmp_path / "folder", "train/cat/1.png", "train/dog/1.bmp", "test/cat/1.jpeg")
     with tarfile.open(tmp_path / "images.tar", "w") as archive:
         archive.add(root, ".")
@@ -48,7 +48,7 @@ def test_a_folder_of_tars_takes_the_splits_from_their_names(tmp_path: Path) -> N
     assert [sample.entry.read() for sample in samples] == [png(1), png(2), png(3)]
 
 
-def test_keys_are_unique_and_of_letters_that_webdataset_leaves_alone(tmp_path: Path) -> None:
+def test_keys_are_unique_and_safe_for_webdataset(tmp_path: Path) -> None:
     names = ["a b/x.y.png", "a b/x%2Ey.png", "__meta__/ü.png", "b.c/1.png"]
     keys = [sample.key for sample in read_source(folder(tmp_path, *names))]
     assert keys == ["%5F_meta__/%C3%BC", "a%20b/x%252Ey", "a%20b/x%2Ey", "b%2Ec/1"]

@@ -32,7 +32,7 @@ def test_source_may_have_a_class_called_like_a_split(tmp_path: Path) -> None:
     assert found == [("train", "train"), ("train", "whale"), ("test", "train"), ("test", "whale")]
 
 
-def test_by_classes_every_class_is_in_one_part_with_all_its_samples(samples: tuple[Sample, ...]) -> None:
+def test_staging_by_classes_puts_each_class_in_one_part(samples: tuple[Sample, ...]) -> None:
     first, second = split_into_parts(samples, Staging.parse("classes", "7+3"))
     assert (len(first), len(second)) == (7 * 30, 3 * 30)
     assert len(classes(first, "train")) == 7

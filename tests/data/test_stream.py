@@ -108,9 +108,7 @@ def by_pass(loader: StreamingLoader | InMemoryLoader) -> list[list[tuple[int, in
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_every_sample_has_the_pixels_and_the_label_that_it_has_when_held(
-    place: Path, streams: Splits, split: Split
-) -> None:
+def test_streamed_samples_match_resident_pixels_and_labels(place: Path, streams: Splits, split: Split) -> None:
     ours, theirs = streams[split], held(place, split)[split]
     rows = torch.randperm(len(theirs), generator=torch.Generator().manual_seed(0))
     assert torch.equal(ours.pixels(rows), theirs.pixels(rows))
@@ -158,7 +156,7 @@ def test_processes_have_exact_shares_of_every_batch(streams: Splits) -> None:
         assert torch.equal(torch.cat([part.labels for part in parts]), batch.labels)
 
 
-def test_only_a_window_of_shards_is_open_at_once_and_all_are_mixed_in_it() -> None:
+def test_stream_opens_and_mixes_one_window_of_shards() -> None:
     counts, window = torch.randint(1, 50, (200,), generator=torch.Generator().manual_seed(0)), 8
     order = window_shuffle(torch.arange(int(counts.sum())), torch.Generator().manual_seed(1), counts, window)
     assert torch.equal(order.sort().values, torch.arange(int(counts.sum())))
@@ -194,7 +192,7 @@ def spoil(train: Samples, row: int) -> None:
     path.write_bytes(data)
 
 
-def test_shards_come_from_any_store_and_the_cache_keeps_to_its_limit(store: ObjectStore, tmp_path: Path) -> None:
+def test_stream_from_any_store_keeps_the_cache_limit(store: ObjectStore, tmp_path: Path) -> None:
     two_drops(store, tmp_path)
     train = streaming(store, tmp_path / "cache")["train"]
     whole = sum(ref.shard.size for ref in train.images.shards)

@@ -67,7 +67,7 @@ class _Threads(ShardPixels):
         return super().read_held(rows).fill_(torch.get_num_threads())
 
 
-def test_who_decodes_beside_the_training_has_one_thread_and_the_training_keeps_its_own(tmp_path: Path) -> None:
+def test_decoding_worker_has_one_thread_and_training_keeps_all(tmp_path: Path) -> None:
     before = torch.get_num_threads()
     loader, train = stream(tmp_path, 100)
     loader.close()

@@ -107,9 +107,7 @@ def gone(pid: int) -> bool:
     return not Path(f"/proc/{pid}").exists()
 
 
-def test_a_streamed_run_that_is_killed_and_started_again_ends_as_if_it_had_not_been(
-    processes: ForkServerContext, tmp_path: Path
-) -> None:
+def test_killed_streamed_run_resumes_to_the_same_result(processes: ForkServerContext, tmp_path: Path) -> None:
     two_drops(LocalStore(tmp_path / "store"), tmp_path)
     parent = plan_in(context_of(tmp_path), drops=1)
     train(tmp_path, parent)
@@ -135,7 +133,7 @@ def test_a_streamed_run_that_is_killed_and_started_again_ends_as_if_it_had_not_b
     assert outcome(tmp_path, plan) == expected
 
 
-def test_a_streamed_run_learns_and_is_judged_and_says_that_it_streamed(store: ObjectStore, tmp_path: Path) -> None:
+def test_streamed_run_learns_and_records_that_it_streamed(store: ObjectStore, tmp_path: Path) -> None:
     two_drops(store, tmp_path)
     context = context_of(tmp_path, store)
     plan = plan_in(context, workers=1, epochs=20)

@@ -63,7 +63,7 @@ def test_a_champions_plan_that_names_other_code_is_refused_unrun(life: Life) -> 
     assert RAN == []
 
 
-def test_a_plan_to_be_trained_that_names_other_code_is_refused_unrun(life: Life) -> None:
+def test_plan_naming_other_code_is_refused_before_it_runs(life: Life) -> None:
     planned = stages.plan(life.context, TASK, Request())
     assert isinstance(planned, Plan)
     plant(life, planned.run_id)
@@ -72,7 +72,7 @@ def test_a_plan_to_be_trained_that_names_other_code_is_refused_unrun(life: Life)
     assert RAN == []
 
 
-def test_a_champion_of_an_earlier_model_is_compared_with_once_the_task_says_so(life: Life, tmp_path: Path) -> None:
+def test_champion_of_a_former_factory_is_compared_if_allowed(life: Life, tmp_path: Path) -> None:
     later = TASK.model_copy(update={"model": Model(name="logistic")})
     with pytest.raises(ModelError, match="add it to the task's factories"):
         stages.run_task(make_context(life.store, later, "cpu"), later, Request("scratch"))

@@ -103,7 +103,7 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_small_shards")
-def test_however_many_shards_a_tree_of_images_makes_few_lie_on_disk_at_once(tmp_path: Path) -> None:
+def test_packing_a_large_folder_keeps_few_shards_on_disk(tmp_path: Path) -> None:
     local = Weighed(tmp_path / "store")
     upload(local, photos())
     drop = ingest_drop(DROP, TASK, TaskStore(local, TASK.name))
@@ -114,7 +114,7 @@ def test_however_many_shards_a_tree_of_images_makes_few_lie_on_disk_at_once(tmp_
 
 
 @pytest.mark.usefixtures("_small_shards")
-def test_what_was_uploaded_before_a_tree_was_refused_is_no_drop_and_no_hindrance(local: LocalStore) -> None:
+def test_shards_of_a_refused_folder_neither_land_nor_hinder(local: LocalStore) -> None:
     upload(local, photos() | {"cat/1.png": png(1)[:60]})
     with pytest.raises(DropError, match=r"cat/1\.png: cannot be decoded"):
         ingest_drop(DROP, TASK, TaskStore(local, TASK.name))
@@ -124,7 +124,7 @@ def test_what_was_uploaded_before_a_tree_was_refused_is_no_drop_and_no_hindrance
     assert sum(map(ingest_drop(DROP, TASK, TaskStore(local, TASK.name)).samples, ("train", "val", "test"))) == 80
 
 
-def test_what_an_attempt_that_was_cut_off_uploaded_is_no_hindrance(local: LocalStore) -> None:
+def test_shards_of_an_interrupted_upload_do_not_hinder(local: LocalStore) -> None:
     upload(local, photos())
     drop = ingest_drop(DROP, TASK, TaskStore(local, TASK.name))
     local.delete(KEYS.manifest(DROP))
@@ -160,7 +160,7 @@ def test_a_member_that_climbs_out_is_refused(local: LocalStore, tmp_path: Path) 
         ingest_drop(DROP, TASK, TaskStore(local, TASK.name))
 
 
-def test_a_drop_in_quarantine_is_in_no_run_until_its_report_is_deleted(local: LocalStore) -> None:
+def test_quarantined_drop_is_unused_until_its_report_is_deleted(local: LocalStore) -> None:
     upload(local, {"train.tar": webdataset(*range(40))})
     drop = ingest_drop(DROP, TASK, TaskStore(local, TASK.name))
     TaskStore(local, "pets").drops.quarantine(DROP, "the labels are wrong")
