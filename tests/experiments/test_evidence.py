@@ -27,7 +27,7 @@ def row(record: SimpleNamespace) -> tuple[str, ...]:
     return f"{record.result.iterations:,}", *accuracies, ratio(record, "99"), ratio(record, "100")
 
 
-def test_every_row_of_the_table_is_a_run_of_the_ledger_and_every_comparison_is_in_it() -> None:
+def test_evidence_rows_and_comparisons_are_in_the_ledger() -> None:
     lines = [line.replace("**", "") for line in PAGE.splitlines() if re.match(r"\| (scratch|naive|continuous)", line)]
     stated = [tuple(cell.strip() for cell in line.strip("|").split("|"))[3:] for line in lines]
     found = {row(record) for record in RECORDS}
@@ -36,7 +36,7 @@ def test_every_row_of_the_table_is_a_run_of_the_ledger_and_every_comparison_is_i
     assert {row(record) for record in RECORDS[1:] if record.evaluation} <= set(stated)
 
 
-def test_what_the_task_saved_and_what_its_misses_cost_are_sums_over_the_ledger() -> None:
+def test_evidence_savings_and_misses_are_ledger_sums() -> None:
     counted = [record.savings for record in RECORDS if record.savings]
     missed = [record.savings.used for record in RECORDS if record.savings and record.outcome == "missed"]
     sums = sum(missed), sum(each.gross for each in counted), sum(each.net for each in counted), len(missed)

@@ -431,7 +431,7 @@ def test_ash_figure_6_has_a_smaller_rate_in_the_second_round() -> None:
     assert study.measures == ("gradient_curves",)
 
 
-def test_adams_moments_are_kept_by_the_first_round_and_one_second_round() -> None:
+def test_adam_moments_are_kept_by_one_second_round() -> None:
     plans = planned("ash-optimizer-state-paper")
     kept = {cell.method: plan.task.training.optimizer_state for cell, plan in plans.items()}
     assert kept == {FIRST: "kept", "random": "reset", "warm, state reset": "reset", "warm, state kept": "kept"}

@@ -43,7 +43,7 @@ def digests(runs: Runs) -> dict[Cell, str | None]:
     return {one.cell: one.record.result.model_digest for one in runs.ran() if one.record.result}
 
 
-def test_every_cell_is_a_trial_in_the_ledger_that_ran_its_whole_schedule(
+def test_study_cells_are_trials_that_ran_their_schedule(
     place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     runs = Runs(small_study(), str(tmp_path))
@@ -76,7 +76,7 @@ def test_every_cell_is_a_trial_in_the_ledger_that_ran_its_whole_schedule(
     assert store.champion.read().champion is None
 
 
-def test_a_study_that_was_stopped_goes_on_and_one_that_grew_runs_only_what_is_new(place: Path, tmp_path: Path) -> None:
+def test_stopped_or_extended_study_runs_only_missing_cells(place: Path, tmp_path: Path) -> None:
     stopped = Runs(small_study(methods={"scratch": {"start": "scratch"}}), str(tmp_path))
     assert run(stopped, DataRoot(place), CPU) == 2
     assert run(Runs(small_study(), str(tmp_path)), DataRoot(place), CPU) == 2
@@ -119,7 +119,7 @@ def test_what_is_measured_beside_accuracy_is_kept_and_shown(place: Path, tmp_pat
     assert f"| naive | {figures['naive']['correlation of weights']:.4g} |" in page_of
 
 
-def test_stop_on_test_measures_on_the_test_split_and_holds_nothing_out(place: Path, tmp_path: Path) -> None:
+def test_stop_on_test_uses_the_test_split_without_holdout(place: Path, tmp_path: Path) -> None:
     for label, digit in enumerate((place / "digits").iterdir()):
         for number, path in enumerate(sorted(digit.iterdir())[:12]):
             to = tmp_path / "data" / "split" / ("test" if number < 4 else "train") / f"c{label}" / path.name
@@ -176,7 +176,7 @@ TWO_SEEDS = [
 ]
 
 
-def test_the_table_has_means_standard_errors_and_speed_ups_of_the_same_seed() -> None:
+def test_table_has_means_errors_and_same_seed_speed_ups() -> None:
     study = small_study(seeds=[0, 1])
     by_method = {row.method: row for row in rows(study, TWO_SEEDS)}
     assert by_method["scratch"].final == (pytest.approx(0.7), pytest.approx(0.1), 2, 2)
@@ -197,7 +197,7 @@ def test_what_was_not_reached_or_went_wrong_is_said() -> None:
     assert "×0.75 (1/2)" in table(study, rows(study, TWO_SEEDS))
 
 
-def test_the_accumulated_cost_is_summed_over_drops_until_scratch_was_matched() -> None:
+def test_accumulated_cost_sums_drops_until_scratch_is_matched() -> None:
     study = small_study(splits={"7+3": {"by": "classes", "sizes": "4+3+3"}})
     found = [
         *(ran("scratch", 0, {10: 0.4, 20: 0.5, 30: 0.5}, drops) for drops in (2, 3)),
@@ -212,7 +212,7 @@ def test_the_accumulated_cost_is_summed_over_drops_until_scratch_was_matched() -
     assert spent == {"scratch": 40, "naive": 40, "init": None}
 
 
-def test_l_100_is_also_given_as_if_there_had_been_fewer_evaluations() -> None:
+def test_l_100_is_also_given_for_fewer_evaluations() -> None:
     study = small_study(seeds=[0, 1], grids=[1, 2])
     assert [each.mean for each in on_grids(study, TWO_SEEDS)["init"]] == [
         pytest.approx((30 / 10 + 30 / 5) / 2),
@@ -235,7 +235,7 @@ def test_one_value_has_no_standard_error() -> None:
     assert estimate([]) == (None, None, 0, 0)
 
 
-def test_the_report_can_be_computed_anew_and_a_changed_figure_is_found(place: Path, tmp_path: Path) -> None:
+def test_recomputed_report_finds_a_changed_figure(place: Path, tmp_path: Path) -> None:
     studies = place / "studies"
     studies.mkdir(exist_ok=True)
     study = small_study(seeds=[0, 1])
@@ -279,7 +279,7 @@ def test_findings_and_the_papers_figures_stand_on_the_page(tmp_path: Path) -> No
     assert "6.00 device-hours" in text
 
 
-def test_spread_of_a_study_is_its_standard_deviation_where_it_says_so() -> None:
+def test_spread_is_the_standard_deviation_where_set() -> None:
     error, deviation = (
         page(small_study(seeds=[0, 1], spread=spread), KeptRuns(grid="", commit="", ran=tuple(TWO_SEEDS)))
         for spread in ("error", "deviation")
@@ -315,7 +315,7 @@ def test_the_evidence_of_this_repository_says_what_its_runs_say(monkeypatch: pyt
     assert "digits" in report.check(root / "docs" / "evidence")
 
 
-def test_every_study_of_this_repository_repeats_a_known_item_and_can_be_planned(
+def test_repository_studies_repeat_known_items_and_have_plans(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     root = Path(__file__).parents[2]
@@ -345,7 +345,7 @@ def test_the_catalogue_says_what_was_run_and_what_needs_data(place: Path, tmp_pa
     assert {entry.status for entry in entries(place, tmp_path) if entry.item not in known} == {"no study yet"}
 
 
-def test_a_data_set_that_is_not_at_hand_is_named_with_what_to_fetch_and_where_to_put_it(tmp_path: Path) -> None:
+def test_missing_data_set_says_what_to_fetch_and_where_to_put_it(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=rf"imagenet-100 is not at hand: put 100 classes .* into {tmp_path}"):
         find("imagenet-100", tmp_path, False, tmp_path / "scratch")
     with pytest.raises(StudyError, match=r"cifar10 is not in .* say --download"):
@@ -366,7 +366,7 @@ def tar_of(folder: Path, path: Path) -> None:
             tar.add(image, image.relative_to(folder).as_posix())
 
 
-def test_tars_and_image_folders_with_and_without_splits_land_alike(place: Path, tmp_path: Path) -> None:
+def test_tars_and_image_folders_land_with_the_same_samples(place: Path, tmp_path: Path) -> None:
     for number, (split, start) in enumerate({"train": 0, "test": 12}.items()):
         for digit in sorted((place / "digits").iterdir()):
             for image in sorted(digit.iterdir())[start : start + (12, 6)[number]]:
@@ -394,7 +394,7 @@ def test_the_list_says_what_to_fetch_and_where_to_put_it(place: Path, tmp_path: 
     )
 
 
-def test_a_study_that_is_not_there_is_answered_with_those_that_are(place: Path, tmp_path: Path) -> None:
+def test_unknown_study_lists_the_known_ones(place: Path, tmp_path: Path) -> None:
     (place / "studies").mkdir(exist_ok=True)
     (place / "studies" / "small.yaml").write_text(small_study().model_dump_json())
     with pytest.raises(StudyError, match=rf"there is no study 'smal' in {place}/studies; there are: .*small"):

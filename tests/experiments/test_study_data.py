@@ -94,7 +94,7 @@ def test_cifar_100_is_read_with_its_fine_labels(tmp_path: Path) -> None:
     assert (found["train/name 3/000003"] == picture(3, 32)).all()
 
 
-def test_svhn_is_read_from_its_matlab_files_with_ten_meaning_zero(tmp_path: Path) -> None:
+def test_svhn_matlab_label_ten_is_read_as_zero(tmp_path: Path) -> None:
     found = exported(small_svhn(tmp_path), tmp_path, tmp_path / "out")
     assert sorted(found) == [*(f"test/{n + 4}/{n:06d}" for n in range(3)), *(f"train/{n}/{n:06d}" for n in range(4))]
     assert all((found[f"train/{n}/{n:06d}"] == picture(n, 32)).all() for n in range(4))
@@ -157,7 +157,7 @@ def test_imagenet_lands_by_classes_with_its_own_test_images(place: Path) -> None
     assert sum(images for _, images in drops) == 101
 
 
-def test_adaptiope_lands_domain_after_domain_with_the_same_classes(place: Path) -> None:
+def test_adaptiope_lands_domains_in_turn_with_equal_classes(place: Path) -> None:
     names = ["adaptiope-product-images", "adaptiope-real-life"]
     for number, name in enumerate(names):
         adaptiope(place / name, first=1000 * number)

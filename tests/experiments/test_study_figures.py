@@ -35,7 +35,7 @@ def in_batches_of(size: int, one: EndedRun) -> EndedRun:
     return one._replace(record=one.record.model_copy(update={"result": result.model_copy(update={"cost": cost})}))
 
 
-def test_accuracy_is_drawn_against_the_images_that_it_took_to_fit_whatever_the_batch_size(tmp_path: Path) -> None:
+def test_accuracy_plot_counts_images_at_any_batch_size(tmp_path: Path) -> None:
     study = small_study(plots=["time"], fitted=1.0)
     slow, quick = ran("scratch", 0, {10: 0.4, 20: 0.5}), ran("naive", 0, {10: 0.5, 20: 0.6})
     by_group = groups(study, [in_batches_of(128, slow), in_batches_of(32, quick)])
@@ -58,7 +58,7 @@ def test_no_two_of_many_methods_look_alike() -> None:
     assert len(set(zip(looks[0], looks[2], strict=True))) == 20
 
 
-def test_a_crossing_is_drawn_on_the_bar_of_the_seeds_that_it_is_compared_with() -> None:
+def test_crossing_is_drawn_at_the_target_of_its_own_seeds() -> None:
     study = small_study(seeds=[0, 1])
     found = [ran("scratch", 0, {10: 0.4}), ran("scratch", 1, {10: 0.6}), ran("naive", 0, {5: 0.3, 10: 0.5})]
     (group, members), *_ = groups(study, found).items()
@@ -89,7 +89,7 @@ def with_measures(one: EndedRun, **measures: Measure) -> EndedRun:
     return one._replace(record=record, measures={name.replace("_", " "): value for name, value in measures.items()})
 
 
-def test_accuracy_is_drawn_over_the_correlation_of_weights_by_network() -> None:
+def test_accuracy_is_drawn_over_weight_correlation_by_network() -> None:
     study = small_study(plots=["correlation"], variants={"ResNet": {}, "logistic": {}})
     found = [
         with_measures(one._replace(cell=one.cell._replace(variant=variant)), correlation_of_weights=value)
@@ -107,7 +107,7 @@ def test_accuracy_is_drawn_over_the_correlation_of_weights_by_network() -> None:
     ]
 
 
-def test_damage_by_a_warm_start_is_in_percent_of_what_scratch_reached() -> None:
+def test_warm_start_damage_is_in_percent_of_scratch() -> None:
     study = small_study(methods={"scratch": {"start": "scratch"}, "naive": {}}, plots=["switch"])
     found = [ran(FIRST, 0, {10: 0.2}, drops=1), ran("scratch", 0, {10: 0.5}), ran("naive", 0, {10: 0.4})]
     first, damage = final_plots.switch_plot(study, groups(study, found)).to_dict()["datasets"].values()
@@ -138,7 +138,7 @@ def on_images(images: int, one: EndedRun) -> EndedRun:
     return one._replace(curve=Curve(points=points))
 
 
-def test_maps_and_gradient_curves_are_written_where_they_were_measured(tmp_path: Path) -> None:
+def test_maps_and_gradient_curves_are_written_if_measured(tmp_path: Path) -> None:
     study = small_study(plots=["learning_map", "gradient_norms", "loss", "cost", "train_accuracy"])
     first = ran(FIRST, 0, {10: 0.2}, drops=1)._replace(measures={LEARNING_MAP: [[1.0, 0.0], [1.0, 0.5]]})
     curve = {f"{GRADIENTS}, old": [[0, 0.0], [10, 2.0]], f"{GRADIENTS}, new": [[0, 9.0], [10, 3.0]]}

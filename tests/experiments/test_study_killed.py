@@ -35,7 +35,7 @@ def digests(runs: Runs) -> dict[Cell, str | None]:
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_killed_study_goes_on_to_the_same_models_and_its_processes_go_with_it(tmp_path: Path, jobs: int) -> None:
+def test_killed_study_ends_its_processes_and_resumes_equally(tmp_path: Path, jobs: int) -> None:
     with workplace(tmp_path / "place") as place:
         study = small_study(seeds=[0, 1], set={"training.epochs": 20})
         (place / "studies").mkdir()

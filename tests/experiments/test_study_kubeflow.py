@@ -34,7 +34,7 @@ def digests(runs: Runs) -> dict[Cell, str | None]:
     return {one.cell: one.record.result.model_digest for one in runs.ran() if one.record.result}
 
 
-def test_the_pipeline_of_a_study_trains_the_same_models_as_the_study_here(place: Path, tmp_path: Path) -> None:
+def test_study_pipeline_trains_the_models_of_a_local_study(place: Path, tmp_path: Path) -> None:
     methods = {"scratch": {"start": "scratch"}, "naive": {}}
     here, there = (Runs(small_study(methods=methods), str(tmp_path / name)) for name in ("here", "there"))
     run(here, DataRoot(place), CPU)

@@ -37,7 +37,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield root
 
 
-def test_transfer_trains_on_the_second_drop_alone_from_the_weights_of_the_first(place: Path, tmp_path: Path) -> None:
+def test_transfer_trains_on_the_second_drop_only(place: Path, tmp_path: Path) -> None:
     splits = {f"{kept} %": {"by": "transfer", "sizes": "5+5", "kept": kept} for kept in (50, 100)}
     runs = Runs(small_study(splits=splits), str(tmp_path))
     assert run(runs, DataRoot(place), CPU) == 2 * 4
@@ -53,7 +53,7 @@ def test_transfer_trains_on_the_second_drop_alone_from_the_weights_of_the_first(
     assert set(halves[0].classes).isdisjoint(runs.drops(Cell("task", "50 %", "(first drop)", 1, 0))[0].classes)
 
 
-def test_what_lands_next_is_what_the_methods_own_model_is_least_sure_of(place: Path, tmp_path: Path) -> None:
+def test_next_drop_is_what_the_methods_model_is_least_sure_of(place: Path, tmp_path: Path) -> None:
     splits = {"by margin": {"by": "margin", "sizes": "40+30+30"}}
     methods = {"scratch": {"start": "scratch"}, "naive": {}}
     runs = Runs(small_study(splits=splits, methods=methods), str(tmp_path))
@@ -69,7 +69,7 @@ def test_what_lands_next_is_what_the_methods_own_model_is_least_sure_of(place: P
     ]
 
 
-def test_the_drop_that_lands_holds_the_smallest_margins_of_the_pool(place: Path, tmp_path: Path) -> None:
+def test_next_drop_has_the_smallest_margins_of_the_pool(place: Path, tmp_path: Path) -> None:
     splits = {"m": {"by": "margin", "sizes": "40+30+30"}}
     study = small_study(
         splits=splits, methods={"naive": {}}, against=["naive"], data=[{"name": "digits", "per_class": 20}]
@@ -155,7 +155,7 @@ def in_steps_by(by: str, **fields: object) -> Study:
     )
 
 
-def test_steps_bring_so_many_images_each_and_validation_is_whole_at_once(thirty: Path, tmp_path: Path) -> None:
+def test_steps_add_equal_images_to_a_whole_validation_split(thirty: Path, tmp_path: Path) -> None:
     runs = Runs(in_steps_by("share"), str(tmp_path / "store"))
     assert run(runs, DataRoot(thirty), CPU) == 1 + 3 * 2
     last = Cell("task", "s", "naive", 4, 0)
@@ -188,7 +188,7 @@ def test_margin_steps_land_what_the_own_model_is_least_sure_of(thirty: Path, tmp
     assert [len(keys) for keys in naive] == [40, 40, 40]
 
 
-def test_every_seed_draws_its_own_split_and_validation_where_the_study_says_so(thirty: Path, tmp_path: Path) -> None:
+def test_each_seed_draws_its_own_split_where_set(thirty: Path, tmp_path: Path) -> None:
     found = {}
     for redraw in (False, True):
         study = small_study(data=[{"name": "thirty"}], seeds=[0, 1], redraw=redraw)
