@@ -57,7 +57,7 @@ def test_several_forward_passes_are_batches_of_their_own() -> None:
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
-def test_correction_ends_when_nothing_is_left_of_the_initial_values() -> None:
+def test_batchnorm_correction_ends_once_initial_values_are_gone() -> None:
     net = network()
     correction = StatisticsCorrection(net)
     correction.before_forward(250)

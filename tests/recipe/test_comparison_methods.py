@@ -43,7 +43,7 @@ def single_gradients(net: nn.Module, images: Tensor, labels: Tensor) -> Iterator
         yield list(torch.autograd.grad(loss, list(net.parameters())))
 
 
-def test_the_confidence_penalty_is_the_loss_less_the_mean_entropy() -> None:
+def test_confidence_penalty_subtracts_the_mean_entropy() -> None:
     logits = torch.tensor([[2.0, 1.0, -1.0], [0.0, 0.0, 0.0]]).double()
     entropy = 0.0
     for row in logits.tolist():
@@ -94,7 +94,7 @@ def test_the_objective_chooses_what_is_minimised() -> None:
     assert surer < loss < harder
 
 
-def test_the_fisher_diagonal_is_the_mean_of_squared_gradients_of_single_samples() -> None:
+def test_fisher_diagonal_is_the_mean_squared_sample_gradient() -> None:
     net, (images, labels) = network(), batch(GRADIENT_CHUNK + 6)
     expected = [torch.zeros_like(parameter) for parameter in net.parameters()]
     for gradients in single_gradients(net, images, labels):
@@ -157,7 +157,7 @@ def test_margins_are_between_the_two_likeliest_classes() -> None:
     assert smallest_margins(shares.log(), 2).tolist() == [3, 1]
 
 
-def test_weight_correlation_is_one_for_scaled_weights_and_falls_with_noise() -> None:
+def test_weight_correlation_is_1_if_scaled_and_falls_with_noise() -> None:
     initial = [torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([0.5])]
     assert weight_correlation(initial, [2 * each for each in initial]) == pytest.approx(1.0)
     x, y = [1.0, 2.0, 3.0, 4.0, 0.5], [1.0, 0.0, 3.0, 1.0, 2.0]
@@ -168,7 +168,7 @@ def test_weight_correlation_is_one_for_scaled_weights_and_falls_with_noise() -> 
     assert weight_correlation(initial, other) == pytest.approx(covariance / norm)
 
 
-def test_an_optimisers_moments_carry_over_and_new_rows_start_at_zero() -> None:
+def test_optimizer_moments_carry_over_with_zeros_for_new_rows() -> None:
     small, grown = nn.Linear(3, 2), nn.Linear(3, 4)
     first = optimizers.build_optimizer(Adam(), small.parameters())
     small(torch.ones(1, 3)).sum().backward()

@@ -92,7 +92,7 @@ def test_shrink_perturb_leaves_buffers_fresh() -> None:
         assert not torch.equal(buffer, parent.state_dict()[name]), name
 
 
-def test_buffers_and_new_rows_can_be_had_the_other_way_for_comparison() -> None:
+def test_buffers_and_new_rows_have_a_setting_for_comparison() -> None:
     parent, fresh = network(5, seed=3).state_dict(), network(8, seed=1)
     start = snapshot(fresh)
     shrink_perturb(fresh, parent, ShrinkPerturb(buffers="old", new_rows="perturbed"))
@@ -102,7 +102,7 @@ def test_buffers_and_new_rows_can_be_had_the_other_way_for_comparison() -> None:
     torch.testing.assert_close(fresh.state_dict()["3.bias"][:5], 0.4 * parent["3.bias"] + 0.001 * start["3.bias"][:5])
 
 
-def test_classes_the_parent_never_saw_keep_their_full_fresh_initialization() -> None:
+def test_unseen_classes_keep_their_fresh_initialization() -> None:
     parent = network(5, seed=3).state_dict()
     for initialization, old_weight, fresh_weight in [(Warm(), 1.0, 0.0), (ShrinkPerturb(), 0.4, 0.001)]:
         fresh = network(8, seed=1)
@@ -154,7 +154,7 @@ def test_what_needs_a_parent_says_so(setting: Warm | ShrinkPerturb) -> None:
         ),
     ],
 )
-def test_weights_that_do_not_fit_are_refused_by_name_and_shape_and_change_nothing(
+def test_misfit_weights_are_refused_by_name_and_shape(
     setting: Warm | ShrinkPerturb, parent: nn.Module, message: str
 ) -> None:
     fresh = network(5, seed=1)
@@ -171,7 +171,7 @@ def test_a_single_number_does_not_grow_into_rows(setting: Warm | ShrinkPerturb) 
         initialize(setting, fresh, {"scale": torch.tensor(2.0)})
 
 
-def test_noise_has_the_stated_deviation_and_keeps_buffers_and_new_rows() -> None:
+def test_noise_has_the_set_deviation_and_spares_buffers() -> None:
     """Ash & Adams, section 3.7: the parent's parameters plus Gaussian noise of this standard deviation."""
     torch.manual_seed(0)
     old = nn.Sequential(nn.Linear(60, 80), nn.BatchNorm1d(80), nn.Linear(80, 3))

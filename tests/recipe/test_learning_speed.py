@@ -44,7 +44,7 @@ def columns(counters: Counters) -> list[list[float]]:
     return [counters.seen.tolist(), counters.correct.tolist(), counters.loss.tolist()]
 
 
-def test_counting_equals_counting_by_hand_even_where_an_index_repeats_in_a_batch() -> None:
+def test_counts_equal_a_loop_even_with_repeated_indices() -> None:
     observed = batches(10, 20, seed=0)
     assert any(len(set(indices)) < len(indices) for indices, _, _ in observed)
     expected = [[0.0] * 10 for _ in range(3)]
@@ -56,7 +56,7 @@ def test_counting_equals_counting_by_hand_even_where_an_index_repeats_in_a_batch
     assert columns(counted(10, observed)) == expected
 
 
-def test_learning_speed_is_the_share_of_epochs_in_which_a_sample_was_correct() -> None:
+def test_learning_speed_is_the_share_of_correct_epochs() -> None:
     history = {0: [True, True, False, True], 1: [False, False, False, False], 2: [True] * 4}
     counters = Counters.zeros(4)
     for epoch in range(4):
@@ -82,7 +82,7 @@ def test_difficulty_of_losses_that_are_not_finite_is_no_error() -> None:
     assert difficulty(counters).argsort().tolist() == [2, 0, 1]
 
 
-def test_counting_takes_the_losses_of_a_training_step_and_keeps_no_graph() -> None:
+def test_counting_uses_the_steps_losses_without_a_graph() -> None:
     logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
     loss = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
@@ -116,7 +116,7 @@ def test_splitting_undoes_concatenation() -> None:
     assert [columns(part) for part in split(whole, [3, 1, 7])] == [columns(part) for part in parts]
 
 
-def test_stored_counts_take_eight_bytes_a_sample_and_come_back_exactly() -> None:
+def test_stored_counts_take_8_bytes_a_sample_and_load_exactly() -> None:
     seen = torch.arange(2049.0)
     counters = Counters(seen, (seen * 0.7).floor(), seen * 0.3)
     payload = safetensors.torch.save(to_tensors(counters))
@@ -124,7 +124,7 @@ def test_stored_counts_take_eight_bytes_a_sample_and_come_back_exactly() -> None
     assert columns(from_tensors(safetensors.torch.load(payload))) == columns(counters)
 
 
-def test_samples_seen_more_often_than_can_be_stored_keep_their_speed_and_mean_loss() -> None:
+def test_counts_beyond_the_limit_keep_speed_and_mean_loss() -> None:
     seen = torch.tensor([2049.0, 5000.0, 1e6, 1e7])
     counters = Counters(seen, seen * torch.tensor([1.0, 0.33, 0.0, 0.75]), seen * 0.3)
     stored = from_tensors(to_tensors(counters))
@@ -133,7 +133,7 @@ def test_samples_seen_more_often_than_can_be_stored_keep_their_speed_and_mean_lo
     torch.testing.assert_close(mean_loss(stored), mean_loss(counters), rtol=1e-6, atol=0)
 
 
-def test_decayed_counts_are_stored_to_one_part_in_2048_and_never_exceed_a_speed_of_one() -> None:
+def test_decayed_counts_are_stored_to_a_2048th_and_speed_below_1() -> None:
     generator = torch.Generator().manual_seed(0)
     seen = 300 * torch.rand(10_000, generator=generator) + 0.01
     correct = seen * torch.rand(10_000, generator=generator).clamp(min=0.5).round(decimals=1)

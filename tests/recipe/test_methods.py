@@ -8,7 +8,7 @@ from retrain.config.recipe import Cosine, Fresh, MultiStep, NoPenalty, OldNew, R
 
 @pytest.mark.parametrize("schedule", [Cosine(), Cosine(scale=0.25), MultiStep(milestones=(0.3,), factor=0.5)])
 @pytest.mark.parametrize(("method", "initialization"), [("scratch", Fresh()), ("naive", Warm())])
-def test_plain_methods_differ_only_in_where_they_start_and_run_the_full_schedule(
+def test_scratch_and_naive_differ_only_in_their_start(
     method: Method, initialization: Fresh | Warm, schedule: Cosine | MultiStep
 ) -> None:
     found = recipe_for(method, Recipe(schedule=schedule, sampling=OldNew()))

@@ -59,7 +59,7 @@ def test_l2_init_gradient_equals_autograd_of_equation_5(strength: float) -> None
     torch.testing.assert_close(gradients(net), autograd_reference(squared_distance, strength), rtol=1e-14, atol=1e-16)
 
 
-def test_gradients_change_in_place_and_parameters_and_anchor_do_not() -> None:
+def test_l2_init_changes_only_gradients_in_place() -> None:
     net = network()
     loss_of(net).backward()
     parameters, anchor = list(net.parameters()), anchor_of(net)
@@ -71,7 +71,7 @@ def test_gradients_change_in_place_and_parameters_and_anchor_do_not() -> None:
     assert all(map(torch.equal, anchor, before[1]))
 
 
-def test_a_parameter_that_the_loss_does_not_use_is_pulled_all_the_same() -> None:
+def test_l2_init_also_pulls_parameters_without_gradients() -> None:
     unused = nn.Parameter(torch.tensor([2.0, -1.0]))
     add_l2_init_gradient([unused], [torch.tensor([1.0, 1.0])], 0.25)
     assert unused.grad is not None

@@ -54,7 +54,7 @@ def test_easy_hard_equals_a_sort_by_hand(seed: int, share: float, percent: int) 
     assert found.tolist() == expected
 
 
-def test_easy_hard_thins_both_ends_and_leaves_the_middle_and_new_samples() -> None:
+def test_easy_hard_thins_both_ends_only_of_old_samples() -> None:
     counters = speeds([0.9, 0.1, 0.5, 0.6, 0.4, 0.5, 0.3, 0.7, 0.5, 0.5, 1.0, 0.0])
     found = keep_probability(EasyHard(share=0.1, probability=0.5), counters, group(10, 2))
     assert found is not None
@@ -68,7 +68,7 @@ def test_each_end_holds_exactly_the_whole_part_of_the_share(share: float, old: i
     assert int((found < 1).sum()) == 2 * ends
 
 
-def test_never_seen_samples_count_toward_the_share_but_are_neither_easy_nor_hard() -> None:
+def test_unseen_samples_count_but_are_neither_easy_nor_hard() -> None:
     counters = speeds([i / 20 for i in range(20)])
     counters.seen[10:], counters.correct[10:] = 0, 0
     counters.seen[0], counters.correct[0] = 1, 0
@@ -83,7 +83,7 @@ def test_without_a_single_known_sample_every_sample_is_kept() -> None:
     assert found.tolist() == [1.0] * 10
 
 
-def test_easy_hard_lifts_new_samples_from_30_to_34_percent_of_a_pass() -> None:
+def test_easy_hard_raises_new_samples_from_30_to_34_percent() -> None:
     found = keep_probability(EasyHard(), speeds([i / 1000 for i in range(1000)]), group(700, 300))
     assert found is not None
     assert (found[700:].sum() / found.sum()).item() == pytest.approx(300 / (300 + 560 + 14), rel=1e-6)
@@ -121,7 +121,7 @@ def test_uniform_passes_hold_every_sample_once_in_another_order() -> None:
     assert passes[0].tolist() != passes[1].tolist()
 
 
-def test_a_pass_keeps_certain_samples_once_and_impossible_ones_never() -> None:
+def test_epoch_keeps_probability_1_once_and_0_never() -> None:
     probability = torch.tensor([1.0] * 500 + [0.0] * 500)
     for each in drawn(probability, 1000, 3):
         assert each.dtype == torch.int64
@@ -151,7 +151,7 @@ def test_every_order_is_equally_likely(probability: Tensor | None) -> None:
     assert sum((count - 1000) ** 2 / 1000 for count in orders.values()) < 20.5
 
 
-def test_a_restored_generator_draws_the_same_pass_and_a_running_one_another() -> None:
+def test_restored_generator_draws_the_same_epoch() -> None:
     probability, generator = torch.full((1000,), 0.5), torch.Generator().manual_seed(0)
     state = generator.get_state()
     first, second = (draw_pass(probability, 1000, generator) for _ in range(2))

@@ -45,7 +45,7 @@ def test_rates_start_at_the_peak_never_rise_and_stay_within_it(setting: Cosine |
 
 @pytest.mark.parametrize("setting", [Cosine(), MultiStep()])
 @pytest.mark.parametrize(("new_share", "scale"), [(0.0, 0.25), (0.3, 0.25), (0.499, 0.25), (0.5, 0.5), (0.7, 0.5)])
-def test_auto_is_a_quarter_below_half_new_data_and_a_half_from_there(
+def test_auto_length_is_a_quarter_or_a_half_from_half_new_data(
     setting: Cosine | MultiStep, new_share: float, scale: float
 ) -> None:
     assert resolve_scale(setting, new_share) == scale

@@ -32,7 +32,7 @@ def test_every_order_that_is_sorted_by_lot_is_equally_likely() -> None:
     assert sum((count - 1000) ** 2 / 1000 for count in orders.values()) < 49.7
 
 
-def test_samples_of_every_block_come_to_every_part_of_the_pass_alike() -> None:
+def test_shuffle_spreads_each_block_evenly_over_the_epoch() -> None:
     size = 4 * BLOCK
     order = by_lot(torch.arange(size), make_generator(1, "lots"))
     cells = torch.bincount(order * 16 // size * 16 + torch.arange(size) * 16 // size, minlength=256).double()
@@ -47,14 +47,14 @@ def test_neighbours_are_in_rising_order_half_of_the_time() -> None:
     assert rising == pytest.approx(0.5, abs=4 * (12 * len(order)) ** -0.5)
 
 
-def test_many_samples_are_held_once_each_in_an_order_that_the_seed_decides() -> None:
+def test_large_shuffle_holds_each_sample_once_in_seed_order() -> None:
     first, again, other = (draw_pass(None, LARGE, make_generator(seed, "pass")) for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert int((first == other).sum()) < 20  # of 4 M, one is expected to fall on its own place
     assert torch.equal(first.sort().values, torch.arange(LARGE))
 
 
-def test_what_a_pass_holds_does_not_depend_on_blocks_or_on_its_order() -> None:
+def test_epoch_content_does_not_depend_on_blocks_or_order() -> None:
     size = 3 * BLOCK + 17
     probability = torch.linspace(0, 1, size)
     kept = (torch.rand(size, generator=make_generator(0, "pass")) < probability).nonzero().squeeze(1)

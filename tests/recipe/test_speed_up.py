@@ -27,7 +27,7 @@ def test_reaching_is_for_good_even_if_accuracy_falls_again() -> None:
     assert first_reaching([10, 20, 30], [0.5, 0.8, 0.4], 0.7) == 20
 
 
-def test_an_empty_curve_reaches_nothing_and_a_ragged_one_is_refused() -> None:
+def test_empty_curve_reaches_nothing_and_ragged_is_refused() -> None:
     assert first_reaching([], [], 0.0) is None
     with pytest.raises(ValueError, match="shorter"):
         first_reaching([10, 20], [0.1], 0.9)
@@ -80,7 +80,7 @@ def test_result_has_scratchs_own_accuracy_above_the_line() -> None:
     assert speed_ups({"99": 60, "100": 150}, None) == {"99": None, "100": None}
 
 
-def test_the_level_is_of_the_accuracy_that_scratch_ends_with_not_of_its_luckiest_evaluation() -> None:
+def test_level_is_of_scratchs_final_accuracy_not_its_best() -> None:
     assert level(([10, 20, 30], [0.5, 0.9, 0.6]), ([5, 10], [0.4, 0.6]), 100) == 20 / 10
 
 
