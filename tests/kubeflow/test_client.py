@@ -30,7 +30,7 @@ def parameters(item: dict) -> dict[str, str]:
     return item["runtime_config"]["parameters"]
 
 
-def test_a_run_is_called_after_its_plan_in_an_experiment_of_its_task(kfp: KfpServer) -> None:
+def test_kubeflow_run_is_named_after_its_plan_and_task(kfp: KfpServer) -> None:
     submitted = submit_by_name(
         task(kfp, resources=Resources(service_account="trainer")), "continuous-1", build_pipeline
     )
@@ -61,7 +61,7 @@ def test_a_run_whose_reply_was_lost_is_not_submitted_again(kfp: KfpServer) -> No
     assert kfp.names == ["continuous-1", "continuous-2"]
 
 
-def test_of_submitters_that_looked_before_any_had_submitted_all_find_the_first_run_that_is_not_over(
+def test_racing_submitters_all_find_the_first_unfinished_run(
     kfp: KfpServer,
 ) -> None:
     others: list[Submitted] = []
@@ -113,7 +113,7 @@ def test_outside_a_cluster_there_is_a_token_if_one_is_given(kfp: KfpServer, monk
     assert set(kfp.tokens) == {"Bearer secret"}
 
 
-def test_in_a_cluster_the_service_accounts_token_is_used_and_read_anew(
+def test_client_reads_the_service_account_token_anew(
     kfp: KfpServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     token = tmp_path / "token"

@@ -135,7 +135,7 @@ def test_nothing_is_reused(either: Compiled) -> None:
         assert job == {"runtimeValue": {"constant": "{{$.pipeline_job_uuid}}"}}
 
 
-def test_only_the_last_step_is_not_retried_and_no_retry_is_cut_off_by_the_clock(either: Compiled) -> None:
+def test_all_steps_but_the_last_retry_without_a_time_limit(either: Compiled) -> None:
     for name in either.steps()[:-1]:
         assert either.task(name)["retryPolicy"] == {
             "maxRetryCount": 7,
@@ -146,7 +146,7 @@ def test_only_the_last_step_is_not_retried_and_no_retry_is_cut_off_by_the_clock(
     assert "retryPolicy" not in either.task("finish")
 
 
-def test_every_pod_has_the_image_its_secrets_and_nothing_to_install(either: Compiled) -> None:
+def test_pods_have_image_and_secrets_and_install_nothing(either: Compiled) -> None:
     for name in either.steps():
         assert either.container(name)["image"] == "registry.example/ml/retrain:7"
         assert "pip install" not in " ".join(either.container(name)["command"])
@@ -208,7 +208,7 @@ def test_steps_that_only_read_and_write_records_ask_for_nothing(
     assert chosen.pod(name).keys() == {"imagePullSecret", "secretAsEnv"}
 
 
-def test_a_task_that_asks_for_no_gpu_gets_none_and_caches_on_the_nodes_own_disk(plain: Compiled) -> None:
+def test_task_without_gpu_gets_none_and_caches_on_node_disk(plain: Compiled) -> None:
     assert "accelerator" not in plain.container("train")["resources"]
     pod = plain.pod("train")
     assert pod.keys() == {"emptyDirMounts", "podMetadata"}

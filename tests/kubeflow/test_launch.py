@@ -54,7 +54,7 @@ def step(folder: Path, plan: Plan, freeze: Path | None = None) -> subprocess.Pop
     return started(folder, "-c", code, task_in(folder, gpus=2).model_dump_json(), plan.run_id, "cpu", freeze=freeze)
 
 
-def test_a_step_trains_and_escalates_in_two_processes_and_exits_with_75_when_asked_to_leave(life: Life) -> None:
+def test_step_escalates_in_two_processes_and_exits_75_on_sigterm(life: Life) -> None:
     task = task_in(life.folder, gpus=1)
     assert isinstance(stages.run_task(life.context, task, Request()), RunRecord)
     life.land(3, seed=1)
@@ -79,7 +79,7 @@ def test_a_step_trains_and_escalates_in_two_processes_and_exits_with_75_when_ask
         assert (result.outcome, result.machine.processes) == (outcome, 2)
 
 
-def test_the_command_under_torchrun_retrains_once_and_speaks_with_one_voice(life: Life) -> None:
+def test_run_under_torchrun_retrains_and_prints_once(life: Life) -> None:
     (life.folder / "pets.json").write_text(task_in(life.folder, gpus=2).model_dump_json())
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     process = started(

@@ -117,7 +117,7 @@ def without_times(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("pods", ["one_pod", "separate"])
-def test_the_pipeline_leaves_the_same_record_as_the_run_in_this_process(
+def test_local_pipeline_leaves_the_record_of_an_in_process_run(
     stores: Stores, here: RunRecord, pods: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     task: Task = getattr(stores, pods)
@@ -151,9 +151,7 @@ def broken(classes, image_size):
 """
 
 
-def test_a_failing_step_leaves_a_failed_record_and_exit_code_1_without_a_traceback(
-    stores: Stores, tmp_path: Path
-) -> None:
+def test_failing_step_leaves_a_failed_record_and_exit_code_1(stores: Stores, tmp_path: Path) -> None:
     task = stores.here.model_copy(update={"model": Model(name="nets:broken")})
     (tmp_path / "digits.json").write_text(task.model_dump_json())
     (tmp_path / "nets.py").write_text(DIES_IN_TRAINING)

@@ -115,7 +115,7 @@ def test_every_step_can_be_done_again_and_changes_nothing(task: Task, tmp_path: 
     assert len(TaskStore(LocalStore(Path(task.store)), "pets").ledger.read()) == 1
 
 
-def test_with_nothing_to_do_the_reason_is_kept_and_the_pipeline_ends_well(task: Task) -> None:
+def test_step_without_work_keeps_the_reason_and_succeeds(task: Task) -> None:
     assert planned(task) == ""
     found = submission.read_submission(TaskStore(LocalStore(Path(task.store)), "pets"), "s1")
     assert found
@@ -124,7 +124,7 @@ def test_with_nothing_to_do_the_reason_is_kept_and_the_pipeline_ends_well(task: 
     steps.finish(task.model_dump_json(), "s1", JOB, "SUCCEEDED", "")
 
 
-def test_a_submission_keeps_the_run_that_it_was_bound_to_whatever_lands_later(task: Task, tmp_path: Path) -> None:
+def test_submission_keeps_its_run_whatever_lands_later(task: Task, tmp_path: Path) -> None:
     land(task, tmp_path)
     run_id = planned(task)
     pack(coloured(tmp_path / "second", green=1), task, TaskStore(LocalStore(Path(task.store)), task.name))
@@ -132,7 +132,7 @@ def test_a_submission_keeps_the_run_that_it_was_bound_to_whatever_lands_later(ta
     assert planned(task, "s2") != run_id
 
 
-def test_a_pod_that_waited_while_another_planned_the_submission_keeps_to_that_run(
+def test_waiting_pod_takes_the_run_another_pod_planned(
     task: Task, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     land(task, tmp_path)
@@ -150,9 +150,7 @@ def test_a_pod_that_waited_while_another_planned_the_submission_keeps_to_that_ru
     assert submission.read_submission(TaskStore(store, "pets"), "s1") == bound
 
 
-def test_of_two_jobs_of_one_submission_only_the_one_that_it_is_given_to_does_anything(
-    task: Task, tmp_path: Path
-) -> None:
+def test_second_job_of_a_submission_does_nothing(task: Task, tmp_path: Path) -> None:
     land(task, tmp_path)
     run_id = planned(task)
     given = submission.Submission(run_id=run_id, job="the first")
@@ -164,7 +162,7 @@ def test_of_two_jobs_of_one_submission_only_the_one_that_it_is_given_to_does_any
     assert steps.plan(text, "", "retrain", "s1", "the first") == run_id
 
 
-def test_a_request_that_cannot_be_planned_fails_the_pipeline_without_a_retry(task: Task) -> None:
+def test_unplannable_request_fails_without_a_retry(task: Task) -> None:
     assert steps.plan(task.model_dump_json(), "guessing", "retrain", "s1", JOB) == ""
     with pytest.raises(SystemExit, match="'guessing' is none of scratch, naive, continuous"):
         steps.finish(task.model_dump_json(), "s1", JOB, "SUCCEEDED", "")
@@ -175,7 +173,7 @@ def test_a_pipeline_that_lost_its_first_step_fails(task: Task) -> None:
         steps.finish(task.model_dump_json(), "s1", JOB, "FAILED", "")
 
 
-def test_a_damaged_drop_ends_the_run_in_the_ledger_and_burns_no_retry(task: Task, tmp_path: Path) -> None:
+def test_damaged_drop_is_recorded_and_uses_no_retry(task: Task, tmp_path: Path) -> None:
     drop = land(task, tmp_path)
     run_id = planned(task)
     shard = Path(task.store) / KEYS.shard(drop.id, drop.shards[0].name)
@@ -191,7 +189,7 @@ def test_a_damaged_drop_ends_the_run_in_the_ledger_and_burns_no_retry(task: Task
         steps.finish(task.model_dump_json(), "s1", JOB, "SUCCEEDED", "")
 
 
-def test_an_unforeseen_error_fails_the_step_and_the_last_step_records_it(task: Task, tmp_path: Path) -> None:
+def test_unexpected_error_is_recorded_by_the_last_step(task: Task, tmp_path: Path) -> None:
     task = task.model_copy(update={"model": Model(name=f"{__name__}:Fragile", options={"broken": True})})
     land(task, tmp_path)
     run_id = planned(task)
@@ -205,7 +203,7 @@ def test_an_unforeseen_error_fails_the_step_and_the_last_step_records_it(task: T
     assert (record.outcome, record.error) == ("failed", "RuntimeError: an illegal memory access was encountered")
 
 
-def test_a_pod_that_died_without_a_word_is_recorded_with_what_the_pipeline_knows(task: Task, tmp_path: Path) -> None:
+def test_silent_death_of_a_pod_is_recorded_by_the_last_step(task: Task, tmp_path: Path) -> None:
     land(task, tmp_path)
     run_id = planned(task)
     with pytest.raises(SystemExit, match="failed: OOMKilled"):
@@ -227,7 +225,7 @@ def test_finish_goes_by_the_ledger_whatever_state_kubeflow_gives(task: Task, tmp
     assert recorded(task, run_id) == record
 
 
-def test_a_pod_killed_without_a_reason_is_recorded_with_its_state(task: Task, tmp_path: Path) -> None:
+def test_killed_pod_without_reason_is_recorded_with_its_state(task: Task, tmp_path: Path) -> None:
     land(task, tmp_path)
     run_id = planned(task)
     with pytest.raises(SystemExit, match=f"{run_id} failed: its pods ended without a record"):
@@ -237,7 +235,7 @@ def test_a_pod_killed_without_a_reason_is_recorded_with_its_state(task: Task, tm
     assert (record.outcome, "RUNNING" in str(record.error)) == ("failed", True)
 
 
-def test_a_preempted_training_fails_its_step_and_goes_on_where_it_was(task: Task, tmp_path: Path) -> None:
+def test_preempted_training_fails_its_step_and_resumes(task: Task, tmp_path: Path) -> None:
     task = task.model_copy(update={"model": Model(name=f"{__name__}:Fragile")})
     land(task, tmp_path)
     run_id = planned(task)
@@ -253,7 +251,7 @@ def test_a_preempted_training_fails_its_step_and_goes_on_where_it_was(task: Task
     assert result.outcome == "completed"
 
 
-def test_a_run_that_missed_its_target_hands_on_the_run_that_it_escalated_to(task: Task, tmp_path: Path) -> None:
+def test_missed_target_hands_on_the_escalated_run(task: Task, tmp_path: Path) -> None:
     short = Cosine(scale=0.02, escalation=(0.25,))
     separate = task.resources.model_copy(update={"separate_evaluation": True})
     task = task.model_copy(

@@ -56,7 +56,7 @@ def test_a_run_is_submitted_once_and_kept_as_it_was_planned(place: Place, kfp: K
 
 
 @pytest.mark.parametrize("asked", ["--dry-run", "--on kubeflow", "pipeline trainjob"])
-def test_a_network_that_cannot_be_built_is_refused_before_anything_is_submitted(
+def test_unbuildable_network_is_refused_before_submission(
     place: Place, kfp: KfpServer, tmp_path: Path, asked: str
 ) -> None:
     place.land(tmp_path / "in", "a")
@@ -70,9 +70,7 @@ def test_a_network_that_cannot_be_built_is_refused_before_anything_is_submitted(
     assert not [entry.key for entry in place.store.objects.list("pets/submissions/")]
 
 
-def test_a_watchers_run_whose_network_cannot_be_built_is_recorded_and_holds_up_nothing(
-    place: Place, kfp: KfpServer, tmp_path: Path
-) -> None:
+def test_watcher_records_an_unbuildable_network_and_goes_on(place: Place, kfp: KfpServer, tmp_path: Path) -> None:
     broken = {"model": Model(name="logistic", options={"depth": 7}), "kubeflow": Kubeflow(host=kfp.url)}
     there = Place(place.task.model_copy(update=broken))
     there.land(tmp_path / "in", "a")
@@ -83,7 +81,7 @@ def test_a_watchers_run_whose_network_cannot_be_built_is_recorded_and_holds_up_n
     assert kfp.runs == []
 
 
-def test_a_factory_that_is_not_installed_here_is_left_to_the_pods(place: Place, tmp_path: Path) -> None:
+def test_factory_not_installed_here_is_left_to_the_pods(place: Place, tmp_path: Path) -> None:
     place.land(tmp_path / "in", "a")
     theirs = place.task.model_copy(update={"model": Model(name="vision.nets:small")})
     planned = plan_next_run(place.store, theirs, Request())
@@ -93,7 +91,7 @@ def test_a_factory_that_is_not_installed_here_is_left_to_the_pods(place: Place, 
         check_model(planned, elsewhere=False)
 
 
-def test_the_pods_do_the_run_that_was_submitted_whatever_has_landed_since(place: Place, tmp_path: Path) -> None:
+def test_pods_do_the_submitted_run_whatever_landed_since(place: Place, tmp_path: Path) -> None:
     place.land(tmp_path / "in", "a")
     planned = plan_next_run(place.store, place.task, Request())
     assert isinstance(planned, Plan)

@@ -59,7 +59,7 @@ def pod_of(job: dict[str, Any]) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": template["metadata"], "spec": spec}
 
 
-def test_a_job_asks_for_the_tasks_nodes_with_a_process_for_each_gpu() -> None:
+def test_trainjob_asks_for_nodes_and_one_process_per_gpu() -> None:
     job = manifest(FLOWERS)
     assert (job["apiVersion"], job["kind"]) == ("trainer.kubeflow.org/v1alpha1", "TrainJob")
     assert (job["metadata"]["name"], job["metadata"]["namespace"]) == (RUN, "ml")
@@ -79,7 +79,7 @@ def test_its_pods_are_pods_that_kubernetes_takes(task: Task, version: str) -> No
     kubernetes_validate.validate(pod_of(manifest(task)), version, strict=True)
 
 
-def test_its_pods_are_on_the_tasks_pool_with_its_secrets_cache_and_shared_memory() -> None:
+def test_trainjob_pods_have_pool_secrets_cache_and_shared_memory() -> None:
     spec = pod_of(manifest(FLOWERS))["spec"]
     assert spec["serviceAccountName"] == "trainer"
     assert spec["imagePullSecrets"] == [{"name": "registry"}]
@@ -153,7 +153,7 @@ def lose(process: subprocess.Popen[str]) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def test_when_a_node_is_lost_all_end_and_once_they_are_back_the_run_goes_on_from_its_saved_state(folder: Path) -> None:
+def test_lost_node_ends_all_pods_and_the_run_resumes(folder: Path) -> None:
     job = planned(folder)
     context, run_id = context_of(folder), job["metadata"]["name"]
     state = f"{TASK.name}/runs/{run_id}/state/"
