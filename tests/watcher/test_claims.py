@@ -75,7 +75,7 @@ def test_what_was_claimed_before_a_conflict_is_withdrawn(place: Place, tmp_path:
     assert place.owners() == {"b": second.run_id}
 
 
-def test_a_run_that_died_halfway_through_its_claims_is_finished_by_anyone(place: Place, tmp_path: Path) -> None:
+def test_any_watcher_completes_claims_of_a_dead_one(place: Place, tmp_path: Path) -> None:
     place.land(tmp_path / "in", "a")
     place.land(tmp_path / "in", "b")
     plan = planned(place)

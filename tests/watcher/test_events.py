@@ -27,7 +27,7 @@ def ended(body: str) -> list[str | None]:
     return [written.ended_drop("lake", PREFIX) for written in parse_event(body)]
 
 
-def test_the_message_that_s3_sends_when_notifications_are_set_up_says_nothing() -> None:
+def test_s3_test_event_names_no_object() -> None:
     body = {"Service": "Amazon S3", "Event": "s3:TestEvent", "Time": "2026-11-21T00:00:00Z", "Bucket": "lake"}
     assert parse_event(json.dumps(body)) == []
 

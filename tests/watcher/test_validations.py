@@ -92,7 +92,7 @@ def begun(store: ObjectStore) -> list[str]:
     return [entry.key for entry in store.list("pets/validations/") if not entry.key.endswith("/lease.json")]
 
 
-def test_a_drop_whose_validation_dies_three_times_is_put_aside_and_others_are_taken_in(
+def test_drop_is_quarantined_after_three_dead_validations(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watcher, submitted = place.watcher(recorder := Recorder()), recorder.runs
@@ -117,7 +117,7 @@ def test_a_drop_whose_validation_dies_three_times_is_put_aside_and_others_are_ta
     assert place.store.objects.read(KEYS.manifest("a-bad"))
 
 
-def test_a_watcher_that_goes_with_its_validation_leaves_it_counted(place: Place, tmp_path: Path) -> None:
+def test_validation_that_kills_its_watcher_stays_counted(place: Place, tmp_path: Path) -> None:
     upload(place.store.objects, "a-bad", {"train.tar": shard(good())})
     for _ in range(MAX_ATTEMPTS):
         process = multiprocessing.get_context("fork").Process(target=begin_and_die, args=(str(tmp_path / "store"),))
@@ -128,9 +128,7 @@ def test_a_watcher_that_goes_with_its_validation_leaves_it_counted(place: Place,
     assert place.store.drops.quarantine_causes() == {"a-bad": cause}
 
 
-def test_a_validation_that_died_with_a_watcher_elsewhere_is_counted_once_its_lease_has_expired(
-    place: Place, tmp_path: Path
-) -> None:
+def test_death_elsewhere_counts_once_its_lease_expired(place: Place, tmp_path: Path) -> None:
     process = multiprocessing.get_context("fork").Process(target=begin_and_die, args=(str(tmp_path / "store"),))
     process.start()
     process.join()
@@ -155,7 +153,7 @@ def test_a_validation_that_another_watcher_is_at_is_not_counted(store: ObjectSto
     assert begun(store) == []
 
 
-def test_a_drop_that_another_watcher_is_at_is_looked_at_again_and_no_error(bucket: str, s3: str) -> None:
+def test_drop_in_another_watchers_validation_is_tried_later(bucket: str, s3: str) -> None:
     place = on_s3(bucket, s3)
     queue = notified_queue(bucket, s3)
     watcher = place.watcher(recorder := Recorder(), SqsQueue(queue))
@@ -171,7 +169,7 @@ def test_a_drop_that_another_watcher_is_at_is_looked_at_again_and_no_error(bucke
     assert recorder.runs == [place.owners()["a-good"]]
 
 
-def test_of_watchers_that_find_one_drop_at_once_one_validates_it_and_none_is_counted_as_a_death(place: Place) -> None:
+def test_racing_watchers_validate_once_and_count_no_death(place: Place) -> None:
     upload(place.store.objects, "a-good", {"train.tar": shard(good())})
     watchers = [place.watcher(Recorder(), pace=Pace(lease=LEASE)) for _ in range(WATCHERS)]
     frozen: list[BaseProcess] = []
@@ -192,9 +190,7 @@ def test_of_watchers_that_find_one_drop_at_once_one_validates_it_and_none_is_cou
     assert begun(place.store.objects) == []
 
 
-def test_a_watcher_is_alive_while_a_validation_takes_long_and_stuck_if_it_is_silent_afterwards(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_watcher_is_alive_in_long_validation_stuck_if_silent(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("retrain.watcher.health.time", SimpleNamespace(monotonic=lambda: now[0]))
     upload(place.store.objects, "a-good", {"train.tar": shard(good())})
@@ -212,7 +208,7 @@ def test_a_watcher_is_alive_while_a_validation_takes_long_and_stuck_if_it_is_sil
     assert not health.is_alive()
 
 
-def test_a_drop_that_kills_is_put_aside_after_three_deaths_however_many_watchers_are_at_it(
+def test_three_deaths_quarantine_a_drop_for_any_watchers(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deaths = tmp_path / "deaths"
@@ -242,9 +238,7 @@ def test_an_error_or_a_wish_to_stop_ends_the_row(place: Place, end: BaseExceptio
 
 
 @pytest.mark.parametrize("end", [WorkerCrashed("killed"), KeyboardInterrupt(), SystemExit(), None])
-def test_one_whose_lease_was_lost_ends_as_it_would_and_leaves_the_row_to_its_successor(
-    store: ObjectStore, end: BaseException | None
-) -> None:
+def test_validation_that_lost_its_lease_leaves_the_count(store: ObjectStore, end: BaseException | None) -> None:
     with pytest.raises(type(end)) if end else nullcontext(), count_validation(TaskStore(store, "pets"), "a-bad", SHORT):
         take_away(store, seconds=60)
         time.sleep(2 * SHORT)
@@ -265,9 +259,7 @@ class Overtaken(LocalStore):
 
 
 @pytest.mark.parametrize("begun_before", [0, MAX_ATTEMPTS])
-def test_one_that_froze_until_another_took_over_puts_nothing_into_quarantine_any_more(
-    place: Place, tmp_path: Path, begun_before: int
-) -> None:
+def test_frozen_validation_quarantines_nothing_after_takeover(place: Place, tmp_path: Path, begun_before: int) -> None:
     store = Overtaken(tmp_path / "store")
     upload(store, "a-bad", {"train.tar": b"no tar"})
     store.write(KEYS.validations("a-bad"), ValidationAttempts(drop="a-bad", begun=begun_before).to_bytes())

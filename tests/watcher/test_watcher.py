@@ -48,7 +48,7 @@ def place(bucket: str, s3: str, kfp: KfpServer) -> Place:
     return on_s3(bucket, s3, kfp.url)
 
 
-def test_drops_that_land_together_become_one_run_and_later_ones_wait_for_its_end(
+def test_drops_that_land_together_become_one_run(
     place: Place, bucket: str, s3: str, kfp: KfpServer, tmp_path: Path
 ) -> None:
     queue = notified_queue(bucket, s3)
@@ -84,7 +84,7 @@ def test_of_two_watchers_one_submits(place: Place, kfp: KfpServer, tmp_path: Pat
     assert kfp.names == [place.owners()["a"]]
 
 
-def test_a_watcher_killed_between_claim_and_submission_is_made_up_for(
+def test_watcher_killed_before_submission_is_made_up_for(
     place: Place, bucket: str, s3: str, kfp: KfpServer, tmp_path: Path
 ) -> None:
     place.land(tmp_path / "in", "a")
@@ -104,7 +104,7 @@ def test_a_watcher_killed_between_claim_and_submission_is_made_up_for(
     assert kfp.names == [place.owners()["a"]]
 
 
-def test_while_the_api_server_is_down_nothing_is_lost_or_done_twice(
+def test_api_server_outage_loses_and_repeats_nothing(
     place: Place, bucket: str, s3: str, kfp: KfpServer, tmp_path: Path
 ) -> None:
     queue = notified_queue(bucket, s3)
@@ -135,7 +135,7 @@ def test_a_run_that_is_over_without_a_record_gets_one(place: Place, kfp: KfpServ
     assert len(kfp.runs) == 1
 
 
-def test_a_message_that_cannot_be_read_is_a_dead_letter_after_some_tries(place: Place, bucket: str, s3: str) -> None:
+def test_unreadable_message_becomes_a_dead_letter(place: Place, bucket: str, s3: str) -> None:
     queue = notified_queue(bucket, s3)
     dead = dead_letters(queue, s3, tries=2)
     watcher = place.watcher(Recorder(), SqsQueue(queue, visibility=2))
@@ -168,7 +168,7 @@ def test_a_queue_that_does_not_answer_is_no_reason_to_stop(place: Place, s3: str
     assert submitter.runs == [place.owners()["a"]]
 
 
-def test_what_producers_leave_without_a_manifest_is_committed_or_set_aside(
+def test_uploads_without_manifest_are_committed_or_set_aside(
     place: Place, bucket: str, s3: str, tmp_path: Path
 ) -> None:
     queue = notified_queue(bucket, s3)

@@ -121,9 +121,7 @@ def test_of_watchers_that_start_together_one_submits(place: Place, bucket: str, 
     assert kfp.names == [place.owners()["a"]]
 
 
-def test_a_watcher_that_was_frozen_past_its_lease_finds_its_writes_refused(
-    place: Place, bucket: str, s3: str, kfp: KfpServer
-) -> None:
+def test_watcher_frozen_past_its_lease_cannot_write(place: Place, bucket: str, s3: str, kfp: KfpServer) -> None:
     with apart(look_and_freeze, bucket, s3, kfp.url) as frozen:
         while not is_stopped(frozen.pid):
             assert frozen.poll() is None, frozen.communicate()[1]
@@ -141,9 +139,7 @@ def test_a_watcher_that_was_frozen_past_its_lease_finds_its_writes_refused(
     assert bound == Submission(run_id=run["display_name"], job=run["run_id"])
 
 
-def test_an_api_server_that_is_away_for_longer_than_any_try_delays_the_run_and_no_more(
-    place: Place, bucket: str, s3: str, kfp: KfpServer
-) -> None:
+def test_long_api_server_outage_only_delays_the_run(place: Place, bucket: str, s3: str, kfp: KfpServer) -> None:
     kfp.down = True
     with apart(watch, bucket, s3, kfp.url) as watcher:
         assert watcher.stderr
