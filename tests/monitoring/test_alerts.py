@@ -101,7 +101,7 @@ def trouble(store: LocalStore) -> None:
     store.write(TaskKeys("pets").approval("continuous-9"), asked.to_bytes())
 
 
-def test_every_alert_reaches_its_receiver_through_a_real_alertmanager(
+def test_alerts_reach_their_receiver_through_alertmanager(
     tmp_path: Path, webhook: tuple[str, dict[str, dict[str, str]]]
 ) -> None:
     address, told = webhook

@@ -41,7 +41,7 @@ def test_the_files_are_what_the_code_says(file: str) -> None:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_every_panel_says_how_its_figure_is_computed_in_which_unit_and_asks_for_known_metrics(file: str) -> None:
+def test_panels_state_formula_unit_and_query_known_metrics(file: str) -> None:
     for panel in panels(file):
         assert panel["description"].endswith(".")
         assert panel["fieldConfig"]["defaults"]["unit"]
@@ -52,7 +52,7 @@ def test_every_panel_says_how_its_figure_is_computed_in_which_unit_and_asks_for_
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_dashboards_have_the_variables_the_runbook_and_no_panels_that_overlap(file: str) -> None:
+def test_dashboards_have_variables_runbook_and_no_overlaps(file: str) -> None:
     dashboard = json.loads((FOLDER / file).read_text())
     assert [variable["name"] for variable in dashboard["templating"]["list"]] == ["datasource", "task"]
     assert dashboard["links"][0]["url"] == "docs/operations.md"
@@ -168,7 +168,7 @@ def ages() -> dict[str, dict[str, dict[monitoring.Labels, Any]]]:
     }
 
 
-def test_every_query_of_compute_savings_returns_the_known_figures(tmp_path: Path) -> None:
+def test_compute_savings_queries_return_the_known_figures(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
     known_ledger.write(store, [*known_ledger.pets(), *known_ledger.cars()])
     store.write(TaskKeys("pets").quarantine("d-9"), b"{}")

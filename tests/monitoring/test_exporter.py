@@ -155,7 +155,7 @@ def test_no_label_holds_a_runs_id(store: Counted) -> None:
     assert not {value for _, labels in served(exporter) for _, value in labels} & run_ids
 
 
-def test_the_exporter_serves_every_name_of_its_groups_and_no_other(store: Counted) -> None:
+def test_exporter_serves_exactly_the_names_of_its_groups(store: Counted) -> None:
     known_ledger.commit(store, "pets", "d-4", january(10))
     TaskStore(store, "pets").champion.swap(TaskStore(store, "pets").champion.read(), "continuous-4", "promoted")
     exporter = Exporter([WatchedTask(TaskStore(store, "pets"), "0 2 * * 1")])
@@ -192,7 +192,7 @@ def test_exporter_tells_its_build_and_its_process(store: Counted) -> None:
     assert values[of("process_resident_memory_bytes")] > 1e6
 
 
-def test_new_records_are_served_and_what_was_read_outlives_the_store(store: Counted) -> None:
+def test_exporter_serves_new_records_and_outlives_the_store(store: Counted) -> None:
     key = of("retrain_used_iterations_total", task="pets", method="scratch")
     errors = of("retrain_ledger_read_errors_total", task="pets")
     with monitoring.exporter([Task(name="pets", store=str(store.root))], every=0.05) as address:
@@ -208,7 +208,7 @@ def test_new_records_are_served_and_what_was_read_outlives_the_store(store: Coun
         assert values()[key] == 1000
 
 
-def test_the_page_of_each_task_is_served_and_others_are_not_found(store: Counted) -> None:
+def test_exporter_serves_task_pages_and_404_for_others(store: Counted) -> None:
     known_ledger.write(store, known_ledger.cars())
     tasks = [Task(name=name, store=str(store.root)) for name in ("pets", "cars")]
     with monitoring.exporter(tasks) as address:

@@ -103,7 +103,7 @@ def test_time_aside_adds_up_to_what_the_loop_has_measured(watched: tuple[LiveMet
     assert values["retrain_training_seconds_total"][frozenset()] == pytest.approx(progress.seconds)
 
 
-def test_nothing_is_served_before_the_first_training_and_no_estimate_after_the_last(
+def test_live_metrics_exist_only_during_training(
     watched: tuple[LiveMetrics, Scraper],
 ) -> None:
     live, _ = watched
@@ -119,7 +119,7 @@ def test_a_training_serves_every_name_of_its_group_and_no_other() -> None:
     assert told(live).keys() == {name.name for name in group}
 
 
-def test_the_time_to_the_target_follows_the_rise_of_the_last_evaluations() -> None:
+def test_time_to_target_follows_the_last_evaluations() -> None:
     progress = Progress(iteration=120, points=[at(20, 0.1), at(40, 0.5), at(60, 0.55), at(80, 0.6), at(100, 0.65)])
     assert seconds_to_target(progress, 0.75) == pytest.approx(100 + (0.75 - 0.65) / (0.15 / 60) - 120)
     assert seconds_to_target(progress, 0.65) == 0
@@ -173,7 +173,7 @@ def test_promtool_finds_nothing_to_say_about_a_training(watched: tuple[LiveMetri
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
 
 
-def test_a_run_serves_its_metrics_where_it_is_told_to_and_not_otherwise(tmp_path: Path) -> None:
+def test_run_serves_metrics_only_where_configured(tmp_path: Path) -> None:
     port = free_port()
     observer = make_observers(port, "127.0.0.1")
     observer.started(plan_of(), Progress(iteration=7))

@@ -56,9 +56,7 @@ def test_after_a_drawing_was_killed_the_next_one_is_served(port: int, hanging: P
     assert "continuous-4" in html
 
 
-def test_whoever_would_wait_long_for_another_drawing_is_sent_away(
-    port: int, hanging: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_request_behind_a_slow_drawing_is_refused(port: int, hanging: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "WAIT_SECONDS", 0.1)
     with ThreadPoolExecutor() as threads:
         first = threads.submit(page, port)

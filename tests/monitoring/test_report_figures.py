@@ -96,7 +96,7 @@ def test_page_names_nothing_easy_or_hard_under_other_samplings(sampling: Samplin
     assert "Hard" not in said
 
 
-def test_page_shows_the_index_of_the_champion_and_no_samples_new_to_it(tmp_path: Path) -> None:
+def test_page_shows_the_champions_index_without_new_samples(tmp_path: Path) -> None:
     """A refused candidate has seen a drop more than the champion, from which the next run continues."""
     life = Life(LocalStore(tmp_path / "store"), tmp_path)
     task = make_task(recipe={"preset": "paper", "sampling": {"name": "easy_hard", "share": 0.2, "probability": 0.5}})

@@ -45,7 +45,7 @@ def test_totals_are_the_sums_over_records() -> None:
     assert values[of("retrain_saved_net_iterations", **scratch)] == -510
 
 
-def test_savings_in_other_units_are_told_at_each_runs_own_pace_and_rates() -> None:
+def test_savings_in_other_units_use_each_runs_pace_and_rates() -> None:
     values = served(PETS)
     labels = {"task": "pets", "method": "continuous"}
     seconds = (-110 + 340 + 240) * known_ledger.SECONDS
@@ -159,7 +159,7 @@ def test_a_figure_that_the_newest_run_lacks_is_not_an_older_ones() -> None:
     assert values[of("retrain_target_met", task="pets")] == 0
 
 
-def test_an_attempt_that_was_followed_by_another_is_no_end_of_a_retraining() -> None:
+def test_escalated_attempt_is_not_counted_as_a_retraining() -> None:
     attempt = known_ledger.run(7, 250, outcome="missed", aim=known_ledger.target())
     assert served([*PETS, attempt])[of("retrain_target_met", task="pets")] == 1
     scratch = known_ledger.run(8, 400, 400, "completed", method="scratch", promoted=True, attempt=1)
@@ -173,7 +173,7 @@ def test_recent_savings_are_those_of_the_newest_five_runs() -> None:
     assert key not in served(PETS[:4])
 
 
-def test_totals_do_not_depend_on_the_order_in_which_records_are_read() -> None:
+def test_totals_do_not_depend_on_the_order_of_records() -> None:
     expected = served(PETS)
     for seed in range(10):
         shuffled = random.Random(seed).sample(PETS, len(PETS))
@@ -251,7 +251,7 @@ def told_by_page(browser: Browser, url: str) -> dict[str, float]:
     return told
 
 
-def test_cli_exporter_prometheus_and_page_tell_the_same_totals_of_real_and_of_many_runs(tmp_path: Path) -> None:
+def test_cli_exporter_prometheus_and_page_give_equal_totals(tmp_path: Path) -> None:
     ledgers = [real_runs(tmp_path), generated_runs(tmp_path)]
     tasks = [task for task, _ in ledgers]
     with (
@@ -271,7 +271,7 @@ def test_cli_exporter_prometheus_and_page_tell_the_same_totals_of_real_and_of_ma
             assert page == {figure: expected[figure] for figure in CARDS}
 
 
-def test_the_number_of_series_does_not_grow_with_the_number_of_runs() -> None:
+def test_number_of_series_is_independent_of_runs() -> None:
     few, many = (
         served([known_ledger.run(number, 100, 500, promoted=True) for number in range(runs)]) for runs in (10, 1000)
     )
