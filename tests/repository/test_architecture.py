@@ -64,7 +64,7 @@ def names(tree: ast.AST) -> Iterator[str]:
             yield ast.unparse(node)
 
 
-def test_recipe_training_data_and_models_load_nothing_of_the_outside_world() -> None:
+def test_recipe_training_data_and_models_import_no_services() -> None:
     assert {"retrain.recipe", "retrain.training", "retrain.data", "retrain.models"} <= set(within(PURE))
     assert loaded_by(within(PURE)) & OUTSIDE == set()
 
@@ -94,7 +94,7 @@ print(*sys.modules)
 """
 
 
-def test_a_run_waits_neither_for_torchs_compiler_nor_for_torchvision() -> None:
+def test_run_imports_neither_torchs_compiler_nor_torchvision() -> None:
     process = subprocess.run([sys.executable, "-c", WHOLE_RUN], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(process.stdout.split())
     assert "retrain.training.loop" in loaded

@@ -20,7 +20,7 @@ SELECTING = {"Deployment", "PodDisruptionBudget", "Service"}
 
 
 @pytest.mark.parametrize("name", FEATURES)
-def test_every_feature_renders_to_documents_that_kubernetes_accepts(name: str) -> None:
+def test_chart_features_render_to_valid_kubernetes_objects(name: str) -> None:
     validate(feature(name), VALIDATED)
 
 
@@ -54,7 +54,7 @@ def test_every_pod_meets_the_restricted_pod_security_standard(name: str) -> None
 
 
 @pytest.mark.parametrize("name", FEATURES)
-def test_every_container_calls_a_command_that_exists_with_options_that_it_has(name: str) -> None:
+def test_containers_call_existing_commands_and_options(name: str) -> None:
     group = typer.main.get_command(app)
     called = list(arguments(feature(name)))
     assert called
@@ -71,7 +71,7 @@ def arguments(found: list[Document]) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("name", FEATURES)
-def test_selectors_find_the_pods_they_are_meant_for_and_no_others(name: str) -> None:
+def test_selectors_match_exactly_their_pods(name: str) -> None:
     found = feature(name)
     labels = [pod["metadata"]["labels"] for pod in pods(found)]
     for document in found:
@@ -95,14 +95,14 @@ def test_task_files_reach_the_pods_as_they_were_written() -> None:
     assert parse_task(files["flowers.yaml"], "").training.save_seconds == 1_000_000
 
 
-def test_names_that_yaml_would_take_for_numbers_and_booleans_stay_names() -> None:
+def test_names_like_yaml_numbers_or_booleans_stay_strings() -> None:
     watcher = one(feature("tasks"), "Deployment", "retrain-watcher")
     (container,) = watcher["spec"]["template"]["spec"]["containers"]
     assert container["args"][:7] == ["watch", "--task", "007", "--task", "flowers", "--task", "on"]
     assert render({"tasks": {"on": {"store": "s3://bucket"}}})["tasks-configmap.yaml"].count("on.yaml: |") == 1
 
 
-def test_a_changed_task_starts_new_pods_and_an_unchanged_one_does_not() -> None:
+def test_only_a_changed_task_restarts_pods() -> None:
     def checksum(values: Document) -> str:
         template = one(documents(values), "Deployment", "retrain-watcher")["spec"]["template"]
         return str(template["metadata"]["annotations"]["checksum/tasks"])
@@ -112,7 +112,7 @@ def test_a_changed_task_starts_new_pods_and_an_unchanged_one_does_not() -> None:
     assert checksum({"tasks": {"flowers": task}}) != checksum({"tasks": {"flowers": task | {"seed": 1}}})
 
 
-def test_only_pods_that_submit_hold_a_token_and_it_is_good_for_kubeflow_alone() -> None:
+def test_only_submitting_pods_hold_a_token_for_kubeflow() -> None:
     def audiences(spec: Document) -> list[str]:
         projected = [volume["projected"]["sources"] for volume in spec["volumes"] if "projected" in volume]
         return [source["serviceAccountToken"]["audience"] for sources in projected for source in sources]
@@ -125,7 +125,7 @@ def test_only_pods_that_submit_hold_a_token_and_it_is_good_for_kubeflow_alone() 
     assert {"name": "kubeflow-token", "mountPath": "/var/run/secrets/kubeflow/pipelines", "readOnly": True} in mounts
 
 
-def test_multi_user_kubeflow_lets_the_watcher_submit_where_runs_go_and_nothing_else() -> None:
+def test_multi_user_watcher_may_only_submit_runs() -> None:
     found = feature("multi-user")
     roles = {doc["metadata"]["namespace"]: doc["rules"] for doc in found if doc["kind"] == "Role"}
     rule = {
@@ -144,7 +144,7 @@ def test_single_user_kubeflow_needs_no_rights_in_the_cluster() -> None:
     assert {doc["kind"] for doc in feature("default")} & {"Role", "RoleBinding", "ClusterRole"} == set()
 
 
-def test_network_policies_name_who_may_read_and_where_pods_may_go() -> None:
+def test_network_policies_limit_readers_and_destinations() -> None:
     policy = one(feature("monitoring"), "NetworkPolicy", "retrain-exporter")["spec"]
     (rule,) = policy["ingress"]
     assert rule["ports"] == [{"port": "http"}]
@@ -187,7 +187,7 @@ def test_monitors_find_what_serves_metrics() -> None:
     assert pod_monitor["podMetricsEndpoints"][0]["port"] == port["name"]
 
 
-def test_the_monitor_of_trainings_finds_the_pods_that_the_pipeline_makes() -> None:
+def test_training_pod_monitor_selects_the_pipelines_pods() -> None:
     from retrain.kubeflow import trainjob
     from retrain.kubeflow.pods import LABELS, METRICS_PORT
 

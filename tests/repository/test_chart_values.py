@@ -126,7 +126,7 @@ def test_wrong_values_are_refused_by_an_install_too() -> None:
         documents({"tasks": {"flowers": {"store": STORE, "epochs": 3}}})
 
 
-def test_a_watched_task_on_several_nodes_is_refused_by_an_install() -> None:
+def test_install_refuses_a_watched_task_on_several_nodes() -> None:
     several = {"flowers": {"store": STORE, "resources": {"nodes": 2}}}
     with pytest.raises(HelmRenderError, match=r"tasks\.flowers\.resources\.nodes: a pipeline trains on one"):
         documents({"tasks": several})
@@ -165,7 +165,7 @@ def is_budget_of_money(task: Document) -> bool:
     return isinstance(budget, dict) and isinstance(budget.get("cost"), (int, float)) and budget["cost"] > 0
 
 
-def test_what_retrain_task_check_would_refuse_is_refused_here_too() -> None:
+def test_chart_schema_refuses_what_task_check_refuses() -> None:
     wrong = {}
     for number, task in enumerate(fields(Task)):
         if is_budget_of_money(task):

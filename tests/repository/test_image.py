@@ -21,14 +21,14 @@ def test_the_image_pins_what_was_tested() -> None:
     assert locked("requirements-image.lock").items() <= locked("requirements.lock").items()
 
 
-def test_the_image_holds_what_retrain_and_the_pipelines_need_and_no_tools() -> None:
+def test_image_holds_what_runs_need_and_no_tools() -> None:
     extras = PROJECT["optional-dependencies"]
     image = set(locked("requirements-image.lock"))
     assert wanted(PROJECT["dependencies"]) | wanted(extras["kfp"]) <= image
     assert image & wanted(extras["dev"]) == {"setuptools"}  # which torch asks for
 
 
-def test_only_what_the_image_is_built_from_is_sent_to_the_builder() -> None:
+def test_build_context_holds_only_what_the_image_needs() -> None:
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     sent = {line.removeprefix("!") for line in lines if line.startswith("!")}
     copied = re.findall(r"^COPY (?!--from)(.*) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
