@@ -312,13 +312,13 @@ def test_refused_credentials_are_named(home: Path, unchanged: None, s3: str, com
     assert len(ran.err.splitlines()) == 1
 
 
-def test_in_a_process_of_its_own_a_mistake_ends_with_two_and_no_traceback(home: Path, unchanged: None) -> None:
+def test_subprocess_exits_2_without_traceback_on_user_error(home: Path, unchanged: None) -> None:
     ran = start("run", *T, "--set", "training.epoch=3")
     assert (ran.code, ran.out) == (2, "")
     assert len(ran.err.splitlines()) == 1
 
 
-def test_away_from_a_terminal_a_training_says_how_it_began_and_ended(home: Path) -> None:
+def test_training_without_terminal_logs_its_start_and_end(home: Path) -> None:
     ran = start("run", *T, "--trial", "--method", "naive", "--seed", "2", "--json")
     record = RunRecord.model_validate_json(ran.out)
     began, *_, ended = ran.err.splitlines()
@@ -347,7 +347,7 @@ def test_tables_fit_the_terminal_a_line_a_run(
         assert max(map(len, command(*arguments).out.splitlines())) <= width
 
 
-def test_at_a_terminal_a_bar_shows_iterations_accuracy_pace_and_time_left(home: Path) -> None:
+def test_terminal_bar_shows_iterations_accuracy_and_time_left(home: Path) -> None:
     lines = at_terminal(80, "run", *T, "--trial", "--method", "naive", "--seed", "3")
     record = records(home)[-1]
     assert record.result

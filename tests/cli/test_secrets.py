@@ -153,7 +153,7 @@ def badly(life: Life, kubeflow: KfpServer, failing: list[str]) -> bytes:
 
 @pytest.mark.parametrize("field", ["endpoint_url", "kubeflow.host", "store"])
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_an_address_with_a_secret_in_it_is_refused_and_not_repeated(tmp_path: Path, field: str, address: str) -> None:
+def test_store_address_with_a_secret_is_refused_unrepeated(tmp_path: Path, field: str, address: str) -> None:
     path = tmp_path / "pets.yaml"
     path.write_text("name: pets\n")
     with pytest.raises(TaskError) as refused:
@@ -161,7 +161,7 @@ def test_an_address_with_a_secret_in_it_is_refused_and_not_repeated(tmp_path: Pa
     assert str(refused.value) == f"--set: {field}: {CREDENTIALS_MESSAGE}"
 
 
-def test_a_queue_with_a_secret_in_its_address_is_refused_and_not_repeated() -> None:
+def test_queue_address_with_a_secret_is_refused_unrepeated() -> None:
     for address in ADDRESSES:
         with pytest.raises(UserError) as refused:
             SqsQueue(address)
@@ -181,7 +181,7 @@ def test_messages_keep_their_addresses_without_users_and_queries() -> None:
     assert mask_credentials(said) == masks
 
 
-def test_a_server_that_cannot_be_reached_is_named_without_the_password(
+def test_unreachable_server_is_named_without_its_password(
     monkeypatch: pytest.MonkeyPatch, s3: str, bucket: str
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://user:{PASSWORD}@127.0.0.1:{free_port()}")

@@ -28,7 +28,7 @@ def test_a_part_of_the_data_that_is_all_wrong_is_shown_as_such() -> None:
     assert "50.00% (old 80.00%, new 0.00%)" in shown(record.model_copy(update={"evaluation": lost}))
 
 
-def test_what_a_later_attempt_saved_is_not_told_as_if_it_had_been_the_only_one() -> None:
+def test_summary_of_escalated_run_counts_all_attempts() -> None:
     alone, second = known_ledger.pets()[0], known_ledger.pets()[3]
     assert "attempts before it are in `retrain status`" in shown(second)
     assert "attempts before it" not in shown(alone)

@@ -69,7 +69,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
         time.sleep(0.1)
 
 
-def test_a_drop_becomes_a_champion_and_sigterm_ends_the_watcher_cleanly(place: Place, tmp_path: Path) -> None:
+def test_watcher_promotes_a_drop_and_exits_cleanly_on_sigterm(place: Place, tmp_path: Path) -> None:
     with watching() as (process, url):
         wait_until(lambda: get(f"{url}readyz") == (200, "ok\n"))
         assert get(f"{url}healthz") == (200, "ok\n")
@@ -94,7 +94,7 @@ def test_once_does_what_there_is_to_do_and_ends(place: Place, tmp_path: Path) ->
     assert record.outcome == "completed"
 
 
-def test_once_leaves_a_drop_to_the_watcher_that_validates_it_and_ends_well(place: Place) -> None:
+def test_watch_once_skips_a_drop_another_watcher_validates(place: Place) -> None:
     place.store.objects.write(place.store.keys.success("week-1"), b"")
     with place.store.validation("week-1").try_lease():
         once = subprocess.run([*RETRAIN, "watch", "--task", "pets.yaml", "--once"], capture_output=True, text=True)
@@ -114,7 +114,7 @@ def test_a_watcher_whose_store_is_gone_is_alive_but_not_ready(place: Place) -> N
         assert get(f"{url}elsewhere")[0] == 404
 
 
-def test_a_server_that_ignores_conditions_is_refused_at_the_start(place: Place, bucket: str, s3: str) -> None:
+def test_watch_refuses_a_server_without_conditional_writes(place: Place, bucket: str, s3: str) -> None:
     def ignores_conditions(request: Request, forward: Forward) -> Reply:
         request.headers = {name: value for name, value in request.headers.items() if not name.startswith("If-")}
         return forward(request)
