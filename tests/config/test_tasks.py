@@ -72,9 +72,7 @@ def test_the_folder_named_by_the_environment_comes_first(tmp_path: Path, monkeyp
     assert load_task("birds").name == "birds"
 
 
-def test_an_unknown_name_says_where_it_was_looked_for_and_what_is_near(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unknown_task_lists_searched_places_and_near_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tasks").mkdir()
     written(tmp_path / "tasks/flowers.yaml", "name: flowers\n")
     monkeypatch.setenv("RETRAIN_TASKS", "/nowhere")
@@ -87,14 +85,14 @@ def test_an_unknown_name_says_where_it_was_looked_for_and_what_is_near(
 
 
 @pytest.mark.parametrize("task", SHIPPED, ids=lambda path: path.stem)
-def test_every_task_of_the_repository_is_valid_and_named_after_its_file(task: Path) -> None:
+def test_repository_tasks_are_valid_and_named_as_their_files(task: Path) -> None:
     assert load_task(str(task)).name == task.stem
 
 
 # Overriding --------------------------------------------------------------------------------------------------------
 
 
-def test_an_override_reaches_into_parts_that_the_file_does_not_mention(task_file: Path) -> None:
+def test_override_sets_sections_absent_from_the_file(task_file: Path) -> None:
     task = load_task(str(task_file), ["recipe.schedule.scale=0.5", "training.batch_size=64", "gate.margin=0"])
     assert task.recipe.schedule == Constant(scale=0.5)
     assert task.training.batch_size == 64
@@ -119,7 +117,7 @@ def test_the_last_of_two_overrides_of_a_field_holds(task_file: Path) -> None:
     assert load_task(str(task_file), ["seed=1", "seed=2"]).seed == 2
 
 
-def test_changing_a_kind_drops_the_fields_that_the_new_kind_lacks_and_keeps_the_others(task_file: Path) -> None:
+def test_changed_kind_keeps_only_the_fields_it_shares(task_file: Path) -> None:
     assert load_task(str(task_file), ["recipe.objective.name=l2"]).recipe.objective == L2(strength=0.5)
     assert load_task(str(task_file), ["training.optimizer.name=adam"]).training.optimizer == Adam()
 
@@ -165,7 +163,7 @@ def test_an_override_that_is_no_assignment_is_refused(task_file: Path, override:
 # Mistakes ----------------------------------------------------------------------------------------------------------
 
 
-def test_every_mistake_has_one_line_with_file_field_what_is_allowed_and_what_was_given(task_file: Path) -> None:
+def test_error_lines_give_file_field_allowed_and_given_values(task_file: Path) -> None:
     written(
         task_file,
         "name: Flowers\n"
@@ -241,7 +239,7 @@ def test_mistakes_of_the_file_and_of_overrides_are_told_apart(task_file: Path) -
         ("name: a\ntraining: {epochs: .inf}\n", "training.epochs: must be a finite number (got inf)"),
     ],
 )
-def test_what_is_no_mapping_of_known_fields_is_refused_with_its_place(task_file: Path, text: str, problem: str) -> None:
+def test_task_file_without_known_fields_is_refused_by_place(task_file: Path, text: str, problem: str) -> None:
     first, *_ = problems(written(task_file, text))
     assert first.startswith(f"flowers.yaml: {problem}")
 
@@ -278,7 +276,7 @@ def test_short_template_loads_back_to_the_defaults(tmp_path: Path) -> None:
     assert len(text.splitlines()) < 15, "a first user reads it at a glance"
 
 
-def test_a_starting_file_shows_every_field_with_its_description_above_it() -> None:
+def test_full_template_describes_every_field_above_it() -> None:
     lines = [line.strip() for line in task_template("flowers").splitlines()]
     above = lines[lines.index("batch_size: 128") - 1]
     assert above == f"# {dict(fields(Task))['Training.batch_size'].description}"
@@ -298,7 +296,7 @@ def test_every_field_is_described() -> None:
     assert [path for path, field in fields(Task) if not field.description] == []
 
 
-def test_the_schema_carries_descriptions_limits_and_refuses_unknown_fields() -> None:
+def test_task_schema_has_limits_and_refuses_unknown_fields() -> None:
     training = task_schema()["$defs"]["Training"]
     assert training["additionalProperties"] is False
     assert training["properties"]["batch_size"]["exclusiveMinimum"] == 0
