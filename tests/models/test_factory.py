@@ -48,7 +48,7 @@ HERE = __name__
 
 
 @pytest.mark.parametrize("name", RESNETS)
-def test_a_residual_network_of_standard_stem_and_width_is_torchvisions_to_the_bit(name: str) -> None:
+def test_standard_resnet_equals_torchvisions_to_the_bit(name: str) -> None:
     ours = build_network(Model(name=name, stem="standard"), classes=10, image_size=64, seed=5)
     with torch.random.fork_rng():
         torch.manual_seed(5)
@@ -99,7 +99,7 @@ def test_any_classifier_of_torchvision_goes_by_its_name() -> None:
     assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 12)
 
 
-def test_a_factory_of_ones_own_gets_classes_image_size_and_options() -> None:
+def test_own_factory_gets_classes_image_size_and_options() -> None:
     network = build_network(
         Model(name=f"{HERE}:scaled_linear", options={"scale": 0.5}), classes=4, image_size=8, seed=0
     )
@@ -107,7 +107,7 @@ def test_a_factory_of_ones_own_gets_classes_image_size_and_options() -> None:
     assert state(network)["1.weight"].unique().tolist() == [0.5]
 
 
-def test_the_seed_decides_the_weights_and_random_numbers_elsewhere_stay_as_they_were() -> None:
+def test_seed_decides_weights_and_leaves_global_random_state() -> None:
     model = Model(name="resnet18", options={"width": 4})
     torch.manual_seed(1)
     before = torch.get_rng_state()
@@ -117,7 +117,7 @@ def test_the_seed_decides_the_weights_and_random_numbers_elsewhere_stay_as_they_
     assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
 
 
-def test_placing_a_network_changes_the_order_of_its_memory_and_nothing_else() -> None:
+def test_channels_last_changes_only_the_memory_order() -> None:
     network = build_network(Model(name="resnet18", options={"width": 4}), 5, 8, seed=0)
     before = {key: tensor.clone() for key, tensor in state(network).items()}
     placed = state(to_device_channels_last(network, torch.device("cpu")))

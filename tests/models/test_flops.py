@@ -43,9 +43,7 @@ def torchs(network: nn.Module, image_size: int) -> Flops:
 
 @pytest.mark.parametrize("model", BUILT, ids=lambda model: f"{model.name} {model.stem}")
 @pytest.mark.parametrize("image_size", [32, 45])
-def test_networks_that_are_built_here_are_counted_by_their_modules_as_torch_counts_them(
-    model: Model, image_size: int
-) -> None:
+def test_flops_by_modules_equal_torchs_count(model: Model, image_size: int) -> None:
     network = factory.build_network(model, 10, image_size, seed=0)
     assert {type(module) for module in network.modules()} <= KNOWN
     assert count_flops(network, image_size) == torchs(network, image_size)
@@ -62,7 +60,7 @@ def test_what_is_not_trained_has_no_gradient_to_compute() -> None:
     assert count_flops(network, 8) == torchs(network, 8)
 
 
-def test_counting_leaves_a_network_and_torchs_random_numbers_as_they_were() -> None:
+def test_flops_count_changes_neither_network_nor_random_state() -> None:
     network = factory.build_network(Model(), 10, 8, seed=0)
     before, random = copy.deepcopy(network.state_dict()), torch.get_rng_state()
     count_flops(network, 8)

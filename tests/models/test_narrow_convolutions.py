@@ -35,7 +35,7 @@ def test_training_a_thin_network_leaves_the_heap_whole(width: int) -> None:
     assert ended.returncode == 0, ended.stderr.decode()[-300:]
 
 
-def test_a_thin_network_has_the_gradients_that_it_would_have_anywhere() -> None:
+def test_narrow_convolution_has_torchs_gradients() -> None:
     plain = factory.build_network(Model(options={"width": 4}), 5, 8, seed=0).double().train()
     images = torch.randn(32, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     placed = factory.to_device_channels_last(copy.deepcopy(plain), CPU)
@@ -45,7 +45,7 @@ def test_a_thin_network_has_the_gradients_that_it_would_have_anywhere() -> None:
         torch.testing.assert_close(ours.grad, theirs.grad)
 
 
-def test_only_strided_convolutions_of_single_pixels_and_few_channels_are_concerned() -> None:
+def test_only_narrow_strided_1x1_convolutions_are_replaced() -> None:
     layers = (nn.Conv2d(4, 8, 1, 2), nn.Conv2d(16, 8, 1, 2), nn.Conv2d(4, 8, 1), nn.Conv2d(4, 8, 3, 2))
     network = factory.to_device_channels_last(nn.Sequential(*layers), CPU)
     assert [layer.stride for layer in network] == [(1, 1), (2, 2), (1, 1), (2, 2)]
