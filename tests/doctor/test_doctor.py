@@ -138,9 +138,7 @@ def huge_drop(folder: Path) -> Drop:
     return huge
 
 
-def test_a_disk_must_hold_what_is_decoded_but_of_a_stream_the_held_out_splits_and_shards_alone(
-    doctor: Doctor, tmp_path: Path
-) -> None:
+def test_disk_check_needs_decoded_data_or_a_streams_part_of_it(doctor: Doctor, tmp_path: Path) -> None:
     huge_drop(tmp_path)
     code, found = doctor(str(tmp_path / "store"), data=Data(image_size=SIZE, loader="memory"))
     assert (code, found["disk"]["state"]) == (1, "failed")
@@ -161,7 +159,7 @@ def test_what_lies_in_the_cache_needs_no_room_again(tmp_path: Path) -> None:
     assert disk_bytes_needed(TASK, drops, False, store, cache) == 0
 
 
-def test_a_stream_needs_its_held_out_splits_and_shards_up_to_the_limit_until_they_are_there(tmp_path: Path) -> None:
+def test_stream_disk_need_shrinks_as_its_cache_fills(tmp_path: Path) -> None:
     store, cache = TaskStore(LocalStore(tmp_path / "store"), KEYS.task), tmp_path / "cache"
     drops = two_drops(store.objects, tmp_path)
     held_out = sum(drop.samples(split) for drop in drops for split in ("val", "test")) * 3 * SIZE**2
@@ -199,9 +197,7 @@ def champion(folder: Path) -> tuple[Life, str]:
     return life, run_id
 
 
-def test_a_champion_that_is_damaged_or_its_model_fails_and_nothing_is_said_of_a_plan(
-    doctor: Doctor, tmp_path: Path
-) -> None:
+def test_damaged_champion_or_model_fails_without_a_plan(doctor: Doctor, tmp_path: Path) -> None:
     life, run_id = champion(tmp_path)
     small = ("--set", "model.name=logistic")
     code, found = doctor(life.store.url, *small)
@@ -229,16 +225,14 @@ def test_a_ledger_that_cannot_be_read_allows_no_plan(doctor: Doctor, tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["resnet99", "nomod:fn"])
-def test_a_network_that_cannot_be_built_fails_before_any_drop_has_landed(
-    doctor: Doctor, tmp_path: Path, name: str
-) -> None:
+def test_unbuildable_network_fails_before_the_first_drop(doctor: Doctor, tmp_path: Path, name: str) -> None:
     code, found = doctor(str(tmp_path / "store"), "--set", f"model.name={name}")
     assert (code, found["model"]["state"]) == (1, "failed")
     assert name in found["model"]["found"]
     assert "model.name" in found["model"]["mend"]
 
 
-def test_a_factory_that_only_kubeflows_image_may_have_is_a_warning(doctor: Doctor, tmp_path: Path) -> None:
+def test_factory_missing_outside_kubeflow_is_a_warning(doctor: Doctor, tmp_path: Path) -> None:
     with serving() as kfp:
         code, found = doctor(str(tmp_path / "store"), "--host", kfp.url, "--set", "model.name=nomod:fn")
     assert (code, found["model"]["state"]) == (0, "warning")
