@@ -68,7 +68,7 @@ def check_manifest(data: bytes) -> None:
 
 @unhurried
 @given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()) | damaged(manifest().to_bytes()))
-def test_a_manifest_of_any_bytes_is_refused_or_read_back_the_same(data: bytes) -> None:
+def test_manifest_of_any_bytes_is_refused_or_round_trips(data: bytes) -> None:
     check_manifest(data)
 
 
@@ -142,7 +142,7 @@ values = json_values | st.sampled_from([0, -1, 1.5, "adam", "resnet18", {"name":
     | json_values.map(json.dumps)
     | damaged(task_template("pets").encode()).map(lambda data: data.decode("latin-1"))
 )
-def test_a_task_file_of_any_text_is_refused_in_sentences_or_read_back_the_same(text: str) -> None:
+def test_task_file_of_any_text_is_refused_or_round_trips(text: str) -> None:
     check_task(text)
 
 

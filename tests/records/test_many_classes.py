@@ -47,7 +47,7 @@ def landed(tmp_path_factory: pytest.TempPathFactory) -> Task:
     return task.model_copy(update={"model": Model(name="mlp", options={"width": 4}), "training": training})
 
 
-def test_a_drop_of_a_hundred_thousand_classes_is_committed_and_planned(landed: Task) -> None:
+def test_drop_of_100000_classes_is_committed_and_planned(landed: Task) -> None:
     store = LocalStore(Path(landed.store))
     assert len(TaskStore(store, "pets").drops.read("many").classes) == CLASSES
     before = time.process_time()
@@ -57,7 +57,7 @@ def test_a_drop_of_a_hundred_thousand_classes_is_committed_and_planned(landed: T
     assert len(plan.dataset.classes) == CLASSES
 
 
-def test_a_hundred_thousand_classes_are_trained_on_and_some_more_continued_with(landed: Task) -> None:
+def test_100000_classes_are_trained_and_continued_with_more(landed: Task) -> None:
     context = make_context(TaskStore(LocalStore(Path(landed.store)), landed.name), landed, "cpu")
     first = stages.run_task(context, landed, Request())
     members = [(f"new-{number % 20:02d}/{number}.png", png(number, 4)) for number in range(60)]
