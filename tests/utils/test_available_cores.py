@@ -37,7 +37,7 @@ def test_a_container_has_the_cores_of_its_quota(said: str, allowed: int, quota: 
     assert available_cores() == allowed
 
 
-def test_where_there_is_no_quota_all_cores_that_it_may_run_on_are_its_own(quota: Path) -> None:
+def test_cores_without_quota_are_those_of_the_affinity(quota: Path) -> None:
     assert available_cores() == 64
 
 
@@ -51,7 +51,7 @@ def test_processes_on_one_machine_share_the_quota(
 
 
 @pytest.mark.parametrize(("said", "expected"), [(None, 3), ("7", 7)])
-def test_what_works_on_runs_computes_in_its_own_cores_unless_told_otherwise(
+def test_commands_compute_in_their_available_cores_unless_set(
     said: str | None, expected: int, quota: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quota.write_text("300000 100000\n")
@@ -93,7 +93,7 @@ def note_cores_and_threads(folder: str, *, device: str) -> None:
 
 
 @pytest.mark.parametrize("told", [False, True])
-def test_processes_of_a_study_share_the_cores_and_compute_in_as_many_threads_as_they_are_told(
+def test_study_processes_share_cores_and_use_the_set_threads(
     told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
