@@ -64,7 +64,7 @@ def preprocess(file: bytes, config: dict[str, Any]) -> NDArray[np.float32]:
     return np.float32(pixels.transpose(2, 0, 1))
 
 
-def test_programs_give_the_labels_of_the_api_on_the_whole_test_split(served: Served, folder: Path) -> None:
+def test_exported_programs_agree_with_the_api_on_the_test_split(served: Served, folder: Path) -> None:
     config, files = json.loads((folder / "config.json").read_text()), served.test_files()
     expected = load_champion(served.file).predict(files).labels
     assert len(expected) == served.life.store.ledger.read()[-1].evaluation.samples > 10
