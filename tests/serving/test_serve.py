@@ -70,7 +70,7 @@ def infer(url: str, files: list[bytes]) -> Any:
     return ask(f"{url}/v2/models/pets/infer", json.dumps({"id": "7", "inputs": [tensor]}).encode())
 
 
-def test_server_gives_the_labels_of_the_api_on_the_whole_test_split(served: Served, address: str) -> None:
+def test_server_agrees_with_the_api_on_the_test_split(served: Served, address: str) -> None:
     files, model = served.test_files(), load_champion(served.file)
     expected = model.predict(files)
     answer = infer(address, files)
