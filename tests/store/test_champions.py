@@ -24,13 +24,13 @@ def roll_back(store: ObjectStore) -> str:
     return force(store, champions.rollback_target(champion), "rolled back").run_id
 
 
-def test_a_new_task_has_no_champion(store: ObjectStore) -> None:
+def test_new_task_has_no_champion(store: ObjectStore) -> None:
     seen = TaskStore(store, "pets").champion.read()
     assert (seen.run_id, seen.champion) == (None, None)
     assert not champions.was_promoted(seen, "a")
 
 
-def test_the_history_tells_every_promotion_in_its_order(store: ObjectStore) -> None:
+def test_history_lists_every_promotion_in_order(store: ObjectStore) -> None:
     for run_id in ("a", "b"):
         force(store, run_id)
     roll_back(store)
@@ -46,7 +46,7 @@ def test_the_history_tells_every_promotion_in_its_order(store: ObjectStore) -> N
     assert [entry.at for entry in seen.champion.history] == sorted(entry.at for entry in seen.champion.history)
 
 
-def test_a_swap_fails_if_another_candidate_was_promoted_since(store: ObjectStore) -> None:
+def test_swap_fails_if_another_candidate_was_promoted_since(store: ObjectStore) -> None:
     nobody = TaskStore(store, "pets").champion.read()
     TaskStore(store, "pets").champion.swap(nobody, "a", "promoted")
     with pytest.raises(Conflict):
@@ -77,7 +77,7 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str | 
     return f"s3://{request.getfixturevalue('bucket')}/races", request.getfixturevalue("s3")
 
 
-def test_of_sixteen_processes_that_promote_at_once_none_is_lost(address: tuple[str, str | None]) -> None:
+def test_sixteen_concurrent_promotions_are_all_kept(address: tuple[str, str | None]) -> None:
     race(promote_itself, *address, processes=MANY)
     champion = TaskStore(open_store(*address), "pets").champion.read().champion
     assert champion

@@ -30,7 +30,7 @@ def save(store: ObjectStore, *iterations: int) -> None:
             saving.save(iteration, b"state %d" % iteration)
 
 
-def test_the_newest_state_comes_back_and_two_are_kept(store: ObjectStore) -> None:
+def test_newest_state_comes_back_and_two_are_kept(store: ObjectStore) -> None:
     assert checkpoints(store).load() is None
     save(store, 9, 10, 100, 1000)
     assert checkpoints(store).load() == b"state 1000"
@@ -47,7 +47,7 @@ def test_torn_newest_state_is_removed_for_the_one_before(local: LocalStore) -> N
     assert checkpoints(local).load() == b"state 2"
 
 
-def test_nothing_but_torn_states_is_no_state(local: LocalStore) -> None:
+def test_torn_states_alone_count_as_no_state(local: LocalStore) -> None:
     save(local, 1, 2)
     for key in keys(local):
         local.write(key, b"")

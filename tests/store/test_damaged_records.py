@@ -49,7 +49,7 @@ READ_ONLY_HERE: dict[str, Callable[[ObjectStore], object]] = {
 
 @pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED)
 @pytest.mark.parametrize("key", READ_ONLY_HERE)
-def test_a_record_that_cannot_be_read_is_an_error_that_names_it(store: LocalStore, key: str, data: bytes) -> None:
+def test_record_that_cannot_be_read_is_an_error_that_names_it(store: LocalStore, key: str, data: bytes) -> None:
     store.write(key, data)
     with pytest.raises(StoreError, match=f"{store.url}/{key} was not written by this version of retrain, or was"):
         READ_ONLY_HERE[key](store)
@@ -70,7 +70,7 @@ NEWER = json.dumps({"history": [PROMOTION], "of a newer version": 1}).encode()
 
 @pytest.mark.parametrize("line", ["status", "run", "rollback", "report"])
 @pytest.mark.parametrize("data", [b"{", b'{"history": []}', NEWER], ids=["torn", "empty", "newer"])
-def test_a_command_that_meets_a_damaged_champion_says_so(
+def test_command_that_meets_a_damaged_champion_says_so(
     store: LocalStore, tmp_path: Path, capfd: pytest.CaptureFixture[str], line: str, data: bytes
 ) -> None:
     (tmp_path / "pets.yaml").write_text(f"name: pets\nstore: {store.root}\n")

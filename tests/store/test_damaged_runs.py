@@ -81,7 +81,7 @@ def test_run_file_with_another_digest_is_refused(life: Life, name: str, harm: Ca
 
 
 @pytest.mark.parametrize("name", [MODEL, MOMENTS])
-def test_a_file_that_is_gone_is_named(life: Life, name: str) -> None:
+def test_file_that_is_gone_is_named(life: Life, name: str) -> None:
     life.store.objects.delete(key(life, name))
     refused(life, RunError, f"{name} is not there")
 
@@ -110,7 +110,7 @@ def test_weights_of_another_shape_are_refused_despite_digest(life: Life) -> None
     refused(life, ModelError, "the parent's weights do not fit the network at ")
 
 
-def test_a_champion_that_cannot_be_measured_is_not_replaced(life: Life) -> None:
+def test_champion_that_cannot_be_measured_is_not_replaced(life: Life) -> None:
     planned = stages.plan(life.context, KEPT, Request(method="scratch"))
     assert isinstance(planned, Plan)
     trained = stages.train(life.context, planned)

@@ -32,14 +32,14 @@ def test_drops_are_listed_by_the_time_of_their_commit_then_by_id(local: LocalSto
     assert TaskStore(local, "pets").drops.all() == (b, c, a)
 
 
-def test_what_has_no_manifest_is_not_listed(local: LocalStore) -> None:
+def test_drop_without_manifest_is_not_listed(local: LocalStore) -> None:
     local.write("pets/drops/landing/train-000000.tar", b"still being uploaded")
     local.write("pets/drops/landing/deeper/drop.json", b"not a manifest's place")
     local.write("others/drops/a/drop.json", b"of another task")
     assert TaskStore(local, "pets").drops.all() == ()
 
 
-def test_a_drop_that_is_not_there_is_named(local: LocalStore) -> None:
+def test_drop_that_is_not_there_is_named(local: LocalStore) -> None:
     with pytest.raises(DropError, match="task pets has no drop week-45 in "):
         TaskStore(local, "pets").drops.read("week-45")
 
@@ -53,13 +53,13 @@ def test_a_drop_that_is_not_there_is_named(local: LocalStore) -> None:
         lambda data: b"\xff",
     ],
 )
-def test_a_damaged_manifest_is_named(local: LocalStore, spoil: Callable[[bytes], bytes]) -> None:
+def test_damaged_manifest_is_named(local: LocalStore, spoil: Callable[[bytes], bytes]) -> None:
     local.write(KEYS.manifest("a"), spoil(make_drop("a", 0).to_bytes()))
     with pytest.raises(DropError, match=r"pets/drops/a/drop\.json"):
         TaskStore(local, "pets").drops.all()
 
 
-def test_a_digest_is_of_the_content_alone() -> None:
+def test_digest_is_of_the_content_alone() -> None:
     assert make_drop("a", 0).digest == make_drop("b", 1).digest
     assert make_drop("a", 0).digest != make_drop("a", 0, ("dog",)).digest
 
@@ -70,12 +70,12 @@ def test_known_drops_come_first_then_new_ones_by_commit() -> None:
     assert order_drops([d, c, b, a], ["c", "a"]) == (c, a, d, b)
 
 
-def test_a_known_drop_that_is_gone_is_named() -> None:
+def test_known_drop_that_is_gone_is_named() -> None:
     with pytest.raises(DropError, match="drop b: the champion was trained on it"):
         order_drops([make_drop("a", 0)], ["a", "b"])
 
 
-def test_the_class_map_only_grows_at_its_end() -> None:
+def test_class_map_only_grows_at_its_end() -> None:
     first, second = make_drop("a", 0, ("dog", "cat")), make_drop("b", 1, ("ant", "cat"))
     assert make_dataset([first]).classes == ("dog", "cat")
     assert make_dataset([first, second]).classes == ("dog", "cat", "ant")

@@ -112,7 +112,7 @@ def test_parents_index_is_read_early_only_if_sampling_needs_it(
     assert store.reads == [plan.dataset.drops[0].id] * before
 
 
-def test_a_run_that_did_not_read_it_still_adds_it_to_its_own(tmp_path: Path) -> None:
+def test_run_that_did_not_read_it_still_adds_it_to_its_own(tmp_path: Path) -> None:
     context, store, plan = continued(tmp_path, Uniform())
     train_plan(context, plan)
     assert store.reads == [plan.dataset.drops[0].id]

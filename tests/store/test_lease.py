@@ -35,7 +35,7 @@ def state(store: ObjectStore) -> LeaseState:
     return LeaseState.model_validate_json(store.read(KEYS.lease)[0])
 
 
-def test_while_it_is_held_nobody_else_gets_it(store: ObjectStore) -> None:
+def test_held_lease_is_refused_to_others(store: ObjectStore) -> None:
     with TaskStore(store, "pets").try_lease() as lease:
         assert lease
         assert state(store).token == 1
@@ -45,14 +45,14 @@ def test_while_it_is_held_nobody_else_gets_it(store: ObjectStore) -> None:
         assert state(store).token == 2
 
 
-def test_of_those_who_want_it_at_once_one_gets_it(store: ObjectStore) -> None:
+def test_racing_processes_get_one_lease(store: ObjectStore) -> None:
     with ThreadPoolExecutor(8) as pool:
         leases = list(pool.map(lambda _: acquire(store, KEYS.lease), range(8)))
     assert len([lease for lease in leases if lease]) == 1
     assert state(store).token == 1
 
 
-def test_its_heart_beats_for_as_long_as_it_is_held(store: ObjectStore) -> None:
+def test_lease_heartbeat_lasts_while_held(store: ObjectStore) -> None:
     with TaskStore(store, "pets").try_lease(BUSY) as lease:
         first = state(store).expires_at
         while state(store).expires_at == first:
@@ -62,7 +62,7 @@ def test_its_heart_beats_for_as_long_as_it_is_held(store: ObjectStore) -> None:
         assert acquire(store, KEYS.lease, SHORT) is None
 
 
-def test_one_that_expired_is_taken_over_with_a_greater_token(store: ObjectStore) -> None:
+def test_expired_lease_is_taken_over_with_a_greater_token(store: ObjectStore) -> None:
     assert acquire(store, KEYS.lease)
     assert acquire(store, KEYS.lease) is None
     store.write(KEYS.lease, state(store).model_copy(update={"expires_at": datetime.now(UTC)}).to_bytes())
@@ -140,7 +140,7 @@ def test_late_heartbeat_loses_the_lease_to_its_new_holder(store: ObjectStore) ->
         late.check()
 
 
-def test_it_is_given_back_when_the_work_fails(store: ObjectStore) -> None:
+def test_lease_is_released_when_the_work_fails(store: ObjectStore) -> None:
     with pytest.raises(ZeroDivisionError), TaskStore(store, "pets").try_lease():
         raise ZeroDivisionError
     assert acquire(store, KEYS.lease)

@@ -52,7 +52,7 @@ def test_saving_is_scratchs_iterations_to_target_minus_own() -> None:
     assert past.ended(past.plan(), iterations=40).savings == against_scratch(40)
 
 
-def test_a_slower_run_than_scratch_lost() -> None:
+def test_slower_run_than_scratch_lost() -> None:
     past = new_drop()
     savings = past.ended(past.plan(), iterations=740).savings
     assert savings == against_scratch(740)
@@ -70,7 +70,7 @@ def test_missed_attempt_is_lost_and_the_next_compares_to_scratch() -> None:
 
 
 @pytest.mark.parametrize("outcome", ["missed", "diverged", "plateau"])
-def test_what_yields_no_model_at_the_target_is_lost_whole(outcome: str) -> None:
+def test_run_without_a_model_at_its_target_is_lost(outcome: str) -> None:
     past = new_drop()
     assert past.ended(past.plan(), outcome, promoted=None, reached=False).savings == saved(0, 40, 50, -40, -50)
 
@@ -96,29 +96,29 @@ def test_measured_scratch_stands_above_the_line() -> None:
     assert past.ended(plan).savings == saved(200, 40, 50, 160, 150, whole=1000)
 
 
-def test_a_scratch_run_that_diverged_is_lost_with_its_evaluation() -> None:
+def test_scratch_run_that_diverged_is_lost_with_its_evaluation() -> None:
     past = Past().landed(drop(1))
     assert past.ended(past.plan(), "diverged", promoted=None).savings == saved(0, 40, 50, -40, -50)
 
 
-def test_a_scratch_retraining_saves_nothing_and_loses_nothing() -> None:
+def test_scratch_retraining_saves_nothing_and_loses_nothing() -> None:
     past = new_drop()
     refresh = past.ended(past.plan(Request("scratch")), iterations=250)
     assert refresh.savings == saved(250, 250, 250, 0, 0, whole=250)
 
 
-def test_a_calibration_is_charged_to_the_net_saving_alone() -> None:
+def test_calibration_is_charged_to_the_net_saving_alone() -> None:
     past = new_drop()
     calibration = past.ended(past.plan(Request(purpose="calibrate")), promoted=None)
     assert calibration.savings == saved(0, 250, 260, 0, -260)
 
 
-def test_a_trial_replaces_no_retraining() -> None:
+def test_trial_replaces_no_retraining() -> None:
     past = new_drop()
     assert past.ended(past.plan(Request("naive", "trial")), promoted=None).savings is None
 
 
-def test_a_run_that_failed_after_its_training_is_lost_whole() -> None:
+def test_run_that_failed_after_its_training_is_lost_whole() -> None:
     plan = new_drop().plan()
     record = make_record(plan, result("reached", iterations=40), None, None, "OSError: the pod is gone")
     assert (record.outcome, record.error) == ("failed", "OSError: the pod is gone")
@@ -161,7 +161,7 @@ def test_totals_add_up_what_every_record_says() -> None:
     assert total_savings([]) == saved(0, 0, 0, 0, 0)
 
 
-def test_a_record_says_what_was_run_and_on_what() -> None:
+def test_record_says_what_was_run_and_on_what() -> None:
     past = new_drop()
     plan = past.plan()
     record = past.ended(plan)
@@ -214,7 +214,7 @@ def test_final_record_follows_escalations_to_the_last_run(store: ObjectStore) ->
     assert ledger.final(first.run_id) == ledger.final(last.run_id) == last
 
 
-def test_the_first_record_of_a_run_stays(store: ObjectStore) -> None:
+def test_first_record_of_a_run_stays(store: ObjectStore) -> None:
     first = records()[0]
     late = first.model_copy(update={"outcome": "failed", "error": "a retried step"})
     assert TaskStore(store, "pets").ledger.write(first) == first
@@ -223,7 +223,7 @@ def test_the_first_record_of_a_run_stays(store: ObjectStore) -> None:
     assert TaskStore(store, "pets").ledger.read() == [first]
 
 
-def test_a_damaged_record_is_named(store: ObjectStore) -> None:
+def test_damaged_record_is_named(store: ObjectStore) -> None:
     store.write(KEYS.record("scratch-1"), b'{"run_id": "scratch-1"}')
     with pytest.raises(StoreError, match=r"pets/ledger/scratch-1\.json was not written"):
         TaskStore(store, "pets").ledger.read()

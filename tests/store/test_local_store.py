@@ -42,7 +42,7 @@ def writers(url: str, letters: tuple[bytes, ...]) -> Iterator[None]:
             process.close()
 
 
-def test_of_racing_processes_each_claim_has_one_winner(tmp_path: Path) -> None:
+def test_each_claim_of_racing_processes_has_one_winner(tmp_path: Path) -> None:
     outcomes = race(claim_all, str(tmp_path), None)
     assert sorted(key for won in outcomes for key in won) == sorted(f"claims/{index}" for index in range(20))
 
@@ -83,7 +83,7 @@ def test_files_get_the_permissions_that_the_user_gives_new_files(tmp_path: Path)
     assert len(modes) == 1
 
 
-def test_an_edit_by_hand_changes_the_version(tmp_path: Path) -> None:
+def test_edit_by_hand_changes_the_version(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     version = store.create("champion.json", b"1")
     before = (tmp_path / "champion.json").stat()
@@ -100,18 +100,18 @@ def test_nothing_is_left_beside_objects_when_a_write_fails(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["file", "lock"]
 
 
-def test_a_store_that_is_not_there_yet_is_empty_and_stays_unmade(tmp_path: Path) -> None:
+def test_missing_store_folder_is_empty_and_not_created(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "later")
     assert list(store.list()) == []
     assert not (tmp_path / "later").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     store = LocalStore(Path("/proc/retrain"))  # where nobody can make a folder
     with pytest.raises(StoreError, match=r"^/proc/retrain: k: "):
         store.write("k", b"")
 
 
-def test_a_local_store_does_not_import_boto3() -> None:
+def test_local_store_does_not_import_boto3() -> None:
     program = "import sys; from retrain.store import open_store; open_store('x'); print('boto3' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "False\n"

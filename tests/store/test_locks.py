@@ -108,7 +108,7 @@ def test_lock_without_heartbeat_is_waited_for_until_expiry(
     assert acquire(store, KEYS.lease), "it was given back"
 
 
-def test_the_patient_wait_for_one_that_beats_and_others_do_not(store: ObjectStore) -> None:
+def test_only_waiting_commands_wait_for_a_live_lock(store: ObjectStore) -> None:
     with TaskStore(store, "pets").try_lease(BUSY), pytest.raises(TaskLocked), TaskStore(store, "pets").lock():
         pass
     ended = Event()
@@ -127,7 +127,7 @@ def test_the_patient_wait_for_one_that_beats_and_others_do_not(store: ObjectStor
         assert waiting.result()
 
 
-def test_one_that_expired_is_kept_if_nobody_has_held_it_since(store: ObjectStore) -> None:
+def test_expired_lock_is_kept_if_not_taken_since(store: ObjectStore) -> None:
     frozen = acquire(store, KEYS.lease, SHORT)
     assert frozen
     time.sleep(SHORT)

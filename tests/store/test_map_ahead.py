@@ -20,13 +20,13 @@ def test_map_ahead_keeps_the_order_of_keys_at_any_speed() -> None:
     assert list(map_ahead(answer, range(100))) == [-key for key in range(100)]
 
 
-def test_no_more_keys_are_taken_than_answers_fit_in_memory() -> None:
+def test_map_ahead_takes_only_keys_whose_answers_fit() -> None:
     keys = iter(range(10 * ANSWERS_AHEAD))
     assert next(map_ahead(lambda key: key, keys)) == 0
     assert next(keys) == ANSWERS_AHEAD
 
 
-def test_as_many_answers_wait_as_were_asked_for() -> None:
+def test_map_ahead_buffers_the_set_number_of_answers() -> None:
     begun = []
     answers = map_ahead(begun.append, range(100), ahead=3)
     for taken in range(1, 20):
@@ -34,6 +34,6 @@ def test_as_many_answers_wait_as_were_asked_for() -> None:
         assert len(begun) <= taken + 3
 
 
-def test_the_first_key_that_fails_ends_it() -> None:
+def test_first_key_that_fails_ends_it() -> None:
     with pytest.raises(ZeroDivisionError):
         list(map_ahead(lambda key: 1 / key, [2, 1, 0, 5]))

@@ -75,7 +75,7 @@ def test_damaged_old_drop_keeps_the_champions_class_order(life: Life) -> None:
     assert ended.evaluation.accuracy > 0.8
 
 
-def test_a_class_whose_only_drop_is_damaged_stays_in_its_place(life: Life) -> None:
+def test_class_whose_only_drop_is_damaged_stays_in_its_place(life: Life) -> None:
     bad = life.land(0)
     run(life)
     life.land(1, 2, seed=1)
@@ -109,7 +109,7 @@ def test_damaged_manifest_or_shard_harms_only_its_drop(life: Life, harm: str) ->
     assert quarantined(life) == [bad.id]
 
 
-def test_a_drop_that_was_replaced_under_its_id_is_put_aside(life: Life) -> None:
+def test_drop_that_was_replaced_under_its_id_is_put_aside(life: Life) -> None:
     old, kept = life.land(0, 1), life.land(0, 1, seed=1)
     run(life)
     other = life.land(0, 1, seed=2)
@@ -119,7 +119,7 @@ def test_a_drop_that_was_replaced_under_its_id_is_put_aside(life: Life) -> None:
     assert "is not the one that the champion was trained on" in life.store.drops.quarantine_causes()[old.id]
 
 
-def test_status_and_metrics_tell_of_quarantine(life: Life) -> None:
+def test_status_and_metrics_show_quarantine(life: Life) -> None:
     life.land(0, 1)
     run(life)
     bad = life.land(0, 1, seed=1)
@@ -147,7 +147,7 @@ def test_watcher_gives_drops_beside_a_damaged_one_to_a_new_run(life: Life) -> No
     assert [record.outcome for record in life.store.ledger.read()] == ["failed", "completed"]
 
 
-def test_a_step_of_the_pipeline_does_so_too(life: Life) -> None:
+def test_pipeline_step_quarantines_a_damaged_drop(life: Life) -> None:
     bad, good = life.land(0, 1), life.land(0, 1, seed=1)
     damage(life, bad)
     task = TASK.model_copy(update={"store": life.store.url})

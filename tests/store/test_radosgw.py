@@ -16,7 +16,7 @@ from retrain.store.keys import TaskKeys
 from retrain.store.lease import acquire
 
 
-def test_the_watcher_works_on_ceph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watcher_works_on_ceph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": KEY, "AWS_DEFAULT_REGION": "us-east-1"}
     for name, value in (environment | {"NO_PROXY": "127.0.0.1"}).items():
         monkeypatch.setenv(name, value)

@@ -43,7 +43,7 @@ def ignoring(condition: str) -> Fault:
     return fault
 
 
-def test_of_racing_processes_each_claim_has_one_winner(s3: str, bucket: str) -> None:
+def test_each_claim_of_racing_processes_has_one_winner(s3: str, bucket: str) -> None:
     outcomes = race(claim_all, f"s3://{bucket}/t", s3)
     assert sorted(key for won in outcomes for key in won) == sorted(f"claims/{index}" for index in range(20))
 
@@ -76,7 +76,7 @@ def test_lost_reply_to_a_conditional_write_is_recognised(s3: str, bucket: str) -
     assert open_store(f"s3://{bucket}/t", s3).read("claim") == (b"still mine", second)
 
 
-def test_a_lost_reply_does_not_hide_that_another_won(s3: str, bucket: str) -> None:
+def test_lost_reply_does_not_hide_that_another_won(s3: str, bucket: str) -> None:
     def another_wins(request: Request, forward: Forward) -> None:
         open_store(f"s3://{bucket}/t", s3).write("claim", b"theirs")
 
@@ -84,7 +84,7 @@ def test_a_lost_reply_does_not_hide_that_another_won(s3: str, bucket: str) -> No
         open_store(f"s3://{bucket}/t", endpoint).create("claim", b"mine")
 
 
-def test_a_write_in_the_way_of_ours_is_waited_for(s3: str, bucket: str) -> None:
+def test_conflicting_write_is_waited_for(s3: str, bucket: str) -> None:
     def busy(request: Request, forward: Forward) -> Reply:
         return refusal(409, "ConditionalRequestConflict")
 
@@ -95,13 +95,13 @@ def test_a_write_in_the_way_of_ours_is_waited_for(s3: str, bucket: str) -> None:
 
 
 @pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (500, "InternalError")])
-def test_a_busy_server_is_asked_again(s3: str, bucket: str, status: int, code: str) -> None:
+def test_busy_server_is_retried(s3: str, bucket: str, status: int, code: str) -> None:
     with faulty(s3, First("PUT", lambda *_: refusal(status, code))) as endpoint:
         open_store(f"s3://{bucket}/t", endpoint).write("k", b"1")
     assert open_store(f"s3://{bucket}/t", s3).read("k")[0] == b"1"
 
 
-def test_a_body_cut_in_mid_transfer_is_taken_up_where_it_broke(s3: str, bucket: str, tmp_path: Path) -> None:
+def test_interrupted_body_is_resumed_at_the_break(s3: str, bucket: str, tmp_path: Path) -> None:
     content = os.urandom(3 << 20)
     open_store(f"s3://{bucket}/t", s3).write("k", content)
     with faulty(s3, First("GET", cut, count=3)) as endpoint:
@@ -112,7 +112,7 @@ def test_a_body_cut_in_mid_transfer_is_taken_up_where_it_broke(s3: str, bucket: 
 
 
 @pytest.mark.parametrize("broken", [cut, reset, truncated])
-def test_a_reply_that_breaks_is_asked_for_again(s3: str, bucket: str, tmp_path: Path, broken: Fault) -> None:
+def test_broken_reply_is_requested_again(s3: str, bucket: str, tmp_path: Path, broken: Fault) -> None:
     content = os.urandom(100_000)
     with faulty(s3, First("PUT", broken, count=2)) as endpoint:
         version = open_store(f"s3://{bucket}/t", endpoint).create("k", content)
@@ -125,7 +125,7 @@ def test_a_reply_that_breaks_is_asked_for_again(s3: str, bucket: str, tmp_path: 
     assert (tmp_path / "k").read_bytes() == content
 
 
-def test_a_body_that_was_changed_on_its_way_is_refused(s3: str, bucket: str) -> None:
+def test_body_corrupted_in_transit_is_refused(s3: str, bucket: str) -> None:
     open_store(f"s3://{bucket}/t", s3).write("k", b"right")
 
     def change(request: Request, forward: Forward) -> Reply:
@@ -194,7 +194,7 @@ def test_large_object_is_fetched_in_parts_once_each(s3: str, bucket: str, tmp_pa
     assert set(asked.ranges[1:]) <= parts
 
 
-def test_parts_that_are_cut_are_taken_up_where_they_broke(s3: str, bucket: str, tmp_path: Path) -> None:
+def test_interrupted_parts_are_resumed_at_the_break(s3: str, bucket: str, tmp_path: Path) -> None:
     content, asked = large(s3, bucket), Asked(First("GET", cut, count=4))
     with faulty(s3, asked) as endpoint:
         open_store(f"s3://{bucket}/t", endpoint).download("k", tmp_path / "k")
@@ -226,7 +226,7 @@ def test_body_cut_at_every_try_is_an_error_and_leaves_no_file(s3: str, bucket: s
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_stream_does_not_go_on_in_another_object(s3: str, bucket: str) -> None:
+def test_stream_does_not_go_on_in_another_object(s3: str, bucket: str) -> None:
     direct = open_store(f"s3://{bucket}/t", s3)
     direct.write("k", b"old" * 1000)
 
@@ -240,7 +240,7 @@ def test_a_stream_does_not_go_on_in_another_object(s3: str, bucket: str) -> None
 
 
 @pytest.mark.parametrize("condition", ["If-None-Match", "If-Match"])
-def test_the_probe_refuses_a_server_that_ignores_a_condition(s3: str, bucket: str, condition: str) -> None:
+def test_probe_refuses_a_server_that_ignores_a_condition(s3: str, bucket: str, condition: str) -> None:
     with faulty(s3, ignoring(condition)) as endpoint:
         store = open_store(f"s3://{bucket}/t", endpoint)
         with pytest.raises(StoreError, match=f"ignores {condition}"):
@@ -265,7 +265,7 @@ def operations(store: ObjectStore, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("code", ["InvalidAccessKeyId", "SignatureDoesNotMatch"])
-def test_wrong_credentials_are_said_to_be_wrong(s3: str, code: str, tmp_path: Path) -> None:
+def test_wrong_credentials_are_reported(s3: str, code: str, tmp_path: Path) -> None:
     with faulty(s3, lambda *_: refusal(403, code)) as endpoint:
         for message in operations(open_store("s3://models/t", endpoint), tmp_path):
             assert f"s3://models/t at {endpoint}" in message
@@ -273,13 +273,13 @@ def test_wrong_credentials_are_said_to_be_wrong(s3: str, code: str, tmp_path: Pa
             assert "Check the credentials: AWS_ACCESS_KEY_ID" in message
 
 
-def test_a_missing_bucket_is_said_to_be_missing(s3: str, tmp_path: Path) -> None:
+def test_missing_bucket_is_reported(s3: str, tmp_path: Path) -> None:
     for message in operations(open_store("s3://no-such-bucket-here/t", s3), tmp_path):
         assert f"s3://no-such-bucket-here/t at {s3}" in message
         assert "Create the bucket, or correct the task's `store`." in message
 
 
-def test_an_unreachable_server_is_named_within_a_minute(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_server_is_named_within_a_minute(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requests, "REQUESTS", Durations(requests.BOUNDS))
     started = time.monotonic()
     with pytest.raises(StoreError, match=r"s3://models/t at http://127\.0\.0\.1:9, k: .*cannot be .*endpoint_url"):
@@ -309,7 +309,7 @@ def test_malformed_addresses_are_refused(s3: str, bucket_name: str, endpoint: st
         open_store(f"s3://{bucket_name}/t", endpoint).read("k")
 
 
-def test_absent_credentials_are_asked_for(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absent_credentials_are_reported(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")

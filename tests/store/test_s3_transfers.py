@@ -79,7 +79,7 @@ class Together(LocalStore):
         super().upload(path, key)
 
 
-def test_the_shards_of_a_drop_are_uploaded_at_once(tmp_path: Path) -> None:
+def test_shards_of_a_drop_are_uploaded_at_once(tmp_path: Path) -> None:
     names = [f"{split}/cat/{number}.png" for split, size in (("train", 30), ("test", 5)) for number in range(size)]
     store = Together(tmp_path / "store")
     task = Task(name="pets", data=Data(image_size=8, val_share=0.2, test_share=0.2))

@@ -181,7 +181,7 @@ def check(open_corner: Callable[[str], ObjectStore], examples: int) -> None:
     run_state_machine_as_test(Opened, settings=chosen)
 
 
-def test_a_folder_holds_what_any_sequence_of_operations_promises(tmp_path: Path) -> None:
+def test_folder_holds_what_any_sequence_of_operations_promises(tmp_path: Path) -> None:
     check(lambda name: LocalStore(tmp_path / name), examples=60)
 
 

@@ -12,7 +12,7 @@ from retrain.store import Conflict, Entry, Missing, ObjectStore, open_store
 from retrain.store.base import probe_conditional_writes
 
 
-def test_what_was_created_is_read_back_under_the_same_version(store: ObjectStore) -> None:
+def test_created_object_is_read_back_with_its_version(store: ObjectStore) -> None:
     version = store.create("task/ledger/r-1.json", b"{}")
     assert store.read("task/ledger/r-1.json") == (b"{}", version)
 
@@ -57,7 +57,7 @@ def test_replace_sees_an_unconditional_write(store: ObjectStore) -> None:
 
 
 @pytest.mark.parametrize("operation", ["read", "open", "replace", "download"])
-def test_a_missing_object_is_named(store: ObjectStore, operation: str, tmp_path: Path) -> None:
+def test_missing_object_is_named(store: ObjectStore, operation: str, tmp_path: Path) -> None:
     arguments = {"replace": (b"x", "0" * 32), "download": (tmp_path / "f",)}.get(operation, ())
     with pytest.raises(Missing, match="not/there") as raised:
         getattr(store, operation)("not/there", *arguments)
@@ -116,7 +116,7 @@ def test_folders_are_those_directly_below(store: ObjectStore) -> None:
     assert list(store.folders("t/nothing/")) == []
 
 
-def test_a_large_file_goes_up_and_down_unchanged(store: ObjectStore, tmp_path: Path) -> None:
+def test_large_file_goes_up_and_down_unchanged(store: ObjectStore, tmp_path: Path) -> None:
     content = os.urandom(17 << 20)  # three of boto3's parts
     (tmp_path / "up").write_bytes(content)
     store.upload(tmp_path / "up", "t/shard.tar")
@@ -127,7 +127,7 @@ def test_a_large_file_goes_up_and_down_unchanged(store: ObjectStore, tmp_path: P
         assert hashlib.file_digest(stream, "sha256").digest() == hashlib.sha256(content).digest()
 
 
-def test_an_upload_replaces_and_a_download_too(store: ObjectStore, tmp_path: Path) -> None:
+def test_upload_replaces_and_a_download_too(store: ObjectStore, tmp_path: Path) -> None:
     path = tmp_path / "file"
     for content in (b"first", b"second"):
         path.write_bytes(content)
@@ -138,7 +138,7 @@ def test_an_upload_replaces_and_a_download_too(store: ObjectStore, tmp_path: Pat
     assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith("file")] == ["file"]
 
 
-def test_a_stream_reads_on_from_where_it_was(store: ObjectStore) -> None:
+def test_stream_reads_on_from_where_it_was(store: ObjectStore) -> None:
     store.write("k", bytes(range(100)))
     with store.open("k") as stream:
         assert stream.read(10) == bytes(range(10))
@@ -154,7 +154,7 @@ def test_keys_that_climb_out_are_refused(store: ObjectStore, key: str) -> None:
         store.read(key)
 
 
-def test_of_many_threads_creating_one_wins(store: ObjectStore) -> None:
+def test_one_of_many_creating_threads_wins(store: ObjectStore) -> None:
     def claim(name: int) -> bool:
         try:
             store.create("claim", b"%d" % name)
@@ -166,13 +166,13 @@ def test_of_many_threads_creating_one_wins(store: ObjectStore) -> None:
         assert sum(pool.map(claim, range(32))) == 1
 
 
-def test_the_probe_accepts_it_and_leaves_nothing(store: ObjectStore) -> None:
+def test_probe_accepts_it_and_leaves_nothing(store: ObjectStore) -> None:
     probe_conditional_writes(store)
     assert list(store.list()) == []
 
 
 @pytest.mark.parametrize("url", ["gs://bucket/x", "http://host/x", "s3://", "s3:///prefix"])
-def test_other_addresses_are_refused_with_what_is_allowed(url: str) -> None:
+def test_unknown_store_addresses_list_the_allowed_ones(url: str) -> None:
     with pytest.raises(StoreError, match="s3://bucket/prefix"):
         open_store(url)
 

@@ -44,7 +44,9 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Expected:
 
 
 @pytest.mark.parametrize("name", PASSING)
-def test_a_life_gets_over_what_passes(s3: str, bucket: str, tmp_path: Path, expected: Expected, name: str) -> None:
+def test_task_recovers_from_passing_store_faults(
+    s3: str, bucket: str, tmp_path: Path, expected: Expected, name: str
+) -> None:
     fault = every(11, PASSING[name])
     with faulty(s3, fault) as endpoint:
         live(Life(open_store(f"s3://{bucket}/some/prefix", endpoint), tmp_path))
