@@ -98,7 +98,7 @@ def raw_of(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     return [json.loads(record.to_bytes()) for record in records]
 
 
-def test_every_prefix_of_a_life_adds_up_to_the_recomputed_sums() -> None:
+def test_running_sums_equal_recomputed_sums_at_every_run() -> None:
     past, sizes = life()
     assert [record.ending for record in past.records] == [
         *("promoted", "missed", "promoted", "reached", "refused", "calibrated", "promoted", "promoted", "failed"),
@@ -111,7 +111,7 @@ def test_every_prefix_of_a_life_adds_up_to_the_recomputed_sums() -> None:
         assert total_savings(records).model_dump() == pytest.approx(expected, abs=rounding)
 
 
-def test_life_by_hand() -> None:
+def test_accounting_equals_sums_by_hand() -> None:
     """Check the first seven savings.
 
     Scratch took 200 of 250 iterations on d-1, which is 80%. The mean of that and the typical 62% is 71% of 800 on both
@@ -151,7 +151,7 @@ def test_plan_without_estimate_is_compared_with_its_baseline() -> None:
     assert (savings.baseline, savings.whole, savings.standard_error) == (200, 200, 0.0)
 
 
-def test_all_views_tell_the_same_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_views_show_equal_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     past, sizes = life()
     store = TaskStore(LocalStore(tmp_path / "store"), "pets")
     for record in past.records:

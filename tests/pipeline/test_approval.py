@@ -107,7 +107,7 @@ def test_rejected_candidate_is_refused_and_saves_nothing(life: Life, waiting: Ap
     assert champion(life) != waiting.run_id
 
 
-def test_verdict_that_was_cut_short_is_finished_by_the_next_run(life: Life, waiting: Approval) -> None:
+def test_interrupted_verdict_is_completed_by_the_next_run(life: Life, waiting: Approval) -> None:
     approve(life, waiting.run_id)
     assert isinstance(stages.run_task(life.context, make_task(gate=MANUAL), Request()), NoRunNeeded)
     assert champion(life) == waiting.run_id
@@ -126,7 +126,7 @@ def test_time_out_refuses_once_the_time_is_up(life: Life, waiting: Approval) -> 
         approve(life, waiting.run_id)
 
 
-def test_of_two_verdicts_the_first_counts(life: Life, waiting: Approval) -> None:
+def test_first_of_two_verdicts_counts(life: Life, waiting: Approval) -> None:
     approve(life, waiting.run_id, "rejected")
     with pytest.raises(RunError, match="rejected by ann"):
         approve(life, waiting.run_id)
@@ -181,7 +181,7 @@ def test_kubeflow_is_not_asked_about_a_run_that_waits(life: Life, waiting: Appro
     assert record.ending == "refused"
 
 
-def test_exporter_tells_since_when_a_candidate_waits(life: Life, waiting: Approval) -> None:
+def test_exporter_serves_how_long_a_candidate_waits(life: Life, waiting: Approval) -> None:
     def since() -> list[float]:
         exporter = Exporter([WatchedTask(life.store)])
         exporter.refresh()

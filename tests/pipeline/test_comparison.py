@@ -12,7 +12,7 @@ SEED = 20260102
 @pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
 @pytest.mark.parametrize(("both", "better", "worse"), [(0.8, 0.06, 0.04), (0.9, 0.02, 0.02), (0.5, 0.2, 0.1)])
 @pytest.mark.parametrize("samples", [100, 1000])
-def test_the_interval_covers_the_difference_as_often_as_it_says(
+def test_interval_covers_at_its_confidence(
     confidence: float, both: float, better: float, worse: float, samples: int
 ) -> None:
     cells = [both, better, worse, 1 - both - better - worse]
@@ -36,13 +36,13 @@ def test_interval_is_walds_with_half_a_sample_per_cell() -> None:
     assert (interval.low, interval.high) == pytest.approx((mean - 1.959964 * error, mean + 1.959964 * error))
 
 
-def test_no_disagreement_is_no_certainty() -> None:
+def test_interval_has_width_without_disagreement() -> None:
     small, large = (paired_difference(0, 0, samples, 0.95) for samples in (20, 2000))
     assert small.low < large.low < 0 < large.high < small.high
     assert small.low == pytest.approx(-small.high)
 
 
-def test_the_interval_stays_within_what_a_difference_can_be() -> None:
+def test_interval_stays_within_minus_1_and_1() -> None:
     assert paired_difference(3, 0, 3, 0.999).high == 1
     assert paired_difference(0, 3, 3, 0.999).low == -1
 

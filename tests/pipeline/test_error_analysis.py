@@ -92,7 +92,7 @@ def _test_samples(served: Served, drop: str) -> int:
     return served.life.store.drops.read(drop).samples("test")
 
 
-def test_show_tells_what_is_wrong(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_the_error_analysis(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     record = served.life.store.ledger.read()[-1]
     ran = retrain(["show", record.run_id, "-t", served.file], capsys)
     assert record.evaluation is not None

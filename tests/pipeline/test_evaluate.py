@@ -124,7 +124,7 @@ def test_champion_gets_its_own_input_size_loaded_once(life: Life, monkeypatch: p
         assert comparison.champion_accuracy == share(hits) > 0.5
 
 
-def test_judging_leaves_the_random_stream_alone(life: Life) -> None:
+def test_evaluation_leaves_the_random_state_unchanged(life: Life) -> None:
     plan = stages.plan(life.context, TASK, Request())
     assert isinstance(plan, Plan)
     trained(life, plan)

@@ -20,7 +20,7 @@ def evaluation(low: float = 0.0, flips: float = 0.0, width: float = 0.02, **figu
     return Evaluation.model_validate({"samples": 100, "comparison": comparison, **BEST, **figures})
 
 
-def test_a_candidate_that_shows_everything_passes() -> None:
+def test_candidate_that_meets_all_conditions_passes() -> None:
     gate = Gate(min_accuracy=0.9, min_old_accuracy=0.92, min_class_accuracy=0.85, max_negative_flips=0.05, margin=0.02)
     decision = decide(gate, evaluation(low=-0.02, flips=0.05))
     assert decision.promoted

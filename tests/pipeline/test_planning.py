@@ -49,7 +49,7 @@ def test_later_drop_continues_from_champion_to_carried_target() -> None:
     assert "1 drop landed" in plan.reason
 
 
-def test_s_scratch_is_to_scratchs_own_accuracy_at_every_level() -> None:
+def test_s_scratch_is_measured_to_scratchs_own_accuracy() -> None:
     """Verwimp et al., eq. 2: s(scratch, a_scratch) stands above the line for every r."""
     past = one_drop().landed(drop(2))
     target = past.plan(task=configured(target={"level": 99})).target
@@ -67,7 +67,7 @@ def test_baseline_on_the_same_dataset_gives_a_measured_target() -> None:
     assert target.baseline_run == calibration.run_id
 
 
-def test_a_baseline_ages_by_the_drops_that_it_has_not_seen() -> None:
+def test_baseline_ages_by_the_drops_that_it_has_not_seen() -> None:
     past = one_drop()
     for number in (2, 3):
         past.landed(drop(number))
@@ -88,7 +88,7 @@ def test_target_is_expected_where_the_quickest_run_came_near() -> None:
 
 
 @pytest.mark.parametrize(("new", "scale"), [(499, 0.25), (500, 0.5), (1500, 0.5)])
-def test_the_schedule_is_chosen_by_the_share_of_new_data(new: int, scale: float) -> None:
+def test_schedule_is_chosen_by_the_share_of_new_data(new: int, scale: float) -> None:
     plan = one_drop().landed(drop(2, samples=new)).plan()
     assert plan.recipe.schedule.scale == scale
     samples = 500 + 2 * (new // 2)
@@ -96,12 +96,12 @@ def test_the_schedule_is_chosen_by_the_share_of_new_data(new: int, scale: float)
     assert plan.evaluate_every == round(samples / 10)
 
 
-def test_a_scale_that_the_task_gives_is_taken() -> None:
+def test_scale_that_the_task_gives_is_taken() -> None:
     task = configured(recipe={"schedule": {"name": "cosine", "scale": 0.7}})
     assert one_drop(task).landed(drop(2)).plan().recipe.schedule.scale == 0.7
 
 
-def test_a_baseline_is_refreshed_once_it_is_so_many_drops_old() -> None:
+def test_baseline_is_refreshed_once_it_is_so_many_drops_old() -> None:
     past = one_drop(configured(baseline={"refresh": {"every": 2}})).landed(drop(2))
     second = past.plan()
     assert second.method == "continuous"
@@ -150,13 +150,13 @@ def test_missed_target_escalates_to_longer_runs_then_scratch() -> None:
     assert all(plan.parent == first.parent and plan.target == first.target for plan in ladder[:3])
 
 
-def test_an_own_scale_escalates_to_the_next_longer_one() -> None:
+def test_own_scale_escalates_to_the_next_longer_one() -> None:
     task = configured(recipe={"preset": "paper", "schedule": {"name": "cosine", "scale": 0.3}})
     plan = escalate(one_drop(task).landed(drop(2)).plan())
     assert plan.recipe.schedule.scale == 0.5
 
 
-def test_without_on_miss_the_longest_schedule_is_the_last() -> None:
+def test_escalation_ends_at_the_longest_schedule_without_on_miss() -> None:
     plan = one_drop(configured(baseline={"refresh": {"on_miss": False}})).landed(drop(2, samples=100)).plan()
     assert escalate(escalate(plan)).recipe.schedule.scale == 1
     assert escalate(escalate(escalate(plan))) is None
@@ -173,7 +173,7 @@ def test_naive_escalates_straight_to_scratch() -> None:
     assert escalate(one_drop().landed(drop(2)).plan(Request("naive"))).method == "scratch"
 
 
-def test_after_a_crash_the_ladder_is_taken_up_where_it_was_left() -> None:
+def test_escalation_continues_after_a_crash() -> None:
     past = one_drop().landed(drop(2, samples=100))
     first = past.plan()
     past.ended(first, "missed", promoted=None)
@@ -183,13 +183,13 @@ def test_after_a_crash_the_ladder_is_taken_up_where_it_was_left() -> None:
     assert past.plan() == escalate(second)
 
 
-def test_nothing_new_is_no_run_for_the_default_request_alone() -> None:
+def test_default_request_without_new_drops_plans_no_run() -> None:
     past = one_drop()
     assert f"no drop has landed since champion {past.champion.run_id}" in reason(past.next())
     assert past.plan(Request("naive")).known == 1
 
 
-def test_a_run_that_was_done_before_is_not_done_again() -> None:
+def test_run_that_was_done_before_is_not_done_again() -> None:
     past = one_drop().landed(drop(2))
     again = Request("naive", "trial")
     record = past.ended(past.plan(again), promoted=None)
@@ -207,7 +207,7 @@ def test_drops_without_a_training_image_start_no_run() -> None:
     assert "no training image has landed yet" in reason(Past().landed(held_out).next())
 
 
-def test_a_failed_run_is_tried_again_as_another_run() -> None:
+def test_failed_run_is_tried_again_as_another_run() -> None:
     past = one_drop().landed(drop(2))
     first = past.plan()
     past.ended(first, "failed", promoted=None)
@@ -239,7 +239,7 @@ def test_refused_scratch_run_triggers_no_further_runs() -> None:
     assert "refused" in reason(past.next())
 
 
-def test_after_a_rollback_the_same_drops_are_not_retrained_on() -> None:
+def test_rollback_does_not_retrain_on_the_same_drops() -> None:
     past = one_drop()
     first = past.champion
     past.landed(drop(2))
@@ -249,7 +249,7 @@ def test_after_a_rollback_the_same_drops_are_not_retrained_on() -> None:
     assert past.landed(drop(3)).plan().parent == first.run_id
 
 
-def test_another_network_than_the_champions_starts_from_scratch() -> None:
+def test_changed_network_starts_from_scratch() -> None:
     past = one_drop().landed(drop(2))
     wider = past.plan(task=configured(model={"name": "mlp"}))
     assert wider.method == "scratch"
@@ -267,7 +267,7 @@ def test_only_runs_of_equal_work_share_a_baseline() -> None:
     assert past.plan().method == past.plan(Request("naive")).method == "scratch"
 
 
-def test_the_id_follows_what_decides_the_training() -> None:
+def test_id_follows_what_decides_the_training() -> None:
     def ids(**parts: object) -> tuple[str, str]:
         past = one_drop().landed(drop(2))
         return past.plan(task=configured(**parts)).run_id, past.plan(Request("scratch"), configured(**parts)).run_id
@@ -316,7 +316,7 @@ def test_only_the_first_counted_run_per_dataset_replaces_scratch() -> None:
     assert past.ended(fourth, iterations=40).savings.gross == -40
 
 
-def test_a_length_in_iterations_stands_whatever_the_dataset() -> None:
+def test_length_in_iterations_stands_whatever_the_dataset() -> None:
     """Verwimp et al., A.2: 39,100 iterations, of which x0.25 is a quarter."""
     task = configured(
         training={**TASK.training.model_dump(), "iterations": 39100},

@@ -148,7 +148,7 @@ def test_gc_removes_orphaned_shards_and_claims(tmp_path: Path) -> None:
     assert life.store.keys.claim(drop) in life.contents()
 
 
-def test_model_that_was_removed_is_said_so(tmp_path: Path) -> None:
+def test_removed_model_is_named(tmp_path: Path) -> None:
     life = a_life(tmp_path, drops=3)
     _, second, _ = life.store.ledger.read()
     collect(life)
@@ -176,7 +176,7 @@ ACTS = ("land", "run", "interrupt", "calibrate", "roll back", "gc")
 
 @settings(max_examples=5, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(acts=st.lists(st.tuples(st.sampled_from(ACTS), st.integers(0, 2)), min_size=6, max_size=8))
-def test_random_lives_go_on_after_gc(tmp_path: Path, acts: list[tuple[str, int]]) -> None:
+def test_random_histories_continue_after_gc(tmp_path: Path, acts: list[tuple[str, int]]) -> None:
     """Whatever came before: rollbacks, resumed runs and next runs work, and every sum is what it was."""
     life = a_life(tmp_path / uuid4().hex, drops=1)
     kept, interrupted = 1, None
@@ -239,13 +239,13 @@ def test_gc_command_shows_then_removes_then_finds_nothing(command: Callable[...,
     assert (nothing["removals"], nothing["is_done"]) == ([], True)
 
 
-def test_gc_command_refuses_what_is_no_duration(command: Callable[..., Ran]) -> None:
+def test_gc_command_refuses_an_invalid_duration(command: Callable[..., Ran]) -> None:
     wrong = command("--older-than", "soon")
     assert (wrong.code, wrong.out) == (2, "")
     assert "--older-than soon: must be a duration such as 12h" in wrong.err
 
 
-def test_exporter_tells_what_the_store_holds_hourly(tmp_path: Path) -> None:
+def test_exporter_measures_the_store_hourly(tmp_path: Path) -> None:
     life = a_life(tmp_path, drops=3)
     now = [utc_now()]
     watched = WatchedTask(life.store, clock=lambda: now[0])

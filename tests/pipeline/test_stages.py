@@ -61,7 +61,7 @@ def timeless(record: RunRecord) -> dict[str, object]:
     )
 
 
-def test_the_first_drop_is_trained_from_scratch_and_promoted(life: Life) -> None:
+def test_first_drop_is_trained_from_scratch_and_promoted(life: Life) -> None:
     life.land(0, 1, 2)
     first = run(life)
     assert (first.method, first.outcome, champion(life)) == ("scratch", "completed", first.run_id)
@@ -134,7 +134,7 @@ def test_refused_candidate_keeps_its_reason_and_is_not_retrained(life: Life) -> 
     assert life.contents() == before
 
 
-def test_nothing_new_is_no_run_and_changes_nothing(life: Life) -> None:
+def test_run_without_new_drops_changes_nothing(life: Life) -> None:
     assert isinstance(stages.run_task(life.context, TASK, Request()), NoRunNeeded)
     life.land(0, 1)
     run(life)
@@ -254,7 +254,7 @@ class Overtaken(LocalStore):
         return super().replace(key, data, version)
 
 
-def test_who_loses_the_swap_is_judged_again_and_may_be_refused(tmp_path: Path) -> None:
+def test_candidate_that_lost_the_swap_is_judged_again(tmp_path: Path) -> None:
     store = Overtaken(tmp_path / "store")
     life = Life(store, tmp_path / "work")
     life.land(0, 1, 2)
@@ -305,7 +305,7 @@ def test_non_finite_loss_is_recorded_and_the_champion_stays(life: Life) -> None:
 @pytest.mark.parametrize(
     "request_", [Request(purpose="calibrate"), Request("naive", "trial")], ids=["calibrate", "trial"]
 )
-def test_what_only_measures_is_never_promoted(life: Life, request_: Request) -> None:
+def test_trials_and_calibrations_are_never_promoted(life: Life, request_: Request) -> None:
     life.land(0, 1)
     first = run(life)
     life.land(0, 1, seed=1)
@@ -317,7 +317,7 @@ def test_what_only_measures_is_never_promoted(life: Life, request_: Request) -> 
     assert run(life).decision
 
 
-def test_a_calibrated_baseline_gives_a_measured_target(local: Life) -> None:
+def test_calibrated_baseline_gives_a_measured_target(local: Life) -> None:
     local.land(0, 1)
     run(local)
     local.land(2, 3, seed=1)
@@ -329,7 +329,7 @@ def test_a_calibrated_baseline_gives_a_measured_target(local: Life) -> None:
     assert target.accuracy == calibrated.result.final_accuracy
 
 
-def test_a_baseline_of_other_work_is_passed_over(local: Life) -> None:
+def test_baseline_of_different_work_is_ignored(local: Life) -> None:
     local.land(0, 1)
     first = run(local)
     local.land(0, 1, seed=1)
@@ -380,7 +380,7 @@ def test_failed_runs_work_is_lost_and_its_states_removed(life: Life) -> None:
     assert total_savings(records(life)).gross == -6
 
 
-def test_a_failure_is_recorded_and_the_next_run_tries_again(life: Life) -> None:
+def test_failure_is_recorded_and_the_next_run_tries_again(life: Life) -> None:
     life.land(0, 1)
     with pytest.raises(RuntimeError, match="no space left"):
         stages.run_task(replace(life.context, observer=Breaks(1)), TASK, Request())
@@ -392,7 +392,7 @@ def test_a_failure_is_recorded_and_the_next_run_tries_again(life: Life) -> None:
     assert again.run_id != failed.run_id
 
 
-def test_a_failure_is_recorded_under_the_attempt_that_it_befell(local: Life) -> None:
+def test_failure_is_recorded_for_its_own_attempt(local: Life) -> None:
     local.land(0, 1, 2)
     run(local)
     local.land(0, 1, 2, seed=1, mislabelled=True)
@@ -404,7 +404,7 @@ def test_a_failure_is_recorded_under_the_attempt_that_it_befell(local: Life) -> 
     assert last.method == "scratch"
 
 
-def test_a_run_that_was_promoted_has_not_failed(local: Life) -> None:
+def test_run_that_was_promoted_has_not_failed(local: Life) -> None:
     local.land(0, 1)
     planned = stages.train(local.context, plan(local))
     stages.promote(local.context, planned)
@@ -413,7 +413,7 @@ def test_a_run_that_was_promoted_has_not_failed(local: Life) -> None:
     assert (record.outcome, record.error, record.decision.promoted) == ("completed", None, True)
 
 
-def test_a_failure_that_is_told_twice_is_recorded_once(local: Life) -> None:
+def test_failure_reported_twice_is_recorded_once(local: Life) -> None:
     local.land(0, 1)
     planned = plan(local)
     first = stages.record_failure(local.context, planned, "evicted")

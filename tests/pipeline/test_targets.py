@@ -216,7 +216,7 @@ def test_start_under_sgd_shrinks_less() -> None:
     assert one_drop(task).landed(drop(2)).plan().recipe.initialization.alpha == 0.8
 
 
-def test_start_that_the_task_sets_is_kept_and_said() -> None:
+def test_start_set_by_the_task_is_kept_and_reported() -> None:
     plan = one_drop().landed(drop(2)).plan()
     assert plan.recipe.initialization.name == "shrink_perturb"
     assert plan.start == "The task sets recipe.initialization to shrink_perturb."

@@ -59,7 +59,7 @@ def test_ended_run_leaves_model_index_curve_result_and_no_state(place: Path) -> 
     assert result.cost.samples == plan.iterations * 32 == index(place, plan, 0)["seen"].sum()
 
 
-def test_the_model_that_is_kept_is_the_one_that_was_measured(place: Path) -> None:
+def test_model_that_is_kept_is_the_one_that_was_measured(place: Path) -> None:
     plan = stored_plan(place, drops=2)
     context = context_of(place)
     result = train_plan(context, plan)
@@ -71,7 +71,7 @@ def test_the_model_that_is_kept_is_the_one_that_was_measured(place: Path) -> Non
     assert result.final_accuracy > 0.5
 
 
-def test_a_second_call_trains_nothing(place: Path) -> None:
+def test_second_call_trains_nothing(place: Path) -> None:
     plan = trained(place, stored_plan(place, drops=1))
     observer = Silent()
     result = train_plan(context_of(place, observer), plan)
@@ -79,7 +79,7 @@ def test_a_second_call_trains_nothing(place: Path) -> None:
     assert result == context_of(place).files(plan.run_id).result()
 
 
-def test_a_parents_counters_are_kept_with_half_their_weight(place: Path) -> None:
+def test_parents_counters_are_kept_with_half_their_weight(place: Path) -> None:
     parent = trained(place, stored_plan(place, drops=1))
     child = trained(place, stored_plan(place, drops=2, parent=parent))
     parents, old, new = index(place, parent, 0), index(place, child, 0), index(place, child, 1)
@@ -106,7 +106,7 @@ def test_diverged_run_is_recorded_with_a_curve_and_no_model(place: Path) -> None
     assert (record.outcome, record.decision) == ("diverged", None)
 
 
-def test_a_parent_of_another_network_is_refused(place: Path) -> None:
+def test_parent_of_another_network_is_refused(place: Path) -> None:
     parent = trained(place, stored_plan(place, drops=1))
     other = TASK.model_copy(update={"model": Model(name="mlp")})
     with pytest.raises(ModelError, match="the parent's weights do not fit the network at"):
@@ -115,7 +115,7 @@ def test_a_parent_of_another_network_is_refused(place: Path) -> None:
 
 @pytest.mark.parametrize("name", [MODEL, "learning_speed/{drop}.safetensors"])
 @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:-1] + b"\x01", lambda data: b""])
-def test_a_parents_damaged_file_is_refused_by_name(place: Path, name: str, damage: object) -> None:
+def test_parents_damaged_file_is_refused_by_name(place: Path, name: str, damage: object) -> None:
     parent = trained(place, stored_plan(place, drops=1))
     store = context_of(place).store.objects
     damaged = key(parent, name.format(drop=parent.dataset.drops[0].id))

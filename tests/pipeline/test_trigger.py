@@ -37,7 +37,7 @@ def evaluate(
     return evaluate_trigger(trigger, past.plan(), past.drops, past.records, saved, now)
 
 
-def test_without_conditions_nothing_waits_and_nothing_is_said() -> None:
+def test_trigger_without_conditions_never_waits() -> None:
     assert evaluate() == TriggerState((), "")
 
 
@@ -130,7 +130,7 @@ def test_money_budget_without_a_price_is_refused() -> None:
         parse_task("name: pets\ntrigger: {budget: {cost: 3}}", "pets.yaml")
 
 
-def test_trigger_makes_no_other_run() -> None:
+def test_trigger_does_not_change_plan_ids() -> None:
     past = one_drop().landed(drop(2))
     patient = TASK.model_copy(update={"trigger": Trigger(min_samples=7)})
     assert past.plan(task=patient).run_id == past.plan().run_id
@@ -202,7 +202,7 @@ def command(
     return lambda *arguments: retrain((*arguments, "-t", str(tmp_path / "pets.json")), capfd)
 
 
-def test_run_says_what_it_waits_for_and_starts_at_once_if_told(command: Callable[..., Ran]) -> None:
+def test_run_reports_its_wait_and_starts_at_once_if_forced(command: Callable[..., Ran]) -> None:
     waits = command("run")
     assert waits.code == 0
     assert waits.out.startswith("not yet: waits for ")
