@@ -20,7 +20,7 @@ def task_with(compile: str) -> Task:
     return TASK.model_copy(update={"model": Model(name="logistic"), "training": training})
 
 
-def test_a_compiled_run_trains_like_one_that_is_not(tmp_path: Path) -> None:
+def test_compiled_run_trains_like_one_that_is_not(tmp_path: Path) -> None:
     need("g++", "g++ python3-dev")
     commit_drops(tmp_path)
     losses = []
@@ -33,7 +33,7 @@ def test_a_compiled_run_trains_like_one_that_is_not(tmp_path: Path) -> None:
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
-def test_how_it_is_compiled_makes_no_other_run_and_no_other_work() -> None:
+def test_compile_setting_changes_neither_plan_nor_baseline() -> None:
     assert plan_of(task_with("none")).run_id == plan_of(task_with("compile")).run_id
     assert equal_work(task_with("none"), task_with("graphs"))
 
@@ -43,7 +43,7 @@ def test_graphs_are_refused_without_a_gpu() -> None:
         compile_forward(nn.Linear(2, 2), "graphs", CPU)
 
 
-def test_a_machine_without_a_compiler_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_compiler_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "a-compiler-that-is-not-there")
     with pytest.raises(TaskError, match=r"training\.compile: torch compiles with g\+\+, .* install g\+\+, or use none"):
         compile_forward(nn.Linear(2, 2), "compile", torch.device("cuda"))

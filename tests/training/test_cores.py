@@ -90,9 +90,7 @@ def test_training_uses_its_own_threads_and_restores_others() -> None:
     assert torch.get_num_threads() == before
 
 
-def test_a_streamed_run_records_the_threads_that_it_left_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_streamed_run_records_the_threads_that_it_left_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     threads = torch.get_num_threads()
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(setup, "share_cores", lambda *what: CoreShares(0, threads + 2))

@@ -234,7 +234,7 @@ def test_batch_parts_cover_it_and_differ_by_at_most_one_row() -> None:
 
 
 @pytest.mark.parametrize("change", [lambda images, random, rows=None: crop(images, 2, random, rows), flip])
-def test_a_part_of_a_batch_is_augmented_as_it_is_in_the_whole(change: object) -> None:
+def test_part_of_a_batch_is_augmented_as_it_is_in_the_whole(change: object) -> None:
     images = torch.randint(256, (UNEVEN, 3, SIZE, SIZE), dtype=torch.uint8)
 
     def random() -> torch.Generator:
@@ -251,7 +251,7 @@ def test_more_processes_than_samples_in_a_batch_are_refused() -> None:
         set_up(plan, samples([160], 5), samples([100], 5), None, Some(0, 4))
 
 
-def test_dropout_draws_apart_in_every_process() -> None:
+def test_dropout_differs_between_ranks() -> None:
     drawn = []
     for rank in range(2):
         set_up(plan_of(), samples([160], 5), samples([100], 5), None, Some(rank, 2))

@@ -27,7 +27,7 @@ def naive_stream(probability: Tensor | None, length: int, seed: int = 0, size: i
 
 @pytest.mark.parametrize("batch_size", [1, 7, 25, 50, 64, 130])
 @pytest.mark.parametrize("thinned", [False, True])
-def test_batches_are_the_passes_laid_end_to_end_and_cut(batch_size: int, thinned: bool) -> None:
+def test_batches_are_consecutive_slices_of_the_epochs(batch_size: int, thinned: bool) -> None:
     probability = torch.where(torch.arange(50) < 20, 0.1, 1.0) if thinned else None
     source = passes(batch_size, probability)
     batches = [source.next() for _ in range(12)]
@@ -35,14 +35,14 @@ def test_batches_are_the_passes_laid_end_to_end_and_cut(batch_size: int, thinned
     assert torch.cat(batches).tolist() == naive_stream(probability, 12 * batch_size)
 
 
-def test_a_pass_holds_every_sample_once() -> None:
+def test_epoch_holds_every_sample_once() -> None:
     source = passes(10)
     for _ in range(3):
         assert torch.cat([source.next() for _ in range(5)]).sort().values.tolist() == list(range(50))
 
 
 @pytest.mark.parametrize("batch_size", [7, 25, 130])
-def test_a_place_read_before_is_found_again(batch_size: int) -> None:
+def test_sampler_resumes_at_a_recorded_position(batch_size: int) -> None:
     source, places, batches = passes(batch_size), [], []
     for _ in range(10):
         places.append((source.number, source.offset))
@@ -53,12 +53,12 @@ def test_a_place_read_before_is_found_again(batch_size: int) -> None:
         assert torch.equal(source.next(), batches[k + 1])
 
 
-def test_the_seed_decides_the_order() -> None:
+def test_seed_decides_the_order() -> None:
     assert torch.equal(passes(50).next(), passes(50).next())
     assert not torch.equal(passes(50).next(), passes(50, seed=1).next())
 
 
-def test_passes_too_thin_for_a_batch_are_drawn_until_it_is_full() -> None:
+def test_small_epochs_are_joined_to_fill_a_batch() -> None:
     source = passes(8, torch.full((50,), 0.01))
     assert len(source.next()) == 8
     assert source.number > 3

@@ -56,7 +56,7 @@ def one_by_one(network: nn.Module, held: Samples) -> Naive:
     return Naive(predicted, probabilities, sum(right) / len(right), sum(losses) / len(losses))
 
 
-def test_measuring_everything_is_what_one_sample_at_a_time_gives(network: nn.Module) -> None:
+def test_full_evaluation_equals_one_sample_at_a_time(network: nn.Module) -> None:
     held = samples([CHUNK + 137], CLASSES)
     naive = one_by_one(network, held)
     assert 0 < naive.accuracy < 1
@@ -108,7 +108,7 @@ def half_right(total: int) -> Samples:
 
 
 @pytest.mark.parametrize("needed", [0.45, 0.5, 0.52, 0.55, 0.6])
-def test_a_part_of_val_may_reject_and_nothing_else(needed: float) -> None:
+def test_partial_validation_may_only_reject(needed: float) -> None:
     held, drawn = half_right(4000), torch.Generator().manual_seed(0)
     for _ in range(60):
         measured = measure(Bright(), held, torch.randperm(4000, generator=drawn), NORMALIZE, needed)

@@ -181,12 +181,12 @@ def test_each_method_equals_a_plain_training_script(method: Method, optimizer: A
         torch.testing.assert_close(run.network.state_dict()[name], tensor, rtol=2e-3, atol=2e-4)
 
 
-def test_the_loop_knows_nothing_of_methods() -> None:
+def test_loop_knows_nothing_of_methods() -> None:
     used = {node.attr for node in ast.walk(ast.parse(inspect.getsource(loop))) if isinstance(node, ast.Attribute)}
     assert used & {"method", "purpose", "parent", "known", "initialization", "objective", "sampling"} == set()
 
 
-def test_the_same_seed_gives_the_same_curve_bit_for_bit() -> None:
+def test_same_seed_gives_the_same_curve_bit_for_bit() -> None:
     runs = []
     for seed in (3, 3, 4):
         torch.rand(7)  # what happened in the process before is no part of it
@@ -222,7 +222,7 @@ def test_run_stops_at_the_first_evaluation_at_its_target() -> None:
     assert run.progress.iteration == first.iteration < whole.plan.iterations
 
 
-def test_a_run_that_ends_below_its_target_says_so() -> None:
+def test_run_that_ends_below_its_target_says_so() -> None:
     run = run_of(plan_of(task_with(), target=1.01))
     assert trained(run) == "missed"
     assert run.progress.iteration == run.plan.iterations
@@ -236,7 +236,7 @@ def test_best_of_rejected_evaluations_is_the_best_seen() -> None:
     assert result.best_accuracy == max(point.accuracy for point in run.progress.points) > 0
 
 
-def test_a_part_of_val_never_reaches_a_target() -> None:
+def test_part_of_val_never_reaches_a_target() -> None:
     run = run_of(plan_of(task_with(), target=0.5))
     assert trained(run) == "reached"
     last = run.progress.points[-1]
@@ -252,7 +252,7 @@ def test_non_finite_loss_ends_the_run_at_the_next_evaluation(bf16: bool) -> None
     assert run.progress.points[-1].train_loss is None
 
 
-def test_weights_that_the_last_step_ruined_end_the_run_too() -> None:
+def test_non_finite_weights_after_the_last_step_end_the_run() -> None:
     plan = plan_of(task_with(optimizer=Sgd(learning_rate=1e38))).model_copy(update={"iterations": 1})
     run = run_of(plan)
     assert trained(run) == "diverged"
@@ -311,7 +311,7 @@ def test_points_have_the_accuracy_of_training_batches() -> None:
     assert sum(shares) == pytest.approx(float(run.counters.correct.sum()))
 
 
-def test_a_shrunk_network_is_above_chance_after_few_iterations() -> None:
+def test_shrunk_network_is_above_chance_after_few_iterations() -> None:
     """Its running statistics start afresh; uncorrected, they would be the initial ones for the most part.
 
     The parent's convolution is made small, which its normalisation undoes.
@@ -328,7 +328,7 @@ def test_a_shrunk_network_is_above_chance_after_few_iterations() -> None:
 
 
 @pytest.mark.parametrize("initialization", [ShrinkPerturb(rate=2.5), ShrinkPerturb()])
-def test_the_start_sets_the_learning_rate(initialization: ShrinkPerturb) -> None:
+def test_start_sets_the_learning_rate(initialization: ShrinkPerturb) -> None:
     parent, plan = parent_of(task_with()), plan_for("continuous", task_with())
     recipe = plan.recipe.model_copy(update={"schedule": Constant(warmup=0), "initialization": initialization})
     run = run_of(plan.model_copy(update={"recipe": recipe, "iterations": 2}), parent)
@@ -339,7 +339,7 @@ def test_the_start_sets_the_learning_rate(initialization: ShrinkPerturb) -> None
 RULE = StopRule(confirmations=2, window=7, gain=0.01, patience=14)
 
 
-def test_a_run_with_a_rule_ends_at_a_confirmed_target() -> None:
+def test_run_with_a_rule_ends_at_a_confirmed_target() -> None:
     whole = run_of(plan_of(task_with(epochs=24)))
     trained(whole)
     points = whole.progress.points
@@ -353,14 +353,14 @@ def test_a_run_with_a_rule_ends_at_a_confirmed_target() -> None:
     assert all(point.images == len(run.val_order) for point in run.progress.points)
 
 
-def test_a_run_that_no_longer_improves_ends_at_its_plateau() -> None:
+def test_run_that_no_longer_improves_ends_at_its_plateau() -> None:
     plan = plan_of(task_with(epochs=400), target=1.01).model_copy(update={"stop_rule": RULE})
     run = run_of(plan)
     assert trained(run) == "plateau"
     assert run.progress.iteration < plan.iterations / 2
 
 
-def test_a_carried_target_is_crossed_within_its_scope() -> None:
+def test_carried_target_is_crossed_within_its_scope() -> None:
     scope = Scope(drops=("d-0",), classes=OLD_CLASSES)
     target = target_at(0.7).model_copy(update={"provenance": "carried", "scope": scope, "age": 1})
     run = run_of(plan_for("naive", task_with()).model_copy(update={"target": target}), parent_of(task_with()))

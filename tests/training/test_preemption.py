@@ -43,7 +43,7 @@ def failing() -> None:
         raise ValueError("mine")
 
 
-def test_a_deferred_signal_is_noted_and_takes_effect_at_the_end() -> None:
+def test_deferred_signal_is_noted_and_takes_effect_at_the_end() -> None:
     reached: list[str] = []
     with pytest.raises(Preempted):
         interrupted(reached)
@@ -76,14 +76,14 @@ def test_deferred_signals_restore_the_former_handler() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_an_error_inside_is_not_hidden_by_the_signal() -> None:
+def test_error_inside_is_not_hidden_by_the_signal() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(ValueError, match="mine"):
         failing()
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_what_is_not_deferred_is_left_at_once() -> None:
+def test_undeferred_signal_ends_at_once() -> None:
     before = signal.signal(signal.SIGTERM, raise_preempted)
     try:
         with pytest.raises(Preempted):

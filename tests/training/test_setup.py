@@ -65,12 +65,12 @@ def test_scratch_starts_from_the_origin_of_its_lineage() -> None:
     assert all(torch.equal(tensor, initial(1, OLD_CLASSES)[name]) for name, tensor in run.network.state_dict().items())
 
 
-def test_a_later_scratch_run_starts_from_other_weights() -> None:
+def test_later_scratch_run_starts_from_other_weights() -> None:
     first, later = initial(1, CLASSES), initial(2, CLASSES)
     assert not torch.equal(first["0.weight"], later["0.weight"])
 
 
-def test_the_continuous_run_shrinks_perturbs_and_grows_its_head() -> None:
+def test_continuous_run_shrinks_perturbs_and_grows_its_head() -> None:
     fresh, run = initial(2, CLASSES), continuous()
     head, kernel = named(run)[HEAD], named(run)["0.weight"]
     torch.testing.assert_close(kernel.detach(), 0.4 * 2 + 0.001 * fresh["0.weight"])
@@ -79,20 +79,20 @@ def test_the_continuous_run_shrinks_perturbs_and_grows_its_head() -> None:
     assert run.network.get_buffer("1.running_mean").tolist() == [0.0] * 8
 
 
-def test_the_naive_run_takes_the_parent_over_as_it_is() -> None:
+def test_naive_run_takes_the_parent_over_as_it_is() -> None:
     run = run_of(plan_of(method="naive", sizes=SIZES, classes=CLASSES, known=1, parent="scratch-0"), parent())
     assert torch.equal(named(run)[HEAD][OLD_CLASSES:], initial(2, CLASSES)[HEAD][OLD_CLASSES:])
     assert set(named(run)[HEAD][:OLD_CLASSES].flatten().tolist()) == {2.0}
     assert run.network.get_buffer("1.running_mean").tolist() == [2.0] * 8
 
 
-def test_the_anchor_start_is_where_the_run_starts() -> None:
+def test_anchor_start_is_where_the_run_starts() -> None:
     run = continuous("start")
     for name, anchor in anchor_of(run).items():
         torch.testing.assert_close(anchor, named(run)[name].detach())
 
 
-def test_the_anchor_fresh_is_this_runs_own_new_network() -> None:
+def test_anchor_fresh_is_this_runs_own_new_network() -> None:
     for name, anchor in anchor_of(continuous("fresh")).items():
         torch.testing.assert_close(anchor, initial(2, CLASSES)[name])
 
@@ -104,7 +104,7 @@ def test_anchor_origin_is_the_first_network_with_new_rows() -> None:
     torch.testing.assert_close(anchor[HEAD], torch.cat([origin[HEAD], fresh[HEAD][OLD_CLASSES:]]))
 
 
-def test_the_anchor_stays_while_the_weights_move() -> None:
+def test_anchor_stays_while_the_weights_move() -> None:
     run = continuous("start")
     before = anchor_of(run)
     with torch.no_grad():
@@ -147,7 +147,7 @@ def test_head_first_trains_the_head_alone_for_its_share() -> None:
         assert {name for name, parameter in named(run).items() if parameter.grad.any()} == trained
 
 
-def test_what_a_factory_froze_is_neither_trained_nor_pulled() -> None:
+def test_frozen_parameters_are_neither_trained_nor_pulled() -> None:
     task = TASK.model_copy(update={"model": TASK.model.model_copy(update={"name": f"{__name__}:frozen"})})
     run = run_of(plan_of(task))
     trained = run.optimizer.parameters
@@ -171,7 +171,7 @@ def test_setup_thins_old_samples_at_both_ends_of_the_index() -> None:
     assert set(probability[SIZES[0] :].tolist()) == {1.0}
 
 
-def test_a_parent_that_does_not_fit_is_refused() -> None:
+def test_parent_that_does_not_fit_is_refused() -> None:
     stranger = Parent({"weight": torch.zeros(3)}, Counters.zeros(sum(SIZES)))
     with pytest.raises(ModelError, match=r"the parent's weights do not fit the network at 0\.weight"):
         run_of(plan_of(method="naive", sizes=SIZES, known=1, parent="scratch-0"), stranger)

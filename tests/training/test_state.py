@@ -72,7 +72,7 @@ def test_resumed_run_with_averaging_equals_uninterrupted_run(averaging: Averagin
         assert_equal(resumed, whole)
 
 
-def test_freezing_what_was_just_thawed_gives_the_same_bytes() -> None:
+def test_saving_a_loaded_state_gives_the_same_bytes() -> None:
     plan = plan_with(Adam())
     state = states_of(run_of(plan))[4]
     run = run_of(plan)
@@ -80,7 +80,7 @@ def test_freezing_what_was_just_thawed_gives_the_same_bytes() -> None:
     assert save_state(run) == state
 
 
-def test_the_state_is_a_copy_of_the_moment() -> None:
+def test_saved_state_is_a_copy() -> None:
     run = run_of(plan_with(Adam()))
     first: list[bytes] = []
     run_loop(run, Silent(), lambda run: first.append(save_state(run)), lambda: False)
@@ -90,7 +90,7 @@ def test_the_state_is_a_copy_of_the_moment() -> None:
     assert not torch.equal(again.network.get_parameter("0.weight"), run.network.get_parameter("0.weight"))
 
 
-def test_the_state_of_another_run_is_refused() -> None:
+def test_state_of_another_run_is_refused() -> None:
     state = states_of(run_of(plan_with(Adam())))[0]
     other = run_of(plan_with(Adam(), seed=1))
     before = other.network.get_parameter("0.weight").clone()

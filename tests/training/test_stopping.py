@@ -35,12 +35,12 @@ def test_chance_is_the_share_of_draws_with_as_few_correct(seen: int, enough: int
         assert tail_probability(correct, seen, enough, total) == pytest.approx(expected, abs=1e-12)
 
 
-def test_more_than_there_are_left_cannot_be_made_up_for() -> None:
+def test_target_beyond_the_remaining_samples_is_given_up() -> None:
     assert tail_probability(0, 999, 2, 1000) == 0.0
     assert tail_probability(10, 500, 2000, 1000) == 0.0
 
 
-def test_the_chance_of_large_numbers_keeps_its_digits() -> None:
+def test_chance_of_large_numbers_keeps_its_digits() -> None:
     """Of 20,000 of a million, half of them right, at most half are right half of the time."""
     middle = tail_probability(10_000, 20_000, 500_000, 1_000_000)
     assert middle == pytest.approx(0.5 + 0.5 * math.exp(_log_probability_of_half()), rel=1e-6)
@@ -55,7 +55,7 @@ def _log_probability_of_half() -> float:
 
 @pytest.mark.parametrize(("correct", "total"), [(50, 500), (300, 1000), (700, 1000), (990, 1000)])
 @pytest.mark.parametrize("risk", [0.2, 0.01])
-def test_looks_give_up_wrongly_no_more_often_than_the_risk(correct: int, total: int, risk: float) -> None:
+def test_evaluations_give_up_wrongly_within_the_set_risk(correct: int, total: int, risk: float) -> None:
     """The accuracy is exactly what is needed, so that whatever gives up is wrong."""
     drawn = torch.Generator().manual_seed(0)
     hits = (torch.rand(2000, total, generator=drawn).argsort(1) < correct).cumsum(1)
@@ -69,7 +69,7 @@ def test_looks_give_up_wrongly_no_more_often_than_the_risk(correct: int, total: 
 
 
 @pytest.mark.parametrize("total", [1, FIRST, FIRST + 1, 5000, 100_000])
-def test_looks_grow_until_they_have_seen_everything(total: int) -> None:
+def test_partial_evaluations_grow_to_the_full_split(total: int) -> None:
     ends = list(subset_ends(total))
     assert ends[-1] == total
     assert ends[0] == min(FIRST, total)

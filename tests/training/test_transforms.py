@@ -111,7 +111,7 @@ def test_index_counts_the_unmixed_label() -> None:
     assert float(losses.mean) == pytest.approx(float(plain.mean()) + 1)  # log p of the other class is 2 lower
 
 
-def test_nothing_is_done_by_default() -> None:
+def test_transforms_are_off_by_default() -> None:
     raw, labels = images(), torch.arange(BATCH)
     assert make_transform(Augmentation(), 0)(raw, 0, ALL) is raw
     assert make_mix(Augmentation(), 5, 0)(raw, labels, 0) == (raw, labels)

@@ -92,7 +92,7 @@ def continued(task: Task) -> Run:
 @pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
 @pytest.mark.parametrize("optimizer", [Adam(), Sgd()], ids=["adam", "sgd"])
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_a_step_reads_nothing_on_the_host(recipe: Recipe, optimizer: Adam | Sgd, bf16: bool) -> None:
+def test_step_reads_nothing_on_the_host(recipe: Recipe, optimizer: Adam | Sgd, bf16: bool) -> None:
     run = continued(task_with(recipe, optimizer, bf16))
     with nothing_is_read():
         for _ in range(STEPS):
@@ -101,7 +101,7 @@ def test_a_step_reads_nothing_on_the_host(recipe: Recipe, optimizer: Adam | Sgd,
 
 
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
-def test_a_step_that_reads_something_is_found_out(read: Callable[[Tensor], object]) -> None:
+def test_step_that_reads_on_the_host_is_detected(read: Callable[[Tensor], object]) -> None:
     run = continued(TASK)
     penalty = run.change_gradients
     run.change_gradients = lambda iteration: (penalty(iteration), read(run.counters.loss.sum(0, keepdim=True)))[0]
@@ -112,7 +112,7 @@ def test_a_step_that_reads_something_is_found_out(read: Callable[[Tensor], objec
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch tells of waiting on GPUs alone; there is none here")
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_torch_finds_no_waiting_on_a_gpu_in_several_passes(recipe: Recipe) -> None:
+def test_gpu_epochs_have_no_host_synchronization(recipe: Recipe) -> None:
     def on_gpu(some: Samples) -> Samples:
         return Samples.of(some.images[torch.arange(len(some))].cuda(), some.labels.cuda(), some.sizes)
 
