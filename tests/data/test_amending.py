@@ -86,7 +86,9 @@ def test_wrong_correction_is_named_and_none_is_made(
     assert store.drops.amendments.read() == ()
 
 
-def test_command_tells_what_it_amended(store: TaskStore, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_amend_command_prints_what_it_changed(
+    store: TaskStore, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "pets.yaml").write_text(f"name: pets\nstore: {store.url}\n")
     (tmp_path / "table.csv").write_text("key,class\ncat/001,dog\n")
     arguments = ["drop", "amend", str(tmp_path / "table.csv"), "--task", str(tmp_path / "pets.yaml")]

@@ -63,14 +63,14 @@ def test_pixels_are_normalised_channel_by_channel() -> None:
     torch.testing.assert_close(normalized.double(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_bf16_is_the_same_rounded() -> None:
+def test_bf16_pixels_are_rounded_fp32_pixels() -> None:
     images = batch()
     assert torch.equal(Normalize(DATA, bf16=True)(images), Normalize(DATA)(images).bfloat16())
 
 
 @pytest.mark.parametrize("padding", [0, 2])
 @pytest.mark.parametrize("mirror", [False, True])
-def test_a_task_composes_crop_flip_and_normalise(padding: int, mirror: bool) -> None:
+def test_task_composes_crop_flip_and_normalise(padding: int, mirror: bool) -> None:
     data = DATA.model_copy(update={"crop_padding": padding, "flip": mirror})
     images, random = batch(), generator()
     expected = crop(images, padding, random) if padding else images

@@ -157,7 +157,7 @@ def test_bad_drop_is_quarantined_with_shard_key_and_cause(task: Task, store: Loc
     assert re.search(cause, report), report
 
 
-def test_a_drop_whose_name_is_none_is_put_aside_under_it(task: Task, store: LocalStore) -> None:
+def test_drop_with_an_invalid_name_is_quarantined_under_it(task: Task, store: LocalStore) -> None:
     assert "allowed are 1 to 63 lower-case letters" in str(taken_in(task, store, "Week 45", {"train.tar": WHOLE}))
     assert list(TaskStore(store, "pets").drops.quarantine_causes()) == ["Week 45"]
 
@@ -203,7 +203,7 @@ def colour(drop: Drop, store: LocalStore, name: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("as_tree", [True, False])
-def test_odd_pictures_are_accepted_with_the_right_pixels(task: Task, store: LocalStore, as_tree: bool) -> None:
+def test_unusual_images_are_read_with_the_right_pixels(task: Task, store: LocalStore, as_tree: bool) -> None:
     plain = [[(f"{name}/1.png", png(first + n)) for n, name in enumerate(ODD)] for first in (0, 1000)]
     splits = {"train": [(f"{name}/1.{odd[0]}", odd[1]) for name, odd in ODD.items()], "val": plain[0], "test": plain[1]}
     if as_tree:
@@ -226,20 +226,20 @@ def test_tar_with_long_or_non_ascii_names_is_accepted(task: Task, store: LocalSt
     assert sum(map(len, (arrays.labels for arrays in decode_drop(drop, TaskStore(store, "pets"), 8).values()))) == 60
 
 
-def test_one_class_is_one_class_however_its_label_is_written(task: Task, store: LocalStore) -> None:
+def test_label_spellings_of_one_class_are_one_class(task: Task, store: LocalStore) -> None:
     labels = ["größe".encode(), b"gr\xc3\xb6\xc3\x9fe\n", "gro\u0308ße".encode()]
     members = [m for n in range(60) for m in ((f"{n}.png", png(n)), (f"{n}.cls", labels[n % 3]))]
     assert taken_in(task, store, "labels", {"train.tar": shard(members)}) is None
     assert TaskStore(store, "pets").drops.read("labels").classes == ("größe",)
 
 
-def test_other_files_beside_a_picture_are_passed_over(task: Task, store: LocalStore) -> None:
+def test_other_files_beside_an_image_are_ignored(task: Task, store: LocalStore) -> None:
     members = [*good(60), ("bad.png", png(99)), ("bad.cls", b"cat"), ("bad.json", b"{}"), ("bad.__bad__", b"")]
     assert taken_in(task, store, "extras", {"train.tar": shard(members)}) is None
     assert TaskStore(store, "pets").drops.read("extras").shards[0].samples == 61
 
 
-def test_a_class_with_one_sample_is_a_class(task: Task, store: LocalStore) -> None:
+def test_class_with_one_sample_is_accepted(task: Task, store: LocalStore) -> None:
     assert (
         taken_in(task, store, "lonely", {"train.tar": shard([*good(60), ("1.png", png(99)), ("1.cls", b"rare")])})
         is None
@@ -267,14 +267,14 @@ def test_bad_samples_are_skipped_and_named_up_to_the_limit(tmp_path: Path, store
     assert sum(len(arrays.labels) for arrays in decode_drop(drop, TaskStore(store, "pets"), 8).values()) == 57
 
 
-def test_a_drop_with_more_bad_samples_is_refused_whole(tmp_path: Path, store: LocalStore) -> None:
+def test_drop_above_the_bad_sample_limit_is_refused(tmp_path: Path, store: LocalStore) -> None:
     task = task_in(tmp_path, max_bad_share=0.05)
     said = str(taken_in(task, store, "many", spoiled(4)))
     assert said.startswith("4 of 60 samples are bad, and data.max_bad_share allows 5.00%: train.tar: 000000: cannot be")
     assert TaskStore(store, "pets").drops.all() == ()
 
 
-def test_a_tree_of_images_is_packed_without_its_bad_ones(tmp_path: Path, store: LocalStore) -> None:
+def test_folder_is_packed_without_its_bad_images(tmp_path: Path, store: LocalStore) -> None:
     task = task_in(tmp_path, max_bad_share=0.05)
     files = {f"cat/{number:02d}.png": png(number) if number else b"no image" for number in range(60)}
     assert taken_in(task, store, "tree", files) is None

@@ -63,7 +63,7 @@ def _drawn(sample: Sample, held_out: dict[Split, float]) -> Split:
     return SPLITS[draw_splits(content, held_out)[0]]
 
 
-def test_the_second_time_nothing_is_read_from_the_store(tmp_path: Path, local: LocalStore) -> None:
+def test_second_time_nothing_is_read_from_the_store(tmp_path: Path, local: LocalStore) -> None:
     [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     first = load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")
     local.delete(KEYS.shard(drop.id, drop.shards[0].name))
@@ -83,7 +83,7 @@ def test_test_split_alone_is_decoded_alone(tmp_path: Path, local: LocalStore) ->
     assert torch.equal(alone["test"].labels, everything["test"].labels)
 
 
-def test_another_image_size_is_another_file(tmp_path: Path, local: LocalStore) -> None:
+def test_cache_has_one_file_per_image_size(tmp_path: Path, local: LocalStore) -> None:
     [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     assert load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")["train"].images.shape[1:] == (3, 8, 8)
     assert load_decoded(drop, TaskStore(local, "pets"), 4, tmp_path / "cache")["train"].images.shape[1:] == (3, 4, 4)
@@ -100,7 +100,7 @@ def test_another_image_size_is_another_file(tmp_path: Path, local: LocalStore) -
         lambda data: data.replace(b'"__metadata__"', b'"__metabase__"'),
     ],
 )
-def test_a_damaged_cache_is_decoded_again(tmp_path: Path, local: LocalStore, spoil: Callable[[bytes], bytes]) -> None:
+def test_damaged_cache_is_decoded_again(tmp_path: Path, local: LocalStore, spoil: Callable[[bytes], bytes]) -> None:
     [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")
     path = cache_path(drop, 8, tmp_path / "cache", "train")
@@ -129,14 +129,14 @@ def test_cache_is_verified_once_per_process_until_it_changes(tmp_path: Path, loc
     assert path.read_bytes() == whole
 
 
-def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, local: LocalStore) -> None:
+def test_unwritable_cache_is_named(tmp_path: Path, local: LocalStore) -> None:
     [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     (tmp_path / "cache").write_text("a file where a folder should be")
     with pytest.raises(UserError, match=r"cannot be written: .* \$RETRAIN_CACHE may name another folder"):
         load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")
 
 
-def test_a_torn_shard_leaves_no_cache(tmp_path: Path, local: LocalStore) -> None:
+def test_torn_shard_leaves_no_cache(tmp_path: Path, local: LocalStore) -> None:
     [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     key = KEYS.shard(drop.id, drop.shards[0].name)
     local.write(key, local.read(key)[0][:-10240])
@@ -146,14 +146,14 @@ def test_a_torn_shard_leaves_no_cache(tmp_path: Path, local: LocalStore) -> None
 
 
 @pytest.mark.parametrize("counts", [{"cat": 5, "dog": 500}, {"cat": 5, "dog": 6}])
-def test_a_manifest_that_counts_wrong_is_refused(tmp_path: Path, local: LocalStore, counts: dict[str, int]) -> None:
+def test_manifest_with_wrong_counts_is_refused(tmp_path: Path, local: LocalStore, counts: dict[str, int]) -> None:
     [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     wrong = drop.model_copy(update={"counts": {**drop.counts, "train": counts}})
     with pytest.raises(DropError, match=f"drop {drop.id}: .*manifest"):
         load_decoded(wrong, TaskStore(local, "pets"), 8, tmp_path / "cache")
 
 
-def test_a_dataset_is_resident_under_its_own_labels(tmp_path: Path, local: LocalStore) -> None:
+def test_resident_dataset_has_its_own_labels(tmp_path: Path, local: LocalStore) -> None:
     [(first, _)] = pack(two_classes(tmp_path / "first"), TASK, TaskStore(local, TASK.name), drop_id="first")
     names = [f"{name}/{number:03d}.png" for name in ("ant", "dog") for number in range(30)]
     [(second, _)] = pack(
@@ -170,7 +170,7 @@ def test_a_dataset_is_resident_under_its_own_labels(tmp_path: Path, local: Local
     assert train.labels[train.sizes[0] :].tolist() == [ours[label] for label in arrays.labels.tolist()]
 
 
-def test_other_drops_than_the_datasets_are_refused(tmp_path: Path, local: LocalStore) -> None:
+def test_dataset_refuses_drops_that_are_not_its_own(tmp_path: Path, local: LocalStore) -> None:
     [(first, _)] = pack(two_classes(tmp_path / "first"), TASK, TaskStore(local, TASK.name))
     [(second, _)] = pack(two_classes(tmp_path / "second", each=41), TASK, TaskStore(local, TASK.name))
     with pytest.raises(DropError, match="is not the one that the dataset was made of"):

@@ -57,7 +57,7 @@ def test_frames_hold_for_the_image_turned_upright(fit: str) -> None:
     assert np.abs(difference).max() <= 2
 
 
-def test_a_frame_is_told_in_names_of_files() -> None:
+def test_frame_is_part_of_the_cache_file_name() -> None:
     assert str(as_frame(32)) == str(Data(image_size=(32, 32)).frame) == "32"
     assert str(Data(image_size=(96, 160), fit="letterbox").frame) == "96x160-letterbox"
     assert Data(image_size=(32, 32)) == Data(image_size=32)
@@ -73,19 +73,19 @@ def test_a_frame_is_told_in_names_of_files() -> None:
     ],
     ids=lambda model: model.name,
 )
-def test_networks_take_images_that_are_no_squares(model: Model) -> None:
+def test_networks_take_non_square_images(model: Model) -> None:
     check_network(model, 3, (32, 48))
     network = build_network(model, 3, (32, 48), seed=0).eval()
     assert network(torch.zeros(2, 3, 32, 48)).shape == (2, 3)
 
 
-def test_operations_are_those_of_the_shape() -> None:
+def test_flops_follow_the_image_shape() -> None:
     network = build_network(Model(name="mlp", options={"width": 10}), 3, (4, 6), seed=0)
     assert count_flops(network, (4, 6)).evaluation == 2 * (3 * 4 * 6 * 10 + 10 * 10 + 10 * 3)
 
 
 @pytest.mark.parametrize("loader", ["memory", "stream"])
-def test_a_life_with_letterboxed_images(tmp_path: Path, loader: str) -> None:
+def test_letterboxed_images_train_and_promote(tmp_path: Path, loader: str) -> None:
     commit_drops(tmp_path)
     data = Data(image_size=(8, 12), fit="letterbox", crop_padding=1, loader=loader, stream=Stream(workers=0))
     training = TASK.training.model_copy(update={"epochs": 1})

@@ -217,7 +217,7 @@ def test_class_without_training_images_is_refused_if_asked(way: Way, task: Task,
         )
 
 
-def test_content_outlives_names_metadata_and_lossless_formats() -> None:
+def test_content_id_ignores_names_metadata_and_lossless_format() -> None:
     small, large = (Image.fromarray(picture(1, 64)).resize((size, size)) for size in (40, 300))
     same = [
         encoded(small),

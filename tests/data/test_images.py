@@ -19,17 +19,17 @@ from retrain.errors import DropError
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "WEBP"])
-def test_lossless_formats_give_the_very_pixels(kind: str) -> None:
+def test_lossless_formats_give_identical_pixels(kind: str) -> None:
     data = encoded(Image.fromarray(picture(1)), kind, **({"lossless": True} if kind == "WEBP" else {}))
     np.testing.assert_array_equal(decode_image(data, 8), picture(1).transpose(2, 0, 1))
 
 
-def test_a_jpeg_is_decoded() -> None:
+def test_jpeg_is_decoded() -> None:
     flat = Image.new("RGB", (8, 8), (200, 100, 50))
     assert np.abs(decode_image(encoded(flat, "JPEG"), 8)[:, 4, 4] - np.array([200, 100, 50])).max() <= 2
 
 
-def test_another_size_is_covered_and_cropped_to_the_middle() -> None:
+def test_image_of_another_size_is_resized_and_center_cropped() -> None:
     wide = np.zeros((8, 24, 3), np.uint8)
     wide[:, 8:16] = 255
     np.testing.assert_array_equal(decode_image(encoded(Image.fromarray(wide)), 8), np.full((3, 8, 8), 255))
@@ -41,7 +41,7 @@ def test_another_size_is_covered_and_cropped_to_the_middle() -> None:
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("size", [16, 40])
-def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(size: int, mode: str) -> None:
+def test_large_jpeg_is_decoded_smaller_and_looks_the_same(size: int, mode: str) -> None:
     colours = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     large = Image.fromarray(colours).resize((401, 299), Image.Resampling.BICUBIC).convert(mode)
     data = encoded(large, "JPEG", quality=95)
@@ -54,7 +54,7 @@ def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(size: int, mode: str
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("factor", [1, 8])
-def test_an_image_is_turned_upright_by_its_exif(kind: str, factor: int) -> None:
+def test_image_is_turned_upright_by_its_exif(kind: str, factor: int) -> None:
     lying = Image.new("RGB", (32 * factor, 32 * factor))
     lying.paste((255, 255, 255), (0, 0, 16 * factor, 32 * factor))
     exif = Image.Exif()
@@ -102,7 +102,7 @@ def test_cmyk_becomes_rgb() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_the_first_frame_of_an_animation_counts(kind: str) -> None:
+def test_animation_is_read_by_its_first_frame(kind: str) -> None:
     frames = [Image.fromarray(picture(number)) for number in (5, 6)]
     options = {"lossless": True} if kind == "WEBP" else {}
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
@@ -134,7 +134,7 @@ def test_image_above_pixel_limit_is_refused_before_decoding(width: int, why: str
         lambda: encoded(Image.fromarray(picture(1)), "PPM"),
     ],
 )
-def test_what_is_not_a_whole_image_is_refused_with_its_cause(spoil: Callable[[], bytes]) -> None:
+def test_incomplete_image_is_refused_with_its_cause(spoil: Callable[[], bytes]) -> None:
     with pytest.raises(DropError, match=r"cannot be decoded: .+") as raised:
         decode_image(spoil(), 8)
     assert raised.value.__cause__ is not None

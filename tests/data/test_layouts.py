@@ -270,7 +270,7 @@ COUNTED = {
 
 
 @pytest.mark.parametrize("form", ["folder", "tar", "zip", "tgz", "shard"])
-def test_litter_is_passed_over_and_counted_alike(way: WayIn, form: str) -> None:
+def test_stray_files_are_ignored_and_counted_alike(way: WayIn, form: str) -> None:
     files = {**(sidecars() if form == "shard" else tree("cat", "dog")), **LITTER}
     given = {
         "folder": lambda: files,
@@ -348,7 +348,7 @@ def test_folder_markers_in_s3_are_counted(tmp_path: Path, bucket: str, s3: str) 
 
 
 @pytest.mark.parametrize("form", ["folder", "shard"])
-def test_marks_that_nobody_sees_make_no_class(near: WayIn, form: str) -> None:
+def test_invisible_characters_make_no_class(near: WayIn, form: str) -> None:
     spellings = ("ice bear", "\ufeffice bear", "ice\u00a0bear", "ice\u200b bear", "ice bear ")
     if form == "folder":
         drop = near.take(tree(*spellings, each=6))

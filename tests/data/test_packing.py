@@ -29,7 +29,7 @@ def local(tmp_path: Path) -> LocalStore:
     return LocalStore(tmp_path / "store")
 
 
-def test_a_source_becomes_a_committed_drop_in_any_store(tmp_path: Path, store: ObjectStore) -> None:
+def test_source_becomes_a_committed_drop_in_any_store(tmp_path: Path, store: ObjectStore) -> None:
     before = datetime.now(UTC)
     [(drop, new)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(store, TASK.name))
     assert new
@@ -88,7 +88,7 @@ def test_splits_that_the_source_brings_are_kept(tmp_path: Path, local: LocalStor
     assert [shard.split for shard in drop.shards] == ["train", "test"]
 
 
-def test_each_part_of_a_staging_is_a_drop_of_its_own(tmp_path: Path, local: LocalStore) -> None:
+def test_each_staging_part_is_its_own_drop(tmp_path: Path, local: LocalStore) -> None:
     source = two_classes(tmp_path / "pets")
     staging = Staging.parse("classes", "1+1")
     [first, second] = pack(source, TASK, TaskStore(local, TASK.name), staging=staging)
@@ -97,7 +97,7 @@ def test_each_part_of_a_staging_is_a_drop_of_its_own(tmp_path: Path, local: Loca
     assert pack(source, TASK, TaskStore(local, TASK.name), staging=staging, part=2) == [(second.drop, False)]
 
 
-def test_a_bad_image_is_named_and_nothing_is_written(tmp_path: Path, local: LocalStore) -> None:
+def test_bad_image_is_named_and_nothing_is_written(tmp_path: Path, local: LocalStore) -> None:
     source = two_classes(tmp_path / "pets")
     path = source / "dog/039.png"
     path.write_bytes(path.read_bytes()[:-30])
@@ -113,13 +113,13 @@ def test_a_bad_image_is_named_and_nothing_is_written(tmp_path: Path, local: Loca
         (["cat/0.png", "cat/2.png", "cat/3.png"], r"no val samples among 3: none was drawn for its share of 0\.2"),
     ],
 )
-def test_an_empty_split_is_refused(tmp_path: Path, local: LocalStore, names: list[str], message: str) -> None:
+def test_empty_split_is_refused(tmp_path: Path, local: LocalStore, names: list[str], message: str) -> None:
     with pytest.raises(DropError, match=message):
         pack(folder(tmp_path / "pets", *names), TASK, TaskStore(local, TASK.name))
     assert list(local.list()) == []
 
 
-def test_an_id_never_changes_its_content(tmp_path: Path, local: LocalStore) -> None:
+def test_id_never_changes_its_content(tmp_path: Path, local: LocalStore) -> None:
     [(drop, new)] = pack(two_classes(tmp_path / "a"), TASK, TaskStore(local, TASK.name), drop_id="week-45")
     assert (drop.id, new) == ("week-45", True)
     before = list(local.list())
@@ -149,7 +149,7 @@ def test_racing_packs_of_one_id_leave_one_whole_drop(tmp_path: Path, store: Obje
 
 
 @pytest.mark.parametrize("drop_id", ["../up", "a/b", "Week", ".", "-x", "x" * 64])
-def test_an_id_that_is_no_name_is_refused(tmp_path: Path, local: LocalStore, drop_id: str) -> None:
+def test_invalid_drop_id_is_refused(tmp_path: Path, local: LocalStore, drop_id: str) -> None:
     with pytest.raises(DropError, match=r"drop id .*: allowed are"):
         pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name), drop_id=drop_id)
 

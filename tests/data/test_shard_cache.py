@@ -46,7 +46,7 @@ def sizes(cache: ShardCache) -> int:
     return sum(path.stat().st_size for path in cache.folder.iterdir())
 
 
-def test_it_never_holds_more_than_its_limit(store: LocalStore, shards: list[ShardRef], tmp_path: Path) -> None:
+def test_shard_cache_never_exceeds_its_limit(store: LocalStore, shards: list[ShardRef], tmp_path: Path) -> None:
     cache = cache_of(store, tmp_path, 3, shards)
     assert len(shards) > 6
     for ref in shards * 2:
@@ -55,7 +55,7 @@ def test_it_never_holds_more_than_its_limit(store: LocalStore, shards: list[Shar
         assert sizes(cache) <= cache.limit
 
 
-def test_what_was_not_used_for_longest_goes_first(store: LocalStore, shards: list[ShardRef], tmp_path: Path) -> None:
+def test_shard_cache_evicts_the_least_recently_used(store: LocalStore, shards: list[ShardRef], tmp_path: Path) -> None:
     cache = cache_of(store, tmp_path, 3, shards)
     for number in (0, 1, 2, 0, 3):
         cache.hold(shards[number]).close()
@@ -64,7 +64,9 @@ def test_what_was_not_used_for_longest_goes_first(store: LocalStore, shards: lis
     assert downloads(store) == 4
 
 
-def test_what_is_held_stays_and_no_room_is_said(store: LocalStore, shards: list[ShardRef], tmp_path: Path) -> None:
+def test_shard_cache_keeps_shards_in_use_and_reports_no_room(
+    store: LocalStore, shards: list[ShardRef], tmp_path: Path
+) -> None:
     cache = cache_of(store, tmp_path, 2, shards)
     with cache.hold(shards[0]), cache.hold(shards[1]):
         with pytest.raises(UserError, match=r"no room for [\d,]+ bytes .* data\.stream\.cache"):
@@ -74,7 +76,7 @@ def test_what_is_held_stays_and_no_room_is_said(store: LocalStore, shards: list[
     cache.hold(shards[2]).close()
 
 
-def test_a_file_that_was_damaged_is_fetched_anew(store: LocalStore, shards: list[ShardRef], tmp_path: Path) -> None:
+def test_file_that_was_damaged_is_fetched_anew(store: LocalStore, shards: list[ShardRef], tmp_path: Path) -> None:
     cache_of(store, tmp_path, 3, shards).hold(shards[0]).close()
     path = cache_of(store, tmp_path, 3, shards).path(shards[0])
     whole = path.read_bytes()
@@ -84,9 +86,7 @@ def test_a_file_that_was_damaged_is_fetched_anew(store: LocalStore, shards: list
     assert downloads(store) == 2
 
 
-def test_a_shard_that_is_not_what_the_manifest_says_is_refused(
-    store: LocalStore, shards: list[ShardRef], tmp_path: Path
-) -> None:
+def test_shard_unlike_its_manifest_is_refused(store: LocalStore, shards: list[ShardRef], tmp_path: Path) -> None:
     store.write(shards[0].key, store.read(shards[1].key)[0])
     cache = cache_of(store, tmp_path, 3, shards)
     for _ in range(2):
@@ -95,9 +95,7 @@ def test_a_shard_that_is_not_what_the_manifest_says_is_refused(
     assert sizes(cache) == 0
 
 
-def test_room_kept_by_a_process_that_has_gone_is_free(
-    store: LocalStore, shards: list[ShardRef], tmp_path: Path
-) -> None:
+def test_space_reserved_by_a_dead_process_is_freed(store: LocalStore, shards: list[ShardRef], tmp_path: Path) -> None:
     cache = cache_of(store, tmp_path, 1, shards)
     cache.folder.mkdir()
     (cache.folder / "0123.part").write_bytes(bytes(cache.limit))
@@ -163,9 +161,7 @@ def test_shard_evicted_during_its_download_is_fetched_again(shards: list[ShardRe
     assert store.gone
 
 
-def test_a_shard_that_has_just_arrived_takes_its_room_once(
-    store: LocalStore, shards: list[ShardRef], tmp_path: Path
-) -> None:
+def test_fetched_shard_is_counted_once(store: LocalStore, shards: list[ShardRef], tmp_path: Path) -> None:
     cache = cache_of(store, tmp_path, 2, shards)
     with cache.hold(shards[0]) as first:
         kept = cache.path(shards[0]).with_suffix(".part")

@@ -29,7 +29,7 @@ def read(path: Path, shard: Shard) -> list[Encoded]:
         return list(read_shard(stream, shard, "the store: the shard"))
 
 
-def test_what_was_written_is_read_back(tmp_path: Path) -> None:
+def test_written_shard_is_read_back(tmp_path: Path) -> None:
     [shard] = write_shards(SAMPLES, "train", tmp_path)
     assert shard == described(tmp_path / shard.name, samples=20)
     assert read(tmp_path / shard.name, shard) == SAMPLES
@@ -43,7 +43,7 @@ def test_shards_fill_to_the_limit_and_keep_samples_in_order(tmp_path: Path) -> N
     assert {path.name for path in tmp_path.iterdir()} == {shard.name for shard in shards}
 
 
-def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
+def test_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     first, second = (list(write_shards(SAMPLES, "train", tmp_path / name)) for name in "ab")
@@ -61,7 +61,7 @@ def test_webdataset_reads_our_shards(tmp_path: Path) -> None:
     assert samples[-1]["jpg"] == b"as it came"
 
 
-def test_a_producers_sample_without_cls_is_of_its_folders_class(tmp_path: Path) -> None:
+def test_producers_sample_without_cls_is_of_its_folders_class(tmp_path: Path) -> None:
     path = tar(tmp_path / "own.tar", [("./pets/cat/1.png", png(1)), ("./pets/cat/1.json", b"{}")])
     assert read(path, described(path, samples=1)) == [Encoded("./pets/cat/1", "cat", "png", png(1))]
 
@@ -69,14 +69,14 @@ def test_a_producers_sample_without_cls_is_of_its_folders_class(tmp_path: Path) 
 @pytest.mark.parametrize(
     "names", [["1.png"], ["cat/1.json"], ["cat/1.png", "cat/1.jpg"], ["cat/1.png", "cat/1.png"], ["cat/1.cls"]]
 )
-def test_a_sample_that_is_not_one_image_of_a_class_is_refused(tmp_path: Path, names: list[str]) -> None:
+def test_sample_that_is_not_one_image_of_a_class_is_refused(tmp_path: Path, names: list[str]) -> None:
     path = tar(tmp_path / "own.tar", [(name, b"\xff") for name in names])
     with pytest.raises(DropError, match="the store: the shard: "):
         read(path, described(path, samples=1))
 
 
 @pytest.mark.parametrize("keep", [0, 100, 512, 700, 1024, 5000, -10240, -1])
-def test_a_torn_shard_is_refused_by_name(tmp_path: Path, keep: int) -> None:
+def test_torn_shard_is_refused_by_name(tmp_path: Path, keep: int) -> None:
     [shard] = write_shards(SAMPLES, "train", tmp_path)
     path = tmp_path / shard.name
     path.write_bytes(path.read_bytes()[:keep])
@@ -101,7 +101,7 @@ def test_more_than_the_manifest_counts_is_noticed(tmp_path: Path) -> None:
         read(tmp_path / shard.name, shard.model_copy(update={"samples": 19}))
 
 
-def test_a_link_in_a_shard_is_refused(tmp_path: Path) -> None:
+def test_link_in_a_shard_is_refused(tmp_path: Path) -> None:
     link = tarfile.TarInfo("cat/2.png")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
     path = tar(tmp_path / "own.tar", [("cat/1.png", png(1)), (link, b"")])
@@ -109,7 +109,7 @@ def test_a_link_in_a_shard_is_refused(tmp_path: Path) -> None:
         read(path, described(path, samples=1))
 
 
-def test_a_shard_is_streamed_and_not_read_whole(tmp_path: Path) -> None:
+def test_shard_is_streamed_and_not_read_whole(tmp_path: Path) -> None:
     [shard] = write_shards([Encoded(f"cat/{n}", "cat", "png", bytes(100_000)) for n in range(50)], "train", tmp_path)
     with (tmp_path / shard.name).open("rb", buffering=0) as stream:
         next(read_shard(stream, shard, "the shard"))

@@ -25,7 +25,7 @@ def test_samples_are_ordered_by_split_class_and_name(tmp_path: Path) -> None:
     ]
 
 
-def test_a_folder_without_splits_has_none(tmp_path: Path) -> None:
+def test_folder_without_splits_has_none(tmp_path: Path) -> None:
     assert shown(read_source(folder(tmp_path, "dog/1.png", "cat/1.png"))) == [(None, "cat", "1"), (None, "dog", "1")]
 
 
@@ -38,7 +38,7 @@ def test_tar_gives_the_samples_and_bytes_of_its_folder(tmp_path: Path) -> None:
     assert [sample.entry.read() for sample in from_tar] == [sample.entry.read() for sample in from_folder]
 
 
-def test_a_folder_of_tars_takes_the_splits_from_their_names(tmp_path: Path) -> None:
+def test_folder_of_tars_takes_the_splits_from_their_names(tmp_path: Path) -> None:
     tar(tmp_path / "train-1.tar", [("cat/1.png", png(1))])
     tar(tmp_path / "train-0.tar", [("dog/2.png", png(2))])
     tar(tmp_path / "test.tar", [("cat/1.png", png(3))])
@@ -54,12 +54,12 @@ def test_keys_are_unique_and_safe_for_webdataset(tmp_path: Path) -> None:
     assert keys == ["%5F_meta__/%C3%BC", "a%20b/x%252Ey", "a%20b/x%2Ey", "b%2Ec/1"]
 
 
-def test_a_name_is_one_name_however_its_accents_are_written(tmp_path: Path) -> None:
+def test_names_are_equal_in_any_unicode_form(tmp_path: Path) -> None:
     folder(tmp_path, "cafe\u0301/1.png", "caf\u00e9/2.png")
     assert shown(read_source(tmp_path)) == [(None, "caf\u00e9", "1"), (None, "caf\u00e9", "2")]
 
 
-def test_what_desktops_leave_in_folders_is_no_image(tmp_path: Path) -> None:
+def test_desktop_files_in_folders_are_ignored(tmp_path: Path) -> None:
     folder(tmp_path, "cat/1.png", ".DS_Store", "cat/.DS_Store", "cat/._1.png", "cat/Thumbs.db", "cat/desktop.ini")
     assert shown(read_source(tmp_path)) == [(None, "cat", "1")]
 
@@ -76,24 +76,24 @@ def test_what_desktops_leave_in_folders_is_no_image(tmp_path: Path) -> None:
         (["cat/1.png", "cat/1.jpg"], "duplicate key cat/1"),
     ],
 )
-def test_a_folder_of_another_shape_is_refused(tmp_path: Path, names: list[str], message: str) -> None:
+def test_folder_of_another_shape_is_refused(tmp_path: Path, names: list[str], message: str) -> None:
     with pytest.raises(DropError, match=message) as raised:
         read_source(folder(tmp_path, *names))
     assert str(tmp_path) in str(raised.value)
 
 
-def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_missing_source_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DropError, match="nowhere: no such file or folder"):
         read_source(tmp_path / "nowhere")
 
 
-def test_an_empty_class_is_refused(tmp_path: Path) -> None:
+def test_empty_class_is_refused(tmp_path: Path) -> None:
     (folder(tmp_path, "train/cat/1.png") / "train/dog").mkdir()
     with pytest.raises(DropError, match="train/dog: an empty folder"):
         read_source(tmp_path)
 
 
-def test_a_link_is_refused(tmp_path: Path) -> None:
+def test_link_is_refused(tmp_path: Path) -> None:
     (folder(tmp_path, "cat/1.png") / "cat/2.png").symlink_to("/etc/hostname")
     with pytest.raises(DropError, match=r"cat/2\.png: neither a file nor a folder"):
         read_source(tmp_path)
@@ -106,7 +106,7 @@ def test_one_key_in_two_tars_is_refused(tmp_path: Path) -> None:
         read_source(tmp_path)
 
 
-def test_a_tar_that_names_no_split_is_refused(tmp_path: Path) -> None:
+def test_tar_that_names_no_split_is_refused(tmp_path: Path) -> None:
     for name in ("training.tar", "testing.tar"):
         tar(tmp_path / name, [("cat/1.png", png(1))])
     with pytest.raises(DropError, match=r"ing\.tar: tars in a folder are named after their split"):
@@ -123,21 +123,21 @@ def linked(kind: bytes) -> tarfile.TarInfo:
     "member",
     ["/cat/2.png", "cat/../../2.png", "cat/2\n.png", *map(linked, (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE))],
 )
-def test_a_member_that_could_reach_outside_is_refused(tmp_path: Path, member: str | tarfile.TarInfo) -> None:
+def test_member_that_could_reach_outside_is_refused(tmp_path: Path, member: str | tarfile.TarInfo) -> None:
     path = tar(tmp_path / "images.tar", [("cat/1.png", png(1)), (member, b"")])
     with pytest.raises(DropError, match=r"images\.tar: "):
         read_source(path)
 
 
 @pytest.mark.parametrize("keep", [700, 1536, 3072, -10240])
-def test_a_cut_tar_is_refused(tmp_path: Path, keep: int) -> None:
+def test_cut_tar_is_refused(tmp_path: Path, keep: int) -> None:
     path = tar(tmp_path / "images.tar", [(f"cat/{number}.png", png(number)) for number in range(20)])
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(DropError, match=r"images\.tar: .*(cut short|not a whole)"):
         read_source(path)
 
 
-def test_a_damaged_header_in_the_middle_is_not_taken_for_the_end(tmp_path: Path) -> None:
+def test_damaged_header_in_the_middle_is_not_taken_for_the_end(tmp_path: Path) -> None:
     path = tar(tmp_path / "images.tar", [(f"cat/{number}.png", png(number)) for number in range(3)])
     data = bytearray(path.read_bytes())
     data[data.index(b"cat/1.png")] ^= 1
@@ -146,7 +146,7 @@ def test_a_damaged_header_in_the_middle_is_not_taken_for_the_end(tmp_path: Path)
         read_source(path)
 
 
-def test_a_compressed_tar_is_refused(tmp_path: Path) -> None:
+def test_compressed_tar_is_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "images.tar", "w:gz") as archive:
         archive.add(folder(tmp_path / "folder", "cat/1.png"), ".")
     with pytest.raises(DropError, match="uncompressed"):

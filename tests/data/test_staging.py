@@ -40,7 +40,7 @@ def test_staging_by_classes_puts_each_class_in_one_part(samples: tuple[Sample, .
     assert classes(second, "train") == classes(second, "test") == {f"c{n}" for n in range(10)} - classes(first, "train")
 
 
-def test_by_share_each_split_is_divided_exactly(samples: tuple[Sample, ...]) -> None:
+def test_staging_by_share_divides_each_split_exactly(samples: tuple[Sample, ...]) -> None:
     divided = split_into_parts(samples, Staging.parse("share", "50+30+20"))
     assert [sum(sample.split == "train" for sample in part) for part in divided] == [100, 60, 40]
     assert [sum(sample.split == "test" for sample in part) for part in divided] == [50, 30, 20]
@@ -48,7 +48,7 @@ def test_by_share_each_split_is_divided_exactly(samples: tuple[Sample, ...]) -> 
 
 
 @pytest.mark.parametrize("staging", [Staging("classes", (7, 3)), Staging("share", (70, 30))])
-def test_the_seed_alone_decides(samples: tuple[Sample, ...], staging: Staging) -> None:
+def test_staging_depends_only_on_the_seed(samples: tuple[Sample, ...], staging: Staging) -> None:
     assert split_into_parts(samples, staging) == split_into_parts(samples, staging)
     assert split_into_parts(samples, staging) != split_into_parts(samples, Staging(staging.by, staging.sizes, seed=1))
 
@@ -58,13 +58,13 @@ def test_parts_keep_the_sources_order(samples: tuple[Sample, ...]) -> None:
         assert [sample.rank for sample in part] == sorted(sample.rank for sample in part)
 
 
-def test_the_draw_is_the_same_for_ever(samples: tuple[Sample, ...]) -> None:
+def test_staging_draw_is_stable_across_versions(samples: tuple[Sample, ...]) -> None:
     _, second = split_into_parts(samples, Staging("classes", (7, 3)))
     assert classes(second, "train") == {"c3", "c6", "c7"}
 
 
 @pytest.mark.parametrize("text", ["", "70+", "70+x", "70 + 30", "0+100", "-10+110", "7.5+2.5", "²+3"])
-def test_what_is_no_sum_is_refused(text: str) -> None:
+def test_staging_shares_that_are_not_numbers_are_refused(text: str) -> None:
     with pytest.raises(DropError, match="is not a sum of positive whole numbers such as 70"):
         Staging.parse("classes", text)
 

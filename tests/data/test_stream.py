@@ -76,7 +76,7 @@ def same(ours: list[Batch], theirs: list[Batch]) -> bool:
 
 
 @pytest.mark.parametrize("thin", [False, True])
-def test_a_pass_holds_the_same_samples_streamed_and_held(place: Path, streams: Splits, thin: bool) -> None:
+def test_epoch_has_the_same_samples_streamed_or_resident(place: Path, streams: Splits, thin: bool) -> None:
     size = len(streams["train"])
     keep = thinned(size) if thin else None
     resident_loader = InMemoryLoader(
@@ -124,7 +124,7 @@ def test_batches_have_the_pixels_and_labels_of_their_samples(place: Path, stream
         assert torch.equal(batch.labels, train.labels[batch.samples])
 
 
-def test_the_number_of_workers_changes_nothing(streams: Splits) -> None:
+def test_number_of_workers_changes_nothing(streams: Splits) -> None:
     alone, *others = (
         take(loader(streams["train"], thinned(len(streams["train"])), workers), 30) for workers in (0, 1, 2)
     )
@@ -132,7 +132,7 @@ def test_the_number_of_workers_changes_nothing(streams: Splits) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_any_place_in_the_stream_is_found_again(streams: Splits, workers: int) -> None:
+def test_stream_resumes_at_any_position(streams: Splits, workers: int) -> None:
     whole = loader(streams["train"])
     positions, batches = [], []
     for _ in range(40):
@@ -169,7 +169,7 @@ def test_stream_opens_and_mixes_one_window_of_shards() -> None:
     assert changes > 0.75
 
 
-def test_what_a_pass_leaves_out_is_not_decoded(tmp_path: Path) -> None:
+def test_samples_left_out_of_an_epoch_are_not_decoded(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
     drop = upload(store, tmp_path / "d-1", "d-1", encoded(100))
     train = streaming(store, tmp_path / "cache", ROOMY)["train"]
@@ -211,14 +211,14 @@ def files(folder: Path) -> int:
         return sum(path.stat().st_size for path in folder.glob("*.tar"))
 
 
-def test_the_second_time_only_shards_are_read(place: Path, streams: Splits) -> None:
+def test_second_stream_reads_only_shards(place: Path, streams: Splits) -> None:
     before = sorted((path.name, path.stat().st_mtime_ns) for path in (place / "cache").glob("*.*"))
     again = streaming(LocalStore(place / "store"), place / "cache", ROOMY)
     assert torch.equal(again["val"].pixels(torch.arange(10)), streams["val"].pixels(torch.arange(10)))
     assert sorted((path.name, path.stat().st_mtime_ns) for path in (place / "cache").glob("*.*")) == before
 
 
-def test_a_damaged_catalogue_is_made_again(tmp_path: Path) -> None:
+def test_damaged_catalogue_is_rebuilt(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
     two_drops(store, tmp_path)
     expected = streaming(store, tmp_path / "cache", ROOMY)["val"].pixels(torch.arange(9))
@@ -227,7 +227,7 @@ def test_a_damaged_catalogue_is_made_again(tmp_path: Path) -> None:
     assert torch.equal(streaming(store, tmp_path / "cache", ROOMY)["val"].pixels(torch.arange(9)), expected)
 
 
-def test_a_manifest_that_counts_otherwise_is_refused(tmp_path: Path) -> None:
+def test_manifest_that_counts_otherwise_is_refused(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
     drop = upload(store, tmp_path / "d-1", "d-1", encoded(100))
     counts = {**drop.counts, "val": {**drop.counts["val"], "class-0": 99}}
@@ -243,7 +243,7 @@ def load(store: ObjectStore, folder: Path, drops: list, setting: Stream = ROOMY)
     return load_stream(make_dataset(drops), drops, ["train"], setting=setting, **where)
 
 
-def test_a_cache_without_room_for_the_window_is_refused(place: Path) -> None:
+def test_cache_without_room_for_the_window_is_refused(place: Path) -> None:
     setting = Stream(shuffle_shards=16, cache="100Ki")
     with pytest.raises(TaskError, match=r"data\.stream\.cache: 100Ki is too small to mix 16 shards"):
         streaming(LocalStore(place / "store"), place / "cache", setting)
@@ -253,7 +253,7 @@ def dataset_of(samples: int) -> Dataset:
     return Dataset(drops=(DropRef(id="d", digest="d", samples=samples),), classes=("a", "b"))
 
 
-def test_the_choice_is_by_size_and_says_why() -> None:
+def test_streaming_is_chosen_by_size_with_a_reason() -> None:
     task = Task(name="t", data=Data(image_size=100), resources=Resources(memory="6M"))
     within, beyond = choose_loading(task, dataset_of(100)), choose_loading(task, dataset_of(101))
     assert (within.kind, beyond.kind) == ("held", "stream")

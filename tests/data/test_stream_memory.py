@@ -53,7 +53,7 @@ def held(folder: Path, samples: int) -> tuple[int, int]:
         return len(train), sum(each.untyped_storage().nbytes() for each in tensors(loader, set())) - shards
 
 
-def test_a_stream_keeps_32_bytes_of_a_sample(tmp_path: Path) -> None:
+def test_stream_keeps_32_bytes_of_a_sample(tmp_path: Path) -> None:
     few, many = held(tmp_path / "few", 200), held(tmp_path / "many", 1000)
     assert many[0] > 4 * few[0]
     place, label, drop, order = 8 + 4, 8, 4, 8

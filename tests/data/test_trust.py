@@ -56,7 +56,7 @@ def plant(life: Life, run_id: str) -> None:
     life.store.objects.write(key, json.dumps(plan).encode())
 
 
-def test_a_champions_plan_that_names_other_code_is_refused_unrun(life: Life) -> None:
+def test_champions_plan_that_names_other_code_is_refused_unrun(life: Life) -> None:
     plant(life, life.store.champion.read().run_id or "")
     with pytest.raises(ModelError, match=f"model {THEIRS}: a plan in the store names it and the task does not"):
         stages.run_task(life.context, TASK, Request("naive"))

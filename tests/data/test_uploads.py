@@ -76,7 +76,7 @@ def test_shards_are_committed_where_they_lie(store: ObjectStore) -> None:
     }
 
 
-def test_a_tree_of_images_is_packed_under_the_same_id(store: ObjectStore) -> None:
+def test_tree_of_images_is_packed_under_the_same_id(store: ObjectStore) -> None:
     upload(store, photos())
     drop = ingest_drop(DROP, TASK, TaskStore(store, TASK.name))
     assert (drop.id, drop.classes) == (DROP, ("cat", "dog"))
@@ -147,14 +147,14 @@ def test_shards_of_an_interrupted_upload_do_not_hinder(local: LocalStore) -> Non
         ({}, "no train samples among 0"),
     ],
 )
-def test_a_bad_drop_is_refused_by_shard_key_and_cause(local: LocalStore, files: dict[str, bytes], message: str) -> None:
+def test_bad_drop_is_refused_by_shard_key_and_cause(local: LocalStore, files: dict[str, bytes], message: str) -> None:
     upload(local, files)
     with pytest.raises(DropError, match=message):
         ingest_drop(DROP, TASK, TaskStore(local, TASK.name))
     assert TaskStore(local, "pets").drops.all() == ()
 
 
-def test_a_member_that_climbs_out_is_refused(local: LocalStore, tmp_path: Path) -> None:
+def test_member_outside_the_archive_is_refused(local: LocalStore, tmp_path: Path) -> None:
     upload(local, {"train.tar": tar(tmp_path / "x.tar", [("../cat/1.png", png(1))]).read_bytes()})
     with pytest.raises(DropError, match=r"train\.tar: \.\./cat/1\.png: the path leaves the source"):
         ingest_drop(DROP, TASK, TaskStore(local, TASK.name))
