@@ -28,7 +28,7 @@ def headline(place: Path, folder: Path, **environment: str) -> subprocess.Comple
     return subprocess.run(command, env=given, cwd=SCRIPT.parents[1], capture_output=True, text=True, check=False)
 
 
-def test_headline_script_goes_on_from_the_records_it_left(place: Path, tmp_path: Path) -> None:
+def test_headline_script_resumes_from_its_records(place: Path, tmp_path: Path) -> None:
     without_time = headline(place, tmp_path / "here", SPARE_SECONDS="300")
     assert (without_time.returncode, "the time is over" in without_time.stdout) == (0, True)
     whole = headline(place, tmp_path / "here")

@@ -282,7 +282,7 @@ def test_every_paper_size_study_is_checked_against_a_table() -> None:
 
 
 @pytest.mark.parametrize("name", VERWIMP)
-def test_verwimp_study_is_the_papers(name: str) -> None:
+def test_verwimp_study_has_the_papers_settings(name: str) -> None:
     study, (splits, methods) = load_study(f"verwimp-{name}-paper"), VERWIMP[name]
     assert {split: (setting.by, setting.sizes) for split, setting in study.splits.items()} == splits
     assert (len(study.seeds), study.redraw) == (5, True)
@@ -346,7 +346,7 @@ def optimizers(plans: dict[Cell, Plan]) -> set[str]:
 
 
 @pytest.mark.parametrize("name", ASH)
-def test_ash_study_is_the_papers(name: str) -> None:
+def test_ash_study_has_the_papers_settings(name: str) -> None:
     study, (splits, optimizer, seeds, methods) = load_study(f"ash-{name}-paper"), ASH[name]
     plans = planned(study.name, most_drops=3)
     assert {split: (setting.by, setting.sizes) for split, setting in study.splits.items()} == splits

@@ -97,7 +97,7 @@ def test_shifts_leave_another_image_of_the_same_size(shift: Any, tmp_path: Path)
     assert ImageChops.difference(before, after).getbbox() is not None
 
 
-def test_no_picture_lands_twice(tmp_path: Path) -> None:
+def test_no_image_lands_twice(tmp_path: Path) -> None:
     drops = [{"new_classes": 3, "percent": 45}, {"new_classes": 1, "percent": 45}, {"percent": 30}, {"percent": 25}]
     landed = [one for drop in planned(regime(drops=drops), tmp_path) for one in drop]
     names = [(one.picture.class_name, one.picture.name) for one in landed]
@@ -123,7 +123,7 @@ def test_superclasses_cover_each_class_once() -> None:
         ([{"new_classes": 4, "percent": 60}, {"percent": 60}], "drop 1: more than 100 percent"),
     ],
 )
-def test_landing_that_cannot_be_is_refused(drops: list[dict[str, int]], message: str) -> None:
+def test_impossible_landing_is_refused(drops: list[dict[str, int]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         regime(drops=drops)
 
@@ -178,7 +178,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_life_leaves_a_result_of_every_method(finished: Path) -> None:
+def test_regime_run_leaves_a_result_per_method(finished: Path) -> None:
     runs = read_runs(finished)
     assert set(runs) == {
         Key("tiny", 0, FIRST, 1),
@@ -193,7 +193,7 @@ def test_life_leaves_a_result_of_every_method(finished: Path) -> None:
     assert plain.iterations == plain.schedule == 30
 
 
-def test_life_that_is_complete_is_not_run_again(finished: Path) -> None:
+def test_complete_regime_run_is_not_repeated(finished: Path) -> None:
     from retrain.experiments.regimes.lives import Life, Place
 
     before = (finished / FILE).read_bytes()
@@ -201,7 +201,7 @@ def test_life_that_is_complete_is_not_run_again(finished: Path) -> None:
     assert (finished / FILE).read_bytes() == before
 
 
-def test_life_that_was_killed_goes_on_to_the_same_results(finished: Path, tmp_path: Path) -> None:
+def test_killed_regime_run_resumes_to_the_same_results(finished: Path, tmp_path: Path) -> None:
     from retrain.experiments.regimes import lives
 
     whole = read_runs(finished)
@@ -313,7 +313,7 @@ def by_hand() -> dict[Key, SuiteRun]:
     return {run.key: run for run in runs}
 
 
-def test_bar_is_what_scratch_ends_with_and_when_it_was_there() -> None:
+def test_target_is_scratchs_final_accuracy_when_first_reached() -> None:
     assert bar_of(suite_run(PLAIN)) == (0.5, 80)
     assert first_reaching(((5, 0.1), (6, 0.3)), 0.2) == 6
     assert first_reaching(((5, 0.1),), 0.2) is None
@@ -329,7 +329,7 @@ def test_speed_up_sums_iterations_over_drops() -> None:
     assert earlier.speed_up == 8
 
 
-def test_run_that_never_gets_there_is_charged_scratch_too() -> None:
+def test_run_that_never_reaches_the_target_is_charged_scratch() -> None:
     found = race(by_hand(), "hand", 0, NAIVE, PLAIN)
     assert found == (160, 240, 0, 2)
     assert found.speed_up == pytest.approx(2 / 3)
@@ -345,7 +345,7 @@ def test_net_saving_credits_promoted_runs_alone() -> None:
     assert (life.outcomes, life.promoted) == (("reached", "plateau"), 1)
 
 
-def test_life_without_both_bars_is_not_told() -> None:
+def test_regime_without_both_targets_is_left_out() -> None:
     runs = by_hand()
     del runs[Key("hand", 0, AVERAGED, 3)]
     assert life_of(runs, "hand", 0) is None

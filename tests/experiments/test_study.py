@@ -84,7 +84,7 @@ def test_stopped_or_extended_study_runs_only_missing_cells(place: Path, tmp_path
     assert run(Runs(small_study(seeds=[0, 1]), str(tmp_path)), DataRoot(place), CPU) == 4
 
 
-def test_processes_side_by_side_train_the_same_models_as_one(place: Path, tmp_path: Path) -> None:
+def test_parallel_processes_train_the_models_of_one(place: Path, tmp_path: Path) -> None:
     alone, together = (Runs(small_study(), str(tmp_path / name)) for name in ("alone", "together"))
     run(alone, DataRoot(place), CPU)
     run(together, DataRoot(place), Workers(jobs=2, device="cpu"))
@@ -100,7 +100,7 @@ def norm_of_one(start: Start, index: int) -> float:
     return float(torch.cat([gradient.flatten() for gradient in gradients]).norm())
 
 
-def test_what_is_measured_beside_accuracy_is_kept_and_shown(place: Path, tmp_path: Path) -> None:
+def test_extra_measurements_are_kept_and_shown(place: Path, tmp_path: Path) -> None:
     methods = {"scratch": {"start": "scratch"}, "naive": {}}
     study = small_study(methods=methods, measures=["weight_correlation", "gradient_norms"])
     runs = Runs(study, str(tmp_path / "store"))
@@ -132,7 +132,7 @@ def test_stop_on_test_uses_the_test_split_without_holdout(place: Path, tmp_path:
     assert [drop.held_out for drop in drops] == [{}, {}]
 
 
-def test_a_class_is_thinned_to_so_many_training_images(place: Path, tmp_path: Path) -> None:
+def test_class_is_thinned_to_so_many_training_images(place: Path, tmp_path: Path) -> None:
     study = small_study()
     runs = Runs(study, str(tmp_path))
     drops = commit_drops(study, "7+3", runs.task(next(cells(study, 1))), runs.objects, DataRoot(place))
@@ -140,7 +140,7 @@ def test_a_class_is_thinned_to_so_many_training_images(place: Path, tmp_path: Pa
     assert [sum(drop.samples(split) for split in ("train", "val", "test")) for drop in drops] == [280, 120]
 
 
-def test_of_the_classes_the_first_by_name_are_kept(place: Path, tmp_path: Path) -> None:
+def test_limited_classes_are_the_first_by_name(place: Path, tmp_path: Path) -> None:
     study = small_study(
         data=[{"name": "digits", "classes": 4, "per_class": 20}], splits={"s": {"by": "classes", "sizes": "3+1"}}
     )
@@ -150,7 +150,7 @@ def test_of_the_classes_the_first_by_name_are_kept(place: Path, tmp_path: Path) 
     assert [sum(drop.samples(split) for split in ("train", "val", "test")) for drop in drops] == [60, 20]
 
 
-def test_a_split_by_component_puts_the_dark_before_the_light(place: Path, tmp_path: Path) -> None:
+def test_split_by_component_puts_the_dark_before_the_light(place: Path, tmp_path: Path) -> None:
     study = small_study(splits={"50+50": {"by": "component", "sizes": "50+50"}})
     runs = Runs(study, str(tmp_path))
     drops = commit_drops(study, "50+50", runs.task(next(cells(study, 1))), runs.objects, DataRoot(place))
@@ -189,7 +189,7 @@ def test_table_has_means_errors_and_same_seed_speed_ups() -> None:
     assert [row.negative_transfer for row in by_method.values()] == [False, True, False]
 
 
-def test_what_was_not_reached_or_went_wrong_is_said() -> None:
+def test_report_names_unreached_levels_and_failures() -> None:
     study = small_study(seeds=[0, 1])
     never = [ran("naive", seed, {10: 0.1, 40: 0.2}) for seed in (0, 1)]
     text = table(study, rows(study, [*TWO_SEEDS[:2], *never]))
@@ -252,7 +252,7 @@ def test_recomputed_report_finds_a_changed_figure(place: Path, tmp_path: Path) -
         report.check(tmp_path)
 
 
-def test_a_page_that_cannot_be_written_is_one_message(
+def test_page_that_cannot_be_written_is_one_message(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RETRAIN_STUDIES", str(tmp_path))
@@ -289,7 +289,7 @@ def test_spread_is_the_standard_deviation_where_set() -> None:
     assert "| scratch | 75.00 ± 21.21 | 70.00 ± 14.14 |" in deviation
 
 
-def test_the_readme_has_every_item_with_what_agrees(place: Path, tmp_path: Path) -> None:
+def test_readme_has_every_item_with_what_agrees(place: Path, tmp_path: Path) -> None:
     studies = place / "studies"
     studies.mkdir(exist_ok=True)
     claim = {"item": "Ash & Adams, Table 3", "paper": "noise helps", "ours": "it does not", "agrees": "no"}
@@ -309,7 +309,7 @@ def test_the_readme_has_every_item_with_what_agrees(place: Path, tmp_path: Path)
     (studies / "claiming.yaml").unlink()
 
 
-def test_the_evidence_of_this_repository_says_what_its_runs_say(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evidence_of_this_repository_says_what_its_runs_say(monkeypatch: pytest.MonkeyPatch) -> None:
     root = Path(__file__).parents[2]
     monkeypatch.setenv("RETRAIN_STUDIES", str(root / "studies"))
     assert "digits" in report.check(root / "docs" / "evidence")
@@ -332,7 +332,7 @@ def test_repository_studies_repeat_known_items_and_have_plans(
                 task_of(study, cell, None)
 
 
-def test_the_catalogue_says_what_was_run_and_what_needs_data(place: Path, tmp_path: Path) -> None:
+def test_catalogue_says_what_was_run_and_what_needs_data(place: Path, tmp_path: Path) -> None:
     studies = place / "studies"
     studies.mkdir(exist_ok=True)
     known = ["Verwimp et al., Table 1"]
@@ -352,7 +352,7 @@ def test_missing_data_set_says_what_to_fetch_and_where_to_put_it(tmp_path: Path)
         find("cifar10", tmp_path, False, tmp_path / "scratch")
 
 
-def test_a_torchvision_data_set_becomes_an_image_folder(tmp_path: Path) -> None:
+def test_torchvision_data_set_becomes_an_image_folder(tmp_path: Path) -> None:
     export(FakeData(6, (3, 32, 32), num_classes=2), tmp_path)
     assert len(list(tmp_path.rglob("*.png"))) == 6
     assert {path.name for path in tmp_path.iterdir()} <= {"0", "1"}
@@ -384,7 +384,7 @@ def test_tars_and_image_folders_land_with_the_same_samples(place: Path, tmp_path
     assert list(found.values()) == [[7 * 18, 3 * 18]] * 3
 
 
-def test_the_list_says_what_to_fetch_and_where_to_put_it(place: Path, tmp_path: Path) -> None:
+def test_list_says_what_to_fetch_and_where_to_put_it(place: Path, tmp_path: Path) -> None:
     assert how_to_get("svhn", tmp_path).startswith("say --download")
     (place / "studies").mkdir(exist_ok=True)
     study = small_study(name="far", data=[{"name": "adaptiope-real-life"}])
@@ -403,7 +403,7 @@ def test_unknown_study_lists_the_known_ones(place: Path, tmp_path: Path) -> None
         load_study("nope/x.yaml")
 
 
-def test_a_folder_without_studies_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_folder_without_studies_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RETRAIN_STUDIES", str(tmp_path))
     with pytest.raises(StudyError, match=rf"no studies in {tmp_path}; .*RETRAIN_STUDIES"):
         list(entries(tmp_path, tmp_path))
@@ -411,7 +411,7 @@ def test_a_folder_without_studies_is_said_to_be_one(monkeypatch: pytest.MonkeyPa
         load_study("x")
 
 
-def test_what_is_wrong_with_a_study_file_is_said_by_field(tmp_path: Path) -> None:
+def test_study_file_errors_name_their_field(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(small_study().model_copy(update={"against": ("best",)}).model_dump_json())
     with pytest.raises(StudyError, match="there is no method 'best'; allowed: scratch, naive, init"):
@@ -421,7 +421,7 @@ def test_what_is_wrong_with_a_study_file_is_said_by_field(tmp_path: Path) -> Non
         load_study(str(path))
 
 
-def test_the_drops_of_a_split_are_listed_in_their_order(place: Path, tmp_path: Path) -> None:
+def test_drops_of_a_split_are_listed_in_their_order(place: Path, tmp_path: Path) -> None:
     study = small_study(splits={"4+3+3": {"by": "classes", "sizes": "4+3+3"}})
     runs = Runs(study, str(tmp_path))
     task = runs.task(next(cells(study, 1)))

@@ -191,7 +191,7 @@ def test_superclasses_land_in_the_place_of_classes(place: Path) -> None:
         commit_drops(study, "7+3", runs.task(next(cells(study, 1))), runs.objects, DataRoot(place / "place"))
 
 
-def test_the_second_domain_is_a_drawn_twin_of_every_picture(place: Path) -> None:
+def test_second_domain_is_a_drawn_twin_of_every_picture(place: Path) -> None:
     coarse_cifar(place)
     data = [{"name": "cifar100"}, {"name": "cifar100", "twin": True}]
     study = small_study(data=data, splits={"domains": {"by": "source"}}, stop_on="test")

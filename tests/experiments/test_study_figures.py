@@ -51,7 +51,7 @@ def test_accuracy_plot_counts_images_at_any_batch_size(tmp_path: Path) -> None:
         small_study(plots=["time"])
 
 
-def test_no_two_of_many_methods_look_alike() -> None:
+def test_every_method_has_its_own_look() -> None:
     methods = [f"method {number}" for number in range(20)]
     looks = [encode(methods).to_dict()["scale"]["range"] for encode in (colour_of, dash_of, shape_of)]
     assert len({str(each) for each in zip(looks[0], looks[1], strict=True)}) == 20
@@ -67,7 +67,7 @@ def test_crossing_is_drawn_at_the_target_of_its_own_seeds() -> None:
     assert {"method": "naive", "iteration": 10, "mean": 0.4} in dots
 
 
-def test_a_last_training_loss_of_a_few_iterations_is_not_drawn() -> None:
+def test_last_training_loss_of_a_few_iterations_is_not_drawn() -> None:
     study = small_study()
     (group, members), *_ = groups(study, [ran("scratch", 0, {10: 0.4, 20: 0.5, 21: 0.5})]).items()
     layers = [drawn(curves(study, group, members, plot))[1] for plot in ("accuracy", "train_loss")]

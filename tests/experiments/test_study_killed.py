@@ -57,7 +57,7 @@ def test_killed_study_ends_its_processes_and_resumes_equally(tmp_path: Path, job
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_study_told_to_stop_ends_at_once_and_says_so(tmp_path: Path, jobs: int) -> None:
+def test_stopped_study_ends_at_once_with_a_message(tmp_path: Path, jobs: int) -> None:
     with workplace(tmp_path / "place") as place:
         study = small_study(set={"training.epochs": 100_000, "training.save_seconds": 0})
         (place / "studies").mkdir()

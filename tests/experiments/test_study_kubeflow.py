@@ -53,7 +53,7 @@ def test_study_pipeline_trains_the_models_of_a_local_study(place: Path, tmp_path
     assert plan_ahead(there, DataRoot(place)) == []
 
 
-def test_a_study_is_submitted_once_as_loops_one_after_the_other(
+def test_study_is_submitted_once_as_loops_one_after_the_other(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -84,7 +84,7 @@ def submitted(server: KfpServer, study: Path, place: Path, folder: Path) -> str:
     return ended.output
 
 
-def test_what_models_are_to_choose_cannot_be_planned_ahead(place: Path, tmp_path: Path) -> None:
+def test_drops_chosen_by_models_cannot_be_submitted_ahead(place: Path, tmp_path: Path) -> None:
     study = small_study(splits={"m": {"by": "margin", "sizes": "40+60"}})
     with pytest.raises(StudyError, match="split m: what lands is chosen by models"):
         plan_ahead(Runs(study, str(tmp_path)), DataRoot(place))

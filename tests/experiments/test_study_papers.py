@@ -73,7 +73,7 @@ def smallest(study: Study) -> Study:
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_a_study_in_the_papers_size_is_run(name: str, place: Path) -> None:
+def test_study_in_the_papers_size_is_run(name: str, place: Path) -> None:
     whole = smallest(load_study(name))
     methods = {method: whole.methods[method] for method in (whole.against[0], list(whole.methods)[-1])}
     varied = {variant: whole.variants[variant] for variant in list(whole.variants)[:1]}

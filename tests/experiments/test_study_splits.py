@@ -98,7 +98,7 @@ def test_sizes_by_share_add_up() -> None:
     assert sizes(101, Staging.parse("share", "33+33+34")) == [33, 33, 35]
 
 
-def test_a_method_may_have_fewer_seeds_than_the_study() -> None:
+def test_method_may_have_fewer_seeds_than_the_study() -> None:
     methods = {"scratch": {"start": "scratch"}, "naive": {"seeds": 1}}
     found = [(cell.method, cell.seed) for cell in cells(small_study(seeds=[3, 4], methods=methods), 2)]
     assert found == [("scratch", 3), ("scratch", 4), ("naive", 3)]
@@ -166,7 +166,7 @@ def test_steps_add_equal_images_to_a_whole_validation_split(thirty: Path, tmp_pa
     assert [one.cell.method for one in firsts] == [FIRST]
 
 
-def test_component_steps_hand_images_out_in_their_order(thirty: Path, tmp_path: Path) -> None:
+def test_component_steps_land_images_in_component_order(thirty: Path, tmp_path: Path) -> None:
     study = in_steps_by("component")
     runs = Runs(study, str(tmp_path / "store"))
     task = runs.task(next(cells(study, 1)))
@@ -232,7 +232,7 @@ def test_gradient_curves_begin_and_end_where_the_run_does(place: Path, tmp_path:
     assert set(by_method[FIRST].measures) == {f"{GRADIENTS}, new", LEARNING_MAP}
 
 
-def test_the_map_of_samples_by_epoch_is_of_the_very_training(place: Path, tmp_path: Path) -> None:
+def test_map_of_samples_by_epoch_is_of_the_very_training(place: Path, tmp_path: Path) -> None:
     """Its last epoch is the accuracy of the model that was kept, on the training images."""
     methods = {"scratch": {"start": "scratch"}}
     runs = Runs(small_study(methods=methods, measures=["learning_map"]), str(tmp_path / "store"))
