@@ -84,7 +84,7 @@ def test_average_is_another_network_that_is_not_trained() -> None:
     assert all(parameter.requires_grad for parameter in net.parameters())
 
 
-def test_no_average_is_the_trained_network_itself() -> None:
+def test_averaging_none_returns_the_trained_network() -> None:
     assert share_of_newest(NoAverage(), 3) == 1.0
     net = network()
     average = AveragedNetwork(NoAverage(), net)

@@ -84,7 +84,7 @@ def test_resumed_correction_continues_bit_for_bit() -> None:
 
 
 @pytest.mark.parametrize("kind", ["parent's", "cumulative", "untracked", "frozen"])
-def test_other_statistics_are_left_alone(kind: str) -> None:
+def test_other_batchnorm_statistics_are_left_alone(kind: str) -> None:
     net = network(None if kind == "cumulative" else 0.1)
     if kind == "parent's":
         net(batches(1)[0])

@@ -54,7 +54,7 @@ def test_confidence_penalty_subtracts_the_mean_entropy() -> None:
     assert penalised.item() == pytest.approx(1.5 - 0.25 * entropy, rel=1e-7)
 
 
-def test_the_confidence_penalty_pulls_sure_predictions_back() -> None:
+def test_confidence_penalty_pulls_sure_predictions_back() -> None:
     logits = torch.tensor([[5.0, 0.0]], requires_grad=True)
     confidence_penalty(logits, logits.sum() * 0, 1.0).backward()
     assert logits.grad is not None
@@ -82,7 +82,7 @@ def test_adversarial_training_averages_both_losses() -> None:
     torch.testing.assert_close(both, (loss + other) / 2)
 
 
-def test_the_objective_chooses_what_is_minimised() -> None:
+def test_objective_chooses_what_is_minimised() -> None:
     net, (images, labels) = network().eval(), batch()
     logits = net(images)
     loss = functional.cross_entropy(logits, labels)
@@ -115,7 +115,7 @@ def test_gradient_norms_are_those_of_single_samples() -> None:
     assert gradient_norms(net, images, labels).tolist() == pytest.approx(expected)
 
 
-def test_the_gradient_of_ewc_equals_autograd_of_its_term() -> None:
+def test_gradient_of_ewc_equals_autograd_of_its_term() -> None:
     net = network()
     parameters = list(net.parameters())
     anchor = [torch.randn_like(parameter) for parameter in parameters]

@@ -114,7 +114,7 @@ def test_unseen_classes_keep_their_fresh_initialization() -> None:
             torch.testing.assert_close(head[:5], old_weight * parent[name] + fresh_weight * start[name][:5])
 
 
-def test_a_tied_parameter_is_shrunk_once() -> None:
+def test_tied_parameter_is_shrunk_once() -> None:
     def tied(seed: int) -> nn.Module:
         torch.manual_seed(seed)
         net = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
@@ -136,7 +136,7 @@ def test_fresh_ignores_the_parent() -> None:
 
 
 @pytest.mark.parametrize("setting", [Warm(), ShrinkPerturb()])
-def test_what_needs_a_parent_says_so(setting: Warm | ShrinkPerturb) -> None:
+def test_initializations_that_need_a_parent_say_so(setting: Warm | ShrinkPerturb) -> None:
     with pytest.raises(ModelError, match=rf"'{setting.name}' needs a parent's weights .* use 'fresh'"):
         initialize(setting, network(5, seed=1), None)
 
@@ -165,7 +165,7 @@ def test_misfit_weights_are_refused_by_name_and_shape(
 
 
 @pytest.mark.parametrize("setting", [Warm(), ShrinkPerturb()])
-def test_a_single_number_does_not_grow_into_rows(setting: Warm | ShrinkPerturb) -> None:
+def test_scalar_parameter_does_not_grow_rows(setting: Warm | ShrinkPerturb) -> None:
     fresh = nn.ParameterDict({"scale": nn.Parameter(torch.ones(3))})
     with pytest.raises(ModelError, match=r"at scale: shape \[\] in the parent, shape \[3\] in the network"):
         initialize(setting, fresh, {"scale": torch.tensor(2.0)})
@@ -189,7 +189,7 @@ def test_noise_has_the_set_deviation_and_spares_buffers() -> None:
     assert torch.equal(fresh[1].running_mean, old[1].running_mean)
 
 
-def test_a_fresh_network_is_scaled_where_the_setting_asks_for_it() -> None:
+def test_fresh_network_is_scaled_where_the_setting_asks_for_it() -> None:
     plain, scaled = nn.Linear(4, 3), nn.Linear(4, 3)
     scaled.load_state_dict(plain.state_dict())
     initialize(Fresh(scale=0.4), scaled, None)

@@ -99,7 +99,7 @@ def test_losses_in_half_precision_are_summed_in_float32() -> None:
     assert counters.loss.item() == 1000
 
 
-def test_the_parents_counts_are_added_with_decay() -> None:
+def test_parents_counts_are_added_with_decay() -> None:
     parent, own = counted(10, batches(10, 20, seed=2)), counted(10, batches(10, 3, seed=3))
     expected = [
         [0.5 * old + new for old, new in zip(*pair, strict=True)]

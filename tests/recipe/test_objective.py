@@ -78,7 +78,7 @@ def test_l2_init_also_pulls_parameters_without_gradients() -> None:
     assert unused.grad.tolist() == [0.5, -1.0]
 
 
-def test_the_term_is_coupled_and_adam_sees_it() -> None:
+def test_term_is_coupled_and_adam_sees_it() -> None:
     parameter = nn.Parameter(torch.tensor([1.0]))
     optimizer = torch.optim.Adam([parameter], lr=0.1)
     term = gradient_term(L2(strength=0.5), [parameter], None)
@@ -92,7 +92,7 @@ def test_the_term_is_coupled_and_adam_sees_it() -> None:
     ("setting", "expected"),
     [(NoPenalty(), 1.0), (L2(strength=0.1), 1 + 0.2 * 3), (L2Init(strength=0.1), 1 + 0.2 * (3 - 5))],
 )
-def test_the_setting_chooses_the_term(setting: NoPenalty | L2 | L2Init, expected: float) -> None:
+def test_setting_chooses_the_term(setting: NoPenalty | L2 | L2Init, expected: float) -> None:
     parameter = nn.Parameter(torch.tensor([3.0]))
     parameter.grad = torch.tensor([1.0])
     gradient_term(setting, [parameter], [torch.tensor([5.0])])()

@@ -77,7 +77,7 @@ def test_unseen_samples_count_but_are_neither_easy_nor_hard() -> None:
     assert (found < 1).nonzero().flatten().tolist() == [0, 1, 8, 9]
 
 
-def test_without_a_single_known_sample_every_sample_is_kept() -> None:
+def test_easy_hard_without_known_samples_keeps_all() -> None:
     found = keep_probability(EasyHard(), Counters.zeros(10), group(7, 3))
     assert found is not None
     assert found.tolist() == [1.0] * 10
@@ -89,7 +89,7 @@ def test_easy_hard_raises_new_samples_from_30_to_34_percent() -> None:
     assert (found[700:].sum() / found.sum()).item() == pytest.approx(300 / (300 + 560 + 14), rel=1e-6)
 
 
-def test_a_setting_that_leaves_nothing_to_train_on_is_refused() -> None:
+def test_setting_that_leaves_nothing_to_train_on_is_refused() -> None:
     counters = speeds([0.1, 0.2, 0.3, 0.4])
     with pytest.raises(TaskError, match="leaves no sample"):
         keep_probability(EasyHard(share=0.5, probability=0), counters, group(4, 0))

@@ -24,7 +24,7 @@ def test_few_samples_keep_the_order_that_torch_gives_them() -> None:
     assert torch.equal(shuffle(kept, make_generator(0, "order")), expected)
 
 
-def test_every_order_that_is_sorted_by_lot_is_equally_likely() -> None:
+def test_shuffled_orders_are_equally_likely() -> None:
     drawn = make_generator(0, "lots")
     orders = Counter(tuple(by_lot(torch.tensor([2, 5, 7, 11]), drawn).tolist()) for _ in range(24_000))
     assert len(orders) == 24
@@ -41,7 +41,7 @@ def test_shuffle_spreads_each_block_evenly_over_the_epoch() -> None:
     assert ((cells - expected) ** 2 / expected).sum() < 292.7
 
 
-def test_neighbours_are_in_rising_order_half_of_the_time() -> None:
+def test_neighbours_rise_half_of_the_time() -> None:
     order = by_lot(torch.arange(4 * BLOCK), make_generator(2, "lots"))
     rising = (order[1:] > order[:-1]).double().mean().item()
     assert rising == pytest.approx(0.5, abs=4 * (12 * len(order)) ** -0.5)
@@ -66,11 +66,11 @@ def test_epoch_content_does_not_depend_on_blocks_or_order() -> None:
 
 
 @pytest.mark.parametrize("kept", [torch.arange(0), torch.tensor([0]), torch.tensor([1]), torch.tensor([2**40])])
-def test_passes_of_one_sample_or_none_are_themselves(kept: Tensor) -> None:
+def test_shuffle_of_one_or_no_sample_is_unchanged(kept: Tensor) -> None:
     assert torch.equal(by_lot(kept.clone(), make_generator(0, "lots")), kept)
 
 
-def test_shards_are_mixed_as_a_sort_of_places_does_it() -> None:
+def test_shard_shuffle_equals_a_sort_by_random_keys() -> None:
     counts = torch.tensor([30_000, 0, 70_000, 1, 49_999])
     kept = torch.arange(0, 150_000, 3)
     drawn = make_generator(3, "pass")
@@ -80,7 +80,7 @@ def test_shards_are_mixed_as_a_sort_of_places_does_it() -> None:
     assert torch.equal(window_shuffle(kept.clone(), make_generator(3, "pass"), counts, 2), expected)
 
 
-def test_the_route_names_each_shard_once_by_its_first_sample() -> None:
+def test_shards_by_first_use_names_each_shard_once() -> None:
     size = 2 * BLOCK + 5
     counts = torch.full((size // 500 + 1,), 500)
     order = window_shuffle(torch.arange(0, size, 7), make_generator(4, "pass"), counts, 8)

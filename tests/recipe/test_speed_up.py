@@ -23,7 +23,7 @@ def test_first_reaching_equals_a_search_by_hand() -> None:
         assert first_reaching(iterations, accuracies, accuracy) == expected
 
 
-def test_reaching_is_for_good_even_if_accuracy_falls_again() -> None:
+def test_level_stays_reached_if_accuracy_falls_again() -> None:
     assert first_reaching([10, 20, 30], [0.5, 0.8, 0.4], 0.7) == 20
 
 
@@ -89,6 +89,6 @@ def test_scratch_is_above_one_against_itself_below_100_percent() -> None:
     assert level(SCRATCH, ([400, 800], [0.5, 0.7]), 100) == 0.5
 
 
-def test_a_level_that_is_not_reached_has_no_speed_up() -> None:
+def test_unreached_level_has_no_speed_up() -> None:
     assert level(SCRATCH, ([100, 200], [0.60, 0.699]), 100) is None
     assert level(SCRATCH, ([100, 200], [0.60, 0.741]), 106) is None
