@@ -45,14 +45,14 @@ def test_kubeflow_run_is_named_after_its_plan_and_task(kfp: KfpServer) -> None:
     assert run["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "retrain-pets"
 
 
-def test_a_run_that_was_submitted_is_found_again_by_its_name(kfp: KfpServer) -> None:
+def test_run_that_was_submitted_is_found_again_by_its_name(kfp: KfpServer) -> None:
     first = submit_by_name(task(kfp), "continuous-1", build_pipeline)
     assert submit_by_name(task(kfp), "continuous-1", build_pipeline) == first._replace(new=False)
     assert submit_by_name(task(kfp), "continuous-2", build_pipeline).new
     assert kfp.names == ["continuous-1", "continuous-2"]
 
 
-def test_a_run_whose_reply_was_lost_is_not_submitted_again(kfp: KfpServer) -> None:
+def test_run_whose_reply_was_lost_is_not_submitted_again(kfp: KfpServer) -> None:
     submit_by_name(task(kfp), "continuous-1", build_pipeline)
     kfp.lose_reply = True
     with pytest.raises(SubmitError, match=f"{kfp.url}: cannot be reached"):
@@ -77,7 +77,7 @@ def test_racing_submitters_all_find_the_first_unfinished_run(
     assert submit_by_name(task(kfp), "continuous-1", build_pipeline).id == first.id
 
 
-def test_runs_submitted_within_one_second_are_told_apart_by_id(kfp: KfpServer) -> None:
+def test_runs_submitted_in_one_second_differ_by_id(kfp: KfpServer) -> None:
     kfp.tick = timedelta()
     for _ in range(2):
         kfp.meanwhile = lambda: submit_by_name(task(kfp), "continuous-1", build_pipeline)
@@ -87,14 +87,14 @@ def test_runs_submitted_within_one_second_are_told_apart_by_id(kfp: KfpServer) -
         kfp.runs.clear()
 
 
-def test_an_experiment_can_have_a_name_of_its_own(kfp: KfpServer) -> None:
+def test_experiment_can_have_a_name_of_its_own(kfp: KfpServer) -> None:
     named = Kubeflow(host=kfp.url, experiment="vision", namespace="team")
     submit_by_name(Task(name="pets", kubeflow=named), "continuous-1", build_pipeline)
     [experiment] = kfp.experiments
     assert (experiment["display_name"], experiment["namespace"]) == ("vision", "team")
 
 
-def test_a_schedule_takes_the_place_of_the_one_before(kfp: KfpServer) -> None:
+def test_new_schedule_replaces_the_previous_one(kfp: KfpServer) -> None:
     schedule(task(kfp, schedule="0 2 * * *"), build_pipeline)
     identity = schedule(task(kfp, schedule="30 4 * * 1"), build_pipeline)
     [recurring] = kfp.recurringruns
@@ -125,12 +125,12 @@ def test_client_reads_the_service_account_token_anew(
         assert set(kfp.tokens) == {f"Bearer {text}"}
 
 
-def test_where_kubeflow_is_must_be_said() -> None:
+def test_missing_kubeflow_address_is_an_error() -> None:
     with pytest.raises(SubmitError, match=r"pass --host or set kubeflow\.host in the task"):
         submit_by_name(Task(name="pets"), "continuous-1", build_pipeline)
 
 
-def test_what_the_server_refuses_is_told(kfp: KfpServer) -> None:
+def test_kubeflow_refusal_is_reported(kfp: KfpServer) -> None:
     with pytest.raises(SubmitError, match="refused with 404 Not Found"):
         submit_by_name(
             Task(name="pets", kubeflow=Kubeflow(host=f"{kfp.url}/elsewhere", namespace="team")), "x", build_pipeline

@@ -120,14 +120,14 @@ def test_nothing_follows_a_plan_without_a_run(either: Compiled) -> None:
     assert condition["triggerPolicy"]["condition"] == "inputs.parameter_values['pipelinechannel--plan-Output'] != ''"
 
 
-def test_the_last_step_runs_however_the_others_end_and_knows_how(either: Compiled) -> None:
+def test_last_step_always_runs_and_knows_the_outcome(either: Compiled) -> None:
     finish = either.spec["root"]["dag"]["tasks"]["finish"]
     assert finish["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
     assert finish["dependentTasks"] == ["exit-handler-1"]
     assert finish["inputs"]["parameters"]["status"] == {"taskFinalStatus": {"producerTask": "exit-handler-1"}}
 
 
-def test_nothing_is_reused(either: Compiled) -> None:
+def test_pipeline_steps_are_not_cached(either: Compiled) -> None:
     for name in either.steps():
         assert either.task(name)["cachingOptions"] == {}  # enableCache: true where it is on
     for name in ("plan", "finish"):
@@ -189,7 +189,7 @@ def test_training_and_evaluation_run_on_the_gpu_pool(request: pytest.FixtureRequ
     assert pod["activeDeadlineSeconds"] == "7200"
 
 
-def test_promotion_has_room_for_a_second_judgement_but_no_gpu(separate: Compiled) -> None:
+def test_promotion_step_has_memory_to_judge_but_no_gpu(separate: Compiled) -> None:
     limits = separate.container("promote")["resources"]
     assert limits["resourceMemoryLimit"] == "64Gi"
     assert "accelerator" not in limits
@@ -215,7 +215,7 @@ def test_task_without_gpu_gets_none_and_caches_on_node_disk(plain: Compiled) -> 
     assert {"volumeName": "cache", "mountPath": "/cache", "sizeLimit": "50Gi"} in pod["emptyDirMounts"]
 
 
-def test_the_task_travels_as_a_parameter_and_comes_out_the_same(on_pool: Compiled) -> None:
+def test_task_round_trips_as_a_pipeline_parameter(on_pool: Compiled) -> None:
     defaults = on_pool.spec["root"]["inputDefinitions"]["parameters"]
     assert parse_task(defaults["task"]["defaultValue"], "parameter") == TASK
     given = pipeline_arguments(TASK, Request("naive", "trial"), "cuda:1", "abc")
@@ -224,7 +224,7 @@ def test_the_task_travels_as_a_parameter_and_comes_out_the_same(on_pool: Compile
     assert given == {"method": "naive", "purpose": "trial", "device": "cuda:1", "submission": "abc"}
 
 
-def test_compiling_tells_no_secret_and_no_path_of_this_machine(tmp_path: Path) -> None:
+def test_compiled_pipeline_has_no_secret_or_local_path(tmp_path: Path) -> None:
     environment = {"AWS_SECRET_ACCESS_KEY": "hush", "HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
     (tmp_path / "flowers.yaml").write_text("name: flowers\nstore: s3://bucket\nresources: {credentials: bucket}\n")
     command = [sys.executable, "-m", "retrain", "pipeline", "compile", "-t", "./flowers.yaml", "-o", "flowers-kfp.yaml"]
@@ -235,7 +235,7 @@ def test_compiling_tells_no_secret_and_no_path_of_this_machine(tmp_path: Path) -
     assert all(place not in text for place in (str(tmp_path), str(Path(__file__).parents[2]), sys.prefix))
 
 
-def test_without_kfp_a_sentence_says_what_to_install() -> None:
+def test_missing_kfp_says_what_to_install() -> None:
     code = "import sys; sys.modules['kfp'] = None; import pipelines"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     message = "A Kubeflow pipeline needs kfp: pip install 'retrain-classifiers[kfp]'"

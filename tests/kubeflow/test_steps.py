@@ -168,7 +168,7 @@ def test_unplannable_request_fails_without_a_retry(task: Task) -> None:
         steps.finish(task.model_dump_json(), "s1", JOB, "SUCCEEDED", "")
 
 
-def test_a_pipeline_that_lost_its_first_step_fails(task: Task) -> None:
+def test_pipeline_that_lost_its_first_step_fails(task: Task) -> None:
     with pytest.raises(SystemExit, match="planning did not end"):
         steps.finish(task.model_dump_json(), "s1", JOB, "FAILED", "")
 
@@ -213,7 +213,7 @@ def test_silent_death_of_a_pod_is_recorded_by_the_last_step(task: Task, tmp_path
     assert (record.outcome, record.error) == ("failed", "OOMKilled")
 
 
-def test_finish_goes_by_the_ledger_whatever_state_kubeflow_gives(task: Task, tmp_path: Path) -> None:
+def test_finish_follows_the_ledger_not_kubeflows_state(task: Task, tmp_path: Path) -> None:
     land(task, tmp_path)
     run_id = planned(task)
     steps.train(task.model_dump_json(), run_id, "cpu")

@@ -41,7 +41,7 @@ def retrain(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
-def test_a_run_is_submitted_once_and_kept_as_it_was_planned(place: Place, kfp: KfpServer, tmp_path: Path) -> None:
+def test_run_is_submitted_once_and_kept_as_it_was_planned(place: Place, kfp: KfpServer, tmp_path: Path) -> None:
     place.land(tmp_path / "in", "a")
     command = ("run", "--task", "pets.yaml", "--on", "kubeflow", "--host", kfp.url)
     submitted = json.loads(retrain(tmp_path, *command, "--json"))
@@ -103,7 +103,7 @@ def test_pods_do_the_submitted_run_whatever_landed_since(place: Place, tmp_path:
     assert steps.plan(task, "", "retrain", "a recurring run's own id", "job") != planned.run_id
 
 
-def test_a_schedule_is_given_to_kubeflow(place: Place, kfp: KfpServer, tmp_path: Path) -> None:
+def test_schedule_is_given_to_kubeflow(place: Place, kfp: KfpServer, tmp_path: Path) -> None:
     said = retrain(tmp_path, "pipeline", "schedule", "-t", "pets.yaml", "--cron", "0 2 * * 1", "--host", kfp.url)
     [recurring] = kfp.recurringruns
     assert said == f"pets is retrained at 0 2 * * 1 UTC, as Kubeflow's recurring run {recurring['recurring_run_id']}\n"

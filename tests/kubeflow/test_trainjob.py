@@ -75,7 +75,7 @@ def test_trainjob_asks_for_nodes_and_one_process_per_gpu() -> None:
 
 @pytest.mark.parametrize("version", ["1.30", "1.34"])
 @pytest.mark.parametrize("task", [FLOWERS, Task(name="flowers", store="s3://bucket/x")], ids=["all", "least"])
-def test_its_pods_are_pods_that_kubernetes_takes(task: Task, version: str) -> None:
+def test_trainjob_pods_are_valid_for_kubernetes(task: Task, version: str) -> None:
     kubernetes_validate.validate(pod_of(manifest(task)), version, strict=True)
 
 
@@ -97,7 +97,7 @@ def test_trainjob_pods_have_pool_secrets_cache_and_shared_memory() -> None:
     assert parse_task(container["args"][1], "argument") == FLOWERS
 
 
-def test_a_pipeline_for_several_nodes_is_refused() -> None:
+def test_pipeline_for_several_nodes_is_refused() -> None:
     with pytest.raises(TaskError, match=r"resources\.nodes: a pipeline trains on one; `retrain pipeline trainjob`"):
         build(FLOWERS)
 
