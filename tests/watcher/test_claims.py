@@ -31,7 +31,7 @@ def claims(place: Place) -> Claims:
     return opened
 
 
-def test_a_run_gets_all_new_drops_and_is_in_flight_until_it_ends(place: Place, tmp_path: Path) -> None:
+def test_run_gets_all_new_drops_and_is_in_flight_until_it_ends(place: Place, tmp_path: Path) -> None:
     place.land(tmp_path / "in", "a")
     place.land(tmp_path / "in", "b")
     plan, ours = planned(place), claims(place)
@@ -42,7 +42,7 @@ def test_a_run_gets_all_new_drops_and_is_in_flight_until_it_ends(place: Place, t
     assert ours.in_flight() == claims(place).in_flight() == []
 
 
-def test_drops_of_a_run_that_ended_stay_its_own(place: Place, tmp_path: Path) -> None:
+def test_claims_of_an_ended_run_stay(place: Place, tmp_path: Path) -> None:
     place.land(tmp_path / "in", "a")
     first = planned(place)
     assert claims(place).claim(first)
@@ -54,7 +54,7 @@ def test_drops_of_a_run_that_ended_stay_its_own(place: Place, tmp_path: Path) ->
     assert claims(place).in_flight() == [second]
 
 
-def test_who_wants_a_drop_of_a_run_in_flight_gets_none(place: Place, tmp_path: Path) -> None:
+def test_claim_with_a_drop_in_flight_gets_no_drop(place: Place, tmp_path: Path) -> None:
     place.land(tmp_path / "in", "a")
     first = planned(place)
     place.land(tmp_path / "in", "b")
@@ -64,7 +64,7 @@ def test_who_wants_a_drop_of_a_run_in_flight_gets_none(place: Place, tmp_path: P
     assert place.owners() == {"a": first.run_id}
 
 
-def test_what_was_claimed_before_a_conflict_is_withdrawn(place: Place, tmp_path: Path) -> None:
+def test_claims_before_a_conflict_are_withdrawn(place: Place, tmp_path: Path) -> None:
     place.land(tmp_path / "in", "a")
     place.land(tmp_path / "in", "b")
     both = planned(place)
@@ -87,7 +87,7 @@ def test_any_watcher_completes_claims_of_a_dead_one(place: Place, tmp_path: Path
     assert place.owners() == {"a": plan.run_id, "b": plan.run_id}
 
 
-def test_of_many_runs_that_race_one_gets_everything(place: Place, tmp_path: Path) -> None:
+def test_one_of_many_racing_runs_claims_all_drops(place: Place, tmp_path: Path) -> None:
     plans = []
     for drop in ("a", "b", "c"):
         place.land(tmp_path / "in", drop)

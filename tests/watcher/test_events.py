@@ -41,7 +41,7 @@ def test_keys_are_read_quoted_and_unquoted(key: str) -> None:
     assert ended(notification(key)) == ["week-1"]
 
 
-def test_a_plus_in_an_unquoted_key_stays_a_plus() -> None:
+def test_plus_in_an_unquoted_key_stays_a_plus() -> None:
     [written] = parse_event(notification("a+b/pets/drops/week-1/_SUCCESS"))
     assert written.ended_drop("lake", "a+b/pets/drops/") == "week-1"
 
@@ -56,11 +56,11 @@ def test_a_plus_in_an_unquoted_key_stays_a_plus() -> None:
         "pets/drops/week-1/drop.json",
     ],
 )
-def test_other_objects_end_no_drop(key: str) -> None:
+def test_event_of_another_object_completes_no_drop(key: str) -> None:
     assert ended(notification(key)) == [None]
 
 
-def test_another_bucket_is_none_of_ours() -> None:
+def test_event_of_another_bucket_is_ignored() -> None:
     [written] = parse_event(notification("team+a/pets/drops/week-1/drop.json"))
     assert written.ended_drop("pond", PREFIX) is None
 

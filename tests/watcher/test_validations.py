@@ -141,7 +141,7 @@ def test_death_elsewhere_counts_once_its_lease_expired(place: Place, tmp_path: P
     assert begun(place.store.objects) == []
 
 
-def test_a_validation_that_another_watcher_is_at_is_not_counted(store: ObjectStore) -> None:
+def test_validation_held_by_another_watcher_is_not_counted(store: ObjectStore) -> None:
     with count_validation(TaskStore(store, "pets"), "a", LEASE) as first:
         assert first.before.begun == 0
         with (
@@ -227,7 +227,7 @@ def test_three_deaths_quarantine_a_drop_for_any_watchers(
 
 
 @pytest.mark.parametrize("end", [StoreError("away"), KeyboardInterrupt(), SystemExit()])
-def test_an_error_or_a_wish_to_stop_ends_the_row(place: Place, end: BaseException) -> None:
+def test_error_or_stop_request_resets_the_death_count(place: Place, end: BaseException) -> None:
     key = KEYS.validations("a-bad")
     place.store.objects.write(key, ValidationAttempts(drop="a-bad", begun=2).to_bytes())
     with suppress(type(end)), count_validation(place.store, "a-bad") as ours:

@@ -74,7 +74,7 @@ def test_drops_that_land_together_become_one_run(
     assert [run["runtime_config"]["parameters"]["submission"] for run in kfp.runs] == [first, second]
 
 
-def test_of_two_watchers_one_submits(place: Place, kfp: KfpServer, tmp_path: Path) -> None:
+def test_one_of_two_watchers_submits(place: Place, kfp: KfpServer, tmp_path: Path) -> None:
     for drop in ("a", "b"):
         place.land(tmp_path / "in", drop)
     watchers = [place.watcher(KubeflowExecutor(build_pipeline)) for _ in range(2)]
@@ -121,7 +121,7 @@ def test_api_server_outage_loses_and_repeats_nothing(
     assert kfp.names == [place.owners()["a"]]
 
 
-def test_a_run_that_is_over_without_a_record_gets_one(place: Place, kfp: KfpServer, tmp_path: Path) -> None:
+def test_run_that_is_over_without_a_record_gets_one(place: Place, kfp: KfpServer, tmp_path: Path) -> None:
     place.land(tmp_path / "in", "a")
     watcher = place.watcher(KubeflowExecutor(build_pipeline), pace=EAGER)
     assert watcher.once()
@@ -160,7 +160,7 @@ def test_watcher_deletes_messages_of_tasks_it_could_look_at(place: Place, bucket
     assert counts(queue, s3) == (0, 1), "only the message that names the broken task is kept"
 
 
-def test_a_queue_that_does_not_answer_is_no_reason_to_stop(place: Place, s3: str, tmp_path: Path) -> None:
+def test_watcher_survives_an_unanswering_queue(place: Place, s3: str, tmp_path: Path) -> None:
     submitter = Recorder()
     watcher = place.watcher(submitter, SqsQueue(f"{s3}/123456789012/no-such-queue"))
     place.land(tmp_path / "in", "a")
@@ -193,7 +193,7 @@ def test_uploads_without_manifest_are_committed_or_set_aside(
     assert figures(watcher)["retrain_watcher_quarantined_drops_total"] == 1
 
 
-def test_a_damaged_manifest_is_set_aside_and_the_others_go_on(place: Place, tmp_path: Path) -> None:
+def test_damaged_manifest_is_set_aside_and_the_others_go_on(place: Place, tmp_path: Path) -> None:
     submitter = Recorder()
     watcher = place.watcher(submitter)
     place.store.objects.write(place.store.keys.manifest("bad"), b"{}")
@@ -203,7 +203,7 @@ def test_a_damaged_manifest_is_set_aside_and_the_others_go_on(place: Place, tmp_
     assert "not a drop's manifest" in place.store.objects.read(place.store.keys.quarantine("bad"))[0].decode()
 
 
-def test_a_schedule_makes_drops_wait_for_its_time(place: Place, tmp_path: Path) -> None:
+def test_schedule_makes_drops_wait_for_its_time(place: Place, tmp_path: Path) -> None:
     place.land(tmp_path / "in", "a")
     submitter = Recorder()
     later = Place(place.task.model_copy(update={"schedule": "0 0 1 1 *"}))
@@ -218,7 +218,7 @@ def test_a_schedule_makes_drops_wait_for_its_time(place: Place, tmp_path: Path) 
     assert submitter.runs == [place.owners()["a"]]
 
 
-def test_a_run_started_by_hand_leaves_nothing_to_do(place: Place, tmp_path: Path) -> None:
+def test_run_started_by_hand_leaves_nothing_to_do(place: Place, tmp_path: Path) -> None:
     place.land(tmp_path / "in", "a")
     submitter = Recorder()
     watcher = place.watcher(submitter)

@@ -106,7 +106,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
         time.sleep(0.02)
 
 
-def test_of_watchers_that_start_together_one_submits(place: Place, bucket: str, s3: str, kfp: KfpServer) -> None:
+def test_one_of_many_starting_watchers_submits(place: Place, bucket: str, s3: str, kfp: KfpServer) -> None:
     with ExitStack() as stack:
         racing = [stack.enter_context(apart(look_three_times, bucket, s3, kfp.url)) for _ in range(3)]
         for watcher in racing:

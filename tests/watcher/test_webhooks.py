@@ -106,7 +106,7 @@ def test_event_is_a_signed_cloud_event(place: Place, receiver: Receiver) -> None
     assert headers["webhook-timestamp"] == str(int(place.now.timestamp()))
 
 
-def test_each_event_is_told_once_whatever_process_tells_it(place: Place, receiver: Receiver) -> None:
+def test_each_event_is_sent_once_by_any_process(place: Place, receiver: Receiver) -> None:
     first, *rest = known_ledger.pets()
     place.store.ledger.write(first)
     place.notifier().notify()
@@ -123,7 +123,7 @@ def test_each_event_is_told_once_whatever_process_tells_it(place: Place, receive
     assert sorted(receiver.ids) == sorted(expected)
 
 
-def test_what_came_before_the_webhook_is_not_told(tmp_path: Path, receiver: Receiver) -> None:
+def test_events_before_the_webhook_are_not_sent(tmp_path: Path, receiver: Receiver) -> None:
     place = Place(tmp_path, receiver.url)
     place.store.ledger.write(known_ledger.pets()[0])
     place.now = START + timedelta(days=2)
@@ -165,7 +165,7 @@ def test_only_events_that_were_asked_for_are_sent(tmp_path: Path, receiver: Rece
     assert receiver.ids == ["champion-1"]
 
 
-def test_spent_budget_is_told_once_a_period(tmp_path: Path, receiver: Receiver) -> None:
+def test_spent_budget_is_sent_once_per_period(tmp_path: Path, receiver: Receiver) -> None:
     place = Place(tmp_path, receiver.url, events=["budget.spent"])
     settings = place.task.model_dump() | {"trigger": {"budget": {"device_hours": 0.1, "per": "month"}}}
     place.task = Task.model_validate(settings)
