@@ -36,7 +36,7 @@ def promtool(*arguments: str) -> str:
     return checked.stdout
 
 
-def test_promtool_finds_the_rules_sound() -> None:
+def test_promtool_accepts_the_alert_rules() -> None:
     assert f"{len(RULES)} rules found" in promtool("check", "rules", str(ALERTS))
 
 

@@ -36,7 +36,7 @@ def panels(file: str) -> list[Panel]:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_the_files_are_what_the_code_says(file: str) -> None:
+def test_dashboard_files_are_up_to_date(file: str) -> None:
     assert json.loads((FOLDER / file).read_text()) == FILES[file], "make docs writes them anew"
 
 

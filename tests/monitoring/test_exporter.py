@@ -79,7 +79,7 @@ def test_each_record_is_read_once(store: Counted) -> None:
     assert len(reader) == 7
 
 
-def test_a_record_that_cannot_be_read_is_counted_and_tried_again(store: Counted) -> None:
+def test_record_that_cannot_be_read_is_counted_and_tried_again(store: Counted) -> None:
     store.write(PETS.record("torn"), b"{")
     exporter = Exporter([WatchedTask(TaskStore(store, "pets"))])
     exporter.refresh()
@@ -93,7 +93,7 @@ def test_a_record_that_cannot_be_read_is_counted_and_tried_again(store: Counted)
     assert served(exporter)[of("retrain_ledger_read_timestamp_seconds", task="pets")] > 0
 
 
-def test_a_restarted_exporter_tells_the_same(store: Counted) -> None:
+def test_restarted_exporter_serves_equal_metrics(store: Counted) -> None:
     exporter = Exporter([WatchedTask(TaskStore(store, "pets"))])
     exporter.refresh()
     known_ledger.write(store, [known_ledger.run(7, 100, 500)])
@@ -109,7 +109,7 @@ def test_a_restarted_exporter_tells_the_same(store: Counted) -> None:
     assert after == pytest.approx(before)
 
 
-def test_a_task_that_cannot_be_read_holds_up_no_other(store: Counted, tmp_path: Path) -> None:
+def test_task_that_cannot_be_read_holds_up_no_other(store: Counted, tmp_path: Path) -> None:
     known_ledger.write(store, known_ledger.cars())
     store.write("pets/drops/d-1/drop.json", b"not a manifest")
     exporter = Exporter([WatchedTask(TaskStore(store, "pets")), WatchedTask(TaskStore(store, "cars"))])
@@ -119,7 +119,7 @@ def test_a_task_that_cannot_be_read_holds_up_no_other(store: Counted, tmp_path: 
     assert values[of("retrain_used_iterations_total", task="cars", method="scratch")] == 1000
 
 
-def test_drops_are_told_by_state_and_the_oldest_that_waits(store: Counted) -> None:
+def test_drops_are_counted_by_state_with_the_oldest_wait(store: Counted) -> None:
     for day, drop in enumerate(("d-1", "d-2", "d-3", "d-4"), start=10):
         known_ledger.commit(store, "pets", drop, january(day))
     store.write(PETS.quarantine("d-9"), b"{}")
@@ -134,7 +134,7 @@ def test_drops_are_told_by_state_and_the_oldest_that_waits(store: Counted) -> No
     assert values[of("retrain_schedule_period_seconds", task="pets")] == 7 * 86400
 
 
-def test_the_champion_is_told_with_its_age_and_accuracy(store: Counted) -> None:
+def test_champion_age_and_accuracy_are_served(store: Counted) -> None:
     exporter = Exporter([WatchedTask(TaskStore(store, "pets"))])
     for run_id, why in (("scratch-1", "promoted"), ("continuous-4", "promoted"), ("scratch-1", "rolled back")):
         champion = TaskStore(store, "pets").champion.swap(TaskStore(store, "pets").champion.read(), run_id, why)
@@ -172,11 +172,11 @@ EXPORTED = ("Work and savings, from the ledger", "The newest run, from the ledge
 @pytest.mark.parametrize(
     ("cron", "days"), [("0 2 * * *", 1), ("0 2 * * 1-5", 3), ("0 0 1 * *", 31), ("0 */6 * * *", 0.25)]
 )
-def test_the_period_of_a_schedule_is_its_longest_gap(cron: str, days: float) -> None:
+def test_period_of_a_schedule_is_its_longest_gap(cron: str, days: float) -> None:
     assert longest_gap(cron).total_seconds() == days * 86400
 
 
-def test_promtool_finds_nothing_to_say_about_what_is_served(store: Counted, tmp_path: Path) -> None:
+def test_promtool_accepts_the_exporters_metrics(store: Counted, tmp_path: Path) -> None:
     with monitoring.exporter([Task(name="pets", store=str(store.root))]) as address:
         page = monitoring.get(f"http://{address}/metrics")
     command = [need("promtool", "prometheus"), "check", "metrics"]
@@ -184,7 +184,7 @@ def test_promtool_finds_nothing_to_say_about_what_is_served(store: Counted, tmp_
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
 
 
-def test_exporter_tells_its_build_and_its_process(store: Counted) -> None:
+def test_exporter_serves_build_and_process_metrics(store: Counted) -> None:
     with monitoring.exporter([Task(name="pets", store=str(store.root))]) as address:
         values = monitoring.samples(monitoring.get(f"http://{address}/metrics"))
     assert values[of("retrain_build_info", version=__version__, python=platform.python_version())] == 1
@@ -218,7 +218,7 @@ def test_exporter_serves_task_pages_and_404_for_others(store: Counted) -> None:
             monitoring.get(f"http://{address}/tasks/dogs")
 
 
-def test_the_command_ends_cleanly_when_it_is_told_to(store: Counted, tmp_path: Path) -> None:
+def test_exporter_exits_cleanly_on_sigterm(store: Counted, tmp_path: Path) -> None:
     file, port = tmp_path / "pets.yaml", free_port()
     file.write_text(f"name: pets\nstore: {store.root}\n")
     process = subprocess.Popen(
@@ -230,7 +230,7 @@ def test_the_command_ends_cleanly_when_it_is_told_to(store: Counted, tmp_path: P
     assert process.wait(10) == 0
 
 
-def test_a_port_that_is_taken_is_one_clear_message(store: Counted, tmp_path: Path) -> None:
+def test_exporter_on_a_taken_port_is_one_message(store: Counted, tmp_path: Path) -> None:
     file = tmp_path / "pets.yaml"
     file.write_text(f"name: pets\nstore: {store.root}\n")
     with monitoring.exporter([Task(name="pets", store=str(store.root))]) as address:

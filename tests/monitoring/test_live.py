@@ -74,7 +74,7 @@ def watched() -> tuple[LiveMetrics, Scraper]:
     return live, scraper
 
 
-def test_what_is_served_while_training_is_what_has_been_done(watched: tuple[LiveMetrics, Scraper]) -> None:
+def test_live_metrics_match_the_training_so_far(watched: tuple[LiveMetrics, Scraper]) -> None:
     _, scraper = watched
     images = [values["retrain_training_images_total"][frozenset()] for _, values in scraper.seen]
     points = scraper.progress.points
@@ -92,7 +92,7 @@ def test_counters_of_a_training_never_fall(watched: tuple[LiveMetrics, Scraper])
         assert all(after[aside][labels] >= value for labels, value in before[aside].items())
 
 
-def test_time_aside_adds_up_to_what_the_loop_has_measured(watched: tuple[LiveMetrics, Scraper]) -> None:
+def test_time_outside_training_adds_up_to_the_loops(watched: tuple[LiveMetrics, Scraper]) -> None:
     live, scraper = watched
     progress, values = scraper.progress, told(live)
     aside = {dict(labels)["phase"]: value for labels, value in values["retrain_training_aside_seconds_total"].items()}
@@ -111,7 +111,7 @@ def test_live_metrics_exist_only_during_training(
     assert "retrain_training_eta_seconds" not in told(live)
 
 
-def test_a_training_serves_every_name_of_its_group_and_no_other() -> None:
+def test_training_serves_every_name_of_its_group_and_no_other() -> None:
     live, progress = LiveMetrics(), Progress()
     live.started(plan_of(target=0.9), progress)
     progress.iteration, progress.points = 5, [at(5, 0.5)]
@@ -126,11 +126,11 @@ def test_time_to_target_follows_the_last_evaluations() -> None:
 
 
 @pytest.mark.parametrize("points", [[], [at(20, 0.5)], [at(20, 0.5), at(40, 0.5)], [at(20, 0.5), at(40, 0.4)]])
-def test_without_a_rise_there_is_no_time_to_the_target(points: list[Point]) -> None:
+def test_time_to_target_is_absent_without_improvement(points: list[Point]) -> None:
     assert seconds_to_target(Progress(iteration=40, points=points), 0.9) is None
 
 
-def test_the_estimate_is_never_later_than_the_schedules_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_estimate_is_never_later_than_the_schedules_end(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("retrain.monitoring.live.time", SimpleNamespace(monotonic=lambda: now[0]))
     live, progress = LiveMetrics(), Progress()
@@ -156,7 +156,7 @@ def seconds(action: Callable[[], object], times: int) -> float:
     return min(once() for _ in range(5))
 
 
-def test_being_watched_costs_less_than_half_a_percent_of_a_step() -> None:
+def test_metrics_cost_below_half_a_percent_of_a_step() -> None:
     run, live = run_of(plan_of()), LiveMetrics()
     audience = Observers(live)
     live.started(run.plan, run.progress)
@@ -165,7 +165,7 @@ def test_being_watched_costs_less_than_half_a_percent_of_a_step() -> None:
     assert told_of_a_step + scraped_every_15_s < 0.005
 
 
-def test_promtool_finds_nothing_to_say_about_a_training(watched: tuple[LiveMetrics, Scraper]) -> None:
+def test_promtool_accepts_the_training_metrics(watched: tuple[LiveMetrics, Scraper]) -> None:
     registry = CollectorRegistry()
     registry.register(watched[0])
     command = [need("promtool", "prometheus"), "check", "metrics"]
@@ -186,6 +186,6 @@ def test_run_serves_metrics_only_where_configured(tmp_path: Path) -> None:
     assert not isinstance(make_observers(None, "127.0.0.1"), Observers)
 
 
-def test_a_metrics_port_that_is_taken_is_one_clear_message() -> None:
+def test_run_on_a_taken_metrics_port_is_one_message() -> None:
     with serving("0.0.0.0", 0, lambda environ, start_response: []) as port, pytest.raises(UserError, match=f"{port}"):
         make_observers(port, "127.0.0.1")

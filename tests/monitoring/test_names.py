@@ -11,7 +11,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 NAMES = [name for group in GROUPS.values() for name in group]
 
 
-def test_the_docs_list_every_metric_as_it_is() -> None:
+def test_docs_list_every_metric_as_it_is() -> None:
     module = runpy.run_path(str(DOCS / "metrics.py"))
     assert (DOCS / "metrics.md").read_text() == module["page"](), "make docs writes it anew"
 

@@ -12,9 +12,7 @@ from retrain.records import Point
 from retrain.training.progress import Progress
 
 
-def test_a_log_is_not_silent_for_long_between_evaluations(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_log_has_lines_between_evaluations(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two iterations of 32 images a second; the evaluation that follows a line at once is told too."""
     progress, lines = Progress(), LogLines()
     monkeypatch.setattr(observers, "time", SimpleNamespace(monotonic=lambda: progress.iteration / 2))

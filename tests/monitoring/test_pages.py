@@ -43,7 +43,7 @@ def page(port: int) -> tuple[int, str]:
     return answer.status, answer.read().decode()
 
 
-def test_after_a_drawing_was_killed_the_next_one_is_served(port: int, hanging: Path) -> None:
+def test_page_is_served_after_a_killed_drawing(port: int, hanging: Path) -> None:
     with ThreadPoolExecutor() as threads:
         asked = threads.submit(page, port)
         monitoring.wait_for(multiprocessing.active_children, "the process that draws")
@@ -67,7 +67,7 @@ def test_request_behind_a_slow_drawing_is_refused(port: int, hanging: Path, monk
         assert first.result()[0] == 503
 
 
-def test_a_drawing_that_hangs_is_given_up(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_drawing_is_given_up(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "DRAW_SECONDS", 1)
     assert page(port) == (503, "drawing the page of pets: not done after 1 s\n")
     assert multiprocessing.active_children() == []

@@ -122,7 +122,7 @@ def test_figures_on_the_page_are_the_ledgers(browser: Browser, html: Path, sourc
     page.close()
 
 
-def test_a_run_opens_to_its_plan_target_costs_and_gate(browser: Browser, html: Path, sources: Sources) -> None:
+def test_run_opens_to_its_plan_target_costs_and_gate(browser: Browser, html: Path, sources: Sources) -> None:
     page = opened(browser, html)
     run = page.locator(f"[id='{sources.records[-1].run_id}']")
     assert not run.locator("dl").is_visible()
@@ -207,7 +207,7 @@ def test_page_shows_what_the_champion_gets_wrong(browser: Browser, html: Path, s
 
 
 @pytest.mark.parametrize("medium", ["screen", "print"])
-def test_nothing_runs_over_the_edge_of_a_phone_or_a_sheet(browser: Browser, html: Path, medium: str) -> None:
+def test_page_fits_a_phone_and_a_printed_sheet(browser: Browser, html: Path, medium: str) -> None:
     page = opened(browser, html, viewport=PHONE)
     page.emulate_media(media=medium)
     page.locator("details").evaluate_all("all => all.forEach(one => one.open = true)")
@@ -244,7 +244,7 @@ def test_hostile_names_are_only_text(browser: Browser, tmp_path: Path, sources: 
     page.close()
 
 
-def test_two_thousand_runs_are_small_and_quick(browser: Browser, tmp_path: Path, sources: Sources) -> None:
+def test_page_of_2000_runs_is_small_and_quick(browser: Browser, tmp_path: Path, sources: Sources) -> None:
     records = ledger_of(2000)
     path = written(tmp_path, Sources("birds", "s3://bucket", sources.now, records, champion=champion_of(records)))
     assert path.stat().st_size < 3_000_000
@@ -257,9 +257,7 @@ def test_two_thousand_runs_are_small_and_quick(browser: Browser, tmp_path: Path,
     page.close()
 
 
-def test_a_link_opens_the_part_of_the_table_that_it_leads_to(
-    browser: Browser, tmp_path: Path, sources: Sources
-) -> None:
+def test_link_opens_the_part_of_the_table_that_it_leads_to(browser: Browser, tmp_path: Path, sources: Sources) -> None:
     records = ledger_of(120)
     page = opened(browser, written(tmp_path, Sources("birds", "store", sources.now, records)))
     oldest = page.locator(f"[id='{records[0].run_id}'] th")
@@ -269,7 +267,7 @@ def test_a_link_opens_the_part_of_the_table_that_it_leads_to(
     page.close()
 
 
-def test_an_empty_ledger_says_so(browser: Browser, tmp_path: Path, sources: Sources) -> None:
+def test_empty_ledger_says_so(browser: Browser, tmp_path: Path, sources: Sources) -> None:
     page = opened(browser, written(tmp_path, Sources("birds", "store", sources.now, [])))
     assert "No run has ended yet." in page.locator("#savings").inner_text()
     assert Axe().run(page).violations_count == 0

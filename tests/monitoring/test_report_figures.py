@@ -59,7 +59,7 @@ def test_easy_and_hard_are_those_that_sampling_draws_seldom() -> None:
     assert sum(bar.samples for bar in speed_bars(index)) == int((seen > 0).sum())
 
 
-def test_a_champion_is_in_force_until_the_next() -> None:
+def test_champion_lasts_until_the_next_promotion() -> None:
     first = known_ledger.pets()[0]
     at = [first.ended_at + timedelta(hours=hour) for hour in range(3)]
     history = tuple(

@@ -57,7 +57,7 @@ def test_savings_in_other_units_use_each_runs_pace_and_rates() -> None:
     assert values[of("retrain_baseline_device_seconds_total", **labels)] == pytest.approx(1000 * known_ledger.SECONDS)
 
 
-def test_savings_against_whole_trainings_are_told_in_every_unit() -> None:
+def test_savings_against_full_scratch_are_in_every_unit() -> None:
     values = served(PETS)
     labels = {"task": "pets", "method": "continuous"}
     net = -110 + 340 + 240 + 2 * known_ledger.WHOLE
@@ -78,7 +78,7 @@ def test_two_currencies_are_two_metrics() -> None:
     assert values[of("retrain_cost_eur_total", **labels)] == served(PETS)[of("retrain_cost_eur_total", **labels)]
 
 
-def test_what_was_consumed_counts_every_run_whole() -> None:
+def test_consumed_compute_counts_every_run_in_full() -> None:
     values = served(PETS)
     naive = {"task": "pets", "method": "naive"}
     assert values[of("retrain_device_seconds_total", **naive)] == 300 * known_ledger.SECONDS + 20
@@ -87,7 +87,7 @@ def test_what_was_consumed_counts_every_run_whole() -> None:
     assert of("retrain_saved_net_iterations", **naive) not in values  # a trial replaces no retraining
 
 
-def test_a_new_price_changes_no_past_figure() -> None:
+def test_new_price_changes_no_past_figure() -> None:
     labels = {"task": "pets", "method": "continuous"}
     dearer = known_ledger.run(7, 100, 500).model_copy(
         update={"costs": known_ledger.COSTS.model_copy(update={"price_per_device_hour": 3.6})}
@@ -105,7 +105,7 @@ def without_energy(record: RunRecord) -> RunRecord:
     return record.model_copy(update={"result": record.result.model_copy(update={"cost": cost})})
 
 
-def test_without_rates_nothing_is_told_in_energy_or_money() -> None:
+def test_energy_and_money_are_absent_without_rates() -> None:
     bare = [without_energy(record).model_copy(update={"costs": Task(name="pets").costs}) for record in PETS]
     names = {name for name, _ in served(bare)}
     assert not {name for name in names if "joules" in name or "co2" in name or "cost" in name}
@@ -133,7 +133,7 @@ def test_durations_of_runs_and_stages_are_histograms() -> None:
     assert by_bound == {"1800.0": 1, "86400.0": 2, "+Inf": 3}
 
 
-def test_outcomes_that_have_not_come_are_told_as_zero() -> None:
+def test_absent_outcomes_are_served_as_zero() -> None:
     values = served(PETS)
     runs = {"task": "pets", "method": "continuous", "purpose": "retrain"}
     expected = {"reached": 2, "missed": 1, "completed": 0, "diverged": 0, "failed": 0}
@@ -141,7 +141,7 @@ def test_outcomes_that_have_not_come_are_told_as_zero() -> None:
     assert values[of("retrain_gate_decisions_total", task="pets", decision="refused")] == 1
 
 
-def test_the_newest_runs_figures_are_one_runs() -> None:
+def test_newest_figures_come_from_one_run() -> None:
     values = served(PETS)
     assert values[of("retrain_speed_up_ratio", task="pets", level="100")] == 500 / 250
     assert values[of("retrain_speed_up_ratio", task="pets", level="99")] == 500 / 225
@@ -152,7 +152,7 @@ def test_the_newest_runs_figures_are_one_runs() -> None:
     assert values[of("retrain_last_success_timestamp_seconds", task="pets")] == PETS[3].ended_at.timestamp()
 
 
-def test_a_figure_that_the_newest_run_lacks_is_not_an_older_ones() -> None:
+def test_figure_missing_in_the_newest_run_is_absent() -> None:
     missed = known_ledger.run(7, 250, outcome="missed", aim=known_ledger.target(), promoted=True)
     values = served([*PETS, missed])
     assert of("retrain_speed_up_ratio", task="pets", level="100") not in values

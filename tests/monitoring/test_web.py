@@ -87,7 +87,7 @@ def dial(port: int, said: bytes = b"") -> socket.socket:
     return connection
 
 
-def test_nothing_but_reading_is_answered(server: tuple[int, tuple[str, ...]]) -> None:
+def test_server_answers_only_get_and_head(server: tuple[int, tuple[str, ...]]) -> None:
     port, paths = server
     for path in paths:
         for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"):
@@ -99,7 +99,7 @@ def test_nothing_but_reading_is_answered(server: tuple[int, tuple[str, ...]]) ->
         assert len(read.read()) > 0 or path == "/metrics"  # a training's is empty before it starts
 
 
-def test_every_answer_tells_browsers_to_run_and_keep_nothing(server: tuple[int, tuple[str, ...]]) -> None:
+def test_replies_forbid_scripts_and_caching(server: tuple[int, tuple[str, ...]]) -> None:
     port, paths = server
     for answer in (*(ask(port, path) for path in paths), ask(port, paths[0], "POST")):
         expected = {
@@ -114,7 +114,7 @@ def test_every_answer_tells_browsers_to_run_and_keep_nothing(server: tuple[int, 
         assert {name: answer.getheader(name) for name in expected} == expected
 
 
-def test_a_request_longer_than_allowed_is_refused(server: tuple[int, tuple[str, ...]]) -> None:
+def test_request_longer_than_allowed_is_refused(server: tuple[int, tuple[str, ...]]) -> None:
     port, paths = server
     long = ("X-Long", "a" * REQUEST_BYTES)
     assert ask(port, paths[0], headers=[long]).status == 431
@@ -168,7 +168,7 @@ def test_clients_that_go_away_leave_no_trace(capfd: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize(("host", "others"), [("127.0.0.1", False), ("0.0.0.0", True)])
-def test_it_listens_where_it_is_told_to_and_nowhere_else(host: str, others: bool) -> None:
+def test_server_listens_only_on_its_configured_address(host: str, others: bool) -> None:
     def is_open(address: str, port: int) -> bool:
         with socket.socket() as connection:
             return connection.connect_ex((address, port)) == 0
@@ -181,6 +181,6 @@ def test_it_listens_where_it_is_told_to_and_nowhere_else(host: str, others: bool
             assert is_open("127.0.0.2", listening) is others
 
 
-def test_it_listens_on_ipv6_too() -> None:
+def test_server_listens_on_ipv6() -> None:
     with serving("::1", 0, ok) as port:
         assert monitoring.get(f"http://[::1]:{port}/") == "ok\n"
