@@ -69,7 +69,7 @@ def test_recipe_training_data_and_models_import_no_services() -> None:
     assert loaded_by(within(PURE)) & OUTSIDE == set()
 
 
-def test_what_a_task_or_a_record_is_can_be_read_without_torch() -> None:
+def test_tasks_and_records_load_without_torch() -> None:
     loaded = loaded_by(within(LIGHT))
     assert "pydantic" in loaded
     assert loaded & {"torch", "torchvision", "webdataset"} == set()
@@ -140,7 +140,7 @@ def test_nothing_is_unpickled(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_file_is_a_topic_of_forty_to_four_hundred_lines(path: Path) -> None:
+def test_source_files_have_40_to_400_lines(path: Path) -> None:
     lines = len(path.read_text().splitlines())
     assert lines <= 400
     assert lines >= 40 or path.name in ("__init__.py", "__main__.py")

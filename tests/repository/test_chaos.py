@@ -28,7 +28,7 @@ def test_nothing_is_lost_torn_or_forked(theatre: Theatre, plot: str, store: str)
 
 
 @pytest.mark.parametrize("bug", BREAKS)
-def test_a_deliberate_bug_is_found(theatre: Theatre, bug: str) -> None:
+def test_deliberate_bug_is_found(theatre: Theatre, bug: str) -> None:
     kinds, lives = FINDING[bug]
     found = [finding for ended in theatre.live(lives, bug) for finding in ended.findings]
     assert {finding.kind for finding in found} == kinds

@@ -164,7 +164,7 @@ def test_credentials_and_registry_secrets_reach_every_container() -> None:
             assert container["image"].startswith("registry.example/ml/retrain@sha256:9f86")
 
 
-def test_a_cron_job_can_take_the_watchers_place() -> None:
+def test_cron_job_can_replace_the_watcher() -> None:
     found = feature("cronjob")
     assert [doc["metadata"]["name"] for doc in found if doc["kind"] == "Deployment"] == ["retrain-exporter"]
     job = one(found, "CronJob", "retrain-watch")["spec"]
@@ -215,7 +215,7 @@ def test_alerts_and_dashboards_are_those_of_the_chart() -> None:
     assert {doc["metadata"]["annotations"]["grafana_folder"] for doc in dashboards} == {"Machine learning"}
 
 
-def test_where_pods_run_and_what_else_they_get_is_the_users() -> None:
+def test_pod_placement_and_extras_come_from_values() -> None:
     watcher = one(feature("scheduling"), "Deployment", "classifier-watcher")["spec"]["template"]
     assert watcher["metadata"]["labels"]["cost-center"] == "42"
     assert watcher["spec"]["priorityClassName"] == "platform"
@@ -270,7 +270,7 @@ def test_helm_test_reads_every_tasks_store_and_asks_the_exporter() -> None:
 
 
 @pytest.mark.parametrize("name", FEATURES)
-def test_the_notes_tell_the_next_command(name: str) -> None:
+def test_chart_notes_give_the_next_command(name: str) -> None:
     notes = render(values_of(name))["NOTES.txt"]
     assert "helm test retrain --namespace ml" in notes
     assert "<no value>" not in notes

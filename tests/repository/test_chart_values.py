@@ -100,7 +100,7 @@ def test_wrong_values_are_refused_by_name_and_cause(mistake: str) -> None:
 
 
 @pytest.mark.parametrize("mistake", WRONG_TASKS)
-def test_a_wrong_task_is_refused_by_field_and_cause(mistake: str) -> None:
+def test_wrong_task_is_refused_by_field_and_cause(mistake: str) -> None:
     task, says = WRONG_TASKS[mistake]
     sentence = refusal({"tasks": {"flowers": task}})
     assert says in sentence
@@ -108,7 +108,7 @@ def test_a_wrong_task_is_refused_by_field_and_cause(mistake: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["Flowers", "my_task", "-flowers", "a" * 64])
-def test_a_name_that_no_task_may_have_is_refused(name: str) -> None:
+def test_name_that_no_task_may_have_is_refused(name: str) -> None:
     assert f"'{name}' does not match pattern" in refusal({"tasks": {name: {"store": STORE}}})
 
 
@@ -134,7 +134,7 @@ def test_install_refuses_a_watched_task_on_several_nodes() -> None:
     assert "Deployment" in {document["kind"] for document in unwatched}
 
 
-def test_the_default_kind_need_not_be_named_and_every_other_must() -> None:
+def test_default_kind_need_not_be_named_and_every_other_must() -> None:
     assert not refuses({"store": STORE, "recipe": {"schedule": {"scale": 0.5}}})
     assert not refuses({"store": STORE, "training": {"optimizer": {"name": "sgd", "momentum": 0.8}}})
     assert refuses({"store": STORE, "training": {"optimizer": {"momentum": 0.8}}})

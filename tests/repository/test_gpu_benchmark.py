@@ -26,7 +26,7 @@ def run(*arguments: str) -> str:
     ).stdout
 
 
-def test_every_figure_comes_out_and_shares_follow_from_speeds() -> None:
+def test_gpu_benchmark_prints_speeds_and_their_shares() -> None:
     figures = json.loads(run("-c", SMALL))
     assert [result["batch"] for result in figures["results"]] == [8, 16]
     for result in figures["results"]:
@@ -38,5 +38,5 @@ def test_every_figure_comes_out_and_shares_follow_from_speeds() -> None:
         )
 
 
-def test_without_a_gpu_a_line_says_that_nothing_was_measured() -> None:
+def test_gpu_benchmark_without_gpu_says_it_measured_nothing() -> None:
     assert run(str(BENCHMARKS / "gpu.py")) == "no GPU here: nothing was measured\n"

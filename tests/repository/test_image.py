@@ -17,7 +17,7 @@ def wanted(requirements: list[str]) -> set[str]:
     return {re.split(r"[^a-z0-9-]", requirement)[0] for requirement in requirements}
 
 
-def test_the_image_pins_what_was_tested() -> None:
+def test_image_pins_what_was_tested() -> None:
     assert locked("requirements-image.lock").items() <= locked("requirements.lock").items()
 
 

@@ -21,7 +21,7 @@ def test_every_dependency_is_locked_by_version_and_hash(name: str) -> None:
     assert not re.search(r"index-url|find-links|https?://|file:", (ROOT / name).read_text())
 
 
-def test_the_image_has_the_versions_that_are_tested() -> None:
+def test_image_has_the_versions_that_are_tested() -> None:
     tested, shipped = locked("requirements.lock"), locked("requirements-image.lock")
     assert shipped.keys() <= tested.keys()
     version = {name: block.split()[0] for name, block in tested.items()}

@@ -24,7 +24,7 @@ def load(path: Path) -> list[Document]:
     return [document for document in yaml.safe_load_all(path.read_text()) if document]
 
 
-def test_what_is_generated_is_what_make_manifests_would_generate(tmp_path: Path) -> None:
+def test_generated_manifests_are_up_to_date(tmp_path: Path) -> None:
     subprocess.run([sys.executable, ROOT / "scripts" / "manifests.py", tmp_path], check=True)
     generated = {path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
     folders = {path.parent for path in generated if path.parts[0] == "k8s"}
@@ -57,7 +57,7 @@ POOLS = ["gke-gpu-pool.yaml", "eks-karpenter-gpu-pool.yaml", "kueue-queues.yaml"
 
 
 @pytest.mark.parametrize("name", POOLS)
-def test_what_an_example_says_of_the_task_is_a_task(name: str) -> None:
+def test_task_in_an_example_is_valid(name: str) -> None:
     lines = [line.removeprefix("# ") for line in (EXAMPLES / name).read_text().splitlines() if line.startswith("#   ")]
     resources = yaml.safe_load("\n".join(lines))
     assert Task.model_validate({"name": "flowers"} | resources).resources.gpus.count == 1

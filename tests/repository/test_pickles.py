@@ -23,7 +23,7 @@ class Mark:
         return Path.touch, (self.path,)
 
 
-def test_no_object_of_the_store_is_ever_unpickled(tmp_path: Path) -> None:
+def test_no_store_object_is_ever_unpickled(tmp_path: Path) -> None:
     mark, life = tmp_path / "mark", Life(LocalStore(tmp_path / "store"), tmp_path)
     payload = pickle.dumps(Mark(mark))
     pickle.loads(payload)

@@ -11,7 +11,7 @@ TESTS = "\n".join(path.read_text() for path in sorted((ROOT / "tests").rglob("*.
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`(test_\w+)`", PAGE))))
-def test_a_test_that_the_page_names_exists(name: str) -> None:
+def test_test_that_the_page_names_exists(name: str) -> None:
     assert f"def {name}(" in TESTS
 
 
@@ -21,5 +21,5 @@ def test_reliability_page_names_existing_files(path: str) -> None:
 
 
 @pytest.mark.parametrize("case", sorted(set(re.findall(r"(?<!`)\[([^]]+)\](?!\()", PAGE))))
-def test_a_case_that_the_page_names_exists(case: str) -> None:
+def test_case_that_the_page_names_exists(case: str) -> None:
     assert f'"{case}"' in TESTS
