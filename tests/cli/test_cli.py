@@ -81,33 +81,33 @@ def records(home: Path) -> list[RunRecord]:
     return TaskStore(LocalStore(home / "store"), "pets").ledger.read()
 
 
-def test_history_for_programs_is_the_ledger(home: Path, command: Command, unchanged: None) -> None:
+def test_json_history_is_the_ledger(home: Path, command: Command, unchanged: None) -> None:
     ran = command("history", *T, "--json")
     assert [RunRecord.model_validate(record) for record in json.loads(ran.out)] == records(home)
     assert (ran.code, ran.err) == (0, "")
 
 
-def test_status_says_where_it_looked_and_that_nothing_is_there(home: Path, command: Command, unchanged: None) -> None:
+def test_status_of_an_empty_store_names_the_address(home: Path, command: Command, unchanged: None) -> None:
     assert re.search(r"^store +store *$", command("status", *T).out, re.MULTILINE)
     ran = command("status", *T, "--set", "store=elsewhere")
     assert f"store{home / 'elsewhere'}(nosuchfolderyet)championnoneyet" in "".join(ran.out.split())
     assert ran.code == 0
 
 
-def test_history_for_people_has_a_line_a_run(home: Path, command: Command, unchanged: None) -> None:
+def test_history_table_has_one_row_per_run(home: Path, command: Command, unchanged: None) -> None:
     lines = command("history", *T).out.split("saved in all: ")[0].splitlines()
     assert [line.split()[0] for line in lines] == ["run", *(record.run_id for record in records(home))]
     assert lines[0].split() == ["run", "ended", "outcome", "val", "target", "test", "L_99", "L_100", "used", "saved"]
     assert "calibrated" in lines[2]
 
 
-def test_show_is_the_runs_record(home: Path, command: Command, unchanged: None) -> None:
+def test_show_prints_the_runs_record(home: Path, command: Command, unchanged: None) -> None:
     for record in records(home):
         assert RunRecord.model_validate_json(command("show", record.run_id, *T, "--json").out) == record
         assert record.run_id in command("show", record.run_id, *T).out
 
 
-def test_status_tells_champion_baseline_and_savings(home: Path, command: Command, unchanged: None) -> None:
+def test_status_shows_champion_baseline_and_savings(home: Path, command: Command, unchanged: None) -> None:
     status = Status.model_validate_json(command("status", *T, "--json").out)
     first, calibration, *_, last = records(home)
     assert (status.champion, status.runs, status.waiting) == (last, len(records(home)), ())
@@ -136,14 +136,14 @@ def test_metrics_are_the_ledgers_totals(home: Path, command: Command, unchanged:
     assert f'retrain_used_iterations_total{{method="scratch",task="pets"}} {used:.1f}' in said
 
 
-def test_nothing_new_is_said_and_is_no_mistake(command: Command, home: Path, unchanged: None) -> None:
+def test_run_without_new_drops_says_so_and_exits_0(command: Command, home: Path, unchanged: None) -> None:
     ran = command("run", *T)
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.startswith("nothing to do: no drop has landed since champion")
     assert command("run", *T, "--json").out == "null\n"
 
 
-def test_a_dry_run_shows_the_plan_and_writes_nothing(home: Path, command: Command, unchanged: None) -> None:
+def test_dry_run_shows_the_plan_and_writes_nothing(home: Path, command: Command, unchanged: None) -> None:
     asked = ("run", *T, "--method", "naive", "--dry-run", "--until", "99", "--seed", "4", "--set", "training.epochs=3")
     plan = Plan.model_validate_json(command(*asked, "--json").out)
     assert (plan.method, plan.seed, plan.task.training.epochs) == ("scratch", 4, 3)
@@ -172,7 +172,7 @@ def test_task_commands_write_check_and_describe(tmp_path: Path, command: Command
     assert "exists already" in again.err
 
 
-def test_promote_and_rollback_move_the_pointer_and_say_so(home: Path, command: Command) -> None:
+def test_promote_and_rollback_move_and_report_the_champion(home: Path, command: Command) -> None:
     first, last = records(home)[0], records(home)[-1]
     champion = home / "store" / "pets" / "champion.json"
     assert command("rollback", *T).out == f"{first.run_id} is the champion of pets again\n"
@@ -186,7 +186,7 @@ def test_promote_and_rollback_move_the_pointer_and_say_so(home: Path, command: C
     assert "is the champion already" in command("promote", last.run_id, *T).err
 
 
-def test_a_trial_is_recorded_for_programs_and_never_promoted(home: Path, command: Command) -> None:
+def test_trial_is_recorded_for_programs_and_never_promoted(home: Path, command: Command) -> None:
     champion = (home / "store" / "pets" / "champion.json").read_bytes()
     ran = command("run", *T, "--trial", "--method", "naive", "--json", "--device", "cpu")
     record = RunRecord.model_validate_json(ran.out)
@@ -201,7 +201,7 @@ def test_a_trial_is_recorded_for_programs_and_never_promoted(home: Path, command
         ("training.optimizer={name: sgd, learning_rate: 1e38}", "diverged"),
     ],
 )
-def test_a_retraining_without_a_promotion_exits_with_one(home: Path, command: Command, setting: str, said: str) -> None:
+def test_retraining_without_a_promotion_exits_with_one(home: Path, command: Command, setting: str, said: str) -> None:
     ran = command("run", *T, "--method", "scratch", "--seed", "9", "--set", setting)
     assert ran.code == 1
     assert said in ran.out
@@ -279,7 +279,7 @@ def mistakes(home: Path) -> None:
 
 
 @pytest.mark.parametrize(("line", "said"), WRONG, ids=[line for line, _ in WRONG])
-def test_bad_input_gets_one_message_and_changes_nothing(
+def test_bad_input_gets_one_message_and_no_change(
     home: Path, mistakes: None, unchanged: None, command: Command, line: str, said: str
 ) -> None:
     ran = command(*line.split())
@@ -292,7 +292,7 @@ def test_bad_input_gets_one_message_and_changes_nothing(
     assert ran.err.count("retrain: ") <= 1
 
 
-def test_a_store_that_cannot_be_reached_is_named(home: Path, unchanged: None, s3: str, command: Command) -> None:
+def test_store_that_cannot_be_reached_is_named(home: Path, unchanged: None, s3: str, command: Command) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{closed.getsockname()[1]}"
@@ -364,7 +364,7 @@ def test_terminal_bar_shows_iterations_accuracy_and_time_left(home: Path) -> Non
     [("run", "--dry-run"), ("status",), ("history",), ("show", RUN), ("doctor",), ("drop", "list")],
     ids=" ".join,
 )
-def test_what_programs_get_is_what_the_schema_says(home: Path, command: Command, asked: tuple[str, ...]) -> None:
+def test_json_output_matches_its_schema(home: Path, command: Command, asked: tuple[str, ...]) -> None:
     words = [records(home)[0].run_id if word == RUN else word for word in asked]
     schema = DOCS / "schemas" / f"{'-'.join(word for word in asked if word != RUN and word[0] != '-')}.json"
     printed = json.loads(command(*words, *T, "--json").out)

@@ -24,12 +24,12 @@ sys.path.insert(0, str(DOCS))  # its scripts import each other
 ALL = dict(commands(typer.main.get_command(app), "retrain"))
 
 
-def test_the_page_is_what_the_command_line_says_now() -> None:
+def test_cli_page_is_up_to_date() -> None:
     page = runpy.run_path(str(DOCS / "cli.py"))["page"]()
     assert (DOCS / "cli.md").read_text() == page, "`make docs` writes it anew"
 
 
-def test_every_command_and_every_parameter_says_what_it_is() -> None:
+def test_commands_and_parameters_have_descriptions() -> None:
     assert {"retrain run", "retrain drop pack", "retrain task init", "retrain rollback"} <= set(ALL)
     silent = [name for name, command in ALL.items() if not (command.help or "").strip().endswith(".")]
     mute = [
@@ -41,14 +41,14 @@ def test_every_command_and_every_parameter_says_what_it_is() -> None:
     assert (silent, mute) == ([], [])
 
 
-def test_every_command_is_on_the_page() -> None:
+def test_cli_page_has_every_command() -> None:
     headings = [
         line.removeprefix("## ") for line in (DOCS / "cli.md").read_text().splitlines() if line.startswith("## ")
     ]
     assert headings == [name for name, command in ALL.items() if not hasattr(command, "commands")]
 
 
-def test_every_command_that_prints_json_has_the_schema_of_it() -> None:
+def test_commands_that_print_json_have_a_schema() -> None:
     schemas = runpy.run_path(str(DOCS / "schemas.py"))
     printing = {
         name for name, command in ALL.items() if any(p.name == "as_json" for p in getattr(command, "params", ()))

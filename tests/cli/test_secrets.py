@@ -86,7 +86,7 @@ def kubeflow() -> Iterator[KfpServer]:
         yield server
 
 
-def test_a_life_that_goes_well_and_badly_leaves_no_secret(
+def test_successes_and_failures_leave_no_secret(
     s3: str,
     bucket: str,
     kubeflow: KfpServer,

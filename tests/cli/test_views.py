@@ -21,7 +21,7 @@ def shown(record: RunRecord) -> str:
     return printed(record_details(record))
 
 
-def test_a_part_of_the_data_that_is_all_wrong_is_shown_as_such() -> None:
+def test_split_without_a_correct_sample_shows_zero() -> None:
     record = known_ledger.pets()[0]
     assert record.evaluation
     lost = record.evaluation.model_copy(update={"accuracy": 0.5, "old": 0.8, "new": 0.0})
@@ -44,7 +44,7 @@ def test_runs_summary_charges_the_attempts_before_it() -> None:
     assert "attempts before it" not in summary
 
 
-def test_gates_doubts_are_shown() -> None:
+def test_gate_doubts_are_shown() -> None:
     record = known_ledger.pets()[0]
     note = "200 test images cannot tell"
     decided = record.decision.model_copy(update={"notes": (note,)})

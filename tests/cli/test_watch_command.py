@@ -86,7 +86,7 @@ def test_watcher_promotes_a_drop_and_exits_cleanly_on_sigterm(place: Place, tmp_
     assert 'retrain_watcher_lag_seconds{task="pets"} 0.0' in metrics
 
 
-def test_once_does_what_there_is_to_do_and_ends(place: Place, tmp_path: Path) -> None:
+def test_watch_once_does_its_work_and_exits(place: Place, tmp_path: Path) -> None:
     place.land(tmp_path / "in", "week-1")
     once = subprocess.run([*RETRAIN, "watch", "--task", "pets.yaml", "--once"], capture_output=True, text=True)
     assert (once.returncode, once.stdout) == (0, ""), once.stderr
@@ -103,7 +103,7 @@ def test_watch_once_skips_a_drop_another_watcher_validates(place: Place) -> None
     assert not list(place.store.objects.list(place.store.keys.quarantine("week-1")))
 
 
-def test_a_watcher_whose_store_is_gone_is_alive_but_not_ready(place: Place) -> None:
+def test_watcher_whose_store_is_gone_is_alive_but_not_ready(place: Place) -> None:
     with watching() as (_, url):
         wait_until(lambda: get(f"{url}readyz")[0] == 200)
         shutil.rmtree("store")
@@ -136,7 +136,7 @@ def test_watch_refuses_a_server_without_conditional_writes(place: Place, bucket:
         (("--port", "1", "--listen", "203.0.113.1"), "cannot listen on 203.0.113.1:1"),
     ],
 )
-def test_a_mistake_gets_one_message(place: Place, arguments: tuple[str, ...], message: str) -> None:
+def test_watch_error_is_one_message(place: Place, arguments: tuple[str, ...], message: str) -> None:
     command = [*RETRAIN, "watch", "--task", "pets.yaml", *arguments]
     refused = subprocess.run(command, capture_output=True, text=True)
     assert refused.returncode == 2
