@@ -12,7 +12,7 @@ from retrain.errors import TaskError
 TWO = datetime(2026, 11, 21, 2, tzinfo=UTC)
 
 
-def test_the_newest_scheduled_time_may_be_now() -> None:
+def test_newest_scheduled_time_may_be_now() -> None:
     assert last_scheduled("0 2 * * *", TWO) == TWO
     assert last_scheduled("0 2 * * *", TWO + timedelta(hours=5)) == TWO
     assert last_scheduled("0 2 * * *", TWO - timedelta(microseconds=1)) == TWO - timedelta(days=1)
@@ -23,11 +23,11 @@ def test_times_are_in_utc_wherever_the_machine_is() -> None:
     assert last_scheduled("0 2 * * *", elsewhere) == TWO
 
 
-def test_a_tasks_schedule_is_cron() -> None:
+def test_tasks_schedule_is_cron() -> None:
     assert Task(name="pets", schedule="*/15 * * * 1-5").schedule == "*/15 * * * 1-5"
 
 
 @pytest.mark.parametrize("cron", ["0 0 2 * * *", "0 2 * *", "60 2 * * *", "daily", ""])
-def test_another_schedule_is_refused_with_an_example(cron: str) -> None:
+def test_schedule_that_is_not_cron_is_refused_with_an_example(cron: str) -> None:
     with pytest.raises(TaskError, match=r"pets\.yaml: schedule: must be five fields of cron such as '0 2 \* \* \*'"):
         parse_task(f"{{name: pets, schedule: '{cron}'}}", "pets.yaml")

@@ -46,14 +46,14 @@ def written(path: Path, text: str) -> Path:
 # Finding -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_path_is_read_and_fields_left_out_have_their_defaults(task_file: Path) -> None:
+def test_path_is_read_and_fields_left_out_have_their_defaults(task_file: Path) -> None:
     task = load_task(str(task_file))
     assert (task.name, task.seed, task.training.batch_size) == ("flowers", 7, 32)
     assert task.training.optimizer == Sgd(momentum=0.8)
     assert task.data == Task(name="flowers").data
 
 
-def test_a_name_is_looked_up_in_tasks_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_is_looked_up_in_tasks_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tasks").mkdir()
     written(tmp_path / "tasks/flowers.yaml", "name: flowers\nseed: 3\n")
     monkeypatch.delenv("RETRAIN_TASKS", raising=False)
@@ -61,7 +61,7 @@ def test_a_name_is_looked_up_in_tasks_of_the_working_directory(tmp_path: Path, m
     assert load_task("flowers").seed == 3
 
 
-def test_the_folder_named_by_the_environment_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_named_by_the_environment_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder, seed in (("tasks", 3), ("elsewhere", 4)):
         (tmp_path / folder).mkdir()
         written(tmp_path / folder / "flowers.yaml", f"name: flowers\nseed: {seed}\n")
@@ -113,7 +113,7 @@ def test_values_are_yaml(task_file: Path, override: str, options: dict[str, obje
     assert load_task(str(task_file), [override]).model.options == options
 
 
-def test_the_last_of_two_overrides_of_a_field_holds(task_file: Path) -> None:
+def test_last_of_two_overrides_of_a_field_holds(task_file: Path) -> None:
     assert load_task(str(task_file), ["seed=1", "seed=2"]).seed == 2
 
 
@@ -123,13 +123,13 @@ def test_changed_kind_keeps_only_the_fields_it_shares(task_file: Path) -> None:
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_a_new_kind_takes_its_own_fields_in_either_order(task_file: Path, order: int) -> None:
+def test_new_kind_takes_its_own_fields_in_either_order(task_file: Path, order: int) -> None:
     overrides = ["recipe.schedule.name=multistep", "recipe.schedule.factor=0.2"][::order]
     assert load_task(str(task_file), overrides).recipe.schedule == MultiStep(factor=0.2)
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_a_field_that_is_itself_overridden_is_never_dropped(task_file: Path, order: int) -> None:
+def test_field_that_is_itself_overridden_is_never_dropped(task_file: Path, order: int) -> None:
     overrides = ["recipe.objective.name=l2", "recipe.objective.anchor=start"][::order]
     [problem] = problems(task_file, *overrides)
     assert problem == (
@@ -137,24 +137,24 @@ def test_a_field_that_is_itself_overridden_is_never_dropped(task_file: Path, ord
     )
 
 
-def test_a_typing_error_in_the_file_survives_a_change_of_kind(task_file: Path) -> None:
+def test_typing_error_in_the_file_survives_a_change_of_kind(task_file: Path) -> None:
     written(task_file, "name: flowers\nrecipe: {objective: {name: l2_init, ancor: fresh}}\n")
     [problem] = problems(task_file, "recipe.objective.name=l2")
     assert "unknown field 'ancor'" in problem
 
 
-def test_part_of_a_recipe_without_a_name_is_of_the_presets_kind(task_file: Path) -> None:
+def test_recipe_section_without_kind_has_the_presets(task_file: Path) -> None:
     written(task_file, "name: flowers\nrecipe: {preset: paper, objective: {strength: 0.5}}\n")
     assert load_task(str(task_file)).recipe.objective == L2Init(strength=0.5, anchor="origin")
 
 
-def test_a_part_without_a_name_is_of_the_default_kind(task_file: Path) -> None:
+def test_section_without_kind_has_the_default(task_file: Path) -> None:
     written(task_file, "name: flowers\ntraining: {optimizer: {betas: [0.8, 0.99]}}\n")
     assert load_task(str(task_file)).training.optimizer == Adam(betas=(0.8, 0.99))
 
 
 @pytest.mark.parametrize("override", ["seed", "=3", "training..epochs=3", "."])
-def test_an_override_that_is_no_assignment_is_refused(task_file: Path, override: str) -> None:
+def test_override_without_assignment_is_refused(task_file: Path, override: str) -> None:
     assert problems(task_file, override) == [
         f"--set {override}: must be path=value, as in recipe.schedule.scale=0.5",
     ]
@@ -188,7 +188,7 @@ def test_error_lines_give_file_field_allowed_and_given_values(task_file: Path) -
     ]
 
 
-def test_a_kind_does_not_show_up_in_the_path_of_its_fields(task_file: Path) -> None:
+def test_field_paths_leave_out_the_kind(task_file: Path) -> None:
     assert problems(task_file, "recipe.objective.anchor=there", "training.optimizer.momentum=2") == [
         "--set: recipe.objective.anchor: must be 'origin', 'fresh' or 'start' (got 'there')",
         "--set: training.optimizer.momentum: must be at most 1 (got 2)",
@@ -205,7 +205,7 @@ def test_a_kind_does_not_show_up_in_the_path_of_its_fields(task_file: Path) -> N
         ("recipe.schedule.factor=1", "recipe.schedule.factor", "; only multistep has it"),
     ],
 )
-def test_an_unknown_field_names_those_allowed_and_the_nearest(
+def test_unknown_field_names_those_allowed_and_the_nearest(
     task_file: Path, override: str, where: str, hint: str
 ) -> None:
     [problem] = problems(task_file, override)
@@ -213,7 +213,7 @@ def test_an_unknown_field_names_those_allowed_and_the_nearest(
     assert problem.endswith(hint)
 
 
-def test_mistakes_of_the_file_and_of_overrides_are_told_apart(task_file: Path) -> None:
+def test_errors_tell_file_and_override_apart(task_file: Path) -> None:
     written(task_file, "name: flowers\nseed: -1\n")
     assert problems(task_file, "training.epochs=0") == [
         "flowers.yaml: seed: must be at least 0 (got -1)",
@@ -244,7 +244,7 @@ def test_task_file_without_known_fields_is_refused_by_place(task_file: Path, tex
     assert first.startswith(f"flowers.yaml: {problem}")
 
 
-def test_a_file_that_cannot_be_read_is_said_so(tmp_path: Path) -> None:
+def test_unreadable_task_file_is_named(tmp_path: Path) -> None:
     assert problems(tmp_path / "absent.yaml") == ["absent.yaml: cannot be read: No such file or directory"]
     (tmp_path / "image.yaml").write_bytes(b"\x89PNG\xff")
     assert problems(tmp_path / "image.yaml") == ["image.yaml: cannot be read: not a text file in UTF-8"]
@@ -265,7 +265,7 @@ def fields(model: type[ConfigModel]) -> Iterator[tuple[str, FieldInfo]]:
             )
 
 
-def test_a_starting_file_loads_back_to_the_defaults(tmp_path: Path) -> None:
+def test_starting_file_loads_back_to_the_defaults(tmp_path: Path) -> None:
     path = written(tmp_path / "flowers.yaml", task_template("flowers"))
     assert load_task(str(path)) == Task(name="flowers")
 
@@ -285,7 +285,7 @@ def test_full_template_describes_every_field_above_it() -> None:
     assert shown >= Task.model_fields.keys() | {"alpha", "head_rows", "warmup", "scale", "betas", "on_miss", "margin"}
 
 
-def test_a_starting_file_for_a_bad_name_is_refused() -> None:
+def test_starting_file_for_a_bad_name_is_refused() -> None:
     with pytest.raises(
         TaskError, match=r"name: does not fit: .* lower-case letters, digits and hyphens \(got 'Bad Name'\)"
     ):
