@@ -60,7 +60,7 @@ def test_standard_resnet_equals_torchvisions_to_the_bit(name: str) -> None:
     assert torch.equal(ours.eval()(images), theirs.eval()(images))
 
 
-def test_the_small_stem_keeps_the_resolution() -> None:
+def test_small_stem_keeps_the_resolution() -> None:
     network = build_network(Model(name="resnet18"), classes=10, image_size=32, seed=0)
     seen: list[tuple[int, ...]] = []
     network.get_submodule("layer1").register_forward_hook(lambda _, inputs, __: seen.append(tuple(inputs[0].shape)))
@@ -82,7 +82,7 @@ def test_bottlenecks_of_another_width_grow_fourfold() -> None:
     assert shapes(network)[-2:] == [(7, 8 * 8 * 4), (7,)]
 
 
-def test_the_perceptron_and_the_regression_of_ash_and_adams() -> None:
+def test_mlp_and_logistic_regression_are_ash_and_adams() -> None:
     assert shapes(build_network(Model(name="mlp"), classes=10, image_size=32, seed=0)) == [
         *[(100, 3072), (100,), (100, 100), (100,)],
         *[(10, 100), (10,)],
@@ -92,7 +92,7 @@ def test_the_perceptron_and_the_regression_of_ash_and_adams() -> None:
     assert shapes(wide)[0] == (20, 192)
 
 
-def test_any_classifier_of_torchvision_goes_by_its_name() -> None:
+def test_torchvision_classifiers_are_built_by_name() -> None:
     network = build_network(Model(name="squeezenet1_1", stem="standard", options={"dropout": 0.25}), 12, 32, seed=0)
     assert isinstance(network, torchvision.models.SqueezeNet)
     assert network.classifier[0].p == 0.25
@@ -148,7 +148,7 @@ def test_channels_last_changes_only_the_memory_order() -> None:
     ],
     ids=lambda value: value.name if isinstance(value, Model) else "",
 )
-def test_a_network_that_cannot_be_is_refused_in_words(model: Model, message: str) -> None:
+def test_impossible_network_is_refused_with_a_message(model: Model, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         check_network(model, classes=4, image_size=8)
 

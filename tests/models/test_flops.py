@@ -54,7 +54,7 @@ def test_products_of_unknown_modules_are_counted() -> None:
     assert count_flops(network, 8) == torchs(network, 8) == (2 * 2 * 3 * 4, 2 * 3 * 4)
 
 
-def test_what_is_not_trained_has_no_gradient_to_compute() -> None:
+def test_frozen_parameters_cost_no_gradient_flops() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 64, 5))
     network[0].requires_grad_(False)
     assert count_flops(network, 8) == torchs(network, 8)

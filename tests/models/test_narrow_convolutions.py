@@ -27,7 +27,7 @@ for _ in range(50):
 
 
 @pytest.mark.parametrize("width", [4, 8])
-def test_training_a_thin_network_leaves_the_heap_whole(width: int) -> None:
+def test_narrow_network_training_keeps_the_heap_intact(width: int) -> None:
     checked = {"LD_PRELOAD": "libc_malloc_debug.so.0", "MALLOC_CHECK_": "3"}  # glibc's own check of every block
     ended = subprocess.run(
         [sys.executable, "-c", TRAIN, str(width)], env={**os.environ, **checked}, capture_output=True

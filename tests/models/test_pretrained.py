@@ -99,7 +99,7 @@ def test_weights_in_a_store_are_found_by_address(tmp_path: Path, s3: str, bucket
         resolve_task(Task.model_validate({"name": "pets", "endpoint_url": s3, "model": missing}))
 
 
-def test_mistakes_are_named(tmp_path: Path) -> None:
+def test_pretrained_errors_name_their_cause(tmp_path: Path) -> None:
     path = weights_of(tmp_path)
     with pytest.raises(ModelError, match="cannot be read"):
         small(tmp_path / "none.safetensors")
@@ -158,7 +158,7 @@ def test_l2_init_is_anchored_at_the_pretrained_weights(tmp_path: Path, anchor: s
             torch.testing.assert_close(parameter.grad, 2 * (parameter.detach() - pretrained[name]))
 
 
-def test_a_pretrained_task_goes_through_its_life(tmp_path: Path) -> None:
+def test_pretrained_task_trains_continues_and_promotes(tmp_path: Path) -> None:
     commit_drops(tmp_path)
     path = weights_of(tmp_path)
     context = context_of(tmp_path)
