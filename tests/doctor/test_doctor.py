@@ -52,7 +52,7 @@ def states(found: dict[str, dict[str, str]]) -> dict[str, str]:
     return {check: finding["state"] for check, finding in found.items()}
 
 
-def test_a_sound_store_passes_every_check(doctor: Doctor, s3: str, bucket: str) -> None:
+def test_sound_store_passes_every_check(doctor: Doctor, s3: str, bucket: str) -> None:
     code, found = doctor(f"s3://{bucket}/models", endpoint=s3)
     assert code == 0
     assert {states(found)[check] for check in [*STORE_CHECKS, "disk"]} == {"ok"}
@@ -60,14 +60,14 @@ def test_a_sound_store_passes_every_check(doctor: Doctor, s3: str, bucket: str) 
     assert found["credentials"]["found"] == "by env"
 
 
-def test_a_folder_passes_too_and_keeps_no_trace_of_it(doctor: Doctor, tmp_path: Path) -> None:
+def test_doctor_passes_a_folder_and_leaves_no_trace(doctor: Doctor, tmp_path: Path) -> None:
     code, found = doctor(str(tmp_path / "store"))
     assert code == 0
     assert {states(found)[check] for check in STORE_CHECKS} == {"ok"}
     assert [path.name for path in (tmp_path / "store").iterdir() if not path.name.startswith(".")] == []
 
 
-def test_without_credentials_it_says_where_to_set_them(
+def test_doctor_without_credentials_says_where_to_set_them(
     doctor: Doctor, s3: str, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
@@ -79,14 +79,14 @@ def test_without_credentials_it_says_where_to_set_them(
     assert "store" not in found  # it would be the same failure again
 
 
-def test_a_missing_bucket_is_named(doctor: Doctor, s3: str) -> None:
+def test_missing_bucket_is_named(doctor: Doctor, s3: str) -> None:
     code, found = doctor("s3://nobody-made-this/x", endpoint=s3)
     assert code == 1
     assert found["store"]["state"] == "failed"
     assert "Create the bucket" in found["store"]["found"]
 
 
-def test_a_server_that_ignores_conditions_fails(doctor: Doctor, s3: str, bucket: str) -> None:
+def test_server_that_ignores_conditions_fails(doctor: Doctor, s3: str, bucket: str) -> None:
     def forgetful(request: Request, forward: Forward) -> Reply:
         request.headers = {k: v for k, v in request.headers.items() if k.lower() not in ("if-none-match", "if-match")}
         return forward(request)
@@ -98,7 +98,7 @@ def test_a_server_that_ignores_conditions_fails(doctor: Doctor, s3: str, bucket:
     assert "If-None-Match" in found["conditional writes"]["found"]
 
 
-def test_a_clock_that_is_off_is_told_by_how_much(doctor: Doctor, s3: str, bucket: str) -> None:
+def test_clock_skew_is_reported_with_its_size(doctor: Doctor, s3: str, bucket: str) -> None:
     def early(request: Request, forward: Forward) -> Reply:
         reply = forward(request)
         reply.headers = {k: v for k, v in reply.headers.items() if k.lower() != "date"} | {
@@ -113,14 +113,14 @@ def test_a_clock_that_is_off_is_told_by_how_much(doctor: Doctor, s3: str, bucket
     assert "timedatectl" in found["clock"]["mend"]
 
 
-def test_a_clock_that_the_server_refuses_is_no_riddle(doctor: Doctor, s3: str, bucket: str) -> None:
+def test_clock_refused_by_the_server_is_explained(doctor: Doctor, s3: str, bucket: str) -> None:
     with faulty(s3, lambda *_: refusal(403, "RequestTimeTooSkewed")) as endpoint:
         code, found = doctor(f"s3://{bucket}", endpoint=endpoint)
     assert code == 1
     assert "Set this machine's clock" in found["store"]["found"]
 
 
-def test_a_cache_that_cannot_be_one_is_found(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unusable_cache_folder_is_found(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETRAIN_CACHE", "/proc/retrain")  # where not even root can write
     code, found = doctor(str(tmp_path / "store"))
     assert code == 1
@@ -148,7 +148,7 @@ def test_disk_check_needs_decoded_data_or_a_streams_part_of_it(doctor: Doctor, t
     assert "streamed, need 0.00 GB more" in found["disk"]["found"]
 
 
-def test_what_lies_in_the_cache_needs_no_room_again(tmp_path: Path) -> None:
+def test_cached_data_needs_no_more_disk_space(tmp_path: Path) -> None:
     store, cache = TaskStore(LocalStore(tmp_path / "store"), KEYS.task), tmp_path / "cache"
     drops = two_drops(store.objects, tmp_path)
     each = 3 * SIZE**2
@@ -176,7 +176,7 @@ def test_stream_disk_need_shrinks_as_its_cache_fills(tmp_path: Path) -> None:
     assert disk_bytes_needed(with_cache(shards // 2), drops, True, store, cache) == 0
 
 
-def test_a_damaged_manifest_keeps_no_run_from_its_turn(doctor: Doctor, tmp_path: Path) -> None:
+def test_damaged_manifest_does_not_block_the_plan_check(doctor: Doctor, tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
     pack(two_classes(tmp_path / "pets"), TASK, TaskStore(store, TASK.name))
     store.write(KEYS.manifest("d-torn"), b"{")
@@ -216,7 +216,7 @@ def test_damaged_champion_or_model_fails_without_a_plan(doctor: Doctor, tmp_path
     assert "plan" not in found  # it would be the same failure again
 
 
-def test_a_ledger_that_cannot_be_read_allows_no_plan(doctor: Doctor, tmp_path: Path) -> None:
+def test_ledger_that_cannot_be_read_allows_no_plan(doctor: Doctor, tmp_path: Path) -> None:
     life, run_id = champion(tmp_path)
     life.store.objects.write(life.store.keys.record(run_id), b"{")
     code, found = doctor(life.store.url, "--set", "model.name=logistic")
@@ -238,7 +238,7 @@ def test_factory_missing_outside_kubeflow_is_a_warning(doctor: Doctor, tmp_path:
     assert (code, found["model"]["state"]) == (0, "warning")
 
 
-def test_kubeflow_is_asked_and_what_it_refuses_is_told(doctor: Doctor, tmp_path: Path) -> None:
+def test_kubeflow_check_reports_a_refusal(doctor: Doctor, tmp_path: Path) -> None:
     store = str(tmp_path / "store")
     with serving() as kfp:
         code, found = doctor(store, "--host", kfp.url)
@@ -250,7 +250,7 @@ def test_kubeflow_is_asked_and_what_it_refuses_is_told(doctor: Doctor, tmp_path:
     assert "kubeflow.host" in found["kubeflow"]["mend"]
 
 
-def test_people_get_a_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_doctor_prints_a_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "pets.yaml").write_text(json.dumps({"name": "pets", "store": str(tmp_path / "store")}))
     ran = retrain(["doctor", "-t", str(tmp_path / "pets.yaml")], capfd)
     assert [line.split()[0] for line in ran.out.splitlines() if not line.startswith(" ")] == [
