@@ -52,7 +52,7 @@ def test_hostile_names_in_drops_gates_and_errors_are_only_text(browser: Browser,
         page.close()
 
 
-def test_a_page_that_held_script_after_all_would_not_run_it(browser: Browser) -> None:
+def test_browser_runs_no_script_planted_in_a_page(browser: Browser) -> None:
     """The policy sent with every answer is the second line: here is a page as if nothing had been escaped."""
     script = (
         b"<script>document.documentElement.lang='x'</script><svg onload=\"document.documentElement.lang='x'\"></svg>"

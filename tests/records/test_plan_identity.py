@@ -31,7 +31,7 @@ def test_runs_of_earlier_versions_keep_their_ids(text: str) -> None:
     assert plan_of(parse_task(text, "task")).run_id == KNOWN[text]
 
 
-def test_a_later_field_counts_only_where_it_is_set() -> None:
+def test_later_field_counts_only_where_it_is_set() -> None:
     assert identity(Part()) == identity(Part(later=2, never=5)) == {"first": 1}
     assert identity(Part(later=4)) == {"first": 1, "later": 4}
 
