@@ -32,7 +32,7 @@ def quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("said", "allowed"), [("max 100000", 64), ("50000 100000", 1), ("150000 100000", 2), ("9900000 100000", 64)]
 )
-def test_a_container_has_the_cores_of_its_quota(said: str, allowed: int, quota: Path) -> None:
+def test_container_has_the_cores_of_its_quota(said: str, allowed: int, quota: Path) -> None:
     quota.write_text(said + "\n")
     assert available_cores() == allowed
 
@@ -79,7 +79,7 @@ def test_work_on_a_stream_of_items_is_done_in_as_many_threads(quota: Path) -> No
     assert len(set(parallel_map(where, range(200)))) == 2
 
 
-def test_processes_of_a_step_share_them(quota: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_of_a_step_share_the_cores(quota: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quota.write_text("600000 100000\n")
     with pytest.raises(SystemExit):
         launch(2, "no-such-step")

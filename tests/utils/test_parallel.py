@@ -13,7 +13,7 @@ def test_results_come_in_the_order_of_the_items() -> None:
     assert list(parallel_map(abs, [])) == []
 
 
-def test_no_more_is_taken_than_is_worked_on() -> None:
+def test_parallel_map_takes_only_items_it_works_on() -> None:
     taken = count()
     results = parallel_map(abs, taken)
     assert next(results) == 0
@@ -21,7 +21,7 @@ def test_no_more_is_taken_than_is_worked_on() -> None:
     results.close()
 
 
-def test_the_first_failure_ends_it() -> None:
+def test_first_failure_ends_it() -> None:
     def picky(number: int) -> int:
         if number >= 100:
             raise ValueError(f"not {number}")
