@@ -144,3 +144,15 @@ def test_source_files_have_40_to_400_lines(path: Path) -> None:
     lines = len(path.read_text().splitlines())
     assert lines <= 400
     assert lines >= 40 or path.name in ("__init__.py", "__main__.py")
+
+
+TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_test_names_are_unique_and_at_most_60_characters(path: Path) -> None:
+    """A second test of one name in a file would replace the first unnoticed."""
+    named = [node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+    tests = [name for name in named if name.startswith("test_")]
+    assert [name for name in tests if len(name) > 60] == []
+    assert len(tests) == len(set(tests))
