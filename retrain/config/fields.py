@@ -71,7 +71,16 @@ def identity(model: BaseModel) -> dict[str, Any]:
     decisive = {
         name: getattr(model, name) for name, field in type(model).model_fields.items() if _decides(model, name, field)
     }
-    return {name: identity(value) if isinstance(value, BaseModel) else dumped[name] for name, value in decisive.items()}
+    return {name: _identity_of(value, dumped[name]) for name, value in decisive.items()}
+
+
+def _identity_of(value: object, dumped: object) -> object:
+    """Return what a field's value adds: of models, also in tuples, the known fields alone."""
+    if isinstance(value, BaseModel):
+        return identity(value)
+    if isinstance(value, tuple) and all(isinstance(item, BaseModel) for item in value):
+        return [identity(item) for item in value]
+    return dumped
 
 
 def _decides(model: BaseModel, name: str, field: FieldInfo) -> bool:

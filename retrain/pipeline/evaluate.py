@@ -14,6 +14,7 @@ from retrain.pipeline.context import Context
 from retrain.pipeline.error_analysis import analyse_test_split
 from retrain.pipeline.gate import compare
 from retrain.records import Evaluation, Plan
+from retrain.records.plan import check_known
 from retrain.store.runs import RunFiles
 from retrain.training.evaluation import predict_classes
 
@@ -83,9 +84,10 @@ def load_network(files: RunFiles, plan: Plan, factories: Collection[str], device
 def restore_network(files: RunFiles, plan: Plan, factories: Collection[str]) -> nn.Module:
     """Return the network that a run ended with, on the CPU and as its factory built it.
 
-    Raises `RunError` if its model is damaged, and `ModelError` if it is not that of the network that its plan names,
-    or if the task names no such code.
+    Raises `RunError` if its model is damaged, or rests on settings of a later version; and `ModelError` if it is not
+    that of the network that its plan names, or if the task names no such code.
     """
+    check_known(plan)
     factory.check_factory_allowed(plan.task.model, factories)
     network = factory.build_network(plan.task.model, len(plan.dataset.classes), plan.task.data.image_size, seed=0)
     try:

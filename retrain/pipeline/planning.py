@@ -114,7 +114,7 @@ def equal_work(one: Task, other: Task) -> bool:
     """
 
     def work(task: Task) -> tuple[object, ...]:
-        return identity(task.model), task.data.frame, identity(task.training), task.training.averaging
+        return identity(task.model), task.data.frame, identity(task.training), identity(task.training.averaging)
 
     return work(one) == work(other)
 

@@ -13,6 +13,7 @@ from retrain.models.pretrained import body_weights, keep_pretrained
 from retrain.pipeline.context import Context
 from retrain.recipe.learning_speed import Counters, add_decayed, split
 from retrain.records import Plan, Result
+from retrain.records.plan import check_known
 from retrain.records.run import Outcome
 from retrain.store.checkpoints import Checkpoints
 from retrain.training.evaluation import measure_train_accuracy
@@ -33,7 +34,7 @@ def train_plan(context: Context, plan: Plan) -> Result:
     """Train a plan and keep what came of it; a plan that was trained before is not trained again.
 
     Raises `Preempted` (after saving) if SIGTERM comes, `ModelError` if the parent does not fit, `DropError` if a drop
-    is damaged, `RunError` if the parent's files are, and `StoreError`.
+    is damaged, `RunError` if the parent's files are or a later version's settings are unknown, and `StoreError`.
     """
     with context.store.run(plan.run_id).checkpoints() as checkpoints:
         result = context.files(plan.run_id).result() or _train(context, plan, checkpoints)
@@ -43,6 +44,7 @@ def train_plan(context: Context, plan: Plan) -> Result:
 
 def _train(context: Context, plan: Plan, checkpoints: Checkpoints) -> Result:
     started_at, since = datetime.now(UTC), time.monotonic()
+    check_known(plan)
     run, state = prepare(context, plan), checkpoints.load()
     context.ranks.publish_plan(plan.model_dump_json())
     with (

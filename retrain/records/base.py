@@ -1,11 +1,12 @@
-"""What all records have in common: frozen, refusing unknown fields, equal as bytes when equal.
+"""What all records have in common: frozen, keeping unknown fields, equal as bytes when equal.
 
 Records are JSON objects in the store. They are parsed from bytes that may be damaged, or that another version of
-retrain wrote.
+retrain wrote: fields that a later version added are kept and otherwise ignored.
 """
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -16,9 +17,9 @@ R = TypeVar("R", bound="Record")
 
 
 class Record(BaseModel):
-    """A frozen record that refuses unknown fields."""
+    """A frozen record that keeps the fields that it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: sorted keys, so equal records are equal bytes."""
@@ -26,13 +27,27 @@ class Record(BaseModel):
 
 
 def parse_record(kind: type[R], data: bytes, where: str, error: type[UserError] = StoreError) -> R:
-    """Return the record that an object at `where` holds. Raises `error`, naming the place, if it holds none."""
+    """Return the record that an object at `where` holds. Raises `error`, naming the place, if it holds none.
+
+    Parts of a task within it may have unknown fields too, which task files may not.
+    """
     try:
-        return kind.model_validate_json(data)
+        return kind.model_validate_json(data, extra="allow")
     except ValidationError as invalid:
         first = invalid.errors(include_url=False)[0]
         what = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
         raise error(f"{where} was not written by this version of retrain, or was damaged: {what}") from invalid
+
+
+def unknown_fields(value: object, path: str = "") -> Iterator[str]:
+    """Yield the dotted paths of all fields, at any depth, that were read without being known."""
+    if isinstance(value, BaseModel):
+        yield from (f"{path}{name}" for name in value.model_extra or {})
+        for name in type(value).model_fields:
+            yield from unknown_fields(getattr(value, name), f"{path}{name}.")
+    elif isinstance(value, tuple):
+        for number, item in enumerate(value):
+            yield from unknown_fields(item, f"{path}{number}.")
 
 
 def digest(content: object) -> str:

@@ -200,10 +200,12 @@ LATER_FIELDS = frozenset({"sample_list", "source", "uploaded"})
 def drop_digest(drop: Drop) -> str:
     """Identity of a drop's content: everything but what it is called, when it came, and how a cause was worded.
 
-    Fields that are empty add nothing: drops packed before there were these fields keep their digest.
+    Later fields that are empty add nothing: drops packed before there were these fields keep their digest. So it is
+    with fields that this version does not know. A later field that only reports belongs into `reading`.
     """
     content = drop.model_dump(mode="json", exclude={"id", "committed_at", "digest", "left_out", "changes", "reading"})
-    content = {name: value for name, value in content.items() if name not in LATER_FIELDS or value is not None}
+    first = Drop.model_fields.keys() - LATER_FIELDS
+    content = {name: value for name, value in content.items() if name in first or value is not None}
     if drop.left_out:
         content["left_out"] = [[bad.where, bad.key] for bad in drop.left_out]
     return digest(content)

@@ -9,7 +9,8 @@ from retrain.config import Method, Purpose
 from retrain.config.fields import IdentityIfSet, NotIdentity, identity
 from retrain.config.recipe import Recipe
 from retrain.config.task import Averaging, NoAverage, Stopping, Task
-from retrain.records.base import Record, digest
+from retrain.errors import RunError
+from retrain.records.base import Record, digest, unknown_fields
 from retrain.records.drop import Dataset
 
 
@@ -174,6 +175,19 @@ class Plan(Record):
         """Return a changed plan, which is another run if what changed decides the training."""
         unnamed = {name: value for name, value in self if name != "run_id"}
         return type(self)(**unnamed | dict(update or {}))
+
+
+def check_known(plan: Plan) -> None:
+    """Raise `RunError` if a later version planned the run with settings that this version does not know.
+
+    Unknown fields that decide nothing of the training are no obstacle: the known ones alone give the run's id then.
+    """
+    unknown = list(unknown_fields(plan))
+    if unknown and _identify(dict(plan)) != plan.run_id:
+        raise RunError(
+            f"{plan.run_id} was planned by a later version of retrain, with settings that this one does not know: "
+            f"{', '.join(unknown)}. Use that version"
+        )
 
 
 def _identify(fields: Mapping[str, Any]) -> str:

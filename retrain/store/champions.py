@@ -71,7 +71,8 @@ class ChampionPointer:
             author=author.name,
             reason=author.reason,
         )
-        champion = Champion(history=(*history, entry))
+        before = seen.champion or Champion(history=(entry,))
+        champion = before.model_copy(update={"history": (*history, entry)})
         if seen.version is None:
             self._objects.create(self._key, champion.to_bytes())
         else:

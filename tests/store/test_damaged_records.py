@@ -18,7 +18,7 @@ from retrain.store.task_store import TaskStore
 from retrain.watcher.ingestion import count_validation
 
 PETS = TaskKeys("pets")
-DAMAGED = {"torn": b"{", "empty": b"", "no text": b"\xff\xfe", "newer": b'{"of a newer version": 1}'}
+DAMAGED = {"torn": b"{", "empty": b"", "no text": b"\xff\xfe", "other": b'{"of another kind": 1}'}
 
 
 @pytest.fixture
@@ -64,8 +64,9 @@ def test_unreadable_own_record_is_the_runs_error(store: LocalStore, data: bytes)
             read()
 
 
-PROMOTION = {"sequence": 1, "run_id": "continuous-4", "why": "promoted", "at": "2026-01-10T00:00:00Z"}
-NEWER = json.dumps({"history": [PROMOTION], "of a newer version": 1}).encode()
+PROMOTION = {"sequence": 1, "run_id": "continuous-4", "why": "by a later rule", "at": "2026-01-10T00:00:00Z"}
+NEWER = json.dumps({"history": [PROMOTION]}).encode()
+"""Of a later version that gives a field another meaning."""
 
 
 @pytest.mark.parametrize("line", ["status", "run", "rollback", "report"])

@@ -1,0 +1,146 @@
+"""A store of an earlier version goes on, and one of a later version is read: fields that are unknown are kept."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from support.lives import Life
+from support.terminal import retrain
+
+from retrain.config.loading import load_task
+from retrain.config.task import Task
+from retrain.errors import DropError, RunError
+from retrain.inference.loading import Source, load_model
+from retrain.pipeline import stages
+from retrain.pipeline.planning import Request
+from retrain.records import Drop, RunRecord
+from retrain.records.base import unknown_fields
+from retrain.records.drop import drop_digest, parse_manifest
+from retrain.store import LocalStore
+
+GOLDEN = Path(__file__).parents[1] / "store" / "golden" / "b3a29da.tar.xz"
+"""What commit b3a29da wrote: a task file, and its store with three drops, two champions, and a run cut off at its
+sixth step, whose state was saved after the fifth."""
+SCRATCH, CHAMPION, UNFINISHED = "scratch-04c17bf21140", "continuous-c5c3231b7ed5", "continuous-fc5a75a094fb"
+LATER = {"of_a_later_version": None}
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    """The earlier version's task, with its store, in a folder of the test's own."""
+    shutil.unpack_archive(GOLDEN, tmp_path, filter="data")
+    return load_task(str(tmp_path / "pets.yaml"), [f"store={tmp_path / 'store'}"])
+
+
+@pytest.fixture
+def life(task: Task, tmp_path: Path) -> Life:
+    """Its life so far."""
+    return Life(LocalStore(Path(task.store)), tmp_path / "work")
+
+
+def with_later_fields(value: object) -> object:
+    """Return JSON in which each object has one field more, except where keys are free."""
+    if isinstance(value, list):
+        return [with_later_fields(item) for item in value]
+    if isinstance(value, dict):
+        return {name: item if name in FREE else with_later_fields(item) for name, item in value.items()} | LATER
+    return value
+
+
+FREE = {
+    "aliases",
+    "baseline_reached_at",
+    "by_class",
+    "counts",
+    "held_out",
+    "node_selector",
+    "options",
+    "reached_at",
+    "speed_up",
+    "stage_seconds",
+    "shards",
+}
+"""Fields whose objects have free keys; and a manifest's shards, whose digest covers every field."""
+
+
+def age_backwards(store: Path) -> None:
+    """Write each record as a later version would: with a field more at every level."""
+    for path in store.rglob("*.json"):
+        path.write_text(json.dumps(with_later_fields(json.loads(path.read_text()))))
+    for path in store.rglob("*.jsonl"):
+        lines = path.read_text().splitlines()
+        path.write_text("".join(json.dumps(json.loads(line) | LATER) + "\n" for line in lines))
+
+
+def finish(life: Life, task: Task) -> RunRecord:
+    """Finish the unfinished run, and return its record."""
+    record = stages.run_task(life.context, task, Request())
+    assert isinstance(record, RunRecord)
+    assert (record.run_id, record.outcome, record.error) == (UNFINISHED, "reached", None)
+    assert life.context.observer.stepped_to[0] == 6  # type: ignore[attr-defined]
+    return record
+
+
+def roll_back(task: Task, tmp_path: Path, capfd: pytest.CaptureFixture[str], times: int) -> None:
+    """Roll back on the command line, as far as there is a champion."""
+    line = ["rollback", "--yes", "--task", str(tmp_path / "pets.yaml"), "--set", f"store={task.store}"]
+    assert [retrain(line, capfd).code for _ in range(times + 1)] == [0] * times + [2]
+
+
+def test_store_of_an_earlier_version_goes_on(
+    life: Life, task: Task, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert [record.run_id for record in life.store.ledger.read()] == [SCRATCH, CHAMPION]
+    assert life.store.champion.read().run_id == CHAMPION
+    finish(life, task)
+    assert life.store.champion.read().run_id == UNFINISHED
+    life.land(0, 1, 2, seed=4)
+    following = stages.run_task(life.context, task, Request())
+    assert isinstance(following, RunRecord)
+    assert (following.parent, following.error) == (UNFINISHED, None)
+    roll_back(task, tmp_path, capfd, times=3 if following.ending == "promoted" else 2)
+    assert life.store.champion.read().run_id == SCRATCH
+
+
+def test_store_of_a_later_version_goes_on(
+    life: Life, task: Task, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    age_backwards(Path(task.store))
+    assert "task.training.of_a_later_version" in set(unknown_fields(life.store.run(UNFINISHED).plan()))
+    finish(life, task)
+    roll_back(task, tmp_path, capfd, times=2)
+    champion = life.store.champion.read().champion
+    assert champion is not None
+    assert champion.run_id == SCRATCH
+    kept = set(unknown_fields(champion))
+    assert kept == {"of_a_later_version", "history.0.of_a_later_version", "history.1.of_a_later_version"}
+
+
+def test_plan_with_unknown_decisive_settings_is_refused(life: Life, task: Task) -> None:
+    path = Path(task.store) / "pets" / "runs" / CHAMPION / "plan.json"
+    plan = json.loads(path.read_text())
+    plan["task"]["training"] |= {"epochs": 7.0, "gradient_noise": 0.1}
+    path.write_text(json.dumps(plan))
+    with pytest.raises(RunError, match=r"by a later version .*know: task.training.gradient_noise. Use that version"):
+        load_model(Source(life.store, frozenset()), CHAMPION, "cpu")
+    (path.parent / "result.json").unlink()
+    with pytest.raises(RunError, match=r"task.training.gradient_noise. Use that version"):
+        stages.train(life.context, life.store.run(CHAMPION).plan())
+
+
+def test_manifest_digest_covers_unknown_fields(life: Life) -> None:
+    drop = life.store.drops.all()[0]
+    later = Drop.model_validate(drop.model_dump() | {"licence": "CC0"})
+    written = later.model_copy(update={"digest": drop_digest(later)}).to_bytes()
+    assert parse_manifest(written).model_extra == {"licence": "CC0"}
+    with pytest.raises(DropError, match="its digest does not fit its content"):
+        parse_manifest(written.replace(b"CC0", b"MIT"))
+
+
+def test_task_file_still_refuses_unknown_fields(task: Task, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "pets.yaml"
+    path.write_text(path.read_text() + "of_a_later_version: 1\n")
+    ran = retrain(["status", "--task", str(path)], capfd)
+    assert ran.code == 2
+    assert "unknown field 'of_a_later_version'" in ran.err
