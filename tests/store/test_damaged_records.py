@@ -18,7 +18,7 @@ from retrain.store.task_store import TaskStore
 from retrain.watcher.ingestion import count_validation
 
 PETS = TaskKeys("pets")
-DAMAGED = {"torn": b"{", "empty": b"", "no text": b"\xff\xfe", "other": b'{"of another kind": 1}'}
+DAMAGED = {"torn": b"{", "empty": b"", "no text": b"\xff\xfe", "other": b"[]"}
 
 
 @pytest.fixture
