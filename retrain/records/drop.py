@@ -200,8 +200,8 @@ LATER_FIELDS = frozenset({"sample_list", "source", "uploaded"})
 def drop_digest(drop: Drop) -> str:
     """Identity of a drop's content: everything but what it is called, when it came, and how a cause was worded.
 
-    Later fields that are empty add nothing: drops packed before there were these fields keep their digest. So it is
-    with fields that this version does not know. A later field that only reports belongs into `reading`.
+    Fields of `LATER_FIELDS`, and fields that this version does not know, add nothing while they are empty: drops packed
+    before those fields existed keep their digest. A later field that only reports belongs into `reading`.
     """
     content = drop.model_dump(mode="json", exclude={"id", "committed_at", "digest", "left_out", "changes", "reading"})
     first = Drop.model_fields.keys() - LATER_FIELDS

@@ -1,4 +1,4 @@
-"""A store of an earlier version goes on, and one of a later version is read: fields that are unknown are kept."""
+"""Continue a store of an earlier version, and read one of a later version: unknown fields are kept."""
 
 import json
 import shutil
@@ -20,22 +20,22 @@ from retrain.records.drop import drop_digest, parse_manifest
 from retrain.store import LocalStore
 
 GOLDEN = Path(__file__).parents[1] / "store" / "golden" / "b3a29da.tar.xz"
-"""What commit b3a29da wrote: a task file, and its store with three drops, two champions, and a run cut off at its
-sixth step, whose state was saved after the fifth."""
+"""What commit b3a29da wrote: a task file, and its store with three drops, two champions, and a run that was killed at
+its sixth step, whose checkpoint was written after the fifth."""
 SCRATCH, CHAMPION, UNFINISHED = "scratch-04c17bf21140", "continuous-c5c3231b7ed5", "continuous-fc5a75a094fb"
 LATER = {"of_a_later_version": None}
 
 
 @pytest.fixture
 def task(tmp_path: Path) -> Task:
-    """The earlier version's task, with its store, in a folder of the test's own."""
+    """Return the earlier version's task, with its store, in a folder of the test's own."""
     shutil.unpack_archive(GOLDEN, tmp_path, filter="data")
     return load_task(str(tmp_path / "pets.yaml"), [f"store={tmp_path / 'store'}"])
 
 
 @pytest.fixture
 def life(task: Task, tmp_path: Path) -> Life:
-    """Its life so far."""
+    """Return its life so far."""
     return Life(LocalStore(Path(task.store)), tmp_path / "work")
 
 
@@ -64,7 +64,7 @@ FREE = {
 """Fields whose objects have free keys; and a manifest's shards, whose digest covers every field."""
 
 
-def age_backwards(store: Path) -> None:
+def add_later_fields(store: Path) -> None:
     """Write each record as a later version would: with a field more at every level."""
     for path in store.rglob("*.json"):
         path.write_text(json.dumps(with_later_fields(json.loads(path.read_text()))))
@@ -106,7 +106,7 @@ def test_store_of_an_earlier_version_goes_on(
 def test_store_of_a_later_version_goes_on(
     life: Life, task: Task, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    age_backwards(Path(task.store))
+    add_later_fields(Path(task.store))
     assert "task.training.of_a_later_version" in set(unknown_fields(life.store.run(UNFINISHED).plan()))
     finish(life, task)
     roll_back(task, tmp_path, capfd, times=2)
