@@ -14,7 +14,24 @@ def plan(task: str, method: str, purpose: str, submission: str, job: str) -> str
     return steps.plan(task, method, purpose, submission or job, job)
 
 
-def train(task: str, run_id: str, device: str) -> str:
+def train(
+    task: str,
+    run_id: str,
+    device: str,
+    metrics: dsl.Output[dsl.Metrics],
+    confusion_matrix: dsl.Output[dsl.ClassificationMetrics],
+    report: dsl.Output[dsl.HTML],
+    model: dsl.Output[dsl.Model],
+) -> str:
+    """Do all that follows planning, and return the id of the last run: one that missed its target escalates."""
+    from retrain.kubeflow import outputs, steps
+
+    last = steps.train(task, run_id, device)
+    outputs.write_outputs(task, last, metrics, confusion_matrix, report, model)
+    return last
+
+
+def train_only(task: str, run_id: str, device: str) -> str:
     """Return the id of the run that was trained last: a run that missed its target escalates to another."""
     from retrain.kubeflow import steps
 
@@ -35,11 +52,21 @@ def promote(task: str, run_id: str, device: str) -> str:
     return steps.promote(task, run_id, device)
 
 
-def record(task: str, run_id: str, device: str) -> str:
+def record(
+    task: str,
+    run_id: str,
+    device: str,
+    metrics: dsl.Output[dsl.Metrics],
+    confusion_matrix: dsl.Output[dsl.ClassificationMetrics],
+    report: dsl.Output[dsl.HTML],
+    model: dsl.Output[dsl.Model],
+) -> str:
     """Return the run's id."""
-    from retrain.kubeflow import steps
+    from retrain.kubeflow import outputs, steps
 
-    return steps.record(task, run_id, device)
+    last = steps.record(task, run_id, device)
+    outputs.write_outputs(task, last, metrics, confusion_matrix, report, model)
+    return last
 
 
 def trial(task: str, run_id: str, device: str) -> str:

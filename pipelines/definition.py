@@ -14,7 +14,6 @@ from kfp.dsl.graph_component import GraphComponent
 
 from retrain.config.task import Task
 from retrain.kubeflow.pods import configure_pod
-from retrain.pipeline import STAGES
 
 from . import components
 
@@ -48,17 +47,16 @@ def step_factory(image: str, configure: ConfigurePod) -> Callable[..., dsl.Pipel
     return step
 
 
-def pod_stages(task: Task) -> tuple[str, ...]:
-    """Return the stages after planning that have a pod of their own: the training pod does the rest by default."""
-    after_planning = STAGES[STAGES.index("plan") + 1 :]
-    return after_planning if task.resources.separate_evaluation else after_planning[:1]
+def steps_after_planning(task: Task) -> tuple[str, ...]:
+    """Return the names of the components after planning: `train` does all the rest, unless the task separates it."""
+    return ("train_only", "evaluate", "promote", "record") if task.resources.separate_evaluation else ("train",)
 
 
 def define(task: Task, image: str, configure: ConfigurePod) -> GraphComponent:
     """Return the pipeline with its steps in an image, each configured for where it runs."""
     step = step_factory(image, configure)
     default = task.model_dump_json()
-    functions = [getattr(components, name) for name in pod_stages(task)]
+    functions = [getattr(components, name) for name in steps_after_planning(task)]
 
     def pipeline(
         task: str = default, method: str = "", purpose: str = "retrain", device: str = "auto", submission: str = ""
@@ -68,6 +66,6 @@ def define(task: Task, image: str, configure: ConfigurePod) -> GraphComponent:
             run = step(components.plan, task=task, method=method, purpose=purpose, **ids)
             with dsl.If(run.output != "", name="there-is-a-run"):
                 for function in functions:
-                    run = step(function, task=task, run_id=run.output, device=device)
+                    run = step(function, task=task, run_id=run.outputs["Output"], device=device)
 
     return dsl.pipeline(name=f"retrain-{task.name}", description=f"Retrains {task.name}.")(pipeline)

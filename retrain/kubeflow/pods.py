@@ -11,7 +11,7 @@ from kfp.dsl import PipelineTask
 
 from retrain.config.resources import Queue, Resources
 
-POOL = ("train", "evaluate", "trial")
+POOL = ("train", "train_only", "evaluate", "trial")
 """The steps that need the GPU pool."""
 DATA = (*POOL, "promote")
 """The steps that may hold a model and images: the gate judges again if another candidate came first."""

@@ -1,5 +1,7 @@
 """What a model gets wrong: figures of each class, what is taken for what, and the most confident mistakes."""
 
+from collections import Counter
+
 from pydantic import NonNegativeInt
 
 from retrain.config.fields import Share
@@ -72,3 +74,14 @@ class ErrorAnalysis(Record):
         chosen = [one for one in self.classes if one.is_new == new]
         samples = sum(one.samples for one in chosen)
         return sum(one.correct for one in chosen) / samples if samples else None
+
+    def most_wrong(self, limit: int) -> list[str]:
+        """Return the names of at most `limit` classes, those in the most errors, in the order of the logits."""
+        names = [one.name for one in self.classes]
+        if len(names) <= limit:
+            return names
+        wrong: Counter[str] = Counter()
+        for confusion in self.confusions:
+            wrong.update({confusion.true: confusion.count, confusion.predicted: confusion.count})
+        chosen = {name for name, _ in wrong.most_common(limit)}
+        return [name for name in names if name in chosen]

@@ -18,7 +18,7 @@ from retrain.pipeline.planning import Request
 
 STEPS = ("plan", "train", "finish")
 """By default the training pod evaluates, promotes and records too."""
-SEPARATE_STEPS = ("plan", "train", "evaluate", "promote", "record", "finish")
+SEPARATE_STEPS = ("plan", "train-only", "evaluate", "promote", "record", "finish")
 """With `resources.separate_evaluation`."""
 POOL = Resources(
     image="registry.example/ml/retrain:7",
@@ -106,13 +106,28 @@ def test_default_pipeline_plans_and_trains_alone(on_pool: Compiled) -> None:
 
 def test_separate_steps_each_take_the_run_of_the_one_before(separate: Compiled) -> None:
     assert separate.steps() == SEPARATE_STEPS
-    before = {"evaluate": "train", "promote": "evaluate", "record": "promote"}
+    before = {"evaluate": "train-only", "promote": "evaluate", "record": "promote"}
     for name, producer in before.items():
         run_id = separate.task(name)["inputs"]["parameters"]["run_id"]["taskOutputParameter"]
         assert run_id == {"producerTask": producer, "outputParameterKey": "Output"}
         assert separate.task(name)["dependentTasks"] == [producer]
     inner = separate.spec["components"]["comp-condition-2"]["dag"]["tasks"]
-    assert set(inner) == {"train", "evaluate", "promote", "record"}
+    assert set(inner) == {"train-only", "evaluate", "promote", "record"}
+
+
+@pytest.mark.parametrize(("pipeline", "name"), [("on_pool", "train"), ("separate", "record")])
+def test_step_that_ends_a_run_alone_has_artifacts(request: pytest.FixtureRequest, pipeline: str, name: str) -> None:
+    chosen: Compiled = request.getfixturevalue(pipeline)
+    outputs = {key: part.get("outputDefinitions", {}) for key, part in chosen.spec["components"].items()}
+    artifacts = {key: part["artifacts"] for key, part in outputs.items() if "artifacts" in part}
+    assert artifacts.keys() == {f"comp-{name}"}
+    kinds = {output: kind["artifactType"]["schemaTitle"] for output, kind in artifacts[f"comp-{name}"].items()}
+    assert kinds == {
+        "metrics": "system.Metrics",
+        "confusion_matrix": "system.ClassificationMetrics",
+        "report": "system.HTML",
+        "model": "system.Model",
+    }
 
 
 def test_nothing_follows_a_plan_without_a_run(either: Compiled) -> None:
@@ -159,7 +174,9 @@ def test_pods_have_image_and_secrets_and_install_nothing(either: Compiled) -> No
         ]
 
 
-@pytest.mark.parametrize(("pipeline", "name"), [("on_pool", "train"), ("separate", "train"), ("separate", "evaluate")])
+@pytest.mark.parametrize(
+    ("pipeline", "name"), [("on_pool", "train"), ("separate", "train-only"), ("separate", "evaluate")]
+)
 def test_training_and_evaluation_run_on_the_gpu_pool(request: pytest.FixtureRequest, pipeline: str, name: str) -> None:
     chosen: Compiled = request.getfixturevalue(pipeline)
     limits = chosen.container(name)["resources"]

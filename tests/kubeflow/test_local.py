@@ -1,16 +1,19 @@
 """The pipeline run by kfp in processes on this machine, on real images: scikit-learn's scanned digits."""
 
+import hashlib
 import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from kfp.local.config import LocalExecutionConfig
 from PIL import Image
-from retrain.pipelines.definition import define
+from retrain.pipelines.definition import ConfigurePod, define
 from sklearn.datasets import load_digits
 
 from retrain.config.recipe import Cosine, Fresh, NoPenalty, Recipe
@@ -18,7 +21,7 @@ from retrain.config.resources import Resources
 from retrain.config.task import Data, Gate, Model, Target, Task, Training
 from retrain.data.packing import pack
 from retrain.data.staging import Staging
-from retrain.kubeflow.local import run_locally
+from retrain.kubeflow.local import DefinePipeline, run_locally
 from retrain.pipeline import stages
 from retrain.pipeline.context import make_context
 from retrain.pipeline.planning import NoRunNeeded, Request
@@ -48,6 +51,47 @@ def write_digits(root: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray((pixels * 255 / 16).astype(np.uint8)).save(path)
     return root
+
+
+def keep_outputs(kept: Path) -> DefinePipeline:
+    """Define the pipeline, and copy what kfp has of its steps before `run_locally` removes that."""
+
+    def define_kept(task: Task, image: str, configure: ConfigurePod) -> Callable[..., object]:
+        pipeline = define(task, image, configure)
+
+        def run(**arguments: Any) -> None:
+            pipeline(**arguments)
+            shutil.copytree(LocalExecutionConfig.instance.pipeline_root, kept)
+
+        return run
+
+    return define_kept
+
+
+class Outputs(NamedTuple):
+    """The artifacts of a pipeline's step, as kfp's executor hands them on: by name, their metadata and their file."""
+
+    metadata: dict[str, dict[str, Any]]
+    files: dict[str, str]
+
+
+def read_outputs(kept: Path) -> dict[str, Outputs]:
+    """Return the artifacts of every step that has any, by the step's name."""
+    found = {}
+    for path in kept.glob("*/*/executor_output.json"):
+        artifacts = json.loads(path.read_text()).get("artifacts", {})
+        if artifacts:
+            found[path.parent.name] = Outputs(
+                {name: entry["artifacts"][0]["metadata"] for name, entry in artifacts.items()},
+                {child.name: child.read_text() for child in path.parent.iterdir() if child.name in artifacts},
+            )
+    return found
+
+
+def confusion_rows(metadata: dict[str, Any]) -> tuple[list[str], list[list[int]]]:
+    """Return the categories and rows of a confusion matrix as Kubeflow's UI reads them."""
+    matrix = metadata["confusionMatrix"]
+    return [one["displayName"] for one in matrix["annotationSpecs"]], [one["row"] for one in matrix["rows"]]
 
 
 def run_here(task: Task) -> RunRecord:
@@ -118,11 +162,11 @@ def without_times(value: Any) -> Any:
 
 @pytest.mark.parametrize("pods", ["one_pod", "separate"])
 def test_local_pipeline_leaves_the_record_of_an_in_process_run(
-    stores: Stores, here: RunRecord, pods: str, capfd: pytest.CaptureFixture[str]
+    stores: Stores, here: RunRecord, pods: str, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     task: Task = getattr(stores, pods)
     capfd.readouterr()
-    kfp = run_locally(task, Request(), "cpu", define)
+    kfp = run_locally(task, Request(), "cpu", keep_outputs(tmp_path / "kept"))
     printed = capfd.readouterr()
     assert isinstance(kfp, RunRecord)
     assert (kfp.method, kfp.outcome, kfp.attempt) == ("continuous", "reached", 1), "a short schedule missed before it"
@@ -132,10 +176,49 @@ def test_local_pipeline_leaves_the_record_of_an_in_process_run(
     assert printed.out == "", "standard output is for the record alone"
     assert f"{kfp.run_id}: " in printed.err
     assert "KFP" not in printed.err
+    outputs = read_outputs(tmp_path / "kept")
+    assert outputs.keys() == {{"one_pod": "train", "separate": "record"}[pods]}
+    check_outputs(outputs.popitem()[1], task, kfp)
 
     again = run_locally(task, Request(), "cpu", define)
     assert isinstance(again, NoRunNeeded)
     assert again.reason == f"no drop has landed since champion {kfp.run_id}"
+
+
+def check_outputs(outputs: Outputs, task: Task, record: RunRecord) -> None:
+    """Hold a step's artifacts against the run's record and files."""
+    store = TaskStore(LocalStore(Path(task.store)), task.name)
+    (missed,) = (store.ledger.find(run_id) for run_id in store.run(record.run_id).plan().earlier)
+    assert missed
+    assert missed.savings
+    assert record.savings
+    assert record.result
+    assert record.evaluation
+    assert record.target
+    assert missed.savings.used > 0
+    assert outputs.metadata["metrics"] == {
+        "iterations_used": missed.savings.used + record.result.iterations,
+        "iterations_saved": missed.savings.gross + record.savings.gross,
+        "iterations_saved_all_in": missed.savings.net + record.savings.net,
+        "L_99": record.result.speed_up["99"],
+        "L_100": record.result.speed_up["100"],
+        "validation_accuracy": record.result.final_accuracy,
+        "target_accuracy": record.target.accuracy,
+        "test_accuracy": record.evaluation.accuracy,
+        "promoted": 1,
+    }
+    classes, rows = confusion_rows(outputs.metadata["confusion_matrix"])
+    assert classes == [str(digit) for digit in range(10)]
+    assert sum(map(sum, rows)) == record.evaluation.samples
+    right = {name: row[index] / sum(row) for index, (name, row) in enumerate(zip(classes, rows, strict=True))}
+    assert right == pytest.approx(record.evaluation.by_class)
+    weights = Path(outputs.metadata["model"]["weights"])
+    assert (weights.parent.name, outputs.metadata["model"]["run_id"]) == (record.run_id, record.run_id)
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() == outputs.metadata["model"]["sha256"]
+    assert outputs.metadata["model"]["outcome"] == "promoted"
+    assert json.loads(outputs.files["model"]) == outputs.metadata["model"]
+    assert outputs.files["report"].startswith("<!doctype html>")
+    assert record.run_id in outputs.files["report"]
 
 
 DIES_IN_TRAINING = """

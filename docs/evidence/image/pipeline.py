@@ -15,7 +15,7 @@ def main() -> None:
     spec = next(yaml.safe_load_all(Path("/tmp/pipeline.yaml").read_text()))
     task = spec["root"]["inputDefinitions"]["parameters"]["task"]["defaultValue"]
     run = step(spec, "plan", task=task, method="", purpose="retrain", submission="image", job="image")
-    for name in ("train", "evaluate", "promote", "record"):
+    for name in ("train-only", "evaluate", "promote", "record"):
         run = step(spec, name, task=task, run_id=run, device="auto")
 
 
@@ -24,7 +24,14 @@ def step(spec: dict[str, Any], name: str, **inputs: str) -> str:
     container = spec["deploymentSpec"]["executors"][f"exec-{name}"]["container"]
     folder = Path("/tmp/kfp", name)
     folder.mkdir(parents=True)
-    outputs = {"parameters": {"Output": {"outputFile": str(folder / "Output")}}, "outputFile": str(folder / "outputs")}
+    artifacts = spec["components"][f"comp-{name}"]["outputDefinitions"].get("artifacts", {})
+    outputs = {
+        "parameters": {"Output": {"outputFile": str(folder / "Output")}},
+        "artifacts": {
+            key: {"artifacts": [{"name": key, "uri": str(folder / key), "metadata": {}}]} for key in artifacts
+        },
+        "outputFile": str(folder / "outputs"),
+    }
     given = json.dumps({"inputs": {"parameterValues": inputs}, "outputs": outputs})
     command = [part.replace("{{$}}", given) for part in container["command"] + container["args"]]
     start = time.perf_counter()

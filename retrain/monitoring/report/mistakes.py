@@ -1,6 +1,5 @@
 """What the champion gets wrong: its worst classes, a confusion matrix, and the most confident mistakes."""
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,13 +22,7 @@ def worst_classes(errors: ErrorAnalysis) -> list[ClassFigures]:
 
 def matrix_classes(errors: ErrorAnalysis) -> list[str]:
     """Return the classes that the matrix shows, in the order of the logits: all, or those with the most errors."""
-    if len(errors.classes) <= MATRIX:
-        return [one.name for one in errors.classes]
-    wrong: Counter[str] = Counter()
-    for confusion in errors.confusions:
-        wrong.update({confusion.true: confusion.count, confusion.predicted: confusion.count})
-    chosen = {name for name, _ in wrong.most_common(MATRIX)}
-    return [one.name for one in errors.classes if one.name in chosen]
+    return errors.most_wrong(MATRIX)
 
 
 def matrix_rows(errors: ErrorAnalysis) -> list[Row]:

@@ -1,0 +1,132 @@
+"""The outputs of a retraining that Kubeflow's UI shows beside its step: metrics, a confusion matrix, a report, a model.
+
+Nothing depends on them: the run has ended by now, and what cannot be written is logged and left out.
+"""
+
+import html
+import json
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from kfp import dsl
+
+from retrain.config.loading import parse_task
+from retrain.config.task import Task
+from retrain.errors import UserError
+from retrain.monitoring.pages import DRAW_SECONDS, draw_page
+from retrain.pipeline.accounting import make_record
+from retrain.records import ErrorAnalysis, RunRecord, total_savings
+from retrain.store.task_store import TaskStore, open_task_store
+from retrain.utils.processes import run_in_subprocess
+
+log = logging.getLogger("retrain")
+
+CLASSES = 50
+"""Classes in the confusion matrix, those with the most errors: Kubeflow keeps all of it in its metadata."""
+
+
+def write_outputs(
+    text: str,
+    run_id: str,
+    metrics: dsl.Metrics,
+    confusion_matrix: dsl.ClassificationMetrics,
+    report: dsl.HTML,
+    model: dsl.Model,
+) -> None:
+    """Fill in the outputs of the step that ended a run, or left it to a person's approval."""
+    try:
+        task = parse_task(text, "the pipeline's parameter task")
+        store = open_task_store(task)
+        attempts = read_attempts(store, run_id)
+        for name, figure in run_metrics(attempts).items():
+            metrics.log_metric(name, figure)
+        if errors := store.run(run_id).errors():
+            log_confusions(confusion_matrix, errors)
+        name_model(model, store, attempts[-1])
+        Path(report.path).write_text(_draw_report(task))
+    except UserError as error:
+        log.warning("%s: Kubeflow's UI will lack some of its outputs: %s", run_id, error)
+
+
+def read_attempts(store: TaskStore, run_id: str) -> list[RunRecord]:
+    """Return the records of a retraining's attempts, oldest first.
+
+    A candidate that waits for approval has none yet: it is returned as far as it is known, without savings.
+    """
+    files = store.run(run_id)
+    plan = files.plan()
+    missed = [record for earlier in plan.earlier if (record := store.ledger.find(earlier))]
+    last = store.ledger.find(run_id)
+    if last is None:
+        last = make_record(plan, files.result(), files.evaluation(), decision=None, error=None)
+        last = last.model_copy(update={"savings": None})
+    return [*missed, last]
+
+
+def run_metrics(attempts: Sequence[RunRecord]) -> dict[str, float]:
+    """Return the figures of a retraining; what it does not have is left out.
+
+    Iterations are of all attempts, accuracies are shares, and `promoted` is 1 or 0. KFP cannot keep null or NaN.
+    """
+    last = attempts[-1]
+    result, decision = last.result, last.decision
+    saved = total_savings(attempts)
+    figures = {
+        "iterations_used": sum(_iterations_used(record) for record in attempts),
+        "iterations_saved": saved.gross if last.savings else None,
+        "iterations_saved_all_in": saved.net if last.savings else None,
+        "L_99": result.speed_up["99"] if result else None,
+        "L_100": result.speed_up["100"] if result else None,
+        "validation_accuracy": result.final_accuracy if result else None,
+        "target_accuracy": last.target.accuracy if last.target else None,
+        "test_accuracy": last.evaluation.accuracy if last.evaluation else None,
+        "promoted": int(decision.promoted) if decision else None,
+    }
+    return {name: figure for name, figure in figures.items() if figure is not None and math.isfinite(figure)}
+
+
+def _iterations_used(record: RunRecord) -> int:
+    if record.savings:
+        return record.savings.used
+    return record.result.iterations if record.result else 0
+
+
+def log_confusions(matrix: dsl.ClassificationMetrics, errors: ErrorAnalysis) -> None:
+    """Log the confusion matrix of the test split: a row for each true class, a column for what it is taken for."""
+    names = errors.most_wrong(CLASSES)
+    matrix.set_confusion_matrix_categories(names)
+    for one in errors.classes:
+        if one.name in names:
+            matrix.log_confusion_matrix_cell(one.name, one.name, one.correct)
+    for confusion in errors.confusions:
+        if {confusion.true, confusion.predicted} <= set(names):
+            matrix.log_confusion_matrix_cell(confusion.true, confusion.predicted, confusion.count)
+
+
+def name_model(model: dsl.Model, store: TaskStore, record: RunRecord) -> None:
+    """Say in the model's metadata, and in its file as JSON, which run it is and where its weights are.
+
+    KFP's launcher fails a step whose artifact has an S3 address outside the pipeline root, so its own address stays.
+    """
+    has_ended = store.ledger.find(record.run_id) is not None
+    model.framework = "pytorch"
+    model.metadata |= {
+        "task": record.task,
+        "run_id": record.run_id,
+        "outcome": record.ending if has_ended else "awaits approval",
+    }
+    if record.result and record.result.model_digest:
+        model.metadata["weights"] = f"{store.url}/{store.keys.run(record.run_id, 'model.safetensors')}"
+        model.metadata["sha256"] = record.result.model_digest
+    Path(model.path).write_text(json.dumps(model.metadata, indent=2))
+
+
+def _draw_report(task: Task) -> str:
+    """Return the task's page as it stands now, or a page that says why there is none."""
+    try:
+        return run_in_subprocess(f"drawing the page of {task.name}", DRAW_SECONDS, draw_page, task).decode()
+    except UserError as error:
+        log.warning("%s", error)
+        return f"<p>No report: {html.escape(str(error))}</p>\n"
