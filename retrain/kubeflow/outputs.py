@@ -17,7 +17,8 @@ from retrain.config.task import Task
 from retrain.errors import UserError
 from retrain.monitoring.pages import DRAW_SECONDS, draw_page
 from retrain.pipeline.accounting import make_record
-from retrain.records import ErrorAnalysis, RunRecord, total_savings
+from retrain.records import ErrorAnalysis, RunRecord
+from retrain.records.ledger import total_savings
 from retrain.store.task_store import TaskStore, open_task_store
 from retrain.utils.processes import run_in_subprocess
 

@@ -57,8 +57,8 @@ class Compiled(NamedTuple):
     def steps(self) -> tuple[str, ...]:
         """All steps, in their order."""
         executors = {name.removeprefix("exec-") for name in self.spec["deploymentSpec"]["executors"]}
-        assert executors <= set(SEPARATE_STEPS)
-        return tuple(name for name in SEPARATE_STEPS if name in executors)
+        assert executors in (set(STEPS), set(SEPARATE_STEPS))
+        return STEPS if executors == set(STEPS) else SEPARATE_STEPS
 
     def container(self, name: str) -> dict[str, Any]:
         """A step's container."""
