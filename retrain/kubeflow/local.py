@@ -46,7 +46,12 @@ def run_locally(
         def keep_tidy(step: dsl.PipelineTask, name: str) -> None:
             step.set_env_variable("TMPDIR", root)  # where kfp puts a step's source, and leaves it
 
-        local.init(local.SubprocessRunner(use_venv=False), root, workspace_root=root, raise_on_error=False)
+        local.init(
+            local.SubprocessRunner(use_venv=False),
+            root,
+            workspace_root=f"{root}/workspace",  # which kfp removes at the end
+            raise_on_error=False,
+        )
         define(task, IMAGE, keep_tidy)(**pipeline_arguments(task, request, device, submission))
     return _outcome(context, submission, said)
 

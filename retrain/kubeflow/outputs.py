@@ -1,6 +1,7 @@
-"""The outputs of a retraining that Kubeflow's UI shows beside its step: metrics, a confusion matrix, a report, a model.
+"""Outputs of a run's last step for Kubeflow's UI: metrics, a confusion matrix, a report and a model.
 
-Nothing depends on them: the run has ended by now, and what cannot be written is logged and left out.
+Nothing depends on them. The run has ended before they are written; an output that cannot be written is omitted, with a
+warning.
 """
 
 import html

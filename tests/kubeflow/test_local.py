@@ -22,6 +22,7 @@ from retrain.config.task import Data, Gate, Model, Target, Task, Training
 from retrain.data.packing import pack
 from retrain.data.staging import Staging
 from retrain.kubeflow.local import DefinePipeline, run_locally
+from retrain.kubeflow.outputs import run_metrics
 from retrain.pipeline import stages
 from retrain.pipeline.context import make_context
 from retrain.pipeline.planning import NoRunNeeded, Request
@@ -200,13 +201,15 @@ def check_outputs(outputs: Outputs, task: Task, record: RunRecord) -> None:
         "iterations_used": missed.savings.used + record.result.iterations,
         "iterations_saved": missed.savings.gross + record.savings.gross,
         "iterations_saved_all_in": missed.savings.net + record.savings.net,
-        "L_99": record.result.speed_up["99"],
-        "L_100": record.result.speed_up["100"],
         "validation_accuracy": record.result.final_accuracy,
         "target_accuracy": record.target.accuracy,
         "test_accuracy": record.evaluation.accuracy,
         "promoted": 1,
     }
+    assert record.result.speed_up["100"] is None, "the run ended at 95% of a_scratch"
+    faster = record.result.model_copy(update={"speed_up": {"99": 3.0, "100": 2.5}})
+    figures = run_metrics([record.model_copy(update={"result": faster})])
+    assert (figures["L_99"], figures["L_100"]) == (3.0, 2.5)
     classes, rows = confusion_rows(outputs.metadata["confusion_matrix"])
     assert classes == [str(digit) for digit in range(10)]
     assert sum(map(sum, rows)) == record.evaluation.samples
