@@ -22,7 +22,8 @@ RACED: tuple[Preset, ...] = ("default", "naive", "paper")
 """The presets that race. The first one is preferred where a difference is too small to mean anything."""
 
 BUDGET_SHARE = 0.25
-"""Iterations of all races together, as a share of one whole training from scratch."""
+"""Iterations of all races together, as a share of one whole training from scratch; more where that ends before the
+first evaluation of each."""
 
 Level = Literal["100", "99"]
 LEVELS: tuple[Level, ...] = ("100", "99")
@@ -75,13 +76,31 @@ class Advice(NamedTuple):
         return f"recipe: {{preset: {self.choice}}}"
 
 
+class Recommendation(NamedTuple):
+    """The advice, and what it rests on."""
+
+    advice: Advice
+    races: Sequence[Races]
+    scratch: Scratch
+    certainty: Certainty
+    plan: Plan
+    """Of one of the races; they have the same parent, drops and length."""
+    seeds: int
+    used: int
+    """Iterations of all races together."""
+
+
 def recommendation(name: str, budget: int | None, seeds: int, workers: Workers, overrides: Sequence[str] = ()) -> str:
-    """Race the presets within the budget and return the advice with its figures, Markdown.
+    """Return the advice with its figures, Markdown. Raises `StudyError` as `recommend` does."""
+    task = load_task(name, overrides)
+    return "\n\n".join(_page(recommend(open_task_store(task), task, budget, seeds, workers)))
+
+
+def recommend(store: TaskStore, task: Task, budget: int | None, seeds: int, workers: Workers) -> Recommendation:
+    """Race the presets within the budget, in iterations; a quarter of one training from scratch if it is None.
 
     Raises `StudyError` if there is no parent with a new drop to race from, or the budget is too small.
     """
-    task = load_task(name, overrides)
-    store = open_task_store(task)
     plans = plan_races(store, task, budget, seeds)
     ended = {record.run_id for record in store.ledger.read()}
     to_do = [plan for each in plans.values() for plan in each if plan.run_id not in ended]
@@ -93,12 +112,11 @@ def recommendation(name: str, budget: int | None, seeds: int, workers: Workers, 
     scratch, certainty = _scratch(store, plan), _certainty(store, plan, races)
     results = [records[plan.run_id].result for each in plans.values() for plan in each]
     used = sum(result.iterations for result in results if result)
-    advice = advise(races, scratch, certainty)
-    return "\n\n".join(_page(advice, races, scratch, certainty, plan, seeds, used))
+    return Recommendation(advise(races, scratch, certainty), races, scratch, certainty, plan, seeds, used)
 
 
 def plan_races(store: TaskStore, task: Task, budget: int | None, seeds: int) -> dict[Preset, list[Plan]]:
-    """Return the plans of all races by preset, a seed each. Raises `StudyError` as `recommendation` does.
+    """Return the plans of all races by preset, a seed each. Raises `StudyError` as `recommend` does.
 
     All continue from the same parent, on all drops, for at most the same number of iterations. Where scratch was
     trained on the same drops, a race ends at its accuracy.
@@ -142,8 +160,9 @@ def _plan(task: Task, drops: Sequence[Drop], past: History) -> Plan:
 
 def _limit(plan: Plan, budget: int | None, races: int) -> int:
     """Return the most iterations of one race. Raises `StudyError` if they end before the first evaluation."""
-    total = budget or round(BUDGET_SHARE * _whole(plan))
-    if total < (least := races * plan.evaluate_every):
+    least = races * plan.evaluate_every
+    total = budget or max(round(BUDGET_SHARE * _whole(plan)), least)
+    if total < least:
         raise StudyError(
             f"a budget of {total:,} iterations is too small for {races} races, which are evaluated every "
             f"{plan.evaluate_every:,}: pass --budget {least} or more"
@@ -249,9 +268,8 @@ def _preferred(figures: Mapping[Preset, float], bound: float, smaller: bool) -> 
     return min(figures, key=lambda preset: figures[preset] if smaller else -figures[preset])
 
 
-def _page(
-    advice: Advice, races: Sequence[Races], scratch: Scratch, certainty: Certainty, plan: Plan, seeds: int, used: int
-) -> Iterator[str]:
+def _page(found: Recommendation) -> Iterator[str]:
+    advice, races, scratch, certainty, plan, seeds, used = found
     yield f"Use {advice.choice}: {advice.why}."
     yield f"In the task file: `{advice.settings}`"
     titles = ["preset", "iterations to L_100", "to L_99", "L_100", "L_99", "accuracy at the end"]

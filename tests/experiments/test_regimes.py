@@ -12,6 +12,7 @@ from retrain.config.task import Model
 from retrain.errors import ModelError, StudyError
 from retrain.experiments.regimes.__main__ import main
 from retrain.experiments.regimes.figures import (
+    advised_and_best,
     bar_of,
     first_reaching,
     geometric_mean,
@@ -29,11 +30,12 @@ from retrain.experiments.regimes.methods import (
     FIRST,
     METHODS,
     NAIVE,
+    PAPER,
     PLAIN,
     VARIANTS,
 )
 from retrain.experiments.regimes.page import make_page, tell_regimes
-from retrain.experiments.regimes.records import FILE, Key, SuiteRun, append_run, read_runs
+from retrain.experiments.regimes.records import FILE, Key, SuiteAdvice, SuiteRun, append_line, read_advice, read_runs
 from retrain.experiments.regimes.settings import Regime, load_regimes, task_of
 from retrain.models.factory import build_network, has_normalisation
 from retrain.records import Machine, Savings
@@ -174,7 +176,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     out = tmp_path_factory.mktemp("suite")
     life = Life(regime(), 0, Place(out, out, "abc"), {})
-    assert life.run() == len(METHODS) + 1
+    assert life.run() == len(METHODS) + 2  # the first model, and what `study recommend` says
     return out
 
 
@@ -191,6 +193,13 @@ def test_regime_run_leaves_a_result_per_method(finished: Path) -> None:
     assert measured.target_accuracy == plain.final_accuracy == plain.curve[-1][1]
     assert runs[Key("tiny", 0, NAIVE, 2)].target_accuracy == plain.final_accuracy
     assert plain.iterations == plain.schedule == 30
+
+
+def test_regime_run_keeps_what_recommend_says(finished: Path) -> None:
+    (advice,) = read_advice(finished).values()
+    assert (advice.regime, advice.seed) == ("tiny", 0)
+    assert advice.choice in ("default", "naive", "paper", "scratch")
+    assert 0 < advice.iterations <= 3 * advice.schedule
 
 
 def test_complete_regime_run_is_not_repeated(finished: Path) -> None:
@@ -243,6 +252,7 @@ def test_report_is_recomputed_from_the_results_alone(
     assert (tmp_path / "regimes" / "regimes.svg").read_text().startswith("<svg")
     assert main(["report", str(tmp_path / "regimes"), "--output", str(page)]) == 0
     assert page.read_text() == first
+    assert "## What `retrain study recommend` says" in first
     assert first.index("| goal | measured | met? |") < first.index("## Every regime")
 
 
@@ -250,7 +260,7 @@ def test_line_cut_off_by_a_kill_is_left_out(finished: Path, tmp_path: Path) -> N
     lines = (finished / FILE).read_bytes().splitlines(keepends=True)
     (tmp_path / FILE).write_bytes(b"".join(lines[:2]) + lines[2][:50])
     assert len(read_runs(tmp_path)) == 2
-    append_run(SuiteRun.model_validate_json(lines[2]), tmp_path)
+    append_line(SuiteRun.model_validate_json(lines[2]), tmp_path / FILE)
     assert len(read_runs(tmp_path)) == 3
 
 
@@ -320,6 +330,18 @@ def test_target_is_scratchs_final_accuracy_when_first_reached() -> None:
     assert geometric_mean([2, 8]) == pytest.approx(4)
 
 
+def test_advice_is_compared_with_the_best_choice() -> None:
+    runs = by_hand() | {Key("hand", 0, PAPER, 2): suite_run(PAPER, curve=((70, 0.5),))}
+    advice = SuiteAdvice(regime="hand", seed=0, choice="paper", why="", iterations=20, schedule=100, commit="abc")
+    assert advised_and_best(runs, advice) == (70, 20)
+    assert advised_and_best(runs, advice.model_copy(update={"choice": "naive"})) == (40 + 80, 20)
+    assert advised_and_best(runs, advice.model_copy(update={"choice": "scratch"})) == (80, 20)
+    assert advised_and_best(by_hand(), advice) is None
+    *_, goal = check_goals([], [(advice, 70, 20)])
+    assert (goal.measured, goal.met) == ("0 of 1 lives; not hand seed 0 (3.50)", False)
+    assert check_goals([], [(advice, 23, 20)] * 9 + [(advice, 70, 20)])[-1].met
+
+
 def test_speed_up_sums_iterations_over_drops() -> None:
     found = race(by_hand(), "hand", 0, DEFAULT_TO_PLAIN, PLAIN)
     assert found == (160, 40, 2, 2)
@@ -356,7 +378,7 @@ def test_goals_say_what_is_met_and_what_is_not() -> None:
     hand = regime(name="hand", kind="journey", is_fitted=True)
     told = tell_regimes(by_hand(), [hand])
     met = [goal.met for goal in check_goals(told)]
-    assert met == [True, True, True, None, False, True, True, True, False]
+    assert met == [True, True, True, None, False, True, True, True, False, None]
     page = make_page(by_hand(), told, "regimes")
     assert "4.00" in page
     assert "0.67 (0/2)" in page

@@ -19,7 +19,7 @@ from retrain.experiments.regimes.methods import (
     PAPER,
     PLAIN,
 )
-from retrain.experiments.regimes.records import Key, SuiteRun
+from retrain.experiments.regimes.records import Key, SuiteAdvice, SuiteRun
 
 EVALUATED = 1 / 3
 """An evaluated image's cost, in trained images: the forward pass without the backward."""
@@ -116,19 +116,31 @@ def bar_of(scratch: SuiteRun) -> Bar:
 
 
 def race(runs: Runs, regime: str, seed: int, method: str, against: str, level: float = 100) -> Race | None:
-    """Return what a method took to `level` percent of a bar; None unless all of both runs are there."""
-    numbers = drops_of(runs, regime, seed)
-    scratch, taken, reached = 0, 0, 0
-    for drop in numbers:
-        run, other = runs.get(Key(regime, seed, method, drop)), runs.get(Key(regime, seed, against, drop))
-        if run is None or other is None:
-            return None
-        bar = bar_of(other)
-        at = first_reaching(run.curve, level / 100 * bar.accuracy)
-        scratch += bar.iterations
-        taken += run.iterations + bar.iterations if at is None else at
-        reached += at is not None
-    return Race(scratch, taken, reached, len(numbers)) if numbers else None
+    """Return what a method took to `level` percent of a bar, over all drops; None unless all of both runs are there."""
+    races = [race_on(runs, Key(regime, seed, method, drop), against, level) for drop in drops_of(runs, regime, seed)]
+    known = [each for each in races if each]
+    if not races or len(known) < len(races):
+        return None
+    scratch, taken, reached, drops = map(sum, zip(*known, strict=True))
+    return Race(scratch, taken, reached, drops)
+
+
+def race_on(runs: Runs, key: Key, against: str, level: float = 100) -> Race | None:
+    """Return what a method took on one drop."""
+    run, other = runs.get(key), runs.get(key._replace(method=against))
+    if run is None or other is None:
+        return None
+    bar = bar_of(other)
+    at = first_reaching(run.curve, level / 100 * bar.accuracy)
+    return Race(bar.iterations, run.iterations + bar.iterations if at is None else at, int(at is not None), 1)
+
+
+def advised_and_best(runs: Runs, advice: SuiteAdvice) -> tuple[int, int] | None:
+    """Return the iterations to scratch's accuracy of what was advised, and of the best choice; None if not all ran."""
+    choices = {"default": DEFAULT_TO_PLAIN, "naive": NAIVE, "paper": PAPER, "scratch": PLAIN}
+    keys = {choice: Key(advice.regime, advice.seed, method, 2) for choice, method in choices.items()}
+    taken = {choice: found.taken for choice, key in keys.items() if (found := race_on(runs, key, PLAIN))}
+    return (taken[advice.choice], min(taken.values())) if len(taken) == len(choices) else None
 
 
 def drops_of(runs: Runs, regime: str, seed: int) -> list[int]:

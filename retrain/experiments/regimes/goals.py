@@ -5,12 +5,20 @@ from typing import NamedTuple
 
 from retrain.experiments.regimes.figures import RegimeFigures, estimate, geometric_mean
 from retrain.experiments.regimes.methods import AVERAGED, DEFAULT_TO_AVERAGED, DEFAULT_TO_PLAIN, NAIVE, PAPER, PLAIN
+from retrain.experiments.regimes.records import SuiteAdvice
 from retrain.experiments.regimes.settings import Regime
 
 GAP = 0.005
 """How far a test accuracy may lie below scratch's."""
 
+WRONG_SHARE = 0.1
+"""Of the lives in which the advised method may take much longer than the best one."""
+ADVISED_RATIO = 1.15
+"""The advised method's iterations over the best one's, at most."""
+
 Told = tuple[Regime, RegimeFigures]
+Advised = tuple[SuiteAdvice, int, int]
+"""With the iterations to scratch's accuracy of what was advised, and of the best choice."""
 
 
 class Goal(NamedTuple):
@@ -22,7 +30,7 @@ class Goal(NamedTuple):
     """None: nothing was measured."""
 
 
-def check_goals(told: Sequence[Told]) -> list[Goal]:
+def check_goals(told: Sequence[Told], advised: Sequence[Advised] = ()) -> list[Goal]:
     """Return all goals of the suite."""
     journeys = [(regime, found) for regime, found in told if regime.kind == "journey"]
     return [
@@ -35,6 +43,7 @@ def check_goals(told: Sequence[Told]) -> list[Goal]:
         _journey_share(journeys),
         _journey_champions(journeys),
         _ledger_agrees(told),
+        _advice_is_right(advised),
     ]
 
 
@@ -120,3 +129,15 @@ def _ledger_agrees(told: Sequence[Told]) -> Goal:
         if abs(life.net_ledger - life.net_averaged) > 2 * life.ledger_error + 0.5
     ]
     return _each(goal, failing, len(lives), "lives")
+
+
+def _advice_is_right(advised: Sequence[Advised]) -> Goal:
+    goal = "`retrain study recommend` names a method within 15% of the best one's iterations in at least 9 of 10 lives"
+    wrong = [
+        f"{advice.regime} seed {advice.seed} ({taken / best:.2f})"
+        for advice, taken, best in advised
+        if taken > ADVISED_RATIO * best
+    ]
+    return _each(goal, wrong, len(advised), "lives")._replace(
+        met=len(wrong) <= WRONG_SHARE * len(advised) if advised else None
+    )

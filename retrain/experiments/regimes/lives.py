@@ -14,10 +14,22 @@ import torch
 
 from retrain.config.task import Task
 from retrain.errors import StudyError
+from retrain.experiments.recommend import recommend
 from retrain.experiments.regimes.landing import drop_name, land_all
 from retrain.experiments.regimes.methods import AVERAGED, FIRST, METHODS, PLAIN, Method
-from retrain.experiments.regimes.records import Key, SuiteRun, append_run, read_runs, summarize_attempts
+from retrain.experiments.regimes.records import (
+    ADVICE_FILE,
+    FILE,
+    Key,
+    SuiteAdvice,
+    SuiteRun,
+    append_line,
+    read_advice,
+    read_runs,
+    summarize_attempts,
+)
 from retrain.experiments.regimes.settings import Regime, task_of
+from retrain.experiments.workers import Workers
 from retrain.pipeline import stages
 from retrain.pipeline.context import Context
 from retrain.pipeline.planning import Request
@@ -27,6 +39,9 @@ from retrain.store.task_store import TaskStore
 from retrain.training.progress import Observers
 
 log = logging.getLogger("retrain")
+
+ADVICE = "advice"
+"""The store in which the presets race for `retrain study recommend`."""
 
 
 class Place(NamedTuple):
@@ -50,7 +65,8 @@ class Life:
     def run(self) -> int:
         """Run what has not been run, append it to the results, and return how many results are new."""
         missing = [key for key in self._keys() if key not in read_runs(self.place.out)]
-        if not missing:
+        is_advised = (self.regime.name, self.seed) in read_advice(self.place.out)
+        if not missing and is_advised:
             return 0
         land_all(self.regime, self.seed, self._task({}), self._store("drops"), self.place.root, self.folder / "images")
         self._run_first()
@@ -59,8 +75,10 @@ class Life:
                 self._clone_first(name)
                 for drop in range(2, len(self.regime.drops) + 1):
                     self._run_drop(name, drop)
+        if not is_advised:
+            self._ask_for_advice()
         shutil.rmtree(self.folder)
-        return len(missing)
+        return len(missing) + (not is_advised)
 
     def _keys(self) -> list[Key]:
         """Return the keys of all results of this life."""
@@ -69,10 +87,10 @@ class Life:
         return [Key(self.regime.name, self.seed, FIRST, 1), *chain]
 
     def _is_needed(self, name: str, missing: Sequence[Key]) -> bool:
-        """Say whether a method has results to make, or one of those that take their targets from it has."""
+        """Say whether a method has results to make, or others take their targets from it, as the advice does."""
         asked = {key.method for key in missing} - {FIRST}
         targets = {self.methods[method].target for method in asked}
-        return name in asked or (name == PLAIN and "plain" in targets) or (name == AVERAGED and "averaged" in targets)
+        return name in asked or name == PLAIN or (name == AVERAGED and "averaged" in targets)
 
     def _task(self, overrides: dict[str, object]) -> Task:
         return task_of(self.regime, self.seed, overrides)
@@ -121,13 +139,34 @@ class Life:
             stages.run_task(self._context(store), task, Request(purpose=purpose))  # type: ignore[arg-type]
         self._keep(store, name, drop)
 
+    def _ask_for_advice(self) -> None:
+        """Race the presets on the second drop as `retrain study recommend` does, and keep what it says."""
+        store = self._store(ADVICE)
+        self._clone_first(ADVICE)
+        self._land(ADVICE, 2)
+        task = self._task({}).model_copy(update={"store": str(self.folder / ADVICE)})
+        copy_calibration(self._store(PLAIN), store, task, 2)
+        found = recommend(store, task, None, 1, Workers(device="cpu"))
+        assert found.plan.scratch is not None  # races have a parent
+        advice = SuiteAdvice(
+            regime=self.regime.name,
+            seed=self.seed,
+            choice=found.advice.choice,
+            why=found.advice.why,
+            iterations=found.used,
+            schedule=found.plan.scratch.schedule,
+            commit=self.place.commit,
+        )
+        append_line(advice, self.place.out / ADVICE_FILE)
+        log.info("%s seed %d: use %s: %s", advice.regime, advice.seed, advice.choice, advice.why)
+
     def _keep(self, store: TaskStore, name: str, drop: int) -> None:
         """Append the result of a method on a drop, unless it is kept."""
         key = Key(self.regime.name, self.seed, name, drop)
         if key in read_runs(self.place.out):
             return
         run = summarize_drop(store, key, self.place.commit)
-        append_run(run, self.place.out)
+        append_line(run, self.place.out / FILE)
         log.info("%s seed %d: %s, drop %d: %s", *key[:2], name, drop, describe(run))
 
 

@@ -1,12 +1,19 @@
 """The suite's page, made from its results and regime files alone."""
 
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from retrain.errors import StudyError
-from retrain.experiments.regimes.figures import Estimate, RegimeFigures, Runs, geometric_mean, regime_figures
-from retrain.experiments.regimes.goals import Told, check_goals
+from retrain.experiments.regimes.figures import (
+    Estimate,
+    RegimeFigures,
+    Runs,
+    advised_and_best,
+    geometric_mean,
+    regime_figures,
+)
+from retrain.experiments.regimes.goals import Advised, Told, check_goals
 from retrain.experiments.regimes.methods import (
     AVERAGED,
     DEFAULT_TO_AVERAGED,
@@ -17,7 +24,7 @@ from retrain.experiments.regimes.methods import (
     VARIANTS,
 )
 from retrain.experiments.regimes.picture import draw_regimes, save_picture
-from retrain.experiments.regimes.records import FILE, read_runs
+from retrain.experiments.regimes.records import ADVICE_FILE, FILE, SuiteAdvice, read_advice, read_runs
 from retrain.experiments.regimes.settings import Regime
 
 MET = {True: "yes", False: "**no**", None: "-"}
@@ -26,16 +33,19 @@ NOTES = "<!-- Notes below this line are kept. -->"
 
 def write_page(folder: Path, output: Path, regimes: Sequence[Regime]) -> str:
     """Write the page, its picture and a copy of the results; say what was written. Raises `StudyError` if none are."""
-    runs = read_runs(folder)
+    runs, advice = read_runs(folder), read_advice(folder)
     told = tell_regimes(runs, regimes)
     if not told:
         raise StudyError(f"{folder / FILE}: no regime has one complete seed yet; run the suite first")
     beside = output.with_suffix("")
     save_picture(draw_regimes(told), beside / "regimes")
-    if (folder / FILE).resolve() != (beside / FILE).resolve():
-        shutil.copyfile(folder / FILE, beside / FILE)
+    for file in (FILE, ADVICE_FILE):
+        if (folder / file).exists() and (folder / file).resolve() != (beside / file).resolve():
+            shutil.copyfile(folder / file, beside / file)
     notes = output.read_text(encoding="utf-8").partition(NOTES)[2] if output.exists() else "\n"
-    output.write_text(make_page(runs, told, beside.name) + f"\n{NOTES}{notes}", encoding="utf-8")
+    output.write_text(
+        make_page(runs, told, beside.name, _advised(runs, advice)) + f"\n{NOTES}{notes}", encoding="utf-8"
+    )
     return f"{output}: {len(told)} of {len(regimes)} regimes, {len(runs)} results"
 
 
@@ -45,9 +55,13 @@ def tell_regimes(runs: Runs, regimes: Sequence[Regime]) -> list[Told]:
     return [(regime, found) for regime in ordered if (found := regime_figures(runs, regime.name, list(VARIANTS)))]
 
 
-def make_page(runs: Runs, told: Sequence[Told], beside: str) -> str:
+def _advised(runs: Runs, advice: Mapping[tuple[str, int], SuiteAdvice]) -> list[Advised]:
+    return [(each, *found) for _, each in sorted(advice.items()) if (found := advised_and_best(runs, each))]
+
+
+def make_page(runs: Runs, told: Sequence[Told], beside: str, advised: Sequence[Advised] = ()) -> str:
     """Return the page, Markdown."""
-    goals = [[goal.goal, goal.measured, MET[goal.met]] for goal in check_goals(told)]
+    goals = [[goal.goal, goal.measured, MET[goal.met]] for goal in check_goals(told, advised)]
     sections = [
         "# What the continuous run saves, regime by regime",
         "For readers who want to know what the default settings save on data like their own, and where they save "
@@ -71,6 +85,7 @@ def make_page(runs: Runs, told: Sequence[Told], beside: str) -> str:
         "all is a loss. Test accuracies are of the models that the runs stopped with, means over drops.",
         _table(*_lives(told)),
         *_ablation(told),
+        *_recommended(advised),
         "## The regimes",
         "\n".join(f"- **{regime.title}** (`{regime.name}`): {regime.why}" for regime, _ in told),
         "## To repeat it",
@@ -153,6 +168,31 @@ def _ablation(told: Sequence[Told]) -> Iterator[str]:
         if (known := [s for s in found if s]) or not found
     ]
     yield _table(["method", *(title for title, _ in rows), "mean"], lines)
+
+
+def _recommended(advised: Sequence[Advised]) -> Iterator[str]:
+    """Yield the table of what `retrain study recommend` says."""
+    if not advised:
+        return
+    yield "## What `retrain study recommend` says"
+    yield (
+        "Asked when the second drop had landed, with scratch's accuracy measured. It races the presets default, naive "
+        "and paper for a quarter of scratch's training in all. Advised and best: iterations to scratch's accuracy of "
+        "what it named, and of the best of these presets and scratch, in runs of full length."
+    )
+    rows = [
+        [
+            advice.regime,
+            str(advice.seed),
+            advice.choice,
+            f"{taken:,}",
+            f"{best:,}",
+            f"{taken / best:.2f}",
+            f"{advice.iterations / advice.schedule:.0%}",
+        ]
+        for advice, taken, best in advised
+    ]
+    yield _table(["regime", "seed", "it says", "advised", "best", "ratio", "races, of scratch's training"], rows)
 
 
 def _speed_up(found: RegimeFigures, method: str, bar: str, level: int) -> str:

@@ -2,11 +2,11 @@
 
 import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
@@ -14,6 +14,9 @@ from retrain.errors import StudyError
 from retrain.records import Curve, Machine, Record, RunRecord, Savings
 
 FILE = "results.jsonl"
+ADVICE_FILE = "advice.jsonl"
+
+T = TypeVar("T", bound=Record)
 
 
 class Key(NamedTuple):
@@ -119,31 +122,51 @@ def _champion_accuracy(record: RunRecord) -> float | None:
     return record.evaluation.comparison.champion_accuracy
 
 
-def append_run(run: SuiteRun, folder: Path) -> None:
+class SuiteAdvice(Record):
+    """What `retrain study recommend` said when the second drop had landed, with scratch's accuracy measured."""
+
+    regime: str
+    seed: int
+    choice: str
+    """A preset, or scratch."""
+    why: str
+    iterations: int
+    """Of all races together."""
+    schedule: int
+    """Iterations of scratch's whole training on this data."""
+    commit: str
+
+
+def append_line(line: SuiteRun | SuiteAdvice, path: Path) -> None:
     """Append a line, whole even if several processes do so at once or one is killed."""
-    with (folder / FILE).open("ab+") as file:
+    with path.open("ab+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         end = file.seek(0, os.SEEK_END)
         if end:
             file.seek(end - 1)
             torn = file.read(1) != b"\n"
             file.write(b"\n" if torn else b"")
-        file.write(run.model_dump_json().encode() + b"\n")
+        file.write(line.model_dump_json().encode() + b"\n")
 
 
 def read_runs(folder: Path) -> dict[Key, SuiteRun]:
-    """Read all lines; a line that was cut off by a kill is left out, and its run is repeated.
+    """Read all results; a line that was cut off by a kill is left out, and its run is repeated.
 
     Raises `StudyError` where a line is of another version.
     """
-    path = folder / FILE
-    runs: dict[Key, SuiteRun] = {}
+    return {run.key: run for run in _read(folder / FILE, SuiteRun)}
+
+
+def read_advice(folder: Path) -> dict[tuple[str, int], SuiteAdvice]:
+    """Read all advice, by regime and seed, as `read_runs` reads results."""
+    return {(advice.regime, advice.seed): advice for advice in _read(folder / ADVICE_FILE, SuiteAdvice)}
+
+
+def _read(path: Path, kind: type[T]) -> Iterator[T]:
     for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else (), 1):
         if not line.endswith(b"}"):
             continue
         try:
-            run = SuiteRun.model_validate_json(line)
+            yield kind.model_validate_json(line)
         except ValidationError as error:
             raise StudyError(f"{path}, line {number}: {error.errors()[0]['msg']}: remove the line or file") from error
-        runs[run.key] = run
-    return runs
