@@ -1,6 +1,6 @@
 # Chores. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint audit format study-mini bench chaos mutation lock docs manifests image clean
+.PHONY: help demo test test-fast lint audit format study-mini bench chaos mutation lock docs site manifests image release clean
 
 PYTHON := $(shell for python in python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$python && break; done)
@@ -61,6 +61,9 @@ docs: $(READY) ## Write what the docs and the dashboards say of the code anew
 	$(BIN)/python docs/metrics.py
 	$(BIN)/python -m retrain.monitoring.dashboards charts/retrain/dashboards
 
+site: $(READY) ## Build the documentation site in build/site; a dead link fails it
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs/site . build/site
+
 manifests: $(READY) ## Generate the chart's values schema and the plain manifests in k8s/
 	$(BIN)/python scripts/manifests.py
 
@@ -70,6 +73,9 @@ BUILD = $(if $(shell docker version >/dev/null 2>&1 && echo there),docker build,
 image: ## Build the image retrain:VERSION with docker or buildah; BASE_IMAGE= names another base
 	$(BUILD) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) --build-arg VERSION=$(VERSION) \
 		--build-arg REVISION=$(shell git rev-parse HEAD) --tag retrain:$(VERSION) .
+
+release: $(READY) ## Build the distributions, the chart's package, notes, bill of materials and checksums in dist/
+	$(BIN)/python scripts/release.py
 
 clean: ## Remove what the other chores made, the virtual environment too
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info demo-store

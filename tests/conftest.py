@@ -64,6 +64,8 @@ SLOW = {
     "records/test_many_classes.py",
     "repository/test_chaos.py",
     "repository/test_gpu_benchmark.py",
+    "repository/test_release.py",
+    "repository/test_site.py",
     "store/test_local_store.py",
     "store/test_locks.py",
     "store/test_stateful.py",

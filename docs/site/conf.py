@@ -1,0 +1,28 @@
+"""Sphinx's settings of the site that `make site` builds from this repository's Markdown.
+
+The source directory is the repository's root, so links between pages work on the site as they do in the repository.
+Every warning is an error: a link to a missing page, heading or file fails the build.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from retrain import __version__
+
+project = "retrain"
+author = "The retrain maintainers"
+project_copyright = author
+version = release = __version__
+
+extensions = ["myst_parser"]
+root_doc = "docs/site/index"
+include_patterns = ["*.md", "docs/**.md", "retrain/recipe/README.md"]
+myst_heading_anchors = 4  # levels of headings that links may name, by GitHub's anchors
+
+html_theme = "furo"
+templates_path = ["templates"]
+html_additional_pages = {"index": "redirect.html"}  # the address of the site itself
+html_title = f"retrain {__version__}"
+html_show_sourcelink = False

@@ -1,0 +1,114 @@
+"""What `make release` builds: distributions that work outside the repository, the chart, notes, SBOM and checksums."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+import retrain
+
+ROOT = Path(__file__).parents[2]
+VERSION = retrain.__version__
+PARTS = (
+    "CHANGELOG.md",
+    "CITATION.cff",
+    "LICENSE",
+    "MANIFEST.in",
+    "README.md",
+    "pyproject.toml",
+    "requirements-image.lock",
+)
+FOLDERS = ("charts/retrain", "pipelines", "retrain", "studies", "tasks")
+
+
+def commit(root: Path) -> None:
+    """Commit everything in a folder."""
+    git = ["git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=a@example.com"]
+    for line in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--allow-empty", "--message=A change"]):
+        subprocess.run([*git, *line], check=True)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Return a repository of what a release is built from."""
+    root = tmp_path / "repository"
+    root.mkdir()
+    for name in PARTS:
+        shutil.copy(ROOT / name, root)
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    commit(root)
+    return root
+
+
+def make_release(root: Path) -> subprocess.CompletedProcess[str]:
+    """Build the release of a repository, as `make release` does."""
+    return subprocess.run([sys.executable, ROOT / "scripts" / "release.py", root], capture_output=True, text=True)
+
+
+def run_installed(wheel: Path, place: Path, *line: str) -> str:
+    """Install a wheel into a folder of its own, run its command in an empty one, and return what it prints."""
+    installed, empty = place / "installed", place / "empty"
+    if not empty.exists():
+        empty.mkdir()
+        uv = ["uv", "pip", "install", "--quiet", "--offline", "--no-deps", "--target", str(installed), str(wheel)]
+        subprocess.run([sys.executable, "-m", *uv], check=True)
+    return subprocess.run(
+        [sys.executable, "-m", "retrain", *line],
+        cwd=empty,
+        env=os.environ | {"PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1"},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+
+def test_release_has_all_files_and_they_work(root: Path, tmp_path: Path) -> None:
+    built = make_release(root)
+    assert (built.returncode, built.stderr) == (0, "")
+    dist = root / "dist"
+    wheel, source = dist / f"retrain_classifiers-{VERSION}-py3-none-any.whl", f"retrain_classifiers-{VERSION}.tar.gz"
+    chart, bill, notes = f"retrain-{VERSION}.tgz", f"retrain-{VERSION}-image.cdx.json", f"retrain-{VERSION}-notes.md"
+    assert {path.name for path in dist.iterdir()} == {wheel.name, source, chart, bill, notes, "SHA256SUMS"}
+    for line in (dist / "SHA256SUMS").read_text().splitlines():
+        digest, name = line.split("  ")
+        assert hashlib.sha256((dist / name).read_bytes()).hexdigest() == digest
+
+    assert run_installed(wheel, tmp_path, "--version").strip() == VERSION
+    run_installed(wheel, tmp_path, "task", "init", "birds")
+    run_installed(wheel, tmp_path, "pipeline", "compile", "--task", "birds", "--output", "birds-pipeline.yaml")
+    compiled = list(yaml.safe_load_all((tmp_path / "empty" / "birds-pipeline.yaml").read_text()))
+    assert compiled[0]["pipelineInfo"]["name"] == "retrain-birds"
+    with tarfile.open(dist / source) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"studies/digits.yaml", "tasks", "pyproject.toml", "CHANGELOG.md"} <= names
+    with tarfile.open(dist / chart) as archive:
+        assert "retrain/values.schema.json" in archive.getnames()
+    document = json.loads((dist / bill).read_text())
+    assert document["metadata"]["component"]["version"] == VERSION
+    assert {"torch", "boto3"} <= {part["name"] for part in document["components"]}
+    assert "### Added" in (dist / notes).read_text()
+
+
+def test_release_that_is_inconsistent_is_refused(root: Path) -> None:
+    chart = root / "charts" / "retrain" / "Chart.yaml"
+    chart.write_text(chart.read_text().replace(f"version: {VERSION}", "version: 9.9.9"))
+    changelog = root / "CHANGELOG.md"
+    changelog.write_text(changelog.read_text().replace(f"## [{VERSION}] - ", "## [Unreleased]: "))
+    refused = make_release(root)
+    assert refused.returncode == 1
+    first, second, third, *changed = refused.stderr.splitlines()
+    assert first.startswith(
+        f"The version of charts/retrain/Chart.yaml is 9.9.9, but retrain/__init__.py says {VERSION}: "
+    )
+    assert second.startswith(f"CHANGELOG.md has no section '## [{VERSION}] - YYYY-MM-DD'")
+    assert third == "Files have uncommitted changes: commit or revert them."
+    assert [line.split()[-1] for line in changed] == ["CHANGELOG.md", "charts/retrain/Chart.yaml"]
+    assert not (root / "dist").exists()

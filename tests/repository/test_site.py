@@ -1,0 +1,84 @@
+"""The documentation site: it is built without a warning, and every link in it leads somewhere."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def build_site(source: Path, target: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run Sphinx as `make site` does."""
+    line = ["-m", "sphinx", "-q", "-W", "--keep-going", "-c", str(ROOT / "docs" / "site"), *options]
+    return subprocess.run([sys.executable, *line, str(source), str(target)], capture_output=True, text=True)
+
+
+class Page(HTMLParser):
+    """The links of a page, and what links to it may name."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.links: set[str] = set()
+        self.anchors: set[str] = set()
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Collect the addresses and ids of an element."""
+        for name, value in attrs:
+            if name in ("href", "src"):
+                self.links.add(value or "")
+            elif name == "id":
+                self.anchors.add(value or "")
+
+
+def dead_links(site: Path) -> Iterator[str]:
+    """Yield the links within the site whose file or anchor does not exist."""
+    pages = {path.resolve(): Page(path) for path in site.rglob("*.html")}
+    for path, page in pages.items():
+        for link in page.links:
+            parts = urlsplit(link)
+            if parts.scheme:
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            found = target.exists()
+            if found and parts.fragment and target in pages:
+                found = unquote(parts.fragment) in pages[target].anchors
+            if not found:
+                yield f"{path.relative_to(site.resolve())}: {link}"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the site, built from this repository."""
+    target = tmp_path_factory.mktemp("site")
+    built = build_site(ROOT, target)
+    assert (built.returncode, built.stderr) == (0, "")
+    return target
+
+
+def test_site_has_every_page_and_no_dead_link(site: Path) -> None:
+    sources = {path.relative_to(ROOT) for path in (ROOT / "docs").rglob("*.md")}
+    assert all((site / path.with_suffix(".html")).exists() for path in sources | {Path("README.md")})
+    assert sorted(dead_links(site)) == []
+
+
+def test_site_is_self_contained_and_searchable(site: Path) -> None:
+    page = Page(site / "docs" / "operations.html")
+    loaded = {link for link in page.links if urlsplit(link).path.endswith((".js", ".css"))}
+    assert loaded
+    assert not [link for link in loaded if urlsplit(link).scheme]
+    assert "quarantin" in (site / "searchindex.js").read_text()
+    assert (site / "index.html").exists()
+
+
+@pytest.mark.parametrize("link", ["[gone](missing.md)", "[gone](#no-such-heading)", "[gone](missing.json)"])
+def test_site_with_a_dead_link_is_refused(tmp_path: Path, link: str) -> None:
+    (tmp_path / "page.md").write_text(f"# A page\n\n{link}\n")
+    built = build_site(tmp_path, tmp_path / "out", "-D", "root_doc=page", "-D", "include_patterns=page.md")
+    assert built.returncode == 1
+    assert "target not found" in built.stderr
