@@ -73,17 +73,8 @@ def find_notes(root: Path, version: str) -> str | None:
 
 def build_distributions(root: Path, target: Path) -> None:
     """Build the source distribution, and the wheel from it; their files have the time of the last commit."""
-    line = [
-        "uv",
-        "build",
-        "--quiet",
-        "--no-build-isolation",
-        "--python",
-        sys.executable,
-        "--out-dir",
-        str(target),
-        str(root),
-    ]
+    command = "uv build --quiet --no-build-isolation".split()
+    line = [*command, "--python", sys.executable, "--out-dir", str(target), str(root)]
     committed = {"SOURCE_DATE_EPOCH": _git(root, "log", "-1", "--format=%ct")}
     subprocess.run([sys.executable, "-m", *line], check=True, env=os.environ | committed)
     (target / ".gitignore").unlink(missing_ok=True)  # of uv
@@ -92,16 +83,8 @@ def build_distributions(root: Path, target: Path) -> None:
 def write_bill_of_materials(root: Path, version: str, path: Path) -> None:
     """Write the image's packages, with their versions and hashes, as CycloneDX."""
     lock, project = str(root / "requirements-image.lock"), str(root / "pyproject.toml")
-    line = [
-        "cyclonedx_py",
-        "requirements",
-        "--output-reproducible",
-        "--pyproject",
-        project,
-        "--output-file",
-        path,
-        lock,
-    ]
+    command = "cyclonedx_py requirements --output-reproducible".split()
+    line = [*command, "--pyproject", project, "--output-file", str(path), lock]
     quiet = {"PYTHONWARNINGS": "ignore::UserWarning"}  # a lock file has no graph of dependencies, and it says so
     subprocess.run([sys.executable, "-m", *line], check=True, env=os.environ | quiet)
     document = json.loads(path.read_text())
