@@ -73,7 +73,7 @@ def find_notes(root: Path, version: str) -> str | None:
 
 def build_distributions(root: Path, target: Path) -> None:
     """Build the source distribution, and the wheel from it; their files have the time of the last commit."""
-    command = "uv build --quiet --no-build-isolation".split()
+    command = ["uv", "build", "--quiet", "--no-build-isolation"]
     line = [*command, "--python", sys.executable, "--out-dir", str(target), str(root)]
     committed = {"SOURCE_DATE_EPOCH": _git(root, "log", "-1", "--format=%ct")}
     subprocess.run([sys.executable, "-m", *line], check=True, env=os.environ | committed)
@@ -83,7 +83,7 @@ def build_distributions(root: Path, target: Path) -> None:
 def write_bill_of_materials(root: Path, version: str, path: Path) -> None:
     """Write the image's packages, with their versions and hashes, as CycloneDX."""
     lock, project = str(root / "requirements-image.lock"), str(root / "pyproject.toml")
-    command = "cyclonedx_py requirements --output-reproducible".split()
+    command = ["cyclonedx_py", "requirements", "--output-reproducible"]
     line = [*command, "--pyproject", project, "--output-file", str(path), lock]
     quiet = {"PYTHONWARNINGS": "ignore::UserWarning"}  # a lock file has no graph of dependencies, and it says so
     subprocess.run([sys.executable, "-m", *line], check=True, env=os.environ | quiet)
