@@ -1,12 +1,21 @@
 """Choose the champion by hand: `retrain approve`, `reject`, `promote` and `rollback`."""
 
-import sys
-from getpass import getuser
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from retrain.cli.options import NONE, Device, Overrides, RunId, TaskName, open_task
+from retrain.cli.options import (
+    NONE,
+    Author,
+    Device,
+    Overrides,
+    RunId,
+    TaskName,
+    Yes,
+    confirm,
+    decide_author,
+    open_task,
+)
 
 if TYPE_CHECKING:
     from retrain.config.task import Task
@@ -14,10 +23,6 @@ if TYPE_CHECKING:
     from retrain.store.task_store import TaskStore
 
 Reason = Annotated[str | None, typer.Option(help="Why, kept in the champion's history.")]
-Author = Annotated[
-    str | None, typer.Option(envvar="RETRAIN_AUTHOR", help="Who decides; the name of this login if absent.")
-]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask at a terminal.")]
 
 REFUSED_AFTER_ALL = 1
 """Exit code of an approval whose candidate lost against a champion promoted in the meantime."""
@@ -68,7 +73,7 @@ def _decide(
     from retrain.records import Approval, Verdict
     from retrain.utils.clock import utc_now
 
-    _give_verdict(store, run_id, Verdict(kind=kind, author=_author(author), reason=reason, at=utc_now()))
+    _give_verdict(store, run_id, Verdict(kind=kind, author=decide_author(author), reason=reason, at=utc_now()))
     from retrain.pipeline import stages
     from retrain.pipeline.context import make_context
 
@@ -111,8 +116,8 @@ def promote(
     seen = store.champion.read()
     if seen.run_id == run_id:
         raise RunError(f"{run_id} is the champion already")
-    _confirm(f"Put {run_id} in force for {store.task}, instead of {seen.run_id or 'no model'}?", yes)
-    by = champions.Author(_author(author), reason)
+    confirm(f"Put {run_id} in force for {store.task}, instead of {seen.run_id or 'no model'}?", yes)
+    by = champions.Author(decide_author(author), reason)
     if awaits:
         store.approvals.decide(run_id, Verdict(kind="approved", author=by.name, reason=reason, at=utc_now()))
     promote_by_hand(store, seen, run_id, "promoted by hand", by)
@@ -154,23 +159,7 @@ def rollback(
     if seen.champion is None:
         raise RunError(f"task {store.task} has no champion yet")
     run_id = champions.rollback_target(seen.champion)
-    _confirm(f"Put {run_id} back in force for {store.task}, instead of {seen.run_id}?", yes)
+    confirm(f"Put {run_id} back in force for {store.task}, instead of {seen.run_id}?", yes)
     store.run(run_id).weights()
-    promote_by_hand(store, seen, run_id, "rolled back", champions.Author(_author(author), reason))
+    promote_by_hand(store, seen, run_id, "rolled back", champions.Author(decide_author(author), reason))
     typer.echo(f"{run_id} is the champion of {store.task} again")
-
-
-def _confirm(question: str, yes: bool) -> None:
-    """Ask for confirmation at a terminal. A script has no terminal and needs no confirmation."""
-    if not yes and sys.stdin.isatty():
-        typer.confirm(question, abort=True)
-
-
-def _author(given: str | None) -> str:
-    """Return who decides. Raises `UserError` where the system has no name for this login."""
-    from retrain.errors import UserError
-
-    try:
-        return given or getuser()
-    except (KeyError, OSError) as error:  # a container's uid need not have a name
-        raise UserError("this login has no name: say who decides with --author, or set RETRAIN_AUTHOR") from error

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from retrain.cli.erase import erase
 from retrain.cli.options import NONE, AsJson, Overrides, TaskName, open_task
 from retrain.errors import DropError
 from retrain.utils.text import pluralize
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 
 app = typer.Typer(no_args_is_help=True)
+app.command()(erase)
 
 
 @app.command()

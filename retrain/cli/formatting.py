@@ -14,7 +14,7 @@ from rich.table import Table
 from retrain.config import Split
 from retrain.data.dataset import untrained_classes
 from retrain.pipeline.status import Status
-from retrain.records import Drop, Plan, Retention, RunRecord, Savings, ScratchEstimate, Target
+from retrain.records import Drop, Erasure, Plan, Retention, RunRecord, Savings, ScratchEstimate, Target
 from retrain.records.ledger import total_savings
 from retrain.utils.text import format_bytes, pluralize
 
@@ -113,6 +113,8 @@ def _drop_rows(drop: Drop) -> Rows:
     yield "held out", ", ".join(f"{share:.0%} of train as {split}" for split, share in drop.held_out.items()) or NONE
     if untrained := untrained_classes([drop]):
         yield "without training images", ", ".join(untrained)
+    if drop.erased:
+        yield "erased", pluralize(len(drop.erased.rows), "sample")
     for change in drop.changes:
         yield "amended", f"{change.key}: {change.before} -> {change.after or 'removed'} ({change.reason})"
     for bad in drop.left_out:
@@ -134,6 +136,23 @@ def samples(drop: Drop) -> str:
     """Return a drop's samples by split, and how many are left out."""
     left_out = [f"{len(drop.left_out):,} left out"] if drop.left_out else []
     return ", ".join([*(f"{drop.samples(split):,} {split}" for split in get_args(Split)), *left_out])
+
+
+def erasure_details(erasure: Erasure) -> Table:
+    """Return what an erasure takes away, and which runs saw it."""
+    return details(f"erasure {erasure.sequence}", _erasure_rows(erasure))
+
+
+def _erasure_rows(erasure: Erasure) -> Rows:
+    yield "samples", f"{len(erasure.samples):,}"
+    for drop, rows in erasure.rows().items():
+        yield f"of drop {drop}", f"{len(rows):,}"
+    yield "shards to rewrite", f"{len(erasure.shards):,}"
+    for run in erasure.runs:
+        model = "its model is the champion" if run.is_champion else "its model is in the store"
+        yield run.run_id, f"{run.saw}; {model}" if run.has_model else f"{run.saw}; its model is gone"
+    if not erasure.runs:
+        yield "runs", "none saw them"
 
 
 def plan_details(plan: Plan) -> Table:
@@ -351,6 +370,8 @@ def _status_rows(status: Status) -> Rows:
         yield "in quarantine", f"{drop}: {cause}"
     for late in status.late:
         yield "too late", late
+    for erasure in status.erasures:
+        yield "erased", erasure
     if status.amendments:
         yield "amendments", f"{status.amendments:,}, in force from the next run on"
     yield "runs", str(status.runs)

@@ -1,7 +1,9 @@
 """Define the options that several commands share, and resolve them."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from getpass import getuser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,6 +63,10 @@ MetricsHost = Annotated[
 KubeflowHost = Annotated[
     str | None, typer.Option("--host", help="Address of Kubeflow Pipelines; kubeflow.host of the task if absent.")
 ]
+Author = Annotated[
+    str | None, typer.Option(envvar="RETRAIN_AUTHOR", help="Who decides; the name of this login if absent.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask at a terminal.")]
 RunId = Annotated[str, typer.Argument(help="A run's id, as `retrain history` shows it.")]
 
 
@@ -80,3 +86,17 @@ def output_errors(output: Path, option: str = "--output") -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{option} {output}: cannot be written: {error.strerror}") from error
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask for confirmation at a terminal. A script has no terminal and needs no confirmation."""
+    if not yes and sys.stdin.isatty():
+        typer.confirm(question, abort=True)
+
+
+def decide_author(given: str | None) -> str:
+    """Return who decides. Raises `UserError` where the system has no name for this login."""
+    try:
+        return given or getuser()
+    except (KeyError, OSError) as error:  # a container's uid need not have a name
+        raise UserError("this login has no name: say who decides with --author, or set RETRAIN_AUTHOR") from error

@@ -37,6 +37,14 @@ class Trigger(ConfigModel):
     """true: nothing starts."""
 
 
+class Erase(ConfigModel):
+    """What follows for models when samples are erased."""
+
+    policy: Literal["keep", "retrain"] = "keep"
+    """retrain: the next run is trained from scratch if the champion was trained on samples that `retrain drop erase`
+    erased, or goes on from a run that was; keep: it may go on from the champion."""
+
+
 EventKind = Literal[
     "drop.quarantined",
     "run.ended",

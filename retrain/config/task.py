@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from retrain.config.augmentation import Augmentation
-from retrain.config.automation import Trigger, Webhook
+from retrain.config.automation import Erase, Trigger, Webhook
 from retrain.config.cron import Cron
 from retrain.config.fields import Bytes, ConfigModel, Duration, IdentityIfSet, NoCredentials, NotIdentity, Share
 from retrain.config.frame import Background, Fit, Frame, ImageSize, as_frame
@@ -306,6 +306,8 @@ class Task(ConfigModel):
     """When `retrain watch` retrains on what has landed, in cron's five fields and UTC; at once where absent."""
     trigger: Annotated[Trigger, NotIdentity] = Trigger()
     """What must hold before `retrain run` or `retrain watch` starts a retraining on what has landed."""
+    erase: Annotated[Erase, NotIdentity] = Erase()
+    """What follows for models when samples are erased."""
     webhooks: Annotated[tuple[Webhook, ...], NotIdentity] = ()
     """HTTP endpoints that receive the task's events."""
     kubeflow: Annotated[Kubeflow, NotIdentity] = Kubeflow()

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,28 +38,39 @@ def read_corrections(path: Path) -> list[Correction]:
 
     Raises `DropError`, naming the line, at one that is none.
     """
+    return [_parse(row, line, path) for line, row in read_rows(path, COLUMNS)]
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """Return the lines of a CSV or of JSON lines that have these columns or fewer, each with its number.
+
+    Values are texts; absent ones are empty. Raises `DropError`, naming the line, at one that is none.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DropError(f"{path}: cannot be read: {error}") from error
-    rows = _read_json_lines(text, path) if path.suffix in (".jsonl", ".ndjson", ".json") else _read_csv(text, path)
-    found = [_parse(row, line, path) for line, row in rows]
+    read = _read_json_lines if path.suffix in (".jsonl", ".ndjson", ".json") else _read_csv
+    found = [
+        (line, {name: "" if (value := row.get(name)) is None else str(value).strip() for name in columns})
+        for line, row in read(text, path, columns)
+    ]
     if not found:
-        raise DropError(f"{path}: no correction in it; expected columns {', '.join(COLUMNS)}")
+        raise DropError(f"{path}: no line in it names a sample; expected columns {', '.join(columns)}")
     return found
 
 
-def _read_csv(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
+def _read_csv(text: str, path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str, object]]]:
     reader = csv.DictReader(text.splitlines())
-    if unknown := set(reader.fieldnames or ()) - set(COLUMNS):
-        raise DropError(f"{path}: unknown column {sorted(unknown)[0]!r}; allowed: {', '.join(COLUMNS)}")
+    if unknown := set(reader.fieldnames or ()) - set(columns):
+        raise DropError(f"{path}: unknown column {sorted(unknown)[0]!r}; allowed: {', '.join(columns)}")
     for row in reader:
         if None in row:
             raise DropError(f"{path}: line {reader.line_num}: more values than columns")
         yield reader.line_num, row
 
 
-def _read_json_lines(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
+def _read_json_lines(text: str, path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str, object]]]:
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
@@ -67,13 +78,12 @@ def _read_json_lines(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, 
             row = json.loads(line)
         except ValueError as error:
             raise DropError(f"{path}: line {number}: not JSON: {error}") from error
-        if not isinstance(row, dict) or (set(row) - set(COLUMNS)):
-            raise DropError(f"{path}: line {number}: expected an object with fields of {', '.join(COLUMNS)}")
+        if not isinstance(row, dict) or (set(row) - set(columns)):
+            raise DropError(f"{path}: line {number}: expected an object with fields of {', '.join(columns)}")
         yield number, row
 
 
-def _parse(row: Mapping[str, object], line: int, path: Path) -> Correction:
-    texts = {name: "" if (value := row.get(name)) is None else str(value).strip() for name in COLUMNS}
+def _parse(texts: Mapping[str, str], line: int, path: Path) -> Correction:
     where = f"{path}: line {line}"
     if not texts["key"] and not texts["content"]:
         raise DropError(f"{where}: names no sample: give its key or its content, as `retrain data review --csv` does")

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from retrain.config import Split
 from retrain.data.dataset import split_of, splits_within
+from retrain.data.indexing import read_or_make_table
 from retrain.data.sample_table import SPLITS, USES, SampleTable, read_table
 from retrain.records import Drop
 from retrain.store.task_store import TaskStore
@@ -30,7 +31,7 @@ class Assignment:
     @classmethod
     def of(cls, drop: Drop, store: TaskStore) -> "Assignment":
         """Read a drop's places. Raises `DamagedDrop` if its sample table is not right."""
-        return cls(drop, read_table(drop, store))
+        return cls(drop, read_or_make_table(drop, store) if drop.changes else read_table(drop, store))
 
     def splits(self, shard: int) -> set[Split]:
         """Return the splits that the samples of a shard (a position in the manifest) may belong to."""
@@ -41,9 +42,10 @@ class Assignment:
 
     def skipped(self, shard: int) -> Collection[str]:
         """Return the keys of a shard's samples that were not counted when the drop was committed."""
+        bad = {bad.key for bad in self._drop.left_out if bad.where == self._drop.shards[shard].name}
         if self._table is None:
-            return {bad.key for bad in self._drop.left_out if bad.where == self._drop.shards[shard].name}
-        return {key for key, row in self._rows_of(shard).items() if USES[self._table.use[row]] in UNUSED}
+            return bad
+        return bad | {key for key, row in self._rows_of(shard).items() if USES[self._table.use[row]] in UNUSED}
 
     def place(self, shard: int, key: str, class_name: str) -> Place | None:
         """Return where a sample belongs that a shard holds as one of this class; None if it was removed since."""

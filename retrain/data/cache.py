@@ -135,7 +135,7 @@ def load_decoded(
 
 def cache_path(drop: Drop, image_size: Size, cache_dir: Path, split: Split) -> Path:
     """Return where a split of a drop lies decoded."""
-    return cache_dir / f"{drop.digest}-{as_frame(image_size)}-{split}.safetensors"
+    return cache_dir / f"{drop.decoded_digest}-{as_frame(image_size)}-{split}.safetensors"
 
 
 def _read_arrays(path: Path) -> SplitArrays:

@@ -11,7 +11,7 @@ from retrain.config.frame import Size, image_shape
 from retrain.config.task import Data, Task
 from retrain.errors import DamagedDrop, DropError
 from retrain.records import Dataset, Drop, DropRef, Loading
-from retrain.utils.text import format_bytes
+from retrain.utils.text import format_bytes, pluralize
 
 
 def order_drops(committed: Iterable[Drop], known: Sequence[str]) -> tuple[Drop, ...]:
@@ -55,9 +55,18 @@ def untrained_classes(drops: Iterable[Drop]) -> list[str]:
     return sorted(held_out - trained)
 
 
-def check_drops(dataset: Dataset, drops: Sequence[Drop]) -> None:
-    """Raise `DamagedDrop` at the first of these manifests that is not that of the dataset's drop in its place."""
+def check_drops(dataset: Dataset, drops: Sequence[Drop], splits: Collection[Split]) -> None:
+    """Raise `DamagedDrop` at the first of these manifests that is not that of the dataset's drop in its place.
+
+    Raises `DropError` where training samples are wanted and some were erased since: the run cannot be repeated or
+    resumed. Without them, what is left can still be evaluated.
+    """
     for drop, ref in zip(drops, dataset.drops, strict=True):
+        if drop.erased_since and "train" in splits:
+            raise DropError(
+                f"{pluralize(drop.erased_since, 'image')} of drop {drop.id} were erased since this run was planned: "
+                "`retrain run` plans a new one"
+            )
         if drop.digest != ref.digest:
             raise DamagedDrop(drop.id, f"drop {drop.id} is not the one that the dataset was made of: it was changed")
 

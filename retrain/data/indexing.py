@@ -28,13 +28,13 @@ def read_or_make_table(drop: Drop, store: TaskStore) -> SampleTable:
         return table
     key = store.keys.shard(drop.id, NAME)
     with suppress(Missing, ValueError):
-        return amend_table(SampleTable.from_bytes(store.objects.read(key)[0]), drop.changes)
+        return amend_table(SampleTable.from_bytes(store.objects.read(key)[0]), drop)
     try:
         table = _make_table(drop, store)
     except DropError as error:
         raise DamagedDrop(drop.id, str(error)) from error
     store.objects.write(key, table.to_bytes())
-    return amend_table(table, drop.changes)
+    return amend_table(table, drop)
 
 
 def _make_table(drop: Drop, store: TaskStore) -> SampleTable:
@@ -55,9 +55,12 @@ def _make_table(drop: Drop, store: TaskStore) -> SampleTable:
 def trained_before(store: TaskStore, before: DropRef, after: DropRef) -> NDArray[np.int64]:
     """Return for each training sample of a drop its place among those before an amendment: int64 [after.samples].
 
-    -1 where it was not trained on as what it is now: it was not in train, or had another class.
+    -1 where it was not trained on as what it is now: it was not in train, or had another class. A sample that was
+    erased since keeps its place among those before.
     """
-    old, new = (read_or_make_table(drop, store) for drop in store.drops.read_versions([before, after]))
+    then, now = store.drops.read_versions([before, after])
+    old = read_or_make_table(then.model_copy(update={"erased": None}), store)
+    new = read_or_make_table(now, store)
     train = USES.index("train")
     place = np.full(len(old), -1, np.int64)
     place[old.use == train] = np.arange(np.count_nonzero(old.use == train))

@@ -78,10 +78,10 @@ class Intake:
         log.warning("%s: what it holds is not known", damaged)
         self.store.drops.quarantine_damaged(damaged)
 
-    def tables(self) -> Iterator[tuple[Drop, SampleTable]]:
-        """Yield the drops that runs use and their samples, in the order of their commits."""
+    def tables(self, *, quarantined: bool = False) -> Iterator[tuple[Drop, SampleTable]]:
+        """Yield the drops that runs use, or all, and their samples, in the order of their commits."""
         for drop, table, is_present in self.known.tables():
-            if is_present:
+            if is_present or quarantined:
                 yield self._drops[drop], table
 
     def resolve(self, read: ReadDrop, drop_id: str) -> Resolved:

@@ -3,7 +3,7 @@
 The file lies beside the shards, and the manifest vouches for it."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Literal, NamedTuple, Self, get_args
 
@@ -15,7 +15,7 @@ from safetensors.numpy import load, save
 from retrain.config import Split
 from retrain.data.content import CONTENT_BYTES, ImageFacts
 from retrain.errors import DamagedDrop
-from retrain.records import Change, Drop, SampleList
+from retrain.records import Drop, SampleList
 from retrain.store.base import Missing
 from retrain.store.task_store import TaskStore
 
@@ -164,21 +164,23 @@ def read_table(drop: Drop, store: TaskStore) -> SampleTable | None:
         data = store.objects.read(key)[0]
         if hashlib.sha256(data).hexdigest() != drop.sample_list.sha256:
             raise DamagedDrop(drop.id, f"{where}: its SHA-256 is not the manifest's")
-        return amend_table(SampleTable.from_bytes(data), drop.changes)
+        return amend_table(SampleTable.from_bytes(data), drop)
     except Missing as error:
         raise DamagedDrop(drop.id, f"{where} is not there") from error
     except ValueError as error:
         raise DamagedDrop(drop.id, f"{where}: {error}") from error
 
 
-def amend_table(table: SampleTable, changes: Sequence[Change]) -> SampleTable:
-    """Return a table as these changes leave it."""
-    named = [change.after for change in changes if change.after is not None]
+def amend_table(table: SampleTable, drop: Drop) -> SampleTable:
+    """Return a table as a drop's amendments leave it; samples that were erased are removed."""
+    named = [change.after for change in drop.changes if change.after is not None]
     classes = tuple(dict.fromkeys([*table.classes, *named]))
     label, use = table.label.copy(), table.use.copy()
-    for change in changes:
+    for change in drop.changes:
         if change.after is None:
             use[change.row] = USES.index("removed")
         else:
             label[change.row] = classes.index(change.after)
+    if drop.erased:
+        use[list(drop.erased.rows)] = USES.index("removed")
     return replace(table, classes=classes, label=label, use=use)

@@ -96,7 +96,7 @@ def load_held(
 
     Raises `DamagedDrop` at the first that is not the one that the dataset was made of, or cannot be decoded.
     """
-    check_drops(dataset, drops)
+    check_drops(dataset, drops, splits)
     sizes = {split: [drop.samples(split) for drop in drops] for split in splits}
     shape = image_shape(image_size)
     images = {split: torch.empty(sum(sizes[split]), *shape, dtype=torch.uint8, device=pixels_on) for split in splits}

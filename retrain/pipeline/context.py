@@ -14,6 +14,7 @@ from retrain.config import Split
 from retrain.config.task import Data, Task
 from retrain.data import samples
 from retrain.data.dataset import decoded_bytes
+from retrain.data.erasing import clear_cache
 from retrain.data.samples import Samples
 from retrain.data.stream.dataset import load_streamed
 from retrain.errors import UserError
@@ -46,8 +47,9 @@ class Context:
 
     stage_seconds: defaultdict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
     """Seconds that each stage of a run took in this process, by run id."""
-    manifests: dict[DropRef, Drop] = field(default_factory=dict)
-    """Manifests that this process has read, by the digest that a dataset gives them: they are not read again."""
+    manifests: dict[tuple[int, DropRef], Drop] = field(default_factory=dict)
+    """Manifests that this process has read, by the digest that a dataset gives them: they are not read again, unless
+    there are more erasures now."""
 
     @contextmanager
     def timed(self, run_id: str, stage: str) -> Iterator[None]:
@@ -61,16 +63,19 @@ class Context:
 
     def drops(self, dataset: Dataset) -> list[Drop]:
         """Return the drops that a dataset is made of, each as `Drops.read_versions` does, and read once."""
-        missing = [ref for ref in dataset.drops if ref not in self.manifests]
+        erasures = self.store.erasures.count()
+        missing = [ref for ref in dataset.drops if (erasures, ref) not in self.manifests]
         found = dict(zip(missing, self.store.drops.read_versions(missing), strict=True)) if missing else {}
-        self.manifests.update({ref: drop for ref, drop in found.items() if drop.digest == ref.digest})
-        return [found.get(ref) or self.manifests[ref] for ref in dataset.drops]
+        self.manifests.update({(erasures, ref): drop for ref, drop in found.items() if drop.digest == ref.digest})
+        return [found.get(ref) or self.manifests[erasures, ref] for ref in dataset.drops]
 
     def samples(
         self, dataset: Dataset, splits: Collection[Split], data: Data, loading: Loading
     ) -> dict[Split, Samples]:
         """Return splits of a dataset, their labels on the device. Raises `DamagedDrop` at the first that is damaged."""
         drops = self.drops(dataset)
+        if any(drop.erased for drop in drops):
+            clear_cache(self.cache, self.store)
         if loading.kind == "stream":
             return load_streamed(
                 dataset,

@@ -115,6 +115,7 @@ def history(store: TaskStore, task: Task) -> History:
         records={record.run_id: record for record in records},
         champion=store.run(champion).plan() if champion else None,
         scratch_runs=tuple(islice(filter(None, measured), SCRATCH_RUNS)),
+        trained_on_erased=frozenset().union(*(erasure.trained for erasure in store.erasures.read())),
         awaiting={store.run(one.run_id).plan().dataset.digest: one for one in store.approvals.unfinished()},
     )
 

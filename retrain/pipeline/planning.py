@@ -45,6 +45,8 @@ class History(NamedTuple):
     quarantined: Collection[str] = ()
     awaiting: Mapping[str, Approval] = MappingProxyType({})
     """Approvals of candidates that wait, by the digest of their dataset."""
+    trained_on_erased: Collection[str] = ()
+    """Runs whose models learnt from samples that were erased since."""
 
     def baseline_for(self, dataset: Dataset) -> Measured | None:
         """Return the scratch run that targets come from: one that saw this very dataset, or else the newest."""
@@ -69,7 +71,7 @@ def make_plan(task: Task, committed: Sequence[Drop], history: History, request: 
         return NoRunNeeded("no drop has landed yet; `retrain drop pack SRC --task TASK` commits one")
     if not dataset.samples:
         return NoRunNeeded("no training image has landed yet: all samples of the drops are held out")
-    if request == Request() and (done := _done(dataset, history)):
+    if request == Request() and (done := _done(task, dataset, history)):
         return NoRunNeeded(done)
     baseline = history.baseline_for(dataset)
     unusable = _why_no_target(task, dataset, drops, baseline)
@@ -87,20 +89,42 @@ def _why_no_target(task: Task, dataset: Dataset, drops: Iterable[Drop], baseline
     return why_unusable(task.target.level, dataset, baseline, chance)
 
 
+def must_unlearn(task: Task, history: History) -> bool:
+    """Say whether the champion learnt from erased samples, and the task wants models without them."""
+    if task.erase.policy == "keep" or history.champion is None:
+        return False
+    return learnt_from(history.champion.run_id, history.trained_on_erased, history.records)
+
+
+def learnt_from(run_id: str | None, runs: Collection[str], records: Mapping[str, RunRecord | Plan]) -> bool:
+    """Say whether a run, or one that it goes on from, is among some runs."""
+    while run_id is not None and run_id not in runs:
+        record = records.get(run_id)
+        run_id = record.parent if record else None
+    return run_id is not None
+
+
 def known_drops(history: History) -> tuple[str, ...]:
     """Return the ids of the drops that the champion saw, in its order, without those found damaged since."""
     seen = history.champion.dataset.drops if history.champion else ()
     return tuple(drop.id for drop in seen if drop.id not in history.quarantined)
 
 
-def _done(dataset: Dataset, history: History) -> str | None:
+def _done(task: Task, dataset: Dataset, history: History) -> str | None:
     """Say why what has landed asks for nothing: the champion saw it all, or a candidate made of it was judged."""
-    champion = history.champion
-    if champion and len(dataset.drops) == len(known_drops(history)) and not amended_drops(dataset, champion.dataset):
+    champion, unlearn = history.champion, must_unlearn(task, history)
+    if (
+        not unlearn
+        and champion
+        and len(dataset.drops) == len(known_drops(history))
+        and not amended_drops(dataset, champion.dataset)
+    ):
         return f"no drop has landed since champion {champion.run_id}"
     if approval := history.awaiting.get(dataset.digest):
         return approval.reason
     for record in history.records.values():
+        if unlearn and learnt_from(record.run_id, history.trained_on_erased, history.records):
+            continue
         if record.decision and record.dataset_digest == dataset.digest:
             how = "promoted, and replaced since" if record.decision.promoted else "refused by the gate"
             return f"{record.run_id} was trained on these drops and {how}; with --method, a run is planned all the same"
@@ -166,6 +190,8 @@ def _method(
     champion = history.champion
     if champion is None:
         return "scratch", "there is no champion to continue from"
+    if request.purpose != "trial" and must_unlearn(task, history):
+        return "scratch", f"champion {champion.run_id} learnt from samples that were erased (erase.policy: retrain)"
     if request.method and (baseline or request.purpose == "trial"):
         return request.method, f"method {request.method} was asked for"
     if baseline is None:

@@ -1,6 +1,6 @@
 """How a task stands: its champion, its baseline, what waits and what was saved."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from retrain.config.automation import Trigger
@@ -8,7 +8,7 @@ from retrain.config.task import Task
 from retrain.errors import DamagedDrop
 from retrain.pipeline import next_run
 from retrain.pipeline.approval import is_waiting
-from retrain.pipeline.planning import NoRunNeeded, Request
+from retrain.pipeline.planning import NoRunNeeded, Request, learnt_from
 from retrain.records import Approval, Record, RunRecord, Savings
 from retrain.records.ledger import is_baseline, total_savings
 from retrain.store.drops import late_files
@@ -34,6 +34,8 @@ class Status(Record):
     late: tuple[str, ...] = ()
     amendments: int = 0
     """How often committed drops were amended."""
+    erasures: tuple[str, ...] = ()
+    """What erasures leave to be done, in sentences."""
     awaiting: tuple[Approval, ...] = ()
     trigger: str | None = None
     runs: int
@@ -62,11 +64,22 @@ def make_status(task: Task, store: TaskStore, records: Sequence[RunRecord], cloc
         trigger=_trigger(task, store, clock()) if waiting and task.trigger != Trigger() else None,
         late=tuple(filter(None, (late_files(drop, found) for drop in drops))),
         amendments=len(store.drops.amendments.read()),
+        erasures=tuple(_erasures(task, store, pointer.run_id if pointer else None, records)),
         quarantined=store.drops.quarantine_causes(),
         awaiting=tuple(filter(is_waiting, store.approvals.unfinished())),
         runs=len(records),
         savings=total_savings(records),
     )
+
+
+def _erasures(task: Task, store: TaskStore, champion: str | None, records: Sequence[RunRecord]) -> Iterator[str]:
+    by_id = {record.run_id: record for record in records}
+    for erasure in store.erasures.read():
+        if erasure.completed_at is None:
+            yield f"erasure {erasure.sequence} is not complete: run `retrain drop erase --task {task.name}`"
+        if learnt_from(champion, erasure.trained, by_id):
+            then = "the next run is from scratch" if task.erase.policy == "retrain" else "erase.policy is keep"
+            yield f"champion {champion} learnt from samples of erasure {erasure.sequence}; {then}"
 
 
 def _trigger(task: Task, store: TaskStore, now: datetime) -> str:

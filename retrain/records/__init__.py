@@ -12,12 +12,14 @@ from retrain.records.drop import (
     Dataset,
     Drop,
     DropRef,
+    Erased,
     LeftOut,
     Reading,
     SampleList,
     Shard,
     Uploaded,
 )
+from retrain.records.erasure import ErasedSample, Erasure, Witness
 from retrain.records.errors import ClassFigures, Confusion, ErrorAnalysis, Mistake
 from retrain.records.ledger import Champion, Promotion, RunRecord, Savings
 from retrain.records.model_input import ModelInput
@@ -40,6 +42,9 @@ __all__ = [
     "Decision",
     "Drop",
     "DropRef",
+    "Erased",
+    "ErasedSample",
+    "Erasure",
     "ErrorAnalysis",
     "Evaluation",
     "Interval",
@@ -68,6 +73,7 @@ __all__ = [
     "Target",
     "Uploaded",
     "Verdict",
+    "Witness",
     "digest",
     "parse_record",
 ]

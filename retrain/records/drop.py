@@ -83,6 +83,18 @@ class Amendment(Record):
     changes: tuple[Change, ...]
 
 
+ERASED = "(erased)"
+"""What stands in place of the key of an erased sample: a file's name may tell whom it shows."""
+
+
+class Erased(Record):
+    """The samples that were erased from a drop's files: their places in its sample list."""
+
+    rows: tuple[NonNegativeInt, ...]
+    digest: str
+    """Digest of the manifest as it is since. `Drop.digest` stays that of what was committed, which plans name."""
+
+
 class Uploaded(Record):
     """The files of a tree of images that a drop was packed from in the store, where they stay."""
 
@@ -112,15 +124,24 @@ class Drop(Record):
     sample_list: SampleList | None = None
     source: str | None = None
     uploaded: Uploaded | None = None
+    erased: Erased | None = None
     changes: tuple[Change, ...] = ()
     """What amendments have made of its samples since. The manifest in the store has none."""
+    erased_since: NonNegativeInt = 0
+    """Samples that this version's digest still counts, though they were erased later: `counts` leave them out."""
     digest: str
     committed_at: AwareDatetime
 
     @property
     def removed(self) -> tuple[Change, ...]:
-        """Samples that amendments have taken out."""
-        return tuple(change for change in self.changes if change.after is None)
+        """Samples in its shards that amendments have taken out."""
+        erased = self.erased.rows if self.erased else ()
+        return tuple(change for change in self.changes if change.after is None and change.row not in erased)
+
+    @property
+    def decoded_digest(self) -> str:
+        """Identity of its samples in caches, where those before an erasure are not those after it."""
+        return digest([self.digest, self.erased.rows]) if self.erased else self.digest
 
     def samples(self, split: Split) -> int:
         """Number of samples in a split."""
@@ -196,6 +217,9 @@ BYTES_A_SAMPLE = 512
 LATER_FIELDS = frozenset({"sample_list", "source", "uploaded"})
 """Fields that the first manifests did not have."""
 
+OUTSIDE_DIGEST = {"id", "committed_at", "digest", "left_out", "changes", "reading", "erased", "erased_since"}
+"""Fields that the digest leaves out, or takes in another form."""
+
 
 def drop_digest(drop: Drop) -> str:
     """Identity of a drop's content: everything but what it is called, when it came, and how a cause was worded.
@@ -203,11 +227,13 @@ def drop_digest(drop: Drop) -> str:
     Fields of `LATER_FIELDS`, and fields that this version does not know, add nothing while they are empty: drops packed
     before those fields existed keep their digest. A later field that only reports belongs into `reading`.
     """
-    content = drop.model_dump(mode="json", exclude={"id", "committed_at", "digest", "left_out", "changes", "reading"})
+    content = drop.model_dump(mode="json", exclude=OUTSIDE_DIGEST)
     first = Drop.model_fields.keys() - LATER_FIELDS
     content = {name: value for name, value in content.items() if name in first or value is not None}
     if drop.left_out:
         content["left_out"] = [[bad.where, bad.key] for bad in drop.left_out]
+    if drop.erased:
+        content["erased"] = [drop.digest, drop.erased.rows]
     return digest(content)
 
 
@@ -222,21 +248,38 @@ def amend(drop: Drop, amendments: Iterable[Amendment]) -> Drop:
     changes = tuple(change for _, change in sorted(latest.items()) if change.after != change.before)
     if not changes:
         return drop
-    counts = {split: Counter(each) for split, each in drop.counts.items()}
-    for change in changes:
-        counts[change.split][change.before] -= 1
-        if change.after is not None:
-            counts[change.split][change.after] += 1
-    kept = {split: {name: number for name, number in each.items() if number} for split, each in counts.items()}
     named = [change.after for change in changes if change.after is not None]
     return drop.model_copy(
         update={
             "classes": tuple(dict.fromkeys([*drop.classes, *named])),
-            "counts": kept,
+            "counts": _recount(drop, [(change.split, change.before, change.after) for change in changes]),
             "changes": changes,
             "digest": digest([drop.digest, [[change.row, change.after] for change in changes]]),
         }
     )
+
+
+def _recount(drop: Drop, moved: Iterable[tuple[Split, str, str | None]]) -> dict[Split, dict[str, int]]:
+    """Return a drop's counts once samples of a split have gone from one class to another, or to none."""
+    counts = {split: Counter(each) for split, each in drop.counts.items()}
+    for split, before, after in moved:
+        counts[split][before] -= 1
+        if after is not None:
+            counts[split][after] += 1
+    return {split: {name: number for name, number in each.items() if number} for split, each in counts.items()}
+
+
+def without_erased(version: Drop, newest: Drop) -> Drop:
+    """Return an earlier version of a drop without the samples that were erased since; its digest stays."""
+    if version.erased is None:
+        return version
+    then = {change.row: change.after for change in version.changes}
+    since = [
+        (change.split, class_then, None)
+        for change in newest.changes
+        if change.row in version.erased.rows and (class_then := then.get(change.row, change.before)) is not None
+    ]
+    return version.model_copy(update={"counts": _recount(version, since), "erased_since": len(since)})
 
 
 def parse_manifest(data: bytes) -> Drop:
@@ -253,7 +296,7 @@ def parse_manifest(data: bytes) -> Drop:
 
 
 def _problems(drop: Drop) -> Iterator[str]:
-    if drop.digest != drop_digest(drop):
+    if (drop.erased.digest if drop.erased else drop.digest) != drop_digest(drop):
         yield "its digest does not fit its content: it was changed after it was written"
     if not DROP_ID.fullmatch(drop.id):
         yield f"{drop.id!r} is no id of a drop"
@@ -261,7 +304,7 @@ def _problems(drop: Drop) -> Iterator[str]:
         yield "a class is named twice"
     if not set(chain.from_iterable(drop.counts.values())).issubset(drop.classes):
         yield "samples are counted of a class that is not among its classes"
-    if drop.changes:
+    if drop.changes or drop.erased_since:
         yield "a manifest is not amended in its place"
     if drop.sample_list and not is_key(drop.sample_list.name):
         yield f"{drop.sample_list.name!r} cannot be a file's name"

@@ -3,7 +3,7 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from retrain.errors import DamagedDrop, DropError
 from retrain.records import Amendment, Change, Drop, DropRef, Record, Uploaded
-from retrain.records.drop import amend, parse_manifest
+from retrain.records.drop import ERASED, amend, parse_manifest, without_erased
 from retrain.store.base import Conflict, Entry, Missing, ObjectStore, read_record
 from retrain.store.keys import TaskKeys
 from retrain.utils.parallel import map_ahead
@@ -86,6 +86,19 @@ class Amendments:
         self._objects.create(self._keys.amendment(amendment.sequence), amendment.to_bytes())
         return amendment
 
+    def forget_keys(self, rows: Mapping[str, Collection[int]]) -> None:
+        """Take the keys of samples, which are rows of drops, out of all amendments."""
+        for amendment in self.read():
+            changes = tuple(
+                change.model_copy(update={"key": ERASED}) if change.row in rows.get(change.drop, ()) else change
+                for change in amendment.changes
+            )
+            if changes != amendment.changes:
+                nameless = amendment.model_copy(update={"changes": changes})
+                key = self._keys.amendment(amendment.sequence)
+                self._objects.write(key, nameless.to_bytes())
+                self._read[key] = nameless
+
 
 class Drops:
     """The drops of one task."""
@@ -96,11 +109,11 @@ class Drops:
 
     def find(self, drop_id: str) -> Drop | None:
         """Return a drop's manifest, or None if no such drop is committed. Raises `DamagedDrop` if it is not right."""
-        drop = self._find(drop_id)
+        drop = self.find_manifest(drop_id)
         return drop and amend(drop, self.amendments.read())
 
-    def _find(self, drop_id: str) -> Drop | None:
-        """Return the manifest without amendments."""
+    def find_manifest(self, drop_id: str) -> Drop | None:
+        """Return a drop as it was committed, without amendments; None and errors as in `find`."""
         key, task = self._keys.manifest(drop_id), self._keys.task
         where = f"{self._objects.url}/{key}"
         try:
@@ -114,10 +127,21 @@ class Drops:
         return drop
 
     def _read(self, drop_id: str) -> Drop:
-        drop = self._find(drop_id)
+        drop = self.find_manifest(drop_id)
         if drop is None:
             raise DropError(f"task {self._keys.task} has no drop {drop_id} in {self._objects.url}")
         return drop
+
+    def find_undamaged(self, drop_id: str) -> Drop | None:
+        """Return a drop as it was committed; None also if its manifest is damaged."""
+        with suppress(DamagedDrop):
+            return self.find_manifest(drop_id)
+        return None
+
+    def replace_manifest(self, drop: Drop) -> None:
+        """Write a manifest in place of the one that is there: files of the drop were erased."""
+        key = self._keys.manifest(drop.id)
+        self._objects.replace(key, drop.to_bytes(), self._objects.read(key)[1])
 
     def read(self, drop_id: str) -> Drop:
         """Return a drop as it is amended now. Raises `DropError` if there is no such drop; `DamagedDrop` as above."""
@@ -132,12 +156,14 @@ class Drops:
     def read_versions(self, refs: Iterable[DropRef]) -> Iterator[Drop]:
         """Yield the drops that a dataset is made of, as they were amended then. Raises as `read`.
 
-        Where no version of a drop has the dataset's digest, it is the newest: the caller must compare.
+        Samples that were erased since are left out of the older ones (`Drop.erased_since`). Where no version of a drop
+        has the dataset's digest, it is the newest: the caller must compare.
         """
         refs, amendments = tuple(refs), self.amendments.read()
         for ref, drop in zip(refs, map_ahead(self._read, [ref.id for ref in refs]), strict=True):
+            newest = amend(drop, amendments)
             versions = (amend(drop, amendments[:number]) for number in range(len(amendments), -1, -1))
-            yield next((one for one in versions if one.digest == ref.digest), amend(drop, amendments))
+            yield without_erased(next((one for one in versions if one.digest == ref.digest), newest), newest)
 
     def committed(self) -> CommittedDrops:
         """List the committed drops without reading their manifests."""
@@ -183,6 +209,18 @@ class Drops:
         with suppress(Conflict):
             self._objects.create(self._keys.quarantine(drop), report.to_bytes())
         log.warning("%s: drop %s is in quarantine: %s", self._keys.task, drop, cause)
+
+    def forget_quarantine_causes(self, drop: str, words: Collection[str]) -> None:
+        """Take words, such as the keys of erased samples, out of the report on a drop."""
+        key = self._keys.quarantine(drop)
+        with suppress(Missing):
+            data, version = self._objects.read(key)
+            report = _parse_report(data)
+            if report and any(word in report.cause for word in words):
+                cause = report.cause
+                for word in sorted(words, key=len, reverse=True):
+                    cause = cause.replace(word, ERASED)
+                self._objects.replace(key, report.model_copy(update={"cause": cause}).to_bytes(), version)
 
     def quarantine_damaged(self, damaged: DamagedDrop) -> None:
         """Put a drop into quarantine that proved damaged: the next plan does without it."""

@@ -53,6 +53,15 @@ class TaskKeys:
         return f"{self.task}/amendments/{sequence:06d}.json"
 
     @property
+    def erasures(self) -> str:
+        """Prefix of all erasures."""
+        return f"{self.task}/erasures/"
+
+    def erasure(self, sequence: int) -> str:
+        """One erasure."""
+        return f"{self.task}/erasures/{sequence:06d}.json"
+
+    @property
     def claims(self) -> str:
         """Prefix of all claims."""
         return f"{self.task}/claims/"

@@ -10,6 +10,7 @@ from retrain.store.base import ObjectStore
 from retrain.store.champions import ChampionPointer
 from retrain.store.claims import Claims
 from retrain.store.drops import Drops
+from retrain.store.erasures import Erasures
 from retrain.store.keys import TaskKeys
 from retrain.store.lease import LEASE_SECONDS, Lease, try_lease
 from retrain.store.ledger import Ledger
@@ -23,6 +24,7 @@ class TaskStore:
     def __init__(self, objects: ObjectStore, task: str) -> None:
         self.objects, self.task, self.keys = objects, task, TaskKeys(task)
         self.drops = Drops(objects, self.keys)
+        self.erasures = Erasures(objects, self.keys)
         self.ledger = Ledger(objects, self.keys)
         self.champion = ChampionPointer(objects, self.keys)
         self.approvals = Approvals(objects, self.keys, self.ledger)

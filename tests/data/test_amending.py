@@ -75,7 +75,7 @@ def test_removed_image_does_not_come_back(task: Task, store: TaskStore, tmp_path
         ("key,class,remove\ncat/001,,perhaps\n", "line 2: remove is 'perhaps'; allowed: yes, no"),
         ("key,label\ncat/001,dog\n", "unknown column 'label'; allowed: drop, key"),
         ("content,class\nxyz,dog\n", "line 2: 'xyz' is no content's digest"),
-        ("key,class\n", "no correction in it; expected columns"),
+        ("key,class\n", "no line in it names a sample; expected columns"),
     ],
 )
 def test_wrong_correction_is_named_and_none_is_made(

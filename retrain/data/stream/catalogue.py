@@ -57,7 +57,7 @@ def load_catalogue(drop: Drop, cache: ShardCache, store: TaskStore, image_size: 
 
 def catalogue_files(drop: Drop, image_size: Size, folder: Path) -> dict[str, Path]:
     """Return where a drop's catalogue lies: its held-out splits' pixels, and its arrays."""
-    return {name: folder / f"{drop.digest}-{as_frame(image_size)}.{name}" for name in (*HELD_OUT, ARRAYS)}
+    return {name: folder / f"{drop.decoded_digest}-{as_frame(image_size)}.{name}" for name in (*HELD_OUT, ARRAYS)}
 
 
 def _opened(files: Mapping[str, Path]) -> Catalogue | None:

@@ -37,7 +37,7 @@ def load_streamed(
     Raises `DamagedDrop` at the first that is damaged or not the one that the dataset was made of, and `TaskError` if
     the cache is too small for the shards that are mixed.
     """
-    check_drops(dataset, drops)
+    check_drops(dataset, drops, splits)
     shards = [shard_refs(drop, store.keys) for drop in drops]
     cache = ShardCache(store.objects, cache_dir / "shards", parse_bytes(setting.cache))
     _check_room(cache, max(ref.shard.size for ref in chain.from_iterable(shards)), setting)

@@ -1,0 +1,93 @@
+"""`retrain drop erase`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from retrain.cli.options import (
+    NONE,
+    AsJson,
+    Author,
+    Overrides,
+    TaskName,
+    Yes,
+    confirm,
+    decide_author,
+    open_task,
+)
+from retrain.utils.text import pluralize
+
+if TYPE_CHECKING:
+    from retrain.config.task import Task
+    from retrain.data.erasing import Selection
+    from retrain.pipeline.erasure import Erased
+
+NO_PATHS: list[Path] = []
+
+
+def erase(
+    task: TaskName,
+    image: Annotated[list[Path], typer.Option(help="An image file: all samples that show it (repeatable).")] = NO_PATHS,
+    content: Annotated[list[str], typer.Option(help="The digest of a content, in hex (repeatable).")] = NONE,
+    key: Annotated[list[str], typer.Option(help="A sample's key (repeatable).")] = NONE,
+    drop: Annotated[str, typer.Option(help="The drop of the --key, where several have it.")] = "",
+    listed: Annotated[
+        Path | None, typer.Option("--list", help="CSV or JSON lines with the columns drop, key and content.")
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Why, kept in the erasure's record: name no person in it.")] = "",
+    author: Author = None,
+    yes: Yes = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be erased, and change nothing.")] = False,
+    as_json: AsJson = False,
+    overrides: Overrides = NONE,
+) -> None:
+    """Erase samples for good: from shards, uploads, lists, thumbnails and caches. It cannot be undone.
+
+    Without a sample, it completes erasures that were interrupted and clears this machine's cache of what was erased.
+    """
+    from retrain.cli.formatting import erasure_details, print_record
+    from retrain.data.erasing import Selection
+    from retrain.pipeline import erasure
+    from retrain.pipeline.context import cache_folder
+
+    opened, store = open_task(task, overrides)
+    named = [Selection("--content", "", "", one) for one in content]
+    named += [Selection("--key", drop, one, "") for one in key]
+    selections = [*named, *_read_selections(opened, image, listed)]
+    by = decide_author(author)
+    if selections:
+        planned = erasure.plan_erasure(selections, opened, store, by, reason)
+        if dry_run or not as_json:
+            print_record(planned, erasure_details, as_json)
+        if dry_run:
+            return
+        confirm(f"Erase {pluralize(len(planned.samples), 'sample')} of {store.task} for good?", yes)
+    erased = erasure.erase(selections, opened, store, cache_folder(), by, reason)
+    _print_erased(erased, as_json)
+
+
+def _read_selections(task: "Task", images: list[Path], listed: Path | None) -> "list[Selection]":
+    from retrain.data.erasing import select_image, select_listed
+
+    shown = [select_image(path, task.data.frame) for path in images]
+    return [*shown, *(select_listed(listed) if listed else ())]
+
+
+def _print_erased(erased: "Erased", as_json: bool) -> None:
+    """Print what was erased, and exit with 1 if some objects could not be searched."""
+    from retrain.cli.formatting import erasure_details, print_record
+
+    if as_json:
+        print_record(list(erased.erasures), erasure_details, as_json)
+    else:
+        for one in erased.erasures:
+            typer.echo(f"erasure {one.sequence}: {pluralize(len(one.samples), 'sample')} erased")
+        if not erased.erasures:
+            typer.echo("nothing to erase")
+        for object_key in erased.deleted:
+            typer.echo(f"deleted: {object_key}")
+    for name in erased.unread:
+        typer.echo(f"not searched: {name}", err=True)
+    if erased.unread:
+        raise typer.Exit(1)

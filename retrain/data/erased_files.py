@@ -1,0 +1,114 @@
+"""Find the objects of a drop that hold erased samples: former shards and lists, and what its producer uploaded."""
+
+import hashlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+
+from retrain.config.frame import Frame
+from retrain.data.archives import is_archive
+from retrain.data.content import examine_image
+from retrain.data.files import SourceFile, list_store, list_stored_archive
+from retrain.data.images import EXTENSIONS
+from retrain.data.litter import litter_kind
+from retrain.data.tables import FORMATS
+from retrain.errors import DropError
+from retrain.records import Drop
+from retrain.store.drops import OWN_FILES
+from retrain.store.task_store import TaskStore
+
+STAY = frozenset({"drop.json", "quarantine.json", "_SUCCESS"})
+
+
+@dataclass
+class Searched:
+    """What a search of a drop's objects came to."""
+
+    doomed: set[str] = field(default_factory=set)
+    """Names of the objects that hold erased samples, or may show them otherwise."""
+    unread: list[str] = field(default_factory=list)
+    """Objects that could not be searched, with the cause."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search for samples in the objects of one drop, committed or not."""
+
+    store: TaskStore
+    drop_id: str
+    drop: Drop | None
+    """Its manifest; None where only an upload lies there."""
+    contents: frozenset[bytes]
+    """Digests of what the samples show."""
+    shards: frozenset[str]
+    """SHA-256 of the shards that held them."""
+    keys: frozenset[str]
+    """Keys of those samples that are this drop's own."""
+    is_affected: bool
+    """Whether it has such samples."""
+    frame: Frame
+
+    def run(self) -> Searched:
+        """Read every object that the manifest does not name.
+
+        An archive that holds a sample goes whole: the drop's shards have all that it was packed from. So do tables of
+        labels, and litter such as `Thumbs.db`, which may show images.
+        """
+        prefix, found = self.store.keys.shard(self.drop_id, ""), Searched()
+        files = [file for file in list_store(self.store.objects, prefix) if str(file.name) not in self._named()]
+        for file in files:
+            if file.problem:
+                found.unread.append(f"{file}: {file.problem}")
+                continue
+            try:
+                if self._holds(file):
+                    found.doomed.update(str(other.name) for other in _with_its_files(file, files))
+            except DropError as error:
+                found.unread.append(str(error))
+        return found
+
+    def _named(self) -> set[str]:
+        """Names of the objects that the manifest vouches for, and of records."""
+        if self.drop is None:
+            return {*STAY}
+        listed = {self.drop.sample_list.name} if self.drop.sample_list else set()
+        return {*STAY, *listed, *(shard.name for shard in self.drop.shards)}
+
+    def _holds(self, file: SourceFile) -> bool:
+        name = str(file.name)
+        if (
+            self.is_affected and self.drop and OWN_FILES.fullmatch(name)
+        ):  # an earlier list, or shards that no manifest names
+            return self.drop.erased is not None
+        if litter_kind(file.name):
+            return self.is_affected
+        left_out = self.drop.left_out if self.drop else ()
+        if any(bad.key in self.keys and f"{bad.where}/".startswith(f"{name}/") for bad in left_out):
+            return True
+        extension = file.name.suffix[1:].lower()
+        if extension in EXTENSIONS:
+            return self._shows(file.read())
+        if is_archive(file.name):
+            return self._archive_holds(file)
+        return self.is_affected and extension in FORMATS
+
+    def _shows(self, data: bytes) -> bool:
+        try:
+            return examine_image(data, self.frame).content in self.contents
+        except DropError:  # no image: it was named as a bad sample
+            return False
+
+    def _archive_holds(self, file: SourceFile) -> bool:
+        prefix = self.store.keys.shard(self.drop_id, "")
+        with self.store.objects.open(f"{prefix}{file.name}") as stream:
+            if hashlib.file_digest(stream, "sha256").hexdigest() in self.shards:  # type: ignore[arg-type]
+                return True
+        members = list_stored_archive(self.store.objects, prefix, file)
+        return any(one.name.suffix[1:].lower() in EXTENSIONS and self._shows(one.read()) for one in members)
+
+
+def _with_its_files(file: SourceFile, files: Collection[SourceFile]) -> Iterator[SourceFile]:
+    """Yield a file and those beside it that have its name before their extensions."""
+    yield file
+    stem = f"{file.name.stem}."
+    if file.name.suffix[1:].lower() in EXTENSIONS:
+        yield from (one for one in files if one.name.parent == file.name.parent and one.name.name.startswith(stem))

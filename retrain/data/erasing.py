@@ -1,0 +1,269 @@
+"""Erase samples from a task's drops: rewrite the shards and lists that hold them, delete whatever else holds them.
+
+Every step can be repeated, and what a step needs is erased after it: an erasure that was interrupted goes on.
+"""
+
+import hashlib
+import tarfile
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from webdataset.tariterators import base_plus_ext
+
+from retrain.config.frame import Frame
+from retrain.data.amending import read_rows
+from retrain.data.content import CONTENT_BYTES, examine_image
+from retrain.data.indexing import read_or_make_table
+from retrain.data.intake import Intake
+from retrain.data.packing import OURS
+from retrain.data.sample_table import NOWHERE, SPLITS, SampleTable, name_table
+from retrain.data.tars import HashingReader, read_members
+from retrain.errors import DamagedDrop, DropError
+from retrain.records import Change, Drop, ErasedSample, Erasure, LeftOut, Shard, Uploaded, digest
+from retrain.records.drop import ERASED, Erased, amend, drop_digest
+from retrain.store.task_store import TaskStore
+
+COLUMNS = ("drop", "key", "content")
+
+
+class Selection(NamedTuple):
+    """A sample to erase, by the digest of what it shows, or by its key (and drop). `where`: who asked for it."""
+
+    where: str
+    drop: str
+    key: str
+    content: str
+
+
+def select_image(path: Path, frame: Frame) -> Selection:
+    """Return the samples that show what a file shows. Raises `DropError` if it is no image."""
+    try:
+        return Selection(str(path), "", "", examine_image(path.read_bytes(), frame).content.hex())
+    except OSError as error:
+        raise DropError(f"{path}: cannot be read: {error.strerror}") from error
+    except DropError as error:
+        raise DropError(f"{path}: {error}") from error
+
+
+def select_listed(path: Path) -> list[Selection]:
+    """Return the samples that a CSV or JSON lines name. Raises `DropError`, naming the line, at one that names none."""
+    found = [Selection(f"{path}: line {line}", **row) for line, row in read_rows(path, COLUMNS)]
+    for one in found:
+        if not (one.key or one.content):
+            raise DropError(f"{one.where}: names no sample: give its key or its content")
+    return found
+
+
+def find_samples(selections: Iterable[Selection], intake: Intake) -> list[ErasedSample]:
+    """Return every sample of every drop, used or not, that shows what the selected ones show; not those erased before.
+
+    Raises `DropError` at a selection that is no sample, or whose key several contents have.
+    """
+    tables = list(intake.tables(quarantined=True))
+    rows = {drop.id: set[int]() for drop, _ in tables}
+    contents = set[bytes]()
+    for selection in selections:
+        found = [(drop, table, row) for drop, table in tables for row in _selected(selection, drop, table)]
+        shown = {bytes(table.content[row]) for _, table, row in found}
+        if not found:
+            name = selection.content or selection.key
+            raise DropError(f"{selection.where}: {name} is no sample of {selection.drop or 'any drop'}")
+        if len(shown) > 1:
+            raise DropError(f"{selection.where}: {len(found)} samples have the key {selection.key}: give its drop")
+        contents |= shown - {b""}
+        for drop, _, row in found:
+            rows[drop.id].add(row)
+    wanted = np.array(sorted(contents), f"S{CONTENT_BYTES}")
+    for drop, table in tables:
+        rows[drop.id] |= set(np.flatnonzero(np.isin(table.content, wanted)).tolist())
+        rows[drop.id] -= set(drop.erased.rows if drop.erased else ())
+    return [
+        ErasedSample(drop=drop.id, row=row, content=table.digest_of(row))
+        for drop, table in tables
+        for row in sorted(rows[drop.id])
+    ]
+
+
+def _selected(selection: Selection, drop: Drop, table: SampleTable) -> list[int]:
+    if selection.drop not in ("", drop.id):
+        return []
+    if not selection.content:
+        return [row for row, key in enumerate(table.keys) if key == selection.key]
+    try:
+        content = bytes.fromhex(selection.content)
+    except ValueError as error:
+        raise DropError(f"{selection.where}: {selection.content!r} is no content's digest") from error
+    return [int(row) for row in np.flatnonzero(table.content == np.bytes_(content))]
+
+
+def find_shards(samples: Iterable[ErasedSample], intake: Intake) -> tuple[str, ...]:
+    """Return the SHA-256 of the shards that hold samples."""
+    found = {drop.id: (drop, table) for drop, table in intake.tables(quarantined=True)}
+    places = ((found[sample.drop][0].shards, found[sample.drop][1].shard[sample.row]) for sample in samples)
+    return tuple(sorted({shards[place].sha256 for shards, place in places if place != NOWHERE}))
+
+
+def removals(erasure: Erasure, intake: Intake) -> list[Change]:
+    """Return the changes that take an erasure's samples out of the splits that they are in."""
+    rows = erasure.rows()
+    return [
+        Change(
+            drop=drop.id,
+            row=row,
+            key=ERASED,
+            content=table.digest_of(row),
+            split=SPLITS[table.use[row]],
+            before=table.class_of(row),
+            after=None,
+            reason=f"erasure {erasure.sequence}",
+            author=erasure.author,
+        )
+        for drop, table in intake.tables(quarantined=True)
+        for row in sorted(rows.get(drop.id, ()))
+        if table.use[row] < len(SPLITS)
+    ]
+
+
+def read_keys(drop_id: str, rows: Collection[int], store: TaskStore) -> set[str]:
+    """Return the keys of a drop's samples that still have them."""
+    table = _read_base_table(_read_manifest(drop_id, store), store)
+    return {table.keys[row] for row in rows} - {ERASED}
+
+
+def rewrite_drop(drop_id: str, rows: Collection[int], store: TaskStore) -> None:
+    """Write a drop's shards and sample list anew without some of its samples, and then the manifest that names them.
+
+    The former files stay. Raises `DamagedDrop` at a shard that is not what the manifest says.
+    """
+    drop = _read_manifest(drop_id, store)
+    done = set(drop.erased.rows) if drop.erased else set()
+    if done.issuperset(rows):
+        return
+    table = _read_base_table(drop, store)
+    shards = list(drop.shards)
+    with tempfile.TemporaryDirectory(prefix="retrain-") as folder:
+        for position in sorted({int(table.shard[row]) for row in rows} - {NOWHERE}):
+            within = [row for row in rows if table.shard[row] == position]
+            shards[position] = _rewrite_shard(drop, position, [table.keys[row] for row in within], store, Path(folder))
+            used = sum(int(table.use[row]) < len(SPLITS) for row in within)
+            shards[position] = shards[position].model_copy(update={"samples": drop.shards[position].samples - used})
+    data = _without_names(table, rows).to_bytes()
+    listed = name_table(data)
+    store.objects.write(store.keys.shard(drop_id, listed.name), data)
+    keys = {table.keys[row] for row in rows}
+    new = drop.model_copy(
+        update={
+            "shards": tuple(shards),
+            "sample_list": listed,
+            "left_out": tuple(_forget(bad) if bad.key in keys else bad for bad in drop.left_out),
+            "uploaded": drop.uploaded and _count_uploaded(drop, shards, store),
+            "erased": Erased(rows=tuple(sorted(done.union(rows))), digest=""),
+        }
+    )
+    assert new.erased
+    erased = new.erased.model_copy(update={"digest": drop_digest(new)})
+    store.drops.replace_manifest(new.model_copy(update={"erased": erased}))
+
+
+def _read_manifest(drop_id: str, store: TaskStore) -> Drop:
+    drop = store.drops.find_manifest(drop_id)
+    if drop is None:
+        raise DropError(f"drop {drop_id} is no longer there")
+    return drop
+
+
+def _read_base_table(drop: Drop, store: TaskStore) -> SampleTable:
+    """Return a drop's table as its file has it."""
+    return read_or_make_table(drop.model_copy(update={"erased": None}), store)
+
+
+def _without_names(table: SampleTable, rows: Collection[int]) -> SampleTable:
+    """Return a table that keeps the digest, the class and the former use of some samples, and nothing else of them."""
+    places = list(rows)
+    keys = list(table.keys)
+    blank = {name: getattr(table, name).copy() for name in ("likeness", "width", "height", "brightness", "shard")}
+    for row in places:
+        keys[row] = ERASED
+    for name, column in blank.items():
+        column[places] = NOWHERE if name == "shard" else 0
+    return replace(table, keys=tuple(keys), **blank)
+
+
+def _forget(bad: LeftOut) -> LeftOut:
+    return LeftOut(where=ERASED, key=ERASED, cause=bad.cause)
+
+
+def _count_uploaded(drop: Drop, shards: Sequence[Shard], store: TaskStore) -> Uploaded:
+    """Count the producer's files that stay."""
+    there = store.drops.committed().uploaded.get(drop.id, Uploaded(files=0, size=0))
+    stays = {shard.name for shard in shards}
+    going = [shard for shard in drop.shards if shard.name not in stays and not shard.name.startswith(OURS)]
+    return Uploaded(files=there.files - len(going), size=there.size - sum(shard.size for shard in going))
+
+
+def _rewrite_shard(drop: Drop, position: int, keys: Collection[str], store: TaskStore, folder: Path) -> Shard:
+    """Upload a shard without some keys, whatever files they have, and return its name, size and digest."""
+    shard = drop.shards[position]
+    where = store.keys.shard(drop.id, shard.name)
+    path = folder / "shard.tar"
+    with store.objects.open(where) as stream:
+        whole = HashingReader(stream)
+        _copy_members(whole, path, set(keys), where)
+    if (whole.size, whole.sha256) != (shard.size, shard.sha256):
+        raise DamagedDrop(drop.id, f"{store.url}/{where} is not what the manifest says")
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    beside = OURS if drop.uploaded else ""
+    name = f"{beside}{shard.split}-{position:06d}-{sha256[:8]}.tar"
+    store.objects.upload(path, store.keys.shard(drop.id, name))
+    return shard.model_copy(update={"name": name, "size": path.stat().st_size, "sha256": sha256})
+
+
+def _copy_members(stream: HashingReader, path: Path, without: Collection[str], where: str) -> None:
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as copy:
+        for member in read_members(stream, where):
+            if not member.isreg() or base_plus_ext(member.name)[0] in without:
+                continue
+            stream.seek(member.offset_data)
+            copy.addfile(member, _Part(stream, member.size))  # type: ignore[arg-type]  # it only reads
+
+
+class _Part:
+    """The next bytes of a stream."""
+
+    def __init__(self, stream: HashingReader, size: int) -> None:
+        self._stream, self._left = stream, size
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(min(size, self._left))
+        self._left -= len(data)
+        return data
+
+
+def stale_digests(drop_id: str, store: TaskStore) -> Iterator[str]:
+    """Yield the digests under which caches may hold a drop as it was before an erasure."""
+    drop, amendments = _read_manifest(drop_id, store), store.drops.amendments.read()
+    versions = {amend(drop, amendments[:number]).digest for number in range(len(amendments) + 1)}
+    yield from versions
+    gone = set[int]()
+    for erasure in store.erasures.read():
+        gone |= erasure.rows().get(drop_id, set())
+        if drop.erased and gone != set(drop.erased.rows):
+            yield from (digest([version, sorted(gone)]) for version in versions)
+
+
+def clear_cache(cache: Path, store: TaskStore) -> None:
+    """Delete what this machine's cache holds of drops as they were before their erasures."""
+    erasures = store.erasures.read()
+    stale = {
+        one for drop_id in {drop for each in erasures for drop in each.rows()} for one in stale_digests(drop_id, store)
+    }
+    for path in cache.glob("*.*"):
+        if path.name[:64] in stale:
+            path.unlink(missing_ok=True)
+    for sha256 in {shard for each in erasures for shard in each.shards}:
+        (cache / "shards" / f"{sha256}.tar").unlink(missing_ok=True)

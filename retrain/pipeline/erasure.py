@@ -1,0 +1,196 @@
+"""Erase samples from all that a task keeps: drops, uploads, amendments, thumbnails and this machine's cache.
+
+The erasure is written down first (`erasures/<sequence>.json`), with the runs that saw the samples. From then on it is
+decided: where it is interrupted, the next `retrain drop erase` completes it. The ledger is not touched, so every sum
+still adds up.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from retrain.config.task import Task
+from retrain.data.erased_files import Search
+from retrain.data.erasing import (
+    Selection,
+    clear_cache,
+    find_samples,
+    find_shards,
+    read_keys,
+    removals,
+    rewrite_drop,
+)
+from retrain.data.indexing import read_or_make_table
+from retrain.data.intake import Intake
+from retrain.data.sample_table import USES
+from retrain.errors import RunError
+from retrain.pipeline.approval import is_waiting
+from retrain.pipeline.planning import learnt_from
+from retrain.records import DropRef, ErasedSample, Erasure, Plan, Verdict, Witness
+from retrain.records.erasure import Saw
+from retrain.store.task_store import TaskStore
+
+
+class Erased(NamedTuple):
+    """What erasing came to."""
+
+    erasures: tuple[Erasure, ...]
+    """Those that were completed: interrupted ones first, then the one that was asked for, if there was anything new."""
+    deleted: tuple[str, ...]
+    """Keys of the objects that were deleted. They are written nowhere, as they may tell whom an image shows."""
+    unread: tuple[str, ...]
+    """What could not be searched, with the cause."""
+
+
+def plan_erasure(selections: Iterable[Selection], task: Task, store: TaskStore, author: str, reason: str) -> Erasure:
+    """Return the erasure that these selections ask for, without samples if all is erased already; nothing is changed.
+
+    Raises `DropError` at a selection that is no sample.
+    """
+    intake = Intake(task, store)
+    intake.learn()
+    samples = find_samples(selections, intake)
+    return Erasure(
+        sequence=len(store.erasures.read()) + 1,
+        at=datetime.now(UTC),
+        author=author,
+        reason=reason,
+        samples=tuple(samples),
+        shards=find_shards(samples, intake),
+        runs=tuple(find_witnesses(samples, store)),
+    )
+
+
+def erase(
+    selections: Iterable[Selection], task: Task, store: TaskStore, cache: Path, author: str, reason: str
+) -> Erased:
+    """Complete what was interrupted, then erase what these selections name. Raises as `plan_erasure` does.
+
+    Holds the task's lease, and that under which drops are committed. Raises `TaskLocked` if a run is under way.
+    """
+    selections = list(selections)
+    with store.lock() as ours, ours.lock_intake() as guarded:
+        done = [_carry_out(one, task, guarded) for one in guarded.erasures.read() if one.completed_at is None]
+        if selections:
+            planned = plan_erasure(selections, task, guarded, author, reason)
+            if planned.samples:
+                done.append(_carry_out(guarded.erasures.append(planned), task, guarded))
+        clear_cache(cache, guarded)
+    return Erased(
+        tuple(one for one, _, _ in done),
+        tuple(key for _, deleted, _ in done for key in deleted),
+        tuple(name for _, _, unread in done for name in unread),
+    )
+
+
+def _carry_out(erasure: Erasure, task: Task, store: TaskStore) -> tuple[Erasure, list[str], list[str]]:
+    """Erase what was decided, and write down that it is done. What needs the keys of samples comes before they go."""
+    intake = Intake(task, store)
+    intake.learn()
+    if changes := removals(erasure, intake):
+        store.drops.amendments.append(changes)
+    rows = erasure.rows()
+    keys = {drop_id: read_keys(drop_id, places, store) for drop_id, places in rows.items()}
+    deleted, unread = _delete_files(store.objects.folders(store.keys.drops), erasure, keys, task, store)
+    for drop_id, places in rows.items():
+        rewrite_drop(drop_id, places, store)
+        store.drops.forget_quarantine_causes(drop_id, keys[drop_id])
+    deleted += _delete_files(rows, erasure, keys, task, store)[0]
+    store.drops.amendments.forget_keys(rows)
+    for run in erasure.runs:
+        _forget_in_run(run, rows, erasure, store)
+    unread += [
+        f"drop {drop_id} is damaged, so its shards were not searched: delete them, or upload it again"
+        for drop_id in store.objects.folders(store.keys.drops)
+        if drop_id not in intake.known.drops and store.drops.find_undamaged(drop_id)
+    ]
+    done = erasure.model_copy(update={"objects": len(deleted), "completed_at": datetime.now(UTC)})
+    return store.erasures.complete(done), deleted, unread
+
+
+def _delete_files(
+    drops: Iterable[str], erasure: Erasure, keys: Mapping[str, set[str]], task: Task, store: TaskStore
+) -> tuple[list[str], list[str]]:
+    """Delete the objects of drops, committed or not, that hold the samples; return their keys, and what is unread."""
+    deleted, unread = list[str](), list[str]()
+    contents = frozenset(bytes.fromhex(sample.content) for sample in erasure.samples if sample.content.strip("0"))
+    for drop_id in drops:
+        drop = store.drops.find_undamaged(drop_id)
+        search = Search(
+            store,
+            drop_id,
+            drop,
+            contents,
+            frozenset(erasure.shards),
+            frozenset(keys.get(drop_id, ())),
+            drop_id in keys,
+            task.data.frame,
+        )
+        found = search.run()
+        unread += found.unread
+        for name in sorted(found.doomed):
+            deleted.append(store.keys.shard(drop_id, name))
+            store.objects.delete(deleted[-1])
+    return deleted, unread
+
+
+def _forget_in_run(run: Witness, rows: Mapping[str, set[int]], erasure: Erasure, store: TaskStore) -> None:
+    """Take the thumbnails of the samples' drops out of a run's mistakes, and reject it if it awaits approval."""
+    files = store.run(run.run_id)
+    errors = files.errors()
+    if errors:
+        mistakes = tuple(
+            one.model_copy(update={"thumbnail": None}) if one.where.partition(",")[0] in rows else one
+            for one in errors.mistakes
+        )
+        files.write_errors(errors.model_copy(update={"mistakes": mistakes}))
+    if is_waiting(store.approvals.find(run.run_id)):
+        why = f"erasure {erasure.sequence}: samples that it saw were erased"
+        verdict = Verdict(kind="rejected", author=erasure.author, reason=why, at=datetime.now(UTC))
+        store.approvals.decide(run.run_id, verdict)
+
+
+def find_witnesses(samples: Iterable[ErasedSample], store: TaskStore) -> Iterator[Witness]:
+    """Yield the runs that saw samples: trained on them, measured on them, or going on from one that was trained."""
+    rows: dict[str, list[int]] = {}
+    for sample in samples:
+        rows.setdefault(sample.drop, []).append(sample.row)
+    plans = {run_id: plan for run_id in store.objects.folders(store.keys.runs) if (plan := _find_plan(run_id, store))}
+    uses = {
+        ref: _uses(ref, rows[ref.id], store) for plan in plans.values() for ref in plan.dataset.drops if ref.id in rows
+    }
+    seen = {
+        run_id: {use for ref in plan.dataset.drops if ref.id in rows for use in uses[ref]}
+        for run_id, plan in plans.items()
+    }
+    trained = {run_id for run_id, found in seen.items() if "train" in found}
+    champion = store.champion.read().run_id
+    for run_id, plan in plans.items():
+        saw: Saw | None = "trained on them" if run_id in trained else None
+        if saw is None and learnt_from(plan.parent, trained, plans):
+            saw = "goes on from a run that was trained on them"
+        if saw is None and seen[run_id] & {"val", "test"}:
+            saw = "measured on them"
+        if saw:
+            yield Witness(run_id=run_id, saw=saw, has_model=_has_model(run_id, store), is_champion=run_id == champion)
+
+
+def _find_plan(run_id: str, store: TaskStore) -> Plan | None:
+    try:
+        return store.run(run_id).plan()
+    except RunError:
+        return None
+
+
+def _uses(ref: DropRef, rows: Iterable[int], store: TaskStore) -> set[str]:
+    """Return what samples were used for in the version of their drop that a dataset names."""
+    [version] = store.drops.read_versions([ref])
+    table = read_or_make_table(version.model_copy(update={"erased": None}), store)
+    return {USES[table.use[row]] for row in rows}
+
+
+def _has_model(run_id: str, store: TaskStore) -> bool:
+    files = store.run(run_id)
+    result = files.result()
+    return result is not None and result.model_digest is not None and files.removed() is None

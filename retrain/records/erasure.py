@@ -1,0 +1,61 @@
+"""The erasure of samples from a task's store: what was decided, and what it took."""
+
+from typing import Literal
+
+from pydantic import AwareDatetime, NonNegativeInt
+
+from retrain.records.base import Record
+
+Saw = Literal["trained on them", "goes on from a run that was trained on them", "measured on them"]
+"""What a run had to do with samples. The model of a run that was measured on them holds nothing of them."""
+
+
+class ErasedSample(Record):
+    """A sample that is erased: its place in its drop's sample list, and the digest of what it shows."""
+
+    drop: str
+    row: NonNegativeInt
+    content: str
+    """In hex; no image can be had from it. By this digest the sample is recognised if it comes again."""
+
+
+class Witness(Record):
+    """A run that saw erased samples."""
+
+    run_id: str
+    saw: Saw
+    has_model: bool
+    """Whether its model is in the store."""
+    is_champion: bool
+
+
+class Erasure(Record):
+    """`erasures/<sequence>.json`: written before anything is erased, and once more when all is.
+
+    It names no key: the name of a file may tell whom it shows.
+    """
+
+    sequence: NonNegativeInt
+    at: AwareDatetime
+    author: str
+    reason: str
+    samples: tuple[ErasedSample, ...]
+    shards: tuple[str, ...]
+    """SHA-256 of the shards that held them."""
+    runs: tuple[Witness, ...]
+    objects: NonNegativeInt = 0
+    """How many objects of the store were deleted: former shards, sample lists, files of uploads."""
+    completed_at: AwareDatetime | None = None
+    """None: it was interrupted, or is under way."""
+
+    def rows(self) -> dict[str, set[int]]:
+        """Return the samples' rows by drop."""
+        found: dict[str, set[int]] = {}
+        for sample in self.samples:
+            found.setdefault(sample.drop, set()).add(sample.row)
+        return found
+
+    @property
+    def trained(self) -> frozenset[str]:
+        """Ids of the runs whose models learnt from the samples."""
+        return frozenset(run.run_id for run in self.runs if run.saw != "measured on them")

@@ -1,0 +1,249 @@
+"""Erased samples leave the whole store, whichever way they came, however often the erasure is interrupted."""
+
+import json
+from pathlib import Path
+
+import pytest
+from support.pictures import png
+from support.terminal import retrain
+from support.uploads import good, shard
+from support.ways_in import DROP, WayIn, open_way_in, tree, zipped
+
+from retrain.config.task import Task
+from retrain.data.amending import amend_drops, read_corrections
+from retrain.data.cache import decode_drop
+from retrain.data.erasing import Selection, select_image
+from retrain.data.packing import pack
+from retrain.data.source import SPLITS
+from retrain.errors import DropError
+from retrain.pipeline.erasure import erase
+from retrain.records import Drop
+from retrain.records.drop import drop_digest
+from retrain.store import LocalStore
+from retrain.store.drops import late_files
+from retrain.store.task_store import TaskStore
+
+VICTIM = png(7000)
+NAME = "jane-doe"
+TREE = {**tree("cat", "dog"), f"cat/{NAME}.png": VICTIM}
+LAYOUTS = {
+    "tree": {**TREE, f"cat/{NAME}.json": b"{}", "cat/Thumbs.db": VICTIM},
+    "copies": {**TREE, "cat/other.png": VICTIM, "dog/x.png": png(9000)},
+    "zip": {"week.zip": zipped(TREE)},
+    "shards": {
+        "train-0.tar": shard([*good(40), (f"{NAME}.png", VICTIM), (f"{NAME}.cls", b"cat"), (f"{NAME}.json", b"{}")])
+    },
+    "table": {
+        **{f"{number}.png": png(number) for number in range(40)},
+        f"{NAME}.png": VICTIM,
+        "metadata.csv": "\n".join(
+            [
+                "file_name,label",
+                *(f"{number}.png,{('cat', 'dog')[number % 2]}" for number in range(40)),
+                f"{NAME}.png,cat",
+            ]
+        ).encode(),
+    },
+}
+TASK = Task.model_validate({"name": "pets", "data": {"image_size": 8, "val_share": 0.3, "test_share": 0.3}})
+
+
+def traces(folder: Path) -> set[str]:
+    """Return the files below a folder, hidden ones too, that hold the victim's image or name."""
+    marks = VICTIM, VICTIM[60:100], NAME.encode()
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    found = {str(path) for path in paths if any(mark in path.read_bytes() for mark in marks)}
+    return found | {str(path) for path in paths if NAME in path.name}
+
+
+def take(way: str, layout: str, tmp_path: Path) -> tuple[WayIn, Drop]:
+    where = open_way_in(way, tmp_path)
+    return where, where.take(LAYOUTS[layout], max_bad_share=0.5, label_from="folder" if layout == "tree" else "auto")
+
+
+def shown(tmp_path: Path) -> Selection:
+    path = tmp_path / "victim.png"
+    path.write_bytes(VICTIM)
+    return select_image(path, TASK.data.frame)
+
+
+def forget(store: TaskStore, tmp_path: Path, *selections: Selection) -> int:
+    """Return how many samples were erased."""
+    done = erase(selections, TASK, store, tmp_path / "cache", "ann", "asked to")
+    assert done.unread == ()
+    return sum(len(one.samples) for one in done.erasures)
+
+
+def total(drop: Drop) -> int:
+    return sum(map(drop.samples, SPLITS))
+
+
+@pytest.mark.parametrize(
+    ("way", "layout"),
+    [("pack", name) for name in ("tree", "copies", "zip", "table")] + [("upload", name) for name in LAYOUTS],
+)
+def test_erased_sample_leaves_no_byte(way: str, layout: str, tmp_path: Path) -> None:
+    where, drop = take(way, layout, tmp_path)
+    store, root = where.store, tmp_path / "store"
+    before = {key for _, key, _ in where.samples(drop)}
+    assert traces(root)
+    forget(store, tmp_path, shown(tmp_path))
+    now = store.drops.read(drop.id)
+    assert traces(root) == set()
+    assert total(now) == total(drop) - 1
+    assert {key for _, key, _ in where.samples(now)} == {
+        key for key in before if NAME not in key and key != "cat/other"
+    }
+    decoded = decode_drop(now, store, 8)
+    assert sum(len(decoded[split].labels) for split in SPLITS) == total(now)
+    assert late_files(now, store.drops.committed()) is None
+    assert forget(store, tmp_path, shown(tmp_path)) == 0
+    [erasure] = store.erasures.read()
+    assert erasure.completed_at
+    assert erasure.author == "ann"
+
+
+def test_erased_sample_leaves_s3(tmp_path: Path, bucket: str, s3: str) -> None:
+    where = open_way_in("s3", tmp_path, bucket, s3)
+    where.take(LAYOUTS["tree"], label_from="folder")
+    forget(where.store, tmp_path, shown(tmp_path))
+    for entry in where.store.objects.list():
+        data, _ = where.store.objects.read(entry.key)
+        assert VICTIM not in data
+        assert NAME.encode() not in data + entry.key.encode()
+
+
+class Killed(BaseException):
+    """Stands for the end of the process after a write."""
+
+
+@pytest.fixture
+def writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of writes of drops and records that are still let through; a negative one lets all."""
+    left = [-1]
+
+    def limited(name: str) -> None:
+        method = getattr(LocalStore, name)
+
+        def write(store: LocalStore, *arguments: object) -> object:
+            result = method(store, *arguments)
+            if not str(arguments[0]).endswith("lease.json"):
+                left[0] -= 1
+                if left[0] == 0:
+                    raise Killed
+            return result
+
+        monkeypatch.setattr(LocalStore, name, write)
+
+    for name in ("create", "replace", "write", "delete", "upload"):
+        limited(name)
+    return left
+
+
+@pytest.mark.parametrize("layout", ["tree", "shards"])
+def test_interrupted_erasure_is_completed(layout: str, tmp_path: Path, writes: list[int]) -> None:
+    for number in range(1, 30):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        where, drop = take("upload", layout, folder)
+        writes[0] = number
+        try:
+            forget(where.store, folder, shown(folder))
+        except Killed:
+            writes[0] = -1
+            store = TaskStore(where.store.objects, "pets")
+            forget(store, folder)
+        else:
+            break
+        now = store.drops.read(drop.id)
+        assert traces(folder / "store") == set(), number
+        assert total(now) == total(drop) - 1
+        assert len(decode_drop(now, store, 8)["train"].labels) == now.samples("train")
+        assert [bool(one.completed_at) for one in store.erasures.read()] == [True]
+    assert 8 < number < 29
+
+
+def test_erased_sample_does_not_come_back(tmp_path: Path) -> None:
+    where, drop = take("pack", "zip", tmp_path)
+    forget(where.store, tmp_path, Selection("--key", "", f"cat/{NAME}", ""))
+    assert where.source
+    (tmp_path / "more/cat").mkdir(parents=True)
+    (tmp_path / "more/cat/new.png").write_bytes(png(8000))
+    (tmp_path / f"more/cat/{NAME}.png").write_bytes(VICTIM)
+    packed = pack(tmp_path / "more", TASK, where.store, drop_id="week-46")[0]
+    assert total(packed.drop) == 1
+    assert forget(where.store, tmp_path, shown(tmp_path)) == 1
+    assert traces(tmp_path / "store") == set()
+    with pytest.raises(DropError, match=f"--key: cat/{NAME} is no sample of any drop"):
+        forget(where.store, tmp_path, Selection("--key", "", f"cat/{NAME}", ""))
+    (tmp_path / "back.csv").write_text(f"content,class\n{shown(tmp_path).content},dog\n")
+    with pytest.raises(DropError, match="is no sample of any drop"):
+        amend_drops(read_corrections(tmp_path / "back.csv"), TASK, where.store)
+    now = where.store.drops.find_manifest(drop.id)
+    assert now
+    assert now.digest == drop.digest
+
+
+def test_amended_samples_are_erased_under_their_drop(tmp_path: Path) -> None:
+    where, drop = take("upload", "shards", tmp_path)
+    (tmp_path / "table.csv").write_text(f"key,class,remove\n{NAME},dog,\n000001,,yes\n000002,dog,\n")
+    amend_drops(read_corrections(tmp_path / "table.csv"), TASK, where.store)
+    listed = [Selection("list", DROP, NAME, ""), Selection("list", DROP, "000001", "")]
+    assert forget(where.store, tmp_path, *listed) == 2
+    assert forget(where.store, tmp_path, Selection("list", DROP, "000003", "")) == 1
+    now = where.store.drops.read(drop.id)
+    assert total(now) == total(drop) - 3
+    assert {change.key for change in now.changes if change.after} == {"000002"}
+    assert NAME not in json.dumps([one.model_dump(mode="json") for one in where.store.drops.amendments.read()])
+    assert sum(len(part.labels) for part in decode_drop(now, where.store, 8).values()) == total(now)
+
+
+def test_upload_in_quarantine_is_searched(tmp_path: Path) -> None:
+    where, _ = take("pack", "tree", tmp_path)
+    for name, data in {"cat/a.png": png(1), "cat/b.png": VICTIM, "stray.bin": b"?"}.items():
+        where.store.objects.write(where.store.keys.shard("bad", name), data)
+    where.store.drops.quarantine("bad", "stray.bin: not an image")
+    forget(where.store, tmp_path, shown(tmp_path))
+    assert traces(tmp_path / "store") == set()
+    assert {entry.key.rpartition("bad/")[2] for entry in where.store.objects.list("pets/drops/bad/")} == {
+        "cat/a.png",
+        "stray.bin",
+        "quarantine.json",
+    }
+
+
+def without_list(store: TaskStore, drop: Drop) -> Drop:
+    """Write a drop's manifest as it was before manifests had sample lists; its source has splits of its own."""
+    old = drop.model_copy(update={"sample_list": None, "source": None})
+    old = old.model_copy(update={"digest": drop_digest(old)})
+    store.objects.write(store.keys.manifest(drop.id), old.to_bytes())
+    assert drop.sample_list
+    store.objects.delete(store.keys.shard(drop.id, drop.sample_list.name))
+    return old
+
+
+def test_drop_without_a_sample_list_is_amended_and_erased(tmp_path: Path) -> None:
+    where = open_way_in("pack", tmp_path)
+    files = {f"{split}/{name}": data for split in SPLITS for name, data in tree("cat", "dog", each=4).items()}
+    files = {name: png(number) for number, name in enumerate(files)} | {f"train/cat/{NAME}.png": VICTIM}
+    drop = without_list(where.store, where.take(files))
+    (tmp_path / "table.csv").write_text(f"key,remove\ncat/{NAME},yes\n")
+    amend_drops(read_corrections(tmp_path / "table.csv"), TASK, where.store)
+    assert len(decode_drop(where.store.drops.read(drop.id), where.store, 8)["train"].labels) == 8
+    assert forget(where.store, tmp_path, shown(tmp_path)) == 1
+    assert traces(tmp_path / "store") == set()
+    decoded = decode_drop(where.store.drops.read(drop.id), where.store, 8)
+    assert [len(decoded[split].labels) for split in SPLITS] == [8, 8, 8]
+
+
+def test_command_erases_and_says_what(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    where, _ = take("pack", "tree", tmp_path)
+    (tmp_path / "pets.yaml").write_text(f"name: pets\nstore: {where.store.url}\ndata: {{image_size: 8}}\n")
+    (tmp_path / "who.csv").write_text(f"key\ncat/{NAME}\n")
+    on = ["drop", "erase", "--task", str(tmp_path / "pets.yaml")]
+    chosen = [*on, "--list", str(tmp_path / "who.csv"), "--author", "ann"]
+    told = retrain([*chosen, "--dry-run"], capfd).out
+    assert "none saw them" in told
+    assert where.store.erasures.read() == ()
+    assert "erasure 1: 1 sample erased" in retrain(chosen, capfd).out
+    assert retrain(on, capfd).out == "nothing to erase\n"
