@@ -4,15 +4,19 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 export AWS_DEFAULT_REGION=eu-west-1
+bucket=retrain-example
 
 aws sqs create-queue --queue-name retrain-dead --attributes MessageRetentionPeriod=1209600
 queue=$(aws sqs create-queue --queue-name retrain --query QueueUrl --output text)
 attributes=$(jq --null-input --rawfile policy queue-policy.json --rawfile redrive redrive.json \
   '{Policy: $policy, RedrivePolicy: $redrive, SqsManagedSseEnabled: "true"}')
 aws sqs set-queue-attributes --queue-url "$queue" --attributes "$attributes"
-# This replaces every notification that the bucket has.
-aws s3api put-bucket-notification-configuration --bucket retrain-example \
-  --notification-configuration file://bucket-notification.json
+# Notifications of other programs stay: only those with the ids in bucket-notification.json are added or replaced.
+notifications=$(aws s3api get-bucket-notification-configuration --bucket "$bucket" --output json | jq --slurp \
+  --slurpfile added bucket-notification.json '(.[0] // {}) | .QueueConfigurations =
+    [.QueueConfigurations[]? | select(.Id | IN($added[0].QueueConfigurations[].Id) | not)] + $added[0].QueueConfigurations
+  | del(.ResponseMetadata)')
+aws s3api put-bucket-notification-configuration --bucket "$bucket" --notification-configuration "$notifications"
 for role in producer watcher training exporter serving gc; do
   aws iam create-policy --policy-name "retrain-$role" --policy-document "file://policy-$role.json"
 done
