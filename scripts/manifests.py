@@ -1,4 +1,4 @@
-"""`make manifests`: the chart's values schema, and the plain manifests that it renders to.
+"""`make manifests`: the chart's values schema, its README, and the plain manifests that it renders to.
 
 The values schema is `values.schema.yaml` with the schemas of task files and of Kubernetes' own types put in: a task
 that `retrain task check` would refuse, or a misspelt toleration, is refused when the chart is installed.
@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from helm_python import Chart
 from kubernetes_validate.utils import schema_contents
+from values_table import chart_page
 
 from retrain.config.template import task_schema as task_schema
 
@@ -22,14 +23,18 @@ CHART = ROOT / "charts" / "retrain"
 KUBERNETES = "1.34"
 FOLDERS = {
     "watcher-cronjob": "cronjob",
+    "gc-cronjob": "gc",
     "rbac": "multi-user",
     **dict.fromkeys(("servicemonitor", "podmonitors", "prometheusrule", "dashboards"), "monitoring"),
 }
 """Folders of optional templates. All other templates go to `retrain`."""
 OF_HELM = re.compile(
-    r"^ *(annotations:\n *# Task files .*\n *checksum/tasks|helm.sh/chart|[a-z0-9.]*/managed-by):.*\n", re.MULTILINE
+    r"^ *(annotations:\n *# Task files .*\n *checksum/tasks|helm.sh/chart|[a-z0-9.]*/managed-by):.*\n"
+    r'|^  namespace: "retrain"\n',
+    re.MULTILINE,
 )
-"""What only Helm has a use for: its labels, and the checksum that would go stale when a file is edited."""
+"""What only Helm has a use for: its labels, the release's namespace, which each folder's kustomization sets, and the
+checksum that would go stale when a file is edited."""
 
 
 Schema = dict[str, Any]
@@ -38,6 +43,7 @@ Schema = dict[str, Any]
 def main(target: Path = ROOT) -> None:
     """Write everything that is generated."""
     write(target / "charts" / "retrain" / "values.schema.json", json.dumps(values_schema(), indent=1) + "\n")
+    write(target / "charts" / "retrain" / "README.md", chart_page((CHART / "values.yaml").read_text()))
     for path, text in manifests().items():
         write(target / "k8s" / path, text)
 

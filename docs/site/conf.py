@@ -18,7 +18,7 @@ version = release = __version__
 
 extensions = ["myst_parser"]
 root_doc = "docs/site/index"
-include_patterns = ["*.md", "docs/**.md", "retrain/recipe/README.md"]
+include_patterns = ["*.md", "docs/**.md", "charts/retrain/README.md", "retrain/recipe/README.md"]
 myst_heading_anchors = 4  # levels of headings that links may name, by GitHub's anchors
 
 html_theme = "furo"

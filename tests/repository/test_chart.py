@@ -70,6 +70,26 @@ def arguments(found: list[Document]) -> Iterator[list[str]]:
         yield from (list(container["args"]) for container in pod["spec"]["containers"] if "args" in container)
 
 
+def test_namespace_override_moves_every_object() -> None:
+    values = values_of("monitoring") | {"gc": {"enabled": True}, "namespaceOverride": "007"}
+    values["kubeflow"] = {"namespace": "team"}
+    found = documents(values, namespace="ml")
+    elsewhere = {doc["metadata"]["name"] for doc in found if doc["metadata"]["namespace"] != "007"}
+    assert len(found) > 15
+    assert elsewhere == {"retrain-watcher"}, "its Role and RoleBinding are in the namespace of the runs"
+    binding = one(found, "RoleBinding", "retrain-watcher")
+    assert (binding["metadata"]["namespace"], binding["subjects"][0]["namespace"]) == ("team", "007")
+
+
+def test_network_policy_of_gc_lets_nothing_in() -> None:
+    found = documents(values_of("monitoring") | {"gc": {"enabled": True}})
+    policy = one(found, "NetworkPolicy", "retrain-gc")["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert "ingress" not in policy
+    (job,) = (pod for pod in pods(found) if pod["metadata"]["labels"]["app.kubernetes.io/component"] == "gc")
+    assert policy["podSelector"]["matchLabels"].items() <= job["metadata"]["labels"].items()
+
+
 @pytest.mark.parametrize("name", FEATURES)
 def test_selectors_match_exactly_their_pods(name: str) -> None:
     found = feature(name)

@@ -13,6 +13,10 @@
 {{- end }}
 {{- end }}
 
+{{- define "retrain.namespace" -}}
+{{- default .Release.Namespace .Values.namespaceOverride }}
+{{- end }}
+
 {{- define "retrain.labels" -}}
 {{- with .Values.commonLabels }}
 {{ toYaml . }}
