@@ -39,6 +39,8 @@ POOL = Resources(
     timeout_seconds=7200,
     retries=7,
 )
+EVERY_POD = {"imagePullSecret", "secretAsEnv", "securityContext"}
+"""What the pods of all steps have on `POOL`."""
 TASK = Task(name="flowers", store="s3://bucket/flowers", resources=POOL)
 SEPARATE_TASK = TASK.model_copy(update={"resources": POOL.model_copy(update={"separate_evaluation": True})})
 
@@ -174,6 +176,12 @@ def test_pods_have_image_and_secrets_and_install_nothing(either: Compiled) -> No
         ]
 
 
+def test_every_pod_refuses_to_run_as_root(either: Compiled) -> None:
+    """The *restricted* Pod Security Standard demands it; KFP 2.17 sets the standard's other fields itself."""
+    for name in either.steps():
+        assert either.pod(name)["securityContext"] == {"runAsNonRoot": True}
+
+
 @pytest.mark.parametrize(
     ("pipeline", "name"), [("on_pool", "train"), ("separate", "train-only"), ("separate", "evaluate")]
 )
@@ -210,7 +218,7 @@ def test_promotion_step_has_memory_to_judge_but_no_gpu(separate: Compiled) -> No
     limits = separate.container("promote")["resources"]
     assert limits["resourceMemoryLimit"] == "64Gi"
     assert "accelerator" not in limits
-    assert separate.pod("promote").keys() == {"imagePullSecret", "secretAsEnv", "genericEphemeralVolume"}
+    assert separate.pod("promote").keys() == EVERY_POD | {"genericEphemeralVolume"}
 
 
 @pytest.mark.parametrize(
@@ -222,13 +230,13 @@ def test_steps_that_only_read_and_write_records_ask_for_nothing(
 ) -> None:
     chosen: Compiled = request.getfixturevalue(pipeline)
     assert chosen.container(name).keys() == {"image", "command", "args"}
-    assert chosen.pod(name).keys() == {"imagePullSecret", "secretAsEnv"}
+    assert chosen.pod(name).keys() == EVERY_POD
 
 
 def test_task_without_gpu_gets_none_and_caches_on_node_disk(plain: Compiled) -> None:
     assert "accelerator" not in plain.container("train")["resources"]
     pod = plain.pod("train")
-    assert pod.keys() == {"emptyDirMounts", "podMetadata"}
+    assert pod.keys() == {"emptyDirMounts", "podMetadata", "securityContext"}
     assert {"volumeName": "cache", "mountPath": "/cache", "sizeLimit": "50Gi"} in pod["emptyDirMounts"]
 
 

@@ -241,7 +241,7 @@ def test_pod_placement_and_extras_come_from_values() -> None:
     assert watcher["spec"]["priorityClassName"] == "platform"
     assert watcher["spec"]["affinity"]["nodeAffinity"]
     (container,) = watcher["spec"]["containers"]
-    assert {"name": "AWS_REGION", "value": "eu-west-1"} in container["env"]
+    assert {"name": "AWS_DEFAULT_REGION", "value": "eu-west-1"} in container["env"]
     assert {"name": "own-ca", "mountPath": "/etc/own-ca", "readOnly": True} in container["volumeMounts"]
     exporter = one(feature("scheduling"), "Deployment", "classifier-exporter")["spec"]["template"]
     assert exporter["spec"]["topologySpreadConstraints"][0]["maxSkew"] == 1
