@@ -89,7 +89,8 @@ def run(
 
 def _submit(task: "Task", store: "TaskStore", request: "Request", as_json: bool) -> None:
     """Submit the next run to Kubeflow, and print its id there."""
-    from retrain.kubeflow.submission import submit
+    from retrain.errors import RunError
+    from retrain.kubeflow.submission import record_if_ended, submit
     from retrain.pipeline import next_run
     from retrain.pipeline.planning import NoRunNeeded
 
@@ -101,6 +102,8 @@ def _submit(task: "Task", store: "TaskStore", request: "Request", as_json: bool)
             return
         next_run.keep_plan(ours, planned)
         submitted = submit(task, planned, ours, build_pipeline)
+        if error := record_if_ended(task, planned, submitted):
+            raise RunError(f"{planned.run_id} failed: {error}. The same command now starts a new run.")
     if as_json:
         typer.echo(json.dumps({"run_id": planned.run_id, **submitted._asdict()}, indent=2))
     else:

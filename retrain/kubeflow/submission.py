@@ -44,6 +44,15 @@ def submit(task: Task, plan: Plan, store: TaskStore, build: PipelineBuilder) -> 
     return submitted
 
 
+def record_if_ended(task: Task, plan: Plan, submitted: Submitted) -> str | None:
+    """Record a run as failed if it was submitted before and is over without a record. Return the error, or None."""
+    if submitted.new or submitted.state not in ENDED_STATES:
+        return None
+    error = f"its Kubeflow run {submitted.id} {submitted.state}, without a record"
+    _record_failure_apart(task, plan, error)
+    return error
+
+
 class KubeflowExecutor:
     """Submits the watcher's runs and follows them to their end."""
 
@@ -68,9 +77,7 @@ class KubeflowExecutor:
             return False
         if submitted.new:
             log.info("%s: %s is submitted as %s", task.name, plan.run_id, submitted.id)
-        elif submitted.state in ENDED_STATES:
-            said = f"its Kubeflow run {submitted.id} {submitted.state}, without a record"
-            _record_failure_apart(task, plan, said)
+        record_if_ended(task, plan, submitted)
         return submitted.new
 
 

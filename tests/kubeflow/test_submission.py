@@ -55,6 +55,22 @@ def test_run_is_submitted_once_and_kept_as_it_was_planned(place: Place, kfp: Kfp
     assert len(kfp.runs) == 1
 
 
+def test_a_run_that_kubeflow_lost_is_recorded_then_repeated(place: Place, kfp: KfpServer, tmp_path: Path) -> None:
+    """As after a pod of the last step that Kubernetes refused to create: nothing else would ever record that run."""
+    place.land(tmp_path / "in", "a")
+    command = ("run", "--task", "pets.yaml", "--on", "kubeflow", "--host", kfp.url)
+    retrain(tmp_path, *command)
+    kfp.runs[0]["state"] = "FAILED"
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        retrain(tmp_path, *command)
+    lost = kfp.names[0]
+    assert failed.value.returncode == 2
+    assert f"{lost} failed: its Kubeflow run {kfp.runs[0]['run_id']} FAILED, without a record" in failed.value.stderr
+    assert place.store.ledger.find(lost).outcome == "failed"
+    retrain(tmp_path, *command)
+    assert len(set(kfp.names)) == 2
+
+
 @pytest.mark.parametrize("asked", ["--dry-run", "--on kubeflow", "pipeline trainjob"])
 def test_unbuildable_network_is_refused_before_submission(
     place: Place, kfp: KfpServer, tmp_path: Path, asked: str
