@@ -90,11 +90,16 @@ def analyse_test_split(
 
     def describe(number: int) -> Described:
         drop = int(test.drop[number])
-        pixels = test.images[test.labels.new_tensor([number]).to(test.pixels_on)][0]
         where = f"{plan.dataset.drops[drop].id}, test image {number - first[drop] + 1}"
-        return Described(where, make_thumbnail(Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())))
+        return Described(where, make_thumbnail_of(test, number))
 
     return analyse_errors(judged, names, describe, new=set(names) - set(known) if known else ())
+
+
+def make_thumbnail_of(samples: Samples, number: int) -> str:
+    """Return a sample's image as a small PNG, in base64."""
+    pixels = samples.images[samples.labels.new_tensor([number]).to(samples.pixels_on)][0]
+    return make_thumbnail(Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy()))
 
 
 def make_thumbnail(image: Image.Image) -> str:

@@ -138,6 +138,16 @@ def predict_classes(network: nn.Module, samples: Samples, normalize: Normalize) 
     return torch.cat([classes for classes, _ in found]), torch.cat([values for _, values in found])
 
 
+def predict_probabilities(network: nn.Module, samples: Samples, rows: Tensor, normalize: Normalize) -> Tensor:
+    """Return the probabilities of all C classes for some samples, float32 [len(rows), C], on their device."""
+    with _eval_mode(network):
+        found = [
+            _logits(network, samples.pixels(some), normalize).float().softmax(1)
+            for some in torch.split(rows, _chunk(samples.device))
+        ]
+    return torch.cat(found)
+
+
 def _likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
     classes = logits.argmax(1)
     return classes, logits.softmax(1).gather(1, classes[:, None])[:, 0]
