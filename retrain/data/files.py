@@ -89,16 +89,17 @@ def list_store(store: ObjectStore, prefix: str) -> Iterator[SourceFile]:
     An object whose key is no path comes with its problem: no tool that mirrors a folder writes such a key.
     """
     root = f"{store.url}/{prefix}".rstrip("/")
-    for key, size in store.list(prefix):
-        yield SourceFile(
-            root, plain_name(key.removeprefix(prefix), root), False, size, partial(_read_object, store, key)
+    for entry in store.list(prefix):
+        name = plain_name(entry.key.removeprefix(prefix), root)
+        yield SourceFile(root, name, False, entry.size, partial(_read_object, store, entry.key))
+    for entry in store.list_unusual(prefix):
+        unusual = entry.key.removeprefix(prefix)
+        marks_folder = entry.key.endswith("/") and not entry.size
+        problem = (
+            "" if marks_folder else f"its key {unusual!r} has an empty or a dotted part; upload it under another key"
         )
-    for key, size in store.list_unusual(prefix):
-        name = key.removeprefix(prefix)
-        marks_folder = key.endswith("/") and not size
-        problem = "" if marks_folder else f"its key {name!r} has an empty or a dotted part; upload it under another key"
-        called = PurePosixPath(f"{name.rstrip('/')}_$folder$") if marks_folder else PurePosixPath(name or "/")
-        yield SourceFile(root, called, False, size, bytes, problem=problem)
+        called = PurePosixPath(f"{unusual.rstrip('/')}_$folder$") if marks_folder else PurePosixPath(unusual or "/")
+        yield SourceFile(root, called, False, entry.size, bytes, problem=problem)
 
 
 def list_stored_archive(store: ObjectStore, prefix: str, archive: SourceFile) -> Iterator[SourceFile]:

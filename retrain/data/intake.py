@@ -9,12 +9,14 @@ from typing import NamedTuple
 
 from retrain.config import Split
 from retrain.config.task import Task
-from retrain.data.identity import KnownContent, Resolved, Resolver
+from retrain.data.identity import NAMED, KnownContent, Resolved, Resolver
 from retrain.data.indexing import read_or_make_table
+from retrain.data.likeness import describe_alike, find_alike
 from retrain.data.manifest_builder import ReadDrop, build_manifest
 from retrain.data.sample_table import SPLITS, SampleTable, name_table
 from retrain.errors import DamagedDrop, DropError
 from retrain.records import Drop
+from retrain.records.drop import amend
 from retrain.store.base import Conflict
 from retrain.store.task_store import TaskStore
 
@@ -45,17 +47,19 @@ class Intake:
         self.task, self.store, self._tell, self._beside = task, store, tell, beside
         self.known = KnownContent()
         self._drops: dict[str, Drop] = {}
+        self._manifests: dict[str, tuple[object, Drop]] = {}
+        self._tables: dict[str, SampleTable] = {}
         self._usable = frozenset[str]()
 
     def learn(self) -> None:
         """Get to know the drops that have been committed or amended since. A damaged one goes into quarantine."""
-        found = self.store.drops.committed()
-        drops = {}
+        found, drops = self.store.drops.committed(), {}
+        amendments = self.store.drops.amendments.read()
         committed = {*found.usable, *found.quarantined}
         for drop_id in sorted(committed if self._beside is None else committed.intersection(self._beside)):
             try:
-                if drop := self.store.drops.find(drop_id):
-                    drops[drop_id] = drop
+                if drop := self._read_manifest(drop_id, found.arrivals[drop_id].manifest_version):
+                    drops[drop_id] = amend(drop, amendments)
             except DamagedDrop as damaged:
                 self._set_aside(damaged)
         if drops.keys() == self._drops.keys() and all(
@@ -63,13 +67,26 @@ class Intake:
         ):
             return
         self.known, self._drops, self._usable = KnownContent(), drops, frozenset(found.usable) & drops.keys()
+        kept = {drop.decoded_digest for drop in drops.values()}
+        self._tables = {name: table for name, table in self._tables.items() if name in kept}
         for drop in sorted(drops.values(), key=lambda drop: (drop.committed_at, drop.id)):
             with suppress(DamagedDrop):
                 self._add(drop, is_present=drop.id in found.usable)
 
+    def _read_manifest(self, drop_id: str, version: object) -> Drop | None:
+        """Return a manifest, read once as long as it is not written again."""
+        if (known := self._manifests.get(drop_id)) and known[0] == version:
+            return known[1]
+        drop = self.store.drops.find_manifest(drop_id)
+        if drop:
+            self._manifests[drop_id] = version, drop
+        return drop
+
     def _add(self, drop: Drop, is_present: bool) -> None:
         try:
-            self.known.add(drop.id, read_or_make_table(drop, self.store), is_present=is_present)
+            if drop.decoded_digest not in self._tables:
+                self._tables[drop.decoded_digest] = read_or_make_table(drop, self.store)
+            self.known.add(drop.id, self._tables[drop.decoded_digest], is_present=is_present)
         except DamagedDrop as damaged:
             self._set_aside(damaged)
             raise
@@ -117,13 +134,18 @@ class Intake:
         if found := self._committed_before(read, drop_id):
             return Packed(found, new=False)
         resolved = self.resolve(read, drop_id)
-        for sentence in resolved.sentences():
+        for sentence in (*resolved.sentences(), *self._tell_alike(drop_id, resolved.table)):
             tell(sentence)
         if holder := self._holder(resolved):
             return Packed(holder, new=False)
         drop = build_manifest(drop_id, self.task.name, read, resolved.table, name_table(b""), self._missing())
         self.known.add(drop_id, resolved.table)
         return Packed(drop, new=True)
+
+    def _tell_alike(self, drop_id: str, table: SampleTable) -> Iterator[str]:
+        """Name near-duplicates of a drop's samples among its own and those of the drops that are known."""
+        before = [(drop, known) for drop, known, is_present in self.known.tables() if is_present]
+        return describe_alike(find_alike([*before, (drop_id, table)], since=len(before)), NAMED)
 
     def _holder(self, resolved: Resolved) -> Drop | None:
         """Return a drop that has what another one brings, if that brings nothing else."""
@@ -143,7 +165,7 @@ class Intake:
             if found := self._committed_before(read, drop_id):
                 return Packed(found, new=False)
             resolved = self.resolve(read, drop_id)
-            for sentence in resolved.sentences():
+            for sentence in (*resolved.sentences(), *self._tell_alike(drop_id, resolved.table)):
                 self._tell(sentence)
             if resolved.relabelled:
                 amendment = store.drops.amendments.append(resolved.relabelled)

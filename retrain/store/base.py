@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol, TypeVar
+from typing import BinaryIO, Protocol, TypeVar
 from uuid import uuid4
 
 from retrain.errors import StoreError, UserError
@@ -20,11 +21,13 @@ class Conflict(StoreError):
     """Another write came first: the object is not in the state that the caller expected."""
 
 
-class Entry(NamedTuple):
-    """One object of a listing: its key, and its size in bytes."""
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One object of a listing: its key, its size in bytes, and when the store says that it was written."""
 
     key: str
     size: int
+    modified: datetime | None = field(default=None, compare=False)
 
 
 def check_key(key: str) -> str:

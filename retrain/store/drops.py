@@ -2,11 +2,12 @@
 
 import logging
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from heapq import nlargest
 from typing import NamedTuple
 
 from pydantic import ValidationError
@@ -17,6 +18,7 @@ from retrain.records.drop import ERASED, amend, parse_manifest, without_erased
 from retrain.store.base import Conflict, Entry, Missing, ObjectStore, read_record
 from retrain.store.keys import TaskKeys
 from retrain.utils.parallel import map_ahead
+from retrain.utils.text import pluralize
 
 log = logging.getLogger("retrain")
 
@@ -27,6 +29,56 @@ OWN_FILES = re.compile(
 """Names of files that a producer does not upload as data; the last is that of a folder's own object."""
 
 
+NAMED = 10
+"""As many files are named that came too late."""
+
+
+@dataclass
+class Arrivals:
+    """When a drop's files came, by the store's own clock."""
+
+    committed: datetime | None = None
+    """When its manifest was written."""
+    manifest_size: int = 0
+    """Bytes of the manifest."""
+    listed: datetime | None = None
+    """When its sample list was written: before the manifest, unless all were copied here from another store."""
+    success: datetime | None = None
+    newest: list[tuple[datetime, str]] = field(default_factory=list)
+    """The `NAMED` newest of its producer's files, newest first."""
+
+    @property
+    def manifest_version(self) -> tuple[datetime | None, int]:
+        """Return what changes when a manifest is written again, as by an erasure."""
+        return self.committed, self.manifest_size
+
+    def add(self, name: str, size: int, at: datetime | None) -> None:
+        """Note a file."""
+        if at is None:
+            return
+        if name == "drop.json":
+            self.committed, self.manifest_size = at, size
+        elif name == "_SUCCESS":
+            self.success = at
+        elif OWN_FILES.fullmatch(name):
+            self.listed = at if name.startswith("samples") else self.listed
+        else:
+            self.newest = nlargest(NAMED, [*self.newest, (at, name)])
+
+    def later(self) -> list[str]:
+        """Return the names of the newest files that came after the manifest; none where times tell nothing."""
+        if self.committed is None or self.listed is None or self.listed > self.committed:
+            return []
+        return [name for at, name in reversed(self.newest) if at > self.committed]
+
+    @property
+    def ended_again(self) -> bool:
+        """Whether `_SUCCESS`, and nothing else, was written after the manifest."""
+        if self.committed is None or self.listed is None or self.success is None or self.later():
+            return False
+        return self.listed <= self.committed < self.success
+
+
 class CommittedDrops(NamedTuple):
     """The drops whose manifests are in the store, by id: those to be used, and those in quarantine."""
 
@@ -34,6 +86,8 @@ class CommittedDrops(NamedTuple):
     quarantined: frozenset[str]
     uploaded: Mapping[str, Uploaded]
     """Files of each drop that a producer put there, shards included."""
+    arrivals: Mapping[str, Arrivals]
+    """When they came."""
 
 
 class Quarantine(Record):
@@ -168,9 +222,10 @@ class Drops:
     def committed(self) -> CommittedDrops:
         """List the committed drops without reading their manifests."""
         found: dict[str, set[str]] = {"drop.json": set(), "quarantine.json": set()}
-        files, sizes = Counter[str](), Counter[str]()
+        files, sizes, arrivals = Counter[str](), Counter[str](), defaultdict[str, Arrivals](Arrivals)
         for entry in self._objects.list(self._keys.drops):
             drop, _, name = entry.key.removeprefix(self._keys.drops).partition("/")
+            arrivals[drop].add(name, entry.size, entry.modified)
             if name in found:
                 found[name].add(drop)
             elif not OWN_FILES.fullmatch(name):
@@ -180,6 +235,7 @@ class Drops:
             tuple(sorted(found["drop.json"] - found["quarantine.json"])),
             frozenset(found["quarantine.json"]),
             {drop: Uploaded(files=files[drop], size=sizes[drop]) for drop in files},
+            arrivals,
         )
 
     def all(self) -> tuple[Drop, ...]:
@@ -260,16 +316,27 @@ class Drops:
 
 
 def late_files(drop: Drop, found: CommittedDrops) -> str | None:
-    """Say in a sentence that files came or changed after a drop was committed, which no run will use; None if none."""
+    """Say in a sentence that files came or changed after a drop was committed, which no run will use; None if none.
+
+    Up to `NAMED` of them are named, where the store's times tell which they are.
+    """
     if drop.sample_list is None:  # it was packed before its manifest said what it was packed from
         return None
     own = [shard for shard in drop.shards if not OWN_FILES.fullmatch(shard.name)]
     expected = drop.uploaded or Uploaded(files=len(own), size=sum(shard.size for shard in own))
-    there = found.uploaded.get(drop.id, Uploaded(files=0, size=0))
+    there, arrivals = found.uploaded.get(drop.id, Uploaded(files=0, size=0)), found.arrivals.get(drop.id, Arrivals())
     if there.files <= expected.files and (there.size == expected.size or there.files < expected.files):
-        return None
-    more = f"{there.files - expected.files:,} files came" if there.files > expected.files else "files were changed"
-    return f"drop {drop.id}: {more} after it was committed, and no run uses them: upload them under a new id"
+        if not arrivals.ended_again:
+            return None
+        return (
+            f"drop {drop.id}: its _SUCCESS was written again after it was committed, which changes nothing: upload "
+            "what is new under a new id"
+        )
+    came = there.files - expected.files
+    more = f"{pluralize(came, 'file')} came" if came > 0 else "files were changed"
+    names = arrivals.later()
+    named = f" ({', '.join(names)}{', ...' if len(names) == NAMED else ''})" if names else ""
+    return f"drop {drop.id}: {more} after it was committed{named}, and no run uses them: upload them under a new id"
 
 
 def _in_order(drops: Iterable[Drop]) -> tuple[Drop, ...]:

@@ -76,7 +76,7 @@ class LocalStore:
     def folders(self, prefix: str) -> Iterator[str]:
         """Yield the names of the folders directly below `prefix`, in order."""
         with self._explained(prefix):
-            names = sorted(name for name, _ in _children(self.root / prefix) if name.endswith("/"))
+            names = sorted(name for name, *_ in _children(self.root / prefix) if name.endswith("/"))
         yield from filter(is_key, (name.rstrip("/") for name in names))
 
     def list_unusual(self, prefix: str) -> Iterator[Entry]:
@@ -142,12 +142,12 @@ class LocalStore:
         return private
 
     def _walk(self, folder: str, prefix: str) -> Iterator[Entry]:
-        for name, size in sorted(_children(self.root / folder)):
+        for name, size, modified in sorted(_children(self.root / folder)):
             key = folder + name
             if name.endswith("/") and (key.startswith(prefix) or prefix.startswith(key)):
                 yield from self._walk(key, prefix)
             elif is_key(key) and key.startswith(prefix):
-                yield Entry(key, size)
+                yield Entry(key, size, datetime.fromtimestamp(modified, UTC))
 
     @contextmanager
     def _explained(self, key: str) -> Iterator[None]:
@@ -161,11 +161,14 @@ def _version(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _children(folder: Path) -> list[tuple[str, int]]:
-    """Names and sizes; folders end in a slash, so that sorting names sorts the keys below them."""
+def _children(folder: Path) -> list[tuple[str, int, float]]:
+    """Names, sizes and times; folders end in a slash, so that sorting names sorts the keys below them."""
     children = []
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
             with suppress(FileNotFoundError):  # deleted since
-                children.append((f"{entry.name}/", 0) if entry.is_dir() else (entry.name, entry.stat().st_size))
+                found = entry.stat()
+                children.append(
+                    (f"{entry.name}/", 0, 0.0) if entry.is_dir() else (entry.name, found.st_size, found.st_mtime)
+                )
     return children

@@ -1,5 +1,6 @@
 """Samples are told by their content: whatever they are called, and whichever drop brings them in whichever way."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -235,10 +236,38 @@ def test_content_id_ignores_names_metadata_and_lossless_format() -> None:
     assert len({examine_image(data, 8).content for data in [jpeg, *others]}) == 4
 
 
-def test_late_files_are_mentioned(way: Way, task: Task, store: TaskStore) -> None:
+def put_later(store: TaskStore, name: str, data: bytes) -> None:
+    """Write a file of the drop `first`, ten seconds after all others."""
+    key = store.keys.shard("first", name)
+    newest = max(entry.modified for entry in store.objects.list() if entry.modified).timestamp()
+    store.objects.write(key, data)
+    os.utime(Path(store.url, key), (newest + 10, newest + 10))
+
+
+def test_late_files_are_named(way: Way, task: Task, store: TaskStore) -> None:
     first = way(task, store, "first", images(range(40)))
     assert late_files(first, store.drops.committed()) is None
-    store.objects.write(store.keys.shard("first", "cat/99.png"), png(99))
-    sentence = "drop first: 1 files came after it was committed, and no run uses them: upload them under a new id"
+    put_later(store, "cat/99.png", png(99))
+    sentence = (
+        "drop first: 1 file came after it was committed (cat/99.png), and no run uses them: upload them under a new id"
+    )
     assert late_files(first, store.drops.committed()) == sentence
     assert read_status(task, store).late == (sentence,)
+
+
+def test_rewritten_success_is_mentioned(way: Way, task: Task, store: TaskStore) -> None:
+    first = way(task, store, "first", images(range(40)))
+    put_later(store, "_SUCCESS", b"")
+    told = late_files(first, store.drops.committed())
+    assert told
+    assert told.startswith("drop first: its _SUCCESS was written again after it was committed, which changes nothing")
+
+
+def test_copied_store_reports_no_late_files(way: Way, task: Task, store: TaskStore) -> None:
+    first = way(task, store, "first", images(range(40)))
+    for entry in reversed(list(store.objects.list(store.keys.drops))):
+        put_later(store, entry.key.partition("/first/")[2], store.objects.read(entry.key)[0])
+    put_later(store, "_SUCCESS", b"")
+    first_listed = store.keys.shard("first", first.sample_list.name if first.sample_list else "")
+    put_later(store, first_listed.partition("/first/")[2], store.objects.read(first_listed)[0])
+    assert late_files(first, store.drops.committed()) is None

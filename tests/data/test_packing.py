@@ -4,6 +4,7 @@ import io
 import resource
 import tarfile
 import threading
+from collections import Counter
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -182,3 +183,19 @@ def test_full_disk_while_packing_does_not_blame_the_drop(tmp_path: Path, local: 
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not isinstance(refused.value, DropError)  # which would put an upload in quarantine
     assert list(local.list()) == []
+
+
+def test_earlier_drops_are_read_once_for_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = TaskStore(LocalStore(tmp_path / "store"), "pets")
+    for number in range(3):
+        pack(two_classes(tmp_path / str(number), first=1000 * number), TASK, store, drop_id=f"d{number}")
+    before = {entry.key for entry in store.objects.list() if "samples-" in entry.key or "drop.json" in entry.key}
+    read, reads = LocalStore.read, Counter[str]()
+
+    def counted(objects: LocalStore, key: str) -> tuple[bytes, str]:
+        reads[key] += 1
+        return read(objects, key)
+
+    monkeypatch.setattr(LocalStore, "read", counted)
+    pack(two_classes(tmp_path / "new", first=9000), TASK, store, staging=Staging.parse("share", "50+50"))
+    assert {key: reads[key] for key in before} == dict.fromkeys(before, 1)

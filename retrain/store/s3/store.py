@@ -149,7 +149,7 @@ class S3Store:
         with self._explained(prefix):
             for page in self._pages(prefix):
                 for item in page.get("Contents", ()):
-                    yield Entry(item["Key"].removeprefix(self._prefix), item["Size"])
+                    yield Entry(item["Key"].removeprefix(self._prefix), item["Size"], item["LastModified"])
 
     def _pages(self, prefix: str, **options: str) -> Iterator[dict[str, Any]]:
         """Yield the pages of a listing, each asked for again where its reply breaks."""
