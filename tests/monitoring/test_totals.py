@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 from support import known_ledger, monitoring
-from support.browsers import card, chromium
+from support.browsers import card, chromium, new_page
 from support.lives import Life, make_task
 
 from retrain.config.task import Task
@@ -244,7 +244,7 @@ def told_by_prometheus(url: str, task: Task) -> dict[str, float]:
 
 
 def told_by_page(browser: Browser, url: str) -> dict[str, float]:
-    page = browser.new_page()
+    page = new_page(browser)
     page.goto(url)
     told = {figure: card(page, name) for figure, name in CARDS.items()}
     page.close()

@@ -63,7 +63,7 @@ def test_browser_runs_no_script_planted_in_a_page(browser: Browser) -> None:
         return reply(start_response, "200 OK", "text/html", script + frame)
 
     with serving("127.0.0.1", 0, leaky) as port:
-        page, refused = browser.new_page(), []
+        page, refused = browsers.new_page(browser), []
         page.on("console", lambda message: refused.append(message.text))
         page.goto(f"http://127.0.0.1:{port}/")
         page.locator("form").evaluate("form => form.submit()")

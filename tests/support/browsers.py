@@ -20,9 +20,16 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
+def new_page(browser: Browser, **settings: object) -> Page:
+    """Return an empty page that waits as long as a busy machine needs."""
+    page = browser.new_page(**settings)
+    page.set_default_timeout(240_000)
+    return page
+
+
 def opened(browser: Browser, url: str, **settings: object) -> Page:
     """Open a page; any console message, script error, dialog or request for anything else fails the test."""
-    page = browser.new_page(**settings)
+    page = new_page(browser, **settings)
     page.on("console", lambda message: pytest.fail(f"console: {message.text}"))
     page.on("pageerror", lambda error: pytest.fail(f"script error: {error}"))
     page.on("dialog", lambda dialog: pytest.fail(f"dialog: {dialog.message}"))
