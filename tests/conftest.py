@@ -1,5 +1,6 @@
 """Fixtures that several test modules share, and the marks that `make test-fast` goes by."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -87,6 +88,12 @@ LONG = {
     "store/test_policies.py": 900,
 }
 """Files whose tests may take longer than others before they are given up, in seconds."""
+
+
+def pytest_sessionstart() -> None:
+    """Hear SIGINT and SIGTERM here and in subprocesses, even where a shell in the background ignores them."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from retrain.config.task import Task
     from retrain.pipeline.executor import Executor
     from retrain.watcher.health import Health
+    from retrain.watcher.queue import EventQueue
     from retrain.watcher.watcher import Watcher
 
 
@@ -61,15 +62,20 @@ def _watcher(
 ) -> "Watcher":
     """Assemble the watcher, after a check that the stores honour conditional writes."""
     from retrain.store.base import probe_conditional_writes
-    from retrain.watcher.queue import EventQueue, SqsQueue
     from retrain.watcher.task_watch import TaskWatch
     from retrain.watcher.watcher import Watcher
 
     watches = [TaskWatch(task, submitter, health) for task in tasks]
     for store in {watch.store.url: watch.store for watch in watches}.values():
         probe_conditional_writes(store.objects)
-    inbox = EventQueue(SqsQueue(queue_url), tasks, health) if queue_url else None
-    return Watcher(watches, health, poll_seconds, inbox)
+    return Watcher(watches, health, poll_seconds, _event_queue(queue_url, tasks, health) if queue_url else None)
+
+
+def _event_queue(url: str, tasks: "Sequence[Task]", health: "Health") -> "EventQueue":
+    from retrain.store.s3.sqs import SqsQueue
+    from retrain.watcher.queue import EventQueue
+
+    return EventQueue(SqsQueue(url), tasks, health)
 
 
 def _submitter(on: str, device: str, tasks: "Sequence[Task]") -> "Executor":

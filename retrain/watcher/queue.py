@@ -1,87 +1,19 @@
-"""Receive S3 events from an SQS queue: which drops of the watched tasks have ended."""
+"""Receive S3 events from a queue: which drops of the watched tasks have ended."""
 
 import logging
-import math
-import re
 import time
-from collections.abc import Collection, Iterable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, NamedTuple
 
-from boto3.session import Session
-from botocore.config import Config
-
-from retrain.config.fields import CREDENTIALS_MESSAGE
 from retrain.config.task import Task
-from retrain.errors import StoreError, UserError
+from retrain.errors import StoreError
 from retrain.monitoring import names
 from retrain.store.keys import TaskKeys
-from retrain.store.s3.errors import Location, translate_errors
-from retrain.utils.text import has_credentials
 from retrain.watcher.events import EventError, parse_event
 from retrain.watcher.health import Health
 
-BATCH = 10
-"""SQS hands out and deletes at most ten messages at a time."""
-LONGEST_WAIT = 20.0
-"""Seconds that SQS holds a request open for a message."""
-VISIBILITY = 300
-"""Seconds for which SQS hides a received message from other watchers: longer than its drops take to check."""
-
-CONFIG = Config(retries={"mode": "standard", "total_max_attempts": 4}, connect_timeout=2, read_timeout=30)
-
-
-class Message(NamedTuple):
-    """One message, and the handle that deletes it."""
-
-    body: str
-    receipt: str
-
-
-class SqsQueue:
-    """An SQS queue, given by its URL. Credentials come from boto3's chain, and so does the region outside AWS's hosts.
-
-    SQS hides a received message for `visibility` seconds, and delivers it again unless it was deleted.
-    """
-
-    def __init__(self, url: str, visibility: int = VISIBILITY) -> None:
-        if has_credentials(url):
-            raise UserError(f"--queue-url {CREDENTIALS_MESSAGE}")
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise UserError(
-                f"--queue-url {url}: must look like https://sqs.eu-west-1.amazonaws.com/123456789012/retrain"
-            )
-        region = re.search(r"sqs\.([a-z0-9-]+)\.amazonaws\.", parts.netloc)
-        self._url, self._endpoint, self._visibility = url, f"{parts.scheme}://{parts.netloc}", visibility
-        with self._explained():
-            self._client: Any = Session(region_name=region[1] if region else None).client(
-                "sqs", endpoint_url=self._endpoint, config=CONFIG
-            )
-
-    def receive(self, wait: float) -> list[Message]:
-        """Return up to ten messages, after at most `wait` seconds. Raises `StoreError` if the queue does not answer."""
-        with self._explained():
-            reply = self._client.receive_message(
-                QueueUrl=self._url,
-                MaxNumberOfMessages=BATCH,
-                WaitTimeSeconds=math.ceil(min(wait, LONGEST_WAIT)),
-                VisibilityTimeout=self._visibility,
-            )
-        return [Message(item["Body"], item["ReceiptHandle"]) for item in reply.get("Messages", ())]
-
-    def delete(self, messages: Sequence[Message]) -> None:
-        """Delete handled messages. Raises `StoreError`; SQS then delivers them again, which is harmless."""
-        for start in range(0, len(messages), BATCH):
-            batch = messages[start : start + BATCH]
-            entries = [{"Id": str(number), "ReceiptHandle": m.receipt} for number, m in enumerate(batch)]
-            with self._explained():
-                self._client.delete_message_batch(QueueUrl=self._url, Entries=entries)
-
-    def _explained(self) -> AbstractContextManager[None]:
-        return translate_errors(Location(self._url, self._endpoint, ""))
-
+if TYPE_CHECKING:
+    from retrain.store.s3.sqs import Message, SqsQueue  # boto3 is slow to import: not for a watcher that polls folders
 
 MAX_MESSAGES = 1000
 """Messages received in one turn: enough to check a drop once for many, few enough to finish before they reappear."""
@@ -92,10 +24,10 @@ log = logging.getLogger("retrain")
 class ReceivedEvents(NamedTuple):
     """Messages that could be parsed, the tasks that each names, and the ids of the drops that they name, by task."""
 
-    messages: list[tuple[Message, frozenset[str]]]
+    messages: "list[tuple[Message, frozenset[str]]]"
     drops: dict[str, set[str]]
 
-    def deletable(self, failed: Collection[str]) -> list[Message]:
+    def deletable(self, failed: Collection[str]) -> "list[Message]":
         """Return the messages that may be deleted: those that name none of the `failed` tasks."""
         return [message for message, tasks in self.messages if tasks.isdisjoint(failed)]
 
@@ -103,7 +35,7 @@ class ReceivedEvents(NamedTuple):
 class EventQueue:
     """Receives events. A message that cannot be parsed stays in SQS, which moves it to the dead-letter queue."""
 
-    def __init__(self, queue: SqsQueue, tasks: Iterable[Task], health: Health) -> None:
+    def __init__(self, queue: "SqsQueue", tasks: Iterable[Task], health: Health) -> None:
         self._queue, self._health = queue, health
         self._places = {task.name: _bucket_and_prefix(task) for task in tasks}
 
@@ -123,14 +55,14 @@ class EventQueue:
             time.sleep(wait)
         return mail
 
-    def delete(self, messages: list[Message]) -> None:
+    def delete(self, messages: "list[Message]") -> None:
         """Delete messages whose drops have been noted. If that fails, SQS delivers them again, which is harmless."""
         try:
             self._queue.delete(messages)
         except StoreError as error:
             self._failed(error)
 
-    def _sort(self, received: Iterable[Message], mail: ReceivedEvents) -> None:
+    def _sort(self, received: "Iterable[Message]", mail: ReceivedEvents) -> None:
         for message in received:
             try:
                 written = parse_event(message.body)

@@ -8,7 +8,7 @@ from functools import partial
 from retrain.errors import UserError
 from retrain.store.locks import TaskLocked
 from retrain.watcher.health import Health
-from retrain.watcher.queue import LONGEST_WAIT, EventQueue, ReceivedEvents
+from retrain.watcher.queue import EventQueue, ReceivedEvents
 from retrain.watcher.task_watch import TaskWatch
 
 TURN_SECONDS = 20.0
@@ -57,7 +57,7 @@ class Watcher:
         return not self.health.problems()
 
     def _receive(self, wait: float) -> ReceivedEvents:
-        wait = max(0.0, min(wait, LONGEST_WAIT))
+        wait = max(0.0, wait)
         if self._inbox:
             return self._inbox.receive(wait)
         time.sleep(wait)

@@ -28,7 +28,8 @@ from retrain.store.s3.store import S3Store
 from retrain.training.preemption import raise_preempted
 from retrain.watcher.health import Health
 from retrain.watcher.ingestion import try_ingest_drop
-from retrain.watcher.queue import EventQueue, SqsQueue
+from retrain.store.s3.sqs import SqsQueue
+from retrain.watcher.queue import EventQueue
 from retrain.watcher.task_watch import Pace, TaskWatch
 from retrain.watcher.watcher import Watcher
 

@@ -20,7 +20,7 @@ from retrain.config.loading import load_task
 from retrain.errors import TaskError, UserError
 from retrain.store import open_store
 from retrain.utils.text import mask_credentials
-from retrain.watcher.queue import SqsQueue
+from retrain.store.s3.sqs import SqsQueue
 
 PLANTED = {
     "AWS_ACCESS_KEY_ID": "AKIAPLANTEDKEY000001",

@@ -18,7 +18,8 @@ from retrain.store.claims import Claim
 from retrain.store.task_store import TaskStore, open_task_store
 from retrain.watcher.events import FINAL_FILES
 from retrain.watcher.health import Health
-from retrain.watcher.queue import EventQueue, SqsQueue
+from retrain.store.s3.sqs import SqsQueue
+from retrain.watcher.queue import EventQueue
 from retrain.watcher.task_watch import Pace, TaskWatch
 from retrain.watcher.watcher import Watcher
 from support.pictures import two_classes

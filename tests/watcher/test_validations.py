@@ -34,7 +34,7 @@ from retrain.utils.processes import WorkerCrashed
 from retrain.watcher import ingestion
 from retrain.watcher.health import MAX_SILENCE, Health
 from retrain.watcher.ingestion import MAX_ATTEMPTS, Ingestion, ValidationAttempts, count_validation, try_ingest_drop
-from retrain.watcher.queue import SqsQueue
+from retrain.store.s3.sqs import SqsQueue
 from retrain.watcher.task_watch import Pace, TaskWatch
 
 KEYS = TaskKeys("pets")

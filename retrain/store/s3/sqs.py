@@ -1,0 +1,76 @@
+"""Receive and delete the messages of an SQS queue, which a bucket notifies of its objects."""
+
+import math
+import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from boto3.session import Session
+from botocore.config import Config
+
+from retrain.config.fields import CREDENTIALS_MESSAGE
+from retrain.errors import UserError
+from retrain.store.s3.errors import Location, translate_errors
+from retrain.utils.text import has_credentials
+
+BATCH = 10
+"""SQS hands out and deletes at most ten messages at a time."""
+LONGEST_WAIT = 20.0
+"""Seconds that SQS holds a request open for a message."""
+VISIBILITY = 300
+"""Seconds for which SQS hides a received message from other watchers: longer than its drops take to check."""
+
+CONFIG = Config(retries={"mode": "standard", "total_max_attempts": 4}, connect_timeout=2, read_timeout=30)
+
+
+class Message(NamedTuple):
+    """One message, and the handle that deletes it."""
+
+    body: str
+    receipt: str
+
+
+class SqsQueue:
+    """An SQS queue, given by its URL. Credentials come from boto3's chain, and so does the region outside AWS's hosts.
+
+    SQS hides a received message for `visibility` seconds, and delivers it again unless it was deleted.
+    """
+
+    def __init__(self, url: str, visibility: int = VISIBILITY) -> None:
+        if has_credentials(url):
+            raise UserError(f"--queue-url {CREDENTIALS_MESSAGE}")
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise UserError(
+                f"--queue-url {url}: must look like https://sqs.eu-west-1.amazonaws.com/123456789012/retrain"
+            )
+        region = re.search(r"sqs\.([a-z0-9-]+)\.amazonaws\.", parts.netloc)
+        self._url, self._endpoint, self._visibility = url, f"{parts.scheme}://{parts.netloc}", visibility
+        with self._explained():
+            self._client: Any = Session(region_name=region[1] if region else None).client(
+                "sqs", endpoint_url=self._endpoint, config=CONFIG
+            )
+
+    def receive(self, wait: float) -> list[Message]:
+        """Return up to ten messages, after at most `wait` seconds. Raises `StoreError` if the queue does not answer."""
+        with self._explained():
+            reply = self._client.receive_message(
+                QueueUrl=self._url,
+                MaxNumberOfMessages=BATCH,
+                WaitTimeSeconds=math.ceil(min(wait, LONGEST_WAIT)),
+                VisibilityTimeout=self._visibility,
+            )
+        return [Message(item["Body"], item["ReceiptHandle"]) for item in reply.get("Messages", ())]
+
+    def delete(self, messages: Sequence[Message]) -> None:
+        """Delete handled messages. Raises `StoreError`; SQS then delivers them again, which is harmless."""
+        for start in range(0, len(messages), BATCH):
+            batch = messages[start : start + BATCH]
+            entries = [{"Id": str(number), "ReceiptHandle": m.receipt} for number, m in enumerate(batch)]
+            with self._explained():
+                self._client.delete_message_batch(QueueUrl=self._url, Entries=entries)
+
+    def _explained(self) -> AbstractContextManager[None]:
+        return translate_errors(Location(self._url, self._endpoint, ""))
