@@ -255,15 +255,14 @@ def _assemble(
 ) -> Plan:
     parent = None if method == "scratch" else history.champion
     known = len(known_drops(history))
-    recipe = recipe_for(method, task.recipe)
-    recipe = _at_scale(recipe, resolve_scale(recipe.schedule, _new_share(dataset, known)))
-    recipe, start = _resolve_initialization(task, recipe, parent, history)
+    recipe, start = _resolve_initialization(task, _scaled_recipe(task, method, dataset, known), parent, history)
     target = make_target(task.target.level, dataset, baseline, history.records) if parent and baseline else None
     whole = schedule_length(task, dataset, recipe_for("scratch", task.recipe))
     scratch = estimate_scratch(whole, dataset, history.scratch_runs) if parent else None
     earlier = _earlier_retrainings(dataset, history.records.values())
     evaluate_every = evaluation_interval(task, dataset, sum(drop.samples("val") for drop in drops))
     loading = choose_loading(task, dataset)
+    warnings = (*_setting_warnings(task, dataset), *_target_warnings(target, baseline))
     return Plan(
         task=task,
         method=method,
@@ -284,16 +283,18 @@ def _assemble(
         seed=task.seed,
         reason=f"{reason}; {_tell_earlier(earlier, scratch)}" if earlier and scratch else reason,
         start=start,
-        warnings=(
-            *_setting_warnings(task, dataset),
-            *_target_warnings(target, baseline),
-            *gate_warnings(task.gate, drops, parent is not None),
-        ),
+        warnings=(*warnings, *gate_warnings(task.gate, drops, parent is not None)),
         scratch=scratch,
         loading=loading,
         shuffle_shards=task.data.stream.shuffle_shards if loading.kind == "stream" else None,
         replaces_scratch=not any(_is_credited(record, dataset) for record in history.records.values()),
     )
+
+
+def _scaled_recipe(task: Task, method: Method, dataset: Dataset, known: int) -> Recipe:
+    """Return the method's recipe, its schedule as long as the share of new samples asks for."""
+    recipe = recipe_for(method, task.recipe)
+    return _at_scale(recipe, resolve_scale(recipe.schedule, _new_share(dataset, known)))
 
 
 def _resolve_initialization(task: Task, recipe: Recipe, parent: Plan | None, history: History) -> tuple[Recipe, str]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -32,60 +32,73 @@ class TooLarge(UserError):
 
 
 def make_app(name: str, champion: FollowedChampion, counts: Counts) -> Starlette:
-    """Return the application for a task of this name. Networks compute in threads, so health is answered meanwhile."""
-    registry = make_registry(counts)
-    threads = ThreadPoolExecutor(available_cores(), thread_name_prefix="predict")
-
-    def counted(answer: Callable[[Model, bytes], Answer]) -> Callable[[Request], Awaitable[Response]]:
-        """Answer a POST of a body by the model that is in force when it has arrived."""
-
-        async def endpoint(request: Request) -> Response:
-            began, images = time.monotonic(), 0
-            try:
-                body = await _read_body(request)
-                model = champion.model
-                document, images = await asyncio.get_running_loop().run_in_executor(threads, answer, model, body)
-                response = JSONResponse(document)
-            except TooLarge as error:
-                response = JSONResponse({"error": str(error)}, 413)
-            except (protocol.BadRequest, ImageError) as error:
-                response = JSONResponse({"error": str(error)}, 400)
-            counts.answered(response.status_code, images, time.monotonic() - began)
-            return response
-
-        return endpoint
-
-    def infer(model: Model, body: bytes) -> Answer:
-        request = protocol.parse_request(body)
-        predictions = model.predict(protocol.image_files(request))
-        return protocol.inference_response(name, model, request, predictions), len(predictions)
-
-    def predict(model: Model, body: bytes) -> Answer:
-        return protocol.single_response(model, model.predict([body])), 1
-
-    async def metadata(request: Request) -> Response:
-        return JSONResponse(protocol.model_metadata(name, champion.model))
-
-    async def ready(request: Request) -> Response:
-        return JSONResponse({"name": name, "ready": True})
-
-    async def metrics(request: Request) -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
-
+    """Return the application for a task of this name."""
+    endpoints = Endpoints(name, champion, counts)
     return Starlette(
         routes=[
-            Route("/predict", counted(predict), methods=["POST"]),
-            Route(f"/v2/models/{name}/infer", counted(infer), methods=["POST"]),
-            Route(f"/v2/models/{name}", metadata),
-            Route(f"/v2/models/{name}/ready", ready),
+            Route("/predict", endpoints.predict, methods=["POST"]),
+            Route(f"/v2/models/{name}/infer", endpoints.infer, methods=["POST"]),
+            Route(f"/v2/models/{name}", endpoints.metadata),
+            Route(f"/v2/models/{name}/ready", endpoints.ready),
             Route("/v2", _server),
             Route("/v2/health/live", _live),
             Route("/v2/health/ready", _live),
             Route("/healthz", _healthy),
             Route("/readyz", _healthy),
-            Route("/metrics", metrics),
+            Route("/metrics", endpoints.metrics),
         ],
     )
+
+
+class Endpoints:
+    """Answers of one task's champion. Networks compute in threads, so health is answered meanwhile."""
+
+    def __init__(self, name: str, champion: FollowedChampion, counts: Counts) -> None:
+        self._name, self._champion, self._counts = name, champion, counts
+        self._registry = make_registry(counts)
+        self._threads = ThreadPoolExecutor(available_cores(), thread_name_prefix="predict")
+
+    async def predict(self, request: Request) -> Response:
+        """Classify the image that is the body."""
+        return await self._answer(
+            request, lambda model, body: (protocol.single_response(model, model.predict([body])), 1)
+        )
+
+    async def infer(self, request: Request) -> Response:
+        """Classify the images of a request of the Open Inference Protocol."""
+        return await self._answer(request, self._infer)
+
+    async def metadata(self, request: Request) -> Response:
+        """Describe the champion's inputs and outputs."""
+        return JSONResponse(protocol.model_metadata(self._name, self._champion.model))
+
+    async def ready(self, request: Request) -> Response:
+        """Say that a model is loaded: the server starts with one."""
+        return JSONResponse({"name": self._name, "ready": True})
+
+    async def metrics(self, request: Request) -> Response:
+        """Return the counts of requests in Prometheus' text format."""
+        return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
+
+    def _infer(self, model: Model, body: bytes) -> Answer:
+        request = protocol.parse_request(body)
+        predictions = model.predict(protocol.image_files(request))
+        return protocol.inference_response(self._name, model, request, predictions), len(predictions)
+
+    async def _answer(self, request: Request, answer: Callable[[Model, bytes], Answer]) -> Response:
+        """Answer and count a request by the model that is in force when its body has arrived."""
+        began, images = time.monotonic(), 0
+        try:
+            body = await _read_body(request)
+            loop, model = asyncio.get_running_loop(), self._champion.model
+            document, images = await loop.run_in_executor(self._threads, answer, model, body)
+            response = JSONResponse(document)
+        except TooLarge as error:
+            response = JSONResponse({"error": str(error)}, 413)
+        except (protocol.BadRequest, ImageError) as error:
+            response = JSONResponse({"error": str(error)}, 400)
+        self._counts.answered(response.status_code, images, time.monotonic() - began)
+        return response
 
 
 async def _read_body(request: Request) -> bytes:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -77,20 +77,8 @@ class Run:
     """Mixes the images of a batch, and what is learnt of them."""
     augmentation: torch.Generator
     """Where random crops and flips come from."""
-    val_order: Tensor
-    """A random order of val, the same for every run on this dataset and seed."""
-    counters: Counters
-    """This run's own learning-speed counters."""
-    loss_sum: Tensor
-    """Sum of the iterations' mean losses since the last evaluation, float64 scalar on the device."""
-    correct_sum: Tensor
-    """Sum of the iterations' training accuracies since the last evaluation, likewise."""
     average: AveragedNetwork
     """What is evaluated, stopped on and kept."""
-    statistics: StatisticsCorrection
-    """Corrects BatchNorm's running statistics where they start afresh."""
-    groups: Groups
-    """Samples of val whose accuracies are told apart."""
     progress: Progress
     ranks: ProcessGroup
     """Those that train together, of which this process is one."""
@@ -98,6 +86,28 @@ class Run:
     """This process's rows of every batch."""
     weight: Tensor
     """Weight of their mean loss, float32 scalar: 1, or more where a process has more rows than the average."""
+    val_order: Tensor = field(init=False)
+    """A random order of val, the same for every run on this dataset and seed."""
+    counters: Counters = field(init=False)
+    """This run's own learning-speed counters."""
+    loss_sum: Tensor = field(init=False)
+    """Sum of the iterations' mean losses since the last evaluation, float64 scalar on the device."""
+    correct_sum: Tensor = field(init=False)
+    """Sum of the iterations' training accuracies since the last evaluation, likewise."""
+    statistics: StatisticsCorrection = field(init=False)
+    """Corrects BatchNorm's running statistics where they start afresh."""
+    groups: Groups = field(init=False)
+    """Samples of val whose accuracies are told apart."""
+
+    def __post_init__(self) -> None:
+        """Start all counts at zero, and fix the order in which val is read."""
+        device, images = self.train.device, len(self.val.labels)
+        self.val_order = torch.randperm(images, generator=make_generator(self.plan.seed, "val")).to(device)
+        self.counters = Counters.zeros(len(self.train.labels), device)
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self.correct_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self.statistics = StatisticsCorrection(self.network)
+        self.groups = Groups.of(self.plan, self.val)
 
 
 def set_up(
@@ -129,9 +139,7 @@ def set_up(
         forward=network,
         optimizer=_optimizer(plan, parent, network),
         peak_rate=_peak_rate(plan),
-        criterion=make_criterion(
-            task.training, plan.dataset.classes, train.labels, mixed=bool(changes.mixup or changes.cutmix)
-        ),
+        criterion=_criterion(plan, train),
         batch_loss=batch_loss(plan.recipe.objective, _forward(network, task.training.bf16)),
         change_gradients=gradient_changes(plan, network, train, pretrained),
         loader=_loader(plan, train, _appearances(plan, train, parent), rows, cores.decoding),
@@ -141,13 +149,7 @@ def set_up(
         augment=Augment(task.data, task.training.bf16),
         normalize=normalize,
         augmentation=make_generator(plan.seed, "augmentation", device=device),
-        val_order=torch.randperm(len(val.labels), generator=make_generator(plan.seed, "val")).to(device),
-        counters=Counters.zeros(len(train.labels), device),
-        loss_sum=torch.zeros((), dtype=torch.float64, device=device),
-        correct_sum=torch.zeros((), dtype=torch.float64, device=device),
         average=AveragedNetwork(plan.averaging, network),
-        statistics=StatisticsCorrection(network),
-        groups=Groups.of(plan, val),
         progress=Progress(evaluated_images=grown.images),
         ranks=ranks,
         rows=rows,
@@ -192,6 +194,11 @@ def _optimizer(plan: Plan, parent: Parent | None, network: nn.Module) -> optimiz
     if parent and parent.moments:
         optimizers.carry_over(optimizer, parent.moments)
     return optimizer
+
+
+def _criterion(plan: Plan, train: Samples) -> Criterion:
+    mixes = plan.task.data.augmentation.mixup or plan.task.data.augmentation.cutmix
+    return make_criterion(plan.task.training, plan.dataset.classes, train.labels, mixed=bool(mixes))
 
 
 def _peak_rate(plan: Plan) -> float:
