@@ -24,11 +24,11 @@ from retrain.pipeline.planning import Request
 from retrain.records import Plan
 from retrain.store import Conflict, LocalStore, champions
 from retrain.store.locks import TaskLocked
+from retrain.store.s3.sqs import SqsQueue
 from retrain.store.s3.store import S3Store
 from retrain.training.preemption import raise_preempted
 from retrain.watcher.health import Health
 from retrain.watcher.ingestion import try_ingest_drop
-from retrain.store.s3.sqs import SqsQueue
 from retrain.watcher.queue import EventQueue
 from retrain.watcher.task_watch import Pace, TaskWatch
 from retrain.watcher.watcher import Watcher

@@ -19,8 +19,8 @@ from retrain.config.fields import CREDENTIALS_MESSAGE
 from retrain.config.loading import load_task
 from retrain.errors import TaskError, UserError
 from retrain.store import open_store
-from retrain.utils.text import mask_credentials
 from retrain.store.s3.sqs import SqsQueue
+from retrain.utils.text import mask_credentials
 
 PLANTED = {
     "AWS_ACCESS_KEY_ID": "AKIAPLANTEDKEY000001",

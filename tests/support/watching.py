@@ -15,10 +15,10 @@ from retrain.pipeline.accounting import make_record
 from retrain.pipeline.executor import Executor
 from retrain.records import Plan
 from retrain.store.claims import Claim
+from retrain.store.s3.sqs import SqsQueue
 from retrain.store.task_store import TaskStore, open_task_store
 from retrain.watcher.events import FINAL_FILES
 from retrain.watcher.health import Health
-from retrain.store.s3.sqs import SqsQueue
 from retrain.watcher.queue import EventQueue
 from retrain.watcher.task_watch import Pace, TaskWatch
 from retrain.watcher.watcher import Watcher

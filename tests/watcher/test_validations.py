@@ -29,12 +29,12 @@ from retrain.store.drops import DropStates
 from retrain.store.keys import TaskKeys
 from retrain.store.lease import LeaseState
 from retrain.store.locks import TaskLocked
+from retrain.store.s3.sqs import SqsQueue
 from retrain.store.task_store import TaskStore
 from retrain.utils.processes import WorkerCrashed
 from retrain.watcher import ingestion
 from retrain.watcher.health import MAX_SILENCE, Health
 from retrain.watcher.ingestion import MAX_ATTEMPTS, Ingestion, ValidationAttempts, count_validation, try_ingest_drop
-from retrain.store.s3.sqs import SqsQueue
 from retrain.watcher.task_watch import Pace, TaskWatch
 
 KEYS = TaskKeys("pets")

@@ -31,8 +31,8 @@ from retrain.pipeline.next_run import plan_next_run
 from retrain.pipeline.planning import Request
 from retrain.records import Plan
 from retrain.store.drops import Quarantine
-from retrain.watcher.health import Health
 from retrain.store.s3.sqs import SqsQueue
+from retrain.watcher.health import Health
 from retrain.watcher.queue import EventQueue
 from retrain.watcher.task_watch import TaskWatch
 from retrain.watcher.watcher import Watcher
