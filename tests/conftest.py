@@ -11,6 +11,7 @@ from support.aws import AWS
 from support.s3_server import serving_s3
 
 from retrain.store import LocalStore, ObjectStore, open_store
+from retrain.utils import processes
 
 SERVERS = {"s3", "bucket", "kfp"}
 """Fixtures that serve S3, or a stand-in of Kubeflow."""
@@ -136,3 +137,11 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     if request.param == "local":
         return LocalStore(tmp_path / "store")
     return open_store(f"s3://{request.getfixturevalue('bucket')}/some/prefix", request.getfixturevalue("s3"))
+
+
+@pytest.fixture(autouse=True)
+def _preloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare the processes of `run_in_subprocess` the seconds in which each imports torch and kfp."""
+    from support.processes import Preloaded  # imports torch
+
+    monkeypatch.setattr(processes, "FRESH", Preloaded())

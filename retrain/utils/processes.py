@@ -20,15 +20,18 @@ class WorkerCrashed(UserError):
     """The process died, or had to be killed."""
 
 
+FRESH = multiprocessing.get_context("spawn")
+"""Starts processes without anything that this one has loaded."""
+
+
 def run_in_subprocess(label: str, seconds: float, function: Callable[..., Outcome], *arguments: Any) -> Outcome:
     """Return what a function returns, or raise what it raises, from a fresh process.
 
     Raises `WorkerCrashed` if that process dies, or is not done after `seconds`: then it is killed. The message begins
     with `label`, which tells people what the process was doing ("validating drop d-7").
     """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_call_and_send, args=(theirs, function, arguments), daemon=True)
+    ours, theirs = FRESH.Pipe(duplex=False)
+    process = FRESH.Process(target=_call_and_send, args=(theirs, function, arguments), daemon=True)
     process.start()
     theirs.close()
     try:
