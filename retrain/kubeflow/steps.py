@@ -2,8 +2,8 @@
 
 KFP tries a failed pod again whatever it failed of. So a step fails only of what may pass: a preempted machine, a store
 that cannot be reached, something unforeseen. Any other `UserError` (a damaged drop, a model that does not fit) is
-written into the ledger and the step succeeds; the steps after it find the run ended, and `finish` lets the pipeline
-fail.
+written into the ledger and the step succeeds; the steps after it find the run ended, and `finish` fails. Kubeflow shows
+such a run as succeeded all the same, because Argo ignores how an exit handler ends: the ledger is what counts.
 """
 
 import logging
