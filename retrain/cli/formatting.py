@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from retrain.config import Split
+from retrain.config import METRIC_NAMES, Metric, Split
 from retrain.data.dataset import untrained_classes
 from retrain.pipeline.status import Status
 from retrain.records import Drop, Erasure, Plan, Retention, RunRecord, Savings, ScratchEstimate, Target
@@ -184,7 +184,7 @@ def _plan_rows(plan: Plan) -> Rows:
     if plan.scratch:
         yield "from scratch", f"{_scratch(plan.scratch)}, {plan.scratch.schedule:,} for the whole training"
     if plan.target:
-        yield "target on val", _target(plan.target)
+        yield "target on val", _target(plan.target, plan.metric)
     if rule := plan.stop_rule:
         confirmed = pluralize(rule.confirmations, "evaluation")
         stalled = (
@@ -207,7 +207,7 @@ def _scratch(estimate: ScratchEstimate) -> str:
     )
 
 
-def _target(target: Target) -> str:
+def _target(target: Target, metric: Metric) -> str:
     """The figure, and where it comes from."""
     source = f"measured by {target.baseline_run}"
     if target.provenance == "carried":
@@ -222,7 +222,7 @@ def _target(target: Target) -> str:
             f"; on all of val, scratch is expected to end with {format_percent(known.accuracy)} "
             f"(standard error {format_percent(known.standard_error)})"
         )
-    return f"{format_percent(target.accuracy)}{error}, L_{target.level:g} {source}{expected}"
+    return f"{_score(target.accuracy, metric)}{error}, L_{target.level:g} {source}{expected}"
 
 
 def _speed_up(record: RunRecord, level: Literal["99", "100"]) -> str:
@@ -235,13 +235,13 @@ RUNS = (
     Column("run", lambda run: run.run_id, "left"),
     Column("ended", lambda run: f"{run.ended_at:%m-%d %H:%M}", "left", only_wide=True),
     Column("outcome", lambda run: run.ending, "left"),
-    Column("val", lambda run: format_percent(run.result.final_accuracy if run.result else None)),
+    Column("val", lambda run: format_percent(run.result.final_score if run.result else None)),
     Column(
         "target",
         lambda run: f"{format_percent(run.target.accuracy)} {run.target.provenance}" if run.target else NONE,
         only_wide=True,
     ),
-    Column("test", lambda run: format_percent(run.evaluation.accuracy if run.evaluation else None)),
+    Column("test", lambda run: format_percent(run.evaluation.score if run.evaluation else None)),
     Column("L_99", lambda run: _speed_up(run, "99"), only_wide=True),
     Column("L_100", lambda run: _speed_up(run, "100")),
     Column("used", lambda run: f"{run.result.iterations:,}" if run.result else NONE),
@@ -254,9 +254,10 @@ def history_table(records: Sequence[RunRecord]) -> Table:
     table = grid(RUNS, records)
     table.caption_justify = "left"
     if records:
-        table.caption = "\n".join(
-            f"{name or 'and'}: {text}" for name, text in saved_rows("saved in all", total_savings(records))
-        )
+        metrics = dict.fromkeys(METRIC_NAMES[record.metric] for record in records if record.metric != "accuracy")
+        told = [("val, target and test", " or ".join(metrics))] if metrics else []
+        told += saved_rows("saved in all", total_savings(records))
+        table.caption = "\n".join(f"{name or 'and'}: {text}" for name, text in told)
     return table
 
 
@@ -295,8 +296,11 @@ def _run_rows(record: RunRecord, with_totals: bool) -> Rows:
         seconds = f"{result.cost.device_seconds_all_in:,.1f} s on {result.machine.device}"
         yield "iterations", f"{result.iterations:,} at schedule x{record.scale:g}, {seconds}"
         yield "accuracy on val", f"{format_percent(result.final_accuracy)}, best {format_percent(result.best_accuracy)}"
+        if record.metric != "accuracy":
+            both = f"{format_percent(result.final_score)}, best {format_percent(result.best_score)}"
+            yield f"{METRIC_NAMES[record.metric]} on val", both
     if record.target:
-        yield "target on val", _target(record.target)
+        yield "target on val", _target(record.target, record.metric)
     if result and record.target and record.target.scope is None:
         yield "speed-up", ", ".join(f"L_{level} {format_speed_up(value)}" for level, value in result.speed_up.items())
     if savings := record.savings:
@@ -313,9 +317,11 @@ def _quality_rows(record: RunRecord) -> Rows:
         both = (("old", evaluation.old), ("new", evaluation.new))
         parts = [f"{name} {format_percent(part)}" for name, part in both if part is not None]
         by_part = f" ({', '.join(parts)})" if len(parts) > 1 else ""
+        if evaluation.metric != "accuracy":
+            yield "accuracy on test", format_percent(evaluation.accuracy)
         yield (
-            "accuracy on test",
-            f"{format_percent(evaluation.accuracy)}{by_part}, {pluralize(evaluation.samples, 'sample')}",
+            f"{METRIC_NAMES[evaluation.metric]} on test",
+            f"{format_percent(evaluation.score)}{by_part}, {pluralize(evaluation.samples, 'sample')}",
         )
         if comparison := evaluation.comparison:
             difference = comparison.difference
@@ -357,10 +363,10 @@ def _status_rows(status: Status) -> Rows:
     yield "store", _place(status.store)
     yield "champion", champion.run_id if champion else "none yet"
     if champion and champion.evaluation and status.champion_since:
-        accuracy = format_percent(champion.evaluation.accuracy)
-        yield "", f"{accuracy} on test, in force since {status.champion_since:%Y-%m-%d %H:%M} UTC"
+        score = _score(champion.evaluation.score, champion.metric)
+        yield "", f"{score} on test, in force since {status.champion_since:%Y-%m-%d %H:%M} UTC"
     if baseline and baseline.result:
-        yield "baseline", f"{baseline.run_id}, {format_percent(baseline.result.final_accuracy)} on val"
+        yield "baseline", f"{baseline.run_id}, {_score(baseline.result.final_score, baseline.metric)} on val"
     yield "waiting", ", ".join(status.waiting) or "no drop"
     if status.trigger:
         yield "trigger", status.trigger
@@ -376,6 +382,11 @@ def _status_rows(status: Status) -> Rows:
         yield "amendments", f"{status.amendments:,}, in force from the next run on"
     yield "runs", str(status.runs)
     yield from saved_rows("saved", status.savings)
+
+
+def _score(score: float, metric: Metric) -> str:
+    """A score; by which metric, where that is not accuracy."""
+    return format_percent(score) if metric == "accuracy" else f"{METRIC_NAMES[metric]} {format_percent(score)}"
 
 
 def _place(store: str) -> str:

@@ -9,3 +9,12 @@ from typing import Literal
 Split = Literal["train", "val", "test"]
 Method = Literal["scratch", "naive", "continuous"]
 Purpose = Literal["retrain", "calibrate", "trial"]
+Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "top5_accuracy"]
+
+METRIC_NAMES: dict[Metric, str] = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "top5_accuracy": "top-5 accuracy",
+}
+"""How a score by each metric is called in sentences and tables."""

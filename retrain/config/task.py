@@ -16,6 +16,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from retrain.config import Metric
 from retrain.config.augmentation import Augmentation
 from retrain.config.automation import Erase, Trigger, Webhook
 from retrain.config.cron import Cron
@@ -246,21 +247,24 @@ class Target(ConfigModel):
     """What a run must reach."""
 
     level: Annotated[float, Field(gt=0, le=100)] = 100
-    """r: the target is r/100 of the baseline's accuracy; reaching it stops the run (L_100, L_99)."""
+    """r: the target is r/100 of the baseline's score; reaching it stops the run (L_100, L_99)."""
+    metric: Metric = "accuracy"
+    """What scores a model, for target, stop rule and gate. accuracy; balanced_accuracy: the mean of the accuracies in
+    every class; macro_f1: the mean of the classes' F1; top5_accuracy: the class is among the five likeliest."""
 
 
 class Gate(ConfigModel):
     """What a candidate must show on the test split before it replaces the champion."""
 
     margin: Share = 0.02
-    """Largest loss of accuracy against the champion that is never refused. A larger one is refused if the interval of
-    (candidate - champion) shows that there is a loss."""
+    """Largest loss of score (target.metric) against the champion that is never refused. A larger one is refused if the
+    interval of (candidate - champion) shows that there is a loss."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Two-sided confidence of that interval."""
     min_accuracy: Share = 0.0
-    """Floor of the candidate's accuracy over all test samples."""
+    """Floor of the candidate's score (target.metric) over all test samples."""
     min_old_accuracy: Share = 0.0
-    """Floor of its accuracy on the test samples of drops that the champion knew."""
+    """Floor of its score on the test samples of drops that the champion knew."""
     min_class_accuracy: Share = 0.0
     """Floor of its accuracy in every class."""
     max_negative_flips: Share = 1.0

@@ -5,6 +5,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from retrain.config import METRIC_NAMES
 from retrain.export.configuration import RESIZED
 from retrain.export.parity import Parity
 from retrain.export.programs import FILES
@@ -32,6 +33,7 @@ def _figures(store: TaskStore, plan: Plan) -> dict[str, Any]:
     savings: Savings | None = record.savings if record else None
     return {
         "plan": plan,
+        "metric": METRIC_NAMES[plan.metric],
         "data": plan.task.data,
         "resized": RESIZED[plan.task.data.fit],
         "result": result,

@@ -117,6 +117,7 @@ def _champion(record: RunRecord) -> Iterator[tuple[Name, Values]]:
     yield names.CHAMPION, [((record.task, record.method, (digest or "")[:MODEL_DIGITS]), 1)]
     if record.evaluation:
         yield names.CHAMPION_ACCURACY, [((record.task,), record.evaluation.accuracy)]
+        yield names.CHAMPION_SCORE, [((record.task, record.metric), record.evaluation.score)]
 
 
 MEASURE_EVERY = timedelta(hours=1)

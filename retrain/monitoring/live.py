@@ -77,10 +77,11 @@ class LiveMetrics(Collector):
 
     def _quality(self, plan: Plan) -> Iterator[tuple[Name, Figures]]:
         if plan.target:
-            yield names.TRAINING_TARGET, {(): plan.target.accuracy}
+            yield names.TRAINING_TARGET, {(plan.metric,): plan.target.accuracy}
         if self._progress.points:
             point = self._progress.points[-1]
             yield names.TRAINING_ACCURACY, {(): point.accuracy}
+            yield names.TRAINING_SCORE, {(plan.metric,): point.score}
             yield names.TRAINING_LOSS, {("val",): point.loss, ("train",): point.train_loss}
             yield names.TRAINING_RATE, {(): point.learning_rate}
 
@@ -107,8 +108,8 @@ def seconds_to_target(progress: Progress, target: float) -> float | None:
     points = progress.points[-TREND:]
     if len(points) < 2:
         return None
-    slope = (points[-1].accuracy - points[0].accuracy) / (points[-1].iteration - points[0].iteration)
+    slope = (points[-1].score - points[0].score) / (points[-1].iteration - points[0].iteration)
     if slope <= 0:
         return None
-    reached_at = points[-1].iteration + (target - points[-1].accuracy) / slope
+    reached_at = points[-1].iteration + (target - points[-1].score) / slope
     return max(0.0, reached_at - progress.iteration)

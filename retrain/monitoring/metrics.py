@@ -164,10 +164,20 @@ def _gauge(figure: Callable[[RunRecord], float | None]) -> Figure:
     return figures
 
 
+def _scores(record: RunRecord) -> Values:
+    result, evaluation = record.result, record.evaluation
+    scores = {"val": result.final_score if result else None, "test": evaluation.score if evaluation else None}
+    return [((record.task, record.metric, split), value) for split, value in scores.items() if value is not None]
+
+
 def _parts(record: RunRecord) -> Values:
     evaluation = record.evaluation
     parts = {"old": evaluation.old, "new": evaluation.new} if evaluation else {}
-    return [((record.task, part), value) for part, value in parts.items() if value is not None]
+    return [((record.task, record.metric, part), value) for part, value in parts.items() if value is not None]
+
+
+def _target(record: RunRecord) -> Values:
+    return [((record.task, record.metric), record.target.accuracy)] if record.target else []
 
 
 def _speed_ups(record: RunRecord) -> Values:
@@ -196,9 +206,10 @@ def _succeeded(record: RunRecord) -> bool:
 
 NEWEST: dict[Name, tuple[Callable[[RunRecord], bool], Figure]] = {
     names.ACCURACY: (_trained, _gauge(lambda r: r.evaluation.accuracy if r.evaluation else None)),
-    names.PART_ACCURACY: (_trained, _parts),
+    names.SCORE: (_trained, _scores),
+    names.PART_SCORE: (_trained, _parts),
     names.VALIDATION_ACCURACY: (_trained, _gauge(lambda r: r.result.final_accuracy if r.result else None)),
-    names.TARGET_ACCURACY: (_trained, _gauge(lambda r: r.target.accuracy if r.target else None)),
+    names.TARGET_SCORE: (_trained, _target),
     names.TARGET_ERROR: (_trained, _gauge(lambda r: r.target.standard_error if r.target else None)),
     names.TARGET_CARRIED: (
         _trained,

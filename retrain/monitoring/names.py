@@ -111,11 +111,20 @@ MEASURED_ENERGY = Name(
 )
 
 ACCURACY = Name("retrain_accuracy_ratio", "gauge", TASK, "Accuracy of the newest run's model on the test split.")
-PART_ACCURACY = Name(
-    "retrain_part_accuracy_ratio",
+SCORED = ("task", "metric")
+"""Labels of a score: `metric` is the task's `target.metric`."""
+SCORE = Name(
+    "retrain_score_ratio",
     "gauge",
-    ("task", "part"),
-    "Accuracy of the newest run's model on the test samples of old drops, which its parent knew, and of new ones.",
+    (*SCORED, "split"),
+    "Score of the newest run's model by the task's target.metric, on the validation split (val), which it was stopped "
+    "on, and on the test split (test).",
+)
+PART_SCORE = Name(
+    "retrain_part_score_ratio",
+    "gauge",
+    (*SCORED, "part"),
+    "Score of the newest run's model on the test samples of old drops, which its parent knew, and of new ones.",
 )
 VALIDATION_ACCURACY = Name(
     "retrain_validation_accuracy_ratio",
@@ -123,17 +132,17 @@ VALIDATION_ACCURACY = Name(
     TASK,
     "Accuracy of the newest run's model on the validation split, which it was stopped on.",
 )
-TARGET_ACCURACY = Name(
-    "retrain_target_accuracy_ratio",
+TARGET_SCORE = Name(
+    "retrain_target_score_ratio",
     "gauge",
-    TASK,
-    "Accuracy on the validation split at which the newest run was to stop; absent for a run without a target.",
+    SCORED,
+    "Score on the validation split at which the newest run was to stop; absent for a run without a target.",
 )
 TARGET_ERROR = Name(
     "retrain_target_standard_error_ratio",
     "gauge",
     TASK,
-    "Standard error of the accuracy that the newest run's target comes from, by the number of validation samples.",
+    "Standard error of the score that the newest run's target comes from, by its validation samples.",
 )
 TARGET_CARRIED = Name(
     "retrain_target_carried",
@@ -151,7 +160,7 @@ SPEED_UP = Name(
     "retrain_speed_up_ratio",
     "gauge",
     ("task", "level"),
-    "L_99 and L_100 of the newest run: what the baseline took to its accuracy over what this run took to 99 or 100 "
+    "L_99 and L_100 of the newest run: what the baseline took to its score over what this run took to 99 or 100 "
     "percent of it; absent where it missed, or its target was carried over from earlier drops.",
 )
 TARGET_MET = Name(
@@ -194,6 +203,9 @@ CHAMPION = Name(
 CHAMPION_SINCE = Name("retrain_champion_since_timestamp_seconds", "gauge", TASK, "When the champion was put in force.")
 CHAMPION_ACCURACY = Name(
     "retrain_champion_accuracy_ratio", "gauge", TASK, "Accuracy of the champion on its test split."
+)
+CHAMPION_SCORE = Name(
+    "retrain_champion_score_ratio", "gauge", SCORED, "Score of the champion on its test split, by target.metric."
 )
 AWAITING_APPROVAL = Name(
     "retrain_awaiting_approval_timestamp_seconds",
@@ -244,7 +256,15 @@ TRAINING_ITERATION = Name("retrain_training_iteration", "gauge", METHOD, "Iterat
 TRAINING_SCHEDULE = Name("retrain_training_schedule_iterations", "gauge", METHOD, "Length of the schedule.")
 TRAINING_IMAGES = Name("retrain_training_images_total", "counter", METHOD, "Images trained on.")
 TRAINING_ACCURACY = Name("retrain_training_accuracy_ratio", "gauge", METHOD, "Newest accuracy on the validation split.")
-TRAINING_TARGET = Name("retrain_training_target_accuracy_ratio", "gauge", METHOD, "Accuracy that ends the training.")
+TRAINING_SCORE = Name(
+    "retrain_training_score_ratio",
+    "gauge",
+    (*METHOD, "metric"),
+    "Newest score on the validation split, by the task's target.metric.",
+)
+TRAINING_TARGET = Name(
+    "retrain_training_target_score_ratio", "gauge", (*METHOD, "metric"), "Score that ends the training."
+)
 TRAINING_LOSS = Name(
     "retrain_training_loss",
     "gauge",
@@ -263,7 +283,7 @@ TRAINING_ETA = Name(
     "retrain_training_eta_seconds",
     "gauge",
     METHOD,
-    "Estimated time to the target, by the accuracy's rise over the last evaluations, at most to the schedule's end.",
+    "Estimated time to the target, by the score's rise over the last evaluations, at most to the schedule's end.",
 )
 
 WATCHER_LAG = Name(
@@ -310,12 +330,12 @@ GROUPS: dict[str, tuple[Name, ...]] = {
         *(RUN_DURATION, STAGE_DURATION),
     ),
     "The newest run, from the ledger": (
-        *(ACCURACY, PART_ACCURACY, VALIDATION_ACCURACY, TARGET_ACCURACY, TARGET_ERROR, TARGET_CARRIED),
+        *(ACCURACY, VALIDATION_ACCURACY, SCORE, PART_SCORE, TARGET_SCORE, TARGET_ERROR, TARGET_CARRIED),
         *(BASELINE_AGE, SPEED_UP),
         *(TARGET_MET, PROMOTED, LAST_RUN, LAST_SUCCESS, RECENT_SAVED),
     ),
     "The task now": (
-        *(DROPS, OLDEST_WAITING, CHAMPION, CHAMPION_SINCE, CHAMPION_ACCURACY),
+        *(DROPS, OLDEST_WAITING, CHAMPION, CHAMPION_SINCE, CHAMPION_ACCURACY, CHAMPION_SCORE),
         *(AWAITING_APPROVAL, STORE_BYTES, SCHEDULE_PERIOD),
     ),
     "The exporter": (LEDGER_READ, LEDGER_ERRORS, LEDGER_RECORDS),
@@ -325,7 +345,8 @@ GROUPS: dict[str, tuple[Name, ...]] = {
     ),
     "`retrain serve`": (SERVED_MODEL, SERVED_REQUESTS, SERVED_IMAGES, SERVED_SECONDS, SERVED_ERRORS),
     "A training while it runs": (
-        *(TRAINING_ITERATION, TRAINING_SCHEDULE, TRAINING_IMAGES, TRAINING_ACCURACY, TRAINING_TARGET),
+        *(TRAINING_ITERATION, TRAINING_SCHEDULE, TRAINING_IMAGES),
+        *(TRAINING_ACCURACY, TRAINING_SCORE, TRAINING_TARGET),
         *(TRAINING_LOSS, TRAINING_RATE, TRAINING_SECONDS, TRAINING_ASIDE, TRAINING_ETA),
     ),
 }

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from retrain.config import METRIC_NAMES
 from retrain.errors import UserError
 from retrain.records import Plan, Point
 from retrain.training.progress import Observer, Observers, Progress
@@ -58,13 +59,14 @@ def _opening(plan: Plan, progress: Progress) -> str:
 
 
 def _closing(plan: Plan, outcome: str, progress: Progress) -> str:
-    reached = f", {_accuracy(progress.points[-1], plan)}" if progress.points else ""
+    reached = f", {_score(progress.points[-1], plan)}" if progress.points else ""
     return f"{plan.run_id}: {outcome} after {progress.iteration:,} iterations{reached}"
 
 
-def _accuracy(point: Point, plan: Plan) -> str:
+def _score(point: Point, plan: Plan) -> str:
+    metric = "" if plan.metric == "accuracy" else f"{METRIC_NAMES[plan.metric]} "
     target = f" (target {plan.target.accuracy:.2%})" if plan.target else ""
-    return f"{point.accuracy:.2%}{target}"
+    return f"{metric}{point.score:.2%}{target}"
 
 
 class LogLines:
@@ -87,12 +89,12 @@ class LogLines:
             log.info("%s, %s", self._where(progress.iteration), self._rate(progress.iteration))
 
     def evaluated(self, point: Point) -> None:
-        """Say how far it has come, and how accurate it is."""
+        """Say how far it has come, and how good it is."""
         now = time.monotonic()
         if now - self._evaluated >= self.EVERY_SECONDS:
             self._said = self._evaluated = now
-            where, accuracy = self._where(point.iteration), _accuracy(point, self._plan)
-            log.info("%s, %s, %s", where, accuracy, self._rate(point.iteration))
+            where, score = self._where(point.iteration), _score(point, self._plan)
+            log.info("%s, %s, %s", where, score, self._rate(point.iteration))
 
     def ended(self, outcome: str, progress: Progress) -> None:
         """Say how it ended."""
@@ -103,7 +105,7 @@ class LogLines:
 
 
 class ProgressBar:
-    """A bar of iterations with the accuracy against the target, images a second and the time left."""
+    """A bar of iterations with the score against the target, images a second and the time left."""
 
     REFRESH_SECONDS = 0.2
 
@@ -112,12 +114,12 @@ class ProgressBar:
         self._plan, self._rate, self._drawn = plan, Rate(plan, progress), 0.0
         self._console = Console(stderr=True, markup=False, highlight=False)
         self._console.print(_opening(plan, progress))
-        texts = [TextColumn(f"{{task.fields[{name}]}}") for name in ("accuracy", "rate")]
+        texts = [TextColumn(f"{{task.fields[{name}]}}") for name in ("score", "rate")]
         columns = (BarColumn(bar_width=None), MofNCompleteColumn(), *texts, TimeRemainingColumn())
         self._bar = Bar(*columns, console=self._console, expand=True, transient=True)
         atexit.register(self._bar.stop)  # gives the cursor back, should training end by an error
         self._bar.start()
-        self._line = self._bar.add_task("", total=plan.iterations, completed=progress.iteration, accuracy="", rate="")
+        self._line = self._bar.add_task("", total=plan.iterations, completed=progress.iteration, score="", rate="")
 
     def stepped(self, progress: Progress) -> None:
         """Move the bar, a few times a second."""
@@ -127,8 +129,8 @@ class ProgressBar:
             self._bar.update(self._line, completed=progress.iteration, rate=self._rate(progress.iteration))
 
     def evaluated(self, point: Point) -> None:
-        """Show the accuracy against the target."""
-        self._bar.update(self._line, completed=point.iteration, accuracy=_accuracy(point, self._plan))
+        """Show the score against the target."""
+        self._bar.update(self._line, completed=point.iteration, score=_score(point, self._plan))
 
     def ended(self, outcome: str, progress: Progress) -> None:
         """Put in the bar's place how it ended."""

@@ -37,6 +37,7 @@ def make_record(
         attempt=plan.attempt,
         seed=plan.seed,
         scale=scale_of(plan.recipe),
+        metric=plan.metric,
         target=plan.target,
         scratch=plan.scratch,
         result=result,
@@ -54,8 +55,8 @@ def _has_met_target(plan: Plan, result: Result | None) -> bool:
     """Say whether the delivered weights were at their target when they were last evaluated."""
     if plan.target is None or result is None:
         return False
-    accuracy = result.in_scope if plan.target.scope else result.final_accuracy
-    return accuracy is not None and accuracy >= plan.target.accuracy
+    score = result.in_scope if plan.target.scope else result.final_score
+    return score is not None and score >= plan.target.accuracy
 
 
 def compute_savings(plan: Plan, outcome: str, used: int, evaluated_images: int, is_delivered: bool) -> Savings | None:

@@ -12,11 +12,13 @@ from retrain.errors import ModelError
 from retrain.models import factory
 from retrain.pipeline.context import Context
 from retrain.pipeline.error_analysis import analyse_test_split
-from retrain.pipeline.gate import compare
-from retrain.records import Evaluation, Plan
+from retrain.pipeline.gate import compare, paired_difference, score_difference
+from retrain.pipeline.targets import TOP_CLASSES
+from retrain.records import Comparison, Evaluation, Plan
 from retrain.records.plan import check_known
 from retrain.store.runs import RunFiles
 from retrain.training.evaluation import predict_classes
+from retrain.training.scores import Predictions, compute_score
 
 
 def evaluate_run(context: Context, plan: Plan, champion: str | None) -> Evaluation:
@@ -25,27 +27,53 @@ def evaluate_run(context: Context, plan: Plan, champion: str | None) -> Evaluati
     What the model gets wrong is written beside the run's other files.
     """
     test = _test(context, plan, plan)
-    shown = _is_learnable(context, plan, test)
-    predicted, probability = _predict(context, plan, test)
-    ours = (predicted == test.labels.cpu())[shown]
+    shown, labels = _is_learnable(context, plan, test), test.labels.cpu()
+    likeliest, probability, top = _predict(context, plan, test)
+    ours = Predictions(likeliest, _is_among(labels, top)).select(shown)
     comparison = None
     known: tuple[str, ...] = ()
     if champion:
         before = context.files(champion).plan()
         known = before.dataset.classes
         same = before.task.data.frame == plan.task.data.frame  # nothing else of a task changes the images
-        theirs = _correct(context, before, plan, test if same else _test(context, before, plan))[shown]
-        comparison = compare(champion, theirs, ours, plan.task.gate.confidence)
-    context.files(plan.run_id).write_errors(analyse_test_split(plan, known, test, predicted, probability))
-    old = test.drop.cpu()[shown] < plan.known
+        theirs = _predict_as(context, before, plan, test if same else _test(context, before, plan)).select(shown)
+        comparison = _compare(plan, champion, labels[shown], theirs, ours)
+    context.files(plan.run_id).write_errors(analyse_test_split(plan, known, test, likeliest, probability))
+    return _evaluation(plan, labels[shown], test.drop.cpu()[shown] < plan.known, ours, comparison)
+
+
+def _evaluation(
+    plan: Plan, labels: Tensor, old: Tensor, predictions: Predictions, comparison: Comparison | None
+) -> Evaluation:
+    """Score a run's predictions: over all samples, over those of old drops (bool [N]) and over the others."""
+
+    def score(of: Tensor) -> float | None:
+        return compute_score(plan.metric, labels[of], predictions.select(of)).value if of.any() else None
+
+    right = predictions.likeliest == labels
     return Evaluation(
-        samples=len(ours),
-        accuracy=float(ours.double().mean()),
-        old=_mean(ours, old),
-        new=_mean(ours, ~old),
-        by_class=_by_class(ours, test.labels.cpu()[shown], plan.dataset.classes),
+        samples=len(labels),
+        accuracy=float(right.double().mean()),
+        metric=plan.metric,
+        score=compute_score(plan.metric, labels, predictions).value,
+        old=score(old),
+        new=score(~old),
+        by_class=_by_class(right, labels, plan.dataset.classes),
         comparison=comparison,
     )
+
+
+def _compare(plan: Plan, champion: str, labels: Tensor, theirs: Predictions, ours: Predictions) -> Comparison:
+    """Compare a candidate with the champion by the plan's metric; flips are of the likeliest class by any metric."""
+    confidence = plan.task.gate.confidence
+    comparison = compare(champion, theirs.likeliest == labels, ours.likeliest == labels, confidence)
+    before, now = (compute_score(plan.metric, labels, one) for one in (theirs, ours))
+    if plan.metric in TOP_CLASSES:
+        better, worse = int((now.hits & ~before.hits).sum()), int((before.hits & ~now.hits).sum())
+        difference = paired_difference(better, worse, len(labels), confidence)
+    else:
+        difference = score_difference(before, now, confidence)
+    return comparison.model_copy(update={"champion_score": before.value, "difference": difference})
 
 
 def _is_learnable(context: Context, plan: Plan, test: Samples) -> Tensor:
@@ -60,20 +88,25 @@ def _test(context: Context, plan: Plan, judged: Plan) -> Samples:
     return context.samples(judged.dataset, ["test"], plan.task.data, judged.loading)["test"]
 
 
-def _correct(context: Context, plan: Plan, judged: Plan, test: Samples) -> Tensor:
-    """Whether a run's model has each test sample right, bool [N] on the CPU: classes it never saw, it has wrong."""
-    own_classes, _ = _predict(context, plan, test)
+def _predict_as(context: Context, plan: Plan, judged: Plan, test: Samples) -> Predictions:
+    """Return what a run's model predicts in the judged run's classes, on the CPU: -1 for those that it lacks."""
+    likeliest, _, top = _predict(context, plan, test)
     index_of = {name: index for index, name in enumerate(judged.dataset.classes)}
     translate = torch.tensor([index_of.get(name, -1) for name in plan.dataset.classes])
-    return translate[own_classes] == test.labels.cpu()
+    return Predictions(translate[likeliest], _is_among(test.labels.cpu(), translate[top]))
 
 
-def _predict(context: Context, plan: Plan, test: Samples) -> tuple[Tensor, Tensor]:
-    """Return what a run's model takes each test sample for, int64 [N], and how probable that is, [N]; on the CPU."""
+def _is_among(labels: Tensor, top: Tensor) -> Tensor:
+    """Say whether each label, int64 [N], is among its sample's classes, [N, k]: bool [N]."""
+    return (top == labels[:, None]).any(1)
+
+
+def _predict(context: Context, plan: Plan, test: Samples) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what a run's model predicts, as `predict_classes` does; on the CPU."""
     network = load_network(context.files(plan.run_id), plan, context.factories, context.device)
     normalize = Normalize(plan.task.data, plan.task.training.bf16)
-    classes, probabilities = predict_classes(network, test, normalize)
-    return classes.cpu(), probabilities.cpu()
+    classes, probabilities, top = predict_classes(network, test, normalize)
+    return classes.cpu(), probabilities.cpu(), top.cpu()
 
 
 def load_network(files: RunFiles, plan: Plan, factories: Collection[str], device: torch.device) -> nn.Module:
@@ -95,11 +128,6 @@ def restore_network(files: RunFiles, plan: Plan, factories: Collection[str]) -> 
     except RuntimeError as error:
         raise ModelError(f"the model of {plan.run_id} does not fit {plan.task.model.name}: {error}") from error
     return network
-
-
-def _mean(right: Tensor, of: Tensor) -> float | None:
-    """Accuracy over the samples that a mask selects, or None where it selects none."""
-    return float(right[of].double().mean()) if of.any() else None
 
 
 def _by_class(right: Tensor, labels: Tensor, classes: tuple[str, ...]) -> dict[str, float]:

@@ -2,16 +2,20 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
+from retrain.config import METRIC_NAMES, Metric
 from retrain.config.task import Gate
 from retrain.data.dataset import untrained_classes
+from retrain.pipeline.targets import TOP_CLASSES
 from retrain.records import Comparison, Decision, Drop, Evaluation, Interval
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from retrain.training.scores import Score
 
 TYPICAL_DISAGREEMENT = 0.15
 """Share of test images on which two networks of one task disagree as to which is right, before any were compared:
@@ -46,6 +50,17 @@ def compare(champion: str, theirs: "Tensor", ours: "Tensor", confidence: float) 
     )
 
 
+def score_difference(theirs: "Score", ours: "Score", confidence: float) -> Interval:
+    """Return the difference of two scores on the same samples, `ours` - `theirs`, with its confidence interval.
+
+    Wald's interval, from the paired influences of each sample. As if one more sample of each class were told apart, in
+    the manner of `paired_difference`: so it never has zero width.
+    """
+    error = math.sqrt(float((ours.influence - theirs.influence).square().sum()) + ours.prior)
+    reach, value = NormalDist().inv_cdf((1 + confidence) / 2) * error, ours.value - theirs.value
+    return Interval(value=value, low=max(-1.0, value - reach), high=min(1.0, value + reach))
+
+
 def decide(gate: Gate, evaluation: Evaluation) -> Decision:
     """Return the decision, with a sentence for every condition that failed, and for what could not be told."""
     reasons = tuple(_failures(gate, evaluation))
@@ -75,10 +90,11 @@ def images_to_settle(gate: Gate, difference: Interval, samples: int) -> int | No
 
 
 def _failures(gate: Gate, evaluation: Evaluation) -> Iterator[str]:
-    if evaluation.accuracy < gate.min_accuracy:
-        yield f"accuracy {evaluation.accuracy:.4f} is below gate.min_accuracy {gate.min_accuracy}"
+    score = METRIC_NAMES[evaluation.metric]
+    if evaluation.score < gate.min_accuracy:
+        yield f"{score} {evaluation.score:.4f} is below gate.min_accuracy {gate.min_accuracy}"
     if evaluation.old is not None and evaluation.old < gate.min_old_accuracy:
-        yield f"accuracy on old drops {evaluation.old:.4f} is below gate.min_old_accuracy {gate.min_old_accuracy}"
+        yield f"{score} on old drops {evaluation.old:.4f} is below gate.min_old_accuracy {gate.min_old_accuracy}"
     weak = [name for name, accuracy in evaluation.by_class.items() if accuracy < gate.min_class_accuracy]
     if weak:
         yield f"accuracy in {', '.join(weak[:5])} is below gate.min_class_accuracy {gate.min_class_accuracy}"
@@ -120,28 +136,40 @@ def images_to_show(gate: Gate, disagreement: float = TYPICAL_DISAGREEMENT) -> in
     return math.ceil(disagreement * (z / gate.margin) ** 2)
 
 
-def gate_warnings(gate: Gate, drops: Sequence[Drop], has_champion: bool) -> Iterator[str]:
+def effective_samples(metric: Metric, counts: Mapping[str, int]) -> int:
+    """Return how many samples of equally many a class tell as much as these samples by class.
+
+    The variance of a mean over K classes is that of sum(1 / samples of the class) / K^2.
+    """
+    present = [count for count in counts.values() if count]
+    if metric in TOP_CLASSES or not present:
+        return sum(present)
+    return round(len(present) ** 2 / sum(1 / count for count in present))
+
+
+def gate_warnings(gate: Gate, drops: Sequence[Drop], has_champion: bool, metric: Metric = "accuracy") -> Iterator[str]:
     """Say which of the gate's conditions the test samples of these drops are too few for, and how many it takes."""
     if untrained := untrained_classes(drops):
         named = ", ".join(untrained[:10])
         yield f"no training image of {named}: left out of evaluation on the test split, and so of the gate"
-    samples = sum(drop.samples("test") for drop in drops)
+    counts: Counter[str] = Counter()
+    for drop in drops:
+        counts.update(drop.counts.get("test", {}))
+    samples, told = counts.total(), effective_samples(metric, counts)
     if not samples:
         yield "there is no test image: the gate cannot judge a model; hold some out with data.test_share"
         return
-    if has_champion and gate.margin and samples < (needed := images_to_show(gate)):
+    if has_champion and gate.margin and told < (needed := images_to_show(gate)):
+        worth = f", which count as {told:,} for {METRIC_NAMES[metric]}," if told < samples else ""
         yield (
-            f"{samples:,} test images are too few to show that a model is within gate.margin {gate.margin} of the "
-            f"champion: it takes about {needed:,}; with fewer, only a clear loss is refused"
+            f"{samples:,} test images{worth} are too few to show that a model is within gate.margin {gate.margin} of "
+            f"the champion: it takes about {needed:,}; with fewer, only a clear loss is refused"
         )
     if has_champion and 0 < gate.max_negative_flips < 1 / samples:
         yield (
             f"gate.max_negative_flips {gate.max_negative_flips} lets no single image of {samples:,} turn wrong: "
             f"it takes {math.ceil(1 / gate.max_negative_flips):,} test images"
         )
-    counts: Counter[str] = Counter()
-    for drop in drops:
-        counts.update(drop.counts.get("test", {}))
     few = [name for name, count in counts.items() if 0 < count < _images_to_miss_one(gate.min_class_accuracy)]
     if few:
         yield (

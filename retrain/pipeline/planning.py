@@ -6,7 +6,7 @@ from statistics import mean
 from types import MappingProxyType
 from typing import NamedTuple
 
-from retrain.config import Method, Purpose
+from retrain.config import METRIC_NAMES, Method, Purpose
 from retrain.config.fields import identity
 from retrain.config.optimizers import Sgd
 from retrain.config.recipe import Auto, Constant, Recipe, recipe_for
@@ -84,8 +84,10 @@ def make_plan(task: Task, committed: Sequence[Drop], history: History, request: 
 def _why_no_target(task: Task, dataset: Dataset, drops: Iterable[Drop], baseline: Measured | None) -> str | None:
     """Say why there is no target, or return None where there is one."""
     if baseline is None:
-        return "no scratch run with this network and training has measured a baseline"
-    chance = chance_level((drop for drop in drops if drop.id in baseline.record.drops), len(baseline.classes))
+        by = "" if (metric := task.target.metric) == "accuracy" else f" by {METRIC_NAMES[metric]}"
+        return f"no scratch run with this network and training has measured a baseline{by}"
+    own = (drop for drop in drops if drop.id in baseline.record.drops)
+    chance = chance_level(own, len(baseline.classes), task.target.metric)
     return why_unusable(task.target.level, dataset, baseline, chance)
 
 
@@ -132,13 +134,14 @@ def _done(task: Task, dataset: Dataset, history: History) -> str | None:
 
 
 def equal_work(one: Task, other: Task) -> bool:
-    """Say whether iterations compare: the same network, image size and training.
+    """Say whether iterations compare: the same network, image size and training, scored by the same metric.
 
     How a training is saved or compiled does not count, nor when a run that has a target stops.
     """
 
     def work(task: Task) -> tuple[object, ...]:
-        return identity(task.model), task.data.frame, identity(task.training), identity(task.training.averaging)
+        trained = identity(task.model), task.data.frame, identity(task.training), identity(task.training.averaging)
+        return *trained, task.target.metric
 
     return work(one) == work(other)
 
@@ -276,6 +279,7 @@ def _assemble(
         recipe=recipe,
         iterations=schedule_length(task, dataset, recipe),
         evaluate_every=evaluate_every,
+        metric=task.target.metric,
         target=target,
         stop_rule=_make_stop_rule(task, recipe, target, scratch, evaluate_every),
         averaging=resolve_averaging(task),
@@ -283,7 +287,7 @@ def _assemble(
         seed=task.seed,
         reason=f"{reason}; {_tell_earlier(earlier, scratch)}" if earlier and scratch else reason,
         start=start,
-        warnings=(*warnings, *gate_warnings(task.gate, drops, parent is not None)),
+        warnings=(*warnings, *gate_warnings(task.gate, drops, parent is not None, task.target.metric)),
         scratch=scratch,
         loading=loading,
         shuffle_shards=task.data.stream.shuffle_shards if loading.kind == "stream" else None,

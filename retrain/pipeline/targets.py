@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import NamedTuple
 
+from retrain.config import METRIC_NAMES, Metric
 from retrain.records import AccuracyEstimate, Curve, Dataset, Drop, Result, RunRecord, Scope, ScratchEstimate, Target
 
 EARLIEST_SHARE = 0.75
@@ -41,7 +42,7 @@ class Measured(NamedTuple):
 
     @property
     def s_scratch(self) -> int:
-        """Iterations to the accuracy that it ended with (Verwimp et al., eq. 1)."""
+        """Iterations to the score that it ended with (Verwimp et al., eq. 1)."""
         return self.result.reached_at["100"] or self.result.iterations
 
     @property
@@ -49,23 +50,29 @@ class Measured(NamedTuple):
         """How many validation samples it was measured on."""
         return self.curve.points[-1].images if self.curve.points else 0
 
+    @property
+    def standard_error(self) -> float:
+        """Standard error of the score that it ended with."""
+        measured = self.curve.points[-1].standard_error if self.curve.points else None
+        return standard_error(self.result.final_score, self.val_samples) if measured is None else measured
+
 
 def make_target(level: float, dataset: Dataset, baseline: Measured, records: Mapping[str, RunRecord]) -> Target:
-    """Return level/100 of the baseline's accuracy, over the same samples and classes (Verwimp et al., eqs. 1 and 2)."""
+    """Return level/100 of the baseline's score, over the same samples and classes (Verwimp et al., eqs. 1 and 2)."""
     is_measured = baseline.record.dataset_digest == dataset.digest
     return Target(
         level=level,
-        accuracy=level / 100 * baseline.result.final_accuracy,
+        accuracy=level / 100 * baseline.result.final_score,
         baseline_run=baseline.record.run_id,
-        baseline_accuracy=baseline.result.final_accuracy,
+        baseline_accuracy=baseline.result.final_score,
         baseline_iterations=baseline.s_scratch,
         baseline_reached_at=baseline.result.reached_at,
         provenance="measured" if is_measured else "carried",
         age=age_of(dataset, baseline),
         scope=None if is_measured else scope_of(dataset, baseline),
-        standard_error=standard_error(baseline.result.final_accuracy, baseline.val_samples),
+        standard_error=baseline.standard_error,
         expected=None if is_measured else expect_accuracy(dataset, baseline),
-        expected_from=round(EARLIEST_SHARE * _earliest(records.values()) * baseline.s_scratch),
+        expected_from=round(EARLIEST_SHARE * _earliest(records.values(), baseline.record.metric) * baseline.s_scratch),
     )
 
 
@@ -73,8 +80,11 @@ def expect_accuracy(dataset: Dataset, baseline: Measured) -> AccuracyEstimate | 
     """Return the accuracy that scratch would end with on a dataset, from that of an earlier scratch run.
 
     With new classes of as many images its error rises slightly. The standard error adds that of the measured accuracy
-    and that of the exponent. None where classes have more images than before, or none of the baseline's drops is left.
+    and that of the exponent. None where classes have more images than before, or none of the baseline's drops is left;
+    and by other metrics, for which no exponent was measured.
     """
+    if baseline.record.metric != "accuracy":
+        return None
     own = set(baseline.record.drops)
     seen = sum(drop.samples for drop in dataset.drops if drop.id in own)
     error = 1 - baseline.result.final_accuracy
@@ -87,12 +97,26 @@ def expect_accuracy(dataset: Dataset, baseline: Measured) -> AccuracyEstimate | 
     return AccuracyEstimate(accuracy=max(0.0, 1 - expected), standard_error=expected * spread)
 
 
-def chance_level(drops: Iterable[Drop], classes: int) -> float:
-    """Return the accuracy of always naming the commonest class of the drops' validation samples."""
+TOP_CLASSES: dict[Metric, int] = {"accuracy": 1, "top5_accuracy": 5}
+"""Metrics that are shares of the samples, and how many classes a model may name for each sample."""
+
+
+def chance_level(drops: Iterable[Drop], classes: int, metric: Metric = "accuracy") -> float:
+    """Return the score that needs no image, on the drops' validation samples.
+
+    That of always naming the commonest class, or classes. The macro F1 of names drawn at random is higher where classes
+    are about equally common.
+    """
     counts: Counter[str] = Counter()
     for drop in drops:
         counts.update(drop.counts.get("val", {}))
-    return max(counts.values()) / counts.total() if counts.total() else 1 / classes
+    shares = [count / counts.total() for _, count in counts.most_common() if count] or [1 / classes] * classes
+    if metric in TOP_CLASSES:
+        return min(1.0, sum(shares[: TOP_CLASSES[metric]]))
+    if metric == "balanced_accuracy":
+        return 1 / len(shares)
+    commonest = 2 * shares[0] / (1 + shares[0]) / len(shares)
+    return max(commonest, mean(2 * share / (1 + len(shares) * share) for share in shares))
 
 
 def why_unusable(level: float, dataset: Dataset, baseline: Measured, chance: float) -> str | None:
@@ -100,11 +124,14 @@ def why_unusable(level: float, dataset: Dataset, baseline: Measured, chance: flo
 
     A target at the chance level, give or take its standard error, would end a run that has learnt nothing.
     """
-    bound = chance + standard_error(chance, baseline.val_samples)
-    accuracy = level / 100 * baseline.result.final_accuracy
+    metric = baseline.record.metric
+    is_share = metric in TOP_CLASSES
+    bound = chance + (standard_error(chance, baseline.val_samples) if is_share else baseline.standard_error)
+    accuracy = level / 100 * baseline.result.final_score
     if accuracy <= bound:
+        guess = "naming the commonest class" if metric == "accuracy" else f"the {METRIC_NAMES[metric]} of guessing"
         return (
-            f"target {accuracy:.2%} from {baseline.record.run_id} is no better than naming the commonest class "
+            f"target {accuracy:.2%} from {baseline.record.run_id} is no better than {guess} "
             f"({chance:.2%}, standard error {bound - chance:.2%})"
         )
     if baseline.record.dataset_digest != dataset.digest and not scope_of(dataset, baseline).drops:
@@ -158,11 +185,12 @@ def age_of(dataset: Dataset, baseline: Measured) -> int:
     return len({drop.id for drop in dataset.drops} - set(baseline.record.drops))
 
 
-def _earliest(records: Iterable[RunRecord]) -> float:
+def _earliest(records: Iterable[RunRecord], metric: Metric) -> float:
     """The least share of s_scratch after which a retraining of this task came within 99 percent; 0: none has yet."""
     shares = (
         (record.result.reached_at["99"] or record.result.iterations) / record.target.baseline_iterations
         for record in records
         if record.outcome == "reached" and record.purpose == "retrain" and record.result and record.target
+        if record.metric == metric
     )
     return min(shares, default=0.0)

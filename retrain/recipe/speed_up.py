@@ -35,9 +35,9 @@ def speed_up(scratch: int | None, other: int | None) -> float | None:
 
 
 def crossings(points: list[Point], accuracy: float) -> Crossings:
-    """Return the iterations at which a curve first reached 99 and 100 percent of an accuracy (eq. 1)."""
-    iterations, accuracies = [point.iteration for point in points], [point.accuracy for point in points]
-    return {level: first_reaching(iterations, accuracies, int(level) / 100 * accuracy) for level in LEVELS}
+    """Return the iterations at which a curve's score first reached 99 and 100 percent of an accuracy (eq. 1)."""
+    iterations, scores = [point.iteration for point in points], [point.score for point in points]
+    return {level: first_reaching(iterations, scores, int(level) / 100 * accuracy) for level in LEVELS}
 
 
 def speed_ups(reached_at: Crossings, target: Target | None) -> dict[Literal["99", "100"], float | None]:

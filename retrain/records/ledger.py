@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from retrain.config import Method, Purpose
+from retrain.config import Method, Metric, Purpose
 from retrain.config.task import Costs
 from retrain.records.base import Record
 from retrain.records.plan import ScratchEstimate, Target
@@ -62,6 +62,8 @@ class RunRecord(Record):
     attempt: int
     seed: int
     scale: float
+    metric: Metric = "accuracy"
+    """What scored its model."""
     target: Target | None
     scratch: ScratchEstimate | None = None
     """What scratch takes on this dataset; None for a run that measured it."""

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
-from retrain.config import Method, Purpose
+from retrain.config import Method, Metric, Purpose
 from retrain.config.fields import IdentityIfSet, NotIdentity, identity
 from retrain.config.recipe import Recipe
 from retrain.config.task import Averaging, NoAverage, Stopping, Task
@@ -33,9 +33,9 @@ class AccuracyEstimate(Record):
 class Target(Record):
     """What a run must reach on val, and where that figure comes from.
 
-    `accuracy` is level/100 of the baseline's. `measured`: the baseline saw this very dataset. `carried`: drops have
-    landed since, `age` of them; the accuracy within `scope` is compared. Besides, the run must have stopped improving,
-    or be above the accuracy that is expected of scratch.
+    `accuracy` is level/100 of the baseline's; both are scores by the plan's metric. `measured`: the baseline saw this
+    very dataset. `carried`: drops have landed since, `age` of them; the score within `scope` is compared. Besides, the
+    run must have stopped improving, or be above the accuracy that is expected of scratch.
     """
 
     level: float
@@ -43,7 +43,7 @@ class Target(Record):
     baseline_run: str
     baseline_accuracy: float
     baseline_iterations: int
-    """s_scratch: when the baseline's curve first reached the accuracy that it ended with."""
+    """s_scratch: when the baseline's curve first reached the score that it ended with."""
     baseline_reached_at: dict[Literal["99", "100"], int | None]
     """When its curve first reached 99 and 100 percent of that."""
     provenance: Literal["measured", "carried"]
@@ -51,7 +51,7 @@ class Target(Record):
     scope: Scope | None = None
     """None: all of val."""
     standard_error: float = 0.0
-    """Of the baseline's accuracy, from the number of its validation samples."""
+    """Of the baseline's score, from its validation samples."""
     expected: Annotated[AccuracyEstimate | None, IdentityIfSet] = None
     """What scratch would end with on this dataset; None where it was measured, or cannot be told."""
     expected_from: int = 0
@@ -148,6 +148,8 @@ class Plan(Record):
     """Length of the schedule; where it has none, the budget."""
     evaluate_every: int
     """Iterations between evaluations."""
+    metric: Annotated[Metric, IdentityIfSet] = "accuracy"
+    """What scores its model: of a task, `target.metric`."""
     target: Target | None
     """None: the run ends with its schedule."""
     stop_rule: StopRule | None = None

@@ -3,6 +3,9 @@
 from datetime import datetime
 from typing import Literal
 
+from pydantic import Field
+
+from retrain.config import Metric
 from retrain.records.base import Record
 
 Outcome = Literal["reached", "plateau", "missed", "completed", "diverged"]
@@ -24,10 +27,14 @@ class Point(Record):
     train_accuracy: float | None = None
     """Of the training batches since the point before, as they were augmented, by the weights of the moment."""
     learning_rate: float
+    score: float = Field(default_factory=lambda fields: fields["accuracy"])
+    """By the plan's metric, on the same images."""
+    standard_error: float | None = None
+    """Of `score`; None: that of a share of `images` (binomial)."""
     in_scope: float | None = None
-    """Accuracy within the target's scope; None where the target has none."""
+    """Score within the target's scope; None where the target has none."""
     newest: float | None = None
-    """Accuracy on the validation samples of the drops that the parent did not know; None where they have none."""
+    """Score on the validation samples of the drops that the parent did not know; None where they have none."""
 
 
 class Curve(Record):
@@ -73,19 +80,23 @@ class Result(Record):
     outcome: Outcome
     iterations: int
     final_accuracy: float
-    """On val, of the weights that the run ended with: a_scratch, if this becomes the baseline."""
+    """On val, of the weights that the run ended with."""
+    final_score: float = Field(default_factory=lambda fields: fields["final_accuracy"])
+    """The same by the plan's metric: a_scratch, if this becomes the baseline."""
     in_scope: float | None = None
-    """The same within the target's scope; None where the target has none."""
+    """Score within the target's scope; None where the target has none."""
     best_accuracy: float
     """Highest accuracy on the whole of val."""
+    best_score: float = Field(default_factory=lambda fields: fields["best_accuracy"])
+    """Highest score on the whole of val."""
     train_accuracy: float | None = None
     """Of the delivered weights on training samples, without augmentation: beside `final_accuracy` it tells how far the
     network has fitted its data."""
     normalised: bool | None = None
     """Whether the network has BatchNorm layers; None in records of earlier versions."""
     reached_at: dict[Literal["99", "100"], int | None]
-    """First iteration on the grid at 99 and 100 percent of the baseline's accuracy (of this run's own final accuracy,
-    where it has no target): s(f, a), Verwimp et al., eq. 1."""
+    """First iteration on the grid at 99 and 100 percent of the baseline's score (of this run's own final score, where
+    it has no target): s(f, a), Verwimp et al., eq. 1."""
     speed_up: dict[Literal["99", "100"], float | None]
     """L_99 and L_100 against the baseline, Verwimp et al., eq. 2; None where not reached, and for a carried target."""
     model_digest: str | None
@@ -113,22 +124,29 @@ class Comparison(Record):
 
     champion: str
     champion_accuracy: float
+    champion_score: float = Field(default_factory=lambda fields: fields["champion_accuracy"])
     difference: Interval
+    """Of the two scores."""
     negative_flips: float
     """Share of test samples that the champion had right and the candidate has wrong."""
 
 
 class Evaluation(Record):
-    """Accuracy on the held-out test split, `evaluation.json`.
+    """Accuracy and score on the held-out test split, `evaluation.json`.
 
-    `old` and `new` are over the test samples of drops that the parent knew and did not; None where there are none.
+    `old` and `new` are scores over the test samples of drops that the parent knew and did not; None where there are
+    none.
     """
 
     samples: int
     accuracy: float
+    metric: Metric = "accuracy"
+    score: float = Field(default_factory=lambda fields: fields["accuracy"])
+    """By that metric."""
     old: float | None
     new: float | None
     by_class: dict[str, float]
+    """Accuracy on the images of each class."""
     comparison: Comparison | None
 
 

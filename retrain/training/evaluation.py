@@ -1,4 +1,4 @@
-"""Evaluate a network: its predictions, accuracy and loss on samples."""
+"""Evaluate a network: its predictions, accuracy, score and loss on samples."""
 
 import math
 from collections.abc import Iterator
@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from retrain.config import Metric
 from retrain.data.augment import Normalize
 from retrain.data.samples import Samples
 from retrain.training.distributed import SINGLE_PROCESS, ProcessGroup
 from retrain.training.energy import EnergyMeter
 from retrain.training.groups import Groups
 from retrain.training.progress import Clock
+from retrain.training.scores import TOP, Predictions, compute_score
 from retrain.training.seeds import make_generator
 from retrain.training.setup import Run
 from retrain.training.stopping import rejection_risk, subset_ends, tail_probability
@@ -29,15 +31,17 @@ ROUNDING = 1e-6
 
 
 class Measured(NamedTuple):
-    """Accuracy and mean loss over the first `images` of the samples.
+    """Accuracy, score and mean loss over the first `images` of the samples.
 
-    `in_scope` and `newest` are accuracies over the groups of samples, None where a group is empty or not all samples
-    were seen.
+    `in_scope` and `newest` are scores over the groups of samples, None where a group is empty or not all samples were
+    seen. `standard_error` is the score's, None where it is a share of the images.
     """
 
     accuracy: float
     loss: float
     images: int
+    score: float
+    standard_error: float | None = None
     in_scope: float | None = None
     newest: float | None = None
 
@@ -90,13 +94,14 @@ def measure(
                 break
     right, loss, right_in_scope, right_newest = sums
     if end < total:
-        return Measured(right / end, loss / end, end)
+        return Measured(right / end, loss / end, end, score=right / end)
     return Measured(
-        right / end,
-        loss / end,
-        end,
-        right_in_scope / groups.scope_size if groups.scope_size else None,
-        right_newest / groups.newest_size if groups.newest_size else None,
+        accuracy=right / end,
+        loss=loss / end,
+        images=end,
+        score=right / end,
+        in_scope=right_in_scope / groups.scope_size if groups.scope_size else None,
+        newest=right_newest / groups.newest_size if groups.newest_size else None,
     )
 
 
@@ -116,6 +121,67 @@ def _counts(network: nn.Module, samples: Samples, indices: Tensor, normalize: No
     return counts
 
 
+def measure_score(
+    network: nn.Module,
+    samples: Samples,
+    metric: Metric,
+    normalize: Normalize,
+    ranks: ProcessGroup = SINGLE_PROCESS,
+    groups: Groups | None = None,
+) -> Measured:
+    """Measure accuracy, score and loss over all samples.
+
+    Several processes share the work, and get the same answer.
+    """
+    groups = groups or Groups.none()
+    labels, parts = samples.labels, []
+    with _eval_mode(network):
+        for chunk in torch.split(torch.arange(len(labels), device=labels.device), _chunk(labels.device)):
+            rows = ranks.rows(len(chunk))
+            columns = _predict_columns(network, samples, chunk[rows.at], normalize, groups.classes)
+            parts.append(torch.stack(ranks.gather_batch(rows, *columns)))
+    losses, likeliest, in_top, likeliest_in_scope, in_top_in_scope = torch.cat(parts, dim=1)
+    predictions = Predictions(likeliest.long(), in_top.bool())
+    within = Predictions(likeliest_in_scope.long(), in_top_in_scope.bool())
+
+    def score_group(mask: Tensor | None, of: Predictions) -> float | None:
+        if mask is None or not mask.any():
+            return None
+        return compute_score(metric, labels[mask], of.select(mask)).value
+
+    score = compute_score(metric, labels, predictions)
+    return Measured(
+        accuracy=float((predictions.likeliest == labels).double().mean()),
+        loss=float(losses.double().mean()),
+        images=len(labels),
+        score=score.value,
+        standard_error=score.standard_error,
+        in_scope=score_group(groups.scope, within),
+        newest=score_group(groups.newest, predictions),
+    )
+
+
+def _predict_columns(
+    network: nn.Module, samples: Samples, indices: Tensor, normalize: Normalize, classes: int | None
+) -> Tensor:
+    """Return each sample's loss, likeliest class, whether its label is among the top, and both within a scope.
+
+    float32 [5, N]. The scope is the first `classes` classes; None: all of them.
+    """
+    if not len(indices):  # which not every network takes
+        return torch.zeros(5, 0, device=indices.device)
+    logits, labels = _logits(network, samples.pixels(indices), normalize).float(), samples.labels[indices]
+    losses, inside = functional.cross_entropy(logits, labels, reduction="none"), logits[:, :classes]
+    return torch.stack(
+        [losses, logits.argmax(1), _in_top(logits, labels), inside.argmax(1), _in_top(inside, labels)]
+    ).float()
+
+
+def _in_top(logits: Tensor, labels: Tensor) -> Tensor:
+    """Say whether each label is among the likeliest classes, bool [N]."""
+    return (logits.topk(min(TOP, logits.shape[1])).indices == labels[:, None]).any(1)
+
+
 def compute_logits(network: nn.Module, images: Tensor, normalize: Normalize) -> Tensor:
     """Return the logits of images, float32 [N, K]; images: uint8 [N, 3, size, size]."""
     with _eval_mode(network):
@@ -131,11 +197,16 @@ def evaluate_samples(network: nn.Module, samples: Samples, normalize: Normalize)
     return logits.argmax(1) == samples.labels, functional.cross_entropy(logits, samples.labels, reduction="none")
 
 
-def predict_classes(network: nn.Module, samples: Samples, normalize: Normalize) -> tuple[Tensor, Tensor]:
-    """Return the likeliest class of every sample, int64 [N], and its probability, float32 [N], on their device."""
+def predict_classes(network: nn.Module, samples: Samples, normalize: Normalize) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what a network predicts for N samples, on their device.
+
+    The likeliest class, int64 [N], its probability, float32 [N], and the `TOP` likeliest classes, int64 [N, TOP]; fewer
+    where the network has fewer.
+    """
     with _eval_mode(network):
         found = [_likeliest(_logits(network, images, normalize).float()) for images in _chunks(samples)]
-    return torch.cat([classes for classes, _ in found]), torch.cat([values for _, values in found])
+    classes, probabilities, top = zip(*found, strict=True)
+    return torch.cat(classes), torch.cat(probabilities), torch.cat(top)
 
 
 def predict_probabilities(network: nn.Module, samples: Samples, rows: Tensor, normalize: Normalize) -> Tensor:
@@ -148,9 +219,10 @@ def predict_probabilities(network: nn.Module, samples: Samples, rows: Tensor, no
     return torch.cat(found)
 
 
-def _likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
+def _likeliest(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     classes = logits.argmax(1)
-    return classes, logits.softmax(1).gather(1, classes[:, None])[:, 0]
+    probabilities = logits.softmax(1).gather(1, classes[:, None])[:, 0]
+    return classes, probabilities, logits.topk(min(TOP, logits.shape[1])).indices
 
 
 def _chunks(samples: Samples) -> Iterator[Tensor]:

@@ -9,7 +9,7 @@ from retrain.recipe.schedule import learning_rate
 from retrain.records import Point
 from retrain.records.run import Outcome
 from retrain.training.energy import EnergyMeter
-from retrain.training.evaluation import count_exactly, measure
+from retrain.training.evaluation import Measured, count_exactly, measure, measure_score
 from retrain.training.preemption import Preempted
 from retrain.training.progress import Clock, Observer
 from retrain.training.setup import Run
@@ -95,11 +95,7 @@ def ends_pass(run: Run, passes: int) -> bool:
 
 def evaluate_point(run: Run, loss_sum: float, correct_sum: float) -> Point:
     """Evaluate on val, exactly from the lowest level of interest on, and start new means over training batches."""
-    plan, progress = run.plan, run.progress
-    needed, early = needed_accuracy(plan.target, plan.stop_rule), is_early(plan.target, progress.iteration)
-    network = run.average.network()
-    run.ranks.sync_buffers(network)
-    measured = measure(network, run.val, run.val_order, run.normalize, needed, run.ranks, early, run.groups)
+    progress, measured = run.progress, _measure_val(run)
     since = progress.points[-1].iteration if progress.points else 0
     point = Point(
         iteration=progress.iteration,
@@ -109,6 +105,8 @@ def evaluate_point(run: Run, loss_sum: float, correct_sum: float) -> Point:
         train_loss=finite_or_none(loss_sum / (progress.iteration - since)),
         train_accuracy=correct_sum / (progress.iteration - since),
         learning_rate=run.optimizer.rate,
+        score=measured.score,
+        standard_error=measured.standard_error,
         in_scope=measured.in_scope,
         newest=measured.newest,
     )
@@ -117,6 +115,16 @@ def evaluate_point(run: Run, loss_sum: float, correct_sum: float) -> Point:
     progress.points.append(point)
     progress.evaluated_images += measured.images
     return point
+
+
+def _measure_val(run: Run) -> Measured:
+    """Measure the weights that would be delivered now; only accuracy can be told from a part of val."""
+    plan, network = run.plan, run.average.network()
+    run.ranks.sync_buffers(network)
+    if plan.metric != "accuracy":
+        return measure_score(network, run.val, plan.metric, run.normalize, run.ranks, run.groups)
+    needed, early = needed_accuracy(plan.target, plan.stop_rule), is_early(plan.target, run.progress.iteration)
+    return measure(network, run.val, run.val_order, run.normalize, needed, run.ranks, early, run.groups)
 
 
 def outcome_at(run: Run, point: Point) -> Outcome | None:

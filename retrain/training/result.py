@@ -30,13 +30,15 @@ def make_result(
     last, target = run.progress.points[-1], run.plan.target
     whole = [point for point in run.progress.points if point.images == len(run.val_order)]
     compared = in_scope(whole) if target and target.scope else whole
-    reached_at = crossings(compared, target.baseline_accuracy if target else last.accuracy)
+    reached_at = crossings(compared, target.baseline_accuracy if target else last.score)
     return Result(
         outcome=outcome,
         iterations=run.progress.iteration,
         final_accuracy=last.accuracy,
+        final_score=last.score,
         in_scope=last.in_scope,
         best_accuracy=max(point.accuracy for point in whole or run.progress.points),
+        best_score=max(point.score for point in whole or run.progress.points),
         train_accuracy=train_accuracy,
         reached_at=reached_at,
         speed_up=speed_ups(reached_at, target),
@@ -52,8 +54,8 @@ def make_result(
 
 
 def in_scope(points: Iterable[Point]) -> list[Point]:
-    """Return points with their accuracy within the target's scope in place of that on all of val."""
-    return [point.model_copy(update={"accuracy": point.in_scope}) for point in points if point.in_scope is not None]
+    """Return points with their score within the target's scope in place of that on all of val."""
+    return [point.model_copy(update={"score": point.in_scope}) for point in points if point.in_scope is not None]
 
 
 def _cost(run: Run) -> Cost:

@@ -76,9 +76,9 @@ def rejection_risk(early: bool, looks: int) -> float:
 MARGIN_ERRORS = 0.5
 """Standard errors by which a run must be above the accuracy that is expected of scratch."""
 
-Curve = Literal["accuracy", "newest"]
+Curve = Literal["score", "newest"]
 
-IMPROVING: tuple[Curve, ...] = ("accuracy", "newest")
+IMPROVING: tuple[Curve, ...] = ("score", "newest")
 """The curves that have to stop improving: on all of val, and on the drops that the parent did not know."""
 
 SMALL_ERROR = 0.01
@@ -120,22 +120,22 @@ def judge(
 def is_good_enough(points: Sequence[Point], target: Target, rule: StopRule | None) -> bool:
     """Say whether the newest point is at its target.
 
-    A target that is carried over from earlier drops says nothing of what is new. So the accuracy on all of val must be
+    A target that is carried over from earlier drops says nothing of what is new. So the score on all of val must be
     above what is expected of scratch, or all that is learnt must have stopped improving. The further a run is above a
     carried target, on what is old and on what is new, the more it must gain to go on. A run that has lost as much since
     its best evaluation is not at its target: it is in the dip that follows a start with a large step.
     """
     last = points[-1]
     if target.scope is None:
-        return last.accuracy >= target.accuracy
+        return last.score >= target.accuracy
     if last.in_scope is None or last.in_scope < target.accuracy:
         return False
-    if rule is None or _is_above_expected(last.accuracy, target.expected):
+    if rule is None or _is_above_expected(last.score, target.expected):
         return True
     learnt = last.in_scope if last.newest is None else min(last.in_scope, last.newest)
     above = max(0.0, learnt - target.accuracy) / rule.excess if rule.excess else 0.0
     gain = needed_gain(last, rule) * (1 + above)
-    has_dipped = last.accuracy < max(point.accuracy for point in points) - gain
+    has_dipped = last.score < max(point.score for point in points) - gain
     return not has_dipped and _has_stopped_improving(points, rule.window * noise_factor(last), gain)
 
 
@@ -144,7 +144,7 @@ def _is_above_expected(accuracy: float, expected: AccuracyEstimate | None) -> bo
 
 
 def needed_gain(last: Point, rule: StopRule) -> float:
-    """Return the accuracy that counts as a gain: the rule's least one, or its errors of the newest accuracy."""
+    """Return the rise of the score that counts as a gain: the rule's least one, or its errors of the newest score."""
     return max(rule.gain, rule.errors * _standard_error(last))
 
 
@@ -158,6 +158,8 @@ def noise_factor(last: Point) -> float:
 
 
 def _standard_error(last: Point) -> float:
+    if last.standard_error is not None:
+        return last.standard_error
     return math.sqrt(last.accuracy * (1 - last.accuracy) / last.images)
 
 
@@ -166,7 +168,7 @@ def _has_stopped_improving(points: Sequence[Point], window: float, gain: float) 
 
 
 def has_plateau(points: Sequence[Point], curve: Curve, window: float, gain: float) -> bool:
-    """Say whether a curve's best accuracy has risen by less than `gain` over the last `window` iterations.
+    """Say whether a curve's best score has risen by less than `gain` over the last `window` iterations.
 
     A curve that is younger than the window has no plateau. One without figures, since no drop is new, has always.
     """

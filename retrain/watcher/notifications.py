@@ -39,6 +39,8 @@ def _runs(records: Sequence[RunRecord]) -> Iterator[Notification]:
             "purpose": record.purpose,
             "ending": record.ending,
             "accuracy": record.evaluation.accuracy if record.evaluation else None,
+            "metric": record.metric,
+            "score": record.evaluation.score if record.evaluation else None,
             "saved_iterations": record.savings.gross if record.savings else None,
             "error": record.error,
             "reasons": record.decision.reasons if record.decision else (),

@@ -71,7 +71,7 @@ def test_champion_lasts_until_the_next_promotion() -> None:
     now = at[2] + timedelta(hours=5)
     reigns = make_timeline(Sources("birds", "store", now, [first], champion=Champion(history=history))).reigns
     assert [(reign.since, reign.until) for reign in reigns] == [(at[0], at[1]), (at[1], at[2]), (at[2], now)]
-    assert [reign.accuracy for reign in reigns] == [0.79, None, 0.79]
+    assert [reign.score for reign in reigns] == [0.79, None, 0.79]
 
 
 def sampling_sentence(sampling: Sampling) -> str:

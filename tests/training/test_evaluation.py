@@ -65,7 +65,7 @@ def test_full_evaluation_equals_one_sample_at_a_time(network: nn.Module) -> None
     assert measured.accuracy == naive.accuracy
     assert measured.loss == pytest.approx(naive.loss, rel=1e-5)
     assert measured.images == CHUNK + 137
-    classes, probabilities = predict_classes(network, held, NORMALIZE)
+    classes, probabilities, _ = predict_classes(network, held, NORMALIZE)
     assert classes.tolist() == naive.predicted
     assert probabilities.tolist() == pytest.approx(naive.probabilities, rel=1e-5)
 

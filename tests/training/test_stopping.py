@@ -219,7 +219,7 @@ def test_has_plateau_equals_a_search_by_hand(seed: int) -> None:
         early = [value for number, value in enumerate(values, 1) if 120 - 10 * number >= window]
         late = [value for number, value in enumerate(values, 1) if 120 - 10 * number < window]
         expected = bool(early) and max(late, default=0.0) - max(early) < 0.1
-        assert has_plateau(curve(values), "accuracy", window, 0.1) is expected
+        assert has_plateau(curve(values), "score", window, 0.1) is expected
     assert has_plateau(curve(values), "newest", 10, 0.1)
 
 

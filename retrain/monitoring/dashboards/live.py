@@ -17,7 +17,7 @@ NOW = [
     ),
     stat(
         "Time to target",
-        "Estimated by the accuracy's rise over the last evaluations, at most to the schedule's end.",
+        "Estimated by the score's rise over the last evaluations, at most to the schedule's end.",
         {"{{task}}": _of("retrain_training_eta_seconds")},
         "s",
     ),
@@ -31,11 +31,11 @@ NOW = [
 
 COURSE = [
     series(
-        "Accuracy against target",
-        "On the validation split at each evaluation, and the accuracy that ends the training.",
+        "Score against target",
+        "By the task's target.metric, on the validation split at each evaluation, and the score that ends the run.",
         {
-            "{{task}} {{method}}": _of("retrain_training_accuracy_ratio"),
-            "{{task}} target": _of("retrain_training_target_accuracy_ratio"),
+            "{{task}} {{method}} {{metric}}": _of("retrain_training_score_ratio", ", metric"),
+            "{{task}} target": _of("retrain_training_target_score_ratio"),
         },
         "percentunit",
     ),

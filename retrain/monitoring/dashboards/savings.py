@@ -149,20 +149,20 @@ QUALITY = [
         "suffix:×",
     ),
     series(
-        "Accuracy against target",
-        "Of each run in turn: accuracy on the validation split, which it was stopped on, and its target; accuracy of "
-        "the champion on the test split, which nothing is tuned on.",
+        "Score against target",
+        "By the task's target.metric, of each run in turn: on the validation split, which it was stopped on, and its "
+        "target; of the champion on the test split, which nothing is tuned on.",
         {
-            "{{task}} validation": _of("retrain_validation_accuracy_ratio"),
-            "{{task}} target": _of("retrain_target_accuracy_ratio"),
-            "{{task}} champion, test": _of("retrain_champion_accuracy_ratio"),
+            "{{task}} {{metric}} {{split}}": _of("retrain_score_ratio", ", metric, split"),
+            "{{task}} target": _of("retrain_target_score_ratio"),
+            "{{task}} champion, test": _of("retrain_champion_score_ratio"),
         },
         "percentunit",
     ),
     series(
         "Old against new data",
-        "Of each run in turn: accuracy on the test samples of drops that its parent knew (old) and did not (new).",
-        {"{{task}} {{part}}": _of("retrain_part_accuracy_ratio", ", part")},
+        "Of each run in turn: score on the test samples of drops that its parent knew (old) and did not (new).",
+        {"{{task}} {{part}}": _of("retrain_part_score_ratio", ", part")},
         "percentunit",
     ),
 ]

@@ -136,9 +136,9 @@ def _first_dashed(names: Sequence[str]) -> alt.Scale:
 
 
 def race_chart(shown: Race) -> Chart:
-    """A run's accuracy against its baseline's, the target, and where each came to 99 and 100 percent."""
+    """A run's score against its baseline's, the target, and where each came to 99 and 100 percent."""
     points = [
-        {"iteration": point.iteration, "accuracy": point.accuracy, "runner": runner}
+        {"iteration": point.iteration, "score": point.score, "runner": runner}
         for runner, curve in shown.curves.items()
         for point in curve.points
     ]
@@ -148,18 +148,18 @@ def race_chart(shown: Race) -> Chart:
 
 
 def _raced(base: alt.Chart) -> alt.Chart:
-    """Put a runner's accuracy over its iterations."""
+    """Put a runner's score over its iterations."""
     return base.encode(
         x=alt.X("iteration:Q", title="iterations", axis=alt.Axis(grid=False, format="~s", tickCount=5)),
-        y=alt.Y("accuracy:Q", title=None, axis=PERCENT, scale=alt.Scale(zero=False)),
+        y=alt.Y("score:Q", title=None, axis=PERCENT, scale=alt.Scale(zero=False)),
         color=alt.Color("runner:N", scale=colours({"scratch": "scratch", "this run": "ours"}), legend=None),
     )
 
 
-def _target(accuracy: float) -> alt.Chart:
-    row = {"accuracy": accuracy, "label": f"target {accuracy:.2%}"}
+def _target(score: float) -> alt.Chart:
+    row = {"score": score, "label": f"target {score:.2%}"}
     rule: alt.Chart = table([row]).mark_rule(color="var(--target)", strokeWidth=1.5, strokeDash=[2, 3])
-    return rule.encode(y="accuracy:Q", description="label:N")
+    return rule.encode(y="score:Q", description="label:N")
 
 
 def _crossings(shown: Race) -> Sequence[alt.Chart]:

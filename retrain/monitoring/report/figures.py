@@ -6,6 +6,7 @@ from datetime import datetime
 from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
+from retrain.config import METRIC_NAMES, Metric
 from retrain.monitoring import metrics, names
 from retrain.monitoring.names import Unit
 from retrain.records import RunRecord, Savings
@@ -107,12 +108,17 @@ MINUS = "−"
 
 
 def percent(value: float | None) -> str:
-    """An accuracy."""
+    """A score."""
     return "–" if value is None else f"{value:.2%}"
 
 
+def metric(name: Metric) -> str:
+    """A metric's name in sentences."""
+    return METRIC_NAMES[name]
+
+
 def points(value: float) -> str:
-    """A difference of two accuracies, in percentage points."""
+    """A difference of two scores, in percentage points."""
     return f"{100 * value:+.2f}".replace("-", MINUS)
 
 
@@ -150,5 +156,5 @@ def age(seconds: float) -> str:
 
 
 FILTERS: dict[str, Callable[..., str]] = {
-    function.__name__: function for function in (percent, points, count, signed, money, times, duration, age)
+    function.__name__: function for function in (percent, metric, points, count, signed, money, times, duration, age)
 }

@@ -11,12 +11,12 @@ Runner = Literal["scratch", "this run"]
 
 
 class Crossing(NamedTuple):
-    """Where a curve first reached 99 or 100 percent of the baseline's accuracy."""
+    """Where a curve first reached 99 or 100 percent of the baseline's score."""
 
     runner: Runner
     level: Literal["99", "100"]
     iteration: int
-    accuracy: float
+    score: float
 
 
 class Race(NamedTuple):
@@ -48,7 +48,7 @@ def _race(record: RunRecord, curves: Mapping[Runner, Curve]) -> Race:
         raise ValueError(f"{record.run_id} had no target, or no result")
     reached = {"scratch": record.target.baseline_reached_at, "this run": record.result.reached_at}
     crossings = (
-        Crossing(runner, level, point.iteration, point.accuracy)
+        Crossing(runner, level, point.iteration, point.score)
         for runner, curve in curves.items()
         for level, iteration in reached[runner].items()
         for point in curve.points

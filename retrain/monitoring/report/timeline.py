@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import altair as alt
 
+from retrain.config import METRIC_NAMES, Metric
 from retrain.monitoring.report.charts import Chart, Row, colours, links, milliseconds, table, time_axis
 from retrain.monitoring.report.sources import Sources
 from retrain.records import Drop, RunRecord
@@ -23,8 +24,9 @@ class Reign(NamedTuple):
     why: str
     since: datetime
     until: datetime
-    accuracy: float | None
+    score: float | None
     """On the test split, when it was evaluated."""
+    metric: Metric
     author: str | None
     """Who approved, promoted or rolled back; None where the gate alone decided."""
     reason: str | None
@@ -57,9 +59,18 @@ def _reigns(sources: Sources) -> list[Reign]:
     reigns = []
     for entry, until in zip(history, ends, strict=True):
         evaluation = evaluations.get(entry.run_id)
-        accuracy = evaluation.accuracy if evaluation else None
         reigns.append(
-            Reign(entry.sequence, entry.run_id, entry.why, entry.at, until, accuracy, entry.author, entry.reason)
+            Reign(
+                sequence=entry.sequence,
+                run_id=entry.run_id,
+                why=entry.why,
+                since=entry.at,
+                until=until,
+                score=evaluation.score if evaluation else None,
+                metric=evaluation.metric if evaluation else "accuracy",
+                author=entry.author,
+                reason=entry.reason,
+            )
         )
     return reigns
 
@@ -78,9 +89,9 @@ OUTCOMES = {
 
 
 def champion_chart(shown: Timeline) -> Chart:
-    """Test accuracy of the model in force."""
+    """Score of the model in force on test."""
     axis = alt.Axis(format=".1%", tickCount=4, minExtent=MARGIN, maxExtent=MARGIN)
-    y = alt.Y("accuracy:Q", title=None, axis=axis, scale=alt.Scale(zero=False, padding=10))
+    y = alt.Y("score:Q", title=None, axis=axis, scale=alt.Scale(zero=False, padding=10))
     base = table(_reign_chart(shown)).encode(x=time_axis(_span(shown), labels=False))
     reigns: alt.Chart = base.mark_rule(color="var(--ours)", strokeWidth=3, aria=False)
     return alt.layer(reigns.encode(x2="until:Q", y=y), links(base, y, "ours"))
@@ -109,12 +120,13 @@ def _reign_chart(shown: Timeline) -> list[Row]:
         {
             "at": milliseconds(reign.since),
             "until": milliseconds(reign.until),
-            "accuracy": reign.accuracy,
+            "score": reign.score,
             "link": f"#{reign.run_id}",
-            "label": f"{reign.why} {reign.since:%Y-%m-%d %H:%M}: {reign.run_id}, {reign.accuracy:.2%} on test",
+            "label": f"{reign.why} {reign.since:%Y-%m-%d %H:%M}: {reign.run_id}, "
+            f"{METRIC_NAMES[reign.metric]} {reign.score:.2%} on test",
         }
         for reign in shown.reigns
-        if reign.accuracy is not None
+        if reign.score is not None
     ]
 
 

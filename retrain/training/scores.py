@@ -1,0 +1,81 @@
+"""Score a model's predictions by a metric, with the error that the choice of the samples gives the score.
+
+The error is the infinitesimal jackknife's (Efron, 1982): `influence` is how the score changes with a sample's weight,
+and the sum of its squares is the score's variance. For a share of the samples that is the binomial variance.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from retrain.config import Metric
+
+TOP = 5
+"""Likeliest classes that top5_accuracy looks for the label in."""
+
+
+class Predictions(NamedTuple):
+    """What a model predicts for N samples."""
+
+    likeliest: Tensor
+    """The likeliest class, int64 [N]; -1 where it is no class of the labels."""
+    in_top: Tensor
+    """Whether the label is among the `TOP` likeliest classes, bool [N]."""
+
+    def select(self, mask: Tensor) -> "Predictions":
+        """Return those of the samples that a mask, bool [N], selects."""
+        return Predictions(self.likeliest[mask], self.in_top[mask])
+
+
+class Score(NamedTuple):
+    """A score over N samples."""
+
+    value: float
+    hits: Tensor
+    """Which samples count as right, bool [N]."""
+    influence: Tensor
+    """Derivative of the value by each sample's weight, float64 [N]."""
+    prior: float
+    """Variance that one more disagreement in each class would add to the difference of two such scores."""
+
+    @property
+    def standard_error(self) -> float:
+        """The standard error of the value."""
+        return float(self.influence.square().sum().sqrt())
+
+
+def compute_score(metric: Metric, labels: Tensor, predictions: Predictions) -> Score:
+    """Return a score over N samples, at least one; labels: int64 [N].
+
+    Averages over classes are over those that have samples.
+    """
+    hits = predictions.in_top if metric == "top5_accuracy" else predictions.likeliest == labels
+    classes, own = torch.unique(labels, return_inverse=True)
+    samples = own.bincount(minlength=len(classes)).double()
+    if metric == "macro_f1":
+        value, influence = _macro_f1(classes, own, samples, predictions.likeliest, hits)
+    elif metric == "balanced_accuracy":
+        recall = own[hits].bincount(minlength=len(classes)) / samples
+        value, influence = recall.mean(), (hits.double() - recall[own]) / samples[own] / len(classes)
+    else:
+        value = hits.double().mean()
+        influence = (hits.double() - value) / len(labels)
+    prior = (samples + 2).pow(-2).sum() / len(classes) ** 2
+    return Score(float(value), hits, influence, float(prior))
+
+
+def _macro_f1(classes: Tensor, own: Tensor, samples: Tensor, likeliest: Tensor, hits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean over K classes of F1 = 2 right / (samples + predictions), and each sample's influence.
+
+    classes: [K], sorted; own: the place of each label among them, [N]; samples: float64 [K].
+    """
+    count = len(classes)
+    guess = torch.searchsorted(classes, likeliest).clamp(max=count - 1)
+    is_known = classes[guess] == likeliest
+    sizes = samples + guess[is_known].bincount(minlength=count)
+    f1 = 2 * own[hits].bincount(minlength=count) / sizes
+    lost = f1 / sizes  # by one more sample of the class, or predicted as it, that is wrong
+    wrong = -lost[own] - torch.where(is_known, lost[guess], 0.0)
+    influence = torch.where(hits, 2 / sizes[own] - 2 * lost[own], wrong)
+    return f1.mean(), influence / count
