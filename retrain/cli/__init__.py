@@ -17,6 +17,7 @@ from retrain.cli.gc import gc
 from retrain.cli.inference import export, predict, serve
 from retrain.cli.monitoring import exporter, fleet, report
 from retrain.cli.output import check_output
+from retrain.cli.track import track
 from retrain.cli.watch import notify, watch
 from retrain.errors import UserError
 from retrain.training.preemption import raise_preempted
@@ -44,6 +45,7 @@ app.command()(exporter)
 app.command()(report)
 app.command()(fleet)
 app.command()(notify)
+app.command()(track)
 app.command()(watch)
 
 

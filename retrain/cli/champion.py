@@ -76,10 +76,12 @@ def _decide(
     _give_verdict(store, run_id, Verdict(kind=kind, author=decide_author(author), reason=reason, at=utc_now()))
     from retrain.pipeline import stages
     from retrain.pipeline.context import make_context
+    from retrain.tracking.hook import update_tracker
 
     ended = stages.finish_approval(make_context(store, task, device), run_id)
     if isinstance(ended, Approval) or ended.decision is None:
         raise AssertionError(f"{run_id} has a verdict, and was not decided")
+    update_tracker(task, store)
     typer.echo(f"{run_id} is {ended.ending}" + "".join(f"; {why}" for why in ended.decision.reasons))
     if kind == "approved" and not ended.decision.promoted:
         raise typer.Exit(REFUSED_AFTER_ALL)
@@ -109,9 +111,10 @@ def promote(
     from retrain.pipeline.approval import promote_by_hand
     from retrain.records import Verdict
     from retrain.store import champions
+    from retrain.tracking.hook import update_tracker
     from retrain.utils.clock import utc_now
 
-    _, store = open_task(task, overrides)
+    opened, store = open_task(task, overrides)
     awaits = _check_promotable(store, run_id, force)
     seen = store.champion.read()
     if seen.run_id == run_id:
@@ -121,6 +124,7 @@ def promote(
     if awaits:
         store.approvals.decide(run_id, Verdict(kind="approved", author=by.name, reason=reason, at=utc_now()))
     promote_by_hand(store, seen, run_id, "promoted by hand", by)
+    update_tracker(opened, store)
     typer.echo(f"{run_id} is the champion of {store.task}")
 
 
@@ -153,8 +157,9 @@ def rollback(
     from retrain.errors import RunError
     from retrain.pipeline.approval import promote_by_hand
     from retrain.store import champions
+    from retrain.tracking.hook import update_tracker
 
-    _, store = open_task(task, overrides)
+    opened, store = open_task(task, overrides)
     seen = store.champion.read()
     if seen.champion is None:
         raise RunError(f"task {store.task} has no champion yet")
@@ -162,4 +167,5 @@ def rollback(
     confirm(f"Put {run_id} back in force for {store.task}, instead of {seen.run_id}?", yes)
     store.run(run_id).weights()
     promote_by_hand(store, seen, run_id, "rolled back", champions.Author(decide_author(author), reason))
+    update_tracker(opened, store)
     typer.echo(f"{run_id} is the champion of {store.task} again")

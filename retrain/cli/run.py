@@ -75,7 +75,7 @@ def run(
         from retrain.kubeflow.local import run_locally
         from retrain.pipelines.definition import define
 
-        _finish(run_locally(opened, request, device, define), store, as_json)
+        _finish(run_locally(opened, request, device, define), opened, store, as_json)
     elif on == "kubeflow":
         _submit(opened, store, request, as_json)
     else:
@@ -84,7 +84,7 @@ def run(
         from retrain.pipeline.context import make_context
 
         context = make_context(store, opened, device, partial(make_observers, metrics_port, metrics_host))
-        _finish(stages.run_locked(context, opened, request), store, as_json)
+        _finish(stages.run_locked(context, opened, request), opened, store, as_json)
 
 
 def _submit(task: "Task", store: "TaskStore", request: "Request", as_json: bool) -> None:
@@ -127,7 +127,7 @@ def baseline(
 
     opened, store = open_task(task, overrides)
     context = make_context(store, opened, device, partial(make_observers, metrics_port, metrics_host))
-    _finish(stages.run_locked(context, opened, Request(purpose="calibrate")), store, as_json)
+    _finish(stages.run_locked(context, opened, Request(purpose="calibrate")), opened, store, as_json)
 
 
 def _preview(planned: "Plan | NoRunNeeded", on: str, as_json: bool) -> None:
@@ -152,14 +152,19 @@ def _say_nothing(nothing: "NoRunNeeded", as_json: bool) -> None:
         typer.echo("null")
 
 
-def _finish(ended: "Ended | NoRunNeeded", store: "TaskStore", as_json: bool) -> None:
-    """Print how a retraining ended; exit with `ENDED_WITHOUT_MODEL` if it promoted no model."""
+def _finish(ended: "Ended | NoRunNeeded", task: "Task", store: "TaskStore", as_json: bool) -> None:
+    """Update the task's tracker, and print how a retraining ended.
+
+    Exits with `ENDED_WITHOUT_MODEL` if it promoted no model.
+    """
     from functools import partial
 
     from retrain.cli import formatting
     from retrain.pipeline.planning import NoRunNeeded
     from retrain.records import Approval
+    from retrain.tracking.hook import update_tracker
 
+    update_tracker(task, store)
     if isinstance(ended, NoRunNeeded):
         _say_nothing(ended, as_json)
         return

@@ -56,6 +56,13 @@ EventKind = Literal[
 EVENT_KINDS: tuple[EventKind, ...] = get_args(EventKind)
 
 
+class Tracking(ConfigModel):
+    """Experiment trackers that learn of ended runs and promotions. They never delay one."""
+
+    mlflow: bool = False
+    """Export runs, curves, and promoted models with the alias champion to the MLflow server of $MLFLOW_TRACKING_URI."""
+
+
 class Webhook(ConfigModel):
     """An HTTP endpoint that receives events as signed CloudEvents."""
 

@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from retrain.config import Metric
 from retrain.config.augmentation import Augmentation
-from retrain.config.automation import Erase, Trigger, Webhook
+from retrain.config.automation import Erase, Tracking, Trigger, Webhook
 from retrain.config.cron import Cron
 from retrain.config.fields import Bytes, ConfigModel, Duration, IdentityIfSet, NoCredentials, NotIdentity, Share
 from retrain.config.frame import Background, Fit, Frame, ImageSize, as_frame
@@ -314,6 +314,8 @@ class Task(ConfigModel):
     """What follows for models when samples are erased."""
     webhooks: Annotated[tuple[Webhook, ...], NotIdentity] = ()
     """HTTP endpoints that receive the task's events."""
+    tracking: Annotated[Tracking, NotIdentity] = Tracking()
+    """Experiment trackers that learn of ended runs and promotions."""
     kubeflow: Annotated[Kubeflow, NotIdentity] = Kubeflow()
     """Where its pipeline is submitted to."""
 

@@ -15,12 +15,14 @@ DISTRIBUTION = "retrain-classifiers"
 
 EXTRA_OF = {
     "kfp": "kfp",
+    "mlflow": "mlflow",
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
     "pandas": "tables",
     "pyarrow": "tables",
     "starlette": "serve",
+    "tensorboard": "tensorboard",
     "uvicorn": "serve",
 }
 """The extra that brings a package, by the package's import name."""

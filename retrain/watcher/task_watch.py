@@ -18,6 +18,7 @@ from retrain.records import Plan
 from retrain.store.drops import late_files
 from retrain.store.lease import LEASE_SECONDS
 from retrain.store.task_store import open_task_store
+from retrain.tracking.hook import TrackerUpdates
 from retrain.utils.clock import Clock, utc_now
 from retrain.utils.parallel import map_ahead
 from retrain.watcher.health import Health
@@ -54,6 +55,7 @@ class TaskWatch:
         self._next_attention: dict[str, float] = {}
         self._claims = self.store.claims()
         self._notifier = Notifier(task, self.store, clock)
+        self._tracker = TrackerUpdates(task, self.store, clock)
         self._intake = Ingestion(task, self.store, health, pace.lease)
         self._waiting: dict[str, datetime] = {}
         self._covered: set[str] = set()
@@ -95,8 +97,9 @@ class TaskWatch:
             self._attend()
 
     def notify(self) -> None:
-        """Deliver unconfirmed events to the task's webhooks. A webhook that refuses does not delay the others."""
+        """Deliver unconfirmed events to the task's webhooks and tracker. One that refuses does not delay the others."""
         self._notifier.notify()
+        self._tracker.follow()
 
     def _needs_attention(self, plan: Plan) -> bool:
         return time.monotonic() >= self._next_attention.get(plan.run_id, 0.0)

@@ -97,7 +97,7 @@ def test_crossings_lie_on_the_curves(sources: Sources) -> None:
     assert [race.record.method for race in shown] == ["continuous"]
     for crossing in shown[0].crossings:
         points = {point.iteration: point.accuracy for point in shown[0].curves[crossing.runner].points}
-        assert points[crossing.iteration] == crossing.accuracy
+        assert points[crossing.iteration] == crossing.score
     reached = shown[0].record.result.reached_at
     assert {c.level: c.iteration for c in shown[0].crossings if c.runner == "this run"} == {
         level: iteration for level, iteration in reached.items() if iteration is not None

@@ -1,0 +1,40 @@
+"""`retrain track`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from retrain.cli.options import NONE, Overrides, TaskName, open_task, output_errors
+
+
+def track(
+    task: TaskName,
+    to: Annotated[Literal["mlflow", "tensorboard"], typer.Option(help="Where runs are exported to.")],
+    uri: Annotated[
+        str | None,
+        typer.Option(envvar="MLFLOW_TRACKING_URI", help="Address of the MLflow server."),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of TensorBoard's event files; a task has its own inside.")
+    ] = Path("tensorboard"),
+    overrides: Overrides = NONE,
+) -> None:
+    """Export all ended runs, their curves and the champions to a tracker; what is there already stays."""
+    from retrain.utils.text import pluralize
+
+    opened, store = open_task(task, overrides)
+    if to == "mlflow":
+        from retrain.inference.loading import find_source
+        from retrain.tracking.mlflow_server import export_to_mlflow
+
+        added = export_to_mlflow(find_source(opened), uri)
+        alias = f"; champion is version {added.champion} of {store.task}" if added.champion else ""
+        typer.echo(f"{pluralize(added.runs, 'run')} and {pluralize(added.versions, 'model version')} added{alias}")
+        return
+    from retrain.tracking.tensorboard_files import write_event_files
+
+    folder = output / store.task
+    with output_errors(output):
+        count = write_event_files(store, folder)
+    typer.echo(f"{pluralize(count, 'run')} added; look at them with `tensorboard --logdir {output}`")

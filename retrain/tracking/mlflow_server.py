@@ -1,0 +1,188 @@
+"""Export a task's ledger and champions to an MLflow server.
+
+Every run of the ledger becomes an MLflow run of the experiment that is named after the task. Every promoted model
+becomes a version of the registered model of that name, and the alias `champion` names the model in force. What is there
+already is left as it is, so an export can be repeated, and goes on where another was cut off.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from retrain.errors import RunError, UserError
+from retrain.export.folder import export_model
+from retrain.inference.loading import Source
+from retrain.records import Promotion, RunRecord
+from retrain.tracking.figures import figures_of, settings_of, summary_of
+from retrain.utils.extras import require_extra
+from retrain.utils.logs import LOGGER
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+T = TypeVar("T")
+
+RUN_ID, EXPORTED = "retrain.run_id", "retrain.exported"
+"""Tags: the run's id here, and, written last, that all of the run is there."""
+ALIAS, FOLDER = "champion", "model"
+METRICS, SETTINGS = 1000, 100
+"""Most figures in one request to MLflow."""
+PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
+"""Seconds for a request, and retries, unless the environment says otherwise: MLflow's own are 120 and 7."""
+
+
+class Exported(NamedTuple):
+    """What an export added."""
+
+    runs: int
+    versions: int
+    champion: str | None
+    """Version that the alias names now; None where there is no champion."""
+
+
+def export_to_mlflow(source: Source, uri: str | None = None) -> Exported:
+    """Bring an MLflow server up to date with a task's store; by default the one of $MLFLOW_TRACKING_URI.
+
+    Raises `UserError` if MLflow's client is not installed, there is no address, or the server refuses.
+    """
+    require_extra("mlflow", "Tracking in MLflow")
+    address = uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if not address:
+        raise UserError("no MLflow server: set $MLFLOW_TRACKING_URI, or pass --uri")
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    with _errors_explained(address):
+        return _Export(MlflowClient(address, address), source).export()
+
+
+@contextmanager
+def _errors_explained(address: str) -> Iterator[None]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        raise UserError(f"MLflow at {address}: {str(error).splitlines()[0]}") from error
+
+
+class _Export:
+    """One export of one task."""
+
+    def __init__(self, client: "MlflowClient", source: Source) -> None:
+        self._client, self._source = client, source
+        self._store, self._name = source.store, source.store.task
+
+    def export(self) -> Exported:
+        experiment = self._experiment()
+        runs = self._exported_runs(experiment)
+        new = [record for record in self._store.ledger.read() if record.run_id not in runs]
+        for record in new:
+            runs[record.run_id] = self._export_run(experiment, record)
+        return self._export_champions(runs)._replace(runs=len(new))
+
+    def _experiment(self) -> str:
+        found = self._client.get_experiment_by_name(self._name)
+        if found is None:
+            return str(self._client.create_experiment(self._name))
+        if found.lifecycle_stage == "deleted":
+            raise UserError(f"the experiment {self._name} is deleted in MLflow: restore it, or remove it for good")
+        return str(found.experiment_id)
+
+    def _exported_runs(self, experiment: str) -> dict[str, "Run"]:
+        """Return the runs that are there whole, by their id here; delete those that an export left half done."""
+        runs = {}
+        for run in self._search(experiment):
+            if EXPORTED in run.data.tags:
+                runs[run.data.tags[RUN_ID]] = run
+            else:
+                self._client.delete_run(run.info.run_id)
+        return runs
+
+    def _search(self, experiment: str) -> Iterator["Run"]:
+        token = None
+        while True:
+            page = self._client.search_runs([experiment], f"tags.`{RUN_ID}` != ''", page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _export_run(self, experiment: str, record: RunRecord) -> "Run":
+        from mlflow.entities import Metric, Param, RunTag
+
+        files = self._store.run(record.run_id)
+        run = self._client.create_run(
+            experiment, _milliseconds(record.started_at), {RUN_ID: record.run_id}, run_name=record.run_id
+        )
+        run_id, ended = run.info.run_id, _milliseconds(record.ended_at)
+        settings = [Param(name, value) for name, value in settings_of(files.plan()).items()]
+        for params in _batches(settings, SETTINGS):
+            self._client.log_batch(run_id, params=params)
+        metrics = [Metric(name, value, ended, 0) for name, value in summary_of(record).items()]
+        metrics += [Metric(figure.name, figure.value, ended, figure.iteration) for figure in figures_of(files.curve())]
+        for part in _batches(metrics, METRICS):
+            self._client.log_batch(run_id, part)
+        self._client.set_terminated(run_id, "FINISHED" if record.error is None else "FAILED", ended)
+        told = {"retrain.outcome": record.outcome, "retrain.ending": record.ending, EXPORTED: "true"}
+        self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in told.items()])
+        return run
+
+    def _export_champions(self, runs: dict[str, "Run"]) -> Exported:
+        champion = self._store.champion.read().champion
+        if champion is None:
+            return Exported(0, 0, None)
+        versions = self._versions()
+        known = len(versions)
+        for entry in {entry.run_id: entry for entry in champion.history}.values():
+            if entry.run_id not in versions and entry.run_id in runs:
+                versions |= self._export_version(entry, runs[entry.run_id])
+        version = versions.get(champion.run_id)
+        if version:
+            self._client.set_registered_model_alias(self._name, ALIAS, version)
+        return Exported(0, len(versions) - known, version)
+
+    def _versions(self) -> dict[str, str]:
+        """Return the registered model's versions by their run's id here; register the model if it is not there."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.create_registered_model(self._name, description="Champions of retrain.")
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        found = self._client.search_model_versions(f"name = '{self._name}'")
+        return {one.tags[RUN_ID]: str(one.version) for one in found if RUN_ID in one.tags}
+
+    def _export_version(self, entry: Promotion, run: "Run") -> dict[str, str]:
+        """Upload a promoted model and register it; nothing where `retrain gc` has removed it."""
+        with tempfile.TemporaryDirectory() as folder:
+            exported = Path(folder) / FOLDER
+            try:
+                export_model(self._source, entry.run_id, exported)
+            except RunError as error:
+                LOGGER.warning("%s is not registered in MLflow: %s", entry.run_id, error)
+                return {}
+            self._client.log_artifacts(run.info.run_id, str(exported), FOLDER)
+        tags = {RUN_ID: entry.run_id, "retrain.why": entry.why}
+        made = self._client.create_model_version(
+            self._name, f"{run.info.artifact_uri}/{FOLDER}", run.info.run_id, tags=tags
+        )
+        return {entry.run_id: str(made.version)}
+
+
+def _milliseconds(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[Sequence[T]]:
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        yield batch

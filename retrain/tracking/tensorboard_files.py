@@ -1,0 +1,41 @@
+"""Write a task's ledger and curves as event files for TensorBoard, one folder for each run."""
+
+import shutil
+from pathlib import Path
+from uuid import uuid4
+
+from retrain.records import RunRecord
+from retrain.store.task_store import TaskStore
+from retrain.tracking.figures import figures_of, settings_of, summary_of
+from retrain.utils.extras import require_extra
+
+
+def write_event_files(store: TaskStore, folder: Path) -> int:
+    """Write the runs that the folder lacks, and return how many; each run's folder appears when it is whole.
+
+    Raises `UserError` if TensorBoard is not installed.
+    """
+    require_extra("tensorboard", "TensorBoard's event files")
+    new = [record for record in store.ledger.read() if not (folder / record.run_id).exists()]
+    for record in new:
+        part = folder / f".{record.run_id}-{uuid4().hex}"
+        try:
+            _write_run(store, record, part)
+            part.rename(folder / record.run_id)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return len(new)
+
+
+def _write_run(store: TaskStore, record: RunRecord, folder: Path) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    files, ended = store.run(record.run_id), record.ended_at.timestamp()
+    rows = [f"| {name} | {value} |" for name, value in settings_of(files.plan()).items()]
+    with SummaryWriter(str(folder)) as writer:
+        for name, value, iteration in figures_of(files.curve()):
+            writer.add_scalar(name, value, iteration, ended)
+        for name, value in summary_of(record).items():
+            writer.add_scalar(name, value, 0, ended)
+        writer.add_text("settings", "\n".join(["| setting | value |", "| --- | --- |", *rows]), 0, ended)
+        writer.add_text("outcome", record.ending, 0, ended)

@@ -1,0 +1,47 @@
+"""A real MLflow server, started from the program that $MLFLOW_SERVER names."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+
+from support.monitoring import wait_for
+from support.ports import free_port
+
+PROGRAM = "MLFLOW_SERVER"
+"""The whole of MLflow needs an older graphql-core than the lock has, so that it lives in an environment of its own."""
+
+
+@contextmanager
+def serving_mlflow(folder: Path) -> Iterator[str]:
+    """Yield the address of a server that keeps runs in SQLite and serves artifacts; skip where there is no program."""
+    if PROGRAM not in os.environ:
+        pytest.skip(f"set {PROGRAM} to the mlflow program of an environment of its own (pip install mlflow)")
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    storage = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "files")]
+    command = [os.environ[PROGRAM], "server", *storage, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    with (
+        (folder / "log").open("wb") as log,
+        subprocess.Popen(command, stdout=log, stderr=log, env=environment) as server,
+    ):
+        try:
+            wait_for(lambda: server.poll() is not None or _answers(address), "MLflow's server")
+            assert server.poll() is None, (folder / "log").read_text()
+            yield address
+        finally:
+            server.terminate()
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urlopen(f"{address}/health", timeout=5) as reply:
+            return bool(reply.status == 200)
+    except (URLError, TimeoutError, ConnectionError):
+        return False

@@ -1,0 +1,194 @@
+"""MLflow holds every run, every champion and the alias, however often and from wherever an export starts.
+
+The client is MLflow's own; it writes to its store of files, and to a real server where one can be started.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from safetensors.torch import load_file
+from support.lives import Life, make_task
+from support.mlflow_service import serving_mlflow
+
+from retrain.errors import UserError
+from retrain.inference.loading import Source
+from retrain.pipeline import stages
+from retrain.pipeline.planning import Request
+from retrain.records import RunRecord
+from retrain.store import LocalStore
+from retrain.store.champions import Author
+from retrain.tracking.hook import TrackerUpdates, update_tracker
+from retrain.tracking.mlflow_server import ALIAS, RUN_ID, export_to_mlflow
+
+TASK = make_task()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serving_mlflow(tmp_path_factory.mktemp("mlflow")) as address:
+        yield address
+
+
+@pytest.fixture(params=["files", "server"])
+def address(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where MLflow keeps what it is given."""
+    if request.param == "server":
+        return str(request.getfixturevalue("server"))
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    return (tmp_path / "mlruns").as_uri()
+
+
+@pytest.fixture
+def life(tmp_path: Path) -> Life:
+    """A task with a champion."""
+    life = Life(LocalStore(tmp_path / "store"), tmp_path)
+    life.land(0, 1)
+    _retrain(life)
+    return life
+
+
+def _retrain(life: Life) -> RunRecord:
+    record = stages.run_task(life.context, TASK, Request())
+    assert isinstance(record, RunRecord)
+    return record
+
+
+class Kept:
+    """What MLflow has of a task."""
+
+    def __init__(self, address: str, name: str = "pets") -> None:
+        self.client, self.name = MlflowClient(address, address), name
+
+    def runs(self) -> dict[str, Any]:
+        experiment = self.client.get_experiment_by_name(self.name)
+        return {run.data.tags[RUN_ID]: run for run in self.client.search_runs([experiment.experiment_id])}
+
+    def versions(self) -> dict[str, str]:
+        found = self.client.search_model_versions(f"name = '{self.name}'")
+        return {one.tags[RUN_ID]: str(one.version) for one in found}
+
+    def champion(self) -> str:
+        return str(self.client.get_model_version_by_alias(self.name, ALIAS).tags[RUN_ID])
+
+    def forget(self) -> None:
+        """Remove all of it, for the next test."""
+        experiment = self.client.get_experiment_by_name(self.name)
+        self.client.delete_registered_model(self.name)
+        for run in self.client.search_runs([experiment.experiment_id]):
+            self.client.delete_run(run.info.run_id)
+
+
+@pytest.fixture
+def kept(address: str) -> Iterator[Kept]:
+    kept = Kept(address)
+    yield kept
+    kept.forget()
+
+
+def test_export_holds_runs_curves_champions_and_alias(life: Life, address: str, kept: Kept, tmp_path: Path) -> None:
+    source = Source(life.store)
+    assert export_to_mlflow(source, address) == (1, 1, "1")
+    life.land(0, 1, 2, seed=1)
+    record = _retrain(life)
+    first, second = life.store.ledger.read()
+    assert export_to_mlflow(source, address) == (1, 1, "2")
+    assert export_to_mlflow(source, address) == (0, 0, "2")
+    assert kept.runs().keys() == {first.run_id, second.run_id}
+    assert kept.versions() == {first.run_id: "1", second.run_id: "2"}
+    assert kept.champion() == second.run_id
+    run = kept.runs()[record.run_id]
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["test/accuracy"] == record.evaluation.accuracy
+    assert run.data.metrics["saved/net"] == record.savings.net
+    assert run.data.params["method"] == record.method
+    assert run.data.params["training.batch_size"] == "16"
+    history = kept.client.get_metric_history(run.info.run_id, "val/score")
+    curve = life.store.run(record.run_id).curve()
+    assert [(one.step, one.value) for one in history] == [(point.iteration, point.score) for point in curve.points]
+    _assert_model(kept.client.download_artifacts(run.info.run_id, "model", str(tmp_path)), life, record)
+
+
+def _assert_model(folder: str, life: Life, record: RunRecord) -> None:
+    """The registered model is the exported folder: weights and configuration."""
+    weights, expected = load_file(Path(folder) / "model.safetensors"), life.store.run(record.run_id).weights()
+    assert all(weights[name].equal(tensor) for name, tensor in expected.items())
+    labels = json.loads((Path(folder) / "config.json").read_text())["id2label"]
+    assert list(labels.values()) == ["class-0", "class-1", "class-2"]
+
+
+def test_export_that_was_cut_off_is_completed(
+    life: Life, address: str, kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of the client's calls is the last one: no run and no version is there twice."""
+    source = Source(life.store)
+    calls = ("create_run", "log_batch", "set_terminated", "log_artifacts", "create_model_version")
+    for call in calls:
+        with monkeypatch.context() as patched:
+            patched.setattr(MlflowClient, call, _dying_after(getattr(MlflowClient, call)))
+            with pytest.raises(KeyboardInterrupt):
+                export_to_mlflow(source, address)
+    assert export_to_mlflow(source, address) == (0, 0, "1")
+    assert len(kept.runs()) == len(kept.versions()) == 1
+    assert kept.champion() == life.store.champion.read().run_id
+
+
+def _dying_after(call: Any) -> Any:
+    def called(*arguments: Any, **named: Any) -> None:
+        call(*arguments, **named)
+        raise KeyboardInterrupt
+
+    return called
+
+
+def test_rollback_moves_the_alias_back(life: Life, address: str, kept: Kept) -> None:
+    first = life.store.champion.read().run_id
+    life.land(0, 1, 2, seed=1)
+    second = _retrain(life).run_id
+    export_to_mlflow(Source(life.store), address)
+    assert kept.champion() == second
+    life.store.champion.swap(life.store.champion.read(), first, "rolled back", Author("ann", "too slow"))
+    assert export_to_mlflow(Source(life.store), address) == (0, 0, "1")
+    assert kept.champion() == first
+
+
+def test_server_that_is_away_delays_no_run(
+    life: Life, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The watcher logs it, waits before it tries again, and exports all of it then."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    updates = TrackerUpdates(make_task(tracking={"mlflow": True}), life.store)
+    updates.follow()
+    updates.follow()
+    assert caplog.text.count("pets is not up to date in MLflow, `retrain track` tries again") == 1
+    with pytest.raises(UserError, match=r"MLflow at http://127\.0\.0\.1:9: "):
+        export_to_mlflow(Source(life.store), "http://127.0.0.1:9")
+
+
+def test_runs_and_promotions_are_exported_by_themselves(
+    life: Life, address: str, kept: Kept, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once a state is exported, only another one asks the server again."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("MLFLOW_TRACKING_URI", address)
+        updates = TrackerUpdates(make_task(tracking={"mlflow": True}), life.store)
+        updates.follow()
+        assert kept.champion() == life.store.champion.read().run_id
+        patched.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        updates.follow()
+    assert "not up to date" not in caplog.text
+
+
+def test_task_without_tracker_asks_no_server(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert update_tracker(TASK, life.store)
+
+
+def test_export_needs_an_address(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(UserError, match="no MLflow server: set"):
+        export_to_mlflow(Source(life.store))
