@@ -33,8 +33,12 @@ RUN_ID, EXPORTED = "retrain.run_id", "retrain.exported"
 ALIAS, FOLDER = "champion", "model"
 METRICS, SETTINGS = 1000, 100
 """Most figures in one request to MLflow."""
-PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
-"""Seconds for a request, and retries, unless the environment says otherwise: MLflow's own are 120 and 7."""
+DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds; MLflow's own are 120
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow's own are 7, with growing pauses
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # where commands print JSON
+}
+"""MLflow's settings, unless the environment has others."""
 
 
 class Exported(NamedTuple):
@@ -55,7 +59,7 @@ def export_to_mlflow(source: Source, uri: str | None = None) -> Exported:
     address = uri or os.environ.get("MLFLOW_TRACKING_URI")
     if not address:
         raise UserError("no MLflow server: set $MLFLOW_TRACKING_URI, or pass --uri")
-    for name, value in PATIENCE.items():
+    for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
@@ -173,7 +177,7 @@ class _Export:
             self._client.log_artifacts(run.info.run_id, str(exported), FOLDER)
         tags = {RUN_ID: entry.run_id, "retrain.why": entry.why}
         made = self._client.create_model_version(
-            self._name, f"{run.info.artifact_uri}/{FOLDER}", run.info.run_id, tags=tags
+            self._name, f"{run.info.artifact_uri}/{FOLDER}", run.info.run_id, tags=tags, await_creation_for=0
         )
         return {entry.run_id: str(made.version)}
 

@@ -89,7 +89,9 @@ def kept(address: str) -> Iterator[Kept]:
     kept.forget()
 
 
-def test_export_holds_runs_curves_champions_and_alias(life: Life, address: str, kept: Kept, tmp_path: Path) -> None:
+def test_export_holds_runs_curves_champions_and_alias(
+    life: Life, address: str, kept: Kept, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = Source(life.store)
     assert export_to_mlflow(source, address) == (1, 1, "1")
     life.land(0, 1, 2, seed=1)
@@ -97,6 +99,7 @@ def test_export_holds_runs_curves_champions_and_alias(life: Life, address: str, 
     first, second = life.store.ledger.read()
     assert export_to_mlflow(source, address) == (1, 1, "2")
     assert export_to_mlflow(source, address) == (0, 0, "2")
+    assert capsys.readouterr().out == ""
     assert kept.runs().keys() == {first.run_id, second.run_id}
     assert kept.versions() == {first.run_id: "1", second.run_id: "2"}
     assert kept.champion() == second.run_id
