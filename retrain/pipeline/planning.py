@@ -6,7 +6,7 @@ from statistics import mean
 from types import MappingProxyType
 from typing import NamedTuple
 
-from retrain.config import METRIC_NAMES, Method, Purpose
+from retrain.config import Method, Purpose
 from retrain.config.fields import identity
 from retrain.config.optimizers import Sgd
 from retrain.config.recipe import Auto, Constant, Recipe, recipe_for
@@ -14,7 +14,7 @@ from retrain.config.task import AutoAverage, Averaging, NoAverage, PowerAverage,
 from retrain.data.dataset import amended_drops, choose_loading, make_dataset, order_drops
 from retrain.pipeline.gate import gate_warnings
 from retrain.pipeline.lengths import evaluation_interval, scale_of, schedule_length
-from retrain.pipeline.targets import Measured, age_of, chance_level, estimate_scratch, make_target, why_unusable
+from retrain.pipeline.targets import Measured, age_of, estimate_scratch, make_target, why_no_target
 from retrain.pipeline.trigger import TriggerState
 from retrain.recipe.schedule import longer_scale, resolve_scale
 from retrain.recipe.start import resolve_start
@@ -74,21 +74,11 @@ def make_plan(task: Task, committed: Sequence[Drop], history: History, request: 
     if request == Request() and (done := _done(task, dataset, history)):
         return NoRunNeeded(done)
     baseline = history.baseline_for(dataset)
-    unusable = _why_no_target(task, dataset, drops, baseline)
+    unusable = why_no_target(task.target, dataset, drops, baseline)
     usable = None if unusable else baseline
     method, reason = _method(task, dataset, history, request, usable, unusable)
     plan = _assemble(task, drops, dataset, history, method, request.purpose, reason, usable)
     return _not_yet_run(plan, history.records)
-
-
-def _why_no_target(task: Task, dataset: Dataset, drops: Iterable[Drop], baseline: Measured | None) -> str | None:
-    """Say why there is no target, or return None where there is one."""
-    if baseline is None:
-        by = "" if (metric := task.target.metric) == "accuracy" else f" by {METRIC_NAMES[metric]}"
-        return f"no scratch run with this network and training has measured a baseline{by}"
-    own = (drop for drop in drops if drop.id in baseline.record.drops)
-    chance = chance_level(own, len(baseline.classes), task.target.metric)
-    return why_unusable(task.target.level, dataset, baseline, chance)
 
 
 def must_unlearn(task: Task, history: History) -> bool:

@@ -7,6 +7,7 @@ from statistics import mean
 from typing import NamedTuple
 
 from retrain.config import METRIC_NAMES, Metric
+from retrain.config.task import Target as TargetSetting
 from retrain.records import AccuracyEstimate, Curve, Dataset, Drop, Result, RunRecord, Scope, ScratchEstimate, Target
 
 EARLIEST_SHARE = 0.75
@@ -117,6 +118,17 @@ def chance_level(drops: Iterable[Drop], classes: int, metric: Metric = "accuracy
         return 1 / len(shares)
     commonest = 2 * shares[0] / (1 + shares[0]) / len(shares)
     return max(commonest, mean(2 * share / (1 + len(shares) * share) for share in shares))
+
+
+def why_no_target(
+    setting: TargetSetting, dataset: Dataset, drops: Iterable[Drop], baseline: Measured | None
+) -> str | None:
+    """Say why there is no target for a dataset of these drops, or return None where there is one."""
+    if baseline is None:
+        by = "" if setting.metric == "accuracy" else f" by {METRIC_NAMES[setting.metric]}"
+        return f"no scratch run with this network and training has measured a baseline{by}"
+    own = (drop for drop in drops if drop.id in baseline.record.drops)
+    return why_unusable(setting.level, dataset, baseline, chance_level(own, len(baseline.classes), setting.metric))
 
 
 def why_unusable(level: float, dataset: Dataset, baseline: Measured, chance: float) -> str | None:

@@ -24,7 +24,7 @@ def shown(record: RunRecord) -> str:
 def test_split_without_a_correct_sample_shows_zero() -> None:
     record = known_ledger.pets()[0]
     assert record.evaluation
-    lost = record.evaluation.model_copy(update={"accuracy": 0.5, "old": 0.8, "new": 0.0})
+    lost = record.evaluation.model_copy(update={"accuracy": 0.5, "score": 0.5, "old": 0.8, "new": 0.0})
     assert "50.00% (old 80.00%, new 0.00%)" in shown(record.model_copy(update={"evaluation": lost}))
 
 
