@@ -55,7 +55,7 @@ def test_run_is_submitted_once_and_kept_as_it_was_planned(place: Place, kfp: Kfp
     assert len(kfp.runs) == 1
 
 
-def test_a_run_that_kubeflow_lost_is_recorded_then_repeated(place: Place, kfp: KfpServer, tmp_path: Path) -> None:
+def test_lost_kubeflow_run_is_recorded_then_repeated(place: Place, kfp: KfpServer, tmp_path: Path) -> None:
     """As after a pod of the last step that Kubernetes refused to create: nothing else would ever record that run."""
     place.land(tmp_path / "in", "a")
     command = ("run", "--task", "pets.yaml", "--on", "kubeflow", "--host", kfp.url)

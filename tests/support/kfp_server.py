@@ -1,7 +1,8 @@
 """A server for tests that records and answers as Kubeflow Pipelines' API does (v2beta1), over real HTTP.
 
-What differs from one release to the next was read in the source of its API server 2.17.0 (docs/evidence/kubeflow.md):
-times are whole seconds, runs of one second are listed by their id, and an end that is not there yet is 1970.
+What differs from one release to the next was read in the source of its API server 2.17.0, and its replies were compared
+with those of a real one (docs/evidence/kubeflow.md): times are whole seconds, runs of one second are listed by their
+id, and an end that is not there yet is 1970.
 """
 
 import json
@@ -78,7 +79,8 @@ class KfpServer:
         parts = urlsplit(path)
         kind, _, item_id = parts.path.removeprefix(PREFIX).partition("/")
         if kind == "healthz":
-            return 200, {"commit_sha": "unknown", "tag_name": "unknown", "multi_user": False}
+            built = {"commit_sha": "unknown", "tag_name": "unknown"}
+            return 200, {**built, "multi_user": False, "pipeline_store": "database"}
         if kind not in IDS:
             return 404, {"error": path}
         if method == "POST":
