@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from retrain import __version__
-from retrain.cli import champion, drop, history, pipeline, run, study, task
+from retrain.cli import champion, data, drop, history, pipeline, run, study, task
 from retrain.cli.doctor import doctor
 from retrain.cli.gc import gc
 from retrain.cli.inference import export, predict, serve
@@ -31,6 +31,7 @@ app = typer.Typer(
 )
 app.add_typer(task.app, name="task", help="Write, check and describe task files.")
 app.add_typer(drop.app, name="drop", help="Pack and look at drops of labelled data.")
+app.add_typer(data.app, name="data", help="Look at the data that a task has.")
 app.add_typer(pipeline.app, name="pipeline", help="Compile the stages into a Kubeflow pipeline.")
 app.add_typer(study.app, name="study", help="Compare methods, and repeat the papers' experiments.")
 run.register(app)

@@ -15,7 +15,7 @@ import numpy as np
 from webdataset.tariterators import base_plus_ext
 
 from retrain.config.frame import Frame
-from retrain.data.amending import read_rows
+from retrain.data.amending import COLUMNS, read_rows
 from retrain.data.content import CONTENT_BYTES, examine_image
 from retrain.data.indexing import read_or_make_table
 from retrain.data.intake import Intake
@@ -26,8 +26,6 @@ from retrain.errors import DamagedDrop, DropError
 from retrain.records import Change, Drop, ErasedSample, Erasure, LeftOut, Shard, Uploaded, digest
 from retrain.records.drop import ERASED, Erased, amend, drop_digest
 from retrain.store.task_store import TaskStore
-
-COLUMNS = ("drop", "key", "content")
 
 
 class Selection(NamedTuple):
@@ -50,8 +48,14 @@ def select_image(path: Path, frame: Frame) -> Selection:
 
 
 def select_listed(path: Path) -> list[Selection]:
-    """Return the samples that a CSV or JSON lines name. Raises `DropError`, naming the line, at one that names none."""
-    found = [Selection(f"{path}: line {line}", **row) for line, row in read_rows(path, COLUMNS)]
+    """Return the samples that a CSV or JSON lines name, with the columns of corrections or fewer.
+
+    Raises `DropError`, naming the line, at one that names none.
+    """
+    found = [
+        Selection(f"{path}: line {line}", row["drop"], row["key"], row["content"])
+        for line, row in read_rows(path, COLUMNS)
+    ]
     for one in found:
         if not (one.key or one.content):
             raise DropError(f"{one.where}: names no sample: give its key or its content")

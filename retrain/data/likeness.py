@@ -19,6 +19,8 @@ NEIGHBOURS = 32
 """An image is compared with so many that follow it, sorted by an equal part: the work grows with the images alone."""
 MOST_BRIGHTNESS = 16
 """By how much their mean grey values (0..255) differ at most: a hash knows nothing of brightness."""
+SMALLEST = 16
+"""Pixels of the shorter side from which on images are compared: smaller ones are mostly alike."""
 PLAIN_BITS = 3
 """Hashes with fewer bits set, or fewer not set, are of plain areas and gradients: they tell nothing."""
 
@@ -57,7 +59,9 @@ def find_alike(tables: Sequence[tuple[str, SampleTable]], since: int = 0) -> lis
 
     `since`: only pairs with a sample of the drops from this position on. Copies of one content do not count.
     """
-    rows = [np.flatnonzero(table.is_used()) for _, table in tables]
+    rows = [
+        np.flatnonzero(table.is_used() & (np.minimum(table.width, table.height) >= SMALLEST)) for _, table in tables
+    ]
     drop = np.repeat(np.arange(len(tables)), [len(each) for each in rows])
     row = np.concatenate([*rows, np.array([], np.int64)]).astype(np.int64)
     used = list(zip([table for _, table in tables], rows, strict=True))
@@ -116,4 +120,4 @@ def describe_alike(pairs: Iterable[Alike], most: int) -> Iterator[str]:
     if len(leaks) > most:
         yield f"near-duplicates, one of them held out: {len(leaks) - most:,} more pairs"
     if others := len(pairs) - len(leaks):
-        yield f"near-duplicates on one side: {others:,} pairs, which harm nothing"
+        yield f"near-duplicates on one side: {others:,} pairs; `retrain data review` names them"

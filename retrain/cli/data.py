@@ -1,0 +1,49 @@
+"""`retrain data`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from retrain.cli.options import NONE, Device, Overrides, TaskName, open_task, output_errors
+from retrain.utils.text import pluralize
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Look at the data that a task has."""
+
+
+@app.command()
+def review(
+    task: TaskName,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the page.")] = Path("review.html"),
+    csv: Annotated[
+        Path | None,
+        typer.Option(help="Also write the suspects as `retrain drop amend` reads them, each with the proposed class."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most suspects among training, and among held-out samples.")] = 100,
+    device: Device = "auto",
+    overrides: Overrides = NONE,
+) -> None:
+    """Write a page of the samples whose labels are likely wrong, of near-duplicates and of odd images."""
+    from retrain.monitoring.report.review import render_review
+    from retrain.pipeline.context import make_context
+    from retrain.pipeline.review import review_data, write_corrections
+
+    opened, store = open_task(task, overrides)
+    found = review_data(make_context(store, opened, device), opened, limit)
+    page = render_review(opened.name, found)
+    with output_errors(output):
+        output.write_text(page, encoding="utf-8")
+    if csv:
+        with output_errors(csv, "--csv"):
+            write_corrections([*found.trained, *found.held_out], csv)
+    leaks = sum(pair.leaks for pair in found.alike)
+    typer.echo(
+        f"{pluralize(len(found.trained), 'training sample')} and {len(found.held_out):,} held-out ones to look at; "
+        f"{pluralize(len(found.alike), 'near-duplicate')}, {leaks:,} of them held out on one side"
+    )
+    typer.echo(f"{output.resolve().as_uri()}")
