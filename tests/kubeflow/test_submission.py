@@ -1,12 +1,11 @@
 """Runs on Kubeflow from the command line, and what their pods then do."""
 
 import json
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support import terminal
 from support.kfp_server import KfpServer, serving
 from support.watching import DATA, Place
 
@@ -20,6 +19,8 @@ from retrain.kubeflow.submission import KubeflowExecutor
 from retrain.pipeline.next_run import check_model, plan_next_run
 from retrain.pipeline.planning import Request
 from retrain.records import Plan
+
+Retrain = Callable[..., terminal.Ran]
 
 
 @pytest.fixture
@@ -36,52 +37,60 @@ def place(tmp_path: Path) -> Place:
     return Place(task)
 
 
-def retrain(folder: Path, *arguments: str) -> str:
-    command = [sys.executable, "-m", "retrain", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+@pytest.fixture
+def retrain(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Retrain:
+    """Runs a command in the task file's folder, where it must end with this code."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, code: int = 0) -> terminal.Ran:
+        ran = terminal.retrain(arguments, capsys)
+        assert ran.code == code, ran.err
+        return ran
+
+    return run
 
 
-def test_run_is_submitted_once_and_kept_as_it_was_planned(place: Place, kfp: KfpServer, tmp_path: Path) -> None:
+def test_run_is_submitted_once_and_kept_as_it_was_planned(
+    place: Place, kfp: KfpServer, retrain: Retrain, tmp_path: Path
+) -> None:
     place.land(tmp_path / "in", "a")
     command = ("run", "--task", "pets.yaml", "--on", "kubeflow", "--host", kfp.url)
-    submitted = json.loads(retrain(tmp_path, *command, "--json"))
+    submitted = json.loads(retrain(*command, "--json").out)
     [run] = kfp.runs
     assert submitted == {"run_id": run["display_name"], "id": run["run_id"], "state": "PENDING", "new": True}
     assert [drop.id for drop in place.plan(run["display_name"]).dataset.drops] == ["a"]
-    assert (
-        retrain(tmp_path, *command)
-        == f"{run['display_name']} was submitted before, as Kubeflow's run {run['run_id']}\n"
-    )
+    again = retrain(*command).out
+    assert again == f"{run['display_name']} was submitted before, as Kubeflow's run {run['run_id']}\n"
     assert len(kfp.runs) == 1
 
 
-def test_lost_kubeflow_run_is_recorded_then_repeated(place: Place, kfp: KfpServer, tmp_path: Path) -> None:
+def test_lost_kubeflow_run_is_recorded_then_repeated(
+    place: Place, kfp: KfpServer, retrain: Retrain, tmp_path: Path
+) -> None:
     """As after a pod of the last step that Kubernetes refused to create: nothing else would ever record that run."""
     place.land(tmp_path / "in", "a")
     command = ("run", "--task", "pets.yaml", "--on", "kubeflow", "--host", kfp.url)
-    retrain(tmp_path, *command)
+    retrain(*command)
     kfp.runs[0]["state"] = "FAILED"
-    with pytest.raises(subprocess.CalledProcessError) as failed:
-        retrain(tmp_path, *command)
+    failed = retrain(*command, code=2)
     lost = kfp.names[0]
-    assert failed.value.returncode == 2
-    assert f"{lost} failed: its Kubeflow run {kfp.runs[0]['run_id']} FAILED, without a record" in failed.value.stderr
+    assert f"{lost} failed: its Kubeflow run {kfp.runs[0]['run_id']} FAILED, without a record" in failed.err
     assert place.store.ledger.find(lost).outcome == "failed"
-    retrain(tmp_path, *command)
+    retrain(*command)
     assert len(set(kfp.names)) == 2
 
 
 @pytest.mark.parametrize("asked", ["--dry-run", "--on kubeflow", "pipeline trainjob"])
 def test_unbuildable_network_is_refused_before_submission(
-    place: Place, kfp: KfpServer, tmp_path: Path, asked: str
+    place: Place, kfp: KfpServer, retrain: Retrain, tmp_path: Path, asked: str
 ) -> None:
     place.land(tmp_path / "in", "a")
     arguments = ["run", *asked.split(), "--host", kfp.url] if asked.startswith("--") else asked.split()
-    command = [sys.executable, "-m", "retrain", *arguments, "--task", "pets.yaml", "--set", "model.options.depth=7"]
-    refused = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert refused.returncode == 2
-    assert "retrain: model logistic: options {'depth': 7} do not fit" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    refused = retrain(*arguments, "--task", "pets.yaml", "--set", "model.options.depth=7", code=2)
+    assert "retrain: model logistic: options {'depth': 7} do not fit" in refused.err
+    assert "Traceback" not in refused.err
     assert kfp.runs == []
     assert not [entry.key for entry in place.store.objects.list("pets/submissions/")]
 
@@ -119,8 +128,8 @@ def test_pods_do_the_submitted_run_whatever_landed_since(place: Place, tmp_path:
     assert steps.plan(task, "", "retrain", "a recurring run's own id", "job") != planned.run_id
 
 
-def test_schedule_is_given_to_kubeflow(place: Place, kfp: KfpServer, tmp_path: Path) -> None:
-    said = retrain(tmp_path, "pipeline", "schedule", "-t", "pets.yaml", "--cron", "0 2 * * 1", "--host", kfp.url)
+def test_schedule_is_given_to_kubeflow(kfp: KfpServer, retrain: Retrain) -> None:
+    said = retrain("pipeline", "schedule", "-t", "pets.yaml", "--cron", "0 2 * * 1", "--host", kfp.url).out
     [recurring] = kfp.recurringruns
     assert said == f"pets is retrained at 0 2 * * 1 UTC, as Kubeflow's recurring run {recurring['recurring_run_id']}\n"
     assert recurring["trigger"]["cron_schedule"]["cron"] == "0 0 2 * * 1"
