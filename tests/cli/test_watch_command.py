@@ -1,6 +1,5 @@
-"""`retrain watch` as it is run: in a process of its own, on a local folder, until it is told to stop."""
+"""`retrain watch` on a local folder: in a process of its own until it is told to stop, once and refused in this one."""
 
-import os
 import re
 import shutil
 import signal
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from support.faulty_s3 import Forward, Reply, Request, faulty
+from support.terminal import Ran, retrain
 from support.watching import Place
 
 from retrain.config.loading import load_task
@@ -53,6 +53,12 @@ def watching(*arguments: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
             process.kill()
 
 
+@pytest.fixture
+def watch(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """Runs a watch that ends by itself, in this process."""
+    return lambda *arguments: retrain(["watch", "--task", "pets.yaml", *arguments], capsys)
+
+
 def get(url: str) -> tuple[int, str]:
     try:
         with urllib.request.urlopen(url, timeout=60) as reply:
@@ -86,10 +92,10 @@ def test_watcher_promotes_a_drop_and_exits_cleanly_on_sigterm(place: Place, tmp_
     assert 'retrain_watcher_lag_seconds{task="pets"} 0.0' in metrics
 
 
-def test_watch_once_does_its_work_and_exits(place: Place, tmp_path: Path) -> None:
+def test_watch_once_does_its_work_and_exits(place: Place, tmp_path: Path, watch: Callable[..., Ran]) -> None:
     place.land(tmp_path / "in", "week-1")
-    once = subprocess.run([*RETRAIN, "watch", "--task", "pets.yaml", "--once"], capture_output=True, text=True)
-    assert (once.returncode, once.stdout) == (0, ""), once.stderr
+    once = watch("--once")
+    assert (once.code, once.out) == (0, ""), once.err
     [record] = place.store.ledger.read()
     assert record.outcome == "completed"
 
@@ -114,17 +120,18 @@ def test_watcher_whose_store_is_gone_is_alive_but_not_ready(place: Place) -> Non
         assert get(f"{url}elsewhere")[0] == 404
 
 
-def test_watch_refuses_a_server_without_conditional_writes(place: Place, bucket: str, s3: str) -> None:
+def test_watch_refuses_a_server_without_conditional_writes(
+    place: Place, bucket: str, s3: str, watch: Callable[..., Ran]
+) -> None:
     def ignores_conditions(request: Request, forward: Forward) -> Reply:
         request.headers = {name: value for name, value in request.headers.items() if not name.startswith("If-")}
         return forward(request)
 
     with faulty(s3, ignores_conditions) as proxy:
-        command = [*RETRAIN, "watch", "-t", "pets.yaml", "--once", "--set", f"store=s3://{bucket}", "--set"]
-        refused = subprocess.run([*command, f"endpoint_url={proxy}"], capture_output=True, text=True, env=os.environ)
-    assert refused.returncode == 2
-    assert "the server ignores If-None-Match" in refused.stderr
-    assert "Traceback" not in refused.stderr
+        refused = watch("--once", "--set", f"store=s3://{bucket}", "--set", f"endpoint_url={proxy}")
+    assert refused.code == 2
+    assert "the server ignores If-None-Match" in refused.err
+    assert "Traceback" not in refused.err
 
 
 @pytest.mark.parametrize(
@@ -136,9 +143,10 @@ def test_watch_refuses_a_server_without_conditional_writes(place: Place, bucket:
         (("--port", "1", "--listen", "203.0.113.1"), "cannot listen on 203.0.113.1:1"),
     ],
 )
-def test_watch_error_is_one_message(place: Place, arguments: tuple[str, ...], message: str) -> None:
-    command = [*RETRAIN, "watch", "--task", "pets.yaml", *arguments]
-    refused = subprocess.run(command, capture_output=True, text=True)
-    assert refused.returncode == 2
-    assert message in refused.stderr
-    assert "Traceback" not in refused.stderr
+def test_watch_error_is_one_message(
+    place: Place, arguments: tuple[str, ...], message: str, watch: Callable[..., Ran]
+) -> None:
+    refused = watch(*arguments)
+    assert refused.code == 2
+    assert message in refused.err
+    assert "Traceback" not in refused.err
