@@ -78,9 +78,12 @@ def test_study_in_the_papers_size_is_run(name: str, place: Path) -> None:
     methods = {method: whole.methods[method] for method in (whole.against[0], list(whole.methods)[-1])}
     varied = {variant: whole.variants[variant] for variant in list(whole.variants)[:1]}
     tiny = whole.set | {"model.options": {"width": 4}}
+    first, *_, last = [*whole.splits, *whole.splits]
+    ends = {split: whole.splits[split] for split in (first, last)}
     reduced = {
         "methods": methods,
         "variants": varied,
+        "splits": ends,
         "against": whole.against[:1],
         "draw": (),
         "paper": (),
