@@ -33,7 +33,7 @@ class LedgerReader:
         self._store = store
         self._read: set[str] = set()
         self.errors = 0
-        """Times that the ledger, or a record of it, could not be read."""
+        """Number of failed reads of the ledger or of one of its records."""
 
     def __len__(self) -> int:
         """Return how many records were read."""
@@ -42,8 +42,8 @@ class LedgerReader:
     def new(self) -> Iterator[RunRecord]:
         """Yield the records that were not yielded before, in no particular order.
 
-        One that cannot be read is logged, counted and tried again the next time. Raises `StoreError` if the ledger
-        cannot be listed.
+        A record that cannot be read is logged and counted, and tried again in the next call. Raises `StoreError` if the
+        ledger cannot be listed.
         """
         run_ids = [run_id for run_id in self._list() if run_id not in self._read]
         for record in map_ahead(self._find, run_ids):
@@ -69,11 +69,11 @@ class LedgerReader:
 
 
 MODEL_DIGITS = 12
-"""Of the weights' SHA-256: enough to tell models apart, as run ids do."""
+"""Digits of the weights' SHA-256 in a label: enough to distinguish models, as in run ids."""
 
 
 class TaskState:
-    """One task's drops and champion as they were when last looked at; a manifest is read once."""
+    """One task's drops and champion at the last refresh. Each manifest is read once."""
 
     def __init__(self, store: TaskStore) -> None:
         self._store = store
@@ -84,7 +84,7 @@ class TaskState:
         self._awaiting: Sequence[Approval] = ()
 
     def refresh(self) -> None:
-        """Look again. Raises `StoreError`, and `DropError` at a damaged manifest."""
+        """Read the drops and the champion again. Raises `StoreError`, or `DropError` for a damaged manifest."""
         landed = self._store.drops.scan()
         for drop in landed.waiting - self._committed.keys():
             self._committed[drop] = self._store.drops.read(drop).committed_at.timestamp()
@@ -96,7 +96,7 @@ class TaskState:
         self._awaiting = [one for one in self._store.approvals.unfinished() if one.verdict is None]
 
     def figures(self) -> Iterator[tuple[Name, Values]]:
-        """Yield what there is to tell, under the labels of this task."""
+        """Yield the metrics of this state with their values, labelled with the task."""
         task = self._store.task
         trained = set(self._champion.drops) if self._champion else set()
         waiting = self._landed.waiting - trained
@@ -121,7 +121,7 @@ def _champion(record: RunRecord) -> Iterator[tuple[Name, Values]]:
 
 
 MEASURE_EVERY = timedelta(hours=1)
-"""Between two listings of all that a task has in its store."""
+"""Time between two listings of all objects of a task in its store."""
 
 
 @dataclass
@@ -130,15 +130,15 @@ class WatchedTask:
 
     store: TaskStore
     schedule: str | None = None
-    """When it is retrained, as cron says it."""
+    """The task's cron schedule, if it has one."""
     ledger: LedgerReader = field(init=False)
     clock: Clock = utc_now
     state: TaskState = field(init=False)
     sizes: Mapping[str, int] = field(default_factory=dict)
-    """What the task takes in its store, by kind, in bytes; listed seldom, since listing all objects costs requests."""
+    """Bytes of the task in its store, by kind. Measured rarely, because listing all objects costs requests."""
     measured_at: datetime | None = None
     read_at: float = 0.0
-    """When both were last read whole; seconds since 1970."""
+    """Time of the last complete reading of ledger and state; seconds since 1970."""
 
     def __post_init__(self) -> None:
         self.ledger = LedgerReader(self.store)
@@ -156,7 +156,7 @@ class WatchedTask:
             self.read_at = time.time()
 
     def figures(self) -> Iterator[tuple[Name, Values]]:
-        """Yield the task's state, and how the reading goes."""
+        """Yield the metrics of the task's state, and of reading it."""
         task = (self.store.task,)
         yield names.LEDGER_READ, [(task, self.read_at)]
         yield names.LEDGER_ERRORS, [(task, self.ledger.errors)]
@@ -176,7 +176,7 @@ class Exporter(Collector):
         self._families: Sequence[Metric] = ()
 
     def refresh(self) -> None:
-        """Read what is new. A task that cannot be read is logged and keeps its last figures; the others go on."""
+        """Read new records. A task that cannot be read is logged and keeps its last figures; the others are updated."""
         for task in self._tasks:
             try:
                 task.refresh(self._totals)
@@ -189,7 +189,7 @@ class Exporter(Collector):
         return self._families
 
     def _states(self) -> Iterator[Metric]:
-        """One family a name, over all tasks."""
+        """Yield one metric family for each name, over all tasks."""
         figures: defaultdict[Name, list[tuple[tuple[str, ...], float]]] = defaultdict(list)
         for task in self._tasks:
             for name, values in task.figures():

@@ -1,4 +1,4 @@
-"""A training's metrics while it runs, read from the counters that the loop keeps anyway."""
+"""Metrics of a running training, computed from the loop's own counters."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -15,16 +15,16 @@ from retrain.records import Plan, Point
 from retrain.training.progress import Progress
 
 Figures = Mapping[tuple[str, ...], float | None]
-"""Values by the labels that come after task and method."""
+"""Values by the labels after task and method."""
 
 TREND = 4
-"""Evaluations that the time to the target is estimated from."""
+"""Number of last evaluations from which the time to the target is estimated."""
 
 
 def serve_live_metrics(host: str, port: int) -> "LiveMetrics":
     """Serve /metrics until the process ends, and return the observer that fills it.
 
-    Raises `OSError` if the port cannot be had.
+    Raises `OSError` if the port cannot be opened.
     """
     live = LiveMetrics()
     WebServer(host, port, make_wsgi_app(make_registry(live)))
@@ -32,7 +32,7 @@ def serve_live_metrics(host: str, port: int) -> "LiveMetrics":
 
 
 class LiveMetrics(Collector):
-    """Watches a training; what is served is worked out when it is asked for, so that an iteration pays nothing."""
+    """Observes a training. Metrics are computed at each scrape, so iterations cost nothing."""
 
     def __init__(self) -> None:
         self._plan: Plan | None = None
@@ -44,13 +44,13 @@ class LiveMetrics(Collector):
         self._running, self._plan = True, plan
 
     def stepped(self, progress: Progress) -> None:
-        """Do nothing: the counters are read when they are asked for."""
+        """Do nothing: a scrape reads the counters."""
 
     def evaluated(self, point: Point) -> None:
-        """Do nothing, likewise."""
+        """Do nothing: a scrape reads the points."""
 
     def ended(self, outcome: str, progress: Progress) -> None:
-        """Let the clock stand."""
+        """Stop the clock of this training's metrics."""
         self._running = False
 
     def collect(self) -> Iterator[Metric]:
@@ -86,11 +86,11 @@ class LiveMetrics(Collector):
             yield names.TRAINING_RATE, {(): point.learning_rate}
 
     def _elapsed(self) -> float:
-        """Seconds in the loop, those before a resumption included."""
+        """Return the seconds in the loop, including those before a resumption."""
         return self._seconds + time.monotonic() - self._since if self._running else self._progress.seconds
 
     def _eta(self, plan: Plan) -> float | None:
-        """Seconds to the target, or to the schedule's end where there is none, at this process's mean pace."""
+        """Return the seconds to the target, or to the schedule's end without one, at this process's mean speed."""
         done = self._progress.iteration - self._first
         if not self._running or done == 0:
             return None

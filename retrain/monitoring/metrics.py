@@ -1,4 +1,4 @@
-"""From records to metrics: sums that only ever read what is new, and the figures of each task's newest run."""
+"""Compute metrics from records: running sums over all records, and figures of each task's newest run."""
 
 import platform
 import sys
@@ -20,10 +20,10 @@ from retrain.records.run import Outcome
 from retrain.utils.clock import Durations
 
 Values = Iterable[tuple[tuple[str, ...], float]]
-"""Label values, and the number under them."""
+"""Pairs of label values and a number."""
 Figure = Callable[[RunRecord], Values]
 Age = tuple[datetime, str]
-"""Orders records: the end of the run, and its id."""
+"""Sort key of records: the end of the run, then its id."""
 
 JOULES_PER_KWH = 3.6e6
 OUTCOMES = (*get_args(Outcome), "failed")
@@ -48,7 +48,7 @@ def histogram(name: Name, durations: Durations) -> Metric:
 
 
 def families(name: Name, values: Values) -> Iterator[Metric]:
-    """Yield a metric with its values; one in money as a metric for each currency, which is the last of its labels."""
+    """Yield a metric with its values; for money, one metric per currency, which is the last label of `values`."""
     if names.CURRENCY not in name.name:
         yield family(name, values)
         return
@@ -60,7 +60,7 @@ def families(name: Name, values: Values) -> Iterator[Metric]:
 
 
 def in_units(costs: Costs, watts: float | None, flops: float, seconds: float) -> dict[Unit, float]:
-    """Return an amount of work in every unit that there is a rate for."""
+    """Return an amount of work in every unit for which the task has a rate."""
     amounts: dict[Unit, float] = {"flops": flops, "device_seconds": seconds}
     if watts:
         amounts["energy_joules"] = joules = seconds * watts
@@ -80,7 +80,7 @@ def mean_watts(record: RunRecord) -> float | None:
 
 
 def is_final(record: RunRecord) -> bool:
-    """Say whether a record ends a retraining: an attempt that missed and was followed by another is not evaluated."""
+    """Return whether a record ends a retraining; an attempt that missed and was followed by another does not."""
     escalated = record.outcome == "missed" and record.evaluation is None
     return record.purpose == "retrain" and not escalated
 
@@ -103,7 +103,7 @@ def _labels(record: RunRecord, unit: Unit) -> tuple[str, ...]:
 
 
 def _savings(unit: Unit, figure: Callable[[Savings], float]) -> Figure:
-    """A figure of the savings; in other units than iterations, at what an iteration of the very run took."""
+    """Return a figure of the savings, converted to other units by the cost of an iteration of the same run."""
 
     def figures(record: RunRecord) -> Values:
         amount = _per_iteration(record).get(unit)
@@ -153,7 +153,7 @@ SUMS: dict[Name, Figure] = {
     **{name: _consumed(unit) for unit, name in names.CONSUMED.items()},
     names.MEASURED_ENERGY: _measured_joules,
 }
-"""What is added up over all records."""
+"""Figures that are summed over all records."""
 
 
 def _gauge(figure: Callable[[RunRecord], float | None]) -> Figure:
@@ -186,7 +186,11 @@ def _speed_ups(record: RunRecord) -> Values:
 
 
 def _target_met(record: RunRecord) -> float | None:
-    """A first attempt without a target could not miss; a later one without is scratch, after every schedule missed."""
+    """Return 1 if the retraining met its target, 0 if not, None if it had none.
+
+    A first attempt without a target could not miss. A later one without a target is scratch, after all schedules
+    missed.
+    """
     if record.target is None and record.attempt == 0:
         return None
     return float(record.outcome == "reached")
@@ -235,7 +239,7 @@ def _stage_durations(record: RunRecord) -> Values:
 
 
 DURATIONS: dict[Name, Figure] = {names.RUN_DURATION: _run_duration, names.STAGE_DURATION: _stage_durations}
-"""What is counted in buckets over all records."""
+"""Durations that are counted in buckets over all records."""
 
 
 class Totals:
@@ -283,7 +287,7 @@ class Totals:
 
 
 class Families(Collector):
-    """Serves metrics that are ready."""
+    """Serves metrics that were computed beforehand."""
 
     def __init__(self, families: Sequence[Metric]) -> None:
         self.families = families
@@ -307,14 +311,14 @@ class ProcessMetrics(Collector):
     """The build, and the durations of requests to the store."""
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the metrics; a process that has not opened S3 has no requests."""
+        """Yield the metrics. A process that has not opened S3 has no request durations."""
         yield family(names.BUILD_INFO, [((__version__, platform.python_version()), 1)])
         if times := sys.modules.get("retrain.store.s3.requests"):  # importing it would import boto3
             yield histogram(names.STORE_REQUESTS, times.REQUESTS)
 
 
 def make_registry(*collectors: Collector) -> CollectorRegistry:
-    """Return a registry of these collectors, of this process's own metrics, and of Prometheus' `process_*`."""
+    """Return a registry of these collectors, this process's own metrics, and Prometheus' `process_*`."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     for collector in (ProcessMetrics(), *collectors):

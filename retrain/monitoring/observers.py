@@ -19,7 +19,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def make_observers(metrics_port: int | None, metrics_host: str) -> Observer:
-    """Return the observers of a training in this process. Raises `UserError` if the port cannot be had."""
+    """Return the observers of a training in this process. Raises `UserError` if the port cannot be opened."""
     if metrics_port is None:
         return observer_for_stream()
     from retrain.monitoring import live
@@ -42,7 +42,7 @@ def observer_for_stream() -> Observer:
 
 
 class Rate:
-    """Images a second since the start, or since the resumption."""
+    """Images per second since the start or resumption of the training in this process."""
 
     def __init__(self, plan: Plan, progress: Progress) -> None:
         self._batch, self._first, self._since = plan.task.training.batch_size, progress.iteration, time.monotonic()
@@ -54,7 +54,7 @@ class Rate:
 
 
 def _opening(plan: Plan, progress: Progress) -> str:
-    resumed = f", on from {progress.iteration:,}" if progress.iteration else ""
+    resumed = f", resumed at {progress.iteration:,}" if progress.iteration else ""
     return f"{plan.run_id}: {plan.reason}; at most {plan.iterations:,} iterations{resumed}"
 
 
@@ -70,19 +70,19 @@ def _score(point: Point, plan: Plan) -> str:
 
 
 class LogLines:
-    """A line at the start and at the end, and between them with evaluations, not too often, or after a long silence."""
+    """Log lines at the start and end, at evaluations (limited in frequency), and after a long time without a line."""
 
     EVERY_SECONDS = 1.0
     SILENT_SECONDS = 15.0
 
     def started(self, plan: Plan, progress: Progress) -> None:
-        """Say what is trained, why, and whether it was resumed."""
+        """Log the run, its reason, and whether it was resumed."""
         self._plan, self._rate = plan, Rate(plan, progress)
         self._said = self._evaluated = time.monotonic()
         log.info(_opening(plan, progress))
 
     def stepped(self, progress: Progress) -> None:
-        """Say how far it has come, if nothing was said for long."""
+        """Log the progress if there was no line for a long time."""
         now = time.monotonic()
         if now - self._said >= self.SILENT_SECONDS:
             self._said = now
@@ -97,7 +97,7 @@ class LogLines:
             log.info("%s, %s, %s", where, score, self._rate(point.iteration))
 
     def ended(self, outcome: str, progress: Progress) -> None:
-        """Say how it ended."""
+        """Log the outcome."""
         log.info(_closing(self._plan, outcome, progress))
 
     def _where(self, iteration: int) -> str:
@@ -110,19 +110,19 @@ class ProgressBar:
     REFRESH_SECONDS = 0.2
 
     def started(self, plan: Plan, progress: Progress) -> None:
-        """Say what is trained and why, and draw the bar below it."""
+        """Print the run and its reason, and draw the bar below."""
         self._plan, self._rate, self._drawn = plan, Rate(plan, progress), 0.0
         self._console = Console(stderr=True, markup=False, highlight=False)
         self._console.print(_opening(plan, progress))
         texts = [TextColumn(f"{{task.fields[{name}]}}") for name in ("score", "rate")]
         columns = (BarColumn(bar_width=None), MofNCompleteColumn(), *texts, TimeRemainingColumn())
         self._bar = Bar(*columns, console=self._console, expand=True, transient=True)
-        atexit.register(self._bar.stop)  # gives the cursor back, should training end by an error
+        atexit.register(self._bar.stop)  # restores the cursor if training ends with an error
         self._bar.start()
         self._line = self._bar.add_task("", total=plan.iterations, completed=progress.iteration, score="", rate="")
 
     def stepped(self, progress: Progress) -> None:
-        """Move the bar, a few times a second."""
+        """Advance the bar, a few times a second."""
         now = time.monotonic()
         if now - self._drawn > self.REFRESH_SECONDS:
             self._drawn = now
@@ -133,6 +133,6 @@ class ProgressBar:
         self._bar.update(self._line, completed=point.iteration, score=_score(point, self._plan))
 
     def ended(self, outcome: str, progress: Progress) -> None:
-        """Put in the bar's place how it ended."""
+        """Replace the bar by the outcome."""
         self._bar.stop()
         self._console.print(_closing(self._plan, outcome, progress))

@@ -1,4 +1,4 @@
-"""The tasks' pages, drawn in a process of their own: what drawing takes in memory is given back when it is done."""
+"""Render the tasks' pages in a subprocess, so that the memory for drawing is freed afterwards."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,11 +10,11 @@ from retrain.store.task_store import open_task_store
 from retrain.utils.processes import run_in_subprocess
 
 FRESH_SECONDS = 60.0
-"""How long a page is served before it is drawn anew."""
+"""Seconds for which a page is served before it is rendered again."""
 DRAW_SECONDS = 300.0
-"""How long drawing a page may take, reading its ledger included."""
+"""Longest time to render a page, including reading its ledger."""
 WAIT_SECONDS = 20.0
-"""Longest wait of a request while another page is drawn: waiting requests occupy the exporter's threads."""
+"""Longest wait of a request while another page is rendered. Waiting requests occupy the exporter's threads."""
 
 
 def draw_page(task: Task) -> bytes:
@@ -26,14 +26,14 @@ def draw_page(task: Task) -> bytes:
 
 
 def draw_fleet(tasks: Sequence[Task], prefix: str) -> bytes:
-    """Return the page over all tasks as HTML, whose own pages lie below a prefix."""
+    """Return the page over all tasks as HTML; links to their own pages begin with `prefix`."""
     from retrain.monitoring.report.fleet import read_fleet, render_fleet
 
     return render_fleet(read_fleet(tasks), lambda name: f"{prefix}{name}").encode()
 
 
 class Pages:
-    """The page over all tasks, and each task's by its name; at most one is drawn at a time."""
+    """The page over all tasks, and one for each task by name. At most one page is rendered at a time."""
 
     def __init__(self, tasks: Mapping[str, Task]) -> None:
         self.tasks = tasks
@@ -43,13 +43,13 @@ class Pages:
     def get(self, name: str) -> bytes:
         """Return a task's page, at most `FRESH_SECONDS` old.
 
-        Raises `UserError` if the task's store cannot be read or other pages take long to draw, and `WorkerCrashed`
-        if this one's drawing dies, or takes too long.
+        Raises `UserError` if the task's store cannot be read or another page is still being rendered, and
+        `WorkerCrashed` if the rendering process dies or takes too long.
         """
         return self._drawn(name, name, draw_page, self.tasks[name])
 
     def fleet(self, prefix: str) -> bytes:
-        """Return the page over all tasks, likewise; `prefix` stands before a task's name in the addresses of pages."""
+        """Return the page over all tasks, as `get` does. Links to task pages are `prefix` and the task's name."""
         return self._drawn(None, "all tasks", draw_fleet, list(self.tasks.values()), prefix)
 
     def _drawn(self, key: str | None, name: str, draw: Callable[..., bytes], *arguments: object) -> bytes:

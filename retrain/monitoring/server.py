@@ -19,9 +19,9 @@ FLEET, TASKS = "/fleet", "/tasks/"
 
 
 def serve_exporter(tasks: Sequence[Task], host: str, port: int, every: float, stop: Event) -> None:
-    """Serve until `stop`, reading what is new every so many seconds. The first reading comes before the first answer.
+    """Serve until `stop` is set, and read new records every `every` seconds, the first time before serving.
 
-    Raises `UserError` if the port cannot be had, or a task's store cannot be opened.
+    Raises `UserError` if the port or a task's store cannot be opened.
     """
     exporter = Exporter([WatchedTask(open_task_store(task), task.schedule) for task in tasks])
     exporter.refresh()
@@ -32,7 +32,7 @@ def serve_exporter(tasks: Sequence[Task], host: str, port: int, every: float, st
 
 
 def stop_on_signals() -> Event:
-    """Return an event that SIGTERM and SIGINT set: a clean end, not an error."""
+    """Return an event that SIGTERM and SIGINT set, so that the process exits without an error."""
     stop = Event()
 
     def handle(signum: int, frame: FrameType | None) -> None:
@@ -62,7 +62,7 @@ def _page(path: str, pages: Pages, start_response: StartResponse) -> Iterable[by
     name = next(iter(pages.tasks)) if path == "/" else path.removeprefix(TASKS)
     is_fleet = path == FLEET or (path == "/" and len(pages.tasks) > 1)
     if not is_fleet and name not in pages.tasks:
-        return reply(start_response, "404 Not Found", "text/plain", b"there is /, /fleet, /metrics and /healthz\n")
+        return reply(start_response, "404 Not Found", "text/plain", b"available: /, /fleet, /metrics and /healthz\n")
     try:
         page = pages.fleet(TASKS) if is_fleet else pages.get(name)
         return reply(start_response, "200 OK", "text/html", page)

@@ -16,15 +16,15 @@ from waitress.wasyncore import close_all, loop
 from retrain.errors import UserError
 
 CONNECTIONS = 1000
-"""Open at once. Waitress reads requests without a thread for each, so slow clients do not hold up others."""
+"""Most open connections. Waitress needs no thread to read a request, so slow clients do not delay others."""
 THREADS = 16
-"""Requests answered at once; others wait for their turn."""
+"""Requests answered at the same time; others wait."""
 REQUEST_BYTES = 16 * 1024
-"""Of request line and headers."""
+"""Most bytes of request line and headers."""
 ANSWER_BYTES = 1 << 28
-"""Up to this size an answer that waits for its client is held in memory; beyond, in a temporary file."""
+"""Bytes of a reply that are buffered in memory for a slow client; the rest goes to a temporary file."""
 IDLE_SECONDS = 30
-"""After which a connection that neither sends nor receives is closed."""
+"""Seconds after which an idle connection is closed."""
 
 Environ = dict[str, Any]
 Headers = list[tuple[str, str]]
@@ -36,7 +36,7 @@ class WebServer:
     """Serve an application in a thread of its own until `close`."""
 
     def __init__(self, host: str, port: int, application: App) -> None:
-        """Listen; port 0 takes a free one. Raises `OSError` if the address cannot be had."""
+        """Listen; port 0 takes a free one. Raises `OSError` if the address cannot be opened."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family)
         self.port: int = listening.getsockname()[1]
@@ -49,7 +49,7 @@ class WebServer:
             connection_limit=CONNECTIONS,
             channel_timeout=IDLE_SECONDS,
             max_request_header_size=REQUEST_BYTES,
-            max_request_body_size=1,  # nothing here takes a body: 413 at once
+            max_request_body_size=1,  # no request here has a body: reply 413 at once
             outbuf_overflow=ANSWER_BYTES,
             ident="retrain",
             clear_untrusted_proxy_headers=True,
@@ -73,7 +73,7 @@ class WebServer:
 
 @contextmanager
 def serving(host: str, port: int, application: App) -> Iterator[int]:
-    """Serve within; yields the port (0 takes a free one). Raises `UserError` if the port cannot be had."""
+    """Serve inside the context and yield the port (0 takes a free one). Raises `UserError` if it cannot be opened."""
     try:
         server = WebServer(host, port, application)
     except OSError as error:
@@ -83,7 +83,7 @@ def serving(host: str, port: int, application: App) -> Iterator[int]:
 
 
 def guard(application: App) -> App:
-    """Let only GET and HEAD through, and send the headers that keep a browser from running or keeping anything."""
+    """Allow only GET and HEAD, and send headers that forbid browsers to run scripts and to cache."""
 
     def answer(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         def start_guarded(status: str, headers: Headers) -> object:
@@ -112,19 +112,19 @@ def _guard_headers() -> Headers:
 
 
 def reply(start_response: StartResponse, status: str, kind: str, body: bytes, *more: tuple[str, str]) -> list[bytes]:
-    """Answer a request with a body of this media type, and more headers."""
+    """Start the response with this media type and more headers, and return its body."""
     start_response(status, [("Content-Type", f"{kind}; charset=utf-8"), ("Content-Length", str(len(body))), *more])
     return [body]
 
 
 @cache
 def style_sheet() -> str:
-    """Return the style sheet that every page holds."""
+    """Return the style sheet that every page includes."""
     return files("retrain.monitoring").joinpath("report/templates/report.css").read_text(encoding="utf-8")
 
 
 @cache
 def content_policy() -> str:
-    """Return the content security policy: the style sheet alone, known by its hash, and nothing from elsewhere."""
+    """Return the content security policy: it allows the style sheet by its hash, inline images, and nothing else."""
     digest = b64encode(hashlib.sha256(style_sheet().encode()).digest()).decode()
     return f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"

@@ -25,7 +25,7 @@ def weight_correlation(initial: Iterable[Tensor], final: Iterable[Tensor]) -> fl
 
 
 def rank_correlation(one: Tensor, other: Tensor) -> float:
-    """Return Spearman's correlation of two rows of figures, each [N], equal figures sharing their mean rank."""
+    """Return Spearman's correlation of two tensors [N], with the mean rank for equal values."""
     return float(torch.corrcoef(torch.stack([_ranks(one), _ranks(other)]))[0, 1])
 
 
@@ -43,7 +43,7 @@ Gradients = dict[str, Tensor]
 def fisher_diagonal(network: nn.Module, images: Tensor, labels: Tensor) -> Gradients:
     """Return E[(∂ log p(y|x) / ∂θ)²] by parameter name: the empirical Fisher information (Kirkpatrick et al., 2017).
 
-    images: [N, C, H, W], labels: [N]. The network is taken in evaluation mode, and left as it was.
+    images: [N, C, H, W], labels: [N]. Uses the network in evaluation mode and restores its mode.
     """
     totals = {name: torch.zeros_like(parameter) for name, parameter in _trainable_parameters(network).items()}
     for gradients in _sample_gradients(network, images, labels):
@@ -66,7 +66,7 @@ def _trainable_parameters(network: nn.Module) -> Gradients:
 
 
 def _sample_gradients(network: nn.Module, images: Tensor, labels: Tensor) -> Iterator[Gradients]:
-    """Each chunk's gradients by parameter name, a row a sample."""
+    """Yield each chunk's gradients by parameter name, one row per sample."""
     parameters, buffers = _trainable_parameters(network), dict(network.named_buffers())
 
     def loss(parameters: Gradients, image: Tensor, label: Tensor) -> Tensor:

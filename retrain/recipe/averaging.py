@@ -1,7 +1,7 @@
-"""Averaging: what is evaluated and promoted is a moving average of the weights (Karras et al., 2024, section 3.1).
+"""Averaging: evaluation and promotion use a moving average of the weights (Karras et al., 2024, section 3.1).
 
-The average takes in parameters and BatchNorm's running statistics after every iteration. It is updated in place and
-nothing in it waits for the device."""
+The average takes in parameters and BatchNorm's running statistics after every iteration. It is updated in place,
+without waiting for the device."""
 
 import copy
 from collections.abc import Iterator
@@ -16,9 +16,9 @@ from retrain.config.task import Averaging, ExponentialAverage, NoAverage, PowerA
 def share_of_newest(setting: Averaging, count: int) -> float:
     """Return the share of the newest weights in the average after `count` updates, 1 or more.
 
-    The first weights are taken as they are, so that those before them have no share. `power`: 1 - (1 - 1/t)^(gamma + 1)
-    at update t. `ema`: the exponential average corrected for its short past (Kingma &
-    Ba, 2015, section 3). Raises ValueError for `auto`, which a plan has resolved.
+    The first update copies the weights, so earlier ones have no share. `power`: 1 - (1 - 1/t)^(gamma + 1) at update t.
+    `ema`: the exponential average corrected for its short past (Kingma & Ba, 2015, section 3). Raises ValueError for
+    `auto`, which a plan resolves.
     """
     match setting:
         case PowerAverage(gamma=gamma):
@@ -55,7 +55,7 @@ class AveragedNetwork:
 
     @torch.no_grad()
     def update(self, count: int) -> None:
-        """Take in the trained weights, for the `count`-th time in this run."""
+        """Add the trained weights to the average, for the `count`-th time in this run."""
         if self._average:
             torch._foreach_lerp_(self._average, self._newest, share_of_newest(self.setting, count))
 
@@ -67,7 +67,7 @@ class AveragedNetwork:
         return self._network
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the average's own tensors by name, none without averaging. With the count they are its whole state."""
+        """Return the average's tensors by name; none without averaging. With the count they are its whole state."""
         return {} if self._network is self._trained else dict(self._network.state_dict())
 
 

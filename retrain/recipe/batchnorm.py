@@ -1,4 +1,4 @@
-"""BatchNorm's running statistics, corrected for their short past where they start afresh.
+"""Correct BatchNorm's running statistics for their short past, in layers that start fresh.
 
 After N batches the layer's own average still has the share (1 - momentum)^N of its initial values, mean 0 and variance
 1. So a network evaluates near chance for its first iterations. Corrected, the statistics are the weighted mean of this
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 NEGLIGIBLE = 1e-9
-"""Share of the initial values below which nothing is left to correct; with momentum 0.1, after 197 batches."""
+"""Share of the initial values below which the correction ends; with momentum 0.1, after 197 batches."""
 
 
 class StatisticsCorrection:
@@ -33,7 +33,7 @@ class StatisticsCorrection:
 
     @torch.no_grad()
     def after_backward(self) -> None:
-        """Correct what the forward passes since have made of them, however many there were."""
+        """Correct the statistics for all forward passes since `before_forward`."""
         for layer, before in zip(self._layers, self._before, strict=True):
             for tensor, old in zip(layer.statistics, before, strict=True):
                 tensor.copy_(corrected(tensor, old, layer.momentum, layer.batches))
@@ -42,8 +42,8 @@ class StatisticsCorrection:
 def corrected(updated: Tensor, before: Tensor, momentum: float, batches: Tensor) -> Tensor:
     """Return a corrected statistic after N `batches`, an integer scalar, in all.
 
-    `before` was corrected too, and `updated` is what the layer made of it since: (r - q^N c) / (1 - q^N), where
-    q = 1 - momentum. Without a batch, `updated` is returned as it is.
+    `before` is the last corrected statistic and `updated` the layer's update of it since: (r - q^N c) / (1 - q^N),
+    where q = 1 - momentum. Without a batch, `updated` is returned unchanged.
     """
     weight = 1 / (1 - (1 - momentum) ** batches.clamp(min=1))
     return torch.lerp(before, updated, weight.to(before.dtype))
@@ -63,8 +63,10 @@ class _Layer:
 
 
 def _starts_afresh(module: nn.Module) -> bool:
-    """Say whether a module is a BatchNorm layer that averages and has seen no batch. Layers without a momentum weigh
-    all batches alike, and need no correction."""
+    """Return whether a module is a BatchNorm layer with a moving average and no batch yet.
+
+    Layers without a momentum weigh all batches equally and need no correction.
+    """
     if not isinstance(module, nn.modules.batchnorm._BatchNorm) or not module.track_running_stats:
         return False
     mean, variance, batches = module.running_mean, module.running_var, module.num_batches_tracked

@@ -1,9 +1,9 @@
 """Initialization: where the weights of a run start (Verwimp et al., section 3.1; Ash & Adams, 2020).
 
 `old` is the parent's state dict, `fresh` a newly initialised network, changed in place. `pretrained` are the weights of
-its body, where the task has some: then they take the place of zero, which weights are shrunk to. A tensor of `fresh`
-may have more rows (dimension 0) than the parent's, as the head has when classes were added: the rows that the parent
-never saw keep their full fresh initialization, or are made of class means of the parent's features beforehand."""
+its body, if the task has them: weights are then shrunk towards these instead of zero. A tensor of `fresh` may have more
+rows (dimension 0) than the parent's, as the head has when classes were added. New rows keep their full fresh
+initialization, or `class_mean_rows` computes them beforehand from the parent's features."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from retrain.errors import ModelError
 
 @torch.no_grad()
 def warm_start(fresh: nn.Module, old: Mapping[str, Tensor]) -> None:
-    """θ = old, for parameters and buffers. Raises `ModelError`, changing nothing, if `old` does not fit."""
+    """Set θ = old, for parameters and buffers. Raises `ModelError`, and changes nothing, if `old` does not fit."""
     _check_fit(fresh.state_dict(), old)
     for name, tensor in fresh.state_dict().items():
         _parent_rows(tensor, old[name]).copy_(old[name])
@@ -28,15 +28,15 @@ def warm_start(fresh: nn.Module, old: Mapping[str, Tensor]) -> None:
 def shrink_perturb(
     fresh: nn.Module, old: Mapping[str, Tensor], setting: ShrinkPerturb, pretrained: Mapping[str, Tensor] | None = None
 ) -> None:
-    """θ = α·old + β·fresh, for parameters (Verwimp et al., eq. 4).
+    """Set θ = α·old + β·fresh, for parameters (Verwimp et al., eq. 4).
 
-    A pretrained body is shrunk towards its pretrained weights: θ = pretrained + α·(old - pretrained) + β·fresh. These
-    are eq. 4 of the changes that training has made to it.
+    A pretrained body is shrunk towards its pretrained weights: θ = pretrained + α·(old - pretrained) + β·fresh. This
+    applies eq. 4 to the changes that training has made to them.
 
-    The perturbation is a newly initialised network rather than Gaussian noise, and buffers keep their fresh values, so
-    that BatchNorm's running statistics start afresh: both as in the published code of Ash & Adams. On request buffers
-    are the parent's, and rows that the parent never saw are β·fresh too. α is larger where `least_norm` asks for it.
-    Raises `ModelError`, changing nothing, if `old` does not fit.
+    The perturbation is a newly initialised network rather than Gaussian noise. Buffers keep their fresh values, so
+    BatchNorm's running statistics start fresh. Both are as in the published code of Ash & Adams. Settings can take
+    buffers from the parent, and make new rows β·fresh. `least_norm` can make α larger. Raises `ModelError`, and changes
+    nothing, if `old` does not fit.
     """
     _check_fit(fresh.state_dict(), old)
     centre = pretrained or {}
@@ -53,11 +53,11 @@ def shrink_perturb(
 
 
 def shrink_factor(fresh: nn.Module, old: Mapping[str, Tensor], setting: ShrinkPerturb) -> float:
-    """Return the factor on the parent's parameters: alpha, or more where they would become smaller than `least_norm`.
+    """Return the factor on the parent's parameters: alpha, or more if their norm would fall below `least_norm`.
 
-    It is at most 1. It is the same for all parameters, since a network with BatchNorm then predicts the same classes.
-    A run may be too short to grow weights back that were shrunk before it. If each run of a lineage shrank them by
-    alpha, the step would become larger beside the weights with every drop.
+    It is at most 1. It is equal for all parameters, so that a network with BatchNorm predicts the same classes.
+    A run may be too short for shrunk weights to grow back. If each run of a lineage shrank them by alpha, steps would
+    become larger relative to the weights with every drop.
     """
     norms = [(_parent_rows(new, old[name]).norm(), old[name].norm()) for name, new in fresh.named_parameters()]
     own, theirs = (math.hypot(*(float(norm) for norm in column)) for column in zip(*norms, strict=True))
@@ -67,7 +67,7 @@ def shrink_factor(fresh: nn.Module, old: Mapping[str, Tensor], setting: ShrinkPe
 
 @torch.no_grad()
 def load_body(fresh: nn.Module, pretrained: Mapping[str, Tensor] | None) -> None:
-    """Give a network the pretrained weights of its body, parameters and buffers; its head stays as it is."""
+    """Load pretrained weights into a network's body, parameters and buffers; its head is not changed."""
     if pretrained:
         fresh.load_state_dict(dict(pretrained), strict=False)
 
@@ -76,10 +76,10 @@ def load_body(fresh: nn.Module, pretrained: Mapping[str, Tensor] | None) -> None
 def add_noise(
     fresh: nn.Module, old: Mapping[str, Tensor], deviation: float, generator: torch.Generator | None = None
 ) -> None:
-    """θ = old + ε, ε normal with mean 0 and this standard deviation (Ash & Adams, section 3.7).
+    """Set θ = old + ε, with ε normal of mean 0 and this standard deviation (Ash & Adams, section 3.7).
 
-    Parameters alone get noise; buffers are the parent's, and rows that the parent never saw stay fresh. Raises
-    `ModelError`, changing nothing, if `old` does not fit.
+    Only parameters get noise. Buffers are the parent's, and new rows stay fresh. Raises `ModelError`, and changes
+    nothing, if `old` does not fit.
     """
     warm_start(fresh, old)
     for name, parameter in fresh.named_parameters():
@@ -89,7 +89,7 @@ def add_noise(
 
 @torch.no_grad()
 def scale_parameters(network: nn.Module, factor: float) -> None:
-    """θ = factor·θ, for parameters (Verwimp et al., Table 1: the initialization aspect of a scratch run)."""
+    """Set θ = factor·θ, for parameters (Verwimp et al., Table 1: the initialization aspect of a scratch run)."""
     for parameter in network.parameters():
         parameter.mul_(factor)
 
@@ -101,10 +101,10 @@ def initialize(
     pretrained: Mapping[str, Tensor] | None = None,
     generator: torch.Generator | None = None,
 ) -> None:
-    """Bring `fresh` to where a run starts; `old` is None where there is no parent.
+    """Set `fresh` to the weights at which a run starts; `old` is None without a parent.
 
-    Noise is drawn from `generator`, or from torch's own where it is None. Raises `ModelError` if the setting needs a
-    parent that there is not, or that does not fit, and ValueError if it is still `auto`, which a plan has resolved.
+    Noise is drawn from `generator`, or from torch's global one if it is None. Raises `ModelError` if the setting needs
+    a parent and there is none, or if the parent does not fit. Raises ValueError for `auto`, which a plan resolves.
     """
     if isinstance(setting, Auto):
         raise ValueError("the initialization is still auto: resolve it first")
@@ -124,7 +124,7 @@ def initialize(
 
 
 def _parent_rows(tensor: Tensor, old: Tensor) -> Tensor:
-    """The view of `tensor` on the rows that the parent has too."""
+    """Return the view of `tensor` on the rows that the parent also has."""
     return tensor[tuple(slice(size) for size in old.shape)]
 
 
@@ -144,7 +144,7 @@ def _shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
 
 
 def may_grow(old: tuple[int, ...], new: tuple[int, ...]) -> bool:
-    """Say whether a tensor of one shape may become one of another: only rows, for new classes, may be added."""
+    """Return whether a tensor may grow from one shape to another: only by rows, for new classes."""
     return len(old) == len(new) and old[:1] <= new[:1] and old[1:] == new[1:]
 
 
@@ -165,7 +165,7 @@ def find_head(network: nn.Module) -> tuple[str, nn.Linear] | None:
 
 
 def head_prefix(network: nn.Module) -> str:
-    """Return what the names of the last layer's tensors begin with."""
+    """Return the prefix of the names of the last layer's tensors."""
     name, _ = _last_layer(network)
     return f"{name}." if name else ""
 
@@ -181,13 +181,13 @@ def _last_layer(network: nn.Module) -> tuple[str, nn.Module]:
 def class_mean_rows(
     means: Tensor, counts: Tensor, old_mean: Tensor, old_rows: Tensor, old_bias: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the head's rows for new classes [K, F] and their biases [K], made of the parent's features.
+    """Return the head's rows for new classes [K, F] and their biases [K], computed from the parent's features.
 
     `means` [K, F] are the classes' mean features over `counts` [K] images, `old_mean` [F] that of old samples, and
     `old_rows` [C, F], `old_bias` [C] the parent's head. A row is the mean old row plus the direction in which its class
-    differs from the mean feature, as long as old rows differ from their mean. The direction has no part along the mean
-    feature itself: features after a ReLU have a large mean, and without normalisation the new classes would win
-    everywhere. A class without images gets the mean old row.
+    differs from the mean feature, scaled to the length by which old rows differ from their mean. The direction has no
+    part along the mean feature itself: features after a ReLU have a large mean, and without normalisation the new
+    classes would win everywhere. A class without images gets the mean old row.
     """
     has_images = (counts > 0).unsqueeze(1)
     means = torch.where(has_images, means, old_mean)
@@ -205,6 +205,6 @@ def class_mean_rows(
 def zero_gradients(parameters: Sequence[Tensor]) -> None:
     """Set the parameters' gradients to zero, in place.
 
-    An optimiser without weight decay that has seen no other gradient then leaves them as they are.
+    An optimiser without weight decay and without earlier gradients then leaves them unchanged.
     """
     torch._foreach_zero_([each.grad for each in parameters if each.grad is not None])

@@ -1,7 +1,7 @@
 """Learning speed: the share of epochs in which a sample was classified correctly (Verwimp et al., eq. 6).
 
-It is counted from the training forward pass, which is free: under augmentation and with the weights of the moment,
-rather than by an evaluation after each epoch, unless a task asks for that (`training.learning_speed: exact`)."""
+It is counted in the training forward pass, at no cost: with augmentation and the current weights, not by an evaluation
+after each epoch. The setting `training.learning_speed: exact` evaluates after each epoch instead."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,32 +10,32 @@ import torch
 from torch import Tensor
 
 BLOCK = 1 << 16
-"""Samples at a time whose random numbers stay in the processor's cache."""
+"""Samples in a block, small enough for the processor's cache."""
 
 STORED_DTYPE = torch.float16
 """Type of the counts of a run that has ended."""
 
 STORED_LIMIT = 2048.0
-"""float16 holds every integer up to here."""
+"""float16 holds every integer up to this one."""
 
 
 @dataclass(frozen=True, eq=False)
 class Counters:
     """The index over N samples: three tensors [N] on one device, 8 bytes a sample.
 
-    While a run counts, counts are int16, so exact up to 32,767; where a parent's are among them, float16.
+    While a run counts, counts are int16, so exact up to 32,767. With a parent's counts added they are float16.
     """
 
     seen: Tensor
     """Times that a sample was trained on."""
     correct: Tensor
-    """Times that it was then classified correctly."""
+    """Times that it was classified correctly when it was trained on."""
     loss: Tensor
     """Sum of its losses, float32."""
 
     @classmethod
     def zeros(cls, n: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.int16) -> "Counters":
-        """Counters of n samples that were never seen."""
+        """Return counters of n samples that were never seen."""
         seen, correct = torch.zeros(2, n, dtype=dtype, device=device)
         return cls(seen, correct, torch.zeros(n, device=device))
 
@@ -50,26 +50,26 @@ class Counters:
         self.loss.index_add_(0, indices, loss.to(self.loss.dtype))
 
     def copy(self, other: "Counters") -> None:
-        """Take over another's values, in place."""
+        """Copy another's values, in place."""
         self.seen.copy_(other.seen)
         self.correct.copy_(other.correct)
         self.loss.copy_(other.loss)
 
 
 def learning_speed(counters: Counters) -> Tensor:
-    """Return correct / seen [N], in [0, 1]; nan where a sample was never seen."""
+    """Return correct / seen [N], in [0, 1]; nan for a sample that was never seen."""
     return counters.correct.float() / counters.seen.float()
 
 
 def mean_loss(counters: Counters) -> Tensor:
-    """Return loss / seen [N]; nan where a sample was never seen."""
+    """Return loss / seen [N]; nan for a sample that was never seen."""
     return counters.loss / counters.seen.float()
 
 
 def difficulty(counters: Counters) -> Tensor:
-    """Return integers, int64 [N], that rise as learning speed falls and, where it is the same, as mean loss rises.
+    """Return integers, int64 [N], that rise as learning speed falls and, for equal speed, as mean loss rises.
 
-    Floats that are not negative are ordered as their bits are: those of the speed, upside down, come above the loss's.
+    The bits of non-negative floats sort as the floats do. The high bits are the inverted speed, the low ones the loss.
     """
     keys = torch.empty(len(counters.seen), dtype=torch.int64)
     for out, (seen, correct, loss) in zip(torch.split(keys, BLOCK), _blocks(counters), strict=True):
@@ -90,9 +90,7 @@ def joint_shares(before: Tensor, after: Tensor, bins: int) -> Tensor:
 
 
 def add_decayed(parent: Counters, own: Counters, decay: float) -> Counters:
-    """Return decay · parent + own, as stored: a run that stops early has few epochs, so it keeps a part of its
-    parent's.
-    """
+    """Return decay · parent + own, in stored types. A run that stops early has few epochs, so it needs older counts."""
     pairs = zip(_blocks(parent), _blocks(own), strict=True)
     return concatenate([_to_stored(*(decay * old + new for old, new in zip(*pair, strict=True))) for pair in pairs])
 
@@ -123,12 +121,12 @@ def to_tensors(counters: Counters) -> dict[str, Tensor]:
 
 
 def from_tensors(tensors: Mapping[str, Tensor]) -> Counters:
-    """Return counters that `to_tensors` made to be stored."""
+    """Return the counters that `to_tensors` stored."""
     return Counters(**{name: tensors[name] for name in ("seen", "correct", "loss")})
 
 
 def _blocks(counters: Counters) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Consecutive samples' seen, correct and loss as float32 on the CPU: in little memory, however many there are."""
+    """Yield blocks of seen, correct and loss as float32 on the CPU, so that memory does not grow with the samples."""
     columns = (torch.split(column, BLOCK) for column in (counters.seen, counters.correct, counters.loss))
     for seen, correct, loss in zip(*columns, strict=True):
         yield seen.cpu().float(), correct.cpu().float(), loss.cpu()

@@ -1,9 +1,9 @@
-"""Objective: what an iteration minimises (Verwimp et al., section 3.2; Kumar et al., 2023; Ash & Adams, Tables 2, 5).
+"""Objective: the loss of an iteration (Verwimp et al., section 3.2; Kumar et al., 2023; Ash & Adams, Tables 2, 5).
 
 Penalties on the weights alone add their gradient to the parameters' own, which is the same as adding the penalty to the
-loss and costs a fraction of it. Call what `gradient_term` returns once a step, between `backward()` and `step()`:
-coupled, so that it goes through Adam's moments, and after any unscaling or clipping that is meant for the loss alone.
-`parameters` are the trainable ones; gradients are changed in place."""
+loss and costs a fraction of it. Call the function that `gradient_term` returns once a step, between `backward()` and
+`step()`: the gradient then goes through Adam's moments. Call it after any unscaling or clipping that is meant for the
+loss alone. `parameters` are the trainable ones; gradients are changed in place."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -43,7 +43,7 @@ def adversarial(forward: Forward, images: Tensor, labels: Tensor, loss: Tensor, 
 
 
 def batch_loss(setting: Objective, forward: Forward) -> BatchLoss:
-    """Return what an iteration minimises."""
+    """Return the objective of a batch under a setting."""
     match setting:
         case ConfidencePenalty(strength=strength):
             return lambda images, labels, logits, loss: confidence_penalty(logits, loss, strength)
@@ -88,7 +88,7 @@ def gradient_term(
     anchor: Sequence[Tensor] | None,
     fisher: Sequence[Tensor] | None = None,
 ) -> Callable[[], None]:
-    """Return what to call between `backward()` and `step()`.
+    """Return the function that adds the penalty's gradient, to call between `backward()` and `step()`.
 
     Raises ValueError if L2-init is given no anchor, or EWC no anchor or no Fisher information.
     """
@@ -108,7 +108,7 @@ def gradient_term(
 
 
 def _gradient(parameter: Tensor) -> Tensor:
-    """The parameter's gradient; zeros where the loss did not depend on it, since the penalty still does."""
+    """Return the parameter's gradient; zeros if the loss did not depend on it, because the penalty still does."""
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
     return parameter.grad

@@ -1,4 +1,4 @@
-"""Sampling: which samples an epoch holds, and in which order (Verwimp et al., section 3.3).
+"""Sampling: the samples of an epoch, and their order (Verwimp et al., section 3.3).
 
 An epoch is Poisson-thinned: every sample is kept with its own probability, independently, and those kept are shuffled.
 So no sample appears twice in an epoch, and drawing one costs tens of nanoseconds a sample at any size."""
@@ -15,18 +15,18 @@ from retrain.errors import TaskError
 from retrain.recipe.learning_speed import BLOCK, Counters, difficulty
 
 Arrangement = Callable[[Tensor, torch.Generator], Tensor]
-"""Puts the indices that a pass holds, rising, into the order in which it holds them; it may do so in their place."""
+"""Puts the rising indices of a pass into their training order, possibly in place."""
 
 LARGE = 1 << 22
-"""As many samples and more are sorted by random numbers, for `torch.randperm` then waits for memory at every step."""
+"""From this many samples on, shuffling sorts by random numbers: `torch.randperm` would wait for memory at each step."""
 BITS = 63
-"""Of an int64 that is not negative."""
+"""Bits of a non-negative int64."""
 
 
 def shuffle(kept: Tensor, generator: torch.Generator) -> Tensor:
-    """Return them in random order, on the CPU.
+    """Return the indices in random order, on the CPU.
 
-    The order is a function of the generator and of how many there are, and below `LARGE` that of `torch.randperm`.
+    The order depends only on the generator and the number of indices. Below `LARGE` it is that of `torch.randperm`.
     """
     if len(kept) < LARGE:
         return kept[torch.randperm(len(kept), generator=generator)]
@@ -34,10 +34,10 @@ def shuffle(kept: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def sort_by_random_key(kept: Tensor, place: Callable[[Tensor], Tensor]) -> Tensor:
-    """Sort them in their place: `place` gives each of a block a number in [0, 1), float64.
+    """Sort indices in place: `place` gives each index of a block a key in [0, 1), float64.
 
-    Number and index share an int64, and sorting these reads memory in sequence: 100 M in a second. An index takes
-    `bit_length` bits and the number the rest, 36 of 63 for 100 M samples; two that agree in these stay as they were.
+    Key and index share an int64, and sorting these reads memory in sequence: 100 M a second. The index takes its
+    `bit_length` and the key the other bits, 36 of 63 for 100 M samples. Equal keys keep their order.
     """
     if not len(kept):
         return kept
@@ -49,10 +49,10 @@ def sort_by_random_key(kept: Tensor, place: Callable[[Tensor], Tensor]) -> Tenso
 
 
 def keep_probability(setting: Sampling, counters: Counters | None, old: Tensor) -> Tensor | None:
-    """Return the probability [N], float32, with which each sample appears in a pass; None: every one does.
+    """Return the probability [N], float32, with which each sample appears in a pass; None if every sample does.
 
-    `counters` is the parent's index over the N samples, for which `EasyHard` alone asks: without it no sample is easy
-    or hard. `old` [N], bool, marks those that the parent saw; both are on the CPU.
+    `counters` is the parent's index over the N samples, which only `EasyHard` uses: without it no sample is easy or
+    hard. `old` [N], bool, marks those that the parent saw; both are on the CPU.
     """
     match setting:
         case Uniform():
@@ -64,10 +64,10 @@ def keep_probability(setting: Sampling, counters: Counters | None, old: Tensor) 
 
 
 def balanced_appearances(labels: Tensor) -> Tensor:
-    """Return how often each sample [N], float32, appears in a pass on average where all classes appear equally often.
+    """Return how often each sample [N], float32, appears in a pass on average if all classes appear equally often.
 
-    N / (K n_k) for a sample of a class with n_k of the N samples, K being the classes that have any. The mean is 1, so
-    a pass is as long as one without balance.
+    N / (K n_k) for a sample of a class with n_k of the N samples; K is the number of classes that have samples. The
+    mean is 1, so a pass is as long as one without balance.
     """
     counts = torch.bincount(labels)
     return (len(labels) / (int((counts > 0).sum()) * counts.clamp(min=1).double())).float()[labels]
@@ -76,17 +76,17 @@ def balanced_appearances(labels: Tensor) -> Tensor:
 def draw_pass(
     probability: Tensor | None, size: int, generator: torch.Generator, arrange: Arrangement = shuffle
 ) -> Tensor:
-    """Return the indices, int64, of one pass over `size` samples, on the CPU, where `probability` and generator are.
+    """Return the indices, int64, of one pass over `size` samples; `probability`, generator and result are on the CPU.
 
-    Its length is random, with mean `probability.sum()`; where that is small a pass may be empty. A sample whose
-    probability is above 1 appears so often on average. Which samples it holds does not depend on how they are arranged.
+    Its length is random, with mean `probability.sum()`; if that is small, a pass may be empty. A sample with a
+    probability above 1 appears that often on average. The arrangement does not change which samples a pass holds.
     """
     return arrange(torch.arange(size) if probability is None else _thinned(probability, generator), generator)
 
 
 def _thinned(probability: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the samples that are drawn, rising: each as often as the whole part of its probability says, and once more
-    with what is left of it.
+    """Return the drawn indices, rising. Each appears as often as the whole part of its probability, and once more with
+    the fractional part as probability.
     """
     repeated = bool((probability > 1).any())
     whole = probability.floor() if repeated else torch.zeros(())
@@ -98,13 +98,13 @@ def _thinned(probability: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _easy_hard(setting: EasyHard, counters: Counters, old: Tensor) -> Tensor:
-    """r for the ⌊c·N_old⌋ easiest and as many hardest old samples, 1 for all others, old or new.
+    """Return r for the ⌊c·N_old⌋ easiest and as many hardest old samples, 1 for all others, old or new.
 
-    Old samples that were never counted are neither easy nor hard. Where fewer than 2⌊c·N_old⌋ were counted, the two
-    ends meet and all of these are thinned. Raises `TaskError` if nothing is left to train on.
+    Old samples that were never counted are neither easy nor hard. If fewer than 2⌊c·N_old⌋ were counted, the two
+    groups meet and all counted samples are thinned. Raises `TaskError` if nothing is left to train on.
     """
     known = old & (counters.seen > 0)
-    # The share as the task file writes it: in floats, 0.29 of 100 samples would be 28.
+    # Decimal, as the task file writes the share: in floats, 0.29 of 100 samples would be 28.
     ends = min(math.floor(Fraction(str(setting.share)) * int(old.sum())), int(known.sum()))
     probability = torch.ones(len(old))
     if ends:
@@ -115,9 +115,9 @@ def _easy_hard(setting: EasyHard, counters: Counters, old: Tensor) -> Tensor:
 
 
 def _extremes(counters: Counters, known: Tensor, ends: int) -> Tensor:
-    """Mark the `ends` easiest known samples, and as many of the hardest; of equals, the outer ones: bool [N]."""
+    """Mark the `ends` easiest known samples and as many of the hardest, bool [N]; of equal keys, the outer ones."""
     low, high = _borders(difficulty(counters), known, ends)
-    keys = difficulty(counters)  # again: a copy of them would take as much memory as the index
+    keys = difficulty(counters)  # computed again, because a copy would take as much memory as the index
     marked = known & ((keys < low) | (keys > high))
     easy, hard = int((known & (keys < low)).sum()), int((known & (keys > high)).sum())
     marked[(known & (keys == low)).nonzero()[: ends - easy]] = True
@@ -126,7 +126,7 @@ def _extremes(counters: Counters, known: Tensor, ends: int) -> Tensor:
 
 
 def _borders(keys: Tensor, known: Tensor, ends: int) -> tuple[int, int]:
-    """Return the `ends`-th lowest and the `ends`-th highest key of known samples; `keys` are not the samples' after it.
+    """Return the `ends`-th lowest and the `ends`-th highest key of known samples; `keys` is overwritten.
 
     Partitioning is linear in N; sorting 100 M keys is not.
     """
@@ -137,7 +137,7 @@ def _borders(keys: Tensor, known: Tensor, ends: int) -> tuple[int, int]:
 
 
 def _old_new(new: float, old: Tensor) -> Tensor | None:
-    """Thin the group that is too large, so that in expectation `new` of a pass is new; one group alone stays whole."""
+    """Thin the larger group so that the expected share of new samples is `new`; without two groups, thin nothing."""
     n_old, n_new = int(old.sum()), int((~old).sum())
     if n_old == 0 or n_new == 0:
         return None

@@ -1,4 +1,4 @@
-"""Schedule: how the learning rate changes, and how long a run may be (Verwimp et al., section 3.4)."""
+"""Schedule: the learning rate over a run, and the run's greatest length (Verwimp et al., section 3.4)."""
 
 import math
 
@@ -6,7 +6,7 @@ from retrain.config.recipe import Constant, Cosine, MultiStep, Schedule
 
 
 def learning_rate(setting: Schedule, peak: float, iteration: int, iterations: int, warmup: int = 0) -> float:
-    """Return the learning rate at an iteration t in 0 .. `iterations`, where `peak` is the optimizer's own.
+    """Return the learning rate at iteration t in 0 .. `iterations`; `peak` is the optimizer's rate.
 
     Every schedule is multiplied by min(1, (t + 1) / warmup). A constant schedule has a warm-up of its own,
     and the longer one counts.
@@ -31,7 +31,7 @@ def learning_rate(setting: Schedule, peak: float, iteration: int, iterations: in
 def resolve_scale(setting: Schedule, new_share: float) -> float:
     """Return the schedule's length as a multiple of scratch's; `new_share` is the share of new samples, in [0, 1].
 
-    The paper's 0.25 misses the target where half or more of the data is new: `auto` then starts at 0.5.
+    The paper's 0.25 misses the target if half or more of the data is new: `auto` then starts at 0.5.
     """
     if setting.scale != "auto":
         return setting.scale

@@ -1,4 +1,4 @@
-"""Choose where a run's weights start by what the parent is: shrunk much, or little. Pure functions without torch."""
+"""Choose by the parent's properties how much a run shrinks its weights. Pure functions without torch."""
 
 from retrain.config.recipe import Auto, ShrinkPerturb, Warm
 
@@ -10,13 +10,13 @@ LEARNT = 0.98
 """Training accuracy from which a parent counts as fitted at any validation error."""
 
 GENTLE_ALPHA = 0.8
-"""Weight of the parent's parameters where shrinking them more would do harm."""
+"""Weight of the parent's parameters if shrinking them more would do harm."""
 
 RAISED_RATE = 2.5
-"""Factor on the learning rate of a network without BatchNorm: what shrinking to 0.4 does to the relative step."""
+"""Factor on the learning rate of a network without BatchNorm: shrinking to 0.4 raises the relative step as much."""
 
 LEAST_ERROR = 1e-6
-"""Least validation error that the ratio is taken of, so that a perfect parent divides by no zero."""
+"""Smallest divisor of the ratio, so that a perfect parent does not divide by zero."""
 
 
 def resolve_start(
@@ -30,7 +30,7 @@ def resolve_start(
     """Return the initialization that `auto` stands for, and the reason in a sentence.
 
     `normalised` says whether the network has BatchNorm layers. Accuracies are the parent's on its own data, in
-    [0, 1], the one on training samples measured without augmentation; None where they are unknown. `adaptive` says
+    [0, 1], the one on training samples measured without augmentation; None if unknown. `adaptive` says
     whether the optimizer divides by the gradient's size, as Adam does: under SGD the relative step grows with the
     square of the shrinking. `pretrained` says whether the weights are shrunk towards pretrained ones: then neither the
     optimizer nor normalisation matters, since their size stays what it is and so does the relative step.
@@ -55,8 +55,8 @@ def resolve_start(
 def _shrink(setting: Auto, alpha: float) -> ShrinkPerturb:
     """Return a start that shrinks by alpha, but never below alpha times the size of a new network.
 
-    Runs that stop early do not grow the weights back: shrunk by 0.4 in each of three drops, those of digits had 0.15 of
-    their norm, and the steps of the fourth drop were too large to keep what was learnt.
+    Weights do not grow back in runs that stop early. In a trial on digits, shrinking by 0.4 in each of three drops left
+    0.15 of their norm, and the steps of the fourth drop were too large to keep the old accuracy.
     """
     return ShrinkPerturb(alpha=alpha, beta=setting.beta, new_rows=setting.head_rows, least_norm=alpha)
 
@@ -68,7 +68,7 @@ def _say(start: ShrinkPerturb, why: str) -> str:
 
 
 def _is_fitted(train_accuracy: float | None, val_accuracy: float | None) -> tuple[bool, str]:
-    """Say whether a parent has fitted its training data, and how that is known."""
+    """Return whether a parent has fitted its training data, and the reason in words."""
     if train_accuracy is None or val_accuracy is None:
         return True, "its training accuracy is unknown, so it is taken as fitted"
     ratio = (1 - train_accuracy) / max(1 - val_accuracy, LEAST_ERROR)

@@ -1,10 +1,10 @@
 """Training in several processes as if in one, started by torchrun.
 
 Every process draws every batch and its augmentation, and computes its own rows of it. So the stream of samples, the
-averaged gradient and the counters are those of one process, up to the order in which floats are added. What differs is
-batch normalisation: on GPUs its statistics are those of the whole batch (SyncBatchNorm), on CPUs, which have none, each
-process normalises by its own rows, and the running statistics are the first process's. Dropout draws its masks for each
-process apart.
+averaged gradient and the counters equal those of one process, up to the order in which floats are added. Two things
+differ. Batch normalisation uses the statistics of the whole batch on GPUs (SyncBatchNorm). CPUs lack that, so each
+process normalises by its own rows, and the running statistics are the first process's. Each process draws its own
+dropout masks.
 """
 
 import functools
@@ -27,13 +27,13 @@ from retrain.training.preemption import Preempted
 POLL_SECONDS = 0.05
 
 Votes = Callable[[], tuple[bool, ...]]
-"""Answers to some questions, yes or no."""
+"""One rank's answers to yes-or-no questions."""
 
 log = logging.getLogger("retrain")
 
 
 class ProcessGroup:
-    """The processes that train together. This is the only one: what several would have to share, it has."""
+    """The group of processes that train together. This base class is a group of one, which has nothing to share."""
 
     rank, size = 0, 1
 
@@ -54,29 +54,29 @@ class ProcessGroup:
         return ask
 
     def gather_tensors(self, tensor: Tensor) -> Tensor:
-        """Return what each process has, stacked in the order of their ranks."""
+        """Return every process's tensor, stacked in the order of ranks."""
         return tensor[None]
 
     def broadcast(self, data: bytes) -> bytes:
-        """Return what the first process has."""
+        """Return the first process's bytes."""
         return data
 
     def replicate(self, network: nn.Module) -> nn.Module:
-        """Return what to call for the forward pass, so that `backward()` averages gradients over the processes."""
+        """Return a wrapped network for the forward pass: its `backward()` averages gradients over the processes."""
         return network
 
     def sync_buffers(self, network: nn.Module) -> None:
         """Give every process the first one's buffers."""
 
     def preempt_on_lost_rank(self) -> AbstractContextManager[None]:
-        """Raise `Preempted` if another process is lost inside: what was saved is in the store."""
+        """Raise `Preempted` if another process is lost inside. The last saved state is in the store."""
         return nullcontext()
 
     def publish_plan(self, work: str) -> None:
-        """Tell the other ranks what is trained next. Only rank 0 calls it."""
+        """Announce the next training to the other ranks. Only rank 0 calls it."""
 
     def wait_for_plan(self) -> str:
-        """Wait for what the first process announces next, in any other; empty: there is no more."""
+        """Wait for the next training that rank 0 announces, and return it; empty if there is none. Not for rank 0."""
         return ""
 
 
@@ -84,14 +84,14 @@ SINGLE_PROCESS = ProcessGroup()
 
 
 class TorchrunGroup(ProcessGroup):
-    """One of several processes. What it shares waits for the other ranks."""
+    """One of several processes. Its collective operations wait for the other ranks."""
 
     def __init__(self, store: Store, rank: int, size: int) -> None:
         self.rank, self.size, self._store = rank, size, store
         self._announced = 0
 
     def gather_batch(self, rows: Rows, *columns: Tensor) -> tuple[Tensor, ...]:
-        """Return float32 columns: a sum to which every row is added by one process, so exact."""
+        """Return float32 columns. They are a sum in which one process adds each row, so they are exact."""
         batch = columns[0].new_zeros(len(columns), rows.batch, dtype=torch.float32)
         for column, own in zip(batch, columns, strict=True):
             column[rows.at] = own
@@ -142,21 +142,24 @@ class TorchrunGroup(ProcessGroup):
 
     @contextmanager
     def preempt_on_lost_rank(self) -> Iterator[None]:
-        """Tell such errors by their type or, gloo's having none, by their text."""
+        """Recognise such errors by their type, or by their text for gloo, which has no type for them."""
         try:
             yield
         except RuntimeError as error:
             if not isinstance(error, dist.DistError) and "/gloo/" not in str(error):
                 raise
-            log.warning("another process is gone (%s); run the same again", str(error).splitlines()[0])
+            log.warning(
+                "another training process was lost (%s); run the same command again to resume",
+                str(error).splitlines()[0],
+            )
             raise Preempted from error
 
     def publish_plan(self, work: str) -> None:
-        """Leave it in torchrun's store, which holds it even if this process ends."""
+        """Write it to torchrun's store, which keeps it even if this process ends."""
         self._store.set(self._next(), work)
 
     def wait_for_plan(self) -> str:
-        """Look again and again: a process that waits in the store's own code hears no SIGTERM."""
+        """Poll torchrun's store: a process that waits inside the store's own code does not react to SIGTERM."""
         key = self._next()
         while not self._store.check([key]):
             time.sleep(POLL_SECONDS)
@@ -169,7 +172,7 @@ class TorchrunGroup(ProcessGroup):
 
 @functools.cache
 def init_distributed(device: str) -> ProcessGroup:
-    """Join the processes that torchrun started, or be alone; with GPUs, `cuda` becomes this process's own."""
+    """Join the group that torchrun started, or return a group of one; with GPUs, `cuda` then means this rank's GPU."""
     if not dist.is_torchelastic_launched():
         return SINGLE_PROCESS
     store, rank, size = next(rendezvous("env://"))

@@ -1,4 +1,4 @@
-"""Measured energy of the device that trains: a GPU's by NVML, the processors' by RAPL, where the machine tells it."""
+"""Measured energy of the training device: a GPU's by NVML, the processors' by RAPL, if the machine provides it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 POWERCAP = Path("/sys/class/powercap")
-"""Where Linux shows RAPL, often to root alone; most virtual machines and containers lack it."""
+"""Folder of RAPL in Linux, often readable by root alone; most virtual machines and containers lack it."""
 MICRO, MILLI = 1e-6, 1e-3
 
 
@@ -22,12 +22,12 @@ class EnergyMeter:
         return self._read is not None
 
     def joules(self) -> float:
-        """Return the energy since the last call, or since the meter was made; 0 where nothing measures it."""
+        """Return the energy in joules since the last call, or since the meter was made; 0 if nothing measures it."""
         return self._read() if self._read else 0.0
 
 
 def _processor_counter(folder: Path) -> Callable[[], float] | None:
-    """Return what reads the energy of all processor packages since the last reading, their memory's left out."""
+    """Return a function that reads the energy of all processor packages, without memory, since its last call."""
     packages = [package for package in sorted(folder.glob("intel-rapl:*")) if package.name.count(":") == 1]
     try:
         spans = [int((package / "max_energy_range_uj").read_text()) for package in packages]
@@ -47,7 +47,7 @@ def _processor_counter(folder: Path) -> Callable[[], float] | None:
 
 
 def _gpu_counter(device: torch.device) -> Callable[[], float] | None:
-    """Return what reads a GPU's energy since the last reading; None without NVML, or where the GPU counts none."""
+    """Return a function that reads a GPU's energy since its last call; None without NVML or a counter in the GPU."""
     try:
         import pynvml
     except ImportError:

@@ -23,11 +23,11 @@ from retrain.training.setup import Run
 from retrain.training.stopping import rejection_risk, subset_ends, tail_probability
 
 CHUNK, GPU_CHUNK = 128, 512
-"""Images in a forward pass: on the CPU as many as batches have, whose freed memory they fit into; on a GPU more, for
-there the host has to keep up."""
+"""Images in a forward pass. On the CPU as many as training batches usually have, to reuse their freed memory; on a GPU
+more, so that the host keeps up."""
 
 ROUNDING = 1e-6
-"""Of a needed accuracy, which is a product of floats: a network that has it exactly is not to miss it by a bit."""
+"""Tolerance of a needed accuracy. It is a product of floats, and rounding must not make an equal accuracy miss it."""
 
 
 class Measured(NamedTuple):
@@ -74,11 +74,11 @@ def measure(
     early: bool = False,
     groups: Groups | None = None,
 ) -> Measured:
-    """Measure accuracy and loss over samples[order], giving up once the accuracy cannot be `needed` any more.
+    """Measure accuracy and loss over samples[order], and give up once the accuracy can no longer reach `needed`.
 
-    `order` [N] must be a random order, drawn before the network was known. Fewer than N images in the answer mean
-    that accuracy over all N is below `needed`; that is wrong with probability `RISK` at most, or `EARLY_RISK` at each
-    look. Several processes share the work, and get the same answer.
+    `order` [N] must be a random order that was drawn before the network was trained. A result with fewer than N images
+    means that the accuracy over all N is below `needed`. That is wrong with probability `RISK` at most, or `EARLY_RISK`
+    at each early check. Several processes share the work and get the same result.
     """
     groups = groups or Groups.none()
     total, enough = len(order), math.ceil(needed * len(order) - ROUNDING)
@@ -106,7 +106,7 @@ def measure(
 
 
 def _counts(network: nn.Module, samples: Samples, indices: Tensor, normalize: Normalize, groups: Groups) -> Tensor:
-    """Return how many are right, the sum of the losses, and how many are right in each group, float64 [4]."""
+    """Return the number of correct samples, the sum of losses, and the number correct in each group, float64 [4]."""
     counts = torch.zeros(4, dtype=torch.float64, device=indices.device)
     if not len(indices):  # which not every network takes
         return counts
@@ -237,7 +237,7 @@ def _chunk(device: torch.device) -> int:
 def count_exactly(run: Run) -> None:
     """Count each training sample once, as the network classifies it now: not augmented, in evaluation mode.
 
-    Several processes each do all of it, and come to the same counts.
+    With several processes, each counts all samples and gets the same counts.
     """
     run.ranks.sync_buffers(run.network)
     correct, losses = evaluate_samples(run.network, run.train, run.normalize)
@@ -246,7 +246,7 @@ def count_exactly(run: Run) -> None:
 
 
 TRAIN_SAMPLES = 2000
-"""Training samples that tell how far a network has fitted its data: the standard error is 1.1 points at most."""
+"""Training samples for the training accuracy: its standard error is then at most 1.1 points."""
 
 
 def measure_train_accuracy(run: Run) -> float:

@@ -1,4 +1,4 @@
-"""Groups of validation samples that are told apart in every evaluation."""
+"""Groups of validation samples whose accuracies every evaluation reports separately."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -15,11 +15,11 @@ class Groups:
     """The samples within the target's scope, and those of the drops that the parent did not know."""
 
     scope: Tensor | None
-    """bool [N]; None where the target has no scope."""
+    """bool [N]; None if the target has no scope."""
     classes: int | None
     """Predictions within the scope are among the first this many classes."""
     newest: Tensor | None
-    """bool [N]; None where the run has no parent."""
+    """bool [N]; None if the run has no parent."""
     scope_size: int
     newest_size: int
 
@@ -38,7 +38,7 @@ class Groups:
 
 
 def _from_drops(plan: Plan, val: Samples, ids: tuple[str, ...]) -> Tensor:
-    """Say for each sample whether it is of one of the drops."""
+    """Return for each sample whether it belongs to one of the drops, bool [N]."""
     positions = [position for position, drop in enumerate(plan.dataset.drops) if drop.id in ids]
     return torch.isin(val.drop, torch.tensor(positions, dtype=val.drop.dtype, device=val.drop.device))
 

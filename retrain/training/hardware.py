@@ -16,9 +16,9 @@ from retrain.utils.processes import available_cores
 
 
 def compile_forward(forward: nn.Module, how: Literal["none", "compile", "graphs"], device: torch.device) -> nn.Module:
-    """Return what to call for the forward pass; its backward pass is compiled with it. The first step waits for it.
+    """Return the compiled forward pass; its backward pass is compiled with it, during the first step.
 
-    Raises `TaskError` where this machine cannot do it.
+    Raises `TaskError` if this machine cannot compile it.
     """
     if how == "none":
         return forward
@@ -29,7 +29,7 @@ def compile_forward(forward: nn.Module, how: Literal["none", "compile", "graphs"
             "training.compile: torch compiles with g++, or what $CXX names, and this machine has neither; install g++, "
             "or use none"
         )
-    torch.compiler.reset()  # what an earlier training of this process left: torch stops compiling one code too often
+    torch.compiler.reset()  # forget earlier trainings of this process: torch limits how often it compiles one function
     mode = "reduce-overhead" if how == "graphs" else None  # torch's word for CUDA graphs
     return cast(nn.Module, torch.compile(forward, mode=mode))
 
@@ -38,7 +38,7 @@ BF16_SLOW = "training.bf16: this CPU has no AVX-512, and float32 is several time
 
 
 def is_bf16_slow(bf16: bool, device: torch.device) -> bool:
-    """Say whether a training in bfloat16 would be slower on a device than one in float32."""
+    """Return whether a training in bfloat16 would be slower on this device than one in float32."""
     return bf16 and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
@@ -46,17 +46,17 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of glibc's malloc.h."""
 
 MALLOC_VARIABLES = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"}
-"""Environment variables that set what glibc keeps."""
+"""Environment variables that set how much freed memory glibc keeps."""
 
 LARGEST_KEPT = 1 << 30
-"""Bytes; what is larger still goes back to the kernel: data sets, and not activations."""
+"""Bytes. Larger blocks still go back to the kernel: those are data sets, not activations."""
 
 
 def tune_malloc() -> None:
-    """Have glibc keep what is freed, where this is glibc: what comes anew from the kernel is zeroed first.
+    """Have glibc keep freed memory, because the kernel zeroes every new page. Does nothing without glibc.
 
-    It keeps as much as the process had at most. Arithmetic is not touched, nor are GPUs. An environment that says what
-    to keep (`MALLOC_VARIABLES`) is left to itself.
+    It keeps at most the process's peak memory. Arithmetic and GPUs are not affected. If the environment sets one of
+    `MALLOC_VARIABLES`, nothing is changed.
     """
     if platform.libc_ver()[0] == "glibc" and not MALLOC_VARIABLES & os.environ.keys():
         libc = ctypes.CDLL(None)
@@ -65,18 +65,18 @@ def tune_malloc() -> None:
 
 
 MAX_WORKERS = 16
-"""Beyond this many workers, handing batches over takes longer than decoding them."""
+"""With more workers, sending batches between processes takes longer than decoding them."""
 
 DECODING, DECODING_BYTE = 20e-6, 35e-9
-"""Seconds that one core takes for an image, and for each byte of its file: Pillow's, for PNG and JPEG, within a factor
-of two."""
+"""Seconds that one core takes to decode an image, and for each byte of its file. Measured with Pillow for PNG and JPEG,
+accurate within a factor of two."""
 
 OPERATIONS = 60e9
 """Floating-point operations that one core does in a second of training."""
 
 
 class CoreShares(NamedTuple):
-    """What a streamed training uses."""
+    """The processor cores of a streamed training."""
 
     decoding: int
     """Processes that decode; 0: the training process itself."""
@@ -85,31 +85,31 @@ class CoreShares(NamedTuple):
 
 
 def cores_beside_gpu(asked: int | None) -> CoreShares:
-    """Return what decodes and computes beside a GPU: all cores but one decode, or as many as are asked for."""
+    """Return the core shares beside a GPU: all cores but one decode, or the requested number of workers."""
     decoding = min(MAX_WORKERS, max(1, available_cores() - 1)) if asked is None else asked
     return CoreShares(decoding, torch.get_num_threads())
 
 
 def share_cores(asked: int | None, image_bytes: float, operations: float) -> CoreShares:
-    """Share the cores out, where images are files of so many bytes, and training on one takes so many operations.
+    """Divide the cores between decoding and training on the CPU.
 
-    `asked` is how many processes are to decode, if that is said, and OMP_NUM_THREADS says how many threads compute.
-    All this depends on data, network and machine alone, and not on how fast it is just now: sums of floats depend on
-    threads.
+    `image_bytes` is the mean size of an image file, `operations` the cost of training on one image. `asked` is the
+    requested number of decoding processes, None to choose it; OMP_NUM_THREADS sets the computing threads. The result
+    depends only on data, network and machine, not on current speed, because sums of floats depend on the threads.
     """
     cores, threads = available_cores(), torch.get_num_threads()
     given = _decoding_cores(cores, DECODING + DECODING_BYTE * image_bytes, operations / OPERATIONS)
-    more = 1 if given else 0  # for what training leaves of its own cores while it waits
+    more = 1 if given else 0  # one more, to use the cores of training while it waits
     workers = min(MAX_WORKERS, given + more) if asked is None else asked
     left = threads if "OMP_NUM_THREADS" in os.environ else max(1, min(threads, cores - min(given, workers)))
     return CoreShares(workers, left)
 
 
 def _decoding_cores(cores: int, decoding: float, computing: float) -> int:
-    """How many cores are decoding's, by the seconds that one core takes for an image.
+    """Return the number of cores for decoding, given the seconds that one core takes for an image in each part.
 
-    It gets its share of them, which training then leaves alone: OpenMP's threads wait for each other, so one whose core
-    is taken holds up all. It gets none where decoding between steps costs less than a core does.
+    Training does not use these cores: OpenMP threads wait for each other, so one thread on a shared core delays all.
+    Decoding gets none if decoding between steps costs less than giving up a core.
     """
     if decoding * cores < computing / cores:
         return 0
@@ -118,7 +118,7 @@ def _decoding_cores(cores: int, decoding: float, computing: float) -> int:
 
 @contextmanager
 def use_threads(threads: int) -> Iterator[None]:
-    """Compute in so many threads inside."""
+    """Compute with this many threads inside the context."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

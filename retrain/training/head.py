@@ -1,4 +1,4 @@
-"""Rows of the head for new classes, made of the parent's features of their training samples."""
+"""Rows of the head for new classes, computed from the parent's features of their training samples."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,17 +26,17 @@ BATCH = 128
 
 
 class GrownHead(NamedTuple):
-    """A parent's weights with rows for new classes, and how many images it took to make these."""
+    """A parent's weights with rows for new classes, and the number of images used to compute them."""
 
     weights: Mapping[str, Tensor]
     images: int
 
 
 def grow_head(plan: Plan, parent: Mapping[str, Tensor], train: Samples, normalize: Normalize) -> GrownHead:
-    """Return the parent's weights with rows for new classes, where the plan's initialization makes them of features.
+    """Return the parent's weights with rows for new classes, if the plan's initialization asks for class means.
 
-    They are as they came if there is no new class, if the last layer is not linear or takes no vectors of features, or
-    if new rows start afresh. Raises `ModelError` if the parent does not fit.
+    The weights are returned unchanged if there is no new class, if the last layer is not linear or its input is not a
+    vector, or if new rows start fresh. Raises `ModelError` if the parent does not fit.
     """
     if not _asks_for_means(plan.recipe.initialization):
         return GrownHead(parent, 0)
@@ -98,7 +98,7 @@ def _average(features: Tensor, labels: Tensor, old_classes: int, classes: int) -
 def _compute_features(
     network: nn.Module, layer: nn.Linear, train: Samples, chosen: Tensor, normalize: Normalize
 ) -> Tensor | None:
-    """Return what the head takes of each chosen sample, float32 [N, F] on the CPU; None if that is no vector."""
+    """Return the head's input for each chosen sample, float32 [N, F] on the CPU; None if it is not a vector."""
     network.eval()
     found = []
     with _capture_inputs(layer) as inputs:

@@ -13,7 +13,7 @@ from retrain.store.task_store import TaskStore
 
 
 def write_counters(files: RunFiles, dataset: Dataset, parts: Iterable[Counters]) -> str:
-    """Write a run's counters, those of one drop after another, and return the digest of the index."""
+    """Write a run's counters, drop by drop, and return the digest of the index."""
     pairs = zip(dataset.drops, parts, strict=True)
     return files.write_index((drop.id, to_tensors(part)) for drop, part in pairs)
 
@@ -33,8 +33,8 @@ def read_counters(files: RunFiles, dataset: Dataset, known: int) -> Counters:
 def read_known_counters(files: RunFiles, dataset: Dataset, known: int) -> Iterator[Counters]:
     """Yield the counters of the first `known` drops of a dataset, on which the run was trained in that order.
 
-    Drops that the run was trained on and the dataset lacks are in quarantine. Raises `RunError`, after the last one, if
-    the index is not the one that the run's result names, or at once if it counts another number of samples.
+    A drop of the run that the dataset lacks is in quarantine and is skipped. Raises `RunError` at the end if the index
+    does not have the digest in the run's result, or at once if a drop has another number of samples.
     """
     if not known:
         return
@@ -47,7 +47,7 @@ def read_known_counters(files: RunFiles, dataset: Dataset, known: int) -> Iterat
 
 
 def _follow(files: RunFiles, counters: Counters, before: DropRef, after: DropRef) -> Counters:
-    """Return a drop's counters in the order that it has since an amendment; zeros for samples of another class now."""
+    """Return a drop's counters in its order after an amendment; zeros for samples whose class has changed."""
     place = torch.from_numpy(trained_before(TaskStore(files.objects, files.keys.task), before, after))
     followed = Counters.zeros(after.samples, dtype=STORED_DTYPE)
     for name in ("seen", "correct", "loss"):

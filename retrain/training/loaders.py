@@ -15,7 +15,7 @@ class EpochSampler:
     """Batches of `batch_size` sample indices; a batch may span the end of one pass and the start of the next.
 
     Pass p is drawn by a generator of its own, seeded from (seed, p), so (`number`, `offset`) is the whole position.
-    How a pass is arranged does not change which samples it holds.
+    The order of a pass does not change which samples it holds.
     """
 
     def __init__(
@@ -33,12 +33,12 @@ class EpochSampler:
         self.order = self._draw()
 
     def _draw(self) -> Tensor:
-        """Return the samples of the pass, int64, in its order."""
+        """Return the samples of the current pass, int64, in order."""
         drawn = draw_pass(self.probability, self.size, make_generator(self.seed, "pass", self.number), self.arrange)
         return move_to(drawn, self.device)
 
     def seek(self, number: int, offset: int) -> None:
-        """Go to a position that was read from `number` and `offset` before."""
+        """Go to a position that was read from `number` and `offset` earlier."""
         self.number, self.offset = number, offset
         self.order = self._draw()
 
@@ -56,14 +56,14 @@ class EpochSampler:
 
 
 class Position(NamedTuple):
-    """A place in the stream of batches: a pass, and how much of it has gone by."""
+    """A position in the stream of batches: the number of the pass, and the samples of it that were used."""
 
     passes: int
     offset: int
 
 
 class Batch(NamedTuple):
-    """What an iteration trains on, on the device: the whole batch's samples, and this process's rows of them."""
+    """The data of one iteration, on the device: the samples of the whole batch, and this process's rows of them."""
 
     samples: Tensor
     """int64 [B]."""
@@ -74,38 +74,38 @@ class Batch(NamedTuple):
 
 
 class Loader(Protocol):
-    """Batches, one after another, without end."""
+    """An endless source of batches."""
 
     passes: EpochSampler
-    """Where they come from; it may be ahead."""
+    """The sampler that draws the batches; it may be ahead of `next`."""
 
     @property
     def position(self) -> Position:
-        """Where the next batch begins."""
+        """The position at which the next batch begins."""
 
     def seek(self, position: Position) -> None:
-        """Go to a position that was read before."""
+        """Go to a position that was read earlier."""
 
     def next(self) -> Batch:
         """Return the next batch. Raises `DamagedDrop` if one of its images cannot be read."""
 
     def close(self) -> None:
-        """End what works for it."""
+        """Stop its worker processes, if it has any."""
 
 
 class InMemoryLoader:
-    """A loader of samples that are held: rows are gathered where the pixels lie."""
+    """A loader of samples in memory: it gathers rows on the device that holds the pixels."""
 
     def __init__(self, passes: EpochSampler, train: Samples, rows: Rows) -> None:
         self.passes, self.train, self.rows = passes, train, rows
 
     @property
     def position(self) -> Position:
-        """That of the passes."""
+        """The sampler's position."""
         return Position(self.passes.number, self.passes.offset)
 
     def seek(self, position: Position) -> None:
-        """Seek in the passes."""
+        """Move the sampler."""
         self.passes.seek(*position)
 
     def next(self) -> Batch:
@@ -116,4 +116,4 @@ class InMemoryLoader:
         return Batch(batch, images, self.train.labels[batch[self.rows.at]])
 
     def close(self) -> None:
-        """Nothing works for it."""
+        """Do nothing: it has no workers."""

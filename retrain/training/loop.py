@@ -1,4 +1,4 @@
-"""The training loop. Which method it runs is decided before it, in `setup`; how it is watched and saved, outside it."""
+"""The training loop. `setup` decides the method beforehand; the caller passes in observers and the saving of state."""
 
 import math
 from collections.abc import Callable
@@ -19,9 +19,9 @@ from retrain.training.stopping import is_early, judge, needed_accuracy
 def run_loop(run: Run, observer: Observer, save: Callable[[Run], object], leaving: Callable[[], bool]) -> Outcome:
     """Train until the target is reached, the run stops improving, its schedule ends, or the loss is not finite.
 
-    `save` is called between iterations, every `save_seconds`. A run whose state was restored goes on as if it had
-    never stopped. `leaving` says whether the machine is being taken away: then the state is saved once more, and
-    `Preempted` raised. Ranks save, leave and end in the same iteration: all stop if any rank asks to. The
+    The loop calls `save` between iterations, every `save_seconds`. A run with a restored state continues as if it had
+    never stopped. If `leaving` returns true, the machine is about to be taken away: the loop saves the state once more
+    and raises `Preempted`. Ranks save, leave and end in the same iteration: all stop if any rank asks to. The
     all-reduce of these votes overlaps with the step.
     """
     plan, progress = run.plan, run.progress
@@ -33,7 +33,10 @@ def run_loop(run: Run, observer: Observer, save: Callable[[Run], object], leavin
         train_step(run)
         observer.stepped(progress)
         if progress.iteration % plan.evaluate_every == 0 or progress.iteration == plan.iterations:
-            sums = run.loss_sum.item(), run.correct_sum.item()  # waits for the device: its work is no evaluation
+            sums = (
+                run.loss_sum.item(),
+                run.correct_sum.item(),
+            )  # waits for the device, so that the time of training steps is not counted as evaluation
             with clock.aside("evaluation"):
                 point = evaluate_point(run, *sums)
             observer.evaluated(point)
@@ -52,7 +55,7 @@ def run_loop(run: Run, observer: Observer, save: Callable[[Run], object], leavin
 
 
 def train_step(run: Run) -> None:
-    """Do one iteration. Nothing in it waits for the device."""
+    """Do one iteration, without waiting for the device."""
     setting = run.plan.task.training
     before, batch = run.loader.position, run.loader.next()
     iteration, labels = run.progress.iteration, batch.labels
@@ -62,7 +65,7 @@ def train_step(run: Run) -> None:
         run.plan.recipe.schedule, run.peak_rate, iteration, run.plan.iterations, setting.warmup
     )
     run.statistics.before_forward(iteration)
-    run.optimizer.zero_grad()  # before the forward pass, whose graph may have the gradients' memory
+    run.optimizer.zero_grad()  # before the forward pass, so that its graph can reuse the gradients' memory
     with torch.autocast(images.device.type, torch.bfloat16, enabled=setting.bf16):
         logits = run.forward(images)
     logits = logits.float()
@@ -83,9 +86,9 @@ def train_step(run: Run) -> None:
 
 
 def ends_pass(run: Run, passes: int) -> bool:
-    """Say whether the batch just drawn ended a pass; `passes` had ended before it.
+    """Return whether the last batch ended a pass; `passes` is the number of passes that had ended before it.
 
-    The stream turns to the next pass only with the next batch, so the run's length tells the last pass of a run.
+    The sampler starts the next pass only with the next batch, so the end of the run ends its last pass.
     """
     ended = run.loader.position.passes
     samples = run.plan.iterations * run.plan.task.training.batch_size
@@ -128,7 +131,7 @@ def _measure_val(run: Run) -> Measured:
 
 
 def outcome_at(run: Run, point: Point) -> Outcome | None:
-    """Say whether the run ends with its newest point, and how. Only points on the whole of val are judged."""
+    """Return how the run ends with its newest point, or None if it continues. Only points on all of val can end it."""
     if point.train_loss is None or point.loss is None:
         return "diverged"
     if point.images < len(run.val_order):
@@ -141,7 +144,7 @@ def outcome_at(run: Run, point: Point) -> Outcome | None:
 
 
 def has_fitted(point: Point, accuracy: float | None) -> bool:
-    """Say whether the batches since the point before were classified this well (Ash & Adams, section 3.7)."""
+    """Return whether the training batches since the last point reached this accuracy (Ash & Adams, section 3.7)."""
     return accuracy is not None and point.train_accuracy is not None and point.train_accuracy >= accuracy
 
 

@@ -1,4 +1,4 @@
-"""The loss of a batch: cross-entropy, with smoothed labels and weighted classes where a task asks for them."""
+"""The loss of a batch: cross-entropy, with smoothed labels and weighted classes if the task sets them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -12,12 +12,12 @@ from retrain.config.task import Training
 
 
 class Losses(NamedTuple):
-    """What a batch is trained by, and what is counted of it."""
+    """The losses of a batch: one to minimise and one to count."""
 
     mean: Tensor
-    """What is minimised besides the recipe's objective: a scalar with its graph."""
+    """The scalar to minimise, with its graph; the recipe's objective is added to it."""
     each: Tensor
-    """Cross-entropy of every image with its own label [B]: what the learning-speed index counts."""
+    """Cross-entropy of every image with its own label [B], for the learning-speed index."""
 
 
 Criterion = Callable[[Tensor, Tensor, Tensor], Losses]
@@ -42,19 +42,19 @@ def plain_loss(logits: Tensor, labels: Tensor, targets: Tensor) -> Losses:
 
 
 def weighted_loss(logits: Tensor, labels: Tensor, targets: Tensor, weights: Tensor | None, smoothing: float) -> Losses:
-    """Return the mean over images of sum_k -w_k q_k log p_k; q is (1 - smoothing) of the target, the rest is spread.
+    """Return the mean over images of sum_k -w_k q_k log p_k, with q = (1 - smoothing) · target + smoothing / K.
 
-    The mean divides by the number of images rather than by their weights: so the parts of a batch that several
-    processes compute add up to the whole batch's loss. `weights` [K] have mean 1 over the training samples.
+    The mean divides by the number of images, not by their weights, so that the parts of a batch in several processes
+    add up to the loss of the whole batch. `weights` [K] have mean 1 over the training samples.
     """
     losses = functional.cross_entropy(logits, targets, weights, reduction="none", label_smoothing=smoothing)
     return Losses(losses.mean(), functional.cross_entropy(logits.detach(), labels, reduction="none"))
 
 
 def class_weights(setting: str | Mapping[str, float], classes: Sequence[str], labels: Tensor) -> Tensor | None:
-    """Return the weight of each class, float32 [K] on the labels' device; None where all weigh the same.
+    """Return the weight of each class, float32 [K] on the labels' device; None if all weights are equal.
 
-    `inverse`: N / (K n_k). All are scaled so that the mean over the samples is 1, and the learning rate keeps its
+    `inverse`: N / (K n_k). Weights are scaled to a mean of 1 over the samples, so that the learning rate keeps its
     meaning.
     """
     if setting == "none":

@@ -22,11 +22,11 @@ from retrain.records import Plan
 from retrain.training.seeds import fresh_network, make_generator, origin_network
 
 Columns = dict[str, list[Tensor]]
-"""What an optimiser remembers, by torch's names (`exp_avg`, ...): a tensor for each parameter."""
+"""The optimiser's state by torch's names (`exp_avg`, ...): a tensor for each parameter."""
 
 
 class Optimizer:
-    """Changes parameters by their gradients. One without a gradient stays as it is, and so do its moments."""
+    """Updates parameters by their gradients. A parameter without a gradient is left unchanged, with its moments."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Optimizer:
             self._update(parameters, gradients, columns, lr=self.rate, weight_decay=decay)
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Drop the gradients."""
         for parameter in self.parameters:
             parameter.grad = None
 
@@ -112,7 +112,7 @@ def _adam(
 def _sgd(
     parameters: list[Tensor], gradients: list[Tensor], columns: Columns, *, lr: float, weight_decay: float, setting: Sgd
 ) -> None:
-    """As `torch.optim.SGD(..., fused=True)`: a buffer that starts at zero takes the first gradient as it is."""
+    """As `torch.optim.SGD(..., fused=True)`: momentum starts at zero, so the first step uses the gradient itself."""
     sgd(
         parameters,
         gradients,
@@ -151,10 +151,11 @@ def carry_over(optimizer: Optimizer, kept: Mapping[str, Tensor]) -> None:
 def gradient_changes(
     plan: Plan, network: nn.Module, train: Samples, pretrained: Mapping[str, Tensor] | None = None
 ) -> Callable[[int], None]:
-    """Return what to call in iteration i: it clips the loss's gradient, adds the penalty's, and holds all but the last
-    layer while that alone is trained.
+    """Return a function to call in iteration i, between `backward()` and `step()`.
 
-    The network must be where the run starts. Raises `ModelError` if EWC has no old data.
+    It clips the loss's gradient, adds the penalty's gradient, and zeroes all gradients but the head's while only the
+    head is trained. The network must have the weights at which the run starts. Raises `ModelError` if EWC has no old
+    data.
     """
     trained, start = trained_parameters(network), plan.recipe.initialization
     fisher = _fisher_information(plan, network, train)
@@ -181,7 +182,7 @@ def trained_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _fisher_information(plan: Plan, network: nn.Module, train: Samples) -> list[Tensor] | None:
-    """The Fisher information of EWC where the run starts, on some of the old samples."""
+    """Return EWC's Fisher information at the start of the run, on some of the old samples."""
     objective = plan.recipe.objective
     if not isinstance(objective, Ewc):
         return None
@@ -197,7 +198,10 @@ def _fisher_information(plan: Plan, network: nn.Module, train: Samples) -> list[
 def _anchor_weights(
     plan: Plan, trained: Mapping[str, Tensor], pretrained: Mapping[str, Tensor] | None
 ) -> list[Tensor] | None:
-    """What L2-init (theta_0, Verwimp et al., eq. 5) and EWC pull to, as the trained weights are placed and laid out."""
+    """Return the weights that L2-init (theta_0, Verwimp et al., eq. 5) and EWC pull to.
+
+    They have the device and memory format of the trained weights.
+    """
     match plan.recipe.objective:
         case L2Init(anchor="start") | Ewc():
             anchor: Mapping[str, Tensor] = trained

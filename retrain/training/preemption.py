@@ -1,4 +1,4 @@
-"""Preemption: the machine is taken away with a warning (SIGTERM), or wanted by hand (Ctrl-C); the run goes on later."""
+"""Preemption: the machine is taken away after a warning (SIGTERM), or a user presses Ctrl-C. The run resumes later."""
 
 import os
 import signal
@@ -8,22 +8,22 @@ from types import FrameType
 
 
 class Preempted(SystemExit):
-    """The work so far is saved: run the same again. Left alone, it ends the process with `EX_TEMPFAIL`, 75."""
+    """The run was interrupted and its state saved; the same command resumes it. Uncaught, it exits with 75."""
 
     def __init__(self) -> None:
         super().__init__(os.EX_TEMPFAIL)
 
 
 def raise_preempted(signum: int, frame: FrameType | None) -> None:
-    """Handle a signal by raising `Preempted` wherever the process is: no stage needs more to be retried."""
+    """Handle a signal by raising `Preempted` at once: every stage can be retried after that."""
     raise Preempted
 
 
 @contextmanager
 def defer_signals() -> Iterator[Callable[[], bool]]:
-    """Only take note of SIGTERM and Ctrl-C inside, and yield whether one has come; raise `Preempted` at the end if so.
+    """Defer SIGTERM and Ctrl-C inside, yield a function that tells if one came, and raise `Preempted` at the end if so.
 
-    A second Ctrl-C is obeyed at once. Works in the main thread alone, which Python runs signal handlers in.
+    A second Ctrl-C takes effect at once. Works only in the main thread, in which Python runs signal handlers.
     """
     came = False
 
@@ -34,7 +34,9 @@ def defer_signals() -> Iterator[Callable[[], bool]]:
             signal.signal(signal.SIGINT, before[signal.SIGINT])
 
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
-    heard = [each for each, handler in before.items() if handler is not signal.SIG_IGN]  # by nohup, or in background
+    heard = [
+        each for each, handler in before.items() if handler is not signal.SIG_IGN
+    ]  # ignored already: under nohup, or in the background
     for each in heard:
         signal.signal(each, note)
     try:

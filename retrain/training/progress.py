@@ -1,4 +1,4 @@
-"""What a training has done so far, where its time went, and who observes it."""
+"""The progress of a training, the time it spent on each activity, and its observers."""
 
 import time
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from retrain.training.energy import EnergyMeter
 
 @dataclass
 class Progress:
-    """Counters of one training; together with tensors and positions they are its whole state."""
+    """Counters of one training. With the tensors and the sampler's position they are its whole state."""
 
     iteration: int = 0
     points: list[Point] = field(default_factory=list)
@@ -30,7 +30,7 @@ class Progress:
 
     @property
     def aside_seconds(self) -> float:
-        """The part of the loop's time that was no iteration."""
+        """The loop's time outside iterations: evaluation and saving."""
         return self.evaluation_seconds + self.saving_seconds
 
 
@@ -51,7 +51,7 @@ class Observer(Protocol):
 
 
 class Observers:
-    """Observers that watch together; without any, nothing is shown."""
+    """Several observers as one; without any, nothing is shown."""
 
     def __init__(self, *observers: Observer) -> None:
         self.observers = observers
@@ -78,7 +78,7 @@ class Observers:
 
 
 class Clock:
-    """Adds wall time to a training's progress, all of it and the part spent aside from iterations, and energy."""
+    """Adds wall time and energy to a training's progress, and measures the time outside iterations."""
 
     def __init__(self, progress: Progress, meter: EnergyMeter) -> None:
         self.progress, self._meter = progress, meter
@@ -87,7 +87,7 @@ class Clock:
         self._last = self._saved = time.monotonic()
 
     def tick(self) -> float:
-        """Bring the total up to date; return the seconds since the last tick."""
+        """Update the total and return the seconds since the last tick."""
         now = time.monotonic()
         passed, self._last = now - self._last, now
         self.progress.seconds += passed
@@ -97,7 +97,7 @@ class Clock:
 
     @contextmanager
     def aside(self, phase: Literal["evaluation", "saving"]) -> Iterator[None]:
-        """Count what happens inside as evaluation or saving."""
+        """Count the time inside as evaluation or saving."""
         self.tick()
         try:
             yield
@@ -109,7 +109,7 @@ class Clock:
                 self.progress.saving_seconds += passed
 
     def due(self, seconds: float) -> bool:
-        """Say whether this much time has passed since it last said so."""
+        """Return whether this many seconds have passed since it last returned true."""
         now = time.monotonic()
         if now - self._saved < seconds:
             return False

@@ -1,4 +1,4 @@
-"""From an ended loop to its result."""
+"""Make a run's result from its ended loop."""
 
 import os
 import platform
@@ -26,7 +26,7 @@ def make_result(
     moments_digest: str | None,
     train_accuracy: float | None = None,
 ) -> Result:
-    """Return what the run reached, when, and at what cost."""
+    """Return the run's result: accuracies, the iterations to reach them, and costs."""
     last, target = run.progress.points[-1], run.plan.target
     whole = [point for point in run.progress.points if point.images == len(run.val_order)]
     compared = in_scope(whole) if target and target.scope else whole
@@ -74,7 +74,7 @@ def _cost(run: Run) -> Cost:
 
 
 def _measured_joules(run: Run) -> float | None:
-    """Return the energy of all processes' devices: each is taken to use as much as this one's GPU, or machine."""
+    """Return the energy of all processes' devices, assuming that each uses as much as this one's GPU or machine."""
     joules, processes = run.progress.joules, run.ranks.size
     if joules is None:
         return None

@@ -13,7 +13,7 @@ from retrain.records import Origin, Plan
 
 
 def derive_seed(seed: int, stream: str, number: int = 0) -> int:
-    """Return a 32-bit seed for a named stream: unrelated streams for any two (stream, number)."""
+    """Return a 32-bit seed for a named stream. Two different (stream, number) give unrelated seeds."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{stream}/{number}".encode()).digest()[:4])
 
 
@@ -23,7 +23,7 @@ def make_generator(seed: int, stream: str, number: int = 0, device: torch.device
 
 
 def fresh_network(plan: Plan) -> nn.Module:
-    """Return the network as this run initialises it anew.
+    """Return the newly initialised network of this run.
 
     The same seed and number of drops give the same weights.
     """
@@ -31,9 +31,9 @@ def fresh_network(plan: Plan) -> nn.Module:
 
 
 def origin_network(plan: Plan, pretrained: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """Return the lineage's first initialization, with newly initialised rows for the classes that have come since.
+    """Return the lineage's first initialization, with newly initialised rows for classes that were added later.
 
-    A pretrained body is the same in all of a lineage's initializations.
+    A pretrained body is the same in all initializations of a lineage.
     """
     grown = fresh_network(plan)
     initialize(Warm(), grown, _initialized(plan, plan.origin).state_dict())
@@ -42,6 +42,6 @@ def origin_network(plan: Plan, pretrained: Mapping[str, Tensor] | None = None) -
 
 
 def _initialized(plan: Plan, origin: Origin) -> nn.Module:
-    """The network as a run that starts a lineage initialises it; another number of drops, other weights."""
+    """Return the network as the first run of a lineage initialises it. Another number of drops gives other weights."""
     seed = derive_seed(origin.seed, "weights", origin.drops)
     return factory.build_network(plan.task.model, origin.classes, plan.task.data.image_size, seed)

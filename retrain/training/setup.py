@@ -1,4 +1,4 @@
-"""From a plan, data and a parent to everything that the loop needs."""
+"""Set up a run: everything that the loop needs, from a plan, its data and a parent."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -38,13 +38,13 @@ from retrain.training.transforms import Mix, Transform, make_mix, make_transform
 
 @dataclass
 class Parent:
-    """What a run takes over: the parent's weights, and its counters over the training samples of this dataset."""
+    """The parent of a run: its weights, and its counters over the training samples of this dataset."""
 
     weights: Mapping[str, Tensor]
     counters: Counters | None
-    """None where sampling does not ask for them."""
+    """None if the sampling does not need them."""
     moments: Mapping[str, Tensor] | None = None
-    """Its optimiser's, where they are kept."""
+    """The state of its optimiser, if the task keeps it."""
 
 
 @dataclass
@@ -56,32 +56,32 @@ class Run:
     val: Samples
     network: nn.Module
     forward: nn.Module
-    """What is called to train it: the network itself, or what averages its gradients over the processes."""
+    """The forward pass in training: the network itself, or a wrapper that averages gradients over the processes."""
     optimizer: optimizers.Optimizer
     peak_rate: float
     """Highest learning rate of the schedule."""
     criterion: Criterion
     """The loss of a batch."""
     batch_loss: BatchLoss
-    """What an iteration minimises on its batch."""
+    """The objective of an iteration on its batch."""
     change_gradients: Callable[[int], None]
-    """Does what the recipe does to gradients between `backward()` and `step()`, in iteration i."""
+    """Applies the recipe's changes to gradients between `backward()` and `step()`, in iteration i."""
     loader: Loader
     threads: int
-    """In how many the CPU computes."""
+    """Number of threads that compute on the CPU."""
     transform: Transform
-    """What is done to raw training images first."""
+    """The first transform of raw training images."""
     augment: Augment
     normalize: Normalize
     mix: Mix
-    """Mixes the images of a batch, and what is learnt of them."""
+    """Mixes the images of a batch, and their targets."""
     augmentation: torch.Generator
     """Where random crops and flips come from."""
     average: AveragedNetwork
     """What is evaluated, stopped on and kept."""
     progress: Progress
     ranks: ProcessGroup
-    """Those that train together, of which this process is one."""
+    """The group of processes that train together."""
     rows: Rows
     """This process's rows of every batch."""
     weight: Tensor
@@ -118,9 +118,9 @@ def set_up(
     ranks: ProcessGroup = SINGLE_PROCESS,
     pretrained: Mapping[str, Tensor] | None = None,
 ) -> Run:
-    """Build a run as its plan says; nothing has been trained yet. `pretrained` are the weights of the network's body.
+    """Build the run of a plan, before its first iteration. `pretrained` are the weights of the network's body.
 
-    Seeds torch's own random numbers, which layers such as dropout draw from. Raises `ModelError` if the parent's
+    Seeds torch's global random state, which layers such as dropout use. Raises `ModelError` if the parent's
     weights do not fit the plan's network, and `TaskError` if there are more processes than samples in a batch.
     """
     device, task, changes = train.device, plan.task, plan.task.data.augmentation
@@ -165,7 +165,7 @@ def _rows(plan: Plan, ranks: ProcessGroup) -> Rows:
 
 
 def _check_rows(network: nn.Module, rows: Rows, train: Samples) -> None:
-    """Raise `TaskError` where BatchNorm would have one value a channel, as of one image whose last maps are 1x1."""
+    """Raise `TaskError` if BatchNorm would get one value per channel, as from one image whose last maps are 1x1."""
     if rows.stop - rows.start > 1 or not factory.has_normalisation(network):
         return
     image = train.pixels(torch.zeros(1, dtype=torch.int64, device=train.device)).float()
@@ -182,7 +182,7 @@ def _check_rows(network: nn.Module, rows: Rows, train: Samples) -> None:
 def _start(
     plan: Plan, parent: Mapping[str, Tensor] | None, pretrained: Mapping[str, Tensor] | None, device: torch.device
 ) -> nn.Module:
-    """The network where the run starts, on its device."""
+    """Return the network with the weights at which the run starts, on its device."""
     network = fresh_network(plan)
     noise = make_generator(plan.seed, "noise")
     initialize(plan.recipe.initialization, network, parent, pretrained, noise)
@@ -207,7 +207,7 @@ def _peak_rate(plan: Plan) -> float:
 
 
 def _appearances(plan: Plan, train: Samples, parent: Parent | None) -> Tensor | None:
-    """How often each training sample appears in a pass on average, float32 [N] on the CPU; None: once each."""
+    """Return how often each training sample appears in a pass on average, float32 [N] on the CPU; None: once each."""
     old = (train.drop < plan.known).cpu()
     keep = keep_probability(plan.recipe.sampling, parent.counters if parent else None, old)
     if not plan.task.training.balanced_sampling:

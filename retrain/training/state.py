@@ -1,6 +1,6 @@
-"""A run's whole state as one safetensors file, and back: a restored run goes on bit for bit (on the CPU).
+"""Save a run's whole state as one safetensors file, and load it. On the CPU a restored run continues bit for bit.
 
-Several processes share one state, and take it up again in the same number.
+Several processes share one state. The same number of processes must restore it.
 """
 
 import json
@@ -22,7 +22,7 @@ from retrain.training.setup import Run
 
 @dataclass
 class _Position:
-    """What of a run's state is no tensor."""
+    """The part of a run's state that is not a tensor."""
 
     run_id: str
     passes: Position
@@ -42,13 +42,13 @@ def save_state(run: Run) -> bytes:
 
 
 def load_state(run: Run, state: bytes) -> None:
-    """Put a newly set-up run where `freeze` found it.
+    """Bring a newly set-up run to the state that `save_state` saved.
 
-    Raises `RunError`, changing nothing, if the state is of another run, or of another network or optimiser.
+    Raises `RunError`, and changes nothing, if the state is of another run, network or optimiser.
     """
     tensors, position = _read(state)
     if position.run_id != run.plan.run_id:
-        raise RunError(f"the saved state of run {position.run_id} is no state of run {run.plan.run_id}")
+        raise RunError(f"the saved state of run {position.run_id} is not a state of run {run.plan.run_id}")
     for name, tensor in _tensors(run):
         if name not in tensors or (tensors[name].shape, tensors[name].dtype) != (tensor.shape, tensor.dtype):
             raise RunError(
@@ -59,14 +59,14 @@ def load_state(run: Run, state: bytes) -> None:
         for name, tensor in _tensors(run):
             tensor.copy_(tensors[name])
     randoms = tensors["random"]
-    torch.set_rng_state(randoms[run.ranks.rank % len(randoms)].clone())  # of a view, torch would read beyond the end
+    torch.set_rng_state(randoms[run.ranks.rank % len(randoms)].clone())  # torch would read beyond the end of a view
     run.augmentation.set_state(tensors["augmentation"])
     run.loader.seek(position.passes)
     run.progress = position.progress
 
 
 def _tensors(run: Run) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor that iterations change."""
+    """Yield every tensor that iterations change, with its name."""
     for name, tensor in run.network.state_dict().items():
         yield f"network.{name}", tensor
     for name, tensor in run.average.tensors().items():
@@ -87,4 +87,4 @@ def _read(state: bytes) -> tuple[dict[str, Tensor], _Position]:
         metadata = json.loads(state[8 : 8 + length])["__metadata__"]
         return load(state), _POSITION.validate_json(metadata["position"])
     except (SafetensorError, ValueError, LookupError, TypeError) as error:
-        raise RunError(f"what was saved is no state of a run: {error}") from error
+        raise RunError(f"the saved file is not the state of a run: {error}") from error

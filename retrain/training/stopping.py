@@ -1,6 +1,6 @@
-"""When evaluation may stop early, and when a run ends.
+"""Decide when an evaluation may stop early, and when a run ends.
 
-A subset of val may say "not yet"; only the whole of it says "reached".
+A part of val can show that the target is not reached yet. Only all of val can show that it is reached.
 """
 
 import math
@@ -13,20 +13,20 @@ from retrain.records import AccuracyEstimate, Point, Target
 from retrain.records.plan import StopRule
 
 LOWEST_LEVEL = 99.0
-"""From this percentage of the baseline's accuracy on, curves are exact on the whole of val: L_99 is read there."""
+"""Percentage of the baseline's accuracy above which curves are exact, on all of val: L_99 is read there."""
 
 RISK = 1e-3
-"""Largest probability with which an evaluation gives up wrongly."""
+"""Largest probability that an evaluation gives up wrongly."""
 
 EARLY_RISK = 0.5
-"""The same for each look of its own, early in a run: it gives up if what it has seen is below what is needed."""
+"""The same for each single check early in a run: it gives up if the accuracy so far is below the needed one."""
 
 FIRST, GROWTH = 128, 1.5
-"""Samples of the first look, and by how much each look is larger than the one before."""
+"""Samples before the first check, and the factor by which the samples grow from check to check."""
 
 
 def subset_ends(total: int) -> Iterator[int]:
-    """Yield after how many of `total` samples to ask whether the rest can matter; at last, all of them."""
+    """Yield after how many of `total` samples to check whether the rest can still reach the target; `total` is last."""
     size = FIRST
     while size < total:
         yield size
@@ -35,10 +35,10 @@ def subset_ends(total: int) -> Iterator[int]:
 
 
 def tail_probability(correct: int, seen: int, enough: int, total: int) -> float:
-    """Return how likely at most `correct` of `seen` samples are right, where `enough` of all `total` are.
+    """Return the probability that at most `correct` of `seen` samples are correct, if `enough` of all `total` are.
 
-    The samples are drawn without replacement: the hypergeometric distribution. Where this is `risk` at most, giving up
-    is wrong with probability `risk` at most, whatever the network: a better one fails more rarely still.
+    Samples are drawn without replacement, so the distribution is hypergeometric. If this is at most `risk`, giving up
+    is wrong with probability at most `risk`, for any network: a better one fails more rarely.
     """
     least, most = max(0, seen - (total - enough)), min(correct, enough)
     if most < least:
@@ -54,9 +54,9 @@ def _ways(total: int, chosen: torch.Tensor) -> torch.Tensor:
 
 
 def needed_accuracy(target: Target | None, rule: StopRule | None = None) -> float:
-    """Return the lowest accuracy of interest: below it, the exact figure decides nothing.
+    """Return the lowest accuracy that has to be exact. Below it, an exact accuracy would decide nothing.
 
-    A stop rule and a target's scope ask for every figure.
+    With a stop rule or a target's scope it is 0: they need every accuracy exactly.
     """
     if target is None or rule is not None or target.scope is not None:
         return 0.0
@@ -64,17 +64,17 @@ def needed_accuracy(target: Target | None, rule: StopRule | None = None) -> floa
 
 
 def is_early(target: Target | None, iteration: int) -> bool:
-    """Say whether no run of the task has come near its target so early."""
+    """Return whether the iteration is earlier than any run of the task has come near its target."""
     return target is not None and iteration < target.expected_from
 
 
 def rejection_risk(early: bool, looks: int) -> float:
-    """Return with which probability one of so many looks may give up wrongly."""
+    """Return the probability with which one of this many checks may give up wrongly."""
     return EARLY_RISK if early else RISK / looks
 
 
 MARGIN_ERRORS = 0.5
-"""Standard errors by which a run must be above the accuracy that is expected of scratch."""
+"""Standard errors by which a run must exceed the accuracy expected of scratch."""
 
 Curve = Literal["score", "newest"]
 
@@ -82,25 +82,25 @@ IMPROVING: tuple[Curve, ...] = ("score", "newest")
 """The curves that have to stop improving: on all of val, and on the drops that the parent did not know."""
 
 SMALL_ERROR = 0.01
-"""Standard error of an accuracy that does not lengthen the rule's windows: that of 80% on 1,600 images."""
+"""Largest standard error of an accuracy that does not lengthen the rule's windows: that of 80% on 1,600 images."""
 
 PATIENCE_SHARE = 0.7
-"""Largest share of a run's iterations so far that its patience takes; a run younger than it is never given up."""
+"""Largest share of a run's iterations so far that its patience may take, so that a young run is not given up."""
 
 
 def judge(
     points: Sequence[Point], target: Target | None, rule: StopRule | None, budget: int
 ) -> Literal["reached", "plateau", "missed"] | None:
-    """Say whether a run ends with its newest point, and how; `points` are all on the whole of val.
+    """Return how a run ends with its newest point, or None if it continues. All `points` must be on all of val.
 
-    `reached`: its last evaluations, as many as the rule confirms by, were all good enough. `missed`: the budget is
-    spent. `plateau`: nothing has improved for the rule's patience. Where the budget ends there is nothing to wait for,
-    so one evaluation suffices. Without a rule a run ends at its target's first crossing.
+    `reached`: its last evaluations were all good enough, as many as the rule needs to confirm it. `missed`: the budget
+    is spent. `plateau`: nothing has improved for the rule's patience. At the end of the budget one good evaluation
+    suffices. Without a rule a run ends when it first reaches its target.
     """
     if target is None:
         return None
     spent = points[-1].iteration >= budget
-    if spent and rule and rule.patience is None:  # the schedule has ended: nothing improves any more
+    if spent and rule and rule.patience is None:  # the schedule has ended, so nothing will improve
         rule = None
     confirmations = rule.confirmations if rule and not spent else 1
     ends = range(len(points), len(points) - confirmations, -1)
@@ -118,7 +118,7 @@ def judge(
 
 
 def is_good_enough(points: Sequence[Point], target: Target, rule: StopRule | None) -> bool:
-    """Say whether the newest point is at its target.
+    """Return whether the newest point has reached its target.
 
     A target that is carried over from earlier drops says nothing of what is new. So the score on all of val must be
     above what is expected of scratch, or all that is learnt must have stopped improving. The further a run is above a
@@ -149,10 +149,9 @@ def needed_gain(last: Point, rule: StopRule) -> float:
 
 
 def noise_factor(last: Point) -> float:
-    """Return how many times longer than the rule says a run is watched: 1 up to an error of `SMALL_ERROR`, then more.
+    """Return the factor on the rule's windows: 1 up to a standard error of `SMALL_ERROR`, and larger above it.
 
-    The fewer the validation samples, the larger a gain has to be to be told from noise, and the longer a run takes to
-    make it.
+    With few validation samples only a large gain differs from noise, and a run takes longer to make it.
     """
     return max(1.0, _standard_error(last) / SMALL_ERROR)
 
@@ -170,7 +169,7 @@ def _has_stopped_improving(points: Sequence[Point], window: float, gain: float) 
 def has_plateau(points: Sequence[Point], curve: Curve, window: float, gain: float) -> bool:
     """Say whether a curve's best score has risen by less than `gain` over the last `window` iterations.
 
-    A curve that is younger than the window has no plateau. One without figures, since no drop is new, has always.
+    A curve shorter than the window has no plateau. A curve without figures, because no drop is new, always has one.
     """
     values = [(point.iteration, value) for point in points if (value := getattr(point, curve)) is not None]
     if not values:

@@ -1,4 +1,4 @@
-"""Batches decoded by other processes from shards that are fetched ahead."""
+"""Batches that worker processes decode from prefetched shards."""
 
 import signal
 from collections import deque
@@ -21,17 +21,17 @@ AHEAD = 4
 
 
 class _Sent(NamedTuple):
-    """A batch that is being decoded: its samples, int64 [B], and the position behind it."""
+    """A batch that a worker is decoding: its samples, int64 [B], and the position after it."""
 
     samples: Tensor
     position: Position
 
 
 class StreamingLoader:
-    """A loader of samples that lie in shards.
+    """A loader of samples in shards.
 
-    Workers get a batch each, and batches come back in turn: the order is that of the passes, however many there are.
-    The shards that a batch needs are held before its decoding begins, and let go some time after it has come back.
+    Each worker decodes one batch at a time. Batches are returned in the order of the passes, for any number of workers.
+    The shards of a batch are locked in the cache before a worker decodes it, and released after it was returned.
     """
 
     def __init__(self, passes: EpochSampler, train: Samples, pixels: ShardPixels, rows: Rows, workers: int) -> None:
@@ -39,20 +39,20 @@ class StreamingLoader:
         self._begin()
 
     def _begin(self) -> None:
-        """Begin at the passes' position; nothing is fetched or decoded before the first batch is asked for."""
+        """Begin at the sampler's position. Fetching and decoding start with the first call of `next`."""
         self.position = Position(self.passes.number, self.passes.offset)
         self._decoded: Iterator[Tensor | UserError] | None = None
         self._sent: deque[_Sent] = deque()
         self._shards = HeldShards(self.pixels, self.workers * AHEAD)
 
     def seek(self, position: Position) -> None:
-        """Leave what is under way, and begin there."""
+        """Drop the batches in progress and continue at a position."""
         self.close()
         self.passes.seek(*position)
         self._begin()
 
     def next(self) -> Batch:
-        """Wait until the next one is decoded."""
+        """Return the next batch once it is decoded."""
         if self._decoded is None:
             self._decoded = iter(self._workers())
         images = next(self._decoded)
@@ -63,7 +63,7 @@ class StreamingLoader:
         return Batch(samples, images, self.train.labels[samples[self.rows.at]])
 
     def close(self) -> None:
-        """End the workers, and let go of the shards."""
+        """Stop the workers and release the shards."""
         self._decoded = None
         self._shards.close()
 
@@ -75,13 +75,13 @@ class StreamingLoader:
             prefetch_factor=AHEAD if self.workers else None,
             collate_fn=_as_it_is,
             worker_init_fn=_leave_signals,
-            multiprocessing_context="fork" if self.workers else None,  # then they end when this process does
+            multiprocessing_context="fork" if self.workers else None,  # so that workers end with this process
             pin_memory=self.train.device.type == "cuda",
-            generator=torch.Generator(),  # else it would draw from the random numbers of layers
+            generator=torch.Generator(),  # otherwise it would draw from the random state of layers
         )
 
     def _batches(self) -> Iterator[list[int]]:
-        """Yield this process's rows of each batch once their shards are here."""
+        """Yield this process's rows of each batch once their shards are in the cache."""
         followed = -1
         while True:
             samples = self.passes.next()
@@ -95,18 +95,18 @@ class StreamingLoader:
 
 
 class _DecodingDataset(Dataset["Tensor | UserError"]):
-    """What a worker does."""
+    """The dataset that a worker reads: it decodes rows from the cached shards."""
 
     def __init__(self, pixels: ShardPixels) -> None:
         self.pixels = pixels
 
     def __getitems__(self, rows: list[int]) -> Tensor | UserError:
-        """Return the rows' images, or why they cannot be had: what is raised here would arrive with a traceback."""
+        """Return the rows' images, or the error, because a raised error would reach the user with a traceback."""
         try:
             return self.pixels.read_held(torch.tensor(rows))
         except UserError as error:
             return error
-        except OSError as error:  # the cache was emptied from outside
+        except OSError as error:  # another program emptied the cache
             return UserError(str(error))
 
 

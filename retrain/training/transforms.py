@@ -1,7 +1,7 @@
 """Torchvision's random transforms on whole batches, drawn anew for every iteration.
 
-What is drawn depends on the plan's seed, the iteration and the place in the batch alone: so a resumed run goes on as if
-it had not stopped, and several processes draw what one would. Only mixing stays within a process's own rows.
+The random draws depend only on the plan's seed, the iteration and the place in the batch. So a resumed run continues as
+if it had not stopped, and several processes draw as one would. Only mixing stays within a process's own rows.
 """
 
 import math
@@ -16,8 +16,8 @@ from retrain.data.augment import Rows
 from retrain.training.seeds import derive_seed, make_generator
 
 GROUP = 8
-"""Images that share the draws of a policy and of colour jitter: torchvision draws once a call, and 16 calls for a batch
-of 128 take a few milliseconds where 128 calls would take as long as the step of a small network."""
+"""Images that share one draw of the policy and of colour jitter. Torchvision draws once a call: 16 calls for a batch of
+128 take a few milliseconds; a call per image would take as long as the step of a small network."""
 
 Transform = Callable[[Tensor, int, Rows], Tensor]
 """(images uint8 [B, 3, H, W], iteration, their rows in the batch) to images like them."""
@@ -26,7 +26,7 @@ Mix = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
 def make_transform(setting: Augmentation, seed: int) -> Transform:
-    """Return what is done to raw images before they are cropped, mirrored and normalised."""
+    """Return the transform of raw images, to apply before they are cropped, mirrored and normalised."""
     if setting == Augmentation(mixup=setting.mixup, cutmix=setting.cutmix):
         return lambda images, iteration, rows: images
     library = _library_transforms(setting)
@@ -69,7 +69,7 @@ def crop_boxes(images: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _library_transforms(setting: Augmentation) -> Callable[[Tensor], Tensor] | None:
-    """What torchvision does to a group of images: policy, then colours; None where it does nothing."""
+    """Return torchvision's transforms of a group of images: policy, then colours; None if neither is set."""
     from torchvision.transforms import v2
 
     made: list[Any] = []
@@ -95,7 +95,7 @@ def _by_groups(transform: Callable[[Tensor], Tensor], images: Tensor, iteration:
 
 
 def make_mix(setting: Augmentation, classes: int, seed: int) -> Mix:
-    """Return what mixes the images of a batch, and their labels with them."""
+    """Return the function that mixes the images of a batch, with their labels."""
     if not (setting.mixup or setting.cutmix):
         return lambda images, labels, iteration: (images, labels)
     from torchvision.transforms import v2

@@ -165,7 +165,7 @@ def test_lost_node_ends_all_pods_and_the_run_resumes(folder: Path) -> None:
     os.kill(frozen, signal.SIGCONT)
     said = [process.communicate()[1] for process in nodes]
     assert [process.returncode for process in nodes] == [1, -signal.SIGKILL]
-    assert "another process is gone" in said[0]
+    assert "another training process was lost" in said[0]
     reached = max(int(entry.key.removeprefix(state)[:12]) for entry in context.store.objects.list(state))
     assert context.store.ledger.find(run_id) is None
     nodes = [node(folder, job, rank, port) for rank in range(2)]
@@ -174,4 +174,4 @@ def test_lost_node_ends_all_pods_and_the_run_resumes(folder: Path) -> None:
     record = context.store.ledger.find(run_id)
     assert record
     assert (record.outcome, record.decision and record.decision.promoted) == ("completed", True)
-    assert f", on from {reached}" in said[0]
+    assert f", resumed at {reached}" in said[0]

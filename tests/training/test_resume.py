@@ -142,7 +142,7 @@ def test_retried_pipeline_step_resumes_from_its_saved_state(processes: ForkServe
         [sys.executable, "-c", code, str(place)], env=python_environment(), capture_output=True, text=True
     )
     assert again.returncode == 0, again.stderr
-    assert f", on from {reached}" in again.stderr
+    assert f", resumed at {reached}" in again.stderr
     assert outcome(place, plan) == expected
 
 

@@ -94,6 +94,6 @@ def test_state_of_another_run_is_refused() -> None:
     state = states_of(run_of(plan_with(Adam())))[0]
     other = run_of(plan_with(Adam(), seed=1))
     before = other.network.get_parameter("0.weight").clone()
-    with pytest.raises(RunError, match=r"the saved state of run scratch-\w+ is no state of run scratch-"):
+    with pytest.raises(RunError, match=r"the saved state of run scratch-\w+ is not a state of run scratch-"):
         load_state(other, state)
     assert torch.equal(other.network.get_parameter("0.weight"), before)

@@ -1,4 +1,4 @@
-"""The report of a task as one HTML page: `render_page` draws what `read_sources` read from its store.
+"""The report of a task as one HTML page: `read_sources` reads the store, `render_page` renders the page.
 
 Needs the extra `report`, which brings altair and vl-convert-python.
 """

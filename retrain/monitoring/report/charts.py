@@ -17,14 +17,14 @@ Row = Mapping[str, Any]
 Chart = alt.Chart | alt.LayerChart | alt.FacetChart
 
 CLOCK = {"hours": "%H:%M", "minutes": "%H:%M"}
-"""24 hours, as everywhere else; days, months and years keep their default format."""
+"""Times on axes in 24 hours, as on the rest of the page; days, months and years keep their default format."""
 LINK = '<a xlink:href="https://vega.github.io/vega-datasets/#'
-"""What the renderer makes of a link to a place in the page."""
+"""The renderer's output for a link within the page."""
 OWN_LINK = '<a tabindex="-1" xlink:href="#'
-"""A link within the page, for pointers: hundreds of stops would keep a keyboard from the table, which has them all."""
+"""Its replacement, for pointers only: hundreds of tab stops would come before the table, which has all links."""
 LABELLED = re.compile(r'<path aria-label="([^"]*)"([^>]*)/>')
 TITLED = r"<path\2><title>\1</title></path>"
-"""A title names the mark as the label did, and shows under a pointer too."""
+"""A title describes the mark as the label did, and is also shown under a pointer."""
 
 
 def svg(chart: Chart, width: int, height: int) -> Markup:
@@ -47,7 +47,7 @@ def table(rows: Sequence[Row]) -> alt.Chart:
 
 
 def milliseconds(time: datetime) -> int:
-    """Return a time as charts take it."""
+    """Return a time as Vega takes it: milliseconds since 1970."""
     return int(time.timestamp() * 1000)
 
 
@@ -59,7 +59,7 @@ def time_axis(span: tuple[datetime, datetime] | None = None, labels: bool = True
 
 
 def colours(chosen: Mapping[str, str]) -> alt.Scale:
-    """Return the CSS variable of each value."""
+    """Return a colour scale that maps each value to its CSS variable."""
     return alt.Scale(domain=list(chosen), range=[f"var(--{name})" for name in chosen.values()])
 
 
@@ -77,7 +77,7 @@ TENTHS = alt.Axis(grid=False, format=".1f", tickCount=6)
 
 
 def spent_chart(steps: Sequence[Step]) -> Chart:
-    """Iterations so far: what always training from scratch would have taken, and what was spent, all in."""
+    """Return a chart of iterations so far: always training from scratch, and the total that was spent."""
     base = table(_rows(steps)).encode(x=time_axis())
     gain, loss = _gap(base, "higher", "net"), _gap(base, "lower", "bad")
     lines = _lines(steps, {"always from scratch": ("baseline", "scratch"), "spent, all in": ("used_all_in", "ours")})
@@ -86,7 +86,7 @@ def spent_chart(steps: Sequence[Step]) -> Chart:
 
 
 def saved_chart(steps: Sequence[Step]) -> Chart:
-    """Iterations saved so far, gross and net; below zero is a loss."""
+    """Return a chart of iterations saved so far, gross and net; below zero is a loss."""
     zero = table([{"zero": 0}]).mark_rule(color="var(--muted)", aria=False).encode(y="zero:Q")
     lines = _lines(steps, {"gross": ("gross", "gross"), "net": ("net", "net")})
     base = table(_rows(steps)).encode(x=time_axis())
@@ -108,7 +108,7 @@ def _rows(steps: Sequence[Step]) -> list[Row]:
 
 
 def _gap(base: alt.Chart, edge: str, colour: str) -> alt.Chart:
-    """Return the area between what was spent and this edge: nothing where they are the same."""
+    """Return the area between the iterations spent and this edge; empty where they are equal."""
     area: alt.Chart = base.mark_area(interpolate="step-after", color=f"var(--{colour})", opacity=0.14, aria=False)
     return area.encode(y=f"{edge}:Q", y2="used_all_in:Q")
 
@@ -131,7 +131,7 @@ def _lines(steps: Sequence[Step], series: Mapping[str, tuple[str, str]]) -> alt.
 
 
 def _first_dashed(names: Sequence[str]) -> alt.Scale:
-    """Two lines differ by more than their colour."""
+    """Return a scale that dashes the first of the lines, so that they differ by more than colour."""
     return alt.Scale(domain=names, range=[[6, 4], [1, 0]])
 
 
@@ -163,7 +163,7 @@ def _target(score: float) -> alt.Chart:
 
 
 def _crossings(shown: Race) -> Sequence[alt.Chart]:
-    """Hollow diamonds where each came to 99 percent, dots where it came to 100: both can be seen in one place."""
+    """Return hollow diamonds at 99 percent and dots at 100: both stay visible in the same place."""
     rows = [
         {**crossing._asdict(), "label": f"{crossing.runner} at {crossing.level}%: iteration {crossing.iteration}"}
         for crossing in shown.crossings
@@ -176,7 +176,7 @@ def _crossings(shown: Race) -> Sequence[alt.Chart]:
 
 
 def speeds_chart(bars: Sequence[Bar]) -> Chart:
-    """How many samples have which learning speed."""
+    """Return a histogram of samples by learning speed."""
     rows = [
         {**bar._asdict(), "label": f"{bar.samples} {bar.group} samples from {bar.low:.2f} to {bar.high:.2f}"}
         for bar in bars

@@ -16,13 +16,13 @@ T = TypeVar("T")
 
 
 class Headline(NamedTuple):
-    """A task's totals, and the run that people ask about first."""
+    """A task's totals, and its newest retraining with a target."""
 
     total: Savings
     saved_share: float | None
-    """Net savings as a share of what training from scratch would have taken; None before there is any."""
+    """Net savings as a share of the iterations of training from scratch; None before the first savings."""
     saved_amounts: Sequence["Amount"]
-    """Net savings in money, energy and CO2; empty where tasks give neither price nor power."""
+    """Net savings in money, energy and CO2; empty if the task sets neither price nor power."""
     device_seconds: float
     outcomes: Counter[str]
     newest: RunRecord | None
@@ -30,17 +30,17 @@ class Headline(NamedTuple):
 
 
 class Amount(NamedTuple):
-    """Net savings in another unit than iterations, at what an iteration of each very run took of it."""
+    """Net savings in a unit other than iterations, by the cost of an iteration of each run."""
 
     unit: str
     net: float
     """Against s_scratch."""
     net_whole: float
-    """Against whole trainings from scratch."""
+    """Compared with full trainings from scratch."""
 
 
 class Step(NamedTuple):
-    """What was saved by a run and all before it."""
+    """The savings of a run and all earlier ones."""
 
     at: datetime
     run_id: str
@@ -48,7 +48,7 @@ class Step(NamedTuple):
 
 
 def headline(records: Sequence[RunRecord]) -> Headline:
-    """Add up a ledger, oldest record first."""
+    """Return the sums over a ledger, whose records come oldest first."""
     total = total_savings(records)
     raced = (record for record in reversed(records) if record.purpose == "retrain" and record.result and record.target)
     return Headline(
@@ -66,7 +66,7 @@ SHOWN: Mapping[Unit, tuple[str, float]] = {
     "energy_joules": ("kWh", metrics.JOULES_PER_KWH),
     "co2_grams": ("kg CO₂", 1000.0),
 }
-"""Units that net savings are shown in beside iterations: their label, by default the currency, and their divisor."""
+"""Units for net savings beside iterations: label (default: the currency) and divisor."""
 
 
 def saved_amounts(records: Sequence[RunRecord]) -> list[Amount]:
@@ -81,7 +81,7 @@ def saved_amounts(records: Sequence[RunRecord]) -> list[Amount]:
 
 
 def sum_by_currency(records: Iterable[RunRecord], figure: metrics.Figure) -> Mapping[str, float]:
-    """Add up a figure over records by currency; under "" where it is none of money."""
+    """Return the sums of a figure over records by currency; under "" if it is not in money."""
     sums: defaultdict[str, float] = defaultdict(float)
     for record in records:
         for (_, _, *currency), amount in figure(record):
@@ -123,32 +123,32 @@ def points(value: float) -> str:
 
 
 def count(value: float) -> str:
-    """A number of things."""
+    """Format a count."""
     return f"{value:,.0f}"
 
 
 def signed(value: float) -> str:
-    """What was saved: a gain or a loss."""
+    """Format savings with their sign: + is a gain."""
     return f"{value:+,.0f}".replace("-", MINUS)
 
 
 def money(value: float) -> str:
-    """The same in money."""
+    """Format savings in money with their sign."""
     return f"{value:+,.2f}".replace("-", MINUS)
 
 
 def times(value: float | None) -> str:
-    """A speed-up; '/' where the level was not reached, as in the paper's tables."""
+    """Format a speed-up; '/' if the level was not reached, as in the paper's tables."""
     return "/" if value is None else f"×{value:.2f}"
 
 
 def duration(seconds: float) -> str:
-    """Time on a device."""
+    """Format a time on a device."""
     return f"{seconds:,.0f} s" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
 def age(seconds: float) -> str:
-    """How long ago, in the largest unit that is there at least twice."""
+    """Format an age in the largest unit of which there are at least two."""
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:,.0f} {unit}"

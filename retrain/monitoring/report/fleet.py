@@ -1,4 +1,4 @@
-"""Render one page over all tasks for their owner: savings, state, age, waiting drops, and cost by month."""
+"""Render one page over all tasks: savings, state, age, waiting drops, and cost by month."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,11 +20,11 @@ from retrain.records import RunRecord
 from retrain.store.task_store import open_task_store
 
 MONTHS = 24
-"""The newest months that are shown."""
+"""Number of newest months on the page."""
 
 
 class FleetTask(NamedTuple):
-    """One task of the fleet; where its store cannot be read, `problem` says why and there is nothing else."""
+    """One task on the page. If its store cannot be read, `problem` is the reason and the other fields are empty."""
 
     name: str
     records: Sequence[RunRecord] = ()
@@ -39,7 +39,7 @@ class FleetTask(NamedTuple):
 
     @property
     def state(self) -> str:
-        """What its newest retraining came to, or that a candidate awaits approval."""
+        """The outcome of its newest retraining, or that a candidate awaits approval."""
         if self.status and self.status.awaiting:
             return "awaits approval"
         final = [record for record in self.records if is_final(record)]
@@ -47,19 +47,19 @@ class FleetTask(NamedTuple):
 
 
 class Month(NamedTuple):
-    """What the runs that ended in a month took, and what they saved."""
+    """The cost and savings of the runs that ended in a month."""
 
     name: str
     runs: int
     device_seconds: float
     cost: Mapping[str, float]
-    """By currency; empty where tasks give no price. Likewise what was saved, net."""
+    """Money spent and saved (net), by currency; empty if no task sets a price."""
     saved: Mapping[str, float]
     saved_whole: Mapping[str, float]
 
 
 def read_fleet(tasks: Iterable[Task]) -> list[FleetTask]:
-    """Read every task's ledger and state; one that cannot be read holds up no other."""
+    """Read every task's ledger and state. A task that cannot be read gets a `problem`; the others are not affected."""
     return [_read(task) for task in tasks]
 
 
@@ -73,7 +73,7 @@ def _read(task: Task) -> FleetTask:
 
 
 def months(records: Iterable[RunRecord]) -> list[Month]:
-    """Return what each month's runs took and saved, the newest month first; a run belongs to the month of its end."""
+    """Return each month's cost and savings, newest month first. A run belongs to the month in which it ended."""
     by_month: defaultdict[str, list[RunRecord]] = defaultdict(list)
     for record in records:
         by_month[f"{record.ended_at:%Y-%m}"].append(record)
@@ -92,7 +92,7 @@ def _month(name: str, records: Sequence[RunRecord]) -> Month:
 
 
 def render_fleet(tasks: Sequence[FleetTask], link_to: Callable[[str], str] | None = None) -> str:
-    """Return the page as HTML; `link_to` gives the address of a task's own page, where there is one."""
+    """Return the page as HTML; `link_to` returns the address of a task's own page, if these exist."""
     records = [record for task in tasks for record in task.records]
     return (
         make_environment()

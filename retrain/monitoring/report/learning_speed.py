@@ -26,11 +26,11 @@ class Index:
     correct: NDArray[np.floating]
     loss: NDArray[np.floating]
     sampling: Sampling
-    """What the task's continuous runs draw by."""
+    """The sampling of the task's continuous runs."""
 
     @property
     def share(self) -> float:
-        """Return c, the share of samples called easy, and called hard; 0 under a sampling that knows neither."""
+        """Return c, the share of samples called easy and of those called hard; 0 for other samplings."""
         return self.sampling.share if isinstance(self.sampling, EasyHard) else 0.0
 
 
@@ -44,9 +44,9 @@ class Bar(NamedTuple):
 
 
 def speed_groups(index: Index) -> dict[Group, NDArray[np.intp]]:
-    """Return the samples of each group: the floor(c * N) easiest and hardest, and the others that were counted.
+    """Return the samples of each group: the floor(c * N) easiest and hardest, and the other counted ones.
 
-    Easiest first is by falling learning speed, then rising mean loss, then index (Verwimp et al., section 3.3).
+    They are ordered by falling learning speed, then rising mean loss, then index (Verwimp et al., section 3.3).
     """
     known = np.flatnonzero(index.seen > 0)
     seen = index.seen[known].astype(np.float32)

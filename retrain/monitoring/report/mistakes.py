@@ -1,4 +1,4 @@
-"""What the champion gets wrong: its worst classes, a confusion matrix, and the most confident mistakes."""
+"""The champion's errors: its worst classes, a confusion matrix, and the most confident mistakes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,9 +9,9 @@ from retrain.monitoring.report.charts import Chart, Row, table
 from retrain.records import ClassFigures, ErrorAnalysis
 
 CLASSES = 30
-"""Classes in the table, those with the lowest accuracy."""
+"""Number of classes in the table of the lowest accuracies."""
 MATRIX = 20
-"""Classes in the confusion matrix, those with the most errors: more could not be read at this width."""
+"""Number of classes in the confusion matrix, those with the most errors: more are unreadable at this width."""
 
 
 def worst_classes(errors: ErrorAnalysis) -> list[ClassFigures]:
@@ -26,7 +26,7 @@ def matrix_classes(errors: ErrorAnalysis) -> list[str]:
 
 
 def matrix_rows(errors: ErrorAnalysis) -> list[Row]:
-    """Return a row for each pair of the matrix's classes that some image has: the share of the true class's images."""
+    """Return a row for each pair of classes with at least one image: its share of the true class's images."""
     shown = set(matrix_classes(errors))
     samples = {one.name: one.samples for one in errors.classes}
     right = [(one.name, one.name, one.correct) for one in errors.classes]
@@ -41,7 +41,7 @@ def _row(true: str, taken: str, count: int, samples: int) -> dict[str, Any]:
 
 
 def matrix_chart(errors: ErrorAnalysis) -> Chart:
-    """Draw the confusion matrix: a row for each true class, its images spread over what they are taken for."""
+    """Draw the confusion matrix: rows are true classes, columns the predicted ones."""
     order: Sequence[str] = matrix_classes(errors)
     axis = alt.Axis(grid=False, labelLimit=140, labelOverlap=True)
     rows = alt.Y("true:N", sort=list(order), title="true class", axis=axis)

@@ -19,24 +19,24 @@ from retrain.monitoring.web import content_policy, style_sheet
 from retrain.records import ErrorAnalysis, RunRecord
 
 STEPS = 60
-"""Points of a cumulative chart, of whatever many runs."""
+"""Most points of a cumulative chart."""
 LISTED = 2000
-"""Runs in the table, the newest; the totals are over all."""
+"""Number of newest runs in the table; the totals are over all runs."""
 IN_A_PART = 50
-"""Runs in one part of the table; all parts but the first are closed."""
+"""Runs in one part of the table; all parts but the first are collapsed."""
 HALF, WHOLE, NARROW = 536, 1080, 344
-"""Widths of charts: two abreast, one abreast, and on a phone; in pixels."""
+"""Widths of charts in pixels: two side by side, one alone, and on a phone."""
 
 
 class Drawing(NamedTuple):
-    """One chart in two widths: the window decides which is shown."""
+    """One chart in two widths; the browser shows the one that fits the window."""
 
     wide: Markup
     narrow: Markup
 
 
 def render_page(sources: Sources) -> str:
-    """Return the page as HTML, which holds no script and asks for nothing from outside."""
+    """Return the page as HTML, without scripts and without requests to other addresses."""
     return (
         make_environment()
         .get_template("report.html")
@@ -101,14 +101,14 @@ def _draw(chart: Chart, width: int, height: int) -> Drawing:
 
 
 def _parts(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
-    """The newest records, newest first, in the parts that the table is cut into."""
+    """Return the newest records, newest first, split into the parts of the table."""
     listed = list(reversed(records[-LISTED:]))
     return [listed[start : start + IN_A_PART] for start in range(0, len(listed), IN_A_PART)]
 
 
 @cache
 def make_environment() -> Environment:
-    """Return where templates come from, with the filters that format figures."""
+    """Return the Jinja environment of the templates, with the filters that format figures."""
     environment = Environment(
         loader=PackageLoader("retrain.monitoring.report"),
         autoescape=True,

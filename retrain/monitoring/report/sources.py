@@ -1,4 +1,4 @@
-"""What the page is made of: the ledger, and the few files of runs that it shows beyond it. Nothing here needs torch."""
+"""Read the page's data: the ledger, and the few files of runs that the page shows. Does not import torch."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +18,7 @@ from retrain.store.base import Missing
 from retrain.store.task_store import TaskStore
 
 PLANS = 20
-"""Of so many of the newest runs the whole plan is read; of the others, the ledger has what decided them."""
+"""Number of newest runs whose whole plan is read; the ledger has the reasons of the others."""
 READERS = 16
 
 T = TypeVar("T")
@@ -35,16 +35,16 @@ class Sources:
     drops: Sequence[Drop] = ()
     champion: Champion | None = None
     awaiting: Sequence[Approval] = ()
-    """Candidates that wait for a person's approval."""
+    """Candidates that await approval."""
     curves: Mapping[str, Curve] = field(default_factory=dict)
     plans: Mapping[str, Plan] = field(default_factory=dict)
     index: Index | None = None
     errors: ErrorAnalysis | None = None
-    """What the champion gets wrong on its test split."""
+    """The champion's errors on its test split."""
 
 
 def read_sources(store: TaskStore, records: Sequence[RunRecord]) -> Sources:
-    """Read what the page shows of a task beyond its ledger's records, which are oldest first."""
+    """Read the page's data of a task beside its ledger's records, which are oldest first."""
     raced = {run_id for record, baseline in newest_races(records) for run_id in (record.run_id, baseline)}
     champion = store.champion.read().champion
     newest = [record.run_id for record in records[-PLANS:]]
@@ -64,7 +64,7 @@ def read_sources(store: TaskStore, records: Sequence[RunRecord]) -> Sources:
 
 
 def _read_all(read: Callable[[str], T], names: Iterable[str]) -> dict[str, T]:
-    """Read several things at once; those that are no longer in the store are left out."""
+    """Read several objects in parallel and leave out those that are no longer in the store."""
     found = {}
 
     def attempt(name: str) -> None:
@@ -77,7 +77,7 @@ def _read_all(read: Callable[[str], T], names: Iterable[str]) -> dict[str, T]:
 
 
 def _champion_index(store: TaskStore, champion: Champion | None) -> Index | None:
-    """Return the learning-speed index that the next run samples by: the champion's, if all of its files are there."""
+    """Return the champion's learning-speed index, for the next run's sampling; None if one of its files is missing."""
     if champion is None:
         return None
     run_id = champion.run_id

@@ -20,7 +20,7 @@ class Crossing(NamedTuple):
 
 
 class Race(NamedTuple):
-    """One run with a target, and the baseline's curve where it is still in the store."""
+    """One run with a target, and the baseline's curve if it is still in the store."""
 
     record: RunRecord
     target: float

@@ -12,12 +12,12 @@ from retrain.monitoring.report.sources import Sources
 from retrain.records import Drop, RunRecord
 
 REIGNS = 60
-"""The newest champions that are shown, and what happened since the first of them."""
+"""Number of newest champions in the timeline. It begins with the first of them."""
 RUNS = 200
 
 
 class Reign(NamedTuple):
-    """A run's model in force, from its promotion to the next."""
+    """The time of one champion, from its promotion to the next."""
 
     sequence: int
     run_id: str
@@ -28,12 +28,12 @@ class Reign(NamedTuple):
     """On the test split, when it was evaluated."""
     metric: Metric
     author: str | None
-    """Who approved, promoted or rolled back; None where the gate alone decided."""
+    """The person who approved, promoted or rolled back; None if the gate decided alone."""
     reason: str | None
 
 
 class Timeline(NamedTuple):
-    """Everything oldest first."""
+    """The timeline's drops, runs and champions, oldest first."""
 
     reigns: Sequence[Reign]
     drops: Sequence[Drop]
@@ -41,7 +41,7 @@ class Timeline(NamedTuple):
 
 
 def make_timeline(sources: Sources) -> Timeline:
-    """Return the newest champions, and the drops and runs of their time; everything if there is none yet."""
+    """Return the newest champions with the drops and runs since the first of them; all of these without a champion."""
     reigns = _reigns(sources)[-REIGNS:]
     drops, runs = sources.drops, sources.records[-RUNS:]
     if len(reigns) == REIGNS:
@@ -76,7 +76,7 @@ def _reigns(sources: Sources) -> list[Reign]:
 
 
 MARGIN = 56
-"""Width of the y axis in both charts, in pixels, so that their times line up."""
+"""Width of the y axis in both charts, in pixels, so that their time axes align."""
 OUTCOMES = {
     "reached": ("circle", "ours"),
     "completed": ("square", "scratch"),
@@ -85,7 +85,7 @@ OUTCOMES = {
     "diverged": ("cross", "bad"),
     "failed": ("cross", "bad"),
 }
-"""Shape and colour of a run."""
+"""Shape and colour of a run by outcome."""
 
 
 def champion_chart(shown: Timeline) -> Chart:
@@ -98,7 +98,7 @@ def champion_chart(shown: Timeline) -> Chart:
 
 
 def event_chart(shown: Timeline) -> Chart:
-    """When drops landed, and how runs ended."""
+    """Return a chart of the times at which drops landed and runs ended."""
     axis = alt.Axis(grid=True, minExtent=MARGIN, maxExtent=MARGIN)
     lane = alt.Y("lane:N", title=None, axis=axis, scale=alt.Scale(domain=["drops", "runs"]))
     landed: alt.Chart = table(_drop_chart(shown)).mark_tick(thickness=3, height=20, color="var(--net)")
@@ -108,7 +108,7 @@ def event_chart(shown: Timeline) -> Chart:
 
 
 def _by_outcome(runs: alt.Chart, shown: Timeline) -> alt.Chart:
-    """Tell outcomes apart by shape and colour, with a legend of those that came about."""
+    """Mark outcomes by shape and colour, with a legend of those that occurred."""
     seen = {run.outcome: OUTCOMES[run.outcome] for run in shown.runs}
     shapes = alt.Scale(domain=list(seen), range=[shape for shape, _ in seen.values()])
     tints = colours({outcome: colour for outcome, (_, colour) in seen.items()})
