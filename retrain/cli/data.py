@@ -29,7 +29,7 @@ def review(
     overrides: Overrides = NONE,
 ) -> None:
     """Write a page of the samples whose labels are likely wrong, of near-duplicates and of odd images."""
-    from retrain.monitoring.report.review import render_review
+    from retrain.monitoring.report.page import render_review
     from retrain.pipeline.context import make_context
     from retrain.pipeline.review import review_data, write_corrections
 

@@ -30,7 +30,7 @@ from retrain.pipeline.error_analysis import make_thumbnail_of
 from retrain.pipeline.evaluate import load_network
 from retrain.recipe.learning_speed import Counters, difficulty, from_tensors
 from retrain.records import Drop, Plan
-from retrain.records.review import Suspect
+from retrain.records.errors import Suspect
 from retrain.training.evaluation import predict_probabilities
 
 DARK, LIGHT = 8, 247

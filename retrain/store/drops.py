@@ -1,4 +1,4 @@
-"""The drops of a task in its store: which are committed, which are in quarantine, which have only landed."""
+"""The drops of a task in its store: which are committed, in quarantine or only landed, and what was erased of them."""
 
 import logging
 import re
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from retrain.errors import DamagedDrop, DropError
-from retrain.records import Amendment, Change, Drop, DropRef, Record, Uploaded
+from retrain.records import Amendment, Change, Drop, DropRef, Erasure, Record, Uploaded
 from retrain.records.drop import ERASED, amend, parse_manifest, without_erased
 from retrain.store.base import Conflict, Entry, Missing, ObjectStore, read_record
 from retrain.store.keys import TaskKeys
@@ -348,3 +348,30 @@ def _parse_report(report: bytes) -> Quarantine | None:
         return Quarantine.model_validate_json(report)
     except ValidationError:
         return None
+
+
+class Erasures:
+    """The erasures of one task."""
+
+    def __init__(self, objects: ObjectStore, keys: TaskKeys) -> None:
+        self._objects, self._keys = objects, keys
+
+    def read(self) -> tuple[Erasure, ...]:
+        """Return all erasures, oldest first. Raises `StoreError` at one that is damaged."""
+        keys = sorted(entry.key for entry in self._objects.list(self._keys.erasures))
+        return tuple(map_ahead(lambda key: read_record(self._objects, key, Erasure)[0], keys))
+
+    def count(self) -> int:
+        """Return how many erasures there are, complete or not."""
+        return sum(1 for _ in self._objects.list(self._keys.erasures))
+
+    def append(self, erasure: Erasure) -> Erasure:
+        """Write a new erasure. Raises `Conflict` if another one came first, which the task's lease prevents."""
+        self._objects.create(self._keys.erasure(erasure.sequence), erasure.to_bytes())
+        return erasure
+
+    def complete(self, erasure: Erasure) -> Erasure:
+        """Write what an erasure came to, over what was decided."""
+        key = self._keys.erasure(erasure.sequence)
+        self._objects.replace(key, erasure.to_bytes(), self._objects.read(key)[1])
+        return erasure

@@ -1,4 +1,4 @@
-"""The report: one HTML page that needs no network."""
+"""The report, and the page of samples to look at: HTML that needs no network."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -16,6 +16,7 @@ from retrain.monitoring.report.sources import Sources
 from retrain.monitoring.report.speed_ups import speed_up_races
 from retrain.monitoring.report.timeline import make_timeline
 from retrain.monitoring.web import content_policy, style_sheet
+from retrain.pipeline.review import Review
 from retrain.records import ErrorAnalysis, RunRecord
 
 STEPS = 60
@@ -26,6 +27,10 @@ IN_A_PART = 50
 """Runs in one part of the table; all parts but the first are collapsed."""
 HALF, WHOLE, NARROW = 536, 1080, 344
 """Widths of charts in pixels: two side by side, one alone, and on a phone."""
+
+
+TO_LOOK_AT = 200
+"""Near-duplicates and odd images that the page of `retrain data review` lists."""
 
 
 class Drawing(NamedTuple):
@@ -118,3 +123,19 @@ def make_environment() -> Environment:
     )
     environment.filters |= FILTERS
     return environment
+
+
+def render_review(task: str, review: Review) -> str:
+    """Return the page as HTML, which holds no script and asks for nothing from outside."""
+    return (
+        make_environment()
+        .get_template("review.html")
+        .render(
+            task=task,
+            review=review,
+            listed=TO_LOOK_AT,
+            version=__version__,
+            style=Markup(style_sheet()),
+            content_policy=content_policy(),
+        )
+    )
