@@ -90,7 +90,7 @@ def measure(reviewer: Reviewer) -> dict[str, dict[str, float]]:
 
 
 def are_wrong(reviewer: Reviewer, judged: Judged) -> np.ndarray:
-    """Say of each sample whether its label was flipped, bool [N]: its key has both classes."""
+    """Return whether the label of each sample was flipped, bool [N]: its key has both classes."""
     keys = (key.split("/") for key in reviewer.keys(judged))
     return np.array([name.partition(TRUE)[0] != label for label, name in keys])
 

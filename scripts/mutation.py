@@ -241,7 +241,7 @@ def _mutable(node: ast.AST) -> Iterator[Any]:
 
 
 def _is_exempt(parent: ast.AST, node: ast.AST) -> bool:
-    """Say whether a node stays as it is: an import, a docstring, a text, a type alias, `strict=True`."""
+    """Return whether a node stays as it is: an import, a docstring, a text, a type alias, `strict=True`."""
     if isinstance(node, ast.Import | ast.ImportFrom | ast.JoinedStr):
         return True
     if isinstance(node, ast.keyword) and node.arg == "strict":

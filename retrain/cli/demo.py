@@ -96,7 +96,7 @@ def retrain(*arguments: str) -> None:
 
 
 def summarise(records: list[RunRecord]) -> tuple[bool, str]:
-    """Say whether the ledger's net saving is positive, and in a sentence what was saved at which accuracy."""
+    """Return whether the ledger's net saving is positive, and in a sentence what was saved at which accuracy."""
     continued = [record for record in records if record.purpose == "retrain" and record.method == "continuous"]
     savings = total_savings(continued)
     share = f", {savings.net / savings.baseline:.0%}" if savings.baseline else ""

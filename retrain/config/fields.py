@@ -84,7 +84,7 @@ def _identity_of(value: object, dumped: object) -> object:
 
 
 def _decides(model: BaseModel, name: str, field: FieldInfo) -> bool:
-    """Say whether a field's value is part of what its model trains."""
+    """Return whether a field's value is part of what its model trains."""
     if IdentityIfSet in field.metadata:
         return bool(getattr(model, name) != field.get_default(call_default_factory=True))
     return NotIdentity not in field.metadata

@@ -65,7 +65,7 @@ class KnownContent:
         self._sorted = None
 
     def has(self, content: NDArray[np.bytes_]) -> NDArray[np.bool_]:
-        """Say of each content, S16 [N], whether it is known."""
+        """Return whether each content, S16 [N], is known, bool [N]."""
         known, _, _ = self._index()
         return np.isin(content, known)
 

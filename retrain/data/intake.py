@@ -112,7 +112,7 @@ class Intake:
         return resolved
 
     def is_settled(self, content: bytes, class_name: str) -> bool:
-        """Say whether an image need not be packed: an earlier drop has it, or it was removed for good."""
+        """Return whether an image need not be packed: an earlier drop has it, or it was removed for good."""
         earlier = self.known.find(content)
         if any(one.use == "removed" for one in earlier):
             return True

@@ -98,7 +98,7 @@ class SampleTable:
         return bytes(self.content[row]).ljust(CONTENT_BYTES, b"\0").hex()
 
     def is_used(self) -> NDArray[np.bool_]:
-        """Say of each row whether it is in a split."""
+        """Return whether each row is in a split, bool [N]."""
         return self.use < len(SPLITS)
 
     def counts(self) -> dict[Split, dict[str, int]]:

@@ -245,7 +245,7 @@ def _arrange(found: FoundFiles, rule: LabelRule, labelled: Iterable[Labelled], a
 
 
 def _case_notes(samples: Iterable[Sample]) -> tuple[str, ...]:
-    """Say which classes differ in upper and lower case alone."""
+    """Return notes on classes that differ only in upper and lower case."""
     spellings = defaultdict[str, set[str]](set)
     for name in {sample.class_name for sample in samples}:
         spellings[name.casefold()].add(name)

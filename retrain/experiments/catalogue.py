@@ -82,7 +82,7 @@ def _items() -> Iterator[tuple[str, str]]:
 
 
 def status(study: Study, root: Path, evidence: Path) -> str:
-    """Say whether a study has been run, or what it needs."""
+    """Return whether a study has been run, or what it needs."""
     if (evidence / study.name / kept_runs.FILE).exists():
         return f"run {study.size}"
     missing = lacking(study, root)

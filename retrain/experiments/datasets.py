@@ -92,14 +92,14 @@ def load(kind: Any, root: Path, split: str, download: bool) -> Any:
 
 
 def how_to_get(name: str, root: Path) -> str:
-    """Say what to fetch for a data set, and where to put it."""
+    """Return what to fetch for a data set and where to put it."""
     if name in PUBLISHED:
         return f"say --download, or put {PUBLISHED[name].where}, unpacked, into {root}, or images into {root / name}"
     return f"put {BY_HAND.get(name, 'an image folder, CLASS/*.png, or tars of that shape,')} into {root / name}"
 
 
 def at_hand(name: str, root: Path) -> bool:
-    """Say whether a data set is there, as an image folder or as torchvision keeps it, or needs no fetching."""
+    """Return whether a data set is there, as an image folder or as torchvision keeps it, or needs no fetching."""
     published = name in PUBLISHED and (root / PUBLISHED[name].files).exists()
     return name == "digits" or (root / name).exists() or published
 

@@ -1,4 +1,4 @@
-"""Say which preset a task should use: short races of all presets from the same parent, as trials, within a budget."""
+"""Recommend a preset for a task: short races of all presets from the same parent, as trials, within a budget."""
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence

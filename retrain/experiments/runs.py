@@ -72,7 +72,7 @@ class Runs:
         return [by_id[name] for name in (names[-1:] if by == "transfer" else names)]
 
     def has_landed(self, cell: Cell) -> bool:
-        """Say whether the drops of a cell are there."""
+        """Return whether the drops of a cell are there."""
         return {drop.id for drop in self.data(cell).drops} >= set(drop_ids(self.study, cell))
 
     def forget(self) -> None:
@@ -103,14 +103,14 @@ class Runs:
         return self.data(cell).records.get(self.plan(cell).run_id) if self.has_landed(cell) else None
 
     def can_start(self, cell: Cell) -> bool:
-        """Say whether a cell has not run and has what it continues from: a parent that left a model."""
+        """Return whether a cell has not run and has what it continues from: a parent that left a model."""
         parent = parent_of(cell)
         if not self.has_landed(cell) or self.record(cell):
             return False
         return parent is None or self.left_model(parent)
 
     def left_model(self, cell: Cell) -> bool:
-        """Say whether a cell's run has ended with a model."""
+        """Return whether a cell's run has ended with a model."""
         record = self.record(cell)
         return record is not None and record.outcome == "completed"
 

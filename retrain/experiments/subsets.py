@@ -22,7 +22,7 @@ SHIFTS: tuple[Shift, ...] = ("inverted", "blurred", "posterised")
 
 
 def is_train(sample: Sample) -> bool:
-    """Say whether a sample is there to train on."""
+    """Return whether a sample is there to train on."""
     return sample.split in (None, "train")
 
 

@@ -151,7 +151,7 @@ def finish(text: str, submission: str, job: str, state: str, message: str) -> No
 
 
 def _is_left_to_approval(context: Context, plan: Plan) -> bool:
-    """Say whether a run gets its decision from a verdict, which may have come just now."""
+    """Return whether a run gets its decision from a verdict, which may have come just now."""
     last = next_run.latest_attempt(context.store, plan)
     return find_approval(context.store, last, context.clock()) is not None
 

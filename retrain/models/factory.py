@@ -67,7 +67,7 @@ def check_factory_allowed(model: Model, factories: Collection[str]) -> None:
 
 
 def has_normalisation(network: nn.Module) -> bool:
-    """Say whether a network has BatchNorm layers, so that shrinking its weights leaves what it computes.
+    """Return whether a network has BatchNorm layers, so that shrinking its weights leaves what it computes.
 
     Other normalisations do not count: a network with GroupNorm ended 7 points lower when it was shrunk.
     """
@@ -75,7 +75,7 @@ def has_normalisation(network: nn.Module) -> bool:
 
 
 def is_installed(model: Model) -> bool:
-    """Say whether the module that the model's factory is in, or timm, is here; that says nothing of the factory."""
+    """Return whether the module that the model's factory is in, or timm, is here; that says nothing of the factory."""
     module, colon, _ = model.name.partition(":")
     if model.name.startswith(TIMM):
         module, colon = "timm", ":"

@@ -89,7 +89,7 @@ class LogLines:
             log.info("%s, %s", self._where(progress.iteration), self._rate(progress.iteration))
 
     def evaluated(self, point: Point) -> None:
-        """Say how far it has come, and how good it is."""
+        """Log how far the run has come, and its score."""
         now = time.monotonic()
         if now - self._evaluated >= self.EVERY_SECONDS:
             self._said = self._evaluated = now

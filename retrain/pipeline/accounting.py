@@ -52,7 +52,7 @@ def make_record(
 
 
 def _has_met_target(plan: Plan, result: Result | None) -> bool:
-    """Say whether the delivered weights were at their target when they were last evaluated."""
+    """Return whether the delivered weights were at their target when they were last evaluated."""
     if plan.target is None or result is None:
         return False
     score = result.in_scope if plan.target.scope else result.final_score

@@ -30,7 +30,7 @@ def find_approval(store: TaskStore, plan: Plan, now: datetime) -> Approval | Non
 
 
 def is_waiting(approval: Approval | None) -> bool:
-    """Say whether a run waits for its verdict."""
+    """Return whether a run waits for its verdict."""
     return approval is not None and approval.verdict is None
 
 

@@ -77,7 +77,7 @@ def _compare(plan: Plan, champion: str, labels: Tensor, theirs: Predictions, our
 
 
 def _is_learnable(context: Context, plan: Plan, test: Samples) -> Tensor:
-    """Say of each test sample, bool [N], whether its class has training samples: others tell nothing of a model."""
+    """Return whether the class of each test sample has training samples, bool [N]: others tell nothing of a model."""
     untrained = set(untrained_classes(context.drops(plan.dataset)))
     learnable = torch.tensor([name not in untrained for name in plan.dataset.classes])[test.labels.cpu()]
     return learnable if learnable.any() else torch.ones_like(learnable)
@@ -97,7 +97,7 @@ def _predict_as(context: Context, plan: Plan, judged: Plan, test: Samples) -> Pr
 
 
 def _is_among(labels: Tensor, top: Tensor) -> Tensor:
-    """Say whether each label, int64 [N], is among its sample's classes, [N, k]: bool [N]."""
+    """Return whether each label, int64 [N], is among its sample's classes, [N, k]: bool [N]."""
     return (top == labels[:, None]).any(1)
 
 

@@ -68,7 +68,7 @@ def decide(gate: Gate, evaluation: Evaluation) -> Decision:
 
 
 def is_worse(gate: Gate, difference: Interval) -> bool:
-    """Say whether a candidate is shown to be worse than the champion, and by more than the margin.
+    """Return whether a candidate is shown to be worse than the champion, and by more than the margin.
 
     Two conditions: the loss that was measured is above the margin, and the interval shows that there is a loss (the
     paired test of McNemar, 1947, at the gate's confidence). So a candidate that is not worse is not refused because
@@ -112,7 +112,7 @@ def _failures(gate: Gate, evaluation: Evaluation) -> Iterator[str]:
 
 
 def _doubts(gate: Gate, evaluation: Evaluation) -> Iterator[str]:
-    """Say what the test split was too small to tell."""
+    """Yield what the test split was too small to tell."""
     if evaluation.comparison is None:
         return
     difference = evaluation.comparison.difference
@@ -148,7 +148,7 @@ def effective_samples(metric: Metric, counts: Mapping[str, int]) -> int:
 
 
 def gate_warnings(gate: Gate, drops: Sequence[Drop], has_champion: bool, metric: Metric = "accuracy") -> Iterator[str]:
-    """Say which of the gate's conditions the test samples of these drops are too few for, and how many it takes."""
+    """Yield the gate's conditions that these drops have too few test samples for, and how many each needs."""
     if untrained := untrained_classes(drops):
         named = ", ".join(untrained[:10])
         yield f"no training image of {named}: left out of evaluation on the test split, and so of the gate"

@@ -82,14 +82,14 @@ def make_plan(task: Task, committed: Sequence[Drop], history: History, request: 
 
 
 def must_unlearn(task: Task, history: History) -> bool:
-    """Say whether the champion learnt from erased samples, and the task wants models without them."""
+    """Return whether the champion learnt from erased samples, and the task wants models without them."""
     if task.erase.policy == "keep" or history.champion is None:
         return False
     return learnt_from(history.champion.run_id, history.trained_on_erased, history.records)
 
 
 def learnt_from(run_id: str | None, runs: Collection[str], records: Mapping[str, RunRecord | Plan]) -> bool:
-    """Say whether a run, or one that it goes on from, is among some runs."""
+    """Return whether a run, or one of its ancestors, is among some runs."""
     while run_id is not None and run_id not in runs:
         record = records.get(run_id)
         run_id = record.parent if record else None
@@ -103,7 +103,7 @@ def known_drops(history: History) -> tuple[str, ...]:
 
 
 def _done(task: Task, dataset: Dataset, history: History) -> str | None:
-    """Say why what has landed asks for nothing: the champion saw it all, or a candidate made of it was judged."""
+    """Return why the dataset needs no run: the champion saw it all, or a candidate made of it was judged."""
     champion, unlearn = history.champion, must_unlearn(task, history)
     if (
         not unlearn
@@ -124,7 +124,7 @@ def _done(task: Task, dataset: Dataset, history: History) -> str | None:
 
 
 def equal_work(one: Task, other: Task) -> bool:
-    """Say whether iterations compare: the same network, image size and training, scored by the same metric.
+    """Return whether iterations compare: the same network, image size and training, scored by the same metric.
 
     How a training is saved or compiled does not count, nor when a run that has a target stops.
     """
@@ -137,7 +137,7 @@ def equal_work(one: Task, other: Task) -> bool:
 
 
 def same_network(one: Task, other: Task) -> bool:
-    """Say whether two tasks have the same network, images and pretrained weights, wherever these are kept."""
+    """Return whether two tasks have the same network, images and pretrained weights, wherever these are kept."""
     return (identity(one.model), one.data.frame) == (identity(other.model), other.data.frame)
 
 
@@ -219,7 +219,7 @@ def saved_shares(dataset: Dataset, records: Iterable[RunRecord]) -> tuple[float,
 
 
 def _tell_earlier(earlier: Sequence[tuple[float, str]], scratch: ScratchEstimate) -> str:
-    """Say what the last retrainings took, and what that lets expect of this one."""
+    """Return a sentence on what the last retrainings took, and what to expect of this one."""
     told = [f"{share:.0%}" + ("" if outcome == "reached" else f" ({outcome})") for share, outcome in earlier]
     expected = f"about {mean(share for share, _ in earlier) * scratch.iterations:,.0f} iterations are expected"
     if len(told) == 1:
@@ -313,7 +313,7 @@ def _resolve_initialization(task: Task, recipe: Recipe, parent: Plan | None, his
 
 
 def _is_normalised(parent: Plan, result: Result | None) -> bool:
-    """Say whether the parent's network has BatchNorm layers: by its record, or by its name.
+    """Return whether the parent's network has BatchNorm layers: by its record, or by its name.
 
     A factory whose run recorded nothing is taken as one without: shrinking less does less harm.
     """
@@ -347,14 +347,14 @@ def _make_stop_rule(
 
 
 def _setting_warnings(task: Task, dataset: Dataset) -> Iterable[str]:
-    """Say which classes the task weighs although no drop has them."""
+    """Yield warnings of classes that have a weight in the task but are in no drop."""
     weights = task.training.class_weights
     if unknown := [name for name in weights if name not in dataset.classes] if isinstance(weights, dict) else []:
         yield f"training.class_weights: no drop has the class {', '.join(map(repr, unknown))}; its weight is not used"
 
 
 def _target_warnings(target: Target | None, baseline: Measured | None) -> Iterable[str]:
-    """Say what keeps a target from being reached or being known well."""
+    """Yield warnings of what keeps a target from being reached or being known well."""
     if target is None or baseline is None or not (samples := baseline.val_samples):
         return
     if target.accuracy > 1 - 1 / samples:
@@ -365,7 +365,7 @@ def _target_warnings(target: Target | None, baseline: Measured | None) -> Iterab
 
 
 def _is_credited(record: RunRecord, dataset: Dataset) -> bool:
-    """Say whether a run has been weighed against a scratch run on this dataset."""
+    """Return whether a run has been weighed against a scratch run on this dataset."""
     return record.dataset_digest == dataset.digest and record.savings is not None and record.savings.baseline > 0
 
 

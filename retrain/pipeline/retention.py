@@ -104,7 +104,7 @@ def _roots(
 def _is_abandoned(
     store: TaskStore, plan: Plan, champion: RunRecord | None, in_force_since: datetime | None, since: datetime
 ) -> bool:
-    """Say whether a run without a record can never go on: a champion has long been in force that saw all of its drops.
+    """Return whether a run without a record can never go on: a champion has long been promoted that saw all its drops.
 
     Only a run that was started by hand: a watcher's holds claims, a candidate that awaits approval its request, and
     trials are left alone.

@@ -247,7 +247,7 @@ def end_with(context: Context, plan: Plan, error: Exception) -> bool:
 
 
 def is_permanent(error: Exception) -> bool:
-    """Say whether an error would come again if the same were tried again."""
+    """Return whether an error would come again if the same were tried again."""
     return isinstance(error, UserError) and not isinstance(error, StoreError)
 
 

@@ -83,7 +83,7 @@ def _erasures(task: Task, store: TaskStore, champion: str | None, records: Seque
 
 
 def _trigger(task: Task, store: TaskStore, now: datetime) -> str:
-    """Say what a run on the waiting drops waits for, or that it would start now, and why."""
+    """Return what a run on the waiting drops waits for, or that it would start now, and why."""
     try:
         planned = next_run.plan_next_run(store, task, Request(), now)
     except DamagedDrop as damaged:

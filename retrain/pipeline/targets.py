@@ -123,7 +123,7 @@ def chance_level(drops: Iterable[Drop], classes: int, metric: Metric = "accuracy
 def why_no_target(
     setting: TargetSetting, dataset: Dataset, drops: Iterable[Drop], baseline: Measured | None
 ) -> str | None:
-    """Say why there is no target for a dataset of these drops, or return None where there is one."""
+    """Return why there is no target for a dataset of these drops, or None if there is one."""
     if baseline is None:
         by = "" if setting.metric == "accuracy" else f" by {METRIC_NAMES[setting.metric]}"
         return f"no scratch run with this network and training has measured a baseline{by}"
@@ -132,7 +132,7 @@ def why_no_target(
 
 
 def why_unusable(level: float, dataset: Dataset, baseline: Measured, chance: float) -> str | None:
-    """Say why a baseline gives no target for a dataset, or return None.
+    """Return why a baseline gives no target for a dataset, or None if it gives one.
 
     A target at the chance level, give or take its standard error, would end a run that has learnt nothing.
     """

@@ -41,7 +41,7 @@ class TriggerState(NamedTuple):
 
     @property
     def may_start(self) -> bool:
-        """Say whether all conditions hold."""
+        """Return whether all conditions hold."""
         return not self.unmet
 
 
@@ -53,7 +53,7 @@ def evaluate_trigger(
     saved: Sequence[float],
     now: datetime,
 ) -> TriggerState:
-    """Say whether a planned run may start now.
+    """Return whether a planned run may start now.
 
     `drops` are those of its dataset and `records` the ledger's; `saved` are the shares of scratch's iterations that the
     last retrainings saved.

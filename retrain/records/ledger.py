@@ -118,7 +118,7 @@ class Champion(Record):
 
 
 def is_baseline(record: RunRecord) -> bool:
-    """Say whether targets may come from this run."""
+    """Return whether targets may come from this run."""
     return record.method == "scratch" and record.outcome == "completed" and record.purpose != "trial"
 
 

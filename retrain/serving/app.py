@@ -73,7 +73,7 @@ class Endpoints:
         return JSONResponse(protocol.model_metadata(self._name, self._champion.model))
 
     async def ready(self, request: Request) -> Response:
-        """Say that a model is loaded: the server starts with one."""
+        """Answer that a model is loaded: the server starts with one."""
         return JSONResponse({"name": self._name, "ready": True})
 
     async def metrics(self, request: Request) -> Response:

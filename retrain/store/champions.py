@@ -33,7 +33,7 @@ class ChampionSnapshot(NamedTuple):
 
 
 def was_promoted(seen: ChampionSnapshot, run_id: str) -> bool:
-    """Say whether a run has been promoted before, even if it is not the champion now."""
+    """Return whether a run has been promoted before, even if it is not the champion now."""
     return seen.champion is not None and any(entry.run_id == run_id for entry in seen.champion.history)
 
 

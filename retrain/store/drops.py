@@ -316,7 +316,7 @@ class Drops:
 
 
 def late_files(drop: Drop, found: CommittedDrops) -> str | None:
-    """Say in a sentence that files came or changed after a drop was committed, which no run will use; None if none.
+    """Return a sentence about files that came or changed after a drop's commit; None if there are none.
 
     Up to `NAMED` of them are named, where the store's times tell which they are.
     """

@@ -50,7 +50,7 @@ class RunFiles:
             self._write("plan.json", plan)
 
     def has_plan(self) -> bool:
-        """Say whether the run was ever started."""
+        """Return whether the run was ever started."""
         return self._find("plan.json", Plan) is not None
 
     def plan(self) -> Plan:
@@ -105,7 +105,7 @@ class RunFiles:
         return self._find("decision.json", Decision)
 
     def write_removed(self, removed: Removed) -> None:
-        """Say that the run's large files are about to be removed."""
+        """Record that the run's large files are about to be removed."""
         self._write("removed.json", removed)
 
     def removed(self) -> Removed | None:
@@ -113,7 +113,7 @@ class RunFiles:
         return self._find("removed.json", Removed)
 
     def forget_removed(self) -> None:
-        """Take it back: the files stay."""
+        """Delete that record: the files stay."""
         self.objects.delete(self._key("removed.json"))
 
     def write_model(self, weights: "Mapping[str, Tensor]") -> str:

@@ -178,7 +178,7 @@ def _predict_columns(
 
 
 def _in_top(logits: Tensor, labels: Tensor) -> Tensor:
-    """Say whether each label is among the likeliest classes, bool [N]."""
+    """Return whether each label is among the likeliest classes, bool [N]."""
     return (logits.topk(min(TOP, logits.shape[1])).indices == labels[:, None]).any(1)
 
 

@@ -167,7 +167,7 @@ def _has_stopped_improving(points: Sequence[Point], window: float, gain: float) 
 
 
 def has_plateau(points: Sequence[Point], curve: Curve, window: float, gain: float) -> bool:
-    """Say whether a curve's best score has risen by less than `gain` over the last `window` iterations.
+    """Return whether a curve's best score has risen by less than `gain` over the last `window` iterations.
 
     A curve shorter than the window has no plateau. A curve without figures, because no drop is new, always has one.
     """

@@ -27,7 +27,7 @@ def utc_now() -> datetime:
 
 
 def is_duration(text: str) -> bool:
-    """Say whether a text is a duration."""
+    """Return whether a text is a duration."""
     return re.fullmatch(PATTERN, text) is not None
 
 

@@ -58,5 +58,5 @@ def format_from_environment() -> LogFormat:
 
 
 def is_json() -> bool:
-    """Say whether standard error carries JSON lines."""
+    """Return whether standard error carries JSON lines."""
     return any(isinstance(handler.formatter, JsonFormatter) for handler in logging.getLogger().handlers)

@@ -66,7 +66,7 @@ class Cast:
             writes -= strike.write
 
     def struck(self, process: ForkServerProcess, strike: Strike | None) -> bool:
-        """Say whether a process that has ended was struck, and count it."""
+        """Return whether a process that has ended was struck, and count it."""
         struck = strike is not None and process.exitcode in (os.EX_TEMPFAIL, -signal.SIGKILL, -signal.SIGTERM)
         if strike and struck:
             self.faults[strike.signal] += 1

@@ -85,7 +85,7 @@ def refusal(values: Document) -> str:
 
 
 def refuses(task: Document) -> bool:
-    """Say whether a task under its name is refused."""
+    """Return whether a task under its name is refused."""
     try:
         CHART_LOADED.validate_schema({"tasks": {"flowers": task}})
     except HelmValuesError:

@@ -66,7 +66,7 @@ def freeze_at_state(number: int) -> None:
 
 
 def is_stopped(pid: int | None) -> bool:
-    """Say whether a process is stopped by SIGSTOP; False also if there is none."""
+    """Return whether a process is stopped by SIGSTOP; False also if there is none."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
     except OSError:

@@ -87,7 +87,7 @@ class Life:
         return [Key(self.regime.name, self.seed, FIRST, 1), *chain]
 
     def _is_needed(self, name: str, missing: Sequence[Key]) -> bool:
-        """Say whether a method has results to make, or others take their targets from it, as the advice does."""
+        """Return whether a method has results to make, or others take their targets from it, as the advice does."""
         asked = {key.method for key in missing} - {FIRST}
         targets = {self.methods[method].target for method in asked}
         return name in asked or name == PLAIN or (name == AVERAGED and "averaged" in targets)
@@ -184,7 +184,7 @@ def summarize_drop(store: TaskStore, key: Key, commit: str) -> SuiteRun:
 
 
 def describe(run: SuiteRun) -> str:
-    """Say in a line how a run went."""
+    """Return how a run went, in one line."""
     test = "-" if run.test_accuracy is None else f"{run.test_accuracy:.1%}"
     return f"{run.outcome}, {run.iterations:,} of {run.schedule:,} iterations, test {test}, {run.device_seconds:.0f} s"
 
@@ -197,7 +197,7 @@ def _runs_on(store: TaskStore, drop: int, purpose: str) -> list[RunRecord]:
 
 
 def _is_under_way(store: TaskStore, drop: int, purpose: str) -> bool:
-    """Say whether the last of a drop's runs is followed by an attempt that has not ended."""
+    """Return whether the last of a drop's runs is followed by an attempt that has not ended."""
     return _runs_on(store, drop, purpose)[-1].followed_by is not None
 
 
