@@ -1,4 +1,4 @@
-"""Tell samples by their content: what a task has already, where each belongs for good, and which classes conflict.
+"""Identify samples by content: what a task has already, which split each belongs to, and which classes conflict.
 
 A content that was ever held out is never trained on, whatever it is called and whichever drop brings it."""
 
@@ -19,10 +19,10 @@ from retrain.utils.text import pluralize
 OnConflict = Literal["newest", "refuse", "keep_both"]
 
 HELD_OUT_MOST: tuple[Use, ...] = ("test", "val", "train")
-"""Where copies of one image lie in several splits, it belongs to the first of these."""
+"""Priority of splits: an image with copies in several splits belongs to the first of these."""
 
 NAMED = 10
-"""As many samples are named in an error."""
+"""Number of samples that an error names."""
 
 
 class Earlier(NamedTuple):
@@ -34,11 +34,11 @@ class Earlier(NamedTuple):
     class_name: str
     use: Use
     is_present: bool
-    """False if its drop is in quarantine: it is used in no run now, yet it was held out once, or trained on."""
+    """False if its drop is in quarantine: no run uses it now, but it was held out or trained on before."""
 
 
 class KnownContent:
-    """What a task's drops hold, by content."""
+    """The samples of a task's drops, by content."""
 
     def __init__(self) -> None:
         self._drops: list[tuple[str, SampleTable, bool]] = []
@@ -54,13 +54,13 @@ class KnownContent:
         yield from self._drops
 
     def copy(self) -> "KnownContent":
-        """Return a copy, which gets to know other drops."""
+        """Return a copy, to which other drops can be added."""
         copy = KnownContent()
         copy._drops, copy._sorted = list(self._drops), self._sorted
         return copy
 
     def add(self, drop: str, table: SampleTable, *, is_present: bool = True) -> None:
-        """Get to know a drop."""
+        """Add a drop."""
         self._drops.append((drop, table, is_present))
         self._sorted = None
 
@@ -111,14 +111,14 @@ class Resolved:
     relabelled: list[Change] = field(default_factory=list)
     """Earlier samples that this drop has with another class."""
     duplicates: dict[str, int] = field(default_factory=dict)
-    """How many samples are in each earlier drop already, or (under the drop's own name, '') in this one twice."""
+    """Number of duplicates by earlier drop; under the drop's own name, '', duplicates within it."""
     unseen: list[str] = field(default_factory=list)
-    """Classes with held-out samples that no drop has training samples of."""
+    """Classes that have held-out samples but no training samples in any drop."""
     conflicts: list[str] = field(default_factory=list)
-    """What conflicts, in sentences."""
+    """Conflicts between classes, in sentences."""
 
     def sentences(self) -> Iterator[str]:
-        """Yield what was found beside new samples."""
+        """Yield notes on duplicates, conflicts and classes without training samples."""
         for drop, count in self.duplicates.items():
             where = f"in drop {drop} already" if drop else "in it more than once"
             yield f"{pluralize(count, 'image')} left out: {where}"
@@ -132,7 +132,7 @@ class Resolved:
 def draw_splits(content: NDArray[np.bytes_], held_out: Mapping[Split, float]) -> NDArray[np.uint8]:
     """Return the use of each content, S16 [N], of which some is held out: uint8 [N], indices into `USES`.
 
-    The content is a digest, so it places itself in [0, 1): val is the low end, test the high end.
+    The content is a digest, so it maps to a number in [0, 1): val is the low end, test the high end.
     """
     digits = np.frombuffer(content.tobytes(), np.uint8).reshape(len(content), CONTENT_BYTES)[:, :6].astype(np.float64)
     position = digits @ (256.0 ** -np.arange(1, 7))
@@ -143,7 +143,7 @@ def draw_splits(content: NDArray[np.bytes_], held_out: Mapping[Split, float]) ->
 
 
 class Resolver:
-    """Finds out where the samples of one drop belong, beside what is known."""
+    """Decides the use of each sample of one drop, given the samples of earlier drops."""
 
     def __init__(
         self, known: KnownContent, held_out: Mapping[Split, float], on_conflict: OnConflict, drop_id: str
@@ -151,9 +151,9 @@ class Resolver:
         self._known, self._held_out, self._on_conflict, self._drop_id = known, held_out, on_conflict, drop_id
 
     def resolve(self, table: SampleTable) -> Resolved:
-        """Return a drop's table, whose uses are those that its source gives, with its uses for good.
+        """Return a drop's table with its final uses; the given table has the uses that the source states.
 
-        Raises `DropError` where classes conflict and the task has such drops refused.
+        Raises `DropError` if classes conflict and the task refuses such drops.
         """
         use = table.use.copy()
         drawn = (use == USES.index("train")) & bool(self._held_out)
@@ -196,7 +196,7 @@ class Resolver:
                 use[list(rows)] = USES.index("conflict")
 
     def _settle_known(self, table: SampleTable, row: int, use: NDArray[np.uint8], resolved: Resolved) -> None:
-        """Keep an image out that an earlier drop has, and have that drop amended if its class is another."""
+        """Leave out an image that an earlier drop has. If its class differs, note an amendment of that drop."""
         earlier = self._known.find(table.content[row])
         if not earlier or USES[use[row]] not in SPLITS:
             return
@@ -235,7 +235,7 @@ class Resolver:
         )
 
     def _train_on_lone_classes(self, table: SampleTable, use: NDArray[np.uint8], drawn: NDArray[np.bool_]) -> None:
-        """Train on a class's only images rather than hold them out: no other drop has any to train on.
+        """Train on a class's only images instead of holding them out: no other drop has training samples of it.
 
         Unless that would leave the task without held-out samples.
         """

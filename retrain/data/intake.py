@@ -1,6 +1,6 @@
-"""Commit drops: compare what was read with the drops that are there, and write the manifest last of all.
+"""Commit drops: compare their samples with those of committed drops, and write the manifest last.
 
-Under one lease, as what a drop adds depends on those before it."""
+A lease lets one commit run at a time, since what a drop adds depends on the drops before it."""
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -24,14 +24,14 @@ log = logging.getLogger("retrain")
 
 
 class Packed(NamedTuple):
-    """The drop that holds what was read, and whether it is new. False: earlier drops had all of it already."""
+    """The drop with the samples that were read, and whether it is new. False: earlier drops had all of them."""
 
     drop: Drop
     new: bool
 
 
 class Intake:
-    """Commits drops of one task, and knows what those before them hold."""
+    """Commits drops of one task, and keeps the samples of earlier drops for comparison."""
 
     def __init__(
         self,
@@ -40,9 +40,9 @@ class Intake:
         tell: Callable[[str], None] = log.info,
         beside: Collection[str] | None = None,
     ) -> None:
-        """Make an intake that knows nothing yet; `tell` is called with what it finds, in sentences.
+        """Create an intake that has read no drop yet; `tell` is called with its findings, in sentences.
 
-        It never gets to know a drop whose id is not in `beside`, unless that is None.
+        It reads only drops whose ids are in `beside`, or all if that is None.
         """
         self.task, self.store, self._tell, self._beside = task, store, tell, beside
         self.known = KnownContent()
@@ -52,7 +52,7 @@ class Intake:
         self._usable = frozenset[str]()
 
     def learn(self) -> None:
-        """Get to know the drops that have been committed or amended since. A damaged one goes into quarantine."""
+        """Read the drops that were committed or amended since. A damaged drop goes into quarantine."""
         found, drops = self.store.drops.committed(), {}
         amendments = self.store.drops.amendments.read()
         committed = {*found.usable, *found.quarantined}
@@ -74,7 +74,7 @@ class Intake:
                 self._add(drop, is_present=drop.id in found.usable)
 
     def _read_manifest(self, drop_id: str, version: object) -> Drop | None:
-        """Return a manifest, read once as long as it is not written again."""
+        """Return a manifest. It is read again only after it was rewritten."""
         if (known := self._manifests.get(drop_id)) and known[0] == version:
             return known[1]
         drop = self.store.drops.find_manifest(drop_id)
@@ -102,7 +102,7 @@ class Intake:
                 yield self._drops[drop], table
 
     def resolve(self, read: ReadDrop, drop_id: str) -> Resolved:
-        """Find out where the samples of a drop belong. Raises `DropError` if the task has such a drop refused."""
+        """Decide the use of each sample of a drop. Raises `DropError` if the task refuses such a drop."""
         data = self.task.data
         resolved = Resolver(self.known, read.held_out, data.on_conflict, drop_id).resolve(read.table)
         resolved.unseen = unseen_classes(resolved.table, self.known)
@@ -120,9 +120,9 @@ class Intake:
         return bool(classes) and (class_name in classes or self.task.data.on_conflict != "keep_both")
 
     def check(self, reads: Iterable[tuple[ReadDrop, str]], tell: Callable[[str], None] | None = None) -> list[Packed]:
-        """Return what committing these drops, one after another, would make, with their ids; nothing is written.
+        """Return the drops, with ids, that committing these one after another would create; nothing is written.
 
-        Raises `DropError` if one could not be committed. `tell` is called with what would be found.
+        Raises `DropError` if one could not be committed. `tell` is called with the findings.
         """
         known, self.known = self.known, self.known.copy()
         try:
@@ -148,12 +148,12 @@ class Intake:
         return describe_alike(find_alike([*before, (drop_id, table)], since=len(before)), NAMED)
 
     def _holder(self, resolved: Resolved) -> Drop | None:
-        """Return a drop that has what another one brings, if that brings nothing else."""
+        """Return a drop that has samples of this one, if this one has no new sample; else None."""
         holders = [self._drops[name] for name in resolved.duplicates if name in self._drops]
         return holders[-1] if holders and not resolved.table.is_used().any() else None
 
     def commit(self, read: ReadDrop, drop_id: str, upload: Callable[[], None] = lambda: None) -> Packed:
-        """Commit a drop, whose shards are in the store once `upload` has been called.
+        """Commit a drop. `upload` puts its shards into the store.
 
         Raises `DropError` if it cannot be, or if a drop of this id has other content.
         """

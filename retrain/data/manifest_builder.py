@@ -1,4 +1,4 @@
-"""What was read of a drop, sample by sample, and the manifest that is made of it."""
+"""Collect the samples of a drop as they are read, and build its manifest."""
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -23,19 +23,19 @@ class BadSamples:
         self._found: list[LeftOut] = []
 
     def add(self, place: str, bad: LeftOut) -> None:
-        """Leave a sample out. Raises `DropError`, naming its place, if the task allows none."""
+        """Leave out a bad sample. Raises `DropError`, naming its place, if the task allows none."""
         if self._max_share == 0:
             raise DropError(f"{place}: {bad.cause}")
         self._found.append(bad)
 
     def add_unread(self, unread: Sequence[Unread]) -> None:
-        """Leave files out that are no samples. Raises `DropError`, naming the first ones, if the task allows none."""
+        """Leave out files that are not samples. Raises `DropError`, naming the first ones, if the task allows none."""
         if unread and self._max_share == 0:
             raise DropError(name_files(unread))
         self._found.extend(LeftOut(where=bad.place, key=bad.place, cause=bad.cause) for bad in unread)
 
     def settle(self, samples: int) -> tuple[LeftOut, ...]:
-        """Return what was left out beside so many good samples. Raises `DropError` if that is too many."""
+        """Return what was left out. Raises `DropError` if it is too much compared with this number of good samples."""
         total = samples + len(self._found)
         if len(self._found) > self._max_share * total:
             named = "; ".join(f"{bad.where}: {bad.key}: {bad.cause}" for bad in self._found[:NAMED])
@@ -48,18 +48,18 @@ class BadSamples:
 
 @dataclass(frozen=True)
 class ReadDrop:
-    """A drop as it was read and validated, before it is compared with the drops that are there."""
+    """A drop as it was read and validated, before it is compared with the committed drops."""
 
     root: str
     """Where it was read, for messages."""
     table: SampleTable
-    """Its samples; their uses are what the source says: train where it has no splits."""
+    """Its samples, with the uses that the source states: train if it has no splits."""
     shards: tuple[Shard, ...]
     left_out: tuple[LeftOut, ...]
     held_out: Mapping[Split, float]
     """Shares of train that are held out."""
     source: str
-    """Identity of what was read: splits, keys, classes and contents, in any order."""
+    """Digest of what was read: splits, keys, classes and contents, in any order."""
     reading: Reading
     uploaded: Uploaded | None = None
     """Files in the store that it was packed from."""
@@ -93,7 +93,7 @@ def build_manifest(
 ) -> Drop:
     """Return the manifest of a drop whose samples are used as `table` says.
 
-    Raises `DropError` if a split is empty that the task's earlier drops are `missing` too.
+    Raises `DropError` if a split is empty both here and in the task's earlier drops (`missing`).
     """
     counts = table.counts()
     samples = sum(sum(each.values()) for each in counts.values())

@@ -1,4 +1,4 @@
-"""From a source to committed drops: read, validate, write shards, upload, and last of all the manifest."""
+"""Pack a source into committed drops: read, validate, write shards, upload, and write the manifest last."""
 
 import logging
 import tempfile
@@ -25,16 +25,16 @@ from retrain.utils.parallel import map_ahead, parallel_map
 log = logging.getLogger("retrain")
 
 ON_DISK = 4
-"""Shards of an upload that lie here at once, 0.5 GB at most; each is sent in parts, so that few are quick enough."""
+"""Shards of an upload on this disk at once, 0.5 GB at most. Each is sent in parts, so few are fast enough."""
 
 OURS = "packed/"
 """Folder of a drop for the shards that an upload is packed into."""
 
 ALL_BAD = 1 - 1e-9
-"""Share of bad samples below which a dry run goes on."""
+"""Share of bad samples below which a dry run continues."""
 
 AHEAD = 64
-"""Images read before they are judged: reading one may be waiting for a store, and judging it takes a core."""
+"""Images to prefetch before validation: reading may wait for a store, and validating takes a core."""
 
 
 def pack(
@@ -51,14 +51,14 @@ def pack(
 ) -> list[Packed]:
     """Commit a source to the store as one drop, or as one for each part of a staging (`part`: only that one, from 1).
 
-    Only samples that the task has not yet are packed. A drop is called `drop_id`, or else after what was read. Nothing
-    is written to the store before all is validated. `tell` is called with what was found beside new samples. `beside`:
-    the task has only the drops of these ids, where runs are trained on those and no others.
+    Only samples that the task lacks are packed. A drop's id is `drop_id`, or made of a digest of its samples. Nothing
+    is written to the store before all is validated. `tell` is called with findings, such as duplicates. `beside`:
+    only the drops with these ids count as the task's, for runs that are trained on these alone.
 
     Raises `DropError` if the source, an image in it or an argument is wrong, if a split would be empty, or if a drop
     of this name has other content. `dry_run`: nothing is written; the drops are what would be committed.
     """
-    if dry_run:  # what the task would refuse is named, too
+    if dry_run:  # also names what the task would refuse
         task = task.model_copy(update={"data": task.data.model_copy(update={"max_bad_share": ALL_BAD})})
     found = survey_source(source, task.data)
     chosen = _choose(found, staging, part)
@@ -79,7 +79,7 @@ def pack(
 def pack_by_shards(
     source: Source, task: Task, store: TaskStore, drop_id: str, uploaded: Uploaded | None = None
 ) -> Packed:
-    """Commit a source as a drop of this id, of which `ON_DISK` shards lie here at once, however many it has.
+    """Commit a source as a drop of this id, with at most `ON_DISK` shards on this disk at once.
 
     Its shards lie in the folder `OURS` of the drop, apart from what the producer put there (`uploaded`). Each goes to
     the store as soon as it is written. Raises `DropError` as `pack` does; the shards that went before then stay in the
@@ -101,7 +101,7 @@ def pack_by_shards(
 
 
 def _choose(source: Source, staging: Staging | None, part: int | None) -> tuple[Source, ...]:
-    """Divide a source's samples. What is no sample is reported with each part."""
+    """Divide a source's samples. Files that are not samples are reported with each part."""
     parts = split_into_parts(source.samples, staging) if staging else (source.samples,)
     staged = tuple(replace(source, samples=samples) for samples in parts)
     if part is None:
@@ -112,7 +112,7 @@ def _choose(source: Source, staging: Staging | None, part: int | None) -> tuple[
 
 
 def check_id(drop_id: str | None, drops: int) -> None:
-    """Raise `DropError` unless this can name so many drops."""
+    """Raise `DropError` unless this id can name this number of drops."""
     if drop_id is not None and not DROP_ID.fullmatch(drop_id):
         raise DropError(f"drop id {drop_id!r}: allowed are 1 to 63 lower-case letters and digits, with . _ - inside")
     if drop_id and drops > 1:
@@ -127,7 +127,7 @@ def _read(
 ) -> ReadDrop:
     """Validate the samples, and write shards of those that are good and new into `folder`.
 
-    Each shard is written when `through` asks for it.
+    Each shard is written when `through` requests it.
     """
     reader = _Reader(intake)
     reader.bad.add_unread(source.unread)
@@ -138,7 +138,7 @@ def _read(
 
 
 class _Reader:
-    """Reads and judges the samples of a source; `rows` are those in shards, in their order."""
+    """Reads and validates the samples of a source; `rows` are those in shards, in their order."""
 
     def __init__(self, intake: Intake) -> None:
         self._intake, self._frame = intake, intake.task.data.frame
@@ -148,7 +148,7 @@ class _Reader:
         self._shards = 0
 
     def shards(self, samples: tuple[Sample, ...], folder: Path) -> Iterator[Shard]:
-        """By a hash of their keys, not class after class: a stream mixes a few shards, and is to meet every class."""
+        """Sorted by a hash of their keys, not by class: a stream mixes few shards, and each must have every class."""
         for split in SPLITS:
             members = sorted(
                 (s for s in samples if (s.split or "train") == split), key=lambda sample: stable_hash(sample.key, 0)
@@ -158,7 +158,7 @@ class _Reader:
                 self._shards += 1
 
     def _good(self, samples: Iterable[Sample], split: Split) -> Iterator[Encoded]:
-        """Yield the samples that are images, and that the task does not have yet."""
+        """Yield the samples that are images and that the task lacks."""
         for sample, data, found in parallel_map(self._judge, map_ahead(_read_bytes, samples, AHEAD)):
             if isinstance(found, str):
                 self.bad.add(str(sample.entry), LeftOut(where=sample.entry.place, key=sample.key, cause=found))
@@ -170,7 +170,7 @@ class _Reader:
                 yield Encoded(sample.key, sample.class_name, sample.extension, data)
 
     def _judge(self, read: tuple[Sample, bytes]) -> tuple[Sample, bytes, ImageFacts | str]:
-        """Return an image's facts, or what is wrong with it."""
+        """Return an image's facts, or its fault."""
         try:
             return *read, examine_image(read[1], self._frame)
         except DropError as error:

@@ -1,6 +1,6 @@
-"""What a drop's manifest keeps of every sample: its key, class, content and use, in one file of arrays.
+"""The sample table of a drop: key, class, content and use of every sample, in one file of arrays.
 
-The file lies beside the shards, and the manifest vouches for it."""
+The file lies beside the shards, and the manifest has its digest."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -20,13 +20,13 @@ from retrain.store.base import Missing
 from retrain.store.task_store import TaskStore
 
 Use = Literal["train", "val", "test", "duplicate", "conflict", "bad", "removed"]
-"""What became of a sample. Those of a split are used; a duplicate is in this drop or an earlier one already; images
+"""The use of a sample. Samples of a split are used; a duplicate is in this drop or an earlier one already; images
 that come with two classes are in conflict; a bad one cannot be read; a removed one was taken out by an amendment."""
 
 USES: tuple[Use, ...] = get_args(Use)
 SPLITS = get_args(Split)
 NOWHERE = -1
-"""Shard of a sample that was not written into any, class of a sample that has none."""
+"""Shard of a sample that is in no shard, and class of a sample that has none."""
 
 
 class SampleRow(NamedTuple):
@@ -38,7 +38,7 @@ class SampleRow(NamedTuple):
     shard: int
     """Position in the manifest's shards; `NOWHERE` if it was not packed."""
     facts: ImageFacts | None
-    """None of a bad sample."""
+    """None for a bad sample."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +114,7 @@ class SampleTable:
         return iter(np.flatnonzero(self.shard == position).tolist())
 
     def to_bytes(self) -> bytes:
-        """Return the file; the same table gives the same bytes."""
+        """Return the file's bytes; equal tables give equal bytes."""
         names, keys = ("\0".join(texts).encode() for texts in (self.classes, self.keys))
         arrays = {field.name: getattr(self, field.name) for field in fields(self)[2:]}
         arrays["content"] = _as_bytes(self.content)
@@ -123,7 +123,7 @@ class SampleTable:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Return the table of a file. Raises `ValueError` if it is none."""
+        """Return the table in a file. Raises `ValueError` if the file is not a table."""
         try:
             arrays = load(data)
             names, keys = (arrays.pop(name).tobytes().decode() for name in ("classes", "keys"))
@@ -146,7 +146,7 @@ def _as_bytes(content: NDArray[np.bytes_]) -> NDArray[np.uint8]:
 
 
 def name_table(data: bytes) -> SampleList:
-    """Return what a manifest says of a table's file. Its name has its digest, so two writers never mix."""
+    """Return a manifest's entry for a table's file. Its name has its digest, so two writers never collide."""
     sha256 = hashlib.sha256(data).hexdigest()
     return SampleList(name=f"samples-{sha256[:8]}.safetensors", size=len(data), sha256=sha256)
 
@@ -154,7 +154,7 @@ def name_table(data: bytes) -> SampleList:
 def read_table(drop: Drop, store: TaskStore) -> SampleTable | None:
     """Return a drop's samples as its amendments leave them; None if its manifest has none.
 
-    Raises `DamagedDrop` if the file is not the one that the manifest vouches for.
+    Raises `DamagedDrop` if the file's digest is not the manifest's.
     """
     if drop.sample_list is None:
         return None

@@ -1,4 +1,4 @@
-"""Drops whose producer wrote no manifest: what lies under the drop in the store, validated and committed.
+"""Validate and commit drops whose producer wrote no manifest, from the objects under the drop in the store.
 
 Shards in which every sample has a `key.png` and a `key.cls` stay as they are; anything else is packed into shards of
 our own first. Both end with `drop.json`.
@@ -35,20 +35,20 @@ from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import parallel_map
 
 PACKED = re.compile(re.escape(OURS) + r"(train|val|test)-\d{6}-[0-9a-f]{8}\.tar")
-"""How `pack_by_shards` names shards: those in the store are of an earlier attempt that came to no manifest."""
+"""Names of shards by `pack_by_shards`: those in the store are of an earlier attempt that wrote no manifest."""
 
 CONTROL_FILES = re.compile(r"_SUCCESS|drop\.json|quarantine\.json|samples(-[0-9a-f]{8})?\.safetensors")
 """Files beside a drop's data."""
 
 
 class NotPlain(Exception):
-    """Readers of committed shards would not find its samples as they are meant: it is read as other sources are."""
+    """Readers of committed shards would misread its samples, so it is read as other sources are."""
 
 
 def ingest_drop(drop_id: str, task: Task, store: TaskStore) -> Drop:
     """Commit what a producer has uploaded under a drop, in any layout that `docs/your-data.md` describes.
 
-    Raises `DropError`, naming file, key and cause, if anything of it is wrong; then nothing is committed.
+    Raises `DropError`, naming file, key and cause, if any part is wrong; then nothing is committed.
     """
     check_id(drop_id, 1)
     prefix = store.keys.shard(drop_id, "")
@@ -71,14 +71,14 @@ def ingest_drop(drop_id: str, task: Task, store: TaskStore) -> Drop:
 
 
 def _committed(packed: Packed, drop_id: str) -> Drop:
-    """Return the drop that was committed. Raises `DropError` if it brought nothing new."""
+    """Return the committed drop. Raises `DropError` if it has no new samples."""
     if packed.drop.id == drop_id:
         return packed.drop
     raise DropError(f"drop {drop_id}: nothing is new in it: drop {packed.drop.id} and others have its images already")
 
 
 def is_ours(name: str) -> bool:
-    """Whether a file of a drop is one of this project's own, which no producer put there."""
+    """Return whether a file of a drop was written by this project and not by a producer."""
     return any(pattern.fullmatch(name) for pattern in (CONTROL_FILES, PACKED))
 
 
@@ -89,7 +89,7 @@ def _is_shard(entry: SourceFile) -> bool:
 def _read_shards(
     drop_id: str, tars: list[SourceFile], litter: Counter[str], task: Task, store: TaskStore, uploaded: Uploaded
 ) -> ReadDrop:
-    """Read shards where they lie, each once, as it streams by. Raises `NotPlain` if they cannot stay."""
+    """Read shards in place, each once, as a stream. Raises `NotPlain` if they cannot stay."""
     splits = {str(tar.name): split for tar in tars if (split := split_of_archive(tar.name))}
     reader = _Reader(task.data)
     reader.not_samples += litter
@@ -122,7 +122,7 @@ class _Reader:
         self._keys: set[tuple[Split, str]] = set()
 
     def read(self, stream: BinaryIO, position: int, name: str, split: Split, where: str) -> Shard:
-        """Note a shard's samples and return what is to be known of it. Raises `DropError`, naming `where`."""
+        """Note a shard's samples and return the shard's record. Raises `DropError`, naming `where`."""
         whole, before = HashingReader(stream), len(self.rows)
         for key, class_name, found in parallel_map(self._judge, self._plain_samples(whole, where)):
             if (split, key) in self._keys:
@@ -146,7 +146,7 @@ class _Reader:
             yield self._plain(key, found)
 
     def _plain(self, key: str, files: dict[str, bytes]) -> _Plain:
-        """Return a sample that readers of committed shards find as it is meant. Raises `NotPlain` for any other."""
+        """Return a sample if readers of committed shards read it correctly. Raises `NotPlain` for any other."""
         images = files.keys() & EXTENSIONS
         beside = files.keys() - images
         if len(images) != 1 or "cls" not in beside or any(one.endswith(".cls") for one in beside):
@@ -162,7 +162,7 @@ class _Reader:
         return _Plain(key, name, files[images.pop()])
 
     def _judge(self, sample: _Plain) -> tuple[str, str, ImageFacts | str]:
-        """Return a sample's key and class, and its image's facts or what is wrong with it."""
+        """Return a sample's key and class, and its image's facts or fault."""
         try:
             return sample.key, sample.class_name, examine_image(sample.image, self._data.frame)
         except DropError as error:

@@ -14,7 +14,7 @@ from retrain.utils.text import is_key
 
 
 class Missing(StoreError):
-    """There is no object under this key."""
+    """No object has this key."""
 
 
 class Conflict(StoreError):
@@ -82,7 +82,7 @@ class ObjectStore(Protocol):
         """Yield the objects under `prefix` whose keys `list` passes over, since no path can have their names."""
 
     def read_range(self, key: str, start: int, size: int) -> bytes:
-        """Return so many bytes of an object from `start` on, or fewer at its end. Raises `Missing`."""
+        """Return this number of bytes of an object from `start` on, or fewer at its end. Raises `Missing`."""
 
     def upload(self, path: Path, key: str) -> None:
         """Stream the file at `path` into the store; it is visible only when whole."""
@@ -98,11 +98,11 @@ class ObjectStore(Protocol):
         """Open the object for sequential reading without holding it in memory. Raises `Missing`."""
 
     def now(self) -> datetime:
-        """Return what time it is at the store, to the second."""
+        """Return the store's time, to the second."""
 
 
 def confirm_write(store: ObjectStore, key: str, data: bytes) -> str:
-    """Return the version under which `data` lies there already, after a conditional write of it was refused.
+    """Return the version of an object that has these bytes already, after a conditional write of them was refused.
 
     Then an earlier attempt of ours has landed and its reply was lost. Raises `Conflict` if anything else lies there.
     """

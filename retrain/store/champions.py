@@ -28,7 +28,7 @@ class ChampionSnapshot(NamedTuple):
 
     @property
     def run_id(self) -> str | None:
-        """The run in force, if there is one."""
+        """The id of the champion's run, if there is one."""
         return self.champion.run_id if self.champion else None
 
 
@@ -54,14 +54,14 @@ class ChampionPointer:
         self._objects, self._key = objects, keys.champion
 
     def read(self) -> ChampionSnapshot:
-        """Return the champion in force. Raises `StoreError` if its record cannot be read."""
+        """Return the current champion. Raises `StoreError` if its record cannot be read."""
         try:
             return ChampionSnapshot(*read_record(self._objects, self._key, Champion))
         except Missing:
             return ChampionSnapshot(None, None)
 
     def swap(self, seen: ChampionSnapshot, run_id: str, why: PromotionReason, author: Author = THE_GATE) -> Champion:
-        """Put a run in force if the champion is still the one that was seen. Raises `Conflict` if it is not."""
+        """Promote a run if the champion is still the one that was seen. Raises `Conflict` if it is not."""
         history = seen.champion.history if seen.champion else ()
         entry = Promotion(
             sequence=len(history) + 1,
@@ -82,7 +82,7 @@ class ChampionPointer:
     def promote_manually(
         self, seen: ChampionSnapshot, run_id: str, why: PromotionReason, author: Author = THE_GATE
     ) -> Champion:
-        """Put a run in force because a person says so. Raises `RunError` if it is in force, or another came first."""
+        """Promote a run at a person's request. Raises `RunError` if it is the champion, or another came first."""
         if seen.run_id == run_id:
             raise RunError(f"{run_id} is the champion already")
         try:
@@ -94,7 +94,7 @@ class ChampionPointer:
 
 
 def standing(champion: Champion) -> list[str]:
-    """Return the promotions that no rollback has undone, oldest first; the last is in force."""
+    """Return the promotions that no rollback has undone, oldest first; the last is the champion's."""
     runs: list[str] = []
     for entry in champion.history:
         if entry.why == "rolled back":
@@ -105,7 +105,7 @@ def standing(champion: Champion) -> list[str]:
 
 
 def rollback_target(champion: Champion) -> str:
-    """Return the run to roll back to: what the promotion now in force replaced. Raises `RunError` if it was the first.
+    """Return the run to roll back to: the one that the champion replaced. Raises `RunError` if it was the first.
 
     Rolling back undoes promotions one by one: twice in a row leads back two, not there and back.
     """

@@ -47,7 +47,7 @@ class Checkpoints:
         return None
 
     def iteration(self) -> int:
-        """Return how far the newest state had come, in iterations; 0 if there is none."""
+        """Return the newest state's iteration; 0 if there is none."""
         newest = next(iter(self._newest_first()), None)
         return int(newest.key.removeprefix(self.prefix).partition("-")[0]) if newest else 0
 

@@ -1,4 +1,4 @@
-"""Claims: which run each drop was given to, decided once.
+"""Claims: the run that each drop was given to, decided once.
 
 The owner of a claim is a run, not a process: equal plans are equal runs, so any watcher can finish what another began,
 and no watcher needs to know which process has died.
@@ -36,7 +36,7 @@ class Claims:
         self._owners = {drop: self._owners.get(drop) or self._owner(drop) for drop in drops}
 
     def claimed(self, drop: str) -> bool:
-        """Whether a run has this drop."""
+        """Return whether a run has this drop."""
         return drop in self._owners
 
     def owners(self) -> set[str]:
@@ -75,7 +75,7 @@ class Claims:
         self.withdraw(plan)
 
     def _create(self, drop: str, run_id: str) -> str:
-        """Claim a drop for a run; return whose it is then."""
+        """Claim a drop for a run; return the run that has it then."""
         try:
             self._objects.create(self._keys.claim(drop), Claim(drop=drop, run_id=run_id).to_bytes())
         except Conflict:

@@ -30,7 +30,7 @@ OWN_FILES = re.compile(
 
 
 NAMED = 10
-"""As many files are named that came too late."""
+"""Number of late files that are named."""
 
 
 @dataclass
@@ -49,11 +49,11 @@ class Arrivals:
 
     @property
     def manifest_version(self) -> tuple[datetime | None, int]:
-        """Return what changes when a manifest is written again, as by an erasure."""
+        """Return a value that changes when a manifest is rewritten, as by an erasure."""
         return self.committed, self.manifest_size
 
     def add(self, name: str, size: int, at: datetime | None) -> None:
-        """Note a file."""
+        """Record a file."""
         if at is None:
             return
         if name == "drop.json":
@@ -279,7 +279,7 @@ class Drops:
                 self._objects.replace(key, report.model_copy(update={"cause": cause}).to_bytes(), version)
 
     def quarantine_damaged(self, damaged: DamagedDrop) -> None:
-        """Put a drop into quarantine that proved damaged: the next plan does without it."""
+        """Put a damaged drop into quarantine: the next plan leaves it out."""
         self.quarantine(damaged.drop, str(damaged))
 
     def quarantine_reports(self) -> dict[str, Quarantine | None]:
@@ -291,7 +291,7 @@ class Drops:
         return found
 
     def quarantine_causes(self) -> dict[str, str]:
-        """Return why each drop in quarantine is there."""
+        """Return the cause for each drop in quarantine."""
         reports = self.quarantine_reports().items()
         return {drop: report.cause if report else "a report that retrain did not write" for drop, report in reports}
 
@@ -371,7 +371,7 @@ class Erasures:
         return erasure
 
     def complete(self, erasure: Erasure) -> Erasure:
-        """Write what an erasure came to, over what was decided."""
+        """Replace the record of an erasure's start by the record of its result."""
         key = self._keys.erasure(erasure.sequence)
         self._objects.replace(key, erasure.to_bytes(), self._objects.read(key)[1])
         return erasure

@@ -23,7 +23,7 @@ class TaskKeys:
         return self.shard(drop, "drop.json")
 
     def success(self, drop: str) -> str:
-        """What a producer that writes no manifest uploads last: an empty object that ends the drop."""
+        """The empty object that ends a drop: a producer that writes no manifest uploads it last."""
         return self.shard(drop, "_SUCCESS")
 
     def quarantine(self, drop: str) -> str:
@@ -31,7 +31,7 @@ class TaskKeys:
         return self.shard(drop, "quarantine.json")
 
     def validations(self, drop: str) -> str:
-        """How often a drop's validation was begun and never ended."""
+        """The number of validations of a drop that started and never ended."""
         return f"{self.task}/validations/{drop}.json"
 
     def validating(self, drop: str) -> "TaskKeys":
@@ -67,7 +67,7 @@ class TaskKeys:
         return f"{self.task}/claims/"
 
     def claim(self, drop: str) -> str:
-        """Which run a drop was given to."""
+        """The run that a drop was given to."""
         return f"{self.task}/claims/{drop}.json"
 
     @property
@@ -116,9 +116,9 @@ class TaskKeys:
 
     @property
     def lease(self) -> str:
-        """Who is working on the task."""
+        """The lease of the process that works on the task."""
         return f"{self.task}/lease.json"
 
     def submission(self, submission_id: str) -> str:
-        """What became of one submission of the pipeline."""
+        """The outcome of one submission of the pipeline."""
         return f"{self.task}/submissions/{submission_id}.json"

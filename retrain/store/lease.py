@@ -98,7 +98,7 @@ class Lease:
         self._put(datetime.now(UTC) + timedelta(seconds=self._seconds))
 
     def release(self) -> None:
-        """Give the lease back. That it cannot be is no error of what was done under it: it expires by itself."""
+        """Release the lease. A failure to do so does not fail the work under it: the lease expires by itself."""
         self._is_given_back = True
         try:
             self._put(datetime.now(UTC))
@@ -169,7 +169,7 @@ def heartbeat(lease: Lease, seconds: float = LEASE_SECONDS) -> Iterator[None]:
 
 
 def _renew_until(lease: Lease, stopped: Event, interval: float) -> None:
-    """Renew until stopped or lost; that the store cannot be reached costs the lease only if others can reach it."""
+    """Renew until stopped or lost. If the store is unreachable for all, the lease is kept."""
     while not stopped.wait(interval):
         try:
             lease.renew()

@@ -1,4 +1,4 @@
-"""The ledger: one immutable record for each ended run, and what it says was saved."""
+"""The ledger: one immutable record for each ended run, with its savings."""
 
 from retrain.records import RunRecord, parse_record
 from retrain.store.base import Conflict, Missing, ObjectStore

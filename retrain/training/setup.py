@@ -76,9 +76,9 @@ class Run:
     mix: Mix
     """Mixes the images of a batch, and their targets."""
     augmentation: torch.Generator
-    """Where random crops and flips come from."""
+    """The random generator of crops and flips."""
     average: AveragedNetwork
-    """What is evaluated, stopped on and kept."""
+    """The network that is evaluated, stopped on and saved."""
     progress: Progress
     ranks: ProcessGroup
     """The group of processes that train together."""
@@ -97,7 +97,7 @@ class Run:
     statistics: StatisticsCorrection = field(init=False)
     """Corrects BatchNorm's running statistics where they start afresh."""
     groups: Groups = field(init=False)
-    """Samples of val whose accuracies are told apart."""
+    """Groups of val samples whose accuracies are reported separately."""
 
     def __post_init__(self) -> None:
         """Start all counts at zero, and fix the order in which val is read."""

@@ -120,9 +120,9 @@ def judge(
 def is_good_enough(points: Sequence[Point], target: Target, rule: StopRule | None) -> bool:
     """Return whether the newest point has reached its target.
 
-    A target that is carried over from earlier drops says nothing of what is new. So the score on all of val must be
-    above what is expected of scratch, or all that is learnt must have stopped improving. The further a run is above a
-    carried target, on what is old and on what is new, the more it must gain to go on. A run that has lost as much since
+    A target that is carried over from earlier drops says nothing about new samples. So the score on all of val must be
+    above the score expected of scratch, or all curves must have stopped improving. The further a run is above a
+    carried target, on old and on new drops, the more it must gain to continue. A run that has lost as much since
     its best evaluation is not at its target: it is in the dip that follows a start with a large step.
     """
     last = points[-1]

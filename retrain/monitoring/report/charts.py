@@ -24,7 +24,7 @@ OWN_LINK = '<a tabindex="-1" xlink:href="#'
 """Its replacement, for pointers only: hundreds of tab stops would come before the table, which has all links."""
 LABELLED = re.compile(r'<path aria-label="([^"]*)"([^>]*)/>')
 TITLED = r"<path\2><title>\1</title></path>"
-"""A title describes the mark as the label did, and is also shown under a pointer."""
+"""A title describes the mark as the label did, and is also shown as a tooltip."""
 
 
 def svg(chart: Chart, width: int, height: int) -> Markup:
@@ -64,7 +64,7 @@ def colours(chosen: Mapping[str, str]) -> alt.Scale:
 
 
 def links(base: alt.Chart, y: alt.Y, colour: str) -> alt.Chart:
-    """Return a point for each row, described by its `label`, which leads to its `link`."""
+    """Return a point for each row, described by its `label` and linked to its `link`."""
     points: alt.Chart = base.mark_point(filled=True, size=36, opacity=1, color=f"var(--{colour})")
     return points.encode(y=y, href="link:N", description="label:N")
 
@@ -77,7 +77,7 @@ TENTHS = alt.Axis(grid=False, format=".1f", tickCount=6)
 
 
 def spent_chart(steps: Sequence[Step]) -> Chart:
-    """Return a chart of iterations so far: always training from scratch, and the total that was spent."""
+    """Return a chart of cumulative iterations: those of always training from scratch, and those spent."""
     base = table(_rows(steps)).encode(x=time_axis())
     gain, loss = _gap(base, "higher", "net"), _gap(base, "lower", "bad")
     lines = _lines(steps, {"always from scratch": ("baseline", "scratch"), "spent, all in": ("used_all_in", "ours")})
@@ -136,7 +136,7 @@ def _first_dashed(names: Sequence[str]) -> alt.Scale:
 
 
 def race_chart(shown: Race) -> Chart:
-    """A run's score against its baseline's, the target, and where each came to 99 and 100 percent."""
+    """A run's score and its baseline's, the target, and the iterations at which each reached 99 and 100 percent."""
     points = [
         {"iteration": point.iteration, "score": point.score, "runner": runner}
         for runner, curve in shown.curves.items()
@@ -148,7 +148,7 @@ def race_chart(shown: Race) -> Chart:
 
 
 def _raced(base: alt.Chart) -> alt.Chart:
-    """Put a runner's score over its iterations."""
+    """Plot the score of a run or its baseline over iterations."""
     return base.encode(
         x=alt.X("iteration:Q", title="iterations", axis=alt.Axis(grid=False, format="~s", tickCount=5)),
         y=alt.Y("score:Q", title=None, axis=PERCENT, scale=alt.Scale(zero=False)),

@@ -12,7 +12,7 @@ from retrain.monitoring.report.sources import Sources
 from retrain.records import Drop, RunRecord
 
 REIGNS = 60
-"""Number of newest champions in the timeline. It begins with the first of them."""
+"""Number of newest champions in the timeline. It begins with the oldest of these."""
 RUNS = 200
 
 
@@ -89,7 +89,7 @@ OUTCOMES = {
 
 
 def champion_chart(shown: Timeline) -> Chart:
-    """Score of the model in force on test."""
+    """Return a chart of the champion's score on test."""
     axis = alt.Axis(format=".1%", tickCount=4, minExtent=MARGIN, maxExtent=MARGIN)
     y = alt.Y("score:Q", title=None, axis=axis, scale=alt.Scale(zero=False, padding=10))
     base = table(_reign_chart(shown)).encode(x=time_axis(_span(shown), labels=False))
