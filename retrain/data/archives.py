@@ -22,7 +22,7 @@ MAX_RATIO = 100
 LEAST_LIMIT = 100_000_000
 """Bytes that any gzipped tar may unpack to."""
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError, LookupError, EOFError)
-"""What zipfile's parser raises at damaged, encrypted and foreign archives."""
+"""Errors of zipfile's parser at damaged, encrypted and foreign archives."""
 
 
 class Member(NamedTuple):

@@ -1,4 +1,4 @@
-"""Which split and class each sample of a drop's shards has: by the drop's sample table, or by its key before those."""
+"""Find split and class of each sample in shards: by the drop's sample table or, in drops without one, by its key."""
 
 from collections.abc import Collection
 from typing import NamedTuple
@@ -15,7 +15,7 @@ UNUSED = frozenset({"duplicate", "conflict", "bad"})
 
 
 class Place(NamedTuple):
-    """Where a sample belongs."""
+    """The split and class of a sample."""
 
     split: Split
     class_name: str

@@ -20,7 +20,7 @@ class Rows(NamedTuple):
 
     @property
     def at(self) -> slice:
-        """Where they are in a whole batch."""
+        """Their positions in the whole batch."""
         return slice(self.start, self.stop)
 
 
@@ -58,7 +58,7 @@ class Normalize:
 
 
 class Augment:
-    """What is done to training images last: crop (unless they were cropped before), flip, normalise."""
+    """The last steps for training images: crop (unless they were cropped before), flip, normalise."""
 
     def __init__(self, data: Data, bf16: bool = False) -> None:
         self.data, self.normalize = data, Normalize(data, bf16)

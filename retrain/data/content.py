@@ -1,4 +1,4 @@
-"""What an image is, whatever it is called: a digest of its content, and a hash that similar images share."""
+"""Identify an image without its name: a digest of its content, and a hash that similar images share."""
 
 import hashlib
 import io
@@ -26,7 +26,7 @@ MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
 class ImageFacts(NamedTuple):
-    """What is known of an image without its name."""
+    """Facts of an image that do not depend on its name."""
 
     content: bytes
     """Digest of what it shows: the same for other names, metadata, and lossless formats."""

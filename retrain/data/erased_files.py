@@ -21,7 +21,7 @@ STAY = frozenset({"drop.json", "quarantine.json", "_SUCCESS"})
 
 @dataclass
 class Searched:
-    """What a search of a drop's objects came to."""
+    """The result of a search of a drop's objects."""
 
     doomed: set[str] = field(default_factory=set)
     """Names of the objects that hold erased samples, or may show them otherwise."""

@@ -18,7 +18,7 @@ from retrain.store.base import ObjectStore
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 SPLIT_NAMES: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""How folders and archives are called that hold a split."""
+"""Names of folders and archives that contain a split."""
 
 
 LABEL_BYTES = 1024

@@ -105,7 +105,7 @@ class KnownContent:
 
 @dataclass
 class Resolved:
-    """Where a drop's samples belong."""
+    """The final uses of a drop's samples."""
 
     table: SampleTable
     relabelled: list[Change] = field(default_factory=list)

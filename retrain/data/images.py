@@ -33,7 +33,7 @@ EXTENSIONS = frozenset(
 MAX_PIXELS = 50_000_000
 
 HEIC_BRANDS = frozenset({b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1"})
-"""What follows the first four bytes of an image in HEIC."""
+"""Bytes after the first four of an image in HEIC."""
 
 FIRST_TURNED = 5
 """Orientations of EXIF from this one on turn an image by 90 degrees."""
@@ -68,7 +68,7 @@ class OpenedImage(NamedTuple):
     full_size: tuple[int, int]
     """Width and height as its header has them."""
     frame: Frame
-    """What it is to come to, before it is turned upright."""
+    """The frame to bring it to, before it is turned upright."""
     width: float
     height: float
 

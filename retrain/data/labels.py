@@ -1,4 +1,4 @@
-"""Where labels come from: one rule for a whole source, found in its files or stated by the task."""
+"""Read labels by one rule for a whole source, which is found in its files or stated by the task."""
 
 import json
 from collections import Counter, defaultdict
@@ -67,7 +67,7 @@ def name_files(unread: Sequence[Unread]) -> str:
 
 
 class LabelRule(NamedTuple):
-    """Where labels come from: `folder`, `cls`, `txt`, `json` (and which field), or `csv`: a table of any kind."""
+    """The rule for labels: `folder`, `cls`, `txt`, `json` (and which field), or `csv`: a table of any kind."""
 
     kind: str
     field: str = ""

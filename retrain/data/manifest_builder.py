@@ -51,7 +51,7 @@ class ReadDrop:
     """A drop as it was read and validated, before it is compared with the committed drops."""
 
     root: str
-    """Where it was read, for messages."""
+    """The source that it was read from, for messages."""
     table: SampleTable
     """Its samples, with the uses that the source states: train if it has no splits."""
     shards: tuple[Shard, ...]

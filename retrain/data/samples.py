@@ -45,12 +45,12 @@ class Samples:
 
     @property
     def device(self) -> torch.device:
-        """Where they are trained on; the pixels may lie elsewhere."""
+        """The device of the training; the pixels may be elsewhere."""
         return self.labels.device
 
     @property
     def pixels_on(self) -> torch.device:
-        """Where the pixels lie, or come to when they are read."""
+        """The device of the pixels, or the one that they are read to."""
         return self.images.device if isinstance(self.images, Tensor) else torch.device("cpu")
 
     @property

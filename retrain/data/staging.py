@@ -70,5 +70,5 @@ def _cut(order: Sequence[Item], ends: Iterable[int]) -> list[Sequence[Item]]:
 
 
 def stable_hash(name: str, seed: int) -> bytes:
-    """What to sort by for a random order, one that no library's random numbers change with its next version."""
+    """Return a sort key for a random order that does not depend on a library's random number generator."""
     return hashlib.sha256(f"{seed}/{name}".encode()).digest()

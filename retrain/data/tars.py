@@ -17,7 +17,7 @@ MAX_HEADER = 16_384
 """Bytes of an extended header. tarfile holds it in memory, and may take a time that grows with its square."""
 
 TAR_ERRORS = (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError)
-"""What tarfile's parser trips over."""
+"""Errors of tarfile's parser at damaged tars."""
 
 
 class _Header(tarfile.TarInfo):

@@ -1,4 +1,4 @@
-"""Where drops, runs, the ledger and the champion are kept.
+"""The store of drops, runs, the ledger and the champion.
 
 `task_store.TaskStore` is the only door to a task's data. `ObjectStore` is the protocol below it: a local folder and S3
 (`store/s3/`) have one contract, held by tests/store/test_store.py. Imports records, config, utils and errors.
@@ -15,7 +15,7 @@ __all__ = ["Conflict", "Entry", "LocalStore", "Missing", "ObjectStore", "open_st
 
 
 SLIP = re.compile(r"(s3|gs|az|https?|file):")
-"""How an address begins that is no folder, though it lacks a slash: `s3:/bucket/prefix`."""
+"""Start of an address that is not a folder, though a slash is missing: `s3:/bucket/prefix`."""
 
 
 def open_store(url: str, endpoint_url: str | None = None) -> ObjectStore:

@@ -45,7 +45,7 @@ class ObjectStore(Protocol):
     """
 
     url: str
-    """Where the store is, as a task file writes it."""
+    """The store's address, as a task file writes it."""
 
     def read(self, key: str) -> tuple[bytes, str]:
         """Return the object's bytes and version. Raises `Missing`."""

@@ -52,7 +52,7 @@ def _machine() -> str | None:
 
 
 LEASE_SECONDS = 60.0
-"""How long a lease lasts without a heartbeat; it is renewed three times as often."""
+"""Seconds that a lease lasts without a heartbeat; it is renewed three times as often."""
 
 log = logging.getLogger("retrain")
 
@@ -169,7 +169,7 @@ def heartbeat(lease: Lease, seconds: float = LEASE_SECONDS) -> Iterator[None]:
 
 
 def _renew_until(lease: Lease, stopped: Event, interval: float) -> None:
-    """Renew until stopped or lost. If the store is unreachable for all, the lease is kept."""
+    """Renew until stopped or lost. An unreachable store is no loss: another process would have to reach it."""
     while not stopped.wait(interval):
         try:
             lease.renew()

@@ -30,7 +30,7 @@ class TaskStore:
 
     @property
     def url(self) -> str:
-        """Where the object store is, as a task file writes it."""
+        """The object store's address, as a task file writes it."""
         return self.objects.url
 
     def run(self, run_id: str) -> RunFiles:

@@ -78,7 +78,7 @@ class Run:
     augmentation: torch.Generator
     """The random generator of crops and flips."""
     average: AveragedNetwork
-    """The network that is evaluated, stopped on and saved."""
+    """The averaged network, which is evaluated, stopped on and saved."""
     progress: Progress
     ranks: ProcessGroup
     """The group of processes that train together."""

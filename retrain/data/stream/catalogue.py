@@ -1,4 +1,4 @@
-"""What a drop's shards hold, and at which bytes: found in one reading of them, and kept beside the decoded drops."""
+"""List the samples of a drop's shards and their byte offsets, by one reading, kept beside the decoded drops."""
 
 import hashlib
 import tempfile

@@ -42,7 +42,7 @@ class FileRows:
 
 
 class _File(NamedTuple):
-    """Where an image's file lies in its shard, and which row of the batch it becomes."""
+    """The position of an image's file in its shard, and its row in the batch."""
 
     row: int
     offset: int
@@ -71,7 +71,7 @@ class ShardPixels:
 
     @property
     def bytes_each(self) -> float:
-        """How long an image's file is on average."""
+        """Return the mean size of an image's file in bytes."""
         return float(self._length.mean(dtype=torch.float64))
 
     def __getitem__(self, rows: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class _HeldOut(NamedTuple):
 
 
 class _Reading:
-    """What has been read of a drop so far."""
+    """The part of a drop that was read so far."""
 
     def __init__(self, drop: Drop, cache: ShardCache, assignment: Assignment) -> None:
         self.drop, self.cache, self._assignment = drop, cache, assignment

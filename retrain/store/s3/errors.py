@@ -27,7 +27,7 @@ ADVICE = {
     "403": CREDENTIALS,
     "RequestTimeTooSkewed": "Set this machine's clock.",
 }
-"""What to do about an error that the server names by code; a reply without a body has only its status."""
+"""Advice by the server's error code; a reply without a body has only its status."""
 
 BAD_CREDENTIALS = (
     botocore.NoCredentialsError,
@@ -46,7 +46,7 @@ class Denied(StoreError):
 
 
 class Location(NamedTuple):
-    """What an error message names: the store, its endpoint, and the key or prefix in question."""
+    """The parts of an error message: the store, its endpoint, and the key or prefix."""
 
     url: str
     endpoint: str
