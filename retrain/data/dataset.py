@@ -97,14 +97,14 @@ def splits_within(split: Split, held_out: Mapping[Split, float]) -> set[Split]:
 
 
 def decoded_bytes(samples: int, image_size: Size) -> int:
-    """Return how many bytes so many samples are as uint8 [3, height, width]."""
+    """Return the size in bytes of this number of samples as uint8 [3, height, width]."""
     return samples * prod(image_shape(image_size))
 
 
 def choose_loading(task: Task, dataset: Dataset) -> Loading:
-    """Return what the task asks for; if it leaves the choice, by how large its training samples are decoded.
+    """Return the task's setting; if it leaves the choice, decide by the size of its decoded training samples.
 
-    The same on every machine: an interrupted run goes on elsewhere, and streaming changes the order of the samples.
+    The same on every machine: an interrupted run may resume elsewhere, and streaming changes the order of samples.
     """
     decoded, memory = decoded_bytes(dataset.samples, task.data.frame), parse_bytes(task.resources.memory)
     size = f"{dataset.samples:,} training samples are {format_bytes(decoded)} decoded"

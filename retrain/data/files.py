@@ -22,12 +22,12 @@ SPLIT_NAMES: dict[str, Split] = {"train": "train", "val": "val", "valid": "val",
 
 
 LABEL_BYTES = 1024
-"""Bytes of the largest label that is read while its tar is listed."""
+"""Largest label in bytes that is read while its tar is listed."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file or a folder below a root: a folder, an archive, a prefix of a store."""
+    """A file or a folder below a root, which is a folder, an archive or a prefix of a store."""
 
     root: str
     name: PurePosixPath
@@ -40,7 +40,7 @@ class SourceFile:
     archive: str = ""
     """Its archive's name, if that lies in the source beside other files."""
     problem: str = ""
-    """Why it cannot be read, if it cannot be."""
+    """The reason why it cannot be read, or empty."""
 
     def __str__(self) -> str:
         return f"{self.root}: {self.name}"

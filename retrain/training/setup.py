@@ -44,7 +44,7 @@ class Parent:
     counters: Counters | None
     """None if the sampling does not need them."""
     moments: Mapping[str, Tensor] | None = None
-    """The state of its optimiser, if the task keeps it."""
+    """The optimiser's state, if the task keeps it."""
 
 
 @dataclass

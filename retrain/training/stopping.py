@@ -19,7 +19,7 @@ RISK = 1e-3
 """Largest probability that an evaluation gives up wrongly."""
 
 EARLY_RISK = 0.5
-"""The same for each single check early in a run: it gives up if the accuracy so far is below the needed one."""
+"""The same for each check early in a run: it gives up if the accuracy so far is below the needed one."""
 
 FIRST, GROWTH = 128, 1.5
 """Samples before the first check, and the factor by which the samples grow from check to check."""
@@ -64,7 +64,7 @@ def needed_accuracy(target: Target | None, rule: StopRule | None = None) -> floa
 
 
 def is_early(target: Target | None, iteration: int) -> bool:
-    """Return whether the iteration is earlier than any run of the task has come near its target."""
+    """Return whether the iteration is earlier than all at which runs of the task came near their targets."""
     return target is not None and iteration < target.expected_from
 
 

@@ -21,7 +21,7 @@ CLOCK = {"hours": "%H:%M", "minutes": "%H:%M"}
 LINK = '<a xlink:href="https://vega.github.io/vega-datasets/#'
 """The renderer's output for a link within the page."""
 OWN_LINK = '<a tabindex="-1" xlink:href="#'
-"""Its replacement, for pointers only: hundreds of tab stops would come before the table, which has all links."""
+"""Its replacement, for pointers only: otherwise hundreds of tab stops precede the table, which has all links."""
 LABELLED = re.compile(r'<path aria-label="([^"]*)"([^>]*)/>')
 TITLED = r"<path\2><title>\1</title></path>"
 """A title describes the mark as the label did, and is also shown as a tooltip."""
@@ -47,7 +47,7 @@ def table(rows: Sequence[Row]) -> alt.Chart:
 
 
 def milliseconds(time: datetime) -> int:
-    """Return a time as Vega takes it: milliseconds since 1970."""
+    """Return a time in Vega's unit: milliseconds since 1970."""
     return int(time.timestamp() * 1000)
 
 

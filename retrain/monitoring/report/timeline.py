@@ -25,7 +25,7 @@ class Reign(NamedTuple):
     since: datetime
     until: datetime
     score: float | None
-    """On the test split, when it was evaluated."""
+    """On the test split; None if it was not evaluated there."""
     metric: Metric
     author: str | None
     """The person who approved, promoted or rolled back; None if the gate decided alone."""
@@ -108,7 +108,7 @@ def event_chart(shown: Timeline) -> Chart:
 
 
 def _by_outcome(runs: alt.Chart, shown: Timeline) -> alt.Chart:
-    """Mark outcomes by shape and colour, with a legend of those that occurred."""
+    """Mark outcomes by shape and colour, with a legend of the outcomes that occurred."""
     seen = {run.outcome: OUTCOMES[run.outcome] for run in shown.runs}
     shapes = alt.Scale(domain=list(seen), range=[shape for shape, _ in seen.values()])
     tints = colours({outcome: colour for outcome, (_, colour) in seen.items()})
