@@ -38,6 +38,7 @@ auth_service_required = none
 auth_client_required = none
 ms_mon_client_mode = crc
 mon_allow_pool_size_one = true
+mon_data_avail_crit = 0
 mon_data = {folder}/mon
 osd_data = {folder}/osd
 rgw_data = {folder}/rgw
