@@ -1,6 +1,7 @@
 """Erase samples from a task's drops: rewrite the shards and lists that hold them, delete whatever else holds them.
 
-Every step can be repeated, and what a step needs is erased after it: an erasure that was interrupted goes on.
+Every step can be repeated, and what a step needs is erased after it: the same command completes an erasure that was
+interrupted.
 """
 
 import hashlib
@@ -233,19 +234,7 @@ def _copy_members(stream: HashingReader, path: Path, without: Collection[str], w
             if not member.isreg() or base_plus_ext(member.name)[0] in without:
                 continue
             stream.seek(member.offset_data)
-            copy.addfile(member, _Part(stream, member.size))  # type: ignore[arg-type]  # it only reads
-
-
-class _Part:
-    """The next bytes of a stream."""
-
-    def __init__(self, stream: HashingReader, size: int) -> None:
-        self._stream, self._left = stream, size
-
-    def read(self, size: int) -> bytes:
-        data = self._stream.read(min(size, self._left))
-        self._left -= len(data)
-        return data
+            copy.addfile(member, stream)  # type: ignore[arg-type]  # it only reads as many bytes as the member has
 
 
 def stale_digests(drop_id: str, store: TaskStore) -> Iterator[str]:

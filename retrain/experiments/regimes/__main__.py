@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m retrain.experiments.regimes", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser(
-        "run", help="Run what has not been run yet. It can be stopped at any moment and goes on later."
+        "run", help="Run what has not been run yet. It can be stopped at any moment and resumed later."
     )
     run.add_argument("names", nargs="*", metavar="NAME", help="Regimes; all if absent.")
     run.add_argument("--seeds", type=_seeds, default=None, help="Such as 0,1,2; those of each regime if absent.")

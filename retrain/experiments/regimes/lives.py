@@ -1,7 +1,7 @@
 """The lives of one regime with one seed: every method retrains drop by drop in a store of its own.
 
 All methods start from the same first model, and no store holds what another method learnt. Stores lie below the
-output folder until every result is kept, so that a life that was killed goes on where it stopped.
+output folder until every result is kept, so that a life that was killed is resumed where it stopped.
 """
 
 import logging
