@@ -22,9 +22,9 @@ the shell complete commands, options and names of tasks.
 | 1 | a retraining ended and its model was not promoted: the record says why; \
 `doctor`: a check failed; `watch --once`: a task could not be seen to |
 | 2 | the input is wrong, or the store cannot be used: one message says what to put right; \
-a run that had begun leaves its plan and saved states, and goes on from there |
+a run that had begun leaves its plan and saved states, and is resumed by the same command |
 | 3 | `run`: the candidate passed the gate and awaits `retrain approve` (`gate.approval: manual`) |
-| 75 | stopped by SIGTERM, or Ctrl-C in training, after the state was saved: run it again, and it goes on from there |
+| 75 | stopped by SIGTERM, or Ctrl-C in training, after the state was saved: run it again to resume it |
 """
 
 
