@@ -63,12 +63,9 @@ def _print_packed(packed: "Packed") -> None:
     drop = packed.drop
     was_there = "" if packed.new else " (was there already)"
     typer.echo(f"{drop.id}: {pluralize(len(drop.classes), 'class')}, {samples(drop)}{was_there}")
-    if reading := drop.reading:
-        for note in reading.notes:
-            typer.echo(f"note: {note}")
-        if reading.not_samples:
-            counted = ", ".join(f"{count:,} {kind}" for kind, count in reading.not_samples.items())
-            typer.echo(f"no samples: {counted}")
+    if (reading := drop.reading) and reading.not_samples:
+        counted = ", ".join(f"{count:,} {kind}" for kind, count in reading.not_samples.items())
+        typer.echo(f"no samples: {counted}")
 
 
 def _preview(packed: "Packed", max_bad_share: float) -> None:

@@ -165,13 +165,13 @@ class Intake:
             if found := self._committed_before(read, drop_id):
                 return Packed(found, new=False)
             resolved = self.resolve(read, drop_id)
-            for sentence in (*resolved.sentences(), *self._tell_alike(drop_id, resolved.table)):
+            for sentence in (*read.notes(), *resolved.sentences(), *self._tell_alike(drop_id, resolved.table)):
                 self._tell(sentence)
             if resolved.relabelled:
                 amendment = store.drops.amendments.append(resolved.relabelled)
-                self._tell(
-                    f"amendment {amendment.sequence}: {len(amendment.changes):,} earlier images have new classes"
-                )
+                changed = len(amendment.changes)
+                have = "image has a new class" if changed == 1 else "images have new classes"
+                self._tell(f"amendment {amendment.sequence}: {changed:,} earlier {have}")
             if holder := self._holder(resolved):
                 self._tell("nothing is new in it")
                 return Packed(holder, new=False)

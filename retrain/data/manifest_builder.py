@@ -1,7 +1,7 @@
 """Collect the samples of a drop as they are read, and build its manifest."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -13,6 +13,7 @@ from retrain.data.sample_table import SPLITS, SampleRow, SampleTable
 from retrain.errors import DropError
 from retrain.records import Drop, LeftOut, Reading, SampleList, Shard, Uploaded
 from retrain.records.drop import drop_digest
+from retrain.utils.text import pluralize
 
 
 class BadSamples:
@@ -79,6 +80,13 @@ class ReadDrop:
         left_out = bad.settle(sum(row.use != "bad" for row in rows))
         table, source = SampleTable.of(rows), _source_digest(rows)
         return cls(root, table, tuple(shards), left_out, held_out, source, reading, uploaded)
+
+    def notes(self) -> Iterator[str]:
+        """Yield notes on names of classes, and on bad samples that were left out."""
+        yield from self.reading.notes
+        if self.left_out:
+            first = self.left_out[0]
+            yield f"{pluralize(len(self.left_out), 'bad sample')} left out, the first: {first.where}: {first.cause}"
 
 
 def _source_digest(rows: Iterable[SampleRow]) -> str:

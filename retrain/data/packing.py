@@ -77,7 +77,12 @@ def pack(
 
 
 def pack_by_shards(
-    source: Source, task: Task, store: TaskStore, drop_id: str, uploaded: Uploaded | None = None
+    source: Source,
+    task: Task,
+    store: TaskStore,
+    drop_id: str,
+    uploaded: Uploaded | None = None,
+    tell: Callable[[str], None] = log.info,
 ) -> Packed:
     """Commit a source as a drop of this id, with at most `ON_DISK` shards on this disk at once.
 
@@ -85,7 +90,7 @@ def pack_by_shards(
     the store as soon as it is written. Raises `DropError` as `pack` does; the shards that went before then stay in the
     store, where nothing reads them.
     """
-    intake = Intake(task, store)
+    intake = Intake(task, store, tell)
     intake.learn()
     with tempfile.TemporaryDirectory(prefix="retrain-") as temporary:
         folder = Path(temporary)

@@ -4,9 +4,10 @@ Shards in which every sample has a `key.png` and a `key.cls` stay as they are; a
 our own first. Both end with `drop.json`.
 """
 
+import logging
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import groupby
 from pathlib import PurePosixPath
@@ -34,6 +35,8 @@ from retrain.records.drop import canonical_class_name, clean_class_name
 from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import parallel_map
 
+log = logging.getLogger("retrain")
+
 PACKED = re.compile(re.escape(OURS) + r"(train|val|test)-\d{6}-[0-9a-f]{8}\.tar")
 """Names of shards by `pack_by_shards`: those in the store are of an earlier attempt that wrote no manifest."""
 
@@ -45,10 +48,11 @@ class NotPlain(Exception):
     """Readers of committed shards would misread its samples, so it is read as other sources are."""
 
 
-def ingest_drop(drop_id: str, task: Task, store: TaskStore) -> Drop:
+def ingest_drop(drop_id: str, task: Task, store: TaskStore, tell: Callable[[str], None] = log.info) -> Drop:
     """Commit what a producer has uploaded under a drop, in any layout that `docs/your-data.md` describes.
 
-    Raises `DropError`, naming file, key and cause, if any part is wrong; then nothing is committed.
+    `tell` is called with findings, such as duplicates. Raises `DropError`, naming file, key and cause, if any part is
+    wrong; then nothing is committed.
     """
     check_id(drop_id, 1)
     prefix = store.keys.shard(drop_id, "")
@@ -63,11 +67,11 @@ def ingest_drop(drop_id: str, task: Task, store: TaskStore) -> Drop:
         with suppress(NotPlain):
             litter = Counter(kind for entry in theirs if (kind := litter_kind(entry.name)))
             read = _read_shards(drop_id, shards, litter, task, store, uploaded)
-            intake = Intake(task, store)
+            intake = Intake(task, store, tell)
             intake.learn()
             return _committed(intake.commit(read, drop_id), drop_id)
     source = survey_upload(store.objects, prefix, ours, task.data)
-    return _committed(pack_by_shards(source, task, store, drop_id, uploaded), drop_id)
+    return _committed(pack_by_shards(source, task, store, drop_id, uploaded, tell), drop_id)
 
 
 def _committed(packed: Packed, drop_id: str) -> Drop:

@@ -3,7 +3,7 @@
 Each validation runs in a subprocess and is counted before it begins: a crash may take the watcher down with it."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
@@ -91,12 +91,28 @@ INGEST_SECONDS = 6 * 3600.0
 log = logging.getLogger("retrain")
 
 
-def try_ingest_drop(task: Task, drop: str) -> str | None:
-    """Commit a drop, or return why it must be quarantined. Raises `StoreError`."""
+class Judged(NamedTuple):
+    """The outcome of a validation."""
+
+    cause: str | None
+    """The reason for its quarantine; None if the drop is committed."""
+    findings: tuple[str, ...]
+    """Duplicates, conflicts and other findings, in sentences."""
+
+
+def validate_drop(task: Task, drop: str) -> Judged:
+    """Commit a drop, or return why it must be quarantined; with what was found in it. Raises `StoreError`."""
+    findings: list[str] = []
+    cause = try_ingest_drop(task, drop, findings.append)
+    return Judged(cause, tuple(findings))
+
+
+def try_ingest_drop(task: Task, drop: str, tell: Callable[[str], None] = log.info) -> str | None:
+    """Commit a drop, or return why it must be quarantined. `tell` is called with findings. Raises `StoreError`."""
     from retrain.data.uploads import ingest_drop  # imports torch, which only the subprocess needs
 
     try:
-        ingest_drop(drop, task, open_task_store(task))
+        ingest_drop(drop, task, open_task_store(task), tell)
     except DropError as error:
         return str(error)
     return None
@@ -158,6 +174,9 @@ class Ingestion:
             return f"{before.begun} validations began and never ended, the last: {before.how}"
         self._health.alive(working=True)
         try:
-            return run_in_subprocess(f"validating drop {drop}", INGEST_SECONDS, try_ingest_drop, self._task, drop)
+            judged = run_in_subprocess(f"validating drop {drop}", INGEST_SECONDS, validate_drop, self._task, drop)
         finally:
             self._health.alive()
+        for finding in judged.findings:
+            log.info("%s: drop %s: %s", self._task.name, drop, finding)
+        return judged.cause

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.pictures import png
 from support.uploads import good, shard, task_in, upload
 from support.watching import Place, Recorder, counts, figures, notified_queue, on_s3
 
@@ -34,7 +35,14 @@ from retrain.store.task_store import TaskStore
 from retrain.utils.processes import WorkerCrashed
 from retrain.watcher import ingestion
 from retrain.watcher.health import MAX_SILENCE, Health
-from retrain.watcher.ingestion import MAX_ATTEMPTS, Ingestion, ValidationAttempts, count_validation, try_ingest_drop
+from retrain.watcher.ingestion import (
+    MAX_ATTEMPTS,
+    Ingestion,
+    Judged,
+    ValidationAttempts,
+    count_validation,
+    validate_drop,
+)
 from retrain.watcher.task_watch import Pace, TaskWatch
 
 KEYS = TaskKeys("pets")
@@ -50,14 +58,14 @@ def place(tmp_path: Path) -> Place:
     return Place(task_in(tmp_path).model_copy(update={"model": Model(name="logistic")}))
 
 
-def die_of_bad_drop(number: int, deaths: Path, task: Task, drop: str) -> str | None:
-    """Ingest a drop; of a bad one, die as if the kernel had sent this signal."""
+def die_of_bad_drop(number: int, deaths: Path, task: Task, drop: str) -> Judged:
+    """Validate a drop; of a bad one, die as if the kernel had sent this signal."""
     if drop != "a-bad":
-        return try_ingest_drop(task, drop)
+        return validate_drop(task, drop)
     with deaths.open("a") as note:
         note.write(f"{os.getpid()}\n")
     os.kill(os.getpid(), number)
-    return None
+    return Judged(None, ())
 
 
 def freeze_next_child(frozen: list[BaseProcess], watcher: Future[Any]) -> None:
@@ -100,7 +108,7 @@ def test_drop_is_quarantined_after_three_dead_validations(
         upload(place.store.objects, drop, {"train.tar": shard(good(first=first))})
     for signal_number in (signal.SIGKILL, signal.SIGKILL, signal.SIGSEGV):
         deadly = partial(die_of_bad_drop, signal_number, tmp_path / "deaths")
-        monkeypatch.setattr(ingestion, "try_ingest_drop", deadly)
+        monkeypatch.setattr(ingestion, "validate_drop", deadly)
         assert not watcher.once()
     monkeypatch.undo()
     assert [drop.id for drop in place.plan(submitted[0]).dataset.drops] == ["b-good"]
@@ -115,6 +123,22 @@ def test_drop_is_quarantined_after_three_dead_validations(
     place.store.objects.delete(KEYS.quarantine("a-bad"))
     assert watcher.once()
     assert place.store.objects.read(KEYS.manifest("a-bad"))
+
+
+def test_watcher_logs_what_a_validation_found(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """The validation runs in a process of its own, whose log nobody reads."""
+    upload(place.store.objects, "first", {f"cat/{number}.png": png(number) for number in range(200, 260)})
+    upload(place.store.objects, "second", {"dog/7.png": png(200), "dog/8.png": png(300), "Dog/9.png": png(301)})
+    with caplog.at_level("INFO", "retrain"):
+        assert place.watcher(Recorder()).once()
+    about = "pets: drop second"
+    assert [message for message in caplog.messages if about in message] == [
+        f"{about}: classes Dog and dog differ in upper and lower case alone; data.aliases can make them one",
+        f"{about}: 1 image left out: in drop first already",
+        f"{about}: two classes: dog/7 (dog) is cat/200 of drop first, which is cat there",
+        f"{about}: amendment 1: 1 earlier image has a new class",
+        f"{about} is committed",
+    ]
 
 
 def test_validation_that_kills_its_watcher_stays_counted(place: Place, tmp_path: Path) -> None:
@@ -212,7 +236,7 @@ def test_three_deaths_quarantine_a_drop_for_any_watchers(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deaths = tmp_path / "deaths"
-    monkeypatch.setattr(ingestion, "try_ingest_drop", partial(die_of_bad_drop, signal.SIGKILL, deaths))
+    monkeypatch.setattr(ingestion, "validate_drop", partial(die_of_bad_drop, signal.SIGKILL, deaths))
     upload(place.store.objects, "a-bad", {"train.tar": shard(good())})
     watchers = [place.watcher(Recorder(), pace=Pace(lease=LEASE)) for _ in range(WATCHERS)]
     with ThreadPoolExecutor(WATCHERS) as pool:
