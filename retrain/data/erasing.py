@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from webdataset.tariterators import base_plus_ext
 
 from retrain.config.frame import Frame
 from retrain.data.amending import COLUMNS, read_rows
@@ -22,6 +21,7 @@ from retrain.data.indexing import read_or_make_table
 from retrain.data.intake import Intake
 from retrain.data.packing import OURS
 from retrain.data.sample_table import NOWHERE, SPLITS, SampleTable, name_table
+from retrain.data.shards import split_name
 from retrain.data.tars import HashingReader, read_members
 from retrain.errors import DamagedDrop, DropError
 from retrain.records import Change, Drop, ErasedSample, Erasure, LeftOut, Shard, Uploaded, digest
@@ -231,7 +231,8 @@ def _rewrite_shard(drop: Drop, position: int, keys: Collection[str], store: Task
 def _copy_members(stream: HashingReader, path: Path, without: Collection[str], where: str) -> None:
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as copy:
         for member in read_members(stream, where):
-            if not member.isreg() or base_plus_ext(member.name)[0] in without:
+            named = split_name(member.name)
+            if not member.isreg() or (named and named[0] in without):
                 continue
             stream.seek(member.offset_data)
             copy.addfile(member, stream)  # type: ignore[arg-type]  # it only reads as many bytes as the member has

@@ -1,14 +1,14 @@
 """WebDataset shards: tars in which a sample is `key.png` (the image as it came) and `key.cls` (its class's name)."""
 
 import hashlib
+import io
+import re
+import tarfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain, count, groupby
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
-
-from webdataset.tariterators import base_plus_ext
-from webdataset.writer import TarWriter
 
 from retrain.config import Split
 from retrain.data.images import EXTENSIONS
@@ -20,6 +20,8 @@ from retrain.records.drop import clean_class_name
 SHARD_BYTES = 64_000_000
 READ = EXTENSIONS | {"cls"}
 """Files of a sample that are read; producers may put others beside them."""
+NAME = re.compile(r"((?:.*/)?[^.]+)\.([^/]*)")
+"""WebDataset's rule: a sample's key ends at the first dot after the last slash."""
 FIRST = frozenset({"bmp", "jpeg", "jpg", "png", "webp"})
 """Images that come before others of the same key: shards committed when only these were read keep their samples."""
 
@@ -65,16 +67,30 @@ def _write_shard(samples: Iterator[Encoded], split: Split, number: int, folder: 
 
 def _write_tar(samples: Iterator[Encoded], path: Path) -> int:
     """Every field of a header is fixed, so equal samples are equal bytes; PAX, as other formats refuse long names."""
-    fixed = {"user": "", "group": "", "mode": 0o444, "mtime": 0, "format": "PAX_FORMAT"}
     written = 0
     try:
-        with path.open("wb") as file, TarWriter(file, encoder=False, **fixed) as tar:
+        with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
             for sample in samples:
-                tar.write({"__key__": sample.key, sample.extension: sample.data, "cls": sample.class_name.encode()})
+                for extension, data in sorted(
+                    {sample.extension: sample.data, "cls": sample.class_name.encode()}.items()
+                ):
+                    tar.addfile(_header(f"{sample.key}.{extension}", len(data)), io.BytesIO(data))
                 written += 1
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}. $TMPDIR may name another folder.") from error
     return written
+
+
+def _header(name: str, size: int) -> tarfile.TarInfo:
+    header = tarfile.TarInfo(name)
+    header.size, header.mode = size, 0o444
+    return header
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """Return the key and the extension of a sample's file, or None for a name that is not `key.extension`."""
+    found = NAME.fullmatch(name)
+    return (found[1], found[2]) if found else None
 
 
 def read_shard(stream: BinaryIO, shard: Shard, where: str, left_out: Collection[str] = ()) -> Iterator[Encoded]:
@@ -119,9 +135,10 @@ def read_samples(stream: HashingReader, where: str) -> Iterator[tuple[str, dict[
 def _files(stream: HashingReader, where: str) -> Iterator[tuple[str, str, bytes]]:
     """Key, extension and bytes of every file that is read."""
     for member in filter(lambda member: member.isreg(), read_members(stream, where)):
-        key, extension = base_plus_ext(member.name)
-        if key is None:
+        named = split_name(member.name)
+        if named is None:
             raise DropError(f"{where}: {member.name}: not a sample's file, which is named key.extension")
+        key, extension = named
         if extension.lower() in READ:
             stream.seek(member.offset_data)
             yield key, extension.lower(), _exactly(stream, member.size, f"{where}: {member.name}")
@@ -171,9 +188,9 @@ def image_locations(shard: BinaryIO, where: str, left_out: Collection[str] = ())
 def _file_locations(shard: BinaryIO, where: str) -> Iterator[tuple[str, str, int, int]]:
     """Key, extension, and place of every file that is read."""
     for member in read_members(shard, where):
-        key, extension = base_plus_ext(member.name)
-        if member.isreg() and key and extension.lower() in READ:
-            yield key, extension.lower(), member.offset_data, member.size
+        named = split_name(member.name)
+        if member.isreg() and named and named[1].lower() in READ:
+            yield named[0], named[1].lower(), member.offset_data, member.size
 
 
 def _locate_image(key: str, files: dict[str, tuple[int, int]], shard: BinaryIO, where: str) -> ImageLocation:

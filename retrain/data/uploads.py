@@ -13,8 +13,6 @@ from itertools import groupby
 from pathlib import PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-from webdataset.tariterators import base_plus_ext
-
 from retrain.config import Split
 from retrain.config.task import Data, Task
 from retrain.data.content import ImageFacts, examine_image
@@ -26,7 +24,7 @@ from retrain.data.litter import litter_kind
 from retrain.data.manifest_builder import BadSamples, ReadDrop
 from retrain.data.packing import OURS, check_id, pack_by_shards
 from retrain.data.sample_table import SampleRow
-from retrain.data.shards import READ
+from retrain.data.shards import READ, split_name
 from retrain.data.source import survey_upload
 from retrain.data.tars import HashingReader, read_members
 from retrain.errors import DropError
@@ -181,10 +179,10 @@ def _members(stream: HashingReader, where: str) -> Iterator[tuple[str, str, byte
     for member in read_members(stream, where):
         if not member.isreg():
             continue
-        key, extension = base_plus_ext(member.name)
-        if key is None or litter_kind(PurePosixPath(member.name)):
+        named = split_name(member.name)
+        if named is None or litter_kind(PurePosixPath(member.name)):
             raise NotPlain
-        extension = extension.lower()
+        key, extension = named[0], named[1].lower()
         if extension not in READ:
             yield key, extension, b""
             continue

@@ -109,7 +109,7 @@ def validate_drop(task: Task, drop: str) -> Judged:
 
 def try_ingest_drop(task: Task, drop: str, tell: Callable[[str], None] = log.info) -> str | None:
     """Commit a drop, or return why it must be quarantined. `tell` is called with findings. Raises `StoreError`."""
-    from retrain.data.uploads import ingest_drop  # imports torch, which only the subprocess needs
+    from retrain.data.uploads import ingest_drop  # imports numpy and Pillow, which only the subprocess needs
 
     try:
         ingest_drop(drop, task, open_task_store(task), tell)

@@ -6,6 +6,8 @@ However many watchers there are: only what has died is counted, and not what ano
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +21,7 @@ from typing import Any
 
 import pytest
 from support.pictures import png
+from support.programs import python_environment
 from support.uploads import good, shard, task_in, upload
 from support.watching import Place, Recorder, counts, figures, notified_queue, on_s3
 
@@ -139,6 +142,30 @@ def test_watcher_logs_what_a_validation_found(place: Place, caplog: pytest.LogCa
         f"{about}: amendment 1: 1 earlier image has a new class",
         f"{about} is committed",
     ]
+
+
+INGEST = """
+import sys
+from retrain.config.loading import load_task
+from retrain.watcher.ingestion import try_ingest_drop
+for drop in ("a-shards", "b-photos"):
+    assert try_ingest_drop(load_task(sys.argv[1]), drop) is None
+print(*sys.modules)
+"""
+
+
+def test_validation_loads_no_torch(place: Place, tmp_path: Path) -> None:
+    """Importing it takes most of the processor time of the validation of a small drop."""
+    upload(place.store.objects, "a-shards", {"train.tar": shard(good())})
+    photos = {f"{('cat', 'dog')[number % 2]}/{number}.png": png(number) for number in range(100, 160)}
+    upload(place.store.objects, "b-photos", photos)
+    task = tmp_path / "pets.yaml"
+    task.write_text(place.task.model_dump_json(exclude_defaults=True))
+    command = [sys.executable, "-c", INGEST, str(task)]
+    loaded = subprocess.run(command, env=python_environment(), capture_output=True, text=True, check=True).stdout
+    assert place.store.drops.committed().usable == ("a-shards", "b-photos")
+    assert {"retrain.data.packing", "PIL.Image"} <= set(loaded.split())
+    assert {"torch", "torchvision", "kfp"} & set(loaded.split()) == set()
 
 
 def test_validation_that_kills_its_watcher_stays_counted(place: Place, tmp_path: Path) -> None:
