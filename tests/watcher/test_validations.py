@@ -71,11 +71,11 @@ def die_of_bad_drop(number: int, deaths: Path, task: Task, drop: str) -> Judged:
     return Judged(None, ())
 
 
-def freeze_next_child(frozen: list[BaseProcess], watcher: Future[Any]) -> None:
-    """Stop the child that a watcher begins to validate in, unless it ends without one."""
+def freeze_next_child(frozen: list[BaseProcess], watcher: Future[Any], others: list[BaseProcess]) -> None:
+    """Stop the child that a watcher begins to validate in, unless it ends without one; `others` were there before."""
     while not watcher.done():
         for child in multiprocessing.active_children():
-            if child not in frozen:
+            if child not in (*frozen, *others):
                 os.kill(child.pid or 0, signal.SIGSTOP)
                 frozen.append(child)
                 return
@@ -223,13 +223,13 @@ def test_drop_in_another_watchers_validation_is_tried_later(bucket: str, s3: str
 def test_racing_watchers_validate_once_and_count_no_death(place: Place) -> None:
     upload(place.store.objects, "a-good", {"train.tar": shard(good())})
     watchers = [place.watcher(Recorder(), pace=Pace(lease=LEASE)) for _ in range(WATCHERS)]
-    frozen: list[BaseProcess] = []
+    frozen, others = list[BaseProcess](), multiprocessing.active_children()
     with ThreadPoolExecutor(WATCHERS) as pool:
         try:
             looks = []
             for watcher in watchers:
                 looks.append(pool.submit(watcher.once))
-                freeze_next_child(frozen, looks[-1])
+                freeze_next_child(frozen, looks[-1], others)
             assert place.store.drops.quarantine_causes() == {}
             assert [look.result() for look in looks[1:]] == [True] * (WATCHERS - 1)
         finally:
@@ -245,10 +245,10 @@ def test_watcher_is_alive_in_long_validation_stuck_if_silent(place: Place, monke
     now = [0.0]
     monkeypatch.setattr("retrain.watcher.health.time", SimpleNamespace(monotonic=lambda: now[0]))
     upload(place.store.objects, "a-good", {"train.tar": shard(good())})
-    health, frozen = Health(["pets"]), list[BaseProcess]()
+    health, frozen, others = Health(["pets"]), list[BaseProcess](), multiprocessing.active_children()
     with ThreadPoolExecutor(1) as pool:
         look = pool.submit(TaskWatch(place.task, Recorder(), health).look)
-        freeze_next_child(frozen, look)
+        freeze_next_child(frozen, look, others)
         now[0] += 2 * MAX_SILENCE
         alive = health.is_alive()
         os.kill(frozen[0].pid or 0, signal.SIGCONT)
