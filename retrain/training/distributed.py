@@ -8,11 +8,14 @@ dropout masks.
 """
 
 import functools
+import itertools
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from threading import Event, Thread
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -25,9 +28,14 @@ from retrain.data.augment import Rows
 from retrain.training.preemption import Preempted
 
 POLL_SECONDS = 0.05
+HEARTBEAT_SECONDS = 5.0
+MAX_SILENCE = 60.0
+"""Seconds without a heartbeat after which a rank counts as lost."""
 
 Votes = Callable[[], tuple[bool, ...]]
 """One rank's answers to yes-or-no questions."""
+
+LOST = "another training process was lost (%s); run the same command again to resume"
 
 log = logging.getLogger("retrain")
 
@@ -89,6 +97,7 @@ class TorchrunGroup(ProcessGroup):
     def __init__(self, store: Store, rank: int, size: int) -> None:
         self.rank, self.size, self._store = rank, size, store
         self._announced = 0
+        Thread(target=self._send_heartbeats, args=(store.clone(),), daemon=True).start()
 
     def gather_batch(self, rows: Rows, *columns: Tensor) -> tuple[Tensor, ...]:
         """Return float32 columns. They are a sum in which one process adds each row, so they are exact."""
@@ -142,17 +151,44 @@ class TorchrunGroup(ProcessGroup):
 
     @contextmanager
     def preempt_on_lost_rank(self) -> Iterator[None]:
-        """Recognise such errors by their type, or by their text for gloo, which has no type for them."""
+        """Recognise such errors by their type, or by their text for gloo, which has no type for them.
+
+        A collective operation can also wait forever: gloo may never end a send to a rank that is lost meanwhile. So
+        this process exits with 75 if another rank's heartbeats stop.
+        """
+        left = Event()
+        watch = Thread(target=self._exit_if_silent, args=(self._store.clone(), left), daemon=True)
+        watch.start()
         try:
             yield
         except RuntimeError as error:
             if not isinstance(error, dist.DistError) and "/gloo/" not in str(error):
                 raise
-            log.warning(
-                "another training process was lost (%s); run the same command again to resume",
-                str(error).splitlines()[0],
-            )
+            log.warning(LOST, str(error).splitlines()[0])
             raise Preempted from error
+        finally:
+            left.set()
+            watch.join()
+
+    def _send_heartbeats(self, store: Store) -> None:
+        with suppress(RuntimeError):  # the store ends with torchrun
+            for beat in itertools.count():
+                store.set(_heartbeat_key(self.rank), str(beat))
+                time.sleep(HEARTBEAT_SECONDS)
+
+    def _exit_if_silent(self, store: Store, left: Event) -> None:
+        last = [(b"", time.monotonic())] * self.size
+        while not left.wait(HEARTBEAT_SECONDS):
+            for rank, (known, since) in enumerate(last):
+                key = _heartbeat_key(rank)
+                try:
+                    beat = store.get(key) if store.check([key]) else b""
+                except RuntimeError as error:
+                    _exit_to_resume(str(error).splitlines()[0])
+                if beat != known:
+                    last[rank] = (beat, time.monotonic())
+                elif time.monotonic() - since > MAX_SILENCE:
+                    _exit_to_resume(f"no heartbeat of rank {rank} for {MAX_SILENCE:.0f} s")
 
     def publish_plan(self, work: str) -> None:
         """Write it to torchrun's store, which keeps it even if this process ends."""
@@ -168,6 +204,17 @@ class TorchrunGroup(ProcessGroup):
     def _next(self) -> str:
         self._announced += 1
         return f"retrain/{self._announced}"
+
+
+def _heartbeat_key(rank: int) -> str:
+    return f"retrain/heartbeat/{rank}"
+
+
+def _exit_to_resume(cause: str) -> NoReturn:
+    """End the process from a thread, while the main thread waits in torch's own code."""
+    log.warning(LOST, cause)
+    logging.shutdown()
+    os._exit(os.EX_TEMPFAIL)
 
 
 @functools.cache

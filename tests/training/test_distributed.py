@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from support.processes import Pair, start, train_together
 from support.trainings import CPU, SIZE, TASK, attempt_in, commit_drops, context_of, plan_of, samples, stored_plan
 from support.writes import freeze_at_state, terminate_stopped, wait_until_stopped
@@ -20,6 +21,7 @@ from retrain.data.augment import Normalize, Rows, crop, flip
 from retrain.errors import TaskError
 from retrain.pipeline.context import Context
 from retrain.records import Plan, Result
+from retrain.training import distributed
 from retrain.training.distributed import SINGLE_PROCESS, ProcessGroup
 from retrain.training.evaluation import CHUNK, Measured, measure
 from retrain.training.index_files import read_counters
@@ -170,13 +172,36 @@ def test_preempted_rank_saves_and_ends_both_with_75(place: Path) -> None:
         else:
             terminate_stopped(pair.members[0])
         assert pair.join() == [os.EX_TEMPFAIL] * 2
-    pair = underway(place, plan)
-    pair.members[1].kill()
-    pair.members[1].join()
-    os.kill(pair.members[0].pid or 0, signal.SIGCONT)
-    assert pair.join() == [os.EX_TEMPFAIL, -signal.SIGKILL]
     assert start(train_together, place, plan).join() == [0, 0]
     assert outcome(place, plan) == expected
+
+
+def receive_from_lost_rank(context: Context) -> None:
+    """Wait for a message from the second process, which never sends it: it is killed."""
+    if context.ranks.rank:
+        os.kill(os.getpid(), signal.SIGKILL)
+    with context.ranks.preempt_on_lost_rank():
+        dist.recv(torch.zeros(1), 1)
+
+
+def test_lost_rank_ends_the_one_that_waits_for_it_with_75(tmp_path: Path) -> None:
+    assert start(receive_from_lost_rank, tmp_path).join() == [os.EX_TEMPFAIL, -signal.SIGKILL]
+
+
+def receive_from_frozen_rank(context: Context) -> None:
+    """Wait for a message from the second process, which stops: its connection stays open, its heartbeats end."""
+    distributed.HEARTBEAT_SECONDS, distributed.MAX_SILENCE = 0.1, 1.0
+    if context.ranks.rank:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    with context.ranks.preempt_on_lost_rank():
+        dist.recv(torch.zeros(1), 1)
+
+
+def test_silent_rank_ends_the_one_that_waits_with_75(tmp_path: Path) -> None:
+    pair = start(receive_from_frozen_rank, tmp_path)
+    pair.members[0].join()
+    pair.members[1].kill()
+    assert pair.join() == [os.EX_TEMPFAIL, -signal.SIGKILL]
 
 
 def test_leader_error_ends_the_other_ranks_quietly(tmp_path: Path) -> None:
