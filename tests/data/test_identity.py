@@ -1,59 +1,25 @@
 """Samples are told by their content: whatever they are called, and whichever drop brings them in whichever way."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from support.contents import content_of, life, placed
 from support.pictures import encoded, picture, png
-from support.uploads import shard, task_in, upload
+from support.uploads import task_in
+from support.ways_in import WAYS, Files, Way, by_pack
 
 from retrain.config.task import Task
-from retrain.data.assignment import Assignment
 from retrain.data.content import examine_image
 from retrain.data.dataset import make_dataset
-from retrain.data.packing import pack
-from retrain.data.shards import read_shard
-from retrain.data.uploads import ingest_drop
 from retrain.errors import DropError
 from retrain.pipeline.status import read_status
-from retrain.records import Drop
 from retrain.store.drops import late_files
 from retrain.store.task_store import TaskStore, open_task_store
 
-Files = dict[str, bytes]
-Way = Callable[[Task, TaskStore, str, Files], Drop]
 
-
-def by_pack(task: Task, store: TaskStore, drop_id: str, files: Files) -> Drop:
-    """Pack a folder."""
-    root = Path(task.store).parent / f"source-{drop_id}"
-    for name, data in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data)
-    return pack(root, task, store, drop_id=drop_id)[0].drop
-
-
-def by_tree(task: Task, store: TaskStore, drop_id: str, files: Files) -> Drop:
-    """Upload a tree of images that ends with `_SUCCESS`."""
-    upload(store.objects, drop_id, files)
-    return ingest_drop(drop_id, task, store)
-
-
-def by_shards(task: Task, store: TaskStore, drop_id: str, files: Files) -> Drop:
-    """Upload shards that end with `_SUCCESS`, whose keys are numbers."""
-    members: dict[str, list[tuple[str, bytes]]] = {}
-    for number, (name, data) in enumerate(files.items()):
-        parts = name.split("/")
-        split = parts[0] if len(parts) == 3 else "train"
-        key = f"{drop_id}-{number:05d}"
-        members.setdefault(split, []).extend([(f"{key}.png", data), (f"{key}.cls", parts[-2].encode())])
-    upload(store.objects, drop_id, {f"{split}.tar": shard(found) for split, found in members.items()})
-    return ingest_drop(drop_id, task, store)
-
-
-@pytest.fixture(params=[by_pack, by_tree, by_shards])
+@pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest) -> Way:
     """A way in."""
     return request.param
@@ -79,33 +45,8 @@ def with_splits(train: range, val: range, test: range) -> Files:
     return images(train, folder="train/") | images(val, folder="val/") | images(test, folder="test/")
 
 
-def placed(store: TaskStore, drop: Drop) -> dict[bytes, tuple[str, str]]:
-    """Read a drop as training does: the split and class of each content. A content that is used twice is an error."""
-    found: dict[bytes, tuple[str, str]] = {}
-    assignment = Assignment.of(drop, store)
-    for position, one in enumerate(drop.shards):
-        with store.objects.open(store.keys.shard(drop.id, one.name)) as stream:
-            for sample in read_shard(stream, one, one.name, assignment.skipped(position)):
-                if place := assignment.place(position, sample.key, sample.class_name):
-                    content = examine_image(sample.data, 8).content
-                    assert content not in found
-                    found[content] = place
-    counted = {(split, name): number for split, each in drop.counts.items() for name, number in each.items()}
-    assert counted == {place: list(found.values()).count(place) for place in set(found.values())}
-    return found
-
-
-def life(store: TaskStore) -> dict[bytes, list[tuple[str, str]]]:
-    """All places of each content over a task's drops."""
-    found: dict[bytes, list[tuple[str, str]]] = {}
-    for drop in store.drops.all():
-        for content, place in placed(store, drop).items():
-            found.setdefault(content, []).append(place)
-    return found
-
-
 def contents(numbers: range) -> set[bytes]:
-    return {examine_image(png(number), 8).content for number in numbers}
+    return {content_of(png(number)) for number in numbers}
 
 
 def test_held_out_images_are_never_trained_on_later(way: Way, task: Task, store: TaskStore) -> None:

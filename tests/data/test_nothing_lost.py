@@ -1,46 +1,105 @@
-"""The promise: whatever names a producer chose, every file is a sample, or the manifest names or counts it."""
+"""The promise: every file of a producer is a sample with the label that was meant, or the report names or counts it."""
 
-import random
+import csv
+import io
 import tempfile
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Iterable
+from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
+import boto3
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.contents import content_of, placed
 from support.pictures import png
 from support.uploads import shard
-from support.ways_in import open_way_in, zipped
+from support.ways_in import Files, WayIn, open_way_in, zipped
 
 from retrain.errors import DropError
 
-IMAGES = [png(number, 4) for number in range(40)]
-"""Each of its own pixels: copies are told by their content, and are another test's."""
-SUFFIXES = (".png", ".PNG", ".jpg", ".cls", ".json", ".txt", ".db", "", ".tar.png", ".gif", ".mask.png", ".webp")
-LITTER = ["._x", ".DS_Store", "__MACOSX", "@eaDir", "Thumbs.db", "lost+found", "_SUCCESS"]
-ODD = ["a b", "a%20b", "\ufeffcat", "cat\u00a0", "caf\u00e9", "cafe\u0301", "x.y", "__meta__", "1.2.3", "packed"]
-PARTS = st.one_of(
-    st.sampled_from(["cat", "dog", "train", "val", "test", *LITTER, *ODD]),
+IMAGES = [png(number, 4) for number in range(60)]
+"""Each of its own pixels, so that its content tells a sample from all others."""
+SUFFIXES = (
+    ".png",
+    ".png",
+    ".PNG",
+    ".jpg",
+    ".webp",
+    ".gif",
+    ".tar.png",
+    ".mask.png",
+    ".cls",
+    ".json",
+    ".txt",
+    ".db",
+    "",
+)
+PICTURES = (".png", ".jpg", ".webp", ".gif")
+LITTER = ("._x", ".DS_Store", ".cache", "__MACOSX", "@eaDir", "Thumbs.db", "lost+found", "_SUCCESS")
+CLASSES = ("cat", "Cat", "CAT", "dog", "\ufeffcat", "cat\u00a0", "d\u200bog", "caf\u00e9", "cafe\u0301", "x.y", "a%20b")
+WORDS = st.one_of(
+    st.sampled_from(["a b", "a%20b", "x.y", "X.Y", "1.2.3", "__meta__", "packed", "caf\u00e9", "cafe\u0301", *LITTER]),
     st.text(
-        st.characters(codec="utf-8", exclude_categories=("Cc", "Cs"), exclude_characters="/"), min_size=1, max_size=8
+        st.characters(codec="utf-8", exclude_categories=("Cc", "Cs"), exclude_characters="/"), min_size=1, max_size=6
     ),
-).filter(lambda part: part not in (".", ".."))
+).filter(lambda word: word not in (".", ".."))
+SPLITS = ("train", "val", "test")
+IN_SPLITS = st.tuples(st.sampled_from(SPLITS), st.one_of(st.sampled_from(CLASSES), WORDS))
+FOLDERS = st.one_of(IN_SPLITS, IN_SPLITS, IN_SPLITS, st.lists(WORDS, max_size=3).map(tuple))
 NAMES = st.builds(
-    lambda folders, stem, suffix: "/".join((*folders, stem + suffix)),
-    st.lists(PARTS, max_size=3),
-    PARTS,
-    st.sampled_from(SUFFIXES),
+    lambda folders, stem, suffix: "/".join((*folders, stem + suffix)), FOLDERS, WORDS, st.sampled_from(SUFFIXES)
 ).filter(lambda name: not name.startswith(".") and name.split("/")[-1] not in (".", ".."))
-"""Names of files, of which a store takes all."""
+QUICK = settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
-def good(rule: str) -> dict[str, bytes]:
-    """Enough labelled images for every split, so that a drop is refused for no other reason."""
-    names = [
-        f"{split}/{name}/zz{number}" for split in ("train", "val", "test") for name in ("cow", "hen") for number in "12"
-    ]
-    files = {f"{name}.png": image for name, image in zip(names, IMAGES, strict=False)}
-    return files if rule == "folder" else {**files, **{f"{name}.cls": b"cow" for name in names}}
+class Source(NamedTuple):
+    """Files as a producer names them, and what is to become of them."""
+
+    files: Files
+    rule: str
+    labels: dict[str, str]
+    """The label of each image that has one, by its name."""
+    rows: int = 0
+    """Rows of a table that name no image."""
+
+
+def good() -> list[str]:
+    """Names of enough images for every split, so that a drop is refused for no other reason."""
+    return [f"{split}/{name}/zz{number}.png" for split in SPLITS for name in ("cow", "hen") for number in "12"]
+
+
+def plain(label: str) -> str:
+    """Return a class's name as people see it."""
+    seen = "".join(one for one in label if unicodedata.category(one) != "Cf").replace("\u00a0", " ")
+    return unicodedata.normalize("NFC", seen).strip()
+
+
+@st.composite
+def sources(draw: st.DrawFn) -> Source:
+    """Draw files of odd names beside good ones; labels are in folders, in files beside the images, or in a table."""
+    names = without_clashes(draw(st.lists(NAMES, min_size=4, max_size=12, unique=True)), [*good(), "_SUCCESS"])
+    rule, images = draw(st.sampled_from(["folder", "cls", "csv"])), iter(IMAGES)
+    files = {name: next(images) for name in good()}
+    for name in names:
+        files[name] = draw(st.sampled_from([next(images), next(images), b"cat", b""]))
+    pictures = [name for name, data in files.items() if data in IMAGES and name.lower().endswith(PICTURES)]
+    if rule == "folder":
+        return Source(files, rule, {name: name.split("/")[-2] for name in pictures if "/" in name})
+    read = [name for name in pictures if not is_litter(name)]
+    labels = {name: draw(st.sampled_from(CLASSES)) for name in read if name in good() or draw(st.integers(0, 3))}
+    if rule == "cls":
+        files |= {f"{name.rpartition('.')[0]}.cls": label.encode() for name, label in labels.items()}
+        return Source(files, rule, labels)
+    gone = draw(st.lists(WORDS.map(lambda word: f"gone/{word}.png"), max_size=2, unique=True))
+    return Source({**files, "metadata.csv": table({**labels, **dict.fromkeys(gone, "cat")})}, rule, labels, len(gone))
+
+
+def is_litter(name: str) -> bool:
+    """Return whether a name has a hidden part, or one that a system leaves behind."""
+    return any(part.startswith(".") or part in LITTER for part in name.split("/"))
 
 
 def without_clashes(names: list[str], others: Iterable[str]) -> list[str]:
@@ -52,33 +111,71 @@ def without_clashes(names: list[str], others: Iterable[str]) -> list[str]:
     return [name for name in names if name in taken]
 
 
-@pytest.mark.parametrize("way", ["pack", "upload"])
-@pytest.mark.parametrize("form", ["tree", "tar", "zip"])
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-@given(names=st.lists(NAMES, max_size=14, unique=True), rule=st.sampled_from(["folder", "cls"]), seed=st.integers(0, 9))
-def test_every_file_is_a_sample_or_is_named_or_counted(
-    way: str, form: str, names: list[str], rule: str, seed: int
-) -> None:
-    dice = random.Random(seed)
-    images = IMAGES[20:]
-    odd = {name: dice.choice([images.pop(), b"cat", b""]) for name in without_clashes(names, good(rule))}
-    files = {**odd, **good(rule)}
-    given_files: Mapping[str, bytes] = {
-        "tree": lambda: files,
-        "tar": lambda: {"pets.tar": shard(files.items())},
-        "zip": lambda: {"pets.zip": zipped(files)},
-    }[form]()
+def table(labels: dict[str, str]) -> bytes:
+    """Return a table of labels."""
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer).writerows([("file_name", "label"), *labels.items()])
+    return buffer.getvalue().encode()
+
+
+def by_split(files: Files, split: str) -> Files:
+    """Return the files of a split's folder as an archive of that split has them."""
+    return {name.removeprefix(f"{split}/"): data for name, data in files.items() if name.startswith(f"{split}/")}
+
+
+def arranged(source: Source, form: str) -> Files:
+    """Put files into archives: all into one, or those of a split into one of its name."""
+    files = source.files
+    if form in ("tree", "s3"):
+        return files
+    if form in ("tar", "zip"):
+        return {"pets.tar": shard(files.items())} if form == "tar" else {"pets.zip": zipped(files)}
+    packed = SPLITS if form == "shards" else SPLITS[:1]
+    beside = {name: data for name, data in files.items() if name.split("/")[0] not in packed}
+    return {**beside, **{f"{split}.tar": shard(by_split(files, split).items()) for split in packed}}
+
+
+def check(entry: WayIn, source: Source, form: str) -> None:
+    """Take a source in, and look for each of its files in what came of it."""
+    odd = source.files.keys() - set(good())
+    try:
+        drop = entry.take(arranged(source, form), label_from=source.rule, max_bad_share=0.99)
+    except DropError as refused:
+        named = str(refused)
+        assert any(part in named for name in odd for part in name.split("/") if part), named
+        return
+    found = placed(entry.store, drop)
+    assert drop.reading is not None
+    control = (
+        ("_SUCCESS", "drop.json", "quarantine.json") if entry.source is None and form not in ("tar", "zip") else ()
+    )
+    lost = sum(name in control for name in source.files)
+    counted = len(found) + len(drop.left_out) + sum(drop.reading.not_samples.values())
+    assert counted == len(source.files) + source.rows - lost
+    name_of = {content_of(data): name for name, data in source.files.items() if data in IMAGES}
+    for content, (split, class_name) in found.items():
+        name = name_of[content]
+        assert (split, class_name) == (name.split("/")[0], plain(source.labels[name]))
+
+
+@pytest.mark.parametrize("form", ["tree", "tar", "zip", "shards", "mixed"])
+@QUICK
+@given(way=st.sampled_from(["pack", "upload"]), source=sources())
+def test_every_file_is_a_sample_or_is_named_or_counted(form: str, way: str, source: Source) -> None:
+    if form in ("shards", "mixed") and source.rule == "csv":
+        return  # a table lies beside its images
     with tempfile.TemporaryDirectory() as folder:
-        entry = open_way_in(way, Path(folder))
-        try:
-            drop = entry.take(given_files, label_from=rule, max_bad_share=0.99)
-        except DropError as refused:
-            named = str(refused)
-            assert any(part in named for name in odd for part in name.split("/")), named
-            return
-        samples = [(shard_name, key) for shard_name, key, _ in entry.samples(drop)]
-        assert drop.reading is not None
-        uncounted = sum(name in ("_SUCCESS", "drop.json", "quarantine.json") for name in odd) if way == "upload" else 0
-        counted = len(samples) + len(drop.left_out) + sum(drop.reading.not_samples.values())
-        assert counted == len(files) - (uncounted if form == "tree" else 0)
-        assert len(set(samples)) == len(samples)
+        check(open_way_in(way, Path(folder)), source, form)
+
+
+BUCKETS = count()
+
+
+@settings(QUICK, max_examples=3)
+@given(source=sources(), split=st.sampled_from(SPLITS), odd=st.sampled_from(["cow//x.png", "/x.png", "cow/./x.png"]))
+def test_every_object_is_a_sample_or_is_named_or_counted(s3: str, source: Source, split: str, odd: str) -> None:
+    bucket = f"nothing-lost-{next(BUCKETS)}"
+    boto3.client("s3", endpoint_url=s3).create_bucket(Bucket=bucket)
+    files = {**source.files, f"{split}/{odd}": png(1000, 4), f"{split}/hen/": b""}
+    with tempfile.TemporaryDirectory() as folder:
+        check(open_way_in("s3", Path(folder), bucket, s3), source._replace(files=files), "s3")

@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,10 +19,12 @@ from retrain.store.keys import TaskKeys
 from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import map_ahead
 from support.pictures import png
-from support.uploads import upload
+from support.uploads import shard, upload
 
 DROP = "week-45"
-Files = Mapping[str, bytes]
+Files = dict[str, bytes]
+Way = Callable[[Task, TaskStore, str, Files], Drop]
+"""Takes files in as a drop of a task under this id. Raises `DropError`."""
 
 
 class WayIn(NamedTuple):
@@ -66,9 +68,9 @@ class WayIn(NamedTuple):
     def samples(self, drop: Drop) -> list[tuple[str, str, dict[str, bytes]]]:
         """Return every sample that the drop's shards hold: its split's shards, its key, its files by extension."""
         found = []
-        for shard in drop.shards:
-            with self.store.objects.open(self.store.keys.shard(drop.id, shard.name)) as stream:
-                found += [(shard.split, key, files) for key, files in read_samples(HashingReader(stream), shard.name)]
+        for one in drop.shards:
+            with self.store.objects.open(self.store.keys.shard(drop.id, one.name)) as stream:
+                found += [(one.split, key, files) for key, files in read_samples(HashingReader(stream), one.name)]
         return found
 
 
@@ -94,3 +96,33 @@ def zipped(files: Files) -> bytes:
         for name, data in files.items():
             archive.writestr(name, data)
     return buffer.getvalue()
+
+
+def by_pack(task: Task, store: TaskStore, drop_id: str, files: Files) -> Drop:
+    """Pack a folder."""
+    root = Path(task.store).parent / f"source-{drop_id}"
+    for name, data in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return pack(root, task, store, drop_id=drop_id)[0].drop
+
+
+def by_tree(task: Task, store: TaskStore, drop_id: str, files: Files) -> Drop:
+    """Upload a tree of images that ends with `_SUCCESS`."""
+    upload(store.objects, drop_id, files)
+    return ingest_drop(drop_id, task, store)
+
+
+def by_shards(task: Task, store: TaskStore, drop_id: str, files: Files) -> Drop:
+    """Upload shards that end with `_SUCCESS`, whose keys are numbers."""
+    members: dict[str, list[tuple[str, bytes]]] = {}
+    for number, (name, data) in enumerate(files.items()):
+        parts = name.split("/")
+        split = parts[0] if len(parts) == 3 else "train"
+        key = f"{drop_id}-{number:05d}"
+        members.setdefault(split, []).extend([(f"{key}.png", data), (f"{key}.cls", parts[-2].encode())])
+    upload(store.objects, drop_id, {f"{split}.tar": shard(found) for split, found in members.items()})
+    return ingest_drop(drop_id, task, store)
+
+
+WAYS: tuple[Way, ...] = (by_pack, by_tree, by_shards)

@@ -1,0 +1,85 @@
+"""Random lives of a task, told by content: one use, one side and the newest label of each image, in any ways in."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.contents import content_of, life
+from support.pictures import png
+from support.uploads import task_in
+from support.ways_in import WAYS, Files, Way
+
+from retrain.errors import DropError
+from retrain.store.task_store import open_task_store
+
+PICTURES = [png(number, 4) for number in range(30)]
+FIRST = {
+    f"{split}/{('cat', 'dog')[number % 2]}/{number}.png": PICTURES[number]
+    for number, split in enumerate(["train"] * 6 + ["val"] * 3 + ["test"] * 3)
+}
+"""The first drop, which has every split."""
+
+
+class Later(NamedTuple):
+    """A later drop: how it comes, and which images it calls what, in which splits (if it has any)."""
+
+    way: Way
+    has_splits: bool
+    images: list[tuple[int, str, str]]
+
+    def files(self) -> Files:
+        """Return its files; copies have names of their own."""
+        return {
+            f"{f'{split}/' if self.has_splits else ''}{name}/{number} ({copy}).png": PICTURES[number]
+            for copy, (number, name, split) in enumerate(self.images)
+        }
+
+    def labels(self) -> dict[bytes, str]:
+        """Return the label of each content, without those that it has with two labels."""
+        called: dict[int, set[str]] = {}
+        for number, name, _ in self.images:
+            called.setdefault(number, set()).add(name)
+        return {content_of(PICTURES[number]): names.pop() for number, names in called.items() if len(names) == 1}
+
+
+IMAGES = st.tuples(
+    st.integers(0, len(PICTURES) - 1),
+    st.sampled_from(["cat", "cat", "cat", "dog", "hen"]),
+    st.sampled_from(["train", "train", "val", "test"]),
+)
+LATER = st.builds(Later, st.sampled_from(WAYS), st.booleans(), st.lists(IMAGES, min_size=1, max_size=20))
+
+
+@contextmanager
+def suppress_nothing_new() -> Iterator[None]:
+    """Let a drop be refused because none of its images can be added."""
+    try:
+        yield
+    except DropError as refused:
+        if not any(cause in str(refused) for cause in ("nothing is new in it", "no sample in it can be used")):
+            raise
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(first=st.sampled_from(WAYS), later=st.lists(LATER, min_size=1, max_size=3))
+def test_content_has_one_use_one_side_and_its_newest_label(first: Way, later: list[Later]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        task = task_in(Path(folder))
+        store = open_task_store(task)
+        first(task, store, "drop-0", FIRST)
+        labels = {content_of(data): name.split("/")[1] for name, data in FIRST.items()}
+        sides: dict[bytes, str] = {}
+        for number, drop in enumerate(later, 1):
+            with suppress_nothing_new():
+                drop.way(task, store, f"drop-{number}", drop.files())
+            labels |= drop.labels()
+            found = life(store)
+            assert {content: [name for _, name in places] for content, places in found.items()} == {
+                content: [name] for content, name in labels.items()
+            }
+            for content, [(split, _)] in found.items():
+                assert sides.setdefault(content, split) == split
