@@ -12,10 +12,11 @@ from retrain.config.task import Model
 from retrain.errors import ModelError, StudyError
 from retrain.experiments.regimes.__main__ import main
 from retrain.experiments.regimes.figures import (
-    advised_and_best,
+    Advised,
     bar_of,
     first_reaching,
     geometric_mean,
+    judge_advice,
     life_of,
     race,
     regime_figures,
@@ -330,16 +331,20 @@ def test_target_is_scratchs_final_accuracy_when_first_reached() -> None:
     assert geometric_mean([2, 8]) == pytest.approx(4)
 
 
-def test_advice_is_compared_with_the_best_choice() -> None:
+def test_advice_is_compared_with_the_best_preset() -> None:
     runs = by_hand() | {Key("hand", 0, PAPER, 2): suite_run(PAPER, curve=((70, 0.5),))}
     advice = SuiteAdvice(regime="hand", seed=0, choice="paper", why="", iterations=20, schedule=100, commit="abc")
-    assert advised_and_best(runs, advice) == (70, 20)
-    assert advised_and_best(runs, advice.model_copy(update={"choice": "naive"})) == (40 + 80, 20)
-    assert advised_and_best(runs, advice.model_copy(update={"choice": "scratch"})) == (80, 20)
-    assert advised_and_best(by_hand(), advice) is None
-    *_, goal = check_goals([], [(advice, 70, 20)])
+    wrong = judge_advice(runs, advice)
+    assert wrong
+    assert wrong == Advised(advice, taken=70, best=20, scratch=80)
+    for choice, taken in (("naive", 40 + 80), ("scratch", 80)):
+        found = judge_advice(runs, advice.model_copy(update={"choice": choice}))
+        assert found
+        assert found[1:] == (taken, 20, 80)
+    assert judge_advice(by_hand(), advice) is None
+    *_, goal = check_goals([], [wrong])
     assert (goal.measured, goal.met) == ("0 of 1 lives; not hand seed 0 (3.50)", False)
-    assert check_goals([], [(advice, 23, 20)] * 9 + [(advice, 70, 20)])[-1].met
+    assert check_goals([], [wrong._replace(taken=23)] * 9 + [wrong])[-1].met
 
 
 def test_speed_up_sums_iterations_over_drops() -> None:

@@ -135,12 +135,32 @@ def race_on(runs: Runs, key: Key, against: str, level: float = 100) -> Race | No
     return Race(bar.iterations, run.iterations + bar.iterations if at is None else at, int(at is not None), 1)
 
 
-def advised_and_best(runs: Runs, advice: SuiteAdvice) -> tuple[int, int] | None:
-    """Return the iterations to scratch's accuracy of what was advised, and of the best choice; None if not all ran."""
-    choices = {"default": DEFAULT_TO_PLAIN, "naive": NAIVE, "paper": PAPER, "scratch": PLAIN}
-    keys = {choice: Key(advice.regime, advice.seed, method, 2) for choice, method in choices.items()}
+class Advised(NamedTuple):
+    """What advice was worth: iterations to scratch's accuracy, in runs of full length."""
+
+    advice: SuiteAdvice
+    taken: int
+    """Of what was advised."""
+    best: int
+    """Of the best preset, or of scratch if that was advised and is sooner."""
+    scratch: int
+
+    @property
+    def ratio(self) -> float:
+        """How many times as many as the best one's."""
+        return self.taken / self.best
+
+
+def judge_advice(runs: Runs, advice: SuiteAdvice) -> Advised | None:
+    """Return what advice was worth; None if not all presets and scratch have run."""
+    presets = {"default": DEFAULT_TO_PLAIN, "naive": NAIVE, "paper": PAPER}
+    methods = {**presets, "scratch": PLAIN}
+    keys = {choice: Key(advice.regime, advice.seed, method, 2) for choice, method in methods.items()}
     taken = {choice: found.taken for choice, key in keys.items() if (found := race_on(runs, key, PLAIN))}
-    return (taken[advice.choice], min(taken.values())) if len(taken) == len(choices) else None
+    if len(taken) < len(methods):
+        return None
+    best = min(taken[choice] for choice in {*presets, advice.choice})
+    return Advised(advice, taken[advice.choice], best, taken["scratch"])
 
 
 def drops_of(runs: Runs, regime: str, seed: int) -> list[int]:

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from retrain.experiments.regimes.figures import RegimeFigures, estimate, geometric_mean
+from retrain.experiments.regimes.figures import Advised, RegimeFigures, estimate, geometric_mean
 from retrain.experiments.regimes.methods import AVERAGED, DEFAULT_TO_AVERAGED, DEFAULT_TO_PLAIN, NAIVE, PAPER, PLAIN
-from retrain.experiments.regimes.records import SuiteAdvice
 from retrain.experiments.regimes.settings import Regime
 
 GAP = 0.005
@@ -17,8 +16,6 @@ ADVISED_RATIO = 1.15
 """The advised method's iterations over the best one's, at most."""
 
 Told = tuple[Regime, RegimeFigures]
-Advised = tuple[SuiteAdvice, int, int]
-"""With the iterations to scratch's accuracy of what was advised, and of the best choice."""
 
 
 class Goal(NamedTuple):
@@ -132,11 +129,11 @@ def _ledger_agrees(told: Sequence[Told]) -> Goal:
 
 
 def _advice_is_right(advised: Sequence[Advised]) -> Goal:
-    goal = "`retrain study recommend` names a method within 15% of the best one's iterations in at least 9 of 10 lives"
+    goal = "`retrain study recommend` names a preset within 15% of the best one's iterations in at least 9 of 10 lives"
     wrong = [
-        f"{advice.regime} seed {advice.seed} ({taken / best:.2f})"
-        for advice, taken, best in advised
-        if taken > ADVISED_RATIO * best
+        f"{each.advice.regime} seed {each.advice.seed} ({each.ratio:.2f})"
+        for each in advised
+        if each.ratio > ADVISED_RATIO
     ]
     return _each(goal, wrong, len(advised), "lives")._replace(
         met=len(wrong) <= WRONG_SHARE * len(advised) if advised else None

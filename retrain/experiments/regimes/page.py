@@ -6,14 +6,15 @@ from pathlib import Path
 
 from retrain.errors import StudyError
 from retrain.experiments.regimes.figures import (
+    Advised,
     Estimate,
     RegimeFigures,
     Runs,
-    advised_and_best,
     geometric_mean,
+    judge_advice,
     regime_figures,
 )
-from retrain.experiments.regimes.goals import Advised, Told, check_goals
+from retrain.experiments.regimes.goals import Told, check_goals
 from retrain.experiments.regimes.methods import (
     AVERAGED,
     DEFAULT_TO_AVERAGED,
@@ -56,7 +57,7 @@ def tell_regimes(runs: Runs, regimes: Sequence[Regime]) -> list[Told]:
 
 
 def _advised(runs: Runs, advice: Mapping[tuple[str, int], SuiteAdvice]) -> list[Advised]:
-    return [(each, *found) for _, each in sorted(advice.items()) if (found := advised_and_best(runs, each))]
+    return [found for _, each in sorted(advice.items()) if (found := judge_advice(runs, each))]
 
 
 def make_page(runs: Runs, told: Sequence[Told], beside: str, advised: Sequence[Advised] = ()) -> str:
@@ -177,22 +178,25 @@ def _recommended(advised: Sequence[Advised]) -> Iterator[str]:
     yield "## What `retrain study recommend` says"
     yield (
         "Asked when the second drop had landed, with scratch's accuracy measured. It races the presets default, naive "
-        "and paper for a quarter of scratch's training in all. Advised and best: iterations to scratch's accuracy of "
-        "what it named, and of the best of these presets and scratch, in runs of full length."
+        "and paper for a quarter of scratch's training in all. Advised, best and scratch: iterations to scratch's "
+        "accuracy of what it named, of the best preset, and of scratch itself, in runs of full length; a run that "
+        "never gets there is charged scratch's too."
     )
     rows = [
         [
-            advice.regime,
-            str(advice.seed),
-            advice.choice,
-            f"{taken:,}",
-            f"{best:,}",
-            f"{taken / best:.2f}",
-            f"{advice.iterations / advice.schedule:.0%}",
+            each.advice.regime,
+            str(each.advice.seed),
+            each.advice.choice,
+            f"{each.taken:,}",
+            f"{each.best:,}",
+            f"{each.ratio:.2f}",
+            f"{each.scratch:,}",
+            f"{each.advice.iterations / each.advice.schedule:.0%}",
         ]
-        for advice, taken, best in advised
+        for each in advised
     ]
-    yield _table(["regime", "seed", "it says", "advised", "best", "ratio", "races, of scratch's training"], rows)
+    titles = ["regime", "seed", "it says", "advised", "best", "ratio", "scratch", "races, of scratch's training"]
+    yield _table(titles, rows)
 
 
 def _speed_up(found: RegimeFigures, method: str, bar: str, level: int) -> str:
