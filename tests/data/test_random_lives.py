@@ -29,14 +29,15 @@ class Later(NamedTuple):
 
     way: Way
     has_splits: bool
-    images: list[tuple[int, str, str]]
+    images: list[tuple[int, str, bool]]
 
     def files(self) -> Files:
-        """Return its files; copies have names of their own."""
-        return {
-            f"{f'{split}/' if self.has_splits else ''}{name}/{number} ({copy}).png": PICTURES[number]
-            for copy, (number, name, split) in enumerate(self.images)
-        }
+        """Return its files; copies have names of their own, and lie in train or in one split that is held out."""
+        files = {}
+        for copy, (number, name, is_held_out) in enumerate(self.images):
+            split = ("val", "test")[number % 2] if is_held_out else "train"
+            files[f"{f'{split}/' if self.has_splits else ''}{name}/{number} ({copy}).png"] = PICTURES[number]
+        return files
 
     def labels(self) -> dict[bytes, str]:
         """Return the label of each content, without those that it has with two labels."""
@@ -49,7 +50,7 @@ class Later(NamedTuple):
 IMAGES = st.tuples(
     st.integers(0, len(PICTURES) - 1),
     st.sampled_from(["cat", "cat", "cat", "dog", "hen"]),
-    st.sampled_from(["train", "train", "val", "test"]),
+    st.booleans(),
 )
 LATER = st.builds(Later, st.sampled_from(WAYS), st.booleans(), st.lists(IMAGES, min_size=1, max_size=20))
 
