@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from retrain.doctor import Finding
 from retrain.pipeline.status import Status
-from retrain.records import Approval, Drop, Erasure, Plan, Retention, RunRecord
+from retrain.records import Approval, Drift, Drop, Erasure, Plan, Retention, RunRecord
 from retrain.records.base import Record
 
 DOCS = Path(__file__).parent
@@ -33,6 +33,7 @@ PRINTED: dict[str, Any] = {
     "retrain doctor": list[Finding],
     "retrain drop list": list[Drop],
     "retrain drop show": Drop,
+    "retrain drop drift": list[Drift],
     "retrain drop erase": Erasure | list[Erasure],
 }
 """Of `retrain run`: a record; with --dry-run a plan; on Kubeflow what was submitted; null if nothing has landed; the

@@ -72,6 +72,7 @@ SLOW = {
     "store/test_locks.py",
     "store/test_stateful.py",
     "training/test_distributed.py",
+    "pipeline/test_drift.py",
     "pipeline/test_retention.py",
     "training/test_memory.py",
     "training/test_resume.py",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retrain.cli.erase import erase
-from retrain.cli.options import NONE, AsJson, Overrides, TaskName, open_task
+from retrain.cli.options import NONE, AsJson, Device, Overrides, TaskName, open_task
 from retrain.errors import DropError
 from retrain.utils.text import pluralize
 
@@ -113,10 +113,29 @@ def show_(
     overrides: Overrides = NONE,
 ) -> None:
     """Show a drop's manifest."""
+    from functools import partial
+
     from retrain.cli.formatting import drop_details, print_record
 
     _, store = open_task(task, overrides)
-    print_record(store.drops.read(drop), drop_details, as_json)
+    drift = store.drifts.of(store.champion.read().run_id).get(drop)
+    print_record(store.drops.read(drop), partial(drop_details, drift=drift), as_json)
+
+
+@app.command()
+def drift(task: TaskName, device: Device = "auto", as_json: AsJson = False, overrides: Overrides = NONE) -> None:
+    """Measure whether the waiting drops' images differ from those that the champion was tested on."""
+    from retrain.pipeline.context import make_context
+    from retrain.pipeline.drift import measure_drifts
+
+    opened, store = open_task(task, overrides)
+    drifts = measure_drifts(make_context(store, opened, device), opened)
+    if as_json:
+        typer.echo(json.dumps([one.model_dump(mode="json") for one in drifts], indent=2))
+    elif not drifts:
+        typer.echo("no drop waits that has validation or test images")
+    for one in () if as_json else drifts:
+        typer.echo(str(one))
 
 
 @app.command()

@@ -14,7 +14,7 @@ from rich.table import Table
 from retrain.config import METRIC_NAMES, Metric, Split
 from retrain.data.dataset import untrained_classes
 from retrain.pipeline.status import Status
-from retrain.records import Drop, Erasure, Plan, Retention, RunRecord, Savings, ScratchEstimate, Target
+from retrain.records import Drift, Drop, Erasure, Plan, Retention, RunRecord, Savings, ScratchEstimate, Target
 from retrain.records.ledger import total_savings
 from retrain.utils.text import format_bytes, pluralize
 
@@ -97,12 +97,12 @@ def drop_table(drops: Sequence[Drop]) -> Table:
     return grid(DROPS, drops)
 
 
-def drop_details(drop: Drop) -> Table:
-    """A drop's manifest."""
-    return details(f"drop {drop.id}", _drop_rows(drop))
+def drop_details(drop: Drop, drift: Drift | None = None) -> Table:
+    """A drop's manifest, and its drift where it was measured."""
+    return details(f"drop {drop.id}", _drop_rows(drop, drift))
 
 
-def _drop_rows(drop: Drop) -> Rows:
+def _drop_rows(drop: Drop, drift: Drift | None) -> Rows:
     yield "committed", f"{drop.committed_at:%Y-%m-%d %H:%M:%S} UTC"
     yield "digest", drop.digest
     yield "samples", samples(drop)
@@ -117,6 +117,8 @@ def _drop_rows(drop: Drop) -> Rows:
         yield "erased", pluralize(len(drop.erased.rows), "sample")
     for change in drop.changes:
         yield "amended", f"{change.key}: {change.before} -> {change.after or 'removed'} ({change.reason})"
+    if drift:
+        yield "drift", str(drift)
     for bad in drop.left_out:
         yield "left out", f"{bad.where}: {bad.key}: {bad.cause}"
     yield "shards", ", ".join(f"{shard.name} ({shard.samples:,})" for shard in drop.shards)
@@ -370,6 +372,8 @@ def _status_rows(status: Status) -> Rows:
     yield "waiting", ", ".join(status.waiting) or "no drop"
     if status.trigger:
         yield "trigger", status.trigger
+    for drift in status.drift:
+        yield "drift", drift
     for approval in status.awaiting:
         yield "awaits approval", approval.reason
     for drop, cause in status.quarantined.items():

@@ -31,6 +31,9 @@ class Trigger(ConfigModel):
     """Least share of scratch's iterations that the run must be expected to save, by what the last ones saved."""
     max_wait: Duration | None = None
     """Once the oldest new drop has waited this long, the conditions above count no more."""
+    drift: Literal["ignore", "advise", "run"] = "ignore"
+    """What follows where a new drop's images differ from those that the champion was tested on. advise: it is shown;
+    run: it starts a run as max_wait does; ignore: it is not measured."""
     budget: Budget = Budget()
     """What the runs may take in a period."""
     pause: bool = False

@@ -82,6 +82,7 @@ class TaskState:
         self._promotion: Promotion | None = None
         self._champion: RunRecord | None = None
         self._awaiting: Sequence[Approval] = ()
+        self._drifted: frozenset[str] = frozenset()
 
     def refresh(self) -> None:
         """Read the drops and the champion again. Raises `StoreError`, or `DropError` for a damaged manifest."""
@@ -92,6 +93,8 @@ class TaskState:
         champion = self._store.champion.read().champion
         if champion and (self._champion is None or self._champion.run_id != champion.run_id):
             self._champion = self._store.ledger.find(champion.run_id)
+        drifts = self._store.drifts.of(champion.run_id if champion else None)
+        self._drifted = frozenset(drift.drop for drift in drifts.values() if drift.has_drifted)
         self._promotion = champion.history[-1] if champion else None
         self._awaiting = [one for one in self._store.approvals.unfinished() if one.verdict is None]
 
@@ -102,6 +105,7 @@ class TaskState:
         waiting = self._landed.waiting - trained
         states = {"trained": trained, "waiting": waiting, "quarantined": self._landed.quarantined}
         yield names.DROPS, [((task, state), len(drops)) for state, drops in states.items()]
+        yield names.DRIFTED, [((task,), len(waiting & self._drifted))]
         if waiting:
             yield names.OLDEST_WAITING, [((task,), min(self._committed[drop] for drop in waiting))]
         if self._awaiting:

@@ -188,6 +188,12 @@ DROPS = Name(
     ("task", "state"),
     "Drops that the champion has seen (trained), that it has not (waiting), and that were refused (quarantined).",
 )
+DRIFTED = Name(
+    "retrain_drifted_drops",
+    "gauge",
+    TASK,
+    "Waiting drops whose images differ from those that the champion was tested on (trigger.drift).",
+)
 OLDEST_WAITING = Name(
     "retrain_oldest_waiting_drop_timestamp_seconds",
     "gauge",
@@ -335,7 +341,7 @@ GROUPS: dict[str, tuple[Name, ...]] = {
         *(TARGET_MET, PROMOTED, LAST_RUN, LAST_SUCCESS, RECENT_SAVED),
     ),
     "The task now": (
-        *(DROPS, OLDEST_WAITING, CHAMPION, CHAMPION_SINCE, CHAMPION_ACCURACY, CHAMPION_SCORE),
+        *(DROPS, DRIFTED, OLDEST_WAITING, CHAMPION, CHAMPION_SINCE, CHAMPION_ACCURACY, CHAMPION_SCORE),
         *(AWAITING_APPROVAL, STORE_BYTES, SCHEDULE_PERIOD),
     ),
     "The exporter": (LEDGER_READ, LEDGER_ERRORS, LEDGER_RECORDS),

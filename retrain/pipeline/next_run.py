@@ -15,7 +15,7 @@ from retrain.pipeline import planning
 from retrain.pipeline.planning import History, NoRunNeeded, Request
 from retrain.pipeline.targets import Measured
 from retrain.pipeline.trigger import evaluate_trigger
-from retrain.records import Drop, Plan, RunRecord
+from retrain.records import Drift, Drop, Plan, RunRecord
 from retrain.records.ledger import is_baseline
 from retrain.store.drops import late_files
 from retrain.store.task_store import TaskStore
@@ -43,17 +43,27 @@ def plan_next_run(store: TaskStore, task: Task, request: Request, now: datetime 
     past = history(store, task)._replace(quarantined=found.quarantined)
     _check_known(store, drops, past)
     planned = planning.make_plan(task, drops, past, request)
-    if isinstance(planned, NoRunNeeded) or request != Request():
+    if isinstance(planned, NoRunNeeded):
         return planned
-    return _obey_trigger(store, planned, drops, past, now or utc_now())
+    drifted = _drifted(store, planned, past.champion)
+    planned = planned.model_copy(update={"warnings": (*planned.warnings, *map(str, drifted))})
+    return _obey_trigger(store, planned, drops, past, drifted, now or utc_now()) if request == Request() else planned
+
+
+def _drifted(store: TaskStore, plan: Plan, champion: Plan | None) -> list[Drift]:
+    """Return the drift of the plan's new drops whose images differ from those that the champion was tested on."""
+    measured = store.drifts.of(champion.run_id if champion else None)
+    new = [ref.id for ref in plan.dataset.drops[plan.known :]]
+    return [measured[drop] for drop in new if drop in measured and measured[drop].has_drifted]
 
 
 def _obey_trigger(
-    store: TaskStore, plan: Plan, drops: Sequence[Drop], past: History, now: datetime
+    store: TaskStore, plan: Plan, drops: Sequence[Drop], past: History, drifted: Sequence[Drift], now: datetime
 ) -> Plan | NoRunNeeded:
     """Return the plan with the trigger's reason, or why it is put off; a run that was started goes on."""
     trigger, records = plan.task.trigger, list(past.records.values())
-    state = evaluate_trigger(trigger, plan, drops, records, planning.saved_shares(plan.dataset, records), now)
+    saved = planning.saved_shares(plan.dataset, records)
+    state = evaluate_trigger(trigger, plan, drops, records, saved, now, [drift.drop for drift in drifted])
     if not state.reason or store.run(plan.run_id).has_plan():
         return plan
     if state.unmet:

@@ -15,6 +15,7 @@ from retrain.pipeline import STAGES, next_run, planning
 from retrain.pipeline.accounting import make_record
 from retrain.pipeline.approval import find_approval, is_waiting, refusal, request_approval
 from retrain.pipeline.context import Context
+from retrain.pipeline.drift import try_measure_drifts
 from retrain.pipeline.evaluate import evaluate_run
 from retrain.pipeline.gate import decide
 from retrain.pipeline.planning import NoRunNeeded, Request
@@ -36,6 +37,8 @@ def plan(context: Context, task: Task, request: Request) -> Plan | NoRunNeeded:
     _record_champion(context)
     for approval in context.store.approvals.unfinished():
         finish_approval(context, approval.run_id)
+    if request == Request():
+        try_measure_drifts(context, task)
     planned = next_run.plan_and_quarantine(context.store, task, request, context.clock())
     if isinstance(planned, Plan):
         factory.check_network(planned.task.model, len(planned.dataset.classes), planned.task.data.image_size)

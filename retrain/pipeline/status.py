@@ -38,6 +38,8 @@ class Status(Record):
     """What erasures leave to be done, in sentences."""
     awaiting: tuple[Approval, ...] = ()
     trigger: str | None = None
+    drift: tuple[str, ...] = ()
+    """Whether the waiting drops' images differ from those that the champion was tested on, where it was measured."""
     runs: int
     savings: Savings
 
@@ -54,6 +56,7 @@ def make_status(task: Task, store: TaskStore, records: Sequence[RunRecord], cloc
     known = champion.drops if champion else ()
     drops, found = store.drops.readable(), store.drops.committed()
     waiting = tuple(drop.id for drop in drops if drop.id not in known)
+    drifts = store.drifts.of(pointer.run_id if pointer else None) if waiting else {}
     return Status(
         task=task.name,
         store=store.url,
@@ -67,6 +70,7 @@ def make_status(task: Task, store: TaskStore, records: Sequence[RunRecord], cloc
         erasures=tuple(_erasures(task, store, pointer.run_id if pointer else None, records)),
         quarantined=store.drops.quarantine_causes(),
         awaiting=tuple(filter(is_waiting, store.approvals.unfinished())),
+        drift=tuple(str(drift) for drop, drift in sorted(drifts.items()) if drop in waiting),
         runs=len(records),
         savings=total_savings(records),
     )

@@ -1,6 +1,6 @@
 """The trigger policy: whether what has landed starts a run now, and if not, what it waits for. Pure functions."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from statistics import mean
 from typing import Literal, NamedTuple, get_args
@@ -27,7 +27,7 @@ class Unmet(NamedTuple):
     until: datetime | None = None
     """When it holds by itself; None where only more drops, or a person, can change it."""
     is_overridden: bool = True
-    """Whether `max_wait` ends it."""
+    """Whether `max_wait`, or a drift, ends it."""
 
 
 class TriggerState(NamedTuple):
@@ -52,22 +52,23 @@ def evaluate_trigger(
     records: Sequence[RunRecord],
     saved: Sequence[float],
     now: datetime,
+    drifted: Collection[str] = (),
 ) -> TriggerState:
     """Return whether a planned run may start now.
 
     `drops` are those of its dataset and `records` the ledger's; `saved` are the shares of scratch's iterations that the
-    last retrainings saved.
+    last retrainings saved. `drifted` are the drops whose images differ from those that the champion was tested on.
     """
-    if trigger == Trigger():
+    if trigger.model_copy(update={"drift": "ignore"}) == Trigger():
         return TriggerState((), "")
     new = {ref.id for ref in plan.dataset.drops[plan.known :]}
     landed = sorted(drop.committed_at for drop in drops if drop.id in new)
     forced_at = landed[0] + parse_duration(trigger.max_wait) if trigger.max_wait and landed else None
     unmet = tuple(_unmet(trigger, plan, landed, records, saved, now))
-    if forced_at and forced_at <= now:
+    if forced := _forced(trigger, forced_at, now, sorted(new.intersection(drifted))):
         unmet = tuple(one for one in unmet if not one.is_overridden)
         if not unmet:
-            return TriggerState((), f"the oldest drop has waited for trigger.max_wait {trigger.max_wait}")
+            return TriggerState((), forced)
     if not unmet:
         return TriggerState((), "all conditions of trigger hold")
     can_be_forced = forced_at is not None and forced_at > now and all(one.is_overridden for one in unmet)
@@ -76,6 +77,15 @@ def evaluate_trigger(
         reason += f", or until {_moment(forced_at, now)}"
     moments = [one.until for one in unmet if one.until] + ([forced_at] if can_be_forced and forced_at else [])
     return TriggerState(unmet, reason, min(moments, default=None))
+
+
+def _forced(trigger: Trigger, forced_at: datetime | None, now: datetime, drifted: Sequence[str]) -> str | None:
+    """Return why the conditions that can be overridden count no more, or None."""
+    if forced_at and forced_at <= now:
+        return f"the oldest drop has waited for trigger.max_wait {trigger.max_wait}"
+    if drifted and trigger.drift == "run":
+        return f"the images of {', '.join(drifted)} have drifted, and trigger.drift is run"
+    return None
 
 
 def _unmet(

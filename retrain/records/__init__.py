@@ -6,6 +6,7 @@ here. Imports config, utils and errors alone; nothing here needs torch.
 
 from retrain.records.approval import Approval, Verdict
 from retrain.records.base import Record, digest, parse_record
+from retrain.records.drift import Drift
 from retrain.records.drop import (
     Amendment,
     Change,
@@ -40,6 +41,7 @@ __all__ = [
     "Curve",
     "Dataset",
     "Decision",
+    "Drift",
     "Drop",
     "DropRef",
     "Erased",

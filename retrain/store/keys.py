@@ -109,6 +109,14 @@ class TaskKeys:
         """A candidate that passed the gate and waits for a person, and what that person said."""
         return f"{self.task}/approvals/{run_id}.json"
 
+    def drifts(self, run_id: str) -> str:
+        """Prefix of the drifts measured with the features of a run's model."""
+        return f"{self.task}/drift/{run_id}/"
+
+    def drift(self, run_id: str, drop: str) -> str:
+        """How far a drop's images are from those that a run's model was tested on."""
+        return f"{self.drifts(run_id)}{drop}.json"
+
     @property
     def champion(self) -> str:
         """The pointer to the promoted model."""

@@ -9,6 +9,7 @@ from retrain.store.approvals import Approvals
 from retrain.store.base import ObjectStore
 from retrain.store.champions import ChampionPointer
 from retrain.store.claims import Claims
+from retrain.store.drifts import Drifts
 from retrain.store.drops import Drops, Erasures
 from retrain.store.keys import TaskKeys
 from retrain.store.lease import LEASE_SECONDS, Lease, try_lease
@@ -26,6 +27,7 @@ class TaskStore:
         self.erasures = Erasures(objects, self.keys)
         self.ledger = Ledger(objects, self.keys)
         self.champion = ChampionPointer(objects, self.keys)
+        self.drifts = Drifts(objects, self.keys)
         self.approvals = Approvals(objects, self.keys, self.ledger)
 
     @property

@@ -51,7 +51,7 @@ def grow_head(plan: Plan, parent: Mapping[str, Tensor], train: Samples, normaliz
     if layer.out_features == len(old_rows):
         return GrownHead(parent, 0)
     chosen = _choose(train.labels.cpu(), len(old_rows), layer.out_features, plan.seed)
-    features = _compute_features(to_device_channels_last(network, train.device), layer, train, chosen, normalize)
+    features = compute_features(to_device_channels_last(network, train.device), layer, train, chosen, normalize)
     if features is None:
         return GrownHead(parent, 0)
     means, counts = _average(features, train.labels.cpu()[chosen], len(old_rows), layer.out_features)
@@ -95,7 +95,7 @@ def _average(features: Tensor, labels: Tensor, old_classes: int, classes: int) -
 
 
 @torch.no_grad()
-def _compute_features(
+def compute_features(
     network: nn.Module, layer: nn.Linear, train: Samples, chosen: Tensor, normalize: Normalize
 ) -> Tensor | None:
     """Return the head's input for each chosen sample, float32 [N, F] on the CPU; None if it is not a vector."""

@@ -21,6 +21,7 @@ from retrain.store.task_store import open_task_store
 from retrain.tracking.hook import TrackerUpdates
 from retrain.utils.clock import Clock, utc_now
 from retrain.utils.parallel import map_ahead
+from retrain.utils.processes import WorkerCrashed, run_in_subprocess
 from retrain.watcher.health import Health
 from retrain.watcher.ingestion import Ingestion
 from retrain.watcher.webhooks import Notifier
@@ -40,6 +41,15 @@ class Pace(NamedTuple):
 
 
 DEFAULT_PACE = Pace()
+DRIFT_SECONDS = 3600.0
+"""Seconds that measuring the drift of the waiting drops may take."""
+
+
+def measure_drifts(task: Task) -> None:
+    """Measure the drift of a task's waiting drops, in a process that may crash, and needs torch."""
+    from retrain.pipeline.drift import measure_task
+
+    measure_task(task)
 
 
 class TaskWatch:
@@ -60,6 +70,7 @@ class TaskWatch:
         self._waiting: dict[str, datetime] = {}
         self._covered: set[str] = set()
         self._deferred_until: datetime | None = None
+        self._measured: set[tuple[str | None, str]] = set()
 
     @property
     def oldest(self) -> datetime | None:
@@ -160,6 +171,7 @@ class TaskWatch:
         return self.task.schedule is None or self.oldest <= last_scheduled(self.task.schedule, now)
 
     def _claim(self) -> None:
+        self._measure_drift()
         try:
             planned = next_run.plan_next_run(self.store, self.task, Request(), self._clock())
         except DamagedDrop as damaged:  # the next turn plans without it
@@ -179,6 +191,18 @@ class TaskWatch:
         if self._claims.claim(planned):
             log.info("%s: %s: %s", self.task.name, planned.run_id, planned.reason)
             self._waiting.clear()
+
+    def _measure_drift(self) -> None:
+        """Have the drift of the waiting drops measured, once for a champion, if the trigger asks for it."""
+        champion = self.store.champion.read().run_id
+        new = {(champion, drop) for drop in self._waiting} - self._measured
+        if self.task.trigger.drift == "ignore" or champion is None or not new:
+            return
+        self._measured |= new
+        try:
+            run_in_subprocess("measuring the drift", DRIFT_SECONDS, measure_drifts, self.task)
+        except (WorkerCrashed, ImportError) as problem:
+            log.warning("%s: the drift of the waiting drops is not measured: %s", self.task.name, problem)
 
     def _defer(self, state: TriggerState) -> None:
         """Postpone the run; the waiting drops keep waiting."""

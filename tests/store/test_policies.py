@@ -55,10 +55,10 @@ RUN = {PLAN, DECISION, RESULT, MODEL, STATE, SPEEDS, REMOVED}
 SUBMISSION, LEASE, CHAMPION, PROBE = CARS.submission("s"), CARS.lease, CARS.champion, "probe-1"
 LEDGER = {CARS.record("r")}
 APPROVAL, NOTIFIED = CARS.approval("r"), CARS.notifications("hook") + "run-r.json"
-ERASURE = CARS.erasure(1)
+DRIFT, ERASURE = CARS.drift("r", "d"), CARS.erasure(1)
 VALIDATIONS, VALIDATING = CARS.validations("d"), CARS.validating("d").lease
 ALL = {
-    *{*DROP, *RUN, *LEDGER, APPROVAL, ERASURE, NOTIFIED, CLAIM},
+    *{*DROP, *RUN, *LEDGER, APPROVAL, DRIFT, ERASURE, NOTIFIED, CLAIM},
     *{VALIDATIONS, VALIDATING, SUBMISSION, LEASE, CHAMPION, PROBE},
 }
 
@@ -66,7 +66,7 @@ MAY_READ = {
     "producer": DROP,
     "watcher": ALL,
     "training": ALL,
-    "exporter": {MANIFEST, QUARANTINE, CLAIM, CHAMPION, APPROVAL, ERASURE, *RUN, *LEDGER},
+    "exporter": {MANIFEST, QUARANTINE, CLAIM, CHAMPION, APPROVAL, DRIFT, ERASURE, *RUN, *LEDGER},
     "serving": {CHAMPION, PLAN, RESULT, MODEL},
     "gc": {MANIFEST, QUARANTINE, CLAIM, APPROVAL, PLAN, DECISION, RESULT, REMOVED, CHAMPION, LEASE, *LEDGER},
 }
@@ -74,12 +74,13 @@ MAY_WRITE = {
     "producer": DROP,
     "watcher": {
         *{SHARD, MANIFEST, QUARANTINE, CLAIM, VALIDATIONS, VALIDATING, PLAN, DECISION, SUBMISSION, LEASE, PROBE},
-        *{APPROVAL, NOTIFIED, *LEDGER},
+        *{APPROVAL, DRIFT, NOTIFIED, *LEDGER},
     },
     "training": {
         *RUN,
         *LEDGER,
         APPROVAL,
+        DRIFT,
         QUARANTINE,
         SUBMISSION,
         CHAMPION,

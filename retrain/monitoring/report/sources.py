@@ -13,7 +13,7 @@ from safetensors.numpy import load
 from retrain.errors import RunError
 from retrain.monitoring.report.learning_speed import Index
 from retrain.monitoring.report.speed_ups import newest_races
-from retrain.records import Approval, Champion, Curve, Drop, ErrorAnalysis, Plan, RunRecord
+from retrain.records import Approval, Champion, Curve, Drift, Drop, ErrorAnalysis, Plan, RunRecord
 from retrain.store.base import Missing
 from retrain.store.task_store import TaskStore
 
@@ -36,6 +36,8 @@ class Sources:
     champion: Champion | None = None
     awaiting: Sequence[Approval] = ()
     """Candidates that await approval."""
+    drifts: Sequence[Drift] = ()
+    """Drops that wait, and differ from what the champion was tested on."""
     curves: Mapping[str, Curve] = field(default_factory=dict)
     plans: Mapping[str, Plan] = field(default_factory=dict)
     index: Index | None = None
@@ -56,6 +58,7 @@ def read_sources(store: TaskStore, records: Sequence[RunRecord]) -> Sources:
         drops=store.drops.readable(),
         champion=champion,
         awaiting=[one for one in store.approvals.unfinished() if one.verdict is None],
+        drifts=_drifts(store, champion),
         curves=_read_all(lambda run_id: store.run(run_id).curve(), raced),
         plans=_read_all(lambda run_id: store.run(run_id).plan(), newest),
         index=_champion_index(store, champion),
@@ -74,6 +77,10 @@ def _read_all(read: Callable[[str], T], names: Iterable[str]) -> dict[str, T]:
     with ThreadPoolExecutor(READERS) as pool:
         list(pool.map(attempt, names))
     return found
+
+
+def _drifts(store: TaskStore, champion: Champion | None) -> list[Drift]:
+    return [one for one in store.drifts.of(champion.run_id if champion else None).values() if one.has_drifted]
 
 
 def _champion_index(store: TaskStore, champion: Champion | None) -> Index | None:

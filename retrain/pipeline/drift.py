@@ -1,0 +1,157 @@
+"""Tell whether a new drop's images differ from those that the champion was tested on. It is advice: nothing is refused.
+
+The champion's penultimate features of two samples of held-out images are compared by the maximum mean discrepancy with
+a Gaussian kernel, and permutations of the samples say what chance explains (Gretton et al., "A Kernel Two-Sample Test",
+JMLR 2012; Rabanser et al., "Failing Loudly", 2019). The images are among those that every run decodes.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from retrain.config.task import Data, Task
+from retrain.data.augment import Normalize
+from retrain.data.dataset import choose_loading, make_dataset
+from retrain.data.samples import Samples
+from retrain.errors import ModelError, RunError, UserError
+from retrain.pipeline.context import Context, make_context
+from retrain.pipeline.evaluate import load_network
+from retrain.recipe.initialization import find_head
+from retrain.records import Dataset, Drift, Drop, Loading, Plan
+from retrain.records.drift import LEVEL
+from retrain.store.task_store import open_task_store
+from retrain.training.head import compute_features
+from retrain.training.seeds import make_generator
+
+log = logging.getLogger("retrain")
+
+MOST = 500
+"""Most images of either sample: a shift that needs more to be seen is small."""
+OLD_DROPS = 10
+"""The newest so many drops that the champion knows are the old ones."""
+PERMUTATIONS = 999
+
+
+class Discrepancy(NamedTuple):
+    """The distance between two samples of features, and what chance makes of it; as in `Drift`."""
+
+    distance: float
+    chance: float
+    p_value: float
+
+
+def compare_features(old: Tensor, new: Tensor, generator: torch.Generator) -> Discrepancy:
+    """Return the squared maximum mean discrepancy of features [N, F] and [M, F], tested by permutations.
+
+    The kernel's width is the median distance of two images.
+    """
+    both = torch.cat([old, new]).double()
+    squared = torch.cdist(both, both).square()
+    median = squared[torch.triu(torch.ones_like(squared, dtype=torch.bool), 1)].median()
+    kernel = torch.exp(-squared / median.clamp(min=torch.finfo(torch.double).tiny))
+    weights = torch.cat([torch.full((len(old),), 1 / len(old)), torch.full((len(new),), -1 / len(new))]).double()
+    orders = torch.stack([torch.randperm(len(both), generator=generator) for _ in range(PERMUTATIONS)])
+    samples = torch.cat([weights[None], weights[orders]])
+    distances = ((samples @ kernel) * samples).sum(1)
+    observed, permuted = distances[0], distances[1:]
+    as_far = int((permuted >= observed).sum())
+    chance = permuted.topk(round(LEVEL * (PERMUTATIONS + 1)) - 1).values[-1]
+    return Discrepancy(float(observed), float(chance), (1 + as_far) / (1 + PERMUTATIONS))
+
+
+def measure_drifts(context: Context, task: Task) -> list[Drift]:
+    """Return the drift of every drop that waits for a run, measured now unless it was before, and keep it.
+
+    Raises `RunError` if there is no champion, `ModelError` if its features cannot be compared, and `DamagedDrop`.
+    """
+    store = context.store
+    champion = store.champion.read().run_id
+    if champion is None:
+        raise RunError(
+            f"task {task.name} has no champion yet, whose features tell of a drift: `retrain run` trains one"
+        )
+    plan = context.files(champion).plan()
+    trained = {ref.id for ref in plan.dataset.drops}
+    waiting = [drop for drop in store.drops.readable() if drop.id not in trained]
+    measured = store.drifts.of(champion)
+    if unmeasured := [drop for drop in waiting if drop.id not in measured and _held_out(drop)]:
+        _measure(context, plan, task, unmeasured)
+        measured = store.drifts.of(champion)
+    return [measured[drop.id] for drop in waiting if drop.id in measured]
+
+
+def _held_out(drop: Drop) -> int:
+    return drop.samples("val") + drop.samples("test")
+
+
+def _measure(context: Context, champion: Plan, task: Task, drops: Sequence[Drop]) -> None:
+    compute = _FeatureReader(context, champion)
+    known = Dataset(drops=champion.dataset.drops[-OLD_DROPS:], classes=champion.dataset.classes)
+    old = compute.of(known, champion.loading)
+    if not len(old):
+        raise RunError(f"champion {champion.run_id} was tested on no image, so there is nothing to compare drops with")
+    for drop in drops:
+        dataset = make_dataset([drop], champion.dataset.classes)
+        new = compute.of(dataset, choose_loading(task, dataset))
+        found = compare_features(old, new, make_generator(champion.seed, f"drift of {drop.id}"))
+        drift = Drift(
+            drop=drop.id,
+            run_id=champion.run_id,
+            old=len(old),
+            new=len(new),
+            measured_at=context.clock(),
+            **found._asdict(),
+        )
+        context.store.drifts.keep(drift)
+        log.info("%s: %s", context.store.task, drift)
+
+
+class _FeatureReader:
+    """Computes a champion's features of held-out images."""
+
+    def __init__(self, context: Context, champion: Plan) -> None:
+        self._context, self._champion = context, champion
+        self._network = load_network(context.files(champion.run_id), champion, context.factories, context.device)
+        self._normalize = Normalize(self._data, champion.task.training.bf16)
+        self._head = find_head(self._network)
+
+    @property
+    def _data(self) -> Data:
+        return self._champion.task.data
+
+    def of(self, dataset: Dataset, loading: Loading) -> Tensor:
+        """Return the features, float32 [N, F], of at most `MOST` of a dataset's validation and test images."""
+        splits = self._context.samples(dataset, ("val", "test"), self._data, loading)
+        generator = make_generator(self._champion.seed, f"drift of {dataset.digest}")
+        chosen = torch.randperm(sum(map(len, splits.values())), generator=generator)[:MOST]
+        found, first = [], 0
+        for samples in splits.values():
+            rows = chosen[(chosen >= first) & (chosen < first + len(samples))] - first
+            first += len(samples)
+            if len(rows):
+                found.append(self._compute(samples, rows))
+        return torch.cat(found) if found else torch.empty(0, 1)
+
+    def _compute(self, samples: Samples, rows: Tensor) -> Tensor:
+        features = self._head and compute_features(self._network, self._head[1], samples, rows, self._normalize)
+        if features is None:
+            raise ModelError(f"{self._champion.task.model.name} has no linear last layer on a vector of features")
+        return features
+
+
+def try_measure_drifts(context: Context, task: Task) -> None:
+    """Measure the drift of the waiting drops if the task's trigger asks for it. What prevents it is logged."""
+    if task.trigger.drift == "ignore" or context.store.champion.read().run_id is None:
+        return
+    try:
+        measure_drifts(context, task)
+    except UserError as error:
+        log.warning("%s: the drift of the waiting drops is not measured: %s", task.name, error)
+
+
+def measure_task(task: Task) -> None:
+    """Do the same for the watcher, in a process of its own and on the CPU: a training may hold the GPU's memory."""
+    try_measure_drifts(make_context(open_task_store(task), task, "cpu"), task)

@@ -1,0 +1,41 @@
+"""The drift of waiting drops, as it was measured with one champion's features.
+
+Another champion has other features: a drop that still waits is measured again."""
+
+import logging
+
+from retrain.errors import StoreError
+from retrain.records import Drift
+from retrain.store.base import ObjectStore, read_record
+from retrain.store.keys import TaskKeys
+from retrain.utils.parallel import map_ahead
+
+log = logging.getLogger("retrain")
+
+
+class Drifts:
+    """The measured drifts of a task's drops."""
+
+    def __init__(self, objects: ObjectStore, keys: TaskKeys) -> None:
+        self._objects, self._keys = objects, keys
+
+    def keep(self, drift: Drift) -> None:
+        """Keep a measurement; measured again, it would be the same."""
+        self._objects.write(self._keys.drift(drift.run_id, drift.drop), drift.to_bytes())
+
+    def of(self, champion: str | None) -> dict[str, Drift]:
+        """Return what was measured with a champion's features, by drop; nothing without a champion.
+
+        It is advice, which holds up nothing: a record that is damaged is logged and left out.
+        """
+        if champion is None:
+            return {}
+        keys = [entry.key for entry in self._objects.list(self._keys.drifts(champion))]
+        return {drift.drop: drift for drift in filter(None, map_ahead(self._read, keys))}
+
+    def _read(self, key: str) -> Drift | None:
+        try:
+            return read_record(self._objects, key, Drift)[0]
+        except StoreError as error:
+            log.warning("%s", error)
+            return None
