@@ -49,6 +49,37 @@ def check(file: Annotated[str, typer.Argument(help="A task's file or name.")]) -
 
 
 @app.command()
+def migrate(
+    file: Annotated[str, typer.Argument(help="A task's file or name.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would change, and write nothing.")] = False,
+) -> None:
+    """Rewrite a task file of an earlier version, so that it means what it meant then; comments stay."""
+    import shutil
+    from difflib import unified_diff
+
+    from retrain.config.loading import find_task, read_task_text
+    from retrain.config.migration import migrate_task
+    from retrain.utils.files import temp_file
+
+    path = find_task(file)
+    before = read_task_text(path)
+    migrated = migrate_task(before, str(path))
+    if migrated.text == before:
+        typer.echo(f"{path} is of this version already")
+        return
+    if dry_run:
+        lines = unified_diff(before.splitlines(), migrated.text.splitlines(), str(path), str(path), lineterm="")
+        typer.echo("\n".join(lines))
+        return
+    with output_errors(path, "FILE"), temp_file(lambda file: file.write(migrated.text.encode()), path.parent) as whole:
+        shutil.copymode(path, whole)
+        whole.replace(path)
+    for setting, value in migrated.settings.items():
+        typer.echo(f"{setting}: {json.dumps(value)} is written out: its default is another one now")
+    typer.echo(f"rewrote {path}; `retrain task check {path}` checks it")
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of task files."""
     from retrain.config.template import task_schema as json_schema

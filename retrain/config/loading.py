@@ -129,7 +129,9 @@ def load_task(name_or_path: str, overrides: Sequence[str] = ()) -> Task:
     path = find_task(name_or_path)
     settings = [parse_override(override) for override in overrides]
     return validate_document(
-        apply_overrides(_read_text(path), settings), str(path), [setting.path for setting in settings]
+        apply_overrides(_mapping(read_task_text(path), str(path)), settings),
+        str(path),
+        [setting.path for setting in settings],
     )
 
 
@@ -138,9 +140,10 @@ def parse_task(text: str, source: str) -> Task:
     return validate_document(_mapping(text, source), source)
 
 
-def _read_text(path: Path) -> dict[Any, Any]:
+def read_task_text(path: Path) -> str:
+    """Return the text of a task file. Raises `TaskError` if it cannot be read."""
     try:
-        return _mapping(path.read_text(encoding="utf-8"), str(path))
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise TaskError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -275,11 +275,17 @@ class Gate(ConfigModel):
     """How long it waits (30m, 6h, 7d, 2w); then it is refused."""
 
 
+SCHEMA_VERSION = 1
+"""Of task files: counted up when a file would mean something else (`retrain.config.migration`)."""
+
+
 class Task(ConfigModel):
     """One retraining problem: where its data and models are, and how it is retrained."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
     """Name in paths, metrics and the cluster: lower-case letters, digits and hyphens."""
+    schema_version: Annotated[PositiveInt, NotIdentity] = SCHEMA_VERSION
+    """Version of the file's format; `retrain task migrate` rewrites a file of an earlier one."""
     store: Annotated[str, Field(min_length=1), NoCredentials, NotIdentity] = "store"
     """s3://bucket/prefix, or a local folder (relative to where the command runs)."""
     endpoint_url: Annotated[Annotated[str, NoCredentials] | None, NotIdentity] = None

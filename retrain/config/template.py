@@ -25,6 +25,7 @@ def short_template(name: str) -> str:
     return f"""\
 # yaml-language-server: $schema={SCHEMA_FILE}
 # What is left out has its default; `retrain task init NAME --full` writes every setting.
+schema_version: {task.schema_version}
 name: {task.name}
 store: {task.store}  # a folder, or s3://bucket/prefix
 data:

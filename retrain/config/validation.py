@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from retrain.config.fields import ConfigModel
 from retrain.config.recipe import Recipe
-from retrain.config.task import Task
+from retrain.config.task import SCHEMA_VERSION, Task
 from retrain.errors import TaskError
 from retrain.utils.text import did_you_mean
 
@@ -82,6 +82,12 @@ def validate_document(document: Mapping[Any, Any], source: str, overridden: Coll
 
     A problem at a path that was `overridden` is said to lie in `--set`, any other in `source`. Raises `TaskError`.
     """
+    version = document.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise TaskError(
+            f"{source}: schema_version: {version} is that of a later version of retrain; this one reads up to "
+            f"{SCHEMA_VERSION}. Use that version"
+        )
     try:
         return Task.model_validate(fill_in_default_names(document))
     except ValidationError as error:

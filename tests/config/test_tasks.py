@@ -235,7 +235,7 @@ def test_errors_tell_file_and_override_apart(task_file: Path) -> None:
         ("", "must be a mapping of fields, such as 'name: flowers'"),
         ("- name\n", "must be a mapping of fields, such as 'name: flowers'"),
         ("training: 3\n", "name: is missing"),
-        ("name: a\n1: 2\n", "1: unknown field '1'; allowed: name, store, "),
+        ("name: a\n1: 2\n", "1: unknown field '1'; allowed: name, schema_version, "),
         ("name: a\ntraining: {epochs: .inf}\n", "training.epochs: must be a finite number (got inf)"),
     ],
 )

@@ -1,0 +1,97 @@
+"""Rewrite a task file of an earlier schema version, so that it means now what it meant then.
+
+`schema_version` counts the changes after which the same file would mean something else. Settings that a file leaves out
+and whose default has changed are written into it; comments and order stay.
+"""
+
+import io
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+
+from retrain.config.loading import parse_task
+from retrain.config.task import SCHEMA_VERSION
+from retrain.config.validation import validate_document
+from retrain.errors import TaskError
+
+BEFORE_VERSIONS = 0
+"""The version of a file that names none: it was written before task files had versions."""
+
+FORMER_DEFAULTS: Mapping[int, Mapping[str, Any]] = {
+    1: {
+        "recipe.preset": "paper",
+        "recipe.objective.anchor": "start",
+        "recipe.schedule.final_rate": 0,
+        "training.evaluate_every": 1,
+        "baseline.refresh.on_miss": True,
+    },
+}
+"""By schema version: the settings whose defaults are others from that version on, and what they were until then."""
+
+
+class Migrated(NamedTuple):
+    """A rewritten task file."""
+
+    text: str
+    settings: dict[str, Any]
+    """What was written into it, by dotted path."""
+
+
+def migrate_task(text: str, source: str) -> Migrated:
+    """Return a task file in this schema version; one that is of this version already comes back as it is.
+
+    Raises `TaskError`, one line for every problem, if the file is not well-formed, or of a later version.
+    """
+    parse_task(text, source)
+    yaml = YAML()  # a round trip, which keeps comments and order
+    yaml.preserve_quotes, yaml.width = True, 120
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    document = yaml.load(text)
+    version = document.get("schema_version", BEFORE_VERSIONS)
+    if version == SCHEMA_VERSION:
+        return Migrated(text, {})
+    settings = {
+        path: value
+        for later in range(version + 1, SCHEMA_VERSION + 1)
+        for path, value in FORMER_DEFAULTS[later].items()
+        if _write(document, path, value, source)
+    }
+    if "schema_version" in document:
+        document["schema_version"] = SCHEMA_VERSION
+    else:
+        document.insert(list(document).index("name"), "schema_version", SCHEMA_VERSION)
+    rewritten = io.StringIO()
+    yaml.dump(document, rewritten)
+    parse_task(rewritten.getvalue(), source)
+    return Migrated(rewritten.getvalue(), settings)
+
+
+def _write(document: CommentedMap, path: str, value: object, source: str) -> bool:
+    """Write a setting into a document that leaves it out and may have it; return whether it was written."""
+    *outer, name = path.split(".")
+    part = document
+    added: list[tuple[CommentedMap, str]] = []
+    for step in outer:
+        if part.get(step) is None:
+            part[step] = CommentedMap()
+            added.append((part, step))
+        part = part[step]
+    if name not in part:
+        part[name] = value
+        if _is_allowed(document, source):
+            return True
+        del part[name]
+    for owner, step in reversed(added):
+        del owner[step]
+    return False
+
+
+def _is_allowed(document: CommentedMap, source: str) -> bool:
+    """Return whether a task may have these settings: another kind of objective has no anchor, for example."""
+    try:
+        validate_document(document, source)
+    except TaskError:
+        return False
+    return True

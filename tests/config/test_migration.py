@@ -1,0 +1,88 @@
+"""Task files of an earlier schema version are rewritten, and mean what they meant."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from support.terminal import retrain
+
+from retrain.config.fields import identity
+from retrain.config.loading import parse_task
+from retrain.config.migration import FORMER_DEFAULTS, migrate_task
+from retrain.config.recipe import L2Init
+from retrain.config.task import SCHEMA_VERSION
+from retrain.config.template import short_template
+from retrain.errors import TaskError
+
+EARLIER = """\
+# Flowers of the shop
+name: flowers   # as in the catalogue
+training:
+  batch_size: 32  # fits the small GPU
+
+store: 's3://shop/models'
+"""
+
+
+def test_earlier_file_keeps_its_meaning_and_comments() -> None:
+    migrated = migrate_task(EARLIER, "flowers.yaml")
+    assert migrated.settings == FORMER_DEFAULTS[1]
+    task = parse_task(migrated.text, "flowers.yaml")
+    assert (task.recipe.preset, task.training.evaluate_every, task.baseline.refresh.on_miss) == ("paper", 1, True)
+    assert isinstance(task.recipe.objective, L2Init)
+    assert task.recipe.objective.anchor == "start"
+    assert (task.store, task.training.batch_size, task.schema_version) == ("s3://shop/models", 32, SCHEMA_VERSION)
+    lines = migrated.text.splitlines()
+    assert lines[0] == "# Flowers of the shop"
+    assert set(EARLIER.splitlines()) <= set(lines)
+
+
+def test_settings_that_a_file_has_stay() -> None:
+    text = "name: flowers\nrecipe: {preset: naive, objective: {name: none}}\nbaseline: {refresh: {on_miss: false}}\n"
+    migrated = migrate_task(text, "flowers.yaml")
+    assert migrated.settings.keys() == {"recipe.schedule.final_rate", "training.evaluate_every"}
+    recipe = yaml.safe_load(migrated.text)["recipe"]
+    assert recipe == {"preset": "naive", "objective": {"name": "none"}, "schedule": {"final_rate": 0}}
+
+
+@pytest.mark.parametrize("text", [migrate_task(EARLIER, "").text, short_template("flowers")])
+def test_file_of_this_version_stays_as_it_is(text: str) -> None:
+    assert migrate_task(text, "flowers.yaml") == (text, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "name: flowers\nstoer: x\n",
+            "flowers.yaml: stoer: unknown field 'stoer'; allowed: name, .*did you mean store",
+        ),
+        ("name: flowers\nschema_version: 9\n", "schema_version: 9 is that of a later version of retrain; .* up to 1"),
+        ("name: flowers\nschema_version: 0\n", r"schema_version: must be greater than 0 \(got 0\)"),
+        ("- flowers\n", "must be a mapping of fields"),
+    ],
+)
+def test_file_that_cannot_be_read_is_refused_by_field(text: str, says: str) -> None:
+    with pytest.raises(TaskError, match=says):
+        migrate_task(text, "flowers.yaml")
+
+
+def test_schema_version_does_not_change_plan_ids() -> None:
+    task = parse_task("name: flowers\n", "")
+    assert identity(task) == identity(task.model_copy(update={"schema_version": 2}))
+
+
+def test_migrate_rewrites_the_file_unless_told_not_to(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "flowers.yaml"
+    file.write_text(EARLIER)
+    file.chmod(0o640)
+    shown = retrain(["task", "migrate", str(file), "--dry-run"], capfd)
+    assert "+schema_version: 1" in shown.out
+    assert file.read_text() == EARLIER
+    done = retrain(["task", "migrate", str(file)], capfd)
+    assert 'recipe.preset: "paper" is written out: its default is another one now' in done.out
+    assert file.read_text() == migrate_task(EARLIER, "").text
+    assert (file.stat().st_mode & 0o777, list(tmp_path.iterdir())) == (0o640, [file])
+    assert "is of this version already" in retrain(["task", "migrate", str(file)], capfd).out
+    missing = retrain(["task", "migrate", str(tmp_path / "none.yaml")], capfd)
+    assert (missing.code, "cannot be read: No such file or directory" in missing.err) == (2, True)
