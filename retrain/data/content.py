@@ -41,7 +41,7 @@ class ImageFacts(NamedTuple):
 def examine_image(data: bytes, size: Size) -> ImageFacts:
     """Decode an image as training will, at this size, and return its facts. Raises `DropError` as `decode_image`."""
     with open_image(data, size) as opened:
-        opened.pixels()
+        opened.fitted()
         image, (width, height) = opened.image, opened.full_size
         if image.format in ("JPEG", "MPO") and width * height > FEW_PIXELS:
             content = _coded_digest(data)

@@ -58,7 +58,7 @@ def decode_image(data: bytes, size: Size) -> NDArray[np.uint8]:
     the cause if the bytes are not a whole image in one of `FORMATS`, or if its header promises more than `MAX_PIXELS`.
     """
     with open_image(data, size) as opened:
-        return opened.pixels()
+        return np.ascontiguousarray(np.asarray(opened.fitted()).transpose(2, 0, 1))
 
 
 class OpenedImage(NamedTuple):
@@ -72,11 +72,11 @@ class OpenedImage(NamedTuple):
     width: float
     height: float
 
-    def pixels(self) -> NDArray[np.uint8]:
-        """Return RGB pixels as `decode_image` does."""
+    def fitted(self) -> Image.Image:
+        """Return the image in RGB, upright and brought to the frame."""
         fitted = _fit(_rgb(self.image, self.frame.background), self.frame, self.width, self.height)
         ImageOps.exif_transpose(fitted, in_place=True)
-        return np.ascontiguousarray(np.asarray(fitted).transpose(2, 0, 1))
+        return fitted
 
 
 @contextmanager

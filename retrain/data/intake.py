@@ -126,16 +126,17 @@ class Intake:
         """
         known, self.known = self.known, self.known.copy()
         try:
-            return [self._check(read, drop_id, tell or (lambda _: None)) for read, drop_id in reads]
+            return [self._check(read, drop_id, tell) for read, drop_id in reads]
         finally:
             self.known = known
 
-    def _check(self, read: ReadDrop, drop_id: str, tell: Callable[[str], None]) -> Packed:
+    def _check(self, read: ReadDrop, drop_id: str, tell: Callable[[str], None] | None) -> Packed:
         if found := self._committed_before(read, drop_id):
             return Packed(found, new=False)
         resolved = self.resolve(read, drop_id)
-        for sentence in (*resolved.sentences(), *self._tell_alike(drop_id, resolved.table)):
-            tell(sentence)
+        if tell:
+            for sentence in (*resolved.sentences(), *self._tell_alike(drop_id, resolved.table)):
+                tell(sentence)
         if holder := self._holder(resolved):
             return Packed(holder, new=False)
         drop = build_manifest(drop_id, self.task.name, read, resolved.table, name_table(b""), self._missing())

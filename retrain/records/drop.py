@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import chain
 from typing import Annotated
 
@@ -194,6 +195,7 @@ def clean_class_name(text: str) -> str:
     return name
 
 
+@lru_cache
 def canonical_class_name(text: str) -> str:
     """Return a class's name as new drops keep it: without invisible marks. Raises `DropError` if it is none.
 
