@@ -54,8 +54,8 @@ def test_file_of_this_version_stays_as_it_is(text: str) -> None:
     ("text", "says"),
     [
         (
-            "name: flowers\nstoer: x\n",
-            "flowers.yaml: stoer: unknown field 'stoer'; allowed: name, .*did you mean store",
+            "name: flowers\nstores: x\n",
+            "flowers.yaml: stores: unknown field 'stores'; allowed: name, .*did you mean store",
         ),
         ("name: flowers\nschema_version: 9\n", "schema_version: 9 is that of a later version of retrain; .* up to 1"),
         ("name: flowers\nschema_version: 0\n", r"schema_version: must be greater than 0 \(got 0\)"),
