@@ -6,6 +6,7 @@ PYTHON := $(shell for python in python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 READY := .venv/ready
+MLFLOW := .venv/mlflow/ready
 STUDY = $(patsubst %-mini,%,$(or $(NAME),$(error Say which: NAME=verwimp-table1; `retrain study list` has them all)))-mini
 
 help: ## List the chores
@@ -14,7 +15,7 @@ help: ## List the chores
 demo: $(READY) ## Retrain on four weekly drops of scanned digits, in under three minutes
 	$(BIN)/python -m retrain.cli.demo
 
-test: $(READY) ## Run all tests; as root on Debian, install what they need first
+test: $(READY) $(MLFLOW) ## Run all tests; as root on Debian, install what they need first
 	@scripts/debian_packages.sh
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
@@ -54,6 +55,8 @@ lock: $(READY) ## Resolve pyproject.toml anew into requirements.lock, and the im
 		--custom-compile-command "make lock" --all-extras pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make lock" --extra kfp --extra report --extra energy --extra serve -c requirements.lock pyproject.toml -o requirements-image.lock
+	echo 'mlflow>=3.17,<4' | $(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --custom-compile-command "make lock" - -o requirements-mlflow.lock
 
 docs: $(READY) ## Write what the docs and the dashboards say of the code anew
 	$(BIN)/python docs/schemas.py
@@ -85,4 +88,9 @@ $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(MLFLOW): requirements-mlflow.lock $(READY) # the tests' server, which needs an older graphql-core than the lock has
+	$(PYTHON) -m venv .venv/mlflow
+	.venv/mlflow/bin/pip install --quiet --require-hashes -r requirements-mlflow.lock
 	@touch $@

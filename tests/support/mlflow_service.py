@@ -1,7 +1,8 @@
-"""A real MLflow server, started from the program that $MLFLOW_SERVER names."""
+"""A real MLflow server, which `make test` installs."""
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,19 +14,19 @@ import pytest
 from support.monitoring import wait_for
 from support.ports import free_port
 
-PROGRAM = "MLFLOW_SERVER"
-"""The whole of MLflow needs an older graphql-core than the lock has, so that it lives in an environment of its own."""
+PROGRAM = Path(sys.prefix) / "mlflow" / "bin" / "mlflow"
+"""In an environment of its own: the whole of MLflow needs an older graphql-core than the lock has."""
 
 
 @contextmanager
 def serving_mlflow(folder: Path) -> Iterator[str]:
     """Yield the address of a server that keeps runs in SQLite and serves artifacts; skip where there is no program."""
-    if PROGRAM not in os.environ:
-        pytest.skip(f"set {PROGRAM} to the mlflow program of an environment of its own (pip install mlflow)")
+    if not PROGRAM.exists():
+        pytest.skip("no MLflow server: `make test` installs one")
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     storage = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "files")]
-    command = [os.environ[PROGRAM], "server", *storage, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = [str(PROGRAM), "server", *storage, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     with (
         (folder / "log").open("wb") as log,
