@@ -8,13 +8,11 @@ import io
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
-
 from retrain.config.loading import parse_task
 from retrain.config.task import SCHEMA_VERSION
 from retrain.config.validation import validate_document
 from retrain.errors import TaskError
+from retrain.utils.extras import import_extra
 
 BEFORE_VERSIONS = 0
 """The version of a file that names none: it was written before task files had versions."""
@@ -45,7 +43,7 @@ def migrate_task(text: str, source: str) -> Migrated:
     Raises `TaskError`, one line for every problem, if the file is not well-formed, or of a later version.
     """
     parse_task(text, source)
-    yaml = YAML()  # a round trip, which keeps comments and order
+    yaml = import_extra("ruamel.yaml", "Rewriting a task file").YAML()  # a round trip keeps comments and order
     yaml.preserve_quotes, yaml.width = True, 120
     yaml.indent(mapping=2, sequence=4, offset=2)
     document = yaml.load(text)
@@ -68,14 +66,14 @@ def migrate_task(text: str, source: str) -> Migrated:
     return Migrated(rewritten.getvalue(), settings)
 
 
-def _write(document: CommentedMap, path: str, value: object, source: str) -> bool:
+def _write(document: dict[str, Any], path: str, value: object, source: str) -> bool:
     """Write a setting into a document that leaves it out and may have it; return whether it was written."""
     *outer, name = path.split(".")
     part = document
-    added: list[tuple[CommentedMap, str]] = []
+    added: list[tuple[dict[str, Any], str]] = []
     for step in outer:
         if part.get(step) is None:
-            part[step] = CommentedMap()
+            part[step] = {}
             added.append((part, step))
         part = part[step]
     if name not in part:
@@ -88,7 +86,7 @@ def _write(document: CommentedMap, path: str, value: object, source: str) -> boo
     return False
 
 
-def _is_allowed(document: CommentedMap, source: str) -> bool:
+def _is_allowed(document: dict[str, Any], source: str) -> bool:
     """Return whether a task may have these settings: another kind of objective has no anchor, for example."""
     try:
         validate_document(document, source)

@@ -21,6 +21,7 @@ EXTRA_OF = {
     "onnxscript": "onnx",
     "pandas": "tables",
     "pyarrow": "tables",
+    "ruamel": "migrate",
     "starlette": "serve",
     "tensorboard": "tensorboard",
     "uvicorn": "serve",
