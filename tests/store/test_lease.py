@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.aws import AWS
+from support.leases import HOURS, ShiftedClock
 from support.processes import forkserver
 from support.writes import wait_until_stopped
 
@@ -23,8 +24,6 @@ from retrain.store.task_store import TaskStore
 from retrain.training.preemption import Preempted
 
 KEYS = TaskKeys("pets")
-SHORT = 0.3
-"""Seconds: a lease that expires while a test waits."""
 FREEZING = 1.0
 """Seconds: a lease that expires while its holder is frozen."""
 BUSY = 6.0
@@ -59,7 +58,7 @@ def test_lease_heartbeat_lasts_while_held(store: ObjectStore) -> None:
             time.sleep(0.05)
         assert lease
         lease.check()
-        assert acquire(store, KEYS.lease, SHORT) is None
+        assert acquire(store, KEYS.lease) is None
 
 
 def test_expired_lease_is_taken_over_with_a_greater_token(store: ObjectStore) -> None:
@@ -71,12 +70,12 @@ def test_expired_lease_is_taken_over_with_a_greater_token(store: ObjectStore) ->
     assert state(store).token == 2
 
 
-def test_frozen_lease_holder_cannot_write_after_waking(store: ObjectStore) -> None:
-    frozen = acquire(store, KEYS.lease, SHORT)
+def test_frozen_lease_holder_cannot_write_after_waking(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, frozen = ShiftedClock(monkeypatch), acquire(store, KEYS.lease, HOURS)
     assert frozen
     fenced = LeaseGuardedStore(store, frozen)
     version = fenced.create("pets/champion.json", b"before")
-    time.sleep(SHORT)
+    clock.ahead = 2 * HOURS
     successor = acquire(store, KEYS.lease)
     assert successor
     late = [
@@ -129,9 +128,9 @@ def test_process_frozen_past_its_lease_overwrites_nothing(
     assert store.read("pets/runs/late")[0] == b"ours"
 
 
-def test_late_heartbeat_loses_the_lease_to_its_new_holder(store: ObjectStore) -> None:
-    late = acquire(store, KEYS.lease, SHORT)
-    time.sleep(SHORT)
+def test_late_heartbeat_loses_the_lease_to_its_new_holder(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, late = ShiftedClock(monkeypatch), acquire(store, KEYS.lease, HOURS)
+    clock.ahead = 2 * HOURS
     assert late
     assert acquire(store, KEYS.lease)
     with pytest.raises(LeaseLost, match="another process has taken the lease"):

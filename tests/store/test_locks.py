@@ -6,13 +6,11 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
 
 import pytest
+from support.leases import HOURS, ShiftedClock, count_reads, wait_until
 from support.lives import Life, make_task
 
 from retrain.store import LocalStore, ObjectStore
@@ -22,8 +20,6 @@ from retrain.store.locks import TaskLocked
 from retrain.store.task_store import TaskStore
 
 KEYS = TaskKeys("pets")
-SHORT = 0.6
-"""Seconds: a lease that expires while a test waits."""
 BUSY = 6.0
 """Seconds: a lease that a busy machine renews in time."""
 NOWHERE = "--host http://127.0.0.1:1"
@@ -95,41 +91,65 @@ def test_killed_commands_lock_is_free_on_the_same_machine(life: Life) -> None:
 
 
 def test_lock_without_heartbeat_is_waited_for_until_expiry(
-    store: ObjectStore, caplog: pytest.LogCaptureFixture
+    store: ObjectStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO, "retrain")
-    dead = acquire(store, KEYS.lease, BUSY)  # so long that a busy machine finds it held
+    clock, dead = ShiftedClock(monkeypatch), acquire(store, KEYS.lease, HOURS)
     assert dead
-    with TaskStore(store, "pets").lock() as ours:
-        ours.objects.write("pets/runs/late", b"ours")
-        with pytest.raises(LeaseLost):
-            dead.check()
-    assert "pets: waits for " in caplog.text
+
+    def work() -> None:
+        with TaskStore(store, "pets").lock() as ours:
+            ours.objects.write("pets/runs/late", b"ours")
+            with pytest.raises(LeaseLost):
+                dead.check()
+
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work)
+        wait_until(lambda: "pets: waits for " in caplog.text or working.done())
+        assert not working.done()
+        clock.ahead = 2 * HOURS
+        working.result()
     assert acquire(store, KEYS.lease), "it was given back"
 
 
-def test_only_waiting_commands_wait_for_a_live_lock(store: ObjectStore) -> None:
-    with TaskStore(store, "pets").try_lease(BUSY), pytest.raises(TaskLocked), TaskStore(store, "pets").lock():
-        pass
-    ended = Event()
+def test_only_waiting_commands_wait_for_a_live_lock(
+    store: ObjectStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "retrain")
+    reads, live = count_reads(store, monkeypatch), acquire(store, KEYS.lease, HOURS)
+    assert live
 
-    def work() -> bool:
-        with TaskStore(store, "pets").lock(patient=True):
-            return ended.is_set()
+    def start(pool: ThreadPoolExecutor, patient: bool) -> Future[None]:
+        caplog.clear()
+        started = pool.submit(lock_and_release, store, patient)
+        wait_until(lambda: "pets: waits for " in caplog.text or started.done())
+        return started
 
     with ThreadPoolExecutor(1) as pool:
-        with TaskStore(store, "pets").try_lease(BUSY):
-            waiting, seen = pool.submit(work), set[datetime]()
-            while len(seen) < 3:  # two renewals
-                seen.add(LeaseState.model_validate_json(store.read(KEYS.lease)[0]).expires_at)
-                time.sleep(0.05)
-            ended.set()
-        assert waiting.result()
+        try:
+            impatient = start(pool, patient=False)
+            live.renew()
+            with pytest.raises(TaskLocked):
+                impatient.result()
+            patient = start(pool, patient=True)
+            for _ in range(2):
+                live.renew()
+                reads.clear()
+                wait_until(lambda: reads[KEYS.lease] > 2 or patient.done())
+            assert not patient.done()
+        finally:
+            live.release()
+        patient.result()
 
 
-def test_expired_lock_is_kept_if_not_taken_since(store: ObjectStore) -> None:
-    frozen = acquire(store, KEYS.lease, SHORT)
+def lock_and_release(store: ObjectStore, patient: bool) -> None:
+    with TaskStore(store, "pets").lock(patient=patient):
+        pass
+
+
+def test_expired_lock_is_kept_if_not_taken_since(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, frozen = ShiftedClock(monkeypatch), acquire(store, KEYS.lease, HOURS)
     assert frozen
-    time.sleep(SHORT)
+    clock.ahead = 2 * HOURS
     frozen.check()
     assert acquire(store, KEYS.lease) is None

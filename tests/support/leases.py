@@ -1,0 +1,43 @@
+"""Leases that expire without anyone waiting for it, and events that tests wait for."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime, timedelta, tzinfo
+
+import pytest
+
+from retrain.store import ObjectStore, lease
+
+HOURS = 3600.0
+"""Seconds of a lease that does not expire while a test runs."""
+
+
+class ShiftedClock:
+    """The clock that leases expire by; `ahead` seconds before the machine's."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ahead = 0.0
+        monkeypatch.setattr(lease, "datetime", self)
+
+    def now(self, zone: tzinfo) -> datetime:
+        """As `datetime.now`."""
+        return datetime.now(zone) + timedelta(seconds=self.ahead)
+
+
+def count_reads(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Return how often each key of a store is read from now on."""
+    reads, read = Counter[str](), store.read
+
+    def counting(key: str) -> tuple[bytes, str]:
+        reads[key] += 1
+        return read(key)
+
+    monkeypatch.setattr(store, "read", counting)
+    return reads
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Wait until a condition is true. A test whose condition stays false ends by its time limit."""
+    while not condition():
+        time.sleep(0.01)
