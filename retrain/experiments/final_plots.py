@@ -7,7 +7,7 @@ import altair as alt
 
 from retrain.experiments.chart_style import colour_of, dash_of, finish_chart, shape_of
 from retrain.experiments.kept_runs import EndedRun
-from retrain.experiments.settings import Study
+from retrain.experiments.settings import Spread, Study
 from retrain.experiments.statistics import Estimate, Group, compared, estimate, fitted_at, rows
 
 Groups = Mapping[Group, list[EndedRun]]
@@ -15,7 +15,7 @@ PERCENT = ".3~p"
 
 
 def final_accuracy_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
-    """Return the mean final accuracy of each method in each group, and one standard error to either side."""
+    """Return the mean final accuracy of each method in each group, and its spread to either side."""
     finals = {group: {row.method: row.final for row in rows(study, runs)} for group, runs in compared(by_group).items()}
     return _by_group_plot(study, finals, f"final accuracy on {study.stop_on}", PERCENT)
 
@@ -33,11 +33,11 @@ def cost_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
 def _by_group_plot(
     study: Study, found: Mapping[Group, Mapping[str, Estimate]], title: str, number: str
 ) -> alt.TopLevelMixin:
-    """Return means over whatever differs between groups, and one standard error to either side."""
+    """Return means over whatever differs between groups, and their spread to either side."""
     varied = varies(list(found))
     methods = [name for name in study.methods if not study.draw or name in study.draw]
     points = [
-        {"group": str(getattr(group, varied)), "method": method, **_band(value)}
+        {"group": str(getattr(group, varied)), "method": method, **_band(value, study.spread)}
         for group, by_method in found.items()
         for method, value in by_method.items()
         if value.mean is not None and method in methods
@@ -54,9 +54,9 @@ def _by_group_plot(
     return finish_chart(drawn.properties(width=560, height=340, title=study.title))
 
 
-def _band(value: Estimate) -> dict[str, float]:
-    mean, error = value.mean or 0.0, value.error or 0.0
-    return {"mean": mean, "low": mean - error, "high": mean + error}
+def _band(value: Estimate, spread: Spread) -> dict[str, float]:
+    mean, width = value.mean or 0.0, value.width(spread) or 0.0
+    return {"mean": mean, "low": mean - width, "high": mean + width}
 
 
 def varies(groups: Sequence[Group]) -> str:
@@ -136,7 +136,7 @@ def _images_until_fitted(study: Study, one: EndedRun) -> float | None:
 
 def switch_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
     """Return what the first runs reached, and what the last method then loses to scratch, in percent, by variant."""
-    firsts, damage = list(_first_accuracies(by_group)), list(_damages(study, by_group))
+    firsts, damage = list(_first_accuracies(study, by_group)), list(_damages(study, by_group))
     panels = [
         _by_variant(firsts, f"accuracy on {study.stop_on} after the first run", PERCENT),
         _by_variant(damage, f"change against {study.against[0]}, percent of its accuracy", ".1~f"),
@@ -153,11 +153,11 @@ def _by_variant(points: Sequence[Mapping[str, Any]], title: str, number: str) ->
     ).properties(width=300, height=260)
 
 
-def _first_accuracies(by_group: Groups) -> Iterator[dict[str, Any]]:
+def _first_accuracies(study: Study, by_group: Groups) -> Iterator[dict[str, Any]]:
     for group, runs in by_group.items():
         if group.drops == 1:
             finals = estimate([one.record.result.final_accuracy if one.record.result else None for one in runs])
-            yield {"variant": group.variant, **_band(finals)}
+            yield {"variant": group.variant, **_band(finals, study.spread)}
 
 
 def _damages(study: Study, by_group: Groups) -> Iterator[dict[str, Any]]:
@@ -172,4 +172,5 @@ def _damages(study: Study, by_group: Groups) -> Iterator[dict[str, Any]]:
                 if name == method and (study.against[0], seed) in finals
             ]
             if method != study.against[0] and pairs:
-                yield {"variant": group.variant, **_band(estimate([100 * (own / bar - 1) for bar, own in pairs]))}
+                lost = estimate([100 * (own / bar - 1) for bar, own in pairs])
+                yield {"variant": group.variant, **_band(lost, study.spread)}

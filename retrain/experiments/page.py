@@ -225,7 +225,7 @@ def _plain(figure: Estimate, spread: Spread) -> str:
 
 
 def _spread(value: Estimate, spread: Spread, number: str, factor: float = 1.0) -> str:
-    width = value.deviation if spread == "deviation" else value.error
+    width = value.width(spread)
     return f" ± {factor * width:{number}}" if width is not None else ""
 
 

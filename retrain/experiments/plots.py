@@ -14,7 +14,7 @@ from retrain.experiments import final_plots, map_plots
 from retrain.experiments.chain_plot import chain_plot
 from retrain.experiments.chart_style import colour_of, dash_of, finish_chart
 from retrain.experiments.kept_runs import GRADIENTS, LEARNING_MAP, EndedRun
-from retrain.experiments.settings import Study
+from retrain.experiments.settings import Spread, Study
 from retrain.experiments.statistics import Group, estimate, reached_at
 from retrain.records import Curve, Point
 
@@ -75,13 +75,13 @@ def _save(chart: alt.TopLevelMixin, path: Path) -> None:
 
 
 def curves(study: Study, group: Group, members: Sequence[EndedRun], plot: str) -> alt.TopLevelMixin:
-    """Return a group's curves: mean, a band of one standard error and, for accuracies, the crossings of L_100."""
+    """Return a group's curves: mean, a band of the study's spread and, for accuracies, the crossings of L_100."""
     drawn = [one for one in members if not study.draw or one.cell.method in study.draw]
     methods = list(dict.fromkeys(one.cell.method for one in drawn))
     colour = colour_of(methods)
     x = alt.X("iteration:Q", title="iterations", axis=alt.Axis(format="~s", grid=False))
     y = _axis(study, plot)
-    base = _table(_means(drawn, plot)).encode(x=x, color=colour)
+    base = _table(_means(study.spread, drawn, plot)).encode(x=x, color=colour)
     layers = [base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q"), y2="high:Q")]
     layers.append(base.mark_line(strokeWidth=2).encode(y=y, strokeDash=dash_of(methods)))
     if plot == "accuracy":
@@ -104,17 +104,18 @@ def _table(rows: Iterable[Mapping[str, Any]]) -> alt.Chart:
     return alt.Chart(alt.InlineData(values=list(rows)))
 
 
-def _means(ran: Sequence[EndedRun], plot: str) -> Iterator[dict[str, Any]]:
+def _means(spread: Spread, ran: Sequence[EndedRun], plot: str) -> Iterator[dict[str, Any]]:
     """Mean and band at every evaluation: seeds are evaluated on one grid."""
     at: dict[tuple[str, int], list[float | None]] = defaultdict(list)
     for one in ran:
         for point in _drawn(one.curve, plot):
             at[one.cell.method, point.iteration].append(getattr(point, plot))
     for (method, iteration), values in at.items():
-        mean, error, _, _ = estimate(values)
-        if mean is not None:
-            band = {"low": mean - (error or 0), "high": mean + (error or 0)}
-            yield {"method": method, "iteration": iteration, "mean": mean, **band}
+        found = estimate(values)
+        if found.mean is not None:
+            width = found.width(spread) or 0.0
+            band = {"low": found.mean - width, "high": found.mean + width}
+            yield {"method": method, "iteration": iteration, "mean": found.mean, **band}
 
 
 def _drawn(curve: Curve, plot: str) -> Sequence[Point]:

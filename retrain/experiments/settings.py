@@ -165,7 +165,7 @@ class Study(ConfigModel):
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
     """Every cell is repeated with each of them."""
     spread: Spread = "error"
-    """What stands behind ± on the page: the standard error of the mean, or the standard deviation over seeds."""
+    """What stands behind ± and is drawn around a mean: its standard error, or the standard deviation over seeds."""
     paper: tuple[PaperRow, ...] = ()
     """The paper's own figures, all rows: beside ours on the study's page."""
     claims: tuple[Claim, ...] = ()

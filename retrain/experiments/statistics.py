@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from retrain.experiments.grid import FIRST, Cell
 from retrain.experiments.kept_runs import EndedRun
-from retrain.experiments.settings import Study
+from retrain.experiments.settings import Spread, Study
 from retrain.recipe.speed_up import first_reaching, speed_up
 from retrain.records import Curve, Point
 
@@ -28,6 +28,10 @@ class Estimate(NamedTuple):
     def deviation(self) -> float | None:
         """Standard deviation over seeds; None for fewer than two values."""
         return None if self.error is None else self.error * sqrt(self.n)
+
+    def width(self, spread: Spread) -> float | None:
+        """Return what stands behind ± and is drawn to either side of the mean."""
+        return self.deviation if spread == "deviation" else self.error
 
 
 class Group(NamedTuple):

@@ -276,8 +276,7 @@ def numbers(setting: object, *names: str) -> str:
 
 def test_every_paper_size_study_is_checked_against_a_table() -> None:
     checked = {f"verwimp-{name}" for name in VERWIMP} | {f"ash-{name}" for name in ASH}
-    checked |= {f"ash-table1{kind}" for kind in ("", "-svhn", "-cifar100")}
-    checked |= {"ash-table2", "ash-figure1", "ash-figure4", "ash-figure5", "ash-figure6", "verwimp-headline"}
+    checked |= {f"ash-{name}" for name in OTHERS} | {"verwimp-headline"}
     assert checked == {path.stem.removesuffix("-paper") for path in (ROOT / "studies").glob("*-paper.yaml")}
 
 
@@ -297,24 +296,32 @@ def test_verwimp_study_trains_as_section_2_and_a2_say(name: str) -> None:
     study = load_study(f"verwimp-{name}-paper")
     assert study.stop_on == ("val" if "adaptiope" in str(study.data) else "test")
     for plan in planned(study.name).values():
-        training, data = plan.task.training, plan.task.data
-        adam = {"name": "adam", "learning_rate": 0.001, "betas": (0.9, 0.999), "weight_decay": 0.0}
-        assert training.optimizer.model_dump(include=set(adam)) == adam
-        assert (training.warmup, training.clip_norm, training.label_smoothing) == (0, None, 0)
-        assert (training.batch_size, training.stop_at_train_accuracy, plan.target) == (128, None, None)
-        assert (plan.task.model.name, plan.task.model.options) == ("resnet18", {})
-        assert (data.crop_padding > 0, data.flip, plan.averaging.kind) == (True, True, "none")
-        schedule = plan.recipe.schedule
-        is_multi_step = name == "multi-step"
-        assert isinstance(schedule, MultiStep if is_multi_step else Cosine)
-        assert is_multi_step or getattr(schedule, "final_rate") == 1e-6  # noqa: B009
+        assert_trained_as_verwimp(plan, MultiStep if name == "multi-step" else Cosine)
+
+
+def assert_trained_as_verwimp(plan: Plan, kind: type[Cosine | MultiStep] = Cosine) -> None:
+    training, data = plan.task.training, plan.task.data
+    adam = {"name": "adam", "learning_rate": 0.001, "betas": (0.9, 0.999), "weight_decay": 0.0}
+    assert training.optimizer.model_dump(include=set(adam)) == adam
+    assert (training.warmup, training.clip_norm, training.label_smoothing) == (0, None, 0)
+    assert (training.batch_size, training.stop_at_train_accuracy, plan.target) == (128, None, None)
+    assert (plan.task.model.name, plan.task.model.options) == ("resnet18", {})
+    assert (data.crop_padding > 0, data.flip, plan.averaging.kind) == (True, True, "none")
+    schedule = plan.recipe.schedule
+    assert isinstance(schedule, kind)
+    assert not isinstance(schedule, Cosine) or schedule.final_rate == 1e-6
 
 
 def test_headline_has_the_papers_rows_and_the_default() -> None:
-    plans = planned("verwimp-headline-paper")
+    study, plans = load_study("verwimp-headline-paper"), planned("verwimp-headline-paper")
     found = {cell.method: describe(plan) for cell, plan in plans.items()}
     wanted = {"scratch", "scratch reg", "naive", "all four x0.25"}
     assert {method: found[method] for method in wanted} == {method: TABLE_1[method] for method in wanted}
+    for cell, plan in plans.items():
+        if cell.method != "default":
+            assert_trained_as_verwimp(plan)
+    assert {split: (setting.by, setting.sizes) for split, setting in study.splits.items()} == SPLIT
+    assert (study.redraw, study.stop_on) == (True, "test")
     default = next(plan for cell, plan in plans.items() if cell.method == "default")
     assert (default.recipe.schedule.name, default.averaging.kind, default.iterations) == ("constant", "power", 9775)
     assert {plan.task.training.compile for plan in plans.values()} == {"graphs"}
@@ -358,6 +365,30 @@ def test_ash_study_has_the_papers_settings(name: str) -> None:
     assert {plan.task.training.stop_at_train_accuracy for plan in plans.values()} == {0.99}
     switched = set(range(5, 101, 5)) if name == "figure7" else set()
     assert lengths(plans) == {350, *switched, *({700} if name.startswith("table4") else ())}
+
+
+SWEPT = {f"sgd {rate}" for rate in RATES}
+OTHERS: dict[str, tuple[int, set[int], set[str], float | None]] = {
+    # A, seeds (section 3: five; 3.1: three), batches, optimisers, and the training accuracy that ends a run
+    **{f"table1{kind}": (5, {128}, {SGD, ADAM}, 0.99) for kind in ("", "-svhn", "-cifar100")},
+    "table2": (5, {128}, {SGD}, 0.99),
+    "figure1": (5, {128}, {SGD, ADAM}, None),
+    "figure4": (3, set(BATCHES), SWEPT, 0.99),
+    "figure5": (5, set(BATCHES), SWEPT, 0.99),
+    "figure6": (5, {128}, {SGD, "sgd 1e-05"}, 0.99),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_ash_study_of_several_settings_has_the_papers(name: str) -> None:
+    study, (seeds, batches, optimisers, fitted) = load_study(f"ash-{name}-paper"), OTHERS[name]
+    plans = planned(study.name, seeds=1)
+    assert_trained_as_ash(study, plans)
+    assert {split: (setting.by, setting.sizes) for split, setting in study.splits.items()} == HALVES
+    assert (len(study.seeds), optimizers(plans), lengths(plans)) == (seeds, optimisers, {350})
+    assert all(method.seeds is None for method in study.methods.values())
+    assert {plan.task.training.batch_size for plan in plans.values()} == batches
+    assert {plan.task.training.stop_at_train_accuracy for plan in plans.values()} == {fitted}
 
 
 def test_online_studies_have_steps_of_100_images() -> None:

@@ -67,6 +67,16 @@ def test_crossing_is_drawn_at_the_target_of_its_own_seeds() -> None:
     assert {"method": "naive", "iteration": 10, "mean": 0.4} in dots
 
 
+@pytest.mark.parametrize(("spread", "width"), [("error", 0.1), ("deviation", 0.02**0.5)])
+def test_band_around_a_mean_is_the_studys_spread(spread: str, width: float) -> None:
+    study = small_study(seeds=[0, 1], spread=spread)
+    by_group = groups(study, [ran("scratch", 0, {10: 0.4}), ran("scratch", 1, {10: 0.6})])
+    ((group, members),) = by_group.items()
+    for chart in (curves(study, group, members, "accuracy"), final_plots.final_accuracy_plot(study, by_group)):
+        (point,) = drawn(chart)[0]
+        assert (point["low"], point["high"]) == pytest.approx((0.5 - width, 0.5 + width))
+
+
 def test_last_training_loss_of_a_few_iterations_is_not_drawn() -> None:
     study = small_study()
     (group, members), *_ = groups(study, [ran("scratch", 0, {10: 0.4, 20: 0.5, 21: 0.5})]).items()
