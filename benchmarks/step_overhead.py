@@ -11,18 +11,21 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from lib.noise import CLASSES, CPU, Case, run_of
+from lib.noise import CLASSES, CPU, NO_AUGMENTATION, Case, run_of
 from lib.report import parser, report
 from torch import Tensor
 from torch.nn import functional
+from torchvision.transforms import v2
 
 from retrain.config import Method
+from retrain.config.augmentation import Augmentation, ColorJitter, RandAugment
 from retrain.data.augment import Augment
 from retrain.models import factory
 from retrain.records import Plan, Point
 from retrain.training.loop import run_loop
 from retrain.training.progress import Progress
 from retrain.training.setup import Run
+from retrain.training.transforms import GROUP
 
 SAMPLES = 5000
 WARM_UP = 5
@@ -30,6 +33,8 @@ WARM_UP = 5
 
 PAIRS = {Case(16, 32): 60, Case(16, 8): 300}
 """How many iterations each does, by case: as many as take about as long."""
+MODERN = Augmentation(policy=RandAugment(), color_jitter=ColorJitter(), mixup=0.2)
+"""Augmentations that both loops take from torchvision, for groups of as many images."""
 
 
 class Bare:
@@ -43,6 +48,9 @@ class Bare:
         self.peak = task.training.optimizer.learning_rate
         self.optimizer = torch.optim.Adam(self.network.parameters(), self.peak, fused=True)
         self.augment, self.generator = Augment(task.data), torch.Generator().manual_seed(0)
+        self.modern = task.data.augmentation == MODERN
+        self.change = v2.Compose([v2.RandAugment(2, 9), v2.ColorJitter(0.4, 0.4, 0.4)])
+        self.mix = v2.MixUp(alpha=MODERN.mixup, num_classes=CLASSES)
         self.batches = self._batches()
         self.iteration = 0
 
@@ -53,8 +61,13 @@ class Bare:
     def step(self) -> None:
         """Do one iteration."""
         indices = next(self.batches)
-        images = self.augment(self.data.pixels(indices), self.generator)
-        loss = functional.cross_entropy(self.network(images), self.data.labels[indices])
+        images, targets = self.data.pixels(indices), self.data.labels[indices]
+        if self.modern:
+            images = torch.cat([self.change(group) for group in torch.split(images, GROUP)])
+        images = self.augment(images, self.generator)
+        if self.modern:
+            images, targets = self.mix(images, targets)
+        loss = functional.cross_entropy(self.network(images), targets)
         self.optimizer.param_groups[0]["lr"] = (
             self.peak * (1 + math.cos(math.pi * self.iteration / self.iterations)) / 2
         )
@@ -102,15 +115,23 @@ class Turns:
         """Nothing."""
 
 
-def compare(case: Case, method: Method) -> dict[str, object]:
+def compare(case: Case, method: Method, augmentation: Augmentation) -> dict[str, object]:
     """Let loop and bare loop take turns."""
-    run = run_of(case, method, SAMPLES, PAIRS[case] + WARM_UP)
+    run = run_of(case, method, SAMPLES, PAIRS[case] + WARM_UP, augmentation=augmentation)
     turns = Turns(Bare(run))
     run_loop(run, turns, lambda run: None, lambda: False)
     counted = turns.turns[WARM_UP:]
     wall = ratios([[moment.wall for moment in turn] for turn in counted])
     cpu = ratios([[moment.cpu for moment in turn] for turn in counted])
-    return {"case": case.name, "method": method, "pairs": len(counted), "wall": wall, "cpu": cpu}
+    modern = "RandAugment, colour jitter, mixup" if augmentation == MODERN else "crop, flip"
+    return {
+        "case": case.name,
+        "method": method,
+        "augmentation": modern,
+        "pairs": len(counted),
+        "wall": wall,
+        "cpu": cpu,
+    }
 
 
 def ratios(turns: Sequence[Sequence[float]]) -> dict[str, float]:
@@ -126,10 +147,14 @@ def ratios(turns: Sequence[Sequence[float]]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Compare every case under scratch and continuous."""
-    options = parser(__doc__).parse_args()
-    methods: tuple[Method, ...] = ("scratch", "continuous")
-    report({"results": [compare(case, method) for case in PAIRS for method in methods]}, options.output)
+    """Compare every case under scratch and continuous, or scratch alone with modern augmentations."""
+    options = parser(__doc__)
+    options.add_argument("--modern", action="store_true", help="only with RandAugment, colour jitter and mixup")
+    chosen = options.parse_args()
+    methods: tuple[Method, ...] = ("scratch",) if chosen.modern else ("scratch", "continuous")
+    augmentation = MODERN if chosen.modern else NO_AUGMENTATION
+    results = [compare(case, method, augmentation) for case in PAIRS for method in methods]
+    report({"results": results}, chosen.output)
 
 
 if __name__ == "__main__":

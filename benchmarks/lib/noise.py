@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 
 from retrain.config import Method
+from retrain.config.augmentation import Augmentation
 from retrain.config.recipe import Cosine, Recipe, recipe_for
 from retrain.config.task import Data, Model, Task, Training
 from retrain.data.samples import Samples
@@ -28,11 +29,21 @@ class Case(NamedTuple):
         return f"resnet18 width {self.width}, {self.image_size}x{self.image_size}"
 
 
-def plan_of(case: Case, method: Method, samples: int, iterations: int, training: Training) -> Plan:
+NO_AUGMENTATION = Augmentation()
+
+
+def plan_of(
+    case: Case,
+    method: Method,
+    samples: int,
+    iterations: int,
+    training: Training,
+    augmentation: Augmentation = NO_AUGMENTATION,
+) -> Plan:
     """A plan of so many iterations, evaluated after the last."""
     task = Task(
         name="benchmark",
-        data=Data(image_size=case.image_size),
+        data=Data(image_size=case.image_size, augmentation=augmentation),
         model=Model(options={"width": case.width}),
         training=training,
         recipe=Recipe(preset="paper", schedule=Cosine(scale=1.0)),
@@ -70,13 +81,14 @@ def run_of(
     iterations: int,
     training: Training | None = None,
     device: torch.device = CPU,
+    augmentation: Augmentation = NO_AUGMENTATION,
 ) -> Run:
     """A run on noise, set up; `continuous` goes on from a network that has learnt nothing."""
     data, val = noise(case.image_size, samples, device), noise(case.image_size, 100, device)
     setting = training or Training(save_seconds=1e9)
-    scratch = set_up(plan_of(case, "scratch", samples, iterations, setting), data, val, None)
+    scratch = set_up(plan_of(case, "scratch", samples, iterations, setting, augmentation), data, val, None)
     if method == "scratch":
         return scratch
     weights = {name: tensor.clone() for name, tensor in scratch.network.state_dict().items()}
     parent = Parent(weights, Counters.zeros(samples))  # as they are read from a store, on the CPU
-    return set_up(plan_of(case, method, samples, iterations, setting), data, val, parent)
+    return set_up(plan_of(case, method, samples, iterations, setting, augmentation), data, val, parent)

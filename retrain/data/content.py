@@ -36,6 +36,8 @@ class ImageFacts(NamedTuple):
     height: int
     brightness: int
     """Mean of its grey values, 0..255."""
+    thumbnail: bytes
+    """64 bytes: the grey values of 8 x 8 parts."""
 
 
 def examine_image(data: bytes, size: Size) -> ImageFacts:
@@ -50,9 +52,11 @@ def examine_image(data: bytes, size: Size) -> ImageFacts:
                 content = _pixel_digest(whole)
         else:
             content = _pixel_digest(image)
-        grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX))
-    likeness = np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes()
-    return ImageFacts(content, likeness, width, height, int(grey.mean()))
+        grey = image.convert("L")
+        parts = np.asarray(grey.resize((9, 8), Image.Resampling.BOX))
+        thumbnail = grey.resize((8, 8), Image.Resampling.BOX).tobytes()
+    likeness = np.packbits(parts[:, 1:] > parts[:, :-1]).tobytes()
+    return ImageFacts(content, likeness, width, height, int(parts.mean()), thumbnail)
 
 
 def _coded_digest(data: bytes) -> bytes:

@@ -190,7 +190,8 @@ def _without_names(table: SampleTable, rows: Collection[int]) -> SampleTable:
     """Return a table that keeps the digest, the class and the former use of some samples, and nothing else of them."""
     places = list(rows)
     keys = list(table.keys)
-    blank = {name: getattr(table, name).copy() for name in ("likeness", "width", "height", "brightness", "shard")}
+    columns = ("likeness", "width", "height", "brightness", "thumbnail", "shard")
+    blank = {name: getattr(table, name).copy() for name in columns}
     for row in places:
         keys[row] = ERASED
     for name, column in blank.items():

@@ -1,28 +1,37 @@
-"""Find near-duplicates: images whose hashes (`ImageFacts.likeness`, a dHash of 64 bits) differ in few bits.
+"""Find near-duplicates: images whose hashes share a part, and whose thumbnails hardly differ.
 
-They are reported, and stay where they are: a burst of a camera and a copy saved anew look alike to a hash.
+The hash (`ImageFacts.likeness`, a dHash of 64 bits) finds candidates among all images, the thumbnails decide. Near-
+duplicates are reported, and stay where they are: a burst of a camera and a copy saved anew look alike.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import compress
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrain.data.sample_table import USES, SampleTable
+from retrain.utils.text import pluralize
 
-MOST_BITS = 3
-"""Bits in which the hashes of near-duplicates differ at most."""
 BANDS = 4
-"""Parts of a hash, one more than such bits: at least one part of near-duplicates is equal."""
+"""Parts of a hash of which candidates share one."""
+MOST_BITS = 10
+"""Bits in which the hashes of candidates differ at most."""
+MOST_DISTANCE = 0.2
+"""Largest distance of near-duplicates' thumbnails, chosen on data: docs/evidence/near-duplicates.md."""
+LEAST_CONTRAST = 4.0
+"""Standard deviation of a thumbnail's grey values from which on it shows anything that can be compared."""
+MOST_BITS_ALONE, MOST_BRIGHTNESS = 3, 16
+"""What hashes and mean grey values (0..255) differ in at most where a table has no thumbnails."""
 NEIGHBOURS = 32
 """An image is compared with so many that follow it, sorted by an equal part: the work grows with the images alone."""
-MOST_BRIGHTNESS = 16
-"""By how much their mean grey values (0..255) differ at most: a hash knows nothing of brightness."""
 SMALLEST = 16
 """Pixels of the shorter side from which on images are compared: smaller ones are mostly alike."""
 PLAIN_BITS = 3
 """Hashes with fewer bits set, or fewer not set, are of plain areas and gradients: they tell nothing."""
+AT_ONCE = 100_000
+"""Pairs of thumbnails that are compared at once."""
 
 
 class Likeness(NamedTuple):
@@ -42,8 +51,8 @@ class Alike(NamedTuple):
 
     first: Likeness
     second: Likeness
-    bits: int
-    """In how many bits their hashes differ."""
+    distance: float
+    """How much their thumbnails differ; 0 where they are the same, or are not known."""
 
     @property
     def leaks(self) -> bool:
@@ -59,17 +68,23 @@ def find_alike(tables: Sequence[tuple[str, SampleTable]], since: int = 0) -> lis
 
     `since`: only pairs with a sample of the drops from this position on. Copies of one content do not count.
     """
+    if not tables:
+        return []
     rows = [
         np.flatnonzero(table.is_used() & (np.minimum(table.width, table.height) >= SMALLEST)) for _, table in tables
     ]
+
+    def column(of: Callable[[SampleTable], NDArray[Any]]) -> NDArray[Any]:
+        return np.concatenate([of(table)[own] for (_, table), own in zip(tables, rows, strict=True)])
+
     drop = np.repeat(np.arange(len(tables)), [len(each) for each in rows])
-    row = np.concatenate([*rows, np.array([], np.int64)]).astype(np.int64)
-    used = list(zip([table for _, table in tables], rows, strict=True))
-    hashes = np.concatenate([np.array([], np.uint64), *(hash_values(table)[own] for table, own in used)])
-    content = np.concatenate([np.array([], "S16"), *(table.content[own] for table, own in used)])
-    brightness = np.concatenate(
-        [np.array([], np.int64), *(table.brightness[own].astype(np.int64) for table, own in used)]
-    )
+    row, hashes, content = np.concatenate(rows), column(hash_values), column(lambda table: table.content)
+    pairs = candidates(hashes)
+    pairs = pairs[(drop[pairs].max(1) >= since) & (content[pairs[:, 0]] != content[pairs[:, 1]])]
+    distance = distances(column(lambda table: table.thumbnail), pairs)
+    alone = np.isnan(distance)
+    brightness = column(lambda table: table.brightness).astype(np.int64)[pairs]
+    likely = (differing_bits(hashes, pairs) <= MOST_BITS_ALONE) & (np.ptp(brightness, axis=1) <= MOST_BRIGHTNESS)
 
     def named(number: int) -> Likeness:
         drop_id, table = tables[drop[number]]
@@ -77,13 +92,11 @@ def find_alike(tables: Sequence[tuple[str, SampleTable]], since: int = 0) -> lis
         return Likeness(drop_id, table.keys[place], USES[table.use[place]], table.class_of(place))
 
     found = [
-        Alike(named(one), named(other), bits)
-        for one, other, bits in close_pairs(hashes)
-        if max(drop[one], drop[other]) >= since
-        and content[one] != content[other]
-        and abs(brightness[one] - brightness[other]) <= MOST_BRIGHTNESS
+        Alike(named(one), named(other), float(far))
+        for (one, other), far in zip(pairs, np.where(alone, 0.0, distance), strict=True)
     ]
-    return sorted(found, key=lambda pair: (not pair.leaks, pair.bits, pair.first, pair.second))
+    close = np.where(alone, likely, distance <= MOST_DISTANCE)
+    return sorted(compress(found, close), key=lambda pair: (not pair.leaks, pair.distance, pair.first, pair.second))
 
 
 def hash_values(table: SampleTable) -> NDArray[np.uint64]:
@@ -91,25 +104,47 @@ def hash_values(table: SampleTable) -> NDArray[np.uint64]:
     return np.ascontiguousarray(table.likeness).view(">u8").ravel().astype(np.uint64)
 
 
-def close_pairs(hashes: NDArray[np.uint64]) -> Iterator[tuple[int, int, int]]:
-    """Yield the pairs of hashes, uint64 [N], that differ in `MOST_BITS` bits at most, and in how many they do.
+def candidates(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Return the pairs of hashes, uint64 [N], that share a part and differ in `MOST_BITS` bits at most: int64 [P, 2].
 
     Where more than `NEIGHBOURS` images share a part of their hash, some pairs among them may be missed.
     """
     set_bits = np.bitwise_count(hashes)
     telling = np.flatnonzero((set_bits >= PLAIN_BITS) & (set_bits <= 64 - PLAIN_BITS))
-    found = set[tuple[int, int, int]]()
+    found = [np.empty((0, 2), np.int64)]
     for band in range(BANDS):
         part = (hashes[telling] >> np.uint64(16 * band)) & np.uint64(0xFFFF)
-        order = telling[np.lexsort((hashes[telling], part))]
-        sorted_part = (hashes[order] >> np.uint64(16 * band)) & np.uint64(0xFFFF)
+        order = np.lexsort((hashes[telling], part))
         for offset in range(1, min(NEIGHBOURS, len(order) - 1) + 1):
-            bits = np.bitwise_count(hashes[order[offset:]] ^ hashes[order[:-offset]])
-            close = (sorted_part[offset:] == sorted_part[:-offset]) & (bits <= MOST_BITS)
-            for place in np.flatnonzero(close).tolist():
-                one, other = sorted((int(order[place]), int(order[place + offset])))
-                found.add((one, other, int(bits[place])))
-    yield from sorted(found)
+            same = part[order[offset:]] == part[order[:-offset]]
+            pairs = telling[np.stack((order[:-offset][same], order[offset:][same]), 1)]
+            found.append(pairs[differing_bits(hashes, pairs) <= MOST_BITS])
+    one, other = np.sort(np.concatenate(found), 1).T
+    return np.stack(np.divmod(np.unique(one * len(hashes) + other), max(1, len(hashes))), 1)
+
+
+def differing_bits(hashes: NDArray[np.uint64], pairs: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Return in how many bits the hashes of each pair, int64 [P, 2], differ: uint8 [P]."""
+    bits: NDArray[np.uint8] = np.bitwise_count(hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]])
+    return bits
+
+
+def distances(thumbnails: NDArray[np.uint8], pairs: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return how much the thumbnails, uint8 [N, 64], of each pair, int64 [P, 2], differ: float32 [P].
+
+    It is the root mean square of the differences once each thumbnail has mean 0 and deviation 1, which brightness and
+    contrast do not change. It is infinite where one of them is plain, and NaN where one is missing (all zero).
+    """
+    grey = thumbnails.astype(np.float32) - thumbnails.mean(1, dtype=np.float32, keepdims=True)
+    deviation = grey.std(1, keepdims=True)
+    grey /= np.maximum(deviation, LEAST_CONTRAST)
+    found = np.empty(len(pairs), np.float32)
+    for first in range(0, len(pairs), AT_ONCE):
+        one, other = pairs[first : first + AT_ONCE].T
+        found[first : first + AT_ONCE] = np.sqrt(((grey[one] - grey[other]) ** 2).mean(1))
+    found[(deviation[pairs, 0] < LEAST_CONTRAST).any(1)] = np.inf
+    found[(thumbnails.max(1)[pairs] == 0).any(1)] = np.nan
+    return found
 
 
 def describe_alike(pairs: Iterable[Alike], most: int) -> Iterator[str]:
@@ -118,6 +153,7 @@ def describe_alike(pairs: Iterable[Alike], most: int) -> Iterator[str]:
     leaks = [pair for pair in pairs if pair.leaks]
     yield from (f"near-duplicates, one of them held out: {pair}" for pair in leaks[:most])
     if len(leaks) > most:
-        yield f"near-duplicates, one of them held out: {len(leaks) - most:,} more pairs"
+        yield f"near-duplicates, one of them held out: {pluralize(len(leaks) - most, 'more pair')}"
     if others := len(pairs) - len(leaks):
-        yield f"near-duplicates on one side: {others:,} pairs; `retrain data review` names them"
+        names = "names it" if others == 1 else "names them"
+        yield f"near-duplicates on one side: {pluralize(others, 'pair')}; `retrain data review` {names}"

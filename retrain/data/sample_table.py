@@ -60,6 +60,8 @@ class SampleTable:
     width: NDArray[np.int32]
     height: NDArray[np.int32]
     brightness: NDArray[np.uint8]
+    thumbnail: NDArray[np.uint8]
+    """uint8 [N, 64]; zero in tables that were written before there were thumbnails."""
 
     @classmethod
     def of(cls, rows: Iterable[SampleRow]) -> Self:
@@ -67,7 +69,7 @@ class SampleTable:
         rows = tuple(rows)
         classes = sorted({row.class_name for row in rows if row.class_name is not None})
         label_of = {name: label for label, name in enumerate(classes)}
-        nothing = ImageFacts(b"", bytes(8), 0, 0, 0)
+        nothing = ImageFacts(b"", bytes(8), 0, 0, 0, bytes(64))
         facts = [row.facts or nothing for row in rows]
         return cls(
             keys=tuple(row.key for row in rows),
@@ -80,6 +82,7 @@ class SampleTable:
             width=np.array([fact.width for fact in facts], np.int32),
             height=np.array([fact.height for fact in facts], np.int32),
             brightness=np.array([fact.brightness for fact in facts], np.uint8),
+            thumbnail=np.frombuffer(b"".join(fact.thumbnail for fact in facts), np.uint8).reshape(-1, 64),
         )
 
     def __len__(self) -> int:
@@ -128,6 +131,7 @@ class SampleTable:
             arrays = load(data)
             names, keys = (arrays.pop(name).tobytes().decode() for name in ("classes", "keys"))
             content = arrays.pop("content")
+            arrays.setdefault("thumbnail", np.zeros((len(content), 64), np.uint8))
             table = cls(
                 keys=tuple(keys.split("\0")) if keys else (),
                 classes=tuple(names.split("\0")) if names else (),

@@ -1,0 +1,131 @@
+"""How many near-duplicates are found, and how many pairs of distinct pictures are taken for some, by threshold.
+
+Near-duplicates are pictures of CIFAR-100 saved anew, resized, cropped or with other contrast. Distinct ones are the
+pictures themselves, and letters in many fonts: line drawings, whose hashes are nearly equal. `--seed` chooses pictures
+and letters: the threshold was chosen on one seed and archive, and is reported on another.
+"""
+
+import argparse
+import io
+import random
+import tarfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from string import ascii_letters
+
+import numpy as np
+from lib.report import parser, report
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageEnhance, ImageFont
+
+from retrain.data.content import ImageFacts, examine_image
+from retrain.data.likeness import MOST_DISTANCE, candidates, distances
+
+THRESHOLDS = (0.1, 0.15, MOST_DISTANCE, 0.25, 0.3)
+SIDE = 64
+"""Pixels of a letter's picture."""
+
+
+def saved(image: Image.Image, kind: str = "PNG", **options: int) -> bytes:
+    """Return a picture as a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def scaled(image: Image.Image, factor: float) -> bytes:
+    """Return a picture of another size as a file."""
+    return saved(image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC))
+
+
+def cropped(image: Image.Image, left: int, right: int) -> bytes:
+    """Return a picture without columns and rows at its left and upper, and at its right and lower side."""
+    return saved(image.crop((left, left, image.width - right, image.height - right)))
+
+
+CHANGES: dict[str, Callable[[Image.Image], bytes]] = {
+    "JPEG, quality 90": lambda image: saved(image, "JPEG", quality=90),
+    "JPEG, quality 70": lambda image: saved(image, "JPEG", quality=70),
+    "JPEG, quality 50": lambda image: saved(image, "JPEG", quality=50),
+    "half the size": lambda image: scaled(image, 0.5),
+    "three quarters": lambda image: scaled(image, 0.75),
+    "twice the size": lambda image: scaled(image, 2),
+    "brighter by 10%": lambda image: saved(ImageEnhance.Brightness(image).enhance(1.1)),
+    "contrast +15%": lambda image: saved(ImageEnhance.Contrast(image).enhance(1.15)),
+    "3% cropped at two sides": lambda image: cropped(image, 1, 0),
+    "3% cropped at four sides": lambda image: cropped(image, 1, 1),
+}
+
+
+def photographs(archive: Path, count: int, seed: int) -> list[Image.Image]:
+    """Return pictures of an archive of class/name.png, drawn at random."""
+    with tarfile.open(archive) as opened:
+        members = random.Random(seed).sample(opened.getnames(), count)
+        return [Image.open(opened.extractfile(name) or io.BytesIO()).convert("RGB") for name in members]
+
+
+def letters(fonts: Path, count: int, seed: int) -> list[Image.Image]:
+    """Return letters in many fonts, sizes and places, black on white."""
+    draw, found = random.Random(seed), list[Image.Image]()
+    paths = sorted(path for path in fonts.rglob("*") if path.suffix in (".ttf", ".otf"))
+    while len(found) < count:
+        image = Image.new("RGB", (SIDE, SIDE), "white")
+        place = SIDE / 2 + draw.randrange(-3, 4), SIDE / 2 + draw.randrange(-3, 4)
+        with suppress(OSError):  # a font that cannot be drawn
+            font = ImageFont.truetype(str(draw.choice(paths)), draw.randrange(36, 52))
+            ImageDraw.Draw(image).text(place, draw.choice(ascii_letters), "black", font, anchor="mm")
+        if np.asarray(image).min() < 128:
+            found.append(image)
+    return found
+
+
+def found_pairs(facts: Sequence[ImageFacts]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the candidates among images, int64 [P, 2], and their distances."""
+    hashes = np.array([int.from_bytes(one.likeness) for one in facts], np.uint64)
+    thumbnails = np.array([list(one.thumbnail) for one in facts], np.uint8)
+    pairs = candidates(hashes)
+    return pairs, distances(thumbnails, pairs)
+
+
+def recall(images: Sequence[Image.Image], change: Callable[[Image.Image], bytes]) -> dict[str, float]:
+    """Return which share of changed pictures is found beside all originals, by threshold."""
+    facts = [examine_image(data, 32) for image in images for data in (saved(image), change(image))]
+    pairs, far = found_pairs(facts)
+    own = (pairs[:, 0] % 2 == 0) & (pairs[:, 1] == pairs[:, 0] + 1)
+    return {f"{most:g}": round(float((far[own] <= most).sum() / len(images)), 3) for most in THRESHOLDS}
+
+
+def false_pairs(images: Sequence[Image.Image]) -> dict[str, int]:
+    """Return how many pairs of distinct pictures are taken for near-duplicates, by threshold."""
+    facts = [examine_image(saved(image), 32) for image in images]
+    pairs, far = found_pairs(facts)
+    same = np.array([facts[one].content == facts[other].content for one, other in pairs], np.bool_)
+    return {
+        "pairs": len(images) * (len(images) - 1) // 2,
+        "candidates": len(pairs),
+        **{f"{most:g}": int((far[~same] <= most).sum()) for most in THRESHOLDS},
+    }
+
+
+def main() -> None:
+    """Measure both, and print all figures as JSON."""
+    options: argparse.ArgumentParser = parser(__doc__)
+    options.add_argument("archive", type=Path, help="CIFAR-100 as a tar of class/name.png")
+    options.add_argument("--fonts", type=Path, default=Path("/usr/share/fonts"))
+    options.add_argument("--images", type=int, default=1000)
+    options.add_argument("--seed", type=int, default=0)
+    chosen = options.parse_args()
+    images = photographs(chosen.archive, chosen.images, chosen.seed)
+    figures = {
+        "recall": {name: recall(images, change) for name, change in CHANGES.items()},
+        "false_pairs": {
+            f"{chosen.images} photographs": false_pairs(images),
+            **{f"{count} letters": false_pairs(letters(chosen.fonts, count, chosen.seed)) for count in (120, 600)},
+        },
+    }
+    report({"results": [figures]}, chosen.output)
+
+
+if __name__ == "__main__":
+    main()
