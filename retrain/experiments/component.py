@@ -43,9 +43,13 @@ def scores_of(samples: Sequence[Sample]) -> Tensor:
 
 
 def component_scores(pixels: Tensor, training: Tensor) -> Tensor:
-    """Return each image's score [N] on the first principal component of the training ones; pixels: float [N, D]."""
+    """Return each image's score [N] on the first principal component of the training ones; pixels: float [N, D].
+
+    A component has no sign of its own. The one chosen gives light images the lower scores, on every machine.
+    """
     centred = pixels - pixels[training].mean(0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         _, _, directions = torch.pca_lowrank(centred[training], q=4, center=False, niter=8)
-    return centred @ directions[:, 0]
+    first = directions[:, 0]
+    return centred @ (-first if first.sum() > 0 else first)

@@ -150,20 +150,15 @@ def test_limited_classes_are_the_first_by_name(place: Path, tmp_path: Path) -> N
     assert [sum(drop.samples(split) for split in ("train", "val", "test")) for drop in drops] == [60, 20]
 
 
-def test_split_by_component_puts_the_dark_before_the_light(place: Path, tmp_path: Path) -> None:
-    study = small_study(splits={"50+50": {"by": "component", "sizes": "50+50"}})
-    runs = Runs(study, str(tmp_path))
-    drops = commit_drops(study, "50+50", runs.task(next(cells(study, 1))), runs.objects, DataRoot(place))
-    assert [sum(drop.samples(split) for split in ("train", "val", "test")) for drop in drops] == [200, 200]
-
-
 def test_component_scores_are_those_of_the_covariance_matrix() -> None:
     pixels = torch.randn(200, 12, generator=torch.Generator().manual_seed(0)) * torch.linspace(1, 5, 12)
     is_train = torch.arange(200) < 150
     centred = pixels - pixels[is_train].mean(0)
     _, vectors = torch.linalg.eigh(centred[is_train].T @ centred[is_train])
     expected = centred @ vectors[:, -1]
-    assert torch.corrcoef(torch.stack([component_scores(pixels, is_train), expected]))[0, 1].abs() > 0.9999
+    scores = component_scores(pixels, is_train)
+    assert torch.corrcoef(torch.stack([scores, expected]))[0, 1].abs() > 0.9999
+    assert torch.corrcoef(torch.stack([scores[is_train], pixels[is_train].mean(1)]))[0, 1] < 0, "light ones come first"
 
 
 TWO_SEEDS = [

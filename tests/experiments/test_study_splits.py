@@ -178,6 +178,19 @@ def test_component_steps_land_images_in_component_order(thirty: Path, tmp_path: 
     assert all(max(one) <= min(following) for one, following in pairwise(steps))
 
 
+def test_split_by_component_lands_low_scores_before_high_ones(place: Path, tmp_path: Path) -> None:
+    study = small_study(splits={"50+50": {"by": "component", "sizes": "50+50"}})
+    runs = Runs(study, str(tmp_path / "store"))
+    task = runs.task(next(cells(study, 1)))
+    drops = commit_drops(study, "50+50", task, runs.objects, DataRoot(place))
+    assert [sum(drop.samples(split) for split in ("train", "val", "test")) for drop in drops] == [200, 200]
+    with prepared_data(study, DataRoot(place), task) as (sources, _):
+        samples = read_source(sources[0])
+        scores = {sample.key: float(score) for sample, score in zip(samples, scores_of(samples), strict=True)}
+    first, second = ([scores[key] for key in keys] for keys in keys_of(runs, next(cells(study, 2)), "train"))
+    assert max(first) <= min(second)
+
+
 def test_margin_steps_land_what_the_own_model_is_least_sure_of(thirty: Path, tmp_path: Path) -> None:
     runs = Runs(in_steps_by("margin"), str(tmp_path / "store"))
     assert run(runs, DataRoot(thirty), CPU) == 1 + 3 * 2
