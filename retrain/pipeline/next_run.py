@@ -20,6 +20,7 @@ from retrain.records.ledger import is_baseline
 from retrain.store.drops import late_files
 from retrain.store.task_store import TaskStore
 from retrain.utils.clock import utc_now
+from retrain.utils.extras import has_torch
 
 log = logging.getLogger("retrain")
 
@@ -108,8 +109,11 @@ def keep_plan(store: TaskStore, plan: Plan) -> None:
 def check_model(plan: Plan, elsewhere: bool) -> None:
     """Build a plan's network, to see whether that can be done. Raises `ModelError`.
 
-    A factory that is not installed here is left alone if the run is done `elsewhere`, from an image that may have it.
+    A factory, or torch, that is not installed here is left alone if the run is done `elsewhere`, from an image that may
+    have it.
     """
+    if elsewhere and not has_torch():
+        return
     from retrain.models import factory
 
     if factory.is_installed(plan.task.model) or not elsewhere:

@@ -35,6 +35,11 @@ def import_extra(module: str, purpose: str) -> Any:
     return importlib.import_module(module)
 
 
+def has_torch() -> bool:
+    """Return whether torch is installed. The image of watcher and exporter has none."""
+    return importlib.util.find_spec("torch") is not None
+
+
 def require_extra(module: str, purpose: str) -> None:
     """Raise `UserError`, which says what to install, if a module that comes with an extra is not there.
 
