@@ -1,20 +1,31 @@
-# The one image of everything in a cluster: watcher, exporter and every step of the pipeline.
-# The base must have Python 3.11 with venv and pip; both stages stand on it.
+# Two images. The last stage is for everything in a cluster; `--target slim` has neither torch nor CUDA, and is enough for the
+# watcher, which submits to Kubeflow, and the exporter.
+# The base must have Python 3.11 with venv and pip; all stages stand on it.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
-FROM ${BASE_IMAGE} AS build
+FROM ${BASE_IMAGE} AS packages
 WORKDIR /src
 # pip stays outside of what is shipped.
 RUN python3 -m venv --without-pip /opt/retrain
+COPY requirements-slim.lock .
+RUN python3 -m pip --python /opt/retrain/bin/python install --no-cache-dir --require-hashes -r requirements-slim.lock
+
+FROM packages AS build-slim
+COPY pyproject.toml README.md LICENSE ./
+COPY retrain retrain
+COPY pipelines pipelines
+# setuptools is there already, at the locked version.
+RUN python3 -m pip --python /opt/retrain/bin/python install --no-cache-dir --no-deps --no-build-isolation .
+
+FROM packages AS build
 COPY requirements-image.lock .
 RUN python3 -m pip --python /opt/retrain/bin/python install --no-cache-dir --require-hashes -r requirements-image.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY retrain retrain
 COPY pipelines pipelines
-# setuptools is there already, at the locked version: torch depends on it.
 RUN python3 -m pip --python /opt/retrain/bin/python install --no-cache-dir --no-deps --no-build-isolation .
 
-FROM ${BASE_IMAGE}
+FROM ${BASE_IMAGE} AS runtime
 ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="retrain" \
@@ -22,7 +33,6 @@ LABEL org.opencontainers.image.title="retrain" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-COPY --from=build /opt/retrain /opt/retrain
 # The root filesystem may be read-only: what is written goes to /tmp and /cache, which are volumes in a cluster.
 ENV PATH=/opt/retrain/bin:$PATH \
     HOME=/tmp \
@@ -33,3 +43,9 @@ RUN mkdir -p /cache /etc/retrain/tasks && chown 65532:65532 /cache
 WORKDIR /tmp
 USER 65532:65532
 ENTRYPOINT ["retrain"]
+
+FROM runtime AS slim
+COPY --from=build-slim /opt/retrain /opt/retrain
+
+FROM runtime
+COPY --from=build /opt/retrain /opt/retrain

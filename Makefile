@@ -50,11 +50,13 @@ chaos: $(READY) ## Live a hundred short runs, harmed in every way, and audit wha
 mutation: $(READY) ## Change the code in small ways and list the changes that no test notices: make mutation MODULE=retrain/...
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutation.py $(MODULE)
 
-lock: $(READY) ## Resolve pyproject.toml anew into requirements.lock, and the image's part of it
+lock: $(READY) ## Resolve pyproject.toml anew into requirements.lock, and the images' parts of it
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make lock" --all-extras pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make lock" --extra kfp --extra report --extra energy --extra serve -c requirements.lock pyproject.toml -o requirements-image.lock
+	printf 'torch\ntorchvision\n' | $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--custom-compile-command "make lock" --extra kfp --extra report --group build --excludes /dev/stdin -c requirements.lock pyproject.toml -o requirements-slim.lock
 	echo 'mlflow>=3.17,<4' | $(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --custom-compile-command "make lock" - -o requirements-mlflow.lock
 
@@ -73,9 +75,12 @@ manifests: $(READY) ## Generate the chart's values schema and the plain manifest
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' retrain/__init__.py)
 BUILD = $(if $(shell docker version >/dev/null 2>&1 && echo there),docker build,buildah bud --isolation chroot)
 
-image: ## Build the image retrain:VERSION with docker or buildah; BASE_IMAGE= names another base
-	$(BUILD) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) --build-arg VERSION=$(VERSION) \
-		--build-arg REVISION=$(shell git rev-parse HEAD) --tag retrain:$(VERSION) .
+IMAGE = $(BUILD) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) --build-arg VERSION=$(VERSION) \
+	--build-arg REVISION=$(shell git rev-parse HEAD)
+
+image: ## Build the images retrain:VERSION and retrain:VERSION-slim with docker or buildah; BASE_IMAGE= names another base
+	$(IMAGE) --target slim --tag retrain:$(VERSION)-slim .
+	$(IMAGE) --tag retrain:$(VERSION) .
 
 release: $(READY) ## Build the distributions, the chart's package, notes, bill of materials and checksums in dist/
 	$(BIN)/python scripts/release.py

@@ -1,6 +1,7 @@
 """Submit runs to Kubeflow; kfp and torch are loaded in subprocesses, so that the watcher stays small."""
 
 import logging
+from typing import TYPE_CHECKING
 
 from retrain.config.task import Task
 from retrain.errors import ModelError
@@ -17,7 +18,11 @@ from retrain.pipeline.approval import find_approval, is_waiting
 from retrain.records import Plan
 from retrain.store.task_store import TaskStore, open_task_store
 from retrain.utils.clock import Clock, utc_now
+from retrain.utils.extras import has_torch
 from retrain.utils.processes import run_in_subprocess
+
+if TYPE_CHECKING:
+    from retrain.pipeline.recording import RecordContext
 
 SUBMIT_SECONDS = 120.0
 """The longest that the API server may take."""
@@ -88,22 +93,31 @@ def _submit_by_name(task: Task, run_id: str, build: PipelineBuilder) -> Submitte
 
 
 def _record_failure_apart(task: Task, plan: Plan, error: str) -> None:
-    """Record a failed run from a subprocess: the code that does it brings torch."""
+    """Record a failed run from a subprocess: the code that does it is large."""
     run_in_subprocess(f"recording the failure of {plan.run_id}", SUBMIT_SECONDS, _record_failure, task, plan, error)
 
 
 def _finish_approval(task: Task, run_id: str) -> None:
     """Promote and record a candidate that has its verdict."""
-    from retrain.pipeline import stages
-    from retrain.pipeline.context import make_context
+    from retrain.pipeline.recording import finish_approval
 
-    stages.finish_approval(make_context(open_task_store(task), task, "cpu"), run_id)
+    finish_approval(_context(task), run_id)
 
 
 def _record_failure(task: Task, plan: Plan, error: str) -> None:
     """Give a run a record, unless it has got one just now."""
-    from retrain.pipeline import stages
+    from retrain.pipeline.recording import record_failure
+
+    record_failure(_context(task), plan, error)
+
+
+def _context(task: Task) -> "RecordContext":
+    """Return where runs are recorded; without torch none can be evaluated again."""
+    from retrain.pipeline.recording import RecordContext
+
+    store = open_task_store(task)
+    if not has_torch():
+        return RecordContext(store)
     from retrain.pipeline.context import make_context
 
-    context = make_context(open_task_store(task), task, "cpu")
-    stages.record_failure(context, plan, error)
+    return make_context(store, task, "cpu")

@@ -1,10 +1,7 @@
 """Where stages work: a task's store, a device, a cache of decoded drops, and an observer."""
 
 import os
-import time
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,22 +15,20 @@ from retrain.data.erasing import clear_cache
 from retrain.data.samples import Samples
 from retrain.data.stream.dataset import load_streamed
 from retrain.errors import UserError
-from retrain.records import Dataset, Drop, DropRef, Loading
-from retrain.store.runs import RunFiles
+from retrain.pipeline.recording import RecordContext
+from retrain.records import Dataset, Drop, DropRef, Evaluation, Loading, Plan
 from retrain.store.task_store import TaskStore
 from retrain.training.distributed import SINGLE_PROCESS, ProcessGroup, init_distributed
 from retrain.training.progress import Observer, Observers
-from retrain.utils.clock import Clock, utc_now
 from retrain.utils.processes import available_cores
 
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Context:
+class Context(RecordContext):
     """Handed to every stage, and the same for all of one process."""
 
-    store: TaskStore
     device: torch.device
     cache: Path
     """Where decoded drops are kept between runs."""
@@ -42,24 +37,15 @@ class Context:
     """The processes that train together, of which this is one."""
     factories: frozenset[str] = frozenset()
     """The `package.module:factory` names of the task file. Plans lie in the store: they have no other code run."""
-    clock: Clock = utc_now
-    """Tells whether the time of an approval is up."""
-
-    stage_seconds: defaultdict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
-    """Seconds that each stage of a run took in this process, by run id."""
     manifests: dict[tuple[int, DropRef], Drop] = field(default_factory=dict)
     """Manifests that this process has read, by the digest that a dataset gives them: they are not read again, unless
     there are more erasures now."""
 
-    @contextmanager
-    def timed(self, run_id: str, stage: str) -> Iterator[None]:
-        """Add the time within to what a run's stage took."""
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            taken = self.stage_seconds[run_id]
-            taken[stage] = taken.get(stage, 0.0) + time.monotonic() - started
+    def measure(self, plan: Plan, champion: str | None) -> Evaluation:
+        """Evaluate a run's model beside the champion."""
+        from retrain.pipeline.evaluate import evaluate_run
+
+        return evaluate_run(self, plan, champion)
 
     def drops(self, dataset: Dataset) -> list[Drop]:
         """Return the drops that a dataset is made of, each as `Drops.read_versions` does, and read once."""
@@ -104,10 +90,6 @@ class Context:
             free, _ = torch.cuda.mem_get_info(self.device)
             return self.device if 2 * size <= free else CPU
         return CPU if loading.kind == "memory" else self.device
-
-    def files(self, run_id: str) -> RunFiles:
-        """Return a run's files."""
-        return self.store.run(run_id)
 
 
 def make_context(

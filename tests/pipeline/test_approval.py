@@ -11,12 +11,13 @@ from support.lives import Life, make_task
 from support.terminal import Ran, at_terminal, retrain
 from support.watching import EAGER
 
-from retrain.errors import RunError
+from retrain.errors import RunError, UserError
 from retrain.kubeflow.submission import KubeflowExecutor
 from retrain.monitoring.exporter import Exporter, WatchedTask
 from retrain.pipeline import stages
 from retrain.pipeline.executor import InProcessExecutor
 from retrain.pipeline.planning import NoRunNeeded, Request
+from retrain.pipeline.recording import RecordContext, finish_approval
 from retrain.pipeline.status import read_status
 from retrain.records import Approval, RunRecord, Verdict
 from retrain.store import LocalStore
@@ -163,6 +164,24 @@ def test_watcher_keeps_later_drops_until_the_verdict(life: Life, tmp_path: Path)
     watch.advance()
     [second] = life.store.approvals.unfinished()
     assert life.store.run(second.run_id).plan().parent == approval.run_id
+
+
+def test_verdict_is_carried_out_without_torch(life: Life, waiting: Approval) -> None:
+    """By a watcher that cannot evaluate: what the pod has measured counts while the champion is the same."""
+    approve(life, waiting.run_id)
+    ended = finish_approval(RecordContext(life.store), waiting.run_id)
+    assert (ended.run_id, champion(life)) == (waiting.run_id, waiting.run_id)
+
+
+def test_newer_champion_needs_an_evaluation_with_torch(life: Life, waiting: Approval) -> None:
+    life.land(0, 1, seed=2)
+    newer = stages.run_task(life.context, make_task(gate={"margin": 0.2}), Request())
+    approve(life, waiting.run_id)
+    with pytest.raises(UserError, match=r"must be compared with champion .* which needs torch: `retrain run` does so"):
+        finish_approval(RecordContext(life.store), waiting.run_id)
+    assert champion(life) == newer.run_id
+    finish_approval(life.context, waiting.run_id)
+    assert life.store.ledger.find(waiting.run_id)
 
 
 def test_kubeflow_is_not_asked_about_a_run_that_waits(life: Life, waiting: Approval, tmp_path: Path) -> None:

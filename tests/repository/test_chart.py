@@ -255,13 +255,16 @@ def test_platform_values_reach_pods_and_tasks() -> None:
         assert spec["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
         assert spec["terminationGracePeriodSeconds"] == grace
         (container,) = spec["containers"]
-        assert container["image"] == f"mirror.example.com/ml/retrain:{retrain.__version__}"
+        assert container["image"] == f"mirror.example.com/ml/retrain:{retrain.__version__}-slim"
         assert {"name": "RETRAIN_LOG_FORMAT", "value": "json"} in container["env"]
         assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
         assert container["livenessProbe"].get("periodSeconds") == (60 if name == "watcher" else None)
     files = one(found, "ConfigMap", "retrain-tasks")["data"]
     images = {name: parse_task(files[f"{name}.yaml"], name).resources.image for name in ("birds", "flowers")}
-    assert images == {"birds": "registry.example.com/own/retrain:dev", "flowers": container["image"]}
+    assert images == {
+        "birds": "registry.example.com/own/retrain:dev",
+        "flowers": container["image"].removesuffix("-slim"),
+    }
     assert one(found, "ConfigMap", "retrain-extra")["data"] == {"namespace": "ml"}
 
 
@@ -300,4 +303,23 @@ def test_chart_image_and_package_are_of_one_version() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert chart["version"] == chart["appVersion"] == retrain.__version__
     assert feature("default")
-    assert Resources().image == pods(feature("default"))[0]["spec"]["containers"][0]["image"]
+    assert f"{Resources().image}-slim" == pods(feature("default"))[0]["spec"]["containers"][0]["image"]
+
+
+@pytest.mark.parametrize(
+    ("values", "watcher", "exporter"),
+    [
+        ({}, "retrain:1-slim", "retrain:1-slim"),
+        ({"watcher": {"executor": "here"}}, "retrain:1", "retrain:1-slim"),
+        ({"image": {"slimSuffix": ""}}, "retrain:1", "retrain:1"),
+        ({"image": {"digest": f"sha256:{'9' * 64}"}}, f"retrain@sha256:{'9' * 64}", f"retrain@sha256:{'9' * 64}"),
+        ({"watcher": {"image": {"repository": "own/retrain", "tag": "2"}}}, "own/retrain:2", "retrain:1-slim"),
+        ({"image": {"digest": f"sha256:{'9' * 64}"}, "exporter": {"image": {"tag": "2"}}}, None, "retrain:2"),
+    ],
+)
+def test_component_has_torch_only_where_it_trains(values: Document, watcher: str | None, exporter: str) -> None:
+    base: Document = {"tasks": {"flowers": {"store": "s3://retrain-example/models"}}}
+    found = documents(base | values | {"image": {"tag": "1"} | values.get("image", {})})
+    for name, image in (("watcher", watcher), ("exporter", exporter)):
+        (container,) = one(found, "Deployment", f"retrain-{name}")["spec"]["template"]["spec"]["containers"]
+        assert image in (None, container["image"])

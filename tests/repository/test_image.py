@@ -28,6 +28,13 @@ def test_image_holds_what_runs_need_and_no_tools() -> None:
     assert image & wanted(extras["dev"]) == {"setuptools"}  # which torch asks for
 
 
+def test_slim_image_is_the_other_one_without_torch() -> None:
+    slim, image = locked("requirements-slim.lock"), locked("requirements-image.lock")
+    assert slim.items() <= image.items()
+    assert wanted(PROJECT["dependencies"]) - set(slim) == {"torch", "torchvision"}
+    assert not [name for name in slim if re.match(r"torch|nvidia|cuda|triton", name)]
+
+
 def test_build_context_holds_only_what_the_image_needs() -> None:
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     sent = {line.removeprefix("!") for line in lines if line.startswith("!")}

@@ -14,7 +14,9 @@ def locked(name: str) -> dict[str, str]:
     return {block.split("==")[0].split("[")[0]: block for block in blocks if "==" in block}
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-image.lock", "requirements-mlflow.lock"])
+@pytest.mark.parametrize(
+    "name", ["requirements.lock", "requirements-image.lock", "requirements-slim.lock", "requirements-mlflow.lock"]
+)
 def test_every_dependency_is_locked_by_version_and_hash(name: str) -> None:
     assert len(locked(name)) > 50
     assert all("--hash=sha256:" in block for block in locked(name).values())

@@ -1,19 +1,23 @@
 """The watcher and the exporter work where torch is not installed: the slim image has none."""
 
 import os
-import re
 import subprocess
 import sys
+import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
+from support import known_ledger
 from support.kfp_server import serving
+from support.ports import free_port
 from support.uploads import good, shard, upload
 from support.watching import DATA, Place
 
 from retrain.config.resources import Kubeflow
 from retrain.config.task import Model, Task
+from retrain.store import LocalStore
 
 RETRAIN = (sys.executable, "-m", "retrain")
 
@@ -42,8 +46,44 @@ def test_watcher_without_torch_validates_and_submits(tmp_path: Path, environment
         place = Place(task)
         upload(place.store.objects, "a", {"train-0.tar": shard(good())})
         command = [*RETRAIN, "watch", "--task", str(file), "--once", "--on", "kubeflow"]
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-        assert ended.returncode == 0, ended.stderr
+
+        def watch() -> None:
+            ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+            assert ended.returncode == 0, ended.stderr
+
+        watch()
         assert place.store.drops.read("a").samples("train")
-        [run] = kfp.names
-        assert run
+        [run_id] = kfp.names
+        kfp.runs[0]["state"] = "FAILED"
+        watch()
+        record = place.store.ledger.find(run_id)
+        assert record
+        assert record.outcome == "failed"
+
+
+def test_exporter_without_torch_serves_metrics_and_pages(tmp_path: Path, environment: dict[str, str]) -> None:
+    store = LocalStore(tmp_path / "store")
+    known_ledger.write(store, known_ledger.pets())
+    file, port = tmp_path / "pets.yaml", free_port()
+    file.write_text(f"name: pets\nstore: {tmp_path / 'store'}\n")
+    command = [*RETRAIN, "exporter", "--task", str(file), "--port", str(port)]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            metrics = read(f"http://127.0.0.1:{port}/metrics", process)
+            assert 'retrain_ledger_records{task="pets"}' in metrics
+            assert "<svg" in read(f"http://127.0.0.1:{port}/", process)
+        finally:
+            process.kill()
+
+
+def read(url: str, process: "subprocess.Popen[str]") -> str:
+    """Return what an address answers, once it does."""
+    while process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=120) as reply:
+                return reply.read().decode()
+        except urllib.error.HTTPError:
+            raise
+        except (urllib.error.URLError, ConnectionError):  # it does not listen yet
+            time.sleep(0.1)
+    raise AssertionError(process.stderr and process.stderr.read())

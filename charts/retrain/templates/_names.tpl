@@ -48,10 +48,24 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
 {{- define "retrain.image" -}}
-{{- with .Values.image -}}
-{{- with (dig "imageRegistry" "" ($.Values.global | default dict)) | default .registry }}{{ . }}/{{ end -}}
-{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ default $.Chart.AppVersion .tag }}{{ end }}
+{{- include "retrain.imageAddress" (list . .Values.image "") }}
 {{- end }}
+
+{{/* Called with a list: the root, an image, what is added to its tag. */}}
+{{- define "retrain.imageAddress" -}}
+{{- $root := index . 0 -}}
+{{- $image := index . 1 -}}
+{{- with (dig "imageRegistry" "" ($root.Values.global | default dict)) | default $image.registry }}{{ . }}/{{ end -}}
+{{ $image.repository }}{{ if $image.digest }}@{{ $image.digest }}{{ else }}:{{ default $root.Chart.AppVersion $image.tag }}{{ index . 2 }}{{ end }}
+{{- end }}
+
+{{/* The image of a component, which has torch only where the component trains. Called with a dict: root, component. */}}
+{{- define "retrain.componentImage" -}}
+{{- $own := (index .root.Values .component).image -}}
+{{- $trains := and (eq .component "watcher") (eq .root.Values.watcher.executor "here") -}}
+{{- $suffix := ternary "" .root.Values.image.slimSuffix (or $trains (hasKey $own "tag")) -}}
+{{- $shared := ternary (omit .root.Values.image "digest") .root.Values.image (hasKey $own "tag") -}}
+{{- include "retrain.imageAddress" (list .root (merge (deepCopy $own) $shared) $suffix) }}
 {{- end }}
 
 {{/* A file of rules or dashboards, its links leading to where the runbook is read. */}}

@@ -62,7 +62,7 @@ volumes:
 
 {{- define "retrain.container" -}}
 {{- $of := index .root.Values .component -}}
-image: {{ include "retrain.image" .root | quote }}
+image: {{ include "retrain.componentImage" . | quote }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 {{- with .command }}
 command: {{ toJson . }}

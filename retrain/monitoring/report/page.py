@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -16,8 +16,10 @@ from retrain.monitoring.report.sources import Sources
 from retrain.monitoring.report.speed_ups import speed_up_races
 from retrain.monitoring.report.timeline import make_timeline
 from retrain.monitoring.web import content_policy, style_sheet
-from retrain.pipeline.review import Review
 from retrain.records import ErrorAnalysis, RunRecord
+
+if TYPE_CHECKING:
+    from retrain.pipeline.review import Review  # imports torch
 
 STEPS = 60
 """Most points of a cumulative chart."""
@@ -125,7 +127,7 @@ def make_environment() -> Environment:
     return environment
 
 
-def render_review(task: str, review: Review) -> str:
+def render_review(task: str, review: "Review") -> str:
     """Return the page as HTML, which holds no script and asks for nothing from outside."""
     return (
         make_environment()
