@@ -8,7 +8,7 @@ import yaml
 
 from retrain.config.fields import ConfigModel
 from retrain.config.recipe import PRESETS, Recipe
-from retrain.config.task import Task
+from retrain.config.task import SCHEMA_VERSION, Task
 from retrain.config.validation import config_models, models_by_name, validate_document
 
 WIDTH = 100
@@ -52,6 +52,7 @@ def task_schema() -> dict[str, Any]:
     a name may fit several kinds.
     """
     document = Task.model_json_schema()
+    document["properties"]["schema_version"]["maximum"] = SCHEMA_VERSION  # records may have that of a later version
     for aspect in PRESETS["default"]:
         kinds = document["$defs"]["Recipe"]["properties"][aspect]
         kinds["anyOf"] = kinds.pop("oneOf")
