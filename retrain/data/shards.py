@@ -1,9 +1,7 @@
 """WebDataset shards: tars in which a sample is `key.png` (the image as it came) and `key.cls` (its class's name)."""
 
 import hashlib
-import io
 import re
-import tarfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain, count, groupby
 from operator import itemgetter
@@ -67,24 +65,18 @@ def _write_shard(samples: Iterator[Encoded], split: Split, number: int, folder: 
 
 def _write_tar(samples: Iterator[Encoded], path: Path) -> int:
     """Every field of a header is fixed, so equal samples are equal bytes; PAX, as other formats refuse long names."""
+    from webdataset.writer import TarWriter  # imports torch, which only those who write shards wait for
+
+    fixed = {"user": "", "group": "", "mode": 0o444, "mtime": 0, "format": "PAX_FORMAT"}
     written = 0
     try:
-        with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        with path.open("wb") as file, TarWriter(file, encoder=False, **fixed) as tar:
             for sample in samples:
-                for extension, data in sorted(
-                    {sample.extension: sample.data, "cls": sample.class_name.encode()}.items()
-                ):
-                    tar.addfile(_header(f"{sample.key}.{extension}", len(data)), io.BytesIO(data))
+                tar.write({"__key__": sample.key, sample.extension: sample.data, "cls": sample.class_name.encode()})
                 written += 1
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}. $TMPDIR may name another folder.") from error
     return written
-
-
-def _header(name: str, size: int) -> tarfile.TarInfo:
-    header = tarfile.TarInfo(name)
-    header.size, header.mode = size, 0o444
-    return header
 
 
 def split_name(name: str) -> tuple[str, str] | None:
