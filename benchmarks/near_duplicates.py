@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from string import ascii_letters
+from typing import NamedTuple
 
 import numpy as np
 from lib.report import parser, report
@@ -20,7 +21,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
 from retrain.data.content import ImageFacts, examine_image
-from retrain.data.likeness import MOST_DISTANCE, candidates, distances
+from retrain.data.likeness import (
+    MOST_BITS_ALONE,
+    MOST_BRIGHTNESS,
+    MOST_DISTANCE,
+    candidates,
+    differing_bits,
+    distances,
+)
 
 THRESHOLDS = (0.1, 0.15, MOST_DISTANCE, 0.25, 0.3)
 SIDE = 64
@@ -80,32 +88,47 @@ def letters(fonts: Path, count: int, seed: int) -> list[Image.Image]:
     return found
 
 
-def found_pairs(facts: Sequence[ImageFacts]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return the candidates among images, int64 [P, 2], and their distances."""
-    hashes = np.array([int.from_bytes(one.likeness) for one in facts], np.uint64)
-    thumbnails = np.array([list(one.thumbnail) for one in facts], np.uint8)
-    pairs = candidates(hashes)
-    return pairs, distances(thumbnails, pairs)
+class Found(NamedTuple):
+    """Candidates among images."""
+
+    pairs: NDArray[np.int64]
+    """int64 [P, 2]."""
+    far: NDArray[np.float32]
+    """The distances of their thumbnails, float32 [P]."""
+    by_hash: NDArray[np.bool_]
+    """Whether hash and brightness alone call them near-duplicates, bool [P]."""
+
+    @classmethod
+    def among(cls, facts: Sequence[ImageFacts]) -> "Found":
+        """Return the candidates among images."""
+        hashes = np.array([int.from_bytes(one.likeness) for one in facts], np.uint64)
+        thumbnails = np.array([list(one.thumbnail) for one in facts], np.uint8)
+        brightness = np.array([one.brightness for one in facts])
+        pairs = candidates(hashes)
+        as_bright = np.ptp(brightness[pairs], axis=1) <= MOST_BRIGHTNESS
+        by_hash = (differing_bits(hashes, pairs) <= MOST_BITS_ALONE) & as_bright
+        return cls(pairs, distances(thumbnails, pairs), by_hash)
+
+    def called(self, chosen: NDArray[np.bool_]) -> dict[str, int]:
+        """Return how many of some candidates, bool [P], are called near-duplicates: by hash, and by threshold."""
+        by_threshold = {f"{most:g}": int((self.far[chosen] <= most).sum()) for most in THRESHOLDS}
+        return {"hash alone": int(self.by_hash[chosen].sum()), **by_threshold}
 
 
 def recall(images: Sequence[Image.Image], change: Callable[[Image.Image], bytes]) -> dict[str, float]:
     """Return which share of changed pictures is found beside all originals, by threshold."""
     facts = [examine_image(data, 32) for image in images for data in (saved(image), change(image))]
-    pairs, far = found_pairs(facts)
-    own = (pairs[:, 0] % 2 == 0) & (pairs[:, 1] == pairs[:, 0] + 1)
-    return {f"{most:g}": round(float((far[own] <= most).sum() / len(images)), 3) for most in THRESHOLDS}
+    found = Found.among(facts)
+    own = (found.pairs[:, 0] % 2 == 0) & (found.pairs[:, 1] == found.pairs[:, 0] + 1)
+    return {most: round(number / len(images), 3) for most, number in found.called(own).items()}
 
 
 def false_pairs(images: Sequence[Image.Image]) -> dict[str, int]:
     """Return how many pairs of distinct pictures are taken for near-duplicates, by threshold."""
     facts = [examine_image(saved(image), 32) for image in images]
-    pairs, far = found_pairs(facts)
-    same = np.array([facts[one].content == facts[other].content for one, other in pairs], np.bool_)
-    return {
-        "pairs": len(images) * (len(images) - 1) // 2,
-        "candidates": len(pairs),
-        **{f"{most:g}": int((far[~same] <= most).sum()) for most in THRESHOLDS},
-    }
+    found = Found.among(facts)
+    differ = np.array([facts[one].content != facts[other].content for one, other in found.pairs], np.bool_)
+    return {"pairs": len(images) * (len(images) - 1) // 2, "candidates": len(found.pairs), **found.called(differ)}
 
 
 def main() -> None:
