@@ -1,5 +1,6 @@
 """Fixtures that several test modules share, and the marks that `make test-fast` goes by."""
 
+import gc
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,6 +93,20 @@ LONG = {
     "store/test_policies.py": 900,
 }
 """Files whose tests may take longer than others before they are given up, in seconds."""
+
+
+gc.disable()  # until all tests are collected
+
+
+def pytest_collection_finish() -> None:
+    """Leave the modules of all tests, a million objects, out of every garbage collection."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Let the interpreter end as it would without."""
+    gc.unfreeze()
 
 
 def pytest_sessionstart() -> None:
