@@ -1,0 +1,183 @@
+"""One drop's life, stage by stage: the stages' clocks, the watcher in this process, and the pipeline in processes."""
+
+import io
+import os
+import tarfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import altair as alt
+from retrain.pipelines.definition import define
+
+from retrain.config.task import Task
+from retrain.data.uploads import ingest_drop
+from retrain.experiments.chart_style import colour_of, finish_chart
+from retrain.kubeflow.local import run_locally
+from retrain.monitoring.exporter import Exporter, WatchedTask
+from retrain.pipeline import next_run, stages, train
+from retrain.pipeline.context import Context
+from retrain.pipeline.executor import InProcessExecutor
+from retrain.pipeline.planning import Request
+from retrain.records import RunRecord
+from retrain.store.champions import ChampionPointer
+from retrain.store.task_store import TaskStore, open_task_store
+from retrain.watcher import ingestion
+from retrain.watcher.health import Health
+from retrain.watcher.task_watch import TaskWatch
+
+AROUND = "kfp, processes, imports"
+
+STAGES: tuple[tuple[Any, str, str], ...] = (
+    (TaskWatch, "look", "notice"),
+    (ingestion, "run_in_subprocess", "validate"),
+    (TaskWatch, "advance", "claim, start"),
+    (next_run, "plan_next_run", "plan"),
+    (stages, "train_plan", "read the parent, write the model"),
+    (Context, "samples", "read, decode"),
+    (train, "set_up", "set up"),
+    (train, "run_loop", "train"),
+    (train, "measure_train_accuracy", "train"),
+    (stages, "evaluate_run", "evaluate"),
+    (stages, "decide", "judge"),
+    (ChampionPointer, "swap", "promote"),
+    (stages, "write_record", "record"),
+)
+"""Functions, where they are called from, and the stages that they are; `train` is what a run's record charges."""
+
+PARTS = {
+    "validate": ("validate",),
+    "plan, claim, start": ("notice", "plan", "claim, start"),
+    "read, decode, set up, write": ("read, decode", "set up", "read the parent, write the model"),
+    "train": ("train",),
+    "evaluate, judge, promote, record": ("evaluate", "judge", "promote", "record", "metrics"),
+    "the pipeline's processes": ("all",),
+}
+"""Stages that are drawn as one. Of the pipeline's processes, their processor time is known only in all."""
+
+
+class Stopwatch:
+    """Wall and processor time of nested stages, each without those within it."""
+
+    def __init__(self) -> None:
+        self.wall, self.cpu = defaultdict[str, float](float), defaultdict[str, float](float)
+        self._outer: list[str] = []
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Charge the time within to a stage, and not to the one around it."""
+        wall, cpu = time.perf_counter(), processor_seconds()
+        self._outer.append(name)
+        try:
+            yield
+        finally:
+            self._outer.pop()
+            wall, cpu = time.perf_counter() - wall, processor_seconds() - cpu
+            self._charge(name, wall, cpu)
+            if self._outer:
+                self._charge(self._outer[-1], -wall, -cpu)
+
+    def _charge(self, name: str, wall: float, cpu: float) -> None:
+        self.wall[name] += wall
+        self.cpu[name] += cpu
+
+    def timed(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
+        """Return the function with its time charged to a stage."""
+
+        @wraps(function)
+        def call(*args: Any, **options: Any) -> Any:
+            with self.stage(name):
+                return function(*args, **options)
+
+        return call
+
+
+def processor_seconds() -> float:
+    """Return the processor time of this process and of its subprocesses that have ended."""
+    return sum(os.times()[:4])
+
+
+def upload(store: TaskStore, drop: str, images: list[Path]) -> None:
+    """Upload one shard as a producer does."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for path in images:
+            for extension, data in (("png", path.read_bytes()), ("cls", path.parent.name.encode())):
+                info = tarfile.TarInfo(f"{path.parent.name}-{path.stem}.{extension}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    store.objects.write(store.keys.shard(drop, "train-000000.tar"), buffer.getvalue())
+    store.objects.write(store.keys.shard(drop, "_SUCCESS"), b"")
+
+
+def live_in_process(task: Task, images: list[Path]) -> dict[str, object]:
+    """Let a drop land on a champion's task, and watch it through its life."""
+    store, clock = open_task_store(task), Stopwatch()
+    watch = TaskWatch(task, InProcessExecutor("cpu"), Health([task.name]))
+    with ExitStack() as patches:
+        for drop in (0, 1):
+            upload(store, f"drop-{drop}", images[drop::2])
+            if drop:
+                for owner, function, name in STAGES:
+                    patches.enter_context(patch.object(owner, function, clock.timed(getattr(owner, function), name)))
+            watch.look()
+            watch.advance()
+    with clock.stage("metrics"):
+        Exporter([WatchedTask(store)]).refresh()
+    return figures(store, clock.wall, clock.cpu)
+
+
+def live_in_kfp_local(task: Task, images: list[Path]) -> dict[str, object]:
+    """Commit two drops, and run the pipeline in processes after each: the second one's stages, and all around them."""
+    store = open_task_store(task)
+    for drop in (0, 1):
+        upload(store, f"drop-{drop}", images[drop::2])
+        ingest_drop(f"drop-{drop}", task, store)
+        wall, cpu = time.perf_counter(), processor_seconds()
+        ended = run_locally(task, Request(), "cpu", define)
+        wall, cpu = time.perf_counter() - wall, processor_seconds() - cpu
+    if not isinstance(ended, RunRecord) or ended.result is None:
+        raise RuntimeError(f"the pipeline left no result: {ended}")
+    spent = dict(ended.stage_seconds)
+    spent[AROUND] = wall - sum(spent.values())
+    spent["read the parent, write the model"] = spent["train"] - ended.result.cost.device_seconds_all_in
+    spent["train"] = ended.result.cost.device_seconds_all_in
+    return figures(store, spent, {"all": cpu})
+
+
+def figures(store: TaskStore, wall: Mapping[str, float], cpu: Mapping[str, float]) -> dict[str, object]:
+    """Return seconds by stage, the share of the wall time that is training, and the runs.
+
+    Raises `RuntimeError` unless the second drop was a retraining of the champion that the first one left.
+    """
+    seconds, runs = sum(wall.values()), [(record.method, record.outcome) for record in store.ledger.read()]
+    if [method for method, _ in runs] != ["scratch", "continuous"]:
+        raise RuntimeError(f"this was no retraining of a champion: {runs}")
+    return {
+        "wall, s": {name: round(spent, 3) for name, spent in wall.items()},
+        "cpu, s": {name: round(spent, 3) for name, spent in cpu.items()},
+        "wall in all, s": round(seconds, 2),
+        "cpu in all, s": round(sum(cpu.values()), 2),
+        "training's share": round(wall["train"] / seconds, 3),
+        "runs": runs,
+    }
+
+
+def draw(taken: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Draw the processor time of each life as a bar of its parts."""
+    rows = [
+        {"way": way, "method": part, "seconds": sum(life["cpu, s"].get(stage, 0) for stage in PARTS[part]), "at": at}
+        for way, life in taken.items()
+        for at, part in enumerate(PARTS)
+    ]
+    bars = alt.Chart(alt.InlineData(values=rows)).mark_bar(height=22)
+    x = alt.X("seconds:Q", title="seconds of processor time", axis=alt.Axis(grid=False))
+    y = alt.Y("way:N", title=None, sort=list(taken), axis=alt.Axis(labelLimit=0))
+    colour = colour_of(list(PARTS)).legend(title=None, symbolType="square", symbolStrokeWidth=0)
+    drawn = bars.encode(x=x, y=y, color=colour, order=alt.Order("at:O"))
+    finish_chart(drawn.properties(width=460, height=40 * len(taken))).save(str(path))

@@ -1,0 +1,49 @@
+"""One drop's life, stage by stage, from its last object's landing to the metrics of its run: wall and processor time.
+
+A watcher in this process takes in a shard of digits and retrains the champion on it, from a folder and from moto's S3
+server over HTTP. The pipeline in processes (`kfp-local`) then does the same in a store of its own; its stages are timed
+by its record. A stage's time is without that of the stages within it. Processor time includes that of subprocesses.
+
+This file imports nothing at its top: the process that validates a drop imports it again.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+TASK = Path(__file__).parents[1] / "tasks" / "digits.yaml"
+BUCKET = "life"
+
+
+def main() -> None:
+    """Measure."""
+    from lib.life import draw, live_in_kfp_local, live_in_process
+    from lib.report import parser, report
+    from lib.s3 import serving_moto
+
+    from retrain.config.loading import load_task
+    from retrain.experiments.datasets import write_digits
+
+    options = parser(__doc__)
+    options.add_argument("--set", action="append", default=[], help="setting of the task, as in training.epochs=5")
+    options.add_argument("--picture", type=Path, help="draw the lives there, as SVG")
+    chosen = options.parse_args()
+    with tempfile.TemporaryDirectory(prefix="retrain-life-") as folder, serving_moto(BUCKET):
+        write_digits(Path(folder, "digits"))
+        images = sorted(Path(folder, "digits").rglob("*.png"), key=lambda path: (path.stem, path.parent.name))
+        ways = {
+            "in process, a folder": (live_in_process, f"{folder}/store"),
+            "in process, S3 over HTTP": (live_in_process, f"s3://{BUCKET}/life"),
+            "kfp-local, a folder": (live_in_kfp_local, f"{folder}/kfp"),
+        }
+        taken = {}
+        for number, (name, (live, url)) in enumerate(ways.items()):
+            os.environ["RETRAIN_CACHE"] = f"{folder}/cache-{number}"  # no way finds what another has decoded
+            taken[name] = live(load_task(str(TASK), [*chosen.set, f"store={url}"]), images)
+        report(taken, chosen.output)
+    if chosen.picture:
+        draw(taken, chosen.picture)
+
+
+if __name__ == "__main__":
+    main()
