@@ -1,9 +1,13 @@
-"""Figures on pages that no study wrote, held against the runs that are kept beside them."""
+"""What the evidence covers, and figures on pages that no study wrote, held against the runs kept beside them."""
 
 import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
+
+import pytest
+
+from retrain.experiments.catalogue import PAPERS, entries
 
 FOLDER = Path(__file__).parents[2] / "docs" / "evidence"
 PAGE = (FOLDER / "cifar100-mini.md").read_text()
@@ -44,3 +48,12 @@ def test_evidence_savings_and_misses_are_ledger_sums() -> None:
     assert f"used {sums[0]:,} iterations" in flat
     assert f"the {('four attempts' if sums[3] == 4 else sums[3])} that ended below the target" in flat
     assert f"stands at {sums[1]:,} iterations gross, {sums[2]:,.0f} net" in flat
+
+
+def test_every_item_has_a_paper_size_study_and_a_mini_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RETRAIN_STUDIES", str(FOLDER.parents[1] / "studies"))
+    found = [entry for entry in entries(tmp_path, FOLDER) if not entry.item.startswith("Ours")]
+    assert len({entry.item for entry in found}) == len(PAPERS["Verwimp et al."]) + len(PAPERS["Ash & Adams"]) == 33
+    in_paper_size = {entry.item for entry in found if entry.study.endswith("-paper")}
+    run_mini = {entry.item for entry in found if entry.status == "run mini"}
+    assert in_paper_size == run_mini == {entry.item for entry in found}
