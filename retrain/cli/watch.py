@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from retrain.config.task import Task
     from retrain.pipeline.executor import Executor
     from retrain.watcher.health import Health
-    from retrain.watcher.queue import EventQueue
+    from retrain.watcher.queue import EventQueue, Inbox
     from retrain.watcher.watcher import Watcher
 
 
@@ -38,27 +38,35 @@ def watch(
 ) -> None:
     """Retrain on each drop that lands, as it lands."""
     from retrain.config.loading import load_task
-    from retrain.monitoring.web import serving
+    from retrain.errors import UserError
+    from retrain.monitoring.web import Posts, serving
     from retrain.training.preemption import Preempted
     from retrain.watcher.health import Health, health_app
+    from retrain.watcher.receiver import BODY_BYTES, PATH, TOKEN_VARIABLE, receiver_from_environment
 
     chosen = {"kubeflow.host": host, "schedule": schedule and f"'{schedule}'"}
     settings = [*overrides, *(f"{field}={value}" for field, value in chosen.items() if value is not None)]
     tasks = [load_task(name, settings) for name in task]
     health = Health(task.name for task in tasks)
-    watcher = _watcher(tasks, _submitter(on, device, tasks), health, poll_seconds, queue_url)
+    receiver = None if once else receiver_from_environment(tasks, health)
+    if receiver and queue_url:
+        raise UserError(f"--queue-url and ${TOKEN_VARIABLE} exclude each other: events come from one place")
+    inbox = _event_queue(queue_url, tasks, health) if queue_url else receiver
+    watcher = _watcher(tasks, _submitter(on, device, tasks), health, poll_seconds, inbox)
+    posts = Posts(PATH, BODY_BYTES) if receiver else None
     try:
         if once:
             raise typer.Exit(0 if watcher.once() else NOT_ALL)
-        with serving(listen, port, health_app(health)) as bound:
-            LOGGER.info("serving /healthz, /readyz and /metrics on http://%s:%d/", listen, bound)
+        with serving(listen, port, health_app(health, receiver.answer if receiver else None), posts) as bound:
+            what = "/healthz, /readyz, /metrics and /events" if receiver else "/healthz, /readyz and /metrics"
+            LOGGER.info("serving %s on http://%s:%d/", what, listen, bound)
             watcher.run()
     except (Preempted, KeyboardInterrupt):
         LOGGER.info("stopped")
 
 
 def _watcher(
-    tasks: "Sequence[Task]", submitter: "Executor", health: "Health", poll_seconds: float, queue_url: str | None
+    tasks: "Sequence[Task]", submitter: "Executor", health: "Health", poll_seconds: float, inbox: "Inbox | None"
 ) -> "Watcher":
     """Assemble the watcher, after a check that the stores honour conditional writes."""
     from retrain.store.base import probe_conditional_writes
@@ -68,7 +76,7 @@ def _watcher(
     watches = [TaskWatch(task, submitter, health) for task in tasks]
     for store in {watch.store.url: watch.store for watch in watches}.values():
         probe_conditional_writes(store.objects)
-    return Watcher(watches, health, poll_seconds, _event_queue(queue_url, tasks, health) if queue_url else None)
+    return Watcher(watches, health, poll_seconds, inbox)
 
 
 def _event_queue(url: str, tasks: "Sequence[Task]", health: "Health") -> "EventQueue":

@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from functools import cache
 from importlib.resources import files
 from threading import Event, Thread
-from typing import Any
+from typing import Any, NamedTuple
 
 from waitress.server import create_server
 from waitress.wasyncore import close_all, loop
@@ -32,24 +32,32 @@ StartResponse = Callable[[str, Headers], object]
 App = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 
+class Posts(NamedTuple):
+    """The one path that takes POST requests."""
+
+    path: str
+    body_bytes: int
+    """Most bytes of a request's body."""
+
+
 class WebServer:
     """Serve an application in a thread of its own until `close`."""
 
-    def __init__(self, host: str, port: int, application: App) -> None:
+    def __init__(self, host: str, port: int, application: App, posts: Posts | None = None) -> None:
         """Listen; port 0 takes a free one. Raises `OSError` if the address cannot be opened."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family)
         self.port: int = listening.getsockname()[1]
         self._map: dict[int, Any] = {}
         self._server: Any = create_server(
-            guard(application),
+            guard(application, posts),
             map=self._map,
             sockets=[listening],
             threads=THREADS,
             connection_limit=CONNECTIONS,
             channel_timeout=IDLE_SECONDS,
             max_request_header_size=REQUEST_BYTES,
-            max_request_body_size=1,  # no request here has a body: reply 413 at once
+            max_request_body_size=posts.body_bytes if posts else 1,  # where no request has a body: reply 413 at once
             outbuf_overflow=ANSWER_BYTES,
             ident="retrain",
             clear_untrusted_proxy_headers=True,
@@ -72,24 +80,26 @@ class WebServer:
 
 
 @contextmanager
-def serving(host: str, port: int, application: App) -> Iterator[int]:
+def serving(host: str, port: int, application: App, posts: Posts | None = None) -> Iterator[int]:
     """Serve inside the context and yield the port (0 takes a free one). Raises `UserError` if it cannot be opened."""
     try:
-        server = WebServer(host, port, application)
+        server = WebServer(host, port, application, posts)
     except OSError as error:
         raise UserError(f"cannot listen on {host}:{port}: {error.strerror}; choose another address") from error
     with closing(server):
         yield server.port
 
 
-def guard(application: App) -> App:
-    """Allow only GET and HEAD, and send headers that forbid browsers to run scripts and to cache."""
+def guard(application: App, posts: Posts | None = None) -> App:
+    """Allow only GET, HEAD and `posts`, and send headers that forbid browsers to run scripts and to cache."""
 
     def answer(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         def start_guarded(status: str, headers: Headers) -> object:
             return start_response(status, [*headers, *_guard_headers()])
 
         method = environ["REQUEST_METHOD"]
+        if posts and method == "POST" and environ["PATH_INFO"] == posts.path:
+            return application(environ, start_guarded)
         if method not in ("GET", "HEAD"):
             return reply(
                 start_guarded, "405 Method Not Allowed", "text/plain", b"GET or HEAD\n", ("Allow", "GET, HEAD")

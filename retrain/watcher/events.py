@@ -1,4 +1,7 @@
-"""Parse S3 event notifications, sent directly or through SNS or EventBridge, into the objects that were written."""
+"""Parse S3 event notifications into the objects that were written.
+
+They come directly, through SNS or EventBridge, or as CloudEvents.
+"""
 
 import json
 from collections.abc import Iterator
@@ -68,16 +71,25 @@ class _Wrapped(BaseModel):
     message: str = Field(alias="Message")
 
 
+class _CloudEvent(BaseModel):
+    """A CloudEvent in structured mode; in binary mode the body is the event itself."""
+
+    specversion: Literal["1.0"]
+    data: dict[str, object]
+
+
 def parse_event(body: str) -> list[WrittenObject]:
     """Return the objects that a message says were written; none for the test event, or if objects were removed.
 
-    Accepts S3's own notifications, in an SNS envelope or not, and EventBridge's events. Raises `EventError` for
-    anything else.
+    Accepts S3's own notifications, in an envelope of SNS, of CloudEvents or none, and EventBridge's events. Raises
+    `EventError` for anything else.
     """
     try:
         document = json.loads(body)
         if isinstance(document, dict) and document.get("Type") == "Notification":
             document = json.loads(_Wrapped.model_validate(document).message)
+        if isinstance(document, dict) and "specversion" in document:
+            document = _CloudEvent.model_validate(document).data
         return list(_written(document))
     except ValueError as error:
         what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)

@@ -97,14 +97,16 @@ def _seconds_since(moment: datetime | None) -> float:
     return max(0.0, (datetime.now(UTC) - moment).total_seconds()) if moment else 0.0
 
 
-def health_app(health: Health) -> App:
-    """Return the WSGI application."""
+def health_app(health: Health, events: App | None = None) -> App:
+    """Return the WSGI application; `events` answers requests to /events."""
     metrics: App = make_wsgi_app(make_registry(health))
 
     def answer(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         match environ["PATH_INFO"]:
             case "/metrics":
                 return metrics(environ, start_response)
+            case "/events" if events:
+                return events(environ, start_response)
             case "/healthz":
                 problems = [] if health.is_alive() else ["the watcher's loop has stopped"]
             case "/readyz":

@@ -3,13 +3,13 @@
 import logging
 import time
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from retrain.config.task import Task
 from retrain.errors import StoreError
 from retrain.monitoring import names
 from retrain.store.keys import TaskKeys
-from retrain.watcher.events import EventError, parse_event
+from retrain.watcher.events import EventError, WrittenObject, parse_event
 from retrain.watcher.health import Health
 
 if TYPE_CHECKING:
@@ -32,12 +32,37 @@ class ReceivedEvents(NamedTuple):
         return [message for message, tasks in self.messages if tasks.isdisjoint(failed)]
 
 
+class TaskPlaces:
+    """Where the drops of tasks lie."""
+
+    def __init__(self, tasks: Iterable[Task]) -> None:
+        self._places = {task.name: _bucket_and_prefix(task) for task in tasks}
+
+    def ended_drops(self, written: Iterable[WrittenObject]) -> dict[str, set[str]]:
+        """Return the drops that these objects complete, by task."""
+        found: dict[str, set[str]] = {}
+        for item in written:
+            for task, (bucket, prefix) in self._places.items():
+                if drop := item.ended_drop(bucket, prefix):
+                    found.setdefault(task, set()).add(drop)
+        return found
+
+
+class Inbox(Protocol):
+    """Where the watcher learns of events."""
+
+    def receive(self, wait: float) -> ReceivedEvents:
+        """Return the waiting events; wait at most `wait` seconds for the first one."""
+
+    def delete(self, messages: "list[Message]") -> None:
+        """Delete messages whose drops have been noted."""
+
+
 class EventQueue:
     """Receives events. A message that cannot be parsed stays in SQS, which moves it to the dead-letter queue."""
 
     def __init__(self, queue: "SqsQueue", tasks: Iterable[Task], health: Health) -> None:
-        self._queue, self._health = queue, health
-        self._places = {task.name: _bucket_and_prefix(task) for task in tasks}
+        self._queue, self._health, self._places = queue, health, TaskPlaces(tasks)
 
     def receive(self, wait: float) -> ReceivedEvents:
         """Return the waiting events; wait at most `wait` seconds for the first one.
@@ -69,13 +94,10 @@ class EventQueue:
             except EventError as error:
                 self._failed(error)
                 continue
-            named = set()
-            for item in written:
-                for task, (bucket, prefix) in self._places.items():
-                    if drop := item.ended_drop(bucket, prefix):
-                        named.add(task)
-                        mail.drops.setdefault(task, set()).add(drop)
-            mail.messages.append((message, frozenset(named)))
+            found = self._places.ended_drops(written)
+            for task, drops in found.items():
+                mail.drops.setdefault(task, set()).update(drops)
+            mail.messages.append((message, frozenset(found)))
 
     def _failed(self, error: Exception) -> None:
         log.warning("%s", error)

@@ -8,7 +8,7 @@ from functools import partial
 from retrain.errors import UserError
 from retrain.store.locks import TaskLocked
 from retrain.watcher.health import Health
-from retrain.watcher.queue import EventQueue, ReceivedEvents
+from retrain.watcher.queue import Inbox, ReceivedEvents
 from retrain.watcher.task_watch import TaskWatch
 
 TURN_SECONDS = 20.0
@@ -26,9 +26,7 @@ class Watcher:
     events get lost.
     """
 
-    def __init__(
-        self, watches: Sequence[TaskWatch], health: Health, poll_seconds: float, inbox: EventQueue | None
-    ) -> None:
+    def __init__(self, watches: Sequence[TaskWatch], health: Health, poll_seconds: float, inbox: Inbox | None) -> None:
         self.health = health
         self._watches, self._poll_seconds, self._inbox = watches, poll_seconds, inbox
         self._next_poll = 0.0

@@ -1,0 +1,98 @@
+"""Receive S3 events that a server pushes over HTTP, as MinIO and Ceph do: `POST /events` beside the watcher's health.
+
+Nothing is kept on disk. An event that is lost with its watcher is made up for by the next poll.
+"""
+
+import hmac
+import logging
+import os
+from collections.abc import Iterable
+from http import HTTPStatus
+from threading import Condition
+from urllib.parse import parse_qs
+
+from retrain.config.task import Task
+from retrain.errors import UserError
+from retrain.monitoring import names
+from retrain.monitoring.web import Environ, StartResponse, reply
+from retrain.watcher.events import EventError, parse_event
+from retrain.watcher.health import Health
+from retrain.watcher.queue import ReceivedEvents, TaskPlaces
+
+PATH = "/events"
+TOKEN_VARIABLE = "RETRAIN_EVENTS_TOKEN"
+"""Environment variable with the token that every request must bring. Without it nothing is received."""
+SHORTEST_TOKEN = 16
+"""Characters: a shorter one can be guessed."""
+BODY_BYTES = 1 << 20
+"""Most bytes of a request's body; an event has about 1 KB."""
+MOST_WAITING = 10_000
+"""Drops that are noted until the watcher's next turn; more are refused, and the next poll finds them."""
+
+log = logging.getLogger("retrain")
+
+
+class EventReceiver:
+    """Notes which drops of the watched tasks have ended. Its methods are called by several threads."""
+
+    def __init__(self, token: str, tasks: Iterable[Task], health: Health) -> None:
+        """Prepare a receiver. Raises `UserError` if the token is too short."""
+        if len(token) < SHORTEST_TOKEN:
+            raise UserError(f"${TOKEN_VARIABLE} has {len(token)} characters; at least {SHORTEST_TOKEN} are needed")
+        self._token, self._health, self._places = token.encode(), health, TaskPlaces(tasks)
+        self._drops: dict[str, set[str]] = {}
+        self._landed = Condition()
+
+    def receive(self, wait: float) -> ReceivedEvents:
+        """Return the drops that were noted since the last call; wait at most `wait` seconds for the first one."""
+        with self._landed:
+            self._landed.wait_for(lambda: self._drops, wait)
+            drops, self._drops = self._drops, {}
+        return ReceivedEvents([], drops)
+
+    def delete(self, messages: object) -> None:
+        """Do nothing: what was received is not kept."""
+
+    def answer(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer a request with an event in its body."""
+        status, text = self._take(environ)
+        return reply(start_response, f"{status.value} {status.phrase}", "text/plain", f"{text}\n".encode())
+
+    def _take(self, environ: Environ) -> tuple[HTTPStatus, str]:
+        if environ["REQUEST_METHOD"] != "POST":
+            return HTTPStatus.METHOD_NOT_ALLOWED, "POST an event"
+        if not hmac.compare_digest(_token_of(environ).encode(), self._token):
+            return HTTPStatus.UNAUTHORIZED, f"needs the token of ${TOKEN_VARIABLE}: Authorization: Bearer, or ?token="
+        body = environ["wsgi.input"].read().decode("utf-8", "replace")
+        if not body:
+            return HTTPStatus.OK, "ok"  # MinIO sends an empty request to see whether somebody listens
+        try:
+            drops = self._places.ended_drops(parse_event(body))
+        except EventError as error:
+            log.warning("%s", error)
+            self._health.count(names.WATCHER_QUEUE_ERRORS)
+            return HTTPStatus.BAD_REQUEST, "not an S3 event notification"
+        return self._note(drops)
+
+    def _note(self, drops: dict[str, set[str]]) -> tuple[HTTPStatus, str]:
+        with self._landed:
+            if sum(map(len, self._drops.values())) >= MOST_WAITING:
+                return HTTPStatus.SERVICE_UNAVAILABLE, "too many drops wait; the next poll finds this one"
+            for task, ids in drops.items():
+                self._drops.setdefault(task, set()).update(ids)
+            self._landed.notify()
+        return HTTPStatus.OK, "ok"
+
+
+def _token_of(environ: Environ) -> str:
+    """Return the token that a request brings: in its header, or in its address where a server can send no header."""
+    scheme, _, token = str(environ.get("HTTP_AUTHORIZATION", "")).partition(" ")
+    if scheme.lower() == "bearer":
+        return token.strip()
+    return parse_qs(str(environ.get("QUERY_STRING", ""))).get("token", [""])[0]
+
+
+def receiver_from_environment(tasks: Iterable[Task], health: Health) -> EventReceiver | None:
+    """Return the receiver, or None where $RETRAIN_EVENTS_TOKEN is not set. Raises `UserError` if it is too short."""
+    token = os.environ.get(TOKEN_VARIABLE)
+    return EventReceiver(token, tasks, health) if token else None

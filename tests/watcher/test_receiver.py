@@ -1,0 +1,118 @@
+"""Events that a server pushes over HTTP: who may, what is noted, and a real Ceph that does."""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import boto3
+import pytest
+from support.radosgw import KEY
+from support.radosgw import serving as serving_ceph
+from support.watching import notification
+
+from retrain.config.task import Task
+from retrain.errors import UserError
+from retrain.monitoring.web import Posts, serving
+from retrain.store import open_store
+from retrain.watcher import receiver
+from retrain.watcher.health import Health, health_app
+from retrain.watcher.receiver import BODY_BYTES, PATH, EventReceiver
+
+TOKEN = "a token of the tests"
+TASK = Task(name="pets", store="s3://data/models")
+DROP = "models/pets/drops/d-1/_SUCCESS"
+S3_EVENT = json.loads(notification("data", DROP))
+MINIO = json.dumps({"EventName": "s3:ObjectCreated:Put", "Key": f"data/{DROP}", **S3_EVENT})
+CLOUD_EVENT = json.dumps({"specversion": "1.0", "id": "1", "source": "shop", "type": "put", "data": S3_EVENT})
+
+
+@contextmanager
+def listening(*tasks: Task) -> Iterator[tuple[EventReceiver, str]]:
+    """A receiver, and the address that it listens on."""
+    events = EventReceiver(TOKEN, tasks or (TASK,), health := Health(["pets"]))
+    with serving("127.0.0.1", 0, health_app(health, events.answer), Posts(PATH, BODY_BYTES)) as port:
+        yield events, f"http://127.0.0.1:{port}"
+
+
+def post(url: str, body: str, token: str | None = TOKEN, method: str = "POST") -> int:
+    """Return the status with which a request is answered."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    request = urllib.request.Request(url, body.encode() if method == "POST" else None, headers, method=method)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=60) as reply:
+            return int(reply.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+@pytest.mark.parametrize("body", [notification("data", DROP), MINIO, CLOUD_EVENT])
+def test_pushed_event_names_its_drop_once(body: str) -> None:
+    with listening() as (events, url):
+        assert post(f"{url}/events", body) == 200
+        assert events.receive(60).drops == {"pets": {"d-1"}}
+        assert events.receive(0).drops == {}
+
+
+def test_event_is_taken_only_with_the_token() -> None:
+    with listening() as (events, url):
+        for token in (None, "", "another token of some length"):
+            assert post(f"{url}/events", MINIO, token) == 401
+        assert post(f"{url}/events?token=a", MINIO, None) == 401
+        assert events.receive(0).drops == {}
+        assert post(f"{url}/events?token={quote(TOKEN)}", MINIO, None) == 200
+        assert events.receive(60).drops == {"pets": {"d-1"}}
+
+
+def test_requests_that_are_no_events_are_refused() -> None:
+    with listening() as (events, url):
+        assert post(f"{url}/events", "{}") == 400
+        assert post(f"{url}/events", "") == 200
+        assert post(f"{url}/events", "", method="GET") == 405
+        assert post(f"{url}/healthz", MINIO) == 405
+        assert post(f"{url}/events", " " * (BODY_BYTES + 1)) == 413
+        assert post(f"{url}/events", notification("other", DROP)) == 200
+        assert post(f"{url}/healthz", "", method="GET") == 200
+        assert events.receive(0).drops == {}
+
+
+def test_more_drops_than_are_noted_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiver, "MOST_WAITING", 2)
+    with listening() as (events, url):
+        answered = [post(f"{url}/events", notification("data", DROP.replace("d-1", f"d-{n}"))) for n in range(3)]
+        assert answered == [200, 200, 503]
+        assert events.receive(0).drops == {"pets": {"d-0", "d-1"}}
+
+
+def test_short_token_is_refused() -> None:
+    with pytest.raises(UserError, match=r"\$RETRAIN_EVENTS_TOKEN has 5 characters; at least 16 are needed"):
+        EventReceiver("short", [TASK], Health([]))
+
+
+def test_ceph_pushes_the_end_of_a_drop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ceph sends no header of ours: the token is in the address. With `cloudevents` it adds its own headers."""
+    environment = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": KEY, "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in (environment | {"NO_PROXY": "127.0.0.1"}).items():
+        monkeypatch.setenv(name, value)
+    with serving_ceph(tmp_path / "ceph") as endpoint, listening() as (events, url):
+        s3, sns = (boto3.client(service, endpoint_url=endpoint) for service in ("s3", "sns"))
+        s3.create_bucket(Bucket="data")
+        for form in ("false", "true"):
+            push = {"push-endpoint": f"{url}/events?token={quote(TOKEN)}", "cloudevents": form}
+            told = {
+                "Id": form,
+                "TopicArn": sns.create_topic(Name=f"drops-{form}", Attributes=push)["TopicArn"],
+                "Events": ["s3:ObjectCreated:*"],
+            }
+            s3.put_bucket_notification_configuration(
+                Bucket="data", NotificationConfiguration={"TopicConfigurations": [told]}
+            )
+            open_store("s3://data/models", endpoint).write(f"pets/drops/d-{form}/_SUCCESS", b"")
+            assert events.receive(60).drops == {"pets": {f"d-{form}"}}
+        s3.close()
+        sns.close()
