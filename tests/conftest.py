@@ -45,6 +45,7 @@ INTEGRATION = {
     "store/test_s3_transfers.py",
     "store/test_store_faults.py",
     "training/test_compiling.py",
+    "watcher/test_receiver.py",
     "watcher/test_watcher.py",
     "watcher/test_watchers_apart.py",
 }

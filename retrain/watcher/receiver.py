@@ -65,7 +65,7 @@ class EventReceiver:
             return HTTPStatus.UNAUTHORIZED, f"needs the token of ${TOKEN_VARIABLE}: Authorization: Bearer, or ?token="
         body = environ["wsgi.input"].read().decode("utf-8", "replace")
         if not body:
-            return HTTPStatus.OK, "ok"  # MinIO sends an empty request to see whether somebody listens
+            return HTTPStatus.OK, "ok"  # MinIO sends an empty request to test the endpoint
         try:
             drops = self._places.ended_drops(parse_event(body))
         except EventError as error:

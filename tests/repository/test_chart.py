@@ -282,6 +282,19 @@ def test_pages_are_reached_through_ingress_and_gateway() -> None:
     assert endpoint["relabelings"] == [{"targetLabel": "cluster", "replacement": "ml-1"}]
 
 
+def test_pushed_events_reach_the_watcher_with_a_token() -> None:
+    found = feature("events")
+    deployment = one(found, "Deployment", "retrain-watcher")["spec"]["template"]
+    (container,) = deployment["spec"]["containers"]
+    reference = {"secretKeyRef": {"name": "retrain-events", "key": "token"}}
+    assert {"name": "RETRAIN_EVENTS_TOKEN", "valueFrom": reference} in container["env"]
+    service = one(found, "Service", "retrain-watcher")["spec"]
+    assert service["selector"].items() <= deployment["metadata"]["labels"].items()
+    assert service["ports"][0]["targetPort"] == container["ports"][0]["name"]
+    (exporter,) = one(found, "Deployment", "retrain-exporter")["spec"]["template"]["spec"]["containers"]
+    assert "RETRAIN_EVENTS_TOKEN" not in str(exporter["env"])
+
+
 def test_helm_test_reads_every_tasks_store_and_asks_the_exporter() -> None:
     pod = one(feature("tasks"), "Pod", "retrain-test")
     assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"

@@ -80,6 +80,11 @@ env:
   - name: RETRAIN_LOG_FORMAT
     value: {{ .root.Values.logFormat }}
   {{- end }}
+  {{- with dig "events" "tokenSecret" "" $of }}
+  - name: RETRAIN_EVENTS_TOKEN
+    valueFrom:
+      secretKeyRef: {name: {{ quote . }}, key: token}
+  {{- end }}
   {{- with $of.extraEnv }}
   {{- toYaml . | nindent 2 }}
   {{- end }}

@@ -23,6 +23,9 @@
 {{- fail (printf "tasks.%s.resources.nodes: a pipeline trains on one; `retrain pipeline trainjob` trains on several" $name) }}
 {{- end }}
 {{- end -}}
+{{- if and .Values.watcher.queueUrl .Values.watcher.events.tokenSecret }}
+{{- fail "watcher.queueUrl and watcher.events.tokenSecret exclude each other: events come from one place" }}
+{{- end -}}
 - watch
 {{- include "retrain.taskArguments" . }}
 - --on
