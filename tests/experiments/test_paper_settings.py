@@ -6,6 +6,7 @@ from the papers (V: Verwimp et al., 2025; A: Ash & Adams, first version), not fr
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
@@ -249,6 +250,7 @@ def landed(study: Study, split: str) -> Iterator[dict[str, int]]:
             yield {f"class {number}": each * percent // 100 for number in range(names)}
 
 
+@cache
 def planned(name: str, most_drops: int = 11, seeds: int | None = None) -> dict[Cell, Plan]:
     """Every cell's plan; of online studies only those of the first drops, since all steps are alike."""
     study = load_study(name)
