@@ -181,9 +181,11 @@ def test_local_pipeline_leaves_the_record_of_an_in_process_run(
     assert outputs.keys() == {{"one_pod": "train", "separate": "record"}[pods]}
     check_outputs(outputs.popitem()[1], task, kfp)
 
-    again = run_locally(task, Request(), "cpu", define)
+
+def test_local_pipeline_says_why_there_is_nothing_to_do(stores: Stores, here: RunRecord) -> None:
+    again = run_locally(stores.here, Request(), "cpu", define)
     assert isinstance(again, NoRunNeeded)
-    assert again.reason == f"no drop has landed since champion {kfp.run_id}"
+    assert again.reason == f"no drop has landed since champion {here.run_id}"
 
 
 def check_outputs(outputs: Outputs, task: Task, record: RunRecord) -> None:

@@ -16,6 +16,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from botocore.httpsession import URLLib3Session
+
 from support.ports import free_port
 from support.programs import need
 
@@ -71,15 +76,25 @@ def serving(folder: Path, users: Sequence[str] = (), frontend: str = FRONTEND) -
         ceph.run("ceph", "osd", "new", identity)
         ceph.run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", identity)
         daemons.enter_context(ceph.daemon("ceph-osd", "-i", "0"))
-        for name in (KEY, *users):
-            user = (f"--uid={name}", f"--display-name={name}", f"--access-key={name}", f"--secret={name}")
-            leave = ("--caps=user-policy=*",) if name == KEY else ()
-            ceph.run("radosgw-admin", "-n", "client.admin", "user", "create", *user, *leave)
+        first = (f"--uid={KEY}", f"--display-name={KEY}", f"--access-key={KEY}", f"--secret={KEY}")
+        ceph.run("radosgw-admin", "-n", "client.admin", "user", "create", *first, "--caps=users=*;user-policy=*")
         port = free_port()
         endpoint = f"beast endpoint=127.0.0.1:{port} {frontend}"
         daemons.enter_context(ceph.daemon("radosgw", "-n", "client.admin", "--rgw_frontends", endpoint))
-        _wait_for(f"http://127.0.0.1:{port}")
-        yield f"http://127.0.0.1:{port}"
+        url = f"http://127.0.0.1:{port}"
+        _wait_for(url)
+        for name in users:
+            _create_user(url, name)
+        yield url
+
+
+def _create_user(url: str, name: str) -> None:
+    """Create a user by the gateway's own API, where `radosgw-admin` takes seconds for each."""
+    user = {"uid": name, "display-name": name, "access-key": name, "secret-key": name}
+    request = AWSRequest("PUT", f"{url}/admin/user", params=user)
+    S3SigV4Auth(Credentials(KEY, KEY), "s3", "us-east-1").add_auth(request)
+    answer = URLLib3Session().send(request.prepare())
+    assert answer.status_code == 200, answer.text
 
 
 class _Ceph:
