@@ -8,6 +8,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+from botocore.loaders import JSONFileLoader
 from support.faulty_s3 import Fault, Forward, Reply, Request, faulty, refusal
 from support.races import PROCESSES, claim_all, count_up, race
 from support.store_faults import cut, lost_reply, reset, truncated
@@ -315,3 +316,17 @@ def test_absent_credentials_are_reported(s3: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
     with pytest.raises(StoreError, match="Check the credentials"):
         open_store("s3://models/t", s3).read("k")
+
+
+def test_further_stores_share_botocores_descriptions(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watcher of 1,000 tasks would need 12 GB for them."""
+    read, load_file = list[str](), JSONFileLoader.load_file
+
+    def noting(loader: JSONFileLoader, path: str) -> object:
+        read.append(path)
+        return load_file(loader, path)
+
+    open_store("s3://models/first", s3)
+    monkeypatch.setattr(JSONFileLoader, "load_file", noting)
+    open_store("s3://models/second", s3)
+    assert read == []
