@@ -17,14 +17,6 @@ COPY pipelines pipelines
 # setuptools is there already, at the locked version.
 RUN python3 -m pip --python /opt/retrain/bin/python install --no-cache-dir --no-deps --no-build-isolation .
 
-FROM packages AS build
-COPY requirements-image.lock .
-RUN python3 -m pip --python /opt/retrain/bin/python install --no-cache-dir --require-hashes -r requirements-image.lock
-COPY pyproject.toml README.md LICENSE ./
-COPY retrain retrain
-COPY pipelines pipelines
-RUN python3 -m pip --python /opt/retrain/bin/python install --no-cache-dir --no-deps --no-build-isolation .
-
 FROM ${BASE_IMAGE} AS runtime
 ARG VERSION=unknown
 ARG REVISION=unknown
@@ -46,6 +38,14 @@ ENTRYPOINT ["retrain"]
 
 FROM runtime AS slim
 COPY --from=build-slim /opt/retrain /opt/retrain
+
+FROM packages AS build
+COPY requirements-image.lock .
+RUN python3 -m pip --python /opt/retrain/bin/python install --no-cache-dir --require-hashes -r requirements-image.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY retrain retrain
+COPY pipelines pipelines
+RUN python3 -m pip --python /opt/retrain/bin/python install --no-cache-dir --no-deps --no-build-isolation .
 
 FROM runtime
 COPY --from=build /opt/retrain /opt/retrain

@@ -87,6 +87,11 @@ def main() -> None:
     except UserError as error:
         _print_error(error)
         sys.exit(2)
+    except ModuleNotFoundError as missing:
+        if missing.name not in ("torch", "torchvision"):
+            raise
+        _print_error(UserError(f"this needs {missing.name}, which is not installed: use the image without -slim"))
+        sys.exit(2)
 
 
 def _print_error(error: UserError) -> None:

@@ -76,6 +76,14 @@ def test_exporter_without_torch_serves_metrics_and_pages(tmp_path: Path, environ
             process.kill()
 
 
+def test_command_that_needs_torch_says_so(tmp_path: Path, environment: dict[str, str]) -> None:
+    (tmp_path / "pets.yaml").write_text(f"name: pets\nstore: {tmp_path / 'store'}\n")
+    command = [*RETRAIN, "run", "--task", str(tmp_path / "pets.yaml")]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert ended.returncode == 2
+    assert ended.stderr == "retrain: this needs torch, which is not installed: use the image without -slim\n"
+
+
 def read(url: str, process: "subprocess.Popen[str]") -> str:
     """Return what an address answers, once it does."""
     while process.poll() is None:
