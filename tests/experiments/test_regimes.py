@@ -356,6 +356,16 @@ def test_speed_up_sums_iterations_over_drops() -> None:
     assert earlier.speed_up == 8
 
 
+def test_methods_are_compared_on_the_seeds_that_they_share() -> None:
+    runs = by_hand()
+    slow = {key._replace(seed=1): run for key, run in runs.items() if key.method not in (NAIVE, DEFAULT_TO_PLAIN)}
+    slow |= {Key("hand", 1, DEFAULT_TO_PLAIN, drop): runs[Key("hand", 0, PLAIN, drop)] for drop in (2, 3)}
+    [(_, found)] = tell_regimes(runs | slow, [regime(name="hand")])
+    assert found.speed_up(DEFAULT_TO_PLAIN, PLAIN) == pytest.approx(320 / 200)
+    assert found.shared_seeds((DEFAULT_TO_PLAIN, NAIVE, PAPER), PLAIN) == {0}
+    assert found.speed_up(DEFAULT_TO_PLAIN, PLAIN, seeds={0}) == 4
+
+
 def test_run_that_never_reaches_the_target_is_charged_scratch() -> None:
     found = race(by_hand(), "hand", 0, NAIVE, PLAIN)
     assert found == (160, 240, 0, 2)

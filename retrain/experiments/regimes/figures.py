@@ -5,7 +5,7 @@ charged at a third of a trained image. A run that never reaches a bar is followe
 charged its own iterations and scratch's.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from math import exp, log, sqrt
 from statistics import fmean, stdev
 from typing import NamedTuple
@@ -222,22 +222,33 @@ class RegimeFigures(NamedTuple):
 
     name: str
     lives: dict[int, Life]
-    races: dict[tuple[str, str, int], list[Race]]
-    """By method, bar and level; the seeds that are there."""
+    races: dict[tuple[str, str, int], dict[int, Race]]
+    """By method, bar and level, and then by seed."""
 
     def mean(self, figure: Callable[[Life], float]) -> Estimate:
         """Return the mean of a figure over seeds."""
         return estimate([figure(life) for life in self.lives.values()])
 
-    def speed_up(self, method: str, bar: str, level: int = 100) -> float | None:
-        """Return L_r: scratch's iterations over the method's, both summed over seeds; None without a race."""
-        races = self.races.get((method, bar, level), [])
+    def speed_up(self, method: str, bar: str, level: int = 100, seeds: Collection[int] = ()) -> float | None:
+        """Return L_r: scratch's iterations over the method's, both summed over seeds; None without a race.
+
+        Only these `seeds` count, or all that the method was run with.
+        """
+        races = [race for seed, race in self._races(method, bar, level).items() if not seeds or seed in seeds]
         return sum(race.scratch for race in races) / sum(race.taken for race in races) if races else None
 
     def reached(self, method: str, bar: str, level: int = 100) -> tuple[int, int]:
         """Return on how many drops the bar was reached, and on how many it was raced to."""
-        races = self.races.get((method, bar, level), [])
+        races = self._races(method, bar, level).values()
         return sum(race.reached for race in races), sum(race.drops for race in races)
+
+    def shared_seeds(self, methods: Iterable[str], bar: str) -> set[int]:
+        """Return the seeds that all of these methods were run with, without the methods that were not run at all."""
+        each = [races.keys() for method in methods if (races := self._races(method, bar, 100))]
+        return set(each[0]).intersection(*each[1:]) if each else set()
+
+    def _races(self, method: str, bar: str, level: int) -> dict[int, Race]:
+        return self.races.get((method, bar, level), {})
 
 
 RACES = (
@@ -257,7 +268,7 @@ def regime_figures(runs: Runs, regime: str, methods: Sequence[str] = ()) -> Regi
         return None
     pairs = [*RACES, *((method, PLAIN) for method in methods)]
     races = {
-        (method, bar, level): [found for seed in seeds if (found := race(runs, regime, seed, method, bar, level))]
+        (method, bar, level): {seed: found for seed in seeds if (found := race(runs, regime, seed, method, bar, level))}
         for method, bar in pairs
         for level in (99, 100)
     }
