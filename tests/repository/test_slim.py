@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from support import known_ledger
 from support.kfp_server import serving
+from support.pictures import png
 from support.ports import free_port
-from support.uploads import good, shard, upload
+from support.uploads import upload
 from support.watching import DATA, Place
 
 from retrain.config.resources import Kubeflow
@@ -44,7 +45,8 @@ def test_watcher_without_torch_validates_and_submits(tmp_path: Path, environment
         file = tmp_path / "pets.yaml"
         file.write_text(task.model_dump_json())
         place = Place(task)
-        upload(place.store.objects, "a", {"train-0.tar": shard(good())})
+        images = {f"{('cat', 'dog')[number % 2]}/{number}.png": png(number) for number in range(40)}
+        upload(place.store.objects, "a", images)  # which the watcher packs into shards
         command = [*RETRAIN, "watch", "--task", str(file), "--once", "--on", "kubeflow"]
 
         def watch() -> None:
