@@ -38,8 +38,8 @@ TRUE = "--"
 """Stands in a file's name between its true class and what it was called."""
 
 
-def write_flipped(archives: Path, folder: Path, classes: int, per_class: int, share: float, seed: int) -> int:
-    """Write `per_class` images of some classes as an image folder, a share of them below another class; count those."""
+def write_flipped(archives: Path, folder: Path, per_class: int, share: float, seed: int) -> int:
+    """Write `per_class` images of each class as an image folder, a share of them below another class; count those."""
     draw = random.Random(seed)
     found = defaultdict[str, list[tuple[str, bytes]]](list)
     for path in sorted(archives.glob("train-*.tar")):
@@ -49,7 +49,7 @@ def write_flipped(archives: Path, folder: Path, classes: int, per_class: int, sh
                 content = archive.extractfile(member)
                 if content:
                     found[name].append((file, content.read()))
-    names = sorted(draw.sample(sorted(found), classes))
+    names = sorted(found)
     chosen = [(name, *one) for name in names for one in draw.sample(found[name], per_class)]
     flipped = set(draw.sample(range(len(chosen)), round(share * len(chosen))))
     for number, (name, file, data) in enumerate(chosen):
@@ -99,7 +99,6 @@ def main() -> None:
     """Flip, pack, train, rank, and print all figures as JSON."""
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     options.add_argument("archives", type=Path, help="Folder with CIFAR-100 as train-*.tar, of class/name.png.")
-    options.add_argument("--classes", type=int, default=100)
     options.add_argument("--per-class", type=int, default=200)
     options.add_argument("--epochs", type=float, default=20)
     options.add_argument("--width", type=int, default=16)
@@ -108,9 +107,7 @@ def main() -> None:
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        flipped = write_flipped(
-            chosen.archives, folder / "images", chosen.classes, chosen.per_class, chosen.share, chosen.seed
-        )
+        flipped = write_flipped(chosen.archives, folder / "images", chosen.per_class, chosen.share, chosen.seed)
         task = Task.model_validate(
             {
                 "name": "flipped",
@@ -129,8 +126,7 @@ def main() -> None:
         assert record.result
         figures = {
             "seed": chosen.seed,
-            "classes": chosen.classes,
-            "samples": chosen.classes * chosen.per_class,
+            "samples": 100 * chosen.per_class,
             "flipped": flipped,
             "width": chosen.width,
             "epochs": chosen.epochs,
