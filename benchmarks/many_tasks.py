@@ -1,0 +1,136 @@
+"""What one watcher takes for many tasks, and for a task of many drops: requests, processor time, memory.
+
+A server in this process answers as S3 does, from memory (`lib/aws.py`). Watcher and plans have a process of their own.
+Each task has one committed drop. In the watcher's first turn each task gets its run, whose executor does nothing. All
+runs are then in flight, and later turns find nothing new.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from multiprocessing import get_context
+from pathlib import Path
+
+from lib.aws import Aws, serving
+
+from retrain.config.task import Task
+from retrain.pipeline.next_run import plan_next_run
+from retrain.pipeline.planning import Request
+from retrain.records import Drop, Plan, SampleList, Shard
+from retrain.records.drop import drop_digest
+from retrain.store.keys import TaskKeys
+from retrain.store.s3 import requests
+from retrain.store.task_store import TaskStore, open_task_store
+from retrain.watcher.health import Health
+from retrain.watcher.task_watch import TaskWatch
+from retrain.watcher.watcher import Watcher
+
+START = datetime(2020, 1, 1, tzinfo=UTC)
+URL = "s3://bench"
+
+
+class Idle:
+    """An executor whose runs never end."""
+
+    def ensure(self, task: Task, plan: Plan, store: TaskStore) -> bool:
+        """Do nothing."""
+        return False
+
+
+def drop(task: str, number: int) -> Drop:
+    """Return a committed drop of one shard."""
+    shard = Shard(name="train-000000-00000000.tar", split="train", samples=1000, size=64_000_000, sha256="0" * 64)
+    counts = {split: {"cat": samples, "dog": samples} for split, samples in (("train", 400), ("val", 50), ("test", 50))}
+    unnamed = Drop(
+        id=f"drop-{number:05d}",
+        task=task,
+        classes=("cat", "dog"),
+        shards=(shard,),
+        counts=counts,
+        sample_list=SampleList(name="samples-00000000.safetensors", size=1, sha256="0" * 64),
+        source=f"{number:064x}",
+        held_out={"val": 0.1, "test": 0.1},
+        digest="",
+        committed_at=START + timedelta(hours=number),
+    )
+    return unnamed.model_copy(update={"digest": drop_digest(unnamed)})
+
+
+def bucket(tasks: int, drops: int) -> dict[str, bytes]:
+    """Return the manifests of so many tasks with so many drops each."""
+    landed = (drop(f"task-{task:05d}", number) for task in range(tasks) for number in range(drops))
+    return {TaskKeys(one.task).manifest(one.id): one.to_bytes() for one in landed}
+
+
+def counted() -> dict[str, int]:
+    """Return this process's requests so far, by operation."""
+    return {labels[0]: each.cumulative[-1] for labels, each in requests.REQUESTS.read().items()}
+
+
+def measured(work: Callable[[], object]) -> dict[str, object]:
+    """Do some work, and return its requests by operation, and its processor time."""
+    before, cpu = counted(), time.process_time()
+    work()
+    asked = {name: number - before.get(name, 0) for name, number in counted().items()}
+    return {"requests": {name: number for name, number in asked.items() if number}, "cpu_s": spent(cpu)}
+
+
+def spent(since: float) -> float:
+    """Return the processor time since then, in seconds."""
+    return round(time.process_time() - since, 2)
+
+
+def peak_mb() -> float:
+    """Return this process's largest resident memory so far."""
+    status = Path("/proc/self/status").read_text()
+    return round(int(status.partition("VmHWM:")[2].split()[0]) / 1024, 1)
+
+
+def watch_tasks(tasks: int, endpoint_url: str) -> dict[str, object]:
+    """Return what a watcher of so many tasks takes in its first and third turn."""
+    bare, names = peak_mb(), [f"task-{number:05d}" for number in range(tasks)]
+    health = Health(names)
+    watches = [TaskWatch(Task(name=name, store=URL, endpoint_url=endpoint_url), Idle(), health) for name in names]
+    watcher = Watcher(watches, health, poll_seconds=0, inbox=None)
+    first = measured(watcher.once)
+    watcher.once()
+    later = measured(watcher.once)
+    return {"tasks": tasks, "first turn": first, "later turn": later, "without a task_mb": bare, "peak_mb": peak_mb()}
+
+
+def watch_drops(drops: int, endpoint_url: str) -> dict[str, object]:
+    """Return what a task of so many drops takes: the first look at it, a later one, and the plan of a run on all."""
+    task = Task(name="task-00000", store=URL, endpoint_url=endpoint_url)
+    bare, watch = peak_mb(), TaskWatch(task, Idle(), Health([task.name]))
+    first, later = measured(watch.look), measured(watch.look)
+    plan = measured(lambda: plan_next_run(open_task_store(task), task, Request()))
+    taken = {"first look": first, "later look": later, "plan": plan}
+    return {"drops": drops, **taken, "without a task_mb": bare, "peak_mb": peak_mb()}
+
+
+def main() -> None:
+    """Fill and watch, twice."""
+    from lib.report import parser, report  # imports torch, which the watcher's process must not
+
+    options = parser(__doc__)
+    options.add_argument("--tasks", type=int, default=1000, help="watched by one watcher")
+    options.add_argument("--drops", type=int, default=10_000, help="of one task")
+    chosen = options.parse_args()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        os.environ.setdefault(name, "bench")
+    os.environ.update({"AWS_DEFAULT_REGION": "us-east-1", "NO_PROXY": "127.0.0.1"})
+    taken: dict[str, object] = {}
+    for what, number, objects in (
+        (watch_tasks, chosen.tasks, bucket(chosen.tasks, 1)),
+        (watch_drops, chosen.drops, bucket(1, chosen.drops)),
+    ):
+        aws = Aws()
+        aws.fill(objects)
+        with serving(aws) as endpoint_url, get_context("spawn").Pool(1) as apart:
+            taken[what.__name__] = apart.apply(what, (number, endpoint_url))
+    report(taken, chosen.output)
+
+
+if __name__ == "__main__":
+    main()
