@@ -1,6 +1,6 @@
 # Chores. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint audit format study-mini bench chaos mutation lock docs site manifests image release clean
+.PHONY: help demo test test-fast coverage lint audit format study-mini bench chaos mutation lock docs site manifests image release clean
 
 PYTHON := $(shell for python in python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$python && break; done)
@@ -21,6 +21,10 @@ test: $(READY) $(MLFLOW) ## Run all tests; as root on Debian, install what they 
 
 test-fast: $(READY) ## Run the tests that need no server or other program, in under two minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "not slow and not integration"
+
+coverage: $(READY) ## Run the fast tests and report the lines they do not execute; a quarter slower, so not part of make test
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "not slow and not integration" \
+		--cov=retrain --cov-report=term-missing:skip-covered
 
 lint: $(READY) ## Check formatting, style, types, which package imports which, spelling and banned words
 	$(BIN)/ruff format --check
@@ -50,7 +54,7 @@ chaos: $(READY) ## Live a hundred short runs, harmed in every way, and audit wha
 mutation: $(READY) ## Change the code in small ways and list the changes that no test notices: make mutation MODULE=retrain/...
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutation.py $(MODULE)
 
-lock: $(READY) ## Resolve pyproject.toml anew into requirements.lock, and the images' parts of it
+lock: $(READY) ## Resolve pyproject.toml into requirements.lock and the two locks of the images
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make lock" --all-extras pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url \
@@ -60,10 +64,11 @@ lock: $(READY) ## Resolve pyproject.toml anew into requirements.lock, and the im
 	echo 'mlflow>=3.17,<4' | $(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --custom-compile-command "make lock" - -o requirements-mlflow.lock
 
-docs: $(READY) ## Write what the docs and the dashboards say of the code anew
+docs: $(READY) ## Generate the parts of the docs and the dashboards that come from the code
 	$(BIN)/python docs/schemas.py
 	$(BIN)/python docs/cli.py
 	$(BIN)/python docs/metrics.py
+	$(BIN)/python docs/messages.py
 	$(BIN)/python -m retrain.monitoring.dashboards charts/retrain/dashboards
 
 site: $(READY) ## Build the documentation site in build/site; a dead link fails it

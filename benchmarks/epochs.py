@@ -142,7 +142,7 @@ def seconds(epoch: Epoch) -> float:
 
 
 def compare(case: Case, batches: int, turns: int, bfloat16: bool) -> dict[str, object]:
-    """Let all take turns of an epoch of so many batches."""
+    """Run an epoch of each loop in turns, with this number of batches."""
     ways = {**FLOAT32, **BFLOAT16} if bfloat16 else FLOAT32
     machine = limit(case, MATRIX, CPU, torch.float32).speed
     epochs = {way: begin(case, batches) for way, begin in ways.items()}

@@ -2,7 +2,7 @@
 
 At each point of a curve val has as many right samples as the run had there, in a random order; `measure` says how many
 images it looked at. The whole grid looks at all of val at each point. `ledger` is what a run knows of those before it:
-it expects nothing before a share (`EARLIEST_SHARE`) of the iterations after which the quickest other run of its method
+it expects nothing before a share (`EARLIEST_SHARE`) of the iterations after which the fastest other run of its method
 came within 99 percent. Runs are taken towards the accuracy that they ended with; those of `RETRAININGS` towards that of
 the scratch run of their seed, if they reached it, as retrainings are. These curves have few points, so values are
 interpolated for the grid, in a hundred epochs, shortened schedules being as much shorter. Scratch runs, which are in
@@ -183,7 +183,7 @@ def retrainings(path: Path) -> dict[str, object]:
 
 
 def courses_of(runs: list[dict[str, Any]], an_epoch: int) -> list[Course]:
-    """The courses of runs to the accuracy of scratch, by so many points an epoch."""
+    """Return the courses of runs to the accuracy of scratch, with this number of points per epoch."""
     scratch = {run["cell"]["seed"]: run["curve"] for run in runs if run["cell"]["method"] == "scratch"}
     courses = [
         Course(run["cell"]["method"], stretched(run["curve"], own["iteration"][-1], an_epoch), own["accuracy"][-1])
@@ -194,7 +194,7 @@ def courses_of(runs: list[dict[str, Any]], an_epoch: int) -> list[Course]:
 
 
 def stretched(curve: dict[str, list[float]], whole: float, an_epoch: int) -> list[float]:
-    """A curve at so many points an epoch of a hundred epochs, which the `whole` number of iterations stand for."""
+    """Return a curve with this number of points per epoch, for a hundred epochs in `whole` iterations."""
     between = whole / (an_epoch * EPOCHS)
     points = np.arange(between, curve["iteration"][-1] + between / 2, between)
     accuracies: list[float] = np.interp(points, [0, *curve["iteration"]], [0, *curve["accuracy"]]).tolist()

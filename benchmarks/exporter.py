@@ -154,7 +154,7 @@ def main() -> None:
     """Generate, start, scrape."""
     options = parser(__doc__)
     options.add_argument("--records", type=int, default=10_000, help="records in the ledger")
-    options.add_argument("--store", help="s3://bucket/prefix; a folder that is removed afterwards if absent")
+    options.add_argument("--store", help="s3://bucket/prefix (default: a temporary folder)")
     options.add_argument("--endpoint-url", help="address of an S3-compatible server")
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -31,7 +31,7 @@ TASK = Path(__file__).parents[1] / "tasks" / "digits.yaml"
 
 
 def drop(number: int, samples: int) -> Drop:
-    """A drop of so many training samples."""
+    """Return a drop with this number of training samples."""
     return Drop(
         id=f"d-{number}",
         task="digits",

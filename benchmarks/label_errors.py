@@ -29,7 +29,7 @@ from retrain.data.packing import pack
 from retrain.pipeline import stages
 from retrain.pipeline.context import make_context
 from retrain.pipeline.planning import Request
-from retrain.pipeline.review import Judged, Reviewer
+from retrain.pipeline.review import RankedSplit, Reviewer
 from retrain.recipe.learning_speed import mean_loss
 from retrain.records import RunRecord
 from retrain.store.task_store import open_task_store
@@ -75,7 +75,7 @@ def scores(order: np.ndarray, wrong: np.ndarray) -> dict[str, float]:
 
 def measure(reviewer: Reviewer) -> dict[str, dict[str, float]]:
     """Return the scores of every ranking."""
-    train, counters = reviewer.judge("train"), reviewer.counters()
+    train, counters = reviewer.rank_split("train"), reviewer.counters()
     wrong = are_wrong(reviewer, train)
     own = reviewer.predict(train.samples, torch.arange(len(wrong))).gather(1, train.samples.labels[:, None])
     found = {
@@ -84,12 +84,12 @@ def measure(reviewer: Reviewer) -> dict[str, dict[str, float]]:
         "self-confidence, in sample": scores(torch.argsort(own.flatten()).numpy(), wrong),
     }
     for split in ("val", "test"):
-        held_out = reviewer.judge(split)
+        held_out = reviewer.rank_split(split)
         found[f"self-confidence, {split}"] = scores(held_out.rank, are_wrong(reviewer, held_out))
     return found
 
 
-def are_wrong(reviewer: Reviewer, judged: Judged) -> np.ndarray:
+def are_wrong(reviewer: Reviewer, judged: RankedSplit) -> np.ndarray:
     """Return whether the label of each sample was flipped, bool [N]: its key has both classes."""
     keys = (key.split("/") for key in reviewer.keys(judged))
     return np.array([name.partition(TRUE)[0] != label for label, name in keys])

@@ -75,7 +75,7 @@ def grouped(each: list[tuple[float, float]]) -> dict[str, list[float]]:
 def main() -> None:
     """Measure."""
     options = parser(__doc__)
-    options.add_argument("--store", help="s3://bucket/prefix; a passing folder if absent")
+    options.add_argument("--store", help="s3://bucket/prefix (default: a temporary folder)")
     options.add_argument("--endpoint-url", help="address of the S3 server")
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory(prefix="retrain-drops-") as folder:

@@ -33,7 +33,7 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 
 
 class Trials(NamedTuple):
-    """Trials of so many epochs, on images scaled to one size; the two stores hold the same."""
+    """Return trials with this number of epochs, on images of one size. Both stores have the same drops."""
 
     stores: tuple[Path, Path]
     environment: dict[str, str]

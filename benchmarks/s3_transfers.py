@@ -119,7 +119,7 @@ def main() -> None:
     """Measure."""
     options = parser(__doc__)
     options.add_argument("--bucket", default=BUCKET)
-    options.add_argument("--endpoint-url", help="a gateway of Ceph's is started if absent")
+    options.add_argument("--endpoint-url", help="address of an S3 server (default: start a Ceph gateway)")
     options.add_argument("--megabytes", type=int, default=64)
     options.add_argument("--rounds", type=int, default=7)
     chosen = options.parse_args()

@@ -21,7 +21,7 @@ FRONTENDS = ("tcp_nodelay=0", "tcp_nodelay=1")
 
 
 def filled(endpoint: str, records: int) -> TaskStore:
-    """A store with so many records of the usual size in its ledger."""
+    """Yield a store with this number of typical records in its ledger."""
     store = TaskStore(open_store(f"s3://{BUCKET}", endpoint), TASK.task)
     for _ in map_ahead(lambda number: store.ledger.write(record_of(number)), range(records)):
         pass

@@ -87,7 +87,7 @@ def measure(folder: Path, rounds: int) -> dict[str, object]:
 
 
 def median(starts: list[Start]) -> dict[str, float]:
-    """Medians and the quickest, in seconds."""
+    """Return medians and minima, in seconds."""
     wall, cpu = [start.wall for start in starts], [start.cpu for start in starts]
     return {
         "wall": round(statistics.median(wall), 2),

@@ -69,7 +69,7 @@ def peak(command: list[str], environment: dict[str, str]) -> Peak:
 
 
 def streamed(count: int, folder: Path, trials: int) -> dict[str, object]:
-    """Train on so many images, and train again."""
+    """Train twice on this number of images."""
     task = Task(
         name="grows",
         store=str(folder / "store"),

@@ -1,11 +1,11 @@
 """Streamed training beside its two parts alone: decoding, and computing on samples that are held.
 
-Both parts work on the same cores. With so many threads, no arrangement of them is faster than computing alone, than
-decoding alone at its best, or than the processor time of both divided by the cores: the longest of these is what is
-`allowed`. Training with 1, 2, ... threads beside 0, 1, 2 processes that decode is compared with it, and so is training
-that shares out the cores by itself, with the least that is allowed. Two cases: icons under a network that takes most of
-the time, and photographs that take longer to decode than to train on. All take turns, each with empty queues. Freed
-memory is kept, as runs do.
+Both parts work on the same cores. With this number of threads, no arrangement of them is faster than computing alone,
+than decoding alone at its best, or than the processor time of both divided by the cores: the longest of these is what
+is `allowed`. Training with 1, 2, ... threads beside 0, 1, 2 processes that decode is compared with it, and so is
+training that shares out the cores by itself, with the least that is allowed. Two cases: icons under a network that
+takes most of the time, and photographs that take longer to decode than to train on. All take turns, each with empty
+queues. Freed memory is kept, as runs do.
 """
 
 import os
@@ -88,7 +88,7 @@ class Bench:
         return set_up(self.plan, splits["train"], splits["val"], None)
 
     def streaming(self, workers: int | None) -> Run:
-        """What trains on a stream, decoded by so many workers or as many as it chooses."""
+        """Return a run that trains on a stream, with this number of decoding workers or its default."""
         setting = Stream(workers=workers)
         data = self.plan.task.data.model_copy(update={"stream": setting})
         plan = self.plan.model_copy(update={"task": self.plan.task.model_copy(update={"data": data})})
@@ -159,7 +159,7 @@ def measure(source: Source, rounds: int) -> dict[str, object]:
 
 
 def allowed_ms(costs: dict[tuple[str, int, int], Cost], threads: int) -> float:
-    """What no iteration with so many threads is shorter than."""
+    """Return the lower bound of an iteration with this number of threads."""
     alone = costs["computing", threads, 0]
     decoding = min(costs["decoding", 1, workers].wall for workers in WORKERS)
     both = (alone.processor + costs["decoding", 1, 0].processor) / CORES

@@ -59,7 +59,7 @@ def drop(number: int) -> Drop:
 
 
 def bucket(objects: int) -> Iterator[tuple[str, bytes]]:
-    """Keys and bodies of so many objects."""
+    """Yield keys and bodies of this number of objects."""
     for number in range(objects // (SHARDS + 1)):
         landed = drop(number)
         for shard in landed.shards:
@@ -75,9 +75,9 @@ def look(url: str, endpoint_url: str) -> dict[str, float]:
     task = Task(name=KEYS.task, store=url, endpoint_url=endpoint_url)
     watch = TaskWatch(task, InProcessExecutor("cpu"), Health([task.name]))
     since, cpu_since = time.perf_counter(), time.process_time()
-    watch.look()
+    watch.check_drops()
     first, cpu = time.perf_counter(), time.process_time() - cpu_since
-    watch.look()
+    watch.check_drops()
     later = time.perf_counter() - first
     return {
         "first_look_s": round(first - since, 2),

@@ -1,4 +1,4 @@
-"""The stages as a Kubeflow pipeline: its definition and thin components. Installed as `retrain.pipelines`."""
+"""The Kubeflow pipeline: its definition and thin components. Installed as `retrain.pipelines`."""
 
 from retrain.utils.extras import require_extra
 

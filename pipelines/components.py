@@ -8,7 +8,7 @@ from kfp import dsl
 
 
 def plan(task: str, method: str, purpose: str, submission: str, job: str) -> str:
-    """Return the id of the run to do; empty if there is nothing to do."""
+    """Return the id of the planned run, or an empty text if no run is needed."""
     from retrain.kubeflow import steps
 
     return steps.plan(task, method, purpose, submission or job, job)
@@ -23,7 +23,7 @@ def train(
     report: dsl.Output[dsl.HTML],
     model: dsl.Output[dsl.Model],
 ) -> str:
-    """Do all that follows planning, and return the id of the last run: one that missed its target escalates."""
+    """Run the stages after planning, and return the id of the last run: a run that missed its target may escalate."""
     from retrain.kubeflow import outputs, steps
 
     last = steps.train(task, run_id, device)
@@ -32,21 +32,21 @@ def train(
 
 
 def train_only(task: str, run_id: str, device: str) -> str:
-    """Return the id of the run that was trained last: a run that missed its target escalates to another."""
+    """Train, and return the id of the last run: a run that missed its target may escalate."""
     from retrain.kubeflow import steps
 
     return steps.train(task, run_id, device)
 
 
 def evaluate(task: str, run_id: str, device: str) -> str:
-    """Return the run's id."""
+    """Evaluate a run, and return its id."""
     from retrain.kubeflow import steps
 
     return steps.evaluate(task, run_id, device)
 
 
 def promote(task: str, run_id: str, device: str) -> str:
-    """Return the run's id."""
+    """Apply the gate to a run, and return its id."""
     from retrain.kubeflow import steps
 
     return steps.promote(task, run_id, device)
@@ -61,7 +61,7 @@ def record(
     report: dsl.Output[dsl.HTML],
     model: dsl.Output[dsl.Model],
 ) -> str:
-    """Return the run's id."""
+    """Write a run's record, and return its id."""
     from retrain.kubeflow import outputs, steps
 
     last = steps.record(task, run_id, device)
@@ -70,14 +70,14 @@ def record(
 
 
 def trial(task: str, run_id: str, device: str) -> str:
-    """Do all of one run of a study, and return its id."""
+    """Run all stages of one run of a study, and return its id."""
     from retrain.kubeflow import steps
 
     return steps.trial(task, run_id, device)
 
 
 def finish(task: str, submission: str, job: str, status: dsl.PipelineTaskFinalStatus) -> None:
-    """Have the last word, however the others ended."""
+    """Record a failed run, and fail if the retraining failed. Runs last, also after errors."""
     from retrain.kubeflow import steps
 
     steps.finish(task, submission or job, job, status.state, status.error_message)

@@ -1,7 +1,7 @@
-"""The pipeline of a task: plan -> train -> evaluate -> promote -> record, and a last step that runs however they end.
+"""The pipeline of a task: plan -> train -> evaluate -> promote -> record, and a last step that runs even after errors.
 
-Nothing is ever reused: caching is off in every step, the first is called with the id of the very submission, and the
-others with the run's id, which is the digest of its whole plan (task, dataset and all).
+No step is cached. The first step gets the id of the submission, and the others get the run's id, which contains the
+digest of the plan.
 """
 
 from collections.abc import Callable
@@ -18,11 +18,11 @@ from retrain.kubeflow.pods import configure_pod
 from . import components
 
 ConfigurePod = Callable[[dsl.PipelineTask, str], None]
-"""Gives a step its pod, by the step's name."""
+"""Configures the pod of a step, given the step's name."""
 
 
 def build(task: Task) -> GraphComponent:
-    """Return a task's pipeline for a cluster, ready to be compiled or submitted; the task is its default argument.
+    """Return a task's pipeline for a cluster, to be compiled or submitted. The task is its default argument.
 
     Raises `TaskError` if the task asks for several nodes.
     """
@@ -31,12 +31,12 @@ def build(task: Task) -> GraphComponent:
 
 
 def compile_pipeline(task: Task, output: Path) -> None:
-    """Write a task's pipeline as YAML. Raises as `build` does."""
+    """Write a task's pipeline as YAML. Raises the errors of `build`."""
     Compiler().compile(build(task), str(output))
 
 
 def step_factory(image: str, configure: ConfigurePod) -> Callable[..., dsl.PipelineTask]:
-    """Return a function that makes a step of a component and its inputs: in an image, never cached, with its pod."""
+    """Return a function that makes a step from a component and its inputs: in an image, uncached, with its own pod."""
 
     def step(function: Callable[..., Any], **inputs: Any) -> dsl.PipelineTask:
         component = dsl.component(function, base_image=image, install_kfp_package=False)
@@ -48,12 +48,12 @@ def step_factory(image: str, configure: ConfigurePod) -> Callable[..., dsl.Pipel
 
 
 def steps_after_planning(task: Task) -> tuple[str, ...]:
-    """Return the names of the components after planning: `train` does all the rest, unless the task separates it."""
+    """Return the components after planning: `train` for all stages, unless `resources.separate_evaluation` is set."""
     return ("train_only", "evaluate", "promote", "record") if task.resources.separate_evaluation else ("train",)
 
 
 def define(task: Task, image: str, configure: ConfigurePod) -> GraphComponent:
-    """Return the pipeline with its steps in an image, each configured for where it runs."""
+    """Return the pipeline with its steps in an image, each configured by `configure`."""
     step = step_factory(image, configure)
     default = task.model_dump_json()
     functions = [getattr(components, name) for name in steps_after_planning(task)]

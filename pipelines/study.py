@@ -1,4 +1,4 @@
-"""A study as one Kubeflow run: for each number of drops a ParallelFor over all runs on so many, one after the other."""
+"""A study as one Kubeflow run: a ParallelFor over the runs on one drop, then over those on two drops, and so on."""
 
 from collections.abc import Sequence
 
@@ -15,13 +15,13 @@ from . import components
 from .definition import ConfigurePod, step_factory
 
 Levels = Sequence[Sequence[Plan]]
-"""Plans by the number of drops that they train on: each may continue from one of the level before."""
+"""Plans by the number of drops that they train on. Each may continue from a plan of the previous level."""
 
 
 def submit_study(name: str, task: Task, levels: Levels) -> Submitted:
-    """Submit the runs of a study, whose plans are in the store, with the pods and to the server of a task.
+    """Submit the runs of a study, whose plans are in the store, with a task's pods and server.
 
-    The same runs are submitted once. Raises `SubmitError`.
+    The same runs are submitted only once. Raises `SubmitError`.
     """
     run_name = f"study-{name}-{digest([[plan.run_id for plan in level] for level in levels])[:8]}"
     pipeline = define_study(
@@ -31,7 +31,7 @@ def submit_study(name: str, task: Task, levels: Levels) -> Submitted:
 
 
 def define_study(name: str, levels: Levels, image: str, configure: ConfigurePod) -> GraphComponent:
-    """Return the pipeline of a study's runs, each configured for where it runs."""
+    """Return the pipeline of a study's runs, each configured by `configure`."""
     parts = [_level(number, level, image, configure) for number, level in enumerate(levels, 1)]
 
     def pipeline(device: str = "auto") -> None:

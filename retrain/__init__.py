@@ -1,7 +1,7 @@
 """Keep image classifiers up to date for a fraction of the compute.
 
-The Python API is what `__all__` lists. Each name is imported when it is first used (PEP 562), so that `import retrain`
-and `retrain --help` load nothing. Packages import downwards only; docs/architecture.md lists them in their order.
+`__all__` lists the Python API. Each name is imported when it is first used (PEP 562), so that `import retrain`
+and `retrain --help` are fast. Packages import downwards only; docs/architecture.md lists them in order.
 """
 
 import importlib
@@ -32,7 +32,7 @@ __all__ = [
     "run",
 ]
 
-_HOMES = {
+_MODULES = {
     "ImageError": "retrain.errors",
     "Model": "retrain.inference.model",
     "Predictions": "retrain.inference.model",
@@ -48,9 +48,9 @@ def __getattr__(name: str) -> Any:
     """Import a name of the API."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES.get(name, "retrain.api")), name)
+    return getattr(importlib.import_module(_MODULES.get(name, "retrain.api")), name)
 
 
 def __dir__() -> list[str]:
-    """List the API too."""
+    """List the API beside the module's own names."""
     return sorted([*globals(), *__all__])

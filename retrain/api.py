@@ -1,4 +1,4 @@
-"""The functions of the Python API, offered as `retrain.load_champion`, `retrain.run`, ...
+"""The functions of the Python API, available as `retrain.load_champion`, `retrain.run`, ...
 
 The names in `retrain.__all__` are stable: they change only with a line in the changelog. Everything else is internal.
 Heavy imports stay inside the functions.
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 def load_champion(
     task_or_store: Task | str | Path, *, device: str = "auto", factories: Collection[str] = ()
 ) -> "Model":
-    """Load the model in force.
+    """Load the champion's model.
 
     `task_or_store` is a task, its name or file, or its folder in a store, such as `s3://bucket/prefix/birds`. A model
-    by a factory needs that in `factories` where no task names it. Raises `UserError` if there is no champion.
+    whose factory no task file names needs it in `factories`. Raises `UserError` if there is no champion.
     """
     from retrain.inference.loading import find_source, load_model
 
@@ -45,11 +45,11 @@ def load_run(
 def run(
     task: Task | str | Path, *, method: Method | None = None, device: str = "auto", progress: bool = False
 ) -> RunRecord | None:
-    """Retrain on whatever has landed, as `retrain run` does, and return the run's record.
+    """Retrain on the drops that have landed, as `retrain run` does, and return the run's record.
 
-    None if nothing is to do, or if its candidate awaits `retrain approve` (`gate.approval: manual`). `progress` shows
-    how training goes on standard error. Raises `UserError` for a mistake in the task or its data, and while another
-    process works on the task.
+    Returns None if no run is needed, or if the candidate awaits `retrain approve` (`gate.approval: manual`). `progress`
+    shows the training's progress on standard error. Raises `UserError` for a mistake in the task or its data, and if
+    another process holds the task's lock.
     """
     from retrain.monitoring.observers import make_observers
     from retrain.pipeline import stages

@@ -1,11 +1,11 @@
-"""Errors meant for people: what is wrong, where, and what is allowed.
+"""Errors for users: what is wrong, where, and what to do.
 
-Every `UserError` ends the command with exit code 2 and its message alone, without a traceback.
+A `UserError` ends the command with exit code 2 and prints its message without a traceback.
 """
 
 
 class UserError(Exception):
-    """A mistake of the caller or of the data: the message says how to put it right."""
+    """A mistake of the caller or in the data. The message says how to correct it."""
 
 
 class TaskError(UserError):
@@ -17,12 +17,12 @@ class DropError(UserError):
 
 
 class DamagedDrop(DropError):
-    """A committed drop cannot be used any more; it belongs in quarantine."""
+    """A committed drop is damaged and must be quarantined."""
 
     def __init__(self, drop: str, cause: str) -> None:
         super().__init__(drop, cause)
         self.drop = drop
-        """Its id."""
+        """The drop's id."""
 
     def __str__(self) -> str:
         cause: str = self.args[1]
@@ -30,23 +30,23 @@ class DamagedDrop(DropError):
 
 
 class StoreError(UserError):
-    """The store cannot be reached, or refuses what was asked of it."""
+    """The store cannot be reached, or refuses a request."""
 
 
 class ModelError(UserError):
-    """The named model cannot be built, or does not fit the weights it is given."""
+    """A network cannot be built, or does not match its weights."""
 
 
 class ImageError(UserError):
-    """An image to be predicted cannot be read."""
+    """An image for prediction cannot be read."""
 
 
 class RunError(UserError):
-    """A run that was named does not exist, or cannot be used as asked."""
+    """A run does not exist, or cannot be used for the command."""
 
 
 class StudyError(UserError):
-    """A study's file is wrong, or something that it needs is not there."""
+    """A study's file is wrong, or its data or runs are missing."""
 
 
 class SubmitError(UserError):

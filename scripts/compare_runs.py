@@ -2,8 +2,8 @@
 
     python scripts/compare_runs.py BEFORE AFTER
 
-A refactoring shows with it that behaviour stayed the same: the demo or a study is run before and after, each into a
-folder of its own. Times, machines and fields that only one side has are left out. Exits with 1 at a difference.
+Use it to show that a refactoring does not change behaviour: run the demo or a study before and after, each into its
+own folder. Times, machines and fields that only one side has are ignored. Exits with 1 if there is a difference.
 """
 
 import json
@@ -16,7 +16,7 @@ IGNORED = {"started_at", "ended_at", "at", "device_seconds", "device_seconds_all
 
 
 def main() -> None:
-    """Print every difference, and how many runs were compared."""
+    """Print every difference, and the numbers of runs."""
     before, after = (runs(Path(folder)) for folder in sys.argv[1:3])
     problems = [f"{name}: only in one store" for name in sorted(before.keys() ^ after.keys())]
     for name in sorted(before.keys() & after.keys()):
@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def runs(store: Path) -> dict[str, dict[str, Any]]:
-    """Return ledger record and curve of every run, by task and by its place among the task's runs."""
+    """Return ledger record and curve of every run, by task and by its position among the task's runs."""
     found = {}
     for ledger in sorted(store.rglob("ledger")):
         records = [json.loads(path.read_text()) for path in ledger.glob("*.json")]
@@ -38,7 +38,7 @@ def runs(store: Path) -> dict[str, dict[str, Any]]:
 
 
 def differences(before: Any, after: Any, path: str) -> Iterator[str]:
-    """Yield where two JSON values differ, in what both of them have."""
+    """Yield the differences of two JSON values, in the fields that both have."""
     if isinstance(before, dict) and isinstance(after, dict):
         for key in before.keys() & after.keys() - IGNORED:
             yield from differences(before[key], after[key], f"{path}.{key}")

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that tests need and this machine lacks. Without root, it only names them: the tests
-# that need them are then skipped, saying the same.
+# Install the Debian packages that tests need and this machine lacks. Without root, only list them: the tests that need
+# them are then skipped with the same message.
 set -euo pipefail
 
 missing=()
 command -v prometheus >/dev/null || missing+=(prometheus)
 command -v prometheus-alertmanager >/dev/null || missing+=(prometheus-alertmanager)
 command -v chromium >/dev/null || missing+=(chromium)
-/sbin/ldconfig -p | grep -q libatomic.so.1 || missing+=(libatomic1) # what drives Chromium from Python needs it
+/sbin/ldconfig -p | grep -q libatomic.so.1 || missing+=(libatomic1) # needed by playwright
 command -v radosgw >/dev/null || missing+=(radosgw ceph-mon ceph-osd ceph-common)
 command -v g++ >/dev/null || missing+=(g++)
 headers=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("include"))')

@@ -1,7 +1,7 @@
 """`make manifests`: the chart's values schema, its README, and the plain manifests that it renders to.
 
-The values schema is `values.schema.yaml` with the schemas of task files and of Kubernetes' own types put in: a task
-that `retrain task check` would refuse, or a misspelt toleration, is refused when the chart is installed.
+The values schema is `values.schema.yaml` with the schemas of task files and of Kubernetes types inserted: a task
+that `retrain task check` would refuse, or a misspelled toleration, is refused when the chart is installed.
 """
 
 import json
@@ -33,15 +33,15 @@ OF_HELM = re.compile(
     r'|^  namespace: "retrain"\n',
     re.MULTILINE,
 )
-"""What only Helm has a use for: its labels, the release's namespace, which each folder's kustomization sets, and the
-checksum that would go stale when a file is edited."""
+"""Lines that only Helm uses: its labels, the release's namespace (each kustomization sets it), and the checksum, which
+would be wrong after a file is edited."""
 
 
 Schema = dict[str, Any]
 
 
 def main(target: Path = ROOT) -> None:
-    """Write everything that is generated."""
+    """Write all generated files."""
     write(target / "charts" / "retrain" / "values.schema.json", json.dumps(values_schema(), indent=1) + "\n")
     write(target / "charts" / "retrain" / "README.md", chart_page((CHART / "values.yaml").read_text()))
     for path, text in manifests().items():
@@ -49,17 +49,17 @@ def main(target: Path = ROOT) -> None:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file, its folder too."""
+    """Write a file, and create its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
 
 
 def values_schema() -> Schema:
-    """Return the chart's values schema, complete in itself."""
+    """Return the chart's values schema, without references to other files."""
     document: Schema = yaml.safe_load((ROOT / "charts" / "values.schema.yaml").read_text())
     known = {**_task_definitions(), **_kubernetes_definitions()}
     wanted = sorted(set(_references(document)) - {f"#/$defs/{name}" for name in document["$defs"]})
-    for reference in wanted:  # grows while it is gone through
+    for reference in wanted:  # grows during the loop
         name = reference.removeprefix("#/$defs/")
         document["$defs"][name] = known[name]
         wanted += sorted(set(_references(known[name])) - set(wanted))
@@ -67,7 +67,7 @@ def values_schema() -> Schema:
 
 
 def _task_definitions() -> dict[str, Schema]:
-    """Task files as they stand under their name in `values.yaml`, and the parts of a task."""
+    """Return the schemas of task files as in `values.yaml`, and of the parts of a task."""
     document = _prefixed(task_schema())
     definitions: dict[str, Schema] = {f"task.{name}": part for name, part in document.pop("$defs").items()}
     properties = document["properties"]
@@ -82,13 +82,13 @@ def _prefixed(schema: Schema) -> Schema:
 
 
 def _kubernetes_definitions() -> dict[str, Schema]:
-    """Every type of Kubernetes', strict; without descriptions, which are most of its size."""
+    """Return the strict schemas of all Kubernetes types, without descriptions, which are most of their size."""
     path = f"kubernetes-json-schema/v{KUBERNETES}.0-local-strict/_definitions.json"
     return {name: _bare(definition) for name, definition in schema_contents(path, KUBERNETES)["$defs"].items()}
 
 
 def _bare(node: Any) -> Any:
-    """A schema without its descriptions; a property of that name is a schema, not text, and stays."""
+    """Return a schema without descriptions. A property named `description` is a schema, not text, and stays."""
     if isinstance(node, list):
         return [_bare(item) for item in node]
     if not isinstance(node, dict):
@@ -97,7 +97,7 @@ def _bare(node: Any) -> Any:
 
 
 def _references(node: Any) -> Iterator[str]:
-    """Every `$ref` in a schema."""
+    """Yield every `$ref` in a schema."""
     if isinstance(node, list):
         for item in node:
             yield from _references(item)

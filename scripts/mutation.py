@@ -67,7 +67,7 @@ PRELOADED = (
 """Packages that this process imports once for all of its forks; nothing of retrain is among them."""
 
 SLACK = 30.0
-"""Seconds that a mutant's tests may take beyond five times those of the unchanged module: then it loops for ever."""
+"""Seconds that a mutant's tests may take beyond five times those of the unchanged module before they are killed."""
 
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE,
@@ -141,7 +141,7 @@ def test_module(module: str, options: argparse.Namespace, ends: float) -> None:
         start = time.monotonic()
         if run_tests(tree, module, 600.0):
             sys.exit(
-                f"{module}: its tests fail without a mutant; mend them first:\n{(tree / 'log').read_text()[-3000:]}"
+                f"{module}: its tests fail without a mutant; fix them first:\n{(tree / 'log').read_text()[-3000:]}"
             )
         limit = 5 * (time.monotonic() - start) + SLACK
         sys.dont_write_bytecode = True
@@ -241,7 +241,7 @@ def _mutable(node: ast.AST) -> Iterator[Any]:
 
 
 def _is_exempt(parent: ast.AST, node: ast.AST) -> bool:
-    """Return whether a node stays as it is: an import, a docstring, a text, a type alias, `strict=True`."""
+    """Return whether a node is never changed: an import, a docstring, a text, a type alias, `strict=True`."""
     if isinstance(node, ast.Import | ast.ImportFrom | ast.JoinedStr):
         return True
     if isinstance(node, ast.keyword) and node.arg == "strict":
@@ -331,7 +331,7 @@ def _digest(module: str) -> str:
 
 
 def equivalents() -> set[str]:
-    """Return the mutants that no caller can tell from the code as it is."""
+    """Return the mutants that no caller can distinguish from the original code."""
     return set(EQUIVALENTS.read_text().splitlines())
 
 

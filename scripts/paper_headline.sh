@@ -3,10 +3,10 @@
 #
 #   scripts/paper_headline.sh DATA FOLDER [MINUTES]
 #
-# DATA holds cifar100 (an image folder, tars, or torchvision's files). FOLDER takes the store with all records, and the
-# page. It ends after MINUTES (13 by default). It can be cut off at any moment: every run is recorded when it ends, and
-# a run that was under way goes on from its last saved state. Called again with the same FOLDER, here or on another
-# machine, it goes on; there the store's drops may be missing, since they are packed again from DATA.
+# DATA contains cifar100 (an image folder, tars, or torchvision's files). The store with all records and the page are
+# written to FOLDER. The script stops after MINUTES (default: 13). It can be interrupted at any moment: every ended run
+# is recorded, and an unfinished run resumes from its last saved state. Call it again with the same FOLDER, here or on
+# another machine, to continue. The store's drops may be missing there: they are packed again from DATA.
 set -euo pipefail
 
 data=${1:?the folder of the data sets} folder=${2:?a folder for the store and the page} minutes=${3:-13}
@@ -29,6 +29,6 @@ done
 ((code == 0 || code >= 124)) && "$python" -m retrain study report "$study" --store "$folder/store" --out "$folder/evidence"
 case $code in
 0) echo "paper_headline: all rows have run" ;;
-124 | 137 | 143) echo "paper_headline: the time is over; call it again with $folder to go on" ;;
+124 | 137 | 143) echo "paper_headline: the time limit is reached; call it again with $folder to continue" ;;
 *) echo "paper_headline: retrain study run ended with code $code" >&2 && exit "$code" ;;
 esac

@@ -1,4 +1,4 @@
-"""`make release`: build all that a release publishes into `dist/`.
+"""`make release`: build everything that a release publishes into `dist/`.
 
 It checks that the version is the same everywhere and has a dated section in CHANGELOG.md. Then it builds the source
 distribution, the wheel, the chart's package, the image's bill of materials, the release notes and the checksums.
@@ -77,7 +77,7 @@ def build_distributions(root: Path, target: Path) -> None:
     line = [*command, "--python", sys.executable, "--out-dir", str(target), str(root)]
     committed = {"SOURCE_DATE_EPOCH": _git(root, "log", "-1", "--format=%ct")}
     subprocess.run([sys.executable, "-m", *line], check=True, env=os.environ | committed)
-    (target / ".gitignore").unlink(missing_ok=True)  # of uv
+    (target / ".gitignore").unlink(missing_ok=True)  # written by uv
 
 
 def write_bill_of_materials(root: Path, version: str, path: Path) -> None:
@@ -88,7 +88,7 @@ def write_bill_of_materials(root: Path, version: str, path: Path) -> None:
     quiet = {"PYTHONWARNINGS": "ignore::UserWarning"}  # a lock file has no graph of dependencies, and it says so
     subprocess.run([sys.executable, "-m", *line], check=True, env=os.environ | quiet)
     document = json.loads(path.read_text())
-    document["metadata"]["component"]["version"] = version  # which pyproject.toml leaves to the build
+    document["metadata"]["component"]["version"] = version  # pyproject.toml has no fixed version
     path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
 
 

@@ -7,8 +7,8 @@ import yaml
 
 HEAD = """# The Helm chart of retrain
 
-For platform engineers. [docs/operations.md](../../docs/operations.md#install) says how to install it, and `ci/` has a
-values file for each feature. `make manifests` generates this page from `values.yaml`.
+For platform engineers. [docs/operations.md](../../docs/operations.md#install) explains the installation, and `ci/` has
+a values file for each feature. `make manifests` generates this page from `values.yaml`.
 """
 UNCOMMENTED = {
     "create": "Create a service account.",
@@ -19,7 +19,7 @@ UNCOMMENTED = {
     "nameOverride": "Replaces the chart's name in the names of objects.",
     "fullnameOverride": "Replaces the release's and the chart's name in the names of objects.",
 }
-"""What values mean that have no comment and are not Kubernetes' own."""
+"""Meanings of values without a comment that are not defined by Kubernetes."""
 
 
 class Value(NamedTuple):
@@ -32,7 +32,7 @@ class Value(NamedTuple):
 
     @property
     def section(self) -> str:
-        """The top-level key that it stands under; empty for values that are at the top themselves."""
+        """Return its top-level key; empty for a value at the top level."""
         top, _, below = self.path.partition(".")
         return top if below or not self.default else ""
 

@@ -1,9 +1,9 @@
-"""Find words that leave out who acts, such as "somebody" or "is told", in docs, messages and comments.
+"""Find banned words and phrases in docs, messages, comments and docstrings, with what to write instead.
 
     python scripts/vocabulary.py [PATH ...]
 
-Run it in the root of a git repository. Prints `file:line: word` for each and exits with 1. Without paths, it checks
-`PLACES`. Generated JSON is skipped: its words come from the code.
+Run it in the root of a git repository. Prints `file:line: words: advice` for each and exits with 1. Without paths, it
+checks `PLACES`. Generated JSON is skipped: its words come from the code.
 """
 
 import re
@@ -16,35 +16,53 @@ PLACES = [
     "docs",
     "retrain",
     "charts",
+    "k8s",
     "pipelines",
     "scripts",
     "benchmarks",
+    "Makefile",
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "SECURITY.md",
     "CODE_OF_CONDUCT.md",
 ]
-KINDS = frozenset({".md", ".py", ".sh", ".txt", ".tpl", ".yaml", ".html"})
-"""Extensions of the files that people read and write."""
-BANNED = re.compile(
-    r"\b(whoever|whomever|whosoever|somebody|nobody|anybody|everybody|say\s+it\s+with|(?:is|are)\s+told(?!\s+apart))\b",
-    re.IGNORECASE,
-)
-"""Name the actor instead: the watcher, the caller, the training process. Classes may still be told apart."""
+KINDS = frozenset({".md", ".py", ".sh", ".txt", ".tpl", ".yaml", ".html", ".ipynb"})
+"""Extensions of the files that people read and write. The Makefile has none."""
 ALLOWED = frozenset({"scripts/vocabulary.py"})
+ADVICE = {
+    r"whoever|whomever|whosoever|somebody|nobody|anybody|everybody": "name the watcher, the caller, the process, ...",
+    r"say\s+it\s+with": "write 'pass' and the option",
+    r"(?:is|are)\s+told(?!\s+apart)": "name who passes what",
+    r"(?:what\s+)?(?:came|comes?)\s+of\s+(?:it|them|that|a|an|the)": "write 'the result of'",
+    r"(?:goes|go|going|went)\s+on\s+(?:from(?!\s+a\s+run\s+that)|with|where|there)": "write 'continues' or 'resumes'",
+    r"(?:it|runs?|training)\s+goes\s+on": "write 'continues' or 'resumes'",
+    r"in\s+force": "write 'the champion', 'active' or 'valid'",
+    r"as\s+it\s+stands": "write 'the current state of'",
+    r"by\s+lot": "write 'at random'",
+    r";\s+(?:[\w.'-]+\s+){0,6}(?:if|where)\s+(?:absent|empty)": "write '(default: ...)'",
+    r"(?<!drawn )anew|afresh": "write 'again' or 'new'",
+    r"to\s+the\s+letter": "write 'exactly'",
+    r"exclude\s+each\s+other": "write 'cannot be combined'",
+    r"for\s+ever": "write 'forever'",
+    r"any\s+more": "write 'no longer'",
+    r"commonest|quickest": "write 'most common' or 'fastest'",
+    r"so\s+many(?!\s+(?:that|as))": "write 'this number of', or name the number",
+    r"put\s+(?:aside|off)|puts\s+(?:aside|off)": "write 'quarantine' or 'postpone'",
+}
+"""Phrases that readers of English outside this project would not expect, and what to write instead."""
+BANNED = re.compile("|".join(rf"\b(?P<b{number}>{phrase})\b" for number, phrase in enumerate(ADVICE)), re.IGNORECASE)
 
 
 def main(paths: list[str]) -> int:
     """Print every banned word in these files and folders; return 1 if there is one, else 0."""
     found = [
-        f"{name}:{line}: {word}"
+        f"{name}:{line}: {words}: {advice}"
         for name in tracked_files(paths or PLACES)
-        for line, word in banned_words(Path(name).read_text(encoding="utf-8"))
+        for line, words, advice in banned_words(Path(name).read_text(encoding="utf-8"))
     ]
     if found:
-        print(*found, sep="\n")
-        print(f"{len(found)} banned words: name who acts instead (the watcher, the caller, the training process)")
+        print(*found, f"{len(found)} banned words", sep="\n")
     return 1 if found else 0
 
 
@@ -53,14 +71,17 @@ def tracked_files(paths: list[str]) -> Iterator[str]:
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *paths]
     listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     for name in filter(None, listed.split("\0")):
-        if Path(name).suffix in KINDS and name not in ALLOWED and Path(name).is_file():
+        is_text = Path(name).suffix in KINDS or Path(name).name == "Makefile"
+        if is_text and name not in ALLOWED and Path(name).is_file():
             yield name
 
 
-def banned_words(text: str) -> Iterator[tuple[int, str]]:
-    """Yield each banned word or phrase of a text with the number of the line where it begins."""
+def banned_words(text: str) -> Iterator[tuple[int, str, str]]:
+    """Yield each banned word or phrase of a text, with the number of the line where it begins and the advice."""
+    guidance = list(ADVICE.values())
     for match in BANNED.finditer(text):
-        yield text.count("\n", 0, match.start()) + 1, " ".join(match[0].split())
+        number = next(int(name[1:]) for name, value in match.groupdict().items() if value is not None)
+        yield text.count("\n", 0, match.start()) + 1, " ".join(match[0].split()), guidance[number]
 
 
 if __name__ == "__main__":

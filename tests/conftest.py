@@ -163,4 +163,4 @@ def _preloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare the processes of `run_in_subprocess` the seconds in which each imports torch and kfp."""
     from support.processes import Preloaded  # imports torch
 
-    monkeypatch.setattr(processes, "FRESH", Preloaded())
+    monkeypatch.setattr(processes, "SPAWN", Preloaded())

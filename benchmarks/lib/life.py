@@ -125,7 +125,7 @@ def live_in_process(task: Task, images: list[Path]) -> dict[str, object]:
             if drop:
                 for owner, function, name in STAGES:
                     patches.enter_context(patch.object(owner, function, clock.timed(getattr(owner, function), name)))
-            watch.look()
+            watch.check_drops()
             watch.advance()
     with clock.stage("metrics"):
         Exporter([WatchedTask(store)]).refresh()

@@ -40,7 +40,7 @@ def plan_of(
     training: Training,
     augmentation: Augmentation = NO_AUGMENTATION,
 ) -> Plan:
-    """A plan of so many iterations, evaluated after the last."""
+    """Return a plan with this number of iterations, evaluated after the last."""
     task = Task(
         name="benchmark",
         data=Data(image_size=case.image_size, augmentation=augmentation),
@@ -83,7 +83,7 @@ def run_of(
     device: torch.device = CPU,
     augmentation: Augmentation = NO_AUGMENTATION,
 ) -> Run:
-    """A run on noise, set up; `continuous` goes on from a network that has learnt nothing."""
+    """Return a run on noise, ready to train. `continuous` continues from an untrained network."""
     data, val = noise(case.image_size, samples, device), noise(case.image_size, 100, device)
     setting = training or Training(save_seconds=1e9)
     scratch = set_up(plan_of(case, "scratch", samples, iterations, setting, augmentation), data, val, None)

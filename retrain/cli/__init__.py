@@ -1,4 +1,4 @@
-"""The command line: one file for each group of commands. They parse, call and print.
+"""The command line: one file for each group of commands. A command parses its options, calls the library and prints.
 
 Import `app` and `main` from here. Heavy imports stay inside the commands, so that `--help` answers at once.
 """
@@ -30,9 +30,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(task.app, name="task", help="Write, check and describe task files.")
-app.add_typer(drop.app, name="drop", help="Pack and look at drops of labelled data.")
-app.add_typer(data.app, name="data", help="Look at the data that a task has.")
-app.add_typer(pipeline.app, name="pipeline", help="Compile the stages into a Kubeflow pipeline.")
+app.add_typer(drop.app, name="drop", help="Pack, list, amend and erase drops of labelled data.")
+app.add_typer(data.app, name="data", help="Review the data of a task.")
+app.add_typer(pipeline.app, name="pipeline", help="Run a task's stages as a Kubeflow pipeline.")
 app.add_typer(study.app, name="study", help="Compare methods, and repeat the papers' experiments.")
 run.register(app)
 history.register(app)
@@ -59,24 +59,24 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Log details too, those of libraries among them.")
+        bool, typer.Option("--verbose", "-v", help="Also log details, including those of libraries.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings and errors only.")] = False,
     log_format: Annotated[
-        logs.LogFormat, typer.Option(envvar=logs.FORMAT_VARIABLE, help="Log lines for people, or as JSON objects.")
+        logs.LogFormat, typer.Option(envvar=logs.FORMAT_VARIABLE, help="Log as text, or as one JSON object per line.")
     ] = "text",
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
     if verbose and quiet:
-        raise UserError("--verbose and --quiet exclude each other: give one of them")
+        raise UserError("--verbose and --quiet cannot be combined: pass one of them")
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
     logs.configure_logging(log_format, level)
 
 
 def main() -> None:
-    """Run the command line; a `UserError` becomes one message and exit code 2, SIGTERM exit code 75: run it again."""
+    """Run the command line. A `UserError` prints one message and exits with 2; SIGTERM exits with 75: run it again."""
     signal.signal(signal.SIGTERM, raise_preempted)
     check_output()
     try:

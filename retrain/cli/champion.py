@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from retrain.records import Verdict
     from retrain.store.task_store import TaskStore
 
-Reason = Annotated[str | None, typer.Option(help="Why, kept in the champion's history.")]
+Reason = Annotated[str | None, typer.Option(help="The reason, kept in the champion's history.")]
 
-REFUSED_AFTER_ALL = 1
-"""Exit code of an approval whose candidate lost against a champion promoted in the meantime."""
+NOT_PROMOTED = 1
+"""Exit code of an approval whose candidate lost to a champion that was promoted in the meantime."""
 
 
 def register(app: typer.Typer) -> None:
@@ -50,7 +50,7 @@ def approve(
 def reject(
     run_id: RunId,
     task: TaskName,
-    reason: Annotated[str, typer.Option(help="Why, kept in the run's record.")],
+    reason: Annotated[str, typer.Option(help="The reason, kept in the run's record.")],
     author: Author = None,
     device: Device = "auto",
     overrides: Overrides = NONE,
@@ -69,26 +69,26 @@ def _decide(
     reason: str | None,
     device: str,
 ) -> None:
-    """Give the verdict, then finish the run. If that is interrupted, the next run or the watcher finishes it."""
+    """Write the verdict, then finish the run. If that is interrupted, the next run or the watcher finishes it."""
     from retrain.records import Approval, Verdict
     from retrain.utils.clock import utc_now
 
-    _give_verdict(store, run_id, Verdict(kind=kind, author=decide_author(author), reason=reason, at=utc_now()))
+    _write_verdict(store, run_id, Verdict(kind=kind, author=decide_author(author), reason=reason, at=utc_now()))
     from retrain.pipeline import stages
     from retrain.pipeline.context import make_context
     from retrain.tracking.hook import update_tracker
 
     ended = stages.finish_approval(make_context(store, task, device), run_id)
     if isinstance(ended, Approval) or ended.decision is None:
-        raise AssertionError(f"{run_id} has a verdict, and was not decided")
+        raise AssertionError(f"{run_id} has a verdict but no decision")
     update_tracker(task, store)
     typer.echo(f"{run_id} is {ended.ending}" + "".join(f"; {why}" for why in ended.decision.reasons))
     if kind == "approved" and not ended.decision.promoted:
-        raise typer.Exit(REFUSED_AFTER_ALL)
+        raise typer.Exit(NOT_PROMOTED)
 
 
-def _give_verdict(store: "TaskStore", run_id: str, verdict: "Verdict") -> None:
-    """Give a verdict. If the same verdict was given and its command interrupted, finish that one."""
+def _write_verdict(store: "TaskStore", run_id: str, verdict: "Verdict") -> None:
+    """Write a verdict, unless an interrupted command has written the same one."""
     approval = store.approvals.find(run_id)
     known = store.approvals.expire(approval, verdict.at).verdict if approval else None
     if known is None or known.kind != verdict.kind or store.ledger.find(run_id):
@@ -101,12 +101,12 @@ def promote(
     reason: Reason = None,
     author: Author = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Even if it was never tested, or still awaits approval.")
+        bool, typer.Option("--force", help="Promote a run even if it was never tested or awaits approval.")
     ] = False,
     yes: Yes = False,
     overrides: Overrides = NONE,
 ) -> None:
-    """Put a run's model in force by hand, past the gate."""
+    """Promote a run's model by hand, without the gate."""
     from retrain.errors import RunError
     from retrain.pipeline.approval import promote_by_hand
     from retrain.records import Verdict
@@ -119,7 +119,7 @@ def promote(
     seen = store.champion.read()
     if seen.run_id == run_id:
         raise RunError(f"{run_id} is the champion already")
-    confirm(f"Put {run_id} in force for {store.task}, instead of {seen.run_id or 'no model'}?", yes)
+    confirm(f"Promote {run_id} to champion of {store.task}, in place of {seen.run_id or 'no model'}?", yes)
     by = champions.Author(decide_author(author), reason)
     if awaits:
         store.approvals.decide(run_id, Verdict(kind="approved", author=by.name, reason=reason, at=utc_now()))
@@ -131,29 +131,29 @@ def promote(
 def _check_promotable(store: "TaskStore", run_id: str, force: bool) -> bool:
     """Return whether a run awaits approval.
 
-    Raises `RunError` unless it left a whole model and, without `force`, was tested and awaits no approval.
+    Raises `RunError` if the run has no complete model or, without `force`, if it was not tested or awaits approval.
     """
     from retrain.errors import RunError
 
     files = store.run(run_id)
-    files.plan()  # raises where there is no such run
+    files.plan()  # raises if there is no such run
     result = files.result()
     if result is None or result.model_digest is None:
-        raise RunError(f"{run_id} {result.outcome if result else 'has not ended'}: it left no model to promote")
+        raise RunError(f"{run_id} {result.outcome if result else 'has not ended'}: it has no model to promote")
     files.weights()
     approval = store.approvals.find(run_id)
     awaits = approval is not None and approval.verdict is None
     if not force and files.evaluation() is None:
-        raise RunError(f"{run_id} was never tested on the test split; --force promotes it all the same")
+        raise RunError(f"{run_id} was never tested on the test split; pass --force to promote it anyway")
     if not force and approval and awaits:
-        raise RunError(f"{approval.reason}; --force promotes it past that")
+        raise RunError(f"{approval.reason}, or pass --force to promote it without approval")
     return awaits
 
 
 def rollback(
     task: TaskName, reason: Reason = None, author: Author = None, yes: Yes = False, overrides: Overrides = NONE
 ) -> None:
-    """Put the champion before this one back in force."""
+    """Make the previous champion the champion again."""
     from retrain.errors import RunError
     from retrain.pipeline.approval import promote_by_hand
     from retrain.store import champions
@@ -162,9 +162,9 @@ def rollback(
     opened, store = open_task(task, overrides)
     seen = store.champion.read()
     if seen.champion is None:
-        raise RunError(f"task {store.task} has no champion yet")
+        raise RunError(f"task {store.task} has no champion yet: nothing to roll back")
     run_id = champions.rollback_target(seen.champion)
-    confirm(f"Put {run_id} back in force for {store.task}, instead of {seen.run_id}?", yes)
+    confirm(f"Roll {store.task} back to {run_id}, in place of {seen.run_id}?", yes)
     store.run(run_id).weights()
     promote_by_hand(store, seen, run_id, "rolled back", champions.Author(decide_author(author), reason))
     update_tracker(opened, store)

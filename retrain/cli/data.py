@@ -13,7 +13,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.callback()
 def _group() -> None:
-    """Look at the data that a task has."""
+    """Review the data of a task."""
 
 
 @app.command()
@@ -22,9 +22,14 @@ def review(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the page.")] = Path("review.html"),
     csv: Annotated[
         Path | None,
-        typer.Option(help="Also write the suspects as `retrain drop amend` reads them, each with the proposed class."),
+        typer.Option(
+            help="Also write the suspects to a CSV file for `retrain drop amend`, each with the proposed class."
+        ),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Most suspects among training, and among held-out samples.")] = 100,
+    limit: Annotated[
+        int,
+        typer.Option(min=1, help="Largest number of suspects to list: of training samples, and of held-out samples."),
+    ] = 100,
     device: Device = "auto",
     overrides: Overrides = NONE,
 ) -> None:
@@ -43,7 +48,7 @@ def review(
             write_corrections([*found.trained, *found.held_out], csv)
     leaks = sum(pair.leaks for pair in found.alike)
     typer.echo(
-        f"{pluralize(len(found.trained), 'training sample')} and {len(found.held_out):,} held-out ones to look at; "
-        f"{pluralize(len(found.alike), 'near-duplicate')}, {leaks:,} of them held out on one side"
+        f"{pluralize(len(found.trained), 'training sample')} and {len(found.held_out):,} held-out samples to review; "
+        f"{pluralize(len(found.alike), 'near-duplicate')}, {leaks:,} of them between a training and a held-out sample"
     )
     typer.echo(f"{output.resolve().as_uri()}")

@@ -1,6 +1,6 @@
 """`make demo`: four weekly drops of scikit-learn's scanned digits on a local store.
 
-Every step is a command that its user could type, shown as it runs. Exits with 1 if continuing saved no iterations.
+Each step is a `retrain` command, shown as it runs. Exits with 1 if continuing saved no iterations.
 """
 
 import os
@@ -22,12 +22,12 @@ console = Console(highlight=False)
 
 
 class Week(NamedTuple):
-    """What lands in one week: a share of all images of some digits, and a sentence about it."""
+    """The drop of one week: a share of all images of some digits, and a sentence about it."""
 
     share: float
-    """Of all images of a digit, so that the shares of a digit's weeks add up to 1."""
+    """Share of all images of a digit. The shares of a digit's weeks add up to 1."""
     digits: str
-    says: str
+    comment: str
 
     def count(self, images: int) -> int:
         """Return how many of a digit's images land in this week."""
@@ -67,28 +67,33 @@ def main() -> None:
     images = Path(opened.store, "digits")
     shutil.rmtree(images, ignore_errors=True)
     for week, folder in zip(WEEKS, write_weeks(images), strict=True):
-        say(week.says)
+        print_comment(week.comment)
         retrain("drop", "pack", str(folder), "--task", TASK, "--id", folder.name)
         retrain("run", "--task", TASK)
-    say("For comparison: scratch on all drops. A trial is recorded, never promoted, and not counted in the savings.")
+    print_comment(
+        "For comparison: scratch on all drops. A trial is recorded, never promoted, and not counted in the savings."
+    )
     retrain("run", "--task", TASK, "--method", "scratch", "--trial")
-    say("All runs. `used` and `saved` are iterations; `saved` is against scratch's first time at its own accuracy.")
+    print_comment(
+        "All runs. `used` and `saved` are iterations. `saved` compares with the iterations until scratch first reaches "
+        "its accuracy."
+    )
     retrain("history", "--task", TASK)
     retrain("status", "--task", TASK)
-    say("The same as a page, with every figure down to its run. Open it in a browser.")
+    print_comment("The same as an HTML page, which traces every figure to its runs. Open it in a browser.")
     retrain("report", "--task", TASK, "--output", str(Path(opened.store, "report.html")))
     saved, text = summarise(store.ledger.read())
-    say(text)
+    print_comment(text)
     sys.exit(0 if saved else 1)
 
 
-def say(why: str) -> None:
-    """Print what comes next, and why."""
-    console.print(f"\n[cyan]# {why}[/cyan]", soft_wrap=True)
+def print_comment(text: str) -> None:
+    """Print a comment before the next commands."""
+    console.print(f"\n[cyan]# {text}[/cyan]", soft_wrap=True)
 
 
 def retrain(*arguments: str) -> None:
-    """Show a command and run it; if it fails, the demo ends with its exit code."""
+    """Print a command and run it. If it fails, exit with its exit code."""
     console.print(f"[bold]$ retrain {' '.join(arguments)}[/bold]", soft_wrap=True)
     code = subprocess.run([sys.executable, "-m", "retrain", *arguments], check=False).returncode
     if code:
@@ -96,7 +101,7 @@ def retrain(*arguments: str) -> None:
 
 
 def summarise(records: list[RunRecord]) -> tuple[bool, str]:
-    """Return whether the ledger's net saving is positive, and in a sentence what was saved at which accuracy."""
+    """Return whether the ledger's net saving is positive, and a sentence with the saving and the accuracies."""
     continued = [record for record in records if record.purpose == "retrain" and record.method == "continuous"]
     savings = total_savings(continued)
     share = f", {savings.net / savings.baseline:.0%}" if savings.baseline else ""
@@ -107,8 +112,8 @@ def summarise(records: list[RunRecord]) -> tuple[bool, str]:
     trial = next((record for record in records if record.purpose == "trial"), None)
     if continued and continued[-1].evaluation and trial and trial.evaluation:
         ours, theirs = continued[-1].evaluation, trial.evaluation
-        text += f" On {ours.samples:,} test images the champion is right in {ours.accuracy:.1%}"
-        text += f", scratch in {theirs.accuracy:.1%}."
+        text += f" On {ours.samples:,} test images, the champion's accuracy is {ours.accuracy:.1%}"
+        text += f" and scratch's is {theirs.accuracy:.1%}."
     if savings.net <= 0:
         text = "Nothing was saved: training from scratch would have taken fewer iterations. " + text
     return savings.net > 0, text

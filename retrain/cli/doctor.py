@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from retrain.doctor import Finding
 
 
-UNREACHED = "Check kubeflow.host, $RETRAIN_KUBEFLOW_TOKEN if the server asks who you are, and the way to its cluster."
+UNREACHED = "Check kubeflow.host, the network, and $RETRAIN_KUBEFLOW_TOKEN if the server requires authentication."
 COLOURS = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 
 
@@ -24,23 +24,23 @@ def doctor(task: TaskName, host: KubeflowHost = None, as_json: AsJson = False, o
 
     chosen = [f"kubeflow.host={host}"] if host else []
     opened, store = open_task(task, [*overrides, *chosen])
-    findings = [*examine(opened, store), _kubeflow(opened.kubeflow)]
+    findings = [*examine(opened, store), _check_kubeflow(opened.kubeflow)]
     print_record(findings, _table, as_json)
     if any(finding.state == "failed" for finding in findings):
         raise typer.Exit(1)
 
 
-def _kubeflow(settings: "Kubeflow") -> "Finding":
+def _check_kubeflow(settings: "Kubeflow") -> "Finding":
     from retrain.doctor import Check, Finding
 
     if settings.host is None:
-        mend = "Needed for --on kubeflow alone: set kubeflow.host in the task, or give --host."
+        mend = "Only needed for --on kubeflow: set kubeflow.host in the task, or pass --host."
         return Finding(check="kubeflow", state="warning", found="no address", mend=mend)
-    finding = Check("kubeflow", lambda: _reached(settings)).run()
+    finding = Check("kubeflow", lambda: _describe_server(settings)).run()
     return finding if finding.state == "ok" else finding.model_copy(update={"mend": UNREACHED})
 
 
-def _reached(settings: "Kubeflow") -> str:
+def _describe_server(settings: "Kubeflow") -> str:
     from retrain.kubeflow.client import reach
 
     return f"{settings.host} answers; {reach(settings)} experiments"

@@ -28,16 +28,18 @@ def pack(
     task: TaskName,
     label_from: Annotated[
         str | None,
-        typer.Option(help="folder, cls, txt, json:FIELD or csv; data.label_from of the task if absent."),
+        typer.Option(help="folder, cls, txt, json:FIELD or csv (default: data.label_from of the task)."),
     ] = None,
-    classes: Annotated[str | None, typer.Option(help="Stage by classes: 70+30 makes two drops.")] = None,
-    share: Annotated[str | None, typer.Option(help="Stage by share of the samples: 50+50 makes two drops.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the staging.")] = 0,
+    classes: Annotated[str | None, typer.Option(help="Split into drops by class: 70+30 makes two drops.")] = None,
+    share: Annotated[
+        str | None, typer.Option(help="Split into drops by share of the samples: 50+50 makes two drops.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the split into drops.")] = 0,
     part: Annotated[int | None, typer.Option(help="Commit only this part, counted from 1.")] = None,
-    drop_id: Annotated[str | None, typer.Option("--id", help="The drop's id; from its digest if absent.")] = None,
+    drop_id: Annotated[str | None, typer.Option("--id", help="The drop's id (default: from its digest).")] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Read and check everything, say what would be committed, and write nothing."),
+        typer.Option("--dry-run", help="Read and check everything, show what would be committed, and write nothing."),
     ] = False,
     overrides: Overrides = NONE,
 ) -> None:
@@ -46,7 +48,7 @@ def pack(
 
     chosen = [] if label_from is None else [f"data.label_from={json.dumps(label_from)}"]
     opened, store = open_task(task, [*overrides, *chosen])
-    staging = _staging(classes, share, seed)
+    staging = _parse_staging(classes, share, seed)
     for packed in commit(
         source, opened, store, staging=staging, part=part, drop_id=drop_id, dry_run=dry_run, tell=typer.echo
     ):
@@ -57,19 +59,19 @@ def pack(
 
 
 def _print_packed(packed: "Packed") -> None:
-    """Print a line for a drop, and what its source held that is no sample."""
+    """Print a line for a drop, with the files of its source that are not samples."""
     from retrain.cli.formatting import samples
 
     drop = packed.drop
-    was_there = "" if packed.new else " (was there already)"
-    typer.echo(f"{drop.id}: {pluralize(len(drop.classes), 'class')}, {samples(drop)}{was_there}")
+    already = "" if packed.new else " (already committed)"
+    typer.echo(f"{drop.id}: {pluralize(len(drop.classes), 'class')}, {samples(drop)}{already}")
     if (reading := drop.reading) and reading.not_samples:
         counted = ", ".join(f"{count:,} {kind}" for kind, count in reading.not_samples.items())
-        typer.echo(f"no samples: {counted}")
+        typer.echo(f"not samples: {counted}")
 
 
 def _preview(packed: "Packed", max_bad_share: float) -> None:
-    """Print the manifest that would be committed, its classes by split, and whether the task lets it pass."""
+    """Print the manifest that would be committed, its classes by split, and whether it would be refused."""
     from retrain.cli.formatting import class_table, console, drop_details
 
     drop = packed.drop
@@ -78,18 +80,18 @@ def _preview(packed: "Packed", max_bad_share: float) -> None:
     total = sum(drop.samples(split) for split in drop.counts) + len(drop.left_out)
     if len(drop.left_out) > max_bad_share * total:
         typer.echo(
-            f"would be refused: {len(drop.left_out):,} of {total:,} samples are bad, and data.max_bad_share allows "
+            f"would be refused: {len(drop.left_out):,} of {total:,} samples are bad; data.max_bad_share allows "
             f"{max_bad_share:.2%}"
         )
         raise typer.Exit(2)
-    typer.echo(f"would be committed as {drop.id}" if packed.new else f"is there already as {drop.id}")
+    typer.echo(f"would be committed as {drop.id}" if packed.new else f"is already committed as {drop.id}")
 
 
-def _staging(classes: str | None, share: str | None, seed: int) -> "Staging | None":
+def _parse_staging(classes: str | None, share: str | None, seed: int) -> "Staging | None":
     from retrain.data.staging import Staging
 
     if classes is not None and share is not None:
-        raise DropError("--classes and --share exclude each other")
+        raise DropError("--classes and --share cannot be combined: pass one of them")
     if classes is not None:
         return Staging.parse("classes", classes, seed)
     return Staging.parse("share", share, seed) if share is not None else None
@@ -147,13 +149,13 @@ def amend(
     task: TaskName,
     overrides: Overrides = NONE,
 ) -> None:
-    """Correct or remove samples of committed drops: from the next run on, earlier ones stay as they are."""
+    """Correct or remove samples of committed drops. Earlier runs do not change; the next run uses the corrections."""
     from retrain.data.amending import amend_drops, read_corrections
 
     opened, store = open_task(task, overrides)
     amendment = amend_drops(read_corrections(corrections), opened, store)
     if amendment is None:
-        typer.echo("nothing to amend: the samples are as the corrections say")
+        typer.echo("nothing to amend: the samples already have these corrections")
         return
     removed = sum(change.after is None for change in amendment.changes)
     relabelled = pluralize(len(amendment.changes) - removed, "sample")

@@ -28,23 +28,27 @@ NO_PATHS: list[Path] = []
 
 def erase(
     task: TaskName,
-    image: Annotated[list[Path], typer.Option(help="An image file: all samples that show it (repeatable).")] = NO_PATHS,
-    content: Annotated[list[str], typer.Option(help="The digest of a content, in hex (repeatable).")] = NONE,
+    image: Annotated[
+        list[Path], typer.Option(help="An image file: erases all samples with its content (repeatable).")
+    ] = NO_PATHS,
+    content: Annotated[list[str], typer.Option(help="A content digest, in hex (repeatable).")] = NONE,
     key: Annotated[list[str], typer.Option(help="A sample's key (repeatable).")] = NONE,
-    drop: Annotated[str, typer.Option(help="The drop of the --key, where several have it.")] = "",
+    drop: Annotated[str, typer.Option(help="The drop of --key, if several drops have that key.")] = "",
     listed: Annotated[
         Path | None, typer.Option("--list", help="CSV or JSON lines with the columns drop, key and content.")
     ] = None,
-    reason: Annotated[str, typer.Option(help="Why, kept in the erasure's record: name no person in it.")] = "",
+    reason: Annotated[
+        str, typer.Option(help="The reason, kept in the erasure's record. Do not name a person in it.")
+    ] = "",
     author: Author = None,
     yes: Yes = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be erased, and change nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be erased, and change nothing.")] = False,
     as_json: AsJson = False,
     overrides: Overrides = NONE,
 ) -> None:
-    """Erase samples for good: from shards, uploads, lists, thumbnails and caches. It cannot be undone.
+    """Erase samples permanently from shards, uploads, lists, thumbnails and caches. This cannot be undone.
 
-    Without a sample, it completes erasures that were interrupted and clears this machine's cache of what was erased.
+    Without a sample, complete interrupted erasures and remove erased samples from this machine's cache.
     """
     from retrain.cli.formatting import erasure_details, print_record
     from retrain.data.erasing import Selection
@@ -62,7 +66,7 @@ def erase(
             print_record(planned, erasure_details, as_json)
         if dry_run:
             return
-        confirm(f"Erase {pluralize(len(planned.samples), 'sample')} of {store.task} for good?", yes)
+        confirm(f"Erase {pluralize(len(planned.samples), 'sample')} of {store.task} permanently?", yes)
     erased = erasure.erase(selections, opened, store, cache_folder(), by, reason)
     _print_erased(erased, as_json)
 

@@ -1,4 +1,4 @@
-"""Tables of what a model gets wrong, for people."""
+"""Tables of a model's errors: worst classes, confusions and mistakes."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,24 +9,24 @@ from retrain.records import ClassFigures, Confusion, ErrorAnalysis, Mistake
 from retrain.utils.text import pluralize
 
 CLASSES, CONFUSIONS, MISTAKES = 20, 10, 10
-"""Rows of the tables; `errors.json` of the run and the page have more."""
+"""Rows of the tables. The run's `errors.json` and the report have more."""
 
 CLASS_COLUMNS = (
     Column("class", lambda one: f"{one.name} (new)" if one.is_new else one.name, "left"),
     Column("images", lambda one: f"{one.samples:,}"),
     Column("accuracy", lambda one: format_percent(one.recall)),
     Column("precision", lambda one: format_percent(one.precision)),
-    Column("predicted", lambda one: f"{one.predicted:,}", only_wide=True),
+    Column("predictions", lambda one: f"{one.predicted:,}", only_wide=True),
 )
 CONFUSION_COLUMNS = (
     Column("true", lambda one: one.true, "left"),
-    Column("taken for", lambda one: one.predicted, "left"),
+    Column("predicted", lambda one: one.predicted, "left"),
     Column("images", lambda one: f"{one.count:,}"),
 )
 MISTAKE_COLUMNS = (
     Column("image", lambda one: one.where, "left"),
     Column("true", lambda one: one.true, "left"),
-    Column("taken for", lambda one: one.predicted, "left"),
+    Column("predicted", lambda one: one.predicted, "left"),
     Column("probability", lambda one: format_percent(one.probability)),
 )
 
@@ -46,8 +46,8 @@ def error_tables(errors: ErrorAnalysis) -> Iterator[RenderableType]:
 
 
 def summarise_errors(errors: ErrorAnalysis) -> str:
-    """Return in a sentence how many images are right, and how old and new classes compare."""
-    text = f"{errors.accuracy:.2%} of {pluralize(errors.samples, 'image')} right"
+    """Return a sentence with the accuracy over all images, over old classes and over new ones."""
+    text = f"{errors.accuracy:.2%} of {pluralize(errors.samples, 'image')} classified correctly"
     old, new = errors.accuracy_of(new=False), errors.accuracy_of(new=True)
     if old is not None and new is not None:
         text += f"; old classes {format_percent(old)}, new classes {format_percent(new)}"

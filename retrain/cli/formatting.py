@@ -22,11 +22,11 @@ M = TypeVar("M", bound=BaseModel)
 Rows = Iterable[tuple[str, str]]
 NONE = "-"
 WIDE = 116
-"""From this width on, tables show all their columns; a pipe or a file counts as wide."""
+"""Least width, in characters, at which tables show all their columns. A pipe or a file counts as wide."""
 
 
 class Column(NamedTuple):
-    """One column of a table: its title, what it says of a record, and whether a narrow terminal does without it."""
+    """One column of a table: title, cell text of a record, alignment, and whether narrow terminals omit it."""
 
     title: str
     cell: Callable[..., str]
@@ -35,7 +35,7 @@ class Column(NamedTuple):
 
 
 def console() -> Console:
-    """Return where tables go. Text is printed as it is, whatever brackets or colons a class's name holds."""
+    """Return the console for tables. It prints text unchanged: class names may contain brackets or colons."""
     is_known = os.isatty(1) or "COLUMNS" in os.environ
     return Console(markup=False, highlight=False, emoji=False, width=None if is_known else 120)
 
@@ -61,7 +61,7 @@ def details(title: str, rows: Rows) -> Table:
 
 
 def grid(columns: Sequence[Column], records: Sequence[object]) -> Table:
-    """Return a table of one line a record; its first column holds ids, which are never cut."""
+    """Return a table with a line for each record. Its first column holds ids, which are never truncated."""
     wide = console().width >= WIDE
     shown = [column for column in columns if wide or not column.only_wide]
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -74,12 +74,12 @@ def grid(columns: Sequence[Column], records: Sequence[object]) -> Table:
 
 
 def format_percent(value: float | None) -> str:
-    """Return an accuracy as people read it."""
+    """Return an accuracy in percent, or `-`."""
     return NONE if value is None else f"{value:.2%}"
 
 
 def format_speed_up(value: float | None) -> str:
-    """Return a speed-up; '/' where the level was not reached, as in the paper's tables."""
+    """Return a speed-up; `/` if the level was not reached, as in the paper's tables."""
     return "/" if value is None else f"x{value:.2f}"
 
 
@@ -93,12 +93,12 @@ DROPS = (
 
 
 def drop_table(drops: Sequence[Drop]) -> Table:
-    """One line a drop."""
+    """Return a table with a line for each drop."""
     return grid(DROPS, drops)
 
 
 def drop_details(drop: Drop, drift: Drift | None = None) -> Table:
-    """A drop's manifest, and its drift where it was measured."""
+    """Return a drop's manifest as a table, with its drift if it was measured."""
     return details(f"drop {drop.id}", _drop_rows(drop, drift))
 
 
@@ -108,7 +108,7 @@ def _drop_rows(drop: Drop, drift: Drift | None) -> Rows:
     yield "samples", samples(drop)
     if drop.reading:
         yield "labels from", drop.reading.labels_from
-        yield from (("no samples", f"{count:,} {kind}") for kind, count in drop.reading.not_samples.items())
+        yield from (("not samples", f"{count:,} {kind}") for kind, count in drop.reading.not_samples.items())
         yield from (("note", note) for note in drop.reading.notes)
     yield "held out", ", ".join(f"{share:.0%} of train as {split}" for split, share in drop.held_out.items()) or NONE
     if untrained := untrained_classes([drop]):
@@ -126,7 +126,7 @@ def _drop_rows(drop: Drop, drift: Drift | None) -> Rows:
 
 
 def class_table(drop: Drop) -> Table:
-    """Return one line for each class: its samples by split."""
+    """Return a table with a line for each class: its samples by split."""
     columns = [
         Column("class", str, "left"),
         *(Column(split, lambda name, of=counts: f"{of.get(name, 0):,}") for split, counts in drop.counts.items()),
@@ -141,7 +141,7 @@ def samples(drop: Drop) -> str:
 
 
 def erasure_details(erasure: Erasure) -> Table:
-    """Return what an erasure takes away, and which runs saw it."""
+    """Return the samples and shards of an erasure, and the runs that saw its samples."""
     return details(f"erasure {erasure.sequence}", _erasure_rows(erasure))
 
 
@@ -152,13 +152,13 @@ def _erasure_rows(erasure: Erasure) -> Rows:
     yield "shards to rewrite", f"{len(erasure.shards):,}"
     for run in erasure.runs:
         model = "its model is the champion" if run.is_champion else "its model is in the store"
-        yield run.run_id, f"{run.saw}; {model}" if run.has_model else f"{run.saw}; its model is gone"
+        yield run.run_id, f"{run.saw}; {model}" if run.has_model else f"{run.saw}; its model was removed"
     if not erasure.runs:
-        yield "runs", "none saw them"
+        yield "runs", "none saw these samples"
 
 
 def plan_details(plan: Plan) -> Table:
-    """What would be run, and why."""
+    """Return a plan and its reasons as a table."""
     return details(f"plan of {plan.run_id}", _plan_rows(plan))
 
 
@@ -172,7 +172,7 @@ def _plan_rows(plan: Plan) -> Rows:
     )
     for warning in plan.warnings:
         yield "warning", warning
-    yield "why", plan.reason
+    yield "reason", plan.reason
     yield "method", plan.method
     yield "parent", plan.parent or NONE
     yield "dataset", ", ".join(sizes)
@@ -184,13 +184,15 @@ def _plan_rows(plan: Plan) -> Rows:
     yield "data", f"{plan.loading.kind}: {plan.loading.reason}"
     yield "iterations", f"{plan.iterations:,} at most, evaluated every {plan.evaluate_every:,}"
     if plan.scratch:
-        yield "from scratch", f"{_scratch(plan.scratch)}, {plan.scratch.schedule:,} for the whole training"
+        yield "from scratch", f"{_describe_estimate(plan.scratch)}, {plan.scratch.schedule:,} for the whole training"
     if plan.target:
-        yield "target on val", _target(plan.target, plan.metric)
+        yield "target on val", _describe_target(plan.target, plan.metric)
     if rule := plan.stop_rule:
         confirmed = pluralize(rule.confirmations, "evaluation")
         stalled = (
-            f", after {rule.patience:,} iterations that gain too little" if rule.patience else " with the schedule"
+            f", after {rule.patience:,} iterations that gain too little"
+            if rule.patience
+            else " at the end of its schedule"
         )
         yield (
             "ends",
@@ -198,19 +200,19 @@ def _plan_rows(plan: Plan) -> Rows:
         )
 
 
-def _scratch(estimate: ScratchEstimate) -> str:
-    """Return what scratch takes to its accuracy, and where that figure comes from."""
+def _describe_estimate(estimate: ScratchEstimate) -> str:
+    """Return the iterations that scratch takes to its accuracy, and the source of that figure."""
     if estimate.provenance == "measured":
         return f"{estimate.iterations:,.0f} iterations to its accuracy, measured on these drops"
     own = f"{pluralize(estimate.runs, 'scratch run')} and " if estimate.runs else ""
     return (
-        f"{estimate.iterations:,.0f} iterations to its accuracy, estimated by {own}what is typical of other tasks "
+        f"{estimate.iterations:,.0f} iterations to its accuracy, estimated from {own}figures typical of other tasks "
         f"(standard error {estimate.standard_error:,.0f})"
     )
 
 
-def _target(target: Target, metric: Metric) -> str:
-    """The figure, and where it comes from."""
+def _describe_target(target: Target, metric: Metric) -> str:
+    """Return a target with its source and standard error."""
     source = f"measured by {target.baseline_run}"
     if target.provenance == "carried":
         source = f"carried from {target.baseline_run}, {pluralize(target.age, 'drop')} old"
@@ -224,11 +226,11 @@ def _target(target: Target, metric: Metric) -> str:
             f"; on all of val, scratch is expected to end with {format_percent(known.accuracy)} "
             f"(standard error {format_percent(known.standard_error)})"
         )
-    return f"{_score(target.accuracy, metric)}{error}, L_{target.level:g} {source}{expected}"
+    return f"{_format_score(target.accuracy, metric)}{error}, L_{target.level:g} {source}{expected}"
 
 
-def _speed_up(record: RunRecord, level: Literal["99", "100"]) -> str:
-    """Return L_r; a carried target has none, since scratch was not measured on this dataset."""
+def _format_l_r(record: RunRecord, level: Literal["99", "100"]) -> str:
+    """Return L_r, or `-`: a carried target has none, since scratch was not measured on this dataset."""
     is_comparable = record.result and record.target and record.target.scope is None
     return format_speed_up(record.result.speed_up[level]) if record.result and is_comparable else NONE
 
@@ -244,33 +246,33 @@ RUNS = (
         only_wide=True,
     ),
     Column("test", lambda run: format_percent(run.evaluation.score if run.evaluation else None)),
-    Column("L_99", lambda run: _speed_up(run, "99"), only_wide=True),
-    Column("L_100", lambda run: _speed_up(run, "100")),
+    Column("L_99", lambda run: _format_l_r(run, "99"), only_wide=True),
+    Column("L_100", lambda run: _format_l_r(run, "100")),
     Column("used", lambda run: f"{run.result.iterations:,}" if run.result else NONE),
     Column("saved", lambda run: f"{run.savings.gross:+,}" if run.savings else NONE),
 )
 
 
 def history_table(records: Sequence[RunRecord]) -> Table:
-    """One line a run; `used` and `saved` (gross) are iterations. The totals stand below."""
+    """Return a table with a line for each run. `used` and `saved` (gross) are iterations; totals are in the caption."""
     table = grid(RUNS, records)
     table.caption_justify = "left"
     if records:
         metrics = dict.fromkeys(METRIC_NAMES[record.metric] for record in records if record.metric != "accuracy")
-        told = [("val, target and test", " or ".join(metrics))] if metrics else []
-        told += saved_rows("saved in all", total_savings(records))
-        table.caption = "\n".join(f"{name or 'and'}: {text}" for name, text in told)
+        totals = [("val, target and test", " or ".join(metrics))] if metrics else []
+        totals += saved_rows("saved in all", total_savings(records))
+        table.caption = "\n".join(f"{name or 'and'}: {text}" for name, text in totals)
     return table
 
 
 def record_details(record: RunRecord, ledger: Sequence[RunRecord] = ()) -> Table:
-    """Everything that people ask about one run, and, given the ledger, what was saved with the runs before it."""
+    """Return a run's record as a table; given the ledger, with the savings of the task's runs together."""
     rows = [*_run_rows(record, bool(ledger)), *_quality_rows(record), *_total_rows(record, ledger)]
     return details(f"{record.run_id} {record.ending}", rows)
 
 
 def saved_rows(name: str, savings: Savings) -> Rows:
-    """Yield what was saved against s_scratch, and against the whole scratch training."""
+    """Yield the savings against s_scratch, and against the whole scratch training."""
     error = f", standard error {savings.standard_error:,.0f}" if savings.standard_error else ""
     of = f", of {savings.baseline:,} from scratch to its accuracy{error}" if savings.baseline else ""
     yield name, f"{savings.gross:+,} iterations gross, {savings.net:+,.0f} net{of}"
@@ -279,7 +281,7 @@ def saved_rows(name: str, savings: Savings) -> Rows:
 
 
 def _total_rows(record: RunRecord, ledger: Sequence[RunRecord]) -> Rows:
-    """Yield what this retraining saved with its missed attempts, and what the task's runs saved in all."""
+    """Yield the savings of this retraining with its missed attempts, and those of all the task's runs."""
     same = [one for one in ledger if one.dataset_digest == record.dataset_digest and one.purpose == record.purpose]
     if len(same) > 1:
         yield from saved_rows(f"saved by {len(same)} runs on these drops", total_savings(same))
@@ -302,15 +304,18 @@ def _run_rows(record: RunRecord, with_totals: bool) -> Rows:
             both = f"{format_percent(result.final_score)}, best {format_percent(result.best_score)}"
             yield f"{METRIC_NAMES[record.metric]} on val", both
     if record.target:
-        yield "target on val", _target(record.target, record.metric)
+        yield "target on val", _describe_target(record.target, record.metric)
     if result and record.target and record.target.scope is None:
         yield "speed-up", ", ".join(f"L_{level} {format_speed_up(value)}" for level, value in result.speed_up.items())
     if savings := record.savings:
         if record.scratch:
-            yield "from scratch", f"{_scratch(record.scratch)}, {record.scratch.schedule:,} for the whole training"
+            yield (
+                "from scratch",
+                f"{_describe_estimate(record.scratch)}, {record.scratch.schedule:,} for the whole training",
+            )
         rows = list(saved_rows("saved", savings))
         if record.attempt and not with_totals:
-            rows[0] = (rows[0][0], rows[0][1] + "; attempts before it are in `retrain status`")
+            rows[0] = (rows[0][0], rows[0][1] + "; `retrain status` includes the attempts before it")
         yield from rows
 
 
@@ -328,7 +333,10 @@ def _quality_rows(record: RunRecord) -> Rows:
         if comparison := evaluation.comparison:
             difference = comparison.difference
             interval = f"{difference.value:+.2%} [{difference.low:+.2%}, {difference.high:+.2%}]"
-            yield "to the champion", f"{interval}, negative flips {format_percent(comparison.negative_flips)}"
+            yield (
+                "against the champion",
+                f"{interval}, negative flips {format_percent(comparison.negative_flips)}",
+            )
     if record.decision:
         yield "gate", "; ".join(record.decision.reasons) or "passed"
         for note in record.decision.notes:
@@ -337,14 +345,14 @@ def _quality_rows(record: RunRecord) -> Rows:
 
 REMOVALS = (
     Column("removed", lambda removal: removal.what, "left"),
-    Column("why", lambda removal: removal.why, "left"),
+    Column("reason", lambda removal: removal.why, "left"),
     Column("files", lambda removal: f"{len(removal.keys):,}"),
     Column("size", lambda removal: format_bytes(removal.bytes)),
 )
 
 
 def retention_table(tasks: Sequence[Retention]) -> Table:
-    """One line for each run, drop or set of claims that loses files."""
+    """Return a table with a line for each run, drop or set of claims whose files are removed."""
     table = grid(REMOVALS, [removal for task in tasks for removal in task.removals])
     kept = sum(len(task.kept) for task in tasks)
     freed = format_bytes(sum(task.bytes for task in tasks))
@@ -356,19 +364,19 @@ def retention_table(tasks: Sequence[Retention]) -> Table:
 
 
 def status_details(status: Status) -> Table:
-    """A task at a glance."""
+    """Return a task's status as a table."""
     return details(f"task {status.task}", _status_rows(status))
 
 
 def _status_rows(status: Status) -> Rows:
     champion, baseline = status.champion, status.baseline
-    yield "store", _place(status.store)
+    yield "store", _describe_store(status.store)
     yield "champion", champion.run_id if champion else "none yet"
     if champion and champion.evaluation and status.champion_since:
-        score = _score(champion.evaluation.score, champion.metric)
-        yield "", f"{score} on test, in force since {status.champion_since:%Y-%m-%d %H:%M} UTC"
+        score = _format_score(champion.evaluation.score, champion.metric)
+        yield "", f"{score} on test, champion since {status.champion_since:%Y-%m-%d %H:%M} UTC"
     if baseline and baseline.result:
-        yield "baseline", f"{baseline.run_id}, {_score(baseline.result.final_score, baseline.metric)} on val"
+        yield "baseline", f"{baseline.run_id}, {_format_score(baseline.result.final_score, baseline.metric)} on val"
     yield "waiting", ", ".join(status.waiting) or "no drop"
     if status.trigger:
         yield "trigger", status.trigger
@@ -377,23 +385,23 @@ def _status_rows(status: Status) -> Rows:
     for approval in status.awaiting:
         yield "awaits approval", approval.reason
     for drop, cause in status.quarantined.items():
-        yield "in quarantine", f"{drop}: {cause}"
+        yield "quarantined", f"{drop}: {cause}"
     for late in status.late:
-        yield "too late", late
+        yield "late files", late
     for erasure in status.erasures:
         yield "erased", erasure
     if status.amendments:
-        yield "amendments", f"{status.amendments:,}, in force from the next run on"
+        yield "amendments", f"{status.amendments:,}, used from the next run on"
     yield "runs", str(status.runs)
     yield from saved_rows("saved", status.savings)
 
 
-def _score(score: float, metric: Metric) -> str:
-    """A score; by which metric, where that is not accuracy."""
+def _format_score(score: float, metric: Metric) -> str:
+    """Return a score, with its metric unless that is accuracy."""
     return format_percent(score) if metric == "accuracy" else f"{METRIC_NAMES[metric]} {format_percent(score)}"
 
 
-def _place(store: str) -> str:
-    """A store's address; a local folder that is not there yet looks like an empty task, so that is said."""
+def _describe_store(store: str) -> str:
+    """Return a store's address. Mark a missing local folder, which would look like an empty task."""
     folder = Path(store).expanduser()
-    return store if "://" in store or folder.is_dir() else f"{folder.absolute()} (no such folder yet)"
+    return store if "://" in store or folder.is_dir() else f"{folder.absolute()} (this folder does not exist yet)"

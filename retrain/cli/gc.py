@@ -13,16 +13,19 @@ if TYPE_CHECKING:
 def gc(
     task: Annotated[list[str], typer.Option("--task", "-t", help="A task's name or its file (repeatable).")],
     keep_last: Annotated[
-        int, typer.Option(min=0, help="Newest runs that keep everything, and promotions that can be rolled back.")
+        int,
+        typer.Option(
+            min=0, help="Number of newest runs that keep all files, and of newest promotions that can be rolled back."
+        ),
     ] = 5,
     older_than: Annotated[
-        str, typer.Option(metavar="DURATION", help="Runs that ended less than this ago keep everything: 12h, 90d, 26w.")
+        str, typer.Option(metavar="DURATION", help="Runs that ended less than this ago keep all files: 12h, 90d, 26w.")
     ] = "90d",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")] = False,
     as_json: AsJson = False,
     overrides: Overrides = NONE,
 ) -> None:
-    """Remove models, states and indices that no rollback, resumed run or next run can need."""
+    """Remove models, states and indices that no rollback, resumed run or future run needs."""
     from retrain.cli.formatting import print_record, retention_table
     from retrain.errors import UserError
     from retrain.pipeline import retention

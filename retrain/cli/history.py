@@ -12,7 +12,7 @@ def register(app: typer.Typer) -> None:
 
 
 def status(task: TaskName, as_json: AsJson = False, overrides: Overrides = NONE) -> None:
-    """Show the champion, the baseline, what waits, and what was saved."""
+    """Show the champion, the baseline, waiting drops and the savings."""
     from retrain.cli.formatting import print_record, status_details
     from retrain.pipeline.status import read_status
 
@@ -21,7 +21,7 @@ def status(task: TaskName, as_json: AsJson = False, overrides: Overrides = NONE)
 
 
 def history(task: TaskName, as_json: AsJson = False, overrides: Overrides = NONE) -> None:
-    """List all ended runs, oldest first; saved is gross, in iterations."""
+    """List all ended runs, oldest first; `saved` is gross, in iterations."""
     from retrain.cli.formatting import history_table, print_record
 
     _, store = open_task(task, overrides)
@@ -29,7 +29,7 @@ def history(task: TaskName, as_json: AsJson = False, overrides: Overrides = NONE
 
 
 def show(run_id: RunId, task: TaskName, as_json: AsJson = False, overrides: Overrides = NONE) -> None:
-    """Show one run's record, or what a candidate that awaits approval has shown, and what its model gets wrong."""
+    """Show the record of a run, or of a candidate that awaits approval, and the errors of its model."""
     from retrain.cli import formatting
     from retrain.cli.error_tables import error_tables
     from retrain.errors import RunError
@@ -38,7 +38,7 @@ def show(run_id: RunId, task: TaskName, as_json: AsJson = False, overrides: Over
     _, store = open_task(task, overrides)
     record = store.ledger.find(run_id) or read_candidate(store, run_id)
     if record is None:
-        raise RunError(f"{run_id} is not in the ledger of task {store.task}; `retrain history` lists what is")
+        raise RunError(f"{run_id} is not in the ledger of task {store.task}: `retrain history` lists its runs")
     formatting.print_record(record, formatting.record_details, as_json)
     errors = None if as_json else store.run(run_id).errors()
     if errors:

@@ -18,33 +18,35 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 UNREADABLE = 1
-"""Exit code where some images could not be read; the others were predicted."""
+"""Exit code if some images could not be read. The others were predicted."""
 
 
 def predict(
     sources: Annotated[
         list[str],
-        typer.Argument(help="Folders, image files, tables of paths (.csv, .jsonl, .parquet), or - for a path a line."),
+        typer.Argument(
+            help="Folders, image files, tables of paths (.csv, .jsonl, .parquet), or - for paths on standard input."
+        ),
     ],
     task: TaskName,
-    run: Annotated[str | None, typer.Option(help="A run's id; the champion if absent.")] = None,
+    run: Annotated[str | None, typer.Option(help="A run's id (default: the champion).")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A .csv, .jsonl or .parquet file; standard output if absent.")
+        Path | None, typer.Option("--output", "-o", help="A .csv, .jsonl or .parquet file (default: standard output).")
     ] = None,
-    form: Annotated[Literal["csv", "jsonl"], typer.Option("--format", help="On standard output.")] = "csv",
-    top: Annotated[int, typer.Option(min=1, help="Likeliest classes of each image.")] = 1,
+    form: Annotated[Literal["csv", "jsonl"], typer.Option("--format", help="Format of standard output.")] = "csv",
+    top: Annotated[int, typer.Option(min=1, help="Number of most likely classes to write for each image.")] = 1,
     evaluate: Annotated[
-        bool, typer.Option("--evaluate", help="Show what is wrong; a folder's name is its images' class.")
+        bool, typer.Option("--evaluate", help="Show the errors; in folders, the folder's name is the true class.")
     ] = False,
-    image_column: Annotated[str, typer.Option(help="A table's column of the paths.")] = "image",
-    label_column: Annotated[str, typer.Option(help="A table's column of the true classes.")] = "label",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images in a forward pass.")] = 128,
+    image_column: Annotated[str, typer.Option(help="Column of a table with the paths.")] = "image",
+    label_column: Annotated[str, typer.Option(help="Column of a table with the true classes.")] = "label",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 128,
     device: Device = "auto",
     overrides: Overrides = NONE,
 ) -> None:
     """Predict the classes of images, with their probabilities."""
     from retrain.inference import loading, tables, writing
-    from retrain.inference.batch import Judging, predict_rows
+    from retrain.inference.batch import LabelledPredictions, predict_rows
 
     if output:
         writing.format_of(output)
@@ -52,10 +54,10 @@ def predict(
     model = loading.load_model(loading.find_source(opened), run, device)
     top = min(top, len(model.classes))
     rows = tables.read_rows(sources, tables.Columns(image_column, label_column))
-    counted, judging = Unreadable(), Judging()
-    answers = counted.watch(_with_progress(predict_rows(model, rows, top, batch_size), model))
+    unreadable, evaluation = Unreadable(), LabelledPredictions()
+    answers = unreadable.watch(_with_progress(predict_rows(model, rows, top, batch_size), model))
     if evaluate:
-        answers = judging.watch(answers)
+        answers = evaluation.watch(answers)
     with output_errors(output or Path("-")):
         if output:
             writing.write_file(answers, output, top)
@@ -64,8 +66,8 @@ def predict(
         else:
             writing.write_stream(answers, sys.stdout, form, top)
     if evaluate:
-        _print_errors(judging.analyse(model.classes))
-    counted.report()
+        _print_errors(evaluation.analyse(model.classes))
+    unreadable.report()
 
 
 def _print_errors(errors: "ErrorAnalysis") -> None:
@@ -76,27 +78,27 @@ def _print_errors(errors: "ErrorAnalysis") -> None:
 
 
 class Unreadable:
-    """Counts the images of a stream of answers, and those of them that could not be read."""
+    """Counts the images in a stream of answers, and those that could not be read."""
 
     def __init__(self) -> None:
         self.images, self.errors = 0, 0
 
     def watch(self, answers: "Iterable[Answer]") -> "Iterator[Answer]":
-        """Pass answers on, and count them."""
+        """Yield the answers unchanged, and count them."""
         for answer in answers:
             self.images += 1
             self.errors += answer.error is not None
             yield answer
 
     def report(self) -> None:
-        """Say how many images could not be read, and exit with `UNREADABLE`, if there are any."""
+        """Print how many images could not be read and exit with `UNREADABLE`, if there are any."""
         if self.errors:
             typer.echo(f"{self.errors:,} of {self.images:,} images could not be read: see the column error", err=True)
             raise typer.Exit(UNREADABLE)
 
 
 def _with_progress(answers: "Iterable[Answer]", model: "Model") -> "Iterator[Answer]":
-    """Pass answers on, and show on a terminal how many there have been."""
+    """Yield the answers unchanged, and show their number on a terminal."""
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -119,7 +121,7 @@ def export(
     torch_export: Annotated[bool, typer.Option("--torch-export", help="Write model.pt2 too, by torch.export.")] = False,
     overrides: Overrides = NONE,
 ) -> None:
-    """Write a model to a folder: weights, classes and preprocessing, model card, programs that were proven equal."""
+    """Write a model to a folder: weights, classes, preprocessing, model card, and programs checked against it."""
     from retrain.export.folder import export_model
     from retrain.export.programs import FILES, Format
     from retrain.inference.loading import find_source
@@ -139,9 +141,9 @@ def export(
 
 def serve(
     task: TaskName,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0 takes a free one.")] = 8080,
-    listen: Annotated[str, typer.Option(help="0.0.0.0 listens to other machines too.")] = "127.0.0.1",
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks at who is champion.")] = 30,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8080,
+    listen: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 accepts other machines.")] = "127.0.0.1",
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between checks for a new champion.")] = 30,
     device: Device = "auto",
     overrides: Overrides = NONE,
 ) -> None:

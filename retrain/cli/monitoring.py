@@ -1,6 +1,6 @@
 """`retrain exporter`, `retrain report` and `retrain fleet`.
 
-The exporter serves over HTTP what people watch; the others write the same pages into files.
+The exporter serves metrics and pages over HTTP; the others write the same pages to files.
 """
 
 from pathlib import Path
@@ -14,12 +14,12 @@ from retrain.utils.logs import LOGGER
 
 def exporter(
     task: TaskNames,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Where to listen.")] = 9109,
-    host: Annotated[str, typer.Option(help="0.0.0.0 listens to other machines too.")] = "127.0.0.1",
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks at the stores.")] = 30,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 9109,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 accepts other machines.")] = "127.0.0.1",
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between reads of the stores.")] = 30,
     overrides: Overrides = NONE,
 ) -> None:
-    """Serve /metrics, a page over all tasks and one for each, from their ledgers, until stopped."""
+    """Serve /metrics, a page for each task and a page for all tasks, until stopped."""
     from retrain.config.loading import load_task
     from retrain.monitoring.server import serve_exporter, stop_on_signals
 
@@ -30,10 +30,10 @@ def exporter(
 
 def report(
     task: TaskName,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the page.")] = Path("report.html"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path("report.html"),
     overrides: Overrides = NONE,
 ) -> None:
-    """Write what was saved, and every run, as one HTML page that needs no network."""
+    """Write one HTML page with the savings and all runs. It needs no network."""
     from retrain.monitoring.report import read_sources, render_page
 
     _, store = open_task(task, overrides)
@@ -45,10 +45,10 @@ def report(
 
 def fleet(
     task: TaskNames,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the page.")] = Path("fleet.html"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path("fleet.html"),
     overrides: Overrides = NONE,
 ) -> None:
-    """Write one HTML page over all tasks: savings, state, age, what waits, and cost by month."""
+    """Write one HTML page for all tasks: savings, state, age, waiting drops, and cost by month."""
     from retrain.config.loading import load_task
     from retrain.monitoring.report.fleet import read_fleet, render_fleet
 

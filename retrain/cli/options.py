@@ -54,24 +54,27 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a 
 MetricsPort = Annotated[
     int | None,
     typer.Option(
-        envvar="RETRAIN_METRICS_PORT", min=1, max=65535, help="Serve /metrics there while training; off if absent."
+        envvar="RETRAIN_METRICS_PORT",
+        min=1,
+        max=65535,
+        help="Serve /metrics on this port while training (default: off).",
     ),
 ]
 MetricsHost = Annotated[
-    str, typer.Option(envvar="RETRAIN_METRICS_HOST", help="Where --metrics-port listens; 0.0.0.0: everywhere.")
+    str, typer.Option(envvar="RETRAIN_METRICS_HOST", help="Address of --metrics-port; 0.0.0.0 accepts other machines.")
 ]
 KubeflowHost = Annotated[
-    str | None, typer.Option("--host", help="Address of Kubeflow Pipelines; kubeflow.host of the task if absent.")
+    str | None, typer.Option("--host", help="Address of Kubeflow Pipelines (default: kubeflow.host of the task).")
 ]
 Author = Annotated[
-    str | None, typer.Option(envvar="RETRAIN_AUTHOR", help="Who decides; the name of this login if absent.")
+    str | None, typer.Option(envvar="RETRAIN_AUTHOR", help="Name of the person who decides (default: the login name).")
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask at a terminal.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 RunId = Annotated[str, typer.Argument(help="A run's id, as `retrain history` shows it.")]
 
 
 def open_task(name: str, overrides: Sequence[str] = ()) -> "tuple[Task, TaskStore]":
-    """Return a task, and its part of the store."""
+    """Return a task and its part of the store."""
     from retrain.config.loading import load_task
     from retrain.store.task_store import open_task_store
 
@@ -95,8 +98,8 @@ def confirm(question: str, yes: bool) -> None:
 
 
 def decide_author(given: str | None) -> str:
-    """Return who decides. Raises `UserError` where the system has no name for this login."""
+    """Return the author's name. Raises `UserError` if the system has no name for this login."""
     try:
         return given or getuser()
     except (KeyError, OSError) as error:  # a container's uid need not have a name
-        raise UserError("this login has no name: say who decides with --author, or set RETRAIN_AUTHOR") from error
+        raise UserError("this login has no name: pass --author or set RETRAIN_AUTHOR") from error

@@ -18,16 +18,16 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.callback()
 def _pipeline() -> None:
-    """The stages as a Kubeflow pipeline."""
+    """Run a task's stages as a Kubeflow pipeline."""
 
 
 @app.command("compile")
 def compile_(
     task: TaskName,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the pipeline, as YAML.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="YAML file to write.")],
     overrides: Overrides = NONE,
 ) -> None:
-    """Write a task's pipeline, to be uploaded to Kubeflow Pipelines."""
+    """Write a task's pipeline as YAML, for upload to Kubeflow Pipelines."""
     from retrain.config.loading import load_task
     from retrain.pipelines.definition import compile_pipeline
 
@@ -42,7 +42,7 @@ def compile_(
 
 @app.command()
 def trainjob(task: TaskName, overrides: Overrides = NONE) -> None:
-    """Plan the next run, and print the TrainJob that does it on several nodes, for `kubectl create -f -`."""
+    """Plan the next run, and print a TrainJob that executes it on several nodes, for `kubectl create -f -`."""
     from retrain.kubeflow.trainjob import render_trainjob
     from retrain.pipeline import next_run
     from retrain.pipeline.planning import NoRunNeeded, Request
@@ -59,7 +59,7 @@ def trainjob(task: TaskName, overrides: Overrides = NONE) -> None:
 
 
 def build_pipeline(task: "Task") -> Any:
-    """Return a task's KFP pipeline, a `GraphComponent`. Only a call imports kfp: the watcher stays small."""
+    """Return a task's KFP pipeline, a `GraphComponent`. Imports kfp only when called, to keep the watcher small."""
     from retrain.pipelines.definition import build
 
     return build(task)
@@ -67,17 +67,17 @@ def build_pipeline(task: "Task") -> Any:
 
 def _warn_of_local_store(task: "Task") -> None:
     if "://" not in task.store:
-        LOGGER.warning("store %s is a local folder, which pods do not share", task.store)
+        LOGGER.warning("store %s is a local folder: pods cannot read it", task.store)
 
 
 @app.command("schedule")
 def schedule_(
     task: TaskName,
-    cron: Annotated[str | None, typer.Option(help="When, in cron's five fields and UTC; the task's if absent.")] = None,
+    cron: Annotated[str | None, typer.Option(help="Five cron fields, in UTC (default: the task's schedule).")] = None,
     host: KubeflowHost = None,
     overrides: Overrides = NONE,
 ) -> None:
-    """Have Kubeflow retrain on what has landed at these times, instead of those of an earlier schedule."""
+    """Schedule retraining on Kubeflow at these times. Replaces an earlier schedule."""
     from retrain.config.loading import load_task
     from retrain.kubeflow.client import schedule
 
@@ -85,6 +85,6 @@ def schedule_(
     settings = [f"{field}={value}" for field, value in chosen.items() if value is not None]
     opened = load_task(task, [*overrides, *settings])
     if opened.schedule is None:
-        raise TaskError(f"no schedule for task {opened.name}: pass --cron or set `schedule` in the task")
+        raise TaskError(f"no schedule for task {opened.name}: pass --cron or set `schedule` in the task file")
     recurring = schedule(opened, build_pipeline)
-    typer.echo(f"{opened.name} is retrained at {opened.schedule} UTC, as Kubeflow's recurring run {recurring}")
+    typer.echo(f"scheduled: {opened.name} is retrained at {opened.schedule} UTC (Kubeflow recurring run {recurring})")

@@ -42,18 +42,23 @@ def register(app: typer.Typer) -> None:
 
 def run(
     task: TaskName,
-    method: Annotated[Method | None, typer.Option(help="Instead of what the plan would choose.")] = None,
+    method: Annotated[Method | None, typer.Option(help="Method of the run (default: the plan chooses).")] = None,
     until: Annotated[
-        Literal["99", "100"] | None, typer.Option(help="Stop at L_99 or L_100; target.level if absent.")
+        Literal["99", "100"] | None, typer.Option(help="Stop at L_99 or L_100 (default: target.level of the task).")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random; the task's if absent.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed (default: the task's).")] = None,
     device: Device = "auto",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and why, and do nothing.")] = False,
-    at_once: Annotated[
-        bool, typer.Option("--at-once", help="Start now, whatever the task's trigger waits for.")
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan and its reasons, and change no_run.")
     ] = False,
-    trial: Annotated[bool, typer.Option("--trial", help="Train and record for comparison; never promote.")] = False,
-    on: Annotated[Literal["here", "kfp-local", "kubeflow"], typer.Option(help="Where the stages run.")] = "here",
+    at_once: Annotated[
+        bool, typer.Option("--at-once", help="Start now, without waiting for the task's trigger.")
+    ] = False,
+    trial: Annotated[bool, typer.Option("--trial", help="Train and record for comparison, without promotion.")] = False,
+    on: Annotated[
+        Literal["here", "kfp-local", "kubeflow"],
+        typer.Option(help="Where the stages run: in this process, in KFP's local runner, or on Kubeflow."),
+    ] = "here",
     host: KubeflowHost = None,
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = "127.0.0.1",
@@ -88,7 +93,7 @@ def run(
 
 
 def _submit(task: "Task", store: "TaskStore", request: "Request", as_json: bool) -> None:
-    """Submit the next run to Kubeflow, and print its id there."""
+    """Submit the next run to Kubeflow, and print its Kubeflow id."""
     from retrain.errors import RunError
     from retrain.kubeflow.submission import record_if_ended, submit
     from retrain.pipeline import next_run
@@ -98,17 +103,17 @@ def _submit(task: "Task", store: "TaskStore", request: "Request", as_json: bool)
     with store.lock() as ours:
         planned = next_run.plan_and_quarantine(ours, task, request)
         if isinstance(planned, NoRunNeeded):
-            _say_nothing(planned, as_json)
+            _print_no_run(planned, as_json)
             return
         next_run.keep_plan(ours, planned)
         submitted = submit(task, planned, ours, build_pipeline)
         if error := record_if_ended(task, planned, submitted):
-            raise RunError(f"{planned.run_id} failed: {error}. The same command now starts a new run.")
+            raise RunError(f"{planned.run_id} failed: {error}; run the command again to start a new run")
     if as_json:
         typer.echo(json.dumps({"run_id": planned.run_id, **submitted._asdict()}, indent=2))
     else:
-        how = "is submitted" if submitted.new else "was submitted before"
-        typer.echo(f"{planned.run_id} {how}, as Kubeflow's run {submitted.id}")
+        how = "submitted" if submitted.new else "already submitted"
+        typer.echo(f"{planned.run_id} {how} as Kubeflow run {submitted.id}")
 
 
 def baseline(
@@ -119,7 +124,7 @@ def baseline(
     as_json: AsJson = False,
     overrides: Overrides = NONE,
 ) -> None:
-    """Train from scratch on the newest dataset, to measure the accuracy and iterations that targets come from."""
+    """Train from scratch on the newest dataset, to measure the accuracy and iterations for targets."""
     from retrain.monitoring.observers import make_observers
     from retrain.pipeline import stages
     from retrain.pipeline.context import make_context
@@ -131,29 +136,29 @@ def baseline(
 
 
 def _preview(planned: "Plan | NoRunNeeded", on: str, as_json: bool) -> None:
-    """Print what a run would do, if it can be done."""
+    """Print the plan of the next run, after checking that its model can be built."""
     from retrain.cli import formatting
     from retrain.pipeline import next_run
     from retrain.pipeline.planning import NoRunNeeded
 
     if isinstance(planned, NoRunNeeded):
-        _say_nothing(planned, as_json)
+        _print_no_run(planned, as_json)
     else:
         next_run.check_model(planned, elsewhere=on == "kubeflow")
         formatting.print_record(planned, formatting.plan_details, as_json)
 
 
-def _say_nothing(nothing: "NoRunNeeded", as_json: bool) -> None:
-    """Print why no run is needed; null as JSON."""
-    what = "not yet" if nothing.deferred else "nothing to do"
-    more = "; --at-once starts it now" if nothing.deferred else ""
-    typer.echo(f"{what}: {nothing.reason}{more}", err=as_json)
+def _print_no_run(no_run: "NoRunNeeded", as_json: bool) -> None:
+    """Print why no run is needed. As JSON, print null."""
+    state = "not yet" if no_run.deferred else "nothing to do"
+    hint = "; pass --at-once to start it now" if no_run.deferred else ""
+    typer.echo(f"{state}: {no_run.reason}{hint}", err=as_json)
     if as_json:
         typer.echo("null")
 
 
 def _finish(ended: "Ended | NoRunNeeded", task: "Task", store: "TaskStore", as_json: bool) -> None:
-    """Update the task's tracker, and print how a retraining ended.
+    """Update the task's tracker, and print the result of a retraining.
 
     Exits with `ENDED_WITHOUT_MODEL` if it promoted no model.
     """
@@ -166,7 +171,7 @@ def _finish(ended: "Ended | NoRunNeeded", task: "Task", store: "TaskStore", as_j
 
     update_tracker(task, store)
     if isinstance(ended, NoRunNeeded):
-        _say_nothing(ended, as_json)
+        _print_no_run(ended, as_json)
         return
     if isinstance(ended, Approval):
         typer.echo(ended.model_dump_json(indent=2) if as_json else ended.reason)

@@ -20,9 +20,9 @@ StudyName = Annotated[
     str, typer.Argument(help="A study's name (looked up in studies/ or $RETRAIN_STUDIES) or its file.")
 ]
 Root = Annotated[Path, typer.Option(help="Folder of the data sets.", envvar="RETRAIN_DATA")]
-StudyStore = Annotated[str, typer.Option(help="Where the study's runs are kept: s3://bucket/prefix, or a folder.")]
+StudyStore = Annotated[str, typer.Option(help="Store of the study's runs: s3://bucket/prefix, or a folder.")]
 Evidence = Annotated[Path, typer.Option(help="Folder of the studies' pages.")]
-Jobs = Annotated[int, typer.Option(min=1, help="Processes that train at once.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Number of training processes.")]
 ROOT, STORE, EVIDENCE = Path("data"), "study-store", Path("docs/evidence")
 
 
@@ -34,13 +34,13 @@ def run(
     download: Annotated[bool, typer.Option("--download", help="Download data sets that torchvision knows.")] = False,
     jobs: Jobs = 1,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Only this many of the study's seeds; all where absent.")
+        int | None, typer.Option(min=1, help="Use only this many of the study's seeds (default: all).")
     ] = None,
     device: Device = "auto",
-    on: Annotated[Literal["here", "kubeflow"], typer.Option(help="Where the runs are done.")] = "here",
+    on: Annotated[Literal["here", "kubeflow"], typer.Option(help="Where the runs train.")] = "here",
     host: KubeflowHost = None,
 ) -> None:
-    """Run the runs of a study that have not ended; safe to stop and call again at any moment."""
+    """Run a study's missing runs. It can be stopped at any moment and resumed later."""
     from retrain.experiments import drops, runner
     from retrain.experiments.files import load_study
     from retrain.experiments.runs import Runs
@@ -55,11 +55,9 @@ def run(
     try:
         done = runner.run(runs, drops.DataRoot(root, download), Workers(jobs, device))
     except (Preempted, KeyboardInterrupt):
-        LOGGER.info("%s: stopped; run it again, and it goes on from there", runs.study.name)
+        LOGGER.info("%s: stopped; run the command again to resume it", runs.study.name)
         raise Preempted from None
-    typer.echo(
-        f"{runs.study.name}: {done} runs done, none left; `retrain study report {study}` shows what came of them"
-    )
+    typer.echo(f"{runs.study.name}: {done} runs done, none left; `retrain study report {study}` shows the results")
 
 
 def _submit(runs: "Runs", root: "drops.DataRoot", host: str | None) -> None:
@@ -69,52 +67,56 @@ def _submit(runs: "Runs", root: "drops.DataRoot", host: str | None) -> None:
 
     levels = plan_ahead(runs, root)
     if not levels:
-        typer.echo(f"{runs.study.name}: no run is left to do")
+        typer.echo(f"{runs.study.name}: all runs are done")
         return
     task = load_task(runs.study.task, [f"kubeflow.host={host}"] if host else [])
     submitted = submit_study(runs.study.name, task, levels)
-    how = "submitted" if submitted.new else "submitted before,"
-    typer.echo(f"{runs.study.name}: {sum(map(len, levels))} runs {how} as Kubeflow's run {submitted.id}")
+    how = "submitted" if submitted.new else "already submitted"
+    typer.echo(f"{runs.study.name}: {sum(map(len, levels))} runs {how} as Kubeflow run {submitted.id}")
 
 
 @app.command()
 def report(
-    study: Annotated[str | None, typer.Argument(help="A study's name or file; left out with --check.")] = None,
+    study: Annotated[str | None, typer.Argument(help="A study's name or file; omit it with --check.")] = None,
     store: StudyStore = STORE,
     out: Evidence = EVIDENCE,
-    kept: Annotated[bool, typer.Option("--kept", help="From the runs kept beside the page, not the store's.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Compute every study's page anew from its kept runs.")] = False,
+    kept: Annotated[
+        bool, typer.Option("--kept", help="Use the runs kept beside the page instead of those in the store.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Check every study's page against the runs kept beside it.")
+    ] = False,
 ) -> None:
-    """Write a study's page with tables and pictures; or check that all pages say what the kept runs do."""
+    """Write a study's page with tables and pictures, or check all pages against their kept runs."""
     from retrain.errors import StudyError
     from retrain.experiments.files import load_study
     from retrain.experiments.report import check as check_pages
-    from retrain.experiments.report import write_again, write_report
+    from retrain.experiments.report import rewrite_report, write_report
     from retrain.experiments.runs import Runs
 
     if check:
         names = check_pages(out)
-        typer.echo(f"{len(names)} {'study says' if len(names) == 1 else 'studies say'} what the kept runs do")
+        typer.echo(f"checked {len(names)} {'study' if len(names) == 1 else 'studies'}: the pages match the kept runs")
         return
     if study is None:
         raise StudyError("name a study, or pass --check")
     loaded = load_study(study)
-    ran = None if kept else Runs(loaded, store).ran()
+    ran = None if kept else Runs(loaded, store).ended_runs()
     with output_errors(out, "--out"):
-        written = write_again(loaded, out) if ran is None else write_report(loaded, ran, out)
+        written = rewrite_report(loaded, out) if ran is None else write_report(loaded, ran, out)
     typer.echo(written)
 
 
 @app.command("list")
 def list_(root: Root = ROOT, out: Evidence = EVIDENCE) -> None:
-    """List every table and figure of the papers with its studies and how they stand."""
-    from retrain.experiments.catalogue import entries, needed
+    """List every table and figure of the papers with its studies and their status."""
+    from retrain.experiments.catalogue import entries, list_missing
 
     for (item, about), found in groupby(entries(root, out), key=lambda entry: (entry.item, entry.about)):
         typer.echo(f"{item}: {about}")
         for entry in found:
             typer.echo(f"    {entry.study:<48} {entry.status}" if entry.study else f"    {entry.status}")
-    for line in needed(root):
+    for line in list_missing(root):
         typer.echo(f"data set {line}")
 
 
@@ -122,14 +124,15 @@ def list_(root: Root = ROOT, out: Evidence = EVIDENCE) -> None:
 def recommend(
     task: TaskName,
     budget: Annotated[
-        int | None, typer.Option(min=1, help="Iterations in all; a quarter of one training from scratch if absent.")
+        int | None,
+        typer.Option(min=1, help="Iterations of all races together (default: a quarter of one training from scratch)."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Repetitions.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 1,
     jobs: Jobs = 1,
     device: Device = "auto",
     overrides: Overrides = NONE,
 ) -> None:
-    """Race the presets default, naive and paper on a task's own drops, as trials, and say which to use."""
+    """Race the presets default, naive and paper on a task's drops, as trials, and recommend one."""
     from retrain.experiments.recommend import recommendation
     from retrain.experiments.workers import Workers
 

@@ -17,23 +17,23 @@ app = typer.Typer(no_args_is_help=True)
 def init(
     name: Annotated[str, typer.Argument(help="The new task's name: lower-case letters, digits and hyphens.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where to write; tasks/NAME.yaml if absent.")
+        Path | None, typer.Option("--output", "-o", help="File to write (default: tasks/NAME.yaml).")
     ] = None,
-    full: Annotated[bool, typer.Option("--full", help="Write every setting, with what it means.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Write every setting, with its description.")] = False,
 ) -> None:
-    """Write a starting file, and the schema beside it by which editors complete and check it."""
+    """Write a task file to start from, with a schema beside it for completion and checks in editors."""
     from retrain.config.template import SCHEMA_FILE, short_template, task_schema, task_template
 
     path = output or Path("tasks") / f"{name}.yaml"
     text = task_template(name) if full else short_template(name)
     with output_errors(path):
-        with suppress(FileExistsError):  # of a file in the folder's place `open` says what it is
+        with suppress(FileExistsError):  # if a file is in the folder's place, `open` names the problem
             path.parent.mkdir(parents=True)
         try:
             with path.open("x", encoding="utf-8") as file:
                 file.write(text)
         except FileExistsError as error:
-            raise TaskError(f"{path} exists already; remove it or choose another --output") from error
+            raise TaskError(f"{path} already exists: remove it or pass another --output") from error
         if not full:
             (path.parent / SCHEMA_FILE).write_text(json.dumps(task_schema(), indent=2) + "\n", encoding="utf-8")
     typer.echo(f"wrote {path}; next: edit it, then `retrain task check {path}`")
@@ -41,11 +41,11 @@ def init(
 
 @app.command()
 def check(file: Annotated[str, typer.Argument(help="A task's file or name.")]) -> None:
-    """Say what is wrong with a task file, by field, with what is allowed."""
+    """Check a task file, and list its problems by field with the allowed values."""
     from retrain.config.loading import load_task
 
     task = load_task(file)
-    typer.echo(f"{file}: task {task.name} is well-formed")
+    typer.echo(f"{file}: task {task.name} is valid")
 
 
 @app.command()
@@ -65,7 +65,7 @@ def migrate(
     before = read_task_text(path)
     migrated = migrate_task(before, str(path))
     if migrated.text == before:
-        typer.echo(f"{path} is of this version already")
+        typer.echo(f"{path} already has the current version")
         return
     if dry_run:
         lines = unified_diff(before.splitlines(), migrated.text.splitlines(), str(path), str(path), lineterm="")

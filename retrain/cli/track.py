@@ -10,17 +10,17 @@ from retrain.cli.options import NONE, Overrides, TaskName, open_task, output_err
 
 def track(
     task: TaskName,
-    to: Annotated[Literal["mlflow", "tensorboard"], typer.Option(help="Where runs are exported to.")],
+    to: Annotated[Literal["mlflow", "tensorboard"], typer.Option(help="The tracker to export to.")],
     uri: Annotated[
         str | None,
         typer.Option(envvar="MLFLOW_TRACKING_URI", help="Address of the MLflow server."),
     ] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder of TensorBoard's event files; a task has its own inside.")
+        Path, typer.Option("--output", "-o", help="Folder of TensorBoard event files, with a folder for each task.")
     ] = Path("tensorboard"),
     overrides: Overrides = NONE,
 ) -> None:
-    """Export all ended runs, their curves and the champions to a tracker; what is there already stays."""
+    """Export all ended runs, their curves and the champions to a tracker. Existing entries do not change."""
     from retrain.utils.text import pluralize
 
     opened, store = open_task(task, overrides)
@@ -37,4 +37,4 @@ def track(
     folder = output / store.task
     with output_errors(output):
         count = write_event_files(store, folder)
-    typer.echo(f"{pluralize(count, 'run')} added; look at them with `tensorboard --logdir {output}`")
+    typer.echo(f"{pluralize(count, 'run')} added; view them with `tensorboard --logdir {output}`")

@@ -17,26 +17,27 @@ if TYPE_CHECKING:
     from retrain.watcher.watcher import Watcher
 
 
-NOT_ALL = 1
-"""Exit code of `--once` if a task failed. A drop that another watcher validates is no failure."""
+TASK_FAILED = 1
+"""Exit code of `--once` if a task failed. A drop that another watcher is validating is no failure."""
 
 
 def watch(
     task: TaskNames,
     once: Annotated[bool, typer.Option("--once", help="Check the stores once, then exit: for a CronJob.")] = False,
     queue_url: Annotated[str | None, typer.Option(help="SQS queue with the bucket's event notifications.")] = None,
-    poll_seconds: Annotated[float, typer.Option(min=0.1, help="Between looks at all that lies in the stores.")] = 60,
-    on: Annotated[Literal["here", "kubeflow"], typer.Option(help="Where runs are done.")] = "here",
+    poll_seconds: Annotated[float, typer.Option(min=0.1, help="Seconds between full listings of the stores.")] = 60,
+    on: Annotated[Literal["here", "kubeflow"], typer.Option(help="Where runs train.")] = "here",
     host: KubeflowHost = None,
     schedule: Annotated[
-        str | None, typer.Option(help="Start runs only at these times (cron, UTC); each task's own if absent.")
+        str | None,
+        typer.Option(help="Start runs only at these times: five cron fields, in UTC (default: each task's)."),
     ] = None,
     device: Device = "auto",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of /healthz, /readyz and /metrics.")] = 9110,
-    listen: Annotated[str, typer.Option(help="0.0.0.0 listens to other machines too.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of /healthz, /readyz and /metrics.")] = 9110,
+    listen: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 accepts other machines.")] = "127.0.0.1",
     overrides: Overrides = NONE,
 ) -> None:
-    """Retrain on each drop that lands, as it lands."""
+    """Watch the stores, and retrain when drops land."""
     from retrain.config.loading import load_task
     from retrain.errors import UserError
     from retrain.monitoring.web import Posts, serving
@@ -50,13 +51,13 @@ def watch(
     health = Health(task.name for task in tasks)
     receiver = None if once else receiver_from_environment(tasks, health)
     if receiver and queue_url:
-        raise UserError(f"--queue-url and ${TOKEN_VARIABLE} exclude each other: events come from one place")
+        raise UserError(f"--queue-url and ${TOKEN_VARIABLE} cannot be combined: pass one of them")
     inbox = _event_queue(queue_url, tasks, health) if queue_url else receiver
-    watcher = _watcher(tasks, _submitter(on, device, tasks), health, poll_seconds, inbox)
+    watcher = _make_watcher(tasks, _make_executor(on, device, tasks), health, poll_seconds, inbox)
     posts = Posts(PATH, BODY_BYTES) if receiver else None
     try:
         if once:
-            raise typer.Exit(0 if watcher.once() else NOT_ALL)
+            raise typer.Exit(0 if watcher.once() else TASK_FAILED)
         with serving(listen, port, health_app(health, receiver.answer if receiver else None), posts) as bound:
             what = "/healthz, /readyz, /metrics and /events" if receiver else "/healthz, /readyz and /metrics"
             LOGGER.info("serving %s on http://%s:%d/", what, listen, bound)
@@ -65,15 +66,15 @@ def watch(
         LOGGER.info("stopped")
 
 
-def _watcher(
-    tasks: "Sequence[Task]", submitter: "Executor", health: "Health", poll_seconds: float, inbox: "Inbox | None"
+def _make_watcher(
+    tasks: "Sequence[Task]", executor: "Executor", health: "Health", poll_seconds: float, inbox: "Inbox | None"
 ) -> "Watcher":
-    """Assemble the watcher, after a check that the stores honour conditional writes."""
+    """Return the watcher, after checking that the stores support conditional writes."""
     from retrain.store.base import probe_conditional_writes
     from retrain.watcher.task_watch import TaskWatch
     from retrain.watcher.watcher import Watcher
 
-    watches = [TaskWatch(task, submitter, health) for task in tasks]
+    watches = [TaskWatch(task, executor, health) for task in tasks]
     for store in {watch.store.url: watch.store for watch in watches}.values():
         probe_conditional_writes(store.objects)
     return Watcher(watches, health, poll_seconds, inbox)
@@ -86,7 +87,7 @@ def _event_queue(url: str, tasks: "Sequence[Task]", health: "Health") -> "EventQ
     return EventQueue(SqsQueue(url), tasks, health)
 
 
-def _submitter(on: str, device: str, tasks: "Sequence[Task]") -> "Executor":
+def _make_executor(on: str, device: str, tasks: "Sequence[Task]") -> "Executor":
     if on == "kubeflow":
         from retrain.cli.pipeline import build_pipeline
         from retrain.kubeflow.submission import KubeflowExecutor
@@ -101,18 +102,18 @@ def _submitter(on: str, device: str, tasks: "Sequence[Task]") -> "Executor":
     return InProcessExecutor(device, observer_for_stream)
 
 
-REFUSED = 1
-"""Exit code where a webhook did not confirm an event; the next call sends it again."""
+UNCONFIRMED = 1
+"""Exit code if a webhook did not confirm an event. The next call sends it again."""
 
 
 def notify(
     task: TaskName,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print every event of the task as a line of JSON, and send nothing.")
+        bool, typer.Option("--dry-run", help="Print every event of the task as a JSON line, and send nothing.")
     ] = False,
     overrides: Overrides = NONE,
 ) -> None:
-    """Send the task's webhooks what they have not confirmed yet: for cron, where no watcher runs."""
+    """Send unconfirmed events to the task's webhooks. Needed only if no watcher runs, for example from cron."""
     from retrain.errors import TaskError
     from retrain.utils.clock import utc_now
     from retrain.utils.text import pluralize
@@ -125,10 +126,10 @@ def notify(
             typer.echo(cloud_event(store, event).decode())
         return
     if not opened.webhooks:
-        raise TaskError(f"task {opened.name} has no webhooks: add one to its file")
+        raise TaskError(f"task {opened.name} has no webhooks: add one under `webhooks` in its file")
     deliveries = Notifier(opened, store).notify()
     for webhook, delivery in zip(opened.webhooks, deliveries, strict=True):
         problem = f"; {delivery.problem}" if delivery.problem else ""
         typer.echo(f"{webhook.url}: {pluralize(delivery.confirmed, 'event')} confirmed{problem}")
     if any(delivery.problem for delivery in deliveries):
-        raise typer.Exit(REFUSED)
+        raise typer.Exit(UNCONFIRMED)

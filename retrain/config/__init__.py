@@ -1,7 +1,7 @@
-"""The task file: its settings, loading and checking. Imports errors alone.
+"""The task file: its settings, loading and validation. Imports only errors.
 
-This file holds the words that everything shares, and imports nothing, so that `retrain --help` answers at once.
-`config.task.Task` is the whole file; `config.loading.load_task` reads one.
+This file defines the types that all packages share. It imports nothing, so that `retrain --help` is fast.
+`config.task.Task` is the model of a task file; `config.loading.load_task` reads one.
 """
 
 from typing import Literal
@@ -17,4 +17,4 @@ METRIC_NAMES: dict[Metric, str] = {
     "macro_f1": "macro F1",
     "top5_accuracy": "top-5 accuracy",
 }
-"""How a score by each metric is called in sentences and tables."""
+"""The name of each metric in sentences and tables."""

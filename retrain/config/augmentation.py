@@ -1,4 +1,4 @@
-"""Random changes of training images beyond crops and flips: torchvision's transforms, by their settings."""
+"""Settings of torchvision's random transforms of training images, beyond crops and flips."""
 
 from typing import Annotated, Literal
 
@@ -10,7 +10,7 @@ Area = Annotated[float, Field(gt=0, le=1)]
 
 
 class ResizedCrop(ConfigModel):
-    """A random part of each image, of random size and shape, resized to the whole (Inception's crop)."""
+    """A random part of each image, of random size and aspect ratio, resized to the image size (Inception's crop)."""
 
     scale: tuple[Area, Area] = (0.08, 1.0)
     """Least and largest share of the image's area."""
@@ -22,29 +22,29 @@ class ColorJitter(ConfigModel):
     """Random changes of colour."""
 
     brightness: NonNegativeFloat = 0.4
-    """Brightness is multiplied by 1 - this to 1 + this."""
+    """The factor on brightness is drawn between 1 - this and 1 + this."""
     contrast: NonNegativeFloat = 0.4
     """The same for contrast."""
     saturation: NonNegativeFloat = 0.4
     """The same for saturation."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    """Hue is turned by this at most, as a share of the colour circle."""
+    """Largest shift of the hue, as a share of the colour circle."""
 
 
 class NoPolicy(ConfigModel):
-    """No further changes."""
+    """No further transforms."""
 
     name: Literal["none"] = "none"
 
 
 class RandAugment(ConfigModel):
-    """So many random operations of one magnitude (Cubuk et al., 2020)."""
+    """A number of random operations of one magnitude (Cubuk et al., 2020)."""
 
     name: Literal["rand_augment"] = "rand_augment"
     operations: PositiveInt = 2
-    """How many operations."""
+    """Number of operations per image."""
     magnitude: Annotated[int, Field(ge=0, le=30)] = 9
-    """How strong they are, of 30."""
+    """Strength of the operations, from 0 to 30."""
 
 
 class TrivialAugment(ConfigModel):
@@ -57,15 +57,15 @@ Policy = Annotated[NoPolicy | RandAugment | TrivialAugment, Field(discriminator=
 
 
 class Augmentation(ConfigModel):
-    """Changes of training images beyond `crop_padding` and `flip`. None is made by default."""
+    """Random transforms of training images beyond `crop_padding` and `flip`. By default there are none."""
 
     resized_crop: ResizedCrop | None = None
-    """Random resized crops, in place of crops from the padded image; {} takes the usual sizes."""
+    """Random resized crops instead of crops from the padded image; {} takes the default sizes."""
     policy: Policy = NoPolicy()
-    """none, rand_augment or trivial_augment. Eight neighbours in a batch share their operations."""
+    """none, rand_augment or trivial_augment. Eight consecutive images of a batch share their operations."""
     color_jitter: ColorJitter | None = None
-    """Random changes of colour, shared by eight neighbours in a batch; {} takes the usual strengths."""
+    """Random changes of colour, shared by eight consecutive images of a batch; {} takes the default strengths."""
     mixup: NonNegativeFloat = 0.0
-    """alpha: each image is mixed with another one, by a share drawn from Beta(alpha, alpha) for the batch; 0: never."""
+    """alpha: each image is mixed with another one; a share from Beta(alpha, alpha) is drawn per batch. 0: off."""
     cutmix: NonNegativeFloat = 0.0
-    """alpha: a part of each image is replaced by that of another one; with mixup too, each batch draws which."""
+    """alpha: a part of each image is replaced by that of another one. With mixup, each batch uses one of the two."""

@@ -1,4 +1,4 @@
-"""What starts a retraining by itself, and which webhooks learn of a task's events."""
+"""When a retraining starts automatically, and which webhooks and trackers are notified."""
 
 from typing import Annotated, Literal, get_args
 
@@ -8,12 +8,12 @@ from retrain.config.fields import ConfigModel, Duration, NoCredentials, Share
 
 
 class Budget(ConfigModel):
-    """What a task's runs may take in a period; once that is spent, no further run starts before the next period."""
+    """What a task's runs may cost in a period. Once it is spent, no run starts before the next period."""
 
     device_hours: PositiveFloat | None = None
-    """Hours of one device, evaluation included; no limit where absent."""
+    """Device hours, evaluation included (default: no limit)."""
     cost: PositiveFloat | None = None
-    """Money, at costs.price_per_device_hour; no limit where absent."""
+    """Money, at costs.price_per_device_hour (default: no limit)."""
     per: Literal["day", "week", "month"] = "month"
     """Calendar period in UTC; weeks begin on Monday."""
 
@@ -22,30 +22,30 @@ class Trigger(ConfigModel):
     """Conditions that must all hold before `retrain run` or `retrain watch` starts a retraining."""
 
     min_samples: NonNegativeInt = 0
-    """New training samples that must wait."""
+    """Least number of new training samples."""
     min_new_share: Share = 0.0
-    """Share of the dataset's training samples that must be new."""
+    """Least share of the dataset's training samples that are new."""
     quiet_period: Duration | None = None
-    """How long no drop may have landed (30m, 6h), so that drops that land together become one run."""
+    """Time since the last drop landed (30m, 6h), so that drops that land together become one run."""
     expected_saving: Annotated[float, Field(lt=1)] | None = None
-    """Least share of scratch's iterations that the run must be expected to save, by what the last ones saved."""
+    """Least share of scratch's iterations that the run is expected to save, judging by the last runs."""
     max_wait: Duration | None = None
-    """Once the oldest new drop has waited this long, the conditions above count no more."""
+    """Once the oldest new drop has waited this long, the conditions above no longer apply."""
     drift: Literal["ignore", "advise", "run"] = "ignore"
-    """What follows where a new drop's images differ from those that the champion was tested on. advise: it is shown;
-    run: it starts a run as max_wait does; ignore: it is not measured."""
+    """What to do if a new drop's images differ from those that the champion was tested on. advise: show it; run: start
+    a run, as max_wait does; ignore: do not measure it."""
     budget: Budget = Budget()
-    """What the runs may take in a period."""
+    """What the runs may cost in a period."""
     pause: bool = False
-    """true: nothing starts."""
+    """true: no run starts."""
 
 
 class Erase(ConfigModel):
-    """What follows for models when samples are erased."""
+    """How the next run treats a champion that was trained on erased samples."""
 
     policy: Literal["keep", "retrain"] = "keep"
-    """retrain: the next run is trained from scratch if the champion was trained on samples that `retrain drop erase`
-    erased, or goes on from a run that was; keep: it may go on from the champion."""
+    """retrain: the next run is trained from scratch if the champion, or a run it continues from, was trained on samples
+    that `retrain drop erase` erased. keep: the next run may continue from the champion."""
 
 
 EventKind = Literal[
@@ -60,7 +60,7 @@ EVENT_KINDS: tuple[EventKind, ...] = get_args(EventKind)
 
 
 class Tracking(ConfigModel):
-    """Experiment trackers that learn of ended runs and promotions. They never delay one."""
+    """Experiment trackers that receive ended runs and promotions. They never delay a run."""
 
     mlflow: bool = False
     """Export runs, curves, and promoted models with the alias champion to the MLflow server of $MLFLOW_TRACKING_URI."""
@@ -70,8 +70,8 @@ class Webhook(ConfigModel):
     """An HTTP endpoint that receives events as signed CloudEvents."""
 
     url: Annotated[str, Field(pattern=r"^https?://[^/\s]+(/\S*)?$"), NoCredentials]
-    """Its address, without credentials. The host must be among those of $RETRAIN_WEBHOOK_HOSTS."""
+    """Its address, without credentials. $RETRAIN_WEBHOOK_HOSTS must list its host."""
     events: tuple[EventKind, ...] = EVENT_KINDS
-    """The events that it receives."""
+    """The kinds of events that it receives."""
     secret_variable: Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")] = "RETRAIN_WEBHOOK_SECRET"
     """Environment variable with the secret that signs each message."""

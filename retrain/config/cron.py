@@ -1,4 +1,4 @@
-"""When a task is retrained by the clock: cron expressions of five fields, in UTC."""
+"""Cron expressions of five fields, in UTC: the schedule of a task."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import islice, pairwise
@@ -10,20 +10,20 @@ from pydantic import AfterValidator, WithJsonSchema
 FIELDS = 5
 
 
-def _checked(cron: str) -> str:
+def _check_cron(cron: str) -> str:
     try:
         if len(cron.split()) != FIELDS:
             raise CronSimError(f"{len(cron.split())} fields")
         CronSim(cron, datetime.now(UTC))
     except CronSimError as error:
-        raise ValueError(f"should be five fields of cron such as '0 2 * * *' ({error})") from error
+        raise ValueError(f"should be five cron fields such as '0 2 * * *' ({error})") from error
     return cron
 
 
 def _pattern() -> str:
-    """What a JSON schema can say of it: the fields and their values; not that a range must not run backwards."""
-    months = _names("JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC")
-    days = f"[0-7]|{_names('SUN MON TUE WED THU FRI SAT')}"
+    """Return the pattern for the JSON schema: fields and their values. It does not refuse ranges that run backwards."""
+    months = _any_case("JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC")
+    days = f"[0-7]|{_any_case('SUN MON TUE WED THU FRI SAT')}"
     values = ("[0-5]?[0-9]", "1?[0-9]|2[0-3]", "0?[1-9]|[12][0-9]|3[01]", f"0?[1-9]|1[0-2]|{months}", days)
     special = ("", "", "|[Ll][Ww]?", "", f"|({days})#[1-5]|[0-7][Ll]")
     terms = [
@@ -32,11 +32,11 @@ def _pattern() -> str:
     return "^" + " ".join(f"{term}(,{term})*" for term in terms) + "$"
 
 
-def _names(words: str) -> str:
+def _any_case(words: str) -> str:
     return "|".join("".join(f"[{letter}{letter.lower()}]" for letter in word) for word in words.split())
 
 
-Cron = Annotated[str, AfterValidator(_checked), WithJsonSchema({"type": "string", "pattern": _pattern()})]
+Cron = Annotated[str, AfterValidator(_check_cron), WithJsonSchema({"type": "string", "pattern": _pattern()})]
 """Minute, hour, day of the month, month, day of the week, in UTC."""
 
 
@@ -46,6 +46,6 @@ def last_scheduled(cron: str, now: datetime) -> datetime:
 
 
 def longest_gap(cron: str, times: int = 100) -> timedelta:
-    """Return the longest time between two of the scheduled times, over so many of them from the year 2000 on."""
+    """Return the longest time between two scheduled times, among the first `times` from the year 2000 on."""
     scheduled = list(islice(CronSim(cron, datetime(2000, 1, 1, tzinfo=UTC)), times))
     return max(later - earlier for earlier, later in pairwise(scheduled))

@@ -9,8 +9,8 @@ from pydantic_core import PydanticCustomError
 from retrain.utils.clock import PATTERN
 from retrain.utils.text import has_credentials
 
-CREDENTIALS_MESSAGE = "must hold no user, password or query: credentials come from the environment"
-"""What is said of such an address. The address itself is never shown."""
+CREDENTIALS_MESSAGE = "must not contain a user, password or query: credentials come from the environment"
+"""Message for an address with credentials. The address itself is never shown."""
 
 
 def _refuse_credentials(value: object) -> object:
@@ -20,16 +20,16 @@ def _refuse_credentials(value: object) -> object:
 
 
 NoCredentials = BeforeValidator(_refuse_credentials)
-"""Makes a field refuse them."""
+"""Makes a field refuse addresses with credentials."""
 
 Bytes = Annotated[str, Field(pattern=r"^[1-9][0-9]*([KMGTPE]i?)?$")]
-"""Such as 512Mi or 16Gi."""
+"""A quantity of bytes, such as 512Mi or 16Gi."""
 
 UNITS = "KMGTPE"
 
 
 def parse_bytes(quantity: Bytes) -> int:
-    """Return how many bytes that is: Ki, Mi, ... are powers of 1024, K, M, ... powers of 1000."""
+    """Return the number of bytes. Ki, Mi, ... are powers of 1024; K, M, ... are powers of 1000."""
     number = quantity.rstrip(f"{UNITS}i")
     unit = quantity.removeprefix(number)
     base, power = (1024 if unit.endswith("i") else 1000), (UNITS.index(unit[0]) + 1 if unit else 0)
@@ -37,13 +37,13 @@ def parse_bytes(quantity: Bytes) -> int:
 
 
 Duration = Annotated[str, Field(pattern=PATTERN)]
-"""Such as 30m, 6h, 2d or 1w: minutes, hours, days or weeks."""
+"""A time such as 30m, 6h, 2d or 1w: minutes, hours, days or weeks."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class ConfigModel(BaseModel):
-    """What all parts of a task have in common: frozen, refusing unknown fields and numbers that are not finite."""
+    """Base class of a task's settings: frozen; refuses unknown fields and numbers that are not finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
@@ -53,7 +53,7 @@ class _NotIdentity:
 
 
 NotIdentity = _NotIdentity()
-"""Mark a field, in its `Annotated` type, that does not decide a training: another value of it makes no other run."""
+"""Marks a field, in its `Annotated` type, that does not affect training. A run's id does not depend on it."""
 
 
 class _IdentityIfSet:
@@ -61,21 +61,23 @@ class _IdentityIfSet:
 
 
 IdentityIfSet = _IdentityIfSet()
-"""Mark a field, in its `Annotated` type, that decides a training only where it differs from its default: such a field
-can be added later, and plans that leave it out keep their identity."""
+"""Marks a field, in its `Annotated` type, that is part of a run's id only if it differs from its default. Such a field
+can be added later: the ids of plans without it do not change."""
 
 
 def identity(model: BaseModel) -> dict[str, Any]:
-    """Return the fields of a model that decide a training, as JSON; models within it are treated alike."""
+    """Return the fields of a model that determine a run's id, as JSON. Nested models are treated alike."""
     dumped = model.model_dump(mode="json")
-    decisive = {
-        name: getattr(model, name) for name, field in type(model).model_fields.items() if _decides(model, name, field)
+    fields = {
+        name: getattr(model, name)
+        for name, field in type(model).model_fields.items()
+        if _is_identity(model, name, field)
     }
-    return {name: _identity_of(value, dumped[name]) for name, value in decisive.items()}
+    return {name: _identity_of(value, dumped[name]) for name, value in fields.items()}
 
 
 def _identity_of(value: object, dumped: object) -> object:
-    """Return what a field's value adds: of models, also in tuples, the known fields alone."""
+    """Return what a field's value contributes: for models, also in tuples, only their identity fields."""
     if isinstance(value, BaseModel):
         return identity(value)
     if isinstance(value, tuple) and all(isinstance(item, BaseModel) for item in value):
@@ -83,8 +85,8 @@ def _identity_of(value: object, dumped: object) -> object:
     return dumped
 
 
-def _decides(model: BaseModel, name: str, field: FieldInfo) -> bool:
-    """Return whether a field's value is part of what its model trains."""
+def _is_identity(model: BaseModel, name: str, field: FieldInfo) -> bool:
+    """Return whether a field of a model is part of a run's id."""
     if IdentityIfSet in field.metadata:
         return bool(getattr(model, name) != field.get_default(call_default_factory=True))
     return NotIdentity not in field.metadata

@@ -1,19 +1,19 @@
-"""The shape that images come to, and how they come to it."""
+"""The size that images are resized to, and how."""
 
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field
 
 Side = Annotated[int, Field(ge=4, le=1024)]
-"""Of an image, in pixels."""
+"""Side of an image, in pixels."""
 
 Fit = Literal["crop", "letterbox", "stretch"]
-"""crop: resized to cover the shape, the middle is kept; letterbox: resized to lie within it, the rest is black;
-stretch: resized to it, whatever its proportions."""
+"""crop: resize to cover the shape and crop the centre; letterbox: resize to fit inside it and pad with black;
+stretch: resize to it without keeping proportions."""
 
 
 Background = Literal["white", "black", "none"]
-"""What images with transparency are put on; none: their transparency is ignored."""
+"""Background of transparent images; none: transparency is ignored."""
 
 
 def _square_as_number(size: int | tuple[int, int]) -> int | tuple[int, int]:
@@ -25,7 +25,7 @@ ImageSize = Annotated[Side | tuple[Side, Side], AfterValidator(_square_as_number
 
 
 class Frame(NamedTuple):
-    """A shape, and how images come to it. Printed, it is a part of the names of cached files."""
+    """A shape, and how images are resized to it. Its text is part of the names of cached files."""
 
     height: int
     width: int
@@ -40,14 +40,14 @@ class Frame(NamedTuple):
 
 
 Shape = int | tuple[int, int]
-"""The side of a square, or height and width: what factories of networks are called with."""
+"""The side of a square, or height and width: the argument of model factories."""
 
 Size = int | tuple[int, int] | Frame
 """The side of a square, height and width, or a frame; without one, images are cropped."""
 
 
 def as_frame(size: Size) -> Frame:
-    """Return the frame that a size stands for."""
+    """Return a size as a frame."""
     if isinstance(size, Frame):
         return size
     return Frame(size, size) if isinstance(size, int) else Frame(*size)

@@ -1,6 +1,6 @@
 """Find a task file by its name, read its YAML strictly, and apply overrides from the command line.
 
-Names are looked up in the folder `$RETRAIN_TASKS`, where it is set, and then in `tasks/` of the working directory.
+Names are looked up in the folder `$RETRAIN_TASKS`, if it is set, and then in `tasks/` of the working directory.
 """
 
 import os
@@ -19,7 +19,7 @@ from retrain.utils.text import did_you_mean
 
 
 def task_folders() -> list[Path]:
-    """Return the folders that names are looked up in, in their order."""
+    """Return the folders in which names are looked up, in order."""
     return [Path(folder) for folder in (os.environ.get("RETRAIN_TASKS"), "tasks") if folder]
 
 
@@ -29,7 +29,7 @@ def task_names() -> list[str]:
 
 
 def find_task(name_or_path: str) -> Path:
-    """Return the file of a task: a path if it has a suffix or a slash; else a name, looked up in the folders.
+    """Return the file of a task. Text with a suffix or a slash is a path; other text is a name.
 
     Raises `TaskError` if no folder has a file of that name.
     """
@@ -44,7 +44,7 @@ def find_task(name_or_path: str) -> Path:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader; by itself it would silently keep the last of two equal keys."""
+    """PyYAML's safe loader, but refuses duplicate keys instead of silently keeping the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -55,14 +55,14 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# PyYAML speaks YAML 1.1, where 1e-3 (no dot) is text.
+# PyYAML implements YAML 1.1, in which 1e-3 (no dot) is text.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
 
 
 def load_yaml(text: str, source: str) -> Any:
-    """The document that `text` holds. Raises `TaskError` with source, line and column."""
+    """Return the document in a YAML text. Raises `TaskError` with source, line and column."""
     try:
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
@@ -84,16 +84,16 @@ class Override(NamedTuple):
 
 
 def parse_override(text: str) -> Override:
-    """Read `path=value`. Raises `TaskError`."""
+    """Parse `path=value`. Raises `TaskError`."""
     path, equals, value = text.partition("=")
     steps = tuple(path.split("."))
     if not equals or not all(steps):
-        raise TaskError(f"--set {text}: must be path=value, as in recipe.schedule.scale=0.5")
+        raise TaskError(f"--set {text}: must be FIELD=VALUE, such as recipe.schedule.scale=0.5")
     return Override(steps, load_yaml(value, f"--set {path}"))
 
 
 def apply_overrides(document: Document, overrides: Iterable[Override]) -> Document:
-    """The document with all overrides; changes of kind come first, so that the order given does not matter to them."""
+    """Return the document with all overrides. Changes of kind are applied first, so that the order does not matter."""
     overrides = list(overrides)
     return reduce(_put, overrides, reduce(_change_kind, overrides, document))
 
@@ -122,9 +122,9 @@ def _change_kind(document: Document, override: Override) -> Document:
 def load_task(name_or_path: str, overrides: Sequence[str] = ()) -> Task:
     """Read a task and check it.
 
-    `name_or_path` is a path if it has a suffix or a slash; else a name, looked up in the folder `$RETRAIN_TASKS`
-    (where set) and then in `tasks/` of the working directory. `overrides` are `path=value`, as in
-    `recipe.schedule.scale=0.5` (see `retrain.config.loading`). Raises `TaskError`, one line for every problem.
+    `name_or_path` is a path if it has a suffix or a slash; otherwise it is a name, looked up in the folder
+    `$RETRAIN_TASKS` (if set) and then in `tasks/` of the working directory. `overrides` are `path=value`, as in
+    `recipe.schedule.scale=0.5`. Raises `TaskError` with one line for each problem.
     """
     path = find_task(name_or_path)
     settings = [parse_override(override) for override in overrides]
@@ -136,7 +136,7 @@ def load_task(name_or_path: str, overrides: Sequence[str] = ()) -> Task:
 
 
 def parse_task(text: str, source: str) -> Task:
-    """Return the task that YAML or JSON text states. Raises `TaskError`, in which `source` names the text."""
+    """Return the task in a YAML or JSON text. Raises `TaskError` with `source` as the name of the text."""
     return validate_document(_mapping(text, source), source)
 
 

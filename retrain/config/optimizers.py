@@ -1,4 +1,4 @@
-"""The optimizers of a training."""
+"""Settings of the optimizers."""
 
 from typing import Annotated, Literal
 
@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from retrain.config.fields import ConfigModel, IdentityIfSet, Share
 
 Decayed = Literal["all", "matrices"]
-"""Which parameters weight decay acts on. matrices: not on biases and normalisation, which have one dimension."""
+"""Parameters with weight decay. matrices: not biases and normalisation, which have one dimension."""
 
 
 class Adam(ConfigModel):
@@ -19,9 +19,9 @@ class Adam(ConfigModel):
     betas: tuple[Share, Share] = (0.9, 0.999)
     """Decay rates of the two moments."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Coupled weight decay, beside the recipe's objective."""
+    """Coupled weight decay, in addition to the recipe's objective."""
     decayed: Annotated[Decayed, IdentityIfSet] = "all"
-    """Parameters that decay: all, or matrices alone (neither biases nor normalisation)."""
+    """Parameters with weight decay: all, or matrices (neither biases nor normalisation)."""
 
 
 class AdamW(ConfigModel):
@@ -33,9 +33,9 @@ class AdamW(ConfigModel):
     betas: tuple[Share, Share] = (0.9, 0.999)
     """Decay rates of the two moments."""
     weight_decay: NonNegativeFloat = 0.05
-    """Each step shrinks the weights by the learning rate times this."""
+    """Decoupled weight decay: each step shrinks the weights by this times the learning rate."""
     decayed: Decayed = "matrices"
-    """Parameters that decay: all, or matrices alone (neither biases nor normalisation)."""
+    """Parameters with weight decay: all, or matrices (neither biases nor normalisation)."""
 
 
 class Sgd(ConfigModel):
@@ -47,11 +47,11 @@ class Sgd(ConfigModel):
     momentum: Share = 0.9
     """Momentum."""
     nesterov: bool = False
-    """Nesterov's form of momentum."""
+    """Use Nesterov momentum."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Coupled weight decay, beside the recipe's objective."""
+    """Coupled weight decay, in addition to the recipe's objective."""
     decayed: Annotated[Decayed, IdentityIfSet] = "all"
-    """Parameters that decay: all, or matrices alone (neither biases nor normalisation)."""
+    """Parameters with weight decay: all, or matrices (neither biases nor normalisation)."""
 
 
 Optimizer = Annotated[Adam | AdamW | Sgd, Field(discriminator="name")]

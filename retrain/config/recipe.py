@@ -1,6 +1,6 @@
-"""The settings of the four aspects of a method (Verwimp et al., section 3), as a task's `recipe:` states them.
+"""The settings of a task's `recipe`: the four aspects of a method (Verwimp et al., section 3).
 
-Each field is described under the field; the descriptions become those of `retrain task schema`."""
+The descriptions under the fields appear in `retrain task schema`."""
 
 from typing import Annotated, Any, Literal
 
@@ -11,37 +11,37 @@ from retrain.config.fields import ConfigModel, IdentityIfSet, Share
 
 
 class Fresh(ConfigModel):
-    """A newly initialised network: what training from scratch starts from."""
+    """A newly initialised network, as in training from scratch."""
 
     name: Literal["fresh"] = "fresh"
     scale: Annotated[PositiveFloat, IdentityIfSet] = 1.0
-    """Factor on all of its weights: what shrinking does to a network that was never trained, for comparison."""
+    """Factor on all of its weights, to compare with the shrinking of an untrained network."""
 
 
 HeadRows = Literal["fresh", "class_means"]
-"""How rows of the head for classes that the parent never saw begin."""
+"""Initialization of the head's rows for classes that the parent never saw."""
 
 
 class Auto(ConfigModel):
-    """Warm or shrink-and-perturb, by what the parent is; the plan says which and why."""
+    """Warm or shrink-and-perturb, chosen by the parent's network and its overfitting. The plan states the choice."""
 
     name: Literal["auto"] = "auto"
     alpha: Share = 0.4
-    """Weight of the parent's parameters, where they are shrunk."""
+    """Weight of the parent's parameters, if they are shrunk."""
     beta: Share = 0.001
-    """Weight of the newly initialised network, where the parent's parameters are shrunk."""
+    """Weight of the newly initialised network, if the parent's parameters are shrunk."""
     head_rows: HeadRows = "class_means"
-    """Rows of the head for new classes: newly initialised, or the class means of the parent's features."""
+    """Rows of the head for new classes: fresh (newly initialised), or class_means of the parent's features."""
 
 
 class Warm(ConfigModel):
-    """The parent's parameters and buffers as they are: the naive warm start."""
+    """The parent's parameters and buffers, unchanged: the naive warm start."""
 
     name: Literal["warm"] = "warm"
     head_first: Share = 0.0
-    """The share of the schedule in which only the last layer is trained (1: all of it), for comparison."""
+    """Share of the schedule during which only the last layer is trained, for comparison."""
     head_rows: HeadRows = "fresh"
-    """Rows of the head for new classes: newly initialised, or the class means of the parent's features."""
+    """Rows of the head for new classes: fresh (newly initialised), or class_means of the parent's features."""
 
 
 class ShrinkPerturb(ConfigModel):
@@ -53,14 +53,14 @@ class ShrinkPerturb(ConfigModel):
     beta: Share = 0.001
     """Weight of the newly initialised network."""
     buffers: Literal["fresh", "old"] = "fresh"
-    """Whether BatchNorm's running statistics start afresh or as the parent left them."""
+    """BatchNorm's running statistics: fresh (newly initialised) or old (the parent's)."""
     rate: PositiveFloat = 1.0
-    """Factor on the learning rate, beside weights that are shrunk less than the step could be large."""
+    """Factor on the learning rate. Below 1, it suits weights that are small compared with a step."""
     least_norm: Share = 0.0
-    """Least norm of all shrunk parameters together, as a share of a new network's: the parent is shrunk less, or not at
-    all, where it is already small. 0: always by alpha, so that runs in a row shrink it again and again."""
+    """Least norm of all shrunk parameters together, as a share of a new network's norm. A parent whose norm is already
+    small is shrunk less, or not at all. 0: always shrink by alpha, so that consecutive runs shrink repeatedly."""
     new_rows: Literal["fresh", "perturbed", "class_means"] = "fresh"
-    """Rows of the head for classes the parent never saw: newly initialised, beta times that, or the class means of the
+    """Rows of the head for new classes: fresh (newly initialised), perturbed (beta times that), or class_means of the
     parent's features."""
 
 
@@ -96,8 +96,8 @@ class L2Init(ConfigModel):
     strength: Annotated[float, Field(ge=0)] = 0.01
     """Lambda."""
     anchor: Literal["origin", "fresh", "start"] = "start"
-    """theta_0: the very first initialization of the lineage, this run's fresh network, or where it starts, which did
-    best in docs/evidence/cifar100-mini.md."""
+    """theta_0: origin (the first initialization of the lineage), fresh (this run's new network) or start (where this
+    run starts). start did best in docs/evidence/cifar100-mini.md."""
 
 
 class Ewc(ConfigModel):
@@ -107,7 +107,7 @@ class Ewc(ConfigModel):
     strength: Annotated[float, Field(ge=0)] = 100.0
     """Lambda."""
     samples: PositiveInt = 1000
-    """How many old samples the Fisher information F is measured on."""
+    """Number of old samples for the estimate of the Fisher information F."""
 
 
 class ConfidencePenalty(ConfigModel):
@@ -119,38 +119,38 @@ class ConfidencePenalty(ConfigModel):
 
 
 class Adversarial(ConfigModel):
-    """The mean of the losses on the images and on their adversaries by the fast gradient sign, for comparison."""
+    """The mean of the losses on images and on their fast-gradient-sign adversarial versions, for comparison."""
 
     name: Literal["adversarial"] = "adversarial"
     epsilon: Annotated[float, Field(ge=0)] = 0.1
-    """How far each pixel is moved, in units of normalised pixels."""
+    """Change of each pixel, in units of normalised pixels."""
 
 
 Objective = Annotated[NoPenalty | L2 | L2Init | Ewc | ConfidencePenalty | Adversarial, Field(discriminator="name")]
 
 
 class Uniform(ConfigModel):
-    """Every sample once in each pass."""
+    """Every sample once per epoch."""
 
     name: Literal["uniform"] = "uniform"
 
 
 class EasyHard(ConfigModel):
-    """The easiest and the hardest old samples seldom, all others once in each pass (Verwimp et al., section 3.3)."""
+    """The easiest and hardest old samples rarely, all others once per epoch (Verwimp et al., section 3.3)."""
 
     name: Literal["easy_hard"] = "easy_hard"
     share: Annotated[float, Field(ge=0, le=0.5)] = 0.1
-    """The share of old samples called easy, and the share called hard: half of the paper's c, which counts both."""
+    """Share of old samples that count as easy, and share that count as hard: each is half of the paper's c."""
     probability: Share = 0.1
-    """r: the probability with which an easy or hard old sample appears in a pass."""
+    """r: the probability that an easy or hard old sample appears in an epoch."""
 
 
 class OldNew(ConfigModel):
-    """Half of each pass old samples, half new ones (Verwimp et al., section 3.3, the comparison)."""
+    """Old and new samples in a fixed proportion (Verwimp et al., section 3.3, the comparison)."""
 
     name: Literal["old_new"] = "old_new"
     new: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """The share of new samples in a pass."""
+    """Share of new samples in an epoch."""
 
 
 Sampling = Annotated[Uniform | EasyHard | OldNew, Field(discriminator="name")]
@@ -159,25 +159,25 @@ Scale = Literal["auto"] | PositiveFloat
 
 
 class Constant(ConfigModel):
-    """The learning rate stays where it is after a warm-up: no length to guess."""
+    """A constant learning rate after a warm-up. The run's length need not be known in advance."""
 
     name: Literal["constant"] = "constant"
     scale: PositiveFloat = 1.0
-    """Most iterations of a run, as a multiple of scratch's schedule: the budget of a run that misses its target."""
+    """Largest number of iterations, as a multiple of scratch's schedule: the budget of a run that misses its target."""
     warmup: NonNegativeInt = 10
-    """Iterations over which the learning rate rises in equal steps."""
+    """Iterations of linear warm-up."""
 
 
 class Cosine(ConfigModel):
-    """Half a cosine from the learning rate down (Verwimp et al., section 3.4)."""
+    """A half cosine from the learning rate to `final_rate` (Verwimp et al., section 3.4)."""
 
     name: Literal["cosine"] = "cosine"
     scale: Scale = "auto"
-    """Length as a multiple of scratch's; auto chooses by the share of new data: 0.25 below a half, else 0.5."""
+    """Length as a multiple of scratch's schedule. auto: 0.25 if less than half of the data is new, otherwise 0.5."""
     final_rate: NonNegativeFloat = 0.0
     """Learning rate at the end of the schedule (Verwimp et al., A.2: 1e-6)."""
     escalation: tuple[PositiveFloat, ...] = ()
-    """Longer schedules, as multiples of scratch's, that are tried one after another when the target was missed."""
+    """Longer schedules, as multiples of scratch's, that are tried one after another after a missed target."""
 
 
 class MultiStep(ConfigModel):
@@ -185,13 +185,13 @@ class MultiStep(ConfigModel):
 
     name: Literal["multistep"] = "multistep"
     scale: Scale = "auto"
-    """Length as a multiple of scratch's; auto chooses by the share of new data: 0.25 below a half, else 0.5."""
+    """Length as a multiple of scratch's schedule. auto: 0.25 if less than half of the data is new, otherwise 0.5."""
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.5, 0.75)
-    """Where the rate falls, as shares of the schedule."""
+    """Points at which the rate falls, as shares of the schedule."""
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """What it is multiplied by there."""
+    """Factor on the learning rate at each milestone."""
     escalation: tuple[PositiveFloat, ...] = ()
-    """Longer schedules, as multiples of scratch's, that are tried one after another when the target was missed."""
+    """Longer schedules, as multiples of scratch's, that are tried one after another after a missed target."""
 
 
 Schedule = Annotated[Constant | Cosine | MultiStep, Field(discriminator="name")]
@@ -219,30 +219,30 @@ PRESETS: dict[Preset, dict[str, dict[str, Any]]] = {
         "schedule": {"name": "cosine", "scale": 1.0},
     },
 }
-"""What each preset chooses in the four aspects. `paper` is Verwimp et al. to the letter (sections 3.1 to 3.4, A.2)."""
+"""Each preset's settings of the four aspects. `paper` is exactly Verwimp et al. (sections 3.1 to 3.4, A.2)."""
 
 
 class Recipe(ConfigModel):
-    """What the continuous method does in each of the four aspects. A preset fills in what is left out."""
+    """The four aspects of the continuous method. The preset supplies the aspects that are left out."""
 
     preset: Preset = "default"
-    """default: averaged weights, no schedule to guess; paper: Verwimp et al. to the letter; naive: the plain warm
+    """default: averaged weights at a constant learning rate; paper: exactly Verwimp et al.; naive: a plain warm
     start."""
     initialization: Initialization = Auto()
-    """Where the weights start: auto, warm, shrink_perturb or fresh; noise for comparison."""
+    """The initial weights: auto, warm, shrink_perturb or fresh; noise for comparison."""
     objective: Objective = NoPenalty()
-    """What is minimised besides the loss: none, l2, l2_init, or for comparison ewc, confidence_penalty, adversarial."""
+    """The penalty added to the loss: none, l2, l2_init, or for comparison ewc, confidence_penalty, adversarial."""
     sampling: Sampling = Uniform()
-    """Which samples an epoch holds: uniform, easy_hard or old_new."""
+    """The samples of an epoch: uniform, easy_hard or old_new."""
     schedule: Schedule = Constant()
-    """How the learning rate changes, and how long a run may be: constant, cosine or multistep."""
+    """The learning rate over time and the largest length of a run: constant, cosine or multistep."""
     scratch_objective: Objective = NoPenalty()
-    """What scratch minimises besides the loss; Verwimp et al. compare with scratch + L2-init too."""
+    """The penalty added to scratch's loss. Verwimp et al. also compare with scratch + L2-init."""
 
     @model_validator(mode="before")
     @classmethod
     def _fill_in_preset(cls, document: Any) -> Any:
-        """Take from the preset each aspect that is absent, and what an aspect of the preset's own kind leaves out."""
+        """Take absent aspects from the preset, and absent fields of aspects whose kind is the preset's."""
         if not isinstance(document, dict) or document.get("preset", "default") not in list(PRESETS):
             return document
         preset = PRESETS[document.get("preset", "default")]
@@ -260,8 +260,8 @@ def _merge_aspect(given: Any, chosen: dict[str, Any]) -> Any:
 def recipe_for(method: Method, recipe: Recipe) -> Recipe:
     """Return the method's recipe, given the task's own.
 
-    `continuous` is the task's recipe. `scratch` and `naive` change where the weights start, and run a whole schedule of
-    the task's kind; where that has no length, a cosine.
+    `continuous` is the task's recipe. `scratch` and `naive` have their own initialization and run a whole schedule of
+    the task's kind, or a cosine if that kind is constant.
     """
     match method:
         case "scratch":

@@ -1,4 +1,4 @@
-"""What a task asks of a cluster: its pods' resources, and the Kubeflow server that runs its pipeline."""
+"""A task's settings for a cluster: resources of its pods, and the Kubeflow server that runs its pipeline."""
 
 from typing import Annotated, Literal
 
@@ -10,19 +10,19 @@ from retrain.errors import SubmitError, TaskError
 
 
 class Kubeflow(ConfigModel):
-    """The Kubeflow Pipelines API server, and where runs go there."""
+    """The Kubeflow Pipelines API server, and the namespace and experiment of its runs."""
 
     host: Annotated[str, Field(pattern=r"^https?://[^/]"), NoCredentials] | None = None
-    """Its address, such as http://ml-pipeline.kubeflow:8888; --host where absent."""
+    """Its address, such as http://ml-pipeline.kubeflow:8888. --host overrides it."""
     namespace: str | None = None
-    """The profile's namespace, where the server serves several users."""
+    """The profile's namespace, if the server has several users."""
     experiment: str | None = None
-    """Experiment that collects the runs; one named after the task where absent."""
+    """Experiment of the runs (default: the task's name)."""
 
     def require_host(self) -> str:
-        """Return the address. Raises `SubmitError` if neither the task nor the environment sets it."""
+        """Return the address. Raises `SubmitError` if it is not set."""
         if self.host is None:
-            raise SubmitError("no address of Kubeflow Pipelines: pass --host or set kubeflow.host in the task")
+            raise SubmitError("no address of Kubeflow Pipelines: pass --host or set kubeflow.host in the task file")
         return self.host
 
 
@@ -30,80 +30,82 @@ class Gpus(ConfigModel):
     """The accelerators of one pod."""
 
     count: Annotated[int, Field(ge=0, le=16)] = 0
-    """How many; 0 trains on the CPU."""
+    """Number of accelerators; 0 trains on the CPU."""
     type: Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$")] = "nvidia.com/gpu"
     """Name of the resource: nvidia.com/gpu, amd.com/gpu, nvidia.com/mig-1g.10gb, ..."""
 
 
 class Cache(ConfigModel):
-    """A volume for decoded drops, made for a pod and deleted with it."""
+    """A volume for decoded drops, created for a pod and deleted with it."""
 
     size: Bytes = "50Gi"
-    """Its size."""
+    """Size of the volume."""
     storage_class: str | None = None
-    """The class of the volume that is made; the node's own disk where absent."""
+    """Storage class of the volume (default: the node's disk)."""
 
 
 class Toleration(ConfigModel):
-    """A taint that does not keep the pods off a node."""
+    """A toleration of the pods for a node's taint."""
 
     key: str
     """The taint's key."""
     operator: Literal["Exists", "Equal"] = "Exists"
-    """Exists: whatever its value; Equal: only with this value."""
+    """Exists: any value; Equal: only this value."""
     value: str | None = None
     """The taint's value, for Equal."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    """The effect that is tolerated; every one where absent."""
+    """The effect that is tolerated (default: all effects)."""
 
 
 class Queue(ConfigModel):
-    """Kueue's queue, which holds the pods back until there is quota for them."""
+    """The Kueue queue in which the pods wait until they have quota."""
 
     name: str
-    """A LocalQueue in the pipelines' namespace."""
+    """Name of a LocalQueue in the pipelines' namespace."""
     priority_class: str | None = None
-    """A WorkloadPriorityClass; the queue's own default where absent."""
+    """A WorkloadPriorityClass (default: the queue's)."""
 
 
 class Resources(ConfigModel):
-    """What the pods ask for: the GPU pool is for those that train and evaluate."""
+    """Requests and limits of the pods. Only pods that train and evaluate ask for GPUs."""
 
     image: Annotated[str, Field(min_length=1)] = f"retrain:{__version__}"
     """Image of every pod, with its registry."""
     pull_secret: str | None = None
-    """Secret that the image is pulled with."""
+    """Secret with the registry's credentials."""
     credentials: str | None = None
-    """Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; not needed where the service account has a role."""
+    """Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Not needed if the service account has a role."""
     service_account: str | None = None
-    """Service account of the pods, for the whole run; the cluster's default for pipelines where absent."""
+    """Service account of all pods of a run (default: the cluster's for pipelines)."""
     gpus: Gpus = Gpus()
-    """Accelerators; of several, each trains its share of every batch."""
+    """Accelerators of a pod. With several, each trains its share of every batch."""
     nodes: Annotated[int, Field(ge=1, le=64)] = 1
-    """How many such pods train together; more than one by `retrain pipeline trainjob` alone."""
+    """Number of pods that train together. More than one needs `retrain pipeline trainjob`."""
     cpu: Annotated[str, Field(pattern=r"^([0-9]*[.])?[0-9]+m?$")] = "4"
     """Processor cores, such as 4 or 500m."""
     memory: Bytes = "16Gi"
-    """Main memory, the shared memory included."""
+    """Main memory, including shared memory."""
     shared_memory: Bytes = "1Gi"
-    """Size of /dev/shm, through which the processes of several GPUs talk."""
+    """Size of /dev/shm, which the processes of several GPUs use to communicate."""
     cache: Cache = Cache()
     """Volume for decoded drops."""
     node_selector: dict[str, str] = Field(default_factory=dict)
-    """Labels of the nodes to run on, such as those of a pool or a kind of GPU."""
+    """Labels of the nodes to run on, such as those of a node pool or GPU type."""
     tolerations: tuple[Toleration, ...] = ()
-    """Taints of those nodes, as in [{key: nvidia.com/gpu}]."""
+    """Tolerations of the pods, as in [{key: nvidia.com/gpu}]."""
     queue: Queue | None = None
-    """Kueue's queue, as in {name: training, priority_class: nightly}."""
+    """The Kueue queue, as in {name: training, priority_class: nightly}."""
     timeout_seconds: PositiveInt | None = None
-    """Longest life of one pod; a training that is cut off goes on from its last saved state."""
+    """Longest run time of a pod. A training that is cut off resumes from its last saved state."""
     separate_evaluation: bool = False
-    """Whether the model is evaluated, promoted and recorded in pods of their own: three more pods and image pulls, and
-    one more decoding of the test split."""
+    """Evaluate, promote and record in separate pods. This costs three more pods and image pulls, and the test split is
+    decoded once more."""
     retries: Annotated[int, Field(ge=0, le=100)] = 5
-    """How often a pod that failed is tried again; errors that would only come again are never retried."""
+    """Number of retries of a failed pod. Errors that a retry cannot fix are not retried."""
 
     def require_one_node(self) -> None:
-        """Raise `TaskError` if several nodes are asked for, which no step of a pipeline can have."""
+        """Raise `TaskError` if the task asks for several nodes, which a pipeline cannot use."""
         if self.nodes > 1:
-            raise TaskError("resources.nodes: a pipeline trains on one; `retrain pipeline trainjob` trains on several")
+            raise TaskError(
+                "resources.nodes: a pipeline trains on one node; use `retrain pipeline trainjob` to train on several"
+            )

@@ -1,7 +1,6 @@
-"""A task: one retraining problem, as its YAML file states it.
+"""The settings of a task: one retraining problem, in one YAML file.
 
-Every model is frozen and refuses fields that it does not know. Each field is described under the field; the
-descriptions become those of `retrain task schema`."""
+Every model is frozen and refuses unknown fields. The descriptions under the fields appear in `retrain task schema`."""
 
 from typing import Annotated, Any, Literal
 
@@ -28,27 +27,27 @@ from retrain.config.resources import Kubeflow, Resources
 
 
 class Costs(ConfigModel):
-    """Rates of one device. A run's record keeps those of its time, so that a new price changes no past figure."""
+    """Rates of one device. A run's record keeps its rates, so that a new price does not change past figures."""
 
     price_per_device_hour: PositiveFloat | None = None
-    """Money for one device (a GPU, or the CPU) for one hour; without it no figure is given in money."""
+    """Price of one device (a GPU, or the CPU) for one hour. Without it, no cost is reported."""
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
-    """ISO 4217 code of that money."""
+    """Currency of the price, as an ISO 4217 code."""
     device_watts: PositiveFloat | None = None
-    """Mean power of one device in training; without it, energy is given only if NVML or RAPL measured it."""
+    """Mean power of one device in training. Without it, energy is reported only if NVML or RAPL measures it."""
     grams_co2_per_kwh: PositiveFloat | None = None
-    """Carbon intensity of the electricity, in grams of CO2-equivalent; without it no figure is given in CO2."""
+    """Carbon intensity of the electricity, in grams of CO2-equivalent per kWh. Without it, no CO2 is reported."""
 
 
 class Stream(ConfigModel):
-    """How samples are read from shards that are not held decoded."""
+    """How samples are streamed from shards, if the dataset is not held decoded in memory."""
 
     shuffle_shards: PositiveInt = 16
-    """Shards whose samples are mixed with each other; more shuffle better, and all of them are in the cache at once."""
+    """Number of shards whose samples are shuffled together. More shuffle better; all of them are cached at once."""
     cache: Bytes = "20Gi"
-    """Most bytes of shards kept on this machine's disk, for all its processes."""
+    """Size limit of the shard cache on this machine's disk, for all its processes."""
     workers: Annotated[int, Field(ge=0, le=64)] | None = None
-    """Processes that decode; 0: the training process itself. Where absent, as many as cores and work allow."""
+    """Number of decoding processes; 0: decode in the training process (default: by the number of cores)."""
 
 
 LabelFrom = Annotated[str, Field(pattern=r"^(auto|folder|cls|txt|csv|json:.+)$")]
@@ -58,50 +57,50 @@ class Data(ConfigModel):
     """How images are read and augmented."""
 
     image_size: ImageSize = 32
-    """Side of the square, or [height, width], that every image comes to, in pixels. Where it, mean or std are absent, a
-    timm network and a pretrained one of torchvision have their own."""
+    """Side of the square, or [height, width], that every image is resized to, in pixels. If image_size, mean or std are
+    absent, timm networks and pretrained torchvision networks use their own."""
     fit: Annotated[Fit, IdentityIfSet] = "crop"
-    """crop: resized to cover that shape, the middle is kept; letterbox: resized to lie within it, the rest is black;
-    stretch: resized to it, whatever its proportions."""
+    """crop: resize to cover that shape and crop the centre; letterbox: resize to fit inside it and pad with black;
+    stretch: resize to it without keeping proportions."""
     background: Annotated[Background, IdentityIfSet] = "white"
-    """What images with transparency are put on: white, black, or none, which ignores their transparency."""
+    """Background of transparent images: white, black, or none, which ignores transparency."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    """Mean of each channel, of values in 0..1."""
+    """Mean of each channel, for pixel values in 0..1."""
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.25, 0.25, 0.25)
-    """Standard deviation of each channel, of values in 0..1."""
+    """Standard deviation of each channel, for pixel values in 0..1."""
     crop_padding: Annotated[int, Field(ge=0, le=64)] = 4
-    """Random crops are taken from the image padded by this many zero pixels; 0 turns them off."""
+    """Zero pixels around the image from which random crops are taken; 0 turns random crops off."""
     flip: bool = True
-    """Mirror half of the training images; turn it off where left and right differ (digits, text)."""
+    """Mirror half of the training images. Turn it off if left and right differ (digits, text)."""
     augmentation: Annotated[Augmentation, IdentityIfSet] = Augmentation()
-    """Changes of training images beyond crops and flips."""
+    """Random transforms of training images beyond crops and flips."""
     val_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
-    """Share of the training samples held out for validation in drops that bring no val split."""
+    """Share of the training samples held out for validation in drops without a val split."""
     test_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
-    """Share of the training samples held out for testing in drops that bring no test split."""
+    """Share of the training samples held out for testing in drops without a test split."""
     max_bad_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Largest share of a drop's samples that may be bad (undecodable, unlabelled): these are left out and named in its
-    manifest. A drop with more is refused whole."""
+    """Largest share of a drop's samples that may be bad (undecodable, unlabelled). Bad samples are left out and listed
+    in the manifest. A drop with a larger share is refused."""
     label_from: Annotated[LabelFrom, NotIdentity] = "auto"
-    """Where labels come from: folder (class/name.png), cls or txt (a file beside each image), json:FIELD (a field of
-    one), csv (a table). auto takes the only one that a drop's files allow, and refuses a drop that allows several."""
+    """Source of the labels: folder (class/name.png), cls or txt (a file beside each image), json:FIELD (a field of a
+    JSON file beside it), csv (a table). auto takes the only possible source, and refuses a drop with several."""
     aliases: Annotated[dict[str, str], NotIdentity] = Field(default_factory=dict)
-    """Other names of classes in new drops, and the class that each becomes: {zero: d0}."""
+    """Other names of classes in new drops, each with the class that it is renamed to: {zero: d0}."""
     on_conflict: Annotated[Literal["newest", "refuse", "keep_both"], NotIdentity] = "newest"
-    """What follows where an image comes again with another class: newest amends the earlier drop (within one drop,
-    neither is used), refuse refuses the drop, keep_both keeps both."""
+    """What to do if an image arrives again with another class. newest: amend the earlier drop (within one drop, neither
+    is used); refuse: refuse the drop; keep_both: keep both."""
     unseen_classes: Annotated[Literal["exclude", "refuse"], NotIdentity] = "exclude"
-    """What follows where a class has held-out images but none to train on: exclude leaves it out of evaluation on the
-    test split, and so of the gate; refuse refuses the drop."""
+    """What to do if a class has held-out images but no training images. exclude: leave it out of the evaluation on the
+    test split, and so of the gate; refuse: refuse the drop."""
     loader: Annotated[Literal["auto", "device", "memory", "stream"], NotIdentity] = "auto"
-    """Where decoded training images are: device and memory hold them all, stream reads shards as they are needed.
-    auto streams if they are more than half of resources.memory, and else holds them on the device if it has room."""
+    """Where decoded training images are kept. device, memory: all of them there; stream: read shards as needed; auto:
+    stream if they exceed half of resources.memory, otherwise device if they fit there, otherwise memory."""
     stream: Annotated[Stream, NotIdentity] = Stream()
-    """How samples are read from shards that are not held decoded."""
+    """How samples are streamed from shards, if the dataset is not held decoded in memory."""
 
     @property
     def frame(self) -> Frame:
-        """The shape that images come to, and how."""
+        """Return the shape that images are resized to, and how."""
         return as_frame(self.image_size)._replace(fit=self.fit, background=self.background)
 
 
@@ -109,22 +108,22 @@ class Model(ConfigModel):
     """The network."""
 
     name: str = "resnet18"
-    """A torchvision classifier by name, timm/NAME, mlp, logistic, mixer, or package.module:factory called with
+    """A torchvision classifier by name, timm/NAME, mlp, logistic, mixer, or package.module:factory, called with
     (classes, image_size)."""
     stem: Literal["small", "standard"] = "small"
-    """small: a 3x3 first convolution and no max-pooling, for images up to 64 pixels; standard: torchvision's own."""
+    """small: a 3x3 first convolution without max-pooling, for images up to 64 pixels; standard: torchvision's."""
     pretrained: Annotated[Annotated[str, NoCredentials] | None, NotIdentity] = None
-    """A safetensors file of weights to start from: a path, s3://bucket/key, or hf-cache for those of a timm name in
-    Hugging Face's local cache. The last layer starts afresh."""
+    """A safetensors file of initial weights: a path, s3://bucket/key, or hf-cache for the weights of a timm network in
+    Hugging Face's local cache. The last layer is newly initialised."""
     pretrained_sha256: Annotated[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None, IdentityIfSet] = None
-    """SHA-256 of that file; where absent, a plan pins that of the file that it finds."""
+    """SHA-256 of that file (default: each plan records that of the file it finds)."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Keyword arguments of the factory: width (resnets: channels of the first stage; mlp: hidden units),
     norm (resnets: batch, group or none), ..."""
 
 
 class AutoAverage(ConfigModel):
-    """As the recipe's preset has it: power with the default, none with paper and naive."""
+    """By the recipe's preset: power for default, none for paper and naive."""
 
     kind: Literal["auto"] = "auto"
 
@@ -134,7 +133,7 @@ class PowerAverage(ConfigModel):
 
     kind: Literal["power"] = "power"
     gamma: PositiveFloat = 7.0
-    """After t updates the average keeps the share (1 - 1/t)^(gamma + 1) of itself."""
+    """At update t, the previous average has the weight (1 - 1/t)^(gamma + 1)."""
 
 
 class ExponentialAverage(ConfigModel):
@@ -142,11 +141,11 @@ class ExponentialAverage(ConfigModel):
 
     kind: Literal["ema"] = "ema"
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.99
-    """Share of itself that the average keeps in each iteration."""
+    """Weight of the previous average in each update."""
 
 
 class NoAverage(ConfigModel):
-    """The last weights are evaluated and promoted."""
+    """No averaging: the last weights are evaluated and promoted."""
 
     kind: Literal["none"] = "none"
 
@@ -155,68 +154,68 @@ Averaging = Annotated[AutoAverage | PowerAverage | ExponentialAverage | NoAverag
 
 
 class Stopping(ConfigModel):
-    """When a run that is not at its target ends, and how surely it is at its target."""
+    """When a run counts as at its target, and when a run below its target ends."""
 
     confirmations: PositiveInt = 2
-    """Evaluations in a row that must be at the target, so that one lucky reading does not end a run."""
+    """Consecutive evaluations that must be at the target, so that one lucky evaluation does not end a run."""
     plateau_window: Annotated[float, Field(gt=0, le=1)] = 0.08
-    """Iterations over which a run must still improve, as a share of those that scratch takes to its accuracy. They are
-    more where validation is noisy: as many times as the accuracy's standard error is larger than one point."""
+    """Iterations within which a run must improve, as a share of those that scratch takes to its accuracy. If the
+    standard error of the validation accuracy exceeds one point, the window grows in proportion."""
     plateau_gain: Share = 0.0025
-    """Least accuracy (a share, so 0.0025 is a quarter of a point) that it must gain over that window."""
+    """Least gain in accuracy within that window (0.0025 is a quarter of a point)."""
     plateau_errors: NonNegativeFloat = 0.5
-    """Standard errors of its accuracy on val that it must gain, where they are more."""
+    """Least gain in standard errors of the validation accuracy, if that is more."""
     plateau_excess: PositiveFloat = 0.02
-    """Accuracy above a target carried over from earlier drops that doubles the gain asked for."""
+    """Accuracy above a carried target at which the required gain doubles."""
     patience: PositiveFloat = 1.5
-    """Windows without such a gain after which a run below its target is given up."""
+    """Number of windows without that gain after which a run below its target ends."""
 
 
 class Training(ConfigModel):
-    """One training, the same for every method: L_r compares iterations, which is fair only at equal work."""
+    """Settings of training, the same for every method: L_r compares iterations, which must be equal work."""
 
     epochs: PositiveFloat = 100
-    """Length of scratch's schedule, in passes over the whole dataset."""
+    """Length of scratch's schedule, in epochs over the whole dataset."""
     iterations: Annotated[PositiveInt | None, IdentityIfSet] = None
-    """Length of scratch's schedule in iterations, however large the dataset is; by `epochs` where absent."""
+    """Length of scratch's schedule in iterations, for any size of the dataset (default: by `epochs`)."""
     stop_at_train_accuracy: Annotated[Share | None, IdentityIfSet] = None
     """Training accuracy at which a run that has no target ends before its schedule (Ash & Adams train up to 0.99)."""
     batch_size: PositiveInt = 128
-    """Samples in an iteration."""
+    """Samples per iteration."""
     optimizer: Optimizer = Adam()
     """adam, adamw or sgd."""
     warmup: Annotated[NonNegativeInt, IdentityIfSet] = 0
-    """Iterations over which the learning rate rises in equal steps at the start of every run; a constant schedule has
-    its own, and the longer one counts."""
+    """Iterations of linear warm-up at the start of every run. A constant schedule has its own; the longer one is used.
+    """
     clip_norm: Annotated[PositiveFloat | None, IdentityIfSet] = None
-    """Largest norm of the loss's gradient: a larger one is scaled down to it."""
+    """Largest norm of the gradient of the loss; a larger gradient is scaled down."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1), IdentityIfSet] = 0.0
     """Share of each label's weight that is spread over all classes."""
     class_weights: Annotated[Literal["none", "inverse"] | dict[str, PositiveFloat], IdentityIfSet] = "none"
-    """Weights of the classes in the loss. inverse: by how rare a class is among the training samples; or a weight for
-    each class by name, 1 for those left out. They are scaled so that the mean over the training samples is 1."""
+    """Weights of the classes in the loss. inverse: inversely proportional to a class's number of training samples; or a
+    weight by class name, 1 for classes left out. Weights are scaled so that their mean over the samples is 1."""
     balanced_sampling: Annotated[bool, IdentityIfSet] = False
-    """Draw all classes equally often: samples of rare ones appear several times in an epoch, some of common ones not
-    at all."""
+    """Draw all classes equally often. Samples of rare classes appear several times in an epoch; some samples of common
+    classes do not appear."""
     evaluate_every: Literal["auto"] | PositiveFloat = "auto"
-    """Epochs between evaluations on val: the grid on which targets can be met, the same for all methods. auto: sixty
-    evaluations in scratch's schedule, or fewer where they would take more than a tenth of the training."""
+    """Epochs between evaluations on val, the same for all methods. A target can be met only at an evaluation. auto:
+    sixty evaluations in scratch's schedule, or fewer if they would take more than a tenth of the training."""
     averaging: Annotated[Averaging, NotIdentity] = AutoAverage()
-    """What is evaluated, stopped on and promoted: an average of the weights (power, ema) or the last ones (none)."""
+    """The weights that are evaluated and promoted: an average (power, ema) or the last ones (none)."""
     stopping: Annotated[Stopping, NotIdentity] = Stopping()
-    """When a run that is not at its target ends, and how surely it is at its target."""
+    """When a run counts as at its target, and when a run below its target ends."""
     bf16: bool = False
-    """Autocast to bfloat16."""
+    """Train with automatic mixed precision in bfloat16."""
     compile: Annotated[Literal["none", "compile", "graphs"], NotIdentity] = "none"
-    """compile: by torch.compile, which takes a minute before the first step; graphs: into CUDA graphs too."""
+    """compile: use torch.compile, which takes a minute before the first step; graphs: also use CUDA graphs."""
     optimizer_state: Literal["reset", "kept"] = "reset"
-    """kept: a run keeps its optimiser's moments beside its model, and starts from its parent's, for comparison."""
+    """kept: start from the optimizer state of the parent and save it with the model, for comparison."""
     learning_speed: Literal["free", "exact"] = "free"
-    """free: counted in the training forward pass; exact: by an evaluation of all training samples after each pass."""
+    """free: counted in the training forward pass; exact: by an evaluation of all training samples after each epoch."""
     index_decay: Share = 0.5
-    """Weight of the parent's learning-speed counters beside a run's own."""
+    """Weight of the parent's learning-speed counters relative to a run's own."""
     save_seconds: Annotated[float, Field(ge=0), NotIdentity] = 120
-    """Time between saves of the run's state, in seconds: at most this much is lost when a machine is."""
+    """Seconds between saves of the run's state: the most that is lost if the machine fails."""
 
     @field_validator("averaging", mode="before")
     @classmethod
@@ -226,21 +225,21 @@ class Training(ConfigModel):
 
 
 class Refresh(ConfigModel):
-    """When the baseline is measured anew by a scratch run, beyond the first."""
+    """When a scratch run measures the baseline again, after the first."""
 
     every: PositiveInt | None = None
-    """Once the baseline is this many drops old."""
+    """Measure again once the baseline is this many drops old."""
     on_new_classes: bool = False
-    """Whenever new classes appear."""
+    """Measure again when new classes appear."""
     on_miss: bool = False
-    """When a run ended below its target, and its schedule has no longer one to escalate to."""
+    """Measure again when a run missed its target and no longer schedule is left to try."""
 
 
 class Baseline(ConfigModel):
     """The scratch run that targets come from."""
 
     refresh: Refresh = Refresh()
-    """When it is measured anew."""
+    """When it is measured again."""
 
 
 class Target(ConfigModel):
@@ -249,30 +248,30 @@ class Target(ConfigModel):
     level: Annotated[float, Field(gt=0, le=100)] = 100
     """r: the target is r/100 of the baseline's score; reaching it stops the run (L_100, L_99)."""
     metric: Metric = "accuracy"
-    """What scores a model, for target, stop rule and gate. accuracy; balanced_accuracy: the mean of the accuracies in
-    every class; macro_f1: the mean of the classes' F1; top5_accuracy: the class is among the five likeliest."""
+    """The score used by target, stop rule and gate. accuracy; balanced_accuracy: the mean of the classes' accuracies;
+    macro_f1: the mean of the classes' F1; top5_accuracy: the true class is among the five most likely."""
 
 
 class Gate(ConfigModel):
-    """What a candidate must show on the test split before it replaces the champion."""
+    """What a candidate must achieve on the test split to replace the champion."""
 
     margin: Share = 0.02
-    """Largest loss of score (target.metric) against the champion that is never refused. A larger one is refused if the
-    interval of (candidate - champion) shows that there is a loss."""
+    """Largest loss of score (target.metric) against the champion that always passes. A larger loss is refused if the
+    confidence interval of (candidate - champion) is below zero."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Two-sided confidence of that interval."""
     min_accuracy: Share = 0.0
-    """Floor of the candidate's score (target.metric) over all test samples."""
+    """Least score (target.metric) of the candidate on all test samples."""
     min_old_accuracy: Share = 0.0
-    """Floor of its score on the test samples of drops that the champion knew."""
+    """Least score on the test samples of the drops that the champion was trained on."""
     min_class_accuracy: Share = 0.0
-    """Floor of its accuracy in every class."""
+    """Least accuracy in every class."""
     max_negative_flips: Share = 1.0
-    """Largest share of test samples that the champion had right and the candidate has wrong."""
+    """Largest share of test samples that the champion classifies correctly and the candidate does not."""
     approval: Literal["automatic", "manual"] = "automatic"
-    """manual: a candidate that meets all conditions waits until a person says `retrain approve` or `retrain reject`."""
+    """manual: a candidate that meets all conditions waits for `retrain approve` or `retrain reject`."""
     approval_timeout: Duration = "7d"
-    """How long it waits (30m, 6h, 7d, 2w); then it is refused."""
+    """Time to wait for approval (30m, 6h, 7d, 2w), after which the candidate is refused."""
 
 
 SCHEMA_VERSION = 1
@@ -283,52 +282,52 @@ class Task(ConfigModel):
     """One retraining problem: where its data and models are, and how it is retrained."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
-    """Name in paths, metrics and the cluster: lower-case letters, digits and hyphens."""
+    """Name used in paths, metrics and the cluster: lower-case letters, digits and hyphens."""
     schema_version: Annotated[PositiveInt, NotIdentity] = SCHEMA_VERSION
-    """Version of the file's format; `retrain task migrate` rewrites a file of an earlier one."""
+    """Version of the file's format. `retrain task migrate` updates a file of an earlier version."""
     store: Annotated[str, Field(min_length=1), NoCredentials, NotIdentity] = "store"
     """s3://bucket/prefix, or a local folder (relative to where the command runs)."""
     endpoint_url: Annotated[Annotated[str, NoCredentials] | None, NotIdentity] = None
-    """Address of an S3-compatible server, without credentials; AWS's own where absent."""
+    """Address of an S3-compatible server, without credentials (default: AWS)."""
     seed: Annotated[int, Field(ge=0, lt=2**32), NotIdentity] = 0
-    """Seed of everything random."""
+    """Random seed."""
     data: Data = Data()
     """How images are read and augmented."""
     model: Model = Model()
     """The network."""
     factories: Annotated[tuple[Annotated[str, Field(pattern=r"^[\w.]+:\w+$")], ...], NotIdentity] = ()
-    """package.module:factory names of the task's earlier models: no plan in the store can have other code run."""
+    """package.module:factory names of the task's earlier models. Plans in the store can run only these factories."""
     recipe: Annotated[Recipe, NotIdentity] = Recipe()
-    """The continuous method's four aspects."""
+    """The four aspects of the continuous method."""
     training: Training = Training()
-    """One training, the same for every method."""
+    """Settings of training, the same for every method."""
     baseline: Annotated[Baseline, NotIdentity] = Baseline()
     """The scratch run that targets come from."""
     target: Annotated[Target, NotIdentity] = Target()
     """What a run must reach."""
     gate: Annotated[Gate, NotIdentity] = Gate()
-    """What a candidate must show before it is promoted."""
+    """What a candidate must achieve to be promoted."""
     costs: Annotated[Costs, NotIdentity] = Costs()
-    """What a device costs, for figures in energy and money."""
+    """Rates of a device, for figures in money, energy and CO2."""
     resources: Annotated[Resources, NotIdentity] = Resources()
-    """What the pods of its pipeline ask of the cluster."""
+    """Resources of the pods on a cluster."""
     schedule: Annotated[Cron | None, NotIdentity] = None
-    """When `retrain watch` retrains on what has landed, in cron's five fields and UTC; at once where absent."""
+    """When `retrain watch` starts runs: five cron fields, in UTC (default: as soon as drops land)."""
     trigger: Annotated[Trigger, NotIdentity] = Trigger()
-    """What must hold before `retrain run` or `retrain watch` starts a retraining on what has landed."""
+    """Conditions before `retrain run` or `retrain watch` starts a retraining."""
     erase: Annotated[Erase, NotIdentity] = Erase()
-    """What follows for models when samples are erased."""
+    """How the next run treats a champion that was trained on erased samples."""
     webhooks: Annotated[tuple[Webhook, ...], NotIdentity] = ()
     """HTTP endpoints that receive the task's events."""
     tracking: Annotated[Tracking, NotIdentity] = Tracking()
-    """Experiment trackers that learn of ended runs and promotions."""
+    """Experiment trackers that receive ended runs and promotions."""
     kubeflow: Annotated[Kubeflow, NotIdentity] = Kubeflow()
-    """Where its pipeline is submitted to."""
+    """The Kubeflow server that runs the task's pipeline."""
 
     @field_validator("trigger")
     @classmethod
     def _budget_has_a_price(cls, trigger: Trigger, info: ValidationInfo) -> Trigger:
-        """Refuse a budget in money without a price."""
+        """Raise if there is a budget in money without a price."""
         costs = info.data.get("costs")
         if trigger.budget.cost and costs and costs.price_per_device_hour is None:
             raise PydanticCustomError("incomplete", "budget.cost needs costs.price_per_device_hour")

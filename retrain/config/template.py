@@ -1,4 +1,4 @@
-"""A commented starting file and the JSON schema, both generated from the models so that neither can drift from them."""
+"""The commented task file and the JSON schema, both generated from the models so that they cannot differ."""
 
 import textwrap
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ WIDTH = 100
 
 
 SCHEMA_FILE = "task.schema.json"
-"""The schema's file beside task files, which editors read."""
+"""Name of the schema's file beside task files, for editors."""
 
 
 def short_template(name: str) -> str:
@@ -24,56 +24,56 @@ def short_template(name: str) -> str:
     data, training = task.data, task.training
     return f"""\
 # yaml-language-server: $schema={SCHEMA_FILE}
-# What is left out has its default; `retrain task init NAME --full` writes every setting.
+# Settings that are left out have their defaults; `retrain task init NAME --full` writes every setting.
 schema_version: {task.schema_version}
 name: {task.name}
 store: {task.store}  # a folder, or s3://bucket/prefix
 data:
-  image_size: {data.image_size}  # side in pixels, or [height, width]; without it, a timm network has its own
-  flip: {str(data.flip).lower()}  # false where left and right differ, as in digits and text
+  image_size: {data.image_size}  # side in pixels, or [height, width]; a timm network has its own default
+  flip: {str(data.flip).lower()}  # false if left and right differ, as in digits and text
 model:
-  name: {task.model.name}  # a network of torchvision, or timm/NAME
+  name: {task.model.name}  # a torchvision network, or timm/NAME
 training:
-  epochs: {training.epochs:g}  # passes of training from scratch over the data
+  epochs: {training.epochs:g}  # length of training from scratch
 """
 
 
 def task_template(name: str) -> str:
-    """A task file in which every field has its default, with what the field is above it. Raises `TaskError`."""
+    """Return a task file with every field at its default, below its description. Raises `TaskError`."""
     task = validate_document({"name": name}, "new task")
-    header = _comment("Only the name is needed: what is left out has the default that stands here.", "")
+    header = _comment("Only the name is required. Fields that are left out have the defaults shown here.", "")
     return "\n".join([*header, "", *_fields(task, {}, "")]) + "\n"
 
 
 def task_schema() -> dict[str, Any]:
     """Return the JSON schema of a task file, for editors and other programs.
 
-    A kind other than the default has to be named, except in a recipe: there the preset names it, so that a part without
-    a name may fit several kinds.
+    A kind other than the default must be named. In a recipe, the preset may name it instead, so that a part without a
+    name may match several kinds.
     """
     document = Task.model_json_schema()
     document["properties"]["schema_version"]["maximum"] = SCHEMA_VERSION  # records may have that of a later version
     for aspect in PRESETS["default"]:
         kinds = document["$defs"]["Recipe"]["properties"][aspect]
         kinds["anyOf"] = kinds.pop("oneOf")
-    for kind, discriminator in _to_be_named(Task):
+    for kind, discriminator in _kinds_to_name(Task):
         document["$defs"][kind.__name__]["required"] = [discriminator]
     return document
 
 
-def _to_be_named(model: type[ConfigModel]) -> Iterator[tuple[type[ConfigModel], str]]:
-    """Models that must name their kind. A recipe's need not: its preset names them."""
+def _kinds_to_name(model: type[ConfigModel]) -> Iterator[tuple[type[ConfigModel], str]]:
+    """Yield the models that must name their kind, with the field for it. A recipe's preset may name its parts."""
     for field in model.model_fields.values():
         if (discriminator := field.discriminator) and model is not Recipe:
             default = getattr(field.default, str(discriminator))
             others = (kind for name, kind in models_by_name(field).items() if name != default)
             yield from ((kind, str(discriminator)) for kind in others)
         for part in config_models(field):
-            yield from _to_be_named(part)
+            yield from _kinds_to_name(part)
 
 
 def _fields(part: ConfigModel, choices: dict[str, type[ConfigModel]], pad: str) -> Iterator[str]:
-    """The lines of a part; `choices` are the kinds that could stand in its place."""
+    """Yield the lines of a part. `choices` are its possible kinds."""
     for name, field in type(part).model_fields.items():
         value = getattr(part, name)
         if name in ("name", "kind"):
@@ -87,7 +87,7 @@ def _fields(part: ConfigModel, choices: dict[str, type[ConfigModel]], pad: str) 
 
 
 def _kinds(choices: dict[str, type[ConfigModel]], pad: str) -> Iterator[str]:
-    """What each kind is, and its fields."""
+    """Yield a comment for each kind with its description and fields."""
     for name, kind in choices.items():
         fields = ", ".join(field for field in kind.model_fields if field not in ("name", "kind"))
         yield from _comment(f"{name}: {kind.__doc__}" + (f" ({fields})" if fields else ""), pad)
@@ -98,5 +98,5 @@ def _comment(text: str, pad: str) -> list[str]:
 
 
 def _flow(value: object) -> str:
-    """A plain value on one line; YAML would end a lone scalar with the document's end mark."""
+    """Return a plain value on one line, without the end mark that YAML adds after a lone scalar."""
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()

@@ -1,4 +1,4 @@
-"""Check a document against the task's models, and say what is wrong with it, one line a problem."""
+"""Validate a document against the task's models. Errors have one line for each problem."""
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -17,20 +17,20 @@ from retrain.utils.text import did_you_mean
 
 
 def config_models(field: FieldInfo) -> list[type[ConfigModel]]:
-    """The kinds of part that a field may hold; none where it holds a plain value."""
+    """Return the models that a field may hold; none if it holds a plain value."""
     options = get_args(field.annotation) or (field.annotation,)
     return [option for option in options if isinstance(option, type) and issubclass(option, ConfigModel)]
 
 
 def models_by_name(field: FieldInfo) -> dict[str, type[ConfigModel]]:
-    """The kinds of part by name, where there are several to choose from."""
+    """Return a field's models by their names, if it has a choice of several."""
     if not isinstance(field.discriminator, str):
         return {}
     return {option.model_fields[field.discriminator].default: option for option in config_models(field)}
 
 
 def models_by_name_at(path: tuple[str, ...], model: type[ConfigModel] = Task) -> dict[str, type[ConfigModel]]:
-    """The kinds to choose from at a path; empty where there is no choice, or no such path."""
+    """Return the models to choose from at a path; empty if there is no choice or no such path."""
     if not path or path[0] not in model.model_fields:
         return {}
     field = model.model_fields[path[0]]
@@ -40,9 +40,9 @@ def models_by_name_at(path: tuple[str, ...], model: type[ConfigModel] = Task) ->
 
 
 def fill_in_default_names(document: Mapping[Any, Any], model: type[ConfigModel] = Task) -> dict[Any, Any]:
-    """Name the kind where the document leaves it out: `optimizer: {betas: [0.8, 0.99]}` is of the default kind, adam.
+    """Add the default kind if the document omits it: `optimizer: {betas: [0.8, 0.99]}` is of the kind adam.
 
-    A recipe's preset names those of the recipe.
+    In a recipe, the preset chooses the kinds instead.
     """
     complete = dict(document)
     for name, field in model.model_fields.items():
@@ -61,7 +61,7 @@ def _default_name(field: FieldInfo) -> str:
 
 
 def settable_paths(model: type[ConfigModel] = Task, prefix: str = "") -> Iterator[str]:
-    """Every dotted path that a task file may set, those of all kinds included."""
+    """Yield every dotted path that a task file may set, including those of all kinds."""
     for name, field in model.model_fields.items():
         yield f"{prefix}{name}"
         for part in config_models(field):
@@ -73,14 +73,14 @@ Path = tuple[str, ...]
 
 class _Problem(NamedTuple):
     path: Path
-    says: str
-    got: str
+    message: str
+    value: str
 
 
 def validate_document(document: Mapping[Any, Any], source: str, overridden: Collection[Path] = ()) -> Task:
-    """Turn a document into a task.
+    """Return the task of a document.
 
-    A problem at a path that was `overridden` is said to lie in `--set`, any other in `source`. Raises `TaskError`.
+    Raises `TaskError`, which attributes problems at `overridden` paths to `--set` and all others to `source`.
     """
     version = document.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
@@ -94,27 +94,27 @@ def validate_document(document: Mapping[Any, Any], source: str, overridden: Coll
         lines = []
         for problem in _merged(_problem(detail) for detail in error.errors()):
             origin = "--set" if any(_related(problem.path, path) for path in overridden) else source
-            lines.append(f"{origin}: {'.'.join(problem.path)}: {problem.says}{problem.got}")
+            lines.append(f"{origin}: {'.'.join(problem.path)}: {problem.message}{problem.value}")
         raise TaskError("\n".join(lines)) from None
 
 
 def _related(path: Path, other: Path) -> bool:
-    """Whether one of two paths lies within the other."""
+    """Return whether one of two paths is a prefix of the other."""
     return all(a == b for a, b in zip(path, other, strict=False))
 
 
 def _merged(problems: Iterable[_Problem]) -> list[_Problem]:
-    """One problem a path: a union of plain types fails once for each of them ('auto', a number)."""
+    """Merge problems with the same path: a union of plain types fails once for each type ('auto', a number)."""
     merged: dict[Path, _Problem] = {}
     for problem in problems:
         if first := merged.get(problem.path):
-            problem = first._replace(says=f"{first.says} or {problem.says.removeprefix('must be ')}")
+            problem = first._replace(message=f"{first.message} or {problem.message.removeprefix('must be ')}")
         merged[problem.path] = problem
     return list(merged.values())
 
 
 def _problem(detail: ErrorDetails) -> _Problem:
-    """One of pydantic's errors, for people."""
+    """Return one of pydantic's errors as a problem that users understand."""
     path, model = _place(detail["loc"], Task)
     got = detail["input"]
     match detail["type"]:
@@ -129,7 +129,7 @@ def _problem(detail: ErrorDetails) -> _Problem:
             kind = detail["ctx"]["discriminator"].replace("'", "")
             return _Problem((*path, kind), f"must be one of {allowed}", f" (got {shortened(got[kind])})")
         case "string_pattern_mismatch" if (field := model.model_fields.get(path[-1])) and field.description:
-            return _Problem(path, f"does not fit: {field.description.rstrip('.')}", f" (got {shortened(got)})")
+            return _Problem(path, f"is not valid: {field.description.rstrip('.')}", f" (got {shortened(got)})")
         case "model_type" | "model_attributes_type":
             return _Problem(path, "must be a mapping of fields", f" (got {shortened(got)})")
     says = re.sub(r"^.*?should| after validation|, (unable|got|not) .*$", "", detail["msg"])
@@ -138,7 +138,7 @@ def _problem(detail: ErrorDetails) -> _Problem:
 
 
 def _place(location: tuple[int | str, ...], model: type[ConfigModel]) -> tuple[Path, type[ConfigModel]]:
-    """The path that a person would write, without the union members that pydantic adds, and the model it ends in."""
+    """Return the path as users write it, without pydantic's union members, and the model that contains its field."""
     if not location:
         return (), model
     step, *rest = location
@@ -152,7 +152,7 @@ def _place(location: tuple[int | str, ...], model: type[ConfigModel]) -> tuple[P
         model, rest = options[str(rest[0])], rest[1:]
     elif inner := config_models(field):
         model = inner[0]
-    else:  # what follows is an index or a key, and then a union's member
+    else:  # an index or a key follows, and then a union's member
         rest = rest[: 1 if get_origin(field.annotation) in (tuple, dict) else 0]
         return (str(step), *map(str, rest)), model
     path, model = _place(tuple(rest), model)
@@ -160,10 +160,10 @@ def _place(location: tuple[int | str, ...], model: type[ConfigModel]) -> tuple[P
 
 
 def _unknown(path: Path, model: type[ConfigModel]) -> str:
-    """Which fields are known beside an unknown one, and the nearest: there, or else anywhere in a task."""
+    """Return the message for an unknown field: the allowed fields, and the nearest name here or anywhere in a task."""
     word, allowed = path[-1], list(model.model_fields)
     if owners := [name for name, kind in models_by_name_at(path[:-1]).items() if word in kind.model_fields]:
-        hint = f"; only {' and '.join(owners)} has it"
+        hint = f"; it is a field of {' and '.join(owners)} only"
     else:
         beside = {name: ".".join((*path[:-1], name)) for name in allowed}
         anywhere = {full.rpartition(".")[2]: full for full in settable_paths()}

@@ -131,7 +131,7 @@ def _find(correction: Correction, intake: Intake) -> list[tuple[Drop, SampleTabl
     name = correction.content or correction.key
     if not found:
         within = f"drop {correction.drop}" if correction.drop else "any drop"
-        raise DropError(f"line {correction.line}: {name} is no sample of {within}")
+        raise DropError(f"line {correction.line}: {name} matches no sample of {within}")
     if not correction.content and len(found) > 1:
         drops = ", ".join(sorted({drop.id for drop, _, _ in found}))
         raise DropError(
@@ -146,7 +146,7 @@ def _rows(correction: Correction, table: SampleTable) -> list[int]:
         try:
             content = np.bytes_(bytes.fromhex(correction.content))
         except ValueError as error:
-            raise DropError(f"line {correction.line}: {correction.content!r} is no content's digest") from error
+            raise DropError(f"line {correction.line}: {correction.content!r} is not a content digest") from error
         return [int(row) for row in np.flatnonzero((table.content == content) & amendable)]
     return [row for row, key in enumerate(table.keys) if key == correction.key and amendable[row]]
 

@@ -28,7 +28,7 @@ def crop(images: Tensor, padding: int, generator: torch.Generator, rows: Rows | 
     """Crop each image at a place of its own from itself padded by `padding` zero pixels: [B, C, H, W], same shape.
 
     One gather for the whole batch, from a view of all (2 * padding + 1)^2 crops (Krizhevsky & Hinton's augmentation).
-    `rows` says where in a batch the images stand; they are all of it where absent.
+    `rows` are the images' positions in the batch (default: all of it).
     """
     size, _, height, width = images.shape
     rows = rows or Rows(0, size, size)
@@ -66,7 +66,7 @@ class Augment:
     def __call__(self, images: Tensor, generator: torch.Generator, rows: Rows | None = None) -> Tensor:
         """Return uint8 images [B, 3, H, W] augmented by `generator` (on their device), and normalised.
 
-        `rows` says where in a batch the images stand; they are all of it where absent.
+        `rows` are the images' positions in the batch (default: all of it).
         """
         if self.data.crop_padding and not self.data.augmentation.resized_crop:
             images = crop(images, self.data.crop_padding, generator, rows)

@@ -21,7 +21,7 @@ def order_drops(committed: Iterable[Drop], known: Sequence[str]) -> tuple[Drop, 
     """
     by_id = {drop.id: drop for drop in committed}
     if missing := [drop_id for drop_id in known if drop_id not in by_id]:
-        raise DropError(f"drop {missing[0]}: the champion was trained on it, but it is not in the store any more")
+        raise DropError(f"drop {missing[0]}: the champion was trained on it, but it is no longer in the store")
     new = sorted(
         (drop for drop in by_id.values() if drop.id not in known), key=lambda drop: (drop.committed_at, drop.id)
     )
@@ -68,7 +68,7 @@ def check_drops(dataset: Dataset, drops: Sequence[Drop], splits: Collection[Spli
                 "`retrain run` plans a new one"
             )
         if drop.digest != ref.digest:
-            raise DamagedDrop(drop.id, f"drop {drop.id} is not the one that the dataset was made of: it was changed")
+            raise DamagedDrop(drop.id, f"drop {drop.id} has changed since the dataset was made")
 
 
 def held_out_shares(present: Collection[Split], data: Data) -> dict[Split, float]:

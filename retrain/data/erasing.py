@@ -76,7 +76,7 @@ def find_samples(selections: Iterable[Selection], intake: Intake) -> list[Erased
         shown = {bytes(table.content[row]) for _, table, row in found}
         if not found:
             name = selection.content or selection.key
-            raise DropError(f"{selection.where}: {name} is no sample of {selection.drop or 'any drop'}")
+            raise DropError(f"{selection.where}: {name} matches no sample of {selection.drop or 'any drop'}")
         if len(shown) > 1:
             raise DropError(f"{selection.where}: {len(found)} samples have the key {selection.key}: give its drop")
         contents |= shown - {b""}
@@ -101,7 +101,7 @@ def _selected(selection: Selection, drop: Drop, table: SampleTable) -> list[int]
     try:
         content = bytes.fromhex(selection.content)
     except ValueError as error:
-        raise DropError(f"{selection.where}: {selection.content!r} is no content's digest") from error
+        raise DropError(f"{selection.where}: {selection.content!r} is not a content digest") from error
     return [int(row) for row in np.flatnonzero(table.content == np.bytes_(content))]
 
 
@@ -140,7 +140,7 @@ def read_keys(drop_id: str, rows: Collection[int], store: TaskStore) -> set[str]
 
 
 def rewrite_drop(drop_id: str, rows: Collection[int], store: TaskStore) -> None:
-    """Write a drop's shards and sample list anew without some of its samples, and then the manifest that names them.
+    """Rewrite a drop's shards and sample list without some of its samples, and then the manifest that names them.
 
     The former files stay. Raises `DamagedDrop` at a shard that is not what the manifest says.
     """

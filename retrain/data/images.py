@@ -39,8 +39,8 @@ FIRST_TURNED = 5
 """Orientations of EXIF from this one on turn an image by 90 degrees."""
 
 GAP = 2
-"""A JPEG may be decoded smaller than it is, but to no less than so many times the size that is asked for: what the
-decoder's averaging loses is then hardly to be seen. Pillow's own `thumbnail` does the same."""
+"""A JPEG may be decoded at a smaller scale, but at least this many times as large as requested, so that the loss from
+the decoder's averaging is hardly visible. Pillow's own `thumbnail` does the same."""
 
 # Pillow warns of damaged metadata, which many cameras write, and decodes the image all the same. Only its warning of a
 # decompression bomb is an error. Set once, because catch_warnings is not safe among threads.

@@ -1,7 +1,7 @@
 """Find near-duplicates: images whose hashes share a part, and whose thumbnails hardly differ.
 
 The hash (`ImageFacts.likeness`, a dHash of 64 bits) finds candidates among all images, the thumbnails decide. Near-
-duplicates are reported, and stay where they are: a burst of a camera and a copy saved anew look alike.
+duplicates are reported but not moved: a burst of a camera and a copy that was saved again look alike.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -121,7 +121,7 @@ def check_id(drop_id: str | None, drops: int) -> None:
     if drop_id is not None and not DROP_ID.fullmatch(drop_id):
         raise DropError(f"drop id {drop_id!r}: allowed are 1 to 63 lower-case letters and digits, with . _ - inside")
     if drop_id and drops > 1:
-        raise DropError(f"drop id {drop_id}: there are {drops} parts to name; choose one of them")
+        raise DropError(f"drop id {drop_id}: one id cannot name {drops} drops; choose one with --part")
 
 
 def _read(

@@ -167,7 +167,7 @@ def read_table(drop: Drop, store: TaskStore) -> SampleTable | None:
     try:
         data = store.objects.read(key)[0]
         if hashlib.sha256(data).hexdigest() != drop.sample_list.sha256:
-            raise DamagedDrop(drop.id, f"{where}: its SHA-256 is not the manifest's")
+            raise DamagedDrop(drop.id, f"{where}: its SHA-256 differs from the manifest's")
         return amend_table(SampleTable.from_bytes(data), drop)
     except Missing as error:
         raise DamagedDrop(drop.id, f"{where} is not there") from error

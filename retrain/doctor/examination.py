@@ -22,7 +22,7 @@ FEWEST = 2
 MODEL = "Set model.name and model.options in the task; a factory's module must be installed or on $PYTHONPATH."
 CHAMPION = (
     "Put the object back from a copy of the store. Without one: if it is the model, `retrain rollback` puts the one "
-    "before it in force; if it is champion.json, remove it and `retrain promote` a run that `retrain history` lists."
+    "before it; if it is champion.json, remove it and `retrain promote` a run that `retrain history` lists."
 )
 PLAN = "Restore the object that it names from a copy of the store, then check with `retrain run --dry-run`."
 

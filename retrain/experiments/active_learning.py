@@ -1,4 +1,4 @@
-"""Active learning: what lands next is what the model is least sure of (Ash & Adams, figure 9)."""
+"""Active learning: the next drop contains the samples of which the model is least sure (Ash & Adams, figure 9)."""
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -27,25 +27,25 @@ from retrain.training.evaluation import compute_logits
 def commit_next(runs: Runs, cell: Cell, root: DataRoot, device: str) -> None:
     """Commit a cell's drop: the pool's samples with the smallest margins, and its share of those held out.
 
-    Nothing is done where it is committed already, or where the run that the cell continues from left no model.
+    Does nothing if the drop is already committed, or if the run that the cell continues from has no model.
     """
     parent, task = parent_of(cell), runs.task(cell)
-    if parent is None or runs.has_landed(cell) or not runs.left_model(parent):
+    if parent is None or runs.has_landed(cell) or not runs.has_model(parent):
         return
     context = make_context(runs.store(task.name), task, device)
     landed = {key for drop in runs.drops(parent) for key in _keys(context, drop)}
     with prepared_data(runs.study, root, task) as (sources, folder):
         samples = read_source(sources[0])
-        count, held_out = _due(samples, runs.study.splits[cell.split], cell.drops, draw_of(runs.study, task))
+        count, held_out = _next_samples(samples, runs.study.splits[cell.split], cell.drops, draw_of(runs.study, task))
         pool = [sample for sample in samples if is_train(sample) and sample.key not in landed]
         chosen = [pool[index] for index in _least_sure(context, runs.plan(parent), pool, count)]
         write_folder([*chosen, *held_out], folder / "next")
-        own = drop_ids(runs.study, cell)  # what other chains of runs have chosen may be chosen here, too
+        own = drop_ids(runs.study, cell)  # samples chosen by other chains of runs may be chosen again
         pack(folder / "next", task, context.store, drop_id=drop_id(runs.study, cell), beside=own)
 
 
-def _due(samples: Sequence[Sample], split: Split, drops: int, seed: int) -> tuple[int, list[Sample]]:
-    """Return how many training samples land with this drop, and which of those held out."""
+def _next_samples(samples: Sequence[Sample], split: Split, drops: int, seed: int) -> tuple[int, list[Sample]]:
+    """Return the number of training samples in this drop, and its held-out samples."""
     part: Sequence[Sample]
     if split.step:
         part, count = in_steps(samples, split, lambda sample: stable_hash(sample.key, seed))[drops - 1], split.step
@@ -57,7 +57,7 @@ def _due(samples: Sequence[Sample], split: Split, drops: int, seed: int) -> tupl
 
 
 def sizes(total: int, staging: Staging) -> list[int]:
-    """Return how many samples each part of a staging by share has, which add up to the total."""
+    """Return the number of samples in each part of a split by share. They add up to the total."""
     ends = [total * percent // 100 for percent in accumulate(staging.sizes)]
     return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 

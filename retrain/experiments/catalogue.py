@@ -1,4 +1,4 @@
-"""Every table, figure and section of the two papers that reports runs, and how it stands with each."""
+"""Every table, figure and section of the two papers that reports runs, with the status of each."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from retrain.errors import StudyError
 from retrain.experiments import kept_runs
-from retrain.experiments.datasets import at_hand, how_to_get
+from retrain.experiments.datasets import how_to_get, is_available
 from retrain.experiments.files import all_studies
 from retrain.experiments.papers import Claim
 from retrain.experiments.settings import Study
@@ -49,17 +49,17 @@ ASH = {
     "Section 3.5": "Adam's state kept or reset",
 }
 OURS = {
-    "theta_0, running statistics, new rows": "what the weights are pulled to, and what starts afresh",
+    "theta_0, running statistics, new rows": "what the weights are pulled to, and what is newly initialised",
     "the learning-speed index": "counted free or exactly, and how much of it is carried over",
     "how often to evaluate": "L_100 on coarser grids",
 }
 PAPERS = {"Verwimp et al.": VERWIMP, "Ash & Adams": ASH, "Ours": OURS}
 BEGIN, END = "<!-- agreement: written by `retrain study report` -->", "<!-- end of agreement -->"
-"""Between these lines stands the table of agreement in the evidence's README.md."""
+"""Lines around the table of agreement in the evidence's README.md."""
 
 
 class Entry(NamedTuple):
-    """One table or figure, one of the studies that repeat it, and how that stands."""
+    """One table or figure, a study that repeats it, and the study's status."""
 
     item: str
     about: str
@@ -68,7 +68,7 @@ class Entry(NamedTuple):
 
 
 def entries(root: Path, evidence: Path) -> Iterator[Entry]:
-    """Yield every table and figure with its studies, or with none. Raises `StudyError` as `all_studies` does."""
+    """Yield every table and figure with its studies, or with none. Raises the errors of `all_studies`."""
     studies = all_studies()
     for item, about in _items():
         repeating = [study for study in studies if item in study.repeats]
@@ -85,23 +85,23 @@ def status(study: Study, root: Path, evidence: Path) -> str:
     """Return whether a study has been run, or what it needs."""
     if (evidence / study.name / kept_runs.FILE).exists():
         return f"run {study.size}"
-    missing = lacking(study, root)
+    missing = missing_data(study, root)
     return f"needs data {', '.join(missing)}" if missing else "not run"
 
 
-def lacking(study: Study, root: Path) -> list[str]:
-    """Return the names of the data sets of a study that are not at hand."""
-    return list(dict.fromkeys(data.name for data in study.data if not at_hand(data.name, root)))
+def missing_data(study: Study, root: Path) -> list[str]:
+    """Return the names of a study's missing data sets."""
+    return list(dict.fromkeys(data.name for data in study.data if not is_available(data.name, root)))
 
 
-def needed(root: Path) -> Iterator[str]:
-    """Yield what to fetch for all studies together, and where to put it."""
-    for name in dict.fromkeys(name for study in all_studies() for name in lacking(study, root)):
+def list_missing(root: Path) -> Iterator[str]:
+    """Yield the missing data sets of all studies, each with how to get it."""
+    for name in dict.fromkeys(name for study in all_studies() for name in missing_data(study, root)):
         yield f"{name}: {how_to_get(name, root)}"
 
 
 def agreement(studies: list[Study]) -> str:
-    """Return the table of what agrees with the papers and what does not: a line for each claim of each item."""
+    """Return the table of agreement with the papers: a line for each claim about each item."""
     lines = ["| | the paper | ours | agrees |", "| --- | --- | --- | --- |"]
     for item, _ in _items():
         found = [(study, claim) for study in studies for claim in study.claims if claim.item == item]
@@ -116,9 +116,9 @@ def _line(study: Study, claim: Claim) -> str:
 
 
 def with_agreement(text: str, studies: list[Study]) -> str:
-    """Return a README's text with the table of agreement between its marks. Raises `StudyError` without marks."""
+    """Return a README's text with the table of agreement between its marker lines. Raises `StudyError` without them."""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise StudyError(f"README.md of the evidence lacks the lines {BEGIN} and {END}")
+        raise StudyError(f"README.md of the evidence has no table of agreement: add the lines {BEGIN} and {END}")
     return f"{before}{BEGIN}\n\n{agreement(studies)}\n\n{END}{after}"

@@ -24,7 +24,7 @@ class Leg(NamedTuple):
 
 
 def chain_plot(study: Study, by_group: Mapping[Group, list[EndedRun]]) -> alt.TopLevelMixin:
-    """Return each chain's accuracy on the whole test set, the most that the classes so far allow, and dots at L_100."""
+    """Return each chain's accuracy on the whole test set, its upper bound by the classes so far, and dots at L_100."""
     methods = [name for name in study.methods if name != study.against[0]]
     legs = [(method, leg) for method in methods for leg in _legs(study, by_group, method)]
     x = alt.X("iteration:Q", title="iterations in all", axis=alt.Axis(format="~s", grid=False))
@@ -66,7 +66,7 @@ def _means(legs: list[tuple[str, Leg]]) -> Iterator[dict[str, Any]]:
 
 
 def _bounds(legs: list[tuple[str, Leg]]) -> Iterator[dict[str, Any]]:
-    """Yield what a perfect model could reach, along the longest chain."""
+    """Yield the accuracy of a perfect model, along the longest chain."""
     if not legs:
         return
     longest = max(legs, key=lambda each: each[1].start)
@@ -79,15 +79,15 @@ def _bounds(legs: list[tuple[str, Leg]]) -> Iterator[dict[str, Any]]:
 def _crossings(
     study: Study, by_group: Mapping[Group, list[EndedRun]], legs: list[tuple[str, Leg]]
 ) -> Iterator[dict[str, Any]]:
-    """Yield where each run came to what scratch ended with on the same drops."""
-    bars = {
+    """Yield where each run reached scratch's final accuracy on the same drops."""
+    targets = {
         (one.cell.drops, one.cell.seed): one.curve.points[-1].accuracy
         for runs in compared(by_group).values()
         for one in runs
         if one.cell.method == study.against[0]
     }
     for method, leg in legs:
-        bar = bars.get((leg.run.cell.drops, leg.run.cell.seed))
-        at = reached_at(leg.run.curve, bar) if bar is not None else None
-        if bar is not None and at is not None:
-            yield {"method": method, "iteration": leg.start + at, "mean": bar * leg.share}
+        target = targets.get((leg.run.cell.drops, leg.run.cell.seed))
+        at = reached_at(leg.run.curve, target) if target is not None else None
+        if target is not None and at is not None:
+            yield {"method": method, "iteration": leg.start + at, "mean": target * leg.share}

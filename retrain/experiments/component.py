@@ -13,7 +13,7 @@ from retrain.data.staging import Staging
 from retrain.experiments.subsets import is_train, write_folder
 
 SIDE = 16
-"""Images are compared at this size: the first component is one of coarse light and shade."""
+"""Side to which images are scaled. The first component only has coarse light and shade."""
 
 
 def by_component(source: Path, sizes: str, folder: Path) -> list[Path]:

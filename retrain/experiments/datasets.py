@@ -1,4 +1,4 @@
-"""Data sets by name: an image folder (or tars of that shape) below the root, or one that a library loads."""
+"""Data sets by name: an image folder (or tars of class/name) below the root, or one that a library loads."""
 
 import inspect
 from collections.abc import Iterable
@@ -15,11 +15,11 @@ class Published(NamedTuple):
     """A data set that torchvision loads."""
 
     kind: str
-    """torchvision's class."""
+    """Name of torchvision's class."""
     files: str
-    """What shows that its files lie in a folder."""
+    """A file or folder that shows that the data set is present."""
     where: str
-    """What to fetch, for a machine that cannot download it."""
+    """URL or files to fetch, for a machine that cannot download it."""
 
 
 CIFAR = "https://www.cs.toronto.edu/~kriz"
@@ -37,27 +37,26 @@ BY_HAND = {
     "adaptiope-product-images": "Adaptiope's product_images (gitlab.com/tringwald/adaptiope), as CLASS/*.jpg,",
     "adaptiope-real-life": "Adaptiope's real_life images (gitlab.com/tringwald/adaptiope), as CLASS/*.jpg,",
 }
-"""What has to be fetched by hand, and how it must lie."""
+"""Data sets that must be fetched by hand, with their layout."""
 
 
 def find(name: str, root: Path, download: bool, scratch: Path) -> Path:
     """Return a source of labelled images, as `retrain drop pack` takes it.
 
-    It is `root/name` if there is such a thing; else the data set is loaded by name, and written into `scratch`.
-    Raises `StudyError`, saying what to fetch and where to put it, if it is not at hand.
+    It is `root/name` if that exists. Otherwise the data set is loaded by name and written to `scratch`. Raises
+    `StudyError`, with how to get it, if it is missing.
     """
     if (root / name).exists():
         return root / name
     if name != "digits" and name not in PUBLISHED:
-        raise StudyError(f"data set {name} is not at hand: {how_to_get(name, root)}, or say --root FOLDER")
+        raise StudyError(f"data set {name} is missing: {how_to_get(name, root)}, or pass --root FOLDER")
     try:
         _write(name, root, download, scratch)
     except ImportError as error:
         raise StudyError(f"data set {name} cannot be read: {error}; pip install 'retrain-classifiers[demo]'") from error
     except (RuntimeError, OSError) as error:
         raise StudyError(
-            f"data set {name} is not in {root}, not even as torchvision keeps it ({error}); "
-            f"{how_to_get(name, root)}, or say --root FOLDER"
+            f"data set {name} is missing in {root} ({error}): {how_to_get(name, root)}, or pass --root FOLDER"
         ) from error
     return scratch
 
@@ -86,7 +85,7 @@ def write_digits(folder: Path) -> None:
 
 
 def load(kind: Any, root: Path, split: str, download: bool) -> Any:
-    """Return a split of a data set as one of torchvision's classes reads it; some say `train`, some `split`."""
+    """Return a split of a torchvision data set. Some classes take `train`, some `split`."""
     named = "split" in inspect.signature(kind).parameters
     return kind(root, download=download, **({"split": split} if named else {"train": split == "train"}))
 
@@ -94,12 +93,12 @@ def load(kind: Any, root: Path, split: str, download: bool) -> Any:
 def how_to_get(name: str, root: Path) -> str:
     """Return what to fetch for a data set and where to put it."""
     if name in PUBLISHED:
-        return f"say --download, or put {PUBLISHED[name].where}, unpacked, into {root}, or images into {root / name}"
-    return f"put {BY_HAND.get(name, 'an image folder, CLASS/*.png, or tars of that shape,')} into {root / name}"
+        return f"pass --download, or put {PUBLISHED[name].where}, unpacked, into {root}, or images into {root / name}"
+    return f"put {BY_HAND.get(name, 'an image folder, CLASS/*.png, or tars of it,')} into {root / name}"
 
 
-def at_hand(name: str, root: Path) -> bool:
-    """Return whether a data set is there, as an image folder or as torchvision keeps it, or needs no fetching."""
+def is_available(name: str, root: Path) -> bool:
+    """Return whether a data set is present, as an image folder or as torchvision's files, or is built in."""
     published = name in PUBLISHED and (root / PUBLISHED[name].files).exists()
     return name == "digits" or (root / name).exists() or published
 

@@ -1,4 +1,4 @@
-"""The drops of a study: its data sets thinned, and committed split by split as any drop is."""
+"""The drops of a study: subsets of its data sets, packed and committed split by split."""
 
 import shutil
 import tempfile
@@ -31,23 +31,23 @@ from retrain.store.task_store import TaskStore
 
 
 class DataRoot(NamedTuple):
-    """Where data sets lie, and whether those that are not there may be downloaded."""
+    """The folder of the data sets, and whether missing ones may be downloaded."""
 
     folder: Path
     download: bool = False
 
 
 def committed_drops(study: Study, split: str, task: Task, objects: ObjectStore) -> tuple[Drop, ...] | None:
-    """Return a split's drops in their order, or None if those that land beforehand are not all committed."""
+    """Return a split's drops in order, or None if some that land before the runs are not committed."""
     drops = TaskStore(objects, task.name).drops.all()
     beforehand = 1 if study.splits[split].by == "margin" else parts_of(study, split)
     return drops if len(drops) >= beforehand else None
 
 
 def commit_drops(study: Study, split: str, task: Task, objects: ObjectStore, root: DataRoot) -> tuple[Drop, ...]:
-    """Commit a split's drops, unless they are; return them in their order.
+    """Commit a split's missing drops; return all of them in order.
 
-    Raises `StudyError` if a data set is not at hand, `DropError` if the split does not suit it.
+    Raises `StudyError` if a data set is missing, `DropError` if the split does not suit it.
     """
     if drops := committed_drops(study, split, task, objects):
         return drops
@@ -58,15 +58,15 @@ def commit_drops(study: Study, split: str, task: Task, objects: ObjectStore, roo
 
 
 def draw_of(study: Study, task: Task) -> int:
-    """Return the seed that a study's splits are drawn by: the cell's own, or 0 where all cells share one."""
+    """Return the seed of a study's splits: the cell's, or 0 if all cells share one split."""
     return task.seed if study.redraw else 0
 
 
 @contextmanager
 def prepared_data(study: Study, root: DataRoot, task: Task) -> Iterator[tuple[list[Path], Path]]:
-    """Yield a study's data sets as sources, changed as it says, and a folder for temporary files.
+    """Yield a study's data sets as sources, with its changes applied, and a folder for temporary files.
 
-    Raises `StudyError` if one is not at hand.
+    Raises `StudyError` if one is missing.
     """
     with tempfile.TemporaryDirectory(prefix="retrain-study-") as temporary:
         folder = Path(temporary)
@@ -76,7 +76,7 @@ def prepared_data(study: Study, root: DataRoot, task: Task) -> Iterator[tuple[li
 def _parts(
     study: Study, split: str, task: Task, sources: list[Path], folder: Path
 ) -> Iterator[tuple[Path, Staging | None, int | None]]:
-    """Yield for each drop the source, and which part of it is the drop."""
+    """Yield the source of each drop, and its part of the source."""
     setting, seed = study.splits[split], draw_of(study, task)
     if len(sources) > 1 and setting.by not in ("source", "transfer"):
         raise StudyError(f"study {study.name}: split {split}: several data sets are split by source or transfer only")
@@ -98,7 +98,7 @@ def _parts(
 
 
 def _steps(setting: Split, seed: int, source: Path, folder: Path) -> Iterator[Path]:
-    """Write the drops of a split in steps, all of them or, by margin, the first one."""
+    """Write the drops of a split by steps: all of them, or only the first for a split by margin."""
     samples = read_source(source)
     order: Order = lambda sample: stable_hash(sample.key, seed)  # noqa: E731
     if setting.by == "component":
@@ -110,7 +110,7 @@ def _steps(setting: Split, seed: int, source: Path, folder: Path) -> Iterator[Pa
 
 
 def _prepare(study: Study, data: Data, root: DataRoot, task: Task, folder: Path) -> Path:
-    """Return a data set as a source: as it is, or a changed copy of it."""
+    """Return a data set as a source, unchanged or as a changed copy."""
     source = find(data.name, root.folder, root.download, folder / "found")
     draws_val = study.stop_on == "val" and (study.redraw or any(split.step for split in study.splits.values()))
     if study.stop_on == "val" and data == Data(name=data.name) and not draws_val:
@@ -118,7 +118,7 @@ def _prepare(study: Study, data: Data, root: DataRoot, task: Task, folder: Path)
     found = read_source(source)
     samples = list(thin(rename_to_superclasses(found) if data.superclasses else found, data))
     if study.stop_on == "test" and not any(sample.split == "test" for sample in samples):
-        raise StudyError(f"data set {data.name} has no test split to stop on; say stop_on: val")
+        raise StudyError(f"data set {data.name} has no test split to stop on: set stop_on: val")
     if draws_val:
         samples = list(hold_out(samples, task.data.val_share, draw_of(study, task)))
     write_folder(samples, folder / "source", data.twin)

@@ -1,4 +1,4 @@
-"""Study files by name or path."""
+"""Find and read study files."""
 
 import os
 from pathlib import Path
@@ -12,29 +12,29 @@ from retrain.experiments.settings import Study
 
 
 def studies_folder() -> Path:
-    """Return where study files lie: $RETRAIN_STUDIES, or studies/ in the working directory."""
+    """Return the folder of study files: $RETRAIN_STUDIES, or studies/ in the working directory."""
     return Path(os.environ.get("RETRAIN_STUDIES") or "studies")
 
 
 def all_studies() -> list[Study]:
-    """Read every study in `folder()`. Raises `StudyError` at a file that is wrong, or where there is none."""
+    """Read every study in the folder. Raises `StudyError` if a file is wrong or there is none."""
     if not (names := _study_names()):
-        raise StudyError(f"there are no studies in {studies_folder()}; say where they are in RETRAIN_STUDIES")
+        raise StudyError(f"there are no studies in {studies_folder()}: set RETRAIN_STUDIES to their folder")
     return [load_study(name) for name in names]
 
 
 def load_study(name_or_path: str) -> Study:
-    """Read a study; a path has a suffix or a slash, a name is looked up in `folder()`.
+    """Read a study. Text with a suffix or a slash is a path; other text is a name, looked up in the folder.
 
-    A file that says `extends: OTHER` takes from OTHER.yaml beside it the fields that it does not name itself. It takes
-    neither `findings` nor `claims`, which are about the other study's runs, and `paper` only if it repeats the same.
-    `paper: OTHER`, or several, stands for the rows of OTHER.yaml. Raises `StudyError`, one line for every problem.
+    A file with `extends: OTHER` takes absent fields from OTHER.yaml beside it. It never takes `findings` and `claims`,
+    which are about the other study's runs, and takes `paper` only if it has no `repeats` of its own.
+    `paper: OTHER`, or a list, means the rows of OTHER.yaml. Raises `StudyError` with one line for each problem.
     """
     is_path = "/" in name_or_path or Path(name_or_path).suffix
     path = Path(name_or_path) if is_path else studies_folder() / f"{name_or_path}.yaml"
     if not is_path and not path.exists():
         known = ", ".join(_study_names()) or "none"
-        raise StudyError(f"there is no study {name_or_path!r} in {studies_folder()}; there are: {known}")
+        raise StudyError(f"there is no study {name_or_path!r} in {studies_folder()}; allowed: {known}")
     try:
         return Study.model_validate(_with_rows_of(path, _read(path)))
     except ValidationError as error:
@@ -61,10 +61,10 @@ def _read(path: Path) -> dict[Any, Any]:
 
 
 def _with_rows_of(path: Path, document: dict[Any, Any]) -> dict[Any, Any]:
-    """Return a study's document with the paper's rows of the files that it names, if it names any.
+    """Return a study's document with the paper's rows from the files that it names, if it names any.
 
-    A row whose method, split or variant this study lacks stands without a figure of ours, and so do those of every
-    file but the first: they are of other data sets.
+    A row whose method, split or variant this study lacks has no figure of ours. Neither have the rows of files after
+    the first, which are about other data sets.
     """
     named = document.get("paper")
     names = [named] if isinstance(named, str) else named or []

@@ -1,4 +1,4 @@
-"""Plots of what runs ended with: by drop, split or variant, by training time, and by how far training led."""
+"""Plots of final accuracies: by drop, split or variant, by training time, and by the distance of the weights."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,13 +15,13 @@ PERCENT = ".3~p"
 
 
 def final_accuracy_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
-    """Return the mean final accuracy of each method in each group, and its spread to either side."""
+    """Return the mean final accuracy of each method in each group, with its spread to either side."""
     finals = {group: {row.method: row.final for row in rows(study, runs)} for group, runs in compared(by_group).items()}
     return _by_group_plot(study, finals, f"final accuracy on {study.stop_on}", PERCENT)
 
 
 def cost_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
-    """Return the mean number of iterations that each method's run took in each group."""
+    """Return the mean number of iterations of each method in each group."""
     costs: dict[Group, dict[str, Estimate]] = {}
     for group, runs in compared(by_group).items():
         for method in dict.fromkeys(one.cell.method for one in runs):
@@ -33,7 +33,7 @@ def cost_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
 def _by_group_plot(
     study: Study, found: Mapping[Group, Mapping[str, Estimate]], title: str, number: str
 ) -> alt.TopLevelMixin:
-    """Return means over whatever differs between groups, and their spread to either side."""
+    """Return means over the field that differs between groups, with their spread to either side."""
     varied = varies(list(found))
     methods = [name for name in study.methods if not study.draw or name in study.draw]
     points = [
@@ -68,7 +68,7 @@ def varies(groups: Sequence[Group]) -> str:
 
 
 def time_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
-    """Return a point for each run that came to be fitted, as `Study.fitted` or `Study.fitted_accuracy` says.
+    """Return a point for each run that reached `Study.fitted` or `Study.fitted_accuracy`.
 
     Time is counted in images, which are the same work whatever the batch size and the machine.
     """
@@ -88,7 +88,7 @@ def correlation_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
 def _scatter(
     study: Study, by_group: Groups, title: str, number: str, place: Callable[[EndedRun], float | None]
 ) -> alt.TopLevelMixin:
-    """Return final accuracies, a point a run, by start; a panel for each network where there are more."""
+    """Return final accuracies, a point for each run, by start; with a panel for each network if there are several."""
     points = list(_scattered(study, by_group, place))
     kinds = list(dict.fromkeys(point["method"] for point in points))
     scale = alt.Scale(zero=False)
@@ -116,26 +116,26 @@ def _scattered(study: Study, by_group: Groups, place: Callable[[EndedRun], float
         x, result = place(one), one.record.result
         if x is None or result is None or one.record.run_id in seen:
             continue
-        seen.add(one.record.run_id)  # a scratch run is the same whatever the first round was
+        seen.add(one.record.run_id)  # a scratch run does not depend on the first round
         kind = "random" if study.methods[one.cell.method].start == "scratch" else "warm"
         panel = one.cell.variant.split(",")[0] if "correlation" in study.plots else ""
         yield {"x": x, "y": result.final_accuracy, "method": kind, "panel": panel}
 
 
 def _figure(one: EndedRun, name: str) -> float | None:
-    """Return a figure of a run that has a parent: a random start is correlated with nothing that was trained."""
+    """Return a figure of a run that has a parent. For a random start, it would mean nothing."""
     value = one.measures.get(name)
     return value if one.record.parent and isinstance(value, float) else None
 
 
 def _images_until_fitted(study: Study, one: EndedRun) -> float | None:
-    """How many images a run had trained on when it was fitted; None if it never was."""
+    """Return the number of images a run had trained on when it was fitted; None if it never was."""
     iterations, result = fitted_at(one.curve, study.fitted, study.fitted_accuracy), one.record.result
     return iterations * result.cost.samples / result.cost.iterations if iterations and result else None
 
 
 def switch_plot(study: Study, by_group: Groups) -> alt.TopLevelMixin:
-    """Return what the first runs reached, and what the last method then loses to scratch, in percent, by variant."""
+    """Return the accuracy of the first runs, and the later loss against scratch in percent, by variant."""
     firsts, damage = list(_first_accuracies(study, by_group)), list(_damages(study, by_group))
     panels = [
         _by_variant(firsts, f"accuracy on {study.stop_on} after the first run", PERCENT),

@@ -14,11 +14,11 @@ from retrain.models.pretrained import resolve_task
 from retrain.records import digest
 
 FIRST = "(first drop)"
-"""Stands for the method of the runs on the first drop, which all methods continue from."""
+"""The method name of the runs on the first drop, from which all methods continue."""
 
 
 class Cell(NamedTuple):
-    """One training: a method's, on the first `drops` drops of a split, continuing from its own on one drop fewer."""
+    """One run of a method on the first `drops` drops of a split, continued from its run on one drop fewer."""
 
     variant: str
     split: str
@@ -28,7 +28,7 @@ class Cell(NamedTuple):
 
 
 def parts_of(study: Study, split: str) -> int:
-    """Return how many drops land in a split."""
+    """Return the number of drops of a split."""
     setting = study.splits[split]
     if setting.steps:
         return setting.steps
@@ -42,7 +42,7 @@ def parts_of(study: Study, split: str) -> int:
 
 
 def cells(study: Study, drops: int) -> Iterator[Cell]:
-    """Yield the cells that train on this many drops; on the first, all methods are one."""
+    """Yield the cells that train on this many drops. On the first drop, all methods share one cell."""
     methods = {FIRST: Method(start="scratch")} if drops == 1 else study.methods
     for variant, split, method in product(study.variants, study.splits, methods):
         if drops <= parts_of(study, split):
@@ -50,26 +50,26 @@ def cells(study: Study, drops: int) -> Iterator[Cell]:
 
 
 def parent_of(cell: Cell) -> Cell | None:
-    """Return the cell that this one continues from."""
+    """Return the cell that this one continues from, or None."""
     if cell.drops == 1:
         return None
     return cell._replace(drops=cell.drops - 1, method=FIRST if cell.drops == 2 else cell.method)
 
 
 def drop_id(study: Study, cell: Cell) -> str:
-    """Name the drop that a cell's run is the first to train on: by margin, every chain of runs has its own."""
+    """Return the id of a cell's newest drop. In a split by margin, every chain of runs has its own drops."""
     if cell.drops == 1 or study.splits[cell.split].by != "margin":
         return f"drop-{cell.drops}"
     return f"drop-{cell.drops}-{digest([cell.variant, cell.method, cell.seed])[:8]}"
 
 
 def drop_ids(study: Study, cell: Cell) -> list[str]:
-    """Name all drops that have landed for a cell, in their order."""
+    """Return the ids of a cell's drops, in order."""
     return [drop_id(study, cell._replace(drops=number)) for number in range(1, cell.drops + 1)]
 
 
 def task_of(study: Study, cell: Cell, store: str | None) -> Task:
-    """Return the cell's task: its recipe is the method's own; `store` instead of the task's.
+    """Return the cell's task, with the method's recipe, in `store` if that is given.
 
     Raises `TaskError` if an override is wrong.
     """
@@ -78,19 +78,19 @@ def task_of(study: Study, cell: Cell, store: str | None) -> Task:
     settings = study.set | variant.set | (variant.first if cell.drops == 1 else method.set)
     settings |= {"seed": cell.seed} | ({"store": store} if store else {})
     task = resolve_task(load_task(study.task, [f"{path}={json.dumps(value)}" for path, value in settings.items()]))
-    followed: dict[str, Any] = {aspect: getattr(task.recipe, aspect) for aspect in method.aspects}
-    recipe = recipe_for(method.start, task.recipe).model_copy(update=followed)
+    from_task: dict[str, Any] = {aspect: getattr(task.recipe, aspect) for aspect in method.aspects}
+    recipe = recipe_for(method.start, task.recipe).model_copy(update=from_task)
     return task.model_copy(update={"name": data_name(study, cell.split, task), "recipe": recipe})
 
 
-def word_of(study: Study, cell: Cell) -> Word:
-    """Return what a plan calls the cell's method: with an aspect of the recipe, it is continuous."""
+def plan_method(study: Study, cell: Cell) -> Word:
+    """Return the method of a cell's plan: continuous, if the cell follows the recipe in some aspect."""
     method = study.methods.get(cell.method, Method(start="scratch"))
     return "continuous" if method.aspects else method.start
 
 
 def data_name(study: Study, split: str, task: Task) -> str:
-    """Name a split's data: studies of the same drops share them, and the runs that they have in common."""
+    """Return a name for a split's data. Studies with the same drops share the name, the drops and common runs."""
     landing = study.splits[split].model_dump(exclude_none=True)
     content = [data.model_dump(exclude_defaults=True) for data in study.data], landing
     held_out = study.stop_on, task.data.val_share, task.data.test_share, *((task.seed,) if study.redraw else ())

@@ -16,10 +16,10 @@ ABOUT = {
     *("repeats", "title", "regime", "paper", "claims", "findings"),
     *("draw", "plots", "cost", "spread", "fitted", "fitted_accuracy", "grids"),
 }
-"""What a study's file says of its results, rather than of what is run."""
+"""Fields of a study's file about its results, which do not affect its runs."""
 
 LEARNING_MAP = "map of samples by epoch"
-"""Shares of correctly classified samples: a row for each epoch, a column for each lot of samples, easy ones first."""
+"""Shares of correctly classified samples: a row for each epoch, a column for each group of samples, easy ones first."""
 GRADIENTS = "gradient norms"
 """Mean norms along a training, as [iteration, norm]; `, old` or `, new` follows."""
 
@@ -27,43 +27,43 @@ Measure = float | list[list[float]]
 """One figure, or a map of them."""
 Figures = dict[str, Measure]
 MAP = "map of learning speeds"
-"""Shares of old samples by learning speed in the run before (rows) and in this one (columns), slow ones first."""
+"""Shares of old samples by learning speed in the previous run (rows) and in this one (columns), slow ones first."""
 
 
 class EndedRun(NamedTuple):
-    """A cell whose run has ended, with what it left."""
+    """An ended run with its cell, record, curve and measures."""
 
     cell: Cell
     record: RunRecord
     curve: Curve
     measures: Figures
-    """What was measured of it beside its accuracy."""
+    """Its measures besides accuracy."""
 
 
 class KeptRuns(NamedTuple):
-    """A study's ended runs, and where they come from."""
+    """A study's ended runs, and their origin."""
 
     grid: str
-    """Digest of the study's file as it was, but for what is said about the results."""
+    """Digest of the study's file at that time, without the fields about results."""
     commit: str
-    """The code that wrote this file."""
+    """The commit of the code that wrote this file."""
     ran: tuple[EndedRun, ...]
 
 
 def grid_digest(study: Study) -> str:
-    """Return the identity of what a study runs."""
+    """Return the digest of the part of a study that affects its runs."""
     return digest(study.model_dump(mode="json", exclude=ABOUT, exclude_defaults=True))
 
 
 def write_kept(kept: KeptRuns, folder: Path) -> None:
-    """Write runs.jsonl: a line on the whole, then a line a run, its curve as columns."""
+    """Write runs.jsonl: a header line, then a line for each run, with its curve as columns."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = [{"grid": kept.grid, "commit": kept.commit}, *(_row(one) for one in kept.ran)]
     (folder / FILE).write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in lines), encoding="utf-8")
 
 
 def read_kept(folder: Path) -> KeptRuns:
-    """Read runs.jsonl. Raises `StudyError` if it is not there, or damaged."""
+    """Read runs.jsonl. Raises `StudyError` if it is missing or damaged."""
     path = folder / FILE
     try:
         head, *lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())

@@ -1,4 +1,4 @@
-"""Plots of what was measured along trainings: maps of samples, and norms of gradients."""
+"""Plots of measures along trainings: maps of samples, and norms of gradients."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -12,11 +12,11 @@ from retrain.experiments.settings import Study
 from retrain.experiments.statistics import Group, estimate
 
 CUTS = (0.1, 0.9)
-"""Where the easiest and the hardest tenth of the samples end."""
+"""Shares at which the easiest and the hardest tenth of the samples are cut off."""
 
 
 def learning_speed_map(study: Study, group: Group, members: Sequence[EndedRun]) -> alt.TopLevelMixin:
-    """Return a map for each method: the share of old samples by learning speed, the mean over seeds."""
+    """Return a map for each method: the share of old samples by learning speed, as the mean over seeds."""
     percent = alt.Axis(format=".0%", grid=False, values=[0, 0.5, 1])
     chart = (
         alt.Chart(alt.InlineData(values=list(_squares(members))))
@@ -53,7 +53,7 @@ def _places(maps: Sequence[list[list[float]]]) -> Iterator[tuple[int, int]]:
 
 
 def learning_map(study: Study, group: Group, members: Sequence[EndedRun]) -> alt.TopLevelMixin | None:
-    """Return samples by epoch, easy ones at the bottom, of the first run that was measured; lines at `CUTS`."""
+    """Return a map of samples by epoch, easy ones at the bottom, for the first measured run; lines at `CUTS`."""
     maps = [rows for one in members if isinstance(rows := one.measures.get(LEARNING_MAP), list)]
     if not maps:
         return None
@@ -98,7 +98,7 @@ def gradient_curves(study: Study, group: Group, members: Sequence[EndedRun]) -> 
 
 
 def _norms(members: Sequence[EndedRun]) -> Iterator[dict[str, Any]]:
-    """Yield means over seeds: an iteration later than it is, for the start has a place on a logarithmic axis too."""
+    """Yield means over seeds. Iterations are counted from 1, to show the start on a logarithmic axis."""
     found: dict[tuple[str, int], list[float]] = defaultdict(list)
     for one in members:
         for name, curve in one.measures.items():

@@ -1,4 +1,4 @@
-"""What is measured of a run beside its accuracy, from where it started and the model it ended with."""
+"""Measures of a run besides its accuracy, from its initial weights and its final model."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 
 from retrain.experiments.kept_runs import GRADIENTS, LEARNING_MAP, MAP, Figures, Measure
-from retrain.experiments.replays import early_and_even, train_again
+from retrain.experiments.replays import early_and_even, repeat_training
 from retrain.pipeline.context import Context
 from retrain.pipeline.train import prepare
 from retrain.recipe.analysis import gradient_norms, rank_correlation, weight_correlation
@@ -21,13 +21,13 @@ from retrain.training.seeds import make_generator
 from retrain.training.setup import Run
 
 SAMPLES = 512
-"""Old, and as many new, samples whose gradients are measured."""
+"""Number of old samples, and of new ones, whose gradients are measured."""
 
 BINS = 10
 """Rows and columns of a map of learning speeds."""
 
 SAMPLE_BINS = 100
-"""Lots of samples in a map of samples by epoch."""
+"""Groups of samples in a map of samples by epoch."""
 
 
 def correlation(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
@@ -46,14 +46,14 @@ def gradients(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
 
 
 def mean_gradient_norms(run: Run) -> dict[str, float]:
-    """Return the mean norm of the gradients of some old and of some new samples, of those that there are."""
+    """Return the mean norms of the gradients of a sample of old and of new samples, if there are any."""
     old = run.train.drop < run.plan.known
     found = {}
     for age, chosen in (("old", old), ("new", ~old)):
         indices = chosen.nonzero().squeeze(1)
         if len(indices):
-            lots = torch.randperm(len(indices), generator=make_generator(run.plan.seed, "measured"))[:SAMPLES]
-            some = indices[lots.to(indices.device)]
+            groups = torch.randperm(len(indices), generator=make_generator(run.plan.seed, "measured"))[:SAMPLES]
+            some = indices[groups.to(indices.device)]
             norms = gradient_norms(run.network, run.normalize(run.train.pixels(some)), run.train.labels[some])
             found[age] = float(norms.mean())
     return found
@@ -66,7 +66,7 @@ def speeds(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
         return
     parent = read_counters(context.files(plan.parent), plan.dataset, plan.known)
     kept = read_counters(context.files(plan.run_id), plan.dataset, len(plan.dataset.drops))
-    own = add_decayed(parent, kept, -plan.task.training.index_decay)  # what was kept is the sum of both
+    own = add_decayed(parent, kept, -plan.task.training.index_decay)  # the run's index is the sum of both
     old = (run.train.drop < plan.known).cpu()
     before, after = learning_speed(parent)[old], learning_speed(own)[old]
     seen = ~(before.isnan() | after.isnan())
@@ -83,14 +83,14 @@ def gradient_curves(context: Context, run: Run) -> Iterator[tuple[str, Measure]]
             for age, norm in mean_gradient_norms(run).items():
                 curves[age].append([iteration, float(f"{norm:.4g}")])
 
-    train_again(run, look)
+    repeat_training(run, look)
     yield from ((f"{GRADIENTS}, {age}", curve) for age, curve in curves.items() if curve)
 
 
 def learning_map(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
-    """Yield who was classified correctly when (Verwimp et al., figure 11): a row for each epoch.
+    """Yield which samples were classified correctly in each epoch (Verwimp et al., figure 11): a row per epoch.
 
-    A row has the shares of `SAMPLE_BINS` lots of samples, from those learnt first to those learnt last.
+    A row has the shares for `SAMPLE_BINS` groups of samples, from those learnt first to those learnt last.
     """
     each = len(run.train) / run.plan.task.training.batch_size
     ends = {round(each * epoch) for epoch in range(1, round(run.plan.iterations / each) + 1)}
@@ -100,18 +100,18 @@ def learning_map(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
         if iteration in ends:
             epochs.append(evaluate_samples(run.network, run.train, run.normalize)[0].float().cpu())
 
-    train_again(run, look)
+    repeat_training(run, look)
     correct = torch.stack(epochs)
     order = correct.mean(0).argsort(descending=True, stable=True)
-    lots = [lot.mean(1) for lot in correct[:, order].tensor_split(min(SAMPLE_BINS, correct.shape[1]), dim=1)]
-    yield LEARNING_MAP, [[round(share, 4) for share in row] for row in torch.stack(lots, 1).tolist()]
+    groups = [group.mean(1) for group in correct[:, order].tensor_split(min(SAMPLE_BINS, correct.shape[1]), dim=1)]
+    yield LEARNING_MAP, [[round(share, 4) for share in row] for row in torch.stack(groups, 1).tolist()]
 
 
 ON_FIRST = {"gradient_curves", "learning_map"}
-"""What is measured of the runs on the first drop too: the others compare with what was before."""
+"""Measures that also apply to runs on the first drop. The others compare with the previous run."""
 
 FILE = "measures.json"
-"""Name of the file of a run that holds its measures."""
+"""Name of a run's file with its measures."""
 
 MEASURES: dict[str, Callable[[Context, Run], Iterator[tuple[str, Measure]]]] = {
     "weight_correlation": correlation,
@@ -123,7 +123,7 @@ MEASURES: dict[str, Callable[[Context, Run], Iterator[tuple[str, Measure]]]] = {
 
 
 def measure(context: Context, plan: Plan, names: Iterable[str]) -> None:
-    """Measure what has not been measured of an ended run that left a model, and keep the figures beside it."""
+    """Compute the missing measures of an ended run with a model, and write them beside it."""
     found = _read(context.store, plan.run_id)
     missing = [name for name in names if name not in found]
     for name in missing:
@@ -133,7 +133,7 @@ def measure(context: Context, plan: Plan, names: Iterable[str]) -> None:
 
 
 def read(store: TaskStore, run_id: str, names: Iterable[str]) -> Figures:
-    """Return what has been measured of a run, of what is asked for."""
+    """Return the named measures of a run, as far as they exist."""
     found = _read(store, run_id)
     return {figure: value for name in names for figure, value in found.get(name, {}).items()}
 

@@ -1,4 +1,4 @@
-"""A study's page and tables, made from its file and its kept runs alone, so that they can be made again."""
+"""A study's page and tables. They depend only on its file and its kept runs, so that they can be reproduced."""
 
 import csv
 import io
@@ -69,7 +69,7 @@ def _findings(study: Study) -> Iterator[str]:
 
 
 def _beside_the_papers(study: Study, by_group: Mapping[Group, Sequence[EndedRun]]) -> Iterator[str]:
-    """Yield the paper's figures, each beside ours."""
+    """Yield the table of the paper's figures beside ours."""
     if not study.paper:
         return
     columns = list(dict.fromkeys(column for row in study.paper for column in row.figures))
@@ -161,7 +161,7 @@ def _tables(study: Study, by_group: Mapping[Group, list[EndedRun]]) -> Iterator[
 
 
 def _firsts(study: Study, by_group: Mapping[Group, list[EndedRun]]) -> Iterator[str]:
-    """Yield the runs on the first drop, which all methods but scratch continue from."""
+    """Yield the table of runs on the first drop, from which all methods but scratch continue."""
     lines = []
     for group, members in by_group.items():
         if group.drops == 1:
@@ -175,7 +175,7 @@ def _firsts(study: Study, by_group: Mapping[Group, list[EndedRun]]) -> Iterator[
 
 
 def fitted_title(study: Study) -> list[str]:
-    """Return the title of the column that says when a run was fitted, if there is one."""
+    """Return the title of the column with the iterations until a run was fitted, if there is one."""
     if study.fitted_accuracy:
         return [f"iterations to a training accuracy of {study.fitted_accuracy:.0%}"]
     return [f"iterations to a training loss of {study.fitted:g}"] if study.fitted else []
@@ -202,19 +202,19 @@ def _cells(study: Study, row: Row) -> list[str]:
 
 
 def format_percent(share: Estimate, spread: Spread = "error") -> str:
-    """Return a share in percent, with its spread over seeds where there is one."""
+    """Return a share in percent, with its spread over seeds if there is one."""
     return f"{100 * share.mean:.2f}{_spread(share, spread, '.2f', 100)}" if share.mean is not None else "-"
 
 
 def format_ratio(ratio: Estimate, spread: Spread = "error") -> str:
-    """Return a speed-up with its spread; `NOT_REACHED` where no seed has one."""
+    """Return a speed-up with its spread; `NOT_REACHED` if no seed has one."""
     if ratio.mean is None:
         return NOT_REACHED if ratio.of else "-"
     return f"×{ratio.mean:.2f}{_spread(ratio, spread, '.2f')}{_partly(ratio)}"
 
 
 def format_count(count: Estimate, spread: Spread = "error") -> str:
-    """Return a number of iterations with its spread; `NOT_REACHED` where no seed got there."""
+    """Return a number of iterations with its spread; `NOT_REACHED` if no seed has one."""
     if count.mean is None:
         return NOT_REACHED if count.of else "-"
     return f"{count.mean:,.0f}{_spread(count, spread, ',.0f')}{_partly(count)}"
@@ -234,13 +234,13 @@ def _partly(of_seeds: Estimate) -> str:
 
 
 def markdown_table(titles: Sequence[str], lines: Iterable[Iterable[str]], align: str = "---:") -> str:
-    """Return a Markdown table, the first column left-aligned and the others as `align` says."""
+    """Return a Markdown table with the first column left-aligned and the others aligned by `align`."""
     rule = ["---", *(align for _ in titles[1:])]
     return "\n".join(f"| {' | '.join(line)} |" for line in (titles, rule, *lines))
 
 
 def comma_separated(study: Study, kept: KeptRuns) -> str:
-    """Return all tables as one CSV: a line a method, shares in 0..1, empty where there is no value."""
+    """Return all tables as one CSV: a line for each method, shares in 0..1, empty cells for missing values."""
     buffer = io.StringIO()
     levels = [f"L_{level} against {other}" for other in study.against for level in LEVELS]
     figures = [f"{name}{part}" for name in ("highest", "final", "test", *levels) for part in ("", " se", " n")]
@@ -255,5 +255,5 @@ def comma_separated(study: Study, kept: KeptRuns) -> str:
 
 
 def _rounded(value: float | None) -> float | None:
-    """To nine digits: sums differ in the last ones between machines."""
+    """Round to nine digits: sums differ in later digits between machines."""
     return None if value is None else float(f"{value:.9g}")

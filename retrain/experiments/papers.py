@@ -1,4 +1,4 @@
-"""What the papers report, as a study's file states it beside its own runs, and whether the two agree."""
+"""The papers' figures and claims in a study's file, and whether its runs agree with them."""
 
 from typing import Annotated, Literal
 
@@ -10,29 +10,29 @@ Agrees = Literal["yes", "partly", "no", "not tested"]
 
 
 class PaperRow(ConfigModel):
-    """One row of a paper's table, and the method of the study that repeats it."""
+    """One row of a paper's table, with the study's method that repeats it."""
 
     row: Annotated[str, Field(min_length=1)]
-    """The row, as the paper names it."""
+    """Name of the row in the paper."""
     figures: Annotated[dict[str, str], Field(min_length=1)]
-    """Its figures by column, as printed; / stands for not reached. Columns that a study has too: accuracy and Max Acc
+    """Its figures by column, as printed; / means not reached. Columns that a study also has: accuracy and Max Acc
     in percent, L_99, L_100 (also `L_100 against` one of its methods), and time."""
     method: str = ""
-    """The study's method; absent where it has none."""
+    """The study's method, if it has one."""
     split: str = ""
-    """The study's split; its first where absent."""
+    """The study's split (default: its first)."""
     variant: str = ""
-    """The study's variant; its first where absent."""
+    """The study's variant (default: its first)."""
 
 
 def parse_column(column: str) -> tuple[str, str]:
-    """Return which figure a column has, and the method that it is against, or nothing: `L_100 against scratch`."""
+    """Return a column's figure, and the method it is against (`L_100 against scratch`) or an empty text."""
     figure, _, other = column.partition(" against ")
     return figure, other
 
 
 class Claim(ConfigModel):
-    """One thing that a paper shows, and what the study found of it."""
+    """One claim of a paper, and what the study's runs show about it."""
 
     item: Annotated[str, Field(min_length=1)]
     """The table or figure, as `retrain study list` names it."""
@@ -41,4 +41,4 @@ class Claim(ConfigModel):
     ours: Annotated[str, Field(min_length=1)]
     """What the study's runs show."""
     agrees: Agrees
-    """Whether they agree; not tested: the runs cannot tell."""
+    """Whether they agree. not tested: the runs do not decide it."""

@@ -20,7 +20,7 @@ from retrain.records import Curve, Point
 
 
 def picture_name(group: Group, plot: str) -> str:
-    """Return the name of a group's picture, without suffix."""
+    """Return the file name of a group's picture, without suffix."""
     return re.sub(r"[^a-z0-9]+", "-", f"{plot}-{group.split}-{group.variant}-{group.drops}".lower()).strip("-")
 
 
@@ -33,7 +33,7 @@ GROUP_PLOTS: dict[str, Callable[[Study, Group, Sequence[EndedRun]], alt.TopLevel
     "learning_map": map_plots.learning_map,
     "gradient_norms": map_plots.gradient_curves,
 }
-"""What is drawn of each group."""
+"""Plots of each group."""
 
 OVERALL_PLOTS = {
     "final": final_plots.final_accuracy_plot,
@@ -43,7 +43,7 @@ OVERALL_PLOTS = {
     "switch": final_plots.switch_plot,
     "chain": chain_plot,
 }
-"""What is drawn once for a study."""
+"""Plots that a study has once."""
 
 
 def write_plots(study: Study, by_group: Mapping[Group, list[EndedRun]], folder: Path) -> None:
@@ -58,7 +58,7 @@ def write_plots(study: Study, by_group: Mapping[Group, list[EndedRun]], folder: 
 
 
 def drawn_of_groups(study: Study, by_group: Mapping[Group, Sequence[EndedRun]]) -> Iterator[tuple[Group, str]]:
-    """Yield what is drawn of which group: a map of samples of the first drop, all else of the later ones."""
+    """Yield each group with its plots: maps of samples for the first drop, other plots for later ones."""
     for group, members in by_group.items():
         for plot in study.plots:
             shown = any(LEARNING_MAP in one.measures for one in members) if plot == "learning_map" else group.drops > 1
@@ -75,7 +75,7 @@ def _save(chart: alt.TopLevelMixin, path: Path) -> None:
 
 
 def curves(study: Study, group: Group, members: Sequence[EndedRun], plot: str) -> alt.TopLevelMixin:
-    """Return a group's curves: mean, a band of the study's spread and, for accuracies, the crossings of L_100."""
+    """Return a group's curves: the mean, a band of the study's spread and, for accuracies, the points of L_100."""
     drawn = [one for one in members if not study.draw or one.cell.method in study.draw]
     methods = list(dict.fromkeys(one.cell.method for one in drawn))
     colour = colour_of(methods)
@@ -105,7 +105,7 @@ def _table(rows: Iterable[Mapping[str, Any]]) -> alt.Chart:
 
 
 def _means(spread: Spread, ran: Sequence[EndedRun], plot: str) -> Iterator[dict[str, Any]]:
-    """Mean and band at every evaluation: seeds are evaluated on one grid."""
+    """Yield mean and band at every evaluation. All seeds are evaluated at the same iterations."""
     at: dict[tuple[str, int], list[float | None]] = defaultdict(list)
     for one in ran:
         for point in _drawn(one.curve, plot):
@@ -119,19 +119,19 @@ def _means(spread: Spread, ran: Sequence[EndedRun], plot: str) -> Iterator[dict[
 
 
 def _drawn(curve: Curve, plot: str) -> Sequence[Point]:
-    """All points; of training losses not a last one that is the mean of a few iterations only, and so mostly noise."""
+    """Return the points to draw. A last training loss over only a few iterations is noise and is left out."""
     points = curve.points
     is_short = len(points) > 1 and 2 * (points[-1].iteration - points[-2].iteration) < points[0].iteration
     return points[:-1] if plot.startswith("train") and is_short else points
 
 
 def _bars(study: Study, members: Sequence[EndedRun]) -> dict[int, float]:
-    """What the first of `Study.against` ended with, by seed."""
+    """Return the final accuracy of the first method in `Study.against`, by seed."""
     return {one.cell.seed: one.curve.points[-1].accuracy for one in members if one.cell.method == study.against[0]}
 
 
 def _crossings(drawn: Sequence[EndedRun], bars: Mapping[int, float]) -> Iterator[dict[str, Any]]:
-    """Where each method came, on average, to what scratch ended with; only if it did with every seed."""
+    """Yield where each method reached scratch's final accuracy, on average, if it did with every seed."""
     for method, runs in groupby(drawn, key=lambda one: one.cell.method):
         compared = [one for one in runs if one.cell.seed in bars]
         mean, _, n, of = estimate([reached_at(one.curve, bars[one.cell.seed]) for one in compared])

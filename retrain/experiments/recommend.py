@@ -1,4 +1,4 @@
-"""Recommend a preset for a task: short races of all presets from the same parent, as trials, within a budget."""
+"""Recommend a preset for a task, by short trial runs ("races") of all presets from the same parent within a budget."""
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,11 +19,11 @@ from retrain.store.task_store import TaskStore, open_task_store
 from retrain.utils.text import pluralize
 
 RACED: tuple[Preset, ...] = ("default", "naive", "paper")
-"""The presets that race. The first one is preferred where a difference is too small to mean anything."""
+"""The presets that race. The first one is preferred if differences are within the measurement error."""
 
 BUDGET_SHARE = 0.25
-"""Iterations of all races together, as a share of one whole training from scratch; more where that ends before the
-first evaluation of each."""
+"""Iterations of all races together, as a share of one whole training from scratch. More, if that would end before the
+first evaluation of each race."""
 
 Level = Literal["100", "99"]
 LEVELS: tuple[Level, ...] = ("100", "99")
@@ -31,75 +31,75 @@ LEVELS: tuple[Level, ...] = ("100", "99")
 
 
 class Races(NamedTuple):
-    """What one preset's races came to, over its seeds."""
+    """The results of one preset's races over its seeds."""
 
     preset: Preset
     reached: Mapping[Level, Estimate]
     """Iterations to each level of scratch's accuracy."""
     final: Estimate
-    """Accuracy on val at the end of the race; it ends early where the target is reached."""
+    """Accuracy on val at the end of the race. A race ends early if it reaches the target."""
     start: str
-    """Why the weights start where they do."""
+    """The reason for the initial weights."""
 
 
 class Scratch(NamedTuple):
-    """What training from scratch takes on the same dataset."""
+    """The iterations and accuracy of training from scratch on the same dataset."""
 
     reached: Mapping[Level, float | None]
-    """Iterations to each level of its own accuracy; None where it was not trained on this dataset."""
+    """Iterations to each level of its own accuracy; None if it was not trained on this dataset."""
     early: float | None
-    """Its accuracy after as many iterations as a race has; None where it was not trained on this dataset."""
+    """Its accuracy after as many iterations as a race has; None if it was not trained on this dataset."""
     source: str
-    """Where these figures come from."""
+    """The source of these figures."""
 
 
 class Certainty(NamedTuple):
-    """Differences that are too small to mean anything."""
+    """Measurement errors: smaller differences mean nothing."""
 
     iterations: int
-    """From one evaluation to the next."""
+    """Iterations between two evaluations."""
     accuracy: float
     """Standard error of one accuracy on val."""
 
 
 class Advice(NamedTuple):
-    """What to use, and why."""
+    """The recommended preset, and the reason."""
 
     choice: Preset | Literal["scratch"]
     why: str
 
     @property
     def settings(self) -> str:
-        """The line of the task file that chooses it."""
+        """Return the line of a task file that chooses it."""
         if self.choice == "scratch":
             return "baseline: {refresh: {every: 1}}"
         return f"recipe: {{preset: {self.choice}}}"
 
 
 class Recommendation(NamedTuple):
-    """The advice, and what it rests on."""
+    """The advice, and the results behind it."""
 
     advice: Advice
     races: Sequence[Races]
     scratch: Scratch
     certainty: Certainty
     plan: Plan
-    """Of one of the races; they have the same parent, drops and length."""
+    """The plan of one race. All have the same parent, drops and length."""
     seeds: int
     used: int
     """Iterations of all races together."""
 
 
 def recommendation(name: str, budget: int | None, seeds: int, workers: Workers, overrides: Sequence[str] = ()) -> str:
-    """Return the advice with its figures, Markdown. Raises `StudyError` as `recommend` does."""
+    """Return the advice with its figures, as Markdown. Raises the errors of `recommend`."""
     task = load_task(name, overrides)
     return "\n\n".join(_page(recommend(open_task_store(task), task, budget, seeds, workers)))
 
 
 def recommend(store: TaskStore, task: Task, budget: int | None, seeds: int, workers: Workers) -> Recommendation:
-    """Race the presets within the budget, in iterations; a quarter of one training from scratch if it is None.
+    """Race the presets within a budget of iterations. None means a quarter of one training from scratch.
 
-    Raises `StudyError` if there is no parent with a new drop to race from, or the budget is too small.
+    Raises `StudyError` if there is no champion with a new drop to race from, or if the budget is too small.
     """
     plans = plan_races(store, task, budget, seeds)
     ended = {record.run_id for record in store.ledger.read()}
@@ -116,9 +116,9 @@ def recommend(store: TaskStore, task: Task, budget: int | None, seeds: int, work
 
 
 def plan_races(store: TaskStore, task: Task, budget: int | None, seeds: int) -> dict[Preset, list[Plan]]:
-    """Return the plans of all races by preset, a seed each. Raises `StudyError` as `recommend` does.
+    """Return the plans of all races by preset, one for each seed. Raises the errors of `recommend`.
 
-    All continue from the same parent, on all drops, for at most the same number of iterations. Where scratch was
+    All continue from the same parent, on all drops, for at most the same number of iterations. If scratch was
     trained on the same drops, a race ends at its accuracy.
     """
     found = store.drops.committed()
@@ -134,17 +134,19 @@ def plan_races(store: TaskStore, task: Task, budget: int | None, seeds: int) -> 
 
 
 def _parent(store: TaskStore, task: Task, past: History, drops: Sequence[Drop]) -> Plan:
-    """Return the newest plan, from the champion's back through its parents, that lacks a landed drop."""
+    """Return the newest plan without some landed drop, from the champion back through its parents."""
     landed, plan = {drop.id for drop in drops}, past.champion
     while plan and landed <= {drop.id for drop in plan.dataset.drops}:
         plan = store.run(plan.parent).plan() if plan.parent else None
     if plan is None:
         raise StudyError(
-            f"task {task.name}: races continue from a champion on a drop that is new to it, and there is none "
-            f"({pluralize(len(drops), 'drop')} landed): run `retrain run`, land a further drop, and try again"
+            f"task {task.name}: races need a champion and a drop that is new to it, and there is none "
+            f"({pluralize(len(drops), 'drop')} landed): run `retrain run`, commit another drop, and try again"
         )
     if not same_network(plan.task, task):
-        raise StudyError(f"task {task.name}: no preset can continue from {plan.run_id}: its network is another one")
+        raise StudyError(
+            f"task {task.name}: no preset can continue from {plan.run_id}: its network differs from the task's"
+        )
     return plan
 
 
@@ -159,7 +161,7 @@ def _plan(task: Task, drops: Sequence[Drop], past: History) -> Plan:
 
 
 def _limit(plan: Plan, budget: int | None, races: int) -> int:
-    """Return the most iterations of one race. Raises `StudyError` if they end before the first evaluation."""
+    """Return the iterations of one race. Raises `StudyError` if they end before the first evaluation."""
     least = races * plan.evaluate_every
     total = budget or max(round(BUDGET_SHARE * _whole(plan)), least)
     if total < least:
@@ -176,10 +178,10 @@ def _whole(plan: Plan) -> int:
 
 
 def _shorten(plan: Plan, limit: int, failed: Mapping[str, RunRecord]) -> Plan:
-    """Return a plan with a schedule of `limit` iterations, past attempts that failed by an error.
+    """Return a plan with a schedule of `limit` iterations, as a retry if earlier attempts failed.
 
-    A target that is carried over is left out: it is about the old drops, which a warm start knows before it has learnt
-    anything of the new ones.
+    A carried target is left out. It is about the old drops, which a warm start knows before it has learnt anything
+    about the new ones.
     """
     schedule = plan.recipe.schedule.model_copy(update={"scale": limit / _whole(plan)})
     recipe = plan.recipe.model_copy(update={"schedule": schedule})
@@ -203,13 +205,13 @@ def _races(preset: Preset, plans: Sequence[Plan], records: Mapping[str, RunRecor
 
 
 def _scratch(store: TaskStore, plan: Plan) -> Scratch:
-    """Return what the scratch run of a race's target took."""
+    """Return the results of the scratch run that gave the races' target."""
     if plan.target is None:
         return Scratch(
             dict.fromkeys(LEVELS),
             None,
-            "No scratch run has seen these drops, so there is no accuracy to reach, and the accuracy at the end "
-            "decides. `retrain baseline` measures one; then iterations are compared.",
+            "No scratch run was trained on these drops, so there is no accuracy to reach, and the final accuracy "
+            "decides. To compare iterations instead, measure it with `retrain baseline`.",
         )
     iterations = plan.target.baseline_iterations
     reached: dict[Level, float | None] = {"100": iterations, "99": plan.target.baseline_reached_at["99"] or iterations}
@@ -225,10 +227,10 @@ def _certainty(store: TaskStore, plan: Plan, races: Sequence[Races]) -> Certaint
 
 
 def advise(races: Sequence[Races], scratch: Scratch, certainty: Certainty) -> Advice:
-    """Return the preset that is at scratch's accuracy soonest with every seed, if sooner than scratch itself.
+    """Return the preset that reaches scratch's accuracy soonest with every seed, if sooner than scratch itself.
 
-    Where none gets there, 99 percent of it counts, against what scratch takes to the same 99 percent. Where none gets
-    there either, the highest accuracy at the end counts.
+    If none does, 99 percent of that accuracy is compared, with scratch's own iterations to 99 percent. If none reaches
+    that either, the highest final accuracy decides.
     """
     for level in LEVELS:
         sure = {each.preset: each.reached[level] for each in races}
@@ -241,7 +243,7 @@ def advise(races: Sequence[Races], scratch: Scratch, certainty: Certainty) -> Ad
         if means[best] < own:
             return Advice(
                 best,
-                f"it reached {what} after {means[best]:,.0f} iterations, where scratch takes {own:,.0f} "
+                f"it reached {what} after {means[best]:,.0f} iterations, and scratch after {own:,.0f} "
                 f"({own / means[best]:.1f} times as many)",
             )
         return Advice("scratch", f"no preset reached {what} sooner than scratch's {own:,.0f} iterations")

@@ -1,4 +1,4 @@
-"""Train a run once more, to look at its network on the way: the same training again, since no snapshots are kept."""
+"""Repeat a run's training to measure its network along the way, because no snapshots are kept."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -9,31 +9,31 @@ from retrain.training.loop import run_loop
 from retrain.training.progress import Progress
 from retrain.training.setup import Run
 
-LOOKS = 50
-"""Even looks at a training, beside the early ones."""
+MEASUREMENTS = 50
+"""Number of evenly spaced measurements in a training, besides the early ones."""
 
 EARLY = (0, 1, 2, 5, 10, 20, 50, 100, 200)
-"""Iterations after which the first moments of a training are looked at."""
+"""Iterations after which the start of a training is measured."""
 
 
 def early_and_even(iterations: int) -> set[int]:
-    """Return the iterations after which a training of so many is looked at."""
-    even = {round(iterations * look / LOOKS) for look in range(LOOKS + 1)}
+    """Return the iterations after which a training of this length is measured."""
+    even = {round(iterations * number / MEASUREMENTS) for number in range(MEASUREMENTS + 1)}
     return {*even, *(early for early in EARLY if early <= iterations)}
 
 
-class Onlooker:
+class StepObserver:
     """An observer that calls a function after every iteration, and before the first."""
 
     def __init__(self, look: Callable[[int], None]) -> None:
         self.look = look
 
     def started(self, plan: Plan, progress: Progress) -> None:
-        """Look at where it starts."""
+        """Call the function before the first iteration."""
         self.look(progress.iteration)
 
     def stepped(self, progress: Progress) -> None:
-        """Look at where it is."""
+        """Call the function after an iteration."""
         self.look(progress.iteration)
 
     def evaluated(self, point: Point) -> None:
@@ -43,7 +43,7 @@ class Onlooker:
         """Do nothing."""
 
 
-def train_again(run: Run, look: Callable[[int], None]) -> None:
-    """Train a prepared run to its end, calling `look` with the iterations done; nothing is saved."""
+def repeat_training(run: Run, look: Callable[[int], None]) -> None:
+    """Train a prepared run to its end, and call `look` with the iterations done. Nothing is saved."""
     with closing(run.loader), use_threads(run.threads):
-        run_loop(run, Onlooker(look), save=lambda _: None, leaving=lambda: False)
+        run_loop(run, StepObserver(look), save=lambda _: None, leaving=lambda: False)

@@ -1,4 +1,4 @@
-"""A study's evidence in a folder: its page, and beside it runs, table and pictures."""
+"""Write and check a study's evidence: its page, and beside it the runs, a table and pictures."""
 
 import subprocess
 from pathlib import Path
@@ -18,11 +18,11 @@ EVIDENCE = Path("docs/evidence")
 def write_report(study: Study, ran: list[EndedRun], evidence: Path) -> Path:
     """Write NAME.md, and NAME/ with runs.jsonl, table.csv and pictures; return the page's path."""
     kept_runs.write_kept(KeptRuns(grid_digest(study), commit(), tuple(ran)), evidence / study.name)
-    return write_again(study, evidence)
+    return rewrite_report(study, evidence)
 
 
-def write_again(study: Study, evidence: Path) -> Path:
-    """Write a study's page, table and pictures from the runs that are kept beside them. Raises `StudyError`."""
+def rewrite_report(study: Study, evidence: Path) -> Path:
+    """Write a study's page, table and pictures from the runs kept beside them. Raises `StudyError`."""
     folder = evidence / study.name
     collected = kept_runs.read_kept(folder)
     plots.write_plots(study, groups(study, collected.ran), folder)
@@ -32,7 +32,7 @@ def write_again(study: Study, evidence: Path) -> Path:
 
 
 def texts(study: Study, collected: KeptRuns, evidence: Path) -> dict[Path, str]:
-    """Return what can be computed anew from kept runs: each file's path and content."""
+    """Return the files that are computed from kept runs: path and content."""
     return {
         evidence / f"{study.name}.md": page(study, collected),
         evidence / study.name / "table.csv": comma_separated(study, collected),
@@ -40,7 +40,7 @@ def texts(study: Study, collected: KeptRuns, evidence: Path) -> dict[Path, str]:
 
 
 def readme(evidence: Path) -> dict[Path, str]:
-    """Return the evidence's README.md with its table of agreement, if there is one with a place for it."""
+    """Return the evidence's README.md with its table of agreement, if it has the marker lines."""
     path = evidence / "README.md"
     if not path.exists() or BEGIN not in (text := path.read_text(encoding="utf-8")):
         return {}
@@ -48,32 +48,34 @@ def readme(evidence: Path) -> dict[Path, str]:
 
 
 def check(evidence: Path) -> list[str]:
-    """Compute all studies' pages and tables anew, without training; return the names of those that were checked.
+    """Compare all studies' pages and tables with their kept runs, without training; return the studies' names.
 
-    Raises `StudyError` where there is none, or naming the first file that says something else than the kept runs do.
+    Raises `StudyError` if there is none, or with the first file that differs from its kept runs.
     """
     names = sorted(path.parent.name for path in evidence.glob(f"*/{kept_runs.FILE}"))
     if not names:
-        raise StudyError(f"there are no kept runs of studies in {evidence}; say with --out where they are")
+        raise StudyError(f"there are no kept runs of studies in {evidence}: pass their folder with --out")
     for name in names:
         study, collected = load_study(name), kept_runs.read_kept(evidence / name)
         if collected.grid != grid_digest(study):
             raise StudyError(
-                f"{evidence / name}: the study's file has changed since; run it, and `retrain study report`"
+                f"{evidence / name}: the study's file has changed: run it again, then `retrain study report`"
             )
         for path, text in texts(study, collected, evidence).items():
             if not path.exists() or path.read_text(encoding="utf-8") != text:
-                raise StudyError(f"{path} does not say what the runs in {evidence / name / kept_runs.FILE} say")
+                raise StudyError(
+                    f"{path} differs from its runs in {kept_runs.FILE}: run `retrain study report {name} --kept`"
+                )
     for path, text in readme(evidence).items():
         if path.read_text(encoding="utf-8") != text:
             raise StudyError(
-                f"{path}: its table of agreement is not that of the studies' files; `retrain study report`"
+                f"{path}: its table of agreement differs from the studies' files: run `retrain study report`"
             )
     return names
 
 
 def commit() -> str:
-    """Return the commit that the working directory is at, or `unknown`."""
+    """Return the commit of the working directory, or `unknown`."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""Run what is missing of a study's grid, in this process or in several."""
+"""Run the missing cells of a study's grid, in this process or in several."""
 
 import logging
 from collections import deque
@@ -18,10 +18,10 @@ log = logging.getLogger("retrain")
 
 
 def run(runs: Runs, root: DataRoot, workers: Workers) -> int:
-    """Land the drops and run every cell that has not run; return how many there were.
+    """Commit the drops and run every cell that has not run; return the number of runs.
 
-    It can be stopped at any moment and run again: what has ended is not repeated, and what was under way goes on.
-    Raises `StudyError` if a data set is not at hand.
+    It can be stopped at any moment and run again: ended runs are not repeated, and interrupted ones are resumed. Raises
+    `StudyError` if a data set is missing.
     """
     with worker_pool(workers) as each:
         grids = (list(cells(runs.study, drops)) for drops in range(1, _longest(runs) + 1))
@@ -29,13 +29,13 @@ def run(runs: Runs, root: DataRoot, workers: Workers) -> int:
 
 
 def plan_ahead(runs: Runs, root: DataRoot) -> list[list[Plan]]:
-    """Land the drops and keep the plans of all cells that have not run, by the number of drops that they train on.
+    """Commit the drops and write the plans of all cells that have not run. Return them by number of drops.
 
-    Raises `StudyError` if a data set is not at hand, or if what lands depends on how runs will have ended.
+    Raises `StudyError` if a data set is missing, or if later drops depend on the results of runs.
     """
     splits = runs.study.splits
     if chosen := next((name for name, split in splits.items() if split.by == "margin"), None):
-        raise StudyError(f"split {chosen}: what lands is chosen by models that are not trained yet; run it --on here")
+        raise StudyError(f"split {chosen}: its later drops depend on trained models; run the study with --on here")
     for cell in cells(runs.study, 1):
         commit_drops(runs.study, cell.split, runs.task(cell), runs.objects, root)
     runs.forget()
@@ -55,7 +55,7 @@ def _longest(runs: Runs) -> int:
 
 
 def _run(runs: Runs, root: DataRoot, grid: list[Cell], each: RunEach, device: str) -> int:
-    """Run the cells of one number of drops, none of which depends on another."""
+    """Run the cells with one number of drops. They do not depend on each other."""
     for cell in grid:
         commit_drops(runs.study, cell.split, runs.task(cell), runs.objects, root)
         if runs.study.splits[cell.split].by == "margin":
@@ -68,6 +68,6 @@ def _run(runs: Runs, root: DataRoot, grid: list[Cell], each: RunEach, device: st
     runs.forget()
     wanted = tuple(name for name in runs.study.measures if grid[0].drops > 1 or name in ON_FIRST)
     if wanted:
-        ended = {plan.run_id: plan for plan in map(runs.plan, filter(runs.left_model, grid))}
+        ended = {plan.run_id: plan for plan in map(runs.plan, filter(runs.has_model, grid))}
         deque(each(partial(measure_run, names=wanted), ended.values()), maxlen=0)
     return len(plans)

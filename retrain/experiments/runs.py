@@ -1,4 +1,4 @@
-"""The runs of a study's grid: what each cell plans, and what came of it."""
+"""The runs of a study's grid: the plan and the record of each cell."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from retrain.config.task import Task
 from retrain.errors import StudyError
 from retrain.experiments import measures
-from retrain.experiments.grid import Cell, cells, drop_ids, parent_of, parts_of, task_of, word_of
+from retrain.experiments.grid import Cell, cells, drop_ids, parent_of, parts_of, plan_method, task_of
 from retrain.experiments.kept_runs import EndedRun
 from retrain.experiments.settings import Study
 from retrain.pipeline import planning
@@ -20,19 +20,19 @@ from retrain.store.task_store import TaskStore
 
 
 class Data(NamedTuple):
-    """What landed of one split, and what the ledger says of the runs on it."""
+    """The drops of one split, and the ledger's records of the runs on them."""
 
     drops: tuple[Drop, ...]
     records: Mapping[str, RunRecord]
 
 
-def _of_other_data(parent: Plan) -> Plan:
-    """The plan of a run, under its own id, as one that has seen nothing of what comes now."""
+def _without_dataset(parent: Plan) -> Plan:
+    """Return the plan of a run with an empty dataset, so that all of the next run's data is new to it."""
     return Plan.model_validate(dict(parent) | {"dataset": Dataset(drops=(), classes=())})
 
 
 class Runs:
-    """A study's runs in a store: the one that is named, or else the task's own."""
+    """A study's runs in a store: the named one, otherwise the task's."""
 
     def __init__(self, study: Study, store_url: str | None) -> None:
         self.study, self.store_url = study, store_url
@@ -41,7 +41,7 @@ class Runs:
 
     @cached_property
     def objects(self) -> ObjectStore:
-        """The object store, which is one for all cells."""
+        """Return the object store of all cells."""
         task = self.task(next(cells(self.study, 1)))
         return open_store(task.store, task.endpoint_url)
 
@@ -54,7 +54,7 @@ class Runs:
         return task_of(self.study, cell, self.store_url)
 
     def data(self, cell: Cell) -> Data:
-        """Return the drops and records of a cell's split, as they were when first asked for, or `forget`."""
+        """Return the drops and records of a cell's split. They are cached until `forget`."""
         task = self.task(cell).name
         if task not in self._data:
             store = self.store(task)
@@ -63,7 +63,7 @@ class Runs:
         return self._data[task]
 
     def drops(self, cell: Cell) -> list[Drop]:
-        """Return what a cell's run trains on. Raises `StudyError` if drops are missing."""
+        """Return the drops that a cell's run trains on. Raises `StudyError` if some are missing."""
         drops, by = self.data(cell).drops, self.study.splits[cell.split].by
         if not self.has_landed(cell):
             raise StudyError(f"study {self.study.name}: the drops of split {cell.split} are not in {self.objects.url}")
@@ -72,16 +72,16 @@ class Runs:
         return [by_id[name] for name in (names[-1:] if by == "transfer" else names)]
 
     def has_landed(self, cell: Cell) -> bool:
-        """Return whether the drops of a cell are there."""
+        """Return whether all drops of a cell are committed."""
         return {drop.id for drop in self.data(cell).drops} >= set(drop_ids(self.study, cell))
 
     def forget(self) -> None:
-        """Read the store anew from here on: runs have ended."""
+        """Drop all cached plans and records, because runs have ended."""
         self._plans.clear()
         self._data.clear()
 
     def plan(self, cell: Cell) -> Plan:
-        """Return a cell's plan, past attempts that failed by an error. Raises `StudyError` if drops are missing."""
+        """Return a cell's plan, as a retry if earlier attempts failed. Raises `StudyError` if drops are missing."""
         if cell not in self._plans:
             self._plans[cell] = self._plan(cell)
         return self._plans[cell]
@@ -90,8 +90,8 @@ class Runs:
         parent = parent_of(cell)
         champion = self.plan(parent) if parent else None
         if champion and self.study.splits[cell.split].by == "transfer":
-            champion = _of_other_data(champion)
-        request = Request(word_of(self.study, cell), "trial")
+            champion = _without_dataset(champion)
+        request = Request(plan_method(self.study, cell), "trial")
         planned = planning.make_plan(self.task(cell), self.drops(cell), History({}, champion), request)
         assert isinstance(planned, Plan)  # there are drops, and nothing in this history was done
         while (record := self.data(cell).records.get(planned.run_id)) and record.outcome == "failed":
@@ -99,17 +99,17 @@ class Runs:
         return planned
 
     def record(self, cell: Cell) -> RunRecord | None:
-        """Return what the ledger says of a cell, or None if its run has not ended."""
+        """Return the record of a cell's run, or None if it has not ended."""
         return self.data(cell).records.get(self.plan(cell).run_id) if self.has_landed(cell) else None
 
     def can_start(self, cell: Cell) -> bool:
-        """Return whether a cell has not run and has what it continues from: a parent that left a model."""
+        """Return whether a cell has not run, and its parent, if it has one, has a model."""
         parent = parent_of(cell)
         if not self.has_landed(cell) or self.record(cell):
             return False
-        return parent is None or self.left_model(parent)
+        return parent is None or self.has_model(parent)
 
-    def left_model(self, cell: Cell) -> bool:
+    def has_model(self, cell: Cell) -> bool:
         """Return whether a cell's run has ended with a model."""
         record = self.record(cell)
         return record is not None and record.outcome == "completed"
@@ -119,8 +119,8 @@ class Runs:
         curve = store.run(record.run_id).curve()
         return EndedRun(cell, record, curve, measures.read(store, record.run_id, self.study.measures))
 
-    def ran(self) -> list[EndedRun]:
-        """Return all cells whose runs have ended, in the grid's order."""
+    def ended_runs(self) -> list[EndedRun]:
+        """Return all ended runs, in the grid's order."""
         longest = max(parts_of(self.study, split) for split in self.study.splits)
         grid = chain.from_iterable(cells(self.study, drops) for drops in range(1, longest + 1))
         return [self._ran(cell, record) for cell in grid if (record := self.record(cell))]

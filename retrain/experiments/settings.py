@@ -1,4 +1,4 @@
-"""A study: a grid of variants x methods x splits x seeds, as its YAML file states it."""
+"""The settings of a study: a grid of variants x methods x splits x seeds, in a YAML file."""
 
 from typing import Annotated, Any, Literal
 
@@ -17,18 +17,18 @@ PLOTS = {
     "accuracy": "accuracy over the iterations, with the crossings of L_100",
     "train_loss": "training loss over the iterations",
     "train_accuracy": "training accuracy over the iterations",
-    "loss": "loss on what is held out, over the iterations",
+    "loss": "loss on held-out samples, over the iterations",
     "final": "final accuracies over drops, splits or variants",
-    "cost": "iterations that each run took, over drops, splits or variants",
+    "cost": "iterations of each run, over drops, splits or variants",
     "time": "final accuracy of each run over the images that it took until `fitted` or `fitted_accuracy`",
     "correlation": "final accuracy of each run over the correlation of its final with its initial weights",
-    "switch": "accuracy of the first runs, and what is lost against scratch in percent, by variant",
+    "switch": "accuracy of the first runs, and the loss against scratch in percent, by variant",
     "chain": "accuracy on the whole test set over all iterations so far, drop after drop",
     "learning_speed": "a map of old samples by their learning speed before and after",
-    "learning_map": "a map of samples by epoch: who was classified correctly when",
+    "learning_map": "a map of samples by epoch: which were classified correctly when",
     "gradient_norms": "mean norms of the gradients of old and new samples over the iterations",
 }
-"""What can be drawn."""
+"""The plots, with their descriptions."""
 
 Plot = Literal[
     "accuracy",
@@ -55,34 +55,34 @@ class Data(ConfigModel):
     name: Annotated[str, Field(min_length=1)]
     """Its name below --root (an image folder, or tars of that shape), or cifar10, cifar100, svhn, digits."""
     classes: PositiveInt | None = None
-    """Keep only its first so many classes, by name; all where absent."""
+    """Keep only this many classes, the first by name (default: all)."""
     per_class: PositiveInt | None = None
-    """Keep only this many training images of each class, chosen by lot; all where absent."""
+    """Keep only this many random training images of each class (default: all)."""
     held_out_per_class: PositiveInt | None = None
-    """The same for its val and test images."""
+    """Keep only this many random val and test images of each class (default: all)."""
     superclasses: bool = False
-    """Of cifar100: its twenty superclasses instead of its classes; the limits above then count these."""
+    """For cifar100: use its twenty superclasses as classes. The limits above then apply to them."""
     twin: bool = False
-    """Every picture is drawn anew, as of another domain: inverted, blurred and posterised."""
+    """Change every picture to another domain: inverted, blurred and posterised."""
 
 
 class Split(ConfigModel):
-    """How the data lands: as drops, one after another."""
+    """How the data is split into drops."""
 
     by: Literal["classes", "share", "component", "source", "transfer", "margin"]
-    """classes: so many classes a drop; share: so many percent of the images; component: the same, along their first
-    principal component; source: a drop for each data set; transfer: source or, for one data set, classes, but the
-    second run trains on the second drop alone; margin: share, but what comes after the first drop is what the method's
-    own model is least sure of."""
+    """classes: a number of classes per drop; share: a percentage of the images per drop; component: share, along the
+    images' first principal component; source: a drop for each data set; transfer: source or, for one data set, classes,
+    but the second run trains on the second drop only; margin: share, but later drops contain the samples of which the
+    method's own model is least sure."""
     sizes: str = ""
-    """What the drops get: 70+30. Left out for source, and with step."""
+    """Sizes of the drops, such as 70+30. Not for source, nor with step."""
     step: PositiveInt | None = None
-    """share, component, margin: every drop gets this many training images instead; the first also gets what is held
-    out, but for two images for each later drop."""
+    """share, component, margin: training images of every drop, instead of sizes. The first drop also has the held-out
+    images, except two for each later drop."""
     steps: PositiveInt | None = None
-    """How many drops, with step."""
+    """Number of drops, with step."""
     kept: Annotated[int, Field(ge=1, le=100)] = 100
-    """transfer: so many percent of the second drop's training images are kept."""
+    """transfer: percentage of the second drop's training images that is kept."""
 
     @model_validator(mode="after")
     def _has_sizes_or_steps(self) -> "Split":
@@ -97,7 +97,7 @@ class Variant(ConfigModel):
     """One task of the grid: the study's own, with overrides."""
 
     set: Settings = Field(default_factory=dict)
-    """Overrides for all of its runs."""
+    """Overrides for all runs of the variant."""
     first: Settings = Field(default_factory=dict)
     """Further overrides for the run on the first drop, which all methods continue from."""
 
@@ -106,13 +106,13 @@ class Method(ConfigModel):
     """One method of the grid."""
 
     start: Literal["scratch", "naive"] = "naive"
-    """What it is but for its aspects: training from scratch, or simply going on."""
+    """The method apart from its aspects: training from scratch, or a naive warm start."""
     aspects: tuple[Aspect, ...] = ()
     """The aspects in which it follows the task's recipe instead."""
     set: Settings = Field(default_factory=dict)
     """Overrides for this method, after those of the variant."""
     seeds: PositiveInt | None = None
-    """It is repeated with the first so many of the study's seeds only; with all where absent."""
+    """Number of the study's seeds that the method runs with (default: all)."""
 
 
 class Study(ConfigModel):
@@ -121,13 +121,13 @@ class Study(ConfigModel):
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
     """Name of the study and of its page: lower-case letters, digits and hyphens."""
     repeats: Annotated[tuple[str, ...], Field(min_length=1)]
-    """What it repeats, as `retrain study list` names it: Verwimp et al., Table 1."""
+    """The tables and figures it repeats, as named by `retrain study list`: Verwimp et al., Table 1."""
     title: str
     """Title of its page."""
     size: Literal["mini", "paper"]
-    """mini: two cores, at most 30 minutes; paper: the paper's own hyper-parameters."""
+    """mini: two cores, at most 30 minutes; paper: the paper's hyper-parameters."""
     regime: str
-    """The regime and why it was chosen, as stated before there were results."""
+    """The regime and why it was chosen, written before there were results."""
     task: str
     """A task, by name or file."""
     set: Settings = Field(default_factory=dict)
@@ -135,43 +135,43 @@ class Study(ConfigModel):
     data: tuple[Data, ...] = ()
     """The data sets; several are split by source."""
     redraw: bool = False
-    """Every seed draws its own split: which classes or images land in which drop, and which are held out for val."""
+    """Draw a new split for each seed: which classes or images are in which drop, and which are held out for val."""
     stop_on: Literal["val", "test"] = "val"
-    """Which split curves are measured and targets met on; the papers use the test split. With test, nothing is held
-    out of the training images."""
+    """The split on which curves and targets are measured. The papers use the test split. With test, no training images
+    are held out."""
     splits: Annotated[dict[Name, Split], Field(min_length=1)]
-    """By name: how the data lands."""
+    """By name: how the data is split into drops."""
     variants: dict[Name, Variant] = Field(default_factory=lambda: {"task": Variant()}, min_length=1)
     """By name: tasks that differ in model, training, ..."""
     methods: Annotated[dict[Name, Method], Field(min_length=1)]
-    """By name."""
+    """The methods, by name."""
     against: Annotated[tuple[str, ...], Field(min_length=1)] = ("scratch",)
     """The methods that speed-ups are measured against."""
     cost: Literal["iterations", "images"] = "iterations"
-    """What L_r divides: iterations, or images where iterations are unequal work, as with batches of several sizes."""
+    """Unit of L_r: iterations, or images if iterations are unequal work because batch sizes differ."""
     draw: tuple[str, ...] = ()
-    """The methods whose learning curves are drawn; all where absent."""
+    """The methods whose learning curves are drawn (default: all)."""
     plots: tuple[Plot, ...] = ("accuracy",)
-    """What is drawn, as `PLOTS` describes it."""
+    """The plots of the page."""
     measures: tuple[Measured, ...] = ()
-    """What is measured of each run beside its accuracy: of its end, and by training it once more along the way
-    (gradient_curves, learning_map), of the runs on the first drop too."""
+    """Measures of each run besides its accuracy. gradient_curves and learning_map repeat the training, and also apply
+    to runs on the first drop."""
     fitted: PositiveFloat | None = None
-    """A training loss: the table says at which iteration it was first reached, as a measure of training time."""
+    """A training loss. The table shows the first iteration that reached it, as training time."""
     fitted_accuracy: Share | None = None
     """The same, for a training accuracy."""
     grids: tuple[PositiveInt, ...] = ()
-    """L_100 is also given as if only every so-many-th evaluation had been made."""
+    """L_100 is also computed with only every n-th evaluation, for each n."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
-    """Every cell is repeated with each of them."""
+    """Seeds of every cell."""
     spread: Spread = "error"
-    """What stands behind ± and is drawn around a mean: its standard error, or the standard deviation over seeds."""
+    """The meaning of ± and of bands around means: the standard error, or the standard deviation over seeds."""
     paper: tuple[PaperRow, ...] = ()
-    """The paper's own figures, all rows: beside ours on the study's page."""
+    """The paper's figures, which the page shows beside ours."""
     claims: tuple[Claim, ...] = ()
-    """What the paper shows and what the runs show, point by point; written after the runs."""
+    """The paper's claims and what the runs show about each; written after the runs."""
     findings: str = ""
-    """Likely causes and what else there is to say; written after the runs."""
+    """Likely causes and other findings; written after the runs."""
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> "Study":
@@ -179,7 +179,7 @@ class Study(ConfigModel):
             if name not in self.methods:
                 raise ValueError(f"there is no method {name!r}; allowed: {', '.join(self.methods)}")
         if "time" in self.plots and self.fitted is None and self.fitted_accuracy is None:
-            raise ValueError("plots: time needs fitted or fitted_accuracy, what it is the time to")
+            raise ValueError("plots: time needs fitted or fitted_accuracy, to which the time is measured")
         for row in self.paper:
             for name, known in ((row.method, self.methods), (row.split, self.splits), (row.variant, self.variants)):
                 if name and name not in known:

@@ -1,4 +1,4 @@
-"""What a study found, as figures: means and standard errors over seeds, and speed-ups against scratch."""
+"""Figures of a study: means and standard errors over seeds, and speed-ups against scratch."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -16,7 +16,7 @@ LEVELS = (99, 100)
 
 
 class Estimate(NamedTuple):
-    """A mean over `of` seeds, of which `n` had a value; mean and error are None where there are too few."""
+    """A mean over `n` of `of` seeds that had a value. Mean and error are None if there are too few."""
 
     mean: float | None
     error: float | None
@@ -35,7 +35,7 @@ class Estimate(NamedTuple):
 
 
 class Group(NamedTuple):
-    """The cells that are compared with each other."""
+    """A group of cells that are compared with each other."""
 
     variant: str
     split: str
@@ -43,26 +43,26 @@ class Group(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One method's figures in a group."""
+    """The figures of one method in a group."""
 
     method: str
     best: Estimate
     """Highest accuracy of each seed."""
     final: Estimate
-    """Accuracy that each seed ended with."""
+    """Final accuracy of each seed."""
     test: Estimate
-    """Accuracy on the test split of the weights that each seed ended with."""
+    """Test accuracy of each seed's final weights."""
     fitted: Estimate
-    """Iterations until each seed's training was as far as `Study.fitted` or `Study.fitted_accuracy` asks."""
+    """Iterations until each seed reached `Study.fitted` or `Study.fitted_accuracy`."""
     speed_ups: Mapping[str, Mapping[int, Estimate]]
     """L_99 and L_100 against each method of `Study.against` with the same seed."""
     diverged: int
     negative_transfer: bool
-    """It ended, on average, below the first of `Study.against` with its seeds: what was learnt before has done harm."""
+    """Whether its mean final accuracy is below that of the first of `Study.against`: earlier learning did harm."""
 
 
 def estimate(values: Sequence[float | None]) -> Estimate:
-    """Return mean and standard error of what is not None."""
+    """Return mean and standard error of the values that are not None."""
     found = [value for value in values if value is not None]
     error = stdev(found) / sqrt(len(found)) if len(found) > 1 else None
     return Estimate(fmean(found) if found else None, error, len(found), len(values))
@@ -85,27 +85,27 @@ def groups(study: Study, ran: Iterable[EndedRun]) -> dict[Group, list[EndedRun]]
 
 
 def compared(by_group: Mapping[Group, list[EndedRun]]) -> dict[Group, list[EndedRun]]:
-    """Return the groups in which methods are compared: all but those of the first drop."""
+    """Return the groups in which methods are compared: all except those of the first drop."""
     return {group: members for group, members in by_group.items() if group.drops > 1}
 
 
 def group_of(cell: Cell) -> Group:
-    """Return the group that a cell is compared in."""
+    """Return the group of a cell."""
     return Group(cell.variant, cell.split, cell.drops)
 
 
 def rows(study: Study, members: Sequence[EndedRun]) -> list[Row]:
-    """Return a group's rows, a method each; methods of which nothing has ended are left out."""
+    """Return a row for each method in a group. Methods without an ended run are left out."""
     by_method = {method: list(found) for method, found in groupby(members, key=lambda one: one.cell.method)}
-    bars = {one.cell.seed: _final(one) for one in by_method.get(study.against[0], [])}
-    return [_row(study, by_method, method, bars) for method in by_method]
+    references = {one.cell.seed: _final(one) for one in by_method.get(study.against[0], [])}
+    return [_row(study, by_method, method, references) for method in by_method]
 
 
 def _row(
-    study: Study, by_method: Mapping[str, Sequence[EndedRun]], method: str, bars: Mapping[int, float | None]
+    study: Study, by_method: Mapping[str, Sequence[EndedRun]], method: str, references: Mapping[int, float | None]
 ) -> Row:
     runs = by_method[method]
-    bar = estimate([bars[one.cell.seed] for one in runs if one.cell.seed in bars]).mean
+    reference = estimate([references[one.cell.seed] for one in runs if one.cell.seed in references]).mean
     final = estimate([_final(one) for one in runs])
     return Row(
         method=method,
@@ -118,17 +118,17 @@ def _row(
             for other in study.against
         },
         diverged=sum(one.record.outcome == "diverged" for one in runs),
-        negative_transfer=bar is not None and final.mean is not None and final.mean < bar,
+        negative_transfer=reference is not None and final.mean is not None and final.mean < reference,
     )
 
 
 def _at_cost(study: Study, runs: Sequence[EndedRun]) -> list[EndedRun]:
-    """Return runs whose curves are over what `Study.cost` counts (Verwimp et al., section 2: unequal iterations)."""
+    """Return runs with curves over iterations or images, by `Study.cost` (Verwimp et al., section 2)."""
     return [one._replace(curve=over_images(one)) if study.cost == "images" else one for one in runs]
 
 
 def over_images(one: EndedRun) -> Curve:
-    """Return a run's curve over the images that it had trained on, instead of iterations."""
+    """Return a run's curve over trained images instead of iterations."""
     cost = one.record.result.cost if one.record.result else None
     each = cost.samples / cost.iterations if cost else 1
     points = one.curve.points
@@ -138,7 +138,7 @@ def over_images(one: EndedRun) -> Curve:
 
 
 def _final(one: EndedRun) -> float | None:
-    """The accuracy that a run ended with; None if it diverged."""
+    """Return the final accuracy of a run; None if it diverged."""
     return one.record.result.final_accuracy if one.record.result and one.record.outcome == "completed" else None
 
 
@@ -150,7 +150,7 @@ def speed_ups(references: Sequence[EndedRun], runs: Sequence[EndedRun]) -> dict[
 
 
 def ratio(scratch: Curve, other: Curve, level: float) -> float | None:
-    """Return L_r, or None where `other` never reaches r percent of what `scratch` ended with."""
+    """Return L_r, or None if `other` never reaches r percent of scratch's final accuracy."""
     a_scratch = scratch.points[-1].accuracy
     return speed_up(reached_at(scratch, a_scratch), reached_at(other, level / 100 * a_scratch))
 
@@ -163,9 +163,9 @@ def reached_at(curve: Curve, accuracy: float) -> int | None:
 
 
 def fitted_at(curve: Curve, loss: float | None, accuracy: float | None = None) -> int | None:
-    """Return the first iteration at which the training batches since the last evaluation were fitted.
+    """Return the first evaluation's iteration at which the training batches since the previous one were fitted.
 
-    That is, at a mean loss as low as `loss`, or an accuracy as high as `accuracy`, whichever is asked for.
+    That is, with a mean loss of at most `loss`, or an accuracy of at least `accuracy` if that is given.
     """
 
     def is_fitted(point: Point) -> bool:
@@ -177,12 +177,12 @@ def fitted_at(curve: Curve, loss: float | None, accuracy: float | None = None) -
 
 
 def on_grid(curve: Curve, every: int) -> Curve:
-    """Return a curve as if only every so-many-th evaluation, and the last, had been made."""
+    """Return a curve with only every `every`-th evaluation, and the last."""
     return Curve(points=(*curve.points[every - 1 : -1 : every], curve.points[-1]))
 
 
 def on_grids(study: Study, members: Sequence[EndedRun]) -> dict[str, list[Estimate]]:
-    """Return each method's L_100 against the first of `Study.against`, grid by grid."""
+    """Return each method's L_100 against the first of `Study.against`, for each of `Study.grids`."""
     found: dict[str, list[Estimate]] = {}
     for every in study.grids:
         thinned = [one._replace(curve=on_grid(one.curve, every)) for one in members]
@@ -192,7 +192,7 @@ def on_grids(study: Study, members: Sequence[EndedRun]) -> dict[str, list[Estima
 
 
 def measured(members: Sequence[EndedRun]) -> dict[str, dict[str, Estimate]]:
-    """Return what was measured beside accuracy, by method and then by figure."""
+    """Return the measures besides accuracy, by method and then by name."""
     return {
         method: {
             figure: estimate([value for one in runs if isinstance(value := one.measures.get(figure), float)])
@@ -204,22 +204,22 @@ def measured(members: Sequence[EndedRun]) -> dict[str, dict[str, Estimate]]:
 
 
 def figure_names(runs: Iterable[EndedRun]) -> Iterator[str]:
-    """Yield the names of what was measured as one figure."""
+    """Yield the names of measures that are single figures."""
     return (name for one in runs for name, value in one.measures.items() if isinstance(value, float))
 
 
 class ChainCost(NamedTuple):
-    """What a chain of runs, a drop each, took until it was as good as scratch was on each dataset."""
+    """The cost of a chain of runs, one for each drop, to scratch's accuracy on each dataset."""
 
     method: str
     iterations: Estimate
-    """Summed over drops; None for a seed that did not get there on every one of them."""
+    """Sum over drops; no value for a seed that did not reach it on every drop."""
 
 
 def accumulated(
     study: Study, by_group: Mapping[Group, Sequence[EndedRun]], variant: str, split: str
 ) -> list[ChainCost]:
-    """Return what each method took in all to reach 100 percent of scratch's accuracy, drop by drop."""
+    """Return each method's total iterations to 100 percent of scratch's accuracy on every drop."""
     chains = [
         members
         for group, members in by_group.items()

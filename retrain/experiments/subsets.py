@@ -14,30 +14,32 @@ from retrain.experiments.regimes.settings import Shift
 from retrain.experiments.settings import Data, Split
 
 Order = Callable[[Sample], bytes | float]
-"""What samples are sorted by."""
+"""Sort key of samples."""
 
 
 SHIFTS: tuple[Shift, ...] = ("inverted", "blurred", "posterised")
-"""What makes a picture's twin, one after another."""
+"""Shifts of a picture's twin, applied in order."""
 
 
 def is_train(sample: Sample) -> bool:
-    """Return whether a sample is there to train on."""
+    """Return whether a sample is a training sample."""
     return sample.split in (None, "train")
 
 
 def rename_to_superclasses(samples: Iterable[Sample]) -> Iterator[Sample]:
-    """Yield CIFAR-100's samples under their superclasses. Raises `StudyError` at a class of another data set."""
+    """Yield CIFAR-100's samples with their superclasses. Raises `StudyError` for a class of another data set."""
     for sample in samples:
         try:
             superclass = coarse_class(sample.class_name)
         except KeyError:
-            raise StudyError(f"class {sample.class_name}: superclasses are known of cifar100 alone") from None
+            raise StudyError(
+                f"class {sample.class_name}: only cifar100 has superclasses: remove `superclasses`"
+            ) from None
         yield replace(sample, class_name=superclass, stem=f"{sample.class_name}-{sample.stem}")
 
 
 def thin(samples: Iterable[Sample], data: Data) -> Iterator[Sample]:
-    """Yield at most so many samples of each class and split as the data set's settings say, chosen by lot."""
+    """Yield a random subset of each class and split, of the size in the data set's settings."""
     everything = sorted(samples, key=lambda sample: sample.rank)
     kept = set(sorted({sample.class_name for sample in everything})[: data.classes])
     wanted = (sample for sample in everything if sample.class_name in kept)
@@ -47,9 +49,9 @@ def thin(samples: Iterable[Sample], data: Data) -> Iterator[Sample]:
 
 
 def hold_out(samples: Iterable[Sample], share: float, seed: int) -> Iterator[Sample]:
-    """Yield samples with this share of the training ones held out for val, drawn by the seed.
+    """Yield samples with a share of the training samples held out for val, drawn with the seed.
 
-    Nothing changes where there is a val split.
+    Nothing changes if there is a val split.
     """
     everything = list(samples)
     train = sorted(filter(is_train, everything), key=lambda sample: stable_hash(sample.key, seed))
@@ -59,12 +61,12 @@ def hold_out(samples: Iterable[Sample], share: float, seed: int) -> Iterator[Sam
 
 
 def draw_twin(data: bytes) -> bytes:
-    """Return a picture as of another domain: inverted, blurred and posterised, a PNG file."""
+    """Return a picture of another domain, as a PNG file: inverted, blurred and posterised."""
     return reduce(apply_shift, SHIFTS, data)
 
 
 def write_folder(samples: Iterable[Sample], folder: Path, twin: bool = False) -> None:
-    """Write samples, or their twins, as an image folder with the splits that they have."""
+    """Write samples, or their twins, as an image folder with their splits."""
     for sample in samples:
         extension = "png" if twin else sample.extension
         path = folder / (sample.split or "") / sample.class_name / f"{sample.stem}.{extension}"
@@ -74,10 +76,10 @@ def write_folder(samples: Iterable[Sample], folder: Path, twin: bool = False) ->
 
 
 def in_steps(samples: Sequence[Sample], split: Split, order: Order) -> list[list[Sample]]:
-    """Return a split's drops of `step` training images each, in this order.
+    """Return a split's drops with `step` training images each, in the given order.
 
-    Validation is whole from the first drop on, as in Ash & Adams, but a drop must bring an image of every split: each
-    later drop brings one of val and one of test. Raises `StudyError` if there are too few samples.
+    The first drop has all validation images, as in Ash & Adams, except one image of val and one of test for each later
+    drop, since a drop needs images of every split. Raises `StudyError` if there are too few samples.
     """
     step, steps = split.step or 0, split.steps or 0
     train = sorted(filter(is_train, samples), key=order)
@@ -96,9 +98,9 @@ def in_steps(samples: Sequence[Sample], split: Split, order: Order) -> list[list
 
 
 def two_parts(sources: Sequence[Path], split: Split, folder: Path, seed: int) -> list[Path]:
-    """Write both parts as image folders: two sources, or one that is cut by classes; of the second so much as is kept.
+    """Write two parts as image folders: two sources, or one split by classes. Of the second, keep `split.kept` percent.
 
-    Raises `DropError` if the sizes are not the number of classes.
+    Raises `DropError` if the sizes do not add up to the number of classes.
     """
     samples = [read_source(source) for source in sources]
     first, second = (
@@ -110,7 +112,7 @@ def two_parts(sources: Sequence[Path], split: Split, folder: Path, seed: int) ->
 
 
 def keep_percent(samples: Iterable[Sample], percent: int, seed: int = 0) -> Iterator[Sample]:
-    """Yield so many percent of each class's training samples, one at least, chosen by lot, and all others."""
+    """Yield a random percentage of each class's training samples, at least one, and all other samples."""
     for (_, split), group in groupby(samples, key=lambda sample: (sample.class_name, sample.split)):
         members = sorted(group, key=lambda sample: stable_hash(sample.key, seed))
         yield from members[: max(1, len(members) * percent // 100)] if split in (None, "train") else members

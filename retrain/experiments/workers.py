@@ -1,4 +1,4 @@
-"""Who trains: this process, or several side by side."""
+"""Run jobs in this process, or in a pool of worker processes."""
 
 import multiprocessing
 import os
@@ -18,29 +18,29 @@ if TYPE_CHECKING:
 
 
 class Workers(NamedTuple):
-    """How many processes train at once, and on what."""
+    """Number of training processes, and their device."""
 
     jobs: int = 1
     device: str = "auto"
 
 
 class Job(Protocol):
-    """What is done to one plan."""
+    """A function that is applied to one plan."""
 
     def __call__(self, plan: Plan, *, device: str) -> None:
-        """Do it."""
+        """Execute the job, once per plan."""
 
 
 class RunEach(Protocol):
-    """Does a job to plans that do not depend on each other, and yields as they are done."""
+    """Applies a job to independent plans, and yields after each."""
 
     def __call__(self, job: Job, plans: Iterable[Plan]) -> Iterator[None]:
-        """Do it."""
+        """Execute the job, once per plan."""
 
 
 @contextmanager
 def worker_pool(workers: Workers) -> Iterator[RunEach]:
-    """Yield what does jobs: in turn, or in several processes that share the cores."""
+    """Yield a function that runs jobs: one after the other, or in several processes that share the cores."""
     if workers.jobs == 1:
         yield lambda job, plans: map(partial(job, device=workers.device), plans)
         return
@@ -56,7 +56,7 @@ def worker_pool(workers: Workers) -> Iterator[RunEach]:
 
 
 def _do_or_exit(job: Job, plan: Plan, *, device: str) -> None:
-    """Do a job; a worker that receives SIGTERM exits once its training is saved, and begins no other job."""
+    """Run a job. After SIGTERM, the worker exits once its training is saved, and starts no other job."""
     try:
         job(plan, device=device)
     except Preempted as preempted:
@@ -64,8 +64,8 @@ def _do_or_exit(job: Job, plan: Plan, *, device: str) -> None:
 
 
 def _init_worker(jobs: int) -> None:
-    """Share the cores, and leave with the process that gives the work."""
-    os.environ["LOCAL_WORLD_SIZE"] = str(jobs)  # what torchrun calls it; `own_cores` asks
+    """Share the cores, and exit with the parent process."""
+    os.environ["LOCAL_WORLD_SIZE"] = str(jobs)  # torchrun's variable; `available_cores` reads it
     exit_with_parent()
 
 

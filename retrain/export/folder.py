@@ -34,7 +34,7 @@ def export_model(
     """
     programs.check_installed(formats)
     if output.exists():
-        raise UserError(f"--output {output}: exists already; remove it or choose another folder")
+        raise UserError(f"--output {output}: already exists: remove it or choose another folder")
     model = load_model(source, run_id, CPU)
     part = output.with_name(f".{output.name}-{uuid4().hex}")
     try:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from retrain.errors import ImageError, UserError
 from retrain.inference.model import BATCH, Model, Ranked
 from retrain.inference.tables import Row
-from retrain.pipeline.error_analysis import Described, Judged, analyse_errors
+from retrain.pipeline.error_analysis import Prediction, SampleView, analyse_errors
 from retrain.records import ErrorAnalysis
 from retrain.utils.parallel import parallel_map
 
@@ -49,15 +49,15 @@ def _answers(model: Model, batch: list[tuple[Row, NDArray[np.uint8] | ImageError
         yield Answer(row, [], str(pixels)) if isinstance(pixels, ImageError) else Answer(row, next(found))
 
 
-class Judging:
-    """Keeps what a model says of each image beside its true class."""
+class LabelledPredictions:
+    """Collects the predictions for labelled images."""
 
     def __init__(self) -> None:
-        self._judged: list[Judged] = []
+        self._predictions: list[Prediction] = []
         self._images: list[str] = []
 
     def watch(self, answers: Iterable[Answer]) -> Iterator[Answer]:
-        """Pass answers on, and keep those of images that could be read. Raises `UserError` where a label is missing."""
+        """Yield the answers unchanged, and keep those of readable images. Raises `UserError` if a label is missing."""
         for answer in answers:
             if answer.row.label is None:
                 raise UserError(
@@ -65,10 +65,10 @@ class Judging:
                     "classes, or a table's column with --label-column"
                 )
             if answer.top:
-                self._judged.append(Judged(answer.row.label, *answer.top[0]))
+                self._predictions.append(Prediction(answer.row.label, *answer.top[0]))
                 self._images.append(answer.row.image)
             yield answer
 
     def analyse(self, classes: Sequence[str]) -> ErrorAnalysis:
-        """Return what is wrong; classes that the model does not know are always wrong."""
-        return analyse_errors(self._judged, classes, lambda number: Described(self._images[number]))
+        """Return the errors. Classes that the model does not know count as wrong."""
+        return analyse_errors(self._predictions, classes, lambda number: SampleView(self._images[number]))

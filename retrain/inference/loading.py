@@ -47,7 +47,7 @@ def _source_of_task(task: Task, factories: Collection[str]) -> Source:
 def champion_of(store: TaskStore) -> str:
     """Return the champion's run. Raises `RunError` if there is none."""
     if (run_id := store.champion.read().run_id) is None:
-        raise RunError(f"task {store.task} has no champion yet in {store.url}: `retrain run` trains one")
+        raise RunError(f"task {store.task} has no champion yet in {store.url}: train one with `retrain run`")
     return run_id
 
 
@@ -57,6 +57,6 @@ def load_model(source: Source, run_id: str | None = None, device: str = "auto") 
     plan, chosen = files.plan(), pick_device(device)
     result = files.result()
     if result is None or result.model_digest is None:
-        raise RunError(f"{plan.run_id} {result.outcome if result else 'has not ended'}: it left no model")
+        raise RunError(f"{plan.run_id} {result.outcome if result else 'has not ended'}: it has no model")
     network = load_network(files, plan, source.factories, chosen).eval()
     return Model(plan, network, chosen, Preprocess(plan.task.data))

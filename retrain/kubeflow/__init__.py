@@ -1,5 +1,5 @@
 """Kubeflow: its API client, pods, the steps that pods run, submissions, and TrainJobs.
 
-`submission.KubeflowExecutor` carries out runs there; the components in pipelines/ call `steps`. Besides them, only this
-package imports kfp. Imports monitoring, pipeline and what is below them.
+`submission.KubeflowExecutor` executes runs on Kubeflow; the components in pipelines/ call `steps`. Only pipelines/ and
+this package import kfp. Imports monitoring, pipeline and the packages below them.
 """

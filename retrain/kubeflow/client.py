@@ -1,8 +1,8 @@
 """A client of the Kubeflow Pipelines API server: submit a task's pipeline once for each run, or on a schedule.
 
-A submitted run is named after the run id of its plan, and looked up by that name before it is submitted. So a run that
-a crash cut off between submission and record is found again. The server lets several runs have one name, so it is
-looked up afterwards too: submissions that race all find the same run."""
+A run is submitted under the run id of its plan, and is first looked up by that name. So a run is found again after a
+crash between its submission and its record. The server allows several runs with one name. Therefore the name is looked
+up again afterwards, and submissions that race all find the same run."""
 
 import io
 import json
@@ -40,48 +40,48 @@ DEVICE = "auto"
 
 
 def submit_by_name(task: Task, run_id: str, build: PipelineBuilder) -> Submitted:
-    """Submit the retraining of this name unless it was submitted before, and return it. Raises `SubmitError`."""
+    """Submit the retraining of this name, unless it is already submitted, and return it. Raises `SubmitError`."""
     return submit(task, run_id, build(task), pipeline_arguments(task, Request(), DEVICE, submission=run_id))
 
 
 def submit(task: Task, name: str, pipeline: GraphComponent, parameters: Mapping[str, Any]) -> Submitted:
-    """Return the run of this name, submitted now unless it was before, where a task says. Raises `SubmitError`.
+    """Return the run of this name on the task's server, and submit it if there is none. Raises `SubmitError`.
 
-    Of several, which only submitters that race can make, it is the first that is not over. The server's times are whole
-    seconds: of runs created within one second, the one with the lowest id counts as the first.
+    Submitters that race can create several runs of one name: then the first one that has not ended is returned. The
+    server's times are whole seconds, so the lowest id breaks ties.
     """
-    with _api(task.kubeflow) as client:
+    with _connection(task.kubeflow) as client:
         experiment = _experiment(client, task)
         if found := _find_run(client, experiment, name):
-            return _submitted(found, new=False)
+            return _to_submitted(found, new=False)
         with TemporaryDirectory(prefix="retrain-") as folder:
             run = client.run_pipeline(
                 experiment_id=experiment,
                 job_name=name,
-                pipeline_package_path=_compiled(pipeline, folder),
+                pipeline_package_path=_compile(pipeline, folder),
                 params=dict(parameters),
                 service_account=task.resources.service_account,
             )
         first = _find_run(client, experiment, name) or run
-        return _submitted(first, new=first.run_id == run.run_id)
+        return _to_submitted(first, new=first.run_id == run.run_id)
 
 
 def schedule(task: Task, build: PipelineBuilder) -> str:
-    """Retrain on what has landed at the task's scheduled times, instead of those of an earlier schedule.
+    """Schedule retraining at the task's times, and delete an earlier schedule.
 
     Returns the id of the recurring run. Raises `SubmitError`.
     """
     name = f"retrain-{task.name}"
-    with _api(task.kubeflow) as client, TemporaryDirectory(prefix="retrain-") as folder:
+    with _connection(task.kubeflow) as client, TemporaryDirectory(prefix="retrain-") as folder:
         experiment = _experiment(client, task)
-        earlier = client.list_recurring_runs(experiment_id=experiment, filter=_called(name), page_size=100)
+        earlier = client.list_recurring_runs(experiment_id=experiment, filter=_name_filter(name), page_size=100)
         run = client.create_recurring_run(
             experiment_id=experiment,
             job_name=name,
             cron_expression=f"0 {task.schedule}",  # the server's first field is seconds
             max_concurrency=1,
             no_catchup=True,
-            pipeline_package_path=_compiled(build(task), folder),
+            pipeline_package_path=_compile(build(task), folder),
             params=pipeline_arguments(task, Request(), DEVICE, submission=""),
             service_account=task.resources.service_account,
         )
@@ -91,8 +91,8 @@ def schedule(task: Task, build: PipelineBuilder) -> str:
 
 
 def reach(settings: Kubeflow) -> int:
-    """Return how many experiments these credentials may see. Raises `SubmitError`."""
-    with _api(settings) as client:
+    """Return the number of experiments that the credentials can see. Raises `SubmitError`."""
+    with _connection(settings) as client:
         listed = client.list_experiments(page_size=1, namespace=settings.namespace)
         return int(listed.total_size or 0)
 
@@ -104,58 +104,60 @@ def _experiment(client: Client, task: Task) -> str:
 
 
 def _find_run(client: Client, experiment: str, run_id: str) -> V2beta1Run | None:
-    found = client.list_runs(experiment_id=experiment, filter=_called(run_id), sort_by="created_at").runs or []
-    in_turn = sorted(found, key=lambda run: (run.state in ENDED_STATES, run.created_at, run.run_id))
-    return in_turn[0] if in_turn else None
+    found = client.list_runs(experiment_id=experiment, filter=_name_filter(run_id), sort_by="created_at").runs or []
+    ordered = sorted(found, key=lambda run: (run.state in ENDED_STATES, run.created_at, run.run_id))
+    return ordered[0] if ordered else None
 
 
-def _submitted(run: V2beta1Run, new: bool) -> Submitted:
+def _to_submitted(run: V2beta1Run, new: bool) -> Submitted:
     return Submitted(run.run_id, run.state, new)
 
 
-def _called(name: str) -> str:
+def _name_filter(name: str) -> str:
     return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
 
 
-def _compiled(pipeline: GraphComponent, folder: str) -> str:
+def _compile(pipeline: GraphComponent, folder: str) -> str:
     path = Path(folder, f"{uuid4().hex}.yaml")
     Compiler().compile(pipeline, str(path))
     return str(path)
 
 
 @contextmanager
-def _api(settings: Kubeflow) -> Iterator[Client]:
-    """A client of the API server; what goes wrong within is a `SubmitError` that names the server."""
+def _connection(settings: Kubeflow) -> Iterator[Client]:
+    """Yield a client of the API server. Errors inside become a `SubmitError` that names the server."""
     settings.require_host()
-    logging.disable(logging.ERROR)  # of what goes wrong the client logs tracebacks, besides raising it
+    logging.disable(logging.ERROR)  # the client logs tracebacks of the errors that it raises
     try:
         with redirect_stdout(io.StringIO()):  # the client prints links
             yield _connect(settings)
     except ApiException as error:
-        raise SubmitError(f"{settings.host}: refused with {error.status} {error.reason}: {error.body}") from error
+        raise SubmitError(
+            f"{settings.host}: refused the request with {error.status} {error.reason}: {error.body}"
+        ) from error
     except (HTTPError, OSError) as error:
-        cause = getattr(error, "reason", error)  # without urllib3's account of its retries
+        cause = getattr(error, "reason", error)  # without urllib3's list of retries
         raise SubmitError(f"{settings.host}: cannot be reached: {cause}") from error
     finally:
         logging.disable(logging.NOTSET)
 
 
 def _connect(settings: Kubeflow) -> Client:
-    """With the pod's projected token in a cluster, the token of the environment outside, or none."""
+    """Return a client with the token of the environment or the pod's projected token, if there is one."""
     token = os.environ.get(TOKEN)
     volume = Path(os.environ.get(KF_PIPELINES_SA_TOKEN_ENV) or KF_PIPELINES_SA_TOKEN_PATH)
     credentials = ServiceAccountTokenVolumeCredentials() if volume.is_file() and not token else None
-    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # that it wants a server of version 2
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # about servers before version 2
         return Client(
             host=settings.host,
-            namespace=settings.namespace or "kubeflow",  # which is the client's word for none
+            namespace=settings.namespace or "kubeflow",  # the client's value for no namespace
             existing_token=token,
             credentials=credentials,
         )
 
 
 def pipeline_arguments(task: Task, request: Request, device: str, submission: str) -> dict[str, Any]:
-    """Return the pipeline's arguments. `submission` is a new id by which its outcome is found again."""
+    """Return the pipeline's arguments. `submission` is a new id, under which its outcome is stored."""
     return {
         "task": task.model_dump_json(),
         "method": request.method or "",

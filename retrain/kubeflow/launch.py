@@ -1,4 +1,4 @@
-"""Start a step in several processes on this machine, as torchrun does, and keep their exit code.
+"""Start a step in several processes on this machine, as torchrun does, and exit with their exit code.
 
 Each process is `python -m retrain.kubeflow.steps STEP TASK RUN DEVICE`.
 """
@@ -16,9 +16,9 @@ from retrain.utils.processes import available_cores
 
 
 def launch(processes: int, *arguments: str) -> None:
-    """Run this module in so many processes that find each other (torchrun's `--standalone`) and share the cores.
+    """Run a step in several processes that find each other (torchrun's `--standalone`) and share the cores.
 
-    Raises `Preempted` on SIGTERM, which is passed on to the processes first, and `SystemExit` with the code of the
+    On SIGTERM, forwards it to the processes and raises `Preempted`. Raises `SystemExit` with the exit code of the
     process that failed first.
     """
     config = LaunchConfig(

@@ -1,4 +1,4 @@
-"""Run the pipeline on this machine, with one process for each step, as in a cluster."""
+"""Run the pipeline on this machine, with one process for each step."""
 
 import logging
 import re
@@ -25,40 +25,40 @@ from retrain.records import Approval, RunRecord
 from retrain.store.task_store import open_task_store
 
 DefinePipeline = Callable[[Task, str, Callable[[dsl.PipelineTask, str], None]], GraphComponent]
-"""Define a task's pipeline with its steps in an image, and a function that configures each step's process."""
+"""Defines a task's pipeline, given the image of its steps and a function that configures each step's process."""
 
 IMAGE = "python"
-"""No image is used; kfp warns of names that do not sound like Python."""
+"""Placeholder: no image is used, but kfp warns about names without `python`."""
 
 
 def run_locally(
     task: Task, request: Request, device: str, define: DefinePipeline
 ) -> RunRecord | Approval | NoRunNeeded:
-    """Run a task's pipeline in processes on this machine, and return how it ended.
+    """Run a task's pipeline in processes on this machine, and return its result.
 
-    Raises `UserError` if the task or its data do not let it be planned.
+    Raises `UserError` if the task or its data are wrong.
     """
     context = make_context(open_task_store(task), task, device)
     submission = uuid4().hex
-    said = StepLines()
-    with TemporaryDirectory(prefix="retrain-") as root, redirect_stdout(said), _quiet():
+    output = StepLines()
+    with TemporaryDirectory(prefix="retrain-") as root, redirect_stdout(output), _mute_kfp():
 
-        def keep_tidy(step: dsl.PipelineTask, name: str) -> None:
-            step.set_env_variable("TMPDIR", root)  # where kfp puts a step's source, and leaves it
+        def use_temporary_folder(step: dsl.PipelineTask, name: str) -> None:
+            step.set_env_variable("TMPDIR", root)  # kfp puts a step's source there and does not remove it
 
         local.init(
             local.SubprocessRunner(use_venv=False),
             root,
-            workspace_root=f"{root}/workspace",  # which kfp removes at the end
+            workspace_root=f"{root}/workspace",  # kfp removes it at the end
             raise_on_error=False,
         )
-        define(task, IMAGE, keep_tidy)(**pipeline_arguments(task, request, device, submission))
-    return _outcome(context, submission, said)
+        define(task, IMAGE, use_temporary_folder)(**pipeline_arguments(task, request, device, submission))
+    return _read_result(context, submission, output)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep kfp from logging its own progress."""
+def _mute_kfp() -> Iterator[None]:
+    """Stop kfp from logging its own progress."""
     logging.disable(logging.INFO)
     try:
         yield
@@ -66,7 +66,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def _outcome(context: Context, submission: str, said: "StepLines") -> RunRecord | Approval | NoRunNeeded:
+def _read_result(context: Context, submission: str, output: "StepLines") -> RunRecord | Approval | NoRunNeeded:
     found = read_submission(context.store, submission)
     if found and found.error:
         raise RunError(found.error)
@@ -78,18 +78,18 @@ def _outcome(context: Context, submission: str, said: "StepLines") -> RunRecord 
             return record
         if approval := find_approval(context.store, last, context.clock()):
             return approval
-    raise RunError("the pipeline ended without a record; the last that its steps said:\n" + "".join(said.last))
+    raise RunError("the pipeline ended without a record; the last lines of its output:\n" + "".join(output.last))
 
 
 class StepLines(TextIOBase):
-    """Lets through to standard error what steps log, and keeps the last of what kfp says of itself."""
+    """Writes the steps' log lines to standard error, and keeps the last lines of all output for an error message."""
 
     def __init__(self) -> None:
         self.last: deque[str] = deque(maxlen=40)
         self._line = ""
 
     def write(self, text: str) -> int:
-        """Take text as it comes, and pass on whole lines."""
+        """Buffer text, and process complete lines."""
         *lines, self._line = (self._line + text).split("\n")
         for line in lines:
             self.last.append(f"{line}\n")

@@ -1,4 +1,4 @@
-"""Outputs of a run's last step for Kubeflow's UI: metrics, a confusion matrix, a report and a model.
+"""Outputs of a run's last step for the Kubeflow UI: metrics, a confusion matrix, a report and a model.
 
 Nothing depends on them. The run has ended before they are written; an output that cannot be written is omitted, with a
 warning.
@@ -26,7 +26,7 @@ from retrain.utils.processes import run_in_subprocess
 log = logging.getLogger("retrain")
 
 CLASSES = 50
-"""Classes in the confusion matrix, those with the most errors: Kubeflow keeps all of it in its metadata."""
+"""Largest number of classes in the confusion matrix, which Kubeflow keeps in its metadata. Those with most errors."""
 
 
 def write_outputs(
@@ -37,7 +37,7 @@ def write_outputs(
     report: dsl.HTML,
     model: dsl.Model,
 ) -> None:
-    """Fill in the outputs of the step that ended a run, or left it to a person's approval."""
+    """Write the outputs of the step that ended a run or requested approval."""
     try:
         task = parse_task(text, "the pipeline's parameter task")
         store = open_task_store(task)
@@ -55,7 +55,7 @@ def write_outputs(
 def read_attempts(store: TaskStore, run_id: str) -> list[RunRecord]:
     """Return the records of a retraining's attempts, oldest first.
 
-    A candidate that waits for approval has none yet: it is returned as far as it is known, without savings.
+    A candidate that waits for approval has no record yet: a preliminary one without savings is returned.
     """
     files = store.run(run_id)
     plan = files.plan()
@@ -68,7 +68,7 @@ def read_attempts(store: TaskStore, run_id: str) -> list[RunRecord]:
 
 
 def run_metrics(attempts: Sequence[RunRecord]) -> dict[str, float]:
-    """Return the figures of a retraining; what it does not have is left out.
+    """Return the figures of a retraining; missing figures are left out.
 
     Iterations are of all attempts, accuracies are shares, and `promoted` is 1 or 0. KFP cannot keep null or NaN.
     """
@@ -96,7 +96,7 @@ def _iterations_used(record: RunRecord) -> int:
 
 
 def log_confusions(matrix: dsl.ClassificationMetrics, errors: ErrorAnalysis) -> None:
-    """Log the confusion matrix of the test split: a row for each true class, a column for what it is taken for."""
+    """Log the confusion matrix of the test split: a row for each true class, a column for each predicted class."""
     names = errors.most_wrong(CLASSES)
     matrix.set_confusion_matrix_categories(names)
     for one in errors.classes:
@@ -108,9 +108,9 @@ def log_confusions(matrix: dsl.ClassificationMetrics, errors: ErrorAnalysis) -> 
 
 
 def name_model(model: dsl.Model, store: TaskStore, record: RunRecord) -> None:
-    """Say in the model's metadata, and in its file as JSON, which run it is and where its weights are.
+    """Write the run's id and the address of its weights into the model's metadata, and into its file as JSON.
 
-    KFP's launcher fails a step whose artifact has an S3 address outside the pipeline root, so its own address stays.
+    The artifact keeps its address, because KFP's launcher fails a step with an S3 address outside the pipeline root.
     """
     has_ended = store.ledger.find(record.run_id) is not None
     model.framework = "pytorch"
@@ -126,9 +126,9 @@ def name_model(model: dsl.Model, store: TaskStore, record: RunRecord) -> None:
 
 
 def _draw_report(task: Task) -> str:
-    """Return the task's page as it stands now, or a page that says why there is none."""
+    """Return the task's report, or a page with the reason why there is none."""
     try:
-        return run_in_subprocess(f"drawing the page of {task.name}", DRAW_SECONDS, draw_page, task).decode()
+        return run_in_subprocess(f"writing the report of {task.name}", DRAW_SECONDS, draw_page, task).decode()
     except UserError as error:
         log.warning("%s", error)
         return f"<p>No report: {html.escape(str(error))}</p>\n"

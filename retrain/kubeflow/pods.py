@@ -1,6 +1,6 @@
-"""Configure a step's pod by the task's `resources` (kfp and kfp-kubernetes compile it).
+"""Configure a step's pod from the task's `resources`, with kfp and kfp-kubernetes.
 
-KFP cannot give a pod a service account or a priority class: the account is named when the pipeline is submitted, the
+KFP cannot set a pod's service account or priority class. The account is set when the pipeline is submitted, and the
 priority is Kueue's.
 """
 
@@ -14,31 +14,31 @@ from retrain.config.resources import Queue, Resources
 POOL = ("train", "train_only", "evaluate", "trial")
 """The steps that need the GPU pool."""
 DATA = (*POOL, "promote")
-"""The steps that may hold a model and images: the gate judges again if another candidate came first."""
+"""The steps that may need a model and images. promote does if another candidate was promoted first."""
 FINISH = "finish"
 CACHE = "/cache"
 METRICS_PORT = 9108
-"""Where a training serves its own /metrics; a PodMonitor finds its pod by `LABELS`."""
+"""Port of /metrics in a training pod. A PodMonitor finds the pod by `LABELS`."""
 METRICS = {"RETRAIN_METRICS_PORT": str(METRICS_PORT), "RETRAIN_METRICS_HOST": "0.0.0.0"}
 LABELS = {"app.kubernetes.io/name": "retrain", "app.kubernetes.io/component": "training"}
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 RETRY_WINDOW = "2160h"
-"""Argo counts it from the first pod's start and kills a running pod at its end; KFP's own default is one hour."""
+"""Argo counts it from the start of the first pod, and kills a running pod at its end. KFP's default is one hour."""
 
 
 def configure_pod(step: PipelineTask, name: str, resources: Resources) -> None:
-    """Give a step its pod: everywhere, with data, on the pool."""
+    """Configure a step's pod: settings of all pods, of pods with data, and of pods on the GPU pool."""
     _configure_every_pod(step, resources)
     if name != FINISH:
         step.set_retry(resources.retries, backoff_duration="30s", backoff_factor=2, backoff_max_duration=RETRY_WINDOW)
     if name in DATA:
-        _with_data(step, resources)
+        _configure_data(step, resources)
     if name in POOL:
-        _on_pool(step, resources)
+        _configure_pool(step, resources)
 
 
 def _configure_every_pod(step: PipelineTask, resources: Resources) -> None:
-    """Name Secrets, and require a user other than root, which KFP's own defaults lack of the *restricted* standard."""
+    """Set the Secrets, and forbid root: the *restricted* Pod Security Standard needs that, and KFP does not set it."""
     kubernetes.set_security_context(step, run_as_non_root=True)
     if resources.pull_secret:
         kubernetes.set_image_pull_secrets(step, [resources.pull_secret])
@@ -46,8 +46,8 @@ def _configure_every_pod(step: PipelineTask, resources: Resources) -> None:
         kubernetes.use_secret_as_env(step, resources.credentials, {name: name for name in CREDENTIALS})
 
 
-def _with_data(step: PipelineTask, resources: Resources) -> None:
-    """Processor, memory and a cache; limits equal requests: a pod below its request is the last to be evicted."""
+def _configure_data(step: PipelineTask, resources: Resources) -> None:
+    """Set cores, memory and cache. Limits equal requests, because a pod below its request is evicted last."""
     step.set_cpu_request(resources.cpu).set_cpu_limit(resources.cpu)
     step.set_memory_request(resources.memory).set_memory_limit(resources.memory)
     step.set_env_variable("RETRAIN_CACHE", CACHE)
@@ -60,7 +60,7 @@ def _with_data(step: PipelineTask, resources: Resources) -> None:
         kubernetes.empty_dir_mount(step, **volume, size_limit=cache.size)
 
 
-def _on_pool(step: PipelineTask, resources: Resources) -> None:
+def _configure_pool(step: PipelineTask, resources: Resources) -> None:
     shared = {"medium": "Memory", "size_limit": resources.shared_memory}
     kubernetes.empty_dir_mount(step, "shared-memory", "/dev/shm", **shared)
     if resources.gpus.count:
@@ -78,7 +78,7 @@ def _on_pool(step: PipelineTask, resources: Resources) -> None:
 
 
 def queue_labels(queue: Queue | None) -> dict[str, str]:
-    """Return the labels by which Kueue holds something back until there is quota for it."""
+    """Return the labels with which Kueue queues an object until it has quota."""
     if queue is None:
         return {}
     priority = {"kueue.x-k8s.io/priority-class": queue.priority_class} if queue.priority_class else {}

@@ -12,44 +12,44 @@ if TYPE_CHECKING:
     from kfp.dsl.graph_component import GraphComponent
 
 PipelineBuilder = Callable[[Task], "GraphComponent"]
-"""Build the KFP pipeline of a task. It crosses into a subprocess, so it must be importable by its name."""
+"""Builds the KFP pipeline of a task. It is sent to a subprocess, so it must be importable by name."""
 
 ENDED_STATES = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
-"""KFP's states of runs that do nothing any more."""
+"""KFP's states of runs that have ended."""
 
 
 class Submitted(NamedTuple):
-    """A run there."""
+    """A run on Kubeflow."""
 
     id: str
     state: str | None
-    """PENDING, RUNNING, SUCCEEDED, FAILED, CANCELED, ...; None before the server knows."""
+    """PENDING, RUNNING, SUCCEEDED, FAILED, CANCELED, ...; None if the server has not set it yet."""
     new: bool
-    """Whether it was submitted by this very call."""
+    """Whether this call submitted it."""
 
 
 class Submission(Record):
-    """The outcome of planning: a run, the reason why none is needed, or an error of the task or its data."""
+    """The result of planning: a run, the reason why none is needed, or an error in the task or its data."""
 
     run_id: str | None = None
-    """The run that was planned; it may have escalated to another since."""
+    """The run that was planned. It may have escalated to another one since."""
     nothing: str | None = None
     error: str | None = None
     job: str | None = None
-    """Kubeflow's id of the job that does it; None: whichever comes."""
+    """Kubeflow's id of the job that executes it; None: any job."""
 
-    def is_left_to(self, job: str) -> bool:
-        """Whether this job may do it."""
+    def may_run_in(self, job: str) -> bool:
+        """Return whether this job may execute it."""
         return self.job in (None, job)
 
 
 def write_submission(store: TaskStore, submission_id: str, submission: Submission) -> None:
-    """Write the outcome of planning."""
+    """Write the result of planning."""
     store.objects.write(store.keys.submission(submission_id), submission.to_bytes())
 
 
 def read_submission(store: TaskStore, submission_id: str) -> Submission | None:
-    """Return the outcome of planning, or None if it never ended."""
+    """Return the result of planning, or None if planning has not ended."""
     try:
         return read_record(store.objects, store.keys.submission(submission_id), Submission)[0]
     except Missing:

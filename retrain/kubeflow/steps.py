@@ -1,9 +1,9 @@
 """Run the pipeline's steps: call the stages, and separate permanent errors from those worth a retry.
 
-KFP tries a failed pod again whatever it failed of. So a step fails only of what may pass: a preempted machine, a store
-that cannot be reached, something unforeseen. Any other `UserError` (a damaged drop, a model that does not fit) is
-written into the ledger and the step succeeds; the steps after it find the run ended, and `finish` fails. Kubeflow shows
-such a run as succeeded all the same, because Argo ignores how an exit handler ends: the ledger is what counts.
+KFP retries a failed pod for any error. So a step fails only with errors that a retry may fix: a preempted machine, an
+unreachable store, or an unexpected error. Any other `UserError` (a damaged drop, a model that does not match) is
+written into the ledger and the step succeeds. The later steps find that the run has ended, and `finish` fails. Kubeflow
+still shows such a run as succeeded, because Argo ignores the result of an exit handler: the ledger is authoritative.
 """
 
 import logging
@@ -36,9 +36,9 @@ log = logging.getLogger("retrain")
 
 
 def plan(text: str, method: str, purpose: str, submission: str, job: str) -> str:
-    """Return the run that a submission was bound to, or else plan the next one.
+    """Return the id of the run that a submission is bound to, or plan the next run and return its id.
 
-    Empty if there is nothing to do, or if another job does this submission.
+    Returns an empty text if no run is needed, or if another job executes this submission.
     """
     task, context = _open(text, "cpu")
     found = read_submission(context.store, submission)
@@ -48,8 +48,8 @@ def plan(text: str, method: str, purpose: str, submission: str, job: str) -> str
             if found is None:
                 found = _plan(replace(context, store=ours), task, method, purpose)
                 write_submission(ours, submission, found)
-    if not found.is_left_to(job):
-        log.info("nothing to do: %s is done by job %s", submission, found.job)
+    if not found.may_run_in(job):
+        log.info("nothing to do: job %s executes %s", found.job, submission)
         return ""
     return found.run_id or ""
 
@@ -68,17 +68,17 @@ def _plan(context: Context, task: Task, method: str, purpose: str) -> Submission
 
 
 def request(method: str, purpose: str) -> Request:
-    """Return what the pipeline's parameters ask for; an empty method leaves the choice to the plan."""
+    """Return the request in the pipeline's parameters. An empty method means that the plan chooses."""
     for word, allowed in ((method or "scratch", get_args(Method)), (purpose, get_args(Purpose))):
         if word not in allowed:
-            raise UserError(f"{word!r} is none of {', '.join(allowed)}")
+            raise UserError(f"{word!r} must be one of {', '.join(allowed)}")
     return Request(cast(Method, method) if method else None, cast(Purpose, purpose))
 
 
 def train(text: str, run_id: str, device: str) -> str:
-    """Train a run and what it escalates to, in a process for each GPU, and return the id of the last.
+    """Train a run and its escalations, with a process for each GPU, and return the id of the last run.
 
-    The stages that follow are done here too, unless the task evaluates in pods of its own.
+    The later stages run here too, unless `resources.separate_evaluation` is set.
     """
     task = _task(text)
     step = "train" if task.resources.separate_evaluation else "complete"
@@ -92,21 +92,21 @@ def train(text: str, run_id: str, device: str) -> str:
 
 
 def train_only(text: str, run_id: str, device: str) -> str:
-    """Train in this process, and in those that torchrun started with it."""
+    """Train in this process and the others that torchrun started."""
     return _run_stage(stages.train, text, run_id, device)
 
 
 def complete(text: str, run_id: str, device: str) -> str:
-    """Do all that follows planning in this process, and train in those that torchrun started with it."""
+    """Run all stages after planning in this process, and train in it and the others that torchrun started."""
     return _run_stage(stages.run_stages, text, run_id, device)
 
 
 def trial(text: str, run_id: str, device: str) -> str:
-    """Do all of one run of a study. Trials share nothing but what is put if absent, so they need not wait in turn."""
+    """Run all stages of one trial of a study. Trials need no lock: everything they share is created only if absent."""
     _, opened = _open(text, device)
     with run_as_leader(opened) as context:
         plan = context.files(run_id).plan()
-        if not _ended(context, plan):
+        if not _has_ended(context, plan):
             _run_or_record(stages.run_stages, context, plan)
         return run_id
 
@@ -117,7 +117,7 @@ def evaluate(text: str, run_id: str, device: str) -> str:
 
 
 def promote(text: str, run_id: str, device: str) -> str:
-    """Let the gate decide about a run."""
+    """Apply the gate to a run."""
     return _run_stage(stages.promote, text, run_id, device)
 
 
@@ -127,31 +127,31 @@ def record(text: str, run_id: str, device: str) -> str:
 
 
 def finish(text: str, submission: str, job: str, state: str, message: str) -> None:
-    """Record a failure that no step could record itself, and exit with 1 if the retraining failed.
+    """Record a failure that no step could record, and exit with 1 if the retraining failed.
 
-    The ledger decides, not the state: Kubeflow's driver says COMPLETE of a success and RUNNING of a pod that was
-    killed, kfp on one machine says SUCCEEDED and FAILED.
+    The ledger decides, not the state: Kubeflow's driver reports COMPLETE for a success and RUNNING for a killed pod,
+    while kfp on one machine reports SUCCEEDED and FAILED.
     """
     _, context = _open(text, "cpu")
     found = read_submission(context.store, submission) or Submission(error="planning did not end")
     if found.error:
         raise SystemExit(found.error)
-    if found.run_id is None or not found.is_left_to(job):
+    if found.run_id is None or not found.may_run_in(job):
         return
     plan = context.files(found.run_id).plan()
-    if _is_left_to_approval(context, plan):
+    if _has_approval(context, plan):
         return
     ended = _find_record(context, plan)
     if ended is None:
         with context.store.lock(patient=True) as ours:
-            unsaid = f"its pods ended without a record (Kubeflow's state: {state})"
-            ended = _record_end(replace(context, store=ours), plan, message or unsaid)
+            fallback = f"its pods ended without a record (Kubeflow's state: {state})"
+            ended = _record_end(replace(context, store=ours), plan, message or fallback)
     if ended.outcome == "failed":
         raise SystemExit(f"{ended.run_id} failed: {ended.error}")
 
 
-def _is_left_to_approval(context: Context, plan: Plan) -> bool:
-    """Return whether a run gets its decision from a verdict, which may have come just now."""
+def _has_approval(context: Context, plan: Plan) -> bool:
+    """Return whether a verdict decides the run, even if the verdict has only just been given."""
     last = next_run.latest_attempt(context.store, plan)
     return find_approval(context.store, last, context.clock()) is not None
 
@@ -162,15 +162,15 @@ def _record_end(context: Context, plan: Plan, message: str) -> RunRecord:
 
 
 def _run_stage(stage: Callable[[Context, Plan], object], text: str, run_id: str, device: str) -> str:
-    """Do a stage of a run that has not ended, and return the id of the attempt that it has come to.
+    """Run a stage of a run that has not ended, and return the id of its latest attempt.
 
-    A pod waits while another process holds the lock of the task: failing would only use up its retries.
+    A pod waits while another process holds the task's lock: failing would use up its retries.
     """
     _, opened = _open(text, device)
     with run_as_leader(opened) as first, first.store.lock(patient=True) as ours:
         context = replace(first, store=ours)
         plan = context.files(run_id).plan()
-        if not _ended(context, plan):
+        if not _has_ended(context, plan):
             _run_or_record(stage, context, plan)
         return next_run.latest_attempt(context.store, plan).run_id
 
@@ -186,7 +186,7 @@ def _run_or_record(stage: Callable[[Context, Plan], object], context: Context, p
 
 
 def _open(text: str, device: str) -> tuple[Task, Context]:
-    if not log.handlers:  # kfp's own handler drowns what people want to see in what it says itself
+    if not log.handlers:  # kfp's handler would mix these lines with its own output
         log.addHandler(make_handler(format_from_environment()))
         log.setLevel(logging.INFO)
         log.propagate = False
@@ -200,7 +200,7 @@ def _task(text: str) -> Task:
     return parse_task(text, "the pipeline's parameter task")
 
 
-def _ended(context: Context, plan: Plan) -> bool:
+def _has_ended(context: Context, plan: Plan) -> bool:
     return _find_record(context, plan) is not None
 
 
@@ -209,7 +209,7 @@ def _find_record(context: Context, plan: Plan) -> RunRecord | None:
 
 
 def _write_error(context: Context, plan: Plan, error: Exception) -> None:
-    """Leave an error where `finish` finds it, if this try was the last."""
+    """Write an error for `finish`, in case this was the last retry."""
     last = next_run.latest_attempt(context.store, plan)
     context.store.objects.write(_error_key(context, last), stages.error_text(error).encode())
 
@@ -230,9 +230,9 @@ WORKER_STEPS = {"train": train_only, "complete": complete}
 
 
 def worker_main() -> None:
-    """Do the step that the command line names: `python -m retrain.kubeflow.steps STEP TASK RUN DEVICE`.
+    """Run the step that the command line names: `python -m retrain.kubeflow.steps STEP TASK RUN DEVICE`.
 
-    Several of these processes train together, started by `launch` or by torchrun in a TrainJob.
+    `launch`, or torchrun in a TrainJob, starts several of these processes to train together.
     """
     signal.signal(signal.SIGTERM, raise_preempted)
     step, *arguments = sys.argv[1:]

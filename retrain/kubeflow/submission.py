@@ -1,4 +1,4 @@
-"""Submit runs to Kubeflow; kfp and torch are loaded in subprocesses, so that the watcher stays small."""
+"""Submit runs to Kubeflow. Subprocesses load kfp and torch, to keep the watcher's memory small."""
 
 import logging
 from typing import TYPE_CHECKING
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from retrain.pipeline.recording import RecordContext
 
 SUBMIT_SECONDS = 120.0
-"""The longest that the API server may take."""
+"""Time limit for a request to the API server, in seconds."""
 log = logging.getLogger("retrain")
 
 
 def submit(task: Task, plan: Plan, store: TaskStore, build: PipelineBuilder) -> Submitted:
-    """Submit a plan that is in the store, unless it was before.
+    """Submit a plan in the store, unless it is already submitted.
 
-    The submission is bound to the plan first, so that its pods do this run whatever lands in the meantime; then to the
-    job, so that no other of the same name does it too. Raises `SubmitError`, and `ModelError` before anything is
-    submitted.
+    The submission is first bound to the plan, so that its pods execute this run even if drops land in the meantime.
+    Then it is bound to the job, so that no other job of the same name executes it too. Raises `SubmitError`, and
+    `ModelError` before anything is submitted.
     """
     bound = read_submission(store, plan.run_id)
     if bound is None:
@@ -50,24 +50,24 @@ def submit(task: Task, plan: Plan, store: TaskStore, build: PipelineBuilder) -> 
 
 
 def record_if_ended(task: Task, plan: Plan, submitted: Submitted) -> str | None:
-    """Record a run as failed if it was submitted before and is over without a record. Return the error, or None."""
+    """Record a run as failed if its earlier submission ended without a record. Return the error, or None."""
     if submitted.new or submitted.state not in ENDED_STATES:
         return None
     error = f"its Kubeflow run {submitted.id} {submitted.state}, without a record"
-    _record_failure_apart(task, plan, error)
+    _record_failure_in_subprocess(task, plan, error)
     return error
 
 
 class KubeflowExecutor:
-    """Submits the watcher's runs and follows them to their end."""
+    """Submits the watcher's runs to Kubeflow and follows them until they end."""
 
     def __init__(self, build: PipelineBuilder, clock: Clock = utc_now) -> None:
         self._build, self._clock = build, clock
 
     def ensure(self, task: Task, plan: Plan, store: TaskStore) -> bool:
-        """Submit the run unless it was; record it as failed if it cannot begin, or is over without a record.
+        """Submit the run, unless it is submitted. Record it as failed if it cannot start or ended without a record.
 
-        A run that awaits approval is left alone until it has its verdict, and then promoted and recorded. Raises
+        A run that awaits approval is left alone until it has a verdict, and is then promoted and recorded. Raises
         `SubmitError`.
         """
         last = next_run.latest_attempt(store, plan)
@@ -78,10 +78,10 @@ class KubeflowExecutor:
         try:
             submitted = submit(task, plan, store, self._build)
         except ModelError as error:
-            _record_failure_apart(task, plan, str(error))
+            _record_failure_in_subprocess(task, plan, str(error))
             return False
         if submitted.new:
-            log.info("%s: %s is submitted as %s", task.name, plan.run_id, submitted.id)
+            log.info("%s: submitted %s as %s", task.name, plan.run_id, submitted.id)
         record_if_ended(task, plan, submitted)
         return submitted.new
 
@@ -92,7 +92,7 @@ def _submit_by_name(task: Task, run_id: str, build: PipelineBuilder) -> Submitte
     return submit_by_name(task, run_id, build)
 
 
-def _record_failure_apart(task: Task, plan: Plan, error: str) -> None:
+def _record_failure_in_subprocess(task: Task, plan: Plan, error: str) -> None:
     """Record a failed run from a subprocess: the code that does it is large."""
     run_in_subprocess(f"recording the failure of {plan.run_id}", SUBMIT_SECONDS, _record_failure, task, plan, error)
 

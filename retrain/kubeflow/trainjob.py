@@ -1,8 +1,7 @@
 """A retraining on several nodes: a `TrainJob` of Kubeflow Trainer (trainer.kubeflow.org/v1alpha1, Trainer 2.2).
 
-Trainer starts torchrun in a pod on each node and tells it of the others by environment (PET_NNODES, PET_NODE_RANK,
-PET_MASTER_ADDR, ...). If one is lost all end, their pods are started again, and the run goes on from its last saved
-state.
+Trainer starts torchrun in a pod on each node, and sets its environment (PET_NNODES, PET_NODE_RANK, PET_MASTER_ADDR,
+...). If one pod is lost, all exit and are restarted, and the run resumes from its last saved state.
 """
 
 from typing import Any
@@ -16,15 +15,15 @@ from retrain.kubeflow.pods import CACHE, CREDENTIALS, LABELS, METRICS, queue_lab
 Manifest = dict[str, Any]
 
 RUNTIME = "torch-distributed"
-"""The ClusterTrainingRuntime that Trainer brings along; its one job, and the container in it, are called `NODE`."""
+"""The ClusterTrainingRuntime that Trainer installs. Its only job and its container are named `NODE`."""
 NODE = "node"
 SHARED_MEMORY = "shared-memory"
 USER = 65532
-"""The image's; as the group of its files, a volume of whatever storage class is writable."""
+"""The image's user. As the group of its files, it can write to a volume of any storage class."""
 
 
 def render_trainjob(task: Task, run_id: str) -> str:
-    """Return the manifest, as YAML, that does all that follows the planning of a run, on the task's `resources`."""
+    """Return the manifest, as YAML, that runs the stages after planning on the task's `resources`."""
     resources = task.resources
     labels = {**LABELS, "app.kubernetes.io/instance": task.name, **queue_labels(resources.queue)}
     metadata: Manifest = {"name": run_id, "labels": labels}
@@ -63,7 +62,7 @@ def _environment(resources: Resources) -> list[Manifest]:
 
 
 def _patch(resources: Resources) -> Manifest:
-    """What the pods have beside Trainer's own runtime, as its API nests it."""
+    """Return the settings of the pods beside those of Trainer's runtime, nested as in its API."""
     mounts = [{"name": "cache", "mountPath": CACHE}, {"name": SHARED_MEMORY, "mountPath": "/dev/shm"}]
     pod: Manifest = {
         "nodeSelector": resources.node_selector,

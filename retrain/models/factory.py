@@ -61,8 +61,8 @@ def check_factory_allowed(model: Model, factories: Collection[str]) -> None:
     """Raise `ModelError` if a model is a factory, which is code, and the task file names no such one."""
     if ":" in model.name and model.name not in factories:
         raise ModelError(
-            f"model {model.name}: a plan in the store names it and the task does not; if an earlier model of the task "
-            "was of it, add it to the task's factories"
+            f"model {model.name}: a plan in the store names this factory, but the task file does not allow it; if you "
+            "trust its code, add it to `factories` in the task file"
         )
 
 

@@ -138,8 +138,8 @@ def _check_digest(data: bytes, sha256: str, where: str) -> None:
 def body_weights(network: "nn.Module", data: bytes) -> "dict[str, Tensor]":
     """Return the pretrained tensors of all of a network but its last layer, from the bytes of a safetensors file.
 
-    The last layer is of other classes, and starts afresh. Raises `ModelError` naming the first tensor that does not
-    fit. Integers, such as a count of batches, may be absent.
+    The last layer is of other classes, and is newly initialised. Raises `ModelError` naming the first tensor that does
+    not fit. Integers, such as a count of batches, may be absent.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load

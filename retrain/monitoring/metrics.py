@@ -42,8 +42,8 @@ def histogram(name: Name, durations: Durations) -> Metric:
     """Return durations as a histogram of Prometheus' client library."""
     metric = HistogramMetricFamily(name.name, name.help, labels=name.labels)
     bounds = [*map(str, durations.bounds), "+Inf"]
-    for labels, told in durations.read().items():
-        metric.add_metric(labels, list(zip(bounds, told.cumulative, strict=True)), told.seconds)
+    for labels, distribution in durations.read().items():
+        metric.add_metric(labels, list(zip(bounds, distribution.cumulative, strict=True)), distribution.seconds)
     return metric
 
 

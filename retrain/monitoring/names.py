@@ -179,7 +179,7 @@ RECENT_SAVED = Name(
     "retrain_recent_saved_net_iterations",
     "gauge",
     TASK,
-    f"Iterations saved net by the newest {RECENT_RUNS} runs together; absent before there are so many.",
+    f"Iterations saved net by the newest {RECENT_RUNS} runs together; absent before that number of runs.",
 )
 
 DROPS = Name(
@@ -204,9 +204,9 @@ CHAMPION = Name(
     "retrain_champion_info",
     "gauge",
     ("task", "method", "model"),
-    "1, for the model in force: the method that trained it and the start of its weights' SHA-256.",
+    "1, for the champion's model: the method that trained it and the start of its weights' SHA-256.",
 )
-CHAMPION_SINCE = Name("retrain_champion_since_timestamp_seconds", "gauge", TASK, "When the champion was put in force.")
+CHAMPION_SINCE = Name("retrain_champion_since_timestamp_seconds", "gauge", TASK, "When the champion was promoted.")
 CHAMPION_ACCURACY = Name(
     "retrain_champion_accuracy_ratio", "gauge", TASK, "Accuracy of the champion on its test split."
 )

@@ -1,4 +1,4 @@
-"""The ledger record of an ended run, and the iterations it saved against training from scratch."""
+"""Compute the ledger record of an ended run, and its savings against training from scratch."""
 
 from datetime import UTC, datetime
 
@@ -15,7 +15,7 @@ def make_record(
     error: str | None,
     lost: int = 0,
 ) -> RunRecord:
-    """Return the record of an ended run; without a result, of one that failed after `lost` iterations."""
+    """Return the record of an ended run. Without a result, the run failed after `lost` iterations."""
     now = datetime.now(UTC)
     drops = tuple(drop.id for drop in plan.dataset.drops)
     outcome = result.outcome if result and error is None else "failed"
@@ -52,7 +52,7 @@ def make_record(
 
 
 def _has_met_target(plan: Plan, result: Result | None) -> bool:
-    """Return whether the delivered weights were at their target when they were last evaluated."""
+    """Return whether the delivered weights were at their target at the last evaluation."""
     if plan.target is None or result is None:
         return False
     score = result.in_scope if plan.target.scope else result.final_score
@@ -60,7 +60,7 @@ def _has_met_target(plan: Plan, result: Result | None) -> bool:
 
 
 def compute_savings(plan: Plan, outcome: str, used: int, evaluated_images: int, is_delivered: bool) -> Savings | None:
-    """Return what a run saved against scratch (see `Savings`), or None for a trial, which replaces no retraining.
+    """Return a run's savings against scratch (see `Savings`), or None for a trial, which replaces no retraining.
 
     `is_delivered` says whether the run yielded a model at its target that the gate did not refuse.
     """
@@ -72,17 +72,23 @@ def compute_savings(plan: Plan, outcome: str, used: int, evaluated_images: int, 
             baseline=0, whole=0, used=used, used_all_in=all_in, gross=0, net=-all_in, gross_whole=0, net_whole=-all_in
         )
     if plan.target is None:
-        return _own_baseline(used) if plan.replaces_scratch and outcome == "completed" else _weigh(None, used, all_in)
-    return _weigh(_scratch_of(plan) if is_delivered and plan.replaces_scratch else None, used, all_in)
+        return (
+            _scratch_savings(used)
+            if plan.replaces_scratch and outcome == "completed"
+            else _compare_to_scratch(None, used, all_in)
+        )
+    return _compare_to_scratch(
+        _scratch_estimate(plan) if is_delivered and plan.replaces_scratch else None, used, all_in
+    )
 
 
-def _own_baseline(used: int) -> Savings:
+def _scratch_savings(used: int) -> Savings:
     """Return the savings of a scratch retraining: none, and no loss."""
     return Savings(baseline=used, whole=used, used=used, used_all_in=used, gross=0, net=0, gross_whole=0, net_whole=0)
 
 
-def _weigh(scratch: ScratchEstimate | None, used: int, all_in: float) -> Savings:
-    """Weigh what a run used against what scratch takes on its dataset; against nothing where it is None."""
+def _compare_to_scratch(scratch: ScratchEstimate | None, used: int, all_in: float) -> Savings:
+    """Return the savings of a run against scratch on its dataset, or against zero if `scratch` is None."""
     baseline, whole = (round(scratch.iterations), scratch.schedule) if scratch else (0, 0)
     return Savings(
         baseline=baseline,
@@ -97,8 +103,8 @@ def _weigh(scratch: ScratchEstimate | None, used: int, all_in: float) -> Savings
     )
 
 
-def _scratch_of(plan: Plan) -> ScratchEstimate | None:
-    """Return what scratch takes on a plan's dataset: its estimate, or else what the baseline took."""
+def _scratch_estimate(plan: Plan) -> ScratchEstimate | None:
+    """Return the iterations of scratch on a plan's dataset: the plan's estimate, otherwise the baseline's."""
     if plan.scratch or plan.target is None:
         return plan.scratch
     s_scratch = plan.target.baseline_iterations

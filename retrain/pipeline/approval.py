@@ -1,4 +1,4 @@
-"""What a run's approval asks for: whether it waits, and what its verdict means to the gate. Read without torch."""
+"""The approval of a candidate: request it, find it, and turn its verdict into a decision. Needs no torch."""
 
 from datetime import datetime
 
@@ -12,16 +12,16 @@ from retrain.utils.clock import parse_duration
 
 
 def request_approval(store: TaskStore, plan: Plan, now: datetime) -> Verdict | None:
-    """Return the verdict on a candidate that passed the gate; None while it waits for one."""
+    """Request approval of a candidate that passed the gate. Return the verdict, or None while it waits."""
     timeout = parse_duration(plan.task.gate.approval_timeout)
     approval = store.approvals.request(Approval.requested(plan.run_id, now, timeout))
     return store.approvals.expire(approval, now).verdict
 
 
 def find_approval(store: TaskStore, plan: Plan, now: datetime) -> Approval | None:
-    """Return the approval of a run that has no decision yet, with its verdict if there is one by now; or None.
+    """Return the approval of a run without a decision, with its verdict if there is one; or None.
 
-    A run that a person promoted while it waited has its decision.
+    A run that was promoted by hand while it waited has a decision.
     """
     if plan.task.gate.approval == "automatic" or store.run(plan.run_id).decision():
         return None
@@ -30,12 +30,12 @@ def find_approval(store: TaskStore, plan: Plan, now: datetime) -> Approval | Non
 
 
 def is_waiting(approval: Approval | None) -> bool:
-    """Return whether a run waits for its verdict."""
+    """Return whether a run waits for a verdict."""
     return approval is not None and approval.verdict is None
 
 
 def read_candidate(store: TaskStore, run_id: str) -> RunRecord | None:
-    """Return what the record of a candidate that awaits approval would be if it were refused now; None for others."""
+    """Return the record that a candidate awaiting approval would have if it were refused now; None for other runs."""
     approval = store.approvals.find(run_id)
     if approval is None or approval.verdict:
         return None
@@ -44,7 +44,7 @@ def read_candidate(store: TaskStore, run_id: str) -> RunRecord | None:
 
 
 def refusal(verdict: Verdict | None) -> Decision | None:
-    """Return the decision that a verdict makes by itself; None where it approves, or has not come."""
+    """Return the decision that follows from a verdict; None if it approves or is missing."""
     if verdict is None or verdict.kind == "approved":
         return None
     return Decision(promoted=False, reasons=(str(verdict),))
@@ -53,10 +53,10 @@ def refusal(verdict: Verdict | None) -> Decision | None:
 def promote_by_hand(
     store: TaskStore, seen: ChampionSnapshot, run_id: str, why: PromotionReason, author: Author
 ) -> None:
-    """Put a run in force because a person says so.
+    """Promote a run at a person's request.
 
-    Raises `RunError` if another champion came first, and if `retrain gc` is just removing the run's model: it marks
-    the run before it looks for the champion, and this looks for the mark after the swap.
+    Raises `RunError` if another run was promoted first, or if `retrain gc` is removing the run's model. `retrain gc`
+    marks the run before it reads the champion, and this function reads the mark after the swap.
     """
     store.champion.promote_manually(seen, run_id, why, author)
     if store.run(run_id).removed() is None:
@@ -64,4 +64,4 @@ def promote_by_hand(
     if seen.run_id:
         now = store.champion.read()
         store.champion.swap(now, seen.run_id, "rolled back" if why != "rolled back" else "promoted by hand")
-    raise RunError(f"the model of {run_id} was removed by `retrain gc`; {seen.run_id or 'no model'} stays in force")
+    raise RunError(f"the model of {run_id} was removed by `retrain gc`; {seen.run_id or 'no model'} stays the champion")

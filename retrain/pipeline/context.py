@@ -1,4 +1,4 @@
-"""Where stages work: a task's store, a device, a cache of decoded drops, and an observer."""
+"""The context of the stages: a task's store, a device, a cache of decoded drops, and an observer."""
 
 import os
 from collections.abc import Callable, Collection
@@ -31,15 +31,15 @@ class Context(RecordContext):
 
     device: torch.device
     cache: Path
-    """Where decoded drops are kept between runs."""
+    """Folder of decoded drops, kept between runs."""
     observer: Observer
     ranks: ProcessGroup = SINGLE_PROCESS
     """The processes that train together, of which this is one."""
     factories: frozenset[str] = frozenset()
     """The `package.module:factory` names of the task file. Plans lie in the store: they have no other code run."""
     manifests: dict[tuple[int, DropRef], Drop] = field(default_factory=dict)
-    """Manifests that this process has read, by the digest that a dataset gives them: they are not read again, unless
-    there are more erasures now."""
+    """Manifests that this process has read, by number of erasures and reference. They are read again only after an
+    erasure."""
 
     def measure(self, plan: Plan, champion: str | None) -> Evaluation:
         """Evaluate a run's model beside the champion."""
@@ -48,7 +48,7 @@ class Context(RecordContext):
         return evaluate_run(self, plan, champion)
 
     def drops(self, dataset: Dataset) -> list[Drop]:
-        """Return the drops that a dataset is made of, each as `Drops.read_versions` does, and read once."""
+        """Return the drops of a dataset, in its versions (`Drops.read_versions`). Each is read once."""
         erasures = self.store.erasures.count()
         missing = [ref for ref in dataset.drops if (erasures, ref) not in self.manifests]
         found = dict(zip(missing, self.store.drops.read_versions(missing), strict=True)) if missing else {}
@@ -58,7 +58,7 @@ class Context(RecordContext):
     def samples(
         self, dataset: Dataset, splits: Collection[Split], data: Data, loading: Loading
     ) -> dict[Split, Samples]:
-        """Return splits of a dataset, their labels on the device. Raises `DamagedDrop` at the first that is damaged."""
+        """Return splits of a dataset, with labels on the device. Raises `DamagedDrop` for the first damaged drop."""
         drops = self.drops(dataset)
         if any(drop.erased for drop in drops):
             clear_cache(self.cache, self.store)
@@ -85,7 +85,7 @@ class Context(RecordContext):
         )
 
     def _pixels_on(self, loading: Loading, size: int) -> torch.device:
-        """Where decoded images are held: `size` bytes, beside which networks and activations need room too."""
+        """Return the device for `size` bytes of decoded images, leaving room for networks and activations."""
         if loading.kind == "held" and self.device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(self.device)
             return self.device if 2 * size <= free else CPU
@@ -95,9 +95,9 @@ class Context(RecordContext):
 def make_context(
     store: TaskStore, task: Task, device: str, make_observer: Callable[[], Observer] = Observers
 ) -> Context:
-    """Return where stages work, on a device; unless an observer is made, nothing shows how training goes.
+    """Return the context of the stages on a device. The default observer shows no progress.
 
-    Of several processes that torchrun started, only the first is observed.
+    Only the first of the processes that torchrun started is observed.
     """
     _limit_threads()
     ranks = init_distributed(device)
@@ -107,26 +107,26 @@ def make_context(
 
 
 def _limit_threads() -> None:
-    """Compute in no more threads than this process has cores: beyond a quota they are stopped, and wait for each other.
+    """Limit torch's threads to this process's cores: more threads than the CPU quota allows would be throttled.
 
-    OMP_NUM_THREADS, where it is set, decides.
+    OMP_NUM_THREADS takes precedence if it is set.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
 
 
 def cache_folder() -> Path:
-    """Return where decoded drops are kept: $RETRAIN_CACHE, or retrain/ in the user's cache folder."""
+    """Return the folder of decoded drops: $RETRAIN_CACHE, or retrain/ in the user's cache folder."""
     if chosen := os.environ.get("RETRAIN_CACHE"):
         return Path(chosen)
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "retrain"
     except RuntimeError as error:
-        raise UserError("no home directory to keep decoded drops in: set $RETRAIN_CACHE to a folder") from error
+        raise UserError("no home directory for the cache of decoded drops: set $RETRAIN_CACHE to a folder") from error
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the named device. Raises `UserError` if it is not there."""
+    """Return the named device. Raises `UserError` if it is not available."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -31,7 +31,7 @@ log = logging.getLogger("retrain")
 MOST = 500
 """Most images of either sample: a shift that needs more to be seen is small."""
 OLD_DROPS = 10
-"""The newest so many drops that the champion knows are the old ones."""
+"""Number of the champion's newest drops that count as old ones."""
 PERMUTATIONS = 999
 
 

@@ -1,8 +1,7 @@
-"""Erase samples from all that a task keeps: drops, uploads, amendments, thumbnails and this machine's cache.
+"""Erase samples from everything that a task keeps: drops, uploads, amendments, thumbnails and the local cache.
 
-The erasure is written down first (`erasures/<sequence>.json`), with the runs that saw the samples. From then on it is
-decided: where it is interrupted, the next `retrain drop erase` completes it. The ledger is not touched, so every sum
-still adds up.
+The record is written first (`erasures/<sequence>.json`), with the runs that saw the samples. If the erasure is
+then interrupted, the next `retrain drop erase` completes it. The ledger does not change, so that its sums stay correct.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -33,20 +32,20 @@ from retrain.store.task_store import TaskStore
 
 
 class Erased(NamedTuple):
-    """What erasing came to."""
+    """The result of `erase`."""
 
     erasures: tuple[Erasure, ...]
-    """Those that were completed: interrupted ones first, then the one that was asked for, if there was anything new."""
+    """Completed erasures: interrupted ones first, then the requested one unless everything was already erased."""
     deleted: tuple[str, ...]
-    """Keys of the objects that were deleted. They are written nowhere, as they may tell whom an image shows."""
+    """Keys of the deleted objects. They are not recorded, because they may identify persons."""
     unread: tuple[str, ...]
-    """What could not be searched, with the cause."""
+    """Objects that could not be searched, each with the reason."""
 
 
 def plan_erasure(selections: Iterable[Selection], task: Task, store: TaskStore, author: str, reason: str) -> Erasure:
-    """Return the erasure that these selections ask for, without samples if all is erased already; nothing is changed.
+    """Return the erasure of these selections, and change nothing. It has no samples if all are already erased.
 
-    Raises `DropError` at a selection that is no sample.
+    Raises `DropError` for a selection that matches no sample.
     """
     intake = Intake(task, store)
     intake.learn()
@@ -65,17 +64,17 @@ def plan_erasure(selections: Iterable[Selection], task: Task, store: TaskStore, 
 def erase(
     selections: Iterable[Selection], task: Task, store: TaskStore, cache: Path, author: str, reason: str
 ) -> Erased:
-    """Complete what was interrupted, then erase what these selections name. Raises as `plan_erasure` does.
+    """Complete interrupted erasures, then erase these selections. Raises the errors of `plan_erasure`.
 
-    Holds the task's lease, and that under which drops are committed. Raises `TaskLocked` if a run is under way.
+    Holds the task's lease and the intake lease. Raises `TaskLocked` if a run is in progress.
     """
     selections = list(selections)
     with store.lock() as ours, ours.lock_intake() as guarded:
-        done = [_carry_out(one, task, guarded) for one in guarded.erasures.read() if one.completed_at is None]
+        done = [_execute(one, task, guarded) for one in guarded.erasures.read() if one.completed_at is None]
         if selections:
             planned = plan_erasure(selections, task, guarded, author, reason)
             if planned.samples:
-                done.append(_carry_out(guarded.erasures.append(planned), task, guarded))
+                done.append(_execute(guarded.erasures.append(planned), task, guarded))
         clear_cache(cache, guarded)
     return Erased(
         tuple(one for one, _, _ in done),
@@ -84,8 +83,8 @@ def erase(
     )
 
 
-def _carry_out(erasure: Erasure, task: Task, store: TaskStore) -> tuple[Erasure, list[str], list[str]]:
-    """Erase what was decided, and write down that it is done. What needs the keys of samples comes before they go."""
+def _execute(erasure: Erasure, task: Task, store: TaskStore) -> tuple[Erasure, list[str], list[str]]:
+    """Execute an erasure and record its completion. Steps that need the samples' keys come before their erasure."""
     intake = Intake(task, store)
     intake.learn()
     if changes := removals(erasure, intake):
@@ -101,7 +100,7 @@ def _carry_out(erasure: Erasure, task: Task, store: TaskStore) -> tuple[Erasure,
     for run in erasure.runs:
         _forget_in_run(run, rows, erasure, store)
     unread += [
-        f"drop {drop_id} is damaged, so its shards were not searched: delete them, or upload it again"
+        f"drop {drop_id} is damaged, so its shards were not searched: delete them or upload the drop again"
         for drop_id in store.objects.folders(store.keys.drops)
         if drop_id not in intake.known.drops and store.drops.find_undamaged(drop_id)
     ]
@@ -112,7 +111,7 @@ def _carry_out(erasure: Erasure, task: Task, store: TaskStore) -> tuple[Erasure,
 def _delete_files(
     drops: Iterable[str], erasure: Erasure, keys: Mapping[str, set[str]], task: Task, store: TaskStore
 ) -> tuple[list[str], list[str]]:
-    """Delete the objects of drops, committed or not, that hold the samples; return their keys, and what is unread."""
+    """Delete the drops' objects that contain the samples. Return their keys, and the objects that could not be read."""
     deleted, unread = list[str](), list[str]()
     contents = frozenset(bytes.fromhex(sample.content) for sample in erasure.samples if sample.content.strip("0"))
     for drop_id in drops:
@@ -136,7 +135,7 @@ def _delete_files(
 
 
 def _forget_in_run(run: Witness, rows: Mapping[str, set[int]], erasure: Erasure, store: TaskStore) -> None:
-    """Take the thumbnails of the samples' drops out of a run's mistakes, and reject it if it awaits approval."""
+    """Remove the thumbnails of the samples' drops from a run's mistakes, and reject the run if it awaits approval."""
     files = store.run(run.run_id)
     errors = files.errors()
     if errors:
@@ -152,7 +151,7 @@ def _forget_in_run(run: Witness, rows: Mapping[str, set[int]], erasure: Erasure,
 
 
 def find_witnesses(samples: Iterable[ErasedSample], store: TaskStore) -> Iterator[Witness]:
-    """Yield the runs that saw samples: trained on them, measured on them, or going on from one that was trained."""
+    """Yield the runs that saw samples: trained on them, measured on them, or continued from a run trained on them."""
     rows: dict[str, list[int]] = {}
     for sample in samples:
         rows.setdefault(sample.drop, []).append(sample.row)
@@ -184,7 +183,7 @@ def _find_plan(run_id: str, store: TaskStore) -> Plan | None:
 
 
 def _uses(ref: DropRef, rows: Iterable[int], store: TaskStore) -> set[str]:
-    """Return what samples were used for in the version of their drop that a dataset names."""
+    """Return the uses of samples in a version of their drop."""
     [version] = store.drops.read_versions([ref])
     table = read_or_make_table(version.model_copy(update={"erased": None}), store)
     return {USES[table.use[row]] for row in rows}

@@ -1,4 +1,4 @@
-"""Count what a model gets wrong, and choose the mistakes that are shown to people."""
+"""Count a model's errors, and choose the mistakes to show."""
 
 import base64
 import io
@@ -15,41 +15,41 @@ from retrain.records import Plan
 from retrain.records.errors import ClassFigures, Confusion, ErrorAnalysis, Mistake
 
 MISTAKES = 24
-"""Mistakes that are kept: four rows of six on the page."""
+"""Number of mistakes kept: four rows of six in the report."""
 THUMBNAIL = 96
 """Longest side of a thumbnail, in pixels."""
 
 
-class Judged(NamedTuple):
-    """What a model says of one sample, beside its true class."""
+class Prediction(NamedTuple):
+    """The prediction for one sample, with its true class."""
 
     true: str
     predicted: str
     probability: float
 
 
-class Described(NamedTuple):
-    """Where a sample is, and a small picture of it."""
+class SampleView(NamedTuple):
+    """Where a sample is, and a thumbnail."""
 
     where: str
     thumbnail: str | None = None
 
 
 def analyse_errors(
-    judged: Sequence[Judged],
+    predictions: Sequence[Prediction],
     classes: Sequence[str],
-    describe: Callable[[int], Described],
+    describe: Callable[[int], SampleView],
     new: Collection[str] = (),
 ) -> ErrorAnalysis:
-    """Return what is wrong in N judged samples; `describe` says of sample n what people want to know of it."""
-    pairs = Counter((one.true, one.predicted) for one in judged)
-    samples = Counter(one.true for one in judged)
-    predicted = Counter(one.predicted for one in judged)
+    """Return the errors in N predictions. `describe` returns where sample n is, and its thumbnail."""
+    pairs = Counter((one.true, one.predicted) for one in predictions)
+    samples = Counter(one.true for one in predictions)
+    predicted = Counter(one.predicted for one in predictions)
     names = dict.fromkeys([*classes, *sorted(samples)])
-    wrong = [number for number, one in enumerate(judged) if one.true != one.predicted]
-    wrong.sort(key=lambda number: (-judged[number].probability, number))
+    wrong = [number for number, one in enumerate(predictions) if one.true != one.predicted]
+    wrong.sort(key=lambda number: (-predictions[number].probability, number))
     return ErrorAnalysis(
-        samples=len(judged),
+        samples=len(predictions),
         classes=tuple(
             ClassFigures(
                 name=name,
@@ -65,35 +65,35 @@ def analyse_errors(
             for (true, taken), count in sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))
             if true != taken
         ),
-        mistakes=tuple(_mistake(judged[number], describe(number)) for number in wrong[:MISTAKES]),
+        mistakes=tuple(_mistake(predictions[number], describe(number)) for number in wrong[:MISTAKES]),
     )
 
 
-def _mistake(judged: Judged, described: Described) -> Mistake:
-    return Mistake(**judged._asdict(), **described._asdict())
+def _mistake(prediction: Prediction, view: SampleView) -> Mistake:
+    return Mistake(**prediction._asdict(), **view._asdict())
 
 
 def analyse_test_split(
     plan: Plan, known: Sequence[str], test: Samples, predicted: Tensor, probability: Tensor
 ) -> ErrorAnalysis:
-    """Return what a run's model gets wrong on its test split.
+    """Return the errors of a run's model on its test split.
 
     `known` are the classes of the champion before it, if there was one; `predicted` and `probability` [N] are the
-    likeliest class of each sample.
+    most likely class of each sample.
     """
     names = plan.dataset.classes
-    judged = [
-        Judged(names[true], names[guess], min(1.0, chance))
+    predictions = [
+        Prediction(names[true], names[guess], min(1.0, chance))
         for true, guess, chance in zip(test.labels.tolist(), predicted.tolist(), probability.tolist(), strict=True)
     ]
     first = np.cumsum([0, *test.sizes])
 
-    def describe(number: int) -> Described:
+    def describe(number: int) -> SampleView:
         drop = int(test.drop[number])
         where = f"{plan.dataset.drops[drop].id}, test image {number - first[drop] + 1}"
-        return Described(where, make_thumbnail_of(test, number))
+        return SampleView(where, make_thumbnail_of(test, number))
 
-    return analyse_errors(judged, names, describe, new=set(names) - set(known) if known else ())
+    return analyse_errors(predictions, names, describe, new=set(names) - set(known) if known else ())
 
 
 def make_thumbnail_of(samples: Samples, number: int) -> str:

@@ -1,4 +1,4 @@
-"""Evaluate a run's model on the held-out test split, beside the champion's."""
+"""Evaluate a run's model on the held-out test split, together with the champion's."""
 
 from collections.abc import Collection
 
@@ -22,23 +22,23 @@ from retrain.training.scores import Predictions, compute_score
 
 
 def evaluate_run(context: Context, plan: Plan, champion: str | None) -> Evaluation:
-    """Evaluate a run's model on its dataset's test split, and the champion's on the same samples, measured now.
+    """Evaluate a run's model and the champion's on the same samples of the dataset's test split.
 
-    What the model gets wrong is written beside the run's other files.
+    The errors of the model are written beside the run's other files.
     """
     test = _test(context, plan, plan)
     shown, labels = _is_learnable(context, plan, test), test.labels.cpu()
-    likeliest, probability, top = _predict(context, plan, test)
-    ours = Predictions(likeliest, _is_among(labels, top)).select(shown)
+    predicted, probability, top = _predict(context, plan, test)
+    ours = Predictions(predicted, _is_among(labels, top)).select(shown)
     comparison = None
     known: tuple[str, ...] = ()
     if champion:
         before = context.files(champion).plan()
         known = before.dataset.classes
-        same = before.task.data.frame == plan.task.data.frame  # nothing else of a task changes the images
+        same = before.task.data.frame == plan.task.data.frame  # no other setting changes the images
         theirs = _predict_as(context, before, plan, test if same else _test(context, before, plan)).select(shown)
         comparison = _compare(plan, champion, labels[shown], theirs, ours)
-    context.files(plan.run_id).write_errors(analyse_test_split(plan, known, test, likeliest, probability))
+    context.files(plan.run_id).write_errors(analyse_test_split(plan, known, test, predicted, probability))
     return _evaluation(plan, labels[shown], test.drop.cpu()[shown] < plan.known, ours, comparison)
 
 
@@ -64,7 +64,7 @@ def _evaluation(
 
 
 def _compare(plan: Plan, champion: str, labels: Tensor, theirs: Predictions, ours: Predictions) -> Comparison:
-    """Compare a candidate with the champion by the plan's metric; flips are of the likeliest class by any metric."""
+    """Compare a candidate with the champion by the plan's metric. Flips always count the most likely class."""
     confidence = plan.task.gate.confidence
     comparison = compare(champion, theirs.likeliest == labels, ours.likeliest == labels, confidence)
     before, now = (compute_score(plan.metric, labels, one) for one in (theirs, ours))
@@ -77,23 +77,23 @@ def _compare(plan: Plan, champion: str, labels: Tensor, theirs: Predictions, our
 
 
 def _is_learnable(context: Context, plan: Plan, test: Samples) -> Tensor:
-    """Return whether the class of each test sample has training samples, bool [N]: others tell nothing of a model."""
+    """Return whether the class of each test sample has training samples: bool [N]. Others cannot be learnt."""
     untrained = set(untrained_classes(context.drops(plan.dataset)))
     learnable = torch.tensor([name not in untrained for name in plan.dataset.classes])[test.labels.cpu()]
     return learnable if learnable.any() else torch.ones_like(learnable)
 
 
-def _test(context: Context, plan: Plan, judged: Plan) -> Samples:
-    """The test samples of the judged run's dataset, as the run of `plan` takes images."""
-    return context.samples(judged.dataset, ["test"], plan.task.data, judged.loading)["test"]
+def _test(context: Context, plan: Plan, evaluated: Plan) -> Samples:
+    """Return the test samples of the evaluated run's dataset, in the image format of `plan`."""
+    return context.samples(evaluated.dataset, ["test"], plan.task.data, evaluated.loading)["test"]
 
 
-def _predict_as(context: Context, plan: Plan, judged: Plan, test: Samples) -> Predictions:
-    """Return what a run's model predicts in the judged run's classes, on the CPU: -1 for those that it lacks."""
-    likeliest, _, top = _predict(context, plan, test)
-    index_of = {name: index for index, name in enumerate(judged.dataset.classes)}
+def _predict_as(context: Context, plan: Plan, evaluated: Plan, test: Samples) -> Predictions:
+    """Return a run's predictions as classes of the evaluated run, on the CPU; -1 for classes that the latter lacks."""
+    predicted, _, top = _predict(context, plan, test)
+    index_of = {name: index for index, name in enumerate(evaluated.dataset.classes)}
     translate = torch.tensor([index_of.get(name, -1) for name in plan.dataset.classes])
-    return Predictions(translate[likeliest], _is_among(test.labels.cpu(), translate[top]))
+    return Predictions(translate[predicted], _is_among(test.labels.cpu(), translate[top]))
 
 
 def _is_among(labels: Tensor, top: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ def _is_among(labels: Tensor, top: Tensor) -> Tensor:
 
 
 def _predict(context: Context, plan: Plan, test: Samples) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what a run's model predicts, as `predict_classes` does; on the CPU."""
+    """Return a run's predictions, as `predict_classes` does, on the CPU."""
     network = load_network(context.files(plan.run_id), plan, context.factories, context.device)
     normalize = Normalize(plan.task.data, plan.task.training.bf16)
     classes, probabilities, top = predict_classes(network, test, normalize)
@@ -110,15 +110,15 @@ def _predict(context: Context, plan: Plan, test: Samples) -> tuple[Tensor, Tenso
 
 
 def load_network(files: RunFiles, plan: Plan, factories: Collection[str], device: torch.device) -> nn.Module:
-    """Return the network that a run ended with, on the device, as `restore_network` does and raises."""
+    """Return a run's final network on the device. Raises the errors of `restore_network`."""
     return factory.to_device_channels_last(restore_network(files, plan, factories), device)
 
 
 def restore_network(files: RunFiles, plan: Plan, factories: Collection[str]) -> nn.Module:
-    """Return the network that a run ended with, on the CPU and as its factory built it.
+    """Return a run's final network on the CPU, as its factory builds it.
 
-    Raises `RunError` if its model is damaged, or rests on settings of a later version; and `ModelError` if it is not
-    that of the network that its plan names, or if the task names no such code.
+    Raises `RunError` if its model is damaged or needs settings of a later version, and `ModelError` if the weights do
+    not match the plan's network, or if the task does not allow its factory.
     """
     check_known(plan)
     factory.check_factory_allowed(plan.task.model, factories)
@@ -126,12 +126,14 @@ def restore_network(files: RunFiles, plan: Plan, factories: Collection[str]) -> 
     try:
         network.load_state_dict(files.weights())
     except RuntimeError as error:
-        raise ModelError(f"the model of {plan.run_id} does not fit {plan.task.model.name}: {error}") from error
+        raise ModelError(
+            f"the weights of {plan.run_id} do not match the network {plan.task.model.name}: {error}"
+        ) from error
     return network
 
 
 def _by_class(right: Tensor, labels: Tensor, classes: tuple[str, ...]) -> dict[str, float]:
-    """Accuracy by class name, for the classes that have test samples."""
+    """Return the accuracy of each class that has test samples, by name."""
     counts = torch.bincount(labels, minlength=len(classes))
     hits = torch.bincount(labels[right], minlength=len(classes))
     return {name: int(hit) / int(count) for name, hit, count in zip(classes, hits, counts, strict=True) if count}

@@ -1,4 +1,4 @@
-"""Where a planned run is carried out: in this process, or on Kubeflow."""
+"""Executors of planned runs: in this process, or on Kubeflow."""
 
 import logging
 from collections.abc import Callable
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class Executor(Protocol):
-    """Sees that runs run."""
+    """Executes planned runs."""
 
     def ensure(self, task: Task, plan: Plan, store: TaskStore) -> bool:
-        """See that a run which has not ended is under way; True if it was started by this very call.
+        """Ensure that a run that has not ended is running. Return True if this call started it.
 
-        Called again and again until the run's record is in the ledger, by one watcher at a time. A run that ended
-        without a record gets one, so that the drops that land after it need not wait for ever. `store` refuses writes
-        once the task's lease is lost. Raises `UserError` if the run cannot be started now.
+        Called repeatedly until the run's record is in the ledger, by one watcher at a time. A run that ended without a
+        record gets one, so that later drops do not wait forever. `store` refuses writes once the task's lease is lost.
+        Raises `UserError` if the run cannot be started now.
         """
 
 
@@ -29,13 +29,13 @@ log = logging.getLogger("retrain")
 
 
 class InProcessExecutor:
-    """Does each run to its end before it returns; what was begun before is taken up where it was."""
+    """Executes each run to its end, and resumes interrupted runs."""
 
     def __init__(self, device: str, make_observer: "Callable[[], Observer] | None" = None) -> None:
         self._device, self._make_observer = device, make_observer
 
     def ensure(self, task: Task, plan: Plan, store: TaskStore) -> bool:
-        """Do the run. Raises `StoreError` if it is to be tried again; any other error ends it, with a record."""
+        """Execute the run. Raises `StoreError` if it can be retried; any other error ends it, with a record."""
         from retrain.pipeline import stages
         from retrain.pipeline.context import make_context
         from retrain.training.progress import Observers

@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from retrain.training.scores import Score
 
 TYPICAL_DISAGREEMENT = 0.15
-"""Share of test images on which two networks of one task disagree as to which is right, before any were compared:
-networks of 80 to 90% accuracy that were trained on much the same data."""
+"""Assumed share of test images that only one of two networks classifies correctly, before any comparison: typical of
+networks with 80 to 90% accuracy trained on similar data."""
 
 
 LEAST_GAP = 1e-4
-"""Distance between a measured loss and the margin below which no realistic number of images tells them apart."""
+"""Least distance between a measured loss and the margin that a realistic number of images can resolve."""
 
 
 def paired_difference(better: int, worse: int, samples: int, confidence: float) -> Interval:
-    """Return the difference of two accuracies measured on the same samples, with its confidence interval.
+    """Return the difference of two accuracies on the same samples, with its confidence interval.
 
-    `better` samples only the first network had right, `worse` only the second. Wald's interval with Agresti & Min's
-    (2005) adjustment: half a sample is added to each of the four cells, so it never has zero width.
+    `better` samples only the first network classifies correctly, `worse` only the second. Wald's interval with Agresti
+    & Min's (2005) adjustment: half a sample is added to each of the four cells, so it never has zero width.
     """
     b, c, n = better + 0.5, worse + 0.5, samples + 2
     centre = (b - c) / n
@@ -40,7 +40,7 @@ def paired_difference(better: int, worse: int, samples: int, confidence: float) 
 
 
 def compare(champion: str, theirs: "Tensor", ours: "Tensor", confidence: float) -> Comparison:
-    """Compare a candidate with the champion; `theirs`, `ours`: bool [N], whether each had the sample right."""
+    """Compare a candidate with the champion. `theirs`, `ours`: bool [N], whether each prediction was correct."""
     better, worse = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
     return Comparison(
         champion=champion,
@@ -53,8 +53,8 @@ def compare(champion: str, theirs: "Tensor", ours: "Tensor", confidence: float) 
 def score_difference(theirs: "Score", ours: "Score", confidence: float) -> Interval:
     """Return the difference of two scores on the same samples, `ours` - `theirs`, with its confidence interval.
 
-    Wald's interval, from the paired influences of each sample. As if one more sample of each class were told apart, in
-    the manner of `paired_difference`: so it never has zero width.
+    Wald's interval, from the paired influences of each sample. A prior of one more differing sample of each class is
+    added, as in `paired_difference`, so that the interval never has zero width.
     """
     error = math.sqrt(float((ours.influence - theirs.influence).square().sum()) + ours.prior)
     reach, value = NormalDist().inv_cdf((1 + confidence) / 2) * error, ours.value - theirs.value
@@ -62,26 +62,26 @@ def score_difference(theirs: "Score", ours: "Score", confidence: float) -> Inter
 
 
 def decide(gate: Gate, evaluation: Evaluation) -> Decision:
-    """Return the decision, with a sentence for every condition that failed, and for what could not be told."""
+    """Return the decision, with a sentence for each condition that failed or that the test split cannot decide."""
     reasons = tuple(_failures(gate, evaluation))
-    return Decision(promoted=not reasons, reasons=reasons, notes=tuple(_doubts(gate, evaluation)))
+    return Decision(promoted=not reasons, reasons=reasons, notes=tuple(_undecided(gate, evaluation)))
 
 
 def is_worse(gate: Gate, difference: Interval) -> bool:
     """Return whether a candidate is shown to be worse than the champion, and by more than the margin.
 
-    Two conditions: the loss that was measured is above the margin, and the interval shows that there is a loss (the
-    paired test of McNemar, 1947, at the gate's confidence). So a candidate that is not worse is not refused because
-    the test split is small, and a loss within the margin is never refused.
+    Two conditions: the measured loss exceeds the margin, and the interval is below zero (the paired test of McNemar,
+    1947, at the gate's confidence). So a small test split does not lead to refusals of candidates that are not worse,
+    and a loss within the margin always passes.
     """
     return difference.value < -gate.margin and difference.high < 0
 
 
-def images_to_settle(gate: Gate, difference: Interval, samples: int) -> int | None:
-    """Return how many test images would tell whether a candidate is worse by more than the margin.
+def images_to_decide(gate: Gate, difference: Interval, samples: int) -> int | None:
+    """Return the number of test images that would show whether a candidate is worse by more than the margin.
 
-    As many as bring the interval's half width to the distance that decides, if the difference and the share of
-    disagreements stay as they are. None where the measured difference is the margin itself: no number tells them apart.
+    With that number, the interval's half width equals the distance between loss and margin, if the difference and the
+    share of disagreements do not change. None if the measured loss equals the margin: no number is enough.
     """
     half = (difference.high - difference.low) / 2
     loss = -difference.value
@@ -111,24 +111,24 @@ def _failures(gate: Gate, evaluation: Evaluation) -> Iterator[str]:
             yield f"negative flips {flips:.4f} exceed gate.max_negative_flips {gate.max_negative_flips}"
 
 
-def _doubts(gate: Gate, evaluation: Evaluation) -> Iterator[str]:
-    """Yield what the test split was too small to tell."""
+def _undecided(gate: Gate, evaluation: Evaluation) -> Iterator[str]:
+    """Yield a sentence for each condition that the test split is too small to decide."""
     if evaluation.comparison is None:
         return
     difference = evaluation.comparison.difference
     if difference.low >= -gate.margin or is_worse(gate, difference):
         return
-    needed = images_to_settle(gate, difference, evaluation.samples)
-    settled = f"about {needed:,} would settle it" if needed else "no number of images settles so close a case"
+    needed = images_to_decide(gate, difference, evaluation.samples)
+    advice = f"about {needed:,} would be enough" if needed else "no number of images decides so close a case"
     yield (
-        f"{evaluation.samples:,} test images cannot tell whether it is worse than the champion "
+        f"{evaluation.samples:,} test images do not show whether it is worse than the champion "
         f"{evaluation.comparison.champion} by more than gate.margin {gate.margin}: the {gate.confidence:.0%} interval "
-        f"is {difference.low:+.4f} to {difference.high:+.4f}; {settled}"
+        f"is {difference.low:+.4f} to {difference.high:+.4f}; {advice}"
     )
 
 
 def images_to_show(gate: Gate, disagreement: float = TYPICAL_DISAGREEMENT) -> int:
-    """Return how many test images show that an equally good candidate is within the margin.
+    """Return the number of test images that show that an equally good candidate is within the margin.
 
     The half width of Wald's interval for two equal accuracies, z * sqrt(disagreement / n), is then the margin.
     """
@@ -137,7 +137,7 @@ def images_to_show(gate: Gate, disagreement: float = TYPICAL_DISAGREEMENT) -> in
 
 
 def effective_samples(metric: Metric, counts: Mapping[str, int]) -> int:
-    """Return how many samples of equally many a class tell as much as these samples by class.
+    """Return the number of class-balanced samples that give the same precision as these samples by class.
 
     The variance of a mean over K classes is that of sum(1 / samples of the class) / K^2.
     """
@@ -148,36 +148,36 @@ def effective_samples(metric: Metric, counts: Mapping[str, int]) -> int:
 
 
 def gate_warnings(gate: Gate, drops: Sequence[Drop], has_champion: bool, metric: Metric = "accuracy") -> Iterator[str]:
-    """Yield the gate's conditions that these drops have too few test samples for, and how many each needs."""
+    """Yield a warning for each gate condition that needs more test samples than these drops have."""
     if untrained := untrained_classes(drops):
         named = ", ".join(untrained[:10])
-        yield f"no training image of {named}: left out of evaluation on the test split, and so of the gate"
+        yield f"no training image of {named}: left out of the evaluation on the test split, and so of the gate"
     counts: Counter[str] = Counter()
     for drop in drops:
         counts.update(drop.counts.get("test", {}))
-    samples, told = counts.total(), effective_samples(metric, counts)
+    samples, effective = counts.total(), effective_samples(metric, counts)
     if not samples:
-        yield "there is no test image: the gate cannot judge a model; hold some out with data.test_share"
+        yield "no test images: the gate cannot compare models; hold some out with data.test_share"
         return
-    if has_champion and gate.margin and told < (needed := images_to_show(gate)):
-        worth = f", which count as {told:,} for {METRIC_NAMES[metric]}," if told < samples else ""
+    if has_champion and gate.margin and effective < (needed := images_to_show(gate)):
+        worth = f", which count as {effective:,} for {METRIC_NAMES[metric]}," if effective < samples else ""
         yield (
             f"{samples:,} test images{worth} are too few to show that a model is within gate.margin {gate.margin} of "
-            f"the champion: it takes about {needed:,}; with fewer, only a clear loss is refused"
+            f"the champion: about {needed:,} are needed; with fewer, only a clear loss is refused"
         )
     if has_champion and 0 < gate.max_negative_flips < 1 / samples:
         yield (
-            f"gate.max_negative_flips {gate.max_negative_flips} lets no single image of {samples:,} turn wrong: "
-            f"it takes {math.ceil(1 / gate.max_negative_flips):,} test images"
+            f"gate.max_negative_flips {gate.max_negative_flips} allows no negative flip among {samples:,} test images: "
+            f"{math.ceil(1 / gate.max_negative_flips):,} are needed to allow one"
         )
     few = [name for name, count in counts.items() if 0 < count < _images_to_miss_one(gate.min_class_accuracy)]
     if few:
         yield (
-            f"gate.min_class_accuracy {gate.min_class_accuracy} lets no single test image of {', '.join(few[:5])} be "
-            f"wrong: it takes {_images_to_miss_one(gate.min_class_accuracy):,} of each class"
+            f"gate.min_class_accuracy {gate.min_class_accuracy} allows no error in the few test images of "
+            f"{', '.join(few[:5])}: it needs {_images_to_miss_one(gate.min_class_accuracy):,} of each class"
         )
 
 
 def _images_to_miss_one(floor: float) -> int:
-    """Return how many images it takes that one of them may be wrong at this lowest accuracy."""
+    """Return the number of images of a class with which one error is allowed at this least accuracy."""
     return math.ceil(1 / (1 - floor)) if 0 < floor < 1 else 0

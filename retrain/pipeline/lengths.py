@@ -1,4 +1,4 @@
-"""How long a run is, and how often it is evaluated, in iterations."""
+"""Compute the length of a run and its evaluation interval, in iterations."""
 
 import math
 
@@ -7,19 +7,19 @@ from retrain.config.task import Task
 from retrain.records import Dataset
 
 EVALUATION_SHARE = 1 / 3
-"""An evaluated image costs a third of a trained one: the forward pass without the backward."""
+"""Cost of an evaluated image relative to a trained one: the forward pass without the backward pass."""
 
 EVALUATIONS = 60
-"""Evaluations in scratch's schedule where `training.evaluate_every` is auto: the grid on which targets can be met."""
+"""Evaluations in scratch's schedule if `training.evaluate_every` is auto. A target can be met only at one of them."""
 
 MOST_EVALUATION = 0.1
-"""Largest share of a training's work that evaluations may take where `training.evaluate_every` is auto."""
+"""Largest share of a training's work that evaluations may take if `training.evaluate_every` is auto."""
 
 
 def evaluation_interval(task: Task, dataset: Dataset, val_samples: int) -> int:
     """Return the iterations between evaluations, the same for all methods.
 
-    auto: `EVALUATIONS` in scratch's schedule, or so few that they take `MOST_EVALUATION` of the training.
+    auto: `EVALUATIONS` in scratch's schedule, or fewer if they would take more than `MOST_EVALUATION` of the training.
     """
     if task.training.evaluate_every != "auto":
         return max(1, round(_epochs(task, dataset, task.training.evaluate_every)))
@@ -29,12 +29,12 @@ def evaluation_interval(task: Task, dataset: Dataset, val_samples: int) -> int:
 
 
 def _epochs(task: Task, dataset: Dataset, epochs: float) -> float:
-    """Passes over the dataset, in iterations."""
+    """Return the iterations of a number of epochs."""
     return epochs * dataset.samples / task.training.batch_size
 
 
 def _schedule(task: Task, dataset: Dataset) -> float:
-    """Length of scratch's schedule, in iterations."""
+    """Return the length of scratch's schedule, in iterations."""
     return task.training.iterations or _epochs(task, dataset, task.training.epochs)
 
 

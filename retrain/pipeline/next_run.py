@@ -1,4 +1,4 @@
-"""Plan the next run of a task from what its store holds.
+"""Plan the next run of a task from its store.
 
 Imports no torch, so that planning and submitting need little memory.
 """
@@ -25,14 +25,14 @@ from retrain.utils.extras import has_torch
 log = logging.getLogger("retrain")
 
 SCRATCH_RUNS = 10
-"""How many of a task's scratch runs tell what scratch takes: the newest, since each one's plan and curve are read."""
+"""Number of newest scratch runs from which scratch's iterations are estimated. Each one's plan and curve are read."""
 
 
 def plan_next_run(store: TaskStore, task: Task, request: Request, now: datetime | None = None) -> Plan | NoRunNeeded:
-    """Plan the next run and change nothing; the task's trigger may put it off at this time.
+    """Plan the next run, and change nothing. The task's trigger may postpone it.
 
-    A network that has its own size, normalisation or weights decides these first (`resolve_task`). Raises `DamagedDrop`
-    at a drop that belongs in quarantine.
+    `resolve_task` first applies a network's own image size, normalisation and weights. Raises `DamagedDrop` for a drop
+    that must be quarantined.
     """
     task = resolve_task(task)
     found = store.drops.committed()
@@ -40,28 +40,28 @@ def plan_next_run(store: TaskStore, task: Task, request: Request, now: datetime 
     for drop in store.drops.read_many(found.usable):
         if late := late_files(drop, found):
             log.warning("%s", late)
-        drops.append(drop.model_copy(update={"shards": ()}))  # shards are many
+        drops.append(drop.model_copy(update={"shards": ()}))  # saves memory: shards are many
     past = history(store, task)._replace(quarantined=found.quarantined)
     _check_known(store, drops, past)
     planned = planning.make_plan(task, drops, past, request)
     if isinstance(planned, NoRunNeeded):
         return planned
-    drifted = _drifted(store, planned, past.champion)
+    drifted = _drifted_drops(store, planned, past.champion)
     planned = planned.model_copy(update={"warnings": (*planned.warnings, *map(str, drifted))})
-    return _obey_trigger(store, planned, drops, past, drifted, now or utc_now()) if request == Request() else planned
+    return _apply_trigger(store, planned, drops, past, drifted, now or utc_now()) if request == Request() else planned
 
 
-def _drifted(store: TaskStore, plan: Plan, champion: Plan | None) -> list[Drift]:
+def _drifted_drops(store: TaskStore, plan: Plan, champion: Plan | None) -> list[Drift]:
     """Return the drift of the plan's new drops whose images differ from those that the champion was tested on."""
     measured = store.drifts.of(champion.run_id if champion else None)
     new = [ref.id for ref in plan.dataset.drops[plan.known :]]
     return [measured[drop] for drop in new if drop in measured and measured[drop].has_drifted]
 
 
-def _obey_trigger(
+def _apply_trigger(
     store: TaskStore, plan: Plan, drops: Sequence[Drop], past: History, drifted: Sequence[Drift], now: datetime
 ) -> Plan | NoRunNeeded:
-    """Return the plan with the trigger's reason, or why it is put off; a run that was started goes on."""
+    """Return the plan with the trigger's reason, or why it is postponed. A run that was started is not postponed."""
     trigger, records = plan.task.trigger, list(past.records.values())
     saved = planning.saved_shares(plan.dataset, records)
     state = evaluate_trigger(trigger, plan, drops, records, saved, now, [drift.drop for drift in drifted])
@@ -75,7 +75,7 @@ def _obey_trigger(
 def plan_and_quarantine(
     store: TaskStore, task: Task, request: Request, now: datetime | None = None
 ) -> Plan | NoRunNeeded:
-    """Plan the next run, and put drops in quarantine that belong there."""
+    """Plan the next run, and quarantine damaged drops."""
     while True:
         try:
             return plan_next_run(store, task, request, now)
@@ -84,30 +84,30 @@ def plan_and_quarantine(
 
 
 def latest_attempt(store: TaskStore, plan: Plan) -> Plan:
-    """Return the attempt that a retraining has come to: past those that missed their target and escalated."""
+    """Return the latest attempt of a retraining: escalations of missed attempts are followed."""
     while (entry := store.ledger.find(plan.run_id)) and entry.followed_by:
         plan = store.run(entry.followed_by).plan()
     return plan
 
 
 def _check_known(store: TaskStore, drops: Iterable[Drop], past: History) -> None:
-    """Drops change by amendments alone: one under whose id something else lies is not that of the champion's index."""
+    """Raise `DamagedDrop` if the champion's drops have changed other than by amendments."""
     digests = {drop.id: drop.digest for drop in drops}
     refs = past.champion.dataset.drops if past.champion else ()
     changed = [ref for ref in refs if digests.get(ref.id, ref.digest) != ref.digest]
     for ref, version in zip(changed, store.drops.read_versions(changed), strict=True):
         if version.digest != ref.digest:
-            raise DamagedDrop(ref.id, f"drop {ref.id} is not the one that the champion was trained on: it was changed")
+            raise DamagedDrop(ref.id, f"drop {ref.id} has changed since the champion was trained on it")
 
 
 def keep_plan(store: TaskStore, plan: Plan) -> None:
-    """Keep a plan in the store, after the pretrained weights that it names: pods may not see the file they are in."""
+    """Write a plan to the store, after the pretrained weights that it names: pods may not have their file."""
     keep_pretrained(store, plan.task)
     store.run(plan.run_id).write_plan(plan)
 
 
 def check_model(plan: Plan, elsewhere: bool) -> None:
-    """Build a plan's network, to see whether that can be done. Raises `ModelError`.
+    """Check that a plan's network can be built. Raises `ModelError`.
 
     A factory, or torch, that is not installed here is left alone if the run is done `elsewhere`, from an image that may
     have it.
@@ -121,7 +121,7 @@ def check_model(plan: Plan, elsewhere: bool) -> None:
 
 
 def history(store: TaskStore, task: Task) -> History:
-    """Read what has been done: the ledger, the champion's plan, and the newest scratch runs of equal work."""
+    """Read the task's history: the ledger, the champion's plan, and the newest scratch runs of equal work."""
     records = store.ledger.read()
     champion = store.champion.read().run_id
     measured = (_measured(store, task, record) for record in reversed(records) if is_baseline(record))

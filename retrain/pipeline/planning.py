@@ -1,4 +1,4 @@
-"""From what has landed and what has been done to what to do next: pure functions over records."""
+"""Plan the next run from the landed drops and the task's history: pure functions over records."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -22,21 +22,21 @@ from retrain.records import Approval, Dataset, Drop, Origin, Plan, Result, RunRe
 from retrain.utils.text import pluralize
 
 WITHOUT_BATCHNORM = re.compile(r"mlp|logistic|alexnet|squeezenet.*|vgg\d+|convnext.*|vit_.*|swin.*")
-"""Names of the networks without BatchNorm layers; all others of torchvision have them."""
+"""Names of networks without BatchNorm layers. All other torchvision networks have them."""
 
 RECENT_RUNS = 3
-"""How many earlier retrainings a plan's reason tells of."""
+"""Number of earlier retrainings that a plan's reason summarises."""
 
 
 class Request(NamedTuple):
-    """What the caller asks for beyond what the task says."""
+    """What the caller requests beyond the task's settings."""
 
     method: Method | None = None
     purpose: Purpose = "retrain"
 
 
 class History(NamedTuple):
-    """What has been done: the ledger, the champion's plan, the scratch runs, and the drops put in quarantine."""
+    """The history of a task: the ledger, the champion's plan, the scratch runs, and the quarantined drops."""
 
     records: Mapping[str, RunRecord]
     champion: Plan | None
@@ -44,52 +44,52 @@ class History(NamedTuple):
     """Those of equal work with the task, newest first."""
     quarantined: Collection[str] = ()
     awaiting: Mapping[str, Approval] = MappingProxyType({})
-    """Approvals of candidates that wait, by the digest of their dataset."""
+    """Approvals of waiting candidates, by the digest of their dataset."""
     trained_on_erased: Collection[str] = ()
-    """Runs whose models learnt from samples that were erased since."""
+    """Runs whose models were trained on samples that have been erased since."""
 
     def baseline_for(self, dataset: Dataset) -> Measured | None:
-        """Return the scratch run that targets come from: one that saw this very dataset, or else the newest."""
+        """Return the scratch run that targets come from: one on this dataset, otherwise the newest."""
         same = (run for run in self.scratch_runs if run.record.dataset_digest == dataset.digest)
         return next(same, self.scratch_runs[0] if self.scratch_runs else None)
 
 
 class NoRunNeeded(NamedTuple):
-    """No run, and why."""
+    """The reason why no run is planned."""
 
     reason: str
     deferred: TriggerState | None = None
-    """Why the trigger puts a run off that there will be; None where nothing is to be done."""
+    """The state of the trigger that postpones a run; None if no run is needed."""
 
 
 def make_plan(task: Task, committed: Sequence[Drop], history: History, request: Request) -> Plan | NoRunNeeded:
-    """Plan the next run of a task, or say why there is none."""
+    """Plan the next run of a task, or return why there is none."""
     champion = history.champion
     drops = order_drops(committed, known_drops(history))
     dataset = make_dataset(drops, champion.dataset.classes if champion else ())
     if not dataset.drops:
-        return NoRunNeeded("no drop has landed yet; `retrain drop pack SRC --task TASK` commits one")
+        return NoRunNeeded("no drop has landed yet: commit one with `retrain drop pack SRC --task TASK`")
     if not dataset.samples:
         return NoRunNeeded("no training image has landed yet: all samples of the drops are held out")
-    if request == Request() and (done := _done(task, dataset, history)):
+    if request == Request() and (done := _why_done(task, dataset, history)):
         return NoRunNeeded(done)
     baseline = history.baseline_for(dataset)
     unusable = why_no_target(task.target, dataset, drops, baseline)
     usable = None if unusable else baseline
     method, reason = _method(task, dataset, history, request, usable, unusable)
     plan = _assemble(task, drops, dataset, history, method, request.purpose, reason, usable)
-    return _not_yet_run(plan, history.records)
+    return _next_attempt(plan, history.records)
 
 
 def must_unlearn(task: Task, history: History) -> bool:
-    """Return whether the champion learnt from erased samples, and the task wants models without them."""
+    """Return whether the champion was trained on erased samples, and the task's policy is to retrain."""
     if task.erase.policy == "keep" or history.champion is None:
         return False
     return learnt_from(history.champion.run_id, history.trained_on_erased, history.records)
 
 
 def learnt_from(run_id: str | None, runs: Collection[str], records: Mapping[str, RunRecord | Plan]) -> bool:
-    """Return whether a run, or one of its ancestors, is among some runs."""
+    """Return whether a run or one of its ancestors is among `runs`."""
     while run_id is not None and run_id not in runs:
         record = records.get(run_id)
         run_id = record.parent if record else None
@@ -97,13 +97,13 @@ def learnt_from(run_id: str | None, runs: Collection[str], records: Mapping[str,
 
 
 def known_drops(history: History) -> tuple[str, ...]:
-    """Return the ids of the drops that the champion saw, in its order, without those found damaged since."""
+    """Return the ids of the champion's drops in its order, without those quarantined since."""
     seen = history.champion.dataset.drops if history.champion else ()
     return tuple(drop.id for drop in seen if drop.id not in history.quarantined)
 
 
-def _done(task: Task, dataset: Dataset, history: History) -> str | None:
-    """Return why the dataset needs no run: the champion saw it all, or a candidate made of it was judged."""
+def _why_done(task: Task, dataset: Dataset, history: History) -> str | None:
+    """Return why the dataset needs no run: the champion was trained on it, or a candidate on it was decided."""
     champion, unlearn = history.champion, must_unlearn(task, history)
     if (
         not unlearn
@@ -118,15 +118,15 @@ def _done(task: Task, dataset: Dataset, history: History) -> str | None:
         if unlearn and learnt_from(record.run_id, history.trained_on_erased, history.records):
             continue
         if record.decision and record.dataset_digest == dataset.digest:
-            how = "promoted, and replaced since" if record.decision.promoted else "refused by the gate"
-            return f"{record.run_id} was trained on these drops and {how}; with --method, a run is planned all the same"
+            how = "promoted, and since replaced" if record.decision.promoted else "refused by the gate"
+            return f"{record.run_id} was trained on these drops and {how}; pass --method to train again"
     return None
 
 
 def equal_work(one: Task, other: Task) -> bool:
-    """Return whether iterations compare: the same network, image size and training, scored by the same metric.
+    """Return whether iterations are comparable: same network, image size, training and metric.
 
-    How a training is saved or compiled does not count, nor when a run that has a target stops.
+    Saving, compilation and the stop rule do not matter.
     """
 
     def work(task: Task) -> tuple[object, ...]:
@@ -137,12 +137,12 @@ def equal_work(one: Task, other: Task) -> bool:
 
 
 def same_network(one: Task, other: Task) -> bool:
-    """Return whether two tasks have the same network, images and pretrained weights, wherever these are kept."""
+    """Return whether two tasks have the same network, image format and pretrained weights."""
     return (identity(one.model), one.data.frame) == (identity(other.model), other.data.frame)
 
 
 def escalate(plan: Plan) -> Plan | None:
-    """Return what follows a run that ended its schedule below the target: a longer one, then scratch, then nothing."""
+    """Return the plan that follows a missed target: a longer schedule, then scratch, then None."""
     if plan.target is None or plan.purpose != "retrain":
         return None
     next_step = {"attempt": plan.attempt + 1, "earlier": (*plan.earlier, plan.run_id), "retry": 0}
@@ -152,7 +152,7 @@ def escalate(plan: Plan) -> Plan | None:
         reason = f"{plan.run_id} missed the target: schedule x{scale:g}"
     elif plan.task.baseline.refresh.on_miss:
         recipe = recipe_for("scratch", plan.task.recipe)
-        reason = f"{plan.run_id} missed the target: scratch shows what is reachable (baseline.refresh.on_miss)"
+        reason = f"{plan.run_id} missed the target: a scratch run measures what is reachable (baseline.refresh.on_miss)"
         next_step |= {
             "method": "scratch",
             "parent": None,
@@ -177,20 +177,20 @@ def _method(
     baseline: Measured | None,
     unusable: str | None,
 ) -> tuple[Method, str]:
-    """Choose the method: what was asked for, else scratch where continuing is impossible or a refresh is due."""
+    """Choose the method and its reason: the requested one, scratch if needed or due, otherwise continuous."""
     if request.purpose == "calibrate":
         return "scratch", "calibration: measures the baseline on this dataset"
     champion = history.champion
     if champion is None:
         return "scratch", "there is no champion to continue from"
     if request.purpose != "trial" and must_unlearn(task, history):
-        return "scratch", f"champion {champion.run_id} learnt from samples that were erased (erase.policy: retrain)"
+        return "scratch", f"champion {champion.run_id} was trained on samples that were erased (erase.policy: retrain)"
     if request.method and (baseline or request.purpose == "trial"):
-        return request.method, f"method {request.method} was asked for"
+        return request.method, f"method {request.method} was requested"
     if baseline is None:
         return "scratch", unusable or "there is no baseline"
     if not same_network(task, champion.task):
-        return "scratch", f"the network is not that of champion {champion.run_id}"
+        return "scratch", f"the network differs from that of champion {champion.run_id}"
     if due := _refresh_due(task.baseline.refresh, dataset, champion, baseline):
         return "scratch", f"refresh of the baseline: {due}"
     landed = len(dataset.drops) - len(known_drops(history))
@@ -200,7 +200,7 @@ def _method(
 
 
 def _earlier_retrainings(dataset: Dataset, records: Iterable[RunRecord]) -> Sequence[tuple[float, str]]:
-    """Return what the last retrainings took, as shares of what scratch takes on their data, and their outcomes."""
+    """Return the iterations of the last retrainings, as shares of scratch's on their data, with their outcomes."""
     counted = [
         (record.result.iterations / record.scratch.iterations, record.outcome)
         for record in records
@@ -218,13 +218,13 @@ def saved_shares(dataset: Dataset, records: Iterable[RunRecord]) -> tuple[float,
     return tuple(1 - share for share, _ in _earlier_retrainings(dataset, records))
 
 
-def _tell_earlier(earlier: Sequence[tuple[float, str]], scratch: ScratchEstimate) -> str:
-    """Return a sentence on what the last retrainings took, and what to expect of this one."""
-    told = [f"{share:.0%}" + ("" if outcome == "reached" else f" ({outcome})") for share, outcome in earlier]
+def _summarise_earlier(earlier: Sequence[tuple[float, str]], scratch: ScratchEstimate) -> str:
+    """Return a sentence with the iterations of the last retrainings, and those expected of this one."""
+    shares = [f"{share:.0%}" + ("" if outcome == "reached" else f" ({outcome})") for share, outcome in earlier]
     expected = f"about {mean(share for share, _ in earlier) * scratch.iterations:,.0f} iterations are expected"
-    if len(told) == 1:
-        return f"the last retraining took {told[0]} of s_scratch; {expected}"
-    return f"the last {len(told)} retrainings took {', '.join(told[:-1])} and {told[-1]} of s_scratch; {expected}"
+    if len(shares) == 1:
+        return f"the last retraining took {shares[0]} of s_scratch; {expected}"
+    return f"the last {len(shares)} retrainings took {', '.join(shares[:-1])} and {shares[-1]} of s_scratch; {expected}"
 
 
 def _refresh_due(refresh: Refresh, dataset: Dataset, champion: Plan, baseline: Measured) -> str | None:
@@ -275,7 +275,7 @@ def _assemble(
         averaging=resolve_averaging(task),
         origin=parent.origin if parent else _own_origin(task, dataset),
         seed=task.seed,
-        reason=f"{reason}; {_tell_earlier(earlier, scratch)}" if earlier and scratch else reason,
+        reason=f"{reason}; {_summarise_earlier(earlier, scratch)}" if earlier and scratch else reason,
         start=start,
         warnings=(*warnings, *gate_warnings(task.gate, drops, parent is not None, task.target.metric)),
         scratch=scratch,
@@ -286,13 +286,13 @@ def _assemble(
 
 
 def _scaled_recipe(task: Task, method: Method, dataset: Dataset, known: int) -> Recipe:
-    """Return the method's recipe, its schedule as long as the share of new samples asks for."""
+    """Return the method's recipe, with the length of its schedule resolved by the share of new samples."""
     recipe = recipe_for(method, task.recipe)
     return _at_scale(recipe, resolve_scale(recipe.schedule, _new_share(dataset, known)))
 
 
 def _resolve_initialization(task: Task, recipe: Recipe, parent: Plan | None, history: History) -> tuple[Recipe, str]:
-    """Return the recipe with its initialization chosen, and why it is so."""
+    """Return the recipe with its initialization resolved, and the reason."""
     if parent is None:
         begun = "the pretrained ones, with a new head" if task.model.pretrained_sha256 else "newly initialised"
         return recipe, f"The weights are {begun}: scratch has no parent."
@@ -313,9 +313,9 @@ def _resolve_initialization(task: Task, recipe: Recipe, parent: Plan | None, his
 
 
 def _is_normalised(parent: Plan, result: Result | None) -> bool:
-    """Return whether the parent's network has BatchNorm layers: by its record, or by its name.
+    """Return whether the parent's network has BatchNorm layers, by its record or by its name.
 
-    A factory whose run recorded nothing is taken as one without: shrinking less does less harm.
+    A factory without such a record counts as one without them, because shrinking too little does less harm.
     """
     if result and result.normalised is not None:
         return result.normalised
@@ -324,7 +324,7 @@ def _is_normalised(parent: Plan, result: Result | None) -> bool:
 
 
 def resolve_averaging(task: Task) -> Averaging:
-    """Return which weights a run evaluates and promotes: what `auto` stands for is the preset's choice."""
+    """Return the averaging of a run. `auto` is resolved by the preset."""
     averaging = task.training.averaging
     if not isinstance(averaging, AutoAverage):
         return averaging
@@ -334,10 +334,10 @@ def resolve_averaging(task: Task) -> Averaging:
 def _make_stop_rule(
     task: Task, recipe: Recipe, target: Target | None, scratch: ScratchEstimate | None, evaluate_every: int
 ) -> StopRule | None:
-    """Return when a run ends; None: at its target's first crossing, or with its schedule.
+    """Return a run's stop rule. None: it ends at the first evaluation at its target, or with its schedule.
 
-    A run without a length needs the rule, and so does a carried target, which says nothing of what is new. A run with a
-    schedule is never given up before the schedule's end: its accuracy rises last.
+    A constant schedule needs the rule because it has no end; a carried target needs it because it does not cover the
+    new drops. With a schedule, a run is never stopped early below its target: accuracy rises most at the end.
     """
     is_constant = isinstance(recipe.schedule, Constant)
     if target is None or scratch is None or not (is_constant or target.scope):
@@ -347,37 +347,37 @@ def _make_stop_rule(
 
 
 def _setting_warnings(task: Task, dataset: Dataset) -> Iterable[str]:
-    """Yield warnings of classes that have a weight in the task but are in no drop."""
+    """Yield warnings about classes with a weight in the task that are in no drop."""
     weights = task.training.class_weights
     if unknown := [name for name in weights if name not in dataset.classes] if isinstance(weights, dict) else []:
         yield f"training.class_weights: no drop has the class {', '.join(map(repr, unknown))}; its weight is not used"
 
 
 def _target_warnings(target: Target | None, baseline: Measured | None) -> Iterable[str]:
-    """Yield warnings of what keeps a target from being reached or being known well."""
+    """Yield warnings about a target that can hardly be reached."""
     if target is None or baseline is None or not (samples := baseline.val_samples):
         return
     if target.accuracy > 1 - 1 / samples:
         yield (
-            f"target {target.accuracy:.2%} allows not one wrong validation image of {samples:,}: "
+            f"target {target.accuracy:.2%} allows no error in {samples:,} validation images: "
             "lower target.level, or hold out more with data.val_share"
         )
 
 
 def _is_credited(record: RunRecord, dataset: Dataset) -> bool:
-    """Return whether a run has been weighed against a scratch run on this dataset."""
+    """Return whether a run on this dataset was already credited with scratch's iterations."""
     return record.dataset_digest == dataset.digest and record.savings is not None and record.savings.baseline > 0
 
 
-def _not_yet_run(plan: Plan, records: Mapping[str, RunRecord]) -> Plan | NoRunNeeded:
-    """Go past what has ended: an attempt that missed is followed by the next, one that failed is tried again."""
+def _next_attempt(plan: Plan, records: Mapping[str, RunRecord]) -> Plan | NoRunNeeded:
+    """Return the first attempt without a record. Escalations follow missed ones, and retries follow failed ones."""
     while record := records.get(plan.run_id):
         following = escalate(plan) if record.outcome == "missed" else None
         if record.outcome == "failed":
             following = plan.model_copy(update={"retry": plan.retry + 1})
         if following is None:
             return NoRunNeeded(
-                f"this has been done: {record.run_id} {record.outcome}; `retrain show {record.run_id}` says more"
+                f"this run has ended: {record.run_id} {record.outcome}; see `retrain show {record.run_id}`"
             )
         plan = following
     return plan

@@ -1,7 +1,7 @@
 """The stages after the training, evaluate -> promote -> record, and the records of runs that failed.
 
-Imports no torch, which an evaluation alone needs. A run that was evaluated in its pod is not evaluated again, so a
-watcher without torch can record it, and promote it once a person has approved it.
+Imports no torch, which only an evaluation needs. A run that was evaluated in its pod is not evaluated again, so a
+watcher without torch can record it, and promote it after its approval.
 """
 
 import time
@@ -24,22 +24,22 @@ from retrain.store.task_store import TaskStore
 from retrain.utils.clock import Clock, utc_now
 
 Ended = RunRecord | Approval
-"""What a run's stages come to: its record, or the approval that it waits for."""
+"""The result of a run's stages: its record, or the approval that it waits for."""
 
 
 @dataclass(frozen=True)
 class RecordContext:
-    """Where runs are recorded: a task's store. `Context` can train and evaluate besides."""
+    """The context of the stages that record runs. `Context` can also train and evaluate."""
 
     store: TaskStore
     clock: Clock = field(default=utc_now, kw_only=True)
-    """Tells whether the time of an approval is up."""
+    """The current time, which decides whether an approval has expired."""
     stage_seconds: defaultdict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(dict), kw_only=True)
     """Seconds that each stage of a run took in this process, by run id."""
 
     @contextmanager
     def timed(self, run_id: str, stage: str) -> Iterator[None]:
-        """Add the time within to what a run's stage took."""
+        """Add the time of the body to the seconds of a run's stage."""
         started = time.monotonic()
         try:
             yield
@@ -52,24 +52,24 @@ class RecordContext:
         return self.store.run(run_id)
 
     def measure(self, plan: Plan, champion: str | None) -> Evaluation:
-        """Evaluate a run's model beside the champion. Raises `UserError` where that cannot be done."""
+        """Evaluate a run's model and the champion's. Raises `UserError` without torch."""
         raise UserError(
-            f"{plan.run_id} must be compared with champion {champion}, which needs torch: `retrain run` does so where "
-            "torch is installed"
+            f"{plan.run_id} must be compared with champion {champion}, which needs torch: run `retrain run` on a "
+            "machine with torch"
         )
 
 
 def finish_approval(context: RecordContext, run_id: str) -> Ended:
-    """Promote and record a candidate that has its verdict, or whose time is up; return the approval while it waits."""
+    """Promote and record a candidate with a verdict, or whose time is up; return the approval while it waits."""
     plan = context.files(run_id).plan()
     promote(context, plan)
     return record(context, plan)
 
 
 def evaluate(context: RecordContext, plan: Plan) -> Evaluation | None:
-    """Evaluate a run's model on the test split, against the champion in force; None if it left no model.
+    """Evaluate a run's model on the test split, against the champion; None if it has no model.
 
-    Once the gate has decided, the evaluation that it decided on stays: of a promotion, that against the one before.
+    Once the gate has decided, the evaluation of that decision stays: of a promotion, against the previous champion.
     """
     files = context.files(plan.run_id)
     result = files.result()
@@ -90,28 +90,28 @@ def _compared_with(evaluation: Evaluation) -> str | None:
 
 
 def promote(context: RecordContext, plan: Plan) -> Decision | None:
-    """Let the gate decide, and swap the champion.
+    """Apply the gate, and replace the champion if the candidate passes.
 
-    None for a run that is no candidate, left no model, or waits for a person's approval.
+    Returns None for a run that is not a candidate, has no model, or waits for approval.
     """
     files = context.files(plan.run_id)
     if plan.purpose != "retrain":
         return None
     with context.timed(plan.run_id, "promote"):
-        decision = files.decision() or _refused_by_person(context, plan) or _decide_and_swap(context, plan)
+        decision = files.decision() or _refuse_by_verdict(context, plan) or _decide_and_swap(context, plan)
     if decision:
         files.write_decision(decision)
     return decision
 
 
-def _refused_by_person(context: RecordContext, plan: Plan) -> Decision | None:
-    """Return the refusal of a candidate that was rejected, or not approved in time; it needs no evaluation."""
+def _refuse_by_verdict(context: RecordContext, plan: Plan) -> Decision | None:
+    """Return the refusal of a candidate that was rejected or not approved in time. It needs no evaluation."""
     approval = find_approval(context.store, plan, context.clock())
     return refusal(approval.verdict) if approval else None
 
 
 def _decide_and_swap(context: RecordContext, plan: Plan) -> Decision | None:
-    """If another candidate is promoted in between, judge this one again, against the new champion."""
+    """Decide and promote. If another candidate is promoted meanwhile, compare again with the new champion."""
     while True:
         seen = context.store.champion.read()
         if champions.was_promoted(seen, plan.run_id):
@@ -128,11 +128,11 @@ def _decide_and_swap(context: RecordContext, plan: Plan) -> Decision | None:
             if verdict is None or verdict.kind != "approved":
                 return refusal(verdict)
         with suppress(Conflict):
-            _put_in_force(context, seen, plan.run_id, verdict)
+            _swap_champion(context, seen, plan.run_id, verdict)
             return decision
 
 
-def _put_in_force(context: RecordContext, seen: ChampionSnapshot, run_id: str, approved: Verdict | None) -> None:
+def _swap_champion(context: RecordContext, seen: ChampionSnapshot, run_id: str, approved: Verdict | None) -> None:
     if approved:
         context.store.champion.swap(seen, run_id, "approved", Author(approved.author, approved.reason))
     else:
@@ -146,9 +146,9 @@ def record(context: RecordContext, plan: Plan) -> Ended:
 
 
 def write_record(context: RecordContext, plan: Plan, error: str | None = None) -> RunRecord:
-    """Write a run's record into the ledger; the first record written stays.
+    """Write a run's record into the ledger. The first record written stays.
 
-    A run that failed is charged for the iterations of its last saved state, which no run resumes.
+    A failed run is charged the iterations of its last saved state, which no run resumes.
     """
     with context.store.run(plan.run_id).checkpoints() as checkpoints:
         found = context.store.ledger.find(plan.run_id)
@@ -159,9 +159,9 @@ def write_record(context: RecordContext, plan: Plan, error: str | None = None) -
 
 
 def _assemble(context: RecordContext, plan: Plan, error: str | None, lost: int) -> RunRecord:
-    """What was promoted is recorded as the champions' history has it.
+    """Return the record of an ended run. The champions' history decides whether it was promoted.
 
-    A worker that was overtaken may have written its own evaluation over that which decided.
+    A slower worker may have overwritten the evaluation of the decision with its own.
     """
     files = context.files(plan.run_id)
     evaluation, decision = files.evaluation(), files.decision()
@@ -172,7 +172,7 @@ def _assemble(context: RecordContext, plan: Plan, error: str | None, lost: int) 
 
 
 def record_failure(context: RecordContext, plan: Plan, error: str) -> RunRecord:
-    """Record that a retraining failed, under the attempt that it had come to; once promoted, it has not failed."""
+    """Record that a retraining failed, under its latest attempt. A promoted run is recorded as promoted instead."""
     plan = next_run.latest_attempt(context.store, plan)
     if champions.was_promoted(context.store.champion.read(), plan.run_id):
         promote(context, plan)

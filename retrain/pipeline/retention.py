@@ -1,8 +1,8 @@
-"""Retention: which of a task's files no later step can need, and their removal. Read without torch.
+"""Find and remove a task's files that no later step needs. Needs no torch.
 
-Runs that may still be needed are the roots: everything that a rollback, a resumed run, the next run or a report reads.
-The others lose model, optimiser's state, learning-speed index and checkpoints; plans, results, curves and the ledger
-stay, so that every sum still adds up.
+The roots are the runs that a rollback, a resumed run, the next run or a report may read. All other runs lose their
+model, optimizer state, learning-speed index and checkpoints. Plans, results, curves and the ledger stay, so that all
+sums stay correct.
 """
 
 import logging
@@ -23,18 +23,18 @@ from retrain.utils.parallel import map_ahead
 LARGE = re.compile(r"(model|moments)\.safetensors|(learning_speed|state)/.+")
 """A run's large files; its other files are records."""
 OUTCOME = ("result.json", "evaluation.json", "decision.json")
-"""What says that a run's files are whole. Of a run that has no record they go first: resumed, it would begin anew."""
+"""Files that mark a run's others as complete. For a run without a record they go first, so that it can start again."""
 OWN_SHARD = re.compile(r"(train|val|test)-\d{6}-[0-9a-f]{8}\.tar")
-"""Shards as `retrain drop pack` names them. What producers upload by other names is never removed."""
+"""Names of shards by `retrain drop pack`. Shards that producers upload under other names are never removed."""
 
 log = logging.getLogger("retrain")
 
 
 def plan_removal(store: TaskStore, keep_last: int, older_than: timedelta, now: datetime) -> Retention:
-    """Return what can be removed now, and change nothing.
+    """Return the files that can be removed now, and change nothing.
 
-    `keep_last`: so many of the newest runs keep everything, and so many promotions can be rolled back. `older_than`:
-    so do runs that ended less than this ago.
+    The newest `keep_last` runs keep all files, and that many promotions can be rolled back. Runs that ended less than
+    `older_than` ago keep all files too.
     """
     files = _run_files(store)
     records = {record.run_id: record for record in store.ledger.read()}
@@ -53,10 +53,10 @@ def plan_removal(store: TaskStore, keep_last: int, older_than: timedelta, now: d
 
 
 def remove(store: TaskStore, found: Retention, now: datetime) -> Retention:
-    """Remove what was found; `store` must hold the task's lease. Return what was removed.
+    """Remove the files that were found, and return what was removed. `store` must hold the task's lease.
 
-    A run that a person put in force in the meantime is left alone: its marker is written before the champion is read
-    again, and a promotion by hand looks for a marker after the swap.
+    A run that was promoted by hand in the meantime keeps its files: its marker is written before the champion is read
+    again, and a promotion by hand reads the marker after the swap.
     """
     removed = tuple(removal for removal in found.removals if _remove(store, removal, now))
     return found.model_copy(update={"removals": removed, "is_done": True})
@@ -78,7 +78,7 @@ def _remove(store: TaskStore, removal: Removal, now: datetime) -> bool:
 def _roots(
     store: TaskStore, records: Sequence[RunRecord], open_plans: Sequence[Plan], keep_last: int, since: datetime
 ) -> Iterator[tuple[str, str]]:
-    """Yield the runs that keep their files, and why; of a run that is named twice the last reason counts."""
+    """Yield the runs that keep their files, each with the reason. The last reason of a run counts."""
     for record in records:
         if record.ended_at > since:
             yield record.run_id, "it ended lately"
@@ -87,29 +87,29 @@ def _roots(
     if baseline := next((record.run_id for record in reversed(records) if is_baseline(record)), None):
         yield baseline, "targets come from it"
     seen = store.champion.read()
-    in_force_since = seen.champion.history[-1].at if seen.champion else None
+    champion_since = seen.champion.history[-1].at if seen.champion else None
     champion = next((record for record in records if record.run_id == seen.run_id), None)
     for plan in open_plans:
-        if not _is_abandoned(store, plan, champion, in_force_since, since):
+        if not _is_abandoned(store, plan, champion, champion_since, since):
             needs = (plan.parent, champions.compared_champion(seen, plan.run_id))
             yield from ((run_id, f"{plan.run_id} needs it") for run_id in needs if run_id)
             yield plan.run_id, "it has not ended"
-    standing = champions.standing(seen.champion) if seen.champion else []
-    for run_id in standing[-keep_last - 1 : -1]:
+    current_history = champions.standing(seen.champion) if seen.champion else []
+    for run_id in current_history[-keep_last - 1 : -1]:
         yield run_id, "a rollback leads to it"
     if seen.run_id:
         yield seen.run_id, "it is the champion"
 
 
 def _is_abandoned(
-    store: TaskStore, plan: Plan, champion: RunRecord | None, in_force_since: datetime | None, since: datetime
+    store: TaskStore, plan: Plan, champion: RunRecord | None, champion_since: datetime | None, since: datetime
 ) -> bool:
-    """Return whether a run without a record can never go on: a champion has long been promoted that saw all its drops.
+    """Return whether a run without a record is abandoned: a champion with all its drops was promoted long ago.
 
-    Only a run that was started by hand: a watcher's holds claims, a candidate that awaits approval its request, and
-    trials are left alone.
+    Only runs started by hand can be abandoned. A watcher's run holds claims, and a candidate that awaits approval holds
+    a request. Trials are never abandoned.
     """
-    if champion is None or in_force_since is None or in_force_since > since or plan.purpose == "trial":
+    if champion is None or champion_since is None or champion_since > since or plan.purpose == "trial":
         return False
     claims = store.claims()
     claims.refresh()
@@ -134,7 +134,7 @@ def _is_large(store: TaskStore, entry: Entry) -> bool:
 
 
 def measure_bytes(store: TaskStore) -> dict[str, int]:
-    """Return what a task takes in its store: drops, models, states, learning_speed and records, in bytes."""
+    """Return the size of a task's drops, models, states, learning_speed and records in the store, in bytes."""
     sizes = dict.fromkeys(("drops", "models", "states", "learning_speed", "records"), 0)
     for entry in store.objects.list(f"{store.task}/"):
         sizes[_kind(store, entry.key)] += entry.size
@@ -156,19 +156,19 @@ def _removal_of_run(run_id: str, entries: Sequence[Entry], record: RunRecord | N
     if not large:
         return None
     first = [] if record else [named[name] for name in OUTCOME if name in named]
-    why = f"{record.ending}, {record.ended_at:%Y-%m-%d}" if record else "it was given up, and can never go on"
-    going = [*first, *large]
+    why = f"{record.ending}, {record.ended_at:%Y-%m-%d}" if record else "it was abandoned, and cannot be resumed"
+    removed = [*first, *large]
     return Removal(
         what=run_id,
         why=why,
         is_marked=record is not None,
-        keys=tuple(entry.key for entry in going),
-        bytes=sum(entry.size for entry in going),
+        keys=tuple(entry.key for entry in removed),
+        bytes=sum(entry.size for entry in removed),
     )
 
 
 def _orphaned_shards(store: TaskStore) -> Iterator[Removal]:
-    """Yield what attempts at packing a committed drop left behind: shards that its manifest does not name."""
+    """Yield the shards of committed drops that their manifests do not name, left by interrupted packing."""
     for drop_id in store.drops.committed().usable:
         try:
             drop = store.drops.read(drop_id)
@@ -189,7 +189,7 @@ def _orphaned_shards(store: TaskStore) -> Iterator[Removal]:
 
 
 def _orphaned_claims(store: TaskStore) -> Iterator[Removal]:
-    """Yield the claims of drops that are no longer in the store, on behalf of runs that have ended."""
+    """Yield the claims of ended runs on drops that are no longer in the store."""
     there = set(store.objects.folders(store.keys.drops))
     claims = list(store.objects.list(store.keys.claims))
     gone = [entry for entry in claims if entry.key.removeprefix(store.keys.claims).removesuffix(".json") not in there]

@@ -1,8 +1,8 @@
-"""Rank samples by how likely their label is wrong, from what the champion's training has counted and what it predicts.
+"""Rank samples by how probabilities their label is wrong, from the champion's training counters and its predictions.
 
-A training sample is judged by its learning speed (Verwimp et al., eq. 6) and mean loss: both were counted while it was
-trained on, so they cost nothing. A held-out sample was never trained on, so the champion's probability of its class
-tells: the lower, the likelier an error ("self-confidence" of Northcutt et al., Confident Learning, 2021).
+Training samples are ranked by their learning speed (Verwimp et al., eq. 6) and mean loss. Both were counted during
+training, so they cost nothing. Held-out samples were never trained on, so they are ranked by the champion's probability
+of their class, lowest first ("self-confidence" of Northcutt et al., Confident Learning, 2021).
 """
 
 import csv
@@ -34,34 +34,34 @@ from retrain.records.errors import Suspect
 from retrain.training.evaluation import predict_probabilities
 
 DARK, LIGHT = 8, 247
-"""Mean grey values (0..255) up to which, and from which on, an image is nearly black or white."""
+"""Mean grey values (0..255) of an image: at most `DARK` is nearly black, at least `LIGHT` is nearly white."""
 NARROW = 4
-"""A longer side of more than so many shorter ones is long."""
+"""Ratio of the sides above which an image is long and narrow."""
 
 
-class Judged(NamedTuple):
-    """The N samples of one split of a dataset, in its order, and how likely each label is wrong."""
+class RankedSplit(NamedTuple):
+    """The N samples of one split of a dataset in its order, ranked by how probabilities each label is wrong."""
 
     samples: Samples
-    place: NDArray[np.int64]
+    rows: NDArray[np.int64]
     """int64 [N, 2]: the drop's position in the dataset, and the row in its table."""
     rank: NDArray[np.int64]
-    """Samples from the likeliest error to the unlikeliest; those that tell nothing are left out."""
+    """Samples from the most to the least probabilities error. Samples without evidence are left out."""
     explain: Callable[[int], str]
-    """Says of a sample what makes it suspect."""
+    """Returns why a sample is suspect."""
     probability: Tensor | None
-    """[N, C], where it was predicted already."""
+    """Probabilities [N, C], if they were already predicted."""
 
 
 class Review(NamedTuple):
-    """What a person should look at."""
+    """The samples that a person should review."""
 
     run_id: str
-    """The champion, by what it has learnt."""
+    """The champion, whose counters and predictions rank the samples."""
     trained: list[Suspect]
-    """Training samples, the likeliest label errors first."""
+    """Training samples, the most probabilities label errors first."""
     held_out: list[Suspect]
-    """Those of val and test."""
+    """Samples of val and test, the most probabilities label errors first."""
     alike: list[Alike]
     odd: list[str]
     """Odd images, in sentences."""
@@ -70,14 +70,14 @@ class Review(NamedTuple):
 
 
 def review_data(context: Context, task: Task, limit: int) -> Review:
-    """Return the `limit` likeliest label errors among training samples, as many among held-out ones, and what is odd.
+    """Return the `limit` most probabilities label errors among training and among held-out samples, and the odd images.
 
     Samples that were amended since the champion's run are left out of the errors. Raises `RunError` if there is no
     champion, or if some of its samples were erased.
     """
     champion = context.store.champion.read().run_id
     if champion is None:
-        raise RunError(f"task {task.name} has no champion yet, so nothing has been learnt: `retrain run` trains one")
+        raise RunError(f"task {task.name} has no champion yet: train one with `retrain run`")
     plan = context.files(champion).plan()
     reviewer, drops = Reviewer(context, plan), context.store.drops.readable()
     held_out = [suspect for split in ("val", "test") for suspect in reviewer.suspects(split, limit)]
@@ -94,7 +94,7 @@ def review_data(context: Context, task: Task, limit: int) -> Review:
 
 
 def write_corrections(suspects: Iterable[Suspect], path: Path) -> None:
-    """Write suspects as a table of corrections: a person deletes the lines that are wrong."""
+    """Write suspects as a table of corrections, from which a person deletes the wrong ones."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ("drop", "key", "content", "class", "reason"))
         writer.writeheader()
@@ -106,15 +106,15 @@ def write_corrections(suspects: Iterable[Suspect], path: Path) -> None:
 
 
 class Reviewer:
-    """Ranks what one run was trained and measured on."""
+    """Ranks the samples that one run was trained and measured on."""
 
     def __init__(self, context: Context, plan: Plan) -> None:
         self._context, self._plan = context, plan
         self.drops = context.drops(plan.dataset)
         if any(drop.erased_since for drop in self.drops):
             raise RunError(
-                f"samples of champion {plan.run_id} were erased, so its counts no longer fit: `retrain run` trains "
-                "the next one"
+                f"samples of champion {plan.run_id} were erased, so its counters no longer match its samples: train "
+                "the next champion with `retrain run`"
             )
         self._tables = [read_or_make_table(drop, context.store) for drop in self.drops]
         newest = {drop.id: drop for drop in context.store.drops.readable()}
@@ -122,35 +122,35 @@ class Reviewer:
         self._network = load_network(context.files(plan.run_id), plan, context.factories, context.device)
 
     def suspects(self, split: Split, limit: int) -> Iterator[Suspect]:
-        """Yield the likeliest errors of a split, with the class that the champion proposes instead."""
-        judged = self.judge(split)
-        chosen = [number for number in judged.rank.tolist() if not self._is_changed(judged.place[number])][:limit]
+        """Yield the most probabilities errors of a split, each with the class that the champion proposes."""
+        ranked = self.rank_split(split)
+        chosen = [number for number in ranked.rank.tolist() if not self._is_changed(ranked.rows[number])][:limit]
         if not chosen:
             return
         rows = torch.tensor(chosen)
-        probability = self.predict(judged.samples, rows) if judged.probability is None else judged.probability[rows]
-        for number, likely in zip(chosen, probability, strict=True):
-            yield self._suspect(judged, number, likely.clone(), split)
+        probability = self.predict(ranked.samples, rows) if ranked.probability is None else ranked.probability[rows]
+        for number, probabilities in zip(chosen, probability, strict=True):
+            yield self._suspect(ranked, number, probabilities.clone(), split)
 
-    def judge(self, split: Split) -> Judged:
+    def rank_split(self, split: Split) -> RankedSplit:
         """Rank all samples of a split."""
         plan = self._plan
         samples = self._context.samples(plan.dataset, [split], plan.task.data, plan.loading)[split]
-        place = _places(self._tables, split)
+        rows = _places(self._tables, split)
         if split == "train":
             counters = self.counters()
             known = torch.nonzero(counters.seen > 0).flatten()
             order = known[torch.argsort(difficulty(counters)[known], descending=True, stable=True)]
-            return Judged(samples, place, order.numpy(), partial(_tell_learnt, counters), None)
+            return RankedSplit(samples, rows, order.numpy(), partial(_explain_counters, counters), None)
         probability = self.predict(samples, torch.arange(len(samples)))
         own = probability.gather(1, samples.labels.cpu()[:, None]).flatten()
-        return Judged(
-            samples, place, torch.argsort(own, stable=True).numpy(), partial(_tell_probability, own), probability
+        return RankedSplit(
+            samples, rows, torch.argsort(own, stable=True).numpy(), partial(_explain_probability, own), probability
         )
 
-    def keys(self, judged: Judged) -> list[str]:
+    def keys(self, ranked: RankedSplit) -> list[str]:
         """Return the keys of all samples of a split."""
-        return [self._tables[position].keys[row] for position, row in judged.place.tolist()]
+        return [self._tables[position].keys[row] for position, row in ranked.rows.tolist()]
 
     def counters(self) -> Counters:
         """Return the run's counters over its training samples, in the dataset's order."""
@@ -163,16 +163,16 @@ class Reviewer:
         normalize = Normalize(self._plan.task.data, self._plan.task.training.bf16)
         return predict_probabilities(self._network, samples, rows, normalize).cpu()
 
-    def _is_changed(self, place: NDArray[np.int64]) -> bool:
-        return int(place[1]) in self._changed[int(place[0])]
+    def _is_changed(self, rows: NDArray[np.int64]) -> bool:
+        return int(rows[1]) in self._changed[int(rows[0])]
 
-    def _suspect(self, judged: Judged, number: int, likely: Tensor, split: Split) -> Suspect:
-        position, row = judged.place[number].tolist()
+    def _suspect(self, ranked: RankedSplit, number: int, probabilities: Tensor, split: Split) -> Suspect:
+        position, row = ranked.rows[number].tolist()
         drop, table = self.drops[position], self._tables[position]
-        own = int(judged.samples.labels[number])
-        given = float(likely[own])
-        likely[own] = -1
-        proposed = int(likely.argmax())
+        own = int(ranked.samples.labels[number])
+        given = float(probabilities[own])
+        probabilities[own] = -1
+        proposed = int(probabilities.argmax())
         return Suspect(
             drop=drop.id,
             key=table.keys[row],
@@ -180,19 +180,19 @@ class Reviewer:
             split=split,
             class_name=self._plan.dataset.classes[own],
             proposed=self._plan.dataset.classes[proposed],
-            probability=min(1.0, float(likely[proposed])),
+            probability=min(1.0, float(probabilities[proposed])),
             own_probability=min(1.0, given),
-            why=judged.explain(number),
-            thumbnail=make_thumbnail_of(judged.samples, number),
+            why=ranked.explain(number),
+            thumbnail=make_thumbnail_of(ranked.samples, number),
         )
 
 
-def _tell_learnt(counters: Counters, number: int) -> str:
+def _explain_counters(counters: Counters, number: int) -> str:
     correct, seen = float(counters.correct[number]), float(counters.seen[number])
     return f"classified as labelled in {correct:.3g} of {seen:.3g} views"
 
 
-def _tell_probability(own: Tensor, number: int) -> str:
+def _explain_probability(own: Tensor, number: int) -> str:
     return f"its class has a probability of {float(own[number]):.1%}"
 
 
@@ -218,7 +218,7 @@ def _odd_images(drop_id: str, table: SampleTable, frame: Frame) -> Iterator[str]
 
 
 def _changed_rows(newest: Drop | None, drop: Drop) -> frozenset[int]:
-    """Return the rows that an amendment has changed, or changed back, since a version of a drop."""
+    """Return the rows that amendments have changed, or changed back, since a version of a drop."""
     if newest is None or newest.digest == drop.digest:
         return frozenset()
     then, now = ({change.row: (change.after,) for change in one.changes} for one in (drop, newest))

@@ -1,7 +1,7 @@
 """The stages of a retraining: plan -> train -> evaluate -> promote -> record.
 
-Plain functions over records and a store. Each is idempotent: what exists is done, so any of them can be retried, on any
-machine, after any crash.
+They are functions over records and a store. Each is idempotent: existing results are not computed again, so any stage
+can be retried, on any machine, after any crash.
 """
 
 from collections.abc import Callable
@@ -30,9 +30,9 @@ __all__ = ["Ended", "evaluate", "finish_approval", "promote", "record", "record_
 
 
 def plan(context: Context, task: Task, request: Request) -> Plan | NoRunNeeded:
-    """Plan the next run from what is in the store, and keep the plan.
+    """Plan the next run from the store, and write the plan.
 
-    Raises `ModelError`, before anything of it is kept, if its network cannot be.
+    Raises `ModelError`, before the plan is written, if its network cannot be built.
     """
     _record_champion(context)
     for approval in context.store.approvals.unfinished():
@@ -47,7 +47,7 @@ def plan(context: Context, task: Task, request: Request) -> Plan | NoRunNeeded:
 
 
 def _record_champion(context: Context) -> None:
-    """Finish the champion's run, should its process have gone between promotion and record."""
+    """Finish the champion's run, in case its process died between promotion and record."""
     champion = context.store.champion.read().run_id
     if champion and context.store.ledger.find(champion) is None:
         promoted = context.files(champion).plan()
@@ -56,7 +56,7 @@ def _record_champion(context: Context) -> None:
 
 
 def train(context: Context, plan: Plan) -> Plan:
-    """Train a plan and, while it ends below its target, what it escalates to; return the last attempt's plan."""
+    """Train a plan and, while the target is missed, its escalations; return the last attempt's plan."""
     while _train_timed(context, plan).outcome == "missed" and (following := planning.escalate(plan)):
         context.files(following.run_id).write_plan(following)  # before the record that names it
         write_record(context, plan)
@@ -75,26 +75,26 @@ BY_NAME: dict[str, Callable[[Context, Plan], object]] = {
 
 
 def run_task(context: Context, task: Task, request: Request) -> Ended | NoRunNeeded:
-    """Do all stages in this process: retrain on what has landed, without the drops that prove damaged."""
+    """Run all stages in this process. If a drop turns out to be damaged, plan again without it."""
     while isinstance(planned := plan(context, task, request), Plan):
         try:
             return run_plan(context, planned)
-        except DamagedDrop:  # which is in quarantine by now
-            if context.ranks.size > 1:  # the other ranks have given up too
+        except DamagedDrop:  # already quarantined by `end_with`
+            if context.ranks.size > 1:  # the other ranks have stopped too
                 raise
     return planned
 
 
 def run_locked(context: Context, task: Task, request: Request) -> Ended | NoRunNeeded:
-    """Do all stages in this process, and in those that torchrun started with it, while holding the task's lease."""
+    """Run all stages while holding the task's lease. All processes that torchrun started train together."""
     with run_as_leader(context), context.store.lock() as ours:
         return run_task(replace(context, store=ours), task, request)
 
 
 def run_plan(context: Context, planned: Plan) -> Ended:
-    """Do the stages after planning in this process.
+    """Run the stages after planning in this process.
 
-    Errors are as `end_with` decides. An unforeseen one is recorded too, since no other process tries again.
+    `end_with` handles errors. An unexpected error is recorded too, because no other process retries the run.
     """
     try:
         return run_stages(context, planned)
@@ -105,7 +105,7 @@ def run_plan(context: Context, planned: Plan) -> Ended:
 
 
 def run_stages(context: Context, planned: Plan) -> Ended:
-    """Do the stages after planning, in their order; a candidate may end with the approval that it waits for."""
+    """Run the stages after planning in order. Return the record, or the approval that the candidate waits for."""
     final = train(context, planned)
     for name in STAGES[STAGES.index("train") + 1 :]:
         BY_NAME[name](context, final)
@@ -113,11 +113,11 @@ def run_stages(context: Context, planned: Plan) -> Ended:
 
 
 def end_with(context: Context, plan: Plan, error: Exception) -> bool:
-    """Decide what an error of a stage means for its run; return whether the run has ended with it.
+    """Handle an error of a stage; return whether it ended the run.
 
-    This is the only place that decides. A `UserError` would come again, so it ends the run with a record; a damaged
-    drop goes into quarantine, and the run's other drops are free for the next plan. After a `StoreError`, or an
-    unforeseen error, the run can be tried again as it is.
+    This is the only place that handles errors. A `UserError` would occur again, so it ends the run with a record. A
+    damaged drop is also quarantined, and the next plan can use the run's other drops. After a `StoreError` or an
+    unexpected error, the run can be retried unchanged.
     """
     if not is_permanent(error):
         return False
@@ -129,10 +129,10 @@ def end_with(context: Context, plan: Plan, error: Exception) -> bool:
 
 
 def is_permanent(error: Exception) -> bool:
-    """Return whether an error would come again if the same were tried again."""
+    """Return whether an error would occur again in a retry."""
     return isinstance(error, UserError) and not isinstance(error, StoreError)
 
 
 def error_text(error: Exception) -> str:
-    """Return an error as records have it: a user's mistake in its own words, anything else with its type."""
+    """Return an error as text for a record: the message of a `UserError`, any other error with its type."""
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

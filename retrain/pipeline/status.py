@@ -1,4 +1,4 @@
-"""How a task stands: its champion, its baseline, what waits and what was saved."""
+"""The status of a task: champion, baseline, waiting drops and savings."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -17,11 +17,11 @@ from retrain.utils.clock import Clock, utc_now
 
 
 class Status(Record):
-    """One task, now. `waiting` are committed drops that the champion has not seen; `quarantined` says why, by drop.
+    """The status of one task. `waiting` are committed drops that the champion has not seen.
 
-    `late` says, in sentences, which drops' files came or changed after they were committed.
-    `awaiting` are the candidates that wait for a person's approval, the longest first. `trigger` says why the waiting
-    drops start a run now, or what they wait for; None where the task sets no condition, or nothing waits.
+    `quarantined` has the cause by drop. `late` has a sentence for each drop whose files came or changed after its
+    commit. `awaiting` are the candidates that await approval, the oldest first. `trigger` is the reason why the waiting
+    drops start a run now, or what they wait for; None if the task has no conditions, or no drop waits.
     """
 
     task: str
@@ -33,9 +33,9 @@ class Status(Record):
     quarantined: dict[str, str]
     late: tuple[str, ...] = ()
     amendments: int = 0
-    """How often committed drops were amended."""
+    """Number of amendments of committed drops."""
     erasures: tuple[str, ...] = ()
-    """What erasures leave to be done, in sentences."""
+    """A sentence for each erasure that is incomplete or affects the champion."""
     awaiting: tuple[Approval, ...] = ()
     trigger: str | None = None
     drift: tuple[str, ...] = ()
@@ -64,10 +64,10 @@ def make_status(task: Task, store: TaskStore, records: Sequence[RunRecord], cloc
         champion_since=pointer.history[-1].at if pointer else None,
         baseline=next((record for record in reversed(records) if is_baseline(record)), None),
         waiting=waiting,
-        trigger=_trigger(task, store, clock()) if waiting and task.trigger != Trigger() else None,
+        trigger=_describe_trigger(task, store, clock()) if waiting and task.trigger != Trigger() else None,
         late=tuple(filter(None, (late_files(drop, found) for drop in drops))),
         amendments=len(store.drops.amendments.read()),
-        erasures=tuple(_erasures(task, store, pointer.run_id if pointer else None, records)),
+        erasures=tuple(_describe_erasures(task, store, pointer.run_id if pointer else None, records)),
         quarantined=store.drops.quarantine_causes(),
         awaiting=tuple(filter(is_waiting, store.approvals.unfinished())),
         drift=tuple(str(drift) for drop, drift in sorted(drifts.items()) if drop in waiting),
@@ -76,20 +76,22 @@ def make_status(task: Task, store: TaskStore, records: Sequence[RunRecord], cloc
     )
 
 
-def _erasures(task: Task, store: TaskStore, champion: str | None, records: Sequence[RunRecord]) -> Iterator[str]:
+def _describe_erasures(
+    task: Task, store: TaskStore, champion: str | None, records: Sequence[RunRecord]
+) -> Iterator[str]:
     by_id = {record.run_id: record for record in records}
     for erasure in store.erasures.read():
         if erasure.completed_at is None:
             yield f"erasure {erasure.sequence} is not complete: run `retrain drop erase --task {task.name}`"
         if learnt_from(champion, erasure.trained, by_id):
             then = "the next run is from scratch" if task.erase.policy == "retrain" else "erase.policy is keep"
-            yield f"champion {champion} learnt from samples of erasure {erasure.sequence}; {then}"
+            yield f"champion {champion} was trained on samples of erasure {erasure.sequence}; {then}"
 
 
-def _trigger(task: Task, store: TaskStore, now: datetime) -> str:
-    """Return what a run on the waiting drops waits for, or that it would start now, and why."""
+def _describe_trigger(task: Task, store: TaskStore, now: datetime) -> str:
+    """Return what a run on the waiting drops waits for, or why it would start now."""
     try:
         planned = next_run.plan_next_run(store, task, Request(), now)
     except DamagedDrop as damaged:
-        return f"the next run puts drop {damaged.drop} in quarantine: {damaged}"
+        return f"the next run will quarantine drop {damaged.drop}: {damaged}"
     return planned.reason if isinstance(planned, NoRunNeeded) else f"starts now: {planned.reason}"

@@ -1,4 +1,4 @@
-"""What a run has to reach, and what training from scratch takes: pure functions over records."""
+"""Compute the target of a run, and the iterations of training from scratch: pure functions over records."""
 
 import math
 from collections import Counter
@@ -11,29 +11,29 @@ from retrain.config.task import Target as TargetSetting
 from retrain.records import AccuracyEstimate, Curve, Dataset, Drop, Result, RunRecord, Scope, ScratchEstimate, Target
 
 EARLIEST_SHARE = 0.75
-"""A run's target is not expected before this share of the iterations that the quickest run of its task has taken."""
+"""A run is not expected at its target before this share of the iterations of the fastest earlier run of its task."""
 
 TYPICAL_SHARE, TYPICAL_ERROR = 0.62, 0.19
-"""Share of its schedule after which scratch has the accuracy that it ends with, and the standard deviation of that
-share: the mean of eight regimes tried (images of 10 to 100 classes), whose shares were 0.4 to 1."""
+"""Share of its schedule after which scratch first has its final accuracy, and the standard deviation of that share.
+Means over eight regimes (images of 10 to 100 classes), whose shares were 0.4 to 1."""
 
 PRIOR_SPREAD = 0.3
-"""Standard deviation of that share between the scratch runs of one task, relative to the share, before two were seen.
-Seeds of small trials (250 validation images) differed by 4 to 65%; larger validation splits by less."""
+"""Assumed standard deviation of that share between scratch runs of one task, relative to the share, before two runs.
+Seeds of small trials (250 validation images) differed by 4 to 65%, and by less with larger validation splits."""
 
 
 CLASS_EXPONENT, CLASS_EXPONENT_ERROR = 0.08, 0.08
-"""How the error of scratch rises with the number of classes, as a power of it, at as many images of each class; and the
-standard deviation of that exponent between tasks. The mean of four regimes of CIFAR-100: -0.01 and 0.04 where scratch
-fits its data, 0.15 and 0.12 where it is trained for 10 and 2.5 passes only."""
+"""Exponent with which scratch's error grows with the number of classes, at a constant number of images per class; and
+its standard deviation between tasks. Mean of four regimes of CIFAR-100: -0.01 and 0.04 when scratch fits its data, 0.15
+and 0.12 when it trains for only 10 and 2.5 epochs."""
 
 MOST_GROWTH = 1.05
-"""Growth of the images of a class up to which the accuracy of scratch can be told in advance. With more images it rose
-by 2 to 10 points in the regimes tried, too differently to be foretold."""
+"""Largest growth of the images per class with which scratch's accuracy can be predicted. With more images it rose by 2
+to 10 points in the regimes tried, which is too variable to predict."""
 
 
 class Measured(NamedTuple):
-    """A scratch run that targets may come from: one of equal work with the task."""
+    """A scratch run of equal work with the task, which can give a target."""
 
     record: RunRecord
     result: Result
@@ -43,17 +43,17 @@ class Measured(NamedTuple):
 
     @property
     def s_scratch(self) -> int:
-        """Iterations to the score that it ended with (Verwimp et al., eq. 1)."""
+        """Return the iterations to its final score (Verwimp et al., eq. 1)."""
         return self.result.reached_at["100"] or self.result.iterations
 
     @property
     def val_samples(self) -> int:
-        """How many validation samples it was measured on."""
+        """Return the number of its validation samples."""
         return self.curve.points[-1].images if self.curve.points else 0
 
     @property
     def standard_error(self) -> float:
-        """Standard error of the score that it ended with."""
+        """Return the standard error of its final score."""
         measured = self.curve.points[-1].standard_error if self.curve.points else None
         return standard_error(self.result.final_score, self.val_samples) if measured is None else measured
 
@@ -78,11 +78,11 @@ def make_target(level: float, dataset: Dataset, baseline: Measured, records: Map
 
 
 def expect_accuracy(dataset: Dataset, baseline: Measured) -> AccuracyEstimate | None:
-    """Return the accuracy that scratch would end with on a dataset, from that of an earlier scratch run.
+    """Return the expected final accuracy of scratch on a dataset, from that of an earlier scratch run.
 
-    With new classes of as many images its error rises slightly. The standard error adds that of the measured accuracy
-    and that of the exponent. None where classes have more images than before, or none of the baseline's drops is left;
-    and by other metrics, for which no exponent was measured.
+    With new classes of the same size, its error grows slightly. The standard error combines those of the measured
+    accuracy and of the exponent. None if classes have more images than before, if none of the baseline's drops is left,
+    or for other metrics, whose exponent was not measured.
     """
     if baseline.record.metric != "accuracy":
         return None
@@ -99,14 +99,14 @@ def expect_accuracy(dataset: Dataset, baseline: Measured) -> AccuracyEstimate | 
 
 
 TOP_CLASSES: dict[Metric, int] = {"accuracy": 1, "top5_accuracy": 5}
-"""Metrics that are shares of the samples, and how many classes a model may name for each sample."""
+"""Metrics that are shares of the samples, with the number of classes that may be named for each sample."""
 
 
 def chance_level(drops: Iterable[Drop], classes: int, metric: Metric = "accuracy") -> float:
-    """Return the score that needs no image, on the drops' validation samples.
+    """Return the score of guessing without images, on the drops' validation samples.
 
-    That of always naming the commonest class, or classes. The macro F1 of names drawn at random is higher where classes
-    are about equally common.
+    The guess is the most common class or classes. For macro F1, random guesses score higher if classes are about
+    equally common.
     """
     counts: Counter[str] = Counter()
     for drop in drops:
@@ -116,14 +116,14 @@ def chance_level(drops: Iterable[Drop], classes: int, metric: Metric = "accuracy
         return min(1.0, sum(shares[: TOP_CLASSES[metric]]))
     if metric == "balanced_accuracy":
         return 1 / len(shares)
-    commonest = 2 * shares[0] / (1 + shares[0]) / len(shares)
-    return max(commonest, mean(2 * share / (1 + len(shares) * share) for share in shares))
+    most_common = 2 * shares[0] / (1 + shares[0]) / len(shares)
+    return max(most_common, mean(2 * share / (1 + len(shares) * share) for share in shares))
 
 
 def why_no_target(
     setting: TargetSetting, dataset: Dataset, drops: Iterable[Drop], baseline: Measured | None
 ) -> str | None:
-    """Return why there is no target for a dataset of these drops, or None if there is one."""
+    """Return why a dataset of these drops has no target, or None if it has one."""
     if baseline is None:
         by = "" if setting.metric == "accuracy" else f" by {METRIC_NAMES[setting.metric]}"
         return f"no scratch run with this network and training has measured a baseline{by}"
@@ -132,16 +132,16 @@ def why_no_target(
 
 
 def why_unusable(level: float, dataset: Dataset, baseline: Measured, chance: float) -> str | None:
-    """Return why a baseline gives no target for a dataset, or None if it gives one.
+    """Return why a baseline gives no target for a dataset, or None if it does.
 
-    A target at the chance level, give or take its standard error, would end a run that has learnt nothing.
+    A target within a standard error of the chance level would end a run that has learnt nothing.
     """
     metric = baseline.record.metric
     is_share = metric in TOP_CLASSES
     bound = chance + (standard_error(chance, baseline.val_samples) if is_share else baseline.standard_error)
     accuracy = level / 100 * baseline.result.final_score
     if accuracy <= bound:
-        guess = "naming the commonest class" if metric == "accuracy" else f"the {METRIC_NAMES[metric]} of guessing"
+        guess = "naming the most common class" if metric == "accuracy" else f"the {METRIC_NAMES[metric]} of guessing"
         return (
             f"target {accuracy:.2%} from {baseline.record.run_id} is no better than {guess} "
             f"({chance:.2%}, standard error {bound - chance:.2%})"
@@ -152,23 +152,23 @@ def why_unusable(level: float, dataset: Dataset, baseline: Measured, chance: flo
 
 
 def scope_of(dataset: Dataset, baseline: Measured) -> Scope:
-    """Return the baseline's own part of a later dataset: its drops, and the first classes up to its last one."""
+    """Return the baseline's part of a later dataset: its drops, and the classes up to its last one."""
     own = set(baseline.record.drops)
     places = [place for place, name in enumerate(dataset.classes, start=1) if name in baseline.classes]
     return Scope(drops=tuple(drop.id for drop in dataset.drops if drop.id in own), classes=max(places, default=0))
 
 
 def standard_error(accuracy: float, samples: int) -> float:
-    """Return the standard error of an accuracy measured on so many samples (binomial)."""
+    """Return the standard error of an accuracy on a number of samples (binomial)."""
     return math.sqrt(accuracy * (1 - accuracy) / samples) if samples else 0.0
 
 
 def estimate_scratch(schedule: int, dataset: Dataset, scratch_runs: Sequence[Measured]) -> ScratchEstimate:
-    """Return what scratch takes on a dataset, whose whole training is `schedule` iterations.
+    """Return scratch's iterations to its accuracy on a dataset, whose whole training is `schedule` iterations.
 
-    Measured where scratch was trained on this very dataset. Elsewhere the mean share of their schedules that the task's
-    scratch runs took to their own accuracy, times this schedule. `TYPICAL_SHARE` and its spread of `PRIOR_SPREAD` count
-    as one more run, since the first evaluation at a run's final accuracy is partly luck on a small validation split.
+    Measured if scratch was trained on this dataset. Otherwise `schedule` times the mean share of their schedules that
+    the task's scratch runs took to their own accuracy. `TYPICAL_SHARE` with its spread of `PRIOR_SPREAD` counts as one
+    more run, because on a small validation split the first evaluation at the final accuracy is partly luck.
     """
     if same := [run for run in scratch_runs if run.record.dataset_digest == dataset.digest]:
         return ScratchEstimate(
@@ -193,12 +193,12 @@ def estimate_scratch(schedule: int, dataset: Dataset, scratch_runs: Sequence[Mea
 
 
 def age_of(dataset: Dataset, baseline: Measured) -> int:
-    """Return how many drops of a dataset the baseline did not see."""
+    """Return the number of a dataset's drops that the baseline did not see."""
     return len({drop.id for drop in dataset.drops} - set(baseline.record.drops))
 
 
 def _earliest(records: Iterable[RunRecord], metric: Metric) -> float:
-    """The least share of s_scratch after which a retraining of this task came within 99 percent; 0: none has yet."""
+    """Return the least share of s_scratch after which a retraining of this task reached 99 percent; 0 if none has."""
     shares = (
         (record.result.reached_at["99"] or record.result.iterations) / record.target.baseline_iterations
         for record in records

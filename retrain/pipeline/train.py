@@ -1,4 +1,4 @@
-"""Train one plan to its end, or resume it from its saved state; follow the leader in distributed training."""
+"""Train one plan, or resume it from its saved state; follow the leader in distributed training."""
 
 import logging
 import time
@@ -31,10 +31,10 @@ log = logging.getLogger("retrain")
 
 
 def train_plan(context: Context, plan: Plan) -> Result:
-    """Train a plan and keep what came of it; a plan that was trained before is not trained again.
+    """Train a plan and write its result. A plan with a result is not trained again.
 
-    Raises `Preempted` (after saving) if SIGTERM comes, `ModelError` if the parent does not fit, `DropError` if a drop
-    is damaged, `RunError` if the parent's files are or a later version's settings are unknown, and `StoreError`.
+    Raises `Preempted` (after saving) on SIGTERM, `ModelError` if the parent's weights do not match, `DropError` if a
+    drop is damaged, `RunError` if the parent's files are damaged or the plan needs a later version, and `StoreError`.
     """
     with context.store.run(plan.run_id).checkpoints() as checkpoints:
         result = context.files(plan.run_id).result() or _train(context, plan, checkpoints)
@@ -53,7 +53,7 @@ def _train(context: Context, plan: Plan, checkpoints: Checkpoints) -> Result:
         defer_signals() as leaving,
         context.ranks.preempt_on_lost_rank(),
     ):
-        _begin(run, state)
+        _start_or_resume(run, state)
         run.progress.data_seconds += time.monotonic() - since
         outcome = run_loop(
             run, context.observer, lambda run: checkpoints.save(run.progress.iteration, save_state(run)), leaving
@@ -62,9 +62,9 @@ def _train(context: Context, plan: Plan, checkpoints: Checkpoints) -> Result:
 
 
 def follow_leader(context: Context) -> None:
-    """Take part in all that the first process trains, until there is no more; it alone writes into the store.
+    """Train along with the first process until it has no more plans. Only the first process writes to the store.
 
-    Raises `Preempted` when it does, or when it is lost.
+    Raises `Preempted` if the first process is preempted or lost.
     """
     while work := context.ranks.wait_for_plan():
         run = prepare(context, Plan.model_validate_json(work))
@@ -74,12 +74,12 @@ def follow_leader(context: Context) -> None:
             defer_signals() as leaving,
             context.ranks.preempt_on_lost_rank(),
         ):
-            _begin(run, None)
+            _start_or_resume(run, None)
             run_loop(run, context.observer, save_state, leaving)
 
 
-def _begin(run: Run, state: bytes | None) -> None:
-    """Go on from the first process's state, if it has one, together."""
+def _start_or_resume(run: Run, state: bytes | None) -> None:
+    """Load the first process's saved state in all processes, if there is one, and prepare the forward pass."""
     if run.train.device.type == "cpu":
         tune_malloc()
     if state := run.ranks.broadcast(state or b""):
@@ -89,7 +89,7 @@ def _begin(run: Run, state: bytes | None) -> None:
 
 
 def prepare(context: Context, plan: Plan) -> Run:
-    """Return a plan's run as it is before its first step."""
+    """Return a plan's run before its first step."""
     factory.check_factory_allowed(plan.task.model, context.factories)
     if is_bf16_slow(plan.task.training.bf16, context.device):
         log.warning(BF16_SLOW)
@@ -105,12 +105,12 @@ def _parent(context: Context, plan: Plan) -> Parent | None:
     if plan.parent is None:
         return None
     files = context.files(plan.parent)
-    goes_on = _keeps_moments(plan) and not isinstance(plan.recipe.initialization, Fresh)
+    resumes = _keeps_moments(plan) and not isinstance(plan.recipe.initialization, Fresh)
     by_speed = isinstance(plan.recipe.sampling, EasyHard)
     return Parent(
         weights=files.weights(),
         counters=read_counters(files, plan.dataset, plan.known) if by_speed else None,
-        moments=files.moments() if goes_on else None,
+        moments=files.moments() if resumes else None,
     )
 
 
@@ -119,7 +119,7 @@ def _keeps_moments(plan: Plan) -> bool:
 
 
 def _write_result(context: Context, run: Run, outcome: Outcome, started_at: datetime) -> Result:
-    """Write model, index and curve, then the result that vouches for them."""
+    """Write model, index and curve, then the result, which marks them as complete."""
     plan, files = run.plan, context.files(run.plan.run_id)
     delivered = run.average.network()
     model_digest = files.write_model(delivered.state_dict()) if outcome != "diverged" else None
@@ -133,7 +133,7 @@ def _write_result(context: Context, run: Run, outcome: Outcome, started_at: date
 
 
 def _counters(context: Context, run: Run) -> Iterator[Counters]:
-    """Yield each drop's counters: the run's own, and what is left of the parent's, which are read as they are added."""
+    """Yield each drop's counters: the run's plus the parent's with decay. The parent's are read one drop at a time."""
     plan = run.plan
     own = split(run.counters, [drop.samples for drop in plan.dataset.drops])
     parents = read_known_counters(context.files(plan.parent), plan.dataset, plan.known) if plan.parent else ()
@@ -143,9 +143,9 @@ def _counters(context: Context, run: Run) -> Iterator[Counters]:
 
 @contextmanager
 def run_as_leader(context: Context) -> Iterator[Context]:
-    """Yield the context to the first process, or to the only one; any other helps it train inside, and ends here.
+    """Yield the context in the first or only process. Any other process trains along with it, then exits here.
 
-    Raises `SystemExit` in all ranks but the first, once that one has ended, and `Preempted` if it was cut short.
+    Raises `SystemExit` in all ranks but the first once the first has ended, and `Preempted` if it was interrupted.
     """
     if context.ranks.rank:
         follow_leader(context)

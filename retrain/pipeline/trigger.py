@@ -1,4 +1,4 @@
-"""The trigger policy: whether what has landed starts a run now, and if not, what it waits for. Pure functions."""
+"""The trigger policy: whether landed drops start a run now, and otherwise what it waits for. Pure functions."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
@@ -12,10 +12,10 @@ from retrain.utils.text import pluralize
 
 Condition = Literal["min_samples", "min_new_share", "quiet_period", "expected_saving", "budget", "pause"]
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
-"""What can keep a run from starting, as the fields of `trigger` are called."""
+"""Conditions that can postpone a run, by their fields in `trigger`."""
 
 WITHIN_A_WEEK = timedelta(days=6)
-"""So far ahead a weekday names a moment."""
+"""Largest distance of a time that a weekday identifies."""
 
 
 class Unmet(NamedTuple):
@@ -23,11 +23,11 @@ class Unmet(NamedTuple):
 
     condition: Condition
     waits: str
-    """What the run waits for, in words that follow "waits "."""
+    """What the run waits for: the text after "waits" in a sentence."""
     until: datetime | None = None
-    """When it holds by itself; None where only more drops, or a person, can change it."""
+    """When the condition will hold; None if only new drops or a changed setting can fulfil it."""
     is_overridden: bool = True
-    """Whether `max_wait`, or a drift, ends it."""
+    """Whether `max_wait`, or a drift, overrides it."""
 
 
 class TriggerState(NamedTuple):
@@ -35,9 +35,9 @@ class TriggerState(NamedTuple):
 
     unmet: tuple[Unmet, ...]
     reason: str
-    """Why it waits, or why it starts; empty where the task sets no condition."""
+    """Why it waits, or why it starts; empty if the task has no conditions."""
     until: datetime | None = None
-    """When to look again at the latest, should nothing land."""
+    """When to evaluate again at the latest, if no drop lands."""
 
     @property
     def may_start(self) -> bool:
@@ -56,8 +56,9 @@ def evaluate_trigger(
 ) -> TriggerState:
     """Return whether a planned run may start now.
 
-    `drops` are those of its dataset and `records` the ledger's; `saved` are the shares of scratch's iterations that the
-    last retrainings saved. `drifted` are the drops whose images differ from those that the champion was tested on.
+    `drops` are those of its dataset, and `records` those of the ledger. `saved` are the shares of scratch's iterations
+    that the last retrainings saved. `drifted` are the drops whose images differ from those that the
+    champion was tested on.
     """
     if trigger.model_copy(update={"drift": "ignore"}) == Trigger():
         return TriggerState((), "")
@@ -108,8 +109,8 @@ def _unmet(
         if quiet_at > now:
             yield Unmet("quiet_period", f"until no drop has landed for {trigger.quiet_period}", quiet_at)
     if trigger.expected_saving is not None and saved and mean(saved) < trigger.expected_saving:
-        told = f"the last {pluralize(len(saved), 'run')} saved {mean(saved):.0%} of scratch's iterations"
-        yield Unmet("expected_saving", f"since {told}, less than trigger.expected_saving {trigger.expected_saving:.0%}")
+        past = f"the last {pluralize(len(saved), 'run')} saved {mean(saved):.0%} of scratch's iterations"
+        yield Unmet("expected_saving", f"since {past}, less than trigger.expected_saving {trigger.expected_saving:.0%}")
     yield from _unmet_budget(trigger.budget, records, now)
     if trigger.pause:
         yield Unmet("pause", "until trigger.pause is false", is_overridden=False)
@@ -122,7 +123,7 @@ def _unmet_budget(budget: Budget, records: Iterable[RunRecord], now: datetime) -
 
 
 class SpentBudget(NamedTuple):
-    """A limit of a budget that the runs of this period have reached."""
+    """A limit of a budget that this period's runs have reached."""
 
     unit: str
     why: str
@@ -131,7 +132,7 @@ class SpentBudget(NamedTuple):
 
 
 def spent_budget(budget: Budget, records: Iterable[RunRecord], now: datetime) -> Iterator[SpentBudget]:
-    """Yield the limits that the runs which ended in the period of `now` have reached."""
+    """Yield the limits that the runs of the current period have reached."""
     start, end = period_of(budget, now)
     ended = [record for record in records if record.result and start <= record.ended_at < end]
     hours = sum(_hours(record) for record in ended)
@@ -146,7 +147,7 @@ def _hours(record: RunRecord) -> float:
 
 
 def period_of(budget: Budget, now: datetime) -> tuple[datetime, datetime]:
-    """Return the beginning of the budget's period, and of the next one."""
+    """Return the start of the budget's period, and of the next one."""
     day = now.replace(hour=0, minute=0, second=0, microsecond=0)
     if budget.per == "day":
         return day, day + timedelta(days=1)

@@ -58,7 +58,7 @@ class _Layer:
         self.momentum = float(layer.momentum)  # type: ignore[arg-type]  # a number, by `_starts_afresh`
 
     def share(self, batches: int) -> float:
-        """Return the share of the initial values after so many batches."""
+        """Return the share of the initial values after this number of batches."""
         return math.exp(batches * math.log1p(-self.momentum)) if self.momentum < 1 else float(not batches)
 
 

@@ -71,7 +71,7 @@ class Change(Record):
     before: str
     """Its class until then."""
     after: str | None
-    """Its class from here on; None: no run uses it any more."""
+    """Its class from here on; None: no later run uses it."""
     reason: str
     author: str
 
@@ -299,13 +299,13 @@ def parse_manifest(data: bytes) -> Drop:
 
 def _problems(drop: Drop) -> Iterator[str]:
     if (drop.erased.digest if drop.erased else drop.digest) != drop_digest(drop):
-        yield "its digest does not fit its content: it was changed after it was written"
+        yield "its digest does not match its content: it was changed after it was written"
     if not DROP_ID.fullmatch(drop.id):
-        yield f"{drop.id!r} is no id of a drop"
+        yield f"{drop.id!r} is not a valid drop id"
     if len(set(drop.classes)) < len(drop.classes):
         yield "a class is named twice"
     if not set(chain.from_iterable(drop.counts.values())).issubset(drop.classes):
-        yield "samples are counted of a class that is not among its classes"
+        yield "it counts samples of a class that is not among its classes"
     if drop.changes or drop.erased_since:
         yield "a manifest is not amended in its place"
     if drop.sample_list and not is_key(drop.sample_list.name):

@@ -82,7 +82,7 @@ class RunRecord(Record):
 
     @property
     def ending(self) -> str:
-        """In a word, what came of it."""
+        """Return the result of the run in one word."""
         if self.decision:
             return "promoted" if self.decision.promoted else "refused"
         if self.purpose == "calibrate" and self.outcome == "completed":
@@ -107,13 +107,13 @@ class Promotion(Record):
 
 
 class Champion(Record):
-    """The promoted model, `champion.json`: replaced only by compare-and-swap; the last of `history` is in force."""
+    """The promoted model, `champion.json`: replaced only by compare-and-swap; the last of `history` is the champion."""
 
     history: Annotated[tuple[Promotion, ...], Field(min_length=1)]
 
     @property
     def run_id(self) -> str:
-        """The run whose model is in force."""
+        """Return the id of the champion's run."""
         return self.history[-1].run_id
 
 

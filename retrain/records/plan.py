@@ -117,7 +117,7 @@ class Loading(Record):
 
 
 class Origin(Record):
-    """The first initialization of a lineage of models: that of a scratch run with this seed, on so many drops."""
+    """The first initialization of a lineage of models: of a scratch run with this seed, drops and classes."""
 
     seed: int
     drops: int

@@ -1,4 +1,4 @@
-"""What came of a run: its curve, its cost, its result, and how good its model is."""
+"""The records of an ended run: curve, cost, result, evaluation, and decision."""
 
 from datetime import datetime
 from typing import Literal
@@ -65,7 +65,7 @@ class Machine(Record):
     device: str
     threads: int
     processes: int = 1
-    """How many trained together, each on such a device with so many threads."""
+    """Number of processes that trained together, each on such a device with that number of threads."""
     loader: Literal["device", "memory", "stream"] = "device"
     """Where the decoded training samples were."""
 
@@ -156,4 +156,4 @@ class Decision(Record):
     promoted: bool
     reasons: tuple[str, ...]
     notes: tuple[str, ...] = ()
-    """What the test split was too small to tell, and how many images would settle it."""
+    """What the test split was too small to decide, and how many images would be enough."""

@@ -20,15 +20,15 @@ from retrain.serving.champion import FollowedChampion
 from retrain.serving.counts import Counts
 from retrain.utils.processes import available_cores
 
-MOST_BYTES = 16 << 20
-"""Of a request's body."""
+MAX_BODY_BYTES = 16 << 20
+"""Largest size of a request's body, in bytes."""
 
 Answer = tuple[dict[str, Any], int]
-"""A JSON document, and of how many images it tells."""
+"""A JSON document, and its number of images."""
 
 
 class TooLarge(UserError):
-    """A request whose body has more than `MOST_BYTES`."""
+    """A request whose body is larger than `MAX_BODY_BYTES`."""
 
 
 def make_app(name: str, champion: FollowedChampion, counts: Counts) -> Starlette:
@@ -51,7 +51,7 @@ def make_app(name: str, champion: FollowedChampion, counts: Counts) -> Starlette
 
 
 class Endpoints:
-    """Answers of one task's champion. Networks compute in threads, so health is answered meanwhile."""
+    """The endpoints of one task. Networks compute in threads, so that health checks are answered meanwhile."""
 
     def __init__(self, name: str, champion: FollowedChampion, counts: Counts) -> None:
         self._name, self._champion, self._counts = name, champion, counts
@@ -59,7 +59,7 @@ class Endpoints:
         self._threads = ThreadPoolExecutor(available_cores(), thread_name_prefix="predict")
 
     async def predict(self, request: Request) -> Response:
-        """Classify the image that is the body."""
+        """Classify the image in the body."""
         return await self._answer(
             request, lambda model, body: (protocol.single_response(model, model.predict([body])), 1)
         )
@@ -73,11 +73,11 @@ class Endpoints:
         return JSONResponse(protocol.model_metadata(self._name, self._champion.model))
 
     async def ready(self, request: Request) -> Response:
-        """Answer that a model is loaded: the server starts with one."""
+        """Report that a model is loaded. The server does not start without one."""
         return JSONResponse({"name": self._name, "ready": True})
 
     async def metrics(self, request: Request) -> Response:
-        """Return the counts of requests in Prometheus' text format."""
+        """Return the metrics in the Prometheus text format."""
         return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
 
     def _infer(self, model: Model, body: bytes) -> Answer:
@@ -86,7 +86,7 @@ class Endpoints:
         return protocol.inference_response(self._name, model, request, predictions), len(predictions)
 
     async def _answer(self, request: Request, answer: Callable[[Model, bytes], Answer]) -> Response:
-        """Answer and count a request by the model that is in force when its body has arrived."""
+        """Answer a request with the model that is loaded when its body has arrived, and count it."""
         began, images = time.monotonic(), 0
         try:
             body = await _read_body(request)
@@ -102,12 +102,12 @@ class Endpoints:
 
 
 async def _read_body(request: Request) -> bytes:
-    """Return the body. Raises `TooLarge` as soon as it is, and never holds more."""
+    """Return the body. Raises `TooLarge` as soon as it exceeds the limit."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MOST_BYTES:
-            raise TooLarge(f"the body has more than {MOST_BYTES:,} bytes: send fewer images at once")
+        if len(body) > MAX_BODY_BYTES:
+            raise TooLarge(f"the body is larger than {MAX_BODY_BYTES:,} bytes: send fewer images per request")
     return bytes(body)
 
 

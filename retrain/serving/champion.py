@@ -1,4 +1,4 @@
-"""The model in force, replaced by the next one while requests are answered."""
+"""Hold the champion's model, and replace it after a promotion while requests are answered."""
 
 import logging
 from threading import Event, Thread
@@ -12,10 +12,10 @@ log = logging.getLogger("retrain")
 
 
 class FollowedChampion:
-    """Holds the champion's model and looks for another champion every so many seconds, in a thread of its own.
+    """Holds the champion's model and checks for a new champion periodically, in its own thread.
 
-    A request keeps the model that it began with. The next model is loaded beside the present one and takes its place in
-    one assignment, so no request waits for it. While the store or the new model cannot be read, the old one is served.
+    A request keeps the model that it began with. The next model is loaded beside the current one and replaces it in one
+    assignment, so no request waits. If the store or the new model cannot be read, the old one is still served.
     """
 
     def __init__(self, source: Source, device: str, counts: Counts) -> None:
@@ -26,7 +26,7 @@ class FollowedChampion:
         counts.loaded(self.model.run_id)
 
     def refresh(self) -> bool:
-        """Load the champion if it is another one by now, and return whether it is. Raises `UserError`."""
+        """Load the champion if it has changed, and return whether it has. Raises `UserError`."""
         run_id = champion_of(self._source.store)
         if run_id == self.model.run_id:
             return False
@@ -36,23 +36,23 @@ class FollowedChampion:
         return True
 
     def start(self, every: float) -> None:
-        """Follow the champion until `stop`."""
-        self._thread = Thread(target=self._follow, args=(every,), daemon=True, name="champion")
+        """Check for a new champion every `every` seconds until `stop`."""
+        self._thread = Thread(target=self._poll, args=(every,), daemon=True, name="champion")
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread that `start` began."""
+        """Stop the thread."""
         self._stop.set()
         self._thread.join()
 
-    def _follow(self, every: float) -> None:
+    def _poll(self, every: float) -> None:
         while not self._stop.wait(every):
             try:
                 self.refresh()
             except UserError as error:
                 self._counts.failed_to_load()
                 log.warning(
-                    "%s: the champion cannot be loaded; serving %s: %s",
+                    "%s: the new champion cannot be loaded, still serving %s: %s",
                     self._source.store.task,
                     self.model.run_id,
                     error,

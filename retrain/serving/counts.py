@@ -1,4 +1,4 @@
-"""What a server counts, and the Prometheus metrics made of it."""
+"""Counters of a prediction server, and the Prometheus metrics made from them."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from retrain.monitoring.metrics import family
 
 
 class Counts(Collector):
-    """Written by the threads that answer requests, read by the one that serves metrics."""
+    """Counters written by the threads that answer requests, and read by the metrics endpoint."""
 
     def __init__(self, task: str) -> None:
         self._task, self._lock = task, Lock()
@@ -28,12 +28,12 @@ class Counts(Collector):
             self._seconds += seconds
 
     def loaded(self, run_id: str) -> None:
-        """Note which model is served from now on."""
+        """Set the model that is served."""
         with self._lock:
             self._run_id = run_id
 
     def failed_to_load(self) -> None:
-        """Count a look for the champion that failed."""
+        """Count a failed check for a new champion."""
         with self._lock:
             self._load_errors += 1
 

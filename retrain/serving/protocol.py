@@ -1,4 +1,4 @@
-"""Requests and answers of the Open Inference Protocol, version 2, which KServe and Triton speak (HTTP/REST)."""
+"""Requests and responses of the Open Inference Protocol, version 2 (HTTP/REST), as in KServe and Triton."""
 
 import base64
 import binascii
@@ -12,11 +12,11 @@ from retrain.inference.model import Model, Predictions
 
 INPUT = "images"
 TOP = 5
-"""Classes in the answer to a single image."""
+"""Number of classes in the response to a single image."""
 
 
 class BadRequest(UserError):
-    """A request that is not of the protocol, or an image in it that cannot be read."""
+    """A request that does not follow the protocol, or contains an unreadable image."""
 
 
 class Tensor(BaseModel):
@@ -31,7 +31,7 @@ class Tensor(BaseModel):
 
 
 class Request(BaseModel):
-    """An inference request; what it says of outputs and parameters is left aside."""
+    """An inference request. Its outputs and parameters are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -40,7 +40,7 @@ class Request(BaseModel):
 
 
 def parse_request(body: bytes) -> Request:
-    """Return the request that a body holds. Raises `BadRequest`."""
+    """Return the request in a body. Raises `BadRequest`."""
     try:
         return Request.model_validate_json(body)
     except ValidationError as error:
@@ -53,7 +53,7 @@ def image_files(request: Request) -> list[bytes]:
     (given,) = request.inputs
     if given.datatype != "BYTES" or given.shape != [len(given.data)]:
         raise BadRequest(
-            f"input {given.name}: must be of datatype BYTES and shape [{len(given.data)}], a file an element"
+            f"input {given.name}: must be of datatype BYTES and shape [{len(given.data)}], one image file per element"
         )
     try:
         return [base64.b64decode(element, validate=True) for element in given.data]
@@ -62,7 +62,7 @@ def image_files(request: Request) -> list[bytes]:
 
 
 def model_metadata(name: str, model: Model) -> dict[str, Any]:
-    """Return the metadata of a model: its version is its run's id."""
+    """Return the metadata of a model. Its version is its run's id."""
     return {
         "name": name,
         "versions": [model.run_id],
@@ -82,7 +82,7 @@ def server_metadata() -> dict[str, Any]:
 
 
 def inference_response(name: str, model: Model, request: Request, predictions: Predictions) -> dict[str, Any]:
-    """Return the answer to a request: the label of each image, and the probabilities of all classes, flat."""
+    """Return the response to a request: the label of each image, and the probabilities of all classes, flattened."""
     count, classes = predictions.logits.shape
     outputs = [
         {"name": "labels", "datatype": "BYTES", "shape": [count], "data": predictions.labels},
@@ -98,7 +98,7 @@ def inference_response(name: str, model: Model, request: Request, predictions: P
 
 
 def single_response(model: Model, predictions: Predictions) -> dict[str, Any]:
-    """Return the answer to one image file: its likeliest classes."""
+    """Return the response to one image file: its most likely classes."""
     (ranked,) = predictions.top(TOP)
     top = [{"class": label, "probability": probability} for label, probability in ranked]
     return {"model": model.run_id, **top[0], "top": top}

@@ -12,29 +12,29 @@ from retrain.serving.champion import FollowedChampion
 from retrain.serving.counts import Counts
 
 GRACE_SECONDS = 30
-"""Seconds for requests in progress when the server is asked to stop."""
+"""Seconds that running requests get when the server is asked to stop."""
 
 
 class Server(uvicorn.Server):
-    """Uvicorn, which prints where it listens once it does."""
+    """Uvicorn, but prints its address once it listens."""
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        """Begin to listen."""
+        """Start listening, then print the address."""
         await super().startup(sockets)  # type: ignore[arg-type]
         if self.started:
             print(f"serving on http://{self.config.host}:{self.port}/predict", flush=True)
 
     @property
     def port(self) -> int:
-        """Where it listens: port 0 takes a free one."""
+        """Return the port that it listens on, which is a free one for port 0."""
         address: tuple[str, int] = self.servers[0].sockets[0].getsockname()
         return address[1]
 
 
 def serve(source: Source, host: str, port: int, every: float, device: str) -> None:
-    """Serve a task's champion until SIGTERM or SIGINT, and follow promotions every so many seconds.
+    """Serve a task's champion until SIGTERM or SIGINT; check for a new one every `every` seconds.
 
-    Raises `UserError` if there is no champion, or the port cannot be had.
+    Raises `UserError` if there is no champion or the port is taken.
     """
     name = source.store.task
     counts = Counts(name)
@@ -51,11 +51,11 @@ def serve(source: Source, host: str, port: int, every: float, device: str) -> No
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _ignore)  # uvicorn handles them, and raises them again when it has ended
+        signal.signal(number, _ignore)  # uvicorn handles them, and raises them again after it has ended
     try:
         Server(config).run()
-    except SystemExit as end:  # uvicorn's way to say that it could not listen
-        raise UserError(f"cannot listen on {host}:{port}; choose another --port or --listen") from end
+    except SystemExit as end:  # uvicorn exits if it cannot listen
+        raise UserError(f"cannot listen on {host}:{port}: pass another --port or --listen") from end
     finally:
         champion.stop()
 

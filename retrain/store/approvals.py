@@ -56,7 +56,7 @@ class Approvals:
         try:
             self._objects.replace(self._keys.approval(run_id), decided.to_bytes(), version)
         except Conflict as conflict:
-            raise RunError(f"{run_id} was decided just now; look at `retrain status`") from conflict
+            raise RunError(f"{run_id} was decided just now; see `retrain status`") from conflict
         return decided
 
     def expire(self, approval: Approval, now: datetime) -> Approval:

@@ -89,7 +89,7 @@ class ChampionPointer:
             return self.swap(seen, run_id, why, author)
         except Conflict as conflict:
             raise RunError(
-                "another champion was put in force just now; look at `retrain status` and decide again"
+                "another champion was promoted just now; check `retrain status` and decide again"
             ) from conflict
 
 

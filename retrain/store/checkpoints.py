@@ -11,7 +11,7 @@ KEEP_NEWEST = 2
 
 
 class Checkpoints:
-    """The states of one run, `state/<iteration>-<digest>.safetensors`, written while training goes on.
+    """The states of one run, `state/<iteration>-<digest>.safetensors`, written during training.
 
     A context manager: it leaves when the last state is in the store. Errors of writing a state are raised by the
     next save, or at the end.

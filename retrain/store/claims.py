@@ -13,7 +13,7 @@ from retrain.store.runs import RunFiles
 
 
 class Claim(Record):
-    """`claims/<drop-id>.json`, written if absent: equal claims are equal bytes."""
+    """`claims/<drop-id>.json`, created only once: equal claims are equal bytes."""
 
     drop: str
     run_id: str

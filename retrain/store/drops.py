@@ -254,7 +254,7 @@ class Drops:
             try:
                 return amend(self._read(drop_id), amendments)
             except DamagedDrop as damaged:
-                log.warning("%s; the next retraining puts it in quarantine", damaged)
+                log.warning("%s; the next retraining will quarantine it", damaged)
                 return None
 
         return _in_order(filter(None, map_ahead(read_undamaged, self.committed().usable)))
@@ -264,7 +264,7 @@ class Drops:
         report = Quarantine(drop=drop, task=self._keys.task, cause=cause, found_at=datetime.now(UTC))
         with suppress(Conflict):
             self._objects.create(self._keys.quarantine(drop), report.to_bytes())
-        log.warning("%s: drop %s is in quarantine: %s", self._keys.task, drop, cause)
+        log.warning("%s: drop %s is quarantined: %s", self._keys.task, drop, cause)
 
     def forget_quarantine_causes(self, drop: str, words: Collection[str]) -> None:
         """Take words, such as the keys of erased samples, out of the report on a drop."""

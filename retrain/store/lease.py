@@ -89,7 +89,7 @@ class Lease:
         succeeds only if no other process has held it since.
         """
         if self._is_given_back:
-            raise LeaseLost(f"{self._objects.url}: {self.key}: the lease was given back")
+            raise LeaseLost(f"{self._objects.url}: {self.key}: the lease was released")
         if datetime.now(UTC) >= self._state.expires_at:
             self.renew()
 

@@ -84,7 +84,7 @@ class LocalStore:
         return iter(())
 
     def read_range(self, key: str, start: int, size: int) -> bytes:
-        """Return so many bytes of the object from `start` on. Raises `Missing`."""
+        """Return `size` bytes of the object from `start` on. Raises `Missing`."""
         with self._explained(key), self.open(key) as file:
             file.seek(start)
             return file.read(size)

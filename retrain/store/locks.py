@@ -110,7 +110,7 @@ def _wait_for_lease(objects: ObjectStore, keys: TaskKeys, patient: bool, seconds
         if not patient and seen and seen != first:
             raise TaskLocked(
                 f"{seen.holder} holds the lock of task {keys.task} and keeps renewing its lease, now good "
-                f"{_format_expiry(seen)}. Try again when it has ended"
+                f"{_format_expiry(seen)}. Try again when that process has ended"
             )
         time.sleep(POLL_SECONDS)
     return lease

@@ -126,7 +126,7 @@ class RunFiles:
         return self._vouched("model.safetensors", result.model_digest if result else None, "model")
 
     def write_moments(self, moments: "Mapping[str, Tensor]") -> str:
-        """Write the optimiser's moments, for runs that go on with them, and return their digest."""
+        """Write the optimizer's moments, for runs that continue from them, and return their digest."""
         return self._keep("moments.safetensors", moments)
 
     def moments(self) -> "dict[str, Tensor]":
@@ -134,7 +134,7 @@ class RunFiles:
         result = self.result()
         if result is None or result.moments_digest is None:
             raise RunError(
-                f"{self.run_id} kept no optimiser state to go on with: train it with training.optimizer_state: kept"
+                f"{self.run_id} has no optimizer state to continue from: train it with training.optimizer_state: kept"
             )
         return self._vouched("moments.safetensors", result.moments_digest, "optimiser state")
 

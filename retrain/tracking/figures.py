@@ -36,7 +36,7 @@ def _flatten(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def summary_of(record: RunRecord) -> dict[str, float]:
-    """Return what came of a run; figures that it lacks are left out."""
+    """Return the figures of a run. Missing ones are left out."""
     result, evaluation, savings = record.result, record.evaluation, record.savings
     figures: dict[str, float | None] = {"target": record.target.accuracy if record.target else None}
     if result:

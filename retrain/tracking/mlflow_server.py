@@ -1,8 +1,8 @@
 """Export a task's ledger and champions to an MLflow server.
 
 Every run of the ledger becomes an MLflow run of the experiment that is named after the task. Every promoted model
-becomes a version of the registered model of that name, and the alias `champion` names the model in force. What is there
-already is left as it is, so an export can be repeated, and goes on where another was cut off.
+becomes a version of the registered model of that name, and the alias `champion` names the champion's version. What is
+there already is not changed, so an export can be repeated, and continues an interrupted one.
 """
 
 import os

@@ -23,11 +23,11 @@ def compile_forward(forward: nn.Module, how: Literal["none", "compile", "graphs"
     if how == "none":
         return forward
     if how == "graphs" and device.type != "cuda":
-        raise TaskError(f"training.compile: graphs are CUDA's, and this runs on {device.type}; use compile or none")
+        raise TaskError(f"training.compile: graphs need a CUDA device, and this is {device.type}: use compile or none")
     if not shutil.which(os.environ.get("CXX", "g++")):
         raise TaskError(
-            "training.compile: torch compiles with g++, or what $CXX names, and this machine has neither; install g++, "
-            "or use none"
+            "training.compile: torch needs a C++ compiler, $CXX or g++, and this machine has none: install g++, or use "
+            "none"
         )
     torch.compiler.reset()  # forget earlier trainings of this process: torch limits how often it compiles one function
     mode = "reduce-overhead" if how == "graphs" else None  # torch's word for CUDA graphs

@@ -144,7 +144,9 @@ def carry_over(optimizer: Optimizer, kept: Mapping[str, Tensor]) -> None:
     """
     for name, tensor in moments(optimizer).items():
         if name not in kept or not may_grow(kept[name].shape, tensor.shape):
-            raise RunError(f"the parent's optimiser state does not fit at {name}: of another optimiser or network")
+            raise RunError(
+                f"the parent's optimizer state does not match at {name}: it is of another optimizer or network"
+            )
         tensor[tuple(slice(size) for size in kept[name].shape)] = kept[name].to(tensor)
 
 

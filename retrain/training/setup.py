@@ -95,7 +95,7 @@ class Run:
     correct_sum: Tensor = field(init=False)
     """Sum of the iterations' training accuracies since the last evaluation, likewise."""
     statistics: StatisticsCorrection = field(init=False)
-    """Corrects BatchNorm's running statistics where they start afresh."""
+    """Corrects BatchNorm's running statistics if they are newly initialised."""
     groups: Groups = field(init=False)
     """Groups of val samples whose accuracies are reported separately."""
 

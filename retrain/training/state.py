@@ -52,8 +52,8 @@ def load_state(run: Run, state: bytes) -> None:
     for name, tensor in _tensors(run):
         if name not in tensors or (tensors[name].shape, tensors[name].dtype) != (tensor.shape, tensor.dtype):
             raise RunError(
-                f"the saved state of run {run.plan.run_id} does not fit its network or optimiser at {name}; remove its "
-                "state/ from the store to begin it anew"
+                f"the saved state of run {run.plan.run_id} does not match its network or optimizer at {name}: remove "
+                "its state/ from the store to start the run again"
             )
     with torch.no_grad():
         for name, tensor in _tensors(run):

@@ -1,4 +1,4 @@
-"""Torchvision's random transforms on whole batches, drawn anew for every iteration.
+"""Torchvision's random transforms on whole batches, with new random parameters in every iteration.
 
 The random draws depend only on the plan's seed, the iteration and the place in the batch. So a resumed run continues as
 if it had not stopped, and several processes draw as one would. Only mixing stays within a process's own rows.

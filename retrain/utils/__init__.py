@@ -1,1 +1,1 @@
-"""Helpers that know nothing of this project: subprocesses, parallel maps, files, text. Imports `errors` alone."""
+"""General helpers: subprocesses, parallel maps, files, text. Imports only `errors`."""

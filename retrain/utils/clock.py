@@ -1,4 +1,4 @@
-"""Clocks that tests can set; durations as people write and read them, and as histograms count them."""
+"""Clocks that tests can replace, durations as text, and histograms of durations."""
 
 import re
 from bisect import bisect_left
@@ -9,20 +9,20 @@ from threading import Lock
 from typing import NamedTuple
 
 Clock = Callable[[], datetime]
-"""Tells the time, in UTC."""
+"""A function that returns the current time, in UTC."""
 
 PATTERN = r"^[1-9][0-9]*[mhdw]$"
-"""Of a duration, as task files write it."""
+"""Pattern of a duration in a task file."""
 
 UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-"""Letters of durations, and what `timedelta` calls them."""
+"""Letters of durations, and the arguments of `timedelta` for them."""
 
 IN_WORDS = (("day", 86_400), ("hour", 3_600), ("minute", 60))
-"""Units of durations, and their seconds."""
+"""Units of durations in text, with their seconds."""
 
 
 def utc_now() -> datetime:
-    """Return the time of this machine."""
+    """Return the current time of this machine."""
     return datetime.now(UTC)
 
 
@@ -32,7 +32,7 @@ def is_duration(text: str) -> bool:
 
 
 def parse_duration(text: str) -> timedelta:
-    """Return how long 30m, 6h, 2d or 1w is."""
+    """Return a duration such as 30m, 6h, 2d or 1w."""
     return timedelta(**{UNITS[text[-1]]: int(text[:-1])})
 
 
@@ -48,19 +48,19 @@ def format_duration(length: timedelta) -> str:
 
 
 def format_moment(moment: datetime) -> str:
-    """Return a moment as people read it, to the minute: 2026-05-01 14:30 UTC."""
+    """Return a time as text, to the minute: 2026-05-01 14:30 UTC."""
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 class Distribution(NamedTuple):
-    """Durations of one kind: how many are at most each bound, and at last how many in all; and their sum in seconds."""
+    """Cumulative counts of durations up to each bound, then of all durations; and their sum in seconds."""
 
     cumulative: Sequence[int]
     seconds: float
 
 
 class Durations:
-    """Durations by their labels; `bounds` are the buckets' upper bounds in seconds, rising."""
+    """Histograms of durations by labels. `bounds` are the upper bounds of the buckets in seconds, ascending."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = bounds
@@ -76,7 +76,7 @@ class Durations:
             self._seconds[labels] = self._seconds.get(labels, 0.0) + seconds
 
     def read(self) -> Mapping[tuple[str, ...], Distribution]:
-        """Return what was observed so far, by labels."""
+        """Return the histograms so far, by labels."""
         with self._lock:
             return {
                 labels: Distribution(list(accumulate(counts)), self._seconds[labels])

@@ -1,7 +1,7 @@
-"""Packages that come with an extra of the distribution, and what to install where they are missing.
+"""Optional packages: which extra installs each, and the error if it is missing.
 
-The core installs and runs without them. What needs one asks for it here when it is used, so that no other command
-waits for its import.
+The core installs and runs without them. Code that needs one imports it through this module when it is used, so that
+other commands do not pay for the import.
 """
 
 import importlib
@@ -11,7 +11,7 @@ from typing import Any
 from retrain.errors import UserError
 
 DISTRIBUTION = "retrain-classifiers"
-"""Its name on PyPI, where `retrain` is another project."""
+"""The distribution's name on PyPI, where `retrain` is another project."""
 
 EXTRA_OF = {
     "kfp": "kfp",
@@ -26,11 +26,11 @@ EXTRA_OF = {
     "tensorboard": "tensorboard",
     "uvicorn": "serve",
 }
-"""The extra that brings a package, by the package's import name."""
+"""The extra that installs a package, by the package's import name."""
 
 
 def import_extra(module: str, purpose: str) -> Any:
-    """Import a module that comes with an extra. Raises `UserError`, which says what to install, if it is not there."""
+    """Import a module of an extra. Raises `UserError`, with the command that installs it, if it is missing."""
     require_extra(module, purpose)
     return importlib.import_module(module)
 
@@ -41,7 +41,7 @@ def has_torch() -> bool:
 
 
 def require_extra(module: str, purpose: str) -> None:
-    """Raise `UserError`, which says what to install, if a module that comes with an extra is not there.
+    """Raise `UserError`, with the command that installs it, if a module of an extra is missing.
 
     `purpose` begins the message: "The report".
     """

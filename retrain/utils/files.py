@@ -1,4 +1,4 @@
-"""Files that appear only when whole: written under a temporary name, and renamed by the caller.
+"""Files that appear only when complete: written under a temporary name, then renamed by the caller.
 
 A reader never sees half a file, and a crash leaves nothing under the final name.
 """
@@ -16,7 +16,7 @@ BUFFER = 1 << 20
 
 @contextmanager
 def temp_file(fill: Callable[[BinaryIO], object], folder: Path) -> Iterator[Path]:
-    """Yield a temporary file in `folder` that `fill` has written; it is removed unless the caller renamed it."""
+    """Yield a temporary file in `folder`, written by `fill`. It is removed unless the caller renames it."""
     temporary = folder / f".{uuid4().hex}"
     try:
         with temporary.open("xb") as file:
@@ -27,7 +27,7 @@ def temp_file(fill: Callable[[BinaryIO], object], folder: Path) -> Iterator[Path
 
 
 def temp_copy(source: BinaryIO, folder: Path) -> AbstractContextManager[Path]:
-    """Yield a temporary copy of `source`. It is not flushed to disk: readers check what a power cut leaves of it."""
+    """Yield a temporary copy of `source`. It is not flushed to disk: readers detect a copy torn by a power cut."""
     return temp_file(lambda file: shutil.copyfileobj(source, file, BUFFER), folder)
 
 

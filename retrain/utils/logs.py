@@ -1,4 +1,4 @@
-"""Log lines on standard error: text for people, or one JSON object a line for collectors such as Fluent Bit."""
+"""Log lines on standard error: text for people, or one JSON object per line for collectors such as Fluent Bit."""
 
 import json
 import logging
@@ -38,9 +38,9 @@ def make_handler(log_format: LogFormat) -> logging.Handler:
 
 
 def configure_logging(log_format: LogFormat, level: int = logging.INFO) -> None:
-    """Log this project's lines from `level` up, and the libraries' warnings; with DEBUG, their information too.
+    """Log this project's lines from `level` up, and the libraries' warnings; with DEBUG, the libraries' info lines too.
 
-    A program that has set up logging before keeps its own handlers.
+    If the program has already set up logging, its handlers are kept.
     """
     root = logging.getLogger()
     if not root.handlers:
@@ -50,7 +50,7 @@ def configure_logging(log_format: LogFormat, level: int = logging.INFO) -> None:
 
 
 def format_from_environment() -> LogFormat:
-    """Return the format that `RETRAIN_LOG_FORMAT` names, text if absent. Raises `UserError` for any other value."""
+    """Return the format that `RETRAIN_LOG_FORMAT` names (default: text). Raises `UserError` for any other value."""
     value = os.environ.get(FORMAT_VARIABLE, "text")
     if value not in get_args(LogFormat):
         raise UserError(f"{FORMAT_VARIABLE}={value}: must be text or json")
@@ -58,5 +58,5 @@ def format_from_environment() -> LogFormat:
 
 
 def is_json() -> bool:
-    """Return whether standard error carries JSON lines."""
+    """Return whether logs are written as JSON."""
     return any(isinstance(handler.formatter, JsonFormatter) for handler in logging.getLogger().handlers)

@@ -9,30 +9,29 @@ from typing import TypeVar
 from retrain.utils.processes import available_cores
 
 READERS = 16
-ANSWERS_AHEAD = 500
-"""Answers in memory at once."""
+RESULTS_AHEAD = 500
+"""Largest number of results in memory at once."""
 
 Key = TypeVar("Key")
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
-def map_ahead(ask: Callable[[Key], Answer], keys: Iterable[Key], ahead: int = ANSWERS_AHEAD) -> Iterator[Answer]:
-    """Yield ask(key) for every key, in order, with `ahead` answers in memory at most; the first exception ends it."""
+def map_ahead(function: Callable[[Key], Result], keys: Iterable[Key], ahead: int = RESULTS_AHEAD) -> Iterator[Result]:
+    """Yield function(key) for every key, in order, with at most `ahead` results in memory. Raises the first error."""
     remaining = iter(keys)
     with ThreadPoolExecutor(READERS) as pool:
-        asked = deque(pool.submit(ask, key) for key in islice(remaining, ahead))
+        pending = deque(pool.submit(function, key) for key in islice(remaining, ahead))
         try:
-            while asked:
-                yield asked.popleft().result()
-                asked.extend(pool.submit(ask, key) for key in islice(remaining, 1))
+            while pending:
+                yield pending.popleft().result()
+                pending.extend(pool.submit(function, key) for key in islice(remaining, 1))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
 
-ITEMS_AT_ONCE = 16  # handed to a thread at once: one by one, small images take longer than on a single thread
+CHUNK_SIZE = 16  # items per task of a thread: one by one, small images take longer than on a single thread
 
 
 def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
@@ -41,7 +40,7 @@ def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> I
     stream = iter(items)
     pending: deque[Future[list[Result]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
-        while chunk := list(islice(stream, ITEMS_AT_ONCE)):
+        while chunk := list(islice(stream, CHUNK_SIZE)):
             pending.append(pool.submit(lambda chunk: [function(item) for item in chunk], chunk))
             if len(pending) > 2 * threads:
                 yield from pending.popleft().result()

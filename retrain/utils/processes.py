@@ -1,4 +1,4 @@
-"""Subprocesses that may crash or hang, and the processor cores that this process may use."""
+"""Subprocesses that may crash or hang, and the number of cores that this process may use."""
 
 import math
 import multiprocessing
@@ -17,26 +17,26 @@ Outcome = TypeVar("Outcome")
 
 
 class WorkerCrashed(UserError):
-    """The process died, or had to be killed."""
+    """A subprocess died, or was killed after its time limit."""
 
 
-FRESH = multiprocessing.get_context("spawn")
-"""Starts processes without anything that this one has loaded."""
+SPAWN = multiprocessing.get_context("spawn")
+"""Starts processes that inherit nothing loaded in this one."""
 
 
 def run_in_subprocess(label: str, seconds: float, function: Callable[..., Outcome], *arguments: Any) -> Outcome:
     """Return what a function returns, or raise what it raises, from a fresh process.
 
-    Raises `WorkerCrashed` if that process dies, or is not done after `seconds`: then it is killed. The message begins
-    with `label`, which tells people what the process was doing ("validating drop d-7").
+    Raises `WorkerCrashed` if that process dies, or if it is not done after `seconds` and is killed. The message begins
+    with `label`, which names the work ("validating drop d-7").
     """
-    ours, theirs = FRESH.Pipe(duplex=False)
-    process = FRESH.Process(target=_call_and_send, args=(theirs, function, arguments), daemon=True)
+    ours, theirs = SPAWN.Pipe(duplex=False)
+    process = SPAWN.Process(target=_call_and_send, args=(theirs, function, arguments), daemon=True)
     process.start()
     theirs.close()
     try:
         if not ours.poll(seconds):
-            raise WorkerCrashed(f"{label}: not done after {seconds:.0f} s")
+            raise WorkerCrashed(f"{label}: not done after {seconds:.0f} s, so it was killed")
         outcome = ours.recv()
     except EOFError:
         process.join()
@@ -50,7 +50,7 @@ def run_in_subprocess(label: str, seconds: float, function: Callable[..., Outcom
 
 
 def _describe_exit(exitcode: int | None) -> str:
-    """How a process ended: by a signal, where the code is below zero."""
+    """Return how a process ended. A negative code is a signal."""
     if exitcode is None or exitcode >= 0:
         return f"died with exit code {exitcode}"
     known = {-signal.SIGKILL: "SIGKILL (out of memory?)", -signal.SIGSEGV: "SIGSEGV (a crash in native code)"}
@@ -58,7 +58,7 @@ def _describe_exit(exitcode: int | None) -> str:
 
 
 def _call_and_send(pipe: Connection, function: Callable[..., object], arguments: tuple[object, ...]) -> None:
-    exit_with_parent()  # a successor of a watcher that was killed must not find its work still under way
+    exit_with_parent()  # if the watcher is killed, the next one must not find its work still running
     try:
         outcome = function(*arguments)
     except Exception as error:
@@ -67,27 +67,27 @@ def _call_and_send(pipe: Connection, function: Callable[..., object], arguments:
 
 
 def exit_with_parent() -> None:
-    """End this process, which `multiprocessing` has started, as soon as its parent has ended."""
-    Thread(target=_exit_when_gone, args=(multiprocessing.parent_process(),), daemon=True).start()
+    """Exit this process, started by `multiprocessing`, as soon as its parent has ended."""
+    Thread(target=_exit_after, args=(multiprocessing.parent_process(),), daemon=True).start()
 
 
-def _exit_when_gone(parent: BaseProcess) -> None:
+def _exit_after(parent: BaseProcess) -> None:
     parent.join()
     os._exit(1)
 
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
-"""Where Linux tells a container its quota."""
+"""The file with a container's CPU quota on Linux."""
 
 
 def available_cores() -> int:
-    """Return how many cores each process has of those that share this machine, LOCAL_WORLD_SIZE of them; 1 at least."""
-    allowed = min(len(os.sched_getaffinity(0)), _quota())
+    """Return the number of cores for each of the LOCAL_WORLD_SIZE processes on this machine; at least 1."""
+    allowed = min(len(os.sched_getaffinity(0)), _cpu_quota())
     return max(1, int(allowed) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
-def _quota() -> float:
-    """How many cores' time this container may take, which limits no affinity."""
+def _cpu_quota() -> float:
+    """Return this container's CPU quota in cores. The process's affinity does not include it."""
     try:
         quota, period = QUOTA.read_text().split()
     except OSError:

@@ -1,4 +1,4 @@
-"""Texts for people: numbers and sizes, suggestions, addresses without credentials, and the keys of objects."""
+"""Format numbers and sizes, suggest names, hide credentials in addresses, and check the keys of objects."""
 
 import difflib
 import re
@@ -9,34 +9,34 @@ _QUERY = re.compile(r"(\w+://[^\s\"'?#]*)[?#][^\s\"']*")
 
 
 def pluralize(number: int, noun: str) -> str:
-    """Return a number of things: 1 drop, 2 drops, 3 classes."""
+    """Return a number with its noun: 1 drop, 2 drops, 3 classes."""
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
     return f"{number:,} {noun if number == 1 else plural}"
 
 
 def format_bytes(size: float) -> str:
-    """Return so many bytes as people write them, in powers of 1000: 3.1 MB, 192.0 GB."""
+    """Return a size as text, in powers of 1000: 3.1 MB, 192.0 GB."""
     units = ("kB", "MB", "GB", "TB")
     power = min(len(units), max(1, (len(f"{size:.0f}") - 1) // 3))
     return f"{size / 1000**power:.1f} {units[power - 1]}"
 
 
 def is_key(key: str) -> bool:
-    """Whether `key` can name an object: a relative path that stays inside the store and begins with no dot."""
+    """Return whether `key` can name an object: a relative path inside the store that does not begin with a dot."""
     return not (key.startswith(".") or "\0" in key or any(part in ("", ".", "..") for part in key.split("/")))
 
 
 def has_credentials(address: str) -> bool:
-    """Whether an address has a user, a password or a query; a path of this machine has none."""
+    """Return whether an address has a user, a password or a query. A local path has none."""
     return "://" in address and mask_credentials(address) != address
 
 
 def mask_credentials(text: str) -> str:
-    """Return a message without the users and queries of the addresses in it."""
+    """Return a message in which users and queries of addresses are replaced by asterisks."""
     return _QUERY.sub(r"\1?***", _USER.sub("***@", text))
 
 
 def did_you_mean(word: str, known: Mapping[str, str]) -> str:
-    """`; did you mean ...?` with the nearest of the known words, each as its value says it; or nothing."""
+    """Return `; did you mean ...?` with the value of the most similar known word, or an empty text."""
     nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
     return f"; did you mean {known[nearest[0]]}?" if nearest else ""

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 
 class EventError(ValueError):
-    """A message is no S3 event notification."""
+    """A message is not an S3 event notification."""
 
 
 FINAL_FILES = ("drop.json", "_SUCCESS")
@@ -20,12 +20,12 @@ FINAL_FILES = ("drop.json", "_SUCCESS")
 
 
 class WrittenObject(NamedTuple):
-    """An object that was written. Its key is as the event spells it: AWS quotes it (`a+b%3D`), some servers do not."""
+    """An object that was written. Its key may be URL-quoted: AWS quotes it (`a+b%3D`), some servers do not."""
 
     bucket: str
     key: str
 
-    def ended_drop(self, bucket: str, prefix: str) -> str | None:
+    def completed_drop(self, bucket: str, prefix: str) -> str | None:
         """Return the id of the drop that this object completes, if its key has this bucket and prefix."""
         for key in (self.key, unquote_plus(self.key)):
             drop, _, name = key.removeprefix(prefix).partition("/")

@@ -17,7 +17,7 @@ from retrain.monitoring.web import App, Environ, StartResponse, reply
 from retrain.pipeline.trigger import CONDITIONS, Condition, TriggerState
 
 MAX_SILENCE = 900.0
-"""Seconds without a sign of life after which a watcher counts as stuck, unless it trains or validates a drop."""
+"""Seconds without a heartbeat after which a watcher counts as stuck, unless it trains or validates a drop."""
 
 
 class Health(Collector):
@@ -30,31 +30,31 @@ class Health(Collector):
         self._oldest: dict[str, datetime | None] = {}
         self._in_flight: Counter[str] = Counter()
         self._deferred: dict[str, set[Condition]] = {}
-        self._problems = dict.fromkeys(self._tasks, "not looked at yet")
+        self._problems = dict.fromkeys(self._tasks, "not checked yet")
         self._alive_at, self._working = time.monotonic(), False
 
-    def alive(self, *, working: bool = False) -> None:
-        """Note a sign of life. With `working`, the next one may be as late as the end of a run or a validation."""
+    def heartbeat(self, *, working: bool = False) -> None:
+        """Record a heartbeat. With `working`, the next one may come as late as the end of a run or a validation."""
         with self._lock:
             self._alive_at, self._working = time.monotonic(), working
 
-    def seen_to(self, task: str) -> None:
-        """Note that a task was checked and advanced without an error."""
+    def succeeded(self, task: str) -> None:
+        """Record that a task was checked and advanced without an error."""
         with self._lock:
             self._problems.pop(task, None)
 
-    def waits_since(self, task: str, oldest: datetime | None) -> None:
-        """Note the commit time of the oldest drop that waits for a run; None if none waits."""
+    def set_oldest_waiting(self, task: str, oldest: datetime | None) -> None:
+        """Set the commit time of the oldest drop that waits for a run; None if none waits."""
         with self._lock:
             self._oldest[task] = oldest
 
-    def runs(self, task: str, in_flight: int) -> None:
-        """Note how many runs of a task are under way."""
+    def set_in_flight(self, task: str, in_flight: int) -> None:
+        """Set the number of a task's runs in flight."""
         with self._lock:
             self._in_flight[task] = in_flight
 
-    def deferred(self, task: str, state: TriggerState | None) -> None:
-        """Note what a task's trigger waits for; None if it waits for nothing."""
+    def set_deferred(self, task: str, state: TriggerState | None) -> None:
+        """Set the conditions that a task's trigger waits for; None if it waits for nothing."""
         with self._lock:
             self._deferred[task] = {one.condition for one in state.unmet} if state else set()
 
@@ -64,13 +64,13 @@ class Health(Collector):
             self._counts[name, task] += times
 
     def failed(self, task: str, problem: str) -> None:
-        """Note why a task could not be checked or advanced."""
+        """Record why a task could not be checked or advanced."""
         with self._lock:
             self._problems[task] = problem
             self._counts[names.WATCHER_ERRORS, task] += 1
 
     def is_alive(self) -> bool:
-        """Return whether the watcher's loop still runs."""
+        """Return whether the watcher's loop is still running."""
         with self._lock:
             return self._working or time.monotonic() - self._alive_at < MAX_SILENCE
 
@@ -98,7 +98,7 @@ def _seconds_since(moment: datetime | None) -> float:
 
 
 def health_app(health: Health, events: App | None = None) -> App:
-    """Return the WSGI application; `events` answers requests to /events."""
+    """Return the WSGI application of /healthz, /readyz and /metrics. `events` answers requests to /events."""
     metrics: App = make_wsgi_app(make_registry(health))
 
     def answer(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

@@ -1,6 +1,6 @@
 """Validate drops that ended with `_SUCCESS`, then commit or quarantine them.
 
-Each validation runs in a subprocess and is counted before it begins: a crash may take the watcher down with it."""
+Each validation runs in a subprocess and is counted before it begins, because a crash may take the watcher down too."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ class ValidationAttempts(Record):
     drop: str
     begun: int = 0
     how: str = "the watcher was gone too"
-    """How the last one was cut off."""
+    """How the last one was interrupted."""
 
 
 class CountedValidation(NamedTuple):
@@ -53,7 +53,9 @@ def count_validation(store: TaskStore, drop: str, seconds: float = LEASE_SECONDS
     key = store.keys.validations(drop)
     with store.validation(drop).try_lease(seconds) as lease:
         if lease is None:
-            raise TaskLocked(f"drop {drop}: another watcher is validating it, or died less than {seconds:.0f} s ago")
+            raise TaskLocked(
+                f"drop {drop}: another watcher is validating it, or died less than {seconds:.0f} s ago; try again later"
+            )
         ours = store.guarded(lease)
         before = _read_attempts(ours, key, drop)
         begun = ValidationAttempts(drop=drop, begun=before.begun + 1)
@@ -126,7 +128,7 @@ class Ingestion:
         self._task, self._store = task, store
         self._health, self._lease = health, lease
 
-    def validate(self, landed: DropStates) -> UserError | None:
+    def validate(self, states: DropStates) -> UserError | None:
         """Validate every drop that has ended without a manifest; return the last problem, or None.
 
         A failure does not stop the validation of the other drops. `TaskLocked` is returned if the only problem is
@@ -134,10 +136,10 @@ class Ingestion:
         """
         busy: UserError | None = None
         problem: UserError | None = None
-        for drop in sorted(landed.unvalidated):
+        for drop in sorted(states.unvalidated):
             try:
                 if self._validate(drop):
-                    landed.committed.add(drop)
+                    states.committed.add(drop)
             except TaskLocked as error:
                 busy = error
             except WorkerCrashed as error:  # its message names the drop
@@ -146,7 +148,7 @@ class Ingestion:
                 problem = UserError(f"drop {drop}: {error}")
         return problem or busy
 
-    def put_aside(self, store: TaskStore, drop: str, cause: str) -> None:
+    def quarantine(self, store: TaskStore, drop: str, cause: str) -> None:
         """Quarantine a drop and count it."""
         store.drops.quarantine(drop, cause)
         self._health.count(names.WATCHER_QUARANTINED, self._task.name)
@@ -161,22 +163,22 @@ class Ingestion:
             now = ours.drops.scan([drop])
             if drop not in now.unvalidated:
                 return drop in now.waiting
-            cause = self._judge(drop, before)
+            cause = self._commit_or_explain(drop, before)
             if cause is not None:
-                self.put_aside(ours, drop, cause)
+                self.quarantine(ours, drop, cause)
                 return False
         log.info("%s: drop %s is committed", self._task.name, drop)
         return True
 
-    def _judge(self, drop: str, before: ValidationAttempts) -> str | None:
+    def _commit_or_explain(self, drop: str, before: ValidationAttempts) -> str | None:
         """Commit a drop, or return why it must be quarantined. Raises `UserError` if this cannot be decided now."""
         if before.begun >= MAX_ATTEMPTS:
             return f"{before.begun} validations began and never ended, the last: {before.how}"
-        self._health.alive(working=True)
+        self._health.heartbeat(working=True)
         try:
-            judged = run_in_subprocess(f"validating drop {drop}", INGEST_SECONDS, validate_drop, self._task, drop)
+            outcome = run_in_subprocess(f"validating drop {drop}", INGEST_SECONDS, validate_drop, self._task, drop)
         finally:
-            self._health.alive()
-        for finding in judged.findings:
+            self._health.heartbeat()
+        for finding in outcome.findings:
             log.info("%s: drop %s: %s", self._task.name, drop, finding)
-        return judged.cause
+        return outcome.cause

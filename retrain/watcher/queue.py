@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from retrain.store.s3.sqs import Message, SqsQueue  # boto3 is slow to import: not for a watcher that polls folders
 
 MAX_MESSAGES = 1000
-"""Messages received in one turn: enough to check a drop once for many, few enough to finish before they reappear."""
+"""Most messages per turn: enough to check a drop once for many; few enough to finish before they reappear."""
 
 log = logging.getLogger("retrain")
 
@@ -32,24 +32,24 @@ class ReceivedEvents(NamedTuple):
         return [message for message, tasks in self.messages if tasks.isdisjoint(failed)]
 
 
-class TaskPlaces:
-    """Where the drops of tasks lie."""
+class TaskLocations:
+    """The buckets and prefixes of tasks' drops."""
 
     def __init__(self, tasks: Iterable[Task]) -> None:
-        self._places = {task.name: _bucket_and_prefix(task) for task in tasks}
+        self._locations = {task.name: _bucket_and_prefix(task) for task in tasks}
 
-    def ended_drops(self, written: Iterable[WrittenObject]) -> dict[str, set[str]]:
+    def completed_drops(self, written: Iterable[WrittenObject]) -> dict[str, set[str]]:
         """Return the drops that these objects complete, by task."""
         found: dict[str, set[str]] = {}
         for item in written:
-            for task, (bucket, prefix) in self._places.items():
-                if drop := item.ended_drop(bucket, prefix):
+            for task, (bucket, prefix) in self._locations.items():
+                if drop := item.completed_drop(bucket, prefix):
                     found.setdefault(task, set()).add(drop)
         return found
 
 
 class Inbox(Protocol):
-    """Where the watcher learns of events."""
+    """A source of events."""
 
     def receive(self, wait: float) -> ReceivedEvents:
         """Return the waiting events; wait at most `wait` seconds for the first one."""
@@ -62,44 +62,44 @@ class EventQueue:
     """Receives events. A message that cannot be parsed stays in SQS, which moves it to the dead-letter queue."""
 
     def __init__(self, queue: "SqsQueue", tasks: Iterable[Task], health: Health) -> None:
-        self._queue, self._health, self._places = queue, health, TaskPlaces(tasks)
+        self._queue, self._health, self._locations = queue, health, TaskLocations(tasks)
 
     def receive(self, wait: float) -> ReceivedEvents:
         """Return the waiting events; wait at most `wait` seconds for the first one.
 
         An error of the queue is logged and counted, and does not stop the watcher.
         """
-        mail = ReceivedEvents([], {})
+        events = ReceivedEvents([], {})
         try:
-            while received := self._queue.receive(wait if not mail.messages else 0):
-                self._sort(received, mail)
-                if len(mail.messages) >= MAX_MESSAGES:
+            while received := self._queue.receive(wait if not events.messages else 0):
+                self._parse(received, events)
+                if len(events.messages) >= MAX_MESSAGES:
                     break
         except StoreError as error:
-            self._failed(error)
+            self._count_error(error)
             time.sleep(wait)
-        return mail
+        return events
 
     def delete(self, messages: "list[Message]") -> None:
         """Delete messages whose drops have been noted. If that fails, SQS delivers them again, which is harmless."""
         try:
             self._queue.delete(messages)
         except StoreError as error:
-            self._failed(error)
+            self._count_error(error)
 
-    def _sort(self, received: "Iterable[Message]", mail: ReceivedEvents) -> None:
+    def _parse(self, received: "Iterable[Message]", events: ReceivedEvents) -> None:
         for message in received:
             try:
                 written = parse_event(message.body)
             except EventError as error:
-                self._failed(error)
+                self._count_error(error)
                 continue
-            found = self._places.ended_drops(written)
+            found = self._locations.completed_drops(written)
             for task, drops in found.items():
-                mail.drops.setdefault(task, set()).update(drops)
-            mail.messages.append((message, frozenset(found)))
+                events.drops.setdefault(task, set()).update(drops)
+            events.messages.append((message, frozenset(found)))
 
-    def _failed(self, error: Exception) -> None:
+    def _count_error(self, error: Exception) -> None:
         log.warning("%s", error)
         self._health.count(names.WATCHER_QUEUE_ERRORS)
 

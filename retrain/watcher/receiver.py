@@ -1,6 +1,6 @@
 """Receive S3 events that a server pushes over HTTP, as MinIO and Ceph do: `POST /events` beside the watcher's health.
 
-Nothing is kept on disk. An event that is lost with its watcher is made up for by the next poll.
+Nothing is kept on disk. If a watcher dies with unhandled events, the next poll finds their drops.
 """
 
 import hmac
@@ -17,41 +17,41 @@ from retrain.monitoring import names
 from retrain.monitoring.web import Environ, StartResponse, reply
 from retrain.watcher.events import EventError, parse_event
 from retrain.watcher.health import Health
-from retrain.watcher.queue import ReceivedEvents, TaskPlaces
+from retrain.watcher.queue import ReceivedEvents, TaskLocations
 
 PATH = "/events"
 TOKEN_VARIABLE = "RETRAIN_EVENTS_TOKEN"
-"""Environment variable with the token that every request must bring. Without it nothing is received."""
+"""Environment variable with the token that authenticates requests. Without it, no events are accepted."""
 SHORTEST_TOKEN = 16
-"""Characters: a shorter one can be guessed."""
+"""Least number of characters: a shorter token can be guessed."""
 BODY_BYTES = 1 << 20
-"""Most bytes of a request's body; an event has about 1 KB."""
+"""Largest size of a request's body, in bytes. An event has about 1 KB."""
 MOST_WAITING = 10_000
-"""Drops that are noted until the watcher's next turn; more are refused, and the next poll finds them."""
+"""Most drops kept until the watcher's next turn. More are refused, and the next poll finds them."""
 
 log = logging.getLogger("retrain")
 
 
 class EventReceiver:
-    """Notes which drops of the watched tasks have ended. Its methods are called by several threads."""
+    """Collects the completed drops of the watched tasks. Its methods are called by several threads."""
 
     def __init__(self, token: str, tasks: Iterable[Task], health: Health) -> None:
         """Prepare a receiver. Raises `UserError` if the token is too short."""
         if len(token) < SHORTEST_TOKEN:
             raise UserError(f"${TOKEN_VARIABLE} has {len(token)} characters; at least {SHORTEST_TOKEN} are needed")
-        self._token, self._health, self._places = token.encode(), health, TaskPlaces(tasks)
+        self._token, self._health, self._locations = token.encode(), health, TaskLocations(tasks)
         self._drops: dict[str, set[str]] = {}
         self._landed = Condition()
 
     def receive(self, wait: float) -> ReceivedEvents:
-        """Return the drops that were noted since the last call; wait at most `wait` seconds for the first one."""
+        """Return the drops since the last call; wait at most `wait` seconds for the first one."""
         with self._landed:
             self._landed.wait_for(lambda: self._drops, wait)
             drops, self._drops = self._drops, {}
         return ReceivedEvents([], drops)
 
     def delete(self, messages: object) -> None:
-        """Do nothing: what was received is not kept."""
+        """Do nothing: events are not stored."""
 
     def answer(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request with an event in its body."""
@@ -67,7 +67,7 @@ class EventReceiver:
         if not body:
             return HTTPStatus.OK, "ok"  # MinIO sends an empty request to test the endpoint
         try:
-            drops = self._places.ended_drops(parse_event(body))
+            drops = self._locations.completed_drops(parse_event(body))
         except EventError as error:
             log.warning("%s", error)
             self._health.count(names.WATCHER_QUEUE_ERRORS)
@@ -85,7 +85,7 @@ class EventReceiver:
 
 
 def _token_of(environ: Environ) -> str:
-    """Return the token that a request brings: in its header, or in its address where a server can send no header."""
+    """Return the token of a request: from its header, or from its address if a server cannot send headers."""
     scheme, _, token = str(environ.get("HTTP_AUTHORIZATION", "")).partition(" ")
     if scheme.lower() == "bearer":
         return token.strip()
@@ -93,6 +93,6 @@ def _token_of(environ: Environ) -> str:
 
 
 def receiver_from_environment(tasks: Iterable[Task], health: Health) -> EventReceiver | None:
-    """Return the receiver, or None where $RETRAIN_EVENTS_TOKEN is not set. Raises `UserError` if it is too short."""
+    """Return the receiver, or None if $RETRAIN_EVENTS_TOKEN is not set. Raises `UserError` if it is too short."""
     token = os.environ.get(TOKEN_VARIABLE)
     return EventReceiver(token, tasks, health) if token else None

@@ -1,4 +1,4 @@
-"""Watch one task: claim the drops that have landed for a run, and follow the run to its end."""
+"""Watch one task: claim landed drops for a run, and follow the run to its end."""
 
 import logging
 import time
@@ -34,10 +34,10 @@ class Pace(NamedTuple):
 
     lease: float = LEASE_SECONDS
     """Duration of the lease without a heartbeat."""
-    attend: float = 300.0
-    """Between checks of a run in flight: it may have been cancelled, and then leaves no record."""
+    check: float = 300.0
+    """Between checks of a run in flight. A cancelled run leaves no record."""
     retry: float = 20.0
-    """Between attempts to start a run, while that fails."""
+    """Between attempts to start a run after a failure."""
 
 
 DEFAULT_PACE = Pace()
@@ -53,20 +53,20 @@ def measure_drifts(task: Task) -> None:
 
 
 class TaskWatch:
-    """Watches one task. `look` and `advance` can be interrupted and repeated, here or by another watcher."""
+    """Watches one task. `check_drops` and `advance` can be interrupted and repeated, here or by another watcher."""
 
     def __init__(
-        self, task: Task, submitter: Executor, health: Health, pace: Pace = DEFAULT_PACE, clock: Clock = utc_now
+        self, task: Task, executor: Executor, health: Health, pace: Pace = DEFAULT_PACE, clock: Clock = utc_now
     ) -> None:
         self.task = task
         self.store = open_task_store(task)
-        self._submitter, self._health = submitter, health
+        self._executor, self._health = executor, health
         self._pace, self._clock = pace, clock
-        self._next_attention: dict[str, float] = {}
+        self._next_check: dict[str, float] = {}
         self._claims = self.store.claims()
         self._notifier = Notifier(task, self.store, clock)
         self._tracker = TrackerUpdates(task, self.store, clock)
-        self._intake = Ingestion(task, self.store, health, pace.lease)
+        self._ingestion = Ingestion(task, self.store, health, pace.lease)
         self._waiting: dict[str, datetime] = {}
         self._covered: set[str] = set()
         self._deferred_until: datetime | None = None
@@ -77,20 +77,20 @@ class TaskWatch:
         """Return the commit time of the oldest drop that waits for a run; None if none waits."""
         return min(self._waiting.values(), default=None)
 
-    def look(self, drops: Iterable[str] | None = None) -> None:
+    def check_drops(self, drops: Iterable[str] | None = None) -> None:
         """Validate the drops with these ids that have ended, or all of them, and note which drops wait for a run.
 
-        Raises `TaskLocked` if the only problem is that another watcher is validating a drop. The caller must look
+        Raises `TaskLocked` if the only problem is that another watcher is validating a drop. The caller must check
         again, since that watcher may die. Raises any other `UserError` if the store refuses.
         """
         self._claims.refresh()
         found = self.store.objects.folders(self.store.keys.drops) if drops is None else drops
         unknown = [drop for drop in found if self._is_open(drop) and drop not in self._waiting]
         if drops is not None:
-            self._mention_late(set(drops) - set(unknown))
-        landed = self.store.drops.scan(unknown)
-        problem = self._intake.validate(landed)
-        self._note(landed.waiting)
+            self._log_late_files(set(drops) - set(unknown))
+        states = self.store.drops.scan(unknown)
+        problem = self._ingestion.validate(states)
+        self._add_waiting(states.waiting)
         if problem:
             raise problem
 
@@ -103,35 +103,35 @@ class TaskWatch:
         if self._is_due() and not self._claims.in_flight():
             self._claim()
         in_flight = self._claims.in_flight()
-        self._health.runs(self.task.name, len(in_flight))
-        if any(self._needs_attention(plan) for plan in in_flight):
-            self._attend()
+        self._health.set_in_flight(self.task.name, len(in_flight))
+        if any(self._needs_check(plan) for plan in in_flight):
+            self._check_runs()
 
     def notify(self) -> None:
         """Deliver unconfirmed events to the task's webhooks and tracker. One that refuses does not delay the others."""
         self._notifier.notify()
         self._tracker.follow()
 
-    def _needs_attention(self, plan: Plan) -> bool:
-        return time.monotonic() >= self._next_attention.get(plan.run_id, 0.0)
+    def _needs_check(self, plan: Plan) -> bool:
+        return time.monotonic() >= self._next_check.get(plan.run_id, 0.0)
 
-    def _attended(self, plan: Plan, pause: float) -> None:
-        self._next_attention[plan.run_id] = time.monotonic() + pause
+    def _schedule_check(self, plan: Plan, pause: float) -> None:
+        self._next_check[plan.run_id] = time.monotonic() + pause
 
-    def _attend(self) -> None:
-        """Ensure that the runs in flight still run, unless another watcher is doing so."""
+    def _check_runs(self) -> None:
+        """Ensure that the runs in flight are still running, unless another watcher is doing so."""
         with self.store.try_lease(self._pace.lease) as lease:
             if lease is None:
                 return
             for plan in self._claims.in_flight():
-                self._attended(plan, self._pace.retry)
+                self._schedule_check(plan, self._pace.retry)
                 if self._claims.claim(plan):
-                    new = self._submitter.ensure(self.task, plan, self.store.guarded(lease))
-                    self._attended(plan, self._pace.attend)
+                    new = self._executor.ensure(self.task, plan, self.store.guarded(lease))
+                    self._schedule_check(plan, self._pace.check)
                     self._health.count(names.WATCHER_SUBMISSIONS, self.task.name, int(new))
 
-    def _note(self, drops: set[str]) -> None:
-        """Remember which drops wait to be claimed, and since when."""
+    def _add_waiting(self, drops: set[str]) -> None:
+        """Add drops that wait to be claimed, with their commit times."""
         self._waiting = {drop: since for drop, since in self._waiting.items() if self._is_open(drop)}
         new = sorted(drops)
         for drop, since in zip(new, map_ahead(self._committed_at, new), strict=True):
@@ -139,7 +139,7 @@ class TaskWatch:
                 self._waiting[drop] = since
                 self._deferred_until = None
             else:
-                self._intake.put_aside(self.store, drop, str(since))
+                self._ingestion.quarantine(self.store, drop, str(since))
 
     def _committed_at(self, drop: str) -> datetime | DropError:
         """Return when a drop was committed, or the error in its manifest."""
@@ -148,8 +148,8 @@ class TaskWatch:
         except DropError as error:
             return error
 
-    def _mention_late(self, drops: set[str]) -> None:
-        """Log which committed drops, of which an event tells, have files that no run will use."""
+    def _log_late_files(self, drops: set[str]) -> None:
+        """Log which of these drops, if committed, have late files that no run will use."""
         if drops:
             committed = self.store.drops.committed()
             for drop in self.store.drops.read_many(sorted(drops.intersection(committed.usable))):
@@ -175,10 +175,10 @@ class TaskWatch:
         try:
             planned = next_run.plan_next_run(self.store, self.task, Request(), self._clock())
         except DamagedDrop as damaged:  # the next turn plans without it
-            self._intake.put_aside(self.store, damaged.drop, str(damaged))
+            self._ingestion.quarantine(self.store, damaged.drop, str(damaged))
             self._waiting.pop(damaged.drop, None)
             return
-        self._health.deferred(self.task.name, planned.deferred if isinstance(planned, NoRunNeeded) else None)
+        self._health.set_deferred(self.task.name, planned.deferred if isinstance(planned, NoRunNeeded) else None)
         if isinstance(planned, NoRunNeeded) and planned.deferred:
             self._defer(planned.deferred)
             return
@@ -208,5 +208,5 @@ class TaskWatch:
         """Postpone the run; the waiting drops keep waiting."""
         if self._deferred_until is None:
             log.info("%s: %s", self.task.name, state.reason)
-        soon = self._clock() + timedelta(seconds=self._pace.attend)
+        soon = self._clock() + timedelta(seconds=self._pace.check)
         self._deferred_until = min(state.until or soon, soon)

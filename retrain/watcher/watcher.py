@@ -26,78 +26,78 @@ class Watcher:
     events get lost.
     """
 
-    def __init__(self, watches: Sequence[TaskWatch], health: Health, poll_seconds: float, inbox: Inbox | None) -> None:
+    def __init__(self, watches: Sequence[TaskWatch], health: Health, poll_seconds: float, queue: Inbox | None) -> None:
         self.health = health
-        self._watches, self._poll_seconds, self._inbox = watches, poll_seconds, inbox
+        self._watches, self._poll_seconds, self._queue = watches, poll_seconds, queue
         self._next_poll = 0.0
 
     def run(self) -> None:
         """Run turns until the process is asked to stop."""
         next_turn = 0.0
         while True:
-            self.health.alive()
-            mail = self._receive(next_turn - time.monotonic())
-            if mail.drops or time.monotonic() >= next_turn:
-                self._turn(mail)
+            self.health.heartbeat()
+            events = self._receive(next_turn - time.monotonic())
+            if events.drops or time.monotonic() >= next_turn:
+                self._turn(events)
                 next_turn = min(self._next_poll, time.monotonic() + TURN_SECONDS)
             else:
-                self._delete(mail, failed=())
+                self._delete(events, failed=())
 
     def once(self) -> bool:
         """Run one turn with all events in the queue, and return whether nothing failed.
 
         A drop that another watcher validates is no failure.
         """
-        mail = ReceivedEvents([], {})
+        events = ReceivedEvents([], {})
         while more := self._receive(0).messages:
-            mail.messages.extend(more)
-        self._turn(mail)
+            events.messages.extend(more)
+        self._turn(events)
         return not self.health.problems()
 
     def _receive(self, wait: float) -> ReceivedEvents:
         wait = max(0.0, wait)
-        if self._inbox:
-            return self._inbox.receive(wait)
+        if self._queue:
+            return self._queue.receive(wait)
         time.sleep(wait)
         return ReceivedEvents([], {})
 
-    def _delete(self, mail: ReceivedEvents, failed: Collection[str]) -> None:
+    def _delete(self, events: ReceivedEvents, failed: Collection[str]) -> None:
         """Delete each message unless one of its own tasks failed: a broken task does not keep another task's events."""
-        if self._inbox:
-            self._inbox.delete(mail.deletable(failed))
+        if self._queue:
+            self._queue.delete(events.deletable(failed))
 
-    def _turn(self, mail: ReceivedEvents) -> None:
+    def _turn(self, events: ReceivedEvents) -> None:
         """Check drops, delete the messages, then advance: a run may take hours."""
-        looked = self._look(mail.drops)
-        self._delete(mail, failed={watch.task.name for watch in self._watches if watch not in looked})
+        checked = self._check_drops(events.drops)
+        self._delete(events, failed={watch.task.name for watch in self._watches if watch not in checked})
         advanced = [watch for watch in self._watches if self._advance(watch)]
-        told = [watch for watch in self._watches if self._guarded(watch, watch.notify)]
-        for watch in looked:
-            if watch in advanced and watch in told:
-                self.health.seen_to(watch.task.name)
+        notified = [watch for watch in self._watches if self._run_step(watch, watch.notify)]
+        for watch in checked:
+            if watch in advanced and watch in notified:
+                self.health.succeeded(watch.task.name)
 
-    def _look(self, drops: Mapping[str, set[str]]) -> list[TaskWatch]:
+    def _check_drops(self, drops: Mapping[str, set[str]]) -> list[TaskWatch]:
         """Check these drops of each task, or all drops if a poll is due; return the watches that did not fail."""
         everywhere = time.monotonic() >= self._next_poll
         wanted = {watch: None if everywhere else drops.get(watch.task.name, ()) for watch in self._watches}
-        looked = [watch for watch, ids in wanted.items() if self._guarded(watch, partial(watch.look, ids))]
+        checked = [watch for watch, ids in wanted.items() if self._run_step(watch, partial(watch.check_drops, ids))]
         if everywhere:
-            pause = self._poll_seconds if len(looked) == len(wanted) else min(self._poll_seconds, RETRY_SECONDS)
+            pause = self._poll_seconds if len(checked) == len(wanted) else min(self._poll_seconds, RETRY_SECONDS)
             self._next_poll = time.monotonic() + pause
-        return looked
+        return checked
 
     def _advance(self, watch: TaskWatch) -> bool:
-        self.health.alive(working=True)
-        advanced = self._guarded(watch, watch.advance)
-        self.health.alive()
+        self.health.heartbeat(working=True)
+        advanced = self._run_step(watch, watch.advance)
+        self.health.heartbeat()
         return advanced
 
-    def _guarded(self, watch: TaskWatch, step: Callable[[], None]) -> bool:
+    def _run_step(self, watch: TaskWatch, step: Callable[[], None]) -> bool:
         try:
             step()
         except TaskLocked as busy:  # another watcher does this work: no failure of this one
             log.info("%s: %s", watch.task.name, busy)
-            self.health.seen_to(watch.task.name)
+            self.health.succeeded(watch.task.name)
         except UserError as error:
             log.warning("%s: %s", watch.task.name, error)
             self.health.failed(watch.task.name, str(error))
@@ -107,5 +107,5 @@ class Watcher:
         else:
             return True
         finally:
-            self.health.waits_since(watch.task.name, watch.oldest)
+            self.health.set_oldest_waiting(watch.task.name, watch.oldest)
         return False

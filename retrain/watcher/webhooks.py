@@ -68,7 +68,7 @@ class Endpoint:
     def deliver(self, events: Sequence[Notification], now: datetime) -> Delivery:
         """Send the unconfirmed events, oldest first, until one is refused."""
         if self._not_before and now < self._not_before:
-            return Delivery(0, f"is tried again at {format_moment(self._not_before)}")
+            return Delivery(0, f"will be tried again at {format_moment(self._not_before)}")
         since = self._first_seen(now)
         marks = self._store.objects.list(self._prefix)
         known = {entry.key.removeprefix(self._prefix).removesuffix(".json") for entry in marks}
@@ -78,7 +78,7 @@ class Endpoint:
             if event.id in known:
                 continue
             if (problem := self._send(event, now)) is not None:
-                self._put_off(problem, now)
+                self._back_off(problem, now)
                 return Delivery(sent, problem)
             self._mark(event.id, now)
             self._pause, sent = FIRST_PAUSE, sent + 1
@@ -96,7 +96,7 @@ class Endpoint:
     def _mark(self, event_id: str, now: datetime) -> None:
         self._store.objects.write(f"{self._prefix}{event_id}.json", Delivered(id=event_id, at=now).to_bytes())
 
-    def _put_off(self, problem: str, now: datetime) -> None:
+    def _back_off(self, problem: str, now: datetime) -> None:
         log.warning("%s: webhook %s: %s", self._store.task, self.webhook.url, problem)
         self._not_before = now + self._pause
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
@@ -130,8 +130,8 @@ def _check_host(webhook: Webhook, environment: Mapping[str, str]) -> None:
     host = urlsplit(webhook.url).hostname or ""
     allowed = {name.strip().lower() for name in environment.get(HOSTS, "").split(",") if name.strip()}
     if host not in allowed:
-        told = ", ".join(sorted(allowed)) or "none"
-        raise TaskError(f"webhooks: {webhook.url}: host {host} is not allowed; ${HOSTS} allows {told}")
+        listed = ", ".join(sorted(allowed)) or "none"
+        raise TaskError(f"webhooks: {webhook.url}: host {host} is not allowed: add it to ${HOSTS} (now: {listed})")
 
 
 def cloud_event(store: TaskStore, event: Notification) -> bytes:

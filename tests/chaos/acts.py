@@ -38,7 +38,7 @@ NOT_NOW = 2
 LEASE_SECONDS = 2.0
 BARRIER_SECONDS = 60.0
 """After which a racing process goes on without the others."""
-PACE = Pace(lease=LEASE_SECONDS, attend=0, retry=0.1)
+PACE = Pace(lease=LEASE_SECONDS, check=0, retry=0.1)
 
 
 def play(act: Callable[..., None], place: Place, broken: str | None, strike: Strike | None, *arguments: object) -> None:
@@ -138,7 +138,7 @@ def watch(place: Place, queue: str | None, records: int) -> None:
     health = Health([task.name])
     watches = [TaskWatch(task, InProcessExecutor("cpu"), health, PACE)]
     inbox = EventQueue(SqsQueue(queue), [task], health) if queue else None
-    watcher, store = Watcher(watches, health, poll_seconds=0.2, inbox=inbox), place.context().store
+    watcher, store = Watcher(watches, health, poll_seconds=0.2, queue=inbox), place.context().store
     while len(store.ledger.read()) < records:
         watcher.once()
         time.sleep(0.05)

@@ -90,7 +90,7 @@ def test_json_history_is_the_ledger(home: Path, command: Command, unchanged: Non
 def test_status_of_an_empty_store_names_the_address(home: Path, command: Command, unchanged: None) -> None:
     assert re.search(r"^store +store *$", command("status", *T).out, re.MULTILINE)
     ran = command("status", *T, "--set", "store=elsewhere")
-    assert f"store{home / 'elsewhere'}(nosuchfolderyet)championnoneyet" in "".join(ran.out.split())
+    assert f"store{home / 'elsewhere'}(thisfolderdoesnotexistyet)championnoneyet" in "".join(ran.out.split())
     assert ran.code == 0
 
 
@@ -153,7 +153,7 @@ def test_dry_run_shows_the_plan_and_writes_nothing(home: Path, command: Command,
     assert (plan.method, plan.target.level, plan.seed) == ("naive", 99, 4)
     said = command(*asked[:-2]).out
     assert f"plan of {plan.run_id}" in said
-    assert "method naive was asked for" in said
+    assert "method naive was requested" in said
     assert f"L_99 measured by {plan.target.baseline_run}" in said
     assert json.loads(command("run", *T, "--dry-run", "--json").out) is None
 
@@ -161,7 +161,7 @@ def test_dry_run_shows_the_plan_and_writes_nothing(home: Path, command: Command,
 def test_task_commands_write_check_and_describe(tmp_path: Path, command: Command) -> None:
     path = tmp_path / "birds.yaml"
     assert command("task", "init", "birds", "-o", str(path)).code == 0
-    assert "birds is well-formed" in command("task", "check", str(path)).out
+    assert "birds is valid" in command("task", "check", str(path)).out
     assert json.loads((tmp_path / "task.schema.json").read_text()) == json.loads(command("task", "schema").out)
     full = tmp_path / "full.yaml"
     assert command("task", "init", "birds", "-o", str(full), "--full").code == 0
@@ -169,7 +169,7 @@ def test_task_commands_write_check_and_describe(tmp_path: Path, command: Command
     assert "store" in json.loads(command("task", "schema").out)["properties"]
     again = command("task", "init", "birds", "-o", str(path))
     assert (again.code, again.out) == (2, "")
-    assert "exists already" in again.err
+    assert "already exists" in again.err
 
 
 def test_promote_and_rollback_move_and_report_the_champion(home: Path, command: Command) -> None:
@@ -179,7 +179,7 @@ def test_promote_and_rollback_move_and_report_the_champion(home: Path, command: 
     assert "nothing to roll back to" in command("rollback", *T).err
     waiting = Status.model_validate_json(command("status", *T, "--json").out).waiting
     assert waiting == last.new_drops
-    assert "promoted, and replaced since" in command("run", *T).out
+    assert "promoted, and since replaced" in command("run", *T).out
     assert command("promote", last.run_id, *T).out == f"{last.run_id} is the champion of pets\n"
     history = Champion.model_validate_json(champion.read_bytes()).history
     assert [entry.why for entry in history] == ["promoted", "promoted", "rolled back", "promoted by hand"]
@@ -225,7 +225,7 @@ WRONG = [
     ("drop pack empty-class -t pets", "empty-class: dog: an empty folder; every class needs images"),
     ("drop pack twice -t pets", "duplicate key cat/0"),
     ("drop pack images -t pets --classes 9+9", "9+9 is 18, but must be 5"),
-    ("drop pack images -t pets --classes 3+2 --share 50+50", "--classes and --share exclude each other"),
+    ("drop pack images -t pets --classes 3+2 --share 50+50", "--classes and --share cannot be combined"),
     ("drop pack images -t pets --classes three", "not a sum of positive whole numbers"),
     ("drop pack images -t pets --classes 3+2 --part 3", "allowed is 1 to 2"),
     ("drop pack images -t pets --id Bad/Name", "drop id 'Bad/Name': allowed are"),
@@ -322,7 +322,7 @@ def test_training_without_terminal_logs_its_start_and_end(home: Path) -> None:
     ran = start("run", *T, "--trial", "--method", "naive", "--seed", "2", "--json")
     record = RunRecord.model_validate_json(ran.out)
     began, *_, ended = ran.err.splitlines()
-    assert f"{record.run_id}: method naive was asked for; at most" in began
+    assert f"{record.run_id}: method naive was requested; at most" in began
     assert record.result
     assert f"{record.run_id}: {record.outcome} after {record.result.iterations} iterations" in ended
     assert len(ran.err.splitlines()) <= 4
@@ -352,7 +352,7 @@ def test_terminal_bar_shows_iterations_accuracy_and_time_left(home: Path) -> Non
     record = records(home)[-1]
     assert record.result
     assert record.target
-    assert lines[0].startswith(f"{record.run_id}: method naive was asked for")
+    assert lines[0].startswith(f"{record.run_id}: method naive was requested")
     [bar] = {line for line in lines if f" {record.result.iterations}/" in line}
     accuracies = f"{record.result.final_accuracy:.2%} (target {record.target.accuracy:.2%})"
     assert re.fullmatch(rf"[━╸╺ ]+ \d+/\d+ {re.escape(accuracies)} [\d,]+ images/s \d:\d\d:\d\d", bar)

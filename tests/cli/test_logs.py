@@ -32,7 +32,7 @@ def run_in(home: Path, *arguments: str, **environment: str) -> Ran:
 
 
 TRAINJOB = ("pipeline", "trainjob")
-WARNING = "is a local folder, which pods do not share"
+WARNING = "is a local folder: pods cannot read it"
 
 
 def test_json_log_has_one_object_a_line(home: Path) -> None:
@@ -54,7 +54,7 @@ def test_json_log_has_the_users_mistake(home: Path) -> None:
 def test_quiet_logs_warnings_and_verbose_excludes_it(home: Path) -> None:
     assert WARNING in run_in(home, "--quiet", *TRAINJOB, "-t", "birds").err
     both = run_in(home, "-q", "-v", "status", "-t", "birds")
-    assert both == (2, "", "retrain: --verbose and --quiet exclude each other: give one of them\n")
+    assert both == (2, "", "retrain: --verbose and --quiet cannot be combined: pass one of them\n")
 
 
 def test_retrain_task_stands_for_an_absent_option(home: Path) -> None:

@@ -30,7 +30,7 @@ def test_split_without_a_correct_sample_shows_zero() -> None:
 
 def test_summary_of_escalated_run_counts_all_attempts() -> None:
     alone, second = known_ledger.pets()[0], known_ledger.pets()[3]
-    assert "attempts before it are in `retrain status`" in shown(second)
+    assert "`retrain status` includes the attempts before it" in shown(second)
     assert "attempts before it" not in shown(alone)
 
 
@@ -46,7 +46,7 @@ def test_runs_summary_charges_the_attempts_before_it() -> None:
 
 def test_gate_doubts_are_shown() -> None:
     record = known_ledger.pets()[0]
-    note = "200 test images cannot tell"
+    note = "200 test images do not show"
     decided = record.decision.model_copy(update={"notes": (note,)})
     assert note in shown(record.model_copy(update={"decision": decided}))
 
@@ -59,7 +59,7 @@ def test_plan_shows_target_expectation_start_and_warnings() -> None:
     plan = printed(plan_details(past.landed(drop(3)).plan()))
     assert "80.00% (standard error 4.00%), L_100 carried from scratch-" in plan
     assert "2 drops old, on its own 1 drop and first 2 classes" in plan
-    estimate = "1,065 iterations to its accuracy, estimated by 1 scratch run and what is typical of other tasks"
+    estimate = "1,065 iterations to its accuracy, estimated from 1 scratch run and figures typical of other tasks"
     assert f"{estimate} (standard error 347)" in plan
     assert "the last retraining took 28% of s_scratch; about 300 iterations are expected" in plan
     assert "The parent's weights are shrunk" in plan
@@ -70,4 +70,4 @@ def test_plan_shows_target_expectation_start_and_warnings() -> None:
 def test_plan_says_why_a_target_near_chance_is_none() -> None:
     past = Past().landed(drop(1))
     past.ended(past.plan(), accuracy=0.52)
-    assert "no better than naming the commonest class" in printed(plan_details(past.landed(drop(2)).plan()))
+    assert "no better than naming the most common class" in printed(plan_details(past.landed(drop(2)).plan()))

@@ -137,9 +137,9 @@ def test_watch_refuses_a_server_without_conditional_writes(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--schedule", "never"), "schedule: must be five fields of cron"),
+        (("--schedule", "never"), "schedule: must be five cron fields"),
         (("--on", "kubeflow", "--set", "resources.nodes=2"), "resources.nodes: a pipeline trains on one"),
-        (("--host", "somewhere"), "kubeflow.host: does not fit"),
+        (("--host", "somewhere"), "kubeflow.host: is not valid"),
         (("--port", "1", "--listen", "203.0.113.1"), "cannot listen on 203.0.113.1:1"),
     ],
 )

@@ -29,5 +29,5 @@ def test_tasks_schedule_is_cron() -> None:
 
 @pytest.mark.parametrize("cron", ["0 0 2 * * *", "0 2 * *", "60 2 * * *", "daily", ""])
 def test_schedule_that_is_not_cron_is_refused_with_an_example(cron: str) -> None:
-    with pytest.raises(TaskError, match=r"pets\.yaml: schedule: must be five fields of cron such as '0 2 \* \* \*'"):
+    with pytest.raises(TaskError, match=r"pets\.yaml: schedule: must be five cron fields such as '0 2 \* \* \*'"):
         parse_task(f"{{name: pets, schedule: '{cron}'}}", "pets.yaml")

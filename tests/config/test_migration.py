@@ -83,6 +83,6 @@ def test_migrate_rewrites_the_file_unless_told_not_to(tmp_path: Path, capfd: pyt
     assert 'recipe.preset: "paper" is written out: its default is another one now' in done.out
     assert file.read_text() == migrate_task(EARLIER, "").text
     assert (file.stat().st_mode & 0o777, list(tmp_path.iterdir())) == (0o640, [file])
-    assert "is of this version already" in retrain(["task", "migrate", str(file)], capfd).out
+    assert "already has the current version" in retrain(["task", "migrate", str(file)], capfd).out
     missing = retrain(["task", "migrate", str(tmp_path / "none.yaml")], capfd)
     assert (missing.code, "cannot be read: No such file or directory" in missing.err) == (2, True)

@@ -133,7 +133,7 @@ def test_field_that_is_itself_overridden_is_never_dropped(task_file: Path, order
     overrides = ["recipe.objective.name=l2", "recipe.objective.anchor=start"][::order]
     [problem] = problems(task_file, *overrides)
     assert problem == (
-        "--set: recipe.objective.anchor: unknown field 'anchor'; allowed: name, strength; only l2_init has it"
+        "--set: recipe.objective.anchor: unknown field 'anchor'; allowed: name, strength; it is a field of l2_init only"
     )
 
 
@@ -156,7 +156,7 @@ def test_section_without_kind_has_the_default(task_file: Path) -> None:
 @pytest.mark.parametrize("override", ["seed", "=3", "training..epochs=3", "."])
 def test_override_without_assignment_is_refused(task_file: Path, override: str) -> None:
     assert problems(task_file, override) == [
-        f"--set {override}: must be path=value, as in recipe.schedule.scale=0.5",
+        f"--set {override}: must be FIELD=VALUE, such as recipe.schedule.scale=0.5",
     ]
 
 
@@ -178,7 +178,7 @@ def test_error_lines_give_file_field_allowed_and_given_values(task_file: Path) -
         "flowers.yaml: data.std.1: must be greater than 0 (got 0)",
         "flowers.yaml: data.std.2: must be a valid number (got 'x')",
         "flowers.yaml: model.stem: must be 'small' or 'standard' (got 'big')",
-        "flowers.yaml: name: does not fit: Name in paths, metrics and the cluster: "
+        "flowers.yaml: name: is not valid: Name used in paths, metrics and the cluster: "
         "lower-case letters, digits and hyphens (got 'Flowers')",
         "flowers.yaml: recipe.sampling: must be a mapping of fields (got 'uniform')",
         "flowers.yaml: recipe.schedule.scale: must be 'auto' or a valid number (got 'fast')",
@@ -202,7 +202,7 @@ def test_field_paths_leave_out_the_kind(task_file: Path) -> None:
         ("batch_size=3", "batch_size", "; did you mean training.batch_size?"),
         ("recpe.schedule.scale=1", "recpe", "; did you mean recipe?"),
         ("recipe.scale=1", "recipe.scale", "; did you mean recipe.schedule.scale?"),
-        ("recipe.schedule.factor=1", "recipe.schedule.factor", "; only multistep has it"),
+        ("recipe.schedule.factor=1", "recipe.schedule.factor", "; it is a field of multistep only"),
     ],
 )
 def test_unknown_field_names_those_allowed_and_the_nearest(
@@ -287,7 +287,7 @@ def test_full_template_describes_every_field_above_it() -> None:
 
 def test_starting_file_for_a_bad_name_is_refused() -> None:
     with pytest.raises(
-        TaskError, match=r"name: does not fit: .* lower-case letters, digits and hyphens \(got 'Bad Name'\)"
+        TaskError, match=r"name: is not valid: .* lower-case letters, digits and hyphens \(got 'Bad Name'\)"
     ):
         task_template("Bad Name")
 
@@ -300,4 +300,4 @@ def test_task_schema_has_limits_and_refuses_unknown_fields() -> None:
     training = task_schema()["$defs"]["Training"]
     assert training["additionalProperties"] is False
     assert training["properties"]["batch_size"]["exclusiveMinimum"] == 0
-    assert training["properties"]["batch_size"]["description"] == "Samples in an iteration."
+    assert training["properties"]["batch_size"]["description"] == "Samples per iteration."

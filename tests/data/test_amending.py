@@ -68,13 +68,13 @@ def test_removed_image_does_not_come_back(task: Task, store: TaskStore, tmp_path
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("key,class\ncat/001,dog\ncat/999,dog\n", "line 3: cat/999 is no sample of any drop"),
-        ("key,drop,class\ncat/001,other,dog\n", "line 2: cat/001 is no sample of drop other"),
+        ("key,class\ncat/001,dog\ncat/999,dog\n", "line 3: cat/999 matches no sample of any drop"),
+        ("key,drop,class\ncat/001,other,dog\n", "line 2: cat/001 matches no sample of drop other"),
         ("key,class\n,dog\n", "line 2: names no sample"),
         ("key,class,remove\ncat/001,dog,yes\n", "line 2: give a class, or remove: yes, and not both"),
         ("key,class,remove\ncat/001,,perhaps\n", "line 2: remove is 'perhaps'; allowed: yes, no"),
         ("key,label\ncat/001,dog\n", "unknown column 'label'; allowed: drop, key"),
-        ("content,class\nxyz,dog\n", "line 2: 'xyz' is no content's digest"),
+        ("content,class\nxyz,dog\n", "line 2: 'xyz' is not a content digest"),
         ("key,class\n", "no line in it names a sample; expected columns"),
     ],
 )

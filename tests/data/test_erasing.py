@@ -174,10 +174,10 @@ def test_erased_sample_does_not_come_back(tmp_path: Path) -> None:
     assert total(packed.drop) == 1
     assert forget(where.store, tmp_path, shown(tmp_path)) == 1
     assert traces(tmp_path / "store") == set()
-    with pytest.raises(DropError, match=f"--key: cat/{NAME} is no sample of any drop"):
+    with pytest.raises(DropError, match=f"--key: cat/{NAME} matches no sample of any drop"):
         forget(where.store, tmp_path, Selection("--key", "", f"cat/{NAME}", ""))
     (tmp_path / "back.csv").write_text(f"content,class\n{shown(tmp_path).content},dog\n")
-    with pytest.raises(DropError, match="is no sample of any drop"):
+    with pytest.raises(DropError, match="matches no sample of any drop"):
         amend_drops(read_corrections(tmp_path / "back.csv"), TASK, where.store)
     now = where.store.drops.find_manifest(drop.id)
     assert now
@@ -243,7 +243,7 @@ def test_command_erases_and_says_what(tmp_path: Path, capfd: pytest.CaptureFixtu
     on = ["drop", "erase", "--task", str(tmp_path / "pets.yaml")]
     chosen = [*on, "--list", str(tmp_path / "who.csv"), "--author", "ann"]
     told = retrain([*chosen, "--dry-run"], capfd).out
-    assert "none saw them" in told
+    assert "none saw these samples" in told
     assert where.store.erasures.read() == ()
     assert "erasure 1: 1 sample erased" in retrain(chosen, capfd).out
     assert retrain(on, capfd).out == "nothing to erase\n"

@@ -157,7 +157,7 @@ def test_invalid_drop_id_is_refused(tmp_path: Path, local: LocalStore, drop_id: 
 
 def test_one_id_does_not_name_several_parts(tmp_path: Path, local: LocalStore) -> None:
     source, staging = two_classes(tmp_path / "pets"), Staging.parse("classes", "1+1")
-    with pytest.raises(DropError, match="drop id pair: there are 2 parts to name"):
+    with pytest.raises(DropError, match="drop id pair: one id cannot name 2 drops"):
         pack(source, TASK, TaskStore(local, TASK.name), staging=staging, drop_id="pair")
     with pytest.raises(DropError, match="part 3: there are 2; allowed is 1 to 2"):
         pack(source, TASK, TaskStore(local, TASK.name), staging=staging, part=3)

@@ -90,7 +90,7 @@ def test_shard_unlike_its_manifest_is_refused(store: LocalStore, shards: list[Sh
     store.write(shards[0].key, store.read(shards[1].key)[0])
     cache = cache_of(store, tmp_path, 3, shards)
     for _ in range(2):
-        with pytest.raises(DropError, match=rf"{shards[0].key}: its SHA-256 is not the manifest's"):
+        with pytest.raises(DropError, match=rf"{shards[0].key}: its SHA-256 differs from the manifest's"):
             cache.hold(shards[0])
     assert sizes(cache) == 0
 

@@ -58,7 +58,9 @@ def plant(life: Life, run_id: str) -> None:
 
 def test_champions_plan_that_names_other_code_is_refused_unrun(life: Life) -> None:
     plant(life, life.store.champion.read().run_id or "")
-    with pytest.raises(ModelError, match=f"model {THEIRS}: a plan in the store names it and the task does not"):
+    with pytest.raises(
+        ModelError, match=f"model {THEIRS}: a plan in the store names this factory, but the task file does not allow it"
+    ):
         stages.run_task(life.context, TASK, Request("naive"))
     assert RAN == []
 
@@ -67,14 +69,14 @@ def test_plan_naming_other_code_is_refused_before_it_runs(life: Life) -> None:
     planned = stages.plan(life.context, TASK, Request())
     assert isinstance(planned, Plan)
     plant(life, planned.run_id)
-    with pytest.raises(ModelError, match="a plan in the store names it"):
+    with pytest.raises(ModelError, match="a plan in the store names this factory"):
         stages.run_plan(life.context, life.context.files(planned.run_id).plan())
     assert RAN == []
 
 
 def test_champion_of_a_former_factory_is_compared_if_allowed(life: Life, tmp_path: Path) -> None:
     later = TASK.model_copy(update={"model": Model(name="logistic")})
-    with pytest.raises(ModelError, match="add it to the task's factories"):
+    with pytest.raises(ModelError, match="add it to `factories` in the task file"):
         stages.run_task(make_context(life.store, later, "cpu"), later, Request("scratch"))
     told = later.model_copy(update={"factories": (OURS,)})
     ended = stages.run_task(make_context(life.store, told, "cpu"), told, Request("scratch"))

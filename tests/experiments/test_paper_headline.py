@@ -30,7 +30,7 @@ def headline(place: Path, folder: Path, **environment: str) -> subprocess.Comple
 
 def test_headline_script_resumes_from_its_records(place: Path, tmp_path: Path) -> None:
     without_time = headline(place, tmp_path / "here", SPARE_SECONDS="300")
-    assert (without_time.returncode, "the time is over" in without_time.stdout) == (0, True)
+    assert (without_time.returncode, "the time limit is reached" in without_time.stdout) == (0, True)
     whole = headline(place, tmp_path / "here")
     assert whole.returncode == 0, whole.stderr
     assert "all rows have run" in whole.stdout

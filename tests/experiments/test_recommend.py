@@ -106,7 +106,7 @@ def test_race_after_retraining_continues_from_previous_champion(own: str) -> Non
 def test_race_has_a_target_only_where_scratch_saw_the_drops(own: str) -> None:
     task, store = load_task(own), store_of(own)
     assert {plan.target for each in plan_races(store, task, None, 1).values() for plan in each} == {None}
-    assert "No scratch run has seen these drops" in recommendation(own, 150, 1, CPU)
+    assert "No scratch run was trained on these drops" in recommendation(own, 150, 1, CPU)
     calibrated = stages.run_task(make_context(store, task, "cpu"), task, Request("scratch", "calibrate"))
     assert isinstance(calibrated, RunRecord)
     assert calibrated.result
@@ -120,7 +120,7 @@ def test_race_without_parent_says_what_to_do(place: Path, tmp_path: Path) -> Non
     path = tmp_path / "own.yaml"
     path.write_text(TASK.replace("name: tiny", f"name: own\nstore: {tmp_path / 'store'}"))
     land(place, str(path), 1)
-    with pytest.raises(StudyError, match=r"there is none \(1 drop landed\): run `retrain run`, land a further drop"):
+    with pytest.raises(StudyError, match=r"there is none \(1 drop landed\): run `retrain run`, commit another drop"):
         recommendation(str(path), None, 1, CPU)
 
 
@@ -142,9 +142,7 @@ def test_advice_is_the_preset_at_scratchs_accuracy_first() -> None:
     found = [races("default", 0.6, 300, 250), races("naive", 0.6, 200, 200), races("paper", 0.5)]
     advice = advise(found, SCRATCH, CERTAINTY)
     assert advice.choice == "naive"
-    assert (
-        advice.why == "it reached scratch's accuracy after 200 iterations, where scratch takes 800 (4.0 times as many)"
-    )
+    assert advice.why == "it reached scratch's accuracy after 200 iterations, and scratch after 800 (4.0 times as many)"
     assert advice.settings == "recipe: {preset: naive}"
 
 

@@ -40,7 +40,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def digests(runs: Runs) -> dict[Cell, str | None]:
     """Return the digest of each cell's model."""
-    return {one.cell: one.record.result.model_digest for one in runs.ran() if one.record.result}
+    return {one.cell: one.record.result.model_digest for one in runs.ended_runs() if one.record.result}
 
 
 def test_study_cells_are_trials_that_ran_their_schedule(
@@ -105,7 +105,7 @@ def test_extra_measurements_are_kept_and_shown(place: Path, tmp_path: Path) -> N
     study = small_study(methods=methods, measures=["weight_correlation", "gradient_norms"])
     runs = Runs(study, str(tmp_path / "store"))
     run(runs, DataRoot(place), CPU)
-    ran = {one.cell.method: one for one in runs.ran()}
+    ran = {one.cell.method: one for one in runs.ended_runs()}
     figures = {method: one.measures for method, one in ran.items() if method != FIRST}
     naive = ran["naive"]
     start = prepare(make_context(runs.store(naive.record.task), runs.task(naive.cell), "cpu"), runs.plan(naive.cell))
@@ -115,7 +115,7 @@ def test_extra_measurements_are_kept_and_shown(place: Path, tmp_path: Path) -> N
     assert figures["scratch"]["correlation of weights"] > 0.5
     for by_name in figures.values():
         assert by_name["gradient norm, new, end"] != by_name["gradient norm, new, start"]
-    page_of = report.write_report(study, runs.ran(), tmp_path / "evidence").read_text()
+    page_of = report.write_report(study, runs.ended_runs(), tmp_path / "evidence").read_text()
     assert f"| naive | {figures['naive']['correlation of weights']:.4g} |" in page_of
 
 
@@ -240,10 +240,10 @@ def test_recomputed_report_finds_a_changed_figure(place: Path, tmp_path: Path) -
     pictures = sorted(path.suffix for path in (tmp_path / "small").glob("accuracy*"))
     assert pictures == [".png", ".svg"]
     written.write_text(written.read_text().replace("×4.50", "×4.60"))
-    with pytest.raises(StudyError, match=r"small.md does not say what the runs"):
+    with pytest.raises(StudyError, match=r"small.md differs from its runs"):
         report.check(tmp_path)
     (studies / "small.yaml").write_text(study.model_copy(update={"seeds": (0, 1, 2)}).model_dump_json())
-    with pytest.raises(StudyError, match="has changed since"):
+    with pytest.raises(StudyError, match="file has changed"):
         report.check(tmp_path)
 
 
@@ -266,7 +266,7 @@ def test_findings_and_the_papers_figures_stand_on_the_page(tmp_path: Path) -> No
     claim = {"item": "Verwimp et al., Table 1", "paper": "faster", "ours": "faster too", "agrees": "yes"}
     study = small_study(seeds=[0, 1], paper=rows_of_paper, claims=[claim], findings="Since it is small.")
     report.write_report(small_study(seeds=[0, 1]), TWO_SEEDS, tmp_path)
-    text = report.write_again(study, tmp_path).read_text()
+    text = report.rewrite_report(study, tmp_path).read_text()
     assert "| reset | 41.0 | 80.00 ± 15.00 | ×2.5 | ×4.50 ± 1.50 |" in text
     assert "| kept | 42.0 | - |  | - |" in text
     assert "| Verwimp et al., Table 1 | faster | faster too | yes |" in text
@@ -341,9 +341,9 @@ def test_catalogue_says_what_was_run_and_what_needs_data(place: Path, tmp_path: 
 
 
 def test_missing_data_set_says_what_to_fetch_and_where_to_put_it(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match=rf"imagenet-100 is not at hand: put 100 classes .* into {tmp_path}"):
+    with pytest.raises(StudyError, match=rf"imagenet-100 is missing: put 100 classes .* into {tmp_path}"):
         find("imagenet-100", tmp_path, False, tmp_path / "scratch")
-    with pytest.raises(StudyError, match=r"cifar10 is not in .* say --download"):
+    with pytest.raises(StudyError, match=r"cifar10 is missing in .* pass --download"):
         find("cifar10", tmp_path, False, tmp_path / "scratch")
 
 
@@ -380,7 +380,7 @@ def test_tars_and_image_folders_land_with_the_same_samples(place: Path, tmp_path
 
 
 def test_list_says_what_to_fetch_and_where_to_put_it(place: Path, tmp_path: Path) -> None:
-    assert how_to_get("svhn", tmp_path).startswith("say --download")
+    assert how_to_get("svhn", tmp_path).startswith("pass --download")
     (place / "studies").mkdir(exist_ok=True)
     study = small_study(name="far", data=[{"name": "adaptiope-real-life"}])
     (place / "studies" / "far.yaml").write_text(study.model_dump_json())
@@ -392,7 +392,7 @@ def test_list_says_what_to_fetch_and_where_to_put_it(place: Path, tmp_path: Path
 def test_unknown_study_lists_the_known_ones(place: Path, tmp_path: Path) -> None:
     (place / "studies").mkdir(exist_ok=True)
     (place / "studies" / "small.yaml").write_text(small_study().model_dump_json())
-    with pytest.raises(StudyError, match=rf"there is no study 'smal' in {place}/studies; there are: .*small"):
+    with pytest.raises(StudyError, match=rf"no study 'smal' in {place}/studies; allowed: .*small"):
         load_study("smal")
     with pytest.raises(StudyError, match=r"nope/x.yaml: cannot be read: No such file"):
         load_study("nope/x.yaml")
@@ -400,9 +400,9 @@ def test_unknown_study_lists_the_known_ones(place: Path, tmp_path: Path) -> None
 
 def test_folder_without_studies_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RETRAIN_STUDIES", str(tmp_path))
-    with pytest.raises(StudyError, match=rf"no studies in {tmp_path}; .*RETRAIN_STUDIES"):
+    with pytest.raises(StudyError, match=rf"no studies in {tmp_path}: .*RETRAIN_STUDIES"):
         list(entries(tmp_path, tmp_path))
-    with pytest.raises(StudyError, match=rf"no study 'x' in {tmp_path}; there are: none"):
+    with pytest.raises(StudyError, match=rf"no study 'x' in {tmp_path}; allowed: none"):
         load_study("x")
 
 

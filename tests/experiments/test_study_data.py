@@ -17,7 +17,7 @@ from torchvision.datasets import CIFAR10, CIFAR100, SVHN
 
 from retrain.data.source import read_source
 from retrain.errors import StudyError
-from retrain.experiments.datasets import PUBLISHED, at_hand, export, find, load
+from retrain.experiments.datasets import PUBLISHED, export, find, is_available, load
 from retrain.experiments.drops import DataRoot, commit_drops, prepared_data
 from retrain.experiments.grid import cells
 from retrain.experiments.runs import Runs
@@ -105,9 +105,9 @@ def test_files_that_are_not_the_published_ones_are_refused(tmp_path: Path) -> No
     small_cifar(tmp_path, CIFAR100, "fine_labels", "fine_label_names", ["train"], 100)
     small_svhn(tmp_path)
     for name, published in PUBLISHED.items():
-        assert at_hand(name, tmp_path)
+        assert is_available(name, tmp_path)
         with pytest.raises(
-            StudyError, match=rf"{name} is not in .*corrupted.* say --download, or put .*{published.where}"
+            StudyError, match=rf"{name} is missing in .*corrupted.* pass --download, or put .*{published.where}"
         ):
             find(name, tmp_path, False, tmp_path / "scratch")
 
@@ -187,7 +187,7 @@ def test_superclasses_land_in_the_place_of_classes(place: Path) -> None:
     assert [(drop.samples("train"), drop.samples("test")) for drop in drops] == [(12, 8), (6, 4)]
     study = small_study(data=[{"name": "digits", "superclasses": True}])
     runs = Runs(study, str(place / "other"))
-    with pytest.raises(StudyError, match="superclasses are known of cifar100 alone"):
+    with pytest.raises(StudyError, match="only cifar100 has superclasses"):
         commit_drops(study, "7+3", runs.task(next(cells(study, 1))), runs.objects, DataRoot(place / "place"))
 
 

@@ -31,7 +31,7 @@ def children(pid: int) -> list[int]:
 
 
 def digests(runs: Runs) -> dict[Cell, str | None]:
-    return {one.cell: one.record.result.model_digest for one in runs.ran() if one.record.result}
+    return {one.cell: one.record.result.model_digest for one in runs.ended_runs() if one.record.result}
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -71,7 +71,7 @@ def test_stopped_study_ends_at_once_with_a_message(tmp_path: Path, jobs: int) ->
             process.terminate()
             said = process.communicate()[1]
         assert process.returncode == os.EX_TEMPFAIL, said
-        assert "small: stopped; run it again, and it goes on from there\n" in said
+        assert "small: stopped; run the command again to resume it\n" in said
         assert "Traceback" not in said
         wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
         assert any("/state/" in entry.key for entry in store.list())

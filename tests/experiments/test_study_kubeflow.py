@@ -31,7 +31,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def digests(runs: Runs) -> dict[Cell, str | None]:
     runs.forget()
-    return {one.cell: one.record.result.model_digest for one in runs.ran() if one.record.result}
+    return {one.cell: one.record.result.model_digest for one in runs.ended_runs() if one.record.result}
 
 
 def test_study_pipeline_trains_the_models_of_a_local_study(place: Path, tmp_path: Path) -> None:
@@ -63,8 +63,8 @@ def test_study_is_submitted_once_as_loops_one_after_the_other(
         said = [submitted(server, study, place, tmp_path) for _ in range(2)]
         assert len(server.runs) == 1
         [spec] = [run["pipeline_spec"] for run in server.runs]
-    assert "small: 4 runs submitted as Kubeflow's run" in said[0]
-    assert "small: 4 runs submitted before, as Kubeflow's run" in said[1]
+    assert "small: 4 runs submitted as Kubeflow run" in said[0]
+    assert "small: 4 runs already submitted as Kubeflow run" in said[1]
     spec = spec.get("pipeline_spec", spec)
     levels = spec["root"]["dag"]["tasks"]
     assert levels["drops-2"]["dependentTasks"] == ["drops-1"]
@@ -86,5 +86,5 @@ def submitted(server: KfpServer, study: Path, place: Path, folder: Path) -> str:
 
 def test_drops_chosen_by_models_cannot_be_submitted_ahead(place: Path, tmp_path: Path) -> None:
     study = small_study(splits={"m": {"by": "margin", "sizes": "40+60"}})
-    with pytest.raises(StudyError, match="split m: what lands is chosen by models"):
+    with pytest.raises(StudyError, match="split m: its later drops depend on trained models"):
         plan_ahead(Runs(study, str(tmp_path)), DataRoot(place))

@@ -92,5 +92,5 @@ def test_study_in_the_papers_size_is_run(name: str, place: Path) -> None:
     study = Study.model_validate(whole.model_dump() | reduced)
     runs = Runs(study, str(place / "store"))
     assert run(runs, DataRoot(place), CPU) > 0
-    assert {one.cell.method for one in runs.ran()} == {FIRST, *methods}
-    assert {one.record.outcome for one in runs.ran()} == {"completed"}
+    assert {one.cell.method for one in runs.ended_runs()} == {FIRST, *methods}
+    assert {one.record.outcome for one in runs.ended_runs()} == {"completed"}

@@ -42,7 +42,7 @@ def test_transfer_trains_on_the_second_drop_only(place: Path, tmp_path: Path) ->
     runs = Runs(small_study(splits=splits), str(tmp_path))
     assert run(runs, DataRoot(place), CPU) == 2 * 4
     assert run(runs, DataRoot(place), CPU) == 0
-    by_cell = {(one.cell.split, one.cell.method): one.record for one in runs.ran() if one.cell.drops == 2}
+    by_cell = {(one.cell.split, one.cell.method): one.record for one in runs.ended_runs() if one.cell.drops == 2}
     assert {record.drops for record in by_cell.values()} == {("drop-2",)}
     naive = by_cell["100 %", "naive"]
     plan = runs.store(naive.task).run(naive.run_id).plan()
@@ -64,7 +64,7 @@ def test_next_drop_is_what_the_methods_model_is_least_sure_of(place: Path, tmp_p
     store = runs.store(runs.task(one["naive"]).name)
     images = {drop.id: sum(map(drop.samples, ("train", "val", "test"))) for drop in store.drops.all()}
     assert sorted(images.values()) == [120, 120, 120, 120, 160]
-    assert [one.record.drops for one in runs.ran() if one.cell == Cell("task", "by margin", "naive", 3, 0)] == [
+    assert [one.record.drops for one in runs.ended_runs() if one.cell == Cell("task", "by margin", "naive", 3, 0)] == [
         tuple(drop_ids(runs.study, one["naive"]))
     ]
 
@@ -109,7 +109,7 @@ def test_learning_speeds_before_and_after_are_measured_and_drawn(place: Path, tm
     study = small_study(methods=methods, measures=["learning_speed"], plots=["learning_speed"])
     runs = Runs(study, str(tmp_path / "store"))
     run(runs, DataRoot(place), CPU)
-    measured = {one.cell.method: one.measures for one in runs.ran()}
+    measured = {one.cell.method: one.measures for one in runs.ended_runs()}
     assert measured["scratch"] == {}
     shares = torch.tensor(measured["naive"][MAP])
     assert shares.shape == (10, 10)
@@ -117,7 +117,7 @@ def test_learning_speeds_before_and_after_are_measured_and_drawn(place: Path, tm
     # In three epochs a sample was right in none, one, two or all of them; a few were seen a time more or less.
     assert shares.sum(1)[[0, 3, 6, 9]].sum() > 0.9
     assert -1 <= measured["naive"]["rank correlation of learning speeds"] <= 1
-    write_plots(study, groups(study, runs.ran()), tmp_path / "pictures")
+    write_plots(study, groups(study, runs.ended_runs()), tmp_path / "pictures")
     assert "learning speed in this run" in next((tmp_path / "pictures").glob("*.svg")).read_text()
 
 
@@ -162,7 +162,7 @@ def test_steps_add_equal_images_to_a_whole_validation_split(thirty: Path, tmp_pa
     sizes_of = {split: [drop.samples(split) for drop in runs.drops(last)] for split in ("train", "val", "test")}
     assert sizes_of == {"train": [40] * 4, "val": [57, 1, 1, 1], "test": [97, 1, 1, 1]}
     assert len(set().union(*keys_of(runs, last, "train"))) == 160
-    firsts = [one for one in runs.ran() if one.cell.drops == 1]
+    firsts = [one for one in runs.ended_runs() if one.cell.drops == 1]
     assert [one.cell.method for one in firsts] == [FIRST]
 
 
@@ -233,7 +233,7 @@ def test_gradient_curves_begin_and_end_where_the_run_does(place: Path, tmp_path:
     study = small_study(methods=methods, measures=["gradient_norms", "gradient_curves", "learning_map"])
     runs = Runs(study, str(tmp_path / "store"))
     run(runs, DataRoot(place), CPU)
-    by_method = {one.cell.method: one for one in runs.ran()}
+    by_method = {one.cell.method: one for one in runs.ended_runs()}
     naive = by_method["naive"]
     curve = naive.measures[f"{GRADIENTS}, new"]
     assert isinstance(curve, list)
@@ -250,7 +250,7 @@ def test_map_of_samples_by_epoch_is_of_the_very_training(place: Path, tmp_path: 
     methods = {"scratch": {"start": "scratch"}}
     runs = Runs(small_study(methods=methods, measures=["learning_map"]), str(tmp_path / "store"))
     run(runs, DataRoot(place), CPU)
-    first = next(one for one in runs.ran() if one.cell.method == FIRST)
+    first = next(one for one in runs.ended_runs() if one.cell.method == FIRST)
     rows = first.measures[LEARNING_MAP]
     assert isinstance(rows, list)
     assert len(rows) == 3

@@ -116,7 +116,7 @@ def test_card_of_a_continued_run_tells_its_savings(tmp_path: Path, capsys: pytes
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-o", "there"], "there: exists already; remove it or choose another folder"),
+        (["-o", "there"], "there: already exists: remove it or choose another folder"),
         (["scratch-1", "-o", "new"], "there is no run scratch-1"),
         (["-o", "there/file/new"], "cannot be written: Not a directory"),
     ],

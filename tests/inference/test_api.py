@@ -102,7 +102,7 @@ def test_factory_of_a_store_runs_only_where_it_is_named(tmp_path: Path) -> None:
     factory = "support.trainings:dropout_net"
     served = make_served(tmp_path, 0, 1, model={"name": factory}, factories=[factory])
     folder = f"{served.task.store}/pets"
-    with pytest.raises(retrain.UserError, match="add it to the task's factories"):
+    with pytest.raises(retrain.UserError, match="add it to `factories` in the task file"):
         retrain.load_champion(folder)
     assert retrain.load_champion(folder, factories=[factory]).classes == ("class-0", "class-1")
 

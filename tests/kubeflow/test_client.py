@@ -131,7 +131,7 @@ def test_missing_kubeflow_address_is_an_error() -> None:
 
 
 def test_kubeflow_refusal_is_reported(kfp: KfpServer) -> None:
-    with pytest.raises(SubmitError, match="refused with 404 Not Found"):
+    with pytest.raises(SubmitError, match="refused the request with 404 Not Found"):
         submit_by_name(
             Task(name="pets", kubeflow=Kubeflow(host=f"{kfp.url}/elsewhere", namespace="team")), "x", build_pipeline
         )

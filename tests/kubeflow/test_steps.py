@@ -164,7 +164,7 @@ def test_second_job_of_a_submission_does_nothing(task: Task, tmp_path: Path) -> 
 
 def test_unplannable_request_fails_without_a_retry(task: Task) -> None:
     assert steps.plan(task.model_dump_json(), "guessing", "retrain", "s1", JOB) == ""
-    with pytest.raises(SystemExit, match="'guessing' is none of scratch, naive, continuous"):
+    with pytest.raises(SystemExit, match="'guessing' must be one of scratch, naive, continuous"):
         steps.finish(task.model_dump_json(), "s1", JOB, "SUCCEEDED", "")
 
 

@@ -62,7 +62,7 @@ def test_run_is_submitted_once_and_kept_as_it_was_planned(
     assert submitted == {"run_id": run["display_name"], "id": run["run_id"], "state": "PENDING", "new": True}
     assert [drop.id for drop in place.plan(run["display_name"]).dataset.drops] == ["a"]
     again = retrain(*command).out
-    assert again == f"{run['display_name']} was submitted before, as Kubeflow's run {run['run_id']}\n"
+    assert again == f"{run['display_name']} already submitted as Kubeflow run {run['run_id']}\n"
     assert len(kfp.runs) == 1
 
 
@@ -131,5 +131,6 @@ def test_pods_do_the_submitted_run_whatever_landed_since(place: Place, tmp_path:
 def test_schedule_is_given_to_kubeflow(kfp: KfpServer, retrain: Retrain) -> None:
     said = retrain("pipeline", "schedule", "-t", "pets.yaml", "--cron", "0 2 * * 1", "--host", kfp.url).out
     [recurring] = kfp.recurringruns
-    assert said == f"pets is retrained at 0 2 * * 1 UTC, as Kubeflow's recurring run {recurring['recurring_run_id']}\n"
+    recurring_id = recurring["recurring_run_id"]
+    assert said == f"scheduled: pets is retrained at 0 2 * * 1 UTC (Kubeflow recurring run {recurring_id})\n"
     assert recurring["trigger"]["cron_schedule"]["cron"] == "0 0 2 * * 1"

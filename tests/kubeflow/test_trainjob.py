@@ -120,7 +120,7 @@ def planned(folder: Path) -> dict[str, Any]:
     (folder / "pets.yaml").write_text(yaml.safe_dump(small(folder).model_dump(mode="json")))
     command = [sys.executable, "-m", "retrain", "pipeline", "trainjob", "--task", str(folder / "pets.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "pods do not share" in done.stderr
+    assert "pods cannot read it" in done.stderr
     job: dict[str, Any] = yaml.safe_load(done.stdout)
     return job
 

@@ -13,7 +13,7 @@ NAMES = [name for group in GROUPS.values() for name in group]
 
 def test_docs_list_every_metric_as_it_is() -> None:
     module = runpy.run_path(str(DOCS / "metrics.py"))
-    assert (DOCS / "metrics.md").read_text() == module["page"](), "make docs writes it anew"
+    assert (DOCS / "metrics.md").read_text() == module["page"](), "run `make docs`"
 
 
 def test_names_are_given_once() -> None:

@@ -150,11 +150,11 @@ def test_approved_candidate_is_judged_against_a_newer_champion(life: Life, waiti
 def test_watcher_keeps_later_drops_until_the_verdict(life: Life, tmp_path: Path) -> None:
     task = make_task(store=str(tmp_path / "store"), gate=MANUAL)
     watch = TaskWatch(task, InProcessExecutor("cpu"), Health([task.name]), EAGER)
-    watch.look()
+    watch.check_drops()
     watch.advance()
     [approval] = life.store.approvals.unfinished()
     life.land(0, 1, seed=2)
-    watch.look()
+    watch.check_drops()
     watch.advance()
     assert [one.run_id for one in life.store.approvals.unfinished()] == [approval.run_id]
     assert len(life.store.ledger.read()) == 1
@@ -177,7 +177,9 @@ def test_newer_champion_needs_an_evaluation_with_torch(life: Life, waiting: Appr
     life.land(0, 1, seed=2)
     newer = stages.run_task(life.context, make_task(gate={"margin": 0.2}), Request())
     approve(life, waiting.run_id)
-    with pytest.raises(UserError, match=r"must be compared with champion .* which needs torch: `retrain run` does so"):
+    with pytest.raises(
+        UserError, match=r"must be compared with champion .* which needs torch: run `retrain run` on a machine"
+    ):
         finish_approval(RecordContext(life.store), waiting.run_id)
     assert champion(life) == newer.run_id
     finish_approval(life.context, waiting.run_id)
@@ -220,10 +222,10 @@ def test_commands_run_approve_and_rollback(life: Life, command: Callable[..., Ra
     [approval] = life.store.approvals.unfinished()
     assert f"`retrain approve {approval.run_id}`" in ran.out
     assert "awaits approval" in command("status").out
-    assert "to the champion" in command("show", approval.run_id).out
+    assert "against the champion" in command("show", approval.run_id).out
     refused = command("promote", approval.run_id)
     assert refused.code == 2
-    assert "--force promotes it past that" in refused.err
+    assert "or pass --force to promote it without approval" in refused.err
     approved = command("approve", approval.run_id, "--reason", "fine")
     assert (approved.code, approved.out) == (0, f"{approval.run_id} is promoted\n")
     again = command("approve", approval.run_id)
@@ -256,7 +258,7 @@ def test_rollback_asks_at_a_terminal(life: Life, command: Callable[..., Ran], tm
     assert isinstance(second, RunRecord)
     task = ("-t", str(tmp_path / "pets.json"))
     asked = at_terminal(100, "rollback", *task, typed="n\n", code=1)
-    assert "instead of continuous-" in " ".join(asked)
+    assert "in place of continuous-" in " ".join(asked)
     assert champion(life) == second.run_id
     at_terminal(100, "rollback", *task, "--yes")
     assert champion(life) == second.parent

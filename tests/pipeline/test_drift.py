@@ -172,7 +172,7 @@ def test_watcher_measures_and_starts_the_run(tmp_path: Path, monkeypatch: pytest
     runs = Recorder()
     watch = TaskWatch(digits.task, runs, Health(["pets"]))
     digits.land("inverted", ImageOps.invert, 200)
-    watch.look()
+    watch.check_drops()
     watch.advance()
     [run_id] = runs.runs
     assert "the images of inverted have drifted" in digits.store.run(run_id).plan().reason

@@ -75,7 +75,7 @@ def test_policy_retrain_starts_from_scratch_once(life: Life) -> None:
     forget(life, 0)
     planned = next_plan(life, UNLEARN)
     assert planned.method == "scratch"
-    assert "learnt from samples that were erased (erase.policy: retrain)" in planned.reason
+    assert "was trained on samples that were erased (erase.policy: retrain)" in planned.reason
     assert any("the next run is from scratch" in told for told in read_status(UNLEARN, life.store).erasures)
     ended = stages.run_task(life.context, UNLEARN, Request())
     assert isinstance(ended, RunRecord)

@@ -12,19 +12,19 @@ from support.terminal import retrain
 
 from retrain.api import load_run
 from retrain.data.images import decode_image
-from retrain.pipeline.error_analysis import MISTAKES, THUMBNAIL, Described, Judged, analyse_errors, make_thumbnail
+from retrain.pipeline.error_analysis import MISTAKES, THUMBNAIL, Prediction, SampleView, analyse_errors, make_thumbnail
 
-JUDGED = [
-    *[Judged("cat", "cat", 0.9)] * 6,
-    *[Judged("cat", "dog", 0.6)] * 2,
-    Judged("dog", "cat", 0.99),
-    *[Judged("dog", "dog", 0.8)] * 3,
-    Judged("emu", "dog", 0.7),
+PREDICTIONS = [
+    *[Prediction("cat", "cat", 0.9)] * 6,
+    *[Prediction("cat", "dog", 0.6)] * 2,
+    Prediction("dog", "cat", 0.99),
+    *[Prediction("dog", "dog", 0.8)] * 3,
+    Prediction("emu", "dog", 0.7),
 ]
 
 
 def test_figures_of_each_class_are_those_of_a_count_by_hand() -> None:
-    errors = analyse_errors(JUDGED, ("cat", "dog", "fox"), lambda number: Described(f"#{number}"), new={"dog"})
+    errors = analyse_errors(PREDICTIONS, ("cat", "dog", "fox"), lambda number: SampleView(f"#{number}"), new={"dog"})
     by_name = {one.name: one for one in errors.classes}
     assert list(by_name) == ["cat", "dog", "fox", "emu"]
     assert (by_name["cat"].recall, by_name["cat"].precision) == (6 / 8, 6 / 7)
@@ -41,14 +41,14 @@ def test_figures_of_each_class_are_those_of_a_count_by_hand() -> None:
 
 
 def test_mistakes_are_the_most_confident_ones() -> None:
-    errors = analyse_errors(JUDGED, ("cat", "dog"), lambda number: Described(f"#{number}"))
+    errors = analyse_errors(PREDICTIONS, ("cat", "dog"), lambda number: SampleView(f"#{number}"))
     assert [(one.where, one.probability) for one in errors.mistakes] == [
         ("#8", 0.99),
         ("#12", 0.7),
         ("#6", 0.6),
         ("#7", 0.6),
     ]
-    many = analyse_errors([Judged("a", "b", 0.5)] * 100, ("a", "b"), lambda number: Described(f"#{number}"))
+    many = analyse_errors([Prediction("a", "b", 0.5)] * 100, ("a", "b"), lambda number: SampleView(f"#{number}"))
     assert len(many.mistakes) == MISTAKES
     assert many.accuracy == 0
 
@@ -96,9 +96,12 @@ def test_show_prints_the_error_analysis(served: Served, capsys: pytest.CaptureFi
     record = served.life.store.ledger.read()[-1]
     ran = retrain(["show", record.run_id, "-t", served.file], capsys)
     assert record.evaluation is not None
-    assert f"{record.evaluation.accuracy:.2%} of {record.evaluation.samples} images right; old classes" in ran.out
+    assert (
+        f"{record.evaluation.accuracy:.2%} of {record.evaluation.samples} images classified correctly; old classes"
+        in ran.out
+    )
     assert "class-3 (new)" in ran.out
-    assert "taken for" in ran.out
+    assert "predicted" in ran.out
     assert "test image" in ran.out
 
 
@@ -111,7 +114,7 @@ def test_predict_evaluate_shows_figures_of_labelled_folders(
     (images / "class-1" / "bad.png").write_text("no image")
     ran = retrain(["predict", str(images), "-t", served.file, "--evaluate", "-o", str(tmp_path / "p.csv")], capsys)
     assert ran.code == 1
-    assert "of 13 images right:" in ran.out
+    assert "of 13 images classified correctly:" in ran.out
     assert "class-9" in ran.out
     assert len((tmp_path / "p.csv").read_text().splitlines()) == 15
     (tmp_path / "paths.csv").write_text(f"image,species\n{images}/class-0/0.png,class-0\n")
@@ -119,4 +122,4 @@ def test_predict_evaluate_shows_figures_of_labelled_folders(
     assert "its true class is not known, and --evaluate needs it" in ran.err
     label = ["--label-column", "species"]
     ran = retrain(["predict", str(tmp_path / "paths.csv"), "-t", served.file, "--evaluate", *label], capsys)
-    assert "of 1 image right" in ran.out
+    assert "of 1 image classified correctly" in ran.out

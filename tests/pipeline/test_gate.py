@@ -8,7 +8,7 @@ import torch
 from support.histories import drop
 
 from retrain.config.task import Gate
-from retrain.pipeline.gate import compare, decide, gate_warnings, images_to_settle, images_to_show, paired_difference
+from retrain.pipeline.gate import compare, decide, gate_warnings, images_to_decide, images_to_show, paired_difference
 from retrain.records import Comparison, Drop, Evaluation, Interval
 
 BEST = {"accuracy": 0.9, "old": 0.92, "new": 0.88, "by_class": {"cat": 0.95, "dog": 0.85}}
@@ -79,8 +79,8 @@ def test_interval_within_the_margin_leaves_no_doubt() -> None:
     assert decide(Gate(margin=0.02), evaluation(low=-0.02, width=0.05)).notes == ()
     assert decide(Gate(margin=0.02), evaluation(low=-0.01, width=0.05)).notes == ()
     (note,) = decide(Gate(margin=0.02), evaluation(low=-0.03, width=0.06)).notes
-    assert "100 test images cannot tell" in note
-    assert "is -0.0300 to +0.0300; about 225 would settle it" in note
+    assert "100 test images do not show" in note
+    assert "is -0.0300 to +0.0300; about 225 would be enough" in note
 
 
 def test_compare_counts_the_samples_that_one_alone_had_right() -> None:
@@ -141,12 +141,12 @@ def test_refusal_agrees_with_mcnemars_exact_test() -> None:
 def test_images_to_decide_narrow_the_interval_to_the_margin() -> None:
     gate = Gate(margin=0.02)
     interval = paired_difference(14, 16, 200, 0.95)  # a loss of one point
-    needed = images_to_settle(gate, interval, 200)
+    needed = images_to_decide(gate, interval, 200)
     assert interval.low < -gate.margin
     scaled = paired_difference(round(14 * needed / 200), round(16 * needed / 200), needed, 0.95)
     assert scaled.low == pytest.approx(-gate.margin, abs=0.001)
-    assert images_to_settle(gate, Interval(value=-0.02, low=-0.07, high=0.03), 200) is None
-    assert images_to_settle(gate, Interval(value=0.0, low=-0.001, high=0.001), 200) == 201
+    assert images_to_decide(gate, Interval(value=-0.02, low=-0.07, high=0.03), 200) is None
+    assert images_to_decide(gate, Interval(value=0.0, low=-0.001, high=0.001), 200) == 201
 
 
 def drop_of(test: dict[str, int]) -> Drop:
@@ -161,7 +161,7 @@ def test_gate_warns_of_conditions_that_too_few_images_can_meet() -> None:
     assert not list(gate_warnings(Gate(margin=0.02), small, has_champion=False))
     assert not list(gate_warnings(Gate(margin=0.02), large, has_champion=True))
     flips = Gate(margin=0.5, max_negative_flips=0.004)
-    assert "it takes 250 test images" in next(gate_warnings(flips, small, has_champion=True))
+    assert "250 are needed to allow one" in next(gate_warnings(flips, small, has_champion=True))
     classes = list(gate_warnings(Gate(margin=0.5, min_class_accuracy=0.995), small, has_champion=True))
-    assert "of cat, dog be wrong: it takes 200 of each class" in classes[0]
+    assert "test images of cat, dog: it needs 200 of each class" in classes[0]
     assert "no test image" in next(gate_warnings(Gate(), [drop_of({})], has_champion=True))

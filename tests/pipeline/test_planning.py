@@ -245,7 +245,7 @@ def test_rollback_does_not_retrain_on_the_same_drops() -> None:
     past.landed(drop(2))
     past.ended(past.plan())
     past.champion = first
-    assert "promoted, and replaced since" in reason(past.next())
+    assert "promoted, and since replaced" in reason(past.next())
     assert past.landed(drop(3)).plan().parent == first.run_id
 
 

@@ -166,7 +166,7 @@ def test_promotion_beside_gc_keeps_the_model_or_the_old_champion(tmp_path: Path)
     assert life.store.run(second.run_id).weights()
     promote_by_hand(life.store, life.store.champion.read(), third.run_id, "promoted by hand", champions.THE_GATE)
     collect(life)
-    with pytest.raises(RunError, match=f"was removed by `retrain gc`; {third.run_id} stays in force"):
+    with pytest.raises(RunError, match=f"was removed by `retrain gc`; {third.run_id} stays the champion"):
         promote_by_hand(life.store, life.store.champion.read(), second.run_id, "promoted by hand", champions.THE_GATE)
     assert life.store.champion.read().run_id == third.run_id
 

@@ -76,7 +76,7 @@ def test_corrections_are_read_by_amend(life: Life, tmp_path: Path) -> None:
 def test_review_without_a_champion_says_so(tmp_path: Path) -> None:
     life = Life(LocalStore(tmp_path / "store"), tmp_path)
     life.land(0, 1)
-    with pytest.raises(RunError, match="has no champion yet, so nothing has been learnt"):
+    with pytest.raises(RunError, match="has no champion yet: train one"):
         review_data(life.context, TASK, 4)
 
 
@@ -85,7 +85,7 @@ def test_command_writes_page_and_table(life: Life, tmp_path: Path, capfd: pytest
     page, table = tmp_path / "review.html", tmp_path / "fix.csv"
     arguments = ["data", "review", "--task", str(tmp_path / "pets.yaml"), "-o", str(page), "--csv", str(table)]
     told = retrain([*arguments, "--limit", "3", "--device", "cpu"], capfd).out
-    assert "3 training samples and 3 held-out ones to look at" in told
+    assert "3 training samples and 3 held-out samples to review" in told
     text = page.read_text()
     assert "<script" not in text
     assert text.count("data:image/png;base64,") == 6

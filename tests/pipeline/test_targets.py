@@ -79,7 +79,7 @@ def test_target_is_never_near_the_chance_level(accuracy: float, is_target: bool)
     plan = past.landed(drop(2)).plan()
     assert (plan.target is not None, plan.method == "continuous") == (is_target, is_target)
     if not is_target:
-        assert "no better than naming the commonest class (50.00%, standard error 5.00%)" in plan.reason
+        assert "no better than naming the most common class (50.00%, standard error 5.00%)" in plan.reason
 
 
 def test_chance_level_is_that_of_the_commonest_class() -> None:
@@ -245,6 +245,6 @@ def test_plan_warns_of_a_target_that_leaves_no_room() -> None:
     past = Past().landed(drop(1))
     past.ended(past.plan(), accuracy=0.995)
     plan = past.landed(drop(2)).plan()
-    assert "target 99.50% allows not one wrong validation image of 100" in plan.warnings[0]
+    assert "target 99.50% allows no error in 100 validation images" in plan.warnings[0]
     assert "test images are too few" in plan.warnings[1]
     assert one_drop().landed(drop(2)).plan().warnings == plan.warnings[1:]

@@ -152,14 +152,14 @@ def test_watcher_starts_once_enough_has_landed(place: Place, tmp_path: Path) -> 
         samples = [sample for metric in health.collect() for sample in metric.samples]
         return {one.labels["condition"] for one in samples if one.name == "retrain_watcher_trigger_waits" and one.value}
 
-    watch.look()
+    watch.check_drops()
     watch.advance()
     assert (runs.runs, waits()) == ([], {"min_samples"})
     status = read_status(place.task, place.store, lambda: now[0])
     assert status.trigger
     assert status.trigger.startswith("waits for ")
     life.land(1, 2, seed=2)
-    watch.look()
+    watch.check_drops()
     watch.advance()
     [run_id] = runs.runs
     assert waits() == set()
@@ -171,7 +171,7 @@ def test_watcher_starts_once_the_oldest_drop_waited_long(place: Place, tmp_path:
     now = [life.land(0, seed=1).committed_at]
     runs = Recorder()
     watch = TaskWatch(place.task, runs, Health(["pets"]), clock=lambda: now[0])
-    watch.look()
+    watch.check_drops()
     for hours, started in ((0, 0), (47.9, 0), (0.1, 1)):
         now[0] += timedelta(hours=hours)
         watch.advance()
@@ -206,7 +206,7 @@ def test_run_reports_its_wait_and_starts_at_once_if_forced(command: Callable[...
     waits = command("run")
     assert waits.code == 0
     assert waits.out.startswith("not yet: waits for ")
-    assert "--at-once starts it now" in waits.out
+    assert "pass --at-once to start it now" in waits.out
     assert "waits for" in command("status").out
     assert command("run", "--at-once").code == 0
     assert "no drop has landed since champion" in command("run").out

@@ -134,7 +134,7 @@ def test_manifest_digest_covers_unknown_fields(life: Life) -> None:
     later = Drop.model_validate(drop.model_dump() | {"licence": "CC0"})
     written = later.model_copy(update={"digest": drop_digest(later)}).to_bytes()
     assert parse_manifest(written).model_extra == {"licence": "CC0"}
-    with pytest.raises(DropError, match="its digest does not fit its content"):
+    with pytest.raises(DropError, match="its digest does not match its content"):
         parse_manifest(written.replace(b"CC0", b"MIT"))
 
 

@@ -53,7 +53,7 @@ def test_tutorial_ends_with_a_served_champion(said: str, folder: Path) -> None:
     assert answer["model"] == champion[-1]["run_id"]
     assert answer["class"] == "3"
     assert f"{champion[-1]['run_id']} ['3', '7']" in said
-    assert "images right" in said
+    assert "images classified correctly" in said
 
 
 def test_tutorial_leaves_predictions_and_an_exported_model(said: str, folder: Path) -> None:

@@ -105,7 +105,7 @@ def test_health_metadata_and_metrics_are_served(served: Served, address: str) ->
     ("path", "body", "code", "message"),
     [
         ("/predict", b"no image", 400, "cannot be decoded"),
-        ("/predict", b"0" * (1 << 24) + b"0", 413, "send fewer images at once"),
+        ("/predict", b"0" * (1 << 24) + b"0", 413, "send fewer images per request"),
         ("/v2/models/pets/infer", b"{", 400, "Invalid JSON"),
         ("/v2/models/pets/infer", b'{"inputs": []}', 400, "inputs: "),
         (
@@ -190,7 +190,7 @@ def test_wrong_use_is_one_message(
         [*COMMAND, "serve", "-t", served.file, "--port", address.rpartition(":")[2]], capture_output=True, text=True
     )
     assert taken.returncode == 2
-    assert "choose another --port or --listen" in taken.stderr
+    assert "pass another --port or --listen" in taken.stderr
     assert "Traceback" not in taken.stderr
     monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)
     ran = retrain(["serve", "-t", served.file], capsys)

@@ -115,7 +115,7 @@ def test_champion_that_cannot_be_measured_is_not_replaced(life: Life) -> None:
     assert isinstance(planned, Plan)
     trained = stages.train(life.context, planned)
     exchange(life, MODEL, changed(life, MODEL, lambda tensor: tensor[:-1].contiguous()))
-    with pytest.raises(ModelError, match=f"the model of {champion(life)} does not fit logistic"):
+    with pytest.raises(ModelError, match=f"the weights of {champion(life)} do not match the network logistic"):
         stages.promote(life.context, trained)
     assert not champions.was_promoted(life.store.champion.read(), trained.run_id)
 
@@ -151,5 +151,5 @@ def test_misfit_state_is_refused_and_changes_nothing(saved: bytes) -> None:
 
 def test_moments_of_another_optimiser_are_refused() -> None:
     adam, sgd = run_of(configured(Adam())), run_of(configured(Sgd()))
-    with pytest.raises(RunError, match="the parent's optimiser state does not fit at "):
+    with pytest.raises(RunError, match="the parent's optimizer state does not match at "):
         optimizers.carry_over(adam.optimizer, optimizers.moments(sgd.optimizer))

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from retrain.utils.parallel import ANSWERS_AHEAD, READERS, map_ahead
+from retrain.utils.parallel import READERS, RESULTS_AHEAD, map_ahead
 
 
 def test_map_ahead_keeps_the_order_of_keys_at_any_speed() -> None:
@@ -21,9 +21,9 @@ def test_map_ahead_keeps_the_order_of_keys_at_any_speed() -> None:
 
 
 def test_map_ahead_takes_only_keys_whose_answers_fit() -> None:
-    keys = iter(range(10 * ANSWERS_AHEAD))
+    keys = iter(range(10 * RESULTS_AHEAD))
     assert next(map_ahead(lambda key: key, keys)) == 0
-    assert next(keys) == ANSWERS_AHEAD
+    assert next(keys) == RESULTS_AHEAD
 
 
 def test_map_ahead_buffers_the_set_number_of_answers() -> None:

@@ -188,7 +188,7 @@ def watched(cloud: Cloud, task: Task) -> list[str]:
     """What the watcher starts, having taken in what ended."""
     probe_conditional_writes(cloud.store("watcher"))
     submitter, health = Recorder(), Health([task.name])
-    watcher = Watcher([TaskWatch(task, submitter, health)], health, poll_seconds=0, inbox=None)
+    watcher = Watcher([TaskWatch(task, submitter, health)], health, poll_seconds=0, queue=None)
     assert watcher.once(), health.problems()
     for run_id in submitter.runs:
         submission.write_submission(TaskStore(cloud.store("watcher"), "pets"), run_id, Submission(run_id=run_id))

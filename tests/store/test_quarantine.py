@@ -116,7 +116,7 @@ def test_drop_that_was_replaced_under_its_id_is_put_aside(life: Life) -> None:
     imposter = other.model_copy(update={"id": old.id})
     life.store.objects.write(life.store.keys.manifest(old.id), imposter.to_bytes())
     assert run(life).drops == (kept.id, other.id)
-    assert "is not the one that the champion was trained on" in life.store.drops.quarantine_causes()[old.id]
+    assert "has changed since the champion was trained on it" in life.store.drops.quarantine_causes()[old.id]
 
 
 def test_status_and_metrics_show_quarantine(life: Life) -> None:

@@ -26,7 +26,7 @@ from support.pictures import two_classes
 
 DATA = Data(image_size=8, val_share=0.2, test_share=0.2)
 PACE = Pace(lease=60)
-EAGER = Pace(lease=60, attend=0, retry=0)
+EAGER = Pace(lease=60, check=0, retry=0)
 
 
 @dataclass

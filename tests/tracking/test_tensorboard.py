@@ -36,4 +36,4 @@ def test_track_command_says_what_was_added(tmp_path: Path) -> None:
     task.write_text(f"name: pets\nstore: {tmp_path / 'store'}")
     board = tmp_path / "board"
     told = CliRunner().invoke(app, ["track", "--task", str(task), "--to", "tensorboard", "-o", str(board)])
-    assert told.output.startswith("0 runs added; look at them with `tensorboard --logdir ")
+    assert told.output.startswith("0 runs added; view them with `tensorboard --logdir ")

@@ -39,11 +39,13 @@ def test_compile_setting_changes_neither_plan_nor_baseline() -> None:
 
 
 def test_graphs_are_refused_without_a_gpu() -> None:
-    with pytest.raises(TaskError, match=r"training\.compile: graphs are CUDA's, and this runs on cpu"):
+    with pytest.raises(TaskError, match=r"training\.compile: graphs need a CUDA device, and this is cpu"):
         compile_forward(nn.Linear(2, 2), "graphs", CPU)
 
 
 def test_missing_compiler_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "a-compiler-that-is-not-there")
-    with pytest.raises(TaskError, match=r"training\.compile: torch compiles with g\+\+, .* install g\+\+, or use none"):
+    with pytest.raises(
+        TaskError, match=r"training\.compile: torch needs a C\+\+ compiler, .* install g\+\+, or use none"
+    ):
         compile_forward(nn.Linear(2, 2), "compile", torch.device("cuda"))

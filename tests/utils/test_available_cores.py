@@ -14,7 +14,7 @@ from retrain.pipeline.context import make_context
 from retrain.store import LocalStore
 from retrain.store.task_store import TaskStore
 from retrain.utils import processes
-from retrain.utils.parallel import ITEMS_AT_ONCE, parallel_map
+from retrain.utils.parallel import CHUNK_SIZE, parallel_map
 from retrain.utils.processes import available_cores
 
 
@@ -72,7 +72,7 @@ def test_work_on_a_stream_of_items_is_done_in_as_many_threads(quota: Path) -> No
     both = threading.Barrier(2)  # passed only once two threads have their first items
 
     def where(item: int) -> int:
-        if item in (0, ITEMS_AT_ONCE):
+        if item in (0, CHUNK_SIZE):
             both.wait(60)
         return threading.get_ident()
 

@@ -4,7 +4,7 @@ from itertools import count
 
 import pytest
 
-from retrain.utils.parallel import ITEMS_AT_ONCE, parallel_map
+from retrain.utils.parallel import CHUNK_SIZE, parallel_map
 from retrain.utils.processes import available_cores
 
 
@@ -17,7 +17,7 @@ def test_parallel_map_takes_only_items_it_works_on() -> None:
     taken = count()
     results = parallel_map(abs, taken)
     assert next(results) == 0
-    assert next(taken) <= (2 * available_cores() + 1) * ITEMS_AT_ONCE
+    assert next(taken) <= (2 * available_cores() + 1) * CHUNK_SIZE
     results.close()
 
 

@@ -24,7 +24,7 @@ def notification(*keys: str, name: str = "ObjectCreated:Put") -> str:
 
 
 def ended(body: str) -> list[str | None]:
-    return [written.ended_drop("lake", PREFIX) for written in parse_event(body)]
+    return [written.completed_drop("lake", PREFIX) for written in parse_event(body)]
 
 
 def test_s3_test_event_names_no_object() -> None:
@@ -43,7 +43,7 @@ def test_keys_are_read_quoted_and_unquoted(key: str) -> None:
 
 def test_plus_in_an_unquoted_key_stays_a_plus() -> None:
     [written] = parse_event(notification("a+b/pets/drops/week-1/_SUCCESS"))
-    assert written.ended_drop("lake", "a+b/pets/drops/") == "week-1"
+    assert written.completed_drop("lake", "a+b/pets/drops/") == "week-1"
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_event_of_another_object_completes_no_drop(key: str) -> None:
 
 def test_event_of_another_bucket_is_ignored() -> None:
     [written] = parse_event(notification("team+a/pets/drops/week-1/drop.json"))
-    assert written.ended_drop("pond", PREFIX) is None
+    assert written.completed_drop("pond", PREFIX) is None
 
 
 def test_objects_that_were_removed_are_passed_over() -> None:
@@ -89,14 +89,14 @@ def test_sns_envelope_is_opened() -> None:
     }
     for message in ({"Records": [record]}, bridged("Object Created", "p/pets/drops/a/drop.json")):
         [written] = parse_event(json.dumps({"Type": "Notification", "MessageId": "1", "Message": json.dumps(message)}))
-        assert written.ended_drop("b", "p/pets/drops/") == "a"
+        assert written.completed_drop("b", "p/pets/drops/") == "a"
     test_event = {"Type": "Notification", "Message": json.dumps({"Event": "s3:TestEvent"})}
     assert parse_event(json.dumps(test_event)) == []
 
 
 def test_eventbridge_event_names_its_object() -> None:
     [written] = parse_event(json.dumps(bridged("Object Created", "team a/pets/drops/a+b/_SUCCESS")))
-    assert written.ended_drop("b", "team a/pets/drops/") == "a+b"
+    assert written.completed_drop("b", "team a/pets/drops/") == "a+b"
     assert parse_event(json.dumps(bridged("Object Deleted", "p/pets/drops/a/drop.json"))) == []
 
 

@@ -65,7 +65,7 @@ def look_and_freeze(place: Place) -> None:
 def watch(place: Place) -> None:
     logging.basicConfig(format="%(created)f %(message)s")
     place.watcher(
-        KubeflowExecutor(build_pipeline), pace=Pace(lease=60, attend=RETRY, retry=RETRY), poll_seconds=0.1
+        KubeflowExecutor(build_pipeline), pace=Pace(lease=60, check=RETRY, retry=RETRY), poll_seconds=0.1
     ).run()
 
 

@@ -138,7 +138,7 @@ def test_refused_event_is_sent_again_after_growing_pauses(place: Place, receiver
     assert notifier.notify()[0].problem == "answered 500"
     for tries in range(2, 11):
         place.now += pause - timedelta(seconds=1)
-        assert "is tried again" in (notifier.notify()[0].problem or "")
+        assert "will be tried again" in (notifier.notify()[0].problem or "")
         place.now += timedelta(seconds=1)
         notifier.notify()
         assert len(receiver.came) == tries
@@ -181,7 +181,9 @@ def test_spent_budget_is_sent_once_per_period(tmp_path: Path, receiver: Receiver
     "url", ["http://169.254.169.254/latest", "https://localhost/x", "http://127.0.0.1.evil.example/"]
 )
 def test_host_that_is_not_allowed_is_refused(tmp_path: Path, url: str) -> None:
-    with pytest.raises(TaskError, match=r"is not allowed; \$RETRAIN_WEBHOOK_HOSTS allows 127.0.0.1, hooks.example"):
+    with pytest.raises(
+        TaskError, match=r"is not allowed: add it to \$RETRAIN_WEBHOOK_HOSTS \(now: 127.0.0.1, hooks.example\)"
+    ):
         Place(tmp_path, url).notifier()
 
 

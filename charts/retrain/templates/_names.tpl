@@ -2,7 +2,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 53 | trimSuffix "-" }}
 {{- end }}
 
-{{/* A release called after the chart is not called so twice. Room is left for the components' names. */}}
+{{/* Does not repeat the chart's name if the release's name contains it. Leaves room for the components' names. */}}
 {{- define "retrain.fullname" -}}
 {{- if .Values.fullnameOverride }}
 {{- .Values.fullnameOverride | trunc 53 | trimSuffix "-" }}
@@ -28,7 +28,7 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
-{{/* Called with a list: the root, a component. */}}
+{{/* Argument: a list of the root and a component. */}}
 {{- define "retrain.selector" -}}
 {{- $root := index . 0 -}}
 app.kubernetes.io/name: {{ include "retrain.name" $root }}
@@ -36,7 +36,7 @@ app.kubernetes.io/instance: {{ quote $root.Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
-{{/* Called with a list: the root, a component. */}}
+{{/* Argument: a list of the root and a component. */}}
 {{- define "retrain.serviceAccount" -}}
 {{- $root := index . 0 -}}
 {{- $account := (index $root.Values (index . 1)).serviceAccount -}}
@@ -68,7 +68,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- include "retrain.imageAddress" (list .root (merge (deepCopy $own) $shared) $suffix) }}
 {{- end }}
 
-{{/* A file of rules or dashboards, its links leading to where the runbook is read. */}}
+{{/* A file of rules or dashboards, with links to the runbook's URL. */}}
 {{- define "retrain.linked" -}}
 {{- $home := index . 0 -}}
 {{- toString (index . 1) | replace "docs/operations.md" ($home.Values.monitoring.runbook | default "docs/operations.md") -}}

@@ -1,5 +1,5 @@
-{{/* What the pods of all components have in common. Called with a dict: root, component; token where Kubeflow
-     Pipelines is spoken to; for the container its args, and ports and probes where it serves (YAML). */}}
+{{/* The common parts of all components' pods. Argument: a dict of root and component; token, if the pod calls Kubeflow
+     Pipelines; args of the container; ports and probes, if it serves (YAML). */}}
 
 {{- define "retrain.podMetadata" -}}
 {{- $of := index .root.Values .component -}}
@@ -12,7 +12,7 @@ labels:
   {{- end }}
   {{- include "retrain.selector" (list .root .component) | nindent 2 }}
 annotations:
-  # Task files are read at the start: other files, other pods.
+  # Task files are read at the start, so changed files restart the pods.
   checksum/tasks: {{ include "retrain.tasks" .root | sha256sum }}
   {{- with $of.podAnnotations }}
   {{- toYaml . | nindent 2 }}

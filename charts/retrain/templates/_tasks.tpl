@@ -1,4 +1,4 @@
-{{/* All task files, by name: each task over what the release gives to all of them. */}}
+{{/* All task files by name: each task merged over the release's settings for all tasks. */}}
 {{- define "retrain.tasks" -}}
 {{- $kubeflow := .Values.kubeflow -}}
 {{- range $name, $task := .Values.tasks }}
@@ -8,7 +8,7 @@
 {{- end }}
 {{- end }}
 
-{{/* --task once for each task. */}}
+{{/* An argument --task for each task. */}}
 {{- define "retrain.taskArguments" -}}
 {{- range $name := keys .Values.tasks | sortAlpha }}
 - --task
@@ -16,11 +16,11 @@
 {{- end }}
 {{- end }}
 
-{{/* What the watcher would refuse when it starts is refused when it is installed. */}}
+{{/* Fails at install time with the errors that the watcher would raise at its start. */}}
 {{- define "retrain.watchArguments" -}}
 {{- range $name, $task := include "retrain.tasks" . | fromYaml }}
 {{- if and (eq $.Values.watcher.executor "kubeflow") (gt (int (dig "resources" "nodes" 1 $task)) 1) }}
-{{- fail (printf "tasks.%s.resources.nodes: a pipeline trains on one; `retrain pipeline trainjob` trains on several" $name) }}
+{{- fail (printf "tasks.%s.resources.nodes: a pipeline trains on one node; use `retrain pipeline trainjob` to train on several" $name) }}
 {{- end }}
 {{- end -}}
 {{- if and .Values.watcher.queueUrl .Values.watcher.events.tokenSecret }}

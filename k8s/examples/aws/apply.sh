@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the queue (with one for dead letters), lets the bucket send to it, and makes a policy for each role. The account,
+# Creates the queue and its dead-letter queue, allows the bucket to send to it, and creates a policy for each role. The account,
 # region, bucket and prefix in the JSON files beside this one are examples: replace them first.
 set -euo pipefail
 cd "$(dirname "$0")"

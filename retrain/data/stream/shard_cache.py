@@ -63,7 +63,7 @@ class ShardCache:
             self.store.download(ref.key, self.path(ref))
             with suppress(FileNotFoundError), self.path(ref).open("rb") as file:  # others may have taken its room again
                 if not self._is_whole(file, ref):
-                    raise DamagedDrop(ref.drop, f"{self.store.url}/{ref.key}: its SHA-256 is not the manifest's")
+                    raise DamagedDrop(ref.drop, f"{self.store.url}/{ref.key}: its SHA-256 differs from the manifest's")
 
     def _is_whole(self, file: BufferedReader, ref: ShardRef) -> bool:
         """Whether these are the bytes that the manifest names, asked once a process; others are removed."""

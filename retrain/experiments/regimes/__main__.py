@@ -36,12 +36,12 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "run", help="Run what has not been run yet. It can be stopped at any moment and resumed later."
     )
-    run.add_argument("names", nargs="*", metavar="NAME", help="Regimes; all if absent.")
-    run.add_argument("--seeds", type=_seeds, default=None, help="Such as 0,1,2; those of each regime if absent.")
+    run.add_argument("names", nargs="*", metavar="NAME", help="Regimes (default: all).")
+    run.add_argument("--seeds", type=_seeds, default=None, help="Such as 0,1,2 (default: those of each regime).")
     run.add_argument("--out", type=Path, required=True, help="Folder of the results.")
-    run.add_argument("--root", type=Path, default=Path("../shared/data"), help="Where data sets lie.")
-    run.add_argument("--jobs", type=int, default=1, help="Processes side by side, each on one thread.")
-    run.add_argument("--variants", action="store_true", help="Run the ablation too.")
+    run.add_argument("--root", type=Path, default=Path("../shared/data"), help="Folder of the data sets.")
+    run.add_argument("--jobs", type=int, default=1, help="Number of processes, each with one thread.")
+    run.add_argument("--variants", action="store_true", help="Also run the ablation.")
     report = commands.add_parser("report", help="Write the page and its picture from the results.")
     report.add_argument("folder", type=Path, help="Folder of the results.")
     report.add_argument("--output", type=Path, default=Path("docs/evidence/regimes.md"), help="The page.")

@@ -22,7 +22,7 @@ CANVAS = 24
 
 
 class Picture(NamedTuple):
-    """One labelled image, whose PNG file is made when it is needed."""
+    """One labelled image. Its PNG file is made when it is read."""
 
     class_name: str
     name: str
@@ -97,7 +97,7 @@ def _by_class(samples: list[Sample], rename: Callable[[str], str]) -> Pool:
 
 
 GLYPHS = tuple("ABCDEFGHJKLMNPRSTUVXYZ")
-"""Capitals that are told apart however they are turned by up to 20 degrees."""
+"""Capitals that can be distinguished when turned by up to 20 degrees."""
 
 SHAPES = ("circle", "square", "triangle", "pentagon", "hexagon", "ring", "cross", "star", "bar", "crescent")
 
@@ -140,7 +140,7 @@ def _draw_shape(name: str, number: int) -> bytes:
 
 
 def _compose(layer: Image.Image, chance: random.Random) -> bytes:
-    """Paste what was drawn in one colour onto a noisy ground of another, turned and moved."""
+    """Paste a drawing in one colour onto a noisy background of another, turned and moved."""
     move = (chance.uniform(-4, 4), chance.uniform(-4, 4))
     layer = layer.rotate(chance.uniform(-20, 20), translate=(round(move[0]), round(move[1]))).resize((CANVAS, CANVAS))
     dark = tuple(chance.randrange(0, 120) for _ in range(3))

@@ -1,4 +1,4 @@
-"""The drops of a regime: which picture lands when, with which label, written as image folders and packed."""
+"""The drops of a regime: which picture is in which drop with which label, written as image folders and packed."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ from retrain.store.task_store import TaskStore
 
 
 class Landed(NamedTuple):
-    """One image of a drop, and the label that it lands with."""
+    """One image of a drop, with its label, which may be wrong."""
 
     split: Split
     label: str
@@ -35,7 +35,7 @@ def drop_name(number: int) -> str:
 
 
 def land_all(regime: Regime, seed: int, task: Task, store: TaskStore, root: Path, scratch: Path) -> None:
-    """Pack all drops of a regime into a store, unless they are there."""
+    """Pack all drops of a regime into a store, unless they are committed."""
     committed = {drop.id for drop in store.drops.all()}
     if committed >= {drop_name(number) for number in range(1, len(regime.drops) + 1)}:
         return

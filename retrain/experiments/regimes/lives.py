@@ -1,7 +1,7 @@
 """The lives of one regime with one seed: every method retrains drop by drop in a store of its own.
 
-All methods start from the same first model, and no store holds what another method learnt. Stores lie below the
-output folder until every result is kept, so that a life that was killed is resumed where it stopped.
+All methods start from the same first model, and no store contains another method's models. Stores are kept below the
+output folder until every result is written, so that a killed life is resumed where it stopped.
 """
 
 import logging
@@ -45,14 +45,14 @@ ADVICE = "advice"
 
 
 class Place(NamedTuple):
-    """Where the suite works."""
+    """Folders of the suite, and the commit of the code."""
 
     root: Path
-    """Where data sets lie."""
+    """Folder of the data sets."""
     out: Path
     """Folder of the results."""
     commit: str
-    """The code that makes them."""
+    """Commit of the code that makes the results."""
 
 
 class Life:
@@ -76,7 +76,7 @@ class Life:
                 for drop in range(2, len(self.regime.drops) + 1):
                     self._run_drop(name, drop)
         if not is_advised:
-            self._ask_for_advice()
+            self._race_presets()
         shutil.rmtree(self.folder)
         return len(missing) + (not is_advised)
 
@@ -87,7 +87,7 @@ class Life:
         return [Key(self.regime.name, self.seed, FIRST, 1), *chain]
 
     def _is_needed(self, name: str, missing: Sequence[Key]) -> bool:
-        """Return whether a method has results to make, or others take their targets from it, as the advice does."""
+        """Return whether a method has missing results, or gives targets to other methods or to the advice."""
         asked = {key.method for key in missing} - {FIRST}
         targets = {self.methods[method].target for method in asked}
         return name in asked or name == PLAIN or (name == AVERAGED and "averaged" in targets)
@@ -111,7 +111,7 @@ class Life:
         self._keep(store, FIRST, 1)
 
     def _clone_first(self, name: str) -> None:
-        """Begin a method's store as a copy of the first model's, unless it has begun."""
+        """Create a method's store as a copy of the first model's, unless it exists."""
         folder, copy = self.folder / name, self.folder / f"{name}.part"
         if not folder.exists():
             shutil.rmtree(copy, ignore_errors=True)
@@ -139,8 +139,8 @@ class Life:
             stages.run_task(self._context(store), task, Request(purpose=purpose))  # type: ignore[arg-type]
         self._keep(store, name, drop)
 
-    def _ask_for_advice(self) -> None:
-        """Race the presets on the second drop as `retrain study recommend` does, and keep what it says."""
+    def _race_presets(self) -> None:
+        """Race the presets on the second drop as `retrain study recommend` does, and append its advice."""
         store = self._store(ADVICE)
         self._clone_first(ADVICE)
         self._land(ADVICE, 2)
@@ -161,7 +161,7 @@ class Life:
         log.info("%s seed %d: use %s: %s", advice.regime, advice.seed, advice.choice, advice.why)
 
     def _keep(self, store: TaskStore, name: str, drop: int) -> None:
-        """Append the result of a method on a drop, unless it is kept."""
+        """Append the result of a method on a drop, unless it is already written."""
         key = Key(self.regime.name, self.seed, name, drop)
         if key in read_runs(self.place.out):
             return
@@ -184,7 +184,7 @@ def summarize_drop(store: TaskStore, key: Key, commit: str) -> SuiteRun:
 
 
 def describe(run: SuiteRun) -> str:
-    """Return how a run went, in one line."""
+    """Return the result of a run in one line."""
     test = "-" if run.test_accuracy is None else f"{run.test_accuracy:.1%}"
     return f"{run.outcome}, {run.iterations:,} of {run.schedule:,} iterations, test {test}, {run.device_seconds:.0f} s"
 
@@ -204,8 +204,8 @@ def _is_under_way(store: TaskStore, drop: int, purpose: str) -> bool:
 def copy_calibration(source: TaskStore, target: TaskStore, task: Task, drop: int) -> None:
     """Copy the records of a scratch run on the drops up to this one into another store, for its targets.
 
-    Its plan gets the training settings of the task that it is copied for: those of averaging, which differ, would keep
-    the planner from comparing the two.
+    Its plan gets the training settings of the target's task. Different averaging settings would prevent the planner
+    from comparing the two.
     """
     record = _runs_on(source, drop, "calibrate")[-1]
     if target.ledger.find(record.run_id):

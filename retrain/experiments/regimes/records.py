@@ -20,7 +20,7 @@ T = TypeVar("T", bound=Record)
 
 
 class Key(NamedTuple):
-    """What tells one line from another; drops are counted from 1."""
+    """The key of a line. Drops are counted from 1."""
 
     regime: str
     seed: int
@@ -29,7 +29,7 @@ class Key(NamedTuple):
 
 
 class SuiteRun(Record):
-    """What one method took for one drop, all its attempts together."""
+    """The result of one method on one drop, all its attempts together."""
 
     regime: str
     seed: int
@@ -40,10 +40,10 @@ class SuiteRun(Record):
     promoted: bool | None
     """The gate's decision; None for a calibration, which has none."""
     start: str
-    """Why the weights started where they did, as the plan says."""
+    """The plan's reason for the initial weights."""
     attempts: int
     iterations: int
-    """Of all attempts."""
+    """Iterations of all attempts."""
     schedule: int
     """Iterations of scratch's whole training on this data."""
     batch_size: int
@@ -51,18 +51,18 @@ class SuiteRun(Record):
     curve: tuple[tuple[int, float], ...]
     """(iterations, accuracy on all of val) at each evaluation, iterations of earlier attempts included."""
     final_accuracy: float
-    """On val."""
+    """Final accuracy on val."""
     test_accuracy: float | None
-    """Of the model that the last attempt left."""
+    """Test accuracy of the last attempt's model."""
     champion_test_accuracy: float | None
-    """Of the champion in force after the gate's decision."""
+    """Test accuracy of the champion after the gate's decision."""
     target_accuracy: float | None
     provenance: str | None
-    """Of the target: measured or carried."""
+    """Provenance of the target: measured or carried."""
     expected_scratch: float | None
-    """What the plan expected scratch to take on this data, in iterations."""
+    """The plan's estimate of scratch's iterations on this data."""
     savings: Savings | None
-    """What the ledger says of these attempts."""
+    """The ledger's savings of these attempts."""
     device_seconds: float
     commit: str
     machine: Machine
@@ -123,7 +123,7 @@ def _champion_accuracy(record: RunRecord) -> float | None:
 
 
 class SuiteAdvice(Record):
-    """What `retrain study recommend` said when the second drop had landed, with scratch's accuracy measured."""
+    """The advice of `retrain study recommend` after the second drop landed, with scratch's accuracy measured."""
 
     regime: str
     seed: int
@@ -131,7 +131,7 @@ class SuiteAdvice(Record):
     """A preset, or scratch."""
     why: str
     iterations: int
-    """Of all races together."""
+    """Iterations of all races together."""
     schedule: int
     """Iterations of scratch's whole training on this data."""
     commit: str
@@ -150,9 +150,9 @@ def append_line(line: SuiteRun | SuiteAdvice, path: Path) -> None:
 
 
 def read_runs(folder: Path) -> dict[Key, SuiteRun]:
-    """Read all results; a line that was cut off by a kill is left out, and its run is repeated.
+    """Read all results. A line that was cut off by a kill is left out, so its run is repeated.
 
-    Raises `StudyError` where a line is of another version.
+    Raises `StudyError` if a line has another version's format.
     """
     return {run.key: run for run in _read(folder / FILE, SuiteRun)}
 
@@ -169,4 +169,6 @@ def _read(path: Path, kind: type[T]) -> Iterator[T]:
         try:
             yield kind.model_validate_json(line)
         except ValidationError as error:
-            raise StudyError(f"{path}, line {number}: {error.errors()[0]['msg']}: remove the line or file") from error
+            raise StudyError(
+                f"{path}, line {number}: {error.errors()[0]['msg']}: remove the line or the file"
+            ) from error

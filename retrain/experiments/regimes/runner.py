@@ -21,7 +21,7 @@ def run_suite(
 ) -> int:
     """Run every regime with every seed; return how many results are new.
 
-    A life that fails is reported, and the others go on. Raises `StudyError` at the end if there was one.
+    A life that fails is reported, and the others continue. Raises `StudyError` at the end if there was one.
     """
     out.mkdir(parents=True, exist_ok=True)
     os.environ["OMP_NUM_THREADS"] = "1"  # read by torch in the worker processes
@@ -41,11 +41,11 @@ def _collect(pending: dict["Future[int]", tuple[Regime, int]]) -> int:
         try:
             new += future.result()
             log.info("%s seed %d is complete", regime.name, seed)
-        except Exception as error:  # a training may raise anything; the other lives go on
+        except Exception as error:  # a training may raise anything; the other lives continue
             log.error("%s seed %d failed: %s: %s", regime.name, seed, type(error).__name__, error)
             failed.append(f"{regime.name} seed {seed}")
     if failed:
-        raise StudyError(f"{len(failed)} lives failed: {', '.join(failed)}; run the command again to go on with them")
+        raise StudyError(f"{len(failed)} lives failed: {', '.join(failed)}; run the command again to resume them")
     return new
 
 

@@ -199,7 +199,7 @@ RUNS = [
 CHAMPIONS = [
     stat(
         "Champion's age",
-        "Time since the model in force was put there.",
+        "Time since the champion was promoted.",
         {"{{task}}": f"time() - {_of('retrain_champion_since_timestamp_seconds')}"},
         "s",
     ),
@@ -212,7 +212,7 @@ CHAMPIONS = [
     ),
     table(
         "Champions",
-        "The models in force: the method that trained each, and the start of its weights' SHA-256.",
+        "The champions: the method that trained each, and the start of its weights' SHA-256.",
         _of("retrain_champion_info", ", method, model"),
     ),
 ]

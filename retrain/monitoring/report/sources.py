@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Sources:
-    """One task as it stands at `now`. `records` are oldest first; `curves` and `plans` are by run id."""
+    """The state of one task at `now`. `records` are oldest first; `curves` and `plans` are by run id."""
 
     task: str
     store: str

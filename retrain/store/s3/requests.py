@@ -42,7 +42,7 @@ def backoff(attempt: int) -> None:
 
 
 def _passes(error: Exception) -> bool:
-    """Whether a reply broke, or the one that ended a multipart upload was lost, which has no such upload any more."""
+    """Whether a reply broke, or the one that ended a multipart upload was lost, so that the upload no longer exists."""
     refusal = error.__context__
     ended = isinstance(refusal, ClientError) and refusal.response["Error"]["Code"] == "NoSuchUpload"
     return isinstance(error, BROKEN) or ended

@@ -54,7 +54,7 @@ def credentials_method() -> str | None:
 
 
 DESCRIPTIONS = create_loader()
-"""Botocore's descriptions of S3. A session that reads them anew takes 12 MB and a tenth of a second."""
+"""Botocore's descriptions of S3. A session that reads them again takes 12 MB and a tenth of a second."""
 
 
 def _make_client(endpoint_url: str | None) -> Any:
@@ -115,7 +115,7 @@ class S3Store:
         return (entry for entry in self._entries(prefix) if not is_key(entry.key))
 
     def read_range(self, key: str, start: int, size: int) -> bytes:
-        """Return so many bytes of the object from `start` on. Raises `Missing`."""
+        """Return `size` bytes of the object from `start` on. Raises `Missing`."""
         if not size:
             return b""
         get = partial(self._client.get_object, **self._object(key), Range=f"bytes={start}-{start + size - 1}")
