@@ -244,7 +244,7 @@ def test_watcher_is_alive_in_long_validation_stuck_if_silent(place: Place, monke
     upload(place.store.objects, "a-good", {"train.tar": shard(good())})
     health, frozen, others = Health(["pets"]), list[BaseProcess](), multiprocessing.active_children()
     with ThreadPoolExecutor(1) as pool:
-        look = pool.submit(TaskWatch(place.task, Recorder(), health).look)
+        look = pool.submit(TaskWatch(place.task, Recorder(), health).check_drops)
         freeze_next_child(frozen, look, others)
         now[0] += 2 * MAX_SILENCE
         alive = health.is_alive()

@@ -24,7 +24,7 @@
 {{- end }}
 {{- end -}}
 {{- if and .Values.watcher.queueUrl .Values.watcher.events.tokenSecret }}
-{{- fail "watcher.queueUrl and watcher.events.tokenSecret exclude each other: events come from one place" }}
+{{- fail "watcher.queueUrl and watcher.events.tokenSecret cannot be combined: set one of them" }}
 {{- end -}}
 - watch
 {{- include "retrain.taskArguments" . }}
