@@ -13,7 +13,7 @@ from torchvision.datasets import FakeData
 
 from retrain.errors import StudyError
 from retrain.experiments import report
-from retrain.experiments.catalogue import ASH, BEGIN, END, PAPERS, VERWIMP, entries, needed
+from retrain.experiments.catalogue import ASH, BEGIN, END, PAPERS, VERWIMP, entries, list_missing
 from retrain.experiments.component import component_scores
 from retrain.experiments.datasets import export, find, how_to_get
 from retrain.experiments.drops import DataRoot, commit_drops
@@ -385,7 +385,7 @@ def test_list_says_what_to_fetch_and_where_to_put_it(place: Path, tmp_path: Path
     study = small_study(name="far", data=[{"name": "adaptiope-real-life"}])
     (place / "studies" / "far.yaml").write_text(study.model_dump_json())
     assert f"Adaptiope's real_life images (gitlab.com/tringwald/adaptiope), as CLASS/*.jpg, into {tmp_path}" in "".join(
-        needed(tmp_path)
+        list_missing(tmp_path)
     )
 
 
