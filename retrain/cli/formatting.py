@@ -14,9 +14,9 @@ from rich.table import Table
 from retrain.config import METRIC_NAMES, Metric, Split
 from retrain.data.dataset import untrained_classes
 from retrain.pipeline.status import Status
-from retrain.records import Drift, Drop, Erasure, Plan, Retention, RunRecord, Savings, ScratchEstimate, Target
+from retrain.records import Drift, Drop, Erasure, Plan, RunRecord, Savings, ScratchEstimate, Target
 from retrain.records.ledger import total_savings
-from retrain.utils.text import format_bytes, pluralize
+from retrain.utils.text import pluralize
 
 M = TypeVar("M", bound=BaseModel)
 Rows = Iterable[tuple[str, str]]
@@ -341,26 +341,6 @@ def _quality_rows(record: RunRecord) -> Rows:
         yield "gate", "; ".join(record.decision.reasons) or "passed"
         for note in record.decision.notes:
             yield "gate could not tell", note
-
-
-REMOVALS = (
-    Column("removed", lambda removal: removal.what, "left"),
-    Column("reason", lambda removal: removal.why, "left"),
-    Column("files", lambda removal: f"{len(removal.keys):,}"),
-    Column("size", lambda removal: format_bytes(removal.bytes)),
-)
-
-
-def retention_table(tasks: Sequence[Retention]) -> Table:
-    """Return a table with a line for each run, drop or set of claims whose files are removed."""
-    table = grid(REMOVALS, [removal for task in tasks for removal in task.removals])
-    kept = sum(len(task.kept) for task in tasks)
-    freed = format_bytes(sum(task.bytes for task in tasks))
-    is_done = all(task.is_done for task in tasks)
-    caption = f"{freed} {'freed' if is_done else 'would be freed'}; {pluralize(kept, 'run')} kept whole"
-    table.caption, table.min_width = caption, len(caption)
-    table.caption_justify = "left"
-    return table
 
 
 def status_details(status: Status) -> Table:

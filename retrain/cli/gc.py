@@ -7,6 +7,10 @@ import typer
 from retrain.cli.options import NONE, AsJson, Overrides, open_task
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
     from retrain.records import Retention
 
 
@@ -26,7 +30,7 @@ def gc(
     overrides: Overrides = NONE,
 ) -> None:
     """Remove models, states and indices that no rollback, resumed run or future run needs."""
-    from retrain.cli.formatting import print_record, retention_table
+    from retrain.cli.formatting import print_record
     from retrain.errors import UserError
     from retrain.pipeline import retention
     from retrain.utils.clock import is_duration, parse_duration, utc_now
@@ -43,4 +47,25 @@ def gc(
             with store.lock() as ours:
                 found = retention.plan_removal(ours, keep_last, age, now)
                 done.append(retention.remove(ours, found, now))
-    print_record(done, retention_table, as_json)
+    print_record(done, _retention_table, as_json)
+
+
+def _retention_table(tasks: "Sequence[Retention]") -> "Table":
+    """Return a table with a line for each run, drop or set of claims whose files are removed."""
+    from retrain.cli.formatting import Column, grid
+    from retrain.utils.text import format_bytes, pluralize
+
+    columns = (
+        Column("removed", lambda removal: removal.what, "left"),
+        Column("reason", lambda removal: removal.why, "left"),
+        Column("files", lambda removal: f"{len(removal.keys):,}"),
+        Column("size", lambda removal: format_bytes(removal.bytes)),
+    )
+    table = grid(columns, [removal for task in tasks for removal in task.removals])
+    kept = sum(len(task.kept) for task in tasks)
+    freed = format_bytes(sum(task.bytes for task in tasks))
+    is_done = all(task.is_done for task in tasks)
+    caption = f"{freed} {'freed' if is_done else 'would be freed'}; {pluralize(kept, 'run')} kept whole"
+    table.caption, table.min_width = caption, len(caption)
+    table.caption_justify = "left"
+    return table
