@@ -58,7 +58,7 @@ def drop(task: str, number: int) -> Drop:
 
 
 def bucket(tasks: int, drops: int) -> dict[str, bytes]:
-    """Return the manifests of so many tasks with so many drops each."""
+    """Return the manifests of this number of tasks with this number of drops each."""
     landed = (drop(f"task-{task:05d}", number) for task in range(tasks) for number in range(drops))
     return {TaskKeys(one.task).manifest(one.id): one.to_bytes() for one in landed}
 
@@ -88,11 +88,11 @@ def peak_mb() -> float:
 
 
 def watch_tasks(tasks: int, endpoint_url: str) -> dict[str, object]:
-    """Return what a watcher of so many tasks takes in its first and third turn."""
+    """Return what a watcher of this number of tasks takes in its first and third turn."""
     bare, names = peak_mb(), [f"task-{number:05d}" for number in range(tasks)]
     health = Health(names)
     watches = [TaskWatch(Task(name=name, store=URL, endpoint_url=endpoint_url), Idle(), health) for name in names]
-    watcher = Watcher(watches, health, poll_seconds=0, inbox=None)
+    watcher = Watcher(watches, health, poll_seconds=0, queue=None)
     first = measured(watcher.once)
     watcher.once()
     later = measured(watcher.once)
@@ -100,7 +100,7 @@ def watch_tasks(tasks: int, endpoint_url: str) -> dict[str, object]:
 
 
 def watch_drops(drops: int, endpoint_url: str) -> dict[str, object]:
-    """Return what a task of so many drops takes: the first look at it, a later one, and the plan of a run on all."""
+    """Return what a task of this number of drops takes: the first look at it, a later one, and the plan of a run on all."""
     task = Task(name="task-00000", store=URL, endpoint_url=endpoint_url)
     bare, watch = peak_mb(), TaskWatch(task, Idle(), Health([task.name]))
     first, later = measured(watch.look), measured(watch.look)
