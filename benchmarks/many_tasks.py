@@ -100,10 +100,10 @@ def watch_tasks(tasks: int, endpoint_url: str) -> dict[str, object]:
 
 
 def watch_drops(drops: int, endpoint_url: str) -> dict[str, object]:
-    """Return what a task of this number of drops takes: the first look at it, a later one, and the plan of a run on all."""
+    """Return what a task with this number of drops takes: two looks at it, and the plan of a run on all."""
     task = Task(name="task-00000", store=URL, endpoint_url=endpoint_url)
     bare, watch = peak_mb(), TaskWatch(task, Idle(), Health([task.name]))
-    first, later = measured(watch.look), measured(watch.look)
+    first, later = measured(watch.check_drops), measured(watch.check_drops)
     plan = measured(lambda: plan_next_run(open_task_store(task), task, Request()))
     taken = {"first look": first, "later look": later, "plan": plan}
     return {"drops": drops, **taken, "without a task_mb": bare, "peak_mb": peak_mb()}

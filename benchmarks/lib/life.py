@@ -34,7 +34,7 @@ from retrain.watcher.task_watch import TaskWatch
 AROUND = "kfp, processes, imports"
 
 STAGES: tuple[tuple[Any, str, str], ...] = (
-    (TaskWatch, "look", "notice"),
+    (TaskWatch, "check_drops", "notice"),
     (ingestion, "run_in_subprocess", "validate"),
     (TaskWatch, "advance", "claim, start"),
     (next_run, "plan_next_run", "plan"),
