@@ -20,7 +20,7 @@ from retrain.data.uploads import ingest_drop
 from retrain.experiments.chart_style import colour_of, finish_chart
 from retrain.kubeflow.local import run_locally
 from retrain.monitoring.exporter import Exporter, WatchedTask
-from retrain.pipeline import next_run, stages, train
+from retrain.pipeline import next_run, recording, stages, train
 from retrain.pipeline.context import Context
 from retrain.pipeline.executor import InProcessExecutor
 from retrain.pipeline.planning import Request
@@ -43,10 +43,10 @@ STAGES: tuple[tuple[Any, str, str], ...] = (
     (train, "set_up", "set up"),
     (train, "run_loop", "train"),
     (train, "measure_train_accuracy", "train"),
-    (stages, "evaluate_run", "evaluate"),
-    (stages, "decide", "judge"),
+    (Context, "measure", "evaluate"),
+    (recording, "decide", "judge"),
     (ChampionPointer, "swap", "promote"),
-    (stages, "write_record", "record"),
+    (recording, "write_record", "record"),
 )
 """Functions, where they are called from, and the stages that they are; `train` is what a run's record charges."""
 
