@@ -69,5 +69,5 @@ def test_request_behind_a_slow_drawing_is_refused(port: int, hanging: Path, monk
 
 def test_hanging_drawing_is_given_up(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "DRAW_SECONDS", 1)
-    assert page(port) == (503, "drawing the page of pets: not done after 1 s\n")
+    assert page(port) == (503, "drawing the page of pets: not done after 1 s, so it was killed\n")
     assert multiprocessing.active_children() == []
