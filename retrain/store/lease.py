@@ -105,7 +105,7 @@ class Lease:
         except LeaseLost:
             pass
         except StoreError as error:
-            log.warning("the lease was not given back and expires by itself: %s", error)
+            log.warning("the lease could not be released and expires by itself: %s", error)
 
     def _put(self, expires_at: datetime) -> None:
         with self._lock:

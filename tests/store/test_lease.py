@@ -155,7 +155,7 @@ def test_lost_store_at_lease_release_keeps_the_works_outcome(
         store.root.write_text("no folder")
         if end:
             raise end
-    assert "the lease was not given back and expires by itself: " in caplog.text
+    assert "the lease could not be released and expires by itself: " in caplog.text
 
 
 def test_released_lease_refuses_writes_and_keeps_the_new_holder(store: ObjectStore) -> None:
