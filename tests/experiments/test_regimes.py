@@ -1,4 +1,4 @@
-"""The suite of regimes: how its drops are made, a whole life, and the report that is recomputed from its results."""
+"""Tests of the suite of regimes: its drops, a whole sequence, and the page that is recomputed from its results."""
 
 import io
 from pathlib import Path
@@ -11,19 +11,19 @@ from PIL import Image, ImageChops
 from retrain.config.task import Model
 from retrain.errors import ModelError, StudyError
 from retrain.experiments.regimes.__main__ import main
+from retrain.experiments.regimes.drops import DropImage, choose_drop_images
 from retrain.experiments.regimes.figures import (
-    Advised,
-    bar_of,
+    AdviceFigures,
+    advice_figures,
+    compare,
     first_reaching,
     geometric_mean,
-    judge_advice,
-    life_of,
-    race,
     regime_figures,
+    scratch_baseline,
+    sequence_figures,
 )
 from retrain.experiments.regimes.goals import check_goals
 from retrain.experiments.regimes.images import COARSE, apply_shift, choose_pictures
-from retrain.experiments.regimes.landing import Landed, plan_drops
 from retrain.experiments.regimes.methods import (
     AVERAGED,
     DEFAULT,
@@ -35,7 +35,7 @@ from retrain.experiments.regimes.methods import (
     PLAIN,
     VARIANTS,
 )
-from retrain.experiments.regimes.page import make_page, tell_regimes
+from retrain.experiments.regimes.page import collect_regimes, make_page
 from retrain.experiments.regimes.records import FILE, Key, SuiteAdvice, SuiteRun, append_line, read_advice, read_runs
 from retrain.experiments.regimes.settings import Regime, load_regimes, task_of
 from retrain.models.factory import build_network, has_normalisation
@@ -59,12 +59,12 @@ def regime(**parts: Any) -> Regime:
     return Regime.model_validate(SHAPES | parts)
 
 
-def planned(regime: Regime, folder: Path, seed: int = 0) -> list[list[Landed]]:
+def planned(regime: Regime, folder: Path, seed: int = 0) -> list[list[DropImage]]:
     pictures = choose_pictures(regime.images, seed, folder, folder)
-    return list(plan_drops(regime, seed, pictures))
+    return list(choose_drop_images(regime, seed, pictures))
 
 
-def true_label(landed: Landed) -> bool:
+def true_label(landed: DropImage) -> bool:
     return landed.label == landed.picture.class_name
 
 
@@ -167,17 +167,17 @@ def test_mixer_gives_logits_and_refuses_patches_that_do_not_fit() -> None:
         build_network(Model(name="mixer", options={"patch": 3}), 5, 8, 0)
 
 
-# A whole life
+# A whole sequence of drops
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the results of a tiny regime, run by the code that the command runs in its workers."""
-    from retrain.experiments.regimes.lives import Life, Place
+    from retrain.experiments.regimes.sequence import DropSequence, Place
 
     out = tmp_path_factory.mktemp("suite")
-    life = Life(regime(), 0, Place(out, out, "abc"), {})
-    assert life.run() == len(METHODS) + 2  # the first model, and what `study recommend` says
+    sequence = DropSequence(regime(), 0, Place(out, out, "abc"), {})
+    assert sequence.run() == len(METHODS) + 2  # the first model, and what `study recommend` says
     return out
 
 
@@ -204,18 +204,18 @@ def test_regime_run_keeps_what_recommend_says(finished: Path) -> None:
 
 
 def test_complete_regime_run_is_not_repeated(finished: Path) -> None:
-    from retrain.experiments.regimes.lives import Life, Place
+    from retrain.experiments.regimes.sequence import DropSequence, Place
 
     before = (finished / FILE).read_bytes()
-    assert Life(regime(), 0, Place(finished, finished, "abc"), {}).run() == 0
+    assert DropSequence(regime(), 0, Place(finished, finished, "abc"), {}).run() == 0
     assert (finished / FILE).read_bytes() == before
 
 
 def test_killed_regime_run_resumes_to_the_same_results(finished: Path, tmp_path: Path) -> None:
-    from retrain.experiments.regimes import lives
+    from retrain.experiments.regimes import sequence
 
     whole = read_runs(finished)
-    killed = lives.Life(regime(), 0, lives.Place(tmp_path, tmp_path, "abc"), {})
+    killed = sequence.DropSequence(regime(), 0, sequence.Place(tmp_path, tmp_path, "abc"), {})
     kept = 0
 
     def keep_two(*arguments: Any) -> None:
@@ -223,19 +223,19 @@ def test_killed_regime_run_resumes_to_the_same_results(finished: Path, tmp_path:
         kept += 1
         if kept == 3:
             raise KeyboardInterrupt
-        lives.Life._keep(killed, *arguments)
+        sequence.DropSequence._keep(killed, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(killed, "_keep", keep_two)
         with pytest.raises(KeyboardInterrupt):
             killed.run()
     assert len(read_runs(tmp_path)) == 2
-    lives.Life(regime(), 0, lives.Place(tmp_path, tmp_path, "abc"), {}).run()
+    sequence.DropSequence(regime(), 0, sequence.Place(tmp_path, tmp_path, "abc"), {}).run()
 
-    def told(runs: dict[Key, SuiteRun]) -> dict[Key, Any]:
+    def outcomes(runs: dict[Key, SuiteRun]) -> dict[Key, Any]:
         return {key: (run.curve, run.test_accuracy, run.savings) for key, run in runs.items()}
 
-    assert told(read_runs(tmp_path)) == told(whole)
+    assert outcomes(read_runs(tmp_path)) == outcomes(whole)
 
 
 def test_report_is_recomputed_from_the_results_alone(
@@ -253,7 +253,7 @@ def test_report_is_recomputed_from_the_results_alone(
     assert (tmp_path / "regimes" / "regimes.svg").read_text().startswith("<svg")
     assert main(["report", str(tmp_path / "regimes"), "--output", str(page)]) == 0
     assert page.read_text() == first
-    assert "## What `retrain study recommend` says" in first
+    assert "## The advice of `retrain study recommend`" in first
     assert first.index("| goal | measured | met? |") < first.index("## Every regime")
 
 
@@ -325,7 +325,7 @@ def by_hand() -> dict[Key, SuiteRun]:
 
 
 def test_target_is_scratchs_final_accuracy_when_first_reached() -> None:
-    assert bar_of(suite_run(PLAIN)) == (0.5, 80)
+    assert scratch_baseline(suite_run(PLAIN)) == (0.5, 80)
     assert first_reaching(((5, 0.1), (6, 0.3)), 0.2) == 6
     assert first_reaching(((5, 0.1),), 0.2) is None
     assert geometric_mean([2, 8]) == pytest.approx(4)
@@ -334,24 +334,24 @@ def test_target_is_scratchs_final_accuracy_when_first_reached() -> None:
 def test_advice_is_compared_with_the_best_preset() -> None:
     runs = by_hand() | {Key("hand", 0, PAPER, 2): suite_run(PAPER, curve=((70, 0.5),))}
     advice = SuiteAdvice(regime="hand", seed=0, choice="paper", why="", iterations=20, schedule=100, commit="abc")
-    wrong = judge_advice(runs, advice)
+    wrong = advice_figures(runs, advice)
     assert wrong
-    assert wrong == Advised(advice, taken=70, best=20, scratch=80)
+    assert wrong == AdviceFigures(advice, taken=70, best=20, scratch=80)
     for choice, taken in (("naive", 40 + 80), ("scratch", 80)):
-        found = judge_advice(runs, advice.model_copy(update={"choice": choice}))
+        found = advice_figures(runs, advice.model_copy(update={"choice": choice}))
         assert found
         assert found[1:] == (taken, 20, 80)
-    assert judge_advice(by_hand(), advice) is None
+    assert advice_figures(by_hand(), advice) is None
     *_, goal = check_goals([], [wrong])
-    assert (goal.measured, goal.met) == ("0 of 1 lives; not hand seed 0 (3.50)", False)
+    assert (goal.measured, goal.met) == ("0 of 1 sequences; not hand seed 0 (3.50)", False)
     assert check_goals([], [wrong._replace(taken=23)] * 9 + [wrong])[-1].met
 
 
 def test_speed_up_sums_iterations_over_drops() -> None:
-    found = race(by_hand(), "hand", 0, DEFAULT_TO_PLAIN, PLAIN)
+    found = compare(by_hand(), "hand", 0, DEFAULT_TO_PLAIN, PLAIN)
     assert found == (160, 40, 2, 2)
     assert found.speed_up == 4
-    earlier = race(by_hand(), "hand", 0, DEFAULT_TO_PLAIN, PLAIN, level=90)
+    earlier = compare(by_hand(), "hand", 0, DEFAULT_TO_PLAIN, PLAIN, level=90)
     assert earlier is not None
     assert earlier.speed_up == 8
 
@@ -360,40 +360,40 @@ def test_methods_are_compared_on_the_seeds_that_they_share() -> None:
     runs = by_hand()
     slow = {key._replace(seed=1): run for key, run in runs.items() if key.method not in (NAIVE, DEFAULT_TO_PLAIN)}
     slow |= {Key("hand", 1, DEFAULT_TO_PLAIN, drop): runs[Key("hand", 0, PLAIN, drop)] for drop in (2, 3)}
-    [(_, found)] = tell_regimes(runs | slow, [regime(name="hand")])
+    [(_, found)] = collect_regimes(runs | slow, [regime(name="hand")])
     assert found.speed_up(DEFAULT_TO_PLAIN, PLAIN) == pytest.approx(320 / 200)
     assert found.shared_seeds((DEFAULT_TO_PLAIN, NAIVE, PAPER), PLAIN) == {0}
     assert found.speed_up(DEFAULT_TO_PLAIN, PLAIN, seeds={0}) == 4
 
 
 def test_run_that_never_reaches_the_target_is_charged_scratch() -> None:
-    found = race(by_hand(), "hand", 0, NAIVE, PLAIN)
+    found = compare(by_hand(), "hand", 0, NAIVE, PLAIN)
     assert found == (160, 240, 0, 2)
     assert found.speed_up == pytest.approx(2 / 3)
 
 
 def test_net_saving_credits_promoted_runs_alone() -> None:
-    life = life_of(by_hand(), "hand", 0)
-    assert life is not None
-    assert (life.used, life.used_all_in) == (40, 60)
-    assert (life.net, life.net_averaged, life.net_ledger, life.ledger_error) == (20, -10, 20, 4)
-    assert (life.scratch, life.scratch_averaged, life.whole) == (160, 100, 200)
-    assert life.champion_gaps == pytest.approx((0.01, 0.01))
-    assert (life.outcomes, life.promoted) == (("reached", "plateau"), 1)
+    sequence = sequence_figures(by_hand(), "hand", 0)
+    assert sequence is not None
+    assert (sequence.used, sequence.used_all_in) == (40, 60)
+    assert (sequence.net, sequence.net_averaged, sequence.net_ledger, sequence.ledger_error) == (20, -10, 20, 4)
+    assert (sequence.scratch, sequence.scratch_averaged, sequence.whole) == (160, 100, 200)
+    assert sequence.champion_gaps == pytest.approx((0.01, 0.01))
+    assert (sequence.outcomes, sequence.promoted) == (("reached", "plateau"), 1)
 
 
 def test_regime_without_both_targets_is_left_out() -> None:
     runs = by_hand()
     del runs[Key("hand", 0, AVERAGED, 3)]
-    assert life_of(runs, "hand", 0) is None
+    assert sequence_figures(runs, "hand", 0) is None
     assert regime_figures(runs, "hand") is None
 
 
 def test_goals_say_what_is_met_and_what_is_not() -> None:
     hand = regime(name="hand", kind="journey", is_fitted=True)
-    told = tell_regimes(by_hand(), [hand])
-    met = [goal.met for goal in check_goals(told)]
+    results = collect_regimes(by_hand(), [hand])
+    met = [goal.met for goal in check_goals(results)]
     assert met == [True, True, True, None, False, True, True, True, False, None]
-    page = make_page(by_hand(), told, "regimes")
+    page = make_page(by_hand(), results, "regimes")
     assert "4.00" in page
     assert "0.67 (0/2)" in page

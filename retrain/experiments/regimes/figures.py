@@ -1,8 +1,10 @@
-"""What the suite found, as figures: pure functions over its results, by arithmetic of their own.
+"""Compute the suite's figures from its results, with pure functions.
 
-Nothing here uses the product's accounting, so that the ledger's figures can be checked against it. Evaluations are
-charged at a third of a trained image. A run that never reaches a bar is followed by training from scratch: it is
-charged its own iterations and scratch's.
+Nothing here uses the accounting of `retrain.pipeline`, so these figures can check the ledger's. An evaluated image
+costs a third of a trained image. A run that never reaches scratch's accuracy is charged its own iterations and
+scratch's, because training from scratch would have to follow it.
+
+A sequence is one regime with one seed: all its drops, one after the other.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -27,21 +29,21 @@ EVALUATED = 1 / 3
 Runs = Mapping[Key, SuiteRun]
 
 
-class Bar(NamedTuple):
-    """What a scratch run ended with, and when its curve was first there (Verwimp et al., eq. 1)."""
+class Baseline(NamedTuple):
+    """A scratch run's final accuracy, and the iterations until its curve first reached it (Verwimp et al., eq. 1)."""
 
     accuracy: float
     iterations: int
 
 
-class Race(NamedTuple):
-    """What a method took to a bar over all drops of a life, and what scratch took."""
+class Comparison(NamedTuple):
+    """Iterations of a method and of scratch to the accuracy of the baseline, summed over the drops of a sequence."""
 
     scratch: int
     taken: int
-    """Where the bar was never reached: all iterations of the run, and scratch's."""
+    """For a drop on which the accuracy was never reached: all iterations of the run, and scratch's."""
     reached: int
-    """On how many drops the bar was reached."""
+    """Number of drops on which the accuracy was reached."""
     drops: int
 
     @property
@@ -50,35 +52,35 @@ class Race(NamedTuple):
         return self.scratch / self.taken
 
 
-class Life(NamedTuple):
+class SequenceFigures(NamedTuple):
     """The figures of one regime with one seed."""
 
     whole: int
     """Iterations of scratch's whole trainings on every dataset."""
     scratch: int
-    """Of plain scratch to its own accuracy, summed over drops."""
+    """Iterations of plain scratch to its own accuracy, summed over drops."""
     scratch_averaged: int
-    """The same of scratch with averaging."""
+    """The same for scratch with averaging."""
     used: int
-    """Of the default, all attempts."""
+    """Iterations of all runs of the default."""
     used_all_in: float
-    """Evaluations included."""
+    """The same, with evaluations."""
     net: float
-    """Saved against plain scratch: s_scratch of the drops whose run was promoted, less `used_all_in`."""
+    """Saving against plain scratch: s_scratch of the drops whose run was promoted, minus `used_all_in`."""
     net_averaged: float
-    """The same against scratch with averaging."""
+    """The same, against scratch with averaging."""
     net_ledger: float
-    """What the product's ledger says."""
+    """Net saving in the ledger."""
     ledger_error: float
     """The standard error that the ledger states."""
     test: float
-    """Test accuracy of the models that the default's runs stopped with, the mean over drops."""
+    """Mean test accuracy over drops of the models with which the default's runs ended."""
     test_champion: float
-    """Of the champions after each run."""
+    """Mean test accuracy of the champions after each run."""
     test_scratch: float
-    """Of plain scratch."""
+    """Mean test accuracy of plain scratch."""
     champion_gaps: tuple[float, ...]
-    """Champion less plain scratch, drop by drop."""
+    """Test accuracy of the champion minus that of plain scratch, one for each drop."""
     final_val: float
     outcomes: tuple[str, ...]
     promoted: int
@@ -86,7 +88,7 @@ class Life(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A mean over `n` seeds, and its standard error where there are two and more."""
+    """A mean over `n` seeds, and its standard error; None for a single seed."""
 
     mean: float
     error: float | None
@@ -109,58 +111,65 @@ def first_reaching(curve: Iterable[tuple[int, float]], accuracy: float) -> int |
     return next((iteration for iteration, value in curve if value >= accuracy), None)
 
 
-def bar_of(scratch: SuiteRun) -> Bar:
-    """Return what a scratch run ended with, and when it was first there."""
+def scratch_baseline(scratch: SuiteRun) -> Baseline:
+    """Return a scratch run's final accuracy and the iterations after which it first had it."""
     accuracy = scratch.curve[-1][1]
-    return Bar(accuracy, first_reaching(scratch.curve, accuracy) or scratch.iterations)
+    return Baseline(accuracy, first_reaching(scratch.curve, accuracy) or scratch.iterations)
 
 
-def race(runs: Runs, regime: str, seed: int, method: str, against: str, level: float = 100) -> Race | None:
-    """Return what a method took to `level` percent of a bar, over all drops; None unless all of both runs are there."""
-    races = [race_on(runs, Key(regime, seed, method, drop), against, level) for drop in drops_of(runs, regime, seed)]
-    known = [each for each in races if each]
-    if not races or len(known) < len(races):
+def compare(runs: Runs, regime: str, seed: int, method: str, against: str, level: float = 100) -> Comparison | None:
+    """Compare the iterations of two methods to `level` percent of the second one's final accuracy, over all drops.
+
+    Return None unless both methods have results for every drop.
+    """
+    comparisons = [
+        compare_on_drop(runs, Key(regime, seed, method, drop), against, level) for drop in drops_of(runs, regime, seed)
+    ]
+    known = [each for each in comparisons if each]
+    if not comparisons or len(known) < len(comparisons):
         return None
     scratch, taken, reached, drops = map(sum, zip(*known, strict=True))
-    return Race(scratch, taken, reached, drops)
+    return Comparison(scratch, taken, reached, drops)
 
 
-def race_on(runs: Runs, key: Key, against: str, level: float = 100) -> Race | None:
-    """Return what a method took on one drop."""
+def compare_on_drop(runs: Runs, key: Key, against: str, level: float = 100) -> Comparison | None:
+    """Compare two methods on one drop; return None if a result is missing."""
     run, other = runs.get(key), runs.get(key._replace(method=against))
     if run is None or other is None:
         return None
-    bar = bar_of(other)
-    at = first_reaching(run.curve, level / 100 * bar.accuracy)
-    return Race(bar.iterations, run.iterations + bar.iterations if at is None else at, int(at is not None), 1)
+    baseline = scratch_baseline(other)
+    at = first_reaching(run.curve, level / 100 * baseline.accuracy)
+    return Comparison(
+        baseline.iterations, run.iterations + baseline.iterations if at is None else at, int(at is not None), 1
+    )
 
 
-class Advised(NamedTuple):
-    """What advice was worth: iterations to scratch's accuracy, in runs of full length."""
+class AdviceFigures(NamedTuple):
+    """Iterations to scratch's accuracy of the advised preset, the best one and scratch, in runs of full length."""
 
     advice: SuiteAdvice
     taken: int
-    """Of what was advised."""
+    """Iterations of the advised preset, or of scratch if that was advised."""
     best: int
-    """Of the best preset, or of scratch if that was advised and is sooner."""
+    """Iterations of the best preset, or of scratch if that was advised and takes fewer."""
     scratch: int
 
     @property
     def ratio(self) -> float:
-        """How many times as many as the best one's."""
+        """Return `taken` divided by `best`."""
         return self.taken / self.best
 
 
-def judge_advice(runs: Runs, advice: SuiteAdvice) -> Advised | None:
-    """Return what advice was worth; None if not all presets and scratch have run."""
+def advice_figures(runs: Runs, advice: SuiteAdvice) -> AdviceFigures | None:
+    """Compare an advised preset with the best one; return None unless all presets and scratch have run."""
     presets = {"default": DEFAULT_TO_PLAIN, "naive": NAIVE, "paper": PAPER}
     methods = {**presets, "scratch": PLAIN}
     keys = {choice: Key(advice.regime, advice.seed, method, 2) for choice, method in methods.items()}
-    taken = {choice: found.taken for choice, key in keys.items() if (found := race_on(runs, key, PLAIN))}
+    taken = {choice: found.taken for choice, key in keys.items() if (found := compare_on_drop(runs, key, PLAIN))}
     if len(taken) < len(methods):
         return None
     best = min(taken[choice] for choice in {*presets, advice.choice})
-    return Advised(advice, taken[advice.choice], best, taken["scratch"])
+    return AdviceFigures(advice, taken[advice.choice], best, taken["scratch"])
 
 
 def drops_of(runs: Runs, regime: str, seed: int) -> list[int]:
@@ -169,9 +178,9 @@ def drops_of(runs: Runs, regime: str, seed: int) -> list[int]:
 
 
 def seeds_of(runs: Runs, regime: str) -> list[int]:
-    """Return the seeds with which a regime's life is complete enough to be told."""
+    """Return the seeds of a regime whose sequence has all results that `sequence_figures` needs."""
     seeds = sorted({key.seed for key in runs if key.regime == regime})
-    return [seed for seed in seeds if life_of(runs, regime, seed)]
+    return [seed for seed in seeds if sequence_figures(runs, regime, seed)]
 
 
 def all_in(run: SuiteRun) -> float:
@@ -179,8 +188,8 @@ def all_in(run: SuiteRun) -> float:
     return run.iterations + EVALUATED * run.evaluated_images / run.batch_size
 
 
-def life_of(runs: Runs, regime: str, seed: int) -> Life | None:
-    """Return the figures of a life; None unless the default and both bars are there for every drop."""
+def sequence_figures(runs: Runs, regime: str, seed: int) -> SequenceFigures | None:
+    """Return the figures of a sequence; None unless the default and both baselines are there for every drop."""
     numbers = drops_of(runs, regime, seed)
     found = [
         tuple(runs.get(Key(regime, seed, method, drop)) for method in (DEFAULT, PLAIN, AVERAGED)) for drop in numbers
@@ -188,22 +197,22 @@ def life_of(runs: Runs, regime: str, seed: int) -> Life | None:
     rows = [(own, plain, averaged) for own, plain, averaged in found if own and plain and averaged]
     if not rows or len(rows) < len(found):
         return None
-    plain_bars = [bar_of(plain).iterations for _, plain, _ in rows]
-    averaged_bars = [bar_of(averaged).iterations for _, _, averaged in rows]
+    plain_iterations = [scratch_baseline(plain).iterations for _, plain, _ in rows]
+    averaged_iterations = [scratch_baseline(averaged).iterations for _, _, averaged in rows]
     used = sum(all_in(own) for own, _, _ in rows)
     gaps = tuple((own.champion_test_accuracy or 0) - (plain.test_accuracy or 0) for own, plain, _ in rows)
 
-    def delivered(bars: Sequence[int]) -> int:
-        return sum(bar for bar, (own, _, _) in zip(bars, rows, strict=True) if own.promoted)
+    def credited(baselines: Sequence[int]) -> int:
+        return sum(iterations for iterations, (own, _, _) in zip(baselines, rows, strict=True) if own.promoted)
 
-    return Life(
+    return SequenceFigures(
         whole=sum(plain.schedule for _, plain, _ in rows),
-        scratch=sum(plain_bars),
-        scratch_averaged=sum(averaged_bars),
+        scratch=sum(plain_iterations),
+        scratch_averaged=sum(averaged_iterations),
         used=sum(own.iterations for own, _, _ in rows),
         used_all_in=used,
-        net=delivered(plain_bars) - used,
-        net_averaged=delivered(averaged_bars) - used,
+        net=credited(plain_iterations) - used,
+        net_averaged=credited(averaged_iterations) - used,
         net_ledger=sum(own.savings.net for own, _, _ in rows if own.savings),
         ledger_error=sum(own.savings.standard_error for own, _, _ in rows if own.savings),
         test=fmean(own.test_accuracy or 0 for own, _, _ in rows),
@@ -218,59 +227,65 @@ def life_of(runs: Runs, regime: str, seed: int) -> Life | None:
 
 
 class RegimeFigures(NamedTuple):
-    """A regime's lives and races, by seed."""
+    """A regime's sequences and comparisons, by seed."""
 
     name: str
-    lives: dict[int, Life]
-    races: dict[tuple[str, str, int], dict[int, Race]]
-    """By method, bar and level, and then by seed."""
+    sequences: dict[int, SequenceFigures]
+    comparisons: dict[tuple[str, str, int], dict[int, Comparison]]
+    """By method, baseline and level, and then by seed."""
 
-    def mean(self, figure: Callable[[Life], float]) -> Estimate:
+    def mean(self, figure: Callable[[SequenceFigures], float]) -> Estimate:
         """Return the mean of a figure over seeds."""
-        return estimate([figure(life) for life in self.lives.values()])
+        return estimate([figure(sequence) for sequence in self.sequences.values()])
 
-    def speed_up(self, method: str, bar: str, level: int = 100, seeds: Collection[int] = ()) -> float | None:
-        """Return L_r: scratch's iterations over the method's, both summed over seeds; None without a race.
+    def speed_up(self, method: str, baseline: str, level: int = 100, seeds: Collection[int] = ()) -> float | None:
+        """Return L_r: scratch's iterations divided by the method's, both summed over seeds; None without results.
 
         Only these `seeds` count, or all that the method was run with.
         """
-        races = [race for seed, race in self._races(method, bar, level).items() if not seeds or seed in seeds]
-        return sum(race.scratch for race in races) / sum(race.taken for race in races) if races else None
+        by_seed = self._comparisons(method, baseline, level)
+        chosen = [each for seed, each in by_seed.items() if not seeds or seed in seeds]
+        return sum(each.scratch for each in chosen) / sum(each.taken for each in chosen) if chosen else None
 
-    def reached(self, method: str, bar: str, level: int = 100) -> tuple[int, int]:
-        """Return on how many drops the bar was reached, and on how many it was raced to."""
-        races = self._races(method, bar, level).values()
-        return sum(race.reached for race in races), sum(race.drops for race in races)
+    def reached(self, method: str, baseline: str, level: int = 100) -> tuple[int, int]:
+        """Return the number of drops on which the accuracy was reached, and the number of drops compared."""
+        comparisons = self._comparisons(method, baseline, level).values()
+        return sum(each.reached for each in comparisons), sum(each.drops for each in comparisons)
 
-    def shared_seeds(self, methods: Iterable[str], bar: str) -> set[int]:
+    def shared_seeds(self, methods: Iterable[str], baseline: str) -> set[int]:
         """Return the seeds that all of these methods were run with, without the methods that were not run at all."""
-        each = [races.keys() for method in methods if (races := self._races(method, bar, 100))]
+        each = [comparisons.keys() for method in methods if (comparisons := self._comparisons(method, baseline, 100))]
         return set(each[0]).intersection(*each[1:]) if each else set()
 
-    def _races(self, method: str, bar: str, level: int) -> dict[int, Race]:
-        return self.races.get((method, bar, level), {})
+    def _comparisons(self, method: str, baseline: str, level: int) -> dict[int, Comparison]:
+        return self.comparisons.get((method, baseline, level), {})
 
 
-RACES = (
+COMPARISONS = (
     (DEFAULT_TO_PLAIN, PLAIN),
     (DEFAULT_TO_AVERAGED, AVERAGED),
     (NAIVE, PLAIN),
     (PAPER, PLAIN),
     (AVERAGED, PLAIN),
 )
-"""Which method is raced to which bar."""
+"""Each method, and the scratch run that it is compared with."""
 
 
 def regime_figures(runs: Runs, regime: str, methods: Sequence[str] = ()) -> RegimeFigures | None:
-    """Return a regime's figures; None before one life is complete. `methods`: variants raced to plain scratch's bar."""
+    """Return a regime's figures; None before one sequence is complete.
+
+    `methods` are variants, which are compared with plain scratch.
+    """
     seeds = seeds_of(runs, regime)
     if not seeds:
         return None
-    pairs = [*RACES, *((method, PLAIN) for method in methods)]
-    races = {
-        (method, bar, level): {seed: found for seed in seeds if (found := race(runs, regime, seed, method, bar, level))}
-        for method, bar in pairs
+    pairs = [*COMPARISONS, *((method, PLAIN) for method in methods)]
+    comparisons = {
+        (method, baseline, level): {
+            seed: found for seed in seeds if (found := compare(runs, regime, seed, method, baseline, level))
+        }
+        for method, baseline in pairs
         for level in (99, 100)
     }
-    lives = {seed: life for seed in seeds if (life := life_of(runs, regime, seed))}
-    return RegimeFigures(regime, lives, races)
+    sequences = {seed: sequence for seed in seeds if (sequence := sequence_figures(runs, regime, seed))}
+    return RegimeFigures(regime, sequences, comparisons)

@@ -3,19 +3,19 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from retrain.experiments.regimes.figures import Advised, RegimeFigures, estimate, geometric_mean
+from retrain.experiments.regimes.figures import AdviceFigures, RegimeFigures, estimate, geometric_mean
 from retrain.experiments.regimes.methods import AVERAGED, DEFAULT_TO_AVERAGED, DEFAULT_TO_PLAIN, NAIVE, PAPER, PLAIN
 from retrain.experiments.regimes.settings import Regime
 
 GAP = 0.005
-"""How far a test accuracy may lie below scratch's."""
+"""Largest allowed shortfall of a test accuracy against scratch's."""
 
 WRONG_SHARE = 0.1
-"""Of the lives in which the advised method may take much longer than the best one."""
+"""Largest allowed share of sequences in which the advised preset exceeds `ADVISED_RATIO`."""
 ADVISED_RATIO = 1.15
-"""The advised method's iterations over the best one's, at most."""
+"""Largest allowed ratio of the advised preset's iterations to the best one's."""
 
-Told = tuple[Regime, RegimeFigures]
+RegimeResult = tuple[Regime, RegimeFigures]
 
 
 class Goal(NamedTuple):
@@ -27,66 +27,67 @@ class Goal(NamedTuple):
     """None: nothing was measured."""
 
 
-def check_goals(told: Sequence[Told], advised: Sequence[Advised] = ()) -> list[Goal]:
+def check_goals(results: Sequence[RegimeResult], advised: Sequence[AdviceFigures] = ()) -> list[Goal]:
     """Return all goals of the suite."""
-    journeys = [(regime, found) for regime, found in told if regime.kind == "journey"]
+    journeys = [(regime, found) for regime, found in results if regime.kind == "journey"]
     return [
-        _net_saving(told),
-        _test_accuracy(told),
-        _geometric_mean(told, DEFAULT_TO_PLAIN, PLAIN, "plain scratch", 4),
-        _geometric_mean(told, DEFAULT_TO_AVERAGED, AVERAGED, "scratch with averaging", 2.5),
-        _fitted(told),
-        _never_slower(told),
+        _net_saving(results),
+        _test_accuracy(results),
+        _geometric_mean(results, DEFAULT_TO_PLAIN, PLAIN, "plain scratch", 4),
+        _geometric_mean(results, DEFAULT_TO_AVERAGED, AVERAGED, "scratch with averaging", 2.5),
+        _fitted(results),
+        _never_slower(results),
         _journey_share(journeys),
         _journey_champions(journeys),
-        _ledger_agrees(told),
+        _ledger_agrees(results),
         _advice_is_right(advised),
     ]
 
 
 def _each(goal: str, failing: list[str], count: int, what: str) -> Goal:
-    """Return a goal that every regime has to meet."""
+    """Return a goal that is met if nothing fails it."""
     if not count:
         return Goal(goal, "not run", None)
     measured = f"{count - len(failing)} of {count} {what}"
     return Goal(goal, measured + (f"; not {', '.join(failing)}" if failing else ""), not failing)
 
 
-def _net_saving(told: Sequence[Told]) -> Goal:
+def _net_saving(results: Sequence[RegimeResult]) -> Goal:
     failing = [
         regime.name
-        for regime, found in told
-        if min(found.mean(lambda life: life.net_ledger).mean, found.mean(lambda life: life.net).mean) <= 0
+        for regime, found in results
+        if min(found.mean(lambda each: each.net_ledger).mean, found.mean(lambda each: each.net).mean) <= 0
     ]
-    goal = "The default's net saving over the life is above zero in every regime, by the ledger and independently"
-    return _each(goal, failing, len(told), "regimes")
+    goal = "The default's net saving over all drops is above zero in every regime, in the ledger and recomputed"
+    return _each(goal, failing, len(results), "regimes")
 
 
-def _test_accuracy(told: Sequence[Told]) -> Goal:
-    failing = [r.name for r, found in told if found.mean(lambda life: life.test - life.test_scratch).mean < -GAP]
-    goal = "Its stopped test accuracy is at most 0.5 points below plain scratch's in every regime"
-    return _each(goal, failing, len(told), "regimes")
+def _test_accuracy(results: Sequence[RegimeResult]) -> Goal:
+    failing = [r.name for r, found in results if found.mean(lambda each: each.test - each.test_scratch).mean < -GAP]
+    goal = "Its mean test accuracy is at most 0.5 points below plain scratch's in every regime"
+    return _each(goal, failing, len(results), "regimes")
 
 
-def _geometric_mean(told: Sequence[Told], method: str, bar: str, name: str, least: float) -> Goal:
+def _geometric_mean(results: Sequence[RegimeResult], method: str, baseline: str, name: str, least: float) -> Goal:
     goal = f"The geometric mean of L_100 against {name} is at least {least:g}"
-    found = [speed_up for _, figures in told if (speed_up := figures.speed_up(method, bar))]
+    found = [speed_up for _, figures in results if (speed_up := figures.speed_up(method, baseline))]
     if not found:
         return Goal(goal, "not run", None)
     mean = geometric_mean(found)
     return Goal(goal, f"{mean:.2f} over {len(found)} regimes", mean >= least)
 
 
-def _fitted(told: Sequence[Told]) -> Goal:
-    goal = "In fitted regimes with 100 images a class and more, L_100 against plain scratch is at least 8"
-    raced = [(r.name, s) for r, f in told if r.is_fitted and (s := f.speed_up(DEFAULT_TO_PLAIN, PLAIN))]
-    return _each(goal, [f"{name} ({speed_up:.1f})" for name, speed_up in raced if speed_up < 8], len(raced), "regimes")
+def _fitted(results: Sequence[RegimeResult]) -> Goal:
+    goal = "Where scratch fits its data and a class has 100 images or more, L_100 against plain scratch is at least 8"
+    found = [(r.name, s) for r, f in results if r.is_fitted and (s := f.speed_up(DEFAULT_TO_PLAIN, PLAIN))]
+    failing = [f"{name} ({speed_up:.1f})" for name, speed_up in found if speed_up < 8]
+    return _each(goal, failing, len(found), "regimes")
 
 
-def _never_slower(told: Sequence[Told]) -> Goal:
-    goal = "The default is never more than 10% slower than the better of naive and paper"
+def _never_slower(results: Sequence[RegimeResult]) -> Goal:
+    goal = "The default takes at most 10% more iterations than the better of naive and paper, where all were run"
     failing, count = [], 0
-    for regime, found in told:
+    for regime, found in results:
         seeds = found.shared_seeds((DEFAULT_TO_PLAIN, NAIVE, PAPER), PLAIN)
         own = found.speed_up(DEFAULT_TO_PLAIN, PLAIN, seeds=seeds)
         others = [each for method in (NAIVE, PAPER) if (each := found.speed_up(method, PLAIN, seeds=seeds))]
@@ -97,45 +98,48 @@ def _never_slower(told: Sequence[Told]) -> Goal:
     return _each(goal, failing, count, "regimes")
 
 
-def _journey_share(journeys: Sequence[Told]) -> Goal:
-    goal = "Every journey takes at most 45% of the iterations that scratch takes to its accuracy, evaluations included"
-    shares = [(r.name, f.mean(lambda life: life.used_all_in / life.scratch).mean) for r, f in journeys]
+def _journey_share(journeys: Sequence[RegimeResult]) -> Goal:
+    goal = "On every journey the default, with evaluations, takes at most 45% of s_scratch"
+    shares = [(r.name, f.mean(lambda each: each.used_all_in / each.scratch).mean) for r, f in journeys]
     if not shares:
         return Goal(goal, "not run", None)
     measured = "; ".join(f"{name} {share:.0%}" for name, share in shares)
     return Goal(goal, measured, all(share <= 0.45 for _, share in shares))
 
 
-def _journey_champions(journeys: Sequence[Told]) -> Goal:
-    goal = "Every champion of a journey is at most 0.5 points below plain scratch on test (mean over seeds)"
+def _journey_champions(journeys: Sequence[RegimeResult]) -> Goal:
+    goal = "Every champion of a journey is at most 0.5 points below plain scratch on test, in the mean over seeds"
     failing = [
         f"{regime.name} drop {number} ({mean * 100:+.1f} points)"
         for regime, found in journeys
-        for number, gaps in enumerate(zip(*(life.champion_gaps for life in found.lives.values()), strict=True), 2)
+        for number, gaps in enumerate(zip(*(each.champion_gaps for each in found.sequences.values()), strict=True), 2)
         if (mean := estimate(gaps).mean) < -GAP
     ]
-    count = sum(len(next(iter(found.lives.values())).champion_gaps) for _, found in journeys)
+    count = sum(len(next(iter(found.sequences.values())).champion_gaps) for _, found in journeys)
     return _each(goal, failing, count, "champions")
 
 
-def _ledger_agrees(told: Sequence[Told]) -> Goal:
-    goal = "The ledger's net saving is within twice its stated standard error of the independent one"
-    lives = [(r.name, seed, life) for r, f in told for seed, life in f.lives.items()]
+def _ledger_agrees(results: Sequence[RegimeResult]) -> Goal:
+    goal = "The ledger's net saving is within twice its stated standard error of the recomputed one"
+    sequences = [(r.name, seed, sequence) for r, f in results for seed, sequence in f.sequences.items()]
     failing = [
         f"{name} seed {seed}"
-        for name, seed, life in lives
-        if abs(life.net_ledger - life.net_averaged) > 2 * life.ledger_error + 0.5
+        for name, seed, sequence in sequences
+        if abs(sequence.net_ledger - sequence.net_averaged) > 2 * sequence.ledger_error + 0.5
     ]
-    return _each(goal, failing, len(lives), "lives")
+    return _each(goal, failing, len(sequences), "sequences")
 
 
-def _advice_is_right(advised: Sequence[Advised]) -> Goal:
-    goal = "`retrain study recommend` names a preset within 15% of the best one's iterations in at least 9 of 10 lives"
+def _advice_is_right(advised: Sequence[AdviceFigures]) -> Goal:
+    goal = (
+        "`retrain study recommend` names a preset that takes at most 15% more iterations than the best one, in at "
+        "least 9 of 10 sequences"
+    )
     wrong = [
         f"{each.advice.regime} seed {each.advice.seed} ({each.ratio:.2f})"
         for each in advised
         if each.ratio > ADVISED_RATIO
     ]
-    return _each(goal, wrong, len(advised), "lives")._replace(
+    return _each(goal, wrong, len(advised), "sequences")._replace(
         met=len(wrong) <= WRONG_SHARE * len(advised) if advised else None
     )

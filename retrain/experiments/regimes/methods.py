@@ -6,20 +6,20 @@ FIRST = "first"
 """The scratch run on the first drop, which every method continues from."""
 
 PLAIN, AVERAGED = "scratch", "scratch-averaged"
-"""Training from scratch on all drops, its last weights evaluated, or their average: the two bars."""
+"""The two baselines: training from scratch on all drops, evaluated with its last weights or with their average."""
 
 DEFAULT = "default"
-"""The product as it comes, with the target carried from the first drop."""
+"""The default settings, with the target carried from the first drop."""
 
 DEFAULT_TO_PLAIN, DEFAULT_TO_AVERAGED = "default-to-plain", "default-to-averaged"
-"""The same with a measured target: the accuracy of scratch on the same data, by the one bar or the other."""
+"""The default settings with a measured target: the final accuracy of plain or averaged scratch on the same data."""
 
 NAIVE, PAPER = "naive", "paper"
 """The presets of these names, with the accuracy of plain scratch as target."""
 
 
 class Method(NamedTuple):
-    """How one method differs from the product as it comes."""
+    """How one method differs from the default settings."""
 
     overrides: dict[str, Any]
     target: Literal["none", "carried", "plain", "averaged"]
@@ -64,4 +64,4 @@ VARIANTS = {
     "naive + shrinking": _naive_with({"initialization": {**SHRINK, "new_rows": "fresh"}}),
     "naive + L2-init": _naive_with({"objective": {"name": "l2_init", "strength": 0.01}}),
 }
-"""Each idea taken out of the default (in company), and added to the naive start (alone)."""
+"""Each idea removed from the default, and each added alone to the naive preset."""

@@ -1,4 +1,4 @@
-"""The suite's page, made from its results and regime files alone."""
+"""Write the suite's page from its results and regime files alone."""
 
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -6,15 +6,15 @@ from pathlib import Path
 
 from retrain.errors import StudyError
 from retrain.experiments.regimes.figures import (
-    Advised,
+    AdviceFigures,
     Estimate,
     RegimeFigures,
     Runs,
+    advice_figures,
     geometric_mean,
-    judge_advice,
     regime_figures,
 )
-from retrain.experiments.regimes.goals import Told, check_goals
+from retrain.experiments.regimes.goals import RegimeResult, check_goals
 from retrain.experiments.regimes.methods import (
     AVERAGED,
     DEFAULT_TO_AVERAGED,
@@ -31,65 +31,72 @@ from retrain.utils.text import pluralize
 
 MET = {True: "yes", False: "**no**", None: "-"}
 NOTES = "<!-- Notes below this line are kept. -->"
+LABELS = {DEFAULT_TO_PLAIN: "default"}
 
 
 def write_page(folder: Path, output: Path, regimes: Sequence[Regime]) -> str:
     """Write the page, its picture and a copy of the results; say what was written. Raises `StudyError` if none are."""
     runs, advice = read_runs(folder), read_advice(folder)
-    told = tell_regimes(runs, regimes)
-    if not told:
+    results = collect_regimes(runs, regimes)
+    if not results:
         raise StudyError(f"{folder / FILE}: no regime has one complete seed yet; run the suite first")
     beside = output.with_suffix("")
-    save_picture(draw_regimes(told), beside / "regimes")
+    save_picture(draw_regimes(results), beside / "regimes")
     for file in (FILE, ADVICE_FILE):
         if (folder / file).exists() and (folder / file).resolve() != (beside / file).resolve():
             shutil.copyfile(folder / file, beside / file)
     notes = output.read_text(encoding="utf-8").partition(NOTES)[2] if output.exists() else "\n"
     output.write_text(
-        make_page(runs, told, beside.name, _advised(runs, advice)) + f"\n{NOTES}{notes}", encoding="utf-8"
+        make_page(runs, results, beside.name, _advised(runs, advice)) + f"\n{NOTES}{notes}", encoding="utf-8"
     )
-    return f"{output}: {len(told)} of {len(regimes)} regimes, {len(runs)} results"
+    return f"{output}: {len(results)} of {len(regimes)} regimes, {len(runs)} results"
 
 
-def tell_regimes(runs: Runs, regimes: Sequence[Regime]) -> list[Told]:
-    """Return the regimes that have a complete life, with their figures; journeys last."""
+def collect_regimes(runs: Runs, regimes: Sequence[Regime]) -> list[RegimeResult]:
+    """Return the figures of the regimes that have a complete sequence; journeys last."""
     ordered = sorted(regimes, key=lambda regime: regime.kind == "journey")
     return [(regime, found) for regime in ordered if (found := regime_figures(runs, regime.name, list(VARIANTS)))]
 
 
-def _advised(runs: Runs, advice: Mapping[tuple[str, int], SuiteAdvice]) -> list[Advised]:
-    return [found for _, each in sorted(advice.items()) if (found := judge_advice(runs, each))]
+def _advised(runs: Runs, advice: Mapping[tuple[str, int], SuiteAdvice]) -> list[AdviceFigures]:
+    return [found for _, each in sorted(advice.items()) if (found := advice_figures(runs, each))]
 
 
-def make_page(runs: Runs, told: Sequence[Told], beside: str, advised: Sequence[Advised] = ()) -> str:
+def make_page(runs: Runs, results: Sequence[RegimeResult], beside: str, advised: Sequence[AdviceFigures] = ()) -> str:
     """Return the page, Markdown."""
-    goals = [[goal.goal, goal.measured, MET[goal.met]] for goal in check_goals(told, advised)]
+    goals = [[goal.goal, goal.measured, MET[goal.met]] for goal in check_goals(results, advised)]
     sections = [
         "# What the continuous run saves, regime by regime",
         "For readers who want to know what the default settings save on data like their own, and where they save "
-        "little. "
-        "Each regime is a file in `studies/regimes/`; the figures come from "
-        f"[`{beside}/{FILE}`]({beside}/{FILE}).",
+        "little. A regime is a data set, a network, and the way in which its images arrive as drops. Each is a file in "
+        "`studies/regimes/`. A sequence is one regime with one seed: all its drops, one after the other. The figures "
+        f"come from [`{beside}/{FILE}`]({beside}/{FILE}).",
         _table(["goal", "measured", "met?"], goals),
         f"![L_100 and test accuracy in every regime]({beside}/regimes.svg)",
         "## Every regime",
-        "Means over seeds. L_r is how many times sooner than scratch the default reaches r percent of scratch's "
-        "accuracy on val (Verwimp et al., eq. 2), with that accuracy as its target; a run that never gets there is "
-        "charged all its iterations and scratch's, and (2/3) says that it got there on two drops of three. Over "
-        "several drops and seeds, iterations are summed; naive and paper have fewer seeds in some regimes. Scratch "
-        "with averaging is the fairer bar: it promotes the same average of weights as the default. Higher is better.",
-        _table(*_speed_ups(told)),
-        "## The life with default settings",
-        "The target is carried from the first drop, and nothing is calibrated. Used: iterations of all attempts with "
-        "evaluations, as a share of what plain scratch takes to its accuracy, and of scratch's whole trainings (lower "
-        "is better). Net saving: by the ledger, with its stated standard error, and by independent arithmetic "
-        "(`retrain/experiments/regimes/figures.py`) against both bars, in iterations; of a drop whose run was refused, "
-        "all is a loss. Test accuracies are of the models that the runs stopped with, means over drops.",
-        _table(*_lives(told)),
-        *_ablation(told),
+        "L_r says how many times sooner than scratch a run reaches r percent of scratch's final accuracy on val "
+        "(Verwimp et al., eq. 2). Higher is better, and 1 means no saving. The run's target is that accuracy. "
+        "Iterations are summed over drops and seeds. A run that never reaches the accuracy is charged all its "
+        "iterations and scratch's; (2/3) means that it was reached on two drops of three.",
+        "Columns without a method are for the default. Plain scratch evaluates its last weights. Averaged scratch "
+        "evaluates the average of its weights, as the default does, so it is the fairer comparison. s_scratch is the "
+        "mean over seeds of scratch's iterations to its final accuracy. Naive and paper have fewer seeds in some "
+        "regimes.",
+        _table(*_speed_ups(results)),
+        "## What a user of the defaults saves",
+        "Here the target is carried from the first drop, as it is for a user who never runs `retrain baseline`. All "
+        "figures are means over seeds.",
+        "- **Used**: iterations of all runs of the default, with evaluations. They are given as a share of s_scratch "
+        "of plain scratch, and of scratch's whole schedules. Lower is better.\n"
+        "- **Net saving**, in iterations: as the ledger states it, with its standard error, and recomputed from the "
+        "measured curves (`retrain/experiments/regimes/figures.py`) against plain and averaged scratch. A drop whose "
+        "run the gate refused saves nothing, and its iterations are a loss.\n"
+        "- **Test accuracy**: of the model with which each run ended, as a mean over drops.",
+        _table(*_sequences(results)),
+        *_ablation(results),
         *_recommended(advised),
         "## The regimes",
-        "\n".join(f"- **{regime.title}** (`{regime.name}`): {regime.why}" for regime, _ in told),
+        "\n".join(f"- **{regime.title}** (`{regime.name}`): {regime.why}" for regime, _ in results),
         "## To repeat it",
         "`python -m retrain.experiments.regimes run --out FOLDER --jobs 2`, then "
         "`python -m retrain.experiments.regimes report FOLDER`. " + _made_with(runs),
@@ -97,9 +104,15 @@ def make_page(runs: Runs, told: Sequence[Told], beside: str, advised: Sequence[A
     return "\n\n".join(sections) + "\n"
 
 
-def _speed_ups(told: Sequence[Told]) -> tuple[list[str], list[list[str]]]:
-    head = ["regime", "seeds", "s_scratch", "s_scratch with averaging", "L_99", "L_100"]
-    head += ["L_99, averaged bar", "L_100, averaged bar", "naive L_100", "paper L_100", "scratch with averaging L_100"]
+def _speed_ups(results: Sequence[RegimeResult]) -> tuple[list[str], list[list[str]]]:
+    head = ["regime", "seeds", "s_scratch, plain", "s_scratch, averaged", "L_99", "L_100"]
+    head += [
+        "L_99 against averaged",
+        "L_100 against averaged",
+        "naive: L_100",
+        "paper: L_100",
+        "averaged scratch: L_100",
+    ]
     columns = [
         (DEFAULT_TO_PLAIN, PLAIN, 99),
         (DEFAULT_TO_PLAIN, PLAIN, 100),
@@ -112,47 +125,47 @@ def _speed_ups(told: Sequence[Told]) -> tuple[list[str], list[list[str]]]:
     rows = [
         [
             regime.title,
-            str(len(found.lives)),
-            _iterations(found.mean(lambda life: life.scratch)),
-            _iterations(found.mean(lambda life: life.scratch_averaged)),
+            str(len(found.sequences)),
+            _iterations(found.mean(lambda each: each.scratch)),
+            _iterations(found.mean(lambda each: each.scratch_averaged)),
             *(_speed_up(found, *column) for column in columns),
         ]
-        for regime, found in told
+        for regime, found in results
     ]
-    means = [[s for _, found in told if (s := found.speed_up(*column))] for column in columns]
+    means = [[s for _, found in results if (s := found.speed_up(*column))] for column in columns]
     last = ["**geometric mean**", "", "", "", *(f"**{geometric_mean(each):.2f}**" if each else "-" for each in means)]
     return head, [*rows, last]
 
 
-def _lives(told: Sequence[Told]) -> tuple[list[str], list[list[str]]]:
-    head = ["regime", "used of s_scratch", "of the whole", "net, ledger", "its error", "net, plain bar"]
-    head += ["net, averaged bar", "test, default", "test, scratch", "difference", "how runs ended", "promoted"]
+def _sequences(results: Sequence[RegimeResult]) -> tuple[list[str], list[list[str]]]:
+    head = ["regime", "used, of s_scratch", "used, of its schedules", "net, ledger", "its error", "net, against plain"]
+    head += ["net, against averaged", "test, default", "test, scratch", "difference", "runs ended as", "promoted"]
     rows = [
         [
             regime.title,
-            _percent(found.mean(lambda life: life.used_all_in / life.scratch)),
-            _percent(found.mean(lambda life: life.used_all_in / life.whole)),
-            _iterations(found.mean(lambda life: life.net_ledger)),
-            _iterations(found.mean(lambda life: life.ledger_error)),
-            _iterations(found.mean(lambda life: life.net)),
-            _iterations(found.mean(lambda life: life.net_averaged)),
-            _percent(found.mean(lambda life: life.test), 1),
-            _percent(found.mean(lambda life: life.test_scratch), 1),
-            _points(found.mean(lambda life: 100 * (life.test - life.test_scratch))),
+            _percent(found.mean(lambda each: each.used_all_in / each.scratch)),
+            _percent(found.mean(lambda each: each.used_all_in / each.whole)),
+            _iterations(found.mean(lambda each: each.net_ledger)),
+            _iterations(found.mean(lambda each: each.ledger_error)),
+            _iterations(found.mean(lambda each: each.net)),
+            _iterations(found.mean(lambda each: each.net_averaged)),
+            _percent(found.mean(lambda each: each.test), 1),
+            _percent(found.mean(lambda each: each.test_scratch), 1),
+            _points(found.mean(lambda each: 100 * (each.test - each.test_scratch))),
             _outcomes(found),
-            f"{sum(life.promoted for life in found.lives.values())} of "
-            f"{sum(len(life.outcomes) for life in found.lives.values())}",
+            f"{sum(sequence.promoted for sequence in found.sequences.values())} of "
+            f"{sum(len(sequence.outcomes) for sequence in found.sequences.values())}",
         ]
-        for regime, found in told
+        for regime, found in results
     ]
     return head, rows
 
 
-def _ablation(told: Sequence[Told]) -> Iterator[str]:
-    """Yield the table of variants, over the regimes in which they were run, with the seeds that all were run with."""
+def _ablation(results: Sequence[RegimeResult]) -> Iterator[str]:
+    """Yield the table of variants, for the regimes and seeds with which all of them were run."""
     columns = [DEFAULT_TO_PLAIN, NAIVE, *VARIANTS]
     rows = []
-    for regime, found in told:
+    for regime, found in results:
         if found.shared_seeds(VARIANTS, PLAIN):
             seeds = found.shared_seeds(columns, PLAIN)
             title = f"{regime.title} ({pluralize(len(seeds), 'seed')})"
@@ -161,28 +174,32 @@ def _ablation(told: Sequence[Told]) -> Iterator[str]:
         return
     yield "## What each idea gives"
     yield (
-        "L_100 against plain scratch, as above: each idea taken out of the default, and each added to the naive start. "
-        "The mean is geometric."
+        "L_100 against plain scratch, as above, for the default, for the default with one idea removed or changed, for "
+        "the preset naive, and for naive with one idea added. The mean is geometric."
     )
     cells = {method: [speed_ups[place] for _, speed_ups in rows] for place, method in enumerate(columns)}
     lines = [
-        [method, *(f"{s:.2f}" if s else "-" for s in found), f"**{geometric_mean(known):.2f}**" if known else "-"]
+        [
+            LABELS.get(method, method),
+            *(f"{s:.2f}" if s else "-" for s in found),
+            f"**{geometric_mean(known):.2f}**" if known else "-",
+        ]
         for method, found in cells.items()
         if (known := [s for s in found if s]) or not found
     ]
     yield _table(["method", *(title for title, _ in rows), "mean"], lines)
 
 
-def _recommended(advised: Sequence[Advised]) -> Iterator[str]:
-    """Yield the table of what `retrain study recommend` says."""
+def _recommended(advised: Sequence[AdviceFigures]) -> Iterator[str]:
+    """Yield the table of the advice of `retrain study recommend`."""
     if not advised:
         return
-    yield "## What `retrain study recommend` says"
+    yield "## The advice of `retrain study recommend`"
     yield (
-        "Asked when the second drop had landed, with scratch's accuracy measured. It races the presets default, naive "
-        "and paper for a quarter of scratch's training in all. Advised, best and scratch: iterations to scratch's "
-        "accuracy of what it named, of the best preset, and of scratch itself, in runs of full length; a run that "
-        "never gets there is charged scratch's too."
+        "The command was run after the second drop landed, with scratch's accuracy measured. It makes short runs of "
+        "the presets default, naive and paper, which together take a quarter of scratch's schedule. The columns "
+        "advised, best and scratch are iterations to scratch's accuracy in runs of full length: of the advised "
+        "preset, of the best one, and of scratch. A run that never reaches it is also charged scratch's iterations."
     )
     rows = [
         [
@@ -197,12 +214,12 @@ def _recommended(advised: Sequence[Advised]) -> Iterator[str]:
         ]
         for each in advised
     ]
-    titles = ["regime", "seed", "it says", "advised", "best", "ratio", "scratch", "races, of scratch's training"]
+    titles = ["regime", "seed", "advice", "advised", "best", "advised / best", "scratch", "short runs, of a schedule"]
     yield _table(titles, rows)
 
 
-def _speed_up(found: RegimeFigures, method: str, bar: str, level: int) -> str:
-    speed_up, (reached, drops) = found.speed_up(method, bar, level), found.reached(method, bar, level)
+def _speed_up(found: RegimeFigures, method: str, baseline: str, level: int) -> str:
+    speed_up, (reached, drops) = found.speed_up(method, baseline, level), found.reached(method, baseline, level)
     if speed_up is None:
         return "-"
     return f"{speed_up:.2f}" + ("" if reached == drops else f" ({reached}/{drops})")
@@ -221,7 +238,7 @@ def _points(value: Estimate) -> str:
 
 
 def _outcomes(found: RegimeFigures) -> str:
-    ended = [outcome for life in found.lives.values() for outcome in life.outcomes]
+    ended = [outcome for sequence in found.sequences.values() for outcome in sequence.outcomes]
     return ", ".join(f"{ended.count(outcome)} {outcome}" for outcome in dict.fromkeys(ended))
 
 

@@ -8,7 +8,7 @@ import altair as alt
 import vl_convert
 
 from retrain.experiments.chart_style import colour_of, finish_chart
-from retrain.experiments.regimes.goals import GAP, Told
+from retrain.experiments.regimes.goals import GAP, RegimeResult
 from retrain.experiments.regimes.methods import AVERAGED, DEFAULT_TO_AVERAGED, DEFAULT_TO_PLAIN, NAIVE, PAPER, PLAIN
 
 DRAWN = {
@@ -19,9 +19,9 @@ DRAWN = {
 }
 
 
-def draw_regimes(told: Sequence[Told]) -> alt.TopLevelMixin:
+def draw_regimes(results: Sequence[RegimeResult]) -> alt.TopLevelMixin:
     """Return the picture: L_100 of each method on the left, test accuracy against scratch on the right."""
-    order = [regime.title for regime, _ in told]
+    order = [regime.title for regime, _ in results]
     y = alt.Y("regime:N", sort=order, title=None, axis=alt.Axis(labelLimit=0, grid=True, ticks=False, domain=False))
     x = alt.X(
         "speed_up:Q",
@@ -30,7 +30,7 @@ def draw_regimes(told: Sequence[Told]) -> alt.TopLevelMixin:
         axis=alt.Axis(values=[0.125, 0.25, 0.5, 1, 2, 4, 8, 16, 32], format="~g"),
     )
     colour = colour_of(list(DRAWN)).legend(orient="top", columns=2, symbolType="circle", symbolSize=80)
-    points = alt.Chart(alt.InlineData(values=list(_speed_ups(told))))
+    points = alt.Chart(alt.InlineData(values=list(_speed_ups(results))))
     height = 28 * len(order)
     left = alt.layer(
         alt.Chart(alt.InlineData(values=[{"speed_up": 1}])).mark_rule(color="#777777").encode(x=x),
@@ -38,7 +38,7 @@ def draw_regimes(told: Sequence[Told]) -> alt.TopLevelMixin:
             x=x, y=y, yOffset=alt.YOffset("method:N", sort=list(DRAWN)), color=colour
         ),
     ).properties(width=360, height=height)
-    gaps = alt.Chart(alt.InlineData(values=list(_gaps(told))))
+    gaps = alt.Chart(alt.InlineData(values=list(_gaps(results))))
     gap = alt.X("gap:Q", title="test accuracy less plain scratch's, points")
     hidden = alt.Y(
         "regime:N",
@@ -60,16 +60,16 @@ def draw_regimes(told: Sequence[Told]) -> alt.TopLevelMixin:
     return drawn
 
 
-def _speed_ups(told: Sequence[Told]) -> Iterator[dict[str, Any]]:
-    for regime, found in told:
-        for label, (method, bar) in DRAWN.items():
-            if speed_up := found.speed_up(method, bar):
+def _speed_ups(results: Sequence[RegimeResult]) -> Iterator[dict[str, Any]]:
+    for regime, found in results:
+        for label, (method, baseline) in DRAWN.items():
+            if speed_up := found.speed_up(method, baseline):
                 yield {"regime": regime.title, "method": label, "speed_up": speed_up}
 
 
-def _gaps(told: Sequence[Told]) -> Iterator[dict[str, Any]]:
-    for regime, found in told:
-        gap = found.mean(lambda life: 100 * (life.test - life.test_scratch))
+def _gaps(results: Sequence[RegimeResult]) -> Iterator[dict[str, Any]]:
+    for regime, found in results:
+        gap = found.mean(lambda each: 100 * (each.test - each.test_scratch))
         error = gap.error or 0.0
         yield {"regime": regime.title, "gap": gap.mean, "low": gap.mean - error, "high": gap.mean + error}
 

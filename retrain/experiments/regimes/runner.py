@@ -1,4 +1,4 @@
-"""Run the suite: lives side by side in several processes, each on one thread."""
+"""Run the suite: several sequences in parallel, each in its own process with one thread."""
 
 import logging
 import multiprocessing
@@ -21,16 +21,18 @@ def run_suite(
 ) -> int:
     """Run every regime with every seed; return how many results are new.
 
-    A life that fails is reported, and the others continue. Raises `StudyError` at the end if there was one.
+    A sequence that fails is reported, and the others continue. Raises `StudyError` at the end if there was one.
     """
     out.mkdir(parents=True, exist_ok=True)
     os.environ["OMP_NUM_THREADS"] = "1"  # read by torch in the worker processes
-    lives = [(regime, seed) for regime in regimes for seed in seeds or regime.seeds]
-    lives.sort(key=lambda life: life[1])  # every regime once before any seed comes a second time
+    sequences = [(regime, seed) for regime in regimes for seed in seeds or regime.seeds]
+    sequences.sort(key=lambda sequence: sequence[1])  # every regime once before any seed comes a second time
     commit, variants = read_commit(), list(VARIANTS) if with_variants else []
-    fresh = multiprocessing.get_context("spawn")  # a forked torch may hang
-    with ProcessPoolExecutor(jobs, fresh, initializer=_init_worker) as pool:
-        pending = {pool.submit(run_life, *life, root, out, commit, variants): life for life in lives}
+    spawn = multiprocessing.get_context("spawn")  # a forked torch may hang
+    with ProcessPoolExecutor(jobs, spawn, initializer=_init_worker) as pool:
+        pending = {
+            pool.submit(run_sequence, *sequence, root, out, commit, variants): sequence for sequence in sequences
+        }
         return _collect(pending)
 
 
@@ -41,19 +43,19 @@ def _collect(pending: dict["Future[int]", tuple[Regime, int]]) -> int:
         try:
             new += future.result()
             log.info("%s seed %d is complete", regime.name, seed)
-        except Exception as error:  # a training may raise anything; the other lives continue
+        except Exception as error:  # a training may raise anything; the other sequences continue
             log.error("%s seed %d failed: %s: %s", regime.name, seed, type(error).__name__, error)
             failed.append(f"{regime.name} seed {seed}")
     if failed:
-        raise StudyError(f"{len(failed)} lives failed: {', '.join(failed)}; run the command again to resume them")
+        raise StudyError(f"{len(failed)} sequences failed: {', '.join(failed)}; run the command again to resume them")
     return new
 
 
-def run_life(regime: Regime, seed: int, root: Path, out: Path, commit: str, variants: Sequence[str]) -> int:
-    """Run one life in this process; return how many results are new."""
-    from retrain.experiments.regimes.lives import Life, Place
+def run_sequence(regime: Regime, seed: int, root: Path, out: Path, commit: str, variants: Sequence[str]) -> int:
+    """Run one sequence in this process; return how many results are new."""
+    from retrain.experiments.regimes.sequence import DropSequence, Place
 
-    return Life(regime, seed, Place(root, out, commit), {name: VARIANTS[name] for name in variants}).run()
+    return DropSequence(regime, seed, Place(root, out, commit), {name: VARIANTS[name] for name in variants}).run()
 
 
 def _init_worker() -> None:

@@ -33,7 +33,7 @@ class Images(ConfigModel):
     """Share of the training images whose label is another class that has landed. Val and test have none."""
 
 
-class Landing(ConfigModel):
+class DropSetting(ConfigModel):
     """One drop: new classes, or more images of the classes that have landed before."""
 
     new_classes: Annotated[int, Field(ge=0)] = 0
@@ -58,7 +58,7 @@ class Regime(ConfigModel):
     why: str
     """What it stands for, and what was cut down to keep a scratch run under 90 seconds on one core."""
     images: Images
-    drops: Annotated[tuple[Landing, ...], Field(min_length=2)]
+    drops: Annotated[tuple[DropSetting, ...], Field(min_length=2)]
     task: dict[str, Any]
     """Parts of the task's document: data, model, training."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)

@@ -1,7 +1,7 @@
-"""The lives of one regime with one seed: every method retrains drop by drop in a store of its own.
+"""Run the sequence of a regime and a seed: every method retrains drop by drop, in a store of its own.
 
 All methods start from the same first model, and no store contains another method's models. Stores are kept below the
-output folder until every result is written, so that a killed life is resumed where it stopped.
+output folder until every result is written, so a killed sequence resumes at the result that it had not written.
 """
 
 import logging
@@ -15,7 +15,7 @@ import torch
 from retrain.config.task import Task
 from retrain.errors import StudyError
 from retrain.experiments.recommend import recommend
-from retrain.experiments.regimes.landing import drop_name, land_all
+from retrain.experiments.regimes.drops import drop_name, pack_drops
 from retrain.experiments.regimes.methods import AVERAGED, FIRST, METHODS, PLAIN, Method
 from retrain.experiments.regimes.records import (
     ADVICE_FILE,
@@ -55,8 +55,8 @@ class Place(NamedTuple):
     """Commit of the code that makes the results."""
 
 
-class Life:
-    """One regime with one seed."""
+class DropSequence:
+    """All drops of one regime with one seed, and every method on them."""
 
     def __init__(self, regime: Regime, seed: int, place: Place, methods: dict[str, Method]) -> None:
         self.regime, self.seed, self.place, self.methods = regime, seed, place, METHODS | methods
@@ -68,7 +68,9 @@ class Life:
         is_advised = (self.regime.name, self.seed) in read_advice(self.place.out)
         if not missing and is_advised:
             return 0
-        land_all(self.regime, self.seed, self._task({}), self._store("drops"), self.place.root, self.folder / "images")
+        pack_drops(
+            self.regime, self.seed, self._task({}), self._store("drops"), self.place.root, self.folder / "images"
+        )
         self._run_first()
         for name in self.methods:
             if self._is_needed(name, missing):
@@ -81,7 +83,7 @@ class Life:
         return len(missing) + (not is_advised)
 
     def _keys(self) -> list[Key]:
-        """Return the keys of all results of this life."""
+        """Return the keys of all results of this sequence."""
         drops = range(2, len(self.regime.drops) + 1)
         chain = [Key(self.regime.name, self.seed, name, drop) for name in self.methods for drop in drops]
         return [Key(self.regime.name, self.seed, FIRST, 1), *chain]
@@ -104,7 +106,7 @@ class Life:
     def _run_first(self) -> None:
         """Train the first model on the first drop, with default settings."""
         store = self._store(FIRST)
-        self._land(FIRST, 1)
+        self._copy_drop(FIRST, 1)
         stages.run_task(self._context(store), self._task({}), Request())
         if store.champion.read().run_id is None:
             raise StudyError(f"regime {self.regime.name}, seed {self.seed}: the first model was not promoted")
@@ -118,7 +120,7 @@ class Life:
             shutil.copytree(self.folder / FIRST, copy)
             copy.rename(folder)
 
-    def _land(self, name: str, drop: int) -> None:
+    def _copy_drop(self, name: str, drop: int) -> None:
         """Copy a packed drop into a method's store."""
         drops = f"{self.regime.name}/drops"
         folder, copy = self.folder / name / drops / drop_name(drop), self.folder / f"{drop_name(drop)}.part"
@@ -131,7 +133,7 @@ class Life:
     def _run_drop(self, name: str, drop: int) -> None:
         method, store = self.methods[name], self._store(name)
         task = self._task(method.overrides)
-        self._land(name, drop)
+        self._copy_drop(name, drop)
         if method.target in ("plain", "averaged"):
             copy_calibration(self._store(PLAIN if method.target == "plain" else AVERAGED), store, task, drop)
         purpose = "calibrate" if method.target == "none" else "retrain"
@@ -140,10 +142,10 @@ class Life:
         self._keep(store, name, drop)
 
     def _race_presets(self) -> None:
-        """Race the presets on the second drop as `retrain study recommend` does, and append its advice."""
+        """Comparison the presets on the second drop as `retrain study recommend` does, and append its advice."""
         store = self._store(ADVICE)
         self._clone_first(ADVICE)
-        self._land(ADVICE, 2)
+        self._copy_drop(ADVICE, 2)
         task = self._task({}).model_copy(update={"store": str(self.folder / ADVICE)})
         copy_calibration(self._store(PLAIN), store, task, 2)
         found = recommend(store, task, None, 1, Workers(device="cpu"))
@@ -197,7 +199,7 @@ def _runs_on(store: TaskStore, drop: int, purpose: str) -> list[RunRecord]:
 
 
 def _is_under_way(store: TaskStore, drop: int, purpose: str) -> bool:
-    """Return whether the last of a drop's runs is followed by an attempt that has not ended."""
+    """Return whether the last of a drop's runs is followed by a run that has not ended."""
     return _runs_on(store, drop, purpose)[-1].followed_by is not None
 
 

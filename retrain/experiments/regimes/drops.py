@@ -1,4 +1,4 @@
-"""The drops of a regime: which picture is in which drop with which label, written as image folders and packed."""
+"""Choose the pictures and labels of each drop of a regime, write them as image folders, and pack them."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,11 +9,11 @@ from retrain.config.task import Task
 from retrain.data.packing import pack
 from retrain.data.staging import stable_hash
 from retrain.experiments.regimes.images import Picture, Pool, apply_shift, choose_pictures
-from retrain.experiments.regimes.settings import Landing, Regime, Shift
+from retrain.experiments.regimes.settings import DropSetting, Regime, Shift
 from retrain.store.task_store import TaskStore
 
 
-class Landed(NamedTuple):
+class DropImage(NamedTuple):
     """One image of a drop, with its label, which may be wrong."""
 
     split: Split
@@ -34,56 +34,56 @@ def drop_name(number: int) -> str:
     return f"drop-{number}"
 
 
-def land_all(regime: Regime, seed: int, task: Task, store: TaskStore, root: Path, scratch: Path) -> None:
+def pack_drops(regime: Regime, seed: int, task: Task, store: TaskStore, root: Path, scratch: Path) -> None:
     """Pack all drops of a regime into a store, unless they are committed."""
     committed = {drop.id for drop in store.drops.all()}
     if committed >= {drop_name(number) for number in range(1, len(regime.drops) + 1)}:
         return
     pictures = choose_pictures(regime.images, seed, root, scratch)
-    for number, drop in enumerate(plan_drops(regime, seed, pictures), 1):
+    for number, drop in enumerate(choose_drop_images(regime, seed, pictures), 1):
         if drop_name(number) not in committed:
             folder = scratch / drop_name(number)
             _write_folder(drop, folder)
             pack(folder, task, store, drop_id=drop_name(number))
 
 
-def plan_drops(regime: Regime, seed: int, pictures: Mapping[Split, Pool]) -> Iterator[list[Landed]]:
+def choose_drop_images(regime: Regime, seed: int, pictures: Mapping[Split, Pool]) -> Iterator[list[DropImage]]:
     """Yield the images of each drop in turn; no picture lands twice."""
     names = sorted(pictures["train"], key=lambda name: stable_hash(name, seed))
     arrived: dict[str, int] = {}
     """By class, the percentage of its images that has landed."""
     for number, drop in enumerate(regime.drops):
-        fresh = names[len(arrived) : len(arrived) + drop.new_classes]
-        classes = fresh or list(arrived)
-        landed = [
-            Landed(split, name, picture, drop.shift)
+        new = names[len(arrived) : len(arrived) + drop.new_classes]
+        classes = new or list(arrived)
+        images = [
+            DropImage(split, name, picture, drop.shift)
             for split, pool in pictures.items()
             for name in classes
             for picture in _part(pool[name], arrived.get(name, 0), drop)
         ]
         for name in classes:
             arrived[name] = arrived.get(name, 0) + drop.percent
-        yield [_mislabel(one, list(arrived), regime.images.label_noise, seed + 1000 * number) for one in landed]
+        yield [_mislabel(one, list(arrived), regime.images.label_noise, seed + 1000 * number) for one in images]
 
 
-def _part(pictures: list[Picture], arrived: int, drop: Landing) -> list[Picture]:
+def _part(pictures: list[Picture], arrived: int, drop: DropSetting) -> list[Picture]:
     return pictures[len(pictures) * arrived // 100 : len(pictures) * (arrived + drop.percent) // 100]
 
 
-def _mislabel(landed: Landed, known: list[str], noise: float, seed: int) -> Landed:
+def _mislabel(image: DropImage, known: list[str], noise: float, seed: int) -> DropImage:
     """Give a training image the label of another class that has landed, with the probability `noise`."""
-    if landed.split != "train" or not noise:
-        return landed
-    drawn = int.from_bytes(stable_hash(f"noise/{landed.label}/{landed.picture.name}", seed)[:8])
+    if image.split != "train" or not noise:
+        return image
+    drawn = int.from_bytes(stable_hash(f"noise/{image.label}/{image.picture.name}", seed)[:8])
     if drawn / 2**64 >= noise:
-        return landed
-    others = [name for name in known if name != landed.label]
-    return landed._replace(label=others[drawn % len(others)])
+        return image
+    others = [name for name in known if name != image.label]
+    return image._replace(label=others[drawn % len(others)])
 
 
-def _write_folder(drop: list[Landed], folder: Path) -> None:
+def _write_folder(drop: list[DropImage], folder: Path) -> None:
     """Write a drop as split/label/name.png."""
-    for landed in drop:
-        path = folder / landed.split / landed.label / f"{landed.picture.class_name}-{landed.picture.name}.png"
+    for image in drop:
+        path = folder / image.split / image.label / f"{image.picture.class_name}-{image.picture.name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(landed.read())
+        path.write_bytes(image.read())
