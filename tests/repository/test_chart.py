@@ -282,6 +282,15 @@ def test_pages_are_reached_through_ingress_and_gateway() -> None:
     assert endpoint["relabelings"] == [{"targetLabel": "cluster", "replacement": "ml-1"}]
 
 
+@pytest.mark.parametrize("name", ["retrain-watcher", "retrain-training"])
+def test_pod_monitors_take_rules_of_the_team(name: str) -> None:
+    (endpoint,) = one(feature("platform"), "PodMonitor", name)["spec"]["podMetricsEndpoints"]
+    assert endpoint["relabelings"][-1] == {"targetLabel": "cluster", "replacement": "ml-1"}
+    assert endpoint["metricRelabelings"] == [{"sourceLabels": ["__name__"], "regex": "process_.*", "action": "drop"}]
+    (usual,) = one(feature("monitoring"), "PodMonitor", name)["spec"]["podMetricsEndpoints"]
+    assert endpoint["relabelings"][:-1] == usual.get("relabelings", []), "the chart's own rules come first"
+
+
 def test_pushed_events_reach_the_watcher_with_a_token() -> None:
     found = feature("events")
     deployment = one(found, "Deployment", "retrain-watcher")["spec"]["template"]
