@@ -16,6 +16,7 @@ from retrain.data.dataset import untrained_classes
 from retrain.pipeline.status import Status
 from retrain.records import Drift, Drop, Erasure, Plan, RunRecord, Savings, ScratchEstimate, Target
 from retrain.records.ledger import total_savings
+from retrain.records.plan import StopRule
 from retrain.utils.text import pluralize
 
 M = TypeVar("M", bound=BaseModel)
@@ -187,17 +188,19 @@ def _plan_rows(plan: Plan) -> Rows:
         yield "from scratch", f"{_describe_estimate(plan.scratch)}, {plan.scratch.schedule:,} for the whole training"
     if plan.target:
         yield "target on val", _describe_target(plan.target, plan.metric)
-    if rule := plan.stop_rule:
-        confirmed = pluralize(rule.confirmations, "evaluation")
-        stalled = (
-            f", after {rule.patience:,} iterations that gain too little"
-            if rule.patience
-            else " at the end of its schedule"
-        )
-        yield (
-            "ends",
-            f"once {confirmed} in a row {'is' if rule.confirmations == 1 else 'are'} at the target; below it{stalled}",
-        )
+    if plan.stop_rule:
+        yield "ends", _describe_end(plan.stop_rule, plan.target)
+
+
+def _describe_end(rule: StopRule, target: Target | None) -> str:
+    """Return when a run ends, at its target and below it."""
+    confirmed = pluralize(rule.confirmations, "evaluation")
+    at_target = f"once {confirmed} in a row {'is' if rule.confirmations == 1 else 'are'} at the target"
+    if target and target.scope and rule.improve_until:
+        at_target += f" and it gains too little, or after {rule.improve_until:,} iterations"
+    if rule.patience:
+        return f"{at_target}; below it, after {rule.patience:,} iterations that gain too little"
+    return f"{at_target}; below it at the end of its schedule"
 
 
 def _describe_estimate(estimate: ScratchEstimate) -> str:

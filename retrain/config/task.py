@@ -167,6 +167,9 @@ class Stopping(ConfigModel):
     """Least gain in standard errors of the validation accuracy, if that is more."""
     plateau_excess: PositiveFloat = 0.02
     """Accuracy above a carried target at which the required gain doubles."""
+    improve_until: PositiveFloat = 0.4
+    """Iterations after which a run that is at a carried target ends even if it still improves, as a share of those that
+    scratch takes to its accuracy."""
     patience: PositiveFloat = 1.5
     """Number of windows without that gain after which a run below its target ends."""
 

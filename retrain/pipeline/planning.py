@@ -343,7 +343,7 @@ def _make_stop_rule(
     if target is None or scratch is None or not (is_constant or target.scope):
         return None
     rule = StopRule.of(task.training.stopping, scratch.iterations, evaluate_every)
-    return rule if is_constant else rule.model_copy(update={"patience": None})
+    return rule if is_constant else rule.model_copy(update={"patience": None, "improve_until": None})
 
 
 def _setting_warnings(task: Task, dataset: Dataset) -> Iterable[str]:

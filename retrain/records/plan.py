@@ -85,6 +85,8 @@ class StopRule(Record):
     """Standard errors of the newest accuracy on val that it must gain, where they are more."""
     excess: float | None = None
     """Accuracy above a carried target that doubles the gain asked for; None: it stays."""
+    improve_until: int | None = None
+    """Iterations after which a run at a carried target ends even if it still improves; None: it continues."""
     patience: int | None
     """Iterations without a gain after which a run below its target is given up; None: at its schedule's end alone."""
 
@@ -101,6 +103,7 @@ class StopRule(Record):
             gain=stopping.plateau_gain,
             errors=stopping.plateau_errors,
             excess=stopping.plateau_excess,
+            improve_until=round(stopping.improve_until * s_scratch),
             patience=round(stopping.patience * window),
         )
 

@@ -74,7 +74,10 @@ def rejection_risk(early: bool, looks: int) -> float:
 
 
 MARGIN_ERRORS = 0.5
-"""Standard errors by which a run must exceed the accuracy expected of scratch."""
+"""Standard errors by which a run must exceed the accuracy expected of scratch to end while it still improves."""
+
+LENIENT_ERRORS = 1.0
+"""Standard errors by which it may miss that accuracy once it has taken its rule's `improve_until` iterations."""
 
 Curve = Literal["score", "newest"]
 
@@ -122,15 +125,16 @@ def is_good_enough(points: Sequence[Point], target: Target, rule: StopRule | Non
 
     A target that is carried over from earlier drops says nothing about new samples. So the score on all of val must be
     above the score expected of scratch, or all curves must have stopped improving. The further a run is above a
-    carried target, on old and on new drops, the more it must gain to continue. A run that has lost as much since
-    its best evaluation is not at its target: it is in the dip that follows a start with a large step.
+    carried target, on old and on new drops, the more it must gain to continue. A run that has lost as much since its
+    best evaluation is in the dip that follows a start with a large step. From `improve_until` on it may still improve,
+    unless it is more than a standard error below the score expected of scratch.
     """
     last = points[-1]
     if target.scope is None:
         return last.score >= target.accuracy
     if last.in_scope is None or last.in_scope < target.accuracy:
         return False
-    if rule is None or _is_above_expected(last.score, target.expected):
+    if rule is None or _may_end_while_improving(last, target.expected, rule):
         return True
     learnt = last.in_scope if last.newest is None else min(last.in_scope, last.newest)
     above = max(0.0, learnt - target.accuracy) / rule.excess if rule.excess else 0.0
@@ -139,8 +143,12 @@ def is_good_enough(points: Sequence[Point], target: Target, rule: StopRule | Non
     return not has_dipped and _has_stopped_improving(points, rule.window * noise_factor(last), gain)
 
 
-def _is_above_expected(accuracy: float, expected: AccuracyEstimate | None) -> bool:
-    return expected is not None and accuracy >= expected.accuracy + MARGIN_ERRORS * expected.standard_error
+def _may_end_while_improving(last: Point, expected: AccuracyEstimate | None, rule: StopRule) -> bool:
+    is_late = rule.improve_until is not None and last.iteration >= rule.improve_until
+    if expected is None:
+        return is_late
+    errors = -LENIENT_ERRORS if is_late else MARGIN_ERRORS
+    return last.score >= expected.accuracy + errors * expected.standard_error
 
 
 def needed_gain(last: Point, rule: StopRule) -> float:

@@ -195,6 +195,28 @@ def test_judge_allows_as_large_a_loss_as_the_gain_it_asks_for() -> None:
     assert judge(points, CARRIED, RULE.model_copy(update={"excess": 0.02}), 1000) == "reached"
 
 
+def test_judge_ends_a_rising_run_at_a_carried_target_in_time() -> None:
+    limited = RULE.model_copy(update={"improve_until": 50})
+    points = curve([0.5, 0.55, 0.6, 0.65, 0.7, 0.75], [0.9] * 6)
+    assert judge(points, CARRIED, RULE, 1000) is None
+    assert judge(points[:5], CARRIED, limited, 1000) is None, "one evaluation confirms nothing"
+    assert judge(points, CARRIED, limited, 1000) == "reached"
+    below = curve([0.5, 0.55, 0.6, 0.65, 0.7, 0.75], [0.7, 0.72, 0.74, 0.76, 0.78, 0.79])
+    assert judge(below, CARRIED, limited, 1000) is None, "it may still reach its target"
+
+
+def test_judge_ends_no_rising_run_far_below_the_expected() -> None:
+    """A standard error below the accuracy expected of scratch is still near enough, once a run is late."""
+    limited = RULE.model_copy(update={"improve_until": 50})
+    points = curve([0.5, 0.55, 0.6, 0.65, 0.7, 0.75], [0.9] * 6)
+    for expected, ending in ((0.72, "reached"), (0.721, None)):
+        near = AccuracyEstimate(accuracy=expected, standard_error=0.02)
+        assert judge(points, CARRIED.model_copy(update={"expected": near}), limited, 1000) == ending
+    stalled = curve([0.7] * 6, [0.9] * 6)
+    far = CARRIED.model_copy(update={"expected": AccuracyEstimate(accuracy=0.9, standard_error=0.02)})
+    assert judge(stalled, far, limited, 1000) == "reached", "it has stopped improving, as before"
+
+
 def test_needed_gain_is_the_larger_of_minimum_and_errors() -> None:
     (point,) = curve([0.5])
     assert needed_gain(point, RULE) == 0.01
@@ -226,6 +248,7 @@ def test_has_plateau_equals_a_search_by_hand(seed: int) -> None:
 def test_stop_rule_resolves_shares_of_s_scratch() -> None:
     rule = StopRule.of(Stopping(), s_scratch=1250, evaluate_every=30)
     assert (rule.window, rule.patience, rule.gain, rule.errors, rule.excess) == (100, 150, 0.0025, 0.5, 0.02)
+    assert rule.improve_until == 500
     assert StopRule.of(Stopping(), s_scratch=500, evaluate_every=30).window == 60
 
 
