@@ -7,6 +7,7 @@ PYTHON := $(shell for python in python3.11 python3; do \
 BIN := .venv/bin
 READY := .venv/ready
 MLFLOW := .venv/mlflow/ready
+AZURITE := .venv/azurite/ready
 STUDY = $(patsubst %-mini,%,$(or $(NAME),$(error Say which: NAME=verwimp-table1; `retrain study list` has them all)))-mini
 
 help: ## List the chores
@@ -17,6 +18,7 @@ demo: $(READY) ## Retrain on four weekly drops of scanned digits, in under three
 
 test: $(READY) $(MLFLOW) ## Run all tests; as root on Debian, install what they need first
 	@scripts/debian_packages.sh
+	@! command -v npm >/dev/null || $(MAKE) --no-print-directory $(AZURITE)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 test-fast: $(READY) ## Run the tests that need no server or other program, in under two minutes
@@ -58,9 +60,9 @@ lock: $(READY) ## Resolve pyproject.toml into requirements.lock and the two lock
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make lock" --all-extras pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--custom-compile-command "make lock" --extra kfp --extra report --extra energy --extra serve -c requirements.lock pyproject.toml -o requirements-image.lock
+		--custom-compile-command "make lock" --extra kfp --extra report --extra energy --extra serve --extra gcs --extra azure -c requirements.lock pyproject.toml -o requirements-image.lock
 	printf 'torch\ntorchvision\n' | $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--custom-compile-command "make lock" --extra kfp --extra report --group build --excludes /dev/stdin -c requirements.lock pyproject.toml -o requirements-slim.lock
+		--custom-compile-command "make lock" --extra kfp --extra report --extra gcs --extra azure --group build --excludes /dev/stdin -c requirements.lock pyproject.toml -o requirements-slim.lock
 	echo 'mlflow>=3.17,<4' | $(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --custom-compile-command "make lock" - -o requirements-mlflow.lock
 
@@ -103,4 +105,10 @@ $(READY): requirements.lock pyproject.toml
 $(MLFLOW): requirements-mlflow.lock $(READY) # the tests' server, which needs an older graphql-core than the lock has
 	$(PYTHON) -m venv .venv/mlflow
 	.venv/mlflow/bin/pip install --quiet --require-hashes -r requirements-mlflow.lock
+	@touch $@
+
+$(AZURITE): tests/node/package.json tests/node/package-lock.json # the tests' server of Azure Blob Storage
+	@mkdir -p $(@D)
+	@cp $^ $(@D)
+	cd $(@D) && npm ci --silent --ignore-scripts
 	@touch $@

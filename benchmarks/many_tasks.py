@@ -19,8 +19,8 @@ from retrain.pipeline.next_run import plan_next_run
 from retrain.pipeline.planning import Request
 from retrain.records import Drop, Plan, SampleList, Shard
 from retrain.records.drop import drop_digest
+from retrain.store import requests
 from retrain.store.keys import TaskKeys
-from retrain.store.s3 import requests
 from retrain.store.task_store import TaskStore, open_task_store
 from retrain.watcher.health import Health
 from retrain.watcher.task_watch import TaskWatch

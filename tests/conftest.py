@@ -9,13 +9,15 @@ from uuid import uuid4
 import boto3
 import pytest
 from support.aws import AWS
+from support.azurite import AZURE, serving_azure
+from support.gcs_server import GCS, serving_gcs
 from support.s3_server import serving_s3
 
 from retrain.store import LocalStore, ObjectStore, open_store
 from retrain.utils import processes
 
-SERVERS = {"s3", "bucket", "kfp"}
-"""Fixtures that serve S3, or a stand-in of Kubeflow."""
+SERVERS = {"s3", "bucket", "gcs", "azure", "kfp"}
+"""Fixtures that serve objects, or a stand-in of Kubeflow."""
 
 INTEGRATION = {
     "cli/test_secrets.py",
@@ -38,6 +40,7 @@ INTEGRATION = {
     "repository/test_slim.py",
     "repository/test_tutorial.py",
     "serving/test_serve.py",
+    "store/test_cloud_store.py",
     "store/test_damaged_records.py",
     "store/test_policies.py",
     "store/test_radosgw.py",
@@ -121,8 +124,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         file = str(item.path.relative_to(Path(__file__).parent))
         parameters = getattr(item, "callspec", None)
-        on_s3 = parameters is not None and "s3" in parameters.params.values()
-        if file in INTEGRATION or on_s3 or SERVERS & set(getattr(item, "fixturenames", ())):
+        served = parameters is not None and any(kind in parameters.params.values() for kind in ("s3", "gs", "az"))
+        if file in INTEGRATION or served or SERVERS & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.integration)
         if file in SLOW:
             item.add_marker(pytest.mark.slow)
@@ -150,9 +153,29 @@ def bucket(s3: str) -> str:
     return name
 
 
+@pytest.fixture(scope="session")
+def gcs() -> Iterator[str]:
+    """The address of a server of Google Cloud Storage on loopback, with obstore's environment for it."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in GCS.items():
+            environment.setenv(name, value)
+        with serving_gcs() as address:
+            yield address
+
+
+@pytest.fixture(scope="session")
+def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an account in Azurite, with obstore's environment for it."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in AZURE.items():
+            environment.setenv(name, value)
+        with serving_azure(tmp_path_factory.mktemp("azurite")) as address:
+            yield address
+
+
 @pytest.fixture(params=["local", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
-    """An empty store of each kind."""
+    """An empty store in a folder, and one in S3."""
     if request.param == "local":
         return LocalStore(tmp_path / "store")
     return open_store(f"s3://{request.getfixturevalue('bucket')}/some/prefix", request.getfixturevalue("s3"))

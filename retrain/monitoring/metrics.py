@@ -1,7 +1,6 @@
 """Compute metrics from records: running sums over all records, and figures of each task's newest run."""
 
 import platform
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
@@ -17,6 +16,7 @@ from retrain.monitoring import names
 from retrain.monitoring.names import Name, Unit
 from retrain.records import RunRecord, Savings
 from retrain.records.run import Outcome
+from retrain.store import requests
 from retrain.utils.clock import Durations
 
 Values = Iterable[tuple[tuple[str, ...], float]]
@@ -311,10 +311,9 @@ class ProcessMetrics(Collector):
     """The build, and the durations of requests to the store."""
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the metrics. A process that has not opened S3 has no request durations."""
+        """Yield the metrics."""
         yield family(names.BUILD_INFO, [((__version__, platform.python_version()), 1)])
-        if times := sys.modules.get("retrain.store.s3.requests"):  # importing it would import boto3
-            yield histogram(names.STORE_REQUESTS, times.REQUESTS)
+        yield histogram(names.STORE_REQUESTS, requests.REQUESTS)
 
 
 def make_registry(*collectors: Collector) -> CollectorRegistry:

@@ -249,7 +249,7 @@ STORE_REQUESTS = Name(
     "retrain_store_request_duration_seconds",
     "histogram",
     ("operation",),
-    "Time of this process's requests to S3 until the head of the reply; absent where the store is a folder.",
+    "Time of this process's requests to an object store until the head of the reply; none where the store is a folder.",
 )
 
 LEDGER_READ = Name(

@@ -1,7 +1,8 @@
 """The store of drops, runs, the ledger and the champion.
 
-`task_store.TaskStore` is the only door to a task's data. `ObjectStore` is the protocol below it: a local folder and S3
-(`store/s3/`) have one contract, held by tests/store/test_store.py. Imports records, config, utils and errors.
+`task_store.TaskStore` is the only door to a task's data. `ObjectStore` is the protocol below it: a local folder, S3
+(`store/s3/`), Google Cloud Storage and Azure Blob Storage (`store/cloud/`) have one contract, held by
+tests/store/test_store.py. Imports records, config, utils and errors.
 """
 
 import re
@@ -17,19 +18,40 @@ __all__ = ["Conflict", "Entry", "LocalStore", "Missing", "ObjectStore", "open_st
 SLIP = re.compile(r"(s3|gs|az|https?|file):")
 """Start of an address that is not a folder, though a slash is missing: `s3:/bucket/prefix`."""
 
+EXTRAS = {"gs": "gcs", "az": "azure"}
+"""The extra of the package that a kind of address needs."""
+
 
 def open_store(url: str, endpoint_url: str | None = None) -> ObjectStore:
-    """Open the store that a task names: `s3://bucket/prefix`, or a local folder.
+    """Open the store that a task names: `s3://bucket/prefix`, `gs://...`, `az://container/prefix`, or a local folder.
 
-    `endpoint_url` is the address of an S3-compatible server; a folder has no use for it. Raises `StoreError` for any
-    other kind of address.
+    `endpoint_url` is the address of another server than the cloud's own; a folder has no use for it. Raises
+    `StoreError` for any other kind of address.
     """
     scheme, separator, rest = url.partition("://")
     if not separator and not SLIP.match(url):
         return LocalStore(Path(url))
     bucket, _, prefix = rest.partition("/")
-    if scheme != "s3" or not bucket:
-        raise StoreError(f"store: cannot open {url!r}; allowed are s3://bucket/prefix and the path of a local folder.")
+    if scheme not in ("s3", *EXTRAS) or not bucket:
+        raise StoreError(
+            f"store: cannot open {url!r}; allowed are s3://bucket/prefix, gs://bucket/prefix, az://container/prefix "
+            "and the path of a local folder."
+        )
+    if scheme in EXTRAS:
+        return _open_cloud_store(scheme, bucket, prefix, endpoint_url)
     from retrain.store.s3.store import S3Store  # boto3 is slow to import, and a local store does without it
 
     return S3Store(bucket, prefix, endpoint_url)
+
+
+def _open_cloud_store(scheme: str, bucket: str, prefix: str, endpoint_url: str | None) -> ObjectStore:
+    try:
+        from retrain.store.cloud.store import CloudStore
+    except ModuleNotFoundError as error:
+        if error.name != "obstore":
+            raise
+        extra = EXTRAS[scheme]
+        raise StoreError(
+            f"store: {scheme}://{bucket} needs obstore: pip install 'retrain-classifiers[{extra}]'"
+        ) from error
+    return CloudStore(scheme, bucket, prefix, endpoint_url)

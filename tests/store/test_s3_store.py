@@ -14,9 +14,8 @@ from support.races import PROCESSES, claim_all, count_up, race
 from support.store_faults import cut, lost_reply, reset, truncated
 
 from retrain.errors import StoreError
-from retrain.store import Conflict, Entry, Missing, ObjectStore, open_store
+from retrain.store import Conflict, Entry, Missing, ObjectStore, open_store, requests
 from retrain.store.base import probe_conditional_writes
-from retrain.store.s3 import requests
 from retrain.store.s3.store import LARGE
 from retrain.store.s3.transfers import PART
 from retrain.utils.clock import Durations

@@ -1,4 +1,4 @@
-"""The contract of `ObjectStore`, held by a local folder and by S3 over HTTP alike."""
+"""The contract of `ObjectStore`, held alike by a local folder and by S3, Google Cloud Storage and Azure over HTTP."""
 
 import hashlib
 import os
@@ -6,10 +6,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from support.clouds import cloud_store
 
 from retrain.errors import StoreError
-from retrain.store import Conflict, Entry, Missing, ObjectStore, open_store
+from retrain.store import Conflict, Entry, LocalStore, Missing, ObjectStore, open_store
 from retrain.store.base import probe_conditional_writes
+
+
+@pytest.fixture(params=["local", "s3", "gs", "az"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    """An empty store of each kind."""
+    if request.param == "local":
+        return LocalStore(tmp_path / "store")
+    if request.param == "s3":
+        return open_store(f"s3://{request.getfixturevalue('bucket')}/some/prefix", request.getfixturevalue("s3"))
+    return open_store(*cloud_store(request.param, request))
 
 
 def test_created_object_is_read_back_with_its_version(store: ObjectStore) -> None:
@@ -171,13 +182,15 @@ def test_probe_accepts_it_and_leaves_nothing(store: ObjectStore) -> None:
     assert list(store.list()) == []
 
 
-@pytest.mark.parametrize("url", ["gs://bucket/x", "http://host/x", "s3://", "s3:///prefix"])
+@pytest.mark.parametrize("url", ["adl://bucket/x", "gs:///x", "http://host/x", "s3://", "s3:///prefix"])
 def test_unknown_store_addresses_list_the_allowed_ones(url: str) -> None:
     with pytest.raises(StoreError, match="s3://bucket/prefix"):
         open_store(url)
 
 
-@pytest.mark.parametrize("address", ["s3:/bucket/prefix", "s3:bucket", "gs://bucket", "~nobody-of-this-name/store"])
+@pytest.mark.parametrize(
+    "address", ["s3:/bucket/prefix", "s3:bucket", "gs:bucket", "az:/container/x", "~nobody-of-this-name/store"]
+)
 def test_address_of_no_store_is_refused(address: str) -> None:
     with pytest.raises(StoreError, match="store: "):
         open_store(address)

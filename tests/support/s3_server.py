@@ -1,6 +1,6 @@
 """An S3 server on loopback, spoken to over real HTTP: moto, made to do what S3 promises of conditional writes."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from threading import Lock, Thread
 from typing import TYPE_CHECKING
@@ -33,9 +33,9 @@ class OneWriteAtATime:
 
 
 @contextmanager
-def serving_s3() -> Iterator[str]:
-    """Serve within; yields the address."""
-    app = OneWriteAtATime(DomainDispatcherApplication(create_backend_app))
+def serving_s3(wrap: "Callable[[WSGIApplication], WSGIApplication]" = OneWriteAtATime) -> Iterator[str]:
+    """Serve within, in a wrapping that changes what moto does; yields the address."""
+    app = wrap(DomainDispatcherApplication(create_backend_app))
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=QuietHandler)
     thread = Thread(target=server.serve_forever)
     thread.start()

@@ -3,8 +3,6 @@
 Botocore retries what fails before the reply's body, and nothing after.
 """
 
-import logging
-import random
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -13,10 +11,7 @@ from botocore.exceptions import ClientError, FlexibleChecksumError, ResponseStre
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
-from retrain.utils.clock import Durations
-
-ATTEMPTS = 4
-"""Of each request. Botocore waits up to 1, 2 and 4 s between them: an unreachable server fails within 15 s."""
+from retrain.store.requests import ATTEMPTS, backoff, observe_request
 
 BROKEN = (HTTPError, ResponseParserError, FlexibleChecksumError, ResponseStreamingError)
 """The body ended too early, is half a document, or is not what its checksum says."""
@@ -36,23 +31,11 @@ def retry(call: Callable[[], Reply]) -> Reply:
     return call()
 
 
-def backoff(attempt: int) -> None:
-    """Wait before the next attempt, for a random while so that those who failed together do not come back together."""
-    time.sleep(random.uniform(0, 2**attempt / 10))
-
-
 def _passes(error: Exception) -> bool:
     """Whether a reply broke, or the one that ended a multipart upload was lost, so that the upload no longer exists."""
     refusal = error.__context__
     ended = isinstance(refusal, ClientError) and refusal.response["Error"]["Code"] == "NoSuchUpload"
     return isinstance(error, BROKEN) or ended
-
-
-BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-REQUESTS = Durations(BOUNDS)
-"""Of all clients of the process; labelled by operation, such as GetObject. Botocore's own retries are included."""
-
-log = logging.getLogger("retrain")
 
 
 def time_requests(client: Any) -> None:
@@ -68,13 +51,10 @@ def _note_start(context: dict[str, Any], **_: Any) -> None:
 
 def _observe(model: Any, context: dict[str, Any], **_: Any) -> None:
     seconds = time.perf_counter() - context["retrain_started"]
-    REQUESTS.observe((model.name,), seconds)
-    log.debug("S3 %s took %.3f s", model.name, seconds)
+    observe_request("S3", model.name, seconds)
 
 
 def _observe_error(context: dict[str, Any], event_name: str, **_: Any) -> None:
     """Observe a request without a reply; the event's name ends in the operation's."""
     seconds = time.perf_counter() - context["retrain_started"]
-    operation = event_name.rpartition(".")[2]
-    REQUESTS.observe((operation,), seconds)
-    log.debug("S3 %s failed after %.3f s", operation, seconds)
+    observe_request("S3", event_name.rpartition(".")[2], seconds, failed=True)

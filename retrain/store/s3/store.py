@@ -20,8 +20,9 @@ from botocore.loaders import create_loader
 from botocore.session import get_session
 
 from retrain.store.base import Entry, Missing, check_key, confirm_write
+from retrain.store.requests import ATTEMPTS, backoff
 from retrain.store.s3.errors import Denied, Location, http_status, translate_errors
-from retrain.store.s3.requests import ATTEMPTS, backoff, retry, time_requests
+from retrain.store.s3.requests import retry, time_requests
 from retrain.store.s3.transfers import CONNECTIONS, PART, S3Stream, download_parts
 from retrain.utils.files import temp_copy, temp_file
 from retrain.utils.parallel import READERS

@@ -1,0 +1,103 @@
+"""The two services: how each is opened, what it calls an object's version, and where its credentials come from."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from obstore.store import AzureStore, GCSStore
+
+from retrain.errors import StoreError
+from retrain.store.requests import ATTEMPTS
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
+
+RETRY: "RetryConfig" = {
+    "max_retries": ATTEMPTS - 1,
+    "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=4), "base": 2},
+    "retry_timeout": timedelta(minutes=2),
+}
+
+Client = AzureStore | GCSStore
+
+
+@dataclass(frozen=True)
+class Service:
+    """One service of a cloud."""
+
+    name: str
+    """As messages call it."""
+    open: Callable[[str, str | None], Client]
+    """Opens a bucket or container at its usual address, or at that of another server."""
+    version: Literal["version", "e_tag"]
+    """What a conditional write compares: obstore's name for GCS's generation, or Azure's ETag."""
+    variables: tuple[str, ...]
+    """Environment variables, any of which brings credentials."""
+    file: Path | None
+    """Where the service's own command-line tool keeps credentials."""
+    advice: str
+    """What to check when it refuses the credentials."""
+
+
+def _options(endpoint: str | None) -> "ClientConfig":
+    """Return how long to wait. The limit of a whole request is long: a stream lasts as long as its reader takes."""
+    return {
+        "connect_timeout": "2s",
+        "read_timeout": "30s",
+        "timeout": "6h",
+        "allow_http": (endpoint or "").startswith("http://"),
+    }
+
+
+def _open_gcs(bucket: str, endpoint: str | None) -> Client:
+    config: dict[str, str] = {"base_url": endpoint} if endpoint else {}
+    return GCSStore(bucket, config=config, client_options=_options(endpoint), retry_config=RETRY)  # type: ignore[arg-type]
+
+
+def _open_azure(container: str, endpoint: str | None) -> Client:
+    if not any(os.environ.get(name) for name in ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT")):
+        raise StoreError(f"az://{container}: no storage account is named. Set AZURE_STORAGE_ACCOUNT_NAME.")
+    config: dict[str, str] = {"endpoint": endpoint} if endpoint else {}
+    return AzureStore(container, config=config, client_options=_options(endpoint), retry_config=RETRY)  # type: ignore[arg-type]
+
+
+SERVICES: Mapping[str, Service] = {
+    "gs": Service(
+        name="Google Cloud Storage",
+        open=_open_gcs,
+        version="version",
+        variables=("GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_KEY", "GOOGLE_APPLICATION_CREDENTIALS"),
+        file=Path("~/.config/gcloud/application_default_credentials.json"),
+        advice="Check the credentials: GOOGLE_APPLICATION_CREDENTIALS (the path of a key file), "
+        "`gcloud auth application-default login`, or the pod's service account (Workload Identity).",
+    ),
+    "az": Service(
+        name="Azure Blob Storage",
+        open=_open_azure,
+        version="e_tag",
+        variables=(
+            "AZURE_STORAGE_ACCOUNT_KEY",
+            "AZURE_STORAGE_SAS_TOKEN",
+            "AZURE_CLIENT_SECRET",
+            "AZURE_FEDERATED_TOKEN_FILE",
+        ),
+        file=None,
+        advice="Check the credentials: AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN, AZURE_CLIENT_SECRET with "
+        "AZURE_CLIENT_ID and AZURE_TENANT_ID, or the pod's service account (Workload Identity).",
+    ),
+}
+"""By the scheme of their addresses."""
+
+
+def credentials_method(scheme: str) -> str:
+    """Return where obstore finds this process's credentials: a variable, a file, or else the machine's identity."""
+    service = SERVICES[scheme]
+    named = [name for name in service.variables if os.environ.get(name)]
+    if named:
+        return named[0]
+    if service.file and service.file.expanduser().exists():
+        return str(service.file)
+    return "the machine's or pod's identity"

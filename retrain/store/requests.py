@@ -1,0 +1,41 @@
+"""Requests to object stores of all kinds: how often they are sent, and how long this process's took."""
+
+import logging
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from retrain.utils.clock import Durations
+
+ATTEMPTS = 4
+"""Of each request. The clients wait up to 1, 2 and 4 s between them: an unreachable server fails within 15 s."""
+
+BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+REQUESTS = Durations(BOUNDS)
+"""Of all clients of the process; labelled by operation, in S3's words, such as GetObject. A client's own retries are
+included."""
+
+log = logging.getLogger("retrain")
+
+
+def backoff(attempt: int) -> None:
+    """Wait before the next attempt, for a random while so that those who failed together do not come back together."""
+    time.sleep(random.uniform(0, 2**attempt / 10))
+
+
+def observe_request(service: str, operation: str, seconds: float, failed: bool = False) -> None:
+    """Count and log one request."""
+    REQUESTS.observe((operation,), seconds)
+    log.debug("%s %s %s %.3f s", service, operation, "failed after" if failed else "took", seconds)
+
+
+@contextmanager
+def timed_request(service: str, operation: str) -> Iterator[None]:
+    """Count and log the request that is made within."""
+    started, failed = time.perf_counter(), True
+    try:
+        yield
+        failed = False
+    finally:
+        observe_request(service, operation, time.perf_counter() - started, failed)
