@@ -74,10 +74,8 @@ def rejection_risk(early: bool, looks: int) -> float:
 
 
 MARGIN_ERRORS = 0.5
-"""Standard errors by which a run must exceed the accuracy expected of scratch to end while it still improves."""
-
-LENIENT_ERRORS = 1.0
-"""Standard errors by which it may miss that accuracy once it has taken its rule's `improve_until` iterations."""
+"""Standard errors by which a run that still improves must exceed the accuracy expected of scratch to end, before its
+rule's `improve_until`."""
 
 Curve = Literal["score", "newest"]
 
@@ -127,7 +125,7 @@ def is_good_enough(points: Sequence[Point], target: Target, rule: StopRule | Non
     above the score expected of scratch, or all curves must have stopped improving. The further a run is above a
     carried target, on old and on new drops, the more it must gain to continue. A run that has lost as much since its
     best evaluation is in the dip that follows a start with a large step. From `improve_until` on it may still improve,
-    unless it is more than a standard error below the score expected of scratch.
+    unless it is below the score expected of scratch.
     """
     last = points[-1]
     if target.scope is None:
@@ -147,8 +145,8 @@ def _may_end_while_improving(last: Point, expected: AccuracyEstimate | None, rul
     is_late = rule.improve_until is not None and last.iteration >= rule.improve_until
     if expected is None:
         return is_late
-    errors = -LENIENT_ERRORS if is_late else MARGIN_ERRORS
-    return last.score >= expected.accuracy + errors * expected.standard_error
+    margin = 0.0 if is_late else MARGIN_ERRORS * expected.standard_error
+    return last.score >= expected.accuracy + margin
 
 
 def needed_gain(last: Point, rule: StopRule) -> float:
