@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from http import HTTPStatus
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -35,6 +36,8 @@ from retrain.pipeline.planning import Request
 
 TOKEN = "RETRAIN_KUBEFLOW_TOKEN"
 """Environment variable with a token, for clients outside the cluster."""
+
+CREATE_TOKEN = "kubectl create token ACCOUNT --audience pipelines.kubeflow.org"
 
 DEVICE = "auto"
 
@@ -133,13 +136,25 @@ def _connection(settings: Kubeflow) -> Iterator[Client]:
             yield _connect(settings)
     except ApiException as error:
         raise SubmitError(
-            f"{settings.host}: refused the request with {error.status} {error.reason}: {error.body}"
+            f"{settings.host}: refused the request with {error.status} {error.reason}: {_explain(error)}"
         ) from error
     except (HTTPError, OSError) as error:
         cause = getattr(error, "reason", error)  # without urllib3's list of retries
         raise SubmitError(f"{settings.host}: cannot be reached: {cause}") from error
     finally:
         logging.disable(logging.NOTSET)
+
+
+def _explain(error: ApiException) -> str:
+    """Return the cause alone, which a server's reply repeats for each of its layers, and what to do without a token."""
+    try:
+        reply = json.loads(error.body)
+        cause = str(reply["details"][0]["message"] if reply.get("details") else reply["message"])
+    except (ValueError, TypeError, KeyError):
+        cause = str(error.body)
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        return f"{cause}. Set {TOKEN}, for example to what `{CREATE_TOKEN}` prints"
+    return cause
 
 
 def _connect(settings: Kubeflow) -> Client:

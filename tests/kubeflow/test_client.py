@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from support.kfp_server import KfpServer, serving
+from support.kfp_server import NO_IDENTITY, NO_TOKEN, KfpServer, serving
 
 from retrain.cli.pipeline import build_pipeline
 from retrain.config.resources import Kubeflow, Resources
@@ -135,3 +135,13 @@ def test_kubeflow_refusal_is_reported(kfp: KfpServer) -> None:
         submit_by_name(
             Task(name="pets", kubeflow=Kubeflow(host=f"{kfp.url}/elsewhere", namespace="team")), "x", build_pipeline
         )
+
+
+def test_refusal_without_a_token_names_cause_and_remedy(kfp: KfpServer) -> None:
+    kfp.refuses = NO_TOKEN
+    with pytest.raises(SubmitError) as refusal:
+        submit_by_name(task(kfp), "continuous-1", build_pipeline)
+    assert str(refusal.value) == (
+        f"{kfp.url}: refused the request with 401 Unauthorized: {NO_IDENTITY}. Set RETRAIN_KUBEFLOW_TOKEN, for example "
+        "to what `kubectl create token ACCOUNT --audience pipelines.kubeflow.org` prints"
+    )

@@ -23,6 +23,19 @@ LISTS = {"experiments": "experiments", "runs": "runs", "recurringruns": "recurri
 
 Item = dict[str, Any]
 
+NO_IDENTITY = "Failed to check authorization. User identity is empty in the request header"
+NO_TOKEN: tuple[int, Item] = (
+    401,
+    {
+        "code": 16,
+        "message": "List experiments failed: Failed to authorize with API: Failed to authorize with API: "
+        f"Unauthenticated: {NO_IDENTITY}: Unauthenticated: Request header error: there is no user identity header.: "
+        "Request header error: there is no user identity header.",
+        "details": [{"@type": "type.googleapis.com/google.rpc.Status", "code": 16, "message": NO_IDENTITY}],
+    },
+)
+"""The reply of a real multi-user server to a request without a token."""
+
 
 @dataclass
 class KfpServer:
@@ -34,6 +47,8 @@ class KfpServer:
     recurringruns: list[Item] = field(default_factory=list)
     tokens: list[str | None] = field(default_factory=list)
     """The Authorization header of every request."""
+    refuses: tuple[int, Item] | None = None
+    """Its answer to every request but for its health: the status and the body."""
     down: bool = False
     """Cuts every connection."""
     refused: int = 0
@@ -81,6 +96,8 @@ class KfpServer:
         if kind == "healthz":
             built = {"commit_sha": "unknown", "tag_name": "unknown"}
             return 200, {**built, "multi_user": False, "pipeline_store": "database"}
+        if self.refuses:
+            return self.refuses
         if kind not in IDS:
             return 404, {"error": path}
         if method == "POST":
