@@ -17,6 +17,8 @@ Manifest = dict[str, Any]
 RUNTIME = "torch-distributed"
 """The ClusterTrainingRuntime that Trainer installs. Its only job and its container are named `NODE`."""
 NODE = "node"
+MANAGER = "retrain/trainjob"
+"""The owner of the patch. Trainer's webhook refuses a name without a domain and a slash; its type allows it."""
 SHARED_MEMORY = "shared-memory"
 USER = 65532
 """The image's user. As the group of its files, it can write to a volume of any storage class."""
@@ -41,7 +43,7 @@ def render_trainjob(task: Task, run_id: str) -> str:
     spec = {
         "runtimeRef": {"name": RUNTIME},
         "trainer": _trainer(task, run_id),
-        "runtimePatches": [{"manager": "retrain", "trainingRuntimeSpec": {"template": _patch(resources)}}],
+        "runtimePatches": [{"manager": MANAGER, "trainingRuntimeSpec": {"template": _patch(resources)}}],
     }
     job = {"apiVersion": "trainer.kubeflow.org/v1alpha1", "kind": "TrainJob", "metadata": metadata, "spec": spec}
     return yaml.safe_dump(job, sort_keys=False, width=120)

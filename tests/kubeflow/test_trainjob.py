@@ -1,6 +1,7 @@
 """A retraining on several nodes: the manifest, and the processes that it starts, here on loopback."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -50,6 +51,7 @@ def manifest(task: Task, run_id: str = RUN) -> dict[str, Any]:
 def pod_of(job: dict[str, Any]) -> dict[str, Any]:
     """The pod that Trainer makes of it: its runtime's container, with the patch and the trainer's own fields."""
     (patch,) = job["spec"]["runtimePatches"]
+    assert re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[-\w.]+", patch["manager"]), "Trainer's webhook refuses it"
     (node,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
     assert node["name"] == "node"
     template, trainer = node["template"]["spec"]["template"], job["spec"]["trainer"]
