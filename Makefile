@@ -56,9 +56,11 @@ chaos: $(READY) ## Live a hundred short runs, harmed in every way, and audit wha
 mutation: $(READY) ## Change the code in small ways and list the changes that no test notices: make mutation MODULE=retrain/...
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutation.py $(MODULE)
 
+# jsonschema imports rfc3987-syntax where it is installed, for 1.8 s of processor time; kfp and altair import jsonschema.
 lock: $(READY) ## Resolve pyproject.toml into requirements.lock and the two locks of the images
-	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--custom-compile-command "make lock" --all-extras pyproject.toml -o requirements.lock
+	echo rfc3987-syntax | $(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --custom-compile-command "make lock" --all-extras --excludes /dev/stdin \
+		pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make lock" --extra kfp --extra report --extra energy --extra serve --extra gcs --extra azure -c requirements.lock pyproject.toml -o requirements-image.lock
 	printf 'torch\ntorchvision\n' | $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url \
@@ -98,7 +100,7 @@ clean: ## Remove what the other chores made, the virtual environment too
 $(READY): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 is needed: install it, or say make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --require-hashes --no-deps -r requirements.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -78,6 +78,6 @@ def trial(task: str, run_id: str, device: str) -> str:
 
 def finish(task: str, submission: str, job: str, status: dsl.PipelineTaskFinalStatus) -> None:
     """Record a failed run, and fail if the retraining failed. Runs last, also after errors."""
-    from retrain.kubeflow import steps
+    from retrain.kubeflow import last_step
 
-    steps.finish(task, submission or job, job, status.state, status.error_message)
+    last_step.finish(task, submission or job, job, status.state, status.error_message)

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import boto3
 import pytest
+from support import radosgw
 from support.aws import AWS
 from support.azurite import AZURE, serving_azure
 from support.gcs_server import GCS, serving_gcs
@@ -16,7 +17,7 @@ from support.s3_server import serving_s3
 from retrain.store import LocalStore, ObjectStore, open_store
 from retrain.utils import processes
 
-SERVERS = {"s3", "bucket", "gcs", "azure", "kfp"}
+SERVERS = {"s3", "bucket", "gcs", "azure", "kfp", "ceph"}
 """Fixtures that serve objects, or a stand-in of Kubeflow."""
 
 INTEGRATION = {
@@ -88,15 +89,16 @@ SLOW = {
 }
 """Files whose tests train for long, start processes, or search."""
 
-LONG = {
-    "experiments/test_paper_headline.py": 900,
-    "records/test_many_classes.py": 900,
-    "repository/test_chaos.py": 900,
-    "kubeflow/test_local.py": 900,
-    "repository/test_tutorial.py": 900,
-    "store/test_policies.py": 900,
-}
-"""Files whose tests may take longer than others before they are given up, in seconds."""
+LONG = (
+    *("store/test_policies.py", "store/test_radosgw.py", "watcher/test_receiver.py"),  # they share one Ceph
+    *("repository/test_tutorial.py", "experiments/test_paper_headline.py", "kubeflow/test_local.py"),
+    *("kubeflow/test_trainjob.py", "kubeflow/test_launch.py", "monitoring/test_totals.py", "cli/test_secrets.py"),
+    *("repository/test_chaos.py", "records/test_many_classes.py", "monitoring/test_dashboards.py"),
+    *("repository/test_site.py", "repository/test_release.py"),
+)
+"""Files with the longest tests. They begin first, so that what is left for an idle worker is short."""
+LONG_SECONDS = 900
+"""Seconds after which a test of these files is given up."""
 
 
 gc.disable()  # until all tests are collected
@@ -120,9 +122,10 @@ def pytest_sessionstart() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by their file, or by what they ask for."""
+    """Mark tests by their file, or by what they ask for, and put the longest first."""
+    items.sort(key=_rank)
     for item in items:
-        file = str(item.path.relative_to(Path(__file__).parent))
+        file = _file_of(item)
         parameters = getattr(item, "callspec", None)
         served = parameters is not None and any(kind in parameters.params.values() for kind in ("s3", "gs", "az"))
         if file in INTEGRATION or served or SERVERS & set(getattr(item, "fixturenames", ())):
@@ -130,7 +133,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if file in SLOW:
             item.add_marker(pytest.mark.slow)
         if file in LONG:
-            item.add_marker(pytest.mark.timeout(LONG[file]))
+            item.add_marker(pytest.mark.timeout(LONG_SECONDS))
+
+
+def _file_of(item: pytest.Item) -> str:
+    return str(item.path.relative_to(Path(__file__).parent))
+
+
+def _rank(item: pytest.Item) -> int:
+    """Return a test's place by its file: longest first, then processes and servers, then the rest."""
+    file = _file_of(item)
+    if file in LONG:
+        return LONG.index(file)
+    return len(LONG) + (file not in SLOW and file not in INTEGRATION)
 
 
 @pytest.fixture(scope="session")
@@ -141,6 +156,13 @@ def s3() -> Iterator[str]:
             environment.setenv(name, value)
         with serving_s3() as address:
             yield address
+
+
+@pytest.fixture(scope="session")
+def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of Ceph's gateway, which takes ten seconds to start: each test has buckets of its own."""
+    with radosgw.serving(tmp_path_factory.mktemp("ceph")) as address:
+        yield address
 
 
 @pytest.fixture

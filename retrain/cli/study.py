@@ -41,13 +41,15 @@ def run(
     host: KubeflowHost = None,
 ) -> None:
     """Run a study's missing runs. It can be stopped at any moment and resumed later."""
-    from retrain.experiments import drops, runner
     from retrain.experiments.files import load_study
+
+    loaded = load_study(study)  # before the seconds that torch takes
+
+    from retrain.experiments import drops, runner
     from retrain.experiments.runs import Runs
     from retrain.experiments.workers import Workers
     from retrain.training.preemption import Preempted
 
-    loaded = load_study(study)
     runs = Runs(loaded.model_copy(update={"seeds": loaded.seeds[:seeds]}), store)
     if on == "kubeflow":
         _submit(runs, drops.DataRoot(root, download), host)

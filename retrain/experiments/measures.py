@@ -5,15 +5,14 @@ from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
-from retrain.experiments.kept_runs import GRADIENTS, LEARNING_MAP, MAP, Figures, Measure
+from retrain.experiments.kept_runs import GRADIENTS, LEARNING_MAP, MAP, Measure
 from retrain.experiments.replays import early_and_even, repeat_training
+from retrain.experiments.runs import MEASURES_FILE, read_measures
 from retrain.pipeline.context import Context
 from retrain.pipeline.train import prepare
 from retrain.recipe.analysis import gradient_norms, rank_correlation, weight_correlation
 from retrain.recipe.learning_speed import add_decayed, joint_shares, learning_speed
 from retrain.records import Plan
-from retrain.store.base import Missing
-from retrain.store.task_store import TaskStore
 from retrain.training.evaluation import evaluate_samples
 from retrain.training.index_files import read_counters
 from retrain.training.optimizers import trained_parameters
@@ -110,9 +109,6 @@ def learning_map(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
 ON_FIRST = {"gradient_curves", "learning_map"}
 """Measures that also apply to runs on the first drop. The others compare with the previous run."""
 
-FILE = "measures.json"
-"""Name of a run's file with its measures."""
-
 MEASURES: dict[str, Callable[[Context, Run], Iterator[tuple[str, Measure]]]] = {
     "weight_correlation": correlation,
     "gradient_norms": gradients,
@@ -124,23 +120,9 @@ MEASURES: dict[str, Callable[[Context, Run], Iterator[tuple[str, Measure]]]] = {
 
 def measure(context: Context, plan: Plan, names: Iterable[str]) -> None:
     """Compute the missing measures of an ended run with a model, and write them beside it."""
-    found = _read(context.store, plan.run_id)
+    found = read_measures(context.store, plan.run_id)
     missing = [name for name in names if name not in found]
     for name in missing:
         found[name] = dict(MEASURES[name](context, prepare(context, plan)))
     if missing:
-        context.store.objects.write(context.store.keys.run(plan.run_id, FILE), json.dumps(found).encode())
-
-
-def read(store: TaskStore, run_id: str, names: Iterable[str]) -> Figures:
-    """Return the named measures of a run, as far as they exist."""
-    found = _read(store, run_id)
-    return {figure: value for name in names for figure, value in found.get(name, {}).items()}
-
-
-def _read(store: TaskStore, run_id: str) -> dict[str, Figures]:
-    try:
-        figures: dict[str, Figures] = json.loads(store.objects.read(store.keys.run(run_id, FILE))[0])
-    except Missing:
-        return {}
-    return figures
+        context.store.objects.write(context.store.keys.run(plan.run_id, MEASURES_FILE), json.dumps(found).encode())

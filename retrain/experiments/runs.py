@@ -1,22 +1,25 @@
-"""The runs of a study's grid: the plan and the record of each cell."""
+"""The runs of a study's grid: the plan and the record of each cell. Imports no torch: a report needs none."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from itertools import chain
 from typing import NamedTuple
 
 from retrain.config.task import Task
 from retrain.errors import StudyError
-from retrain.experiments import measures
 from retrain.experiments.grid import Cell, cells, drop_ids, parent_of, parts_of, plan_method, task_of
-from retrain.experiments.kept_runs import EndedRun
+from retrain.experiments.kept_runs import EndedRun, Figures
 from retrain.experiments.settings import Study
 from retrain.pipeline import planning
 from retrain.pipeline.planning import History, Request
 from retrain.records import Dataset, Drop, Plan, RunRecord
 from retrain.store import open_store
-from retrain.store.base import ObjectStore
+from retrain.store.base import Missing, ObjectStore
 from retrain.store.task_store import TaskStore
+
+MEASURES_FILE = "measures.json"
+"""Name of a run's file with its measures."""
 
 
 class Data(NamedTuple):
@@ -117,10 +120,25 @@ class Runs:
     def _ran(self, cell: Cell, record: RunRecord) -> EndedRun:
         store = self.store(record.task)
         curve = store.run(record.run_id).curve()
-        return EndedRun(cell, record, curve, measures.read(store, record.run_id, self.study.measures))
+        return EndedRun(cell, record, curve, _measures_of(store, record.run_id, self.study.measures))
 
     def ended_runs(self) -> list[EndedRun]:
         """Return all ended runs, in the grid's order."""
         longest = max(parts_of(self.study, split) for split in self.study.splits)
         grid = chain.from_iterable(cells(self.study, drops) for drops in range(1, longest + 1))
         return [self._ran(cell, record) for cell in grid if (record := self.record(cell))]
+
+
+def _measures_of(store: TaskStore, run_id: str, names: Iterable[str]) -> Figures:
+    """Return the named measures of a run, as far as they exist."""
+    found = read_measures(store, run_id)
+    return {figure: value for name in names for figure, value in found.get(name, {}).items()}
+
+
+def read_measures(store: TaskStore, run_id: str) -> dict[str, Figures]:
+    """Return what was measured of an ended run besides its accuracy, by the measure's name."""
+    try:
+        figures: dict[str, Figures] = json.loads(store.objects.read(store.keys.run(run_id, MEASURES_FILE))[0])
+    except Missing:
+        return {}
+    return figures

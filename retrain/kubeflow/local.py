@@ -19,10 +19,10 @@ from retrain.kubeflow.client import pipeline_arguments
 from retrain.kubeflow.records import read_submission
 from retrain.pipeline import next_run
 from retrain.pipeline.approval import find_approval
-from retrain.pipeline.context import Context, make_context
 from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.records import Approval, RunRecord
-from retrain.store.task_store import open_task_store
+from retrain.store.task_store import TaskStore, open_task_store
+from retrain.utils.clock import utc_now
 
 DefinePipeline = Callable[[Task, str, Callable[[dsl.PipelineTask, str], None]], GraphComponent]
 """Defines a task's pipeline, given the image of its steps and a function that configures each step's process."""
@@ -36,10 +36,13 @@ def run_locally(
 ) -> RunRecord | Approval | NoRunNeeded:
     """Run a task's pipeline in processes on this machine, and return its result.
 
-    Raises `UserError` if the task or its data are wrong.
+    Raises `UserError` if the task, its data or the device are wrong.
     """
-    context = make_context(open_task_store(task), task, device)
-    submission = uuid4().hex
+    if device not in ("auto", "cpu"):  # those two exist everywhere, and torch takes seconds to import
+        from retrain.pipeline.context import pick_device
+
+        pick_device(device)
+    store, submission = open_task_store(task), uuid4().hex
     output = StepLines()
     with TemporaryDirectory(prefix="retrain-") as root, redirect_stdout(output), _mute_kfp():
 
@@ -53,7 +56,7 @@ def run_locally(
             raise_on_error=False,
         )
         define(task, IMAGE, use_temporary_folder)(**pipeline_arguments(task, request, device, submission))
-    return _read_result(context, submission, output)
+    return _read_result(store, submission, output)
 
 
 @contextmanager
@@ -66,17 +69,17 @@ def _mute_kfp() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def _read_result(context: Context, submission: str, output: "StepLines") -> RunRecord | Approval | NoRunNeeded:
-    found = read_submission(context.store, submission)
+def _read_result(store: TaskStore, submission: str, output: "StepLines") -> RunRecord | Approval | NoRunNeeded:
+    found = read_submission(store, submission)
     if found and found.error:
         raise RunError(found.error)
     if found and found.nothing:
         return NoRunNeeded(found.nothing)
     if found and found.run_id:
-        last = next_run.latest_attempt(context.store, context.files(found.run_id).plan())
-        if record := context.store.ledger.find(last.run_id):
+        last = next_run.latest_attempt(store, store.run(found.run_id).plan())
+        if record := store.ledger.find(last.run_id):
             return record
-        if approval := find_approval(context.store, last, context.clock()):
+        if approval := find_approval(store, last, utc_now()):
             return approval
     raise RunError("the pipeline ended without a record; the last lines of its output:\n" + "".join(output.last))
 

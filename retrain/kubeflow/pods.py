@@ -1,15 +1,15 @@
 """Configure a step's pod from the task's `resources`, with kfp and kfp-kubernetes.
 
 KFP cannot set a pod's service account or priority class. The account is set when the pipeline is submitted, and the
-priority is Kueue's.
+priority is Kueue's. kfp is imported only to configure a pod: a TrainJob needs the constants alone.
 """
 
-from typing import Any
-
-from kfp import kubernetes
-from kfp.dsl import PipelineTask
+from typing import TYPE_CHECKING, Any
 
 from retrain.config.resources import Queue, Resources
+
+if TYPE_CHECKING:
+    from kfp.dsl import PipelineTask
 
 POOL = ("train", "train_only", "evaluate", "trial")
 """The steps that need the GPU pool."""
@@ -26,7 +26,7 @@ RETRY_WINDOW = "2160h"
 """Argo counts it from the start of the first pod, and kills a running pod at its end. KFP's default is one hour."""
 
 
-def configure_pod(step: PipelineTask, name: str, resources: Resources) -> None:
+def configure_pod(step: "PipelineTask", name: str, resources: Resources) -> None:
     """Configure a step's pod: settings of all pods, of pods with data, and of pods on the GPU pool."""
     _configure_every_pod(step, resources)
     if name != FINISH:
@@ -37,8 +37,10 @@ def configure_pod(step: PipelineTask, name: str, resources: Resources) -> None:
         _configure_pool(step, resources)
 
 
-def _configure_every_pod(step: PipelineTask, resources: Resources) -> None:
+def _configure_every_pod(step: "PipelineTask", resources: Resources) -> None:
     """Set the Secrets, and forbid root: the *restricted* Pod Security Standard needs that, and KFP does not set it."""
+    from kfp import kubernetes
+
     kubernetes.set_security_context(step, run_as_non_root=True)
     if resources.pull_secret:
         kubernetes.set_image_pull_secrets(step, [resources.pull_secret])
@@ -46,8 +48,10 @@ def _configure_every_pod(step: PipelineTask, resources: Resources) -> None:
         kubernetes.use_secret_as_env(step, resources.credentials, {name: name for name in CREDENTIALS})
 
 
-def _configure_data(step: PipelineTask, resources: Resources) -> None:
+def _configure_data(step: "PipelineTask", resources: Resources) -> None:
     """Set cores, memory and cache. Limits equal requests, because a pod below its request is evicted last."""
+    from kfp import kubernetes
+
     step.set_cpu_request(resources.cpu).set_cpu_limit(resources.cpu)
     step.set_memory_request(resources.memory).set_memory_limit(resources.memory)
     step.set_env_variable("RETRAIN_CACHE", CACHE)
@@ -60,7 +64,9 @@ def _configure_data(step: PipelineTask, resources: Resources) -> None:
         kubernetes.empty_dir_mount(step, **volume, size_limit=cache.size)
 
 
-def _configure_pool(step: PipelineTask, resources: Resources) -> None:
+def _configure_pool(step: "PipelineTask", resources: Resources) -> None:
+    from kfp import kubernetes
+
     shared = {"medium": "Memory", "size_limit": resources.shared_memory}
     kubernetes.empty_dir_mount(step, "shared-memory", "/dev/shm", **shared)
     if resources.gpus.count:

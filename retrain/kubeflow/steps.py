@@ -16,21 +16,19 @@ from functools import partial
 from typing import cast, get_args
 
 from retrain.config import Method, Purpose
-from retrain.config.loading import parse_task
 from retrain.config.task import Task
 from retrain.errors import UserError
+from retrain.kubeflow.last_step import find_record, finish, open_store, write_error
 from retrain.kubeflow.records import Submission, read_submission, write_submission
 from retrain.monitoring.observers import LOOPBACK, make_observers
 from retrain.pipeline import next_run, stages
-from retrain.pipeline.approval import find_approval
 from retrain.pipeline.context import Context, make_context
 from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.pipeline.train import run_as_leader
-from retrain.records import Plan, RunRecord
-from retrain.store import Missing
-from retrain.store.task_store import open_task_store
+from retrain.records import Plan
 from retrain.training.preemption import raise_preempted
-from retrain.utils.logs import format_from_environment, make_handler
+
+__all__ = ["finish"]
 
 log = logging.getLogger("retrain")
 
@@ -80,15 +78,14 @@ def train(text: str, run_id: str, device: str) -> str:
 
     The later stages run here too, unless `resources.separate_evaluation` is set.
     """
-    task = _task(text)
+    task, store = open_store(text)
     step = "train" if task.resources.separate_evaluation else "complete"
     if task.resources.gpus.count < 2:
         return {"train": train_only, "complete": complete}[step](text, run_id, device)
     from retrain.kubeflow.launch import launch
 
     launch(task.resources.gpus.count, step, text, run_id, device)
-    _, context = _open(text, "cpu")
-    return next_run.latest_attempt(context.store, context.files(run_id).plan()).run_id
+    return next_run.latest_attempt(store, store.run(run_id).plan()).run_id
 
 
 def train_only(text: str, run_id: str, device: str) -> str:
@@ -126,41 +123,6 @@ def record(text: str, run_id: str, device: str) -> str:
     return _run_stage(stages.record, text, run_id, device)
 
 
-def finish(text: str, submission: str, job: str, state: str, message: str) -> None:
-    """Record a failure that no step could record, and exit with 1 if the retraining failed.
-
-    The ledger decides, not the state: Kubeflow's driver reports COMPLETE for a success and RUNNING for a killed pod,
-    while kfp on one machine reports SUCCEEDED and FAILED.
-    """
-    _, context = _open(text, "cpu")
-    found = read_submission(context.store, submission) or Submission(error="planning did not end")
-    if found.error:
-        raise SystemExit(found.error)
-    if found.run_id is None or not found.may_run_in(job):
-        return
-    plan = context.files(found.run_id).plan()
-    if _has_approval(context, plan):
-        return
-    ended = _find_record(context, plan)
-    if ended is None:
-        with context.store.lock(patient=True) as ours:
-            fallback = f"its pods ended without a record (Kubeflow's state: {state})"
-            ended = _record_end(replace(context, store=ours), plan, message or fallback)
-    if ended.outcome == "failed":
-        raise SystemExit(f"{ended.run_id} failed: {ended.error}")
-
-
-def _has_approval(context: Context, plan: Plan) -> bool:
-    """Return whether a verdict decides the run, even if the verdict has only just been given."""
-    last = next_run.latest_attempt(context.store, plan)
-    return find_approval(context.store, last, context.clock()) is not None
-
-
-def _record_end(context: Context, plan: Plan, message: str) -> RunRecord:
-    last = next_run.latest_attempt(context.store, plan)
-    return stages.record_failure(context, last, _read_error(context, last) or message)
-
-
 def _run_stage(stage: Callable[[Context, Plan], object], text: str, run_id: str, device: str) -> str:
     """Run a stage of a run that has not ended, and return the id of its latest attempt.
 
@@ -180,50 +142,20 @@ def _run_or_record(stage: Callable[[Context, Plan], object], context: Context, p
         stage(context, plan)
     except Exception as error:
         if not stages.end_with(context, plan, error):
-            _write_error(context, plan, error)
+            write_error(context.store, plan, stages.error_text(error))
             raise
         log.error("%s", error)
 
 
 def _open(text: str, device: str) -> tuple[Task, Context]:
-    if not log.handlers:  # kfp's handler would mix these lines with its own output
-        log.addHandler(make_handler(format_from_environment()))
-        log.setLevel(logging.INFO)
-        log.propagate = False
-    task = _task(text)
+    task, store = open_store(text)
     port, host = os.environ.get("RETRAIN_METRICS_PORT"), os.environ.get("RETRAIN_METRICS_HOST", LOOPBACK)
     observers = partial(make_observers, int(port) if port else None, host)
-    return task, make_context(open_task_store(task), task, device, observers)
-
-
-def _task(text: str) -> Task:
-    return parse_task(text, "the pipeline's parameter task")
+    return task, make_context(store, task, device, observers)
 
 
 def _has_ended(context: Context, plan: Plan) -> bool:
-    return _find_record(context, plan) is not None
-
-
-def _find_record(context: Context, plan: Plan) -> RunRecord | None:
-    return context.store.ledger.find(next_run.latest_attempt(context.store, plan).run_id)
-
-
-def _write_error(context: Context, plan: Plan, error: Exception) -> None:
-    """Write an error for `finish`, in case this was the last retry."""
-    last = next_run.latest_attempt(context.store, plan)
-    context.store.objects.write(_error_key(context, last), stages.error_text(error).encode())
-
-
-def _read_error(context: Context, plan: Plan) -> str | None:
-    try:
-        data, _ = context.store.objects.read(_error_key(context, plan))
-    except Missing:
-        return None
-    return data.decode()
-
-
-def _error_key(context: Context, plan: Plan) -> str:
-    return context.store.keys.run(plan.run_id, "error.txt")
+    return find_record(context.store, plan) is not None
 
 
 WORKER_STEPS = {"train": train_only, "complete": complete}

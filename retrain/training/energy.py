@@ -1,9 +1,14 @@
-"""Measured energy of the training device: a GPU's by NVML, the processors' by RAPL, if the machine provides it."""
+"""Measured energy of the training device: a GPU's by NVML, the processors' by RAPL, if the machine provides it.
+
+Imports torch only for a GPU: observers import this module, and a watcher starts without torch.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 POWERCAP = Path("/sys/class/powercap")
 """Folder of RAPL in Linux, often readable by root alone; most virtual machines and containers lack it."""
@@ -13,7 +18,7 @@ MICRO, MILLI = 1e-6, 1e-3
 class EnergyMeter:
     """Joules since the last reading, as the device counts them."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: "torch.device") -> None:
         self._read = _gpu_counter(device) if device.type == "cuda" else _processor_counter(POWERCAP)
 
     @property
@@ -46,12 +51,14 @@ def _processor_counter(folder: Path) -> Callable[[], float] | None:
     return read if packages else None
 
 
-def _gpu_counter(device: torch.device) -> Callable[[], float] | None:
+def _gpu_counter(device: "torch.device") -> Callable[[], float] | None:
     """Return a function that reads a GPU's energy since its last call; None without NVML or a counter in the GPU."""
     try:
         import pynvml
     except ImportError:
         return None
+    import torch
+
     uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
     try:
         pynvml.nvmlInit()

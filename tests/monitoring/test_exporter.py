@@ -227,7 +227,7 @@ def test_exporter_exits_cleanly_on_sigterm(store: Counted, tmp_path: Path) -> No
     )
     monitoring.wait_for(lambda: monitoring.get(f"http://127.0.0.1:{port}/healthz"), "the exporter")
     process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 0
+    assert process.wait(120) == 0
 
 
 def test_exporter_on_a_taken_port_is_one_message(store: Counted, tmp_path: Path) -> None:

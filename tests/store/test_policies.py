@@ -14,7 +14,7 @@ import boto3
 import pytest
 from support.lives import Life, make_task
 from support.pictures import two_classes
-from support.radosgw import KEY, serving
+from support.radosgw import KEY, create_user
 from support.rendered import ROOT
 from support.watching import Recorder
 
@@ -138,16 +138,19 @@ class Cloud:
         return open_store(url, self.endpoint)
 
 
-def test_policies_let_each_component_do_its_work_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_policies_let_each_component_do_its_work_and_no_more(
+    ceph: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = {"AWS_DEFAULT_REGION": "us-east-1", "NO_PROXY": "127.0.0.1", "AWS_CONFIG_FILE": "/dev/null"}
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    with serving(tmp_path / "ceph", ROLES) as endpoint:
-        cloud = Cloud(endpoint, monkeypatch)
-        task = make_task(store=STORE, endpoint_url=endpoint, training=SAVING)
-        life_goes_its_way(cloud, task, tmp_path)
-        for role in ROLES:
-            nothing_else_is_allowed(cloud, role)
+    for role in ROLES:
+        create_user(ceph, role)
+    cloud = Cloud(ceph, monkeypatch)
+    task = make_task(store=STORE, endpoint_url=ceph, training=SAVING)
+    life_goes_its_way(cloud, task, tmp_path)
+    for role in ROLES:
+        nothing_else_is_allowed(cloud, role)
 
 
 SAVING = Training.model_validate(make_task().training.model_dump() | {"save_seconds": 0})

@@ -1,4 +1,4 @@
-"""The watcher on a genuine S3 storage server, Ceph's gateway: one test, for the server takes its time to start."""
+"""The watcher on a genuine S3 storage server, Ceph's gateway."""
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +7,7 @@ from pathlib import Path
 import boto3
 import pytest
 from support.races import PROCESSES, claim_all, count_up, race
-from support.radosgw import KEY, serving
+from support.radosgw import KEY
 from support.watching import Recorder, on_s3
 
 from retrain.store import Conflict, open_store
@@ -16,16 +16,15 @@ from retrain.store.keys import TaskKeys
 from retrain.store.lease import acquire
 
 
-def test_watcher_works_on_ceph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watcher_works_on_ceph(ceph: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": KEY, "AWS_DEFAULT_REGION": "us-east-1"}
     for name, value in (environment | {"NO_PROXY": "127.0.0.1"}).items():
         monkeypatch.setenv(name, value)
-    with serving(tmp_path / "ceph") as endpoint:
-        client = boto3.client("s3", endpoint_url=endpoint)
-        client.create_bucket(Bucket="drops")
-        client.close()
-        conditions_hold("s3://drops/races", endpoint)
-        two_watchers_give_one_run(endpoint, tmp_path / "in")
+    client = boto3.client("s3", endpoint_url=ceph)
+    client.create_bucket(Bucket="drops")
+    client.close()
+    conditions_hold("s3://drops/races", ceph)
+    two_watchers_give_one_run(ceph, tmp_path / "in")
 
 
 def conditions_hold(url: str, endpoint: str) -> None:

@@ -65,7 +65,7 @@ def _running(command: Sequence[str], log: Path, ready: str) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(120)
 
 
 @contextmanager

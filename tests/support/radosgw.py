@@ -11,7 +11,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -61,11 +61,8 @@ osd_pool_default_pg_autoscale_mode = off
 
 
 @contextmanager
-def serving(folder: Path, users: Sequence[str] = (), frontend: str = FRONTEND) -> Iterator[str]:
-    """The gateway's address; its files lie in `folder`. Of other users, the name is the access key and the secret.
-
-    They may do nothing but what `KEY` gives them leave to (IAM's PutUserPolicy).
-    """
+def serving(folder: Path, frontend: str = FRONTEND) -> Iterator[str]:
+    """The gateway's address; its files lie in `folder`."""
     for program in PROGRAMS:
         need(program, "radosgw ceph-mon ceph-osd ceph-common")
     ceph = _Ceph(folder)
@@ -83,13 +80,15 @@ def serving(folder: Path, users: Sequence[str] = (), frontend: str = FRONTEND) -
         daemons.enter_context(ceph.daemon("radosgw", "-n", "client.admin", "--rgw_frontends", endpoint))
         url = f"http://127.0.0.1:{port}"
         _wait_for(url)
-        for name in users:
-            _create_user(url, name)
         yield url
 
 
-def _create_user(url: str, name: str) -> None:
-    """Create a user by the gateway's own API, where `radosgw-admin` takes seconds for each."""
+def create_user(url: str, name: str) -> None:
+    """Create a user whose name is the access key and the secret, too.
+
+    He may do nothing but what `KEY` gives him leave to (IAM's PutUserPolicy). This is the gateway's own API, where
+    `radosgw-admin` takes seconds for each user.
+    """
     user = {"uid": name, "display-name": name, "access-key": name, "secret-key": name}
     request = AWSRequest("PUT", f"{url}/admin/user", params=user)
     S3SigV4Auth(Credentials(KEY, KEY), "s3", "us-east-1").add_auth(request)

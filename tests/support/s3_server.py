@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from threading import Lock, Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
@@ -17,6 +17,20 @@ class QuietHandler(MotoRequestHandler):
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         pass
+
+
+class Dispatcher(DomainDispatcherApplication):
+    """Remembers which service a host is: Moto looks through its own folder, which is a sixth of a request's time."""
+
+    def __init__(self) -> None:
+        super().__init__(create_backend_app)
+        self._known: dict[str | None, Any] = {}
+
+    def get_backend_for_host(self, host: str | None) -> Any:
+        """Return the service's name, or None."""
+        if host not in self._known:
+            self._known[host] = super().get_backend_for_host(host)
+        return self._known[host]
 
 
 class OneWriteAtATime:
@@ -35,7 +49,7 @@ class OneWriteAtATime:
 @contextmanager
 def serving_s3(wrap: "Callable[[WSGIApplication], WSGIApplication]" = OneWriteAtATime) -> Iterator[str]:
     """Serve within, in a wrapping that changes what moto does; yields the address."""
-    app = wrap(DomainDispatcherApplication(create_backend_app))
+    app = wrap(Dispatcher())
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=QuietHandler)
     thread = Thread(target=server.serve_forever)
     thread.start()

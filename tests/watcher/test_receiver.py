@@ -5,13 +5,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from urllib.parse import quote
 
 import boto3
 import pytest
 from support.radosgw import KEY
-from support.radosgw import serving as serving_ceph
 from support.watching import notification
 
 from retrain.config.task import Task
@@ -94,13 +92,13 @@ def test_short_token_is_refused() -> None:
         EventReceiver("short", [TASK], Health([]))
 
 
-def test_ceph_pushes_the_end_of_a_drop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ceph_pushes_the_end_of_a_drop(ceph: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ceph sends no header of ours: the token is in the address. With `cloudevents` it adds its own headers."""
     environment = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": KEY, "AWS_DEFAULT_REGION": "us-east-1"}
     for name, value in (environment | {"NO_PROXY": "127.0.0.1"}).items():
         monkeypatch.setenv(name, value)
-    with serving_ceph(tmp_path / "ceph") as endpoint, listening() as (events, url):
-        s3, sns = (boto3.client(service, endpoint_url=endpoint) for service in ("s3", "sns"))
+    with listening() as (events, url):
+        s3, sns = (boto3.client(service, endpoint_url=ceph) for service in ("s3", "sns"))
         s3.create_bucket(Bucket="data")
         for form in ("false", "true"):
             push = {"push-endpoint": f"{url}/events?token={quote(TOKEN)}", "cloudevents": form}
@@ -112,7 +110,7 @@ def test_ceph_pushes_the_end_of_a_drop(tmp_path: Path, monkeypatch: pytest.Monke
             s3.put_bucket_notification_configuration(
                 Bucket="data", NotificationConfiguration={"TopicConfigurations": [told]}
             )
-            open_store("s3://data/models", endpoint).write(f"pets/drops/d-{form}/_SUCCESS", b"")
+            open_store("s3://data/models", ceph).write(f"pets/drops/d-{form}/_SUCCESS", b"")
             assert events.receive(60).drops == {"pets": {f"d-{form}"}}
         s3.close()
         sns.close()

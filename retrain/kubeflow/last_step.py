@@ -1,0 +1,88 @@
+"""The pipeline's last step, and what it shares with the others: the task's store, and the error of a failed step.
+
+Imports torch only to record a failure, so that the step of a run that has its record starts at once.
+"""
+
+import logging
+
+from retrain.config.loading import parse_task
+from retrain.config.task import Task
+from retrain.kubeflow.records import Submission, read_submission
+from retrain.pipeline import next_run
+from retrain.pipeline.approval import find_approval
+from retrain.pipeline.recording import record_failure
+from retrain.records import Plan, RunRecord
+from retrain.store import Missing
+from retrain.store.task_store import TaskStore, open_task_store
+from retrain.utils.clock import utc_now
+from retrain.utils.logs import format_from_environment, make_handler
+
+log = logging.getLogger("retrain")
+
+
+def finish(text: str, submission: str, job: str, state: str, message: str) -> None:
+    """Record a failure that no step could record, and exit with 1 if the retraining failed.
+
+    The ledger decides, not the state: Kubeflow's driver reports COMPLETE for a success and RUNNING for a killed pod,
+    while kfp on one machine reports SUCCEEDED and FAILED.
+    """
+    task, store = open_store(text)
+    found = read_submission(store, submission) or Submission(error="planning did not end")
+    if found.error:
+        raise SystemExit(found.error)
+    if found.run_id is None or not found.may_run_in(job):
+        return
+    plan = store.run(found.run_id).plan()
+    if _has_approval(store, plan):
+        return
+    ended = find_record(store, plan)
+    if ended is None:
+        with store.lock(patient=True) as ours:
+            fallback = f"its pods ended without a record (Kubeflow's state: {state})"
+            ended = _record_end(task, ours, plan, message or fallback)
+    if ended.outcome == "failed":
+        raise SystemExit(f"{ended.run_id} failed: {ended.error}")
+
+
+def _has_approval(store: TaskStore, plan: Plan) -> bool:
+    """Return whether a verdict decides the run, even if the verdict has only just been given."""
+    return find_approval(store, next_run.latest_attempt(store, plan), utc_now()) is not None
+
+
+def _record_end(task: Task, store: TaskStore, plan: Plan, message: str) -> RunRecord:
+    from retrain.pipeline.context import make_context
+
+    last = next_run.latest_attempt(store, plan)
+    return record_failure(make_context(store, task, "cpu"), last, _read_error(store, last) or message)
+
+
+def open_store(text: str) -> tuple[Task, TaskStore]:
+    """Return the task in a pipeline's parameter, and its store. Logs as `retrain` does from here on."""
+    if not log.handlers:  # kfp's handler would mix these lines with its own output
+        log.addHandler(make_handler(format_from_environment()))
+        log.setLevel(logging.INFO)
+        log.propagate = False
+    task = parse_task(text, "the pipeline's parameter task")
+    return task, open_task_store(task)
+
+
+def find_record(store: TaskStore, plan: Plan) -> RunRecord | None:
+    """Return the record of the latest attempt of a plan, or None if it has not ended."""
+    return store.ledger.find(next_run.latest_attempt(store, plan).run_id)
+
+
+def write_error(store: TaskStore, plan: Plan, text: str) -> None:
+    """Write an error for `finish`, in case this was the step's last retry."""
+    store.objects.write(_error_key(store, next_run.latest_attempt(store, plan)), text.encode())
+
+
+def _read_error(store: TaskStore, plan: Plan) -> str | None:
+    try:
+        data, _ = store.objects.read(_error_key(store, plan))
+    except Missing:
+        return None
+    return data.decode()
+
+
+def _error_key(store: TaskStore, plan: Plan) -> str:
+    return store.keys.run(plan.run_id, "error.txt")

@@ -1,0 +1,71 @@
+"""What each command imports. One starts in half a second unless it needs torch, kfp, boto3 or altair."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from support import known_ledger
+
+from retrain.config.task import Task
+from retrain.store import LocalStore
+
+IMPORTS: dict[str, tuple[int, set[str]]] = {
+    "--help": (0, set()),
+    "task init birds": (0, set()),
+    "task check pets": (0, set()),
+    "task schema": (0, set()),
+    "drop list -t pets": (0, set()),
+    "status -t pets": (0, set()),
+    "history -t pets": (0, set()),
+    "metrics -t pets": (0, set()),
+    "gc -t pets": (0, set()),
+    "watch -t cars --once": (0, set()),
+    "run -t cars --dry-run": (0, set()),  # with a drop, the network of the plan is built with torch
+    "run -t cars --on kubeflow --host http://127.0.0.1:1": (0, set()),
+    "pipeline trainjob -t cars": (0, set()),
+    "pipeline compile -t pets -o pipeline.yaml": (0, {"kfp"}),
+    "report -t pets -o page.html": (0, {"altair"}),
+    "fleet -t pets -o all.html": (0, {"altair"}),
+    "run -t nowhere": (2, set()),
+    "show no-such-run -t pets": (2, set()),
+    "promote no-such-run -t pets": (2, set()),
+    "approve no-such-run -t pets": (2, set()),
+    "study run no-such-study": (2, set()),
+    "study report no-such-study": (2, {"altair"}),
+}
+"""Commands, their exit codes, and which of the slow packages each imports."""
+
+EACH = """
+import json, os, sys
+import retrain.config.loading, retrain.records, retrain.store.task_store  # what nearly all need
+from retrain.cli import main
+
+SLOW = {"altair", "boto3", "kfp", "torch", "torchvision"}
+assert not SLOW & sys.modules.keys()
+for line in json.loads(sys.argv[1]):
+    if os.fork() == 0:
+        said, sys.argv = os.dup(1), ["retrain", *line.split()]
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(nothing, stream)
+        try:
+            main()
+        except SystemExit as end:
+            os.write(said, json.dumps([line, end.code, sorted(SLOW & sys.modules.keys())]).encode() + b"\\n")
+        finally:
+            os._exit(0)
+    os.wait()
+"""
+"""Runs each command in a fork of a process that has imported nothing slow."""
+
+
+def test_commands_import_slow_packages_only_if_they_need_them(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    known_ledger.write(store, known_ledger.pets())
+    (tmp_path / "tasks").mkdir()
+    for name in ("pets", "cars"):
+        (tmp_path / "tasks" / f"{name}.yaml").write_text(Task(name=name, store=store.url).model_dump_json())
+    command = [sys.executable, "-c", EACH, json.dumps(list(IMPORTS))]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert {line: (code, set(slow)) for line, code, slow in map(json.loads, done.stdout.splitlines())} == IMPORTS
