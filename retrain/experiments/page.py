@@ -1,4 +1,4 @@
-"""A study's page and tables. They depend only on its file and its kept runs, so that they can be reproduced."""
+"""Write a study's page and tables. They depend only on its file and its kept runs, so they can be reproduced."""
 
 import csv
 import io
@@ -22,6 +22,7 @@ from retrain.experiments.statistics import (
     on_grids,
     rows,
 )
+from retrain.utils.text import pluralize
 
 NOT_REACHED = "/"
 ABSENT = "-"
@@ -37,19 +38,21 @@ def page(study: Study, kept: KeptRuns) -> str:
     sections = [
         f"# {study.title}",
         f"Repeats {'; '.join(study.repeats)} ({study.size} size).",
-        f"**Regime.** {study.regime.strip()}",
-        f"**To repeat it.** `retrain study run {study.name}`, then `retrain study report {study.name}`. "
-        f"Every figure below comes from `{study.name}/runs.jsonl`; `retrain study report --check` makes it again.",
+        f"**Set-up.** {study.regime.strip()}",
+        f"**To repeat it.** `retrain study run {study.name}`, then `retrain study report {study.name}`. Every figure "
+        f"below comes from `{study.name}/runs.jsonl`; `retrain study report --check` computes all of them again.",
         f"**Made with.** {_made_with(study, kept)}",
         *_claims(study),
         *_findings(study),
-        *_beside_the_papers(study, by_group),
-        "## Ours",
-        f"Percent of correct images on {study.stop_on}, mean ± {SPREADS[study.spread]} over seeds. L_r (Verwimp et "
-        f"al., eq. 2) divides the {study.cost} that the other method took to its own final accuracy by those that a "
-        "run took to r percent of that accuracy: above 1 is faster. The first figure is the same at every r, so the "
-        f"other method's own L_99 is 1 or more. {NOT_REACHED}: never reached; (2/3): reached with two seeds of three. "
-        f"{HARM}: negative transfer, the mean final accuracy is below that of {study.against[0]} with the same seeds.",
+        *_paper_comparison(study, by_group),
+        "## Results",
+        f"Accuracies are in percent, as mean ± {SPREADS[study.spread]} over seeds. Highest and final are measured on "
+        f"{study.stop_on}, during a run and at its end. L_r (Verwimp et al., eq. 2) is a speed-up against another "
+        f"method: that method's {study.cost} to its own final accuracy, divided by the run's {study.cost} to r percent "
+        "of the same accuracy. Above 1, the run is faster. The other method's own L_99 is 1 or more, because it "
+        "reaches 99 percent no later than its final accuracy.",
+        f"{NOT_REACHED}: never reached. (2/3): reached with two seeds of three. {HARM}: negative transfer, which means "
+        f"that the mean final accuracy is below that of {study.against[0]} with the same seeds.",
         tables,
     ]
     return "\n\n".join(sections) + "\n"
@@ -64,12 +67,12 @@ def _claims(study: Study) -> Iterator[str]:
 
 def _findings(study: Study) -> Iterator[str]:
     if study.findings:
-        yield "## Why, and what else" if study.claims else "## What agrees, and what does not"
+        yield "## Discussion" if study.claims else "## What agrees, and what does not"
         yield study.findings.strip()
 
 
-def _beside_the_papers(study: Study, by_group: Mapping[Group, Sequence[EndedRun]]) -> Iterator[str]:
-    """Yield the table of the paper's figures beside ours."""
+def _paper_comparison(study: Study, by_group: Mapping[Group, Sequence[EndedRun]]) -> Iterator[str]:
+    """Yield the table of the paper's figures and ours."""
     if not study.paper:
         return
     columns = list(dict.fromkeys(column for row in study.paper for column in row.figures))
@@ -80,7 +83,7 @@ def _beside_the_papers(study: Study, by_group: Mapping[Group, Sequence[EndedRun]
         ours = found.get(_group_of(study, row), {}).get(row.method)
         pairs = ((row.figures.get(column, ""), _own_figure(study, ours, column)) for column in columns)
         lines.append([row.row, *(figure for pair in pairs for figure in pair)])
-    yield "## The paper's figures beside ours"
+    yield "## The paper's figures and ours"
     yield (
         f"± and parentheses: {SPREADS[study.spread]}. {ABSENT}: not in this study. "
         "Time: the paper in minutes, ours in iterations until fitted."
@@ -116,7 +119,7 @@ def _own_figure(study: Study, ours: Row | None, column: str) -> str:
 
 def _made_with(study: Study, kept: KeptRuns) -> str:
     results = [one.record.result for one in kept.ran if one.record.result]
-    machines = sorted({f"{each.machine.device}, {each.machine.threads} threads" for each in results})
+    machines = sorted({f"{each.machine.device}, {pluralize(each.machine.threads, 'thread')}" for each in results})
     versions = sorted({f"retrain {each.machine.retrain}, torch {each.machine.torch}" for each in results})
     hours = sum(each.cost.device_seconds_all_in for each in results) / 3600
     iterations = sum(each.cost.iterations for each in results)
@@ -170,7 +173,7 @@ def _firsts(study: Study, by_group: Mapping[Group, list[EndedRun]]) -> Iterator[
             percents = (format_percent(each, study.spread) for each in (row.best, row.final, row.test))
             lines.append([f"{group.split}, {group.variant}", *percents, *fitted])
     if lines:
-        yield "### The runs on the first drop, which the others continue from"
+        yield "### Runs on the first drop, from which the other methods continue"
         yield markdown_table(["", "highest", "final", "test", *fitted_title(study)], lines)
 
 
