@@ -135,7 +135,7 @@ def drift(task: TaskName, device: Device = "auto", as_json: AsJson = False, over
     if as_json:
         typer.echo(json.dumps([one.model_dump(mode="json") for one in drifts], indent=2))
     elif not drifts:
-        typer.echo("no drop waits that has validation or test images")
+        typer.echo("no waiting drop has validation or test images")
     for one in () if as_json else drifts:
         typer.echo(str(one))
 

@@ -101,7 +101,7 @@ def report(
         typer.echo(f"checked {len(names)} {'study' if len(names) == 1 else 'studies'}: the pages match the kept runs")
         return
     if study is None:
-        raise StudyError("name a study, or pass --check")
+        raise StudyError("no study: pass its name, or --check")
     loaded = load_study(study)
     ran = None if kept else Runs(loaded, store).ended_runs()
     with output_errors(out, "--out"):

@@ -75,7 +75,7 @@ def migrate(
         shutil.copymode(path, whole)
         whole.replace(path)
     for setting, value in migrated.settings.items():
-        typer.echo(f"{setting}: {json.dumps(value)} is written out: its default is another one now")
+        typer.echo(f"{setting}: {json.dumps(value)} is written out, because its default has changed")
     typer.echo(f"rewrote {path}; `retrain task check {path}` checks it")
 
 

@@ -62,7 +62,9 @@ def _check_sizes(drop: Drop, store: TaskStore) -> None:
             raise DropError(f"{store.url}/{prefix}{shard.name} {what}, where the manifest says {shard.size} bytes")
     counted, held = sum(map(drop.samples, SPLITS)), sum(shard.samples for shard in drop.shards)
     if counted + len(drop.removed) != held:
-        raise DropError(f"drop {drop.id}: the manifest counts {counted:,} samples, and {held:,} in its shards")
+        raise DropError(
+            f"drop {drop.id}: the manifest counts {counted:,} samples in its splits, but {held:,} in its shards"
+        )
 
 
 def _decode(drop: Drop, store: TaskStore, image_size: Size, splits: Collection[Split]) -> dict[Split, SplitArrays]:
@@ -156,7 +158,7 @@ def _save_arrays(arrays: SplitArrays, path: Path) -> None:
             part.replace(path)
             _whole.add(written)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be written: {error}. $RETRAIN_CACHE may name another folder.") from error
+        raise UserError(f"{path}: cannot be written: {error}. Set $RETRAIN_CACHE to another folder.") from error
 
 
 def _is_whole(path: Path) -> bool:

@@ -220,7 +220,7 @@ def _rewrite_shard(drop: Drop, position: int, keys: Collection[str], store: Task
         whole = HashingReader(stream)
         _copy_members(whole, path, set(keys), where)
     if (whole.size, whole.sha256) != (shard.size, shard.sha256):
-        raise DamagedDrop(drop.id, f"{store.url}/{where} is not what the manifest says")
+        raise DamagedDrop(drop.id, f"{store.url}/{where} differs from its size or digest in the manifest")
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     beside = OURS if drop.uploaded else ""

@@ -92,7 +92,7 @@ class Intake:
             raise
 
     def _set_aside(self, damaged: DamagedDrop) -> None:
-        log.warning("%s: what it holds is not known", damaged)
+        log.warning("%s: its samples cannot be read", damaged)
         self.store.drops.quarantine_damaged(damaged)
 
     def tables(self, *, quarantined: bool = False) -> Iterator[tuple[Drop, SampleTable]]:

@@ -255,7 +255,7 @@ def _read_label(file: SourceFile, rule: LabelRule) -> str | DropError:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
-        return DropError(f"{file.name.name} is no JSON: {error}")
+        return DropError(f"{file.name.name} is not JSON: {error}")
     for name in rule.field.split("."):
         value = value.get(name) if isinstance(value, dict) else None
     if isinstance(value, bool) or not isinstance(value, str | int):

@@ -75,7 +75,7 @@ def _write_tar(samples: Iterator[Encoded], path: Path) -> int:
                 tar.write({"__key__": sample.key, sample.extension: sample.data, "cls": sample.class_name.encode()})
                 written += 1
     except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}. $TMPDIR may name another folder.") from error
+        raise UserError(f"{path}: cannot be written: {error.strerror}. Set $TMPDIR to another folder.") from error
     return written
 
 

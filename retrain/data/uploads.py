@@ -60,7 +60,7 @@ def ingest_drop(drop_id: str, task: Task, store: TaskStore, tell: Callable[[str]
     uploaded = Uploaded(files=len(theirs), size=sum(entry.size for entry in theirs))
     shards = [entry for entry in theirs if litter_kind(entry.name) is None]
     if not shards:
-        raise DropError(f"drop {drop_id}: no train samples among 0: it has only hidden and temporary files")
+        raise DropError(f"drop {drop_id}: no training image in it; hidden and temporary files are ignored")
     if task.data.label_from in ("auto", "cls") and all(_is_shard(entry) for entry in shards):
         with suppress(NotPlain):
             litter = Counter(kind for entry in theirs if (kind := litter_kind(entry.name)))

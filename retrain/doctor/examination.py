@@ -73,7 +73,7 @@ def _check_champion(store: TaskStore) -> str:
     if run_id is None:
         return "none yet"
     store.run(run_id).weights()
-    return f"{run_id}, its model as the run ended with it"
+    return f"{run_id}, its model unchanged since the run ended"
 
 
 def _check_plan(task: Task, store: TaskStore) -> Finding | str:

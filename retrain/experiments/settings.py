@@ -87,7 +87,7 @@ class Split(ConfigModel):
     @model_validator(mode="after")
     def _has_sizes_or_steps(self) -> "Split":
         if (self.step is None) != (self.steps is None) or (self.step and self.sizes):
-            raise ValueError("step and steps go together, and without sizes")
+            raise ValueError("step and steps must be set together, without sizes")
         if self.step and self.by not in ("share", "component", "margin"):
             raise ValueError(f"step: by {self.by} has no steps; allowed: share, component, margin")
         return self

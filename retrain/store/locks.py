@@ -105,11 +105,11 @@ def _wait_for_lease(objects: ObjectStore, keys: TaskKeys, patient: bool, seconds
     while (lease := acquire(objects, keys.lease, seconds)) is None:
         seen = _current_lease(objects, keys.lease)
         if first is None and seen:
-            log.info("%s: waits for %s, whose lease is good %s", keys.task, seen.holder, _format_expiry(seen))
+            log.info("%s: waits for %s, whose lease is valid %s", keys.task, seen.holder, _format_expiry(seen))
             first = seen
         if not patient and seen and seen != first:
             raise TaskLocked(
-                f"{seen.holder} holds the lock of task {keys.task} and keeps renewing its lease, now good "
+                f"{seen.holder} holds the lock of task {keys.task} and keeps renewing its lease, now valid "
                 f"{_format_expiry(seen)}. Try again when that process has ended"
             )
         time.sleep(POLL_SECONDS)

@@ -80,7 +80,7 @@ def test_migrate_rewrites_the_file_unless_told_not_to(tmp_path: Path, capfd: pyt
     assert "+schema_version: 1" in shown.out
     assert file.read_text() == EARLIER
     done = retrain(["task", "migrate", str(file)], capfd)
-    assert 'recipe.preset: "paper" is written out: its default is another one now' in done.out
+    assert 'recipe.preset: "paper" is written out, because its default has changed' in done.out
     assert file.read_text() == migrate_task(EARLIER, "").text
     assert (file.stat().st_mode & 0o777, list(tmp_path.iterdir())) == (0o640, [file])
     assert "already has the current version" in retrain(["task", "migrate", str(file)], capfd).out

@@ -127,7 +127,7 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
     "pipe": (beside((info("bad.png", tarfile.FIFOTYPE), b"")), r"train\.tar: bad\.png: neither a plain file"),
     "sparse file": (beside((info("bad.png", tarfile.GNUTYPE_SPARSE), b"")), r"train\.tar: bad\.png: neither a plain"),
     "no samples": (lambda: {"train.tar": shard([])}, "drop bad: no sample in it can be used"),
-    "nothing": (dict, "drop bad: no train samples among 0"),
+    "nothing": (dict, "drop bad: no training image in it"),
     "samples of another drop": (lambda: {"train.tar": shard(good(1))}, "drop bad: nothing is new in it: drop good "),
     "no split": (
         lambda: {"more.tar": WHOLE, "photos.tar": WHOLE},

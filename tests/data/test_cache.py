@@ -132,7 +132,7 @@ def test_cache_is_verified_once_per_process_until_it_changes(tmp_path: Path, loc
 def test_unwritable_cache_is_named(tmp_path: Path, local: LocalStore) -> None:
     [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     (tmp_path / "cache").write_text("a file where a folder should be")
-    with pytest.raises(UserError, match=r"cannot be written: .* \$RETRAIN_CACHE may name another folder"):
+    with pytest.raises(UserError, match=r"cannot be written: .* Set \$RETRAIN_CACHE to another folder"):
         load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")
 
 

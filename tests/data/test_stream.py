@@ -245,7 +245,7 @@ def load(store: ObjectStore, folder: Path, drops: list, setting: Stream = ROOMY)
 
 def test_cache_without_room_for_the_window_is_refused(place: Path) -> None:
     setting = Stream(shuffle_shards=16, cache="100Ki")
-    with pytest.raises(TaskError, match=r"data\.stream\.cache: 100Ki is too small to mix 16 shards"):
+    with pytest.raises(TaskError, match=r"data\.stream\.cache: 100Ki is too small to shuffle 16 shards"):
         streaming(LocalStore(place / "store"), place / "cache", setting)
 
 

@@ -222,7 +222,7 @@ def test_steps_that_do_not_fit_are_refused(thirty: Path, tmp_path: Path) -> None
     runs = Runs(study.model_copy(update={"splits": splits}), str(tmp_path / "store"))
     with pytest.raises(StudyError, match="9 steps of 40 need 360 training images"):
         run(runs, DataRoot(thirty), CPU)
-    with pytest.raises(ValidationError, match="step and steps go together"):
+    with pytest.raises(ValidationError, match="step and steps must be set together"):
         small_study(splits={"s": {"by": "share", "step": 40}})
     with pytest.raises(ValidationError, match="by classes has no steps"):
         small_study(splits={"s": {"by": "classes", "step": 40, "steps": 2}})

@@ -52,7 +52,7 @@ def test_commands_end_with_one_message_on_a_locked_task(life: Life) -> None:
     before = life.contents()
     message = (
         rf"retrain: \S+ \(process {os.getpid()}\) holds the lock of task pets and keeps renewing its lease, "
-        r"now good until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\. Try again when that process has ended\n$"
+        r"now valid until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\. Try again when that process has ended\n$"
     )
     with life.store.try_lease(BUSY):
         commands = [started(life, *line.split()) for line in ("run", f"run --on kubeflow {NOWHERE}")]

@@ -85,7 +85,7 @@ def _make(drop: Drop, cache: ShardCache, store: TaskStore, image_size: Size, fil
             for name, part in parts.items():
                 part.replace(files[name])
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder}: cannot be written: {error}. $RETRAIN_CACHE may name another folder.") from error
+        raise UserError(f"{folder}: cannot be written: {error}. Set $RETRAIN_CACHE to another folder.") from error
 
 
 def _digests(tensors: Mapping[str, Tensor], files: Mapping[str, Path]) -> dict[str, str]:

@@ -68,7 +68,7 @@ def _check_room(cache: ShardCache, largest: int, setting: Stream) -> None:
     needed = (setting.shuffle_shards + 1 + AHEAD) * largest
     if cache.limit < needed:
         raise TaskError(
-            f"data.stream.cache: {setting.cache} is too small to mix {setting.shuffle_shards} shards of up to "
-            f"{largest:,} bytes, of which {AHEAD} more are fetched ahead: {needed:,} bytes are needed, or a smaller "
+            f"data.stream.cache: {setting.cache} is too small to shuffle {setting.shuffle_shards} shards of up to "
+            f"{largest:,} bytes and to prefetch {1 + AHEAD} more: set it to {needed:,} bytes or more, or reduce "
             "data.stream.shuffle_shards"
         )

@@ -64,11 +64,11 @@ class Regime(ConfigModel):
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
 
     @model_validator(mode="after")
-    def _check_landing(self) -> "Regime":
+    def _check_drops(self) -> "Regime":
         if (landed := sum(drop.new_classes for drop in self.drops)) != self.images.classes:
-            raise ValueError(f"the drops bring {landed} classes, but images.classes is {self.images.classes}")
+            raise ValueError(f"the drops have {landed} new classes in all, but images.classes is {self.images.classes}")
         if not self.drops[0].new_classes:
-            raise ValueError("the first drop must bring classes: set drops.0.new_classes")
+            raise ValueError("the first drop must have classes: set drops.0.new_classes")
         for number, drop in enumerate(self.drops):
             later = [other.percent for other in self.drops[number + 1 :] if not other.new_classes]
             if drop.new_classes and drop.percent + sum(later) > 100:
