@@ -1,6 +1,6 @@
-"""What the averaged weights and the corrected BatchNorm statistics add to a step on the thin residual network.
+"""Measure the time that averaged weights and corrected BatchNorm statistics add to a step of the thin ResNet.
 
-Two runs that differ in nothing else take turns, an iteration each, so that whatever else the machine does meets both.
+Two runs that differ in nothing else alternate, an iteration each, so other load on the machine affects both alike.
 """
 
 import statistics

@@ -1,7 +1,7 @@
-"""How long an image takes to decode to a task's size: as this project does, and the whole of it, resized after that.
+"""Measure the time to decode an image to a task's size, compared with decoding all of it and resizing it then.
 
-JPEGs of random colours that run into each other, in sizes from thumbnails to a camera's; PNGs as icons are. Processor
-time in milliseconds, medians of turns, and by how much the pixels differ, of 255.
+The images are JPEGs of smooth random colours, from thumbnails to a camera's size, and PNGs like icons. The output is
+the processor time in milliseconds (medians), and how much the pixels differ (of 255).
 """
 
 import io

@@ -1,8 +1,8 @@
-"""The demo's four weeks with many seeds: what continuing saves, and whether its models are as good as scratch's.
+"""Run the demo's four weeks with many seeds: what continuing saves, and its accuracy compared with scratch.
 
 For each seed of the task the drops of `make demo` land one after the other. After each retraining, scratch is trained
 on the same data as a trial, which the ledger leaves out of its savings. One JSON line is written for each seed as soon
-as it is done, and seeds that have a line are not run again. `--summary` prints the means of the lines there are.
+as it is done. Seeds that have a line are not run again. `--summary` prints the means of all lines.
 """
 
 import json

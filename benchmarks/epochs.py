@@ -1,14 +1,16 @@
-"""Whole epochs of training, beside what people would write, and beside the published warm-start script's way.
+"""Compare whole epochs of training: this project's loop, a typical PyTorch loop, and the warm-start script's loop.
 
-`users`: a DataLoader, torchvision's v2 transforms on each sample, and L2-init as a term of the loss. `tuned`: the same
-with channels_last and bfloat16, which are faster. `script`: no augmentation and no penalty, as Ash &
-Adams' script trains. All three first try DataLoaders of 0, 1 and 2 workers, and keep the fastest. `retrain` and
-`retrain bf16`: this project's loop under `continuous`, without and with `training.bf16`. A CPU without instructions for
-bfloat16 is several times slower in it than in float32: there `tuned` and `retrain bf16` are left out.
+- `users`: a DataLoader, torchvision's v2 transforms on each sample, and L2-init as a term of the loss.
+- `tuned`: the same with channels_last and bfloat16, which are faster.
+- `script`: no augmentation and no penalty, as the published script of Ash & Adams trains.
+- `retrain` and `retrain bf16`: this project's loop under `continuous`, without and with `training.bf16`.
 
-All train a ResNet-18 by fused Adam on images in memory, in one process, and take turns of an epoch, in which workers of
-the others have nothing to do: whatever else the machine does meets all of them. That freed memory is kept, which this
-project's runs see to, the others have for nothing.
+The first three try DataLoaders of 0, 1 and 2 workers, and keep the fastest. A CPU without instructions for bfloat16 is
+several times slower in it than in float32; `tuned` and `retrain bf16` are left out there.
+
+All train a ResNet-18 by fused Adam on images in memory. They alternate epoch by epoch in one process, while the workers
+of the others are idle, so other load on the machine affects all alike. This project's runs tune malloc to keep freed
+memory; in this process the other loops profit from that too.
 """
 
 import statistics

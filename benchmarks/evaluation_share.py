@@ -1,12 +1,13 @@
-"""How many images evaluation looks at, replayed on the curves of real runs, and whether it sees the target as early.
+"""Replay evaluations on the curves of real runs: how many images they use, and whether they find the target in time.
 
-At each point of a curve val has as many right samples as the run had there, in a random order; `measure` says how many
-images it looked at. The whole grid looks at all of val at each point. `ledger` is what a run knows of those before it:
-it expects nothing before a share (`EARLIEST_SHARE`) of the iterations after which the fastest other run of its method
-came within 99 percent. Runs are taken towards the accuracy that they ended with; those of `RETRAININGS` towards that of
-the scratch run of their seed, if they reached it, as retrainings are. These curves have few points, so values are
-interpolated for the grid, in a hundred epochs, shortened schedules being as much shorter. Scratch runs, which are in
-some files, have no target in earnest: their curves are taken for their shape.
+At each point of a curve, val has as many correct samples as the run had there, in a random order. `measure` returns the
+number of images that the evaluation looked at. The full grid evaluates all of val at each point. `ledger` contains what
+a run knows of earlier runs: it expects nothing before a share (`EARLIEST_SHARE`) of the iterations after which the
+fastest other run of its method came within 99 percent of the target.
+
+The target of a run is its own final accuracy. For `RETRAININGS` it is that of the scratch run with the same seed, if
+they reached it. The curves have few points, so values between them are interpolated to a hundred epochs (fewer for
+shortened schedules). Scratch runs have no target in practice; their curves serve as examples of shapes.
 """
 
 import json

@@ -1,6 +1,6 @@
-"""What the exporter takes for a large ledger: time to the first scrape, time of later ones, memory.
+"""Measure the exporter with a large ledger: time to the first scrape, time of later ones, and memory.
 
-The ledger is generated, the exporter is the command that users start. `--store` and `--endpoint-url` put the ledger
+The ledger is generated, and the exporter is the command that users start. `--store` and `--endpoint-url` put the ledger
 into an S3 bucket instead of a folder.
 """
 

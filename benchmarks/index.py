@@ -1,9 +1,9 @@
-"""The learning-speed index at 1, 10 and 100 million samples: its bytes, adding a run's to its parent's, the thinned
-ends, and drawing a pass.
+"""Measure the learning-speed index at 1, 10 and 100 million samples: size, addition, thinning and drawing an epoch.
 
-Every size runs in a process of its own, on one thread. The counters are random, as after a run of thirty epochs.
-Passes: of uniform sampling, of the recipe's, and of the recipe's over shards of 10,000 samples, 32 of which are mixed,
-in nanoseconds for each sample of the dataset. Memory is what comes on top of the index: bytes a sample at the highest.
+Addition is that of a run's counters to its parent's. Every size runs in a process of its own, on one thread. The
+counters are random, as after a run of thirty epochs. Epochs are drawn with uniform sampling, with the recipe's, and
+with the recipe's over shards of 10,000 samples of which 32 are shuffled at once; the unit is nanoseconds for each
+sample of the dataset. Memory is the peak in addition to the index, in bytes a sample.
 """
 
 import json

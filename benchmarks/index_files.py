@@ -1,9 +1,9 @@
-"""The learning-speed index of 100 million samples in the files of 50 drops: reading all of it, as sampling that asks
-for it does, and adding it to a run's own, drop by drop, as every run ends. Seconds, and the most memory in each.
+"""Measure reading and adding the learning-speed index of 100 million samples in the files of 50 drops.
 
-Memory is the process's resident bytes at their highest, less what it held before, for each sample, and with the run's
-own 8; what files take while they are read, added or written is in it. Counters are random, as after thirty epochs; the
-store is a folder, which checks every byte, as any store's index is.
+Easy/hard sampling reads all of it before a run. Every run adds it to its own counters, drop by drop, at its end. Memory
+is the process's peak resident size minus its size before, in bytes a sample. It includes the run's own 8 bytes and the
+files while they are read, added or written. Counters are random, as after thirty epochs. The store is a folder; it
+checks every byte, as for any index.
 """
 
 import tempfile

@@ -1,14 +1,14 @@
-"""How many wrong labels `retrain data review` finds: images of CIFAR-100, some of whose labels are flipped at random.
+"""Measure how many wrong labels `retrain data review` finds among images of CIFAR-100 with flipped labels.
 
 A source of images is packed with the flipped labels, a model is trained from scratch, and the samples are ranked. The
-precision among the first k, k being the number of flipped labels, is also the recall there. Rankings of training
+precision among the first k, where k is the number of flipped labels, is also the recall there. Rankings of training
 samples:
 
-- `learning speed`: what the command uses, learning speed and then mean loss, both counted while the model was trained;
+- `learning speed`: the command's own, by learning speed and then mean loss, both counted while the model was trained;
 - `mean loss`: the mean of the losses counted during training (loss ranking);
-- `self-confidence, in sample`: the trained model's probability of the label, on what it was trained on.
+- `self-confidence, in sample`: the trained model's probability of the label, on its own training samples.
 
-Of held-out samples: `self-confidence`, the model's probability of the label (Northcutt et al., 2021).
+Ranking of held-out samples: `self-confidence`, the model's probability of the label (Northcutt et al., 2021).
 """
 
 import argparse

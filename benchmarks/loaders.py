@@ -1,8 +1,8 @@
-"""Images a second of what a training could read them with: held, streamed, webdataset alone, tarfile alone.
+"""Measure images a second of four ways to read a training set: in memory, streamed, webdataset, and tarfile.
 
-The same PNGs, packed as drops are, lie in a folder and on an S3 server that is spoken to over HTTP. Each way reads one
-pass: into uint8 batches of 128, shuffled where it shuffles. `streamed` is this project's loader, from a cache that is
-cold (every shard is fetched) and then warm. The ways take turns, so that whatever else the machine does meets all.
+The same PNGs, packed as drops, lie in a folder and on an S3 server behind HTTP. Each way reads one epoch into uint8
+batches of 128, shuffled if it can. `streamed` is this project's loader, first with a cold cache (every shard is
+fetched) and then with a warm one. The ways alternate, so other load on the machine affects all alike.
 """
 
 import os

@@ -1,9 +1,9 @@
-"""What a whole retraining costs as drops accumulate: 50 drops land one after the other, each followed by a retraining.
+"""Measure what a whole retraining costs as drops accumulate: 50 drops, each followed by a retraining.
 
 The digits are divided into 50 drops of 2% each, in a folder or in an S3 bucket (`--store`, `--endpoint-url`). Training
-is a few iterations of a small perceptron, so that what is timed is all else: planning (which lists and reads manifests
-and the ledger), setting up with the drops from the cache, and the stages altogether. Medians of ten retrainings each,
-by processor time and by wall time.
+takes a few iterations of a small perceptron, so the time is that of everything else: planning (which lists and reads
+manifests and the ledger), setting up with the drops from the cache, and the stages altogether. The output is medians of
+ten retrainings each, in processor time and wall time.
 """
 
 import tempfile

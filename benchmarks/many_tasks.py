@@ -1,8 +1,8 @@
-"""What one watcher takes for many tasks, and for a task of many drops: requests, processor time, memory.
+"""Measure one watcher with many tasks, and with a task of many drops: requests, processor time, memory.
 
-A server in this process answers as S3 does, from memory (`lib/aws.py`). Watcher and plans have a process of their own.
-Each task has one committed drop. In the watcher's first turn each task gets its run, whose executor does nothing. All
-runs are then in flight, and later turns find nothing new.
+A server in this process answers as S3 does, from memory (`lib/aws.py`). The watcher and its planning run in another
+process. Each task has one committed drop. In the watcher's first turn each task gets its run, with an executor that
+does nothing. All runs are then in progress, and later turns find nothing new.
 """
 
 import os

@@ -1,8 +1,8 @@
-"""Peak memory of training on a whole dataset that is held decoded, beyond what importing torch takes.
+"""Measure the peak memory of training on a dataset that is held decoded, beyond that of importing torch.
 
-`retrain run` is a process of its own, and the kernel says what it held at most: once as it decodes the drop into the
-cache and once with the cache warm. The source is a folder of tars train-0.tar, ..., test-0.tar with images named
-class/name.png, such as CIFAR-100's; where none is given, as many random images of the same size.
+`retrain run` is a process of its own, and the kernel reports its peak: once while it decodes the drop into the cache,
+and once with a warm cache. The source is a folder of tars train-0.tar, ..., test-0.tar with images named
+class/name.png, such as CIFAR-100's. Without one, the benchmark uses as many random images of the same size.
 """
 
 import io

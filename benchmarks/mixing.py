@@ -1,7 +1,7 @@
-"""Classes in a batch of 128 of a stream: from shards written class after class, by a hash of names, and held.
+"""Count the classes in a batch of 128 from a stream of class-sorted shards, of hash-ordered shards, and from memory.
 
-As many classes, samples and shards as ImageNet's training set in shards of 64 MB; the loader's own order of a pass,
-with its default of shards that are mixed.
+Classes, samples and shards are as many as in ImageNet's training set in shards of 64 MB. The order is that of the
+loader, which shuffles its default number of shards at once.
 """
 
 import statistics

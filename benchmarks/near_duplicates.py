@@ -1,8 +1,8 @@
-"""How many near-duplicates are found, and how many pairs of distinct pictures are taken for some, by threshold.
+"""Measure how many near-duplicates are found, and how many distinct pairs are taken for some, by threshold.
 
-Near-duplicates are pictures of CIFAR-100 saved again, resized, cropped or with other contrast. Distinct ones are the
-pictures themselves, and letters in many fonts: line drawings, whose hashes are nearly equal. `--seed` chooses pictures
-and letters: the threshold was chosen on one seed and archive, and is reported on another.
+Near-duplicates are pictures of CIFAR-100 saved again, resized, cropped, or with another contrast. Distinct pictures are
+the originals, and letters in many fonts: line drawings, whose hashes are nearly equal. `--seed` chooses pictures and
+letters. The threshold was chosen on one seed and archive, and is reported on another.
 """
 
 import argparse

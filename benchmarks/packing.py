@@ -1,7 +1,7 @@
-"""What `retrain drop pack` takes, against a plain script that decodes every image and writes tars, in turns.
+"""Measure `retrain drop pack`, compared with a plain script that decodes every image and writes tars.
 
-`--before` names a checkout of a former version, which takes turns with them. Each packs the same archives of small
-images in a process of its own. Its start is included.
+They alternate. `--before` names a checkout of an earlier version to include. Each packs the same archives of small
+images in a process of its own, whose start is included.
 """
 
 import io

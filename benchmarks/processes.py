@@ -1,12 +1,12 @@
-"""Two processes under torchrun beside one, a thread each: seconds an iteration, and bytes that they exchange in one.
+"""Compare two processes under torchrun with one, a thread each: seconds an iteration, and bytes exchanged.
 
-What the machine allows is shown by two trainings at once that share nothing: each is of one process, on half a batch,
-for as many iterations, with a store of its own, since a task's lease lets one work at a time. The slower of the two
-counts, for whose share of a batch the other would have to wait.
+Two trainings at once that share nothing show what the machine allows: each is one process on half a batch, for as many
+iterations, with a store of its own (the lease of a task lets one process work at a time). The slower of the two counts,
+because the other process would have to wait for it.
 
-Each is `retrain run`, a trial from scratch on the digits in a ResNet-18 of width 16, as they are and scaled to 32x32.
-They take turns, and the time is that of the run's record, evaluation left out. Bytes are counted where they are handed
-to torch's collectives: gradients by the network's parameters, the index by the batch.
+Each is `retrain run`, a trial from scratch on the digits in a ResNet-18 of width 16, at 8x8 and scaled to 32x32. They
+alternate. The time is that of the run's record, without evaluation. Bytes are counted as they are passed to torch's
+collectives: gradients by the network's parameters, the index by the batch.
 """
 
 import json

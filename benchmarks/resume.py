@@ -1,7 +1,7 @@
-"""How many runs end as if nothing had happened, killed (SIGKILL) at random moments of their lives and started again.
+"""Count the runs that end as if uninterrupted, after SIGKILL at random moments and a restart.
 
-A run lives in a process of its own and saves its state after every iteration. It is killed up to 0.2 s after a random
-one of them, the first and the last included. What is compared is the digests of model and index, and the curve.
+A run has a process of its own and saves its state after every iteration. It is killed up to 0.2 s after a random
+iteration, the first and the last included. The benchmark compares the digests of model and index, and the curve.
 """
 
 import multiprocessing

@@ -1,11 +1,10 @@
-"""The store's transfers beside boto3's own: the same object and as many connections, in turns, MB a second.
+"""Compare the store's transfers with boto3's own: the same object and as many connections, in MB a second.
 
-`--endpoint-url` and `--bucket` name a server; without them, Ceph's gateway is started on this machine, whose time it
-then shares. boto3's are `upload_file` and `download_file` under several `TransferConfig`s, of which the best counts;
-the store's is its only way.
+`--endpoint-url` and `--bucket` name a server. Without them, Ceph's gateway is started on this machine and shares its
+cores. boto3's are `upload_file` and `download_file` under several `TransferConfig`s, of which the best counts.
 
-Shards: about as many bytes in 14 of 9 MB as in 2 of 63 MB, fetched as a streamed run does it, by the shard cache with
-its read-ahead, which checks every digest; and put there as `drop pack` does it.
+Shards: about the same number of bytes in 14 shards of 9 MB and in 2 of 63 MB. They are fetched as in a streamed run, by
+the shard cache with its prefetch and digest checks, and uploaded as by `drop pack`.
 """
 
 import hashlib

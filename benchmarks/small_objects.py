@@ -1,7 +1,7 @@
-"""Many small objects read from Ceph's gateway, one after the other and by sixteen, with Nagle's algorithm and without.
+"""Measure reads of many small objects from Ceph's gateway, one at a time and sixteen, with and without Nagle.
 
-Ceph's default is `tcp_nodelay=0`: the end of an answer waits until its beginning is acknowledged. Both gateways run on
-this machine, whose cores they share with who reads; they are read from in turns.
+Ceph's default is `tcp_nodelay=0`, which keeps Nagle's algorithm: the end of an answer waits until its beginning is
+acknowledged. Both gateways run on this machine and share its cores with the reader. Reads from the two alternate.
 """
 
 import statistics

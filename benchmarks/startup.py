@@ -1,8 +1,8 @@
-"""From `retrain run` to the end of its first iteration, beside what `import torch` takes alone, and what is imported.
+"""Measure the time from `retrain run` to the end of its first iteration, compared with `import torch` alone.
 
-Both are processes of their own and take turns; the drop is in the cache. The first iteration is over when the run says
-so on standard error: it has one iteration and an evaluation of 348 images of 8x8 pixels. Processor time is that of the
-process up to then, from the kernel.
+Both are processes of their own and alternate; the drop is in the cache. The run has one iteration and an evaluation of
+348 images of 8x8 pixels, and reports the end of the iteration on standard error. Processor time is that of the process
+until then, as the kernel reports it. The benchmark also lists what is imported.
 """
 
 import os

@@ -1,7 +1,7 @@
-"""What the loop costs beside a bare one written by hand: same network, batch, augmentation and optimiser.
+"""Measure what the loop adds to a bare one written by hand: same network, batch, augmentation and optimizer.
 
-Both train in one process and take turns, an iteration each, so that whatever else the machine does meets both. The
-loop's time is all that passes between two of its iterations, bookkeeping included, evaluation left out.
+Both train in one process and alternate, an iteration each, so other load on the machine affects both alike. The loop's
+time is all that passes between two of its iterations, including bookkeeping, without evaluation.
 """
 
 import math

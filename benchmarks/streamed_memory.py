@@ -1,9 +1,9 @@
-"""Memory of a streamed run while its data grows.
+"""Measure the memory of a streamed run while its data grows.
 
-`retrain run` streams in a process of its own, with one that decodes, for as many iterations each time: first as it
-catalogues the drop, then again as trials. `training_mb` is the most that the training process held, by the kernel's own
-high-water mark, which misses no moment. `decoding_mb` is the most that the other one was seen to have for itself, asked
-every 50 ms (Pss_Anon: of what it shares with its parent its part). The smallest set has enough held-out samples for an
+`retrain run` streams in one process and decodes in another, for the same number of iterations each time: first while it
+catalogues the drop, then again as trials. `training_mb` is the peak of the training process, from the kernel's
+high-water mark. `decoding_mb` is the highest private memory seen in the decoding process, sampled every 50 ms
+(Pss_Anon, which counts its part of what it shares with its parent). The smallest set has enough held-out samples for an
 evaluation's largest batch.
 """
 

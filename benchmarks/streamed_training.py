@@ -1,11 +1,11 @@
-"""Streamed training beside its two parts alone: decoding, and computing on samples that are held.
+"""Compare streamed training with its two parts alone: decoding, and computing on samples in memory.
 
-Both parts work on the same cores. With this number of threads, no arrangement of them is faster than computing alone,
-than decoding alone at its best, or than the processor time of both divided by the cores: the longest of these is what
-is `allowed`. Training with 1, 2, ... threads beside 0, 1, 2 processes that decode is compared with it, and so is
-training that shares out the cores by itself, with the least that is allowed. Two cases: icons under a network that
-takes most of the time, and photographs that take longer to decode than to train on. All take turns, each with empty
-queues. Freed memory is kept, as runs do.
+Both parts work on the same cores. With a given number of threads, no arrangement is faster than computing alone, than
+decoding alone at its best, or than the processor time of both divided by the cores. The longest of these is `allowed`.
+Two kinds of training are compared with the smallest `allowed`: training with 1, 2, ... threads and 0, 1, 2 decoding
+processes, and training that chooses these numbers itself. There are two cases: icons with a network that takes most of
+the time, and photographs that take longer to decode than to train on. All alternate, each with empty queues. malloc
+keeps freed memory, as in runs.
 """
 
 import os

@@ -1,8 +1,8 @@
-"""What the watcher takes: memory over many events and objects, and the time of one look at a whole bucket.
+"""Measure the watcher: memory over many events and objects, and the time of one poll of a whole bucket.
 
 The watcher is the command that users start. A server in this process answers as S3 and SQS do, from memory:
-`lib/aws.py`. With `--store` and `--endpoint-url` the bucket is one on a server of your own, which is filled first, and
-only the queue is here.
+`lib/aws.py`. With `--store` and `--endpoint-url` the bucket is on a server of your own, which is filled first, and only
+the queue is here.
 """
 
 import json

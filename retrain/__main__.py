@@ -1,4 +1,4 @@
-"""`python -m retrain`."""
+"""Run the command line by `python -m retrain`."""
 
 from retrain.cli import main
 

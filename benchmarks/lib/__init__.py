@@ -1,1 +1,1 @@
-"""What benchmarks share."""
+"""Helpers of the benchmarks."""

@@ -1,4 +1,4 @@
-"""As much of S3 and SQS as the watcher asks for, in memory: a request takes no longer than sending the reply."""
+"""Serve the part of S3 and SQS that the watcher uses from memory: a request takes as long as sending its reply."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""One drop's life, stage by stage: the stages' clocks, the watcher in this process, and the pipeline in processes."""
+"""Time one drop, stage by stage: the stages' clocks, the watcher in this process, and the pipeline in processes."""
 
 import io
 import os

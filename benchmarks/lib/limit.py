@@ -1,4 +1,4 @@
-"""What a device could do: its throughput in a product of two matrices, over a network's operations for an image."""
+"""Compute a device's limit: its throughput in a product of two matrices, over a network's operations for an image."""
 
 import statistics
 import time

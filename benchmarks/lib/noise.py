@@ -1,4 +1,4 @@
-"""Trainings on random pixels under random labels: what they learn is of no interest, only how fast."""
+"""Train on random pixels with random labels, where only the speed is of interest."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Pictures packed as drops are, in as many shards as a benchmark wants."""
+"""Pack random pictures as drops, in a given number of shards."""
 
 import io
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""A benchmark's figures as JSON, with what made them: command, commit, machine."""
+"""Print a benchmark's figures as JSON, with the command, commit and machine that made them."""
 
 import argparse
 import json

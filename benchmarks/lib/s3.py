@@ -1,4 +1,4 @@
-"""S3 servers in processes of their own, so that what is measured does not share its time: Ceph's and moto's."""
+"""Start S3 servers (Ceph's and moto's) in processes of their own, so that they do not share the measured time."""
 
 import logging
 import multiprocessing

@@ -1,4 +1,4 @@
-"""What some work took: wall time, which passes for others on the machine too, processor time, and memory."""
+"""Measure what some work took: wall time, which includes other load on the machine, processor time, and memory."""
 
 import time
 from collections.abc import Callable

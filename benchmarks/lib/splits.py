@@ -1,4 +1,4 @@
-"""A drop's training samples and val, held in memory or streamed from the store, on the CPU."""
+"""Load a drop's training samples and val, in memory or streamed from the store, on the CPU."""
 
 from pathlib import Path
 from typing import NamedTuple

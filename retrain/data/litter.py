@@ -1,4 +1,4 @@
-"""Litter: files that operating systems, tools and stores leave beside images. One list for every way in."""
+"""List the files that operating systems, tools and stores leave beside images. All readers of sources use this list."""
 
 from pathlib import PurePosixPath
 

@@ -1,4 +1,4 @@
-"""Tars from strangers, as they stream by: nothing is extracted, no size is believed, and the end must be the end."""
+"""Read untrusted tars as a stream. Nothing is extracted, sizes are checked, and a missing end is an error."""
 
 import hashlib
 import tarfile

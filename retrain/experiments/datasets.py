@@ -1,4 +1,4 @@
-"""Data sets by name: an image folder (or tars of class/name) below the root, or one that a library loads."""
+"""Find a study's data set by its name: an image folder or tars below the root, or one that a library loads."""
 
 import inspect
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What an iteration costs in floating-point operations, by torch's rules: products count, and nothing else does."""
+"""Count the floating-point operations of an iteration by torch's rules, which count products only."""
 
 import copy
 from typing import NamedTuple

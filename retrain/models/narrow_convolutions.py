@@ -1,10 +1,11 @@
-"""A way around a fault of oneDNN's, which computes convolutions on the CPU.
+"""Work around a bug of oneDNN, which computes convolutions on the CPU.
 
 Its backward pass of a strided 1x1 convolution writes past its workspace if the images are channels_last and have fewer
 channels than a vector has floats: 8 with AVX2, 16 with AVX-512 (uxlfoundation/oneDNN#6035, open with torch 2.15). The
-shortcuts of thin residual networks are such ones, and training them ends in a corrupted heap, if not sooner.
+shortcuts of thin residual networks are of this kind, and training them corrupts the heap.
 
-Such a convolution looks at every so-many-th pixel alone. So these are picked out before it, and it need not stride.
+A strided 1x1 convolution reads only every n-th pixel. This module selects these pixels first and convolves without a
+stride.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Rank samples by how probabilities their label is wrong, from the champion's training counters and its predictions.
+"""Rank samples by the probability that their label is wrong, from the champion's training counters and its predictions.
 
 Training samples are ranked by their learning speed (Verwimp et al., eq. 6) and mean loss. Both were counted during
 training, so they cost nothing. Held-out samples were never trained on, so they are ranked by the champion's probability

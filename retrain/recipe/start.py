@@ -1,4 +1,4 @@
-"""Choose by the parent's properties how much a run shrinks its weights. Pure functions without torch."""
+"""Choose how much a run shrinks its parent's weights, by the parent's properties. Pure functions without torch."""
 
 from retrain.config.recipe import Auto, ShrinkPerturb, Warm
 

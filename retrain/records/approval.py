@@ -1,4 +1,4 @@
-"""The approval of a candidate: what waits for a person's word, and that word."""
+"""The approval of a candidate: what waits for a person's verdict, and the verdict."""
 
 from datetime import datetime, timedelta
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Keep a task's MLflow server up to date after runs and promotions, and never in their way."""
+"""Keep a task's MLflow server up to date after runs and promotions. A failure never stops a run."""
 
 from datetime import datetime, timedelta
 

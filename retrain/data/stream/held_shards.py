@@ -1,4 +1,4 @@
-"""The shards that batches need: here before a batch is decoded, and in their place until it is."""
+"""Keep the shards of a batch in the cache from before it is decoded until it is."""
 
 from typing import BinaryIO
 

@@ -1,4 +1,4 @@
-"""The suite's picture: speed-up and test accuracy of the default in every regime."""
+"""Draw the suite's picture: speed-up and test accuracy of the default in every regime."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
