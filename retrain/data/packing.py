@@ -164,7 +164,7 @@ class _Reader:
 
     def _good(self, samples: Iterable[Sample], split: Split) -> Iterator[Encoded]:
         """Yield the samples that are images and that the task lacks."""
-        for sample, data, found in parallel_map(self._judge, map_ahead(_read_bytes, samples, AHEAD)):
+        for sample, data, found in parallel_map(self._examine_sample, map_ahead(_read_bytes, samples, AHEAD)):
             if isinstance(found, str):
                 self.bad.add(str(sample.entry), LeftOut(where=sample.entry.place, key=sample.key, cause=found))
                 self.not_packed.append(SampleRow(sample.key, sample.class_name, "bad", NOWHERE, None))
@@ -174,7 +174,7 @@ class _Reader:
                 self.rows.append(SampleRow(sample.key, sample.class_name, split, self._shards, found))
                 yield Encoded(sample.key, sample.class_name, sample.extension, data)
 
-    def _judge(self, read: tuple[Sample, bytes]) -> tuple[Sample, bytes, ImageFacts | str]:
+    def _examine_sample(self, read: tuple[Sample, bytes]) -> tuple[Sample, bytes, ImageFacts | str]:
         """Return an image's facts, or its fault."""
         try:
             return *read, examine_image(read[1], self._frame)

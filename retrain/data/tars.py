@@ -68,7 +68,7 @@ def plain_name(raw: str, where: str) -> PurePosixPath:
     name = PurePosixPath(raw)
     text = raw.removesuffix("Icon\r")  # how macOS calls a folder's icon
     if name.is_absolute() or ".." in name.parts:
-        raise DropError(f"{where}: {raw}: the path leads out of the source")
+        raise DropError(f"{where}: {raw}: the path leaves the source")
     if not {"Cc", "Cs"}.isdisjoint(map(unicodedata.category, text)):
         raise DropError(f"{where}: {raw!r}: the name is not text in UTF-8, or holds control characters")
     if len(raw.encode()) > MAX_NAME:

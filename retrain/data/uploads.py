@@ -126,7 +126,7 @@ class _Reader:
     def read(self, stream: BinaryIO, position: int, name: str, split: Split, where: str) -> Shard:
         """Note a shard's samples and return the shard's record. Raises `DropError`, naming `where`."""
         whole, before = HashingReader(stream), len(self.rows)
-        for key, class_name, found in parallel_map(self._judge, self._plain_samples(whole, where)):
+        for key, class_name, found in parallel_map(self._examine_sample, self._plain_samples(whole, where)):
             if (split, key) in self._keys:
                 raise DropError(f"{where}: {key}: duplicate key")
             self._keys.add((split, key))
@@ -163,7 +163,7 @@ class _Reader:
         self.not_samples.update(f".{one} ({'labels' if one == 'cls' else 'beside images'})" for one in beside)
         return _Plain(key, name, files[images.pop()])
 
-    def _judge(self, sample: _Plain) -> tuple[str, str, ImageFacts | str]:
+    def _examine_sample(self, sample: _Plain) -> tuple[str, str, ImageFacts | str]:
         """Return a sample's key and class, and its image's facts or fault."""
         try:
             return sample.key, sample.class_name, examine_image(sample.image, self._data.frame)

@@ -27,6 +27,8 @@ from retrain.utils.text import pluralize
 NOT_REACHED = "/"
 ABSENT = "-"
 SPREADS: dict[Spread, str] = {"error": "standard error", "deviation": "standard deviation"}
+OWN = "Ours, "
+"""Begins an item of `repeats` that is in no paper."""
 HARM = "▼"
 """Marks negative transfer."""
 
@@ -37,7 +39,7 @@ def page(study: Study, kept: KeptRuns) -> str:
     tables = "\n\n".join(_tables(study, by_group)) or "No run has ended yet."
     sections = [
         f"# {study.title}",
-        f"Repeats {'; '.join(study.repeats)} ({study.size} size).",
+        f"{_subject(study)} ({study.size} size).",
         f"**Set-up.** {study.regime.strip()}",
         f"**To repeat it.** `retrain study run {study.name}`, then `retrain study report {study.name}`. Every figure "
         f"below comes from `{study.name}/runs.jsonl`; `retrain study report --check` computes all of them again.",
@@ -58,6 +60,12 @@ def page(study: Study, kept: KeptRuns) -> str:
     return "\n\n".join(sections) + "\n"
 
 
+def _subject(study: Study) -> str:
+    """Return what the study repeats of a paper, or its own question."""
+    own = [item.removeprefix(OWN) for item in study.repeats if item.startswith(OWN)]
+    return f"A question of our own: {'; '.join(own)}" if own else f"Repeats {'; '.join(study.repeats)}"
+
+
 def _claims(study: Study) -> Iterator[str]:
     if study.claims:
         yield "## What agrees, and what does not"
@@ -67,7 +75,7 @@ def _claims(study: Study) -> Iterator[str]:
 
 def _findings(study: Study) -> Iterator[str]:
     if study.findings:
-        yield "## Discussion" if study.claims else "## What agrees, and what does not"
+        yield "## Discussion" if study.claims else "## Findings"
         yield study.findings.strip()
 
 

@@ -1,4 +1,4 @@
-"""Residual networks (He et al., 2016) as torchvision builds them, to the bit, but of any width and with a small stem.
+"""Residual networks (He et al., 2016) as torchvision builds them, bit for bit, but of any width and with a small stem.
 
 They are the default, and importing torchvision takes longer than importing torch.
 """

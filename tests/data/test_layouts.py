@@ -302,7 +302,7 @@ def test_archive_of_a_folder_is_read_as_the_folder(way: WayIn, name: str) -> Non
     ("archive", "why"),
     [
         (lambda: zipped(tree("cat"))[:-30], "not a whole zip"),
-        (lambda: zipped({"../cat/1.png": png(1)}), "the path leads out of the source"),
+        (lambda: zipped({"../cat/1.png": png(1)}), "the path leaves the source"),
         (lambda: b"PK nonsense", "not a whole zip"),
         (lambda: b"no zip at all", "neither a zip nor a gzipped tar"),
     ],
