@@ -31,9 +31,9 @@ def resolve_start(
 
     `normalised` says whether the network has BatchNorm layers. Accuracies are the parent's on its own data, in
     [0, 1], the one on training samples measured without augmentation; None if unknown. `adaptive` says
-    whether the optimizer divides by the gradient's size, as Adam does: under SGD the relative step grows with the
-    square of the shrinking. `pretrained` says whether the weights are shrunk towards pretrained ones: then neither the
-    optimizer nor normalisation matters, since their size stays what it is and so does the relative step.
+    whether the optimizer divides by the gradient's size, as Adam does: only then is the rate raised. `pretrained` says
+    whether the weights are shrunk towards pretrained ones: then neither the optimizer nor normalisation matters, since
+    their size stays what it is and so does the relative step.
     """
     if pretrained:
         fitted, why = _is_fitted(train_accuracy, val_accuracy)
@@ -42,11 +42,9 @@ def resolve_start(
         return start, f"What training changed in the pretrained weights is shrunk to {alpha:g}: {why}."
     shrunk = _shrink(setting, setting.alpha)
     gentle = _shrink(setting, max(setting.alpha, GENTLE_ALPHA))
-    if not adaptive:
-        return gentle, _say(gentle, "under SGD, shrinking more would raise the relative step too far")
     if not normalised:
-        raised = gentle.model_copy(update={"rate": RAISED_RATE})
-        return raised, _say(raised, "without BatchNorm, shrinking more would destroy its function")
+        start = gentle.model_copy(update={"rate": RAISED_RATE}) if adaptive else gentle
+        return start, _say(start, "without BatchNorm, shrinking more would destroy its function")
     fitted, why = _is_fitted(train_accuracy, val_accuracy)
     start = shrunk if fitted else gentle
     return start, _say(start, why)

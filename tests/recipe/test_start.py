@@ -37,9 +37,9 @@ def test_resolve_start_follows_from_the_parent(
     assert why.endswith(".")
 
 
-@pytest.mark.parametrize("normalised", [True, False])
-def test_resolve_start_shrinks_little_under_sgd(normalised: bool) -> None:
-    assert resolve_start(Auto(), normalised, 0.99, 0.3, adaptive=False)[0] == GENTLE
+@pytest.mark.parametrize(("normalised", "start"), [(True, SHRUNK), (False, GENTLE)])
+def test_resolve_start_raises_no_rate_under_sgd(normalised: bool, start: ShrinkPerturb) -> None:
+    assert resolve_start(Auto(), normalised, 0.99, 0.3, adaptive=False)[0] == start
 
 
 def test_resolve_start_passes_its_settings_on() -> None:
