@@ -20,7 +20,7 @@ from lib.report import parser, report
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
-from retrain.data.content import ImageFacts, examine_image
+from retrain.data.content import ImageFacts, difference_hash, examine_image, mean_brightness
 from retrain.data.likeness import (
     MOST_BITS_ALONE,
     MOST_BRIGHTNESS,
@@ -101,9 +101,10 @@ class Found(NamedTuple):
     @classmethod
     def among(cls, facts: Sequence[ImageFacts]) -> "Found":
         """Return the candidates among images."""
-        hashes = np.array([int.from_bytes(one.likeness) for one in facts], np.uint64)
+        parts = np.frombuffer(b"".join(one.parts for one in facts), np.uint8).reshape(-1, 8, 9)
+        hashes = difference_hash(parts).view(">u8").ravel().astype(np.uint64)
         thumbnails = np.array([list(one.thumbnail) for one in facts], np.uint8)
-        brightness = np.array([one.brightness for one in facts])
+        brightness = mean_brightness(parts).astype(np.int64)
         pairs = candidates(hashes)
         as_bright = np.ptp(brightness[pairs], axis=1) <= MOST_BRIGHTNESS
         by_hash = (differing_bits(hashes, pairs) <= MOST_BITS_ALONE) & as_bright

@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from retrain.config.frame import Size
@@ -30,12 +31,10 @@ class ImageFacts(NamedTuple):
 
     content: bytes
     """Digest of what it shows: the same for other names, metadata, and lossless formats."""
-    likeness: bytes
-    """8 bytes, of which near-duplicates differ in few bits: which of 8 x 8 neighbours is brighter (dHash, Krawetz)."""
     width: int
     height: int
-    brightness: int
-    """Mean of its grey values, 0..255."""
+    parts: bytes
+    """72 bytes: the grey values of 8 rows of 9 parts."""
     thumbnail: bytes
     """64 bytes: the grey values of 8 x 8 parts."""
 
@@ -53,10 +52,23 @@ def examine_image(data: bytes, size: Size) -> ImageFacts:
         else:
             content = _pixel_digest(image)
         grey = image.convert("L")
-        parts = np.asarray(grey.resize((9, 8), Image.Resampling.BOX))
+        parts = grey.resize((9, 8), Image.Resampling.BOX).tobytes()
         thumbnail = grey.resize((8, 8), Image.Resampling.BOX).tobytes()
-    likeness = np.packbits(parts[:, 1:] > parts[:, :-1]).tobytes()
-    return ImageFacts(content, likeness, width, height, int(parts.mean()), thumbnail)
+    return ImageFacts(content, width, height, parts, thumbnail)
+
+
+def difference_hash(parts: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return hashes of which near-duplicates differ in few bits, uint8 [N, 8], of the images' parts, uint8 [N, 8, 9].
+
+    A bit says which of two neighbours is brighter (dHash, Krawetz).
+    """
+    return np.packbits((parts[:, :, 1:] > parts[:, :, :-1]).reshape(-1, 64), axis=1)
+
+
+def mean_brightness(parts: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the mean grey value of each image's parts, uint8 [N, 8, 9]: uint8 [N]."""
+    mean: NDArray[np.int64] = parts.sum((1, 2), dtype=np.int64) // (parts.shape[1] * parts.shape[2])
+    return mean.astype(np.uint8)
 
 
 def _coded_digest(data: bytes) -> bytes:

@@ -1,6 +1,7 @@
 """Read labels by one rule for a whole source, which is found in its files or stated by the task."""
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -81,6 +82,8 @@ class LabelRule(NamedTuple):
         return f"{self.kind}:{self.field}" if self.field else self.kind
 
 
+PLAIN = re.compile(r"[A-Za-z0-9~-][A-Za-z0-9~_-]*")
+"""Parts of keys that need no escape."""
 Labelled = tuple[SourceFile, Split | None, str, str]
 """An image, its split, its label and its key."""
 Home = tuple[str, str]
@@ -118,7 +121,7 @@ def sort_files(files: Iterable[SourceFile], root: str) -> FoundFiles:
         if kind:
             found.not_samples[kind] += 1
             continue
-        found.filled.update(file.name.parents)
+        found.filled.add(file.name.parent)
         if file.problem or file.size > MAX_FILE:
             cause = file.problem or f"{file.size:,} bytes, where at most {MAX_FILE:,} are allowed"
             found.unread.append(Unread.of(file, cause))
@@ -128,7 +131,8 @@ def sort_files(files: Iterable[SourceFile], root: str) -> FoundFiles:
             found.tables.append(file)
         else:
             others.append(file)
-    homes = {home(image) for image in found.images}
+    found.filled.update([above for folder in found.filled for above in folder.parents])
+    homes = {home(image) for image in found.images} if others else set()
     for file in others:
         place, extension = _beside(file, homes)
         if place is None or extension in found.beside[place]:
@@ -294,5 +298,7 @@ def make_sample(
 
 def escape(text: str) -> str:
     """Return a part of a key: composed (NFC), percent-encoded, without dots and without a leading underscore."""
+    if PLAIN.fullmatch(text):
+        return text
     escaped = quote(compose(text), safe="").replace(".", "%2E")
     return "%5F" + escaped[1:] if escaped.startswith("_") else escaped

@@ -4,6 +4,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from retrain.config import Split
@@ -20,7 +21,7 @@ from retrain.errors import DropError
 from retrain.records import LeftOut, Shard, Uploaded
 from retrain.records.drop import DROP_ID
 from retrain.store.task_store import TaskStore
-from retrain.utils.parallel import map_ahead, parallel_map
+from retrain.utils.parallel import in_chunks, map_ahead, parallel_map
 
 log = logging.getLogger("retrain")
 
@@ -33,8 +34,10 @@ OURS = "packed/"
 ALL_BAD = 1 - 1e-9
 """Share of bad samples below which a dry run continues."""
 
-AHEAD = 64
-"""Images to prefetch before validation: reading may wait for a store, and validating takes a core."""
+READ_AT_ONCE = 4
+"""Images that one thread reads after another."""
+AHEAD = 16
+"""Reads to prefetch before validation: reading may wait for a store, and validating takes a core."""
 
 
 def pack(
@@ -164,7 +167,8 @@ class _Reader:
 
     def _good(self, samples: Iterable[Sample], split: Split) -> Iterator[Encoded]:
         """Yield the samples that are images and that the task lacks."""
-        for sample, data, found in parallel_map(self._examine_sample, map_ahead(_read_bytes, samples, AHEAD)):
+        read = chain.from_iterable(map_ahead(_read_bytes, in_chunks(samples, READ_AT_ONCE), AHEAD))
+        for sample, data, found in parallel_map(self._examine_sample, read):
             if isinstance(found, str):
                 self.bad.add(str(sample.entry), LeftOut(where=sample.entry.place, key=sample.key, cause=found))
                 self.not_packed.append(SampleRow(sample.key, sample.class_name, "bad", NOWHERE, None))
@@ -182,11 +186,14 @@ class _Reader:
             return *read, str(error)
 
 
-def _read_bytes(sample: Sample) -> tuple[Sample, bytes]:
-    try:
-        return sample, sample.entry.read()
-    except OSError as error:
-        raise DropError(f"{sample.entry}: cannot be read: {error.strerror}") from error
+def _read_bytes(samples: Iterable[Sample]) -> list[tuple[Sample, bytes]]:
+    read = []
+    for sample in samples:
+        try:
+            read.append((sample, sample.entry.read()))
+        except OSError as error:
+            raise DropError(f"{sample.entry}: cannot be read: {error.strerror}") from error
+    return read
 
 
 def _commit(read: ReadDrop, folder: Path, intake: Intake, drop_id: str) -> Packed:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from retrain.config import Split
-from retrain.data.content import CONTENT_BYTES, ImageFacts
+from retrain.data.content import CONTENT_BYTES, ImageFacts, difference_hash, mean_brightness
 from retrain.errors import DamagedDrop
 from retrain.records import Drop, SampleList
 from retrain.store.base import Missing
@@ -69,19 +69,20 @@ class SampleTable:
         rows = tuple(rows)
         classes = sorted({row.class_name for row in rows if row.class_name is not None})
         label_of = {name: label for label, name in enumerate(classes)}
-        nothing = ImageFacts(b"", bytes(8), 0, 0, 0, bytes(64))
+        nothing = ImageFacts(b"", 0, 0, bytes(72), bytes(64))
         facts = [row.facts or nothing for row in rows]
+        parts = np.frombuffer(b"".join(fact.parts for fact in facts), np.uint8).reshape(-1, 8, 9)
         return cls(
             keys=tuple(row.key for row in rows),
             classes=tuple(classes),
             content=np.array([fact.content for fact in facts], dtype=f"S{CONTENT_BYTES}"),
-            likeness=np.frombuffer(b"".join(fact.likeness for fact in facts), np.uint8).reshape(-1, 8),
+            likeness=difference_hash(parts),
             label=np.array([label_of.get(row.class_name or "", NOWHERE) for row in rows], np.int32),
             use=np.array([USES.index(row.use) for row in rows], np.uint8),
             shard=np.array([row.shard for row in rows], np.int32),
             width=np.array([fact.width for fact in facts], np.int32),
             height=np.array([fact.height for fact in facts], np.int32),
-            brightness=np.array([fact.brightness for fact in facts], np.uint8),
+            brightness=mean_brightness(parts),
             thumbnail=np.frombuffer(b"".join(fact.thumbnail for fact in facts), np.uint8).reshape(-1, 64),
         )
 

@@ -54,7 +54,7 @@ def read_members(stream: "BinaryIO | HashingReader", where: str) -> Iterator[tar
                     raise DropError(
                         f"{where}: {member.name}: neither a plain file nor a folder; links are not followed"
                     )
-                plain_name(member.name, where)
+                check_name(member.name, where)
                 yield member
         while rest := stream.read(1 << 20):
             if rest.strip(b"\0"):
@@ -65,15 +65,19 @@ def read_members(stream: "BinaryIO | HashingReader", where: str) -> Iterator[tar
 
 def plain_name(raw: str, where: str) -> PurePosixPath:
     """Return a name as a path. Raises `DropError`, naming `where`, if it leaves the source or is not text."""
-    name = PurePosixPath(raw)
+    check_name(raw, where)
+    return PurePosixPath(raw)
+
+
+def check_name(raw: str, where: str) -> None:
+    """Raise `DropError`, naming `where`, at a name that leaves the source or is not text."""
     text = raw.removesuffix("Icon\r")  # how macOS calls a folder's icon
-    if name.is_absolute() or ".." in name.parts:
+    if raw.startswith("/") or ".." in raw.split("/"):
         raise DropError(f"{where}: {raw}: the path leaves the source")
-    if not {"Cc", "Cs"}.isdisjoint(map(unicodedata.category, text)):
+    if not (text.isprintable() or {"Cc", "Cs"}.isdisjoint(map(unicodedata.category, text))):
         raise DropError(f"{where}: {raw!r}: the name is not text in UTF-8, or holds control characters")
     if len(raw.encode()) > MAX_NAME:
         raise DropError(f"{where}: {raw[:40]}...: the name has more than {MAX_NAME:,} bytes")
-    return name
 
 
 def _check_size(member: tarfile.TarInfo, limit: int) -> None:

@@ -34,13 +34,19 @@ Item = TypeVar("Item")
 CHUNK_SIZE = 16  # items per task of a thread: one by one, small images take longer than on a single thread
 
 
+def in_chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield the items in lists of this size; the last one may be shorter."""
+    stream = iter(items)
+    while chunk := list(islice(stream, size)):
+        yield chunk
+
+
 def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """Yield function(item) for every item, in order; the first exception ends it."""
     threads = available_cores()
-    stream = iter(items)
     pending: deque[Future[list[Result]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
-        while chunk := list(islice(stream, CHUNK_SIZE)):
+        for chunk in in_chunks(items, CHUNK_SIZE):
             pending.append(pool.submit(lambda chunk: [function(item) for item in chunk], chunk))
             if len(pending) > 2 * threads:
                 yield from pending.popleft().result()

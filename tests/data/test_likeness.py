@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from support.pictures import encoded
 from support.ways_in import open_way_in
 
+from retrain.data.content import difference_hash, mean_brightness
 from retrain.data.indexing import read_or_make_table
 from retrain.data.likeness import MOST_BITS, candidates, distances, find_alike, hash_values
 
@@ -45,6 +46,14 @@ def test_copy_saved_with_loss_is_named_and_stays(way: str, tmp_path: Path, caplo
     assert drop.samples("test") == 11
     [pair] = find_alike([(drop.id, read_or_make_table(drop, where.store))])
     assert pair.leaks
+
+
+def test_hash_and_brightness_are_those_of_a_naive_loop() -> None:
+    parts = np.random.default_rng(0).integers(0, 256, (50, 8, 9), dtype=np.uint8)
+    for image, hashed, brightness in zip(parts, difference_hash(parts), mean_brightness(parts), strict=True):
+        bits = "".join(str(int(row[place + 1] > row[place])) for row in image for place in range(8))
+        assert hashed.tobytes() == int(bits, 2).to_bytes(8)
+        assert brightness == int(image.mean())
 
 
 def test_pairs_are_those_of_a_naive_search() -> None:

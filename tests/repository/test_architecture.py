@@ -75,6 +75,12 @@ def test_tasks_and_records_load_without_torch() -> None:
     assert loaded & {"torch", "torchvision", "webdataset"} == set()
 
 
+def test_packing_loads_without_torch() -> None:
+    loaded = loaded_by(["retrain.data.packing", "retrain.data.uploads"])
+    assert "PIL" in loaded
+    assert loaded & {"torch", "torchvision", "webdataset"} == set()
+
+
 WHOLE_RUN = """
 import sys, torch
 import retrain.pipeline.stages
