@@ -1,7 +1,6 @@
 """What is particular to S3: processes that race over HTTP, servers that fail, and what people are told then."""
 
 import os
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 from botocore.loaders import JSONFileLoader
 from support.faulty_s3 import Fault, Forward, Reply, Request, faulty, refusal
 from support.races import PROCESSES, claim_all, count_up, race
-from support.store_faults import cut, lost_reply, reset, truncated
+from support.store_faults import First, cut, lost_reply, reset, truncated
 
 from retrain.errors import StoreError
 from retrain.store import Conflict, Entry, Missing, ObjectStore, open_store, requests
@@ -19,20 +18,6 @@ from retrain.store.base import probe_conditional_writes
 from retrain.store.s3.store import LARGE
 from retrain.store.s3.transfers import PART
 from retrain.utils.clock import Durations
-
-
-class First:
-    """A fault that befalls the first `count` requests of one method; the others go through."""
-
-    def __init__(self, method: str, fault: Fault, count: int = 1) -> None:
-        self.method, self.fault, self.left = method, fault, count
-        self.lock = threading.Lock()
-
-    def __call__(self, request: Request, forward: Forward) -> Reply | None:
-        with self.lock:
-            struck = request.method == self.method and self.left > 0
-            self.left -= struck
-        return self.fault(request, forward) if struck else forward(request)
 
 
 def ignoring(condition: str) -> Fault:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from support.clouds import cloud_store
 from support.trainings import plan_of
 
 from retrain.pipeline.accounting import make_record
@@ -183,6 +184,12 @@ def check(open_corner: Callable[[str], ObjectStore], examples: int) -> None:
 
 def test_folder_holds_what_any_sequence_of_operations_promises(tmp_path: Path) -> None:
     check(lambda name: LocalStore(tmp_path / name), examples=60)
+
+
+@pytest.mark.parametrize("scheme", ["gs", "az"])
+def test_cloud_holds_what_any_sequence_of_operations_promises(scheme: str, request: pytest.FixtureRequest) -> None:
+    url, server = cloud_store(scheme, request)
+    check(lambda name: open_store(f"{url}/{name}", server), examples=5)
 
 
 def test_s3_holds_what_any_sequence_of_operations_promises(s3: str, bucket: str) -> None:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 from chaos.audit import Expected, audit, digests, is_record
+from support.clouds import cloud_store, disturbed
 from support.faulty_s3 import faulty
 from support.lives import Life, make_task
-from support.store_faults import LASTING, PASSING, every, starting_at
+from support.store_faults import LASTING, PASSING, Sometimes, every, starting_at
 
 from retrain.errors import StoreError
 from retrain.pipeline import stages
@@ -61,6 +62,38 @@ ADVICE = {
     "unavailable": "ServiceUnavailable",
     "lost_request": "the server cannot be reached",
 }
+
+
+@pytest.mark.parametrize("scheme", ["gs", "az"])
+def test_task_recovers_from_passing_faults_of_a_cloud(
+    scheme: str, request: pytest.FixtureRequest, tmp_path: Path, expected: Expected
+) -> None:
+    """One life with all faults, but for the half body of the right length, which has no checksum there."""
+    place = cloud_store(scheme, request)
+    faults = Sometimes({name: fault for name, fault in PASSING.items() if name != "truncated"}, share=0.1, seed=1)
+    with disturbed(place, faults) as store:
+        live(Life(store, tmp_path))
+    assert len(faults.struck) > 5
+    assert audit(objects(Life(open_store(*place), tmp_path)), expected) == []
+
+
+@pytest.mark.parametrize(
+    ("scheme", "name", "advice"),
+    [("gs", "unavailable", "ServiceUnavailable"), ("az", "lost_request", "the server's reply is broken")],
+)
+def test_task_stops_on_lasting_faults_of_a_cloud(
+    request: pytest.FixtureRequest, tmp_path: Path, expected: Expected, scheme: str, name: str, advice: str
+) -> None:
+    place = cloud_store(scheme, request)
+    with (
+        disturbed(place, starting_at(40, LASTING[name])) as store,
+        pytest.raises(StoreError, match=advice) as raised,
+    ):
+        live(Life(store, tmp_path))
+    assert place[0] in str(raised.value)
+    healthy = Life(open_store(*place), tmp_path)
+    live(healthy)
+    assert audit(objects(healthy), expected) == []
 
 
 @pytest.mark.parametrize("name", LASTING)

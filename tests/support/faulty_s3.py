@@ -1,4 +1,4 @@
-"""An HTTP proxy for tests, in front of an S3 server: it can change, withhold or make up requests and replies."""
+"""An HTTP proxy for tests, in front of an object store: it can change, withhold or make up requests and replies."""
 
 import http.client
 import socket
@@ -91,6 +91,9 @@ def _forward(server: str, request: Request) -> Reply:
     try:
         connection.request(request.method, request.path, request.body, request.headers)
         response = connection.getresponse()
-        return Reply(response.status, dict(response.headers), response.read())
+        headers, body = dict(response.headers), response.read()
+        if headers.pop("Transfer-Encoding", None):  # chunks, which are put together here
+            headers["Content-Length"] = str(len(body))
+        return Reply(response.status, headers, body)
     finally:
         connection.close()

@@ -77,6 +77,20 @@ LASTING: Mapping[str, Fault] = {fault.__name__: fault for fault in (expired, ske
 """What only people, or time, can put right."""
 
 
+class First:
+    """A fault that befalls the first `count` requests of one method; the others go through."""
+
+    def __init__(self, method: str, fault: Fault, count: int = 1) -> None:
+        self.method, self.fault, self.left = method, fault, count
+        self.lock = Lock()
+
+    def __call__(self, request: Request, forward: Forward) -> Reply | None:
+        with self.lock:
+            struck = request.method == self.method and self.left > 0
+            self.left -= struck
+        return self.fault(request, forward) if struck else forward(request)
+
+
 class Sometimes:
     """Faults that befall a share of all requests at random; `struck` counts them by name."""
 

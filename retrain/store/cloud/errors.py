@@ -14,9 +14,8 @@ from retrain.store.requests import ATTEMPTS, backoff
 from retrain.utils.text import mask_credentials
 
 NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist", re.IGNORECASE)
-REFUSED = re.compile(
-    r"AuthenticationFailed|AuthorizationFailure|token request|InvalidAuthenticationInfo|InvalidAccessKey"
-)
+REFUSED = re.compile(r"status code: 40[13]|token request")
+"""By the service, or already where a token for it comes from."""
 UNREACHABLE = re.compile(r"\(Connect\)|connect error|dns error|Connection refused")
 STATUS = re.compile(r"non-2xx status code: (\d{3})")
 CODE = re.compile(r"<Code>(\w+)</Code>")
