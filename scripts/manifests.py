@@ -72,7 +72,7 @@ def _task_definitions() -> dict[str, Schema]:
     definitions: dict[str, Schema] = {f"task.{name}": part for name, part in document.pop("$defs").items()}
     properties = document["properties"]
     del properties["name"]
-    properties["store"] |= {"pattern": "^s3://[^/]"}
+    properties["store"] |= {"pattern": "^(s3|gs|az)://[^/]"}
     return definitions | {"task": document | {"required": ["store"]}}
 
 

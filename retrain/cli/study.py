@@ -20,7 +20,7 @@ StudyName = Annotated[
     str, typer.Argument(help="A study's name (looked up in studies/ or $RETRAIN_STUDIES) or its file.")
 ]
 Root = Annotated[Path, typer.Option(help="Folder of the data sets.", envvar="RETRAIN_DATA")]
-StudyStore = Annotated[str, typer.Option(help="Store of the study's runs: s3://bucket/prefix, or a folder.")]
+StudyStore = Annotated[str, typer.Option(help="Store of the study's runs: s3://, gs://, az://, or a folder.")]
 Evidence = Annotated[Path, typer.Option(help="Folder of the studies' pages.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Number of training processes.")]
 ROOT, STORE, EVIDENCE = Path("data"), "study-store", Path("docs/evidence")

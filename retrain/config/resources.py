@@ -74,9 +74,12 @@ class Resources(ConfigModel):
     pull_secret: str | None = None
     """Secret with the registry's credentials."""
     credentials: str | None = None
-    """Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Not needed if the service account has a role."""
+    """Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_SERVICE_ACCOUNT_KEY or AZURE_STORAGE_ACCOUNT_KEY.
+    Not needed if the service account has a role or a workload identity."""
     service_account: str | None = None
     """Service account of all pods of a run (default: the cluster's for pipelines)."""
+    pod_labels: dict[str, str] = Field(default_factory=dict)
+    """Labels of all pods, such as {azure.workload.identity/use: "true"}."""
     gpus: Gpus = Gpus()
     """Accelerators of a pod. With several, each trains its share of every batch."""
     nodes: Annotated[int, Field(ge=1, le=64)] = 1

@@ -113,8 +113,8 @@ class Model(ConfigModel):
     stem: Literal["small", "standard"] = "small"
     """small: a 3x3 first convolution without max-pooling, for images up to 64 pixels; standard: torchvision's."""
     pretrained: Annotated[Annotated[str, NoCredentials] | None, NotIdentity] = None
-    """A safetensors file of initial weights: a path, s3://bucket/key, or hf-cache for the weights of a timm network in
-    Hugging Face's local cache. The last layer is newly initialised."""
+    """A safetensors file of initial weights: a path, s3://bucket/key (or gs://, az://), or hf-cache for the weights of
+    a timm network in Hugging Face's local cache. The last layer is newly initialised."""
     pretrained_sha256: Annotated[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None, IdentityIfSet] = None
     """SHA-256 of that file (default: each plan records that of the file it finds)."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
@@ -289,9 +289,11 @@ class Task(ConfigModel):
     schema_version: Annotated[PositiveInt, NotIdentity] = SCHEMA_VERSION
     """Version of the file's format. `retrain task migrate` updates a file of an earlier version."""
     store: Annotated[str, Field(min_length=1), NoCredentials, NotIdentity] = "store"
-    """s3://bucket/prefix, or a local folder (relative to where the command runs)."""
+    """s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, or a local folder (relative to where the command
+    runs)."""
     endpoint_url: Annotated[Annotated[str, NoCredentials] | None, NotIdentity] = None
-    """Address of an S3-compatible server, without credentials (default: AWS)."""
+    """Address of an S3-compatible server, or of the Azure account (https://ACCOUNT.blob.core.windows.net), without
+    credentials (default: the cloud's own)."""
     seed: Annotated[int, Field(ge=0, lt=2**32), NotIdentity] = 0
     """Random seed."""
     data: Data = Data()

@@ -27,7 +27,7 @@ def short_template(name: str) -> str:
 # Settings that are left out have their defaults; `retrain task init NAME --full` writes every setting.
 schema_version: {task.schema_version}
 name: {task.name}
-store: {task.store}  # a folder, or s3://bucket/prefix
+store: {task.store}  # a folder, or s3://bucket/prefix, gs://bucket/prefix, az://container/prefix
 data:
   image_size: {data.image_size}  # side in pixels, or [height, width]; a timm network has its own default
   flip: {str(data.flip).lower()}  # false if left and right differ, as in digits and text

@@ -1,5 +1,6 @@
 """Read a source: which of its files are samples, with which labels, and what all the others are."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -166,7 +167,7 @@ def _label_by_tables(found: FoundFiles) -> Iterator[Labelled]:
 
 
 def _survey_table(table: Path, extension: str, data: Data) -> Source:
-    """Read a table that was named itself: its rows name files on this machine, or objects by `s3://` addresses."""
+    """Read a table that was named itself: its rows name files on this machine, or objects by their addresses."""
     if data.label_from not in ("auto", "csv"):
         raise DropError(f"{table}: labels come from the table; leave out --label-from {data.label_from}")
     found = FoundFiles(str(table))
@@ -177,20 +178,27 @@ def _survey_table(table: Path, extension: str, data: Data) -> Source:
         if file.problem:
             found.unread.append(Unread(f"{table}: row {row.number}", f"row {row.number}", file.problem))
             continue
-        parts = [part for part in (*file.name.parts[:-1], file.name.stem) if part not in ("/", "..", "s3:")]
+        parts = [part for part in (*file.name.parts[:-1], file.name.stem) if part not in NO_PARTS]
         labelled.append((file, row.split, row.label, "/".join(map(escape, [row.id] if row.id else parts))))
     found.not_samples[f"{table.name} (labels)"] = 1
     return _arrange(found, LabelRule("csv"), labelled, data.aliases)
 
 
-class _Stores(defaultdict[str, ObjectStore]):
-    """Stores of the buckets that a table names, opened once each."""
+NO_PARTS = ("/", "..", "s3:", "gs:", "az:")
+"""Parts of a path or an address that do not go into a sample's key."""
 
-    def __missing__(self, bucket: str) -> ObjectStore:
+STORED = re.compile(r"((?:s3|gs|az)://[^/]+)/(.+)")
+"""The address of an object: its bucket's, and its key."""
+
+
+class _Stores(defaultdict[str, ObjectStore]):
+    """Stores of the buckets that a table names (`s3://bucket`), opened once each."""
+
+    def __missing__(self, address: str) -> ObjectStore:
         from retrain.store import open_store
 
-        self[bucket] = open_store(f"s3://{bucket}")
-        return self[bucket]
+        self[address] = open_store(address)
+        return self[address]
 
 
 def _file_of_row(row: Row, table: Path, stores: _Stores) -> SourceFile:
@@ -201,19 +209,18 @@ def _file_of_row(row: Row, table: Path, stores: _Stores) -> SourceFile:
         return SourceFile(where, name, False, 0, bytes, problem="no path in it")
     if name.suffix[1:].lower() not in EXTENSIONS:
         return SourceFile(where, name, False, 0, bytes, problem=f"{row.path!r} has no image's extension")
-    if row.path.startswith("s3://"):
-        bucket, _, key = row.path.removeprefix("s3://").partition("/")
-        return SourceFile(where, name, False, 0, partial(_read_url, stores, bucket, key))
+    if in_store := STORED.match(row.path):
+        return SourceFile(where, name, False, 0, partial(_read_url, stores, *in_store.groups()))
     path = table.parent / row.path
     problem = "" if path.is_file() else f"there is no file {row.path!r}"
     return SourceFile(where, name, False, 0, path.read_bytes, problem=problem)
 
 
-def _read_url(stores: _Stores, bucket: str, key: str) -> bytes:
+def _read_url(stores: _Stores, address: str, key: str) -> bytes:
     try:
-        return stores[bucket].read(key)[0]
+        return stores[address].read(key)[0]
     except Missing as error:
-        raise DropError(f"s3://{bucket}/{key}: there is no such object") from error
+        raise DropError(f"{address}/{key}: there is no such object") from error
 
 
 def _arrange(found: FoundFiles, rule: LabelRule, labelled: Iterable[Labelled], aliases: Mapping[str, str]) -> Source:

@@ -29,8 +29,13 @@ def check_storage(store: TaskStore, drops: Callable[[], Sequence[Drop]]) -> Iter
 
 
 def _credentials(store: ObjectStore) -> Finding | str:
-    if not store.url.startswith("s3://"):
+    scheme, separator, _ = store.url.partition("://")
+    if not separator:
         return "a local folder needs none"
+    if scheme != "s3":
+        from retrain.store.cloud.services import credentials_method as cloud_credentials_method
+
+        return f"by {cloud_credentials_method(scheme)}"
     from retrain.store.s3.store import credentials_method
 
     method = credentials_method()

@@ -21,7 +21,12 @@ METRICS_PORT = 9108
 """Port of /metrics in a training pod. A PodMonitor finds the pod by `LABELS`."""
 METRICS = {"RETRAIN_METRICS_PORT": str(METRICS_PORT), "RETRAIN_METRICS_HOST": "0.0.0.0"}
 LABELS = {"app.kubernetes.io/name": "retrain", "app.kubernetes.io/component": "training"}
-CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+CREDENTIALS = (
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+    "GOOGLE_SERVICE_ACCOUNT_KEY",
+    *("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN"),
+)
+"""Keys of the Secret that become environment variables of the same name, those of them that it has."""
 RETRY_WINDOW = "2160h"
 """Argo counts it from the start of the first pod, and kills a running pod at its end. KFP's default is one hour."""
 
@@ -38,14 +43,16 @@ def configure_pod(step: "PipelineTask", name: str, resources: Resources) -> None
 
 
 def _configure_every_pod(step: "PipelineTask", resources: Resources) -> None:
-    """Set the Secrets, and forbid root: the *restricted* Pod Security Standard needs that, and KFP does not set it."""
+    """Set Secrets and labels, and forbid root, as the *restricted* Pod Security Standard demands and KFP does not."""
     from kfp import kubernetes
 
     kubernetes.set_security_context(step, run_as_non_root=True)
     if resources.pull_secret:
         kubernetes.set_image_pull_secrets(step, [resources.pull_secret])
     if resources.credentials:
-        kubernetes.use_secret_as_env(step, resources.credentials, {name: name for name in CREDENTIALS})
+        kubernetes.use_secret_as_env(step, resources.credentials, {name: name for name in CREDENTIALS}, optional=True)
+    for label, value in resources.pod_labels.items():
+        kubernetes.add_pod_label(step, label, value)
 
 
 def _configure_data(step: "PipelineTask", resources: Resources) -> None:

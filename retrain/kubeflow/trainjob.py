@@ -68,7 +68,10 @@ def _trainer(task: Task, run_id: str) -> Manifest:
 def _environment(resources: Resources) -> list[Manifest]:
     plain = {"RETRAIN_CACHE": CACHE} | METRICS
     secret = resources.credentials
-    keys = [{"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}} for key in CREDENTIALS]
+    keys = [
+        {"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key, "optional": True}}}
+        for key in CREDENTIALS
+    ]
     return [*({"name": name, "value": value} for name, value in plain.items()), *(keys if secret else ())]
 
 
@@ -86,7 +89,7 @@ def _patch(resources: Resources) -> Manifest:
         pod["serviceAccountName"] = resources.service_account
     if resources.pull_secret:
         pod["imagePullSecrets"] = [{"name": resources.pull_secret}]
-    template = {"metadata": {"labels": LABELS}, "spec": pod}
+    template = {"metadata": {"labels": LABELS | resources.pod_labels}, "spec": pod}
     return {"spec": {"replicatedJobs": [{"name": NODE, "template": {"spec": {"template": template}}}]}}
 
 

@@ -106,5 +106,5 @@ class EventQueue:
 
 def _bucket_and_prefix(task: Task) -> tuple[str, str]:
     """Return the bucket and prefix of a task's drops."""
-    bucket, _, prefix = task.store.removeprefix("s3://").partition("/")
+    bucket, _, prefix = task.store.partition("://")[2].partition("/")
     return bucket, "/".join(part for part in (prefix.strip("/"), TaskKeys(task.name).drops) if part)

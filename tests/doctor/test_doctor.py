@@ -5,6 +5,7 @@ from email.utils import formatdate
 from pathlib import Path
 
 import pytest
+from support.clouds import cloud_store
 from support.faulty_s3 import Forward, Reply, Request, faulty, refusal
 from support.kfp_server import serving
 from support.lives import Life, make_task
@@ -21,7 +22,7 @@ from retrain.pipeline import stages
 from retrain.pipeline.planning import Request as Asked
 from retrain.records import Drop
 from retrain.records.drop import drop_digest
-from retrain.store import LocalStore
+from retrain.store import LocalStore, open_store
 from retrain.store.task_store import TaskStore
 
 STORE_CHECKS = ["credentials", "store", "conditional writes", "clock"]
@@ -65,6 +66,20 @@ def test_doctor_passes_a_folder_and_leaves_no_trace(doctor: Doctor, tmp_path: Pa
     assert code == 0
     assert {states(found)[check] for check in STORE_CHECKS} == {"ok"}
     assert [path.name for path in (tmp_path / "store").iterdir() if not path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    ("scheme", "method"), [("gs", "by GOOGLE_SERVICE_ACCOUNT_KEY"), ("az", "by AZURE_STORAGE_ACCOUNT_KEY")]
+)
+def test_doctor_passes_a_store_in_a_cloud(
+    doctor: Doctor, scheme: str, method: str, request: pytest.FixtureRequest
+) -> None:
+    url, server = cloud_store(scheme, request)
+    code, found = doctor(url, endpoint=server)
+    assert code == 0
+    assert {states(found)[check] for check in STORE_CHECKS} == {"ok"}
+    assert found["credentials"]["found"] == method
+    assert list(open_store(url, server).list()) == []
 
 
 def test_doctor_without_credentials_says_where_to_set_them(

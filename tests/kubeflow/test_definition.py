@@ -14,6 +14,7 @@ from retrain.config.loading import parse_task
 from retrain.config.resources import Cache, Gpus, Queue, Resources, Toleration
 from retrain.config.task import Task
 from retrain.kubeflow.client import pipeline_arguments
+from retrain.kubeflow.pods import CREDENTIALS
 from retrain.pipeline.planning import Request
 
 STEPS = ("plan", "train", "finish")
@@ -25,6 +26,7 @@ POOL = Resources(
     pull_secret="registry",
     credentials="bucket",
     service_account="trainer",
+    pod_labels={"azure.workload.identity/use": "true"},
     gpus=Gpus(count=2, type="nvidia.com/gpu"),
     cpu="8",
     memory="64Gi",
@@ -39,7 +41,7 @@ POOL = Resources(
     timeout_seconds=7200,
     retries=7,
 )
-EVERY_POD = {"imagePullSecret", "secretAsEnv", "securityContext"}
+EVERY_POD = {"imagePullSecret", "podMetadata", "secretAsEnv", "securityContext"}
 """What the pods of all steps have on `POOL`."""
 TASK = Task(name="flowers", store="s3://bucket/flowers", resources=POOL)
 SEPARATE_TASK = TASK.model_copy(update={"resources": POOL.model_copy(update={"separate_evaluation": True})})
@@ -171,9 +173,9 @@ def test_pods_have_image_and_secrets_and_install_nothing(either: Compiled) -> No
         assert pull["secretName"] == "registry"
         (secret,) = either.pod(name)["secretAsEnv"]
         assert secret["secretName"] == "bucket"
-        assert secret["keyToEnv"] == [
-            {"secretKey": key, "envVar": key} for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-        ]
+        assert secret["optional"] is True
+        assert secret["keyToEnv"] == [{"secretKey": key, "envVar": key} for key in CREDENTIALS]
+        assert either.pod(name)["podMetadata"]["labels"].items() >= POOL.pod_labels.items()
 
 
 def test_every_pod_refuses_to_run_as_root(either: Compiled) -> None:
@@ -208,6 +210,7 @@ def test_training_and_evaluation_run_on_the_gpu_pool(request: pytest.FixtureRequ
     assert pod["podMetadata"]["labels"] == {
         "app.kubernetes.io/name": "retrain",
         "app.kubernetes.io/component": "training",
+        "azure.workload.identity/use": "true",
         "kueue.x-k8s.io/queue-name": "training",
         "kueue.x-k8s.io/priority-class": "nightly",
     }

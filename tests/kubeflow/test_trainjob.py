@@ -20,6 +20,7 @@ from retrain.config.loading import parse_task
 from retrain.config.resources import Cache, Gpus, Kubeflow, Queue, Resources, Toleration
 from retrain.config.task import Model, Task
 from retrain.errors import TaskError
+from retrain.kubeflow.pods import CREDENTIALS
 from retrain.kubeflow.trainjob import render_trainjob
 
 POOL = Resources(
@@ -95,7 +96,7 @@ def test_trainjob_pods_have_pool_secrets_cache_and_shared_memory() -> None:
     (container,) = spec["containers"]
     assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/cache", "/dev/shm"}
     secret = {v["name"]: v["valueFrom"]["secretKeyRef"]["name"] for v in container["env"] if "valueFrom" in v}
-    assert secret == {"AWS_ACCESS_KEY_ID": "bucket", "AWS_SECRET_ACCESS_KEY": "bucket"}
+    assert secret == dict.fromkeys(CREDENTIALS, "bucket")
     assert parse_task(container["args"][1], "argument") == FLOWERS
 
 

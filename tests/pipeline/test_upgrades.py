@@ -56,6 +56,7 @@ FREE = {
     "held_out",
     "node_selector",
     "options",
+    "pod_labels",
     "reached_at",
     "speed_up",
     "stage_seconds",

@@ -18,7 +18,7 @@ from support.store_faults import PASSING, First, cut, lost_reply, reset
 from retrain.errors import StoreError
 from retrain.store import Conflict, Entry, ObjectStore, open_store
 from retrain.store.base import probe_conditional_writes
-from retrain.store.cloud.services import RETRY
+from retrain.store.cloud.services import RETRY, SERVICES
 from retrain.store.cloud.store import PART
 
 BOTH = pytest.mark.parametrize("scheme", ["gs", "az"])
@@ -104,9 +104,15 @@ def test_wrong_azure_key_is_reported(azure: str, monkeypatch: pytest.MonkeyPatch
         open_store("az://models/t", azure).read("k")
 
 
+def test_endpoint_names_the_azure_account(azure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME")
+    client = SERVICES["az"].open("models", "https://birds.blob.core.windows.net")
+    assert client.config["account_name"] == "birds"
+
+
 def test_unnamed_azure_account_is_reported(azure: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME")
-    with pytest.raises(StoreError, match="Set AZURE_STORAGE_ACCOUNT_NAME"):
+    with pytest.raises(StoreError, match=r"Set `endpoint_url` in the task to https://ACCOUNT\.blob"):
         open_store("az://models/t", azure)
 
 

@@ -1,6 +1,7 @@
 """The two services: how each is opened, what it calls an object's version, and where its credentials come from."""
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +21,9 @@ RETRY: "RetryConfig" = {
     "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=4), "base": 2},
     "retry_timeout": timedelta(minutes=2),
 }
+
+ACCOUNT = re.compile(r"https://([a-z0-9]+)\.blob\.")
+"""The endpoint of an account in one of Azure's clouds, such as https://ACCOUNT.blob.core.windows.net."""
 
 Client = AzureStore | GCSStore
 
@@ -44,12 +48,8 @@ class Service:
 
 def _options(endpoint: str | None) -> "ClientConfig":
     """Return how long to wait. The limit of a whole request is long: a stream lasts as long as its reader takes."""
-    return {
-        "connect_timeout": "2s",
-        "read_timeout": "30s",
-        "timeout": "6h",
-        "allow_http": (endpoint or "").startswith("http://"),
-    }
+    options: ClientConfig = {"connect_timeout": "2s", "read_timeout": "30s", "timeout": "6h"}
+    return options | {"allow_http": True} if (endpoint or "").startswith("http://") else options
 
 
 def _open_gcs(bucket: str, endpoint: str | None) -> Client:
@@ -58,9 +58,15 @@ def _open_gcs(bucket: str, endpoint: str | None) -> Client:
 
 
 def _open_azure(container: str, endpoint: str | None) -> Client:
-    if not any(os.environ.get(name) for name in ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT")):
-        raise StoreError(f"az://{container}: no storage account is named. Set AZURE_STORAGE_ACCOUNT_NAME.")
+    """Open a container of the account that the endpoint names, or else of the environment's."""
     config: dict[str, str] = {"endpoint": endpoint} if endpoint else {}
+    if named := ACCOUNT.match(endpoint or ""):
+        config["account_name"] = named[1]
+    elif not os.environ.get("AZURE_STORAGE_ACCOUNT_NAME"):
+        raise StoreError(
+            f"az://{container}: no storage account is named. Set `endpoint_url` in the task to "
+            "https://ACCOUNT.blob.core.windows.net, or the environment variable AZURE_STORAGE_ACCOUNT_NAME."
+        )
     return AzureStore(container, config=config, client_options=_options(endpoint), retry_config=RETRY)  # type: ignore[arg-type]
 
 
