@@ -69,11 +69,11 @@ def _saved(name: str, against: str, charged: str) -> dict[Unit, Name]:
 
 _SCRATCH, _WHOLE = "s_scratch", "whole trainings from scratch"
 _GROSS, _NET = (
-    "training alone, calibrations left out. Can fall.",
-    "evaluation and calibrations charged. Can fall.",
+    "by training, without evaluations and calibrations. Can fall.",
+    "after all costs, evaluations and calibrations included. Can fall.",
 )
 BASELINE = _replaced(
-    "baseline", "that scratch would have taken to its own accuracy (s_scratch) for what the runs yielded."
+    "baseline", "of scratch to its own accuracy (s_scratch), summed over the runs that are credited with a saving."
 )
 WHOLE = _replaced("whole_scratch", "of the whole trainings from scratch that the runs replaced.")
 SAVED_GROSS = _saved("saved_gross", _SCRATCH, _GROSS)
@@ -84,7 +84,7 @@ SAVED_ERROR = Name(
     "retrain_saved_standard_error_iterations",
     "gauge",
     METHOD,
-    "Standard error of the iterations saved: what scratch takes is estimated where it was not measured.",
+    "Standard error of the iterations saved, from the estimates of s_scratch where it was not measured.",
 )
 
 _ALL_RUNS = "of all runs, trials included; evaluation and saving included"

@@ -7,7 +7,7 @@ from pydantic import AwareDatetime, NonNegativeInt
 from retrain.records.base import Record
 
 Saw = Literal["trained on them", "goes on from a run that was trained on them", "measured on them"]
-"""What a run had to do with samples. The model of a run that was measured on them holds nothing of them."""
+"""How a run used samples. A model that was only measured on them has learnt nothing from them."""
 
 
 class ErasedSample(Record):
@@ -16,7 +16,7 @@ class ErasedSample(Record):
     drop: str
     row: NonNegativeInt
     content: str
-    """In hex; no image can be had from it. By this digest the sample is recognised if it comes again."""
+    """In hex. It identifies the sample if it is uploaded again; the image cannot be recovered from it."""
 
 
 class Witness(Record):
@@ -30,9 +30,9 @@ class Witness(Record):
 
 
 class Erasure(Record):
-    """`erasures/<sequence>.json`: written before anything is erased, and once more when all is.
+    """`erasures/<sequence>.json`: written before anything is erased, and again when everything is.
 
-    It names no key: the name of a file may tell whom it shows.
+    It contains no key, because the name of a file may identify a person.
     """
 
     sequence: NonNegativeInt
@@ -44,9 +44,9 @@ class Erasure(Record):
     """SHA-256 of the shards that held them."""
     runs: tuple[Witness, ...]
     objects: NonNegativeInt = 0
-    """How many objects of the store were deleted: former shards, sample lists, files of uploads."""
+    """Number of deleted objects of the store: former shards, sample lists, files of uploads."""
     completed_at: AwareDatetime | None = None
-    """None: it was interrupted, or is under way."""
+    """None: it was interrupted, or is in progress."""
 
     def rows(self) -> dict[str, set[int]]:
         """Return the samples' rows by drop."""

@@ -113,7 +113,7 @@ def test_tables_without_thumbnails_are_compared_by_hash(tmp_path: Path) -> None:
     assert {pair.first.key, pair.second.key} == {"cat/3", "cat/again"}
 
 
-def test_only_pairs_of_the_new_drop_are_told(tmp_path: Path) -> None:
+def test_only_pairs_of_the_new_drop_are_named(tmp_path: Path) -> None:
     where = open_way_in("pack", tmp_path)
     drop = where.take(files())
     table = read_or_make_table(drop, where.store)

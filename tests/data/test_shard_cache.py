@@ -76,7 +76,7 @@ def test_shard_cache_keeps_shards_in_use_and_reports_no_room(
     cache.hold(shards[2]).close()
 
 
-def test_file_that_was_damaged_is_fetched_anew(store: LocalStore, shards: list[ShardRef], tmp_path: Path) -> None:
+def test_damaged_file_is_fetched_again(store: LocalStore, shards: list[ShardRef], tmp_path: Path) -> None:
     cache_of(store, tmp_path, 3, shards).hold(shards[0]).close()
     path = cache_of(store, tmp_path, 3, shards).path(shards[0])
     whole = path.read_bytes()

@@ -113,7 +113,7 @@ def test_outside_a_cluster_there_is_a_token_if_one_is_given(kfp: KfpServer, monk
     assert set(kfp.tokens) == {"Bearer secret"}
 
 
-def test_client_reads_the_service_account_token_anew(
+def test_client_reads_the_service_account_token_again(
     kfp: KfpServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     token = tmp_path / "token"

@@ -95,7 +95,7 @@ def test_unbuildable_network_is_refused_before_submission(
     assert not [entry.key for entry in place.store.objects.list("pets/submissions/")]
 
 
-def test_watcher_records_an_unbuildable_network_and_goes_on(place: Place, kfp: KfpServer, tmp_path: Path) -> None:
+def test_watcher_records_unbuildable_network_and_continues(place: Place, kfp: KfpServer, tmp_path: Path) -> None:
     broken = {"model": Model(name="logistic", options={"depth": 7}), "kubeflow": Kubeflow(host=kfp.url)}
     there = Place(place.task.model_copy(update=broken))
     there.land(tmp_path / "in", "a")

@@ -48,7 +48,7 @@ def next_plan(life: Life, task: object = TASK) -> Plan:
     return planned
 
 
-def test_next_run_goes_on_without_erased_sample(life: Life) -> None:
+def test_next_run_continues_without_the_erased_sample(life: Life) -> None:
     [first], [drop] = life.store.ledger.read(), life.store.drops.all()
     kept = life.context.cache.glob("*")
     assert sum(1 for _ in kept)

@@ -178,7 +178,7 @@ def test_watcher_starts_once_the_oldest_drop_waited_long(place: Place, tmp_path:
         assert len(runs.runs) == started
 
 
-def test_run_that_was_started_goes_on_whatever_the_trigger(place: Place, tmp_path: Path) -> None:
+def test_started_run_resumes_regardless_of_the_trigger(place: Place, tmp_path: Path) -> None:
     Life(LocalStore(tmp_path / "store"), tmp_path / "work").land(0, 1, seed=1)
     paused = place.task.model_copy(update={"trigger": Trigger(pause=True)})
     assert isinstance(plan_next_run(place.store, paused, Request()), NoRunNeeded)

@@ -89,7 +89,7 @@ def roll_back(task: Task, tmp_path: Path, capfd: pytest.CaptureFixture[str], tim
     assert [retrain(line, capfd).code for _ in range(times + 1)] == [0] * times + [2]
 
 
-def test_store_of_an_earlier_version_goes_on(
+def test_store_of_an_earlier_version_is_continued(
     life: Life, task: Task, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert [record.run_id for record in life.store.ledger.read()] == [SCRATCH, CHAMPION]
@@ -104,7 +104,7 @@ def test_store_of_an_earlier_version_goes_on(
     assert life.store.champion.read().run_id == SCRATCH
 
 
-def test_store_of_a_later_version_goes_on(
+def test_store_of_a_later_version_is_continued(
     life: Life, task: Task, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     add_later_fields(Path(task.store))

@@ -136,7 +136,7 @@ def test_fresh_ignores_the_parent() -> None:
 
 
 @pytest.mark.parametrize("setting", [Warm(), ShrinkPerturb()])
-def test_initializations_that_need_a_parent_say_so(setting: Warm | ShrinkPerturb) -> None:
+def test_initialization_without_its_parent_is_refused(setting: Warm | ShrinkPerturb) -> None:
     with pytest.raises(ModelError, match=rf"'{setting.name}' needs a parent's weights .* use 'fresh'"):
         initialize(setting, network(5, seed=1), None)
 

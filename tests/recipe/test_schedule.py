@@ -62,7 +62,7 @@ def test_escalation_climbs_through_the_papers_lengths_and_ends() -> None:
 
 
 @pytest.mark.parametrize("setting", [Constant(), Cosine(), MultiStep()])
-def test_schedules_do_not_escalate_unless_they_are_told_to(setting: Constant | Cosine | MultiStep) -> None:
+def test_schedules_escalate_only_if_they_are_set_to(setting: Constant | Cosine | MultiStep) -> None:
     assert longer_scale(setting, 0.25) is None
 
 

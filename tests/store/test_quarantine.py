@@ -109,7 +109,7 @@ def test_damaged_manifest_or_shard_harms_only_its_drop(life: Life, harm: str) ->
     assert quarantined(life) == [bad.id]
 
 
-def test_drop_that_was_replaced_under_its_id_is_put_aside(life: Life) -> None:
+def test_drop_replaced_under_its_id_is_quarantined(life: Life) -> None:
     old, kept = life.land(0, 1), life.land(0, 1, seed=1)
     run(life)
     other = life.land(0, 1, seed=2)

@@ -211,7 +211,7 @@ def test_body_cut_at_every_try_is_an_error_and_leaves_no_file(s3: str, bucket: s
     assert list(tmp_path.iterdir()) == []
 
 
-def test_stream_does_not_go_on_in_another_object(s3: str, bucket: str) -> None:
+def test_stream_never_continues_in_another_object(s3: str, bucket: str) -> None:
     direct = open_store(f"s3://{bucket}/t", s3)
     direct.write("k", b"old" * 1000)
 

@@ -109,7 +109,7 @@ def test_listing_takes_any_prefix_of_a_key(store: ObjectStore) -> None:
     assert list(store.list("t/nothing/")) == []
 
 
-def test_listing_goes_on_beyond_one_page(store: ObjectStore) -> None:
+def test_listing_continues_beyond_one_page(store: ObjectStore) -> None:
     keys = [f"k/{index:03}" for index in range(250)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda key: store.write(key, b""), keys))

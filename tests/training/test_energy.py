@@ -50,7 +50,7 @@ def test_meter_is_absent_without_rapl(tmp_path: Path, monkeypatch: pytest.Monkey
     assert progress.joules is None
 
 
-def test_clock_adds_energy_and_goes_on_after_a_resumption(powercap: Path) -> None:
+def test_clock_adds_energy_and_continues_after_a_resumption(powercap: Path) -> None:
     progress = Progress()
     clock = Clock(progress, EnergyMeter(CPU))
     write_package(powercap, "intel-rapl:0", 3_000_000)

@@ -24,7 +24,7 @@ def test_bfloat16_is_slow_on_cpus_without_long_vectors_alone() -> None:
 
 
 @pytest.mark.parametrize("slow", [True, False])
-def test_doctor_and_the_run_say_so(
+def test_doctor_and_run_warn_of_slow_bfloat16(
     slow: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RETRAIN_CACHE", str(tmp_path / "cache"))

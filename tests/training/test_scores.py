@@ -94,7 +94,7 @@ def test_difference_interval_covers_as_often_as_it_says(metric: Metric, count: i
     assert 0.93 <= np.mean(covered) <= 0.995
 
 
-def test_equal_models_are_told_apart_by_no_certainty() -> None:
+def test_equal_models_show_no_certain_difference() -> None:
     labels, logits = drawn(50, seed=5)
     score = compute_score("macro_f1", labels, predictions_of(labels, logits))
     interval = score_difference(score, score, 0.95)

@@ -169,7 +169,7 @@ def test_watcher_survives_an_unanswering_queue(place: Place, s3: str, tmp_path: 
     assert submitter.runs == [place.owners()["a"]]
 
 
-def test_uploads_without_manifest_are_committed_or_set_aside(
+def test_uploads_without_manifest_are_committed_or_quarantined(
     place: Place, bucket: str, s3: str, tmp_path: Path
 ) -> None:
     queue = notified_queue(bucket, s3)
@@ -194,7 +194,7 @@ def test_uploads_without_manifest_are_committed_or_set_aside(
     assert figures(watcher)["retrain_watcher_quarantined_drops_total"] == 1
 
 
-def test_damaged_manifest_is_set_aside_and_the_others_go_on(place: Place, tmp_path: Path) -> None:
+def test_damaged_manifest_is_quarantined_and_others_continue(place: Place, tmp_path: Path) -> None:
     submitter = Recorder()
     watcher = place.watcher(submitter)
     place.store.objects.write(place.store.keys.manifest("bad"), b"{}")
