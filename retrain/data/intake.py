@@ -61,7 +61,7 @@ class Intake:
                 if drop := self._read_manifest(drop_id, found.arrivals[drop_id].manifest_version):
                     drops[drop_id] = amend(drop, amendments)
             except DamagedDrop as damaged:
-                self._set_aside(damaged)
+                self._quarantine(damaged)
         if drops.keys() == self._drops.keys() and all(
             drop.digest == self._drops[key].digest for key, drop in drops.items()
         ):
@@ -88,10 +88,10 @@ class Intake:
                 self._tables[drop.decoded_digest] = read_or_make_table(drop, self.store)
             self.known.add(drop.id, self._tables[drop.decoded_digest], is_present=is_present)
         except DamagedDrop as damaged:
-            self._set_aside(damaged)
+            self._quarantine(damaged)
             raise
 
-    def _set_aside(self, damaged: DamagedDrop) -> None:
+    def _quarantine(self, damaged: DamagedDrop) -> None:
         log.warning("%s: its samples cannot be read", damaged)
         self.store.drops.quarantine_damaged(damaged)
 

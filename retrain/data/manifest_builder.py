@@ -35,7 +35,7 @@ class BadSamples:
             raise DropError(name_files(unread))
         self._found.extend(LeftOut(where=bad.place, key=bad.place, cause=bad.cause) for bad in unread)
 
-    def settle(self, samples: int) -> tuple[LeftOut, ...]:
+    def finish(self, samples: int) -> tuple[LeftOut, ...]:
         """Return what was left out. Raises `DropError` if it is too much compared with this number of good samples."""
         total = samples + len(self._found)
         if len(self._found) > self._max_share * total:
@@ -77,7 +77,7 @@ class ReadDrop:
         uploaded: Uploaded | None = None,
     ) -> "ReadDrop":
         """Return a drop of these samples. Raises `DropError` if too many were bad."""
-        left_out = bad.settle(sum(row.use != "bad" for row in rows))
+        left_out = bad.finish(sum(row.use != "bad" for row in rows))
         table, source = SampleTable.of(rows), _source_digest(rows)
         return cls(root, table, tuple(shards), left_out, held_out, source, reading, uploaded)
 

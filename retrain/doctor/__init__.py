@@ -27,12 +27,12 @@ class Check(NamedTuple):
     """A named check: a function that returns its finding. A `UserError` that it raises counts as a failure."""
 
     name: str
-    look: Callable[[], Finding | str]
+    examine: Callable[[], Finding | str]
 
     def run(self) -> Finding:
         """Return the finding; text alone means that all is well."""
         try:
-            found = self.look()
+            found = self.examine()
         except UserError as error:
             return Finding(check=self.name, state="failed", found=str(error))
         return Finding(check=self.name, state="ok", found=found) if isinstance(found, str) else found

@@ -77,12 +77,12 @@ def gradient_curves(context: Context, run: Run) -> Iterator[tuple[str, Measure]]
     """Yield the norms of the gradients over the whole training, as [iteration, norm] (Verwimp et al., figure 14)."""
     curves: dict[str, list[list[float]]] = {"old": [], "new": []}
 
-    def look(iteration: int) -> None:
+    def measure_at(iteration: int) -> None:
         if iteration in early_and_even(run.plan.iterations):
             for age, norm in mean_gradient_norms(run).items():
                 curves[age].append([iteration, float(f"{norm:.4g}")])
 
-    repeat_training(run, look)
+    repeat_training(run, measure_at)
     yield from ((f"{GRADIENTS}, {age}", curve) for age, curve in curves.items() if curve)
 
 
@@ -95,11 +95,11 @@ def learning_map(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
     ends = {round(each * epoch) for epoch in range(1, round(run.plan.iterations / each) + 1)}
     epochs: list[torch.Tensor] = []
 
-    def look(iteration: int) -> None:
+    def measure_at(iteration: int) -> None:
         if iteration in ends:
             epochs.append(evaluate_samples(run.network, run.train, run.normalize)[0].float().cpu())
 
-    repeat_training(run, look)
+    repeat_training(run, measure_at)
     correct = torch.stack(epochs)
     order = correct.mean(0).argsort(descending=True, stable=True)
     groups = [group.mean(1) for group in correct[:, order].tensor_split(min(SAMPLE_BINS, correct.shape[1]), dim=1)]

@@ -25,16 +25,16 @@ def early_and_even(iterations: int) -> set[int]:
 class StepObserver:
     """An observer that calls a function after every iteration, and before the first."""
 
-    def __init__(self, look: Callable[[int], None]) -> None:
-        self.look = look
+    def __init__(self, measure: Callable[[int], None]) -> None:
+        self.measure = measure
 
     def started(self, plan: Plan, progress: Progress) -> None:
         """Call the function before the first iteration."""
-        self.look(progress.iteration)
+        self.measure(progress.iteration)
 
     def stepped(self, progress: Progress) -> None:
         """Call the function after an iteration."""
-        self.look(progress.iteration)
+        self.measure(progress.iteration)
 
     def evaluated(self, point: Point) -> None:
         """Do nothing."""
@@ -43,7 +43,7 @@ class StepObserver:
         """Do nothing."""
 
 
-def repeat_training(run: Run, look: Callable[[int], None]) -> None:
-    """Train a prepared run to its end, and call `look` with the iterations done. Nothing is saved."""
+def repeat_training(run: Run, measure: Callable[[int], None]) -> None:
+    """Train a prepared run to its end, and call `measure` with the iterations done. Nothing is saved."""
     with closing(run.loader), use_threads(run.threads):
-        run_loop(run, StepObserver(look), save=lambda _: None, leaving=lambda: False)
+        run_loop(run, StepObserver(measure), save=lambda _: None, leaving=lambda: False)

@@ -32,8 +32,8 @@ def resolve_start(
     `normalised` says whether the network has BatchNorm layers. Accuracies are the parent's on its own data, in
     [0, 1], the one on training samples measured without augmentation; None if unknown. `adaptive` says
     whether the optimizer divides by the gradient's size, as Adam does: only then is the rate raised. `pretrained` says
-    whether the weights are shrunk towards pretrained ones: then neither the optimizer nor normalisation matters, because
-    the norm of the weights, and so the relative step, hardly changes.
+    whether the weights are shrunk towards pretrained ones: then neither the optimizer nor normalisation matters,
+    because the norm of the weights, and so the relative step, hardly changes.
     """
     if pretrained:
         fitted, why = _is_fitted(train_accuracy, val_accuracy)

@@ -69,7 +69,7 @@ class LeaseState(Record):
     expires_at: datetime
 
     @property
-    def in_force(self) -> bool:
+    def is_valid(self) -> bool:
         """Whether the lease excludes other processes."""
         return datetime.now(UTC) < self.expires_at and not self.holder.is_gone()
 
@@ -123,7 +123,7 @@ def acquire(objects: ObjectStore, key: str, seconds: float = LEASE_SECONDS) -> L
     token, version = 1, None
     with suppress(Missing):
         current, version = read_lease(objects, key)
-        if current.in_force:
+        if current.is_valid:
             return None
         token = current.token + 1
     expires_at = datetime.now(UTC) + timedelta(seconds=seconds)

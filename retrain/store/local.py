@@ -36,13 +36,13 @@ class LocalStore:
 
     def read(self, key: str) -> tuple[bytes, str]:
         """Return the object's bytes and their SHA-256. Raises `Missing`."""
-        with self._explained(key), self.open(key) as file:
+        with self._translate_errors(key), self.open(key) as file:
             data = file.read()
         return data, _version(data)
 
     def create(self, key: str, data: bytes) -> str:
         """Write a new object and return its version. Raises `Conflict` if the key holds other bytes."""
-        with self._explained(key), self._staged(BytesIO(data)) as staged:
+        with self._translate_errors(key), self._staged(BytesIO(data)) as staged:
             try:
                 os.link(staged, self._destination(key))
             except FileExistsError:
@@ -51,7 +51,7 @@ class LocalStore:
 
     def replace(self, key: str, data: bytes, version: str) -> str:
         """Compare-and-swap. Raises `Conflict` if the object has changed, `Missing` if there is none."""
-        with self._explained(key), self._staged(BytesIO(data)) as staged, self._lock():
+        with self._translate_errors(key), self._staged(BytesIO(data)) as staged, self._lock():
             current, found = self.read(key)
             if found == version:
                 staged.replace(self._path(key))
@@ -65,17 +65,17 @@ class LocalStore:
 
     def delete(self, key: str) -> None:
         """Remove the object; a missing one is no error."""
-        with self._explained(key), self._lock():
+        with self._translate_errors(key), self._lock():
             self._path(key).unlink(missing_ok=True)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Yield every object whose key starts with `prefix`, in order, reading one folder at a time."""
-        with self._explained(prefix):
+        with self._translate_errors(prefix):
             yield from self._walk("", prefix)
 
     def folders(self, prefix: str) -> Iterator[str]:
         """Yield the names of the folders directly below `prefix`, in order."""
-        with self._explained(prefix):
+        with self._translate_errors(prefix):
             names = sorted(name for name, *_ in _children(self.root / prefix) if name.endswith("/"))
         yield from filter(is_key, (name.rstrip("/") for name in names))
 
@@ -85,23 +85,23 @@ class LocalStore:
 
     def read_range(self, key: str, start: int, size: int) -> bytes:
         """Return `size` bytes of the object from `start` on. Raises `Missing`."""
-        with self._explained(key), self.open(key) as file:
+        with self._translate_errors(key), self.open(key) as file:
             file.seek(start)
             return file.read(size)
 
     def upload(self, path: Path, key: str) -> None:
         """Copy the file at `path` into the store."""
-        with self._explained(key), path.open("rb") as source:
+        with self._translate_errors(key), path.open("rb") as source:
             self._put(key, source)
 
     def download(self, key: str, path: Path) -> None:
         """Copy the object to `path`. Raises `Missing`."""
-        with self._explained(key), self.open(key) as source, temp_copy(source, path.parent) as copy:
+        with self._translate_errors(key), self.open(key) as source, temp_copy(source, path.parent) as copy:
             copy.replace(path)
 
     def open(self, key: str) -> BinaryIO:
         """Open the object for reading. Raises `Missing`."""
-        with self._explained(key):
+        with self._translate_errors(key):
             try:
                 return self._path(key).open("rb")
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
@@ -109,7 +109,7 @@ class LocalStore:
 
     def now(self) -> datetime:
         """Return the time that the folder's file system gives to what is written now."""
-        with self._explained(PRIVATE), self._staged(BytesIO()) as staged:
+        with self._translate_errors(PRIVATE), self._staged(BytesIO()) as staged:
             return datetime.fromtimestamp(staged.stat().st_mtime, UTC)
 
     def _path(self, key: str) -> Path:
@@ -121,7 +121,7 @@ class LocalStore:
         return path
 
     def _put(self, key: str, source: BinaryIO) -> None:
-        with self._explained(key), self._staged(source) as staged, self._lock():
+        with self._translate_errors(key), self._staged(source) as staged, self._lock():
             staged.replace(self._destination(key))
 
     @contextmanager
@@ -150,7 +150,7 @@ class LocalStore:
                 yield Entry(key, size, datetime.fromtimestamp(modified, UTC))
 
     @contextmanager
-    def _explained(self, key: str) -> Iterator[None]:
+    def _translate_errors(self, key: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:

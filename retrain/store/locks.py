@@ -120,7 +120,7 @@ def _current_lease(objects: ObjectStore, key: str) -> LeaseState | None:
     """Return the lease if it has not expired."""
     with suppress(Missing):
         state, _ = read_lease(objects, key)
-        return state if state.in_force else None
+        return state if state.is_valid else None
     return None
 
 

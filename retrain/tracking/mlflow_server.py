@@ -63,12 +63,12 @@ def export_to_mlflow(source: Source, uri: str | None = None) -> Exported:
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
-    with _errors_explained(address):
+    with _translate_errors(address):
         return _Export(MlflowClient(address, address), source).export()
 
 
 @contextmanager
-def _errors_explained(address: str) -> Iterator[None]:
+def _translate_errors(address: str) -> Iterator[None]:
     from mlflow.exceptions import MlflowException
 
     try:

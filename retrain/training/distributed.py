@@ -116,11 +116,11 @@ class TorchrunGroup(ProcessGroup):
         votes = torch.tensor(ask(), dtype=torch.uint8)
         work = dist.all_reduce(votes, dist.ReduceOp.MAX, async_op=True)
 
-        def told() -> tuple[bool, ...]:
+        def read_votes() -> tuple[bool, ...]:
             work.wait()
             return tuple(map(bool, votes.tolist()))
 
-        return told
+        return read_votes
 
     def gather_tensors(self, tensor: Tensor) -> Tensor:
         """Gather."""

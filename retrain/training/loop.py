@@ -29,7 +29,7 @@ def run_loop(run: Run, observer: Observer, save: Callable[[Run], object], leavin
     outcome: Outcome | None = None
     observer.started(plan, progress)
     while outcome is None and progress.iteration < plan.iterations:
-        told = run.ranks.any_rank(lambda: (leaving(), clock.due(plan.task.training.save_seconds)))
+        read_votes = run.ranks.any_rank(lambda: (leaving(), clock.due(plan.task.training.save_seconds)))
         train_step(run)
         observer.stepped(progress)
         if progress.iteration % plan.evaluate_every == 0 or progress.iteration == plan.iterations:
@@ -41,7 +41,7 @@ def run_loop(run: Run, observer: Observer, save: Callable[[Run], object], leavin
                 point = evaluate_point(run, *sums)
             observer.evaluated(point)
             outcome = outcome_at(run, point)
-        leave, due = told()
+        leave, due = read_votes()
         if outcome is None and (leave or due):
             with clock.aside("saving"):
                 save(run)
@@ -121,7 +121,7 @@ def evaluate_point(run: Run, loss_sum: float, correct_sum: float) -> Point:
 
 
 def _measure_val(run: Run) -> Measured:
-    """Measure the weights that would be delivered now; only accuracy can be told from a part of val."""
+    """Measure the weights that would be delivered now; only accuracy can be judged on a part of val."""
     plan, network = run.plan, run.average.network()
     run.ranks.sync_buffers(network)
     if plan.metric != "accuracy":

@@ -40,12 +40,12 @@ class CloudStore:
         self._endpoint = endpoint_url
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self.url = f"{scheme}://{bucket}/{self._prefix}".rstrip("/")
-        with self._explained(""):
+        with self._translate_errors(""):
             self._client = self._service.open(bucket, endpoint_url)
 
     def read(self, key: str) -> tuple[bytes, str]:
         """Return the object's bytes and version. Raises `Missing`."""
-        with self._explained(key):
+        with self._translate_errors(key):
             return retry(partial(self._read_whole, self._path(key)))
 
     def create(self, key: str, data: bytes) -> str:
@@ -64,12 +64,12 @@ class CloudStore:
 
     def write(self, key: str, data: bytes) -> None:
         """Write unconditionally."""
-        with self._explained(key):
+        with self._translate_errors(key):
             retry(partial(self._put, self._path(key), data, "overwrite"))
 
     def delete(self, key: str) -> None:
         """Remove the object; a missing one is no error."""
-        with self._explained(key), suppress(Missing), self._explained(key), self._timed("DeleteObject"):
+        with self._translate_errors(key), suppress(Missing), self._translate_errors(key), self._timed("DeleteObject"):
             retry(partial(obstore.delete, self._client, self._path(key)))
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
@@ -90,7 +90,7 @@ class CloudStore:
 
     def folders(self, prefix: str) -> Iterator[str]:
         """Yield the names of the folders directly below `prefix`, in order."""
-        with self._explained(prefix), self._timed("ListObjectsV2"):
+        with self._translate_errors(prefix), self._timed("ListObjectsV2"):
             listing = partial(obstore.list_with_delimiter, self._client, (self._prefix + prefix).rstrip("/"))
             paths = retry(listing)["common_prefixes"]
         names = (path.removeprefix(self._prefix + prefix) for path in paths)
@@ -100,23 +100,23 @@ class CloudStore:
         """Return `size` bytes of the object from `start` on, or fewer at its end. Raises `Missing`."""
         if not size:
             return b""
-        with self._explained(key):
+        with self._translate_errors(key):
             return bytes(retry(lambda: self._get(self._path(key), {"range": (start, start + size)}).bytes()))
 
     def upload(self, path: Path, key: str) -> None:
         """Upload the file at `path`, a large one in parallel parts; it is visible only when whole."""
-        with self._explained(key), self._timed("PutObject"):
+        with self._translate_errors(key), self._timed("PutObject"):
             target = self._path(key)
             retry(lambda: obstore.put(self._client, target, path, chunk_size=PART, max_concurrency=CONNECTIONS))
 
     def download(self, key: str, path: Path) -> None:
         """Stream the object aside, then rename it to `path`. Raises `Missing`."""
-        with self.open(key) as stream, self._explained(key), temp_copy(stream, path.parent) as copy:
+        with self.open(key) as stream, self._translate_errors(key), temp_copy(stream, path.parent) as copy:
             copy.replace(path)
 
     def open(self, key: str) -> BinaryIO:
         """Stream the object. Raises `Missing`."""
-        with self._explained(key):
+        with self._translate_errors(key):
             return io.BufferedReader(CloudStream(partial(self._get, self._path(key)), self._place(key)), BUFFER)
 
     def now(self) -> datetime:
@@ -140,7 +140,7 @@ class CloudStore:
         return bytes(reply.bytes()), self._version(reply.meta)
 
     def _head(self, key: str) -> "ObjectMeta":
-        with self._explained(key), self._timed("HeadObject"):
+        with self._translate_errors(key), self._timed("HeadObject"):
             return retry(partial(obstore.head, self._client, self._path(key)))
 
     def _put(self, path: str, data: bytes, mode: "PutMode") -> "PutResult":
@@ -148,7 +148,7 @@ class CloudStore:
             return obstore.put(self._client, path, data, mode=mode, use_multipart=False)
 
     def _put_if(self, key: str, data: bytes, mode: "PutMode") -> str:
-        with self._explained(key), suppress(AlreadyExistsError, PreconditionError):
+        with self._translate_errors(key), suppress(AlreadyExistsError, PreconditionError):
             return self._version(retry(partial(self._put, self._path(key), data, mode)))
         return confirm_write(self, key, data)
 
@@ -160,7 +160,7 @@ class CloudStore:
         start = self._prefix + prefix
         folder = start.rpartition("/")[0]
         offset = None if start.endswith("/") or not start else start[:-1]
-        with self._explained(prefix):
+        with self._translate_errors(prefix):
             for meta in self._listed(folder or None, offset):
                 if meta["path"].startswith(start):
                     yield Entry(meta["path"].removeprefix(self._prefix), meta["size"], meta["last_modified"])
@@ -203,5 +203,5 @@ class CloudStore:
     def _place(self, key: str) -> Location:
         return Location(self.url, self._service, self._endpoint, key)
 
-    def _explained(self, key: str) -> AbstractContextManager[None]:
+    def _translate_errors(self, key: str) -> AbstractContextManager[None]:
         return translate_errors(self._place(key))

@@ -48,14 +48,14 @@ class SqsQueue:
             )
         region = re.search(r"sqs\.([a-z0-9-]+)\.amazonaws\.", parts.netloc)
         self._url, self._endpoint, self._visibility = url, f"{parts.scheme}://{parts.netloc}", visibility
-        with self._explained():
+        with self._translate_errors():
             self._client: Any = Session(region_name=region[1] if region else None).client(
                 "sqs", endpoint_url=self._endpoint, config=CONFIG
             )
 
     def receive(self, wait: float) -> list[Message]:
         """Return up to ten messages, after at most `wait` seconds. Raises `StoreError` if the queue does not answer."""
-        with self._explained():
+        with self._translate_errors():
             reply = self._client.receive_message(
                 QueueUrl=self._url,
                 MaxNumberOfMessages=BATCH,
@@ -69,8 +69,8 @@ class SqsQueue:
         for start in range(0, len(messages), BATCH):
             batch = messages[start : start + BATCH]
             entries = [{"Id": str(number), "ReceiptHandle": m.receipt} for number, m in enumerate(batch)]
-            with self._explained():
+            with self._translate_errors():
                 self._client.delete_message_batch(QueueUrl=self._url, Entries=entries)
 
-    def _explained(self) -> AbstractContextManager[None]:
+    def _translate_errors(self) -> AbstractContextManager[None]:
         return translate_errors(Location(self._url, self._endpoint, ""))

@@ -96,12 +96,12 @@ class S3Store:
 
     def write(self, key: str, data: bytes) -> None:
         """Write unconditionally."""
-        with self._explained(key):
+        with self._translate_errors(key):
             retry(partial(self._client.put_object, **self._object(key), Body=data))
 
     def delete(self, key: str) -> None:
         """Remove the object; a missing one is no error."""
-        with self._explained(key):
+        with self._translate_errors(key):
             retry(partial(self._client.delete_object, **self._object(key)))
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
@@ -120,12 +120,12 @@ class S3Store:
         if not size:
             return b""
         get = partial(self._client.get_object, **self._object(key), Range=f"bytes={start}-{start + size - 1}")
-        with self._explained(key):
+        with self._translate_errors(key):
             return bytes(retry(lambda: get()["Body"].read()))
 
     def folders(self, prefix: str) -> Iterator[str]:
         """Yield the names of the folders directly below `prefix`, in order, page by page."""
-        with self._explained(prefix):
+        with self._translate_errors(prefix):
             for page in self._pages(prefix, Delimiter="/"):
                 for item in page.get("CommonPrefixes", ()):
                     name = item["Prefix"].removeprefix(self._prefix + prefix).rstrip("/")
@@ -134,12 +134,12 @@ class S3Store:
 
     def upload(self, path: Path, key: str) -> None:
         """Upload the file at `path`, a large one in parallel parts; those of all files share their connections."""
-        with self._explained(key):
+        with self._translate_errors(key):
             retry(partial(self._uploads.upload_file, str(path), self._bucket, self._prefix + check_key(key)))
 
     def download(self, key: str, path: Path) -> None:
         """Stream the object aside, a large one over several connections; then rename it to `path`. Raises `Missing`."""
-        with self._explained(key), self._stream(key) as opened:
+        with self._translate_errors(key), self._stream(key) as opened:
             large = opened.size >= LARGE
             part_at = partial(self._part, key, opened.etag)
             with (
@@ -155,12 +155,12 @@ class S3Store:
 
     def now(self) -> datetime:
         """Return the server's time, as its replies say it."""
-        with self._explained(""):
+        with self._translate_errors(""):
             reply = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
         return parsedate_to_datetime(reply["ResponseMetadata"]["HTTPHeaders"]["date"])
 
     def _entries(self, prefix: str) -> Iterator[Entry]:
-        with self._explained(prefix):
+        with self._translate_errors(prefix):
             for page in self._pages(prefix):
                 for item in page.get("Contents", ()):
                     yield Entry(item["Key"].removeprefix(self._prefix), item["Size"], item["LastModified"])
@@ -180,7 +180,7 @@ class S3Store:
     def _stream(self, key: str) -> S3Stream:
         get = partial(self._client.get_object, **self._object(key))
         try:
-            with self._explained(key):
+            with self._translate_errors(key):
                 return S3Stream(retry(get), get, self._place(key))
         except Denied:  # what a server also says of an absent key to those who may list no more than their prefix
             if any(entry.key == key for entry in islice(self.list(key), 1)):
@@ -190,13 +190,13 @@ class S3Store:
     def _part(self, key: str, etag: str, start: int, end: int) -> S3Stream:
         """Stream some bytes of one version of an object."""
         get = partial(self._client.get_object, **self._object(key))
-        with self._explained(key):
+        with self._translate_errors(key):
             reply = retry(partial(get, Range=f"bytes={start}-{end - 1}", IfMatch=etag))
         return S3Stream(reply, get, self._place(key), start)
 
     def _put_if(self, key: str, data: bytes, **condition: str) -> str:
         """A conditional write, sent again while the server says that another one is in its way (409)."""
-        with self._explained(key):
+        with self._translate_errors(key):
             for attempt in range(ATTEMPTS):
                 try:
                     put = partial(self._client.put_object, **self._object(key), Body=data, **condition)
@@ -212,5 +212,5 @@ class S3Store:
     def _place(self, key: str) -> Location:
         return Location(self.url, self._client.meta.endpoint_url, key)
 
-    def _explained(self, key: str) -> AbstractContextManager[None]:
+    def _translate_errors(self, key: str) -> AbstractContextManager[None]:
         return translate_errors(self._place(key))
