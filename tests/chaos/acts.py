@@ -96,7 +96,7 @@ def carry_out(place: Place, plan: str, start: Barrier | None = None) -> None:
 def hold_first_replace(start: Barrier, key: str) -> None:
     """Have this process replace a key for the first time only once all that race have read what they replace."""
     for store in (LocalStore, S3Store):
-        store.replace = _held(store.replace, start, key, [])  # type: ignore[method-assign]
+        store.replace = _held(store.replace, start, key, [])
 
 
 def _held(replace: Callable[..., str], start: Barrier, key: str, held: list[str]) -> Callable[..., str]:

@@ -120,7 +120,7 @@ def _lost(objects: Objects, expected: Expected) -> Iterator[Finding]:
     records = {key.removeprefix("ledger/").removesuffix(".json"): key for key in objects if is_record(key)}
     for run in records.keys() ^ expected.runs.keys():
         yield Finding("lost", f"ledger/{run}.json", "nobody asked for it" if run in records else "no record")
-    saved = 0
+    saved = 0.0
     for run in records.keys() & expected.runs.keys():
         record = _json(objects[records[run]])
         if record["outcome"] in ("completed", "reached"):

@@ -41,7 +41,7 @@ def test_demo_summary_adds_up_its_lines(line: dict[str, object]) -> None:
 
     summary = demo_seeds.summarise([line, line])
     assert summary["seeds"] == 2
-    assert summary["mean net by the ledger"] == round(line["net_ledger"])  # type: ignore[call-overload]
+    assert summary["mean net by the ledger"] == round(line["net_ledger"])
 
 
 def test_summarise_says_in_a_sentence_that_nothing_was_saved() -> None:

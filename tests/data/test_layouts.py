@@ -40,7 +40,7 @@ def tar(files: Mapping[str, bytes]) -> bytes:
 
 def sidecars(count: int = 24, stem: str = "{}", first: int = 0, **others: bytes) -> dict[str, bytes]:
     """Flat images, from this number on, with a `.cls` beside each: cats and dogs in turns."""
-    files = {}
+    files: dict[str, bytes] = {}
     for number in range(count):
         name = stem.format(f"{number:04d}")
         files |= {f"{name}.png": png(first + number), f"{name}.cls": (b"cat", b"dog")[number % 2]}

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 from fcntl import LOCK_EX, flock
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -103,9 +104,7 @@ def test_space_reserved_by_a_dead_process_is_freed(store: LocalStore, shards: li
     assert not (cache.folder / "0123.part").exists()
 
 
-def go_through(
-    store: LocalStore, folder: Path, shards: list[ShardRef], limit: int, go: "multiprocessing.Barrier"
-) -> None:
+def go_through(store: LocalStore, folder: Path, shards: list[ShardRef], limit: int, go: Barrier) -> None:
     cache = ShardCache(store, folder, limit)
     go.wait()
     for ref in shards:

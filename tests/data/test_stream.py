@@ -20,7 +20,7 @@ from retrain.data.dataset import choose_loading, make_dataset
 from retrain.data.samples import Samples
 from retrain.data.stream.order import shard_of, window_shuffle
 from retrain.errors import DropError, TaskError
-from retrain.records import Dataset, DropRef
+from retrain.records import Dataset, Drop, DropRef
 from retrain.store import LocalStore, ObjectStore
 from retrain.store.task_store import TaskStore
 from retrain.training.loaders import Batch, EpochSampler, InMemoryLoader, Position
@@ -149,7 +149,7 @@ def test_stream_resumes_at_any_position(streams: Splits, workers: int) -> None:
 def test_processes_have_exact_shares_of_every_batch(streams: Splits) -> None:
     whole = take(loader(streams["train"]), 20)
     cuts = (0, 5, 10, BATCH)
-    shares = [take(loader(streams["train"], rows=Rows(*cuts[rank : rank + 2], BATCH)), 20) for rank in range(3)]
+    shares = [take(loader(streams["train"], rows=Rows(cuts[rank], cuts[rank + 1], BATCH)), 20) for rank in range(3)]
     for batch, *parts in zip(whole, *shares, strict=True):
         assert all(torch.equal(part.samples, batch.samples) for part in parts)
         assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
@@ -236,7 +236,7 @@ def test_manifest_that_counts_otherwise_is_refused(tmp_path: Path) -> None:
         load(store, tmp_path, [wrong])
 
 
-def load(store: ObjectStore, folder: Path, drops: list, setting: Stream = ROOMY) -> Splits:
+def load(store: ObjectStore, folder: Path, drops: list[Drop], setting: Stream = ROOMY) -> Splits:
     from retrain.data.stream.dataset import load_streamed as load_stream
 
     where = {"store": TaskStore(store, KEYS.task), "image_size": SIZE, "device": CPU, "cache_dir": folder / "cache"}

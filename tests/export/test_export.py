@@ -61,7 +61,7 @@ def preprocess(file: bytes, config: dict[str, Any]) -> NDArray[np.float32]:
     given = config["preprocessing"]
     image = Image.open(io.BytesIO(file)).convert(given["color"]).resize((given["width"], given["height"]))
     pixels = (np.asarray(image, np.float32) / 255 - given["mean"]) / given["std"]
-    return np.float32(pixels.transpose(2, 0, 1))
+    return np.asarray(pixels.transpose(2, 0, 1), np.float32)
 
 
 def test_exported_programs_agree_with_the_api_on_the_test_split(served: Served, folder: Path) -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.kfp_server import NO_IDENTITY, NO_TOKEN, KfpServer, serving
@@ -26,7 +27,7 @@ def task(kfp: KfpServer, **fields: object) -> Task:
     return Task(name="pets", store="s3://bucket/prefix", kubeflow=Kubeflow(host=kfp.url), **fields)
 
 
-def parameters(item: dict) -> dict[str, str]:
+def parameters(item: dict[str, Any]) -> dict[str, str]:
     return item["runtime_config"]["parameters"]
 
 

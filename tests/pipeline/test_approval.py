@@ -193,7 +193,7 @@ def test_kubeflow_is_not_asked_about_a_run_that_waits(life: Life, waiting: Appro
     def build(task: object) -> None:
         raise AssertionError("submitted")
 
-    early, late = (KubeflowExecutor(build, lambda now=now: now) for now in (NOW, waiting.expires_at))  # type: ignore[misc,arg-type]
+    early, late = (KubeflowExecutor(build, lambda now=now: now) for now in (NOW, waiting.expires_at))  # type: ignore[misc]
     assert not early.ensure(task, plan, life.store)
     assert life.store.ledger.find(waiting.run_id) is None
     assert not late.ensure(task, plan, life.store)

@@ -43,7 +43,7 @@ def forget(life: Life, use: int) -> Erasure:
 
 
 def next_plan(life: Life, task: object = TASK) -> Plan:
-    planned = next_run.plan_next_run(life.store, task, Request())  # type: ignore[arg-type]
+    planned = next_run.plan_next_run(life.store, task, Request())
     assert isinstance(planned, Plan)
     return planned
 

@@ -8,7 +8,7 @@ from support.histories import TASK, Past, drop, one_drop
 from support.lives import Life, make_task
 
 from retrain.cli.formatting import history_table, record_details
-from retrain.config import Metric
+from retrain.config import Metric, Split
 from retrain.config.task import Gate, Task
 from retrain.data.augment import Normalize
 from retrain.monitoring.metrics import render
@@ -99,7 +99,7 @@ METRICS = {
 
 
 @pytest.fixture(params=METRICS)
-def life(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Life, Task]:
+def scored(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Life, Task]:
     """A task scored by each metric, after its first run: on two uneven classes, some of whose labels are swapped."""
     life = Life(LocalStore(tmp_path / "store"), tmp_path)
     life.land(0, 0, 0, 0, 0, 1, 1)
@@ -109,7 +109,7 @@ def life(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Life, Task]:
     return life, task
 
 
-def score_of(life: Life, plan: Plan, split: str) -> float:
+def score_of(life: Life, plan: Plan, split: Split) -> float:
     """The score of a run's model, by scikit-learn."""
     held = life.context.samples(plan.dataset, [split], plan.task.data, plan.loading)[split]
     network = load_network(life.context.files(plan.run_id), plan, (), life.context.device)
@@ -117,8 +117,8 @@ def score_of(life: Life, plan: Plan, split: str) -> float:
     return float(METRICS[plan.metric](held.labels.tolist(), guess.tolist()))
 
 
-def test_retraining_is_stopped_judged_and_recorded_by_the_metric(life: tuple[Life, Task]) -> None:
-    life, task = life
+def test_retraining_is_stopped_judged_and_recorded_by_the_metric(scored: tuple[Life, Task]) -> None:
+    life, task = scored
     (scratch,) = life.store.ledger.read()
     life.land(0, 1, 1, 2, seed=1)
     record = stages.run_task(life.context, task, Request())
@@ -155,8 +155,8 @@ def _assert_told(record: RunRecord, scratch: RunRecord) -> None:
     assert f'retrain_target_score_ratio{{metric="{record.metric}",task="pets"}} {record.target.accuracy}' in served
 
 
-def test_another_metric_needs_a_baseline_of_its_own(life: tuple[Life, Task]) -> None:
-    life, task = life
+def test_another_metric_needs_a_baseline_of_its_own(scored: tuple[Life, Task]) -> None:
+    life, task = scored
     life.land(1, 2, seed=1)
     plan = stages.plan(life.context, by("accuracy", task), Request())
     assert isinstance(plan, Plan)

@@ -79,7 +79,7 @@ def finish(life: Life, task: Task) -> RunRecord:
     record = stages.run_task(life.context, task, Request())
     assert isinstance(record, RunRecord)
     assert (record.run_id, record.outcome, record.error) == (UNFINISHED, "reached", None)
-    assert life.context.observer.stepped_to[0] == 6  # type: ignore[attr-defined]
+    assert life.context.observer.stepped_to[0] == 6
     return record
 
 

@@ -40,7 +40,7 @@ def test_statistics_equal_layers_whose_momentum_is_corrected(momentum: float) ->
     found = run(network(momentum))
     plain = network(momentum)
     for iteration, images in enumerate(batches(30)):
-        plain[1].momentum = momentum / (1 - (1 - momentum) ** (iteration + 1))
+        plain[1].momentum = momentum / (1 - (1 - momentum) ** (iteration + 1))  # type: ignore[assignment]
         plain(images)
         for ours, theirs in zip(found[iteration], statistics(plain), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
@@ -51,7 +51,7 @@ def test_several_forward_passes_are_batches_of_their_own() -> None:
     for iteration, images in enumerate(batches(30)):
         for number in range(3):
             count += 1
-            plain[1].momentum = 0.1 / (1 - 0.9**count)
+            plain[1].momentum = 0.1 / (1 - 0.9**count)  # type: ignore[assignment]
             plain(images + 0.01 * number)
         for ours, theirs in zip(found[iteration], statistics(plain), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)

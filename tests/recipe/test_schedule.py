@@ -13,7 +13,7 @@ def rates(schedule: type[torch.optim.lr_scheduler.LRScheduler], iterations: int,
     scheduler = schedule(optimizer, **options)
     found = []
     for _ in range(iterations + 1):
-        found.append(scheduler.get_last_lr()[0])
+        found.append(float(scheduler.get_last_lr()[0]))
         optimizer.step()
         scheduler.step()
     return found

@@ -35,8 +35,8 @@ def test_empty_curve_reaches_nothing_and_ragged_is_refused() -> None:
 
 def level(scratch: Points, other: Points, r: float) -> float | None:
     """L_r, as studies compute it."""
-    curves = [ran("any", 0, dict(zip(*points, strict=True))).curve for points in (scratch, other)]
-    return ratio(*curves, r)
+    first, second = (ran("any", 0, dict(zip(*points, strict=True))).curve for points in (scratch, other))
+    return ratio(first, second, r)
 
 
 def test_speed_up_divides_scratch_by_the_other() -> None:
@@ -63,8 +63,8 @@ def test_speed_up_equals_equation_2_on_random_curves() -> None:
         for r in (50, 99, 100):
             below = [iteration for iteration, accuracy in other if accuracy >= r / 100 * a_scratch]
             expected = above / min(below) if below else None
-            points = [tuple(zip(*curve, strict=True)) for curve in (scratch, other)]
-            assert level(*points, r) == expected
+            first, second = (tuple(zip(*curve, strict=True)) for curve in (scratch, other))
+            assert level(first, second, r) == expected
 
 
 def test_crossings_are_at_99_and_100_percent_of_an_accuracy() -> None:

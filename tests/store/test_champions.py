@@ -7,6 +7,7 @@ from support.races import MANY, promote_itself, promote_or_roll_back, race
 
 from retrain.errors import RunError
 from retrain.records import Champion
+from retrain.records.ledger import PromotionReason
 from retrain.store import Conflict, LocalStore, ObjectStore, champions, open_store
 from retrain.store.keys import TaskKeys
 from retrain.store.task_store import TaskStore
@@ -14,7 +15,7 @@ from retrain.store.task_store import TaskStore
 KEYS = TaskKeys("pets")
 
 
-def force(store: ObjectStore, run_id: str, why: champions.PromotionReason = "promoted") -> Champion:
+def force(store: ObjectStore, run_id: str, why: PromotionReason = "promoted") -> Champion:
     return TaskStore(store, "pets").champion.promote_manually(TaskStore(store, "pets").champion.read(), run_id, why)
 
 

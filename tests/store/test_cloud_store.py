@@ -107,7 +107,7 @@ def test_wrong_azure_key_is_reported(azure: str, monkeypatch: pytest.MonkeyPatch
 def test_endpoint_names_the_azure_account(azure: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME")
     client = SERVICES["az"].open("models", "https://birds.blob.core.windows.net")
-    assert client.config["account_name"] == "birds"
+    assert dict(client.config)["account_name"] == "birds"
 
 
 def test_unnamed_azure_account_is_reported(azure: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ def test_map_ahead_takes_only_keys_whose_answers_fit() -> None:
 
 
 def test_map_ahead_buffers_the_set_number_of_answers() -> None:
-    begun = []
+    begun: list[int] = []
     answers = map_ahead(begun.append, range(100), ahead=3)
     for taken in range(1, 20):
         next(answers)

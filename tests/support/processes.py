@@ -43,7 +43,9 @@ class Preloaded(ForkServerContext):
         forkserver()
 
     @staticmethod
-    def Process(target: Callable[..., None], args: tuple[object, ...], daemon: bool) -> ForkServerProcess:
+    def Process(  # type: ignore[override]
+        target: Callable[..., None], args: tuple[object, ...], daemon: bool
+    ) -> ForkServerProcess:
         """Return a process of its own, not yet started."""
         return ForkServerProcess(target=_in_environment, args=(dict(os.environ), target, args), daemon=daemon)
 

@@ -12,7 +12,9 @@ def need(command: str, package: str) -> str:
     path = shutil.which(command)
     if path is None:
         message = f"{command} is not installed: apt-get install {package}"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
     return path
 
 

@@ -67,7 +67,7 @@ class WayIn(NamedTuple):
 
     def samples(self, drop: Drop) -> list[tuple[str, str, dict[str, bytes]]]:
         """Return every sample that the drop's shards hold: its split's shards, its key, its files by extension."""
-        found = []
+        found: list[tuple[str, str, dict[str, bytes]]] = []
         for one in drop.shards:
             with self.store.objects.open(self.store.keys.shard(drop.id, one.name)) as stream:
                 found += [(one.split, key, files) for key, files in read_samples(HashingReader(stream), one.name)]

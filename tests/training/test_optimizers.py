@@ -1,5 +1,6 @@
 """Optimisers: torch's own, bit for bit."""
 
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -64,7 +65,7 @@ def test_steps_are_those_of_torchs_own_optimiser_to_the_bit(
     ids=["adamw", "adam", "sgd"],
 )
 def test_biases_and_norms_decay_only_where_asked(
-    setting: Optimizer, kind: type[torch.optim.Optimizer], extra: dict[str, float]
+    setting: Optimizer, kind: Callable[..., torch.optim.Optimizer], extra: dict[str, float]
 ) -> None:
     ours, theirs = parameters(), parameters()
     groups = [{"params": theirs[:2], "weight_decay": 0.2}, {"params": theirs[2:], "weight_decay": 0.0}]

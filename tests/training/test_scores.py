@@ -88,8 +88,8 @@ def test_difference_interval_covers_as_often_as_it_says(metric: Metric, count: i
         other = torch.randn(count, CLASSES, generator=generator)
         other[torch.arange(count), labels] += 1.0
         ours = torch.where(torch.rand(count, 1, generator=generator) < 0.5, theirs, other)
-        scores = [compute_score(metric, labels, predictions_of(labels, logits)) for logits in (theirs, ours)]
-        interval = score_difference(*scores, 0.95)
+        first, second = (compute_score(metric, labels, predictions_of(labels, logits)) for logits in (theirs, ours))
+        interval = score_difference(first, second, 0.95)
         covered.append(interval.low <= 0 <= interval.high)
     assert 0.93 <= np.mean(covered) <= 0.995
 

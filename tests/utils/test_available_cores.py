@@ -101,6 +101,6 @@ def test_study_processes_share_cores_and_use_the_set_threads(
         monkeypatch.setenv("OMP_NUM_THREADS", str(available_cores()))
     each = max(1, available_cores() // 2)
     with worker_pool(Workers(jobs=2, device="cpu")) as do:
-        assert list(do(note_cores_and_threads, [str(tmp_path)])) == [None]
+        assert list(do(note_cores_and_threads, [str(tmp_path)])) == [None]  # type: ignore[list-item]
     assert (tmp_path / "noted").read_text() == f"{each} {available_cores() if told else each}"
     assert "LOCAL_WORLD_SIZE" not in os.environ

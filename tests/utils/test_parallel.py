@@ -27,7 +27,7 @@ def test_first_failure_ends_it() -> None:
             raise ValueError(f"not {number}")
         return number
 
-    done = []
+    done: list[int] = []
     with pytest.raises(ValueError, match="not 100"):
         done.extend(parallel_map(picky, range(1000)))
     results = parallel_map(picky, range(1000))
