@@ -33,7 +33,7 @@ App = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 
 class Posts(NamedTuple):
-    """The one path that takes POST requests."""
+    """The one path that takes POST requests, and OPTIONS that ask whether it does."""
 
     path: str
     body_bytes: int
@@ -98,7 +98,7 @@ def guard(application: App, posts: Posts | None = None) -> App:
             return start_response(status, [*headers, *_guard_headers()])
 
         method = environ["REQUEST_METHOD"]
-        if posts and method == "POST" and environ["PATH_INFO"] == posts.path:
+        if posts and method in ("POST", "OPTIONS") and environ["PATH_INFO"] == posts.path:
             return application(environ, start_guarded)
         if method not in ("GET", "HEAD"):
             return reply(

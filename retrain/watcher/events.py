@@ -1,9 +1,11 @@
-"""Parse S3 event notifications into the objects that were written.
+"""Parse the events of object stores into the objects that were written.
 
-They come directly, through SNS or EventBridge, or as CloudEvents.
+S3's come directly, through SNS or EventBridge, or as CloudEvents; those of Google Cloud Storage through Pub/Sub, and
+those of Azure Blob Storage through Event Grid.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 from urllib.parse import unquote_plus
@@ -12,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 
 class EventError(ValueError):
-    """A message is not an S3 event notification."""
+    """A message is not an event of an object store."""
 
 
 FINAL_FILES = ("drop.json", "_SUCCESS")
@@ -75,25 +77,74 @@ class _CloudEvent(BaseModel):
     """A CloudEvent in structured mode; in binary mode the body is the event itself."""
 
     specversion: Literal["1.0"]
+    type: str = ""
+    subject: str = ""
     data: dict[str, object]
+
+
+class _GoogleObject(BaseModel):
+    """Attributes of a message of Google Cloud Storage."""
+
+    event_type: str = Field(alias="eventType")
+    bucket: str = Field(alias="bucketId")
+    key: str = Field(alias="objectId")
+
+
+class _PubSubMessage(BaseModel):
+    attributes: _GoogleObject
+
+
+class _Pushed(BaseModel):
+    """A message that a Pub/Sub subscription pushes."""
+
+    message: _PubSubMessage
+    subscription: str
+
+
+AZURE_BLOB = re.compile(r"/?blobServices/default/containers/([^/]+)/blobs/(.+)")
+"""Subject of Event Grid's events of a blob: container and name."""
 
 
 def parse_event(body: str) -> list[WrittenObject]:
     """Return the objects that a message says were written; none for the test event, or if objects were removed.
 
-    Accepts S3's own notifications, in an envelope of SNS, of CloudEvents or none, and EventBridge's events. Raises
-    `EventError` for anything else.
+    Accepts S3's own notifications, in an envelope of SNS, of CloudEvents or none, EventBridge's events, messages that
+    Pub/Sub pushes, and Event Grid's CloudEvents, one or a batch of them. Raises `EventError` for anything else.
     """
     try:
         document = json.loads(body)
-        if isinstance(document, dict) and document.get("Type") == "Notification":
-            document = json.loads(_Wrapped.model_validate(document).message)
-        if isinstance(document, dict) and "specversion" in document:
-            document = _CloudEvent.model_validate(document).data
-        return list(_written(document))
+        batch = document if document and isinstance(document, list) else [document]
+        return [written for event in batch for written in _unwrapped(event)]
     except ValueError as error:
         what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise EventError(f"not an S3 event notification: {what}: {body[:200]!r}") from error
+        raise EventError(f"not an event of an object store: {what}: {body[:200]!r}") from error
+
+
+def _unwrapped(document: object) -> Iterator[WrittenObject]:
+    """Yield the objects of one event, whose envelope tells what it holds."""
+    if isinstance(document, dict) and document.get("Type") == "Notification":
+        document = json.loads(_Wrapped.model_validate(document).message)
+    if isinstance(document, dict) and "specversion" in document:
+        event = _CloudEvent.model_validate(document)
+        if event.type.startswith("Microsoft.Storage."):
+            yield from _of_azure(event)
+            return
+        document = event.data
+    pushed = isinstance(document, dict) and "subscription" in document
+    yield from _of_google(document) if pushed else _written(document)
+
+
+def _of_azure(event: _CloudEvent) -> Iterator[WrittenObject]:
+    if event.type == "Microsoft.Storage.BlobCreated":
+        if not (blob := AZURE_BLOB.fullmatch(event.subject)):
+            raise ValueError(f"subject {event.subject!r} names no blob")
+        yield WrittenObject(*blob.groups())
+
+
+def _of_google(document: object) -> Iterator[WrittenObject]:
+    written = _Pushed.model_validate(document).message.attributes
+    if written.event_type == "OBJECT_FINALIZE":
+        yield WrittenObject(written.bucket, written.key)
 
 
 def _written(document: object) -> Iterator[WrittenObject]:

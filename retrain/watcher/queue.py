@@ -1,4 +1,4 @@
-"""Receive S3 events from a queue: which drops of the watched tasks have ended."""
+"""Receive events from a queue: which drops of the watched tasks have ended."""
 
 import logging
 import time

@@ -1,4 +1,6 @@
-"""Receive S3 events that a server pushes over HTTP, as MinIO and Ceph do: `POST /events` beside the watcher's health.
+"""Receive events that a server pushes over HTTP, as MinIO, Ceph, Pub/Sub and Event Grid do: `POST /events`.
+
+Event Grid first asks by OPTIONS whether it may (CloudEvents' web hooks, section 4).
 
 Nothing is kept on disk. If a watcher dies with unhandled events, the next poll finds their drops.
 """
@@ -22,6 +24,7 @@ from retrain.watcher.queue import ReceivedEvents, TaskLocations
 PATH = "/events"
 TOKEN_VARIABLE = "RETRAIN_EVENTS_TOKEN"
 """Environment variable with the token that authenticates requests. Without it, no events are accepted."""
+ORIGIN = "HTTP_WEBHOOK_REQUEST_ORIGIN"
 SHORTEST_TOKEN = 16
 """Least number of characters: a shorter token can be guessed."""
 BODY_BYTES = 1 << 20
@@ -56,13 +59,17 @@ class EventReceiver:
     def answer(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request with an event in its body."""
         status, text = self._take(environ)
-        return reply(start_response, f"{status.value} {status.phrase}", "text/plain", f"{text}\n".encode())
+        allowed = environ["REQUEST_METHOD"] == "OPTIONS" and status == HTTPStatus.OK
+        more = [("WebHook-Allowed-Origin", str(environ.get(ORIGIN, "*")))] if allowed else []
+        return reply(start_response, f"{status.value} {status.phrase}", "text/plain", f"{text}\n".encode(), *more)
 
     def _take(self, environ: Environ) -> tuple[HTTPStatus, str]:
-        if environ["REQUEST_METHOD"] != "POST":
+        if environ["REQUEST_METHOD"] not in ("POST", "OPTIONS"):
             return HTTPStatus.METHOD_NOT_ALLOWED, "POST an event"
         if not hmac.compare_digest(_token_of(environ).encode(), self._token):
             return HTTPStatus.UNAUTHORIZED, f"needs the token of ${TOKEN_VARIABLE}: Authorization: Bearer, or ?token="
+        if environ["REQUEST_METHOD"] == "OPTIONS":
+            return HTTPStatus.OK, "ok"
         body = environ["wsgi.input"].read().decode("utf-8", "replace")
         if not body:
             return HTTPStatus.OK, "ok"  # MinIO sends an empty request to test the endpoint
@@ -71,7 +78,7 @@ class EventReceiver:
         except EventError as error:
             log.warning("%s", error)
             self._health.count(names.WATCHER_QUEUE_ERRORS)
-            return HTTPStatus.BAD_REQUEST, "not an S3 event notification"
+            return HTTPStatus.BAD_REQUEST, "not an event of an object store"
         return self._note(drops)
 
     def _note(self, drops: dict[str, set[str]]) -> tuple[HTTPStatus, str]:

@@ -1,4 +1,4 @@
-"""S3 event notifications as servers send them."""
+"""Events of object stores as servers send them."""
 
 import json
 
@@ -72,8 +72,50 @@ def test_objects_that_were_removed_are_passed_over() -> None:
 
 @pytest.mark.parametrize("body", ["", "hello", "[]", "{}", '{"Records": [{"eventName": "x"}]}', '{"Records": 1}'])
 def test_anything_else_is_refused(body: str) -> None:
-    with pytest.raises(EventError, match="not an S3 event notification"):
+    with pytest.raises(EventError, match="not an event of an object store"):
         parse_event(body)
+
+
+def of_google(key: str, kind: str = "OBJECT_FINALIZE") -> str:
+    """A message of Google Cloud Storage as a Pub/Sub subscription pushes it."""
+    attributes = {"eventType": kind, "bucketId": "lake", "objectId": key, "payloadFormat": "JSON_API_V1"}
+    message = {"attributes": attributes, "data": "e30=", "messageId": "1", "publishTime": "2026-11-21T00:00:00Z"}
+    return json.dumps({"message": message, "subscription": "projects/p/subscriptions/retrain"})
+
+
+def of_azure(key: str, kind: str = "BlobCreated", slash: str = "/") -> dict[str, object]:
+    """A CloudEvent of Azure Blob Storage as Event Grid delivers it."""
+    return {
+        "specversion": "1.0",
+        "type": f"Microsoft.Storage.{kind}",
+        "source": "/subscriptions/s/resourceGroups/g/providers/Microsoft.Storage/storageAccounts/a",
+        "id": "9aeb0fdf-c01e-0131-0922-9eb54906e209",
+        "subject": f"{slash}blobServices/default/containers/lake/blobs/{key}",
+        "data": {"api": "PutBlob", "contentLength": 1, "url": "https://a.blob.core.windows.net/lake/x"},
+    }
+
+
+def test_google_message_names_its_object() -> None:
+    assert ended(of_google("team a/pets/drops/week-1/_SUCCESS")) == ["week-1"]
+    assert parse_event(of_google("x", "OBJECT_DELETE")) == []
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_event_grids_cloud_event_names_its_object(slash: str) -> None:
+    key = "team a/pets/drops/week-1/drop.json"
+    assert ended(json.dumps(of_azure(key, slash=slash))) == ["week-1"]
+    assert parse_event(json.dumps(of_azure(key, "BlobDeleted"))) == []
+
+
+def test_batch_of_cloud_events_names_all_objects() -> None:
+    batch = [of_azure("a"), of_azure("b", "BlobRenamed"), of_azure("c")]
+    assert parse_event(json.dumps(batch)) == [WrittenObject("lake", "a"), WrittenObject("lake", "c")]
+
+
+def test_damaged_events_of_both_clouds_are_refused() -> None:
+    for body in (of_azure("x") | {"subject": "elsewhere"}, {"subscription": "s", "message": {"attributes": {}}}):
+        with pytest.raises(EventError, match="not an event of an object store"):
+            parse_event(json.dumps(body))
 
 
 def bridged(kind: str, key: str) -> dict[str, object]:
@@ -104,5 +146,5 @@ def test_eventbridge_event_names_its_object() -> None:
     "body", [{"Type": "Notification"}, {"Type": "Notification", "Message": "hello"}, {"detail-type": "Object Created"}]
 )
 def test_envelope_without_an_event_is_refused(body: dict[str, object]) -> None:
-    with pytest.raises(EventError, match="not an S3 event notification"):
+    with pytest.raises(EventError, match="not an event of an object store"):
         parse_event(json.dumps(body))

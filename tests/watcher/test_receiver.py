@@ -5,6 +5,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from urllib.parse import quote
 
 import boto3
@@ -77,6 +78,21 @@ def test_requests_that_are_no_events_are_refused() -> None:
         assert post(f"{url}/events", notification("other", DROP)) == 200
         assert post(f"{url}/healthz", "", method="GET") == 200
         assert events.receive(0).drops == {}
+
+
+def test_event_grid_is_confirmed_with_the_token() -> None:
+    """Event Grid delivers nothing to an address that does not confirm its origin."""
+    with listening() as (_, url):
+        for token, status, allowed in (
+            (TOKEN, 200, "eventgrid.azure.net"),
+            ("another token of some length", 401, None),
+        ):
+            connection = HTTPConnection(url.removeprefix("http://"), timeout=60)
+            headers = {"WebHook-Request-Origin": "eventgrid.azure.net"}
+            connection.request("OPTIONS", f"/events?token={quote(token)}", headers=headers)
+            reply = connection.getresponse()
+            assert (reply.status, reply.getheader("WebHook-Allowed-Origin")) == (status, allowed)
+            connection.close()
 
 
 def test_more_drops_than_are_noted_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
