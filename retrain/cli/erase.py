@@ -20,7 +20,7 @@ from retrain.utils.text import pluralize
 
 if TYPE_CHECKING:
     from retrain.config.task import Task
-    from retrain.data.erasing import Selection
+    from retrain.data.finding import Selection
     from retrain.pipeline.erasure import Erased
 
 NO_PATHS: list[Path] = []
@@ -51,7 +51,7 @@ def erase(
     Without a sample, complete interrupted erasures and remove erased samples from this machine's cache.
     """
     from retrain.cli.formatting import erasure_details, print_record
-    from retrain.data.erasing import Selection
+    from retrain.data.finding import Selection
     from retrain.pipeline import erasure
     from retrain.pipeline.context import cache_folder
 

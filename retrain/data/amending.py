@@ -1,14 +1,17 @@
 """Correct committed drops: from a table of corrections to an amendment that the next run uses."""
 
 import csv
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retrain.config.task import Task
+from retrain.data.finding import SearchedDrop, Selection, search_drops
 from retrain.data.intake import Intake
 from retrain.data.sample_table import SPLITS, USES, SampleTable
 from retrain.errors import DropError
@@ -21,12 +24,9 @@ YES, NO = ("yes", "true", "1"), ("", "no", "false", "0")
 
 
 class Correction(NamedTuple):
-    """One line of a table: a sample by its content, or by its key (and drop), and what becomes of it."""
+    """One line of a table: a sample, and what becomes of it."""
 
-    line: int
-    drop: str
-    key: str
-    content: str
+    sample: Selection
     class_name: str | None
     """None: it is removed."""
     reason: str
@@ -61,7 +61,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, s
 
 
 def _read_csv(text: str, path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str, object]]]:
-    reader = csv.DictReader(text.splitlines())
+    reader = csv.DictReader(io.StringIO(text, newline=""))
     if unknown := set(reader.fieldnames or ()) - set(columns):
         raise DropError(f"{path}: unknown column {sorted(unknown)[0]!r}; allowed: {', '.join(columns)}")
     for row in reader:
@@ -71,7 +71,7 @@ def _read_csv(text: str, path: Path, columns: Sequence[str]) -> Iterator[tuple[i
 
 
 def _read_json_lines(text: str, path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str, object]]]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -95,73 +95,86 @@ def _parse(texts: Mapping[str, str], line: int, path: Path) -> Correction:
         class_name = None if remove in YES else clean_class_name(texts["class"])
     except DropError as error:
         raise DropError(f"{where}: {error}") from error
-    return Correction(
-        line, texts["drop"], texts["key"], texts["content"], class_name, texts["reason"], texts["author"] or "unknown"
-    )
+    sample = Selection(f"line {line}", texts["drop"], texts["key"], texts["content"])
+    return Correction(sample, class_name, texts["reason"], texts["author"] or "unknown")
 
 
 def amend_drops(corrections: Iterable[Correction], task: Task, store: TaskStore) -> Amendment | None:
     """Write the amendment that these corrections are; None if all is as they say already.
 
-    Raises `DropError`, naming the line, at a sample that no drop has, or that more than one has under its key. Then
-    nothing is amended.
+    Raises `DropError`, naming the line, at a sample that no drop has, that more than one has under its key, or for
+    which an earlier line says something else. Then nothing is amended.
     """
+    corrections = list(corrections)
     intake = Intake(task, store)
     with store.lock_intake() as guarded:
         intake.learn()
-        changes: dict[tuple[str, int], Change] = {}
+        places = [_Place.of(one) for one in search_drops([one.sample for one in corrections], intake.tables())]
+        made: dict[tuple[str, int], tuple[Correction, Change]] = {}
         for correction in corrections:
-            for drop, table, row in _find(correction, intake):
-                changes[drop.id, row] = _change(drop, table, row, correction)
-        removed = {(drop.id, change.row) for drop, _ in intake.tables() for change in drop.removed}
+            for place, row in _find(correction, places):
+                first, _ = made.setdefault((place.drop.id, row), (correction, place.change(row, correction)))
+                if first.class_name != correction.class_name:
+                    raise DropError(
+                        f"{correction.sample.where}: {place.table.keys[row]} has another correction in "
+                        f"{first.sample.where}"
+                    )
+        removed = {(place.drop.id, change.row) for place in places for change in place.drop.removed}
         needed = [
             change
-            for place, change in changes.items()
-            if (change.after is None and place not in removed)
-            or (change.after is not None and (place in removed or change.after != change.before))
+            for at, (_, change) in made.items()
+            if (change.after is None and at not in removed)
+            or (change.after is not None and (at in removed or change.after != change.before))
         ]
         return guarded.drops.amendments.append(needed) if needed else None
 
 
-def _find(correction: Correction, intake: Intake) -> list[tuple[Drop, SampleTable, int]]:
-    found = []
-    for drop, table in intake.tables():
-        if correction.drop in ("", drop.id):
-            found.extend([(drop, table, row) for row in _rows(correction, table)])
-    name = correction.content or correction.key
-    if not found:
-        within = f"drop {correction.drop}" if correction.drop else "any drop"
-        raise DropError(f"line {correction.line}: {name} matches no sample of {within}")
-    if not correction.content and len(found) > 1:
-        drops = ", ".join(sorted({drop.id for drop, _, _ in found}))
-        raise DropError(
-            f"line {correction.line}: {name} is the key of {len(found)} samples ({drops}): give its content"
+class _Place(NamedTuple):
+    """A drop that was searched, and what can be amended of it."""
+
+    found: SearchedDrop
+    amendable: NDArray[np.bool_]
+    changes: Mapping[int, Change]
+
+    @classmethod
+    def of(cls, found: SearchedDrop) -> Self:
+        table = found.table
+        amendable = table.is_used() | (table.use == USES.index("removed")) & (table.shard >= 0)
+        return cls(found, amendable, {change.row: change for change in found.drop.changes})
+
+    @property
+    def drop(self) -> Drop:
+        return self.found.drop
+
+    @property
+    def table(self) -> SampleTable:
+        return self.found.table
+
+    def change(self, row: int, correction: Correction) -> Change:
+        before = self.changes.get(row)
+        is_removed = before is not None and before.after is None
+        return Change(
+            drop=self.drop.id,
+            row=row,
+            key=self.table.keys[row],
+            content=self.table.digest_of(row),
+            split=before.split if before else SPLITS[self.table.use[row]],
+            before=before.before if before and is_removed else self.table.class_of(row),
+            after=correction.class_name,
+            reason=correction.reason,
+            author=correction.author,
         )
+
+
+def _find(correction: Correction, places: Iterable[_Place]) -> list[tuple[_Place, int]]:
+    """Return the samples that a correction names: several where a content is in several drops."""
+    sample = correction.sample
+    found = [(place, row) for place in places for row in place.found.rows(sample) if place.amendable[row]]
+    name = sample.content or sample.key
+    if not found:
+        within = f"drop {sample.drop}" if sample.drop else "any drop"
+        raise DropError(f"{sample.where}: {name} matches no sample of {within}")
+    if not sample.content and len(found) > 1:
+        drops = ", ".join(sorted({place.drop.id for place, _ in found}))
+        raise DropError(f"{sample.where}: {name} is the key of {len(found)} samples ({drops}): give its content")
     return found
-
-
-def _rows(correction: Correction, table: SampleTable) -> list[int]:
-    amendable = table.is_used() | (table.use == USES.index("removed")) & (table.shard >= 0)
-    if correction.content:
-        try:
-            content = np.bytes_(bytes.fromhex(correction.content))
-        except ValueError as error:
-            raise DropError(f"line {correction.line}: {correction.content!r} is not a content digest") from error
-        return [int(row) for row in np.flatnonzero((table.content == content) & amendable)]
-    return [row for row, key in enumerate(table.keys) if key == correction.key and amendable[row]]
-
-
-def _change(drop: Drop, table: SampleTable, row: int, correction: Correction) -> Change:
-    before = {change.row: change for change in drop.changes}.get(row)
-    is_removed = before is not None and before.after is None
-    return Change(
-        drop=drop.id,
-        row=row,
-        key=table.keys[row],
-        content=table.digest_of(row),
-        split=before.split if before else SPLITS[table.use[row]],
-        before=before.before if before and is_removed else table.class_of(row),
-        after=correction.class_name,
-        reason=correction.reason,
-        author=correction.author,
-    )

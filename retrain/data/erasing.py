@@ -10,13 +10,13 @@ import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from retrain.config.frame import Frame
 from retrain.data.amending import COLUMNS, read_rows
 from retrain.data.content import CONTENT_BYTES, examine_image
+from retrain.data.finding import Selection, search_drops
 from retrain.data.indexing import read_or_make_table
 from retrain.data.intake import Intake
 from retrain.data.packing import OURS
@@ -27,15 +27,6 @@ from retrain.errors import DamagedDrop, DropError
 from retrain.records import Change, Drop, ErasedSample, Erasure, LeftOut, Shard, Uploaded, digest
 from retrain.records.drop import ERASED, Erased, amend, drop_digest
 from retrain.store.task_store import TaskStore
-
-
-class Selection(NamedTuple):
-    """A sample to erase, by the digest of what it shows, or by its key (and drop). `where`: who asked for it."""
-
-    where: str
-    drop: str
-    key: str
-    content: str
 
 
 def select_image(path: Path, frame: Frame) -> Selection:
@@ -68,20 +59,21 @@ def find_samples(selections: Iterable[Selection], intake: Intake) -> list[Erased
 
     Raises `DropError` at a selection that is no sample, or whose key several contents have.
     """
-    tables = list(intake.tables(quarantined=True))
+    selections, tables = list(selections), list(intake.tables(quarantined=True))
+    places = search_drops(selections, tables)
     rows = {drop.id: set[int]() for drop, _ in tables}
     contents = set[bytes]()
     for selection in selections:
-        found = [(drop, table, row) for drop, table in tables for row in _selected(selection, drop, table)]
-        shown = {bytes(table.content[row]) for _, table, row in found}
+        found = [(place, row) for place in places for row in place.rows(selection)]
+        shown = {bytes(place.table.content[row]) for place, row in found}
         if not found:
             name = selection.content or selection.key
             raise DropError(f"{selection.where}: {name} matches no sample of {selection.drop or 'any drop'}")
         if len(shown) > 1:
             raise DropError(f"{selection.where}: {len(found)} samples have the key {selection.key}: give its drop")
         contents |= shown - {b""}
-        for drop, _, row in found:
-            rows[drop.id].add(row)
+        for place, row in found:
+            rows[place.drop.id].add(row)
     wanted = np.array(sorted(contents), f"S{CONTENT_BYTES}")
     for drop, table in tables:
         rows[drop.id] |= set(np.flatnonzero(np.isin(table.content, wanted)).tolist())
@@ -91,18 +83,6 @@ def find_samples(selections: Iterable[Selection], intake: Intake) -> list[Erased
         for drop, table in tables
         for row in sorted(rows[drop.id])
     ]
-
-
-def _selected(selection: Selection, drop: Drop, table: SampleTable) -> list[int]:
-    if selection.drop not in ("", drop.id):
-        return []
-    if not selection.content:
-        return [row for row, key in enumerate(table.keys) if key == selection.key]
-    try:
-        content = bytes.fromhex(selection.content)
-    except ValueError as error:
-        raise DropError(f"{selection.where}: {selection.content!r} is not a content digest") from error
-    return [int(row) for row in np.flatnonzero(table.content == np.bytes_(content))]
 
 
 def find_shards(samples: Iterable[ErasedSample], intake: Intake) -> tuple[str, ...]:

@@ -35,10 +35,11 @@ def read_table(data: bytes, extension: str, where: str) -> Iterator[Row]:
     for number, row in enumerate(read_records(data, extension, where, (*PATH, *LABEL, "split", "id")), 1):
         if number == 1:
             path, label = _column(row, PATH, where), _column(row, LABEL, where)
-        split = _text(row.get("split"))
-        if split and split not in SPLIT_NAMES:
-            raise DropError(f"{where}: row {number}: split {split!r}; allowed are {', '.join(SPLIT_NAMES)}")
-        yield Row(number, _text(row.get(path)), _text(row.get(label)), SPLIT_NAMES.get(split), _text(row.get("id")))
+        of_row = f"{where}: row {number}"
+        texts = {name: _text(row.get(name), name, of_row) for name in (path, label, "split", "id")}
+        if texts["split"] and texts["split"] not in SPLIT_NAMES:
+            raise DropError(f"{of_row}: split {texts['split']!r}; allowed are {', '.join(SPLIT_NAMES)}")
+        yield Row(number, texts[path], texts[label], SPLIT_NAMES.get(texts["split"]), texts["id"])
 
 
 def read_records(
@@ -63,8 +64,20 @@ def _column(row: Mapping[str, Any], names: tuple[str, ...], where: str) -> str:
     return found[0]
 
 
-def _text(value: object) -> str:
-    return "" if value is None else str(value)
+def _text(value: object, column: str, where: str) -> str:
+    """Return a value as text: 3 for 3.0, which a column of whole numbers with gaps holds, and nothing for NaN.
+
+    Raises `DropError`, naming `where`, at any other number, at a list, and at an object.
+    """
+    if value is None or value != value:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, bytes):
+        return _decoded(value, where)
+    if isinstance(value, float | list | dict):
+        raise DropError(f"{where}: {column} is {value!r}; expected text or a whole number")
+    return str(value)
 
 
 def _decoded(data: bytes, where: str) -> str:
@@ -76,13 +89,23 @@ def _decoded(data: bytes, where: str) -> str:
 
 def _csv_rows(data: bytes, where: str) -> Iterator[dict[str, Any]]:
     try:
-        yield from csv.DictReader(io.StringIO(_decoded(data, where), newline=""), strict=True)
+        reader = csv.DictReader(io.StringIO(_decoded(data, where), newline=""), strict=True)
+        names = reader.fieldnames or ()
+        if twice := sorted({name for name in names if name and names.count(name) > 1}):
+            raise DropError(f"{where}: two columns are called {twice[0]!r}")
+        for number, row in enumerate(reader, 1):
+            if None in row:
+                raise DropError(
+                    f"{where}: row {number} has more values than there are columns; put quotation marks around a value "
+                    "that contains a comma"
+                )
+            yield row
     except csv.Error as error:
         raise DropError(f"{where}: cannot be read: {error}") from error
 
 
 def _jsonl_rows(data: bytes, where: str) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(_decoded(data, where).splitlines(), 1):
+    for number, line in enumerate(_decoded(data, where).split("\n"), 1):
         if line.strip():
             try:
                 row = json.loads(line)

@@ -12,7 +12,6 @@ from typing import NamedTuple
 from retrain.config.task import Task
 from retrain.data.erased_files import Search
 from retrain.data.erasing import (
-    Selection,
     clear_cache,
     find_samples,
     find_shards,
@@ -20,6 +19,7 @@ from retrain.data.erasing import (
     removals,
     rewrite_drop,
 )
+from retrain.data.finding import Selection
 from retrain.data.indexing import read_or_make_table
 from retrain.data.intake import Intake
 from retrain.data.sample_table import USES

@@ -9,6 +9,7 @@ from support.uploads import task_in
 
 from retrain.config.task import Task
 from retrain.data.amending import amend_drops, read_corrections
+from retrain.data.finding import SearchedDrop
 from retrain.data.indexing import read_or_make_table
 from retrain.data.packing import pack
 from retrain.errors import DropError
@@ -75,6 +76,7 @@ def test_removed_image_does_not_come_back(task: Task, store: TaskStore, tmp_path
         ("key,class,remove\ncat/001,,perhaps\n", "line 2: remove is 'perhaps'; allowed: yes, no"),
         ("key,label\ncat/001,dog\n", "unknown column 'label'; allowed: drop, key"),
         ("content,class\nxyz,dog\n", "line 2: 'xyz' is not a content digest"),
+        ("key,class\ncat/001,dog\ncat/001,bird\n", "line 3: cat/001 has another correction in line 2"),
         ("key,class\n", "no line in it names a sample; expected columns"),
     ],
 )
@@ -84,6 +86,19 @@ def test_wrong_correction_is_named_and_none_is_made(
     with pytest.raises(DropError, match=message):
         amended(task, store, tmp_path, text)
     assert store.drops.amendments.read() == ()
+
+
+def test_many_corrections_search_each_key_once(
+    task: Task, store: TaskStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched = []
+    search = SearchedDrop.of
+    monkeypatch.setattr(SearchedDrop, "of", lambda *arguments: searched.append(1) or search(*arguments))
+    keys = [key for key, (use, _) in uses(store).items() if use < 3]
+    assert amended(task, store, tmp_path, "key,class\n" + "".join(f"{key},bird\n" for key in keys))
+    assert len(keys) == 80
+    assert searched == [1]
+    assert {name for _, name in uses(store).values()} == {"bird"}
 
 
 def test_amend_command_prints_what_it_changed(

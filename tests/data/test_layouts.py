@@ -234,6 +234,35 @@ def test_row_without_its_own_image_is_named(near: WayIn, row: str, named: str) -
         near.take({**{f"{number}.png": png(number) for number in range(24)}, "metadata.csv": rows.encode()})
 
 
+@pytest.mark.parametrize(
+    ("table", "named"),
+    [
+        ("file_name,label\n0.png,cat, black\n", "row 1 has more values than there are columns; put quotation marks"),
+        ("file_name,label,label\n0.png,cat,dog\n", "two columns are called 'label'"),
+    ],
+)
+def test_table_that_would_lose_part_of_a_label_is_refused(near: WayIn, table: str, named: str) -> None:
+    with pytest.raises(DropError, match=named):
+        near.take({"0.png": png(0), "metadata.csv": table.encode()})
+
+
+def test_labels_of_other_types_are_one_class_or_named(near: WayIn) -> None:
+    labels = [1, 1.0, "1"] * 8
+    rows = [json.dumps({"file_name": f"{number}.png", "label": label}) for number, label in enumerate(labels)]
+    files = {f"{number}.png": png(number) for number in range(24)}
+    assert near.take({**files, "metadata.jsonl": "\n".join(rows).encode()}).classes == ("1",)
+    for odd in ("[1]", "0.5", '{"name": "cat"}'):
+        row = f'{{"file_name": "0.png", "label": {odd}}}'
+        with pytest.raises(DropError, match=r"metadata\.jsonl: row 1: label is .*; expected text or a whole number"):
+            near.take({"0.png": png(0), "metadata.jsonl": row.encode()})
+
+
+def test_line_separators_within_values_end_no_row(near: WayIn) -> None:
+    rows = [json.dumps({"file_name": f"{n}.png", "label": "a\u2028b"}, ensure_ascii=False) for n in range(24)]
+    files = {f"{number}.png": png(number) for number in range(24)}
+    assert near.take({**files, "metadata.jsonl": "\n".join(rows).encode()}).classes == ("a\u2028b",)
+
+
 def test_image_that_no_row_names_is_named(near: WayIn) -> None:
     rows = "\n".join(["file_name,label", *(f"{number}.png,cat" for number in range(24))])
     with pytest.raises(DropError, match=r"24\.png: no table of labels has a row for it"):

@@ -6,7 +6,7 @@ from shutil import copytree
 import pytest
 from support.lives import Life, make_task
 
-from retrain.data.erasing import Selection
+from retrain.data.finding import Selection
 from retrain.data.indexing import read_or_make_table
 from retrain.errors import DropError
 from retrain.pipeline import next_run, stages

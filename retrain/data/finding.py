@@ -1,0 +1,67 @@
+"""Find samples of committed drops by key or content: each drop is searched once for all that are wanted."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from retrain.data.content import CONTENT_BYTES
+from retrain.data.sample_table import SampleTable
+from retrain.errors import DropError
+from retrain.records import Drop
+
+
+class Selection(NamedTuple):
+    """A sample by the digest of its content in hex, or by its key (and drop). `where`: the line that names it."""
+
+    where: str
+    drop: str
+    key: str
+    content: str
+
+
+class SearchedDrop(NamedTuple):
+    """A drop, its samples, and the rows of those that were searched for."""
+
+    drop: Drop
+    table: SampleTable
+    by_key: Mapping[str, Sequence[int]]
+    by_content: Mapping[bytes, Sequence[int]]
+
+    @classmethod
+    def of(cls, drop: Drop, table: SampleTable, keys: set[str], contents: set[bytes]) -> Self:
+        """Search a drop for keys and contents."""
+        by_key, by_content = defaultdict[str, list[int]](list), defaultdict[bytes, list[int]](list)
+        for row, key in enumerate(table.keys):
+            if key in keys:
+                by_key[key].append(row)
+        wanted = np.isin(table.content, np.array(sorted(contents), f"S{CONTENT_BYTES}"))
+        for row in np.flatnonzero(wanted).tolist():
+            by_content[bytes(table.content[row])].append(row)
+        return cls(drop, table, dict(by_key), dict(by_content))
+
+    def rows(self, selection: Selection) -> Sequence[int]:
+        """Return the rows of the samples that a selection names."""
+        if selection.drop not in ("", self.drop.id):
+            return ()
+        if selection.content:
+            return self.by_content.get(parse_content(selection), ())
+        return self.by_key.get(selection.key, ())
+
+
+def search_drops(selections: Iterable[Selection], tables: Iterable[tuple[Drop, SampleTable]]) -> list[SearchedDrop]:
+    """Search drops for all selected samples. Raises `DropError` at a content that is no digest."""
+    selections = list(selections)
+    keys = {one.key for one in selections if not one.content}
+    contents = {parse_content(one) for one in selections if one.content}
+    return [SearchedDrop.of(drop, table, keys, contents) for drop, table in tables]
+
+
+def parse_content(selection: Selection) -> bytes:
+    """Return a content as tables have it: without zeros at its end. Raises `DropError` if it is no digest."""
+    try:
+        content = bytes.fromhex(selection.content)
+    except ValueError as error:
+        raise DropError(f"{selection.where}: {selection.content!r} is not a content digest") from error
+    return content.rstrip(b"\0")
