@@ -1,6 +1,7 @@
 """`retrain study recommend`: races of the presets on scanned digits, and its advice on hand-made figures."""
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,17 +33,31 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield root
 
 
-@pytest.fixture
-def own(place: Path, tmp_path: Path) -> str:
-    """Return the file of a task on which scratch was trained when the first of its two drops had landed."""
-    path = tmp_path / "own.yaml"
-    path.write_text(
-        TASK.replace("name: tiny", f"name: own\nstore: {tmp_path / 'store'}").replace("epochs: 3", "epochs: 60")
-    )
-    land(place, str(path), 1)
-    task = load_task(str(path))
+@pytest.fixture(scope="module")
+def trained(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in which scratch was trained when the first of its two drops had landed."""
+    folder = tmp_path_factory.mktemp("trained")
+    path = write_task(folder)
+    land(place, path, 1)
+    task = load_task(path)
     stages.run_task(make_context(open_task_store(task), task, "cpu"), task, Request())
-    land(place, str(path), 2)
+    land(place, path, 2)
+    return folder / "store"
+
+
+@pytest.fixture
+def own(trained: Path, tmp_path: Path) -> str:
+    """Return the file of a task whose store is a copy of the trained one."""
+    shutil.copytree(trained, tmp_path / "store")
+    return write_task(tmp_path)
+
+
+def write_task(folder: Path) -> str:
+    """Write a task whose store is in the same folder, and return its file."""
+    path = folder / "own.yaml"
+    path.write_text(
+        TASK.replace("name: tiny", f"name: own\nstore: {folder / 'store'}").replace("epochs: 3", "epochs: 60")
+    )
     return str(path)
 
 
