@@ -69,6 +69,13 @@ def record(
     return last
 
 
+def record_only(task: str, run_id: str, device: str) -> str:
+    """Write a run's record without outputs for Kubeflow's UI, and return its id."""
+    from retrain.kubeflow import steps
+
+    return steps.record(task, run_id, device)
+
+
 def trial(task: str, run_id: str, device: str) -> str:
     """Run all stages of one run of a study, and return its id."""
     from retrain.kubeflow import steps

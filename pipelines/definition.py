@@ -47,16 +47,26 @@ def step_factory(image: str, configure: ConfigurePod) -> Callable[..., dsl.Pipel
     return step
 
 
-def steps_after_planning(task: Task) -> tuple[str, ...]:
-    """Return the components after planning: `train` for all stages, unless `resources.separate_evaluation` is set."""
-    return ("train_only", "evaluate", "promote", "record") if task.resources.separate_evaluation else ("train",)
+def steps_after_planning(task: Task, outputs: bool = True) -> tuple[str, ...]:
+    """Return the components after planning: one for all stages, unless `resources.separate_evaluation` is set.
+
+    With `outputs`, the last one writes the outputs for Kubeflow's UI.
+    """
+    if task.resources.separate_evaluation:
+        return ("train_only", "evaluate", "promote", "record" if outputs else "record_only")
+    return ("train" if outputs else "train_only",)
 
 
-def define(task: Task, image: str, configure: ConfigurePod) -> GraphComponent:
+def define_locally(task: Task, image: str, configure: ConfigurePod) -> GraphComponent:
+    """Return the pipeline for one machine, where no UI shows outputs: the report takes seconds to draw."""
+    return define(task, image, configure, outputs=False)
+
+
+def define(task: Task, image: str, configure: ConfigurePod, outputs: bool = True) -> GraphComponent:
     """Return the pipeline with its steps in an image, each configured by `configure`."""
     step = step_factory(image, configure)
     default = task.model_dump_json()
-    functions = [getattr(components, name) for name in steps_after_planning(task)]
+    functions = [getattr(components, name) for name in steps_after_planning(task, outputs)]
 
     def pipeline(
         task: str = default, method: str = "", purpose: str = "retrain", device: str = "auto", submission: str = ""

@@ -94,7 +94,7 @@ LONG = (
     *("repository/test_tutorial.py", "experiments/test_paper_headline.py", "kubeflow/test_local.py"),
     *("kubeflow/test_trainjob.py", "kubeflow/test_launch.py", "monitoring/test_totals.py", "cli/test_secrets.py"),
     *("repository/test_chaos.py", "records/test_many_classes.py", "monitoring/test_dashboards.py"),
-    *("repository/test_site.py", "repository/test_release.py"),
+    *("repository/test_site.py", "repository/test_release.py", "watcher/test_watchers_apart.py"),
 )
 """Files with the longest tests. They begin first, so that what is left for an idle worker is short."""
 LONG_SECONDS = 900

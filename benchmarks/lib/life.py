@@ -13,7 +13,7 @@ from typing import Any
 from unittest.mock import patch
 
 import altair as alt
-from retrain.pipelines.definition import define
+from retrain.pipelines.definition import define_locally
 
 from retrain.config.task import Task
 from retrain.data.uploads import ingest_drop
@@ -139,7 +139,7 @@ def live_in_kfp_local(task: Task, images: list[Path]) -> dict[str, object]:
         upload(store, f"drop-{drop}", images[drop::2])
         ingest_drop(f"drop-{drop}", task, store)
         wall, cpu = time.perf_counter(), processor_seconds()
-        ended = run_locally(task, Request(), "cpu", define)
+        ended = run_locally(task, Request(), "cpu", define_locally)
         wall, cpu = time.perf_counter() - wall, processor_seconds() - cpu
     if not isinstance(ended, RunRecord) or ended.result is None:
         raise RuntimeError(f"the pipeline left no result: {ended}")

@@ -78,9 +78,9 @@ def run(
         _preview(next_run.plan_next_run(store, opened, request), on, as_json)
     elif on == "kfp-local":
         from retrain.kubeflow.local import run_locally
-        from retrain.pipelines.definition import define
+        from retrain.pipelines.definition import define_locally
 
-        _finish(run_locally(opened, request, device, define), opened, store, as_json)
+        _finish(run_locally(opened, request, device, define_locally), opened, store, as_json)
     elif on == "kubeflow":
         _submit(opened, store, request, as_json)
     else:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 from kfp.compiler import Compiler
-from retrain.pipelines.definition import build
+from retrain.pipelines.definition import build, define_locally
 
 from retrain.config.loading import parse_task
 from retrain.config.resources import Cache, Gpus, Queue, Resources, Toleration
@@ -117,6 +117,17 @@ def test_separate_steps_each_take_the_run_of_the_one_before(separate: Compiled) 
         assert separate.task(name)["dependentTasks"] == [producer]
     inner = separate.spec["components"]["comp-condition-2"]["dag"]["tasks"]
     assert set(inner) == {"train-only", "evaluate", "promote", "record"}
+
+
+@pytest.mark.parametrize("task", [TASK, SEPARATE_TASK], ids=["one pod", "pods of their own"])
+def test_local_pipeline_has_the_same_steps_without_artifacts(task: Task, tmp_path: Path) -> None:
+    Compiler().compile(define_locally(task, "python", lambda step, name: None), str(tmp_path / "local.yaml"))
+    spec = yaml.safe_load((tmp_path / "local.yaml").read_text())
+    outputs = {name: set(part.get("outputDefinitions", {})) for name, part in spec["components"].items()}
+    assert set().union(*outputs.values()) <= {"parameters"}
+    steps = {name.removeprefix("exec-").removesuffix("-only") for name in spec["deploymentSpec"]["executors"]}
+    expected = STEPS if task == TASK else SEPARATE_STEPS
+    assert steps == {name.removesuffix("-only") for name in expected}
 
 
 @pytest.mark.parametrize(("pipeline", "name"), [("on_pool", "train"), ("separate", "record")])

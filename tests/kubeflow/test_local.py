@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from kfp.local.config import LocalExecutionConfig
 from PIL import Image
-from retrain.pipelines.definition import ConfigurePod, define
+from retrain.pipelines.definition import ConfigurePod, define, define_locally
 from sklearn.datasets import load_digits
 
 from retrain.config.recipe import Cosine, Fresh, NoPenalty, Recipe
@@ -183,7 +183,7 @@ def test_local_pipeline_leaves_the_record_of_an_in_process_run(
 
 
 def test_local_pipeline_says_why_there_is_nothing_to_do(stores: Stores, here: RunRecord) -> None:
-    again = run_locally(stores.here, Request(), "cpu", define)
+    again = run_locally(stores.here, Request(), "cpu", define_locally)
     assert isinstance(again, NoRunNeeded)
     assert again.reason == f"no drop has landed since champion {here.run_id}"
 
