@@ -1,4 +1,4 @@
-"""Fixtures that several test modules share, and the marks that `make test-fast` goes by."""
+"""Fixtures of several test modules, and the marks that `make test-fast` uses."""
 
 import gc
 import signal

@@ -1,1 +1,1 @@
-"""Short runs, harmed in every way that `docs/reliability.md` lists, and an audit of what is left in their stores."""
+"""Run short lives of tasks under every fault that `docs/reliability.md` lists, and audit their stores."""

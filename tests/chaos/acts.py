@@ -1,4 +1,4 @@
-"""What the processes of a life do, each act in a process of its own that may be killed anywhere and started again."""
+"""The work of a life's processes. Each act runs in a process of its own, which may be killed anywhere and restarted."""
 
 import logging
 import signal

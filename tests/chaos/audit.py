@@ -1,4 +1,4 @@
-"""Whether a task's store is as it must be, found out from its bytes alone: nothing here asks the code that wrote them.
+"""Audit a task's store from its bytes only, without the code that wrote them.
 
 `lost`: what was landed, trained, promoted or recorded and is not there, or not as it was. `torn`: a visible object that
 is not whole. `forked`: champions that do not follow one from another.

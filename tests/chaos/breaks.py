@@ -1,4 +1,4 @@
-"""Deliberate bugs, each of which the audit must find: patched into the processes of a life, and nowhere else."""
+"""Deliberate bugs that the audit must find. They are patched only into the processes of a life."""
 
 from collections.abc import Callable, Mapping
 

@@ -1,4 +1,4 @@
-"""`make chaos`: a hundred short runs, harmed in every way, and what the audit of their stores counts."""
+"""`make chaos`: run a hundred short lives under faults, and count the findings of the audit."""
 
 import os
 import sys

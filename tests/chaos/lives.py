@@ -1,4 +1,4 @@
-"""Many lives, a few at a time, each audited when it is over."""
+"""Run many lives, a few at a time, and audit each at its end."""
 
 import time
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Where a life is lived: a store, a cache, and a task small enough that a run takes a moment and has states to lose."""
+"""The place of a life: a store, a cache, and a task whose runs take a moment and save states."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Processes that live a life: killed at a random one of their writes, and started again until they are done."""
+"""Processes of a life: killed at a random write, and restarted until they are done."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The lives: two drops land and are retrained on, while one thing or another goes wrong."""
+"""The plots of lives: two drops land and are retrained on under different faults."""
 
 from collections.abc import Callable, Mapping
 

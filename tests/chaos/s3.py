@@ -1,4 +1,4 @@
-"""What an audit looks at: all that lies in a store, and all that ever lay under one key."""
+"""Read what an audit needs from S3: all objects of a store, and all versions of one key."""
 
 from typing import Any
 from uuid import uuid4

@@ -1,4 +1,4 @@
-"""Every command over one task's life, for people and for programs, and what is said to those who get it wrong."""
+"""Tests of every command on one task, for people and programs, and of the messages for mistakes."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""docs/cli.md says what the command line is: every command, every option in words, and the schema of its JSON."""
+"""docs/cli.md matches the command line: every command, every option, and the schemas of JSON output."""
 
 import runpy
 import sys

@@ -1,4 +1,4 @@
-"""The demo's weeks at a tiny size, and the sentence that it ends with."""
+"""Tests of the demo at a tiny size, and of the sentence at its end."""
 
 import json
 import sys

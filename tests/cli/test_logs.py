@@ -1,4 +1,4 @@
-"""Log lines, their format and level, and what shells and the environment fill in for `--task`."""
+"""Tests of log lines, their format and level, and of shell completion and environment variables for `--task`."""
 
 import json
 import os

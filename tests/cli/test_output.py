@@ -1,4 +1,4 @@
-"""Output that cannot be written, or not in its encoding, costs a message and an exit code, and no traceback."""
+"""Output that cannot be written or encoded ends in a message and an exit code, without a traceback."""
 
 import subprocess
 import sys

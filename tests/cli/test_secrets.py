@@ -1,4 +1,4 @@
-"""Nothing that is left behind holds a secret: some are planted, a life goes its way, well and badly; all is read."""
+"""No output, log, file or object contains a secret: the tests plant secrets, run commands and search everything."""
 
 import base64
 import json

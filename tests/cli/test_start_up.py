@@ -1,4 +1,4 @@
-"""What each command imports. One starts in half a second unless it needs torch, kfp, boto3 or altair."""
+"""Tests of the imports of each command. It starts in half a second unless it needs torch, kfp, boto3 or altair."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""What tables say of runs, where it is easily said wrongly."""
+"""Tests of the tables of runs in cases that are easy to get wrong."""
 
 from rich.console import Console
 from rich.table import Table

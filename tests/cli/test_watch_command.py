@@ -1,4 +1,4 @@
-"""`retrain watch` on a local folder: in a process of its own until it is told to stop, once and refused in this one."""
+"""Tests of `retrain watch` on a local folder: as a process until it is stopped, and once in this process."""
 
 import re
 import shutil

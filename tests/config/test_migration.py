@@ -1,4 +1,4 @@
-"""Task files of an earlier schema version are rewritten, and mean what they meant."""
+"""Task files of an earlier schema version are rewritten without a change of meaning."""
 
 from pathlib import Path
 

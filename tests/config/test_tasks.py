@@ -1,4 +1,4 @@
-"""Task files: what is found, what an override does, and what a mistake is answered with."""
+"""Tests of task files: how they are found, what overrides do, and the messages for mistakes."""
 
 from collections.abc import Iterator
 from pathlib import Path

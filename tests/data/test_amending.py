@@ -1,4 +1,4 @@
-"""Corrections of committed drops, by a table: appended, checked as a whole, and seen by every reader."""
+"""Tests of corrections of committed drops: appended, checked as a whole, and used by every reader."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Augmentation against one sample at a time, written out."""
+"""Augmentation of batches matches a loop over single samples."""
 
 import pytest
 import torch

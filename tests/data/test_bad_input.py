@@ -1,4 +1,4 @@
-"""Everything bad that a producer may upload: accepted rightly, or in quarantine with shard, key and cause."""
+"""Every kind of bad upload is accepted correctly, or quarantined with shard, key and cause."""
 
 import gzip
 import re

@@ -1,4 +1,4 @@
-"""Decoded once, kept whole, and resident once: the pixels are those of the source, under the dataset's labels."""
+"""Drops are decoded once and cached whole: the pixels and labels are the source's."""
 
 import os
 from collections.abc import Callable

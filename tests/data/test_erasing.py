@@ -1,4 +1,4 @@
-"""Erased samples leave the whole store, whichever way they came, however often the erasure is interrupted."""
+"""Erased samples leave the whole store, for every way of upload and after any number of interruptions."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Images that are no squares: how they come to their shape, and a life with them."""
+"""Images that are not square: how they get their shape, and a retraining with them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Holding out: as much as asked for, for good, and never what another drop trained on."""
+"""Held-out samples: the requested share, permanently, and never samples that another drop trained on."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Samples are told by their content: whatever they are called, and whichever drop brings them in whichever way."""
+"""Samples are identified by content, under any name, in any drop and by any way of upload."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Decoding: any kind of image gives the right pixels, and anything else a cause."""
+"""Every supported kind of image gives the right pixels, and anything else an error with its cause."""
 
 import io
 import struct

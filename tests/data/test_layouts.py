@@ -1,4 +1,4 @@
-"""Every layout that a producer may put down, both ways in: each file is a sample, or is named or counted."""
+"""Every supported layout, packed and uploaded: each file is a sample, or is named or counted."""
 
 import gzip
 import json

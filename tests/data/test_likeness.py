@@ -1,4 +1,4 @@
-"""Near-duplicates are named, between training and held-out samples above all, and none is moved."""
+"""Near-duplicates are reported, especially between training and held-out samples, and never moved."""
 
 import itertools
 import string

@@ -1,4 +1,4 @@
-"""The promise: every file of a producer is a sample with the label that was meant, or the report names or counts it."""
+"""Every file of a producer is a sample with the intended label, or the report names or counts it."""
 
 import csv
 import io

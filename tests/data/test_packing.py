@@ -1,4 +1,4 @@
-"""Packing: all validated first, the manifest last, the same source the same drop."""
+"""Packing validates first and writes the manifest last. The same source gives the same drop."""
 
 import io
 import resource

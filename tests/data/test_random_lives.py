@@ -1,4 +1,4 @@
-"""Random lives of a task, told by content: one use, one side and the newest label of each image, in any ways in."""
+"""Random histories of a task: each image has one use, one split and its newest label, for all ways of upload."""
 
 import tempfile
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Shards on the disk: never more than the limit, never a damaged one, never one away that somebody uses."""
+"""The shard cache never exceeds its limit, keeps no damaged shard, and evicts no shard in use."""
 
 import multiprocessing
 import os

@@ -1,4 +1,4 @@
-"""Shards: the same bytes for the same samples, read back by us and by WebDataset, and never silently damaged."""
+"""Shards: equal bytes for equal samples, readable by this project and WebDataset, and checked for damage."""
 
 import hashlib
 import io

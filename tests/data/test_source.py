@@ -1,4 +1,4 @@
-"""What is read as a source, in which order, and what is refused."""
+"""Tests of what is read as a source, in which order, and what is refused."""
 
 import tarfile
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Streamed and held: the same samples in every pass, whoever decodes them, wherever it is taken up again."""
+"""Streamed and resident data give the same samples in every epoch, with any workers and after any resumption."""
 
 from contextlib import closing
 from fcntl import LOCK_EX, flock

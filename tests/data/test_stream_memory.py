@@ -1,4 +1,4 @@
-"""What a stream holds in memory: a few bytes a sample, and nothing of its images."""
+"""A stream holds a few bytes a sample in memory, and no images."""
 
 from contextlib import closing
 from functools import partial

@@ -1,4 +1,4 @@
-"""Streamed runs as a whole: killed and started again, asked to stop, on any store, with a thinned pass."""
+"""Tests of whole streamed runs: killed and resumed, preempted, on any store, with a thinned epoch."""
 
 import multiprocessing
 import os

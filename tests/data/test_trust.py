@@ -1,4 +1,4 @@
-"""Code is run only if the image ships it and the task file names it: what lies in the store cannot choose any."""
+"""Only code that the image ships and the task file names is run. The store cannot choose code."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Drops without a manifest: what a producer uploaded, validated and committed as it is, or refused whole."""
+"""Uploads without a manifest are validated and committed unchanged, or refused whole."""
 
 import io
 import tarfile

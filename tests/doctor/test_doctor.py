@@ -1,4 +1,4 @@
-"""`retrain doctor`: what would keep a task from running is found, named, and comes with what to do."""
+"""`retrain doctor` finds what would keep a task from running, names it, and says what to do."""
 
 import json
 from email.utils import formatdate

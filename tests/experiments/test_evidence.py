@@ -1,4 +1,4 @@
-"""What the evidence covers, and figures on pages that no study wrote, held against the runs kept beside them."""
+"""Coverage of the evidence, and figures on hand-written pages checked against the stored runs."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""`scripts/paper_headline.sh` on the CPU, with tiny runs: cut off, and called again on what it left."""
+"""`scripts/paper_headline.sh` on the CPU with tiny runs, interrupted and resumed."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The studies in the papers' own size, expanded without training, against what the papers' texts say.
+"""The studies at the papers' scale, expanded without training, match the papers' texts.
 
 Drops are imagined in the size of the real data sets, and planned as any drop is. What is expected below was written
 from the papers (V: Verwimp et al., 2025; A: Ash & Adams, first version), not from the studies' files.

@@ -1,4 +1,4 @@
-"""`retrain study recommend`: races of the presets on scanned digits, and its advice on hand-made figures."""
+"""`retrain study recommend`: short runs of the presets on scanned digits, and its advice on hand-made figures."""
 
 import re
 import shutil

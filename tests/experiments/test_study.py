@@ -1,4 +1,4 @@
-"""Studies on scanned digits, run for real in a small perceptron; and their tables against hand-made curves."""
+"""Studies on scanned digits, really run in a small perceptron, and their tables on hand-made curves."""
 
 import shutil
 import tarfile

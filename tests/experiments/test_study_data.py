@@ -1,4 +1,4 @@
-"""The papers' data sets, small but in the very files that are published: read, exported and landed."""
+"""The papers' data sets, small but in the published file formats: read, exported and packed."""
 
 import hashlib
 import io

@@ -1,4 +1,4 @@
-"""A study's pictures: what is drawn where, and how methods are told apart."""
+"""Tests of a study's plots: what is drawn where, and how methods differ in look."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Studies that are killed: what had ended stays, what was under way goes on, and nobody is left behind."""
+"""Killed studies keep ended runs, resume the others, and leave no process behind."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A study on Kubeflow: what is submitted, and its pipeline run by kfp in processes on this machine."""
+"""Studies on Kubeflow: the submission, and their pipeline run by kfp in local processes."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""The studies in the papers' own size, on images that are tiny but lie, and are as many classes, as the real ones."""
+"""The studies at the papers' scale, on tiny images with the real layout and number of classes."""
 
 from collections.abc import Iterator
 from pathlib import Path

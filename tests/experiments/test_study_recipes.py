@@ -1,4 +1,4 @@
-"""The kept runs of the studies were made with the paper's recipe: a new default must not change what they mean."""
+"""Stored runs of studies used the paper's recipe. A new default must not change what they mean."""
 
 from itertools import chain
 from pathlib import Path

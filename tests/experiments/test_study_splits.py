@@ -1,4 +1,4 @@
-"""Studies in which later data depends on earlier runs, or replaces it: transfer, and active learning by margin."""
+"""Studies whose later data depends on earlier runs, or replaces it: active learning by margin, and transfer."""
 
 import shutil
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""`retrain export`: what a folder holds, and that its programs are the network."""
+"""`retrain export`: the content of the folder, and programs that equal the network."""
 
 import hashlib
 import io

@@ -1,4 +1,4 @@
-"""`retrain predict`: what it reads, what it writes, and what it says of images that it cannot read."""
+"""`retrain predict`: its inputs, its outputs, and its errors for unreadable images."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Submission to Kubeflow Pipelines: over real HTTP, with the client that users have."""
+"""Submission to Kubeflow Pipelines over real HTTP, with the client of users."""
 
 import json
 from collections.abc import Iterator

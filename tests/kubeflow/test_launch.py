@@ -1,4 +1,4 @@
-"""A task on several GPUs: torchrun starts a process for each, and they end as one would."""
+"""A task on several GPUs: torchrun starts one process for each, and they end like a single one."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The pipeline run by kfp in processes on this machine, on real images: scikit-learn's scanned digits."""
+"""The pipeline run by kfp in local processes, on scikit-learn's scanned digits."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The pipeline's steps, called as its pods call them: what they leave in the store, and what makes them fail."""
+"""The pipeline's steps, called as in their pods: what they store, and which errors fail them."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Runs on Kubeflow from the command line, and what their pods then do."""
+"""Runs on Kubeflow from the command line, and the work of their pods."""
 
 import json
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""A retraining on several nodes: the manifest, and the processes that it starts, here on loopback."""
+"""A retraining on several nodes: the manifest, and its processes on loopback."""
 
 import os
 import re

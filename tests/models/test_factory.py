@@ -1,4 +1,4 @@
-"""Networks: torchvision's to the bit, thinner and smaller where asked, anybody's own, and every mistake in words."""
+"""Networks: bit for bit torchvision's, thinner and smaller ones, users' own, and the message for every mistake."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Operations are counted as torch counts them, without importing its compiler for networks that are known."""
+"""Operations are counted as torch counts them, without importing its compiler for known networks."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Thin residual networks are trained on the CPU without harm to the heap, and as torch would train them."""
+"""Thin residual networks train on the CPU as torch trains them, without heap corruption."""
 
 import copy
 import os

@@ -1,4 +1,4 @@
-"""Networks of timm and torchvision, and weights to start from: found offline, known by digest, with a new head."""
+"""Networks and weights of timm and torchvision: found offline, identified by digest, with a new head."""
 
 import hashlib
 from pathlib import Path

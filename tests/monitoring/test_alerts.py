@@ -1,4 +1,4 @@
-"""Alerts: promtool's unit tests, a runbook for each, and all of them fired through a real Alertmanager."""
+"""Alerts: promtool's unit tests, a runbook for each, and all of them sent through a real Alertmanager."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Grafana's dashboards against Grafana's own schema, as its foundation SDK states it for panels and queries too."""
+"""Grafana's dashboards match Grafana's own schema for dashboards, panels and queries."""
 
 import json
 from collections.abc import Iterator

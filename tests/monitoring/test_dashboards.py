@@ -1,4 +1,4 @@
-"""Grafana's dashboards: the files are what the code says; every query of every panel, asked of a real Prometheus."""
+"""Dashboard files match the code, and a real Prometheus answers every query of every panel."""
 
 import json
 import re

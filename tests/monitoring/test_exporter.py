@@ -1,4 +1,4 @@
-"""The exporter over HTTP: reads each record once, goes on when something is damaged or away, and survives a restart."""
+"""The exporter over HTTP reads each record once, tolerates damaged and missing objects, and survives a restart."""
 
 import platform
 import re

@@ -1,4 +1,4 @@
-"""The page over all tasks: its sums are the ledgers', everybody can read it, and a broken task has its row."""
+"""The page over all tasks: its sums match the ledgers, it is accessible, and a broken task has its row."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A training's metrics while it runs: what is served is what the loop has done, at next to no cost."""
+"""Live metrics of a training match the loop, at almost no cost."""
 
 import subprocess
 import time

@@ -1,4 +1,4 @@
-"""The metrics' names: conventions, and a page in the docs that is true."""
+"""Metrics follow naming conventions and match their page in the docs."""
 
 import runpy
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Who watches a training away from a terminal hears of it regularly."""
+"""Log lines report the progress of a training regularly where there is no terminal."""
 
 import logging
 from types import SimpleNamespace

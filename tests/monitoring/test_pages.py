@@ -1,4 +1,4 @@
-"""A page whose drawing dies or hangs costs its asker an error, and nobody the next page."""
+"""A page whose drawing crashes or hangs ends in an error and does not affect the next page."""
 
 import multiprocessing
 import os

@@ -1,4 +1,4 @@
-"""The page: its figures are the ledger's, it is safe and self-contained, and everybody can read it."""
+"""The report: its figures match the ledger, and it is safe, self-contained and accessible."""
 
 from collections import defaultdict
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What the page shows, against sums written out and the recipe's own definitions."""
+"""The report's figures match sums written out here and the recipe's own definitions."""
 
 import re
 from datetime import timedelta

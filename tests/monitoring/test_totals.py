@@ -1,4 +1,4 @@
-"""The sums that the exporter keeps, against sums written out; and the same totals wherever they are asked for."""
+"""The exporter's running sums match sums written out here, and all outputs give the same totals."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""What is served over HTTP is only read, tells browsers to run nothing, and lets no client hold it up."""
+"""HTTP servers are read-only, forbid scripts in browsers, and are not blocked by slow clients."""
 
 import socket
 from collections.abc import Iterable, Iterator

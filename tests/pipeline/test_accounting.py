@@ -1,4 +1,4 @@
-"""Savings over a life, recomputed from the raw JSON of its records by arithmetic that shares no code with them."""
+"""Savings over a task's history, recomputed from raw JSON records by independent arithmetic."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""What a run makes of drops that were amended since its parent was trained."""
+"""Tests of runs on drops that were amended after their parent was trained."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Where decoded drops are kept."""
+"""Tests of where decoded drops are cached."""
 
 from pathlib import Path
 

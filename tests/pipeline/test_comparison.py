@@ -1,4 +1,4 @@
-"""The paired comparison: its interval covers as often as it says, and its counts are those of a naive loop."""
+"""The paired comparison: its interval covers as often as stated, and its counts match a naive loop."""
 
 import numpy as np
 import pytest

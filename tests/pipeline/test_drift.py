@@ -1,4 +1,4 @@
-"""The drift advisory on scanned digits and a trained network: what is flagged, what is not, and what follows."""
+"""Drift on scanned digits and a trained network: which drops are flagged, and what follows."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What an erasure means for runs: which saw the samples, what goes on, and that the ledger still adds up."""
+"""Effects of an erasure on runs: which used the samples, which continue, and that the ledger still adds up."""
 
 from pathlib import Path
 from shutil import copytree

@@ -1,4 +1,4 @@
-"""What a model gets wrong, counted from known predictions and from a run's test split."""
+"""A model's errors, counted from known predictions and from a run's test split."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""How good a model is on the test split: against a count, sample by sample, of names that were guessed right."""
+"""Evaluation on the test split matches a count of correct predictions, sample by sample."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The gate: every condition decides alone, at its edge, and says why."""
+"""Every condition of the gate decides on its own, exactly at its limit, and gives its reason."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What the life of a drop reads, hashes and decodes on one machine, counted at the store and at the decoder."""
+"""Nothing is read, hashed or decoded twice on one machine, counted at the store and at the decoder."""
 
 import io
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Planning: from what has landed and what has been done to the next run, without a store."""
+"""Planning the next run from drops and history, without a store."""
 
 import pytest
 from support.histories import TASK, Past, drop, one_drop

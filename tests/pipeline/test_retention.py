@@ -1,4 +1,4 @@
-"""`retrain gc`: what it removes, and that nothing that comes later misses it."""
+"""`retrain gc`: what it removes, and that no later step needs it."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A review finds labels that were flipped, and what it writes is what `drop amend` reads."""
+"""A review finds flipped labels, and `drop amend` reads its output."""
 
 import csv
 from pathlib import Path

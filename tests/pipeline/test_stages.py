@@ -1,4 +1,4 @@
-"""The life of a drop, on both stores: trained on, judged, promoted and recorded, whatever comes between."""
+"""From drop to champion on both kinds of store, under interruptions."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""`target.metric` decides the target, the stop, the gate and what is recorded."""
+"""`target.metric` decides the target, the stop rule, the gate and the records."""
 
 from pathlib import Path
 

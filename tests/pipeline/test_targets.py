@@ -1,4 +1,4 @@
-"""Targets, and what scratch takes: each figure against arithmetic written out here."""
+"""Targets and the iterations of scratch match arithmetic written out here."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""An attempt leaves a whole run behind, once; what its parent left is checked before it is used."""
+"""A training stores a whole run exactly once, and checks its parent's files before use."""
 
 from pathlib import Path
 

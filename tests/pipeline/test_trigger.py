@@ -1,4 +1,4 @@
-"""The trigger policy: what a run waits for, in words and as a time, and who asks it."""
+"""The trigger policy: what a run waits for, as text and as a time, and which commands ask."""
 
 import json
 from collections.abc import Callable

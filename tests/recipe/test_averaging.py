@@ -1,4 +1,4 @@
-"""The averaged network equals a weighted sum of all the weights there were, written out by hand."""
+"""The averaged network equals a weighted sum of all earlier weights, written out by hand."""
 
 import copy
 

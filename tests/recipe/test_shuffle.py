@@ -1,4 +1,4 @@
-"""The order of a pass: any is as likely as any other, the same for the same seed, of exactly what the pass holds."""
+"""The order of an epoch: every order is equally likely, depends on the seed only, and has exactly its samples."""
 
 from collections import Counter
 from functools import partial

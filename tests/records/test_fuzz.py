@@ -1,4 +1,4 @@
-"""Whatever bytes come: a clear error or nothing but what was meant, which is read back the same."""
+"""Any bytes give either a clear error or exactly the intended record."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Names that would be script in a page are text in it, whatever way they came: as a browser sees what is served."""
+"""Names that contain script are only text in a browser, for every way of upload."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Twenty-five thousand classes, more than ImageNet-21k has, a sample each: time and memory stay sane."""
+"""Time and memory with 25,000 classes, more than ImageNet-21k has, one sample each."""
 
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A run's id: settings that came later do not change it where they are left out."""
+"""Settings that were added later do not change a run's id if they are left out."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""The house's rules: which way imports run, what starts fast, what is never used, how long a file may be."""
+"""Rules of the code: directions of imports, fast start-up, forbidden calls, and lengths of files."""
 
 import ast
 import pkgutil

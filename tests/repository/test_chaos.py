@@ -1,4 +1,4 @@
-"""`make chaos` in short: nothing is found in what lives leave, and every deliberate bug is."""
+"""`make chaos` in short: it finds nothing in correct runs, and every deliberate bug."""
 
 import pytest
 from chaos.breaks import BREAKS

@@ -1,4 +1,4 @@
-"""The chart: what each of its features renders to."""
+"""Tests of what each feature of the chart renders to."""
 
 import re
 from collections.abc import Iterator

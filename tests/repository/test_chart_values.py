@@ -1,4 +1,4 @@
-"""What may stand in the chart's values: every mistake is refused when the chart is installed."""
+"""Every mistake in the chart's values is refused when the chart is installed."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The GPU's benchmark runs to its end on the CPU, in a small size; and says in a line that there is no GPU."""
+"""The GPU benchmark runs on the CPU at a small size, and says in one line if there is no GPU."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The files that forges and editors read say what the project's chores do."""
+"""Configuration files for forges and editors match the project's chores."""
 
 from pathlib import Path
 

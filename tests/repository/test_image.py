@@ -1,4 +1,4 @@
-"""What the image is built from: the locked dependencies of those who run retrain, and of nobody else."""
+"""The image contains only the locked dependencies that running retrain needs."""
 
 import re
 import tomllib

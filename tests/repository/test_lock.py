@@ -1,4 +1,4 @@
-"""The lock files: every dependency by version and hash, from no particular index, and one version for all uses."""
+"""Lock files state every dependency by version and hash, without an index, and with one version for all uses."""
 
 import re
 from pathlib import Path

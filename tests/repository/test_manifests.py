@@ -1,4 +1,4 @@
-"""Plain manifests and examples: true to the chart, accepted by Kubernetes, by AWS, and in use."""
+"""Plain manifests and examples match the chart, and are accepted by Kubernetes and AWS."""
 
 import json
 import subprocess

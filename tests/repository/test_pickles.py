@@ -1,4 +1,4 @@
-"""A pickle that would leave a mark when it is read is planted wherever something is read: none is ever unpickled."""
+"""No object is unpickled: a pickle that would leave a trace is planted wherever something is read."""
 
 import pickle
 from contextlib import suppress

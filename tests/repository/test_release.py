@@ -1,4 +1,4 @@
-"""What `make release` builds: distributions that work outside the repository, the chart, notes, SBOM and checksums."""
+"""`make release` builds distributions that work outside the repository, the chart, notes, SBOM and checksums."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""docs/security.md: every measure names its tests, and they are there."""
+"""Every measure in docs/security.md names tests that exist."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""The documentation site: it is built without a warning, and every link in it leads somewhere."""
+"""The documentation site is built without a warning, and every link has a target."""
 
 import subprocess
 import sys

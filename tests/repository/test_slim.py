@@ -1,4 +1,4 @@
-"""The watcher and the exporter work where torch is not installed: the slim image has none."""
+"""The watcher and the exporter work without torch, as in the slim image."""
 
 import os
 import subprocess

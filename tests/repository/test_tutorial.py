@@ -1,4 +1,4 @@
-"""docs/tutorial.md and the notebook do what they say: every block is run, in its order, in an empty folder."""
+"""Every block of docs/tutorial.md and the notebook runs, in order, in an empty folder."""
 
 import csv
 import json

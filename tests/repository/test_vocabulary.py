@@ -1,4 +1,4 @@
-"""The check of `make lint` for words that readers outside the project would not expect."""
+"""Tests of the check for banned words in `make lint`."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""`retrain serve`: a real server in a process of its own, asked over HTTP."""
+"""`retrain serve` as a real server in a process of its own, over HTTP."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""The champion: its history, swaps that only one of many wins, and the way back."""
+"""The champion: its history, swaps that one of many processes wins, and rollbacks."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Saved states: the newest two, whole ones only, written while the caller goes on."""
+"""Saved states: only the newest two, only whole ones, written while the training continues."""
 
 import threading
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A record that is damaged, or of another version, is named wherever it is read, and holds up no other."""
+"""A damaged record, or one of another version, is named by every reader and does not affect others."""
 
 import json
 from collections.abc import Callable

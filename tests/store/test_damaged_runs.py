@@ -1,4 +1,4 @@
-"""What runs leave behind, damaged or exchanged: a clear error that names it, and nothing is promoted."""
+"""Damaged or exchanged files of runs give a clear error with their name, and nothing is promoted."""
 
 import hashlib
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Committed drops: only what has a whole manifest, in the order of the commits."""
+"""Only drops with a whole manifest are committed, in the order of their commits."""
 
 from collections.abc import Callable
 from pathlib import Path

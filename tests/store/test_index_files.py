@@ -1,4 +1,4 @@
-"""A run's learning-speed index in the store: a file a drop, read by who needs it, when it is needed."""
+"""A run's learning-speed index in the store: one file for each drop, read only when it is needed."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path

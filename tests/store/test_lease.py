@@ -1,4 +1,4 @@
-"""The lease: one holder at a time, and a holder that froze changes nothing when it wakes."""
+"""The lease: one holder at a time, and a holder that was frozen cannot write afterwards."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The ledger: every case of what was saved, worked out by hand, and records that stay as they were first written."""
+"""The ledger: every case of savings, computed by hand, and records that never change."""
 
 import pytest
 from support.histories import START, TASK, Past, drop, one_drop, result

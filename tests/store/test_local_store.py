@@ -1,4 +1,4 @@
-"""What is particular to a store in a folder: processes that race, die, and meet a real file system."""
+"""Tests specific to folder stores: racing and dying processes, and a real file system."""
 
 import multiprocessing
 import os

@@ -1,4 +1,4 @@
-"""One worker on a task at a time, whoever started it; what a dead one held is free at once where that can be seen."""
+"""One process works on a task at a time. On the same machine the lock of a dead process is free at once."""
 
 import logging
 import os

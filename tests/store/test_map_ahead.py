@@ -1,4 +1,4 @@
-"""Many small objects at once: in order, in bounded memory, and one that fails ends it."""
+"""Many small objects are read in parallel, in order and in bounded memory; the first error ends it."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Drops that prove damaged after their commit: put aside with a report, while retraining goes on without them."""
+"""Drops that prove damaged after their commit are quarantined with a report, and retraining continues."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is particular to S3: processes that race over HTTP, servers that fail, and what people are told then."""
+"""Tests specific to S3: racing processes over HTTP, failing servers, and the messages then."""
 
 import os
 import time

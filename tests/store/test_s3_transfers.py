@@ -1,4 +1,4 @@
-"""Several transfers at once: none waits for another one's connections, and an error ends its own alone."""
+"""Parallel transfers do not wait for each other's connections, and an error ends only its own transfer."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""Store, champions and claims under any sequence of operations, held by hypothesis against a model of each."""
+"""Stores, champions and claims under random sequences of operations, compared with a model by hypothesis."""
 
 from collections.abc import Callable
 from pathlib import Path

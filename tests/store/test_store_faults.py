@@ -1,4 +1,4 @@
-"""The full life of a drop, with the store failing in every way: it ends as if nothing had happened, or says why not."""
+"""From drop to champion while the store fails: the result is as without faults, or an error names the cause."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The environment in which boto3 speaks to a server on loopback, and to nothing else."""
+"""The environment in which boto3 connects only to a server on loopback."""
 
 AWS = {
     "AWS_ACCESS_KEY_ID": "test",

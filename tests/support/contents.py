@@ -1,4 +1,4 @@
-"""What a task's drops hold, read as training reads them and told by content."""
+"""Read a task's drops as training reads them, and identify samples by content."""
 
 from retrain.data.assignment import Assignment
 from retrain.data.content import examine_image

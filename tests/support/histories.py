@@ -1,4 +1,4 @@
-"""What has been done, made up of records: drops that landed, runs that ended, and the champion that is in force."""
+"""Histories made of records: drops that landed, runs that ended, and the champion."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta

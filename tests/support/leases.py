@@ -1,4 +1,4 @@
-"""Leases that expire without anyone waiting for it, and events that tests wait for."""
+"""Leases that expire without waiting, and events that tests wait for."""
 
 import time
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Ledgers of any size: what a drop a day leaves behind, with records as long as real ones."""
+"""Ledgers of any size, as a drop a day would leave, with records of real length."""
 
 from itertools import pairwise
 from random import Random

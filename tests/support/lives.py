@@ -1,4 +1,4 @@
-"""Whole lives of drops, small enough to take a moment: real images packed, trained on, judged and promoted."""
+"""Histories of drops that take a moment: real images are packed, trained on, evaluated and promoted."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A real Prometheus and a real Alertmanager on loopback, and what they answer."""
+"""A real Prometheus and a real Alertmanager on loopback, and queries to them."""
 
 import json
 import subprocess

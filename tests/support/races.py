@@ -1,4 +1,4 @@
-"""What racing processes do in the stores' tests: run in processes of their own, through stores opened anew."""
+"""The work of racing processes in the stores' tests, through stores that each process opens itself."""
 
 import os
 from collections.abc import Callable

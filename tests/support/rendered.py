@@ -1,4 +1,4 @@
-"""The chart as Helm's own SDK renders it, and its documents as Kubernetes' schemas see them."""
+"""The chart rendered by Helm's SDK, and its documents validated by Kubernetes' schemas."""
 
 from functools import cache
 from pathlib import Path

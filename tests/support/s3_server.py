@@ -1,4 +1,4 @@
-"""An S3 server on loopback, spoken to over real HTTP: moto, made to do what S3 promises of conditional writes."""
+"""An S3 server on loopback: moto over HTTP, with S3's guarantees for conditional writes added."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager

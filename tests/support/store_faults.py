@@ -1,4 +1,4 @@
-"""What befalls a store in the real world, as faults of the proxy in front of the S3 server."""
+"""Faults of stores in the real world, made by the proxy in front of the S3 server."""
 
 import time
 from collections import Counter

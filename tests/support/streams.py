@@ -1,4 +1,4 @@
-"""Drops of many small shards, as a producer would upload them, and what streams them."""
+"""Drops of many small shards, as a producer would upload them, and loaders that stream them."""
 
 import io
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Small studies on scanned digits, for tests: where they run, what they compare, and hand-made results."""
+"""Small studies on scanned digits for tests: folders, grids, and hand-made results."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

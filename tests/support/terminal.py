@@ -1,4 +1,4 @@
-"""The command line as its users meet it: in this process, in one of its own, or at a terminal of some width."""
+"""The command line for tests: in this process, in a process of its own, or at a terminal of a given width."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""Small trainings that take a second: plans, samples with something to learn in them, and a store that holds both."""
+"""Trainings of a second: plans, samples with something to learn, and a store for both."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What producers upload, bad and good: shards member by member, and drops that end with `_SUCCESS`."""
+"""Uploads of producers, good and bad: shards member by member, and drops that end with `_SUCCESS`."""
 
 import io
 import tarfile

@@ -1,4 +1,4 @@
-"""What the watcher's tests share: a bucket that tells a queue what lands in it, drops, and runs that end."""
+"""Helpers of the watcher's tests: a bucket that notifies a queue, drops, and ended runs."""
 
 import json
 from dataclasses import dataclass, field

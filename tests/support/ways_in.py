@@ -1,4 +1,4 @@
-"""Both ways in: files packed by a command, and files that a producer uploads with `_SUCCESS`, to S3 or a folder."""
+"""The two ways to add files: packed by a command, or uploaded with `_SUCCESS`, to S3 or a folder."""
 
 import io
 import zipfile

@@ -1,4 +1,4 @@
-"""Faults chosen by the number of a process's write to the store, not by time: they strike alike on every machine."""
+"""Faults at a numbered write to the store instead of at a time, so that they are the same on every machine."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""MLflow holds every run, every champion and the alias, however often and from wherever an export starts.
+"""MLflow gets every run, every champion and the alias, for any number of exports from any machine.
 
 The client is MLflow's own; it writes to its store of files, and to a real server where one can be started.
 """

@@ -1,4 +1,4 @@
-"""The forward pass compiled: the same training, or a sentence where this machine cannot."""
+"""Compiled forward passes give the same training, or an error if this machine cannot compile."""
 
 from pathlib import Path
 

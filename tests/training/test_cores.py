@@ -1,4 +1,4 @@
-"""Cores are shared out as the work is, and the threads of a training are its own."""
+"""Cores are divided by the work of each process, and a training uses only its own threads."""
 
 import os
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Two processes train as one would: the same samples in the same batches, the same curve, the same counters."""
+"""Two processes train like one: the same samples in the same batches, the same curve and counters."""
 
 import json
 import os

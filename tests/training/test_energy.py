@@ -1,4 +1,4 @@
-"""Measured energy: RAPL's files as Linux writes them, a GPU's counter, and what becomes of it in a run's cost."""
+"""Measured energy: RAPL's files as in Linux, a GPU's counter, and the energy in a run's cost."""
 
 from pathlib import Path
 

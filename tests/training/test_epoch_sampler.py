@@ -1,4 +1,4 @@
-"""The stream of batches: pass after pass, nothing lost at the seams, and any place of it found again."""
+"""The stream of batches: epoch after epoch without loss, resumable at any position."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Evaluation is what a sample at a time would give; what it leaves out could not have mattered."""
+"""Evaluation equals a loop over samples, and a partial evaluation gives the same decision."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Learning speed by an evaluation after each pass, against the same counted by hand."""
+"""Exact learning speed, evaluated after each epoch, matches a count by hand."""
 
 import torch
 from support.trainings import TASK, plan_of, run_of

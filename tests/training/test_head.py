@@ -1,4 +1,4 @@
-"""Rows of the head for new classes are made of the parent's features, once, and charged."""
+"""Rows of the head for new classes are computed once from the parent's features, and charged."""
 
 from collections.abc import Mapping
 

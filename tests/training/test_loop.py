@@ -1,4 +1,4 @@
-"""The loop against one written out by hand: the same data, augmentation and optimiser give the same curve."""
+"""The loop gives the same curve as a script with the same data, augmentation and optimizer."""
 
 import ast
 import inspect

@@ -1,4 +1,4 @@
-"""What a step frees on the CPU stays for the next."""
+"""Memory that a step frees on the CPU is reused by the next step."""
 
 import os
 import resource

@@ -1,4 +1,4 @@
-"""Optimisers: torch's own, bit for bit."""
+"""Optimizers equal torch's own, bit for bit."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,4 +1,4 @@
-"""Who trains in bfloat16 where it is slow is told so."""
+"""A user who trains in bfloat16 on a CPU that is slow in it gets a warning."""
 
 import logging
 from pathlib import Path

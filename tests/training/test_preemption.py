@@ -1,4 +1,4 @@
-"""SIGTERM: now, or once what must be whole is whole."""
+"""SIGTERM ends a training at once, or after the step or write in progress."""
 
 import os
 import signal

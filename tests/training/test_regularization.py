@@ -1,4 +1,4 @@
-"""Warm-up, clipping, smoothed labels, weighted classes and balanced sampling: against a script written out by hand."""
+"""Warm-up, clipping, smoothed labels, class weights and balanced sampling match a script written out by hand."""
 
 import pytest
 import torch

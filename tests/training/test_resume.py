@@ -1,4 +1,4 @@
-"""Real processes are killed at odd writes and started again: the run ends as if nothing had happened."""
+"""Real processes are killed at chosen writes and restarted: the run ends as if uninterrupted."""
 
 import os
 import random

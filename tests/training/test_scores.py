@@ -1,4 +1,4 @@
-"""Scores are scikit-learn's, and their errors are those that drawing other samples shows."""
+"""Scores match scikit-learn's, and their errors match resampling."""
 
 import math
 from typing import get_args

@@ -1,4 +1,4 @@
-"""Where a run starts, and what it is pulled back to."""
+"""Tests of a run's initial weights and of the anchors of its penalty."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A state holds everything: a run that is frozen and thawed anywhere goes on bit for bit."""
+"""A saved state is complete: a run that is saved and loaded anywhere continues bit for bit."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What a part of val may say: it is wrong as rarely as it promises, by counting and by simulation."""
+"""Partial evaluations are wrong as rarely as stated, by counting and by simulation, and runs end by their rule."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Random transforms of whole batches: torchvision's own, drawn by seed, iteration and place alone."""
+"""Random transforms of whole batches: torchvision's own, drawn only by seed, iteration and position."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Nothing in a step waits for the device: its tensors are never read on the host.
+"""No step waits for the device: its tensors are never read on the host.
 
 Without a GPU, real steps are made with fake tensors: they have shapes and no values, so what asks for a value fails.
 The CPU is where they claim to be, so copies to it are seen by name.

@@ -1,4 +1,4 @@
-"""What computes has no more threads than its process has cores, limited by affinity, a quota, or others beside it."""
+"""The number of computing threads respects affinity, CPU quota and other processes of the task."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""Working in threads: everything once, in order, and never far ahead."""
+"""Maps in threads process every item once, in order, and only a few items ahead."""
 
 from itertools import count
 

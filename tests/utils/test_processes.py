@@ -1,4 +1,4 @@
-"""Work in a process of its own ends with whoever asked for it."""
+"""A subprocess ends when its parent ends."""
 
 import os
 import subprocess

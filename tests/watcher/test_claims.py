@@ -1,4 +1,4 @@
-"""Claims: every drop is given to one run, whoever races and wherever anybody dies."""
+"""Every drop is claimed for one run, under races and crashes."""
 
 import threading
 from pathlib import Path

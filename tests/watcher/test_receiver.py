@@ -1,4 +1,4 @@
-"""Events that a server pushes over HTTP: who may, what is noted, and a real Ceph that does."""
+"""Events pushed over HTTP: authentication, which events are noted, and a real Ceph as sender."""
 
 import json
 import urllib.error

@@ -1,4 +1,4 @@
-"""Drops whose validation kills the process that does it, or the watcher as well: put aside after a few times.
+"""Drops whose validation kills its process or the watcher are quarantined after a few attempts.
 
 However many watchers there are: only what has died is counted, and not what another is just at.
 """

@@ -1,4 +1,4 @@
-"""The watcher on an S3 server that tells a queue what lands, and on Kubeflow's API: one run for each set of drops."""
+"""The watcher with an S3 server, its queue and Kubeflow's API: one run for each set of drops."""
 
 import subprocess
 import sys

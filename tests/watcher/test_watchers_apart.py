@@ -1,4 +1,4 @@
-"""Watchers in processes of their own: several at once, one that froze, and one whose Kubeflow is away for long."""
+"""Watchers in separate processes: several at once, a frozen one, and a long outage of Kubeflow."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Webhooks over real HTTP: what is signed and sent, when it is sent again, and where nothing is sent."""
+"""Webhooks over real HTTP: signatures, repeated delivery, and events that are not sent."""
 
 import base64
 import hashlib
