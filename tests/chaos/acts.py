@@ -34,7 +34,7 @@ from retrain.watcher.task_watch import Pace, TaskWatch
 from retrain.watcher.watcher import Watcher
 
 NOT_NOW = 2
-"""Exit code, as of the command: the store failed or somebody else is at work, and a sentence says so."""
+"""Exit code, as of the command: the store failed or the task is locked, and a sentence says so."""
 LEASE_SECONDS = 2.0
 BARRIER_SECONDS = 60.0
 """After which a racing process goes on without the others."""
@@ -133,7 +133,7 @@ def roll_back(place: Place, start: Barrier | None = None) -> None:
 
 
 def watch(place: Place, queue: str | None, records: int) -> None:
-    """`retrain watch`, until so many runs have ended."""
+    """`retrain watch`, until this number of runs have ended."""
     task = place.task()
     health = Health([task.name])
     watches = [TaskWatch(task, InProcessExecutor("cpu"), health, PACE)]

@@ -32,12 +32,12 @@ class Finding(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """What must have come of a life."""
+    """The required result of a life."""
 
     drops: Mapping[str, str]
     """The drops that landed: `committed` or `quarantined`, by id."""
     runs: Mapping[str, Digests]
-    """What each run yields that nobody disturbs, by its id; every one of them must have a record, and no other."""
+    """The result of each undisturbed run, by its id. Exactly these runs must have a record."""
     saved: int
     """Gross, over the ledger, in iterations."""
 
@@ -119,7 +119,7 @@ def _lost(objects: Objects, expected: Expected) -> Iterator[Finding]:
             yield Finding("lost", f"drops/{drop}", f"is not {state}")
     records = {key.removeprefix("ledger/").removesuffix(".json"): key for key in objects if is_record(key)}
     for run in records.keys() ^ expected.runs.keys():
-        yield Finding("lost", f"ledger/{run}.json", "nobody asked for it" if run in records else "no record")
+        yield Finding("lost", f"ledger/{run}.json", "not expected" if run in records else "no record")
     saved = 0.0
     for run in records.keys() & expected.runs.keys():
         record = _json(objects[records[run]])

@@ -66,7 +66,7 @@ class Ended:
 
 
 def lives(count: int, scenes: Sequence[tuple[str, str]] = SCENES, first: int = 0) -> list[Life]:
-    """So many lives, their seeds from `first` on."""
+    """Return this number of lives, with seeds from `first` on."""
     return [Life(first + number, *scene) for number, scene in enumerate(islice(cycle(scenes), count))]
 
 

@@ -65,7 +65,7 @@ def undisturbed(cast: Cast, reference: Reference) -> Expected:
 
 
 def racing(cast: Cast, reference: Reference) -> Expected:
-    """Candidates are promoted at once, one of them by two processes, while somebody rolls back."""
+    """Candidates are promoted at once, one of them by two processes, while another process rolls back."""
     cast.see_through(acts.land, DROPS[0])
     cast.together((acts.retrain,), (acts.retrain,))
     cast.see_through(acts.land, DROPS[1])

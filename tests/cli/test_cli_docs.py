@@ -26,7 +26,7 @@ ALL = dict(commands(typer.main.get_command(app), "retrain"))
 
 def test_cli_page_is_up_to_date() -> None:
     page = runpy.run_path(str(DOCS / "cli.py"))["page"]()
-    assert (DOCS / "cli.md").read_text() == page, "`make docs` writes it anew"
+    assert (DOCS / "cli.md").read_text() == page, "run `make docs`"
 
 
 def test_commands_and_parameters_have_descriptions() -> None:
@@ -55,5 +55,5 @@ def test_commands_that_print_json_have_a_schema() -> None:
     }
     assert set(schemas["PRINTED"]) == printing
     for name in printing:
-        assert (DOCS / schemas["file_of"](name)).read_text() == schemas["schema"](name), "`make docs` writes it anew"
+        assert (DOCS / schemas["file_of"](name)).read_text() == schemas["schema"](name), "run `make docs`"
     assert len(list((DOCS / "schemas").iterdir())) == len(printing)

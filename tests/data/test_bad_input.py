@@ -250,7 +250,7 @@ def test_class_with_one_sample_is_accepted(task: Task, store: LocalStore) -> Non
 
 
 def spoiled(bad: int) -> dict[str, bytes]:
-    """60 samples, of which so many cannot be decoded."""
+    """60 samples, of which this number cannot be decoded."""
     members = good(60)
     for number in range(bad):
         members[2 * number] = (members[2 * number][0], b"no image")

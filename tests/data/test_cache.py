@@ -120,7 +120,7 @@ def test_cache_is_verified_once_per_process_until_it_changes(tmp_path: Path, loc
     path.write_bytes(harmed)
     os.utime(path, ns=(written, written))
     load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")
-    assert path.read_bytes() == harmed  # nobody looked
+    assert path.read_bytes() == harmed  # it was not verified
     os.utime(path, ns=(written, written + 1))
     load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")
     assert path.read_bytes() == whole

@@ -23,7 +23,7 @@ def photograph(number: int, size: int = 64) -> Image.Image:
 
 
 def files() -> dict[str, bytes]:
-    """Return an upload with splits, one of whose test images is a training image saved anew with loss."""
+    """Return an upload with splits, one of whose test images is a training image saved again with loss."""
     found = {
         f"{split}/{name}/{number}.png": encoded(photograph(100 * place + number))
         for place, (split, name) in enumerate(itertools.product(("train", "val", "test"), ("cat", "dog")))

@@ -136,7 +136,7 @@ def arranged(source: Source, form: str) -> Files:
 
 
 def check(entry: WayIn, source: Source, form: str) -> None:
-    """Take a source in, and look for each of its files in what came of it."""
+    """Commit a source, and look for each of its files in the result."""
     odd = source.files.keys() - set(good())
     try:
         drop = entry.take(arranged(source, form), label_from=source.rule, max_bad_share=0.99)

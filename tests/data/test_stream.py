@@ -205,7 +205,7 @@ def test_stream_from_any_store_keeps_the_cache_limit(store: ObjectStore, tmp_pat
 
 
 def files(folder: Path) -> int:
-    """Bytes of the shards in a cache, while nobody may make room for another."""
+    """Bytes of the shards in a cache, while no process may make room for another."""
     with (folder / "room.lock").open("ab") as room:
         flock(room, LOCK_EX)
         return sum(path.stat().st_size for path in folder.glob("*.tar"))

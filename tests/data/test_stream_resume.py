@@ -82,7 +82,7 @@ def train_until_frozen(folder: Path, plan: Plan, writes: int) -> None:
 
 
 def started(processes: ForkServerContext, folder: Path, plan: Plan, writes: int) -> ForkServerProcess:
-    """A process that trains the plan and has stopped itself after so many writes and removals of states."""
+    """A process that trains the plan and has stopped itself after this number of writes and removals of states."""
     process = processes.Process(target=train_until_frozen, args=(folder, plan, writes))
     process.start()
     wait_until_stopped(process)

@@ -48,7 +48,7 @@ def life(tmp_path: Path) -> Life:
 
 
 def plant(life: Life, run_id: str) -> None:
-    """Have a plan in the store name other code, as whoever can write there could."""
+    """Make a plan in the store name other code, as an attacker with write access could."""
     key = life.store.keys.run(run_id, "plan.json")
     plan = json.loads(life.store.objects.read(key)[0])
     plan["task"]["model"] = {"name": THEIRS, "stem": "small", "options": {"command": "id"}}

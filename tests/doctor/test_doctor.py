@@ -95,7 +95,7 @@ def test_doctor_without_credentials_says_where_to_set_them(
 
 
 def test_missing_bucket_is_named(doctor: Doctor, s3: str) -> None:
-    code, found = doctor("s3://nobody-made-this/x", endpoint=s3)
+    code, found = doctor("s3://not-created/x", endpoint=s3)
     assert code == 1
     assert found["store"]["state"] == "failed"
     assert "Create the bucket" in found["store"]["found"]

@@ -57,7 +57,7 @@ def export(output: pytest.CaptureFixture[str], *arguments: object) -> Ran:
 
 
 def preprocess(file: bytes, config: dict[str, Any]) -> NDArray[np.float32]:
-    """Prepare an image as somebody would who has nothing but config.json: [3, H, W]."""
+    """Prepare an image with nothing but config.json: [3, H, W]."""
     given = config["preprocessing"]
     image = Image.open(io.BytesIO(file)).convert(given["color"]).resize((given["width"], given["height"]))
     pixels = (np.asarray(image, np.float32) / 255 - given["mean"]) / given["std"]

@@ -69,7 +69,7 @@ class Compiled(NamedTuple):
         return self.spec["deploymentSpec"]["executors"][f"exec-{name}"]["container"]
 
     def pod(self, name: str) -> dict[str, Any]:
-        """What Kubernetes is told of a step's pod."""
+        """The part of a step's pod that Kubernetes reads."""
         return self.pods["platforms"]["kubernetes"]["deploymentSpec"]["executors"].get(f"exec-{name}", {})
 
 

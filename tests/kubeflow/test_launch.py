@@ -28,7 +28,7 @@ def life(tmp_path: Path) -> Life:
 
 
 def task_in(folder: Path, gpus: int) -> Task:
-    """A task for so many GPUs, which are none; both its schedules are too short for any target."""
+    """A task for this number of GPUs, of which there are none here; both its schedules are too short for any target."""
     return make_task(
         store=str(folder / "store"),
         recipe={

@@ -25,7 +25,7 @@ TINY = "timm/test_resnet.r160_in1k"
 
 
 def weights_of(folder: Path, name: str = "test_resnet", classes: int = 10, seed: int = 1) -> Path:
-    """Save a timm network as somebody else's pretrained weights."""
+    """Save a timm network as pretrained weights of another origin."""
     torch.manual_seed(seed)
     path = folder / "weights.safetensors"
     save_file(timm.create_model(name, num_classes=classes).state_dict(), path)
@@ -136,7 +136,7 @@ def test_shrinking_goes_towards_the_pretrained_weights(tmp_path: Path) -> None:
             torch.testing.assert_close(parameter, (old[name] + pretrained[name]) / 2)
     torch.testing.assert_close(network.fc.weight[:3], old["fc.weight"] / 2)
     batches = [buffer for name, buffer in network.named_buffers() if name.endswith("num_batches_tracked")]
-    assert batches  # statistics start afresh, and are corrected
+    assert batches  # statistics start new, and are corrected
     assert not any(batches)
 
 

@@ -37,7 +37,7 @@ def panels(file: str) -> list[Panel]:
 
 @pytest.mark.parametrize("file", FILES)
 def test_dashboard_files_are_up_to_date(file: str) -> None:
-    assert json.loads((FOLDER / file).read_text()) == FILES[file], "make docs writes them anew"
+    assert json.loads((FOLDER / file).read_text()) == FILES[file], "run `make docs`"
 
 
 @pytest.mark.parametrize("file", FILES)

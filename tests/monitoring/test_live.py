@@ -145,7 +145,7 @@ def test_estimate_is_never_later_than_the_schedules_end(monkeypatch: pytest.Monk
 
 
 def seconds(action: Callable[[], object], times: int) -> float:
-    """The least processor time that an action takes, of five tries of so many: other processes do not count."""
+    """The least processor time of an action, over five tries of this number: other processes do not count."""
 
     def once() -> float:
         start = time.thread_time()

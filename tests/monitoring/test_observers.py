@@ -13,7 +13,7 @@ from retrain.training.progress import Progress
 
 
 def test_log_has_lines_between_evaluations(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two iterations of 32 images a second; the evaluation that follows a line at once is told too."""
+    """Two iterations of 32 images a second; the evaluation right after a line is reported too."""
     progress, lines = Progress(), LogLines()
     monkeypatch.setattr(observers, "time", SimpleNamespace(monotonic=lambda: progress.iteration / 2))
     with caplog.at_level(logging.INFO, "retrain"):

@@ -22,7 +22,7 @@ from retrain.store.keys import TaskKeys
 
 @pytest.fixture
 def hanging(tmp_path: Path) -> Path:
-    """A record that nobody has ended writing, in a ledger that is whole otherwise: who reads it waits."""
+    """A record whose writing never ends, in a ledger that is whole otherwise: its reader waits."""
     store = LocalStore(tmp_path / "store")
     known_ledger.write(store, known_ledger.pets())
     record = store.root / TaskKeys("pets").record("hanging")

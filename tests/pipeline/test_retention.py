@@ -43,7 +43,7 @@ class StopsAt(Silent):
 
 
 def a_life(folder: Path, drops: int = 0) -> Life:
-    """A task in which so many drops have been retrained on."""
+    """A task in which this number of drops have been retrained on."""
     life = Life(LocalStore(folder / "store"), folder / "work")
     for seed in range(drops):
         life.land(0, 1, seed=seed)

@@ -24,7 +24,7 @@ CLASSES, KEYS = 25_000, TaskKeys("pets")
 
 
 def weighed(task: Task, drop: str) -> tuple[str | None, int]:
-    """Take a drop in, and return what came of it with the most memory that this process had, in kB, since it began.
+    """Commit a drop, and return the result with the peak memory of this process, in kB.
 
     `getrusage` would tell what the process had that started this one, too.
     """

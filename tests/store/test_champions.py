@@ -48,10 +48,10 @@ def test_history_lists_every_promotion_in_order(store: ObjectStore) -> None:
 
 
 def test_swap_fails_if_another_candidate_was_promoted_since(store: ObjectStore) -> None:
-    nobody = TaskStore(store, "pets").champion.read()
-    TaskStore(store, "pets").champion.swap(nobody, "a", "promoted")
+    before = TaskStore(store, "pets").champion.read()
+    TaskStore(store, "pets").champion.swap(before, "a", "promoted")
     with pytest.raises(Conflict):
-        TaskStore(store, "pets").champion.swap(nobody, "b", "promoted")
+        TaskStore(store, "pets").champion.swap(before, "b", "promoted")
     first = TaskStore(store, "pets").champion.read()
     TaskStore(store, "pets").champion.swap(first, "c", "promoted")
     with pytest.raises(Conflict):

@@ -46,7 +46,7 @@ def key(life: Life, name: str) -> str:
 
 
 def exchange(life: Life, name: str, data: bytes) -> None:
-    """Put other bytes there, and let the result vouch for them, as whoever may write into the store can."""
+    """Replace the bytes, and put their digest into the result, as a person with write access could."""
     life.store.objects.write(key(life, name), data)
     digest = {MODEL: "model_digest", INDEX: "index_digest", MOMENTS: "moments_digest"}[name]
     files = life.context.files(champion(life))

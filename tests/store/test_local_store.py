@@ -28,7 +28,7 @@ def write_for_ever(url: str, letter: bytes) -> None:
 
 @contextmanager
 def writers(url: str, letters: tuple[bytes, ...]) -> Iterator[None]:
-    """Processes that each write one letter for ever, until they are killed at the end."""
+    """Processes that each write one letter in a loop, until they are killed at the end."""
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=write_for_ever, args=(url, letter)) for letter in letters]
     for process in processes:
@@ -107,7 +107,7 @@ def test_missing_store_folder_is_empty_and_not_created(tmp_path: Path) -> None:
 
 
 def test_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
-    store = LocalStore(Path("/proc/retrain"))  # where nobody can make a folder
+    store = LocalStore(Path("/proc/retrain"))  # where no folder can be made
     with pytest.raises(StoreError, match=r"^/proc/retrain: k: "):
         store.write("k", b"")
 

@@ -84,7 +84,7 @@ def test_killed_commands_lock_is_free_on_the_same_machine(life: Life) -> None:
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     left = life.store.objects.read(KEYS.lease)[0]
     away(life.store.objects)
-    assert acquire(life.store.objects, KEYS.lease) is None, "from another machine nobody can tell"
+    assert acquire(life.store.objects, KEYS.lease) is None, "another machine cannot tell"
     life.store.objects.write(KEYS.lease, left)
     with life.store.lock():
         pass

@@ -110,7 +110,7 @@ MAY_LIST = {
 
 
 class Cloud:
-    """A bucket with its roles; whoever speaks takes on one of them."""
+    """A bucket with its roles; each client takes one of them."""
 
     def __init__(self, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.endpoint, self._monkeypatch = endpoint, monkeypatch

@@ -33,7 +33,7 @@ def run(life: Life) -> RunRecord:
 
 
 def damage(life: Life, drop: Drop) -> None:
-    """Flip one bit in the middle of its first shard; the size stays, and nothing of it is in the cache any more."""
+    """Flip one bit in the middle of its first shard; the size stays, and the cache no longer has it."""
     key = life.store.keys.shard(drop.id, drop.shards[0].name)
     data = bytearray(life.store.objects.read(key)[0])
     data[len(data) // 2] ^= 1

@@ -125,7 +125,7 @@ def test_body_corrupted_in_transit_is_refused(s3: str, bucket: str) -> None:
 
 
 class LostEnd:
-    """Loses the reply to the request that ends a multipart upload; asked again, there is no such upload any more."""
+    """Loses the reply to the request that ends a multipart upload; a repeated request finds no such upload."""
 
     def __init__(self) -> None:
         self.ended = ""

@@ -39,11 +39,11 @@ def test_object_arrives_while_all_transfer_threads_are_busy(
     assert isinstance(opened, BufferedReader)
     assert isinstance(opened.raw, S3Stream)
 
-    def nobody(start: int, end: int) -> S3Stream:
+    def unused(start: int, end: int) -> S3Stream:
         raise AssertionError("the helper is busy")
 
     with opened, (tmp_path / "k").open("xb") as file:
-        download_parts(opened.raw, nobody, busy, file)
+        download_parts(opened.raw, unused, busy, file)
     assert (tmp_path / "k").read_bytes() == content
 
 

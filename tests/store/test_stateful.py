@@ -104,14 +104,14 @@ class Worlds(RuleBasedStateMachine):
 
     @rule(target=sightings)
     def look(self) -> champions.ChampionSnapshot:
-        """The champion in force is the last of the history."""
+        """The champion is the last entry of the history."""
         seen = TaskStore(self.store, "pets").champion.read()
         assert seen.run_id == (self.history[-1] if self.history else None)
         return seen
 
     @rule(seen=sightings, run=st.sampled_from("xyz"))
     def promote(self, seen: champions.ChampionSnapshot, run: str) -> None:
-        """Only who saw the champion in force replaces it."""
+        """Only a process that has seen the current champion replaces it."""
         if len(seen.champion.history if seen.champion else ()) == len(self.history):
             TaskStore(self.store, "pets").champion.swap(seen, run, "promoted")
             self.history.append(run)
@@ -121,7 +121,7 @@ class Worlds(RuleBasedStateMachine):
 
     @rule(client=st.sampled_from([0, 1]))
     def refresh(self, client: int) -> None:
-        """A watcher looks at the claims anew."""
+        """A watcher reads the claims again."""
         self.claims[client].refresh()
 
     @rule(client=st.sampled_from([0, 1]), plan=st.sampled_from(PLANS))
@@ -164,7 +164,7 @@ class Worlds(RuleBasedStateMachine):
 
 
 def check(open_corner: Callable[[str], ObjectStore], examples: int) -> None:
-    """Run so many sequences, each in an empty store."""
+    """Run this number of sequences, each in an empty store."""
 
     class Opened(Worlds):
         def __init__(self) -> None:

@@ -87,7 +87,7 @@ def test_delete_removes_and_a_missing_object_is_no_error(store: ObjectStore) -> 
     store.delete("k")
     store.delete("k")
     assert list(store.list()) == []
-    store.create("k", b"anew")
+    store.create("k", b"again")
 
 
 def test_listing_is_in_key_order_with_sizes(store: ObjectStore) -> None:
@@ -189,7 +189,7 @@ def test_unknown_store_addresses_list_the_allowed_ones(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["s3:/bucket/prefix", "s3:bucket", "gs:bucket", "az:/container/x", "~nobody-of-this-name/store"]
+    "address", ["s3:/bucket/prefix", "s3:bucket", "gs:bucket", "az:/container/x", "~no-such-user/store"]
 )
 def test_address_of_no_store_is_refused(address: str) -> None:
     with pytest.raises(StoreError, match="store: "):

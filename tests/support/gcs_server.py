@@ -27,7 +27,7 @@ CONDITION = "HTTP_X_GOOG_IF_GENERATION_MATCH"
 
 KEY = json.dumps({"disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""})
 GCS = {"GOOGLE_SERVICE_ACCOUNT_KEY": KEY, "NO_PROXY": "127.0.0.1"}
-"""The environment in which obstore asks nobody for a token."""
+"""The environment in which obstore asks no server for a token."""
 
 
 class Generations:

@@ -28,7 +28,7 @@ COSTS = Costs(price_per_device_hour=1.8, currency="EUR", device_watts=300, grams
 
 
 def target(accuracy: float = 0.8, baseline: int = 400, age: int = 0) -> Target:
-    """L_100 of a baseline that took so many iterations."""
+    """L_100 of a baseline that took this number of iterations."""
     return Target(
         level=100,
         accuracy=accuracy,
@@ -54,7 +54,7 @@ def run(
     attempt: int = 0,
     drops: Iterable[str] = ("d-1",),
 ) -> RunRecord:
-    """The record of run `number`, which ended so many days after `START`; judged if it was promoted or refused."""
+    """The record of run `number`, which ended `number` days after `START`; evaluated if it was promoted or refused."""
     judged = promoted is not None or purpose != "retrain"
     evaluation = Evaluation(samples=100, accuracy=0.79, old=0.9, new=0.7, by_class={}, comparison=None)
     return RunRecord(
@@ -84,7 +84,7 @@ def run(
 
 
 def _result(number: int, outcome: str, used: int, aim: Target | None) -> Result:
-    """A training that stopped at L_100 after so many iterations, and had L_99 in nine tenths of them."""
+    """A training that reached L_100 and ended after these iterations, and L_99 after nine tenths of them."""
     reached = {"99": None, "100": None} if outcome == "missed" else {"99": used * 9 // 10, "100": used}
     s_scratch = aim.baseline_reached_at["100"] if aim else None
     return Result(

@@ -11,7 +11,7 @@ SCRATCH = 40_000
 
 
 def ledger_of(runs: int) -> list[RunRecord]:
-    """Return the records of so many runs, oldest first: scratch, then continuous ones, a few of which miss."""
+    """Return the records of this number of runs, oldest first: scratch, then continuous ones, a few of which miss."""
     random = Random(0)
     records = [known_ledger.run(0, SCRATCH, SCRATCH, "completed", method="scratch", promoted=True)]
     for number in range(1, runs):

@@ -30,7 +30,7 @@ def get(url: str) -> str:
 
 
 def wait_for(condition: Callable[[], T | None], what: str, seconds: float = 120) -> T:
-    """What the condition returns once it returns something; while nobody listens, it has not."""
+    """Return the condition's first result that is not None. A server that does not listen yet counts as None."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:

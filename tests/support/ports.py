@@ -9,7 +9,7 @@ PORTS = range(10_000, 32_768)
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on, and that no other process is given by the system."""
+    """Return a free port that the system gives to no other process."""
     while True:
         port = SystemRandom().choice(PORTS)
         with socket.socket() as probe:

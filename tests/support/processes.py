@@ -37,7 +37,7 @@ def forkserver() -> ForkServerContext:
 
 
 class Preloaded(ForkServerContext):
-    """Starts processes with all that `run_in_subprocess` would import anew, in the environment of the caller."""
+    """Starts processes with all that `run_in_subprocess` would import again, in the environment of the caller."""
 
     def __init__(self) -> None:
         forkserver()

@@ -64,7 +64,7 @@ def count_up(url: str, endpoint_url: str | None, number: int) -> int:
 
 
 def promote_itself(url: str, endpoint_url: str | None, number: int) -> None:
-    """Put `run-<number>` in force, however often others come first."""
+    """Promote `run-<number>`, even if other processes come first."""
     store = TaskStore(open_store(url, endpoint_url), "pets")
     while True:
         try:
@@ -75,7 +75,7 @@ def promote_itself(url: str, endpoint_url: str | None, number: int) -> None:
 
 
 def promote_or_roll_back(url: str, endpoint_url: str | None, number: int) -> None:
-    """Put `run-<number>` in force if the number is even, and else roll back five times whatever is."""
+    """Promote `run-<number>` if the number is even; otherwise roll back five times."""
     store = TaskStore(open_store(url, endpoint_url), "pets")
     if number % 2 == 0:
         promote_itself(url, endpoint_url, number)

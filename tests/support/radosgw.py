@@ -28,7 +28,7 @@ KEY = "test"
 """User, access key and secret."""
 FRONTEND = "tcp_nodelay=1"
 """How the gateway answers: by Ceph's default, 0, the end of an answer waits until its beginning is acknowledged, which
-clients put off for 40 ms."""
+clients delay by 40 ms."""
 PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "radosgw")
 
 CONFIGURATION = """

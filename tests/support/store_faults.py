@@ -52,7 +52,7 @@ def lost_request(request: Request, forward: Forward) -> None:
 
 
 def lost_reply(request: Request, forward: Forward) -> None:
-    """The request takes effect, and nobody is told."""
+    """The request takes effect, and its reply is lost."""
     forward(request)
 
 
@@ -71,10 +71,10 @@ PASSING: Mapping[str, Fault] = {
     fault.__name__: fault
     for fault in (latency, internal_error, unavailable, slow_down, reset, cut, truncated, lost_request, lost_reply)
 }
-"""What a client is to get over by itself, where it does not go on for ever."""
+"""Faults that a client must survive if they pass."""
 
 LASTING: Mapping[str, Fault] = {fault.__name__: fault for fault in (expired, skewed, unavailable, lost_request)}
-"""What only people, or time, can put right."""
+"""Faults that only people or time can mend."""
 
 
 class First:

@@ -51,7 +51,7 @@ FACTORIES = frozenset({TASK.model.name})
 
 
 class Silent:
-    """An observer that keeps what it is told."""
+    """An observer that keeps all events."""
 
     def __init__(self) -> None:
         self.points: list[Point] = []

@@ -93,7 +93,7 @@ def on_s3(bucket: str, endpoint: str, host: str | None = None) -> Place:
 
 
 def notified_queue(bucket: str, endpoint: str) -> str:
-    """The URL of a queue that is told of every drop that ends in the bucket."""
+    """The URL of a queue that the bucket notifies of every ended drop."""
     sqs: Any = boto3.client("sqs", endpoint_url=endpoint)
     url: str = sqs.create_queue(QueueName=f"events-{uuid4().hex}")["QueueUrl"]
     arn = _arn(sqs, url)

@@ -105,7 +105,7 @@ def wait_for_frozen(note: Path, command: subprocess.Popen[str]) -> int:
 
 
 def wait_for_pending(pid: int, number: signal.Signals) -> None:
-    """Wait until a stopped process has been sent a signal, which it will hear when it goes on."""
+    """Wait until a signal is pending for a stopped process, which receives it when it continues."""
     while not any(int(pending, 16) >> (number - 1) & 1 for pending in _pending(pid)):
         time.sleep(0.01)
 

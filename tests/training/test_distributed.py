@@ -125,7 +125,7 @@ def plan_in(folder: Path) -> Plan:
 
 
 def uninterrupted(folder: Path, plan: Plan) -> tuple[object, ...]:
-    """Train to the end in two processes, then remove what came of it."""
+    """Train to the end in two processes, then remove the result."""
     assert start(train_together, folder, plan).join() == [0, 0]
     found = outcome(folder, plan)
     store = context_of(folder).store.objects

@@ -36,7 +36,7 @@ STRENGTH = 0.01
 
 
 def trained(run: Run, observer: Silent | None = None) -> str:
-    """Train without anybody who saves or stops it."""
+    """Train without saving or stopping."""
     return run_loop(run, observer or Silent(), lambda run: None, lambda: False)
 
 
@@ -51,7 +51,7 @@ class Naive(NamedTuple):
 
 
 def by_hand(plan: Plan, data: Samples, val: Samples, parent: Parent | None) -> Naive:
-    """Train as somebody would who writes a script for this one method."""
+    """Train as a script for this one method would."""
     network, origin = fresh_network(plan), fresh_network(plan)
     if plan.method == "naive":
         take_over(network, parent.weights, 1.0, 0.0)
@@ -66,7 +66,7 @@ def by_hand(plan: Plan, data: Samples, val: Samples, parent: Parent | None) -> N
     accuracies, train_losses, losses = [], [], []
     for iteration in range(1, plan.iterations + 1):
         if plan.method != "naive":
-            network[1].momentum = 0.1 / (1 - 0.9**iteration)  # statistics that start afresh are those of this run alone
+            network[1].momentum = 0.1 / (1 - 0.9**iteration)  # statistics that start new are those of this run alone
         indices = next(batches)
         loss = functional.cross_entropy(network(augmented(data.images[indices], random)), data.labels[indices])
         losses.append(loss.item())
@@ -312,7 +312,7 @@ def test_points_have_the_accuracy_of_training_batches() -> None:
 
 
 def test_shrunk_network_is_above_chance_after_few_iterations() -> None:
-    """Its running statistics start afresh; uncorrected, they would be the initial ones for the most part.
+    """Its running statistics start new; uncorrected, they would be the initial ones for the most part.
 
     The parent's convolution is made small, which its normalisation undoes.
     """

@@ -12,7 +12,7 @@ from retrain.training.hardware import tune_malloc
 
 
 def pages(keep: bool, environment: dict[str, str], line: Connection) -> None:
-    """Send how many pages came from the kernel in ten steps after the first few, and the weights that came of them."""
+    """Send how many pages came from the kernel in ten steps after the first few, and the resulting weights."""
     torch.set_num_threads(1)
     os.environ |= environment
     if keep:

@@ -53,7 +53,7 @@ def outcome(place: Path, plan: Plan) -> tuple[str | None, str | None, Curve, int
 
 
 def uninterrupted(place: Path, plan: Plan) -> tuple[str | None, str | None, Curve, int]:
-    """Train to the end in this process, then remove what came of it."""
+    """Train to the end in this process, then remove the result."""
     attempt_in(place, plan)
     found = outcome(place, plan)
     store = context_of(place).store.objects
@@ -97,7 +97,7 @@ def started(
     writes: int,
     work: Callable[[Path, Plan], object] = attempt_in,
 ) -> ForkServerProcess:
-    """A process that trains the plan and has stopped itself after so many writes and removals of states."""
+    """A process that trains the plan and has stopped itself after this number of writes and removals of states."""
     process = processes.Process(target=train_until_frozen, args=(work, place, plan, writes))
     process.start()
     wait_until_stopped(process)

@@ -10,7 +10,7 @@ PREFIX = "team a/pets/drops/"
 
 
 def notification(*keys: str, name: str = "ObjectCreated:Put") -> str:
-    """The body of a message, with fields that AWS sends and nobody here reads."""
+    """The body of a message, with fields that AWS sends and this project does not read."""
     records = [
         {
             "eventVersion": "2.1",
