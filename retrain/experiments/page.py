@@ -40,11 +40,12 @@ def page(study: Study, kept: KeptRuns) -> str:
     sections = [
         f"# {study.title}",
         f"{_subject(study)} ({study.size} size).",
-        f"**Set-up.** {study.regime.strip()}",
+        *_claims(study),
+        "## Set-up",
+        study.regime.strip(),
         f"**To repeat it.** `retrain study run {study.name}`, then `retrain study report {study.name}`. Every figure "
         f"below comes from `{study.name}/runs.jsonl`; `retrain study report --check` computes all of them again.",
         f"**Made with.** {_made_with(study, kept)}",
-        *_claims(study),
         *_findings(study),
         *_paper_comparison(study, by_group),
         "## Results",
