@@ -164,11 +164,16 @@ WORKER_STEPS = {"train": train_only, "complete": complete}
 def worker_main() -> None:
     """Run the step that the command line names: `python -m retrain.kubeflow.steps STEP TASK RUN DEVICE`.
 
-    `launch`, or torchrun in a TrainJob, starts several of these processes to train together.
+    `launch`, or torchrun in a TrainJob, starts several of these processes to train together. A `UserError`, such as a
+    task of a newer version than the image's, is logged as one message and ends the process with 2.
     """
     signal.signal(signal.SIGTERM, raise_preempted)
     step, *arguments = sys.argv[1:]
-    WORKER_STEPS[step](*arguments)
+    try:
+        WORKER_STEPS[step](*arguments)
+    except UserError as error:
+        log.error("%s", error)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -274,3 +274,16 @@ def test_missed_target_hands_on_the_escalated_run(task: Task, tmp_path: Path) ->
     after_training(task, last)
     steps.finish(task.model_dump_json(), "s2", JOB, "SUCCEEDED", "")
     assert [record.run_id for record in TaskStore(store, "pets").ledger.read()][-1] == last
+
+
+def test_worker_ends_with_one_message_on_a_task_it_cannot_read(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in a job that a newer version rendered than the image's."""
+    logging.getLogger("retrain").addHandler(caplog.handler)
+    monkeypatch.setattr("sys.argv", ["steps", "complete", '{"name": "pets", "colour": 1}', "scratch-1", "cpu"])
+    with pytest.raises(SystemExit) as end:
+        steps.worker_main()
+    assert end.value.code == 2
+    assert "unknown field 'colour'" in caplog.text
+    assert "Traceback" not in caplog.text
