@@ -68,6 +68,12 @@ def test_kueue_example_uses_the_version_that_is_not_deprecated() -> None:
     assert {document["apiVersion"] for document in load(EXAMPLES / "kueue-queues.yaml")} == {"kueue.x-k8s.io/v1beta2"}
 
 
+def test_kueue_example_preempts_a_training_of_lower_priority() -> None:
+    """Kueue's default is never to preempt."""
+    [queue] = [each for each in load(EXAMPLES / "kueue-queues.yaml") if each["kind"] == "ClusterQueue"]
+    assert queue["spec"]["preemption"] == {"withinClusterQueue": "LowerPriority"}
+
+
 def test_aws_takes_the_queue_its_policies_and_the_notification(s3: str) -> None:
     def client(service: str) -> Any:
         return boto3.client(service, endpoint_url=s3, region_name="eu-west-1")

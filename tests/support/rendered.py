@@ -28,6 +28,7 @@ CUSTOM = {
     "ResourceFlavor",
     "Sensor",
     "ServiceMonitor",
+    "WorkloadPriorityClass",
 }
 """The kinds that Kubernetes has no schema of its own for; every other must validate."""
 
