@@ -17,9 +17,12 @@ from retrain.errors import DropError
 from retrain.store.base import ObjectStore
 
 SPLITS: tuple[Split, ...] = get_args(Split)
-SPLIT_NAMES: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""Names of folders and archives that contain a split."""
-
+SPLIT_NAMES: dict[str, Split] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+"""Names of folders and archives that contain a split, as Hugging Face's `imagefolder` has them."""
 
 LABEL_BYTES = 1024
 """Largest label in bytes that is read while its tar is listed."""
@@ -51,6 +54,11 @@ class SourceFile:
         return f"{self.archive}/{self.name}" if self.archive else str(self.name)
 
 
+def split_called(name: str) -> Split | None:
+    """Return the split of this name, in upper or lower case, or None."""
+    return SPLIT_NAMES.get(name.lower())
+
+
 def list_folder(root: Path) -> Iterator[SourceFile]:
     """Yield every file and folder below `root`, in no particular order.
 
@@ -75,7 +83,7 @@ def list_archive(path: Path) -> Iterator[SourceFile]:
     """Yield every file and folder of a tar, a gzipped tar or a zip. Raises `DropError` if it is damaged or hostile."""
     try:
         with path.open("rb") as stream:
-            if path.suffix == ".tar":
+            if path.suffix.lower() == ".tar":
                 yield from _list_tar(stream, str(path), partial(_read_part, path))
             else:
                 yield from _list_packed(stream, str(path))
@@ -106,7 +114,7 @@ def list_stored_archive(store: ObjectStore, prefix: str, archive: SourceFile) ->
     """Yield the files and folders of an archive in a store. A tar is read where it lies, any other is fetched."""
     key, where = f"{prefix}{archive.name}", f"{archive.root}/{archive.name}"
     with store.open(key) as stream:
-        if archive.name.suffix == ".tar":
+        if archive.name.suffix.lower() == ".tar":
             yield from _list_tar(HashingReader(stream), where, partial(store.read_range, key))
         else:
             yield from _list_packed(stream, where)
@@ -140,8 +148,8 @@ UNNAMED = "tars in a folder are named after their split: train.tar, val.tar, tes
 def split_of_archive(name: PurePosixPath) -> Split | None:
     """Return the split that an archive, or the folder that it lies in, is named after."""
     first = name.parts[0]
-    called = re.match(r"[a-z]+(?=[-_.])", first) if len(name.parts) == 1 else re.fullmatch(r"[a-z]+", first)
-    return SPLIT_NAMES.get(called[0]) if called and len(name.parts) <= 2 else None
+    called = re.match(r"[A-Za-z]+(?=[-_.])", first) if len(name.parts) == 1 else re.fullmatch(r"[A-Za-z]+", first)
+    return split_called(called[0]) if called and len(name.parts) <= 2 else None
 
 
 def _list_tar(stream: BinaryIO | HashingReader, where: str, read: Callable[[int, int], bytes]) -> Iterator[SourceFile]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from retrain.config import Split
-from retrain.data.files import SPLIT_NAMES, SPLITS, SourceFile
+from retrain.data.files import SPLITS, SourceFile, split_called
 from retrain.data.images import EXTENSIONS
 from retrain.data.litter import litter_kind
 from retrain.data.tables import TABLES
@@ -199,12 +199,13 @@ def label_by_folder(found: FoundFiles, asked: bool) -> Iterator[Labelled]:
     """
     for image in found.images:
         parts, split, is_plain = image.name.parts, image.split, len(image.name.parts) == 2
-        if len(parts) == 3 and split in (None, SPLIT_NAMES.get(parts[0])) and parts[0] in SPLIT_NAMES:
-            split, parts = SPLIT_NAMES[parts[0]], parts[1:]
+        called = split_called(parts[0])
+        if len(parts) == 3 and called and split in (None, called):
+            split, parts = called, parts[1:]
         if len(parts) != 2:
             found.unread.append(Unread.of(image, f"not an image of a class; expected {SHAPE}"))
             continue
-        if is_plain and parts[0] in SPLIT_NAMES and not asked:
+        if is_plain and called and not asked:
             raise DropError(
                 f"{image}: would be of class {parts[0]!r}, which is a split's name; expected {parts[0]}/{SHAPE}. If it "
                 "is a class, choose --label-from folder (in a task: data.label_from)"
@@ -270,8 +271,9 @@ def _read_label(file: SourceFile, rule: LabelRule) -> str | DropError:
 def split_and_path(image: SourceFile) -> tuple[Split | None, tuple[str, ...]]:
     """Return the split that an image's archive or topmost folder is named after, and its path below that."""
     parts = image.name.parts
-    if len(parts) > 1 and image.split in (None, SPLIT_NAMES.get(parts[0])) and parts[0] in SPLIT_NAMES:
-        return SPLIT_NAMES[parts[0]], parts[1:]
+    called = split_called(parts[0])
+    if len(parts) > 1 and called and image.split in (None, called):
+        return called, parts[1:]
     return image.split, parts
 
 

@@ -11,7 +11,6 @@ from retrain.config import Split
 from retrain.config.task import Data
 from retrain.data.archives import SUFFIXES
 from retrain.data.files import (
-    SPLIT_NAMES,
     SPLITS,
     SourceFile,
     expand_archives,
@@ -19,6 +18,7 @@ from retrain.data.files import (
     list_folder,
     list_store,
     list_stored_archive,
+    split_called,
 )
 from retrain.data.images import EXTENSIONS
 from retrain.data.labels import (
@@ -110,7 +110,7 @@ def _without_wrapper(files: Iterable[SourceFile]) -> list[SourceFile]:
     meant = [file.name.parts for file in files if not (litter_kind(file.name) or file.is_folder)]
     below = {parts[1] for parts in meant if len(parts) > 2}
     tops = {parts[0] for parts in meant}
-    if len(tops) != 1 or tops & SPLIT_NAMES.keys() or not (len(below) > 1 or below & SPLIT_NAMES.keys()):
+    if len(tops) != 1 or any(map(split_called, tops)) or not (len(below) > 1 or any(map(split_called, below))):
         return files
     if any(len(parts) < 3 and PurePosixPath(*parts).suffix[1:].lower() in EXTENSIONS for parts in meant):
         return files

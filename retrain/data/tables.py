@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from retrain.config import Split
-from retrain.data.files import SPLIT_NAMES
+from retrain.data.files import SPLIT_NAMES, split_called
 from retrain.errors import DropError
 from retrain.utils.extras import import_extra
 
@@ -37,9 +37,10 @@ def read_table(data: bytes, extension: str, where: str) -> Iterator[Row]:
             path, label = _column(row, PATH, where), _column(row, LABEL, where)
         of_row = f"{where}: row {number}"
         texts = {name: _text(row.get(name), name, of_row) for name in (path, label, "split", "id")}
-        if texts["split"] and texts["split"] not in SPLIT_NAMES:
+        split = split_called(texts["split"])
+        if texts["split"] and not split:
             raise DropError(f"{of_row}: split {texts['split']!r}; allowed are {', '.join(SPLIT_NAMES)}")
-        yield Row(number, texts[path], texts[label], SPLIT_NAMES.get(texts["split"]), texts["id"])
+        yield Row(number, texts[path], texts[label], split, texts["id"])
 
 
 def read_records(

@@ -133,6 +133,22 @@ def test_split_is_no_class_unless_the_task_says_so(near: WayIn, files: dict[str,
         near.take(files)
 
 
+@pytest.mark.parametrize(
+    ("train", "val", "test"), [("Train", "VAL", "Test"), ("training", "dev", "eval"), ("TRAINING", "Valid", "testing")]
+)
+def test_splits_have_further_names_in_any_case(near: WayIn, train: str, val: str, test: str) -> None:
+    files = {f"{train}/{name}": data for name, data in sidecars(9).items()}
+    files |= {f"{val}/{name}": data for name, data in sidecars(5, first=100).items()}
+    drop = near.take({**files, f"{test}.TAR": tar(sidecars(4, first=200))})
+    assert [drop.samples(split) for split in ("train", "val", "test")] == [9, 5, 4]
+
+
+@pytest.mark.parametrize("name", ["Train", "TEST", "validation", "Dev"])
+def test_split_in_any_case_is_no_class(near: WayIn, name: str) -> None:
+    with pytest.raises(DropError, match=f"of class '{name}', which is a split's name"):
+        near.take(tree("cat", name))
+
+
 def test_class_of_a_split_may_be_called_like_a_split(near: WayIn) -> None:
     files = {
         f"{split}/{name}": png(n) for n, (split, name) in enumerate(product(("train", "test"), tree("car", "train")))
