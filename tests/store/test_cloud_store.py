@@ -104,6 +104,22 @@ def test_wrong_azure_key_is_reported(azure: str, monkeypatch: pytest.MonkeyPatch
         open_store("az://models/t", azure).read("k")
 
 
+@pytest.mark.parametrize(
+    ("address", "variable", "value"),
+    [
+        ("gs://models/t", "GOOGLE_SERVICE_ACCOUNT_KEY", '{"private_key": "planted secret"'),
+        ("az://models/t", "AZURE_STORAGE_ACCOUNT_KEY", "planted secret"),
+    ],
+)
+def test_unreadable_cloud_credentials_are_reported(
+    azure: str, monkeypatch: pytest.MonkeyPatch, address: str, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(StoreError, match="Check the credentials: ") as raised:
+        open_store(address)
+    assert "planted" not in str(raised.value)
+
+
 def test_endpoint_names_the_azure_account(azure: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME")
     client = SERVICES["az"].open("models", "https://birds.blob.core.windows.net")

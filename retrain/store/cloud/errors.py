@@ -18,6 +18,7 @@ REFUSED = re.compile(r"status code: 40[13]|token request")
 """By the service, or already where a token for it comes from."""
 UNREACHABLE = re.compile(r"\(Connect\)|connect error|dns error|Connection refused")
 STATUS = re.compile(r"non-2xx status code: (\d{3})")
+GENERIC = re.compile(r"^Generic \w+ error: ")
 CODE = re.compile(r"<Code>(\w+)</Code>")
 IMPOSSIBLE = re.compile(r"empty path segment|bad segment|illegal character", re.IGNORECASE)
 
@@ -47,6 +48,11 @@ def translate_errors(place: Location) -> Iterator[None]:
         yield
     except (BaseError, OSError, ValueError) as error:
         raise _translated(place, error) from error
+
+
+def unusable_credentials(place: Location, error: Exception) -> StoreError:
+    """Return the error for credentials that obstore cannot read, before it has sent any request."""
+    return StoreError(f"{place}: {_first_lines(error)}. {place.service.advice}")
 
 
 def retry(call: Callable[[], Reply]) -> Reply:
@@ -94,7 +100,7 @@ def _cause(service: Service, error: Exception) -> str:
 
 def _first_lines(error: Exception) -> str:
     """Return what happened without the Rust structures that follow; of a refusal in XML, only its code."""
-    text = " ".join(str(error).partition("Debug source:")[0].split())
+    text = GENERIC.sub("", " ".join(str(error).partition("Debug source:")[0].split()))
     if code := CODE.search(text):
         text = f"{text.partition(': <')[0]}: {code[1]}"
     return mask_credentials(text)[:500].rstrip(". ")

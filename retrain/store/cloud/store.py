@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, BinaryIO
 from uuid import uuid4
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, GenericError, PreconditionError
+from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, PreconditionError
 
 from retrain.store.base import Conflict, Entry, Missing, check_key, confirm_write
-from retrain.store.cloud.errors import Location, is_broken_reply, retry, translate_errors
+from retrain.store.cloud.errors import Location, is_broken_reply, retry, translate_errors, unusable_credentials
 from retrain.store.cloud.services import SERVICES
 from retrain.store.cloud.streams import CloudStream
 from retrain.store.requests import ATTEMPTS, backoff, timed_request
@@ -40,8 +40,10 @@ class CloudStore:
         self._endpoint = endpoint_url
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self.url = f"{scheme}://{bucket}/{self._prefix}".rstrip("/")
-        with self._translate_errors(""):
+        try:
             self._client = self._service.open(bucket, endpoint_url)
+        except (BaseError, ValueError) as error:
+            raise unusable_credentials(self._place(""), error) from error
 
     def read(self, key: str) -> tuple[bytes, str]:
         """Return the object's bytes and version. Raises `Missing`."""
