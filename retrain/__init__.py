@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from retrain.inference.model import Model, Predictions
     from retrain.records import RunRecord
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ImageError",
