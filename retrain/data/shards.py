@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import tarfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain, count, groupby
 from operator import itemgetter
@@ -21,7 +20,6 @@ READ = EXTENSIONS | {"cls"}
 """Files of a sample that are read; producers may put others beside them."""
 NAME = re.compile(r"((?:.*/)?[^.]+)\.([^/]*)")
 """WebDataset's rule: a sample's key ends at the first dot after the last slash."""
-BLOCK = tarfile.BLOCKSIZE
 FIRST = frozenset({"bmp", "jpeg", "jpg", "png", "webp"})
 """Images that come before others of the same key: shards committed when only these were read keep their samples."""
 
@@ -66,28 +64,22 @@ def _write_shard(samples: Iterator[Encoded], split: Split, number: int, folder: 
 
 
 def _write_tar(samples: Iterator[Encoded], path: Path) -> int:
+    """Write a shard. Every field of a header is fixed, so equal samples are equal bytes.
+
+    PAX, because other formats refuse long names.
+    """
+    from webdataset.writer import TarWriter  # imports torch, which only those who write shards wait for
+
+    fixed = {"user": "", "group": "", "mode": 0o444, "mtime": 0, "format": "PAX_FORMAT"}
     written = 0
     try:
-        with path.open("wb") as file:
+        with path.open("wb") as file, TarWriter(file, encoder=False, **fixed) as tar:
             for sample in samples:
-                for extension, data in sorted(((sample.extension, sample.data), ("cls", sample.class_name.encode()))):
-                    file.write(_header(f"{sample.key}.{extension}", len(data)) + data + bytes(-len(data) % BLOCK))
+                tar.write({"__key__": sample.key, sample.extension: sample.data, "cls": sample.class_name.encode()})
                 written += 1
-            file.write(bytes(2 * BLOCK))  # the end of a tar
-            file.write(bytes(-file.tell() % tarfile.RECORDSIZE))
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}. Set $TMPDIR to another folder.") from error
     return written
-
-
-def _header(name: str, size: int) -> bytes:
-    """Return a file's header in a tar. Every other field is fixed, so equal samples are equal bytes.
-
-    PAX, because other formats refuse long names. tarfile's own `addfile` would keep every header in memory.
-    """
-    member = tarfile.TarInfo(name)
-    member.size, member.mode = size, 0o444
-    return member.tobuf(tarfile.PAX_FORMAT)
 
 
 def split_name(name: str) -> tuple[str, str] | None:

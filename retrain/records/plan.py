@@ -85,8 +85,9 @@ class StopRule(Record):
     """Standard errors of the newest accuracy on val that it must gain, where they are more."""
     excess: float | None = None
     """Accuracy above a carried target that doubles the gain asked for; None: it stays."""
-    improve_until: int | None = None
-    """Iterations after which a run at a carried target ends even if it still improves; None: it continues."""
+    improve_until: Annotated[int | None, NotIdentity] = None
+    """Iterations after which a run at a carried target ends even if it still improves; None: it continues. Not part of
+    a run's id, so that unfinished runs of earlier versions are continued."""
     patience: int | None
     """Iterations without a gain after which a run below its target is given up; None: at its schedule's end alone."""
 

@@ -10,7 +10,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support.pictures import png, tar
 from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
-from webdataset.writer import TarWriter
 
 from retrain.data.shards import Encoded, read_shard, split_name, write_shards
 from retrain.errors import DropError
@@ -62,16 +61,6 @@ def test_webdataset_reads_our_shards(tmp_path: Path) -> None:
         (sample.key, sample.class_name) for sample in (*SAMPLES, long)
     ]
     assert samples[-1]["jpg"] == b"as it came"
-
-
-def test_shard_has_the_bytes_that_webdataset_writes(tmp_path: Path) -> None:
-    samples = [*SAMPLES, Encoded("x" * 300, "größe", "abc", b""), Encoded("even", "cat", "jpg", bytes(1024))]
-    [shard] = write_shards(samples, "train", tmp_path)
-    fixed = {"user": "", "group": "", "mode": 0o444, "mtime": 0, "format": "PAX_FORMAT"}
-    with TarWriter(str(tmp_path / "theirs.tar"), encoder=False, **fixed) as theirs:
-        for one in samples:
-            theirs.write({"__key__": one.key, one.extension: one.data, "cls": one.class_name.encode()})
-    assert (tmp_path / shard.name).read_bytes() == (tmp_path / "theirs.tar").read_bytes()
 
 
 @given(st.text(st.sampled_from("a./é"), max_size=9))
