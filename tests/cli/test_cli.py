@@ -218,7 +218,7 @@ WRONG = [
     ("run", "Missing option '--task'"),
     ("run -t broken.yaml", "broken.yaml"),
     ("run -t pets --method naive --set model.name=no_such_net", "no_such_net"),
-    ("run -t pets --method naive --set store=ftp://host/x", "allowed are s3://bucket/prefix and the path"),
+    ("run -t pets --method naive --set store=ftp://host/x", "allowed are s3://bucket/prefix, gs://bucket/prefix, "),
     ("drop pack images -t pets --set store=images/class-0/0.png/x", "images/class-0/0.png/x"),
     ("drop pack nowhere -t pets", "nowhere: no such file or folder"),
     ("drop pack undecodable -t pets", "undecodable: cat/13.png"),

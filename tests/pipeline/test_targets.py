@@ -5,6 +5,7 @@ import math
 import pytest
 from support.histories import CURVE, TASK, Past, drop, one_drop
 
+from retrain.config.optimizers import Adam
 from retrain.config.task import Task
 from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.pipeline.targets import (
@@ -210,10 +211,13 @@ def test_start_is_chosen_by_the_parents_record(
     assert said in plan.start
 
 
-def test_start_under_sgd_shrinks_less() -> None:
+def test_start_under_sgd_shrinks_as_under_adam() -> None:
     training = {"epochs": 10, "batch_size": 10, "optimizer": {"name": "sgd"}}
     task = Task.model_validate({"name": "pets", "training": training})
-    assert one_drop(task).landed(drop(2)).plan().recipe.initialization.alpha == 0.8
+    adam = task.model_copy(update={"training": task.training.model_copy(update={"optimizer": Adam()})})
+    starts = [one_drop(each).landed(drop(2)).plan().recipe.initialization for each in (task, adam)]
+    assert starts[0] == starts[1]
+    assert starts[0].alpha == 0.4
 
 
 def test_start_set_by_the_task_is_kept_and_reported() -> None:
