@@ -3,8 +3,9 @@
 import logging
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from retrain.utils.clock import Durations
 
@@ -16,7 +17,24 @@ REQUESTS = Durations(BOUNDS)
 """Of all clients of the process; labelled by operation, in S3's words, such as GetObject. A client's own retries are
 included."""
 
+Reply = TypeVar("Reply")
+
 log = logging.getLogger("retrain")
+
+
+def retry_if(is_broken: Callable[[Exception], bool], call: Callable[[], Reply]) -> Reply:
+    """Return what `call` returns, calling it again after errors that are due to a broken reply.
+
+    The call must be safe to repeat. The last attempt's error is raised.
+    """
+    for attempt in range(ATTEMPTS - 1):
+        try:
+            return call()
+        except Exception as error:
+            if not is_broken(error):
+                raise
+        backoff(attempt)
+    return call()
 
 
 def backoff(attempt: int) -> None:

@@ -3,14 +3,14 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from obstore.exceptions import BaseError, GenericError, InvalidPathError, PermissionDeniedError, UnauthenticatedError
 
 from retrain.errors import StoreError
 from retrain.store.base import Missing
 from retrain.store.cloud.services import Service
-from retrain.store.requests import ATTEMPTS, backoff
+from retrain.store.requests import Reply, retry_if
 from retrain.utils.text import mask_credentials
 
 NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist", re.IGNORECASE)
@@ -23,8 +23,6 @@ CODE = re.compile(r"<Code>(\w+)</Code>")
 IMPOSSIBLE = re.compile(r"empty path segment|bad segment|illegal character", re.IGNORECASE)
 
 NETWORK = "Check the endpoint's address (endpoint_url), that the server is up, and the network between."
-
-Reply = TypeVar("Reply")
 
 
 class Location(NamedTuple):
@@ -56,19 +54,12 @@ def unusable_credentials(place: Location, error: Exception) -> StoreError:
 
 
 def retry(call: Callable[[], Reply]) -> Reply:
-    """Return what `call` returns, which may be done many times over; the last attempt's error stands.
+    """Return what `call` returns; repeat it if its reply broke.
 
-    obstore retries what a server refuses for the time being. It does not retry where a reply broke, for it cannot know
-    whether the request may be sent twice.
+    obstore itself retries what a server refuses temporarily. It does not retry after a broken reply, because it cannot
+    know whether the request may be sent twice.
     """
-    for attempt in range(ATTEMPTS - 1):
-        try:
-            return call()
-        except GenericError as error:
-            if not is_broken_reply(error):
-                raise
-        backoff(attempt)
-    return call()
+    return retry_if(lambda error: isinstance(error, GenericError) and is_broken_reply(error), call)
 
 
 def is_broken_reply(error: Exception) -> bool:

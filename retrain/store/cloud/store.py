@@ -71,7 +71,7 @@ class CloudStore:
 
     def delete(self, key: str) -> None:
         """Remove the object; a missing one is no error."""
-        with self._translate_errors(key), suppress(Missing), self._translate_errors(key), self._timed("DeleteObject"):
+        with suppress(Missing), self._translate_errors(key), self._timed("DeleteObject"):
             retry(partial(obstore.delete, self._client, self._path(key)))
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
@@ -122,7 +122,7 @@ class CloudStore:
             return io.BufferedReader(CloudStream(partial(self._get, self._path(key)), self._place(key)), BUFFER)
 
     def now(self) -> datetime:
-        """Return the time that the server gives to what is written now."""
+        """Return the server's time: the modification time of an object written for this purpose."""
         key = f"clock-{uuid4().hex}"
         self.write(key, b"")
         try:
@@ -170,7 +170,7 @@ class CloudStore:
                     return
 
     def _listed(self, folder: str | None, after: str | None) -> "Iterator[ObjectMeta]":
-        """Yield what lies in a folder, after an object; a listing that breaks goes on after the last object it gave."""
+        """Yield the objects of a folder after a path. A broken listing is resumed after the last object it returned."""
         attempt = 0
         while True:
             try:

@@ -5,30 +5,21 @@ Botocore retries what fails before the reply's body, and nothing after.
 
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from botocore.exceptions import ClientError, FlexibleChecksumError, ResponseStreamingError
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
-from retrain.store.requests import ATTEMPTS, backoff, observe_request
+from retrain.store.requests import Reply, observe_request, retry_if
 
 BROKEN = (HTTPError, ResponseParserError, FlexibleChecksumError, ResponseStreamingError)
 """The body ended too early, is half a document, or is not what its checksum says."""
 
-Reply = TypeVar("Reply")
-
 
 def retry(call: Callable[[], Reply]) -> Reply:
-    """Return what `call` returns, which may be done many times over; the last attempt's error stands."""
-    for attempt in range(ATTEMPTS - 1):
-        try:
-            return call()
-        except Exception as error:
-            if not _passes(error):
-                raise
-        backoff(attempt)
-    return call()
+    """Return what `call` returns; repeat it if its reply broke."""
+    return retry_if(_passes, call)
 
 
 def _passes(error: Exception) -> bool:
