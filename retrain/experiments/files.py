@@ -9,6 +9,10 @@ from pydantic import ValidationError
 from retrain.config.loading import load_yaml
 from retrain.errors import StudyError
 from retrain.experiments.settings import Study
+from retrain.utils.logs import LOGGER
+
+FORMER_ENDING, ENDING = "-letter-mini", "-faithful-mini"
+"""Studies whose name had the former ending until version 0.2 have the other one."""
 
 
 def studies_folder() -> Path:
@@ -31,6 +35,8 @@ def load_study(name_or_path: str) -> Study:
     `paper: OTHER`, or a list, means the rows of OTHER.yaml. Raises `StudyError` with one line for each problem.
     """
     is_path = "/" in name_or_path or Path(name_or_path).suffix
+    if not is_path:
+        name_or_path = _current_name(name_or_path)
     path = Path(name_or_path) if is_path else studies_folder() / f"{name_or_path}.yaml"
     if not is_path and not path.exists():
         known = ", ".join(_study_names()) or "none"
@@ -40,6 +46,14 @@ def load_study(name_or_path: str) -> Study:
     except ValidationError as error:
         lines = (f"{path}: {'.'.join(map(str, each['loc'])) or 'study'}: {each['msg']}" for each in error.errors())
         raise StudyError("\n".join(lines)) from None
+
+
+def _current_name(name: str) -> str:
+    if not name.endswith(FORMER_ENDING):
+        return name
+    current = name.removesuffix(FORMER_ENDING) + ENDING
+    LOGGER.warning("study %s is now called %s: use that name, the other will be removed", name, current)
+    return current
 
 
 def _study_names() -> list[str]:

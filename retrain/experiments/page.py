@@ -39,7 +39,7 @@ def page(study: Study, kept: KeptRuns) -> str:
     tables = "\n\n".join(_tables(study, by_group)) or "No run has ended yet."
     sections = [
         f"# {study.title}",
-        f"{_subject(study)} ({study.size} size).",
+        _subject(study),
         *_claims(study),
         "## Set-up",
         study.regime.strip(),
@@ -64,14 +64,16 @@ def page(study: Study, kept: KeptRuns) -> str:
 def _subject(study: Study) -> str:
     """Return what the study repeats of a paper, or its own question."""
     own = [item.removeprefix(OWN) for item in study.repeats if item.startswith(OWN)]
-    return f"A question of our own: {'; '.join(own)}" if own else f"Repeats {'; '.join(study.repeats)}"
+    if own:
+        return f"A question of our own: {'; '.join(own)} ({study.size} size)."
+    goals = " The goals are the paper's results." if study.claims else ""
+    return f"Repeats {'; '.join(study.repeats)} ({study.size} size).{goals}"
 
 
 def _claims(study: Study) -> Iterator[str]:
     if study.claims:
-        yield "## What agrees, and what does not"
-        lines = ([claim.item, claim.paper, claim.ours, claim.agrees] for claim in study.claims)
-        yield markdown_table(["", "the paper", "ours", "agrees"], lines, "---")
+        lines = ([claim.item.removeprefix(OWN), claim.paper, claim.ours, claim.agrees] for claim in study.claims)
+        yield markdown_table(["about", "goal", "measured", "met?"], lines, "---")
 
 
 def _findings(study: Study) -> Iterator[str]:

@@ -32,12 +32,12 @@ def parse_column(column: str) -> tuple[str, str]:
 
 
 class Claim(ConfigModel):
-    """One claim of a paper, and what the study's runs show about it."""
+    """One claim of a paper, or a goal of our own, and what the study's runs show about it."""
 
     item: Annotated[str, Field(min_length=1)]
     """The table or figure, as `retrain study list` names it."""
     paper: Annotated[str, Field(min_length=1)]
-    """What the paper shows."""
+    """What the paper shows, what was expected before the runs, or what was to be found out."""
     ours: Annotated[str, Field(min_length=1)]
     """What the study's runs show."""
     agrees: Agrees

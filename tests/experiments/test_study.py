@@ -320,11 +320,21 @@ def test_repository_studies_repeat_known_items_and_have_plans(
     for path in (root / "studies").glob("*.yaml"):
         study = load_study(str(path))
         assert study.name == path.stem
-        assert set(study.repeats) <= items | {"try-out"}
+        assert set(study.repeats) <= items
         assert {claim.item for claim in study.claims} <= items
         for cell in cells(study, 2):
             if cell.seed == study.seeds[0]:
                 task_of(study, cell, None)
+
+
+def test_former_study_name_is_understood_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("RETRAIN_STUDIES", str(Path(__file__).parents[2] / "studies"))
+    former = load_study("ash-table4-letter-mini")
+    assert former == load_study("ash-table4-faithful-mini")
+    (message,) = caplog.messages
+    assert message.startswith("study ash-table4-letter-mini is now called ash-table4-faithful-mini")
 
 
 def test_catalogue_says_what_was_run_and_what_needs_data(place: Path, tmp_path: Path) -> None:
