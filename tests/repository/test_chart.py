@@ -176,6 +176,11 @@ def test_network_policies_limit_readers_and_destinations() -> None:
     assert [port["port"] for rule in own["egress"] for port in rule["ports"]] == [53, 53, 443, 8888, 9000]
 
 
+def test_network_policy_allows_dns_pods_on_other_ports() -> None:
+    dns = one(feature("platform"), "NetworkPolicy", "retrain-watcher")["spec"]["egress"][0]
+    assert dns == {"ports": [{"port": 5353, "protocol": "UDP"}, {"port": 5353, "protocol": "TCP"}]}
+
+
 def test_credentials_and_registry_secrets_reach_every_container() -> None:
     for pod in pods(feature("static-credentials")):
         assert pod["spec"]["imagePullSecrets"] == [{"name": "registry"}]
