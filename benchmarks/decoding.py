@@ -25,7 +25,7 @@ Decode = Callable[[bytes, int], NDArray[np.uint8]]
 
 
 def picture(kind: str, width: int, height: int) -> bytes:
-    """The file of one."""
+    """Return a picture of random pixels as a file of this kind."""
     colours = np.random.default_rng(0).integers(0, 256, COLOURS, dtype=np.uint8)
     image, file = Image.fromarray(colours).resize((width, height), Image.Resampling.BICUBIC), io.BytesIO()
     image.save(file, kind, quality=90)

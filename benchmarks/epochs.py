@@ -93,7 +93,7 @@ def by_hand(
 
 
 def loader_of(data: Images, batch: int, workers: int, device: torch.device) -> "DataLoader[Any]":
-    """A DataLoader whose workers live on between epochs."""
+    """Return a DataLoader whose workers live on between epochs."""
     return DataLoader(
         data,
         batch,
@@ -167,7 +167,7 @@ def compare(case: Case, batches: int, turns: int, bfloat16: bool) -> dict[str, o
 
 
 def ratio(theirs: list[float], ours: list[float]) -> float:
-    """How many times as fast ours is, turn by turn: the median."""
+    """Return how many times as fast ours is, turn by turn: the median."""
     return round(statistics.median(one / other for one, other in zip(theirs, ours, strict=True)), 2)
 
 

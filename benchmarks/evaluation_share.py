@@ -72,7 +72,7 @@ class Used(NamedTuple):
     point: int
 
     def images_each(self, case: Case) -> float:
-        """For each image that was trained on."""
+        """Return the evaluated images for each image trained on."""
         return self.images / ((self.point + 1) * case.between)
 
 
@@ -84,7 +84,7 @@ class Course(NamedTuple):
     target: float
 
     def first(self, share: float = 1) -> int:
-        """The first point at this share of the target; the last of all if there is none."""
+        """Return the first point at this share of the target; the last of all if there is none."""
         points = range(len(self.accuracies))
         return first_reaching(points, self.accuracies, share * self.target) or 0
 
@@ -108,7 +108,7 @@ def replay(course: Course, case: Case, expected: int, drawn: torch.Generator) ->
 
 
 def expected_from(own: Course, courses: Sequence[Course], method: str, share: float = EARLIEST_SHARE) -> int:
-    """The point before which a course's target is not expected, as the other runs of a method came near theirs."""
+    """Return the point before which a target is not expected, from the other runs of the method."""
     others = (each for each in courses if each is not own and each.method == method)
     return int(share * min((each.first(0.99) + 1 for each in others), default=0))
 
@@ -133,7 +133,7 @@ def share_of(courses: Sequence[Course], case: Case) -> dict[str, object]:
 
 
 def by_earliest_share(courses: Sequence[Course]) -> list[dict[str, object]]:
-    """What comes of other shares at the defaults, and how late a run is found that is quicker than all before it."""
+    """Return the results of other shares, and how late a run that is faster than all before it is detected."""
     case, drawn, quicker = DEFAULTS[0], torch.Generator().manual_seed(0), [c for c in courses if c.method == QUICKER]
     results: list[dict[str, object]] = []
     for share in SHARES:
@@ -152,7 +152,7 @@ def by_earliest_share(courses: Sequence[Course]) -> list[dict[str, object]]:
 
 
 def runs_of(path: Path) -> list[dict[str, Any]]:
-    """The kept runs that have a curve."""
+    """Return the kept runs that have a curve."""
     return [run for run in map(json.loads, path.read_text().splitlines()) if run.get("curve")]
 
 

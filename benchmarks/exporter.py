@@ -29,7 +29,7 @@ SCRAPES = 50
 
 
 def record_of(number: int) -> RunRecord:
-    """A record of the usual size: a hundred classes, fifty drops."""
+    """Return a record of the usual size: a hundred classes, fifty drops."""
     used = number % 300 + 100
     ended = START + timedelta(hours=number)
     return RunRecord(
@@ -110,7 +110,7 @@ def write(store: ObjectStore, records: int) -> None:
 
 @contextmanager
 def exporter(url: str, endpoint_url: str | None, folder: Path) -> Iterator[int]:
-    """The exporter as its users start it; yields its process's id."""
+    """Start `retrain exporter` and yield its process's id."""
     file = folder / "large.yaml"
     endpoint = f"endpoint_url: {endpoint_url}\n" if endpoint_url else ""
     file.write_text(f"name: {TASK.task}\nstore: {url}\n{endpoint}")

@@ -38,7 +38,7 @@ def counters(n: int, seed: int) -> Counters:
 
 
 def bytes_of(counted: Counters) -> int:
-    """What the counters hold in memory."""
+    """Return the memory of the counters, in bytes."""
     return sum(column.nbytes for column in (counted.seen, counted.correct, counted.loss))
 
 
@@ -56,7 +56,7 @@ def index(n: int) -> tuple[dict[str, object], Counters]:
 
 
 def passes(probability: Tensor | None, n: int) -> dict[str, object]:
-    """A pass of each kind."""
+    """Time a pass of each kind."""
     drawn, shards = torch.Generator().manual_seed(0), partial(window_shuffle, counts=torch.full((n // SHARD,), SHARD))
     works: dict[str, Callable[[], Tensor]] = {
         "a thinned pass": lambda: draw_pass(probability, n, drawn),
@@ -71,7 +71,7 @@ def passes(probability: Tensor | None, n: int) -> dict[str, object]:
 
 
 def measure(n: int) -> dict[str, object]:
-    """One size, in this process."""
+    """Measure one size, in this process."""
     torch.set_num_threads(1)
     figures, parent = index(n)
     thinned = spent(lambda: keep_probability(EasyHard(), parent, torch.ones(n, dtype=torch.bool)))

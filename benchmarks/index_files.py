@@ -45,7 +45,7 @@ def drop(number: int, samples: int) -> Drop:
 
 
 def ended(folder: Path, drops: int, samples: int) -> tuple[RunFiles, Plan]:
-    """A run that has ended and left its index in the store."""
+    """Return a run that has ended and left its index in the store."""
     landed = [drop(number, samples // drops) for number in range(drops)]
     plan = make_plan(load_task(str(TASK)), landed, History({}, None), Request())
     result = record_of(0).result

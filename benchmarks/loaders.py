@@ -54,7 +54,7 @@ class Ways:
         self.url = url
 
     def named(self) -> dict[str, Callable[[], Pass]]:
-        """Every way by its name."""
+        """Return every loader by its name."""
         ways: dict[str, Callable[[], Pass]] = {"held": self.held}
         for workers in WORKERS:
             of = f"{workers} workers"
@@ -67,12 +67,12 @@ class Ways:
         return ways
 
     def held(self) -> Pass:
-        """This project's loader of what fits."""
+        """Return a pass of this project's loader over samples in memory."""
         train = self.place.held()["train"]
         return partial(_pass, InMemoryLoader(EpochSampler(None, len(train), BATCH, 0, CPU), train, ROWS), len(train))
 
     def streamed(self, workers: int) -> Pass:
-        """This project's loader of what does not."""
+        """Return a pass of this project's loader over samples that are streamed."""
         train = self.place.streamed(SETTING)["train"]
         pixels = train.images
         assert isinstance(pixels, ShardPixels)
@@ -81,7 +81,7 @@ class Ways:
         return partial(_pass, StreamingLoader(passes, train, pixels, ROWS, workers), len(train))
 
     def streamed_cold(self, workers: int) -> Pass:
-        """The same with its catalogue, but no shard."""
+        """Return the same with its catalogue, but no shard."""
         prepared = self.streamed(workers)
         shutil.rmtree(self.place.cache / "shards")
         return prepared
@@ -94,7 +94,7 @@ class Ways:
         return lambda: sum(len(images) for (images,) in loader)
 
     def tarfile(self, workers: int) -> Pass:
-        """A loop over tarfile, in order."""
+        """Return a loop over tarfile, in order."""
         loader = DataLoader(_Tars(self.url, self.keys), BATCH, num_workers=workers)
         return lambda: sum(map(len, loader))
 
@@ -108,7 +108,7 @@ def _pass(loader: Loader, samples: int) -> int:
 
 
 def _decoded(sample: dict[str, bytes]) -> tuple[Tensor]:
-    """What webdataset's users write to decode a sample."""
+    """Decode a sample as webdataset's documentation does."""
     return (torch.from_numpy(decode_image(sample["png"], ICON)),)
 
 
@@ -135,7 +135,7 @@ def gopen_s3(url: str, *_: object, **__: object) -> BinaryIO:
 
 @cache
 def opened(url: str, process: int) -> ObjectStore:
-    """One connection a process: none is good for those that were forked from it."""
+    """Open the store again in each process: a forked process cannot use its parent's connections."""
     return open_store(url)
 
 

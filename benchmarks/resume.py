@@ -32,7 +32,7 @@ TASK = Path(__file__).parents[1] / "tasks" / "digits.yaml"
 
 
 def context_of(folder: Path) -> Context:
-    """Where the runs of this benchmark live."""
+    """Return the store of this benchmark's runs."""
     return Context(TaskStore(LocalStore(folder / "store"), "digits"), torch.device("cpu"), folder / "cache", LogLines())
 
 
@@ -86,7 +86,7 @@ def plan_in(folder: Path) -> Plan:
 
 
 def newest_state(folder: Path, plan: Plan) -> int | None:
-    """The iteration at which a killed run will resume, or None if it saved nothing."""
+    """Return the iteration at which a killed run will resume, or None if it saved nothing."""
     context = context_of(folder)
     states = [entry.key for entry in context.store.objects.list(context.store.keys.run(plan.run_id, "state/"))]
     return int(Path(states[-1]).name.split("-")[0]) if states else None

@@ -59,7 +59,7 @@ def speeds(works: Works, megabytes: int, rounds: int) -> dict[str, float]:
 
 
 def against(medians: dict[str, float], first: str) -> dict[str, float]:
-    """The medians, and the first one's ratio to the best of the others."""
+    """Return the medians, and the first one's ratio to the best of the others."""
     best = max(median for name, median in medians.items() if name != first)
     return {**medians, f"{first}, against the best other": round(medians[first] / best, 3)}
 
@@ -67,7 +67,7 @@ def against(medians: dict[str, float], first: str) -> dict[str, float]:
 def objects(
     store: ObjectStore, client: Any, bucket: str, folder: Path, megabytes: int, rounds: int
 ) -> dict[str, object]:
-    """One large object, up and down."""
+    """Time the upload and the download of one large object."""
     source, target = folder / "source", folder / "target"
     source.write_bytes(os.urandom(megabytes * MB))
     up: Works = {"store": partial(store.upload, source, "ours")}
@@ -92,7 +92,7 @@ def shards(store: ObjectStore, folder: Path, rounds: int) -> dict[str, object]:
 
 
 def ref(path: Path) -> ShardRef:
-    """A shard as a streamed run knows it."""
+    """Return a shard as a streamed run knows it."""
     sha256, size = hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size
     return ShardRef("d", path.name, Shard(name=path.name, split="train", samples=1, size=size, sha256=sha256))
 

@@ -97,7 +97,7 @@ class Turns:
         self.turns: list[tuple[Moment, Moment, Moment]] = []
 
     def started(self, plan: Plan, progress: Progress) -> None:
-        """The loop has its first turn."""
+        """Note the start of the loop."""
         self.since = Moment.now()
 
     def stepped(self, progress: Progress) -> None:

@@ -28,7 +28,7 @@ ITERATIONS, BATCH = 40, 64
 
 
 def family(parent: int) -> set[int]:
-    """A process and all that descend from it."""
+    """Return a process and all that descend from it."""
     parents = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
@@ -47,7 +47,7 @@ class Peak(NamedTuple):
 
 
 def private_mb(process: int) -> int:
-    """What a process wrote itself, and does not share; 0 if it has just ended."""
+    """Return what a process wrote itself, and does not share; 0 if it has just ended."""
     with suppress(OSError):
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
         return next(round(1024 * int(line.split()[1]) / 1e6) for line in lines if line.startswith("Pss_Anon:"))

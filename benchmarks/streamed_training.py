@@ -83,7 +83,7 @@ class Bench:
         self.place = Place(drop, store, source.case.image_size, folder / "cache")
 
     def held(self) -> Run:
-        """What trains on samples that are held."""
+        """Return a run that trains on samples in memory."""
         splits = self.place.held()
         return set_up(self.plan, splits["train"], splits["val"], None)
 
@@ -105,7 +105,7 @@ class Bench:
             loader.close()
 
     def computing(self, threads: int) -> Cost:
-        """Train on what is held."""
+        """Time training on samples in memory."""
         torch.set_num_threads(threads)
         return timed(partial(train_step, self.held()), self.iterations)
 
@@ -115,7 +115,7 @@ class Bench:
         return self._stepping(self.streaming(workers))
 
     def default(self) -> Cost:
-        """The same with what it chooses itself."""
+        """Return the same with retrain's own choice of settings."""
         torch.set_num_threads(CORES)
         run = self.streaming(None)
         with use_threads(run.threads):

@@ -38,7 +38,7 @@ EVENT = json.dumps(
 
 
 def drop(number: int) -> Drop:
-    """A committed drop of 200 objects."""
+    """Return a committed drop of 200 objects."""
     shards = tuple(
         Shard(name=f"train-{index:06d}-00000000.tar", split="train", samples=1000, size=64_000_000, sha256="0" * 64)
         for index in range(SHARDS)
@@ -67,8 +67,8 @@ def bucket(objects: int) -> Iterator[tuple[str, bytes]]:
         yield KEYS.manifest(landed.id), landed.to_bytes()
 
 
-def look(url: str, endpoint_url: str) -> dict[str, float]:
-    """Return the times of the first look at every drop, which reads its manifest, and of a later one.
+def poll_twice(url: str, endpoint_url: str) -> dict[str, float]:
+    """Return the times of the first poll of every drop, which reads its manifest, and of a later one.
 
     Also the processor's part in the first, without the server's.
     """
@@ -88,7 +88,7 @@ def look(url: str, endpoint_url: str) -> dict[str, float]:
 
 @contextmanager
 def watcher(url: str, endpoint_url: str, queue: str, folder: str) -> Iterator[int]:
-    """The watcher as its users start it; yields its process's id. Kubeflow is not there: every submission fails."""
+    """Start `retrain watch` and yield its process's id. There is no Kubeflow, so every submission fails."""
     file = Path(folder, "bench.yaml")
     file.write_text(f"name: {KEYS.task}\nstore: {url}\nendpoint_url: {endpoint_url}\n")
     command = [sys.executable, "-m", "retrain", "watch", "--task", str(file), "--port", "0", "--poll-seconds", "30"]
@@ -131,7 +131,7 @@ def fill(url: str, endpoint_url: str, objects: int) -> None:
 
 
 def main() -> None:
-    """Fill, look, watch."""
+    """Fill the bucket, poll it, and watch it."""
     options = parser(__doc__)
     options.add_argument("--objects", type=int, default=100_000, help="in the bucket")
     options.add_argument("--events", type=int, default=10_000, help="in the queue")
@@ -149,7 +149,7 @@ def main() -> None:
         else:
             aws.fill(dict(bucket(chosen.objects)))
         with get_context("spawn").Pool(1) as apart:
-            looked = apart.apply(look, (url, endpoint_url))
+            looked = apart.apply(poll_twice, (url, endpoint_url))
         watched = memory(aws, queue, url, endpoint_url, chosen.events, chosen.objects // (SHARDS + 1))
     report({"objects": chosen.objects, **looked, **watched}, chosen.output)
 

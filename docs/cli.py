@@ -37,7 +37,7 @@ def page() -> str:
 
 
 def _commands(command: Any, name: str) -> Iterator[Iterator[str]]:
-    """Every command below this one, groups left out."""
+    """Yield every command below this one, groups left out."""
     children = getattr(command, "commands", None)
     if children is None:
         yield _section(command, name)

@@ -150,7 +150,7 @@ def _rank(item: pytest.Item) -> int:
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
-    """The address of an S3 server on loopback, spoken to over real HTTP."""
+    """Yield the address of an S3 server on loopback, spoken to over real HTTP."""
     with pytest.MonkeyPatch.context() as environment:
         for name, value in AWS.items():
             environment.setenv(name, value)
@@ -160,14 +160,14 @@ def s3() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of Ceph's gateway, which takes ten seconds to start: each test has buckets of its own."""
+    """Yield the address of Ceph's gateway, which takes ten seconds to start: each test has buckets of its own."""
     with radosgw.serving(tmp_path_factory.mktemp("ceph")) as address:
         yield address
 
 
 @pytest.fixture
 def bucket(s3: str) -> str:
-    """A new, empty bucket."""
+    """Return a new, empty bucket."""
     name = f"test-{uuid4().hex}"
     client = boto3.client("s3", endpoint_url=s3)
     client.create_bucket(Bucket=name)
@@ -177,7 +177,7 @@ def bucket(s3: str) -> str:
 
 @pytest.fixture(scope="session")
 def gcs() -> Iterator[str]:
-    """The address of a server of Google Cloud Storage on loopback, with obstore's environment for it."""
+    """Yield the address of a server of Google Cloud Storage on loopback, with obstore's environment for it."""
     with pytest.MonkeyPatch.context() as environment:
         for name, value in GCS.items():
             environment.setenv(name, value)
@@ -187,7 +187,7 @@ def gcs() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of an account in Azurite, with obstore's environment for it."""
+    """Yield the address of an account in Azurite, with obstore's environment for it."""
     with pytest.MonkeyPatch.context() as environment:
         for name, value in AZURE.items():
             environment.setenv(name, value)
@@ -197,7 +197,7 @@ def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(params=["local", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
-    """An empty store in a folder, and one in S3."""
+    """Return an empty store in a folder, and one in S3."""
     if request.param == "local":
         return LocalStore(tmp_path / "store")
     return open_store(f"s3://{request.getfixturevalue('bucket')}/some/prefix", request.getfixturevalue("s3"))

@@ -25,7 +25,7 @@ class Case(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What it is called in results."""
+        """Return what it is called in results."""
         return f"resnet18 width {self.width}, {self.image_size}x{self.image_size}"
 
 

@@ -28,7 +28,7 @@ def photographs(count: int) -> Iterator[Encoded]:
 
 
 def _samples(count: int, kind: str, side: int, grain: int, resampling: Image.Resampling) -> Iterator[Encoded]:
-    """The same pixels come again after `DIFFERENT` of them: encoding takes longer than what is measured."""
+    """Yield pictures. The same pixels come again after `DIFFERENT` of them, because encoding is slow."""
     random, files = np.random.default_rng(0), list[bytes]()
     for number in range(count):
         if number < DIFFERENT:

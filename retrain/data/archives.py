@@ -35,7 +35,7 @@ class Member(NamedTuple):
 
 
 def is_archive(name: PurePosixPath) -> bool:
-    """Whether a file is called as an archive that is read."""
+    """Return whether a file's name is that of a supported archive."""
     return name.name.lower().endswith(SUFFIXES)
 
 

@@ -162,7 +162,7 @@ def _save_arrays(arrays: SplitArrays, path: Path) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a file holds what was decoded into it. A file of an earlier process is read through once."""
+    """Return whether a file holds what was decoded into it. A file of an earlier process is read through once."""
     try:
         file_as_written = path, path.stat().st_mtime_ns
         if file_as_written in _whole:

@@ -50,7 +50,7 @@ class SourceFile:
 
     @property
     def place(self) -> str:
-        """Its name within the whole source."""
+        """Return its name within the whole source."""
         return f"{self.archive}/{self.name}" if self.archive else str(self.name)
 
 

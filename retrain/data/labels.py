@@ -40,7 +40,7 @@ class Sample:
 
     @property
     def rank(self) -> tuple[int, str, str, str]:
-        """Its place in the source: by split (train, val, test), class and name."""
+        """Return its place in the source: by split (train, val, test), class and name."""
         return SPLITS.index(self.split or "train"), self.class_name, self.stem, self.key
 
 

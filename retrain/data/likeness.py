@@ -56,7 +56,7 @@ class Alike(NamedTuple):
 
     @property
     def leaks(self) -> bool:
-        """Whether the model is trained on one of them and measured on the other."""
+        """Return whether the model is trained on one of them and measured on the other."""
         return (self.first.split == "train") != (self.second.split == "train")
 
     def __str__(self) -> str:

@@ -45,17 +45,17 @@ class Samples:
 
     @property
     def device(self) -> torch.device:
-        """The device of the training; the pixels may be elsewhere."""
+        """Return the device of the training; the pixels may be elsewhere."""
         return self.labels.device
 
     @property
     def pixels_on(self) -> torch.device:
-        """The device of the pixels, or the one that they are read to."""
+        """Return the device of the pixels, or the one that they are read to."""
         return self.images.device if isinstance(self.images, Tensor) else torch.device("cpu")
 
     @property
     def loader(self) -> Literal["device", "memory", "stream"]:
-        """Where the decoded images are."""
+        """Return where the decoded images are."""
         if not isinstance(self.images, Tensor):
             return "stream"
         return "device" if self.images.device == self.device else "memory"

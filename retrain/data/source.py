@@ -100,7 +100,7 @@ def survey_upload(store: ObjectStore, prefix: str, ours: Iterable[str], data: Da
 
 
 def _nested(files: Iterable[SourceFile], archive: SourceFile) -> Iterable[SourceFile]:
-    """A single archive stands for the folder that it was made of; those named after a split hold no such folder."""
+    """Leave out the folder that a single archive was made of. An archive named after a split has no such folder."""
     return files if len(archive.name.parts) > 1 else _without_wrapper(files)
 
 

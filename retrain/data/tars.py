@@ -33,7 +33,7 @@ class _Header(tarfile.TarInfo):
             raise tarfile.ReadError(f"cut short, or {error}") from error
 
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
-        """What every version of tarfile calls, for extended headers too, before it reads what a header announces."""
+        """Check the size that a header announces. Every version of tarfile calls this before it reads that much."""
         _check_size(self, MAX_FILE if self.type in tarfile.REGULAR_TYPES else MAX_HEADER)
         return super()._proc_member(tar)  # type: ignore[misc,no-any-return]  # typeshed leaves it out
 
@@ -111,5 +111,5 @@ class HashingReader:
 
     @property
     def sha256(self) -> str:
-        """In hex."""
+        """Return the digest of what has been read, in hex."""
         return self._sha256.hexdigest()

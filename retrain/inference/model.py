@@ -38,12 +38,12 @@ class Predictions:
 
     @property
     def probabilities(self) -> Tensor:
-        """The softmax of the logits, float32 [N, K]."""
+        """Return the softmax of the logits, float32 [N, K]."""
         return self.logits.softmax(1)
 
     @property
     def labels(self) -> list[str]:
-        """The likeliest class of each image."""
+        """Return the likeliest class of each image."""
         return [self.classes[index] for index in self.logits.argmax(1).tolist()]
 
     def top(self, count: int = 5) -> list[list[Ranked]]:
@@ -69,12 +69,12 @@ class Model:
 
     @property
     def run_id(self) -> str:
-        """The run that trained it."""
+        """Return the run that trained it."""
         return self.plan.run_id
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Its classes in the order of the logits."""
+        """Return its classes in the order of the logits."""
         return self.plan.dataset.classes
 
     def predict(self, images: Iterable[ImageInput] | Tensor, batch_size: int = BATCH) -> Predictions:

@@ -40,7 +40,7 @@ def count_flops(network: nn.Module, image_size: Shape) -> Flops:
 
 
 def _by_modules(network: nn.Module, image_size: Shape) -> Flops:
-    """Each product has the operations of its forward pass again for the gradient of what it is a product of."""
+    """Return the operations of a training step: each product counts once more for every factor that has a gradient."""
     forward, backward = 0, 0
 
     def add(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:

@@ -92,7 +92,7 @@ def read_source(model: Model, endpoint_url: str | None) -> bytes:
 
 
 def _cached_by_hugging_face(model: Model) -> str:
-    """Where the weights of a timm name are cached; nothing is downloaded."""
+    """Return where the weights of a timm name are cached; nothing is downloaded."""
     if not model.name.startswith(TIMM):
         raise ModelError(f"model.pretrained: {HF_CACHE} holds the weights of timm's names, and not {model.name}")
     repository = timm_config(model).hf_hub_id

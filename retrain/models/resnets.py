@@ -38,7 +38,7 @@ def _norm(channels: int, norm: Norm) -> nn.Module:
 
 
 def _shortcut(inputs: int, outputs: int, stride: int, norm: Norm) -> nn.Sequential | None:
-    """What brings a block's input to its output's shape; None where that is its shape already."""
+    """Return the layers of a block's shortcut; None if its input already has its output's shape."""
     if stride == 1 and inputs == outputs:
         return None
     return nn.Sequential(_conv(inputs, outputs, 1, stride, norm), _norm(outputs, norm))

@@ -40,7 +40,7 @@ class Approval(Record):
 
     @property
     def reason(self) -> str:
-        """What the run waits for, in a sentence."""
+        """Return what the run waits for, in a sentence."""
         return (
             f"{self.run_id} passed the gate and awaits approval until {format_moment(self.expires_at)}: "
             f"`retrain approve {self.run_id}` or `retrain reject {self.run_id}`"

@@ -38,5 +38,5 @@ class Retention(Record):
 
     @property
     def bytes(self) -> int:
-        """How much the removals free."""
+        """Return how much the removals free."""
         return sum(removal.bytes for removal in self.removals)

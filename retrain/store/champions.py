@@ -28,7 +28,7 @@ class ChampionSnapshot(NamedTuple):
 
     @property
     def run_id(self) -> str | None:
-        """The id of the champion's run, if there is one."""
+        """Return the id of the champion's run, if there is one."""
         return self.champion.run_id if self.champion else None
 
 

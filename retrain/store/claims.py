@@ -102,7 +102,7 @@ class Claims:
         return run_id in self._ended
 
     def _overtaken(self, plan: Plan) -> bool:
-        """Whether an ended run that is champion has seen all that this one was planned for: one started by hand."""
+        """Return whether the champion, perhaps of a run started by hand, has already seen all drops of this plan."""
         champion = self._champion.read().run_id
         if champion is None or not self._has_ended(champion):
             return False

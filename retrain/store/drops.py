@@ -73,7 +73,7 @@ class Arrivals:
 
     @property
     def ended_again(self) -> bool:
-        """Whether `_SUCCESS`, and nothing else, was written after the manifest."""
+        """Return whether `_SUCCESS`, and nothing else, was written after the manifest."""
         if self.committed is None or self.listed is None or self.success is None or self.later():
             return False
         return self.listed <= self.committed < self.success

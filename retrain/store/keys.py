@@ -15,32 +15,32 @@ class TaskKeys:
         return f"{self.task}/drops/"
 
     def shard(self, drop: str, name: str) -> str:
-        """One file of a drop."""
+        """Return one file of a drop."""
         return f"{self.task}/drops/{drop}/{name}"
 
     def manifest(self, drop: str) -> str:
-        """The manifest that makes a drop visible."""
+        """Return the manifest that makes a drop visible."""
         return self.shard(drop, "drop.json")
 
     def success(self, drop: str) -> str:
-        """The empty object that ends a drop: a producer that writes no manifest uploads it last."""
+        """Return the empty object that ends a drop: a producer that writes no manifest uploads it last."""
         return self.shard(drop, "_SUCCESS")
 
     def quarantine(self, drop: str) -> str:
-        """The report on a drop that cannot be used."""
+        """Return the report on a drop that cannot be used."""
         return self.shard(drop, "quarantine.json")
 
     def validations(self, drop: str) -> str:
-        """The number of validations of a drop that started and never ended."""
+        """Return the number of validations of a drop that started and never ended."""
         return f"{self.task}/validations/{drop}.json"
 
     def validating(self, drop: str) -> "TaskKeys":
-        """One drop's validation, laid out as a task is: it has a lease of its own."""
+        """Return one drop's validation, laid out as a task is: it has a lease of its own."""
         return TaskKeys(f"{self.task}/validations/under-way/{drop}")
 
     @property
     def intake(self) -> "TaskKeys":
-        """The commits of drops and amendments, laid out as a task is: they have a lease of their own."""
+        """Return the commits of drops and amendments, laid out as a task is: they have a lease of their own."""
         return TaskKeys(f"{self.task}/intake")
 
     @property
@@ -49,7 +49,7 @@ class TaskKeys:
         return f"{self.task}/amendments/"
 
     def amendment(self, sequence: int) -> str:
-        """One amendment."""
+        """Return one amendment."""
         return f"{self.task}/amendments/{sequence:06d}.json"
 
     @property
@@ -58,7 +58,7 @@ class TaskKeys:
         return f"{self.task}/erasures/"
 
     def erasure(self, sequence: int) -> str:
-        """One erasure."""
+        """Return one erasure."""
         return f"{self.task}/erasures/{sequence:06d}.json"
 
     @property
@@ -67,7 +67,7 @@ class TaskKeys:
         return f"{self.task}/claims/"
 
     def claim(self, drop: str) -> str:
-        """The run that a drop was given to."""
+        """Return the run that a drop was given to."""
         return f"{self.task}/claims/{drop}.json"
 
     @property
@@ -76,11 +76,11 @@ class TaskKeys:
         return f"{self.task}/runs/"
 
     def run(self, run_id: str, name: str) -> str:
-        """One file of a run: plan.json, model.safetensors, curve.jsonl, result.json, evaluation.json, ..."""
+        """Return one file of a run: plan.json, model.safetensors, curve.jsonl, result.json, evaluation.json, ..."""
         return f"{self.task}/runs/{run_id}/{name}"
 
     def learning_speed(self, run_id: str, drop: str) -> str:
-        """A run's counters for one drop."""
+        """Return a run's counters for one drop."""
         return self.run(run_id, f"learning_speed/{drop}.safetensors")
 
     def pretrained(self, sha256: str) -> str:
@@ -93,7 +93,7 @@ class TaskKeys:
         return f"{self.task}/ledger/"
 
     def record(self, run_id: str) -> str:
-        """The record of one ended run."""
+        """Return the record of one ended run."""
         return f"{self.task}/ledger/{run_id}.json"
 
     def notifications(self, endpoint: str) -> str:
@@ -106,7 +106,7 @@ class TaskKeys:
         return f"{self.task}/approvals/"
 
     def approval(self, run_id: str) -> str:
-        """A candidate that passed the gate and waits for a person, and what that person said."""
+        """Return a candidate that passed the gate and waits for a person, and what that person said."""
         return f"{self.task}/approvals/{run_id}.json"
 
     def drifts(self, run_id: str) -> str:
@@ -114,19 +114,19 @@ class TaskKeys:
         return f"{self.task}/drift/{run_id}/"
 
     def drift(self, run_id: str, drop: str) -> str:
-        """How far a drop's images are from those that a run's model was tested on."""
+        """Return how far a drop's images are from those that a run's model was tested on."""
         return f"{self.drifts(run_id)}{drop}.json"
 
     @property
     def champion(self) -> str:
-        """The pointer to the promoted model."""
+        """Return the pointer to the promoted model."""
         return f"{self.task}/champion.json"
 
     @property
     def lease(self) -> str:
-        """The lease of the process that works on the task."""
+        """Return the lease of the process that works on the task."""
         return f"{self.task}/lease.json"
 
     def submission(self, submission_id: str) -> str:
-        """The outcome of one submission of the pipeline."""
+        """Return the outcome of one submission of the pipeline."""
         return f"{self.task}/submissions/{submission_id}.json"

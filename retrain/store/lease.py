@@ -35,7 +35,7 @@ class Holder(Record):
         return f"{self.host} (process {self.pid})"
 
     def is_gone(self) -> bool:
-        """Whether it can be seen from here that the process has ended; False also where nothing can be seen."""
+        """Return whether this machine can tell that the holder's process has ended; False if it cannot tell."""
         return self.machine is not None and self.machine == _machine() and not Path(f"/proc/{self.pid}").exists()
 
 
@@ -70,7 +70,7 @@ class LeaseState(Record):
 
     @property
     def is_valid(self) -> bool:
-        """Whether the lease excludes other processes."""
+        """Return whether the lease excludes other processes."""
         return datetime.now(UTC) < self.expires_at and not self.holder.is_gone()
 
 

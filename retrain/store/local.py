@@ -126,7 +126,7 @@ class LocalStore:
 
     @contextmanager
     def _staged(self, source: BinaryIO) -> Iterator[Path]:
-        """A copy of `source` on the store's own file system, where renaming is atomic."""
+        """Yield a copy of `source` on the store's own file system, where renaming is atomic."""
         with durable_copy(source, self._private()) as copy:
             yield copy
 

@@ -22,56 +22,56 @@ class LeaseGuardedStore:
         self.url = objects.url
 
     def read(self, key: str) -> tuple[bytes, str]:
-        """As the store's."""
+        """Return what the store returns."""
         return self._objects.read(key)
 
     def create(self, key: str, data: bytes) -> str:
-        """As the store's, while the lease is held."""
+        """Do as the store does. Raises `LeaseLost` once the lease is lost."""
         self._lease.check()
         return self._objects.create(key, data)
 
     def replace(self, key: str, data: bytes, version: str) -> str:
-        """As the store's, while the lease is held."""
+        """Do as the store does. Raises `LeaseLost` once the lease is lost."""
         self._lease.check()
         return self._objects.replace(key, data, version)
 
     def write(self, key: str, data: bytes) -> None:
-        """As the store's, while the lease is held."""
+        """Do as the store does. Raises `LeaseLost` once the lease is lost."""
         self._lease.check()
         self._objects.write(key, data)
 
     def delete(self, key: str) -> None:
-        """As the store's, while the lease is held."""
+        """Do as the store does. Raises `LeaseLost` once the lease is lost."""
         self._lease.check()
         self._objects.delete(key)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """As the store's."""
+        """Return what the store returns."""
         return self._objects.list(prefix)
 
     def folders(self, prefix: str) -> Iterator[str]:
-        """As the store's."""
+        """Return what the store returns."""
         return self._objects.folders(prefix)
 
     def list_unusual(self, prefix: str) -> Iterator[Entry]:
-        """As the store's."""
+        """Return what the store returns."""
         return self._objects.list_unusual(prefix)
 
     def read_range(self, key: str, start: int, size: int) -> bytes:
-        """As the store's."""
+        """Return what the store returns."""
         return self._objects.read_range(key, start, size)
 
     def upload(self, path: Path, key: str) -> None:
-        """As the store's, while the lease is held."""
+        """Do as the store does. Raises `LeaseLost` once the lease is lost."""
         self._lease.check()
         self._objects.upload(path, key)
 
     def download(self, key: str, path: Path) -> None:
-        """As the store's."""
+        """Copy an object into a file."""
         self._objects.download(key, path)
 
     def open(self, key: str) -> BinaryIO:
-        """As the store's."""
+        """Return what the store returns."""
         return self._objects.open(key)
 
     def now(self) -> datetime:

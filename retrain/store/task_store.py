@@ -32,7 +32,7 @@ class TaskStore:
 
     @property
     def url(self) -> str:
-        """The object store's address, as a task file writes it."""
+        """Return the object store's address, as a task file writes it."""
         return self.objects.url
 
     def run(self, run_id: str) -> RunFiles:

@@ -23,7 +23,7 @@ class EnergyMeter:
 
     @property
     def is_there(self) -> bool:
-        """Whether this machine measures the device's energy."""
+        """Return whether this machine measures the device's energy."""
         return self._read is not None
 
     def joules(self) -> float:

@@ -81,7 +81,7 @@ class Loader(Protocol):
 
     @property
     def position(self) -> Position:
-        """The position at which the next batch begins."""
+        """Return the position at which the next batch begins."""
 
     def seek(self, position: Position) -> None:
         """Go to a position that was read earlier."""
@@ -101,7 +101,7 @@ class InMemoryLoader:
 
     @property
     def position(self) -> Position:
-        """The sampler's position."""
+        """Return the sampler's position."""
         return Position(self.passes.number, self.passes.offset)
 
     def seek(self, position: Position) -> None:

@@ -30,7 +30,7 @@ class Progress:
 
     @property
     def aside_seconds(self) -> float:
-        """The loop's time outside iterations: evaluation and saving."""
+        """Return the loop's time outside iterations: evaluation and saving."""
         return self.evaluation_seconds + self.saving_seconds
 
 
@@ -38,16 +38,16 @@ class Observer(Protocol):
     """An observer of a training: a progress bar, a log, a live metrics page."""
 
     def started(self, plan: Plan, progress: Progress) -> None:
-        """The loop starts, or resumes at `progress.iteration`."""
+        """Note that the loop starts, or resumes at `progress.iteration`."""
 
     def stepped(self, progress: Progress) -> None:
-        """An iteration was issued. Called in the loop: it must return at once and never wait for the device."""
+        """Note that an iteration was issued. It must return at once and never wait for the device."""
 
     def evaluated(self, point: Point) -> None:
-        """Val was evaluated."""
+        """Note that the validation split was evaluated."""
 
     def ended(self, outcome: str, progress: Progress) -> None:
-        """The loop has ended."""
+        """Note that the loop has ended."""
 
 
 class Observers:

@@ -41,7 +41,7 @@ class Score(NamedTuple):
 
     @property
     def standard_error(self) -> float:
-        """The standard error of the value."""
+        """Return the standard error of the value."""
         return float(self.influence.square().sum().sqrt())
 
 

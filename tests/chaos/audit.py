@@ -65,14 +65,14 @@ def _sha256(*parts: bytes) -> str:
 
 
 def _named(objects: Objects, folder: str, name: str) -> Iterator[tuple[str, Any]]:
-    """What lies in each folder under `folder` by this name."""
+    """Yield what lies in each folder under `folder` by this name."""
     for key, data in sorted(objects.items()):
         if key.startswith(f"{folder}/") and key.endswith(f"/{name}") and key.count("/") == 2:
             yield key.split("/")[1], _json(data)
 
 
 def _torn(objects: Objects) -> Iterator[Finding]:
-    """Every object against the digest that vouches for it; without one, against its own grammar."""
+    """Yield the errors of all objects, each checked against its digest or, without one, its own grammar."""
     broken = [Finding("torn", key, "not JSON") for key, data in objects.items() if not _reads(key, data)]
     yield from broken
     if broken:
@@ -183,7 +183,7 @@ def _promoted(objects: Objects) -> list[str]:
 
 
 def is_record(key: str) -> bool:
-    """Whether this is the record of an ended run."""
+    """Return whether this is the record of an ended run."""
     return key.startswith("ledger/") and key.endswith(".json")
 
 
@@ -225,7 +225,7 @@ def _misjudged(record: dict[str, Any], before: str | None) -> Iterator[Finding]:
 
 
 def _rewritten(champions: Sequence[bytes]) -> Iterator[Finding]:
-    """Each version of the pointer is the one before and one entry more."""
+    """Yield an error for each version of the pointer that is not the one before and one entry more."""
     histories = [_json(version)["history"] for version in champions]
     for older, newer in zip([[], *histories], histories, strict=False):
         if newer[:-1] != older:

@@ -30,7 +30,7 @@ class Place(NamedTuple):
     endpoint: str | None = None
 
     def task(self, seed: int = 0) -> Task:
-        """A network with dropout, batch statistics and random crops, continued warm; each iteration is saved."""
+        """Return a network with dropout, batch statistics and random crops, continued warm; each iteration is saved."""
         return Task.model_validate(
             {
                 "name": KEYS.task,
@@ -52,11 +52,11 @@ class Place(NamedTuple):
 
     @property
     def cache(self) -> Path:
-        """Where decoded drops lie."""
+        """Return where decoded drops lie."""
         return self.folder / "cache"
 
     def source(self, drop: str) -> Path:
-        """The images of a drop."""
+        """Return the images of a drop."""
         return self.folder.parent / "sources" / drop
 
     def settle_in(self) -> None:

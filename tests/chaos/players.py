@@ -46,7 +46,7 @@ class Cast:
     faults: Counter[str] = field(default_factory=Counter)
 
     def store(self) -> ObjectStore:
-        """The store, where nothing fails."""
+        """Return the store, where nothing fails."""
         return open_store(self.place.url, self.server)
 
     def start(self, act: Callable[..., None], *arguments: object, strike: Strike | None = None) -> ForkServerProcess:

@@ -42,14 +42,14 @@ class Reference:
         self.first = records[0].run_id
 
     def expected(self, *plans: Plan, quarantined: tuple[str, ...] = ()) -> Expected:
-        """What a life of the first run and these is to leave behind."""
+        """Return what the first run and these must leave behind."""
         runs = [self.first, *(plan.run_id for plan in plans)]
         drops = dict.fromkeys(DROPS, "committed") | dict.fromkeys(quarantined, "quarantined")
         return Expected(drops, {run: self._digests[run] for run in runs}, sum(self._saved[run] for run in runs))
 
 
 def interrupted(cast: Cast, reference: Reference) -> Expected:
-    """Every process is killed, or asked to leave, at random writes."""
+    """Kill every process, or ask it to stop, at random writes."""
     for drop, writes in zip(DROPS, reference.retraining, strict=True):
         cast.see_through(acts.land, drop, strikes=list(cast.strikes(reference.landing, 1)))
         cast.see_through(acts.retrain, strikes=list(cast.strikes(writes, 3)))
@@ -76,7 +76,7 @@ def racing(cast: Cast, reference: Reference) -> Expected:
 
 
 def watched(cast: Cast, reference: Reference) -> Expected:
-    """Two watchers and a person work on one task; events come twice, and a watcher freezes past its lease."""
+    """Let two watchers and a person work on one task; events come twice, and a watcher freezes past its lease."""
     queue = _queue(cast)
     for count, drop in enumerate(DROPS, 1):
         cast.see_through(acts.land, drop, strikes=list(cast.strikes(reference.landing, 1)))
@@ -110,7 +110,7 @@ def _repeat(cast: Cast, queue: str, drop: str) -> None:
 
 
 def damaged(cast: Cast, reference: Reference) -> Expected:
-    """A torn upload; newest states and cached drops of which a part was never written."""
+    """Damage an upload, and the newest states and cached drops, of which a part was never written."""
     store = cast.store()
     _upload_torn(cast, store)
     for drop in DROPS:

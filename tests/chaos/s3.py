@@ -10,13 +10,13 @@ from retrain.store import ObjectStore
 
 
 def objects(store: ObjectStore) -> dict[str, bytes]:
-    """All that lies in a store under the task's name, by keys without that name."""
+    """Return all that lies in a store under the task's name, by keys without that name."""
     prefix = f"{KEYS.task}/"
     return {entry.key.removeprefix(prefix): store.read(entry.key)[0] for entry in store.list(prefix)}
 
 
 def versioned_bucket(server: str) -> str:
-    """A new bucket that keeps every version of its objects."""
+    """Return a new bucket that keeps every version of its objects."""
     client, name = boto3.client("s3", endpoint_url=server), f"chaos-{uuid4().hex}"
     client.create_bucket(Bucket=name)
     client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
@@ -25,7 +25,7 @@ def versioned_bucket(server: str) -> str:
 
 
 def versions(server: str, bucket: str, key: str) -> list[bytes]:
-    """All versions of an object, oldest first."""
+    """Return all versions of an object, oldest first."""
     client: Any = boto3.client("s3", endpoint_url=server)
     found = client.list_object_versions(Bucket=bucket, Prefix=key).get("Versions", [])
     identities = [version["VersionId"] for version in reversed(found)]

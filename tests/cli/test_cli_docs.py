@@ -14,7 +14,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Every command with its full name."""
+    """Yield every command with its full name."""
     yield name, command
     for child in getattr(command, "commands", {}).values():
         yield from commands(child, f"{name} {child.name}")

@@ -15,7 +15,7 @@ RETRAIN = (sys.executable, "-m", "retrain")
 
 @pytest.fixture
 def task_file(tmp_path: Path) -> str:
-    """A task whose ledger has runs."""
+    """Return a task whose ledger has runs."""
     store = LocalStore(tmp_path / "store")
     known_ledger.write(store, known_ledger.pets())
     (tmp_path / "pets.json").write_text(Task(name="pets", store=str(store.root)).model_dump_json())

@@ -47,7 +47,7 @@ ADDRESSES = (
 
 
 def forms(secret: str) -> set[bytes]:
-    """A secret as it is, and as it would stand in an address, a JSON text or a header."""
+    """Return a secret as it is, and as it would stand in an address, a JSON text or a header."""
     written = {secret, quote(secret, safe=""), json.dumps(secret)[1:-1], base64.b64encode(secret.encode()).decode()}
     return {text.encode() for text in written}
 

@@ -31,7 +31,7 @@ RETRAIN = (sys.executable, "-m", "retrain")
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """A task with a local store in the working directory."""
+    """Return a task with a local store in the working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RETRAIN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -41,7 +41,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 @contextmanager
 def watching(*arguments: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    """A watcher in a process of its own, and the address of its endpoints."""
+    """Yield a watcher in a process of its own, and the address of its endpoints."""
     command = [*RETRAIN, "watch", "--task", "pets.yaml", "--port", "0", "--poll-seconds", "0.2", *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:

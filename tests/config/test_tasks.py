@@ -20,7 +20,7 @@ SHIPPED = sorted((Path(__file__).parents[2] / "tasks").glob("*.yaml"))
 
 @pytest.fixture
 def task_file(tmp_path: Path) -> Path:
-    """An anchored recipe and three fields that differ from the defaults."""
+    """Return an anchored recipe and three fields that differ from the defaults."""
     path = tmp_path / "flowers.yaml"
     path.write_text(
         "name: flowers\n"
@@ -32,7 +32,7 @@ def task_file(tmp_path: Path) -> Path:
 
 
 def problems(path: Path, *overrides: str) -> list[str]:
-    """The lines that a wrong task is answered with, without the folder of the test."""
+    """Return the lines of the error of a wrong task, without the test's folder."""
     with pytest.raises(TaskError) as caught:
         load_task(str(path), overrides)
     return str(caught.value).replace(f"{path.parent}/", "").splitlines()
@@ -254,7 +254,7 @@ def test_unreadable_task_file_is_named(tmp_path: Path) -> None:
 
 
 def fields(model: type[ConfigModel]) -> Iterator[tuple[str, FieldInfo]]:
-    """Every field of every part, by path; the `name` or `kind` that tells kinds apart excepted."""
+    """Yield every field of every part, by path; the `name` or `kind` that tells kinds apart excepted."""
     for name, field in model.model_fields.items():
         yield f"{model.__name__}.{name}", field
         for part in config_models(field):

@@ -29,7 +29,7 @@ def store(task: Task, tmp_path: Path) -> TaskStore:
 
 
 def amended(task: Task, store: TaskStore, tmp_path: Path, text: str, name: str = "corrections.csv") -> bool:
-    """Whether an amendment was written."""
+    """Return whether an amendment was written."""
     (tmp_path / name).write_text(text)
     return amend_drops(read_corrections(tmp_path / name), task, store) is not None
 

@@ -20,7 +20,7 @@ def batch(size: int = 64, height: int = 8, width: int = 8) -> Tensor:
 
 
 def crops_of(image: Tensor, padding: int) -> list[Tensor]:
-    """All crops of an image, row by row."""
+    """Return all crops of an image, row by row."""
     _, height, width = image.shape
     padded = functional.pad(image, (padding,) * 4)
     places = range(2 * padding + 1)

@@ -43,22 +43,22 @@ def info(name: str, kind: bytes = tarfile.REGTYPE, **fields: object) -> tarfile.
 
 
 def beside(*members: Member) -> Callable[[], dict[str, bytes]]:
-    """A drop of good samples, among which these members are."""
+    """Return a drop of good samples, among which these members are."""
     return lambda: {"train.tar": shard([*good(20), *members, *good(40, first=20)])}
 
 
 def sample(data: bytes, label: bytes = b"cat") -> Callable[[], dict[str, bytes]]:
-    """A drop with one more sample, key `bad`."""
+    """Return a drop with one more sample, key `bad`."""
     return beside(("bad.png", data), ("bad.cls", label))
 
 
 def flat(side: int) -> bytes:
-    """A black picture, which compresses to next to nothing."""
+    """Return a black picture, which compresses to next to nothing."""
     return encoded(Image.new("1", (side, side)))
 
 
 def text_bomb() -> bytes:
-    """A picture with a comment that unpacks to 200 MB."""
+    """Return a picture with a comment that unpacks to 200 MB."""
     info = PngImagePlugin.PngInfo()
     info.add(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(200_000_000), 1))
     return encoded(Image.new("RGB", (8, 8)), pnginfo=info)
@@ -196,7 +196,7 @@ ODD: dict[str, tuple[str, bytes, tuple[int, int, int]]] = {
 
 
 def colour(drop: Drop, store: LocalStore, name: str) -> np.ndarray:
-    """The colour at the right edge of the one training picture of a class."""
+    """Return the colour at the right edge of the one training picture of a class."""
     images, labels = decode_drop(drop, TaskStore(store, "pets"), 8)["train"]
     [image] = images[labels == drop.classes.index(name)]
     return image[:, 4, 7].numpy()

@@ -119,7 +119,7 @@ class Killed(BaseException):
 
 @pytest.fixture
 def writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of writes of drops and records that are still let through; a negative one lets all."""
+    """Return the number of writes of drops and records that are still let through; a negative one lets all."""
     left = [-1]
 
     def limited(name: str) -> None:

@@ -21,7 +21,7 @@ from retrain.store.task_store import TaskStore, open_task_store
 
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest) -> Way:
-    """A way in."""
+    """Return a way in."""
     return request.param
 
 

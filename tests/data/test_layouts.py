@@ -18,7 +18,7 @@ from retrain.records import Drop
 
 @pytest.fixture(params=["pack", "s3"])
 def way(request: pytest.FixtureRequest, tmp_path: Path) -> WayIn:
-    """Each way in."""
+    """Return each way in."""
     if request.param == "s3":
         return open_way_in("s3", tmp_path, request.getfixturevalue("bucket"), request.getfixturevalue("s3"))
     return open_way_in("pack", tmp_path)
@@ -26,7 +26,7 @@ def way(request: pytest.FixtureRequest, tmp_path: Path) -> WayIn:
 
 @pytest.fixture(params=["pack", "upload"])
 def near(request: pytest.FixtureRequest, tmp_path: Path) -> WayIn:
-    """Each way in, without a server: for trees of many files."""
+    """Return each way in, without a server: for trees of many files."""
     return open_way_in(request.param, tmp_path)
 
 
@@ -169,7 +169,7 @@ def test_nested_folders_are_no_classes(near: WayIn, files: dict[str, bytes]) -> 
 
 
 def with_json(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The same images, each with a JSON file whose label is not the folder's name."""
+    """Return the same images, each with a JSON file whose label is not the folder's name."""
     labels = {
         name.replace(".png", ".json"): json.dumps({"info": {"label": f"of {name[:3]}"}, "id": 7}).encode()
         for name in files

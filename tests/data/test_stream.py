@@ -33,7 +33,7 @@ ROOMY = SETTING.model_copy(update={"cache": "2Mi"})
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder whose store holds two drops of many small shards."""
+    """Return a folder whose store holds two drops of many small shards."""
     folder = tmp_path_factory.mktemp("stream")
     two_drops(LocalStore(folder / "store"), folder)
     return folder
@@ -52,7 +52,7 @@ def held(place: Path, *splits: Split) -> Splits:
 
 
 def thinned(size: int) -> Tensor:
-    """Every third sample at a tenth."""
+    """Return every third sample at a tenth."""
     return torch.where(torch.arange(size) % 3 == 0, 0.1, 1.0)
 
 
@@ -91,7 +91,7 @@ def test_epoch_has_the_same_samples_streamed_or_resident(place: Path, streams: S
 
 
 def by_pass(loader: StreamingLoader | InMemoryLoader) -> list[list[tuple[int, int]]]:
-    """The samples of the first passes, with their labels."""
+    """Return the samples of the first passes, with their labels."""
     passes: list[list[tuple[int, int]]] = [[]]
     while len(passes) < 5:
         before = loader.position

@@ -31,7 +31,7 @@ def stream(folder: Path, samples: int) -> tuple[StreamingLoader, Samples]:
 
 
 def tensors(thing: object, seen: set[int]) -> list[Tensor]:
-    """Every tensor that an object of ours, or one that it holds, has."""
+    """Return every tensor that an object of ours, or one that it holds, has."""
     if id(thing) in seen:
         return []
     seen.add(id(thing))

@@ -66,7 +66,7 @@ def processes() -> ForkServerContext:
 
 
 def outcome(folder: Path, plan: Plan) -> tuple[object, ...]:
-    """What a run is compared by; forgotten at once, so that it can be run again."""
+    """Return what a run is compared by; forgotten at once, so that it can be run again."""
     store, files = LocalStore(folder / "store"), context_of(folder).files(plan.run_id)
     result, curve = files.result(), files.curve()
     for entry in list(store.list(f"{TASK.name}/runs/{plan.run_id}/")):

@@ -37,7 +37,7 @@ TASK = make_task(model=Model(name=OURS))
 
 @pytest.fixture
 def life(tmp_path: Path) -> Life:
-    """A champion, and a drop that waits."""
+    """Return a champion, and a drop that waits."""
     RAN.clear()
     life = Life(LocalStore(tmp_path / "store"), tmp_path)
     life.context = replace(make_context(life.store, TASK, "cpu"), cache=tmp_path / "cache")

@@ -31,7 +31,7 @@ def local(tmp_path: Path) -> LocalStore:
 
 
 def webdataset(*numbers: int) -> bytes:
-    """A shard as producers write it: flat keys, the class's name in a file of its own."""
+    """Return a shard as producers write it: flat keys, the class's name in a file of its own."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for number in numbers:
@@ -43,7 +43,7 @@ def webdataset(*numbers: int) -> bytes:
 
 
 def photos() -> dict[str, bytes]:
-    """A tree of images."""
+    """Return a tree of images."""
     names = [f"{name}/{number}.png" for name in ("cat", "dog") for number in range(40)]
     return {name: png(number) for number, name in enumerate(names)}
 

@@ -144,7 +144,7 @@ def test_unusable_cache_folder_is_found(doctor: Doctor, tmp_path: Path, monkeypa
 
 
 def huge_drop(folder: Path) -> Drop:
-    """A drop whose manifest says that more lies in it than any disk can hold."""
+    """Return a drop whose manifest says that more lies in it than any disk can hold."""
     store = LocalStore(folder / "store")
     [(drop, _)] = pack(two_classes(folder / "pets"), TASK, TaskStore(store, TASK.name))
     huge = drop.model_copy(update={"id": "d-huge", "counts": {**drop.counts, "train": {"cat": 10**12}}})
@@ -203,7 +203,7 @@ def test_damaged_manifest_does_not_block_the_plan_check(doctor: Doctor, tmp_path
 
 
 def champion(folder: Path) -> tuple[Life, str]:
-    """A life whose first run was promoted."""
+    """Return a life whose first run was promoted."""
     life = Life(LocalStore(folder / "store"), folder)
     life.land(0, 1)
     stages.run_task(life.context, make_task(), Asked())

@@ -252,7 +252,7 @@ def landed(study: Study, split: str) -> Iterator[dict[str, int]]:
 
 @cache
 def planned(name: str, most_drops: int = 11, seeds: int | None = None) -> dict[Cell, Plan]:
-    """Every cell's plan; of online studies only those of the first drops, since all steps are alike."""
+    """Return every cell's plan; of online studies only those of the first drops, since all steps are alike."""
     study = load_study(name)
     study = study.model_copy(update={"seeds": study.seeds[:seeds]})
     runs, longest = Imagined(study, None), max(parts_of(study, split) for split in study.splits)
@@ -261,7 +261,7 @@ def planned(name: str, most_drops: int = 11, seeds: int | None = None) -> dict[C
 
 
 def describe(plan: Plan) -> str:
-    """The plan's recipe and length, in the words of the tables above."""
+    """Return the plan's recipe and length, in the words of the tables above."""
     start, objective, sampling = plan.recipe.initialization, plan.recipe.objective, plan.recipe.sampling
     texts = [
         f"{start.name} {numbers(start, 'scale', 'alpha', 'beta', 'deviation')}{numbers(start, 'head_first') or ''}",

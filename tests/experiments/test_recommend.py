@@ -35,7 +35,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def trained(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store in which scratch was trained when the first of its two drops had landed."""
+    """Return a store in which scratch was trained when the first of its two drops had landed."""
     folder = tmp_path_factory.mktemp("trained")
     path = write_task(folder)
     land(place, path, 1)

@@ -65,7 +65,7 @@ def small_svhn(root: Path) -> Any:
 
 
 def exported(kind: Any, root: Path, folder: Path) -> dict[str, np.ndarray]:
-    """The pixels of both splits by `split/class/number`."""
+    """Return the pixels of both splits by `split/class/number`."""
     for split in ("train", "test"):
         export(load(kind, root, split, False), folder / split)
     return {

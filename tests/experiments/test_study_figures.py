@@ -21,14 +21,14 @@ from retrain.records import Curve
 
 
 def drawn(chart: alt.TopLevelMixin) -> list[list[dict[str, Any]]]:
-    """The values of each layer of a chart."""
+    """Return the values of each layer of a chart."""
     spec = chart.to_dict()
     shared = spec.get("data")
     return [spec["datasets"][layer.get("data", shared)["name"]] for layer in spec.get("layer", [spec])]
 
 
 def in_batches_of(size: int, one: EndedRun) -> EndedRun:
-    """The same run, but for how many images an iteration took."""
+    """Return the same run, but for how many images an iteration took."""
     result = one.record.result
     assert result is not None
     cost = result.cost.model_copy(update={"samples": size * result.iterations})

@@ -47,7 +47,7 @@ TRAINED = [  # every data set, and every way in which data lands
 
 @pytest.fixture(autouse=True, scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Every data set, with and without a test split as the real ones are."""
+    """Yield every data set, with and without a test split as the real ones are."""
     with workplace(tmp_path_factory.mktemp("papers")) as root, pytest.MonkeyPatch.context() as environment:
         environment.setenv("RETRAIN_TASKS", str(ROOT / "tasks"))
         environment.setenv("RETRAIN_STUDIES", str(ROOT / "studies"))
@@ -63,7 +63,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def smallest(study: Study) -> Study:
-    """The study with one seed, tiny networks and a training of a few iterations."""
+    """Return the study with one seed, tiny networks and a training of a few iterations."""
     settings = study.set | TINY
     steps = {
         name: split.model_copy(update={"step": 20, "steps": 3}) if split.step else split

@@ -122,7 +122,7 @@ def test_learning_speeds_before_and_after_are_measured_and_drawn(place: Path, tm
 
 
 def keys_of(runs: Runs, cell: Cell, split: str) -> list[set[str]]:
-    """The keys of each drop's samples that lie in one split's shards."""
+    """Return the keys of each drop's samples that lie in one split's shards."""
     store = runs.store(runs.task(cell).name)
     found = []
     for drop in runs.drops(cell):

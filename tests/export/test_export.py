@@ -37,7 +37,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
 
 @pytest.fixture(scope="module")
 def folder(served: Served) -> Path:
-    """The champion, exported in every format, in a folder whose parent is new."""
+    """Return the champion, exported in every format, in a folder whose parent is new."""
     output = served.life.folder / "new" / "exported"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RETRAIN_CACHE", str(served.life.folder / "cache"))

@@ -54,22 +54,22 @@ class Compiled(NamedTuple):
     pods: dict[str, Any]
 
     def task(self, name: str) -> dict[str, Any]:
-        """A step, wherever it is nested."""
+        """Return a step, wherever it is nested."""
         dags = [self.spec["root"], *self.spec["components"].values()]
         return next(dag["dag"]["tasks"][name] for dag in dags if name in dag.get("dag", {}).get("tasks", {}))
 
     def steps(self) -> tuple[str, ...]:
-        """All steps, in their order."""
+        """Return all steps, in their order."""
         executors = {name.removeprefix("exec-") for name in self.spec["deploymentSpec"]["executors"]}
         assert executors in (set(STEPS), set(SEPARATE_STEPS))
         return STEPS if executors == set(STEPS) else SEPARATE_STEPS
 
     def container(self, name: str) -> dict[str, Any]:
-        """A step's container."""
+        """Return a step's container."""
         return self.spec["deploymentSpec"]["executors"][f"exec-{name}"]["container"]
 
     def pod(self, name: str) -> dict[str, Any]:
-        """The part of a step's pod that Kubernetes reads."""
+        """Return the part of a step's pod that Kubernetes reads."""
         return self.pods["platforms"]["kubernetes"]["deploymentSpec"]["executors"].get(f"exec-{name}", {})
 
 
@@ -91,7 +91,7 @@ def separate(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
 
 @pytest.fixture(params=["one pod", "pods of their own"])
 def either(request: pytest.FixtureRequest, on_pool: Compiled, separate: Compiled) -> Compiled:
-    """The pipeline that evaluates in the training pod, and the one that does so in pods of its own."""
+    """Return the pipeline that evaluates in the training pod, and the one that does so in pods of its own."""
     return on_pool if request.param == "one pod" else separate
 
 

@@ -21,7 +21,7 @@ from retrain.store import LocalStore
 
 @pytest.fixture
 def life(tmp_path: Path) -> Life:
-    """A drop has landed."""
+    """Commit a drop."""
     life = Life(LocalStore(tmp_path / "store"), tmp_path)
     life.land(0, 1, 2)
     return life
@@ -49,7 +49,7 @@ def started(folder: Path, *command: str, freeze: Path | None = None) -> subproce
 
 
 def step(folder: Path, plan: Plan, freeze: Path | None = None) -> subprocess.Popen[str]:
-    """The training step of a pipeline; with `freeze`, its first process stops itself once it has saved."""
+    """Return the training step of a pipeline; with `freeze`, its first process stops itself once it has saved."""
     code = "import sys; from retrain.kubeflow import steps; print(steps.train(*sys.argv[1:]))"
     return started(folder, "-c", code, task_in(folder, gpus=2).model_dump_json(), plan.run_id, "cpu", freeze=freeze)
 

@@ -149,7 +149,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Stores:
 
 @pytest.fixture(scope="module")
 def here(stores: Stores, cache: Path) -> RunRecord:
-    """The record of the run in this process."""
+    """Return the record of the run in this process."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RETRAIN_CACHE", str(cache))
         return run_here(stores.here)

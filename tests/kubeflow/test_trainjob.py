@@ -50,7 +50,7 @@ def manifest(task: Task, run_id: str = RUN) -> dict[str, Any]:
 
 
 def pod_of(job: dict[str, Any]) -> dict[str, Any]:
-    """The pod that Trainer makes of it: its runtime's container, with the patch and the trainer's own fields."""
+    """Return the pod that Trainer makes of it: its runtime's container, with the patch and the trainer's own fields."""
     (patch,) = job["spec"]["runtimePatches"]
     assert re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[-\w.]+", patch["manager"]), "Trainer's webhook refuses it"
     (node,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
@@ -128,7 +128,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def planned(folder: Path) -> dict[str, Any]:
-    """What `retrain pipeline trainjob` prints."""
+    """Return what `retrain pipeline trainjob` prints."""
     (folder / "pets.yaml").write_text(yaml.safe_dump(small(folder).model_dump(mode="json")))
     command = [sys.executable, "-m", "retrain", "pipeline", "trainjob", "--task", str(folder / "pets.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -138,7 +138,7 @@ def planned(folder: Path) -> dict[str, Any]:
 
 
 def node(folder: Path, job: dict[str, Any], rank: int, port: int, freeze: Path | None = None) -> subprocess.Popen[str]:
-    """A node's container: the job's command and arguments, and the environment that Trainer adds."""
+    """Return a node's container: the job's command and arguments, and the environment that Trainer adds."""
     trainer = job["spec"]["trainer"]
     assert trainer["command"][0] == "torchrun"
     environment = {

@@ -31,7 +31,7 @@ class Product(nn.Module):
 
 
 def torchs(network: nn.Module, image_size: int) -> Flops:
-    """What torch counts for one image of four, really computed."""
+    """Return what torch counts for one image of four, really computed."""
     network = copy.deepcopy(network).train()
     with FlopCounterMode(display=False) as forward:
         logits = network(torch.zeros(4, 3, image_size, image_size))

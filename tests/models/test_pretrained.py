@@ -37,7 +37,7 @@ def task_with(**model: object) -> Task:
 
 
 def small(pretrained: Path, **parts: object) -> Task:
-    """A timm network of 32x32 images that starts from a file."""
+    """Return a timm network of 32x32 images that starts from a file."""
     model = Model(name=TINY, pretrained=str(pretrained))
     data = Data(image_size=32, crop_padding=1, val_share=0.2, test_share=0.2)
     training = TASK.training.model_copy(update={"epochs": 2, "save_seconds": 60})

@@ -29,7 +29,7 @@ ALL = {rule["alert"] for rule in RULES}
 
 
 def promtool(*arguments: str) -> str:
-    """What promtool says; it must be content."""
+    """Return the output of promtool, which must accept the file."""
     command = [need("promtool", "prometheus"), *arguments]
     checked = subprocess.run(command, capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout + checked.stderr
@@ -62,7 +62,7 @@ def test_each_alert_has_a_runbook() -> None:
 
 @pytest.fixture
 def webhook() -> Iterator[tuple[str, dict[str, dict[str, str]]]]:
-    """A receiver on loopback: its address, and the annotations of the alerts that it was told of, by name."""
+    """Yield a receiver on loopback: its address, and the annotations of the alerts that it was told of, by name."""
     told: dict[str, dict[str, str]] = {}
 
     class Receiver(BaseHTTPRequestHandler):

@@ -31,7 +31,7 @@ Panel = dict[str, Any]
 
 
 def panels(file: str) -> list[Panel]:
-    """All panels of a dashboard that show something."""
+    """Return all panels of a dashboard that show something."""
     return [panel for panel in json.loads((FOLDER / file).read_text())["panels"] if panel["type"] != "row"]
 
 
@@ -67,7 +67,7 @@ def test_dashboards_have_variables_runbook_and_no_overlaps(file: str) -> None:
 
 
 def answers(prometheus: str, file: str) -> dict[str, dict[str, dict[monitoring.Labels, float]]]:
-    """What every query of every panel returns for all tasks, by the panel's title and the query's legend."""
+    """Return what every query of every panel returns for all tasks, by the panel's title and the query's legend."""
     return {
         panel["title"]: {
             target["legendFormat"]: monitoring.query(

@@ -46,7 +46,7 @@ class Counted(LocalStore):
 
 @pytest.fixture
 def store(tmp_path: Path) -> Counted:
-    """A store with the known ledger of pets."""
+    """Return a store with the known ledger of pets."""
     store = Counted(tmp_path / "store")
     known_ledger.write(store, known_ledger.pets())
     store.reads.clear()

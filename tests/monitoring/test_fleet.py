@@ -38,7 +38,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[Task]:
 
 
 def row(page: Page, task: str) -> list[str]:
-    """The cells of a task's row."""
+    """Return the cells of a task's row."""
     return page.locator("#tasks tbody tr", has=page.get_by_role("rowheader", name=task)).locator("td").all_inner_texts()
 
 
@@ -74,7 +74,7 @@ def test_months_add_up_the_runs_that_ended_in_them() -> None:
 
 @pytest.fixture(scope="module")
 def file(tasks: list[Task], tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The page as the command writes it."""
+    """Return the page as the command writes it."""
     folder = tmp_path_factory.mktemp("written")
     for task in tasks:
         (folder / f"{task.name}.yaml").write_text(json.dumps({"name": task.name, "store": task.store}))

@@ -25,7 +25,7 @@ from retrain.training.progress import Progress
 
 
 def told(live: LiveMetrics) -> dict[str, dict[monitoring.Labels, float]]:
-    """What is served, by name."""
+    """Return the served metrics by name."""
     registry = CollectorRegistry()
     registry.register(live)
     values: dict[str, dict[monitoring.Labels, float]] = {}
@@ -35,7 +35,7 @@ def told(live: LiveMetrics) -> dict[str, dict[monitoring.Labels, float]]:
 
 
 def at(iteration: int, accuracy: float) -> Point:
-    """A point of a curve."""
+    """Return a point of a curve."""
     return Point(iteration=iteration, accuracy=accuracy, loss=1.0, images=1, train_loss=1.0, learning_rate=0.1)
 
 
@@ -67,7 +67,7 @@ class Scraper:
 
 @pytest.fixture(scope="module")
 def watched() -> tuple[LiveMetrics, Scraper]:
-    """A real training, looked at whenever it evaluates."""
+    """Return a real training, looked at whenever it evaluates."""
     live, run = LiveMetrics(), run_of(plan_of())
     scraper = Scraper(live)
     run_loop(run, Observers(live, scraper), save=lambda run: None, leaving=lambda: False)
@@ -145,7 +145,7 @@ def test_estimate_is_never_later_than_the_schedules_end(monkeypatch: pytest.Monk
 
 
 def seconds(action: Callable[[], object], times: int) -> float:
-    """The least processor time of an action, over five tries of this number: other processes do not count."""
+    """Return the least processor time of an action, over five tries of this number: other processes do not count."""
 
     def once() -> float:
         start = time.thread_time()

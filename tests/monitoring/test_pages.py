@@ -22,7 +22,7 @@ from retrain.store.keys import TaskKeys
 
 @pytest.fixture
 def hanging(tmp_path: Path) -> Path:
-    """A record whose writing never ends, in a ledger that is whole otherwise: its reader waits."""
+    """Return a record whose writing never ends, in a ledger that is whole otherwise: its reader waits."""
     store = LocalStore(tmp_path / "store")
     known_ledger.write(store, known_ledger.pets())
     record = store.root / TaskKeys("pets").record("hanging")
@@ -32,7 +32,7 @@ def hanging(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def port(hanging: Path, tmp_path: Path) -> Iterator[int]:
-    """Where the page of that ledger is served."""
+    """Yield where the page of that ledger is served."""
     task = Task(name="pets", store=str(tmp_path / "store"))
     with serving("127.0.0.1", 0, exporter_app(Exporter([]), Pages({task.name: task}))) as port:
         yield port

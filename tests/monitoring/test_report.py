@@ -42,7 +42,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Task:
-    """A task whose ledger was written by real runs: scratch, a calibration, and a run against it."""
+    """Return a task whose ledger was written by real runs: scratch, a calibration, and a run against it."""
     folder = tmp_path_factory.mktemp("report")
     training = Training(epochs=6, batch_size=8, evaluate_every=1)
     task = Task(

@@ -75,7 +75,7 @@ def test_champion_lasts_until_the_next_promotion() -> None:
 
 
 def sampling_sentence(sampling: Sampling) -> str:
-    """What the page says of the next run's sampling, with an index of 40 samples."""
+    """Return what the page says of the next run's sampling, with an index of 40 samples."""
     ones = np.ones(40, dtype=np.float32)
     index = Index("continuous-1", ones * 4, np.arange(40, dtype=np.float32) / 10, ones, sampling)
     now = known_ledger.START

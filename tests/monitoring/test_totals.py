@@ -98,7 +98,7 @@ def test_new_price_changes_no_past_figure() -> None:
 
 
 def without_energy(record: RunRecord) -> RunRecord:
-    """The record of a machine where nothing measures energy."""
+    """Return the record of a machine where nothing measures energy."""
     if record.result is None:
         return record
     cost = record.result.cost.model_copy(update={"measured_joules": None})
@@ -189,7 +189,7 @@ def test_counters_never_fall_as_the_ledger_grows() -> None:
 
 
 def real_runs(folder: Path) -> tuple[Task, list[RunRecord]]:
-    """A task whose ledger real runs have written: scratch, a calibration, and a continuous run."""
+    """Return a task whose ledger real runs have written: scratch, a calibration, and a continuous run."""
     life, task = Life(LocalStore(folder / "store"), folder), make_task(store=str(folder / "store"))
     life.land(0, 1, 2, seed=1)
     stages.run_task(life.context, task, Request())
@@ -200,7 +200,7 @@ def real_runs(folder: Path) -> tuple[Task, list[RunRecord]]:
 
 
 def generated_runs(folder: Path) -> tuple[Task, list[RunRecord]]:
-    """A task of more records than the page lists, one in ten of them a calibration."""
+    """Return a task of more records than the page lists, one in ten of them a calibration."""
     records = [
         known_ledger.run(n, 400, 0, "completed", "big", "scratch", "calibrate")
         if n % 10 == 0

@@ -51,7 +51,7 @@ SERVERS = {
 
 @pytest.fixture(params=SERVERS, ids=lambda server: server.__name__)
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Each server of the project: its port, and its paths."""
+    """Yield each server of the project: its port, and its paths."""
     with request.param(tmp_path) as port:
         yield port, SERVERS[request.param]
 

@@ -35,7 +35,7 @@ def at(life: Life, now: datetime) -> Life:
 
 @pytest.fixture
 def life(tmp_path: Path) -> Life:
-    """A champion that was approved by the gate alone, and a second drop."""
+    """Return a champion that was approved by the gate alone, and a second drop."""
     life = at(Life(LocalStore(tmp_path / "store"), tmp_path / "work"), NOW)
     life.land(0, 1)
     assert isinstance(stages.run_task(life.context, make_task(), Request()), RunRecord)
@@ -45,7 +45,7 @@ def life(tmp_path: Path) -> Life:
 
 @pytest.fixture
 def waiting(life: Life) -> Approval:
-    """What the second drop's candidate waits for."""
+    """Return what the second drop's candidate waits for."""
     ended = stages.run_task(life.context, make_task(gate=MANUAL), Request())
     assert isinstance(ended, Approval)
     return ended

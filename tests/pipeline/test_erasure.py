@@ -25,7 +25,7 @@ UNLEARN = make_task(erase={"policy": "retrain"})
 
 @pytest.fixture
 def life(tmp_path: Path) -> Life:
-    """A champion trained on one drop."""
+    """Return a champion trained on one drop."""
     life = Life(LocalStore(tmp_path / "store"), tmp_path)
     life.land(0, 1, 2)
     assert isinstance(stages.run_task(life.context, TASK, Request()), RunRecord)

@@ -60,7 +60,7 @@ def test_thumbnails_are_small_pictures() -> None:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
-    """A champion that was trained for a moment, so that it is often wrong, and continued with a new class."""
+    """Return a champion that was trained for a moment, so that it is often wrong, and continued with a new class."""
     training = {"epochs": 1, "batch_size": 16, "evaluate_every": 1}
     served = make_served(tmp_path_factory.mktemp("errors"), 0, 1, 2, training=training)
     served.life.land(3, seed=2)

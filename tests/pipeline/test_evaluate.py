@@ -37,7 +37,7 @@ def guesses(life: Life, plan: Plan, dataset: Dataset) -> list[tuple[str, str, in
 
 @pytest.fixture
 def life(tmp_path: Path) -> Life:
-    """Two drops: classes 0 and 1, then 1, 2 and 3."""
+    """Return two drops: classes 0 and 1, then 1, 2 and 3."""
     life = Life(LocalStore(tmp_path / "store"), tmp_path)
     life.land(0, 1)
     return life

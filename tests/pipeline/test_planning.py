@@ -10,7 +10,7 @@ from retrain.records import Plan
 
 
 def configured(**parts: object) -> Task:
-    """The task with other settings."""
+    """Return the task with other settings."""
     return Task.model_validate({**TASK.model_dump(), **parts})
 
 

@@ -43,7 +43,7 @@ class StopsAt(Silent):
 
 
 def a_life(folder: Path, drops: int = 0) -> Life:
-    """A task in which this number of drops have been retrained on."""
+    """Return a task in which this number of drops have been retrained on."""
     life = Life(LocalStore(folder / "store"), folder / "work")
     for seed in range(drops):
         life.land(0, 1, seed=seed)
@@ -71,7 +71,7 @@ def roll_back(life: Life) -> None:
 
 
 def large(life: Life) -> set[str]:
-    """The runs that have a model."""
+    """Return the runs that have a model."""
     return {key.split("/")[2] for key in life.contents() if key.endswith("/model.safetensors")}
 
 

@@ -21,13 +21,13 @@ TASK, DEFAULT = make_task(), Request()
 
 @pytest.fixture
 def life(store: ObjectStore, tmp_path: Path) -> Life:
-    """An empty task on each kind of store."""
+    """Return an empty task on each kind of store."""
     return Life(store, tmp_path / "work")
 
 
 @pytest.fixture
 def local(tmp_path: Path) -> Life:
-    """An empty task in a folder."""
+    """Return an empty task in a folder."""
     return Life(LocalStore(tmp_path / "store"), tmp_path / "work")
 
 
@@ -52,7 +52,7 @@ def records(life: Life) -> list[RunRecord]:
 
 
 def timeless(record: RunRecord) -> dict[str, object]:
-    """A record without what no two runs share."""
+    """Return a record without what no two runs share."""
     seconds = {"device_seconds", "device_seconds_all_in"}
     times = {"started_at", "ended_at"}
     return record.model_dump(

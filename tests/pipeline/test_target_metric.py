@@ -110,7 +110,7 @@ def scored(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Life, Task]:
 
 
 def score_of(life: Life, plan: Plan, split: Split) -> float:
-    """The score of a run's model, by scikit-learn."""
+    """Return the score of a run's model, by scikit-learn."""
     held = life.context.samples(plan.dataset, [split], plan.task.data, plan.loading)[split]
     network = load_network(life.context.files(plan.run_id), plan, (), life.context.device)
     guess, _, _ = predict_classes(network, held, Normalize(plan.task.data))

@@ -133,7 +133,7 @@ def default_plan(past: Past) -> Plan:
 
 
 def default_past() -> Past:
-    """A champion from scratch on 500 images, by default settings."""
+    """Return a champion from scratch on 500 images, by default settings."""
     return one_drop(DEFAULT).landed(drop(2))
 
 

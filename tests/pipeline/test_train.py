@@ -23,7 +23,7 @@ MODEL = "model.safetensors"
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A folder whose store holds two drops."""
+    """Return a folder whose store holds two drops."""
     commit_drops(tmp_path)
     return tmp_path
 
@@ -38,7 +38,7 @@ def key(plan: Plan, name: str) -> str:
 
 
 def index(place: Path, plan: Plan, drop: int) -> dict[str, Tensor]:
-    """The learning-speed counters of one drop, as they lie in the store."""
+    """Return the learning-speed counters of one drop, as they lie in the store."""
     name = f"learning_speed/{plan.dataset.drops[drop].id}.safetensors"
     return load(context_of(place).store.objects.read(key(plan, name))[0])
 

@@ -81,7 +81,7 @@ def test_expected_saving_is_that_of_the_last_runs() -> None:
 
 
 def spent(hours: float, at: datetime) -> Past:
-    """A champion whose training ended then and took this number of device hours, at 2 EUR each."""
+    """Return a champion whose training ended then and took this number of device hours, at 2 EUR each."""
     past = one_drop().landed(drop(2))
     [record] = past.records
     assert record.result

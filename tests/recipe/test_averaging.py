@@ -18,7 +18,7 @@ def network() -> nn.Module:
 
 
 def weights_of_power(gamma: float, count: int) -> list[float]:
-    """The share of each update's weights, oldest first, by the recursion of Karras et al."""
+    """Return the share of each update's weights, oldest first, by the recursion of Karras et al."""
     shares: list[float] = []
     for t in range(1, count + 1):
         kept = (1 - 1 / t) ** (gamma + 1)

@@ -24,7 +24,7 @@ def statistics(net: nn.Sequential) -> list[Tensor]:
 
 
 def run(net: nn.Sequential, passes: int = 1, count: int = 30) -> list[list[Tensor]]:
-    """The statistics after each iteration of `passes` forward passes."""
+    """Return the statistics after each iteration of `passes` forward passes."""
     correction, found = StatisticsCorrection(net), []
     for iteration, images in enumerate(batches(count)):
         correction.before_forward(iteration)

@@ -36,7 +36,7 @@ def batch(size: int = 6) -> tuple[Tensor, Tensor]:
 
 
 def single_gradients(net: nn.Module, images: Tensor, labels: Tensor) -> Iterator[list[Tensor]]:
-    """The gradient of each sample's loss, one backward pass after another."""
+    """Yield the gradient of each sample's loss, one backward pass after another."""
     net.eval()
     for image, label in zip(images, labels, strict=True):
         loss = functional.cross_entropy(net(image[None]), label[None])

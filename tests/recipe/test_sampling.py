@@ -13,7 +13,7 @@ from retrain.recipe.sampling import draw_pass, keep_probability
 
 
 def index(n: int, seed: int) -> tuple[Counters, Tensor]:
-    """A random index full of ties, some samples never seen, and which samples are old."""
+    """Return a random index full of ties, some samples never seen, and which samples are old."""
     rng = random.Random(seed)
     seen = [rng.choice([0, 2, 4, 4, 4]) for _ in range(n)]
     correct = [rng.randint(0, times) for times in seen]
@@ -28,7 +28,7 @@ def group(old: int, new: int) -> Tensor:
 
 
 def speeds(values: list[float]) -> Counters:
-    """An index of samples that were seen 100 times each, with these learning speeds."""
+    """Return an index of samples that were seen 100 times each, with these learning speeds."""
     correct = (100 * torch.tensor(values)).round()
     return Counters(torch.full_like(correct, 100), correct, torch.zeros_like(correct))
 

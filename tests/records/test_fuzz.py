@@ -34,7 +34,7 @@ json_values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionar
 
 @st.composite
 def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
-    """The bytes with a few changed, cut out, or put in."""
+    """Return the bytes with a few changed, cut out, or put in."""
     data = bytearray(whole)
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(data)))
@@ -44,7 +44,7 @@ def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
 
 
 def manifest() -> Drop:
-    """A manifest with something in every field."""
+    """Return a manifest with something in every field."""
     drop = make_drop("week-45", 1, ("cat", "größe"))
     shards = (Shard(name="train-0.tar", split="train", samples=20, size=20480, sha256="0" * 64),)
     drop = drop.model_copy(
@@ -54,7 +54,7 @@ def manifest() -> Drop:
 
 
 def unless_refused(read: Callable[[], T], refusal: type[Exception]) -> T | None:
-    """What is read, or None if it is refused as it should be; any other error is a bug."""
+    """Return what is read, or None if it is refused with the right error. Any other error is a bug."""
     try:
         return read()
     except refusal:

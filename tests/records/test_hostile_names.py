@@ -27,7 +27,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> Task:
-    """A task whose only drop has a class of a hostile name, and whose gate says so: the class is never right."""
+    """Return a task whose only drop has a class of a hostile name, and whose gate says so: the class is never right."""
     task = make_task(gate=Gate(min_class_accuracy=1))
     life = Life(LocalStore(tmp_path / "store"), tmp_path)
     life.land(0, 1, mislabelled=True)

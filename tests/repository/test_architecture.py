@@ -37,7 +37,7 @@ UNPICKLERS = {
 
 
 def within(packages: tuple[str, ...]) -> list[str]:
-    """The modules that are one of these packages or lie in them."""
+    """Return the modules that are one of these packages or lie in them."""
     return [name for name in MODULES if any(f"{name}.".startswith(f"{package}.") for package in packages)]
 
 
@@ -50,7 +50,7 @@ def loaded_by(modules: list[str]) -> set[str]:
 
 
 def names(tree: ast.AST) -> Iterator[str]:
-    """What a module imports (with all the packages above it) and the dotted attributes that it uses."""
+    """Yield what a module imports (with all the packages above it) and the dotted attributes that it uses."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (part for alias in node.names for part in (alias.name, alias.name.partition(".")[0]))

@@ -14,7 +14,7 @@ FINDING = {
 
 @pytest.fixture(scope="module")
 def theatre(s3: str, tmp_path_factory: pytest.TempPathFactory) -> Theatre:
-    """Where undisturbed runs have been done, to compare with."""
+    """Return the store of undisturbed runs, to compare with."""
     return Theatre(tmp_path_factory.mktemp("chaos"), s3)
 
 

@@ -141,7 +141,7 @@ def test_default_kind_need_not_be_named_and_every_other_must() -> None:
 
 
 def fields(model: type[ConfigModel], path: tuple[str, ...] = (), named: Document | None = None) -> Iterator[Document]:
-    """A task for each field of each part, of every kind, with each of some values in its place."""
+    """Yield a task for each field of each part, of every kind, with each of some values in its place."""
     for name, field in model.model_fields.items():
         for value in (None, True, -1, 0.5, 10**12, "", "wrong", [], [1, 2, 3], {}, {"wrong": 1}):
             if (*path, name) != ("name",):  # stands as the key in the chart's values

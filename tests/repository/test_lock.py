@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def locked(name: str) -> dict[str, str]:
-    """Each requirement's version, and all that is said of it."""
+    """Return each requirement's version, and all that is said of it."""
     blocks = re.split(r"\n(?=[a-z])", (ROOT / name).read_text())
     return {block.split("==")[0].split("[")[0]: block for block in blocks if "==" in block}
 

@@ -39,7 +39,7 @@ def test_manifests_are_accepted_by_kubernetes(path: Path) -> None:
 
 
 def inner(document: Document) -> Iterator[Document]:
-    """What a sensor makes."""
+    """Yield what a sensor makes."""
     for trigger in document["spec"].get("triggers", ()) if document["kind"] == "Sensor" else ():
         yield trigger["template"]["k8s"]["source"]["resource"]
 

@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def said(folder: Path) -> str:
-    """What the whole tutorial prints."""
+    """Return what the whole tutorial prints."""
     need("curl", "curl")
     port = str(free_port())
     blocks = BLOCK.findall(TUTORIAL.read_text())

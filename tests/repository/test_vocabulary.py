@@ -1,5 +1,6 @@
 """Tests of the check for banned words in `make lint`."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from support.rendered import ROOT
 
+NO_VERBS = {"A", "All", "An", "As", "Each", "Every", "How", "Its", "That", "The", "What", "Where", "Whether", "Who"}
 SCRIPT = ROOT / "scripts" / "vocabulary.py"
 
 
@@ -40,3 +42,14 @@ def test_vocabulary_names_file_line_and_word(tmp_path: Path, text: str, found: l
     ran = check(tmp_path, "page.md")
     assert [re.split(": (?:write|name) ", line)[0] for line in ran.stdout.splitlines()[:-1]] == found
     assert ran.returncode == (1 if found else 0)
+
+
+@pytest.mark.parametrize("folder", ["retrain", "pipelines", "scripts", "benchmarks", "docs"])
+def test_docstrings_of_functions_begin_with_a_verb(folder: str) -> None:
+    nouns = []
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            text = ast.get_docstring(node) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else None
+            if text and text.split()[0] in NO_VERBS:
+                nouns.append(f"{path.relative_to(ROOT)}: {text.splitlines()[0]}")
+    assert nouns == []

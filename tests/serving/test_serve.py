@@ -33,7 +33,7 @@ from retrain.utils import extras
 
 @contextmanager
 def serving(served: Served, every: float = 0.1) -> Iterator[str]:
-    """The address of a server of the task's champion; it must end with 0 at SIGTERM."""
+    """Yield the address of a server of the task's champion; it must end with 0 at SIGTERM."""
     command = [*COMMAND, "serve", "-t", served.file, "--port", "0", "--every", str(every), "--device", "cpu"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}

@@ -72,7 +72,7 @@ def test_promotion_that_lost_a_race_asks_to_decide_again(store: ObjectStore) -> 
 
 @pytest.fixture(params=["local", "s3"])
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str | None]:
-    """Where processes find an empty store of each kind."""
+    """Return where processes find an empty store of each kind."""
     if request.param == "local":
         return str(tmp_path / "store"), None
     return f"s3://{request.getfixturevalue('bucket')}/races", request.getfixturevalue("s3")

@@ -33,7 +33,7 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def place(scheme: str, request: pytest.FixtureRequest) -> tuple[str, str]:
-    """The address of an empty store, and that of its server."""
+    """Return the address of an empty store, and that of its server."""
     return cloud_store(scheme, request)
 
 

@@ -23,7 +23,7 @@ DAMAGED = {"torn": b"{", "empty": b"", "no text": b"\xff\xfe", "other": b"[]"}
 
 @pytest.fixture
 def store(tmp_path: Path) -> LocalStore:
-    """A store with the known ledger of pets, a champion and a drop that waits."""
+    """Return a store with the known ledger of pets, a champion and a drop that waits."""
     store = LocalStore(tmp_path / "store")
     known_ledger.write(store, known_ledger.pets())
     TaskStore(store, "pets").champion.swap(TaskStore(store, "pets").champion.read(), "continuous-4", "promoted")

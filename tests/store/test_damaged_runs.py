@@ -26,7 +26,7 @@ MODEL, INDEX, MOMENTS = "model.safetensors", "learning_speed/{drop}.safetensors"
 
 @pytest.fixture
 def life(tmp_path: Path) -> Life:
-    """A champion, and a drop that has landed since."""
+    """Return a champion, and a drop that has landed since."""
     life = Life(LocalStore(tmp_path / "store"), tmp_path)
     life.land(0, 1)
     assert isinstance(stages.run_task(life.context, KEPT, Request()), RunRecord)

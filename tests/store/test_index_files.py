@@ -46,7 +46,7 @@ def counters(samples: int, first: int) -> Counters:
 
 @pytest.fixture
 def ended(tmp_path: Path) -> RunFiles:
-    """An ended run on eight drops."""
+    """Return an ended run on eight drops."""
     plan = plan_of(sizes=SIZES)
     files = TaskStore(Told(tmp_path), "pets").run(plan.run_id)
     files.write_plan(plan)
@@ -57,7 +57,7 @@ def ended(tmp_path: Path) -> RunFiles:
 
 
 def dataset(files: RunFiles, *drops: int) -> Dataset:
-    """Some of the run's drops, and one that it was not trained on."""
+    """Return some of the run's drops, and one that it was not trained on."""
     known = [files.plan().dataset.drops[k] for k in drops]
     new = known[0].model_copy(update={"id": "d-new", "samples": 7})
     return Dataset(drops=(*known, new), classes=files.plan().dataset.classes)
@@ -93,7 +93,7 @@ def test_damaged_index_of_any_drop_is_found_even_if_left_out(ended: RunFiles) ->
 
 
 def continued(place: Path, sampling: Uniform | OldNew | None) -> tuple[Context, Told, Plan]:
-    """A place with an ended parent, and a plan that continues from it."""
+    """Return a place with an ended parent, and a plan that continues from it."""
     commit_drops(place)
     parent = stored_plan(place, drops=1)
     train_plan(context_of(place), parent)

@@ -18,7 +18,7 @@ EVALUATED = 300
 
 
 def new_drop() -> Past:
-    """A champion from scratch at 80%, reached at iteration 200 of 250, and a second drop of as many images."""
+    """Return a champion from scratch at 80%, reached at iteration 200 of 250, and a second drop of as many images."""
     return one_drop().landed(drop(2))
 
 
@@ -39,7 +39,7 @@ def saved(
 
 
 def against_scratch(used: int) -> Savings:
-    """A run on both drops, 1,000 images: scratch trains for 1,000 iterations, and takes 710 to its accuracy.
+    """Return a run on both drops, 1,000 images: scratch trains for 1,000 iterations, and takes 710 to its accuracy.
 
     The scratch run on the first drop took 200 of its 250 iterations, 80%. The mean of that and of the typical 62% is
     71%; its error is 30% of it, and the 9% that the run differs by.

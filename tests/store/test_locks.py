@@ -27,7 +27,7 @@ NOWHERE = "--host http://127.0.0.1:1"
 
 @pytest.fixture
 def life(tmp_path: Path) -> Life:
-    """A drop has landed, and a task file says where."""
+    """Commit a drop, and return the task file of its store."""
     life = Life(LocalStore(tmp_path / "store"), tmp_path)
     life.land(0, 1, 2)
     (tmp_path / "pets.json").write_text(make_task(store=str(tmp_path / "store")).model_dump_json())
@@ -35,7 +35,7 @@ def life(tmp_path: Path) -> Life:
 
 
 def started(life: Life, *arguments: str) -> subprocess.Popen[str]:
-    """A command on the task, in a process of its own."""
+    """Return a command on the task, in a process of its own."""
     environment = {**os.environ, "RETRAIN_CACHE": str(life.folder / "cache"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "retrain", *arguments, "--task", str(life.folder / "pets.json")]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

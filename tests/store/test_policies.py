@@ -188,7 +188,7 @@ def upload_with_success(cloud: Cloud, folder: Path) -> None:
 
 
 def watched(cloud: Cloud, task: Task) -> list[str]:
-    """What the watcher starts, having taken in what ended."""
+    """Return what the watcher starts, having taken in what ended."""
     probe_conditional_writes(cloud.store("watcher"))
     submitter, health = Recorder(), Health([task.name])
     watcher = Watcher([TaskWatch(task, submitter, health)], health, poll_seconds=0, queue=None)
@@ -224,7 +224,7 @@ def followed(cloud: Cloud, task: Task) -> None:
 
 
 def may(act: Callable[[str], object], key: str) -> bool:
-    """Whether it is allowed; whatever else goes wrong is the test's own fault."""
+    """Return whether the request is allowed. Any other failure is the test's own fault."""
     try:
         act(key)
     except Denied:

@@ -234,7 +234,7 @@ def test_probe_refuses_a_server_that_ignores_a_condition(s3: str, bucket: str, c
 
 
 def operations(store: ObjectStore, folder: Path) -> list[str]:
-    """What each operation that people start with says when it fails."""
+    """Return what each operation that people start with says when it fails."""
     (folder / "file").write_bytes(b"x")
     said = []
     for operation in (

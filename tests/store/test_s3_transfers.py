@@ -21,7 +21,7 @@ from retrain.store.task_store import TaskStore
 
 @pytest.fixture
 def busy() -> Iterator[ThreadPoolExecutor]:
-    """A helper that is at work on something else for as long as the test takes."""
+    """Yield a busy worker process that computes for as long as the test takes."""
     free = threading.Event()
     with ThreadPoolExecutor(1) as helpers:
         helpers.submit(free.wait)

@@ -24,7 +24,7 @@ BYTES = st.sampled_from([b"1", b"2", b"three"])
 
 
 def plan_on(drops: tuple[str, ...]) -> Plan:
-    """A scratch run on drops of these names."""
+    """Return a scratch run on drops of these names."""
     plan = plan_of(sizes=[16] * len(drops))
     named = tuple(DropRef(id=drop, digest=drop, samples=16) for drop in drops)
     return plan.model_copy(update={"dataset": plan.dataset.model_copy(update={"drops": named})})
@@ -54,7 +54,7 @@ class Worlds(RuleBasedStateMachine):
 
     @rule(target=versions, key=KEYS)
     def read(self, key: str) -> tuple[str, str]:
-        """What is read is what was written last."""
+        """Check that what is read is what was written last."""
         if key not in self.objects:
             with pytest.raises(Missing):
                 self.store.read(key)
@@ -104,7 +104,7 @@ class Worlds(RuleBasedStateMachine):
 
     @rule(target=sightings)
     def look(self) -> champions.ChampionSnapshot:
-        """The champion is the last entry of the history."""
+        """Check that the champion is the last entry of the history."""
         seen = TaskStore(self.store, "pets").champion.read()
         assert seen.run_id == (self.history[-1] if self.history else None)
         return seen

@@ -15,7 +15,7 @@ from retrain.store.base import probe_conditional_writes
 
 @pytest.fixture(params=["local", "s3", "gs", "az"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
-    """An empty store of each kind."""
+    """Return an empty store of each kind."""
     if request.param == "local":
         return LocalStore(tmp_path / "store")
     if request.param == "s3":

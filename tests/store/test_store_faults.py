@@ -31,7 +31,7 @@ def objects(life: Life) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> Expected:
-    """The result of the same history without faults."""
+    """Return the result of the same history without faults."""
     folder = tmp_path_factory.mktemp("undisturbed")
     life = Life(LocalStore(folder / "store"), folder / "work")
     live(life)

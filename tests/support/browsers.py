@@ -41,6 +41,6 @@ def opened(browser: Browser, url: str, **settings: object) -> Page:
 
 
 def card(page: Page, name: str) -> float:
-    """The number that a card of the headline shows to programs."""
+    """Return the number that a card of the headline shows to programs."""
     shown = page.locator(".card", has=page.get_by_text(name, exact=True)).locator("data")
     return float(shown.get_attribute("value") or "nan")

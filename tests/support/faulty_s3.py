@@ -37,7 +37,7 @@ Fault = Callable[[Request, Forward], Reply | None]
 
 
 def refusal(status: int, code: str) -> Reply:
-    """An error as S3 writes it."""
+    """Return an error as S3 writes it."""
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>Refused by the test.</Message></Error>".encode()
     return Reply(status, {"Content-Type": "application/xml", "Content-Length": str(len(body))}, body)
 

@@ -25,7 +25,7 @@ CURVE = ((50, 0.5), (100, 0.79), (150, 0.795), (200, 0.82), (250, 0.8))
 
 
 def drop(number: int, samples: int = 500, classes: Sequence[str] = ("cat", "dog")) -> Drop:
-    """A drop that landed in this minute, with its classes in equal parts."""
+    """Return a drop that landed in this minute, with its classes in equal parts."""
     each = dict.fromkeys(classes, samples // len(classes))
     return Drop(
         id=f"d-{number}",
@@ -42,7 +42,7 @@ def drop(number: int, samples: int = 500, classes: Sequence[str] = ("cat", "dog"
 def result(
     outcome: str, iterations: int = 40, accuracy: float = 0.8, evaluated: int = 300, reached: bool = True
 ) -> Result:
-    """How a training ended; unless it `reached` its target, without a figure of when it did."""
+    """Return how a training ended; unless it `reached` its target, without a figure of when it did."""
     cost = Cost(
         iterations=iterations,
         samples=iterations * 10,
@@ -74,7 +74,7 @@ def result(
 
 
 def curve() -> Curve:
-    """The curve of a scratch run."""
+    """Return the curve of a scratch run."""
     return Curve(
         points=tuple(
             Point(iteration=at, accuracy=accuracy, loss=1.0, images=100, train_loss=1.0, learning_rate=0.1)
@@ -99,12 +99,12 @@ class Past:
         return self
 
     def next(self, request: Request = DEFAULT, task: Task | None = None) -> Plan | NoRunNeeded:
-        """What is planned now."""
+        """Return what is planned now."""
         history = History({record.run_id: record for record in self.records}, self.champion, self.scratch_runs)
         return make_plan(task or self.task, self.drops, history, request)
 
     def plan(self, request: Request = DEFAULT, task: Task | None = None) -> Plan:
-        """The run that is planned now."""
+        """Return the run that is planned now."""
         planned = self.next(request, task)
         assert isinstance(planned, Plan), planned
         return planned
@@ -112,7 +112,7 @@ class Past:
     def ended(
         self, plan: Plan, outcome: str | None = None, promoted: bool | None = True, **figures: float
     ) -> RunRecord:
-        """A run ends; scratch completes with `CURVE`, others reach their target, if nothing else is said."""
+        """End a run: scratch completes with `CURVE`, others reach their target unless the caller says otherwise."""
         outcome = outcome or ("reached" if plan.target else "completed")
         decision = None if promoted is None else Decision(promoted=promoted, reasons=() if promoted else ("worse",))
         of_scratch = {"iterations": 250} if outcome == "completed" else {}
@@ -127,7 +127,7 @@ class Past:
 
 
 def one_drop(task: Task = TASK) -> Past:
-    """A first drop of 500 cats and dogs, and a champion trained on it from scratch."""
+    """Return a first drop of 500 cats and dogs, and a champion trained on it from scratch."""
     past = Past(task).landed(drop(1))
     past.ended(past.plan())
     return past

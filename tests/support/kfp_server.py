@@ -80,7 +80,7 @@ class KfpServer:
         return created
 
     def find(self, kind: str, query: dict[str, list[str]]) -> list[Item]:
-        """The items of an experiment that fulfil a filter's predicates, newest first unless asked otherwise."""
+        """Return the items of an experiment that fulfil a filter's predicates, newest first unless asked otherwise."""
         found = [item for item in self.items(kind) if item.get("experiment_id") in query.get("experiment_id", [None])]
         if kind == "experiments":
             found = self.experiments
@@ -111,7 +111,7 @@ class KfpServer:
 
 @contextmanager
 def serving() -> Iterator[KfpServer]:
-    """A server on loopback."""
+    """Yield a server on loopback."""
     kfp = KfpServer()
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(kfp))
     kfp.url = f"http://127.0.0.1:{server.server_port}"

@@ -84,7 +84,7 @@ def run(
 
 
 def _result(number: int, outcome: str, used: int, aim: Target | None) -> Result:
-    """A training that reached L_100 and ended after these iterations, and L_99 after nine tenths of them."""
+    """Return a training that reached L_100 and ended after these iterations, and L_99 after nine tenths of them."""
     reached = {"99": None, "100": None} if outcome == "missed" else {"99": used * 9 // 10, "100": used}
     s_scratch = aim.baseline_reached_at["100"] if aim else None
     return Result(
@@ -144,7 +144,7 @@ def pets() -> list[RunRecord]:
 
 
 def cars() -> list[RunRecord]:
-    """One scratch run."""
+    """Return one scratch run."""
     return [run(1, 1000, 1000, "completed", task="cars", method="scratch", promoted=True)]
 
 

@@ -46,7 +46,7 @@ def _in_full(record: RunRecord, parent: str) -> RunRecord:
 
 
 def champion_of(records: list[RunRecord]) -> Champion:
-    """The champion after these runs: every one that the gate let pass, in turn."""
+    """Return the champion after these runs: every one that the gate let pass, in turn."""
     promoted = [record for record in records if record.decision and record.decision.promoted]
     return Champion(
         history=tuple(

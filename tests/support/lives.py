@@ -18,7 +18,7 @@ EACH = 40
 
 
 def make_task(**parts: object) -> Task:
-    """A linear classifier on images in the colours of their classes, which continues warm."""
+    """Return a linear classifier on images in the colours of their classes, which continues warm."""
     settings: dict[str, object] = {
         "name": "pets",
         "data": {"image_size": SIZE, "crop_padding": 0, "flip": False, "val_share": 0.25, "test_share": 0.25},

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 def get(url: str) -> str:
-    """The body of a page."""
+    """Return the body of a page."""
     with urllib.request.urlopen(url, timeout=60) as reply:
         return str(reply.read().decode())
 
@@ -44,7 +44,7 @@ def wait_for(condition: Callable[[], T | None], what: str, seconds: float = 120)
 
 @contextmanager
 def exporter(tasks: Sequence[Task], every: float = 1, port: int | None = None) -> Iterator[str]:
-    """The exporter of some tasks; yields its host and port."""
+    """Yield the exporter of some tasks; yields its host and port."""
     port, stop = port or free_port(), Event()
     thread = Thread(target=serve_exporter, args=(tasks, "127.0.0.1", port, every, stop))
     thread.start()
@@ -108,7 +108,7 @@ Labels = frozenset[tuple[str, str]]
 
 
 def query(prometheus: str, promql: str) -> dict[Labels, float]:
-    """The newest values of a query by their labels."""
+    """Return the newest values of a query by their labels."""
     answer = json.loads(get(f"{prometheus}/api/v1/query?{urlencode({'query': promql})}"))
     assert answer["status"] == "success", answer
     return {_labels(series["metric"]): float(series["value"][1]) for series in answer["data"]["result"]}
@@ -119,7 +119,7 @@ def _labels(metric: Mapping[str, str]) -> Labels:
 
 
 def samples(text: str) -> dict[tuple[str, Labels], float]:
-    """What a /metrics page says."""
+    """Return what a /metrics page says."""
     from prometheus_client.parser import text_string_to_metric_families
 
     families = text_string_to_metric_families(text)

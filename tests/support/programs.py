@@ -8,7 +8,7 @@ import pytest
 
 
 def need(command: str, package: str) -> str:
-    """The path of a program. Without it the test is skipped, saying what to install; on CI it fails."""
+    """Return the path of a program. Without it the test is skipped, saying what to install; on CI it fails."""
     path = shutil.which(command)
     if path is None:
         message = f"{command} is not installed: apt-get install {package}"

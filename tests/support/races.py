@@ -35,7 +35,7 @@ def _start_together(barrier: Barrier, environment: dict[str, str]) -> None:
 
 
 def claim_all(url: str, endpoint_url: str | None, number: int) -> list[str]:
-    """The claims that this process won, of twenty that all go for."""
+    """Return the claims that this process won, of twenty that all go for."""
     store = open_store(url, endpoint_url)
     won = []
     for key in (f"claims/{index}" for index in range(20)):

@@ -62,7 +62,7 @@ osd_pool_default_pg_autoscale_mode = off
 
 @contextmanager
 def serving(folder: Path, frontend: str = FRONTEND) -> Iterator[str]:
-    """The gateway's address; its files lie in `folder`."""
+    """Yield the gateway's address; its files lie in `folder`."""
     for program in PROGRAMS:
         need(program, "radosgw ceph-mon ceph-osd ceph-common")
     ceph = _Ceph(folder)

@@ -29,12 +29,12 @@ def slow_down(request: Request, forward: Forward) -> Reply:
 
 
 def reset(request: Request, forward: Forward) -> Reply:
-    """The connection is reset in the middle of a reply's body; of an empty one, before the reply."""
+    """Reset the connection in the middle of a reply's body, or before the reply if it is empty."""
     return replace(cut(request, forward), reset=True)
 
 
 def cut(request: Request, forward: Forward) -> Reply:
-    """The body ends before its Content-Length."""
+    """End the body before its Content-Length."""
     reply = forward(request)
     if not reply.body:  # there is nothing to cut
         return reply
@@ -61,7 +61,7 @@ def expired(request: Request, forward: Forward) -> Reply:
 
 
 def skewed(request: Request, forward: Forward) -> Reply:
-    """A server whose clock is an hour ahead: S3 refuses what was signed more than 15 minutes ago."""
+    """Return a server whose clock is an hour ahead: S3 refuses what was signed more than 15 minutes ago."""
     signed = datetime.strptime(request.headers["X-Amz-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     late = datetime.now(UTC) + timedelta(hours=1) - signed > timedelta(minutes=15)
     return refusal(403, "RequestTimeTooSkewed") if late else forward(request)

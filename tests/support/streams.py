@@ -56,7 +56,7 @@ def two_drops(store: ObjectStore, folder: Path, counts: Sequence[int] = (300, 20
 def streaming(
     store: ObjectStore, cache: Path, setting: Stream = SETTING, splits: Sequence[Split] = ("train", "val", "test")
 ) -> dict[Split, Samples]:
-    """All drops of the store, streamed."""
+    """Return all drops of the store, streamed."""
     drops = TaskStore(store, TASK.name).drops.all()
     where = {"store": TaskStore(store, TASK.name), "image_size": SIZE, "device": CPU, "cache_dir": cache}
     return load_streamed(make_dataset(drops), drops, splits, setting=setting, **where)

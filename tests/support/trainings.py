@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 def dropout_net(classes: int, image_size: int) -> nn.Module:
-    """A network with all that a state must hold: convolutions, running statistics, random numbers of its own."""
+    """Return a network with all that a state must hold: convolutions, running statistics, random numbers of its own."""
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1, bias=False),
         nn.BatchNorm2d(8),
@@ -94,7 +94,7 @@ def plan_of(
     origin: Origin | None = None,
     target: float | None = None,
 ) -> Plan:
-    """A plan as `planning` would make it, its schedule as long as the recipe says."""
+    """Return a plan as `planning` would make it, its schedule as long as the recipe says."""
     recipe = recipe_for(method, task.recipe)
     drops = tuple(DropRef(id=f"d-{k}", digest=f"{k}", samples=size) for k, size in enumerate(sizes))
     grid = sum(sizes) // task.training.batch_size
@@ -133,13 +133,13 @@ def target_at(accuracy: float) -> Target:
 
 
 def run_of(plan: Plan, parent: Parent | None = None) -> Run:
-    """The plan's run, set up on samples that fit it."""
+    """Return the plan's run, set up on samples that fit it."""
     classes, sizes = len(plan.dataset.classes), [drop.samples for drop in plan.dataset.drops]
     return set_up(plan, samples(sizes, classes), samples([100], classes, seed=2), parent)
 
 
 def context_of(folder: Path, observer: Silent | None = None) -> Context:
-    """A place to work: the store in a folder, the CPU."""
+    """Return a place to work: the store in a folder, the CPU."""
     return Context(
         TaskStore(LocalStore(folder / "store"), TASK.name),
         CPU,

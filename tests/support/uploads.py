@@ -16,13 +16,13 @@ Member = tuple[str | tarfile.TarInfo, bytes]
 
 
 def task_in(folder: Path, **data: object) -> Task:
-    """A task with its store in a folder."""
+    """Return a task with its store in a folder."""
     settings = Data.model_validate({"image_size": 8, "val_share": 0.2, "test_share": 0.2} | data)
     return Task(name="pets", store=str(folder / "store"), data=settings)
 
 
 def shard(members: Iterable[Member], form: int = tarfile.PAX_FORMAT) -> bytes:
-    """A tar of these members, in this order; a bare name is a plain file."""
+    """Return a tar of these members, in this order; a bare name is a plain file."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=form) as archive:
         for member, data in members:

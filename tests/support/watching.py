@@ -46,7 +46,7 @@ class Place:
         pack(images, self.task, self.store, drop_id=drop)
 
     def owners(self) -> dict[str, str]:
-        """Which run each claimed drop was given to."""
+        """Return which run each claimed drop was given to."""
         claims = [self.store.objects.read(entry.key)[0] for entry in self.store.objects.list(self.store.keys.claims)]
         return {claim.drop: claim.run_id for claim in map(Claim.model_validate_json, claims)}
 
@@ -61,7 +61,7 @@ class Place:
     def watcher(
         self, submitter: Executor, queue: SqsQueue | None = None, pace: Pace = PACE, poll_seconds: float = 0
     ) -> Watcher:
-        """A watcher with clients of its own, whose looks are all whole."""
+        """Return a watcher with clients of its own, whose looks are all whole."""
         health = Health([self.task.name])
         inbox = EventQueue(queue, [self.task], health) if queue else None
         return Watcher([TaskWatch(self.task, submitter, health, pace)], health, poll_seconds, inbox)
@@ -81,19 +81,19 @@ class Recorder:
 
 
 def figures(watcher: Watcher) -> dict[str, float]:
-    """The watcher's metrics of its one task, by name."""
+    """Return the watcher's metrics of its one task, by name."""
     return {sample.name: sample.value for metric in watcher.health.collect() for sample in metric.samples}
 
 
 def on_s3(bucket: str, endpoint: str, host: str | None = None) -> Place:
-    """A task on S3."""
+    """Return a task on S3."""
     store = f"s3://{bucket}/team a"
     settings = {"store": store, "endpoint_url": endpoint, "kubeflow": Kubeflow(host=host)}
     return Place(Task(name="pets", data=DATA, model=Model(name="logistic"), **settings))
 
 
 def notified_queue(bucket: str, endpoint: str) -> str:
-    """The URL of a queue that the bucket notifies of every ended drop."""
+    """Return the URL of a queue that the bucket notifies of every ended drop."""
     sqs: Any = boto3.client("sqs", endpoint_url=endpoint)
     url: str = sqs.create_queue(QueueName=f"events-{uuid4().hex}")["QueueUrl"]
     arn = _arn(sqs, url)
@@ -115,7 +115,7 @@ def notified_queue(bucket: str, endpoint: str) -> str:
 
 
 def dead_letters(queue_url: str, endpoint: str, tries: int) -> str:
-    """The URL of a queue to which messages are moved that were received so often and never deleted."""
+    """Return the URL of a queue to which messages are moved that were received so often and never deleted."""
     sqs: Any = boto3.client("sqs", endpoint_url=endpoint)
     url: str = sqs.create_queue(QueueName=f"dead-{uuid4().hex}")["QueueUrl"]
     policy = json.dumps({"deadLetterTargetArn": _arn(sqs, url), "maxReceiveCount": tries})
@@ -138,7 +138,7 @@ def send(queue_url: str, endpoint: str, *bodies: str) -> None:
 
 
 def counts(queue_url: str, endpoint: str) -> tuple[int, int]:
-    """How many messages of a queue wait, and how many are taken and not deleted."""
+    """Return how many messages of a queue wait, and how many are taken and not deleted."""
     names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
     sqs: Any = boto3.client("sqs", endpoint_url=endpoint)
     attributes = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=names)["Attributes"]
@@ -148,6 +148,6 @@ def counts(queue_url: str, endpoint: str) -> tuple[int, int]:
 
 
 def notification(bucket: str, key: str) -> str:
-    """An event as AWS sends it."""
+    """Return an event as AWS sends it."""
     event = {"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": bucket}, "object": {"key": key}}}
     return json.dumps({"Records": [event]})

@@ -35,7 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(params=["files", "server"])
 def address(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Where MLflow keeps what it is given."""
+    """Return the folder of MLflow's files."""
     if request.param == "server":
         return str(request.getfixturevalue("server"))
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -44,7 +44,7 @@ def address(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 
 @pytest.fixture
 def life(tmp_path: Path) -> Life:
-    """A task with a champion."""
+    """Return a task with a champion."""
     life = Life(LocalStore(tmp_path / "store"), tmp_path)
     life.land(0, 1)
     _retrain(life)

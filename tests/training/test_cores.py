@@ -28,7 +28,7 @@ DECODED = DECODING + DECODING_BYTE * PHOTOGRAPH
 
 @pytest.fixture(params=[2, 8, 64])
 def cores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """How many this process has, and torch's threads on them."""
+    """Return the number of cores of this process, and of torch's threads."""
     count: int = request.param
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(processes, "QUOTA", Path("there-is-none"))

@@ -72,7 +72,7 @@ def result_of(folder: Path, plan: Plan) -> Result:
 
 
 def outcome(folder: Path, plan: Plan) -> tuple[object, ...]:
-    """What a run is compared by, bit for bit."""
+    """Return what a run is compared by, bit for bit."""
     result, curve = result_of(folder, plan), context_of(folder).files(plan.run_id).curve()
     return result.model_digest, result.index_digest, curve, result.iterations
 
@@ -142,7 +142,7 @@ def train_until_frozen(context: Context, plan: Plan) -> None:
 
 
 def underway(folder: Path, plan: Plan) -> Pair:
-    """Two processes, the first of which has stopped itself after it saved a state or two."""
+    """Return two processes, the first of which has stopped itself after it saved a state or two."""
     pair = start(train_until_frozen, folder, plan)
     wait_until_stopped(pair.members[0])
     return pair

@@ -25,7 +25,7 @@ def write_package(folder: Path, name: str, microjoules: int) -> None:
 
 @pytest.fixture
 def powercap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two processor packages, and the memory of the first, which its package's counter leaves out."""
+    """Return two processor packages, and the memory of the first, which its package's counter leaves out."""
     monkeypatch.setattr(energy, "POWERCAP", tmp_path)
     for name in ("intel-rapl:0", "intel-rapl:1", "intel-rapl:0:0"):
         write_package(tmp_path, name, 1_000_000)
@@ -81,7 +81,7 @@ def test_gpu_counts_the_energy_of_its_work() -> None:
 
 
 def measured(watts: float | None) -> RunRecord:
-    """A run whose device took 500 W on average, of a task with this power figure."""
+    """Return a run whose device took 500 W on average, of a task with this power figure."""
     record = known_ledger.run(1, 100, 400)
     assert record.result
     cost = record.result.cost

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def network() -> nn.Module:
-    """A network in training mode, whose running statistics are not those of any batch."""
+    """Return a network in training mode, whose running statistics are not those of any batch."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = dropout_net(CLASSES, SIZE).to(memory_format=torch.channels_last)
@@ -42,7 +42,7 @@ class Naive(NamedTuple):
 
 @torch.no_grad()
 def one_by_one(network: nn.Module, held: Samples) -> Naive:
-    """What a loop over samples finds, each normalised and shown to the network on its own."""
+    """Return what a loop over samples finds, each normalised and shown to the network on its own."""
     network.eval()
     mean, std = torch.tensor(TASK.data.mean).view(3, 1, 1), torch.tensor(TASK.data.std).view(3, 1, 1)
     predicted, probabilities, losses = [], [], []
@@ -131,7 +131,7 @@ def test_evaluation_gives_up_far_below_target_but_not_near_it() -> None:
 
 
 def curves(name: str) -> list[list[float]]:
-    """The accuracies of every run of a study, as it recorded them."""
+    """Return the accuracies of every run of a study, as it recorded them."""
     lines = (ROOT / "docs" / "evidence" / name / "runs.jsonl").read_text().splitlines()
     return [run["curve"]["accuracy"] for run in map(json.loads, lines) if "curve" in run]
 

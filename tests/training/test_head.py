@@ -48,7 +48,7 @@ def continued(initialization: Initialization, parent: Parent) -> Run:
 def naive_rows(
     features: list[Tensor], labels: list[int], old_mean: Tensor, old_rows: Tensor, old_classes: int
 ) -> list[Tensor]:
-    """A row for each class, by loops over classes and samples."""
+    """Return a row for each class, by loops over classes and samples."""
     classes = sorted({label for label in labels if label >= old_classes})
     means = []
     for wanted in classes:
@@ -103,7 +103,7 @@ def test_new_rows_are_those_of_the_parents_features(initialization: Initializati
 
 
 def features_of(weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
-    """What the toy network's head takes, by torch's functions."""
+    """Return what the toy network's head takes, by torch's functions."""
     images = functional.conv2d(images, weights["0.weight"], padding=1)
     images = functional.batch_norm(
         images, weights["1.running_mean"], weights["1.running_var"], weights["1.weight"], weights["1.bias"]

@@ -147,7 +147,7 @@ def accuracy_of(network: nn.Module, val: Samples) -> float:
 
 
 def parent_of(task: Task) -> Parent:
-    """A parent that was trained on the first drop."""
+    """Return a parent that was trained on the first drop."""
     run = run_of(plan_of(task, sizes=SIZES[:1], classes=OLD_CLASSES))
     trained(run)
     unknown = Counters.zeros(SIZES[1])

@@ -33,7 +33,7 @@ def processes() -> ForkServerContext:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A folder whose store holds two drops and a parent trained on the first."""
+    """Return a folder whose store holds two drops and a parent trained on the first."""
     commit_drops(tmp_path)
     attempt_in(tmp_path, stored_plan(tmp_path, drops=1))
     return tmp_path
@@ -45,7 +45,7 @@ def plan_in(place: Path) -> Plan:
 
 
 def outcome(place: Path, plan: Plan) -> tuple[str | None, str | None, Curve, int]:
-    """What a run is compared by: model, index, curve, iterations."""
+    """Return what a run is compared by: model, index, curve, iterations."""
     files = context_of(place).files(plan.run_id)
     result = files.result()
     assert isinstance(result, Result)
@@ -63,17 +63,17 @@ def uninterrupted(place: Path, plan: Plan) -> tuple[str | None, str | None, Curv
 
 
 def saved(place: Path, plan: Plan) -> list[str]:
-    """The states in the store, oldest first."""
+    """Return the states in the store, oldest first."""
     return [entry.key for entry in context_of(place).store.objects.list(f"{TASK.name}/runs/{plan.run_id}/state/")]
 
 
 def states_in(place: Path) -> list[str]:
-    """The states of all runs in the store."""
+    """Return the states of all runs in the store."""
     return [entry.key for entry in context_of(place).store.objects.list(f"{TASK.name}/runs/") if "/state/" in entry.key]
 
 
 def newest(place: Path, plan: Plan) -> int:
-    """The iteration of the newest state."""
+    """Return the iteration of the newest state."""
     return max(int(Path(key).name.split("-")[0]) for key in saved(place, plan))
 
 

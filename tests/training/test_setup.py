@@ -22,7 +22,7 @@ HEAD = "5.weight"
 
 
 def initial(drops: int, classes: int, seed: int = 0) -> dict[str, Tensor]:
-    """The weights that a lineage starts with."""
+    """Return the weights that a lineage starts with."""
     return dict(
         factory.build_network(
             TASK.model, classes, TASK.data.image_size, derive_seed(seed, "weights", drops)
@@ -31,7 +31,7 @@ def initial(drops: int, classes: int, seed: int = 0) -> dict[str, Tensor]:
 
 
 def parent() -> Parent:
-    """A parent that knew the first drop, and whose counters call some of its samples easy and some hard."""
+    """Return a parent that knew the first drop, and whose counters call some of its samples easy and some hard."""
     weights = {name: torch.full_like(tensor, 2) for name, tensor in initial(1, OLD_CLASSES).items()}
     known = torch.arange(sum(SIZES)) < SIZES[0]
     return Parent(weights, Counters(10.0 * known, torch.arange(sum(SIZES)) % 10 * known, 1.0 * known))
@@ -42,7 +42,7 @@ def continuous(anchor: str = "origin") -> Run:
 
 
 def with_recipe(known: int = 1, **aspects: Objective | Warm) -> Run:
-    """A continuous run of the paper's recipe, with some of its aspects replaced."""
+    """Return a continuous run of the paper's recipe, with some of its aspects replaced."""
     recipe = Recipe(preset="paper", schedule=TASK.recipe.schedule, **aspects)
     task = TASK.model_copy(update={"recipe": recipe})
     plan = plan_of(task, "continuous", SIZES, CLASSES, known=known, parent="scratch-0", origin=ORIGIN)

@@ -15,7 +15,7 @@ def note_and_sleep(note: Path) -> None:
 
 
 def runs(pid: int) -> bool:
-    """Whether a process has not ended. A zombie has ended."""
+    """Return whether a process has not ended. A zombie has ended."""
     stat = Path(f"/proc/{pid}/stat")
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 

@@ -10,7 +10,7 @@ PREFIX = "team a/pets/drops/"
 
 
 def notification(*keys: str, name: str = "ObjectCreated:Put") -> str:
-    """The body of a message, with fields that AWS sends and this project does not read."""
+    """Return the body of a message, with fields that AWS sends and this project does not read."""
     records = [
         {
             "eventVersion": "2.1",
@@ -77,14 +77,14 @@ def test_anything_else_is_refused(body: str) -> None:
 
 
 def of_google(key: str, kind: str = "OBJECT_FINALIZE") -> str:
-    """A message of Google Cloud Storage as a Pub/Sub subscription pushes it."""
+    """Return a message of Google Cloud Storage as a Pub/Sub subscription pushes it."""
     attributes = {"eventType": kind, "bucketId": "lake", "objectId": key, "payloadFormat": "JSON_API_V1"}
     message = {"attributes": attributes, "data": "e30=", "messageId": "1", "publishTime": "2026-11-21T00:00:00Z"}
     return json.dumps({"message": message, "subscription": "projects/p/subscriptions/retrain"})
 
 
 def of_azure(key: str, kind: str = "BlobCreated", slash: str = "/") -> dict[str, object]:
-    """A CloudEvent of Azure Blob Storage as Event Grid delivers it."""
+    """Return a CloudEvent of Azure Blob Storage as Event Grid delivers it."""
     return {
         "specversion": "1.0",
         "type": f"Microsoft.Storage.{kind}",
@@ -119,7 +119,7 @@ def test_damaged_events_of_both_clouds_are_refused() -> None:
 
 
 def bridged(kind: str, key: str) -> dict[str, object]:
-    """An event as EventBridge passes it on."""
+    """Return an event as EventBridge passes it on."""
     detail = {"version": "0", "bucket": {"name": "b"}, "object": {"key": key, "size": 0}, "reason": "PutObject"}
     return {"version": "0", "source": "aws.s3", "detail-type": kind, "region": "eu-west-1", "detail": detail}
 

@@ -31,7 +31,7 @@ CLOUD_EVENT = json.dumps({"specversion": "1.0", "id": "1", "source": "shop", "ty
 
 @contextmanager
 def listening(*tasks: Task) -> Iterator[tuple[EventReceiver, str]]:
-    """A receiver, and the address that it listens on."""
+    """Yield a receiver, and the address that it listens on."""
     events = EventReceiver(TOKEN, tasks or (TASK,), health := Health(["pets"]))
     with serving("127.0.0.1", 0, health_app(health, events.answer), Posts(PATH, BODY_BYTES)) as port:
         yield events, f"http://127.0.0.1:{port}"

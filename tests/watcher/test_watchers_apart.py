@@ -71,7 +71,7 @@ def watch(place: Place) -> None:
 
 @contextmanager
 def apart(function: Callable[[Place], None], bucket: str, s3: str, host: str) -> Iterator[subprocess.Popen[str]]:
-    """One of these functions, called with the place in a process of its own."""
+    """Yield one of these functions, called with the place in a process of its own."""
     code = (
         "import sys; sys.path.append('watcher'); import test_watchers_apart as here; "
         "getattr(here, sys.argv[1])(here.on_s3(*sys.argv[2:]))"
@@ -93,7 +93,7 @@ def kfp() -> Iterator[KfpServer]:
 
 @pytest.fixture
 def place(bucket: str, s3: str, kfp: KfpServer, tmp_path: Path) -> Place:
-    """Where a drop has landed."""
+    """Return the store of a committed drop."""
     place = on_s3(bucket, s3, kfp.url)
     place.land(tmp_path / "in", "a")
     return place

@@ -66,7 +66,7 @@ class ShardCache:
                     raise DamagedDrop(ref.drop, f"{self.store.url}/{ref.key}: its SHA-256 differs from the manifest's")
 
     def _is_whole(self, file: BufferedReader, ref: ShardRef) -> bool:
-        """Whether these are the bytes that the manifest names, asked once a process; others are removed."""
+        """Return whether these are the bytes that the manifest names, asked once a process; others are removed."""
         if ref.shard.sha256 in self._checked:
             return True
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -107,7 +107,7 @@ class ShardCache:
         return used
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
-        """What takes room: a shard that has just arrived does so once, beside the file that kept it."""
+        """Yield the files that count against the limit, each shard once even while two names refer to it."""
         for path in self.folder.iterdir():
             with suppress(FileNotFoundError):
                 if path.suffix == WHOLE or (path.suffix == FETCHING and not path.with_suffix(WHOLE).exists()):

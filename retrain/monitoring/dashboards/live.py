@@ -4,7 +4,7 @@ from retrain.monitoring.dashboards.panels import RUNBOOK, Json, dashboard, serie
 
 
 def _of(metric: str, more: str = "") -> str:
-    """A metric of the chosen tasks' trainings."""
+    """Return a metric of the chosen tasks' trainings."""
     return f'max by (task, method{more}) ({metric}{{task=~"$task"}})'
 
 

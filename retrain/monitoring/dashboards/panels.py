@@ -25,7 +25,7 @@ SIGNED = rising((None, RED), (0, GREEN))
 
 
 def _panel(kind: str, title: str, description: str, queries: Mapping[str, str], unit: str, thresholds: Json) -> Json:
-    """A panel; `queries` are PromQL by their legend."""
+    """Return a panel; `queries` are PromQL by their legend."""
     return {
         "type": kind,
         "title": title,

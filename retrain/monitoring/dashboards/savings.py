@@ -17,7 +17,7 @@ from retrain.monitoring.dashboards.panels import (
 
 
 def _of(metric: str, more: str = "") -> str:
-    """A metric of the chosen tasks by task and more labels, once for all replicas of the exporter."""
+    """Return a metric of the chosen tasks by task and more labels, once for all replicas of the exporter."""
     return f'max by (task{more}) ({metric}{{task=~"$task"}})'
 
 
@@ -26,7 +26,7 @@ def _sum(metric: str) -> str:
 
 
 def _money(metric: str) -> str:
-    """A metric in money, summed by currency, which stands at the end of its name."""
+    """Return a metric in money, summed by currency; the currency is the end of its name."""
     selected = f'{{__name__=~"{metric}_[a-z]{{3}}",task=~"$task"}}'
     named = (
         f'label_replace(max by (__name__, task, method) ({selected}), "currency", "$1", "__name__", ".*_([a-z]{{3}})")'

@@ -136,7 +136,7 @@ def _first_dashed(names: Sequence[str]) -> alt.Scale:
 
 
 def race_chart(shown: Race) -> Chart:
-    """A run's score and its baseline's, the target, and the iterations at which each reached 99 and 100 percent."""
+    """Draw a run's score, its baseline's and the target, and mark where each reached 99 and 100 percent of it."""
     points = [
         {"iteration": point.iteration, "score": point.score, "runner": runner}
         for runner, curve in shown.curves.items()

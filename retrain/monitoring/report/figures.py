@@ -108,17 +108,17 @@ MINUS = "−"
 
 
 def percent(value: float | None) -> str:
-    """A score."""
+    """Return a score in percent."""
     return "–" if value is None else f"{value:.2%}"
 
 
 def metric(name: Metric) -> str:
-    """A metric's name in sentences."""
+    """Return a metric's name in sentences."""
     return METRIC_NAMES[name]
 
 
 def points(value: float) -> str:
-    """A difference of two scores, in percentage points."""
+    """Return a difference of two scores, in percentage points."""
     return f"{100 * value:+.2f}".replace("-", MINUS)
 
 

@@ -39,7 +39,7 @@ class FleetTask(NamedTuple):
 
     @property
     def state(self) -> str:
-        """The outcome of its newest retraining, or that a candidate awaits approval."""
+        """Return the outcome of its newest retraining, or that a candidate awaits approval."""
         if self.status and self.status.awaiting:
             return "awaits approval"
         final = [record for record in self.records if is_final(record)]

@@ -34,7 +34,7 @@ class Location(NamedTuple):
     key: str
 
     def __str__(self) -> str:
-        """Every message begins with this."""
+        """Return the beginning of every message."""
         where = mask_credentials(self.endpoint or self.service.name)
         return f"{self.url} at {where}" + (f", {self.key}" if self.key else "")
 

@@ -53,12 +53,12 @@ class Location(NamedTuple):
     key: str
 
     def __str__(self) -> str:
-        """Every message begins with this."""
+        """Return the beginning of every message."""
         return f"{self.url} at {mask_credentials(self.endpoint)}" + (f", {self.key}" if self.key else "")
 
 
 def http_status(error: ClientError) -> int:
-    """The HTTP status of the server's refusal."""
+    """Return the HTTP status of the server's refusal."""
     return int(error.response["ResponseMetadata"]["HTTPStatusCode"])
 
 

@@ -23,7 +23,7 @@ def retry(call: Callable[[], Reply]) -> Reply:
 
 
 def _passes(error: Exception) -> bool:
-    """Whether a reply broke, or the one that ended a multipart upload was lost, so that the upload no longer exists."""
+    """Return whether a repetition may help: a reply broke, or the one that ended a multipart upload was lost."""
     refusal = error.__context__
     ended = isinstance(refusal, ClientError) and refusal.response["Error"]["Code"] == "NoSuchUpload"
     return isinstance(error, BROKEN) or ended

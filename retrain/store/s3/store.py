@@ -195,7 +195,7 @@ class S3Store:
         return S3Stream(reply, get, self._place(key), start)
 
     def _put_if(self, key: str, data: bytes, **condition: str) -> str:
-        """A conditional write, sent again while the server says that another one is in its way (409)."""
+        """Send a conditional write, and repeat it while the server answers that another one is under way (409)."""
         with self._translate_errors(key):
             for attempt in range(ATTEMPTS):
                 try:
