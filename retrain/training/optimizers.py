@@ -88,7 +88,7 @@ def _adam(
     betas: tuple[float, float],
     decoupled: bool,
 ) -> None:
-    """As `torch.optim.Adam(..., fused=True)`, or `AdamW` where weight decay is decoupled."""
+    """Step as `torch.optim.Adam(..., fused=True)`, or `AdamW` where weight decay is decoupled."""
     beta1, beta2 = betas
     adam(
         parameters,
@@ -112,7 +112,7 @@ def _adam(
 def _sgd(
     parameters: list[Tensor], gradients: list[Tensor], columns: Columns, *, lr: float, weight_decay: float, setting: Sgd
 ) -> None:
-    """As `torch.optim.SGD(..., fused=True)`: momentum starts at zero, so the first step uses the gradient itself."""
+    """Step as `torch.optim.SGD(..., fused=True)`: momentum starts at zero, so the first step uses the gradient itself."""
     sgd(
         parameters,
         gradients,
