@@ -112,7 +112,7 @@ def _adam(
 def _sgd(
     parameters: list[Tensor], gradients: list[Tensor], columns: Columns, *, lr: float, weight_decay: float, setting: Sgd
 ) -> None:
-    """Step as `torch.optim.SGD(..., fused=True)`: momentum starts at zero, so the first step uses the gradient itself."""
+    """Step as `torch.optim.SGD(..., fused=True)`: momentum starts at zero, so the first step takes the gradient."""
     sgd(
         parameters,
         gradients,
