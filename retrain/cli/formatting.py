@@ -182,7 +182,7 @@ def _plan_rows(plan: Plan) -> Rows:
     if plan.start:
         yield "start", plan.start
     yield "averaging", plan.averaging.kind
-    yield "data", f"{plan.loading.kind}: {plan.loading.reason}"
+    yield "data", f"{'streamed' if plan.loading.kind == 'stream' else 'in memory'}: {plan.loading.reason}"
     yield "iterations", f"{plan.iterations:,} at most, evaluated every {plan.evaluate_every:,}"
     if plan.scratch:
         yield "from scratch", f"{_describe_estimate(plan.scratch)}, {plan.scratch.schedule:,} for the whole training"
@@ -216,12 +216,12 @@ def _describe_estimate(estimate: ScratchEstimate) -> str:
 
 def _describe_target(target: Target, metric: Metric) -> str:
     """Return a target with its source and standard error."""
-    source = f"measured by {target.baseline_run}"
+    source = f"what {target.baseline_run} reached"
     if target.provenance == "carried":
-        source = f"carried from {target.baseline_run}, {pluralize(target.age, 'drop')} old"
+        source += f" {pluralize(target.age, 'drop')} ago"
     if target.scope:
-        own = f"{pluralize(len(target.scope.drops), 'drop')} and first {pluralize(target.scope.classes, 'class')}"
-        source += f", on its own {own}"
+        own = f"{pluralize(len(target.scope.drops), 'drop')} and {pluralize(target.scope.classes, 'class')}"
+        source += f", on the samples of that time ({own})"
     error = f" (standard error {format_percent(target.standard_error)})" if target.standard_error else ""
     expected = ""
     if known := target.expected:
@@ -229,7 +229,7 @@ def _describe_target(target: Target, metric: Metric) -> str:
             f"; on all of val, scratch is expected to end with {format_percent(known.accuracy)} "
             f"(standard error {format_percent(known.standard_error)})"
         )
-    return f"{_format_score(target.accuracy, metric)}{error}, L_{target.level:g} {source}{expected}"
+    return f"{_format_score(target.accuracy, metric)}{error}: {target.level:g}% of {source}{expected}"
 
 
 def _format_l_r(record: RunRecord, level: Literal["99", "100"]) -> str:
@@ -277,9 +277,9 @@ def record_details(record: RunRecord, ledger: Sequence[RunRecord] = ()) -> Table
 def saved_rows(name: str, savings: Savings) -> Rows:
     """Yield the savings against s_scratch, and against the whole scratch training."""
     error = f", standard error {savings.standard_error:,.0f}" if savings.standard_error else ""
-    of = f", of {savings.baseline:,} from scratch to its accuracy{error}" if savings.baseline else ""
+    of = f", of {savings.baseline:,} that scratch takes to its accuracy{error}" if savings.baseline else ""
     yield name, f"{savings.gross:+,} iterations gross, {savings.net:+,.0f} net{of}"
-    whole = f", of {savings.whole:,} from scratch to its end" if savings.whole else ""
+    whole = f", of {savings.whole:,} that scratch takes to its end" if savings.whole else ""
     yield "", f"{savings.gross_whole:+,} iterations gross, {savings.net_whole:+,.0f} net{whole}"
 
 

@@ -18,6 +18,7 @@ from retrain.data.tars import MAX_FILE
 from retrain.errors import DropError
 from retrain.records.drop import canonical_class_name, compose
 from retrain.utils.parallel import map_ahead
+from retrain.utils.text import pluralize
 
 SHAPE = f"class/name.{{{','.join(sorted(EXTENSIONS))}}}"
 BESIDE = ("cls", "txt", "json")
@@ -194,9 +195,14 @@ def _parsed(file: SourceFile) -> Any:
 def label_by_folder(found: FoundFiles, asked: bool) -> Iterator[Labelled]:
     """Yield each image of `[split/]class/name` with its split, class and key; note all others as unread.
 
-    Raises `DropError` if a class is called like a split, in no split's folder and without the task having `asked` for
-    folders, or if a class has no image.
+    Raises `DropError` if no image lies in a folder, if a class has no image, or if a class is called like a split, in
+    no split's folder and without the task having `asked` for folders.
     """
+    if found.images and all(len(image.name.parts) == 1 for image in found.images):
+        raise DropError(
+            f"{found.root}: its {pluralize(len(found.images), 'image')} lie in no folder that names their class; pass "
+            f"the folder that contains the class folders, as in {SHAPE}"
+        )
     for image in found.images:
         parts, split, is_plain = image.name.parts, image.split, len(image.name.parts) == 2
         called = split_called(parts[0])

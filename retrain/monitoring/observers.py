@@ -66,7 +66,7 @@ def _closing(plan: Plan, outcome: str, progress: Progress) -> str:
 def _score(point: Point, plan: Plan) -> str:
     metric = "" if plan.metric == "accuracy" else f"{METRIC_NAMES[plan.metric]} "
     target = f" (target {plan.target.accuracy:.2%})" if plan.target else ""
-    return f"{metric}{point.score:.2%}{target}"
+    return f"{metric}{point.score:.2%} on val{target}"
 
 
 class LogLines:
@@ -101,7 +101,7 @@ class LogLines:
         log.info(_closing(self._plan, outcome, progress))
 
     def _where(self, iteration: int) -> str:
-        return f"{iteration:,}/{self._plan.iterations:,}"
+        return f"{iteration:,}/{self._plan.iterations:,} iterations"
 
 
 class ProgressBar:

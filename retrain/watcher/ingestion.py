@@ -93,7 +93,7 @@ INGEST_SECONDS = 6 * 3600.0
 log = logging.getLogger("retrain")
 
 
-class Judged(NamedTuple):
+class ValidationOutcome(NamedTuple):
     """The outcome of a validation."""
 
     cause: str | None
@@ -102,11 +102,11 @@ class Judged(NamedTuple):
     """Duplicates, conflicts and other findings, in sentences."""
 
 
-def validate_drop(task: Task, drop: str) -> Judged:
+def validate_drop(task: Task, drop: str) -> ValidationOutcome:
     """Commit a drop, or return why it must be quarantined; with what was found in it. Raises `StoreError`."""
     findings: list[str] = []
     cause = try_ingest_drop(task, drop, findings.append)
-    return Judged(cause, tuple(findings))
+    return ValidationOutcome(cause, tuple(findings))
 
 
 def try_ingest_drop(task: Task, drop: str, tell: Callable[[str], None] = log.info) -> str | None:

@@ -354,7 +354,7 @@ def test_terminal_bar_shows_iterations_accuracy_and_time_left(home: Path) -> Non
     assert record.target
     assert lines[0].startswith(f"{record.run_id}: method naive was requested")
     [bar] = {line for line in lines if f" {record.result.iterations}/" in line}
-    accuracies = f"{record.result.final_accuracy:.2%} (target {record.target.accuracy:.2%})"
+    accuracies = f"{record.result.final_accuracy:.2%} on val (target {record.target.accuracy:.2%})"
     assert re.fullmatch(rf"[━╸╺ ]+ \d+/\d+ {re.escape(accuracies)} [\d,]+ images/s \d:\d\d:\d\d", bar)
     assert max(map(len, lines)) <= 80
 

@@ -40,7 +40,10 @@ def test_runs_summary_charges_the_attempts_before_it() -> None:
     past.ended(past.plan(), "missed", promoted=None, iterations=150, reached=False)
     last = past.ended(past.plan(), iterations=210)
     summary = printed(record_details(last, past.records))
-    assert "saved by 2 runs on these drops  +350 iterations gross, +330 net, of 710 from scratch" in summary
+    assert (
+        "saved by 2 runs on these drops  +350 iterations gross, +330 net, of 710 that scratch takes to its accuracy"
+        in summary
+    )
     assert "attempts before it" not in summary
 
 
@@ -57,8 +60,8 @@ def test_plan_shows_target_expectation_start_and_warnings() -> None:
     past.landed(drop(2, classes=("eel", "fox")))
     past.ended(past.plan(), iterations=200)
     plan = printed(plan_details(past.landed(drop(3)).plan()))
-    assert "80.00% (standard error 4.00%), L_100 carried from scratch-" in plan
-    assert "2 drops old, on its own 1 drop and first 2 classes" in plan
+    assert "80.00% (standard error 4.00%): 100% of what scratch-" in plan
+    assert "reached 2 drops ago, on the samples of that time (1 drop and 2 classes)" in plan
     estimate = "1,065 iterations to its accuracy, estimated from 1 scratch run and figures typical of other tasks"
     assert f"{estimate} (standard error 347)" in plan
     assert "the last retraining took 28% of s_scratch; about 300 iterations are expected" in plan

@@ -168,6 +168,14 @@ def test_nested_folders_are_no_classes(near: WayIn, files: dict[str, bytes]) -> 
         near.take(files)
 
 
+def test_class_folder_alone_is_refused_in_one_sentence(near: WayIn) -> None:
+    with pytest.raises(
+        DropError, match=r"its 12 images lie in no folder that names their class; pass the folder"
+    ) as refused:
+        near.take({Path(name).name: data for name, data in tree("cat").items()})
+    assert ".png" not in str(refused.value)
+
+
 def with_json(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """Return the same images, each with a JSON file whose label is not the folder's name."""
     labels = {

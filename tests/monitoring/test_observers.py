@@ -24,7 +24,7 @@ def test_log_has_lines_between_evaluations(caplog: pytest.LogCaptureFixture, mon
                 point = Point(iteration=31, accuracy=0.5, loss=1.0, images=1, train_loss=1.0, learning_rate=0.1)
                 lines.evaluated(point)
     assert caplog.messages[1:] == [
-        "30/400, 64 images/s",
-        "31/400, 50.00%, 64 images/s",
-        "61/400, 64 images/s",
+        "30/400 iterations, 64 images/s",
+        "31/400 iterations, 50.00% on val, 64 images/s",
+        "61/400 iterations, 64 images/s",
     ]

@@ -41,8 +41,8 @@ from retrain.watcher.health import MAX_SILENCE, Health
 from retrain.watcher.ingestion import (
     MAX_ATTEMPTS,
     Ingestion,
-    Judged,
     ValidationAttempts,
+    ValidationOutcome,
     count_validation,
     validate_drop,
 )
@@ -61,14 +61,14 @@ def place(tmp_path: Path) -> Place:
     return Place(task_in(tmp_path).model_copy(update={"model": Model(name="logistic")}))
 
 
-def die_of_bad_drop(number: int, deaths: Path, task: Task, drop: str) -> Judged:
+def die_of_bad_drop(number: int, deaths: Path, task: Task, drop: str) -> ValidationOutcome:
     """Validate a drop; of a bad one, die as if the kernel had sent this signal."""
     if drop != "a-bad":
         return validate_drop(task, drop)
     with deaths.open("a") as note:
         note.write(f"{os.getpid()}\n")
     os.kill(os.getpid(), number)
-    return Judged(None, ())
+    return ValidationOutcome(None, ())
 
 
 def freeze_next_child(frozen: list[BaseProcess], watcher: Future[Any], others: list[BaseProcess]) -> None:
