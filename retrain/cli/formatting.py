@@ -194,8 +194,8 @@ def _plan_rows(plan: Plan) -> Rows:
 
 def _describe_end(rule: StopRule, target: Target | None) -> str:
     """Return when a run ends, at its target and below it."""
-    confirmed = pluralize(rule.confirmations, "evaluation")
-    at_target = f"once {confirmed} in a row {'is' if rule.confirmations == 1 else 'are'} at the target"
+    count = rule.confirmations
+    at_target = f"once {'an evaluation' if count == 1 else f'the mean of {count} evaluations'} is at the target"
     if target and target.scope and rule.improve_until:
         at_target += f" and it gains too little, or after {rule.improve_until:,} iterations"
     if rule.patience:

@@ -157,7 +157,7 @@ class Stopping(ConfigModel):
     """When a run counts as at its target, and when a run below its target ends."""
 
     confirmations: PositiveInt = 2
-    """Consecutive evaluations that must be at the target, so that one lucky evaluation does not end a run."""
+    """Evaluations whose mean must be at the target, so that one lucky evaluation does not end a run."""
     plateau_window: Annotated[float, Field(gt=0, le=1)] = 0.08
     """Iterations within which a run must improve, as a share of those that scratch takes to its accuracy. If the
     standard error of the validation accuracy exceeds one point, the window grows in proportion."""
@@ -168,8 +168,8 @@ class Stopping(ConfigModel):
     plateau_excess: PositiveFloat = 0.02
     """Accuracy above a carried target at which the required gain doubles."""
     improve_until: PositiveFloat = 0.4
-    """Iterations after which a run that is at a carried target ends even if it still improves, as a share of those that
-    scratch takes to its accuracy."""
+    """Iterations after which a run that is at a carried target, or half a standard error below it, ends even if it
+    still improves, as a share of those that scratch takes to its accuracy."""
     patience: PositiveFloat = 1.5
     """Number of windows without that gain after which a run below its target ends."""
 

@@ -76,7 +76,7 @@ class StopRule(Record):
     """When a run ends, in iterations and accuracies. `Stopping` in the task has the same as shares of scratch's."""
 
     confirmations: int
-    """Evaluations in a row that must be good enough."""
+    """Last evaluations whose mean must be good enough."""
     window: int
     """Iterations over which a run must still improve."""
     gain: float

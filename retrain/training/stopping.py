@@ -5,6 +5,7 @@ A part of val can show that the target is not reached yet. Only all of val can s
 
 import math
 from collections.abc import Iterator, Sequence
+from statistics import fmean
 from typing import Literal
 
 import torch
@@ -73,9 +74,16 @@ def rejection_risk(early: bool, looks: int) -> float:
     return EARLY_RISK if early else RISK / looks
 
 
-MARGIN_ERRORS = 0.5
+MARGIN_ERRORS = 1.0
 """Standard errors by which a run that still improves must exceed the accuracy expected of scratch to end, before its
 rule's `improve_until`."""
+
+TARGET_ERRORS = 0.5
+"""Standard errors by which a run may be below a carried target to end, from its rule's `improve_until` on."""
+
+SLOW_GAIN = 0.008
+"""Rise of the score within its rule's window below which a run below the expected accuracy may end as well, from
+`improve_until` on. The expectation can be far too high: it knows how many classes are new, not how hard they are."""
 
 Curve = Literal["score", "newest"]
 
@@ -94,9 +102,9 @@ def judge(
 ) -> Literal["reached", "plateau", "missed"] | None:
     """Return how a run ends with its newest point, or None if it continues. All `points` must be on all of val.
 
-    `reached`: its last evaluations were all good enough, as many as the rule needs to confirm it. `missed`: the budget
-    is spent. `plateau`: nothing has improved for the rule's patience. At the end of the budget one good evaluation
-    suffices. Without a rule a run ends when it first reaches its target.
+    `reached`: the mean of its last evaluations is good enough, of as many as the rule needs to confirm it. `missed`:
+    the budget is spent. `plateau`: nothing has improved for the rule's patience. At the end of the budget the last
+    evaluation suffices. Without a rule a run ends when it first reaches its target.
     """
     if target is None:
         return None
@@ -104,8 +112,7 @@ def judge(
     if spent and rule and rule.patience is None:  # the schedule has ended, so nothing will improve
         rule = None
     confirmations = rule.confirmations if rule and not spent else 1
-    ends = range(len(points), len(points) - confirmations, -1)
-    if len(points) >= confirmations and all(is_good_enough(points[:end], target, rule) for end in ends):
+    if len(points) >= confirmations and is_good_enough(points, target, rule, confirmations):
         return "reached"
     if spent:
         return "missed"
@@ -118,21 +125,23 @@ def judge(
     return "plateau" if is_stalled else None
 
 
-def is_good_enough(points: Sequence[Point], target: Target, rule: StopRule | None) -> bool:
-    """Return whether the newest point has reached its target.
+def is_good_enough(points: Sequence[Point], target: Target, rule: StopRule | None, confirmations: int = 1) -> bool:
+    """Return whether a run has reached its target in the mean of its last evaluations, `confirmations` of them.
 
     A target that is carried over from earlier drops says nothing about new samples. So the score on all of val must be
     above the score expected of scratch, or all curves must have stopped improving. The further a run is above a
     carried target, on old and on new drops, the more it must gain to continue. A run that has lost as much since its
-    best evaluation is in the dip that follows a start with a large step. From `improve_until` on it may still improve,
-    unless it is below the score expected of scratch.
+    best evaluation is in the dip that follows a start with a large step. From `improve_until` on a run may still
+    improve, unless it is below the score expected of scratch and improves fast.
     """
-    last = points[-1]
+    score, last = _mean(points, "score", confirmations), points[-1]
     if target.scope is None:
-        return last.score >= target.accuracy
-    if last.in_scope is None or last.in_scope < target.accuracy:
+        return score >= target.accuracy
+    is_late = rule is not None and rule.improve_until is not None and last.iteration >= rule.improve_until
+    tolerance = TARGET_ERRORS * (target.standard_error or 0.0) if is_late else 0.0
+    if last.in_scope is None or _mean(points, "in_scope", confirmations) < target.accuracy - tolerance:
         return False
-    if rule is None or _may_end_while_improving(last, target.expected, rule):
+    if rule is None or _may_end_while_improving(points, target.expected, rule, score, is_late):
         return True
     learnt = last.in_scope if last.newest is None else min(last.in_scope, last.newest)
     above = max(0.0, learnt - target.accuracy) / rule.excess if rule.excess else 0.0
@@ -141,12 +150,21 @@ def is_good_enough(points: Sequence[Point], target: Target, rule: StopRule | Non
     return not has_dipped and _has_stopped_improving(points, rule.window * noise_factor(last), gain)
 
 
-def _may_end_while_improving(last: Point, expected: AccuracyEstimate | None, rule: StopRule) -> bool:
-    is_late = rule.improve_until is not None and last.iteration >= rule.improve_until
+def _may_end_while_improving(
+    points: Sequence[Point], expected: AccuracyEstimate | None, rule: StopRule, score: float, is_late: bool
+) -> bool:
     if expected is None:
         return is_late
-    margin = 0.0 if is_late else MARGIN_ERRORS * expected.standard_error
-    return last.score >= expected.accuracy + margin
+    if not is_late:
+        return score >= expected.accuracy + MARGIN_ERRORS * expected.standard_error
+    before = [point for point in points if point.iteration <= points[-1].iteration - rule.window]
+    is_slow = bool(before) and score - _mean(before, "score", rule.confirmations) < SLOW_GAIN
+    return is_slow or score >= expected.accuracy
+
+
+def _mean(points: Sequence[Point], curve: Literal["score", "in_scope"], count: int) -> float:
+    """Return the mean of the last `count` values of a curve, or of as many as there are."""
+    return fmean(value for point in points[-count:] if (value := getattr(point, curve)) is not None)
 
 
 def needed_gain(last: Point, rule: StopRule) -> float:

@@ -67,7 +67,7 @@ def test_plan_shows_target_expectation_start_and_warnings() -> None:
     assert "the last retraining took 28% of s_scratch; about 300 iterations are expected" in plan
     assert "The parent's weights are shrunk" in plan
     assert "warning  " in plan
-    assert "once 2 evaluations in a row are at the target" in plan
+    assert "once the mean of 2 evaluations is at the target" in plan
 
 
 def test_plan_says_why_a_target_near_chance_is_none() -> None:
