@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from support.lives import make_task
-from support.terminal import COMMAND, Ran
+from support.processes import preloaded_retrain
+from support.terminal import Ran
 
 from retrain.kubeflow import steps
 
@@ -26,7 +27,12 @@ def home(tmp_path: Path) -> Path:
 
 def run_in(home: Path, *arguments: str, **environment: str) -> Ran:
     ended = subprocess.run(
-        [*COMMAND, *arguments], cwd=home, env=os.environ | environment, capture_output=True, text=True, timeout=120
+        [preloaded_retrain(), *arguments],
+        cwd=home,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     return Ran(ended.returncode, ended.stdout, ended.stderr)
 
@@ -74,7 +80,7 @@ def test_shell_completes_task_names(home: Path, words: str) -> None:
         env=os.environ | completion | {"_RETRAIN_COMPLETE": "complete_bash"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
     assert offered.stdout.split() == ["birds", "boats"]
 

@@ -4,7 +4,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.faulty_s3 import Forward, Reply, Request, faulty
+from support.processes import preloaded_retrain
 from support.terminal import Ran, retrain
 from support.watching import Place
 
@@ -26,7 +26,6 @@ data: {image_size: 8, val_share: 0.2, test_share: 0.2, crop_padding: 0, flip: fa
 model: {name: logistic}
 training: {epochs: 1}
 """
-RETRAIN = (sys.executable, "-m", "retrain")
 
 
 @pytest.fixture
@@ -42,7 +41,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 @contextmanager
 def watching(*arguments: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     """Yield a watcher in a process of its own, and the address of its endpoints."""
-    command = [*RETRAIN, "watch", "--task", "pets.yaml", "--port", "0", "--poll-seconds", "0.2", *arguments]
+    command = [preloaded_retrain(), "watch", "--task", "pets.yaml", "--port", "0", "--poll-seconds", "0.2", *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr
@@ -68,7 +67,7 @@ def get(url: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come to that"
@@ -84,7 +83,7 @@ def test_watcher_promotes_a_drop_and_exits_cleanly_on_sigterm(place: Place, tmp_
         wait_until(lambda: 'retrain_watcher_runs_in_flight{task="pets"} 0.0' in get(f"{url}metrics")[1])
         metrics = get(f"{url}metrics")[1]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=120) == 0
+        assert process.wait(timeout=240) == 0
     [record] = place.store.ledger.read()
     assert record.drops == ("week-1",)
     assert place.store.champion.read().run_id == record.run_id
@@ -103,7 +102,8 @@ def test_watch_once_does_its_work_and_exits(place: Place, tmp_path: Path, watch:
 def test_watch_once_skips_a_drop_another_watcher_validates(place: Place) -> None:
     place.store.objects.write(place.store.keys.success("week-1"), b"")
     with place.store.validation("week-1").try_lease():
-        once = subprocess.run([*RETRAIN, "watch", "--task", "pets.yaml", "--once"], capture_output=True, text=True)
+        command = [preloaded_retrain(), "watch", "--task", "pets.yaml", "--once"]
+        once = subprocess.run(command, capture_output=True, text=True)
     assert (once.returncode, once.stdout) == (0, ""), once.stderr
     assert "drop week-1: another watcher is validating it" in once.stderr
     assert not list(place.store.objects.list(place.store.keys.quarantine("week-1")))

@@ -89,7 +89,7 @@ def started(processes: ForkServerContext, folder: Path, plan: Plan, writes: int)
     return process
 
 
-def wait_until(ready: Callable[[], object], seconds: float = 120) -> None:
+def wait_until(ready: Callable[[], object], seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not ready():
         assert time.monotonic() < deadline

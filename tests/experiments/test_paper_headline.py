@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.processes import preloaded_programs
 from support.studying import small_study, workplace
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "paper_headline.sh"
@@ -22,7 +23,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def headline(place: Path, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    known = {"STUDY": "tiny-headline", "JOBS": "1", "DEVICE": "cpu", "SEEDS": "1", "PYTHON": ".venv/bin/python"}
+    python = str(preloaded_programs() / "python")
+    known = {"STUDY": "tiny-headline", "JOBS": "1", "DEVICE": "cpu", "SEEDS": "1", "PYTHON": python}
     command = ["bash", str(SCRIPT), str(place), str(folder), "5"]
     given = os.environ | known | environment
     return subprocess.run(command, env=given, cwd=SCRIPT.parents[1], capture_output=True, text=True, check=False)

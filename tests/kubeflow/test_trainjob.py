@@ -13,6 +13,7 @@ import pytest
 import yaml
 from retrain.pipelines.definition import build
 from support.ports import free_port
+from support.processes import preloaded_retrain
 from support.trainings import TASK, commit_drops, context_of
 from support.writes import frozen_environment, wait_for_frozen
 
@@ -130,7 +131,7 @@ def folder(tmp_path: Path) -> Path:
 def planned(folder: Path) -> dict[str, Any]:
     """Return what `retrain pipeline trainjob` prints."""
     (folder / "pets.yaml").write_text(yaml.safe_dump(small(folder).model_dump(mode="json")))
-    command = [sys.executable, "-m", "retrain", "pipeline", "trainjob", "--task", str(folder / "pets.yaml")]
+    command = [preloaded_retrain(), "pipeline", "trainjob", "--task", str(folder / "pets.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "pods cannot read it" in done.stderr
     job: dict[str, Any] = yaml.safe_load(done.stdout)

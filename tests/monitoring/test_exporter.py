@@ -5,7 +5,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from urllib.error import HTTPError
 import pytest
 from support import known_ledger, monitoring
 from support.ports import free_port
+from support.processes import preloaded_retrain
 from support.programs import need
 
 from retrain import __version__
@@ -222,19 +222,19 @@ def test_exporter_exits_cleanly_on_sigterm(store: Counted, tmp_path: Path) -> No
     file, port = tmp_path / "pets.yaml", free_port()
     file.write_text(f"name: pets\nstore: {store.root}\n")
     process = subprocess.Popen(
-        [sys.executable, "-m", "retrain", "exporter", "--task", str(file), "--port", str(port)],
+        [preloaded_retrain(), "exporter", "--task", str(file), "--port", str(port)],
         stderr=subprocess.DEVNULL,
     )
     monitoring.wait_for(lambda: monitoring.get(f"http://127.0.0.1:{port}/healthz"), "the exporter")
     process.send_signal(signal.SIGTERM)
-    assert process.wait(120) == 0
+    assert process.wait(240) == 0
 
 
 def test_exporter_on_a_taken_port_is_one_message(store: Counted, tmp_path: Path) -> None:
     file = tmp_path / "pets.yaml"
     file.write_text(f"name: pets\nstore: {store.root}\n")
     with monitoring.exporter([Task(name="pets", store=str(store.root))]) as address:
-        command = [sys.executable, "-m", "retrain", "exporter", "--task", str(file), "--port", address.split(":")[1]]
+        command = [preloaded_retrain(), "exporter", "--task", str(file), "--port", address.split(":")[1]]
         ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 2
     assert f"retrain: cannot listen on {address}" in ended.stderr

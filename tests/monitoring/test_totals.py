@@ -3,7 +3,6 @@
 import json
 import random
 import subprocess
-import sys
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +12,7 @@ from playwright.sync_api import Browser
 from support import known_ledger, monitoring
 from support.browsers import card, chromium, new_page
 from support.lives import Life, make_task
+from support.processes import preloaded_retrain
 
 from retrain.config.task import Task
 from retrain.monitoring.metrics import render
@@ -228,7 +228,7 @@ CARDS = {"gross": "Iterations saved, gross", "net": "Iterations saved, net", "ba
 def told_by_cli(task: Task, folder: Path) -> dict[str, float]:
     file = folder / f"{task.name}.yaml"
     file.write_text(f"name: {task.name}\nstore: {task.store}\n")
-    command = [sys.executable, "-m", "retrain", "status", "--task", str(file), "--json"]
+    command = [preloaded_retrain(), "status", "--task", str(file), "--json"]
     savings = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["savings"]
     return {figure: savings[figure] for figure in METRICS}
 

@@ -5,13 +5,13 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 from support.ports import free_port
+from support.processes import preloaded_programs
 from support.programs import need
 from support.rendered import ROOT
 
@@ -34,7 +34,7 @@ def said(folder: Path) -> str:
     script = "set -euxo pipefail\n" + "".join(blocks).replace("8080", port)
     environment = {
         **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PATH": f"{preloaded_programs()}:{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
         "RETRAIN_CACHE": str(folder / "cache"),
     }

@@ -19,9 +19,10 @@ import pytest
 import typer
 import yaml
 from support.monitoring import samples, wait_for
+from support.processes import preloaded_retrain
 from support.rendered import ROOT
 from support.served import Served, make_served
-from support.terminal import COMMAND, retrain
+from support.terminal import retrain
 
 from retrain.api import load_champion
 from retrain.cli import app
@@ -34,7 +35,7 @@ from retrain.utils import extras
 @contextmanager
 def serving(served: Served, every: float = 0.1) -> Iterator[str]:
     """Yield the address of a server of the task's champion; it must end with 0 at SIGTERM."""
-    command = [*COMMAND, "serve", "-t", served.file, "--port", "0", "--every", str(every), "--device", "cpu"]
+    command = [preloaded_retrain(), "serve", "-t", served.file, "--port", "0", "--every", str(every), "--device", "cpu"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     ) as server:
@@ -45,7 +46,7 @@ def serving(served: Served, every: float = 0.1) -> Iterator[str]:
             yield found[1]
         finally:
             server.send_signal(signal.SIGTERM)
-        assert server.wait(timeout=60) == 0
+        assert server.wait(timeout=240) == 0
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +188,9 @@ def test_wrong_use_is_one_message(
     ran = retrain(["serve", "-t", str(tmp_path / "pets.yaml")], capsys)
     assert (ran.code, "task pets has no champion yet" in ran.err) == (2, True)
     taken = subprocess.run(
-        [*COMMAND, "serve", "-t", served.file, "--port", address.rpartition(":")[2]], capture_output=True, text=True
+        [preloaded_retrain(), "serve", "-t", served.file, "--port", address.rpartition(":")[2]],
+        capture_output=True,
+        text=True,
     )
     assert taken.returncode == 2
     assert "pass another --port or --listen" in taken.stderr

@@ -123,7 +123,7 @@ def test_process_frozen_past_its_lease_overwrites_nothing(
     with TaskStore(store, "pets").lock() as ours:
         ours.objects.write("pets/runs/late", b"ours")
         os.kill(process.pid or 0, signal.SIGCONT)
-        process.join(120)
+        process.join(240)
     assert process.exitcode == 3
     assert store.read("pets/runs/late")[0] == b"ours"
 

@@ -59,7 +59,7 @@ def test_reader_never_sees_half_an_object_of_killed_writers(tmp_path: Path) -> N
     store = LocalStore(tmp_path)
     store.write("object", b"-" * SIZE)
     seen = Counter[bytes]()
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     with writers(str(tmp_path), (b"a", b"b")):
         while (seen[b"a"] < 50 or seen[b"b"] < 50) and time.monotonic() < deadline:
             data, _ = store.read("object")

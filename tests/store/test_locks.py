@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from support.leases import HOURS, ShiftedClock, count_reads, wait_until
 from support.lives import Life, make_task
+from support.processes import preloaded_retrain
 
 from retrain.store import LocalStore, ObjectStore
 from retrain.store.keys import TaskKeys
@@ -37,7 +38,7 @@ def life(tmp_path: Path) -> Life:
 def started(life: Life, *arguments: str) -> subprocess.Popen[str]:
     """Return a command on the task, in a process of its own."""
     environment = {**os.environ, "RETRAIN_CACHE": str(life.folder / "cache"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "retrain", *arguments, "--task", str(life.folder / "pets.json")]
+    command = [preloaded_retrain(), *arguments, "--task", str(life.folder / "pets.json")]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -29,7 +29,7 @@ def get(url: str) -> str:
         return str(reply.read().decode())
 
 
-def wait_for(condition: Callable[[], T | None], what: str, seconds: float = 120) -> T:
+def wait_for(condition: Callable[[], T | None], what: str, seconds: float = 240) -> T:
     """Return the condition's first result that is not None. A server that does not listen yet counts as None."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -65,7 +65,7 @@ def _running(command: Sequence[str], log: Path, ready: str) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(120)
+        process.wait(240)
 
 
 @contextmanager

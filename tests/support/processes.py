@@ -1,9 +1,15 @@
 """Processes forked from one that has imported torch and kfp, which takes seconds; pairs that train together."""
 
+import atexit
 import multiprocessing
 import os
+import shutil
+import socket
+import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +21,7 @@ from retrain.pipeline.context import Context
 from retrain.pipeline.train import run_as_leader, train_plan
 from retrain.records import Plan
 from retrain.training.distributed import init_distributed
+from support import preloaded
 from support.trainings import context_of
 
 SIZE = 2
@@ -55,6 +62,28 @@ def _in_environment(environment: dict[str, str], target: Callable[..., None], ar
     os.environ.clear()
     os.environ.update(environment)
     target(*arguments)
+
+
+@cache
+def preloaded_programs() -> Path:
+    """Return a folder with the programs `python` and `retrain`, which start at once: see support/preloaded.py."""
+    folder = Path(tempfile.mkdtemp(prefix="retrain-programs-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("")  # Linux chooses an address without a file
+        listening.listen(64)
+        address = listening.getsockname()[1:].decode()
+        forkserver().Process(target=preloaded.serve, args=(listening,), daemon=True).start()
+    for name, arguments in (("python", ""), ("retrain", "-m retrain ")):
+        program = folder / name
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} -IS {preloaded.__file__} {address} {arguments}"$@"\n')
+        program.chmod(0o755)
+    return folder
+
+
+def preloaded_retrain() -> str:
+    """Return the path of the program `retrain` that starts at once."""
+    return str(preloaded_programs() / "retrain")
 
 
 class Pair(NamedTuple):

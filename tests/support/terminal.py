@@ -15,8 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from retrain.cli import main
-
-COMMAND = (sys.executable, "-m", "retrain")
+from support.processes import preloaded_retrain
 
 
 class Ran(NamedTuple):
@@ -51,7 +50,7 @@ def call(arguments: Sequence[str]) -> int:
 
 def start(*arguments: str) -> Ran:
     """Run a command in a process of its own, with its output in pipes."""
-    ended = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=240)
+    ended = subprocess.run([preloaded_retrain(), *arguments], capture_output=True, text=True, timeout=240)
     return Ran(ended.returncode, ended.stdout, ended.stderr)
 
 
@@ -64,7 +63,11 @@ def at_terminal(width: int, *arguments: str, typed: str = "", code: int = 0) -> 
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
     process = subprocess.Popen(
-        [*COMMAND, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env={**environment, "TERM": "xterm"}
+        [preloaded_retrain(), *arguments],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**environment, "TERM": "xterm"},
     )
     os.close(theirs)
     os.write(ours, typed.encode())

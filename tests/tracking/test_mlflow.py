@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow import MlflowClient
 from safetensors.torch import load_file
 from support.lives import Life, make_task
 from support.mlflow_service import serving_mlflow
@@ -61,6 +60,8 @@ class Kept:
     """What MLflow has of a task."""
 
     def __init__(self, address: str, name: str = "pets") -> None:
+        from mlflow import MlflowClient  # a second and a half, which the other workers need not pay
+
         self.client, self.name = MlflowClient(address, address), name
 
     def runs(self) -> dict[str, Any]:
@@ -128,10 +129,11 @@ def test_export_that_was_cut_off_is_completed(
 ) -> None:
     """Whichever of the client's calls is the last one: no run and no version is there twice."""
     source = Source(life.store)
+    client = type(kept.client)
     calls = ("create_run", "log_batch", "set_terminated", "log_artifacts", "create_model_version")
     for call in calls:
         with monkeypatch.context() as patched:
-            patched.setattr(MlflowClient, call, _dying_after(getattr(MlflowClient, call)))
+            patched.setattr(client, call, _dying_after(getattr(client, call)))
             with pytest.raises(KeyboardInterrupt):
                 export_to_mlflow(source, address)
     assert export_to_mlflow(source, address) == (0, 0, "1")

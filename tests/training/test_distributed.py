@@ -52,7 +52,7 @@ def lay(folder: Path, task: Task) -> Plan:
     return stored_plan(folder, drops=2, parent=parent, task=task)
 
 
-def wait_for(ready: Iterator[bool], seconds: float = 120) -> None:
+def wait_for(ready: Iterator[bool], seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not next(ready):
         assert time.monotonic() < deadline

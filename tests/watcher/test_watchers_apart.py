@@ -99,7 +99,7 @@ def place(bucket: str, s3: str, kfp: KfpServer, tmp_path: Path) -> Place:
     return place
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come to that"

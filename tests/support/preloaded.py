@@ -1,0 +1,127 @@
+"""Commands that start at once: `python` and `retrain` in forks of a process that has imported torch and kfp already.
+
+A program of `support.processes.preloaded_programs` runs this file as a script, which imports nothing slow. It sends its
+arguments, environment, folder and standard streams to the server, which forks. Then it passes signals on to the fork,
+and ends as that does. Tests that freeze a process, or that look at what it imports, start a real one instead.
+"""
+
+import json
+import os
+import select
+import signal
+import socket
+import sys
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def main() -> None:
+    """Run the command `sys.argv[2:]` at the server whose abstract address is `sys.argv[1]`."""
+    request = {"arguments": sys.argv[2:], "folder": os.getcwd(), "environment": dict(os.environ)}
+    with socket.socket(socket.AF_UNIX) as line:
+        line.connect(f"\0{sys.argv[1]}")
+        for number in SIGNALS:
+            signal.signal(number, lambda received, _: line.send(bytes([received])))
+        socket.send_fds(line, [b"\0"], [0, 1, 2])
+        line.sendall(json.dumps(request).encode() + b"\n")
+        status = int(line.makefile().readline())
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    if status < 0:
+        os.kill(os.getpid(), -status)
+    sys.exit(status)
+
+
+def serve(listening: socket.socket) -> None:
+    """Fork for each command until the parent has ended."""
+    import multiprocessing
+
+    from retrain.utils.processes import exit_with_parent
+
+    exit_with_parent()
+    multiprocessing.current_process().daemon = False  # or no command could start processes
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        line, _ = listening.accept()
+        with line:
+            if os.fork() == 0:
+                listening.close()
+                _attend(line)
+
+
+def _attend(line: socket.socket) -> None:
+    """Run a client's command in a fork, and tell the client how it ends; kill it if the client ends before."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _, streams, *_ = socket.recv_fds(line, 1, 3)
+    request = json.loads(line.makefile().readline())
+    process = os.fork()
+    if process == 0:
+        line.close()
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+            os.close(stream)
+        _become(**request)
+    for stream in streams:
+        os.close(stream)
+    ended = os.pidfd_open(process)
+    while ended not in select.select([line.fileno(), ended], [], [])[0]:
+        received = line.recv(1)
+        os.kill(process, received[0] if received else signal.SIGKILL)
+        if not received:
+            break
+    _, status = os.waitpid(process, 0)
+    try:
+        line.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+    finally:
+        os._exit(0)
+
+
+def _become(arguments: list[str], folder: str, environment: dict[str, str]) -> None:
+    """Run Python with these arguments in this process, and end it."""
+    import atexit
+    import threading
+    import traceback
+
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    for number in SIGNALS:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", closefd=False, buffering=1 if os.isatty(1) else -1)  # noqa: SIM115
+    sys.stderr = open(2, "w", closefd=False, buffering=1, errors="backslashreplace")  # noqa: SIM115
+    code = 0
+    try:
+        _interpret(arguments)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    threading._shutdown()  # as the end of an interpreter does
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def _interpret(arguments: list[str]) -> None:
+    """Do what `python` does with its arguments: a module, a command, or a program on standard input."""
+    import runpy
+
+    sys.path.insert(0, "")
+    match arguments:
+        case ["-m", module, *_]:
+            sys.argv = arguments[1:]
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        case ["-c", code, *rest]:
+            sys.argv = ["-c", *rest]
+            exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+        case ["-", *_]:
+            sys.argv = arguments
+            exec(compile(sys.stdin.read(), "<stdin>", "exec"), {"__name__": "__main__"})
+        case _:
+            raise SystemExit(f"only python -m, -c and - are served, not {arguments}")
+
+
+if __name__ == "__main__":
+    main()
