@@ -1,4 +1,4 @@
-"""The lease of a task, or of a drop's validation: one holder at a time, a heartbeat, an expiry and a fencing token.
+"""The lease of a task, or of a drop's validation: one holder at a time, a heartbeat and an expiry.
 
 Claims and conditional writes keep results right without it; the lease keeps two workers from doing the same work.
 Expiry goes by the wall clock, so the machines' clocks must agree to within a few seconds. A holder whose process is
@@ -62,10 +62,9 @@ class LeaseLost(StoreError):
 
 
 class LeaseState(Record):
-    """`lease.json`. The token grows with every holder; a lease that was given back has expired."""
+    """`lease.json`. A lease that was given back has expired."""
 
     holder: Holder
-    token: int
     expires_at: datetime
 
     @property
@@ -120,14 +119,13 @@ class Lease:
 
 def acquire(objects: ObjectStore, key: str, seconds: float = LEASE_SECONDS) -> Lease | None:
     """Take the lease under this key if it is free; None while another process holds it."""
-    token, version = 1, None
+    version = None
     with suppress(Missing):
         current, version = read_lease(objects, key)
         if current.is_valid:
             return None
-        token = current.token + 1
     expires_at = datetime.now(UTC) + timedelta(seconds=seconds)
-    state = LeaseState(holder=this_process(), token=token, expires_at=expires_at)
+    state = LeaseState(holder=this_process(), expires_at=expires_at)
     with suppress(Conflict):
         data = state.to_bytes()
         version = objects.replace(key, data, version) if version else objects.create(key, data)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from support.processes import forkserver
+from support.processes import forkserver, preloaded_programs
 from support.programs import python_environment
 from support.trainings import TASK, attempt_in, commit_drops, context_of, stored_plan
 from support.writes import freeze_at_state, terminate_stopped, wait_until_stopped
@@ -138,9 +138,7 @@ def test_retried_pipeline_step_resumes_from_its_saved_state(processes: ForkServe
         assert process.exitcode == -signal.SIGKILL
     reached = newest(place, plan)
     code = "from test_resume import *; place = Path(sys.argv[1]); step_in(place, plan_in(place))"
-    again = subprocess.run(
-        [sys.executable, "-c", code, str(place)], env=python_environment(), capture_output=True, text=True
-    )
+    again = subprocess.run([preloaded_programs() / "python", "-c", code, str(place)], capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert f", resumed at {reached}" in again.stderr
     assert outcome(place, plan) == expected

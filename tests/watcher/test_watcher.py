@@ -1,7 +1,6 @@
 """The watcher with an S3 server, its queue and Kubeflow's API: one run for each set of drops."""
 
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.kfp_server import KfpServer, serving
 from support.pictures import png
-from support.programs import python_environment
+from support.processes import preloaded_programs
 from support.watching import (
     EAGER,
     Place,
@@ -96,9 +95,7 @@ def test_watcher_killed_before_submission_is_made_up_for(
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "on_s3(*sys.argv[1:]).watcher(Killed()).once()\n"
     )
-    killed = subprocess.run(
-        [sys.executable, "-c", code, bucket, s3, kfp.url], env=python_environment(), capture_output=True
-    )
+    killed = subprocess.run([preloaded_programs() / "python", "-c", code, bucket, s3, kfp.url], capture_output=True)
     assert killed.returncode == -9, killed.stderr
     assert list(place.owners()) == ["a"]
     assert place.watcher(KubeflowExecutor(build_pipeline)).once()

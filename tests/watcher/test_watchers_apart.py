@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.kfp_server import KfpServer, serving
+from support.processes import preloaded_programs
 from support.programs import python_environment
 from support.watching import Place, on_s3
 from support.writes import is_stopped
@@ -70,13 +71,15 @@ def watch(place: Place) -> None:
 
 
 @contextmanager
-def apart(function: Callable[[Place], None], bucket: str, s3: str, host: str) -> Iterator[subprocess.Popen[str]]:
+def apart(
+    function: Callable[[Place], None], bucket: str, s3: str, host: str, python: str | Path | None = None
+) -> Iterator[subprocess.Popen[str]]:
     """Yield one of these functions, called with the place in a process of its own."""
     code = (
         "import sys; sys.path.append('watcher'); import test_watchers_apart as here; "
         "getattr(here, sys.argv[1])(here.on_s3(*sys.argv[2:]))"
     )
-    command = [sys.executable, "-c", code, function.__name__, bucket, s3, host]
+    command = [python or preloaded_programs() / "python", "-c", code, function.__name__, bucket, s3, host]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, env=python_environment(), text=True, **pipes) as process:
         try:
@@ -122,7 +125,7 @@ def test_one_of_many_starting_watchers_submits(place: Place, bucket: str, s3: st
 
 
 def test_watcher_frozen_past_its_lease_cannot_write(place: Place, bucket: str, s3: str, kfp: KfpServer) -> None:
-    with apart(look_and_freeze, bucket, s3, kfp.url) as frozen:
+    with apart(look_and_freeze, bucket, s3, kfp.url, sys.executable) as frozen:
         while not is_stopped(frozen.pid):
             assert frozen.poll() is None, frozen.communicate()[1]
             time.sleep(0.02)
