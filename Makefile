@@ -1,6 +1,6 @@
 # Chores. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast coverage lint audit format study-mini bench chaos mutation lock docs site manifests image release clean
+.PHONY: help demo test test-fast coverage lint audit format study-mini bench chaos mutation lock docs site site-versions manifests image release clean
 
 PYTHON := $(shell for python in python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$python && break; done)
@@ -11,7 +11,7 @@ AZURITE := .venv/azurite/ready
 STUDY = $(patsubst %-mini,%,$(or $(NAME),$(error Say which: NAME=verwimp-table1; `retrain study list` has them all)))-mini
 
 help: ## List the chores
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) ## Retrain on four weekly drops of scanned digits, in under three minutes
 	$(BIN)/python -m retrain.cli.demo
@@ -77,6 +77,9 @@ docs: $(READY) ## Generate the parts of the docs and the dashboards that come fr
 
 site: $(READY) ## Build the documentation site in build/site; a dead link fails it
 	$(BIN)/python -m sphinx -q -W --keep-going -c docs/site . build/site
+
+site-versions: $(READY) ## Build the site of every release (tags vX.Y.Z) and of main in build/versions, with a selector
+	$(BIN)/python -m sphinx_polyversion docs/site/versions.py build/versions
 
 manifests: $(READY) ## Generate the chart's values schema and the plain manifests in k8s/
 	$(BIN)/python scripts/manifests.py

@@ -1,9 +1,11 @@
 """Sphinx's settings of the site that `make site` builds from this repository's Markdown.
 
 The source directory is the repository's root, so links between pages work on the site as they do in the repository.
-Every warning is an error: a link to a missing page, heading or file fails the build.
+Every warning is an error: a link to a missing page, heading or file fails the build. `versions.py` builds the site of
+several versions, and passes them to this file.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -26,3 +28,10 @@ templates_path = ["templates"]
 html_additional_pages = {"index": "redirect.html"}  # the address of the site itself
 html_title = f"retrain {__version__}"
 html_show_sourcelink = False
+
+if "POLYVERSION_DATA" in os.environ:
+    from sphinx_polyversion.api import load
+
+    load(globals())
+    parts = ("brand", "search", "scroll-start", "navigation")
+    html_sidebars = {"**": [*(f"sidebar/{part}.html" for part in parts), "versions.html", "sidebar/scroll-end.html"]}

@@ -1,5 +1,7 @@
 """The documentation site is built without a warning, and every link has a target."""
 
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -83,3 +85,36 @@ def test_site_with_dead_links_is_refused(tmp_path: Path) -> None:
     assert built.returncode == 1
     warnings = [line for line in built.stderr.splitlines() if "target not found" in line]
     assert [target for target in dead if not any(target.strip("#") in line for line in warnings)] == []
+
+
+def commit_version(repository: Path, version: str) -> None:
+    """Commit a page and this version number, with the tag of a release."""
+    (repository / "retrain" / "__init__.py").write_text(f'__version__ = "{version}"\n')
+    (repository / "docs" / "page.md").write_text(f"# A page of {version}\n")
+    git = ["git", "-C", str(repository), "-c", "user.name=author", "-c", "user.email=author@example.com"]
+    for arguments in (["add", "."], ["commit", "--quiet", "--message", version], ["tag", f"v{version}"]):
+        subprocess.run([*git, *arguments], check=True)
+
+
+def test_site_of_several_versions_has_a_selector(tmp_path: Path) -> None:
+    repository, site = tmp_path / "repository", tmp_path / "site"
+    (repository / "retrain").mkdir(parents=True)
+    shutil.copytree(ROOT / "docs" / "site", repository / "docs" / "site")
+    (repository / "docs" / "site" / "index.md").write_text("# Docs\n\n```{toctree}\n../page\n```\n")
+    subprocess.run(["git", "init", "--quiet", "--initial-branch", "main", repository], check=True)
+    for version in ("0.1.0", "0.2.0"):
+        commit_version(repository, version)
+    command = [sys.executable, "-m", "sphinx_polyversion", "docs/site/versions.py", str(site)]
+    built = subprocess.run(command, cwd=repository, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    versions = {"main": "0.2.0", "v0.1.0": "0.1.0", "v0.2.0": "0.2.0"}
+    for name, version in versions.items():
+        page = (site / name / "docs" / "page.html").read_text()
+        assert f"A page of {version}" in page
+        selector = page.partition('aria-label="Versions"')[2].partition("</nav>")[0]
+        assert re.findall(r'aria-current="true">([^<]+)<', selector) == [name]
+        links = re.findall(r'href="([^"]+)"', selector)
+        assert {(site / name / "docs" / link).resolve() for link in links} == {
+            (site / other / "docs" / "site" / "index.html").resolve() for other in versions
+        }
+    assert list(dead_links(site)) == []
