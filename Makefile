@@ -7,6 +7,7 @@ PYTHON := $(shell for python in python3.11 python3; do \
 BIN := .venv/bin
 READY := .venv/ready
 MLFLOW := .venv/mlflow/ready
+KSERVE := .venv/kserve/ready
 AZURITE := .venv/azurite/ready
 STUDY = $(patsubst %-mini,%,$(or $(NAME),$(error Say which: NAME=verwimp-table1; `retrain study list` has them all)))-mini
 
@@ -16,7 +17,7 @@ help: ## List the chores
 demo: $(READY) ## Retrain on four weekly drops of scanned digits, in under three minutes
 	$(BIN)/python -m retrain.cli.demo
 
-test: $(READY) $(MLFLOW) ## Run all tests; as root on Debian, install what they need first
+test: $(READY) $(MLFLOW) $(KSERVE) ## Run all tests; as root on Debian, install what they need first
 	@scripts/debian_packages.sh
 	@! command -v npm >/dev/null || $(MAKE) --no-print-directory $(AZURITE)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal
@@ -67,6 +68,8 @@ lock: $(READY) ## Resolve pyproject.toml into requirements.lock and the two lock
 		--custom-compile-command "make lock" --extra kfp --extra report --extra gcs --extra azure --group build --excludes /dev/stdin -c requirements.lock pyproject.toml -o requirements-slim.lock
 	echo 'mlflow>=3.17,<4' | $(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --custom-compile-command "make lock" - -o requirements-mlflow.lock
+	echo 'kserve>=0.21,<0.22' | $(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --custom-compile-command "make lock" - -o requirements-kserve.lock
 
 docs: $(READY) ## Generate the parts of the docs and the dashboards that come from the code
 	$(BIN)/python docs/schemas.py
@@ -110,6 +113,14 @@ $(READY): requirements.lock pyproject.toml
 $(MLFLOW): requirements-mlflow.lock $(READY) # the tests' server, which needs an older graphql-core than the lock has
 	$(PYTHON) -m venv .venv/mlflow
 	.venv/mlflow/bin/pip install --quiet --require-hashes -r requirements-mlflow.lock
+	@touch $@
+
+# KServe's SDK, which needs an older pandas and psutil than the lock has. Other packages come from .venv.
+$(KSERVE): requirements-kserve.lock $(READY)
+	$(PYTHON) -m venv .venv/kserve
+	.venv/kserve/bin/pip install --quiet --require-hashes -r requirements-kserve.lock
+	echo "import site; site.addsitedir('$(abspath .venv)/lib/python3.11/site-packages')" \
+		> .venv/kserve/lib/python3.11/site-packages/shared.pth
 	@touch $@
 
 $(AZURITE): tests/node/package.json tests/node/package-lock.json # the tests' server of Azure Blob Storage

@@ -40,6 +40,7 @@ INTEGRATION = {
     "repository/test_manifests.py",
     "repository/test_slim.py",
     "repository/test_tutorial.py",
+    "serving/test_kserve.py",
     "serving/test_serve.py",
     "store/test_cloud_store.py",
     "store/test_damaged_records.py",
@@ -92,7 +93,7 @@ SLOW = {
 LONG = (
     *("store/test_policies.py", "store/test_radosgw.py", "watcher/test_receiver.py"),  # they share one Ceph
     *("repository/test_tutorial.py", "experiments/test_paper_headline.py", "kubeflow/test_local.py"),
-    "tracking/test_mlflow.py",
+    *("tracking/test_mlflow.py", "serving/test_kserve.py"),
     *("kubeflow/test_trainjob.py", "kubeflow/test_launch.py", "monitoring/test_totals.py", "cli/test_secrets.py"),
     *("repository/test_chaos.py", "records/test_many_classes.py", "monitoring/test_dashboards.py"),
     *("repository/test_site.py", "repository/test_release.py", "watcher/test_watchers_apart.py"),

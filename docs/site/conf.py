@@ -20,7 +20,8 @@ version = release = __version__
 
 extensions = ["myst_parser"]
 root_doc = "docs/site/index"
-include_patterns = ["*.md", "docs/**.md", "charts/retrain/README.md", "retrain/recipe/README.md"]
+include_patterns = ["*.md", "docs/**.md"]
+include_patterns += [f"{folder}/README.md" for folder in ("charts/retrain", "retrain/recipe", "k8s/examples/kserve")]
 myst_heading_anchors = 4  # levels of headings that links may name, by GitHub's anchors
 
 html_theme = "furo"

@@ -42,7 +42,7 @@ def make_app(name: str, champion: FollowedChampion, counts: Counts) -> Starlette
             Route(f"/v2/models/{name}/ready", endpoints.ready),
             Route("/v2", _server),
             Route("/v2/health/live", _live),
-            Route("/v2/health/ready", _live),
+            Route("/v2/health/ready", _ready),
             Route("/healthz", _healthy),
             Route("/readyz", _healthy),
             Route("/metrics", endpoints.metrics),
@@ -117,6 +117,10 @@ async def _server(request: Request) -> Response:
 
 async def _live(request: Request) -> Response:
     return JSONResponse({"live": True})
+
+
+async def _ready(request: Request) -> Response:
+    return JSONResponse({"ready": True})
 
 
 async def _healthy(request: Request) -> Response:

@@ -15,7 +15,7 @@ def locked(name: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["requirements.lock", "requirements-image.lock", "requirements-slim.lock", "requirements-mlflow.lock"]
+    "name", ["requirements.lock", *(f"requirements-{of}.lock" for of in ("image", "slim", "mlflow", "kserve"))]
 )
 def test_every_dependency_is_locked_by_version_and_hash(name: str) -> None:
     assert len(locked(name)) > 50

@@ -61,7 +61,8 @@ def address(served: Served) -> Iterator[str]:
 
 
 def ask(url: str, body: bytes | None = None) -> Any:
-    with urllib.request.urlopen(urllib.request.Request(url, body), timeout=60) as answer:
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return json.load(answer)
 
 
@@ -131,27 +132,33 @@ def test_bad_requests_are_refused_with_a_sentence(
         ask(address + path, body)
     assert refused.value.code == code
     assert message in refused.value.read().decode()
-    assert ask(f"{address}/v2/health/ready") == {"live": True}
+    assert ask(f"{address}/v2/health/ready") == {"ready": True}
 
 
 def test_promotion_is_followed_without_a_dropped_request(tmp_path: Path) -> None:
     served = make_served(tmp_path, 0, 1)
+    with serving(served) as url:
+        ask_until_promoted(served, url)
+        assert "class-2" in ask(f"{url}/v2/models/pets")["parameters"]["classes"]
+
+
+def ask_until_promoted(served: Served, url: str) -> None:
+    """Promote another model while two clients keep asking, and check that every request is answered, by old and new."""
     files, first = served.test_files()[:2], load_champion(served.file).run_id
     stop = Event()
-    with serving(served) as url, ThreadPoolExecutor(2) as pool:
 
-        def keep_asking() -> list[str]:
-            versions = []
-            while not stop.is_set():
-                versions.append(str(infer(url, files)["model_version"]))
-            return versions
+    def keep_asking() -> list[str]:
+        versions = []
+        while not stop.is_set():
+            versions.append(str(infer(url, files)["model_version"]))
+        return versions
 
+    with ThreadPoolExecutor(2) as pool:
         asked = [pool.submit(keep_asking) for _ in range(2)]
         try:
             served.life.land(2, seed=2)
             second = served.retrain().run_id
-            wait_for(lambda: ask(f"{url}/v2/models/pets")["versions"] == [second] or None, "the new champion")
-            assert "class-2" in ask(f"{url}/v2/models/pets")["parameters"]["classes"]
+            wait_for(lambda: infer(url, files)["model_version"] == second or None, "the new champion")
         finally:
             stop.set()
         for versions in (future.result() for future in asked):

@@ -1,0 +1,76 @@
+"""The example on KServe's SDK, and `retrain serve`, asked by KServe's own clients."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+from serving.test_serve import ask, ask_until_promoted, infer, serving
+from support.kserve_sdk import Addresses, ask_with_kserve, serving_with_kserve, skip_without_kserve
+from support.monitoring import samples
+from support.served import Served, make_served
+
+from retrain.api import load_champion
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kserve() -> None:
+    """Skip this file where there is no KServe."""
+    skip_without_kserve()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
+    return make_served(tmp_path_factory.mktemp("kserve"), 0, 1)
+
+
+@pytest.fixture(scope="module")
+def server(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
+    with serving_with_kserve(served.file, tmp_path_factory.mktemp("log") / "log") as addresses:
+        yield addresses
+
+
+def test_kserve_example_answers_the_sdks_clients(served: Served, server: Addresses) -> None:
+    images = sorted(served.images(0, 1).rglob("*.png"))
+    expected = load_champion(served.file).predict(list(images))
+    answers = ask_with_kserve("pets", server.url, server.grpc, images)
+    assert (answers["live"], answers["ready"], answers["grpc_ready"]) == (True, True, True)
+    for kind in ("json", "grpc"):
+        assert answers[kind]["labels"] == expected.labels
+        for row, own in zip(answers[kind]["probabilities"], expected.probabilities.tolist(), strict=True):
+            assert row == pytest.approx(own, abs=1e-6)
+
+
+def test_retrain_serve_answers_the_sdks_client(served: Served) -> None:
+    images = sorted(served.images(0, 1).rglob("*.png"))
+    with serving(served, every=3600) as url:
+        answers = ask_with_kserve("pets", url, "", images)
+    assert (answers["live"], answers["ready"]) == (True, True)
+    assert answers["json"]["labels"] == load_champion(served.file).predict(list(images)).labels
+
+
+def test_kserve_example_has_metadata_and_both_sets_of_metrics(served: Served, server: Addresses) -> None:
+    model = load_champion(served.file).run_id
+    assert infer(server.url, served.test_files()[:2])["model_version"] == model  # the SDK's clients leave it out
+    metadata = ask(f"{server.url}/v2/models/pets")
+    assert [one["name"] for one in (*metadata["inputs"], *metadata["outputs"])] == ["images", "labels", "probabilities"]
+    with urlopen(f"{server.url}/metrics") as page:
+        figures = samples(page.read().decode())
+    assert figures["retrain_serving_model_info", frozenset({("task", "pets"), ("model", model)})] == 1
+    assert figures["retrain_serving_images_total", frozenset({("task", "pets")})] >= 2
+    assert figures["request_predict_seconds_count", frozenset({("model_name", "pets")})] >= 1
+
+
+@pytest.mark.parametrize(("file", "message"), [(b"no image", "cannot be decoded"), (b"", "cannot be decoded")])
+def test_kserve_example_refuses_what_is_no_image(server: Addresses, file: bytes, message: str) -> None:
+    with pytest.raises(HTTPError) as refused:
+        infer(server.url, [file])
+    assert refused.value.code == 400
+    assert message in refused.value.read().decode()
+
+
+def test_kserve_example_follows_a_promotion_without_a_gap(tmp_path: Path) -> None:
+    served = make_served(tmp_path, 0, 1)
+    with serving_with_kserve(served.file, tmp_path / "log") as addresses:
+        ask_until_promoted(served, addresses.url)
