@@ -155,5 +155,5 @@ def describe_alike(pairs: Iterable[Alike], most: int) -> Iterator[str]:
     if len(leaks) > most:
         yield f"near-duplicates, one of them held out: {pluralize(len(leaks) - most, 'more pair')}"
     if others := len(pairs) - len(leaks):
-        names = "names it" if others == 1 else "names them"
-        yield f"near-duplicates on one side: {pluralize(others, 'pair')}; `retrain data review` {names}"
+        names = f"`retrain data review` names {'it' if others == 1 else 'them'}"
+        yield f"near-duplicates, both in training or both held out: {pluralize(others, 'pair')}; {names}"

@@ -47,5 +47,5 @@ def scale_of(recipe: Recipe) -> float:
     """Return the scale of a resolved recipe's schedule."""
     scale = recipe.schedule.scale
     if scale == "auto":
-        raise ValueError("a plan's recipe has its scale resolved")
+        raise ValueError("recipe.schedule.scale is still auto: resolve it first")
     return scale

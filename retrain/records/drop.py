@@ -307,7 +307,7 @@ def _problems(drop: Drop) -> Iterator[str]:
     if not set(chain.from_iterable(drop.counts.values())).issubset(drop.classes):
         yield "it counts samples of a class that is not among its classes"
     if drop.changes or drop.erased_since:
-        yield "a manifest is not amended in its place"
+        yield "it contains amendments, which have files of their own"
     if drop.sample_list and not is_key(drop.sample_list.name):
         yield f"{drop.sample_list.name!r} cannot be a file's name"
     for shard in drop.shards:

@@ -19,7 +19,7 @@ from support.rendered import ROOT
 
 PYTHON = Path(os.environ.get("KSERVE_PYTHON", Path(sys.prefix) / "kserve" / "bin" / "python"))
 """An interpreter with kserve, which needs older versions of pandas and psutil than the lock has, and with retrain."""
-EXAMPLE = ROOT / "k8s" / "examples" / "kserve" / "sdk" / "server.py"
+EXAMPLE = ROOT / "k8s" / "examples" / "kserve-sdk" / "server.py"
 CLIENT = ROOT / "tests" / "support" / "kserve_client.py"
 
 
