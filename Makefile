@@ -93,8 +93,8 @@ BUILD = $(if $(shell docker version >/dev/null 2>&1 && echo there),docker build,
 IMAGE = $(BUILD) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) --build-arg VERSION=$(VERSION) \
 	--build-arg REVISION=$(shell git rev-parse HEAD)
 
-image: ## Build the images retrain:VERSION and retrain:VERSION-slim with docker or buildah; BASE_IMAGE= names another base
-	$(IMAGE) --target slim --tag retrain:$(VERSION)-slim .
+image: ## Build the images retrain:VERSION and retrain:VERSION-slim with docker or buildah; BASE_IMAGE= and SLIM_BASE_IMAGE= name other bases
+	$(IMAGE) $(if $(SLIM_BASE_IMAGE),--build-arg RUNTIME_IMAGE=$(SLIM_BASE_IMAGE)) --target slim --tag retrain:$(VERSION)-slim .
 	$(IMAGE) --tag retrain:$(VERSION) .
 
 release: $(READY) ## Build the distributions, the chart's package, notes, bill of materials and checksums in dist/

@@ -1,6 +1,9 @@
 """Tests of what each feature of the chart renders to."""
 
 import re
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -317,6 +320,21 @@ def test_helm_test_reads_every_tasks_store_and_asks_the_exporter() -> None:
         None,
     ]
     assert "http://retrain-exporter:9109/healthz" in pod["spec"]["containers"][-1]["command"][-1]
+
+
+def test_helm_test_repeats_a_failed_request() -> None:
+    pod = one(feature("tasks"), "Pod", "retrain-test")
+    program = pod["spec"]["containers"][-1]["command"][-1]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(60)
+        own = program.replace("retrain-exporter:9109", f"127.0.0.1:{server.getsockname()[1]}")
+        with subprocess.Popen([sys.executable, "-c", own]) as process:
+            server.accept()[0].close()  # as if a network policy did not know the new pod yet
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            assert process.wait(timeout=60) == 0
 
 
 @pytest.mark.parametrize("name", FEATURES)
