@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from itertools import zip_longest
@@ -47,13 +47,7 @@ def _train(context: Context, plan: Plan, checkpoints: Checkpoints) -> Result:
     check_known(plan)
     run, state = prepare(context, plan), checkpoints.load()
     context.ranks.publish_plan(plan.model_dump_json())
-    with (
-        closing(run.loader),
-        use_threads(run.threads),
-        defer_signals() as leaving,
-        context.ranks.preempt_on_lost_rank(),
-    ):
-        _start_or_resume(run, state)
+    with _start_or_resume(run, state) as leaving:
         run.progress.data_seconds += time.monotonic() - since
         outcome = run_loop(
             run, context.observer, lambda run: checkpoints.save(run.progress.iteration, save_state(run)), leaving
@@ -68,24 +62,29 @@ def follow_leader(context: Context) -> None:
     """
     while work := context.ranks.wait_for_plan():
         run = prepare(context, Plan.model_validate_json(work))
-        with (
-            closing(run.loader),
-            use_threads(run.threads),
-            defer_signals() as leaving,
-            context.ranks.preempt_on_lost_rank(),
-        ):
-            _start_or_resume(run, None)
+        with _start_or_resume(run, None) as leaving:
             run_loop(run, context.observer, save_state, leaving)
 
 
-def _start_or_resume(run: Run, state: bytes | None) -> None:
-    """Load the first process's saved state in all processes, if there is one, and prepare the forward pass."""
-    if run.train.device.type == "cpu":
-        tune_malloc()
-    if state := run.ranks.broadcast(state or b""):
-        load_state(run, state)
-    how = run.plan.task.training.compile
-    run.forward = compile_forward(run.ranks.replicate(run.network), how, run.train.device)
+@contextmanager
+def _start_or_resume(run: Run, state: bytes | None) -> Iterator[Callable[[], bool]]:
+    """Load the first process's saved state in all processes, if there is one, and prepare the forward pass.
+
+    Yields a function that tells if a signal asked to leave; such signals are deferred within the context.
+    """
+    with (
+        closing(run.loader),
+        use_threads(run.threads),
+        defer_signals() as leaving,
+        run.ranks.preempt_on_lost_rank(),
+    ):
+        if run.train.device.type == "cpu":
+            tune_malloc()
+        if state := run.ranks.broadcast(state or b""):
+            load_state(run, state)
+        how = run.plan.task.training.compile
+        run.forward = compile_forward(run.ranks.replicate(run.network), how, run.train.device)
+        yield leaving
 
 
 def prepare(context: Context, plan: Plan) -> Run:
