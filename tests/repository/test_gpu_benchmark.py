@@ -32,7 +32,8 @@ def test_gpu_benchmark_prints_speeds_and_their_shares() -> None:
     for result in figures["results"]:
         ours, theirs = (result["images per second"][way] for way in ("none", "dataloader"))
         assert min(ours, theirs) > 0
-        assert result["times as fast as the dataloader"]["none"] == pytest.approx(ours / theirs, abs=0.02)
+        rounding = ours / theirs * (0.5 / ours + 0.5 / theirs)  # of the speeds as printed; slow ones on a busy machine
+        assert result["times as fast as the dataloader"]["none"] == pytest.approx(ours / theirs, abs=0.01 + rounding)
         assert result["share of the limit"]["none"] == pytest.approx(
             ours / figures["limit, images per second"], rel=0.1, abs=6e-4
         )

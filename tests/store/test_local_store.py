@@ -1,17 +1,16 @@
 """Tests specific to folder stores: racing and dying processes, and a real file system."""
 
-import multiprocessing
 import os
 import stat
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support.processes import forkserver
 from support.races import PROCESSES, claim_all, count_up, race
 
 from retrain.errors import StoreError
@@ -29,8 +28,7 @@ def write_for_ever(url: str, letter: bytes) -> None:
 @contextmanager
 def writers(url: str, letters: tuple[bytes, ...]) -> Iterator[None]:
     """Processes that each write one letter in a loop, until they are killed at the end."""
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=write_for_ever, args=(url, letter)) for letter in letters]
+    processes = [forkserver().Process(target=write_for_ever, args=(url, letter)) for letter in letters]
     for process in processes:
         process.start()
     try:
@@ -59,13 +57,11 @@ def test_reader_never_sees_half_an_object_of_killed_writers(tmp_path: Path) -> N
     store = LocalStore(tmp_path)
     store.write("object", b"-" * SIZE)
     seen = Counter[bytes]()
-    deadline = time.monotonic() + 240
     with writers(str(tmp_path), (b"a", b"b")):
-        while (seen[b"a"] < 50 or seen[b"b"] < 50) and time.monotonic() < deadline:
+        while seen[b"a"] < 50 or seen[b"b"] < 50:
             data, _ = store.read("object")
             assert data == data[:1] * SIZE
             seen[data[:1]] += 1
-    assert min(seen[b"a"], seen[b"b"]) >= 50
     data, version = store.read("object")
     assert data == data[:1] * SIZE
     assert [entry.key for entry in store.list()] == ["object"]

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 def get(url: str) -> str:
     """Return the body of a page."""
-    with urllib.request.urlopen(url, timeout=60) as reply:
+    with urllib.request.urlopen(url, timeout=240) as reply:
         return str(reply.read().decode())
 
 

@@ -82,9 +82,13 @@ def _become(arguments: list[str], folder: str, environment: dict[str, str]) -> N
     import threading
     import traceback
 
+    from retrain.utils import processes
+    from support.processes import Preloaded
+
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    processes.SPAWN = Preloaded()  # type: ignore[assignment]
     for number in SIGNALS:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
