@@ -16,6 +16,7 @@ import altair as alt
 from retrain.pipelines.definition import define_locally
 
 from retrain.config.task import Task
+from retrain.data.decoded import cache_folder
 from retrain.data.uploads import ingest_drop
 from retrain.experiments.chart_style import colour_of, finish_chart
 from retrain.kubeflow.local import run_locally
@@ -118,7 +119,7 @@ def upload(store: TaskStore, drop: str, images: list[Path]) -> None:
 def live_in_process(task: Task, images: list[Path]) -> dict[str, object]:
     """Let a drop land on a champion's task, and watch it through its life."""
     store, clock = open_task_store(task), Stopwatch()
-    watch = TaskWatch(task, InProcessExecutor("cpu"), Health([task.name]))
+    watch = TaskWatch(task, InProcessExecutor("cpu"), Health([task.name]), cache_dir=cache_folder())
     with ExitStack() as patches:
         for drop in (0, 1):
             upload(store, f"drop-{drop}", images[drop::2])

@@ -51,9 +51,9 @@ def erase(
     Without a sample, complete interrupted erasures and remove erased samples from this machine's cache.
     """
     from retrain.cli.formatting import erasure_details, print_record
+    from retrain.data.decoded import cache_folder
     from retrain.data.finding import Selection
     from retrain.pipeline import erasure
-    from retrain.pipeline.context import cache_folder
 
     opened, store = open_task(task, overrides)
     named = [Selection("--content", "", "", one) for one in content]

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from retrain.config.task import Task
     from retrain.pipeline.executor import Executor
     from retrain.watcher.health import Health
-    from retrain.watcher.queue import EventQueue, Inbox
-    from retrain.watcher.watcher import Watcher
+    from retrain.watcher.queue import EventQueue
+    from retrain.watcher.task_watch import TaskWatch
 
 
 TASK_FAILED = 1
@@ -44,6 +44,7 @@ def watch(
     from retrain.training.preemption import Preempted
     from retrain.watcher.health import Health, health_app
     from retrain.watcher.receiver import BODY_BYTES, PATH, TOKEN_VARIABLE, receiver_from_environment
+    from retrain.watcher.watcher import Watcher
 
     chosen = {"kubeflow.host": host, "schedule": schedule and f"'{schedule}'"}
     settings = [*overrides, *(f"{field}={value}" for field, value in chosen.items() if value is not None)]
@@ -53,7 +54,8 @@ def watch(
     if receiver and queue_url:
         raise UserError(f"--queue-url and ${TOKEN_VARIABLE} cannot be combined: pass one of them")
     inbox = _event_queue(queue_url, tasks, health) if queue_url else receiver
-    watcher = _make_watcher(tasks, _make_executor(on, device, tasks), health, poll_seconds, inbox)
+    watches = _make_watches(tasks, _make_executor(on, device, tasks), health, trains_here=on == "here")
+    watcher = Watcher(watches, health, poll_seconds, inbox)
     posts = Posts(PATH, BODY_BYTES) if receiver else None
     try:
         if once:
@@ -66,18 +68,19 @@ def watch(
         LOGGER.info("stopped")
 
 
-def _make_watcher(
-    tasks: "Sequence[Task]", executor: "Executor", health: "Health", poll_seconds: float, inbox: "Inbox | None"
-) -> "Watcher":
-    """Return the watcher, after checking that the stores support conditional writes."""
+def _make_watches(
+    tasks: "Sequence[Task]", executor: "Executor", health: "Health", trains_here: bool
+) -> "list[TaskWatch]":
+    """Return the tasks' watches, after checking that the stores support conditional writes."""
+    from retrain.data.decoded import cache_folder
     from retrain.store.base import probe_conditional_writes
     from retrain.watcher.task_watch import TaskWatch
-    from retrain.watcher.watcher import Watcher
 
-    watches = [TaskWatch(task, executor, health) for task in tasks]
+    cache_dir = cache_folder() if trains_here else None
+    watches = [TaskWatch(task, executor, health, cache_dir=cache_dir) for task in tasks]
     for store in {watch.store.url: watch.store for watch in watches}.values():
         probe_conditional_writes(store.objects)
-    return Watcher(watches, health, poll_seconds, inbox)
+    return watches
 
 
 def _event_queue(url: str, tasks: "Sequence[Task]", health: "Health") -> "EventQueue":

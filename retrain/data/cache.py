@@ -1,10 +1,7 @@
 """Drops decoded once: one safetensors file for each split of a drop (by its digest) and image size."""
 
-import hashlib
-import os
-import tempfile
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,16 +9,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from retrain.config import Split
-from retrain.config.frame import Size, as_frame, image_shape
+from retrain.config.frame import Size, image_shape
 from retrain.data.assignment import Assignment, Place
+from retrain.data.decoded import WHOLE, cache_path, digest_arrays, save_arrays
 from retrain.data.images import decode_image
 from retrain.data.shards import Encoded, read_shard
 from retrain.data.source import SPLITS
-from retrain.errors import DamagedDrop, DropError, UserError
+from retrain.errors import DamagedDrop, DropError
 from retrain.records import Drop
 from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import parallel_map
@@ -115,10 +112,6 @@ def _decode_shard(
         yield from parallel_map(pixels, wanted(read_shard(stream, shard, where, assignment.skipped(position))))
 
 
-_whole: set[tuple[Path, int]] = set()
-"""Files that this process has written, or read through and found whole, each with the time it was written."""
-
-
 def load_decoded(
     drop: Drop, store: TaskStore, image_size: Size, cache_dir: Path, splits: Collection[Split] = SPLITS
 ) -> dict[Split, SplitArrays]:
@@ -131,13 +124,9 @@ def load_decoded(
     missing = {split for split in splits if not _is_whole(cache_path(drop, image_size, cache_dir, split))}
     if missing:
         for split, arrays in decode_drop(drop, store, image_size, SPLITS if "train" in missing else missing).items():
-            _save_arrays(arrays, cache_path(drop, image_size, cache_dir, split))
+            path = cache_path(drop, image_size, cache_dir, split)
+            save_arrays({"images": arrays.images.numpy(), "labels": arrays.labels.numpy()}, path)
     return {split: _read_arrays(cache_path(drop, image_size, cache_dir, split)) for split in splits}
-
-
-def cache_path(drop: Drop, image_size: Size, cache_dir: Path, split: Split) -> Path:
-    """Return where a split of a drop lies decoded."""
-    return cache_dir / f"{drop.decoded_digest}-{as_frame(image_size)}-{split}.safetensors"
 
 
 def _read_arrays(path: Path) -> SplitArrays:
@@ -145,41 +134,17 @@ def _read_arrays(path: Path) -> SplitArrays:
         return SplitArrays(file.get_tensor("images"), file.get_tensor("labels"))
 
 
-def _save_arrays(arrays: SplitArrays, path: Path) -> None:
-    tensors = arrays._asdict()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix="writing-") as folder:
-            part = Path(folder, path.name)
-            save_file(tensors, part, {"sha256": _sha256(tensors)})
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
-            written = path, part.stat().st_mtime_ns
-            part.replace(path)
-            _whole.add(written)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be written: {error}. Set $RETRAIN_CACHE to another folder.") from error
-
-
 def _is_whole(path: Path) -> bool:
     """Return whether a file holds what was decoded into it. A file of an earlier process is read through once."""
     try:
         file_as_written = path, path.stat().st_mtime_ns
-        if file_as_written in _whole:
+        if file_as_written in WHOLE:
             return True
         with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-            if (file.metadata() or {}).get("sha256") != _sha256(tensors):
+            arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            if (file.metadata() or {}).get("sha256") != digest_arrays(arrays):
                 return False
     except (OSError, SafetensorError):
         return False
-    _whole.add(file_as_written)
+    WHOLE.add(file_as_written)
     return True
-
-
-def _sha256(tensors: Mapping[str, Tensor]) -> str:
-    sha256 = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        sha256.update(tensor.flatten().numpy().data)
-    return sha256.hexdigest()

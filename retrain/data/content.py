@@ -41,8 +41,13 @@ class ImageFacts(NamedTuple):
 
 def examine_image(data: bytes, size: Size) -> ImageFacts:
     """Decode an image as training will, at this size, and return its facts. Raises `DropError` as `decode_image`."""
+    return examine_decoded(data, size)[0]
+
+
+def examine_decoded(data: bytes, size: Size) -> tuple[ImageFacts, Image.Image]:
+    """Return an image's facts, and what `decode_image` makes pixels of. Raises `DropError` as it does."""
     with open_image(data, size) as opened:
-        opened.fitted()
+        fitted = opened.fitted()
         image, (width, height) = opened.image, opened.full_size
         if image.format in ("JPEG", "MPO") and width * height > FEW_PIXELS:
             content = _coded_digest(data)
@@ -54,7 +59,7 @@ def examine_image(data: bytes, size: Size) -> ImageFacts:
         grey = image.convert("L")
         parts = grey.resize((9, 8), Image.Resampling.BOX).tobytes()
         thumbnail = grey.resize((8, 8), Image.Resampling.BOX).tobytes()
-    return ImageFacts(content, width, height, parts, thumbnail)
+    return ImageFacts(content, width, height, parts, thumbnail), fitted
 
 
 def difference_hash(parts: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -32,6 +32,9 @@ EXTENSIONS = frozenset(
 """Extensions of images, in lower case and without the dot."""
 MAX_PIXELS = 50_000_000
 
+Pixels = NDArray[np.uint8]
+"""A decoded image, [3, height, width]."""
+
 HEIC_BRANDS = frozenset({b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1"})
 """Bytes after the first four of an image in HEIC."""
 
@@ -48,7 +51,7 @@ warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
-def decode_image(data: bytes, size: Size) -> NDArray[np.uint8]:
+def decode_image(data: bytes, size: Size) -> Pixels:
     """Decode an image to RGB, uint8 [3, height, width]: upright by its EXIF, brought to the shape as the frame says.
 
     Where `size` is no frame, it is resized to cover the shape and cropped to the middle.
@@ -58,7 +61,12 @@ def decode_image(data: bytes, size: Size) -> NDArray[np.uint8]:
     the cause if the bytes are not a whole image in one of `FORMATS`, or if its header promises more than `MAX_PIXELS`.
     """
     with open_image(data, size) as opened:
-        return np.ascontiguousarray(np.asarray(opened.fitted()).transpose(2, 0, 1))
+        return pixels_of(opened.fitted())
+
+
+def pixels_of(image: Image.Image) -> Pixels:
+    """Return the pixels of an RGB image, uint8 [3, height, width]."""
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
 class OpenedImage(NamedTuple):

@@ -46,6 +46,8 @@ class Intake:
         """
         self.task, self.store, self._tell, self._beside = task, store, tell, beside
         self.known = KnownContent()
+        self.written: SampleTable | None = None
+        """The samples of the drop that was last committed here."""
         self._drops: dict[str, Drop] = {}
         self._manifests: dict[str, tuple[object, Drop]] = {}
         self._tables: dict[str, SampleTable] = {}
@@ -176,6 +178,7 @@ class Intake:
             if holder := self._holder(resolved):
                 self._tell("nothing is new in it")
                 return Packed(holder, new=False)
+            self.written = resolved.table
             return Packed(self._write(read, drop_id, resolved.table, store), new=True)
 
     def _committed_before(self, read: ReadDrop, drop_id: str) -> Drop | None:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from retrain.config import Split
 from retrain.config.task import Task
-from retrain.data.content import ImageFacts, examine_image
+from retrain.data.content import ImageFacts, examine_decoded
 from retrain.data.dataset import held_out_shares
+from retrain.data.decoded import DecodedSamples
+from retrain.data.images import Pixels, pixels_of
 from retrain.data.intake import Intake, Packed
 from retrain.data.manifest_builder import BadSamples, ReadDrop
 from retrain.data.sample_table import NOWHERE, SampleRow
@@ -86,12 +88,13 @@ def pack_by_shards(
     drop_id: str,
     uploaded: Uploaded | None = None,
     tell: Callable[[str], None] = log.info,
+    decoded: DecodedSamples | None = None,
 ) -> Packed:
     """Commit a source as a drop of this id, with at most `ON_DISK` shards on this disk at once.
 
     Its shards lie in the folder `OURS` of the drop, apart from what the producer put there (`uploaded`). Each goes to
-    the store as soon as it is written. Raises `DropError` as `pack` does; the shards that went before then stay in the
-    store, where nothing reads them.
+    the store as soon as it is written. `decoded` gets the decoded images. Raises `DropError` as `pack` does; the
+    shards that went before then stay in the store, where nothing reads them.
     """
     intake = Intake(task, store, tell)
     intake.learn()
@@ -104,8 +107,11 @@ def pack_by_shards(
             (folder / shard.name).unlink()
             return shard.model_copy(update={"name": name})
 
-        read = _read(source, intake, folder, lambda shards: map_ahead(send, shards, ON_DISK))
-    return intake.commit(replace(read, uploaded=uploaded), drop_id)
+        read = _read(source, intake, folder, lambda shards: map_ahead(send, shards, ON_DISK), decoded)
+    packed = intake.commit(replace(read, uploaded=uploaded), drop_id)
+    if decoded and intake.written:
+        decoded.save(packed.drop, intake.written)
+    return packed
 
 
 def _choose(source: Source, staging: Staging | None, part: int | None) -> tuple[Source, ...]:
@@ -132,12 +138,13 @@ def _read(
     intake: Intake,
     folder: Path,
     through: Callable[[Iterator[Shard]], Iterator[Shard]] = iter,
+    decoded: DecodedSamples | None = None,
 ) -> ReadDrop:
     """Validate the samples, and write shards of those that are good and new into `folder`.
 
     Each shard is written when `through` requests it.
     """
-    reader = _Reader(intake)
+    reader = _Reader(intake, decoded)
     reader.bad.add_unread(source.unread)
     shards = tuple(through(reader.shards(source.samples, folder)))
     held_out = held_out_shares({sample.split for sample in source.samples if sample.split}, intake.task.data)
@@ -148,8 +155,8 @@ def _read(
 class _Reader:
     """Reads and validates the samples of a source; `rows` are those in shards, in their order."""
 
-    def __init__(self, intake: Intake) -> None:
-        self._intake, self._frame = intake, intake.task.data.frame
+    def __init__(self, intake: Intake, decoded: DecodedSamples | None) -> None:
+        self._intake, self._frame, self._decoded = intake, intake.task.data.frame, decoded
         self.bad = BadSamples(intake.task.data.max_bad_share)
         self.rows: list[SampleRow] = []
         self.not_packed: list[SampleRow] = []
@@ -168,7 +175,7 @@ class _Reader:
     def _good(self, samples: Iterable[Sample], split: Split) -> Iterator[Encoded]:
         """Yield the samples that are images and that the task lacks."""
         read = chain.from_iterable(map_ahead(_read_bytes, in_chunks(samples, READ_AT_ONCE), AHEAD))
-        for sample, data, found in parallel_map(self._examine_sample, read):
+        for sample, data, found, pixels in parallel_map(self._examine_sample, read):
             if isinstance(found, str):
                 self.bad.add(str(sample.entry), LeftOut(where=sample.entry.place, key=sample.key, cause=found))
                 self.not_packed.append(SampleRow(sample.key, sample.class_name, "bad", NOWHERE, None))
@@ -176,14 +183,17 @@ class _Reader:
                 self.not_packed.append(SampleRow(sample.key, sample.class_name, split, NOWHERE, found))
             else:
                 self.rows.append(SampleRow(sample.key, sample.class_name, split, self._shards, found))
+                if self._decoded and pixels is not None:
+                    self._decoded.add(pixels)
                 yield Encoded(sample.key, sample.class_name, sample.extension, data)
 
-    def _examine_sample(self, read: tuple[Sample, bytes]) -> tuple[Sample, bytes, ImageFacts | str]:
-        """Return an image's facts, or its fault."""
+    def _examine_sample(self, read: tuple[Sample, bytes]) -> tuple[Sample, bytes, ImageFacts | str, Pixels | None]:
+        """Return an image's facts, or its fault, and the decoded image."""
         try:
-            return *read, examine_image(read[1], self._frame)
+            facts, image = examine_decoded(read[1], self._frame)
+            return *read, facts, pixels_of(image) if self._decoded else None
         except DropError as error:
-            return *read, str(error)
+            return *read, str(error), None
 
 
 def _read_bytes(samples: Iterable[Sample]) -> list[tuple[Sample, bytes]]:

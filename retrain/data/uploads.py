@@ -10,15 +10,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import groupby
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
 from retrain.config import Split
 from retrain.config.task import Data, Task
-from retrain.data.content import ImageFacts, examine_image
+from retrain.data.content import ImageFacts, examine_decoded
 from retrain.data.dataset import held_out_shares
+from retrain.data.decoded import DecodedSamples, keep_decoded
 from retrain.data.files import SourceFile, list_store, split_of_archive
-from retrain.data.images import EXTENSIONS
+from retrain.data.images import EXTENSIONS, Pixels, pixels_of
 from retrain.data.intake import Intake, Packed
 from retrain.data.litter import litter_kind
 from retrain.data.manifest_builder import BadSamples, ReadDrop
@@ -46,11 +47,17 @@ class NotPlain(Exception):
     """Readers of committed shards would misread its samples, so it is read as other sources are."""
 
 
-def ingest_drop(drop_id: str, task: Task, store: TaskStore, tell: Callable[[str], None] = log.info) -> Drop:
+def ingest_drop(
+    drop_id: str,
+    task: Task,
+    store: TaskStore,
+    tell: Callable[[str], None] = log.info,
+    cache_dir: Path | None = None,
+) -> Drop:
     """Commit what a producer has uploaded under a drop, in any layout that `docs/your-data.md` describes.
 
-    `tell` is called with findings, such as duplicates. Raises `DropError`, naming file, key and cause, if any part is
-    wrong; then nothing is committed.
+    `tell` is called with findings, such as duplicates. The images decoded on the way are kept in `cache_dir` for a run
+    on this machine. Raises `DropError`, naming file, key and cause, if any part is wrong; then nothing is committed.
     """
     check_id(drop_id, 1)
     prefix = store.keys.shard(drop_id, "")
@@ -62,14 +69,18 @@ def ingest_drop(drop_id: str, task: Task, store: TaskStore, tell: Callable[[str]
     if not shards:
         raise DropError(f"drop {drop_id}: no training image in it; hidden and temporary files are ignored")
     if task.data.label_from in ("auto", "cls") and all(_is_shard(entry) for entry in shards):
-        with suppress(NotPlain):
+        with suppress(NotPlain), keep_decoded(task, cache_dir) as decoded:
             litter = Counter(kind for entry in theirs if (kind := litter_kind(entry.name)))
-            read = _read_shards(drop_id, shards, litter, task, store, uploaded)
+            read = _read_shards(drop_id, shards, litter, _Reader(task.data, decoded), store, uploaded)
             intake = Intake(task, store, tell)
             intake.learn()
-            return _committed(intake.commit(read, drop_id), drop_id)
+            packed = intake.commit(read, drop_id)
+            if decoded and intake.written:
+                decoded.save(packed.drop, intake.written)
+            return _committed(packed, drop_id)
     source = survey_upload(store.objects, prefix, ours, task.data)
-    return _committed(pack_by_shards(source, task, store, drop_id, uploaded, tell), drop_id)
+    with keep_decoded(task, cache_dir) as decoded:
+        return _committed(pack_by_shards(source, task, store, drop_id, uploaded, tell, decoded), drop_id)
 
 
 def _committed(packed: Packed, drop_id: str) -> Drop:
@@ -89,11 +100,10 @@ def _is_shard(entry: SourceFile) -> bool:
 
 
 def _read_shards(
-    drop_id: str, tars: list[SourceFile], litter: Counter[str], task: Task, store: TaskStore, uploaded: Uploaded
+    drop_id: str, tars: list[SourceFile], litter: Counter[str], reader: "_Reader", store: TaskStore, uploaded: Uploaded
 ) -> ReadDrop:
     """Read shards in place, each once, as a stream. Raises `NotPlain` if they cannot stay."""
     splits = {str(tar.name): split for tar in tars if (split := split_of_archive(tar.name))}
-    reader = _Reader(task.data)
     reader.not_samples += litter
     shards: list[Shard] = []
     for name, split in splits.items():
@@ -101,7 +111,7 @@ def _read_shards(
         with store.objects.open(key) as stream:
             shards.append(reader.read(stream, len(shards), name, split, f"{store.url}/{key}"))
     reading = Reading(labels_from="cls", not_samples=dict(sorted(reader.not_samples.items())))
-    held_out = held_out_shares(set(splits.values()), task.data)
+    held_out = held_out_shares(set(splits.values()), reader.data)
     return ReadDrop.of(f"drop {drop_id}", reader.rows, shards, reader.bad, held_out, reading, uploaded)
 
 
@@ -116,17 +126,17 @@ class _Plain(NamedTuple):
 class _Reader:
     """Validates the plain shards of one drop."""
 
-    def __init__(self, data: Data) -> None:
+    def __init__(self, data: Data, decoded: DecodedSamples | None) -> None:
+        self.data, self._decoded = data, decoded
         self.rows: list[SampleRow] = []
         self.bad = BadSamples(data.max_bad_share)
         self.not_samples = Counter[str]()
-        self._data = data
         self._keys: set[tuple[Split, str]] = set()
 
     def read(self, stream: BinaryIO, position: int, name: str, split: Split, where: str) -> Shard:
         """Note a shard's samples and return the shard's record. Raises `DropError`, naming `where`."""
         whole, before = HashingReader(stream), len(self.rows)
-        for key, class_name, found in parallel_map(self._examine_sample, self._plain_samples(whole, where)):
+        for key, class_name, found, pixels in parallel_map(self._examine_sample, self._plain_samples(whole, where)):
             if (split, key) in self._keys:
                 raise DropError(f"{where}: {key}: duplicate key")
             self._keys.add((split, key))
@@ -135,6 +145,8 @@ class _Reader:
                 self.rows.append(SampleRow(key, class_name, "bad", position, None))
             else:
                 self.rows.append(SampleRow(key, class_name, split, position, found))
+                if self._decoded and pixels is not None:
+                    self._decoded.add(pixels)
         samples = len(self.rows) - before
         return Shard(name=name, split=split, samples=samples, size=whole.size, sha256=whole.sha256)
 
@@ -158,17 +170,18 @@ class _Reader:
             name = canonical_class_name(label)
         except (UnicodeDecodeError, DropError):
             raise NotPlain from None
-        if name != clean_class_name(label) or name in self._data.aliases:
+        if name != clean_class_name(label) or name in self.data.aliases:
             raise NotPlain
         self.not_samples.update(f".{one} ({'labels' if one == 'cls' else 'beside images'})" for one in beside)
         return _Plain(key, name, files[images.pop()])
 
-    def _examine_sample(self, sample: _Plain) -> tuple[str, str, ImageFacts | str]:
-        """Return a sample's key and class, and its image's facts or fault."""
+    def _examine_sample(self, sample: _Plain) -> tuple[str, str, ImageFacts | str, Pixels | None]:
+        """Return a sample's key and class, and its image's facts or fault, and the decoded image."""
         try:
-            return sample.key, sample.class_name, examine_image(sample.image, self._data.frame)
+            facts, image = examine_decoded(sample.image, self.data.frame)
+            return sample.key, sample.class_name, facts, pixels_of(image) if self._decoded else None
         except DropError as error:
-            return sample.key, sample.class_name, str(error)
+            return sample.key, sample.class_name, str(error), None
 
 
 def _members(stream: HashingReader, where: str) -> Iterator[tuple[str, str, bytes]]:

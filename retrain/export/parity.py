@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from retrain.data.augment import Normalize
+from retrain.data.decoded import cache_folder
 from retrain.data.samples import Samples
 from retrain.errors import ModelError
 from retrain.export.programs import Format, Program
 from retrain.inference.loading import Source
 from retrain.inference.model import BATCH, Model
-from retrain.pipeline.context import CPU, Context, cache_folder
+from retrain.pipeline.context import CPU, Context
 from retrain.records import Plan, Record
 from retrain.training.progress import Observers
 

@@ -11,12 +11,14 @@ from retrain.config import Split
 from retrain.config.task import Data, Task
 from retrain.data import samples
 from retrain.data.dataset import decoded_bytes
+from retrain.data.decoded import cache_folder
 from retrain.data.erasing import clear_cache
 from retrain.data.samples import Samples
 from retrain.data.stream.dataset import load_streamed
 from retrain.errors import UserError
 from retrain.pipeline.recording import RecordContext
 from retrain.records import Dataset, Drop, DropRef, Evaluation, Loading, Plan
+from retrain.store.runs import EndedRunFiles
 from retrain.store.task_store import TaskStore
 from retrain.training.distributed import SINGLE_PROCESS, ProcessGroup, init_distributed
 from retrain.training.progress import Observer, Observers
@@ -40,12 +42,21 @@ class Context(RecordContext):
     manifests: dict[tuple[int, DropRef], Drop] = field(default_factory=dict)
     """Manifests that this process has read, by number of erasures and reference. They are read again only after an
     erasure."""
+    champions: dict[str, EndedRunFiles] = field(default_factory=dict)
+    """The files of the run that was last continued from or compared with, by its id."""
 
     def measure(self, plan: Plan, champion: str | None) -> Evaluation:
         """Evaluate a run's model beside the champion."""
         from retrain.pipeline.evaluate import evaluate_run
 
         return evaluate_run(self, plan, champion)
+
+    def champion_files(self, run_id: str) -> EndedRunFiles:
+        """Return the files of a run to continue from or to compare with. Those of one run are kept."""
+        if run_id not in self.champions:
+            self.champions.clear()
+            self.champions[run_id] = self.store.ended_run(run_id)
+        return self.champions[run_id]
 
     def drops(self, dataset: Dataset) -> list[Drop]:
         """Return the drops of a dataset, in its versions (`Drops.read_versions`). Each is read once."""
@@ -113,16 +124,6 @@ def _limit_threads() -> None:
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
-
-
-def cache_folder() -> Path:
-    """Return the folder of decoded drops: $RETRAIN_CACHE, or retrain/ in the user's cache folder."""
-    if chosen := os.environ.get("RETRAIN_CACHE"):
-        return Path(chosen)
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "retrain"
-    except RuntimeError as error:
-        raise UserError("no home directory for the cache of decoded drops: set $RETRAIN_CACHE to a folder") from error
 
 
 def pick_device(name: str) -> torch.device:

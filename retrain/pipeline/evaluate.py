@@ -28,15 +28,17 @@ def evaluate_run(context: Context, plan: Plan, champion: str | None) -> Evaluati
     """
     test = _test(context, plan, plan)
     shown, labels = _is_learnable(context, plan, test), test.labels.cpu()
-    predicted, probability, top = _predict(context, plan, test)
+    predicted, probability, top = _predict(context, context.files(plan.run_id), plan, test)
     ours = Predictions(predicted, _is_among(labels, top)).select(shown)
     comparison = None
     known: tuple[str, ...] = ()
     if champion:
-        before = context.files(champion).plan()
+        files = context.champion_files(champion)
+        before = files.plan()
         known = before.dataset.classes
         same = before.task.data.frame == plan.task.data.frame  # no other setting changes the images
-        theirs = _predict_as(context, before, plan, test if same else _test(context, before, plan)).select(shown)
+        seen = test if same else _test(context, before, plan)
+        theirs = _predict_as(context, files, plan, seen).select(shown)
         comparison = _compare(plan, champion, labels[shown], theirs, ours)
     context.files(plan.run_id).write_errors(analyse_test_split(plan, known, test, predicted, probability))
     return _evaluation(plan, labels[shown], test.drop.cpu()[shown] < plan.known, ours, comparison)
@@ -88,9 +90,10 @@ def _test(context: Context, plan: Plan, evaluated: Plan) -> Samples:
     return context.samples(evaluated.dataset, ["test"], plan.task.data, evaluated.loading)["test"]
 
 
-def _predict_as(context: Context, plan: Plan, evaluated: Plan, test: Samples) -> Predictions:
+def _predict_as(context: Context, files: RunFiles, evaluated: Plan, test: Samples) -> Predictions:
     """Return a run's predictions as classes of the evaluated run, on the CPU; -1 for classes that the latter lacks."""
-    predicted, _, top = _predict(context, plan, test)
+    plan = files.plan()
+    predicted, _, top = _predict(context, files, plan, test)
     index_of = {name: index for index, name in enumerate(evaluated.dataset.classes)}
     translate = torch.tensor([index_of.get(name, -1) for name in plan.dataset.classes])
     return Predictions(translate[predicted], _is_among(test.labels.cpu(), translate[top]))
@@ -101,9 +104,9 @@ def _is_among(labels: Tensor, top: Tensor) -> Tensor:
     return (top == labels[:, None]).any(1)
 
 
-def _predict(context: Context, plan: Plan, test: Samples) -> tuple[Tensor, Tensor, Tensor]:
+def _predict(context: Context, files: RunFiles, plan: Plan, test: Samples) -> tuple[Tensor, Tensor, Tensor]:
     """Return a run's predictions, as `predict_classes` does, on the CPU."""
-    network = load_network(context.files(plan.run_id), plan, context.factories, context.device)
+    network = load_network(files, plan, context.factories, context.device)
     normalize = Normalize(plan.task.data, plan.task.training.bf16)
     classes, probabilities, top = predict_classes(network, test, normalize)
     return classes.cpu(), probabilities.cpu(), top.cpu()

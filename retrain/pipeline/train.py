@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from itertools import zip_longest
@@ -103,7 +103,7 @@ def prepare(context: Context, plan: Plan) -> Run:
 def _parent(context: Context, plan: Plan) -> Parent | None:
     if plan.parent is None:
         return None
-    files = context.files(plan.parent)
+    files = context.champion_files(plan.parent)
     resumes = _keeps_moments(plan) and not isinstance(plan.recipe.initialization, Fresh)
     by_speed = isinstance(plan.recipe.sampling, EasyHard)
     return Parent(
@@ -131,12 +131,21 @@ def _write_result(context: Context, run: Run, outcome: Outcome, started_at: date
     return result
 
 
+def _parent_counters(context: Context, run: Run) -> Iterable[Counters]:
+    """Return the parent's counters of each known drop: those that the sampling has read, or else from its files."""
+    plan = run.plan
+    if plan.parent is None:
+        return ()
+    if run.parent_counters:
+        return split(run.parent_counters, [drop.samples for drop in plan.dataset.drops])[: plan.known]
+    return read_known_counters(context.champion_files(plan.parent), plan.dataset, plan.known)
+
+
 def _counters(context: Context, run: Run) -> Iterator[Counters]:
-    """Yield each drop's counters: the run's plus the parent's with decay. The parent's are read one drop at a time."""
+    """Yield each drop's counters: the run's plus the parent's with decay."""
     plan = run.plan
     own = split(run.counters, [drop.samples for drop in plan.dataset.drops])
-    parents = read_known_counters(context.files(plan.parent), plan.dataset, plan.known) if plan.parent else ()
-    for old, new in zip_longest(parents, own):
+    for old, new in zip_longest(_parent_counters(context, run), own):
         yield add_decayed(old, new, plan.task.training.index_decay) if old else new
 
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from retrain.errors import RunError
@@ -207,6 +208,34 @@ class RunFiles:
             return read_record(self.objects, self._key(name), kind, DAMAGED)[0]
         except Missing:
             return None
+
+
+class EndedRunFiles(RunFiles):
+    """The files of a run that has ended. They no longer change: plan, result and weights are read once."""
+
+    def plan(self) -> Plan:
+        """Return the plan. Raises as `RunFiles.plan`."""
+        return self._plan
+
+    def result(self) -> Result | None:
+        """Return the result."""
+        return self._result
+
+    def weights(self) -> "dict[str, Tensor]":
+        """Return the weights, which the caller must not change. Raises as `RunFiles.weights`."""
+        return self._weights
+
+    @cached_property
+    def _plan(self) -> Plan:
+        return super().plan()
+
+    @cached_property
+    def _result(self) -> Result | None:
+        return super().result()
+
+    @cached_property
+    def _weights(self) -> "dict[str, Tensor]":
+        return super().weights()
 
 
 def _load_tensors(data: bytes, where: str) -> "dict[str, Tensor]":

@@ -15,7 +15,7 @@ from retrain.store.keys import TaskKeys
 from retrain.store.lease import LEASE_SECONDS, Lease, try_lease
 from retrain.store.ledger import Ledger
 from retrain.store.locks import LeaseGuardedStore, hold_lease
-from retrain.store.runs import RunFiles
+from retrain.store.runs import EndedRunFiles, RunFiles
 
 
 class TaskStore:
@@ -38,6 +38,10 @@ class TaskStore:
     def run(self, run_id: str) -> RunFiles:
         """Return the files of a run."""
         return RunFiles(self.objects, self.keys, run_id)
+
+    def ended_run(self, run_id: str) -> EndedRunFiles:
+        """Return the files of a run that has ended, each of which is read once."""
+        return EndedRunFiles(self.objects, self.keys, run_id)
 
     def claims(self) -> Claims:
         """Return the claims of the task, not yet read: `refresh` reads them."""

@@ -86,6 +86,8 @@ class Run:
     """This process's rows of every batch."""
     weight: Tensor
     """Weight of their mean loss, float32 scalar: 1, or more where a process has more rows than the average."""
+    parent_counters: Counters | None = None
+    """The parent's learning-speed counters, if the sampling needs them."""
     val_order: Tensor = field(init=False)
     """A random order of val, the same for every run on this dataset and seed."""
     counters: Counters = field(init=False)
@@ -153,6 +155,7 @@ def set_up(
         progress=Progress(evaluated_images=grown.images),
         ranks=ranks,
         rows=rows,
+        parent_counters=parent.counters if parent else None,
         weight=torch.tensor((rows.stop - rows.start) * ranks.size / rows.batch, device=device),
     )
 

@@ -5,6 +5,7 @@ Each validation runs in a subprocess and is counted before it begins, because a 
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import NamedTuple
 
 from retrain.config.task import Task
@@ -100,21 +101,27 @@ class ValidationOutcome(NamedTuple):
     """The reason for its quarantine; None if the drop is committed."""
     findings: tuple[str, ...]
     """Duplicates, conflicts and other findings, in sentences."""
+    decoded: tuple[tuple[Path, int], ...] = ()
+    """Files of decoded images that were written for a run on this machine, with their times of modification."""
 
 
-def validate_drop(task: Task, drop: str) -> ValidationOutcome:
+def validate_drop(task: Task, drop: str, cache_dir: Path | None) -> ValidationOutcome:
     """Commit a drop, or return why it must be quarantined; with what was found in it. Raises `StoreError`."""
+    from retrain.data import decoded
+
     findings: list[str] = []
-    cause = try_ingest_drop(task, drop, findings.append)
-    return ValidationOutcome(cause, tuple(findings))
+    cause = try_ingest_drop(task, drop, findings.append, cache_dir)
+    return ValidationOutcome(cause, tuple(findings), tuple(decoded.WHOLE))
 
 
-def try_ingest_drop(task: Task, drop: str, tell: Callable[[str], None] = log.info) -> str | None:
+def try_ingest_drop(
+    task: Task, drop: str, tell: Callable[[str], None] = log.info, cache_dir: Path | None = None
+) -> str | None:
     """Commit a drop, or return why it must be quarantined. `tell` is called with findings. Raises `StoreError`."""
     from retrain.data.uploads import ingest_drop  # imports numpy and Pillow, which only the subprocess needs
 
     try:
-        ingest_drop(drop, task, open_task_store(task), tell)
+        ingest_drop(drop, task, open_task_store(task), tell, cache_dir)
     except DropError as error:
         return str(error)
     return None
@@ -123,9 +130,14 @@ def try_ingest_drop(task: Task, drop: str, tell: Callable[[str], None] = log.inf
 class Ingestion:
     """Validates the drops of one task. It can be interrupted at any point and repeated, here or by another watcher."""
 
-    def __init__(self, task: Task, store: TaskStore, health: Health, lease: float) -> None:
-        """Prepare the ingestion; a validation's lease lasts `lease` seconds without a heartbeat."""
-        self._task, self._store = task, store
+    def __init__(
+        self, task: Task, store: TaskStore, health: Health, lease: float, cache_dir: Path | None = None
+    ) -> None:
+        """Prepare the ingestion; a validation's lease lasts `lease` seconds without a heartbeat.
+
+        Validated drops are kept decoded in `cache_dir`, for runs on this machine.
+        """
+        self._task, self._store, self._cache_dir = task, store, cache_dir
         self._health, self._lease = health, lease
 
     def validate(self, states: DropStates) -> UserError | None:
@@ -176,9 +188,14 @@ class Ingestion:
             return f"{before.begun} validations began and never ended, the last: {before.how}"
         self._health.heartbeat(working=True)
         try:
-            outcome = run_in_subprocess(f"validating drop {drop}", INGEST_SECONDS, validate_drop, self._task, drop)
+            label, arguments = f"validating drop {drop}", (self._task, drop, self._cache_dir)
+            outcome = run_in_subprocess(label, INGEST_SECONDS, validate_drop, *arguments)
         finally:
             self._health.heartbeat()
         for finding in outcome.findings:
             log.info("%s: drop %s: %s", self._task.name, drop, finding)
+        if outcome.decoded:
+            from retrain.data import decoded  # only for a watcher that trains, which has numpy loaded
+
+            decoded.WHOLE.update(outcome.decoded)
         return outcome.cause

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import NamedTuple
 
 from retrain.config.cron import last_scheduled
@@ -56,8 +57,15 @@ class TaskWatch:
     """Watches one task. `check_drops` and `advance` can be interrupted and repeated, here or by another watcher."""
 
     def __init__(
-        self, task: Task, executor: Executor, health: Health, pace: Pace = DEFAULT_PACE, clock: Clock = utc_now
+        self,
+        task: Task,
+        executor: Executor,
+        health: Health,
+        pace: Pace = DEFAULT_PACE,
+        clock: Clock = utc_now,
+        cache_dir: Path | None = None,
     ) -> None:
+        """Prepare the watch. `cache_dir`: where runs on this machine find decoded drops; None if they are elsewhere."""
         self.task = task
         self.store = open_task_store(task)
         self._executor, self._health = executor, health
@@ -66,7 +74,7 @@ class TaskWatch:
         self._claims = self.store.claims()
         self._notifier = Notifier(task, self.store, clock)
         self._tracker = TrackerUpdates(task, self.store, clock)
-        self._ingestion = Ingestion(task, self.store, health, pace.lease)
+        self._ingestion = Ingestion(task, self.store, health, pace.lease, cache_dir)
         self._waiting: dict[str, datetime] = {}
         self._covered: set[str] = set()
         self._deferred_until: datetime | None = None

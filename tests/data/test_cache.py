@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from support.pictures import folder, png, two_classes
+from support.uploads import good, shard, upload
 
 from retrain.config import Split
 from retrain.config.task import Data, Task
-from retrain.data.cache import cache_path, load_decoded
+from retrain.data.cache import _read_arrays, decode_drop, load_decoded
 from retrain.data.content import examine_image
 from retrain.data.dataset import make_dataset
+from retrain.data.decoded import cache_path
 from retrain.data.identity import draw_splits
 from retrain.data.images import decode_image
 from retrain.data.packing import pack
@@ -21,6 +23,7 @@ from retrain.data.samples import Samples, load_held
 from retrain.data.shards import Encoded, write_shards
 from retrain.data.source import SPLITS, Sample, read_source
 from retrain.data.staging import stable_hash
+from retrain.data.uploads import ingest_drop
 from retrain.errors import DropError, UserError
 from retrain.records import Drop
 from retrain.store import LocalStore, ObjectStore
@@ -195,3 +198,48 @@ def test_undecodable_image_is_named_by_shard_and_key(tmp_path: Path, local: Loca
     bad = drop.model_copy(update={"shards": (shard,), "counts": counts, "held_out": {}, "sample_list": None})
     with pytest.raises(DropError, match=rf"{shard.name}: cat/2: cannot be decoded"):
         load_decoded(bad, TaskStore(local, "pets"), 8, tmp_path / "cache")
+
+
+def uploaded(store: ObjectStore, layout: str) -> None:
+    """A drop with a bad image and a duplicate, as shards that stay or as images that are packed."""
+    members = [*good(40), ("bad.png", b"no image"), ("bad.cls", b"cat"), ("twin.png", png(3)), ("twin.cls", b"dog")]
+    if layout == "shards":
+        upload(store, "first", {"train-000000.tar": shard(members[:50]), "train-000001.tar": shard(members[50:])})
+        return
+    classes = {Path(str(name)).stem: data.decode() for name, data in members if str(name).endswith(".cls")}
+    images = {f"{classes[Path(str(name)).stem]}/{name}": data for name, data in members if str(name).endswith(".png")}
+    upload(store, "first", images)
+
+
+@pytest.mark.parametrize("layout", ["shards", "images"])
+def test_validation_leaves_the_pixels_that_a_run_needs(tmp_path: Path, local: LocalStore, layout: str) -> None:
+    uploaded(local, layout)
+    store, cache = TaskStore(local, "pets"), tmp_path / "cache"
+    task = TASK.model_copy(update={"data": TASK.data.model_copy(update={"max_bad_share": 0.1})})
+    drop = ingest_drop("first", task, store, cache_dir=cache)
+    assert drop.left_out
+    decoded = decode_drop(drop, store, 8)
+    for split in SPLITS:
+        kept = _read_arrays(cache_path(drop, 8, cache, split))
+        assert len(kept.labels) == drop.samples(split) > 0
+        assert torch.equal(kept.images, decoded[split].images)
+        assert torch.equal(kept.labels, decoded[split].labels)
+    assert len(list(cache.iterdir())) == len(SPLITS)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"data": {"image_size": 8, "loader": "stream"}}, {"resources": {"memory": "1Ki"}}]
+)
+def test_validation_keeps_no_pixels_of_streamed_data(
+    tmp_path: Path, local: LocalStore, settings: dict[str, object]
+) -> None:
+    upload(local, "first", {"train-000000.tar": shard(good(40))})
+    task = Task.model_validate({"name": "pets", "data": {"image_size": 8}} | settings)
+    assert ingest_drop("first", task, TaskStore(local, "pets"), cache_dir=tmp_path / "cache").samples("train")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_validation_needs_no_cache_that_can_be_written(tmp_path: Path, local: LocalStore) -> None:
+    upload(local, "first", {"train-000000.tar": shard(good(40))})
+    (tmp_path / "file").touch()
+    assert ingest_drop("first", TASK, TaskStore(local, "pets"), cache_dir=tmp_path / "file" / "cache").samples("train")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from retrain.data.decoded import cache_folder
 from retrain.errors import UserError
-from retrain.pipeline.context import cache_folder
 
 
 def test_cache_without_a_home_directory_names_the_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

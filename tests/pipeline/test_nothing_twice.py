@@ -14,12 +14,17 @@ from support.pictures import encoded
 from support.trainings import pixels
 from support.uploads import shard, upload
 
-from retrain.data import cache
+from retrain import store
+from retrain.data import cache, decoded
 from retrain.data.uploads import ingest_drop
 from retrain.pipeline import stages
+from retrain.pipeline.executor import InProcessExecutor
 from retrain.pipeline.planning import Request
 from retrain.records import Drop, RunRecord
 from retrain.store import LocalStore
+from retrain.watcher import ingestion
+from retrain.watcher.health import Health
+from retrain.watcher.task_watch import TaskWatch
 
 CLASSES = (0, 1, 2)
 
@@ -50,14 +55,16 @@ class Counted:
         self.decoded = Counter[bytes]()
         self.hashed = Counter[str]()
         monkeypatch.setattr(PIL.Image, "open", self._counting_open(PIL.Image.open))
-        monkeypatch.setattr(cache, "_sha256", self._counting_sha256(cache._sha256))
+        counting = self._counting_digest(decoded.digest_arrays)
+        for module in (decoded, cache):
+            monkeypatch.setattr(module, "digest_arrays", counting)
 
     def clear(self) -> None:
         for counts in (self.store.opened, self.decoded, self.hashed):
             counts.clear()
 
-    def upload(self, drop: str, seed: int) -> Drop:
-        """Upload one shard as a producer does, and commit it as the watcher does."""
+    def land(self, drop: str, seed: int) -> None:
+        """Upload one shard as a producer does."""
         labels = torch.tensor(CLASSES).repeat_interleave(EACH)
         images = pixels(labels, seed)
         members = [
@@ -69,7 +76,19 @@ class Counted:
             )
         ]
         upload(self.store, drop, {"train-000000.tar": shard(members)})
+
+    def upload(self, drop: str, seed: int) -> Drop:
+        """Upload one shard, and commit it on another machine than the one that trains."""
+        self.land(drop, seed)
         return ingest_drop(drop, make_task(), self.life.store)
+
+    def watch(self, monkeypatch: pytest.MonkeyPatch) -> TaskWatch:
+        """Return the watch of a machine that validates and trains."""
+        folder = self.life.folder / "cache"
+        monkeypatch.setenv("RETRAIN_CACHE", str(folder))
+        task = make_task(store=str(self.store.root))
+        monkeypatch.setattr(store, "LocalStore", lambda root: self.store)
+        return TaskWatch(task, InProcessExecutor("cpu"), Health([task.name]), cache_dir=folder)
 
     def run(self) -> RunRecord:
         ended = stages.run_task(self.life.context, make_task(), Request())
@@ -83,9 +102,9 @@ class Counted:
 
         return counting
 
-    def _counting_sha256(self, digest: Callable[..., str]) -> Callable[..., str]:
-        def counting(tensors: Any) -> str:
-            found = digest(tensors)
+    def _counting_digest(self, digest: Callable[..., str]) -> Callable[..., str]:
+        def counting(arrays: Any) -> str:
+            found = digest(arrays)
             self.hashed[found] += 1
             return found
 
@@ -144,11 +163,46 @@ def test_run_reads_its_own_model_once_and_no_index(counted: Counted) -> None:
     assert large == {"model.safetensors": 1}
 
 
-def test_next_run_reads_the_champion_to_start_and_to_compare(counted: Counted) -> None:
+def test_next_run_reads_the_champion_once(counted: Counted) -> None:
     counted.upload("first", seed=0)
     champion = counted.run().run_id
     counted.upload("second", seed=1)
     counted.clear()
     counted.run()
-    assert counted.store.take(f"/{champion}/")["model.safetensors"] == 2
-    assert counted.store.take(f"/{champion}/")["first.safetensors"] == 2, "its index: at the begin, and at the end"
+    found = counted.store.take(f"/{champion}/")
+    assert found["model.safetensors"] == 1, "to start from it, and to compare with it"
+    assert found["first.safetensors"] == 1, "its index: for the sampling, and at the end"
+
+
+def test_life_on_one_machine_does_nothing_twice(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the upload to the champion's swap, with the validation in this process so that it is counted, too."""
+    monkeypatch.setattr(ingestion, "run_in_subprocess", lambda label, seconds, work, *arguments: work(*arguments))
+    watch = counted.watch(monkeypatch)
+    live(counted, watch, "first", seed=0)
+    counted.clear()
+    live(counted, watch, "second", seed=1)
+    opened = counted.store.take("")
+    assert {name for name, count in opened.items() if count > 1 and not name.endswith(".json")} == set()
+    assert opened["train-000000.tar"] == 1
+    assert list(counted.decoded.values()) == once(EACH * len(CLASSES))
+    assert list(counted.hashed.values()) == once(3), "the new splits: those of the first drop are known to be whole"
+    assert opened["drop.json"] <= 3 * 2, "by the intake, the plan and the run, of two drops"
+
+
+def test_run_takes_the_pixels_from_its_validation(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The validation is a process of its own, so this one counts what the watcher and the run do."""
+    watch = counted.watch(monkeypatch)
+    live(counted, watch, "first", seed=0)
+    assert counted.store.take(".tar") == {}
+    assert not counted.decoded
+    assert not counted.hashed
+
+
+def live(counted: Counted, watch: TaskWatch, drop: str, seed: int) -> None:
+    """Let a drop land, be validated and trained on; its model must be promoted."""
+    counted.land(drop, seed)
+    watch.check_drops()
+    watch.advance()
+    newest = watch.store.ledger.read()[-1]
+    assert newest.result
+    assert watch.store.champion.read().run_id == newest.run_id

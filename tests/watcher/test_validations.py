@@ -61,10 +61,10 @@ def place(tmp_path: Path) -> Place:
     return Place(task_in(tmp_path).model_copy(update={"model": Model(name="logistic")}))
 
 
-def die_of_bad_drop(number: int, deaths: Path, task: Task, drop: str) -> ValidationOutcome:
+def die_of_bad_drop(number: int, deaths: Path, task: Task, drop: str, cache_dir: Path | None) -> ValidationOutcome:
     """Validate a drop; of a bad one, die as if the kernel had sent this signal."""
     if drop != "a-bad":
-        return validate_drop(task, drop)
+        return validate_drop(task, drop, cache_dir)
     with deaths.open("a") as note:
         note.write(f"{os.getpid()}\n")
     os.kill(os.getpid(), number)

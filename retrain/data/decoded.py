@@ -1,0 +1,144 @@
+"""Files of decoded images on this machine: one safetensors file for each split of a drop and image size.
+
+Imports no torch, so that the process that validates a drop can keep what it has decoded.
+"""
+
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from retrain.config import Split
+from retrain.config.fields import parse_bytes
+from retrain.config.frame import Size, as_frame, image_shape
+from retrain.config.task import Task
+from retrain.data.images import Pixels
+from retrain.data.sample_table import NOWHERE, SPLITS, SampleTable
+from retrain.errors import UserError
+from retrain.records import Drop
+
+log = logging.getLogger("retrain")
+
+Arrays = Mapping[str, NDArray[np.generic]]
+"""One split of a drop: `images` uint8 [N, 3, height, width], and `labels` int64 [N], indices into its own `classes`."""
+
+
+WHOLE: set[tuple[Path, int]] = set()
+"""Files, with their times of modification in nanoseconds, that this process has written, or read through and found
+whole, or that the process of a validation has written for it."""
+
+
+def cache_folder() -> Path:
+    """Return the folder of decoded drops: $RETRAIN_CACHE, or retrain/ in the user's cache folder."""
+    if chosen := os.environ.get("RETRAIN_CACHE"):
+        return Path(chosen)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "retrain"
+    except RuntimeError as error:
+        raise UserError("no home directory for the cache of decoded drops: set $RETRAIN_CACHE to a folder") from error
+
+
+def cache_path(drop: Drop, image_size: Size, cache_dir: Path, split: Split) -> Path:
+    """Return where a split of a drop lies decoded."""
+    return cache_dir / f"{drop.decoded_digest}-{as_frame(image_size)}-{split}.safetensors"
+
+
+def save_arrays(arrays: Arrays, path: Path) -> None:
+    """Write a split, whole or not at all.
+
+    Raises `UserError` if it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix="writing-") as folder:
+            part = Path(folder, path.name)
+            save_file(dict(arrays), part, {"sha256": digest_arrays(arrays)})
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            written = path, part.stat().st_mtime_ns
+            part.replace(path)
+            WHOLE.add(written)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be written: {error}. Set $RETRAIN_CACHE to another folder.") from error
+
+
+def digest_arrays(arrays: Arrays) -> str:
+    """Return the SHA-256 of named arrays; types are named as torch names them."""
+    sha256 = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        sha256.update(f"{name} torch.{array.dtype} {array.shape}\n".encode())
+        sha256.update(array.reshape(-1).data)
+    return sha256.hexdigest()
+
+
+class DecodedSamples:
+    """The decoded images of a drop that is being validated, in a temporary file until their splits are known.
+
+    They are dropped if they outgrow half of the task's memory, since such a task streams its data, or if the disk
+    refuses them: a run then decodes the drop again.
+    """
+
+    def __init__(self, file: BinaryIO, task: Task, cache_dir: Path) -> None:
+        self._file, self._cache_dir = file, cache_dir
+        self._frame, self._shape = task.data.frame, image_shape(task.data.frame)
+        self._room = parse_bytes(task.resources.memory) // 2
+        self._kept = task.data.loader != "stream"
+
+    def add(self, pixels: Pixels) -> None:
+        """Add the image of the next sample that is in a shard and no bad one."""
+        self._room -= pixels.nbytes
+        if self._kept and self._room < 0:
+            self._give_up("the task's memory will not hold them")
+        if self._kept:
+            try:
+                self._file.write(pixels.data)
+            except OSError as error:
+                self._give_up(str(error))
+
+    def save(self, drop: Drop, table: SampleTable) -> None:
+        """Write the splits of the drop, as it was committed with this table, to the cache."""
+        if not self._kept:
+            return
+        self._file.flush()
+        place = np.cumsum((table.width > 0) & (table.shard != NOWHERE)) - 1
+        label_of = np.array([drop.classes.index(name) if name in drop.classes else -1 for name in table.classes])
+        images = np.memmap(self._file, np.uint8, "r", shape=(int(place[-1]) + 1, *self._shape))
+        try:
+            for position, split in enumerate(SPLITS):
+                rows = np.flatnonzero(table.use == position)
+                arrays: Arrays = {"images": images[place[rows]], "labels": label_of[table.label[rows]]}
+                save_arrays(arrays, cache_path(drop, self._frame, self._cache_dir, split))
+        except UserError as error:
+            self._give_up(str(error))
+
+    def _give_up(self, cause: str) -> None:
+        log.info("the decoded images are not kept, and the run will decode them again: %s", cause)
+        self._kept = False
+        with suppress(OSError):
+            self._file.truncate(0)
+
+
+@contextmanager
+def keep_decoded(task: Task, cache_dir: Path | None) -> Iterator[DecodedSamples | None]:
+    """Yield where to keep the decoded images of a drop; None without a cache, or if it cannot be written."""
+    if cache_dir is None:
+        yield None
+        return
+    with ExitStack() as stack:
+        try:
+            cache_dir.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(tempfile.TemporaryFile(dir=cache_dir))
+        except OSError as error:
+            log.info("the decoded images are not kept, and the run will decode them again: %s", error)
+            yield None
+        else:
+            yield DecodedSamples(file, task, cache_dir)
