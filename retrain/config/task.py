@@ -209,8 +209,9 @@ class Training(ConfigModel):
     """When a run counts as at its target, and when a run below its target ends."""
     bf16: bool = False
     """Train with automatic mixed precision in bfloat16."""
-    compile: Annotated[Literal["none", "compile", "graphs"], NotIdentity] = "none"
-    """compile: use torch.compile, which takes a minute before the first step; graphs: also use CUDA graphs."""
+    compile: Annotated[Literal["none", "compile", "graphs", "step"], NotIdentity] = "none"
+    """compile: use torch.compile, which takes a minute before the first step; graphs: also use CUDA graphs; step:
+    record whole iterations as one CUDA graph instead, which has not been tried on a GPU yet."""
     optimizer_state: Literal["reset", "kept"] = "reset"
     """kept: start from the optimizer state of the parent and save it with the model, for comparison."""
     learning_speed: Literal["free", "exact"] = "free"

@@ -26,6 +26,7 @@ from retrain.training.result import make_result
 from retrain.training.seeds import fresh_network
 from retrain.training.setup import Parent, Run, set_up
 from retrain.training.state import load_state, save_state
+from retrain.training.step import choose_step
 
 log = logging.getLogger("retrain")
 
@@ -84,6 +85,7 @@ def _start_or_resume(run: Run, state: bytes | None) -> Iterator[Callable[[], boo
             load_state(run, state)
         how = run.plan.task.training.compile
         run.forward = compile_forward(run.ranks.replicate(run.network), how, run.train.device)
+        run.compute = choose_step(run)
         yield leaving
 
 

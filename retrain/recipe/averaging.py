@@ -53,11 +53,25 @@ class AveragedNetwork:
             else:
                 self._counts.append((average, newest))
 
-    @torch.no_grad()
+    def share(self, count: int) -> float:
+        """Return the share of the newest weights in the `count`-th update of this run."""
+        return share_of_newest(self.setting, count)
+
     def update(self, count: int) -> None:
         """Add the trained weights to the average, for the `count`-th time in this run."""
-        if self._average:
-            torch._foreach_lerp_(self._average, self._newest, share_of_newest(self.setting, count))
+        self.add(self.share(count))
+
+    @torch.no_grad()
+    def add(self, share: float | Tensor) -> None:
+        """Add the trained weights to the average with this share, a number or a scalar on their device."""
+        if not self._average:
+            return
+        if isinstance(share, Tensor):
+            change = torch._foreach_sub(self._newest, self._average)
+            torch._foreach_mul_(change, share)
+            torch._foreach_add_(self._average, list(change))
+        else:
+            torch._foreach_lerp_(self._average, self._newest, share)
 
     @torch.no_grad()
     def network(self) -> nn.Module:

@@ -25,6 +25,10 @@ class StatisticsCorrection:
         self._layers = [_Layer(module) for module in network.modules() if _starts_afresh(module)]
         self._before: list[list[Tensor]] = []
 
+    def is_done(self, iteration: int) -> bool:
+        """Return whether nothing is left to correct from iteration `iteration` on, counted from 0."""
+        return not any(layer.share(iteration) > NEGLIGIBLE for layer in self._layers)
+
     @torch.no_grad()
     def before_forward(self, iteration: int) -> None:
         """Remember the statistics before iteration `iteration`, counted from 0."""

@@ -118,6 +118,11 @@ class DropStates:
         """Drops whose producer has uploaded all but a manifest."""
         return self.ended - self.committed - self.quarantined
 
+    def only(self, ids: Iterable[str]) -> "DropStates":
+        """Return the states of the drops of these ids."""
+        wanted = set(ids)
+        return DropStates(self.committed & wanted, self.ended & wanted, self.quarantined & wanted)
+
 
 class Amendments:
     """The amendments of one task. Those that were read once are kept, as they do not change."""
@@ -180,7 +185,8 @@ class Drops:
             raise DamagedDrop(drop_id, f"{where}: this is the manifest of drop {drop.id} of task {drop.task}")
         return drop
 
-    def _read(self, drop_id: str) -> Drop:
+    def read_manifest(self, drop_id: str) -> Drop:
+        """Return a drop as it was committed, without amendments. Raises as `read`."""
         drop = self.find_manifest(drop_id)
         if drop is None:
             raise DropError(f"task {self._keys.task} has no drop {drop_id} in {self._objects.url}")
@@ -199,12 +205,12 @@ class Drops:
 
     def read(self, drop_id: str) -> Drop:
         """Return a drop as it is amended now. Raises `DropError` if there is no such drop; `DamagedDrop` as above."""
-        return amend(self._read(drop_id), self.amendments.read())
+        return amend(self.read_manifest(drop_id), self.amendments.read())
 
     def read_many(self, ids: Iterable[str]) -> Iterator[Drop]:
         """Yield drops as they are amended now, in this order. Raises as `read`."""
         amendments = self.amendments.read()
-        for drop in map_ahead(self._read, ids):
+        for drop in map_ahead(self.read_manifest, ids):
             yield amend(drop, amendments)
 
     def read_versions(self, refs: Iterable[DropRef]) -> Iterator[Drop]:
@@ -214,7 +220,7 @@ class Drops:
         has the dataset's digest, it is the newest: the caller must compare.
         """
         refs, amendments = tuple(refs), self.amendments.read()
-        for ref, drop in zip(refs, map_ahead(self._read, [ref.id for ref in refs]), strict=True):
+        for ref, drop in zip(refs, map_ahead(self.read_manifest, [ref.id for ref in refs]), strict=True):
             newest = amend(drop, amendments)
             versions = (amend(drop, amendments[:number]) for number in range(len(amendments), -1, -1))
             yield without_erased(next((one for one in versions if one.digest == ref.digest), newest), newest)
@@ -252,7 +258,7 @@ class Drops:
 
         def read_undamaged(drop_id: str) -> Drop | None:
             try:
-                return amend(self._read(drop_id), amendments)
+                return amend(self.read_manifest(drop_id), amendments)
             except DamagedDrop as damaged:
                 log.warning("%s; the next retraining will quarantine it", damaged)
                 return None

@@ -15,15 +15,21 @@ from retrain.errors import TaskError
 from retrain.utils.processes import available_cores
 
 
-def compile_forward(forward: nn.Module, how: Literal["none", "compile", "graphs"], device: torch.device) -> nn.Module:
+def compile_forward(
+    forward: nn.Module, how: Literal["none", "compile", "graphs", "step"], device: torch.device
+) -> nn.Module:
     """Return the compiled forward pass; its backward pass is compiled with it, during the first step.
+
+    With `step` it is returned as it is, because `RecordedStep` records the whole iteration.
 
     Raises `TaskError` if this machine cannot compile it.
     """
     if how == "none":
         return forward
-    if how == "graphs" and device.type != "cuda":
-        raise TaskError(f"training.compile: graphs need a CUDA device, and this is {device.type}: use compile or none")
+    if how in ("graphs", "step") and device.type != "cuda":
+        raise TaskError(f"training.compile: {how} needs a CUDA device, and this is {device.type}: use compile or none")
+    if how == "step":
+        return forward
     if not shutil.which(os.environ.get("CXX", "g++")):
         raise TaskError(
             "training.compile: torch needs a C++ compiler, $CXX or g++, and this machine has none: install g++, or use "

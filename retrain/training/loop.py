@@ -3,8 +3,6 @@
 import math
 from collections.abc import Callable
 
-import torch
-
 from retrain.recipe.schedule import learning_rate
 from retrain.records import Point
 from retrain.records.run import Outcome
@@ -13,6 +11,7 @@ from retrain.training.evaluation import Measured, count_exactly, measure, measur
 from retrain.training.preemption import Preempted
 from retrain.training.progress import Clock, Observer
 from retrain.training.setup import Run
+from retrain.training.step import compute_step
 from retrain.training.stopping import is_early, judge, needed_accuracy
 
 
@@ -58,30 +57,14 @@ def train_step(run: Run) -> None:
     """Do one iteration, without waiting for the device."""
     setting = run.plan.task.training
     before, batch = run.loader.position, run.loader.next()
-    iteration, labels = run.progress.iteration, batch.labels
+    iteration = run.progress.iteration
     pixels = run.transform(batch.images, iteration, run.rows)
-    images, targets = run.mix(run.augment(pixels, run.augmentation, run.rows), labels, iteration)
-    run.optimizer.rate = learning_rate(
-        run.plan.recipe.schedule, run.peak_rate, iteration, run.plan.iterations, setting.warmup
-    )
-    run.statistics.before_forward(iteration)
-    run.optimizer.zero_grad()  # before the forward pass, so that its graph can reuse the gradients' memory
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=setting.bf16):
-        logits = run.forward(images)
-    logits = logits.float()
-    loss, losses = run.criterion(logits, labels, targets)
-    torch.autograd.backward(run.batch_loss(images, targets, logits, loss) * run.weight)
-    run.change_gradients(iteration)
-    run.optimizer.step()
-    run.statistics.after_backward()
-    run.average.update(iteration + 1)
-    correct, losses = run.ranks.gather_batch(run.rows, logits.argmax(1) == labels, losses.detach())
-    if setting.learning_speed == "free":
-        run.counters.count(batch.samples, correct, losses)
-    elif ends_pass(run, before.passes):
+    rate = learning_rate(run.plan.recipe.schedule, run.peak_rate, iteration, run.plan.iterations, setting.warmup)
+    compute = run.compute or compute_step
+    run.optimizer.rate = rate
+    compute(run, pixels, batch, iteration, rate, run.average.share(iteration + 1))
+    if setting.learning_speed == "exact" and ends_pass(run, before.passes):
         count_exactly(run)
-    run.loss_sum += losses.mean()
-    run.correct_sum += correct.double().mean()
     run.progress.iteration += 1
 
 

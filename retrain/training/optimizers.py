@@ -42,14 +42,14 @@ class Optimizer:
         self._update, self._groups = update, _decay_groups(setting, self.parameters)
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Do one step."""
+    def step(self, rate: float | Tensor | None = None) -> None:
+        """Do one step, at this rate if it is given: a number, or a float32 scalar on the parameters' device."""
         for decay, positions in self._groups:
             used = [position for position in positions if self.parameters[position].grad is not None]
             parameters = [self.parameters[position] for position in used]
             columns = {name: [column[position] for position in used] for name, column in self.columns.items()}
             gradients = [parameter.grad for parameter in parameters]
-            self._update(parameters, gradients, columns, lr=self.rate, weight_decay=decay)
+            self._update(parameters, gradients, columns, lr=self.rate if rate is None else rate, weight_decay=decay)
 
     def zero_grad(self) -> None:
         """Drop the gradients."""
@@ -83,7 +83,7 @@ def _adam(
     gradients: list[Tensor],
     columns: Columns,
     *,
-    lr: float,
+    lr: float | Tensor,
     weight_decay: float,
     betas: tuple[float, float],
     decoupled: bool,
@@ -110,7 +110,13 @@ def _adam(
 
 
 def _sgd(
-    parameters: list[Tensor], gradients: list[Tensor], columns: Columns, *, lr: float, weight_decay: float, setting: Sgd
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    columns: Columns,
+    *,
+    lr: float | Tensor,
+    weight_decay: float,
+    setting: Sgd,
 ) -> None:
     """Step as `torch.optim.SGD(..., fused=True)`: momentum starts at zero, so the first step takes the gradient."""
     sgd(
@@ -159,12 +165,11 @@ def gradient_changes(
     head is trained. The network must have the weights at which the run starts. Raises `ModelError` if EWC has no old
     data.
     """
-    trained, start = trained_parameters(network), plan.recipe.initialization
+    trained = trained_parameters(network)
     fisher = _fisher_information(plan, network, train)
     anchor = _anchor_weights(plan, trained, pretrained)
     add_penalty = gradient_term(plan.recipe.objective, list(trained.values()), anchor, fisher)
-    held = body_parameters(network)
-    until = start.head_first * plan.iterations if isinstance(start, Warm) else 0
+    held, until = body_parameters(network), body_held_until(plan)
 
     limit = plan.task.training.clip_norm
     clip = partial(clip_grad_norm_, list(trained.values()), limit) if limit else lambda: None
@@ -176,6 +181,12 @@ def gradient_changes(
             zero_gradients(held)
 
     return change
+
+
+def body_held_until(plan: Plan) -> float:
+    """Return the iteration until which only the head is trained."""
+    start = plan.recipe.initialization
+    return start.head_first * plan.iterations if isinstance(start, Warm) else 0
 
 
 def trained_parameters(network: nn.Module) -> dict[str, nn.Parameter]:

@@ -27,7 +27,7 @@ from retrain.training.distributed import SINGLE_PROCESS, ProcessGroup
 from retrain.training.groups import Groups
 from retrain.training.hardware import CoreShares, cores_beside_gpu, share_cores
 from retrain.training.head import GrownHead, grow_head
-from retrain.training.loaders import EpochSampler, InMemoryLoader, Loader
+from retrain.training.loaders import Batch, EpochSampler, InMemoryLoader, Loader
 from retrain.training.loss import Criterion, make_criterion
 from retrain.training.optimizers import gradient_changes, trained_parameters
 from retrain.training.progress import Progress
@@ -45,6 +45,11 @@ class Parent:
     """None if the sampling does not need them."""
     moments: Mapping[str, Tensor] | None = None
     """The optimiser's state, if the task keeps it."""
+
+
+Compute = Callable[["Run", Tensor, Batch, int, float, float], None]
+"""Does the device work of an iteration: (run, transformed images, their batch, iteration, learning rate, share of the
+newest weights in their average)."""
 
 
 @dataclass
@@ -86,6 +91,8 @@ class Run:
     """This process's rows of every batch."""
     weight: Tensor
     """Weight of their mean loss, float32 scalar: 1, or more where a process has more rows than the average."""
+    compute: Compute | None = None
+    """Does the device work of an iteration in place of `compute_step`."""
     parent_counters: Counters | None = None
     """The parent's learning-speed counters, if the sampling needs them."""
     val_order: Tensor = field(init=False)

@@ -1,6 +1,7 @@
 """Compiled forward passes give the same training, or an error if this machine cannot compile."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -38,9 +39,10 @@ def test_compile_setting_changes_neither_plan_nor_baseline() -> None:
     assert equal_work(task_with("none"), task_with("graphs"))
 
 
-def test_graphs_are_refused_without_a_gpu() -> None:
-    with pytest.raises(TaskError, match=r"training\.compile: graphs need a CUDA device, and this is cpu"):
-        compile_forward(nn.Linear(2, 2), "graphs", CPU)
+@pytest.mark.parametrize("how", ["graphs", "step"])
+def test_graphs_are_refused_without_a_gpu(how: Literal["graphs", "step"]) -> None:
+    with pytest.raises(TaskError, match=rf"training\.compile: {how} needs a CUDA device, and this is cpu"):
+        compile_forward(nn.Linear(2, 2), how, CPU)
 
 
 def test_missing_compiler_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -318,3 +318,24 @@ def test_frozen_validation_quarantines_nothing_after_takeover(place: Place, tmp_
     assert "another watcher has taken over" in str(problem)
     assert place.store.drops.quarantine_causes() == {}
     assert ValidationAttempts.model_validate_json(store.read(KEYS.validations("a-bad"))[0]).begun == begun_before + 1
+
+
+def test_first_poll_of_many_drops_lists_them_at_once(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(12):
+        place.land(tmp_path / "in", f"d-{number:02d}")
+    listed: list[str] = []
+    listing = LocalStore.list
+    monkeypatch.setattr(LocalStore, "list", lambda store, prefix="": (listed.append(prefix), listing(store, prefix))[1])
+    watch = TaskWatch(place.task, Recorder(), Health(["pets"]))
+    watch.check_drops()
+    assert watch.oldest == place.store.drops.read("d-00").committed_at
+    assert [prefix for prefix in listed if "d-" in prefix] == [], "no drop is listed by itself"
+    watch.advance()
+    place.land(tmp_path / "in", "d-12")
+    listed.clear()
+    watch.check_drops()
+    assert [prefix for prefix in listed if "/drops/" in prefix] == [
+        f"pets/drops/d-12/{name}" for name in ("drop.json", "_SUCCESS", "quarantine.json")
+    ]
