@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from lib.noise import Case, noise, plan_of
 from lib.report import parser, report
+from torch.nn.parallel import DistributedDataParallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from retrain.config.task import Model, Training
@@ -46,7 +47,11 @@ class AllReduces:
         self.gradients, self.others = 0, 0
         self._all_reduce = dist.all_reduce
 
-    def count_bucket(self, state: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    def count_bucket(
+        self,
+        state: object,
+        bucket: dist.GradBucket,  # type: ignore[name-defined]
+    ) -> torch.futures.Future[torch.Tensor]:
         """Count a bucket of gradients, and leave it as it is."""
         self.gradients += bucket.buffer().nbytes
         done = torch.futures.Future[torch.Tensor]()
@@ -70,8 +75,8 @@ def process_of(model: Model, image_size: int) -> Run:
 def measure(model: Model, image_size: int) -> dict[str, object]:
     """Return a step's bytes, and what they are in a job of 64 GPUs."""
     run, counted = process_of(model, image_size), AllReduces()
-    run.forward = run.ranks.replicate(run.network)
-    run.forward.register_comm_hook(None, counted.count_bucket)
+    run.forward = replica = DistributedDataParallel(run.network, forward_sync_buffers=False)
+    replica.register_comm_hook(None, counted.count_bucket)
     with patch.object(dist, "all_reduce", counted.count_other):
         read_votes = run.ranks.any_rank(lambda: (False, False))
         train_step(run)
