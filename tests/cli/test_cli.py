@@ -154,7 +154,7 @@ def test_dry_run_shows_the_plan_and_writes_nothing(home: Path, command: Command,
     said = command(*asked[:-2]).out
     assert f"plan of {plan.run_id}" in said
     assert "method naive was requested" in said
-    assert f"L_99 measured by {plan.target.baseline_run}" in said
+    assert f"99% of what {plan.target.baseline_run} reached" in said
     assert json.loads(command("run", *T, "--dry-run", "--json").out) is None
 
 
