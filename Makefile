@@ -20,13 +20,13 @@ demo: $(READY) ## Retrain on four weekly drops of scanned digits, in under three
 test: $(READY) $(MLFLOW) $(KSERVE) ## Run all tests; as root on Debian, install what they need first
 	@scripts/debian_packages.sh
 	@! command -v npm >/dev/null || $(MAKE) --no-print-directory $(AZURITE)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 4 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal
 
 test-fast: $(READY) ## Run the tests that need no server or other program, in under two minutes
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 4 --dist worksteal -m "not slow and not integration"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal -m "not slow and not integration"
 
 coverage: $(READY) ## Run the fast tests and report the lines they do not execute; a quarter slower, so not part of make test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 4 --dist worksteal -m "not slow and not integration" \
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal -m "not slow and not integration" \
 		--cov=retrain --cov-report=term-missing:skip-covered
 
 lint: $(READY) ## Check formatting, style, types, which package imports which, spelling and banned words
