@@ -37,7 +37,7 @@ def compare(case: Case, pairs: int) -> dict[str, object]:
     averaged.average = AveragedNetwork(PowerAverage(), averaged.network)
     turns = [(seconds(lambda: train_step(averaged)), seconds(lambda: train_step(plain))) for _ in range(pairs)]
     step = statistics.median(without for _, without in turns[WARM_UP:])
-    update = statistics.median(seconds(lambda: averaged.average.update(1000)) for _ in range(200))
+    update = statistics.median(seconds(lambda: averaged.average.add(averaged.average.share(1000))) for _ in range(200))
     fresh = run_of(case, "scratch", SAMPLES, 1)
     correction = statistics.median(seconds(lambda: _correct(fresh)) for _ in range(100))
     return {

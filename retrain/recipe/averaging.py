@@ -57,10 +57,6 @@ class AveragedNetwork:
         """Return the share of the newest weights in the `count`-th update of this run."""
         return share_of_newest(self.setting, count)
 
-    def update(self, count: int) -> None:
-        """Add the trained weights to the average, for the `count`-th time in this run."""
-        self.add(self.share(count))
-
     @torch.no_grad()
     def add(self, share: float | Tensor) -> None:
         """Add the trained weights to the average with this share, a number or a scalar on their device."""

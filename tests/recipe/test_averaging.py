@@ -55,7 +55,7 @@ def test_average_equals_weighted_sum_of_all_weights(setting: Averaging) -> None:
     states = []
     for count in range(1, 13):
         states.append(trained_a_bit(net))
-        average.update(count)
+        average.add(average.share(count))
     shares = expected_shares(setting, 12)
     assert sum(shares) == pytest.approx(1)
     for name, tensor in average.network().state_dict().items():
@@ -71,7 +71,7 @@ def test_first_update_copies_the_weights(setting: Averaging) -> None:
     net = network()
     average = AveragedNetwork(setting, net)
     state = trained_a_bit(net)
-    average.update(1)
+    average.add(average.share(1))
     assert all(torch.equal(tensor, state[name]) for name, tensor in average.network().state_dict().items())
     assert share_of_newest(setting, 1) == 1.0
 
@@ -89,7 +89,7 @@ def test_averaging_none_returns_the_trained_network() -> None:
     net = network()
     average = AveragedNetwork(NoAverage(), net)
     before = trained_a_bit(net)
-    average.update(1)
+    average.add(average.share(1))
     assert average.network() is net
     assert average.tensors() == {}
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
