@@ -49,7 +49,7 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Random seed (default: the task's).")] = None,
     device: Device = "auto",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan and its reasons, and change no_run.")
+        bool, typer.Option("--dry-run", help="Show the plan and its reasons, and change nothing.")
     ] = False,
     at_once: Annotated[
         bool, typer.Option("--at-once", help="Start now, without waiting for the task's trigger.")

@@ -25,6 +25,7 @@ def short_template(name: str) -> str:
     return f"""\
 # yaml-language-server: $schema={SCHEMA_FILE}
 # Settings that are left out have their defaults; `retrain task init NAME --full` writes every setting.
+# Without a GPU, begin with small images and a narrow network: image_size: 32, options: {{width: 16}}, epochs: 30.
 schema_version: {task.schema_version}
 name: {task.name}
 store: {task.store}  # a folder, or s3://bucket/prefix, gs://bucket/prefix, az://container/prefix
@@ -33,6 +34,7 @@ data:
   flip: {str(data.flip).lower()}  # false if left and right differ, as in digits and text
 model:
   name: {task.model.name}  # a torchvision network, or timm/NAME
+  options: {{}}  # of the network, such as {{width: 16}} for a narrow one
 training:
   epochs: {training.epochs:g}  # length of training from scratch
 """

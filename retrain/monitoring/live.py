@@ -95,12 +95,12 @@ class LiveMetrics(Collector):
         if not self._running or done == 0:
             return None
         left: float = plan.iterations - self._progress.iteration
-        needed = seconds_to_target(self._progress, plan.target.accuracy) if plan.target else None
+        needed = iterations_to_target(self._progress, plan.target.accuracy) if plan.target else None
         left = left if needed is None else min(left, needed)
         return left * (time.monotonic() - self._since) / done
 
 
-def seconds_to_target(progress: Progress, target: float) -> float | None:
+def iterations_to_target(progress: Progress, target: float) -> float | None:
     """Return the iterations until a straight line through the last evaluations reaches the target.
 
     None while there are fewer than two, or the line does not rise.

@@ -14,6 +14,7 @@ from retrain.errors import UserError
 from retrain.records import Plan, Point
 from retrain.training.progress import Observer, Observers, Progress
 from retrain.utils.logs import is_json
+from retrain.utils.text import format_seconds
 
 LOOPBACK = "127.0.0.1"
 
@@ -41,16 +42,42 @@ def observer_for_stream() -> Observer:
     return ProgressBar() if is_wanted else LogLines()
 
 
-class Rate:
-    """Images per second since the start or resumption of the training in this process."""
+class Pace:
+    """Mean speed since the start or resumption of the training in this process."""
+
+    HINT_AFTER = 10.0
+    """Seconds after which the speed is known well enough."""
+    LONG = 1200.0
+    """Seconds that a first user would not wait without being told."""
 
     def __init__(self, plan: Plan, progress: Progress) -> None:
-        self._batch, self._first, self._since = plan.task.training.batch_size, progress.iteration, time.monotonic()
+        self._batch, self._iterations = plan.task.training.batch_size, plan.iterations
+        self._first, self._since, self._hinted = progress.iteration, time.monotonic(), False
 
-    def __call__(self, iteration: int) -> str:
-        """Return the mean rate up to an iteration."""
+    def images_per_second(self, iteration: int) -> str:
+        """Return the mean rate up to an iteration, as text."""
         rate = (iteration - self._first) * self._batch / max(time.monotonic() - self._since, 1e-9)
         return f"{rate:,.0f} images/s"
+
+    def seconds_left(self, iteration: int) -> float:
+        """Return the time that the run takes at most from here on; 0 before its first iteration and after its last."""
+        done = iteration - self._first
+        return (self._iterations - iteration) * (time.monotonic() - self._since) / done if done else 0.0
+
+    def hint(self, iteration: int) -> str | None:
+        """Return a hint, once, if a training without a GPU still takes long after its first seconds."""
+        if self._hinted or time.monotonic() - self._since < self.HINT_AFTER:
+            return None
+        self._hinted = True
+        left = self.seconds_left(iteration)
+        import torch  # a training has imported it; a command that plans alone does without
+
+        if left < self.LONG or torch.cuda.is_available():
+            return None
+        return (
+            f"without a GPU this training takes up to {format_seconds(left)}; for a quick try set a smaller "
+            "data.image_size, training.epochs or model.options.width"
+        )
 
 
 def _opening(plan: Plan, progress: Progress) -> str:
@@ -77,16 +104,18 @@ class LogLines:
 
     def started(self, plan: Plan, progress: Progress) -> None:
         """Log the run, its reason, and whether it was resumed."""
-        self._plan, self._rate = plan, Rate(plan, progress)
+        self._plan, self._pace = plan, Pace(plan, progress)
         self._said = self._evaluated = time.monotonic()
         log.info(_opening(plan, progress))
 
     def stepped(self, progress: Progress) -> None:
         """Log the progress if there was no line for a long time."""
+        if hint := self._pace.hint(progress.iteration):
+            log.warning(hint)
         now = time.monotonic()
         if now - self._said >= self.SILENT_SECONDS:
             self._said = now
-            log.info("%s, %s", self._where(progress.iteration), self._rate(progress.iteration))
+            log.info("%s%s", self._where(progress.iteration), self._speed(progress.iteration))
 
     def evaluated(self, point: Point) -> None:
         """Log how far the run has come, and its score."""
@@ -94,7 +123,7 @@ class LogLines:
         if now - self._evaluated >= self.EVERY_SECONDS:
             self._said = self._evaluated = now
             where, score = self._where(point.iteration), _score(point, self._plan)
-            log.info("%s, %s, %s", where, score, self._rate(point.iteration))
+            log.info("%s, %s%s", where, score, self._speed(point.iteration))
 
     def ended(self, outcome: str, progress: Progress) -> None:
         """Log the outcome."""
@@ -102,6 +131,11 @@ class LogLines:
 
     def _where(self, iteration: int) -> str:
         return f"{iteration:,}/{self._plan.iterations:,} iterations"
+
+    def _speed(self, iteration: int) -> str:
+        if not (left := self._pace.seconds_left(iteration)):
+            return ""
+        return f", {self._pace.images_per_second(iteration)}, at most {format_seconds(left)} left"
 
 
 class ProgressBar:
@@ -111,7 +145,7 @@ class ProgressBar:
 
     def started(self, plan: Plan, progress: Progress) -> None:
         """Print the run and its reason, and draw the bar below."""
-        self._plan, self._rate, self._drawn = plan, Rate(plan, progress), 0.0
+        self._plan, self._pace, self._drawn = plan, Pace(plan, progress), 0.0
         self._console = Console(stderr=True, markup=False, highlight=False)
         self._console.print(_opening(plan, progress))
         texts = [TextColumn(f"{{task.fields[{name}]}}") for name in ("score", "rate")]
@@ -126,7 +160,11 @@ class ProgressBar:
         now = time.monotonic()
         if now - self._drawn > self.REFRESH_SECONDS:
             self._drawn = now
-            self._bar.update(self._line, completed=progress.iteration, rate=self._rate(progress.iteration))
+            if hint := self._pace.hint(progress.iteration):
+                self._console.print(hint)
+            self._bar.update(
+                self._line, completed=progress.iteration, rate=self._pace.images_per_second(progress.iteration)
+            )
 
     def evaluated(self, point: Point) -> None:
         """Show the score against the target."""

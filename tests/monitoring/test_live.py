@@ -16,7 +16,7 @@ from support.trainings import TASK, plan_of, run_of
 
 from retrain.errors import UserError
 from retrain.monitoring import names
-from retrain.monitoring.live import LiveMetrics, seconds_to_target
+from retrain.monitoring.live import LiveMetrics, iterations_to_target
 from retrain.monitoring.observers import Observers, make_observers
 from retrain.monitoring.web import serving
 from retrain.records import Plan, Point
@@ -121,13 +121,13 @@ def test_training_serves_every_name_of_its_group_and_no_other() -> None:
 
 def test_time_to_target_follows_the_last_evaluations() -> None:
     progress = Progress(iteration=120, points=[at(20, 0.1), at(40, 0.5), at(60, 0.55), at(80, 0.6), at(100, 0.65)])
-    assert seconds_to_target(progress, 0.75) == pytest.approx(100 + (0.75 - 0.65) / (0.15 / 60) - 120)
-    assert seconds_to_target(progress, 0.65) == 0
+    assert iterations_to_target(progress, 0.75) == pytest.approx(100 + (0.75 - 0.65) / (0.15 / 60) - 120)
+    assert iterations_to_target(progress, 0.65) == 0
 
 
 @pytest.mark.parametrize("points", [[], [at(20, 0.5)], [at(20, 0.5), at(40, 0.5)], [at(20, 0.5), at(40, 0.4)]])
 def test_time_to_target_is_absent_without_improvement(points: list[Point]) -> None:
-    assert seconds_to_target(Progress(iteration=40, points=points), 0.9) is None
+    assert iterations_to_target(Progress(iteration=40, points=points), 0.9) is None
 
 
 def test_estimate_is_never_later_than_the_schedules_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import logging
 from types import SimpleNamespace
 
 import pytest
+import torch
 from support.trainings import plan_of
 
 from retrain.monitoring import observers
@@ -24,7 +25,24 @@ def test_log_has_lines_between_evaluations(caplog: pytest.LogCaptureFixture, mon
                 point = Point(iteration=31, accuracy=0.5, loss=1.0, images=1, train_loss=1.0, learning_rate=0.1)
                 lines.evaluated(point)
     assert caplog.messages[1:] == [
-        "30/400 iterations, 64 images/s",
-        "31/400 iterations, 50.00% on val, 64 images/s",
-        "61/400 iterations, 64 images/s",
+        "30/400 iterations, 64 images/s, at most 3 min left",
+        "31/400 iterations, 50.00% on val, 64 images/s, at most 3 min left",
+        "61/400 iterations, 64 images/s, at most 3 min left",
     ]
+
+
+@pytest.mark.parametrize(("seconds", "hints"), [(5, 1), (2, 0)])
+def test_slow_training_without_a_gpu_gets_one_hint(
+    seconds: int, hints: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 400 iterations of five seconds, 33 minutes are left; with two seconds, 13 minutes."""
+    progress, lines = Progress(), LogLines()
+    monkeypatch.setattr(observers, "time", SimpleNamespace(monotonic=lambda: progress.iteration * seconds))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with caplog.at_level(logging.INFO, "retrain"):
+        lines.started(plan_of(sizes=(1600,)), progress)
+        for progress.iteration in range(1, 10):
+            lines.stepped(progress)
+    assert [record.levelname for record in caplog.records].count("WARNING") == hints
+    if hints:
+        assert "without a GPU this training takes up to 33 min; for a quick try set a smaller" in caplog.text

@@ -11,6 +11,7 @@ from retrain.monitoring import metrics, names
 from retrain.monitoring.names import Unit
 from retrain.records import RunRecord, Savings
 from retrain.records.ledger import total_savings
+from retrain.utils.text import format_seconds
 
 T = TypeVar("T")
 
@@ -147,14 +148,6 @@ def duration(seconds: float) -> str:
     return f"{seconds:,.0f} s" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
-def age(seconds: float) -> str:
-    """Format an age in the largest unit of which there are at least two."""
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.0f} {unit}"
-    return f"{seconds:,.0f} s"
-
-
 FILTERS: dict[str, Callable[..., str]] = {
-    function.__name__: function for function in (percent, metric, points, count, signed, money, times, duration, age)
-}
+    function.__name__: function for function in (percent, metric, points, count, signed, money, times, duration)
+} | {"age": format_seconds}
