@@ -17,6 +17,9 @@ help: ## List the chores
 demo: $(READY) ## Retrain on four weekly drops of scanned digits, in under three minutes
 	$(BIN)/python -m retrain.cli.demo
 
+# Tests start many processes, each of which would compile this project again.
+test test-fast coverage: export PYTHONDONTWRITEBYTECODE =
+
 test: $(READY) $(MLFLOW) $(KSERVE) ## Run all tests; as root on Debian, install what they need first
 	@scripts/debian_packages.sh
 	@! command -v npm >/dev/null || $(MAKE) --no-print-directory $(AZURITE)

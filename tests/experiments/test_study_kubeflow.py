@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from io import StringIO
@@ -11,6 +12,7 @@ import pytest
 from kfp import dsl, local
 from retrain.pipelines.study import define_study
 from support.kfp_server import KfpServer, serving
+from support.processes import preloaded_python
 from support.studying import CPU, small_study, workplace
 from typer.testing import CliRunner
 
@@ -34,7 +36,10 @@ def digests(runs: Runs) -> dict[Cell, str | None]:
     return {one.cell: one.record.result.model_digest for one in runs.ended_runs() if one.record.result}
 
 
-def test_study_pipeline_trains_the_models_of_a_local_study(place: Path, tmp_path: Path) -> None:
+def test_study_pipeline_trains_the_models_of_a_local_study(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", preloaded_python())  # kfp starts its steps with it
     methods = {"scratch": {"start": "scratch"}, "naive": {}}
     here, there = (Runs(small_study(methods=methods), str(tmp_path / name)) for name in ("here", "there"))
     run(here, DataRoot(place), CPU)

@@ -4,11 +4,11 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from support.lives import Life, make_task
+from support.processes import preloaded_python
 from support.programs import python_environment
 from support.writes import frozen_environment, wait_for_frozen, wait_for_pending
 
@@ -45,7 +45,7 @@ def task_in(folder: Path, gpus: int) -> Task:
 def started(folder: Path, *command: str, freeze: Path | None = None) -> subprocess.Popen[str]:
     settings = {"RETRAIN_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     environment = frozen_environment(freeze, 2, **settings) if freeze else python_environment(**settings)
-    return subprocess.Popen([sys.executable, *command], env=environment, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen([preloaded_python(), *command], env=environment, stdout=subprocess.PIPE, text=True)
 
 
 def step(folder: Path, plan: Plan, freeze: Path | None = None) -> subprocess.Popen[str]:

@@ -15,6 +15,7 @@ from kfp.local.config import LocalExecutionConfig
 from PIL import Image
 from retrain.pipelines.definition import ConfigurePod, define, define_locally
 from sklearn.datasets import load_digits
+from support.processes import preloaded_python, preloaded_retrain
 
 from retrain.config.recipe import Cosine, Fresh, NoPenalty, Recipe
 from retrain.config.resources import Resources
@@ -163,8 +164,14 @@ def without_times(value: Any) -> Any:
 
 @pytest.mark.parametrize("pods", ["one_pod", "separate"])
 def test_local_pipeline_leaves_the_record_of_an_in_process_run(
-    stores: Stores, here: RunRecord, pods: str, capfd: pytest.CaptureFixture[str], tmp_path: Path
+    stores: Stores,
+    here: RunRecord,
+    pods: str,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(sys, "executable", preloaded_python())  # kfp starts its steps with it
     task: Task = getattr(stores, pods)
     capfd.readouterr()
     kfp = run_locally(task, Request(), "cpu", keep_outputs(tmp_path / "kept"))
@@ -243,7 +250,7 @@ def test_failing_step_leaves_a_failed_record_and_exit_code_1(stores: Stores, tmp
     task = stores.here.model_copy(update={"model": Model(name="nets:broken")})
     (tmp_path / "digits.json").write_text(task.model_dump_json())
     (tmp_path / "nets.py").write_text(DIES_IN_TRAINING)
-    command = [sys.executable, "-m", "retrain", "run", "-t", "./digits.json", "--on", "kfp-local", "--json"]
+    command = [preloaded_retrain(), "run", "-t", "./digits.json", "--on", "kfp-local", "--json"]
     command += ["--method", "scratch"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr

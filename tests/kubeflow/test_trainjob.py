@@ -13,7 +13,7 @@ import pytest
 import yaml
 from retrain.pipelines.definition import build
 from support.ports import free_port
-from support.processes import preloaded_retrain
+from support.processes import preloaded_python, preloaded_retrain
 from support.trainings import TASK, commit_drops, context_of
 from support.writes import frozen_environment, wait_for_frozen
 
@@ -150,6 +150,7 @@ def node(folder: Path, job: dict[str, Any], rank: int, port: int, freeze: Path |
         "PET_MASTER_PORT": str(port),
         "RETRAIN_CACHE": str(folder / "cache"),
         "OMP_NUM_THREADS": "1",
+        "PYTHON_EXEC": preloaded_python(),  # what torchrun starts its processes with
     }
     return subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", *trainer["command"][1:], *trainer["args"]],

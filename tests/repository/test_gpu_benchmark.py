@@ -3,10 +3,10 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.processes import preloaded_python
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALL = """
@@ -21,9 +21,8 @@ print(json.dumps(measure(Case(4, 8), (8, 16), ("none",), 2, 16, 64, torch.device
 def run(*arguments: str) -> str:
     """Without a GPU, on a machine that has one too."""
     environment = {**os.environ, "PYTHONPATH": f"{BENCHMARKS}:{BENCHMARKS.parent}", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(
-        [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=True
-    ).stdout
+    command = [preloaded_python(), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
 
 def test_gpu_benchmark_prints_speeds_and_their_shares() -> None:

@@ -2,7 +2,8 @@
 
 A program of `support.processes.preloaded_programs` runs this file as a script, which imports nothing slow. It sends its
 arguments, environment, folder and standard streams to the server, which forks. Then it passes signals on to the fork,
-and ends as that does. Tests that freeze a process, or that look at what it imports, start a real one instead.
+and ends as that does. What the fork starts with `sys.executable` are forks, too. Tests that look at what a process
+imports, or at the processes below it, start a real one instead.
 """
 
 import json
@@ -16,10 +17,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def main() -> None:
-    """Run the command `sys.argv[2:]` at the server whose abstract address is `sys.argv[1]`."""
-    request = {"arguments": sys.argv[2:], "folder": os.getcwd(), "environment": dict(os.environ)}
+    """Run the command `sys.argv[3:]` at the server whose abstract address is `sys.argv[1]`; `sys.argv[2]` is Python."""
+    _, address, python, *arguments = sys.argv
+    request = {"python": python, "arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
     with socket.socket(socket.AF_UNIX) as line:
-        line.connect(f"\0{sys.argv[1]}")
+        line.connect(f"\0{address}")
         for number in SIGNALS:
             signal.signal(number, lambda received, _: line.send(bytes([received])))
         socket.send_fds(line, [b"\0"], [0, 1, 2])
@@ -32,13 +34,15 @@ def main() -> None:
     sys.exit(status)
 
 
-def serve(listening: socket.socket) -> None:
-    """Fork for each command until the parent has ended."""
+def serve(listening: socket.socket, forks_at: str) -> None:
+    """Fork for each command until the parent has ended. Commands start processes at the fork server of that address."""
     import multiprocessing
 
     from retrain.utils.processes import exit_with_parent
+    from support.processes import fork_at
 
     exit_with_parent()
+    fork_at(forks_at)
     multiprocessing.current_process().daemon = False  # or no command could start processes
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
@@ -76,18 +80,21 @@ def _attend(line: socket.socket) -> None:
         os._exit(0)
 
 
-def _become(arguments: list[str], folder: str, environment: dict[str, str]) -> None:
+def _become(python: str, arguments: list[str], folder: str, environment: dict[str, str]) -> None:
     """Run Python with these arguments in this process, and end it."""
     import atexit
+    import tempfile
     import threading
     import traceback
 
     from retrain.utils import processes
     from support.processes import Preloaded
+    from support.writes import freeze_if_told
 
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    sys.executable, tempfile.tempdir = python, None
     processes.SPAWN = Preloaded()  # type: ignore[assignment]
     for number in SIGNALS:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
@@ -96,6 +103,7 @@ def _become(arguments: list[str], folder: str, environment: dict[str, str]) -> N
     sys.stderr = open(2, "w", closefd=False, buffering=1, errors="backslashreplace")  # noqa: SIM115
     code = 0
     try:
+        freeze_if_told()
         _interpret(arguments)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -109,10 +117,11 @@ def _become(arguments: list[str], folder: str, environment: dict[str, str]) -> N
 
 
 def _interpret(arguments: list[str]) -> None:
-    """Do what `python` does with its arguments: a module, a command, or a program on standard input."""
+    """Do what `python` does with its arguments: a module, a command, a file, or a program on standard input."""
     import runpy
 
-    sys.path.insert(0, "")
+    sys.path[:0] = ["", *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    arguments = arguments[arguments[0] == "-u" :]  # torchrun asks for output without a buffer
     match arguments:
         case ["-m", module, *_]:
             sys.argv = arguments[1:]
@@ -123,8 +132,11 @@ def _interpret(arguments: list[str]) -> None:
         case ["-", *_]:
             sys.argv = arguments
             exec(compile(sys.stdin.read(), "<stdin>", "exec"), {"__name__": "__main__"})
+        case [file, *_] if file.endswith(".py"):
+            sys.argv = arguments
+            runpy.run_path(file, run_name="__main__")
         case _:
-            raise SystemExit(f"only python -m, -c and - are served, not {arguments}")
+            raise SystemExit(f"only python -m, -c, - and a file are served, not {arguments}")
 
 
 if __name__ == "__main__":

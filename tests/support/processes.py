@@ -2,6 +2,7 @@
 
 import atexit
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import shutil
 import socket
@@ -64,6 +65,12 @@ def _in_environment(environment: dict[str, str], target: Callable[..., None], ar
     target(*arguments)
 
 
+def fork_at(address: str) -> None:
+    """Have the server of the tests' own process fork what this process starts, not one that would import all again."""
+    server = multiprocessing.forkserver._forkserver
+    server._forkserver_address, server.ensure_running = address, lambda: None
+
+
 @cache
 def preloaded_programs() -> Path:
     """Return a folder with the programs `python` and `retrain`, which start at once: see support/preloaded.py."""
@@ -73,12 +80,21 @@ def preloaded_programs() -> Path:
         listening.bind("")  # Linux chooses an address without a file
         listening.listen(64)
         address = listening.getsockname()[1:].decode()
-        forkserver().Process(target=preloaded.serve, args=(listening,), daemon=True).start()
+        context = forkserver()
+        multiprocessing.forkserver.ensure_running()
+        forks_at = multiprocessing.forkserver._forkserver._forkserver_address
+        context.Process(target=preloaded.serve, args=(listening, forks_at), daemon=True).start()
     for name, arguments in (("python", ""), ("retrain", "-m retrain ")):
         program = folder / name
-        program.write_text(f'#!/bin/sh\nexec {sys.executable} -IS {preloaded.__file__} {address} {arguments}"$@"\n')
+        client = f"{sys.executable} -IS {preloaded.__file__} {address} {folder / 'python'}"
+        program.write_text(f'#!/bin/sh\nexec {client} {arguments}"$@"\n')
         program.chmod(0o755)
     return folder
+
+
+def preloaded_python() -> str:
+    """Return the path of the program `python` that starts at once."""
+    return str(preloaded_programs() / "python")
 
 
 def preloaded_retrain() -> str:

@@ -89,11 +89,16 @@ def terminate_stopped(process: BaseProcess) -> None:
 def frozen_environment(note: Path, writes: int, **variables: str) -> dict[str, str]:
     """Return the environment of a torchrun whose first process stops itself at one of the writes of its states.
 
-    The process writes its number to `note`.
+    The process writes its number to `note`. Only forks of `support.preloaded` heed it.
     """
-    environment = python_environment(FREEZE_NOTE=str(note), FREEZE_AT_STATE=str(writes), **variables)
-    hook = Path(__file__).parent / "frozen"
-    return {**environment, "PYTHONPATH": f"{hook}{os.pathsep}{environment['PYTHONPATH']}"}
+    return python_environment(FREEZE_NOTE=str(note), FREEZE_AT_STATE=str(writes), **variables)
+
+
+def freeze_if_told() -> None:
+    """Have this process stop itself if its environment says so and it is the first of those that torchrun starts."""
+    if os.environ.get("RANK") == "0" and "FREEZE_NOTE" in os.environ:
+        freeze_at_state(int(os.environ["FREEZE_AT_STATE"]))
+        Path(os.environ["FREEZE_NOTE"]).write_text(f"{os.getpid()}\n")
 
 
 def wait_for_frozen(note: Path, command: subprocess.Popen[str]) -> int:

@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from support.processes import forkserver, preloaded_programs
+from support.processes import forkserver, preloaded_programs, preloaded_retrain
 from support.programs import python_environment
 from support.trainings import TASK, attempt_in, commit_drops, context_of, stored_plan
 from support.writes import freeze_at_state, terminate_stopped, wait_until_stopped
@@ -174,7 +173,7 @@ def test_command_exits_75_on_a_signal_and_leaves_its_state(tmp_path: Path, how: 
     endless = TASK.training.model_copy(update={"epochs": 10_000})
     task = TASK.model_copy(update={"store": str(tmp_path / "store"), "training": endless})
     (tmp_path / "pets.yaml").write_text(yaml.safe_dump(task.model_dump(mode="json")))
-    command = [sys.executable, "-m", "retrain", "run", "--task", str(tmp_path / "pets.yaml"), "--device", "cpu"]
+    command = [preloaded_retrain(), "run", "--task", str(tmp_path / "pets.yaml"), "--device", "cpu"]
     environment = python_environment(RETRAIN_CACHE=str(tmp_path / "cache"))
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         wait_until(lambda: states_in(tmp_path))

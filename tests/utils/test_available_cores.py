@@ -1,12 +1,14 @@
 """The number of computing threads respects affinity, CPU quota and other processes of the task."""
 
 import os
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 import torch
 from support.lives import make_task
+from support.processes import preloaded_python
 
 from retrain.experiments.workers import Workers, worker_pool
 from retrain.kubeflow.launch import launch
@@ -81,6 +83,7 @@ def test_work_on_a_stream_of_items_is_done_in_as_many_threads(quota: Path) -> No
 
 def test_processes_of_a_step_share_the_cores(quota: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quota.write_text("600000 100000\n")
+    monkeypatch.setattr(sys, "executable", preloaded_python())
     with pytest.raises(SystemExit):
         launch(2, "no-such-step")
     assert os.environ.pop("OMP_NUM_THREADS") == "3"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.kfp_server import KfpServer, serving
-from support.processes import preloaded_programs
+from support.processes import preloaded_python
 from support.programs import python_environment
 from support.watching import Place, on_s3
 from support.writes import is_stopped
@@ -60,6 +60,7 @@ def look_three_times(place: Place) -> None:
 
 
 def look_and_freeze(place: Place) -> None:
+    print(os.getpid(), flush=True)
     assert not place.watcher(Frozen(build_pipeline), pace=Pace(lease=1)).once()
 
 
@@ -71,15 +72,13 @@ def watch(place: Place) -> None:
 
 
 @contextmanager
-def apart(
-    function: Callable[[Place], None], bucket: str, s3: str, host: str, python: str | Path | None = None
-) -> Iterator[subprocess.Popen[str]]:
+def apart(function: Callable[[Place], None], bucket: str, s3: str, host: str) -> Iterator[subprocess.Popen[str]]:
     """Yield one of these functions, called with the place in a process of its own."""
     code = (
         "import sys; sys.path.append('watcher'); import test_watchers_apart as here; "
         "getattr(here, sys.argv[1])(here.on_s3(*sys.argv[2:]))"
     )
-    command = [python or preloaded_programs() / "python", "-c", code, function.__name__, bucket, s3, host]
+    command = [preloaded_python(), "-c", code, function.__name__, bucket, s3, host]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, env=python_environment(), text=True, **pipes) as process:
         try:
@@ -125,14 +124,16 @@ def test_one_of_many_starting_watchers_submits(place: Place, bucket: str, s3: st
 
 
 def test_watcher_frozen_past_its_lease_cannot_write(place: Place, bucket: str, s3: str, kfp: KfpServer) -> None:
-    with apart(look_and_freeze, bucket, s3, kfp.url, sys.executable) as frozen:
-        while not is_stopped(frozen.pid):
+    with apart(look_and_freeze, bucket, s3, kfp.url) as frozen:
+        assert frozen.stdout
+        pid = int(frozen.stdout.readline())
+        while not is_stopped(pid):
             assert frozen.poll() is None, frozen.communicate()[1]
             time.sleep(0.02)
         assert kfp.names == []
         successor = place.watcher(KubeflowExecutor(build_pipeline))
         wait_until(lambda: successor.once() and kfp.names)
-        frozen.send_signal(signal.SIGCONT)
+        os.kill(pid, signal.SIGCONT)
         said = frozen.communicate()[1]
         assert frozen.returncode == 0, said
         assert "another process has taken the lease" in said
