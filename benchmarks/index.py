@@ -21,7 +21,7 @@ from torch import Tensor
 from retrain.config.recipe import EasyHard
 from retrain.data.stream.order import window_shuffle
 from retrain.recipe.learning_speed import Counters, add_decayed, from_tensors, to_tensors
-from retrain.recipe.sampling import draw_pass, keep_probability
+from retrain.recipe.sampling import draw_epoch, keep_probability
 
 SIZES = (1_000_000, 10_000_000, 100_000_000)
 SHARD, WINDOW = 10_000, 32
@@ -59,9 +59,9 @@ def passes(probability: Tensor | None, n: int) -> dict[str, object]:
     """Time a pass of each kind."""
     drawn, shards = torch.Generator().manual_seed(0), partial(window_shuffle, counts=torch.full((n // SHARD,), SHARD))
     works: dict[str, Callable[[], Tensor]] = {
-        "a thinned pass": lambda: draw_pass(probability, n, drawn),
-        "a uniform pass": lambda: draw_pass(None, n, drawn),
-        "a thinned pass over shards": lambda: draw_pass(probability, n, drawn, partial(shards, window=WINDOW)),
+        "a thinned pass": lambda: draw_epoch(probability, n, drawn),
+        "a uniform pass": lambda: draw_epoch(None, n, drawn),
+        "a thinned pass over shards": lambda: draw_epoch(probability, n, drawn, partial(shards, window=WINDOW)),
     }
     figures = dict[str, object]()
     for name, work in works.items():

@@ -46,11 +46,11 @@ Pass = Callable[[], int]
 
 
 class Ways:
-    """Each prepares a pass, over a drop's training samples or all of its samples, which says how many it read."""
+    """Each prepares an epoch, over a drop's training samples or all of its samples, which says how many it read."""
 
     def __init__(self, place: Place, url: str) -> None:
         self.place = place
-        self.keys = [KEYS.shard(place.drop.id, shard.name) for shard in place.drop.shards]
+        self.keys = [KEYS.drop_file(place.drop.id, shard.name) for shard in place.drop.shards]
         self.url = url
 
     def named(self) -> dict[str, Callable[[], Pass]]:
@@ -67,12 +67,12 @@ class Ways:
         return ways
 
     def held(self) -> Pass:
-        """Return a pass of this project's loader over samples in memory."""
+        """Return an epoch of this project's loader over samples in memory."""
         train = self.place.held()["train"]
         return partial(_pass, InMemoryLoader(EpochSampler(None, len(train), BATCH, 0, CPU), train, ROWS), len(train))
 
     def streamed(self, workers: int) -> Pass:
-        """Return a pass of this project's loader over samples that are streamed."""
+        """Return an epoch of this project's loader over samples that are streamed."""
         train = self.place.streamed(SETTING)["train"]
         pixels = train.images
         assert isinstance(pixels, ShardPixels)

@@ -63,7 +63,7 @@ def bucket(objects: int) -> Iterator[tuple[str, bytes]]:
     for number in range(objects // (SHARDS + 1)):
         landed = drop(number)
         for shard in landed.shards:
-            yield KEYS.shard(landed.id, shard.name), b"x"
+            yield KEYS.drop_file(landed.id, shard.name), b"x"
         yield KEYS.manifest(landed.id), landed.to_bytes()
 
 

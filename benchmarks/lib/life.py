@@ -112,8 +112,8 @@ def upload(store: TaskStore, drop: str, images: list[Path]) -> None:
                 info = tarfile.TarInfo(f"{path.parent.name}-{path.stem}.{extension}")
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
-    store.objects.write(store.keys.shard(drop, "train-000000.tar"), buffer.getvalue())
-    store.objects.write(store.keys.shard(drop, "_SUCCESS"), b"")
+    store.objects.write(store.keys.drop_file(drop, "train-000000.tar"), buffer.getvalue())
+    store.objects.write(store.keys.drop_file(drop, "_SUCCESS"), b"")
 
 
 def live_in_process(task: Task, images: list[Path]) -> dict[str, object]:

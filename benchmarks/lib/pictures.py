@@ -42,5 +42,5 @@ def _samples(count: int, kind: str, side: int, grain: int, resampling: Image.Res
 def commit(task: Task, store: TaskStore, folder: Path, samples: Iterable[Encoded], shard_bytes: int) -> Drop:
     """Upload samples as shards, and commit them."""
     for shard in write_shards(samples, "train", folder, limit=shard_bytes):
-        store.objects.upload(folder / shard.name, store.keys.shard("d", shard.name))
+        store.objects.upload(folder / shard.name, store.keys.drop_file("d", shard.name))
     return ingest_drop("d", task, store)

@@ -29,7 +29,7 @@ class Place(NamedTuple):
 
     def held(self) -> dict[Split, Samples]:
         """Decode everything."""
-        return samples.load_held(
+        return samples.load_in_memory(
             make_dataset([self.drop]),
             [self.drop],
             SPLITS,

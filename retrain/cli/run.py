@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from retrain.store.task_store import TaskStore
 
 
-ENDED_WITHOUT_MODEL = 1
+NOT_PROMOTED = 1
 """Exit code of a retraining that ended without promoting its model."""
 AWAITS_APPROVAL = 3
 """Exit code of a retraining whose candidate waits for `retrain approve`."""
@@ -160,7 +160,7 @@ def _print_no_run(no_run: "NoRunNeeded", as_json: bool) -> None:
 def _finish(ended: "Ended | NoRunNeeded", task: "Task", store: "TaskStore", as_json: bool) -> None:
     """Update the task's tracker, and print the result of a retraining.
 
-    Exits with `ENDED_WITHOUT_MODEL` if it promoted no model.
+    Exits with `NOT_PROMOTED` if it promoted no model.
     """
     from functools import partial
 
@@ -179,4 +179,4 @@ def _finish(ended: "Ended | NoRunNeeded", task: "Task", store: "TaskStore", as_j
     records = [] if as_json else store.ledger.read()
     formatting.print_record(ended, partial(formatting.record_details, ledger=records), as_json)
     if ended.purpose == "retrain" and not (ended.decision and ended.decision.promoted):
-        raise typer.Exit(ENDED_WITHOUT_MODEL)
+        raise typer.Exit(NOT_PROMOTED)

@@ -63,7 +63,7 @@ class Queue(ConfigModel):
     name: str
     """Name of a LocalQueue in the pipelines' namespace."""
     priority_class: str | None = None
-    """A WorkloadPriorityClass (default: the queue's)."""
+    """A WorkloadPriorityClass (default: none; Kueue then uses the priority of the pods)."""
 
 
 class Resources(ConfigModel):

@@ -77,5 +77,5 @@ class Augment:
 
 @lru_cache
 def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """255 * values, [1, C, 1, 1]; kept, for moving them to the device at every step would wait for it."""
+    """Return 255 * values, [1, C, 1, 1]. It is kept, because a copy to the device in every step would wait for it."""
     return torch.tensor(values, device=device).mul(255).view(1, -1, 1, 1)

@@ -50,8 +50,10 @@ def decode_drop(
 
 
 def _check_sizes(drop: Drop, store: TaskStore) -> None:
-    """Before memory is allocated for what the manifest promises."""
-    prefix = store.keys.shard(drop.id, "")
+    """Raise `DropError` unless the shards have the sizes, and the samples, that the manifest states.
+    This comes before memory is allocated for them.
+    """
+    prefix = store.keys.drop_file(drop.id, "")
     found = {entry.key.removeprefix(prefix): entry.size for entry in store.objects.list(prefix)}
     for shard in drop.shards:
         if found.get(shard.name) != shard.size:
@@ -93,7 +95,7 @@ def _decode_shard(
     drop: Drop, position: int, assignment: Assignment, store: TaskStore, image_size: Size, splits: Collection[Split]
 ) -> Iterator[tuple[str, Place, NDArray[np.uint8]]]:
     shard = drop.shards[position]
-    where = f"{store.url}/{store.keys.shard(drop.id, shard.name)}"
+    where = f"{store.url}/{store.keys.drop_file(drop.id, shard.name)}"
 
     def pixels(found: tuple[Encoded, Place]) -> tuple[str, Place, NDArray[np.uint8]]:
         sample, place = found
@@ -108,7 +110,7 @@ def _decode_shard(
             if place and place.split in splits:
                 yield sample, place
 
-    with store.objects.open(store.keys.shard(drop.id, shard.name)) as stream:
+    with store.objects.open(store.keys.drop_file(drop.id, shard.name)) as stream:
         yield from parallel_map(pixels, wanted(read_shard(stream, shard, where, assignment.skipped(position))))
 
 

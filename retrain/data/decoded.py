@@ -33,8 +33,8 @@ Arrays = Mapping[str, NDArray[np.generic]]
 
 
 WHOLE: set[tuple[Path, int]] = set()
-"""Files, with their times of modification in nanoseconds, that this process has written, or read through and found
-whole, or that the process of a validation has written for it."""
+"""Files known to be complete, with their times of modification in nanoseconds: those that this process has written or
+checked, or that its subprocess for validation has written."""
 
 
 def cache_folder() -> Path:

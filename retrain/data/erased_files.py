@@ -53,7 +53,7 @@ class Search:
         An archive that holds a sample goes whole: the drop's shards have all that it was packed from. So do tables of
         labels, and litter such as `Thumbs.db`, which may show images.
         """
-        prefix, found = self.store.keys.shard(self.drop_id, ""), Searched()
+        prefix, found = self.store.keys.drop_file(self.drop_id, ""), Searched()
         files = [file for file in list_store(self.store.objects, prefix) if str(file.name) not in self._named()]
         for file in files:
             if file.problem:
@@ -98,7 +98,7 @@ class Search:
             return False
 
     def _archive_holds(self, file: SourceFile) -> bool:
-        prefix = self.store.keys.shard(self.drop_id, "")
+        prefix = self.store.keys.drop_file(self.drop_id, "")
         with self.store.objects.open(f"{prefix}{file.name}") as stream:
             if hashlib.file_digest(stream, "sha256").hexdigest() in self.shards:  # type: ignore[arg-type]
                 return True

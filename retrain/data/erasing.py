@@ -138,7 +138,7 @@ def rewrite_drop(drop_id: str, rows: Collection[int], store: TaskStore) -> None:
             shards[position] = shards[position].model_copy(update={"samples": drop.shards[position].samples - used})
     data = _without_names(table, rows).to_bytes()
     listed = name_table(data)
-    store.objects.write(store.keys.shard(drop_id, listed.name), data)
+    store.objects.write(store.keys.drop_file(drop_id, listed.name), data)
     keys = {table.keys[row] for row in rows}
     new = drop.model_copy(
         update={
@@ -194,7 +194,7 @@ def _count_uploaded(drop: Drop, shards: Sequence[Shard], store: TaskStore) -> Up
 def _rewrite_shard(drop: Drop, position: int, keys: Collection[str], store: TaskStore, folder: Path) -> Shard:
     """Upload a shard without some keys, whatever files they have, and return its name, size and digest."""
     shard = drop.shards[position]
-    where = store.keys.shard(drop.id, shard.name)
+    where = store.keys.drop_file(drop.id, shard.name)
     path = folder / "shard.tar"
     with store.objects.open(where) as stream:
         whole = HashingReader(stream)
@@ -205,7 +205,7 @@ def _rewrite_shard(drop: Drop, position: int, keys: Collection[str], store: Task
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     beside = OURS if drop.uploaded else ""
     name = f"{beside}{shard.split}-{position:06d}-{sha256[:8]}.tar"
-    store.objects.upload(path, store.keys.shard(drop.id, name))
+    store.objects.upload(path, store.keys.drop_file(drop.id, name))
     return shard.model_copy(update={"name": name, "size": path.stat().st_size, "sha256": sha256})
 
 

@@ -26,7 +26,7 @@ def read_or_make_table(drop: Drop, store: TaskStore) -> SampleTable:
     """Return a drop's samples as its amendments leave them. Raises `DamagedDrop`."""
     if table := read_table(drop, store):
         return table
-    key = store.keys.shard(drop.id, NAME)
+    key = store.keys.drop_file(drop.id, NAME)
     with suppress(Missing, ValueError):
         return amend_table(SampleTable.from_bytes(store.objects.read(key)[0]), drop)
     try:
@@ -40,7 +40,7 @@ def read_or_make_table(drop: Drop, store: TaskStore) -> SampleTable:
 def _make_table(drop: Drop, store: TaskStore) -> SampleTable:
     rows: list[SampleRow] = []
     for position, shard in enumerate(drop.shards):
-        key = store.keys.shard(drop.id, shard.name)
+        key = store.keys.drop_file(drop.id, shard.name)
         left_out = {bad.key for bad in drop.left_out if bad.where == shard.name}
 
         def row_of(sample: Encoded, position: int = position) -> SampleRow:

@@ -193,7 +193,7 @@ class Intake:
         data = table.to_bytes()
         listed = name_table(data)
         drop = build_manifest(drop_id, self.task.name, read, table, listed, self._missing())
-        store.objects.write(store.keys.shard(drop_id, listed.name), data)
+        store.objects.write(store.keys.drop_file(drop_id, listed.name), data)
         try:
             store.objects.create(store.keys.manifest(drop_id), drop.to_bytes())
         except Conflict as error:

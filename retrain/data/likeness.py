@@ -1,6 +1,6 @@
 """Find near-duplicates: images whose hashes share a part, and whose thumbnails hardly differ.
 
-The hash (`ImageFacts.likeness`, a dHash of 64 bits) finds candidates among all images, the thumbnails decide. Near-
+The hash (`SampleTable.likeness`, a dHash of 64 bits) finds candidates among all images, the thumbnails decide. Near-
 duplicates are reported but not moved: a burst of a camera and a copy that was saved again look alike.
 """
 
@@ -23,13 +23,14 @@ MOST_DISTANCE = 0.2
 LEAST_CONTRAST = 4.0
 """Standard deviation of a thumbnail's grey values from which on it shows anything that can be compared."""
 MOST_BITS_ALONE, MOST_BRIGHTNESS = 3, 16
-"""What hashes and mean grey values (0..255) differ in at most where a table has no thumbnails."""
+"""Largest differences of hashes, in bits, and of mean grey values (0..255), where a table has no thumbnails."""
 NEIGHBOURS = 32
-"""An image is compared with so many that follow it, sorted by an equal part: the work grows with the images alone."""
+"""Number of images that each is compared with: those that follow it among the images with an equal part of the hash.
+The work so grows in proportion to the images."""
 SMALLEST = 16
 """Pixels of the shorter side from which on images are compared: smaller ones are mostly alike."""
 PLAIN_BITS = 3
-"""Hashes with fewer bits set, or fewer not set, are of plain areas and gradients: they tell nothing."""
+"""Hashes with fewer bits set, or fewer not set, are of plain areas and gradients, and are not compared."""
 AT_ONCE = 100_000
 """Pairs of thumbnails that are compared at once."""
 

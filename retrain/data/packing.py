@@ -103,7 +103,7 @@ def pack_by_shards(
 
         def send(shard: Shard) -> Shard:
             name = f"{OURS}{shard.name}"
-            store.objects.upload(folder / shard.name, store.keys.shard(drop_id, name))
+            store.objects.upload(folder / shard.name, store.keys.drop_file(drop_id, name))
             (folder / shard.name).unlink()
             return shard.model_copy(update={"name": name})
 
@@ -163,7 +163,9 @@ class _Reader:
         self._shards = 0
 
     def shards(self, samples: tuple[Sample, ...], folder: Path) -> Iterator[Shard]:
-        """Sorted by a hash of their keys, not by class: a stream mixes few shards, and each must have every class."""
+        """Write and yield shards of the good samples, split by split.
+        Samples are sorted by their keys' hash, not by class: a stream mixes few shards, so each must have every class.
+        """
         for split in SPLITS:
             members = sorted(
                 (s for s in samples if (s.split or "train") == split), key=lambda sample: stable_hash(sample.key, 0)
@@ -211,7 +213,9 @@ def _commit(read: ReadDrop, folder: Path, intake: Intake, drop_id: str) -> Packe
 
     def upload() -> None:
         names = [shard.name for shard in read.shards]
-        for _ in map_ahead(lambda name: store.objects.upload(folder / name, store.keys.shard(drop_id, name)), names):
+        for _ in map_ahead(
+            lambda name: store.objects.upload(folder / name, store.keys.drop_file(drop_id, name)), names
+        ):
             pass
 
     return intake.commit(read, drop_id, upload)

@@ -20,8 +20,8 @@ from retrain.store.base import Missing
 from retrain.store.task_store import TaskStore
 
 Use = Literal["train", "val", "test", "duplicate", "conflict", "bad", "removed"]
-"""The use of a sample. Samples of a split are used; a duplicate is in this drop or an earlier one already; images
-that come with two classes are in conflict; a bad one cannot be read; a removed one was taken out by an amendment."""
+"""The use of a sample: its split, or why no run uses it. duplicate: a drop already has the image; conflict:
+the drop has the image with two classes; bad: it cannot be read; removed: an amendment or an erasure took it out."""
 
 USES: tuple[Use, ...] = get_args(Use)
 SPLITS = get_args(Split)
@@ -163,7 +163,7 @@ def read_table(drop: Drop, store: TaskStore) -> SampleTable | None:
     """
     if drop.sample_list is None:
         return None
-    key = store.keys.shard(drop.id, drop.sample_list.name)
+    key = store.keys.drop_file(drop.id, drop.sample_list.name)
     where = f"{store.url}/{key}"
     try:
         data = store.objects.read(key)[0]

@@ -38,7 +38,7 @@ class Samples:
 
     @classmethod
     def of(cls, images: Pixels, labels: Tensor, sizes: Sequence[int]) -> Self:
-        """Samples of drops of these sizes."""
+        """Return the samples of drops that have these numbers of samples."""
         positions = torch.arange(len(sizes), dtype=torch.int32)
         drop = positions.repeat_interleave(torch.tensor(sizes, dtype=torch.int64)).to(labels.device)
         return cls(images, labels, drop, tuple(sizes))
@@ -81,7 +81,7 @@ def labels_of(dataset: Dataset, drop: Drop) -> Tensor:
     return torch.tensor([label_of[name] for name in drop.classes])
 
 
-def load_held(
+def load_in_memory(
     dataset: Dataset,
     drops: Sequence[Drop],
     splits: Collection[Split],

@@ -54,7 +54,9 @@ def _take(stream: Iterator[Encoded], limit: int) -> Iterator[Encoded]:
 
 
 def _write_shard(samples: Iterator[Encoded], split: Split, number: int, folder: Path) -> Shard:
-    """Name the shard after its content too, so that two drops packed under one id at once cannot mix."""
+    """Write one shard and return its record.
+    Its name has a digest of its content, so that two drops packed under one id at once cannot mix.
+    """
     path = folder / "unnamed.tar"
     written = _write_tar(samples, path)
     with path.open("rb") as file:
@@ -128,7 +130,7 @@ def read_samples(stream: HashingReader, where: str) -> Iterator[tuple[str, dict[
 
 
 def _files(stream: HashingReader, where: str) -> Iterator[tuple[str, str, bytes]]:
-    """Key, extension and bytes of every file that is read."""
+    """Yield the key, extension and bytes of each file of a sample that is read."""
     for member in filter(lambda member: member.isreg(), read_members(stream, where)):
         named = split_name(member.name)
         if named is None:
@@ -181,7 +183,7 @@ def image_locations(shard: BinaryIO, where: str, left_out: Collection[str] = ())
 
 
 def _file_locations(shard: BinaryIO, where: str) -> Iterator[tuple[str, str, int, int]]:
-    """Key, extension, and place of every file that is read."""
+    """Yield the key, extension, offset and size of each file of a sample that is read."""
     for member in read_members(shard, where):
         named = split_name(member.name)
         if member.isreg() and named and named[1].lower() in READ:

@@ -60,7 +60,7 @@ def ingest_drop(
     on this machine. Raises `DropError`, naming file, key and cause, if any part is wrong; then nothing is committed.
     """
     check_id(drop_id, 1)
-    prefix = store.keys.shard(drop_id, "")
+    prefix = store.keys.drop_file(drop_id, "")
     entries = list(list_store(store.objects, prefix))
     ours = {str(entry.name) for entry in entries if is_ours(str(entry.name))}
     theirs = [entry for entry in entries if str(entry.name) not in ours]
@@ -107,7 +107,7 @@ def _read_shards(
     reader.not_samples += litter
     shards: list[Shard] = []
     for name, split in splits.items():
-        key = store.keys.shard(drop_id, name)
+        key = store.keys.drop_file(drop_id, name)
         with store.objects.open(key) as stream:
             shards.append(reader.read(stream, len(shards), name, split, f"{store.url}/{key}"))
     reading = Reading(labels_from="cls", not_samples=dict(sorted(reader.not_samples.items())))

@@ -74,6 +74,6 @@ def _keys(context: Context, drop: Drop) -> Iterator[str]:
     assignment = Assignment.of(drop, context.store)
     for position, shard in enumerate(drop.shards):
         if shard.split == "train":
-            key = context.store.keys.shard(drop.id, shard.name)
+            key = context.store.keys.drop_file(drop.id, shard.name)
             with context.store.objects.open(key) as stream:
                 yield from (sample.key for sample in read_shard(stream, shard, key, assignment.skipped(position)))

@@ -1,6 +1,6 @@
-"""Lists of images: read from folders, tables and standard input; and tables of predictions, written.
+"""Read lists of images from folders, tables and standard input.
 
-CSV and JSON lines need nothing; Parquet needs the extra `tables`.
+Parquet needs the extra `tables`.
 """
 
 import sys

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from retrain.pipeline.recording import RecordContext
 
 SUBMIT_SECONDS = 120.0
-"""Time limit for a request to the API server, in seconds."""
+"""Time limit of a subprocess, in seconds: a request to the API server, a check of a model, or the end of a run."""
 log = logging.getLogger("retrain")
 
 

@@ -30,9 +30,10 @@ KNOWN = {
 
 
 def count_flops(network: nn.Module, image_size: Shape) -> Flops:
-    """Count a network's operations; the network is left as it was.
+    """Return a network's operations for one image; the network is not changed.
 
-    Torch's own counter takes longer to import than torch itself, so it counts only what may hold unknown products.
+    Torch's own counter takes longer to import than torch itself, so it counts only networks with modules beside
+    `KNOWN`.
     """
     known = all(type(module) in KNOWN for module in network.modules())
     with torch.random.fork_rng(devices=[]):
@@ -40,7 +41,7 @@ def count_flops(network: nn.Module, image_size: Shape) -> Flops:
 
 
 def _by_modules(network: nn.Module, image_size: Shape) -> Flops:
-    """Return the operations of a training step: each product counts once more for every factor that has a gradient."""
+    """Return the operations for one image: each product counts once more for every factor that has a gradient."""
     forward, backward = 0, 0
 
     def add(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -58,7 +59,7 @@ def _by_modules(network: nn.Module, image_size: Shape) -> Flops:
 
 
 def _by_torch(network: nn.Module, image_size: Shape) -> Flops:
-    """On shapes alone: nothing is computed."""
+    """Return the operations for one image by torch's counter, on shapes alone: nothing is computed."""
     from torch.utils.flop_counter import FlopCounterMode
 
     shapes = network.to("meta")

@@ -17,7 +17,7 @@ VECTOR = 16
 
 
 def avoid_strided_convolutions(network: nn.Module) -> None:
-    """Have every convolution that the fault concerns do the same without striding; done again, it changes nothing."""
+    """Replace the stride of each affected convolution by a selection of pixels before it. Idempotent."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and _is_concerned(module):
             module.register_forward_pre_hook(_Subsample(*module.stride))
@@ -31,11 +31,11 @@ def _is_concerned(convolution: nn.Conv2d) -> bool:
 
 
 class _Subsample:
-    """Picks the pixels that a stride would come to: [N, C, H, W] -> [N, C, H / down, W / right]."""
+    """Selects the pixels that a stride would visit: [N, C, H, W] -> [N, C, H / down, W / right]."""
 
     def __init__(self, down: int, right: int) -> None:
         self.down, self.right = down, right
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor]:
-        """Stand before the convolution's forward pass."""
+        """Return the selected pixels as the convolution's input (a forward pre-hook)."""
         return (inputs[0][:, :, :: self.down, :: self.right],)

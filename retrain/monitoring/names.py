@@ -136,7 +136,8 @@ TARGET_SCORE = Name(
     "retrain_target_score_ratio",
     "gauge",
     SCORED,
-    "Score on the validation split at which the newest run was to stop; absent for a run without a target.",
+    "Score that the newest run had to reach on the validation split (of a target carried over: on the baseline's "
+    "samples); absent for a run without a target.",
 )
 TARGET_ERROR = Name(
     "retrain_target_standard_error_ratio",
@@ -167,7 +168,8 @@ TARGET_MET = Name(
     "retrain_target_met",
     "gauge",
     TASK,
-    "1 if the newest retraining met its target by continuing, 0 if it ended below it or diverged.",
+    "1 if the newest retraining ended as reached, 0 if otherwise (a plateau, a miss, or scratch after a miss); absent "
+    "if it had no target.",
 )
 PROMOTED = Name("retrain_promoted", "gauge", TASK, "1 if the newest retraining was promoted, 0 if it was not.")
 LAST_RUN = Name("retrain_last_run_timestamp_seconds", "gauge", TASK, "When a retraining last ended.")
@@ -223,8 +225,8 @@ STORE_BYTES = Name(
     "retrain_store_bytes",
     "gauge",
     ("task", "kind"),
-    "What the task takes in its store: drops, models (with kept optimiser states), states of trainings, learning_speed "
-    "and records; measured hourly.",
+    "Size of the task's objects in its store, by kind: drops, models (with kept optimiser states), states (of "
+    "unfinished runs), learning_speed (counters of ended runs) and records. Measured hourly.",
 )
 SCHEDULE_PERIOD = Name(
     "retrain_schedule_period_seconds",
@@ -253,13 +255,13 @@ STORE_REQUESTS = Name(
 )
 
 LEDGER_READ = Name(
-    "retrain_ledger_read_timestamp_seconds", "gauge", TASK, "When the exporter last read the ledger whole; 0 if never."
+    "retrain_ledger_read_timestamp_seconds", "gauge", TASK, "When the exporter last read the whole ledger; 0 if never."
 )
 LEDGER_ERRORS = Name("retrain_ledger_read_errors_total", "counter", TASK, "Times that the ledger could not be read.")
 LEDGER_RECORDS = Name("retrain_ledger_records", "gauge", TASK, "Records that the exporter has read.")
 
 TRAINING_ITERATION = Name("retrain_training_iteration", "gauge", METHOD, "Iterations done.")
-TRAINING_SCHEDULE = Name("retrain_training_schedule_iterations", "gauge", METHOD, "Length of the schedule.")
+TRAINING_SCHEDULE = Name("retrain_training_schedule_iterations", "gauge", METHOD, "Most iterations of the run.")
 TRAINING_IMAGES = Name("retrain_training_images_total", "counter", METHOD, "Images trained on.")
 TRAINING_ACCURACY = Name("retrain_training_accuracy_ratio", "gauge", METHOD, "Newest accuracy on the validation split.")
 TRAINING_SCORE = Name(
@@ -269,7 +271,10 @@ TRAINING_SCORE = Name(
     "Newest score on the validation split, by the task's target.metric.",
 )
 TRAINING_TARGET = Name(
-    "retrain_training_target_score_ratio", "gauge", (*METHOD, "metric"), "Score that ends the training."
+    "retrain_training_target_score_ratio",
+    "gauge",
+    (*METHOD, "metric"),
+    "Score that the training must reach, on the baseline's validation samples if the target is carried over.",
 )
 TRAINING_LOSS = Name(
     "retrain_training_loss",
@@ -310,10 +315,13 @@ WATCHER_QUARANTINED = Name(
     "retrain_watcher_quarantined_drops_total", "counter", TASK, "Drops that this watcher put into quarantine."
 )
 WATCHER_ERRORS = Name(
-    "retrain_watcher_errors_total", "counter", TASK, "Times that looking at a task, or submitting a run of it, failed."
+    "retrain_watcher_errors_total", "counter", TASK, "Times that a task could not be checked, or a run not be started."
 )
 WATCHER_QUEUE_ERRORS = Name(
-    "retrain_watcher_queue_errors_total", "counter", (), "Messages not understood, and times the queue did not answer."
+    "retrain_watcher_queue_errors_total",
+    "counter",
+    (),
+    "Messages that are no events, and failed requests to the queue.",
 )
 
 SERVED_MODEL = Name("retrain_serving_model_info", "gauge", ("task", "model"), "The model that is served: always 1.")

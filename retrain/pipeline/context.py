@@ -84,7 +84,7 @@ class Context(RecordContext):
                 device=self.device,
                 cache_dir=self.cache,
             )
-        return samples.load_held(
+        return samples.load_in_memory(
             dataset,
             drops,
             splits,

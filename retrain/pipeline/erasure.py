@@ -94,7 +94,7 @@ def _execute(erasure: Erasure, task: Task, store: TaskStore) -> tuple[Erasure, l
     deleted, unread = _delete_files(store.objects.folders(store.keys.drops), erasure, keys, task, store)
     for drop_id, places in rows.items():
         rewrite_drop(drop_id, places, store)
-        store.drops.forget_quarantine_causes(drop_id, keys[drop_id])
+        store.drops.remove_from_quarantine_report(drop_id, keys[drop_id])
     deleted += _delete_files(rows, erasure, keys, task, store)[0]
     store.drops.amendments.forget_keys(rows)
     for run in erasure.runs:
@@ -129,7 +129,7 @@ def _delete_files(
         found = search.run()
         unread += found.unread
         for name in sorted(found.doomed):
-            deleted.append(store.keys.shard(drop_id, name))
+            deleted.append(store.keys.drop_file(drop_id, name))
             store.objects.delete(deleted[-1])
     return deleted, unread
 

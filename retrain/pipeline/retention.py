@@ -94,7 +94,7 @@ def _roots(
             needs = (plan.parent, champions.compared_champion(seen, plan.run_id))
             yield from ((run_id, f"{plan.run_id} needs it") for run_id in needs if run_id)
             yield plan.run_id, "it has not ended"
-    current_history = champions.standing(seen.champion) if seen.champion else []
+    current_history = champions.standing_runs(seen.champion) if seen.champion else []
     for run_id in current_history[-keep_last - 1 : -1]:
         yield run_id, "a rollback leads to it"
     if seen.run_id:
@@ -134,7 +134,7 @@ def _is_large(store: TaskStore, entry: Entry) -> bool:
 
 
 def measure_bytes(store: TaskStore) -> dict[str, int]:
-    """Return the size of a task's drops, models, states, learning_speed and records in the store, in bytes."""
+    """Return the bytes that a task takes in its store, by kind: drops, models, states, learning_speed and records."""
     sizes = dict.fromkeys(("drops", "models", "states", "learning_speed", "records"), 0)
     for entry in store.objects.list(f"{store.task}/"):
         sizes[_kind(store, entry.key)] += entry.size
@@ -174,7 +174,7 @@ def _orphaned_shards(store: TaskStore) -> Iterator[Removal]:
             drop = store.drops.read(drop_id)
         except DamagedDrop:
             continue
-        prefix = store.keys.shard(drop_id, "")
+        prefix = store.keys.drop_file(drop_id, "")
         named = {shard.name for shard in drop.shards}
         found = [(entry.key.removeprefix(prefix), entry) for entry in store.objects.list(prefix)]
         orphans = [entry for name, entry in found if OWN_SHARD.fullmatch(name) and name not in named]

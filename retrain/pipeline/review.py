@@ -40,13 +40,13 @@ NARROW = 4
 
 
 class RankedSplit(NamedTuple):
-    """The N samples of one split of a dataset in its order, ranked by how probabilities each label is wrong."""
+    """The N samples of one split of a dataset in its order, those whose label is most likely wrong first."""
 
     samples: Samples
     rows: NDArray[np.int64]
     """int64 [N, 2]: the drop's position in the dataset, and the row in its table."""
     rank: NDArray[np.int64]
-    """Samples from the most to the least probabilities error. Samples without evidence are left out."""
+    """Positions in `rows`, the most likely label errors first. Samples without evidence are left out."""
     explain: Callable[[int], str]
     """Returns why a sample is suspect."""
     probability: Tensor | None
@@ -59,9 +59,9 @@ class Review(NamedTuple):
     run_id: str
     """The champion, whose counters and predictions rank the samples."""
     trained: list[Suspect]
-    """Training samples, the most probabilities label errors first."""
+    """Training samples, the most likely label errors first."""
     held_out: list[Suspect]
-    """Samples of val and test, the most probabilities label errors first."""
+    """Samples of val and test, the most likely label errors first."""
     alike: list[Alike]
     odd: list[str]
     """Odd images, in sentences."""
@@ -70,7 +70,7 @@ class Review(NamedTuple):
 
 
 def review_data(context: Context, task: Task, limit: int) -> Review:
-    """Return the `limit` most probabilities label errors among training and among held-out samples, and the odd images.
+    """Return the `limit` most likely label errors among training and among held-out samples, and the odd images.
 
     Samples that were amended since the champion's run are left out of the errors. Raises `RunError` if there is no
     champion, or if some of its samples were erased.
@@ -122,7 +122,7 @@ class Reviewer:
         self._network = load_network(context.files(plan.run_id), plan, context.factories, context.device)
 
     def suspects(self, split: Split, limit: int) -> Iterator[Suspect]:
-        """Yield the most probabilities errors of a split, each with the class that the champion proposes."""
+        """Yield the `limit` most likely label errors of a split, each with the class that the champion proposes."""
         ranked = self.rank_split(split)
         chosen = [number for number in ranked.rank.tolist() if not self._is_changed(ranked.rows[number])][:limit]
         if not chosen:

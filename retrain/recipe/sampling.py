@@ -15,7 +15,7 @@ from retrain.errors import TaskError
 from retrain.recipe.learning_speed import BLOCK, Counters, difficulty
 
 Arrangement = Callable[[Tensor, torch.Generator], Tensor]
-"""Puts the rising indices of a pass into their training order, possibly in place."""
+"""Puts the rising indices of an epoch into their training order, possibly in place."""
 
 LARGE = 1 << 22
 """From this many samples on, shuffling sorts by random numbers: `torch.randperm` would wait for memory at each step."""
@@ -49,7 +49,7 @@ def sort_by_random_key(kept: Tensor, place: Callable[[Tensor], Tensor]) -> Tenso
 
 
 def keep_probability(setting: Sampling, counters: Counters | None, old: Tensor) -> Tensor | None:
-    """Return the probability [N], float32, with which each sample appears in a pass; None if every sample does.
+    """Return the probability [N], float32, with which each sample appears in an epoch; None if every sample does.
 
     `counters` is the parent's index over the N samples, which only `EasyHard` uses: without it no sample is easy or
     hard. `old` [N], bool, marks those that the parent saw; both are on the CPU.
@@ -64,22 +64,22 @@ def keep_probability(setting: Sampling, counters: Counters | None, old: Tensor) 
 
 
 def balanced_appearances(labels: Tensor) -> Tensor:
-    """Return how often each sample [N], float32, appears in a pass on average if all classes appear equally often.
+    """Return how often each sample [N], float32, appears in an epoch on average if all classes appear equally often.
 
     N / (K n_k) for a sample of a class with n_k of the N samples; K is the number of classes that have samples. The
-    mean is 1, so a pass is as long as one without balance.
+    mean is 1, so an epoch is as long as one without balance.
     """
     counts = torch.bincount(labels)
     return (len(labels) / (int((counts > 0).sum()) * counts.clamp(min=1).double())).float()[labels]
 
 
-def draw_pass(
+def draw_epoch(
     probability: Tensor | None, size: int, generator: torch.Generator, arrange: Arrangement = shuffle
 ) -> Tensor:
-    """Return the indices, int64, of one pass over `size` samples; `probability`, generator and result are on the CPU.
+    """Return the indices, int64, of one epoch over `size` samples; `probability`, generator and result are on the CPU.
 
-    Its length is random, with mean `probability.sum()`; if that is small, a pass may be empty. A sample with a
-    probability above 1 appears that often on average. The arrangement does not change which samples a pass holds.
+    Its length is random, with mean `probability.sum()`; if that is small, an epoch may be empty. A sample with a
+    probability above 1 appears that often on average. The arrangement does not change which samples an epoch holds.
     """
     return arrange(torch.arange(size) if probability is None else _thinned(probability, generator), generator)
 
@@ -98,10 +98,11 @@ def _thinned(probability: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _easy_hard(setting: EasyHard, counters: Counters, old: Tensor) -> Tensor:
-    """Return r for the ⌊c·N_old⌋ easiest and as many hardest old samples, 1 for all others, old or new.
+    """Return r for the ⌊share·N_old⌋ easiest and as many hardest old samples, 1 for all others, old or new.
 
-    Old samples that were never counted are neither easy nor hard. If fewer than 2⌊c·N_old⌋ were counted, the two
-    groups meet and all counted samples are thinned. Raises `TaskError` if nothing is left to train on.
+    The share is half of the paper's c. Old samples that were never counted are neither easy nor hard. If fewer than
+    2⌊share·N_old⌋ were counted, the two groups meet and all counted samples are thinned. Raises `TaskError` if nothing
+    is left to train on.
     """
     known = old & (counters.seen > 0)
     # Decimal, as the task file writes the share: in floats, 0.29 of 100 samples would be 28.

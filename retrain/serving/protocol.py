@@ -16,7 +16,7 @@ TOP = 5
 
 
 class BadRequest(UserError):
-    """A request that does not follow the protocol, or contains an unreadable image."""
+    """A request that does not follow the protocol."""
 
 
 class Tensor(BaseModel):

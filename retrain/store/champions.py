@@ -93,8 +93,8 @@ class ChampionPointer:
             ) from conflict
 
 
-def standing(champion: Champion) -> list[str]:
-    """Return the promotions that no rollback has undone, oldest first; the last is the champion's."""
+def standing_runs(champion: Champion) -> list[str]:
+    """Return the ids of the promoted runs that no rollback has undone, oldest first; the last is the champion's."""
     runs: list[str] = []
     for entry in champion.history:
         if entry.why == "rolled back":
@@ -109,7 +109,7 @@ def rollback_target(champion: Champion) -> str:
 
     Rolling back undoes promotions one by one: twice in a row leads back two, not there and back.
     """
-    runs = standing(champion)
+    runs = standing_runs(champion)
     if len(runs) == 1:
         raise RunError(f"there is nothing to roll back to: {champion.run_id} is the first champion")
     return runs[-2]

@@ -26,7 +26,7 @@ log = logging.getLogger("retrain")
 OWN_FILES = re.compile(
     r"_SUCCESS|samples(-[0-9a-f]{8})?\.safetensors|(packed/)?(train|val|test)-\d{6}-[0-9a-f]{8}\.tar|"
 )
-"""Names of files that a producer does not upload as data; the last is that of a folder's own object."""
+"""Names of files that are no data of the producer's. The empty one is that of the folder's own object."""
 
 
 NAMED = 10
@@ -272,8 +272,8 @@ class Drops:
             self._objects.create(self._keys.quarantine(drop), report.to_bytes())
         log.warning("%s: drop %s is quarantined: %s", self._keys.task, drop, cause)
 
-    def forget_quarantine_causes(self, drop: str, words: Collection[str]) -> None:
-        """Take words, such as the keys of erased samples, out of the report on a drop."""
+    def remove_from_quarantine_report(self, drop: str, words: Collection[str]) -> None:
+        """Replace words, such as the keys of erased samples, in the report on a drop."""
         key = self._keys.quarantine(drop)
         with suppress(Missing):
             data, version = self._objects.read(key)
@@ -308,7 +308,7 @@ class Drops:
         """
         states = DropStates()
         kinds = {"drop.json": states.committed, "_SUCCESS": states.ended, "quarantine.json": states.quarantined}
-        named = [self._keys.shard(drop, name) for drop in sorted(ids or ()) for name in kinds]
+        named = [self._keys.drop_file(drop, name) for drop in sorted(ids or ()) for name in kinds]
         for entry in self._objects.list(self._keys.drops) if ids is None else self._each(named):
             drop, _, name = entry.key.removeprefix(self._keys.drops).partition("/")
             if name in kinds:

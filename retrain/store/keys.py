@@ -11,122 +11,122 @@ class TaskKeys:
 
     @property
     def drops(self) -> str:
-        """Prefix of all drops."""
+        """Return the prefix of all drops."""
         return f"{self.task}/drops/"
 
-    def shard(self, drop: str, name: str) -> str:
-        """Return one file of a drop."""
+    def drop_file(self, drop: str, name: str) -> str:
+        """Return the key of a file of a drop; with an empty name, the prefix of all its files."""
         return f"{self.task}/drops/{drop}/{name}"
 
     def manifest(self, drop: str) -> str:
-        """Return the manifest that makes a drop visible."""
-        return self.shard(drop, "drop.json")
+        """Return the key of the manifest that makes a drop visible."""
+        return self.drop_file(drop, "drop.json")
 
     def success(self, drop: str) -> str:
-        """Return the empty object that ends a drop: a producer that writes no manifest uploads it last."""
-        return self.shard(drop, "_SUCCESS")
+        """Return the key of the empty object that a producer without a manifest uploads last."""
+        return self.drop_file(drop, "_SUCCESS")
 
     def quarantine(self, drop: str) -> str:
-        """Return the report on a drop that cannot be used."""
-        return self.shard(drop, "quarantine.json")
+        """Return the key of the report on a drop that cannot be used."""
+        return self.drop_file(drop, "quarantine.json")
 
     def validations(self, drop: str) -> str:
-        """Return the number of validations of a drop that started and never ended."""
+        """Return the key of the number of validations of a drop that began and never ended."""
         return f"{self.task}/validations/{drop}.json"
 
     def validating(self, drop: str) -> "TaskKeys":
-        """Return one drop's validation, laid out as a task is: it has a lease of its own."""
+        """Return the keys of one drop's validation. It has a lease, as a task has."""
         return TaskKeys(f"{self.task}/validations/under-way/{drop}")
 
     @property
     def intake(self) -> "TaskKeys":
-        """Return the commits of drops and amendments, laid out as a task is: they have a lease of their own."""
+        """Return the keys of the intake of drops and amendments. It has a lease, as a task has."""
         return TaskKeys(f"{self.task}/intake")
 
     @property
     def amendments(self) -> str:
-        """Prefix of all amendments."""
+        """Return the prefix of all amendments."""
         return f"{self.task}/amendments/"
 
     def amendment(self, sequence: int) -> str:
-        """Return one amendment."""
+        """Return the key of an amendment."""
         return f"{self.task}/amendments/{sequence:06d}.json"
 
     @property
     def erasures(self) -> str:
-        """Prefix of all erasures."""
+        """Return the prefix of all erasures."""
         return f"{self.task}/erasures/"
 
     def erasure(self, sequence: int) -> str:
-        """Return one erasure."""
+        """Return the key of an erasure."""
         return f"{self.task}/erasures/{sequence:06d}.json"
 
     @property
     def claims(self) -> str:
-        """Prefix of all claims."""
+        """Return the prefix of all claims."""
         return f"{self.task}/claims/"
 
     def claim(self, drop: str) -> str:
-        """Return the run that a drop was given to."""
+        """Return the key of the claim of a drop, which names the run that it was given to."""
         return f"{self.task}/claims/{drop}.json"
 
     @property
     def runs(self) -> str:
-        """Prefix of all runs."""
+        """Return the prefix of all runs."""
         return f"{self.task}/runs/"
 
     def run(self, run_id: str, name: str) -> str:
-        """Return one file of a run: plan.json, model.safetensors, curve.jsonl, result.json, evaluation.json, ..."""
+        """Return the key of a file of a run: plan.json, model.safetensors, curve.jsonl, result.json, ..."""
         return f"{self.task}/runs/{run_id}/{name}"
 
     def learning_speed(self, run_id: str, drop: str) -> str:
-        """Return a run's counters for one drop."""
+        """Return the key of a run's learning-speed counters for one drop."""
         return self.run(run_id, f"learning_speed/{drop}.safetensors")
 
     def pretrained(self, sha256: str) -> str:
-        """Weights that runs start from, by their digest."""
+        """Return the key of the pretrained weights with this digest."""
         return f"{self.task}/pretrained/{sha256}.safetensors"
 
     @property
     def ledger(self) -> str:
-        """Prefix of all records of ended runs."""
+        """Return the prefix of all records of ended runs."""
         return f"{self.task}/ledger/"
 
     def record(self, run_id: str) -> str:
-        """Return the record of one ended run."""
+        """Return the key of the record of an ended run."""
         return f"{self.task}/ledger/{run_id}.json"
 
     def notifications(self, endpoint: str) -> str:
-        """Prefix of the events that an endpoint has confirmed."""
+        """Return the prefix of the events that an endpoint has confirmed."""
         return f"{self.task}/notifications/{endpoint}/"
 
     @property
     def approvals(self) -> str:
-        """Prefix of all approvals."""
+        """Return the prefix of all approvals."""
         return f"{self.task}/approvals/"
 
     def approval(self, run_id: str) -> str:
-        """Return a candidate that passed the gate and waits for a person, and what that person said."""
+        """Return the key of the approval of a candidate that passed the gate: request and verdict."""
         return f"{self.task}/approvals/{run_id}.json"
 
     def drifts(self, run_id: str) -> str:
-        """Prefix of the drifts measured with the features of a run's model."""
+        """Return the prefix of the drifts measured with the features of a run's model."""
         return f"{self.task}/drift/{run_id}/"
 
     def drift(self, run_id: str, drop: str) -> str:
-        """Return how far a drop's images are from those that a run's model was tested on."""
+        """Return the key of a drop's drift, measured with the features of a run's model."""
         return f"{self.drifts(run_id)}{drop}.json"
 
     @property
     def champion(self) -> str:
-        """Return the pointer to the promoted model."""
+        """Return the key of the pointer to the promoted model."""
         return f"{self.task}/champion.json"
 
     @property
     def lease(self) -> str:
-        """Return the lease of the process that works on the task."""
+        """Return the key of the lease of the process that works on the task."""
         return f"{self.task}/lease.json"
 
     def submission(self, submission_id: str) -> str:
-        """Return the outcome of one submission of the pipeline."""
+        """Return the key of the outcome of a submission of the pipeline."""
         return f"{self.task}/submissions/{submission_id}.json"

@@ -162,7 +162,7 @@ def _version(data: bytes) -> str:
 
 
 def _children(folder: Path) -> list[tuple[str, int, float]]:
-    """Names, sizes and times; folders end in a slash, so that sorting names sorts the keys below them."""
+    """Return names, sizes and times of modification; folders end in a slash, so that sorting names sorts their keys."""
     children = []
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:

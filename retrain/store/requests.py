@@ -10,12 +10,13 @@ from typing import TypeVar
 from retrain.utils.clock import Durations
 
 ATTEMPTS = 4
-"""Of each request. The clients wait up to 1, 2 and 4 s between them: an unreachable server fails within 15 s."""
+"""Attempts of each request. The clients wait up to 1, 2 and 4 s between them: an unreachable server fails within 15 s.
+"""
 
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 REQUESTS = Durations(BOUNDS)
-"""Of all clients of the process; labelled by operation, in S3's words, such as GetObject. A client's own retries are
-included."""
+"""Durations of the requests of all clients in this process, by operation in S3's terms, such as GetObject. They include
+a client's own retries."""
 
 Reply = TypeVar("Reply")
 
@@ -38,7 +39,7 @@ def retry_if(is_broken: Callable[[Exception], bool], call: Callable[[], Reply]) 
 
 
 def backoff(attempt: int) -> None:
-    """Wait before the next attempt, for a random while so that those who failed together do not come back together."""
+    """Wait before the next attempt. The time is random, so that clients that failed together do not retry together."""
     time.sleep(random.uniform(0, 2**attempt / 10))
 
 

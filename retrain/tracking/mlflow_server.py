@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 RUN_ID, EXPORTED = "retrain.run_id", "retrain.exported"
-"""Tags: the run's id here, and, written last, that all of the run is there."""
+"""Tags: the run's id in the ledger; and a mark, written last, that the run was exported completely."""
 ALIAS, FOLDER = "champion", "model"
 METRICS, SETTINGS = 1000, 100
 """Most figures in one request to MLflow."""
@@ -101,7 +101,7 @@ class _Export:
         return str(found.experiment_id)
 
     def _exported_runs(self, experiment: str) -> dict[str, "Run"]:
-        """Return the runs that are there whole, by their id here; delete those that an export left half done."""
+        """Return the completely exported runs, by their ids in the ledger. Delete those of an interrupted export."""
         runs = {}
         for run in self._search(experiment):
             if EXPORTED in run.data.tags:
@@ -135,8 +135,8 @@ class _Export:
         for part in _batches(metrics, METRICS):
             self._client.log_batch(run_id, part)
         self._client.set_terminated(run_id, "FINISHED" if record.error is None else "FAILED", ended)
-        told = {"retrain.outcome": record.outcome, "retrain.ending": record.ending, EXPORTED: "true"}
-        self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in told.items()])
+        tags = {"retrain.outcome": record.outcome, "retrain.ending": record.ending, EXPORTED: "true"}
+        self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
         return run
 
     def _export_champions(self, runs: dict[str, "Run"]) -> Exported:
@@ -154,7 +154,7 @@ class _Export:
         return Exported(0, len(versions) - known, version)
 
     def _versions(self) -> dict[str, str]:
-        """Return the registered model's versions by their run's id here; register the model if it is not there."""
+        """Return the registered model's versions by their runs' ids in the ledger. Register the model if absent."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -166,7 +166,7 @@ class _Export:
         return {one.tags[RUN_ID]: str(one.version) for one in found if RUN_ID in one.tags}
 
     def _export_version(self, entry: Promotion, run: "Run") -> dict[str, str]:
-        """Upload a promoted model and register it; nothing where `retrain gc` has removed it."""
+        """Upload and register a promoted model; return its version by run id, or {} if `retrain gc` removed it."""
         with tempfile.TemporaryDirectory() as folder:
             exported = Path(folder) / FOLDER
             try:

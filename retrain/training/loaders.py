@@ -7,15 +7,15 @@ from torch import Tensor
 
 from retrain.data.augment import Rows
 from retrain.data.samples import Samples, move_to
-from retrain.recipe.sampling import Arrangement, draw_pass, shuffle
+from retrain.recipe.sampling import Arrangement, draw_epoch, shuffle
 from retrain.training.seeds import make_generator
 
 
 class EpochSampler:
-    """Batches of `batch_size` sample indices; a batch may span the end of one pass and the start of the next.
+    """Batches of `batch_size` sample indices; a batch may span the end of one epoch and the start of the next.
 
-    Pass p is drawn by a generator of its own, seeded from (seed, p), so (`number`, `offset`) is the whole position.
-    The order of a pass does not change which samples it holds.
+    Epoch p is drawn by a generator of its own, seeded from (seed, p), so (`number`, `offset`) is the whole position.
+    The order of an epoch does not change which samples it holds.
     """
 
     def __init__(
@@ -33,8 +33,8 @@ class EpochSampler:
         self.order = self._draw()
 
     def _draw(self) -> Tensor:
-        """Return the samples of the current pass, int64, in order."""
-        drawn = draw_pass(self.probability, self.size, make_generator(self.seed, "pass", self.number), self.arrange)
+        """Return the samples of the current epoch, int64, in order."""
+        drawn = draw_epoch(self.probability, self.size, make_generator(self.seed, "pass", self.number), self.arrange)
         return move_to(drawn, self.device)
 
     def seek(self, number: int, offset: int) -> None:
@@ -56,7 +56,7 @@ class EpochSampler:
 
 
 class Position(NamedTuple):
-    """A position in the stream of batches: the number of the pass, and the samples of it that were used."""
+    """A position in the stream of batches: the number of the epoch, and the samples of it that were used."""
 
     passes: int
     offset: int
@@ -76,7 +76,7 @@ class Batch(NamedTuple):
 class Loader(Protocol):
     """An endless source of batches."""
 
-    passes: EpochSampler
+    sampler: EpochSampler
     """The sampler that draws the batches; it may be ahead of `next`."""
 
     @property
@@ -96,21 +96,21 @@ class Loader(Protocol):
 class InMemoryLoader:
     """A loader of samples in memory: it gathers rows on the device that holds the pixels."""
 
-    def __init__(self, passes: EpochSampler, train: Samples, rows: Rows) -> None:
-        self.passes, self.train, self.rows = passes, train, rows
+    def __init__(self, sampler: EpochSampler, train: Samples, rows: Rows) -> None:
+        self.sampler, self.train, self.rows = sampler, train, rows
 
     @property
     def position(self) -> Position:
         """Return the sampler's position."""
-        return Position(self.passes.number, self.passes.offset)
+        return Position(self.sampler.number, self.sampler.offset)
 
     def seek(self, position: Position) -> None:
         """Move the sampler."""
-        self.passes.seek(*position)
+        self.sampler.seek(*position)
 
     def next(self) -> Batch:
         """Gather one."""
-        batch = self.passes.next()
+        batch = self.sampler.next()
         images = self.train.pixels(batch[self.rows.at])
         batch = move_to(batch, self.train.device)
         return Batch(batch, images, self.train.labels[batch[self.rows.at]])

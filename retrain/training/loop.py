@@ -63,20 +63,20 @@ def train_step(run: Run) -> None:
     compute = run.compute or compute_step
     run.optimizer.rate = rate
     compute(run, pixels, batch, iteration, rate, run.average.share(iteration + 1))
-    if setting.learning_speed == "exact" and ends_pass(run, before.passes):
+    if setting.learning_speed == "exact" and ends_epoch(run, before.passes):
         count_exactly(run)
     run.progress.iteration += 1
 
 
-def ends_pass(run: Run, passes: int) -> bool:
-    """Return whether the last batch ended a pass; `passes` is the number of passes that had ended before it.
+def ends_epoch(run: Run, epochs: int) -> bool:
+    """Return whether the last batch ended an epoch; `epochs` is the number that had ended before it.
 
-    The sampler starts the next pass only with the next batch, so the end of the run ends its last pass.
+    The sampler starts the next epoch only with the next batch, so the end of the run ends its last epoch.
     """
     ended = run.loader.position.passes
     samples = run.plan.iterations * run.plan.task.training.batch_size
     is_last = run.progress.iteration + 1 == run.plan.iterations
-    return ended > passes or (is_last and round(samples / len(run.train)) > ended)
+    return ended > epochs or (is_last and round(samples / len(run.train)) > ended)
 
 
 def evaluate_point(run: Run, loss_sum: float, correct_sum: float) -> Point:

@@ -51,28 +51,28 @@ class Observer(Protocol):
 
 
 class Observers:
-    """Several observers as one; without any, nothing is shown."""
+    """Passes every event on to several observers; without any, nothing is shown."""
 
     def __init__(self, *observers: Observer) -> None:
         self.observers = observers
 
     def started(self, plan: Plan, progress: Progress) -> None:
-        """Tell them."""
+        """Pass it on."""
         for observer in self.observers:
             observer.started(plan, progress)
 
     def stepped(self, progress: Progress) -> None:
-        """Tell them."""
+        """Pass it on."""
         for observer in self.observers:
             observer.stepped(progress)
 
     def evaluated(self, point: Point) -> None:
-        """Tell them."""
+        """Pass it on."""
         for observer in self.observers:
             observer.evaluated(point)
 
     def ended(self, outcome: str, progress: Progress) -> None:
-        """Tell them."""
+        """Pass it on."""
         for observer in self.observers:
             observer.ended(outcome, progress)
 

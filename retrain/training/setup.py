@@ -83,7 +83,7 @@ class Run:
     augmentation: torch.Generator
     """The random generator of crops and flips."""
     average: AveragedNetwork
-    """The averaged network, which is evaluated, stopped on and saved."""
+    """The averaged network, which is evaluated and saved as the run's model."""
     progress: Progress
     ranks: ProcessGroup
     """The group of processes that train together."""
@@ -109,7 +109,7 @@ class Run:
     """Groups of val samples whose accuracies are reported separately."""
 
     def __post_init__(self) -> None:
-        """Start all counts at zero, and fix the order in which val is read."""
+        """Start all counts at zero, and draw the order in which val is read."""
         device, images = self.train.device, len(self.val.labels)
         self.val_order = torch.randperm(images, generator=make_generator(self.plan.seed, "val")).to(device)
         self.counters = Counters.zeros(len(self.train.labels), device)
@@ -217,7 +217,7 @@ def _peak_rate(plan: Plan) -> float:
 
 
 def _appearances(plan: Plan, train: Samples, parent: Parent | None) -> Tensor | None:
-    """Return how often each training sample appears in a pass on average, float32 [N] on the CPU; None: once each."""
+    """Return how often each training sample appears in an epoch on average, float32 [N] on the CPU; None: once each."""
     old = (train.drop < plan.known).cpu()
     keep = keep_probability(plan.recipe.sampling, parent.counters if parent else None, old)
     if not plan.task.training.balanced_sampling:
@@ -237,12 +237,12 @@ def _cores(plan: Plan, train: Samples) -> CoreShares:
 
 
 def _loader(plan: Plan, train: Samples, keep: Tensor | None, rows: Rows, workers: int) -> Loader:
-    passes = partial(EpochSampler, keep, len(train), plan.task.training.batch_size, plan.seed)
+    sampler = partial(EpochSampler, keep, len(train), plan.task.training.batch_size, plan.seed)
     if not isinstance(train.images, ShardPixels):
-        return InMemoryLoader(passes(train.pixels_on), train, rows)
+        return InMemoryLoader(sampler(train.pixels_on), train, rows)
     window = plan.shuffle_shards or plan.task.data.stream.shuffle_shards
     arrange = partial(window_shuffle, counts=train.images.counts, window=window)
-    return StreamingLoader(passes(torch.device("cpu"), arrange), train, train.images, rows, workers)
+    return StreamingLoader(sampler(torch.device("cpu"), arrange), train, train.images, rows, workers)
 
 
 def _forward(network: nn.Module, bf16: bool) -> Callable[[Tensor], Tensor]:

@@ -34,13 +34,13 @@ class StreamingLoader:
     The shards of a batch are locked in the cache before a worker decodes it, and released after it was returned.
     """
 
-    def __init__(self, passes: EpochSampler, train: Samples, pixels: ShardPixels, rows: Rows, workers: int) -> None:
-        self.passes, self.train, self.pixels, self.rows, self.workers = passes, train, pixels, rows, workers
+    def __init__(self, sampler: EpochSampler, train: Samples, pixels: ShardPixels, rows: Rows, workers: int) -> None:
+        self.sampler, self.train, self.pixels, self.rows, self.workers = sampler, train, pixels, rows, workers
         self._begin()
 
     def _begin(self) -> None:
         """Begin at the sampler's position. Fetching and decoding start with the first call of `next`."""
-        self.position = Position(self.passes.number, self.passes.offset)
+        self.position = Position(self.sampler.number, self.sampler.offset)
         self._decoded: Iterator[Tensor | UserError] | None = None
         self._sent: deque[_Sent] = deque()
         self._shards = HeldShards(self.pixels, self.workers * AHEAD)
@@ -48,7 +48,7 @@ class StreamingLoader:
     def seek(self, position: Position) -> None:
         """Drop the batches in progress and continue at a position."""
         self.close()
-        self.passes.seek(*position)
+        self.sampler.seek(*position)
         self._begin()
 
     def next(self) -> Batch:
@@ -84,13 +84,13 @@ class StreamingLoader:
         """Yield this process's rows of each batch once their shards are in the cache."""
         followed = -1
         while True:
-            samples = self.passes.next()
-            if self.passes.number != followed:
-                self._shards.follow(self.passes.order)
-                followed = self.passes.number
+            samples = self.sampler.next()
+            if self.sampler.number != followed:
+                self._shards.follow(self.sampler.order)
+                followed = self.sampler.number
             own = samples[self.rows.at]
             self._shards.need(own)
-            self._sent.append(_Sent(samples, Position(self.passes.number, self.passes.offset)))
+            self._sent.append(_Sent(samples, Position(self.sampler.number, self.sampler.offset)))
             yield own.tolist()
 
 

@@ -48,7 +48,7 @@ class TaskLocations:
         return found
 
 
-class Inbox(Protocol):
+class EventSource(Protocol):
     """A source of events."""
 
     def receive(self, wait: float) -> ReceivedEvents:

@@ -8,7 +8,7 @@ from functools import partial
 from retrain.errors import UserError
 from retrain.store.locks import TaskLocked
 from retrain.watcher.health import Health
-from retrain.watcher.queue import Inbox, ReceivedEvents
+from retrain.watcher.queue import EventSource, ReceivedEvents
 from retrain.watcher.task_watch import TaskWatch
 
 TURN_SECONDS = 20.0
@@ -26,7 +26,9 @@ class Watcher:
     events get lost.
     """
 
-    def __init__(self, watches: Sequence[TaskWatch], health: Health, poll_seconds: float, queue: Inbox | None) -> None:
+    def __init__(
+        self, watches: Sequence[TaskWatch], health: Health, poll_seconds: float, queue: EventSource | None
+    ) -> None:
         self.health = health
         self._watches, self._poll_seconds, self._queue = watches, poll_seconds, queue
         self._next_poll = 0.0

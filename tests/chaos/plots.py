@@ -129,7 +129,7 @@ def _upload_torn(cast: Cast, store: ObjectStore) -> None:
     cast.see_through(acts.land, DROPS[0])
     shard = next(entry.key for entry in store.list(KEYS.drops) if entry.key.endswith(".tar"))
     data = store.read(shard)[0]
-    store.write(KEYS.shard("torn", "train-000000.tar"), data[: cast.random.randrange(600, len(data) // 2)])
+    store.write(KEYS.drop_file("torn", "train-000000.tar"), data[: cast.random.randrange(600, len(data) // 2)])
     store.write(KEYS.success("torn"), b"")
     cast.faults["torn upload"] += 1
     cast.see_through(acts.adopt, "torn", strikes=[Strike("SIGKILL", 1)])

@@ -19,7 +19,7 @@ from retrain.data.decoded import cache_path
 from retrain.data.identity import draw_splits
 from retrain.data.images import decode_image
 from retrain.data.packing import pack
-from retrain.data.samples import Samples, load_held
+from retrain.data.samples import Samples, load_in_memory
 from retrain.data.shards import Encoded, write_shards
 from retrain.data.source import SPLITS, Sample, read_source
 from retrain.data.staging import stable_hash
@@ -42,7 +42,7 @@ def local(tmp_path: Path) -> LocalStore:
 
 def resident(drops: list[Drop], store: ObjectStore, cache: Path, *splits: Split) -> dict[Split, Samples]:
     dataset = make_dataset(drops)
-    return load_held(
+    return load_in_memory(
         dataset, drops, splits, store=TaskStore(store, "pets"), image_size=8, device=CPU, pixels_on=CPU, cache_dir=cache
     )
 
@@ -69,7 +69,7 @@ def _drawn(sample: Sample, held_out: dict[Split, float]) -> Split:
 def test_second_time_nothing_is_read_from_the_store(tmp_path: Path, local: LocalStore) -> None:
     [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     first = load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")
-    local.delete(KEYS.shard(drop.id, drop.shards[0].name))
+    local.delete(KEYS.drop_file(drop.id, drop.shards[0].name))
     second = load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")
     assert all(torch.equal(first[split].images, second[split].images) for split in first)
     names = {path.name for path in (tmp_path / "cache").iterdir()}
@@ -141,7 +141,7 @@ def test_unwritable_cache_is_named(tmp_path: Path, local: LocalStore) -> None:
 
 def test_torn_shard_leaves_no_cache(tmp_path: Path, local: LocalStore) -> None:
     [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
-    key = KEYS.shard(drop.id, drop.shards[0].name)
+    key = KEYS.drop_file(drop.id, drop.shards[0].name)
     local.write(key, local.read(key)[0][:-10240])
     with pytest.raises(DropError, match=key):
         load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")
@@ -177,7 +177,7 @@ def test_dataset_refuses_drops_that_are_not_its_own(tmp_path: Path, local: Local
     [(first, _)] = pack(two_classes(tmp_path / "first"), TASK, TaskStore(local, TASK.name))
     [(second, _)] = pack(two_classes(tmp_path / "second", each=41), TASK, TaskStore(local, TASK.name))
     with pytest.raises(DropError, match="has changed since the dataset was made"):
-        load_held(
+        load_in_memory(
             make_dataset([first]),
             [second],
             ["train"],
@@ -193,7 +193,7 @@ def test_undecodable_image_is_named_by_shard_and_key(tmp_path: Path, local: Loca
     samples = [Encoded("cat/1", "cat", "png", png(1)), Encoded("cat/2", "cat", "png", png(2)[:-60])]
     [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     [shard] = write_shards(samples, "train", tmp_path)
-    local.upload(tmp_path / shard.name, KEYS.shard(drop.id, shard.name))
+    local.upload(tmp_path / shard.name, KEYS.drop_file(drop.id, shard.name))
     counts = {"train": {"cat": 2}, "val": {}, "test": {}}
     bad = drop.model_copy(update={"shards": (shard,), "counts": counts, "held_out": {}, "sample_list": None})
     with pytest.raises(DropError, match=rf"{shard.name}: cat/2: cannot be decoded"):

@@ -201,7 +201,7 @@ def test_amended_samples_are_erased_under_their_drop(tmp_path: Path) -> None:
 def test_upload_in_quarantine_is_searched(tmp_path: Path) -> None:
     where, _ = take("pack", "tree", tmp_path)
     for name, data in {"cat/a.png": png(1), "cat/b.png": VICTIM, "stray.bin": b"?"}.items():
-        where.store.objects.write(where.store.keys.shard("bad", name), data)
+        where.store.objects.write(where.store.keys.drop_file("bad", name), data)
     where.store.drops.quarantine("bad", "stray.bin: not an image")
     forget(where.store, tmp_path, shown(tmp_path))
     assert traces(tmp_path / "store") == set()
@@ -218,7 +218,7 @@ def without_list(store: TaskStore, drop: Drop) -> Drop:
     old = old.model_copy(update={"digest": drop_digest(old)})
     store.objects.write(store.keys.manifest(drop.id), old.to_bytes())
     assert drop.sample_list
-    store.objects.delete(store.keys.shard(drop.id, drop.sample_list.name))
+    store.objects.delete(store.keys.drop_file(drop.id, drop.sample_list.name))
     return old
 
 

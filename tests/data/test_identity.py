@@ -179,7 +179,7 @@ def test_content_id_ignores_names_metadata_and_lossless_format() -> None:
 
 def put_later(store: TaskStore, name: str, data: bytes) -> None:
     """Write a file of the drop `first`, ten seconds after all others."""
-    key = store.keys.shard("first", name)
+    key = store.keys.drop_file("first", name)
     newest = max(entry.modified for entry in store.objects.list() if entry.modified).timestamp()
     store.objects.write(key, data)
     os.utime(Path(store.url, key), (newest + 10, newest + 10))
@@ -209,6 +209,6 @@ def test_copied_store_reports_no_late_files(way: Way, task: Task, store: TaskSto
     for entry in reversed(list(store.objects.list(store.keys.drops))):
         put_later(store, entry.key.partition("/first/")[2], store.objects.read(entry.key)[0])
     put_later(store, "_SUCCESS", b"")
-    first_listed = store.keys.shard("first", first.sample_list.name if first.sample_list else "")
+    first_listed = store.keys.drop_file("first", first.sample_list.name if first.sample_list else "")
     put_later(store, first_listed.partition("/first/")[2], store.objects.read(first_listed)[0])
     assert late_files(first, store.drops.committed()) is None

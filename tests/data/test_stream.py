@@ -48,7 +48,7 @@ def held(place: Path, *splits: Split) -> Splits:
     store = LocalStore(place / "store")
     drops = TaskStore(store, KEYS.task).drops.all()
     where = {"store": TaskStore(store, KEYS.task), "image_size": SIZE, "device": CPU, "pixels_on": CPU}
-    return samples.load_held(make_dataset(drops), drops, splits, cache_dir=place / "cache", **where)
+    return samples.load_in_memory(make_dataset(drops), drops, splits, cache_dir=place / "cache", **where)
 
 
 def thinned(size: int) -> Tensor:

@@ -76,7 +76,7 @@ def test_decoding_worker_has_one_thread_and_training_keeps_all(tmp_path: Path) -
     )
     torch.set_num_threads(2)
     try:
-        with closing(StreamingLoader(loader.passes, train, pixels, Rows(0, BATCH, BATCH), workers=2)) as working:
+        with closing(StreamingLoader(loader.sampler, train, pixels, Rows(0, BATCH, BATCH), workers=2)) as working:
             assert {int(working.next().images.max()) for _ in range(4)} == {1}
             assert torch.get_num_threads() == 2
     finally:

@@ -51,7 +51,7 @@ def photos() -> dict[str, bytes]:
 def upload(store: ObjectStore, files: dict[str, bytes]) -> None:
     """Upload a drop as a producer does, `_SUCCESS` last."""
     for name, data in {**files, "_SUCCESS": b""}.items():
-        store.write(KEYS.shard(DROP, name), data)
+        store.write(KEYS.drop_file(DROP, name), data)
 
 
 def test_shards_are_committed_where_they_lie(store: ObjectStore) -> None:

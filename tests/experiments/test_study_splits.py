@@ -128,7 +128,7 @@ def keys_of(runs: Runs, cell: Cell, split: str) -> list[set[str]]:
     for drop in runs.drops(cell):
         keys = set[str]()
         for shard in drop.shards:
-            key = store.keys.shard(drop.id, shard.name)
+            key = store.keys.drop_file(drop.id, shard.name)
             with store.objects.open(key) as stream:
                 keys |= {sample.key for sample in read_shard(stream, shard, key) if shard.split == split}
         found.append(keys)

@@ -176,7 +176,7 @@ def test_pipeline_that_lost_its_first_step_fails(task: Task) -> None:
 def test_damaged_drop_is_recorded_and_uses_no_retry(task: Task, tmp_path: Path) -> None:
     drop = land(task, tmp_path)
     run_id = planned(task)
-    shard = Path(task.store) / KEYS.shard(drop.id, drop.shards[0].name)
+    shard = Path(task.store) / KEYS.drop_file(drop.id, drop.shards[0].name)
     shard.write_bytes(bytes(shard.stat().st_size))
     assert steps.train(task.model_dump_json(), run_id, "cpu") == run_id
     record = recorded(task, run_id)

@@ -106,8 +106,10 @@ def test_champion_is_wrong_on_classes_it_never_saw(life: Life) -> None:
 
 def test_champion_gets_its_own_input_size_loaded_once(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
-    load_held = samples.load_held
-    monkeypatch.setattr(samples, "load_held", lambda *args, **how: loaded.append(args) or load_held(*args, **how))
+    load_in_memory = samples.load_in_memory
+    monkeypatch.setattr(
+        samples, "load_in_memory", lambda *args, **how: loaded.append(args) or load_in_memory(*args, **how)
+    )
     plan = stages.plan(life.context, TASK, Request())
     assert isinstance(plan, Plan)
     smaller = TASK.data.model_copy(update={"image_size": TASK.data.image_size // 2})

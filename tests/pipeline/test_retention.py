@@ -137,8 +137,8 @@ def test_gc_removes_orphaned_shards_and_claims(tmp_path: Path) -> None:
     life = a_life(tmp_path, drops=1)
     [record] = life.store.ledger.read()
     [drop] = record.drops
-    orphan = life.store.keys.shard(drop, "train-000009-0123abcd.tar")
-    foreign = life.store.keys.shard(drop, "train-theirs.tar")
+    orphan = life.store.keys.drop_file(drop, "train-000009-0123abcd.tar")
+    foreign = life.store.keys.drop_file(drop, "train-theirs.tar")
     for key in (orphan, foreign):
         life.store.objects.write(key, b"left behind")
     for name in (drop, "gone"):
@@ -192,7 +192,7 @@ def test_random_histories_continue_after_gc(tmp_path: Path, acts: list[tuple[str
         elif act == "roll back" and kept:
             seen = life.store.champion.read().champion
             assert seen
-            if len(champions.standing(seen)) > 1:
+            if len(champions.standing_runs(seen)) > 1:
                 roll_back(life)
                 kept -= 1
         elif act == "gc":

@@ -425,7 +425,7 @@ def test_damaged_drop_is_quarantined_until_repaired(life: Life) -> None:
     life.land(0, 1)
     first = run(life)
     drop = life.land(0, 1, seed=1)
-    key = life.store.keys.shard(drop.id, drop.shards[0].name)
+    key = life.store.keys.drop_file(drop.id, drop.shards[0].name)
     whole, _ = life.store.objects.read(key)
     life.store.objects.write(key, whole[:-1000])
     assert isinstance(stages.run_task(life.context, TASK, Request()), NoRunNeeded)

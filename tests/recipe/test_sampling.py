@@ -9,7 +9,7 @@ from torch import Tensor
 from retrain.config.recipe import EasyHard, OldNew, Uniform
 from retrain.errors import TaskError
 from retrain.recipe.learning_speed import Counters
-from retrain.recipe.sampling import draw_pass, keep_probability
+from retrain.recipe.sampling import draw_epoch, keep_probability
 
 
 def index(n: int, seed: int) -> tuple[Counters, Tensor]:
@@ -35,7 +35,7 @@ def speeds(values: list[float]) -> Counters:
 
 def drawn(probability: Tensor | None, size: int, passes: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return [draw_pass(probability, size, generator) for _ in range(passes)]
+    return [draw_epoch(probability, size, generator) for _ in range(passes)]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -154,7 +154,7 @@ def test_every_order_is_equally_likely(probability: Tensor | None) -> None:
 def test_restored_generator_draws_the_same_epoch() -> None:
     probability, generator = torch.full((1000,), 0.5), torch.Generator().manual_seed(0)
     state = generator.get_state()
-    first, second = (draw_pass(probability, 1000, generator) for _ in range(2))
+    first, second = (draw_epoch(probability, 1000, generator) for _ in range(2))
     generator.set_state(state)
-    assert torch.equal(draw_pass(probability, 1000, generator), first)
+    assert torch.equal(draw_epoch(probability, 1000, generator), first)
     assert first.tolist() != second.tolist()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from retrain.data.stream.order import shards_by_first_use, window_shuffle
 from retrain.recipe.learning_speed import BLOCK
-from retrain.recipe.sampling import LARGE, draw_pass, shuffle, sort_by_random_key
+from retrain.recipe.sampling import LARGE, draw_epoch, shuffle, sort_by_random_key
 from retrain.training.seeds import make_generator
 
 
@@ -48,7 +48,7 @@ def test_neighbours_rise_half_of_the_time() -> None:
 
 
 def test_large_shuffle_holds_each_sample_once_in_seed_order() -> None:
-    first, again, other = (draw_pass(None, LARGE, make_generator(seed, "pass")) for seed in (0, 0, 1))
+    first, again, other = (draw_epoch(None, LARGE, make_generator(seed, "pass")) for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert int((first == other).sum()) < 20  # of 4 M, one is expected to fall on its own place
     assert torch.equal(first.sort().values, torch.arange(LARGE))
@@ -60,7 +60,7 @@ def test_epoch_content_does_not_depend_on_blocks_or_order() -> None:
     kept = (torch.rand(size, generator=make_generator(0, "pass")) < probability).nonzero().squeeze(1)
     counts = torch.full((size // 1000 + 1,), 1000)
     for arrange in (shuffle, by_lot, partial(window_shuffle, counts=counts, window=4)):
-        drawn = draw_pass(probability, size, make_generator(0, "pass"), arrange)
+        drawn = draw_epoch(probability, size, make_generator(0, "pass"), arrange)
         assert drawn.dtype == torch.int64
         assert torch.equal(drawn.sort().values, kept)
 

@@ -45,7 +45,7 @@ ROLES = ("producer", "watcher", "training", "exporter", "serving", "gc")
 STORE = "s3://retrain-example/models"
 PETS, CARS = TaskKeys("pets"), TaskKeys("cars")
 
-SHARD, IMAGE, MANIFEST = CARS.shard("d", "train-0.tar"), CARS.shard("d", "car/1.png"), CARS.manifest("d")
+SHARD, IMAGE, MANIFEST = CARS.drop_file("d", "train-0.tar"), CARS.drop_file("d", "car/1.png"), CARS.manifest("d")
 QUARANTINE, SUCCESS, CLAIM = CARS.quarantine("d"), CARS.success("d"), CARS.claim("d")
 DROP = {SHARD, IMAGE, MANIFEST, QUARANTINE, SUCCESS}
 PLAN, DECISION, RESULT = (CARS.run("r", f"{name}.json") for name in ("plan", "decision", "result"))
@@ -183,7 +183,7 @@ def plan_of(cloud: Cloud, run_id: str) -> Plan:
 def upload_with_success(cloud: Cloud, folder: Path) -> None:
     store = cloud.store("producer")
     for path in two_classes(folder).rglob("*.png"):
-        store.upload(path, PETS.shard("tree", str(path.relative_to(folder))))
+        store.upload(path, PETS.drop_file("tree", str(path.relative_to(folder))))
     store.write(PETS.success("tree"), b"")
 
 

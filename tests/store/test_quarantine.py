@@ -34,7 +34,7 @@ def run(life: Life) -> RunRecord:
 
 def damage(life: Life, drop: Drop) -> None:
     """Flip one bit in the middle of its first shard; the size stays, and the cache no longer has it."""
-    key = life.store.keys.shard(drop.id, drop.shards[0].name)
+    key = life.store.keys.drop_file(drop.id, drop.shards[0].name)
     data = bytearray(life.store.objects.read(key)[0])
     data[len(data) // 2] ^= 1
     life.store.objects.write(key, bytes(data))
@@ -95,7 +95,7 @@ def test_damaged_manifest_or_shard_harms_only_its_drop(life: Life, harm: str) ->
     bad, good = life.land(0, 1, seed=1), life.land(0, 1, seed=2)
     key = life.store.keys.manifest(bad.id)
     text = life.store.objects.read(key)[0]
-    shard = life.store.keys.shard(bad.id, bad.shards[0].name)
+    shard = life.store.keys.drop_file(bad.id, bad.shards[0].name)
     match harm:
         case "torn":
             life.store.objects.write(key, text[: len(text) // 2])

@@ -20,7 +20,7 @@ def placed(store: TaskStore, drop: Drop) -> Places:
     found: Places = {}
     assignment = Assignment.of(drop, store)
     for position, one in enumerate(drop.shards):
-        with store.objects.open(store.keys.shard(drop.id, one.name)) as stream:
+        with store.objects.open(store.keys.drop_file(drop.id, one.name)) as stream:
             for sample in read_shard(stream, one, one.name, assignment.skipped(position)):
                 if place := assignment.place(position, sample.key, sample.class_name):
                     content = content_of(sample.data)

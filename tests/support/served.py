@@ -47,7 +47,7 @@ class Served:
         for drop in store.drops.all():
             assignment = Assignment.of(drop, store)
             for position, shard in enumerate(drop.shards):
-                with store.objects.open(store.keys.shard(drop.id, shard.name)) as stream:
+                with store.objects.open(store.keys.drop_file(drop.id, shard.name)) as stream:
                     samples = list(read_shard(stream, shard, shard.name, assignment.skipped(position)))
                 places = [assignment.place(position, one.key, one.class_name) for one in samples]
                 found += [

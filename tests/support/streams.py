@@ -43,7 +43,7 @@ def upload(store: ObjectStore, folder: Path, drop_id: str, samples: Sequence[Enc
     """Commit samples as a drop of small shards."""
     folder.mkdir(parents=True, exist_ok=True)
     for shard in write_shards(samples, "train", folder, limit=SHARD):
-        store.upload(folder / shard.name, KEYS.shard(drop_id, shard.name))
+        store.upload(folder / shard.name, KEYS.drop_file(drop_id, shard.name))
     return ingest_drop(drop_id, TASK, TaskStore(store, TASK.name))
 
 

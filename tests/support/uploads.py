@@ -45,7 +45,7 @@ def good(count: int = 60, first: int = 0) -> list[Member]:
 def upload(store: ObjectStore, drop: str, files: Mapping[str, bytes]) -> None:
     """Upload a drop as a producer does, `_SUCCESS` last."""
     for name, data in {**files, "_SUCCESS": b""}.items():
-        store.write(TaskKeys("pets").shard(drop, name), data)
+        store.write(TaskKeys("pets").drop_file(drop, name), data)
 
 
 def taken_in(task: Task, store: ObjectStore, drop: str, files: Mapping[str, bytes]) -> str | None:

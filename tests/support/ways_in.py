@@ -52,7 +52,7 @@ class WayIn(NamedTuple):
     def _upload(self, files: Files) -> None:
         """Write objects under their very keys, those that no store of this project would write too."""
         client = boto3.client("s3", endpoint_url=self.endpoint)
-        prefix = TaskKeys("pets").shard(DROP, "")
+        prefix = TaskKeys("pets").drop_file(DROP, "")
 
         def put(name: str) -> None:
             client.put_object(Bucket=self.bucket, Key=f"{prefix}{name}", Body=files.get(name, b""))
@@ -69,7 +69,7 @@ class WayIn(NamedTuple):
         """Return every sample that the drop's shards hold: its split's shards, its key, its files by extension."""
         found: list[tuple[str, str, dict[str, bytes]]] = []
         for one in drop.shards:
-            with self.store.objects.open(self.store.keys.shard(drop.id, one.name)) as stream:
+            with self.store.objects.open(self.store.keys.drop_file(drop.id, one.name)) as stream:
                 found += [(one.split, key, files) for key, files in read_samples(HashingReader(stream), one.name)]
         return found
 

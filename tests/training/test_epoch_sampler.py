@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from retrain.recipe.sampling import draw_pass
+from retrain.recipe.sampling import draw_epoch
 from retrain.training.loaders import EpochSampler
 from retrain.training.seeds import make_generator
 
@@ -20,7 +20,7 @@ def naive_stream(probability: Tensor | None, length: int, seed: int = 0, size: i
     stream: list[int] = []
     number = 0
     while len(stream) < length:
-        stream += draw_pass(probability, size, make_generator(seed, "pass", number)).tolist()
+        stream += draw_epoch(probability, size, make_generator(seed, "pass", number)).tolist()
         number += 1
     return stream[:length]
 

@@ -13,7 +13,7 @@ def test_exact_counts_are_evaluations_after_each_of_e_epochs() -> None:
     correct, passes = torch.zeros(160), 0
     for iteration in range(1, run.plan.iterations + 1):
         train_step(run)
-        if run.loader.passes.number > passes or iteration == run.plan.iterations:
+        if run.loader.sampler.number > passes or iteration == run.plan.iterations:
             passes += 1
             run.network.eval()
             with torch.no_grad():

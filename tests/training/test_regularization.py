@@ -9,7 +9,7 @@ from retrain.config.optimizers import AdamW
 from retrain.config.task import Data, Task, Training
 from retrain.data.augment import Normalize
 from retrain.recipe.learning_speed import Counters
-from retrain.recipe.sampling import balanced_appearances, draw_pass
+from retrain.recipe.sampling import balanced_appearances, draw_epoch
 from retrain.records import Plan
 from retrain.training.loop import run_loop
 from retrain.training.loss import class_weights, plain_loss, weighted_loss
@@ -47,7 +47,7 @@ def by_hand(plan: Plan) -> Run:
         for group in optimizer.param_groups:
             group["lr"] = 0.01 * min(1, (iteration + 1) / WARMUP) * cosine_factor(iteration, plan.iterations)
         run.statistics.before_forward(iteration)
-        chosen = run.loader.passes.next()
+        chosen = run.loader.sampler.next()
         logits = run.network(normalize(run.train.pixels(chosen)))
         optimizer.zero_grad()
         losses = functional.cross_entropy(logits, labels[chosen], weights, reduction="none", label_smoothing=SMOOTHING)
@@ -112,11 +112,11 @@ def test_balanced_passes_hold_all_classes_equally_often() -> None:
     labels = torch.tensor([0] * 100 + [1] * 10 + [2])
     appearances = balanced_appearances(labels)
     assert float(appearances.sum()) == pytest.approx(111)
-    drawn = torch.cat([draw_pass(appearances, 111, torch.Generator().manual_seed(k)) for k in range(50)])
+    drawn = torch.cat([draw_epoch(appearances, 111, torch.Generator().manual_seed(k)) for k in range(50)])
     shares = torch.bincount(labels[drawn]) / len(drawn)
     torch.testing.assert_close(shares, torch.full((3,), 1 / 3), atol=0.02, rtol=0)
     assert int((drawn == 110).sum()) == 50 * 37
-    assert run_of(plan_with(balanced_sampling=True)).loader.passes.probability is not None
+    assert run_of(plan_with(balanced_sampling=True)).loader.sampler.probability is not None
 
 
 def test_counters_count_repeated_samples() -> None:

@@ -164,7 +164,7 @@ def frozen(classes: int, image_size: int) -> nn.Module:
 
 def test_setup_thins_old_samples_at_both_ends_of_the_index() -> None:
     run = continuous()
-    probability = run.loader.passes.probability
+    probability = run.loader.sampler.probability
     assert probability is not None
     ends = [sample for sample in range(SIZES[0]) if sample % 10 in (0, 9)]  # never and always right
     assert (probability < 1).nonzero().flatten().tolist() == ends
@@ -181,7 +181,7 @@ def test_scratch_uses_no_penalty_and_every_sample() -> None:
     plan = plan_of()
     assert (plan.recipe.objective, plan.recipe.sampling) == (NoPenalty(), Uniform())
     assert plan.recipe.initialization != ShrinkPerturb()
-    assert run_of(plan).loader.passes.probability is None
+    assert run_of(plan).loader.sampler.probability is None
 
 
 def test_batch_of_one_is_too_few_for_batchnorm() -> None:

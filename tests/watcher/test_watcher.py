@@ -173,9 +173,9 @@ def test_uploads_without_manifest_are_committed_or_quarantined(
     submitter = Recorder()
     watcher = place.watcher(submitter, SqsQueue(queue))
     for number in range(40):
-        place.store.objects.write(place.store.keys.shard("good", f"cat/{number}.png"), png(number))
+        place.store.objects.write(place.store.keys.drop_file("good", f"cat/{number}.png"), png(number))
         place.store.objects.write(
-            place.store.keys.shard("bad", f"cat/{number}.png"), png(number) if number else b"no image"
+            place.store.keys.drop_file("bad", f"cat/{number}.png"), png(number) if number else b"no image"
         )
     assert watcher.once()
     assert submitter.runs == [], "neither has ended"

@@ -74,7 +74,7 @@ def _opened(files: Mapping[str, Path]) -> Catalogue | None:
 
 
 def _make(drop: Drop, cache: ShardCache, store: TaskStore, image_size: Size, files: Mapping[str, Path]) -> None:
-    """Write the files aside, then rename them; the arrays, which vouch for the others, last."""
+    """Write the files to a temporary folder, then rename them. The arrays come last: they have the others' digests."""
     folder = files[ARRAYS].parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def _make(drop: Drop, cache: ShardCache, store: TaskStore, image_size: Size, fil
 
 
 def _digests(tensors: Mapping[str, Tensor], files: Mapping[str, Path]) -> dict[str, str]:
-    """SHA-256 of every array, and of every file of pixels."""
+    """Return the SHA-256 of every array, and of every file of pixels."""
     digests = {name: hashlib.sha256(tensor.numpy().data).hexdigest() for name, tensor in tensors.items()}
     for split in HELD_OUT:
         with files[split].open("rb") as file:

@@ -10,9 +10,9 @@ from retrain.data.stream.shard_cache import ReadAhead
 
 
 class HeldShards:
-    """Holds shards, while those of coming batches are fetched; to be closed.
+    """Keeps the shards of the batches that are being decoded in the cache, and fetches those of later batches.
 
-    At most `decoding` batches are decoded at once.
+    At most `decoding` batches are decoded at once. Close it at the end.
     """
 
     def __init__(self, pixels: ShardPixels, decoding: int) -> None:
@@ -20,18 +20,18 @@ class HeldShards:
         self._ahead = ReadAhead(pixels.cache)
         self._held: dict[int, BinaryIO] = {}
         self._needed: dict[int, int] = {}
-        """When each was needed last."""
+        """Number of the batch that needed each shard last."""
         self._places: dict[int, int] = {}
         self._batches = 0
 
     def follow(self, order: Tensor) -> None:
-        """From here on, batches are taken from this order of samples, int64 [n]."""
+        """Fetch shards in the order in which these samples, int64 [n], need them: batches are taken from it."""
         shards = shards_by_first_use(order, self.pixels.counts)
         self._places = {shard: place for place, shard in enumerate(shards)}
         self._ahead.follow([self.pixels.shards[shard] for shard in shards])
 
     def need(self, rows: Tensor) -> None:
-        """Hold the shards of a batch's rows, int64 [B], and let go of those that no batch under way needs.
+        """Hold the shards of a batch's rows, int64 [B], and release those that no batch in progress needs.
 
         Raises `DamagedDrop` if one is not what the manifest says, and `StoreError`.
         """
@@ -46,7 +46,7 @@ class HeldShards:
             self._held.pop(shard).close()
 
     def close(self) -> None:
-        """Let go of all, and fetch no more."""
+        """Release all shards, and stop fetching."""
         self._ahead.close()
         for file in self._held.values():
             file.close()

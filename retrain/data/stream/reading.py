@@ -30,7 +30,7 @@ HELD_OUT: tuple[Split, ...] = ("val", "test")
 
 def shard_refs(drop: Drop, keys: TaskKeys) -> list[ShardRef]:
     """Return a drop's shards in the manifest's order."""
-    return [ShardRef(drop.id, keys.shard(drop.id, shard.name), shard) for shard in drop.shards]
+    return [ShardRef(drop.id, keys.drop_file(drop.id, shard.name), shard) for shard in drop.shards]
 
 
 def read_streamed_drop(

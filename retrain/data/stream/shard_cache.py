@@ -20,7 +20,7 @@ POLL_SECONDS = 0.02
 
 
 class ShardRef(NamedTuple):
-    """A shard, the drop that it is of, and the key that it lies under."""
+    """A shard, its drop's id, and its key in the store."""
 
     drop: str
     key: str
@@ -161,11 +161,11 @@ class ReadAhead:
         self.close()
 
     def close(self) -> None:
-        """Wait for what has begun."""
+        """Wait for the fetches in progress, and cancel the others."""
         self._threads.shutdown(cancel_futures=True)
 
     def follow(self, route: Sequence[ShardRef]) -> None:
-        """From here on, shards are needed in this order."""
+        """Fetch shards in this order from now on."""
         self._route, self._begun = route, 0
 
     def reach(self, position: int) -> None:

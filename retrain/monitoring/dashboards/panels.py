@@ -9,8 +9,8 @@ Json = dict[str, Any]
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 RUNBOOK = "docs/operations.md"
 """Where runbooks are; the chart puts the address before it."""
-GREEN, AMBER, RED = "#56B4E9", "#E69F00", "#D55E00"
-"""Told apart by the colour-blind too (Okabe & Ito); blue stands for good."""
+GOOD, DOUBTFUL, BAD = "#56B4E9", "#E69F00", "#D55E00"
+"""Blue, orange and vermilion: colours that colour-blind people distinguish too (Okabe & Ito)."""
 WIDTH, HEIGHT = 24, 8
 
 
@@ -19,8 +19,8 @@ def rising(*steps: tuple[float | None, str]) -> Json:
     return {"mode": "absolute", "steps": [{"value": value, "color": color} for value, color in steps]}
 
 
-NEUTRAL = rising((None, GREEN))
-SIGNED = rising((None, RED), (0, GREEN))
+NEUTRAL = rising((None, GOOD))
+SIGNED = rising((None, BAD), (0, GOOD))
 """Losses are red."""
 
 

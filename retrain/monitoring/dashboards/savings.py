@@ -1,9 +1,9 @@
 """*Compute savings*: what continual retraining saved, and whether quality held."""
 
 from retrain.monitoring.dashboards.panels import (
-    AMBER,
-    GREEN,
-    RED,
+    BAD,
+    DOUBTFUL,
+    GOOD,
     RUNBOOK,
     SIGNED,
     Json,
@@ -43,7 +43,7 @@ HOW_GROSS_NET = (
     "calibrations of the baseline. Whole: net against whole trainings from scratch; the other figures "
     "are against s_scratch, the iterations at which scratch has its accuracy."
 )
-AT_OWN_PACE = "Iterations are converted at what an iteration of the very run took."
+AT_OWN_PACE = "Iterations are converted by the time of an iteration of the same run."
 
 TOTALS = [
     stat(
@@ -192,7 +192,7 @@ RUNS = [
         "Drops that had landed since the scratch run that targets and savings are measured against.",
         {"{{task}}": _of("retrain_baseline_age_drops")},
         "short",
-        rising((None, GREEN), (6, AMBER), (11, RED)),
+        rising((None, GOOD), (6, DOUBTFUL), (11, BAD)),
     ),
 ]
 
@@ -208,7 +208,7 @@ CHAMPIONS = [
         "Time since a retraining last ended with a promotion.",
         {"{{task}}": f"time() - {_of('retrain_last_success_timestamp_seconds')}"},
         "s",
-        rising((None, GREEN), (14 * DAY, AMBER), (28 * DAY, RED)),
+        rising((None, GOOD), (14 * DAY, DOUBTFUL), (28 * DAY, BAD)),
     ),
     table(
         "Champions",

@@ -30,7 +30,7 @@ class Index:
 
     @property
     def share(self) -> float:
-        """Return c, the share of samples called easy and of those called hard; 0 for other samplings."""
+        """Return the share of samples that count as easy, and that count as hard (each c/2); 0 for other samplings."""
         return self.sampling.share if isinstance(self.sampling, EasyHard) else 0.0
 
 
@@ -44,7 +44,7 @@ class Bar(NamedTuple):
 
 
 def speed_groups(index: Index) -> dict[Group, NDArray[np.intp]]:
-    """Return the samples of each group: the floor(c * N) easiest and hardest, and the other counted ones.
+    """Return the samples of each group: the floor(share * N) easiest and hardest, and the other counted ones.
 
     They are ordered by falling learning speed, then rising mean loss, then index (Verwimp et al., section 3.3).
     """

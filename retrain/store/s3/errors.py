@@ -97,5 +97,5 @@ def _failure(place: Location, error: Exception) -> StoreError:
 
 
 def _error_text(error: Exception) -> str:
-    """Botocore quotes whole addresses of endpoints and proxies, in which the environment may have put a password."""
+    """Return an error's text without passwords: botocore quotes addresses of proxies, which may have one."""
     return mask_credentials(str(error))

@@ -85,9 +85,9 @@ class S3Stream(io.RawIOBase):
                 self._cuts += 1
                 if self._cuts == MAX_RECONNECTS:
                     raise
-                self._go_on(error)
+                self._resume(error)
 
-    def _go_on(self, cut: Exception) -> None:
+    def _resume(self, cut: Exception) -> None:
         """Ask for the rest. Raises `cut` if there is none: then it is not the end that is wrong."""
         self._body.close()
         try:
