@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from retrain.config.frame import Size
-from retrain.data.images import FORMATS, open_image
+from retrain.data.images import FORMATS, OpenedImage, Pixels, open_image, pixels_of
 
 CONTENT_BYTES = 16
 """Bytes of SHA-256 that are kept: among 10^12 images, two agree by chance with a probability below 10^-14."""
@@ -41,25 +41,31 @@ class ImageFacts(NamedTuple):
 
 def examine_image(data: bytes, size: Size) -> ImageFacts:
     """Decode an image as training will, at this size, and return its facts. Raises `DropError` as `decode_image`."""
-    return examine_decoded(data, size)[0]
+    with open_image(data, size) as opened:
+        opened.check()
+        return _facts(data, opened)
 
 
-def examine_decoded(data: bytes, size: Size) -> tuple[ImageFacts, Image.Image]:
-    """Return an image's facts, and what `decode_image` makes pixels of. Raises `DropError` as it does."""
+def examine_decoded(data: bytes, size: Size) -> tuple[ImageFacts, Pixels]:
+    """Return an image's facts, and its pixels as `decode_image` does. Raises `DropError` as it does."""
     with open_image(data, size) as opened:
         fitted = opened.fitted()
-        image, (width, height) = opened.image, opened.full_size
-        if image.format in ("JPEG", "MPO") and width * height > FEW_PIXELS:
-            content = _coded_digest(data)
-        elif image.size != opened.full_size:  # it was decoded smaller, by as much as this task's image size allows
-            with Image.open(io.BytesIO(data), formats=FORMATS) as whole:
-                content = _pixel_digest(whole)
-        else:
-            content = _pixel_digest(image)
-        grey = image.convert("L")
-        parts = grey.resize((9, 8), Image.Resampling.BOX).tobytes()
-        thumbnail = grey.resize((8, 8), Image.Resampling.BOX).tobytes()
-    return ImageFacts(content, width, height, parts, thumbnail), fitted
+        return _facts(data, opened), pixels_of(fitted)
+
+
+def _facts(data: bytes, opened: OpenedImage) -> ImageFacts:
+    image, (width, height) = opened.image, opened.full_size
+    if image.format in ("JPEG", "MPO") and width * height > FEW_PIXELS:
+        content = _coded_digest(data)
+    elif image.size != opened.full_size:  # it was decoded smaller, by as much as this task's image size allows
+        with Image.open(io.BytesIO(data), formats=FORMATS) as whole:
+            content = _pixel_digest(whole)
+    else:
+        content = _pixel_digest(image)
+    grey = image.convert("L")
+    parts = grey.resize((9, 8), Image.Resampling.BOX).tobytes()
+    thumbnail = grey.resize((8, 8), Image.Resampling.BOX).tobytes()
+    return ImageFacts(content, width, height, parts, thumbnail)
 
 
 def difference_hash(parts: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -38,7 +38,7 @@ Pixels = NDArray[np.uint8]
 HEIC_BRANDS = frozenset({b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1"})
 """Bytes after the first four of an image in HEIC."""
 
-FIRST_TURNED = 5
+UPRIGHT, FIRST_TURNED = 1, 5
 """Orientations of EXIF from this one on turn an image by 90 degrees."""
 
 GAP = 2
@@ -79,6 +79,12 @@ class OpenedImage(NamedTuple):
     """The frame to bring it to, before it is turned upright."""
     width: float
     height: float
+
+    def check(self) -> None:
+        """Decode the image, and do to it what may fail. Resizing takes longer than decoding and cannot fail."""
+        self.image.load()
+        if _rgb(self.image, self.frame.background).getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT:
+            self.fitted()
 
     def fitted(self) -> Image.Image:
         """Return the image in RGB, upright and brought to the frame."""

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from retrain.config import Split
 from retrain.config.task import Task
-from retrain.data.content import ImageFacts, examine_decoded
+from retrain.data.content import ImageFacts, examine_decoded, examine_image
 from retrain.data.dataset import held_out_shares
 from retrain.data.decoded import DecodedSamples
-from retrain.data.images import Pixels, pixels_of
+from retrain.data.images import Pixels
 from retrain.data.intake import Intake, Packed
 from retrain.data.manifest_builder import BadSamples, ReadDrop
 from retrain.data.sample_table import NOWHERE, SampleRow
@@ -192,8 +192,9 @@ class _Reader:
     def _examine_sample(self, read: tuple[Sample, bytes]) -> tuple[Sample, bytes, ImageFacts | str, Pixels | None]:
         """Return an image's facts, or its fault, and the decoded image."""
         try:
-            facts, image = examine_decoded(read[1], self._frame)
-            return *read, facts, pixels_of(image) if self._decoded else None
+            if self._decoded:
+                return *read, *examine_decoded(read[1], self._frame)
+            return *read, examine_image(read[1], self._frame), None
         except DropError as error:
             return *read, str(error), None
 

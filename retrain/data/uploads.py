@@ -15,11 +15,11 @@ from typing import BinaryIO, NamedTuple
 
 from retrain.config import Split
 from retrain.config.task import Data, Task
-from retrain.data.content import ImageFacts, examine_decoded
+from retrain.data.content import ImageFacts, examine_decoded, examine_image
 from retrain.data.dataset import held_out_shares
 from retrain.data.decoded import DecodedSamples, keep_decoded
 from retrain.data.files import SourceFile, list_store, split_of_archive
-from retrain.data.images import EXTENSIONS, Pixels, pixels_of
+from retrain.data.images import EXTENSIONS, Pixels
 from retrain.data.intake import Intake, Packed
 from retrain.data.litter import litter_kind
 from retrain.data.manifest_builder import BadSamples, ReadDrop
@@ -178,8 +178,9 @@ class _Reader:
     def _examine_sample(self, sample: _Plain) -> tuple[str, str, ImageFacts | str, Pixels | None]:
         """Return a sample's key and class, and its image's facts or fault, and the decoded image."""
         try:
-            facts, image = examine_decoded(sample.image, self.data.frame)
-            return sample.key, sample.class_name, facts, pixels_of(image) if self._decoded else None
+            if self._decoded:
+                return sample.key, sample.class_name, *examine_decoded(sample.image, self.data.frame)
+            return sample.key, sample.class_name, examine_image(sample.image, self.data.frame), None
         except DropError as error:
             return sample.key, sample.class_name, str(error), None
 

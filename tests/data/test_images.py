@@ -14,6 +14,8 @@ from PIL import Image, ImageOps
 from support.pictures import encoded, picture, png
 
 from retrain.config.frame import Frame
+from retrain.data import images
+from retrain.data.content import examine_decoded, examine_image
 from retrain.data.images import decode_image
 from retrain.errors import DropError
 
@@ -183,3 +185,25 @@ def test_heic_without_its_decoder_names_the_package(tmp_path: Path) -> None:
 def test_pixels_without_a_stated_range_are_refused() -> None:
     with pytest.raises(DropError, match="mode F"):
         decode_image(encoded(Image.fromarray(np.ones((8, 8), np.float32)), "TIFF"), 8)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_image_facts_are_the_same_with_and_without_pixels(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    data = encoded(Image.fromarray(picture(3, 300)), kind, exif=exif)
+    facts, pixels = examine_decoded(data, 16)
+    assert examine_image(data, 16) == facts
+    np.testing.assert_array_equal(pixels, decode_image(data, 16))
+
+
+def test_examining_an_image_does_not_resize_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> Image.Image:
+        raise AssertionError("resized")
+
+    data = encoded(Image.fromarray(picture(3, 300)), "JPEG")
+    monkeypatch.setattr(images, "_fit", refuse)
+    assert examine_image(data, 16).width == 300
+    with pytest.raises(DropError, match="resized"):
+        examine_decoded(data, 16)
