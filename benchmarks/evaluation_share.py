@@ -5,9 +5,10 @@ number of images that the evaluation looked at. The full grid evaluates all of v
 a run knows of earlier runs: it expects nothing before a share (`EARLIEST_SHARE`) of the iterations after which the
 fastest other run of its method came within 99 percent of the target.
 
-The target of a run is its own final accuracy. For `RETRAININGS` it is that of the scratch run with the same seed, if
-they reached it. The curves have few points, so values between them are interpolated to a hundred epochs (fewer for
-shortened schedules). Scratch runs have no target in practice; their curves serve as examples of shapes.
+The target of a run is its own final accuracy. For `RETRAININGS` and `REGIMES` it is that of the scratch run on the same
+data with the same seed, if they reached it. The curves of `REGIMES` have the default grid. The others have few points,
+so values between them are interpolated to a hundred epochs (fewer for shortened schedules). Scratch runs have no target
+in practice; their curves serve as examples of shapes.
 """
 
 import json
@@ -20,7 +21,7 @@ import torch
 from lib.report import ROOT, parser, report
 from torch import Tensor, nn
 
-from retrain.config.task import Data, Training
+from retrain.config.task import Data
 from retrain.data.augment import Normalize
 from retrain.data.samples import Samples
 from retrain.pipeline.targets import EARLIEST_SHARE
@@ -33,6 +34,7 @@ EVIDENCE = ROOT / "docs" / "evidence"
 RUNS = {EVIDENCE / "digits" / "runs.jsonl": 1, EVIDENCE / "performance" / "paper-scale" / "runs.jsonl": 2}
 """And how many points their curves have an epoch."""
 RETRAININGS = EVIDENCE / "verwimp-fitted-mini" / "runs.jsonl"
+REGIMES = EVIDENCE / "regimes" / "results.jsonl"
 QUICKER, SLOWER = "init+schedule x0.25", "all four x0.25"
 """Methods whose runs take 0.7 to 1 of each other's iterations."""
 SHARES, REPEATED = (0.6, 0.75, 0.8, 0.9), 10
@@ -57,12 +59,16 @@ class Case(NamedTuple):
     an_epoch: int = 1
 
 
-assert Training().evaluate_every == 1
-DEFAULTS = (
-    Case("defaults, 45,000 + 5,000 images", 5_000, 45_000),
-    Case("defaults, 1,153,000 + 128,000 images", 128_000, 1_153_000),
+EACH_EPOCH = (
+    Case("every epoch, 45,000 + 5,000 images", 5_000, 45_000),
+    Case("every epoch, 1,153,000 + 128,000 images", 128_000, 1_153_000),
 )
 TWICE = Case("twice an epoch, 45,000 + 5,000 images", 5_000, 22_500, 2)
+DEFAULT_GRID = (
+    (Case("60 evaluations in 100 epochs, 45,000 + 5,000 images", 5_000, 75_000), 1),
+    (Case("60 evaluations in 100 epochs, 1,153,000 + 128,000 images", 128_000, 1_921_667), 5),
+)
+"""Cases, and every which run is replayed: at the larger size a replay takes seconds."""
 
 
 class Used(NamedTuple):
@@ -134,7 +140,7 @@ def share_of(courses: Sequence[Course], case: Case) -> dict[str, object]:
 
 def by_earliest_share(courses: Sequence[Course]) -> list[dict[str, object]]:
     """Return the results of other shares, and how late a run that is faster than all before it is detected."""
-    case, drawn, quicker = DEFAULTS[0], torch.Generator().manual_seed(0), [c for c in courses if c.method == QUICKER]
+    case, drawn, quicker = EACH_EPOCH[0], torch.Generator().manual_seed(0), [c for c in courses if c.method == QUICKER]
     results: list[dict[str, object]] = []
     for share in SHARES:
         usual = [replay(each, case, expected_from(each, courses, each.method, share), drawn) for each in courses]
@@ -167,20 +173,40 @@ def study(path: Path, an_epoch: int) -> dict[str, object]:
         ends = [(run.get("cell", {}).get("method", ""), run["curve"]["accuracy"][step - 1 :: step]) for run in runs]
         return share_of([Course(method, accuracies, accuracies[-1]) for method, accuracies in ends], case)
 
-    cases = (Case("as recorded", first["images"][0], between, an_epoch), *DEFAULTS)
+    cases = (Case("as recorded", first["images"][0], between, an_epoch), *EACH_EPOCH)
     return {"curves": str(path.relative_to(ROOT)), "cases": [replayed(case) for case in cases]}
 
 
 def retrainings(path: Path) -> dict[str, object]:
     """Replay those runs of a study that came to the accuracy of scratch."""
     runs = runs_of(path)
-    cases = [(courses_of(runs, case.an_epoch), case) for case in (*DEFAULTS, TWICE)]
+    cases = [(courses_of(runs, case.an_epoch), case) for case in (*EACH_EPOCH, TWICE)]
     return {
         "curves": f"{path.relative_to(ROOT)}, towards scratch",
         "methods": sorted({course.method for course in cases[0][0]}),
         "cases": [share_of(courses, case) for courses, case in cases],
         "other shares than EARLIEST_SHARE": by_earliest_share(cases[0][0]),
     }
+
+
+def regimes(path: Path) -> dict[str, object]:
+    """Replay the retrainings of all regimes that came to the accuracy of the scratch run on the same data."""
+    runs = runs_of(path)
+    scratch = {_data(run): run["final_accuracy"] for run in runs if run["method"] == "scratch"}
+    courses = [
+        Course(f"{run['regime']}: {run['method']}", [accuracy for _, accuracy in run["curve"]], scratch[_data(run)])
+        for run in runs
+        if _data(run) in scratch and not run["method"].startswith("scratch")
+    ]
+    reached = [course for course in courses if max(course.accuracies) >= course.target]
+    return {
+        "curves": f"{path.relative_to(ROOT)}, towards scratch",
+        "cases": [share_of(reached[::step], case) for case, step in DEFAULT_GRID],
+    }
+
+
+def _data(run: dict[str, Any]) -> tuple[str, int, int]:
+    return run["regime"], run["seed"], run["drop"]
 
 
 def courses_of(runs: list[dict[str, Any]], an_epoch: int) -> list[Course]:
@@ -206,7 +232,7 @@ def main() -> None:
     """Replay the runs of some files."""
     chosen = parser(__doc__).parse_args()
     studies = [study(path, an_epoch) for path, an_epoch in RUNS.items()]
-    report({"studies": [*studies, retrainings(RETRAININGS)]}, chosen.output)
+    report({"studies": [*studies, retrainings(RETRAININGS), regimes(REGIMES)]}, chosen.output)
 
 
 if __name__ == "__main__":

@@ -174,8 +174,8 @@ def added_by_kfp(here: Mapping[str, Any], in_kfp: Mapping[str, Any]) -> float:
 
     The validation comes before the pipeline, so it does not count.
     """
-    validation: float = here["cpu, s"]["validate"]
-    return round(in_kfp["cpu in all, s"] - (here["cpu in all, s"] - validation), 2)
+    same_stages = here["cpu in all, s"] - here["cpu, s"]["validate"]
+    return float(round(in_kfp["cpu in all, s"] - same_stages, 2))
 
 
 def draw(taken: Mapping[str, Mapping[str, Any]], path: Path) -> None:
