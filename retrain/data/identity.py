@@ -120,8 +120,8 @@ class Resolved:
     def sentences(self) -> Iterator[str]:
         """Yield notes on duplicates, conflicts and classes without training samples."""
         for drop, count in self.duplicates.items():
-            where = f"in drop {drop} already" if drop else "in it more than once"
-            yield f"{pluralize(count, 'image')} left out: {where}"
+            twin = f"an image of drop {drop}" if drop else "another image of this drop"
+            yield f"{pluralize(count, 'image')} left out: the same picture as {twin}"
         yield from (f"two classes: {conflict}" for conflict in self.conflicts[:NAMED])
         if len(self.conflicts) > NAMED:
             yield f"two classes: {len(self.conflicts) - NAMED:,} more images"

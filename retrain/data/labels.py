@@ -63,8 +63,11 @@ NAMED = 10
 
 
 def name_files(unread: Sequence[Unread]) -> str:
-    """Return the first files and their causes, for an error."""
-    named = "; ".join(f"{bad.where}: {bad.cause}" for bad in unread[:NAMED])
+    """Return the first files, those with the same cause together, for an error."""
+    by_cause = defaultdict[str, list[str]](list)
+    for bad in unread[:NAMED]:
+        by_cause[bad.cause].append(bad.where)
+    named = "; ".join(f"{', '.join(files)}: {cause}" for cause, files in by_cause.items())
     return named if len(unread) <= NAMED else f"{named}; and {len(unread) - NAMED:,} more"
 
 

@@ -2,9 +2,9 @@
 
 from retrain.config.recipe import Auto, ShrinkPerturb, Warm
 
-FITTED_RATIO = 0.6
-"""Training error over validation error up to which a parent counts as fitted: 1 for a network that has memorised
-nothing, 0 for one that has memorised its training set."""
+FITTED_RATIO, UNFITTED_RATIO = 0.2, 0.6
+"""Training error over validation error up to which a parent counts as fitted, and from which on as under-fitted: 0 for
+a network that has memorised its training set, 1 for one that has memorised nothing."""
 
 LEARNT = 0.98
 """Training accuracy from which a parent counts as fitted at any validation error."""
@@ -35,18 +35,17 @@ def resolve_start(
     whether the weights are shrunk towards pretrained ones: then neither the optimizer nor normalisation matters,
     because the norm of the weights, and so the relative step, hardly changes.
     """
+    gentle_alpha = max(setting.alpha, GENTLE_ALPHA)
+    missing, why = _missing_fit(train_accuracy, val_accuracy)
+    alpha = round(setting.alpha + missing * (gentle_alpha - setting.alpha), 2)
     if pretrained:
-        fitted, why = _is_fitted(train_accuracy, val_accuracy)
-        alpha = setting.alpha if fitted else max(setting.alpha, GENTLE_ALPHA)
         start = ShrinkPerturb(alpha=alpha, beta=setting.beta, new_rows=setting.head_rows)
         return start, f"What training changed in the pretrained weights is shrunk to {alpha:g}: {why}."
-    shrunk = _shrink(setting, setting.alpha)
-    gentle = _shrink(setting, max(setting.alpha, GENTLE_ALPHA))
     if not normalised:
+        gentle = _shrink(setting, gentle_alpha)
         start = gentle.model_copy(update={"rate": RAISED_RATE}) if adaptive else gentle
         return start, _say(start, "without BatchNorm, shrinking more would destroy its function")
-    fitted, why = _is_fitted(train_accuracy, val_accuracy)
-    start = shrunk if fitted else gentle
+    start = _shrink(setting, alpha)
     return start, _say(start, why)
 
 
@@ -65,12 +64,14 @@ def _say(start: ShrinkPerturb, why: str) -> str:
     return f"The parent's weights are shrunk to {start.alpha:g}{least}: {why}.{rate}"
 
 
-def _is_fitted(train_accuracy: float | None, val_accuracy: float | None) -> tuple[bool, str]:
-    """Return whether a parent has fitted its training data, and the reason in words."""
+def _missing_fit(train_accuracy: float | None, val_accuracy: float | None) -> tuple[float, str]:
+    """Return how far a parent is from having fitted its training data, in [0, 1], and the reason in words."""
     if train_accuracy is None or val_accuracy is None:
-        return True, "its training accuracy is unknown, so it is taken as fitted"
+        return 0.0, "its training accuracy is unknown, so it is taken as fitted"
     ratio = (1 - train_accuracy) / max(1 - val_accuracy, LEAST_ERROR)
     measured = f"with a training error {ratio:.2f} times its validation error"
-    if ratio > FITTED_RATIO and train_accuracy < LEARNT:
-        return False, f"it is under-fitted, {measured}"
-    return True, f"it is fitted, {measured}"
+    if train_accuracy >= LEARNT or ratio <= FITTED_RATIO:
+        return 0.0, f"it is fitted, {measured}"
+    if ratio >= UNFITTED_RATIO:
+        return 1.0, f"it is under-fitted, {measured}"
+    return (ratio - FITTED_RATIO) / (UNFITTED_RATIO - FITTED_RATIO), f"it is partly fitted, {measured}"

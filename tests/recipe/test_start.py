@@ -9,6 +9,7 @@ from retrain.config.recipe import Auto, ShrinkPerturb
 from retrain.recipe.start import resolve_start
 
 SHRUNK = ShrinkPerturb(least_norm=0.4, new_rows="class_means")
+PARTLY = ShrinkPerturb(alpha=0.6, least_norm=0.6, new_rows="class_means")
 GENTLE = ShrinkPerturb(alpha=0.8, least_norm=0.8, new_rows="class_means")
 RAISED = ShrinkPerturb(alpha=0.8, least_norm=0.8, rate=2.5, new_rows="class_means")
 
@@ -17,7 +18,8 @@ RAISED = ShrinkPerturb(alpha=0.8, least_norm=0.8, rate=2.5, new_rows="class_mean
     ("normalised", "train", "val", "start", "reason"),
     [
         (True, 0.99, 0.30, SHRUNK, "it is fitted, with a training error 0.01 times"),
-        (True, 0.59, 0.30, SHRUNK, "it is fitted, with a training error 0.59 times"),
+        (True, 0.87, 0.30, SHRUNK, "it is fitted, with a training error 0.19 times"),
+        (True, 0.72, 0.30, PARTLY, "it is partly fitted, with a training error 0.40 times"),
         (True, 0.57, 0.30, GENTLE, "it is under-fitted, with a training error 0.61 times"),
         (True, 0.30, 0.35, GENTLE, "it is under-fitted, with a training error 1.08 times"),
         (True, 0.985, 0.99, SHRUNK, "it is fitted, with a training error 1.50 times"),

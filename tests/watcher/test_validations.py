@@ -137,7 +137,7 @@ def test_watcher_logs_what_a_validation_found(place: Place, caplog: pytest.LogCa
     about = "pets: drop second"
     assert [message for message in caplog.messages if about in message] == [
         f"{about}: classes Dog and dog differ in upper and lower case alone; data.aliases can make them one",
-        f"{about}: 1 image left out: in drop first already",
+        f"{about}: 1 image left out: the same picture as an image of drop first",
         f"{about}: two classes: dog/7 (dog) is cat/200 of drop first, which is cat there",
         f"{about}: amendment 1: 1 earlier image has a new class",
         f"{about} is committed",
