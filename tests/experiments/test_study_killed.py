@@ -34,14 +34,28 @@ def digests(runs: Runs) -> dict[Cell, str | None]:
     return {one.cell: one.record.result.model_digest for one in runs.ended_runs() if one.record.result}
 
 
+STUDY = small_study(seeds=[0, 1], set={"training.epochs": 20})
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[Cell, str | None]:
+    """Return the models of the study that nothing kills."""
+    folder = tmp_path_factory.mktemp("alone")
+    with workplace(folder / "place") as place:
+        runs = Runs(STUDY, str(folder / "store"))
+        run(runs, DataRoot(place), CPU)
+        return digests(runs)
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_killed_study_ends_its_processes_and_resumes_equally(tmp_path: Path, jobs: int) -> None:
+def test_killed_study_ends_its_processes_and_resumes_equally(
+    tmp_path: Path, jobs: int, uninterrupted: dict[Cell, str | None]
+) -> None:
     with workplace(tmp_path / "place") as place:
-        study = small_study(seeds=[0, 1], set={"training.epochs": 20})
         (place / "studies").mkdir()
-        (place / "studies" / "small.yaml").write_text(study.model_dump_json())
-        alone, killed = (Runs(study, str(tmp_path / name)) for name in ("alone", "killed"))
-        store = killed.store(killed.task(next(cells(study, 1))).name)
+        (place / "studies" / "small.yaml").write_text(STUDY.model_dump_json())
+        killed = Runs(STUDY, str(tmp_path / "killed"))
+        store = killed.store(killed.task(next(cells(STUDY, 1))).name)
         settings = ["--root", str(place), "--store", str(tmp_path / "killed"), "--jobs", str(jobs), "--device", "cpu"]
         with subprocess.Popen([sys.executable, "-m", "retrain", "study", "run", "small", *settings]) as process:
             wait_for(lambda: bool(store.ledger.read()))
@@ -51,8 +65,7 @@ def test_killed_study_ends_its_processes_and_resumes_equally(tmp_path: Path, job
         ended = len(store.ledger.read())
         assert ended > 0
         assert run(killed, DataRoot(place), CPU) == 8 - ended
-        run(alone, DataRoot(place), CPU)
-        assert digests(killed) == digests(alone)
+        assert digests(killed) == uninterrupted
         assert len(digests(killed)) == 8
 
 

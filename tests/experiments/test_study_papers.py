@@ -53,7 +53,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         environment.setenv("RETRAIN_STUDIES", str(ROOT / "studies"))
         written = 0  # so that no two images, in whatever split or data set, have the same pixels
         for name, classes in CLASSES.items():
-            each = 60 if classes == 10 else 10
+            each = 30 if classes == 10 else 5
             kinds = {"train": each * 4 // 5, "test": each // 5} if "adaptiope" not in name else {"": each}
             for split, count in kinds.items():
                 names = [f"{label:03d}/{number}.png" for label in range(classes) for number in range(count)]

@@ -10,6 +10,7 @@ from support import browsers, known_ledger, monitoring
 from support.terminal import call
 
 from retrain.config.task import Task
+from retrain.monitoring import pages
 from retrain.monitoring.report.figures import money, signed
 from retrain.monitoring.report.fleet import months
 from retrain.store import LocalStore
@@ -42,9 +43,12 @@ def row(page: Page, task: str) -> list[str]:
     return page.locator("#tasks tbody tr", has=page.get_by_role("rowheader", name=task)).locator("td").all_inner_texts()
 
 
-def test_fleet_page_shows_every_task_and_leads_to_its_own(browser: Browser, tasks: list[Task]) -> None:
+def test_fleet_page_shows_every_task_and_leads_to_its_own(
+    browser: Browser, tasks: list[Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "FRESH_SECONDS", 3600.0)  # what is drawn here is what the browser gets
     with monitoring.exporter(tasks) as address:
-        monitoring.get(f"http://{address}/")  # drawn now: the browser waits less long than this
+        monitoring.get(f"http://{address}/")
         page = browsers.opened(browser, f"http://{address}/")
         assert browsers.card(page, "Iterations saved, net") == NET
         assert browsers.card(page, "Saved of whole trainings, net") == NET + 2 * known_ledger.WHOLE
