@@ -32,14 +32,14 @@ def picture(kind: str, width: int, height: int) -> bytes:
     return file.getvalue()
 
 
-def whole(data: bytes, size: int) -> NDArray[np.uint8]:
-    """Decode all of its pixels, then resize."""
+def decode_fully(data: bytes, size: int) -> NDArray[np.uint8]:
+    """Decode all pixels of an image, then resize it."""
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
     return np.ascontiguousarray(np.asarray(ImageOps.fit(image, (size, size))).transpose(2, 0, 1))
 
 
 def milliseconds(decoding: Decode, data: bytes, size: int) -> float:
-    """Decode for a twentieth of a second; return how long once takes."""
+    """Decode for a twentieth of a second; return the mean time of one decoding, in milliseconds."""
     count, began = 0, time.process_time()
     while (taken := time.process_time() - began) < 0.05 or not count:
         decoding(data, size)
@@ -48,11 +48,11 @@ def milliseconds(decoding: Decode, data: bytes, size: int) -> float:
 
 
 def compare(data: bytes, size: int, turns: int) -> dict[str, Any]:
-    """Let both take turns."""
-    taken = [(milliseconds(whole, data, size), milliseconds(decode_image, data, size)) for _ in range(turns)]
-    difference = np.abs(decode_image(data, size).astype(int) - whole(data, size))
+    """Decode in both ways in turns, and compare the medians."""
+    taken = [(milliseconds(decode_fully, data, size), milliseconds(decode_image, data, size)) for _ in range(turns)]
+    difference = np.abs(decode_image(data, size).astype(int) - decode_fully(data, size))
     return {
-        "whole, ms": round(statistics.median(theirs for theirs, _ in taken), 3),
+        "full decoding, ms": round(statistics.median(theirs for theirs, _ in taken), 3),
         "retrain, ms": round(statistics.median(ours for _, ours in taken), 3),
         "times as fast": round(statistics.median(theirs / ours for theirs, ours in taken), 2),
         "pixels differ by, mean and most": [round(float(difference.mean()), 2), int(difference.max())],

@@ -87,7 +87,7 @@ def by_hand(
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
-        loss.item()  # of the last batch, for which a device is waited for
+        loss.item()  # of the last batch, for which the host waits for the device
 
     return fastest([partial(epoch, loader_of(data, batch, each, device)) for each in workers])
 
@@ -137,7 +137,7 @@ BFLOAT16: Ways = {
 
 
 def seconds(epoch: Epoch) -> float:
-    """Wall time of one."""
+    """Return the wall time of one epoch."""
     began = time.perf_counter()
     epoch()
     return time.perf_counter() - began

@@ -1,7 +1,8 @@
 """Replay evaluations on the curves of real runs: how many images they use, and whether they find the target in time.
 
 At each point of a curve, val has as many correct samples as the run had there, in a random order. `measure` returns the
-number of images that the evaluation looked at. The full grid evaluates all of val at each point. `ledger` contains what
+number of images that the evaluation used. The full grid evaluates all of val at each point; subsets are evaluated
+until the rest of val can no longer reach the target. `ledger` contains what
 a run knows of earlier runs: it expects nothing before a share (`EARLIEST_SHARE`) of the iterations after which the
 fastest other run of its method came within 99 percent of the target.
 
@@ -32,7 +33,7 @@ from retrain.training.stopping import LOWEST_LEVEL
 CPU = torch.device("cpu")
 EVIDENCE = ROOT / "docs" / "evidence"
 RUNS = {EVIDENCE / "digits" / "runs.jsonl": 1, EVIDENCE / "performance" / "paper-scale" / "runs.jsonl": 2}
-"""And how many points their curves have an epoch."""
+"""Files of kept runs, with the number of points of their curves per epoch."""
 RETRAININGS = EVIDENCE / "verwimp-fitted-mini" / "runs.jsonl"
 REGIMES = EVIDENCE / "regimes" / "results.jsonl"
 QUICKER, SLOWER = "init+schedule x0.25", "all four x0.25"
@@ -42,7 +43,7 @@ EPOCHS = 100
 
 
 class Bright(nn.Module):
-    """A network that is right about bright images alone, all of class 1."""
+    """A network that classifies bright images, which are all of class 1, correctly, and no others."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits."""
@@ -51,7 +52,7 @@ class Bright(nn.Module):
 
 
 class Case(NamedTuple):
-    """A size of val, how many images are trained on between evaluations, and how often in an epoch that is."""
+    """A size of val, the number of images trained on between evaluations, and the evaluations per epoch."""
 
     name: str
     val: int
@@ -72,7 +73,7 @@ DEFAULT_GRID = (
 
 
 class Used(NamedTuple):
-    """Images that evaluation looked at, and the point at which it saw the target."""
+    """Number of evaluated images, and the evaluation at which the target was found."""
 
     images: int
     point: int
@@ -83,34 +84,34 @@ class Used(NamedTuple):
 
 
 class Course(NamedTuple):
-    """A run's accuracies on its grid, and where it was going."""
+    """A run's accuracy at each evaluation, and its target."""
 
     method: str
     accuracies: list[float]
     target: float
 
     def first(self, share: float = 1) -> int:
-        """Return the first point at this share of the target; the last of all if there is none."""
+        """Return the first point at this share of the target; 0 if there is none."""
         points = range(len(self.accuracies))
         return first_reaching(points, self.accuracies, share * self.target) or 0
 
 
 def replay(course: Course, case: Case, expected: int, drawn: torch.Generator) -> Used:
-    """Evaluate along a course to its target; before the point `expected` it is not expected."""
+    """Evaluate along a course up to its target, which is not expected before the point `expected`."""
     images = torch.empty(case.val, 3, 1, 1, dtype=torch.uint8)
-    held = Samples.of(images, torch.ones(case.val, dtype=torch.int64), [case.val])
-    target, looked_at = round(course.target * case.val), 0
+    samples = Samples.of(images, torch.ones(case.val, dtype=torch.int64), [case.val])
+    target, evaluated = round(course.target * case.val), 0
     needed = LOWEST_LEVEL / 100 * target / case.val
     for point, accuracy in enumerate(course.accuracies):
         right = round(accuracy * case.val)
         images.fill_(0)
         images[:right] = 255
         order = torch.randperm(case.val, generator=drawn)
-        measured = measure(Bright(), held, order, Normalize(Data()), needed, early=point < expected)
-        looked_at += measured.images
+        measured = measure(Bright(), samples, order, Normalize(Data()), needed, early=point < expected)
+        evaluated += measured.images
         if measured.images == case.val and right >= target:
-            return Used(looked_at, point)
-    return Used(looked_at, len(course.accuracies))
+            return Used(evaluated, point)
+    return Used(evaluated, len(course.accuracies))
 
 
 def expected_from(own: Course, courses: Sequence[Course], method: str, share: float = EARLIEST_SHARE) -> int:
@@ -122,14 +123,14 @@ def expected_from(own: Course, courses: Sequence[Course], method: str, share: fl
 def share_of(courses: Sequence[Course], case: Case) -> dict[str, object]:
     """Replay every course by each way of evaluating it."""
     drawn = torch.Generator().manual_seed(0)
-    used: dict[str, list[float]] = {"whole grid": [], "looks": [], "looks, ledger": []}
+    used: dict[str, list[float]] = {"full grid": [], "subsets": [], "subsets, ledger": []}
     later = dict.fromkeys(used, 0)
     for course in courses:
         reached = course.first()
         ways = {
-            "whole grid": Used((reached + 1) * case.val, reached),
-            "looks": replay(course, case, 0, drawn),
-            "looks, ledger": replay(course, case, expected_from(course, courses, course.method), drawn),
+            "full grid": Used((reached + 1) * case.val, reached),
+            "subsets": replay(course, case, 0, drawn),
+            "subsets, ledger": replay(course, case, expected_from(course, courses, course.method), drawn),
         }
         for way, found in ways.items():
             used[way].append(found.images_each(case))
@@ -213,18 +214,18 @@ def courses_of(runs: list[dict[str, Any]], an_epoch: int) -> list[Course]:
     """Return the courses of runs to the accuracy of scratch, with this number of points per epoch."""
     scratch = {run["cell"]["seed"]: run["curve"] for run in runs if run["cell"]["method"] == "scratch"}
     courses = [
-        Course(run["cell"]["method"], stretched(run["curve"], own["iteration"][-1], an_epoch), own["accuracy"][-1])
+        Course(run["cell"]["method"], resample(run["curve"], own["iteration"][-1], an_epoch), own["accuracy"][-1])
         for run in runs
         if run["curve"] != (own := scratch[run["cell"]["seed"]])
     ]
     return [course for course in courses if max(course.accuracies) >= course.target]
 
 
-def stretched(curve: dict[str, list[float]], whole: float, an_epoch: int) -> list[float]:
-    """Return a curve with this number of points per epoch, for a hundred epochs in `whole` iterations."""
-    between = whole / (an_epoch * EPOCHS)
-    points = np.arange(between, curve["iteration"][-1] + between / 2, between)
-    accuracies: list[float] = np.interp(points, [0, *curve["iteration"]], [0, *curve["accuracy"]]).tolist()
+def resample(curve: dict[str, list[float]], iterations: float, points: int) -> list[float]:
+    """Return a curve with `points` points per epoch, for a hundred epochs in this number of iterations."""
+    between = iterations / (points * EPOCHS)
+    grid = np.arange(between, curve["iteration"][-1] + between / 2, between)
+    accuracies: list[float] = np.interp(grid, [0, *curve["iteration"]], [0, *curve["accuracy"]]).tolist()
     return accuracies
 
 

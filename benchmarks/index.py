@@ -28,7 +28,7 @@ SHARD, WINDOW = 10_000, 32
 
 
 def counters(n: int, seed: int) -> Counters:
-    """Counters as a run of thirty epochs leaves them."""
+    """Return counters like those of a run of thirty epochs."""
     drawn = torch.Generator().manual_seed(seed)
     counted = Counters.zeros(n)
     counted.seen.random_(20, 31, generator=drawn)
@@ -43,7 +43,7 @@ def bytes_of(counted: Counters) -> int:
 
 
 def index(n: int) -> tuple[dict[str, object], Counters]:
-    """Figures of the index alone, and a parent's, as loaded."""
+    """Return the figures of an index and of a loaded parent's."""
     own, parent = counters(n, 0), from_tensors(to_tensors(counters(n, 1)))
     figures = {
         "samples": n,
@@ -55,13 +55,13 @@ def index(n: int) -> tuple[dict[str, object], Counters]:
     return figures, parent
 
 
-def passes(probability: Tensor | None, n: int) -> dict[str, object]:
-    """Time a pass of each kind."""
+def draw_epochs(probability: Tensor | None, n: int) -> dict[str, object]:
+    """Time the drawing of an epoch of each kind."""
     drawn, shards = torch.Generator().manual_seed(0), partial(window_shuffle, counts=torch.full((n // SHARD,), SHARD))
     works: dict[str, Callable[[], Tensor]] = {
-        "a thinned pass": lambda: draw_epoch(probability, n, drawn),
-        "a uniform pass": lambda: draw_epoch(None, n, drawn),
-        "a thinned pass over shards": lambda: draw_epoch(probability, n, drawn, partial(shards, window=WINDOW)),
+        "a thinned epoch": lambda: draw_epoch(probability, n, drawn),
+        "a uniform epoch": lambda: draw_epoch(None, n, drawn),
+        "a thinned epoch over shards": lambda: draw_epoch(probability, n, drawn, partial(shards, window=WINDOW)),
     }
     figures = dict[str, object]()
     for name, work in works.items():
@@ -79,7 +79,7 @@ def measure(n: int) -> dict[str, object]:
         **figures,
         "finding the ends, s": thinned.seconds(),
         "finding the ends, bytes a sample": thinned.bytes_each(n),
-        **passes(thinned.result, n),
+        **draw_epochs(thinned.result, n),
     }
 
 

@@ -59,7 +59,7 @@ def ended(folder: Path, drops: int, samples: int) -> tuple[RunFiles, Plan]:
 
 
 def measured(files: RunFiles, plan: Plan, samples: int) -> dict[str, object]:
-    """Both, one after the other."""
+    """Measure reading and adding, one after the other."""
     known = len(plan.dataset.drops)
 
     def read() -> None:

@@ -55,7 +55,7 @@ class Ways:
 
     def named(self) -> dict[str, Callable[[], Pass]]:
         """Return every loader by its name."""
-        ways: dict[str, Callable[[], Pass]] = {"held": self.held}
+        ways: dict[str, Callable[[], Pass]] = {"in memory": self.in_memory}
         for workers in WORKERS:
             of = f"{workers} workers"
             ways |= {
@@ -66,9 +66,9 @@ class Ways:
             }
         return ways
 
-    def held(self) -> Pass:
+    def in_memory(self) -> Pass:
         """Return an epoch of this project's loader over samples in memory."""
-        train = self.place.held()["train"]
+        train = self.place.in_memory()["train"]
         return partial(_pass, InMemoryLoader(EpochSampler(None, len(train), BATCH, 0, CPU), train, ROWS), len(train))
 
     def streamed(self, workers: int) -> Pass:

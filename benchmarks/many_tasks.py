@@ -127,8 +127,8 @@ def main() -> None:
     ):
         aws = Aws()
         aws.fill(objects)
-        with serving(aws) as endpoint_url, get_context("spawn").Pool(1) as apart:
-            taken[what.__name__] = apart.apply(what, (number, endpoint_url))
+        with serving(aws) as endpoint_url, get_context("spawn").Pool(1) as pool:
+            taken[what.__name__] = pool.apply(what, (number, endpoint_url))
     report(taken, chosen.output)
 
 

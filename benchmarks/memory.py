@@ -1,4 +1,4 @@
-"""Measure the peak memory of training on a dataset that is held decoded, beyond that of importing torch.
+"""Measure the peak memory of training on a dataset that is decoded in memory, beyond the memory of importing torch.
 
 `retrain run` is a process of its own, and the kernel reports its peak: once while it decodes the drop into the cache,
 and once with a warm cache. The source is a folder of tars train-0.tar, ..., test-0.tar with images named
@@ -23,7 +23,7 @@ ITERATIONS_AS_EPOCHS = 0.05
 
 
 def peak(command: list[str], environment: dict[str, str]) -> int:
-    """Run a command and return the most memory that it held, in bytes."""
+    """Run a command and return its peak memory, in bytes."""
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -61,10 +61,10 @@ def measure(source: Path, folder: Path) -> dict[str, object]:
         "training, warm cache": peak([*run, "--trial", "--method", "scratch", "--seed", "1"], environment),
     }
     base = figures["importing torch"]
-    beyond = {what: round((held - base) / 1e6) for what, held in figures.items()}
+    beyond = {what: round((size - base) / 1e6) for what, size in figures.items()}
     return {
         "source": source.name,
-        "peak_mb": {what: round(held / 1e6) for what, held in figures.items()},
+        "peak_mb": {what: round(size / 1e6) for what, size in figures.items()},
         "beyond_torch_mb": beyond,
     }
 

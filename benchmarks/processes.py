@@ -48,7 +48,7 @@ class Trials(NamedTuple):
         """Train in two that share the work."""
         return self._seconds([*TORCHRUN, *RETRAIN], self.stores[0], BATCH, self.epochs, seed) / 2
 
-    def apart(self, seeds: tuple[int, int]) -> float:
+    def separate(self, seeds: tuple[int, int]) -> float:
         """Train twice at once on half a batch, which takes half the epochs for as many iterations."""
 
         def half(store: Path, seed: int) -> float:
@@ -76,11 +76,11 @@ class Trials(NamedTuple):
 
 
 def exchanged() -> dict[str, int]:
-    """Bytes an iteration that each process hands over."""
+    """Return the bytes that each process exchanges in an iteration, by kind."""
     task = load_task(str(TASK))
     network = factory.build_network(task.model, 10, task.data.image_size, seed=0)
     gradients = sum(4 * parameter.numel() for parameter in network.parameters())
-    return {"gradients": gradients, "index": 2 * 4 * BATCH, "wishes": 2}
+    return {"gradients": gradients, "index": 2 * 4 * BATCH, "votes": 2}
 
 
 def measure(folder: Path, turns: int, epochs: float) -> dict[str, object]:
@@ -96,17 +96,19 @@ def measure(folder: Path, turns: int, epochs: float) -> dict[str, object]:
 
 
 def compare(turns: int, trials: Trials) -> dict[str, float]:
-    """Let one process, two, and two that share nothing take turns; by other seeds, for equal trials are one run."""
+    """Compare one process, two, and two that share nothing, in turns. Seeds differ: equal trials would be one run."""
     seeds = range(0, 4 * turns, 4)
-    taken = [(trials.one(seed), trials.two(seed + 1), trials.apart((seed + 2, seed + 3))) for seed in seeds]
-    one, two, apart = (round(1e3 * statistics.median(each), 1) for each in zip(*taken, strict=True))
+    taken = [(trials.one(seed), trials.two(seed + 1), trials.separate((seed + 2, seed + 3))) for seed in seeds]
+    one, two, separate = (round(1e3 * statistics.median(each), 1) for each in zip(*taken, strict=True))
     return {
         "one process, ms an iteration": one,
         "two processes, ms an iteration": two,
-        "two that share nothing, ms an iteration": apart,
+        "two that share nothing, ms an iteration": separate,
         "speed-up, median of turns": round(statistics.median(one / two for one, two, _ in taken), 2),
-        "what the machine allows": round(statistics.median(one / apart for one, _, apart in taken), 2),
-        "share of it that two processes reach": round(statistics.median(apart / two for _, two, apart in taken), 2),
+        "what the machine allows": round(statistics.median(one / separate for one, _, separate in taken), 2),
+        "share of it that two processes reach": round(
+            statistics.median(separate / two for _, two, separate in taken), 2
+        ),
     }
 
 

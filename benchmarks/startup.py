@@ -23,23 +23,23 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Start(NamedTuple):
-    """Seconds until something was said."""
+    """Seconds until a process printed a text."""
 
     wall: float
     cpu: float
 
 
-def until(command: list[str], said: str, environment: dict[str, str]) -> Start:
-    """Start a process and return what it took until it said something on standard error; let it end."""
+def until(command: list[str], text: str, environment: dict[str, str]) -> Start:
+    """Start a process and return the time until it printed a text on standard error; wait for its end."""
     began = time.perf_counter()
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as it:
         assert it.stderr is not None
         for line in it.stderr:
-            if said in line:
+            if text in line:
                 start = Start(time.perf_counter() - began, processor_seconds(it.pid))
                 it.stderr.read()
                 return start
-    raise RuntimeError(f"{' '.join(command)} never said {said!r}")
+    raise RuntimeError(f"{' '.join(command)} never printed {text!r}")
 
 
 def processor_seconds(pid: int) -> float:

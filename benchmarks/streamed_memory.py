@@ -40,7 +40,7 @@ def family(parent: int) -> set[int]:
 
 
 class Peak(NamedTuple):
-    """The most megabytes that a run held: its training process, and the one that decodes."""
+    """Peak memory of a run in megabytes: of its training process, and of the one that decodes."""
 
     training: int
     decoding: int
@@ -55,7 +55,7 @@ def private_mb(process: int) -> int:
 
 
 def peak(command: list[str], environment: dict[str, str]) -> Peak:
-    """Run a command and return what it and the process below it held at most."""
+    """Run a command and return the peak memory of it and of its subprocess."""
     decoding = [0]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:

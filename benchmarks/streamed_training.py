@@ -72,7 +72,7 @@ def timed(work: Callable[[], object], iterations: int) -> Cost:
 
 
 class Bench:
-    """One source's samples, streamed and held."""
+    """One source's samples, streamed and in memory."""
 
     def __init__(self, source: Source, folder: Path) -> None:
         self.iterations, self.plan = source.iterations, plan_of(source.case, "scratch", IMAGES, 1000, Training())
@@ -82,9 +82,9 @@ class Bench:
         )
         self.place = Place(drop, store, source.case.image_size, folder / "cache")
 
-    def held(self) -> Run:
+    def in_memory(self) -> Run:
         """Return a run that trains on samples in memory."""
-        splits = self.place.held()
+        splits = self.place.in_memory()
         return set_up(self.plan, splits["train"], splits["val"], None)
 
     def streaming(self, workers: int | None) -> Run:
@@ -107,7 +107,7 @@ class Bench:
     def computing(self, threads: int) -> Cost:
         """Time training on samples in memory."""
         torch.set_num_threads(threads)
-        return timed(partial(train_step, self.held()), self.iterations)
+        return timed(partial(train_step, self.in_memory()), self.iterations)
 
     def training(self, threads: int, workers: int) -> Cost:
         """Train on the stream."""
@@ -129,7 +129,7 @@ class Bench:
 
 
 def median_ms(costs: list[Cost]) -> Cost:
-    """Milliseconds, to tenths."""
+    """Return milliseconds, rounded to tenths."""
     return Cost(*(round(1e3 * statistics.median(each), 1) for each in zip(*costs, strict=True)))
 
 
@@ -151,10 +151,10 @@ def measure(source: Source, rounds: int) -> dict[str, object]:
     ratios[DEFAULT] = round(min(allowed.values()) / costs[DEFAULT].wall, 3)
     return {
         "case": f"{source.name}, {source.case.name}",
-        "wall_ms": {said(*what): cost.wall for what, cost in costs.items()},
-        "processor_ms": {said(*what): cost.processor for what, cost in costs.items()},
+        "wall_ms": {name_turn(*what): cost.wall for what, cost in costs.items()},
+        "processor_ms": {name_turn(*what): cost.processor for what, cost in costs.items()},
         "allowed_ms": {f"{count} threads": allowed[count] for count in threads},
-        "allowed_over_wall": {said(*what): ratio for what, ratio in ratios.items()},
+        "allowed_over_wall": {name_turn(*what): ratio for what, ratio in ratios.items()},
     }
 
 
@@ -166,7 +166,7 @@ def allowed_ms(costs: dict[tuple[str, int, int], Cost], threads: int) -> float:
     return round(max(decoding, alone.wall, both), 1)
 
 
-def said(what: str, threads: int, workers: int) -> str:
+def name_turn(what: str, threads: int, workers: int) -> str:
     """Name a turn."""
     return f"{what}, {threads} threads, {workers} workers" if threads else what
 

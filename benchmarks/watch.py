@@ -109,7 +109,7 @@ def peak_mb(pid: int) -> float:
 
 
 def memory(aws: Aws, queue: str, url: str, endpoint_url: str, events: int, drops: int) -> dict[str, object]:
-    """Return the watcher's largest memory after it has looked at everything, claimed it, and read all events."""
+    """Return the watcher's largest memory after it has listed all objects, claimed all drops, and read all events."""
     bucket_name, _, prefix = f"{url.removeprefix('s3://')}/".partition("/")
     names = [f"{prefix}{KEYS.drops}drop-{number % drops:05d}/drop.json" for number in range(events)]
     aws.messages.extend(EVENT % (bucket_name, name) for name in names)
@@ -148,10 +148,10 @@ def main() -> None:
             fill(url, endpoint_url, chosen.objects)
         else:
             aws.fill(dict(bucket(chosen.objects)))
-        with get_context("spawn").Pool(1) as apart:
-            looked = apart.apply(poll_twice, (url, endpoint_url))
+        with get_context("spawn").Pool(1) as pool:
+            polled = pool.apply(poll_twice, (url, endpoint_url))
         watched = memory(aws, queue, url, endpoint_url, chosen.events, chosen.objects // (SHARDS + 1))
-    report({"objects": chosen.objects, **looked, **watched}, chosen.output)
+    report({"objects": chosen.objects, **polled, **watched}, chosen.output)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ ITEM = (
     "<ETag>&quot;00000000000000000000000000000000&quot;</ETag><Size>{size}</Size>"
     "<StorageClass>STANDARD</StorageClass></Contents>"
 )
-"""With all that AWS says of an object: reading it takes time."""
+"""One object of a listing with all fields that AWS sends, because parsing them takes time."""
 
 
 class Aws:
@@ -30,11 +30,11 @@ class Aws:
         self.lock = Lock()
 
     def fill(self, objects: dict[str, bytes]) -> None:
-        """Hold these objects."""
+        """Replace the objects."""
         self.objects, self.keys = objects, sorted(objects)
 
     def put(self, key: str, body: bytes, none_match: str | None, match: str | None) -> bool:
-        """Write one object if the conditions of the request hold; say whether they did."""
+        """Write one object if the conditions of the request hold; return whether they did."""
         current = self.objects.get(key)
         if none_match and current is not None:
             return False
@@ -67,18 +67,18 @@ class Aws:
         return f"<ListBucketResult><IsTruncated>false</IsTruncated>{items}</ListBucketResult>"
 
     def receive(self, _: dict[str, object]) -> dict[str, object]:
-        """Hand out ten messages; what is not deleted is lost, which a benchmark can bear."""
+        """Return up to ten messages. They are not delivered again."""
         bodies = [self.messages.popleft() for _ in range(min(10, len(self.messages)))]
         return {"Messages": [{"Body": body, "ReceiptHandle": "1", "MessageId": "1"} for body in bodies]}
 
     def delete(self, request: dict[str, object]) -> dict[str, object]:
-        """Take note of nothing."""
+        """Report success: messages are removed when they are received."""
         return {"Successful": request["Entries"], "Failed": []}
 
 
 @contextmanager
 def serving(aws: Aws) -> Iterator[str]:
-    """Serve within; yields the address."""
+    """Serve inside the context, and yield the address."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"aws": aws}))
     Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"

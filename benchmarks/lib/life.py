@@ -59,7 +59,7 @@ PARTS = {
     "evaluate, judge, promote, record": ("evaluate", "judge", "promote", "record", "metrics"),
     "the pipeline's processes": ("all",),
 }
-"""Stages that are drawn as one. Of the pipeline's processes, their processor time is known only in all."""
+"""Stages that are drawn as one. Of the pipeline's processes only the total processor time is known."""
 
 
 class Stopwatch:
@@ -117,7 +117,7 @@ def upload(store: TaskStore, drop: str, images: list[Path]) -> None:
 
 
 def live_in_process(task: Task, images: list[Path]) -> dict[str, object]:
-    """Let a drop land on a champion's task, and watch it through its life."""
+    """Land a drop on a task with a champion, run it to its record in this process, and return the figures."""
     store, clock = open_task_store(task), Stopwatch()
     watch = TaskWatch(task, InProcessExecutor("cpu"), Health([task.name]), cache_dir=cache_folder())
     with ExitStack() as patches:

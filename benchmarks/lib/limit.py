@@ -36,7 +36,7 @@ def limit(case: Case, size: int, device: torch.device, dtype: torch.dtype) -> Li
 
 
 def throughput(size: int, device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second in products of two matrices [size, size]."""
+    """Return the operations a second in products of two matrices [size, size]."""
     one, other = torch.randn(2, size, size, device=device, dtype=dtype)
 
     def multiply() -> None:

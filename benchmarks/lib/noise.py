@@ -25,7 +25,7 @@ class Case(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Return what it is called in results."""
+        """Return its name in results."""
         return f"resnet18 width {self.width}, {self.image_size}x{self.image_size}"
 
 
@@ -69,7 +69,7 @@ def plan_of(
 
 
 def noise(image_size: int, count: int, device: torch.device = CPU) -> Samples:
-    """Random pixels under random labels."""
+    """Return samples of random pixels with random labels."""
     images = torch.randint(256, (count, 3, image_size, image_size), dtype=torch.uint8, device=device)
     return Samples.of(images, torch.randint(CLASSES, (count,), device=device), [count])
 

@@ -42,7 +42,7 @@ KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REG
 
 @contextmanager
 def serving_moto(bucket: str) -> Iterator[str]:
-    """Serve an empty bucket by moto within; yields the address, which is in the environment with credentials."""
+    """Serve an empty bucket by moto. Yield its address, which is in the environment with credentials."""
     fresh = multiprocessing.get_context("spawn")
     ours, theirs = fresh.Pipe()
     server = fresh.Process(target=_serve, args=(theirs,), daemon=True)

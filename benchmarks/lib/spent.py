@@ -9,7 +9,7 @@ Result = TypeVar("Result")
 
 
 class Spent(NamedTuple, Generic[Result]):
-    """What some work gave, its seconds, and how much its process's resident bytes grew at their highest."""
+    """Result of some work, its wall and processor seconds, and the growth of the peak resident memory in bytes."""
 
     result: Result
     wall: float
@@ -17,20 +17,20 @@ class Spent(NamedTuple, Generic[Result]):
     memory: int
 
     def seconds(self) -> dict[str, float]:
-        """Both clocks, rounded."""
+        """Return wall and processor time, rounded."""
         return {"wall": round(self.wall, 3), "cpu": round(self.cpu, 3)}
 
     def each(self, n: int) -> dict[str, float]:
-        """Both for each of n samples, in nanoseconds."""
+        """Return wall and processor time for each of n samples, in nanoseconds."""
         return {"wall": round(1e9 * self.wall / n, 1), "cpu": round(1e9 * self.cpu / n, 1)}
 
     def bytes_each(self, n: int) -> float:
-        """Memory for each of n samples."""
+        """Return the memory for each of n samples, in bytes."""
         return round(self.memory / n, 1)
 
 
 def spent(work: Callable[[], Result]) -> Spent[Result]:
-    """Do it."""
+    """Do some work and return what it took."""
     before, wall, cpu = _resident("VmRSS"), time.perf_counter(), time.process_time()
     Path("/proc/self/clear_refs").write_text("5")  # Linux then forgets the highest
     result = work()

@@ -27,7 +27,7 @@ class Place(NamedTuple):
     image_size: int
     cache: Path
 
-    def held(self) -> dict[Split, Samples]:
+    def in_memory(self) -> dict[Split, Samples]:
         """Decode everything."""
         return samples.load_in_memory(
             make_dataset([self.drop]),

@@ -83,9 +83,9 @@ def mean_brightness(parts: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _coded_digest(data: bytes) -> bytes:
-    """Digest a JPEG's segments and coded data without its metadata: application segments but Adobe's, and comments.
+    """Return the digest of a JPEG's segments and coded data, without metadata and what follows the image's end.
 
-    Adobe's says which colours the data stands for. What follows the image's end is left out too.
+    Metadata are comments and application segments, except Adobe's, which says which colours the data stands for.
     """
     sha256, at = hashlib.sha256(b"JPEG\n"), 2
     while marker := MARKER.search(data, at):
@@ -100,7 +100,7 @@ def _coded_digest(data: bytes) -> bytes:
 
 
 def _pixel_digest(image: Image.Image) -> bytes:
-    """Digest the size and the pixels in RGB, or in RGBA where something is transparent."""
+    """Return the digest of the size and the pixels in RGB, or in RGBA if something is transparent."""
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:

@@ -21,7 +21,10 @@ def order_drops(committed: Iterable[Drop], known: Sequence[str]) -> tuple[Drop, 
     """
     by_id = {drop.id: drop for drop in committed}
     if missing := [drop_id for drop_id in known if drop_id not in by_id]:
-        raise DropError(f"drop {missing[0]}: the champion was trained on it, but it is no longer in the store")
+        raise DropError(
+            f"drop {missing[0]}: the champion was trained on it, but it is no longer in the store: restore its folder "
+            "from a copy of the store"
+        )
     new = sorted(
         (drop for drop in by_id.values() if drop.id not in known), key=lambda drop: (drop.committed_at, drop.id)
     )

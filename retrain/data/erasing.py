@@ -157,7 +157,7 @@ def rewrite_drop(drop_id: str, rows: Collection[int], store: TaskStore) -> None:
 def _read_manifest(drop_id: str, store: TaskStore) -> Drop:
     drop = store.drops.find_manifest(drop_id)
     if drop is None:
-        raise DropError(f"drop {drop_id} is no longer there")
+        raise DropError(f"drop {drop_id} is no longer in {store.url}: restore its folder from a copy of the store")
     return drop
 
 

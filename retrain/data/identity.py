@@ -269,4 +269,7 @@ def _most_held_out(uses: Iterable[Use]) -> Use:
 
 def _refusal(conflicts: Sequence[str]) -> str:
     more = "; ..." if len(conflicts) > NAMED else ""
-    return f"{len(conflicts):,} images come with two classes: {'; '.join(conflicts[:NAMED])}{more}"
+    return (
+        f"{len(conflicts):,} images come with two classes: {'; '.join(conflicts[:NAMED])}{more}. Correct their labels, "
+        "or set data.on_conflict to newest or keep_both"
+    )

@@ -110,7 +110,10 @@ class Intake:
         resolved.unseen = unseen_classes(resolved.table, self.known)
         if resolved.unseen and data.unseen_classes == "refuse":
             named = ", ".join(resolved.unseen[:10])
-            raise DropError(f"{read.root}: no training image of {named}, and data.unseen_classes is refuse")
+            raise DropError(
+                f"{read.root}: no training image of {named}, and data.unseen_classes is refuse: add training images, "
+                "or set it to exclude"
+            )
         return resolved
 
     def is_settled(self, content: bytes, class_name: str) -> bool:

@@ -108,7 +108,11 @@ def build_manifest(
     for split in SPLITS:
         if split in missing and not counts[split]:
             share = read.held_out.get(split)
-            why = "none was left" if share is None else f"none was drawn for its share of {share:g}"
+            why = (
+                "none was left"
+                if share is None
+                else f"none was drawn for its share of {share:g}; add images, or raise data.{split}_share"
+            )
             raise DropError(f"{read.root}: no {split} samples among {samples}: {why}")
     if not samples:
         raise DropError(f"{read.root}: no sample in it can be used")

@@ -52,7 +52,7 @@ OURS = {
     "theta_0, running statistics, new rows": "what the weights are pulled to, and what is newly initialised",
     "the learning-speed index": "counted free or exactly, and how much of it is carried over",
     "how often to evaluate": "L_100 on coarser grids",
-    "where scratch does not fit its data": "few passes over much data",
+    "where scratch does not fit its data": "few epochs on much data",
     "trying a study out": "two minutes on scanned digits",
 }
 PAPERS = {"Verwimp et al.": VERWIMP, "Ash & Adams": ASH, "Ours": OURS}

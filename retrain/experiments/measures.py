@@ -51,8 +51,8 @@ def mean_gradient_norms(run: Run) -> dict[str, float]:
     for age, chosen in (("old", old), ("new", ~old)):
         indices = chosen.nonzero().squeeze(1)
         if len(indices):
-            groups = torch.randperm(len(indices), generator=make_generator(run.plan.seed, "measured"))[:SAMPLES]
-            some = indices[groups.to(indices.device)]
+            order = torch.randperm(len(indices), generator=make_generator(run.plan.seed, "measured"))
+            some = indices[order[:SAMPLES].to(indices.device)]
             norms = gradient_norms(run.network, run.normalize(run.train.pixels(some)), run.train.labels[some])
             found[age] = float(norms.mean())
     return found

@@ -138,7 +138,10 @@ class _FeatureReader:
     def _compute(self, samples: Samples, rows: Tensor) -> Tensor:
         features = self._head and compute_features(self._network, self._head[1], samples, rows, self._normalize)
         if features is None:
-            raise ModelError(f"{self._champion.task.model.name} has no linear last layer on a vector of features")
+            raise ModelError(
+                f"drift compares the input of a linear last layer, which {self._champion.task.model.name} lacks: set "
+                "trigger.drift to ignore"
+            )
         return features
 
 

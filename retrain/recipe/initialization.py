@@ -113,7 +113,9 @@ def initialize(
         scale_parameters(fresh, setting.scale)
         return
     if old is None:
-        raise ModelError(f"initialization {setting.name!r} needs a parent's weights and there are none; use 'fresh'")
+        raise ModelError(
+            f"recipe.initialization: {setting.name!r} needs a parent's weights and there are none; use 'fresh'"
+        )
     match setting:
         case Warm():
             warm_start(fresh, old)

@@ -1,4 +1,4 @@
-"""What stages hand to each other and the store keeps: frozen records, each one JSON object, written once.
+"""The records that stages pass to each other and that the store keeps: frozen, one JSON object each, written once.
 
 Accuracies are shares (0..1), iterations are optimiser steps, times are UTC, durations are seconds. Import records from
 here. Imports config, utils and errors alone; nothing here needs torch.

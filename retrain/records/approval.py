@@ -1,4 +1,4 @@
-"""The approval of a candidate: what waits for a person's verdict, and the verdict."""
+"""The approval of a candidate: the request, and a person's verdict."""
 
 from datetime import datetime, timedelta
 from typing import Literal
@@ -40,7 +40,7 @@ class Approval(Record):
 
     @property
     def reason(self) -> str:
-        """Return what the run waits for, in a sentence."""
+        """Return a sentence that says what the run waits for and which command ends that."""
         return (
             f"{self.run_id} passed the gate and awaits approval until {format_moment(self.expires_at)}: "
             f"`retrain approve {self.run_id}` or `retrain reject {self.run_id}`"

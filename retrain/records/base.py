@@ -1,4 +1,4 @@
-"""What all records have in common: frozen, keeping unknown fields, equal as bytes when equal.
+"""The base class of records: frozen, keeping unknown fields, and with equal bytes if equal.
 
 Records are JSON objects in the store. They are parsed from bytes that may be damaged, or that another version of
 retrain wrote: fields that a later version added are kept and otherwise ignored.
@@ -22,14 +22,14 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON: sorted keys, so equal records are equal bytes."""
+        """Return canonical JSON: keys are sorted, so equal records give equal bytes."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=1).encode() + b"\n"
 
 
 def parse_record(kind: type[R], data: bytes, where: str, error: type[UserError] = StoreError) -> R:
-    """Return the record that an object at `where` holds. Raises `error`, naming the place, if it holds none.
+    """Return the record in the bytes of the object at `where`. Raises `error`, with that place, if there is none.
 
-    Parts of a task within it may have unknown fields too, which task files may not.
+    The parts of a task in a record may have unknown fields. Task files may not.
     """
     try:
         return kind.model_validate_json(data, extra="allow")
@@ -51,5 +51,5 @@ def unknown_fields(value: object, path: str = "") -> Iterator[str]:
 
 
 def digest(content: object) -> str:
-    """SHA-256, in hex, of a JSON-able object's canonical form."""
+    """Return the SHA-256, in hex, of the canonical JSON of an object."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -24,7 +24,7 @@ class Drift(Record):
     distance: float
     """Squared maximum mean discrepancy of the features, with a Gaussian kernel."""
     chance: float
-    """What chance exceeds in one of a hundred permutations of the two samples."""
+    """The distance that one in a hundred random permutations of the two samples exceeds."""
     p_value: float
     """Probability that chance alone gives such a distance."""
     measured_at: datetime

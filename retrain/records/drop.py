@@ -51,7 +51,7 @@ class Reading(Record):
 
 
 class SampleList(Record):
-    """The file of a drop that says of each of its samples what it is called, what it shows and what it is used for."""
+    """The file of a drop with its sample table: key, class, content and use of every sample."""
 
     name: str
     size: NonNegativeInt
@@ -59,11 +59,11 @@ class SampleList(Record):
 
 
 class Change(Record):
-    """What an amendment makes of one sample of a drop."""
+    """The change of one sample of a drop by an amendment."""
 
     drop: str
     row: NonNegativeInt
-    """Its place in the drop's sample list."""
+    """Its row in the drop's sample list."""
     key: str
     content: str
     """Digest of what it shows, in hex."""
@@ -85,7 +85,7 @@ class Amendment(Record):
 
 
 ERASED = "(erased)"
-"""What stands in place of the key of an erased sample: a file's name may tell whom it shows."""
+"""Replacement of the key of an erased sample. The name of a file may identify a person."""
 
 
 class Erased(Record):
@@ -135,17 +135,17 @@ class Drop(Record):
 
     @property
     def removed(self) -> tuple[Change, ...]:
-        """Samples in its shards that amendments have taken out."""
+        """Return the samples in its shards that amendments have removed."""
         erased = self.erased.rows if self.erased else ()
         return tuple(change for change in self.changes if change.after is None and change.row not in erased)
 
     @property
     def decoded_digest(self) -> str:
-        """Identity of its samples in caches, where those before an erasure are not those after it."""
+        """Return the identity of its samples in caches. It changes with an erasure."""
         return digest([self.digest, self.erased.rows]) if self.erased else self.digest
 
     def samples(self, split: Split) -> int:
-        """Number of samples in a split."""
+        """Return the number of samples in a split."""
         return sum(self.counts.get(split, {}).values())
 
 
@@ -166,12 +166,12 @@ class Dataset(Record):
 
     @property
     def digest(self) -> str:
-        """Identity of the data: the drops' digests, in order."""
+        """Return the identity of the data: the digest of the drops' digests, in order."""
         return digest([drop.digest for drop in self.drops])
 
     @property
     def samples(self) -> int:
-        """Training samples."""
+        """Return the number of training samples."""
         return sum(drop.samples for drop in self.drops)
 
 
@@ -224,7 +224,7 @@ OUTSIDE_DIGEST = {"id", "committed_at", "digest", "left_out", "changes", "readin
 
 
 def drop_digest(drop: Drop) -> str:
-    """Identity of a drop's content: everything but what it is called, when it came, and how a cause was worded.
+    """Return the identity of a drop's content: all but its id, the time of its commit, and the wording of causes.
 
     Fields of `LATER_FIELDS`, and fields that this version does not know, add nothing while they are empty: drops packed
     before those fields existed keep their digest. A later field that only reports belongs into `reading`.
@@ -240,9 +240,9 @@ def drop_digest(drop: Drop) -> str:
 
 
 def amend(drop: Drop, amendments: Iterable[Amendment]) -> Drop:
-    """Return a drop as these amendments, oldest first, leave it: its classes, counts and digest follow.
+    """Return a drop after these amendments, oldest first, with its new classes, counts and digest.
 
-    A sample that is back at its own class is not changed; without changes, the drop is itself.
+    A sample that has its first class again counts as unchanged. A drop without changes is returned as it is.
     """
     own = [change for one in amendments for change in one.changes if change.drop == drop.id]
     brought = {change.row: change.before for change in reversed(own)}

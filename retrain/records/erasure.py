@@ -1,4 +1,4 @@
-"""The erasure of samples from a task's store: what was decided, and what it took."""
+"""The erasure of samples from a task's store: the decision and its execution."""
 
 from typing import Literal
 
@@ -57,5 +57,5 @@ class Erasure(Record):
 
     @property
     def trained(self) -> frozenset[str]:
-        """Ids of the runs whose models learnt from the samples."""
+        """Return the ids of the runs whose models learnt from the samples."""
         return frozenset(run.run_id for run in self.runs if run.saw != "measured on them")

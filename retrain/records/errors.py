@@ -10,7 +10,7 @@ from retrain.records.base import Record
 
 
 class ClassFigures(Record):
-    """How a model does on the images of one class, and on those that it takes for this class."""
+    """A model's results on the images of one class, and on those that it predicts as this class."""
 
     name: str
     samples: NonNegativeInt
@@ -24,12 +24,12 @@ class ClassFigures(Record):
 
     @property
     def recall(self) -> float | None:
-        """Share of the class's images that are right, which is the accuracy on the class; None without images."""
+        """Return the share of the class's images that are right: the accuracy on the class. None without images."""
         return self.correct / self.samples if self.samples else None
 
     @property
     def precision(self) -> float | None:
-        """Share of the predictions of the class that are right; None where it is never predicted."""
+        """Return the share of the predictions of the class that are right; None if it is never predicted."""
         return self.correct / self.predicted if self.predicted else None
 
 
@@ -67,7 +67,7 @@ class ErrorAnalysis(Record):
 
     @property
     def accuracy(self) -> float:
-        """Share of all samples that are right."""
+        """Return the share of all samples that are right."""
         return sum(one.correct for one in self.classes) / max(1, self.samples)
 
     def accuracy_of(self, *, new: bool) -> float | None:

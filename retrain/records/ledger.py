@@ -39,7 +39,7 @@ class Savings(Record):
     """Of `baseline`, and so of `gross` and `net`. Those of several runs add up: they rest on the same scratch runs."""
 
     def __add__(self, other: "Savings") -> "Savings":
-        """Return what both saved together."""
+        """Return the sum of both."""
         return Savings(**{name: getattr(self, name) + getattr(other, name) for name in Savings.model_fields})
 
 
@@ -63,7 +63,7 @@ class RunRecord(Record):
     seed: int
     scale: float
     metric: Metric = "accuracy"
-    """What scored its model."""
+    """Metric that scored its model."""
     target: Target | None
     scratch: ScratchEstimate | None = None
     """What scratch takes on this dataset; None for a run that measured it."""
@@ -72,7 +72,7 @@ class RunRecord(Record):
     decision: Decision | None
     savings: Savings | None
     costs: Costs = Costs()
-    """What a device cost then."""
+    """The task's rates when the run ended."""
     followed_by: str | None = None
     """Run id of the attempt that follows this one, if it escalated."""
     stage_seconds: dict[str, float] = Field(default_factory=dict)

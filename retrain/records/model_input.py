@@ -1,4 +1,4 @@
-"""What a model takes and what it answers: the size and normalisation of its images, and its classes in order.
+"""A model's input and output: the size and normalisation of its images, and its classes in order.
 
 A program that loads a model's bare weights needs nothing else beside them. Export, prediction, serving and the report
 all read it here.
@@ -22,8 +22,8 @@ class ModelInput(Record):
     width: int
     """Of the images, in pixels."""
     fit: Fit = "crop"
-    """How an image comes to that shape. crop: resized to cover it, the middle is kept; letterbox: resized to lie within
-    it, the rest is black; stretch: resized to it."""
+    """How an image is brought to that shape. crop: resized to cover it, and centre-cropped; letterbox: resized to
+    fit inside it, and padded with black; stretch: resized to it without keeping proportions."""
     interpolation: Literal["bicubic"] = "bicubic"
     """How it is resized."""
     mean: tuple[float, float, float]
@@ -48,5 +48,5 @@ class ModelInput(Record):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of one image."""
+        """Return channels, height and width of one image."""
         return CHANNELS, self.height, self.width

@@ -53,7 +53,7 @@ class Target(Record):
     standard_error: float = 0.0
     """Of the baseline's score, from its validation samples."""
     expected: Annotated[AccuracyEstimate | None, IdentityIfSet] = None
-    """What scratch would end with on this dataset; None where it was measured, or cannot be told."""
+    """Estimated final accuracy of scratch on this dataset; None if it was measured, or cannot be estimated."""
     expected_from: int = 0
     """Iterations before which no run of this task has come near its target: fewer val samples may do until then."""
 
@@ -69,20 +69,20 @@ class ScratchEstimate(Record):
     """Of `iterations`; 0 where they were measured."""
     provenance: Literal["measured", "estimated"]
     runs: int
-    """How many scratch runs of this task say so; beside the share that is typical of other tasks."""
+    """Number of scratch runs of this task that it comes from, besides the share that is typical of other tasks."""
 
 
 class StopRule(Record):
-    """When a run ends, in iterations and accuracies. `Stopping` in the task has the same as shares of scratch's."""
+    """When a run ends, in iterations and accuracies. The task's `Stopping` states them as shares of scratch's."""
 
     confirmations: int
-    """Last evaluations whose mean must be good enough."""
+    """Number of last evaluations whose mean must be at the target."""
     window: int
     """Iterations over which a run must still improve."""
     gain: float
     """Least accuracy that it must gain over them."""
     errors: float = 0.0
-    """Standard errors of the newest accuracy on val that it must gain, where they are more."""
+    """Least gain in standard errors of the newest accuracy on val, if that is more."""
     excess: float | None = None
     """Accuracy above a carried target that doubles the gain asked for; None: it stays."""
     improve_until: Annotated[int | None, NotIdentity] = None
@@ -149,11 +149,11 @@ class Plan(Record):
     recipe: Recipe
     """Resolved: the schedule's scale is a number."""
     iterations: int
-    """Length of the schedule; where it has none, the budget."""
+    """Length of the schedule, or the budget of a constant one."""
     evaluate_every: int
     """Iterations between evaluations."""
     metric: Annotated[Metric, IdentityIfSet] = "accuracy"
-    """What scores its model: of a task, `target.metric`."""
+    """Metric that scores its model: the task's `target.metric`."""
     target: Target | None
     """None: the run ends with its schedule."""
     stop_rule: StopRule | None = None
@@ -166,7 +166,7 @@ class Plan(Record):
     start: Annotated[str, NotIdentity] = ""
     """Why the weights start where they do."""
     warnings: Annotated[tuple[str, ...], NotIdentity] = ()
-    """What the target or the gate cannot show with the samples that there are, in sentences."""
+    """Warnings in sentences: what the target or the gate cannot show with so few samples, or unused settings."""
     scratch: Annotated[ScratchEstimate | None, NotIdentity] = None
     """What scratch takes on this dataset; None for a run that measures it."""
     loading: Annotated[Loading, NotIdentity] = Loading()

@@ -1,4 +1,4 @@
-"""What `retrain gc` removes of a task, and what it leaves in its place."""
+"""The files of a task that `retrain gc` removes, and the record that it leaves in their place."""
 
 from datetime import datetime
 
@@ -11,7 +11,7 @@ class Removed(Record):
     run_id: str
     at: datetime
     bytes: int
-    """What its files took."""
+    """Size of its files."""
 
 
 class Removal(Record):
@@ -27,7 +27,7 @@ class Removal(Record):
 
 
 class Retention(Record):
-    """What there is to remove of a task, and which runs keep their files, and why."""
+    """The files of a task that can be removed, and the runs that keep theirs, each with the reason."""
 
     task: str
     removals: tuple[Removal, ...]

@@ -14,8 +14,8 @@ Outcome = Literal["reached", "plateau", "missed", "completed", "diverged"]
 class Point(Record):
     """One evaluation of a run on val.
 
-    `accuracy` is over `images` of val's samples; fewer than all of them means that the rest could not have lifted it
-    to any level of interest.
+    `accuracy` is over `images` of val's samples. If they are fewer than all, the others could not have raised it to
+    any level of interest.
     """
 
     iteration: int
@@ -58,7 +58,7 @@ class Cost(Record):
 
 
 class Machine(Record):
-    """What ran it: enough to repeat a figure."""
+    """The machine and the versions that made the figures."""
 
     retrain: str
     torch: str
@@ -71,7 +71,7 @@ class Machine(Record):
 
 
 class Result(Record):
-    """How a training ended, `result.json`: what exists under the run is whole once this is written.
+    """How a training ended, `result.json`: written last, it marks the run's other files as complete.
 
     `reached`: stopped at the target. `plateau`: stopped below it, since the run no longer improved. `missed`: schedule
     or budget ended below it. `completed`: there was no target. `diverged`: the loss was not finite.
@@ -156,4 +156,4 @@ class Decision(Record):
     promoted: bool
     reasons: tuple[str, ...]
     notes: tuple[str, ...] = ()
-    """What the test split was too small to decide, and how many images would be enough."""
+    """Conditions that the test split was too small to decide, with the number of images that would be enough."""

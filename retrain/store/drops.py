@@ -189,7 +189,9 @@ class Drops:
         """Return a drop as it was committed, without amendments. Raises as `read`."""
         drop = self.find_manifest(drop_id)
         if drop is None:
-            raise DropError(f"task {self._keys.task} has no drop {drop_id} in {self._objects.url}")
+            raise DropError(
+                f"task {self._keys.task} has no drop {drop_id} in {self._objects.url}: `retrain drop list` lists them"
+            )
         return drop
 
     def find_undamaged(self, drop_id: str) -> Drop | None:

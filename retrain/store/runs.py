@@ -58,7 +58,10 @@ class RunFiles:
         """Return the plan. Raises `RunError` if there is no such run."""
         plan = self._find("plan.json", Plan)
         if plan is None:
-            raise RunError(f"there is no run {self.run_id} in {self.objects.url}/{self.keys.task}/runs")
+            raise RunError(
+                f"there is no run {self.run_id} in {self.objects.url}/{self.keys.task}/runs: `retrain history` "
+                "lists those that have ended"
+            )
         return plan
 
     def write_curve(self, points: Sequence[Point]) -> None:
@@ -155,7 +158,7 @@ class RunFiles:
             why = f"was removed by `retrain gc` on {format_moment(gone.at)}" if gone else "is not there"
             raise RunError(f"{where} {why}") from missing
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise RunError(f"{where} is not the {what} that the run ended with")
+            raise RunError(f"{where} is not the {what} that the run ended with: restore it from a copy of the store")
         tensors = _load_tensors(data, where)
         for tensor_name, tensor in tensors.items():
             if tensor.isnan().any():
@@ -188,7 +191,7 @@ class RunFiles:
         result = self.result()
         if result is None or result.index_digest != total.hexdigest():
             where = f"{self.objects.url}/{self._key('learning_speed/')}"
-            raise RunError(f"{where} is not the index that the run ended with")
+            raise RunError(f"{where} is not the index that the run ended with: restore it from a copy of the store")
 
     def _read_index_file(self, drop: DropRef) -> bytes:
         return self.objects.read(self.keys.learning_speed(self.run_id, drop.id))[0]
@@ -245,4 +248,4 @@ def _load_tensors(data: bytes, where: str) -> "dict[str, Tensor]":
     try:
         return load(data)
     except SafetensorError as error:
-        raise RunError(f"{where} holds no tensors: {error}") from error
+        raise RunError(f"{where} holds no tensors: {error}. Restore it from a copy of the store") from error

@@ -201,7 +201,9 @@ def _fisher_information(plan: Plan, network: nn.Module, train: Samples) -> list[
         return None
     old = (train.drop < plan.known).cpu().nonzero().squeeze(1)
     if not len(old):
-        raise ModelError("the objective ewc needs old data and there is none; use another")
+        raise ModelError(
+            "recipe.objective: ewc needs samples that the parent was trained on, and there are none; use another"
+        )
     chosen = old[torch.randperm(len(old), generator=make_generator(plan.seed, "fisher"))[: objective.samples]]
     chosen = chosen.to(train.labels.device)
     images = Normalize(plan.task.data)(train.pixels(chosen))

@@ -50,7 +50,7 @@ def tail_probability(correct: int, seen: int, enough: int, total: int) -> float:
 
 
 def _ways(total: int, chosen: torch.Tensor) -> torch.Tensor:
-    """Logarithm of the binomial coefficient."""
+    """Return the logarithm of the binomial coefficient."""
     return math.lgamma(total + 1) - torch.lgamma(chosen.double() + 1) - torch.lgamma(total - chosen.double() + 1)
 
 

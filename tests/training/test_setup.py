@@ -132,7 +132,7 @@ def test_ewc_pulls_to_the_start_by_the_fisher_of_old_samples() -> None:
 
 
 def test_ewc_without_old_samples_is_refused() -> None:
-    with pytest.raises(ModelError, match="ewc needs old data and there is none"):
+    with pytest.raises(ModelError, match="ewc needs samples that the parent was trained on"):
         with_recipe(known=0, objective=Ewc())
 
 

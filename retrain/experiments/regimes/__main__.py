@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -39,7 +40,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("names", nargs="*", metavar="NAME", help="Regimes (default: all).")
     run.add_argument("--seeds", type=_seeds, default=None, help="Such as 0,1,2 (default: those of each regime).")
     run.add_argument("--out", type=Path, required=True, help="Folder of the results.")
-    run.add_argument("--root", type=Path, default=Path("../shared/data"), help="Folder of the data sets.")
+    run.add_argument(
+        "--root",
+        type=Path,
+        default=Path(os.environ.get("RETRAIN_DATA", "data")),
+        help="Folder of the data sets (default: $RETRAIN_DATA, or data).",
+    )
     run.add_argument("--jobs", type=int, default=1, help="Number of processes, each with one thread.")
     run.add_argument("--variants", action="store_true", help="Also run the ablation.")
     report = commands.add_parser("report", help="Write the page and its picture from the results.")

@@ -35,7 +35,7 @@ LABELS = {DEFAULT_TO_PLAIN: "default"}
 
 
 def write_page(folder: Path, output: Path, regimes: Sequence[Regime]) -> str:
-    """Write the page, its picture and a copy of the results; say what was written. Raises `StudyError` if none are."""
+    """Write the page, its picture and a copy of the results; return a summary. Raises `StudyError` without results."""
     runs, advice = read_runs(folder), read_advice(folder)
     results = collect_regimes(runs, regimes)
     if not results:

@@ -142,7 +142,7 @@ class DropSequence:
         self._keep(store, name, drop)
 
     def _race_presets(self) -> None:
-        """Comparison the presets on the second drop as `retrain study recommend` does, and append its advice."""
+        """Race the presets on the second drop, as `retrain study recommend` does, and append its advice."""
         store = self._store(ADVICE)
         self._clone_first(ADVICE)
         self._copy_drop(ADVICE, 2)

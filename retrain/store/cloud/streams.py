@@ -34,7 +34,7 @@ class CloudStream(io.RawIOBase):
         self._position = self._cuts = 0
 
     def readable(self) -> bool:
-        """Reading is all it is for."""
+        """Return True: the stream can be read, and not written."""
         return True
 
     def readinto(self, buffer: "WriteableBuffer") -> int:

@@ -56,7 +56,7 @@ class S3Stream(io.RawIOBase):
         self.version = self.etag.strip('"')
 
     def readable(self) -> bool:
-        """Reading is all it is for."""
+        """Return True: the stream can be read, and not written."""
         return True
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
