@@ -179,7 +179,7 @@ def study(path: Path, an_epoch: int) -> dict[str, object]:
 
 
 def retrainings(path: Path) -> dict[str, object]:
-    """Replay those runs of a study that came to the accuracy of scratch."""
+    """Replay those runs of a study that reached the accuracy of scratch."""
     runs = runs_of(path)
     cases = [(courses_of(runs, case.an_epoch), case) for case in (*EACH_EPOCH, TWICE)]
     return {
@@ -191,7 +191,7 @@ def retrainings(path: Path) -> dict[str, object]:
 
 
 def regimes(path: Path) -> dict[str, object]:
-    """Replay the retrainings of all regimes that came to the accuracy of the scratch run on the same data."""
+    """Replay the retrainings of all regimes that reached the accuracy of the scratch run on the same data."""
     runs = runs_of(path)
     scratch = {_data(run): run["final_accuracy"] for run in runs if run["method"] == "scratch"}
     courses = [

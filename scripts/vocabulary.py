@@ -49,6 +49,13 @@ ADVICE = {
     r"any\s+more": "write 'no longer'",
     r"commonest|quickest": "write 'most common' or 'fastest'",
     r"so\s+many(?!\s+(?:that|as))": "write 'this number of', or name the number",
+    r"(?:most|least|how|more|less)\s+probabilities": "write 'likely': a rename went too far",
+    r"comparison (?:the|all|both) \w+s": "write 'compare': a rename went too far",
+    r"in\s+vain": "name what failed",
+    r"goes\s+whole": "write 'is removed completely'",
+    r"(?:takes?|taken)\s+note\s+of\s+nothing": "write 'records nothing'",
+    r"tells?\s+of(?!\s+waiting)": "write 'reports' or 'describes'",
+    r"is\s+all\s+(?:it|they)\s+(?:is|are)\s+for": "write 'is only for'",
     r"put\s+(?:aside|off)|puts\s+(?:aside|off)": "write 'quarantine' or 'postpone'",
 }
 """Phrases that readers of English outside this project would not expect, and what to write instead."""

@@ -50,8 +50,8 @@ class Search:
     def run(self) -> Searched:
         """Read every object that the manifest does not name.
 
-        An archive that holds a sample goes whole: the drop's shards have all that it was packed from. So do tables of
-        labels, and litter such as `Thumbs.db`, which may show images.
+        An archive that contains a sample is removed completely: its other samples are in the drop's shards. So are
+        tables of labels, and stray files such as `Thumbs.db`, which may show images.
         """
         prefix, found = self.store.keys.drop_file(self.drop_id, ""), Searched()
         files = [file for file in list_store(self.store.objects, prefix) if str(file.name) not in self._named()]

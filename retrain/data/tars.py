@@ -21,7 +21,7 @@ TAR_ERRORS = (tarfile.TarError, ValueError, ArithmeticError, LookupError, Recurs
 
 
 class _Header(tarfile.TarInfo):
-    """A header that is looked at before tarfile acts on it: a damaged one is not taken for the end of the archive."""
+    """A header that is checked before tarfile parses it: a damaged one is not taken for the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> Self:

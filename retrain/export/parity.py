@@ -25,7 +25,7 @@ class Parity(Record):
     other_labels: int
     """Images that the program gives another class."""
     largest_difference: float
-    """Of any logit."""
+    """Largest absolute difference of a logit."""
 
 
 def read_test_samples(source: Source, plan: Plan) -> Samples:

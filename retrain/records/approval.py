@@ -14,7 +14,7 @@ class Verdict(Record):
     author: str | None
     """None where it expired."""
     reason: str | None
-    """In the author's words, if there are any."""
+    """The author's reason, if one was given."""
     at: datetime
 
     def __str__(self) -> str:

@@ -47,7 +47,7 @@ class Mistake(Record):
     true: str
     predicted: str
     probability: Share
-    """Of the predicted class, as the model has it."""
+    """The model's probability of the predicted class."""
     where: str
     """The image's path, or its drop and its position in the drop's test split."""
     thumbnail: str | None = None
@@ -99,11 +99,11 @@ class Suspect(Record):
     class_name: str
     """Its class."""
     proposed: str
-    """The likeliest other class, as the champion has it."""
+    """The other class to which the champion gives the highest probability."""
     probability: Share
-    """Of the proposed class."""
+    """The champion's probability of the proposed class."""
     own_probability: Share
-    """Of its own class."""
+    """The champion's probability of the sample's own class."""
     why: str
     thumbnail: str
     """A small PNG of what the network saw, in base64."""

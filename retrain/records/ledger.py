@@ -103,7 +103,7 @@ class Promotion(Record):
     author: str | None = None
     """Who approved, promoted or rolled back; None where the gate alone decided."""
     reason: str | None = None
-    """In that person's words."""
+    """The reason that this person gave."""
 
 
 class Champion(Record):

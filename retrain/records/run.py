@@ -86,9 +86,9 @@ class Result(Record):
     in_scope: float | None = None
     """Score within the target's scope; None where the target has none."""
     best_accuracy: float
-    """Highest accuracy on the whole of val."""
+    """Highest accuracy on all of val."""
     best_score: float = Field(default_factory=lambda fields: fields["best_accuracy"])
-    """Highest score on the whole of val."""
+    """Highest score on all of val."""
     train_accuracy: float | None = None
     """Of the delivered weights on training samples, without augmentation: beside `final_accuracy` it tells how far the
     network has fitted its data."""

@@ -1,7 +1,7 @@
 """The lease of a task, or of a drop's validation: one holder at a time, a heartbeat and an expiry.
 
 Claims and conditional writes keep results right without it; the lease keeps two workers from doing the same work.
-Expiry goes by the wall clock, so the machines' clocks must agree to within a few seconds. A holder whose process is
+Expiry uses the wall clock, so the machines' clocks must agree to within a few seconds. A holder whose process is
 visibly gone is not waited for."""
 
 import logging

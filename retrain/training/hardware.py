@@ -49,7 +49,7 @@ def is_bf16_slow(bf16: bool, device: torch.device) -> bool:
 
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Of glibc's malloc.h."""
+"""Numbers of mallopt's parameters in glibc's malloc.h."""
 
 MALLOC_VARIABLES = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"}
 """Environment variables that set how much freed memory glibc keeps."""

@@ -37,12 +37,12 @@ NOT_NOW = 2
 """Exit code, as of the command: the store failed or the task is locked, and a sentence says so."""
 LEASE_SECONDS = 2.0
 BARRIER_SECONDS = 60.0
-"""After which a racing process goes on without the others."""
+"""Seconds after which a racing process continues without the others."""
 PACE = Pace(lease=LEASE_SECONDS, check=0, retry=0.1)
 
 
 def play(act: Callable[..., None], place: Place, broken: str | None, strike: Strike | None, *arguments: object) -> None:
-    """Do an act as the command would: told to leave by SIGTERM, ended by a sentence or, should there be a bug, not."""
+    """Do an act as the command would: end on SIGTERM, exit with a message after an error, or raise at a bug."""
     place.settle_in()
     signal.signal(signal.SIGTERM, raise_preempted)
     logging.disable()

@@ -14,7 +14,7 @@ Kind = Literal["lost", "torn", "forked"]
 Objects = Mapping[str, bytes]
 """Everything in a store under a task's name, by keys without that name."""
 Digests = tuple[str, str, str]
-"""Of a run's model, index and curve."""
+"""Digests of a run's model, index and curve."""
 IMAGE_SHARE = 1 / 3
 """What evaluating an image costs, as a share of training on it: one of three passes through the network."""
 SCRATCH_SPREAD = 0.3
@@ -51,7 +51,7 @@ def audit(objects: Objects, expected: Expected, champions: Sequence[bytes] = ())
 
 
 def digests(objects: Objects, run: str) -> Digests:
-    """Of what a run left behind."""
+    """Return the digests of a run's model, index and curve."""
     result = _json(objects[f"runs/{run}/result.json"])
     return result["model_digest"], result["index_digest"], _sha256(objects[f"runs/{run}/curve.jsonl"])
 

@@ -8,18 +8,18 @@ from retrain.training.loaders import EpochSampler
 
 
 def skip_the_digest() -> None:
-    """Take every saved state for a whole one."""
+    """Accept every saved state, without comparing its digest."""
     checkpoints._digest = lambda state: "0" * 32
 
 
 def swap_without_the_etag() -> None:
-    """Replace whatever is there."""
+    """Replace an object without comparing its version."""
     for store in (LocalStore, S3Store):
         store.replace = lambda self, key, data, version: self.write(key, data) or version
 
 
 def save_without_the_sampler() -> None:
-    """Resume at the start of the first pass."""
+    """Resume at the start of the first epoch."""
     EpochSampler.seek = lambda self, number, offset: None
 
 

@@ -16,7 +16,7 @@ from chaos.lives import Theatre, lives
 
 
 def main() -> None:
-    """Live, audit, count; exits with 1 if anything was found."""
+    """Run and audit the lives, print the counts, and exit with 1 if anything was found."""
     options = parser(__doc__)
     options.add_argument("--lives", type=int, default=50, help="of two to four runs each")
     options.add_argument("--seed", type=int, default=0, help="of the first life; the others' follow")

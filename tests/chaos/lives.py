@@ -21,7 +21,7 @@ from chaos.plots import PLOTS, Reference
 from chaos.s3 import objects, versioned_bucket, versions
 
 SHARE = 0.05
-"""Of all requests to S3 that something befalls."""
+"""Share of the requests to S3 that have a fault."""
 AT_ONCE = 5
 SCENES = (
     ("interrupted", "local"),

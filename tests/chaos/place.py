@@ -17,7 +17,7 @@ from retrain.store.task_store import TaskStore
 
 KEYS = TaskKeys("pets")
 SEEDS = (0, 1, 2)
-"""Of the runs on the second drop: candidates that race have one each."""
+"""Seeds of the runs on the second drop: each racing candidate has one."""
 EACH, CLASSES = 40, 3
 DROPS = ("first", "second")
 
@@ -60,7 +60,7 @@ class Place(NamedTuple):
         return self.folder.parent / "sources" / drop
 
     def settle_in(self) -> None:
-        """Make this process one that is at home here."""
+        """Set this process's threads, credentials and cache."""
         torch.set_num_threads(1)
         os.environ.update(AWS, RETRAIN_CACHE=str(self.cache))
 

@@ -65,7 +65,7 @@ def undisturbed(cast: Cast, reference: Reference) -> Expected:
 
 
 def racing(cast: Cast, reference: Reference) -> Expected:
-    """Candidates are promoted at once, one of them by two processes, while another process rolls back."""
+    """Promote candidates at once, one of them by two processes, while another process rolls back."""
     cast.see_through(acts.land, DROPS[0])
     cast.together((acts.retrain,), (acts.retrain,))
     cast.see_through(acts.land, DROPS[1])
@@ -101,7 +101,7 @@ def _queue(cast: Cast) -> str | None:
 
 
 def _repeat(cast: Cast, queue: str, drop: str) -> None:
-    """Tell of a drop again, and of nothing."""
+    """Send the event of a drop twice more, and a message that is no event."""
     bucket, _, prefix = cast.place.url.removeprefix("s3://").partition("/")
     twice = notification(bucket, f"{prefix}/{KEYS.manifest(drop)}")
     send(queue, cast.server, twice, twice, "no event at all")

@@ -113,7 +113,7 @@ def go_through(store: LocalStore, folder: Path, shards: list[ShardRef], limit: i
 
 
 def together(store: LocalStore, cache: ShardCache, orders: list[list[ShardRef]]) -> Iterator[int | None]:
-    """Let several processes go through shards at once; their exit codes."""
+    """Read shards in several processes at once, and yield their exit codes."""
     context = multiprocessing.get_context("fork")
     go = context.Barrier(len(orders))
     processes = [
@@ -146,7 +146,7 @@ class Crowded(LocalStore):
     gone = False
 
     def download(self, key: str, path: Path) -> None:
-        """Copy; the first time, in vain."""
+        """Copy the object, and remove the first copy."""
         super().download(key, path)
         if not self.gone:
             self.gone = True

@@ -32,6 +32,10 @@ def test_vocabulary_of_the_project_is_clean() -> None:
             "A run goes on where\nit stopped; seed 0 if absent.",
             ["page.md:1: run goes on", "page.md:2: ; seed 0 if absent"],
         ),
+        (
+            "The most probabilities label errors.\nComparison the presets, in vain.",
+            ["page.md:1: most probabilities", "page.md:2: Comparison the presets", "page.md:2: in vain"],
+        ),
         ("Classes are told apart by colour, and nobodyknows is one word.", []),
         ("Files are created only if absent, so many that listing them is slow.", []),
     ],

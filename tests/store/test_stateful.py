@@ -31,7 +31,7 @@ def plan_on(drops: tuple[str, ...]) -> Plan:
 
 
 PLANS = [plan_on(drops) for drops in (("a",), ("a", "b"), ("a", "b", "c"))]
-"""Of runs that want the same drops."""
+"""Plans of runs that want the same drops."""
 
 
 class Worlds(RuleBasedStateMachine):
@@ -76,7 +76,7 @@ class Worlds(RuleBasedStateMachine):
 
     @rule(seen=versions, data=BYTES)
     def replace(self, seen: tuple[str, str], data: bytes) -> None:
-        """Only who saw the present version replaces it."""
+        """Replace an object, which only a process that has read its current version can."""
         key, version = seen
         if key not in self.objects:
             with pytest.raises(Missing):
@@ -97,7 +97,7 @@ class Worlds(RuleBasedStateMachine):
 
     @rule(key=KEYS)
     def delete(self, key: str) -> None:
-        """What is removed is not there."""
+        """Remove an object."""
         self.store.delete(key)
         self.objects.pop(key, None)
         self.version_of.pop(key, None)
@@ -153,7 +153,7 @@ class Worlds(RuleBasedStateMachine):
 
     @invariant()
     def every_drop_has_the_owner_that_it_was_given_to(self) -> None:
-        """Claims are those that were won, and no others."""
+        """The claims in the store are those of the model, and no others."""
         found = [self.store.read(entry.key)[0] for entry in self.store.list(PETS.claims)]
         assert {claim.drop: claim.run_id for claim in map(Claim.model_validate_json, found)} == self.owners
 

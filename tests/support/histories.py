@@ -21,7 +21,7 @@ TASK = Task.model_validate(
     }
 )
 CURVE = ((50, 0.5), (100, 0.79), (150, 0.795), (200, 0.82), (250, 0.8))
-"""Of a scratch run that ends at 80%: first at 99% of that at 150, at 100% at 200."""
+"""Curve of a scratch run that ends at 80%: it reaches 99% of that at 150, and 100% at 200."""
 
 
 def drop(number: int, samples: int = 500, classes: Sequence[str] = ("cat", "dog")) -> Drop:

@@ -14,9 +14,9 @@ from retrain.store.task_store import TaskStore
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 SECONDS = 2.0
-"""Of one iteration on the device; evaluation and saving take another 20 s a run."""
+"""Seconds of one iteration on the device; evaluation and saving take another 20 s per run."""
 FLOPS = 1e9
-"""Of one iteration; evaluation takes another 1e10 a run."""
+"""Operations of one iteration; evaluation takes another 1e10 per run."""
 WHOLE = 60
 """Iterations that scratch goes on for after it has the accuracy that it ends with."""
 ERROR = 7.0

@@ -30,7 +30,7 @@ def get(url: str) -> str:
 
 
 def wait_for(condition: Callable[[], T | None], what: str, seconds: float = 240) -> T:
-    """Return the condition's first result that is not None. A server that does not listen yet counts as None."""
+    """Return the condition's first result that is true. A server that does not listen yet counts as false."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
@@ -39,7 +39,7 @@ def wait_for(condition: Callable[[], T | None], what: str, seconds: float = 240)
         except URLError:
             pass
         time.sleep(0.05)
-    pytest.fail(f"waited {seconds} s in vain for {what}")
+    pytest.fail(f"waited {seconds} s for {what}")
 
 
 @contextmanager

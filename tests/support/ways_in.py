@@ -37,7 +37,7 @@ class WayIn(NamedTuple):
     endpoint: str = ""
 
     def take(self, files: Files, **data: object) -> Drop:
-        """Put files down and take them in as one drop. Raises `DropError`."""
+        """Pack or upload files as one drop, and return it. Raises `DropError`."""
         settings = Data.model_validate({"image_size": 8, "val_share": 0.3, "test_share": 0.3} | data)
         task = Task(name="pets", data=settings)
         if self.source is None:

@@ -81,7 +81,7 @@ def wait_until_stopped(process: BaseProcess) -> None:
 
 
 def terminate_stopped(process: BaseProcess) -> None:
-    """Ask a stopped process to leave, and wake it up to hear that."""
+    """Send SIGTERM to a stopped process, and continue it so that it receives the signal."""
     process.terminate()
     os.kill(process.pid or 0, signal.SIGCONT)
 

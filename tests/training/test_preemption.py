@@ -18,7 +18,7 @@ def test_preemption_exits_75_and_records_no_error() -> None:
 
 
 def interrupted(reached: list[str]) -> None:
-    """Be asked to leave twice, and note what is done all the same."""
+    """Receive SIGTERM twice, and note that the block runs to its end."""
     with defer_signals() as leaving:
         assert not leaving()
         come()
@@ -28,7 +28,7 @@ def interrupted(reached: list[str]) -> None:
 
 
 def interrupted_by_hand(reached: list[str]) -> None:
-    """Get Ctrl-C once, do some more, and get it again."""
+    """Receive SIGINT twice, and note how far the block runs."""
     with defer_signals() as leaving:
         come(signal.SIGINT)
         assert leaving()

@@ -17,7 +17,7 @@ OPTIMIZERS = [Adam(), AdamW(), Sgd(), Sgd(momentum=0.0), Sgd(nesterov=True, weig
 
 
 def plan_with(optimizer: Optimizer, seed: int = 0) -> Plan:
-    """Eleven iterations of 32 over passes of 80 samples: no batch but the fifth ends where a pass does."""
+    """Plan eleven iterations of 32 over epochs of 80 samples: only the fifth batch ends where an epoch does."""
     training = TASK.training.model_copy(update={"optimizer": optimizer, "save_seconds": 0})
     plan = plan_of(TASK.model_copy(update={"training": training, "seed": seed}), sizes=(80,))
     return plan.model_copy(update={"iterations": 11, "evaluate_every": 4})

@@ -105,7 +105,7 @@ def arm(images: Path, folder: Path, seed: int, weights: Path | None) -> Iterator
 
 
 def line(kind: str, seed: int, method: str, record: RunRecord) -> dict[str, Any]:
-    """Return what the page tells of a run."""
+    """Return a run's figures for the page."""
     assert record.result
     assert record.evaluation
     return {

@@ -15,7 +15,7 @@ from retrain.utils.text import mask_credentials
 
 NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist", re.IGNORECASE)
 REFUSED = re.compile(r"status code: 40[13]|token request")
-"""By the service, or already where a token for it comes from."""
+"""Text of errors where the service, or the issuer of its tokens, refused the credentials."""
 UNREACHABLE = re.compile(r"\(Connect\)|connect error|dns error|Connection refused")
 STATUS = re.compile(r"non-2xx status code: (\d{3})")
 GENERIC = re.compile(r"^Generic \w+ error: ")

@@ -95,7 +95,7 @@ SERVICES: Mapping[str, Service] = {
         "AZURE_CLIENT_ID and AZURE_TENANT_ID, or the pod's service account (Workload Identity).",
     ),
 }
-"""By the scheme of their addresses."""
+"""Services by the scheme of their addresses."""
 
 
 def credentials_method(scheme: str) -> str:

@@ -49,7 +49,7 @@ class S3Stream(io.RawIOBase):
         self._place = place
         self._position = start
         self._end = 0
-        """Of the object, once a part of it was asked for; its checksum tells the end of the whole."""
+        """End of the object in bytes, known once a part has been requested."""
         self.size: int = reply["ContentLength"]
         """Bytes of the reply."""
         self._cuts = 0
@@ -148,7 +148,7 @@ def _taken(take: Callable[[], int]) -> Iterator[int]:
 
 @contextmanager
 def _emptied(parts: deque[int]) -> Iterator[None]:
-    """Leave nothing to do for the others, should this one have failed."""
+    """Clear the queue on leaving, so that the other threads stop after an error in this one."""
     try:
         yield
     finally:
