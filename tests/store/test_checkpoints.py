@@ -1,4 +1,4 @@
-"""Saved states: only the newest two, only whole ones, written while the training continues."""
+"""Saved states: the newest two are kept, incomplete ones are ignored, and training continues while one is written."""
 
 import threading
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Only drops with a whole manifest are committed, in the order of their commits."""
+"""Only drops with a complete manifest are committed, in the order of their commits."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -20,7 +20,7 @@ class QuietHandler(MotoRequestHandler):
 
 
 class Dispatcher(DomainDispatcherApplication):
-    """Remembers which service a host is: Moto looks through its own folder, which is a sixth of a request's time."""
+    """Caches which service a host name belongs to. Moto searches its folder for it, a sixth of a request's time."""
 
     def __init__(self) -> None:
         super().__init__(create_backend_app)
