@@ -25,6 +25,10 @@ def matrix_classes(errors: ErrorAnalysis) -> list[str]:
     return errors.most_wrong(MATRIX)
 
 
+LABEL_LIMIT, CHARACTER = 140, 8
+"""Pixels of the longest class name beside the matrix, and of a wide character."""
+
+
 def matrix_rows(errors: ErrorAnalysis) -> list[Row]:
     """Return a row for each pair of classes with at least one image: its share of the true class's images."""
     shown = set(matrix_classes(errors))
@@ -41,11 +45,16 @@ def _row(true: str, taken: str, count: int, samples: int) -> dict[str, Any]:
 
 
 def matrix_chart(errors: ErrorAnalysis) -> Chart:
-    """Draw the confusion matrix: rows are true classes, columns the predicted ones."""
+    """Draw the confusion matrix: rows are true classes, columns the predicted ones.
+
+    The caption says what the axes are. Browsers have wider fonts than the one that a chart is laid out with, so long
+    class names would be cut off, or drawn over titles.
+    """
     order: Sequence[str] = matrix_classes(errors)
-    axis = alt.Axis(grid=False, labelLimit=140, labelOverlap=True)
-    rows = alt.Y("true:N", sort=list(order), title="true class", axis=axis)
-    columns = alt.X("taken:N", sort=list(order), title="taken for", axis=axis)
+    space = min(LABEL_LIMIT, CHARACTER * max((len(name) for name in order), default=0))
+    axis = alt.Axis(grid=False, labelLimit=LABEL_LIMIT, labelOverlap=True, minExtent=space)
+    rows = alt.Y("true:N", sort=list(order), title=None, axis=axis)
+    columns = alt.X("taken:N", sort=list(order), title=None, axis=axis)
     cells: alt.Chart = table(matrix_rows(errors)).mark_rect(color="var(--ours)", stroke="var(--line)")
     opacity = alt.Opacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0.04, 1]), legend=None)
     return cells.encode(x=columns, y=rows, opacity=opacity, description="label:N")
