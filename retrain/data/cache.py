@@ -51,6 +51,7 @@ def decode_drop(
 
 def _check_sizes(drop: Drop, store: TaskStore) -> None:
     """Raise `DropError` unless the shards have the sizes, and the samples, that the manifest states.
+
     This comes before memory is allocated for them.
     """
     prefix = store.keys.drop_file(drop.id, "")

@@ -164,6 +164,7 @@ class _Reader:
 
     def shards(self, samples: tuple[Sample, ...], folder: Path) -> Iterator[Shard]:
         """Write and yield shards of the good samples, split by split.
+
         Samples are sorted by their keys' hash, not by class: a stream mixes few shards, so each must have every class.
         """
         for split in SPLITS:

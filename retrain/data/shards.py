@@ -55,6 +55,7 @@ def _take(stream: Iterator[Encoded], limit: int) -> Iterator[Encoded]:
 
 def _write_shard(samples: Iterator[Encoded], split: Split, number: int, folder: Path) -> Shard:
     """Write one shard and return its record.
+
     Its name has a digest of its content, so that two drops packed under one id at once cannot mix.
     """
     path = folder / "unnamed.tar"

@@ -1,6 +1,6 @@
 """Check what may keep a task from running on this machine; `examination.examine` does all checks.
 
-This file defines what a check is. Imports pipeline and what is below it.
+This file defines what a check is. Imports pipeline and the packages below it.
 """
 
 from collections.abc import Callable

@@ -2,5 +2,5 @@
 
 `loading` finds a run's model, and `model.Model` predicts. `tables` reads lists of images, `batch` predicts them, and
 `writing` writes the predictions. All decode and normalise images by the code that evaluated the model. Imports pipeline
-and what is below it.
+and the packages below it.
 """

@@ -110,20 +110,17 @@ class LogLines:
 
     def stepped(self, progress: Progress) -> None:
         """Log the progress if there was no line for a long time."""
-        if hint := self._pace.hint(progress.iteration):
-            log.warning(hint)
         now = time.monotonic()
         if now - self._said >= self.SILENT_SECONDS:
             self._said = now
-            log.info("%s%s", self._where(progress.iteration), self._speed(progress.iteration))
+            self._log(self._where(progress.iteration), progress.iteration)
 
     def evaluated(self, point: Point) -> None:
         """Log how far the run has come, and its score."""
         now = time.monotonic()
         if now - self._evaluated >= self.EVERY_SECONDS:
             self._said = self._evaluated = now
-            where, score = self._where(point.iteration), _score(point, self._plan)
-            log.info("%s, %s%s", where, score, self._speed(point.iteration))
+            self._log(f"{self._where(point.iteration)}, {_score(point, self._plan)}", point.iteration)
 
     def ended(self, outcome: str, progress: Progress) -> None:
         """Log the outcome."""
@@ -132,10 +129,12 @@ class LogLines:
     def _where(self, iteration: int) -> str:
         return f"{iteration:,}/{self._plan.iterations:,} iterations"
 
-    def _speed(self, iteration: int) -> str:
-        if not (left := self._pace.seconds_left(iteration)):
-            return ""
-        return f", {self._pace.images_per_second(iteration)}, at most {format_seconds(left)} left"
+    def _log(self, line: str, iteration: int) -> None:
+        if left := self._pace.seconds_left(iteration):
+            line += f", {self._pace.images_per_second(iteration)}, at most {format_seconds(left)} left"
+        log.info(line)
+        if hint := self._pace.hint(iteration):
+            log.warning(hint)
 
 
 class ProgressBar:

@@ -12,7 +12,7 @@ PAUSE = timedelta(minutes=5)
 
 
 def update_tracker(task: Task, store: TaskStore) -> bool:
-    """Export what is new to MLflow, if the task asks for it. Log a failure, and return whether there was none.
+    """Export new records to MLflow if the task sets `tracking.mlflow`. Log a failure; return whether there was none.
 
     What could not be exported is exported by the next call.
     """

@@ -48,7 +48,7 @@ def beside(*members: Member) -> Callable[[], dict[str, bytes]]:
 
 
 def sample(data: bytes, label: bytes = b"cat") -> Callable[[], dict[str, bytes]]:
-    """Return a drop with one more sample, whose key is `bad`."""
+    """Return a drop with another sample, of key `bad`."""
     return beside(("bad.png", data), ("bad.cls", label))
 
 

@@ -46,7 +46,7 @@ def row(page: Page, task: str) -> list[str]:
 def test_fleet_page_shows_every_task_and_leads_to_its_own(
     browser: Browser, tasks: list[Task], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pages, "FRESH_SECONDS", 3600.0)  # what is drawn here is what the browser gets
+    monkeypatch.setattr(pages, "FRESH_SECONDS", 3600.0)  # so that the browser gets the page drawn here
     with monitoring.exporter(tasks) as address:
         monitoring.get(f"http://{address}/")
         page = browsers.opened(browser, f"http://{address}/")
