@@ -63,11 +63,14 @@ NAMED = 10
 
 
 def name_files(unread: Sequence[Unread]) -> str:
-    """Return the first files, those with the same cause together, for an error."""
-    by_cause = defaultdict[str, list[str]](list)
+    """Return the first files and their causes, each cause once, for an error."""
+    by_cause = defaultdict[str, list[Unread]](list)
     for bad in unread[:NAMED]:
-        by_cause[bad.cause].append(bad.where)
-    named = "; ".join(f"{', '.join(files)}: {cause}" for cause, files in by_cause.items())
+        by_cause[bad.cause].append(bad)
+    named = "; ".join(
+        f"{', '.join([files[0].where, *(file.place for file in files[1:])])}: {cause}"
+        for cause, files in by_cause.items()
+    )
     return named if len(unread) <= NAMED else f"{named}; and {len(unread) - NAMED:,} more"
 
 
