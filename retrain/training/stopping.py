@@ -75,8 +75,8 @@ def rejection_risk(early: bool, looks: int) -> float:
 
 
 MARGIN_ERRORS = 1.0
-"""Standard errors by which a run that still improves must exceed the accuracy expected of scratch to end, before its
-rule's `improve_until`."""
+"""Standard errors by which a run that still improves must exceed the accuracy expected of scratch to end, until its
+rule's `improve_until`. From then on the margin shrinks in proportion, to none at twice `improve_until`."""
 
 TARGET_ERRORS = 0.5
 """Standard errors by which a run may be below a carried target to end, from its rule's `improve_until` on."""
@@ -132,7 +132,7 @@ def is_good_enough(points: Sequence[Point], target: Target, rule: StopRule | Non
     above the score expected of scratch, or all curves must have stopped improving. The further a run is above a
     carried target, on old and on new drops, the more it must gain to continue. A run that has lost as much since its
     best evaluation is in the dip that follows a start with a large step. From `improve_until` on a run may still
-    improve, unless it is below the score expected of scratch and improves fast.
+    improve slowly, and fast if it is above the score expected of scratch.
     """
     score, last = _mean(points, "score", confirmations), points[-1]
     if target.scope is None:
@@ -155,11 +155,27 @@ def _may_end_while_improving(
 ) -> bool:
     if expected is None:
         return is_late
-    if not is_late:
-        return score >= expected.accuracy + MARGIN_ERRORS * expected.standard_error
-    before = [point for point in points if point.iteration <= points[-1].iteration - rule.window]
-    is_slow = bool(before) and score - _mean(before, "score", rule.confirmations) < SLOW_GAIN
-    return is_slow or score >= expected.accuracy
+    if is_late and _rises_slowly(points, rule, score):
+        return True
+    return score >= expected.accuracy + _margin(points[-1], rule) * expected.standard_error
+
+
+def _margin(last: Point, rule: StopRule) -> float:
+    """Return the standard errors by which a run that improves fast must exceed the accuracy expected of scratch.
+
+    The expectation and the run's own score are both uncertain on few validation samples. Without a margin a run would
+    mostly end when both errors are in its favour.
+    """
+    if rule.improve_until is None:
+        return MARGIN_ERRORS
+    return MARGIN_ERRORS * min(1.0, max(0.0, 2 - last.iteration / rule.improve_until))
+
+
+def _rises_slowly(points: Sequence[Point], rule: StopRule, score: float) -> bool:
+    """Return whether the score rises by less than `SLOW_GAIN` per window, over one window or more if it is noisy."""
+    windows = noise_factor(points[-1])
+    before = [point for point in points if point.iteration <= points[-1].iteration - windows * rule.window]
+    return bool(before) and score - _mean(before, "score", rule.confirmations) < windows * SLOW_GAIN
 
 
 def _mean(points: Sequence[Point], curve: Literal["score", "in_scope"], count: int) -> float:

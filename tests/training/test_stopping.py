@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from statistics import mean
 
 import pytest
 import torch
@@ -205,11 +206,13 @@ def test_judge_ends_a_rising_run_at_a_carried_target_in_time() -> None:
     assert judge(below, CARRIED, limited, 1000) is None, "it may still reach its target"
 
 
-def test_judge_ends_no_fast_rising_run_below_the_expected() -> None:
-    """Once a run is late, it need only have the accuracy expected of scratch, without a margin."""
+@pytest.mark.parametrize(("last", "margin"), [(6, 0.8), (8, 0.4), (10, 0.0), (12, 0.0)])
+def test_judge_lowers_its_margin_for_late_fast_rising_runs(last: int, margin: float) -> None:
+    """From one standard error at `improve_until`, here 50 iterations, to none at twice that."""
     limited = RULE.model_copy(update={"improve_until": 50})
-    points = curve([0.5, 0.55, 0.6, 0.65, 0.7, 0.75], [0.9] * 6)
-    for expected, ending in ((0.725, "reached"), (0.726, None)):
+    points = curve([0.2 + 0.05 * step for step in range(last)], [0.9] * last)
+    least = mean(point.score for point in points[-2:]) - margin * 0.02
+    for expected, ending in ((least - 1e-6, "reached"), (least + 1e-6, None)):
         near = AccuracyEstimate(accuracy=expected, standard_error=0.02)
         assert judge(points, CARRIED.model_copy(update={"expected": near}), limited, 1000) == ending
 
@@ -222,6 +225,16 @@ def test_judge_ends_a_late_slow_run_below_the_expected(rise: float, ending: str 
     points = curve([0.7 + rise * step for step in range(6)], [0.9] * 6)
     assert judge(points, far, limited, 1000) == ending
     assert judge(points[:4], far, limited, 1000) is None, "it is not late yet"
+
+
+@pytest.mark.parametrize(("rise", "ending"), [(0.003, "reached"), (0.005, None)])
+def test_judge_looks_back_further_on_few_samples(rise: float, ending: str | None) -> None:
+    """Two equal scores in a row are noise on 400 images, where the rise of the two windows before is none."""
+    limited = RULE.model_copy(update={"improve_until": 50, "gain": 0.0})
+    far = CARRIED.model_copy(update={"expected": AccuracyEstimate(accuracy=0.9, standard_error=0.02)})
+    scores = [0.5 + rise * min(step, 12) for step in range(14)]
+    points = [point.model_copy(update={"images": 400}) for point in curve(scores, [0.9] * 14)]
+    assert judge(points, far, limited, 1000) == ending
 
 
 @pytest.mark.parametrize(("in_scope", "ending"), [(0.791, "reached"), (0.789, None)])
