@@ -1,4 +1,4 @@
-"""The keys of a task's objects: `<store>/<task>/...` ("What is in the store" in docs/architecture.md)."""
+"""The keys of a task's objects: `<store>/<task>/...` (docs/store.md)."""
 
 from dataclasses import dataclass
 
