@@ -95,12 +95,12 @@ def _paper_comparison(study: Study, by_group: Mapping[Group, Sequence[EndedRun]]
         pairs = ((row.figures.get(column, ""), _own_figure(study, ours, column)) for column in columns)
         lines.append([row.row, *(figure for pair in pairs for figure in pair)])
     yield "## The paper's figures and ours"
-    yield (
-        f"± and parentheses: {SPREADS[study.spread]}. {ABSENT}: not in this study. "
-        "Time: the paper in minutes, ours in iterations until fitted."
-        if "time" in columns
-        else f"± and parentheses: {SPREADS[study.spread]}. {ABSENT}: not in this study."
-    )
+    notes = [f"± and parentheses: {SPREADS[study.spread]}. {ABSENT}: not in this study."]
+    if study.size == "mini":
+        notes.append("Rows are called as in the paper; the data and networks of our figures are those under Set-up.")
+    if "time" in columns:
+        notes.append("Time: the paper in minutes, ours in iterations until fitted.")
+    yield " ".join(notes)
     yield markdown_table(titles, lines)
 
 
