@@ -54,7 +54,7 @@ study-mini: $(READY) ## Repeat one of the papers' experiments: make study-mini N
 bench: $(READY) ## Run every benchmark
 	@for benchmark in $(wildcard benchmarks/*.py); do echo "$$benchmark"; $(BIN)/python $$benchmark || exit 1; done
 
-chaos: $(READY) ## Live a hundred short runs, harmed in every way, and audit what is left: make chaos BREAK=etag
+chaos: $(READY) ## Run 50 random scenarios under faults, and audit their stores: make chaos BREAK=etag
 	PYTHONPATH=tests:benchmarks $(BIN)/python -m chaos $(if $(BREAK),--break $(BREAK))
 
 mutation: $(READY) ## Change the code in small ways and list the changes that no test notices: make mutation MODULE=retrain/...

@@ -100,7 +100,7 @@ def watch_tasks(tasks: int, endpoint_url: str) -> dict[str, object]:
 
 
 def watch_drops(drops: int, endpoint_url: str) -> dict[str, object]:
-    """Return what a task with this number of drops takes: two looks at it, and the plan of a run on all."""
+    """Return what a task with this number of drops takes: two polls, and the plan of a run on all drops."""
     task = Task(name="task-00000", store=URL, endpoint_url=endpoint_url)
     bare, watch = peak_mb(), TaskWatch(task, Idle(), Health([task.name]))
     first, later = measured(watch.check_drops), measured(watch.check_drops)

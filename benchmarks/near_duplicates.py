@@ -1,4 +1,4 @@
-"""Measure how many near-duplicates are found, and how many distinct pairs are taken for some, by threshold.
+"""Measure how many near-duplicates are found, and how many distinct pairs are taken for near-duplicates.
 
 Near-duplicates are pictures of CIFAR-100 saved again, resized, cropped, or with another contrast. Distinct pictures are
 the originals, and letters in many fonts: line drawings, whose hashes are nearly equal. `--seed` chooses pictures and

@@ -37,7 +37,7 @@ def context_of(folder: Path) -> Context:
 
 
 def attempt_in(folder: Path, plan: Plan) -> None:
-    """Attempt a plan, in whatever process this is."""
+    """Train a plan in this process."""
     torch.set_num_threads(1)
     train_plan(context_of(folder), plan)
 
@@ -56,7 +56,7 @@ def outcome(folder: Path, plan: Plan) -> tuple[object, ...]:
 
 
 def live(processes: ForkServerContext, folder: Path, plan: Plan) -> None:
-    """Let a process attempt the plan to its end."""
+    """Train the plan to its end in a process of its own."""
     process = processes.Process(target=attempt_in, args=(folder, plan))
     process.start()
     process.join()
@@ -93,7 +93,7 @@ def newest_state(folder: Path, plan: Plan) -> int | None:
 
 
 def kill_and_compare(folder: Path, kills: int) -> dict[str, object]:
-    """Kill one run after another and count those that end like the first, which lived undisturbed."""
+    """Kill one run after another and count those that end like the first, which was not killed."""
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["retrain.pipeline.train", "retrain.cli.demo"])
     plan, moments = plan_in(folder), random.Random(0)

@@ -35,7 +35,7 @@ def one_by_one(store: TaskStore) -> None:
 
 
 def by_sixteen(store: TaskStore) -> None:
-    """Read the ledger as everything does that reads it."""
+    """Read the ledger as the project's commands do."""
     store.ledger.read()
 
 

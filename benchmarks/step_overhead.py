@@ -109,10 +109,10 @@ class Turns:
         self.since = ended
 
     def evaluated(self, point: Point) -> None:
-        """Nothing: the one evaluation comes after the last turn."""
+        """Do nothing: the one evaluation comes after the last turn."""
 
     def ended(self, outcome: str, progress: Progress) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def compare(case: Case, method: Method, augmentation: Augmentation) -> dict[str, object]:

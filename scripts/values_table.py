@@ -45,7 +45,7 @@ def chart_page(text: str) -> str:
         inside = [value for value in values if value.section == section]
         own = next((value.comment for value in inside if value.path == section), "")
         parts += ["", f"## {section}", *([own, ""] if own else [])]
-        parts += _table([value for value in inside if value.default])
+        parts += _table([value for value in inside if value.default or (value.comment and value.path != section)])
     return "\n".join(parts) + "\n"
 
 
@@ -54,7 +54,8 @@ def _table(values: list[Value]) -> Iterator[str]:
     yield "| --- | --- | --- |"
     for value in values:
         meaning = value.comment or UNCOMMENTED.get(value.path.rpartition(".")[2], "As in Kubernetes.")
-        yield f"| `{value.path}` | `{value.default}` | {meaning.replace('|', chr(92) + '|')} |"
+        default = f"`{value.default}`" if value.default else ""
+        yield f"| `{value.path}` | {default} | {meaning.replace('|', chr(92) + '|')} |"
 
 
 def read_values(text: str) -> Iterator[Value]:

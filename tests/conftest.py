@@ -115,12 +115,12 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_unconfigure() -> None:
-    """Let the interpreter end as it would without."""
+    """Undo this before the interpreter ends."""
     gc.unfreeze()
 
 
 def pytest_sessionstart() -> None:
-    """Hear SIGINT and SIGTERM here and in subprocesses, even where a shell in the background ignores them."""
+    """Restore SIGINT and SIGTERM here and in subprocesses: a shell ignores them for background jobs."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

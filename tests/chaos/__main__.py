@@ -1,4 +1,4 @@
-"""`python -m chaos`. Processes of lives import this too, and must not pay for what they do not need."""
+"""`python -m chaos`. Subprocesses import this file too, so it imports nothing slow."""
 
 if __name__ == "__main__":
     from chaos.command import main

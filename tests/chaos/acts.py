@@ -62,7 +62,7 @@ def play(act: Callable[..., None], place: Place, broken: str | None, strike: Str
     finally:
         for argument in arguments:
             if isinstance(argument, Barrier):
-                argument.abort()  # those that wait go on without this process
+                argument.abort()  # the processes that wait for this one continue without it
 
 
 def _note(place: Place, file: str, text: str) -> None:
@@ -94,7 +94,7 @@ def carry_out(place: Place, plan: str, start: Barrier | None = None) -> None:
 
 
 def hold_first_replace(start: Barrier, key: str) -> None:
-    """Have this process replace a key for the first time only once all that race have read what they replace."""
+    """Let this process replace a key only once all racing processes have read its old value."""
     for store in (LocalStore, S3Store):
         store.replace = _held(store.replace, start, key, [])
 
@@ -110,7 +110,7 @@ def _held(replace: Callable[..., str], start: Barrier, key: str, held: list[str]
 
 
 def wait(start: Barrier) -> None:
-    """Wait for all that race, or for one of them to end early."""
+    """Wait until all racing processes are here, or until one of them has ended early."""
     try:
         start.wait(BARRIER_SECONDS)
     except BrokenBarrierError:
@@ -118,7 +118,7 @@ def wait(start: Barrier) -> None:
 
 
 def roll_back(place: Place, start: Barrier | None = None) -> None:
-    """`retrain rollback`, as soon as there is something to go back to."""
+    """Run `retrain rollback` as soon as there is an earlier champion."""
     context = place.context()
     if start:
         wait(start)
@@ -133,7 +133,7 @@ def roll_back(place: Place, start: Barrier | None = None) -> None:
 
 
 def watch(place: Place, queue: str | None, records: int) -> None:
-    """`retrain watch`, until this number of runs have ended."""
+    """Run `retrain watch` until this number of runs have ended."""
     task = place.task()
     health = Health([task.name])
     watches = [TaskWatch(task, InProcessExecutor("cpu"), health, PACE)]
@@ -145,6 +145,6 @@ def watch(place: Place, queue: str | None, records: int) -> None:
 
 
 def adopt(place: Place, drop: str) -> None:
-    """Take in what a producer uploaded without a manifest."""
+    """Commit an upload that has no manifest."""
     if cause := try_ingest_drop(place.task(), drop):
         place.context().store.drops.quarantine(drop, cause)

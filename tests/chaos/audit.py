@@ -24,7 +24,7 @@ TYPICAL_SHARE = 0.62
 
 
 class Finding(NamedTuple):
-    """One thing that is wrong."""
+    """One error that the audit found."""
 
     kind: Kind
     where: str
@@ -43,10 +43,10 @@ class Expected(NamedTuple):
 
 
 def audit(objects: Objects, expected: Expected, champions: Sequence[bytes] = ()) -> list[Finding]:
-    """Return all that is wrong; `champions` are all versions of the pointer, oldest first, where the store has them."""
+    """Return all errors; `champions` are all versions of the pointer, oldest first, where the store has them."""
     torn = list(_torn(objects))
     if any(finding.where.endswith((".json", ".jsonl")) for finding in torn):
-        return torn  # what cannot be read cannot be followed any further
+        return torn  # an unreadable file has no links to follow
     return [*torn, *_lost(objects, expected), *_forked(objects), *_rewritten(champions)]
 
 
@@ -65,7 +65,7 @@ def _sha256(*parts: bytes) -> str:
 
 
 def _named(objects: Objects, folder: str, name: str) -> Iterator[tuple[str, Any]]:
-    """Yield what lies in each folder under `folder` by this name."""
+    """Yield the file of this name in each folder below `folder`."""
     for key, data in sorted(objects.items()):
         if key.startswith(f"{folder}/") and key.endswith(f"/{name}") and key.count("/") == 2:
             yield key.split("/")[1], _json(data)
@@ -202,7 +202,7 @@ def _record_lost(objects: Objects, record: dict[str, Any], expected: Digests) ->
 
 
 def _forked(objects: Objects) -> Iterator[Finding]:
-    """Entries follow one another; each run that was promoted is there once, judged against the one before."""
+    """Check that the history's entries follow one another, and that each promoted run has one."""
     history = _json(objects["champion.json"])["history"] if "champion.json" in objects else []
     if [entry["sequence"] for entry in history] != list(range(1, len(history) + 1)):
         yield Finding("forked", "champion.json", "its sequence has gaps or repetitions")
@@ -225,7 +225,7 @@ def _misjudged(record: dict[str, Any], before: str | None) -> Iterator[Finding]:
 
 
 def _rewritten(champions: Sequence[bytes]) -> Iterator[Finding]:
-    """Yield an error for each version of the pointer that is not the one before and one entry more."""
+    """Yield an error for each version of the history that is not the version before plus one entry."""
     histories = [_json(version)["history"] for version in champions]
     for older, newer in zip([[], *histories], histories, strict=False):
         if newer[:-1] != older:

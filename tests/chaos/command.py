@@ -1,4 +1,4 @@
-"""`make chaos`: run a hundred short lives under faults, and count the findings of the audit."""
+"""`make chaos`: run random scenarios under faults, and count the findings of the audit."""
 
 import os
 import sys

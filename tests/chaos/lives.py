@@ -71,7 +71,7 @@ def lives(count: int, scenes: Sequence[tuple[str, str]] = SCENES, first: int = 0
 
 
 class Theatre:
-    """What lives have in common: a folder, an S3 server, the images, and what undisturbed runs yield."""
+    """The parts that all lives share: a folder, an S3 server, the images, and the results of undisturbed runs."""
 
     def __init__(self, folder: Path, server: str) -> None:
         self._folder, self._server = folder, server

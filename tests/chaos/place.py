@@ -23,7 +23,7 @@ DROPS = ("first", "second")
 
 
 class Place(NamedTuple):
-    """What a process needs to take part in a life."""
+    """The arguments of a life's processes."""
 
     folder: Path
     url: str
@@ -66,7 +66,7 @@ class Place(NamedTuple):
 
 
 def write_sources(folder: Path) -> None:
-    """Write the images of all drops; lives lie in folders beside them."""
+    """Write the images of all drops into folders beside those of the lives."""
     for seed, drop in enumerate(DROPS):
         labels = torch.arange(CLASSES).repeat_interleave(EACH)
         for number, image in enumerate(pixels(labels, seed)):

@@ -31,12 +31,12 @@ STARTING = Lock()
 
 
 class Failed(Exception):
-    """An act ended as none may: without a sentence, or not at all."""
+    """An act ended with an unexpected error, or did not end."""
 
 
 @dataclass
 class Cast:
-    """Starts the processes of one life, and counts what is done to them."""
+    """Starts the processes of one life, and counts the faults that befall them."""
 
     place: Place
     random: Random
@@ -46,18 +46,18 @@ class Cast:
     faults: Counter[str] = field(default_factory=Counter)
 
     def store(self) -> ObjectStore:
-        """Return the store, where nothing fails."""
+        """Return the store without injected faults."""
         return open_store(self.place.url, self.server)
 
     def start(self, act: Callable[..., None], *arguments: object, strike: Strike | None = None) -> ForkServerProcess:
-        """Start an act, in a process that a signal may strike at one of its writes."""
+        """Start an act in a process that may get a signal at one of its writes."""
         process = CONTEXT.Process(target=play, args=(act, self.place, self.broken, strike, *arguments))
         with STARTING:  # the fork server takes one request at a time
             process.start()
         return process
 
     def strikes(self, writes: int, count: int) -> Iterator[Strike]:
-        """Yield kills, or wishes that a process leave, at random ones of as many writes as an act does in all."""
+        """Yield SIGKILL or SIGTERM at random writes of an act, given the number of its writes."""
         for _ in range(count):
             if writes < 1:
                 return
@@ -66,7 +66,7 @@ class Cast:
             writes -= strike.write
 
     def struck(self, process: ForkServerProcess, strike: Strike | None) -> bool:
-        """Return whether a process that has ended was struck, and count it."""
+        """Return whether an ended process got its signal, and count that."""
         struck = strike is not None and process.exitcode in (os.EX_TEMPFAIL, -signal.SIGKILL, -signal.SIGTERM)
         if strike and struck:
             self.faults[strike.signal] += 1
@@ -78,7 +78,7 @@ class Cast:
         return next(int(count) for name, count in map(str.split, notes) if name == act.__name__)
 
     def end(self, process: ForkServerProcess) -> bool:
-        """Wait for a process; say whether it did what it was for. Raises `Failed` where it should not have ended so."""
+        """Wait for a process and return whether it did its work. Raises `Failed` if it ended in an unexpected way."""
         process.join(PATIENCE)
         if process.exitcode is None:
             process.kill()
@@ -89,12 +89,12 @@ class Cast:
         return process.exitcode == 0
 
     def fail(self, what: str) -> NoReturn:
-        """Raise `Failed`, with what the processes left in writing."""
+        """Raise `Failed` with the logs of the processes."""
         notes = self.place.folder / "tracebacks"
         raise Failed(f"{what}: {notes.read_text() if notes.exists() else 'nothing in writing'}")
 
     def see_through(self, act: Callable[..., None], *arguments: object, strikes: Sequence[Strike] = ()) -> None:
-        """Start an act again until it is done; each strike befalls one of the first starts."""
+        """Restart an act until it is done; its first starts get one signal each."""
         for attempt in range(ATTEMPTS):
             strike = strikes[attempt] if attempt < len(strikes) else None
             process = self.start(act, *arguments, strike=strike)
@@ -105,7 +105,7 @@ class Cast:
         self.fail(f"{act.__name__} was not done after {ATTEMPTS} starts")
 
     def together(self, *acts: tuple[Callable[..., None], *tuple[object, ...]]) -> None:
-        """Start acts at once, and see each through; one that is started again waits for no other."""
+        """Start acts at once, and restart each until it is done; restarted acts do not wait for the others."""
         processes = [self.start(*act) for act in acts]
         self.faults["racing process"] += len(acts) - 1
         for process, (act, *arguments) in zip(processes, acts, strict=True):
@@ -113,7 +113,7 @@ class Cast:
                 self.see_through(act, *(each for each in arguments if not isinstance(each, Barrier)))
 
     def thaw(self, process: ForkServerProcess, seconds: float) -> None:
-        """Wait until a process has stopped itself; let it go on so much later as if no time had passed."""
+        """Wait until a process has stopped itself, then continue it after this time."""
         while process.exitcode is None and not is_stopped(process.pid):
             process.join(0.01)
         if process.exitcode is None:

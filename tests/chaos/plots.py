@@ -22,7 +22,7 @@ EARLY = 10
 
 
 class Reference:
-    """What undisturbed runs yield, and their plans: the same in every store."""
+    """The plans and results of undisturbed runs, which are the same in every store."""
 
     def __init__(self, cast: Cast) -> None:
         store, task = cast.store(), cast.place.task
@@ -57,7 +57,7 @@ def interrupted(cast: Cast, reference: Reference) -> Expected:
 
 
 def undisturbed(cast: Cast, reference: Reference) -> Expected:
-    """Nothing but the store fails."""
+    """Inject faults of the store only."""
     for drop in DROPS:
         cast.see_through(acts.land, drop)
         cast.see_through(acts.retrain)
@@ -125,7 +125,7 @@ def damaged(cast: Cast, reference: Reference) -> Expected:
 
 
 def _upload_torn(cast: Cast, store: ObjectStore) -> None:
-    """A producer's tar that ends in the middle, called finished all the same."""
+    """Upload a tar that ends in the middle, followed by `_SUCCESS`."""
     cast.see_through(acts.land, DROPS[0])
     shard = next(entry.key for entry in store.list(KEYS.drops) if entry.key.endswith(".tar"))
     data = store.read(shard)[0]
@@ -150,7 +150,7 @@ def _states(store: ObjectStore) -> list[str]:
 
 
 def _with_a_hole(data: bytes) -> bytes:
-    """As long as it was, among its numbers, so that only a digest can tell."""
+    """Change bytes among the tensors' values, so that only the digest reveals it."""
     start, stop = len(data) * 2 // 5, len(data) * 3 // 5
     return data[:start] + bytes(stop - start) + data[stop:]
 

@@ -10,7 +10,7 @@ from retrain.store import ObjectStore
 
 
 def objects(store: ObjectStore) -> dict[str, bytes]:
-    """Return all that lies in a store under the task's name, by keys without that name."""
+    """Return all objects of the task by their keys, without the task's name."""
     prefix = f"{KEYS.task}/"
     return {entry.key.removeprefix(prefix): store.read(entry.key)[0] for entry in store.list(prefix)}
 

@@ -61,7 +61,7 @@ LIFE = ((*PACK, "--part", "1"), ("run", *T), (*PACK, "--part", "2"), ("baseline"
 
 
 def contents(home: Path) -> dict[str, bytes]:
-    """Everything in the folder but the cache, and who was at work last."""
+    """Return all files of the folder except the cache and the leases."""
     return {
         str(path.relative_to(home)): path.read_bytes()
         for path in sorted(home.rglob("*"))

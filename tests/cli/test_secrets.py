@@ -70,7 +70,7 @@ class Life:
         assert self("drop", "pack", str(two_classes(self.folder / drop, each, first=1000 * each)), "--id", drop) == 0
 
     def leavings(self, *more: tuple[str, bytes]) -> Iterator[tuple[str, bytes]]:
-        """Everything: what commands said, files, objects."""
+        """Return the output of all commands, and all files and objects."""
         yield from self.left.items()
         yield from more
         for path in self.folder.rglob("*"):

@@ -112,7 +112,7 @@ def test_animation_is_read_by_its_first_frame(kind: str) -> None:
 
 
 def bomb(width: int, height: int) -> bytes:
-    """Return a PNG of a few bytes whose header promises width x height pixels."""
+    """Return a PNG of a few bytes whose header declares width x height pixels."""
     chunk = struct.pack(">II5B", width, height, 8, 2, 0, 0, 0)
     header = struct.pack(">I", 13) + b"IHDR" + chunk + struct.pack(">I", zlib.crc32(b"IHDR" + chunk))
     return b"\x89PNG\r\n\x1a\n" + header + png(1)[33:]
@@ -143,7 +143,7 @@ def test_incomplete_image_is_refused_with_its_cause(spoil: Callable[[], bytes]) 
 
 
 def corrupt_exif() -> bytes:
-    """Return a JPEG whose EXIF promises 65,535 entries, and ends; Pillow warns of it."""
+    """Return a JPEG whose EXIF declares 65,535 entries, and ends; Pillow warns of it."""
     return encoded(Image.fromarray(picture(1)), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff")
 
 

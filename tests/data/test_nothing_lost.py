@@ -56,7 +56,7 @@ QUICK = settings(max_examples=10, deadline=None, suppress_health_check=list(Heal
 
 
 class Source(NamedTuple):
-    """Files as a producer names them, and what is to become of them."""
+    """Files as a producer names them, and the expected use of each."""
 
     files: Files
     rule: str
@@ -98,12 +98,12 @@ def sources(draw: st.DrawFn) -> Source:
 
 
 def is_litter(name: str) -> bool:
-    """Return whether a name has a hidden part, or one that a system leaves behind."""
+    """Return whether part of a name is hidden, or is a system's own file."""
     return any(part.startswith(".") or part in LITTER for part in name.split("/"))
 
 
 def without_clashes(names: list[str], others: Iterable[str]) -> list[str]:
-    """Leave out names that are a folder of another name, or below one."""
+    """Leave out names that other names use as a folder."""
     taken = list(others)
     for name in names:
         if not any(f"{one}/".startswith(f"{name}/") or f"{name}/".startswith(f"{one}/") for one in taken):

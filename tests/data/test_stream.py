@@ -91,7 +91,7 @@ def test_epoch_has_the_same_samples_streamed_or_resident(place: Path, streams: S
 
 
 def by_pass(loader: StreamingLoader | InMemoryLoader) -> list[list[tuple[int, int]]]:
-    """Return the samples of the first passes, with their labels."""
+    """Return the samples of the first epochs, with their labels."""
     passes: list[list[tuple[int, int]]] = [[]]
     while len(passes) < 5:
         before = loader.position

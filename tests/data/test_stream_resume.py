@@ -41,7 +41,7 @@ def context_of(folder: Path, store: ObjectStore | None = None) -> Context:
 
 
 def plan_in(context: Context, workers: int = 0, drops: int = 2, parent: Plan | None = None, epochs: int = 8) -> Plan:
-    """Scratch, or continuous with its thinned passes, on the first drops, streamed."""
+    """Plan a streamed scratch run, or a continuous run with thinned epochs, on the first drops."""
     task = task_with(workers, epochs=epochs)
     dataset = make_dataset(context.store.drops.all()[:drops])
     plan = plan_of(task, "continuous" if parent else "scratch", sizes=[drop.samples for drop in dataset.drops])
@@ -52,7 +52,7 @@ def plan_in(context: Context, workers: int = 0, drops: int = 2, parent: Plan | N
 
 
 def train(folder: Path, plan: Plan) -> None:
-    """Attempt a plan on one thread, in whatever process this is."""
+    """Train a plan on one thread in this process."""
     torch.set_num_threads(1)
     context_of(folder).files(plan.run_id).write_plan(plan)
     train_plan(context_of(folder), plan)
@@ -66,7 +66,7 @@ def processes() -> ForkServerContext:
 
 
 def outcome(folder: Path, plan: Plan) -> tuple[object, ...]:
-    """Return what a run is compared by; forgotten at once, so that it can be run again."""
+    """Return the results that runs are compared by, and remove them so that the run can be repeated."""
     store, files = LocalStore(folder / "store"), context_of(folder).files(plan.run_id)
     result, curve = files.result(), files.curve()
     for entry in list(store.list(f"{TASK.name}/runs/{plan.run_id}/")):
@@ -123,7 +123,7 @@ def test_killed_streamed_run_resumes_to_the_same_result(processes: ForkServerCon
     assert len(workers) == 2
     process = started(processes, tmp_path, again, writes=24)
     asked = [process.pid, *workers_of(process)]
-    for pid in asked:  # as a container's end asks them all
+    for pid in asked:  # as when a container ends
         os.kill(pid, signal.SIGTERM)
     os.kill(process.pid or 0, signal.SIGCONT)
     process.join()
@@ -147,7 +147,7 @@ def test_streamed_run_learns_and_records_that_it_streamed(store: ObjectStore, tm
 
 
 def test_shuffle_shards_decide_a_streamed_run_and_no_other() -> None:
-    """The plans are the planner's own: it pins how many shards are mixed where samples are streamed."""
+    """The plans come from the planner, which fixes how many shards are mixed if samples are streamed."""
 
     def plan(loader: str, shuffle_shards: int) -> Plan:
         data = Data.model_validate({"loader": loader, "stream": {"shuffle_shards": shuffle_shards}})

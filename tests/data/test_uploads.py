@@ -85,7 +85,7 @@ def test_tree_of_images_is_packed_under_the_same_id(store: ObjectStore) -> None:
 
 
 class Weighed(LocalStore):
-    """A store that takes nothing before two files wait for it; it sees how many lie beside those that it takes."""
+    """A store that accepts files only once two wait, and notes how many lie beside them."""
 
     most = 0
 

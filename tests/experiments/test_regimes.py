@@ -298,7 +298,7 @@ def suite_run(method: str, drop: int = 2, **parts: Any) -> SuiteRun:
 
 
 def by_hand() -> dict[Key, SuiteRun]:
-    """Two drops: on the first the default saves, on the second it is refused; the naive start never gets there."""
+    """Two drops: the default saves on the first and is refused on the second; naive never reaches the target."""
     saved = Savings(
         baseline=80,
         whole=100,

@@ -167,7 +167,7 @@ def test_watcher_keeps_later_drops_until_the_verdict(life: Life, tmp_path: Path)
 
 
 def test_verdict_is_carried_out_without_torch(life: Life, waiting: Approval) -> None:
-    """By a watcher that cannot evaluate: what the pod has measured counts while the champion is the same."""
+    """The watcher cannot evaluate, so the pod's evaluation counts as long as the champion is the same."""
     approve(life, waiting.run_id)
     ended = finish_approval(RecordContext(life.store), waiting.run_id)
     assert (ended.run_id, champion(life)) == (waiting.run_id, waiting.run_id)

@@ -30,7 +30,7 @@ CLASSES = (0, 1, 2)
 
 
 class CountingStore(LocalStore):
-    """A local store that counts how often each object is opened, in whichever way."""
+    """A local store that counts how often each object is opened, by any method."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)

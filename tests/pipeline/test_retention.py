@@ -31,7 +31,7 @@ AGE = timedelta(0)
 
 
 class StopsAt(Silent):
-    """An observer whose process is gone at this iteration."""
+    """An observer that ends its process at this iteration."""
 
     def __init__(self, iteration: int) -> None:
         super().__init__()

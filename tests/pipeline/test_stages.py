@@ -52,7 +52,7 @@ def records(life: Life) -> list[RunRecord]:
 
 
 def timeless(record: RunRecord) -> dict[str, object]:
-    """Return a record without what no two runs share."""
+    """Return a record without the fields that differ between any two runs."""
     seconds = {"device_seconds", "device_seconds_all_in"}
     times = {"started_at", "ended_at"}
     return record.model_dump(

@@ -344,6 +344,22 @@ def test_chart_notes_give_the_next_command(name: str) -> None:
     assert "<no value>" not in notes
 
 
+@pytest.mark.parametrize(
+    ("values", "polled", "idle"),
+    [
+        ({}, True, False),
+        ({"watcher": {"queueUrl": "https://sqs.eu-west-1.amazonaws.com/1/drops"}}, False, False),
+        ({"watcher": {"events": {"tokenSecret": "events"}}}, False, False),
+        ({"watcher": {"enabled": False}, "cronJob": {"enabled": True}}, False, False),
+        ({"watcher": {"enabled": False}}, False, True),
+    ],
+)
+def test_chart_notes_say_what_starts_runs(values: Document, polled: bool, idle: bool) -> None:
+    base: Document = {"tasks": {"flowers": {"store": "s3://retrain-example/models"}}}
+    notes = render(base | values)["NOTES.txt"]
+    assert ("polled every 300 seconds" in notes, "nothing in this release starts runs" in notes) == (polled, idle)
+
+
 def test_chart_image_and_package_are_of_one_version() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert chart["version"] == chart["appVersion"] == retrain.__version__

@@ -78,14 +78,14 @@ WRONG_TASKS = {
 
 
 def refusal(values: Document) -> str:
-    """Return the sentence that the values are refused with."""
+    """Return the message with which the values are refused."""
     with pytest.raises(HelmValuesError) as caught:
         CHART_LOADED.validate_schema(values)
     return str(caught.value)
 
 
 def refuses(task: Document) -> bool:
-    """Return whether a task under its name is refused."""
+    """Return whether a task with this name is refused."""
     try:
         CHART_LOADED.validate_schema({"tasks": {"flowers": task}})
     except HelmValuesError:
@@ -141,7 +141,7 @@ def test_default_kind_need_not_be_named_and_every_other_must() -> None:
 
 
 def fields(model: type[ConfigModel], path: tuple[str, ...] = (), named: Document | None = None) -> Iterator[Document]:
-    """Yield a task for each field of each part, of every kind, with each of some values in its place."""
+    """Yield a task for each field of each kind of part and each of some values of the field."""
     for name, field in model.model_fields.items():
         for value in (None, True, -1, 0.5, 10**12, "", "wrong", [], [1, 2, 3], {}, {"wrong": 1}):
             if (*path, name) != ("name",):  # stands as the key in the chart's values
@@ -169,7 +169,7 @@ def test_chart_schema_refuses_what_task_check_refuses() -> None:
     wrong = {}
     for number, task in enumerate(fields(Task)):
         if is_budget_of_money(task):
-            continue  # it is refused for the sake of another field, which a schema cannot say
+            continue  # refused because of another field, a rule that no schema can express
         try:
             validate_document({"name": "flowers", "store": STORE} | task, "values")
         except TaskError:

@@ -21,7 +21,7 @@ def build_site(source: Path, target: Path, *options: str) -> subprocess.Complete
 
 
 class Page(HTMLParser):
-    """The links of a page, and what links to it may name."""
+    """The links of a page, and the anchors that links may name."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

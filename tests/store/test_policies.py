@@ -86,10 +86,10 @@ MAY_WRITE = {
         CHAMPION,
         LEASE,
         PROBE,
-    },  # AWS's `*` takes in VALIDATING too
+    },  # in AWS, `*` also matches VALIDATING
     "exporter": set[str](),
     "serving": set[str](),
-    "gc": {REMOVED, LEASE},  # AWS's `*` takes in VALIDATING too
+    "gc": {REMOVED, LEASE},  # in AWS, `*` also matches VALIDATING
 }
 MAY_DELETE = {
     "producer": set[str](),
@@ -188,7 +188,7 @@ def upload_with_success(cloud: Cloud, folder: Path) -> None:
 
 
 def watched(cloud: Cloud, task: Task) -> list[str]:
-    """Return what the watcher starts, having taken in what ended."""
+    """Return the runs that the watcher starts after it has noted those that ended."""
     probe_conditional_writes(cloud.store("watcher"))
     submitter, health = Recorder(), Health([task.name])
     watcher = Watcher([TaskWatch(task, submitter, health)], health, poll_seconds=0, queue=None)
@@ -233,7 +233,7 @@ def may(act: Callable[[str], object], key: str) -> bool:
 
 
 def which(question: Callable[[str], bool]) -> set[str]:
-    """For which of all objects the answer is yes, asked of several at once."""
+    """Return the objects for which the function returns true; calls it in parallel."""
     keys = sorted(ALL)
     return {key for key, answer in zip(keys, map_ahead(question, keys), strict=True) if answer}
 

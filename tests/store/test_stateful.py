@@ -35,7 +35,7 @@ PLANS = [plan_on(drops) for drops in (("a",), ("a", "b"), ("a", "b", "c"))]
 
 
 class Worlds(RuleBasedStateMachine):
-    """Any number of clients, who may act on what they saw long ago."""
+    """Clients that may act on values that they read long ago."""
 
     store: ObjectStore
     versions: Bundle[tuple[str, str]] = Bundle("versions")
@@ -126,7 +126,7 @@ class Worlds(RuleBasedStateMachine):
 
     @rule(client=st.sampled_from([0, 1]), plan=st.sampled_from(PLANS))
     def claim(self, client: int, plan: Plan) -> None:
-        """A run gets all that it wants, but for drops of runs that have ended, or nothing."""
+        """A run gets all drops that it asks for, except those of ended runs, or none."""
         self.claims[client].refresh()
         wanted = [drop.id for drop in plan.dataset.drops]
         free = all(self.owners.get(drop, plan.run_id) in {plan.run_id, *self.ended} for drop in wanted)
@@ -138,7 +138,7 @@ class Worlds(RuleBasedStateMachine):
 
     @rule(plan=st.sampled_from(PLANS))
     def end(self, plan: Plan) -> None:
-        """A run ends, once however often that is recorded."""
+        """End a run. Recording the end again changes nothing."""
         first = TaskStore(self.store, "pets").ledger.find(plan.run_id)
         entry = TaskStore(self.store, "pets").ledger.write(make_record(plan, None, None, None, "ended by the test"))
         assert first in (None, entry)

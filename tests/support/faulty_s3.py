@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 @dataclass
 class Request:
-    """What the client sent."""
+    """A request as the client sent it."""
 
     method: str
     path: str
@@ -23,7 +23,7 @@ class Request:
 
 @dataclass
 class Reply:
-    """What the client gets. A body shorter than Content-Length is cut in mid-transfer; `reset`, by a TCP reset."""
+    """The reply to the client. A body shorter than Content-Length is cut in mid-transfer; `reset`, by a TCP reset."""
 
     status: int
     headers: dict[str, str]

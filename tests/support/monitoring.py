@@ -70,7 +70,7 @@ def _running(command: Sequence[str], log: Path, ready: str) -> Iterator[None]:
 
 @contextmanager
 def prometheus(folder: Path, targets: Sequence[str], **more: Any) -> Iterator[str]:
-    """Prometheus, scraping targets every two seconds; yields its address. `more` is put into its configuration."""
+    """Run Prometheus, which scrapes targets every two seconds; yield its address. `more` extends its configuration."""
     program, port = need("prometheus", "prometheus"), free_port()
     config = {
         "global": {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "1s"},
@@ -92,7 +92,7 @@ def prometheus(folder: Path, targets: Sequence[str], **more: Any) -> Iterator[st
 
 @contextmanager
 def alertmanager(folder: Path, webhook: str) -> Iterator[str]:
-    """Alertmanager, telling a webhook at once; yields its host and port."""
+    """Run Alertmanager, which notifies a webhook at once; yield its host and port."""
     program, port = need("prometheus-alertmanager", "prometheus-alertmanager"), free_port()
     receiver = {"name": "test", "webhook_configs": [{"url": webhook, "send_resolved": False}]}
     route = {"receiver": "test", "group_by": ["..."], "group_wait": "0s", "group_interval": "1s"}
@@ -119,7 +119,7 @@ def _labels(metric: Mapping[str, str]) -> Labels:
 
 
 def samples(text: str) -> dict[tuple[str, Labels], float]:
-    """Return what a /metrics page says."""
+    """Return the values of a /metrics page by their labels."""
     from prometheus_client.parser import text_string_to_metric_families
 
     families = text_string_to_metric_families(text)

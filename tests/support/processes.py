@@ -109,7 +109,7 @@ class Pair(NamedTuple):
     store: TCPStore
 
     def join(self) -> list[int | None]:
-        """Wait for both; their exit codes."""
+        """Wait for both and return their exit codes."""
         for member in self.members:
             member.join()
         return [member.exitcode for member in self.members]
@@ -144,6 +144,6 @@ def _member(target: Callable[..., None], rank: int, port: int, folder: Path, *ar
 
 
 def train_together(context: Context, plan: Plan) -> None:
-    """Attempt a plan in both processes."""
+    """Train a plan in both processes."""
     with run_as_leader(context):
         train_plan(context, plan)

@@ -42,17 +42,17 @@ def cut(request: Request, forward: Forward) -> Reply:
 
 
 def truncated(request: Request, forward: Forward) -> Reply:
-    """Half the body under the right status, its Content-Length made to fit: to HTTP, all is well."""
+    """Send half the body with a matching Content-Length, which HTTP accepts."""
     reply = cut(request, forward)
     return replace(reply, headers=reply.headers | {"Content-Length": str(len(reply.body))})
 
 
 def lost_request(request: Request, forward: Forward) -> None:
-    """The connection breaks before the server has heard anything."""
+    """Break the connection before the request reaches the server."""
 
 
 def lost_reply(request: Request, forward: Forward) -> None:
-    """The request takes effect, and its reply is lost."""
+    """Let the request take effect, and lose its reply."""
     forward(request)
 
 
@@ -120,7 +120,7 @@ class Numbered:
 
 
 def every(n: int, fault: Fault) -> Numbered:
-    """Let a fault befall each `n`-th request: what is tried again goes through."""
+    """Let a fault befall each `n`-th request, so that retries succeed."""
     return Numbered(lambda number: number % n == 0, fault)
 
 

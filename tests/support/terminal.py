@@ -19,7 +19,7 @@ from support.processes import preloaded_retrain
 
 
 class Ran(NamedTuple):
-    """How a command ended, and what it said."""
+    """The exit code of a command, and its output."""
 
     code: int
     out: str

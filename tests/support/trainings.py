@@ -173,6 +173,6 @@ def stored_plan(folder: Path, drops: int, parent: Plan | None = None, task: Task
 
 
 def attempt_in(folder: Path, plan: Plan) -> None:
-    """Attempt a plan on one thread, in whatever process this is."""
+    """Train a plan on one thread in this process."""
     torch.set_num_threads(1)
     train_plan(context_of(folder), plan)

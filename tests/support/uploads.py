@@ -49,7 +49,7 @@ def upload(store: ObjectStore, drop: str, files: Mapping[str, bytes]) -> None:
 
 
 def taken_in(task: Task, store: ObjectStore, drop: str, files: Mapping[str, bytes]) -> str | None:
-    """Upload a drop and take it in as the watcher does: why it is in quarantine, or None."""
+    """Upload a drop and ingest it as the watcher does; return the reason of its quarantine, or None."""
     upload(store, drop, files)
     cause = try_ingest_drop(task, drop)
     if cause is not None:

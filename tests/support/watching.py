@@ -61,7 +61,7 @@ class Place:
     def watcher(
         self, submitter: Executor, queue: SqsQueue | None = None, pace: Pace = PACE, poll_seconds: float = 0
     ) -> Watcher:
-        """Return a watcher with clients of its own, whose looks are all whole."""
+        """Return a watcher with clients of its own, whose polls list everything."""
         health = Health([self.task.name])
         inbox = EventQueue(queue, [self.task], health) if queue else None
         return Watcher([TaskWatch(self.task, submitter, health, pace)], health, poll_seconds, inbox)
@@ -138,7 +138,7 @@ def send(queue_url: str, endpoint: str, *bodies: str) -> None:
 
 
 def counts(queue_url: str, endpoint: str) -> tuple[int, int]:
-    """Return how many messages of a queue wait, and how many are taken and not deleted."""
+    """Return how many messages of a queue wait, and how many were received and not deleted."""
     names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
     sqs: Any = boto3.client("sqs", endpoint_url=endpoint)
     attributes = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=names)["Attributes"]

@@ -57,7 +57,7 @@ def _retrain(life: Life) -> RunRecord:
 
 
 class Kept:
-    """What MLflow has of a task."""
+    """The runs, models and aliases of a task in MLflow."""
 
     def __init__(self, address: str, name: str = "pets") -> None:
         from mlflow import MlflowClient  # a second and a half, which the other workers need not pay
@@ -127,7 +127,7 @@ def _assert_model(folder: str, life: Life, record: RunRecord) -> None:
 def test_export_that_was_cut_off_is_completed(
     life: Life, address: str, kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever of the client's calls is the last one: no run and no version is there twice."""
+    """The export is cut off after each of the client's calls in turn; no run or version exists twice."""
     source = Source(life.store)
     client = type(kept.client)
     calls = ("create_run", "log_batch", "set_terminated", "log_artifacts", "create_model_version")

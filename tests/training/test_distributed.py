@@ -214,7 +214,7 @@ def test_leader_error_ends_the_other_ranks_quietly(tmp_path: Path) -> None:
 
 
 def wish_in_turn(context: Context, folder: Path) -> None:
-    """The second process asks once the first has asked, and has not been told yet; only it wishes."""
+    """The second process asks after the first, before the answer; only the second wants to stop."""
     asked = folder / "asked"
     if context.ranks.rank:
         wait_for(asked.exists() for _ in iter(int, 1))

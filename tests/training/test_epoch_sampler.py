@@ -16,7 +16,7 @@ def passes(batch_size: int, probability: Tensor | None = None, seed: int = 0, si
 
 
 def naive_stream(probability: Tensor | None, length: int, seed: int = 0, size: int = 50) -> list[int]:
-    """Return the first `length` samples of all passes laid end to end."""
+    """Return the first `length` samples of all epochs in their order."""
     stream: list[int] = []
     number = 0
     while len(stream) < length:

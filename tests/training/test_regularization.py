@@ -77,7 +77,7 @@ def test_training_matches_a_script_with_the_same_settings() -> None:
 
 @pytest.mark.parametrize("setting", [{"warmup": 9}, {"clip_norm": 0.1}, {"label_smoothing": 0.3}])
 def test_each_setting_changes_the_training(setting: dict[str, float]) -> None:
-    """The comparison above could not tell if none of them did anything."""
+    """The comparison above would also pass if none of them had an effect."""
     plain, changed = trained(run_of(plan_with())), trained(run_of(plan_with(**setting)))
     assert not torch.equal(next(plain.network.parameters()), next(changed.network.parameters()))
     assert plan_with().run_id != plan_with(**setting).run_id
@@ -108,7 +108,7 @@ def test_inverse_weights_have_mean_one_over_the_samples() -> None:
 
 
 def test_balanced_passes_hold_all_classes_equally_often() -> None:
-    """Three classes of 100, 10 and 1 images: 37 of each in a pass of 111."""
+    """Three classes of 100, 10 and 1 images: 37 of each in an epoch of 111."""
     labels = torch.tensor([0] * 100 + [1] * 10 + [2])
     appearances = balanced_appearances(labels)
     assert float(appearances.sum()) == pytest.approx(111)

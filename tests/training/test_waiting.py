@@ -81,7 +81,7 @@ def task_with(recipe: Recipe, optimizer: Adam | Sgd, bf16: bool) -> Task:
 
 
 def continued(task: Task) -> Run:
-    """Return a continuous run whose old samples are thinned, within its first pass."""
+    """Return a continuous run whose old samples are thinned, within its first epoch."""
     start = run_of(plan_of(task))
     known = replace(Counters.zeros(sum(SIZES)), seen=torch.ones(sum(SIZES), dtype=torch.int16))
     plan = plan_of(task, "continuous", sizes=SIZES, known=1, parent="parent")

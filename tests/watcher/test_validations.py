@@ -83,7 +83,7 @@ def freeze_next_child(frozen: list[BaseProcess], watcher: Future[Any], others: l
 
 
 def begin_and_die(folder: str) -> None:
-    """A watcher that goes with its validation: a container out of memory is killed whole."""
+    """A watcher that is killed with its validation, as when a container runs out of memory."""
     with count_validation(TaskStore(LocalStore(Path(folder)), "pets"), "a-bad"):
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -28,7 +28,7 @@ START = known_ledger.START
 
 
 class Receiver:
-    """An endpoint on loopback: what came, and how it answers."""
+    """An endpoint on loopback: the requests that it got, and its answers."""
 
     def __init__(self) -> None:
         self.came: list[tuple[dict[str, str], bytes]] = []
