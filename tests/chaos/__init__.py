@@ -1,1 +1,1 @@
-"""Run short lives of tasks under every fault that `docs/reliability.md` lists, and audit their stores."""
+"""Run short scenarios of tasks under every fault that `docs/reliability.md` lists, and audit their stores."""

@@ -32,7 +32,7 @@ class Finding(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """The required result of a life."""
+    """The required result of a scenario."""
 
     drops: Mapping[str, str]
     """The drops that landed: `committed` or `quarantined`, by id."""
@@ -162,8 +162,8 @@ def _recount_savings(objects: Objects, run: str) -> dict[str, float]:
 def _recount_scratch(objects: Objects, plan: dict[str, Any]) -> tuple[int, int, float]:
     """Return what scratch takes on a plan's dataset, its whole training, and the standard error of the first.
 
-    A life has one scratch run. The mean of the share of its schedule that it took to its own accuracy and of what is
-    typical is taken to hold for the longer schedule on the grown dataset.
+    A scenario has one scratch run. It took a share of its schedule to its own accuracy. The mean of this share and the
+    typical one is applied to the longer schedule on the grown dataset.
     """
     baseline = plan["target"]["baseline_run"]
     points = [_json(line) for line in objects[f"runs/{baseline}/curve.jsonl"].splitlines()]

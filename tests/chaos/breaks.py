@@ -1,4 +1,4 @@
-"""Deliberate bugs that the audit must find. They are patched only into the processes of a life."""
+"""Deliberate bugs that the audit must find. They are patched only into the processes of a scenario."""
 
 from collections.abc import Callable, Mapping
 

@@ -12,30 +12,30 @@ from support.aws import AWS
 from support.s3_server import serving_s3
 
 from chaos.breaks import BREAKS
-from chaos.lives import Theatre, lives
+from chaos.scenarios import Harness, scenarios
 
 
 def main() -> None:
-    """Run and audit the lives, print the counts, and exit with 1 if anything was found."""
+    """Run and audit the scenarios, print the counts, and exit with 1 if anything was found."""
     options = parser(__doc__)
-    options.add_argument("--lives", type=int, default=50, help="of two to four runs each")
-    options.add_argument("--seed", type=int, default=0, help="of the first life; the others' follow")
+    options.add_argument("--scenarios", type=int, default=50, help="of two to four runs each")
+    options.add_argument("--seed", type=int, default=0, help="of the first scenario; the others' follow")
     options.add_argument("--break", dest="broken", choices=sorted(BREAKS), help="a deliberate bug, to be found")
     chosen = options.parse_args()
     os.environ.update(AWS)
     started, faults, found, runs = time.monotonic(), Counter[str](), Counter[str](), 0
     with tempfile.TemporaryDirectory(prefix="retrain-chaos-") as folder, serving_s3() as server:
-        theatre = Theatre(Path(folder), server)
-        for ended in theatre.live(lives(chosen.lives, first=chosen.seed), chosen.broken):
+        harness = Harness(Path(folder), server)
+        for ended in harness.run(scenarios(chosen.scenarios, first=chosen.seed), chosen.broken):
             print(ended, flush=True)
             faults += ended.faults
             runs += ended.runs
             found.update(finding.kind for finding in ended.findings)
     verdict = ", ".join(f"{found[kind]} {kind}" for kind in ("lost", "torn", "forked"))
     figures = {
-        "lives": chosen.lives,
+        "scenarios": chosen.scenarios,
         "runs": runs,
-        "seeds": [chosen.seed, chosen.seed + chosen.lives - 1],
+        "seeds": [chosen.seed, chosen.seed + chosen.scenarios - 1],
         "deliberate_bug": chosen.broken,
         "faults": faults.total(),
         "by_fault": dict(sorted(faults.items())),

@@ -1,4 +1,4 @@
-"""The place of a life: a store, a cache, and a task whose runs take a moment and save states."""
+"""The folder of a scenario: a store, a cache, and a task whose runs take a moment and save states."""
 
 import os
 from pathlib import Path
@@ -23,7 +23,7 @@ DROPS = ("first", "second")
 
 
 class Place(NamedTuple):
-    """The arguments of a life's processes."""
+    """The arguments of a scenario's processes."""
 
     folder: Path
     url: str
@@ -59,14 +59,14 @@ class Place(NamedTuple):
         """Return the images of a drop."""
         return self.folder.parent / "sources" / drop
 
-    def settle_in(self) -> None:
+    def set_up_process(self) -> None:
         """Set this process's threads, credentials and cache."""
         torch.set_num_threads(1)
         os.environ.update(AWS, RETRAIN_CACHE=str(self.cache))
 
 
 def write_sources(folder: Path) -> None:
-    """Write the images of all drops into folders beside those of the lives."""
+    """Write the images of all drops into folders beside those of the scenarios."""
     for seed, drop in enumerate(DROPS):
         labels = torch.arange(CLASSES).repeat_interleave(EACH)
         for number, image in enumerate(pixels(labels, seed)):

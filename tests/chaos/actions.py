@@ -1,4 +1,4 @@
-"""The work of a life's processes. Each act runs in a process of its own, which may be killed anywhere and restarted."""
+"""The actions of a scenario. Each runs in a process of its own, which may be killed anywhere and restarted."""
 
 import logging
 import signal
@@ -41,9 +41,11 @@ BARRIER_SECONDS = 60.0
 PACE = Pace(lease=LEASE_SECONDS, check=0, retry=0.1)
 
 
-def play(act: Callable[..., None], place: Place, broken: str | None, strike: Strike | None, *arguments: object) -> None:
-    """Do an act as the command would: end on SIGTERM, exit with a message after an error, or raise at a bug."""
-    place.settle_in()
+def perform(
+    action: Callable[..., None], place: Place, broken: str | None, strike: Strike | None, *arguments: object
+) -> None:
+    """Do an action as the command would: end on SIGTERM, exit with a message after an error, or raise at a bug."""
+    place.set_up_process()
     signal.signal(signal.SIGTERM, raise_preempted)
     logging.disable()
     if broken:
@@ -51,13 +53,13 @@ def play(act: Callable[..., None], place: Place, broken: str | None, strike: Str
     writes = Writes(strike)
     writes.watch(LocalStore, S3Store)
     try:
-        act(place, *arguments)
-        _note(place, "writes", f"{act.__name__} {writes.count}\n")
+        action(place, *arguments)
+        _note(place, "writes", f"{action.__name__} {writes.count}\n")
     except (StoreError, TaskLocked) as error:
-        _note(place, "sentences", f"{act.__name__}: {error}\n")
+        _note(place, "sentences", f"{action.__name__}: {error}\n")
         sys.exit(NOT_NOW)
     except Exception:
-        _note(place, "tracebacks", f"{act.__name__}: {traceback.format_exc()}\n")
+        _note(place, "tracebacks", f"{action.__name__}: {traceback.format_exc()}\n")
         sys.exit(1)
     finally:
         for argument in arguments:
@@ -82,7 +84,7 @@ def retrain(place: Place) -> None:
         stages.run_task(replace(context, store=ours), place.task(), Request())
 
 
-def carry_out(place: Place, plan: str, start: Barrier | None = None) -> None:
+def train_and_promote(place: Place, plan: str, start: Barrier | None = None) -> None:
     """Train a plan and promote it without a lease; in a race, all have read the same champion before any swaps it."""
     context, planned = place.context(), Plan.model_validate_json(plan)
     context.files(planned.run_id).write_plan(planned)
@@ -144,7 +146,7 @@ def watch(place: Place, queue: str | None, records: int) -> None:
         time.sleep(0.05)
 
 
-def adopt(place: Place, drop: str) -> None:
+def ingest(place: Place, drop: str) -> None:
     """Commit an upload that has no manifest."""
     if cause := try_ingest_drop(place.task(), drop):
         place.context().store.drops.quarantine(drop, cause)

@@ -1,4 +1,4 @@
-"""Processes of a life: killed at a random write, and restarted until they are done."""
+"""Processes of a scenario: killed at a random write, and restarted until they are done."""
 
 import os
 import signal
@@ -16,14 +16,14 @@ from typing import NoReturn
 from support.processes import forkserver
 from support.writes import Strike, is_stopped
 
-from chaos.acts import NOT_NOW, play
+from chaos.actions import NOT_NOW, perform
 from chaos.place import Place
 from retrain.store import ObjectStore, open_store
 
 PATIENCE = 300.0
-"""Seconds after which an act is taken to hang."""
+"""Seconds after which an action counts as hanging."""
 ATTEMPTS = 40
-"""Starts of one act, the store failing or processes being killed under it."""
+"""Largest number of starts of one action, whose store fails or whose process is killed."""
 UNKNOWN = 255
 """Exit code where `start` in one thread read that of a process which another thread waits for."""
 CONTEXT = forkserver()
@@ -31,12 +31,12 @@ STARTING = Lock()
 
 
 class Failed(Exception):
-    """An act ended with an unexpected error, or did not end."""
+    """An action ended with an unexpected error, or did not end."""
 
 
 @dataclass
-class Cast:
-    """Starts the processes of one life, and counts the faults that befall them."""
+class Runner:
+    """Starts the processes of one scenario, and counts the faults that befall them."""
 
     place: Place
     random: Random
@@ -49,15 +49,15 @@ class Cast:
         """Return the store without injected faults."""
         return open_store(self.place.url, self.server)
 
-    def start(self, act: Callable[..., None], *arguments: object, strike: Strike | None = None) -> ForkServerProcess:
-        """Start an act in a process that may get a signal at one of its writes."""
-        process = CONTEXT.Process(target=play, args=(act, self.place, self.broken, strike, *arguments))
+    def start(self, action: Callable[..., None], *arguments: object, strike: Strike | None = None) -> ForkServerProcess:
+        """Start an action in a process that may get a signal at one of its writes."""
+        process = CONTEXT.Process(target=perform, args=(action, self.place, self.broken, strike, *arguments))
         with STARTING:  # the fork server takes one request at a time
             process.start()
         return process
 
     def strikes(self, writes: int, count: int) -> Iterator[Strike]:
-        """Yield SIGKILL or SIGTERM at random writes of an act, given the number of its writes."""
+        """Yield SIGKILL or SIGTERM at random writes of an action, given the number of its writes."""
         for _ in range(count):
             if writes < 1:
                 return
@@ -72,10 +72,10 @@ class Cast:
             self.faults[strike.signal] += 1
         return struck
 
-    def writes(self, act: Callable[..., None]) -> int:
-        """Return how many writes an act took when it was first done here."""
+    def writes(self, action: Callable[..., None]) -> int:
+        """Return how many writes an action took when it was first done here."""
         notes = (self.place.folder / "writes").read_text().splitlines()
-        return next(int(count) for name, count in map(str.split, notes) if name == act.__name__)
+        return next(int(count) for name, count in map(str.split, notes) if name == action.__name__)
 
     def end(self, process: ForkServerProcess) -> bool:
         """Wait for a process and return whether it did its work. Raises `Failed` if it ended in an unexpected way."""
@@ -93,26 +93,28 @@ class Cast:
         notes = self.place.folder / "tracebacks"
         raise Failed(f"{what}: {notes.read_text() if notes.exists() else 'nothing in writing'}")
 
-    def see_through(self, act: Callable[..., None], *arguments: object, strikes: Sequence[Strike] = ()) -> None:
-        """Restart an act until it is done; its first starts get one signal each."""
+    def repeat_until_done(
+        self, action: Callable[..., None], *arguments: object, strikes: Sequence[Strike] = ()
+    ) -> None:
+        """Restart an action until it is done; its first starts get one signal each."""
         for attempt in range(ATTEMPTS):
             strike = strikes[attempt] if attempt < len(strikes) else None
-            process = self.start(act, *arguments, strike=strike)
+            process = self.start(action, *arguments, strike=strike)
             done = self.end(process)
             self.struck(process, strike)
             if done:
                 return
-        self.fail(f"{act.__name__} was not done after {ATTEMPTS} starts")
+        self.fail(f"{action.__name__} was not done after {ATTEMPTS} starts")
 
-    def together(self, *acts: tuple[Callable[..., None], *tuple[object, ...]]) -> None:
-        """Start acts at once, and restart each until it is done; restarted acts do not wait for the others."""
-        processes = [self.start(*act) for act in acts]
-        self.faults["racing process"] += len(acts) - 1
-        for process, (act, *arguments) in zip(processes, acts, strict=True):
+    def run_together(self, *actions: tuple[Callable[..., None], *tuple[object, ...]]) -> None:
+        """Start actions at once, and restart each until it is done; restarted actions do not wait for the others."""
+        processes = [self.start(*action) for action in actions]
+        self.faults["racing process"] += len(actions) - 1
+        for process, (action, *arguments) in zip(processes, actions, strict=True):
             if not self.end(process):
-                self.see_through(act, *(each for each in arguments if not isinstance(each, Barrier)))
+                self.repeat_until_done(action, *(each for each in arguments if not isinstance(each, Barrier)))
 
-    def thaw(self, process: ForkServerProcess, seconds: float) -> None:
+    def continue_later(self, process: ForkServerProcess, seconds: float) -> None:
         """Wait until a process has stopped itself, then continue it after this time."""
         while process.exitcode is None and not is_stopped(process.pid):
             process.join(0.01)
