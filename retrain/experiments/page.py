@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from retrain.experiments.grid import parts_of
@@ -27,6 +28,7 @@ from retrain.utils.text import pluralize
 NOT_REACHED = "/"
 ABSENT = "-"
 SPREADS: dict[Spread, str] = {"error": "standard error", "deviation": "standard deviation"}
+SIZES = {"mini": "mini: cut down to run on a CPU", "paper": "the paper's size"}
 OWN = "Ours, "
 """Begins an item of `repeats` that is in no paper."""
 HARM = "▼"
@@ -47,6 +49,7 @@ def page(study: Study, kept: KeptRuns) -> str:
         f"below comes from `{study.name}/runs.jsonl`; `retrain study report --check` computes all of them again.",
         f"**Made with.** {_made_with(study, kept)}",
         *_findings(study),
+        *_methods(study),
         *_paper_comparison(study, by_group),
         "## Results",
         f"Accuracies are in percent, as mean ± {SPREADS[study.spread]} over seeds. Highest and final are measured on "
@@ -65,9 +68,9 @@ def _subject(study: Study) -> str:
     """Return what the study repeats of a paper, or its own question."""
     own = [item.removeprefix(OWN) for item in study.repeats if item.startswith(OWN)]
     if own:
-        return f"A question of our own: {'; '.join(own)} ({study.size} size)."
+        return f"A question of our own: {'; '.join(own)} ({SIZES[study.size]})."
     goals = " The goals are the paper's results." if study.claims else ""
-    return f"Repeats {'; '.join(study.repeats)} ({study.size} size).{goals}"
+    return f"Repeats {'; '.join(study.repeats)} ({SIZES[study.size]}).{goals}"
 
 
 def _claims(study: Study) -> Iterator[str]:
@@ -82,22 +85,42 @@ def _findings(study: Study) -> Iterator[str]:
         yield study.findings.strip()
 
 
+def _methods(study: Study) -> Iterator[str]:
+    """Yield what each method of the study is."""
+    yield "## Methods"
+    yield (
+        "A method starts from a new network (scratch), or from the weights of the run on the earlier drops (old). It "
+        f"follows the recipe of `studies/{study.name}.yaml` in the aspects named, with these settings, and is a plain "
+        "training otherwise."
+    )
+    lines = (
+        [
+            name,
+            "scratch" if method.start == "scratch" else "old",
+            ", ".join(method.aspects) or "none",
+            ", ".join(f"`{path}: {json.dumps(value)}`" for path, value in method.set.items()),
+        ]
+        for name, method in study.methods.items()
+    )
+    yield markdown_table(["method", "start", "aspects of the recipe", "settings"], lines, "---")
+
+
 def _paper_comparison(study: Study, by_group: Mapping[Group, Sequence[EndedRun]]) -> Iterator[str]:
     """Yield the table of the paper's figures and ours."""
     if not study.paper:
         return
     columns = list(dict.fromkeys(column for row in study.paper for column in row.figures))
     found = {group: {row.method: row for row in rows(study, runs)} for group, runs in by_group.items()}
-    titles = ["", *(title for column in columns for title in (f"{column}, the paper", "ours"))]
+    titles = ["row of the paper", "method", *(title for column in columns for title in (f"{column}, the paper", "ours"))]
     lines = []
     for row in study.paper:
         ours = found.get(_group_of(study, row), {}).get(row.method)
         pairs = ((row.figures.get(column, ""), _own_figure(study, ours, column)) for column in columns)
-        lines.append([row.row, *(figure for pair in pairs for figure in pair)])
+        lines.append([row.row, row.method or ABSENT, *(figure for pair in pairs for figure in pair)])
     yield "## The paper's figures and ours"
     notes = [f"± and parentheses: {SPREADS[study.spread]}. {ABSENT}: not in this study."]
     if study.size == "mini":
-        notes.append("Rows are called as in the paper; the data and networks of our figures are those under Set-up.")
+        notes.append("The paper's row names its own data and network; ours are those under Set-up.")
     if "time" in columns:
         notes.append("Time: the paper in minutes, ours in iterations until fitted.")
     yield " ".join(notes)
@@ -135,7 +158,7 @@ def _made_with(study: Study, kept: KeptRuns) -> str:
     hours = sum(each.cost.device_seconds_all_in for each in results) / 3600
     iterations = sum(each.cost.iterations for each in results)
     seeds = ", ".join(map(str, study.seeds))
-    uncounted = "" if any(one.cell.drops == 1 for one in kept.ran) else " (those on the first drop not counted)"
+    uncounted = "" if any(one.cell.drops == 1 for one in kept.ran) else " (runs on the first drop are not counted)"
     return (
         f"{'; '.join(versions)}, commit {kept.commit}; on {'; '.join(machines)}; seeds {seeds}; {len(results)} runs, "
         f"{iterations:,} iterations, {hours:.2f} device-hours{uncounted}."

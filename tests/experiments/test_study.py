@@ -267,8 +267,10 @@ def test_findings_and_the_papers_figures_stand_on_the_page(tmp_path: Path) -> No
     study = small_study(seeds=[0, 1], paper=rows_of_paper, claims=[claim], findings="Since it is small.")
     report.write_report(small_study(seeds=[0, 1]), TWO_SEEDS, tmp_path)
     text = report.rewrite_report(study, tmp_path).read_text()
-    assert "| reset | 41.0 | 80.00 ± 15.00 | ×2.5 | ×4.50 ± 1.50 |" in text
-    assert "| kept | 42.0 | - |  | - |" in text
+    assert "| reset | init | 41.0 | 80.00 ± 15.00 | ×2.5 | ×4.50 ± 1.50 |" in text
+    assert "| kept | - | 42.0 | - |  | - |" in text
+    assert "| scratch | scratch | none |  |" in text
+    assert "| init | old | initialization |  |" in text
     assert "| Verwimp et al., Table 1 | faster | faster too | yes |" in text
     assert "Since it is small." in text
     assert "6.00 device-hours" in text
