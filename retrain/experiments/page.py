@@ -111,7 +111,8 @@ def _paper_comparison(study: Study, by_group: Mapping[Group, Sequence[EndedRun]]
         return
     columns = list(dict.fromkeys(column for row in study.paper for column in row.figures))
     found = {group: {row.method: row for row in rows(study, runs)} for group, runs in by_group.items()}
-    titles = ["row of the paper", "method", *(title for column in columns for title in (f"{column}, the paper", "ours"))]
+    figures = (title for column in columns for title in (f"{column}, the paper", "ours"))
+    titles = ["row of the paper", "method", *figures]
     lines = []
     for row in study.paper:
         ours = found.get(_group_of(study, row), {}).get(row.method)
