@@ -18,7 +18,7 @@ BANDS = 4
 """Parts of a hash of which candidates share one."""
 MOST_BITS = 10
 """Bits in which the hashes of candidates differ at most."""
-MOST_DISTANCE = 0.2
+MOST_DISTANCE = 0.1
 """Largest distance of near-duplicates' thumbnails, chosen on data: docs/evidence/near-duplicates.md."""
 LEAST_CONTRAST = 4.0
 """Standard deviation of a thumbnail's grey values from which on it shows anything that can be compared."""
