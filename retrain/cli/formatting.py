@@ -302,10 +302,12 @@ def _run_rows(record: RunRecord, with_totals: bool) -> Rows:
     if result:
         seconds = f"{result.cost.device_seconds_all_in:,.1f} s on {result.machine.device}"
         yield "iterations", f"{result.iterations:,} at schedule x{record.scale:g}, {seconds}"
-        yield "accuracy on val", f"{format_percent(result.final_accuracy)}, best {format_percent(result.best_accuracy)}"
+        earlier = f"; {format_percent(result.in_scope)} on the target's samples" if result.in_scope is not None else ""
+        both = f"{format_percent(result.final_score)}, best {format_percent(result.best_score)}{earlier}"
         if record.metric != "accuracy":
-            both = f"{format_percent(result.final_score)}, best {format_percent(result.best_score)}"
-            yield f"{METRIC_NAMES[record.metric]} on val", both
+            accuracies = f"{format_percent(result.final_accuracy)}, best {format_percent(result.best_accuracy)}"
+            yield "accuracy on val", accuracies
+        yield f"{METRIC_NAMES[record.metric]} on val", both
     if record.target:
         yield "target on val", _describe_target(record.target, record.metric)
     if result and record.target and record.target.scope is None:

@@ -91,9 +91,18 @@ def _closing(plan: Plan, outcome: str, progress: Progress) -> str:
 
 
 def _score(point: Point, plan: Plan) -> str:
+    """Return the score beside the target, which is about val's earlier part alone if it is carried."""
     metric = "" if plan.metric == "accuracy" else f"{METRIC_NAMES[plan.metric]} "
+    earlier = f", {point.in_scope:.2%} on its earlier part" if point.in_scope is not None else ""
     target = f" (target {plan.target.accuracy:.2%})" if plan.target else ""
-    return f"{metric}{point.score:.2%} on val{target}"
+    return f"{metric}{point.score:.2%} on val{earlier}{target}"
+
+
+def _short_score(point: Point, plan: Plan) -> str:
+    """Return the same for a line of 80 columns."""
+    if point.in_scope is None or plan.target is None:
+        return _score(point, plan)
+    return f"{point.in_scope:.2%} (target {plan.target.accuracy:.2%}), val {point.score:.2%}"
 
 
 class LogLines:
@@ -167,7 +176,7 @@ class ProgressBar:
 
     def evaluated(self, point: Point) -> None:
         """Show the score against the target."""
-        self._bar.update(self._line, completed=point.iteration, score=_score(point, self._plan))
+        self._bar.update(self._line, completed=point.iteration, score=_short_score(point, self._plan))
 
     def ended(self, outcome: str, progress: Progress) -> None:
         """Replace the bar by the outcome."""

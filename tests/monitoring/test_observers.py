@@ -8,7 +8,7 @@ import torch
 from support.trainings import plan_of
 
 from retrain.monitoring import observers
-from retrain.monitoring.observers import LogLines
+from retrain.monitoring.observers import LogLines, ProgressBar
 from retrain.records import Point
 from retrain.training.progress import Progress
 
@@ -46,3 +46,25 @@ def test_slow_training_without_a_gpu_gets_one_hint(
     assert [record.levelname for record in caplog.records].count("WARNING") == hints
     if hints:
         assert "without a GPU this training takes up to 33 min; for a quick try set a smaller" in caplog.text
+
+
+def test_scores_of_a_carried_target_name_the_part_it_is_about(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """81% on all of val beside a reached target of 85% looks wrong without the score that was compared with it."""
+    plan = plan_of(sizes=(1600,), target=0.85)
+    progress = Progress(iteration=31)
+    point = Point(iteration=31, accuracy=0.81, loss=1.0, images=100, train_loss=1.0, learning_rate=0.1, in_scope=0.8525)
+    progress.points.append(point)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    for observer in (LogLines(), ProgressBar()):
+        with caplog.at_level(logging.INFO, "retrain"):
+            observer.started(plan, progress)
+            observer.evaluated(point)
+            observer.ended("reached", progress)
+    full = "reached after 31 iterations, 81.00% on val, 85.25% on its earlier part (target 85.00%)"
+    assert caplog.messages[-1].endswith(full)
+    drawn = capsys.readouterr().err
+    assert "85.25% (target 85.00%), val 81.00%" in drawn, "the bar has one line of 80 columns"
+    assert full in " ".join(drawn.split())
