@@ -36,7 +36,7 @@ def context_of(folder: Path) -> Context:
     return Context(TaskStore(LocalStore(folder / "store"), "digits"), torch.device("cpu"), folder / "cache", LogLines())
 
 
-def attempt_in(folder: Path, plan: Plan) -> None:
+def train_in(folder: Path, plan: Plan) -> None:
     """Train a plan in this process."""
     torch.set_num_threads(1)
     train_plan(context_of(folder), plan)
@@ -57,14 +57,14 @@ def outcome(folder: Path, plan: Plan) -> tuple[object, ...]:
 
 def live(processes: ForkServerContext, folder: Path, plan: Plan) -> None:
     """Train the plan to its end in a process of its own."""
-    process = processes.Process(target=attempt_in, args=(folder, plan))
+    process = processes.Process(target=train_in, args=(folder, plan))
     process.start()
     process.join()
 
 
 def die(processes: ForkServerContext, folder: Path, plan: Plan, iteration: int, seconds: float) -> bool:
     """Kill a process some seconds after its state at an iteration is in the store; False: it was faster, and ended."""
-    process = processes.Process(target=attempt_in, args=(folder, plan))
+    process = processes.Process(target=train_in, args=(folder, plan))
     process.start()
     while process.is_alive() and (newest_state(folder, plan) or 0) < iteration:
         time.sleep(0.001)

@@ -69,7 +69,7 @@ class Life:
     def land(self, drop: str, each: int) -> None:
         assert self("drop", "pack", str(two_classes(self.folder / drop, each, first=1000 * each)), "--id", drop) == 0
 
-    def leavings(self, *more: tuple[str, bytes]) -> Iterator[tuple[str, bytes]]:
+    def outputs(self, *more: tuple[str, bytes]) -> Iterator[tuple[str, bytes]]:
         """Return the output of all commands, and all files and objects."""
         yield from self.left.items()
         yield from more
@@ -109,18 +109,18 @@ def test_successes_and_failures_leave_no_secret(
     life = Life(tmp_path, s3, bucket, kubeflow.url, capfd)
     with faulty(s3, listen) as endpoint:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint.replace("//", f"//user:{PASSWORD}@"))
-        well(life, kubeflow)
-        pages = badly(life, kubeflow, failing)
+        run_commands(life, kubeflow)
+        pages = run_failing_commands(life, kubeflow, failing)
     assert any(PLANTED["AWS_SESSION_TOKEN"] in header for header in headers)
     assert f"Bearer {PLANTED['RETRAIN_KUBEFLOW_TOKEN']}" in kubeflow.tokens
     submitted = json.dumps([kubeflow.experiments, kubeflow.runs, kubeflow.recurringruns]).encode()
-    leavings = dict(life.leavings(("kubeflow", submitted), ("pages", pages), ("log", caplog.text.encode())))
-    assert len(leavings) > 60
+    outputs = dict(life.outputs(("kubeflow", submitted), ("pages", pages), ("log", caplog.text.encode())))
+    assert len(outputs) > 60
     for secret in (*PLANTED.values(), PASSWORD):
-        assert [place for place, data in leavings.items() if any(form in data for form in forms(secret))] == []
+        assert [place for place, data in outputs.items() if any(form in data for form in forms(secret))] == []
 
 
-def well(life: Life, kubeflow: KfpServer) -> None:
+def run_commands(life: Life, kubeflow: KfpServer) -> None:
     life.land("a", 40)
     assert life("doctor") == 0
     assert life("run") == 0
@@ -137,7 +137,7 @@ def well(life: Life, kubeflow: KfpServer) -> None:
     assert len(kubeflow.runs) == 1
 
 
-def badly(life: Life, kubeflow: KfpServer, failing: list[str]) -> bytes:
+def run_failing_commands(life: Life, kubeflow: KfpServer, failing: list[str]) -> bytes:
     """Refused credentials, before and while the exporter runs; Kubeflow gone."""
     kubeflow.down = True
     assert life("run", "--on", "kubeflow") == 2

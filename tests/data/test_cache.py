@@ -53,14 +53,14 @@ def test_cache_keeps_pixels_and_labels_in_shard_order(tmp_path: Path, store: Obj
     arrays = load_decoded(drop, TaskStore(store, "pets"), 8, tmp_path / "cache")
     assert sum(len(labels) for _, labels in arrays.values()) == 80
     for split, (images, labels) in arrays.items():
-        held = [one for one in read_source(source) if _drawn(one, drop.held_out) == split]
+        held = [one for one in read_source(source) if _split_of(one, drop.held_out) == split]
         samples = sorted(held, key=lambda sample: stable_hash(sample.key, 0))
         expected = torch.stack([torch.from_numpy(decode_image(sample.entry.read(), 8)) for sample in samples])
         assert torch.equal(images, expected)
         assert labels.tolist() == [drop.classes.index(sample.class_name) for sample in samples]
 
 
-def _drawn(sample: Sample, held_out: dict[Split, float]) -> Split:
+def _split_of(sample: Sample, held_out: dict[Split, float]) -> Split:
     """Return the split that a sample's content gives it."""
     content = np.array([examine_image(sample.entry.read(), 8).content])
     return SPLITS[draw_splits(content, held_out)[0]]

@@ -82,15 +82,15 @@ def test_epoch_has_the_same_samples_streamed_or_resident(place: Path, streams: S
     resident_loader = InMemoryLoader(
         EpochSampler(keep, size, BATCH, 7, CPU), held(place, "train")["train"], Rows(0, BATCH, BATCH)
     )
-    passes = [by_pass(loader(streams["train"], keep)), by_pass(resident_loader)]
+    epochs = [by_epoch(loader(streams["train"], keep)), by_epoch(resident_loader)]
     for number in range(3):
-        streamed, gathered = ([sample for sample, _ in one[number]] for one in passes)
+        streamed, gathered = ([sample for sample, _ in one[number]] for one in epochs)
         assert sorted(streamed) == sorted(gathered)
         assert streamed != gathered
         assert len(streamed) == size if keep is None else 0.5 * size < len(streamed) < 0.9 * size
 
 
-def by_pass(loader: StreamingLoader | InMemoryLoader) -> list[list[tuple[int, int]]]:
+def by_epoch(loader: StreamingLoader | InMemoryLoader) -> list[list[tuple[int, int]]]:
     """Return the samples of the first epochs, with their labels."""
     passes: list[list[tuple[int, int]]] = [[]]
     while len(passes) < 5:

@@ -13,7 +13,7 @@ import torch
 from support.histories import TASK as PAST_TASK
 from support.histories import Past, drop
 from support.streams import SETTING, two_drops
-from support.trainings import CPU, TASK, Silent, plan_of
+from support.trainings import CPU, TASK, RecordingObserver, plan_of
 from support.writes import freeze_at_state, wait_until_stopped
 
 from retrain.config.task import Data, Task
@@ -37,7 +37,7 @@ def task_with(workers: int, **training: object) -> Task:
 def context_of(folder: Path, store: ObjectStore | None = None) -> Context:
     named = frozenset({TASK.model.name})
     store = store or LocalStore(folder / "store")
-    return Context(TaskStore(store, TASK.name), CPU, folder / "cache", Silent(), factories=named)
+    return Context(TaskStore(store, TASK.name), CPU, folder / "cache", RecordingObserver(), factories=named)
 
 
 def plan_in(context: Context, workers: int = 0, drops: int = 2, parent: Plan | None = None, epochs: int = 8) -> Plan:

@@ -24,7 +24,7 @@ from retrain.training.loop import run_loop, train_step
 from retrain.training.progress import Progress
 
 
-def told(live: LiveMetrics) -> dict[str, dict[monitoring.Labels, float]]:
+def served_metrics(live: LiveMetrics) -> dict[str, dict[monitoring.Labels, float]]:
     """Return the served metrics by name."""
     registry = CollectorRegistry()
     registry.register(live)
@@ -54,12 +54,12 @@ class Scraper:
 
     def evaluated(self, point: Point) -> None:
         progress = self.progress
-        assert told(self.live)["retrain_training_iteration"] == {frozenset(): progress.iteration}
-        assert told(self.live)["retrain_training_accuracy_ratio"] == {frozenset(): point.accuracy}
-        assert told(self.live)["retrain_training_learning_rate"] == {frozenset(): point.learning_rate}
+        assert served_metrics(self.live)["retrain_training_iteration"] == {frozenset(): progress.iteration}
+        assert served_metrics(self.live)["retrain_training_accuracy_ratio"] == {frozenset(): point.accuracy}
+        assert served_metrics(self.live)["retrain_training_learning_rate"] == {frozenset(): point.learning_rate}
         losses = {frozenset({("split", "val")}): point.loss, frozenset({("split", "train")}): point.train_loss}
-        assert told(self.live)["retrain_training_loss"] == losses
-        self.seen.append((progress, told(self.live)))
+        assert served_metrics(self.live)["retrain_training_loss"] == losses
+        self.seen.append((progress, served_metrics(self.live)))
 
     def ended(self, outcome: str, progress: Progress) -> None:
         self.outcome = outcome
@@ -84,7 +84,7 @@ def test_live_metrics_match_the_training_so_far(watched: tuple[LiveMetrics, Scra
 
 def test_counters_of_a_training_never_fall(watched: tuple[LiveMetrics, Scraper]) -> None:
     live, scraper = watched
-    rows = [values for _, values in scraper.seen] + [told(live)]
+    rows = [values for _, values in scraper.seen] + [served_metrics(live)]
     for before, after in pairwise(rows):
         for name in ("retrain_training_images_total", "retrain_training_seconds_total"):
             assert after[name][frozenset()] >= before[name][frozenset()]
@@ -94,7 +94,7 @@ def test_counters_of_a_training_never_fall(watched: tuple[LiveMetrics, Scraper])
 
 def test_time_outside_training_adds_up_to_the_loops(watched: tuple[LiveMetrics, Scraper]) -> None:
     live, scraper = watched
-    progress, values = scraper.progress, told(live)
+    progress, values = scraper.progress, served_metrics(live)
     aside = {dict(labels)["phase"]: value for labels, value in values["retrain_training_aside_seconds_total"].items()}
     assert aside["evaluation"] == pytest.approx(progress.evaluation_seconds)
     assert aside["evaluation"] > 0
@@ -107,8 +107,8 @@ def test_live_metrics_exist_only_during_training(
     watched: tuple[LiveMetrics, Scraper],
 ) -> None:
     live, _ = watched
-    assert told(LiveMetrics()) == {}
-    assert "retrain_training_eta_seconds" not in told(live)
+    assert served_metrics(LiveMetrics()) == {}
+    assert "retrain_training_eta_seconds" not in served_metrics(live)
 
 
 def test_training_serves_every_name_of_its_group_and_no_other() -> None:
@@ -116,7 +116,7 @@ def test_training_serves_every_name_of_its_group_and_no_other() -> None:
     live.started(plan_of(target=0.9), progress)
     progress.iteration, progress.points = 5, [at(5, 0.5)]
     group = names.GROUPS["A training while it runs"]
-    assert told(live).keys() == {name.name for name in group}
+    assert served_metrics(live).keys() == {name.name for name in group}
 
 
 def test_time_to_target_follows_the_last_evaluations() -> None:
@@ -138,7 +138,7 @@ def test_estimate_is_never_later_than_the_schedules_end(monkeypatch: pytest.Monk
     live.started(plan, progress)
     now[0] += 10
     progress.iteration, progress.points = plan.iterations // 2, [at(1, 0.1), at(2, 0.10001)]
-    values = told(live)
+    values = served_metrics(live)
     pace = values["retrain_training_seconds_total"][frozenset()] / progress.iteration
     left = values["retrain_training_eta_seconds"][frozenset()]
     assert left == pytest.approx((plan.iterations - progress.iteration) * pace)
@@ -161,7 +161,7 @@ def test_metrics_cost_below_half_a_percent_of_a_step() -> None:
     audience = Observers(live)
     live.started(run.plan, run.progress)
     told_of_a_step = seconds(lambda: audience.stepped(run.progress), 1000) / seconds(lambda: train_step(run), 10)
-    scraped_every_15_s = seconds(lambda: told(live), 10) / 15
+    scraped_every_15_s = seconds(lambda: served_metrics(live), 10) / 15
     assert told_of_a_step + scraped_every_15_s < 0.005
 
 

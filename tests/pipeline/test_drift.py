@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter, ImageOps
 from sklearn.datasets import load_digits
 from support.lives import make_task
 from support.terminal import retrain
-from support.trainings import CPU, Silent
+from support.trainings import CPU, RecordingObserver
 from support.watching import Recorder
 
 from retrain.config.task import Task
@@ -51,7 +51,7 @@ class Digits:
             trigger={"min_samples": 100_000, "drift": "run"},
         )
         self.store = open_task_store(self.task)
-        self.context = Context(self.store, CPU, folder / "cache", Silent())
+        self.context = Context(self.store, CPU, folder / "cache", RecordingObserver())
         digits = load_digits()
         order = np.random.default_rng(0).permutation(len(digits.target))  # the data set has one writer after another
         self._images, self._labels = (digits.images * 255 / 16).astype(np.uint8)[order], digits.target[order]

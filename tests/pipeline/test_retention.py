@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.lives import Life, make_task
 from support.terminal import Ran, retrain
-from support.trainings import Silent
+from support.trainings import RecordingObserver
 
 from retrain.errors import RunError
 from retrain.monitoring.exporter import Exporter, WatchedTask
@@ -30,7 +30,7 @@ TASK = make_task(gate={"margin": 1.0}, training=make_task().training.model_dump(
 AGE = timedelta(0)
 
 
-class StopsAt(Silent):
+class StopsAt(RecordingObserver):
     """An observer that ends its process at this iteration."""
 
     def __init__(self, iteration: int) -> None:
@@ -112,7 +112,7 @@ def test_gc_keeps_what_an_interrupted_run_needs(tmp_path: Path) -> None:
     roll_back(life)
     found = collect(life)
     assert found.kept[parent or ""] == f"{planned.run_id} needs it"
-    resumed = Silent()
+    resumed = RecordingObserver()
     stages.run_plan(replace(life.context, observer=resumed), planned)
     assert resumed.stepped_to[0] == 7
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.lives import Life, make_task
-from support.trainings import Silent
+from support.trainings import RecordingObserver
 
 from retrain.config.task import Task
 from retrain.pipeline import stages
@@ -341,7 +341,7 @@ def test_baseline_of_different_work_is_ignored(local: Life) -> None:
     assert plan(local, make_task(training={**TASK.training.model_dump(), "batch_size": 4})).method == "scratch"
 
 
-class Breaks(Silent):
+class Breaks(RecordingObserver):
     """Breaks down, as a machine might, when the run of this number starts."""
 
     def __init__(self, number: int) -> None:
@@ -354,7 +354,7 @@ class Breaks(Silent):
             raise RuntimeError("no space left on device")
 
 
-class BreaksAt(Silent):
+class BreaksAt(RecordingObserver):
     """Breaks down in the iteration of this number."""
 
     def __init__(self, iteration: int) -> None:

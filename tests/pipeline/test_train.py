@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load
-from support.trainings import SIZE, TASK, Silent, commit_drops, context_of, stored_plan
+from support.trainings import SIZE, TASK, RecordingObserver, commit_drops, context_of, stored_plan
 from torch import Tensor
 
 from retrain.config.optimizers import Sgd
@@ -44,7 +44,7 @@ def index(place: Path, plan: Plan, drop: int) -> dict[str, Tensor]:
 
 
 def test_ended_run_leaves_model_index_curve_result_and_no_state(place: Path) -> None:
-    observer = Silent()
+    observer = RecordingObserver()
     plan = stored_plan(place, drops=1)
     result = train_plan(context_of(place, observer), plan)
     files = context_of(place).files(plan.run_id)
@@ -73,7 +73,7 @@ def test_model_that_is_kept_is_the_one_that_was_measured(place: Path) -> None:
 
 def test_second_call_trains_nothing(place: Path) -> None:
     plan = trained(place, stored_plan(place, drops=1))
-    observer = Silent()
+    observer = RecordingObserver()
     result = train_plan(context_of(place, observer), plan)
     assert observer.stepped_to == []
     assert result == context_of(place).files(plan.run_id).result()

@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def said(folder: Path) -> str:
+def printed(folder: Path) -> str:
     """Return what the whole tutorial prints."""
     need("curl", "curl")
     port = str(free_port())
@@ -46,17 +46,17 @@ def said(folder: Path) -> str:
     return done.stdout
 
 
-def test_tutorial_ends_with_a_served_champion(said: str, folder: Path) -> None:
-    answer = json.loads(said[said.rindex('{"model"') :].splitlines()[0])
+def test_tutorial_ends_with_a_served_champion(printed: str, folder: Path) -> None:
+    answer = json.loads(printed[printed.rindex('{"model"') :].splitlines()[0])
     champion = json.loads((folder / "store" / "digits" / "champion.json").read_text())["history"]
     assert [entry["run_id"].partition("-")[0] for entry in champion] == ["scratch", "continuous"]
     assert answer["model"] == champion[-1]["run_id"]
     assert answer["class"] == "3"
-    assert f"{champion[-1]['run_id']} ['3', '7']" in said
-    assert "images classified correctly" in said
+    assert f"{champion[-1]['run_id']} ['3', '7']" in printed
+    assert "images classified correctly" in printed
 
 
-def test_tutorial_leaves_predictions_and_an_exported_model(said: str, folder: Path) -> None:
+def test_tutorial_leaves_predictions_and_an_exported_model(printed: str, folder: Path) -> None:
     with (folder / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(list((folder / "photos" / "3").iterdir()))
@@ -65,7 +65,7 @@ def test_tutorial_leaves_predictions_and_an_exported_model(said: str, folder: Pa
     assert sorted(path.name for path in (folder / "digits-model").iterdir()) == names
 
 
-def test_notebook_runs_on_the_tutorials_task(said: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notebook_runs_on_the_tutorials_task(printed: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETRAIN_CACHE", str(folder / "cache"))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     assert all(not cell.get("outputs") for cell in notebook.cells), "commit it without outputs"

@@ -118,23 +118,23 @@ class Cloud:
         client = boto3.client("s3", endpoint_url=endpoint)
         client.create_bucket(Bucket="retrain-example")
         client.close()
-        self._give_leave(KEY, [{"Effect": "Allow", "Action": "s3:*", "Resource": "arn:aws:s3:::*"}])
+        self._set_policy(KEY, [{"Effect": "Allow", "Action": "s3:*", "Resource": "arn:aws:s3:::*"}])
         for role in ROLES:
             statements = json.loads((AWS / f"policy-{role}.json").read_text())["Statement"]
-            self._give_leave(role, [one for one in statements if ":sqs:" not in one["Resource"]])
+            self._set_policy(role, [one for one in statements if ":sqs:" not in one["Resource"]])
 
-    def _give_leave(self, user: str, statements: list[dict[str, object]]) -> None:
+    def _set_policy(self, user: str, statements: list[dict[str, object]]) -> None:
         document = json.dumps({"Version": "2012-10-17", "Statement": statements})
         iam = boto3.client("iam", endpoint_url=self.endpoint)
         iam.put_user_policy(UserName=user, PolicyName="leave", PolicyDocument=document)
         iam.close()
 
-    def become(self, role: str) -> None:
+    def use_role(self, role: str) -> None:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             self._monkeypatch.setenv(name, role)
 
     def store(self, role: str, url: str = STORE) -> ObjectStore:
-        self.become(role)
+        self.use_role(role)
         return open_store(url, self.endpoint)
 
 
@@ -148,7 +148,7 @@ def test_policies_let_each_component_do_its_work_and_no_more(
         create_user(ceph, role)
     cloud = Cloud(ceph, monkeypatch)
     task = make_task(store=STORE, endpoint_url=ceph, training=SAVING)
-    life_goes_its_way(cloud, task, tmp_path)
+    live_under_policies(cloud, task, tmp_path)
     for role in ROLES:
         nothing_else_is_allowed(cloud, role)
 
@@ -156,15 +156,15 @@ def test_policies_let_each_component_do_its_work_and_no_more(
 SAVING = Training.model_validate(make_task().training.model_dump() | {"save_seconds": 0})
 
 
-def life_goes_its_way(cloud: Cloud, task: Task, folder: Path) -> None:
+def live_under_policies(cloud: Cloud, task: Task, folder: Path) -> None:
     """Two lives of drops, the first without a champion, each component in its role; a lost run is recorded."""
     for round_, classes in enumerate(((0, 1), (1, 2))):
         Life(cloud.store("producer"), folder / str(round_)).land(*classes, seed=round_)
-        [run_id] = watched(cloud, task)
+        [run_id] = start_runs(cloud, task)
         champion = trained(cloud, task, run_id, folder / "training")
-        followed(cloud, task)
+        read_metrics_and_predict(cloud, task)
     upload_with_success(cloud, folder / "tree")
-    [lost] = watched(cloud, task)
+    [lost] = start_runs(cloud, task)
     stages.record_failure(life(cloud, "watcher", folder).context, plan_of(cloud, lost), "the pipeline is gone")
     assert TaskStore(cloud.admin, "pets").champion.read().run_id == champion
     with TaskStore(cloud.store("gc"), "pets").lock() as ours:
@@ -187,7 +187,7 @@ def upload_with_success(cloud: Cloud, folder: Path) -> None:
     store.write(PETS.success("tree"), b"")
 
 
-def watched(cloud: Cloud, task: Task) -> list[str]:
+def start_runs(cloud: Cloud, task: Task) -> list[str]:
     """Return the runs that the watcher starts after it has noted those that ended."""
     probe_conditional_writes(cloud.store("watcher"))
     submitter, health = Recorder(), Health([task.name])
@@ -210,7 +210,7 @@ def trained(cloud: Cloud, task: Task, run_id: str, folder: Path) -> str:
     return ended.run_id
 
 
-def followed(cloud: Cloud, task: Task) -> None:
+def read_metrics_and_predict(cloud: Cloud, task: Task) -> None:
     """The exporter's metrics and page, and the predictor."""
     exporter = Exporter([WatchedTask(TaskStore(cloud.store("exporter"), "pets"))])
     exporter.refresh()
@@ -232,19 +232,19 @@ def may(act: Callable[[str], object], key: str) -> bool:
     return True
 
 
-def which(question: Callable[[str], bool]) -> set[str]:
+def matching_objects(question: Callable[[str], bool]) -> set[str]:
     """Return the objects for which the function returns true; calls it in parallel."""
     keys = sorted(ALL)
     return {key for key, answer in zip(keys, map_ahead(question, keys), strict=True) if answer}
 
 
 def nothing_else_is_allowed(cloud: Cloud, role: str) -> None:
-    assert which(partial(may, lambda key: cloud.admin.write(key, b"there"))) == ALL
+    assert matching_objects(partial(may, lambda key: cloud.admin.write(key, b"there"))) == ALL
     store = cloud.store(role)
-    assert which(partial(may, store.read)) == MAY_READ[role]
-    assert which(partial(may, lambda key: store.write(key, b"mine"))) == MAY_WRITE[role]
-    assert which(lambda key: cloud.admin.read(key)[0] == b"mine") == MAY_WRITE[role]
-    assert which(partial(may, store.delete)) == MAY_DELETE[role]
+    assert matching_objects(partial(may, store.read)) == MAY_READ[role]
+    assert matching_objects(partial(may, lambda key: store.write(key, b"mine"))) == MAY_WRITE[role]
+    assert matching_objects(lambda key: cloud.admin.read(key)[0] == b"mine") == MAY_WRITE[role]
+    assert matching_objects(partial(may, store.delete)) == MAY_DELETE[role]
     assert {entry.key for entry in cloud.admin.list()} >= ALL - MAY_DELETE[role]
     prefixes = {"", CARS.drops, CARS.ledger, CHAMPION}
     listed = {prefix for prefix in prefixes if may(lambda prefix: list(store.list(prefix)), prefix)}

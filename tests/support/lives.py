@@ -11,7 +11,7 @@ from retrain.pipeline.context import Context
 from retrain.records import Drop
 from retrain.store import ObjectStore
 from retrain.store.task_store import TaskStore
-from support.trainings import CPU, SIZE, Silent, pixels
+from support.trainings import CPU, SIZE, RecordingObserver, pixels
 
 EACH = 40
 """Images in a class."""
@@ -41,7 +41,7 @@ class Life:
 
     def __init__(self, objects: ObjectStore, folder: Path) -> None:
         self.folder, self.store = folder, TaskStore(objects, "pets")
-        self.context = Context(self.store, CPU, folder / "cache", Silent())
+        self.context = Context(self.store, CPU, folder / "cache", RecordingObserver())
 
     def land(self, *classes: int, seed: int = 0, mislabelled: bool = False) -> Drop:
         """Commit a drop with these classes' images; mislabelled, each is in the folder of the next class."""

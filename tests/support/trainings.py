@@ -50,7 +50,7 @@ TASK = Task(
 FACTORIES = frozenset({TASK.model.name})
 
 
-class Silent:
+class RecordingObserver:
     """An observer that keeps all events."""
 
     def __init__(self) -> None:
@@ -138,13 +138,13 @@ def run_of(plan: Plan, parent: Parent | None = None) -> Run:
     return set_up(plan, samples(sizes, classes), samples([100], classes, seed=2), parent)
 
 
-def context_of(folder: Path, observer: Silent | None = None) -> Context:
+def context_of(folder: Path, observer: RecordingObserver | None = None) -> Context:
     """Return a place to work: the store in a folder, the CPU."""
     return Context(
         TaskStore(LocalStore(folder / "store"), TASK.name),
         CPU,
         folder / "cache",
-        observer or Silent(),
+        observer or RecordingObserver(),
         factories=FACTORIES,
     )
 
@@ -172,7 +172,7 @@ def stored_plan(folder: Path, drops: int, parent: Plan | None = None, task: Task
     return plan
 
 
-def attempt_in(folder: Path, plan: Plan) -> None:
+def train_in(folder: Path, plan: Plan) -> None:
     """Train a plan on one thread in this process."""
     torch.set_num_threads(1)
     train_plan(context_of(folder), plan)

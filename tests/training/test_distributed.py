@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from support.processes import Pair, start, train_together
-from support.trainings import CPU, SIZE, TASK, attempt_in, commit_drops, context_of, plan_of, samples, stored_plan
+from support.trainings import CPU, SIZE, TASK, commit_drops, context_of, plan_of, samples, stored_plan, train_in
 from support.writes import freeze_at_state, terminate_stopped, wait_until_stopped
 from torch import Tensor, nn
 
@@ -44,11 +44,11 @@ def task_with(model: str = "mlp", **training: object) -> Task:
     return TASK.model_copy(update={"model": Model(name=model), "training": TASK.training.model_copy(update=settings)})
 
 
-def lay(folder: Path, task: Task) -> Plan:
+def prepare(folder: Path, task: Task) -> Plan:
     """Commit two drops, train a parent on the first; the plan of the continuous run on both."""
     commit_drops(folder)
     parent = stored_plan(folder, drops=1, task=task)
-    attempt_in(folder, parent)
+    train_in(folder, parent)
     return stored_plan(folder, drops=2, parent=parent, task=task)
 
 
@@ -84,12 +84,12 @@ def outcome(folder: Path, plan: Plan) -> tuple[object, ...]:
 def test_two_processes_train_like_one(tmp_path: Path, recipe: Recipe, averaging: Averaging) -> None:
     task = task_with().model_copy(update={"recipe": recipe.model_copy(update={"schedule": Cosine(scale=0.5)})})
     one, two = tmp_path / "one", tmp_path / "two"
-    plan = lay(one, task)
-    assert lay(two, task) == plan
+    plan = prepare(one, task)
+    assert prepare(two, task) == plan
     plan = plan.model_copy(update={"averaging": averaging})
     for folder in (one, two):
         context_of(folder).files(plan.run_id).write_plan(plan)
-    attempt_in(one, plan)
+    train_in(one, plan)
     assert start(train_together, two, plan).join() == [0, 0]
     alike(one, two, plan)
 
@@ -112,7 +112,7 @@ def alike(one: Path, two: Path, plan: Plan) -> None:
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """A folder with two drops and a parent: a network with batch normalisation and dropout, saved at every step."""
-    lay(tmp_path, normalized())
+    prepare(tmp_path, normalized())
     return tmp_path
 
 
@@ -205,7 +205,7 @@ def test_silent_rank_ends_the_one_that_waits_with_75(tmp_path: Path) -> None:
 
 
 def test_leader_error_ends_the_other_ranks_quietly(tmp_path: Path) -> None:
-    plan = lay(tmp_path, task_with())
+    plan = prepare(tmp_path, task_with())
     for shard in (tmp_path / "store").rglob("train-*.tar"):
         shard.write_bytes(bytes(shard.stat().st_size))
     for decoded in (tmp_path / "cache").iterdir():
@@ -213,7 +213,7 @@ def test_leader_error_ends_the_other_ranks_quietly(tmp_path: Path) -> None:
     assert start(train_together, tmp_path, plan).join() == [1, 0]
 
 
-def wish_in_turn(context: Context, folder: Path) -> None:
+def vote_in_turn(context: Context, folder: Path) -> None:
     """The second process asks after the first, before the answer; only the second wants to stop."""
     asked = folder / "asked"
     if context.ranks.rank:
@@ -224,7 +224,7 @@ def wish_in_turn(context: Context, folder: Path) -> None:
 
 
 def test_any_rank_reaches_all_ranks_without_waiting(tmp_path: Path) -> None:
-    assert start(wish_in_turn, tmp_path, tmp_path).join() == [0, 0]
+    assert start(vote_in_turn, tmp_path, tmp_path).join() == [0, 0]
 
 
 def evaluate_together(context: Context, folder: Path) -> None:

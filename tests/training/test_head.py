@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from support.trainings import SIZE, TASK, Silent, plan_of, run_of
+from support.trainings import SIZE, TASK, RecordingObserver, plan_of, run_of
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -36,7 +36,7 @@ def task_with(initialization: Initialization, model: str | None = None) -> Task:
 def parent() -> Parent:
     """Trained on three classes until it knows them."""
     run = run_of(plan_of(task_with(Warm()), sizes=SIZES[:1], classes=OLD_CLASSES))
-    run_loop(run, Silent(), lambda run: None, lambda: False)
+    run_loop(run, RecordingObserver(), lambda run: None, lambda: False)
     return Parent({name: tensor.clone() for name, tensor in run.network.state_dict().items()}, None)
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from support.trainings import TASK, Silent, plan_of, run_of, target_at
+from support.trainings import TASK, RecordingObserver, plan_of, run_of, target_at
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -35,9 +35,9 @@ SIZES, CLASSES, OLD_CLASSES = (160, 64), 5, 3
 STRENGTH = 0.01
 
 
-def trained(run: Run, observer: Silent | None = None) -> str:
+def trained(run: Run, observer: RecordingObserver | None = None) -> str:
     """Train without saving or stopping."""
-    return run_loop(run, observer or Silent(), lambda run: None, lambda: False)
+    return run_loop(run, observer or RecordingObserver(), lambda run: None, lambda: False)
 
 
 def task_with(**training: object) -> Task:
@@ -200,7 +200,7 @@ def test_same_seed_gives_the_same_curve_bit_for_bit() -> None:
 
 def test_evaluations_are_on_the_grid_and_at_the_runs_end() -> None:
     plan = plan_of(task_with()).model_copy(update={"evaluate_every": 7, "iterations": 17})
-    run, observer = run_of(plan), Silent()
+    run, observer = run_of(plan), RecordingObserver()
     assert trained(run, observer) == observer.outcome == "completed"
     assert [point.iteration for point in run.progress.points] == [7, 14, 17]
     assert observer.points == run.progress.points

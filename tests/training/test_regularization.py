@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.trainings import TASK, Silent, plan_of, run_of
+from support.trainings import TASK, RecordingObserver, plan_of, run_of
 from torch.nn import functional
 
 from retrain.config.optimizers import AdamW
@@ -30,7 +30,7 @@ def plan_with(**training: object) -> Plan:
 
 
 def trained(run: Run) -> Run:
-    run_loop(run, Silent(), lambda run: None, lambda: False)
+    run_loop(run, RecordingObserver(), lambda run: None, lambda: False)
     return run
 
 

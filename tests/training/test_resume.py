@@ -14,7 +14,7 @@ import torch
 import yaml
 from support.processes import forkserver, preloaded_programs, preloaded_retrain
 from support.programs import python_environment
-from support.trainings import TASK, attempt_in, commit_drops, context_of, stored_plan
+from support.trainings import TASK, commit_drops, context_of, stored_plan, train_in
 from support.writes import freeze_at_state, terminate_stopped, wait_until_stopped
 
 from retrain.kubeflow import steps
@@ -34,7 +34,7 @@ def processes() -> ForkServerContext:
 def place(tmp_path: Path) -> Path:
     """Return a folder whose store holds two drops and a parent trained on the first."""
     commit_drops(tmp_path)
-    attempt_in(tmp_path, stored_plan(tmp_path, drops=1))
+    train_in(tmp_path, stored_plan(tmp_path, drops=1))
     return tmp_path
 
 
@@ -53,7 +53,7 @@ def outcome(place: Path, plan: Plan) -> tuple[str | None, str | None, Curve, int
 
 def uninterrupted(place: Path, plan: Plan) -> tuple[str | None, str | None, Curve, int]:
     """Train to the end in this process, then remove the result."""
-    attempt_in(place, plan)
+    train_in(place, plan)
     found = outcome(place, plan)
     store = context_of(place).store.objects
     for entry in list(store.list(f"{TASK.name}/runs/{plan.run_id}/")):
@@ -94,7 +94,7 @@ def started(
     place: Path,
     plan: Plan,
     writes: int,
-    work: Callable[[Path, Plan], object] = attempt_in,
+    work: Callable[[Path, Plan], object] = train_in,
 ) -> ForkServerProcess:
     """A process that trains the plan and has stopped itself after this number of writes and removals of states."""
     process = processes.Process(target=train_until_frozen, args=(work, place, plan, writes))
@@ -113,7 +113,7 @@ def test_resumed_run_equals_uninterrupted_run(processes: ForkServerContext, plac
         process.join()
         assert process.exitcode == -signal.SIGKILL
     assert saved(place, plan)
-    attempt_in(place, plan)
+    train_in(place, plan)
     assert outcome(place, plan) == expected
     assert saved(place, plan) == []
 
@@ -150,7 +150,7 @@ def test_sigterm_saves_the_state_exits_75_and_the_run_resumes(processes: ForkSer
     terminate_stopped(process)
     process.join()
     assert process.exitcode == os.EX_TEMPFAIL
-    attempt_in(place, plan)
+    train_in(place, plan)
     assert outcome(place, plan) == expected
 
 
@@ -163,7 +163,7 @@ def test_torn_state_costs_the_iterations_since_the_previous(processes: ForkServe
     torn = saved(place, plan)[-1]
     store = context_of(place).store.objects
     store.write(torn, store.read(torn)[0][:-100])
-    attempt_in(place, plan)
+    train_in(place, plan)
     assert outcome(place, plan) == expected
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.trainings import TASK, Silent, plan_of, run_of
+from support.trainings import TASK, RecordingObserver, plan_of, run_of
 
 from retrain.config.optimizers import Adam, AdamW, Optimizer, Sgd
 from retrain.config.recipe import Constant
@@ -26,7 +26,7 @@ def plan_with(optimizer: Optimizer, seed: int = 0) -> Plan:
 def states_of(run: Run) -> list[bytes]:
     """Train to the end; the state after every iteration."""
     states: list[bytes] = []
-    run_loop(run, Silent(), lambda run: states.append(save_state(run)), lambda: False)
+    run_loop(run, RecordingObserver(), lambda run: states.append(save_state(run)), lambda: False)
     return states
 
 
@@ -83,7 +83,7 @@ def test_saving_a_loaded_state_gives_the_same_bytes() -> None:
 def test_saved_state_is_a_copy() -> None:
     run = run_of(plan_with(Adam()))
     first: list[bytes] = []
-    run_loop(run, Silent(), lambda run: first.append(save_state(run)), lambda: False)
+    run_loop(run, RecordingObserver(), lambda run: first.append(save_state(run)), lambda: False)
     again = run_of(plan_with(Adam()))
     load_state(again, first[0])
     assert again.progress.iteration == 1

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.trainings import TASK, Silent, pixels, plan_of, run_of
+from support.trainings import TASK, RecordingObserver, pixels, plan_of, run_of
 from torchvision.transforms import v2
 
 from retrain.config.augmentation import Augmentation, ColorJitter, RandAugment, ResizedCrop, TrivialAugment
@@ -122,10 +122,10 @@ def test_resumed_run_with_all_transforms_matches() -> None:
         resized_crop=ResizedCrop(), policy=RandAugment(), color_jitter=ColorJitter(), mixup=0.4, cutmix=1
     )
     whole, states = run_of(plan_with(setting)), []
-    run_loop(whole, Silent(), lambda run: states.append(save_state(run)), lambda: False)
+    run_loop(whole, RecordingObserver(), lambda run: states.append(save_state(run)), lambda: False)
     resumed = run_of(plan_with(setting))
     load_state(resumed, states[2])
-    run_loop(resumed, Silent(), lambda run: None, lambda: False)
+    run_loop(resumed, RecordingObserver(), lambda run: None, lambda: False)
     for name, tensor in whole.network.state_dict().items():
         assert torch.equal(tensor, resumed.network.state_dict()[name]), name
     assert torch.equal(whole.counters.correct, resumed.counters.correct)
