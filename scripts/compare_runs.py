@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-IGNORED = {"started_at", "ended_at", "at", "device_seconds", "device_seconds_all_in", "machine", "costs", "run_id"}
+IGNORED = {"started_at", "ended_at", "at", "machine", "costs", "run_id"}
+IGNORED |= {"device_seconds", "device_seconds_all_in", "stage_seconds"}
 
 
 def main() -> None:
