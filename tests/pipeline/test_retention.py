@@ -101,7 +101,7 @@ def test_gc_keeps_young_and_newest_runs(tmp_path: Path) -> None:
 
 
 def test_gc_keeps_what_an_interrupted_run_needs(tmp_path: Path) -> None:
-    """The champion that it began from was rolled back meanwhile, so nothing but the run itself needs that one."""
+    """The champion that it began from was rolled back meanwhile, so only this run needs that model."""
     life = a_life(tmp_path, drops=2)
     parent = life.store.champion.read().run_id
     life.land(0, 1, seed=2)

@@ -26,7 +26,7 @@ def ledger_of(runs: int) -> list[RunRecord]:
 
 
 def _in_full(record: RunRecord, parent: str) -> RunRecord:
-    """Add what makes a record as long as it is in earnest."""
+    """Add the fields that make a record as long as a real one."""
     comparison = Comparison(
         champion=parent,
         champion_accuracy=0.7,

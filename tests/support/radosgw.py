@@ -86,8 +86,8 @@ def serving(folder: Path, frontend: str = FRONTEND) -> Iterator[str]:
 def create_user(url: str, name: str) -> None:
     """Create a user whose name is the access key and the secret, too.
 
-    He may do nothing but what `KEY` gives him leave to (IAM's PutUserPolicy). This is the gateway's own API, where
-    `radosgw-admin` takes seconds for each user.
+    The user may do only what policies allow that `KEY` attaches (IAM's PutUserPolicy). This is the gateway's own API,
+    since `radosgw-admin` takes seconds for each user.
     """
     user = {"uid": name, "display-name": name, "access-key": name, "secret-key": name}
     request = AWSRequest("PUT", f"{url}/admin/user", params=user)
