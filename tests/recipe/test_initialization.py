@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from retrain.config.recipe import Fresh, GaussianNoise, ShrinkPerturb, Warm
 from retrain.errors import ModelError
-from retrain.recipe.initialization import initialize, shrink_perturb, warm_start
+from retrain.recipe.initialization import initialize, shrink_factor, shrink_perturb, warm_start
 
 
 def network(classes: int, seed: int, width: int = 4) -> nn.Sequential:
@@ -81,6 +81,12 @@ def test_shrinking_never_enlarges_a_parent() -> None:
     shrink_perturb(start, parent.state_dict(), ShrinkPerturb(alpha=0.1, beta=0.0, least_norm=0.4))
     for own, old in zip(start.parameters(), parent.parameters(), strict=True):
         torch.testing.assert_close(own, old)
+
+
+@torch.no_grad()
+def test_parent_of_zeros_has_the_factor_alpha() -> None:
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in network(5, seed=3).state_dict().items()}
+    assert shrink_factor(network(5, seed=3), zeros, ShrinkPerturb(alpha=0.4)) == 0.4
 
 
 def test_shrink_perturb_leaves_buffers_fresh() -> None:
