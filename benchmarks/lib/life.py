@@ -21,7 +21,7 @@ from retrain.data.uploads import ingest_drop
 from retrain.experiments.chart_style import colour_of, finish_chart
 from retrain.kubeflow.local import run_locally
 from retrain.monitoring.exporter import Exporter, WatchedTask
-from retrain.pipeline import next_run, recording, stages, train
+from retrain.pipeline import next_run, recording, train
 from retrain.pipeline.context import Context
 from retrain.pipeline.executor import InProcessExecutor
 from retrain.pipeline.planning import Request
@@ -39,7 +39,7 @@ STAGES: tuple[tuple[Any, str, str], ...] = (
     (ingestion, "run_in_subprocess", "validate"),
     (TaskWatch, "advance", "claim, start"),
     (next_run, "plan_next_run", "plan"),
-    (stages, "train_plan", "read the parent, write the model"),
+    (train, "train_plan", "read the parent, write the model"),
     (Context, "samples", "read, decode"),
     (train, "set_up", "set up"),
     (train, "run_loop", "train"),

@@ -331,6 +331,11 @@ class Task(ConfigModel):
     kubeflow: Annotated[Kubeflow, NotIdentity] = Kubeflow()
     """The Kubeflow server that runs the task's pipeline."""
 
+    @property
+    def allowed_factories(self) -> frozenset[str]:
+        """Return the names of networks whose code may run: the model's and those of `factories`."""
+        return frozenset({self.model.name, *self.factories})
+
     @field_validator("trigger")
     @classmethod
     def _budget_has_a_price(cls, trigger: Trigger, info: ValidationInfo) -> Trigger:

@@ -41,7 +41,7 @@ def find_source(task_or_store: Task | str | Path, factories: Collection[str] = (
 
 
 def _source_of_task(task: Task, factories: Collection[str]) -> Source:
-    return Source(open_task_store(task), frozenset({task.model.name, *task.factories, *factories}))
+    return Source(open_task_store(task), task.allowed_factories.union(factories))
 
 
 def champion_of(store: TaskStore) -> str:

@@ -1,6 +1,6 @@
 """The pipeline's last step, and what it shares with the others: the task's store, and the error of a failed step.
 
-Imports torch only to record a failure, so that the step of a run that has its record starts at once.
+Imports no torch, so that the step starts at once.
 """
 
 import logging
@@ -10,7 +10,7 @@ from retrain.config.task import Task
 from retrain.kubeflow.records import Submission, read_submission
 from retrain.pipeline import next_run
 from retrain.pipeline.approval import find_approval
-from retrain.pipeline.recording import record_failure
+from retrain.pipeline.recording import RecordContext, record_failure
 from retrain.records import Plan, RunRecord
 from retrain.store import Missing
 from retrain.store.task_store import TaskStore, open_task_store
@@ -50,10 +50,9 @@ def _has_approval(store: TaskStore, plan: Plan) -> bool:
 
 
 def _record_end(task: Task, store: TaskStore, plan: Plan, message: str) -> RunRecord:
-    from retrain.pipeline.context import make_context
-
     last = next_run.latest_attempt(store, plan)
-    return record_failure(make_context(store, task, "cpu"), last, _read_error(store, last) or message)
+    context = RecordContext(store, factories=task.allowed_factories)
+    return record_failure(context, last, _read_error(store, last) or message)
 
 
 def open_store(text: str) -> tuple[Task, TaskStore]:

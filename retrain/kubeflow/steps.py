@@ -4,6 +4,8 @@ KFP retries a failed pod for any error. So a step fails only with errors that a 
 unreachable store, or an unexpected error. Any other `UserError` (a damaged drop, a model that does not match) is
 written into the ledger and the step succeeds. The later steps find that the run has ended, and `finish` fails. Kubeflow
 still shows such a run as succeeded, because Argo ignores the result of an exit handler: the ledger is authoritative.
+
+The steps that train or evaluate import torch when they are called, so that planning starts at once.
 """
 
 import logging
@@ -13,7 +15,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import cast, get_args
+from typing import TYPE_CHECKING, cast, get_args
 
 from retrain.config import Method, Purpose
 from retrain.config.task import Task
@@ -22,11 +24,13 @@ from retrain.kubeflow.last_step import find_record, finish, open_store, write_er
 from retrain.kubeflow.records import Submission, read_submission, write_submission
 from retrain.monitoring.observers import LOOPBACK, make_observers
 from retrain.pipeline import next_run, stages
-from retrain.pipeline.context import Context, make_context
 from retrain.pipeline.planning import NoRunNeeded, Request
-from retrain.pipeline.train import run_as_leader
+from retrain.pipeline.recording import RecordContext
 from retrain.records import Plan
 from retrain.training.preemption import raise_preempted
+
+if TYPE_CHECKING:
+    from retrain.pipeline.context import Context
 
 __all__ = ["finish"]
 
@@ -38,13 +42,13 @@ def plan(text: str, method: str, purpose: str, submission: str, job: str) -> str
 
     Returns an empty text if no run is needed, or if another job executes this submission.
     """
-    task, context = _open(text, "cpu")
-    found = read_submission(context.store, submission)
+    task, store = open_store(text)
+    found = read_submission(store, submission)
     if found is None:
-        with context.store.lock(patient=True) as ours:
+        with store.lock(patient=True) as ours:
             found = read_submission(ours, submission)  # another pod may have planned it meanwhile
             if found is None:
-                found = _plan(replace(context, store=ours), task, method, purpose)
+                found = _plan(RecordContext(ours, factories=task.allowed_factories), task, method, purpose)
                 write_submission(ours, submission, found)
     if not found.may_run_in(job):
         log.info("nothing to do: job %s executes %s", found.job, submission)
@@ -52,7 +56,7 @@ def plan(text: str, method: str, purpose: str, submission: str, job: str) -> str
     return found.run_id or ""
 
 
-def _plan(context: Context, task: Task, method: str, purpose: str) -> Submission:
+def _plan(context: RecordContext, task: Task, method: str, purpose: str) -> Submission:
     try:
         planned = stages.plan(context, task, request(method, purpose))
     except UserError as error:
@@ -100,7 +104,9 @@ def complete(text: str, run_id: str, device: str) -> str:
 
 def trial(text: str, run_id: str, device: str) -> str:
     """Run all stages of one trial of a study. Trials need no lock: everything they share is created only if absent."""
-    _, opened = _open(text, device)
+    from retrain.pipeline.train import run_as_leader
+
+    opened = _open(text, device)
     with run_as_leader(opened) as context:
         plan = context.files(run_id).plan()
         if not _has_ended(context, plan):
@@ -123,12 +129,14 @@ def record(text: str, run_id: str, device: str) -> str:
     return _run_stage(stages.record, text, run_id, device)
 
 
-def _run_stage(stage: Callable[[Context, Plan], object], text: str, run_id: str, device: str) -> str:
+def _run_stage(stage: Callable[["Context", Plan], object], text: str, run_id: str, device: str) -> str:
     """Run a stage of a run that has not ended, and return the id of its latest attempt.
 
     A pod waits while another process holds the task's lock: failing would use up its retries.
     """
-    _, opened = _open(text, device)
+    from retrain.pipeline.train import run_as_leader
+
+    opened = _open(text, device)
     with run_as_leader(opened) as first, first.store.lock(patient=True) as ours:
         context = replace(first, store=ours)
         plan = context.files(run_id).plan()
@@ -137,7 +145,7 @@ def _run_stage(stage: Callable[[Context, Plan], object], text: str, run_id: str,
         return next_run.latest_attempt(context.store, plan).run_id
 
 
-def _run_or_record(stage: Callable[[Context, Plan], object], context: Context, plan: Plan) -> None:
+def _run_or_record(stage: Callable[["Context", Plan], object], context: "Context", plan: Plan) -> None:
     try:
         stage(context, plan)
     except Exception as error:
@@ -147,14 +155,16 @@ def _run_or_record(stage: Callable[[Context, Plan], object], context: Context, p
         log.error("%s", error)
 
 
-def _open(text: str, device: str) -> tuple[Task, Context]:
+def _open(text: str, device: str) -> "Context":
+    from retrain.pipeline.context import make_context
+
     task, store = open_store(text)
     port, host = os.environ.get("RETRAIN_METRICS_PORT"), os.environ.get("RETRAIN_METRICS_HOST", LOOPBACK)
     observers = partial(make_observers, int(port) if port else None, host)
-    return task, make_context(store, task, device, observers)
+    return make_context(store, task, device, observers)
 
 
-def _has_ended(context: Context, plan: Plan) -> bool:
+def _has_ended(context: "Context", plan: Plan) -> bool:
     return find_record(context.store, plan) is not None
 
 

@@ -1,7 +1,6 @@
 """Submit runs to Kubeflow. Subprocesses load kfp and torch, to keep the watcher's memory small."""
 
 import logging
-from typing import TYPE_CHECKING
 
 from retrain.config.task import Task
 from retrain.errors import ModelError
@@ -18,11 +17,7 @@ from retrain.pipeline.approval import find_approval, is_waiting
 from retrain.records import Plan
 from retrain.store.task_store import TaskStore, open_task_store
 from retrain.utils.clock import Clock, utc_now
-from retrain.utils.extras import has_torch
 from retrain.utils.processes import run_in_subprocess
-
-if TYPE_CHECKING:
-    from retrain.pipeline.recording import RecordContext
 
 SUBMIT_SECONDS = 120.0
 """Time limit of a subprocess, in seconds: a request to the API server, a check of a model, or the end of a run."""
@@ -99,25 +94,13 @@ def _record_failure_in_subprocess(task: Task, plan: Plan, error: str) -> None:
 
 def _finish_approval(task: Task, run_id: str) -> None:
     """Promote and record a candidate that has its verdict."""
-    from retrain.pipeline.recording import finish_approval
+    from retrain.pipeline.recording import RecordContext, finish_approval
 
-    finish_approval(_context(task), run_id)
+    finish_approval(RecordContext(open_task_store(task), factories=task.allowed_factories), run_id)
 
 
 def _record_failure(task: Task, plan: Plan, error: str) -> None:
     """Give a run a record, unless it has got one just now."""
-    from retrain.pipeline.recording import record_failure
+    from retrain.pipeline.recording import RecordContext, record_failure
 
-    record_failure(_context(task), plan, error)
-
-
-def _context(task: Task) -> "RecordContext":
-    """Return where runs are recorded; without torch none can be evaluated again."""
-    from retrain.pipeline.recording import RecordContext
-
-    store = open_task_store(task)
-    if not has_torch():
-        return RecordContext(store)
-    from retrain.pipeline.context import make_context
-
-    return make_context(store, task, "cpu")
+    record_failure(RecordContext(open_task_store(task), factories=task.allowed_factories), plan, error)

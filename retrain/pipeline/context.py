@@ -17,7 +17,7 @@ from retrain.data.samples import Samples
 from retrain.data.stream.dataset import load_streamed
 from retrain.errors import UserError
 from retrain.pipeline.recording import RecordContext
-from retrain.records import Dataset, Drop, DropRef, Evaluation, Loading, Plan
+from retrain.records import Dataset, Drop, DropRef, Loading
 from retrain.store.runs import EndedRunFiles
 from retrain.store.task_store import TaskStore
 from retrain.training.distributed import SINGLE_PROCESS, ProcessGroup, init_distributed
@@ -37,19 +37,15 @@ class Context(RecordContext):
     observer: Observer
     ranks: ProcessGroup = SINGLE_PROCESS
     """The processes that train together, of which this is one."""
-    factories: frozenset[str] = frozenset()
-    """The `package.module:factory` names of the task file. Plans lie in the store: they have no other code run."""
     manifests: dict[tuple[int, DropRef], Drop] = field(default_factory=dict)
     """Manifests that this process has read, by number of erasures and reference. They are read again only after an
     erasure."""
     champions: dict[str, EndedRunFiles] = field(default_factory=dict)
     """The files of the run that was last continued from or compared with, by its id."""
 
-    def measure(self, plan: Plan, champion: str | None) -> Evaluation:
-        """Evaluate a run's model beside the champion."""
-        from retrain.pipeline.evaluate import evaluate_run
-
-        return evaluate_run(self, plan, champion)
+    def with_device(self) -> "Context":
+        """Return this context, which has a device."""
+        return self
 
     def champion_files(self, run_id: str) -> EndedRunFiles:
         """Return the files of a run to continue from or to compare with. Those of one run are kept."""
@@ -113,8 +109,21 @@ def make_context(
     _limit_threads()
     ranks = init_distributed(device)
     observer = Observers() if ranks.rank else make_observer()
-    factories = frozenset({task.model.name, *task.factories})
-    return Context(store, pick_device(device), cache_folder(), observer, ranks, factories)
+    return Context(store, pick_device(device), cache_folder(), observer, ranks, factories=task.allowed_factories)
+
+
+def use_cpu(context: RecordContext) -> Context:
+    """Return a context that also trains and evaluates, in this process and on the CPU."""
+    _limit_threads()
+    return Context(
+        context.store,
+        CPU,
+        cache_folder(),
+        Observers(),
+        clock=context.clock,
+        stage_seconds=context.stage_seconds,
+        factories=context.factories,
+    )
 
 
 def _limit_threads() -> None:

@@ -146,8 +146,8 @@ class _FeatureReader:
 
 
 def try_measure_drifts(context: Context, task: Task) -> None:
-    """Measure the drift of the waiting drops if the task's trigger asks for it. What prevents it is logged."""
-    if task.trigger.drift == "ignore" or context.store.champion.read().run_id is None:
+    """Measure the drift of the waiting drops if there is a champion. What prevents it is logged."""
+    if context.store.champion.read().run_id is None:
         return
     try:
         measure_drifts(context, task)

@@ -1,7 +1,7 @@
 """The stages after the training, evaluate -> promote -> record, and the records of runs that failed.
 
-Imports no torch, which only an evaluation needs. A run that was evaluated in its pod is not evaluated again, so a
-watcher without torch can record it, and promote it after its approval.
+Imports torch only to evaluate. A run that was evaluated in its pod is not evaluated again, so a watcher without torch
+can record it, and promote it after its approval.
 """
 
 import time
@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from retrain.errors import UserError
 from retrain.pipeline import next_run
@@ -22,6 +23,10 @@ from retrain.store.champions import Author, ChampionSnapshot
 from retrain.store.runs import RunFiles
 from retrain.store.task_store import TaskStore
 from retrain.utils.clock import Clock, utc_now
+from retrain.utils.extras import has_torch
+
+if TYPE_CHECKING:
+    from retrain.pipeline.context import Context
 
 Ended = RunRecord | Approval
 """The result of a run's stages: its record, or the approval that it waits for."""
@@ -29,13 +34,15 @@ Ended = RunRecord | Approval
 
 @dataclass(frozen=True)
 class RecordContext:
-    """The context of the stages that record runs. `Context` can also train and evaluate."""
+    """The context of the stages that plan and record runs. `Context` can also train and evaluate."""
 
     store: TaskStore
     clock: Clock = field(default=utc_now, kw_only=True)
     """The current time, which decides whether an approval has expired."""
     stage_seconds: defaultdict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(dict), kw_only=True)
     """Seconds that each stage of a run took in this process, by run id."""
+    factories: frozenset[str] = field(default=frozenset(), kw_only=True)
+    """The `package.module:factory` names of the task file. Plans lie in the store: they have no other code run."""
 
     @contextmanager
     def timed(self, run_id: str, stage: str) -> Iterator[None]:
@@ -51,12 +58,22 @@ class RecordContext:
         """Return a run's files."""
         return self.store.run(run_id)
 
+    def with_device(self) -> "Context":
+        """Return the context with a device, here the CPU. It imports torch."""
+        from retrain.pipeline.context import use_cpu
+
+        return use_cpu(self)
+
     def measure(self, plan: Plan, champion: str | None) -> Evaluation:
-        """Evaluate a run's model and the champion's. Raises `UserError` without torch."""
-        raise UserError(
-            f"{plan.run_id} must be compared with champion {champion}, which needs torch: run `retrain run` on a "
-            "machine with torch"
-        )
+        """Evaluate a run's model beside the champion. Raises `UserError` without torch."""
+        if not has_torch():
+            raise UserError(
+                f"{plan.run_id} must be compared with champion {champion}, which needs torch: run `retrain run` on a "
+                "machine with torch"
+            )
+        from retrain.pipeline.evaluate import evaluate_run
+
+        return evaluate_run(self.with_device(), plan, champion)
 
 
 def finish_approval(context: RecordContext, run_id: str) -> Ended:

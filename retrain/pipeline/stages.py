@@ -1,21 +1,20 @@
 """The stages of a retraining: plan -> train -> evaluate -> promote -> record.
 
 They are functions over records and a store. Each is idempotent: existing results are not computed again, so any stage
-can be retried, on any machine, after any crash.
+can be retried, on any machine, after any crash. Imports torch only to train, to evaluate, and to try a new network.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from retrain.config.task import Task
 from retrain.errors import DamagedDrop, StoreError, UserError
-from retrain.models import factory
 from retrain.pipeline import STAGES, next_run, planning
-from retrain.pipeline.context import Context
-from retrain.pipeline.drift import try_measure_drifts
 from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.pipeline.recording import (
     Ended,
+    RecordContext,
     evaluate,
     finish_approval,
     promote,
@@ -23,30 +22,40 @@ from retrain.pipeline.recording import (
     record_failure,
     write_record,
 )
-from retrain.pipeline.train import run_as_leader, train_plan
 from retrain.records import Plan, Result
+
+if TYPE_CHECKING:
+    from retrain.pipeline.context import Context
 
 __all__ = ["Ended", "evaluate", "finish_approval", "promote", "record", "record_failure", "write_record"]
 
 
-def plan(context: Context, task: Task, request: Request) -> Plan | NoRunNeeded:
+def plan(context: RecordContext, task: Task, request: Request) -> Plan | NoRunNeeded:
     """Plan the next run from the store, and write the plan.
 
-    Raises `ModelError`, before the plan is written, if its network cannot be built.
+    Raises `ModelError`, before the plan is written, if its network is not the parent's and cannot be built.
     """
     _record_champion(context)
     for approval in context.store.approvals.unfinished():
         finish_approval(context, approval.run_id)
-    if request == Request():
-        try_measure_drifts(context, task)
+    if request == Request() and task.trigger.drift != "ignore":
+        from retrain.pipeline.drift import try_measure_drifts
+
+        try_measure_drifts(context.with_device(), task)
     planned = next_run.plan_and_quarantine(context.store, task, request, context.clock())
     if isinstance(planned, Plan):
-        factory.check_network(planned.task.model, len(planned.dataset.classes), planned.task.data.image_size)
+        if not _has_parents_network(context, planned):
+            next_run.check_model(planned, elsewhere=False)
         next_run.keep_plan(context.store, planned)
     return planned
 
 
-def _record_champion(context: Context) -> None:
+def _has_parents_network(context: RecordContext, plan: Plan) -> bool:
+    """Return whether the network is the parent's, which has been trained."""
+    return plan.parent is not None and planning.same_network(plan.task, context.files(plan.parent).plan().task)
+
+
+def _record_champion(context: RecordContext) -> None:
     """Finish the champion's run, in case its process died between promotion and record."""
     champion = context.store.champion.read().run_id
     if champion and context.store.ledger.find(champion) is None:
@@ -55,7 +64,7 @@ def _record_champion(context: Context) -> None:
         write_record(context, promoted)
 
 
-def train(context: Context, plan: Plan) -> Plan:
+def train(context: "Context", plan: Plan) -> Plan:
     """Train a plan and, while the target is missed, its escalations; return the last attempt's plan."""
     while _train_timed(context, plan).outcome == "missed" and (following := planning.escalate(plan)):
         context.files(following.run_id).write_plan(following)  # before the record that names it
@@ -64,17 +73,19 @@ def train(context: Context, plan: Plan) -> Plan:
     return plan
 
 
-def _train_timed(context: Context, plan: Plan) -> Result:
+def _train_timed(context: "Context", plan: Plan) -> Result:
+    from retrain.pipeline.train import train_plan
+
     with context.timed(plan.run_id, "train"):
         return train_plan(context, plan)
 
 
-BY_NAME: dict[str, Callable[[Context, Plan], object]] = {
+BY_NAME: dict[str, Callable[["Context", Plan], object]] = {
     stage.__name__: stage for stage in (train, evaluate, promote, record)
 }
 
 
-def run_task(context: Context, task: Task, request: Request) -> Ended | NoRunNeeded:
+def run_task(context: "Context", task: Task, request: Request) -> Ended | NoRunNeeded:
     """Run all stages in this process. If a drop turns out to be damaged, plan again without it."""
     while isinstance(planned := plan(context, task, request), Plan):
         try:
@@ -85,13 +96,15 @@ def run_task(context: Context, task: Task, request: Request) -> Ended | NoRunNee
     return planned
 
 
-def run_locked(context: Context, task: Task, request: Request) -> Ended | NoRunNeeded:
+def run_locked(context: "Context", task: Task, request: Request) -> Ended | NoRunNeeded:
     """Run all stages while holding the task's lease. All processes that torchrun started train together."""
+    from retrain.pipeline.train import run_as_leader
+
     with run_as_leader(context), context.store.lock() as ours:
         return run_task(replace(context, store=ours), task, request)
 
 
-def run_plan(context: Context, planned: Plan) -> Ended:
+def run_plan(context: "Context", planned: Plan) -> Ended:
     """Run the stages after planning in this process.
 
     `end_with` handles errors. An unexpected error is recorded too, because no other process retries the run.
@@ -104,7 +117,7 @@ def run_plan(context: Context, planned: Plan) -> Ended:
         raise
 
 
-def run_stages(context: Context, planned: Plan) -> Ended:
+def run_stages(context: "Context", planned: Plan) -> Ended:
     """Run the stages after planning in order. Return the record, or the approval that the candidate waits for."""
     final = train(context, planned)
     for name in STAGES[STAGES.index("train") + 1 :]:
@@ -112,7 +125,7 @@ def run_stages(context: Context, planned: Plan) -> Ended:
     return record(context, final)
 
 
-def end_with(context: Context, plan: Plan, error: Exception) -> bool:
+def end_with(context: RecordContext, plan: Plan, error: Exception) -> bool:
     """Handle an error of a stage; return whether it ended the run.
 
     This is the only place that handles errors. A `UserError` would occur again, so it ends the run with a record. A

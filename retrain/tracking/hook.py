@@ -22,7 +22,7 @@ def update_tracker(task: Task, store: TaskStore) -> bool:
         from retrain.inference.loading import Source
         from retrain.tracking.mlflow_server import export_to_mlflow
 
-        export_to_mlflow(Source(store, frozenset({task.model.name, *task.factories})))
+        export_to_mlflow(Source(store, task.allowed_factories))
     except Exception as error:  # nothing of a tracker may end a run or a watcher
         LOGGER.warning("%s is not up to date in MLflow, `retrain track` tries again: %s", task.name, error)
         return False

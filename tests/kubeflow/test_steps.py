@@ -3,6 +3,8 @@
 import logging
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -274,6 +276,35 @@ def test_missed_target_hands_on_the_escalated_run(task: Task, tmp_path: Path) ->
     after_training(task, last)
     steps.finish(task.model_dump_json(), "s2", JOB, "SUCCEEDED", "")
     assert [record.run_id for record in TaskStore(store, "pets").ledger.read()][-1] == last
+
+
+WITHOUT_TRAINING = """
+import sys
+from retrain.kubeflow import steps
+
+text, submission, job = sys.argv[1:]
+print(steps.plan(text, "", "retrain", submission, job))
+try:
+    steps.finish(text, submission, job, "FAILED", "a pod was lost")
+finally:
+    print("torch" in sys.modules)
+"""
+
+
+def test_planning_and_recording_a_failure_import_no_torch(task: Task, tmp_path: Path) -> None:
+    store = TaskStore(LocalStore(Path(task.store)), task.name)
+    pack(coloured(tmp_path / "first", red=0, blue=2), task, store)
+    first = planned(task)
+    steps.train(task.model_dump_json(), first, "cpu")
+    pack(coloured(tmp_path / "second", green=1), task, store)
+    command = [sys.executable, "-c", WITHOUT_TRAINING, task.model_dump_json(), "s2", JOB]
+    process = subprocess.run(command, capture_output=True, text=True)
+    run_id, loaded = process.stdout.split()
+    assert loaded == "False"
+    assert store.run(run_id).plan().parent == first
+    record = recorded(task, run_id)
+    assert record
+    assert (record.outcome, record.error) == ("failed", "a pod was lost")
 
 
 def test_worker_ends_with_one_message_on_a_task_it_cannot_read(

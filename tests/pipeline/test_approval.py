@@ -14,7 +14,7 @@ from support.watching import EAGER
 from retrain.errors import RunError, UserError
 from retrain.kubeflow.submission import KubeflowExecutor
 from retrain.monitoring.exporter import Exporter, WatchedTask
-from retrain.pipeline import stages
+from retrain.pipeline import recording, stages
 from retrain.pipeline.executor import InProcessExecutor
 from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.pipeline.recording import RecordContext, finish_approval
@@ -173,16 +173,20 @@ def test_verdict_is_carried_out_without_torch(life: Life, waiting: Approval) -> 
     assert (ended.run_id, champion(life)) == (waiting.run_id, waiting.run_id)
 
 
-def test_newer_champion_needs_an_evaluation_with_torch(life: Life, waiting: Approval) -> None:
+def test_newer_champion_needs_an_evaluation_with_torch(
+    life: Life, waiting: Approval, monkeypatch: pytest.MonkeyPatch
+) -> None:
     life.land(0, 1, seed=2)
     newer = stages.run_task(life.context, make_task(gate={"margin": 0.2}), Request())
     approve(life, waiting.run_id)
-    with pytest.raises(
-        UserError, match=r"must be compared with champion .* which needs torch: run `retrain run` on a machine"
-    ):
-        finish_approval(RecordContext(life.store), waiting.run_id)
+    with monkeypatch.context() as without:
+        without.setattr(recording, "has_torch", lambda: False)
+        with pytest.raises(
+            UserError, match=r"must be compared with champion .* which needs torch: run `retrain run` on a machine"
+        ):
+            finish_approval(RecordContext(life.store), waiting.run_id)
     assert champion(life) == newer.run_id
-    finish_approval(life.context, waiting.run_id)
+    finish_approval(RecordContext(life.store), waiting.run_id)
     assert life.store.ledger.find(waiting.run_id)
 
 

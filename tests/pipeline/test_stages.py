@@ -9,6 +9,7 @@ from support.lives import Life, make_task
 from support.trainings import RecordingObserver
 
 from retrain.config.task import Task
+from retrain.errors import ModelError
 from retrain.pipeline import stages
 from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.records import Plan, RunRecord
@@ -69,6 +70,19 @@ def test_first_drop_is_trained_from_scratch_and_promoted(life: Life) -> None:
     assert (first.evaluation.old, first.evaluation.comparison) == (None, None)
     assert first.evaluation.new == first.evaluation.accuracy > 0.8
     assert records(life) == [first]
+
+
+def test_network_that_cannot_be_built_is_refused_unplanned(local: Life) -> None:
+    """The first one, and one that is not the parent's: `method` names a parent that has another network."""
+    local.land(0, 1)
+    broken = make_task(model={"name": "mlp", "options": {"depth": 3}})
+    with pytest.raises(ModelError, match="depth"):
+        plan(local, broken)
+    first = run(local)
+    local.land(2, seed=1)
+    with pytest.raises(ModelError, match="depth"):
+        plan(local, broken, Request("naive", "trial"))
+    assert [entry.name for entry in Path(local.store.objects.url, "pets", "runs").iterdir()] == [first.run_id]
 
 
 def test_next_drop_continues_reaches_target_sooner_and_wins(life: Life) -> None:
