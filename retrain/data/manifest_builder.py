@@ -78,8 +78,8 @@ class ReadDrop:
     ) -> "ReadDrop":
         """Return a drop of these samples. Raises `DropError` if too many were bad."""
         left_out = bad.finish(sum(row.use != "bad" for row in rows))
-        table, source = SampleTable.of(rows), _source_digest(rows)
-        return cls(root, table, tuple(shards), left_out, held_out, source, reading, uploaded)
+        source = _source_digest(rows)  # before the table: each needs memory beside the rows
+        return cls(root, SampleTable.of(rows), tuple(shards), left_out, held_out, source, reading, uploaded)
 
     def notes(self) -> Iterator[str]:
         """Yield notes on names of classes, and on bad samples that were left out."""
@@ -93,7 +93,10 @@ def _source_digest(rows: Iterable[SampleRow]) -> str:
     lines = sorted(
         f"{row.use}\0{row.key}\0{row.class_name}\0{row.facts.content.hex() if row.facts else ''}\n" for row in rows
     )
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    sha256 = hashlib.sha256()
+    for line in lines:
+        sha256.update(line.encode())
+    return sha256.hexdigest()
 
 
 def build_manifest(

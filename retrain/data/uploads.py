@@ -6,6 +6,7 @@ our own first. Both end with `drop.json`.
 
 import logging
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -24,7 +25,7 @@ from retrain.data.intake import Intake, Packed
 from retrain.data.litter import litter_kind
 from retrain.data.manifest_builder import BadSamples, ReadDrop
 from retrain.data.packing import OURS, check_id, pack_by_shards
-from retrain.data.sample_table import SampleRow
+from retrain.data.sample_table import SPLITS, SampleRow
 from retrain.data.shards import READ, split_name
 from retrain.data.source import survey_upload
 from retrain.data.tars import HashingReader, read_members
@@ -131,15 +132,15 @@ class _Reader:
         self.rows: list[SampleRow] = []
         self.bad = BadSamples(data.max_bad_share)
         self.not_samples = Counter[str]()
-        self._keys: set[tuple[Split, str]] = set()
+        self._keys: dict[Split, set[str]] = {split: set() for split in SPLITS}
 
     def read(self, stream: BinaryIO, position: int, name: str, split: Split, where: str) -> Shard:
         """Note a shard's samples and return the shard's record. Raises `DropError`, naming `where`."""
         whole, before = HashingReader(stream), len(self.rows)
         for key, class_name, found, pixels in parallel_map(self._examine_sample, self._plain_samples(whole, where)):
-            if (split, key) in self._keys:
+            if key in self._keys[split]:
                 raise DropError(f"{where}: {key}: duplicate key")
-            self._keys.add((split, key))
+            self._keys[split].add(key)
             if isinstance(found, str):
                 self.bad.add(f"{where}: {key}", LeftOut(where=name, key=key, cause=found))
                 self.rows.append(SampleRow(key, class_name, "bad", position, None))
@@ -173,7 +174,7 @@ class _Reader:
         if name != clean_class_name(label) or name in self.data.aliases:
             raise NotPlain
         self.not_samples.update(f".{one} ({'labels' if one == 'cls' else 'beside images'})" for one in beside)
-        return _Plain(key, name, files[images.pop()])
+        return _Plain(key, sys.intern(name), files[images.pop()])  # one text for all samples of a class
 
     def _examine_sample(self, sample: _Plain) -> tuple[str, str, ImageFacts | str, Pixels | None]:
         """Return a sample's key and class, and its image's facts or fault, and the decoded image."""

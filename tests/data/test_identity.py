@@ -1,6 +1,8 @@
 """Samples are identified by content, under any name, in any drop and by any way of upload."""
 
+import hashlib
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,13 @@ from support.uploads import task_in
 from support.ways_in import WAYS, Files, Way, by_pack
 
 from retrain.config.task import Task
-from retrain.data.content import examine_image
+from retrain.data.content import ImageFacts, examine_image
 from retrain.data.dataset import make_dataset
+from retrain.data.manifest_builder import BadSamples, ReadDrop
+from retrain.data.sample_table import SampleRow
 from retrain.errors import DropError
 from retrain.pipeline.status import read_status
+from retrain.records import Reading
 from retrain.store.drops import late_files
 from retrain.store.task_store import TaskStore, open_task_store
 
@@ -212,3 +217,16 @@ def test_copied_store_reports_no_late_files(way: Way, task: Task, store: TaskSto
     first_listed = store.keys.drop_file("first", first.sample_list.name if first.sample_list else "")
     put_later(store, first_listed.partition("/first/")[2], store.objects.read(first_listed)[0])
     assert late_files(first, store.drops.committed()) is None
+
+
+def test_describing_a_drop_takes_310_bytes_a_sample() -> None:
+    """Beside the samples themselves: a drop may have millions. Its source is the digest of its sorted samples."""
+    facts = [ImageFacts(number.to_bytes(16, "big"), 32, 32, bytes(72), bytes(64)) for number in range(4000)]
+    rows = [SampleRow(f"{number:08d}", "cat", "train", 0, each) for number, each in enumerate(facts)]
+    tracemalloc.start()
+    read = ReadDrop.of("d", rows, [], BadSamples(0), {}, Reading(labels_from="cls", not_samples={}))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak / len(rows) < 310
+    lines = [f"train\0{row.key}\0cat\0{each.content.hex()}\n" for row, each in zip(rows, facts, strict=True)]
+    assert read.source == hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
