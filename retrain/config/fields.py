@@ -88,5 +88,12 @@ def _identity_of(value: object, dumped: object) -> object:
 def _is_identity(model: BaseModel, name: str, field: FieldInfo) -> bool:
     """Return whether a field of a model is part of a run's id."""
     if IdentityIfSet in field.metadata:
-        return bool(getattr(model, name) != field.get_default(call_default_factory=True))
+        return _differs(getattr(model, name), field.get_default(call_default_factory=True))
     return NotIdentity not in field.metadata
+
+
+def _differs(value: object, default: object) -> bool:
+    """Return whether a setting differs from its default. Fields that only a later version knows do not count."""
+    if isinstance(value, BaseModel) and type(value) is type(default):
+        return any(_differs(getattr(value, name), getattr(default, name)) for name in type(value).model_fields)
+    return value != default

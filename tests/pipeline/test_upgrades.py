@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from support.lives import Life
 from support.terminal import retrain
+from support.versions import GOLDEN, LATER, with_later_fields
 
 from retrain.config.loading import load_task
 from retrain.config.task import Task
@@ -19,11 +20,7 @@ from retrain.records.base import unknown_fields
 from retrain.records.drop import drop_digest, parse_manifest
 from retrain.store import LocalStore
 
-GOLDEN = Path(__file__).parents[1] / "store" / "golden" / "b3a29da.tar.xz"
-"""What commit b3a29da wrote: a task file, and its store with three drops, two champions, and a run that was killed at
-its sixth step, whose checkpoint was written after the fifth."""
 SCRATCH, CHAMPION, UNFINISHED = "scratch-04c17bf21140", "continuous-c5c3231b7ed5", "continuous-fc5a75a094fb"
-LATER = {"of_a_later_version": None}
 
 
 @pytest.fixture
@@ -37,32 +34,6 @@ def task(tmp_path: Path) -> Task:
 def life(task: Task, tmp_path: Path) -> Life:
     """Return its life so far."""
     return Life(LocalStore(Path(task.store)), tmp_path / "work")
-
-
-def with_later_fields(value: object) -> object:
-    """Return JSON in which each object has one field more, except where keys are free."""
-    if isinstance(value, list):
-        return [with_later_fields(item) for item in value]
-    if isinstance(value, dict):
-        return {name: item if name in FREE else with_later_fields(item) for name, item in value.items()} | LATER
-    return value
-
-
-FREE = {
-    "aliases",
-    "baseline_reached_at",
-    "by_class",
-    "counts",
-    "held_out",
-    "node_selector",
-    "options",
-    "pod_labels",
-    "reached_at",
-    "speed_up",
-    "stage_seconds",
-    "shards",
-}
-"""Fields whose objects have free keys; and a manifest's shards, whose digest covers every field."""
 
 
 def add_later_fields(store: Path) -> None:

@@ -1,14 +1,18 @@
 """Settings that were added later do not change a run's id if they are left out."""
 
+import json
 from typing import Annotated
 
 import pytest
 from support.trainings import TASK, plan_of
+from support.versions import with_later_fields
 
 from retrain.config.fields import ConfigModel, IdentityIfSet, NotIdentity, identity
 from retrain.config.loading import parse_task
 from retrain.config.task import Task
-from retrain.records import ModelInput
+from retrain.records import ModelInput, Plan, parse_record
+from retrain.records.base import unknown_fields
+from retrain.records.plan import check_known
 
 KNOWN = {
     "name: pets": "scratch-c2e253ce9770",
@@ -34,6 +38,17 @@ def test_runs_of_earlier_versions_keep_their_ids(text: str) -> None:
 def test_later_field_counts_only_where_it_is_set() -> None:
     assert identity(Part()) == identity(Part(later=2, never=5)) == {"first": 1}
     assert identity(Part(later=4)) == {"first": 1, "later": 4}
+
+
+def test_unknown_fields_that_decide_nothing_keep_the_id() -> None:
+    """A later version adds a field to every setting, also to those that count only where they are set."""
+    plan = plan_of(Task.model_validate({**TASK.model_dump(), "data": {"augmentation": {"mixup": 0.2}}}))
+    for written in (plan_of(), plan):
+        data = json.dumps(with_later_fields(json.loads(written.to_bytes()))).encode()
+        read = parse_record(Plan, data, "plan.json")
+        assert "task.data.augmentation.of_a_later_version" in set(unknown_fields(read))
+        check_known(read)
+        assert read.model_copy().run_id == written.run_id
 
 
 def test_model_input_is_that_of_the_plan() -> None:
