@@ -122,8 +122,8 @@ $(MLFLOW): requirements-mlflow.lock $(READY) # the tests' server, which needs an
 $(KSERVE): requirements-kserve.lock $(READY)
 	$(PYTHON) -m venv .venv/kserve
 	.venv/kserve/bin/pip install --quiet --require-hashes -r requirements-kserve.lock
-	echo "import site; site.addsitedir('$(abspath .venv)/lib/python3.11/site-packages')" \
-		> .venv/kserve/lib/python3.11/site-packages/shared.pth
+	echo "import site; site.addsitedir('$$(echo $(abspath .venv)/lib/python*/site-packages)')" \
+		> $$(echo .venv/kserve/lib/python*/site-packages)/shared.pth
 	@touch $@
 
 $(AZURITE): tests/node/package.json tests/node/package-lock.json # the tests' server of Azure Blob Storage

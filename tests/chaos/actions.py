@@ -5,13 +5,14 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from threading import BrokenBarrierError
 from typing import Any
 
+from support.versions import write_as_a_later_version
 from support.writes import Strike, Writes
 
 from chaos.breaks import BREAKS
@@ -77,11 +78,13 @@ def land(place: Place, drop: str) -> None:
     pack(place.source(drop), place.task(), place.context().store, drop_id=drop)
 
 
-def retrain(place: Place) -> None:
-    """`retrain run`."""
+def retrain(place: Place, changes: Sequence[str] = (), is_later: bool = False) -> None:
+    """`retrain run`, with changed settings, by this version or a later one."""
+    if is_later:
+        write_as_a_later_version(LocalStore, S3Store)
     context = place.context()
     with context.store.lock(seconds=LEASE_SECONDS) as ours:
-        stages.run_task(replace(context, store=ours), place.task(), Request())
+        stages.run_task(replace(context, store=ours), place.task(changes=changes), Request())
 
 
 def train_and_promote(place: Place, plan: str, start: Barrier | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+from retrain.pipeline import accounting, erasure
 from retrain.store import LocalStore, checkpoints
 from retrain.store.s3.store import S3Store
 from retrain.training.loaders import EpochSampler
@@ -23,8 +24,23 @@ def save_without_the_sampler() -> None:
     EpochSampler.seek = lambda self, number, offset: None
 
 
+def credit_every_run() -> None:
+    """Credit a run with what scratch takes even if it missed its target or the gate refused it."""
+    compute = accounting.compute_savings
+    accounting.compute_savings = lambda plan, outcome, used, evaluated_images, is_delivered: compute(
+        plan, outcome, used, evaluated_images, True
+    )
+
+
+def erase_from_the_records_only() -> None:
+    """Leave erased samples in their shards."""
+    erasure.rewrite_drop = lambda drop_id, rows, store: None
+
+
 BREAKS: Mapping[str, Callable[[], None]] = {
+    "credit": credit_every_run,
     "digest": skip_the_digest,
+    "erasure": erase_from_the_records_only,
     "etag": swap_without_the_etag,
     "sampler": save_without_the_sampler,
 }

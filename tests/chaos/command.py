@@ -12,33 +12,45 @@ from support.aws import AWS
 from support.s3_server import serving_s3
 
 from chaos.breaks import BREAKS
-from chaos.scenarios import Harness, scenarios
+from chaos.scenarios import Harness, long_scenarios, scenarios
 
 
 def main() -> None:
     """Run and audit the scenarios, print the counts, and exit with 1 if anything was found."""
     options = parser(__doc__)
     options.add_argument("--scenarios", type=int, default=50, help="of two to four runs each")
+    options.add_argument(
+        "--long", type=int, default=2, help="scenarios of many drops: even seeds in a folder, odd ones on S3"
+    )
+    options.add_argument("--drops", type=int, default=60, help="of each long scenario")
     options.add_argument("--seed", type=int, default=0, help="of the first scenario; the others' follow")
     options.add_argument("--break", dest="broken", choices=sorted(BREAKS), help="a deliberate bug, to be found")
     chosen = options.parse_args()
     os.environ.update(AWS)
-    started, faults, found, runs = time.monotonic(), Counter[str](), Counter[str](), 0
+    started, runs = time.monotonic(), 0
+    faults, deeds, found = Counter[str](), Counter[str](), Counter[str]()
     with tempfile.TemporaryDirectory(prefix="retrain-chaos-") as folder, serving_s3() as server:
         harness = Harness(Path(folder), server)
-        for ended in harness.run(scenarios(chosen.scenarios, first=chosen.seed), chosen.broken):
+        planned = long_scenarios(chosen.long, chosen.drops, chosen.seed) + scenarios(
+            chosen.scenarios, first=chosen.seed
+        )
+        for ended in harness.run(planned, chosen.broken):
             print(ended, flush=True)
             faults += ended.faults
+            deeds += ended.deeds
             runs += ended.runs
             found.update(finding.kind for finding in ended.findings)
     verdict = ", ".join(f"{found[kind]} {kind}" for kind in ("lost", "torn", "forked"))
     figures = {
         "scenarios": chosen.scenarios,
+        "long_scenarios": chosen.long,
+        "drops_of_each": chosen.drops,
         "runs": runs,
-        "seeds": [chosen.seed, chosen.seed + chosen.scenarios - 1],
+        "seeds": [chosen.seed, chosen.seed + max(chosen.scenarios, chosen.long) - 1],
         "deliberate_bug": chosen.broken,
         "faults": faults.total(),
         "by_fault": dict(sorted(faults.items())),
+        "in_long_scenarios": dict(sorted(deeds.items())),
         "seconds": round(time.monotonic() - started),
         "verdict": verdict,
     }

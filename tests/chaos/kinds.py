@@ -7,7 +7,8 @@ from support.writes import Strike
 
 from chaos import actions
 from chaos.actions import LEASE_SECONDS
-from chaos.audit import Digests, Expected, digests
+from chaos.audit import digests
+from chaos.expected import Digests, Expected
 from chaos.place import DROPS, KEYS, SEEDS
 from chaos.runner import CONTEXT, Runner
 from chaos.s3 import objects
@@ -116,9 +117,9 @@ def damaged(runner: Runner, reference: Reference) -> Expected:
     for drop in DROPS:
         runner.repeat_until_done(actions.land, drop)
         for _ in range(2):
-            _damage_newest_state(runner, store)
+            damage_newest_state(runner, store)
         for path in runner.place.cache.glob("*.safetensors"):
-            path.write_bytes(_with_a_hole(path.read_bytes()))
+            path.write_bytes(with_a_hole(path.read_bytes()))
             runner.faults["damaged cache"] += 1
         runner.repeat_until_done(actions.retrain)
     return reference.expected(reference.plans[0], quarantined=("torn",))
@@ -135,13 +136,13 @@ def _upload_torn(runner: Runner, store: ObjectStore) -> None:
     runner.repeat_until_done(actions.ingest, "torn", strikes=[Strike("SIGKILL", 1)])
 
 
-def _damage_newest_state(runner: Runner, store: ObjectStore) -> None:
+def damage_newest_state(runner: Runner, store: ObjectStore, *arguments: object) -> None:
     """Kill a training once it has saved, and damage what it saved last."""
     strike = Strike(runner.random.choice(["SIGKILL", "SIGTERM"]), runner.random.randint(4, 6), "/state/")
-    process = runner.start(actions.retrain, strike=strike)
+    process = runner.start(actions.retrain, *arguments, strike=strike)
     runner.end(process)
     if runner.struck(process, strike) and (states := _states(store)):
-        store.write(states[-1], _with_a_hole(store.read(states[-1])[0]))
+        store.write(states[-1], with_a_hole(store.read(states[-1])[0]))
         runner.faults["damaged state"] += 1
 
 
@@ -149,7 +150,7 @@ def _states(store: ObjectStore) -> list[str]:
     return [entry.key for entry in store.list(f"{KEYS.task}/runs/") if "/state/" in entry.key]
 
 
-def _with_a_hole(data: bytes) -> bytes:
+def with_a_hole(data: bytes) -> bytes:
     """Change bytes among the tensors' values, so that only the digest reveals it."""
     start, stop = len(data) * 2 // 5, len(data) * 3 // 5
     return data[:start] + bytes(stop - start) + data[stop:]

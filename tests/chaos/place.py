@@ -1,6 +1,7 @@
 """The folder of a scenario: a store, a cache, and a task whose runs take a moment and save states."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from PIL import Image
 from support.aws import AWS
 from support.trainings import SIZE, pixels
 
+from retrain.config.loading import load_task
 from retrain.config.task import Task
 from retrain.pipeline.context import Context, make_context
 from retrain.store import open_store
@@ -28,9 +30,16 @@ class Place(NamedTuple):
     folder: Path
     url: str
     endpoint: str | None = None
+    file: str | None = None
+    """The task file of a long scenario."""
 
-    def task(self, seed: int = 0) -> Task:
-        """Return a network with dropout, batch statistics and random crops, continued warm; each iteration is saved."""
+    def task(self, seed: int = 0, changes: Sequence[str] = ()) -> Task:
+        """Return the file's task with changed settings or, without a file, that of short scenarios.
+
+        It has a network with dropout, batch statistics and random crops, continued warm; each iteration is saved.
+        """
+        if self.file:
+            return load_task(self.file, [*self.address(), *changes])
         return Task.model_validate(
             {
                 "name": KEYS.task,
@@ -45,6 +54,10 @@ class Place(NamedTuple):
                 "gate": {"margin": 1.0},
             }
         )
+
+    def address(self) -> list[str]:
+        """Return the settings of the store, as `--set` takes them."""
+        return [f"store={self.url}", *([f"endpoint_url={self.endpoint}"] if self.endpoint else [])]
 
     def context(self) -> Context:
         """Stages' context, on the CPU."""

@@ -74,8 +74,15 @@ class Runner:
 
     def writes(self, action: Callable[..., None]) -> int:
         """Return how many writes an action took when it was first done here."""
+        return next(count for name, count in self._writes() if name == action.__name__)
+
+    def last_writes(self) -> int:
+        """Return how many writes the last action took."""
+        return self._writes()[-1][1]
+
+    def _writes(self) -> list[tuple[str, int]]:
         notes = (self.place.folder / "writes").read_text().splitlines()
-        return next(int(count) for name, count in map(str.split, notes) if name == action.__name__)
+        return [(name, int(count)) for name, count in map(str.split, notes)]
 
     def end(self, process: ForkServerProcess) -> bool:
         """Wait for a process and return whether it did its work. Raises `Failed` if it ended in an unexpected way."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import cycle, islice
 from pathlib import Path
 from random import Random
@@ -14,15 +14,21 @@ from random import Random
 from support.faulty_s3 import faulty
 from support.store_faults import PASSING, Sometimes
 
-from chaos.audit import Finding, audit, is_record
+from chaos.audit import audit
+from chaos.expected import Expected, Finding
 from chaos.kinds import KINDS, Reference
 from chaos.place import KEYS, Place, write_sources
 from chaos.runner import Failed, Runner
 from chaos.s3 import objects, versioned_bucket, versions
+from chaos.sums import is_record
+from chaos.years import Done, run_disturbed, run_undisturbed
 
 SHARE = 0.05
 """Share of the requests to S3 that have a fault."""
 AT_ONCE = 5
+STORES = ("local", "s3")
+YEARS = "years"
+"""The kind of long scenarios."""
 PLANNED = (
     ("interrupted", "local"),
     ("undisturbed", "s3"),
@@ -45,6 +51,8 @@ class Scenario:
     seed: int
     kind: str
     store: str
+    drops: int = 2
+    """Only the kind `years` takes more."""
 
 
 @dataclass(frozen=True)
@@ -56,18 +64,27 @@ class Outcome:
     runs: int
     """That ended with a record."""
     findings: list[Finding]
+    deeds: Counter[str]
+    """What the team of a long scenario did."""
     seconds: float
 
     def __str__(self) -> str:
         faults = ", ".join(f"{count} {name}" for name, count in sorted(self.faults.items()))
         found = "; ".join(f"{finding.kind}: {finding.where}: {finding.what}" for finding in self.findings)
         one = self.scenario
-        return f"{one.seed:3} {one.kind} on {one.store} {self.seconds:.1f} s [{faults}] {found or 'nothing found'}"
+        told = f"{one.seed:3} {one.kind} on {one.store} {self.seconds:.1f} s [{faults}] {found or 'nothing found'}"
+        deeds = ", ".join(f"{count} {name}" for name, count in sorted(self.deeds.items()))
+        return f"{told} after {deeds}" if deeds else told
 
 
 def scenarios(count: int, planned: Sequence[tuple[str, str]] = PLANNED, first: int = 0) -> list[Scenario]:
     """Return this number of scenarios, with seeds from `first` on."""
     return [Scenario(first + number, *each) for number, each in enumerate(islice(cycle(planned), count))]
+
+
+def long_scenarios(count: int, drops: int, first: int = 0) -> list[Scenario]:
+    """Return this number of long scenarios, with seeds from `first` on: even ones in a folder, odd ones on S3."""
+    return [Scenario(seed, YEARS, STORES[seed % 2], drops) for seed in range(first, first + count)]
 
 
 class Harness:
@@ -77,6 +94,7 @@ class Harness:
         self._folder, self._server = folder, server
         write_sources(folder)
         place = self._place("reference", str(folder / "reference" / "store"))
+        self._undisturbed = cache(self._run_undisturbed)
         self._reference = Reference(Runner(place, Random(0), None, server))
 
     def run(self, chosen: Sequence[Scenario], broken: str | None = None) -> Iterable[Outcome]:
@@ -97,14 +115,30 @@ class Harness:
         proxy: AbstractContextManager[str | None] = nullcontext() if local else faulty(self._server, faults)
         with proxy as endpoint:
             runner = Runner(place._replace(endpoint=endpoint), Random(scenario.seed), broken, self._server)
-            runs, findings = self._run_and_audit(scenario, runner, bucket)
-        return Outcome(scenario, runner.faults + faults.struck, runs, findings, time.monotonic() - started)
+            deeds = Counter[str]()
+            runs, findings = self._run_and_audit(scenario, runner, bucket, deeds)
+        return Outcome(scenario, runner.faults + faults.struck, runs, findings, deeds, time.monotonic() - started)
 
-    def _run_and_audit(self, scenario: Scenario, runner: Runner, bucket: str | None) -> tuple[int, list[Finding]]:
+    def _run_and_audit(
+        self, scenario: Scenario, runner: Runner, bucket: str | None, deeds: Counter[str]
+    ) -> tuple[int, list[Finding]]:
         try:
-            expected = KINDS[scenario.kind](runner, self._reference)
+            expected = self._run_kind(scenario, runner, deeds)
         except Failed as failed:
             return 0, [Finding("lost", scenario.kind, str(failed))]
         champions = versions(self._server, bucket, f"some/prefix/{KEYS.champion}") if bucket else []
         left = objects(runner.store())
         return sum(map(is_record, left)), audit(left, expected, champions)
+
+    def _run_kind(self, scenario: Scenario, runner: Runner, deeds: Counter[str]) -> Expected:
+        """Run a scenario, and return what it must have left."""
+        if scenario.kind != YEARS:
+            return KINDS[scenario.kind](runner, self._reference)
+        undisturbed = self._undisturbed(scenario.drops, scenario.seed)
+        deeds.update(undisturbed.deeds)
+        return run_disturbed(runner, undisturbed, scenario.drops, scenario.seed)
+
+    def _run_undisturbed(self, drops: int, seed: int) -> Done:
+        name = f"{seed}-undisturbed-{drops}"
+        place = self._place(name, str(self._folder / name / "store"))
+        return run_undisturbed(Runner(place, Random(0), None, self._server), drops, seed)

@@ -27,6 +27,8 @@ from support.trainings import context_of
 
 SIZE = 2
 PRELOADED = [
+    "pytest",  # which helpers of tests import
+    "retrain.cli",
     "retrain.pipeline.train",
     "retrain.kubeflow.steps",
     "retrain.kubeflow.client",

@@ -1,0 +1,108 @@
+"""Compare ledger, store and history of a long scenario with each other, with what commands print, and with its twin."""
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from chaos.expected import Entry, Finding, Years
+from chaos.sums import Objects, is_record, recount_savings
+
+TRANSIENT = ("lease.json", "validations/")
+"""Parts of keys that a killed process may leave, and a finished one removes or not."""
+METRICS = {
+    "used": "retrain_used_iterations_total",
+    "used_all_in": "retrain_used_all_in_iterations_total",
+    "baseline": "retrain_baseline_iterations_total",
+    "whole": "retrain_whole_scratch_iterations_total",
+    "gross": "retrain_saved_gross_iterations",
+    "net": "retrain_saved_net_iterations",
+    "gross_whole": "retrain_saved_whole_gross_iterations",
+    "net_whole": "retrain_saved_whole_net_iterations",
+    "standard_error": "retrain_saved_standard_error_iterations",
+}
+"""The metrics of the ledger's sums, by the sums' fields."""
+
+
+def disagreements(objects: Objects, years: Years) -> Iterator[Finding]:
+    """Yield all that does not agree at the end of a long scenario."""
+    records = {data["run_id"]: data for data in (json.loads(objects[key]) for key in objects if is_record(key))}
+    yield from _misreported(objects, records, years.told)
+    yield from _other_history(objects, years)
+    yield from _other_objects(objects, records, years)
+    yield from _credited_twice(objects, records)
+    for number, data in enumerate(years.erased):
+        for key in sorted(key for key, found in objects.items() if data in found):
+            yield Finding("lost", key, f"holds erased sample {number}")
+
+
+def entries(objects: Objects) -> list[Entry]:
+    """Return the history of champions, without times."""
+    history = json.loads(objects["champion.json"])["history"] if "champion.json" in objects else []
+    return [(entry["run_id"], entry["why"], entry.get("author"), entry.get("reason")) for entry in history]
+
+
+def settled_keys(objects: Objects, recorded: Mapping[str, Any]) -> frozenset[str]:
+    """Return the keys of a store, without those that a killed process may leave beside them."""
+    return frozenset(key for key in objects if not _is_transient(key, recorded))
+
+
+def _is_transient(key: str, recorded: Mapping[str, Any]) -> bool:
+    of_open_run = "/state/" in key and key.split("/")[1] not in recorded
+    return of_open_run or any(part in key for part in TRANSIENT)
+
+
+def _misreported(objects: Objects, records: Mapping[str, Any], told: Mapping[str, str]) -> Iterator[Finding]:
+    """Compare what commands print with sums over plans, results and curves."""
+    recounted = [recount_savings(objects, run) for run in records if records[run]["savings"]]
+    sums = {name: sum(each[name] for each in recounted) for name in recounted[0]}
+    status, history = json.loads(told["status"]), json.loads(told["history"])
+    shown = {record["run_id"]: record for record in history}
+    if [record["run_id"] for record in history] != [*sorted(shown, key=lambda run: (shown[run]["ended_at"], run))]:
+        yield Finding("lost", "retrain history", "its runs are not in the order in which they ended")
+    if shown.keys() != records.keys():
+        yield Finding("lost", "retrain history", f"shows {sorted(shown.keys() ^ records.keys())} otherwise")
+    for name, value in sums.items():
+        if not math.isclose(status["savings"][name], value, rel_tol=1e-9, abs_tol=1e-6):
+            yield Finding("lost", "retrain status", f"{name} {status['savings'][name]}, where a recount says {value}")
+    champion = json.loads(objects["champion.json"])["history"][-1]["run_id"]
+    if (status["champion"]["run_id"], status["runs"]) != (champion, len(records)):
+        yield Finding("forked", "retrain status", f"shows {status['champion']['run_id']}, where {champion} is champion")
+    yield from _mismeasured(sums, records, told["metrics"])
+
+
+def _mismeasured(sums: Mapping[str, float], records: Mapping[str, Any], metrics: str) -> Iterator[Finding]:
+    values = defaultdict[str, float](float)
+    for line in metrics.splitlines():
+        if not line.startswith("#"):
+            sample, _, figure = line.rpartition(" ")
+            values[sample.partition("{")[0]] += float(figure)
+    expected = {METRICS[field]: value for field, value in sums.items()} | {"retrain_runs_total": len(records)}
+    for name, value in expected.items():
+        if not math.isclose(values[name], value, rel_tol=1e-6, abs_tol=1e-6):
+            yield Finding("lost", "retrain metrics", f"{name} {values[name]}, where a recount says {value}")
+
+
+def _other_history(objects: Objects, years: Years) -> Iterator[Finding]:
+    found = entries(objects)
+    for number, (ours, theirs) in enumerate(zip(found, years.history, strict=False), 1):
+        if ours != theirs:
+            yield Finding("forked", "champion.json", f"entry {number} is {ours}, and {theirs} without faults")
+            return
+    if len(found) != len(years.history):
+        yield Finding("forked", "champion.json", f"{len(found)} entries, and {len(years.history)} without faults")
+
+
+def _other_objects(objects: Objects, records: Mapping[str, Any], years: Years) -> Iterator[Finding]:
+    """Compare the store's contents with those of the undisturbed scenario; runs that have ended leave no states."""
+    for key in sorted(settled_keys(objects, records) ^ years.keys):
+        yield Finding("lost", key, "is left over" if key in objects else "is not there")
+
+
+def _credited_twice(objects: Objects, records: Mapping[str, Any]) -> Iterator[Finding]:
+    """In a scenario without races, one run on a dataset counts as its retraining."""
+    credited = Counter(record["dataset_digest"] for record in records.values() if record["savings"]["baseline"])
+    for dataset, count in credited.items():
+        if count > 1:
+            yield Finding("lost", "ledger", f"{count} runs on dataset {dataset} are credited with what scratch takes")

@@ -1,0 +1,103 @@
+"""Commands of a long scenario's users, each in a process of its own, which may be killed anywhere and started again.
+
+Started again, an action first checks whether it was done, as a person does who was cut off from a machine.
+"""
+
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from datetime import timedelta
+from io import StringIO
+from pathlib import Path
+from typing import Literal
+
+from support.versions import write_as_a_later_version
+
+from chaos.actions import LEASE_SECONDS
+from chaos.place import Place
+from retrain.cli import main
+from retrain.errors import StoreError
+from retrain.pipeline import retention
+from retrain.store import LocalStore
+from retrain.store.s3.store import S3Store
+from retrain.utils.clock import utc_now
+
+NOTHING_FAILED = (0, 1, 3)
+"""Exit codes of a command that did what it is for: also if a candidate was refused, or waits."""
+BY_HAND = ("--yes", "--author", "ann")
+
+
+def command(place: Place, *words: str, is_later: bool = False) -> str:
+    """Run a command of `retrain` on the task, and return what it printed."""
+    if is_later:
+        write_as_a_later_version(LocalStore, S3Store)
+    settings = [part for setting in place.address() for part in ("--set", setting)]
+    sys.argv = ["retrain", "--quiet", *words, "--task", str(place.file), *settings]
+    printed = StringIO()
+    try:
+        with redirect_stdout(printed):
+            main()
+    except SystemExit as end:
+        if end.code not in (None, *NOTHING_FAILED):
+            raise
+    return printed.getvalue()
+
+
+def pack(place: Place, drop: str, is_later: bool) -> None:
+    """`retrain drop pack`."""
+    command(place, "drop", "pack", str(place.source(drop)), "--id", drop, is_later=is_later)
+
+
+def amend(place: Place, corrections: str, is_later: bool) -> None:
+    """`retrain drop amend`."""
+    command(place, "drop", "amend", corrections, is_later=is_later)
+
+
+def erase(place: Place, sequence: int, drop: str, keys: Sequence[str]) -> None:
+    """`retrain drop erase`; if it was interrupted, once more without samples, which completes it."""
+    begun = len(place.context().store.erasures.read()) >= sequence
+    chosen = [] if begun else ["--drop", drop, *(part for key in keys for part in ("--key", key))]
+    command(place, "drop", "erase", "--reason", f"request {sequence}", *BY_HAND, *chosen)
+
+
+def decide(place: Place, verb: Literal["approve", "reject"], run: str, is_later: bool) -> None:
+    """`retrain approve` or `reject`, unless the candidate has its record."""
+    if place.context().store.ledger.find(run) is None:
+        command(place, verb, run, "--reason", f"{verb} it", *BY_HAND[1:], is_later=is_later)
+
+
+def promote(place: Place, sequence: int, run: str, is_later: bool) -> None:
+    """`retrain promote`, unless the history has this entry."""
+    if _entries(place) < sequence:
+        command(place, "promote", run, "--reason", "better in the shop", *BY_HAND, is_later=is_later)
+
+
+def roll_back(place: Place, sequence: int, is_later: bool) -> None:
+    """`retrain rollback`, unless the history has this entry."""
+    if _entries(place) < sequence:
+        command(place, "rollback", "--reason", "complaints", *BY_HAND, is_later=is_later)
+
+
+def _entries(place: Place) -> int:
+    champion = place.context().store.champion.read().champion
+    return len(champion.history) if champion else 0
+
+
+def calibrate(place: Place, is_later: bool) -> None:
+    """`retrain baseline`."""
+    command(place, "baseline", is_later=is_later)
+
+
+def collect(place: Place, keep_last: int) -> None:
+    """`retrain gc`, of runs of any age: the command spares those that ended within a minute."""
+    with place.context().store.lock(seconds=LEASE_SECONDS) as ours:
+        found = retention.plan_removal(ours, keep_last, timedelta(0), utc_now())
+        retention.remove(ours, found, utc_now())
+
+
+def tell(place: Place, file: str, *words: str) -> None:
+    """Write what a command prints into a file of the scenario's folder."""
+    printed = command(place, *words)
+    if not printed:
+        raise StoreError(f"retrain {' '.join(words)} printed nothing")
+    Path(place.folder, file).write_text(printed)

@@ -1,0 +1,46 @@
+"""What an audit compares a store with, and what it finds."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+Kind = Literal["lost", "torn", "forked"]
+Digests = tuple[str, str, str]
+"""Digests of a run's model, index and curve."""
+Entry = tuple[str, str, str | None, str | None]
+"""An entry of the champions' history: run, why, author and reason."""
+
+
+class Finding(NamedTuple):
+    """One thing that is wrong."""
+
+    kind: Kind
+    where: str
+    what: str
+
+
+class Years(NamedTuple):
+    """What a long scenario must leave beside its runs, and what it told its users at the end."""
+
+    history: Sequence[Entry]
+    """The history of champions of the undisturbed scenario."""
+    inherited: int
+    """Entries of that history that the scenario began with."""
+    keys: frozenset[str]
+    """The objects that the undisturbed scenario left."""
+    erased: Sequence[bytes]
+    """Files of the erased samples."""
+    told: Mapping[str, str]
+    """What `retrain history --json`, `status --json` and `metrics` printed, by command."""
+
+
+class Expected(NamedTuple):
+    """The required result of a scenario."""
+
+    drops: Mapping[str, str]
+    """The drops that landed: `committed` or `quarantined`, by id."""
+    runs: Mapping[str, Digests]
+    """The result of each undisturbed run, by its id. Exactly these runs must have a record."""
+    saved: int
+    """Gross, over the ledger, in iterations."""
+    years: Years | None = None
+    """For a long scenario only."""

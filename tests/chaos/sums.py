@@ -1,0 +1,121 @@
+"""Count again what runs saved: from plans, results, curves and the champions' history. Records are not consulted.
+
+It shares no code with `retrain.pipeline.accounting` and `retrain.pipeline.targets`.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from statistics import mean
+from typing import Any
+
+Objects = Mapping[str, bytes]
+"""Everything in a store under a task's name, by keys without that name."""
+Sums = dict[str, float]
+"""Savings by the names of their fields."""
+IMAGE_SHARE = 1 / 3
+"""What evaluating an image costs, as a share of training on it: one of three passes through the network."""
+SCRATCH_SPREAD = 0.3
+"""Standard error of what scratch takes, as a share of it, where scratch runs on earlier datasets tell."""
+TYPICAL_SHARE = 0.62
+"""Share of its schedule after which scratch typically has its own accuracy: it counts as one more scratch run."""
+NEWEST = 10
+"""Number of scratch runs that tell what scratch takes."""
+BY_THE_GATE = ("promoted", "approved")
+"""How the champions' history names promotions of candidates that passed the gate."""
+
+
+def recount_savings(objects: Objects, run: str) -> Sums:
+    """Count what a run saved.
+
+    A scratch run is its own baseline. Another run is credited with what scratch takes if it ended at its target, passed
+    the gate, and is the first on its dataset. Without that credit, its whole use is a loss. A calibration is a loss by
+    its whole cost, and no part of the gross savings.
+    """
+    plan, result = read_run(objects, run)
+    used: int = result["iterations"]
+    all_in = used + result["cost"]["evaluated_images"] / plan["task"]["training"]["batch_size"] * IMAGE_SHARE
+    if plan["purpose"] == "calibrate":
+        return _difference(0, 0, used, all_in) | {"gross": 0, "gross_whole": 0}
+    if plan["target"] is None:
+        is_first = plan["replaces_scratch"] and result["outcome"] == "completed"
+        return _difference(used, used, used, used) if is_first else _difference(0, 0, used, all_in)
+    if _is_at_target(plan, result) and run in promoted_by_gate(objects) and plan["replaces_scratch"]:
+        baseline, whole, error = _scratch(objects, plan, result["started_at"])
+        return _difference(baseline, whole, used, all_in) | {"standard_error": error}
+    return _difference(0, 0, used, all_in)
+
+
+def _difference(baseline: float, whole: float, used: float, all_in: float) -> Sums:
+    return {
+        "baseline": baseline,
+        "whole": whole,
+        "used": used,
+        "used_all_in": all_in,
+        "gross": baseline - used,
+        "net": baseline - all_in,
+        "gross_whole": whole - used,
+        "net_whole": whole - all_in,
+        "standard_error": 0.0,
+    }
+
+
+def _is_at_target(plan: dict[str, Any], result: dict[str, Any]) -> bool:
+    """Return whether a run stopped at its target, or on a plateau whose last evaluation was there."""
+    score = result["in_scope"] if plan["target"].get("scope") else result["final_score"]
+    return result["outcome"] == "reached" or (result["outcome"] == "plateau" and score >= plan["target"]["accuracy"])
+
+
+def _scratch(objects: Objects, plan: dict[str, Any], before: str) -> tuple[int, int, float]:
+    """Return what scratch takes on a plan's dataset, its whole training, and the standard error of the first.
+
+    Scratch runs on this dataset have measured it. Otherwise the mean of the shares of their schedules that scratch runs
+    took to their own accuracy, and of what is typical, is taken to hold for this dataset's schedule.
+    """
+    training, samples = plan["task"]["training"], sum(drop["samples"] for drop in plan["dataset"]["drops"])
+    whole = round(training["epochs"] * samples / training["batch_size"])
+    runs = _scratch_runs(objects, before)
+    if same := [reached for dataset, reached, _ in runs if dataset == plan["dataset"]]:
+        return round(mean(same)), whole, 0.0
+    shares = [reached / iterations for _, reached, iterations in runs]
+    share = mean([*shares, TYPICAL_SHARE])
+    squares = (SCRATCH_SPREAD * share) ** 2 + sum((own - share) ** 2 for own in shares)
+    return round(round(share * whole, 1)), whole, round(math.sqrt(squares / len(shares)) * whole, 1)  # plans: tenths
+
+
+def _scratch_runs(objects: Objects, before: str) -> list[tuple[Any, int, int]]:
+    """Return the newest scratch runs that had a record before this time.
+
+    Each is its dataset, and its iterations to its own accuracy and in all.
+    """
+    found = []
+    for run, ended_at in sorted(_recorded(objects).items(), key=lambda item: item[1]):
+        plan, result = read_run(objects, run)
+        if plan["method"] == "scratch" and result["outcome"] == "completed" and ended_at < before:
+            points = [json.loads(line) for line in objects[f"runs/{run}/curve.jsonl"].splitlines()]
+            reached = next(point["iteration"] for point in points if point["accuracy"] >= points[-1]["accuracy"])
+            found.append((plan["dataset"], reached, points[-1]["iteration"]))
+    return found[-NEWEST:]
+
+
+def _recorded(objects: Objects) -> dict[str, str]:
+    """Return when each run's record says that it ended, with its result in the store."""
+    records = [json.loads(data) for key, data in objects.items() if is_record(key)]
+    return {record["run_id"]: record["ended_at"] for record in records if record["result"]}
+
+
+def is_record(key: str) -> bool:
+    """Return whether this is the record of an ended run."""
+    return key.startswith("ledger/") and key.endswith(".json")
+
+
+def read_run(objects: Objects, run: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a run's plan and result."""
+    plan, result = (json.loads(objects[f"runs/{run}/{name}.json"]) for name in ("plan", "result"))
+    return plan, result
+
+
+def promoted_by_gate(objects: Objects) -> list[str]:
+    """Return the runs that the champions' history says were promoted as candidates, not by hand."""
+    history = json.loads(objects["champion.json"])["history"] if "champion.json" in objects else []
+    return [entry["run_id"] for entry in history if entry["why"] in BY_THE_GATE]

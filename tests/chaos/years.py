@@ -1,0 +1,324 @@
+"""A long scenario: what a team does with one task over years, under the faults of short scenarios.
+
+It begins with the store of an earlier version. Drops land, are retrained on by the task's policies, approved, rejected,
+refused, promoted and rolled back by hand, amended and erased, while `retrain gc` removes models and a later version of
+`retrain` takes turns with this one. The same scenario runs twice: first undisturbed, then under faults.
+"""
+
+import io
+import json
+import shutil
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from random import Random
+from threading import Lock
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from support.trainings import pixels
+from support.versions import GOLDEN
+from support.writes import Strike
+
+from chaos import actions, commands
+from chaos.actions import LEASE_SECONDS
+from chaos.agreement import entries, settled_keys
+from chaos.audit import digests
+from chaos.expected import Expected, Years
+from chaos.kinds import damage_newest_state, with_a_hole
+from chaos.place import KEYS, Place
+from chaos.runner import Runner
+from chaos.s3 import objects
+from chaos.sums import is_record
+from retrain.store import champions
+from retrain.store.task_store import TaskStore
+
+INHERITED = 2
+"""Entries of the champions' history in the earlier version's store."""
+EACH, CLASSES, LATE_CLASS = 8, 3, 20
+"""Images in a class; classes of the first drops; and the drop from which on there is one class more."""
+JITTER = 40.0
+"""Standard deviation of the colour of an image, about which classes are mistaken for each other."""
+SETTINGS = "baseline: {refresh: {every: 12, on_miss: true}}\n"
+"""What the team adds to the earlier version's task file."""
+WRITING = Lock()
+POLICIES: dict[str, tuple[str, ...]] = {
+    "no policy": (),
+    "manual approval": ("gate.approval=manual",),
+    "refusal": ("gate.min_accuracy=1.0",),
+    "waiting for samples": ("trigger={min_samples: 1000000}",),
+    "waiting for a quiet period": ("trigger={quiet_period: 1d}",),
+    "waiting for a saving": ("trigger={expected_saving: 0.99}",),
+    "waiting for a drift": ("trigger={min_samples: 1000000, drift: run}",),
+    "spent budget": ("trigger={budget: {device_hours: 0.0000001, per: month}}",),
+    "pause": ("trigger={pause: true}",),
+    "retraining without erased samples": ("erase.policy=retrain",),
+}
+OFTEN = {"no policy": 8, "manual approval": 8, "refusal": 2}
+"""Weights of policies; the others have 1."""
+HARMS = {"nothing": 4, "kills": 8, "race": 3, "freeze": 1, "damage": 1}
+"""Weights of what happens to a command."""
+
+
+class Done(NamedTuple):
+    """What a scenario left, and what was done in it."""
+
+    objects: dict[str, bytes]
+    writes: list[int]
+    """Writes of each action: a fault strikes at one of them."""
+    erased: list[bytes]
+    deeds: Counter[str]
+
+
+def make_place(place: Place, drops: int) -> Place:
+    """Write the task file and the images of a long scenario into its folder, and the earlier version's store."""
+    shutil.unpack_archive(GOLDEN, place.folder / "golden", filter="data")
+    with WRITING:  # scenarios share the images
+        for number in range(drops):
+            if not place.source(f"drop-{number}").exists():
+                _write_drop(place.source(f"drop-{number}"), number)
+    file = place.folder / "golden" / "pets.yaml"
+    file.write_text(file.read_text() + SETTINGS)
+    return place._replace(file=str(file))
+
+
+def _write_drop(folder: Path, number: int) -> None:
+    labels = torch.arange(CLASSES + (number >= LATE_CLASS)).repeat_interleave(EACH)
+    random = torch.Generator().manual_seed(1000 + number)
+    jitter = torch.randn(len(labels), 3, 1, 1, generator=random) * JITTER
+    images = (pixels(labels, 1000 + number) + jitter).clamp(0, 255).to(torch.uint8)
+    for position, image in enumerate(images):
+        path = folder / f"class-{labels[position]}" / f"{number}-{position}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+
+
+class Team:
+    """Does all that happens in a scenario. `chance` decides it; with `writes`, faults strike at it."""
+
+    def __init__(self, runner: Runner, chance: Random, writes: Sequence[int] | None = None) -> None:
+        self._runner, self._chance, self._writes = runner, chance, writes
+        self._store = TaskStore(runner.store(), KEYS.task)
+        self.done = Done({}, [], [], Counter())
+
+    def work(self, drops: int) -> Done:
+        """Work until this number of drops have landed, and return what is left."""
+        self._begin()
+        while self._landed() < drops:
+            self._land()
+            self._retrain()
+            for deed in (self._decide, self._intervene):
+                deed()
+        for run in self._waiting():
+            self._do(commands.decide, "approve", run, False)
+        self._do(actions.retrain)
+        self._do(commands.collect, 1)
+        self.done.objects.update(objects(self._runner.store()))
+        return self.done
+
+    def _begin(self) -> None:
+        """Take over the store of the earlier version, whose last run was killed, and finish that run."""
+        golden = self._runner.place.folder / "golden" / "store"
+        for path in sorted(path for path in golden.rglob("*") if path.is_file()):
+            self._runner.store().write(str(path.relative_to(golden)), path.read_bytes())
+        self._do(actions.retrain, (), self._is_later())
+
+    def _landed(self) -> int:
+        return len(self._store.drops.committed().usable)
+
+    def _land(self) -> None:
+        number = self.done.deeds["drop"]
+        if self._happens(0.05):
+            self._upload_torn(f"torn-{number}")
+        self._count("drop")
+        self._do(commands.pack, f"drop-{number}", self._is_later())
+
+    def _upload_torn(self, drop: str) -> None:
+        """Let a producer upload a tar that ends in the middle, and call it finished."""
+        shard = min(key for key in objects(self._runner.store()) if key.endswith(".tar"))
+        data = self._store.objects.read(f"{KEYS.task}/{shard}")[0]
+        end = self._chance.randrange(600, len(data) // 2)
+        self._store.objects.write(KEYS.drop_file(drop, "train-000000.tar"), data[:end])
+        self._store.objects.write(KEYS.success(drop), b"")
+        self._count("torn upload")
+        self._do(actions.ingest, drop)
+
+    def _retrain(self) -> None:
+        """Retrain by a policy, or by a watcher, or leave a run that was killed to its fate."""
+        if self._happens(0.06):
+            self._count("abandoned run")
+            self._abandon()
+        elif self._happens(0.15) and not self._waiting():
+            self._count("watcher")
+            self._do(actions.watch, None, len(self._store.ledger.run_ids()) + 1)
+        else:
+            policy = self._chance.choices([*POLICIES], [OFTEN.get(name, 1) for name in POLICIES])[0]
+            self._count(policy)
+            self._do(actions.retrain, POLICIES[policy], self._is_later())
+
+    def _abandon(self) -> None:
+        """Kill a run at its first write, and never start it again: the next one has other drops."""
+        before = set(self._store.objects.folders(KEYS.runs))
+        while set(self._store.objects.folders(KEYS.runs)) == before:
+            self._runner.end(self._runner.start(actions.retrain, strike=Strike("SIGKILL", 1, "/runs/")))
+
+    def _waiting(self) -> list[str]:
+        return [approval.run_id for approval in self._store.approvals.unfinished() if approval.verdict is None]
+
+    def _decide(self) -> None:
+        """Decide about candidates; some wait while further drops land."""
+        for run in self._waiting():
+            if self._happens(0.7):
+                verb = self._chance.choice(["approve", "approve", "reject"])
+                self._count(verb)
+                self._do(commands.decide, verb, run, self._is_later())
+
+    def _intervene(self) -> None:
+        for deed, share in (
+            (self._roll_back, 0.15),
+            (self._promote, 0.1),
+            (self._erase, 0.15),
+            (self._amend, 0.1),
+            (self._calibrate, 0.06),
+            (self._collect, 0.2),
+        ):
+            if self._happens(share):
+                deed()
+
+    def _roll_back(self) -> None:
+        champion = self._store.champion.read().champion
+        assert champion
+        standing = champions.standing_runs(champion)
+        if len(standing) > 1 and self._store.run(standing[-2]).removed() is None:
+            self._count("rollback")
+            self._do(commands.roll_back, len(champion.history) + 1, self._is_later())
+
+    def _promote(self) -> None:
+        """Promote a run that was tested and still has its model."""
+        champion = self._store.champion.read().champion
+        assert champion
+        tested = [record.run_id for record in self._store.ledger.read() if record.evaluation]
+        able = [run for run in tested if run != champion.run_id and self._store.run(run).removed() is None]
+        if able:
+            self._count("promotion by hand")
+            self._do(commands.promote, len(champion.history) + 1, self._chance.choice(able), self._is_later())
+
+    def _erase(self) -> None:
+        drop, samples = self._samples()
+        chosen = self._chance.sample(sorted(samples), k=min(len(samples), self._chance.randint(1, 3)))
+        self.done.erased.extend(samples[key] for key in chosen)
+        self._count("erasure")
+        self._do(commands.erase, self.done.deeds["erasure"], drop, tuple(chosen))
+
+    def _amend(self) -> None:
+        """Move samples to another class, or remove them."""
+        drop, samples = self._samples()
+        lines = [
+            {"drop": drop, "key": key, "reason": "wrong", "author": "ann"}
+            | self._chance.choice([{"class": "class-0"}, {"remove": "yes"}])
+            for key in self._chance.sample(sorted(samples), k=min(len(samples), 2))
+        ]
+        self._count("amendment")
+        path = self._runner.place.folder / f"amendment-{self.done.deeds['amendment']}.jsonl"
+        path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        self._do(commands.amend, str(path), self._is_later())
+
+    def _samples(self) -> tuple[str, dict[str, bytes]]:
+        """Return a drop that was committed, and its images by key."""
+        drop = self._chance.choice(sorted(self._store.drops.committed().usable))
+        images = {}
+        for shard in self._store.drops.read(drop).shards:
+            with tarfile.open(fileobj=io.BytesIO(self._store.objects.read(KEYS.drop_file(drop, shard.name))[0])) as tar:
+                for member in tar:
+                    if member.name.endswith(".png") and (file := tar.extractfile(member)):
+                        images[member.name.removesuffix(".png")] = file.read()
+        return drop, images
+
+    def _calibrate(self) -> None:
+        self._count("calibration")
+        self._do(commands.calibrate, self._is_later())
+
+    def _collect(self) -> None:
+        self._count("gc")
+        self._do(commands.collect, self._chance.randint(0, 3))
+
+    def _happens(self, share: float) -> bool:
+        return self._chance.random() < share
+
+    def _is_later(self) -> bool:
+        """Return whether a later version does the next action."""
+        is_later = self._happens(0.2)
+        self.done.deeds["action of a later version"] += is_later
+        return is_later
+
+    def _count(self, deed: str) -> None:
+        self.done.deeds[deed] += 1
+
+    def _do(self, action: Callable[..., None], *arguments: Any) -> None:
+        """Start an action until it is done: undisturbed, or under faults."""
+        if self._writes is None:
+            self._runner.repeat_until_done(action, *arguments)
+            self.done.writes.append(self._runner.last_writes())
+            return
+        writes = self._writes[len(self.done.writes)]
+        self.done.writes.append(writes)
+        harm = self._runner.random.choices([*HARMS], [*HARMS.values()])[0]
+        if harm == "race" and action is not actions.watch:
+            self._runner.run_together((action, *arguments), (action, *arguments))
+        elif harm == "freeze" and action is actions.retrain and writes:
+            self._freeze(writes, *arguments)
+        elif harm == "damage" and action is actions.retrain:
+            self._damage(*arguments)
+        strikes = list(self._runner.strikes(writes, 3)) if harm == "kills" else []
+        self._runner.repeat_until_done(action, *arguments, strikes=strikes)
+
+    def _freeze(self, writes: int, *arguments: Any) -> None:
+        """Suspend a run past its lease, while a second process takes over."""
+        strike = Strike("SIGSTOP", self._runner.random.randint(1, writes))
+        frozen = self._runner.start(actions.retrain, *arguments, strike=strike)
+        other = self._runner.start(actions.retrain, *arguments)
+        self._runner.faults["racing process"] += 1
+        self._runner.continue_later(frozen, 1.5 * LEASE_SECONDS)
+        for process in (frozen, other):
+            self._runner.end(process)
+
+    def _damage(self, *arguments: Any) -> None:
+        damage_newest_state(self._runner, self._runner.store(), *arguments)
+        for path in self._runner.place.cache.glob("*.safetensors"):
+            path.write_bytes(with_a_hole(path.read_bytes()))
+            self._runner.faults["damaged cache"] += 1
+
+
+TOLD = {"history": ("history", "--json"), "status": ("status", "--json"), "metrics": ("metrics",)}
+"""Commands whose output the audit compares with the store."""
+
+
+def run_undisturbed(runner: Runner, drops: int, seed: int) -> Done:
+    """Run a long scenario without faults."""
+    runner.place = make_place(runner.place, drops)
+    return Team(runner, Random(seed)).work(drops)
+
+
+def run_disturbed(runner: Runner, undisturbed: Done, drops: int, seed: int) -> Expected:
+    """Run the same scenario under faults, and return what it must have left."""
+    runner.place = make_place(runner.place, drops)
+    Team(runner, Random(seed), undisturbed.writes).work(drops)
+    for file, words in TOLD.items():
+        runner.repeat_until_done(commands.tell, file, *words)
+    told = {file: (runner.place.folder / file).read_text() for file in TOLD}
+    return _expect(undisturbed.objects, undisturbed.erased, told)
+
+
+def _expect(left: Mapping[str, bytes], erased: Sequence[bytes], told: Mapping[str, str]) -> Expected:
+    """Return what a scenario must leave, given what the undisturbed one left."""
+    records = {data["run_id"]: data for data in (json.loads(left[key]) for key in left if is_record(key))}
+    manifests = [key.split("/")[1:] for key in left if key.startswith("drops/") and key.count("/") == 2]
+    states = {"drop.json": "committed", "quarantine.json": "quarantined"}
+    return Expected(
+        drops={drop: states[name] for drop, name in manifests if name in states},
+        runs={run: digests(left, run) for run in records},
+        saved=sum(record["savings"]["gross"] for record in records.values()),
+        years=Years(entries(left), INHERITED, settled_keys(left, records), erased, told),
+    )
