@@ -4,8 +4,13 @@ import pytest
 from chaos.breaks import BREAKS
 from chaos.scenarios import Harness, Scenario
 
+YEARS = Scenario(0, "years", "local", drops=6)
+REFUSED_AND_ERASED = Scenario(207, "years", "local", drops=4)
+"""In it the gate refuses a candidate, and samples are erased."""
 FINDING = {
+    "credit": ({"lost"}, [REFUSED_AND_ERASED]),
     "digest": ({"lost"}, [Scenario(seed, "damaged", "local") for seed in range(1)]),
+    "erasure": ({"lost"}, [REFUSED_AND_ERASED]),
     "etag": ({"forked", "lost"}, [Scenario(seed, "racing", "local") for seed in range(1)]),
     "sampler": ({"lost"}, [Scenario(seed, "interrupted", "local") for seed in range(2)]),
 }
@@ -24,6 +29,13 @@ def harness(s3: str, tmp_path_factory: pytest.TempPathFactory) -> Harness:
 def test_nothing_is_lost_torn_or_forked(harness: Harness, kind: str, store: str) -> None:
     [ended] = harness.run([Scenario(7, kind, store)])
     assert ended.faults.total() > 3
+    assert ended.findings == [], ended
+
+
+def test_ledger_store_and_history_agree_after_years(harness: Harness) -> None:
+    [ended] = harness.run([YEARS])
+    assert ended.faults.total() > 3
+    assert ended.deeds.keys() >= {"approve", "erasure", "manual approval", "rollback", "watcher"}
     assert ended.findings == [], ended
 
 
