@@ -19,6 +19,7 @@ RAISED = ShrinkPerturb(alpha=0.8, least_norm=0.8, rate=2.5, new_rows="class_mean
     [
         (True, 0.99, 0.30, SHRUNK, "it is fitted, with a training error 0.01 times"),
         (True, 0.87, 0.30, SHRUNK, "it is fitted, with a training error 0.19 times"),
+        (True, 0.875, 0.375, SHRUNK, "it is fitted, with a training error 0.20 times"),
         (True, 0.72, 0.30, PARTLY, "it is partly fitted, with a training error 0.40 times"),
         (True, 0.57, 0.30, GENTLE, "it is under-fitted, with a training error 0.61 times"),
         (True, 0.30, 0.35, GENTLE, "it is under-fitted, with a training error 1.08 times"),
