@@ -83,7 +83,7 @@ def test_packing_loads_without_torch() -> None:
 
 WHOLE_RUN = """
 import sys, torch
-import retrain.pipeline.stages
+import retrain.pipeline.evaluate, retrain.pipeline.stages, retrain.pipeline.train
 from retrain.config.optimizers import Adam
 from retrain.config.task import Model
 from retrain.models import factory
