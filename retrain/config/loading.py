@@ -44,7 +44,10 @@ def find_task(name_or_path: str) -> Path:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, but refuses duplicate keys instead of silently keeping the last."""
+    """PyYAML's safe loader, but refuses duplicate keys instead of silently keeping the last.
+
+    Not its loader in C, which is 8 times as fast: 200,000 nested brackets crash the process (libyaml).
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
