@@ -27,6 +27,7 @@ from retrain.store import Conflict, LocalStore, champions
 from retrain.store.locks import TaskLocked
 from retrain.store.s3.sqs import SqsQueue
 from retrain.store.s3.store import S3Store
+from retrain.store.task_store import TaskStore
 from retrain.training.preemption import raise_preempted
 from retrain.watcher.health import Health
 from retrain.watcher.ingestion import try_ingest_drop
@@ -138,15 +139,22 @@ def roll_back(place: Place, start: Barrier | None = None) -> None:
 
 
 def watch(place: Place, queue: str | None, records: int) -> None:
-    """Run `retrain watch` until this number of runs have ended."""
+    """Run `retrain watch` until this number of runs have ended, and none is in flight."""
     task = place.task()
     health = Health([task.name])
     watches = [TaskWatch(task, InProcessExecutor("cpu"), health, PACE)]
     inbox = EventQueue(SqsQueue(queue), [task], health) if queue else None
     watcher, store = Watcher(watches, health, poll_seconds=0.2, queue=inbox), place.context().store
-    while len(store.ledger.read()) < records:
+    while len(store.ledger.read()) < records or _is_running(store):
         watcher.once()
         time.sleep(0.05)
+
+
+def _is_running(store: TaskStore) -> bool:
+    """Return whether a claimed run has not ended: a missed attempt has its record before the next one starts."""
+    claims = store.claims()
+    claims.refresh()
+    return bool(claims.in_flight())
 
 
 def ingest(place: Place, drop: str) -> None:
