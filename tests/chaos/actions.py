@@ -138,23 +138,26 @@ def roll_back(place: Place, start: Barrier | None = None) -> None:
         return
 
 
-def watch(place: Place, queue: str | None, records: int) -> None:
-    """Run `retrain watch` until this number of runs have ended, and none is in flight."""
+def watch(place: Place, queue: str | None, records: int, drop: str | None = None) -> None:
+    """Run `retrain watch` until this number of runs have ended, none is in flight, and a drop was given to one."""
     task = place.task()
     health = Health([task.name])
     watches = [TaskWatch(task, InProcessExecutor("cpu"), health, PACE)]
     inbox = EventQueue(SqsQueue(queue), [task], health) if queue else None
     watcher, store = Watcher(watches, health, poll_seconds=0.2, queue=inbox), place.context().store
-    while len(store.ledger.read()) < records or _is_running(store):
+    while len(store.ledger.read()) < records or _is_unfinished(store, drop):
         watcher.once()
         time.sleep(0.05)
 
 
-def _is_running(store: TaskStore) -> bool:
-    """Return whether a claimed run has not ended: a missed attempt has its record before the next one starts."""
+def _is_unfinished(store: TaskStore, drop: str | None) -> bool:
+    """Return whether a claimed run has not ended, or no run has the drop.
+
+    Records do not show it: a missed attempt has one before the next attempt starts, and so has a rejected candidate.
+    """
     claims = store.claims()
     claims.refresh()
-    return bool(claims.in_flight())
+    return bool(claims.in_flight()) or (drop is not None and not claims.claimed(drop))
 
 
 def ingest(place: Place, drop: str) -> None:

@@ -152,7 +152,7 @@ class Team:
             self._abandon()
         elif self._happens(0.15) and not self._waiting():
             self._count("watcher")
-            self._do(actions.watch, None, len(self._store.ledger.run_ids()) + 1)
+            self._do(actions.watch, None, 0, f"drop-{self.done.deeds['drop'] - 1}")
         else:
             policy = self._chance.choices([*POLICIES], [OFTEN.get(name, 1) for name in POLICIES])[0]
             self._count(policy)
