@@ -74,6 +74,15 @@ def has_normalisation(network: nn.Module) -> bool:
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
 
 
+def weight_scale(network: nn.Module) -> float | None:
+    """Return the root mean square of the weights in the linear or convolutional layer where it is smallest.
+
+    None without such layers. Steps of Adam have the size of the learning rate, so they change this layer most.
+    """
+    layers = (module for module in network.modules() if isinstance(module, nn.Linear | nn.modules.conv._ConvNd))
+    return min((float(layer.weight.detach().square().mean().sqrt()) for layer in layers), default=None)
+
+
 def is_installed(model: Model) -> bool:
     """Return whether the module that the model's factory is in, or timm, is here; that says nothing of the factory."""
     module, colon, _ = model.name.partition(":")

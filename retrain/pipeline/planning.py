@@ -306,10 +306,18 @@ def _resolve_initialization(task: Task, recipe: Recipe, parent: Plan | None, his
         normalised=_is_normalised(parent, result),
         train_accuracy=result.train_accuracy if result else None,
         val_accuracy=result.final_accuracy if result else None,
-        adaptive=not isinstance(parent.task.training.optimizer, Sgd),
+        relative_step=_relative_step(parent, result),
         pretrained=parent.task.model.pretrained_sha256 is not None,
     )
     return recipe.model_copy(update={"initialization": chosen}), reason
+
+
+def _relative_step(parent: Plan, result: Result | None) -> float | None:
+    """Return Adam's step relative to the weights of the parent's smallest layer; None if unknown, or under SGD."""
+    optimizer = parent.task.training.optimizer
+    if isinstance(optimizer, Sgd) or result is None or not result.weight_scale:
+        return None
+    return optimizer.learning_rate / result.weight_scale
 
 
 def _is_normalised(parent: Plan, result: Result | None) -> bool:

@@ -1,5 +1,7 @@
 """Networks: bit for bit torchvision's, thinner and smaller ones, users' own, and the message for every mistake."""
 
+import math
+
 import pytest
 import torch
 import torchvision
@@ -7,7 +9,13 @@ from torch import Tensor, nn
 
 from retrain.config.task import Model
 from retrain.errors import ModelError
-from retrain.models.factory import build_network, check_network, has_normalisation, to_device_channels_last
+from retrain.models.factory import (
+    build_network,
+    check_network,
+    has_normalisation,
+    to_device_channels_last,
+    weight_scale,
+)
 from retrain.models.resnets import RESNETS
 
 
@@ -159,6 +167,16 @@ def test_impossible_network_is_refused_with_a_message(model: Model, message: str
 )
 def test_has_normalisation_finds_the_layers_of_named_networks(name: str, stem: str, expected: bool) -> None:
     assert has_normalisation(build_network(Model(name=name, stem=stem), 3, 32, seed=0)) is expected
+
+
+def test_weight_scale_is_that_of_the_smallest_layer() -> None:
+    network = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    with torch.no_grad():
+        network[0].weight.copy_(torch.tensor([0.3, -0.4]).repeat(3, 2))
+        network[2].weight.fill_(2.0)
+        network[1].weight.zero_()
+    assert weight_scale(network) == pytest.approx(math.sqrt((0.3**2 + 0.4**2) / 2))
+    assert weight_scale(nn.BatchNorm1d(3)) is None
 
 
 def test_has_normalisation_is_about_batchnorm_alone() -> None:

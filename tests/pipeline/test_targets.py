@@ -211,6 +211,27 @@ def test_start_is_chosen_by_the_parents_record(
     assert said in plan.start
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "weight_scale", "rate"),
+    [
+        ({"name": "adam", "learning_rate": 0.001}, 0.02, 1.2),
+        ({"name": "adamw", "learning_rate": 0.002}, 0.02, 0.6),
+        ({"name": "adam"}, None, 1.0),
+        ({"name": "sgd"}, 0.02, 1.0),
+    ],
+)
+def test_rate_without_batchnorm_follows_from_the_weights(
+    optimizer: dict[str, object], weight_scale: float | None, rate: float
+) -> None:
+    """Adam's steps have the size of its learning rate, which a layer of small weights bears less of."""
+    training = {"epochs": 10, "batch_size": 10, "optimizer": optimizer}
+    past = one_drop(Task.model_validate({"name": "pets", "training": training})).landed(drop(2))
+    record = past.records[-1]
+    figures = {"train_accuracy": 0.99, "normalised": False, "weight_scale": weight_scale}
+    past.records[-1] = record.model_copy(update={"result": record.result.model_copy(update=figures)})
+    assert past.plan().recipe.initialization.rate == rate
+
+
 def test_start_under_sgd_shrinks_as_under_adam() -> None:
     training = {"epochs": 10, "batch_size": 10, "optimizer": {"name": "sgd"}}
     task = Task.model_validate({"name": "pets", "training": training})

@@ -34,22 +34,29 @@ RAISED = ShrinkPerturb(alpha=0.8, least_norm=0.8, rate=2.5, new_rows="class_mean
 def test_resolve_start_follows_from_the_parent(
     normalised: bool, train: float | None, val: float | None, start: ShrinkPerturb, reason: str
 ) -> None:
-    resolved, why = resolve_start(Auto(), normalised, train, val)
+    resolved, why = resolve_start(Auto(), normalised, train, val, relative_step=0.02)
     assert resolved == start
     assert reason in why
     assert why.endswith(".")
 
 
-@pytest.mark.parametrize(("normalised", "start"), [(True, SHRUNK), (False, GENTLE)])
-def test_resolve_start_raises_no_rate_under_sgd(normalised: bool, start: ShrinkPerturb) -> None:
-    assert resolve_start(Auto(), normalised, 0.99, 0.3, adaptive=False)[0] == start
+@pytest.mark.parametrize(
+    ("relative_step", "rate"),
+    [(None, 1.0), (0.02, 2.5), (0.024, 2.5), (0.03, 2.0), (0.06, 1.0), (0.08, 0.75), (0.24, 0.25), (9.0, 0.25)],
+)
+def test_resolve_start_sets_the_rate_by_the_relative_step(relative_step: float | None, rate: float) -> None:
+    """A perceptron on 28x28 pixels has small weights, so steps of 2.5 times the rate would destroy them."""
+    start, why = resolve_start(Auto(), False, 0.99, 0.3, relative_step)
+    assert start == GENTLE.model_copy(update={"rate": rate})
+    assert ("The learning rate is multiplied" in why) == (rate != 1)
+    assert resolve_start(Auto(), True, 0.99, 0.3, relative_step)[0] == SHRUNK, "with BatchNorm it stays"
 
 
 def test_resolve_start_passes_its_settings_on() -> None:
     auto = Auto(alpha=0.6, beta=0.01, head_rows="fresh")
     assert resolve_start(auto, True, None, None)[0] == ShrinkPerturb(alpha=0.6, beta=0.01, least_norm=0.6)
     raised = ShrinkPerturb(alpha=0.8, beta=0.01, rate=2.5, least_norm=0.8)
-    assert resolve_start(auto, False, None, None)[0] == raised
+    assert resolve_start(auto, False, None, None, relative_step=0.01)[0] == raised
 
 
 def test_start_is_chosen_without_torch() -> None:
