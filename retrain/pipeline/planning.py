@@ -1,6 +1,5 @@
 """Plan the next run from the landed drops and the task's history: pure functions over records."""
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import mean
 from types import MappingProxyType
@@ -8,21 +7,17 @@ from typing import NamedTuple
 
 from retrain.config import Method, Purpose
 from retrain.config.fields import identity
-from retrain.config.optimizers import Sgd
-from retrain.config.recipe import Auto, Constant, Recipe, recipe_for
+from retrain.config.recipe import Constant, Recipe, recipe_for
 from retrain.config.task import AutoAverage, Averaging, NoAverage, PowerAverage, Refresh, Task
 from retrain.data.dataset import amended_drops, choose_loading, make_dataset, order_drops
 from retrain.pipeline.gate import gate_warnings
 from retrain.pipeline.lengths import evaluation_interval, scale_of, schedule_length
+from retrain.pipeline.start import resolve_initialization
 from retrain.pipeline.targets import Measured, age_of, estimate_scratch, make_target, why_no_target
 from retrain.pipeline.trigger import TriggerState
 from retrain.recipe.schedule import longer_scale, resolve_scale
-from retrain.recipe.start import resolve_start
-from retrain.records import Approval, Dataset, Drop, Origin, Plan, Result, RunRecord, ScratchEstimate, StopRule, Target
+from retrain.records import Approval, Dataset, Drop, Origin, Plan, RunRecord, ScratchEstimate, StopRule, Target
 from retrain.utils.text import pluralize
-
-WITHOUT_BATCHNORM = re.compile(r"mlp|logistic|alexnet|squeezenet.*|vgg\d+|convnext.*|vit_.*|swin.*")
-"""Names of networks without BatchNorm layers. All other torchvision networks have them."""
 
 RECENT_RUNS = 3
 """Number of earlier retrainings that a plan's reason summarises."""
@@ -248,7 +243,8 @@ def _assemble(
 ) -> Plan:
     parent = None if method == "scratch" else history.champion
     known = len(known_drops(history))
-    recipe, start = _resolve_initialization(task, _scaled_recipe(task, method, dataset, known), parent, history)
+    record = history.records.get(parent.run_id) if parent else None
+    recipe, start = resolve_initialization(task, _scaled_recipe(task, method, dataset, known), parent, record)
     target = make_target(task.target.level, dataset, baseline, history.records) if parent and baseline else None
     whole = schedule_length(task, dataset, recipe_for("scratch", task.recipe))
     scratch = estimate_scratch(whole, dataset, history.scratch_runs) if parent else None
@@ -289,46 +285,6 @@ def _scaled_recipe(task: Task, method: Method, dataset: Dataset, known: int) -> 
     """Return the method's recipe, with the length of its schedule resolved by the share of new samples."""
     recipe = recipe_for(method, task.recipe)
     return _at_scale(recipe, resolve_scale(recipe.schedule, _new_share(dataset, known)))
-
-
-def _resolve_initialization(task: Task, recipe: Recipe, parent: Plan | None, history: History) -> tuple[Recipe, str]:
-    """Return the recipe with its initialization resolved, and the reason."""
-    if parent is None:
-        begun = "the pretrained ones, with a new head" if task.model.pretrained_sha256 else "newly initialised"
-        return recipe, f"The weights are {begun}: scratch has no parent."
-    setting = recipe.initialization
-    if not isinstance(setting, Auto):
-        return recipe, f"The task sets recipe.initialization to {setting.name}."
-    record = history.records.get(parent.run_id)
-    result = record.result if record else None
-    chosen, reason = resolve_start(
-        setting,
-        normalised=_is_normalised(parent, result),
-        train_accuracy=result.train_accuracy if result else None,
-        val_accuracy=result.final_accuracy if result else None,
-        relative_step=_relative_step(parent, result),
-        pretrained=parent.task.model.pretrained_sha256 is not None,
-    )
-    return recipe.model_copy(update={"initialization": chosen}), reason
-
-
-def _relative_step(parent: Plan, result: Result | None) -> float | None:
-    """Return Adam's step relative to the weights of the parent's smallest layer; None if unknown, or under SGD."""
-    optimizer = parent.task.training.optimizer
-    if isinstance(optimizer, Sgd) or result is None or not result.weight_scale:
-        return None
-    return optimizer.learning_rate / result.weight_scale
-
-
-def _is_normalised(parent: Plan, result: Result | None) -> bool:
-    """Return whether the parent's network has BatchNorm layers, by its record or by its name.
-
-    A factory without such a record counts as one without them, because shrinking too little does less harm.
-    """
-    if result and result.normalised is not None:
-        return result.normalised
-    name = parent.task.model.name
-    return ":" not in name and not WITHOUT_BATCHNORM.fullmatch(name)
 
 
 def resolve_averaging(task: Task) -> Averaging:

@@ -1,0 +1,53 @@
+"""Choose how a run starts from the record of its parent."""
+
+import re
+
+from retrain.config.optimizers import Sgd
+from retrain.config.recipe import Auto, Recipe
+from retrain.config.task import Task
+from retrain.recipe.start import resolve_start
+from retrain.records import Plan, Result, RunRecord
+
+WITHOUT_BATCHNORM = re.compile(r"mlp|logistic|alexnet|squeezenet.*|vgg\d+|convnext.*|vit_.*|swin.*")
+"""Names of networks without BatchNorm layers. All other torchvision networks have them."""
+
+
+def resolve_initialization(
+    task: Task, recipe: Recipe, parent: Plan | None, record: RunRecord | None
+) -> tuple[Recipe, str]:
+    """Return the recipe with its initialization resolved, and the reason. `record` is the parent's, if it has one."""
+    if parent is None:
+        begun = "the pretrained ones, with a new head" if task.model.pretrained_sha256 else "newly initialised"
+        return recipe, f"The weights are {begun}: scratch has no parent."
+    setting = recipe.initialization
+    if not isinstance(setting, Auto):
+        return recipe, f"The task sets recipe.initialization to {setting.name}."
+    result = record.result if record else None
+    chosen, reason = resolve_start(
+        setting,
+        normalised=_is_normalised(parent, result),
+        train_accuracy=result.train_accuracy if result else None,
+        val_accuracy=result.final_accuracy if result else None,
+        relative_step=_relative_step(parent, result),
+        pretrained=parent.task.model.pretrained_sha256 is not None,
+    )
+    return recipe.model_copy(update={"initialization": chosen}), reason
+
+
+def _relative_step(parent: Plan, result: Result | None) -> float | None:
+    """Return Adam's step relative to the weights of the parent's smallest layer; None if unknown, or under SGD."""
+    optimizer = parent.task.training.optimizer
+    if isinstance(optimizer, Sgd) or result is None or not result.weight_scale:
+        return None
+    return optimizer.learning_rate / result.weight_scale
+
+
+def _is_normalised(parent: Plan, result: Result | None) -> bool:
+    """Return whether the parent's network has BatchNorm layers, by its record or by its name.
+
+    A factory without such a record counts as one without them, because shrinking too little does less harm.
+    """
+    if result and result.normalised is not None:
+        return result.normalised
+    name = parent.task.model.name
+    return ":" not in name and not WITHOUT_BATCHNORM.fullmatch(name)
