@@ -1,6 +1,7 @@
 """Networks by name: torchvision's, timm's, `mlp`, `logistic`, `mixer`, and any `package.module:factory`."""
 
 import importlib.util
+import math
 from collections.abc import Callable, Collection
 from math import prod
 from typing import Any
@@ -77,10 +78,12 @@ def has_normalisation(network: nn.Module) -> bool:
 def weight_scale(network: nn.Module) -> float | None:
     """Return the root mean square of the weights in the linear or convolutional layer where it is smallest.
 
-    None without such layers. Steps of Adam have the size of the learning rate, so they change this layer most.
+    None without such layers, or if weights are not finite, as after a diverged run. Steps of Adam have the size of the
+    learning rate, so they change this layer most.
     """
     layers = (module for module in network.modules() if isinstance(module, nn.Linear | nn.modules.conv._ConvNd))
-    return min((float(layer.weight.detach().square().mean().sqrt()) for layer in layers), default=None)
+    scales = [float(layer.weight.detach().square().mean().sqrt()) for layer in layers]
+    return min(scales) if scales and all(map(math.isfinite, scales)) else None
 
 
 def is_installed(model: Model) -> bool:

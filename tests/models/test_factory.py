@@ -177,6 +177,9 @@ def test_weight_scale_is_that_of_the_smallest_layer() -> None:
         network[1].weight.zero_()
     assert weight_scale(network) == pytest.approx(math.sqrt((0.3**2 + 0.4**2) / 2))
     assert weight_scale(nn.BatchNorm1d(3)) is None
+    with torch.no_grad():
+        network[2].weight.fill_(math.nan)
+    assert weight_scale(network) is None, "records are JSON, which has no NaN"
 
 
 def test_has_normalisation_is_about_batchnorm_alone() -> None:

@@ -100,7 +100,7 @@ def test_diverged_run_is_recorded_with_a_curve_and_no_model(place: Path) -> None
     plan = stored_plan(place, drops=1, task=TASK.model_copy(update={"training": training}))
     context = context_of(place)
     result = train_plan(context, plan)
-    assert (result.outcome, result.model_digest) == ("diverged", None)
+    assert (result.outcome, result.model_digest, result.weight_scale) == ("diverged", None, None)
     assert context.files(plan.run_id).curve().points[-1].train_loss is None
     record = stages.record(context, plan)
     assert (record.outcome, record.decision) == ("diverged", None)
