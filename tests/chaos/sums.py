@@ -18,7 +18,7 @@ IMAGE_SHARE = 1 / 3
 SCRATCH_SPREAD = 0.3
 """Standard error of what scratch takes, as a share of it, where scratch runs on earlier datasets tell."""
 TYPICAL_SHARE = 0.62
-"""Share of its schedule after which scratch typically has its own accuracy: it counts as one more scratch run."""
+"""Share of its schedule that scratch takes to its own accuracy in other tasks; it counts as one more scratch run."""
 NEWEST = 10
 """Number of scratch runs that tell what scratch takes."""
 BY_THE_GATE = ("promoted", "approved")
@@ -67,10 +67,10 @@ def _is_at_target(plan: dict[str, Any], result: dict[str, Any]) -> bool:
 
 
 def _scratch(objects: Objects, plan: dict[str, Any], before: str) -> tuple[int, int, float]:
-    """Return what scratch takes on a plan's dataset, its whole training, and the standard error of the first.
+    """Return scratch's iterations to its accuracy on a plan's dataset, its whole training, and the former's error.
 
-    Scratch runs on this dataset have measured it. Otherwise the mean of the shares of their schedules that scratch runs
-    took to their own accuracy, and of what is typical, is taken to hold for this dataset's schedule.
+    Scratch runs on this dataset have measured them. Otherwise they are the schedule times a mean share: of the shares
+    of their schedules that earlier scratch runs took to their own accuracy, and of `TYPICAL_SHARE`.
     """
     training, samples = plan["task"]["training"], sum(drop["samples"] for drop in plan["dataset"]["drops"])
     whole = round(training["epochs"] * samples / training["batch_size"])

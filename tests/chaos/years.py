@@ -104,7 +104,7 @@ class Team:
         self.done = Done({}, [], [], Counter())
 
     def work(self, drops: int) -> Done:
-        """Work until this number of drops have landed, and return what is left."""
+        """Act until this number of drops have landed and every candidate is decided; return what was done."""
         self._begin()
         while self._landed() < drops:
             self._land()
