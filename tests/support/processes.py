@@ -12,9 +12,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.forkserver import ForkServer
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
+import pytest
 import torch
 from torch.distributed import TCPStore
 
@@ -26,6 +29,9 @@ from support import preloaded
 from support.trainings import context_of
 
 SIZE = 2
+TESTS = str(Path(__file__).parents[1])
+SERVER = multiprocessing.forkserver._forkserver
+STARTING = Lock()
 PRELOADED = [
     "pytest",  # which helpers of tests import
     "retrain.cli",
@@ -36,6 +42,8 @@ PRELOADED = [
     "retrain.store.s3.store",
     "retrain.watcher.task_watch",
     "torch._dynamo",  # which the first step of an optimiser imports
+    "tabulate",  # which torch._dynamo imports when a process ends
+    "support.frozen",  # last
 ]
 
 
@@ -44,6 +52,17 @@ def forkserver() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     return context
+
+
+def _ensure_running() -> None:
+    """Start the server unless it runs. `PYTHONPATH` tells it where the tests' helpers are, which it imports, too."""
+    with STARTING, pytest.MonkeyPatch.context() as environment:
+        if SERVER._forkserver_pid is None:
+            environment.setenv("PYTHONPATH", TESTS, prepend=os.pathsep)
+        ForkServer.ensure_running(SERVER)
+
+
+SERVER.ensure_running = _ensure_running
 
 
 class Preloaded(ForkServerContext):
@@ -69,8 +88,7 @@ def _in_environment(environment: dict[str, str], target: Callable[..., None], ar
 
 def fork_at(address: str) -> None:
     """Have the server of the tests' own process fork what this process starts, not one that would import all again."""
-    server = multiprocessing.forkserver._forkserver
-    server._forkserver_address, server.ensure_running = address, lambda: None
+    SERVER._forkserver_address, SERVER.ensure_running = address, lambda: None
 
 
 @cache
@@ -83,8 +101,8 @@ def preloaded_programs() -> Path:
         listening.listen(64)
         address = listening.getsockname()[1:].decode()
         context = forkserver()
-        multiprocessing.forkserver.ensure_running()
-        forks_at = multiprocessing.forkserver._forkserver._forkserver_address
+        SERVER.ensure_running()
+        forks_at = SERVER._forkserver_address
         context.Process(target=preloaded.serve, args=(listening, forks_at), daemon=True).start()
     for name, arguments in (("python", ""), ("retrain", "-m retrain ")):
         program = folder / name
