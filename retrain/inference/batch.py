@@ -17,6 +17,7 @@ from retrain.inference.tables import Row
 from retrain.pipeline.error_analysis import Prediction, SampleView, analyse_errors
 from retrain.records import ErrorAnalysis
 from retrain.utils.parallel import parallel_map
+from retrain.utils.text import name_some
 
 
 class Answer(NamedTuple):
@@ -70,5 +71,14 @@ class LabelledPredictions:
             yield answer
 
     def analyse(self, classes: Sequence[str]) -> ErrorAnalysis:
-        """Return the errors. Classes that the model does not know count as wrong."""
+        """Return the errors. Classes that the model does not know count as wrong.
+
+        Raises `UserError` if it knows none of them: then the names of folders are not those of classes.
+        """
+        named = {prediction.true for prediction in self._predictions}
+        if named and not named & set(classes):
+            raise UserError(
+                f"--evaluate: none of the true classes is a class of the model: {name_some(named)}. Its classes are "
+                f"{name_some(classes)}. Name folders after classes, or a table's column with --label-column"
+            )
         return analyse_errors(self._predictions, classes, lambda number: SampleView(self._images[number]))

@@ -53,7 +53,7 @@ def champion_of(store: TaskStore) -> str:
 
 def load_model(source: Source, run_id: str | None = None, device: str = "auto") -> Model:
     """Load a run's model, or the champion's, in evaluation mode. Raises `RunError` or `ModelError` if it cannot be."""
-    files = source.store.run(run_id or champion_of(source.store))
+    files = source.store.run(champion_of(source.store) if run_id is None else run_id)
     plan, chosen = files.plan(), pick_device(device)
     result = files.result()
     if result is None or result.model_digest is None:

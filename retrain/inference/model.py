@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from retrain.config.frame import image_shape
+from retrain.errors import UserError
 from retrain.inference.preprocess import ImageInput, Preprocess
 from retrain.records import Plan
 from retrain.utils.parallel import parallel_map
@@ -81,9 +83,11 @@ class Model:
         """Predict the classes of images.
 
         `images` are paths, bytes of image files or Pillow images; or a tensor [N, 3, H, W] at the model's size, of
-        pixels (uint8) or of the outputs of `preprocess` (float). Raises `ImageError` at the first that cannot be read.
+        pixels (uint8) or of the outputs of `preprocess` (float). Raises `ImageError` at the first that cannot be read,
+        and `UserError` if the tensor has another shape.
         """
         if isinstance(images, Tensor):
+            self._check_shape(images)
             return self.predict_batches(torch.split(images, batch_size))
         if isinstance(images, ImageInput):
             raise TypeError("predict takes a list of images, not one: pass [image]")
@@ -93,6 +97,12 @@ class Model:
         """Predict the classes of images that come in batches, tensors [N, 3, H, W] as `predict` takes them."""
         logits = [self._logits(batch) for batch in batches]
         return Predictions(self.classes, torch.cat(logits) if logits else torch.empty(0, len(self.classes)))
+
+    def _check_shape(self, images: Tensor) -> None:
+        expected = image_shape(self.plan.task.data.frame)
+        if images.shape[1:] != expected:
+            takes = ", ".join(["N", *map(str, expected)])
+            raise UserError(f"a tensor of shape {list(images.shape)} does not fit: model {self.run_id} takes [{takes}]")
 
     def _decoded_batches(self, images: Iterable[ImageInput], batch_size: int) -> Iterator[Tensor]:
         decoded = parallel_map(self.preprocess.decode, images)

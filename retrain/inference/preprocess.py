@@ -50,4 +50,8 @@ def _read_bytes(image: ImageInput) -> bytes:
         file = io.BytesIO()
         image.save(file, "PNG")
         return file.getvalue()
+    if not isinstance(image, str | Path):
+        raise TypeError(f"an image is a path, bytes of an image file or a Pillow image, not {type(image).__name__}")
+    if "\0" in str(image):
+        raise ImageError(f"{str(image)!r} is not a path: it contains a zero byte")
     return Path(image).read_bytes()

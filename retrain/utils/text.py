@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 _USER = re.compile(r"(?<=//)[^/\s]*@")
 _QUERY = re.compile(r"(\w+://[^\s\"'?#]*)[?#][^\s\"']*")
@@ -12,6 +12,12 @@ def pluralize(number: int, noun: str) -> str:
     """Return a number with its noun: 1 drop, 2 drops, 3 classes."""
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
     return f"{number:,} {noun if number == 1 else plural}"
+
+
+def name_some(names: Collection[str], count: int = 5) -> str:
+    """Return the first names in alphabetical order, and the number of the others: a, b, c and 7 more."""
+    first = ", ".join(sorted(names)[:count])
+    return f"{first} and {len(names) - count:,} more" if len(names) > count else first
 
 
 def format_bytes(size: float) -> str:

@@ -7,6 +7,7 @@ import sys
 from operator import eq
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -84,8 +85,24 @@ def test_unreadable_image_is_named(served: Served, tmp_path: Path) -> None:
         model.predict([tmp_path / "text.png"])
     with pytest.raises(retrain.ImageError, match=r"none\.png: cannot be read: No such file"):
         model.predict([tmp_path / "none.png"])
+    with pytest.raises(retrain.ImageError, match=r"'a\\x00b' is not a path: it contains a zero byte"):
+        model.predict(["a\0b"])
     with pytest.raises(TypeError, match=r"pass \[image\]"):
         model.predict(str(tmp_path / "text.png"))
+    with pytest.raises(TypeError, match="a path, bytes of an image file or a Pillow image, not ndarray"):
+        model.predict([np.zeros((8, 8, 3), np.uint8)])  # type: ignore[list-item]
+
+
+def test_tensor_of_another_size_is_refused(served: Served) -> None:
+    model = retrain.load_champion(served.file)
+    for shape in ((2, 3, 9, 9), (3, 8, 8)):
+        with pytest.raises(retrain.UserError, match=r"a tensor of shape .* does not fit: .* takes \[N, 3, 8, 8\]"):
+            model.predict(torch.zeros(shape))
+
+
+def test_empty_run_id_is_not_the_champion(served: Served) -> None:
+    with pytest.raises(retrain.UserError, match="is not a key"):
+        retrain.load_run(served.file, "")
 
 
 def test_missing_champion_run_or_folder_is_one_message(tmp_path: Path) -> None:

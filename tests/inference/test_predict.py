@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -78,6 +79,28 @@ def test_unreadable_images_are_rows_and_exit_code_one(
     assert "1 of 10 images could not be read" in ran.err
     assert "cannot be decoded" in first["error"]
     assert all("class" in row for row in others)
+
+
+def test_path_with_a_zero_byte_is_a_row_with_an_error(
+    served: Served, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [str(path) for path in sorted(images.rglob("*.png"))][:2]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\0".join(paths)))  # as `find -print0` writes them
+    ran = predict(served, capsys, "-", "--format", "jsonl")
+    assert ran.code == 1
+    assert "is not a path: it contains a zero byte" in json.loads(ran.out)["error"]
+
+
+def test_evaluation_refuses_folders_that_no_class_is_named_after(
+    served: Served, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(images / "class-0", tmp_path / "inbox")
+    ran = predict(served, capsys, tmp_path / "inbox", "--evaluate")
+    assert (ran.code, ran.out) == (2, "")
+    assert "none of the true classes is a class of the model: inbox. Its classes are class-0, class-1" in ran.err
+    ran = predict(served, capsys, tmp_path / "inbox", images, "--evaluate")
+    assert ran.code == 0, "a new class beside known ones counts as wrong"
+    assert "of 12 images classified correctly" in ran.out
 
 
 @pytest.mark.parametrize(
