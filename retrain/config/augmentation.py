@@ -2,19 +2,30 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic_core import PydanticCustomError
 
 from retrain.config.fields import ConfigModel
 
 Area = Annotated[float, Field(gt=0, le=1)]
 
 
+def _check_order(limits: tuple[float, float]) -> tuple[float, float]:
+    if limits[0] > limits[1]:
+        raise PydanticCustomError("explained", "must be the least and then the largest value")
+    return limits
+
+
+Ordered = AfterValidator(_check_order)
+"""Makes a pair of limits refuse a first one above the second."""
+
+
 class ResizedCrop(ConfigModel):
     """A random part of each image, of random size and aspect ratio, resized to the image size (Inception's crop)."""
 
-    scale: tuple[Area, Area] = (0.08, 1.0)
+    scale: Annotated[tuple[Area, Area], Ordered] = (0.08, 1.0)
     """Least and largest share of the image's area."""
-    ratio: tuple[PositiveFloat, PositiveFloat] = (0.75, 1.3333)
+    ratio: Annotated[tuple[PositiveFloat, PositiveFloat], Ordered] = (0.75, 1.3333)
     """Least and largest width of the part, as a multiple of its height."""
 
 

@@ -30,7 +30,7 @@ class Trigger(ConfigModel):
     expected_saving: Annotated[float, Field(lt=1)] | None = None
     """Least share of scratch's iterations that the run is expected to save, judging by the last runs."""
     max_wait: Duration | None = None
-    """Once the oldest new drop has waited this long, the conditions above no longer apply."""
+    """Once the oldest new drop has waited this long (12h, 7d), the conditions above no longer apply."""
     drift: Literal["ignore", "advise", "run"] = "ignore"
     """What to do if a new drop's images differ from those that the champion was tested on. advise: show it; run: start
     a run, as max_wait does; ignore: do not measure it."""
@@ -70,7 +70,8 @@ class Webhook(ConfigModel):
     """An HTTP endpoint that receives events as signed CloudEvents."""
 
     url: Annotated[str, Field(pattern=r"^https?://[^/\s]+(/\S*)?$"), NoCredentials]
-    """Its address, without credentials. $RETRAIN_WEBHOOK_HOSTS must list its host."""
+    """Its address, such as https://hooks.example.com/retrain, without credentials. $RETRAIN_WEBHOOK_HOSTS must list its
+    host."""
     events: tuple[EventKind, ...] = EVENT_KINDS
     """The kinds of events that it receives."""
     secret_variable: Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")] = "RETRAIN_WEBHOOK_SECRET"

@@ -1,10 +1,14 @@
 """The size that images are resized to, and how."""
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, Field
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic_core import PydanticCustomError
 
-Side = Annotated[int, Field(ge=4, le=1024)]
+SMALLEST, LARGEST = 4, 1024
+"""Sides of an image, in pixels."""
+
+Side = Annotated[int, Field(ge=SMALLEST, le=LARGEST)]
 """Side of an image, in pixels."""
 
 Fit = Literal["crop", "letterbox", "stretch"]
@@ -16,11 +20,20 @@ Background = Literal["white", "black", "none"]
 """Background of transparent images; none: transparency is ignored."""
 
 
-def _square_as_number(size: int | tuple[int, int]) -> int | tuple[int, int]:
+def _read_size(value: Any, read: ValidatorFunctionWrapHandler) -> int | tuple[int, int]:
+    """Return a square as one number. One message for both forms: pydantic has one for each, in its own words."""
+    try:
+        size: int | tuple[int, int] = read(value)
+    except ValidationError:
+        raise PydanticCustomError(
+            "explained",
+            "must be one side, or [height, width], of {smallest} to {largest} pixels",
+            {"smallest": SMALLEST, "largest": LARGEST},
+        ) from None
     return size[0] if isinstance(size, tuple) and size[0] == size[1] else size
 
 
-ImageSize = Annotated[Side | tuple[Side, Side], AfterValidator(_square_as_number)]
+ImageSize = Annotated[Side | tuple[Side, Side], WrapValidator(_read_size)]
 """The side of a square, or height and width."""
 
 

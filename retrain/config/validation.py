@@ -70,6 +70,18 @@ def settable_paths(model: type[ConfigModel] = Task, prefix: str = "") -> Iterato
 
 Path = tuple[str, ...]
 
+WORDS = {
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "a valid dictionary": "a mapping",
+    "a valid tuple": "a list",
+    "a valid boolean": "true or false",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid string": "a text",
+}
+"""Pydantic's words, and those of a task file."""
+
 
 class _Problem(NamedTuple):
     path: Path
@@ -124,17 +136,26 @@ def _problem(detail: ErrorDetails) -> _Problem:
             return _Problem(path, "is missing", "")
         case "secret" | "incomplete":
             return _Problem(path, detail["msg"], "")
+        case "explained":
+            return _Problem(path, detail["msg"], f" (got {shortened(got)})")
         case "union_tag_invalid":
             allowed = detail["ctx"]["expected_tags"].replace("'", "")
             kind = detail["ctx"]["discriminator"].replace("'", "")
             return _Problem((*path, kind), f"must be one of {allowed}", f" (got {shortened(got[kind])})")
-        case "string_pattern_mismatch" if (field := model.model_fields.get(path[-1])) and field.description:
-            return _Problem(path, f"is not valid: {field.description.rstrip('.')}", f" (got {shortened(got)})")
+        case "string_pattern_mismatch" | "string_type" if described := _description(path, model):
+            return _Problem(path, f"is not valid: {described}", f" (got {shortened(got)})")
         case "model_type" | "model_attributes_type":
             return _Problem(path, "must be a mapping of fields", f" (got {shortened(got)})")
     says = re.sub(r"^.*?should| after validation|, (unable|got|not) .*$", "", detail["msg"])
-    says = says.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
+    for pydantics, ours in WORDS.items():
+        says = says.replace(pydantics, ours)
     return _Problem(path, f"must{says}", f" (got {shortened(got)})")
+
+
+def _description(path: Path, model: type[ConfigModel]) -> str:
+    """Return the description of a field in one line; empty for a key of a mapping."""
+    field = model.model_fields.get(path[-1])
+    return " ".join((field.description or "").split()).rstrip(".") if field else ""
 
 
 def _place(location: tuple[int | str, ...], model: type[ConfigModel]) -> tuple[Path, type[ConfigModel]]:

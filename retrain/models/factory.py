@@ -132,6 +132,7 @@ def _import_factory(name: str) -> Callable[..., Any]:
 
 def mlp(classes: int, image_size: Shape, width: int = 100) -> nn.Sequential:
     """Return the three-layer tanh perceptron of Ash & Adams (section 2)."""
+    resnets.check_width(width)
     return nn.Sequential(
         nn.Flatten(),
         nn.Linear(prod(image_shape(image_size)), width),

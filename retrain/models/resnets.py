@@ -145,6 +145,12 @@ class ResNet(nn.Module):
         return self.fc(torch.flatten(self.avgpool(found), 1))  # type: ignore[no-any-return]  # as above
 
 
+def check_width(width: object) -> None:
+    """Raise `ValueError` for a number of channels that is none: torch's own messages do not name it."""
+    if not isinstance(width, int) or width < 1:
+        raise ValueError(f"width must be a whole number of at least 1, not {width!r}")
+
+
 def resnet_factory(model: Model) -> Callable[..., nn.Module]:
     """Return the factory of a residual network.
 
@@ -155,4 +161,5 @@ def resnet_factory(model: Model) -> Callable[..., nn.Module]:
 
 
 def _resnet(name: str, small: bool, classes: int, image_size: Shape, width: int = 64, norm: Norm = "batch") -> ResNet:
+    check_width(width)
     return ResNet(name, small, classes, width, norm)

@@ -174,18 +174,40 @@ def test_error_lines_give_file_field_allowed_and_given_values(task_file: Path) -
         "recipe: {schedule: {name: cosine, scale: fast}, sampling: uniform}\n",
     )
     assert sorted(problems(task_file)) == [
-        "flowers.yaml: data.flip: must be a valid boolean (got 3.5)",
+        "flowers.yaml: data.flip: must be true or false (got 3.5)",
         "flowers.yaml: data.std.1: must be greater than 0 (got 0)",
-        "flowers.yaml: data.std.2: must be a valid number (got 'x')",
+        "flowers.yaml: data.std.2: must be a number (got 'x')",
         "flowers.yaml: model.stem: must be 'small' or 'standard' (got 'big')",
         "flowers.yaml: name: is not valid: Name used in paths, metrics and the cluster: "
         "lower-case letters, digits and hyphens (got 'Flowers')",
         "flowers.yaml: recipe.sampling: must be a mapping of fields (got 'uniform')",
-        "flowers.yaml: recipe.schedule.scale: must be 'auto' or a valid number (got 'fast')",
+        "flowers.yaml: recipe.schedule.scale: must be 'auto' or a number (got 'fast')",
         "flowers.yaml: target.level: must be greater than 0 (got 0)",
         "flowers.yaml: training.batch_size: must be greater than 0 (got -3)",
         "flowers.yaml: training.optimizer.name: must be one of adam, adamw, sgd (got 'adma')",
     ]
+
+
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [
+        ("data.image_size=28x28", "must be one side, or [height, width], of 4 to 1024 pixels (got '28x28')"),
+        ("data.image_size=[28]", "must be one side, or [height, width], of 4 to 1024 pixels (got [28])"),
+        ("data.image_size=2048", "must be one side, or [height, width], of 4 to 1024 pixels (got 2048)"),
+        ("data.augmentation.resized_crop.scale=[1, 0.3]", "must be the least and then the largest value"),
+        ("data.aliases=[a]", "must be a mapping (got ['a'])"),
+        ("data.mean=0.5", "must be a list (got 0.5)"),
+        ("gate.approval_timeout=7", "is not valid: Time to wait for approval (30m, 6h, 7d, 2w)"),
+    ],
+)
+def test_messages_have_the_words_of_a_task_file(task_file: Path, setting: str, problem: str) -> None:
+    (line,) = problems(written(task_file, "name: flowers\n"), setting)
+    assert line.startswith(f"--set: {setting.partition('=')[0]}: {problem}")
+
+
+def test_webhook_without_a_scheme_is_refused_with_an_example(task_file: Path) -> None:
+    (line,) = problems(written(task_file, "name: flowers\nwebhooks: [{url: hooks.example.com}]\n"))
+    assert "webhooks.0.url: is not valid: Its address, such as https://hooks.example.com/retrain" in line
 
 
 def test_field_paths_leave_out_the_kind(task_file: Path) -> None:
