@@ -113,8 +113,9 @@ def _why_done(task: Task, dataset: Dataset, history: History) -> str | None:
         if unlearn and learnt_from(record.run_id, history.trained_on_erased, history.records):
             continue
         if record.decision and record.dataset_digest == dataset.digest:
-            how = "promoted, and since replaced" if record.decision.promoted else "refused by the gate"
-            return f"{record.run_id} was trained on these drops and {how}; pass --method to train again"
+            how = "promoted, and since replaced" if record.decision.promoted else "refused"
+            why = "".join(f" ({reason})" for reason in record.decision.reasons[:1])
+            return f"{record.run_id} was trained on these drops and {how}{why}; pass --method to train again"
     return None
 
 
@@ -189,9 +190,10 @@ def _method(
     if due := _refresh_due(task.baseline.refresh, dataset, champion, baseline):
         return "scratch", f"refresh of the baseline: {due}"
     landed = len(dataset.drops) - len(known_drops(history))
-    amended = amended_drops(dataset, champion.dataset)
-    corrected = f", {pluralize(len(amended), 'drop')} amended" if amended else ""
-    return "continuous", f"{pluralize(landed, 'drop')} landed{corrected} since {champion.run_id}"
+    amended = len(amended_drops(dataset, champion.dataset))
+    counts = {"landed": landed, "amended": amended}
+    changes = [f"{pluralize(count, 'drop')} {what}" for what, count in counts.items() if count]
+    return "continuous", f"{', '.join(changes) or 'no drop landed'} since {champion.run_id}"
 
 
 def _earlier_retrainings(dataset: Dataset, records: Iterable[RunRecord]) -> Sequence[tuple[float, str]]:
@@ -311,10 +313,17 @@ def _make_stop_rule(
 
 
 def _setting_warnings(task: Task, dataset: Dataset) -> Iterable[str]:
-    """Yield warnings about classes with a weight in the task that are in no drop."""
+    """Yield warnings about settings of the training that do not do what they seem to do."""
     weights = task.training.class_weights
     if unknown := [name for name in weights if name not in dataset.classes] if isinstance(weights, dict) else []:
         yield f"training.class_weights: no drop has the class {', '.join(map(repr, unknown))}; its weight is not used"
+    if weights != "none" and task.training.balanced_sampling:
+        yield "training.class_weights and training.balanced_sampling both correct for rare classes: set one of them"
+    if (whole := schedule_length(task, dataset, recipe_for("scratch", task.recipe))) <= task.training.warmup:
+        yield (
+            f"training.warmup {task.training.warmup:,} is not shorter than scratch's {whole:,} iterations, so the "
+            "learning rate never reaches its full value: shorten it, or add epochs"
+        )
 
 
 def _target_warnings(target: Target | None, baseline: Measured | None) -> Iterable[str]:

@@ -43,5 +43,5 @@ class Approval(Record):
         """Return a sentence that says what the run waits for and which command ends that."""
         return (
             f"{self.run_id} passed the gate and awaits approval until {format_moment(self.expires_at)}: "
-            f"`retrain approve {self.run_id}` or `retrain reject {self.run_id}`"
+            f"`retrain approve {self.run_id} --task TASK`, or `retrain reject {self.run_id} --task TASK --reason WHY`"
         )

@@ -106,6 +106,9 @@ def test_rejected_candidate_is_refused_and_saves_nothing(life: Life, waiting: Ap
     assert ended.savings
     assert ended.savings.baseline == 0
     assert champion(life) != waiting.run_id
+    planned = stages.run_task(life.context, make_task(gate=MANUAL), Request())
+    assert isinstance(planned, NoRunNeeded)
+    assert "was trained on these drops and refused (rejected by ann: looked at it)" in planned.reason
 
 
 def test_interrupted_verdict_is_completed_by_the_next_run(life: Life, waiting: Approval) -> None:
@@ -224,7 +227,8 @@ def test_commands_run_approve_and_rollback(life: Life, command: Callable[..., Ra
     ran = command("run")
     assert (ran.code, ran.err.count("Traceback")) == (3, 0)
     [approval] = life.store.approvals.unfinished()
-    assert f"`retrain approve {approval.run_id}`" in ran.out
+    assert f"`retrain approve {approval.run_id} --task TASK`" in ran.out
+    assert f"`retrain reject {approval.run_id} --task TASK --reason WHY`" in " ".join(ran.out.split())
     assert "awaits approval" in command("status").out
     assert "against the champion" in command("show", approval.run_id).out
     refused = command("promote", approval.run_id)

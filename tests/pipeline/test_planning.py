@@ -202,6 +202,21 @@ def test_diverged_run_is_not_repeated() -> None:
     assert "diverged" in reason(past.next())
 
 
+@pytest.mark.parametrize(
+    ("training", "warning"),
+    [
+        ({"class_weights": "inverse", "balanced_sampling": True}, "both correct for rare classes: set one of them"),
+        ({"warmup": 500}, "training.warmup 500 is not shorter than scratch's 500 iterations"),
+        ({"class_weights": "inverse", "warmup": 499}, None),
+    ],
+)
+def test_plan_warns_of_settings_without_their_effect(training: dict[str, object], warning: str | None) -> None:
+    plan = Past().landed(drop(1)).plan(task=configured(training={**TASK.training.model_dump(), **training}))
+    given = [text for text in plan.warnings if text.startswith("training.")]
+    assert len(given) == (warning is not None)
+    assert all(str(warning) in text for text in given)
+
+
 def test_drops_without_a_training_image_start_no_run() -> None:
     held_out = drop(1).model_copy(update={"counts": {"val": {"cat": 5}, "test": {"cat": 5}}})
     assert "no training image has landed yet" in reason(Past().landed(held_out).next())
@@ -224,7 +239,7 @@ def test_failed_run_is_tried_again_as_another_run() -> None:
 def test_refused_candidates_dataset_waits_for_the_next_drop() -> None:
     past = one_drop().landed(drop(2))
     refused = past.ended(past.plan(), promoted=False)
-    assert f"{refused.run_id} was trained on these drops and refused" in reason(past.next())
+    assert f"{refused.run_id} was trained on these drops and refused (worse)" in reason(past.next())
     later = past.landed(drop(3)).plan()
     assert (later.known, len(later.dataset.drops)) == (1, 3)
 
