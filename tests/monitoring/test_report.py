@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from retrain.pipeline.context import Context
 from retrain.pipeline.planning import Request
 from retrain.records import Decision
 from retrain.records.ledger import total_savings
+from retrain.records.plan import Scope
 from retrain.store import LocalStore, open_store
 from retrain.store.task_store import TaskStore
 
@@ -102,6 +104,18 @@ def test_crossings_lie_on_the_curves(sources: Sources) -> None:
     assert {c.level: c.iteration for c in shown[0].crossings if c.runner == "this run"} == {
         level: iteration for level, iteration in reached.items() if iteration is not None
     }
+
+
+def test_run_with_a_carried_target_has_no_speed_up(sources: Sources) -> None:
+    """`retrain history` shows a dash too; `/` would say that the run never came to its target."""
+    *others, last = sources.records
+    assert last.target
+    assert "L_99 –" not in render_page(sources)
+    scope = Scope(drops=last.drops[:1], classes=2)
+    carried = last.model_copy(update={"target": last.target.model_copy(update={"scope": scope})})
+    shown = render_page(replace(sources, records=[*others, carried]))
+    assert shown.count("L_99 –, L_100 –") == 2
+    assert "L_99 /" not in shown
 
 
 def test_figures_on_the_page_are_the_ledgers(browser: Browser, html: Path, sources: Sources) -> None:
@@ -199,7 +213,7 @@ def test_page_shows_what_the_champion_gets_wrong(browser: Browser, html: Path, s
     section = opened(browser, html).locator("#mistakes")
     errors = sources.errors
     assert errors is not None
-    assert f"{errors.accuracy:.2%} of {errors.samples} test images are right" in section.inner_text()
+    assert f"{errors.accuracy:.2%} of {errors.samples} test images are classified correctly" in section.inner_text()
     cells = section.locator("figure .wide [role='graphics-symbol'] title, figure .wide path title")
     assert cells.count() >= len(errors.classes)
     assert section.locator("tbody tr").count() == len(errors.classes)

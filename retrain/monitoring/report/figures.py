@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import accumulate
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from retrain.config import METRIC_NAMES, Metric
 from retrain.monitoring import metrics, names
@@ -138,8 +138,14 @@ def money(value: float) -> str:
     return f"{value:+,.2f}".replace("-", MINUS)
 
 
-def times(value: float | None) -> str:
-    """Format a speed-up; '/' if the level was not reached, as in the paper's tables."""
+def speed_up(record: RunRecord, level: Literal["99", "100"]) -> str:
+    """Format L_99 or L_100: '/' if it was not reached, as in the paper's tables, and a dash if nothing measured it.
+
+    A carried target says nothing of how much sooner than scratch the whole dataset was learnt.
+    """
+    if record.result is None or record.target is None or record.target.scope is not None:
+        return "–"
+    value = record.result.speed_up[level]
     return "/" if value is None else f"×{value:.2f}"
 
 
@@ -149,5 +155,5 @@ def duration(seconds: float) -> str:
 
 
 FILTERS: dict[str, Callable[..., str]] = {
-    function.__name__: function for function in (percent, metric, points, count, signed, money, times, duration)
+    function.__name__: function for function in (percent, metric, points, count, signed, money, speed_up, duration)
 } | {"age": format_seconds}
