@@ -22,7 +22,7 @@ the shell complete commands, options and names of tasks.
 | 1 | a retraining ended and its model was not promoted: the record says why; \
 `doctor`: a check failed; `watch --once`: a task could not be checked |
 | 2 | the input is wrong, or the store cannot be used: one message says what to correct. \
-A run that had begun keeps its plan and saved states, and the same command resumes it |
+A run that had begun keeps its plan and checkpoints, and the same command resumes it |
 | 3 | `run`: the candidate passed the gate and awaits `retrain approve` (`gate.approval: manual`) |
 | 75 | stopped by SIGTERM, or Ctrl-C in training, after the state was saved: run it again to resume it |
 """

@@ -60,7 +60,7 @@ def pack(
 
 def _print_packed(packed: "Packed") -> None:
     """Print a line for a drop, with the files of its source that are not samples."""
-    from retrain.cli.formatting import samples
+    from retrain.cli.drop_tables import samples
 
     drop = packed.drop
     already = "" if packed.new else " (already committed)"
@@ -72,10 +72,11 @@ def _print_packed(packed: "Packed") -> None:
 
 def _preview(packed: "Packed", max_bad_share: float) -> None:
     """Print the manifest that would be committed, its classes by split, and whether it would be refused."""
-    from retrain.cli.formatting import class_table, console, drop_details
+    from retrain.cli.drop_tables import class_table, drop_details
+    from retrain.cli.formatting import console
 
     drop = packed.drop
-    console().print(drop_details(drop))
+    console().print(drop_details(drop, is_committed=not packed.new))
     console().print(class_table(drop))
     total = sum(drop.samples(split) for split in drop.counts) + len(drop.left_out)
     if len(drop.left_out) > max_bad_share * total:
@@ -100,7 +101,8 @@ def _parse_staging(classes: str | None, share: str | None, seed: int) -> "Stagin
 @app.command("list")
 def list_(task: TaskName, as_json: AsJson = False, overrides: Overrides = NONE) -> None:
     """List the committed drops in the order of their commits."""
-    from retrain.cli.formatting import drop_table, print_record
+    from retrain.cli.drop_tables import drop_table
+    from retrain.cli.formatting import print_record
 
     _, store = open_task(task, overrides)
     drops = store.drops.readable()
@@ -117,7 +119,8 @@ def show_(
     """Show a drop's manifest."""
     from functools import partial
 
-    from retrain.cli.formatting import drop_details, print_record
+    from retrain.cli.drop_tables import drop_details
+    from retrain.cli.formatting import print_record
 
     _, store = open_task(task, overrides)
     drift = store.drifts.of(store.champion.read().run_id).get(drop)
@@ -153,6 +156,7 @@ def amend(
     from retrain.data.amending import amend_drops, read_corrections
 
     opened, store = open_task(task, overrides)
+    known = {name for drop in store.drops.readable() for name in drop.classes}
     amendment = amend_drops(read_corrections(corrections), opened, store)
     if amendment is None:
         typer.echo("nothing to amend: the samples already have these corrections")
@@ -160,3 +164,5 @@ def amend(
     removed = sum(change.after is None for change in amendment.changes)
     relabelled = pluralize(len(amendment.changes) - removed, "sample")
     typer.echo(f"amendment {amendment.sequence}: {relabelled} with another class, {removed:,} removed")
+    if new := sorted({change.after for change in amendment.changes if change.after} - known):
+        typer.echo(f"new classes, which no drop had: {', '.join(new)}; if one is misspelt, amend its samples again")

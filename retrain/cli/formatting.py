@@ -4,17 +4,16 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar, get_args
+from typing import Literal, NamedTuple, TypeVar
 
 import typer
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from retrain.config import METRIC_NAMES, Metric, Split
-from retrain.data.dataset import untrained_classes
+from retrain.config import METRIC_NAMES, Metric
 from retrain.pipeline.status import Status
-from retrain.records import Drift, Drop, Erasure, Plan, RunRecord, Savings, ScratchEstimate, Target
+from retrain.records import Erasure, Plan, RunRecord, Savings, ScratchEstimate, Target
 from retrain.records.ledger import total_savings
 from retrain.records.plan import StopRule
 from retrain.utils.text import pluralize
@@ -84,63 +83,6 @@ def format_speed_up(value: float | None) -> str:
     return "/" if value is None else f"x{value:.2f}"
 
 
-DROPS = (
-    Column("drop", lambda drop: drop.id, "left"),
-    Column("committed", lambda drop: f"{drop.committed_at:%Y-%m-%d %H:%M}", "left"),
-    Column("classes", lambda drop: str(len(drop.classes))),
-    *(Column(split, lambda drop, split=split: f"{drop.samples(split):,}") for split in get_args(Split)),
-    Column("MB", lambda drop: f"{sum(shard.size for shard in drop.shards) / 1e6:.1f}"),
-)
-
-
-def drop_table(drops: Sequence[Drop]) -> Table:
-    """Return a table with a line for each drop."""
-    return grid(DROPS, drops)
-
-
-def drop_details(drop: Drop, drift: Drift | None = None) -> Table:
-    """Return a drop's manifest as a table, with its drift if it was measured."""
-    return details(f"drop {drop.id}", _drop_rows(drop, drift))
-
-
-def _drop_rows(drop: Drop, drift: Drift | None) -> Rows:
-    yield "committed", f"{drop.committed_at:%Y-%m-%d %H:%M:%S} UTC"
-    yield "digest", drop.digest
-    yield "samples", samples(drop)
-    if drop.reading:
-        yield "labels from", drop.reading.labels_from
-        yield from (("not samples", f"{count:,} {kind}") for kind, count in drop.reading.not_samples.items())
-        yield from (("note", note) for note in drop.reading.notes)
-    yield "held out", ", ".join(f"{share:.0%} of train as {split}" for split, share in drop.held_out.items()) or NONE
-    if untrained := untrained_classes([drop]):
-        yield "without training images", ", ".join(untrained)
-    if drop.erased:
-        yield "erased", pluralize(len(drop.erased.rows), "sample")
-    for change in drop.changes:
-        yield "amended", f"{change.key}: {change.before} -> {change.after or 'removed'} ({change.reason})"
-    if drift:
-        yield "drift", str(drift)
-    for bad in drop.left_out:
-        yield "left out", f"{bad.where}: {bad.key}: {bad.cause}"
-    yield "shards", ", ".join(f"{shard.name} ({shard.samples:,})" for shard in drop.shards)
-    yield pluralize(len(drop.classes), "class"), ", ".join(drop.classes)
-
-
-def class_table(drop: Drop) -> Table:
-    """Return a table with a line for each class: its samples by split."""
-    columns = [
-        Column("class", str, "left"),
-        *(Column(split, lambda name, of=counts: f"{of.get(name, 0):,}") for split, counts in drop.counts.items()),
-    ]
-    return grid(columns, drop.classes)
-
-
-def samples(drop: Drop) -> str:
-    """Return a drop's samples by split, and how many are left out."""
-    left_out = [f"{len(drop.left_out):,} left out"] if drop.left_out else []
-    return ", ".join([*(f"{drop.samples(split):,} {split}" for split in get_args(Split)), *left_out])
-
-
 def erasure_details(erasure: Erasure) -> Table:
     """Return the samples and shards of an erasure, and the runs that saw its samples."""
     return details(f"erasure {erasure.sequence}", _erasure_rows(erasure))
@@ -165,10 +107,15 @@ def plan_details(plan: Plan) -> Table:
 
 def _plan_rows(plan: Plan) -> Rows:
     recipe, dataset = plan.recipe, plan.dataset
-    aspects = (recipe.initialization, recipe.objective, recipe.sampling)
+    aspects = (
+        f"start {recipe.initialization.name}",
+        f"penalty {recipe.objective.name}",
+        f"sampling {'balanced' if plan.task.training.balanced_sampling else recipe.sampling.name}",
+        f"schedule {recipe.schedule.name} x{recipe.schedule.scale:g}",
+    )
     sizes = (
         pluralize(len(dataset.drops), "drop"),
-        pluralize(dataset.samples, "sample"),
+        pluralize(dataset.samples, "training sample"),
         pluralize(len(dataset.classes), "class"),
     )
     for warning in plan.warnings:
@@ -178,7 +125,7 @@ def _plan_rows(plan: Plan) -> Rows:
     yield "parent", plan.parent or NONE
     yield "dataset", ", ".join(sizes)
     yield "new drops", ", ".join(drop.id for drop in dataset.drops[plan.known :]) or NONE
-    yield "recipe", f"{', '.join(aspect.name for aspect in aspects)}, {recipe.schedule.name} x{recipe.schedule.scale:g}"
+    yield "recipe", ", ".join(aspects)
     if plan.start:
         yield "start", plan.start
     yield "averaging", plan.averaging.kind
@@ -378,7 +325,7 @@ def _status_rows(status: Status) -> Rows:
     for erasure in status.erasures:
         yield "erased", erasure
     if status.amendments:
-        yield "amendments", f"{status.amendments:,}, used from the next run on"
+        yield "amendments", f"{status.amendments:,}, each used by the runs planned after it"
     yield "runs", str(status.runs)
     yield from saved_rows("saved", status.savings)
 

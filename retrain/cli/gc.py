@@ -29,7 +29,7 @@ def gc(
     as_json: AsJson = False,
     overrides: Overrides = NONE,
 ) -> None:
-    """Remove models, states and indices that no rollback, resumed run or future run needs."""
+    """Remove models, checkpoints and learning-speed indices that no rollback, resumed run or future run needs."""
     from retrain.cli.formatting import print_record
     from retrain.errors import UserError
     from retrain.pipeline import retention

@@ -48,8 +48,10 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, s
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DropError(f"{path}: cannot be read: {error}") from error
+    except OSError as error:
+        raise DropError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DropError(f"{path}: cannot be read: not a text file in UTF-8") from error
     read = _read_json_lines if path.suffix in (".jsonl", ".ndjson", ".json") else _read_csv
     found = [
         (line, {name: "" if (value := row.get(name)) is None else str(value).strip() for name in columns})
@@ -95,7 +97,7 @@ def _parse(texts: Mapping[str, str], line: int, path: Path) -> Correction:
         class_name = None if remove in YES else clean_class_name(texts["class"])
     except DropError as error:
         raise DropError(f"{where}: {error}") from error
-    sample = Selection(f"line {line}", texts["drop"], texts["key"], texts["content"])
+    sample = Selection(where, texts["drop"], texts["key"], texts["content"])
     return Correction(sample, class_name, texts["reason"], texts["author"] or "unknown")
 
 

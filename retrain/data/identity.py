@@ -268,8 +268,8 @@ def _most_held_out(uses: Iterable[Use]) -> Use:
 
 
 def _refusal(conflicts: Sequence[str]) -> str:
-    more = "; ..." if len(conflicts) > NAMED else ""
+    named = "; ".join(conflicts[:NAMED]) + ("; ..." if len(conflicts) > NAMED else "")
     return (
-        f"{len(conflicts):,} images come with two classes: {'; '.join(conflicts[:NAMED])}{more}. Correct their labels, "
-        "or set data.on_conflict to newest or keep_both"
+        f"{pluralize(len(conflicts), 'image')} with two classes: {named}. Correct the labels, or set data.on_conflict "
+        "to newest or keep_both"
     )

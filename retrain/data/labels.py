@@ -225,7 +225,7 @@ def label_by_folder(found: FoundFiles, asked: bool) -> Iterator[Labelled]:
         yield image, split, parts[0], f"{escape(parts[0])}/{escape(image.name.stem)}"
     for folder in sorted(found.folders, key=lambda folder: folder.name):
         if folder.name not in found.filled:
-            raise DropError(f"{folder}: an empty folder; every class needs images")
+            raise DropError(f"{folder}: an empty folder: remove it, or put images into it")
 
 
 def label_by_file(found: FoundFiles, rule: LabelRule) -> Iterator[Labelled]:

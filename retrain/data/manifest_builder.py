@@ -112,7 +112,7 @@ def build_manifest(
         if split in missing and not counts[split]:
             share = read.held_out.get(split)
             why = (
-                "none was left"
+                f"a task's first drop needs some to {'train on' if split == 'train' else 'measure on'}"
                 if share is None
                 else f"none was drawn for its share of {share:g}; add images, or raise data.{split}_share"
             )

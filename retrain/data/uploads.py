@@ -88,7 +88,7 @@ def _committed(packed: Packed, drop_id: str) -> Drop:
     """Return the committed drop. Raises `DropError` if it has no new samples."""
     if packed.drop.id == drop_id:
         return packed.drop
-    raise DropError(f"drop {drop_id}: nothing is new in it: drop {packed.drop.id} and others have its images already")
+    raise DropError(f"drop {drop_id}: nothing is new in it: earlier drops have its images, such as {packed.drop.id}")
 
 
 def is_ours(name: str) -> bool:

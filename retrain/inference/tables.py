@@ -87,5 +87,5 @@ def _read_records(path: Path) -> Iterator[dict[str, Any]]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     return read_records(data, path.suffix[1:], str(path))

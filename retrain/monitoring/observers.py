@@ -87,7 +87,8 @@ def _opening(plan: Plan, progress: Progress) -> str:
 
 def _closing(plan: Plan, outcome: str, progress: Progress) -> str:
     reached = f", {_score(progress.points[-1], plan)}" if progress.points else ""
-    return f"{plan.run_id}: {outcome} after {progress.iteration:,} iterations{reached}"
+    resumes = "; its checkpoint is saved, and the same command resumes it" if outcome == "preempted" else ""
+    return f"{plan.run_id}: {outcome} after {progress.iteration:,} iterations{reached}{resumes}"
 
 
 def _score(point: Point, plan: Plan) -> str:

@@ -189,6 +189,11 @@ class Drops:
         """Return a drop as it was committed, without amendments. Raises as `read`."""
         drop = self.find_manifest(drop_id)
         if drop is None:
+            if cause := self.quarantine_causes().get(drop_id):
+                raise DropError(
+                    f"drop {drop_id} is in quarantine: {cause}. If its files are corrected, delete "
+                    f"{self._keys.quarantine(drop_id)}, and the watcher checks it again"
+                )
             raise DropError(
                 f"task {self._keys.task} has no drop {drop_id} in {self._objects.url}: `retrain drop list` lists them"
             )

@@ -222,7 +222,7 @@ WRONG = [
     ("drop pack images -t pets --set store=images/class-0/0.png/x", "images/class-0/0.png/x"),
     ("drop pack nowhere -t pets", "nowhere: no such file or folder"),
     ("drop pack undecodable -t pets", "undecodable: cat/13.png"),
-    ("drop pack empty-class -t pets", "empty-class: dog: an empty folder; every class needs images"),
+    ("drop pack empty-class -t pets", "empty-class: dog: an empty folder: remove it, or put images into it"),
     ("drop pack twice -t pets", "duplicate key cat/0"),
     ("drop pack images -t pets --classes 9+9", "9+9 is 18, but must be 5"),
     ("drop pack images -t pets --classes 3+2 --share 50+50", "--classes and --share cannot be combined"),

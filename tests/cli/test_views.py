@@ -5,9 +5,11 @@ from rich.table import Table
 from support import known_ledger
 from support.histories import Past, drop, one_drop
 
+from retrain.cli.drop_tables import drop_details
 from retrain.cli.formatting import plan_details, record_details
 from retrain.config.task import Task
 from retrain.records import RunRecord
+from retrain.records.drop import LeftOut
 
 
 def printed(table: Table) -> str:
@@ -68,6 +70,31 @@ def test_plan_shows_target_expectation_start_and_warnings() -> None:
     assert "The parent's weights are shrunk" in plan
     assert "warning  " in plan
     assert "once the mean of 2 evaluations is at the target" in plan
+
+
+def test_plan_names_the_parts_of_its_recipe() -> None:
+    task = Task.model_validate({"name": "pets", "training": {"balanced_sampling": True}})
+    plan = printed(plan_details(Past().landed(drop(1)).plan(task=task)))
+    assert "start fresh, penalty none, sampling balanced, schedule cosine x1" in plan
+    assert "1 drop, 500 training samples, 2 classes" in plan
+
+
+def test_drop_names_its_first_bad_samples_once() -> None:
+    bad = tuple(LeftOut(where=f"cat/{number:02}.txt", key=f"cat/{number:02}", cause="no image") for number in range(25))
+    shown = printed(drop_details(drop(1).model_copy(update={"left_out": bad})))
+    assert "cat/00.txt: no image" in shown
+    assert "cat/19.txt" in shown
+    assert "cat/20.txt" not in shown
+    assert "and 5 more: `retrain drop show --json`" in shown
+    in_shard = printed(
+        drop_details(drop(1).model_copy(update={"left_out": (bad[0].model_copy(update={"where": "a.tar"}),)}))
+    )
+    assert "a.tar: cat/00: no image" in in_shard
+
+
+def test_drop_that_is_not_committed_has_no_time_of_commit() -> None:
+    assert "committed" in printed(drop_details(drop(1)))
+    assert "committed" not in printed(drop_details(drop(1), is_committed=False))
 
 
 def test_plan_says_why_a_target_near_chance_is_none() -> None:

@@ -128,7 +128,10 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
     "sparse file": (beside((info("bad.png", tarfile.GNUTYPE_SPARSE), b"")), r"train\.tar: bad\.png: neither a plain"),
     "no samples": (lambda: {"train.tar": shard([])}, "drop bad: no sample in it can be used"),
     "nothing": (dict, "drop bad: no training image in it"),
-    "samples of another drop": (lambda: {"train.tar": shard(good(1))}, "drop bad: nothing is new in it: drop good "),
+    "samples of another drop": (
+        lambda: {"train.tar": shard(good(1))},
+        "drop bad: nothing is new in it: earlier drops have its images, such as good",
+    ),
     "no split": (
         lambda: {"more.tar": WHOLE, "photos.tar": WHOLE},
         r"photos\.tar: tars in a folder are named after their split",

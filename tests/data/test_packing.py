@@ -110,7 +110,7 @@ def test_bad_image_is_named_and_nothing_is_written(tmp_path: Path, local: LocalS
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["test/cat/1.png", "val/cat/1.png"], "no train samples among 2: none was left"),
+        (["test/cat/1.png", "val/cat/1.png"], "no train samples among 2: a task's first drop needs some to train on"),
         (["cat/0.png", "cat/2.png", "cat/3.png"], r"no val samples among 3: none was drawn for its share of 0\.2"),
     ],
 )

@@ -44,6 +44,15 @@ def test_drop_that_is_not_there_is_named(local: LocalStore) -> None:
         TaskStore(local, "pets").drops.read("week-45")
 
 
+def test_quarantined_drop_is_named_with_its_cause(local: LocalStore) -> None:
+    drops = TaskStore(local, "pets").drops
+    drops.quarantine("week-45", "cat/1.png: cannot be decoded")
+    with pytest.raises(
+        DropError, match=r"week-45 is in quarantine: cat/1\.png: .*delete pets/drops/week-45/quarantine"
+    ):
+        drops.read("week-45")
+
+
 @pytest.mark.parametrize(
     "spoil",
     [

@@ -1,0 +1,77 @@
+"""Format drops as tables."""
+
+from collections.abc import Sequence
+from typing import get_args
+
+from rich.table import Table
+
+from retrain.cli.formatting import NONE, Column, Rows, details, grid
+from retrain.config import Split
+from retrain.data.dataset import untrained_classes
+from retrain.records import Drift, Drop
+from retrain.utils.text import pluralize
+
+LEFT_OUT = 20
+"""Number of bad samples that a drop's table names. A folder of another layout can have thousands."""
+
+
+DROPS = (
+    Column("drop", lambda drop: drop.id, "left"),
+    Column("committed", lambda drop: f"{drop.committed_at:%Y-%m-%d %H:%M}", "left"),
+    Column("classes", lambda drop: str(len(drop.classes))),
+    *(Column(split, lambda drop, split=split: f"{drop.samples(split):,}") for split in get_args(Split)),
+    Column("MB", lambda drop: f"{sum(shard.size for shard in drop.shards) / 1e6:.1f}"),
+)
+
+
+def drop_table(drops: Sequence[Drop]) -> Table:
+    """Return a table with a line for each drop."""
+    return grid(DROPS, drops)
+
+
+def drop_details(drop: Drop, drift: Drift | None = None, is_committed: bool = True) -> Table:
+    """Return a drop's manifest as a table, with its drift if it was measured."""
+    return details(f"drop {drop.id}", _drop_rows(drop, drift, is_committed))
+
+
+def _drop_rows(drop: Drop, drift: Drift | None, is_committed: bool) -> Rows:
+    if is_committed:
+        yield "committed", f"{drop.committed_at:%Y-%m-%d %H:%M:%S} UTC"
+    yield "digest", drop.digest
+    yield "samples", samples(drop)
+    if drop.reading:
+        yield "labels from", drop.reading.labels_from
+        yield from (("not samples", f"{count:,} {kind}") for kind, count in drop.reading.not_samples.items())
+        yield from (("note", note) for note in drop.reading.notes)
+    yield "held out", ", ".join(f"{share:.0%} of train as {split}" for split, share in drop.held_out.items()) or NONE
+    if untrained := untrained_classes([drop]):
+        yield "without training images", ", ".join(untrained)
+    if drop.erased:
+        yield "erased", pluralize(len(drop.erased.rows), "sample")
+    for change in drop.changes:
+        reason = f" ({change.reason})" if change.reason else ""
+        yield "amended", f"{change.key}: {change.before} -> {change.after or 'removed'}{reason}"
+    if drift:
+        yield "drift", str(drift)
+    for bad in drop.left_out[:LEFT_OUT]:
+        place = bad.where if bad.where.startswith(bad.key) else f"{bad.where}: {bad.key}"
+        yield "left out", f"{place}: {bad.cause}"
+    if (more := len(drop.left_out) - LEFT_OUT) > 0:
+        yield "", f"and {more:,} more: `retrain drop show --json` lists all of a committed drop"
+    yield "shards", ", ".join(f"{shard.name} ({shard.samples:,})" for shard in drop.shards)
+    yield pluralize(len(drop.classes), "class"), ", ".join(drop.classes)
+
+
+def class_table(drop: Drop) -> Table:
+    """Return a table with a line for each class: its samples by split."""
+    columns = [
+        Column("class", str, "left"),
+        *(Column(split, lambda name, of=counts: f"{of.get(name, 0):,}") for split, counts in drop.counts.items()),
+    ]
+    return grid(columns, drop.classes)
+
+
+def samples(drop: Drop) -> str:
+    """Return a drop's samples by split, and how many are left out."""
+    left_out = [f"{len(drop.left_out):,} left out"] if drop.left_out else []
+    return ", ".join([*(f"{drop.samples(split):,} {split}" for split in get_args(Split)), *left_out])
