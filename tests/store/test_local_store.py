@@ -50,7 +50,7 @@ def test_racing_swaps_lose_no_update(tmp_path: Path) -> None:
     store.create("counter", b"0 -")
     attempts = race(count_up, str(tmp_path), None)
     assert store.read("counter")[0].split()[0] == b"%d" % (20 * PROCESSES)
-    assert sum(attempts) > 20 * PROCESSES  # they did race
+    assert sum(attempts) >= 21 * PROCESSES - 1  # all but one lost the first round
 
 
 def test_reader_never_sees_half_an_object_of_killed_writers(tmp_path: Path) -> None:
