@@ -2,8 +2,9 @@
 
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -38,16 +39,25 @@ def port(hanging: Path, tmp_path: Path) -> Iterator[int]:
         yield port
 
 
+@pytest.fixture
+def drawing() -> Callable[[], list[BaseProcess]]:
+    """Return a function for the processes that draw: those that this test has started."""
+    earlier = multiprocessing.active_children()  # those of other tests, which last
+    return lambda: [process for process in multiprocessing.active_children() if process not in earlier]
+
+
 def page(port: int) -> tuple[int, str]:
     answer = ask(port, "/")
     return answer.status, answer.read().decode()
 
 
-def test_page_is_served_after_a_killed_drawing(port: int, hanging: Path) -> None:
+def test_page_is_served_after_a_killed_drawing(
+    port: int, hanging: Path, drawing: Callable[[], list[BaseProcess]]
+) -> None:
     with ThreadPoolExecutor() as threads:
         asked = threads.submit(page, port)
-        monitoring.wait_for(multiprocessing.active_children, "the process that draws")
-        for process in multiprocessing.active_children():
+        monitoring.wait_for(drawing, "the process that draws")
+        for process in drawing():
             process.kill()
         assert asked.result() == (503, "drawing the page of pets: its process was killed by SIGKILL (out of memory?)\n")
     hanging.unlink()
@@ -56,18 +66,22 @@ def test_page_is_served_after_a_killed_drawing(port: int, hanging: Path) -> None
     assert "continuous-4" in html
 
 
-def test_request_behind_a_slow_drawing_is_refused(port: int, hanging: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_request_behind_a_slow_drawing_is_refused(
+    port: int, drawing: Callable[[], list[BaseProcess]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pages, "WAIT_SECONDS", 0.1)
     with ThreadPoolExecutor() as threads:
         first = threads.submit(page, port)
-        monitoring.wait_for(multiprocessing.active_children, "the process that draws")
+        monitoring.wait_for(drawing, "the process that draws")
         assert page(port) == (503, "pets: another page is still being drawn; ask again in a minute\n")
-        for process in multiprocessing.active_children():
+        for process in drawing():
             process.kill()
         assert first.result()[0] == 503
 
 
-def test_hanging_drawing_is_given_up(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_drawing_is_given_up(
+    port: int, drawing: Callable[[], list[BaseProcess]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pages, "DRAW_SECONDS", 1)
     assert page(port) == (503, "drawing the page of pets: not done after 1 s, so it was killed\n")
-    assert multiprocessing.active_children() == []
+    assert drawing() == []
