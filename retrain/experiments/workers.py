@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from retrain.records import Plan
 from retrain.store.task_store import open_task_store
 from retrain.training.preemption import Preempted
-from retrain.utils.processes import exit_with_parent
+from retrain.utils import processes
 
 if TYPE_CHECKING:
     from retrain.pipeline.context import Context
@@ -44,8 +44,7 @@ def worker_pool(workers: Workers) -> Iterator[RunEach]:
     if workers.jobs == 1:
         yield lambda job, plans: map(partial(job, device=workers.device), plans)
         return
-    fresh = multiprocessing.get_context("spawn")  # a forked torch may hang
-    with ProcessPoolExecutor(workers.jobs, fresh, initializer=_init_worker, initargs=(workers.jobs,)) as pool:
+    with ProcessPoolExecutor(workers.jobs, processes.SPAWN, initializer=_init_worker, initargs=(workers.jobs,)) as pool:
         try:
             yield lambda job, plans: pool.map(partial(_do_or_exit, job, device=workers.device), plans)
         except (Preempted, KeyboardInterrupt):
@@ -66,7 +65,7 @@ def _do_or_exit(job: Job, plan: Plan, *, device: str) -> None:
 def _init_worker(jobs: int) -> None:
     """Share the cores, and exit with the parent process."""
     os.environ["LOCAL_WORLD_SIZE"] = str(jobs)  # torchrun's variable; `available_cores` reads it
-    exit_with_parent()
+    processes.exit_with_parent()
 
 
 def run_trial(plan: Plan, *, device: str) -> None:

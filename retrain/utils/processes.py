@@ -21,7 +21,7 @@ class WorkerCrashed(UserError):
 
 
 SPAWN = multiprocessing.get_context("spawn")
-"""Starts processes that inherit nothing loaded in this one."""
+"""Starts processes that inherit nothing loaded in this one: a forked torch may hang."""
 
 
 def run_in_subprocess(label: str, seconds: float, function: Callable[..., Outcome], *arguments: Any) -> Outcome:

@@ -2,13 +2,12 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.processes import ForkedCommand
 from support.studying import CPU, small_study, workplace
 
 from retrain.experiments.drops import DataRoot
@@ -57,10 +56,11 @@ def test_killed_study_ends_its_processes_and_resumes_equally(
         killed = Runs(STUDY, str(tmp_path / "killed"))
         store = killed.store(killed.task(next(cells(STUDY, 1))).name)
         settings = ["--root", str(place), "--store", str(tmp_path / "killed"), "--jobs", str(jobs), "--device", "cpu"]
-        with subprocess.Popen([sys.executable, "-m", "retrain", "study", "run", "small", *settings]) as process:
-            wait_for(lambda: bool(store.ledger.read()))
-            started = children(process.pid)
-            process.send_signal(signal.SIGKILL)
+        process = ForkedCommand("retrain", "study", "run", "small", *settings, output=tmp_path / "output")
+        wait_for(lambda: bool(store.ledger.read()))
+        started = children(process.pid)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
         wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
         ended = len(store.ledger.read())
         assert ended > 0
@@ -77,13 +77,12 @@ def test_stopped_study_ends_at_once_with_a_message(tmp_path: Path, jobs: int) ->
         (place / "studies" / "small.yaml").write_text(study.model_dump_json())
         store = LocalStore(tmp_path / "store")
         settings = ["--root", str(place), "--store", str(store.root), "--jobs", str(jobs), "--device", "cpu"]
-        command = [sys.executable, "-m", "retrain", "study", "run", "small", *settings]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-            wait_for(lambda: any("/state/" in entry.key for entry in store.list()))
-            started = children(process.pid)
-            process.terminate()
-            said = process.communicate()[1]
-        assert process.returncode == os.EX_TEMPFAIL, said
+        process = ForkedCommand("retrain", "study", "run", "small", *settings, output=tmp_path / "output")
+        wait_for(lambda: any("/state/" in entry.key for entry in store.list()))
+        started = children(process.pid)
+        os.kill(process.pid, signal.SIGTERM)
+        said = process.communicate()
+        assert process.poll() == os.EX_TEMPFAIL, said
         assert "small: stopped; run the command again to resume it\n" in said
         assert "Traceback" not in said
         wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))

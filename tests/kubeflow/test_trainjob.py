@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 import yaml
 from retrain.pipelines.definition import build
 from support.ports import free_port
-from support.processes import preloaded_python, preloaded_retrain
+from support.processes import ForkedCommand, preloaded_python, preloaded_retrain
 from support.trainings import TASK, commit_drops, context_of
 from support.writes import frozen_environment, wait_for_frozen
 
@@ -138,7 +137,7 @@ def planned(folder: Path) -> dict[str, Any]:
     return job
 
 
-def node(folder: Path, job: dict[str, Any], rank: int, port: int, freeze: Path | None = None) -> subprocess.Popen[str]:
+def node(folder: Path, job: dict[str, Any], rank: int, port: int, freeze: Path | None = None) -> ForkedCommand:
     """Return a node's container: the job's command and arguments, and the environment that Trainer adds."""
     trainer = job["spec"]["trainer"]
     assert trainer["command"][0] == "torchrun"
@@ -152,15 +151,16 @@ def node(folder: Path, job: dict[str, Any], rank: int, port: int, freeze: Path |
         "OMP_NUM_THREADS": "1",
         "PYTHON_EXEC": preloaded_python(),  # what torchrun starts its processes with
     }
-    return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", *trainer["command"][1:], *trainer["args"]],
-        env=frozen_environment(freeze, 6, **environment) if freeze else {**os.environ, **environment},
-        stderr=subprocess.PIPE,
-        text=True,
+    return ForkedCommand(
+        "torch.distributed.run",
+        *trainer["command"][1:],
+        *trainer["args"],
+        output=folder / f"node-{rank}-{freeze is None}.log",
+        environment=frozen_environment(freeze, 6, **environment) if freeze else {**os.environ, **environment},
     )
 
 
-def lose(process: subprocess.Popen[str]) -> None:
+def lose(process: ForkedCommand) -> None:
     """Take a node away: torchrun and what it started."""
     started = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     for pid in (process.pid, *map(int, started)):
@@ -177,14 +177,14 @@ def test_lost_node_ends_all_pods_and_the_run_resumes(folder: Path) -> None:
     frozen = wait_for_frozen(note, nodes[0])
     lose(nodes[1])
     os.kill(frozen, signal.SIGCONT)
-    said = [process.communicate()[1] for process in nodes]
-    assert [process.returncode for process in nodes] == [1, -signal.SIGKILL]
+    said = [process.communicate() for process in nodes]
+    assert [process.poll() for process in nodes] == [1, -signal.SIGKILL]
     assert "another training process was lost" in said[0]
     reached = max(int(entry.key.removeprefix(state)[:12]) for entry in context.store.objects.list(state))
     assert context.store.ledger.find(run_id) is None
     nodes = [node(folder, job, rank, port) for rank in range(2)]
-    said = [process.communicate()[1] for process in nodes]
-    assert [process.returncode for process in nodes] == [0, 0], said
+    said = [process.communicate() for process in nodes]
+    assert [process.poll() for process in nodes] == [0, 0], said
     record = context.store.ledger.find(run_id)
     assert record
     assert (record.outcome, record.decision and record.decision.promoted) == ("completed", True)

@@ -4,11 +4,12 @@ import atexit
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import runpy
 import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -73,17 +74,55 @@ class Preloaded(ForkServerContext):
 
     @staticmethod
     def Process(  # type: ignore[override]
-        target: Callable[..., None], args: tuple[object, ...], daemon: bool
+        target: Callable[..., None], args: tuple[object, ...], daemon: bool | None = None
     ) -> ForkServerProcess:
         """Return a process of its own, not yet started."""
         return ForkServerProcess(target=_in_environment, args=(dict(os.environ), target, args), daemon=daemon)
 
 
 def _in_environment(environment: dict[str, str], target: Callable[..., None], arguments: tuple[object, ...]) -> None:
-    """The process that forks has the environment of its own start."""
+    """Set what the process that forks has read at its own start: the environment, and the number of torch's threads."""
     os.environ.clear()
     os.environ.update(environment)
+    torch.set_num_threads(int(environment.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
     target(*arguments)
+
+
+class ForkedCommand:
+    """A Python module as a command that starts at once, with `subprocess.Popen`'s methods.
+
+    Unlike the programs of `preloaded_programs`, it is its own process: it gets signals itself, and what it starts are
+    its children.
+    """
+
+    def __init__(self, module: str, *arguments: str, output: Path, environment: Mapping[str, str] = os.environ) -> None:
+        self._output = output
+        self._process = ForkServerProcess(
+            target=_in_environment,
+            args=(dict(environment), _run_module, (module, arguments, str(output))),
+            daemon=True,  # ends with the tests
+        )
+        self._process.start()
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None if it has not ended."""
+        return self._process.exitcode
+
+    def communicate(self) -> str:
+        """Wait for the end, and return what it has written to standard output and standard error."""
+        self._process.join()
+        return self._output.read_text()
+
+
+def _run_module(module: str, arguments: tuple[str, ...], output: str) -> None:
+    """Run a module as `python -m` does."""
+    multiprocessing.current_process().daemon = False  # or it could start no processes
+    with open(output, "ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def fork_at(address: str) -> None:

@@ -2,19 +2,25 @@
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from retrain.store import LocalStore
 from retrain.store.s3.store import S3Store
 from support.programs import python_environment
 
 METHODS = ("create", "replace", "write", "delete", "upload")
+
+
+class Command(Protocol):
+    """A command that has been started."""
+
+    def poll(self) -> int | None:
+        """Return its exit code, or None if it has not ended."""
 
 
 class Strike(NamedTuple):
@@ -101,7 +107,7 @@ def freeze_if_told() -> None:
         Path(os.environ["FREEZE_NOTE"]).write_text(f"{os.getpid()}\n")
 
 
-def wait_for_frozen(note: Path, command: subprocess.Popen[str]) -> int:
+def wait_for_frozen(note: Path, command: Command) -> int:
     """Return the number of the process that has noted it and stopped itself; the command must not end before."""
     while not (note.exists() and note.read_text().endswith("\n") and is_stopped(int(note.read_text()))):
         assert command.poll() is None

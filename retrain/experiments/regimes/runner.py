@@ -1,7 +1,6 @@
 """Run the suite: several sequences in parallel, each in its own process with one thread."""
 
 import logging
-import multiprocessing
 import os
 import subprocess
 from collections.abc import Collection, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from retrain.errors import StudyError
 from retrain.experiments.regimes.methods import VARIANTS
 from retrain.experiments.regimes.settings import Regime
-from retrain.utils.processes import exit_with_parent
+from retrain.utils import processes
 
 log = logging.getLogger("retrain")
 
@@ -28,8 +27,7 @@ def run_suite(
     sequences = [(regime, seed) for regime in regimes for seed in seeds or regime.seeds]
     sequences.sort(key=lambda sequence: sequence[1])  # every regime once before any seed comes a second time
     commit, variants = read_commit(), list(VARIANTS) if with_variants else []
-    spawn = multiprocessing.get_context("spawn")  # a forked torch may hang
-    with ProcessPoolExecutor(jobs, spawn, initializer=_init_worker) as pool:
+    with ProcessPoolExecutor(jobs, processes.SPAWN, initializer=_init_worker) as pool:
         pending = {
             pool.submit(run_sequence, *sequence, root, out, commit, variants): sequence for sequence in sequences
         }
@@ -63,7 +61,7 @@ def _init_worker() -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.set_num_threads(1)
-    exit_with_parent()
+    processes.exit_with_parent()
 
 
 def read_commit() -> str:
