@@ -158,6 +158,16 @@ Sampling = Annotated[Uniform | EasyHard | OldNew, Field(discriminator="name")]
 Scale = Literal["auto"] | PositiveFloat
 
 
+class AutoSchedule(ConfigModel):
+    """inverse_time for a network without BatchNorm, constant for others. The plan states the choice."""
+
+    name: Literal["auto"] = "auto"
+    scale: PositiveFloat = 1.0
+    """Largest number of iterations, as a multiple of scratch's schedule: the budget of a run that misses its target."""
+    warmup: NonNegativeInt = 10
+    """Iterations of linear warm-up."""
+
+
 class Constant(ConfigModel):
     """A constant learning rate after a warm-up. The run's length need not be known in advance."""
 
@@ -166,6 +176,18 @@ class Constant(ConfigModel):
     """Largest number of iterations, as a multiple of scratch's schedule: the budget of a run that misses its target."""
     warmup: NonNegativeInt = 10
     """Iterations of linear warm-up."""
+
+
+class InverseTime(ConfigModel):
+    """A learning rate that falls as 1/(1 + t/h) after a warm-up. The run's length need not be known in advance."""
+
+    name: Literal["inverse_time"] = "inverse_time"
+    scale: PositiveFloat = 1.0
+    """Largest number of iterations, as a multiple of scratch's schedule: the budget of a run that misses its target."""
+    warmup: NonNegativeInt = 10
+    """Iterations of linear warm-up."""
+    half: PositiveFloat = 0.2
+    """h, at which the rate is half of the peak, as a share of scratch's schedule."""
 
 
 class Cosine(ConfigModel):
@@ -194,7 +216,10 @@ class MultiStep(ConfigModel):
     """Longer schedules, as multiples of scratch's, that are tried one after another after a missed target."""
 
 
-Schedule = Annotated[Constant | Cosine | MultiStep, Field(discriminator="name")]
+OpenEnded = AutoSchedule | Constant | InverseTime
+"""The schedules of runs that end by their stop rule. Their length is only a budget."""
+
+Schedule = Annotated[OpenEnded | Cosine | MultiStep, Field(discriminator="name")]
 
 
 Preset = Literal["default", "paper", "naive"]
@@ -204,7 +229,7 @@ PRESETS: dict[Preset, dict[str, dict[str, Any]]] = {
         "initialization": {"name": "auto"},
         "objective": {"name": "none"},
         "sampling": {"name": "uniform"},
-        "schedule": {"name": "constant"},
+        "schedule": {"name": "auto"},
     },
     "paper": {
         "initialization": {"name": "shrink_perturb", "alpha": 0.4, "beta": 0.001},
@@ -226,7 +251,7 @@ class Recipe(ConfigModel):
     """The four aspects of the continuous method. The preset supplies the aspects that are left out."""
 
     preset: Preset = "default"
-    """default: averaged weights at a constant learning rate; paper: exactly Verwimp et al.; naive: a plain warm
+    """default: averaged weights and no fixed length; paper: exactly Verwimp et al.; naive: a plain warm
     start."""
     initialization: Initialization = Auto()
     """The initial weights: auto, warm, shrink_perturb or fresh; noise for comparison."""
@@ -234,8 +259,9 @@ class Recipe(ConfigModel):
     """The penalty added to the loss: none, l2, l2_init, or for comparison ewc, confidence_penalty, adversarial."""
     sampling: Sampling = Uniform()
     """The samples of an epoch: uniform, easy_hard or old_new."""
-    schedule: Schedule = Constant()
-    """The learning rate over time and the largest length of a run: constant, cosine or multistep."""
+    schedule: Schedule = AutoSchedule()
+    """The learning rate over time and the largest length of a run: auto, constant, inverse_time,
+    cosine or multistep."""
     scratch_objective: Objective = NoPenalty()
     """The penalty added to scratch's loss. Verwimp et al. also compare with scratch + L2-init."""
 
@@ -261,7 +287,7 @@ def recipe_for(method: Method, recipe: Recipe) -> Recipe:
     """Return the method's recipe, given the task's own.
 
     `continuous` is the task's recipe. `scratch` and `naive` have their own initialization and run a whole schedule of
-    the task's kind, or a cosine if that kind is constant.
+    the task's kind, or a cosine if that kind has no end.
     """
     match method:
         case "scratch":
@@ -273,7 +299,7 @@ def recipe_for(method: Method, recipe: Recipe) -> Recipe:
 
 
 def _whole_schedule(initialization: Initialization, objective: Objective, recipe: Recipe) -> Recipe:
-    schedule = Cosine() if isinstance(recipe.schedule, Constant) else recipe.schedule
+    schedule = Cosine() if isinstance(recipe.schedule, OpenEnded) else recipe.schedule
     return Recipe(
         preset=recipe.preset,
         initialization=initialization,

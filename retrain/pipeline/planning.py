@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from retrain.config import Method, Purpose
 from retrain.config.fields import identity
-from retrain.config.recipe import Constant, Recipe, recipe_for
+from retrain.config.recipe import OpenEnded, Recipe, recipe_for
 from retrain.config.task import AutoAverage, Averaging, NoAverage, PowerAverage, Refresh, Task
 from retrain.data.dataset import amended_drops, choose_loading, make_dataset, order_drops
 from retrain.pipeline.gate import gate_warnings
 from retrain.pipeline.lengths import evaluation_interval, scale_of, schedule_length
-from retrain.pipeline.start import resolve_initialization
+from retrain.pipeline.start import resolve_start
 from retrain.pipeline.targets import Measured, age_of, estimate_scratch, make_target, why_no_target
 from retrain.pipeline.trigger import TriggerState
 from retrain.recipe.schedule import longer_scale, resolve_scale
@@ -246,7 +246,7 @@ def _assemble(
     parent = None if method == "scratch" else history.champion
     known = len(known_drops(history))
     record = history.records.get(parent.run_id) if parent else None
-    recipe, start = resolve_initialization(task, _scaled_recipe(task, method, dataset, known), parent, record)
+    recipe, start = resolve_start(task, _scaled_recipe(task, method, dataset, known), parent, record)
     target = make_target(task.target.level, dataset, baseline, history.records) if parent and baseline else None
     whole = schedule_length(task, dataset, recipe_for("scratch", task.recipe))
     scratch = estimate_scratch(whole, dataset, history.scratch_runs) if parent else None
@@ -302,14 +302,14 @@ def _make_stop_rule(
 ) -> StopRule | None:
     """Return a run's stop rule. None: it ends at the first evaluation at its target, or with its schedule.
 
-    A constant schedule needs the rule because it has no end; a carried target needs it because it does not cover the
-    new drops. With a schedule, a run is never stopped early below its target: accuracy rises most at the end.
+    A schedule without an end needs the rule; a carried target needs it because it does not cover the new drops. With
+    another schedule, a run is never stopped early below its target: accuracy rises most at the end.
     """
-    is_constant = isinstance(recipe.schedule, Constant)
-    if target is None or scratch is None or not (is_constant or target.scope):
+    has_no_end = isinstance(recipe.schedule, OpenEnded)
+    if target is None or scratch is None or not (has_no_end or target.scope):
         return None
     rule = StopRule.of(task.training.stopping, scratch.iterations, evaluate_every)
-    return rule if is_constant else rule.model_copy(update={"patience": None, "improve_until": None})
+    return rule if has_no_end else rule.model_copy(update={"patience": None, "improve_until": None})
 
 
 def _setting_warnings(task: Task, dataset: Dataset) -> Iterable[str]:

@@ -1,21 +1,37 @@
-"""Choose how a run starts from the record of its parent."""
+"""Choose how a run starts, and whether its learning rate falls, from the record of its parent."""
 
 import re
 
 from retrain.config.optimizers import Sgd
-from retrain.config.recipe import Auto, Recipe
+from retrain.config.recipe import Auto, AutoSchedule, Recipe
 from retrain.config.task import Task
-from retrain.recipe.start import resolve_start
+from retrain.recipe.schedule import resolve_kind
+from retrain.recipe.start import resolve_initialization
 from retrain.records import Plan, Result, RunRecord
 
 WITHOUT_BATCHNORM = re.compile(r"mlp|logistic|alexnet|squeezenet.*|vgg\d+|convnext.*|vit_.*|swin.*")
 """Names of networks without BatchNorm layers. All other torchvision networks have them."""
 
 
-def resolve_initialization(
+FALLS = "Its learning rate falls, since a network without BatchNorm does not settle at a constant one."
+
+
+def resolve_start(task: Task, recipe: Recipe, parent: Plan | None, record: RunRecord | None) -> tuple[Recipe, str]:
+    """Return the recipe with its initialization and schedule resolved, and the reason in sentences.
+
+    `record` is the parent's, if it has one.
+    """
+    resolved, reason = _resolve_initialization(task, recipe, parent, record)
+    if not isinstance(recipe.schedule, AutoSchedule):
+        return resolved, reason
+    falls = parent is not None and not _is_pretrained(parent) and not _is_normalised(parent, record)
+    schedule = resolve_kind(recipe.schedule, falls)
+    return resolved.model_copy(update={"schedule": schedule}), f"{reason} {FALLS}" if falls else reason
+
+
+def _resolve_initialization(
     task: Task, recipe: Recipe, parent: Plan | None, record: RunRecord | None
 ) -> tuple[Recipe, str]:
-    """Return the recipe with its initialization resolved, and the reason. `record` is the parent's, if it has one."""
     if parent is None:
         begun = "the pretrained ones, with a new head" if task.model.pretrained_sha256 else "newly initialised"
         return recipe, f"The weights are {begun}: scratch has no parent."
@@ -23,13 +39,13 @@ def resolve_initialization(
     if not isinstance(setting, Auto):
         return recipe, f"The task sets recipe.initialization to {setting.name}."
     result = record.result if record else None
-    chosen, reason = resolve_start(
+    chosen, reason = resolve_initialization(
         setting,
-        normalised=_is_normalised(parent, result),
+        normalised=_is_normalised(parent, record),
         train_accuracy=result.train_accuracy if result else None,
         val_accuracy=result.final_accuracy if result else None,
         relative_step=_relative_step(parent, result),
-        pretrained=parent.task.model.pretrained_sha256 is not None,
+        pretrained=_is_pretrained(parent),
     )
     return recipe.model_copy(update={"initialization": chosen}), reason
 
@@ -42,12 +58,16 @@ def _relative_step(parent: Plan, result: Result | None) -> float | None:
     return optimizer.learning_rate / result.weight_scale
 
 
-def _is_normalised(parent: Plan, result: Result | None) -> bool:
+def _is_pretrained(parent: Plan) -> bool:
+    return parent.task.model.pretrained_sha256 is not None
+
+
+def _is_normalised(parent: Plan, record: RunRecord | None) -> bool:
     """Return whether the parent's network has BatchNorm layers, by its record or by its name.
 
     A factory without such a record counts as one without them, because shrinking too little does less harm.
     """
-    if result and result.normalised is not None:
-        return result.normalised
+    if record and record.result and record.result.normalised is not None:
+        return record.result.normalised
     name = parent.task.model.name
     return ":" not in name and not WITHOUT_BATCHNORM.fullmatch(name)

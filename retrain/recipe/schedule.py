@@ -2,30 +2,43 @@
 
 import math
 
-from retrain.config.recipe import Constant, Cosine, MultiStep, Schedule
+from retrain.config.recipe import AutoSchedule, Constant, Cosine, InverseTime, MultiStep, OpenEnded, Schedule
 
 
 def learning_rate(setting: Schedule, peak: float, iteration: int, iterations: int, warmup: int = 0) -> float:
     """Return the learning rate at iteration t in 0 .. `iterations`; `peak` is the optimizer's rate.
 
-    Every schedule is multiplied by min(1, (t + 1) / warmup). A constant schedule has a warm-up of its own,
-    and the longer one counts.
+    Every schedule is multiplied by min(1, (t + 1) / warmup). A schedule without an end has a warm-up of its
+    own, and the longer one counts. Raises `ValueError` if the schedule is still auto.
 
     constant: peak.
+    inverse_time: peak / (1 + t / h), where h = half · T / scale: a smaller budget does not change the rates.
     cosine (Verwimp et al., A.2): final + (peak - final) · (1 + cos(π t/T)) / 2.
     multistep: peak · factor^k after k milestones.
     """
     progress = iteration / iterations
-    if isinstance(setting, Constant):
+    if isinstance(setting, OpenEnded):
         warmup = max(warmup, setting.warmup)
     peak *= min(1.0, (iteration + 1) / max(1, warmup))
     match setting:
         case Constant():
             return peak
+        case InverseTime(half=half, scale=scale):
+            return peak / (1 + progress * scale / half)
         case Cosine(final_rate=final):
             return final + (peak - final) * (1 + math.cos(math.pi * progress)) / 2
         case MultiStep(milestones=milestones, factor=drop):
             return peak * drop ** sum(progress >= milestone for milestone in milestones)
+        case AutoSchedule():
+            raise ValueError("recipe.schedule is still auto: resolve it first")
+
+
+def resolve_kind(setting: Schedule, falls: bool) -> Schedule:
+    """Return the schedule that `auto` stands for: a rate that falls, or a constant one."""
+    if not isinstance(setting, AutoSchedule):
+        return setting
+    kind = InverseTime if falls else Constant
+    return kind(scale=setting.scale, warmup=setting.warmup)
 
 
 def resolve_scale(setting: Schedule, new_share: float) -> float:
@@ -41,7 +54,7 @@ def resolve_scale(setting: Schedule, new_share: float) -> float:
 def longer_scale(setting: Schedule, scale: float) -> float | None:
     """Return the next longer scale of a schedule's escalation, or None at its end.
 
-    A constant rate has no schedule to lengthen.
+    A schedule without an end cannot be longer.
     """
-    longer = () if isinstance(setting, Constant) else setting.escalation
+    longer = () if isinstance(setting, OpenEnded) else setting.escalation
     return min((each for each in longer if each > scale), default=None)

@@ -24,7 +24,7 @@ LEAST_ERROR = 1e-6
 """Smallest divisor of the ratio, so that a perfect parent does not divide by zero."""
 
 
-def resolve_start(
+def resolve_initialization(
     setting: Auto,
     normalised: bool,
     train_accuracy: float | None,

@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 from retrain.config.fields import ConfigModel
 from retrain.config.loading import load_task
 from retrain.config.optimizers import Adam, Sgd
-from retrain.config.recipe import L2, Constant, L2Init, MultiStep
+from retrain.config.recipe import L2, AutoSchedule, L2Init, MultiStep
 from retrain.config.task import Task
 from retrain.config.template import short_template, task_schema, task_template
 from retrain.config.validation import config_models, models_by_name
@@ -94,7 +94,7 @@ def test_repository_tasks_are_valid_and_named_as_their_files(task: Path) -> None
 
 def test_override_sets_sections_absent_from_the_file(task_file: Path) -> None:
     task = load_task(str(task_file), ["recipe.schedule.scale=0.5", "training.batch_size=64", "gate.margin=0"])
-    assert task.recipe.schedule == Constant(scale=0.5)
+    assert task.recipe.schedule == AutoSchedule(scale=0.5)
     assert task.training.batch_size == 64
     assert task.training.optimizer == Sgd(momentum=0.8)
     assert task.gate.margin == 0

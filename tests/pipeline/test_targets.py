@@ -209,6 +209,9 @@ def test_start_is_chosen_by_the_parents_record(
     plan = past.plan()
     assert plan.recipe.initialization.alpha == alpha
     assert said in plan.start
+    falls = "without BatchNorm" in said
+    assert plan.recipe.schedule.name == ("inverse_time" if falls else "constant")
+    assert ("learning rate falls" in plan.start) == falls
 
 
 @pytest.mark.parametrize(
@@ -230,6 +233,13 @@ def test_rate_without_batchnorm_follows_from_the_weights(
     figures = {"train_accuracy": 0.99, "normalised": False, "weight_scale": weight_scale}
     past.records[-1] = record.model_copy(update={"result": record.result.model_copy(update=figures)})
     assert past.plan().recipe.initialization.rate == rate
+
+
+def test_rate_stays_constant_from_pretrained_weights() -> None:
+    """They are shrunk towards, so a network without BatchNorm keeps the size of its weights."""
+    network = {"name": "convnext_tiny", "pretrained": "weights.safetensors", "pretrained_sha256": "0" * 64}
+    task = Task.model_validate({"name": "pets", "model": network, "training": {"epochs": 10, "batch_size": 10}})
+    assert one_drop(task).landed(drop(2)).plan().recipe.schedule.name == "constant"
 
 
 def test_start_under_sgd_shrinks_as_under_adam() -> None:

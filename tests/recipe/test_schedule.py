@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from retrain.config.recipe import Constant, Cosine, MultiStep, Recipe
-from retrain.recipe.schedule import learning_rate, longer_scale, resolve_scale
+from retrain.config.recipe import AutoSchedule, Constant, Cosine, InverseTime, MultiStep, OpenEnded, Recipe
+from retrain.recipe.schedule import learning_rate, longer_scale, resolve_kind, resolve_scale
 
 CASES = (1, 2, 7, 100, 391)
 
@@ -61,8 +61,8 @@ def test_escalation_climbs_through_the_papers_lengths_and_ends() -> None:
     assert climbed == [0.25, 0.5, 0.5, 1, 1, None, None]
 
 
-@pytest.mark.parametrize("setting", [Constant(), Cosine(), MultiStep()])
-def test_schedules_escalate_only_if_they_are_set_to(setting: Constant | Cosine | MultiStep) -> None:
+@pytest.mark.parametrize("setting", [AutoSchedule(), Constant(), InverseTime(), Cosine(), MultiStep()])
+def test_schedules_escalate_only_if_they_are_set_to(setting: OpenEnded | Cosine | MultiStep) -> None:
     assert longer_scale(setting, 0.25) is None
 
 
@@ -71,6 +71,30 @@ def test_constant_rises_in_equal_steps_and_stays(warmup: int) -> None:
     found = [learning_rate(Constant(warmup=warmup), 0.5, i, 12) for i in range(13)]
     expected = [0.5 * (i + 1) / warmup for i in range(warmup)] + [0.5] * (13 - warmup)
     assert found == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("half", [0.1, 0.5])
+def test_inverse_time_equals_its_formula_under_torch(half: float) -> None:
+    formula = {"lr_lambda": lambda i: 1 / (1 + i / (half * 200))}
+    expected = rates(torch.optim.lr_scheduler.LambdaLR, 200, **formula)
+    found = [learning_rate(InverseTime(half=half, warmup=0), 1.0, i, 200) for i in range(201)]
+    assert found == pytest.approx(expected, rel=1e-12)
+    assert found[round(half * 200)] == pytest.approx(0.5)
+
+
+def test_inverse_time_does_not_depend_on_the_budget() -> None:
+    whole = [learning_rate(InverseTime(), 1.0, i, 200) for i in range(50)]
+    quarter = [learning_rate(InverseTime(scale=0.25), 1.0, i, 50) for i in range(50)]
+    assert quarter == pytest.approx(whole, rel=1e-12)
+
+
+def test_auto_schedule_becomes_constant_or_falling_and_keeps_its_budget() -> None:
+    auto = AutoSchedule(scale=0.5, warmup=3)
+    assert resolve_kind(auto, falls=False) == Constant(scale=0.5, warmup=3)
+    assert resolve_kind(auto, falls=True) == InverseTime(scale=0.5, warmup=3)
+    assert resolve_kind(Constant(), falls=True) == Constant(), "a stated schedule stays"
+    with pytest.raises(ValueError, match="still auto"):
+        learning_rate(auto, 1.0, 0, 10)
 
 
 def test_cosine_ends_at_its_final_rate_as_torchs_does() -> None:
@@ -84,5 +108,5 @@ def test_cosine_ends_at_its_final_rate_as_torchs_does() -> None:
 
 
 def test_peak_scales_every_schedule() -> None:
-    for setting in (Constant(), Cosine(), MultiStep()):
+    for setting in (Constant(), InverseTime(), Cosine(), MultiStep()):
         assert learning_rate(setting, 0.2, 30, 40) == pytest.approx(0.2 * learning_rate(setting, 1.0, 30, 40))

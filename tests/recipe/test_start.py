@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from retrain.config.recipe import Auto, ShrinkPerturb
-from retrain.recipe.start import resolve_start
+from retrain.recipe.start import resolve_initialization
 
 SHRUNK = ShrinkPerturb(least_norm=0.4, new_rows="class_means")
 PARTLY = ShrinkPerturb(alpha=0.6, least_norm=0.6, new_rows="class_means")
@@ -31,10 +31,10 @@ RAISED = ShrinkPerturb(alpha=0.8, least_norm=0.8, rate=2.5, new_rows="class_mean
         (False, None, None, RAISED, "without BatchNorm"),
     ],
 )
-def test_resolve_start_follows_from_the_parent(
+def test_resolve_initialization_follows_from_the_parent(
     normalised: bool, train: float | None, val: float | None, start: ShrinkPerturb, reason: str
 ) -> None:
-    resolved, why = resolve_start(Auto(), normalised, train, val, relative_step=0.02)
+    resolved, why = resolve_initialization(Auto(), normalised, train, val, relative_step=0.02)
     assert resolved == start
     assert reason in why
     assert why.endswith(".")
@@ -44,19 +44,19 @@ def test_resolve_start_follows_from_the_parent(
     ("relative_step", "rate"),
     [(None, 1.0), (0.02, 2.5), (0.024, 2.5), (0.03, 2.0), (0.06, 1.0), (0.08, 0.75), (0.24, 0.25), (9.0, 0.25)],
 )
-def test_resolve_start_sets_the_rate_by_the_relative_step(relative_step: float | None, rate: float) -> None:
+def test_resolve_initialization_sets_the_rate_by_the_relative_step(relative_step: float | None, rate: float) -> None:
     """A perceptron on 28x28 pixels has small weights, so steps of 2.5 times the rate would destroy them."""
-    start, why = resolve_start(Auto(), False, 0.99, 0.3, relative_step)
+    start, why = resolve_initialization(Auto(), False, 0.99, 0.3, relative_step)
     assert start == GENTLE.model_copy(update={"rate": rate})
     assert ("The learning rate is multiplied" in why) == (rate != 1)
-    assert resolve_start(Auto(), True, 0.99, 0.3, relative_step)[0] == SHRUNK, "with BatchNorm it stays"
+    assert resolve_initialization(Auto(), True, 0.99, 0.3, relative_step)[0] == SHRUNK, "with BatchNorm it stays"
 
 
-def test_resolve_start_passes_its_settings_on() -> None:
+def test_resolve_initialization_passes_its_settings_on() -> None:
     auto = Auto(alpha=0.6, beta=0.01, head_rows="fresh")
-    assert resolve_start(auto, True, None, None)[0] == ShrinkPerturb(alpha=0.6, beta=0.01, least_norm=0.6)
+    assert resolve_initialization(auto, True, None, None)[0] == ShrinkPerturb(alpha=0.6, beta=0.01, least_norm=0.6)
     raised = ShrinkPerturb(alpha=0.8, beta=0.01, rate=2.5, least_norm=0.8)
-    assert resolve_start(auto, False, None, None, relative_step=0.01)[0] == raised
+    assert resolve_initialization(auto, False, None, None, relative_step=0.01)[0] == raised
 
 
 def test_start_is_chosen_without_torch() -> None:
