@@ -88,7 +88,7 @@ def test_inverse_time_does_not_depend_on_the_budget() -> None:
     assert quarter == pytest.approx(whole, rel=1e-12)
 
 
-def test_auto_schedule_becomes_constant_or_falling_and_keeps_its_budget() -> None:
+def test_auto_schedule_is_constant_or_falls_within_its_budget() -> None:
     auto = AutoSchedule(scale=0.5, warmup=3)
     assert resolve_kind(auto, falls=False) == Constant(scale=0.5, warmup=3)
     assert resolve_kind(auto, falls=True) == InverseTime(scale=0.5, warmup=3)

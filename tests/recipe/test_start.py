@@ -31,7 +31,7 @@ RAISED = ShrinkPerturb(alpha=0.8, least_norm=0.8, rate=2.5, new_rows="class_mean
         (False, None, None, RAISED, "without BatchNorm"),
     ],
 )
-def test_resolve_initialization_follows_from_the_parent(
+def test_initialization_follows_from_the_parent(
     normalised: bool, train: float | None, val: float | None, start: ShrinkPerturb, reason: str
 ) -> None:
     resolved, why = resolve_initialization(Auto(), normalised, train, val, relative_step=0.02)
@@ -44,7 +44,7 @@ def test_resolve_initialization_follows_from_the_parent(
     ("relative_step", "rate"),
     [(None, 1.0), (0.02, 2.5), (0.024, 2.5), (0.03, 2.0), (0.06, 1.0), (0.08, 0.75), (0.24, 0.25), (9.0, 0.25)],
 )
-def test_resolve_initialization_sets_the_rate_by_the_relative_step(relative_step: float | None, rate: float) -> None:
+def test_initialization_sets_the_rate_by_the_relative_step(relative_step: float | None, rate: float) -> None:
     """A perceptron on 28x28 pixels has small weights, so steps of 2.5 times the rate would destroy them."""
     start, why = resolve_initialization(Auto(), False, 0.99, 0.3, relative_step)
     assert start == GENTLE.model_copy(update={"rate": rate})
@@ -52,7 +52,7 @@ def test_resolve_initialization_sets_the_rate_by_the_relative_step(relative_step
     assert resolve_initialization(Auto(), True, 0.99, 0.3, relative_step)[0] == SHRUNK, "with BatchNorm it stays"
 
 
-def test_resolve_initialization_passes_its_settings_on() -> None:
+def test_initialization_passes_its_settings_on() -> None:
     auto = Auto(alpha=0.6, beta=0.01, head_rows="fresh")
     assert resolve_initialization(auto, True, None, None)[0] == ShrinkPerturb(alpha=0.6, beta=0.01, least_norm=0.6)
     raised = ShrinkPerturb(alpha=0.8, beta=0.01, rate=2.5, least_norm=0.8)
