@@ -114,9 +114,10 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-def pytest_unconfigure() -> None:
-    """Undo this before the interpreter ends."""
-    gc.unfreeze()
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Undo this at the very end: after pytest has collected its garbage."""
+    config.add_cleanup(gc.unfreeze)
 
 
 def pytest_sessionstart() -> None:
