@@ -257,7 +257,7 @@ def _images_with_label(found: FoundFiles, rule: LabelRule) -> Iterator[tuple[Sou
         elif whole != place and whole in at_home:  # `1.mask.png` of `1.png`
             found.not_samples[f".{rest} (beside images)"] += 1
         else:
-            cause = f"its class has no name: there is no {images[0].name.stem}.{rule.kind}"
+            cause = f"no label: there is no {images[0].name.stem}.{rule.kind}"
             found.unread.append(Unread.of(images[0], cause))
 
 

@@ -24,6 +24,7 @@ from retrain.records import LeftOut, Shard, Uploaded
 from retrain.records.drop import DROP_ID
 from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import in_chunks, map_ahead, parallel_map
+from retrain.utils.text import pluralize
 
 log = logging.getLogger("retrain")
 
@@ -121,7 +122,8 @@ def _choose(source: Source, staging: Staging | None, part: int | None) -> tuple[
     if part is None:
         return staged
     if not 1 <= part <= len(staged):
-        raise DropError(f"part {part}: there are {len(staged)}; allowed is 1 to {len(staged)}")
+        hint = "" if staging else "; divide it with --share or --classes"
+        raise DropError(f"part {part} does not exist: the source is {pluralize(len(staged), 'part')}{hint}")
     return (staged[part - 1],)
 
 

@@ -233,6 +233,8 @@ def _arrange(found: FoundFiles, rule: LabelRule, labelled: Iterable[Labelled], a
     if not samples:
         if unread:
             raise DropError(name_files(unread))
+        if rule.kind == "csv":
+            raise DropError(f"{found.root}: its table of labels has no rows")
         raise DropError(f"{found.root}: no images in it; expected {SHAPE}")
     below = next((sample.entry.place for sample in samples if sample.split), None)
     beside = next((sample.entry.place for sample in samples if not sample.split), None)

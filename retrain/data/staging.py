@@ -49,7 +49,7 @@ def _by_classes(samples: tuple[Sample, ...], staging: Staging) -> list[list[Samp
 
 
 def _by_share(samples: tuple[Sample, ...], staging: Staging) -> list[list[Sample]]:
-    _check_sum(staging, 100, "for shares are percentages")
+    _check_sum(staging, 100, "as shares are percentages")
     divided: list[list[Sample]] = [[] for _ in staging.sizes]
     for _, group in groupby(samples, key=lambda sample: sample.split):
         order = sorted(group, key=lambda sample: stable_hash(sample.key, staging.seed))
@@ -62,7 +62,7 @@ def _by_share(samples: tuple[Sample, ...], staging: Staging) -> list[list[Sample
 def _check_sum(staging: Staging, expected: int, what: str) -> None:
     if sum(staging.sizes) != expected:
         given = "+".join(map(str, staging.sizes))
-        raise DropError(f"{staging.by}: {given} is {sum(staging.sizes)}, but must be {expected}, {what}")
+        raise DropError(f"{staging.by}: {given} adds up to {sum(staging.sizes)}, and must be {expected}, {what}")
 
 
 def _cut(order: Sequence[Item], ends: Iterable[int]) -> list[Sequence[Item]]:

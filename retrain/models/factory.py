@@ -124,7 +124,10 @@ def _import_factory(name: str) -> Callable[..., Any]:
     try:
         factory = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ModelError(f"model.name: cannot import {name!r}: {error}") from error
+        hint = (
+            "; install its package, or add its folder to PYTHONPATH" if isinstance(error, ModuleNotFoundError) else ""
+        )
+        raise ModelError(f"model.name: cannot import {name!r}: {error}{hint}") from error
     if not callable(factory):
         raise ModelError(f"model.name: {name!r} is not callable")
     return factory  # type: ignore[no-any-return]  # any callable may be named; its result is checked

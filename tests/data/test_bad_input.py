@@ -84,7 +84,7 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
     "20,000 x 20,000 pixels": (lambda: sample(flat(20_000))(), r"train\.tar: bad: cannot be decoded: .*bomb"),
     "8,000 x 8,000 pixels": (lambda: sample(flat(8_000))(), r"train\.tar: bad: .* 8000 x 8000 pixels are more than"),
     "bomb in a comment": (lambda: sample(text_bomb())(), r"train\.tar: bad: cannot be decoded: .*too large"),
-    "label missing": (beside(("bad.png", png(1))), r"train\.tar: bad\.png: its class has no name"),
+    "label missing": (beside(("bad.png", png(1))), r"train\.tar: bad\.png: no label: there is no bad\.cls"),
     "label empty": (sample(png(1), b" \n"), r"train\.tar: bad\.png: its class has no name"),
     "label not text": (sample(png(1), b"\xff\xfe"), r"train\.tar: bad\.png: its class's name is not text in UTF-8"),
     "label with an escape": (
@@ -145,7 +145,7 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
         r"cat/notes\.txt: not an image of a class",
     ),
     "tree, one name twice": (lambda: {"cat/1.png": png(1), "cat/1.jpg": png(1)}, r"cat/1\.png: duplicate key cat/1"),
-    "tree and shards": (lambda: {"train.tar": WHOLE, "cat/1.png": png(1)}, r"cat/1\.png: its class has no name"),
+    "tree and shards": (lambda: {"train.tar": WHOLE, "cat/1.png": png(1)}, r"cat/1\.png: no label"),
 }
 
 

@@ -205,7 +205,7 @@ def test_folder_layout_counts_files_beside_images(near: WayIn) -> None:
 
 
 def test_image_without_a_label_is_named_where_others_have_one(way: WayIn) -> None:
-    with pytest.raises(DropError, match=r"cat/1\.png: its class has no name: there is no 1\.cls"):
+    with pytest.raises(DropError, match=r"cat/1\.png: no label: there is no 1\.cls"):
         way.take({"train.tar": tar({**sidecars(), "cat/1.png": png(99)})})
 
 

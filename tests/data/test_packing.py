@@ -120,6 +120,12 @@ def test_empty_split_is_refused(tmp_path: Path, local: LocalStore, names: list[s
     assert list(local.list()) == []
 
 
+def test_table_without_rows_is_named(tmp_path: Path, local: LocalStore) -> None:
+    (tmp_path / "labels.csv").write_text("path,label\n")
+    with pytest.raises(DropError, match=r"labels\.csv: its table of labels has no rows"):
+        pack(tmp_path / "labels.csv", TASK, TaskStore(local, TASK.name))
+
+
 def test_id_never_changes_its_content(tmp_path: Path, local: LocalStore) -> None:
     [(drop, new)] = pack(two_classes(tmp_path / "a"), TASK, TaskStore(local, TASK.name), drop_id="week-45")
     assert (drop.id, new) == ("week-45", True)
@@ -159,7 +165,7 @@ def test_one_id_does_not_name_several_parts(tmp_path: Path, local: LocalStore) -
     source, staging = two_classes(tmp_path / "pets"), Staging.parse("classes", "1+1")
     with pytest.raises(DropError, match="drop id pair: one id cannot name 2 drops"):
         pack(source, TASK, TaskStore(local, TASK.name), staging=staging, drop_id="pair")
-    with pytest.raises(DropError, match="part 3: there are 2; allowed is 1 to 2"):
+    with pytest.raises(DropError, match="part 3 does not exist: the source is 2 parts"):
         pack(source, TASK, TaskStore(local, TASK.name), staging=staging, part=3)
 
 

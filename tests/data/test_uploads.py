@@ -141,7 +141,7 @@ def test_shards_of_an_interrupted_upload_do_not_hinder(local: LocalStore) -> Non
             {"more.tar": webdataset(1), "photos.tar": webdataset(1)},
             r"photos\.tar: tars in a folder are named after their split",
         ),
-        ({"train.tar": webdataset(1), "cat/1.png": png(1)}, r"week-45: cat/1\.png: its class has no name"),
+        ({"train.tar": webdataset(1), "cat/1.png": png(1)}, r"week-45: cat/1\.png: no label"),
         (photos() | {"cat/1.png": png(1)[:60]}, r"store/pets/drops/week-45: cat/1\.png: cannot be decoded"),
         ({"train.tar": webdataset(1)}, "no val samples among 1"),
         ({}, "no training image in it"),

@@ -152,7 +152,10 @@ def test_channels_last_changes_only_the_memory_order() -> None:
         (Model(name="mlp", options={"width": "8"}), "do not fit: width must be a whole number .* not '8'"),
         (Model(name="logistic", options={"width": 4}), "options .* do not fit"),
         (Model(name="alexnet", stem="standard"), "alexnet: does not take 8x8 images: .*too small"),
-        (Model(name="nowhere:factory"), "model.name: cannot import 'nowhere:factory': No module named 'nowhere'"),
+        (
+            Model(name="nowhere:factory"),
+            "model.name: cannot import 'nowhere:factory': No module named 'nowhere'; .* PYTHONPATH",
+        ),
         (Model(name="torch.nn:Lineal"), "model.name: cannot import 'torch.nn:Lineal': .*no attribute"),
         (Model(name=":factory"), "model.name: cannot import ':factory'"),
         (Model(name=f"{HERE}:HERE"), "is not callable"),
