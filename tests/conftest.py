@@ -2,6 +2,8 @@
 
 import gc
 import inspect
+import os
+import shutil
 import signal
 from collections.abc import Iterator
 from functools import partial
@@ -105,6 +107,11 @@ LONG_SECONDS = 900
 """Seconds after which a test of these files is given up."""
 
 
+MEMORY, ROOM = Path("/dev/shm"), 4 * 2**30
+"""Linux's folder of files in memory, and the free bytes from which on the tests' folders are in it. A file is created
+there in a tenth of the processor time that it takes on a disk, and the thousands of writes to stores wait for none."""
+
+
 gc.disable()  # until all tests are collected
 
 
@@ -124,6 +131,8 @@ def pytest_sessionstart() -> None:
     """Restore SIGINT and SIGTERM here and in subprocesses: a shell ignores them for background jobs."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

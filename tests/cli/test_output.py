@@ -60,6 +60,7 @@ def test_ascii_output_replaces_other_characters(
 def test_class_names_beyond_ascii_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = tmp_path / "pets.yaml"
     task.write_text(f"name: pets\nstore: {tmp_path}/ställe\n", encoding="utf-8")
+    monkeypatch.setenv("COLUMNS", "200")  # for the whole path
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     ended = subprocess.run([*RETRAIN, "status", "--task", str(task)], capture_output=True)
     assert (ended.returncode, ended.stderr) == (0, b"")
