@@ -129,8 +129,8 @@ def is_good_enough(points: Sequence[Point], target: Target, rule: StopRule | Non
     """Return whether a run has reached its target in the mean of its last evaluations, `confirmations` of them.
 
     A target that is carried over from earlier drops says nothing about new samples. So the score on all of val must be
-    above the score expected of scratch, or all curves must have stopped improving. The further a run is above a
-    carried target, on old and on new drops, the more it must gain to continue. A run that has lost as much since its
+    above the score expected of scratch, or all curves must have stopped improving. The further a run is above both,
+    the carried target on old and on new drops, the more it must gain to continue. A run that has lost as much since its
     best evaluation is in the dip that follows a start with a large step. From `improve_until` on a run may still
     improve slowly, and fast if it is above the score expected of scratch.
     """
@@ -143,20 +143,27 @@ def is_good_enough(points: Sequence[Point], target: Target, rule: StopRule | Non
         return False
     if rule is None or _may_end_while_improving(points, target.expected, rule, score, is_late):
         return True
-    learnt = last.in_scope if last.newest is None else min(last.in_scope, last.newest)
-    above = max(0.0, learnt - target.accuracy) / rule.excess if rule.excess else 0.0
-    gain = needed_gain(last, rule) * (1 + above)
+    gain = needed_gain(last, rule) * (1 + (_excess(last, target, score) / rule.excess if rule.excess else 0.0))
     has_dipped = last.score < max(point.score for point in points) - gain
     return not has_dipped and _has_stopped_improving(points, rule.window * noise_factor(last), gain)
+
+
+def _excess(last: Point, target: Target, score: float) -> float:
+    """Return how far a run is above its carried target, on old and on new drops, and above the score expected of
+    scratch; 0 if it is below one of them."""
+    excess = min(value for value in (last.in_scope, last.newest) if value is not None) - target.accuracy
+    if target.expected is not None:
+        excess = min(excess, score - target.expected.accuracy)
+    return max(0.0, excess)
 
 
 def _may_end_while_improving(
     points: Sequence[Point], expected: AccuracyEstimate | None, rule: StopRule, score: float, is_late: bool
 ) -> bool:
-    if expected is None:
-        return is_late
     if is_late and _rises_slowly(points, rule, score):
         return True
+    if expected is None:
+        return rule.improve_until is not None and points[-1].iteration >= 2 * rule.improve_until
     return score >= expected.accuracy + _margin(points[-1], rule) * expected.standard_error
 
 

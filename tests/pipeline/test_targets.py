@@ -11,6 +11,8 @@ from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.pipeline.targets import (
     CLASS_EXPONENT,
     CLASS_EXPONENT_ERROR,
+    IMAGES_EXPONENT,
+    IMAGES_EXPONENT_ERROR,
     PRIOR_SPREAD,
     TYPICAL_SHARE,
     chance_level,
@@ -48,8 +50,18 @@ def test_measured_target_is_about_all_of_val() -> None:
     assert past.plan().target.expected is None
 
 
-def test_no_accuracy_is_expected_where_classes_have_more_images() -> None:
-    assert one_drop().landed(drop(2)).plan().target.expected is None
+def test_expected_accuracy_rises_with_images_per_class() -> None:
+    expected = one_drop().landed(drop(2)).plan().target.expected
+    error, measured = 0.2 / 2**IMAGES_EXPONENT, math.sqrt(0.8 * 0.2 / 100) / 0.2
+    assert expected.accuracy == pytest.approx(1 - error)
+    assert expected.standard_error == pytest.approx(error * math.hypot(measured, IMAGES_EXPONENT_ERROR * math.log(2)))
+
+
+def test_no_accuracy_is_expected_for_other_metrics() -> None:
+    task = Task.model_validate(DEFAULT.model_dump() | {"target": {"metric": "macro_f1"}})
+    target = one_drop(task).landed(drop(2)).plan().target
+    assert target.provenance == "carried"
+    assert target.expected is None
 
 
 def test_expected_accuracy_falls_with_classes_of_as_many_images() -> None:

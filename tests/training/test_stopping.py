@@ -180,6 +180,15 @@ def test_judge_needs_more_gain_far_above_a_carried_target() -> None:
     assert judge(little_above, CARRIED, RULE.model_copy(update={"excess": 0.02}), 1000) is None
 
 
+@pytest.mark.parametrize(("expected", "ending"), [(0.80, "reached"), (0.90, None)])
+def test_judge_needs_more_gain_only_above_the_expected(expected: float, ending: str | None) -> None:
+    """With twice the images a run is soon far above the carried target, and scratch would be as well."""
+    scratch = AccuracyEstimate(accuracy=expected, standard_error=0.2)
+    target = CARRIED.model_copy(update={"expected": scratch})
+    points = curve([0.80, 0.81, 0.82, 0.83, 0.84, 0.85], [0.9] * 6)
+    assert judge(points, target, RULE.model_copy(update={"excess": 0.02}), 1000) == ending
+
+
 def test_judge_needs_less_gain_if_new_data_meets_the_target() -> None:
     """Old classes far above the target say nothing of new ones that have hardly begun to be learnt."""
     lenient = RULE.model_copy(update={"excess": 0.02})
@@ -196,12 +205,17 @@ def test_judge_allows_as_large_a_loss_as_the_gain_it_asks_for() -> None:
     assert judge(points, CARRIED, RULE.model_copy(update={"excess": 0.02}), 1000) == "reached"
 
 
-def test_judge_ends_a_rising_run_at_a_carried_target_in_time() -> None:
+def test_judge_ends_a_rising_run_without_expectation_in_time() -> None:
+    """From `improve_until` on, here 50 iterations, it may rise slowly, and from twice that on fast."""
     limited = RULE.model_copy(update={"improve_until": 50})
-    points = curve([0.5, 0.55, 0.6, 0.65, 0.7, 0.75], [0.9] * 6)
+    points = curve([0.3 + 0.05 * step for step in range(10)], [0.9] * 10)
     assert judge(points, CARRIED, RULE, 1000) is None
-    assert judge(points[:4], CARRIED, limited, 1000) is None, "it is not late yet"
-    assert judge(points[:5], CARRIED, limited, 1000) == "reached"
+    assert judge(points[:9], CARRIED, limited, 1000) is None
+    assert judge(points, CARRIED, limited, 1000) == "reached"
+    slow = curve([0.7 + 0.0025 * step for step in range(5)], [0.9] * 5)
+    greedy = limited.model_copy(update={"gain": 0.0})
+    assert judge(slow[:4], CARRIED, greedy, 1000) is None, "it is not late yet"
+    assert judge(slow, CARRIED, greedy, 1000) == "reached"
     below = curve([0.5, 0.55, 0.6, 0.65, 0.7, 0.75], [0.7, 0.72, 0.74, 0.76, 0.78, 0.79])
     assert judge(below, CARRIED, limited, 1000) is None, "it may still reach its target"
 
@@ -241,7 +255,7 @@ def test_judge_looks_back_further_on_few_samples(rise: float, ending: str | None
 def test_judge_allows_a_late_run_half_an_error_below_target(in_scope: float, ending: str | None) -> None:
     limited = RULE.model_copy(update={"improve_until": 50})
     target = CARRIED.model_copy(update={"accuracy": 0.8, "standard_error": 0.02})
-    points = curve([0.5, 0.55, 0.6, 0.65, 0.7, 0.75], [in_scope] * 6)
+    points = curve([0.3 + 0.05 * step for step in range(10)], [in_scope] * 10)
     assert judge(points, target, limited, 1000) == ending
     assert judge(points[:4], target, limited, 1000) is None, "it is not late yet"
 
