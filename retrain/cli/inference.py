@@ -54,7 +54,7 @@ def predict(
     model = loading.load_model(loading.find_source(opened), run, device)
     top = min(top, len(model.classes))
     rows = tables.read_rows(sources, tables.Columns(image_column, label_column))
-    unreadable, evaluation = Unreadable(), LabelledPredictions()
+    unreadable, evaluation = Unreadable(), LabelledPredictions(opened.data.aliases)
     answers = unreadable.watch(_with_progress(predict_rows(model, rows, top, batch_size), model))
     if evaluate:
         answers = evaluation.watch(answers)

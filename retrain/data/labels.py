@@ -302,12 +302,17 @@ def make_sample(
 ) -> Sample | Unread:
     """Return a sample under its class's canonical name, or the image as unread if the label is no class's name."""
     try:
-        name = canonical_class_name(label)
-        name = canonical_class_name(aliases[name]) if name in aliases else name
+        name = name_class(label, aliases)
     except DropError as error:
         return Unread.of(image, str(error))
     stem = compose(image.name.stem) if by_folder else quote(key, safe="%")
     return Sample(split, name, stem, image.name.suffix[1:].lower(), image, key)
+
+
+def name_class(label: str, aliases: Mapping[str, str]) -> str:
+    """Return the class that a label means, as drops keep it. Raises `DropError` if it is no class's name."""
+    name = canonical_class_name(label)
+    return canonical_class_name(aliases[name]) if name in aliases else name
 
 
 def escape(text: str) -> str:

@@ -274,7 +274,14 @@ def _page(found: Recommendation) -> Iterator[str]:
     advice, races, scratch, certainty, plan, seeds, used = found
     yield f"Use {advice.choice}: {advice.why}."
     yield f"In the task file: `{advice.settings}`"
-    titles = ["preset", "iterations to L_100", "to L_99", "L_100", "L_99", "accuracy at the end"]
+    titles = [
+        "preset",
+        "iterations to L_100",
+        "to L_99",
+        "L_100",
+        "L_99",
+        f"accuracy after at most {plan.iterations:,}",
+    ]
     yield markdown_table(titles, [_scratch_line(scratch), *(_line(each, scratch) for each in races)])
     chosen = [each.start for each in races if each.preset == "default"]
     yield f"Preset default: {chosen[0]}"

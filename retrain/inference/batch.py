@@ -3,7 +3,7 @@
 Images are decoded ahead in threads, in order, in bounded memory.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from retrain.data.labels import name_class
 from retrain.errors import ImageError, UserError
 from retrain.inference.model import BATCH, Model, Ranked
 from retrain.inference.tables import Row
@@ -51,9 +52,10 @@ def _answers(model: Model, batch: list[tuple[Row, NDArray[np.uint8] | ImageError
 
 
 class LabelledPredictions:
-    """Collects the predictions for labelled images."""
+    """Collects the predictions for labelled images. Their classes are named as in drops, with the task's aliases."""
 
-    def __init__(self) -> None:
+    def __init__(self, aliases: Mapping[str, str]) -> None:
+        self._aliases = aliases
         self._predictions: list[Prediction] = []
         self._images: list[str] = []
 
@@ -66,7 +68,8 @@ class LabelledPredictions:
                     "classes, or a table's column with --label-column"
                 )
             if answer.top:
-                self._predictions.append(Prediction(answer.row.label, *answer.top[0]))
+                true = name_class(answer.row.label, self._aliases)
+                self._predictions.append(Prediction(true, *answer.top[0]))
                 self._images.append(answer.row.image)
             yield answer
 

@@ -154,7 +154,7 @@ class LocalStore:
         try:
             yield
         except OSError as error:
-            raise StoreError(f"{self.url}: {key or 'listing'}: {error}") from error
+            raise StoreError(f"{self.url}: {key or 'listing'}: {error.strerror or error}") from error
 
 
 def _version(data: bytes) -> str:

@@ -105,6 +105,7 @@ def test_races_are_trials_within_budget_and_left_out_of_savings(own: str, capfd:
     assert {record.savings for record in raced} == {None}
     assert used <= 150
     assert f"took {used} together" in said
+    assert "| accuracy after at most " in said
     assert store_of(own).champion.read().run_id == before[0].run_id
     assert retrain(["study", "recommend", "--task", own, "--budget", "150", "--device", "cpu"], capfd).out == said
     assert store_of(own).ledger.read() == records

@@ -103,6 +103,21 @@ def test_evaluation_refuses_folders_that_no_class_is_named_after(
     assert "of 12 images classified correctly" in ran.out
 
 
+def test_evaluation_names_classes_as_drops_do(
+    served: Served, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(images / "class-0", tmp_path / " class-0 ")
+    shutil.copytree(images / "class-1", tmp_path / "one")
+    ran = predict(served, capsys, tmp_path, "--evaluate", "--set", "data.aliases={one: class-1}")
+    assert ran.code == 0
+    table, *_ = ran.out.partition("\n\n")
+    assert sorted(line.split()[:2] for line in table.splitlines() if line.startswith("class-")) == [
+        ["class-0", "3"],
+        ["class-1", "3"],
+        ["class-2", "0"],
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
