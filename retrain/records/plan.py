@@ -28,6 +28,9 @@ class AccuracyEstimate(Record):
 
     accuracy: float
     standard_error: float
+    is_rough: Annotated[bool, IdentityIfSet] = False
+    """Whether classes have more images than before. What these bring differs much between data sets, so no run ends
+    early by such an estimate."""
 
 
 class Target(Record):

@@ -164,6 +164,8 @@ def _may_end_while_improving(
         return True
     if expected is None:
         return rule.improve_until is not None and points[-1].iteration >= 2 * rule.improve_until
+    if expected.is_rough and not is_late:
+        return False
     return score >= expected.accuracy + _margin(points[-1], rule) * expected.standard_error
 
 

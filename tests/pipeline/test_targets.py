@@ -55,6 +55,7 @@ def test_expected_accuracy_rises_with_images_per_class() -> None:
     error, measured = 0.2 / 2**IMAGES_EXPONENT, math.sqrt(0.8 * 0.2 / 100) / 0.2
     assert expected.accuracy == pytest.approx(1 - error)
     assert expected.standard_error == pytest.approx(error * math.hypot(measured, IMAGES_EXPONENT_ERROR * math.log(2)))
+    assert expected.is_rough
 
 
 def test_no_accuracy_is_expected_for_other_metrics() -> None:
@@ -70,6 +71,7 @@ def test_expected_accuracy_falls_with_classes_of_as_many_images() -> None:
     assert expected.accuracy == pytest.approx(1 - error)
     measured = math.sqrt(0.8 * 0.2 / 100) / 0.2
     assert expected.standard_error == pytest.approx(error * math.hypot(measured, CLASS_EXPONENT_ERROR * math.log(2)))
+    assert not expected.is_rough
 
 
 def test_baseline_that_saw_this_dataset_comes_before_a_newer_one() -> None:

@@ -172,6 +172,15 @@ def test_judge_ends_a_rising_run_above_the_expected_accuracy() -> None:
     assert judge(curve([0.77, 0.79, 0.81, 0.85], [0.7] * 4), target, RULE, 1000) is None
 
 
+def test_judge_ends_no_early_run_by_a_rough_expectation() -> None:
+    """Twice the images made drawn letters far better than expected, so being above it says little while it rises."""
+    rough = AccuracyEstimate(accuracy=0.80, standard_error=0.02, is_rough=True)
+    target, limited = CARRIED.model_copy(update={"expected": rough}), RULE.model_copy(update={"improve_until": 50})
+    points = curve([0.82, 0.85, 0.88, 0.91, 0.94], [0.9] * 5)
+    assert judge(points[:4], target, limited, 1000) is None
+    assert judge(points, target, limited, 1000) == "reached"
+
+
 def test_judge_needs_more_gain_far_above_a_carried_target() -> None:
     points = curve([0.80, 0.81, 0.82, 0.83, 0.84, 0.85], [0.9] * 6)
     assert judge(points, CARRIED, RULE, 1000) is None
