@@ -38,12 +38,14 @@ def read_rows(sources: Iterable[str], columns: Columns = COLUMNS) -> Iterator[Ro
     """Return the images that sources name: folders, image files, tables (.csv, .jsonl, .parquet), or `-` for stdin.
 
     An image in a folder has the folder's name as its label. Standard input holds a path a line. Raises `UserError` if a
-    source is none of these.
+    source is none of these, or a folder has no images, before any image is returned.
     """
     sources = list(sources)
     for source in sources:
         if source != STDIN and not Path(source).exists():
             raise UserError(f"{source}: no such file or folder")
+        if source != STDIN and Path(source).is_dir() and not any(_images_in(Path(source))):
+            raise UserError(f"{source}: no images in it ({', '.join(sorted(EXTENSIONS))})")
     return _rows(sources, columns)
 
 
@@ -53,22 +55,19 @@ def _rows(sources: Iterable[str], columns: Columns) -> Iterator[Row]:
         if source == STDIN:
             yield from (Row(line.rstrip("\r\n")) for line in sys.stdin if line.strip())
         elif path.is_dir():
-            yield from _read_folder(path)
+            yield from (Row(str(image), image.parent.name) for image in sorted(_images_in(path)))
         elif path.suffix in TABLES:
             yield from _read_table(path, columns)
         else:
             yield Row(source)
 
 
-def _read_folder(folder: Path) -> Iterator[Row]:
-    found = False
-    for path in sorted(folder.rglob("*")):
+def _images_in(folder: Path) -> Iterator[Path]:
+    """Yield the paths of a folder's images, in the order of the file system."""
+    for path in folder.rglob("*"):
         name = PurePosixPath(path.relative_to(folder))
         if path.suffix[1:].lower() in EXTENSIONS and not litter_kind(name) and path.is_file():
-            found = True
-            yield Row(str(path), path.parent.name)
-    if not found:
-        raise UserError(f"{folder}: no images in it ({', '.join(sorted(EXTENSIONS))})")
+            yield path
 
 
 def _read_table(path: Path, columns: Columns) -> Iterator[Row]:

@@ -4,7 +4,7 @@ import csv
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, TextIO, get_args
 
@@ -37,14 +37,16 @@ def write_file(answers: Iterable[Answer], output: Path, top: int) -> None:
 
 
 def write_stream(answers: Iterable[Answer], stream: TextIO, kind: Literal["csv", "jsonl"], top: int) -> None:
-    """Write answers as text, each when it comes."""
+    """Write answers as text, each when it comes. Nothing is written if the first answer raises an error."""
     if kind == "jsonl":
         for answer in answers:
             stream.write(json.dumps(_document(answer), ensure_ascii=False) + "\n")
         return
+    rows = map(_row, answers)
+    first = list(islice(rows, 1))
     writer = csv.DictWriter(stream, _columns(top), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(_row(answer) for answer in answers)
+    writer.writerows(chain(first, rows))
 
 
 def _write_parquet(answers: Iterable[Answer], path: Path, top: int) -> None:

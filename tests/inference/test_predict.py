@@ -145,9 +145,17 @@ def test_wrong_input_is_one_message(
     Path("t.jsonl").write_text("x.png\n")
     Path("t.parquet").write_text("x.png\n")
     ran = predict(served, capsys, *arguments)
-    assert ran.code == 2
+    assert (ran.code, ran.out) == (2, "")
     assert message in ran.err
     assert "Traceback" not in ran.err
+
+
+def test_empty_folder_after_a_full_one_prints_nothing(
+    served: Served, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    ran = predict(served, capsys, images, tmp_path / "empty")
+    assert (ran.code, ran.out) == (2, "")
 
 
 def test_missing_extra_says_what_to_install(
