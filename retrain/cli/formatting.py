@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from retrain.config import METRIC_NAMES, Metric
+from retrain.pipeline.approval import Candidate
 from retrain.pipeline.status import Status
-from retrain.records import Erasure, Plan, RunRecord, Savings, ScratchEstimate, Target
+from retrain.records import Decision, Erasure, Plan, RunRecord, Savings, ScratchEstimate, Target
 from retrain.records.ledger import total_savings
 from retrain.records.plan import StopRule
 from retrain.utils.text import pluralize
@@ -217,9 +218,15 @@ def history_table(records: Sequence[RunRecord]) -> Table:
     return table
 
 
-def record_details(record: RunRecord, ledger: Sequence[RunRecord] = ()) -> Table:
-    """Return a run's record as a table; given the ledger, with the savings of the task's runs together."""
-    rows = [*_run_rows(record, bool(ledger)), *_quality_rows(record), *_total_rows(record, ledger)]
+def record_details(record: RunRecord, ledger: Sequence[RunRecord] = (), candidate: Candidate | None = None) -> Table:
+    """Return a run's record as a table; given the ledger, with the savings of the task's runs together.
+
+    `candidate` is the run if it awaits approval. Its record has no decision of the gate yet.
+    """
+    gate = list(_gate_rows(record.decision, "passed"))
+    if candidate:
+        gate = list(_gate_rows(candidate.gate, candidate.approval.reason))
+    rows = [*_run_rows(record, bool(ledger)), *_quality_rows(record), *gate, *_total_rows(record, ledger)]
     return details(f"{record.run_id} {record.ending}", rows)
 
 
@@ -291,9 +298,13 @@ def _quality_rows(record: RunRecord) -> Rows:
                 "against the champion",
                 f"{interval}, negative flips {format_percent(comparison.negative_flips)}",
             )
-    if record.decision:
-        yield "gate", "; ".join(record.decision.reasons) or "passed"
-        for note in record.decision.notes:
+
+
+def _gate_rows(decision: Decision | None, passed: str) -> Rows:
+    """Yield what the gate found; `passed` is the text for a run that failed no condition."""
+    if decision:
+        yield "gate", "; ".join(decision.reasons) or passed
+        for note in decision.notes:
             yield "gate could not tell", note
 
 

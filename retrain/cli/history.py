@@ -1,5 +1,7 @@
 """Show a task's state and its ended runs: `retrain status`, `history`, `show` and `metrics`."""
 
+from functools import partial
+
 import typer
 
 from retrain.cli.options import NONE, AsJson, Overrides, RunId, TaskName, open_task
@@ -36,10 +38,13 @@ def show(run_id: RunId, task: TaskName, as_json: AsJson = False, overrides: Over
     from retrain.pipeline.approval import read_candidate
 
     _, store = open_task(task, overrides)
-    record = store.ledger.find(run_id) or read_candidate(store, run_id)
+    record = store.ledger.find(run_id)
+    candidate = None if record else read_candidate(store, run_id)
+    if candidate:
+        record = candidate.record
     if record is None:
         raise RunError(f"{run_id} is not in the ledger of task {store.task}: `retrain history` lists its runs")
-    formatting.print_record(record, formatting.record_details, as_json)
+    formatting.print_record(record, partial(formatting.record_details, candidate=candidate), as_json)
     errors = None if as_json else store.run(run_id).errors()
     if errors:
         formatting.console().print("", *error_tables(errors), sep="\n")

@@ -1,9 +1,11 @@
 """The approval of a candidate: request it, find it, and turn its verdict into a decision. Needs no torch."""
 
 from datetime import datetime
+from typing import NamedTuple
 
 from retrain.errors import RunError
 from retrain.pipeline.accounting import make_record
+from retrain.pipeline.gate import decide
 from retrain.records import Approval, Decision, Plan, RunRecord, Verdict
 from retrain.records.ledger import PromotionReason
 from retrain.store.champions import Author, ChampionSnapshot
@@ -34,13 +36,24 @@ def is_waiting(approval: Approval | None) -> bool:
     return approval is not None and approval.verdict is None
 
 
-def read_candidate(store: TaskStore, run_id: str) -> RunRecord | None:
-    """Return the record that a candidate awaiting approval would have if it were refused now; None for other runs."""
+class Candidate(NamedTuple):
+    """A run that awaits approval, with the record that it would have if it were refused now."""
+
+    record: RunRecord
+    approval: Approval
+    gate: Decision | None
+    """What the gate finds in the run's evaluation."""
+
+
+def read_candidate(store: TaskStore, run_id: str) -> Candidate | None:
+    """Return a candidate that awaits approval; None for other runs."""
     approval = store.approvals.find(run_id)
     if approval is None or approval.verdict:
         return None
     files = store.run(run_id)
-    return make_record(files.plan(), files.result(), files.evaluation(), None, None)
+    plan, evaluation = files.plan(), files.evaluation()
+    record = make_record(plan, files.result(), evaluation, None, None)
+    return Candidate(record, approval, decide(plan.task.gate, evaluation) if evaluation else None)
 
 
 def refusal(verdict: Verdict | None) -> Decision | None:

@@ -1,5 +1,7 @@
 """Tests of the tables of runs in cases that are easy to get wrong."""
 
+from datetime import timedelta
+
 from rich.console import Console
 from rich.table import Table
 from support import known_ledger
@@ -8,7 +10,8 @@ from support.histories import Past, drop, one_drop
 from retrain.cli.drop_tables import drop_details
 from retrain.cli.formatting import plan_details, record_details
 from retrain.config.task import Task
-from retrain.records import RunRecord
+from retrain.pipeline.approval import Candidate
+from retrain.records import Approval, Decision, RunRecord
 from retrain.records.drop import LeftOut
 
 
@@ -54,6 +57,15 @@ def test_gate_doubts_are_shown() -> None:
     note = "200 test images do not show"
     decided = record.decision.model_copy(update={"notes": (note,)})
     assert note in shown(record.model_copy(update={"decision": decided}))
+
+
+def test_gate_doubts_of_a_waiting_candidate_are_shown() -> None:
+    record = known_ledger.pets()[0].model_copy(update={"decision": None})
+    approval = Approval.requested(record.run_id, record.ended_at, timedelta(days=2))
+    gate = Decision(promoted=True, reasons=(), notes=("200 test images do not show",))
+    table = printed(record_details(record, candidate=Candidate(record, approval, gate)))
+    words = " ".join(table.split())
+    assert f" gate {approval.reason} gate could not tell 200 test images do not show" in words
 
 
 def test_plan_shows_target_expectation_start_and_warnings() -> None:

@@ -230,7 +230,9 @@ def test_commands_run_approve_and_rollback(life: Life, command: Callable[..., Ra
     assert f"`retrain approve {approval.run_id} --task TASK`" in ran.out
     assert f"`retrain reject {approval.run_id} --task TASK --reason WHY`" in " ".join(ran.out.split())
     assert "awaits approval" in command("status").out
-    assert "against the champion" in command("show", approval.run_id).out
+    shown = " ".join(command("show", approval.run_id).out.split())
+    assert "against the champion" in shown
+    assert f" gate {approval.run_id} passed the gate and awaits approval until" in shown
     refused = command("promote", approval.run_id)
     assert refused.code == 2
     assert "or pass --force to promote it without approval" in refused.err
