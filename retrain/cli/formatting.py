@@ -327,18 +327,27 @@ def _status_rows(status: Status) -> Rows:
         yield "trigger", status.trigger
     for drift in status.drift:
         yield "drift", drift
+    yield from _attention_rows(status)
+    if status.amendments:
+        yield "amendments", f"{status.amendments:,}, each used by the runs planned after it"
+    yield "runs", str(status.runs)
+    yield from saved_rows("saved", status.savings)
+
+
+def _attention_rows(status: Status) -> Rows:
+    """Yield what needs a person's attention, with what to do."""
     for approval in status.awaiting:
         yield "awaits approval", approval.reason
+    if status.unfinished:
+        yield "unfinished", status.unfinished
+    for removed in status.removed:
+        yield "removed", removed
     for drop, cause in status.quarantined.items():
         yield "quarantined", f"{drop}: {cause}"
     for late in status.late:
         yield "late files", late
     for erasure in status.erasures:
         yield "erased", erasure
-    if status.amendments:
-        yield "amendments", f"{status.amendments:,}, each used by the runs planned after it"
-    yield "runs", str(status.runs)
-    yield from saved_rows("saved", status.savings)
 
 
 def _format_score(score: float, metric: Metric) -> str:

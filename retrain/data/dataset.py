@@ -21,14 +21,19 @@ def order_drops(committed: Iterable[Drop], known: Sequence[str]) -> tuple[Drop, 
     """
     by_id = {drop.id: drop for drop in committed}
     if missing := [drop_id for drop_id in known if drop_id not in by_id]:
-        raise DropError(
-            f"drop {missing[0]}: the champion was trained on it, but it is no longer in the store: restore its folder "
-            "from a copy of the store"
-        )
+        raise DropError(describe_removed(missing[0]))
     new = sorted(
         (drop for drop in by_id.values() if drop.id not in known), key=lambda drop: (drop.committed_at, drop.id)
     )
     return (*(by_id[drop_id] for drop_id in known), *new)
+
+
+def describe_removed(drop_id: str) -> str:
+    """Return a sentence about a drop of the champion that was removed from the store: no run can be planned."""
+    return (
+        f"drop {drop_id}: the champion was trained on it, but it is no longer in the store: restore its folder from a "
+        "copy of the store"
+    )
 
 
 def make_dataset(drops: Iterable[Drop], classes: Iterable[str] = ()) -> Dataset:

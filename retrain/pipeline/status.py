@@ -1,17 +1,21 @@
 """The status of a task: champion, baseline, waiting drops and savings."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 
 from retrain.config.automation import Trigger
 from retrain.config.task import Task
-from retrain.errors import DamagedDrop
+from retrain.data.dataset import describe_removed
+from retrain.errors import DamagedDrop, StoreError, UserError
 from retrain.pipeline import next_run
 from retrain.pipeline.approval import is_waiting
 from retrain.pipeline.planning import NoRunNeeded, Request, learnt_from
-from retrain.records import Approval, Record, RunRecord, Savings
+from retrain.records import Approval, Plan, Record, RunRecord, Savings
 from retrain.records.ledger import is_baseline, total_savings
+from retrain.store.base import Missing
 from retrain.store.drops import late_files
+from retrain.store.lease import read_lease
 from retrain.store.task_store import TaskStore
 from retrain.utils.clock import Clock, utc_now
 
@@ -36,7 +40,11 @@ class Status(Record):
     """Number of amendments of committed drops."""
     erasures: tuple[str, ...] = ()
     """A sentence for each erasure that is incomplete or affects the champion."""
+    removed: tuple[str, ...] = ()
+    """A sentence for each drop of the champion that is no longer in the store. Without it, no run can be planned."""
     awaiting: tuple[Approval, ...] = ()
+    unfinished: str | None = None
+    """A sentence about the run that was started and has not ended, if `retrain run` would resume it."""
     trigger: str | None = None
     drift: tuple[str, ...] = ()
     """Whether the waiting drops' images differ from those that the champion was tested on, where it was measured."""
@@ -56,6 +64,12 @@ def make_status(task: Task, store: TaskStore, records: Sequence[RunRecord], cloc
     known = champion.drops if champion else ()
     drops, found = store.drops.readable(), store.drops.committed()
     waiting = tuple(drop.id for drop in drops if drop.id not in known)
+    removed = [one for one in known if one not in {*found.usable, *found.quarantined}]
+    awaiting = store.approvals.unfinished()
+    ended = {*(record.run_id for record in records), *(approval.run_id for approval in awaiting)}
+    started = set(store.objects.folders(store.keys.runs)) - ended
+    has_trigger = bool(waiting) and task.trigger != Trigger()
+    planned = _plan_next(store, task, clock()) if (has_trigger or started) and not removed else None
     drifts = store.drifts.of(pointer.run_id if pointer else None) if waiting else {}
     return Status(
         task=task.name,
@@ -64,12 +78,14 @@ def make_status(task: Task, store: TaskStore, records: Sequence[RunRecord], cloc
         champion_since=pointer.history[-1].at if pointer else None,
         baseline=next((record for record in reversed(records) if is_baseline(record)), None),
         waiting=waiting,
-        trigger=_describe_trigger(task, store, clock()) if waiting and task.trigger != Trigger() else None,
+        trigger=_describe_trigger(planned) if has_trigger and planned else None,
         late=tuple(filter(None, (late_files(drop, found) for drop in drops))),
         amendments=len(store.drops.amendments.read()),
         erasures=tuple(_describe_erasures(task, store, pointer.run_id if pointer else None, records)),
         quarantined=store.drops.quarantine_causes(),
-        awaiting=tuple(filter(is_waiting, store.approvals.unfinished())),
+        removed=tuple(map(describe_removed, removed)),
+        awaiting=tuple(filter(is_waiting, awaiting)),
+        unfinished=_describe_unfinished(task, store, planned, started),
         drift=tuple(str(drift) for drop, drift in sorted(drifts.items()) if drop in waiting),
         runs=len(records),
         savings=total_savings(records),
@@ -88,10 +104,37 @@ def _describe_erasures(
             yield f"champion {champion} was trained on samples of erasure {erasure.sequence}; {then}"
 
 
-def _describe_trigger(task: Task, store: TaskStore, now: datetime) -> str:
-    """Return what a run on the waiting drops waits for, or why it would start now."""
+def _plan_next(store: TaskStore, task: Task, now: datetime) -> Plan | NoRunNeeded | UserError:
+    """Plan the next run, or return why it cannot be planned. Raises `StoreError`."""
     try:
-        planned = next_run.plan_next_run(store, task, Request(), now)
-    except DamagedDrop as damaged:
-        return f"the next run will quarantine drop {damaged.drop}: {damaged}"
+        return next_run.plan_next_run(store, task, Request(), now)
+    except StoreError:
+        raise
+    except UserError as error:
+        return error
+
+
+def _describe_trigger(planned: Plan | NoRunNeeded | UserError) -> str:
+    """Return what a run on the waiting drops waits for, or why it would start now."""
+    if isinstance(planned, DamagedDrop):
+        return f"the next run will quarantine drop {planned.drop}: {planned}"
+    if isinstance(planned, UserError):
+        return f"no run can be planned: {planned}"
     return planned.reason if isinstance(planned, NoRunNeeded) else f"starts now: {planned.reason}"
+
+
+def _describe_unfinished(
+    task: Task, store: TaskStore, planned: Plan | NoRunNeeded | UserError | None, started: Collection[str]
+) -> str | None:
+    """Return a sentence about the next run if it was started before, with the process that may be executing it."""
+    if not isinstance(planned, Plan) or planned.run_id not in started:
+        return None
+    with store.run(planned.run_id).checkpoints() as checkpoints:
+        iteration = checkpoints.iteration()
+    saved = f"its last checkpoint is of iteration {iteration:,}" if iteration else "it has no checkpoint yet"
+    with suppress(Missing):
+        lease, _ = read_lease(store.objects, store.keys.lease)
+        if lease.is_valid:
+            return f"{planned.run_id} has not ended, {saved}: {lease.holder} is working on this task"
+    unless = ", unless it is running on Kubeflow" if task.kubeflow.host else ""
+    return f"{planned.run_id} has not ended, {saved}: `retrain run --task {task.name}` resumes it{unless}"
