@@ -29,8 +29,8 @@ and 0.12 when it trains for only 10 and 2.5 epochs."""
 
 IMAGES_EXPONENT, IMAGES_EXPONENT_ERROR = 0.2, 0.15
 """Exponent with which scratch's error falls with the number of images per class, and its standard deviation between
-tasks: 0.02 to 0.46 on photographs and clothes, about 0 if the new images are from another domain. On drawn letters it was
-2.7, so the estimate is rough."""
+tasks: 0.02 to 0.46 on photographs and clothes, about 0 if the new images are from another domain. On drawn letters it
+was 2.7, so the estimate is rough."""
 
 SAME_IMAGES = 1.05
 """Largest growth of the images per class that counts as none."""
