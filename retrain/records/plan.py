@@ -30,7 +30,7 @@ class AccuracyEstimate(Record):
     standard_error: float
     is_rough: Annotated[bool, IdentityIfSet] = False
     """Whether classes have more images than before. What these bring differs much between data sets, so no run ends
-    early by such an estimate."""
+    by such an estimate before the stop rule's `improve_until`."""
 
 
 class Target(Record):

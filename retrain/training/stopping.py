@@ -129,8 +129,8 @@ def is_good_enough(points: Sequence[Point], target: Target, rule: StopRule | Non
     """Return whether a run has reached its target in the mean of its last evaluations, `confirmations` of them.
 
     A target that is carried over from earlier drops says nothing about new samples. So the score on all of val must be
-    above the score expected of scratch, or all curves must have stopped improving. The further a run is above both,
-    the carried target on old and on new drops, the more it must gain to continue. A run that has lost as much since its
+    above the score expected of scratch, or all curves must have stopped improving. The further a run is above the
+    carried target, on old and on new drops, the more it must gain to continue. A run that has lost as much since its
     best evaluation is in the dip that follows a start with a large step. From `improve_until` on a run may still
     improve slowly, and fast if it is above the score expected of scratch.
     """
@@ -149,10 +149,12 @@ def is_good_enough(points: Sequence[Point], target: Target, rule: StopRule | Non
 
 
 def _excess(last: Point, target: Target, score: float) -> float:
-    """Return how far a run is above its carried target, on old and on new drops, and above the score expected of
-    scratch; 0 if it is below one of them."""
+    """Return how far a run is above its carried target on old and on new drops, and above a rough expectation.
+
+    It is 0 if the run is below one of them. With twice the images every run is soon far above a carried target.
+    """
     excess = min(value for value in (last.in_scope, last.newest) if value is not None) - target.accuracy
-    if target.expected is not None:
+    if target.expected is not None and target.expected.is_rough:
         excess = min(excess, score - target.expected.accuracy)
     return max(0.0, excess)
 
@@ -164,8 +166,8 @@ def _may_end_while_improving(
         return True
     if expected is None:
         return rule.improve_until is not None and points[-1].iteration >= 2 * rule.improve_until
-    if expected.is_rough and not is_late:
-        return False
+    if expected.is_rough:
+        return is_late and score >= expected.accuracy
     return score >= expected.accuracy + _margin(points[-1], rule) * expected.standard_error
 
 

@@ -192,7 +192,7 @@ def test_judge_needs_more_gain_far_above_a_carried_target() -> None:
 @pytest.mark.parametrize(("expected", "ending"), [(0.80, "reached"), (0.90, None)])
 def test_judge_needs_more_gain_only_above_the_expected(expected: float, ending: str | None) -> None:
     """With twice the images a run is soon far above the carried target, and scratch would be as well."""
-    scratch = AccuracyEstimate(accuracy=expected, standard_error=0.2)
+    scratch = AccuracyEstimate(accuracy=expected, standard_error=0.2, is_rough=True)
     target = CARRIED.model_copy(update={"expected": scratch})
     points = curve([0.80, 0.81, 0.82, 0.83, 0.84, 0.85], [0.9] * 6)
     assert judge(points, target, RULE.model_copy(update={"excess": 0.02}), 1000) == ending
