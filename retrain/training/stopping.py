@@ -162,6 +162,11 @@ def _excess(last: Point, target: Target, score: float) -> float:
 def _may_end_while_improving(
     points: Sequence[Point], expected: AccuracyEstimate | None, rule: StopRule, score: float, is_late: bool
 ) -> bool:
+    """Return whether a run at its carried target is about as good as scratch would be, so that it need not go on.
+
+    Early: if it is well above the expected accuracy, unless that is rough. Late: if it is above it or rises slowly. With
+    no expectation, at twice `improve_until`.
+    """
     if is_late and _rises_slowly(points, rule, score):
         return True
     if expected is None:
