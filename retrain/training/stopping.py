@@ -164,8 +164,8 @@ def _may_end_while_improving(
 ) -> bool:
     """Return whether a run at its carried target is about as good as scratch would be, so that it need not go on.
 
-    Early: if it is well above the expected accuracy, unless that is rough. Late: if it is above it or rises slowly. With
-    no expectation, at twice `improve_until`.
+    Early: if it is well above the expected accuracy, unless that is rough. Late: if it is above it or rises slowly.
+    With no expectation, at twice `improve_until`.
     """
     if is_late and _rises_slowly(points, rule, score):
         return True
