@@ -159,7 +159,8 @@ Scale = Literal["auto"] | PositiveFloat
 
 
 class AutoSchedule(ConfigModel):
-    """inverse_time for a network without BatchNorm, constant for others. The plan states the choice."""
+    """inverse_time for a network without BatchNorm whose steps are large relative to its weights, constant for others.
+    The plan states the choice."""
 
     name: Literal["auto"] = "auto"
     scale: PositiveFloat = 1.0

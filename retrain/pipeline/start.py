@@ -6,14 +6,14 @@ from retrain.config.optimizers import Sgd
 from retrain.config.recipe import Auto, AutoSchedule, Recipe
 from retrain.config.task import Task
 from retrain.recipe.schedule import resolve_kind
-from retrain.recipe.start import resolve_initialization
+from retrain.recipe.start import has_large_steps, resolve_initialization
 from retrain.records import Plan, Result, RunRecord
 
 WITHOUT_BATCHNORM = re.compile(r"mlp|logistic|alexnet|squeezenet.*|vgg\d+|convnext.*|vit_.*|swin.*")
 """Names of networks without BatchNorm layers. All other torchvision networks have them."""
 
 
-FALLS = "Its learning rate falls, since a network without BatchNorm does not settle at a constant one."
+FALLS = "The learning rate falls during the run, since its steps are large relative to the weights."
 
 
 def resolve_start(task: Task, recipe: Recipe, parent: Plan | None, record: RunRecord | None) -> tuple[Recipe, str]:
@@ -24,7 +24,7 @@ def resolve_start(task: Task, recipe: Recipe, parent: Plan | None, record: RunRe
     resolved, reason = _resolve_initialization(task, recipe, parent, record)
     if not isinstance(recipe.schedule, AutoSchedule):
         return resolved, reason
-    falls = parent is not None and not _is_pretrained(parent) and not _is_normalised(parent, record)
+    falls = parent is not None and _needs_falling_rate(parent, record)
     schedule = resolve_kind(recipe.schedule, falls)
     return resolved.model_copy(update={"schedule": schedule}), f"{reason} {FALLS}" if falls else reason
 
@@ -48,6 +48,13 @@ def _resolve_initialization(
         pretrained=_is_pretrained(parent),
     )
     return recipe.model_copy(update={"initialization": chosen}), reason
+
+
+def _needs_falling_rate(parent: Plan, record: RunRecord | None) -> bool:
+    """Return whether a run needs a falling rate. With BatchNorm or pretrained weights a constant one is enough."""
+    if _is_pretrained(parent) or _is_normalised(parent, record):
+        return False
+    return has_large_steps(_relative_step(parent, record.result if record else None))
 
 
 def _relative_step(parent: Plan, result: Result | None) -> float | None:
