@@ -135,14 +135,13 @@ def _delete_files(
 
 
 def _forget_in_run(run: Witness, rows: Mapping[str, set[int]], erasure: Erasure, store: TaskStore) -> None:
-    """Remove keys and thumbnails of the samples' drops from a run's mistakes. Reject the run if it awaits approval."""
+    """Remove the thumbnails of the samples' drops from a run's mistakes, and reject the run if it awaits approval."""
     files = store.run(run.run_id)
     errors = files.errors()
     if errors:
         mistakes = tuple(
-            one.model_copy(update={"thumbnail": None, "where": f"{drop}, a test image"}) if drop in rows else one
+            one.model_copy(update={"thumbnail": None}) if one.where.partition(",")[0] in rows else one
             for one in errors.mistakes
-            for drop in [one.where.partition(",")[0]]
         )
         files.write_errors(errors.model_copy(update={"mistakes": mistakes}))
     if is_waiting(store.approvals.find(run.run_id)):

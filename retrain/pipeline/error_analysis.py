@@ -4,7 +4,6 @@ import base64
 import io
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -75,31 +74,24 @@ def _mistake(prediction: Prediction, view: SampleView) -> Mistake:
 
 
 def analyse_test_split(
-    plan: Plan,
-    known: Sequence[str],
-    test: Samples,
-    predicted: Tensor,
-    probability: Tensor,
-    read_keys: Callable[[int], Sequence[str]],
+    plan: Plan, known: Sequence[str], test: Samples, predicted: Tensor, probability: Tensor
 ) -> ErrorAnalysis:
     """Return the errors of a run's model on its test split.
 
     `known` are the classes of the champion before it, if there was one; `predicted` and `probability` [N] are the
-    most likely class of each sample. `read_keys` returns the keys of the test samples of a drop (a position in the
-    dataset), or none if they are not known.
+    most likely class of each sample.
     """
     names = plan.dataset.classes
     predictions = [
         Prediction(names[true], names[guess], min(1.0, chance))
         for true, guess, chance in zip(test.labels.tolist(), predicted.tolist(), probability.tolist(), strict=True)
     ]
-    first, keys_of = np.cumsum([0, *test.sizes]), cache(read_keys)
+    first = np.cumsum([0, *test.sizes])
 
     def describe(number: int) -> SampleView:
         drop = int(test.drop[number])
-        keys, place = keys_of(drop), number - first[drop]
-        name = keys[place] if len(keys) == test.sizes[drop] else f"test image {place + 1}"
-        return SampleView(f"{plan.dataset.drops[drop].id}, {name}", make_thumbnail_of(test, number))
+        where = f"{plan.dataset.drops[drop].id}, test image {number - first[drop] + 1}"
+        return SampleView(where, make_thumbnail_of(test, number))
 
     return analyse_errors(predictions, names, describe, new=set(names) - set(known) if known else ())
 

@@ -1,26 +1,22 @@
 """Evaluate a run's model on the held-out test split, together with the champion's."""
 
 from collections.abc import Collection
-from contextlib import suppress
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from retrain.data.augment import Normalize
 from retrain.data.dataset import untrained_classes
-from retrain.data.sample_table import USES, read_table
 from retrain.data.samples import Samples
-from retrain.errors import DamagedDrop, ModelError
+from retrain.errors import ModelError
 from retrain.models import factory
 from retrain.pipeline.context import Context
 from retrain.pipeline.error_analysis import analyse_test_split
 from retrain.pipeline.gate import compare, paired_difference, score_difference
 from retrain.pipeline.targets import TOP_CLASSES
-from retrain.records import Comparison, Drop, Evaluation, Plan
+from retrain.records import Comparison, Evaluation, Plan
 from retrain.records.plan import check_known
 from retrain.store.runs import RunFiles
-from retrain.store.task_store import TaskStore
 from retrain.training.evaluation import predict_classes
 from retrain.training.scores import Predictions, compute_score
 
@@ -44,11 +40,7 @@ def evaluate_run(context: Context, plan: Plan, champion: str | None) -> Evaluati
         seen = test if same else _test(context, before, plan)
         theirs = _predict_as(context, files, plan, seen).select(shown)
         comparison = _compare(plan, champion, labels[shown], theirs, ours)
-    drops = context.drops(plan.dataset)
-    errors = analyse_test_split(
-        plan, known, test, predicted, probability, lambda drop: _test_keys(drops[drop], context.store)
-    )
-    context.files(plan.run_id).write_errors(errors)
+    context.files(plan.run_id).write_errors(analyse_test_split(plan, known, test, predicted, probability))
     return _evaluation(plan, labels[shown], test.drop.cpu()[shown] < plan.known, ours, comparison)
 
 
@@ -96,14 +88,6 @@ def _is_learnable(context: Context, plan: Plan, test: Samples) -> Tensor:
 def _test(context: Context, plan: Plan, evaluated: Plan) -> Samples:
     """Return the test samples of the evaluated run's dataset, in the image format of `plan`."""
     return context.samples(evaluated.dataset, ["test"], plan.task.data, evaluated.loading)["test"]
-
-
-def _test_keys(drop: Drop, store: TaskStore) -> list[str]:
-    """Return the keys of a drop's test samples in their order; none if the drop has no readable sample table."""
-    table = None
-    with suppress(DamagedDrop):
-        table = read_table(drop, store)
-    return [table.keys[row] for row in np.flatnonzero(table.use == USES.index("test")).tolist()] if table else []
 
 
 def _predict_as(context: Context, files: RunFiles, evaluated: Plan, test: Samples) -> Predictions:

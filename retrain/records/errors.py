@@ -49,7 +49,7 @@ class Mistake(Record):
     probability: Share
     """The model's probability of the predicted class."""
     where: str
-    """The image's path; or its drop, and its key or its position in the drop's test split."""
+    """The image's path, or its drop and its position in the drop's test split."""
     thumbnail: str | None = None
     """A small PNG of what the network saw, in base64."""
 
