@@ -1,4 +1,4 @@
-"""Time and memory with 25,000 classes, more than ImageNet-21k has, one sample each."""
+"""Time and memory with 100,000 classes, five times as many as ImageNet-21k has, one sample each."""
 
 import time
 from pathlib import Path
@@ -20,7 +20,7 @@ from retrain.store.task_store import TaskStore
 from retrain.utils.processes import run_in_subprocess
 from retrain.watcher.ingestion import try_ingest_drop
 
-CLASSES, KEYS = 25_000, TaskKeys("pets")
+CLASSES, KEYS = 100_000, TaskKeys("pets")
 
 
 def weighed(task: Task, drop: str) -> tuple[str | None, int]:
@@ -42,22 +42,22 @@ def landed(tmp_path_factory: pytest.TempPathFactory) -> Task:
     upload(store, "many", {"train.tar": shard((f"class-{n:06d}/1.bmp", one) for n, one in enumerate(images))})
     cause, most = run_in_subprocess("weighing many classes", 600, weighed, task, "many")
     assert cause is None
-    assert most < 800_000, "kB, torch's own 500,000 included"
+    assert most < 1_000_000, "kB, torch's own 500,000 included"
     training = Training(epochs=0.005, batch_size=64, evaluate_every=1)
     return task.model_copy(update={"model": Model(name="mlp", options={"width": 4}), "training": training})
 
 
-def test_drop_of_25000_classes_is_committed_and_planned(landed: Task) -> None:
+def test_drop_of_100000_classes_is_committed_and_planned(landed: Task) -> None:
     store = LocalStore(Path(landed.store))
     assert len(TaskStore(store, "pets").drops.read("many").classes) == CLASSES
     before = time.process_time()
     plan = plan_next_run(TaskStore(store, "pets"), landed, Request())
-    assert time.process_time() - before < 2
+    assert time.process_time() - before < 8
     assert isinstance(plan, Plan)
     assert len(plan.dataset.classes) == CLASSES
 
 
-def test_25000_classes_are_trained_and_continued_with_more(landed: Task) -> None:
+def test_100000_classes_are_trained_and_continued_with_more(landed: Task) -> None:
     context = make_context(TaskStore(LocalStore(Path(landed.store)), landed.name), landed, "cpu")
     first = stages.run_task(context, landed, Request())
     members = [(f"new-{number % 20:02d}/{number}.png", png(number, 4)) for number in range(60)]
