@@ -253,7 +253,7 @@ def _assemble(
     earlier = _earlier_retrainings(dataset, history.records.values())
     evaluate_every = evaluation_interval(task, dataset, sum(drop.samples("val") for drop in drops))
     loading = choose_loading(task, dataset)
-    warnings = (*_setting_warnings(task, dataset), *_target_warnings(target, baseline))
+    warnings = (*_setting_warnings(task, dataset, whole), *_target_warnings(target, baseline))
     return Plan(
         task=task,
         method=method,
@@ -312,14 +312,17 @@ def _make_stop_rule(
     return rule if has_no_end else rule.model_copy(update={"patience": None, "improve_until": None})
 
 
-def _setting_warnings(task: Task, dataset: Dataset) -> Iterable[str]:
-    """Yield warnings about settings of the training that do not do what they seem to do."""
+def _setting_warnings(task: Task, dataset: Dataset, whole: int) -> Iterable[str]:
+    """Yield warnings about settings of the training that do not do what they seem to do.
+
+    `whole` is the length of scratch's schedule, in iterations.
+    """
     weights = task.training.class_weights
     if unknown := [name for name in weights if name not in dataset.classes] if isinstance(weights, dict) else []:
         yield f"training.class_weights: no drop has the class {', '.join(map(repr, unknown))}; its weight is not used"
     if weights != "none" and task.training.balanced_sampling:
         yield "training.class_weights and training.balanced_sampling both correct for rare classes: set one of them"
-    if (whole := schedule_length(task, dataset, recipe_for("scratch", task.recipe))) <= task.training.warmup:
+    if whole <= task.training.warmup:
         yield (
             f"training.warmup {task.training.warmup:,} is not shorter than scratch's {whole:,} iterations, so the "
             "learning rate never reaches its full value: shorten it, or add epochs"

@@ -22,9 +22,8 @@ def resolve_start(task: Task, recipe: Recipe, parent: Plan | None, record: RunRe
     `record` is the parent's, if it has one.
     """
     resolved, reason = _resolve_initialization(task, recipe, parent, record)
-    if not isinstance(recipe.schedule, AutoSchedule):
-        return resolved, reason
-    falls = parent is not None and _needs_falling_rate(parent, record)
+    is_auto = isinstance(recipe.schedule, AutoSchedule)
+    falls = is_auto and parent is not None and _needs_falling_rate(parent, record)
     schedule = resolve_kind(recipe.schedule, falls)
     return resolved.model_copy(update={"schedule": schedule}), f"{reason} {FALLS}" if falls else reason
 

@@ -16,9 +16,10 @@ Sums = dict[str, float]
 IMAGE_SHARE = 1 / 3
 """What evaluating an image costs, as a share of training on it: one of three passes through the network."""
 SCRATCH_SPREAD = 0.3
-"""Standard error of what scratch takes, as a share of it, where scratch runs on earlier datasets tell."""
+"""Standard error of scratch's iterations, as a share of them, if they are estimated from runs on earlier datasets."""
 TYPICAL_SHARE = 0.62
-"""Share of its schedule that scratch takes to its own accuracy in other tasks; it counts as one more scratch run."""
+"""Share of its schedule after which scratch first has its final accuracy, in other tasks. Sums add it to the scratch
+runs of the task, as one more."""
 NEWEST = 10
 """Number of scratch runs that tell what scratch takes."""
 BY_THE_GATE = ("promoted", "approved")
