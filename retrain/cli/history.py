@@ -33,9 +33,10 @@ def history(task: TaskName, as_json: AsJson = False, overrides: Overrides = NONE
 def show(run_id: RunId, task: TaskName, as_json: AsJson = False, overrides: Overrides = NONE) -> None:
     """Show the record of a run, or of a candidate that awaits approval, and the errors of its model."""
     from retrain.cli import formatting
-    from retrain.cli.error_tables import error_tables
+    from retrain.cli.error_tables import MISTAKES, error_tables
     from retrain.errors import RunError
     from retrain.pipeline.approval import read_candidate
+    from retrain.pipeline.mistake_keys import name_mistakes
 
     _, store = open_task(task, overrides)
     record = store.ledger.find(run_id)
@@ -47,6 +48,8 @@ def show(run_id: RunId, task: TaskName, as_json: AsJson = False, overrides: Over
     formatting.print_record(record, partial(formatting.record_details, candidate=candidate), as_json)
     errors = None if as_json else store.run(run_id).errors()
     if errors:
+        shown = name_mistakes(errors.mistakes[:MISTAKES], run_id, store)
+        errors = errors.model_copy(update={"mistakes": shown})
         formatting.console().print("", *error_tables(errors), sep="\n")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from retrain.data.samples import Samples
 from retrain.records import Plan
-from retrain.records.errors import ClassFigures, Confusion, ErrorAnalysis, Mistake
+from retrain.records.errors import ClassFigures, Confusion, ErrorAnalysis, ImagePosition, Mistake
 
 MISTAKES = 24
 """Number of mistakes kept: four rows of six in the report."""
@@ -90,8 +90,8 @@ def analyse_test_split(
 
     def describe(number: int) -> SampleView:
         drop = int(test.drop[number])
-        where = f"{plan.dataset.drops[drop].id}, test image {number - first[drop] + 1}"
-        return SampleView(where, make_thumbnail_of(test, number))
+        where = ImagePosition(plan.dataset.drops[drop].id, int(number - first[drop]) + 1)
+        return SampleView(str(where), make_thumbnail_of(test, number))
 
     return analyse_errors(predictions, names, describe, new=set(names) - set(known) if known else ())
 

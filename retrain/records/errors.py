@@ -1,6 +1,8 @@
 """What a model gets wrong: figures of each class, what is taken for what, and the most confident mistakes."""
 
+import re
 from collections import Counter
+from typing import NamedTuple, Self
 
 from pydantic import NonNegativeInt
 
@@ -39,6 +41,22 @@ class Confusion(Record):
     true: str
     predicted: str
     count: NonNegativeInt
+
+
+class ImagePosition(NamedTuple):
+    """The position of an image in the test split of a drop, from 1 on."""
+
+    drop: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.drop}, test image {self.number}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Return the position that a text states, or None."""
+        found = re.fullmatch(r"(.+), test image ([1-9]\d*)", text)
+        return cls(found[1], int(found[2])) if found else None
 
 
 class Mistake(Record):

@@ -218,6 +218,8 @@ def test_page_shows_what_the_champion_gets_wrong(browser: Browser, html: Path, s
     assert cells.count() >= len(errors.classes)
     assert section.locator("tbody tr").count() == len(errors.classes)
     assert section.locator(".mistakes img").count() == len(errors.mistakes)
+    drops = {drop.id for drop in sources.drops}
+    assert {text.partition(" of drop ")[2] for text in section.locator(".mistakes small").all_inner_texts()} <= drops
 
 
 @pytest.mark.parametrize("medium", ["screen", "print"])

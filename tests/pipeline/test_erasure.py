@@ -11,6 +11,7 @@ from retrain.data.indexing import read_or_make_table
 from retrain.errors import DropError
 from retrain.pipeline import next_run, stages
 from retrain.pipeline.erasure import erase
+from retrain.pipeline.mistake_keys import name_mistakes
 from retrain.pipeline.planning import Request
 from retrain.pipeline.status import read_status
 from retrain.records import Erasure, Plan, RunRecord, Verdict
@@ -134,6 +135,9 @@ def test_thumbnails_of_erased_drops_go(life: Life, tmp_path: Path) -> None:
     shown = {mistake.where.partition(",")[0] for mistake in after.mistakes if mistake.thumbnail}
     assert gone not in shown
     assert (after.classes, after.confusions) == (before.classes, before.confusions)
+    named = name_mistakes(after.mistakes, ended.run_id, worse.store)
+    positions = {one.where.partition(",")[0] for one in named if ", test image " in one.where}
+    assert positions == {gone}, "which image it was is no longer told"
 
 
 def test_candidate_that_waits_is_rejected(life: Life) -> None:

@@ -3,6 +3,7 @@
 import base64
 import io
 from pathlib import Path
+from shutil import copytree, rmtree
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ from support.terminal import retrain
 from retrain.api import load_run
 from retrain.data.images import decode_image
 from retrain.pipeline.error_analysis import MISTAKES, THUMBNAIL, Prediction, SampleView, analyse_errors, make_thumbnail
+from retrain.pipeline.mistake_keys import name_mistakes
+from retrain.store import LocalStore
+from retrain.store.task_store import TaskStore
 
 PREDICTIONS = [
     *[Prediction("cat", "cat", 0.9)] * 6,
@@ -102,7 +106,35 @@ def test_show_prints_the_error_analysis(served: Served, capsys: pytest.CaptureFi
     )
     assert "class-3 (new)" in ran.out
     assert "predicted" in ran.out
-    assert "test image" in ran.out
+    assert f" of drop {record.drops[-1]}" in ran.out
+    assert ", test image " not in ran.out
+
+
+def test_mistakes_are_named_by_the_key_of_the_image_shown(served: Served) -> None:
+    store, size = served.life.store, served.task.data.image_size
+    record = store.ledger.read()[-1]
+    errors = store.run(record.run_id).errors()
+    assert errors is not None
+    named = name_mistakes(errors.mistakes, record.run_id, store)
+    places = [one.where.split(" of drop ") for one in named]
+    assert {drop for _, drop in places} == set(record.drops)
+    for mistake, (key, drop) in zip(named, places, strict=True):
+        file = served.life.folder / f"drop-{record.drops.index(drop) + 1}" / f"{key}.png"
+        shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(mistake.thumbnail or ""))))
+        assert np.array_equal(shown.transpose(2, 0, 1), decode_image(file.read_bytes(), size))
+
+
+def test_mistakes_keep_their_positions_without_their_drop(served: Served, tmp_path: Path) -> None:
+    copytree(served.life.store.url, tmp_path / "store")
+    store = TaskStore(LocalStore(tmp_path / "store"), served.task.name)
+    record = store.ledger.read()[-1]
+    errors = store.run(record.run_id).errors()
+    assert errors is not None
+    rmtree(tmp_path / "store" / "pets" / "drops" / record.drops[0])
+    for mistake, named in zip(errors.mistakes, name_mistakes(errors.mistakes, record.run_id, store), strict=True):
+        assert (mistake.where == named.where) == (f"{record.drops[0]}, test image " in mistake.where)
+    (tmp_path / "store" / "pets" / "runs" / record.run_id / "plan.json").unlink()
+    assert name_mistakes(errors.mistakes, record.run_id, store) == errors.mistakes
 
 
 def test_predict_evaluate_shows_figures_of_labelled_folders(

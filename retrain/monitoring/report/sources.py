@@ -13,6 +13,7 @@ from safetensors.numpy import load
 from retrain.errors import RunError
 from retrain.monitoring.report.learning_speed import Index
 from retrain.monitoring.report.speed_ups import newest_races
+from retrain.pipeline.mistake_keys import name_mistakes
 from retrain.records import Approval, Champion, Curve, Drift, Drop, ErrorAnalysis, Plan, RunRecord
 from retrain.store.base import Missing
 from retrain.store.task_store import TaskStore
@@ -62,7 +63,7 @@ def read_sources(store: TaskStore, records: Sequence[RunRecord]) -> Sources:
         curves=_read_all(lambda run_id: store.run(run_id).curve(), raced),
         plans=_read_all(lambda run_id: store.run(run_id).plan(), newest),
         index=_champion_index(store, champion),
-        errors=store.run(champion.run_id).errors() if champion else None,
+        errors=_champion_errors(store, champion),
     )
 
 
@@ -81,6 +82,13 @@ def _read_all(read: Callable[[str], T], names: Iterable[str]) -> dict[str, T]:
 
 def _drifts(store: TaskStore, champion: Champion | None) -> list[Drift]:
     return [one for one in store.drifts.of(champion.run_id if champion else None).values() if one.has_drifted]
+
+
+def _champion_errors(store: TaskStore, champion: Champion | None) -> ErrorAnalysis | None:
+    errors = store.run(champion.run_id).errors() if champion else None
+    if champion is None or errors is None:
+        return None
+    return errors.model_copy(update={"mistakes": name_mistakes(errors.mistakes, champion.run_id, store)})
 
 
 def _champion_index(store: TaskStore, champion: Champion | None) -> Index | None:

@@ -1,0 +1,46 @@
+"""Name the images that a run classifies wrongly by their keys, from the sample tables of their drops.
+
+The evaluation names them by position, because it reads no sample table. Imports no torch: the report uses this, too.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+import numpy as np
+
+from retrain.data.sample_table import USES, read_table
+from retrain.errors import DropError, RunError
+from retrain.records import DropRef, Mistake
+from retrain.records.errors import ImagePosition
+from retrain.store.task_store import TaskStore
+
+
+def name_mistakes(mistakes: Sequence[Mistake], run_id: str, store: TaskStore) -> tuple[Mistake, ...]:
+    """Return a run's mistakes on its test split, with the keys of their images instead of their positions.
+
+    A position stays if the drop is gone or damaged, has no sample table, or lost images of this run to an erasure.
+    """
+    places = [ImagePosition.parse(mistake.where) for mistake in mistakes]
+    named = {place.drop for place in places if place}
+    keys: dict[str, list[str]] = {}
+    with suppress(RunError):
+        refs = store.run(run_id).plan().dataset.drops
+        keys = {ref.id: _read_test_keys(ref, store) for ref in refs if ref.id in named}
+    return tuple(
+        mistake.model_copy(update={"where": _describe(place, keys.get(place.drop, []))}) if place else mistake
+        for mistake, place in zip(mistakes, places, strict=True)
+    )
+
+
+def _describe(place: ImagePosition, keys: Sequence[str]) -> str:
+    return f"{keys[place.number - 1]} of drop {place.drop}" if place.number <= len(keys) else str(place)
+
+
+def _read_test_keys(ref: DropRef, store: TaskStore) -> list[str]:
+    """Return the keys of a drop's test samples, in the order of the run's test split; none if they are not known."""
+    with suppress(DropError):
+        drop = next(store.drops.read_versions([ref]))
+        table = read_table(drop, store)
+        if table and drop.digest == ref.digest and not drop.erased_since:
+            return [table.keys[row] for row in np.flatnonzero(table.use == USES.index("test")).tolist()]
+    return []
