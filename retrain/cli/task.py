@@ -51,6 +51,10 @@ def check(file: Annotated[str, typer.Argument(help="A task's file or name.")]) -
 @app.command()
 def migrate(
     file: Annotated[str, typer.Argument(help="A task's file or name.")],
+    unversioned: Annotated[
+        int | None,
+        typer.Option("--from", min=0, help="Version of a file without schema_version: 0 if written for retrain 0.1."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would change, and write nothing.")] = False,
 ) -> None:
     """Rewrite a task file of an earlier version, so that it means what it meant then; comments stay."""
@@ -63,7 +67,7 @@ def migrate(
 
     path = find_task(file)
     before = read_task_text(path)
-    migrated = migrate_task(before, str(path))
+    migrated = migrate_task(before, str(path), unversioned)
     if migrated.text == before:
         typer.echo(f"{path} already has the current version")
         return

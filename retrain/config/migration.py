@@ -9,13 +9,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from retrain.config.loading import parse_task
-from retrain.config.task import SCHEMA_VERSION
+from retrain.config.task import SCHEMA_VERSION, Task
 from retrain.config.validation import validate_document
 from retrain.errors import TaskError
 from retrain.utils.extras import import_extra
-
-BEFORE_VERSIONS = 0
-"""The version of a file that names none: it was written before task files had versions."""
 
 FORMER_DEFAULTS: Mapping[int, Mapping[str, Any]] = {
     1: {
@@ -37,18 +34,18 @@ class Migrated(NamedTuple):
     """What was written into it, by dotted path."""
 
 
-def migrate_task(text: str, source: str) -> Migrated:
+def migrate_task(text: str, source: str, unversioned: int | None = None) -> Migrated:
     """Return a task file in this schema version; one that is of this version already comes back as it is.
 
-    Raises `TaskError`, one line for every problem, if the file is not well-formed, or of a later version.
+    `unversioned` is the version of a file that names none: 0 if it was written before task files had versions.
+    Raises `TaskError`, one line for every problem, if the file is not well-formed, of a later version, or of none.
     """
-    parse_task(text, source)
+    version = _find_version(parse_task(text, source), source, unversioned)
     yaml = import_extra("ruamel.yaml", "Rewriting a task file").YAML()  # a round trip keeps comments and order
     yaml.preserve_quotes, yaml.width = True, 120
     yaml.indent(mapping=2, sequence=4, offset=2)
     document = yaml.load(text)
-    version = document.get("schema_version", BEFORE_VERSIONS)
-    if version == SCHEMA_VERSION:
+    if "schema_version" in document and version == SCHEMA_VERSION:
         return Migrated(text, {})
     settings = {
         path: value
@@ -64,6 +61,20 @@ def migrate_task(text: str, source: str) -> Migrated:
     yaml.dump(document, rewritten)
     parse_task(rewritten.getvalue(), source)
     return Migrated(rewritten.getvalue(), settings)
+
+
+def _find_version(task: Task, source: str, unversioned: int | None) -> int:
+    """Return the schema version of a task file. One that names none may be of any version, so its owner has to say."""
+    if "schema_version" in task.model_fields_set:
+        return task.schema_version
+    if unversioned is None:
+        raise TaskError(
+            f"{source}: it has no schema_version, so this command cannot tell what its defaults were: pass --from 0 if "
+            f"it was written for retrain 0.1, or --from {SCHEMA_VERSION} if for a later version"
+        )
+    if unversioned > SCHEMA_VERSION:
+        raise TaskError(f"--from {unversioned}: the newest schema version is {SCHEMA_VERSION}")
+    return unversioned
 
 
 def _write(document: dict[str, Any], path: str, value: object, source: str) -> bool:

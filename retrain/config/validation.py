@@ -95,7 +95,7 @@ def validate_document(document: Mapping[Any, Any], source: str, overridden: Coll
     Raises `TaskError`, which attributes problems at `overridden` paths to `--set` and all others to `source`.
     """
     version = document.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:
+    if str(version).isdecimal() and int(str(version)) > SCHEMA_VERSION:
         raise TaskError(
             f"{source}: schema_version: {version} is that of a later version of retrain; this one reads up to "
             f"{SCHEMA_VERSION}. Use that version"

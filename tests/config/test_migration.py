@@ -25,7 +25,7 @@ store: 's3://shop/models'
 
 
 def test_earlier_file_keeps_its_meaning_and_comments() -> None:
-    migrated = migrate_task(EARLIER, "flowers.yaml")
+    migrated = migrate_task(EARLIER, "flowers.yaml", 0)
     assert migrated.settings == FORMER_DEFAULTS[1]
     task = parse_task(migrated.text, "flowers.yaml")
     assert (task.recipe.preset, task.training.evaluate_every, task.baseline.refresh.on_miss) == ("paper", 1, True)
@@ -39,15 +39,24 @@ def test_earlier_file_keeps_its_meaning_and_comments() -> None:
 
 def test_settings_that_a_file_has_stay() -> None:
     text = "name: flowers\nrecipe: {preset: naive, objective: {name: none}}\nbaseline: {refresh: {on_miss: false}}\n"
-    migrated = migrate_task(text, "flowers.yaml")
+    migrated = migrate_task(text, "flowers.yaml", 0)
     assert migrated.settings.keys() == {"recipe.schedule.final_rate", "training.evaluate_every"}
     recipe = yaml.safe_load(migrated.text)["recipe"]
     assert recipe == {"preset": "naive", "objective": {"name": "none"}, "schedule": {"final_rate": 0}}
 
 
-@pytest.mark.parametrize("text", [migrate_task(EARLIER, "").text, short_template("flowers")])
+@pytest.mark.parametrize("text", [migrate_task(EARLIER, "", 0).text, short_template("flowers")])
 def test_file_of_this_version_stays_as_it_is(text: str) -> None:
     assert migrate_task(text, "flowers.yaml") == (text, {})
+    assert migrate_task(text, "flowers.yaml", 0) == (text, {}), "the file's own version counts"
+    quoted = text.replace("schema_version: 1", "schema_version: '1'")
+    assert migrate_task(quoted, "flowers.yaml") == (quoted, {})
+
+
+def test_later_file_without_version_gets_the_version_alone() -> None:
+    migrated = migrate_task(EARLIER, "flowers.yaml", SCHEMA_VERSION)
+    assert migrated.settings == {}
+    assert [line for line in migrated.text.splitlines() if line not in EARLIER] == ["schema_version: 1"]
 
 
 @pytest.mark.parametrize(
@@ -58,6 +67,11 @@ def test_file_of_this_version_stays_as_it_is(text: str) -> None:
             "flowers.yaml: stores: unknown field 'stores'; allowed: name, .*did you mean store",
         ),
         ("name: flowers\nschema_version: 9\n", "schema_version: 9 is that of a later version of retrain; .* up to 1"),
+        ("name: flowers\nnew: 3\nschema_version: '9'\n", "schema_version: 9 is that of a later version of retrain"),
+        (
+            "name: flowers\n",
+            "no schema_version, .* --from 0 if it was written for retrain 0.1, or --from 1 if for a later",
+        ),
         ("name: flowers\nschema_version: 0\n", r"schema_version: must be greater than 0 \(got 0\)"),
         ("- flowers\n", "must be a mapping of fields"),
     ],
@@ -65,6 +79,11 @@ def test_file_of_this_version_stays_as_it_is(text: str) -> None:
 def test_file_that_cannot_be_read_is_refused_by_field(text: str, says: str) -> None:
     with pytest.raises(TaskError, match=says):
         migrate_task(text, "flowers.yaml")
+
+
+def test_version_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(TaskError, match="--from 2: the newest schema version is 1"):
+        migrate_task(EARLIER, "flowers.yaml", 2)
 
 
 def test_schema_version_does_not_change_plan_ids() -> None:
@@ -76,12 +95,13 @@ def test_migrate_rewrites_the_file_unless_told_not_to(tmp_path: Path, capfd: pyt
     file = tmp_path / "flowers.yaml"
     file.write_text(EARLIER)
     file.chmod(0o640)
-    shown = retrain(["task", "migrate", str(file), "--dry-run"], capfd)
+    assert retrain(["task", "migrate", str(file)], capfd).code == 2
+    shown = retrain(["task", "migrate", str(file), "--from", "0", "--dry-run"], capfd)
     assert "+schema_version: 1" in shown.out
     assert file.read_text() == EARLIER
-    done = retrain(["task", "migrate", str(file)], capfd)
+    done = retrain(["task", "migrate", str(file), "--from", "0"], capfd)
     assert 'recipe.preset: "paper" is written out, because its default has changed' in done.out
-    assert file.read_text() == migrate_task(EARLIER, "").text
+    assert file.read_text() == migrate_task(EARLIER, "", 0).text
     assert (file.stat().st_mode & 0o777, list(tmp_path.iterdir())) == (0o640, [file])
     assert "already has the current version" in retrain(["task", "migrate", str(file)], capfd).out
     missing = retrain(["task", "migrate", str(tmp_path / "none.yaml")], capfd)
