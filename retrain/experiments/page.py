@@ -65,12 +65,13 @@ def page(study: Study, kept: KeptRuns) -> str:
 
 
 def _subject(study: Study) -> str:
-    """Return what the study repeats of a paper, or its own question."""
+    """Return what the study repeats of a paper, and its own questions."""
     own = [item.removeprefix(OWN) for item in study.repeats if item.startswith(OWN)]
-    if own:
-        return f"A question of our own: {'; '.join(own)} ({SIZES[study.size]})."
-    goals = " The goals are the paper's results." if study.claims else ""
-    return f"Repeats {'; '.join(study.repeats)} ({SIZES[study.size]}).{goals}"
+    of_papers = [item for item in study.repeats if not item.startswith(OWN)]
+    repeats = [f"Repeats {'; '.join(of_papers)}"] if of_papers else []
+    questions = [f"{'Also a' if of_papers else 'A'} question of our own: {'; '.join(own)}"] if own else []
+    goals = " The goals are the paper's results." if study.claims and not own else ""
+    return f"{'. '.join([*repeats, *questions])} ({SIZES[study.size]}).{goals}"
 
 
 def _claims(study: Study) -> Iterator[str]:
@@ -119,7 +120,10 @@ def _paper_comparison(study: Study, by_group: Mapping[Group, Sequence[EndedRun]]
         pairs = ((row.figures.get(column, ""), _own_figure(study, ours, column)) for column in columns)
         lines.append([row.row, row.method or ABSENT, *(figure for pair in pairs for figure in pair)])
     yield "## The paper's figures and ours"
-    notes = [f"± and parentheses: {SPREADS[study.spread]}. {ABSENT}: not in this study."]
+    printed = any("(" in figure for row in study.paper for figure in row.figures.values())
+    spread = SPREADS[study.spread]
+    meaning = f"± and the paper's parentheses: {spread}." if printed else f"±: {spread}; the paper's tables have none."
+    notes = [f"{meaning} {ABSENT}: not in this study."]
     if study.size == "mini":
         notes.append("The paper's row names its own data and network; ours are those under Set-up.")
     if "time" in columns:
