@@ -338,8 +338,8 @@ def _attention_rows(status: Status) -> Rows:
     """Yield what needs a person's attention, with what to do."""
     for approval in status.awaiting:
         yield "awaits approval", approval.reason
-    if status.unfinished:
-        yield "unfinished", status.unfinished
+    for unfinished in status.unfinished:
+        yield "unfinished", unfinished
     for removed in status.removed:
         yield "removed", removed
     for drop, cause in status.quarantined.items():

@@ -107,9 +107,11 @@ def _is_abandoned(
     """Return whether a run without a record is abandoned: a champion with all its drops was promoted long ago.
 
     Only runs started by hand can be abandoned. A watcher's run holds claims, and a candidate that awaits approval holds
-    a request. Trials are never abandoned.
+    a request. A trial may repeat the champion's dataset, so it is abandoned once the champion has further drops.
     """
-    if champion is None or champion_since is None or champion_since > since or plan.purpose == "trial":
+    if champion is None or champion_since is None or champion_since > since:
+        return False
+    if plan.purpose == "trial" and len(champion.drops) <= len(plan.dataset.drops):
         return False
     claims = store.claims()
     claims.refresh()

@@ -1,7 +1,6 @@
 """The status of a task: champion, baseline, waiting drops and savings."""
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from retrain.config.automation import Trigger
@@ -11,11 +10,10 @@ from retrain.errors import DamagedDrop, StoreError, UserError
 from retrain.pipeline import next_run
 from retrain.pipeline.approval import is_waiting
 from retrain.pipeline.planning import NoRunNeeded, Request, learnt_from
+from retrain.pipeline.unfinished import describe_unfinished
 from retrain.records import Approval, Plan, Record, RunRecord, Savings
 from retrain.records.ledger import is_baseline, total_savings
-from retrain.store.base import Missing
 from retrain.store.drops import late_files
-from retrain.store.lease import read_lease
 from retrain.store.task_store import TaskStore
 from retrain.utils.clock import Clock, utc_now
 
@@ -43,8 +41,8 @@ class Status(Record):
     removed: tuple[str, ...] = ()
     """A sentence for each drop of the champion that is no longer in the store. Without it, no run can be planned."""
     awaiting: tuple[Approval, ...] = ()
-    unfinished: str | None = None
-    """A sentence about the run that was started and has not ended, if `retrain run` would resume it."""
+    unfinished: tuple[str, ...] = ()
+    """A sentence for each run that was started and has not ended: how it is continued or cleared."""
     trigger: str | None = None
     drift: tuple[str, ...] = ()
     """Whether the waiting drops' images differ from those that the champion was tested on, where it was measured."""
@@ -85,7 +83,7 @@ def make_status(task: Task, store: TaskStore, records: Sequence[RunRecord], cloc
         quarantined=store.drops.quarantine_causes(),
         removed=tuple(map(describe_removed, removed)),
         awaiting=tuple(filter(is_waiting, awaiting)),
-        unfinished=_describe_unfinished(task, store, planned, started),
+        unfinished=tuple(describe_unfinished(task, store, planned, started, clock())) if started else (),
         drift=tuple(str(drift) for drop, drift in sorted(drifts.items()) if drop in waiting),
         runs=len(records),
         savings=total_savings(records),
@@ -121,20 +119,3 @@ def _describe_trigger(planned: Plan | NoRunNeeded | UserError) -> str:
     if isinstance(planned, UserError):
         return f"no run can be planned: {planned}"
     return planned.reason if isinstance(planned, NoRunNeeded) else f"starts now: {planned.reason}"
-
-
-def _describe_unfinished(
-    task: Task, store: TaskStore, planned: Plan | NoRunNeeded | UserError | None, started: Collection[str]
-) -> str | None:
-    """Return a sentence about the next run if it was started before, with the process that may be executing it."""
-    if not isinstance(planned, Plan) or planned.run_id not in started:
-        return None
-    with store.run(planned.run_id).checkpoints() as checkpoints:
-        iteration = checkpoints.iteration()
-    saved = f"its last checkpoint is of iteration {iteration:,}" if iteration else "it has no checkpoint yet"
-    with suppress(Missing):
-        lease, _ = read_lease(store.objects, store.keys.lease)
-        if lease.is_valid:
-            return f"{planned.run_id} has not ended, {saved}: {lease.holder} is working on this task"
-    unless = ", unless it is running on Kubeflow" if task.kubeflow.host else ""
-    return f"{planned.run_id} has not ended, {saved}: `retrain run --task {task.name}` resumes it{unless}"

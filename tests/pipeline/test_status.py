@@ -1,6 +1,7 @@
 """What the status of a task says of runs that were interrupted, and of drops that were removed."""
 
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from shutil import rmtree
 
@@ -9,16 +10,18 @@ from support.lives import Life, make_task
 from support.trainings import RecordingObserver
 
 from retrain.cli.formatting import console, status_details
+from retrain.config.resources import Kubeflow
 from retrain.config.task import Task
 from retrain.errors import DropError
-from retrain.pipeline import stages
+from retrain.pipeline import retention, stages
 from retrain.pipeline.planning import Request
 from retrain.pipeline.status import Status, read_status
-from retrain.records import RunRecord
+from retrain.records import Plan, RunRecord
 from retrain.store import LocalStore
 from retrain.training.progress import Progress
+from retrain.utils.clock import utc_now
 
-TASK = make_task()
+TASK, REQUEST = make_task(), Request()
 
 
 @pytest.fixture
@@ -29,18 +32,24 @@ def life(tmp_path: Path) -> Life:
     return life
 
 
-def interrupt(life: Life) -> str:
-    """Let the training of the next run die at its third iteration. Return the run's id."""
+def interrupt(life: Life, request: Request = REQUEST, task: Task = TASK) -> str:
+    """Let the training of a run die at its third iteration. Return the run's id."""
 
     class Dying(RecordingObserver):
         def stepped(self, progress: Progress) -> None:
             if progress.iteration >= 3:
                 raise KeyboardInterrupt
 
+    before = set(life.store.objects.folders(life.store.keys.runs))
     with pytest.raises(KeyboardInterrupt):
-        stages.run_task(replace(life.context, observer=Dying()), TASK, Request())
-    [run_id] = set(life.store.objects.folders(life.store.keys.runs)) - life.store.ledger.run_ids()
+        stages.run_task(replace(life.context, observer=Dying()), task, request)
+    [run_id] = set(life.store.objects.folders(life.store.keys.runs)) - before
     return run_id
+
+
+def save_state(life: Life, run_id: str) -> None:
+    with life.store.run(run_id).checkpoints() as checkpoints:
+        checkpoints.save(1200, b"a state")
 
 
 def status(life: Life, task: Task = TASK) -> Status:
@@ -56,12 +65,11 @@ def rows(life: Life) -> str:
 
 
 def test_status_names_an_interrupted_run_until_it_ends(life: Life) -> None:
-    assert status(life).unfinished is None
+    assert status(life).unfinished == ()
     run_id = interrupt(life)
     told = f"unfinished {run_id} has not ended, it has no checkpoint yet: `retrain run --task pets` resumes it"
     assert told in rows(life)
-    with life.store.run(run_id).checkpoints() as checkpoints:
-        checkpoints.save(1200, b"a state")
+    save_state(life, run_id)
     assert "its last checkpoint is of iteration 1,200" in rows(life)
     with life.store.run(run_id).checkpoints() as checkpoints:
         checkpoints.clear()
@@ -74,15 +82,56 @@ def test_status_names_an_interrupted_run_until_it_ends(life: Life) -> None:
 def test_status_names_the_process_that_works_on_a_run(life: Life) -> None:
     interrupt(life)
     with life.store.lock():
-        told = status(life).unfinished
-    assert told
+        [told] = status(life).unfinished
     assert told.endswith("is working on this task")
     assert "retrain run" not in told
 
 
-def test_status_leaves_out_a_run_that_no_command_resumes(life: Life) -> None:
-    interrupt(life)
-    assert status(life, TASK.model_copy(update={"seed": 7})).unfinished is None
+def test_status_names_the_command_that_resumes_each_run(life: Life) -> None:
+    """The named commands make the plans of the unfinished runs."""
+    assert isinstance(stages.run_task(life.context, TASK, REQUEST), RunRecord)
+    life.land(0, 1, seed=1)
+    other = TASK.model_copy(update={"seed": 7})
+    plain, baseline = interrupt(life), interrupt(life, Request(purpose="calibrate"))
+    trial = interrupt(life, Request("naive", "trial"))
+    seeded = interrupt(life, Request("naive", "trial"), other)
+    says = {sentence.partition(" ")[0]: sentence.partition(": ")[2] for sentence in status(life).unfinished}
+    command = "`retrain run --task pets --method naive --trial`"
+    assert says == {
+        plain: "`retrain run --task pets` resumes it",
+        baseline: "`retrain baseline --task pets` resumes it",
+        trial: f"{command} resumes it",
+        seeded: f"{command} with the settings in {life.store.url}/pets/runs/{seeded}/plan.json resumes it",
+    }
+    on_kubeflow = TASK.model_copy(update={"kubeflow": Kubeflow(host="http://kfp")})
+    assert all(one.endswith(", unless it is running on Kubeflow") for one in status(life, on_kubeflow).unfinished)
+
+
+def test_status_names_a_watchers_run(life: Life) -> None:
+    planned = stages.plan(life.context, TASK, REQUEST)
+    assert isinstance(planned, Plan)
+    claims = life.store.claims()
+    claims.refresh()
+    claims.claim(planned)
+    [told] = status(life, TASK.model_copy(update={"seed": 7})).unfinished
+    assert told == f"{planned.run_id} has not ended, it has no checkpoint yet: `retrain watch --task pets` continues it"
+
+
+@pytest.mark.parametrize("request_", [Request(purpose="calibrate"), Request("scratch", "trial")])
+def test_status_says_how_a_given_up_run_is_cleared(life: Life, request_: Request) -> None:
+    run_id = interrupt(life, request_)
+    life.land(0, 1, seed=1)
+    assert status(life).unfinished == (), "nothing of it is left to clear"
+    save_state(life, run_id)
+    [told] = status(life).unfinished
+    assert (
+        "no command resumes it; `retrain gc --task pets` removes its checkpoints once a champion with its drops" in told
+    )
+    assert isinstance(stages.run_task(life.context, TASK, REQUEST), RunRecord)
+    assert len(status(life).unfinished) == 1
+    with life.store.lock() as ours:
+        retention.remove(ours, retention.plan_removal(ours, 5, timedelta(0), utc_now()), utc_now())
+    assert status(life).unfinished == ()
 
 
 def test_status_names_removed_drop_as_the_next_plan_does(life: Life) -> None:

@@ -1,0 +1,97 @@
+"""The runs of a task that were started and have not ended: how each is continued, or cleared. Needs no torch."""
+
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from datetime import datetime
+
+from retrain.config.task import Task
+from retrain.errors import RunError, StoreError, UserError
+from retrain.pipeline import next_run
+from retrain.pipeline.planning import Request
+from retrain.pipeline.retention import LARGE
+from retrain.records import Plan
+from retrain.store.base import Missing
+from retrain.store.lease import read_lease
+from retrain.store.task_store import TaskStore
+
+
+def describe_unfinished(
+    task: Task, store: TaskStore, planned: object, started: Collection[str], now: datetime
+) -> Iterator[str]:
+    """Yield a sentence for each of the runs `started` that a command continues, or that `retrain gc` clears later.
+
+    `planned` is the next run, if it is a plan. A run that left nothing but its plan has nothing to clear.
+    """
+    claims = store.claims()
+    claims.refresh()
+    watched = {plan.run_id for plan in claims.in_flight()}
+    newest = _plan(task, store, Request(purpose="calibrate"), now)
+    for run_id in sorted(started):
+        with suppress(RunError):  # it has no plan, or one that is damaged
+            plan, how = store.run(run_id).plan(), None
+            if isinstance(planned, Plan) and planned.run_id == run_id:
+                how = f"`retrain run --task {task.name}` resumes it"
+            elif run_id in watched:
+                how = f"`retrain watch --task {task.name}` continues it"
+            elif newest and newest.dataset.digest == plan.dataset.digest:
+                how = _find_command(task, store, plan, now)
+            if how or _has_large_files(store, run_id):
+                yield f"{run_id} has not ended, {_describe_state(store, run_id)}: {_advise(task, store, plan, how)}"
+
+
+def _advise(task: Task, store: TaskStore, plan: Plan, how: str | None) -> str:
+    with suppress(Missing):
+        lease, _ = read_lease(store.objects, store.keys.lease)
+        if lease.is_valid:
+            return f"{lease.holder} is working on this task"
+    if how:
+        return f"{how}, unless it is running on Kubeflow" if task.kubeflow.host else how
+    champion = "a champion with its drops and later ones" if plan.purpose == "trial" else "a champion with its drops"
+    return (
+        "its drops, champion or settings are no longer the current ones, so no command resumes it; "
+        f"`retrain gc --task {task.name}` removes its checkpoints once {champion} is older than --older-than (90d)"
+    )
+
+
+def _describe_state(store: TaskStore, run_id: str) -> str:
+    if store.run(run_id).result():
+        return "it is trained but not recorded"
+    with store.run(run_id).checkpoints() as checkpoints:
+        iteration = checkpoints.iteration()
+    return f"its last checkpoint is of iteration {iteration:,}" if iteration else "it has no checkpoint yet"
+
+
+def _has_large_files(store: TaskStore, run_id: str) -> bool:
+    folder = f"{store.keys.runs}{run_id}/"
+    return any(LARGE.fullmatch(entry.key.removeprefix(folder)) for entry in store.objects.list(folder))
+
+
+def _find_command(task: Task, store: TaskStore, plan: Plan, now: datetime) -> str | None:
+    """Return the command that makes this plan again, and so resumes its run, in a sentence; None if there is none."""
+    request = Request(plan.method, plan.purpose)
+    if plan.purpose == "calibrate":
+        request, command = Request(purpose="calibrate"), f"retrain baseline --task {task.name}"
+    else:
+        trial = " --trial" if plan.purpose == "trial" else ""
+        command = f"retrain run --task {task.name} --method {plan.method}{trial}"
+    if _makes(task, store, request, now, plan):
+        return f"`{command}` resumes it"
+    if _makes(plan.task, store, request, now, plan):
+        return f"`{command}` with the settings in {store.url}/{store.keys.run(plan.run_id, 'plan.json')} resumes it"
+    return None
+
+
+def _makes(task: Task, store: TaskStore, request: Request, now: datetime, plan: Plan) -> bool:
+    planned = _plan(task, store, request, now)
+    return planned is not None and planned.run_id == plan.run_id
+
+
+def _plan(task: Task, store: TaskStore, request: Request, now: datetime) -> Plan | None:
+    """Return the plan of a request; None if there is none. Raises `StoreError`."""
+    try:
+        planned = next_run.plan_next_run(store, task, request, now)
+    except StoreError:
+        raise
+    except UserError:
+        return None
+    return planned if isinstance(planned, Plan) else None
