@@ -158,35 +158,33 @@ Sampling = Annotated[Uniform | EasyHard | OldNew, Field(discriminator="name")]
 Scale = Literal["auto"] | PositiveFloat
 
 
-class AutoSchedule(ConfigModel):
+class OpenEnded(ConfigModel):
+    """A schedule of runs that end by their stop rule. Its length is only a budget."""
+
+    name: str
+    scale: PositiveFloat = 1.0
+    """Largest number of iterations, as a multiple of scratch's schedule: the budget of a run that misses its target."""
+    warmup: NonNegativeInt = 10
+    """Iterations of linear warm-up."""
+
+
+class AutoSchedule(OpenEnded):
     """inverse_time for a network without BatchNorm whose steps are large relative to its weights, constant for others.
     The plan states the choice."""
 
     name: Literal["auto"] = "auto"
-    scale: PositiveFloat = 1.0
-    """Largest number of iterations, as a multiple of scratch's schedule: the budget of a run that misses its target."""
-    warmup: NonNegativeInt = 10
-    """Iterations of linear warm-up."""
 
 
-class Constant(ConfigModel):
+class Constant(OpenEnded):
     """A constant learning rate after a warm-up. The run's length need not be known in advance."""
 
     name: Literal["constant"] = "constant"
-    scale: PositiveFloat = 1.0
-    """Largest number of iterations, as a multiple of scratch's schedule: the budget of a run that misses its target."""
-    warmup: NonNegativeInt = 10
-    """Iterations of linear warm-up."""
 
 
-class InverseTime(ConfigModel):
+class InverseTime(OpenEnded):
     """A learning rate that falls as 1/(1 + t/h) after a warm-up. The run's length need not be known in advance."""
 
     name: Literal["inverse_time"] = "inverse_time"
-    scale: PositiveFloat = 1.0
-    """Largest number of iterations, as a multiple of scratch's schedule: the budget of a run that misses its target."""
-    warmup: NonNegativeInt = 10
-    """Iterations of linear warm-up."""
     half: PositiveFloat = 0.2
     """h, at which the rate is half of the peak, as a share of scratch's schedule."""
 
@@ -217,10 +215,7 @@ class MultiStep(ConfigModel):
     """Longer schedules, as multiples of scratch's, that are tried one after another after a missed target."""
 
 
-OpenEnded = AutoSchedule | Constant | InverseTime
-"""The schedules of runs that end by their stop rule. Their length is only a budget."""
-
-Schedule = Annotated[OpenEnded | Cosine | MultiStep, Field(discriminator="name")]
+Schedule = Annotated[AutoSchedule | Constant | InverseTime | Cosine | MultiStep, Field(discriminator="name")]
 
 
 Preset = Literal["default", "paper", "naive"]
