@@ -329,7 +329,9 @@ def _status_rows(status: Status) -> Rows:
         yield "drift", drift
     yield from _attention_rows(status)
     if status.amendments:
-        yield "amendments", f"{status.amendments:,}, each used by the runs planned after it"
+        newer = f"; `retrain run --task {status.task}` retrains for what is newer than the champion"
+        used = f"{status.amendments:,}, each used by the runs planned after it"
+        yield "amendments", used + newer if status.is_amended else used
     yield "runs", str(status.runs)
     yield from saved_rows("saved", status.savings)
 

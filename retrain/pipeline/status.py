@@ -11,7 +11,8 @@ from retrain.pipeline import next_run
 from retrain.pipeline.approval import is_waiting
 from retrain.pipeline.planning import NoRunNeeded, Request, learnt_from
 from retrain.pipeline.unfinished import describe_unfinished
-from retrain.records import Approval, Plan, Record, RunRecord, Savings
+from retrain.records import Approval, Drop, Plan, Record, RunRecord, Savings
+from retrain.records.base import digest
 from retrain.records.ledger import is_baseline, total_savings
 from retrain.store.drops import late_files
 from retrain.store.task_store import TaskStore
@@ -36,6 +37,8 @@ class Status(Record):
     late: tuple[str, ...] = ()
     amendments: int = 0
     """Number of amendments of committed drops."""
+    is_amended: bool = False
+    """Whether drops of the champion were amended since its run was planned. The next run uses that."""
     erasures: tuple[str, ...] = ()
     """A sentence for each erasure that is incomplete or affects the champion."""
     removed: tuple[str, ...] = ()
@@ -79,6 +82,7 @@ def make_status(task: Task, store: TaskStore, records: Sequence[RunRecord], cloc
         trigger=_describe_trigger(planned) if has_trigger and planned else None,
         late=tuple(filter(None, (late_files(drop, found) for drop in drops))),
         amendments=len(store.drops.amendments.read()),
+        is_amended=champion is not None and _is_amended(champion, drops),
         erasures=tuple(_describe_erasures(task, store, pointer.run_id if pointer else None, records)),
         quarantined=store.drops.quarantine_causes(),
         removed=tuple(map(describe_removed, removed)),
@@ -88,6 +92,14 @@ def make_status(task: Task, store: TaskStore, records: Sequence[RunRecord], cloc
         runs=len(records),
         savings=total_savings(records),
     )
+
+
+def _is_amended(champion: RunRecord, drops: Sequence[Drop]) -> bool:
+    """Return whether the champion's drops are all there, and are no longer those that it was trained on."""
+    digests = {drop.id: drop.digest for drop in drops}
+    if not digests.keys() >= set(champion.drops):
+        return False
+    return digest([digests[drop_id] for drop_id in champion.drops]) != champion.dataset_digest
 
 
 def _describe_erasures(

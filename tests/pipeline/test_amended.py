@@ -9,6 +9,7 @@ from support.lives import Life, make_task
 from retrain.data.indexing import read_or_make_table
 from retrain.pipeline import next_run, stages
 from retrain.pipeline.planning import NoRunNeeded, Request
+from retrain.pipeline.status import read_status
 from retrain.records import Change, Plan, RunRecord
 from retrain.store import LocalStore
 from retrain.training.index_files import read_known_counters
@@ -45,11 +46,16 @@ def test_amendment_asks_for_a_run_that_follows_the_index(life: Life) -> None:
     first = stages.run_task(life.context, task, Request())
     assert isinstance(first, RunRecord)
     assert isinstance(next_run.plan_next_run(life.store, task, Request()), NoRunNeeded)
+    assert not read_status(task, life.store).is_amended
     [drop] = life.store.drops.all()
     table = read_or_make_table(drop, life.store)
     trained = (table.use == 0).nonzero()[0].tolist()
     change(life, trained[1], None)
     relabelled = change(life, trained[3], "class-1" if table.class_of(trained[3]) != "class-1" else "class-0")
+    assert read_status(task, life.store).is_amended
+    waits = next_run.plan_next_run(life.store, make_task(trigger={"min_samples": 1}), Request())
+    assert isinstance(waits, NoRunNeeded)
+    assert waits.reason == "waits for 1 more sample"
     planned = next_run.plan_next_run(life.store, task, Request())
     assert isinstance(planned, Plan)
     assert planned.reason.startswith(f"1 drop amended since {first.run_id}")
@@ -68,6 +74,7 @@ def test_amendment_asks_for_a_run_that_follows_the_index(life: Life) -> None:
     second = stages.run_task(life.context, task, Request())
     assert isinstance(second, RunRecord)
     assert second.method == "continuous"
+    assert not read_status(task, life.store).is_amended
 
 
 def test_class_without_training_images_is_left_out_of_the_gate(life: Life) -> None:
