@@ -8,6 +8,7 @@ from rich.table import Table
 from retrain.cli.formatting import NONE, Column, Rows, details, grid
 from retrain.config import Split
 from retrain.data.dataset import untrained_classes
+from retrain.data.sample_keys import readable_key
 from retrain.records import Drift, Drop
 from retrain.utils.text import pluralize
 
@@ -50,7 +51,7 @@ def _drop_rows(drop: Drop, drift: Drift | None, is_committed: bool) -> Rows:
         yield "erased", pluralize(len(drop.erased.rows), "sample")
     for change in drop.changes:
         reason = f" ({change.reason})" if change.reason else ""
-        yield "amended", f"{change.key}: {change.before} -> {change.after or 'removed'}{reason}"
+        yield "amended", f"{readable_key(change.key)}: {change.before} -> {change.after or 'removed'}{reason}"
     if drift:
         yield "drift", str(drift)
     for bad in drop.left_out[:LEFT_OUT]:

@@ -2,11 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple, Self
 
 import numpy as np
 
 from retrain.data.content import CONTENT_BYTES
+from retrain.data.sample_keys import possible_keys
 from retrain.data.sample_table import SampleTable
 from retrain.errors import DropError
 from retrain.records import Drop
@@ -22,12 +24,13 @@ class Selection(NamedTuple):
 
 
 class SearchedDrop(NamedTuple):
-    """A drop, its samples, and the rows of those that were searched for."""
+    """A drop, its samples, and the rows of those that were searched for. `names` are the keys of selections."""
 
     drop: Drop
     table: SampleTable
     by_key: Mapping[str, Sequence[int]]
     by_content: Mapping[bytes, Sequence[int]]
+    names: Mapping[str, str]
 
     @classmethod
     def of(cls, drop: Drop, table: SampleTable, keys: set[str], contents: set[bytes]) -> Self:
@@ -39,7 +42,7 @@ class SearchedDrop(NamedTuple):
         wanted = np.isin(table.content, np.array(sorted(contents), f"S{CONTENT_BYTES}"))
         for row in np.flatnonzero(wanted).tolist():
             by_content[bytes(table.content[row])].append(row)
-        return cls(drop, table, dict(by_key), dict(by_content))
+        return cls(drop, table, dict(by_key), dict(by_content), {})
 
     def rows(self, selection: Selection) -> Sequence[int]:
         """Return the rows of the samples that a selection names."""
@@ -47,15 +50,22 @@ class SearchedDrop(NamedTuple):
             return ()
         if selection.content:
             return self.by_content.get(parse_content(selection), ())
-        return self.by_key.get(selection.key, ())
+        return self.by_key.get(self.names.get(selection.key, selection.key), ())
 
 
 def search_drops(selections: Iterable[Selection], tables: Iterable[tuple[Drop, SampleTable]]) -> list[SearchedDrop]:
-    """Search drops for all selected samples. Raises `DropError` at a content that is no digest."""
+    """Search drops for all selected samples. Raises `DropError` at a content that is no digest.
+
+    A selection may state the path of an image instead of its key. A sample with this very text as its key goes first.
+    """
     selections = list(selections)
-    keys = {one.key for one in selections if not one.content}
+    possible = {one.key: list(possible_keys(one.key)) for one in selections if not one.content}
+    keys = set(chain.from_iterable(possible.values()))
     contents = {parse_content(one) for one in selections if one.content}
-    return [SearchedDrop.of(drop, table, keys, contents) for drop, table in tables]
+    found = [SearchedDrop.of(drop, table, keys, contents) for drop, table in tables]
+    present = {key for one in found for key in one.by_key}
+    names = {text: next((key for key in each if key in present), text) for text, each in possible.items()}
+    return [one._replace(names=names) for one in found]
 
 
 def parse_content(selection: Selection) -> bytes:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from retrain.config import Split
 from retrain.data.content import CONTENT_BYTES
+from retrain.data.sample_keys import readable_key
 from retrain.data.sample_table import SPLITS, USES, SampleTable, Use
 from retrain.errors import DropError
 from retrain.records import Change
@@ -190,8 +191,9 @@ class Resolver:
             if copies := sum(USES[use[row]] == "duplicate" for row in same):
                 resolved.duplicates[""] = resolved.duplicates.get("", 0) + copies
         if len(by_class) > 1:
-            named = " and ".join(f"{table.keys[same[0]]} ({name})" for name, same in by_class.items())
-            resolved.conflicts.append(f"{named} are the same image")
+            named = " and ".join(f"{readable_key(table.keys[same[0]])} ({name})" for name, same in by_class.items())
+            then = ", and none of them is used" if self._on_conflict == "newest" else ""
+            resolved.conflicts.append(f"{named} are the same image{then}")
             if self._on_conflict == "newest":
                 use[list(rows)] = USES.index("conflict")
 
@@ -212,7 +214,8 @@ class Resolver:
         if others and len(others) == len(present):
             last = others[-1]
             resolved.conflicts.append(
-                f"{table.keys[row]} ({name}) is {last.key} of drop {last.drop}, which is {last.class_name} there"
+                f"{readable_key(table.keys[row])} ({name}) is {readable_key(last.key)} of drop {last.drop}, which is "
+                f"{last.class_name} there"
             )
             if self._on_conflict == "keep_both":
                 return

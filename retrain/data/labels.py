@@ -1,7 +1,6 @@
 """Read labels by one rule for a whole source, which is found in its files or stated by the task."""
 
 import json
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from retrain.config import Split
 from retrain.data.files import SPLITS, SourceFile, split_called
 from retrain.data.images import EXTENSIONS
 from retrain.data.litter import litter_kind
+from retrain.data.sample_keys import escape
 from retrain.data.tables import TABLES
 from retrain.data.tars import MAX_FILE
 from retrain.errors import DropError
@@ -89,8 +89,6 @@ class LabelRule(NamedTuple):
         return f"{self.kind}:{self.field}" if self.field else self.kind
 
 
-PLAIN = re.compile(r"[A-Za-z0-9~-][A-Za-z0-9~_-]*")
-"""Parts of keys that need no escape."""
 Labelled = tuple[SourceFile, Split | None, str, str]
 """An image, its split, its label and its key."""
 Home = tuple[str, str]
@@ -313,11 +311,3 @@ def name_class(label: str, aliases: Mapping[str, str]) -> str:
     """Return the class that a label means, as drops keep it. Raises `DropError` if it is no class's name."""
     name = canonical_class_name(label)
     return canonical_class_name(aliases[name]) if name in aliases else name
-
-
-def escape(text: str) -> str:
-    """Return a part of a key: composed (NFC), percent-encoded, without dots and without a leading underscore."""
-    if PLAIN.fullmatch(text):
-        return text
-    escaped = quote(compose(text), safe="").replace(".", "%2E")
-    return "%5F" + escaped[1:] if escaped.startswith("_") else escaped

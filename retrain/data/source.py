@@ -30,7 +30,6 @@ from retrain.data.labels import (
     Unread,
     choose_rule,
     count_files_beside,
-    escape,
     label_by_file,
     label_by_folder,
     make_sample,
@@ -39,6 +38,7 @@ from retrain.data.labels import (
     split_and_path,
 )
 from retrain.data.litter import litter_kind
+from retrain.data.sample_keys import escape
 from retrain.data.tables import FORMATS, Row, read_table
 from retrain.errors import DropError
 from retrain.records import Reading

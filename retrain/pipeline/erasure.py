@@ -6,7 +6,7 @@ then interrupted, the next `retrain drop erase` completes it. The ledger does no
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from retrain.config.task import Task
@@ -20,8 +20,10 @@ from retrain.data.erasing import (
     rewrite_drop,
 )
 from retrain.data.finding import Selection
+from retrain.data.images import EXTENSIONS
 from retrain.data.indexing import read_or_make_table
 from retrain.data.intake import Intake
+from retrain.data.sample_keys import readable_key
 from retrain.data.sample_table import USES
 from retrain.errors import RunError
 from retrain.pipeline.approval import is_waiting
@@ -91,10 +93,12 @@ def _execute(erasure: Erasure, task: Task, store: TaskStore) -> tuple[Erasure, l
         store.drops.amendments.append(changes)
     rows = erasure.rows()
     keys = {drop_id: read_keys(drop_id, places, store) for drop_id, places in rows.items()}
+    for drop_id in store.drops.committed().quarantined:
+        others = {f"{name} of drop {other}" for other, theirs in keys.items() for name in _names(theirs)}
+        store.drops.remove_from_quarantine_report(drop_id, others.union(_names(keys.get(drop_id, ()))))
     deleted, unread = _delete_files(store.objects.folders(store.keys.drops), erasure, keys, task, store)
     for drop_id, places in rows.items():
         rewrite_drop(drop_id, places, store)
-        store.drops.remove_from_quarantine_report(drop_id, keys[drop_id])
     deleted += _delete_files(rows, erasure, keys, task, store)[0]
     store.drops.amendments.forget_keys(rows)
     for run in erasure.runs:
@@ -108,10 +112,18 @@ def _execute(erasure: Erasure, task: Task, store: TaskStore) -> tuple[Erasure, l
     return store.erasures.complete(done), deleted, unread
 
 
+def _names(keys: Iterable[str]) -> set[str]:
+    """Return the keys, and the paths that they were made of: messages have both."""
+    return {name for key in keys for name in (key, readable_key(key))}
+
+
 def _delete_files(
     drops: Iterable[str], erasure: Erasure, keys: Mapping[str, set[str]], task: Task, store: TaskStore
 ) -> tuple[list[str], list[str]]:
-    """Delete the drops' objects that contain the samples. Return their keys, and the objects that could not be read."""
+    """Delete the drops' objects that contain the samples, and their names in quarantine reports.
+
+    Returns the keys of the objects, and what could not be read.
+    """
     deleted, unread = list[str](), list[str]()
     contents = frozenset(bytes.fromhex(sample.content) for sample in erasure.samples if sample.content.strip("0"))
     for drop_id in drops:
@@ -128,6 +140,8 @@ def _delete_files(
         )
         found = search.run()
         unread += found.unread
+        images = [path for path in map(PurePosixPath, found.doomed) if path.suffix[1:].lower() in EXTENSIONS]
+        store.drops.remove_from_quarantine_report(drop_id, {str(path.with_suffix("")) for path in images})
         for name in sorted(found.doomed):
             deleted.append(store.keys.drop_file(drop_id, name))
             store.objects.delete(deleted[-1])

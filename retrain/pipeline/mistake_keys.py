@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import numpy as np
 
+from retrain.data.sample_keys import readable_key
 from retrain.data.sample_table import USES, read_table
 from retrain.errors import DropError, RunError
 from retrain.records import DropRef, Mistake
@@ -33,7 +34,7 @@ def name_mistakes(mistakes: Sequence[Mistake], run_id: str, store: TaskStore) ->
 
 
 def _describe(place: ImagePosition, keys: Sequence[str]) -> str:
-    return f"{keys[place.number - 1]} of drop {place.drop}" if place.number <= len(keys) else str(place)
+    return f"{readable_key(keys[place.number - 1])} of drop {place.drop}" if place.number <= len(keys) else str(place)
 
 
 def _read_test_keys(ref: DropRef, store: TaskStore) -> list[str]:

@@ -22,6 +22,7 @@ from retrain.config.task import Task
 from retrain.data.augment import Normalize
 from retrain.data.indexing import read_or_make_table
 from retrain.data.likeness import Alike, find_alike
+from retrain.data.sample_keys import readable_key
 from retrain.data.sample_table import USES, SampleTable
 from retrain.data.samples import Samples
 from retrain.errors import RunError
@@ -214,7 +215,7 @@ def _odd_images(drop_id: str, table: SampleTable, frame: Frame) -> Iterator[str]
     for kind, mask in kinds.items():
         for row in np.flatnonzero(mask & table.is_used()).tolist():
             size = f"{table.width[row]} x {table.height[row]} pixels"
-            yield f"{table.keys[row]} of drop {drop_id} ({table.class_of(row)}): {kind}, {size}"
+            yield f"{readable_key(table.keys[row])} of drop {drop_id} ({table.class_of(row)}): {kind}, {size}"
 
 
 def _changed_rows(newest: Drop | None, drop: Drop) -> frozenset[int]:

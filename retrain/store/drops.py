@@ -279,16 +279,17 @@ class Drops:
             self._objects.create(self._keys.quarantine(drop), report.to_bytes())
         log.warning("%s: drop %s is quarantined: %s", self._keys.task, drop, cause)
 
-    def remove_from_quarantine_report(self, drop: str, words: Collection[str]) -> None:
-        """Replace words, such as the keys of erased samples, in the report on a drop."""
+    def remove_from_quarantine_report(self, drop: str, names: Collection[str]) -> None:
+        """Replace names, such as the keys of erased samples, in the report on a drop."""
+        if not names:
+            return
         key = self._keys.quarantine(drop)
+        longest_first = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
         with suppress(Missing):
             data, version = self._objects.read(key)
             report = _parse_report(data)
-            if report and any(word in report.cause for word in words):
-                cause = report.cause
-                for word in sorted(words, key=len, reverse=True):
-                    cause = cause.replace(word, ERASED)
+            cause = re.sub(rf"(?<!\w)({longest_first})(?!\w)", ERASED, report.cause) if report else ""
+            if report and cause != report.cause:
                 self._objects.replace(key, report.model_copy(update={"cause": cause}).to_bytes(), version)
 
     def quarantine_damaged(self, damaged: DamagedDrop) -> None:

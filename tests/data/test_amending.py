@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from support.pictures import two_classes
+from support.pictures import folder, two_classes
 from support.terminal import retrain
 from support.uploads import task_in
 
@@ -57,6 +57,21 @@ def test_corrections_change_classes_and_remove(task: Task, store: TaskStore, tmp
     assert amended(task, store, tmp_path, "key,class\ncat/001,cat\n")
     assert store.drops.read("first") == drop
     assert len(store.drops.amendments.read()) == 3
+
+
+def test_correction_may_name_the_path_of_an_image(task: Task, store: TaskStore, tmp_path: Path) -> None:
+    """A file that has the text as its very key goes before the one that the text is the path of."""
+    names = ["owl eye/a b.png", "owl eye/a%20b.png", "owl eye/\u00fc.png", "cat/x.png"]
+    pack(folder(tmp_path / "owls", *names, first=500), task, store, drop_id="second")
+    text = "key,class\nowl eye/a b.png,cat\nowl eye/u\u0308,cat\nowl%20eye/a%2520b,dog\n"
+    assert amended(task, store, tmp_path, text)
+    changes = store.drops.read("second").changes
+    assert {(change.key, change.after) for change in changes} == {
+        ("owl%20eye/a%20b", "cat"),
+        ("owl%20eye/%C3%BC", "cat"),
+        ("owl%20eye/a%2520b", "dog"),
+    }
+    assert amended(task, store, tmp_path, "key,class\nowl%20eye/a%20b,dog\n")
 
 
 def test_removed_image_does_not_come_back(task: Task, store: TaskStore, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from support.pictures import png
@@ -15,6 +16,7 @@ from retrain.data.cache import decode_drop
 from retrain.data.erasing import Selection, select_image
 from retrain.data.packing import pack
 from retrain.data.source import SPLITS
+from retrain.data.uploads import ingest_drop
 from retrain.errors import DropError
 from retrain.pipeline.erasure import erase
 from retrain.records import Drop
@@ -210,6 +212,27 @@ def test_upload_in_quarantine_is_searched(tmp_path: Path) -> None:
         "stray.bin",
         "quarantine.json",
     }
+
+
+def test_names_with_spaces_leave_the_reports_too(tmp_path: Path) -> None:
+    """A path names the sample as its key does; a refused upload names the image in both drops."""
+    name = "Jane Doe \u00fc"
+    where = open_way_in("upload", tmp_path)
+    where.take({**tree("cat", "dog"), f"cat/{name}.png": VICTIM, f"cat/{name}.json": b"{}"}, label_from="folder")
+    store = where.store
+    store.objects.write(store.keys.drop_file("bad", f"dog/{name} 2.png"), VICTIM)
+    strict = TASK.model_copy(update={"data": TASK.data.model_copy(update={"on_conflict": "refuse"})})
+    with pytest.raises(DropError, match="with two classes") as refused:
+        ingest_drop("bad", strict, store)
+    store.drops.quarantine("bad", str(refused.value))
+    store.drops.quarantine(DROP, f"cat/{quote(name)}: cannot be decoded, as 1 image with 12 pixels")
+    assert forget(store, tmp_path, Selection("", "", f"cat/{name}.png", "")) == 1
+    left = {path for path in (tmp_path / "store").rglob("*") if path.is_file()}
+    holds = [path for path in left for mark in (VICTIM, b"Jane", b"%C3%BC") if mark in path.read_bytes()]
+    assert holds == [path for path in left if "Jane" in path.name] == []
+    reports = {drop: report.cause for drop, report in store.drops.quarantine_reports().items() if report}
+    assert reports[DROP] == "(erased): cannot be decoded, as 1 image with 12 pixels"
+    assert "1 image with two classes: (erased) (dog) is (erased), which is cat there" in reports["bad"]
 
 
 def without_list(store: TaskStore, drop: Drop) -> Drop:

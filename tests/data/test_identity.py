@@ -16,6 +16,7 @@ from retrain.config.task import Task
 from retrain.data.content import ImageFacts, examine_image
 from retrain.data.dataset import make_dataset
 from retrain.data.manifest_builder import BadSamples, ReadDrop
+from retrain.data.packing import pack
 from retrain.data.sample_table import SampleRow
 from retrain.errors import DropError
 from retrain.pipeline.status import read_status
@@ -143,6 +144,18 @@ def test_conflicting_classes_share_one_split_if_kept(way: Way, task: Task, store
 def test_image_with_two_classes_in_one_drop_is_not_used(way: Way, task: Task, store: TaskStore) -> None:
     drop = way(task, store, "first", images(range(40)) | {"dog/3.png": png(3)} | images(range(40, 60), "dog"))
     assert set(placed(store, drop)) == contents(range(60)) - contents(range(3, 4))
+
+
+def test_notes_name_images_by_paths_and_say_what_follows(task: Task, store: TaskStore, tmp_path: Path) -> None:
+    files = images(range(40)) | {"owl eye/\u00fc.png": png(50), "dog/1.png": png(50), "owl eye/2.png": png(51)}
+    for name, data in files.items():
+        path = tmp_path / "source" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    notes: list[str] = []
+    pack(tmp_path / "source", task, store, tell=notes.append)
+    [note] = [note for note in notes if note.startswith("two classes")]
+    assert note == "two classes: owl eye/\u00fc (owl eye) and dog/1 (dog) are the same image, and none of them is used"
 
 
 def test_only_image_of_a_class_is_trained_on(way: Way, task: Task, store: TaskStore) -> None:

@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from retrain import __version__
+from retrain.data.sample_keys import readable_key
 from retrain.monitoring.report import charts, mistakes, timeline
 from retrain.monitoring.report.charts import Chart, svg
 from retrain.monitoring.report.figures import FILTERS, cumulative, headline, thin
@@ -123,7 +124,7 @@ def make_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= FILTERS
+    environment.filters |= {**FILTERS, "readable_key": readable_key}
     return environment
 
 
