@@ -64,6 +64,10 @@ _Loader.add_implicit_resolver(
 )
 
 
+ANCHORS = ("while scanning an alias", "while scanning an anchor")
+"""PyYAML's contexts of errors where a text such as the schedule * * * * * has no quotes."""
+
+
 def load_yaml(text: str, source: str) -> Any:
     """Return the document in a YAML text. Raises `TaskError` with source, line and column."""
     try:
@@ -71,7 +75,8 @@ def load_yaml(text: str, source: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise TaskError(f"{source}: {place}{error.problem}") from None
+        quoted = ": put a text that begins with * or & in quotes" if error.context in ANCHORS else ""
+        raise TaskError(f"{source}: {place}{error.problem}{quoted}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-02-31
         raise TaskError(f"{source}: {str(error).splitlines()[0]}") from None
 

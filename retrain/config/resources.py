@@ -39,7 +39,7 @@ class Cache(ConfigModel):
     """A volume for decoded drops, created for a pod and deleted with it."""
 
     size: Bytes = "50Gi"
-    """Size of the volume."""
+    """Size of the volume, such as 50Gi."""
     storage_class: str | None = None
     """Storage class of the volume (default: the node's disk)."""
 
@@ -87,9 +87,9 @@ class Resources(ConfigModel):
     cpu: Annotated[str, Field(pattern=r"^([0-9]*[.])?[0-9]+m?$")] = "4"
     """Processor cores, such as 4 or 500m."""
     memory: Bytes = "16Gi"
-    """Main memory, including shared memory."""
+    """Main memory, including shared memory, such as 16Gi or 500M."""
     shared_memory: Bytes = "1Gi"
-    """Size of /dev/shm, which the processes of several GPUs use to communicate."""
+    """Size of /dev/shm, such as 1Gi, which the processes of several GPUs use to communicate."""
     cache: Cache = Cache()
     """Volume for decoded drops."""
     node_selector: dict[str, str] = Field(default_factory=dict)

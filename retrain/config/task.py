@@ -32,7 +32,7 @@ class Costs(ConfigModel):
     price_per_device_hour: PositiveFloat | None = None
     """Price of one device (a GPU, or the CPU) for one hour. Without it, no cost is reported."""
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
-    """Currency of the price, as an ISO 4217 code."""
+    """Currency of the price, as an ISO 4217 code such as EUR."""
     device_watts: PositiveFloat | None = None
     """Mean power of one device in training. Without it, energy is reported only if NVML or RAPL measures it."""
     grams_co2_per_kwh: PositiveFloat | None = None
@@ -45,7 +45,7 @@ class Stream(ConfigModel):
     shuffle_shards: PositiveInt = 16
     """Number of shards whose samples are shuffled together. More shuffle better; all of them are cached at once."""
     cache: Bytes = "20Gi"
-    """Size limit of the shard cache on this machine's disk, for all its processes."""
+    """Size limit of the shard cache on this machine's disk, such as 20Gi, for all its processes."""
     workers: Annotated[int, Field(ge=0, le=64)] | None = None
     """Number of decoding processes; 0: decode in the training process (default: by the number of cores)."""
 

@@ -253,7 +253,7 @@ def _assemble(
     earlier = _earlier_retrainings(dataset, history.records.values())
     evaluate_every = evaluation_interval(task, dataset, sum(drop.samples("val") for drop in drops))
     loading = choose_loading(task, dataset)
-    warnings = (*_setting_warnings(task, dataset, whole), *_target_warnings(target, baseline))
+    warnings = (*_setting_warnings(task, dataset, whole, evaluate_every), *_target_warnings(target, baseline))
     return Plan(
         task=task,
         method=method,
@@ -312,7 +312,7 @@ def _make_stop_rule(
     return rule if has_no_end else rule.model_copy(update={"patience": None, "improve_until": None})
 
 
-def _setting_warnings(task: Task, dataset: Dataset, whole: int) -> Iterable[str]:
+def _setting_warnings(task: Task, dataset: Dataset, whole: int, evaluate_every: int) -> Iterable[str]:
     """Yield warnings about settings of the training that do not do what they seem to do.
 
     `whole` is the length of scratch's schedule, in iterations.
@@ -326,6 +326,16 @@ def _setting_warnings(task: Task, dataset: Dataset, whole: int) -> Iterable[str]
         yield (
             f"training.warmup {task.training.warmup:,} is not shorter than scratch's {whole:,} iterations, so the "
             "learning rate never reaches its full value: shorten it, or add epochs"
+        )
+    if (batch_size := task.training.batch_size) > dataset.samples:
+        yield (
+            f"training.batch_size {batch_size:,} is larger than the {dataset.samples:,} training samples, so each "
+            "iteration takes the same ones several times: lower it, for more iterations in the same epochs"
+        )
+    if evaluate_every >= whole > 1 and task.training.evaluate_every != "auto":
+        yield (
+            f"training.evaluate_every {task.training.evaluate_every:g} counts epochs, and scratch's training has no "
+            "more, so a run meets its target only at its end and saves nothing: lower it"
         )
 
 

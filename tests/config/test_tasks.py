@@ -247,6 +247,15 @@ def test_errors_tell_file_and_override_apart(task_file: Path) -> None:
     ("text", "problem"),
     [
         ("name: a\nseed: 1\nseed: 2\n", "line 3, column 1: duplicate key 'seed'"),
+        (
+            "name: a\nschedule: */5 * * * *\n",
+            "line 2, column 12: expected alphabetic or numeric character, but found '/': put a text that begins with * or "
+            "& in quotes",
+        ),
+        (
+            "name: a\nresources: {memory: 16GB}\n",
+            "resources.memory: is not valid: Main memory, including shared memory, such as 16Gi or 500M (got '16GB')",
+        ),
         ("name: a\ntraining:\n  epochs: 1\n  epochs: 1\n", "line 4, column 3: duplicate key 'epochs'"),
         ("name: [a\n", "line 2, column 1: expected ',' or ']', but got '<stream end>'"),
         (

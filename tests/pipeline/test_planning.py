@@ -208,6 +208,10 @@ def test_diverged_run_is_not_repeated() -> None:
         ({"class_weights": "inverse", "balanced_sampling": True}, "both correct for rare classes: set one of them"),
         ({"warmup": 500}, "training.warmup 500 is not shorter than scratch's 500 iterations"),
         ({"class_weights": "inverse", "warmup": 499}, None),
+        ({"batch_size": 501}, "training.batch_size 501 is larger than the 500 training samples"),
+        ({"batch_size": 500, "evaluate_every": "auto"}, None),
+        ({"evaluate_every": 10}, "training.evaluate_every 10 counts epochs, and scratch's training has no more"),
+        ({"evaluate_every": 9}, None),
     ],
 )
 def test_plan_warns_of_settings_without_their_effect(training: dict[str, object], warning: str | None) -> None:
