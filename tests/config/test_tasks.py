@@ -249,8 +249,8 @@ def test_errors_tell_file_and_override_apart(task_file: Path) -> None:
         ("name: a\nseed: 1\nseed: 2\n", "line 3, column 1: duplicate key 'seed'"),
         (
             "name: a\nschedule: */5 * * * *\n",
-            "line 2, column 12: expected alphabetic or numeric character, but found '/': put a text that begins with * or "
-            "& in quotes",
+            "line 2, column 12: expected alphabetic or numeric character, but found '/': put a text that begins with * "
+            "or & in quotes",
         ),
         (
             "name: a\nresources: {memory: 16GB}\n",
