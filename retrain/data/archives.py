@@ -25,6 +25,10 @@ ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError,
 """Errors of zipfile's parser at damaged, encrypted and foreign archives."""
 
 
+UTF8_FLAG = 0x800
+"""Bit of a member's flags that states that its name is UTF-8."""
+
+
 class Member(NamedTuple):
     """A file or folder of an archive."""
 
@@ -105,15 +109,25 @@ def _zip(file: UnnamedFile, where: str) -> Iterator[Member]:
     except ZIP_ERRORS as error:
         raise DropError(f"{where}: not a whole zip: {error}") from error
     for info in archive.infolist():
-        name = plain_name(info.filename, where)
+        name = plain_name(_decode_name(info), where)
         mode = info.external_attr >> 16
         if not info.is_dir() and stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-            raise DropError(f"{where}: {info.filename}: neither a plain file nor a folder; links are not followed")
+            raise DropError(f"{where}: {name}: neither a plain file nor a folder; links are not followed")
         if info.flag_bits & 1:
-            raise DropError(f"{where}: {info.filename}: encrypted; upload it without a password")
+            raise DropError(f"{where}: {name}: encrypted; upload it without a password")
         if info.file_size > MAX_FILE:
-            raise DropError(f"{where}: {info.filename}: {info.file_size:,} bytes, where {MAX_FILE:,} are allowed")
+            raise DropError(f"{where}: {name}: {info.file_size:,} bytes, where {MAX_FILE:,} are allowed")
         yield Member(name, info.is_dir(), info.file_size, partial(_read_zipped, archive, info, where))
+
+
+def _decode_name(info: zipfile.ZipInfo) -> str:
+    """Return a member's name. Info-ZIP and macOS write UTF-8 without the flag for it, which zipfile reads as CP437."""
+    if info.flag_bits & UTF8_FLAG:
+        return info.filename
+    try:
+        return info.filename.encode("cp437").decode()
+    except UnicodeError:
+        return info.filename
 
 
 def _read_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> bytes:
@@ -121,4 +135,4 @@ def _read_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) ->
         with archive.open(info) as member:
             return member.read(MAX_FILE + 1)
     except ZIP_ERRORS as error:
-        raise DropError(f"{where}: {info.filename}: {error}") from error
+        raise DropError(f"{where}: {_decode_name(info)}: {error}") from error

@@ -1,7 +1,9 @@
 """Every supported layout, packed and uploaded: each file is a sample, or is named or counted."""
 
 import gzip
+import io
 import json
+import zipfile
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
@@ -349,6 +351,22 @@ def test_archive_of_a_folder_is_read_as_the_folder(way: WayIn, name: str) -> Non
     archive = zipped(files) if name.endswith("zip") else tar(files)
     drop = way.take({name: archive if name.endswith(("zip", ".tar")) else gzip.compress(archive)})
     assert (drop.classes, total(drop)) == (("cat", "dog"), 24)
+
+
+class UnflaggedInfo(zipfile.ZipInfo):
+    """A member whose name is written as UTF-8 without the flag that says so, as by Info-ZIP and macOS."""
+
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:
+        return self.filename.encode(), self.flag_bits
+
+
+def test_zip_may_have_names_in_utf8_without_the_flag(way: WayIn) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in tree("\u00e9toile", "\u5b57\u6bcd").items():
+            archive.writestr(UnflaggedInfo(name), data)
+        archive.writestr("\u00e9toile/\u00fc.png", png(5000))
+    assert way.take({"train.zip": buffer.getvalue()}).classes == ("\u00e9toile", "\u5b57\u6bcd")
 
 
 @pytest.mark.parametrize(
