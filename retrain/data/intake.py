@@ -28,8 +28,6 @@ class Packed(NamedTuple):
 
     drop: Drop
     new: bool
-    relabelled: int = 0
-    """Number of earlier images that an amendment gave new classes."""
 
 
 class Intake:
@@ -182,7 +180,7 @@ class Intake:
                 self._tell(f"amendment {amendment.sequence}: {changed:,} earlier {have}")
             if holder := self._holder(resolved):
                 self._tell("nothing is new in it")
-                return Packed(holder, new=False, relabelled=len(resolved.relabelled))
+                return Packed(holder, new=False)
             self.written = resolved.table
             return Packed(self._write(read, drop_id, resolved.table, store), new=True)
 

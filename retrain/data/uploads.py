@@ -34,7 +34,6 @@ from retrain.records import Drop, LeftOut, Reading, Shard, Uploaded
 from retrain.records.drop import canonical_class_name, clean_class_name
 from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import parallel_map
-from retrain.utils.text import pluralize
 
 log = logging.getLogger("retrain")
 
@@ -89,10 +88,7 @@ def _committed(packed: Packed, drop_id: str) -> Drop:
     """Return the committed drop. Raises `DropError` if it has no new samples."""
     if packed.drop.id == drop_id:
         return packed.drop
-    changed = f"; {pluralize(packed.relabelled, 'image')} got a new class from it" if packed.relabelled else ""
-    raise DropError(
-        f"drop {drop_id}: nothing is new in it: earlier drops have its images, such as {packed.drop.id}{changed}"
-    )
+    raise DropError(f"drop {drop_id}: nothing is new in it: earlier drops have its images, such as {packed.drop.id}")
 
 
 def is_ours(name: str) -> bool:

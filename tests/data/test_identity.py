@@ -10,7 +10,7 @@ from PIL import Image
 from support.contents import content_of, life, placed
 from support.pictures import encoded, picture, png
 from support.uploads import task_in
-from support.ways_in import WAYS, Files, Way, by_pack, by_tree
+from support.ways_in import WAYS, Files, Way, by_pack
 
 from retrain.config.task import Task
 from retrain.data.content import ImageFacts, examine_image
@@ -125,14 +125,6 @@ def test_newest_class_of_an_image_amends_its_drop(way: Way, task: Task, store: T
     assert [(change.drop, change.before, change.after) for change in amendment.changes] == [("first", "cat", "dog")]
     assert list(store.drops.read_versions(make_dataset([first]).drops)) == [first]
     assert store.drops.read("first").digest != first.digest
-
-
-def test_upload_of_new_labels_alone_says_what_it_changed(task: Task, store: TaskStore) -> None:
-    by_tree(task, store, "first", images(range(40)))
-    with pytest.raises(DropError, match="nothing is new in it: .* such as first; 2 images got a new class from it"):
-        by_tree(task, store, "labels", images(range(2), "dog"))
-    [amendment] = store.drops.amendments.read()
-    assert len(amendment.changes) == 2
 
 
 def test_conflict_is_refused_where_the_task_says_so(way: Way, task: Task, store: TaskStore) -> None:
