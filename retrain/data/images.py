@@ -38,6 +38,9 @@ Pixels = NDArray[np.uint8]
 HEIC_BRANDS = frozenset({b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1"})
 """Bytes after the first four of an image in HEIC."""
 
+LFS_POINTER = b"version https://git-lfs.github.com/"
+"""First bytes of the file that stands for an image in a clone that Git LFS did not fill."""
+
 UPRIGHT, FIRST_TURNED = 1, 5
 """Orientations of EXIF from this one on turn an image by 90 degrees."""
 
@@ -112,6 +115,10 @@ def open_image(data: bytes, size: Size) -> Iterator[OpenedImage]:
 
 def _unidentified(data: bytes) -> str:
     """Return what is wrong with bytes that no decoder takes."""
+    if not data:
+        return "the file is empty"
+    if data.startswith(LFS_POINTER):
+        return "a pointer of Git LFS instead of an image: `git lfs pull` fetches the images"
     if data[4:12] in HEIC_BRANDS and "HEIF" not in FORMATS:
         return "an image in HEIC needs a decoder: pip install 'retrain-classifiers[heic]'"
     return f"not an image in {', '.join(FORMATS)}"

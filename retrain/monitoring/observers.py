@@ -14,7 +14,7 @@ from retrain.errors import UserError
 from retrain.records import Plan, Point
 from retrain.training.progress import Observer, Observers, Progress
 from retrain.utils.logs import is_json
-from retrain.utils.text import format_seconds
+from retrain.utils.text import format_seconds, pluralize
 
 LOOPBACK = "127.0.0.1"
 
@@ -82,13 +82,18 @@ class Pace:
 
 def _opening(plan: Plan, progress: Progress) -> str:
     resumed = f", resumed at {progress.iteration:,}" if progress.iteration else ""
-    return f"{plan.run_id}: {plan.reason}; at most {plan.iterations:,} iterations{resumed}"
+    return f"{plan.run_id}: {plan.reason}; at most {pluralize(plan.iterations, 'iteration')}{resumed}"
+
+
+def _warnings(plan: Plan) -> tuple[str, ...]:
+    """Return the plan's warnings; none for a trial, since a study has hundreds of them."""
+    return () if plan.purpose == "trial" else plan.warnings
 
 
 def _closing(plan: Plan, outcome: str, progress: Progress) -> str:
     reached = f", {_score(progress.points[-1], plan)}" if progress.points else ""
     resumes = "; its checkpoint is saved, and the same command resumes it" if outcome == "preempted" else ""
-    return f"{plan.run_id}: {outcome} after {progress.iteration:,} iterations{reached}{resumes}"
+    return f"{plan.run_id}: {outcome} after {pluralize(progress.iteration, 'iteration')}{reached}{resumes}"
 
 
 def _score(point: Point, plan: Plan) -> str:
@@ -113,10 +118,12 @@ class LogLines:
     SILENT_SECONDS = 15.0
 
     def started(self, plan: Plan, progress: Progress) -> None:
-        """Log the run, its reason, and whether it was resumed."""
+        """Log the run, its reason, whether it was resumed, and the plan's warnings."""
         self._plan, self._pace = plan, Pace(plan, progress)
         self._said = self._evaluated = time.monotonic()
         log.info(_opening(plan, progress))
+        for warning in _warnings(plan):
+            log.warning(warning)
 
     def stepped(self, progress: Progress) -> None:
         """Log the progress if there was no line for a long time."""
@@ -153,10 +160,10 @@ class ProgressBar:
     REFRESH_SECONDS = 0.2
 
     def started(self, plan: Plan, progress: Progress) -> None:
-        """Print the run and its reason, and draw the bar below."""
+        """Print the run, its reason and the plan's warnings, and draw the bar below."""
         self._plan, self._pace, self._drawn = plan, Pace(plan, progress), 0.0
         self._console = Console(stderr=True, markup=False, highlight=False)
-        self._console.print(_opening(plan, progress))
+        self._console.print("\n".join((_opening(plan, progress), *_warnings(plan))))
         texts = [TextColumn(f"{{task.fields[{name}]}}") for name in ("score", "rate")]
         columns = (BarColumn(bar_width=None), MofNCompleteColumn(), *texts, TimeRemainingColumn())
         self._bar = Bar(*columns, console=self._console, expand=True, transient=True)

@@ -313,10 +313,15 @@ def _make_stop_rule(
 
 
 def _setting_warnings(task: Task, dataset: Dataset, whole: int, evaluate_every: int) -> Iterable[str]:
-    """Yield warnings about settings of the training that do not do what they seem to do.
+    """Yield warnings about data and settings of the training that do not do what they seem to do.
 
     `whole` is the length of scratch's schedule, in iterations.
     """
+    if len(dataset.classes) == 1:
+        yield (
+            f"the drops have one class alone, {dataset.classes[0]!r}, so any model is always right: pack the folder "
+            "that contains the class folders"
+        )
     weights = task.training.class_weights
     if unknown := [name for name in weights if name not in dataset.classes] if isinstance(weights, dict) else []:
         yield f"training.class_weights: no drop has the class {', '.join(map(repr, unknown))}; its weight is not used"

@@ -80,6 +80,11 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
     ),
     "compressed": (lambda: {"train.tar": gzip.compress(WHOLE)}, r"train\.tar: not a whole, uncompressed tar"),
     "undecodable": (sample(b"no image"), r"train\.tar: bad: cannot be decoded: not an image in"),
+    "empty image": (sample(b""), r"train\.tar: bad: cannot be decoded: the file is empty"),
+    "pointer of Git LFS": (
+        sample(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"),
+        r"train\.tar: bad: cannot be decoded: a pointer of Git LFS .*: `git lfs pull` fetches the images",
+    ),
     "truncated picture": (sample(png(1)[:-60]), r"train\.tar: bad: cannot be decoded"),
     "20,000 x 20,000 pixels": (lambda: sample(flat(20_000))(), r"train\.tar: bad: cannot be decoded: .*bomb"),
     "8,000 x 8,000 pixels": (lambda: sample(flat(8_000))(), r"train\.tar: bad: .* 8000 x 8000 pixels are more than"),

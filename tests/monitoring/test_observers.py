@@ -7,6 +7,7 @@ import pytest
 import torch
 from support.trainings import plan_of
 
+from retrain.config import Purpose
 from retrain.monitoring import observers
 from retrain.monitoring.observers import LogLines, ProgressBar
 from retrain.records import Point
@@ -46,6 +47,17 @@ def test_slow_training_without_a_gpu_gets_one_hint(
     assert [record.levelname for record in caplog.records].count("WARNING") == hints
     if hints:
         assert "without a GPU this training takes up to 33 min; for a quick try set a smaller" in caplog.text
+
+
+@pytest.mark.parametrize(("purpose", "shown"), [("retrain", 1), ("trial", 0)])
+def test_start_of_a_training_shows_the_plans_warnings(
+    purpose: Purpose, shown: int, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = plan_of(sizes=(1600,)).model_copy(update={"warnings": ("a warning",), "purpose": purpose})
+    for observer in (LogLines(), ProgressBar()):
+        observer.started(plan, Progress())
+        observer.ended("reached", Progress())
+    assert caplog.messages.count("a warning") == capsys.readouterr().err.count("a warning") == shown
 
 
 def test_scores_of_a_carried_target_name_the_part_it_is_about(

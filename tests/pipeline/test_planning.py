@@ -221,6 +221,12 @@ def test_plan_warns_of_settings_without_their_effect(training: dict[str, object]
     assert all(str(warning) in text for text in given)
 
 
+def test_plan_warns_of_a_single_class() -> None:
+    for classes, warned in ((("cat",), True), (("cat", "dog"), False)):
+        plan = Past().landed(drop(1, classes=classes)).plan()
+        assert any("one class alone, 'cat', so any model is always right" in text for text in plan.warnings) is warned
+
+
 def test_drops_without_a_training_image_start_no_run() -> None:
     held_out = drop(1).model_copy(update={"counts": {"val": {"cat": 5}, "test": {"cat": 5}}})
     assert "no training image has landed yet" in reason(Past().landed(held_out).next())
