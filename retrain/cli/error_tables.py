@@ -24,10 +24,10 @@ CONFUSION_COLUMNS = (
     Column("images", lambda one: f"{one.count:,}"),
 )
 MISTAKE_COLUMNS = (
-    Column("image", lambda one: one.where, "left"),
     Column("true", lambda one: one.true, "left"),
     Column("predicted", lambda one: one.predicted, "left"),
     Column("probability", lambda one: format_percent(one.probability)),
+    Column("image", lambda one: one.where, "left"),
 )
 
 
@@ -41,8 +41,10 @@ def error_tables(errors: ErrorAnalysis) -> Iterator[RenderableType]:
         yield grid(CONFUSION_COLUMNS, confusions)
     if errors.mistakes:
         mistakes: Sequence[Mistake] = errors.mistakes[:MISTAKES]
+        table = grid(MISTAKE_COLUMNS, mistakes)
+        table.columns[-1].no_wrap, table.columns[-1].overflow = False, "fold"  # a path is of no use if it is cut off
         yield ""
-        yield grid(MISTAKE_COLUMNS, mistakes)
+        yield table
 
 
 def summarise_errors(errors: ErrorAnalysis) -> str:

@@ -8,10 +8,12 @@ from shutil import copytree, rmtree
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 from support.served import Served, make_served
 from support.terminal import retrain
 
 from retrain.api import load_run
+from retrain.cli.error_tables import error_tables
 from retrain.data.images import decode_image
 from retrain.pipeline.error_analysis import MISTAKES, THUMBNAIL, Prediction, SampleView, analyse_errors, make_thumbnail
 from retrain.pipeline.mistake_keys import name_mistakes
@@ -108,6 +110,19 @@ def test_show_prints_the_error_analysis(served: Served, capsys: pytest.CaptureFi
     assert "predicted" in ran.out
     assert f" of drop {record.drops[-1]}" in ran.out
     assert ", test image " not in ran.out
+
+
+def test_narrow_terminal_shows_all_of_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    """A path of three lines' length is folded; the other columns stay whole."""
+    path = "/".join(f"folder-{number:02d}" for number in range(20))
+    predictions = [Prediction("a class of birds", "another class of birds", 0.5)]
+    errors = analyse_errors(predictions, ("a class of birds",), lambda number: SampleView(path))
+    console = Console(width=80)
+    console.print(*error_tables(errors), sep="\n")
+    shown = capsys.readouterr().out.rpartition("probability")[2]
+    assert shown.count("50.00%") == shown.count("another class of birds") == 1
+    assert "".join(shown.split()).endswith(path[-10:])
+    assert "…" not in shown
 
 
 def test_mistakes_are_named_by_the_key_of_the_image_shown(served: Served) -> None:
