@@ -36,7 +36,8 @@ def init(
             raise TaskError(f"{path} already exists: remove it or pass another --output") from error
         if not full:
             (path.parent / SCHEMA_FILE).write_text(json.dumps(task_schema(), indent=2) + "\n", encoding="utf-8")
-    typer.echo(f"wrote {path}; next: edit it, then `retrain task check {path}`")
+    named = path if path.suffix or "/" in str(path) else f"./{path}"  # without a slash it would be a task's name
+    typer.echo(f"wrote {path}; next: edit it, then `retrain task check {named}`")
 
 
 @app.command()

@@ -287,7 +287,7 @@ class Task(ConfigModel):
     """One retraining problem: where its data and models are, and how it is retrained."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
-    """Name used in paths, metrics and the cluster: lower-case letters, digits and hyphens."""
+    """Name used in paths, metrics and the cluster: at most 63 lower-case letters, digits and hyphens."""
     schema_version: Annotated[PositiveInt, NotIdentity] = SCHEMA_VERSION
     """Version of the file's format. `retrain task migrate` updates a file of an earlier version."""
     store: Annotated[str, Field(min_length=1), NoCredentials, NotIdentity] = "store"

@@ -23,6 +23,9 @@ from retrain.store.task_store import TaskStore
 log = logging.getLogger("retrain")
 
 
+NOTHING_NEW = "nothing is new in it"
+
+
 class Packed(NamedTuple):
     """The drop with the samples that were read, and whether it is new. False: earlier drops had all of them."""
 
@@ -139,10 +142,12 @@ class Intake:
         if found := self._committed_before(read, drop_id):
             return Packed(found, new=False)
         resolved = self.resolve(read, drop_id)
+        holder = self._holder(resolved)
         if tell:
-            for sentence in (*resolved.sentences(), *self._tell_alike(drop_id, resolved.table)):
+            not_shown = (*read.notes(), NOTHING_NEW) if holder else ()  # a new drop's manifest has the notes
+            for sentence in (*resolved.sentences(), *self._tell_alike(drop_id, resolved.table), *not_shown):
                 tell(sentence)
-        if holder := self._holder(resolved):
+        if holder:
             return Packed(holder, new=False)
         drop = build_manifest(drop_id, self.task.name, read, resolved.table, name_table(b""), self._missing())
         self.known.add(drop_id, resolved.table)
@@ -179,7 +184,7 @@ class Intake:
                 have = "image has a new class" if changed == 1 else "images have new classes"
                 self._tell(f"amendment {amendment.sequence}: {changed:,} earlier {have}")
             if holder := self._holder(resolved):
-                self._tell("nothing is new in it")
+                self._tell(NOTHING_NEW)
                 return Packed(holder, new=False)
             self.written = resolved.table
             return Packed(self._write(read, drop_id, resolved.table, store), new=True)

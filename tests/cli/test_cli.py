@@ -167,6 +167,8 @@ def test_task_commands_write_check_and_describe(tmp_path: Path, command: Command
     assert command("task", "init", "birds", "-o", str(full), "--full").code == 0
     assert load_task(str(full)) == load_task(str(path))
     assert "store" in json.loads(command("task", "schema").out)["properties"]
+    [said] = re.findall("`retrain (.*)`", command("task", "init", "birds", "-o", "without-suffix").out)
+    assert command(*said.split()).out == "./without-suffix: task birds is valid\n"
     again = command("task", "init", "birds", "-o", str(path))
     assert (again.code, again.out) == (2, "")
     assert "already exists" in again.err

@@ -178,7 +178,7 @@ def test_error_lines_give_file_field_allowed_and_given_values(task_file: Path) -
         "flowers.yaml: data.std.1: must be greater than 0 (got 0)",
         "flowers.yaml: data.std.2: must be a number (got 'x')",
         "flowers.yaml: model.stem: must be 'small' or 'standard' (got 'big')",
-        "flowers.yaml: name: is not valid: Name used in paths, metrics and the cluster: "
+        "flowers.yaml: name: is not valid: Name used in paths, metrics and the cluster: at most 63 "
         "lower-case letters, digits and hyphens (got 'Flowers')",
         "flowers.yaml: recipe.sampling: must be a mapping of fields (got 'uniform')",
         "flowers.yaml: recipe.schedule.scale: must be 'auto' or a number (got 'fast')",

@@ -80,6 +80,20 @@ def test_packing_twice_changes_nothing_and_says_so(tmp_path: Path, local: LocalS
     assert list(local.list()) == before
 
 
+def test_dry_run_names_bad_files_beside_known_images(tmp_path: Path, local: LocalStore) -> None:
+    """The manifest that it shows is that of the earlier drop."""
+    pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, "pets"))
+    again = two_classes(tmp_path / "again", each=5)
+    (again / "cat" / "bad.png").write_bytes(b"")
+    told: list[str] = []
+    [(_, is_new)] = pack(again, TASK, TaskStore(local, "pets"), dry_run=True, tell=told.append)
+    assert not is_new
+    assert told[-2:] == [
+        "1 bad sample left out, the first: cat/bad.png: cannot be decoded: the file is empty",
+        "nothing is new in it",
+    ]
+
+
 def test_splits_that_the_source_brings_are_kept(tmp_path: Path, local: LocalStore) -> None:
     names = [f"{split}/cat/{number}.png" for split, size in (("train", 30), ("test", 5)) for number in range(size)]
     [(drop, _)] = pack(folder(tmp_path / "pets", *names), TASK, TaskStore(local, TASK.name))
