@@ -102,7 +102,9 @@ class Endpoints:
 
 
 async def _read_body(request: Request) -> bytes:
-    """Return the body. Raises `TooLarge` as soon as it exceeds the limit."""
+    """Return the body. Raises `TooLarge` as soon as it exceeds the limit, and `BadRequest` for a form."""
+    if request.headers.get("content-type", "").startswith("multipart/"):
+        raise protocol.BadRequest("the body is a form: send the image file alone, as curl --data-binary @FILE does")
     body = bytearray()
     async for chunk in request.stream():
         body += chunk

@@ -135,6 +135,15 @@ def test_bad_requests_are_refused_with_a_sentence(
     assert ask(f"{address}/v2/health/ready") == {"ready": True}
 
 
+def test_form_is_refused_with_what_to_send(address: str) -> None:
+    """As by curl -F, of a real image."""
+    form = urllib.request.Request(f"{address}/predict", b"--x\r\n", {"Content-Type": "multipart/form-data; boundary=x"})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(form, timeout=60)
+    assert refused.value.code == 400
+    assert "the body is a form: send the image file alone" in json.load(refused.value)["error"]
+
+
 def test_promotion_is_followed_without_a_dropped_request(tmp_path: Path) -> None:
     served = make_served(tmp_path, 0, 1)
     with serving(served) as url:
