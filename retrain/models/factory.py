@@ -30,7 +30,8 @@ def build_network(model: Model, classes: int, image_size: Shape, seed: int) -> n
         try:
             network = factory(classes=classes, image_size=image_size, **model.options)
         except Exception as error:  # a factory of the user's may raise anything
-            raise ModelError(f"model {model.name}: options {model.options} do not fit: {error}") from error
+            what = f"options {model.options} do not fit" if model.options else "cannot be built"
+            raise ModelError(f"model {model.name}: {what}: {error}") from error
         if not isinstance(network, nn.Module):
             raise ModelError(
                 f"model {model.name}: the factory returned {type(network).__name__}, not a torch.nn.Module"

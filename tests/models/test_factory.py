@@ -48,6 +48,10 @@ def scaled_linear(classes: int, image_size: int, scale: float = 1.0) -> nn.Modul
     return network
 
 
+def divides_by_zero(**given: object) -> nn.Module:
+    return nn.Linear(1, 1 // 0)
+
+
 def no_module(classes: int, image_size: int) -> str:
     return "network"
 
@@ -159,6 +163,7 @@ def test_channels_last_changes_only_the_memory_order() -> None:
         (Model(name="torch.nn:Lineal"), "model.name: cannot import 'torch.nn:Lineal': .*no attribute"),
         (Model(name=":factory"), "model.name: cannot import ':factory'"),
         (Model(name=f"{HERE}:HERE"), "is not callable"),
+        (Model(name=f"{HERE}:divides_by_zero"), "divides_by_zero: cannot be built: integer division"),
         (Model(name=f"{HERE}:no_module"), "the factory returned str, not a torch.nn.Module"),
         (Model(name=f"{HERE}:two_outputs"), r"gives tuple for 2 images of 4 classes; \[2, 4\] is needed"),
         (Model(name=f"{HERE}:wrong_width"), r"gives \[2, 5\] for 2 images of 4 classes; \[2, 4\] is needed"),
