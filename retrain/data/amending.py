@@ -178,5 +178,6 @@ def _find(correction: Correction, places: Iterable[_Place]) -> list[tuple[_Place
         raise DropError(f"{sample.where}: {name} matches no sample of {within}")
     if not sample.content and len(found) > 1:
         drops = ", ".join(sorted({place.drop.id for place, _ in found}))
-        raise DropError(f"{sample.where}: {name} is the key of {len(found)} samples ({drops}): give its content")
+        which = "its content" if sample.drop else "its drop or its content"
+        raise DropError(f"{sample.where}: {name} is the key of {len(found)} samples ({drops}): give {which}")
     return found

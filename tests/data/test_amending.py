@@ -74,6 +74,16 @@ def test_correction_may_name_the_path_of_an_image(task: Task, store: TaskStore, 
     assert amended(task, store, tmp_path, "key,class\nowl%20eye/a%20b,dog\n")
 
 
+def test_key_of_several_drops_needs_its_drop(task: Task, store: TaskStore, tmp_path: Path) -> None:
+    pack(two_classes(tmp_path / "more", first=1000), task, store, drop_id="second")
+    with pytest.raises(
+        DropError, match=r"cat/001 is the key of 2 samples \(first, second\): give its drop or its content"
+    ):
+        amended(task, store, tmp_path, "key,class\ncat/001,dog\n")
+    assert amended(task, store, tmp_path, "drop,key,class\nsecond,cat/001,dog\n")
+    assert store.drops.read("first").changes == ()
+
+
 def test_removed_image_does_not_come_back(task: Task, store: TaskStore, tmp_path: Path) -> None:
     amended(task, store, tmp_path, "key,remove\ncat/002,yes\n")
     pack(two_classes(tmp_path / "more", each=40), task, store, drop_id="same")
