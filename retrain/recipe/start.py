@@ -10,7 +10,7 @@ LEARNT = 0.98
 """Training accuracy from which a parent counts as fitted at any validation error."""
 
 GENTLE_ALPHA = 0.8
-"""Weight of the parent's parameters if shrinking them more would do harm."""
+"""Weight of the parent's parameters if shrinking them more would do harm, where the learning rate is not raised."""
 
 STEP = 0.06
 """Step that the learning rate of a network without BatchNorm is set for, relative to the weights of its smallest layer.
@@ -45,17 +45,20 @@ def resolve_initialization(
     `pretrained` says whether the weights are shrunk towards pretrained ones: then neither the optimizer nor
     normalisation matters, because the norm of the weights, and so the relative step, hardly changes.
     """
-    gentle_alpha = max(setting.alpha, GENTLE_ALPHA)
     missing, why = _missing_fit(train_accuracy, val_accuracy)
-    alpha = round(setting.alpha + missing * (gentle_alpha - setting.alpha), 2)
+    gentle = max(setting.alpha, GENTLE_ALPHA)
+    alpha = _between(setting.alpha, gentle, missing)
     if pretrained:
         start = ShrinkPerturb(alpha=alpha, beta=setting.beta, new_rows=setting.head_rows)
         return start, f"What training changed in the pretrained weights is shrunk to {alpha:g}: {why}."
     if not normalised:
-        gentle = _shrink(setting, gentle_alpha)
-        start = gentle.model_copy(update={"rate": _rate(relative_step)})
+        start = _shrink(setting, gentle, _rate(relative_step))
         return start, _say(start, "without BatchNorm, shrinking more would destroy its function")
-    start = _shrink(setting, alpha)
+    if relative_step is None:
+        start = _shrink(setting, alpha)
+    else:
+        alpha = _between(setting.alpha, 1.0, missing)
+        start = _shrink(setting, alpha, _same_step_rate(setting.alpha, alpha))
     return start, _say(start, why)
 
 
@@ -67,13 +70,30 @@ def has_large_steps(relative_step: float | None) -> bool:
     return relative_step is not None and relative_step >= LARGE_STEP
 
 
-def _shrink(setting: Auto, alpha: float) -> ShrinkPerturb:
+def _between(fitted: float, unfitted: float, missing: float) -> float:
+    return round(fitted + missing * (unfitted - fitted), 2)
+
+
+def _shrink(setting: Auto, alpha: float, rate: float = 1.0) -> ShrinkPerturb:
     """Return a start that shrinks by alpha, but never below alpha times the size of a new network.
 
     Weights do not grow back in runs that stop early. In a trial on digits, shrinking by 0.4 in each of three drops left
     0.15 of their norm, and the steps of the fourth drop were too large to keep the old accuracy.
     """
-    return ShrinkPerturb(alpha=alpha, beta=setting.beta, new_rows=setting.head_rows, least_norm=alpha)
+    rows = setting.head_rows
+    return ShrinkPerturb(alpha=alpha, beta=setting.beta, new_rows=rows, least_norm=alpha, rate=rate)
+
+
+def _same_step_rate(fitted: float, alpha: float) -> float:
+    """Return the factor on the learning rate with which a step after shrinking by `alpha` changes the weights as much
+    as after shrinking by `fitted`.
+
+    With BatchNorm, shrinking speeds a run up by making its steps larger relative to the weights. The rate does the same
+    and keeps what an under-fitted parent knows. In trials (clothes with 120 images a class, CIFAR-100 with 2.5 epochs)
+    runs with an alpha of 1 and a factor of 2 to 3 reached scratch's test accuracy 1.1 to 1.3 times sooner than with
+    0.8 and none.
+    """
+    return round(min(RAISED_RATE, alpha / fitted), 2) if fitted else RAISED_RATE
 
 
 def _rate(relative_step: float | None) -> float:
@@ -82,10 +102,17 @@ def _rate(relative_step: float | None) -> float:
     return round(min(RAISED_RATE, max(LOWERED_RATE, STEP / relative_step)), 2)
 
 
+def _same_step(full: float, alpha: float) -> float:
+    """Return the factor on the learning rate that keeps a step as large, relative to weights shrunk to `alpha`, as it
+    would be after shrinking them to `full`."""
+    return round(alpha / full, 2) if alpha < RAISED_RATE * full else RAISED_RATE
+
+
 def _say(start: ShrinkPerturb, why: str) -> str:
     rate = f" The learning rate is multiplied by {start.rate:g}." if start.rate != 1 else ""
     least = f" (never below {start.least_norm:g} of a new network's norm)" if start.least_norm else ""
-    return f"The parent's weights are shrunk to {start.alpha:g}{least}: {why}.{rate}"
+    shrunk = f"shrunk to {start.alpha:g}{least}" if start.alpha < 1 else "kept whole"
+    return f"The parent's weights are {shrunk}: {why}.{rate}"
 
 
 def _missing_fit(train_accuracy: float | None, val_accuracy: float | None) -> tuple[float, str]:

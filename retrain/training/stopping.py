@@ -164,15 +164,15 @@ def _may_end_while_improving(
 ) -> bool:
     """Return whether a run at its carried target is about as good as scratch would be, so that it need not go on.
 
-    Early: if it is well above the expected accuracy, unless that is rough. Late: if it is above it or rises slowly.
-    With no expectation, at twice `improve_until`.
+    Early: if it is well above the expected accuracy, unless that is rough. Late: if it is above it, at first well
+    above, or rises slowly. With no expectation, at twice `improve_until`.
     """
     if is_late and _rises_slowly(points, rule, score):
         return True
     if expected is None:
         return rule.improve_until is not None and points[-1].iteration >= 2 * rule.improve_until
-    if expected.is_rough:
-        return is_late and score >= expected.accuracy
+    if expected.is_rough and not is_late:
+        return False
     return score >= expected.accuracy + _margin(points[-1], rule) * expected.standard_error
 
 

@@ -9,7 +9,8 @@ from retrain.config.recipe import Auto, ShrinkPerturb
 from retrain.recipe.start import resolve_initialization
 
 SHRUNK = ShrinkPerturb(least_norm=0.4, new_rows="class_means")
-PARTLY = ShrinkPerturb(alpha=0.6, least_norm=0.6, new_rows="class_means")
+PARTLY = ShrinkPerturb(alpha=0.7, least_norm=0.7, rate=1.75, new_rows="class_means")
+WHOLE = ShrinkPerturb(alpha=1.0, least_norm=1.0, rate=2.5, new_rows="class_means")
 GENTLE = ShrinkPerturb(alpha=0.8, least_norm=0.8, new_rows="class_means")
 RAISED = ShrinkPerturb(alpha=0.8, least_norm=0.8, rate=2.5, new_rows="class_means")
 
@@ -21,8 +22,8 @@ RAISED = ShrinkPerturb(alpha=0.8, least_norm=0.8, rate=2.5, new_rows="class_mean
         (True, 0.87, 0.30, SHRUNK, "it is fitted, with a training error 0.19 times"),
         (True, 0.875, 0.375, SHRUNK, "it is fitted, with a training error 0.20 times"),
         (True, 0.72, 0.30, PARTLY, "it is partly fitted, with a training error 0.40 times"),
-        (True, 0.57, 0.30, GENTLE, "it is under-fitted, with a training error 0.61 times"),
-        (True, 0.30, 0.35, GENTLE, "it is under-fitted, with a training error 1.08 times"),
+        (True, 0.57, 0.30, WHOLE, "it is under-fitted, with a training error 0.61 times"),
+        (True, 0.30, 0.35, WHOLE, "it is under-fitted, with a training error 1.08 times"),
         (True, 0.985, 0.99, SHRUNK, "it is fitted, with a training error 1.50 times"),
         (True, 1.0, 1.0, SHRUNK, "it is fitted, with a training error 0.00 times"),
         (True, None, 0.30, SHRUNK, "its training accuracy is unknown"),
@@ -50,6 +51,20 @@ def test_initialization_sets_the_rate_by_the_relative_step(relative_step: float 
     assert start == GENTLE.model_copy(update={"rate": rate})
     assert ("The learning rate is multiplied" in why) == (rate != 1)
     assert resolve_initialization(Auto(), True, 0.99, 0.3, relative_step)[0] == SHRUNK, "with BatchNorm it stays"
+
+
+@pytest.mark.parametrize(("train", "alpha"), [(0.99, 0.4), (0.72, 0.6), (0.3, 0.8)])
+def test_initialization_under_sgd_keeps_the_learning_rate(train: float, alpha: float) -> None:
+    start, why = resolve_initialization(Auto(), True, train, 0.3, relative_step=None)
+    assert start == ShrinkPerturb(alpha=alpha, least_norm=alpha, new_rows="class_means")
+    assert "learning rate" not in why
+
+
+@pytest.mark.parametrize(("alpha", "rate"), [(0.0, 2.5), (0.2, 2.5), (0.4, 2.5), (0.5, 2.0), (1.0, 1.0)])
+def test_an_under_fitted_parent_keeps_the_relative_step(alpha: float, rate: float) -> None:
+    start, why = resolve_initialization(Auto(alpha=alpha), True, 0.3, 0.35, relative_step=0.02)
+    assert start == ShrinkPerturb(alpha=1.0, least_norm=1.0, rate=rate, new_rows="class_means")
+    assert "The parent's weights are kept whole: it is under-fitted" in why
 
 
 def test_initialization_passes_its_settings_on() -> None:
