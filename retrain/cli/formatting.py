@@ -174,9 +174,9 @@ def _describe_target(target: Target, metric: Metric) -> str:
         source += f", on the samples of that time ({own})"
     error = f" (standard error {format_percent(target.standard_error)})" if target.standard_error else ""
     expected = ""
-    if known := target.expected:
+    if (known := target.expected) and known.is_rough:
         expected = (
-            f"; on all of val, scratch is expected to end with {format_percent(known.accuracy)} "
+            f"; with the images there are now, scratch is expected to reach {format_percent(known.accuracy)} there "
             f"(standard error {format_percent(known.standard_error)})"
         )
     return f"{_format_score(target.accuracy, metric)}{error}: {target.level:g}% of {source}{expected}"

@@ -22,11 +22,6 @@ PRIOR_SPREAD = 0.3
 Seeds of small trials (250 validation images) differed by 4 to 65%, and by less with larger validation splits."""
 
 
-CLASS_EXPONENT, CLASS_EXPONENT_ERROR = 0.08, 0.08
-"""Exponent with which scratch's error grows with the number of classes, at a constant number of images per class; and
-its standard deviation between tasks. Mean of four regimes of CIFAR-100: -0.01 and 0.04 when scratch fits its data, 0.15
-and 0.12 when it trains for only 10 and 2.5 epochs."""
-
 IMAGES_EXPONENT, IMAGES_EXPONENT_ERROR = 0.14, 0.12
 """Exponent with which scratch's error falls with the number of images per class, and its standard deviation between
 tasks: 0.02 to 0.46 on photographs and clothes, about 0 if the new images are from another domain. On drawn letters it
@@ -82,11 +77,10 @@ def make_target(level: float, dataset: Dataset, baseline: Measured, records: Map
 
 
 def expect_accuracy(dataset: Dataset, baseline: Measured) -> AccuracyEstimate | None:
-    """Return the expected final accuracy of scratch on a dataset, from that of an earlier scratch run.
+    """Return the accuracy that scratch would have on the baseline's samples and classes, trained on this dataset.
 
-    Its error grows slightly with the number of classes and falls with the number of images per class. The standard
-    error combines those of the measured accuracy and of the exponents. None if none of the baseline's drops is left, or
-    for other metrics, whose exponents were not measured.
+    Its error falls with the number of images per class. The standard error combines those of the measured accuracy and
+    of the exponent. None if none of the baseline's drops is left, or for other metrics, where it was not measured.
     """
     if baseline.record.metric != "accuracy":
         return None
@@ -97,9 +91,9 @@ def expect_accuracy(dataset: Dataset, baseline: Measured) -> AccuracyEstimate | 
     if not seen or not error:
         return None
     images = max(1.0, dataset.samples / seen / classes)
-    expected = error * classes**CLASS_EXPONENT / images**IMAGES_EXPONENT
+    expected = error / images**IMAGES_EXPONENT
     measured = standard_error(error, baseline.val_samples) / error
-    spread = math.hypot(measured, CLASS_EXPONENT_ERROR * math.log(classes), IMAGES_EXPONENT_ERROR * math.log(images))
+    spread = math.hypot(measured, IMAGES_EXPONENT_ERROR * math.log(images))
     return AccuracyEstimate(
         accuracy=max(0.0, 1 - expected), standard_error=expected * spread, is_rough=images > SAME_IMAGES
     )

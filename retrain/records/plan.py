@@ -24,13 +24,15 @@ class Scope(Record):
 
 
 class AccuracyEstimate(Record):
-    """The accuracy that scratch would end with on all of val, estimated from an earlier scratch run."""
+    """The accuracy that scratch would end with, with the images there are now, from that of an earlier scratch run.
+
+    It is about that run's samples and classes. What later classes cost, a run measures: `training.stopping`.
+    """
 
     accuracy: float
     standard_error: float
     is_rough: Annotated[bool, IdentityIfSet] = False
-    """Whether classes have more images than before. What these bring differs much between data sets, so no run ends
-    by such an estimate before the stop rule's `improve_until`."""
+    """Whether classes have more images than before. What these bring differs much between data sets."""
 
 
 class Target(Record):

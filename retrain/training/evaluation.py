@@ -34,7 +34,7 @@ class Measured(NamedTuple):
     """Accuracy, score and mean loss over the first `images` of the samples.
 
     `in_scope` and `newest` are scores over the groups of samples, None where a group is empty or not all samples were
-    seen. `standard_error` is the score's, None where it is a share of the images.
+    seen. `scope_among_all` is `in_scope` with predictions among all classes. `standard_error` is the score's, None where it is a share of the images.
     """
 
     accuracy: float
@@ -43,6 +43,7 @@ class Measured(NamedTuple):
     score: float
     standard_error: float | None = None
     in_scope: float | None = None
+    scope_among_all: float | None = None
     newest: float | None = None
 
 
@@ -83,7 +84,7 @@ def measure(
     groups = groups or Groups.none()
     total, enough = len(order), math.ceil(needed * len(order) - ROUNDING)
     ends = list(subset_ends(total)) if enough > 0 else [total]
-    sums = [0.0] * 4
+    sums = [0.0] * 5
     with _eval_mode(network):
         for seen, end in pairwise((0, *ends)):
             for chunk in torch.split(order[seen:end], _chunk(order.device)):
@@ -92,7 +93,7 @@ def measure(
                 sums = [one + more for one, more in zip(sums, counts, strict=True)]
             if end < total and tail_probability(int(sums[0]), end, enough, total) <= rejection_risk(early, len(ends)):
                 break
-    right, loss, right_in_scope, right_newest = sums
+    right, loss, right_in_scope, scope_right, right_newest = sums
     if end < total:
         return Measured(right / end, loss / end, end, score=right / end)
     return Measured(
@@ -101,13 +102,16 @@ def measure(
         images=end,
         score=right / end,
         in_scope=right_in_scope / groups.scope_size if groups.scope_size else None,
+        scope_among_all=scope_right / groups.scope_size if groups.scope_size else None,
         newest=right_newest / groups.newest_size if groups.newest_size else None,
     )
 
 
 def _counts(network: nn.Module, samples: Samples, indices: Tensor, normalize: Normalize, groups: Groups) -> Tensor:
-    """Return the number of correct samples, the sum of losses, and the number correct in each group, float64 [4]."""
-    counts = torch.zeros(4, dtype=torch.float64, device=indices.device)
+    """Return the number of correct samples, the sum of losses, and the number correct in each group, float64 [5].
+
+    For the scope there are two: among its own classes, and among all."""
+    counts = torch.zeros(5, dtype=torch.float64, device=indices.device)
     if not len(indices):  # which not every network takes
         return counts
     logits, labels = _logits(network, samples.pixels(indices), normalize).float(), samples.labels[indices]
@@ -116,8 +120,9 @@ def _counts(network: nn.Module, samples: Samples, indices: Tensor, normalize: No
     counts[1] = functional.cross_entropy(logits, labels, reduction="sum")
     if groups.scope is not None:
         counts[2] = (groups.scope[indices] & (logits[:, : groups.classes].argmax(1) == labels)).sum()
+        counts[3] = (groups.scope[indices] & right).sum()
     if groups.newest is not None:
-        counts[3] = (groups.newest[indices] & right).sum()
+        counts[4] = (groups.newest[indices] & right).sum()
     return counts
 
 
@@ -157,6 +162,7 @@ def measure_score(
         score=score.value,
         standard_error=score.standard_error,
         in_scope=score_group(groups.scope, within),
+        scope_among_all=score_group(groups.scope, predictions),
         newest=score_group(groups.newest, predictions),
     )
 

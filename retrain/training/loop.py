@@ -94,6 +94,7 @@ def evaluate_point(run: Run, loss_sum: float, correct_sum: float) -> Point:
         score=measured.score,
         standard_error=measured.standard_error,
         in_scope=measured.in_scope,
+        scope_among_all=measured.scope_among_all,
         newest=measured.newest,
     )
     run.loss_sum.zero_()

@@ -74,9 +74,10 @@ def rejection_risk(early: bool, looks: int) -> float:
     return EARLY_RISK if early else RISK / looks
 
 
-MARGIN_ERRORS = 1.0
-"""Standard errors by which a run that still improves must exceed the accuracy expected of scratch to end, until its
-rule's `improve_until`. From then on the margin shrinks in proportion, to none at twice `improve_until`."""
+MARGIN_ERRORS = 2.0
+"""Standard errors by which a run that still improves must exceed the accuracy expected of scratch to end at its start.
+The margin shrinks in proportion to the iterations, to none at its rule's `improve_until`. Without one, runs ended when
+their own errors and the expectation's were both in their favour: nine of ten drops in a row 3.5 points too low."""
 
 TARGET_ERRORS = 0.5
 """Standard errors by which a run may be below a carried target to end, from its rule's `improve_until` on."""
@@ -141,21 +142,44 @@ def is_good_enough(points: Sequence[Point], target: Target, rule: StopRule | Non
     tolerance = TARGET_ERRORS * (target.standard_error or 0.0) if is_late else 0.0
     if last.in_scope is None or _mean(points, "in_scope", confirmations) < target.accuracy - tolerance:
         return False
-    if rule is None or _may_end_while_improving(points, target.expected, rule, score, is_late):
+    expected = expect_scratch(points, target)
+    if rule is None or _may_end_while_improving(points, expected, rule, score, is_late):
         return True
-    gain = needed_gain(last, rule) * (1 + (_excess(last, target, score) / rule.excess if rule.excess else 0.0))
+    excess = _excess(last, target.accuracy, expected, score)
+    gain = needed_gain(last, rule) * (1 + (excess / rule.excess if rule.excess else 0.0))
     has_dipped = last.score < max(point.score for point in points) - gain
     return not has_dipped and _has_stopped_improving(points, rule.window * noise_factor(last), gain)
 
 
-def _excess(last: Point, target: Target, score: float) -> float:
+def expect_scratch(points: Sequence[Point], target: Target) -> AccuracyEstimate | None:
+    """Return the accuracy that scratch would end with on all of val, from the plan's estimate and the run itself.
+
+    The plan's estimate is about the baseline's samples and classes. The run shows what later classes cost: of the
+    samples that it gets right among the baseline's classes, it gets a share right among all. Scratch is taken to keep
+    the same share, and to do as well on later classes as on its first. The share is the mean over the later half of the
+    run's evaluations.
+    """
+    planned = target.expected
+    recent = [point for point in points[len(points) // 2 :] if point.in_scope and point.scope_among_all is not None]
+    if planned is None or not recent:
+        return planned
+    scoped, kept = (fmean(getattr(point, name) for point in recent) for name in ("in_scope", "scope_among_all"))
+    share = min(1.0, kept / scoped)
+    spread = target.baseline_accuracy * (1 - target.baseline_accuracy)
+    samples = spread / target.standard_error**2 if target.standard_error else math.inf
+    share_error = math.sqrt(share * (1 - share) / (scoped * samples))
+    error = math.hypot(planned.standard_error * share, planned.accuracy * share_error)
+    return planned.model_copy(update={"accuracy": planned.accuracy * share, "standard_error": error})
+
+
+def _excess(last: Point, target: float, expected: AccuracyEstimate | None, score: float) -> float:
     """Return how far a run is above its carried target on old and on new drops, and above a rough expectation.
 
     It is 0 if the run is below one of them. With twice the images every run is soon far above a carried target.
     """
-    excess = min(value for value in (last.in_scope, last.newest) if value is not None) - target.accuracy
-    if target.expected is not None and target.expected.is_rough:
-        excess = min(excess, score - target.expected.accuracy)
+    excess = min(value for value in (last.in_scope, last.newest) if value is not None) - target
+    if expected is not None and expected.is_rough:
+        excess = min(excess, score - expected.accuracy)
     return max(0.0, excess)
 
 
@@ -164,27 +188,24 @@ def _may_end_while_improving(
 ) -> bool:
     """Return whether a run at its carried target is about as good as scratch would be, so that it need not go on.
 
-    Early: if it is well above the expected accuracy, unless that is rough. Late: if it is above it, at first well
-    above, or rises slowly. With no expectation, at twice `improve_until`.
+    It is if it is above the expected accuracy, or late and rising slowly. With no expectation it may end at twice
+    `improve_until`.
     """
     if is_late and _rises_slowly(points, rule, score):
         return True
     if expected is None:
         return rule.improve_until is not None and points[-1].iteration >= 2 * rule.improve_until
-    if expected.is_rough and not is_late:
-        return False
     return score >= expected.accuracy + _margin(points[-1], rule) * expected.standard_error
 
 
 def _margin(last: Point, rule: StopRule) -> float:
     """Return the standard errors by which a run that improves fast must exceed the accuracy expected of scratch.
 
-    The expectation and the run's own score are both uncertain on few validation samples. Without a margin a run would
-    mostly end when both errors are in its favour.
+    The expectation and the run's own score are both uncertain on few validation samples.
     """
     if rule.improve_until is None:
         return MARGIN_ERRORS
-    return MARGIN_ERRORS * min(1.0, max(0.0, 2 - last.iteration / rule.improve_until))
+    return MARGIN_ERRORS * max(0.0, 1 - last.iteration / rule.improve_until)
 
 
 def _rises_slowly(points: Sequence[Point], rule: StopRule, score: float) -> bool:
