@@ -34,7 +34,8 @@ class Measured(NamedTuple):
     """Accuracy, score and mean loss over the first `images` of the samples.
 
     `in_scope` and `newest` are scores over the groups of samples, None where a group is empty or not all samples were
-    seen. `scope_among_all` is `in_scope` with predictions among all classes. `standard_error` is the score's, None where it is a share of the images.
+    seen. `scope_among_all` is `in_scope` with predictions among all classes. `standard_error` is the score's, None
+    where it is a share of the images.
     """
 
     accuracy: float

@@ -172,15 +172,17 @@ def test_groups_equal_loops_over_samples(network: nn.Module) -> None:
     order = torch.randperm(100, generator=torch.Generator().manual_seed(1))
     measured = measure(network, held, order, NORMALIZE, 0.0, groups=Groups.of(plan_with_groups(), held))
     network.eval()
-    in_scope, newest = [], []
+    in_scope, among_all, newest = [], [], []
     with torch.no_grad():
         for number, (image, label) in enumerate(zip(held.images, held.labels.tolist(), strict=True)):
             logits = network(NORMALIZE(image[None]))[0].tolist()
             if (number < 20 or number >= 50) and label < 4:
                 in_scope.append(logits.index(max(logits[:4])) == label)
+                among_all.append(logits.index(max(logits)) == label)
             if number >= 20:
                 newest.append(logits.index(max(logits)) == label)
     assert measured.in_scope == sum(in_scope) / len(in_scope)
+    assert measured.scope_among_all == sum(among_all) / len(among_all)
     assert measured.newest == sum(newest) / len(newest)
     assert measured.accuracy == measure(network, held, order, NORMALIZE, 0.0).accuracy
 
@@ -188,7 +190,7 @@ def test_groups_equal_loops_over_samples(network: nn.Module) -> None:
 def test_groups_without_samples_have_no_accuracy(network: nn.Module) -> None:
     held = samples([20, 30, 50], CLASSES)
     plain = measure(network, held, torch.arange(100), NORMALIZE, 0.0)
-    assert (plain.in_scope, plain.newest) == (None, None)
+    assert (plain.in_scope, plain.scope_among_all, plain.newest) == (None, None, None)
     for plan in (plan_with_groups(known=3), plan_with_groups(parent=None)):
         measured = measure(network, held, torch.arange(100), NORMALIZE, 0.0, groups=Groups.of(plan, held))
         assert measured.in_scope is not None
@@ -200,7 +202,7 @@ def test_groups_of_a_rejected_evaluation_have_no_accuracy(network: nn.Module) ->
     groups = Groups.of(plan_with_groups(), held)
     measured = measure(network, held, torch.arange(len(held)), NORMALIZE, needed=1.0, groups=groups)
     assert measured.images < len(held)
-    assert (measured.in_scope, measured.newest) == (None, None)
+    assert (measured.in_scope, measured.scope_among_all, measured.newest) == (None, None, None)
 
 
 def test_train_accuracy_is_of_the_delivered_weights_and_charged() -> None:

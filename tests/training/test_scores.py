@@ -120,4 +120,7 @@ def test_measured_scores_equal_the_plain_evaluation() -> None:
     scored = measure_score(network, held, "accuracy", normalize, groups=groups)
     assert scored[:2] == pytest.approx(plain[:2])
     assert (scored.images, scored.in_scope, scored.newest) == pytest.approx((300, plain.in_scope, plain.newest))
+    assert scored.scope_among_all == pytest.approx(plain.scope_among_all)
+    assert plain.scope_among_all is not None
+    assert plain.scope_among_all < plain.in_scope
     assert measure_score(network, held, "macro_f1", normalize).in_scope is None

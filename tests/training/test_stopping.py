@@ -16,6 +16,7 @@ from retrain.training.stopping import (
     EARLY_RISK,
     FIRST,
     RISK,
+    expect_scratch,
     has_plateau,
     is_early,
     judge,
@@ -163,8 +164,8 @@ def test_judge_ends_runs_by_the_table(
 
 
 def test_judge_ends_a_rising_run_above_the_expected_accuracy() -> None:
-    """A standard error above it, in the mean of two evaluations, on the baseline's own samples too."""
-    target = CARRIED.model_copy(update={"expected": AccuracyEstimate(accuracy=0.80, standard_error=0.02)})
+    """Two standard errors above it, in the mean of two evaluations, on the baseline's own samples too."""
+    target = CARRIED.model_copy(update={"expected": AccuracyEstimate(accuracy=0.80, standard_error=0.01)})
     rising, below = curve([0.77, 0.79, 0.81, 0.85], [0.9] * 4), curve([0.77, 0.79, 0.81, 0.829], [0.9] * 4)
     assert judge(rising[:3], target, RULE, 1000) is None, "one reading may be luck"
     assert judge(rising, target, RULE, 1000) == "reached"
@@ -172,13 +173,38 @@ def test_judge_ends_a_rising_run_above_the_expected_accuracy() -> None:
     assert judge(curve([0.77, 0.79, 0.81, 0.85], [0.7] * 4), target, RULE, 1000) is None
 
 
-def test_judge_ends_no_early_run_by_a_rough_expectation() -> None:
-    """Twice the images made drawn letters far better than expected, so being above it says little while it rises."""
-    rough = AccuracyEstimate(accuracy=0.80, standard_error=0.02, is_rough=True)
-    target, limited = CARRIED.model_copy(update={"expected": rough}), RULE.model_copy(update={"improve_until": 50})
-    points = curve([0.82, 0.85, 0.88, 0.91, 0.94], [0.9] * 5)
-    assert judge(points[:4], target, limited, 1000) is None
-    assert judge(points, target, limited, 1000) == "reached"
+@pytest.mark.parametrize(("among_all", "ending"), [(0.9, None), (0.81, None), (0.79, "reached"), (0.45, "reached")])
+def test_judge_expects_of_scratch_what_new_classes_cost(among_all: float, ending: str | None) -> None:
+    """Of 90% right among its old classes the run keeps a share among all. Scratch, with 80%, would keep as much."""
+    points = [
+        point.model_copy(update={"scope_among_all": among_all}) for point in curve([0.62, 0.66, 0.70, 0.73], [0.9] * 4)
+    ]
+    target = CARRIED.model_copy(update={"expected": AccuracyEstimate(accuracy=0.80, standard_error=0.0)})
+    assert judge(points, target, RULE, 1000) == ending
+
+
+def test_expected_accuracy_is_the_share_that_a_run_keeps() -> None:
+    """Over the later half of its evaluations: here three quarters of what it gets right among the old classes."""
+    kept = [0.1, 0.1, 0.5, 0.7]
+    points = [
+        point.model_copy(update={"scope_among_all": value})
+        for point, value in zip(curve([0.5] * 4, [0.8] * 4), kept, strict=True)
+    ]
+    planned = AccuracyEstimate(accuracy=0.80, standard_error=0.04)
+    target = target_at(0.8).model_copy(update={"expected": planned, "standard_error": 0.04})  # 0.8 on 100 samples
+    expected = expect_scratch(points, target)
+    assert expected is not None
+    assert expected.accuracy == pytest.approx(0.8 * 0.75)
+    share_error = math.sqrt(0.75 * 0.25 / 80)  # of the 80 samples that are right among the old classes
+    assert expected.standard_error == pytest.approx(math.hypot(0.75 * 0.04, 0.8 * share_error))
+
+
+@pytest.mark.parametrize("kept", [None, 0.9, 1.0])
+def test_expected_accuracy_is_never_above_the_planned_one(kept: float | None) -> None:
+    points = [point.model_copy(update={"scope_among_all": kept}) for point in curve([0.5] * 2, [0.9] * 2)]
+    planned = AccuracyEstimate(accuracy=0.80, standard_error=0.0)
+    assert expect_scratch(points, CARRIED.model_copy(update={"expected": planned})) == planned
+    assert expect_scratch(points, CARRIED) is None, "it is unknown for this metric"
 
 
 def test_judge_needs_more_gain_far_above_a_carried_target() -> None:
@@ -229,10 +255,10 @@ def test_judge_ends_a_rising_run_without_expectation_in_time() -> None:
     assert judge(below, CARRIED, limited, 1000) is None, "it may still reach its target"
 
 
-@pytest.mark.parametrize(("last", "margin"), [(6, 0.8), (8, 0.4), (10, 0.0), (12, 0.0)])
-def test_judge_lowers_its_margin_for_late_fast_rising_runs(last: int, margin: float) -> None:
-    """From one standard error at `improve_until`, here 50 iterations, to none at twice that."""
-    limited = RULE.model_copy(update={"improve_until": 50})
+@pytest.mark.parametrize(("last", "margin"), [(2, 1.6), (5, 1.0), (8, 0.4), (10, 0.0), (12, 0.0)])
+def test_judge_lowers_its_margin_the_later_a_run_ends(last: int, margin: float) -> None:
+    """From two standard errors at the start to none at `improve_until`, here 100 iterations."""
+    limited = RULE.model_copy(update={"improve_until": 100})
     points = curve([0.2 + 0.05 * step for step in range(last)], [0.9] * last)
     least = mean(point.score for point in points[-2:]) - margin * 0.02
     for expected, ending in ((least - 1e-6, "reached"), (least + 1e-6, None)):
