@@ -76,8 +76,8 @@ def rejection_risk(early: bool, looks: int) -> float:
 
 MARGIN_ERRORS = 2.0
 """Standard errors by which a run that still improves must exceed the accuracy expected of scratch to end at its start.
-The margin shrinks in proportion to the iterations, to none at its rule's `improve_until`. Without one, runs ended when
-their own errors and the expectation's were both in their favour: nine of ten drops in a row 3.5 points too low."""
+The margin shrinks in proportion to the iterations, to none at twice its rule's `improve_until`. Without one, runs ended
+when their own errors and the expectation's were both in their favour: ten drops in a row 3.5 points too low."""
 
 TARGET_ERRORS = 0.5
 """Standard errors by which a run may be below a carried target to end, from its rule's `improve_until` on."""
@@ -154,10 +154,11 @@ def is_good_enough(points: Sequence[Point], target: Target, rule: StopRule | Non
 def expect_scratch(points: Sequence[Point], target: Target) -> AccuracyEstimate | None:
     """Return the accuracy that scratch would end with on all of val, from the plan's estimate and the run itself.
 
-    The plan's estimate is about the baseline's samples and classes. The run shows what later classes cost: of the
-    samples that it gets right among the baseline's classes, it gets a share right among all. Scratch is taken to keep
-    the same share, and to do as well on later classes as on its first. The share is the mean over the later half of the
-    run's evaluations.
+    The plan's estimate is about the baseline's samples and classes. Images of new classes may help scratch there as
+    well, so it is taken to be as good there as the run, if that is better. The run also shows what new classes cost: of
+    the samples that it gets right among the baseline's classes, it gets a share right among all. Scratch is taken to
+    keep that share, and to do as well on later classes as on its first. Both are means over the later half of the run's
+    evaluations.
     """
     planned = target.expected
     recent = [point for point in points[len(points) // 2 :] if point.in_scope and point.scope_among_all is not None]
@@ -168,8 +169,9 @@ def expect_scratch(points: Sequence[Point], target: Target) -> AccuracyEstimate 
     spread = target.baseline_accuracy * (1 - target.baseline_accuracy)
     samples = spread / target.standard_error**2 if target.standard_error else math.inf
     share_error = math.sqrt(share * (1 - share) / (scoped * samples))
-    error = math.hypot(planned.standard_error * share, planned.accuracy * share_error)
-    return planned.model_copy(update={"accuracy": planned.accuracy * share, "standard_error": error})
+    accuracy = planned.accuracy if planned.is_rough else max(planned.accuracy, scoped)
+    error = math.hypot(planned.standard_error * share, accuracy * share_error)
+    return planned.model_copy(update={"accuracy": accuracy * share, "standard_error": error})
 
 
 def _excess(last: Point, target: float, expected: AccuracyEstimate | None, score: float) -> float:
@@ -205,7 +207,7 @@ def _margin(last: Point, rule: StopRule) -> float:
     """
     if rule.improve_until is None:
         return MARGIN_ERRORS
-    return MARGIN_ERRORS * max(0.0, 1 - last.iteration / rule.improve_until)
+    return MARGIN_ERRORS * max(0.0, 1 - last.iteration / (2 * rule.improve_until))
 
 
 def _rises_slowly(points: Sequence[Point], rule: StopRule, score: float) -> bool:
