@@ -15,6 +15,7 @@ from retrain.data.litter import litter_kind
 from retrain.data.tars import HashingReader, plain_name, read_members
 from retrain.errors import DropError
 from retrain.store.base import ObjectStore
+from retrain.utils.text import is_key
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 SPLIT_NAMES: dict[str, Split] = {
@@ -103,11 +104,11 @@ def list_store(store: ObjectStore, prefix: str) -> Iterator[SourceFile]:
     for entry in store.list_unusual(prefix):
         unusual = entry.key.removeprefix(prefix)
         marks_folder = entry.key.endswith("/") and not entry.size
-        problem = (
-            "" if marks_folder else f"its key {unusual!r} has an empty or a dotted part; upload it under another key"
-        )
+        problem = f"its key {unusual!r} has an empty or a dotted part; upload it under another key"
+        if is_key(entry.key):
+            problem = "it is a link that leads nowhere; upload the file itself"
         called = PurePosixPath(f"{unusual.rstrip('/')}_$folder$") if marks_folder else PurePosixPath(unusual or "/")
-        yield SourceFile(root, called, False, entry.size, bytes, problem=problem)
+        yield SourceFile(root, called, False, entry.size, bytes, problem="" if marks_folder else problem)
 
 
 def list_stored_archive(store: ObjectStore, prefix: str, archive: SourceFile) -> Iterator[SourceFile]:

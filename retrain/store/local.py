@@ -80,8 +80,9 @@ class LocalStore:
         yield from filter(is_key, (name.rstrip("/") for name in names))
 
     def list_unusual(self, prefix: str) -> Iterator[Entry]:
-        """Yield nothing: every file of a folder has a path."""
-        return iter(())
+        """Yield the links that lead nowhere: they have a path, but no bytes."""
+        with self._translate_errors(prefix):
+            yield from self._walk_broken(prefix.rpartition("/")[0], prefix)
 
     def read_range(self, key: str, start: int, size: int) -> bytes:
         """Return `size` bytes of the object from `start` on. Raises `Missing`."""
@@ -149,6 +150,14 @@ class LocalStore:
             elif is_key(key) and key.startswith(prefix):
                 yield Entry(key, size, datetime.fromtimestamp(modified, UTC))
 
+    def _walk_broken(self, folder: str, prefix: str) -> Iterator[Entry]:
+        for entry in _scan(self.root / folder):
+            key = f"{folder}/{entry.name}".lstrip("/")
+            if entry.is_dir():
+                yield from self._walk_broken(key, prefix)
+            elif entry.is_symlink() and key.startswith(prefix) and not os.path.exists(entry):
+                yield Entry(key, 0, datetime.fromtimestamp(entry.stat(follow_symlinks=False).st_mtime, UTC))
+
     @contextmanager
     def _translate_errors(self, key: str) -> Iterator[None]:
         try:
@@ -164,11 +173,17 @@ def _version(data: bytes) -> str:
 def _children(folder: Path) -> list[tuple[str, int, float]]:
     """Return names, sizes and times of modification; folders end in a slash, so that sorting names sorts their keys."""
     children = []
-    with suppress(FileNotFoundError), os.scandir(folder) as entries:
-        for entry in entries:
-            with suppress(FileNotFoundError):  # deleted since
-                found = entry.stat()
-                children.append(
-                    (f"{entry.name}/", 0, 0.0) if entry.is_dir() else (entry.name, found.st_size, found.st_mtime)
-                )
+    for entry in _scan(folder):
+        with suppress(FileNotFoundError):  # deleted since, or a link that leads nowhere
+            found = entry.stat()
+            children.append(
+                (f"{entry.name}/", 0, 0.0) if entry.is_dir() else (entry.name, found.st_size, found.st_mtime)
+            )
     return children
+
+
+def _scan(folder: Path) -> list[os.DirEntry[str]]:
+    """Return a folder's entries by name; none if it does not exist."""
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+    return []

@@ -14,8 +14,10 @@ from support.pictures import encoded, picture, png
 from support.uploads import shard
 from support.ways_in import WayIn, open_way_in, tree, zipped
 
+from retrain.data.files import list_store
 from retrain.errors import DropError
 from retrain.records import Drop
+from retrain.store import LocalStore
 
 
 @pytest.fixture(params=["pack", "s3"])
@@ -407,6 +409,18 @@ def test_object_whose_key_is_no_path_is_named(tmp_path: Path, bucket: str, s3: s
         way.take({**tree("cat", "dog"), name: png(99)})
     drop = way.take({**tree("cat", "dog"), name: png(99)}, max_bad_share=0.1)
     assert len(drop.left_out) == 1
+
+
+def test_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    """Where a store is a folder, a producer may link images instead of copying them."""
+    store = LocalStore(tmp_path / "store")
+    folder = store.root / "pets/drops/week/cat"
+    folder.mkdir(parents=True)
+    (tmp_path / "kept.png").write_bytes(png(1))
+    (folder / "1.png").symlink_to(tmp_path / "kept.png")
+    (folder / "2.png").symlink_to(tmp_path / "gone.png")
+    found = {str(file.name): file.problem for file in list_store(store, "pets/drops/week/")}
+    assert found == {"cat/1.png": "", "cat/2.png": "it is a link that leads nowhere; upload the file itself"}
 
 
 def test_folder_markers_in_s3_are_counted(tmp_path: Path, bucket: str, s3: str) -> None:
