@@ -146,8 +146,7 @@ def _describe_end(rule: StopRule, target: Target | None) -> str:
     at_target = f"once {'an evaluation' if count == 1 else f'the mean of {count} evaluations'} is at the target"
     if target and target.scope and rule.improve_until:
         at_target += f" and it gains too little, or after {rule.improve_until:,} iterations"
-        at_target += ", unless it gains fast"
-        at_target += " and may be below scratch" if target.expected else f", at most {2 * rule.improve_until:,}"
+        at_target += f", at most {2 * rule.improve_until:,} if it gains fast"
     if rule.patience:
         return f"{at_target}; below it, after {rule.patience:,} iterations that gain too little"
     return f"{at_target}; below it at the end of its schedule"

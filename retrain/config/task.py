@@ -169,8 +169,8 @@ class Stopping(ConfigModel):
     """Accuracy above a carried target at which the required gain doubles."""
     improve_until: PositiveFloat = 0.4
     """Iterations after which a run that is at a carried target, or half a standard error below it, ends even if it
-    still improves, as a share of those that scratch takes to its accuracy. It continues while it improves fast and may
-    still be below scratch's accuracy. Before, it ends if it is above the accuracy expected of scratch by a margin."""
+    still improves, as a share of those that scratch takes to its accuracy. If it improves fast it continues, for up to
+    twice as long, until it is above the accuracy expected of scratch."""
     patience: PositiveFloat = 1.5
     """Number of windows without that gain after which a run below its target ends."""
 

@@ -110,10 +110,8 @@ def judge(
     if target is None:
         return None
     spent = points[-1].iteration >= budget
-    if spent and rule and rule.patience is None:  # the schedule has ended, so nothing will improve
-        rule = None
     confirmations = rule.confirmations if rule and not spent else 1
-    if len(points) >= confirmations and is_good_enough(points, target, rule, confirmations):
+    if len(points) >= confirmations and is_good_enough(points, target, rule, confirmations, spent):
         return "reached"
     if spent:
         return "missed"
@@ -126,14 +124,16 @@ def judge(
     return "plateau" if is_stalled else None
 
 
-def is_good_enough(points: Sequence[Point], target: Target, rule: StopRule | None, confirmations: int = 1) -> bool:
+def is_good_enough(
+    points: Sequence[Point], target: Target, rule: StopRule | None, confirmations: int = 1, spent: bool = False
+) -> bool:
     """Return whether a run has reached its target in the mean of its last evaluations, `confirmations` of them.
 
     A target that is carried over from earlier drops says nothing about new samples. So the score on all of val must be
-    above the score expected of scratch, or all curves must have stopped improving. The further a run is above the
-    carried target, on old and on new drops, the more it must gain to continue. A run that has lost as much since its
-    best evaluation is in the dip that follows a start with a large step. From `improve_until` on a run may still
-    improve slowly, and fast if it is above the score expected of scratch.
+    above the score expected of scratch, or all curves must have stopped improving, or the budget is spent. The further
+    a run is above the carried target, on old and on new drops, the more it must gain to continue. A run that has lost
+    as much since its best evaluation is in the dip that follows a start with a large step. From `improve_until` on a
+    run must improve fast to continue, and from twice that on it ends.
     """
     score, last = _mean(points, "score", confirmations), points[-1]
     if target.scope is None:
@@ -143,7 +143,7 @@ def is_good_enough(points: Sequence[Point], target: Target, rule: StopRule | Non
     if last.in_scope is None or _mean(points, "in_scope", confirmations) < target.accuracy - tolerance:
         return False
     expected = expect_scratch(points, target)
-    if rule is None or _may_end_while_improving(points, expected, rule, score, is_late):
+    if rule is None or spent or _may_end_while_improving(points, expected, rule, score, is_late):
         return True
     excess = _excess(last, target.accuracy, expected, score)
     gain = needed_gain(last, rule) * (1 + (excess / rule.excess if rule.excess else 0.0))
@@ -190,14 +190,15 @@ def _may_end_while_improving(
 ) -> bool:
     """Return whether a run at its carried target is about as good as scratch would be, so that it need not go on.
 
-    It is if it is above the expected accuracy, or late and rising slowly. With no expectation it may end at twice
-    `improve_until`.
+    It is if it is above the expected accuracy, or late and rising slowly. At twice `improve_until` it ends in any case,
+    so that it costs less than scratch would.
     """
+    last = points[-1]
+    if rule.improve_until is not None and last.iteration >= 2 * rule.improve_until:
+        return True
     if is_late and _rises_slowly(points, rule, score):
         return True
-    if expected is None:
-        return rule.improve_until is not None and points[-1].iteration >= 2 * rule.improve_until
-    return score >= expected.accuracy + _margin(points[-1], rule) * expected.standard_error
+    return expected is not None and score >= expected.accuracy + _margin(last, rule) * expected.standard_error
 
 
 def _margin(last: Point, rule: StopRule) -> float:
