@@ -163,14 +163,16 @@ def test_judge_ends_runs_by_the_table(
     assert judge(points, target, rule, budget=1000) == ending
 
 
-def test_judge_ends_a_rising_run_above_the_expected_accuracy() -> None:
-    """Two standard errors above it, in the mean of two evaluations, on the baseline's own samples too."""
-    target = CARRIED.model_copy(update={"expected": AccuracyEstimate(accuracy=0.80, standard_error=0.01)})
+def test_judge_ends_a_late_run_above_the_expected_accuracy() -> None:
+    """From `improve_until` on, here 40, a standard error above it, in the mean of two evaluations."""
+    target = CARRIED.model_copy(update={"expected": AccuracyEstimate(accuracy=0.80, standard_error=0.02)})
+    limited = RULE.model_copy(update={"improve_until": 40})
     rising, below = curve([0.77, 0.79, 0.81, 0.85], [0.9] * 4), curve([0.77, 0.79, 0.81, 0.829], [0.9] * 4)
-    assert judge(rising[:3], target, RULE, 1000) is None, "one reading may be luck"
-    assert judge(rising, target, RULE, 1000) == "reached"
-    assert judge(below, target, RULE, 1000) is None
-    assert judge(curve([0.77, 0.79, 0.81, 0.85], [0.7] * 4), target, RULE, 1000) is None
+    assert judge(rising, target, limited, 1000) == "reached"
+    assert judge(below, target, limited, 1000) is None
+    assert judge(curve([0.77, 0.79, 0.81, 0.85], [0.7] * 4), target, limited, 1000) is None, "its target comes first"
+    assert judge(rising, target, RULE.model_copy(update={"improve_until": 41}), 1000) is None, "it is not late yet"
+    assert judge(rising, target, RULE, 1000) is None
 
 
 @pytest.mark.parametrize(("among_all", "ending"), [(0.9, None), (0.72, None), (0.7, "reached"), (0.45, "reached")])
@@ -180,7 +182,7 @@ def test_judge_expects_of_scratch_what_new_classes_cost(among_all: float, ending
         point.model_copy(update={"scope_among_all": among_all}) for point in curve([0.62, 0.66, 0.70, 0.73], [0.9] * 4)
     ]
     target = CARRIED.model_copy(update={"expected": AccuracyEstimate(accuracy=0.80, standard_error=0.0)})
-    assert judge(points, target, RULE, 1000) == ending
+    assert judge(points, target, RULE.model_copy(update={"improve_until": 30}), 1000) == ending
 
 
 def test_expected_accuracy_is_the_share_that_a_run_keeps() -> None:
@@ -263,9 +265,9 @@ def test_judge_ends_a_rising_run_without_expectation_in_time() -> None:
     assert judge(below, CARRIED, limited, 1000) is None, "it may still reach its target"
 
 
-@pytest.mark.parametrize(("last", "margin"), [(2, 1.6), (5, 1.0), (8, 0.4), (9, 0.2)])
+@pytest.mark.parametrize(("last", "margin"), [(5, 1.0), (6, 0.8), (8, 0.4), (9, 0.2)])
 def test_judge_lowers_its_margin_the_later_a_run_ends(last: int, margin: float) -> None:
-    """From two standard errors at the start to none at twice `improve_until`, here 100 iterations."""
+    """From one standard error at `improve_until`, here 50 iterations, to none at twice that."""
     limited = RULE.model_copy(update={"improve_until": 50})
     points = curve([0.2 + 0.05 * step for step in range(last)], [0.9] * last)
     least = mean(point.score for point in points[-2:]) - margin * 0.02
