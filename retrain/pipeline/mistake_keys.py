@@ -10,7 +10,7 @@ import numpy as np
 
 from retrain.data.sample_keys import readable_key
 from retrain.data.sample_table import USES, read_table
-from retrain.errors import DropError, RunError
+from retrain.errors import DropError, RunError, StoreError
 from retrain.records import DropRef, Mistake
 from retrain.records.errors import ImagePosition
 from retrain.store.task_store import TaskStore
@@ -19,7 +19,8 @@ from retrain.store.task_store import TaskStore
 def name_mistakes(mistakes: Sequence[Mistake], run_id: str, store: TaskStore) -> tuple[Mistake, ...]:
     """Return a run's mistakes on its test split, with the keys of their images instead of their positions.
 
-    A position stays if the drop is gone or damaged, has no sample table, or lost images of this run to an erasure.
+    A position stays if the drop is gone or damaged, has no sample table, or lost images of this run to an erasure, and
+    where sample tables cannot be read: the exporter's policy does not let it.
     """
     places = [ImagePosition.parse(mistake.where) for mistake in mistakes]
     named = {place.drop for place in places if place}
@@ -39,7 +40,7 @@ def _describe(place: ImagePosition, keys: Sequence[str]) -> str:
 
 def _read_test_keys(ref: DropRef, store: TaskStore) -> list[str]:
     """Return the keys of a drop's test samples, in the order of the run's test split; none if they are not known."""
-    with suppress(DropError):
+    with suppress(DropError, StoreError):
         drop = next(store.drops.read_versions([ref]))
         table = read_table(drop, store)
         if table and drop.digest == ref.digest and not drop.erased_since:
