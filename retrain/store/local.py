@@ -151,7 +151,7 @@ class LocalStore:
                 yield Entry(key, size, datetime.fromtimestamp(modified, UTC))
 
     def _walk_broken(self, folder: str, prefix: str) -> Iterator[Entry]:
-        for entry in _scan(self.root / folder):
+        for entry in sorted(_scan(self.root / folder), key=lambda entry: entry.name):
             key = f"{folder}/{entry.name}".lstrip("/")
             if entry.is_dir():
                 yield from self._walk_broken(key, prefix)
@@ -183,7 +183,7 @@ def _children(folder: Path) -> list[tuple[str, int, float]]:
 
 
 def _scan(folder: Path) -> list[os.DirEntry[str]]:
-    """Return a folder's entries by name; none if it does not exist."""
+    """Return a folder's entries in any order; none if it does not exist."""
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
-        return sorted(entries, key=lambda entry: entry.name)
+        return list(entries)
     return []

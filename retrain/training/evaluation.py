@@ -111,7 +111,8 @@ def measure(
 def _counts(network: nn.Module, samples: Samples, indices: Tensor, normalize: Normalize, groups: Groups) -> Tensor:
     """Return the number of correct samples, the sum of losses, and the number correct in each group, float64 [5].
 
-    For the scope there are two: among its own classes, and among all."""
+    For the scope there are two: among its own classes, and among all.
+    """
     counts = torch.zeros(5, dtype=torch.float64, device=indices.device)
     if not len(indices):  # which not every network takes
         return counts

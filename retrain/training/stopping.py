@@ -143,7 +143,7 @@ def is_good_enough(
     if last.in_scope is None or _mean(points, "in_scope", confirmations) < target.accuracy - tolerance:
         return False
     expected = expect_scratch(points, target)
-    if rule is None or spent or _may_end_while_improving(points, expected, rule, score, is_late):
+    if rule is None or spent or _may_end_while_improving(points, expected, rule, score):
         return True
     excess = _excess(last, target.accuracy, expected, score)
     gain = needed_gain(last, rule) * (1 + (excess / rule.excess if rule.excess else 0.0))
@@ -186,16 +186,16 @@ def _excess(last: Point, target: float, expected: AccuracyEstimate | None, score
 
 
 def _may_end_while_improving(
-    points: Sequence[Point], expected: AccuracyEstimate | None, rule: StopRule, score: float, is_late: bool
+    points: Sequence[Point], expected: AccuracyEstimate | None, rule: StopRule, score: float
 ) -> bool:
     """Return whether a run at its carried target is about as good as scratch would be, so that it need not go on.
 
     That is only asked from `improve_until` on: it may then end if it is above the expected accuracy, or rises slowly.
     At twice `improve_until` it ends in any case, so that it costs less than scratch would.
     """
-    if rule.improve_until is None or not is_late:
-        return False
     last = points[-1]
+    if rule.improve_until is None or last.iteration < rule.improve_until:
+        return False
     if last.iteration >= 2 * rule.improve_until or _rises_slowly(points, rule, score):
         return True
     margin = MARGIN_ERRORS * (2 - last.iteration / rule.improve_until)

@@ -19,7 +19,7 @@ SCRATCH_SPREAD = 0.3
 """Standard error of scratch's iterations, as a share of them, if they are estimated from runs on earlier datasets."""
 TYPICAL_SHARE = 0.62
 """Share of its schedule after which scratch first has its final accuracy, in other tasks. Sums add it to the scratch
-runs of the task, as one more."""
+runs of the task, like one of them."""
 NEWEST = 10
 """Number of scratch runs that tell what scratch takes."""
 BY_THE_GATE = ("promoted", "approved")
