@@ -5,7 +5,7 @@ A part of val can show that the target is not reached yet. Only all of val can s
 
 import math
 from collections.abc import Iterator, Sequence
-from statistics import fmean
+from statistics import fmean, linear_regression
 from typing import Literal
 
 import torch
@@ -86,6 +86,9 @@ SLOW_GAIN = 0.008
 """Rise of the score within its rule's window below which a run below the expected accuracy may end as well, from
 `improve_until` on. The expectation can be far too high: it knows how many classes are new, not how hard they are."""
 
+LEAST_POINTS = 4
+"""Least number of evaluations from which the slope of the score over the loss is estimated."""
+
 Curve = Literal["score", "newest"]
 
 IMPROVING: tuple[Curve, ...] = ("score", "newest")
@@ -133,7 +136,7 @@ def is_good_enough(
     improving, or the budget is spent. The further a run is above the carried target, on old and on new drops, the more
     it must gain to continue. A run that has lost as much since its best evaluation is in the dip that follows a start
     with a large step. From `improve_until` on a run must improve fast and be below the score expected of scratch to
-    continue, and from twice that on it ends.
+    continue, and from twice that on it ends. Before that, no run ends while its loss says that a noisy score rises.
     """
     score, last = _mean(points, "score", confirmations), points[-1]
     if target.scope is None:
@@ -143,7 +146,11 @@ def is_good_enough(
     if last.in_scope is None or _mean(points, "in_scope", confirmations) < target.accuracy - tolerance:
         return False
     expected = expect_scratch(points, target)
-    if rule is None or spent or _may_end_while_improving(points, expected, rule, score):
+    if rule is None or spent or _is_at_its_end(last, rule):
+        return True
+    if noise_factor(last) > 1 and still_learns(points, rule):
+        return False
+    if _may_end_while_improving(points, expected, rule, score):
         return True
     excess = _excess(last, target.accuracy, expected, score)
     gain = needed_gain(last, rule) * (1 + (excess / rule.excess if rule.excess else 0.0))
@@ -191,15 +198,36 @@ def _may_end_while_improving(
     """Return whether a run at its carried target is about as good as scratch would be, so that it need not go on.
 
     That is only asked from `improve_until` on: it may then end if it is above the expected accuracy, or rises slowly.
-    At twice `improve_until` it ends in any case, so that it costs less than scratch would.
     """
     last = points[-1]
     if rule.improve_until is None or last.iteration < rule.improve_until:
         return False
-    if last.iteration >= 2 * rule.improve_until or _rises_slowly(points, rule, score):
+    if _rises_slowly(points, rule, score):
         return True
     margin = MARGIN_ERRORS * (2 - last.iteration / rule.improve_until)
     return expected is not None and score >= expected.accuracy + margin * expected.standard_error
+
+
+def _is_at_its_end(last: Point, rule: StopRule) -> bool:
+    """Return whether a run at its carried target ends in any case, so that it costs less than scratch would."""
+    return rule.improve_until is not None and last.iteration >= 2 * rule.improve_until
+
+
+def still_learns(points: Sequence[Point], rule: StopRule) -> bool:
+    """Return whether the loss on val falls so fast that the score should rise by the rule's least gain in a window.
+
+    With few validation samples the score is too noisy to show such a rise. The loss shows it, because every sample
+    changes it. What a change of the loss is worth is the slope of the score over the loss, by least squares over the
+    evaluations without the first quarter. False without losses, or if the slope is not negative.
+    """
+    last = points[-1]
+    before = [point for point in points if point.iteration <= last.iteration - rule.window]
+    used = [(point.loss, point.score) for point in points[len(points) // 4 :] if point.loss is not None]
+    if not before or before[-1].loss is None or last.loss is None or len({loss for loss, _ in used}) < LEAST_POINTS:
+        return False
+    slope = linear_regression(*zip(*used, strict=True)).slope
+    rise = slope * (last.loss - before[-1].loss) * rule.window / (last.iteration - before[-1].iteration)
+    return slope < 0 and rise >= rule.gain
 
 
 def _rises_slowly(points: Sequence[Point], rule: StopRule, score: float) -> bool:

@@ -24,6 +24,7 @@ from retrain.training.stopping import (
     needed_gain,
     noise_factor,
     rejection_risk,
+    still_learns,
     subset_ends,
     tail_probability,
 )
@@ -305,6 +306,46 @@ def test_judge_looks_back_further_on_few_samples(rise: float, ending: str | None
     scores = [0.5 + rise * min(step, 12) for step in range(14)]
     points = [point.model_copy(update={"images": 400}) for point in curve(scores, [0.9] * 14)]
     assert judge(points, far, limited, 1000) == ending
+
+
+NOISY = [0.70, 0.73, 0.71, 0.74, 0.72, 0.73, 0.74, 0.73, 0.74, 0.73, 0.74, 0.74]
+"""Scores that have stopped rising after the first third, by what can be seen on few samples."""
+
+
+def noisy_curve(fall: float, images: int) -> list[Point]:
+    """Points of `NOISY` whose loss starts at 1 and falls by this much with every evaluation."""
+    points = curve(NOISY, [0.9] * len(NOISY))
+    figures = ({"loss": 1 - fall * step, "images": images} for step in range(len(NOISY)))
+    return [point.model_copy(update=figure) for point, figure in zip(points, figures, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("fall", "images", "ending"),
+    [
+        (0.02, 400, None),
+        (0.0, 400, "reached"),
+        (-0.02, 400, "reached"),  # a network that has fitted its data may lose certainty and keep its accuracy
+        (0.02, 10_000, "reached"),  # this many tell it by their accuracy
+    ],
+)
+def test_judge_waits_on_few_samples_while_the_loss_falls(fall: float, images: int, ending: str | None) -> None:
+    rule = RULE.model_copy(update={"gain": 0.0005})
+    assert judge(noisy_curve(fall, images), CARRIED, rule, 1000) == ending
+    limited = rule.model_copy(update={"improve_until": 60})
+    assert judge(noisy_curve(fall, images), CARRIED, limited, 1000) == "reached", "it has had all its time"
+
+
+def test_falling_loss_is_worth_its_slope_of_the_score() -> None:
+    """Here the score rises by half of what the loss falls: by 0.01 within the rule's window of two evaluations."""
+    points = [
+        point.model_copy(update={"loss": 1 - 0.01 * step})
+        for step, point in enumerate(curve([0.5 + 0.005 * step for step in range(8)]))
+    ]
+    assert still_learns(points, RULE.model_copy(update={"gain": 0.0099}))
+    assert not still_learns(points, RULE.model_copy(update={"gain": 0.0101}))
+    assert not still_learns(points[:4], RULE.model_copy(update={"gain": 0.0})), "too few to estimate a slope"
+    unknown = [*points[:-1], points[-1].model_copy(update={"loss": None})]
+    assert not still_learns(unknown, RULE.model_copy(update={"gain": 0.0}))
 
 
 @pytest.mark.parametrize(("in_scope", "ending"), [(0.791, "reached"), (0.789, None)])
