@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import fmean, mean
+from statistics import mean
 from typing import NamedTuple
 
 from retrain.config import METRIC_NAMES, Metric
@@ -21,8 +21,6 @@ PRIOR_SPREAD = 0.3
 """Assumed standard deviation of that share between scratch runs of one task, relative to the share, before two runs.
 Seeds of small trials (250 validation images) differed by 4 to 65%, and by less with larger validation splits."""
 
-SMALL_ERROR = 0.01
-"""Largest standard error of its score with which a scratch run's share counts in full: that of 80% on 1,600 images."""
 
 IMAGES_EXPONENT, IMAGES_EXPONENT_ERROR = 0.14, 0.12
 """Exponent with which scratch's error falls with the number of images per class, and its standard deviation between
@@ -170,9 +168,8 @@ def estimate_scratch(schedule: int, dataset: Dataset, scratch_runs: Sequence[Mea
     """Return scratch's iterations to its accuracy on a dataset, whose whole training is `schedule` iterations.
 
     Measured if scratch was trained on this dataset. Otherwise `schedule` times the mean share of their schedules that
-    the task's scratch runs took to their own accuracy. On a small validation split the first evaluation at the final
-    accuracy is partly luck. So the runs are weighted by `_share_weight`, and `TYPICAL_SHARE` with its spread of
-    `PRIOR_SPREAD` counts as one more run.
+    the task's scratch runs took to their own accuracy. `TYPICAL_SHARE` with its spread of `PRIOR_SPREAD` counts as one
+    more run, because on a small validation split the first evaluation at the final accuracy is partly luck.
     """
     if same := [run for run in scratch_runs if run.record.dataset_digest == dataset.digest]:
         return ScratchEstimate(
@@ -183,25 +180,17 @@ def estimate_scratch(schedule: int, dataset: Dataset, scratch_runs: Sequence[Mea
             runs=len(same),
         )
     share, spread = TYPICAL_SHARE, TYPICAL_ERROR
-    if scratch_runs:
-        shares = [run.s_scratch / run.result.iterations for run in scratch_runs]
-        weights = [_share_weight(run) for run in scratch_runs]
-        share = fmean([TYPICAL_SHARE, *shares], [1.0, *weights])
-        squares = sum(weight * (each - share) ** 2 for weight, each in zip(weights, shares, strict=True))
-        spread = math.sqrt(((PRIOR_SPREAD * share) ** 2 + squares) / max(1.0, sum(weights)))
+    if shares := [run.s_scratch / run.result.iterations for run in scratch_runs]:
+        share = mean([TYPICAL_SHARE, *shares])
+        squares = sum((each - share) ** 2 for each in shares)
+        spread = math.sqrt(((PRIOR_SPREAD * share) ** 2 + squares) / len(shares))
     return ScratchEstimate(
         iterations=round(share * schedule, 1),
         schedule=schedule,
         standard_error=round(spread * schedule, 1),
         provenance="estimated",
-        runs=len(scratch_runs),
+        runs=len(shares),
     )
-
-
-def _share_weight(run: Measured) -> float:
-    """Return how much a scratch run's share of its schedule counts: 1, or less if its score is noisy."""
-    error = run.standard_error
-    return min(1.0, (SMALL_ERROR / error) ** 2) if error else 1.0
 
 
 def age_of(dataset: Dataset, baseline: Measured) -> int:

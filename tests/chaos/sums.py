@@ -20,9 +20,6 @@ SCRATCH_SPREAD = 0.3
 TYPICAL_SHARE = 0.62
 """Share of its schedule after which scratch first has its final accuracy, in other tasks. Sums add it to the scratch
 runs of the task, like one of them."""
-SURE_ERROR = 0.01
-"""Standard error of a score up to which the share of its scratch run counts in full. Above it, it counts less by the
-square of the error."""
 NEWEST = 10
 """Number of scratch runs that tell what scratch takes."""
 BY_THE_GATE = ("promoted", "approved")
@@ -74,37 +71,31 @@ def _scratch(objects: Objects, plan: dict[str, Any], before: str) -> tuple[int, 
     """Return scratch's iterations to its accuracy on a plan's dataset, its whole training, and the former's error.
 
     Scratch runs on this dataset have measured them. Otherwise they are the schedule times a mean share: of the shares
-    of their schedules that earlier scratch runs took to their own accuracy, and of `TYPICAL_SHARE`. Those of runs with
-    noisy scores count less.
+    of their schedules that earlier scratch runs took to their own accuracy, and of `TYPICAL_SHARE`.
     """
     training, samples = plan["task"]["training"], sum(drop["samples"] for drop in plan["dataset"]["drops"])
     whole = round(training["epochs"] * samples / training["batch_size"])
     runs = _scratch_runs(objects, before)
-    if same := [reached for dataset, reached, *_ in runs if dataset == plan["dataset"]]:
+    if same := [reached for dataset, reached, _ in runs if dataset == plan["dataset"]]:
         return round(mean(same)), whole, 0.0
-    counted = [(TYPICAL_SHARE, 1.0), *((reached / iterations, weight) for _, reached, iterations, weight in runs)]
-    total = sum(weight for _, weight in counted)
-    share = sum(own * weight for own, weight in counted) / total
-    squares = (SCRATCH_SPREAD * share) ** 2 + sum(weight * (own - share) ** 2 for own, weight in counted[1:])
-    error = math.sqrt(squares / max(1.0, total - 1))
-    return round(round(share * whole, 1)), whole, round(error * whole, 1)  # plans: tenths
+    shares = [reached / iterations for _, reached, iterations in runs]
+    share = mean([*shares, TYPICAL_SHARE])
+    squares = (SCRATCH_SPREAD * share) ** 2 + sum((own - share) ** 2 for own in shares)
+    return round(round(share * whole, 1)), whole, round(math.sqrt(squares / len(shares)) * whole, 1)  # plans: tenths
 
 
-def _scratch_runs(objects: Objects, before: str) -> list[tuple[Any, int, int, float]]:
+def _scratch_runs(objects: Objects, before: str) -> list[tuple[Any, int, int]]:
     """Return the newest scratch runs that had a record before this time.
 
-    Each is its dataset, its iterations to its own accuracy and in all, and how much its share of them counts.
+    Each is its dataset, and its iterations to its own accuracy and in all.
     """
     found = []
     for run, ended_at in sorted(_recorded(objects).items(), key=lambda item: item[1]):
         plan, result = read_run(objects, run)
         if plan["method"] == "scratch" and result["outcome"] == "completed" and ended_at < before:
             points = [json.loads(line) for line in objects[f"runs/{run}/curve.jsonl"].splitlines()]
-            accuracy, images = points[-1]["accuracy"], points[-1]["images"]
-            reached = next(point["iteration"] for point in points if point["accuracy"] >= accuracy)
-            variance = accuracy * (1 - accuracy) / images
-            weight = min(1.0, SURE_ERROR**2 / variance) if variance else 1.0
-            found.append((plan["dataset"], reached, points[-1]["iteration"], weight))
+            reached = next(point["iteration"] for point in points if point["accuracy"] >= points[-1]["accuracy"])
+            found.append((plan["dataset"], reached, points[-1]["iteration"]))
     return found[-NEWEST:]
 
 

@@ -335,7 +335,7 @@ def test_only_the_first_counted_run_per_dataset_replaces_scratch() -> None:
     assert past.ended(second, promoted=False).savings.baseline == 0, "a refused candidate has saved nothing"
     third = past.plan(Request("naive"))
     assert third.replaces_scratch
-    assert past.ended(third, iterations=40).savings.baseline == 378
+    assert past.ended(third, iterations=40).savings.baseline == 426
     fourth = past.plan(Request("continuous"), configured(seed=1))
     assert not fourth.replaces_scratch
     assert past.ended(fourth, iterations=40).savings.gross == -40

@@ -103,35 +103,20 @@ def test_chance_level_is_that_of_the_commonest_class() -> None:
     assert chance_level([], 4) == 1 / 4
 
 
-@pytest.mark.parametrize("images", [100, 1600, 6400])
-def test_scratch_is_estimated_by_the_shares_of_its_schedules(images: int) -> None:
-    """The mean of the runs' shares and of the typical one, which counts as one more run, times this schedule.
-
-    Scores of 80% on 1,600 images have a standard error of 0.01. On fewer, a share counts less.
-    """
-    weight = min(1.0, images / 1600)
-    past = _with_val_images(one_drop().landed(drop(2, samples=300)), images)
-    _assert_estimated(past.plan().scratch, [200 / 250], weight, 800)
+def test_scratch_is_estimated_by_the_shares_of_its_schedules() -> None:
+    """The mean of the runs' shares and of the typical one, which counts as one more run, times this schedule."""
+    past = one_drop().landed(drop(2, samples=300))
+    _assert_estimated(past.plan().scratch, [200 / 250], 800)
     past.ended(past.plan(Request("scratch")), iterations=400)
-    _with_val_images(past.landed(drop(3)), images)
-    _assert_estimated(past.plan().scratch, [200 / 250, 200 / 400], weight, 1300)
+    _assert_estimated(past.landed(drop(3)).plan().scratch, [200 / 250, 200 / 400], 1300)
 
 
-def _with_val_images(past: Past, images: int) -> Past:
-    """Return a past whose scratch runs had their scores on this many images."""
-    for place, run in enumerate(past.scratch_runs):
-        points = tuple(point.model_copy(update={"images": images}) for point in run.curve.points)
-        past.scratch_runs[place] = run._replace(curve=run.curve.model_copy(update={"points": points}))
-    return past
-
-
-def _assert_estimated(scratch: ScratchEstimate | None, shares: list[float], weight: float, schedule: int) -> None:
+def _assert_estimated(scratch: ScratchEstimate | None, shares: list[float], schedule: int) -> None:
     assert scratch
-    weights = weight * len(shares)
-    mean = (TYPICAL_SHARE + weight * sum(shares)) / (1 + weights)
-    squares = (PRIOR_SPREAD * mean) ** 2 + weight * sum((share - mean) ** 2 for share in shares)
+    mean = (TYPICAL_SHARE + sum(shares)) / (1 + len(shares))
+    squares = (PRIOR_SPREAD * mean) ** 2 + sum((share - mean) ** 2 for share in shares)
     assert scratch.iterations == pytest.approx(mean * schedule, abs=0.1)
-    assert scratch.standard_error == pytest.approx(math.sqrt(squares / max(1, weights)) * schedule, abs=0.1)
+    assert scratch.standard_error == pytest.approx(math.sqrt(squares / len(shares)) * schedule, abs=0.1)
     assert (scratch.schedule, scratch.provenance, scratch.runs) == (schedule, "estimated", len(shares))
 
 
@@ -294,10 +279,10 @@ def test_reason_tells_what_earlier_retrainings_took() -> None:
     assert "s_scratch" not in past.plan().reason
     past.ended(past.plan(), iterations=248)
     past.landed(drop(3))
-    assert "the last retraining took 39% of s_scratch; about 372 iterations are expected" in past.plan().reason
+    assert "the last retraining took 35% of s_scratch; about 372 iterations are expected" in past.plan().reason
     past.ended(past.plan(), "plateau", iterations=336, reached=False)
     third = past.landed(drop(4)).plan()
-    assert "the last 2 retrainings took 39% and 36% (plateau) of s_scratch" in third.reason
+    assert "the last 2 retrainings took 35% and 32% (plateau) of s_scratch" in third.reason
 
 
 def test_reason_tells_of_the_last_three_retrainings_alone() -> None:
