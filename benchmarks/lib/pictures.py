@@ -43,4 +43,6 @@ def commit(task: Task, store: TaskStore, folder: Path, samples: Iterable[Encoded
     """Upload samples as shards, and commit them."""
     for shard in write_shards(samples, "train", folder, limit=shard_bytes):
         store.objects.upload(folder / shard.name, store.keys.drop_file("d", shard.name))
-    return ingest_drop("d", task, store)
+    drop = ingest_drop("d", task, store)
+    assert isinstance(drop, Drop)
+    return drop

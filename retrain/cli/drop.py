@@ -63,6 +63,9 @@ def _print_packed(packed: "Packed") -> None:
     from retrain.cli.drop_tables import samples
 
     drop = packed.drop
+    if packed.amendment and not packed.new:
+        typer.echo("no image is new, so no drop is committed; the next run uses the amendment")
+        return
     already = "" if packed.new else " (already committed)"
     typer.echo(f"{drop.id}: {pluralize(len(drop.classes), 'class')}, {samples(drop)}{already}")
     if (reading := drop.reading) and reading.not_samples:
@@ -85,7 +88,10 @@ def _preview(packed: "Packed", max_bad_share: float) -> None:
             f"{max_bad_share:.2%}"
         )
         raise typer.Exit(2)
-    typer.echo(f"would be committed as {drop.id}" if packed.new else f"is already committed as {drop.id}")
+    if packed.amendment:
+        typer.echo(f"would write {packed.amendment}")
+    if packed.new or packed.amendment is None:
+        typer.echo(f"would be committed as {drop.id}" if packed.new else f"is already committed as {drop.id}")
 
 
 def _parse_staging(classes: str | None, share: str | None, seed: int) -> "Staging | None":

@@ -331,6 +331,7 @@ def _status_rows(status: Status) -> Rows:
         newer = f"; the champion does not have the newest: run `retrain run --task {status.task}`"
         used = f"{status.amendments:,}, each used by the runs planned after it"
         yield "amendments", used + newer if status.is_amended else used
+        yield from (("", amendment) for amendment in status.newest_amendments)
     yield "runs", str(status.runs)
     yield from saved_rows("saved", status.savings)
 

@@ -15,7 +15,7 @@ from retrain.data.likeness import describe_alike, find_alike
 from retrain.data.manifest_builder import ReadDrop, build_manifest
 from retrain.data.sample_table import SPLITS, SampleTable, name_table
 from retrain.errors import DamagedDrop, DropError
-from retrain.records import Drop
+from retrain.records import Amendment, Drop
 from retrain.records.drop import amend
 from retrain.store.base import Conflict
 from retrain.store.task_store import TaskStore
@@ -31,6 +31,8 @@ class Packed(NamedTuple):
 
     drop: Drop
     new: bool
+    amendment: Amendment | None = None
+    """The amendment of earlier drops that the new labels of their images are."""
 
 
 class Intake:
@@ -144,14 +146,16 @@ class Intake:
         resolved = self.resolve(read, drop_id)
         holder = self._holder(resolved)
         if tell:
-            not_shown = (*read.notes(), NOTHING_NEW) if holder else ()  # a new drop's manifest has the notes
+            nothing_new = () if resolved.relabelled else (NOTHING_NEW,)
+            not_shown = (*read.notes(), *nothing_new) if holder else ()  # a new drop's manifest has the notes
             for sentence in (*resolved.sentences(), *self._tell_alike(drop_id, resolved.table), *not_shown):
                 tell(sentence)
+        amendment = self.store.drops.amendments.prepare(resolved.relabelled) if resolved.relabelled else None
         if holder:
-            return Packed(holder, new=False)
+            return Packed(holder, False, amendment)
         drop = build_manifest(drop_id, self.task.name, read, resolved.table, name_table(b""), self._missing())
         self.known.add(drop_id, resolved.table)
-        return Packed(drop, new=True)
+        return Packed(drop, True, amendment)
 
     def _tell_alike(self, drop_id: str, table: SampleTable) -> Iterator[str]:
         """Name near-duplicates of a drop's samples among its own and those of the drops that are known."""
@@ -178,16 +182,24 @@ class Intake:
             resolved = self.resolve(read, drop_id)
             for sentence in (*read.notes(), *resolved.sentences(), *self._tell_alike(drop_id, resolved.table)):
                 self._tell(sentence)
-            if resolved.relabelled:
-                amendment = store.drops.amendments.append(resolved.relabelled)
-                changed = len(amendment.changes)
-                have = "image has a new class" if changed == 1 else "images have new classes"
-                self._tell(f"amendment {amendment.sequence}: {changed:,} earlier {have}")
-            if holder := self._holder(resolved):
+            holder = self._holder(resolved)
+            data = resolved.table.to_bytes()
+            drop = holder or self._build(read, drop_id, resolved.table, data)  # may refuse it: before an amendment
+            amendment = self._amend(resolved, drop_id if holder and read.uploaded else None, store)
+            if holder is None:
+                self._write(drop, data, store)
+                self.written = resolved.table
+            elif amendment is None:
                 self._tell(NOTHING_NEW)
-                return Packed(holder, new=False)
-            self.written = resolved.table
-            return Packed(self._write(read, drop_id, resolved.table, store), new=True)
+            return Packed(drop, holder is None, amendment)
+
+    def _amend(self, resolved: Resolved, upload: str | None, store: TaskStore) -> Amendment | None:
+        """Write the amendment that a drop's new labels are. An interrupted validation may have written an upload's."""
+        if not resolved.relabelled:
+            return store.drops.amendments.of_upload(upload) if upload else None
+        amendment = store.drops.amendments.append(resolved.relabelled, upload)
+        self._tell(str(amendment))
+        return amendment
 
     def _committed_before(self, read: ReadDrop, drop_id: str) -> Drop | None:
         """Return the drop that has the same source, or None. Raises `DropError` if another has this drop's id."""
@@ -197,16 +209,15 @@ class Intake:
         same = (self._drops[other] for other in sorted(self._usable) if self._drops[other].source == read.source)
         return own or next(same, None)
 
-    def _write(self, read: ReadDrop, drop_id: str, table: SampleTable, store: TaskStore) -> Drop:
-        data = table.to_bytes()
-        listed = name_table(data)
-        drop = build_manifest(drop_id, self.task.name, read, table, listed, self._missing())
-        store.objects.write(store.keys.drop_file(drop_id, listed.name), data)
+    def _build(self, read: ReadDrop, drop_id: str, table: SampleTable, data: bytes) -> Drop:
+        return build_manifest(drop_id, self.task.name, read, table, name_table(data), self._missing())
+
+    def _write(self, drop: Drop, table: bytes, store: TaskStore) -> None:
+        store.objects.write(store.keys.drop_file(drop.id, name_table(table).name), table)
         try:
-            store.objects.create(store.keys.manifest(drop_id), drop.to_bytes())
+            store.objects.create(store.keys.manifest(drop.id), drop.to_bytes())
         except Conflict as error:
-            raise DropError(f"drop {drop_id} has just been committed by another process; choose another id") from error
-        return drop
+            raise DropError(f"drop {drop.id} has just been committed by another process; choose another id") from error
 
     def _missing(self) -> set[Split]:
         return set(SPLITS) - self.known.splits()

@@ -30,7 +30,7 @@ from retrain.data.shards import READ, split_name
 from retrain.data.source import survey_upload
 from retrain.data.tars import HashingReader, read_members
 from retrain.errors import DropError
-from retrain.records import Drop, LeftOut, Reading, Shard, Uploaded
+from retrain.records import Amendment, Drop, LeftOut, Reading, Shard, Uploaded
 from retrain.records.drop import canonical_class_name, clean_class_name
 from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import parallel_map
@@ -54,11 +54,12 @@ def ingest_drop(
     store: TaskStore,
     tell: Callable[[str], None] = log.info,
     cache_dir: Path | None = None,
-) -> Drop:
+) -> Drop | Amendment:
     """Commit what a producer has uploaded under a drop, in any layout that `docs/your-data.md` describes.
 
-    `tell` is called with findings, such as duplicates. The images decoded on the way are kept in `cache_dir` for a run
-    on this machine. Raises `DropError`, naming file, key and cause, if any part is wrong; then nothing is committed.
+    Returns the drop; if it has no new image, the amendment of earlier drops that its new labels are. `tell` is called
+    with findings, such as duplicates. The images decoded on the way are kept in `cache_dir` for a run on this machine.
+    Raises `DropError`, naming file, key and cause, if any part is wrong; then nothing is committed.
     """
     check_id(drop_id, 1)
     prefix = store.keys.drop_file(drop_id, "")
@@ -84,10 +85,12 @@ def ingest_drop(
         return _committed(pack_by_shards(source, task, store, drop_id, uploaded, tell, decoded), drop_id)
 
 
-def _committed(packed: Packed, drop_id: str) -> Drop:
-    """Return the committed drop. Raises `DropError` if it has no new samples."""
+def _committed(packed: Packed, drop_id: str) -> Drop | Amendment:
+    """Return the committed drop, or the amendment. Raises `DropError` if nothing is new."""
     if packed.drop.id == drop_id:
         return packed.drop
+    if packed.amendment:
+        return packed.amendment
     raise DropError(f"drop {drop_id}: nothing is new in it: earlier drops have its images, such as {packed.drop.id}")
 
 

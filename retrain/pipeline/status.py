@@ -18,6 +18,9 @@ from retrain.store.drops import late_files
 from retrain.store.task_store import TaskStore
 from retrain.utils.clock import Clock, utc_now
 
+NEWEST = 3
+"""Number of amendments that the status describes."""
+
 
 class Status(Record):
     """The status of one task. `waiting` are committed drops that the champion has not seen.
@@ -37,6 +40,8 @@ class Status(Record):
     late: tuple[str, ...] = ()
     amendments: int = 0
     """Number of amendments of committed drops."""
+    newest_amendments: tuple[str, ...] = ()
+    """A sentence for each of the newest amendments, the newest first."""
     is_amended: bool = False
     """Whether drops of the champion were amended since its run was planned. The next run uses that."""
     erasures: tuple[str, ...] = ()
@@ -63,7 +68,7 @@ def make_status(task: Task, store: TaskStore, records: Sequence[RunRecord], cloc
     pointer = store.champion.read().champion
     champion = next((record for record in records if pointer and record.run_id == pointer.run_id), None)
     known = champion.drops if champion else ()
-    drops, found = store.drops.readable(), store.drops.committed()
+    drops, found, amendments = store.drops.readable(), store.drops.committed(), store.drops.amendments.read()
     waiting = tuple(drop.id for drop in drops if drop.id not in known)
     removed = [one for one in known if one not in {*found.usable, *found.quarantined}]
     awaiting = store.approvals.unfinished()
@@ -81,7 +86,8 @@ def make_status(task: Task, store: TaskStore, records: Sequence[RunRecord], cloc
         waiting=waiting,
         trigger=_describe_trigger(planned) if has_trigger and planned else None,
         late=tuple(filter(None, (late_files(drop, found) for drop in drops))),
-        amendments=len(store.drops.amendments.read()),
+        amendments=len(amendments),
+        newest_amendments=tuple(str(one) for one in reversed(amendments[-NEWEST:])),
         is_amended=champion is not None and _is_amended(champion, drops),
         erasures=tuple(_describe_erasures(task, store, pointer.run_id if pointer else None, records)),
         quarantined=store.drops.quarantine_causes(),

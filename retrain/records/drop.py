@@ -15,7 +15,7 @@ from pydantic import AwareDatetime, Field, NonNegativeInt, ValidationError
 from retrain.config import Split
 from retrain.errors import DropError
 from retrain.records.base import Record, digest
-from retrain.utils.text import is_key
+from retrain.utils.text import is_key, pluralize
 
 HeldOut = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
@@ -82,6 +82,26 @@ class Amendment(Record):
     sequence: NonNegativeInt
     at: AwareDatetime
     changes: tuple[Change, ...]
+    upload: str | None = None
+    """The upload that ended as this amendment: it had new labels, and no image that earlier drops lack."""
+
+    def __str__(self) -> str:
+        """Return how many labels of which drops it changed, and how many samples it removed."""
+        relabelled = Counter(change.drop for change in self.changes if change.after is not None)
+        removed = Counter(change.drop for change in self.changes if change.after is None)
+        found = ((relabelled, "relabelled"), (removed, "removed"))
+        told = "; ".join(f"{_count_by_drop(samples)} {what}" for samples, what in found if samples)
+        return f"amendment {self.sequence}{f' (upload {self.upload})' if self.upload else ''}: {told}"
+
+
+NAMED_DROPS = 5
+"""Number of drops that a sentence on an amendment names."""
+
+
+def _count_by_drop(samples: Counter[str]) -> str:
+    named = [f"{pluralize(count, 'sample')} of drop {drop}" for drop, count in sorted(samples.items())[:NAMED_DROPS]]
+    others = len(samples) - len(named)
+    return ", ".join([*named, f"and samples of {pluralize(others, 'other drop')}"] if others else named)
 
 
 ERASED = "(erased)"

@@ -1,9 +1,9 @@
-"""The drops of a task in its store: which are committed, in quarantine or only landed, and what was erased of them."""
+"""The drops of a task in its store: which are committed, in quarantine, or only landed."""
 
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,9 +13,10 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from retrain.errors import DamagedDrop, DropError
-from retrain.records import Amendment, Change, Drop, DropRef, Erasure, Record, Uploaded
+from retrain.records import Drop, DropRef, Record, Uploaded
 from retrain.records.drop import ERASED, amend, parse_manifest, without_erased
-from retrain.store.base import Conflict, Entry, Missing, ObjectStore, read_record
+from retrain.store.base import Conflict, Entry, Missing, ObjectStore
+from retrain.store.corrections import Amendments
 from retrain.store.keys import TaskKeys
 from retrain.utils.parallel import map_ahead
 from retrain.utils.text import pluralize
@@ -107,6 +108,8 @@ class DropStates:
     committed: set[str] = field(default_factory=set)
     ended: set[str] = field(default_factory=set)
     quarantined: set[str] = field(default_factory=set)
+    amended: set[str] = field(default_factory=set)
+    """Uploads that ended as an amendment of earlier drops."""
 
     @property
     def waiting(self) -> set[str]:
@@ -116,47 +119,13 @@ class DropStates:
     @property
     def unvalidated(self) -> set[str]:
         """Drops whose producer has uploaded all but a manifest."""
-        return self.ended - self.committed - self.quarantined
+        return self.ended - self.committed - self.quarantined - self.amended
 
     def only(self, ids: Iterable[str]) -> "DropStates":
         """Return the states of the drops of these ids."""
         wanted = set(ids)
-        return DropStates(self.committed & wanted, self.ended & wanted, self.quarantined & wanted)
-
-
-class Amendments:
-    """The amendments of one task. Those that were read once are kept, as they do not change."""
-
-    def __init__(self, objects: ObjectStore, keys: TaskKeys) -> None:
-        self._objects, self._keys = objects, keys
-        self._read: dict[str, Amendment] = {}
-
-    def read(self) -> tuple[Amendment, ...]:
-        """Return all amendments, oldest first. Raises `StoreError` at one that is damaged."""
-        keys = sorted(entry.key for entry in self._objects.list(self._keys.amendments))
-        new = [key for key in keys if key not in self._read]
-        found = map_ahead(lambda key: read_record(self._objects, key, Amendment)[0], new)
-        self._read |= dict(zip(new, found, strict=True))
-        return tuple(self._read[key] for key in keys)
-
-    def append(self, changes: Sequence[Change]) -> Amendment:
-        """Write an amendment. Raises `Conflict` if another one came first, which the lease of the intake prevents."""
-        amendment = Amendment(sequence=len(self.read()) + 1, at=datetime.now(UTC), changes=tuple(changes))
-        self._objects.create(self._keys.amendment(amendment.sequence), amendment.to_bytes())
-        return amendment
-
-    def forget_keys(self, rows: Mapping[str, Collection[int]]) -> None:
-        """Take the keys of samples, which are rows of drops, out of all amendments."""
-        for amendment in self.read():
-            changes = tuple(
-                change.model_copy(update={"key": ERASED}) if change.row in rows.get(change.drop, ()) else change
-                for change in amendment.changes
-            )
-            if changes != amendment.changes:
-                nameless = amendment.model_copy(update={"changes": changes})
-                key = self._keys.amendment(amendment.sequence)
-                self._objects.write(key, nameless.to_bytes())
-                self._read[key] = nameless
+        found = (self.committed, self.ended, self.quarantined, self.amended)
+        return DropStates(*(state & wanted for state in found))
 
 
 class Drops:
@@ -194,6 +163,8 @@ class Drops:
                     f"drop {drop_id} is in quarantine: {cause}. If its files are corrected, delete "
                     f"{self._keys.quarantine(drop_id)}, and the watcher checks it again"
                 )
+            if amendment := self.amendments.of_upload(drop_id):
+                raise DropError(f"{drop_id} is no drop, as it has no new image: it ended as {amendment}")
             raise DropError(
                 f"task {self._keys.task} has no drop {drop_id} in {self._objects.url}: `retrain drop list` lists them"
             )
@@ -321,6 +292,8 @@ class Drops:
             drop, _, name = entry.key.removeprefix(self._keys.drops).partition("/")
             if name in kinds:
                 kinds[name].add(drop)
+        if states.unvalidated:
+            states.amended = {one.upload for one in self.amendments.read() if one.upload} & states.ended
         return states
 
     def _each(self, keys: Iterable[str]) -> Iterator[Entry]:
@@ -362,30 +335,3 @@ def _parse_report(report: bytes) -> Quarantine | None:
         return Quarantine.model_validate_json(report)
     except ValidationError:
         return None
-
-
-class Erasures:
-    """The erasures of one task."""
-
-    def __init__(self, objects: ObjectStore, keys: TaskKeys) -> None:
-        self._objects, self._keys = objects, keys
-
-    def read(self) -> tuple[Erasure, ...]:
-        """Return all erasures, oldest first. Raises `StoreError` at one that is damaged."""
-        keys = sorted(entry.key for entry in self._objects.list(self._keys.erasures))
-        return tuple(map_ahead(lambda key: read_record(self._objects, key, Erasure)[0], keys))
-
-    def count(self) -> int:
-        """Return how many erasures there are, complete or not."""
-        return sum(1 for _ in self._objects.list(self._keys.erasures))
-
-    def append(self, erasure: Erasure) -> Erasure:
-        """Write a new erasure. Raises `Conflict` if another one came first, which the task's lease prevents."""
-        self._objects.create(self._keys.erasure(erasure.sequence), erasure.to_bytes())
-        return erasure
-
-    def complete(self, erasure: Erasure) -> Erasure:
-        """Replace the record of an erasure's start by the record of its result."""
-        key = self._keys.erasure(erasure.sequence)
-        self._objects.replace(key, erasure.to_bytes(), self._objects.read(key)[1])
-        return erasure

@@ -9,8 +9,9 @@ from retrain.store.approvals import Approvals
 from retrain.store.base import ObjectStore
 from retrain.store.champions import ChampionPointer
 from retrain.store.claims import Claims
+from retrain.store.corrections import Erasures
 from retrain.store.drifts import Drifts
-from retrain.store.drops import Drops, Erasures
+from retrain.store.drops import Drops
 from retrain.store.keys import TaskKeys
 from retrain.store.lease import LEASE_SECONDS, Lease, try_lease
 from retrain.store.ledger import Ledger

@@ -3,7 +3,7 @@
 Each validation runs in a subprocess and is counted before it begins, because a crash may take the watcher down too."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from retrain.config.task import Task
 from retrain.errors import DropError, UserError
 from retrain.monitoring import names
-from retrain.records import Record
+from retrain.records import Amendment, Record
 from retrain.store.base import Missing, read_record
 from retrain.store.drops import DropStates
 from retrain.store.lease import LEASE_SECONDS, LeaseLost
@@ -103,28 +103,21 @@ class ValidationOutcome(NamedTuple):
     """Duplicates, conflicts and other findings, in sentences."""
     decoded: tuple[tuple[Path, int], ...] = ()
     """Files of decoded images that were written for a run on this machine, with their times of modification."""
+    amended: bool = False
+    """Whether the drop had new labels alone, so that it ended as an amendment of earlier drops."""
 
 
-def validate_drop(task: Task, drop: str, cache_dir: Path | None) -> ValidationOutcome:
+def validate_drop(task: Task, drop: str, cache_dir: Path | None = None) -> ValidationOutcome:
     """Commit a drop, or return why it must be quarantined; with what was found in it. Raises `StoreError`."""
-    from retrain.data import decoded
+    from retrain.data import decoded  # imports numpy and Pillow, which only the subprocess needs
+    from retrain.data.uploads import ingest_drop
 
     findings: list[str] = []
-    cause = try_ingest_drop(task, drop, findings.append, cache_dir)
-    return ValidationOutcome(cause, tuple(findings), tuple(decoded.WHOLE))
-
-
-def try_ingest_drop(
-    task: Task, drop: str, tell: Callable[[str], None] = log.info, cache_dir: Path | None = None
-) -> str | None:
-    """Commit a drop, or return why it must be quarantined. `tell` is called with findings. Raises `StoreError`."""
-    from retrain.data.uploads import ingest_drop  # imports numpy and Pillow, which only the subprocess needs
-
     try:
-        ingest_drop(drop, task, open_task_store(task), tell, cache_dir)
+        ended = ingest_drop(drop, task, open_task_store(task), findings.append, cache_dir)
     except DropError as error:
-        return str(error)
-    return None
+        return ValidationOutcome(str(error), tuple(findings))
+    return ValidationOutcome(None, tuple(findings), tuple(decoded.WHOLE), amended=isinstance(ended, Amendment))
 
 
 class Ingestion:
@@ -175,17 +168,18 @@ class Ingestion:
             now = ours.drops.scan([drop])
             if drop not in now.unvalidated:
                 return drop in now.waiting
-            cause = self._commit_or_explain(drop, before)
-            if cause is not None:
-                self.quarantine(ours, drop, cause)
+            outcome = self._commit_or_explain(drop, before)
+            if outcome.cause is not None:
+                self.quarantine(ours, drop, outcome.cause)
                 return False
-        log.info("%s: drop %s is committed", self._task.name, drop)
-        return True
+        ended = "has no new image: it is an amendment" if outcome.amended else "is committed"
+        log.info("%s: drop %s %s", self._task.name, drop, ended)
+        return not outcome.amended
 
-    def _commit_or_explain(self, drop: str, before: ValidationAttempts) -> str | None:
+    def _commit_or_explain(self, drop: str, before: ValidationAttempts) -> ValidationOutcome:
         """Commit a drop, or return why it must be quarantined. Raises `UserError` if this cannot be decided now."""
         if before.begun >= MAX_ATTEMPTS:
-            return f"{before.begun} validations began and never ended, the last: {before.how}"
+            return ValidationOutcome(f"{before.begun} validations began and never ended, the last: {before.how}", ())
         self._health.heartbeat(working=True)
         try:
             label, arguments = f"validating drop {drop}", (self._task, drop, self._cache_dir)
@@ -198,4 +192,4 @@ class Ingestion:
             from retrain.data import decoded  # only for a watcher that trains, which has numpy loaded
 
             decoded.WHOLE.update(outcome.decoded)
-        return outcome.cause
+        return outcome

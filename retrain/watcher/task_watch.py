@@ -102,6 +102,9 @@ class TaskWatch:
             states = self.store.drops.scan().only(unknown)
         else:
             states = self.store.drops.scan(unknown)
+        for drop in sorted(states.amended.intersection(drops or ())):
+            again = f"{drop} has ended already, as {self.store.drops.amendments.of_upload(drop)}"
+            log.warning("%s: upload %s; upload what is new under a new id", self.task.name, again)
         problem = self._ingestion.validate(states)
         self._add_waiting(states.waiting)
         if problem:

@@ -30,7 +30,7 @@ from retrain.store.s3.store import S3Store
 from retrain.store.task_store import TaskStore
 from retrain.training.preemption import raise_preempted
 from retrain.watcher.health import Health
-from retrain.watcher.ingestion import try_ingest_drop
+from retrain.watcher.ingestion import validate_drop
 from retrain.watcher.queue import EventQueue
 from retrain.watcher.task_watch import Pace, TaskWatch
 from retrain.watcher.watcher import Watcher
@@ -162,5 +162,5 @@ def _is_unfinished(store: TaskStore, drop: str | None) -> bool:
 
 def ingest(place: Place, drop: str) -> None:
     """Commit an upload that has no manifest."""
-    if cause := try_ingest_drop(place.task(), drop):
+    if cause := validate_drop(place.task(), drop).cause:
         place.context().store.drops.quarantine(drop, cause)

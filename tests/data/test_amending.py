@@ -1,5 +1,6 @@
 """Tests of corrections of committed drops: appended, checked as a whole, and used by every reader."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,21 @@ def test_many_corrections_search_each_key_once(
     assert len(keys) == 80
     assert searched == [1]
     assert {name for _, name in uses(store).values()} == {"bird"}
+
+
+def test_pack_of_new_labels_says_what_it_amends(
+    store: TaskStore, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pets.yaml").write_text(f"name: pets\nstore: {store.url}\ndata: {{image_size: 8}}\n")
+    folder(tmp_path / "new", "dog/moved.png")
+    shutil.copy(tmp_path / "pets" / "cat" / "001.png", tmp_path / "new" / "dog" / "moved.png")
+    arguments = ["drop", "pack", str(tmp_path / "new"), "--task", str(tmp_path / "pets.yaml")]
+    change = "amendment 1: 1 sample of drop first relabelled"
+    assert retrain([*arguments, "--dry-run"], capfd).out.splitlines()[-1] == f"would write {change}"
+    assert store.drops.amendments.read() == ()
+    ended = "no image is new, so no drop is committed; the next run uses the amendment"
+    assert retrain(arguments, capfd).out.splitlines()[-2:] == [change, ended]
+    assert change in retrain(["status", "--task", str(tmp_path / "pets.yaml")], capfd).out
 
 
 def test_amend_command_prints_what_it_changed(

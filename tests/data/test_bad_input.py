@@ -12,10 +12,10 @@ import pytest
 from PIL import Image, PngImagePlugin
 from support.pictures import encoded, png
 from support.uploads import Member, good, shard, taken_in, task_in
+from support.ways_in import ingest
 
 from retrain.config.task import Task
 from retrain.data.cache import decode_drop
-from retrain.data.uploads import ingest_drop
 from retrain.records import Drop
 from retrain.store import LocalStore
 from retrain.store.keys import TaskKeys
@@ -268,7 +268,7 @@ def spoiled(bad: int) -> dict[str, bytes]:
 def test_bad_samples_are_skipped_and_named_up_to_the_limit(tmp_path: Path, store: LocalStore) -> None:
     task = task_in(tmp_path, max_bad_share=0.05)
     assert taken_in(task, store, "few", spoiled(3)) is None
-    drop = ingest_drop("few", task, TaskStore(store, task.name))
+    drop = ingest("few", task, TaskStore(store, task.name))
     assert [(bad.where, bad.key) for bad in drop.left_out] == [("train.tar", f"{number:06d}") for number in range(3)]
     assert drop.left_out[0].cause == "cannot be decoded: not an image in AVIF, BMP, GIF, JPEG, PNG, TIFF, WEBP, HEIF"
     assert (drop.shards[0].samples, sum(map(drop.samples, drop.counts))) == (57, 57)

@@ -49,7 +49,7 @@ def resident(drops: list[Drop], store: ObjectStore, cache: Path, *splits: Split)
 
 def test_cache_keeps_pixels_and_labels_in_shard_order(tmp_path: Path, store: ObjectStore) -> None:
     source = two_classes(tmp_path / "pets")
-    [(drop, _)] = pack(source, TASK, TaskStore(store, TASK.name))
+    [(drop, *_)] = pack(source, TASK, TaskStore(store, TASK.name))
     arrays = load_decoded(drop, TaskStore(store, "pets"), 8, tmp_path / "cache")
     assert sum(len(labels) for _, labels in arrays.values()) == 80
     for split, (images, labels) in arrays.items():
@@ -67,7 +67,7 @@ def _split_of(sample: Sample, held_out: dict[Split, float]) -> Split:
 
 
 def test_second_time_nothing_is_read_from_the_store(tmp_path: Path, local: LocalStore) -> None:
-    [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
+    [(drop, *_)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     first = load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")
     local.delete(KEYS.drop_file(drop.id, drop.shards[0].name))
     second = load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")
@@ -77,7 +77,7 @@ def test_second_time_nothing_is_read_from_the_store(tmp_path: Path, local: Local
 
 
 def test_test_split_alone_is_decoded_alone(tmp_path: Path, local: LocalStore) -> None:
-    [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
+    [(drop, *_)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     everything = load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "all")
     alone = load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache", ["test"])
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [f"{drop.digest}-8-test.safetensors"]
@@ -87,7 +87,7 @@ def test_test_split_alone_is_decoded_alone(tmp_path: Path, local: LocalStore) ->
 
 
 def test_cache_has_one_file_per_image_size(tmp_path: Path, local: LocalStore) -> None:
-    [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
+    [(drop, *_)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     assert load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")["train"].images.shape[1:] == (3, 8, 8)
     assert load_decoded(drop, TaskStore(local, "pets"), 4, tmp_path / "cache")["train"].images.shape[1:] == (3, 4, 4)
 
@@ -104,7 +104,7 @@ def test_cache_has_one_file_per_image_size(tmp_path: Path, local: LocalStore) ->
     ],
 )
 def test_damaged_cache_is_decoded_again(tmp_path: Path, local: LocalStore, spoil: Callable[[bytes], bytes]) -> None:
-    [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
+    [(drop, *_)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")
     path = cache_path(drop, 8, tmp_path / "cache", "train")
     whole = path.read_bytes()
@@ -114,7 +114,7 @@ def test_damaged_cache_is_decoded_again(tmp_path: Path, local: LocalStore, spoil
 
 
 def test_cache_is_verified_once_per_process_until_it_changes(tmp_path: Path, local: LocalStore) -> None:
-    [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
+    [(drop, *_)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     for _ in range(2):
         load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")
     path = cache_path(drop, 8, tmp_path / "cache", "train")
@@ -133,14 +133,14 @@ def test_cache_is_verified_once_per_process_until_it_changes(tmp_path: Path, loc
 
 
 def test_unwritable_cache_is_named(tmp_path: Path, local: LocalStore) -> None:
-    [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
+    [(drop, *_)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     (tmp_path / "cache").write_text("a file where a folder should be")
     with pytest.raises(UserError, match=r"cannot be written: .* Set \$RETRAIN_CACHE to another folder"):
         load_decoded(drop, TaskStore(local, "pets"), 8, tmp_path / "cache")
 
 
 def test_torn_shard_leaves_no_cache(tmp_path: Path, local: LocalStore) -> None:
-    [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
+    [(drop, *_)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     key = KEYS.drop_file(drop.id, drop.shards[0].name)
     local.write(key, local.read(key)[0][:-10240])
     with pytest.raises(DropError, match=key):
@@ -150,16 +150,16 @@ def test_torn_shard_leaves_no_cache(tmp_path: Path, local: LocalStore) -> None:
 
 @pytest.mark.parametrize("counts", [{"cat": 5, "dog": 500}, {"cat": 5, "dog": 6}])
 def test_manifest_with_wrong_counts_is_refused(tmp_path: Path, local: LocalStore, counts: dict[str, int]) -> None:
-    [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
+    [(drop, *_)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     wrong = drop.model_copy(update={"counts": {**drop.counts, "train": counts}})
     with pytest.raises(DropError, match=f"drop {drop.id}: .*manifest"):
         load_decoded(wrong, TaskStore(local, "pets"), 8, tmp_path / "cache")
 
 
 def test_resident_dataset_has_its_own_labels(tmp_path: Path, local: LocalStore) -> None:
-    [(first, _)] = pack(two_classes(tmp_path / "first"), TASK, TaskStore(local, TASK.name), drop_id="first")
+    [(first, *_)] = pack(two_classes(tmp_path / "first"), TASK, TaskStore(local, TASK.name), drop_id="first")
     names = [f"{name}/{number:03d}.png" for name in ("ant", "dog") for number in range(30)]
-    [(second, _)] = pack(
+    [(second, *_)] = pack(
         folder(tmp_path / "second", *names, first=1000), TASK, TaskStore(local, TASK.name), drop_id="second"
     )
     samples = resident([first, second], local, tmp_path / "cache", "train", "val")
@@ -174,8 +174,8 @@ def test_resident_dataset_has_its_own_labels(tmp_path: Path, local: LocalStore) 
 
 
 def test_dataset_refuses_drops_that_are_not_its_own(tmp_path: Path, local: LocalStore) -> None:
-    [(first, _)] = pack(two_classes(tmp_path / "first"), TASK, TaskStore(local, TASK.name))
-    [(second, _)] = pack(two_classes(tmp_path / "second", each=41), TASK, TaskStore(local, TASK.name))
+    [(first, *_)] = pack(two_classes(tmp_path / "first"), TASK, TaskStore(local, TASK.name))
+    [(second, *_)] = pack(two_classes(tmp_path / "second", each=41), TASK, TaskStore(local, TASK.name))
     with pytest.raises(DropError, match="has changed since the dataset was made"):
         load_in_memory(
             make_dataset([first]),
@@ -191,7 +191,7 @@ def test_dataset_refuses_drops_that_are_not_its_own(tmp_path: Path, local: Local
 
 def test_undecodable_image_is_named_by_shard_and_key(tmp_path: Path, local: LocalStore) -> None:
     samples = [Encoded("cat/1", "cat", "png", png(1)), Encoded("cat/2", "cat", "png", png(2)[:-60])]
-    [(drop, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
+    [(drop, *_)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(local, TASK.name))
     [shard] = write_shards(samples, "train", tmp_path)
     local.upload(tmp_path / shard.name, KEYS.drop_file(drop.id, shard.name))
     counts = {"train": {"cat": 2}, "val": {}, "test": {}}

@@ -127,6 +127,15 @@ def test_newest_class_of_an_image_amends_its_drop(way: Way, task: Task, store: T
     assert store.drops.read("first").digest != first.digest
 
 
+def test_refused_drop_amends_nothing(way: Way, task: Task, store: TaskStore) -> None:
+    way(task, store, "first", with_splits(range(20), range(20, 30), range(30, 40)))
+    way(task, store, "second", images(range(40, 44), folder="train/"))
+    store.drops.quarantine("first", "a test")
+    with pytest.raises(DropError, match="no test samples among 1"):
+        way(task, store, "third", images(range(40, 41), "dog", "train/") | images(range(50, 51), folder="train/"))
+    assert store.drops.amendments.read() == ()
+
+
 def test_conflict_is_refused_where_the_task_says_so(way: Way, task: Task, store: TaskStore) -> None:
     way(task, store, "first", images(range(40)))
     with pytest.raises(DropError, match=r"1 image with two classes: .* \(dog\) is .* of drop first, which is cat"):

@@ -32,7 +32,7 @@ def local(tmp_path: Path) -> LocalStore:
 
 def test_source_becomes_a_committed_drop_in_any_store(tmp_path: Path, store: ObjectStore) -> None:
     before = datetime.now(UTC)
-    [(drop, new)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(store, TASK.name))
+    [(drop, new, _)] = pack(two_classes(tmp_path / "pets"), TASK, TaskStore(store, TASK.name))
     assert new
     assert drop.source
     assert drop.id == f"d-{drop.source[:12]}"
@@ -50,7 +50,7 @@ def test_source_becomes_a_committed_drop_in_any_store(tmp_path: Path, store: Obj
 def test_packing_same_source_gives_same_bytes_and_digest(tmp_path: Path, local: LocalStore) -> None:
     first, second = two_classes(tmp_path / "a"), two_classes(tmp_path / "b")
     elsewhere = LocalStore(tmp_path / "elsewhere")
-    [(drop, _)], [(again, _)] = (
+    [(drop, *_)], [(again, *_)] = (
         pack(first, TASK, TaskStore(local, TASK.name)),
         pack(second, TASK, TaskStore(elsewhere, TASK.name)),
     )
@@ -64,8 +64,8 @@ def test_shard_mixes_classes_in_an_order_set_by_keys_only(tmp_path: Path, local:
     for name in reversed(names):
         (back / name).parent.mkdir(parents=True, exist_ok=True)
         (back / name).write_bytes((forth / name).read_bytes())
-    [(drop, _)] = pack(forth, TASK, TaskStore(local, TASK.name))
-    assert pack(back, TASK, TaskStore(local, TASK.name)) == [(drop, False)]
+    [(drop, *_)] = pack(forth, TASK, TaskStore(local, TASK.name))
+    assert pack(back, TASK, TaskStore(local, TASK.name)) == [(drop, False, None)]
     [data] = shard_bytes(local, drop)
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         classes = [PurePosixPath(name).parent.name for name in tar.getnames() if name.endswith(".png")]
@@ -74,9 +74,9 @@ def test_shard_mixes_classes_in_an_order_set_by_keys_only(tmp_path: Path, local:
 
 def test_packing_twice_changes_nothing_and_says_so(tmp_path: Path, local: LocalStore) -> None:
     source = two_classes(tmp_path / "pets")
-    [(drop, _)] = pack(source, TASK, TaskStore(local, TASK.name))
+    [(drop, *_)] = pack(source, TASK, TaskStore(local, TASK.name))
     before = list(local.list())
-    assert pack(source, TASK, TaskStore(local, TASK.name)) == [(drop, False)]
+    assert pack(source, TASK, TaskStore(local, TASK.name)) == [(drop, False, None)]
     assert list(local.list()) == before
 
 
@@ -86,17 +86,15 @@ def test_dry_run_names_bad_files_beside_known_images(tmp_path: Path, local: Loca
     again = two_classes(tmp_path / "again", each=5)
     (again / "cat" / "bad.png").write_bytes(b"")
     told: list[str] = []
-    [(_, is_new)] = pack(again, TASK, TaskStore(local, "pets"), dry_run=True, tell=told.append)
+    [(_, is_new, amendment)] = pack(again, TASK, TaskStore(local, "pets"), dry_run=True, tell=told.append)
     assert not is_new
-    assert told[-2:] == [
-        "1 bad sample left out, the first: cat/bad.png: cannot be decoded: the file is empty",
-        "nothing is new in it",
-    ]
+    assert amendment
+    assert told[-1] == "1 bad sample left out, the first: cat/bad.png: cannot be decoded: the file is empty"
 
 
 def test_splits_that_the_source_brings_are_kept(tmp_path: Path, local: LocalStore) -> None:
     names = [f"{split}/cat/{number}.png" for split, size in (("train", 30), ("test", 5)) for number in range(size)]
-    [(drop, _)] = pack(folder(tmp_path / "pets", *names), TASK, TaskStore(local, TASK.name))
+    [(drop, *_)] = pack(folder(tmp_path / "pets", *names), TASK, TaskStore(local, TASK.name))
     assert drop.held_out == {"val": 0.2}
     assert drop.samples("test") == 5
     assert drop.samples("train") + drop.samples("val") == 30
@@ -109,7 +107,7 @@ def test_each_staging_part_is_its_own_drop(tmp_path: Path, local: LocalStore) ->
     [first, second] = pack(source, TASK, TaskStore(local, TASK.name), staging=staging)
     assert {first.drop.classes, second.drop.classes} == {("cat",), ("dog",)}
     assert TaskStore(local, "pets").drops.all() == (first.drop, second.drop)
-    assert pack(source, TASK, TaskStore(local, TASK.name), staging=staging, part=2) == [(second.drop, False)]
+    assert pack(source, TASK, TaskStore(local, TASK.name), staging=staging, part=2) == [(second.drop, False, None)]
 
 
 def test_bad_image_is_named_and_nothing_is_written(tmp_path: Path, local: LocalStore) -> None:
@@ -141,7 +139,7 @@ def test_table_without_rows_is_named(tmp_path: Path, local: LocalStore) -> None:
 
 
 def test_id_never_changes_its_content(tmp_path: Path, local: LocalStore) -> None:
-    [(drop, new)] = pack(two_classes(tmp_path / "a"), TASK, TaskStore(local, TASK.name), drop_id="week-45")
+    [(drop, new, _)] = pack(two_classes(tmp_path / "a"), TASK, TaskStore(local, TASK.name), drop_id="week-45")
     assert (drop.id, new) == ("week-45", True)
     before = list(local.list())
     with pytest.raises(DropError, match="drop week-45 exists with other content"):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.pictures import png, shard_bytes, tar
+from support.ways_in import ingest
 
 from retrain.config.task import Data, Task
 from retrain.data.cache import decode_drop
@@ -57,7 +58,7 @@ def upload(store: ObjectStore, files: dict[str, bytes]) -> None:
 def test_shards_are_committed_where_they_lie(store: ObjectStore) -> None:
     shards = {"train-0.tar": webdataset(*range(30)), "train-1.tar": webdataset(*range(30, 60))}
     upload(store, shards | {"test.tar": webdataset(*range(60, 65))})
-    drop = ingest_drop(DROP, TASK, TaskStore(store, TASK.name))
+    drop = ingest(DROP, TASK, TaskStore(store, TASK.name))
     assert drop.id == DROP
     assert drop.classes == ("cat", "dog")
     assert [(shard.name, shard.split, shard.samples) for shard in drop.shards] == [
@@ -78,7 +79,7 @@ def test_shards_are_committed_where_they_lie(store: ObjectStore) -> None:
 
 def test_tree_of_images_is_packed_under_the_same_id(store: ObjectStore) -> None:
     upload(store, photos())
-    drop = ingest_drop(DROP, TASK, TaskStore(store, TASK.name))
+    drop = ingest(DROP, TASK, TaskStore(store, TASK.name))
     assert (drop.id, drop.classes) == (DROP, ("cat", "dog"))
     assert sum(drop.samples(split) for split in drop.counts) == 80
     assert ingest_drop(DROP, TASK, TaskStore(store, TASK.name)) == drop
@@ -106,7 +107,7 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_packing_a_large_folder_keeps_few_shards_on_disk(tmp_path: Path) -> None:
     local = Weighed(tmp_path / "store")
     upload(local, photos())
-    drop = ingest_drop(DROP, TASK, TaskStore(local, TASK.name))
+    drop = ingest(DROP, TASK, TaskStore(local, TASK.name))
     assert len(drop.shards) > 3 * ON_DISK
     assert 1 < local.most <= ON_DISK
     assert [len(data) for data in shard_bytes(local, drop)] == [shard.size for shard in drop.shards]
@@ -121,12 +122,12 @@ def test_shards_of_a_refused_folder_neither_land_nor_hinder(local: LocalStore) -
     assert [entry.key for entry in local.list(KEYS.drops) if entry.key.endswith(".tar")]
     assert TaskStore(local, "pets").drops.all() == ()
     upload(local, photos())
-    assert sum(map(ingest_drop(DROP, TASK, TaskStore(local, TASK.name)).samples, ("train", "val", "test"))) == 80
+    assert sum(map(ingest(DROP, TASK, TaskStore(local, TASK.name)).samples, ("train", "val", "test"))) == 80
 
 
 def test_shards_of_an_interrupted_upload_do_not_hinder(local: LocalStore) -> None:
     upload(local, photos())
-    drop = ingest_drop(DROP, TASK, TaskStore(local, TASK.name))
+    drop = ingest(DROP, TASK, TaskStore(local, TASK.name))
     local.delete(KEYS.manifest(DROP))
     assert ingest_drop(DROP, TASK, TaskStore(local, TASK.name)).digest == drop.digest
 
@@ -162,7 +163,7 @@ def test_member_outside_the_archive_is_refused(local: LocalStore, tmp_path: Path
 
 def test_quarantined_drop_is_unused_until_its_report_is_deleted(local: LocalStore) -> None:
     upload(local, {"train.tar": webdataset(*range(40))})
-    drop = ingest_drop(DROP, TASK, TaskStore(local, TASK.name))
+    drop = ingest(DROP, TASK, TaskStore(local, TASK.name))
     TaskStore(local, "pets").drops.quarantine(DROP, "the labels are wrong")
     TaskStore(local, "pets").drops.quarantine(DROP, "a later finding")
     assert TaskStore(local, "pets").drops.all() == ()

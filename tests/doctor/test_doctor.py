@@ -146,7 +146,7 @@ def test_unusable_cache_folder_is_found(doctor: Doctor, tmp_path: Path, monkeypa
 def huge_drop(folder: Path) -> Drop:
     """Return a drop whose manifest declares more bytes than any disk can hold."""
     store = LocalStore(folder / "store")
-    [(drop, _)] = pack(two_classes(folder / "pets"), TASK, TaskStore(store, TASK.name))
+    [(drop, *_)] = pack(two_classes(folder / "pets"), TASK, TaskStore(store, TASK.name))
     huge = drop.model_copy(update={"id": "d-huge", "counts": {**drop.counts, "train": {"cat": 10**12}}})
     huge = huge.model_copy(update={"digest": drop_digest(huge)})
     store.create(KEYS.manifest(huge.id), huge.to_bytes())

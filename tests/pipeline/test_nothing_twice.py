@@ -80,7 +80,9 @@ class Counted:
     def upload(self, drop: str, seed: int) -> Drop:
         """Upload one shard, and commit it on another machine than the one that trains."""
         self.land(drop, seed)
-        return ingest_drop(drop, make_task(), self.life.store)
+        committed = ingest_drop(drop, make_task(), self.life.store)
+        assert isinstance(committed, Drop)
+        return committed
 
     def watch(self, monkeypatch: pytest.MonkeyPatch) -> TaskWatch:
         """Return the watch of a machine that validates and trains."""

@@ -33,7 +33,7 @@ def hostile(tmp_path: Path) -> Task:
     life.land(0, 1, mislabelled=True)
     Life(LocalStore(tmp_path / "aside"), tmp_path).land(0, 1, mislabelled=True, seed=1)
     (tmp_path / "drop-1" / "class-0").rename(tmp_path / "drop-1" / HOSTILE)
-    (drop, _), *_ = pack(tmp_path / "drop-1", task, life.store, drop_id="hostile")
+    (drop, *_), *_ = pack(tmp_path / "drop-1", task, life.store, drop_id="hostile")
     assert HOSTILE in drop.classes
     record = stages.run_task(life.context, task, Request())
     failed = stages.plan(life.context, task, Request(purpose="trial"))

@@ -18,7 +18,7 @@ from retrain.store import LocalStore
 from retrain.store.keys import TaskKeys
 from retrain.store.task_store import TaskStore
 from retrain.utils.processes import run_in_subprocess
-from retrain.watcher.ingestion import try_ingest_drop
+from retrain.watcher.ingestion import validate_drop
 
 CLASSES, KEYS = 100_000, TaskKeys("pets")
 
@@ -28,7 +28,7 @@ def weighed(task: Task, drop: str) -> tuple[str | None, int]:
 
     `getrusage` would tell what the process had that started this one, too.
     """
-    cause = try_ingest_drop(task, drop)
+    cause = validate_drop(task, drop).cause
     (most,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return cause, int(most.split()[1])
 

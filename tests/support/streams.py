@@ -44,7 +44,9 @@ def upload(store: ObjectStore, folder: Path, drop_id: str, samples: Sequence[Enc
     folder.mkdir(parents=True, exist_ok=True)
     for shard in write_shards(samples, "train", folder, limit=SHARD):
         store.upload(folder / shard.name, KEYS.drop_file(drop_id, shard.name))
-    return ingest_drop(drop_id, TASK, TaskStore(store, TASK.name))
+    drop = ingest_drop(drop_id, TASK, TaskStore(store, TASK.name))
+    assert isinstance(drop, Drop)
+    return drop
 
 
 def two_drops(store: ObjectStore, folder: Path, counts: Sequence[int] = (300, 200)) -> list[Drop]:

@@ -9,7 +9,7 @@ from retrain.config.task import Data, Task
 from retrain.store import ObjectStore
 from retrain.store.keys import TaskKeys
 from retrain.store.task_store import TaskStore
-from retrain.watcher.ingestion import try_ingest_drop
+from retrain.watcher.ingestion import validate_drop
 from support.pictures import png
 
 Member = tuple[str | tarfile.TarInfo, bytes]
@@ -51,7 +51,7 @@ def upload(store: ObjectStore, drop: str, files: Mapping[str, bytes]) -> None:
 def taken_in(task: Task, store: ObjectStore, drop: str, files: Mapping[str, bytes]) -> str | None:
     """Upload a drop and ingest it as the watcher does; return the reason of its quarantine, or None."""
     upload(store, drop, files)
-    cause = try_ingest_drop(task, drop)
+    cause = validate_drop(task, drop).cause
     if cause is not None:
         TaskStore(store, "pets").drops.quarantine(drop, cause)
     return cause

@@ -27,6 +27,12 @@ Way = Callable[[Task, TaskStore, str, Files], Drop]
 """Takes files in as a drop of a task under this id. Raises `DropError`."""
 
 
+def ingest(drop_id: str, task: Task, store: TaskStore) -> Drop:
+    """Commit an upload. If it only amends earlier drops, return one of these, as `pack` does."""
+    ended = ingest_drop(drop_id, task, store)
+    return ended if isinstance(ended, Drop) else store.drops.read(ended.changes[0].drop)
+
+
 class WayIn(NamedTuple):
     """Where files are put, and the store that their drop is committed to."""
 
@@ -42,7 +48,7 @@ class WayIn(NamedTuple):
         task = Task(name="pets", data=settings)
         if self.source is None:
             self._upload(files) if self.bucket else upload(self.store.objects, DROP, files)
-            return ingest_drop(DROP, task, self.store)
+            return ingest(DROP, task, self.store)
         for name, content in files.items():
             path = self.source / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +116,7 @@ def by_pack(task: Task, store: TaskStore, drop_id: str, files: Files) -> Drop:
 def by_tree(task: Task, store: TaskStore, drop_id: str, files: Files) -> Drop:
     """Upload a tree of images that ends with `_SUCCESS`."""
     upload(store.objects, drop_id, files)
-    return ingest_drop(drop_id, task, store)
+    return ingest(drop_id, task, store)
 
 
 def by_shards(task: Task, store: TaskStore, drop_id: str, files: Files) -> Drop:
@@ -122,7 +128,7 @@ def by_shards(task: Task, store: TaskStore, drop_id: str, files: Files) -> Drop:
         key = f"{drop_id}-{number:05d}"
         members.setdefault(split, []).extend([(f"{key}.png", data), (f"{key}.cls", parts[-2].encode())])
     upload(store.objects, drop_id, {f"{split}.tar": shard(found) for split, found in members.items()})
-    return ingest_drop(drop_id, task, store)
+    return ingest(drop_id, task, store)
 
 
 WAYS: tuple[Way, ...] = (by_pack, by_tree, by_shards)

@@ -47,7 +47,7 @@ def test_table_names_objects_in_a_cloud(
     (tmp_path / "labels.csv").write_text("\n".join(["path,label", *rows]))
     monkeypatch.setattr(retrain.store, "open_store", lambda address: open_store(address, server))
     task, store = Task(name="pets", data=DATA), TaskStore(LocalStore(tmp_path / "store"), "pets")
-    [(drop, _)] = pack(tmp_path / "labels.csv", task, store)
+    [(drop, *_)] = pack(tmp_path / "labels.csv", task, store)
     assert sum(drop.samples(split) for split in ("train", "val", "test")) == 30
     (tmp_path / "labels.csv").write_text(f"path,label\n{url}/gone.png,cat\n")
     with pytest.raises(DropError, match=r"gone\.png: there is no such object"):

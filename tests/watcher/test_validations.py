@@ -139,7 +139,7 @@ def test_watcher_logs_what_a_validation_found(place: Place, caplog: pytest.LogCa
         f"{about}: classes Dog and dog differ in upper and lower case alone; data.aliases can make them one",
         f"{about}: 1 image left out: the same picture as an image of drop first",
         f"{about}: two classes: dog/7 (dog) is cat/200 of drop first, which is cat there",
-        f"{about}: amendment 1: 1 earlier image has a new class",
+        f"{about}: amendment 1: 1 sample of drop first relabelled",
         f"{about} is committed",
     ]
 
@@ -147,8 +147,8 @@ def test_watcher_logs_what_a_validation_found(place: Place, caplog: pytest.LogCa
 INGEST = """
 import sys
 from retrain.config.loading import load_task
-from retrain.watcher.ingestion import try_ingest_drop
-assert try_ingest_drop(load_task(sys.argv[1]), "a-shards") is None
+from retrain.watcher.ingestion import validate_drop
+assert validate_drop(load_task(sys.argv[1]), "a-shards").cause is None
 print(*sys.modules)
 """
 

@@ -14,12 +14,14 @@ from retrain.errors import RunError
 from retrain.monitoring.report.learning_speed import Index
 from retrain.monitoring.report.speed_ups import newest_races
 from retrain.pipeline.mistake_keys import name_mistakes
-from retrain.records import Approval, Champion, Curve, Drift, Drop, ErrorAnalysis, Plan, RunRecord
+from retrain.records import Amendment, Approval, Champion, Curve, Drift, Drop, ErrorAnalysis, Plan, RunRecord
 from retrain.store.base import Missing
 from retrain.store.task_store import TaskStore
 
 PLANS = 20
 """Number of newest runs whose whole plan is read; the ledger has the reasons of the others."""
+AMENDMENTS = 50
+"""Number of newest amendments that the page lists."""
 READERS = 16
 
 T = TypeVar("T")
@@ -34,6 +36,8 @@ class Sources:
     now: datetime
     records: Sequence[RunRecord]
     drops: Sequence[Drop] = ()
+    amendments: Sequence[Amendment] = ()
+    """The newest amendments, oldest first."""
     champion: Champion | None = None
     awaiting: Sequence[Approval] = ()
     """Candidates that await approval."""
@@ -57,6 +61,7 @@ def read_sources(store: TaskStore, records: Sequence[RunRecord]) -> Sources:
         now=datetime.now(UTC),
         records=records,
         drops=store.drops.readable(),
+        amendments=store.drops.amendments.read()[-AMENDMENTS:],
         champion=champion,
         awaiting=[one for one in store.approvals.unfinished() if one.verdict is None],
         drifts=_drifts(store, champion),

@@ -1,0 +1,83 @@
+"""What was corrected and erased of a task's drops since they were committed."""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+
+from retrain.records import Amendment, Change, Erasure
+from retrain.records.drop import ERASED
+from retrain.store.base import ObjectStore, read_record
+from retrain.store.keys import TaskKeys
+from retrain.utils.parallel import map_ahead
+
+
+class Amendments:
+    """The amendments of one task. Those that were read once are kept, as they do not change."""
+
+    def __init__(self, objects: ObjectStore, keys: TaskKeys) -> None:
+        self._objects, self._keys = objects, keys
+        self._read: dict[str, Amendment] = {}
+
+    def read(self) -> tuple[Amendment, ...]:
+        """Return all amendments, oldest first. Raises `StoreError` at one that is damaged."""
+        keys = sorted(entry.key for entry in self._objects.list(self._keys.amendments))
+        new = [key for key in keys if key not in self._read]
+        found = map_ahead(lambda key: read_record(self._objects, key, Amendment)[0], new)
+        self._read |= dict(zip(new, found, strict=True))
+        return tuple(self._read[key] for key in keys)
+
+    def prepare(self, changes: Sequence[Change], upload: str | None = None) -> Amendment:
+        """Return the amendment that `append` would write now."""
+        return Amendment(sequence=len(self.read()) + 1, at=datetime.now(UTC), changes=tuple(changes), upload=upload)
+
+    def append(self, changes: Sequence[Change], upload: str | None = None) -> Amendment:
+        """Write an amendment; `upload` is the one that ends as it.
+
+        Raises `Conflict` if another one came first, which the lease of the intake prevents.
+        """
+        amendment = self.prepare(changes, upload)
+        self._objects.create(self._keys.amendment(amendment.sequence), amendment.to_bytes())
+        return amendment
+
+    def of_upload(self, drop_id: str) -> Amendment | None:
+        """Return the amendment that an upload has ended as, or None."""
+        return next((one for one in self.read() if one.upload == drop_id), None)
+
+    def forget_keys(self, rows: Mapping[str, Collection[int]]) -> None:
+        """Take the keys of samples, which are rows of drops, out of all amendments."""
+        for amendment in self.read():
+            changes = tuple(
+                change.model_copy(update={"key": ERASED}) if change.row in rows.get(change.drop, ()) else change
+                for change in amendment.changes
+            )
+            if changes != amendment.changes:
+                nameless = amendment.model_copy(update={"changes": changes})
+                key = self._keys.amendment(amendment.sequence)
+                self._objects.write(key, nameless.to_bytes())
+                self._read[key] = nameless
+
+
+class Erasures:
+    """The erasures of one task."""
+
+    def __init__(self, objects: ObjectStore, keys: TaskKeys) -> None:
+        self._objects, self._keys = objects, keys
+
+    def read(self) -> tuple[Erasure, ...]:
+        """Return all erasures, oldest first. Raises `StoreError` at one that is damaged."""
+        keys = sorted(entry.key for entry in self._objects.list(self._keys.erasures))
+        return tuple(map_ahead(lambda key: read_record(self._objects, key, Erasure)[0], keys))
+
+    def count(self) -> int:
+        """Return how many erasures there are, complete or not."""
+        return sum(1 for _ in self._objects.list(self._keys.erasures))
+
+    def append(self, erasure: Erasure) -> Erasure:
+        """Write a new erasure. Raises `Conflict` if another one came first, which the task's lease prevents."""
+        self._objects.create(self._keys.erasure(erasure.sequence), erasure.to_bytes())
+        return erasure
+
+    def complete(self, erasure: Erasure) -> Erasure:
+        """Replace the record of an erasure's start by the record of its result."""
+        key = self._keys.erasure(erasure.sequence)
+        self._objects.replace(key, erasure.to_bytes(), self._objects.read(key)[1])
+        return erasure
