@@ -1,14 +1,15 @@
 """Measure how many wrong labels `retrain data review` finds among images of CIFAR-100 with flipped labels.
 
-A source of images is packed with the flipped labels, a model is trained from scratch, and the samples are ranked. The
-precision among the first k, where k is the number of flipped labels, is also the recall there. Rankings of training
-samples:
+A drop is packed from images with flipped labels, a model is trained on it from scratch, and the samples of each split
+are ranked, most suspect first. The precision among the first k, where k is the number of flipped labels in the split,
+equals the recall there. Rankings of training samples:
 
-- `learning speed`: the command's own, by learning speed and then mean loss, both counted while the model was trained;
+- `learning speed`: the command's own, by learning speed and then mean loss, both counted during training;
 - `mean loss`: the mean of the losses counted during training (loss ranking);
 - `self-confidence, in sample`: the trained model's probability of the label, on its own training samples.
 
-Ranking of held-out samples: `self-confidence`, the model's probability of the label (Northcutt et al., 2021).
+Rankings of held-out samples: `self-confidence, val` and `self-confidence, test`, the model's probability of the label
+(Northcutt et al., 2021).
 """
 
 import argparse
@@ -35,11 +36,14 @@ from retrain.records import RunRecord
 from retrain.store.task_store import open_task_store
 
 TRUE = "--"
-"""Stands in a file's name between its true class and what it was called."""
+"""Separates the true class from the original file name in the names of the files written."""
 
 
 def write_flipped(archives: Path, folder: Path, per_class: int, share: float, seed: int) -> int:
-    """Write `per_class` images of each class as an image folder, a share of them below another class; count those."""
+    """Write an image folder with `per_class` images of each class, and return the number of flipped labels.
+
+    A random `share` of the images goes to the folder of another class.
+    """
     draw = random.Random(seed)
     found = defaultdict[str, list[tuple[str, bytes]]](list)
     for path in sorted(archives.glob("train-*.tar")):
@@ -61,7 +65,10 @@ def write_flipped(archives: Path, folder: Path, per_class: int, share: float, se
 
 
 def scores(order: np.ndarray, wrong: np.ndarray) -> dict[str, float]:
-    """Return how well an order of samples, the likeliest errors first, finds those that are wrong."""
+    """Return precision and recall of a ranking.
+
+    `order` [K] holds samples, most suspect first; `wrong` [N] says which labels were flipped.
+    """
     k = int(wrong.sum())
     rank = np.empty(len(order))
     rank[order] = -np.arange(len(order))
@@ -90,13 +97,13 @@ def measure(reviewer: Reviewer) -> dict[str, dict[str, float]]:
 
 
 def are_wrong(reviewer: Reviewer, judged: RankedSplit) -> np.ndarray:
-    """Return whether the label of each sample was flipped, bool [N]: its key has both classes."""
+    """Return whether each sample's label was flipped, bool [N]. Its key contains its label and its true class."""
     keys = (key.split("/") for key in reviewer.keys(judged))
     return np.array([name.partition(TRUE)[0] != label for label, name in keys])
 
 
 def main() -> None:
-    """Flip, pack, train, rank, and print all figures as JSON."""
+    """Flip labels, pack, train, rank, and print all figures as JSON."""
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     options.add_argument("archives", type=Path, help="Folder with CIFAR-100 as train-*.tar, of class/name.png.")
     options.add_argument("--per-class", type=int, default=200)

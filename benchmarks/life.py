@@ -18,7 +18,7 @@ HERE, IN_KFP = "in process, a folder", "kfp-local, a folder"
 
 def main() -> None:
     """Measure."""
-    from lib.life import added_by_kfp, draw, live_in_kfp_local, live_in_process
+    from lib.life import added_by_kfp, draw, time_in_kfp_local, time_in_process
     from lib.report import parser, report
     from lib.s3 import serving_moto
 
@@ -27,20 +27,20 @@ def main() -> None:
 
     options = parser(__doc__)
     options.add_argument("--set", action="append", default=[], help="setting of the task, as in training.epochs=5")
-    options.add_argument("--picture", type=Path, help="draw the lives there, as SVG")
+    options.add_argument("--picture", type=Path, help="SVG file to draw the times to")
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory(prefix="retrain-life-") as folder, serving_moto(BUCKET):
         write_digits(Path(folder, "digits"))
         images = sorted(Path(folder, "digits").rglob("*.png"), key=lambda path: (path.stem, path.parent.name))
         ways = {
-            HERE: (live_in_process, f"{folder}/store"),
-            "in process, S3 over HTTP": (live_in_process, f"s3://{BUCKET}/life"),
-            IN_KFP: (live_in_kfp_local, f"{folder}/kfp"),
+            HERE: (time_in_process, f"{folder}/store"),
+            "in process, S3 over HTTP": (time_in_process, f"s3://{BUCKET}/life"),
+            IN_KFP: (time_in_kfp_local, f"{folder}/kfp"),
         }
         taken = {}
-        for number, (name, (live, url)) in enumerate(ways.items()):
-            os.environ["RETRAIN_CACHE"] = f"{folder}/cache-{number}"  # no way finds what another has decoded
-            taken[name] = live(load_task(str(TASK), [*chosen.set, f"store={url}"]), images)
+        for number, (name, (time_drop, url)) in enumerate(ways.items()):
+            os.environ["RETRAIN_CACHE"] = f"{folder}/cache-{number}"  # each starts with an empty cache
+            taken[name] = time_drop(load_task(str(TASK), [*chosen.set, f"store={url}"]), images)
         report({**taken, "kfp-local adds, s of cpu": added_by_kfp(taken[HERE], taken[IN_KFP])}, chosen.output)
     if chosen.picture:
         draw(taken, chosen.picture)

@@ -1,9 +1,9 @@
-"""Measure what a whole retraining costs as drops accumulate: 50 drops, each followed by a retraining.
+"""Measure how long everything but training takes as drops accumulate: 50 drops, each followed by a retraining.
 
-The digits are divided into 50 drops of 2% each, in a folder or in an S3 bucket (`--store`, `--endpoint-url`). Training
-takes a few iterations of a small perceptron, so the time is that of everything else: planning (which lists and reads
-manifests and the ledger), setting up with the drops from the cache, and the stages altogether. The output is medians of
-ten retrainings each, in processor time and wall time.
+The digits are divided into 50 drops of 2% each, in a folder or in an S3 bucket (`--store`, `--endpoint-url`). A small
+perceptron is trained for a few iterations only. Timed are listing the drops and reading their manifests, reading the
+ledger, planning, setting up a run with the drops from the cache, and all stages after planning. The output has medians
+of ten consecutive retrainings, in processor time and wall time.
 """
 
 import tempfile
@@ -35,15 +35,15 @@ SMALL = ["model.name=mlp", "model.options={}", "training.epochs=0.2", "baseline.
 Times = dict[str, list[tuple[float, float]]]
 
 
-def clocked(times: Times, what: str, work: Callable[[], object]) -> None:
-    """Do some work and note its processor time and wall time."""
+def measure_time(times: Times, what: str, work: Callable[[], object]) -> None:
+    """Call `work`, and append its processor time and wall time in seconds to `times`."""
     cpu, wall = time.process_time(), time.perf_counter()
     work()
     times.setdefault(what, []).append((time.process_time() - cpu, time.perf_counter() - wall))
 
 
-def live(folder: Path, url: str, endpoint: str | None) -> Times:
-    """Let the drops land and retrain after each."""
+def retrain_after_each_drop(folder: Path, url: str, endpoint: str | None) -> Times:
+    """Commit the drops one by one, retrain after each, and return the times by stage."""
     torch.set_num_threads(1)
     task, store = load_task(str(TASK), SMALL), TaskStore(open_store(url, endpoint), "digits")
     context = Context(store, torch.device("cpu"), folder / "cache", Observers())
@@ -51,20 +51,20 @@ def live(folder: Path, url: str, endpoint: str | None) -> Times:
     staging, times = Staging.parse("share", "+".join(["2"] * DROPS)), Times()
     for part in range(1, DROPS + 1):
         pack(folder / "digits", task, store, staging=staging, part=part)
-        clocked(times, "list and read manifests", lambda: store.drops.all())
-        clocked(times, "read the ledger", lambda: store.ledger.read())
+        measure_time(times, "list and read manifests", lambda: store.drops.all())
+        measure_time(times, "read the ledger", lambda: store.ledger.read())
         planned = stages.plan(context, task, Request())
         if not isinstance(planned, Plan):
             raise RuntimeError(planned.reason)
-        clocked(times, "plan", lambda: stages.plan(context, task, Request()))
+        measure_time(times, "plan", lambda: stages.plan(context, task, Request()))
         prepare(context, planned)  # decodes the new drop into the cache
-        clocked(times, "load and set up", partial(prepare, context, planned))
-        clocked(times, "all stages after planning", partial(stages.run_plan, context, planned))
+        measure_time(times, "load and set up", partial(prepare, context, planned))
+        measure_time(times, "all stages after planning", partial(stages.run_plan, context, planned))
     return times
 
 
-def grouped(each: list[tuple[float, float]]) -> dict[str, list[float]]:
-    """Medians of the first ten retrainings, the next ten, and so on, in milliseconds."""
+def compute_medians(each: list[tuple[float, float]]) -> dict[str, list[float]]:
+    """Return the medians of the first ten retrainings, of the next ten, and so on, in milliseconds."""
     groups = [each[start : start + GROUP] for start in range(0, len(each), GROUP)]
     return {
         clock: [round(1e3 * sorted(pair[position] for pair in group)[len(group) // 2], 1) for group in groups]
@@ -73,14 +73,14 @@ def grouped(each: list[tuple[float, float]]) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    """Measure."""
+    """Measure, and print or write the medians as JSON."""
     options = parser(__doc__)
     options.add_argument("--store", help="s3://bucket/prefix (default: a temporary folder)")
     options.add_argument("--endpoint-url", help="address of the S3 server")
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory(prefix="retrain-drops-") as folder:
-        times = live(Path(folder), chosen.store or f"{folder}/store", chosen.endpoint_url)
-    figures = {what: grouped(each) for what, each in times.items()}
+        times = retrain_after_each_drop(Path(folder), chosen.store or f"{folder}/store", chosen.endpoint_url)
+    figures = {what: compute_medians(each) for what, each in times.items()}
     report({"drops": DROPS, "medians of ten retrainings each": figures}, chosen.output)
 
 

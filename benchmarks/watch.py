@@ -1,8 +1,8 @@
-"""Measure the watcher: memory over many events and objects, and the time of one poll of a whole bucket.
+"""Measure the watcher: its memory with many events and objects, and the time of one poll of a whole bucket.
 
-The watcher is the command that users start. A server in this process answers as S3 and SQS do, from memory:
-`lib/aws.py`. With `--store` and `--endpoint-url` the bucket is on a server of your own, which is filled first, and only
-the queue is here.
+Memory is that of `retrain watch`; the polls are timed in a subprocess. A server in this process acts as S3 and SQS,
+with all objects in memory (`lib/aws.py`). With `--store` and `--endpoint-url` the bucket is on another S3 server,
+which is filled first, and only the queue is here.
 """
 
 import json
@@ -37,7 +37,7 @@ EVENT = json.dumps(
 )
 
 
-def drop(number: int) -> Drop:
+def make_drop(number: int) -> Drop:
     """Return a committed drop of 200 objects."""
     shards = tuple(
         Shard(name=f"train-{index:06d}-00000000.tar", split="train", samples=1000, size=64_000_000, sha256="0" * 64)
@@ -59,18 +59,18 @@ def drop(number: int) -> Drop:
 
 
 def bucket(objects: int) -> Iterator[tuple[str, bytes]]:
-    """Yield keys and bodies of this number of objects."""
+    """Yield the keys and bodies of about this number of objects: those of whole drops."""
     for number in range(objects // (SHARDS + 1)):
-        landed = drop(number)
+        landed = make_drop(number)
         for shard in landed.shards:
             yield KEYS.drop_file(landed.id, shard.name), b"x"
         yield KEYS.manifest(landed.id), landed.to_bytes()
 
 
 def poll_twice(url: str, endpoint_url: str) -> dict[str, float]:
-    """Return the times of the first poll of every drop, which reads its manifest, and of a later one.
+    """Return the wall times of a first poll, which reads all manifests, and of a second one, in seconds.
 
-    Also the processor's part in the first, without the server's.
+    The first poll's processor time is that of the watcher alone.
     """
     task = Task(name=KEYS.task, store=url, endpoint_url=endpoint_url)
     watch = TaskWatch(task, InProcessExecutor("cpu"), Health([task.name]))
@@ -80,9 +80,9 @@ def poll_twice(url: str, endpoint_url: str) -> dict[str, float]:
     watch.check_drops()
     later = time.perf_counter() - first
     return {
-        "first_look_s": round(first - since, 2),
-        "first_look_cpu_s": round(cpu, 2),
-        "later_look_s": round(later, 2),
+        "first_poll_s": round(first - since, 2),
+        "first_poll_cpu_s": round(cpu, 2),
+        "later_poll_s": round(later, 2),
     }
 
 
@@ -103,13 +103,13 @@ def watcher(url: str, endpoint_url: str, queue: str, folder: str) -> Iterator[in
 
 
 def peak_mb(pid: int) -> float:
-    """Return a process's largest resident memory so far."""
+    """Return a process's largest resident memory so far, in MiB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return round(int(status.partition("VmHWM:")[2].split()[0]) / 1024, 1)
 
 
-def memory(aws: Aws, queue: str, url: str, endpoint_url: str, events: int, drops: int) -> dict[str, object]:
-    """Return the watcher's largest memory after it has listed all objects, claimed all drops, and read all events."""
+def measure_memory(aws: Aws, queue: str, url: str, endpoint_url: str, events: int, drops: int) -> dict[str, object]:
+    """Return the watcher's largest memory after it has listed all objects, claimed the drops and read all events."""
     bucket_name, _, prefix = f"{url.removeprefix('s3://')}/".partition("/")
     names = [f"{prefix}{KEYS.drops}drop-{number % drops:05d}/drop.json" for number in range(events)]
     aws.messages.extend(EVENT % (bucket_name, name) for name in names)
@@ -123,7 +123,7 @@ def memory(aws: Aws, queue: str, url: str, endpoint_url: str, events: int, drops
         return {"events": events, "until_all_are_read_s": round(seconds, 1), "peak_mb": peak_mb(pid)}
 
 
-def fill(url: str, endpoint_url: str, objects: int) -> None:
+def fill_bucket(url: str, endpoint_url: str, objects: int) -> None:
     """Write a bucket's objects."""
     store = open_store(url, endpoint_url)
     with ThreadPoolExecutor(16) as pool:
@@ -131,12 +131,12 @@ def fill(url: str, endpoint_url: str, objects: int) -> None:
 
 
 def main() -> None:
-    """Fill the bucket, poll it, and watch it."""
+    """Fill the bucket, time two polls, and measure the watcher's memory."""
     options = parser(__doc__)
     options.add_argument("--objects", type=int, default=100_000, help="in the bucket")
     options.add_argument("--events", type=int, default=10_000, help="in the queue")
-    options.add_argument("--store", help="s3://bucket/prefix of a server of your own, to be filled and watched")
-    options.add_argument("--endpoint-url", help="its address")
+    options.add_argument("--store", help="s3://bucket/prefix on another server, to be filled and watched")
+    options.add_argument("--endpoint-url", help="address of that server")
     chosen = options.parse_args()
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         os.environ.setdefault(name, "bench")
@@ -145,12 +145,12 @@ def main() -> None:
     with serving(aws) as queue:
         url, endpoint_url = chosen.store or "s3://bench", chosen.endpoint_url or queue
         if chosen.store:
-            fill(url, endpoint_url, chosen.objects)
+            fill_bucket(url, endpoint_url, chosen.objects)
         else:
             aws.fill(dict(bucket(chosen.objects)))
         with get_context("spawn").Pool(1) as pool:
             polled = pool.apply(poll_twice, (url, endpoint_url))
-        watched = memory(aws, queue, url, endpoint_url, chosen.events, chosen.objects // (SHARDS + 1))
+        watched = measure_memory(aws, queue, url, endpoint_url, chosen.events, chosen.objects // (SHARDS + 1))
     report({"objects": chosen.objects, **polled, **watched}, chosen.output)
 
 

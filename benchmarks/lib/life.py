@@ -1,4 +1,4 @@
-"""Time one drop, stage by stage: the stages' clocks, the watcher in this process, and the pipeline in processes."""
+"""Time the stages of one drop: in the watcher in this process, and in a pipeline of processes (`kfp-local`)."""
 
 import io
 import os
@@ -49,7 +49,7 @@ STAGES: tuple[tuple[Any, str, str], ...] = (
     (ChampionPointer, "swap", "promote"),
     (recording, "write_record", "record"),
 )
-"""Functions, where they are called from, and the stages that they are; `train` is what a run's record charges."""
+"""Object that holds a timed function, the function's name, and its stage. `train` is the time that a run is charged."""
 
 PARTS = {
     "validate": ("validate",),
@@ -59,11 +59,11 @@ PARTS = {
     "evaluate, judge, promote, record": ("evaluate", "judge", "promote", "record", "metrics"),
     "the pipeline's processes": ("all",),
 }
-"""Stages that are drawn as one. Of the pipeline's processes only the total processor time is known."""
+"""Bars of the chart, each with its stages. Of the pipeline's processes only the total processor time is known."""
 
 
 class Stopwatch:
-    """Wall and processor time of nested stages, each without those within it."""
+    """Measures wall and processor time of nested stages. A stage's time excludes that of the stages inside it."""
 
     def __init__(self) -> None:
         self.wall, self.cpu = defaultdict[str, float](float), defaultdict[str, float](float)
@@ -71,7 +71,7 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Charge the time within to a stage, and not to the one around it."""
+        """Add the time spent inside to this stage, and subtract it from the enclosing one."""
         wall, cpu = time.perf_counter(), processor_seconds()
         self._outer.append(name)
         try:
@@ -88,7 +88,7 @@ class Stopwatch:
         self.cpu[name] += cpu
 
     def timed(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        """Return the function with its time charged to a stage."""
+        """Return the function with its time added to a stage."""
 
         @wraps(function)
         def call(*args: Any, **options: Any) -> Any:
@@ -104,7 +104,7 @@ def processor_seconds() -> float:
 
 
 def upload(store: TaskStore, drop: str, images: list[Path]) -> None:
-    """Upload one shard as a producer does."""
+    """Upload one shard and `_SUCCESS`, as a producer does."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for path in images:
@@ -116,8 +116,8 @@ def upload(store: TaskStore, drop: str, images: list[Path]) -> None:
     store.objects.write(store.keys.drop_file(drop, "_SUCCESS"), b"")
 
 
-def live_in_process(task: Task, images: list[Path]) -> dict[str, object]:
-    """Land a drop on a task with a champion, run it to its record in this process, and return the figures."""
+def time_in_process(task: Task, images: list[Path]) -> dict[str, object]:
+    """Retrain a champion on a second drop in this process, from its upload to the metrics, and return the figures."""
     store, clock = open_task_store(task), Stopwatch()
     watch = TaskWatch(task, InProcessExecutor("cpu"), Health([task.name]), cache_dir=cache_folder())
     with ExitStack() as patches:
@@ -133,8 +133,8 @@ def live_in_process(task: Task, images: list[Path]) -> dict[str, object]:
     return figures(store, clock.wall, clock.cpu)
 
 
-def live_in_kfp_local(task: Task, images: list[Path]) -> dict[str, object]:
-    """Commit two drops, and run the pipeline in processes after each: the second one's stages, and all around them."""
+def time_in_kfp_local(task: Task, images: list[Path]) -> dict[str, object]:
+    """Run the pipeline in processes after each of two drops. Return the second run's figures, the overhead included."""
     store = open_task_store(task)
     for drop in (0, 1):
         upload(store, f"drop-{drop}", images[drop::2])
@@ -154,11 +154,11 @@ def live_in_kfp_local(task: Task, images: list[Path]) -> dict[str, object]:
 def figures(store: TaskStore, wall: Mapping[str, float], cpu: Mapping[str, float]) -> dict[str, object]:
     """Return seconds by stage, the share of the wall time that is training, and the runs.
 
-    Raises `RuntimeError` unless the second drop was a retraining of the champion that the first one left.
+    Raises `RuntimeError` unless the second run retrained the champion of the first.
     """
     seconds, runs = sum(wall.values()), [(record.method, record.outcome) for record in store.ledger.read()]
     if [method for method, _ in runs] != ["scratch", "continuous"]:
-        raise RuntimeError(f"this was no retraining of a champion: {runs}")
+        raise RuntimeError(f"expected a scratch run and then a continuous one: {runs}")
     return {
         "wall, s": {name: round(spent, 3) for name, spent in wall.items()},
         "cpu, s": {name: round(spent, 3) for name, spent in cpu.items()},
@@ -170,16 +170,16 @@ def figures(store: TaskStore, wall: Mapping[str, float], cpu: Mapping[str, float
 
 
 def added_by_kfp(here: Mapping[str, Any], in_kfp: Mapping[str, Any]) -> float:
-    """Return how much more processor time the pipeline takes than the same stages take in process, in seconds.
+    """Return the processor time that the pipeline takes beyond the same stages in process, in seconds.
 
-    The validation comes before the pipeline, so it does not count.
+    Validation is left out, because it comes before the pipeline.
     """
     same_stages = here["cpu in all, s"] - here["cpu, s"]["validate"]
     return float(round(in_kfp["cpu in all, s"] - same_stages, 2))
 
 
 def draw(taken: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Draw the processor time of each life as a bar of its parts."""
+    """Draw the processor time of each way to run a drop as a bar of its parts."""
     rows = [
         {"way": way, "method": part, "seconds": sum(life["cpu, s"].get(stage, 0) for stage in PARTS[part]), "at": at}
         for way, life in taken.items()

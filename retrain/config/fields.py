@@ -1,4 +1,4 @@
-"""Field types that the settings of a task share: shares, quantities of bytes, addresses without credentials."""
+"""Field types of a task's settings (fractions, bytes, durations, addresses), and which fields decide a run's id."""
 
 from typing import Annotated, Any
 
@@ -66,7 +66,7 @@ can be added later: the ids of plans without it do not change."""
 
 
 def identity(model: BaseModel) -> dict[str, Any]:
-    """Return the fields of a model that determine a run's id, as JSON. Nested models are treated alike."""
+    """Return the fields of a model that determine a run's id, as JSON. The same holds for nested models."""
     dumped = model.model_dump(mode="json")
     fields = {
         name: getattr(model, name)
@@ -77,7 +77,7 @@ def identity(model: BaseModel) -> dict[str, Any]:
 
 
 def _identity_of(value: object, dumped: object) -> object:
-    """Return what a field's value contributes: for models, also in tuples, only their identity fields."""
+    """Return the part of a field's value that decides the id: of models, also in tuples, only their identity fields."""
     if isinstance(value, BaseModel):
         return identity(value)
     if isinstance(value, tuple) and all(isinstance(item, BaseModel) for item in value):
@@ -93,7 +93,7 @@ def _is_identity(model: BaseModel, name: str, field: FieldInfo) -> bool:
 
 
 def _differs(value: object, default: object) -> bool:
-    """Return whether a setting differs from its default. Fields that only a later version knows do not count."""
+    """Return whether a setting differs from its default. Fields that this version does not know are not compared."""
     if isinstance(value, BaseModel) and type(value) is type(default):
         return any(_differs(getattr(value, name), getattr(default, name)) for name in type(value).model_fields)
     return value != default

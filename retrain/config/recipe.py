@@ -15,23 +15,24 @@ class Fresh(ConfigModel):
 
     name: Literal["fresh"] = "fresh"
     scale: Annotated[PositiveFloat, IdentityIfSet] = 1.0
-    """Factor on all of its weights, to compare with the shrinking of an untrained network."""
+    """Factor on the new network's weights, for comparison: the effect of shrinking without a parent."""
 
 
 HeadRows = Literal["fresh", "class_means"]
-"""Initialization of the head's rows for classes that the parent never saw."""
+"""Initialization of the last layer's weights for classes that the parent never saw."""
 
 
 class Auto(ConfigModel):
-    """Warm or shrink-and-perturb, chosen by the parent's network and its overfitting. The plan states the choice."""
+    """Shrink-and-perturb. Its alpha and learning rate follow from the parent's network and from how well it fits its
+    training data. The plan states the choice."""
 
     name: Literal["auto"] = "auto"
     alpha: Share = 0.4
-    """Weight of the parent's parameters, if they are shrunk."""
+    """Least weight of the parent's parameters: for a parent that has fitted its training data."""
     beta: Share = 0.001
     """Weight of the newly initialised network, if the parent's parameters are shrunk."""
     head_rows: HeadRows = "class_means"
-    """Rows of the head for new classes: fresh (newly initialised), or class_means of the parent's features."""
+    """The last layer's weights for new classes: fresh (newly initialised), or class_means of the parent's features."""
 
 
 class Warm(ConfigModel):
@@ -41,7 +42,7 @@ class Warm(ConfigModel):
     head_first: Share = 0.0
     """Share of the schedule during which only the last layer is trained, for comparison."""
     head_rows: HeadRows = "fresh"
-    """Rows of the head for new classes: fresh (newly initialised), or class_means of the parent's features."""
+    """The last layer's weights for new classes: fresh (newly initialised), or class_means of the parent's features."""
 
 
 class ShrinkPerturb(ConfigModel):
@@ -60,8 +61,8 @@ class ShrinkPerturb(ConfigModel):
     """Least norm of all shrunk parameters together, as a share of a new network's norm. A parent whose norm is already
     small is shrunk less, or not at all. 0: always shrink by alpha, so that consecutive runs shrink repeatedly."""
     new_rows: Literal["fresh", "perturbed", "class_means"] = "fresh"
-    """Rows of the head for new classes: fresh (newly initialised), perturbed (beta times that), or class_means of the
-    parent's features."""
+    """The last layer's weights for new classes: fresh (newly initialised), perturbed (beta times that), or class_means
+    of the parent's features."""
 
 
 class GaussianNoise(ConfigModel):

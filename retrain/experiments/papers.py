@@ -1,4 +1,4 @@
-"""The papers' figures and claims in a study's file, and whether its runs agree with them."""
+"""Fields of a study's file: the figures and claims of a paper, and whether the study's runs agree with them."""
 
 from typing import Annotated, Literal
 
@@ -15,8 +15,8 @@ class PaperRow(ConfigModel):
     row: Annotated[str, Field(min_length=1)]
     """Name of the row in the paper."""
     figures: Annotated[dict[str, str], Field(min_length=1)]
-    """Its figures by column, as printed; / means not reached. Columns that a study also has: accuracy and Max Acc
-    in percent, L_99, L_100 (also `L_100 against` one of its methods), and time."""
+    """The paper's figures by column, as printed; / means not reached. The study's own figure is shown beside accuracy
+    and Max Acc (in percent), L_99, L_100 (also `L_100 against METHOD`), and time."""
     method: str = ""
     """The study's method, if it has one."""
     split: str = ""
@@ -26,7 +26,7 @@ class PaperRow(ConfigModel):
 
 
 def parse_column(column: str) -> tuple[str, str]:
-    """Return a column's figure, and the method it is against (`L_100 against scratch`) or an empty text."""
+    """Return a column's figure, and the method it is compared with (`L_100 against scratch`) or an empty text."""
     figure, _, other = column.partition(" against ")
     return figure, other
 
@@ -41,4 +41,4 @@ class Claim(ConfigModel):
     ours: Annotated[str, Field(min_length=1)]
     """What the study's runs show."""
     agrees: Agrees
-    """Whether they agree. not tested: the runs do not decide it."""
+    """Whether the runs agree with the paper or goal. not tested: no run shows it yet."""

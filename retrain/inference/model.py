@@ -20,7 +20,7 @@ BATCH = 128
 
 
 class Ranked(NamedTuple):
-    """One class of an image, and how probable the model says it is."""
+    """A class and its predicted probability."""
 
     label: str
     probability: float
@@ -28,7 +28,7 @@ class Ranked(NamedTuple):
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of N images, in their order."""
+    """A model's predictions for N images, in their order."""
 
     classes: tuple[str, ...]
     """Class k of the logits is `classes[k]`."""
@@ -82,9 +82,9 @@ class Model:
     def predict(self, images: Iterable[ImageInput] | Tensor, batch_size: int = BATCH) -> Predictions:
         """Predict the classes of images.
 
-        `images` are paths, bytes of image files or Pillow images; or a tensor [N, 3, H, W] at the model's size, of
-        pixels (uint8) or of the outputs of `preprocess` (float). Raises `ImageError` at the first that cannot be read,
-        and `UserError` if the tensor has another shape.
+        `images` are paths, bytes of image files or Pillow images; or a tensor [N, 3, H, W] of the model's image size,
+        either pixels (uint8) or outputs of `preprocess` (float). Raises `ImageError` at the first image that cannot be
+        read, and `UserError` if the tensor has another shape.
         """
         if isinstance(images, Tensor):
             self._check_shape(images)
@@ -94,7 +94,7 @@ class Model:
         return self.predict_batches(self._decoded_batches(images, batch_size))
 
     def predict_batches(self, batches: Iterable[Tensor]) -> Predictions:
-        """Predict the classes of images that come in batches, tensors [N, 3, H, W] as `predict` takes them."""
+        """Predict the classes of images in batches, each a tensor [N, 3, H, W] as in `predict`."""
         logits = [self._logits(batch) for batch in batches]
         return Predictions(self.classes, torch.cat(logits) if logits else torch.empty(0, len(self.classes)))
 

@@ -1,7 +1,7 @@
-"""The records that stages pass to each other and that the store keeps: frozen, one JSON object each, written once.
+"""The records that stages pass to each other and that the store keeps: immutable, one JSON object each.
 
-Accuracies are shares (0..1), iterations are optimiser steps, times are UTC, durations are seconds. Import records from
-here. Imports config, utils and errors alone; nothing here needs torch.
+Accuracies are shares (0..1), iterations are optimiser steps, times are UTC, durations are seconds. Other packages
+import records from here. This package imports only config, utils and errors; it does not need torch.
 """
 
 from retrain.records.approval import Approval, Verdict

@@ -24,18 +24,18 @@ from retrain.training.stopping import rejection_risk, subset_ends, tail_probabil
 
 CHUNK, GPU_CHUNK = 128, 512
 """Images in a forward pass. On the CPU as many as training batches usually have, to reuse their freed memory; on a GPU
-more, so that the host keeps up."""
+more, so that the CPU launches work fast enough."""
 
 ROUNDING = 1e-6
-"""Tolerance of a needed accuracy. It is a product of floats, and rounding must not make an equal accuracy miss it."""
+"""Tolerance when an accuracy is compared with the needed one, a product of floats: equal accuracies must pass."""
 
 
 class Measured(NamedTuple):
     """Accuracy, score and mean loss over the first `images` of the samples.
 
-    `in_scope` and `newest` are scores over the groups of samples, None where a group is empty or not all samples were
-    seen. `scope_among_all` is `in_scope` with predictions among all classes. `standard_error` is the score's, None
-    where it is a share of the images.
+    `in_scope` and `newest` are the scores of the two groups of samples (`Groups`). They are None if the group is empty,
+    or if not all samples were evaluated. `in_scope` predicts among the scope's classes, `scope_among_all` among all
+    classes. `standard_error` is that of the score; None if the score is a share of the images, whose error is binomial.
     """
 
     accuracy: float
@@ -76,11 +76,12 @@ def measure(
     early: bool = False,
     groups: Groups | None = None,
 ) -> Measured:
-    """Measure accuracy and loss over samples[order], and give up once the accuracy can no longer reach `needed`.
+    """Measure accuracy and loss over samples[order], and stop early if the accuracy is unlikely to reach `needed`.
 
     `order` [N] must be a random order that was drawn before the network was trained. A result with fewer than N images
-    means that the accuracy over all N is below `needed`. That is wrong with probability `RISK` at most, or `EARLY_RISK`
-    at each early check. Several processes share the work and get the same result.
+    means that the accuracy over all N is below `needed`. The probability that this is wrong is at most `RISK`, or
+    `EARLY_RISK` at each check if `early` (both in `stopping`). Several processes share the work and get the same
+    result.
     """
     groups = groups or Groups.none()
     total, enough = len(order), math.ceil(needed * len(order) - ROUNDING)
@@ -111,10 +112,10 @@ def measure(
 def _counts(network: nn.Module, samples: Samples, indices: Tensor, normalize: Normalize, groups: Groups) -> Tensor:
     """Return the number of correct samples, the sum of losses, and the number correct in each group, float64 [5].
 
-    For the scope there are two: among its own classes, and among all.
+    The scope has two numbers: correct among its own classes, and correct among all classes.
     """
     counts = torch.zeros(5, dtype=torch.float64, device=indices.device)
-    if not len(indices):  # which not every network takes
+    if not len(indices):  # some networks fail on an empty batch
         return counts
     logits, labels = _logits(network, samples.pixels(indices), normalize).float(), samples.labels[indices]
     right = logits.argmax(1) == labels
@@ -138,7 +139,7 @@ def measure_score(
 ) -> Measured:
     """Measure accuracy, score and loss over all samples.
 
-    Several processes share the work, and get the same answer.
+    Several processes share the work and get the same result.
     """
     groups = groups or Groups.none()
     labels, parts = samples.labels, []
@@ -172,11 +173,11 @@ def measure_score(
 def _predict_columns(
     network: nn.Module, samples: Samples, indices: Tensor, normalize: Normalize, classes: int | None
 ) -> Tensor:
-    """Return each sample's loss, likeliest class, whether its label is among the top, and both within a scope.
+    """Return loss, likeliest class, and whether the label is among the `TOP` likeliest, float32 [5, N].
 
-    float32 [5, N]. The scope is the first `classes` classes; None: all of them.
+    The last two rows repeat the second and third within the scope: the first `classes` classes; None: all of them.
     """
-    if not len(indices):  # which not every network takes
+    if not len(indices):  # some networks fail on an empty batch
         return torch.zeros(5, 0, device=indices.device)
     logits, labels = _logits(network, samples.pixels(indices), normalize).float(), samples.labels[indices]
     losses, inside = functional.cross_entropy(logits, labels, reduction="none"), logits[:, :classes]
@@ -186,7 +187,7 @@ def _predict_columns(
 
 
 def _in_top(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return whether each label is among the likeliest classes, bool [N]."""
+    """Return whether each label is among the `TOP` likeliest classes, bool [N]."""
     return (logits.topk(min(TOP, logits.shape[1])).indices == labels[:, None]).any(1)
 
 
@@ -206,10 +207,10 @@ def evaluate_samples(network: nn.Module, samples: Samples, normalize: Normalize)
 
 
 def predict_classes(network: nn.Module, samples: Samples, normalize: Normalize) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what a network predicts for N samples, on their device.
+    """Return a network's predictions for N samples, on their device.
 
-    The likeliest class, int64 [N], its probability, float32 [N], and the `TOP` likeliest classes, int64 [N, TOP]; fewer
-    where the network has fewer.
+    These are the likeliest class, int64 [N], its probability, float32 [N], and the `TOP` likeliest classes, int64
+    [N, TOP], or all of them if the network has fewer.
     """
     with _eval_mode(network):
         found = [_likeliest(_logits(network, images, normalize).float()) for images in _chunks(samples)]
@@ -258,7 +259,10 @@ TRAIN_SAMPLES = 2000
 
 
 def measure_train_accuracy(run: Run) -> float:
-    """Return the delivered weights' accuracy on random training samples without augmentation, and charge the run."""
+    """Return the accuracy of the weights to be promoted on random training samples without augmentation.
+
+    Its time and images are added to the run's cost.
+    """
     chosen = torch.randperm(len(run.train), generator=make_generator(run.plan.seed, "train accuracy"))[:TRAIN_SAMPLES]
     with Clock(run.progress, EnergyMeter(run.train.device)).aside("evaluation"):
         measured = measure(run.average.network(), run.train, chosen.to(run.train.device), run.normalize, needed=0.0)

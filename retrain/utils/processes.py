@@ -1,4 +1,4 @@
-"""Subprocesses that may crash or hang, and the number of cores that this process may use."""
+"""Run functions in subprocesses that may crash or hang, and count the cores that this process may use."""
 
 import math
 import multiprocessing
@@ -21,14 +21,14 @@ class WorkerCrashed(UserError):
 
 
 SPAWN = multiprocessing.get_context("spawn")
-"""Starts processes that inherit nothing loaded in this one: a forked torch may hang."""
+"""Starts fresh processes: a fork of a process that has used torch may hang."""
 
 
 def run_in_subprocess(label: str, seconds: float, function: Callable[..., Outcome], *arguments: Any) -> Outcome:
-    """Return what a function returns, or raise what it raises, from a fresh process.
+    """Call a function in a new process, and return its result or raise its exception.
 
-    Raises `WorkerCrashed` if that process dies, or if it is not done after `seconds` and is killed. The message begins
-    with `label`, which names the work ("validating drop d-7").
+    Raises `WorkerCrashed` if that process dies, or takes longer than `seconds` and is killed. The message begins with
+    `label`, the name of the work ("validating drop d-7").
     """
     ours, theirs = SPAWN.Pipe(duplex=False)
     process = SPAWN.Process(target=_call_and_send, args=(theirs, function, arguments), daemon=True)
@@ -58,7 +58,7 @@ def _describe_exit(exitcode: int | None) -> str:
 
 
 def _call_and_send(pipe: Connection, function: Callable[..., object], arguments: tuple[object, ...]) -> None:
-    exit_with_parent()  # if the watcher is killed, the next one must not find its work still running
+    exit_with_parent()  # if the watcher is killed, the next watcher must not meet work that still runs
     try:
         outcome = function(*arguments)
     except Exception as error:
@@ -81,7 +81,7 @@ QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def available_cores() -> int:
-    """Return the number of cores for each of the LOCAL_WORLD_SIZE processes on this machine; at least 1."""
+    """Return the number of cores for each of torchrun's LOCAL_WORLD_SIZE processes on this machine; at least 1."""
     allowed = min(len(os.sched_getaffinity(0)), _cpu_quota())
     return max(1, int(allowed) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 

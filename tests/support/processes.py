@@ -1,4 +1,7 @@
-"""Processes forked from one that has imported torch and kfp, which takes seconds; pairs that train together."""
+"""Start processes by forking a server that has already imported torch and kfp, and pairs of ranks that train together.
+
+These imports take seconds.
+"""
 
 import atexit
 import multiprocessing
@@ -30,11 +33,12 @@ from support import preloaded
 from support.trainings import context_of
 
 SIZE = 2
+"""Ranks of a pair."""
 TESTS = str(Path(__file__).parents[1])
 SERVER = multiprocessing.forkserver._forkserver
 STARTING = Lock()
 PRELOADED = [
-    "pytest",  # which helpers of tests import
+    "pytest",  # imported by tests/support
     "retrain.cli",
     "retrain.pipeline.train",
     "retrain.kubeflow.steps",
@@ -42,21 +46,21 @@ PRELOADED = [
     "retrain.pipelines.definition",
     "retrain.store.s3.store",
     "retrain.watcher.task_watch",
-    "torch._dynamo",  # which the first step of an optimiser imports
-    "tabulate",  # which torch._dynamo imports when a process ends
-    "support.frozen",  # last
+    "torch._dynamo",  # imported by the first step of an optimiser
+    "tabulate",  # imported by torch._dynamo when a process ends
+    "support.frozen",  # must be last
 ]
 
 
 def forkserver() -> ForkServerContext:
-    """Processes that start at once."""
+    """Return the multiprocessing context whose server forks processes with `PRELOADED` imported."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     return context
 
 
 def _ensure_running() -> None:
-    """Start the server unless it runs. `PYTHONPATH` tells it where the tests' helpers are, which it imports, too."""
+    """Start the server unless it runs, with `tests/` in its `PYTHONPATH`, because it also imports `support`."""
     with STARTING, pytest.MonkeyPatch.context() as environment:
         if SERVER._forkserver_pid is None:
             environment.setenv("PYTHONPATH", TESTS, prepend=os.pathsep)
@@ -67,7 +71,7 @@ SERVER.ensure_running = _ensure_running
 
 
 class Preloaded(ForkServerContext):
-    """Starts processes with all that `run_in_subprocess` would import again, in the environment of the caller."""
+    """Replaces `SPAWN` of `run_in_subprocess`: processes have imported everything, and get the caller's environment."""
 
     def __init__(self) -> None:
         forkserver()
@@ -76,12 +80,12 @@ class Preloaded(ForkServerContext):
     def Process(  # type: ignore[override]
         target: Callable[..., None], args: tuple[object, ...], daemon: bool | None = None
     ) -> ForkServerProcess:
-        """Return a process of its own, not yet started."""
+        """Return a new process, not yet started."""
         return ForkServerProcess(target=_in_environment, args=(dict(os.environ), target, args), daemon=daemon)
 
 
 def _in_environment(environment: dict[str, str], target: Callable[..., None], arguments: tuple[object, ...]) -> None:
-    """Set what the process that forks has read at its own start: the environment, and the number of torch's threads."""
+    """Call the target with this environment and its number of torch threads; a fork has those of the server."""
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(int(environment.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
@@ -89,10 +93,10 @@ def _in_environment(environment: dict[str, str], target: Callable[..., None], ar
 
 
 class ForkedCommand:
-    """A Python module as a command that starts at once, with `subprocess.Popen`'s methods.
+    """Runs a Python module as a forked command, with `poll` and `communicate` like those of `subprocess.Popen`.
 
-    Unlike the programs of `preloaded_programs`, it is its own process: it gets signals itself, and what it starts are
-    its children.
+    Unlike the programs of `preloaded_programs`, it has no client process in between. It receives signals directly, and
+    the processes that it starts are its children.
     """
 
     def __init__(self, module: str, *arguments: str, output: Path, environment: Mapping[str, str] = os.environ) -> None:
@@ -106,18 +110,18 @@ class ForkedCommand:
         self.pid = self._process.pid
 
     def poll(self) -> int | None:
-        """Return the exit code, or None if it has not ended."""
+        """Return the exit code, or None while the command runs."""
         return self._process.exitcode
 
     def communicate(self) -> str:
-        """Wait for the end, and return what it has written to standard output and standard error."""
+        """Wait for the end, and return the contents of standard output and standard error."""
         self._process.join()
         return self._output.read_text()
 
 
 def _run_module(module: str, arguments: tuple[str, ...], output: str) -> None:
     """Run a module as `python -m` does."""
-    multiprocessing.current_process().daemon = False  # or it could start no processes
+    multiprocessing.current_process().daemon = False  # daemons cannot start processes
     with open(output, "ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -126,13 +130,13 @@ def _run_module(module: str, arguments: tuple[str, ...], output: str) -> None:
 
 
 def fork_at(address: str) -> None:
-    """Have the server of the tests' own process fork what this process starts, not one that would import all again."""
+    """Make this process use the fork server at `address`, instead of starting its own, which would import all again."""
     SERVER._forkserver_address, SERVER.ensure_running = address, lambda: None
 
 
 @cache
 def preloaded_programs() -> Path:
-    """Return a folder with the programs `python` and `retrain`, which start at once: see support/preloaded.py."""
+    """Return a folder with the programs `python` and `retrain`, which run in forks: see support/preloaded.py."""
     folder = Path(tempfile.mkdtemp(prefix="retrain-programs-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with socket.socket(socket.AF_UNIX) as listening:
@@ -152,17 +156,17 @@ def preloaded_programs() -> Path:
 
 
 def preloaded_python() -> str:
-    """Return the path of the program `python` that starts at once."""
+    """Return the path of the program `python` that runs in a fork."""
     return str(preloaded_programs() / "python")
 
 
 def preloaded_retrain() -> str:
-    """Return the path of the program `retrain` that starts at once."""
+    """Return the path of the program `retrain` that runs in a fork."""
     return str(preloaded_programs() / "retrain")
 
 
 class Pair(NamedTuple):
-    """Two processes, and the store that torchrun's agent would hold for them."""
+    """Two ranks, and the `TCPStore` that torchrun's agent would keep for them."""
 
     members: list[ForkServerProcess]
     store: TCPStore
@@ -175,7 +179,7 @@ class Pair(NamedTuple):
 
 
 def start(target: Callable[..., None], *arguments: object) -> Pair:
-    """Start `target(context of the folder, ...)` in two processes, `arguments` being the folder and what follows."""
+    """Start `target(context, ...)` in two ranks. The first of `arguments` is the folder of the context."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     members = [
         forkserver().Process(target=_member, args=(target, rank, store.port, *arguments)) for rank in range(SIZE)
@@ -203,6 +207,6 @@ def _member(target: Callable[..., None], rank: int, port: int, folder: Path, *ar
 
 
 def train_together(context: Context, plan: Plan) -> None:
-    """Train a plan in both processes."""
+    """Train a plan; called in both ranks."""
     with run_as_leader(context):
         train_plan(context, plan)

@@ -1,4 +1,4 @@
-"""A store that an earlier version of `retrain` wrote, and records as a later one would: with a field more."""
+"""A store written by an earlier version of `retrain`, and records as a later version would write: with extra fields."""
 
 import json
 from collections.abc import Callable
@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 GOLDEN = Path(__file__).parents[1] / "store" / "golden" / "b3a29da.tar.xz"
-"""What commit b3a29da wrote: a task file, and its store with three drops, two champions, and a run that was killed at
-its sixth step, whose checkpoint was written after the fifth."""
+"""A task file and its store, written by commit b3a29da. The store has three drops, two champions, and a run that was
+killed at its sixth iteration and has a checkpoint of the fifth."""
 LATER = {"of_a_later_version": None}
+"""A field that this version does not know."""
 FREE = {
     "aliases",
     "baseline_reached_at",
@@ -23,11 +24,11 @@ FREE = {
     "stage_seconds",
     "shards",
 }
-"""Fields whose objects have free keys; and a manifest's shards, whose digest covers every field."""
+"""Fields that get no extra field: mappings with arbitrary keys, and `shards`, whose digest covers every field."""
 
 
 def with_later_fields(value: object) -> object:
-    """Return JSON in which each object has one field more, except where keys are free."""
+    """Return JSON with one extra field in each object that is not the value of a field in `FREE`."""
     if isinstance(value, list):
         return [with_later_fields(item) for item in value]
     if isinstance(value, dict):
@@ -36,7 +37,10 @@ def with_later_fields(value: object) -> object:
 
 
 def write_as_a_later_version(*stores: type[Any]) -> None:
-    """Let this process write all records but manifests, whose digest covers every field, as a later version would."""
+    """Make this process write extra fields into records, as a later version would.
+
+    Leases have none, nor do manifests, whose digest covers every field.
+    """
     for store in stores:
         for name in ("create", "replace", "write"):
             setattr(store, name, _with_later_fields(getattr(store, name)))

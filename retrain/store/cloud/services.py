@@ -1,4 +1,4 @@
-"""The two services: how each is opened, what it calls an object's version, and where its credentials come from."""
+"""Google Cloud Storage and Azure Blob Storage: clients, version fields for conditional writes, and credentials."""
 
 import os
 import re
@@ -30,24 +30,24 @@ Client = AzureStore | GCSStore
 
 @dataclass(frozen=True)
 class Service:
-    """One service of a cloud."""
+    """One cloud's object store."""
 
     name: str
-    """As messages call it."""
+    """Its name in messages."""
     open: Callable[[str, str | None], Client]
-    """Opens a bucket or container at its usual address, or at that of another server."""
+    """Opens a bucket or container at the given endpoint, or at the cloud's own if it is None."""
     version: Literal["version", "e_tag"]
     """What a conditional write compares: obstore's name for GCS's generation, or Azure's ETag."""
     variables: tuple[str, ...]
-    """Environment variables, any of which brings credentials."""
+    """Environment variables that may hold credentials; one is enough."""
     file: Path | None
-    """Where the service's own command-line tool keeps credentials."""
+    """File in which the cloud's own command-line tool keeps credentials."""
     advice: str
-    """What to check when it refuses the credentials."""
+    """What to check when the service refuses the credentials."""
 
 
 def _options(endpoint: str | None) -> "ClientConfig":
-    """Return how long to wait. The limit of a whole request is long: a stream lasts as long as its reader takes."""
+    """Return the client's timeouts. That of a whole request is long, because a slow reader keeps a stream open."""
     options: ClientConfig = {"connect_timeout": "2s", "read_timeout": "30s", "timeout": "6h"}
     return options | {"allow_http": True} if (endpoint or "").startswith("http://") else options
 
@@ -58,7 +58,7 @@ def _open_gcs(bucket: str, endpoint: str | None) -> Client:
 
 
 def _open_azure(container: str, endpoint: str | None) -> Client:
-    """Open a container of the account that the endpoint names, or else of the environment's."""
+    """Open a container of the endpoint's account, or else of AZURE_STORAGE_ACCOUNT_NAME's."""
     config: dict[str, str] = {"endpoint": endpoint} if endpoint else {}
     if named := ACCOUNT.match(endpoint or ""):
         config["account_name"] = named[1]
@@ -95,7 +95,7 @@ SERVICES: Mapping[str, Service] = {
         "AZURE_CLIENT_ID and AZURE_TENANT_ID, or the pod's service account (Workload Identity).",
     ),
 }
-"""Services by the scheme of their addresses."""
+"""Services by URL scheme."""
 
 
 def credentials_method(scheme: str) -> str:
