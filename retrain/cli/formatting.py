@@ -328,7 +328,7 @@ def _status_rows(status: Status) -> Rows:
         yield "drift", drift
     yield from _attention_rows(status)
     if status.amendments:
-        newer = f"; the champion does not have the newest: run `retrain run --task {status.task}`"
+        newer = f"; the champion does not have the newest: `retrain run --task {status.task}` or the watcher retrains"
         used = f"{status.amendments:,}, each used by the runs planned after it"
         yield "amendments", used + newer if status.is_amended else used
         yield from (("", amendment) for amendment in status.newest_amendments)

@@ -301,7 +301,7 @@ WATCHER_LAG = Name(
     "retrain_watcher_lag_seconds",
     "gauge",
     TASK,
-    "Time since the oldest drop was committed that waits to be given to a run; 0 if none waits.",
+    "Time since the oldest drop or amendment landed that waits to be given to a run; 0 if none waits.",
 )
 WATCHER_IN_FLIGHT = Name("retrain_watcher_runs_in_flight", "gauge", TASK, "Runs that have drops and have not ended.")
 WATCHER_TRIGGER = Name(

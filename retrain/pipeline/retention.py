@@ -16,7 +16,7 @@ from retrain.records import Plan, Removal, Removed, Retention, RunRecord
 from retrain.records.ledger import is_baseline
 from retrain.store import champions
 from retrain.store.base import Entry
-from retrain.store.claims import Claim
+from retrain.store.claims import CORRECTION, Claim
 from retrain.store.task_store import TaskStore
 from retrain.utils.parallel import map_ahead
 
@@ -194,7 +194,12 @@ def _orphaned_claims(store: TaskStore) -> Iterator[Removal]:
     """Yield the claims of ended runs on drops that are no longer in the store."""
     there = set(store.objects.folders(store.keys.drops))
     claims = list(store.objects.list(store.keys.claims))
-    gone = [entry for entry in claims if entry.key.removeprefix(store.keys.claims).removesuffix(".json") not in there]
+    names = [entry.key.removeprefix(store.keys.claims).removesuffix(".json") for entry in claims]
+    gone = [
+        entry
+        for entry, name in zip(claims, names, strict=True)
+        if name not in there and not name.startswith(CORRECTION)
+    ]
     owners = map_ahead(lambda entry: Claim.model_validate_json(store.objects.read(entry.key)[0]).run_id, gone)
     ended = [entry for entry, owner in zip(gone, owners, strict=True) if store.ledger.final(owner)]
     if ended:

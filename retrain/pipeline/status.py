@@ -27,7 +27,7 @@ class Status(Record):
 
     `quarantined` has the cause by drop. `late` has a sentence for each drop whose files came or changed after its
     commit. `awaiting` are the candidates that await approval, the oldest first. `trigger` is the reason why the waiting
-    drops start a run now, or what they wait for; None if the task has no conditions, or no drop waits.
+    drops, or amendments, start a run now, or what they wait for; None if the task has no conditions, or nothing waits.
     """
 
     task: str
@@ -74,7 +74,8 @@ def make_status(task: Task, store: TaskStore, records: Sequence[RunRecord], cloc
     awaiting = store.approvals.unfinished()
     ended = {*(record.run_id for record in records), *(approval.run_id for approval in awaiting)}
     started = set(store.objects.folders(store.keys.runs)) - ended
-    has_trigger = bool(waiting) and task.trigger != Trigger()
+    is_amended = champion is not None and _is_amended(champion, drops)
+    has_trigger = (bool(waiting) or is_amended) and task.trigger != Trigger()
     planned = _plan_next(store, task, clock()) if (has_trigger or started) and not removed else None
     drifts = store.drifts.of(pointer.run_id if pointer else None) if waiting else {}
     return Status(
@@ -88,7 +89,7 @@ def make_status(task: Task, store: TaskStore, records: Sequence[RunRecord], cloc
         late=tuple(filter(None, (late_files(drop, found) for drop in drops))),
         amendments=len(amendments),
         newest_amendments=tuple(str(one) for one in reversed(amendments[-NEWEST:])),
-        is_amended=champion is not None and _is_amended(champion, drops),
+        is_amended=is_amended,
         erasures=tuple(_describe_erasures(task, store, pointer.run_id if pointer else None, records)),
         quarantined=store.drops.quarantine_causes(),
         removed=tuple(map(describe_removed, removed)),

@@ -1,8 +1,10 @@
-"""Claims: the run that each drop was given to, decided once.
+"""Claims: the run that each drop, and each correction of drops, was given to, decided once.
 
 The owner of a claim is a run, not a process: equal plans are equal runs, so any watcher can finish what another began,
 and no watcher needs to know which process has died.
 """
+
+from collections.abc import Iterable
 
 from retrain.records import Plan, Record
 from retrain.store.base import Conflict, ObjectStore, read_record
@@ -11,11 +13,15 @@ from retrain.store.keys import TaskKeys
 from retrain.store.ledger import Ledger
 from retrain.store.runs import RunFiles
 
+CORRECTION = "_"
+"""First character of the names under which amendments and erasures are claimed. No drop's id begins with it."""
+
 
 class Claim(Record):
     """`claims/<drop-id>.json`, created only once: equal claims are equal bytes."""
 
     drop: str
+    """A drop's id, or the name of a correction."""
     run_id: str
 
 
@@ -49,14 +55,14 @@ class Claims:
         plans = [self._plan(run_id) for run_id in runs if not self._has_ended(run_id)]
         return [plan for plan in plans if not self._overtaken(plan)]
 
-    def claim(self, plan: Plan) -> bool:
-        """Give a plan's new drops to its run, all of them or none; drops of runs that have ended stay theirs.
+    def claim(self, plan: Plan, corrections: Iterable[str] = ()) -> bool:
+        """Give corrections and a plan's new drops to its run, all or none; those of runs that have ended stay theirs.
 
         Every process claims in the order of the drops' commits, so of two runs that want the same drop one gets all.
         The claims that `refresh` found are taken as they are.
         """
         given: list[str] = []
-        for drop in (ref.id for ref in plan.dataset.drops[plan.known :]):
+        for drop in (*sorted(corrections), *(ref.id for ref in plan.dataset.drops[plan.known :])):
             owner = self._owners.get(drop) or self._create(drop, plan.run_id)
             if owner == plan.run_id:
                 given.append(drop)
@@ -106,5 +112,7 @@ class Claims:
         champion = self._champion.read().run_id
         if champion is None or not self._has_ended(champion):
             return False
-        known = {drop.id for drop in self._plan(champion).dataset.drops}
-        return known.issuperset(drop.id for drop in plan.dataset.drops)
+        known = self._plan(champion).dataset.drops
+        if plan.known == len(plan.dataset.drops):  # for corrections alone; from scratch if the champion has to go
+            return plan.method != "scratch" and set(known).issuperset(plan.dataset.drops)
+        return {drop.id for drop in known}.issuperset(drop.id for drop in plan.dataset.drops)

@@ -25,6 +25,10 @@ class Amendments:
         self._read |= dict(zip(new, found, strict=True))
         return tuple(self._read[key] for key in keys)
 
+    def newest(self) -> Amendment | None:
+        """Return the newest amendment. Raises as `read`."""
+        return next(reversed(self.read()), None)
+
     def prepare(self, changes: Sequence[Change], upload: str | None = None) -> Amendment:
         """Return the amendment that `append` would write now."""
         return Amendment(sequence=len(self.read()) + 1, at=datetime.now(UTC), changes=tuple(changes), upload=upload)
@@ -66,6 +70,11 @@ class Erasures:
         """Return all erasures, oldest first. Raises `StoreError` at one that is damaged."""
         keys = sorted(entry.key for entry in self._objects.list(self._keys.erasures))
         return tuple(map_ahead(lambda key: read_record(self._objects, key, Erasure)[0], keys))
+
+    def newest(self) -> Erasure | None:
+        """Return the newest erasure, complete or not. Raises as `read`."""
+        keys = [entry.key for entry in self._objects.list(self._keys.erasures)]
+        return read_record(self._objects, max(keys), Erasure)[0] if keys else None
 
     def count(self) -> int:
         """Return how many erasures there are, complete or not."""

@@ -44,7 +44,7 @@ class Health(Collector):
             self._problems.pop(task, None)
 
     def set_oldest_waiting(self, task: str, oldest: datetime | None) -> None:
-        """Set the commit time of the oldest drop that waits for a run; None if none waits."""
+        """Set the time of the oldest drop or correction that waits for a run; None if none waits."""
         with self._lock:
             self._oldest[task] = oldest
 

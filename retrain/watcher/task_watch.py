@@ -1,4 +1,4 @@
-"""Watch one task: claim landed drops for a run, and follow the run to its end."""
+"""Watch one task: claim landed drops and corrections for a run, and follow the run to its end."""
 
 import logging
 import time
@@ -16,6 +16,7 @@ from retrain.pipeline.executor import Executor
 from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.pipeline.trigger import TriggerState
 from retrain.records import Plan
+from retrain.store.claims import CORRECTION
 from retrain.store.drops import late_files
 from retrain.store.lease import LEASE_SECONDS
 from retrain.store.task_store import open_task_store
@@ -78,17 +79,18 @@ class TaskWatch:
         self._tracker = TrackerUpdates(task, self.store, clock)
         self._ingestion = Ingestion(task, self.store, health, pace.lease, cache_dir)
         self._waiting: dict[str, datetime] = {}
+        self._corrections: dict[str, datetime] = {}
         self._covered: set[str] = set()
         self._deferred_until: datetime | None = None
         self._measured: set[tuple[str | None, str]] = set()
 
     @property
     def oldest(self) -> datetime | None:
-        """Return the commit time of the oldest drop that waits for a run; None if none waits."""
-        return min(self._waiting.values(), default=None)
+        """Return the time of the oldest drop or correction that waits for a run; None if none waits."""
+        return min([*self._waiting.values(), *self._corrections.values()], default=None)
 
     def check_drops(self, drops: Iterable[str] | None = None) -> None:
-        """Validate the drops with these ids that have ended, or all of them, and note which drops wait for a run.
+        """Validate the drops with these ids that have ended, or all of them, and note what waits for a run.
 
         Raises `TaskLocked` if the only problem is that another watcher is validating a drop. The caller must check
         again, since that watcher may die. Raises any other `UserError` if the store refuses.
@@ -107,11 +109,13 @@ class TaskWatch:
             log.warning("%s: upload %s; upload what is new under a new id", self.task.name, again)
         problem = self._ingestion.validate(states)
         self._add_waiting(states.waiting)
+        if found or drops is None:
+            self._add_corrections()
         if problem:
             raise problem
 
     def advance(self) -> None:
-        """Give the waiting drops to a run if none is in flight, and restart a run in flight that has stopped.
+        """Give what waits to a run if none is in flight, and restart a run in flight that has stopped.
 
         Raises `UserError` if that fails now.
         """
@@ -157,6 +161,21 @@ class TaskWatch:
             else:
                 self._ingestion.quarantine(self.store, drop, str(since))
 
+    def _add_corrections(self) -> None:
+        """Note the newest amendment and erasure, if no run has them; none before an erasure is complete."""
+        amendment, erasure = self.store.drops.amendments.newest(), self.store.erasures.newest()
+        found: dict[str, datetime] = {}
+        if amendment:
+            found[f"{CORRECTION}amendment-{amendment.sequence:06d}"] = amendment.at
+        if erasure and erasure.completed_at and self.task.erase.policy == "retrain":
+            found[f"{CORRECTION}erasure-{erasure.sequence:06d}"] = erasure.completed_at
+        if erasure and erasure.completed_at is None:
+            found.clear()
+        before = self._corrections.keys()
+        self._corrections = {name: since for name, since in found.items() if self._is_open(name)}
+        if self._corrections.keys() - before:
+            self._deferred_until = None
+
     def _committed_at(self, drop: str) -> datetime | DropError:
         """Return when a drop was committed, or the error in its manifest."""
         try:
@@ -173,11 +192,11 @@ class TaskWatch:
                     log.warning("%s: %s", self.task.name, late)
 
     def _is_open(self, drop: str) -> bool:
-        """Return whether a drop may still need a run."""
+        """Return whether a drop, or a correction, may still need a run."""
         return drop not in self._covered and not self._claims.claimed(drop)
 
     def _is_due(self) -> bool:
-        """Return whether a drop waits and a scheduled time has passed since, also while no watcher was running.
+        """Return whether something waits and a scheduled time has passed since, also while no watcher was running.
 
         A trigger that postponed the run is evaluated again when a drop lands, when its time comes, and regularly.
         """
@@ -200,13 +219,18 @@ class TaskWatch:
             return
         if isinstance(planned, NoRunNeeded):
             log.info("%s: nothing to do: %s", self.task.name, planned.reason)
-            self._covered |= self._waiting.keys()
-            self._waiting.clear()
+            self._covered |= self._waiting.keys() | self._corrections.keys()
+            self._forget_waiting()
             return
         next_run.keep_plan(self.store, planned)
-        if self._claims.claim(planned):
+        if self._claims.claim(planned, self._corrections):
             log.info("%s: %s: %s", self.task.name, planned.run_id, planned.reason)
-            self._waiting.clear()
+            self._forget_waiting()
+
+    def _forget_waiting(self) -> None:
+        """Forget the drops and corrections that waited: a run has them, or none is needed."""
+        self._waiting.clear()
+        self._corrections.clear()
 
     def _measure_drift(self) -> None:
         """Have the drift of the waiting drops measured, once for a champion, if the trigger asks for it."""
@@ -221,7 +245,7 @@ class TaskWatch:
             log.warning("%s: the drift of the waiting drops is not measured: %s", self.task.name, problem)
 
     def _defer(self, state: TriggerState) -> None:
-        """Postpone the run; the waiting drops keep waiting."""
+        """Postpone the run; the waiting drops and corrections keep waiting."""
         if self._deferred_until is None:
             log.info("%s: %s", self.task.name, state.reason)
         soon = self._clock() + timedelta(seconds=self._pace.check)
