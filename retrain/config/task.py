@@ -162,8 +162,8 @@ class Stopping(ConfigModel):
     """Iterations within which a run must improve, as a share of those that scratch takes to its accuracy. If the
     standard error of the validation accuracy exceeds one point, the window grows in proportion."""
     plateau_gain: Share = 0.0025
-    """Least gain in accuracy within that window (0.0025 is a quarter of a point). If the standard error exceeds one
-    point, a run at a carried target also continues while the loss falls by what such a gain corresponds to."""
+    """Least gain in accuracy within that window (0.0025 is a quarter of a point). If the standard error exceeds two
+    points, a run at a carried target also continues while the loss falls by what such a gain corresponds to."""
     plateau_errors: NonNegativeFloat = 0.5
     """Least gain in standard errors of the validation accuracy, if that is more."""
     plateau_excess: PositiveFloat = 0.02

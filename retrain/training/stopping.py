@@ -97,6 +97,10 @@ IMPROVING: tuple[Curve, ...] = ("score", "newest")
 SMALL_ERROR = 0.01
 """Largest standard error of an accuracy that does not lengthen the rule's windows: that of 80% on 1,600 images."""
 
+LARGE_ERROR = 0.02
+"""Standard error of an accuracy above which it does not show whether a run still improves, so that the loss is asked:
+that of 80% on 400 images. With half of it, runs of trials that were 2 points above scratch went on for longer."""
+
 PATIENCE_SHARE = 0.7
 """Largest share of a run's iterations so far that its patience may take, so that a young run is not given up."""
 
@@ -148,7 +152,7 @@ def is_good_enough(
     expected = expect_scratch(points, target)
     if rule is None or spent or _is_at_its_end(last, rule):
         return True
-    if noise_factor(last) > 1 and still_learns(points, rule):
+    if _standard_error(last) > LARGE_ERROR and still_learns(points, rule):
         return False
     if _may_end_while_improving(points, expected, rule, score):
         return True
