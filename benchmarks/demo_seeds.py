@@ -57,7 +57,7 @@ def run_life(seed: int, overrides: list[str], folder: Path) -> Line:
 def _run(context: Context, task: Task, request: Request) -> RunRecord:
     record = stages.run_task(context, task, request)
     if not isinstance(record, RunRecord):
-        raise RuntimeError(record.reason)
+        raise RuntimeError(str(record))
     return record
 
 

@@ -226,6 +226,12 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
 
 
 @pytest.fixture(autouse=True)
+def _no_given_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget which task files earlier tests of this process were given: messages name them."""
+    monkeypatch.setattr("retrain.config.loading._GIVEN", {})
+
+
+@pytest.fixture(autouse=True)
 def _preloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare the processes of `run_in_subprocess` the seconds in which each imports torch and kfp."""
     from support.processes import Preloaded  # imports torch

@@ -133,6 +133,7 @@ def _check_promotable(store: "TaskStore", run_id: str, force: bool) -> bool:
 
     Raises `RunError` if the run has no complete model or, without `force`, if it was not tested or awaits approval.
     """
+    from retrain.config.loading import task_argument
     from retrain.errors import RunError
 
     files = store.run(run_id)
@@ -146,7 +147,9 @@ def _check_promotable(store: "TaskStore", run_id: str, force: bool) -> bool:
     if not force and files.evaluation() is None:
         raise RunError(f"{run_id} was never tested on the test split; pass --force to promote it anyway")
     if not force and approval and awaits:
-        raise RunError(f"{approval.reason}, or pass --force to promote it without approval")
+        raise RunError(
+            f"{approval.describe(task_argument(store.task))}, or pass --force to promote it without approval"
+        )
     return awaits
 
 

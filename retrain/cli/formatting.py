@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from retrain.config import METRIC_NAMES, Metric
+from retrain.config.loading import task_argument
 from retrain.pipeline.approval import Candidate
 from retrain.pipeline.status import Status
 from retrain.records import Decision, Erasure, Plan, RunRecord, Savings, ScratchEstimate, Target
@@ -224,7 +225,7 @@ def record_details(record: RunRecord, ledger: Sequence[RunRecord] = (), candidat
     """
     gate = list(_gate_rows(record.decision, "passed"))
     if candidate:
-        gate = list(_gate_rows(candidate.gate, candidate.approval.reason))
+        gate = list(_gate_rows(candidate.gate, candidate.approval.describe(task_argument(record.task))))
     rows = [*_run_rows(record, bool(ledger)), *_quality_rows(record), *gate, *_total_rows(record, ledger)]
     return details(f"{record.run_id} {record.ending}", rows)
 
@@ -328,7 +329,8 @@ def _status_rows(status: Status) -> Rows:
         yield "drift", drift
     yield from _attention_rows(status)
     if status.amendments:
-        newer = f"; the champion does not have the newest: `retrain run --task {status.task}` or the watcher retrains"
+        run = f"retrain run --task {task_argument(status.task)}"
+        newer = f"; the champion does not have the newest: `{run}` or the watcher retrains"
         used = f"{status.amendments:,}, each used by the runs planned after it"
         yield "amendments", used + newer if status.is_amended else used
         yield from (("", amendment) for amendment in status.newest_amendments)
@@ -339,7 +341,7 @@ def _status_rows(status: Status) -> Rows:
 def _attention_rows(status: Status) -> Rows:
     """Yield what needs a person's attention, with what to do."""
     for approval in status.awaiting:
-        yield "awaits approval", approval.reason
+        yield "awaits approval", approval.describe(task_argument(status.task))
     for unfinished in status.unfinished:
         yield "unfinished", unfinished
     for removed in status.removed:

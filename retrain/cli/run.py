@@ -165,6 +165,7 @@ def _finish(ended: "Ended | NoRunNeeded", task: "Task", store: "TaskStore", as_j
     from functools import partial
 
     from retrain.cli import formatting
+    from retrain.config.loading import task_argument
     from retrain.pipeline.planning import NoRunNeeded
     from retrain.records import Approval
     from retrain.tracking.hook import update_tracker
@@ -174,7 +175,7 @@ def _finish(ended: "Ended | NoRunNeeded", task: "Task", store: "TaskStore", as_j
         _print_no_run(ended, as_json)
         return
     if isinstance(ended, Approval):
-        typer.echo(ended.model_dump_json(indent=2) if as_json else ended.reason)
+        typer.echo(ended.model_dump_json(indent=2) if as_json else ended.describe(task_argument(task.name)))
         raise typer.Exit(AWAITS_APPROVAL)
     records = [] if as_json else store.ledger.read()
     formatting.print_record(ended, partial(formatting.record_details, ledger=records), as_json)

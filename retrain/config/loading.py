@@ -5,6 +5,7 @@ Names are looked up in the folder `$RETRAIN_TASKS`, if it is set, and then in `t
 
 import os
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from functools import reduce
 from pathlib import Path
@@ -136,11 +137,22 @@ def load_task(name_or_path: str, overrides: Sequence[str] = ()) -> Task:
     """
     path = find_task(name_or_path)
     settings = [parse_override(override) for override in overrides]
-    return validate_document(
+    task = validate_document(
         apply_overrides(_mapping(read_task_text(path), str(path)), settings),
         str(path),
         [setting.path for setting in settings],
     )
+    _GIVEN[task.name] = name_or_path
+    return task
+
+
+_GIVEN: dict[str, str] = {}
+"""What this process was given to find each task, by the task's name: the name of its file, or a path."""
+
+
+def task_argument(name: str) -> str:
+    """Return what to write after `--task`, so that a command in a message finds the task with this name."""
+    return shlex.quote(_GIVEN.get(name, name))
 
 
 def parse_task(text: str, source: str) -> Task:

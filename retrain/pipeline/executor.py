@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from retrain.config.loading import task_argument
 from retrain.config.task import Task
 from retrain.errors import UserError
 from retrain.records import Approval, Plan
@@ -48,5 +49,10 @@ class InProcessExecutor:
             if not stages.is_permanent(error):
                 raise
             ended = stages.record_failure(context, plan, str(error))
-        log.info("%s: %s", task.name, ended.reason if isinstance(ended, Approval) else f"{ended.run_id} {ended.ending}")
+        told = (
+            ended.describe(task_argument(task.name))
+            if isinstance(ended, Approval)
+            else f"{ended.run_id} {ended.ending}"
+        )
+        log.info("%s: %s", task.name, told)
         return True

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from retrain.config import Method, Purpose
 from retrain.config.fields import identity
+from retrain.config.loading import task_argument
 from retrain.config.recipe import OpenEnded, Recipe, recipe_for
 from retrain.config.task import AutoAverage, Averaging, NoAverage, PowerAverage, Refresh, Task
 from retrain.data.dataset import amended_drops, choose_loading, make_dataset, order_drops
@@ -63,7 +64,8 @@ def make_plan(task: Task, committed: Sequence[Drop], history: History, request: 
     drops = order_drops(committed, known_drops(history))
     dataset = make_dataset(drops, champion.dataset.classes if champion else ())
     if not dataset.drops:
-        return NoRunNeeded("no drop has landed yet: commit one with `retrain drop pack SRC --task TASK`")
+        pack = f"retrain drop pack SRC --task {task_argument(task.name)}"
+        return NoRunNeeded(f"no drop has landed yet: commit one with `{pack}`")
     if not dataset.samples:
         return NoRunNeeded("no training image has landed yet: all samples of the drops are held out")
     if request == Request() and (done := _why_done(task, dataset, history)):
@@ -108,7 +110,7 @@ def _why_done(task: Task, dataset: Dataset, history: History) -> str | None:
     ):
         return f"no drop has landed since champion {champion.run_id}"
     if approval := history.awaiting.get(dataset.digest):
-        return approval.reason
+        return approval.describe(task_argument(task.name))
     for record in history.records.values():
         if unlearn and learnt_from(record.run_id, history.trained_on_erased, history.records):
             continue

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from retrain.config.automation import Trigger
+from retrain.config.loading import task_argument
 from retrain.config.task import Task
 from retrain.data.dataset import describe_removed
 from retrain.errors import DamagedDrop, StoreError, UserError
@@ -115,7 +116,8 @@ def _describe_erasures(
     by_id = {record.run_id: record for record in records}
     for erasure in store.erasures.read():
         if erasure.completed_at is None:
-            yield f"erasure {erasure.sequence} is not complete: run `retrain drop erase --task {task.name}`"
+            command = f"retrain drop erase --task {task_argument(task.name)}"
+            yield f"erasure {erasure.sequence} is not complete: run `{command}`"
         if learnt_from(champion, erasure.trained, by_id):
             then = "the next run is from scratch" if task.erase.policy == "retrain" else "erase.policy is keep"
             yield f"champion {champion} was trained on samples of erasure {erasure.sequence}; {then}"

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from datetime import datetime
 
+from retrain.config.loading import task_argument
 from retrain.config.task import Task
 from retrain.errors import RunError, StoreError, UserError
 from retrain.pipeline import next_run
@@ -30,9 +31,9 @@ def describe_unfinished(
         with suppress(RunError):  # it has no plan, or one that is damaged
             plan, how = store.run(run_id).plan(), None
             if isinstance(planned, Plan) and planned.run_id == run_id:
-                how = f"`retrain run --task {task.name}` resumes it"
+                how = f"`retrain run --task {task_argument(task.name)}` resumes it"
             elif run_id in watched:
-                how = f"`retrain watch --task {task.name}` continues it"
+                how = f"`retrain watch --task {task_argument(task.name)}` continues it"
             elif newest and newest.dataset.digest == plan.dataset.digest:
                 how = _find_command(task, store, plan, now)
             if how or _has_large_files(store, run_id):
@@ -46,10 +47,11 @@ def _advise(task: Task, store: TaskStore, plan: Plan, how: str | None) -> str:
             return f"{lease.holder} is working on this task"
     if how:
         return f"{how}, unless it is running on Kubeflow" if task.kubeflow.host else how
+    command = f"retrain gc --task {task_argument(task.name)}"
     champion = "a champion with its drops and later ones" if plan.purpose == "trial" else "a champion with its drops"
     return (
         "its drops, champion or settings are no longer the current ones, so no command resumes it; "
-        f"`retrain gc --task {task.name}` removes its checkpoints once {champion} is older than --older-than (90d)"
+        f"`{command}` removes its checkpoints once {champion} is older than --older-than (90d)"
     )
 
 
@@ -70,10 +72,10 @@ def _find_command(task: Task, store: TaskStore, plan: Plan, now: datetime) -> st
     """Return the command that makes this plan again, and so resumes its run, in a sentence; None if there is none."""
     request = Request(plan.method, plan.purpose)
     if plan.purpose == "calibrate":
-        request, command = Request(purpose="calibrate"), f"retrain baseline --task {task.name}"
+        request, command = Request(purpose="calibrate"), f"retrain baseline --task {task_argument(task.name)}"
     else:
         trial = " --trial" if plan.purpose == "trial" else ""
-        command = f"retrain run --task {task.name} --method {plan.method}{trial}"
+        command = f"retrain run --task {task_argument(task.name)} --method {plan.method}{trial}"
     if _makes(task, store, request, now, plan):
         return f"`{command}` resumes it"
     if _makes(plan.task, store, request, now, plan):

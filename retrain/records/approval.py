@@ -38,10 +38,10 @@ class Approval(Record):
         """Return the approval that a candidate asks for."""
         return cls(run_id=run_id, requested_at=at, expires_at=at + timeout)
 
-    @property
-    def reason(self) -> str:
-        """Return a sentence that says what the run waits for and which command ends that."""
+    def describe(self, task: str) -> str:
+        """Return a sentence that says what the run waits for and which command, with this `--task`, ends that."""
         return (
             f"{self.run_id} passed the gate and awaits approval until {format_moment(self.expires_at)}: "
-            f"`retrain approve {self.run_id} --task TASK`, or `retrain reject {self.run_id} --task TASK --reason WHY`"
+            f"`retrain approve {self.run_id} --task {task}`, or "
+            f"`retrain reject {self.run_id} --task {task} --reason WHY`"
         )

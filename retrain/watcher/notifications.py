@@ -59,7 +59,8 @@ def _champions(store: TaskStore) -> Iterator[Notification]:
 def _approvals(store: TaskStore) -> Iterator[Notification]:
     for approval in store.approvals.unfinished():
         if approval.verdict is None:
-            data = {"run_id": approval.run_id, "expires_at": approval.expires_at.isoformat(), "what": approval.reason}
+            what = approval.describe(store.task)
+            data = {"run_id": approval.run_id, "expires_at": approval.expires_at.isoformat(), "what": what}
             kind: EventKind = "candidate.awaits_approval"
             yield Notification(f"approval-{approval.run_id}", kind, approval.run_id, approval.requested_at, data)
 

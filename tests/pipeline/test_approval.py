@@ -1,6 +1,7 @@
 """Manual approval: a candidate that passed the gate waits, and a person or the clock decides, once."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -222,14 +223,18 @@ def test_exporter_serves_how_long_a_candidate_waits(life: Life, waiting: Approva
     assert since() == []
 
 
-def test_commands_run_approve_and_rollback(life: Life, command: Callable[..., Ran]) -> None:
+def test_commands_run_approve_and_rollback(life: Life, command: Callable[..., Ran], tmp_path: Path) -> None:
     first = champion(life)
     ran = command("run")
     assert (ran.code, ran.err.count("Traceback")) == (3, 0)
     [approval] = life.store.approvals.unfinished()
-    assert f"`retrain approve {approval.run_id} --task TASK`" in ran.out
-    assert f"`retrain reject {approval.run_id} --task TASK --reason WHY`" in " ".join(ran.out.split())
+    words = " ".join(ran.out.split())
+    [approve_it, reject_it] = re.findall("`retrain ([^`]+)`", words)
+    given = str(tmp_path / "pets.json")
+    assert approve_it.split() == ["approve", approval.run_id, "--task", given]
+    assert reject_it.split() == ["reject", approval.run_id, "--task", given, "--reason", "WHY"]
     assert "awaits approval" in command("status").out
+    assert f"--task {given}" in " ".join(command("status").out.split())
     shown = " ".join(command("show", approval.run_id).out.split())
     assert "against the champion" in shown
     assert f" gate {approval.run_id} passed the gate and awaits approval until" in shown
