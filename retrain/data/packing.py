@@ -123,7 +123,7 @@ def _choose(source: Source, staging: Staging | None, part: int | None) -> tuple[
         return staged
     if not 1 <= part <= len(staged):
         hint = "" if staging else "; divide it with --share or --classes"
-        raise DropError(f"part {part} does not exist: the source is {pluralize(len(staged), 'part')}{hint}")
+        raise DropError(f"part {part} does not exist: the source has {pluralize(len(staged), 'part')}{hint}")
     return (staged[part - 1],)
 
 

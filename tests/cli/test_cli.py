@@ -229,7 +229,7 @@ WRONG = [
     ("drop pack images -t pets --classes 9+9", "9+9 adds up to 18, and must be 5"),
     ("drop pack images -t pets --classes 3+2 --share 50+50", "--classes and --share cannot be combined"),
     ("drop pack images -t pets --classes three", "not a sum of positive whole numbers"),
-    ("drop pack images -t pets --classes 3+2 --part 3", "part 3 does not exist: the source is 2 parts"),
+    ("drop pack images -t pets --classes 3+2 --part 3", "part 3 does not exist: the source has 2 parts"),
     ("drop pack images -t pets --id Bad/Name", "drop id 'Bad/Name': allowed are"),
     ("drop show d-nothing -t pets", "pets has no drop d-nothing"),
     ("show scratch-nothing -t pets", "scratch-nothing is not in the ledger of task pets"),

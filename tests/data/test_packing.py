@@ -177,7 +177,7 @@ def test_one_id_does_not_name_several_parts(tmp_path: Path, local: LocalStore) -
     source, staging = two_classes(tmp_path / "pets"), Staging.parse("classes", "1+1")
     with pytest.raises(DropError, match="drop id pair: one id cannot name 2 drops"):
         pack(source, TASK, TaskStore(local, TASK.name), staging=staging, drop_id="pair")
-    with pytest.raises(DropError, match="part 3 does not exist: the source is 2 parts"):
+    with pytest.raises(DropError, match="part 3 does not exist: the source has 2 parts"):
         pack(source, TASK, TaskStore(local, TASK.name), staging=staging, part=3)
 
 

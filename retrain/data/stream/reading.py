@@ -96,7 +96,7 @@ class _Reading:
         """Return all that was noted. Raises `DropError` if it is not as much as the manifest counts."""
         found = {split: len(labels) for split, labels in self._labels.items()}
         if found != {split: self.drop.samples(split) for split in SPLITS}:
-            raise DropError(f"drop {self.drop.id}: its shards hold {found}, which its manifest counts otherwise")
+            raise DropError(f"drop {self.drop.id}: its shards hold {found}; its manifest states other numbers")
         return {
             "counts": _tensor(self._counts),
             "offset": _tensor(self._offset),
