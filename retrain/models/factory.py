@@ -3,6 +3,7 @@
 import importlib.util
 import math
 from collections.abc import Callable, Collection
+from functools import wraps
 from math import prod
 from typing import Any
 
@@ -14,6 +15,7 @@ from retrain.config.task import Model
 from retrain.errors import ModelError
 from retrain.models import narrow_convolutions, resnets
 from retrain.models.mixer import mixer
+from retrain.models.options import check_options, unknown_option
 from retrain.models.pretrained import TIMM, timm_config
 from retrain.models.resnets import RESNETS
 
@@ -25,11 +27,14 @@ def build_network(model: Model, classes: int, image_size: Shape, seed: int) -> n
     name or option that does not exist.
     """
     factory = _find_factory(model)
+    check_options(model, factory)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         try:
             network = factory(classes=classes, image_size=image_size, **model.options)
         except Exception as error:  # a factory of the user's may raise anything
+            if unknown := unknown_option(model, factory, error):
+                raise unknown from error
             what = f"options {model.options} do not fit" if model.options else "cannot be built"
             raise ModelError(f"model {model.name}: {what}: {error}") from error
         if not isinstance(network, nn.Module):
@@ -163,7 +168,13 @@ def torchvision_factory(model: Model) -> Callable[..., nn.Module]:
         )
     if model.stem == "small":
         raise ModelError(f"model.stem: small exists for {', '.join(RESNETS)}; set `stem: standard` for {model.name}")
-    return lambda classes, image_size, **options: models.get_model(model.name, num_classes=classes, **options)
+    builder = models.get_model_builder(model.name)
+
+    @wraps(builder)  # its signature states the options
+    def build(classes: int, image_size: Shape, **options: Any) -> nn.Module:
+        return builder(num_classes=classes, **options)  # type: ignore[no-any-return]
+
+    return build
 
 
 def timm_factory(model: Model) -> Callable[..., nn.Module]:
@@ -172,7 +183,9 @@ def timm_factory(model: Model) -> Callable[..., nn.Module]:
     if model.stem == "small":
         raise ModelError(f"model.stem: small exists for {', '.join(RESNETS)}; set `stem: standard` for {model.name}")
     import timm
+    from timm.models import model_entrypoint
 
+    @wraps(model_entrypoint(model.name.removeprefix(TIMM)))
     def build(classes: int, image_size: Shape, **options: Any) -> nn.Module:
         is_other_size = image_shape(image_size) != config.input_size
         sized = {"img_size": image_size} if config.fixed_input_size and is_other_size else {}

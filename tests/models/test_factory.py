@@ -146,7 +146,22 @@ def test_channels_last_changes_only_the_memory_order() -> None:
         ),
         (Model(name="fcn_resnet50"), "there is no model 'fcn_resnet50'"),
         (Model(name="squeezenet1_1"), "model.stem: small exists for resnet18, .*; set `stem: standard` for squeezenet"),
-        (Model(name="resnet18", options={"widht": 4}), r"options \{'widht': 4\} do not fit: .*'widht'"),
+        (
+            Model(name="resnet18", options={"widht": 4}),
+            r"^model\.options\.widht: resnet18 has no such option; allowed: width, norm; did you mean .*\.width\?$",
+        ),
+        (
+            Model(name="squeezenet1_1", stem="standard", options={"drop": 0.5}),
+            r"^model\.options\.drop: squeezenet1_1 has no such option; allowed: version, dropout; did you mean",
+        ),
+        (
+            Model(name="timm/test_resnet.r160_in1k", stem="standard", options={"drop_ratee": 0.5}),
+            r"^model\.options\.drop_ratee: timm/test_resnet.* did you mean model\.options\.drop_rate",
+        ),
+        (
+            Model(name=f"{HERE}:scaled_linear", options={"scales": 0.5}),
+            r"^model\.options\.scales: test_factory:scaled_linear has no such option; allowed: scale; did you mean",
+        ),
         (
             Model(name="resnet18", options={"width": -1}),
             r"options \{'width': -1\} do not fit: width must be .* at least 1",
@@ -154,7 +169,10 @@ def test_channels_last_changes_only_the_memory_order() -> None:
         (Model(name="resnet18", options={"width": 0}), "do not fit: width must be a whole number of at least 1, not 0"),
         (Model(name="resnet18", options={"width": "8"}), "do not fit: width must be a whole number .* not '8'"),
         (Model(name="mlp", options={"width": "8"}), "do not fit: width must be a whole number .* not '8'"),
-        (Model(name="logistic", options={"width": 4}), "options .* do not fit"),
+        (
+            Model(name="logistic", options={"width": 4}),
+            r"^model\.options\.width: logistic has no such option; allowed: none$",
+        ),
         (Model(name="alexnet", stem="standard"), "alexnet: does not take 8x8 images: .*too small"),
         (
             Model(name="nowhere:factory"),

@@ -1,0 +1,77 @@
+"""Check `model.options` by the signature of the network that gets them."""
+
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from retrain.config.task import Model
+from retrain.errors import ModelError
+from retrain.models.pretrained import TIMM
+from retrain.utils.text import did_you_mean
+
+OURS = frozenset({"self", "classes", "image_size", "num_classes", "img_size", "weights", "progress", "pretrained"})
+"""Arguments that no option can be: the caller sets them."""
+UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
+"""What Python says of an argument that a function does not take."""
+
+
+class Taken(NamedTuple):
+    """The options of a network."""
+
+    names: Sequence[str]
+    """Those with a default, which a task may set."""
+    known: frozenset[str]
+    """All of its arguments, also those that the network's name decides."""
+    is_whole: bool
+    """Whether there are no others: a function with `**options` may take any."""
+
+
+def find_options(build: Callable[..., Any]) -> Taken:
+    """Return the options of a network, given the function that builds it.
+
+    A function with `**options` passes them to the class that it says it returns.
+    """
+    signature = inspect.signature(build)
+    arguments = list(signature.parameters.values())
+    built = signature.return_annotation
+    if _takes_any(arguments) and inspect.isclass(built) and "__init__" in vars(built):
+        own = [one for one in arguments if one.kind is not one.VAR_KEYWORD]
+        arguments = [*own, *inspect.signature(built.__init__).parameters.values()]
+    plain = [one for one in arguments if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+    settable = [one.name for one in plain if one.default is not one.empty and one.name not in OURS]
+    return Taken(settable, frozenset(one.name for one in plain), not _takes_any(arguments))
+
+
+def _takes_any(arguments: Sequence[inspect.Parameter]) -> bool:
+    return any(one.kind is one.VAR_KEYWORD for one in arguments)
+
+
+def check_options(model: Model, build: Callable[..., Any]) -> None:
+    """Raise `ModelError`, naming the option and those that exist, if a network does not take one of a model's."""
+    if model.name.startswith(TIMM):  # its functions also take arguments that their classes do not
+        return
+    try:
+        taken = find_options(build)
+    except (TypeError, ValueError):  # a function of native code has no signature
+        return
+    for name in model.options:
+        if taken.is_whole and name not in taken.known:
+            raise _unknown_option(model, name, taken)
+
+
+def unknown_option(model: Model, build: Callable[..., Any], error: Exception) -> ModelError | None:
+    """Return the error that names an option, if `error` is Python's about an argument that nothing takes."""
+    found = UNEXPECTED.search(str(error)) if isinstance(error, TypeError) else None
+    if found is None or found[1] not in model.options:
+        return None
+    try:
+        return _unknown_option(model, found[1], find_options(build))
+    except (TypeError, ValueError):
+        return None
+
+
+def _unknown_option(model: Model, name: str, taken: Taken) -> ModelError:
+    allowed = ", ".join(taken.names) or "none"
+    hint = did_you_mean(name, {one: f"model.options.{one}" for one in taken.names})
+    return ModelError(f"model.options.{name}: {model.name} has no such option; allowed: {allowed}{hint}")
