@@ -13,9 +13,8 @@ from uuid import uuid4
 import boto3
 import pytest
 from support import radosgw
-from support.aws import AWS
-from support.azurite import AZURE, serving_azure
-from support.gcs_server import GCS, serving_gcs
+from support.clouds import AZURE, GCS, serving_azure, serving_gcs
+from support.programs import AWS
 from support.s3_server import serving_s3
 
 from retrain.store import LocalStore, ObjectStore, open_store

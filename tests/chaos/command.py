@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from lib.report import parser, report
-from support.aws import AWS
+from support.programs import AWS
 from support.s3_server import serving_s3
 
 from chaos.breaks import BREAKS

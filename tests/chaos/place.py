@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 from PIL import Image
-from support.aws import AWS
+from support.programs import AWS
 from support.trainings import SIZE, pixels
 
 from retrain.config.loading import load_task

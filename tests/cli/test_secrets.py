@@ -12,7 +12,7 @@ from support import kfp_server, monitoring
 from support.faulty_s3 import Forward, Reply, Request, faulty, refusal
 from support.kfp_server import KfpServer
 from support.pictures import two_classes
-from support.ports import free_port
+from support.programs import free_port
 from support.terminal import retrain
 
 from retrain.config.fields import CREDENTIALS_MESSAGE

@@ -11,8 +11,8 @@ import kubernetes_validate
 import pytest
 import yaml
 from retrain.pipelines.definition import build
-from support.ports import free_port
 from support.processes import ForkedCommand, preloaded_python, preloaded_retrain
+from support.programs import free_port
 from support.trainings import TASK, commit_drops, context_of
 from support.writes import frozen_environment, wait_for_frozen
 

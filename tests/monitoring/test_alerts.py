@@ -12,8 +12,7 @@ from threading import Thread
 import pytest
 import yaml
 from support import known_ledger, monitoring
-from support.ports import free_port
-from support.programs import need
+from support.programs import free_port, need
 
 from retrain.config.task import Task
 from retrain.monitoring import names

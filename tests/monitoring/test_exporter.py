@@ -13,9 +13,8 @@ from urllib.error import HTTPError
 
 import pytest
 from support import known_ledger, monitoring
-from support.ports import free_port
 from support.processes import preloaded_retrain
-from support.programs import need
+from support.programs import free_port, need
 
 from retrain import __version__
 from retrain.config.cron import longest_gap

@@ -10,8 +10,7 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from support import monitoring
-from support.ports import free_port
-from support.programs import need
+from support.programs import free_port, need
 from support.trainings import TASK, plan_of, run_of
 
 from retrain.errors import UserError

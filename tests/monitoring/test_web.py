@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 from support import known_ledger, monitoring
-from support.ports import free_port
+from support.programs import free_port
 
 from retrain.config.task import Task
 from retrain.monitoring import live

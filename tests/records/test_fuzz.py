@@ -11,7 +11,7 @@ from typing import TypeVar
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.drops import make_drop
+from support.histories import make_drop
 from support.pictures import png
 from support.uploads import good, shard
 

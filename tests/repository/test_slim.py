@@ -12,7 +12,7 @@ import pytest
 from support import known_ledger
 from support.kfp_server import serving
 from support.pictures import png
-from support.ports import free_port
+from support.programs import free_port
 from support.uploads import upload
 from support.watching import DATA, Place
 

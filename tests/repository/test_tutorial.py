@@ -10,9 +10,8 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from support.ports import free_port
 from support.processes import preloaded_programs
-from support.programs import need
+from support.programs import free_port, need
 from support.rendered import ROOT
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.drops import make_drop
+from support.histories import make_drop
 
 from retrain.data.dataset import make_dataset, order_drops
 from retrain.errors import DropError

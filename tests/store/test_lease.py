@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from support.aws import AWS
 from support.leases import HOURS, ShiftedClock
 from support.processes import forkserver
+from support.programs import AWS
 from support.writes import wait_until_stopped
 
 from retrain.store import LocalStore, ObjectStore, open_store

@@ -1,4 +1,4 @@
-"""Histories made of records: drops that landed, runs that ended, and the champion."""
+"""Histories made of records: manifests of drops that landed, runs that ended, and the champion."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -8,6 +8,7 @@ from retrain.pipeline.accounting import make_record
 from retrain.pipeline.planning import History, NoRunNeeded, Request, make_plan
 from retrain.pipeline.targets import Measured
 from retrain.records import Cost, Curve, Decision, Drop, Machine, Plan, Point, Result, RunRecord
+from retrain.records.drop import drop_digest
 from retrain.records.ledger import is_baseline
 
 DEFAULT = Request()
@@ -37,6 +38,21 @@ def drop(number: int, samples: int = 500, classes: Sequence[str] = ("cat", "dog"
         digest=f"content-{number}",
         committed_at=START + timedelta(minutes=number),
     )
+
+
+def make_drop(drop_id: str, minute: int, classes: tuple[str, ...] = ("cat",)) -> Drop:
+    """Return the manifest of a drop committed at this minute, ten training samples a class."""
+    drop = Drop(
+        id=drop_id,
+        task="pets",
+        classes=classes,
+        shards=(),
+        counts={"train": dict.fromkeys(classes, 10), "val": {}, "test": {}},
+        held_out={"val": 0.1},
+        digest="",
+        committed_at=datetime(2026, 11, 1, tzinfo=UTC) + timedelta(minutes=minute),
+    )
+    return drop.model_copy(update={"digest": drop_digest(drop)})
 
 
 def result(

@@ -14,7 +14,7 @@ from urllib.request import urlopen
 import pytest
 
 from support.monitoring import wait_for
-from support.ports import free_port
+from support.programs import free_port
 from support.rendered import ROOT
 
 PYTHON = Path(os.environ.get("KSERVE_PYTHON", Path(sys.prefix) / "kserve" / "bin" / "python"))

@@ -12,7 +12,7 @@ from urllib.request import urlopen
 import pytest
 
 from support.monitoring import wait_for
-from support.ports import free_port
+from support.programs import free_port
 
 PROGRAM = Path(sys.prefix) / "mlflow" / "bin" / "mlflow"
 """In an environment of its own: the whole of MLflow needs an older graphql-core than the lock has."""

@@ -17,8 +17,7 @@ import yaml
 
 from retrain.config.task import Task
 from retrain.monitoring.server import serve_exporter
-from support.ports import free_port
-from support.programs import need
+from support.programs import free_port, need
 
 T = TypeVar("T")
 

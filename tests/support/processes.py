@@ -48,7 +48,7 @@ PRELOADED = [
     "retrain.watcher.task_watch",
     "torch._dynamo",  # imported by the first step of an optimiser
     "tabulate",  # imported by torch._dynamo when a process ends
-    "support.frozen",  # must be last
+    "support.preloaded",  # must be last: it ends with `gc.freeze`
 ]
 
 

@@ -1,10 +1,26 @@
-"""Programs that Debian has and tests run."""
+"""Programs and servers that tests start: where they are, their ports and their environments."""
 
+import errno
 import os
 import shutil
+import socket
 import sys
+from random import SystemRandom
 
 import pytest
+
+PORTS = range(10_000, 32_768)
+"""Below those that Linux gives to clients and to servers on port 0, which would take a port between look and use."""
+AWS = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_CONFIG_FILE": "/dev/null",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "NO_PROXY": "127.0.0.1",
+    "MOTO_S3_DEFAULT_MAX_KEYS": "100",  # keys in a page of a listing; AWS's 1000 would need slow tests
+}
+"""The environment in which boto3 connects only to a server on loopback."""
 
 
 def need(command: str, package: str) -> str:
@@ -21,3 +37,17 @@ def need(command: str, package: str) -> str:
 def python_environment(**variables: str) -> dict[str, str]:
     """Return the environment of a Python subprocess that can import all modules that this process can, tests too."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **variables}
+
+
+def free_port() -> int:
+    """Return a free port that the system gives to no other process."""
+    while True:
+        port = SystemRandom().choice(PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                return port

@@ -21,8 +21,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.httpsession import URLLib3Session
 
-from support.ports import free_port
-from support.programs import need
+from support.programs import free_port, need
 
 KEY = "test"
 """User, access key and secret."""
