@@ -76,8 +76,7 @@ lock: $(READY) ## Resolve requirements.lock, the locks of the two images, and th
 
 docs: $(READY) ## Generate the parts of the docs and the dashboards that come from the code
 	$(BIN)/python docs/schemas.py
-	$(BIN)/python docs/cli.py
-	$(BIN)/python docs/metrics.py
+	$(BIN)/python docs/reference.py
 	$(BIN)/python docs/messages.py
 	$(BIN)/python -m retrain.monitoring.dashboards charts/retrain/dashboards
 

@@ -1,4 +1,7 @@
-"""The exporter over HTTP reads each record once, tolerates damaged and missing objects, and survives a restart."""
+"""The exporter over HTTP reads each record once, tolerates damaged and missing objects, and survives a restart.
+
+The names of all metrics follow the conventions.
+"""
 
 import platform
 import re
@@ -21,11 +24,13 @@ from retrain.config.cron import longest_gap
 from retrain.config.task import Task
 from retrain.monitoring import names
 from retrain.monitoring.exporter import Exporter, LedgerReader, WatchedTask
+from retrain.monitoring.names import Name
 from retrain.store import LocalStore
 from retrain.store.keys import TaskKeys
 from retrain.store.task_store import TaskStore
 
 PETS = TaskKeys("pets")
+NAMES = [name for group in names.GROUPS.values() for name in group]
 
 
 @dataclass
@@ -238,3 +243,15 @@ def test_exporter_on_a_taken_port_is_one_message(store: Counted, tmp_path: Path)
     assert ended.returncode == 2
     assert f"retrain: cannot listen on {address}" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_names_are_given_once() -> None:
+    assert len({name.name for name in NAMES}) == len(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES, ids=lambda name: name.name)
+def test_names_follow_the_conventions(name: Name) -> None:
+    assert name.name.startswith("retrain_")
+    assert name.name.endswith("_total") == (name.kind == "counter")
+    assert not {"run", "run_id", "job", "instance"} & set(name.labels)
+    assert name.help.endswith(".")

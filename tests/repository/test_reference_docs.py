@@ -1,4 +1,4 @@
-"""docs/cli.md matches the command line: every command, every option, and the schemas of JSON output."""
+"""docs/cli.md and docs/metrics.md match the code: every command, option and metric, and the schemas of JSON output."""
 
 import runpy
 import sys
@@ -25,7 +25,7 @@ ALL = dict(commands(typer.main.get_command(app), "retrain"))
 
 
 def test_cli_page_is_up_to_date() -> None:
-    page = runpy.run_path(str(DOCS / "cli.py"))["page"]()
+    page = runpy.run_path(str(DOCS / "reference.py"))["cli_page"]()
     assert (DOCS / "cli.md").read_text() == page, "run `make docs`"
 
 
@@ -57,3 +57,8 @@ def test_commands_that_print_json_have_a_schema() -> None:
     for name in printing:
         assert (DOCS / schemas["file_of"](name)).read_text() == schemas["schema"](name), "run `make docs`"
     assert len(list((DOCS / "schemas").iterdir())) == len(printing)
+
+
+def test_docs_list_every_metric_as_it_is() -> None:
+    module = runpy.run_path(str(DOCS / "reference.py"))
+    assert (DOCS / "metrics.md").read_text() == module["metrics_page"](), "run `make docs`"
