@@ -96,7 +96,7 @@ SLOW = {
 LONG = (
     *("store/test_policies.py", "store/test_radosgw.py", "watcher/test_receiver.py"),  # they share one Ceph
     *("repository/test_tutorial.py", "experiments/test_paper_headline.py", "kubeflow/test_local.py"),
-    *("tracking/test_mlflow.py", "serving/test_kserve.py"),
+    *("tracking/test_trackers.py", "serving/test_kserve.py"),
     *("kubeflow/test_trainjob.py", "kubeflow/test_launch.py", "monitoring/test_totals.py", "cli/test_secrets.py"),
     *("repository/test_chaos.py", "records/test_many_classes.py", "monitoring/test_dashboards.py"),
     *("repository/test_site.py", "repository/test_release.py", "watcher/test_watchers_apart.py"),

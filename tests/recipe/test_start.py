@@ -1,11 +1,25 @@
-"""The start of a run follows from the parent's architecture and from how far it has fitted its data."""
+"""The start of a run follows from its method, and from the parent's architecture and how far it has fitted its data."""
 
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 
-from retrain.config.recipe import Auto, ShrinkPerturb
+from retrain.config import Method
+from retrain.config.recipe import (
+    Auto,
+    Cosine,
+    Fresh,
+    MultiStep,
+    NoPenalty,
+    OldNew,
+    Recipe,
+    ShrinkPerturb,
+    Uniform,
+    Warm,
+    recipe_for,
+)
 from retrain.recipe.start import resolve_initialization
 
 SHRUNK = ShrinkPerturb(least_norm=0.4, new_rows="class_means")
@@ -77,3 +91,25 @@ def test_initialization_passes_its_settings_on() -> None:
 def test_start_is_chosen_without_torch() -> None:
     code = "import sys, retrain.recipe.start; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("schedule", [Cosine(), Cosine(scale=0.25), MultiStep(milestones=(0.3,), factor=0.5)])
+@pytest.mark.parametrize(("method", "initialization"), [("scratch", Fresh()), ("naive", Warm())])
+def test_scratch_and_naive_differ_only_in_their_start(
+    method: Method, initialization: Fresh | Warm, schedule: Cosine | MultiStep
+) -> None:
+    found = recipe_for(method, Recipe(schedule=schedule, sampling=OldNew()))
+    assert found.initialization == initialization
+    assert (found.objective, found.sampling) == (NoPenalty(), Uniform())
+    assert found.schedule == type(schedule)(**schedule.model_dump() | {"scale": 1.0})
+
+
+def test_continuous_is_the_tasks_recipe() -> None:
+    recipe = Recipe(initialization=Warm(), sampling=OldNew(new=0.3), schedule=MultiStep(scale=0.5))
+    assert recipe_for("continuous", recipe) == recipe
+
+
+def test_every_method_gives_a_recipe_that_a_plan_can_keep() -> None:
+    for method in get_args(Method):
+        recipe = recipe_for(method, Recipe())
+        assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe

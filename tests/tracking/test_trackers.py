@@ -1,6 +1,7 @@
-"""MLflow gets every run, every champion and the alias, for any number of exports from any machine.
+"""Trackers get every run: MLflow with champions and the alias, TensorBoard with curves and summaries.
 
-The client is MLflow's own; it writes to its store of files, and to a real server where one can be started.
+Any number of exports may run, from any machine. MLflow's client is its own: it writes to its store of files, and to a
+real server where one can be started.
 """
 
 import json
@@ -12,7 +13,10 @@ import pytest
 from safetensors.torch import load_file
 from support.lives import Life, make_task
 from support.mlflow_service import serving_mlflow
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from typer.testing import CliRunner
 
+from retrain.cli import app
 from retrain.errors import UserError
 from retrain.inference.loading import Source
 from retrain.pipeline import stages
@@ -22,6 +26,7 @@ from retrain.store import LocalStore
 from retrain.store.champions import Author
 from retrain.tracking.hook import TrackerUpdates, update_tracker
 from retrain.tracking.mlflow_server import ALIAS, RUN_ID, export_to_mlflow
+from retrain.tracking.tensorboard_files import write_event_files
 
 TASK = make_task()
 
@@ -197,3 +202,27 @@ def test_export_needs_an_address(life: Life, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(UserError, match="no MLflow server: set"):
         export_to_mlflow(Source(life.store))
+
+
+def test_event_files_hold_curve_and_summary(tmp_path: Path) -> None:
+    life = Life(LocalStore(tmp_path / "store"), tmp_path)
+    life.land(0, 1)
+    record = stages.run_task(life.context, make_task(), Request())
+    assert isinstance(record, RunRecord)
+    assert [write_event_files(life.store, tmp_path / "board") for _ in range(2)] == [1, 0]
+    assert [folder.name for folder in (tmp_path / "board").iterdir()] == [record.run_id]
+    read = EventAccumulator(str(tmp_path / "board" / record.run_id)).Reload()
+    curve = life.store.run(record.run_id).curve()
+    assert [(event.step, event.value) for event in read.Scalars("val/accuracy")] == [
+        (point.iteration, pytest.approx(point.accuracy)) for point in curve.points
+    ]
+    assert read.Scalars("test/accuracy")[0].value == pytest.approx(record.evaluation.accuracy)
+    assert "training.batch_size | 16" in read.Tensors("settings/text_summary")[0].tensor_proto.string_val[0].decode()
+
+
+def test_track_command_says_what_was_added(tmp_path: Path) -> None:
+    task = tmp_path / "pets.yaml"
+    task.write_text(f"name: pets\nstore: {tmp_path / 'store'}")
+    board = tmp_path / "board"
+    told = CliRunner().invoke(app, ["track", "--task", str(task), "--to", "tensorboard", "-o", str(board)])
+    assert told.output.startswith("0 runs added; view them with `tensorboard --logdir ")

@@ -1,5 +1,6 @@
-"""Configuration files for forges and editors match the project's chores."""
+"""Configuration files of forges, editors and image builds match the project's chores."""
 
+import re
 from pathlib import Path
 
 import yaml
@@ -30,3 +31,11 @@ def test_citation_and_templates_are_of_this_version() -> None:
         _, head, body = (ROOT / ".github" / "ISSUE_TEMPLATE" / f"{name}.md").read_text().split("---\n", 2)
         assert {"name", "about", "labels"} == yaml.safe_load(head).keys()
         assert body.strip()
+
+
+def test_build_context_holds_only_what_the_image_needs() -> None:
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    sent = {line.removeprefix("!") for line in lines if line.startswith("!")}
+    copied = re.findall(r"^COPY (?!--from)(.*) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert sent == {name for names in copied for name in names.split()}
+    assert all((ROOT / name).exists() for name in sent)

@@ -1,0 +1,68 @@
+"""Lock files state every dependency by version and hash, without an index, and with one version for all uses.
+
+The images contain only the locked dependencies that running retrain needs.
+"""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def blocks(name: str) -> dict[str, str]:
+    """Return all lines of each requirement: version, hashes, and what needs it."""
+    found = re.split(r"\n(?=[a-z])", (ROOT / name).read_text())
+    return {block.split("==")[0].split("[")[0]: block for block in found if "==" in block}
+
+
+def locked(name: str) -> dict[str, str]:
+    """Return the versions that a lock pins, by package."""
+    return dict(re.findall(r"^([a-z0-9.-]+)==(\S+) \\$", (ROOT / name).read_text(), re.MULTILINE))
+
+
+def wanted(requirements: list[str]) -> set[str]:
+    return {re.split(r"[^a-z0-9-]", requirement)[0] for requirement in requirements}
+
+
+@pytest.mark.parametrize(
+    "name", ["requirements.lock", *(f"requirements-{of}.lock" for of in ("image", "slim", "mlflow", "kserve"))]
+)
+def test_every_dependency_is_locked_by_version_and_hash(name: str) -> None:
+    assert len(blocks(name)) > 50
+    assert all("--hash=sha256:" in block for block in blocks(name).values())
+    assert not re.search(r"index-url|find-links|https?://|file:", (ROOT / name).read_text())
+
+
+def test_image_has_the_versions_that_are_tested() -> None:
+    tested, shipped = blocks("requirements.lock"), blocks("requirements-image.lock")
+    assert shipped.keys() <= tested.keys()
+    version = {name: block.split()[0] for name, block in tested.items()}
+    assert {name: block.split()[0] for name, block in shipped.items()} == {name: version[name] for name in shipped}
+
+
+def test_tests_do_without_the_slow_grammar_of_rfc3987() -> None:
+    """jsonschema imports it where it is installed, and kfp and altair import jsonschema: 1.8 s for every process."""
+    assert "jsonschema" in blocks("requirements.lock")
+    assert "rfc3987-syntax" not in blocks("requirements.lock")
+
+
+def test_image_pins_what_was_tested() -> None:
+    assert locked("requirements-image.lock").items() <= locked("requirements.lock").items()
+
+
+def test_image_holds_what_runs_need_and_no_tools() -> None:
+    extras = PROJECT["optional-dependencies"]
+    image = set(locked("requirements-image.lock"))
+    assert wanted(PROJECT["dependencies"]) | wanted(extras["kfp"]) | wanted(extras["gcs"]) <= image
+    assert image & wanted(extras["dev"]) == {"setuptools"}  # which torch asks for
+
+
+def test_slim_image_is_the_other_one_without_torch() -> None:
+    slim, image = locked("requirements-slim.lock"), locked("requirements-image.lock")
+    assert slim.items() <= image.items()
+    assert wanted(PROJECT["dependencies"]) - set(slim) == {"torch", "torchvision"}
+    assert not [name for name in slim if re.match(r"torch|nvidia|cuda|triton", name)]
