@@ -9,9 +9,8 @@ from chaos import actions
 from chaos.actions import LEASE_SECONDS
 from chaos.audit import digests
 from chaos.expected import Digests, Expected
-from chaos.place import DROPS, KEYS, SEEDS
+from chaos.place import DROPS, KEYS, SEEDS, objects
 from chaos.runner import CONTEXT, Runner
-from chaos.s3 import objects
 from retrain.pipeline import next_run
 from retrain.pipeline.planning import Request
 from retrain.records import Plan

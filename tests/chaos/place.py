@@ -1,10 +1,12 @@
-"""The folder of a scenario: a store, a cache, and a task whose runs take a moment and save states."""
+"""The place of a scenario: a store and its objects, a cache, and a task whose runs take a moment and save states."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from uuid import uuid4
 
+import boto3
 import torch
 from PIL import Image
 from support.programs import AWS
@@ -13,7 +15,7 @@ from support.trainings import SIZE, pixels
 from retrain.config.loading import load_task
 from retrain.config.task import Task
 from retrain.pipeline.context import Context, make_context
-from retrain.store import open_store
+from retrain.store import ObjectStore, open_store
 from retrain.store.keys import TaskKeys
 from retrain.store.task_store import TaskStore
 
@@ -86,3 +88,29 @@ def write_sources(folder: Path) -> None:
             path = folder / "sources" / drop / f"class-{labels[number]}" / f"{seed}-{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+
+
+def objects(store: ObjectStore) -> dict[str, bytes]:
+    """Return all objects of the task by their keys, without the task's name."""
+    prefix = f"{KEYS.task}/"
+    return {entry.key.removeprefix(prefix): store.read(entry.key)[0] for entry in store.list(prefix)}
+
+
+def versioned_bucket(server: str) -> str:
+    """Return a new bucket that keeps every version of its objects."""
+    client, name = boto3.client("s3", endpoint_url=server), f"chaos-{uuid4().hex}"
+    client.create_bucket(Bucket=name)
+    client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+    client.close()
+    return name
+
+
+def versions(server: str, bucket: str, key: str) -> list[bytes]:
+    """Return all versions of an object, oldest first."""
+    client: Any = boto3.client("s3", endpoint_url=server)
+    found = client.list_object_versions(Bucket=bucket, Prefix=key).get("Versions", [])
+    identities = [version["VersionId"] for version in reversed(found)]
+    bodies = [client.get_object(Bucket=bucket, Key=key, VersionId=identity)["Body"] for identity in identities]
+    data = [body.read() for body in bodies]
+    client.close()
+    return data

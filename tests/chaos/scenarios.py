@@ -17,9 +17,8 @@ from support.store_faults import PASSING, Sometimes
 from chaos.audit import audit
 from chaos.expected import Expected, Finding
 from chaos.kinds import KINDS, Reference
-from chaos.place import KEYS, Place, write_sources
+from chaos.place import KEYS, Place, objects, versioned_bucket, versions, write_sources
 from chaos.runner import Failed, Runner
-from chaos.s3 import objects, versioned_bucket, versions
 from chaos.sums import is_record
 from chaos.years import Done, run_disturbed, run_undisturbed
 

@@ -28,9 +28,8 @@ from chaos.agreement import entries, settled_keys
 from chaos.audit import digests
 from chaos.expected import Expected, Years
 from chaos.kinds import damage_newest_state, with_a_hole
-from chaos.place import KEYS, Place
+from chaos.place import KEYS, Place, objects
 from chaos.runner import Runner
-from chaos.s3 import objects
 from chaos.sums import is_record
 from retrain.store import champions
 from retrain.store.task_store import TaskStore

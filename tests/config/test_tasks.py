@@ -1,13 +1,15 @@
-"""Tests of task files: how they are found, what overrides do, and the messages for mistakes."""
+"""Task files: how they are found, what overrides do, their schedules, and the messages for mistakes."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 from pydantic.fields import FieldInfo
 
+from retrain.config.cron import last_scheduled
 from retrain.config.fields import ConfigModel
-from retrain.config.loading import load_task
+from retrain.config.loading import load_task, parse_task
 from retrain.config.optimizers import Adam, Sgd
 from retrain.config.recipe import L2, AutoSchedule, L2Init, MultiStep
 from retrain.config.task import Task
@@ -16,6 +18,7 @@ from retrain.config.validation import config_models, models_by_name
 from retrain.errors import TaskError
 
 SHIPPED = sorted((Path(__file__).parents[2] / "tasks").glob("*.yaml"))
+TWO = datetime(2026, 11, 21, 2, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -332,3 +335,24 @@ def test_task_schema_has_limits_and_refuses_unknown_fields() -> None:
     assert training["additionalProperties"] is False
     assert training["properties"]["batch_size"]["exclusiveMinimum"] == 0
     assert training["properties"]["batch_size"]["description"] == "Samples per iteration."
+
+
+def test_newest_scheduled_time_may_be_now() -> None:
+    assert last_scheduled("0 2 * * *", TWO) == TWO
+    assert last_scheduled("0 2 * * *", TWO + timedelta(hours=5)) == TWO
+    assert last_scheduled("0 2 * * *", TWO - timedelta(microseconds=1)) == TWO - timedelta(days=1)
+
+
+def test_times_are_in_utc_wherever_the_machine_is() -> None:
+    elsewhere = TWO.astimezone(timezone(timedelta(hours=-8)))
+    assert last_scheduled("0 2 * * *", elsewhere) == TWO
+
+
+def test_tasks_schedule_is_cron() -> None:
+    assert Task(name="pets", schedule="*/15 * * * 1-5").schedule == "*/15 * * * 1-5"
+
+
+@pytest.mark.parametrize("cron", ["0 0 2 * * *", "0 2 * *", "60 2 * * *", "daily", ""])
+def test_schedule_that_is_not_cron_is_refused_with_an_example(cron: str) -> None:
+    with pytest.raises(TaskError, match=r"pets\.yaml: schedule: must be five cron fields such as '0 2 \* \* \*'"):
+        parse_task(f"{{name: pets, schedule: '{cron}'}}", "pets.yaml")

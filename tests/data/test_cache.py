@@ -15,7 +15,7 @@ from retrain.config.task import Data, Task
 from retrain.data.cache import _read_arrays, decode_drop, load_decoded
 from retrain.data.content import examine_image
 from retrain.data.dataset import make_dataset
-from retrain.data.decoded import cache_path
+from retrain.data.decoded import cache_folder, cache_path
 from retrain.data.identity import draw_splits
 from retrain.data.images import decode_image
 from retrain.data.packing import pack
@@ -243,3 +243,16 @@ def test_validation_needs_no_cache_that_can_be_written(tmp_path: Path, local: Lo
     upload(local, "first", {"train-000000.tar": shard(good(40))})
     (tmp_path / "file").touch()
     assert ingest_drop("first", TASK, TaskStore(local, "pets"), cache_dir=tmp_path / "file" / "cache").samples("train")
+
+
+def test_cache_without_a_home_directory_names_the_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("RETRAIN_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(UserError, match=r"set \$RETRAIN_CACHE"):
+        cache_folder()
+    monkeypatch.setenv("RETRAIN_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path

@@ -1,4 +1,4 @@
-"""Samples are identified by content, under any name, in any drop and by any way of upload."""
+"""Samples are identified by content, whatever their name, drop and way of upload; their key decides their split."""
 
 import hashlib
 import os
@@ -12,9 +12,9 @@ from support.pictures import encoded, picture, png
 from support.uploads import task_in
 from support.ways_in import WAYS, Files, Way, by_pack
 
-from retrain.config.task import Task
+from retrain.config.task import Data, Task
 from retrain.data.content import ImageFacts, examine_image
-from retrain.data.dataset import make_dataset
+from retrain.data.dataset import held_out_shares, make_dataset, split_of
 from retrain.data.manifest_builder import BadSamples, ReadDrop
 from retrain.data.packing import pack
 from retrain.data.sample_table import SampleRow
@@ -23,6 +23,8 @@ from retrain.pipeline.status import read_status
 from retrain.records import Reading
 from retrain.store.drops import late_files
 from retrain.store.task_store import TaskStore, open_task_store
+
+KEYS = [f"cat/{number}" for number in range(20_000)]
 
 
 @pytest.fixture(params=WAYS)
@@ -250,3 +252,34 @@ def test_describing_a_drop_takes_310_bytes_a_sample() -> None:
     assert peak / len(rows) < 310
     lines = [f"train\0{row.key}\0cat\0{each.content.hex()}\n" for row, each in zip(rows, facts, strict=True)]
     assert read.source == hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+
+
+def test_only_splits_that_are_missing_are_held_out() -> None:
+    data = Data(val_share=0.2, test_share=0.3)
+    assert held_out_shares(set(), data) == {"val": 0.2, "test": 0.3}
+    assert held_out_shares({"train", "test"}, data) == {"val": 0.2}
+    assert held_out_shares({"train", "val", "test"}, data) == {}
+
+
+def test_holdout_meets_its_shares() -> None:
+    splits = [split_of(key, "train", {"val": 0.1, "test": 0.25}) for key in KEYS]
+    assert splits.count("val") / len(KEYS) == pytest.approx(0.1, abs=0.007)
+    assert splits.count("test") / len(KEYS) == pytest.approx(0.25, abs=0.01)
+
+
+def test_holdout_takes_samples_only_from_train() -> None:
+    assert {split_of(key, "val", {"test": 0.4}) for key in KEYS} == {"val"}
+    assert {split_of(key, "test", {"val": 0.4}) for key in KEYS} == {"test"}
+    assert {split_of(key, "train", {}) for key in KEYS} == {"train"}
+
+
+def test_sample_keeps_its_split_for_good() -> None:
+    held_out = {key: split_of(key, "train", {"val": 0.1, "test": 0.1}) for key in KEYS[:40]}
+    assert {key for key, split in held_out.items() if split == "val"} == {"cat/1", "cat/9", "cat/19", "cat/38"}
+    assert {key for key, split in held_out.items() if split == "test"} == {"cat/10", "cat/25"}
+
+
+def test_held_out_test_samples_stay_out_of_drops_with_own_val() -> None:
+    both = {key for key in KEYS if split_of(key, "train", {"val": 0.1, "test": 0.1}) == "test"}
+    alone = {key for key in KEYS if split_of(key, "train", {"test": 0.1}) == "test"}
+    assert both == alone

@@ -1,20 +1,24 @@
-"""The studies at the papers' scale, on tiny images with the real layout and number of classes."""
+"""The studies at the papers' scale run on tiny images with the real layout and number of classes."""
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
 from support.pictures import folder
 from support.studying import CPU, workplace
 
+from retrain.config.recipe import Constant
 from retrain.experiments.drops import DataRoot
 from retrain.experiments.files import load_study
-from retrain.experiments.grid import FIRST
+from retrain.experiments.grid import FIRST, cells, parts_of, task_of
 from retrain.experiments.runner import run
 from retrain.experiments.runs import Runs
 from retrain.experiments.settings import Study
+from retrain.pipeline.planning import resolve_averaging
 
 ROOT = Path(__file__).parents[2]
+STUDIES = sorted(path.stem for path in (ROOT / "studies").glob("*.yaml"))
 PAPER = sorted(path.stem for path in (ROOT / "studies").glob("*-paper.yaml"))
 CLASSES = {
     "cifar10": 10,
@@ -94,3 +98,20 @@ def test_study_in_the_papers_size_is_run(name: str, place: Path) -> None:
     assert run(runs, DataRoot(place), CPU) > 0
     assert {one.cell.method for one in runs.ended_runs()} == {FIRST, *methods}
     assert {one.record.outcome for one in runs.ended_runs()} == {"completed"}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_study_cells_use_paper_recipe(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stored runs of studies used the paper's recipe. A new default must not change what they mean."""
+    monkeypatch.setenv("RETRAIN_TASKS", str(ROOT / "tasks"))
+    monkeypatch.setenv("RETRAIN_STUDIES", str(ROOT / "studies"))
+    study = load_study(name)
+    longest = max(parts_of(study, split) for split in study.splits)
+    first_two = range(1, min(longest, 2) + 1)  # cells on later drops are alike
+    for cell in chain.from_iterable(cells(study, drops) for drops in first_two):
+        if cell.seed == study.seeds[0] and cell.method != "default":
+            task = task_of(study, cell, None)
+            assert task.recipe.preset == "paper"
+            assert not isinstance(task.recipe.schedule, Constant)
+            assert task.training.evaluate_every != "auto"
+            assert resolve_averaging(task).kind == "none"

@@ -1,10 +1,12 @@
-"""Maps in threads process every item once, in order, and only a few items ahead."""
+"""Maps in threads keep the order, work only a few items ahead, and end with the first error."""
 
+import threading
+import time
 from itertools import count
 
 import pytest
 
-from retrain.utils.parallel import CHUNK_SIZE, parallel_map
+from retrain.utils.parallel import CHUNK_SIZE, READERS, RESULTS_AHEAD, map_ahead, parallel_map
 from retrain.utils.processes import available_cores
 
 
@@ -34,3 +36,34 @@ def test_first_failure_ends_it() -> None:
     assert [next(results) for _ in range(96)] == list(range(96))
     with pytest.raises(ValueError, match="not 100"):
         next(results)
+
+
+def test_map_ahead_keeps_the_order_of_keys_at_any_speed() -> None:
+    asked = threading.Barrier(READERS)  # passed only once as many wait at once
+
+    def answer(key: int) -> int:
+        if key < READERS:
+            asked.wait(timeout=60)
+            time.sleep((READERS - key) / 1000)
+        return -key
+
+    assert list(map_ahead(answer, range(100))) == [-key for key in range(100)]
+
+
+def test_map_ahead_takes_only_keys_whose_answers_fit() -> None:
+    keys = iter(range(10 * RESULTS_AHEAD))
+    assert next(map_ahead(lambda key: key, keys)) == 0
+    assert next(keys) == RESULTS_AHEAD
+
+
+def test_map_ahead_buffers_the_set_number_of_answers() -> None:
+    begun: list[int] = []
+    answers = map_ahead(begun.append, range(100), ahead=3)
+    for taken in range(1, 20):
+        next(answers)
+        assert len(begun) <= taken + 3
+
+
+def test_first_key_that_fails_ends_it() -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(map_ahead(lambda key: 1 / key, [2, 1, 0, 5]))
