@@ -48,7 +48,7 @@ TESTS = {
     "retrain/pipeline/targets.py": ["pipeline/test_targets.py", "pipeline/test_planning.py"],
     "retrain/pipeline/gate.py": ["pipeline/test_gate.py"],
     "retrain/pipeline/accounting.py": ["pipeline/test_accounting.py"],
-    "retrain/training/stopping.py": ["training/test_stopping.py"],
+    "retrain/training/stopping.py": ["training/test_stopping.py", "training/test_evaluation.py"],
     "retrain/records/ledger.py": ["pipeline/test_accounting.py", "store/test_ledger.py"],
     "retrain/store/ledger.py": ["store/test_ledger.py"],
 }

@@ -1,4 +1,4 @@
-"""Studies on scanned digits, really run in a small perceptron, and their tables on hand-made curves."""
+"""Studies on scanned digits, really run in a small perceptron, their reports, and the catalogue of studies."""
 
 import shutil
 import tarfile
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.studying import CPU, ran, small_study, workplace
+from support.studying import CPU, TWO_SEEDS, small_study, workplace
 from support.terminal import retrain
 from torchvision.datasets import FakeData
 
@@ -19,15 +19,11 @@ from retrain.experiments.datasets import export, find, how_to_get
 from retrain.experiments.drops import DataRoot, commit_drops
 from retrain.experiments.files import load_study
 from retrain.experiments.grid import FIRST, Cell, cells, task_of
-from retrain.experiments.kept_runs import KeptRuns
-from retrain.experiments.page import page, table
 from retrain.experiments.runner import run
 from retrain.experiments.runs import Runs
-from retrain.experiments.statistics import Group, accumulated, estimate, fitted_at, groups, on_grids, rows
 from retrain.experiments.workers import Workers
 from retrain.pipeline.context import make_context
 from retrain.pipeline.train import prepare
-from retrain.records import Curve
 from retrain.training.setup import Run as Start
 
 
@@ -161,75 +157,6 @@ def test_component_scores_are_those_of_the_covariance_matrix() -> None:
     assert torch.corrcoef(torch.stack([scores[is_train], pixels[is_train].mean(1)]))[0, 1] < 0, "light ones come first"
 
 
-TWO_SEEDS = [
-    ran("scratch", 0, {10: 0.2, 20: 0.5, 30: 0.6, 40: 0.6}),
-    ran("scratch", 1, {10: 0.3, 20: 0.7, 30: 0.9, 40: 0.8}),
-    ran("naive", 0, {10: 0.55, 20: 0.58, 30: 0.59, 40: 0.595}),
-    ran("naive", 1, {10: 0.5, 20: 0.6, 30: 0.7, 40: 0.8}),
-    ran("init", 0, {5: 0.3, 10: 0.65}),
-    ran("init", 1, {5: 0.85, 10: 0.95}),
-]
-
-
-def test_table_has_means_errors_and_same_seed_speed_ups() -> None:
-    study = small_study(seeds=[0, 1])
-    by_method = {row.method: row for row in rows(study, TWO_SEEDS)}
-    assert by_method["scratch"].final == (pytest.approx(0.7), pytest.approx(0.1), 2, 2)
-    assert by_method["scratch"].best == (pytest.approx(0.75), pytest.approx(0.15), 2, 2)
-    # Scratch ends with 0.6 and 0.8, first reached at 30 and 30; init at 10 and 5.
-    assert by_method["init"].speed_ups["scratch"][100] == (pytest.approx(4.5), pytest.approx(1.5), 2, 2)
-    # 99 percent are 0.594 and 0.792: naive has that at 40 and 40, and of 100 percent only the second seed.
-    assert by_method["naive"].speed_ups["scratch"][99] == (0.75, 0.0, 2, 2)
-    assert by_method["naive"].speed_ups["scratch"][100] == (0.75, None, 1, 2)
-    assert [row.negative_transfer for row in by_method.values()] == [False, True, False]
-
-
-def test_report_names_unreached_levels_and_failures() -> None:
-    study = small_study(seeds=[0, 1])
-    never = [ran("naive", seed, {10: 0.1, 40: 0.2}) for seed in (0, 1)]
-    text = table(study, rows(study, [*TWO_SEEDS[:2], *never]))
-    assert text.splitlines()[3] == "| naive ▼ | 20.00 ± 0.00 | 20.00 ± 0.00 | - | / | / |"
-    assert "×0.75 (1/2)" in table(study, rows(study, TWO_SEEDS))
-
-
-def test_accumulated_cost_sums_drops_until_scratch_is_matched() -> None:
-    study = small_study(splits={"7+3": {"by": "classes", "sizes": "4+3+3"}})
-    found = [
-        *(ran("scratch", 0, {10: 0.4, 20: 0.5, 30: 0.5}, drops) for drops in (2, 3)),
-        ran("naive", 0, {10: 0.5, 20: 0.6}, 2),
-        ran("naive", 0, {10: 0.4, 30: 0.6}, 3),
-        ran("init", 0, {10: 0.5}, 2),
-        ran("init", 0, {10: 0.1}, 3),
-    ]
-    by_group = groups(study, reversed(found))
-    assert list(by_group) == [Group("task", "7+3", 2), Group("task", "7+3", 3)]
-    spent = {each.method: each.iterations.mean for each in accumulated(study, by_group, "task", "7+3")}
-    assert spent == {"scratch": 40, "naive": 40, "init": None}
-
-
-def test_l_100_is_also_given_for_fewer_evaluations() -> None:
-    study = small_study(seeds=[0, 1], grids=[1, 2])
-    assert [each.mean for each in on_grids(study, TWO_SEEDS)["init"]] == [
-        pytest.approx((30 / 10 + 30 / 5) / 2),
-        pytest.approx((40 / 10 + 40 / 10) / 2),  # points 20 and 40 of scratch, and the last of init
-    ]
-    assert "| init | ×4.50 ± 1.50 | ×4.00 ± 0.00 |" in page(study, KeptRuns(grid="", commit="", ran=tuple(TWO_SEEDS)))
-
-
-def test_training_time_is_when_the_training_loss_was_low_enough() -> None:
-    falling = ran("naive", 0, {10: 0.1, 20: 0.2, 30: 0.3}).curve
-    losses = zip(falling.points, (2.0, 0.4, 0.3), strict=True)
-    curve = Curve(points=tuple(point.model_copy(update={"train_loss": loss}) for point, loss in losses))
-    assert [fitted_at(curve, loss) for loss in (3.0, 0.4, 0.2, None)] == [10, 20, None, None]
-    study = small_study(seeds=[0, 1], fitted=1.5)
-    assert "iterations to a training loss of 1.5" in table(study, rows(study, TWO_SEEDS))
-
-
-def test_one_value_has_no_standard_error() -> None:
-    assert estimate([0.5, None]) == (0.5, None, 1, 2)
-    assert estimate([]) == (None, None, 0, 0)
-
-
 def test_recomputed_report_finds_a_changed_figure(place: Path, tmp_path: Path) -> None:
     studies = place / "studies"
     studies.mkdir(exist_ok=True)
@@ -274,16 +201,6 @@ def test_findings_and_the_papers_figures_stand_on_the_page(tmp_path: Path) -> No
     assert "| Verwimp et al., Table 1 | faster | faster too | yes |" in text
     assert "Since it is small." in text
     assert "6.00 device-hours" in text
-
-
-def test_spread_is_the_standard_deviation_where_set() -> None:
-    error, deviation = (
-        page(small_study(seeds=[0, 1], spread=spread), KeptRuns(grid="", commit="", ran=tuple(TWO_SEEDS)))
-        for spread in ("error", "deviation")
-    )
-    # 0.6 and 0.8: the standard deviation is 0.1414, the standard error of their mean 0.1.
-    assert "| scratch | 75.00 ± 15.00 | 70.00 ± 10.00 |" in error
-    assert "| scratch | 75.00 ± 21.21 | 70.00 ± 14.14 |" in deviation
 
 
 def test_readme_has_every_item_with_what_agrees(place: Path, tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ from PIL import Image
 
 from retrain.config.task import Task
 from retrain.data.packing import pack
+from retrain.pipeline import stages
 from retrain.pipeline.context import Context
-from retrain.records import Drop
+from retrain.pipeline.planning import Request
+from retrain.records import Drop, Plan, RunRecord
 from retrain.store import ObjectStore
 from retrain.store.task_store import TaskStore
 from support.trainings import CPU, SIZE, RecordingObserver, pixels
@@ -57,3 +59,30 @@ class Life:
     def contents(self) -> dict[str, bytes]:
         """Everything in the store."""
         return {entry.key: self.store.objects.read(entry.key)[0] for entry in self.store.objects.list()}
+
+
+TASK, DEFAULT = make_task(), Request()
+
+
+def run(life: Life, task: Task = TASK, request: Request = DEFAULT) -> RunRecord:
+    """Run a task once, and return the record of the run."""
+    ended = stages.run_task(life.context, task, request)
+    assert isinstance(ended, RunRecord), ended
+    return ended
+
+
+def plan(life: Life, task: Task = TASK, request: Request = DEFAULT) -> Plan:
+    """Return the run that is planned now."""
+    planned = stages.plan(life.context, task, request)
+    assert isinstance(planned, Plan), planned
+    return planned
+
+
+def champion(life: Life) -> str | None:
+    """Return the run of the champion."""
+    return life.store.champion.read().run_id
+
+
+def records(life: Life) -> list[RunRecord]:
+    """Return the ledger."""
+    return life.store.ledger.read()

@@ -112,3 +112,14 @@ def ran(method: str, seed: int, accuracies: Mapping[int, float], drops: int = 2)
         ended_at=now,
     )
     return EndedRun(Cell("task", "7+3", method, drops, seed), record, Curve(points=points), {})
+
+
+TWO_SEEDS = [
+    ran("scratch", 0, {10: 0.2, 20: 0.5, 30: 0.6, 40: 0.6}),
+    ran("scratch", 1, {10: 0.3, 20: 0.7, 30: 0.9, 40: 0.8}),
+    ran("naive", 0, {10: 0.55, 20: 0.58, 30: 0.59, 40: 0.595}),
+    ran("naive", 1, {10: 0.5, 20: 0.6, 30: 0.7, 40: 0.8}),
+    ran("init", 0, {5: 0.3, 10: 0.65}),
+    ran("init", 1, {5: 0.85, 10: 0.95}),
+]
+"""Ended runs of three methods by two seeds, with their accuracies by iteration."""

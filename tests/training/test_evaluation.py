@@ -1,6 +1,7 @@
 """Evaluation equals a loop over samples, and a partial evaluation gives the same decision."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,15 @@ from retrain.records.plan import Scope
 from retrain.training.evaluation import CHUNK, TRAIN_SAMPLES, measure, measure_train_accuracy, predict_classes
 from retrain.training.groups import Groups
 from retrain.training.loop import train_step
-from retrain.training.stopping import FIRST
+from retrain.training.stopping import (
+    EARLY_RISK,
+    FIRST,
+    RISK,
+    is_early,
+    rejection_risk,
+    subset_ends,
+    tail_probability,
+)
 
 NORMALIZE = Normalize(TASK.data)
 CLASSES = 5
@@ -236,3 +245,24 @@ def test_exact_counts_are_evaluations_after_each_of_e_epochs() -> None:
     assert torch.equal(run.counters.correct.float(), correct)
     assert 0 < correct.sum() < 3 * 160
     assert run.progress.evaluated_images == 3 * 160
+
+
+@pytest.mark.parametrize("total", [1, FIRST, FIRST + 1, 5000, 100_000])
+def test_partial_evaluations_grow_to_the_full_split(total: int) -> None:
+    ends = list(subset_ends(total))
+    assert ends[-1] == total
+    assert ends[0] == min(FIRST, total)
+    assert all(1 < later / earlier <= 1.51 for earlier, later in pairwise(ends))
+
+
+def test_early_evaluations_are_brief_far_from_the_target() -> None:
+    target = target_at(0.8).model_copy(update={"expected_from": 60})
+    assert [is_early(target, iteration) for iteration in (1, 59, 60, 100)] == [True, True, False, False]
+    assert not is_early(target_at(0.8), 1)
+    assert not is_early(None, 1)
+    assert (rejection_risk(True, 10), rejection_risk(False, 10)) == (EARLY_RISK, RISK / 10)
+
+
+def test_early_evaluation_gives_up_only_below_the_need() -> None:
+    needed, total = 600, 1000
+    assert tail_probability(118, 200, needed, total) < EARLY_RISK < tail_probability(122, 200, needed, total)

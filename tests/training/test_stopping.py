@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from statistics import mean
 
 import pytest
@@ -13,17 +12,12 @@ from retrain.config.task import Stopping
 from retrain.records import Point, Target
 from retrain.records.plan import AccuracyEstimate, Scope, StopRule
 from retrain.training.stopping import (
-    EARLY_RISK,
-    FIRST,
-    RISK,
     expect_scratch,
     has_plateau,
-    is_early,
     judge,
     needed_accuracy,
     needed_gain,
     noise_factor,
-    rejection_risk,
     still_learns,
     subset_ends,
     tail_probability,
@@ -71,32 +65,11 @@ def test_evaluations_give_up_wrongly_within_the_set_risk(correct: int, total: in
     assert wrong.float().mean() <= risk
 
 
-@pytest.mark.parametrize("total", [1, FIRST, FIRST + 1, 5000, 100_000])
-def test_partial_evaluations_grow_to_the_full_split(total: int) -> None:
-    ends = list(subset_ends(total))
-    assert ends[-1] == total
-    assert ends[0] == min(FIRST, total)
-    assert all(1 < later / earlier <= 1.51 for earlier, later in pairwise(ends))
-
-
 def test_curves_are_exact_from_99_percent_of_the_baseline_on() -> None:
     target = target_at(0.8)
     assert needed_accuracy(target) == needed_accuracy(target.model_copy(update={"level": 99})) == 0.99 * 0.8
     assert needed_accuracy(target.model_copy(update={"level": 50})) == 0.5 * 0.8
     assert needed_accuracy(None) == 0.0
-
-
-def test_early_evaluations_are_brief_far_from_the_target() -> None:
-    target = target_at(0.8).model_copy(update={"expected_from": 60})
-    assert [is_early(target, iteration) for iteration in (1, 59, 60, 100)] == [True, True, False, False]
-    assert not is_early(target_at(0.8), 1)
-    assert not is_early(None, 1)
-    assert (rejection_risk(True, 10), rejection_risk(False, 10)) == (EARLY_RISK, RISK / 10)
-
-
-def test_early_evaluation_gives_up_only_below_the_need() -> None:
-    needed, total = 600, 1000
-    assert tail_probability(118, 200, needed, total) < EARLY_RISK < tail_probability(122, 200, needed, total)
 
 
 RULE = StopRule(confirmations=2, window=20, gain=0.01, patience=40)

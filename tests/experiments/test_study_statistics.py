@@ -1,0 +1,78 @@
+"""Tables of studies on hand-made curves: means, errors, speed-ups and accumulated cost."""
+
+import pytest
+from support.studying import TWO_SEEDS, ran, small_study
+
+from retrain.experiments.kept_runs import KeptRuns
+from retrain.experiments.page import page, table
+from retrain.experiments.statistics import Group, accumulated, estimate, fitted_at, groups, on_grids, rows
+from retrain.records import Curve
+
+
+def test_table_has_means_errors_and_same_seed_speed_ups() -> None:
+    study = small_study(seeds=[0, 1])
+    by_method = {row.method: row for row in rows(study, TWO_SEEDS)}
+    assert by_method["scratch"].final == (pytest.approx(0.7), pytest.approx(0.1), 2, 2)
+    assert by_method["scratch"].best == (pytest.approx(0.75), pytest.approx(0.15), 2, 2)
+    # Scratch ends with 0.6 and 0.8, first reached at 30 and 30; init at 10 and 5.
+    assert by_method["init"].speed_ups["scratch"][100] == (pytest.approx(4.5), pytest.approx(1.5), 2, 2)
+    # 99 percent are 0.594 and 0.792: naive has that at 40 and 40, and of 100 percent only the second seed.
+    assert by_method["naive"].speed_ups["scratch"][99] == (0.75, 0.0, 2, 2)
+    assert by_method["naive"].speed_ups["scratch"][100] == (0.75, None, 1, 2)
+    assert [row.negative_transfer for row in by_method.values()] == [False, True, False]
+
+
+def test_report_names_unreached_levels_and_failures() -> None:
+    study = small_study(seeds=[0, 1])
+    never = [ran("naive", seed, {10: 0.1, 40: 0.2}) for seed in (0, 1)]
+    text = table(study, rows(study, [*TWO_SEEDS[:2], *never]))
+    assert text.splitlines()[3] == "| naive ▼ | 20.00 ± 0.00 | 20.00 ± 0.00 | - | / | / |"
+    assert "×0.75 (1/2)" in table(study, rows(study, TWO_SEEDS))
+
+
+def test_accumulated_cost_sums_drops_until_scratch_is_matched() -> None:
+    study = small_study(splits={"7+3": {"by": "classes", "sizes": "4+3+3"}})
+    found = [
+        *(ran("scratch", 0, {10: 0.4, 20: 0.5, 30: 0.5}, drops) for drops in (2, 3)),
+        ran("naive", 0, {10: 0.5, 20: 0.6}, 2),
+        ran("naive", 0, {10: 0.4, 30: 0.6}, 3),
+        ran("init", 0, {10: 0.5}, 2),
+        ran("init", 0, {10: 0.1}, 3),
+    ]
+    by_group = groups(study, reversed(found))
+    assert list(by_group) == [Group("task", "7+3", 2), Group("task", "7+3", 3)]
+    spent = {each.method: each.iterations.mean for each in accumulated(study, by_group, "task", "7+3")}
+    assert spent == {"scratch": 40, "naive": 40, "init": None}
+
+
+def test_l_100_is_also_given_for_fewer_evaluations() -> None:
+    study = small_study(seeds=[0, 1], grids=[1, 2])
+    assert [each.mean for each in on_grids(study, TWO_SEEDS)["init"]] == [
+        pytest.approx((30 / 10 + 30 / 5) / 2),
+        pytest.approx((40 / 10 + 40 / 10) / 2),  # points 20 and 40 of scratch, and the last of init
+    ]
+    assert "| init | ×4.50 ± 1.50 | ×4.00 ± 0.00 |" in page(study, KeptRuns(grid="", commit="", ran=tuple(TWO_SEEDS)))
+
+
+def test_training_time_is_when_the_training_loss_was_low_enough() -> None:
+    falling = ran("naive", 0, {10: 0.1, 20: 0.2, 30: 0.3}).curve
+    losses = zip(falling.points, (2.0, 0.4, 0.3), strict=True)
+    curve = Curve(points=tuple(point.model_copy(update={"train_loss": loss}) for point, loss in losses))
+    assert [fitted_at(curve, loss) for loss in (3.0, 0.4, 0.2, None)] == [10, 20, None, None]
+    study = small_study(seeds=[0, 1], fitted=1.5)
+    assert "iterations to a training loss of 1.5" in table(study, rows(study, TWO_SEEDS))
+
+
+def test_one_value_has_no_standard_error() -> None:
+    assert estimate([0.5, None]) == (0.5, None, 1, 2)
+    assert estimate([]) == (None, None, 0, 0)
+
+
+def test_spread_is_the_standard_deviation_where_set() -> None:
+    error, deviation = (
+        page(small_study(seeds=[0, 1], spread=spread), KeptRuns(grid="", commit="", ran=tuple(TWO_SEEDS)))
+        for spread in ("error", "deviation")
+    )
+    # 0.6 and 0.8: the standard deviation is 0.1414, the standard error of their mean 0.1.
+    assert "| scratch | 75.00 ± 15.00 | 70.00 ± 10.00 |" in error
+    assert "| scratch | 75.00 ± 21.21 | 70.00 ± 14.14 |" in deviation

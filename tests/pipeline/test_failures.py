@@ -1,0 +1,123 @@
+"""A run that fails is recorded once, its work is lost, and the next run tries again."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.lives import TASK, Life, champion, make_task, plan, records, run
+from support.trainings import RecordingObserver
+
+from retrain.pipeline import stages
+from retrain.pipeline.planning import NoRunNeeded, Request
+from retrain.records import Plan
+from retrain.records.ledger import total_savings
+from retrain.store import LocalStore, ObjectStore
+from retrain.training.progress import Progress
+
+
+@pytest.fixture
+def life(store: ObjectStore, tmp_path: Path) -> Life:
+    """Return an empty task on each kind of store."""
+    return Life(store, tmp_path / "work")
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Life:
+    """Return an empty task in a folder."""
+    return Life(LocalStore(tmp_path / "store"), tmp_path / "work")
+
+
+class Breaks(RecordingObserver):
+    """Breaks down, as a machine might, when the run of this number starts."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.left = number
+
+    def started(self, plan: Plan, progress: Progress) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise RuntimeError("no space left on device")
+
+
+class BreaksAt(RecordingObserver):
+    """Breaks down in the iteration of this number."""
+
+    def __init__(self, iteration: int) -> None:
+        super().__init__()
+        self.iteration = iteration
+
+    def stepped(self, progress: Progress) -> None:
+        if progress.iteration == self.iteration:
+            raise RuntimeError("no space left on device")
+
+
+def test_failed_runs_work_is_lost_and_its_states_removed(life: Life) -> None:
+    life.land(0, 1)
+    saving = make_task(training={**TASK.training.model_dump(), "save_seconds": 0})
+    with pytest.raises(RuntimeError):
+        stages.run_task(replace(life.context, observer=BreaksAt(7)), saving, Request())
+    [failed] = records(life)
+    assert failed.savings
+    assert (failed.savings.used, failed.savings.gross, failed.savings.net) == (6, -6, -6)
+    assert not [key for key in life.contents() if "/state/" in key]
+    again = run(life, saving)
+    assert again.savings
+    assert total_savings(records(life)).gross == -6
+
+
+def test_failure_is_recorded_and_the_next_run_tries_again(life: Life) -> None:
+    life.land(0, 1)
+    with pytest.raises(RuntimeError, match="no space left"):
+        stages.run_task(replace(life.context, observer=Breaks(1)), TASK, Request())
+    [failed] = records(life)
+    assert (failed.outcome, failed.error) == ("failed", "RuntimeError: no space left on device")
+    assert champion(life) is None
+    again = run(life)
+    assert (again.outcome, champion(life)) == ("completed", again.run_id)
+    assert again.run_id != failed.run_id
+
+
+def test_failure_is_recorded_for_its_own_attempt(local: Life) -> None:
+    local.land(0, 1, 2)
+    run(local)
+    local.land(0, 1, 2, seed=1, mislabelled=True)
+    with pytest.raises(RuntimeError):
+        stages.run_task(replace(local.context, observer=Breaks(2)), TASK, Request())
+    assert [(record.outcome, record.scale) for record in records(local)[1:]] == [("missed", 0.5), ("failed", 1.0)]
+    last = run(local)
+    assert [(record.outcome, record.attempt) for record in records(local)[3:]] == [("missed", 1), ("completed", 2)]
+    assert last.method == "scratch"
+
+
+def test_run_that_was_promoted_has_not_failed(local: Life) -> None:
+    local.land(0, 1)
+    planned = stages.train(local.context, plan(local))
+    stages.promote(local.context, planned)
+    record = stages.record_failure(local.context, planned, "the last step's pod was evicted")
+    assert record.decision
+    assert (record.outcome, record.error, record.decision.promoted) == ("completed", None, True)
+
+
+def test_failure_reported_twice_is_recorded_once(local: Life) -> None:
+    local.land(0, 1)
+    planned = plan(local)
+    first = stages.record_failure(local.context, planned, "evicted")
+    assert stages.record_failure(local.context, planned, "evicted again") == first
+    assert records(local) == [first]
+
+
+def test_damaged_drop_is_quarantined_until_repaired(life: Life) -> None:
+    life.land(0, 1)
+    first = run(life)
+    drop = life.land(0, 1, seed=1)
+    key = life.store.keys.drop_file(drop.id, drop.shards[0].name)
+    whole, _ = life.store.objects.read(key)
+    life.store.objects.write(key, whole[:-1000])
+    assert isinstance(stages.run_task(life.context, TASK, Request()), NoRunNeeded)
+    [_, failed] = records(life)
+    assert (failed.outcome, failed.error) == ("failed", life.store.drops.quarantine_causes()[drop.id])
+    assert champion(life) == first.run_id
+    life.store.objects.write(key, whole)
+    life.store.objects.delete(life.store.keys.quarantine(drop.id))
+    assert run(life).outcome == "reached"
