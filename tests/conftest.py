@@ -5,7 +5,8 @@ import inspect
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from uuid import uuid4
@@ -169,14 +170,19 @@ def _stacks_without_source() -> Iterator[None]:
         yield
 
 
+def _address_of(server: AbstractContextManager[str], variables: Mapping[str, str]) -> Iterator[str]:
+    """Yield the address of a server while these environment variables lead clients to it."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in variables.items():
+            environment.setenv(name, value)
+        with server as address:
+            yield address
+
+
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
     """Yield the address of an S3 server on loopback, spoken to over real HTTP."""
-    with pytest.MonkeyPatch.context() as environment:
-        for name, value in AWS.items():
-            environment.setenv(name, value)
-        with serving_s3() as address:
-            yield address
+    yield from _address_of(serving_s3(), AWS)
 
 
 @pytest.fixture(scope="session")
@@ -199,21 +205,13 @@ def bucket(s3: str) -> str:
 @pytest.fixture(scope="session")
 def gcs() -> Iterator[str]:
     """Yield the address of a server of Google Cloud Storage on loopback, with obstore's environment for it."""
-    with pytest.MonkeyPatch.context() as environment:
-        for name, value in GCS.items():
-            environment.setenv(name, value)
-        with serving_gcs() as address:
-            yield address
+    yield from _address_of(serving_gcs(), GCS)
 
 
 @pytest.fixture(scope="session")
 def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Yield the address of an account in Azurite, with obstore's environment for it."""
-    with pytest.MonkeyPatch.context() as environment:
-        for name, value in AZURE.items():
-            environment.setenv(name, value)
-        with serving_azure(tmp_path_factory.mktemp("azurite")) as address:
-            yield address
+    yield from _address_of(serving_azure(tmp_path_factory.mktemp("azurite")), AZURE)
 
 
 @pytest.fixture(params=["local", "s3"])
