@@ -14,8 +14,8 @@ from retrain.data.content import CONTENT_BYTES
 from retrain.data.sample_keys import readable_key
 from retrain.data.sample_table import SPLITS, USES, SampleTable, Use
 from retrain.errors import DropError
-from retrain.records import Change
-from retrain.utils.text import pluralize
+from retrain.records import Amendment, Change
+from retrain.utils.text import name_some, pluralize
 
 OnConflict = Literal["newest", "refuse", "keep_both"]
 
@@ -24,6 +24,9 @@ HELD_OUT_MOST: tuple[Use, ...] = ("test", "val", "train")
 
 NAMED = 10
 """Number of samples that an error names."""
+
+BY_UPLOAD = "data.on_conflict: newest"
+"""Author of the changes that are made because an upload has an earlier image with another class."""
 
 
 class Earlier(NamedTuple):
@@ -42,6 +45,8 @@ class KnownContent:
     """The samples of a task's drops, by content."""
 
     def __init__(self) -> None:
+        self.corrected: Mapping[tuple[str, int], Collection[str]] = {}
+        """Classes that people's corrections have replaced, by drop and row."""
         self._drops: list[tuple[str, SampleTable, bool]] = []
         self._sorted: tuple[NDArray[np.bytes_], NDArray[np.int64], NDArray[np.int64]] | None = None
 
@@ -57,7 +62,7 @@ class KnownContent:
     def copy(self) -> "KnownContent":
         """Return a copy, to which other drops can be added."""
         copy = KnownContent()
-        copy._drops, copy._sorted = list(self._drops), self._sorted
+        copy._drops, copy._sorted, copy.corrected = list(self._drops), self._sorted, self.corrected
         return copy
 
     def add(self, drop: str, table: SampleTable, *, is_present: bool = True) -> None:
@@ -117,6 +122,8 @@ class Resolved:
     """Classes that have held-out samples but no training samples in any drop."""
     conflicts: list[str] = field(default_factory=list)
     """Conflicts between classes, in sentences."""
+    outdated: list[str] = field(default_factory=list)
+    """Keys of images with a class that a person has corrected since. The correction stays."""
 
     def sentences(self) -> Iterator[str]:
         """Yield notes on duplicates, conflicts and classes without training samples."""
@@ -126,8 +133,19 @@ class Resolved:
         yield from (f"two classes: {conflict}" for conflict in self.conflicts[:NAMED])
         if len(self.conflicts) > NAMED:
             yield f"two classes: {len(self.conflicts) - NAMED:,} more images"
+        if self.outdated:
+            named = name_some([readable_key(key) for key in self.outdated])
+            yield f"{pluralize(len(self.outdated), 'image')} with a class that was corrected, which stays so: {named}"
         if self.unseen:
             yield f"no image to train on: {', '.join(self.unseen)}"
+
+
+def corrected_classes(amendments: Iterable[Amendment]) -> dict[tuple[str, int], set[str]]:
+    """Return the classes that people's corrections have replaced, by drop and row."""
+    found: dict[tuple[str, int], set[str]] = {}
+    for change in (change for one in amendments for change in one.changes if change.author != BY_UPLOAD):
+        found.setdefault((change.drop, change.row), set()).add(change.before)
+    return found
 
 
 def draw_splits(content: NDArray[np.bytes_], held_out: Mapping[Split, float]) -> NDArray[np.uint8]:
@@ -211,7 +229,9 @@ class Resolver:
             return
         name = table.class_of(row)
         others = [one for one in present if one.class_name != name]
-        if others and len(others) == len(present):
+        if any(name in self._known.corrected.get((one.drop, one.row), ()) for one in others):
+            resolved.outdated.append(table.keys[row])
+        elif others and len(others) == len(present):
             last = others[-1]
             resolved.conflicts.append(
                 f"{readable_key(table.keys[row])} ({name}) is {readable_key(last.key)} of drop {last.drop}, which is "
@@ -234,7 +254,7 @@ class Resolver:
             before=earlier.class_name,
             after=table.class_of(row),
             reason=f"drop {self._drop_id} has this image with another class",
-            author="data.on_conflict: newest",
+            author=BY_UPLOAD,
         )
 
     def _train_on_lone_classes(self, table: SampleTable, use: NDArray[np.uint8], drawn: NDArray[np.bool_]) -> None:

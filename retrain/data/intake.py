@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from retrain.config import Split
 from retrain.config.task import Task
-from retrain.data.identity import NAMED, KnownContent, Resolved, Resolver
+from retrain.data.identity import NAMED, KnownContent, Resolved, Resolver, corrected_classes
 from retrain.data.indexing import read_or_make_table
 from retrain.data.likeness import describe_alike, find_alike
 from retrain.data.manifest_builder import ReadDrop, build_manifest
@@ -62,6 +62,7 @@ class Intake:
         """Read the drops that were committed or amended since. A damaged drop goes into quarantine."""
         found, drops = self.store.drops.committed(), {}
         amendments = self.store.drops.amendments.read()
+        corrected = self.known.corrected = corrected_classes(amendments)
         committed = {*found.usable, *found.quarantined}
         for drop_id in sorted(committed if self._beside is None else committed.intersection(self._beside)):
             try:
@@ -74,6 +75,7 @@ class Intake:
         ):
             return
         self.known, self._drops, self._usable = KnownContent(), drops, frozenset(found.usable) & drops.keys()
+        self.known.corrected = corrected
         kept = {drop.decoded_digest for drop in drops.values()}
         self._tables = {name: table for name, table in self._tables.items() if name in kept}
         for drop in sorted(drops.values(), key=lambda drop: (drop.committed_at, drop.id)):

@@ -13,8 +13,10 @@ from support.uploads import task_in
 from support.ways_in import WAYS, Files, Way, by_pack
 
 from retrain.config.task import Data, Task
+from retrain.data.amending import Correction, amend_drops
 from retrain.data.content import ImageFacts, examine_image
 from retrain.data.dataset import held_out_shares, make_dataset, split_of
+from retrain.data.finding import Selection
 from retrain.data.manifest_builder import BadSamples, ReadDrop
 from retrain.data.packing import pack
 from retrain.data.sample_table import SampleRow
@@ -127,6 +129,20 @@ def test_newest_class_of_an_image_amends_its_drop(way: Way, task: Task, store: T
     assert [(change.drop, change.before, change.after) for change in amendment.changes] == [("first", "cat", "dog")]
     assert list(store.drops.read_versions(make_dataset([first]).drops)) == [first]
     assert store.drops.read("first").digest != first.digest
+
+
+@pytest.mark.parametrize("on_conflict", ["newest", "refuse", "keep_both"])
+def test_growing_folder_does_not_undo_a_correction(
+    way: Way, task: Task, store: TaskStore, tmp_path: Path, on_conflict: str
+) -> None:
+    way(task, store, "week-1", images(range(40)))
+    wrong = content_of(png(3))
+    amend_drops([Correction(Selection("a test", "", "", wrong.hex()), "dog", "", "ann")], task, store)
+    [(split, _)] = life(store)[wrong]
+    way(moved(task, on_conflict), store, "week-2", images(range(44)))
+    assert life(store)[wrong] == [(split, "dog")]
+    way(task, store, "week-3", {"bird/3.png": png(3)} | images(range(50, 60)))
+    assert life(store)[wrong] == [(split, "bird")]
 
 
 def test_refused_drop_amends_nothing(way: Way, task: Task, store: TaskStore) -> None:
