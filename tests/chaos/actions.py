@@ -1,6 +1,8 @@
 """The actions of a scenario. Each runs in a process of its own, which may be killed anywhere and restarted."""
 
+import faulthandler
 import logging
+import os
 import signal
 import sys
 import time
@@ -49,6 +51,7 @@ def perform(
     """Do an action as the command would: end on SIGTERM, exit with a message after an error, or raise at a bug."""
     place.set_up_process()
     signal.signal(signal.SIGTERM, raise_preempted)
+    faulthandler.register(signal.SIGUSR1, os.open(place.folder / "hangs", os.O_WRONLY | os.O_APPEND | os.O_CREAT))
     logging.disable()
     if broken:
         BREAKS[broken]()

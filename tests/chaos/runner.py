@@ -17,8 +17,9 @@ from support.processes import forkserver
 from support.writes import Strike, is_stopped
 
 from chaos.actions import NOT_NOW, perform
-from chaos.place import Place
+from chaos.place import KEYS, Place
 from retrain.store import ObjectStore, open_store
+from retrain.store.task_store import TaskStore
 
 PATIENCE = 300.0
 """Seconds after which an action counts as hanging."""
@@ -88,12 +89,23 @@ class Runner:
         """Wait for a process and return whether it did its work. Raises `Failed` if it ended in an unexpected way."""
         process.join(PATIENCE)
         if process.exitcode is None:
-            process.kill()
-            self.fail(f"{process.name} hangs")
+            self.fail(f"{process.name} hangs, {self._show_hang(process)}")
         may_be = (0, NOT_NOW, os.EX_TEMPFAIL, -signal.SIGKILL, -signal.SIGTERM, UNKNOWN)
         if process.exitcode not in may_be or Path(self.place.folder, "tracebacks").exists():
             self.fail(f"exit code {process.exitcode}")
         return process.exitcode == 0
+
+    def _show_hang(self, process: ForkServerProcess) -> str:
+        """Kill a process and return what its threads were doing, and what the task's runs were."""
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGUSR1)  # `perform` lets it write its stacks
+        process.join(1)
+        process.kill()
+        store = TaskStore(self.store(), KEYS.task)
+        claims = store.claims()
+        claims.refresh()
+        stacks = Path(self.place.folder, "hangs").read_text()
+        return f"with {len(store.ledger.read())} records and {claims.in_flight()} in flight: {stacks}"
 
     def fail(self, what: str) -> NoReturn:
         """Raise `Failed` with the logs of the processes."""
