@@ -17,6 +17,7 @@ from retrain.pipeline.start import resolve_start
 from retrain.pipeline.targets import Measured, age_of, estimate_scratch, make_target, why_no_target
 from retrain.pipeline.trigger import TriggerState
 from retrain.recipe.schedule import longer_scale, resolve_scale
+from retrain.recipe.start import missing_fit
 from retrain.records import Approval, Dataset, Drop, Origin, Plan, RunRecord, ScratchEstimate, StopRule, Target
 from retrain.utils.text import pluralize
 
@@ -271,7 +272,7 @@ def _assemble(
         evaluate_every=evaluate_every,
         metric=task.target.metric,
         target=target,
-        stop_rule=_make_stop_rule(task, recipe, target, scratch, evaluate_every),
+        stop_rule=_make_stop_rule(task, recipe, target, scratch, evaluate_every, record),
         averaging=resolve_averaging(task),
         origin=parent.origin if parent else _own_origin(task, dataset),
         seed=task.seed,
@@ -300,7 +301,12 @@ def resolve_averaging(task: Task) -> Averaging:
 
 
 def _make_stop_rule(
-    task: Task, recipe: Recipe, target: Target | None, scratch: ScratchEstimate | None, evaluate_every: int
+    task: Task,
+    recipe: Recipe,
+    target: Target | None,
+    scratch: ScratchEstimate | None,
+    evaluate_every: int,
+    parent: RunRecord | None,
 ) -> StopRule | None:
     """Return a run's stop rule. None: it ends at the first evaluation at its target, or with its schedule.
 
@@ -310,7 +316,12 @@ def _make_stop_rule(
     has_no_end = isinstance(recipe.schedule, OpenEnded)
     if target is None or scratch is None or not (has_no_end or target.scope):
         return None
-    rule = StopRule.of(task.training.stopping, scratch.iterations, evaluate_every)
+    result = parent.result if parent else None
+    if result is None or result.train_accuracy is None:
+        missing = 1.0
+    else:
+        missing, _ = missing_fit(result.train_accuracy, result.final_accuracy)
+    rule = StopRule.of(task.training.stopping, scratch.iterations, evaluate_every, missing)
     return rule if has_no_end else rule.model_copy(update={"patience": None, "improve_until": None})
 
 

@@ -45,7 +45,7 @@ def resolve_initialization(
     `pretrained` says whether the weights are shrunk towards pretrained ones: then neither the optimizer nor
     normalisation matters, because the norm of the weights, and so the relative step, hardly changes.
     """
-    missing, why = _missing_fit(train_accuracy, val_accuracy)
+    missing, why = missing_fit(train_accuracy, val_accuracy)
     gentle = max(setting.alpha, GENTLE_ALPHA)
     alpha = _between(setting.alpha, gentle, missing)
     if pretrained:
@@ -115,7 +115,7 @@ def _say(start: ShrinkPerturb, why: str) -> str:
     return f"The parent's weights are {shrunk}: {why}.{rate}"
 
 
-def _missing_fit(train_accuracy: float | None, val_accuracy: float | None) -> tuple[float, str]:
+def missing_fit(train_accuracy: float | None, val_accuracy: float | None) -> tuple[float, str]:
     """Return how far a parent is from having fitted its training data, in [0, 1], and the reason in words."""
     if train_accuracy is None or val_accuracy is None:
         return 0.0, "its training accuracy is unknown, so it is taken as fitted"

@@ -93,14 +93,19 @@ class StopRule(Record):
     improve_until: Annotated[int | None, NotIdentity] = None
     """Iterations after which a run at a carried target ends even if it still improves; None: it continues. Not part of
     a run's id, so that unfinished runs of earlier versions are continued."""
+    expect_from: Annotated[int | None, NotIdentity] = None
+    """Iterations from which the accuracy expected of scratch may end a run at a carried target; None: `improve_until`.
+    """
     patience: int | None
     """Iterations without a gain after which a run below its target is given up; None: at its schedule's end alone."""
 
     @classmethod
-    def of(cls, stopping: Stopping, s_scratch: float, evaluate_every: int) -> Self:
+    def of(cls, stopping: Stopping, s_scratch: float, evaluate_every: int, missing_fit: float = 1.0) -> Self:
         """Return a task's rule where scratch takes `s_scratch` iterations to its accuracy on the dataset.
 
-        A window holds two evaluations at least: from one to the next, nothing can be said of improvement.
+        `missing_fit` says how far the parent is from having fitted its data, in [0, 1]. A fitted one reaches scratch's
+        accuracy early, so the expected accuracy counts from half of `improve_until` on. A window holds two evaluations
+        at least: from one to the next, nothing can be said of improvement.
         """
         window = max(stopping.plateau_window * s_scratch, 2 * evaluate_every)
         return cls(
@@ -110,6 +115,7 @@ class StopRule(Record):
             errors=stopping.plateau_errors,
             excess=stopping.plateau_excess,
             improve_until=round(stopping.improve_until * s_scratch),
+            expect_from=round(stopping.improve_until * s_scratch * (1 + missing_fit) / 2),
             patience=round(stopping.patience * window),
         )
 

@@ -89,7 +89,7 @@ def test_unbuildable_network_is_refused_before_submission(
     place.land(tmp_path / "in", "a")
     arguments = ["run", *asked.split(), "--host", kfp.url] if asked.startswith("--") else asked.split()
     refused = retrain(*arguments, "--task", "pets.yaml", "--set", "model.options.depth=7", code=2)
-    assert "retrain: model logistic: options {'depth': 7} do not fit" in refused.err
+    assert "retrain: model.options.depth: logistic has no such option" in refused.err
     assert "Traceback" not in refused.err
     assert kfp.runs == []
     assert not [entry.key for entry in place.store.objects.list("pets/submissions/")]
@@ -102,7 +102,7 @@ def test_watcher_records_unbuildable_network_and_continues(place: Place, kfp: Kf
     assert there.watcher(KubeflowExecutor(build_pipeline)).once()
     [record] = there.store.ledger.read()
     assert record.outcome == "failed"
-    assert "options {'depth': 7} do not fit" in str(record.error)
+    assert "model.options.depth: logistic has no such option" in str(record.error)
     assert kfp.runs == []
 
 

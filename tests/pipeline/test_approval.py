@@ -234,7 +234,7 @@ def test_commands_run_approve_and_rollback(life: Life, command: Callable[..., Ra
     assert approve_it.split() == ["approve", approval.run_id, "--task", given]
     assert reject_it.split() == ["reject", approval.run_id, "--task", given, "--reason", "WHY"]
     assert "awaits approval" in command("status").out
-    assert f"--task {given}" in " ".join(command("status").out.split())
+    assert f"--task{given}" in "".join(command("status").out.split()), "a narrow terminal breaks a long path"
     shown = " ".join(command("show", approval.run_id).out.split())
     assert "against the champion" in shown
     assert f" gate {approval.run_id} passed the gate and awaits approval until" in shown

@@ -158,6 +158,18 @@ def test_default_run_has_a_stop_rule_and_scratchs_budget() -> None:
     assert (rule.confirmations, rule.gain) == (stopping.confirmations, stopping.plateau_gain)
 
 
+@pytest.mark.parametrize(("train_accuracy", "share"), [(None, 0.4), (0.85, 0.4), (0.92, 0.3), (1.0, 0.2)])
+def test_expectation_counts_earlier_for_a_fitted_parent(train_accuracy: float | None, share: float) -> None:
+    """Its validation error is 20%. It is fitted if its training error is up to a fifth of that, and not from 0.6 on."""
+    past = default_past()
+    record = past.records[-1]
+    result = record.result.model_copy(update={"train_accuracy": train_accuracy, "final_accuracy": 0.8})
+    past.records[-1] = record.model_copy(update={"result": result})
+    plan = past.plan()
+    assert plan.stop_rule.expect_from == round(share * plan.scratch.iterations)
+    assert plan.stop_rule.improve_until == round(0.4 * plan.scratch.iterations)
+
+
 def test_run_with_a_schedule_is_not_given_up_before_its_end() -> None:
     plan = one_drop().landed(drop(2, samples=100)).plan()
     assert plan.recipe.schedule.name == "cosine"

@@ -149,6 +149,19 @@ def test_judge_ends_a_late_run_above_the_expected_accuracy() -> None:
     assert judge(rising, target, RULE, 1000) is None
 
 
+@pytest.mark.parametrize(
+    ("accuracy", "is_rough", "ending"), [(0.79, False, "reached"), (0.81, False, None), (0.79, True, None)]
+)
+def test_judge_ends_a_fitted_parents_run_by_it_early(accuracy: float, is_rough: bool, ending: str | None) -> None:
+    """From `expect_from` on, here 40, if it is 1.5 standard errors above it; a rough one waits for `improve_until`."""
+    expected = AccuracyEstimate(accuracy=accuracy, standard_error=0.02, is_rough=is_rough)
+    target = CARRIED.model_copy(update={"expected": expected})
+    rule = RULE.model_copy(update={"improve_until": 80, "expect_from": 40})
+    rising = curve([0.74, 0.78, 0.81, 0.84], [0.9] * 4)
+    assert judge(rising, target, rule, 1000) == ending
+    assert judge(rising, target, RULE.model_copy(update={"improve_until": 80, "expect_from": 41}), 1000) is None
+
+
 @pytest.mark.parametrize(("among_all", "ending"), [(0.9, None), (0.72, None), (0.7, "reached"), (0.45, "reached")])
 def test_judge_expects_of_scratch_what_new_classes_cost(among_all: float, ending: str | None) -> None:
     """The run has 90% on the old classes, scratch had 80%: both are taken to lose as much to later classes."""
@@ -368,7 +381,8 @@ def test_has_plateau_equals_a_search_by_hand(seed: int) -> None:
 def test_stop_rule_resolves_shares_of_s_scratch() -> None:
     rule = StopRule.of(Stopping(), s_scratch=1250, evaluate_every=30)
     assert (rule.window, rule.patience, rule.gain, rule.errors, rule.excess) == (100, 150, 0.0025, 0.5, 0.02)
-    assert rule.improve_until == 500
+    assert (rule.improve_until, rule.expect_from) == (500, 500)
+    assert StopRule.of(Stopping(), 1250, 30, missing_fit=0.0).expect_from == 250
     assert StopRule.of(Stopping(), s_scratch=500, evaluate_every=30).window == 60
 
 
