@@ -171,7 +171,7 @@ class Stopping(ConfigModel):
     improve_until: PositiveFloat = 0.4
     """Iterations after which a run that is at a carried target, or half a standard error below it, ends even if it
     still improves, as a share of those that scratch takes to its accuracy. If it improves fast it continues, for up to
-    twice as long, until it is above the accuracy expected of scratch. After a parent that has fitted its data, being far
+    twice as long, until it is above the accuracy expected of scratch. If the parent has fitted its data, being far
     above that accuracy ends a run from half of this share on."""
     patience: PositiveFloat = 1.5
     """Number of windows without that gain after which a run below its target ends."""
