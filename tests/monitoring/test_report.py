@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, CDPSession, Page
 from support import browsers, known_ledger
 from support.ledgers import champion_of, ledger_of
 from support.pictures import two_colours
@@ -265,12 +265,25 @@ def test_page_of_2000_runs_is_small_and_quick(browser: Browser, tmp_path: Path, 
     path = written(tmp_path, Sources("birds", "s3://bucket", sources.now, records, champion=champion_of(records)))
     assert path.stat().st_size < 3_000_000
     page = opened(browser, path)
-    paint = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
-    page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
-    assert page.evaluate(paint) < 1000
+    assert _seconds_to_load(page) < 1
     assert page.locator("tbody[id]").count() == 2000
     assert browsers.card(page, "Iterations saved, net") == total_savings(records).net
     page.close()
+
+
+def _seconds_to_load(page: Page) -> float:
+    """Return the processor time that a page's thread takes to load it again: that does not depend on other load."""
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+    before = _task_seconds(session)
+    page.reload()
+    page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
+    return _task_seconds(session) - before
+
+
+def _task_seconds(session: CDPSession) -> float:
+    metrics = session.send("Performance.getMetrics")["metrics"]
+    return next(float(metric["value"]) for metric in metrics if metric["name"] == "TaskDuration")
 
 
 def test_link_opens_the_part_of_the_table_that_it_leads_to(browser: Browser, tmp_path: Path, sources: Sources) -> None:
