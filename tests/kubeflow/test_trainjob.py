@@ -14,7 +14,7 @@ from retrain.pipelines.definition import build
 from support.processes import ForkedCommand, preloaded_python, preloaded_retrain
 from support.programs import free_port
 from support.trainings import TASK, commit_drops, context_of
-from support.writes import frozen_environment, wait_for_frozen
+from support.writes import frozen_environment, wait_for_end, wait_for_frozen
 
 from retrain.config.loading import parse_task
 from retrain.config.resources import Cache, Gpus, Kubeflow, Queue, Resources, Toleration
@@ -176,6 +176,7 @@ def test_lost_node_ends_all_pods_and_the_run_resumes(folder: Path) -> None:
     nodes = [node(folder, job, rank, port, note) for rank in range(2)]
     frozen = wait_for_frozen(note, nodes[0])
     lose(nodes[1])
+    wait_for_end(int(Path(f"{note}-1").read_text()))
     os.kill(frozen, signal.SIGCONT)
     said = [process.communicate() for process in nodes]
     assert [process.poll() for process in nodes] == [1, -signal.SIGKILL]

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Lock
@@ -101,10 +102,23 @@ def frozen_environment(note: Path, writes: int, **variables: str) -> dict[str, s
 
 
 def freeze_if_told() -> None:
-    """Have this process stop itself if its environment says so and it is the first of those that torchrun starts."""
-    if os.environ.get("RANK") == "0" and "FREEZE_NOTE" in os.environ:
+    """Have this process stop itself if its environment says so and it is the first of those that torchrun starts.
+
+    The others write their numbers to files beside the note.
+    """
+    note, rank = os.environ.get("FREEZE_NOTE"), os.environ.get("RANK")
+    if note and rank == "0":
         freeze_at_state(int(os.environ["FREEZE_AT_STATE"]))
-        Path(os.environ["FREEZE_NOTE"]).write_text(f"{os.getpid()}\n")
+        Path(note).write_text(f"{os.getpid()}\n")
+    elif note and rank:
+        Path(f"{note}-{rank}").write_text(f"{os.getpid()}\n")
+
+
+def wait_for_end(pid: int) -> None:
+    """Wait until a process, which another one waits for, has ended."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        while "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text():
+            time.sleep(0.01)
 
 
 def wait_for_frozen(note: Path, command: Command) -> int:
