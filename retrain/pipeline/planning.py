@@ -13,11 +13,10 @@ from retrain.config.task import AutoAverage, Averaging, NoAverage, PowerAverage,
 from retrain.data.dataset import amended_drops, choose_loading, make_dataset, order_drops
 from retrain.pipeline.gate import gate_warnings
 from retrain.pipeline.lengths import evaluation_interval, scale_of, schedule_length
-from retrain.pipeline.start import resolve_start
+from retrain.pipeline.start import read_missing_fit, resolve_start
 from retrain.pipeline.targets import Measured, age_of, estimate_scratch, make_target, why_no_target
 from retrain.pipeline.trigger import TriggerState
 from retrain.recipe.schedule import longer_scale, resolve_scale
-from retrain.recipe.start import missing_fit
 from retrain.records import Approval, Dataset, Drop, Origin, Plan, RunRecord, ScratchEstimate, StopRule, Target
 from retrain.utils.text import pluralize
 
@@ -316,12 +315,7 @@ def _make_stop_rule(
     has_no_end = isinstance(recipe.schedule, OpenEnded)
     if target is None or scratch is None or not (has_no_end or target.scope):
         return None
-    result = parent.result if parent else None
-    if result is None or result.train_accuracy is None:
-        missing = 1.0
-    else:
-        missing, _ = missing_fit(result.train_accuracy, result.final_accuracy)
-    rule = StopRule.of(task.training.stopping, scratch.iterations, evaluate_every, missing)
+    rule = StopRule.of(task.training.stopping, scratch.iterations, evaluate_every, read_missing_fit(parent))
     return rule if has_no_end else rule.model_copy(update={"patience": None, "improve_until": None})
 
 

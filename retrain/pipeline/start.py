@@ -6,7 +6,7 @@ from retrain.config.optimizers import Sgd
 from retrain.config.recipe import Auto, AutoSchedule, Recipe
 from retrain.config.task import Task
 from retrain.recipe.schedule import resolve_kind
-from retrain.recipe.start import has_large_steps, resolve_initialization
+from retrain.recipe.start import has_large_steps, missing_fit, resolve_initialization
 from retrain.records import Plan, Result, RunRecord
 
 WITHOUT_BATCHNORM = re.compile(r"mlp|logistic|alexnet|squeezenet.*|vgg\d+|convnext.*|vit_.*|swin.*")
@@ -26,6 +26,13 @@ def resolve_start(task: Task, recipe: Recipe, parent: Plan | None, record: RunRe
     falls = is_auto and parent is not None and _needs_falling_rate(parent, record)
     schedule = resolve_kind(recipe.schedule, falls)
     return resolved.model_copy(update={"schedule": schedule}), f"{reason} {FALLS}" if falls else reason
+
+
+def read_missing_fit(parent: RunRecord | None) -> float:
+    """Return how far a parent is from having fitted its training data, in [0, 1], by its record; 1 if it is unknown."""
+    if parent is None or parent.result is None or parent.result.train_accuracy is None:
+        return 1.0
+    return missing_fit(parent.result.train_accuracy, parent.result.final_accuracy)[0]
 
 
 def _resolve_initialization(

@@ -1,4 +1,4 @@
-"""What is read as a source, in which order, what is refused, and the keys of samples."""
+"""Sources are read in a fixed order, unreadable ones are refused, and samples get their keys."""
 
 import tarfile
 from pathlib import Path
