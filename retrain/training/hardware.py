@@ -20,7 +20,7 @@ def compile_forward(
 ) -> nn.Module:
     """Return the compiled forward pass; its backward pass is compiled with it, during the first step.
 
-    With `step` it is returned as it is, because `RecordedStep` records the whole iteration.
+    With `step` it is compiled without graphs of its own, because `RecordedStep` records the whole iteration.
 
     Raises `TaskError` if this machine cannot compile it.
     """
@@ -28,8 +28,6 @@ def compile_forward(
         return forward
     if how in ("graphs", "step") and device.type != "cuda":
         raise TaskError(f"training.compile: {how} needs a CUDA device, and this is {device.type}: use compile or none")
-    if how == "step":
-        return forward
     if not shutil.which(os.environ.get("CXX", "g++")):
         raise TaskError(
             "training.compile: torch needs a C++ compiler, $CXX or g++, and this machine has none: install g++, or use "
