@@ -243,7 +243,7 @@ def test_headline_has_the_papers_rows_and_the_default() -> None:
     assert (study.redraw, study.stop_on) == (True, "test")
     default = next(plan for cell, plan in plans.items() if cell.method == "default")
     assert (default.recipe.schedule.name, default.averaging.kind, default.iterations) == ("constant", "power", 9775)
-    assert {plan.task.training.compile for plan in plans.values()} == {"graphs"}
+    assert {plan.task.training.compile for plan in plans.values()} == {"step"}
 
 
 def assert_trained_as_ash(study: Study, plans: dict[Cell, Plan]) -> None:
