@@ -10,7 +10,8 @@ from retrain.config.task import Task
 from retrain.kubeflow.records import Submission, read_submission
 from retrain.pipeline import next_run
 from retrain.pipeline.approval import find_approval
-from retrain.pipeline.recording import RecordContext, record_failure
+from retrain.pipeline.record_context import RecordContext
+from retrain.pipeline.recording import record_failure
 from retrain.records import Plan, RunRecord
 from retrain.store import Missing
 from retrain.store.task_store import TaskStore, open_task_store

@@ -25,7 +25,7 @@ from retrain.kubeflow.records import Submission, read_submission, write_submissi
 from retrain.monitoring.observers import LOOPBACK, make_observers
 from retrain.pipeline import next_run, stages
 from retrain.pipeline.planning import NoRunNeeded, Request
-from retrain.pipeline.recording import RecordContext
+from retrain.pipeline.record_context import RecordContext
 from retrain.records import Plan
 from retrain.training.preemption import raise_preempted
 

@@ -94,13 +94,15 @@ def _record_failure_in_subprocess(task: Task, plan: Plan, error: str) -> None:
 
 def _finish_approval(task: Task, run_id: str) -> None:
     """Promote and record a candidate that has its verdict."""
-    from retrain.pipeline.recording import RecordContext, finish_approval
+    from retrain.pipeline.record_context import RecordContext
+    from retrain.pipeline.recording import finish_approval
 
     finish_approval(RecordContext(open_task_store(task), factories=task.allowed_factories), run_id)
 
 
 def _record_failure(task: Task, plan: Plan, error: str) -> None:
     """Give a run a record, unless it has got one just now."""
-    from retrain.pipeline.recording import RecordContext, record_failure
+    from retrain.pipeline.record_context import RecordContext
+    from retrain.pipeline.recording import record_failure
 
     record_failure(RecordContext(open_task_store(task), factories=task.allowed_factories), plan, error)

@@ -16,7 +16,7 @@ from retrain.data.erasing import clear_cache
 from retrain.data.samples import Samples
 from retrain.data.stream.dataset import load_streamed
 from retrain.errors import UserError
-from retrain.pipeline.recording import RecordContext
+from retrain.pipeline.record_context import RecordContext
 from retrain.records import Dataset, Drop, DropRef, Loading
 from retrain.store.runs import EndedRunFiles
 from retrain.store.task_store import TaskStore
@@ -42,10 +42,6 @@ class Context(RecordContext):
     erasure."""
     champions: dict[str, EndedRunFiles] = field(default_factory=dict)
     """The files of the run that was last continued from or compared with, by its id."""
-
-    def with_device(self) -> "Context":
-        """Return this context, which has a device."""
-        return self
 
     def champion_files(self, run_id: str) -> EndedRunFiles:
         """Return the files of a run to continue from or to compare with. Those of one run are kept."""
@@ -112,8 +108,10 @@ def make_context(
     return Context(store, pick_device(device), cache_folder(), observer, ranks, factories=task.allowed_factories)
 
 
-def use_cpu(context: RecordContext) -> Context:
-    """Return a context that also trains and evaluates, in this process and on the CPU."""
+def with_device(context: RecordContext) -> Context:
+    """Return this context if it has a device, or else one that trains and evaluates in this process on the CPU."""
+    if isinstance(context, Context):
+        return context
     _limit_threads()
     return Context(
         context.store,

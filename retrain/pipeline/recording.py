@@ -4,76 +4,22 @@ Imports torch only to evaluate. A run that was evaluated in its pod is not evalu
 can record it, and promote it after its approval.
 """
 
-import time
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from contextlib import suppress
 
 from retrain.errors import UserError
 from retrain.pipeline import next_run
 from retrain.pipeline.accounting import make_record
 from retrain.pipeline.approval import find_approval, is_waiting, refusal, request_approval
 from retrain.pipeline.gate import decide
+from retrain.pipeline.record_context import RecordContext
 from retrain.records import Approval, Decision, Evaluation, Plan, RunRecord, Verdict
 from retrain.store import champions
 from retrain.store.base import Conflict
 from retrain.store.champions import Author, ChampionSnapshot
-from retrain.store.runs import RunFiles
-from retrain.store.task_store import TaskStore
-from retrain.utils.clock import Clock, utc_now
 from retrain.utils.extras import has_torch
-
-if TYPE_CHECKING:
-    from retrain.pipeline.context import Context
 
 Ended = RunRecord | Approval
 """The result of a run's stages: its record, or the approval that it waits for."""
-
-
-@dataclass(frozen=True)
-class RecordContext:
-    """The context of the stages that plan and record runs. `Context` can also train and evaluate."""
-
-    store: TaskStore
-    clock: Clock = field(default=utc_now, kw_only=True)
-    """The current time, which decides whether an approval has expired."""
-    stage_seconds: defaultdict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(dict), kw_only=True)
-    """Seconds that each stage of a run took in this process, by run id."""
-    factories: frozenset[str] = field(default=frozenset(), kw_only=True)
-    """The `package.module:factory` names of the task file. Plans lie in the store: they have no other code run."""
-
-    @contextmanager
-    def timed(self, run_id: str, stage: str) -> Iterator[None]:
-        """Add the time of the body to the seconds of a run's stage."""
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            taken = self.stage_seconds[run_id]
-            taken[stage] = taken.get(stage, 0.0) + time.monotonic() - started
-
-    def files(self, run_id: str) -> RunFiles:
-        """Return a run's files."""
-        return self.store.run(run_id)
-
-    def with_device(self) -> "Context":
-        """Return the context with a device, here the CPU. It imports torch."""
-        from retrain.pipeline.context import use_cpu
-
-        return use_cpu(self)
-
-    def measure(self, plan: Plan, champion: str | None) -> Evaluation:
-        """Evaluate a run's model beside the champion. Raises `UserError` without torch."""
-        if not has_torch():
-            raise UserError(
-                f"{plan.run_id} must be compared with champion {champion}, which needs torch: run `retrain run` on a "
-                "machine with torch"
-            )
-        from retrain.pipeline.evaluate import evaluate_run
-
-        return evaluate_run(self.with_device(), plan, champion)
 
 
 def finish_approval(context: RecordContext, run_id: str) -> Ended:
@@ -97,9 +43,22 @@ def evaluate(context: RecordContext, plan: Plan) -> Evaluation | None:
     if found and (refused or _compared_with(found) == opponent):
         return found
     with context.timed(plan.run_id, "evaluate"):
-        evaluation = context.measure(plan, opponent)
+        evaluation = _measure(context, plan, opponent)
     files.write_evaluation(evaluation)
     return evaluation
+
+
+def _measure(context: RecordContext, plan: Plan, champion: str | None) -> Evaluation:
+    """Evaluate a run's model beside the champion. Raises `UserError` without torch."""
+    if not has_torch():
+        raise UserError(
+            f"{plan.run_id} must be compared with champion {champion}, which needs torch: run `retrain run` on a "
+            "machine with torch"
+        )
+    from retrain.pipeline.context import with_device
+    from retrain.pipeline.evaluate import evaluate_run
+
+    return evaluate_run(with_device(context), plan, champion)
 
 
 def _compared_with(evaluation: Evaluation) -> str | None:

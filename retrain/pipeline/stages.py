@@ -12,9 +12,9 @@ from retrain.config.task import Task
 from retrain.errors import DamagedDrop, StoreError, UserError
 from retrain.pipeline import STAGES, next_run, planning
 from retrain.pipeline.planning import NoRunNeeded, Request
+from retrain.pipeline.record_context import RecordContext
 from retrain.pipeline.recording import (
     Ended,
-    RecordContext,
     evaluate,
     finish_approval,
     promote,
@@ -39,9 +39,10 @@ def plan(context: RecordContext, task: Task, request: Request) -> Plan | NoRunNe
     for approval in context.store.approvals.unfinished():
         finish_approval(context, approval.run_id)
     if request == Request() and task.trigger.drift != "ignore":
+        from retrain.pipeline.context import with_device
         from retrain.pipeline.drift import try_measure_drifts
 
-        try_measure_drifts(context.with_device(), task)
+        try_measure_drifts(with_device(context), task)
     planned = next_run.plan_and_quarantine(context.store, task, request, context.clock())
     if isinstance(planned, Plan):
         if not _has_parents_network(context, planned):

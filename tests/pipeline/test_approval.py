@@ -18,7 +18,8 @@ from retrain.monitoring.exporter import Exporter, WatchedTask
 from retrain.pipeline import recording, stages
 from retrain.pipeline.executor import InProcessExecutor
 from retrain.pipeline.planning import NoRunNeeded, Request
-from retrain.pipeline.recording import RecordContext, finish_approval
+from retrain.pipeline.record_context import RecordContext
+from retrain.pipeline.recording import finish_approval
 from retrain.pipeline.status import read_status
 from retrain.records import Approval, RunRecord, Verdict
 from retrain.store import LocalStore
