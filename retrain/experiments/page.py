@@ -91,8 +91,8 @@ def _methods(study: Study) -> Iterator[str]:
     yield "## Methods"
     yield (
         "A method starts from a new network (scratch), or from the weights of the run on the earlier drops (old). It "
-        f"follows the recipe of `studies/{study.name}.yaml` in the aspects named, with these settings, and is a plain "
-        "training otherwise."
+        f"follows the recipe of `studies/{study.name}.yaml` only in the aspects that the table names, with the "
+        "settings in the last column. Everything else is standard training."
     )
     lines = (
         [
@@ -125,7 +125,7 @@ def _paper_comparison(study: Study, by_group: Mapping[Group, Sequence[EndedRun]]
     meaning = f"± and the paper's parentheses: {spread}." if printed else f"±: {spread}; the paper's tables have none."
     notes = [f"{meaning} {ABSENT}: not in this study."]
     if study.size == "mini":
-        notes.append("The paper's row names its own data and network; ours are those under Set-up.")
+        notes.append("The rows name the paper's data and networks; ours are described under Set-up.")
     if "time" in columns:
         notes.append("Time: the paper in minutes, ours in iterations until fitted.")
     yield " ".join(notes)
