@@ -25,8 +25,9 @@ def load_champion(
 ) -> "Model":
     """Load the champion's model.
 
-    `task_or_store` is a task, its name or file, or its folder in a store, such as `s3://bucket/prefix/birds`. A model
-    whose factory no task file names needs it in `factories`. Raises `UserError` if there is no champion.
+    `task_or_store` is a task, its name or file, or its folder in a store, such as `s3://bucket/prefix/birds`.
+    `factories` lists the network factories (`package.module:factory`) that may be imported, besides those that the task
+    file allows. Raises `UserError` if there is no champion.
     """
     from retrain.inference.loading import find_source, load_model
 

@@ -35,7 +35,7 @@ def _check_kubeflow(settings: "Kubeflow") -> "Finding":
 
     if settings.host is None:
         mend = "Only needed for --on kubeflow: set kubeflow.host in the task, or pass --host."
-        return Finding(check="kubeflow", state="warning", found="no address", mend=mend)
+        return Finding(check="kubeflow", state="warning", found="no address of Kubeflow Pipelines", mend=mend)
     finding = Check("kubeflow", lambda: _describe_server(settings)).run()
     return finding if finding.state == "ok" else finding.model_copy(update={"mend": UNREACHED})
 

@@ -102,4 +102,4 @@ def decide_author(given: str | None) -> str:
     try:
         return given or getuser()
     except (KeyError, OSError) as error:  # a container's uid need not have a name
-        raise UserError("this login has no name: pass --author or set RETRAIN_AUTHOR") from error
+        raise UserError("the system has no name for this user: pass --author or set RETRAIN_AUTHOR") from error

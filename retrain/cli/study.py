@@ -31,7 +31,9 @@ def run(
     study: StudyName,
     root: Root = ROOT,
     store: StudyStore = STORE,
-    download: Annotated[bool, typer.Option("--download", help="Download data sets that torchvision knows.")] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="Download the data sets that torchvision can download.")
+    ] = False,
     jobs: Jobs = 1,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Use only this many of the study's seeds (default: all).")
@@ -43,7 +45,7 @@ def run(
     """Run a study's missing runs. It can be stopped at any moment and resumed later."""
     from retrain.experiments.files import load_study
 
-    loaded = load_study(study)  # before the seconds that torch takes
+    loaded = load_study(study)  # first, since importing torch takes seconds
 
     from retrain.experiments import drops, runner
     from retrain.experiments.runs import Runs

@@ -12,7 +12,7 @@ Area = Annotated[float, Field(gt=0, le=1)]
 
 def _check_order(limits: tuple[float, float]) -> tuple[float, float]:
     if limits[0] > limits[1]:
-        raise PydanticCustomError("explained", "must be the least and then the largest value")
+        raise PydanticCustomError("explained", "must be two values: the smallest, then the largest")
     return limits
 
 

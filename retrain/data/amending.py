@@ -92,7 +92,7 @@ def _parse(texts: Mapping[str, str], line: int, path: Path) -> Correction:
     if (remove := texts["remove"].lower()) not in YES + NO:
         raise DropError(f"{where}: remove is {texts['remove']!r}; allowed: yes, no")
     if bool(texts["class"]) == (remove in YES):
-        raise DropError(f"{where}: give a class, or remove: yes, and not both")
+        raise DropError(f"{where}: give either a class or remove: yes")
     try:
         class_name = None if remove in YES else clean_class_name(texts["class"])
     except DropError as error:

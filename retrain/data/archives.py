@@ -116,7 +116,7 @@ def _zip(file: UnnamedFile, where: str) -> Iterator[Member]:
         if info.flag_bits & 1:
             raise DropError(f"{where}: {name}: encrypted; upload it without a password")
         if info.file_size > MAX_FILE:
-            raise DropError(f"{where}: {name}: {info.file_size:,} bytes, where {MAX_FILE:,} are allowed")
+            raise DropError(f"{where}: {name}: {info.file_size:,} bytes; at most {MAX_FILE:,} are allowed")
         yield Member(name, info.is_dir(), info.file_size, partial(_read_zipped, archive, info, where))
 
 

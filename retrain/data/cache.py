@@ -1,4 +1,4 @@
-"""Drops decoded once: one safetensors file for each split of a drop (by its digest) and image size."""
+"""Cache decoded drops: one safetensors file for each split of a drop (named by its digest) and image size."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
@@ -39,8 +39,7 @@ def decode_drop(
 ) -> dict[Split, SplitArrays]:
     """Stream a drop's shards and return the wanted splits; images of other splits are not decoded.
 
-    Raises `DamagedDrop`, naming shard and key, where an image cannot be decoded or a shard is not what the manifest
-    says.
+    Raises `DamagedDrop`, which names shard and key, if an image cannot be decoded or a shard differs from the manifest.
     """
     try:
         _check_sizes(drop, store)
@@ -58,8 +57,8 @@ def _check_sizes(drop: Drop, store: TaskStore) -> None:
     found = {entry.key.removeprefix(prefix): entry.size for entry in store.objects.list(prefix)}
     for shard in drop.shards:
         if found.get(shard.name) != shard.size:
-            what = f"has {found[shard.name]} bytes" if shard.name in found else "is not there"
-            raise DropError(f"{store.url}/{prefix}{shard.name} {what}, where the manifest says {shard.size} bytes")
+            what = f"has {found[shard.name]} bytes" if shard.name in found else "is missing"
+            raise DropError(f"{store.url}/{prefix}{shard.name} {what}; the manifest says {shard.size} bytes")
     counted, held = sum(map(drop.samples, SPLITS)), sum(shard.samples for shard in drop.shards)
     if counted + len(drop.removed) != held:
         raise DropError(
@@ -118,11 +117,11 @@ def _decode_shard(
 def load_decoded(
     drop: Drop, store: TaskStore, image_size: Size, cache_dir: Path, splits: Collection[Split] = SPLITS
 ) -> dict[Split, SplitArrays]:
-    """Return splits of a drop, mapped from the cache; decoded into it first if they are not there, or damaged.
+    """Return splits of a drop, memory-mapped from the cache. Splits that are missing or damaged are decoded first.
 
-    A machine that trains will evaluate too, so training samples are decoded together with all others, in one reading of
-    the shards; a pod that only evaluates decodes the test split alone. Raises what `decode_drop` does, and `UserError`
-    if the cache cannot be written.
+    If training samples are missing, all splits are decoded in one pass over the shards, since a machine that trains
+    also evaluates. A pod that only evaluates decodes only the test split. Raises the errors of `decode_drop`, and
+    `UserError` if the cache cannot be written.
     """
     missing = {split for split in splits if not _is_whole(cache_path(drop, image_size, cache_dir, split))}
     if missing:
@@ -138,7 +137,7 @@ def _read_arrays(path: Path) -> SplitArrays:
 
 
 def _is_whole(path: Path) -> bool:
-    """Return whether a file holds what was decoded into it. A file of an earlier process is read through once."""
+    """Return whether a file matches its digest. A file that another process wrote is read in full, but only once."""
     try:
         file_as_written = path, path.stat().st_mtime_ns
         if file_as_written in WHOLE:

@@ -121,7 +121,7 @@ class DecodedSamples:
             self._give_up(str(error))
 
     def _give_up(self, cause: str) -> None:
-        log.info("the decoded images are not kept, and the run will decode them again: %s", cause)
+        log.info("the decoded images could not be cached, so the run decodes them again: %s", cause)
         self._kept = False
         with suppress(OSError):
             self._file.truncate(0)
@@ -138,7 +138,7 @@ def keep_decoded(task: Task, cache_dir: Path | None) -> Iterator[DecodedSamples 
             cache_dir.mkdir(parents=True, exist_ok=True)
             file = stack.enter_context(tempfile.TemporaryFile(dir=cache_dir))
         except OSError as error:
-            log.info("the decoded images are not kept, and the run will decode them again: %s", error)
+            log.info("the decoded images could not be cached, so the run decodes them again: %s", error)
             yield None
         else:
             yield DecodedSamples(file, task, cache_dir)

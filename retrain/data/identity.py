@@ -135,9 +135,12 @@ class Resolved:
             yield f"two classes: {len(self.conflicts) - NAMED:,} more images"
         if self.outdated:
             named = name_some([readable_key(key) for key in self.outdated])
-            yield f"{pluralize(len(self.outdated), 'image')} with a class that was corrected, which stays so: {named}"
+            yield (
+                f"{pluralize(len(self.outdated), 'image')} with a class that an amendment has corrected; the "
+                f"correction still applies: {named}"
+            )
         if self.unseen:
-            yield f"no image to train on: {', '.join(self.unseen)}"
+            yield f"classes without a training image: {', '.join(self.unseen)}"
 
 
 def corrected_classes(amendments: Iterable[Amendment]) -> dict[tuple[str, int], set[str]]:

@@ -23,7 +23,7 @@ from retrain.store.task_store import TaskStore
 log = logging.getLogger("retrain")
 
 
-NOTHING_NEW = "nothing is new in it"
+NOTHING_NEW = "it has no new image"
 
 
 class Packed(NamedTuple):

@@ -128,7 +128,7 @@ def sort_files(files: Iterable[SourceFile], root: str) -> FoundFiles:
             continue
         found.filled.add(file.name.parent)
         if file.problem or file.size > MAX_FILE:
-            cause = file.problem or f"{file.size:,} bytes, where at most {MAX_FILE:,} are allowed"
+            cause = file.problem or f"{file.size:,} bytes; at most {MAX_FILE:,} are allowed"
             found.unread.append(Unread.of(file, cause))
         elif file.name.suffix[1:].lower() in EXTENSIONS:
             found.images.append(file)

@@ -104,7 +104,7 @@ def read_shard(stream: BinaryIO, shard: Shard, where: str, left_out: Collection[
             yield _named(where, key, files)
     if (samples, whole.size, whole.sha256) != (shard.samples, shard.size, shard.sha256):
         raise DropError(
-            f"{where}: {samples} samples in {whole.size} bytes with SHA-256 {whole.sha256}, where the manifest "
+            f"{where}: {samples} samples in {whole.size} bytes with SHA-256 {whole.sha256}; the manifest "
             f"says {shard.samples}, {shard.size} and {shard.sha256}"
         )
 

@@ -62,7 +62,7 @@ def _by_share(samples: tuple[Sample, ...], staging: Staging) -> list[list[Sample
 def _check_sum(staging: Staging, expected: int, what: str) -> None:
     if sum(staging.sizes) != expected:
         given = "+".join(map(str, staging.sizes))
-        raise DropError(f"{staging.by}: {given} adds up to {sum(staging.sizes)}, and must be {expected}, {what}")
+        raise DropError(f"{staging.by}: {given} adds up to {sum(staging.sizes)}; it must add up to {expected}, {what}")
 
 
 def _cut(order: Sequence[Item], ends: Iterable[int]) -> list[Sequence[Item]]:

@@ -82,7 +82,7 @@ def check_name(raw: str, where: str) -> None:
 
 def _check_size(member: tarfile.TarInfo, limit: int) -> None:
     if not 0 <= member.size <= limit:
-        raise tarfile.ReadError(f"{member.name}: {member.size:,} bytes, where 0 to {limit:,} are allowed")
+        raise tarfile.ReadError(f"{member.name}: {member.size:,} bytes; 0 to {limit:,} are allowed")
 
 
 class HashingReader:
@@ -105,7 +105,7 @@ class HashingReader:
     def seek(self, position: int) -> None:
         """Read on up to a position. Raises `ValueError` if it was passed."""
         if position < self.size:
-            raise ValueError("a header points backwards")
+            raise ValueError("a header of the archive points to a place before it")
         while self.size < position and self.read(min(position - self.size, 1 << 20)):
             pass
 

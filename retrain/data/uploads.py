@@ -91,7 +91,7 @@ def _committed(packed: Packed, drop_id: str) -> Drop | Amendment:
         return packed.drop
     if packed.amendment:
         return packed.amendment
-    raise DropError(f"drop {drop_id}: nothing is new in it: earlier drops have its images, such as {packed.drop.id}")
+    raise DropError(f"drop {drop_id}: it has no new image: earlier drops have all of them, such as {packed.drop.id}")
 
 
 def is_ours(name: str) -> bool:

@@ -1,6 +1,6 @@
 """Check what may keep a task from running on this machine; `examination.examine` does all checks.
 
-This file defines what a check is. Imports pipeline and the packages below it.
+This file defines the checks' types. The package imports `pipeline` and the packages below it.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class Check(NamedTuple):
     examine: Callable[[], Finding | str]
 
     def run(self) -> Finding:
-        """Return the finding; text alone means that all is well."""
+        """Return the finding. If `examine` returns only text, the check has passed."""
         try:
             found = self.examine()
         except UserError as error:

@@ -61,7 +61,9 @@ def _check_model(task: Task, drops: Sequence[Drop]) -> Finding | str:
     """Warn, not fail, if the factory is missing here: the image of Kubeflow's pods may have it."""
     if task.kubeflow.host and not factory.is_installed(task.model):
         found = f"{task.model.name} is not installed here, and was not tried"
-        return Finding(check="model", state="warning", found=found, mend="The image of --on kubeflow must have it.")
+        return Finding(
+            check="model", state="warning", found=found, mend="Install it in the image that --on kubeflow uses."
+        )
     task = resolve_task(task)
     factory.check_network(task.model, len(make_dataset(drops).classes) or FEWEST, task.data.image_size)
     frame = task.data.frame

@@ -64,7 +64,10 @@ def _check_device(task: Task) -> Finding | str:
         return Finding(check="device", state="failed", found=cores, mend=mend)
     if is_bf16_slow(task.training.bf16, torch.device("cpu")):
         return Finding(
-            check="device", state="warning", found=f"{cores}. {BF16_SLOW}", mend="Turn it off, or use a GPU."
+            check="device",
+            state="warning",
+            found=f"{cores}. {BF16_SLOW}",
+            mend="Set training.bf16 to false, or use a GPU.",
         )
     return Finding(check="device", state="warning", found=cores, mend="Train large tasks on a GPU: --on kubeflow.")
 

@@ -252,11 +252,13 @@ def advise(races: Sequence[Races], scratch: Scratch, certainty: Certainty) -> Ad
         return Advice("scratch", "every race diverged")
     best = _preferred(finals, max(finals.values()) - certainty.accuracy, smaller=False)
     if scratch.reached["100"] is None:
-        return Advice(best, f"it ended highest of the presets, at {finals[best]:.2%}, after equally many iterations")
+        return Advice(
+            best, f"it ended highest of the presets, at {finals[best]:.2%}, after the same number of iterations"
+        )
     if scratch.early is not None and scratch.early > finals[best] + certainty.accuracy:
         return Advice(
             "scratch",
-            f"no preset came within 1% of scratch's accuracy, and after as many iterations scratch was at "
+            f"no preset came within 1% of scratch's accuracy, and after the same number of iterations scratch was at "
             f"{scratch.early:.2%}, the best preset ({best}) at {finals[best]:.2%}",
         )
     return Advice(best, f"no preset came within 1% of scratch's accuracy; it ended highest, at {finals[best]:.2%}")

@@ -1,4 +1,4 @@
-"""config.json of an exported model: what the network is, what it takes, and what its outputs mean."""
+"""Make config.json of an exported model, which describes its network, its input and its outputs."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ RESIZED: dict[Fit, str] = {
     "letterbox": "to lie within height and width; the rest is black",
     "stretch": "to height and width",
 }
-"""How images come to their shape, for people."""
+"""Descriptions, for readers of config.json, of how images are resized."""
 
 BICUBIC = "bicubic"
-"""How `data.images` resizes."""
+"""The interpolation that `data.images` uses."""
 
 
 def make_configuration(plan: Plan) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class Source(NamedTuple):
 def find_source(task_or_store: Task | str | Path, factories: Collection[str] = ()) -> Source:
     """Return the source that a task, its name, its file, or its folder in a store (`s3://bucket/prefix/birds`) means.
 
-    A folder of a store says nothing of code that may be run: `factories` names it (`package.module:factory`). Raises
+    A store does not say which code may be run: `factories` lists it (`package.module:factory`). Raises
     `UserError` if there is no such task or folder.
     """
     if isinstance(task_or_store, Task):

@@ -51,7 +51,7 @@ def plan(text: str, method: str, purpose: str, submission: str, job: str) -> str
                 found = _plan(RecordContext(ours, factories=task.allowed_factories), task, method, purpose)
                 write_submission(ours, submission, found)
     if not found.may_run_in(job):
-        log.info("nothing to do: job %s executes %s", found.job, submission)
+        log.info("nothing to do: job %s already runs submission %s", found.job, submission)
         return ""
     return found.run_id or ""
 

@@ -120,7 +120,7 @@ def keep_pretrained(store: TaskStore, task: Task) -> bytes | None:
     except Missing:
         if task.model.pretrained is None:
             raise ModelError(
-                f"model.pretrained: the weights {sha256} are not in {store.url}: set it to their file"
+                f"model.pretrained: the weights {sha256} are not in {store.url}: set it to the file that holds them"
             ) from None
         data = read_source(task.model, task.endpoint_url)
         _check_digest(data, sha256, str(task.model.pretrained))

@@ -54,7 +54,7 @@ class Pages:
 
     def _drawn(self, key: str | None, name: str, draw: Callable[..., bytes], *arguments: object) -> bytes:
         if not self._lock.acquire(timeout=WAIT_SECONDS):
-            raise UserError(f"{name}: another page is still being drawn; ask again in a minute")
+            raise UserError(f"{name}: another page is still being drawn; reload this one in a minute")
         try:
             drawn_at, page = self._pages.get(key, (float("-inf"), b""))
             if time.monotonic() - drawn_at > FRESH_SECONDS:

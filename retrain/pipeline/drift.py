@@ -71,7 +71,8 @@ def measure_drifts(context: Context, task: Task) -> list[Drift]:
     champion = store.champion.read().run_id
     if champion is None:
         raise RunError(
-            f"task {task.name} has no champion yet, whose features measure drift: train one with `retrain run`"
+            f"task {task.name} has no champion yet, and drift is measured with its features: train one with "
+            "`retrain run`"
         )
     plan = context.files(champion).plan()
     trained = {ref.id for ref in plan.dataset.drops}

@@ -23,7 +23,7 @@ from retrain.utils.parallel import map_ahead
 LARGE = re.compile(r"(model|moments)\.safetensors|(learning_speed|state)/.+")
 """A run's large files; its other files are records."""
 OUTCOME = ("result.json", "evaluation.json", "decision.json")
-"""Files that mark a run's others as complete. For a run without a record they go first, so that it can start again."""
+"""Files that mark a run's other files as complete. Without a record they go first, so that the run can restart."""
 OWN_SHARD = re.compile(r"(train|val|test)-\d{6}-[0-9a-f]{8}\.tar")
 """Names of shards by `retrain drop pack`. Shards that producers upload under other names are never removed."""
 
@@ -81,11 +81,11 @@ def _roots(
     """Yield the runs that keep their files, each with the reason. The last reason of a run counts."""
     for record in records:
         if record.ended_at > since:
-            yield record.run_id, "it ended lately"
+            yield record.run_id, "it ended recently"
     for record in records[len(records) - keep_last :] if keep_last else ():
         yield record.run_id, "it is among the newest"
     if baseline := next((record.run_id for record in reversed(records) if is_baseline(record)), None):
-        yield baseline, "targets come from it"
+        yield baseline, "it is the baseline of the targets"
     seen = store.champion.read()
     champion_since = seen.champion.history[-1].at if seen.champion else None
     champion = next((record for record in records if record.run_id == seen.run_id), None)
@@ -96,7 +96,7 @@ def _roots(
             yield plan.run_id, "it has not ended"
     current_history = champions.standing_runs(seen.champion) if seen.champion else []
     for run_id in current_history[-keep_last - 1 : -1]:
-        yield run_id, "a rollback leads to it"
+        yield run_id, "a rollback may need it"
     if seen.run_id:
         yield seen.run_id, "it is the champion"
 

@@ -148,7 +148,7 @@ def why_unusable(level: float, dataset: Dataset, baseline: Measured, chance: flo
             f"({chance:.2%}, standard error {bound - chance:.2%})"
         )
     if baseline.record.dataset_digest != dataset.digest and not scope_of(dataset, baseline).drops:
-        return f"none of the drops that {baseline.record.run_id} was measured on is left"
+        return f"none of the drops that {baseline.record.run_id} was measured on is still in the store"
     return None
 
 

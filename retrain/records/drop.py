@@ -83,7 +83,7 @@ class Amendment(Record):
     at: AwareDatetime
     changes: tuple[Change, ...]
     upload: str | None = None
-    """The upload that ended as this amendment: it had new labels, and no image that earlier drops lack."""
+    """The upload that became this amendment: it had new labels for images of earlier drops, and no new image."""
 
     def __str__(self) -> str:
         """Return how many labels of which drops it changed, and how many samples it removed."""
@@ -323,11 +323,11 @@ def _problems(drop: Drop) -> Iterator[str]:
     if not DROP_ID.fullmatch(drop.id):
         yield f"{drop.id!r} is not a valid drop id"
     if len(set(drop.classes)) < len(drop.classes):
-        yield "a class is named twice"
+        yield "a class is listed twice"
     if not set(chain.from_iterable(drop.counts.values())).issubset(drop.classes):
         yield "it counts samples of a class that is not among its classes"
     if drop.changes or drop.erased_since:
-        yield "it contains amendments, which have files of their own"
+        yield "it contains amendments, which belong in separate files"
     if drop.sample_list and not is_key(drop.sample_list.name):
         yield f"{drop.sample_list.name!r} cannot be a file's name"
     for shard in drop.shards:

@@ -51,12 +51,14 @@ class Approvals:
         except Missing:
             raise RunError(f"{run_id} does not await approval; `retrain status` names the candidates that do") from None
         if approval.verdict:
-            raise RunError(f"{run_id} was decided on {format_moment(approval.verdict.at)}: {approval.verdict}")
+            raise RunError(f"{run_id} was already decided on {format_moment(approval.verdict.at)}: {approval.verdict}")
         decided = approval.model_copy(update={"verdict": verdict})
         try:
             self._objects.replace(self._keys.approval(run_id), decided.to_bytes(), version)
         except Conflict as conflict:
-            raise RunError(f"{run_id} was decided just now; see `retrain status`") from conflict
+            raise RunError(
+                f"{run_id} has just been decided by another process or person; see `retrain status`"
+            ) from conflict
         return decided
 
     def expire(self, approval: Approval, now: datetime) -> Approval:

@@ -1,4 +1,4 @@
-"""What was corrected and erased of a task's drops since they were committed."""
+"""Read and write the amendments and erasures of a task's committed drops."""
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
@@ -11,14 +11,14 @@ from retrain.utils.parallel import map_ahead
 
 
 class Amendments:
-    """The amendments of one task. Those that were read once are kept, as they do not change."""
+    """The amendments of one task, each read from the store only once."""
 
     def __init__(self, objects: ObjectStore, keys: TaskKeys) -> None:
         self._objects, self._keys = objects, keys
         self._read: dict[str, Amendment] = {}
 
     def read(self) -> tuple[Amendment, ...]:
-        """Return all amendments, oldest first. Raises `StoreError` at one that is damaged."""
+        """Return all amendments, oldest first. Raises `StoreError` if one is damaged."""
         keys = sorted(entry.key for entry in self._objects.list(self._keys.amendments))
         new = [key for key in keys if key not in self._read]
         found = map_ahead(lambda key: read_record(self._objects, key, Amendment)[0], new)
@@ -26,7 +26,7 @@ class Amendments:
         return tuple(self._read[key] for key in keys)
 
     def newest(self) -> Amendment | None:
-        """Return the newest amendment. Raises as `read`."""
+        """Return the newest amendment, or None. Raises the same errors as `read`."""
         return next(reversed(self.read()), None)
 
     def prepare(self, changes: Sequence[Change], upload: str | None = None) -> Amendment:
@@ -34,7 +34,7 @@ class Amendments:
         return Amendment(sequence=len(self.read()) + 1, at=datetime.now(UTC), changes=tuple(changes), upload=upload)
 
     def append(self, changes: Sequence[Change], upload: str | None = None) -> Amendment:
-        """Write an amendment; `upload` is the one that ends as it.
+        """Write an amendment; `upload` is the id of the upload that becomes it, if any.
 
         Raises `Conflict` if another one came first, which the lease of the intake prevents.
         """
@@ -43,11 +43,11 @@ class Amendments:
         return amendment
 
     def of_upload(self, drop_id: str) -> Amendment | None:
-        """Return the amendment that an upload has ended as, or None."""
+        """Return the amendment that an upload became, or None."""
         return next((one for one in self.read() if one.upload == drop_id), None)
 
     def forget_keys(self, rows: Mapping[str, Collection[int]]) -> None:
-        """Take the keys of samples, which are rows of drops, out of all amendments."""
+        """Remove the keys of samples from all amendments; `rows` has the samples' row numbers by drop."""
         for amendment in self.read():
             changes = tuple(
                 change.model_copy(update={"key": ERASED}) if change.row in rows.get(change.drop, ()) else change
@@ -67,12 +67,12 @@ class Erasures:
         self._objects, self._keys = objects, keys
 
     def read(self) -> tuple[Erasure, ...]:
-        """Return all erasures, oldest first. Raises `StoreError` at one that is damaged."""
+        """Return all erasures, oldest first. Raises `StoreError` if one is damaged."""
         keys = sorted(entry.key for entry in self._objects.list(self._keys.erasures))
         return tuple(map_ahead(lambda key: read_record(self._objects, key, Erasure)[0], keys))
 
     def newest(self) -> Erasure | None:
-        """Return the newest erasure, complete or not. Raises as `read`."""
+        """Return the newest erasure, complete or not, or None. Raises the same errors as `read`."""
         keys = [entry.key for entry in self._objects.list(self._keys.erasures)]
         return read_record(self._objects, max(keys), Erasure)[0] if keys else None
 

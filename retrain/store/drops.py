@@ -109,7 +109,7 @@ class DropStates:
     ended: set[str] = field(default_factory=set)
     quarantined: set[str] = field(default_factory=set)
     amended: set[str] = field(default_factory=set)
-    """Uploads that ended as an amendment of earlier drops."""
+    """Uploads that became an amendment of earlier drops."""
 
     @property
     def waiting(self) -> set[str]:
@@ -164,7 +164,7 @@ class Drops:
                     f"{self._keys.quarantine(drop_id)}, and the watcher checks it again"
                 )
             if amendment := self.amendments.of_upload(drop_id):
-                raise DropError(f"{drop_id} is no drop, as it has no new image: it ended as {amendment}")
+                raise DropError(f"{drop_id} is not a drop: it had only new labels, and became {amendment}")
             raise DropError(
                 f"task {self._keys.task} has no drop {drop_id} in {self._objects.url}: `retrain drop list` lists them"
             )
@@ -316,14 +316,17 @@ def late_files(drop: Drop, found: CommittedDrops) -> str | None:
         if not arrivals.ended_again:
             return None
         return (
-            f"drop {drop.id}: its _SUCCESS was written again after it was committed, which changes nothing: upload "
-            "what is new under a new id"
+            f"drop {drop.id}: its _SUCCESS was written again after it was committed, which has no effect: upload "
+            "the new files as a drop with another id"
         )
     came = there.files - expected.files
     more = f"{pluralize(came, 'file')} came" if came > 0 else "files were changed"
     names = arrivals.later()
     named = f" ({', '.join(names)}{', ...' if len(names) == NAMED else ''})" if names else ""
-    return f"drop {drop.id}: {more} after it was committed{named}, and no run uses them: upload them under a new id"
+    return (
+        f"drop {drop.id}: {more} after it was committed{named}, and no run uses them: upload them as a drop with "
+        "another id"
+    )
 
 
 def _in_order(drops: Iterable[Drop]) -> tuple[Drop, ...]:

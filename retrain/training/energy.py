@@ -1,4 +1,4 @@
-"""Measured energy of the training device: a GPU's by NVML, the processors' by RAPL, if the machine provides it.
+"""Measure the energy of the training device: of a GPU by NVML, of CPUs by RAPL, where the machine provides them.
 
 Imports torch only for a GPU: observers import this module, and a watcher starts without torch.
 """
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
 POWERCAP = Path("/sys/class/powercap")
-"""Folder of RAPL in Linux, often readable by root alone; most virtual machines and containers lack it."""
+"""Linux's folder of RAPL counters. Often only root can read it; most virtual machines and containers lack it."""
 MICRO, MILLI = 1e-6, 1e-3
 
 
@@ -32,7 +32,7 @@ class EnergyMeter:
 
 
 def _processor_counter(folder: Path) -> Callable[[], float] | None:
-    """Return a function that reads the energy of all processor packages, without memory, since its last call."""
+    """Return a function that reads the energy of all CPU packages since its last call; memory modules are excluded."""
     packages = [package for package in sorted(folder.glob("intel-rapl:*")) if package.name.count(":") == 1]
     try:
         spans = [int((package / "max_energy_range_uj").read_text()) for package in packages]
@@ -44,7 +44,7 @@ def _processor_counter(folder: Path) -> Callable[[], float] | None:
         total = 0
         for number, package in enumerate(packages):
             now = int((package / "energy_uj").read_text())
-            total += (now - last[number]) % (spans[number] + 1)  # the counter wraps
+            total += (now - last[number]) % (spans[number] + 1)  # the counter wraps around
             last[number] = now
         return total * MICRO
 

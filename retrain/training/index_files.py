@@ -42,7 +42,10 @@ def read_known_counters(files: RunFiles, dataset: Dataset, known: int) -> Iterat
     for drop, tensors in files.index(now.keys()):
         part = from_tensors(tensors)
         if len(part.seen) != drop.samples:
-            raise RunError(f"{files.run_id} counted {len(part.seen):,} samples in drop {drop.id}, not {drop.samples:,}")
+            raise RunError(
+                f"{files.run_id} has learning-speed counters of {len(part.seen):,} samples of drop {drop.id}, "
+                f"which has {drop.samples:,}"
+            )
         yield part if drop.digest == now[drop.id].digest else _follow(files, part, drop, now[drop.id])
 
 

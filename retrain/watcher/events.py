@@ -137,7 +137,7 @@ def _unwrapped(document: object) -> Iterator[WrittenObject]:
 def _of_azure(event: _CloudEvent) -> Iterator[WrittenObject]:
     if event.type == "Microsoft.Storage.BlobCreated":
         if not (blob := AZURE_BLOB.fullmatch(event.subject)):
-            raise ValueError(f"subject {event.subject!r} names no blob")
+            raise ValueError(f"subject {event.subject!r} does not name a blob")
         yield WrittenObject(*blob.groups())
 
 

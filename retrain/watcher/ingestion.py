@@ -104,7 +104,7 @@ class ValidationOutcome(NamedTuple):
     decoded: tuple[tuple[Path, int], ...] = ()
     """Files of decoded images that were written for a run on this machine, with their times of modification."""
     amended: bool = False
-    """Whether the drop had new labels alone, so that it ended as an amendment of earlier drops."""
+    """Whether the drop had only new labels for images of earlier drops, and so became an amendment."""
 
 
 def validate_drop(task: Task, drop: str, cache_dir: Path | None = None) -> ValidationOutcome:

@@ -105,8 +105,13 @@ class TaskWatch:
         else:
             states = self.store.drops.scan(unknown)
         for drop in sorted(states.amended.intersection(drops or ())):
-            again = f"{drop} has ended already, as {self.store.drops.amendments.of_upload(drop)}"
-            log.warning("%s: upload %s; upload what is new under a new id", self.task.name, again)
+            log.warning(
+                "%s: upload %s has already become %s, so its files are not read again: upload new files as a drop with "
+                "another id",
+                self.task.name,
+                drop,
+                self.store.drops.amendments.of_upload(drop),
+            )
         problem = self._ingestion.validate(states)
         self._add_waiting(states.waiting)
         if found or drops is None:

@@ -197,7 +197,7 @@ def test_error_lines_give_file_field_allowed_and_given_values(task_file: Path) -
         ("data.image_size=28x28", "must be one side, or [height, width], of 4 to 1024 pixels (got '28x28')"),
         ("data.image_size=[28]", "must be one side, or [height, width], of 4 to 1024 pixels (got [28])"),
         ("data.image_size=2048", "must be one side, or [height, width], of 4 to 1024 pixels (got 2048)"),
-        ("data.augmentation.resized_crop.scale=[1, 0.3]", "must be the least and then the largest value"),
+        ("data.augmentation.resized_crop.scale=[1, 0.3]", "must be two values: the smallest, then the largest"),
         ("data.aliases=[a]", "must be a mapping (got ['a'])"),
         ("data.mean=0.5", "must be a list (got 0.5)"),
         ("gate.approval_timeout=7", "is not valid: Time to wait for approval (30m, 6h, 7d, 2w)"),

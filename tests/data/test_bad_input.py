@@ -120,7 +120,7 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
     "header endless": (beside((info("1.png", pax_headers={"x": "y" * 20_000}), png(1))), r"16,384 are allowed"),
     "size beyond all": (
         lambda: {"train.tar": info("bad.png", size=10**12).tobuf(tarfile.GNU_FORMAT) + WHOLE},
-        r"bad\.png: 1,000,000,000,000 bytes, where",
+        r"bad\.png: 1,000,000,000,000 bytes; 0 to",
     ),
     "size below zero": (
         beside((info("1.png", pax_headers={"size": "-1024"}), b"")),
@@ -135,7 +135,7 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
     "nothing": (dict, "drop bad: no training image in it"),
     "samples of another drop": (
         lambda: {"train.tar": shard(good(1))},
-        "drop bad: nothing is new in it: earlier drops have its images, such as good",
+        "drop bad: it has no new image: earlier drops have all of them, such as good",
     ),
     "no split": (
         lambda: {"more.tar": WHOLE, "photos.tar": WHOLE},

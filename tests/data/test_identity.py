@@ -111,7 +111,7 @@ def test_same_folder_under_another_id_adds_nothing(way: Way, task: Task, store: 
     if way is by_pack:
         assert way(task, store, "again", images(range(40))).id == "first"
     else:
-        with pytest.raises(DropError, match=r"drop again: nothing is new in it: .* such as first"):
+        with pytest.raises(DropError, match=r"drop again: it has no new image: .* such as first"):
             way(task, store, "again", images(range(40)))
     assert [drop.id for drop in store.drops.all()] == ["first"]
 
@@ -233,7 +233,8 @@ def test_late_files_are_named(way: Way, task: Task, store: TaskStore) -> None:
     assert late_files(first, store.drops.committed()) is None
     put_later(store, "cat/99.png", png(99))
     sentence = (
-        "drop first: 1 file came after it was committed (cat/99.png), and no run uses them: upload them under a new id"
+        "drop first: 1 file came after it was committed (cat/99.png), and no run uses them: upload them as a drop with "
+        "another id"
     )
     assert late_files(first, store.drops.committed()) == sentence
     assert read_status(task, store).late == (sentence,)
@@ -244,7 +245,7 @@ def test_rewritten_success_is_mentioned(way: Way, task: Task, store: TaskStore) 
     put_later(store, "_SUCCESS", b"")
     told = late_files(first, store.drops.committed())
     assert told
-    assert told.startswith("drop first: its _SUCCESS was written again after it was committed, which changes nothing")
+    assert told.startswith("drop first: its _SUCCESS was written again after it was committed, which has no effect")
 
 
 def test_copied_store_reports_no_late_files(way: Way, task: Task, store: TaskStore) -> None:

@@ -73,7 +73,7 @@ def test_request_behind_a_slow_drawing_is_refused(
     with ThreadPoolExecutor() as threads:
         first = threads.submit(page, port)
         monitoring.wait_for(drawing, "the process that draws")
-        assert page(port) == (503, "pets: another page is still being drawn; ask again in a minute\n")
+        assert page(port) == (503, "pets: another page is still being drawn; reload this one in a minute\n")
         for process in drawing():
             process.kill()
         assert first.result()[0] == 503

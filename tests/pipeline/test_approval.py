@@ -128,7 +128,7 @@ def test_time_out_refuses_once_the_time_is_up(life: Life, waiting: Approval) -> 
     assert isinstance(ended, RunRecord)
     assert ended.decision
     assert ended.decision.reasons == ("no approval came before 2026-05-03 12:00 UTC (gate.approval_timeout)",)
-    with pytest.raises(RunError, match="was decided on 2026-05-03 12:00 UTC: no approval came"):
+    with pytest.raises(RunError, match="was already decided on 2026-05-03 12:00 UTC: no approval came"):
         approve(life, waiting.run_id)
 
 
@@ -246,7 +246,7 @@ def test_commands_run_approve_and_rollback(life: Life, command: Callable[..., Ra
     assert (approved.code, approved.out) == (0, f"{approval.run_id} is promoted\n")
     again = command("approve", approval.run_id)
     assert again.code == 2
-    assert "was decided on" in again.err
+    assert "was already decided on" in again.err
     assert command("rollback", "--reason", "wrong cats").code == 0
     history = life.store.champion.read().champion
     assert history

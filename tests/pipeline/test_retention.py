@@ -82,7 +82,7 @@ def test_gc_removes_losers_and_keeps_champion_and_baseline(tmp_path: Path) -> No
     found = retention.plan_removal(life.store, 0, AGE, utc_now())
     assert life.contents() == before
     assert [removal.what for removal in found.removals] == [second.run_id]
-    assert found.kept == {first.run_id: "targets come from it", third.run_id: "it is the champion"}
+    assert found.kept == {first.run_id: "it is the baseline of the targets", third.run_id: "it is the champion"}
     done = collect(life)
     assert done.bytes == sum(len(data) for key, data in before.items() if key in set(done.removals[0].keys))
     assert large(life) == {first.run_id, third.run_id}

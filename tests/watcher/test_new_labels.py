@@ -91,7 +91,7 @@ def test_upload_of_new_labels_ends_as_an_amendment(
     events = collect_notifications(place.task, place.store, [], utc_now())
     assert [event for event in events if event.kind == "drop.quarantined"] == []
     with pytest.raises(
-        DropError, match=rf"second is no drop, as it has no new image: it ended as {re.escape(AMENDED)}"
+        DropError, match=rf"second is not a drop: it had only new labels, and became {re.escape(AMENDED)}"
     ):
         place.store.drops.read("second")
 
@@ -103,6 +103,7 @@ def test_upload_that_ends_twice_is_named(place: Place, caplog: pytest.LogCapture
     upload(place.store.objects, "second", {"dog/99.png": png(99)})
     watch.check_drops(["second"])
     ended = "amendment 1 (upload second): 1 sample of drop first relabelled"
-    assert (
-        caplog.messages[-1] == f"pets: upload second has ended already, as {ended}; upload what is new under a new id"
+    assert caplog.messages[-1] == (
+        f"pets: upload second has already become {ended}, so its files are not read again: upload new files as a drop "
+        "with another id"
     )

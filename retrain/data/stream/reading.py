@@ -1,4 +1,4 @@
-"""Read a drop's shards once: note where training samples lie, and decode the held-out ones into files."""
+"""Read a drop's shards once: record the offsets of training samples, and decode held-out samples into files."""
 
 import os
 from array import array
@@ -38,7 +38,7 @@ def read_streamed_drop(
 ) -> dict[str, Tensor]:
     """Return the arrays of a drop's catalogue, and write each held-out split's pixels into its file.
 
-    Raises `DropError`, naming shard and key, where the shards are not what the manifest says.
+    Raises `DropError`, which names shard and key, if the shards differ from the manifest.
     """
     reading = _Reading(drop, cache, Assignment.of(drop, store))
     with ExitStack() as stack:
@@ -50,7 +50,7 @@ def read_streamed_drop(
 
 
 class _HeldOut(NamedTuple):
-    """A sample of a held-out split, and what to call it in an error."""
+    """A sample of a held-out split, with its name for error messages."""
 
     split: Split
     name: str
@@ -58,7 +58,7 @@ class _HeldOut(NamedTuple):
 
 
 class _Reading:
-    """The part of a drop that was read so far."""
+    """The arrays of a drop, filled while its shards are read."""
 
     def __init__(self, drop: Drop, cache: ShardCache, assignment: Assignment) -> None:
         self.drop, self.cache, self._assignment = drop, cache, assignment
@@ -67,7 +67,7 @@ class _Reading:
         self._offset, self._length, self._counts = array("q"), array("q"), array("q")
 
     def held_out(self, shards: list[ShardRef]) -> Iterator[_HeldOut]:
-        """Note all samples of the shards, and yield those held out."""
+        """Record all samples of the shards, and yield the held-out ones."""
         with ReadAhead(self.cache) as ahead:
             ahead.follow(shards)
             for position, ref in enumerate(shards):
@@ -93,7 +93,7 @@ class _Reading:
                     yield _HeldOut(place.split, f"{where}: {key}", os.pread(file.fileno(), length, offset))
 
     def arrays(self) -> dict[str, Tensor]:
-        """Return all that was noted. Raises `DropError` if it is not as much as the manifest counts."""
+        """Return the arrays of all samples read. Raises `DropError` if their number differs from the manifest."""
         found = {split: len(labels) for split, labels in self._labels.items()}
         if found != {split: self.drop.samples(split) for split in SPLITS}:
             raise DropError(f"drop {self.drop.id}: its shards hold {found}; its manifest states other numbers")

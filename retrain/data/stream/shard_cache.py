@@ -91,8 +91,8 @@ class ShardCache:
                     return
                 if not any(path.suffix == FETCHING and status.st_size for path, status in self._files()):
                     raise UserError(
-                        f"{self.folder}: no room for {size:,} bytes beside {used:,} that are in use: the limit, "
-                        f"data.stream.cache, is {self.limit:,}; raise it, or train fewer at once on this machine"
+                        f"{self.folder}: no room for {size:,} bytes: {used:,} are in use, and the limit, "
+                        f"data.stream.cache, is {self.limit:,}. Raise it, or run fewer trainings at once here"
                     )
             time.sleep(POLL_SECONDS)
 

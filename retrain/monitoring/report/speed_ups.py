@@ -45,7 +45,7 @@ def speed_up_races(records: Sequence[RunRecord], curves: Mapping[str, Curve]) ->
 
 def _race(record: RunRecord, curves: Mapping[Runner, Curve]) -> Race:
     if record.target is None or record.result is None:
-        raise ValueError(f"{record.run_id} had no target, or no result")
+        raise ValueError(f"{record.run_id} has no target or no result")
     reached = {"scratch": record.target.baseline_reached_at, "this run": record.result.reached_at}
     crossings = (
         Crossing(runner, level, point.iteration, point.score)
