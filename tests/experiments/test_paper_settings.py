@@ -240,7 +240,7 @@ def test_headline_has_the_papers_rows_and_the_default() -> None:
         if cell.method != "default":
             assert_trained_as_verwimp(plan)
     assert {split: (setting.by, setting.sizes) for split, setting in study.splits.items()} == SPLIT
-    assert (study.redraw, study.stop_on) == (True, "test")
+    assert (study.redraw, study.stop_on, study.seeds) == (True, "test", (0, 1))
     default = next(plan for cell, plan in plans.items() if cell.method == "default")
     assert (default.recipe.schedule.name, default.averaging.kind, default.iterations) == ("constant", "power", 9775)
     assert {plan.task.training.compile for plan in plans.values()} == {"step"}
