@@ -9,7 +9,8 @@ READY := .venv/ready
 MLFLOW := .venv/mlflow/ready
 KSERVE := .venv/kserve/ready
 AZURITE := .venv/azurite/ready
-STUDY = $(patsubst %-mini,%,$(or $(NAME),$(error Say which: NAME=verwimp-table1; `retrain study list` has them all)))-mini
+STEM = $(patsubst %-mini,%,$(or $(NAME),$(error Say which: NAME=verwimp-table1; `retrain study list` has them all)))
+STUDY = $(if $(wildcard studies/$(STEM)-mini.yaml),$(STEM)-mini,$(NAME))
 
 help: ## List the chores
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
