@@ -162,7 +162,7 @@ def _made_with(study: Study, kept: KeptRuns) -> str:
     versions = sorted({f"retrain {each.machine.retrain}, torch {each.machine.torch}" for each in results})
     hours = sum(each.cost.device_seconds_all_in for each in results) / 3600
     iterations = sum(each.cost.iterations for each in results)
-    seeds = ", ".join(map(str, study.seeds))
+    seeds = ", ".join(map(str, sorted({one.cell.seed for one in kept.ran})))
     uncounted = "" if any(one.cell.drops == 1 for one in kept.ran) else " (runs on the first drop are not counted)"
     return (
         f"{'; '.join(versions)}, commit {kept.commit}; on {'; '.join(machines)}; seeds {seeds}; {len(results)} runs, "
