@@ -64,7 +64,7 @@ mutation: $(READY) ## Change the code in small ways and list the changes that no
 # jsonschema imports rfc3987-syntax where it is installed, for 1.8 s of processor time; kfp and altair import jsonschema.
 lock: $(READY) ## Resolve requirements.lock, the locks of the two images, and those of the tests' two servers
 	echo rfc3987-syntax | $(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --custom-compile-command "make lock" --all-extras --excludes /dev/stdin \
+		--no-emit-index-url --custom-compile-command "make lock" --all-extras --group dev --excludes /dev/stdin \
 		pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make lock" --extra kfp --extra report --extra energy --extra serve --extra gcs --extra azure -c requirements.lock pyproject.toml -o requirements-image.lock

@@ -11,6 +11,7 @@ command -v chromium >/dev/null || missing+=(chromium)
 command -v radosgw >/dev/null || missing+=(radosgw ceph-mon ceph-osd ceph-common)
 command -v node >/dev/null || missing+=(nodejs)
 command -v npm >/dev/null || missing+=(npm)
+command -v jq >/dev/null || missing+=(jq)
 command -v g++ >/dev/null || missing+=(g++)
 headers=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("include"))')
 [[ -e $headers/Python.h ]] || missing+=(python3-dev) # torch compiles against them

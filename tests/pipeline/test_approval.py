@@ -269,6 +269,16 @@ def test_command_reject_needs_a_reason(life: Life, command: Callable[..., Ran]) 
     assert "does not await approval" in unknown.err
 
 
+def test_untested_run_is_promoted_only_by_force(life: Life, waiting: Approval, command: Callable[..., Ran]) -> None:
+    life.store.objects.delete(f"pets/runs/{waiting.run_id}/evaluation.json")
+    refused = command("promote", waiting.run_id)
+    assert refused.code == 2
+    assert "was never tested on the test split; pass --force" in refused.err
+    assert champion(life) != waiting.run_id
+    assert command("promote", waiting.run_id, "--force").code == 0
+    assert champion(life) == waiting.run_id
+
+
 def test_rollback_asks_at_a_terminal(life: Life, command: Callable[..., Ran], tmp_path: Path) -> None:
     second = stages.run_task(life.context, make_task(), Request())
     assert isinstance(second, RunRecord)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = SETTINGS["project"]
 
 
 def blocks(name: str) -> dict[str, str]:
@@ -58,7 +59,7 @@ def test_image_holds_what_runs_need_and_no_tools() -> None:
     extras = PROJECT["optional-dependencies"]
     image = set(locked("requirements-image.lock"))
     assert wanted(PROJECT["dependencies"]) | wanted(extras["kfp"]) | wanted(extras["gcs"]) <= image
-    assert image & wanted(extras["dev"]) == {"setuptools"}  # which torch asks for
+    assert image & wanted(SETTINGS["dependency-groups"]["dev"]) == {"setuptools"}  # which torch asks for
 
 
 def test_slim_image_is_the_other_one_without_torch() -> None:

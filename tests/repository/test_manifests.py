@@ -1,6 +1,7 @@
 """Plain manifests and examples match the chart, and are accepted by Kubernetes and AWS."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from urllib.parse import unquote_plus
 import boto3
 import pytest
 import yaml
+from support.programs import need
 from support.rendered import CHART, ROOT, Document, validate
 
 from retrain.config.task import Task
@@ -98,3 +100,21 @@ def test_aws_takes_the_queue_its_policies_and_the_notification(s3: str) -> None:
     assert sorted(unquote_plus(key).rpartition("/")[2] for key in keys) == ["_SUCCESS", "drop.json"]
     for path in AWS.glob("policy-*.json"):
         client("iam").create_policy(PolicyName=path.stem, PolicyDocument=path.read_text())
+
+
+def test_apply_script_keeps_a_buckets_other_notifications(s3: str) -> None:
+    (program,) = re.findall(r"'(\(\.\[0\] // \{\}\).*?)'\)", (AWS / "apply.sh").read_text(), re.DOTALL)
+    bucket = boto3.client("s3", endpoint_url=s3, region_name="eu-west-1")
+    bucket.create_bucket(Bucket="shared", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    queue = {"Id": "audit", "QueueArn": "arn:aws:sqs:eu-west-1:123456789012:audit", "Events": ["s3:ObjectRemoved:*"]}
+    topic = {"Id": "news", "TopicArn": "arn:aws:sns:eu-west-1:123456789012:news", "Events": ["s3:ObjectCreated:*"]}
+    notifications = {"QueueConfigurations": [queue], "TopicConfigurations": [topic]}
+    bucket.put_bucket_notification_configuration(Bucket="shared", NotificationConfiguration=notifications)
+    command = [need("jq", "jq"), "--slurp", "--slurpfile", "added", AWS / "bucket-notification.json", program]
+    for _ in range(2):  # the script can be run again
+        seen = json.dumps(bucket.get_bucket_notification_configuration(Bucket="shared"))
+        merged = subprocess.run(command, input=seen, capture_output=True, text=True, check=True).stdout
+        bucket.put_bucket_notification_configuration(Bucket="shared", NotificationConfiguration=json.loads(merged))
+    found = bucket.get_bucket_notification_configuration(Bucket="shared")
+    assert sorted(each["Id"] for each in found["QueueConfigurations"]) == ["audit", "drops-committed", "drops-ended"]
+    assert found["TopicConfigurations"] == [topic]

@@ -4,11 +4,14 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 from threading import Thread
+from typing import Any, ClassVar
 
 import pytest
 from support import known_ledger
@@ -23,6 +26,7 @@ from retrain.store.task_store import TaskStore
 from retrain.utils.clock import utc_now
 from retrain.watcher.webhooks import FIRST_PAUSE, HOSTS, LONGEST_PAUSE, Notifier
 
+POLICIES = Path(__file__).parents[2] / "docs" / "policies.md"
 SECRET = "what only both know"
 START = known_ledger.START
 
@@ -66,6 +70,31 @@ def receiver() -> Iterator[Receiver]:
     receiver.server.server_close()
 
 
+class MailServer(StreamRequestHandler):
+    """An SMTP server on loopback that keeps the messages."""
+
+    came: ClassVar[list[str]] = []
+
+    def handle(self) -> None:
+        """Answer every command with success, and keep what follows DATA."""
+        self.wfile.write(b"220 ready\r\n")
+        for line in self.rfile:
+            if line.upper().startswith(b"DATA"):
+                self.wfile.write(b"354 send\r\n")
+                self.came.append(b"".join(iter(self.rfile.readline, b".\r\n")).decode())
+            self.wfile.write(b"221 bye\r\n" if line.upper().startswith(b"QUIT") else b"250 ok\r\n")
+
+
+@pytest.fixture
+def mails(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    MailServer.came.clear()
+    with ThreadingTCPServer(("127.0.0.1", 0), MailServer) as server:
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}).start()
+        monkeypatch.setenv("SMTP_HOST", f"127.0.0.1:{server.server_address[1]}")
+        yield MailServer.came
+        server.shutdown()
+
+
 class Place:
     """A task with one webhook, and a clock."""
 
@@ -104,6 +133,25 @@ def test_event_is_a_signed_cloud_event(place: Place, receiver: Receiver) -> None
     digest = base64.b64encode(hmac.new(SECRET.encode(), signed, hashlib.sha256).digest()).decode()
     assert headers["webhook-signature"] == f"v1,{digest}"
     assert headers["webhook-timestamp"] == str(int(place.now.timestamp()))
+
+
+def test_documented_receiver_forwards_to_slack_and_mail(
+    place: Place, receiver: Receiver, mails: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.store.ledger.write(known_ledger.pets()[0])
+    place.notifier().notify()
+    [(headers, body)] = receiver.came
+    (recipe,) = re.findall(r"```python\n(.*?)```", POLICIES.read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(recipe, names)
+    monkeypatch.setenv("SLACK_URL", receiver.url)
+    assert names["receive"](headers, body + b" ") == 401
+    assert (len(receiver.came), mails) == (1, [])
+    assert names["receive"](headers, body) == 204
+    assert json.loads(receiver.came[1][1]) == {"text": "pets: run.ended scratch-1"}
+    [mail] = mails
+    assert "Subject: pets: run.ended scratch-1" in mail
+    assert "io.retrain.run.ended" in mail
 
 
 def test_each_event_is_sent_once_by_any_process(place: Place, receiver: Receiver) -> None:
