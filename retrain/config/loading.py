@@ -147,7 +147,7 @@ def load_task(name_or_path: str, overrides: Sequence[str] = ()) -> Task:
 
 
 _GIVEN: dict[str, str] = {}
-"""What this process was given to find each task, by the task's name: the name of its file, or a path."""
+"""The argument by which this process found each task, by the task's name: a name or a path."""
 
 
 def task_argument(name: str) -> str:

@@ -18,7 +18,7 @@ from retrain.training.progress import Observers
 
 
 class Parity(Record):
-    """How far a program's answers are from the network's, on the same images."""
+    """Difference between an exported program's outputs and the network's, on the same images."""
 
     format: Format
     images: int

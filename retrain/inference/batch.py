@@ -22,7 +22,7 @@ from retrain.utils.text import name_some
 
 
 class Answer(NamedTuple):
-    """What the model says of one image: its likeliest classes, or why the image cannot be read."""
+    """The result for one image: its most probable classes, or why it cannot be read."""
 
     row: Row
     top: list[Ranked]

@@ -13,7 +13,7 @@ from retrain.utils.text import did_you_mean
 OURS = frozenset({"self", "classes", "image_size", "num_classes", "img_size", "weights", "progress", "pretrained"})
 """Arguments that no option can be: the caller sets them."""
 UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
-"""What Python says of an argument that a function does not take."""
+"""Python's message about an argument that a function does not take."""
 
 
 class Taken(NamedTuple):

@@ -1,4 +1,4 @@
-"""What a model gets wrong: figures of each class, what is taken for what, and the most confident mistakes."""
+"""Errors of a model: figures of each class, confusions between classes, and the most confident mistakes."""
 
 import re
 from collections import Counter
@@ -36,7 +36,7 @@ class ClassFigures(Record):
 
 
 class Confusion(Record):
-    """How many images of one class are taken for another."""
+    """Number of images of one class that the model takes for another."""
 
     true: str
     predicted: str
@@ -73,7 +73,7 @@ class Mistake(Record):
 
 
 class ErrorAnalysis(Record):
-    """What a model gets wrong on samples with labels, `errors.json` of a run: its test split."""
+    """Errors of a model on labelled samples. A run's `errors.json` has those of the test split."""
 
     samples: NonNegativeInt
     classes: tuple[ClassFigures, ...]

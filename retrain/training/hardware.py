@@ -1,4 +1,4 @@
-"""How a training uses this machine: compiled code, bfloat16, memory and processor cores."""
+"""Choose how a training uses this machine: compiled code, bfloat16, memory and CPU cores."""
 
 import ctypes
 import os

@@ -50,7 +50,7 @@ class Regime(ConfigModel):
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
     """Name of the regime and of its task."""
     title: str
-    """What it is, in a few words, for tables and pictures."""
+    """A short description, for tables and pictures."""
     kind: Literal["regime", "journey"] = "regime"
     """journey: what a first user does, four drops with default settings."""
     is_fitted: bool = False

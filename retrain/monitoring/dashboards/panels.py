@@ -8,7 +8,7 @@ Json = dict[str, Any]
 
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 RUNBOOK = "docs/operations.md"
-"""Where runbooks are; the chart puts the address before it."""
+"""Path of the runbooks; the chart prepends the address."""
 GOOD, DOUBTFUL, BAD = "#56B4E9", "#E69F00", "#D55E00"
 """Blue, orange and vermilion: colours that colour-blind people distinguish too (Okabe & Ito)."""
 WIDTH, HEIGHT = 24, 8

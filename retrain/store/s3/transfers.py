@@ -103,7 +103,7 @@ class S3Stream(io.RawIOBase):
 PART = 8 << 20
 """Bytes of a request; AWS advises 8 to 16 MB."""
 CONNECTIONS = 10
-"""As many as boto3's own transfers use, of all objects together."""
+"""Connections that transfer parts at once, for all objects together; boto3 uses as many."""
 BUFFER = 1 << 20
 """Bytes that each connection holds in memory."""
 
