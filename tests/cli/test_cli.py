@@ -226,7 +226,7 @@ WRONG = [
     ("drop pack undecodable -t pets", "undecodable: cat/13.png"),
     ("drop pack empty-class -t pets", "empty-class: dog: an empty folder: remove it, or put images into it"),
     ("drop pack twice -t pets", "duplicate key cat/0"),
-    ("drop pack images -t pets --classes 9+9", "9+9 adds up to 18, and must be 5"),
+    ("drop pack images -t pets --classes 9+9", "9+9 adds up to 18; it must add up to 5"),
     ("drop pack images -t pets --classes 3+2 --share 50+50", "--classes and --share cannot be combined"),
     ("drop pack images -t pets --classes three", "not a sum of positive whole numbers"),
     ("drop pack images -t pets --classes 3+2 --part 3", "part 3 does not exist: the source has 2 parts"),
