@@ -53,7 +53,7 @@ def predict(
     opened, _ = open_task(task, overrides)
     model = loading.load_model(loading.find_source(opened), run, device)
     top = min(top, len(model.classes))
-    rows = tables.read_rows(sources, tables.Columns(image_column, label_column))
+    rows = tables.read_rows(sources, tables.Columns(image_column, label_column), labelled=evaluate)
     unreadable, evaluation = Unreadable(), LabelledPredictions(opened.data.aliases)
     answers = unreadable.watch(_with_progress(predict_rows(model, rows, top, batch_size), model))
     if evaluate:

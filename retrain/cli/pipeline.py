@@ -53,7 +53,7 @@ def trainjob(task: TaskName, overrides: Overrides = NONE) -> None:
     if isinstance(planned, NoRunNeeded):
         typer.echo(f"nothing to do: {planned.reason}", err=True)
         return
-    next_run.check_model(planned, elsewhere=True)
+    next_run.check_model(planned, store, elsewhere=True)
     next_run.keep_plan(store, planned)
     typer.echo(render_trainjob(opened, planned.run_id), nl=False)
 

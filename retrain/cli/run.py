@@ -75,7 +75,7 @@ def run(
     if dry_run:
         from retrain.pipeline import next_run
 
-        _preview(next_run.plan_next_run(store, opened, request), on, as_json)
+        _preview(next_run.plan_next_run(store, opened, request), store, on, as_json)
     elif on == "kfp-local":
         from retrain.kubeflow.local import run_locally
         from retrain.pipelines.definition import define_locally
@@ -135,7 +135,7 @@ def baseline(
     _finish(stages.run_locked(context, opened, Request(purpose="calibrate")), opened, store, as_json)
 
 
-def _preview(planned: "Plan | NoRunNeeded", on: str, as_json: bool) -> None:
+def _preview(planned: "Plan | NoRunNeeded", store: "TaskStore", on: str, as_json: bool) -> None:
     """Print the plan of the next run, after checking that its model can be built."""
     from retrain.cli import formatting
     from retrain.pipeline import next_run
@@ -144,7 +144,7 @@ def _preview(planned: "Plan | NoRunNeeded", on: str, as_json: bool) -> None:
     if isinstance(planned, NoRunNeeded):
         _print_no_run(planned, as_json)
     else:
-        next_run.check_model(planned, elsewhere=on == "kubeflow")
+        next_run.check_model(planned, store, elsewhere=on == "kubeflow")
         formatting.print_record(planned, formatting.plan_details, as_json)
 
 

@@ -10,7 +10,7 @@ from retrain.doctor.machine import check_machine
 from retrain.doctor.storage import check_storage
 from retrain.errors import DamagedDrop
 from retrain.models import factory
-from retrain.models.pretrained import resolve_task
+from retrain.models.pretrained import read_pretrained, resolve_task
 from retrain.pipeline import next_run
 from retrain.pipeline.planning import NoRunNeeded, Request
 from retrain.records import Drop
@@ -19,7 +19,7 @@ from retrain.store.task_store import TaskStore
 FEWEST = 2
 """Classes with which a network is tried before any drop has landed."""
 
-MODEL = "Set model.name and model.options in the task; a factory's module must be installed or on $PYTHONPATH."
+MODEL = "Set model.name, options and pretrained in the task; a factory's module must be installed or on $PYTHONPATH."
 CHAMPION = (
     "Put the object back from a copy of the store. Without one: if it is the model, `retrain rollback` puts the one "
     "before it; if it is champion.json, remove it and `retrain promote` a run that `retrain history` lists."
@@ -43,21 +43,23 @@ def examine(task: Task, store: TaskStore) -> Iterator[Finding]:
 
 
 def check_readiness(task: Task, store: TaskStore, drops: Sequence[Drop]) -> Iterator[Finding]:
-    """Yield findings about the next run. The plan is not checked if the champion, which it reads, is damaged."""
+    """Yield findings about the next run. The plan, which needs model and champion, is not checked if one failed."""
+    sound = True
     checks = (
-        (Check("model", lambda: _check_model(task, drops)), MODEL),
+        (Check("model", lambda: _check_model(task, store, drops)), MODEL),
         (Check("champion", lambda: _check_champion(store)), CHAMPION),
         (Check("plan", lambda: _check_plan(task, store)), PLAN),
     )
     for check, mend in checks:
+        if check.name == "plan" and not sound:
+            return
         finding = check.run()
         failed = finding.state == "failed"
+        sound = sound and not failed
         yield finding.model_copy(update={"mend": mend}) if failed else finding
-        if failed and check.name == "champion":
-            return
 
 
-def _check_model(task: Task, drops: Sequence[Drop]) -> Finding | str:
+def _check_model(task: Task, store: TaskStore, drops: Sequence[Drop]) -> Finding | str:
     """Warn, not fail, if the factory is missing here: the image of Kubeflow's pods may have it."""
     if task.kubeflow.host and not factory.is_installed(task.model):
         found = f"{task.model.name} is not installed here, and was not tried"
@@ -65,7 +67,8 @@ def _check_model(task: Task, drops: Sequence[Drop]) -> Finding | str:
             check="model", state="warning", found=found, mend="Install it in the image that --on kubeflow uses."
         )
     task = resolve_task(task)
-    factory.check_network(task.model, len(make_dataset(drops).classes) or FEWEST, task.data.image_size)
+    classes = len(make_dataset(drops).classes) or FEWEST
+    factory.check_network(task.model, classes, task.data.image_size, read_pretrained(store, task))
     frame = task.data.frame
     return f"{task.model.name} takes {frame.height}x{frame.width} images"
 

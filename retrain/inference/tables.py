@@ -34,11 +34,12 @@ class Columns(NamedTuple):
 COLUMNS = Columns()
 
 
-def read_rows(sources: Iterable[str], columns: Columns = COLUMNS) -> Iterator[Row]:
+def read_rows(sources: Iterable[str], columns: Columns = COLUMNS, labelled: bool = False) -> Iterator[Row]:
     """Return the images that sources name: folders, image files, tables (.csv, .jsonl, .parquet), or `-` for stdin.
 
     An image in a folder has the folder's name as its label. Standard input holds a path a line. Raises `UserError` if a
-    source is none of these, or a folder has no images, before any image is returned.
+    source is none of these, or a folder has no images, before any image is returned; and later for a table without the
+    column of the paths or, if `labelled`, of the labels.
     """
     sources = list(sources)
     for source in sources:
@@ -46,10 +47,10 @@ def read_rows(sources: Iterable[str], columns: Columns = COLUMNS) -> Iterator[Ro
             raise UserError(f"{source}: no such file or folder")
         if source != STDIN and Path(source).is_dir() and not any(_images_in(Path(source))):
             raise UserError(f"{source}: no images in it ({', '.join(sorted(EXTENSIONS))})")
-    return _rows(sources, columns)
+    return _rows(sources, columns, labelled)
 
 
-def _rows(sources: Iterable[str], columns: Columns) -> Iterator[Row]:
+def _rows(sources: Iterable[str], columns: Columns, labelled: bool) -> Iterator[Row]:
     for source in sources:
         path = Path(source)
         if source == STDIN:
@@ -57,7 +58,7 @@ def _rows(sources: Iterable[str], columns: Columns) -> Iterator[Row]:
         elif path.is_dir():
             yield from (Row(str(image), image.parent.name) for image in sorted(_images_in(path)))
         elif path.suffix in TABLES:
-            yield from _read_table(path, columns)
+            yield from _read_table(path, columns, labelled)
         else:
             yield Row(source)
 
@@ -70,16 +71,19 @@ def _images_in(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _read_table(path: Path, columns: Columns) -> Iterator[Row]:
+def _read_table(path: Path, columns: Columns, labelled: bool) -> Iterator[Row]:
     for number, row in enumerate(_read_records(path), 1):
-        image = row.get(columns.image)
+        image, label = row.get(columns.image), row.get(columns.label)
         if not image:
-            raise UserError(
-                f"{path}: row {number} has no column {columns.image!r}; it has {', '.join(map(str, row))}. "
-                "Name the column of the paths with --image-column"
-            )
-        label = row.get(columns.label)
+            raise _lacks(path, number, row, columns.image, "paths with --image-column")
+        if labelled and columns.label not in row:
+            raise _lacks(path, number, row, columns.label, "true classes with --label-column")
         yield Row(str(image), None if label in (None, "") else str(label))
+
+
+def _lacks(path: Path, number: int, row: dict[str, Any], column: str, option: str) -> UserError:
+    has = ", ".join(map(str, row))
+    return UserError(f"{path}: row {number} has no column {column!r}; it has {has}. Name the column of the {option}")
 
 
 def _read_records(path: Path) -> Iterator[dict[str, Any]]:

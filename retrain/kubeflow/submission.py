@@ -33,7 +33,7 @@ def submit(task: Task, plan: Plan, store: TaskStore, build: PipelineBuilder) -> 
     """
     bound = read_submission(store, plan.run_id)
     if bound is None:
-        run_in_subprocess(f"checking the model of {plan.run_id}", SUBMIT_SECONDS, next_run.check_model, plan, True)
+        run_in_subprocess(f"checking the model of {plan.run_id}", SUBMIT_SECONDS, _check_model, task, plan)
         bound = Submission(run_id=plan.run_id)
         write_submission(store, plan.run_id, bound)
     submitted = run_in_subprocess(
@@ -79,6 +79,10 @@ class KubeflowExecutor:
             log.info("%s: submitted %s as %s", task.name, plan.run_id, submitted.id)
         record_if_ended(task, plan, submitted)
         return submitted.new
+
+
+def _check_model(task: Task, plan: Plan) -> None:
+    next_run.check_model(plan, open_task_store(task), elsewhere=True)
 
 
 def _submit_by_name(task: Task, run_id: str, build: PipelineBuilder) -> Submitted:

@@ -16,7 +16,7 @@ from retrain.errors import ModelError
 from retrain.models import narrow_convolutions, resnets
 from retrain.models.mixer import mixer
 from retrain.models.options import check_options, unknown_option
-from retrain.models.pretrained import TIMM, timm_config
+from retrain.models.pretrained import TIMM, body_weights, timm_config
 from retrain.models.resnets import RESNETS
 
 
@@ -44,8 +44,10 @@ def build_network(model: Model, classes: int, image_size: Shape, seed: int) -> n
     return network
 
 
-def check_network(model: Model, classes: int, image_size: Shape) -> None:
+def check_network(model: Model, classes: int, image_size: Shape, pretrained: bytes | None = None) -> None:
     """Build a network and try it on two images, as training will use it. Raises `ModelError` if any of it fails.
+
+    `pretrained` is the safetensors file of the weights that it starts from, which have to fit.
 
     They are real ones: on torch's `meta` device nothing would be computed, but it takes seconds to import.
     """
@@ -62,6 +64,8 @@ def check_network(model: Model, classes: int, image_size: Shape) -> None:
         raise ModelError(
             f"model {model.name}: gives {shape} for 2 images of {classes} classes; [2, {classes}] is needed"
         )
+    if pretrained is not None:
+        body_weights(network, pretrained)
 
 
 def check_factory_allowed(model: Model, factories: Collection[str]) -> None:

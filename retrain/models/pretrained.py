@@ -13,6 +13,7 @@ from retrain.config.task import Model, Task
 from retrain.errors import ModelError, TaskError
 from retrain.store import Missing, open_store
 from retrain.store.task_store import TaskStore
+from retrain.utils.text import did_you_mean
 
 if TYPE_CHECKING:  # planning without pretrained weights needs no torch
     from torch import Tensor, nn
@@ -65,11 +66,19 @@ def timm_config(model: Model) -> Any:
     name = model.name.removeprefix(TIMM)
     try:
         config = timm.get_pretrained_cfg(name)
-    except RuntimeError as error:
-        raise ModelError(f"model.name: {model.name}: {error}") from error
+    except RuntimeError as error:  # it has the network, but no such weights
+        raise ModelError(f"model.name: {model.name}: {str(error).rstrip('.')}{_nearest_timm_name(name)}") from error
     if config is None:
-        raise ModelError(f"model.name: timm has no model {name!r}; `timm.list_models()` in Python lists them")
+        hint = _nearest_timm_name(name)
+        raise ModelError(f"model.name: timm has no model {name!r}{hint}; `timm.list_models()` in Python lists them")
     return config
+
+
+def _nearest_timm_name(name: str) -> str:
+    import timm
+
+    names = [*timm.list_models(), *timm.list_models(pretrained=True)]
+    return did_you_mean(name, {known: TIMM + known for known in names})
 
 
 def read_source(model: Model, endpoint_url: str | None) -> bytes:
@@ -78,7 +87,10 @@ def read_source(model: Model, endpoint_url: str | None) -> bytes:
     if location == HF_CACHE:
         location = _cached_by_hugging_face(model)
     if not location.endswith(".safetensors"):
-        raise ModelError(f"model.pretrained: {location}: must be a .safetensors file; other formats can run code")
+        raise ModelError(
+            f"model.pretrained: {location}: must be a .safetensors file; other formats can run code. "
+            "docs/training.md shows how to convert one"
+        )
     if "://" not in location:
         try:
             return Path(location).read_bytes()
@@ -96,6 +108,10 @@ def _cached_by_hugging_face(model: Model) -> str:
     if not model.name.startswith(TIMM):
         raise ModelError(f"model.pretrained: {HF_CACHE} holds the weights of timm's names, and not {model.name}")
     repository = timm_config(model).hf_hub_id
+    if repository is None:
+        raise ModelError(
+            f"model.pretrained: Hugging Face has no weights of {model.name} that timm knows: set it to a file"
+        )
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(repository, "model.safetensors")
@@ -107,10 +123,11 @@ def _cached_by_hugging_face(model: Model) -> str:
     return found
 
 
-def keep_pretrained(store: TaskStore, task: Task) -> bytes | None:
-    """Return the weights that a resolved task starts from, and keep them in its store; None where there are none.
+def read_pretrained(store: TaskStore, task: Task, keep: bool = False) -> bytes | None:
+    """Return the weights that a resolved task starts from; None where there are none.
 
-    Raises `ModelError` if they are neither there nor where the task says, and `TaskError` if they are other ones.
+    They are read from the task's store, or else from where the task says; `keep` copies them to the store. Raises
+    `ModelError` if they are in neither place, and `TaskError` if they are other ones.
     """
     sha256 = task.model.pretrained_sha256
     if sha256 is None:
@@ -124,7 +141,8 @@ def keep_pretrained(store: TaskStore, task: Task) -> bytes | None:
             ) from None
         data = read_source(task.model, task.endpoint_url)
         _check_digest(data, sha256, str(task.model.pretrained))
-        store.objects.create(store.keys.pretrained(sha256), data)
+        if keep:
+            store.objects.create(store.keys.pretrained(sha256), data)
         return data
     _check_digest(data, sha256, f"{store.url}/{store.keys.pretrained(sha256)}")
     return data

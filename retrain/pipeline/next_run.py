@@ -10,7 +10,7 @@ from itertools import islice
 
 from retrain.config.task import Task
 from retrain.errors import DamagedDrop
-from retrain.models.pretrained import keep_pretrained, resolve_task
+from retrain.models.pretrained import read_pretrained, resolve_task
 from retrain.pipeline import planning
 from retrain.pipeline.planning import History, NoRunNeeded, Request
 from retrain.pipeline.targets import Measured
@@ -102,12 +102,12 @@ def _check_known(store: TaskStore, drops: Iterable[Drop], past: History) -> None
 
 def keep_plan(store: TaskStore, plan: Plan) -> None:
     """Write a plan to the store, after the pretrained weights that it names: pods may not have their file."""
-    keep_pretrained(store, plan.task)
+    read_pretrained(store, plan.task, keep=True)
     store.run(plan.run_id).write_plan(plan)
 
 
-def check_model(plan: Plan, elsewhere: bool) -> None:
-    """Check that a plan's network can be built. Raises `ModelError`.
+def check_model(plan: Plan, store: TaskStore, elsewhere: bool) -> None:
+    """Check that a plan's network can be built and takes its pretrained weights. Raises `ModelError`.
 
     A factory, or torch, that is not installed here is left alone if the run is done `elsewhere`, from an image that may
     have it.
@@ -117,7 +117,8 @@ def check_model(plan: Plan, elsewhere: bool) -> None:
     from retrain.models import factory
 
     if factory.is_installed(plan.task.model) or not elsewhere:
-        factory.check_network(plan.task.model, len(plan.dataset.classes), plan.task.data.image_size)
+        pretrained = read_pretrained(store, plan.task)
+        factory.check_network(plan.task.model, len(plan.dataset.classes), plan.task.data.image_size, pretrained)
 
 
 def history(store: TaskStore, task: Task) -> History:

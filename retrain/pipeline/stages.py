@@ -46,7 +46,7 @@ def plan(context: RecordContext, task: Task, request: Request) -> Plan | NoRunNe
     planned = next_run.plan_and_quarantine(context.store, task, request, context.clock())
     if isinstance(planned, Plan):
         if not _has_parents_network(context, planned):
-            next_run.check_model(planned, elsewhere=False)
+            next_run.check_model(planned, context.store, elsewhere=False)
         next_run.keep_plan(context.store, planned)
     return planned
 

@@ -9,7 +9,7 @@ from itertools import zip_longest
 
 from retrain.config.recipe import EasyHard, Fresh
 from retrain.models import factory
-from retrain.models.pretrained import body_weights, keep_pretrained
+from retrain.models.pretrained import body_weights, read_pretrained
 from retrain.pipeline.context import Context
 from retrain.recipe.learning_speed import Counters, add_decayed, split
 from retrain.records import Plan, Result
@@ -97,7 +97,7 @@ def prepare(context: Context, plan: Plan) -> Run:
     splits = context.samples(plan.dataset, ("train", "val"), plan.task.data, plan.loading)
     if plan.loading.kind == "stream":
         log.info("data is streamed: %s", plan.loading.reason)
-    weights = keep_pretrained(context.store, plan.task)
+    weights = read_pretrained(context.store, plan.task, keep=True)
     pretrained = body_weights(fresh_network(plan), weights) if weights else None
     return set_up(plan, splits["train"], splits["val"], _parent(context, plan), context.ranks, pretrained)
 

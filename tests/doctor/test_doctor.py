@@ -5,6 +5,8 @@ from email.utils import formatdate
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from support.clouds import cloud_store
 from support.faulty_s3 import Forward, Reply, Request, faulty, refusal
 from support.kfp_server import serving
@@ -245,6 +247,15 @@ def test_unbuildable_network_fails_before_the_first_drop(doctor: Doctor, tmp_pat
     assert (code, found["model"]["state"]) == (1, "failed")
     assert name in found["model"]["found"]
     assert "model.name" in found["model"]["mend"]
+    assert "plan" not in found  # it would be the same failure again
+
+
+def test_pretrained_weights_of_another_network_fail(doctor: Doctor, tmp_path: Path) -> None:
+    save_file({"conv1.weight": torch.zeros(4, 3, 7, 7)}, tmp_path / "other.safetensors")
+    weights = f"model.pretrained={tmp_path / 'other.safetensors'}"
+    code, found = doctor(str(tmp_path / "store"), "--set", "model.name=mlp", "--set", weights)
+    assert (code, found["model"]["state"]) == (1, "failed")
+    assert "1.weight is missing in the file" in found["model"]["found"]
 
 
 def test_factory_missing_outside_kubeflow_is_a_warning(doctor: Doctor, tmp_path: Path) -> None:

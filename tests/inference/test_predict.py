@@ -124,6 +124,10 @@ def test_evaluation_names_classes_as_drops_do(
         (["nowhere"], "nowhere: no such file or folder"),
         (["empty"], "empty: no images in it"),
         (["t.csv"], "row 1 has no column 'image'; it has path. Name the column of the paths with --image-column"),
+        (
+            ["t.csv", "--image-column", "path", "--evaluate", "--label-column", "kind"],
+            "row 1 has no column 'kind'; it has path. Name the column of the true classes with --label-column",
+        ),
         (["t.jsonl"], "t.jsonl: line 1 is not JSON"),
         (["t.parquet"], "t.parquet: cannot be read"),
         (["empty", "--output", "x.txt"], "--output x.txt: must end in .csv, .jsonl or .parquet"),

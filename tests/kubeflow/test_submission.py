@@ -111,9 +111,9 @@ def test_factory_not_installed_here_is_left_to_the_pods(place: Place, tmp_path: 
     theirs = place.task.model_copy(update={"model": Model(name="vision.nets:small")})
     planned = plan_next_run(place.store, theirs, Request())
     assert isinstance(planned, Plan)
-    check_model(planned, elsewhere=True)
+    check_model(planned, place.store, elsewhere=True)
     with pytest.raises(ModelError, match=r"cannot import 'vision\.nets:small'"):
-        check_model(planned, elsewhere=False)
+        check_model(planned, place.store, elsewhere=False)
 
 
 def test_pods_do_the_submitted_run_whatever_landed_since(place: Place, tmp_path: Path) -> None:

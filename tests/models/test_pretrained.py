@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from huggingface_hub import constants
 from safetensors.torch import save_file
 from support.trainings import TASK, commit_drops, context_of, plan_of, samples
 
@@ -13,7 +14,7 @@ from retrain.config.recipe import L2Init, Recipe, ShrinkPerturb, Warm
 from retrain.config.task import Data, Model, Task
 from retrain.errors import ModelError, TaskError
 from retrain.models.factory import build_network
-from retrain.models.pretrained import body_weights, keep_pretrained, resolve_task
+from retrain.models.pretrained import body_weights, read_pretrained, resolve_task
 from retrain.pipeline import next_run, stages
 from retrain.pipeline.planning import Request
 from retrain.recipe.initialization import initialize
@@ -69,19 +70,40 @@ def test_timm_networks_take_the_tasks_classes_and_size(name: str) -> None:
     assert network(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
 
 
-@pytest.mark.parametrize("name", ["timm/no_such_net", "timm/resnet18.no_such_weights"])
-def test_unknown_timm_names_are_refused(name: str) -> None:
-    with pytest.raises(ModelError, match=r"model\.name"):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("timm/no_such_net", r"timm has no model 'no_such_net'; `timm\.list_models\(\)` in Python lists them"),
+        ("timm/convnext_tinny.fb_in1k", r"did you mean timm/convnext_tiny\.fb_in1k\?"),
+        ("timm/convnext_tiny.fb_in99k", r"fb_in99k.*; did you mean timm/convnext_tiny\.fb_in1k\?"),
+    ],
+)
+def test_unknown_timm_names_are_refused(name: str, message: str) -> None:
+    with pytest.raises(ModelError, match=rf"model\.name: .*{message}"):
         build_network(Model(name=name, stem="standard"), 3, 64, seed=0)
+
+
+def test_weights_in_hugging_faces_cache_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, revision = weights_of(tmp_path, classes=1000), "a" * 40
+    cached = tmp_path / "hub" / "models--timm--test_resnet.r160_in1k"
+    (cached / "snapshots" / revision).mkdir(parents=True)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(revision)
+    path.rename(cached / "snapshots" / revision / "model.safetensors")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    task = resolve_task(task_with(name=TINY, pretrained="hf-cache"))
+    assert task.model.pretrained_sha256 == small(weights_of(tmp_path, classes=1000)).model.pretrained_sha256
 
 
 def test_pretrained_weights_are_pinned_by_digest_and_kept(tmp_path: Path) -> None:
     path, store = weights_of(tmp_path), TaskStore(LocalStore(tmp_path / "store"), "pets")
     task = small(path)
     assert task.model.pretrained_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    data = keep_pretrained(store, task)
+    assert read_pretrained(store, task) == path.read_bytes()
+    assert not list(store.objects.list(""))  # until a plan is kept
+    data = read_pretrained(store, task, keep=True)
     path.unlink()
-    assert keep_pretrained(store, task) == data
+    assert read_pretrained(store, task) == data
     moved = task.model.model_copy(update={"pretrained": "elsewhere.safetensors"})
     assert plan_of(task).run_id == plan_of(task.model_copy(update={"model": moved})).run_id
     other = task.model.model_copy(update={"pretrained_sha256": "0" * 64})
@@ -107,9 +129,11 @@ def test_pretrained_errors_name_their_cause(tmp_path: Path) -> None:
         small(tmp_path / "weights.pth")
     with pytest.raises(ModelError, match=r"hf download timm/test_resnet\.r160_in1k"):
         resolve_task(task_with(name=TINY, pretrained="hf-cache"))
+    with pytest.raises(ModelError, match=r"no weights of timm/gcvit_xxtiny\.in1k that timm knows: set it to a file"):
+        resolve_task(task_with(name="timm/gcvit_xxtiny.in1k", pretrained="hf-cache"))
     wrong = task_with(name=TINY, pretrained=str(path), pretrained_sha256="0" * 64)
     with pytest.raises(TaskError, match="SHA-256"):
-        keep_pretrained(TaskStore(LocalStore(tmp_path / "store"), "pets"), resolve_task(wrong))
+        read_pretrained(TaskStore(LocalStore(tmp_path / "store"), "pets"), resolve_task(wrong))
     with pytest.raises(ModelError, match=r"conv.* in the file, .* in the network"):
         body_weights(timm.create_model("test_resnet", num_classes=3, in_chans=1), path.read_bytes())
 
@@ -171,3 +195,12 @@ def test_pretrained_task_trains_continues_and_promotes(tmp_path: Path) -> None:
     assert "What training changed in the pretrained weights is shrunk to" in second.start
     next_run.keep_plan(context.store, second)
     assert stages.run_plan(context, second).result.iterations == second.iterations
+
+
+def test_weights_that_do_not_fit_are_refused_before_a_plan_is_kept(tmp_path: Path) -> None:
+    commit_drops(tmp_path)
+    context = context_of(tmp_path)
+    task = small(weights_of(tmp_path, "test_convnext"), store=str(tmp_path / "store"))
+    with pytest.raises(ModelError, match=r"conv1\.0\.weight is missing in the file"):
+        stages.plan(context, task, Request())
+    assert not list(context.store.objects.folders("pets/runs/"))
