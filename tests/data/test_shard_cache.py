@@ -70,7 +70,7 @@ def test_shard_cache_keeps_shards_in_use_and_reports_no_room(
 ) -> None:
     cache = cache_of(store, tmp_path, 2, shards)
     with cache.hold(shards[0]), cache.hold(shards[1]):
-        with pytest.raises(UserError, match=r"no room for [\d,]+ bytes .* data\.stream\.cache"):
+        with pytest.raises(UserError, match=r"no room for [\d,]+ bytes: .* data\.stream\.cache"):
             cache.hold(shards[2])
         assert cache.path(shards[0]).exists()
         assert cache.path(shards[1]).exists()
