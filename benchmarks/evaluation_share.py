@@ -32,7 +32,10 @@ from retrain.training.stopping import LOWEST_LEVEL
 
 CPU = torch.device("cpu")
 EVIDENCE = ROOT / "docs" / "evidence"
-RUNS = {EVIDENCE / "digits" / "runs.jsonl": 1, EVIDENCE / "performance" / "paper-scale" / "runs.jsonl": 2}
+RUNS = {
+    EVIDENCE / "performance" / "digits" / "runs.jsonl": 1,
+    EVIDENCE / "performance" / "paper-scale" / "runs.jsonl": 2,
+}
 """Files of kept runs, with the number of points of their curves per epoch."""
 RETRAININGS = EVIDENCE / "verwimp-fitted-mini" / "runs.jsonl"
 REGIMES = EVIDENCE / "regimes" / "results.jsonl"
