@@ -1,6 +1,7 @@
 """Choose how a training uses this machine: compiled code, bfloat16, memory and CPU cores."""
 
 import ctypes
+import logging
 import os
 import platform
 import shutil
@@ -14,13 +15,16 @@ from torch import nn
 from retrain.errors import TaskError
 from retrain.utils.processes import available_cores
 
+log = logging.getLogger("retrain")
+
 
 def compile_forward(
     forward: nn.Module, how: Literal["none", "compile", "graphs", "step"], device: torch.device
 ) -> nn.Module:
     """Return the compiled forward pass; its backward pass is compiled with it, during the first step.
 
-    With `step` it is compiled without graphs of its own, because `RecordedStep` records the whole iteration.
+    With `step` it is compiled without graphs of its own, because `RecordedStep` records the whole iteration; without a
+    C++ compiler it is recorded as it is.
 
     Raises `TaskError` if this machine cannot compile it.
     """
@@ -29,6 +33,9 @@ def compile_forward(
     if how in ("graphs", "step") and device.type != "cuda":
         raise TaskError(f"training.compile: {how} needs a CUDA device, and this is {device.type}: use compile or none")
     if not shutil.which(os.environ.get("CXX", "g++")):
+        if how == "step":
+            log.info("training.compile: step is faster with a C++ compiler, $CXX or g++; this machine has none")
+            return forward
         raise TaskError(
             "training.compile: torch needs a C++ compiler, $CXX or g++, and this machine has none: install g++, or use "
             "none"

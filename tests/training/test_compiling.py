@@ -45,6 +45,12 @@ def test_graphs_are_refused_without_a_gpu(how: Literal["graphs", "step"]) -> Non
         compile_forward(nn.Linear(2, 2), how, CPU)
 
 
+def test_step_is_recorded_uncompiled_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "a-compiler-that-is-not-there")
+    network = nn.Linear(2, 2)
+    assert compile_forward(network, "step", torch.device("cuda")) is network
+
+
 def test_missing_compiler_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "a-compiler-that-is-not-there")
     with pytest.raises(
