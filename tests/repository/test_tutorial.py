@@ -1,6 +1,7 @@
 """Every block of docs/tutorial.md and the notebook runs, in order, in an empty folder."""
 
 import csv
+import hashlib
 import json
 import os
 import re
@@ -46,7 +47,7 @@ def printed(folder: Path) -> str:
 
 
 def test_tutorial_ends_with_a_served_champion(printed: str, folder: Path) -> None:
-    answer = json.loads(printed[printed.rindex('{"model"') :].splitlines()[0])
+    answer, _ = json.JSONDecoder().raw_decode(printed, printed.rindex('{"model"'))  # curl ends no line
     champion = json.loads((folder / "store" / "digits" / "champion.json").read_text())["history"]
     assert [entry["run_id"].partition("-")[0] for entry in champion] == ["scratch", "continuous"]
     assert answer["model"] == champion[-1]["run_id"]
@@ -62,6 +63,16 @@ def test_tutorial_leaves_predictions_and_an_exported_model(printed: str, folder:
     assert sum(row["class"] == "3" for row in rows) > 0.9 * len(rows)
     names = ["README.md", "config.json", "model.onnx", "model.pt2", "model.safetensors"]
     assert sorted(path.name for path in (folder / "digits-model").iterdir()) == names
+
+
+def test_tutorial_trains_another_task_from_the_exported_weights(printed: str, folder: Path) -> None:
+    weights = (folder / "digits-model" / "model.safetensors").read_bytes()
+    kept = folder / "store" / "tuned" / "pretrained" / f"{hashlib.sha256(weights).hexdigest()}.safetensors"
+    assert kept.read_bytes() == weights
+    assert (folder / "tuned-model" / "config.json").exists()
+    shares = re.findall(r"([\d.]+)% of [\d,]+ images classified correctly", printed)
+    assert len(shares) == 2
+    assert float(shares[1]) > 95  # three epochs without these weights end at about 92% on held-out images
 
 
 def test_notebook_runs_on_the_tutorials_task(printed: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
