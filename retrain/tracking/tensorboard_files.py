@@ -15,7 +15,7 @@ def write_event_files(store: TaskStore, folder: Path) -> int:
 
     Raises `UserError` if TensorBoard is not installed.
     """
-    require_extra("tensorboard", "TensorBoard's event files")
+    require_extra("tensorboard", "Tracking in TensorBoard")
     new = [record for record in store.ledger.read() if not (folder / record.run_id).exists()]
     for record in new:
         part = folder / f".{record.run_id}-{uuid4().hex}"
