@@ -1,7 +1,8 @@
 """The pipeline of a task: plan -> train -> evaluate -> promote -> record, and a last step that runs even after errors.
 
 No step is cached. The first step gets the id of the submission, and the others get the run's id, which contains the
-digest of the plan.
+digest of the plan. The task is a text of JSON: a parameter of the type STRUCT has no integers (protobuf's Struct holds
+doubles), and would turn `model.options: {width: 16}` into another network's options.
 """
 
 from collections.abc import Callable

@@ -70,6 +70,19 @@ def _warn_of_local_store(task: "Task") -> None:
         LOGGER.warning("store %s is a local folder: pods cannot read it", task.store)
 
 
+@app.command()
+def register(task: TaskName, host: KubeflowHost = None, overrides: Overrides = NONE) -> None:
+    """Register a task's pipeline, so that Kubeflow's page lists it and can start runs of it."""
+    from retrain.config.loading import load_task
+    from retrain.kubeflow.client import register as register_pipeline
+
+    opened = load_task(task, [*overrides, *([f"kubeflow.host={host}"] if host else [])])
+    _warn_of_local_store(opened)
+    found = register_pipeline(opened, build_pipeline)
+    how = "registered" if found.new else "already registered"
+    typer.echo(f"{how}: version {found.version} of pipeline {found.pipeline}")
+
+
 @app.command("schedule")
 def schedule_(
     task: TaskName,

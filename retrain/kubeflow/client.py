@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,10 +29,11 @@ from kfp.dsl.graph_component import GraphComponent
 from kfp_server_api import ApiException, V2beta1Run
 from urllib3.exceptions import HTTPError
 
+from retrain import __version__
 from retrain.config.resources import Kubeflow
 from retrain.config.task import Task
 from retrain.errors import SubmitError
-from retrain.kubeflow.records import ENDED_STATES, PipelineBuilder, Submitted
+from retrain.kubeflow.records import ENDED_STATES, PipelineBuilder, Registered, Submitted
 from retrain.pipeline.planning import Request
 
 TOKEN = "RETRAIN_KUBEFLOW_TOKEN"
@@ -91,6 +93,25 @@ def schedule(task: Task, build: PipelineBuilder) -> str:
         for replaced in earlier.recurring_runs or ():
             client.delete_recurring_run(replaced.recurring_run_id)
         return str(run.recurring_run_id)
+
+
+def register(task: Task, build: PipelineBuilder) -> Registered:
+    """Register the task's pipeline, so that Kubeflow's page lists it. Raises `SubmitError`.
+
+    Its version is named after this program's version and the digest of the compiled pipeline, which contains the task.
+    A version that is there already is not registered again.
+    """
+    name = f"retrain-{task.name}"
+    with _connection(task.kubeflow) as client, TemporaryDirectory(prefix="retrain-") as folder:
+        package = _compile(build(task), folder)
+        version = f"{__version__}-{sha256(Path(package).read_bytes()).hexdigest()[:8]}"
+        listed = client.list_pipelines(filter=_name_filter(name), namespace=task.kubeflow.namespace)
+        pipeline = listed.pipelines[0] if listed.pipelines else None
+        pipeline = pipeline or client.upload_pipeline(package, name, namespace=task.kubeflow.namespace)
+        found = client.list_pipeline_versions(pipeline.pipeline_id, filter=_name_filter(version)).pipeline_versions
+        if not found:
+            client.upload_pipeline_version(package, version, pipeline.pipeline_id)
+        return Registered(name, version, new=not found)
 
 
 def reach(settings: Kubeflow) -> int:

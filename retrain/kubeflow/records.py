@@ -28,6 +28,15 @@ class Submitted(NamedTuple):
     """Whether this call submitted it."""
 
 
+class Registered(NamedTuple):
+    """A version of a task's pipeline in Kubeflow's list of pipelines."""
+
+    pipeline: str
+    version: str
+    new: bool
+    """Whether this call registered it."""
+
+
 class Submission(Record):
     """The result of planning: a run, the reason why none is needed, or an error in the task or its data."""
 

@@ -244,6 +244,7 @@ WRONG = [
     ("report -t pets -o nowhere/page.html", "--output nowhere/page.html: cannot be written: No such file"),
     ("pipeline compile -t pets -o p.json", "--output p.json: must end in .yaml"),
     ("pipeline compile -t pets -o nowhere/p.yaml", "--output nowhere/p.yaml: cannot be written: No such file"),
+    ("pipeline register -t pets", "no address of Kubeflow Pipelines: pass --host"),
     ("run -t pets --method naive --on kubeflow", "no address of Kubeflow Pipelines: pass --host"),
     ("watch -t pets --on kubeflow", "no address of Kubeflow Pipelines: pass --host"),
     ("watch -t pets --queue-url nonsense", "--queue-url nonsense: must look like https://sqs."),

@@ -13,7 +13,8 @@ from retrain.cli.pipeline import build_pipeline
 from retrain.config.resources import Kubeflow, Resources
 from retrain.config.task import Task
 from retrain.errors import SubmitError
-from retrain.kubeflow.client import Submitted, schedule, submit_by_name
+from retrain.kubeflow.client import Submitted, register, schedule, submit_by_name
+from retrain.kubeflow.records import Registered
 
 
 @pytest.fixture
@@ -103,6 +104,20 @@ def test_new_schedule_replaces_the_previous_one(kfp: KfpServer) -> None:
     assert recurring["trigger"] == {"cron_schedule": {"cron": "0 30 4 * * 1"}}
     assert (recurring["max_concurrency"], recurring["no_catchup"], recurring["mode"]) == (1, True, "ENABLE")
     assert parameters(recurring)["submission"] == ""
+
+
+def test_registered_pipeline_gets_a_version_for_each_change(kfp: KfpServer) -> None:
+    first = register(task(kfp), build_pipeline)
+    assert first == Registered("retrain-pets", first.version, new=True)
+    assert register(task(kfp), build_pipeline) == first._replace(new=False)
+    changed = register(task(kfp, seed=1), build_pipeline)
+    assert changed.new
+    assert changed.version != first.version
+    [pipeline] = kfp.pipelines
+    assert pipeline["display_name"] == "retrain-pets"
+    assert [each["display_name"] for each in kfp.versions] == ["retrain-pets", first.version, changed.version]
+    assert {each["pipeline_id"] for each in kfp.versions} == {pipeline["pipeline_id"]}
+    assert "name: retrain-pets" in kfp.versions[-1]["package"]
 
 
 def test_outside_a_cluster_there_is_a_token_if_one_is_given(kfp: KfpServer, monkeypatch: pytest.MonkeyPatch) -> None:

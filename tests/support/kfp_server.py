@@ -17,9 +17,21 @@ from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
 PREFIX = "/apis/v2beta1/"
-IDS = {"experiments": "experiment_id", "runs": "run_id", "recurringruns": "recurring_run_id"}
-LISTS = {"experiments": "experiments", "runs": "runs", "recurringruns": "recurringRuns"}
-"""What lists are called in replies, which are in camelCase, as grpc-gateway writes them."""
+IDS = {
+    "experiments": "experiment_id",
+    "runs": "run_id",
+    "recurringruns": "recurring_run_id",
+    "pipelines": "pipeline_id",
+    "versions": "pipeline_version_id",
+}
+LISTS = {
+    "experiments": "experiments",
+    "runs": "runs",
+    "recurringruns": "recurringRuns",
+    "pipelines": "pipelines",
+    "versions": "pipeline_versions",
+}
+"""What lists are called in replies, as the client of KFP 2.17 reads them."""
 
 Item = dict[str, Any]
 
@@ -45,6 +57,9 @@ class KfpServer:
     experiments: list[Item] = field(default_factory=list)
     runs: list[Item] = field(default_factory=list)
     recurringruns: list[Item] = field(default_factory=list)
+    pipelines: list[Item] = field(default_factory=list)
+    versions: list[Item] = field(default_factory=list)
+    """Versions of pipelines, with the packages that were uploaded."""
     tokens: list[str | None] = field(default_factory=list)
     """The Authorization header of every request."""
     refuses: tuple[int, Item] | None = None
@@ -64,7 +79,13 @@ class KfpServer:
     lock: Lock = field(default_factory=Lock)
 
     def items(self, kind: str) -> list[Item]:
-        return {"experiments": self.experiments, "runs": self.runs, "recurringruns": self.recurringruns}[kind]
+        return {
+            "experiments": self.experiments,
+            "runs": self.runs,
+            "recurringruns": self.recurringruns,
+            "pipelines": self.pipelines,
+            "versions": self.versions,
+        }[kind]
 
     @property
     def names(self) -> list[str]:
@@ -82,15 +103,25 @@ class KfpServer:
     def find(self, kind: str, query: dict[str, list[str]]) -> list[Item]:
         """Return the items of an experiment that fulfil a filter's predicates, newest first unless asked otherwise."""
         found = [item for item in self.items(kind) if item.get("experiment_id") in query.get("experiment_id", [None])]
-        if kind == "experiments":
-            found = self.experiments
+        if kind in ("experiments", "pipelines"):
+            found = self.items(kind)
+        if kind == "versions":
+            found = [item for item in self.versions if item["pipeline_id"] == query["pipeline_id"][0]]
         for predicate in json.loads(query.get("filter", ["{}"])[0] or "{}").get("predicates", ()):
             assert predicate["operation"] in ("EQUALS", 1)  # by name, or by number as the client itself does
             found = [item for item in found if item[predicate["key"]] == predicate["stringValue"]]
         found = sorted(found, key=lambda item: (item["created_at"], item[IDS[kind]]))
         return found if query.get("sort_by") == ["created_at"] else found[::-1]
 
-    def answer(self, method: str, path: str, body: Item) -> tuple[int, Item]:
+    def upload(self, query: dict[str, list[str]], package: bytes) -> Item:
+        """Store an uploaded package. A new pipeline's first version has the pipeline's name."""
+        name, given = query["name"][0], query.get("pipelineid")
+        pipeline = {"pipeline_id": given[0]} if given else self.create("pipelines", {"display_name": name})
+        version = {"display_name": name, "pipeline_id": pipeline["pipeline_id"], "package": package.decode()}
+        created = self.create("versions", version)
+        return {key: value for key, value in (created if given else pipeline).items() if key != "package"}
+
+    def answer(self, method: str, path: str, content: bytes) -> tuple[int, Item]:
         parts = urlsplit(path)
         kind, _, item_id = parts.path.removeprefix(PREFIX).partition("/")
         if kind == "healthz":
@@ -100,12 +131,18 @@ class KfpServer:
             return self.refuses
         if kind not in IDS:
             return 404, {"error": path}
+        query = parse_qs(parts.query)
+        if item_id.startswith("upload"):
+            return 200, self.upload(query, content)
+        body = json.loads(content or "{}")
+        if item_id.endswith("/versions"):
+            kind, query = "versions", {**query, "pipeline_id": [item_id.removesuffix("/versions")]}
         if method == "POST":
             return 200, self.create(kind, body)
         if method == "DELETE":
             self.items(kind)[:] = [item for item in self.items(kind) if item[IDS[kind]] != item_id]
             return 200, {}
-        found = self.find(kind, parse_qs(parts.query))
+        found = [{key: value for key, value in item.items() if key != "package"} for item in self.find(kind, query)]
         return 200, {LISTS[kind]: found, "total_size": len(found)} if found else {}
 
 
@@ -140,7 +177,7 @@ def _handler(kfp: KfpServer) -> type[BaseHTTPRequestHandler]:
                 happen()
             with kfp.lock:
                 kfp.tokens.append(self.headers.get("Authorization"))
-                status, reply = kfp.answer(self.command, self.path, json.loads(body or "{}"))
+                status, reply = kfp.answer(self.command, self.path, body)
                 cut = kfp.lose_reply and self.command == "POST"
                 kfp.lose_reply &= not cut
             if not cut:
