@@ -197,7 +197,7 @@ def test_pretrained_task_trains_continues_and_promotes(tmp_path: Path) -> None:
     assert stages.run_plan(context, second).result.iterations == second.iterations
 
 
-def test_weights_that_do_not_fit_are_refused_before_a_plan_is_kept(tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_are_refused_before_planning(tmp_path: Path) -> None:
     commit_drops(tmp_path)
     context = context_of(tmp_path)
     task = small(weights_of(tmp_path, "test_convnext"), store=str(tmp_path / "store"))
