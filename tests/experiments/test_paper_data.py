@@ -106,7 +106,7 @@ def test_speed_ups_and_spreads_are_measured_as_the_paper_does(name: str) -> None
         assert study.against[0] == ("scratch reg" if name == "verwimp-table2b" else "scratch")
 
 
-def test_multi_step_rates_fall_tenfold_at_half_and_three_quarters() -> None:
+def test_multi_step_rates_fall_at_half_and_three_quarters() -> None:
     for plan in planned("verwimp-multi-step-paper", seeds=1).values():
         schedule = plan.recipe.schedule
         assert isinstance(schedule, MultiStep)
