@@ -59,6 +59,7 @@ def page(study: Study, kept: KeptRuns) -> str:
         "reaches 99 percent no later than its final accuracy.",
         f"{NOT_REACHED}: never reached. (2/3): reached with two seeds of three. {HARM}: negative transfer, which means "
         f"that the mean final accuracy is below that of {study.against[0]} with the same seeds.",
+        "Headings name the split, the variant (`task` in a study without variants) and the number of drops.",
         tables,
     ]
     return "\n\n".join(sections) + "\n"
@@ -199,7 +200,8 @@ def _tables(study: Study, by_group: Mapping[Group, list[EndedRun]]) -> Iterator[
             spent = accumulated(study, by_group, variant, split)
             lines = ([each.method, format_count(each.iterations, study.spread)] for each in spent)
             title = f"### {split}, {variant}: iterations to L_100, all drops"
-            yield f"{title}\n\n{markdown_table(['method', 'iterations'], lines)}"
+            note = "The sum of the iterations to L_100 on each drop after the first, if all were reached."
+            yield f"{title}\n\n{note}\n\n{markdown_table(['method', 'iterations'], lines)}"
 
 
 def _firsts(study: Study, by_group: Mapping[Group, list[EndedRun]]) -> Iterator[str]:

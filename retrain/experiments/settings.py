@@ -25,7 +25,7 @@ PLOTS = {
     "switch": "accuracy of the first runs, and the loss against scratch in percent, by variant",
     "chain": "accuracy on the whole test set over all iterations so far, drop after drop",
     "learning_speed": "a map of old samples by their learning speed before and after",
-    "learning_map": "a map of samples by epoch: which were classified correctly when",
+    "learning_map": "a map of samples by epoch, which shows when each was classified correctly",
     "gradient_norms": "mean norms of the gradients of old and new samples over the iterations",
 }
 """The plots, with their descriptions."""
@@ -70,10 +70,10 @@ class Split(ConfigModel):
     """How the data is split into drops."""
 
     by: Literal["classes", "share", "component", "source", "transfer", "margin"]
-    """classes: a number of classes per drop; share: a percentage of the images per drop; component: share, along the
-    images' first principal component; source: a drop for each data set; transfer: source or, for one data set, classes,
-    but the second run trains on the second drop only; margin: share, but later drops contain the samples of which the
-    method's own model is least sure."""
+    """classes: a number of classes per drop; share: a percentage of the images per drop; component: like share, in the
+    order of the images' first principal component; source: a drop for each data set; transfer: like source (like
+    classes if there is one data set), but the second run trains on the second drop only; margin: like share, but later
+    drops contain the samples of which the method's own model is least sure."""
     sizes: str = ""
     """Sizes of the drops, such as 70+30. Not for source, nor with step."""
     step: PositiveInt | None = None
@@ -159,7 +159,7 @@ class Study(ConfigModel):
     fitted: PositiveFloat | None = None
     """A training loss. The table shows the first iteration that reached it, as training time."""
     fitted_accuracy: Share | None = None
-    """The same, for a training accuracy."""
+    """Like `fitted`, but a training accuracy."""
     grids: tuple[PositiveInt, ...] = ()
     """L_100 is also computed with only every n-th evaluation, for each n."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
