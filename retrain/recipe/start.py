@@ -3,29 +3,32 @@
 from retrain.config.recipe import Auto, ShrinkPerturb, Warm
 
 FITTED_RATIO, UNFITTED_RATIO = 0.2, 0.6
-"""Training error over validation error up to which a parent counts as fitted, and from which on as under-fitted: 0 for
-a network that has memorised its training set, 1 for one that has memorised nothing."""
+"""Ratios of the training error to the validation error. Up to the first a parent counts as fitted, and from the second
+on as under-fitted. The ratio is 0 if a network has memorised its training set, and 1 if it has memorised nothing."""
 
 LEARNT = 0.98
 """Training accuracy from which a parent counts as fitted at any validation error."""
 
 GENTLE_ALPHA = 0.8
-"""Weight of the parent's parameters if shrinking them more would do harm, where the learning rate is not raised."""
+"""Least weight of the parent's parameters in a network without BatchNorm, where shrinking them more would do harm. Also
+the weight for an under-fitted parent whose relative step is unknown, or whose network has pretrained weights."""
 
 STEP = 0.06
-"""Step that the learning rate of a network without BatchNorm is set for, relative to the weights of its smallest layer.
-In trials perceptrons on 28x28 pixels, whose step is 0.06 to 0.07 without a factor, ended 5 to 10 points lower with a
-factor of 2.5 and about as high with 0.5. Other networks, with steps of 0.015 to 0.035, gained from 1.5 or 2.5."""
+"""Step relative to the weights of the layer with the smallest weights. The learning rate of a network without BatchNorm
+is set so that its steps have this size. In trials, perceptrons on 28x28 pixels, whose step is 0.06 to 0.07 without a
+factor, ended 5 to 10 points lower with a factor of 2.5 and about as high with 0.5. Other networks, with steps of 0.015
+to 0.035, gained from 1.5 or 2.5."""
 
 LARGE_STEP = 0.04
-"""Relative step, without a factor, from which the learning rate falls during a run. In trials perceptrons with steps of
-0.06 never reached scratch's accuracy at a constant rate. Networks with steps of 0.015 to 0.035 gained nothing."""
+"""Relative step, without a factor, from which the learning rate falls during a run. In trials, perceptrons with steps
+of 0.06 never reached scratch's accuracy at a constant rate. Networks with steps of 0.015 to 0.035 gained nothing from
+a falling rate."""
 
 RAISED_RATE, LOWERED_RATE = 2.5, 0.25
-"""Limits of that factor on the learning rate. Shrinking to 0.4 raises the relative step 2.5 times."""
+"""Largest and smallest factor on the learning rate. Shrinking to 0.4 raises the relative step 2.5 times."""
 
 LEAST_ERROR = 1e-6
-"""Smallest divisor of the ratio, so that a perfect parent does not divide by zero."""
+"""Smallest validation error in the ratio of the errors: a parent without errors would cause a division by zero."""
 
 
 def resolve_initialization(
@@ -38,12 +41,16 @@ def resolve_initialization(
 ) -> tuple[Warm | ShrinkPerturb, str]:
     """Return the initialization that `auto` stands for, and the reason in a sentence.
 
-    `normalised` says whether the network has BatchNorm layers. Accuracies are the parent's on its own data, in
-    [0, 1], the one on training samples measured without augmentation; None if unknown. `relative_step` is the
-    learning rate divided by the root mean square of the weights of the layer where that is smallest; None if it is
-    unknown, or if the optimizer does not divide by the gradient's size as Adam does: then the rate stays.
-    `pretrained` says whether the weights are shrunk towards pretrained ones: then neither the optimizer nor
-    normalisation matters, because the norm of the weights, and so the relative step, hardly changes.
+    `normalised`: whether the network has BatchNorm layers.
+
+    `train_accuracy`, `val_accuracy`: the parent's accuracies on its own data, in [0, 1], on training samples without
+    augmentation; None if unknown.
+
+    `relative_step`: the learning rate divided by the smallest root mean square of a layer's weights. None if unknown,
+    or if the optimizer does not divide by the gradient's size as Adam does. The learning rate is then not changed.
+
+    `pretrained`: whether the weights are shrunk towards pretrained ones. Optimizer and normalisation then do not
+    matter: the norm of the weights, and so the relative step, hardly changes.
     """
     missing, why = missing_fit(train_accuracy, val_accuracy)
     gentle = max(setting.alpha, GENTLE_ALPHA)
@@ -63,9 +70,10 @@ def resolve_initialization(
 
 
 def has_large_steps(relative_step: float | None) -> bool:
-    """Return whether steps are so large, relative to the weights, that a run does not settle at a constant rate.
+    """Return whether steps are too large, relative to the weights, for a run to converge at a constant learning rate.
 
-    `relative_step` is that of `resolve_initialization`, of a network without BatchNorm. False if it is unknown.
+    `relative_step` is defined in `resolve_initialization`. It must be of a network without BatchNorm. Returns False if
+    it is unknown.
     """
     return relative_step is not None and relative_step >= LARGE_STEP
 
@@ -90,8 +98,8 @@ def _same_step_rate(fitted: float, alpha: float) -> float:
 
     With BatchNorm, shrinking speeds a run up by making its steps larger relative to the weights. The rate does the same
     and keeps what an under-fitted parent knows. In trials (clothes with 120 images a class, CIFAR-100 with 2.5 epochs)
-    runs with an alpha of 1 and a factor of 2 to 3 reached scratch's test accuracy 1.1 to 1.3 times sooner than with
-    0.8 and none.
+    runs with an alpha of 1 and a factor of 2 to 3 reached scratch's test accuracy 1.1 to 1.3 times sooner than runs
+    with an alpha of 0.8 and no factor.
     """
     return round(min(RAISED_RATE, alpha / fitted), 2) if fitted else RAISED_RATE
 
@@ -100,12 +108,6 @@ def _rate(relative_step: float | None) -> float:
     if relative_step is None:
         return 1.0
     return round(min(RAISED_RATE, max(LOWERED_RATE, STEP / relative_step)), 2)
-
-
-def _same_step(full: float, alpha: float) -> float:
-    """Return the factor on the learning rate that keeps a step as large, relative to weights shrunk to `alpha`, as it
-    would be after shrinking them to `full`."""
-    return round(alpha / full, 2) if alpha < RAISED_RATE * full else RAISED_RATE
 
 
 def _say(start: ShrinkPerturb, why: str) -> str:
