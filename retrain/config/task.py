@@ -43,7 +43,7 @@ class Stream(ConfigModel):
     """How samples are streamed from shards, if the dataset is not held decoded in memory."""
 
     shuffle_shards: PositiveInt = 16
-    """Number of shards whose samples are shuffled together. More shuffle better; all of them are cached at once."""
+    """Number of shards whose samples are shuffled together. More of them shuffle better. The cache holds them all."""
     cache: Bytes = "20Gi"
     """Size limit of the shard cache on this machine's disk, such as 20Gi, for all its processes."""
     workers: Annotated[int, Field(ge=0, le=64)] | None = None
@@ -123,7 +123,7 @@ class Model(ConfigModel):
 
 
 class AutoAverage(ConfigModel):
-    """By the recipe's preset: power for default, none for paper and naive."""
+    """The average that the recipe's preset chooses: power for default, none for paper and naive."""
 
     kind: Literal["auto"] = "auto"
 
@@ -163,16 +163,16 @@ class Stopping(ConfigModel):
     standard error of the validation accuracy exceeds one point, the window grows in proportion."""
     plateau_gain: Share = 0.0025
     """Least gain in accuracy within that window (0.0025 is a quarter of a point). If the standard error exceeds two
-    points, a run at a carried target also continues while the loss falls by what such a gain corresponds to."""
+    points, a run at a carried target also continues while its loss falls by the equivalent of this gain."""
     plateau_errors: NonNegativeFloat = 0.5
-    """Least gain in standard errors of the validation accuracy, if that is more."""
+    """Least gain within that window in standard errors of the validation accuracy. The larger of both gains applies."""
     plateau_excess: PositiveFloat = 0.02
     """Accuracy above a carried target at which the required gain doubles."""
     improve_until: PositiveFloat = 0.4
-    """Iterations after which a run that is at a carried target, or half a standard error below it, ends even if it
-    still improves, as a share of those that scratch takes to its accuracy. If it improves fast it continues, for up to
-    twice as long, until it is above the accuracy expected of scratch. If the parent has fitted its data, being far
-    above that accuracy ends a run from half of this share on."""
+    """Share of scratch's iterations to its accuracy after which a run ends even if it still improves, once it is at
+    most half a standard error below a carried target. A run that improves fast continues, for up to twice as long,
+    until it is above the accuracy expected of scratch. If the parent has fitted its data, a run far above that accuracy
+    can end from half of this share on."""
     patience: PositiveFloat = 1.5
     """Number of windows without that gain after which a run below its target ends."""
 
@@ -263,8 +263,8 @@ class Gate(ConfigModel):
     """What a candidate must achieve on the test split to replace the champion."""
 
     margin: Share = 0.02
-    """Largest loss of score (target.metric) against the champion that always passes. A larger loss is refused if the
-    confidence interval of (candidate - champion) is below zero."""
+    """Largest loss of score (target.metric), compared with the champion, with which a candidate always passes this
+    comparison. With a larger loss it is refused if the confidence interval of (candidate - champion) is below zero."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Two-sided confidence of that interval."""
     min_accuracy: Share = 0.0
@@ -282,7 +282,8 @@ class Gate(ConfigModel):
 
 
 SCHEMA_VERSION = 1
-"""Of task files: counted up when a file would mean something else (`retrain.config.migration`)."""
+"""Version of the format of task files. It rises when an old file would get another meaning: `retrain.config.migration`
+updates such files."""
 
 
 class Task(ConfigModel):

@@ -1,7 +1,8 @@
 """Find near-duplicates: images whose hashes share a part, and whose thumbnails hardly differ.
 
-The hash (`SampleTable.likeness`, a dHash of 64 bits) finds candidates among all images, the thumbnails decide. Near-
-duplicates are reported but not moved: a burst of a camera and a copy that was saved again look alike.
+The hash (`SampleTable.likeness`, a dHash of 64 bits) finds candidates among all images, and their thumbnails decide.
+Near-duplicates are reported but not moved: two photographs of a camera's burst look as similar as an image and a copy
+that was saved again.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,20 +17,21 @@ from retrain.data.sample_table import USES, SampleTable
 from retrain.utils.text import pluralize
 
 BANDS = 4
-"""Parts of a hash of which candidates share one."""
+"""Number of parts of a hash. Two candidates have at least one equal part."""
 MOST_BITS = 10
-"""Bits in which the hashes of candidates differ at most."""
+"""Largest number of bits in which the hashes of two candidates differ."""
 MOST_DISTANCE = 0.1
 """Largest distance of near-duplicates' thumbnails, chosen on data: docs/evidence/near-duplicates.md."""
 LEAST_CONTRAST = 4.0
-"""Standard deviation of a thumbnail's grey values from which on it shows anything that can be compared."""
+"""Least standard deviation of the grey values of thumbnails that are compared. Others show a plain area."""
 MOST_BITS_ALONE, MOST_BRIGHTNESS = 3, 16
-"""Largest differences of hashes, in bits, and of mean grey values (0..255), where a table has no thumbnails."""
+"""Largest differences of the hashes, in bits, and of the mean grey values (0..255) of near-duplicates without
+thumbnails."""
 NEIGHBOURS = 32
-"""Number of images that each is compared with: those that follow it among the images with an equal part of the hash.
-The work so grows in proportion to the images."""
+"""Number of images that each image is compared with: the next ones, sorted by hash, among those with an equal part.
+The work is therefore proportional to the number of images."""
 SMALLEST = 16
-"""Pixels of the shorter side from which on images are compared: smaller ones are mostly alike."""
+"""Least shorter side, in pixels, of images that are compared. Most smaller images look alike."""
 PLAIN_BITS = 3
 """Hashes with fewer bits set, or fewer not set, are of plain areas and gradients, and are not compared."""
 AT_ONCE = 100_000
@@ -54,7 +56,7 @@ class Alike(NamedTuple):
     first: Likeness
     second: Likeness
     distance: float
-    """How much their thumbnails differ; 0 where they are the same, or are not known."""
+    """How much their thumbnails differ. 0 if they are equal, or if one of them is missing."""
 
     @property
     def leaks(self) -> bool:
@@ -66,9 +68,9 @@ class Alike(NamedTuple):
 
 
 def find_alike(tables: Sequence[tuple[str, SampleTable]], since: int = 0) -> list[Alike]:
-    """Return the near-duplicates among the used samples of drops: those between train and held out first.
+    """Return the near-duplicates among the used samples of drops. Pairs of a training and a held-out sample come first.
 
-    `since`: only pairs with a sample of the drops from this position on. Copies of one content do not count.
+    At least one sample of each pair is in the drops from position `since` on. Samples with equal content are no pair.
     """
     if not tables:
         return []
@@ -134,8 +136,9 @@ def differing_bits(hashes: NDArray[np.uint64], pairs: NDArray[np.int64]) -> NDAr
 def distances(thumbnails: NDArray[np.uint8], pairs: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return how much the thumbnails, uint8 [N, 64], of each pair, int64 [P, 2], differ: float32 [P].
 
-    It is the root mean square of the differences once each thumbnail has mean 0 and deviation 1, which brightness and
-    contrast do not change. It is infinite where one of them is plain, and NaN where one is missing (all zero).
+    Each thumbnail is first scaled to mean 0 and deviation 1, so that brightness and contrast do not matter. The result
+    is the root mean square of the differences. It is infinite if a thumbnail is plain, and NaN if one is missing (all
+    zero).
     """
     grey = thumbnails.astype(np.float32) - thumbnails.mean(1, dtype=np.float32, keepdims=True)
     deviation = grey.std(1, keepdims=True)
@@ -150,7 +153,7 @@ def distances(thumbnails: NDArray[np.uint8], pairs: NDArray[np.int64]) -> NDArra
 
 
 def describe_alike(pairs: Iterable[Alike], most: int) -> Iterator[str]:
-    """Yield near-duplicates between train and held out in sentences, `most` of them, and count all others."""
+    """Yield a sentence for each of the first `most` pairs of a training and a held-out sample, and count all others."""
     pairs = list(pairs)
     leaks = [pair for pair in pairs if pair.leaks]
     yield from (f"near-duplicates, one of them held out: {pair}" for pair in leaks[:most])

@@ -14,7 +14,10 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Staging:
-    """`sizes` are numbers of classes, or percentages of the samples; `seed` decides which go where."""
+    """How a source is divided into parts: `sizes` are numbers of classes, or percentages of the samples.
+
+    `seed` decides which classes or samples are in which part.
+    """
 
     by: Literal["classes", "share"]
     sizes: tuple[int, ...]
@@ -22,7 +25,7 @@ class Staging:
 
     @classmethod
     def parse(cls, by: Literal["classes", "share"], text: str, seed: int = 0) -> Self:
-        """Read the sizes as the command line gives them: `70+30`. Raises `DropError` if it is no such sum."""
+        """Read the sizes as the command line gives them: `70+30`. Raises `DropError` for any other text."""
         sizes = tuple(int(size) if size.isascii() and size.isdigit() else 0 for size in text.split("+"))
         if 0 in sizes:
             raise DropError(f"{by}: {text!r} is not a sum of positive whole numbers such as 70+30")
@@ -32,8 +35,8 @@ class Staging:
 def split_into_parts(samples: Iterable[Sample], staging: Staging) -> tuple[tuple[Sample, ...], ...]:
     """Divide a source's samples at random; the same samples and staging give the same parts, each in source order.
 
-    By classes, a part has its classes' samples of every split; by share, its share of each split. Raises `DropError`
-    unless the sizes add up to the number of classes, or to 100 percent.
+    By classes, a part has all samples of its classes, of every split. By share, it has its percentage of each split.
+    Raises `DropError` unless the sizes add up to the number of classes, or to 100 percent.
     """
     samples = tuple(samples)
     divided = _by_classes(samples, staging) if staging.by == "classes" else _by_share(samples, staging)

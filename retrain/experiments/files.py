@@ -12,7 +12,7 @@ from retrain.experiments.settings import Study
 from retrain.utils.logs import LOGGER
 
 FORMER_ENDING, ENDING = "-letter-mini", "-faithful-mini"
-"""Studies whose name had the former ending until version 0.2 have the other one."""
+"""Ending of some studies' names until version 0.2, and the ending that replaced it."""
 
 
 def studies_folder() -> Path:

@@ -32,7 +32,7 @@ def build_network(model: Model, classes: int, image_size: Shape, seed: int) -> n
         torch.default_generator.manual_seed(seed)
         try:
             network = factory(classes=classes, image_size=image_size, **model.options)
-        except Exception as error:  # a factory of the user's may raise anything
+        except Exception as error:  # a user's factory may raise any error
             if unknown := unknown_option(model, factory, error):
                 raise unknown from error
             what = f"options {model.options} do not fit" if model.options else "cannot be built"
@@ -47,15 +47,14 @@ def build_network(model: Model, classes: int, image_size: Shape, seed: int) -> n
 def check_network(model: Model, classes: int, image_size: Shape, pretrained: bytes | None = None) -> None:
     """Build a network and try it on two images, as training will use it. Raises `ModelError` if any of it fails.
 
-    `pretrained` is the safetensors file of the weights that it starts from, which have to fit.
-
-    They are real ones: on torch's `meta` device nothing would be computed, but it takes seconds to import.
+    `pretrained` is the safetensors file of the weights that it starts from; they must fit the network. The images are
+    real tensors: torch's `meta` device would compute nothing, but takes seconds to import.
     """
     network, frame = build_network(model, classes, image_size, seed=0).train(), as_frame(image_size)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         try:
             logits = network(torch.zeros(2, *image_shape(image_size)))
-        except Exception as error:  # a network of the user's may raise anything
+        except Exception as error:  # a user's network may raise any error
             raise ModelError(
                 f"model {model.name}: does not take {frame.height}x{frame.width} images: {error}"
             ) from error
@@ -69,7 +68,7 @@ def check_network(model: Model, classes: int, image_size: Shape, pretrained: byt
 
 
 def check_factory_allowed(model: Model, factories: Collection[str]) -> None:
-    """Raise `ModelError` if a model is a factory, which is code, and the task file names no such one."""
+    """Raise `ModelError` if a model is a factory that the task file does not name, because a factory is code."""
     if ":" in model.name and model.name not in factories:
         raise ModelError(
             f"model {model.name}: a plan in the store names this factory, but the task file does not allow it; if you "
@@ -78,7 +77,7 @@ def check_factory_allowed(model: Model, factories: Collection[str]) -> None:
 
 
 def has_normalisation(network: nn.Module) -> bool:
-    """Return whether a network has BatchNorm layers, so that shrinking its weights leaves what it computes.
+    """Return whether a network has BatchNorm layers. Shrinking its weights then does not change what it computes.
 
     Other normalisations do not count: a network with GroupNorm ended 7 points lower when it was shrunk.
     """
@@ -97,7 +96,7 @@ def weight_scale(network: nn.Module) -> float | None:
 
 
 def is_installed(model: Model) -> bool:
-    """Return whether the module that the model's factory is in, or timm, is here; that says nothing of the factory."""
+    """Return whether the module of the model's factory, or timm, is installed. The factory itself is not checked."""
     module, colon, _ = model.name.partition(":")
     if model.name.startswith(TIMM):
         module, colon = "timm", ":"
@@ -163,7 +162,7 @@ def logistic(classes: int, image_size: Shape) -> nn.Sequential:
 
 def torchvision_factory(model: Model) -> Callable[..., nn.Module]:
     """Return the factory of a network by torchvision's name. Raises `ModelError` if there is none."""
-    from torchvision import models  # brings torch's compiler: seconds that only its own networks are worth
+    from torchvision import models  # imports torch's compiler, which takes seconds: only for torchvision's networks
 
     if model.name not in models.list_models(module=models):
         raise ModelError(
@@ -182,7 +181,7 @@ def torchvision_factory(model: Model) -> Callable[..., nn.Module]:
 
 
 def timm_factory(model: Model) -> Callable[..., nn.Module]:
-    """Return the factory of a network by timm's name, of any size of image. Raises `ModelError` if there is none."""
+    """Return the factory of a timm network, for any image size. Raises `ModelError` if timm has no such network."""
     config = timm_config(model)
     if model.stem == "small":
         raise ModelError(f"model.stem: small exists for {', '.join(RESNETS)}; set `stem: standard` for {model.name}")

@@ -23,7 +23,8 @@ from retrain.utils.parallel import map_ahead
 LARGE = re.compile(r"(model|moments)\.safetensors|(learning_speed|state)/.+")
 """A run's large files; its other files are records."""
 OUTCOME = ("result.json", "evaluation.json", "decision.json")
-"""Files that mark a run's other files as complete. Without a record they go first, so that the run can restart."""
+"""Files that mark a run's other files as complete. If a run has no record, they are removed first, so that it can
+restart."""
 OWN_SHARD = re.compile(r"(train|val|test)-\d{6}-[0-9a-f]{8}\.tar")
 """Names of shards by `retrain drop pack`. Shards that producers upload under other names are never removed."""
 

@@ -11,15 +11,16 @@ from retrain.config.task import Target as TargetSetting
 from retrain.records import AccuracyEstimate, Curve, Dataset, Drop, Result, RunRecord, Scope, ScratchEstimate, Target
 
 EARLIEST_SHARE = 0.75
-"""A run is not expected at its target before this share of the iterations of the fastest earlier run of its task."""
+"""A run is not expected to be at its target before this share of the iterations of its task's fastest earlier run."""
 
 TYPICAL_SHARE, TYPICAL_ERROR = 0.62, 0.19
 """Share of its schedule after which scratch first has its final accuracy, and the standard deviation of that share.
 Means over eight regimes (images of 10 to 100 classes), whose shares were 0.4 to 1."""
 
 PRIOR_SPREAD = 0.3
-"""Assumed standard deviation of that share between scratch runs of one task, relative to the share, before two runs.
-Seeds of small trials (250 validation images) differed by 4 to 65%, and by less with larger validation splits."""
+"""Assumed standard deviation of that share between scratch runs of one task, relative to the share. It counts as
+one more run. Seeds of small trials (250 validation images) differed by 4 to 65%, and by less with larger validation
+splits."""
 
 
 IMAGES_EXPONENT, IMAGES_EXPONENT_ERROR = 0.14, 0.12
@@ -28,11 +29,11 @@ tasks: 0.02 to 0.46 on photographs and clothes, about 0 if the new images are fr
 was 2.7, so the estimate is rough."""
 
 SAME_IMAGES = 1.05
-"""Largest growth of the images per class that counts as none."""
+"""The number of images per class counts as unchanged if it has grown by this factor or less."""
 
 
 class Measured(NamedTuple):
-    """A scratch run of equal work with the task, which can give a target."""
+    """A scratch run that can give a target: its iterations are as much work as the task's."""
 
     record: RunRecord
     result: Result

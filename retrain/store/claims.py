@@ -1,4 +1,4 @@
-"""Claims: the run that each drop, and each correction of drops, was given to, decided once.
+"""Record which run each drop, and each correction of drops, belongs to. This is decided once, by a claim.
 
 The owner of a claim is a run, not a process: equal plans are equal runs, so any watcher can finish what another began,
 and no watcher needs to know which process has died.
@@ -26,7 +26,7 @@ class Claim(Record):
 
 
 class Claims:
-    """The claims of one task. Those of runs that have ended are read once."""
+    """The claims of one task. Each claim and each plan is read once."""
 
     def __init__(self, objects: ObjectStore, keys: TaskKeys) -> None:
         self._objects, self._keys = objects, keys
@@ -56,10 +56,11 @@ class Claims:
         return [plan for plan in plans if not self._overtaken(plan)]
 
     def claim(self, plan: Plan, corrections: Iterable[str] = ()) -> bool:
-        """Give corrections and a plan's new drops to its run, all or none; those of runs that have ended stay theirs.
+        """Claim corrections and a plan's new drops for its run, and return whether the run has them: all or none.
 
-        Every process claims in the order of the drops' commits, so of two runs that want the same drop one gets all.
-        The claims that `refresh` found are taken as they are.
+        Drops that an ended run claimed stay with that run, and do not prevent the others. Every process claims in the
+        order in which drops were committed, so if two runs claim the same drops, one of them gets all. Claims that
+        `refresh` found are not read again.
         """
         given: list[str] = []
         for drop in (*sorted(corrections), *(ref.id for ref in plan.dataset.drops[plan.known :])):
@@ -72,7 +73,7 @@ class Claims:
         return True
 
     def withdraw(self, plan: Plan) -> None:
-        """Give the drops back that `refresh` found to be this run's."""
+        """Delete the claims of this run that `refresh` found."""
         self._withdraw(plan.run_id, [drop for drop, owner in self._owners.items() if owner == plan.run_id])
 
     def release(self, plan: Plan) -> None:
@@ -81,7 +82,7 @@ class Claims:
         self.withdraw(plan)
 
     def _create(self, drop: str, run_id: str) -> str:
-        """Claim a drop for a run; return the run that has it then."""
+        """Claim a drop for a run, and return the run that has the claim: another one, if it was first."""
         try:
             self._objects.create(self._keys.claim(drop), Claim(drop=drop, run_id=run_id).to_bytes())
         except Conflict:
@@ -113,6 +114,6 @@ class Claims:
         if champion is None or not self._has_ended(champion):
             return False
         known = self._plan(champion).dataset.drops
-        if plan.known == len(plan.dataset.drops):  # for corrections alone; from scratch if the champion has to go
+        if plan.known == len(plan.dataset.drops):  # only corrections; scratch must run if it is to replace the champion
             return plan.method != "scratch" and set(known).issuperset(plan.dataset.drops)
         return {drop.id for drop in known}.issuperset(drop.id for drop in plan.dataset.drops)

@@ -1,4 +1,4 @@
-"""Batches on the device: an endless stream of them, one thinned epoch after another."""
+"""Supply batches on the device without end, epoch after epoch. An epoch contains the samples that the recipe draws."""
 
 from typing import NamedTuple, Protocol
 
@@ -105,11 +105,11 @@ class InMemoryLoader:
         return Position(self.sampler.number, self.sampler.offset)
 
     def seek(self, position: Position) -> None:
-        """Move the sampler."""
+        """Move the sampler to a position that was read earlier."""
         self.sampler.seek(*position)
 
     def next(self) -> Batch:
-        """Gather one."""
+        """Gather the samples of the next batch, and return it."""
         batch = self.sampler.next()
         images = self.train.pixels(batch[self.rows.at])
         batch = move_to(batch, self.train.device)

@@ -22,8 +22,8 @@ log = logging.getLogger("retrain")
 class Watcher:
     """Watches tasks independently: a broken task does not stop the others. SIGKILL is safe at any point.
 
-    Events from a queue say where to look at once. All drops are checked every `poll_seconds` too:
-    events get lost.
+    Events from a queue name the drops to check immediately. All drops are also checked every `poll_seconds`, because
+    events can get lost.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Watcher:
             self._queue.delete(events.deletable(failed))
 
     def _turn(self, events: ReceivedEvents) -> None:
-        """Check drops, delete the messages, then advance: a run may take hours."""
+        """Check drops and delete the messages before the tasks advance, because a run may take hours."""
         checked = self._check_drops(events.drops)
         self._delete(events, failed={watch.task.name for watch in self._watches if watch not in checked})
         advanced = [watch for watch in self._watches if self._advance(watch)]

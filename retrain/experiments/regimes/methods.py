@@ -23,7 +23,8 @@ class Method(NamedTuple):
 
     overrides: dict[str, Any]
     target: Literal["none", "carried", "plain", "averaged"]
-    """none: it is a scratch run, which has no target; plain and averaged: measured by that scratch run."""
+    """none: a scratch run, which has no target; carried: by the run on the first drop; plain, averaged: measured by
+    that scratch run on the same data."""
 
 
 METHODS = {
