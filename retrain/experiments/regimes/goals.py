@@ -85,7 +85,7 @@ def _fitted(results: Sequence[RegimeResult]) -> Goal:
 
 
 def _never_slower(results: Sequence[RegimeResult]) -> Goal:
-    goal = "The default takes at most 10% more iterations than the better of naive and paper, where all were run"
+    goal = "The default takes at most 10% more iterations than the better of naive and paper, as far as these were run"
     failing, count = [], 0
     for regime, found in results:
         seeds = found.shared_seeds((DEFAULT_TO_PLAIN, NAIVE, PAPER), PLAIN)
