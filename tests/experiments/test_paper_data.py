@@ -1,6 +1,6 @@
 """Data, networks, plots and measures of the studies at the papers' scale match the papers' texts.
 
-As in `test_paper_settings.py`, what is expected was written from the papers, and nothing is trained.
+The expected values were written from the papers, as in `test_paper_settings.py`. Nothing is trained.
 """
 
 from pathlib import Path

@@ -79,13 +79,8 @@ class KfpServer:
     lock: Lock = field(default_factory=Lock)
 
     def items(self, kind: str) -> list[Item]:
-        return {
-            "experiments": self.experiments,
-            "runs": self.runs,
-            "recurringruns": self.recurringruns,
-            "pipelines": self.pipelines,
-            "versions": self.versions,
-        }[kind]
+        found: list[Item] = getattr(self, kind)
+        return found
 
     @property
     def names(self) -> list[str]:
