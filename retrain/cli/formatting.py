@@ -16,7 +16,7 @@ from retrain.config.loading import task_argument
 from retrain.pipeline.approval import Candidate
 from retrain.pipeline.status import Status
 from retrain.records import Decision, Erasure, Plan, RunRecord, Savings, ScratchEstimate, Target
-from retrain.records.ledger import total_savings
+from retrain.records.ledger import is_reached_within_error, total_savings
 from retrain.records.plan import StopRule
 from retrain.utils.text import pluralize
 
@@ -149,7 +149,8 @@ def _describe_end(rule: StopRule, target: Target | None) -> str:
         at_target += f" and it gains too little, or after {rule.improve_until:,} iterations"
         at_target += f", at most {2 * rule.improve_until:,} if it gains fast"
     if rule.patience:
-        return f"{at_target}; below it, after {rule.patience:,} iterations that gain too little"
+        near = f" ({rule.tolerance:.2%} below counts as at the target then)" if rule.tolerance else ""
+        return f"{at_target}; below it, after {rule.patience:,} iterations that gain too little{near}"
     return f"{at_target}; below it at the end of its schedule"
 
 
@@ -239,6 +240,9 @@ def saved_rows(name: str, savings: Savings) -> Rows:
     yield "", f"{savings.gross_whole:+,} iterations gross, {savings.net_whole:+,.0f} net{whole}"
 
 
+WITHIN_ERROR = "; the run ended below it, by less than the error of their difference"
+
+
 def _total_rows(record: RunRecord, ledger: Sequence[RunRecord]) -> Rows:
     """Yield the savings of this retraining with its missed attempts, and those of all the task's runs."""
     same = [one for one in ledger if one.dataset_digest == record.dataset_digest and one.purpose == record.purpose]
@@ -265,7 +269,8 @@ def _run_rows(record: RunRecord, with_totals: bool) -> Rows:
             yield "accuracy on val", accuracies
         yield f"{METRIC_NAMES[record.metric]} on val", both
     if record.target:
-        yield "target on val", _describe_target(record.target, record.metric)
+        near = WITHIN_ERROR if is_reached_within_error(record) else ""
+        yield "target on val", _describe_target(record.target, record.metric) + near
     if result and record.target and record.target.scope is None:
         yield "speed-up", ", ".join(f"L_{level} {format_speed_up(value)}" for level, value in result.speed_up.items())
     if savings := record.savings:

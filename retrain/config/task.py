@@ -174,7 +174,8 @@ class Stopping(ConfigModel):
     until it is above the accuracy expected of scratch. If the parent has fitted its data, a run far above that accuracy
     can end from half of this share on."""
     patience: PositiveFloat = 1.5
-    """Number of windows without that gain after which a run below its target ends."""
+    """Number of windows without that gain after which a run below its target ends. It counts as at its target if it is
+    below it by no more than the standard error of the difference."""
 
 
 class Training(ConfigModel):

@@ -21,8 +21,7 @@ def make_record(
     outcome = result.outcome if result and error is None else "failed"
     following = escalate(plan) if outcome == "missed" else None
     used, evaluated = (result.iterations, result.cost.evaluated_images) if result else (lost, 0)
-    is_at_target = outcome == "reached" or (outcome == "plateau" and _has_met_target(plan, result))
-    is_delivered = is_at_target and decision is not None and decision.promoted
+    is_delivered = outcome == "reached" and decision is not None and decision.promoted
     return RunRecord(
         run_id=plan.run_id,
         task=plan.task.name,
@@ -49,14 +48,6 @@ def make_record(
         started_at=result.started_at if result else now,
         ended_at=now,
     )
-
-
-def _has_met_target(plan: Plan, result: Result | None) -> bool:
-    """Return whether the delivered weights were at their target at the last evaluation."""
-    if plan.target is None or result is None:
-        return False
-    score = result.in_scope if plan.target.scope else result.final_score
-    return score is not None and score >= plan.target.accuracy
 
 
 def compute_savings(plan: Plan, outcome: str, used: int, evaluated_images: int, is_delivered: bool) -> Savings | None:

@@ -1,5 +1,6 @@
 """Plan the next run from the landed drops and the task's history: pure functions over records."""
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import mean
 from types import MappingProxyType
@@ -14,7 +15,7 @@ from retrain.data.dataset import amended_drops, choose_loading, make_dataset, or
 from retrain.pipeline.gate import gate_warnings
 from retrain.pipeline.lengths import evaluation_interval, scale_of, schedule_length
 from retrain.pipeline.start import read_missing_fit, resolve_start
-from retrain.pipeline.targets import Measured, age_of, estimate_scratch, make_target, why_no_target
+from retrain.pipeline.targets import Measured, age_of, estimate_scratch, make_target, plateau_tolerance, why_no_target
 from retrain.pipeline.trigger import TriggerState
 from retrain.recipe.schedule import longer_scale, resolve_scale
 from retrain.records import Approval, Dataset, Drop, Origin, Plan, RunRecord, ScratchEstimate, StopRule, Target
@@ -22,6 +23,9 @@ from retrain.utils.text import pluralize
 
 RECENT_RUNS = 3
 """Number of earlier retrainings that a plan's reason summarises."""
+
+UNCERTAIN_TARGET = 0.03
+"""Standard error of a target above which a plan warns: that of 85% on 140 images."""
 
 
 class Request(NamedTuple):
@@ -271,7 +275,7 @@ def _assemble(
         evaluate_every=evaluate_every,
         metric=task.target.metric,
         target=target,
-        stop_rule=_make_stop_rule(task, recipe, target, scratch, evaluate_every, record),
+        stop_rule=_make_stop_rule(task, recipe, target, scratch, evaluate_every, record, baseline),
         averaging=resolve_averaging(task),
         origin=parent.origin if parent else _own_origin(task, dataset),
         seed=task.seed,
@@ -306,6 +310,7 @@ def _make_stop_rule(
     scratch: ScratchEstimate | None,
     evaluate_every: int,
     parent: RunRecord | None,
+    baseline: Measured | None,
 ) -> StopRule | None:
     """Return a run's stop rule. None: it ends at the first evaluation at its target, or with its schedule.
 
@@ -315,7 +320,8 @@ def _make_stop_rule(
     has_no_end = isinstance(recipe.schedule, OpenEnded)
     if target is None or scratch is None or not (has_no_end or target.scope):
         return None
-    rule = StopRule.of(task.training.stopping, scratch.iterations, evaluate_every, read_missing_fit(parent))
+    tolerance = plateau_tolerance(target, baseline.val_samples) if baseline else 0.0
+    rule = StopRule.of(task.training.stopping, scratch.iterations, evaluate_every, read_missing_fit(parent), tolerance)
     return rule if has_no_end else rule.model_copy(update={"patience": None, "improve_until": None})
 
 
@@ -352,13 +358,20 @@ def _setting_warnings(task: Task, dataset: Dataset, whole: int, evaluate_every: 
 
 
 def _target_warnings(target: Target | None, baseline: Measured | None) -> Iterable[str]:
-    """Yield warnings about a target that can hardly be reached."""
+    """Yield warnings about a target that can hardly be reached, or that is uncertain."""
     if target is None or baseline is None or not (samples := baseline.val_samples):
         return
     if target.accuracy > 1 - 1 / samples:
         yield (
             f"target {target.accuracy:.2%} allows no error in {samples:,} validation images: "
             "lower target.level, or hold out more with data.val_share"
+        )
+    elif target.standard_error > UNCERTAIN_TARGET:
+        needed = math.ceil(samples * (target.standard_error / UNCERTAIN_TARGET) ** 2)
+        yield (
+            f"target {target.accuracy:.2%} is uncertain by {target.standard_error:.2%} (standard error, {samples:,} "
+            f"validation images), so a run may end too early or too late: with {needed:,} images it would be "
+            f"{UNCERTAIN_TARGET:.0%}. Hold out more of the next drops with data.val_share, then run `retrain baseline`"
         )
 
 

@@ -22,9 +22,8 @@ class Savings(Record):
     `net_whole` are the same against `whole`.
 
     A run that yields no model at the target (plateau, missed, diverged, failed), or one that the gate refuses, or
-    another one on a dataset that was retrained on before, has baseline and whole 0: its whole use is a loss. A plateau
-    that was at its target at its last evaluation, and was promoted, counts as reached. A scratch retraining is its own
-    baseline, so it saves nothing and loses nothing.
+    another one on a dataset that was retrained on before, has baseline and whole 0: its whole use is a loss. A scratch
+    retraining is its own baseline, so it saves nothing and loses nothing.
     """
 
     baseline: int
@@ -88,6 +87,14 @@ class RunRecord(Record):
         if self.purpose == "calibrate" and self.outcome == "completed":
             return "calibrated"
         return self.outcome
+
+
+def is_reached_within_error(record: RunRecord) -> bool:
+    """Return whether a run counts as at its target though its last score on the target's samples is below it."""
+    if record.outcome != "reached" or record.result is None or record.target is None:
+        return False
+    score = record.result.in_scope if record.target.scope else record.result.final_score
+    return score is not None and score < record.target.accuracy
 
 
 PromotionReason = Literal["promoted", "approved", "promoted by hand", "rolled back"]

@@ -98,9 +98,18 @@ class StopRule(Record):
     """
     patience: int | None
     """Iterations without a gain after which a run below its target is given up; None: at its schedule's end alone."""
+    tolerance: Annotated[float, NotIdentity] = 0.0
+    """How far below its target a run without such a gain may be and still counts as at it."""
 
     @classmethod
-    def of(cls, stopping: Stopping, s_scratch: float, evaluate_every: int, missing_fit: float = 1.0) -> Self:
+    def of(
+        cls,
+        stopping: Stopping,
+        s_scratch: float,
+        evaluate_every: int,
+        missing_fit: float = 1.0,
+        tolerance: float = 0.0,
+    ) -> Self:
         """Return a task's rule where scratch takes `s_scratch` iterations to its accuracy on the dataset.
 
         `missing_fit` says how far the parent is from having fitted its data, in [0, 1]. A fitted one reaches scratch's
@@ -117,6 +126,7 @@ class StopRule(Record):
             improve_until=round(stopping.improve_until * s_scratch),
             expect_from=round(stopping.improve_until * s_scratch * (1 + missing_fit) / 2),
             patience=round(stopping.patience * window),
+            tolerance=tolerance,
         )
 
 

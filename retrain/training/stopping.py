@@ -112,7 +112,8 @@ def judge(
     """Return how a run ends with its newest point, or None if it continues. All `points` must be on all of val.
 
     `reached`: the mean of its last evaluations is good enough, of as many as the rule needs to confirm it. `missed`:
-    the budget is spent. `plateau`: nothing has improved for the rule's patience. At the end of the budget the last
+    the budget is spent. `plateau`: nothing has improved for the rule's patience, and the run is further
+    below its target than the rule's tolerance; otherwise it has `reached` it. At the end of the budget the last
     evaluation suffices. Without a rule a run ends when it first reaches its target.
     """
     if target is None:
@@ -128,8 +129,10 @@ def judge(
     last = points[-1]
     wanted = rule.patience * noise_factor(last)
     patience = min(wanted, PATIENCE_SHARE * last.iteration)
-    is_stalled = last.iteration >= wanted and _has_stopped_improving(points, patience, needed_gain(last, rule))
-    return "plateau" if is_stalled else None
+    if last.iteration < wanted or not _has_stopped_improving(points, patience, needed_gain(last, rule)):
+        return None
+    shortfall = target.accuracy - _mean(points, "in_scope" if target.scope else "score", confirmations)
+    return "reached" if shortfall <= rule.tolerance else "plateau"
 
 
 def is_good_enough(

@@ -41,7 +41,7 @@ def recount_savings(objects: Objects, run: str) -> Sums:
     if plan["target"] is None:
         is_first = plan["replaces_scratch"] and result["outcome"] == "completed"
         return _difference(used, used, used, used) if is_first else _difference(0, 0, used, all_in)
-    if _is_at_target(plan, result) and run in promoted_by_gate(objects) and plan["replaces_scratch"]:
+    if result["outcome"] == "reached" and run in promoted_by_gate(objects) and plan["replaces_scratch"]:
         baseline, whole, error = _scratch(objects, plan, result["started_at"])
         return _difference(baseline, whole, used, all_in) | {"standard_error": error}
     return _difference(0, 0, used, all_in)
@@ -59,12 +59,6 @@ def _difference(baseline: float, whole: float, used: float, all_in: float) -> Su
         "net_whole": whole - all_in,
         "standard_error": 0.0,
     }
-
-
-def _is_at_target(plan: dict[str, Any], result: dict[str, Any]) -> bool:
-    """Return whether a run stopped at its target, or on a plateau whose last evaluation was there."""
-    score = result["in_scope"] if plan["target"].get("scope") else result["final_score"]
-    return result["outcome"] == "reached" or (result["outcome"] == "plateau" and score >= plan["target"]["accuracy"])
 
 
 def _scratch(objects: Objects, plan: dict[str, Any], before: str) -> tuple[int, int, float]:

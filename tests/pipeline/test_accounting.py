@@ -3,15 +3,18 @@
 import json
 import math
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from support.histories import Past, drop, one_drop
 from support.monitoring import samples
 from typer.testing import CliRunner
 
 from retrain.cli import app
+from retrain.cli.formatting import record_details
 from retrain.monitoring.metrics import render
 from retrain.monitoring.report.figures import cumulative, headline
 from retrain.pipeline.planning import Request
@@ -131,8 +134,6 @@ def test_accounting_equals_sums_by_hand() -> None:
     [
         ("reached", True, True, 710),
         ("reached", True, False, 0),
-        ("plateau", True, True, 710),  # at its target when it stopped
-        ("plateau", True, False, 0),
         ("plateau", False, True, 0),
         ("diverged", True, True, 0),
     ],
@@ -143,6 +144,17 @@ def test_only_a_promoted_model_at_its_target_replaces_scratch(
     past = one_drop().landed(drop(2))
     record = past.ended(past.plan(), outcome, promoted=promoted, reached=reached)
     assert record.savings.baseline == baseline
+
+
+@pytest.mark.parametrize(("below", "expected"), [(0.01, True), (0.0, False)])
+def test_show_says_that_a_run_ended_within_the_error(below: float, expected: bool) -> None:
+    past = one_drop().landed(drop(2))
+    record = past.ended(past.plan())
+    score = record.target.accuracy - below
+    record = record.model_copy(update={"result": record.result.model_copy(update={"in_scope": score})})
+    console = Console(width=200, file=StringIO())
+    console.print(record_details(record))
+    assert ("ended below it, by less than the error" in console.file.getvalue()) == expected
 
 
 def test_plan_without_estimate_is_compared_with_its_baseline() -> None:

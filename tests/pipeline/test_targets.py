@@ -4,6 +4,7 @@ import math
 
 import pytest
 from support.histories import CURVE, TASK, Past, drop, one_drop
+from support.trainings import target_at
 
 from retrain.config.optimizers import Adam
 from retrain.config.task import Task
@@ -14,6 +15,8 @@ from retrain.pipeline.targets import (
     PRIOR_SPREAD,
     TYPICAL_SHARE,
     chance_level,
+    plateau_tolerance,
+    standard_error,
 )
 from retrain.records import Drop, Plan, ScratchEstimate
 
@@ -311,4 +314,29 @@ def test_plan_warns_of_a_target_that_leaves_no_room() -> None:
     plan = past.landed(drop(2)).plan()
     assert "target 99.50% allows no error in 100 validation images" in plan.warnings[0]
     assert "test images are too few" in plan.warnings[1]
-    assert one_drop().landed(drop(2)).plan().warnings == plan.warnings[1:]
+    assert [warning for warning in plan.warnings[1:] if warning.startswith("target")] == []
+
+
+@pytest.mark.parametrize(("images", "needed"), [(100, "178"), (178, None)])
+def test_plan_warns_of_an_uncertain_target(images: int, needed: str | None) -> None:
+    past = one_drop().landed(drop(2))
+    run = past.scratch_runs[0]
+    points = tuple(point.model_copy(update={"images": images}) for point in run.curve.points)
+    past.scratch_runs[0] = run._replace(curve=run.curve.model_copy(update={"points": points}))
+    warned = [warning for warning in past.plan().warnings if "is uncertain by" in warning]
+    assert len(warned) == bool(needed)
+    assert all(f"with {needed} images it would be 3%" in warning for warning in warned)
+
+
+@pytest.mark.parametrize(("accuracy", "samples", "error"), [(0.8, 100, 0.04), (1.0, 66, 0.0148)])
+def test_plateau_tolerance_is_an_error_of_the_difference(accuracy: float, samples: int, error: float) -> None:
+    target = target_at(0.8).model_copy(update={"standard_error": standard_error(accuracy, samples)})
+    assert plateau_tolerance(target, samples) == pytest.approx(math.sqrt(2) * error, abs=5e-5)
+
+
+def test_plan_states_the_tolerance_of_its_target() -> None:
+    past = default_past()
+    plan = past.landed(drop(3)).plan()
+    assert plan.stop_rule.tolerance == pytest.approx(plateau_tolerance(plan.target, 100))
+    without = plan.model_copy(update={"stop_rule": plan.stop_rule.model_copy(update={"tolerance": 0.0})})
+    assert without.run_id == plan.run_id, "runs of earlier versions are continued"

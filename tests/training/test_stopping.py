@@ -124,7 +124,13 @@ RISING = [0.1 * k for k in range(1, 8)]
         (curve([0.7] * 5, [0.9] * 5, [0.1, 0.2, 0.3, 0.4, 0.5]), CARRIED, RULE, None),
         (curve([0.7] * 5, [0.9] * 5, [0.4] * 5), CARRIED, RULE, "reached"),
         (curve([0.7] * 3, [0.9, 0.9, 0.69]), CARRIED, RULE, None),
-        (curve([0.7, 0.68, 0.68, 0.68, 0.68], [0.9] * 5), CARRIED, RULE, "plateau"),  # a dip reaches nothing
+        (
+            curve([0.7, 0.68, 0.68, 0.68, 0.68], [0.9] * 5),
+            CARRIED,
+            RULE,
+            "reached",
+        ),  # a dip that lasted for the patience
+        (curve([0.7, 0.68, 0.68], [0.9] * 3), CARRIED, RULE, None),  # a dip alone ends nothing
         (curve([0.7, 0.695, 0.695, 0.695], [0.9] * 4), CARRIED, RULE, "reached"),
         (curve([0.9] * 5, [0.7] * 5), CARRIED, RULE, "plateau"),
         (curve([0.5, 0.5], [0.7, 0.8]), CARRIED, None, "reached"),
@@ -233,8 +239,18 @@ def test_judge_needs_less_gain_if_new_data_meets_the_target() -> None:
 def test_judge_allows_as_large_a_loss_as_the_gain_it_asks_for() -> None:
     """An accuracy 0.03 below the best one is a dip where 0.01 counts, and none where 0.06 does."""
     points = curve([0.80, 0.80, 0.77, 0.77, 0.77], [0.9] * 5)
-    assert judge(points, CARRIED, RULE, 1000) == "plateau"
-    assert judge(points, CARRIED, RULE.model_copy(update={"excess": 0.02}), 1000) == "reached"
+    patient = RULE.model_copy(update={"patience": 400})
+    assert judge(points, CARRIED, patient, 1000) is None
+    assert judge(points, CARRIED, patient.model_copy(update={"excess": 0.02}), 1000) == "reached"
+
+
+@pytest.mark.parametrize(("below", "ending"), [(0.019, "reached"), (0.021, "plateau")])
+@pytest.mark.parametrize("is_carried", [False, True])
+def test_judge_tells_a_plateau_from_a_target_within_error(below: float, ending: str, is_carried: bool) -> None:
+    rule, reading = RULE.model_copy(update={"tolerance": 0.02}), [0.8 - below] * 10
+    target, points = (CARRIED, curve([0.5] * 10, reading)) if is_carried else (target_at(0.8), curve(reading))
+    assert judge(points[:3], target, rule, 1000) is None
+    assert judge(points, target, rule, 1000) == ending
 
 
 def test_judge_ends_a_rising_run_without_expectation_in_time() -> None:
