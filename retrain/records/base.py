@@ -1,19 +1,32 @@
 """The base class of records: frozen, keeping unknown fields, and with equal bytes if equal.
 
 Records are JSON objects in the store. They are parsed from bytes that may be damaged, or that another version of
-retrain wrote: fields that a later version added are kept and otherwise ignored.
+retrain wrote: fields that a later version added are kept and otherwise ignored. `docs/store.md` states what a reader
+does with the `schema_version` of a record.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
+from retrain import __version__
 from retrain.errors import StoreError, UserError
 
 R = TypeVar("R", bound="Record")
+
+RECORD_VERSION = 1
+"""The `schema_version` of the records that this version writes. It counts the changes after which an earlier version
+would misunderstand a record; a new field that may be ignored is no such change."""
+
+
+class _Header(BaseModel):
+    """The version of a record. Records of retrain 0.1 have none."""
+
+    schema_version: PositiveInt = 1
 
 
 class Record(BaseModel):
@@ -22,21 +35,43 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
     def to_bytes(self) -> bytes:
-        """Return canonical JSON: keys are sorted, so equal records give equal bytes."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=1).encode() + b"\n"
+        """Return canonical JSON with the record's `schema_version`: that of a later version that wrote it stays."""
+        return canonical_json({"schema_version": RECORD_VERSION, **self.model_dump(mode="json")})
+
+
+def canonical_json(content: object) -> bytes:
+    """Return JSON in which keys are sorted, so that equal records give equal bytes."""
+    return json.dumps(content, sort_keys=True, indent=1).encode() + b"\n"
 
 
 def parse_record(kind: type[R], data: bytes, where: str, error: type[UserError] = StoreError) -> R:
     """Return the record in the bytes of the object at `where`. Raises `error`, with that place, if there is none.
 
-    The parts of a task in a record may have unknown fields. Task files may not.
+    The parts of a task in a record may have unknown fields. Task files may not. A record of the next `schema_version`
+    is read if it has the known fields; else, and if it is of a later one, this raises `StoreError`: an upgrade helps.
     """
     try:
-        return kind.model_validate_json(data, extra="allow")
+        record = kind.model_validate_json(data, extra="allow")
+        unknown = record.model_extra or {}
+        version = _Header.model_validate(unknown).schema_version
     except ValidationError as invalid:
+        with suppress(ValidationError):
+            _refuse_later(_Header.model_validate_json(data).schema_version, RECORD_VERSION, where)
         first = invalid.errors(include_url=False)[0]
         what = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
         raise error(f"{where} was not written by this version of retrain, or was damaged: {what}") from invalid
+    _refuse_later(version, RECORD_VERSION + 1, where)
+    if version <= RECORD_VERSION:
+        unknown.pop("schema_version", None)
+    return record
+
+
+def _refuse_later(version: int, newest: int, where: str) -> None:
+    if version > newest:
+        raise StoreError(
+            f"{where} was written by a later version of retrain: it has schema_version {version}, and retrain "
+            f"{__version__} writes {RECORD_VERSION}. Upgrade retrain here"
+        )
 
 
 def unknown_fields(value: object, path: str = "") -> Iterator[str]:

@@ -14,7 +14,7 @@ from pydantic import AwareDatetime, Field, NonNegativeInt, ValidationError
 
 from retrain.config import Split
 from retrain.errors import DropError
-from retrain.records.base import Record, digest
+from retrain.records.base import Record, canonical_json, digest
 from retrain.utils.text import is_key, pluralize
 
 HeldOut = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
@@ -152,6 +152,10 @@ class Drop(Record):
     """Samples that this version's digest still counts, though they were erased later: `counts` leave them out."""
     digest: str
     committed_at: AwareDatetime
+
+    def to_bytes(self) -> bytes:
+        """Return canonical JSON without `schema_version`: earlier versions compute the digest of unknown fields too."""
+        return canonical_json(self.model_dump(mode="json"))
 
     @property
     def removed(self) -> tuple[Change, ...]:

@@ -6,7 +6,7 @@ from support.histories import TASK, Past, drop, one_drop
 from retrain.config.fields import identity
 from retrain.config.task import Task
 from retrain.pipeline.planning import NoRunNeeded, Request, equal_work, escalate
-from retrain.records import Plan
+from retrain.records import Plan, parse_record
 
 
 def configured(**parts: object) -> Task:
@@ -321,9 +321,9 @@ def test_plan_id_depends_on_the_dataset_not_on_the_trigger() -> None:
 
 def test_stored_plan_keeps_its_id_in_later_versions() -> None:
     plan = one_drop().champion
-    assert Plan.model_validate_json(plan.to_bytes()) == plan
+    assert parse_record(Plan, plan.to_bytes(), "plan.json") == plan
     earlier = plan.to_bytes().replace(plan.run_id.encode(), b"scratch-of-an-earlier-version")
-    assert Plan.model_validate_json(earlier).run_id == "scratch-of-an-earlier-version"
+    assert parse_record(Plan, earlier, "plan.json").run_id == "scratch-of-an-earlier-version"
 
 
 def test_only_the_first_counted_run_per_dataset_replaces_scratch() -> None:

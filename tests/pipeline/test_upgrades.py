@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support.lives import Life
 from support.terminal import retrain
-from support.versions import GOLDEN, LATER, with_later_fields
+from support.versions import GOLDEN, LATER, NEXT_VERSION, with_later_fields
 
 from retrain.config.loading import load_task
 from retrain.config.task import Task
@@ -37,9 +37,10 @@ def life(task: Task, tmp_path: Path) -> Life:
 
 
 def add_later_fields(store: Path) -> None:
-    """Write each record as a later version would: with a field more at every level."""
+    """Write each record as a later version would: with a field more at every level, and as the next version."""
     for path in store.rglob("*.json"):
-        path.write_text(json.dumps(with_later_fields(json.loads(path.read_text()))))
+        version = {} if path.name == "drop.json" else NEXT_VERSION
+        path.write_text(json.dumps(with_later_fields(json.loads(path.read_text()) | version)))
     for path in store.rglob("*.jsonl"):
         lines = path.read_text().splitlines()
         path.write_text("".join(json.dumps(json.loads(line) | LATER) + "\n" for line in lines))
@@ -86,7 +87,12 @@ def test_store_of_a_later_version_is_continued(
     assert champion is not None
     assert champion.run_id == SCRATCH
     kept = set(unknown_fields(champion))
-    assert kept == {"of_a_later_version", "history.0.of_a_later_version", "history.1.of_a_later_version"}
+    assert kept == {
+        "schema_version",
+        "of_a_later_version",
+        "history.0.of_a_later_version",
+        "history.1.of_a_later_version",
+    }
 
 
 def test_plan_with_unknown_decisive_settings_is_refused(life: Life, task: Task) -> None:

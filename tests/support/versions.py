@@ -5,11 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from retrain.records.base import RECORD_VERSION
+
 GOLDEN = Path(__file__).parents[1] / "store" / "golden" / "b3a29da.tar.xz"
 """A task file and its store, written by commit b3a29da. The store has three drops, two champions, and a run that was
 killed at its sixth iteration and has a checkpoint of the fifth."""
 LATER = {"of_a_later_version": None}
 """A field that this version does not know."""
+NEXT_VERSION = {"schema_version": RECORD_VERSION + 1}
+"""The version of the records that a later version writes."""
 FREE = {
     "aliases",
     "baseline_reached_at",
@@ -37,7 +41,7 @@ def with_later_fields(value: object) -> object:
 
 
 def write_as_a_later_version(*stores: type[Any]) -> None:
-    """Make this process write extra fields into records, as a later version would.
+    """Make this process write extra fields and the next version into records, as a later version would.
 
     Leases have none, nor do manifests, whose digest covers every field.
     """
@@ -49,7 +53,7 @@ def write_as_a_later_version(*stores: type[Any]) -> None:
 def _with_later_fields(method: Callable[..., Any]) -> Callable[..., Any]:
     def write(store: Any, key: str, data: bytes, *arguments: Any) -> Any:
         if key.endswith(".json") and not key.endswith(("/drop.json", "lease.json")):
-            data = json.dumps(with_later_fields(json.loads(data))).encode()
+            data = json.dumps(with_later_fields(json.loads(data) | NEXT_VERSION)).encode()
         return method(store, key, data, *arguments)
 
     return write

@@ -1,0 +1,77 @@
+"""The `schema_version` of records: written, kept, accepted up to the next version, and refused beyond it."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from support.histories import make_drop
+from support.trainings import plan_of
+
+from retrain.errors import RunError, StoreError
+from retrain.records import Plan, Removed, parse_record
+from retrain.records.base import RECORD_VERSION, unknown_fields
+from retrain.records.drop import drop_digest, parse_manifest
+
+REMOVED = Removed(run_id="scratch-1", at=datetime(2026, 1, 10, tzinfo=UTC), bytes=7)
+NEXT = RECORD_VERSION + 1
+
+
+def written(record: Removed | Plan, **changes: Any) -> bytes:
+    """Return a record's bytes with other fields."""
+    return json.dumps(json.loads(record.to_bytes()) | changes).encode()
+
+
+def test_record_is_written_with_its_version_and_read_as_it_was() -> None:
+    data = REMOVED.to_bytes()
+    assert json.loads(data)["schema_version"] == RECORD_VERSION
+    read = parse_record(Removed, data, "removed.json")
+    assert (read, read.to_bytes(), list(unknown_fields(read))) == (REMOVED, data, [])
+
+
+def test_record_without_a_version_is_of_the_first() -> None:
+    """Commits before the field was introduced wrote this."""
+    data = b'{\n "at": "2026-01-10T00:00:00Z",\n "bytes": 7,\n "run_id": "scratch-1"\n}\n'
+    assert parse_record(Removed, data, "removed.json") == REMOVED
+
+
+def test_record_of_the_next_version_keeps_it_when_rewritten() -> None:
+    read = parse_record(Removed, written(REMOVED, schema_version=NEXT, of_a_later_version="x"), "removed.json")
+    again = json.loads(read.model_copy(update={"bytes": 8}).to_bytes())
+    assert again == json.loads(REMOVED.to_bytes()) | {
+        "bytes": 8,
+        "of_a_later_version": "x",
+        "schema_version": NEXT,
+    }
+
+
+def test_version_does_not_change_a_plans_id() -> None:
+    plan = plan_of()
+    for version in (RECORD_VERSION, NEXT):
+        read = parse_record(Plan, written(plan, schema_version=version), "plan.json")
+        assert read.run_id == read.model_copy().run_id == plan.run_id
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"schema_version": NEXT + 1}, {"schema_version": NEXT, "at": {"of": "another kind"}}],
+    ids=["two ahead", "next version with another field"],
+)
+def test_record_of_a_later_version_asks_for_an_upgrade(changes: dict[str, Any]) -> None:
+    """An upgrade helps, so this is an error of the store, after which a run is retried, and not one of the run."""
+    said = f"removed.json was written by a later version .* schema_version {changes['schema_version']}, and retrain .*"
+    with pytest.raises(StoreError, match=f"^{said} writes {RECORD_VERSION}. Upgrade"):
+        parse_record(Removed, written(REMOVED, **changes), "removed.json", RunError)
+
+
+@pytest.mark.parametrize("version", [0, -1, "two", None, [1]])
+def test_version_that_is_none_is_damage(version: object) -> None:
+    with pytest.raises(RunError, match=r"removed.json was not written by this version .*damaged: schema_version"):
+        parse_record(Removed, written(REMOVED, schema_version=version), "removed.json", RunError)
+
+
+def test_manifest_has_no_version_as_its_digest_covers_unknown_fields() -> None:
+    drop = make_drop("week-45", 1, ("cat", "dog"))
+    drop = drop.model_copy(update={"digest": drop_digest(drop)})
+    assert "schema_version" not in json.loads(drop.to_bytes())
+    assert parse_manifest(drop.to_bytes()) == drop
