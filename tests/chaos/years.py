@@ -73,7 +73,7 @@ class Done(NamedTuple):
 
 def make_place(place: Place, drops: int) -> Place:
     """Write the task file and the images of a long scenario into its folder, and the earlier version's store."""
-    shutil.unpack_archive(GOLDEN, place.folder / "golden", filter="data")
+    shutil.unpack_archive(GOLDEN["0.1.0"].archive, place.folder / "golden", filter="data")
     with WRITING:  # scenarios share the images
         for number in range(drops):
             if not place.source(f"drop-{number}").exists():

@@ -1,4 +1,4 @@
-"""Continue a store of an earlier version, and read one of a later version: unknown fields are kept."""
+"""Continue a store of each earlier version, and read one of a later version: unknown fields are kept."""
 
 import json
 import shutil
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support.lives import Life
 from support.terminal import retrain
-from support.versions import GOLDEN, LATER, NEXT_VERSION, with_later_fields
+from support.versions import GOLDEN, LATER, NEXT_VERSION, Golden, with_later_fields
 
 from retrain.config.loading import load_task
 from retrain.config.task import Task
@@ -20,13 +20,17 @@ from retrain.records.base import unknown_fields
 from retrain.records.drop import drop_digest, parse_manifest
 from retrain.store import LocalStore
 
-SCRATCH, CHAMPION, UNFINISHED = "scratch-04c17bf21140", "continuous-c5c3231b7ed5", "continuous-fc5a75a094fb"
+
+@pytest.fixture(params=GOLDEN)
+def golden(request: pytest.FixtureRequest) -> Golden:
+    """Return the store of each version."""
+    return GOLDEN[request.param]
 
 
 @pytest.fixture
-def task(tmp_path: Path) -> Task:
+def task(golden: Golden, tmp_path: Path) -> Task:
     """Return the earlier version's task, with its store, in a folder of the test's own."""
-    shutil.unpack_archive(GOLDEN, tmp_path, filter="data")
+    shutil.unpack_archive(golden.archive, tmp_path, filter="data")
     return load_task(str(tmp_path / "pets.yaml"), [f"store={tmp_path / 'store'}"])
 
 
@@ -46,11 +50,11 @@ def add_later_fields(store: Path) -> None:
         path.write_text("".join(json.dumps(json.loads(line) | LATER) + "\n" for line in lines))
 
 
-def finish(life: Life, task: Task) -> RunRecord:
+def finish(life: Life, task: Task, golden: Golden) -> RunRecord:
     """Finish the unfinished run, and return its record."""
     record = stages.run_task(life.context, task, Request())
     assert isinstance(record, RunRecord)
-    assert (record.run_id, record.outcome, record.error) == (UNFINISHED, "reached", None)
+    assert (record.run_id, record.outcome, record.error) == (golden.unfinished, "reached", None)
     assert life.context.observer.stepped_to[0] == 6
     return record
 
@@ -62,30 +66,30 @@ def roll_back(task: Task, tmp_path: Path, capfd: pytest.CaptureFixture[str], tim
 
 
 def test_store_of_an_earlier_version_is_continued(
-    life: Life, task: Task, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    life: Life, task: Task, golden: Golden, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert [record.run_id for record in life.store.ledger.read()] == [SCRATCH, CHAMPION]
-    assert life.store.champion.read().run_id == CHAMPION
-    finish(life, task)
-    assert life.store.champion.read().run_id == UNFINISHED
+    assert [record.run_id for record in life.store.ledger.read()] == [golden.scratch, golden.champion]
+    assert life.store.champion.read().run_id == golden.champion
+    finish(life, task, golden)
+    assert life.store.champion.read().run_id == golden.unfinished
     life.land(0, 1, 2, seed=4)
     following = stages.run_task(life.context, task, Request())
     assert isinstance(following, RunRecord)
-    assert (following.parent, following.error) == (UNFINISHED, None)
+    assert (following.parent, following.error) == (golden.unfinished, None)
     roll_back(task, tmp_path, capfd, times=3 if following.ending == "promoted" else 2)
-    assert life.store.champion.read().run_id == SCRATCH
+    assert life.store.champion.read().run_id == golden.scratch
 
 
 def test_store_of_a_later_version_is_continued(
-    life: Life, task: Task, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    life: Life, task: Task, golden: Golden, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     add_later_fields(Path(task.store))
-    assert "task.training.of_a_later_version" in set(unknown_fields(life.store.run(UNFINISHED).plan()))
-    finish(life, task)
+    assert "task.training.of_a_later_version" in set(unknown_fields(life.store.run(golden.unfinished).plan()))
+    finish(life, task, golden)
     roll_back(task, tmp_path, capfd, times=2)
     champion = life.store.champion.read().champion
     assert champion is not None
-    assert champion.run_id == SCRATCH
+    assert champion.run_id == golden.scratch
     kept = set(unknown_fields(champion))
     assert kept == {
         "schema_version",
@@ -95,16 +99,16 @@ def test_store_of_a_later_version_is_continued(
     }
 
 
-def test_plan_with_unknown_decisive_settings_is_refused(life: Life, task: Task) -> None:
-    path = Path(task.store) / "pets" / "runs" / CHAMPION / "plan.json"
+def test_plan_with_unknown_decisive_settings_is_refused(life: Life, task: Task, golden: Golden) -> None:
+    path = Path(task.store) / "pets" / "runs" / golden.champion / "plan.json"
     plan = json.loads(path.read_text())
     plan["task"]["training"] |= {"epochs": 7.0, "gradient_noise": 0.1}
     path.write_text(json.dumps(plan))
     with pytest.raises(RunError, match=r"by a later version .*know: task.training.gradient_noise. Use that version"):
-        load_model(Source(life.store, frozenset()), CHAMPION, "cpu")
+        load_model(Source(life.store, frozenset()), golden.champion, "cpu")
     (path.parent / "result.json").unlink()
     with pytest.raises(RunError, match=r"task.training.gradient_noise. Use that version"):
-        stages.train(life.context, life.store.run(CHAMPION).plan())
+        stages.train(life.context, life.store.run(golden.champion).plan())
 
 
 def test_manifest_digest_covers_unknown_fields(life: Life) -> None:

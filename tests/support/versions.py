@@ -1,15 +1,36 @@
-"""A store written by an earlier version of `retrain`, and records as a later version would write: with extra fields."""
+"""Stores written by earlier versions of `retrain`, and records as a later version would write: with extra fields."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from retrain.records.base import RECORD_VERSION
 
-GOLDEN = Path(__file__).parents[1] / "store" / "golden" / "b3a29da.tar.xz"
-"""A task file and its store, written by commit b3a29da. The store has three drops, two champions, and a run that was
-killed at its sixth iteration and has a checkpoint of the fifth."""
+
+class Golden(NamedTuple):
+    """An archive of a task file and its store, and the ids of three of its runs.
+
+    The store has three drops, two champions, and a run that was killed at its sixth iteration and has a checkpoint of
+    the fifth.
+    """
+
+    archive: Path
+    scratch: str
+    champion: str
+    unfinished: str
+
+
+FOLDER = Path(__file__).parents[1] / "store" / "golden"
+GOLDEN = {
+    "0.1.0": Golden(
+        FOLDER / "0.1.0.tar.xz", "scratch-04c17bf21140", "continuous-c5c3231b7ed5", "continuous-fc5a75a094fb"
+    ),
+    "0.2.0": Golden(
+        FOLDER / "0.2.0.tar.xz", "scratch-faa0c68d488b", "continuous-f56afb8283d6", "continuous-334871d6a97f"
+    ),
+}
+"""Stores by the version that wrote them. That of 0.1.0 is of commit b3a29da; the later ones are by `write.py`."""
 LATER = {"of_a_later_version": None}
 """A field that this version does not know."""
 NEXT_VERSION = {"schema_version": RECORD_VERSION + 1}
@@ -21,14 +42,17 @@ FREE = {
     "counts",
     "held_out",
     "node_selector",
+    "not_samples",
     "options",
     "pod_labels",
     "reached_at",
+    "sample_list",
+    "shards",
     "speed_up",
     "stage_seconds",
-    "shards",
 }
-"""Fields that get no extra field: mappings with arbitrary keys, and `shards`, whose digest covers every field."""
+"""Fields that get no extra field: mappings with arbitrary keys, and `shards` and `sample_list`, whose fields the drop's
+digest covers."""
 
 
 def with_later_fields(value: object) -> object:
