@@ -47,7 +47,7 @@ def page(study: Study, kept: KeptRuns) -> str:
         study.regime.strip(),
         f"**To repeat it.** `retrain study run {study.name}`, then `retrain study report {study.name}`. Every figure "
         f"below comes from `{study.name}/runs.jsonl`; `retrain study report --check` computes all of them again.",
-        f"**Made with.** {_made_with(study, kept)}",
+        f"**Environment.** {_made_with(study, kept)}",
         *_findings(study),
         *_methods(study),
         *_paper_comparison(study, by_group),
@@ -164,9 +164,10 @@ def _made_with(study: Study, kept: KeptRuns) -> str:
     hours = sum(each.cost.device_seconds_all_in for each in results) / 3600
     iterations = sum(each.cost.iterations for each in results)
     seeds = ", ".join(map(str, sorted({one.cell.seed for one in kept.ran})))
+    commit = kept.commit.replace("-dirty", " with uncommitted changes")
     uncounted = "" if any(one.cell.drops == 1 for one in kept.ran) else " (runs on the first drop are not counted)"
     return (
-        f"{'; '.join(versions)}, commit {kept.commit}; on {'; '.join(machines)}; seeds {seeds}; {len(results)} runs, "
+        f"{'; '.join(versions)}, commit {commit}; on {'; '.join(machines)}; seeds {seeds}; {len(results)} runs, "
         f"{iterations:,} iterations, {hours:.2f} device-hours{uncounted}."
     )
 
@@ -178,7 +179,9 @@ def _tables(study: Study, by_group: Mapping[Group, list[EndedRun]]) -> Iterator[
             yield f"### {group.split}, {group.variant}, {group.drops} drops\n\n{table(study, rows(study, members))}"
         for of, plot in pictures:
             if of == group:
-                yield f"![{plot} of {group.split}, {group.variant}]({study.name}/{picture_name(group, plot)}.svg)"
+                variant = f", variant {group.variant}" if len(study.variants) > 1 else ""
+                about = f"{PLOTS[plot]}; split {group.split}{variant}"
+                yield f"![{about}]({study.name}/{picture_name(group, plot)}.svg)"
         if study.grids and group.drops > 1:
             lines = (
                 [method, *(format_ratio(each, study.spread) for each in found)]

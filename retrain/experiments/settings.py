@@ -14,19 +14,19 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][^|\n]{0,59}$")]
 
 
 PLOTS = {
-    "accuracy": "accuracy over the iterations, with the crossings of L_100",
-    "train_loss": "training loss over the iterations",
-    "train_accuracy": "training accuracy over the iterations",
-    "loss": "loss on held-out samples, over the iterations",
-    "final": "final accuracies over drops, splits or variants",
-    "cost": "iterations of each run, over drops, splits or variants",
-    "time": "final accuracy of each run over the images that it took until `fitted` or `fitted_accuracy`",
-    "correlation": "final accuracy of each run over the correlation of its final with its initial weights",
-    "switch": "accuracy of the first runs, and the loss against scratch in percent, by variant",
-    "chain": "accuracy on the whole test set over all iterations so far, drop after drop",
-    "learning_speed": "a map of old samples by their learning speed before and after",
-    "learning_map": "a map of samples by epoch, which shows when each was classified correctly",
-    "gradient_norms": "mean norms of the gradients of old and new samples over the iterations",
+    "accuracy": "Accuracy of each method by iteration, with the points at which L_100 is reached",
+    "train_loss": "Training loss of each method by iteration",
+    "train_accuracy": "Training accuracy of each method by iteration",
+    "loss": "Loss of each method on held-out samples by iteration",
+    "final": "Final accuracy of each method, by number of drops, split or variant",
+    "cost": "Iterations of each method's run, by number of drops, split or variant",
+    "time": "Final accuracy of each run by the number of images that it needed to fit its training data",
+    "correlation": "Final accuracy of each run by the correlation of its final with its initial weights",
+    "switch": "Accuracy of the first runs, and the loss compared with scratch in percent, by variant",
+    "chain": "Accuracy on the whole test set by all iterations so far, drop after drop",
+    "learning_speed": "Map of old samples by their learning speed before and during the run",
+    "learning_map": "Map of samples by epoch, which shows when each was classified correctly",
+    "gradient_norms": "Mean norms of the gradients of old and new samples by iteration",
 }
 """The plots, with their descriptions."""
 
