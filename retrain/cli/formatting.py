@@ -240,7 +240,7 @@ def saved_rows(name: str, savings: Savings) -> Rows:
     yield "", f"{savings.gross_whole:+,} iterations gross, {savings.net_whole:+,.0f} net{whole}"
 
 
-WITHIN_ERROR = "; the run ended below it, by less than the error of their difference"
+WITHIN_ERROR = "; the run ended below it, within its 95% confidence bound"
 
 
 def _total_rows(record: RunRecord, ledger: Sequence[RunRecord]) -> Rows:

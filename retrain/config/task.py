@@ -175,7 +175,7 @@ class Stopping(ConfigModel):
     can end from half of this share on."""
     patience: PositiveFloat = 1.5
     """Number of windows without that gain after which a run below its target ends. It counts as at its target if it is
-    below it by no more than the standard error of the difference."""
+    below it by no more than 1.64 standard errors."""
 
 
 class Training(ConfigModel):

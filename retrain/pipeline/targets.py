@@ -28,6 +28,9 @@ IMAGES_EXPONENT, IMAGES_EXPONENT_ERROR = 0.14, 0.12
 tasks: 0.02 to 0.46 on photographs and clothes, about 0 if the new images are from another domain. On drawn letters it
 was 2.7, so the estimate is rough."""
 
+CONFIDENCE_95 = 1.645
+"""Standard errors between a figure and the bound of its one-sided 95% confidence interval."""
+
 SAME_IMAGES = 1.05
 """The number of images per class counts as unchanged if it has grown by this factor or less."""
 
@@ -80,11 +83,11 @@ def make_target(level: float, dataset: Dataset, baseline: Measured, records: Map
 def plateau_tolerance(target: Target, samples: int) -> float:
     """Return how far below a target measured on this many samples a run may be that has stopped improving.
 
-    It is one standard error of the difference, since the run's accuracy has the same error as the target. A target of
-    100% has the error of one wrong answer in two more samples. In 4 trials whose runs ended so, on 66 to 360 samples,
-    the models were 0.4 points below scratch on test, in the mean.
+    It is the distance to the lower bound of the target's one-sided 95% confidence interval. A target of 100% has the
+    error of one wrong answer in two more samples. In 4 trials whose runs ended so, on 66 to 360 samples, the models
+    were 0.4 points below scratch on test, in the mean.
     """
-    return math.sqrt(2) * max(target.standard_error, standard_error(1 / (samples + 2), samples))
+    return CONFIDENCE_95 * max(target.standard_error, standard_error(1 / (samples + 2), samples))
 
 
 def expect_accuracy(dataset: Dataset, baseline: Measured) -> AccuracyEstimate | None:

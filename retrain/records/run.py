@@ -75,7 +75,7 @@ class Machine(Record):
 class Result(Record):
     """How a training ended, `result.json`: written last, it marks the run's other files as complete.
 
-    `reached`: stopped at the target. `plateau`: stopped below it by more than its error, since the run no longer
+    `reached`: stopped at the target. `plateau`: stopped below its 95% confidence bound, since the run no longer
     improved. `missed`: schedule or budget ended below it. `completed`: there was no target. `diverged`: the loss was
     not finite.
     """

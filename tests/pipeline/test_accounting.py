@@ -147,14 +147,14 @@ def test_only_a_promoted_model_at_its_target_replaces_scratch(
 
 
 @pytest.mark.parametrize(("below", "expected"), [(0.01, True), (0.0, False)])
-def test_show_says_that_a_run_ended_within_the_error(below: float, expected: bool) -> None:
+def test_show_says_that_a_run_ended_within_the_bound(below: float, expected: bool) -> None:
     past = one_drop().landed(drop(2))
     record = past.ended(past.plan())
     score = record.target.accuracy - below
     record = record.model_copy(update={"result": record.result.model_copy(update={"in_scope": score})})
     console = Console(width=200, file=StringIO())
     console.print(record_details(record))
-    assert ("ended below it, by less than the error" in console.file.getvalue()) == expected
+    assert ("ended below it, within its 95% confidence bound" in console.file.getvalue()) == expected
 
 
 def test_plan_without_estimate_is_compared_with_its_baseline() -> None:

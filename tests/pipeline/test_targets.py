@@ -329,9 +329,9 @@ def test_plan_warns_of_an_uncertain_target(images: int, needed: str | None) -> N
 
 
 @pytest.mark.parametrize(("accuracy", "samples", "error"), [(0.8, 100, 0.04), (1.0, 66, 0.0148)])
-def test_plateau_tolerance_is_an_error_of_the_difference(accuracy: float, samples: int, error: float) -> None:
+def test_plateau_tolerance_is_a_confidence_bound(accuracy: float, samples: int, error: float) -> None:
     target = target_at(0.8).model_copy(update={"standard_error": standard_error(accuracy, samples)})
-    assert plateau_tolerance(target, samples) == pytest.approx(math.sqrt(2) * error, abs=5e-5)
+    assert plateau_tolerance(target, samples) == pytest.approx(1.645 * error, abs=1e-4)
 
 
 def test_plan_states_the_tolerance_of_its_target() -> None:
