@@ -12,7 +12,7 @@ AZURITE := .venv/azurite/ready
 STEM = $(patsubst %-mini,%,$(or $(NAME),$(error Say which: NAME=verwimp-table1; `retrain study list` has them all)))
 STUDY = $(if $(wildcard studies/$(STEM)-mini.yaml),$(STEM)-mini,$(NAME))
 
-help: ## List the chores
+help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) ## Retrain on four weekly drops of scanned digits, in under three minutes
@@ -103,7 +103,7 @@ image: ## Build the images retrain:VERSION and retrain:VERSION-slim with docker 
 release: $(READY) ## Build the distributions, the chart's package, notes, bill of materials and checksums in dist/
 	$(BIN)/python scripts/release.py
 
-clean: ## Remove what the other chores made, the virtual environment too
+clean: ## Remove what the other targets made, and the virtual environment
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info demo-store
 
 $(READY): requirements.lock pyproject.toml

@@ -1,4 +1,4 @@
-"""Configuration files of forges, editors and image builds match the project's chores."""
+"""Configuration files of forges, editors and image builds match the Makefile's targets."""
 
 import re
 from pathlib import Path

@@ -78,14 +78,16 @@ def _geometric_mean(results: Sequence[RegimeResult], method: str, baseline: str,
 
 
 def _fitted(results: Sequence[RegimeResult]) -> Goal:
-    goal = "Where scratch fits its data and a class has 100 images or more, L_100 against plain scratch is at least 8"
+    goal = "If scratch fits its data and a class has 100 images or more, L_100 against plain scratch is at least 8"
     found = [(r.name, s) for r, f in results if r.is_fitted and (s := f.speed_up(DEFAULT_TO_PLAIN, PLAIN))]
     failing = [f"{name} ({speed_up:.1f})" for name, speed_up in found if speed_up < 8]
     return _each(goal, failing, len(found), "regimes")
 
 
 def _never_slower(results: Sequence[RegimeResult]) -> Goal:
-    goal = "The default takes at most 10% more iterations than the better of naive and paper, as far as these were run"
+    goal = (
+        "The default takes at most 10% more iterations than the better of naive and paper, in regimes with these runs"
+    )
     failing, count = [], 0
     for regime, found in results:
         seeds = found.shared_seeds((DEFAULT_TO_PLAIN, NAIVE, PAPER), PLAIN)
@@ -99,7 +101,7 @@ def _never_slower(results: Sequence[RegimeResult]) -> Goal:
 
 
 def _journey_share(journeys: Sequence[RegimeResult]) -> Goal:
-    goal = "On every journey the default, with evaluations, takes at most 45% of s_scratch"
+    goal = "On every journey the default takes, including evaluations, at most 45% of s_scratch"
     shares = [(r.name, f.mean(lambda each: each.used_all_in / each.scratch).mean) for r, f in journeys]
     if not shares:
         return Goal(goal, "not run", None)
@@ -108,7 +110,7 @@ def _journey_share(journeys: Sequence[RegimeResult]) -> Goal:
 
 
 def _journey_champions(journeys: Sequence[RegimeResult]) -> Goal:
-    goal = "Every champion of a journey is at most 0.5 points below plain scratch on test, in the mean over seeds"
+    goal = "Every champion of a journey is at most 0.5 points below plain scratch on test, on average over seeds"
     failing = [
         f"{regime.name} drop {number} ({mean * 100:+.1f} points)"
         for regime, found in journeys

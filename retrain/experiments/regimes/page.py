@@ -1,4 +1,4 @@
-"""Write the suite's page from its results and regime files alone."""
+"""Write the suite's page only from its results and regime files."""
 
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -74,7 +74,7 @@ def make_page(runs: Runs, results: Sequence[RegimeResult], beside: str, advised:
         _table(["goal", "measured", "met?"], goals),
         f"![L_100 and test accuracy in every regime]({beside}/regimes.svg)",
         "## Every regime",
-        "L_r says how many times sooner than scratch a run reaches r percent of scratch's final accuracy on val "
+        "L_r is how many times sooner than scratch a run reaches r percent of scratch's final accuracy on val "
         "(Verwimp et al., eq. 2). Higher is better, and 1 means no saving. The run's target is that accuracy. "
         "Iterations are summed over drops and seeds. A run that never reaches the accuracy is charged all its "
         "iterations and scratch's; (2/3) means that it was reached on two drops of three.",
@@ -86,8 +86,8 @@ def make_page(runs: Runs, results: Sequence[RegimeResult], beside: str, advised:
         "## What a user of the defaults saves",
         "Here the target is carried from the first drop, as it is for a user who never runs `retrain baseline`. All "
         "figures are means over seeds.",
-        "- **Used**: iterations of all runs of the default, with evaluations. They are given as a share of s_scratch "
-        "of plain scratch, and of scratch's whole schedules. Lower is better.\n"
+        "- **Used**: iterations of all runs of the default, including evaluations, as a share of s_scratch "
+        "of plain scratch, and of scratch's full schedules. Lower is better.\n"
         "- **Net saving**, in iterations: as the ledger states it, with its standard error, and recomputed from the "
         "measured curves (`retrain/experiments/regimes/figures.py`) against plain and averaged scratch. A drop whose "
         "run the gate refused saves nothing, and its iterations are a loss.\n"
@@ -172,7 +172,7 @@ def _ablation(results: Sequence[RegimeResult]) -> Iterator[str]:
             rows.append((title, [found.speed_up(method, PLAIN, seeds=seeds) for method in columns]))
     if not rows:
         return
-    yield "## What each idea gives"
+    yield "## The effect of each idea"
     yield (
         "L_100 against plain scratch, as above, for the default, for the default with one idea removed or changed, for "
         "the preset naive, and for naive with one idea added. The mean is geometric."
