@@ -9,13 +9,14 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 from kfp.client import (
@@ -26,7 +27,7 @@ from kfp.client import (
 )
 from kfp.compiler import Compiler
 from kfp.dsl.graph_component import GraphComponent
-from kfp_server_api import ApiException, V2beta1Run
+from kfp_server_api import ApiException, V2beta1Experiment, V2beta1GetHealthzResponse, V2beta1Pipeline, V2beta1Run
 from urllib3.exceptions import HTTPError
 
 from retrain import __version__
@@ -79,7 +80,9 @@ def schedule(task: Task, build: PipelineBuilder) -> str:
     name = f"retrain-{task.name}"
     with _connection(task.kubeflow) as client, TemporaryDirectory(prefix="retrain-") as folder:
         experiment = _experiment(client, task)
-        earlier = client.list_recurring_runs(experiment_id=experiment, filter=_name_filter(name), page_size=100)
+        earlier = client.list_recurring_runs(
+            experiment_id=experiment, filter=_equals("display_name", name), page_size=100
+        )
         run = client.create_recurring_run(
             experiment_id=experiment,
             job_name=name,
@@ -102,16 +105,27 @@ def register(task: Task, build: PipelineBuilder) -> Registered:
     A version that is there already is not registered again.
     """
     name = f"retrain-{task.name}"
+    space = task.kubeflow.namespace
     with _connection(task.kubeflow) as client, TemporaryDirectory(prefix="retrain-") as folder:
-        package = _compile(build(task), folder)
+        package = _compile(build(_without_host(task)), folder)
         version = f"{__version__}-{sha256(Path(package).read_bytes()).hexdigest()[:8]}"
-        listed = client.list_pipelines(filter=_name_filter(name), namespace=task.kubeflow.namespace)
-        pipeline = listed.pipelines[0] if listed.pipelines else None
-        pipeline = pipeline or client.upload_pipeline(package, name, namespace=task.kubeflow.namespace)
-        found = client.list_pipeline_versions(pipeline.pipeline_id, filter=_name_filter(version)).pipeline_versions
-        if not found:
-            client.upload_pipeline_version(package, version, pipeline.pipeline_id)
-        return Registered(name, version, new=not found)
+        pipeline, _ = _find_or_create(
+            lambda: client.list_pipelines(filter=_equals("name", name), namespace=space).pipelines,
+            lambda: client.pipelines.pipeline_service_create_pipeline(
+                V2beta1Pipeline(display_name=name, namespace=space)
+            ),
+        )
+        of = pipeline.pipeline_id
+        _, new = _find_or_create(
+            lambda: client.list_pipeline_versions(of, filter=_equals("name", version)).pipeline_versions,
+            lambda: client.upload_pipeline_version(package, version, of),
+        )
+        return Registered(name, version, new)
+
+
+def _without_host(task: Task) -> Task:
+    """Return the task without the server's address: no pod uses it, and each forwarded port would make a version."""
+    return task.model_copy(update={"kubeflow": task.kubeflow.model_copy(update={"host": None})})
 
 
 def reach(settings: Kubeflow) -> int:
@@ -123,12 +137,36 @@ def reach(settings: Kubeflow) -> int:
 
 def _experiment(client: Client, task: Task) -> str:
     name = task.kubeflow.experiment or task.name
-    experiment = client.create_experiment(name, namespace=task.kubeflow.namespace)
+    space = task.kubeflow.namespace or client.get_user_namespace()
+    experiment, _ = _find_or_create(
+        lambda: client.list_experiments(filter=_equals("display_name", name), namespace=space).experiments,
+        lambda: client.experiments.experiment_service_create_experiment(
+            V2beta1Experiment(display_name=name, namespace=space)
+        ),
+    )
     return str(experiment.experiment_id)
 
 
+def _find_or_create(find: Callable[[], list[Any] | None], create: Callable[[], Any]) -> tuple[Any, bool]:
+    """Return what is found or else created, and whether this call created it.
+
+    The server allows each name once, so of processes that race all but one are refused, and find what that one created.
+    """
+    if found := find():
+        return found[0], False
+    try:
+        return create(), True
+    except ApiException as error:
+        if error.status == HTTPStatus.CONFLICT and (found := find()):
+            return found[0], False
+        raise
+
+
 def _find_run(client: Client, experiment: str, run_id: str) -> V2beta1Run | None:
-    found = client.list_runs(experiment_id=experiment, filter=_name_filter(run_id), sort_by="created_at").runs or []
+    found = (
+        client.list_runs(experiment_id=experiment, filter=_equals("display_name", run_id), sort_by="created_at").runs
+        or []
+    )
     ordered = sorted(found, key=lambda run: (run.state in ENDED_STATES, run.created_at, run.run_id))
     return ordered[0] if ordered else None
 
@@ -137,8 +175,9 @@ def _to_submitted(run: V2beta1Run, new: bool) -> Submitted:
     return Submitted(run.run_id, run.state, new)
 
 
-def _name_filter(name: str) -> str:
-    return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
+def _equals(key: str, name: str) -> str:
+    """Return a filter by name. The server decodes it once more than any other parameter."""
+    return quote(json.dumps({"predicates": [{"operation": "EQUALS", "key": key, "stringValue": name}]}))
 
 
 def _compile(pipeline: GraphComponent, folder: str) -> str:
@@ -170,12 +209,23 @@ def _explain(error: ApiException) -> str:
     """Return the cause alone, which a server's reply repeats for each of its layers, and what to do without a token."""
     try:
         reply = json.loads(error.body)
+        if "error_message" in reply:
+            return _explain_upload(error, reply["error_message"])
         cause = str(reply["details"][0]["message"] if reply.get("details") else reply["message"])
+        if cause == HTTPStatus.INTERNAL_SERVER_ERROR.phrase:
+            cause = str(reply["message"])
     except (ValueError, TypeError, KeyError):
-        cause = str(error.body)
+        cause = str(error.body).strip()
     if error.status == HTTPStatus.UNAUTHORIZED:
         return f"{cause}. Set {TOKEN}, for example to what `{CREATE_TOKEN}` prints"
     return cause
+
+
+def _explain_upload(error: ApiException, message: str) -> str:
+    """Return the message alone. The reply to an upload has a stack trace beside it, and no word of a missing right."""
+    if error.status == HTTPStatus.BAD_REQUEST:
+        return f"{message}. The right to create `pipelines` may be missing"
+    return message
 
 
 def _connect(settings: Kubeflow) -> Client:
@@ -184,12 +234,26 @@ def _connect(settings: Kubeflow) -> Client:
     volume = Path(os.environ.get(KF_PIPELINES_SA_TOKEN_ENV) or KF_PIPELINES_SA_TOKEN_PATH)
     credentials = ServiceAccountTokenVolumeCredentials() if volume.is_file() and not token else None
     with warnings.catch_warnings(action="ignore", category=FutureWarning):  # about servers before version 2
-        return Client(
+        client = _Client(
             host=settings.host,
             namespace=settings.namespace or "kubeflow",  # the client's value for no namespace
             existing_token=token,
             credentials=credentials,
         )
+    if client.get_kfp_healthz().multi_user is None:  # a website answers every request with a page
+        raise SubmitError(
+            f"{settings.host}: what answers there is not the API of Kubeflow Pipelines. Inside its cluster the address "
+            "is http://ml-pipeline.NAMESPACE:8888"
+        )
+    return client
+
+
+class _Client(Client):  # type: ignore[misc]  # kfp has no types
+    """Asks for the server's health once. kfp's client asks five times within 25 s, and then leaves out the reason."""
+
+    def get_kfp_healthz(self, sleep_duration: int = 0) -> V2beta1GetHealthzResponse:
+        """Return the server's health."""
+        return self.healthzs.healthz_service_get_healthz()
 
 
 def pipeline_arguments(task: Task, request: Request, device: str, submission: str) -> dict[str, Any]:

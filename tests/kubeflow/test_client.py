@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.kfp_server import NO_IDENTITY, NO_TOKEN, KfpServer, serving
+from support.kfp_server import NO_IDENTITY, NO_RIGHT_TO_UPLOAD, NO_TOKEN, PAGE, TOO_LONG, KfpServer, serving
 
 from retrain.cli.pipeline import build_pipeline
 from retrain.config.resources import Kubeflow, Resources
 from retrain.config.task import Task
 from retrain.errors import SubmitError
-from retrain.kubeflow.client import Submitted, register, schedule, submit_by_name
+from retrain.kubeflow.client import Submitted, reach, register, schedule, submit_by_name
 from retrain.kubeflow.records import Registered
 
 
@@ -67,7 +67,7 @@ def test_racing_submitters_all_find_the_first_unfinished_run(
     kfp: KfpServer,
 ) -> None:
     others: list[Submitted] = []
-    kfp.meanwhile = lambda: others.append(submit_by_name(task(kfp), "continuous-1", build_pipeline))
+    kfp.meanwhile["runs"] = lambda: others.append(submit_by_name(task(kfp), "continuous-1", build_pipeline))
     late = submit_by_name(task(kfp), "continuous-1", build_pipeline)
     [first] = others
     assert first.new
@@ -82,7 +82,7 @@ def test_racing_submitters_all_find_the_first_unfinished_run(
 def test_runs_submitted_in_one_second_differ_by_id(kfp: KfpServer) -> None:
     kfp.tick = timedelta()
     for _ in range(2):
-        kfp.meanwhile = lambda: submit_by_name(task(kfp), "continuous-1", build_pipeline)
+        kfp.meanwhile["runs"] = lambda: submit_by_name(task(kfp), "continuous-1", build_pipeline)
         submit_by_name(task(kfp), "continuous-1", build_pipeline)
         found = {submit_by_name(task(kfp), "continuous-1", build_pipeline).id for _ in range(2)}
         assert found == {min(run["run_id"] for run in kfp.runs)}
@@ -94,6 +94,21 @@ def test_experiment_can_have_a_name_of_its_own(kfp: KfpServer) -> None:
     submit_by_name(Task(name="pets", kubeflow=named), "continuous-1", build_pipeline)
     [experiment] = kfp.experiments
     assert (experiment["display_name"], experiment["namespace"]) == ("vision", "team")
+
+
+@pytest.mark.parametrize("name", ["C++ vision", "60% of it", "étoile ★", "a/b 'c' \"d\" &e=f"])
+def test_experiment_with_an_odd_name_is_found_again(kfp: KfpServer, name: str) -> None:
+    named = Task(name="pets", kubeflow=Kubeflow(host=kfp.url, experiment=name))
+    submit_by_name(named, "continuous-1", build_pipeline)
+    submit_by_name(named, "continuous-2", build_pipeline)
+    assert [each["display_name"] for each in kfp.experiments] == [name]
+
+
+def test_two_first_submissions_of_a_task_share_the_experiment(kfp: KfpServer) -> None:
+    kfp.meanwhile["experiments"] = lambda: submit_by_name(task(kfp), "continuous-1", build_pipeline)
+    submit_by_name(task(kfp), "continuous-2", build_pipeline)
+    [experiment] = kfp.experiments
+    assert {run["experiment_id"] for run in kfp.runs} == {experiment["experiment_id"]}
 
 
 def test_new_schedule_replaces_the_previous_one(kfp: KfpServer) -> None:
@@ -115,9 +130,32 @@ def test_registered_pipeline_gets_a_version_for_each_change(kfp: KfpServer) -> N
     assert changed.version != first.version
     [pipeline] = kfp.pipelines
     assert pipeline["display_name"] == "retrain-pets"
-    assert [each["display_name"] for each in kfp.versions] == ["retrain-pets", first.version, changed.version]
+    assert [each["display_name"] for each in kfp.versions] == [first.version, changed.version]
     assert {each["pipeline_id"] for each in kfp.versions} == {pipeline["pipeline_id"]}
     assert "name: retrain-pets" in kfp.versions[-1]["package"]
+
+
+@pytest.mark.parametrize("end", ["pipelines", "upload_version"])
+def test_of_two_that_register_at_once_one_does(kfp: KfpServer, end: str) -> None:
+    others: list[Registered] = []
+    kfp.meanwhile[end] = lambda: others.append(register(task(kfp), build_pipeline))
+    late = register(task(kfp), build_pipeline)
+    [first] = others
+    assert first.new
+    assert late == first._replace(new=False)
+    assert (len(kfp.pipelines), len(kfp.versions)) == (1, 1)
+
+
+def test_pipeline_that_was_renamed_on_the_page_is_found_again(kfp: KfpServer) -> None:
+    first = register(task(kfp), build_pipeline)
+    kfp.pipelines[0]["display_name"] = "Pets of the shelter"
+    assert register(task(kfp), build_pipeline) == first._replace(new=False)
+
+
+def test_same_task_by_another_address_is_no_new_version(kfp: KfpServer) -> None:
+    first = register(task(kfp), build_pipeline)
+    elsewhere = Task(name="pets", store="s3://bucket/prefix", kubeflow=Kubeflow(host=f"{kfp.url}/"))
+    assert register(elsewhere, build_pipeline) == first._replace(new=False)
 
 
 def test_outside_a_cluster_there_is_a_token_if_one_is_given(kfp: KfpServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,14 +185,32 @@ def test_missing_kubeflow_address_is_an_error() -> None:
 
 
 def test_kubeflow_refusal_is_reported(kfp: KfpServer) -> None:
-    with pytest.raises(SubmitError, match="refused the request with 404 Not Found"):
-        submit_by_name(
-            Task(name="pets", kubeflow=Kubeflow(host=f"{kfp.url}/elsewhere", namespace="team")), "x", build_pipeline
-        )
+    with pytest.raises(SubmitError, match=r"refused the request with 404 Not Found: 404 page not found$"):
+        submit_by_name(Task(name="pets", kubeflow=Kubeflow(host=f"{kfp.url}/elsewhere")), "x", build_pipeline)
+
+
+@pytest.mark.parametrize("namespace", [None, "team"])
+def test_website_is_not_taken_for_the_server(kfp: KfpServer, namespace: str | None) -> None:
+    """Everything that is read of a page is empty: a submission would seem to have worked."""
+    kfp.refuses[""] = PAGE
+    with pytest.raises(SubmitError, match=f"{kfp.url}: what answers there is not the API of Kubeflow Pipelines"):
+        reach(Kubeflow(host=kfp.url, namespace=namespace))
+
+
+def test_refusal_of_an_upload_names_the_right_without_a_stack(kfp: KfpServer) -> None:
+    kfp.refuses["upload_version"] = NO_RIGHT_TO_UPLOAD
+    with pytest.raises(SubmitError, match=r"pipeline version\. The right to create `pipelines` may be missing$"):
+        register(task(kfp), build_pipeline)
+
+
+def test_error_inside_the_server_is_told_with_its_cause(kfp: KfpServer) -> None:
+    kfp.refuses["experiments"] = TOO_LONG
+    with pytest.raises(SubmitError, match=r"Experiment\.Name length cannot exceed 128$"):
+        submit_by_name(task(kfp), "continuous-1", build_pipeline)
 
 
 def test_refusal_without_a_token_names_cause_and_remedy(kfp: KfpServer) -> None:
-    kfp.refuses = NO_TOKEN
+    kfp.refuses["experiments"] = NO_TOKEN
     with pytest.raises(SubmitError) as refusal:
         submit_by_name(task(kfp), "continuous-1", build_pipeline)
     assert str(refusal.value) == (

@@ -1,8 +1,9 @@
 """A server for tests that records and answers as Kubeflow Pipelines' API does (v2beta1), over real HTTP.
 
 What differs from one release to the next was read in the source of its API server 2.17.0, and its replies were compared
-with those of a real one (docs/evidence/kubeflow.md): times are whole seconds, runs of one second are listed by their
-id, and an end that is not there yet is 1970.
+with those of a real one (docs/evidence/kubeflow.md): times are whole seconds, everything is listed by time and, within
+a second, by its id, and an end that is not there yet is 1970. Filters are decoded once more than other parameters. An
+experiment, a pipeline and a version of a pipeline are refused if their name is taken, runs are not.
 """
 
 import json
@@ -13,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote_plus, urlsplit
 from uuid import uuid4
 
 PREFIX = "/apis/v2beta1/"
@@ -33,10 +34,15 @@ LISTS = {
 }
 """What lists are called in replies, as the client of KFP 2.17 reads them."""
 
+UNIQUE = ("experiments", "pipelines", "versions")
+"""What is refused if its name is there already."""
+
 Item = dict[str, Any]
+Reply = tuple[int, Item | str]
+"""Status and body: JSON, or a text."""
 
 NO_IDENTITY = "Failed to check authorization. User identity is empty in the request header"
-NO_TOKEN: tuple[int, Item] = (
+NO_TOKEN: Reply = (
     401,
     {
         "code": 16,
@@ -47,6 +53,28 @@ NO_TOKEN: tuple[int, Item] = (
     },
 )
 """The reply of a real multi-user server to a request without a token."""
+
+NO_RIGHT_TO_UPLOAD: Reply = (
+    400,
+    {
+        "error_message": "Failed to create a pipeline version",
+        "error_details": "Failed to create a pipeline version\nthe stack of\n\tserver/pipeline_upload_server.go:315",
+    },
+)
+"""Its reply to an upload without the right to create pipelines."""
+
+TOO_LONG: Reply = (
+    500,
+    {
+        "code": 13,
+        "message": "Failed to create a experiment due to conversion error: Experiment.Name length cannot exceed 128",
+        "details": [{"@type": "type.googleapis.com/google.rpc.Status", "code": 13, "message": "Internal Server Error"}],
+    },
+)
+"""Its reply to an experiment's name of 129 letters."""
+
+PAGE: Reply = (200, "<!doctype html><title>Sign in</title>")
+"""The reply of a website to every request."""
 
 
 @dataclass
@@ -62,16 +90,16 @@ class KfpServer:
     """Versions of pipelines, with the packages that were uploaded."""
     tokens: list[str | None] = field(default_factory=list)
     """The Authorization header of every request."""
-    refuses: tuple[int, Item] | None = None
-    """Its answer to every request but for its health: the status and the body."""
+    refuses: dict[str, Reply] = field(default_factory=dict)
+    """Its answers to requests whose path contains a text."""
     down: bool = False
     """Cuts every connection."""
     refused: int = 0
     """How many it has cut so."""
     lose_reply: bool = False
     """Does what is asked by the next POST, and cuts the connection instead of answering."""
-    meanwhile: Callable[[], object] | None = None
-    """What happens, once, while the next run's submission is on its way."""
+    meanwhile: dict[str, Callable[[], object]] = field(default_factory=dict)
+    """What happens, once, while the next POST is on its way whose path ends with a text."""
     now: datetime = datetime(2026, 1, 1, tzinfo=UTC)
     """The server's time."""
     tick: timedelta = timedelta(seconds=1)
@@ -90,55 +118,70 @@ class KfpServer:
     def create(self, kind: str, item: Item) -> Item:
         self.now += self.tick
         created = {**item, IDS[kind]: str(uuid4()), "created_at": f"{self.now:%Y-%m-%dT%H:%M:%SZ}"}
+        if kind in ("pipelines", "versions"):
+            created["name"] = item["display_name"]
         if kind == "runs":
             created |= {"state": "PENDING", "finished_at": "1970-01-01T00:00:00Z"}
         self.items(kind).append(created)
         return created
 
     def find(self, kind: str, query: dict[str, list[str]]) -> list[Item]:
-        """Return the items of an experiment that fulfil a filter's predicates, newest first unless asked otherwise."""
+        """Return the items of an experiment or a pipeline that fulfil a filter's predicates, oldest first."""
         found = [item for item in self.items(kind) if item.get("experiment_id") in query.get("experiment_id", [None])]
         if kind in ("experiments", "pipelines"):
             found = self.items(kind)
         if kind == "versions":
             found = [item for item in self.versions if item["pipeline_id"] == query["pipeline_id"][0]]
-        for predicate in json.loads(query.get("filter", ["{}"])[0] or "{}").get("predicates", ()):
-            assert predicate["operation"] in ("EQUALS", 1)  # by name, or by number as the client itself does
+        for predicate in json.loads(unquote_plus(query.get("filter", [""])[0]) or "{}").get("predicates", ()):
+            assert predicate["operation"] == "EQUALS"
             found = [item for item in found if item[predicate["key"]] == predicate["stringValue"]]
-        found = sorted(found, key=lambda item: (item["created_at"], item[IDS[kind]]))
-        return found if query.get("sort_by") == ["created_at"] else found[::-1]
+        return sorted(found, key=lambda item: (item["created_at"], item[IDS[kind]]))
 
-    def upload(self, query: dict[str, list[str]], package: bytes) -> Item:
-        """Store an uploaded package. A new pipeline's first version has the pipeline's name."""
-        name, given = query["name"][0], query.get("pipelineid")
-        pipeline = {"pipeline_id": given[0]} if given else self.create("pipelines", {"display_name": name})
-        version = {"display_name": name, "pipeline_id": pipeline["pipeline_id"], "package": package.decode()}
-        created = self.create("versions", version)
-        return {key: value for key, value in (created if given else pipeline).items() if key != "package"}
+    def add(self, kind: str, item: Item) -> Reply:
+        """Create an item, unless its name is taken."""
+        name, within = item["display_name"], item.get("pipeline_id")
+        there = [each for each in self.items(kind) if not within or each["pipeline_id"] == within]
+        if kind in UNIQUE and name in [each.get("name", each["display_name"]) for each in there]:
+            message = f"Failed to create. The name {name} already exists. Please specify a new name"
+            return 409, {"code": 6, "message": message, "details": [{"code": 6, "message": message}]}
+        return 200, without_package(self.create(kind, item))
 
-    def answer(self, method: str, path: str, content: bytes) -> tuple[int, Item]:
+    def upload_version(self, query: dict[str, list[str]], package: bytes) -> Reply:
+        """Store an uploaded package as a version of a pipeline."""
+        version = {"display_name": query["name"][0], "pipeline_id": query["pipelineid"][0]}
+        status, reply = self.add("versions", {**version, "package": package.decode()})
+        message = "Failed to create a pipeline version"
+        return status, reply if status == 200 else {"error_message": message, "error_details": f"{message}\n a stack"}
+
+    def answer(self, method: str, path: str, content: bytes) -> Reply:
         parts = urlsplit(path)
         kind, _, item_id = parts.path.removeprefix(PREFIX).partition("/")
+        for text, reply in self.refuses.items():
+            if text in path:
+                return reply
         if kind == "healthz":
             built = {"commit_sha": "unknown", "tag_name": "unknown"}
             return 200, {**built, "multi_user": False, "pipeline_store": "database"}
-        if self.refuses:
-            return self.refuses
         if kind not in IDS:
-            return 404, {"error": path}
+            return 404, "404 page not found\n"
         query = parse_qs(parts.query)
-        if item_id.startswith("upload"):
-            return 200, self.upload(query, content)
+        if item_id == "upload_version":
+            return self.upload_version(query, content)
         body = json.loads(content or "{}")
         if item_id.endswith("/versions"):
             kind, query = "versions", {**query, "pipeline_id": [item_id.removesuffix("/versions")]}
         if method == "POST":
-            return 200, self.create(kind, body)
+            return self.add(kind, body)
         if method == "DELETE":
             self.items(kind)[:] = [item for item in self.items(kind) if item[IDS[kind]] != item_id]
             return 200, {}
-        found = [{key: value for key, value in item.items() if key != "package"} for item in self.find(kind, query)]
+        found = [without_package(item) for item in self.find(kind, query)]
         return 200, {LISTS[kind]: found, "total_size": len(found)} if found else {}
+
+
+def without_package(item: Item) -> Item:
+    """Return an item as the server describes it."""
+    return {key: value for key, value in item.items() if key != "package"}
 
 
 @contextmanager
@@ -167,20 +210,22 @@ def _handler(kfp: KfpServer) -> type[BaseHTTPRequestHandler]:
             if kfp.down:
                 kfp.refused += 1
                 return
-            if kfp.meanwhile and (self.command, self.path) == ("POST", f"{PREFIX}runs"):
-                happen, kfp.meanwhile = kfp.meanwhile, None
-                happen()
+            for end in list(kfp.meanwhile):
+                if self.command == "POST" and urlsplit(self.path).path.endswith(end):
+                    kfp.meanwhile.pop(end)()
             with kfp.lock:
                 kfp.tokens.append(self.headers.get("Authorization"))
                 status, reply = kfp.answer(self.command, self.path, body)
                 cut = kfp.lose_reply and self.command == "POST"
                 kfp.lose_reply &= not cut
             if not cut:
-                self.send(status, json.dumps(reply).encode())
+                self.send(status, reply)
 
-        def send(self, status: int, body: bytes) -> None:
+        def send(self, status: int, reply: Item | str) -> None:
+            text = isinstance(reply, str)
+            body = (reply if text else json.dumps(reply)).encode()
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", "text/html" if text else "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Connection", "close")
             self.end_headers()
