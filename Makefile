@@ -1,6 +1,6 @@
 # Chores. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast coverage lint audit format study-mini bench chaos mutation lock docs site site-versions manifests image release clean
+.PHONY: help demo test test-fast coverage lint audit format study-mini bench chaos mutation lock docs site site-versions manifests image image-slim release clean
 
 PYTHON := $(shell for python in python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$python && break; done)
@@ -93,12 +93,16 @@ manifests: $(READY) ## Generate the chart's values schema and the plain manifest
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' retrain/__init__.py)
 BUILD = $(if $(shell docker version >/dev/null 2>&1 && echo there),docker build,buildah bud --isolation chroot)
 
-IMAGE = $(BUILD) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) --build-arg VERSION=$(VERSION) \
-	--build-arg REVISION=$(shell git rev-parse HEAD)
+LABELS = title=retrain licenses=Apache-2.0 version=$(VERSION) revision=$(shell git rev-parse HEAD)
+IMAGE = $(BUILD) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
+	$(addprefix --label org.opencontainers.image.,$(LABELS)) \
+	--label org.opencontainers.image.description='Keeps image classifiers up to date for a fraction of the compute'
 
-image: ## Build the images retrain:VERSION and retrain:VERSION-slim with docker or buildah; BASE_IMAGE= and SLIM_BASE_IMAGE= name other bases
-	$(IMAGE) $(if $(SLIM_BASE_IMAGE),--build-arg RUNTIME_IMAGE=$(SLIM_BASE_IMAGE)) --target slim --tag retrain:$(VERSION)-slim .
+image: image-slim ## Build the images retrain:VERSION and retrain:VERSION-slim with docker or buildah; BASE_IMAGE= names another base
 	$(IMAGE) --tag retrain:$(VERSION) .
+
+image-slim: ## Build only retrain:VERSION-slim, for watcher and exporter
+	$(IMAGE) --target slim --tag retrain:$(VERSION)-slim .
 
 release: $(READY) ## Build the distributions, the chart's package, notes, bill of materials and checksums in dist/
 	$(BIN)/python scripts/release.py

@@ -81,6 +81,7 @@ SLOW = {
     "repository/test_release.py",
     "repository/test_site.py",
     "repository/test_slim.py",
+    "repository/test_slim_image.py",
     "store/test_local_store.py",
     "store/test_locks.py",
     "store/test_stateful.py",

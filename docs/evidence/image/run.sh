@@ -7,7 +7,8 @@ set -euo pipefail
 container=$(buildah from --pull=never "$1")
 image=$(buildah mount "$container")
 trap 'buildah umount "$container" >/dev/null; buildah rm "$container" >/dev/null' EXIT
-mkdir -p "$image/data"
+mkdir -p "$image"/{data,dev,proc,etc/retrain/tasks} # as a container engine does
+cp /etc/{hosts,resolv.conf} "$image/etc"
 
 unshare --mount --pid --fork bash -euo pipefail -s "$image" "$(realpath "$2")" "${@:3}" <<'INSIDE'
 root=$(mktemp --directory)
