@@ -1,4 +1,4 @@
-"""Measure what the loop adds to a bare one written by hand: same network, batch, augmentation and optimizer.
+"""Measure what the loop adds to a bare one written by hand: same network, batch, augmentation, penalty and optimizer.
 
 Both train in one process and alternate, an iteration each, so other load on the machine affects both alike. The loop's
 time is all that passes between two of its iterations, including bookkeeping, without evaluation.
@@ -8,7 +8,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from lib.noise import CLASSES, CPU, NO_AUGMENTATION, Case, run_of
@@ -19,6 +19,7 @@ from torchvision.transforms import v2
 
 from retrain.config import Method
 from retrain.config.augmentation import Augmentation, ColorJitter, RandAugment
+from retrain.config.recipe import L2Init
 from retrain.data.augment import Augment
 from retrain.models import factory
 from retrain.records import Plan, Point
@@ -38,13 +39,17 @@ MODERN = Augmentation(policy=RandAugment(), color_jitter=ColorJitter(), mixup=0.
 
 
 class Bare:
-    """Train in a plain hand-written loop, without the method and without its counters."""
+    """Train in a plain hand-written loop, with the method's penalty but without its counters."""
 
     def __init__(self, run: Run) -> None:
         task = run.plan.task
         self.data, self.iterations, self.batch_size = run.train, run.plan.iterations, task.training.batch_size
         network = factory.build_network(task.model, CLASSES, task.data.image_size, seed=0)
         self.network = factory.to_device_channels_last(network, CPU).train()
+        objective = run.plan.recipe.objective
+        self.strength = objective.strength if isinstance(objective, L2Init) else None
+        self.weights = list(self.network.parameters())
+        self.anchor = [weight.detach().clone() for weight in self.weights]
         self.peak = task.training.optimizer.learning_rate
         self.optimizer = torch.optim.Adam(self.network.parameters(), self.peak, fused=True)
         self.augment, self.generator = Augment(task.data), torch.Generator().manual_seed(0)
@@ -73,8 +78,15 @@ class Bare:
         )
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
+        if self.strength:
+            self._add_l2_init(self.strength)
         self.optimizer.step()
         self.iteration += 1
+
+    @torch.no_grad()
+    def _add_l2_init(self, strength: float) -> None:
+        for weight, anchor in zip(self.weights, self.anchor, strict=True):
+            cast(Tensor, weight.grad).add_(weight - anchor, alpha=2 * strength)
 
 
 class Moment(NamedTuple):
