@@ -1,8 +1,8 @@
 """Run the demo's four weeks with many seeds: what continuing saves, and its accuracy compared with scratch.
 
 For each seed of the task the drops of `make demo` land one after the other. After each retraining, scratch is trained
-on the same data as a trial, which the ledger leaves out of its savings. One JSON line is written for each seed as soon
-as it is done. Seeds that have a line are not run again. `--summary` prints the means of all lines.
+on the same data as a trial, which the ledger does not count in its savings. One JSON line is written when a seed has
+ended. Seeds that have a line are not run again. `--summary` prints the means of all lines.
 """
 
 import json
@@ -33,8 +33,8 @@ LINES = ROOT / "docs" / "evidence" / "demo" / "seeds.jsonl"
 Line = dict[str, Any]
 
 
-def run_life(seed: int, overrides: list[str], folder: Path) -> Line:
-    """Run the demo's weeks with one seed, and scratch beside them; return the line about it."""
+def run_seed(seed: int, overrides: list[str], folder: Path) -> Line:
+    """Run the demo's weeks with one seed, and scratch on the same data; return the seed's line."""
     since = time.monotonic()
     task = load_task(str(TASK), [f"seed={seed}", *overrides])
     store = TaskStore(open_store(str(folder / "store"), None), task.name)
@@ -62,7 +62,7 @@ def _run(context: Context, task: Task, request: Request) -> RunRecord:
 
 
 def _describe(retrained: RunRecord, scratch: RunRecord) -> Line:
-    """Return what one week's retraining took and reached, beside scratch on the same data."""
+    """Return the cost and result of one week's retraining, and those of scratch on the same data."""
     theirs, saved = scratch.result, retrained.savings
     if not (retrained.result and retrained.evaluation and theirs and scratch.evaluation and saved):
         raise RuntimeError(f"{retrained.run_id} or {scratch.run_id} left no result")
@@ -87,7 +87,7 @@ def _describe(retrained: RunRecord, scratch: RunRecord) -> Line:
 
 
 def _sum(weeks: list[Line], records: list[RunRecord]) -> Line:
-    """Return a life's net savings: by its ledger, and against scratch as it was trained beside it."""
+    """Return a seed's net savings: by its ledger, and compared with scratch trained on the same data."""
     continued = [week for week in weeks if week["method"] == "continuous"]
     ledger = total_savings(record for record in records if record.purpose == "retrain")
     used = sum(week["used_all_in"] for week in continued)
@@ -103,7 +103,7 @@ def _sum(weeks: list[Line], records: list[RunRecord]) -> Line:
 
 
 def summarise(lines: list[Line]) -> Line:
-    """Return counts and means over the lives, and by week."""
+    """Return counts and means over all seeds, and by week."""
     continued = [[line["weeks"][week] for line in lines] for week in range(1, len(WEEKS))]
     every = [week for weeks in continued for week in weeks]
     used, s_scratch = (sum(week[name] for week in every) for name in ("used_all_in", "s_scratch"))
@@ -116,9 +116,9 @@ def summarise(lines: list[Line]) -> Line:
         "mean net by the ledger": round(mean(line["net_ledger"] for line in lines)),
         "mean net against measured scratch": round(mean(line["net_measured"] for line in lines)),
         "used of measured s_scratch": round(used / s_scratch, 3),
-        "used of scratch's whole training": round(used / sum(week["whole"] for week in every), 3),
+        "used of scratch's full training": round(used / sum(week["whole"] for week in every), 3),
         "test, champion minus scratch": round(mean(week["test"] - week["test_scratch"] for week in every), 4),
-        "seconds a life": round(mean(line["seconds"] for line in lines)),
+        "seconds a seed": round(mean(line["seconds"] for line in lines)),
         "weeks": [_summarise_week(number, weeks) for number, weeks in enumerate(continued, start=2)],
     }
 
@@ -141,7 +141,7 @@ HEAD = ("seed", "credited", "used", "s_scratch", "share", "net by the ledger", "
 
 
 def format_table(lines: list[Line]) -> str:
-    """Return a Markdown table with one row a life; accuracies on test are means over weeks 2 to 4, in percent."""
+    """Return a Markdown table with one row a seed; accuracies on test are means over weeks 2 to 4, in percent."""
     rows = [HEAD, ("---:",) * len(HEAD), *map(_format_row, sorted(lines, key=lambda line: line["seed"]))]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
@@ -166,18 +166,18 @@ def _format_row(line: Line) -> tuple[str, ...]:
 def main() -> None:
     """Run the seeds that have no line yet, and print the summary."""
     options = parser(__doc__)
-    options.add_argument("--lines", type=Path, default=LINES, help="one JSON line a seed; continued if it is there")
-    options.add_argument("--seeds", type=int, default=20, help="how many, from 0")
+    options.add_argument("--lines", type=Path, default=LINES, help="file with one JSON line a seed, which is extended")
+    options.add_argument("--seeds", type=int, default=20, help="number of seeds, from 0 on")
     options.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="override a field")
-    options.add_argument("--summary", action="store_true", help="run nothing")
-    options.add_argument("--table", action="store_true", help="print the table of docs/evidence/demo.md too")
+    options.add_argument("--summary", action="store_true", help="only print the summary")
+    options.add_argument("--table", action="store_true", help="also print the table of docs/evidence/demo.md")
     chosen = options.parse_args()
     torch.set_num_threads(1)
     lines = [json.loads(line) for line in chosen.lines.read_text().splitlines()] if chosen.lines.exists() else []
     chosen.lines.parent.mkdir(parents=True, exist_ok=True)
     for seed in [] if chosen.summary else sorted(set(range(chosen.seeds)) - {line["seed"] for line in lines}):
         with tempfile.TemporaryDirectory(prefix="retrain-demo-") as folder:
-            lines.append(run_life(seed, chosen.set, Path(folder)))
+            lines.append(run_seed(seed, chosen.set, Path(folder)))
         with chosen.lines.open("a") as file:
             file.write(json.dumps(lines[-1]) + "\n")
     if chosen.table:

@@ -8,9 +8,9 @@
 The first three try DataLoaders of 0, 1 and 2 workers, and keep the fastest. A CPU without instructions for bfloat16 is
 several times slower in it than in float32; `tuned` and `retrain bf16` are left out there.
 
-All train a ResNet-18 by fused Adam on images in memory. They alternate epoch by epoch in one process, while the workers
-of the others are idle, so other load on the machine affects all alike. This project's runs tune malloc to keep freed
-memory; in this process the other loops profit from that too.
+All train a ResNet-18 by fused Adam on images in memory. They alternate epoch by epoch in one process, and only the
+workers of the current loop are busy, so other load on the machine affects all loops equally. This project's runs
+configure malloc to keep freed memory; in this process the other loops benefit from that too.
 """
 
 import statistics
@@ -38,7 +38,7 @@ from retrain.training.loop import train_step
 BATCH, STRENGTH = 128, 0.01
 WORKERS = (0, 1, 2)
 MATRIX = 2048
-"""Rows and columns of the matrices whose product tells the limit."""
+"""Rows and columns of the matrices whose multiplication measures the machine's speed limit."""
 NORMALIZE = [v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.25] * 3)]
 
 Epoch = Callable[[], None]
@@ -66,7 +66,7 @@ def by_hand(
     workers: Iterable[int] = WORKERS,
     device: torch.device = CPU,
 ) -> Epoch:
-    """Return an epoch of a script: the users' with augmentation and penalty, else the warm-start script's."""
+    """Return a function that trains an epoch in a plain loop: `users` if `augment`, else `script`."""
     order = torch.channels_last if tuned else torch.contiguous_format
     model = Model(options={"width": case.width})
     network = factory.build_network(model, CLASSES, case.image_size, seed=0).train().to(device).to(memory_format=order)
@@ -87,13 +87,13 @@ def by_hand(
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
-        loss.item()  # of the last batch, for which the host waits for the device
+        loss.item()  # waits until the device has finished the last batch
 
     return fastest([partial(epoch, loader_of(data, batch, each, device)) for each in workers])
 
 
 def loader_of(data: Images, batch: int, workers: int, device: torch.device) -> "DataLoader[Any]":
-    """Return a DataLoader whose workers live on between epochs."""
+    """Return a DataLoader whose workers are kept between epochs."""
     return DataLoader(
         data,
         batch,
@@ -106,13 +106,13 @@ def loader_of(data: Images, batch: int, workers: int, device: torch.device) -> "
 
 
 def fastest(epochs: list[Epoch]) -> Epoch:
-    """Return the one that takes least, each being tried once; the first of all is not counted."""
+    """Run each epoch once, after one untimed epoch, and return the fastest."""
     epochs[0]()
     return min(epochs, key=seconds)
 
 
 def ours(case: Case, batches: int, bf16: bool) -> Epoch:
-    """Return an epoch of this project's loop."""
+    """Return a function that trains an epoch in this project's loop."""
     run = run_of(case, "continuous", batches * BATCH, 1000 * batches, Training(bf16=bf16, batch_size=BATCH))
 
     def epoch() -> None:
@@ -123,14 +123,14 @@ def ours(case: Case, batches: int, bf16: bool) -> Epoch:
     return epoch
 
 
-Ways = dict[str, Callable[[Case, int], Epoch]]
+Loops = dict[str, Callable[[Case, int], Epoch]]
 
-FLOAT32: Ways = {
+FLOAT32: Loops = {
     "users": partial(by_hand, augment=True, tuned=False),
     "script": partial(by_hand, augment=False, tuned=False),
     "retrain": partial(ours, bf16=False),
 }
-BFLOAT16: Ways = {
+BFLOAT16: Loops = {
     "tuned": partial(by_hand, augment=True, tuned=True),
     "retrain bf16": partial(ours, bf16=True),
 }
@@ -144,30 +144,30 @@ def seconds(epoch: Epoch) -> float:
 
 
 def compare(case: Case, batches: int, turns: int, bfloat16: bool) -> dict[str, object]:
-    """Run an epoch of each loop in turns, with this number of batches."""
-    ways = {**FLOAT32, **BFLOAT16} if bfloat16 else FLOAT32
+    """Run an epoch of each loop in turns, with this number of batches, and return the speeds."""
+    loops = {**FLOAT32, **BFLOAT16} if bfloat16 else FLOAT32
     machine = limit(case, MATRIX, CPU, torch.float32).speed
-    epochs = {way: begin(case, batches) for way, begin in ways.items()}
-    taken: dict[str, list[float]] = {way: [] for way in ways}
-    for way in chain(*[ways] * turns):
-        taken[way].append(seconds(epochs[way]))
-    speeds = {way: batches * BATCH / statistics.median(each) for way, each in taken.items()}
+    epochs = {name: prepare(case, batches) for name, prepare in loops.items()}
+    taken: dict[str, list[float]] = {name: [] for name in loops}
+    for name in chain(*[loops] * turns):
+        taken[name].append(seconds(epochs[name]))
+    speeds = {name: batches * BATCH / statistics.median(each) for name, each in taken.items()}
     return {
         "case": case.name,
-        "images per second": {way: round(speed, 1) for way, speed in speeds.items()},
+        "images per second": {name: round(speed, 1) for name, speed in speeds.items()},
         "limit, images per second": round(machine, 1),
-        "share of the limit": {way: round(speeds[way] / machine, 3) for way in FLOAT32},
+        "share of the limit": {name: round(speeds[name] / machine, 3) for name in FLOAT32},
         "times as fast": {
             f"{one} against {other}": ratio(taken[other], taken[one])
             for one in ("retrain", "retrain bf16")
             for other in ("users", "tuned", "script")
-            if {one, other} <= ways.keys()
+            if {one, other} <= loops.keys()
         },
     }
 
 
 def ratio(theirs: list[float], ours: list[float]) -> float:
-    """Return how many times as fast ours is, turn by turn: the median."""
+    """Return how many times as fast our loop is: the median over the turns."""
     return round(statistics.median(one / other for one, other in zip(theirs, ours, strict=True)), 2)
 
 
@@ -176,7 +176,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--turns", type=int, default=3)
     options.add_argument(
-        "--batches", type=int, default=8, help="of an epoch on the thin one; the full one has a quarter"
+        "--batches", type=int, default=8, help="batches an epoch of the thin network; the full one gets a quarter"
     )
     chosen = options.parse_args()
     tune_malloc()

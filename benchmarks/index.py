@@ -1,6 +1,6 @@
 """Measure the learning-speed index at 1, 10 and 100 million samples: size, addition, thinning and drawing an epoch.
 
-Addition is that of a run's counters to its parent's. Every size runs in a process of its own, on one thread. The
+Addition is that of a run's counters to its parent's. Every size runs in a separate process, on one thread. The
 counters are random, as after a run of thirty epochs. Epochs are drawn with uniform sampling, with the recipe's, and
 with the recipe's over shards of 10,000 samples of which 32 are shuffled at once; the unit is nanoseconds for each
 sample of the dataset. Memory is the peak in addition to the index, in bytes a sample.
@@ -84,7 +84,7 @@ def measure(n: int) -> dict[str, object]:
 
 
 def main() -> None:
-    """Measure each size in a process of its own."""
+    """Measure each size in a separate process."""
     options = parser(__doc__)
     options.add_argument("--size", type=int, help="measure this size in this process, and print it")
     chosen = options.parse_args()

@@ -1,7 +1,7 @@
 """Time the stages of a drop, from its last object's arrival to the metrics of its run: wall and processor time.
 
 A watcher in this process commits a shard of digits and retrains the champion on it, from a folder and from moto's S3
-server over HTTP. The pipeline in processes (`kfp-local`) then does the same in a store of its own; its stages are timed
+server over HTTP. The pipeline in processes (`kfp-local`) then does the same in a separate store; its stages are timed
 by its record. A stage's time excludes that of the stages within it. Processor time includes that of subprocesses.
 
 This file imports nothing at its top: the process that validates a drop imports it again.

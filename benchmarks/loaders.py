@@ -46,7 +46,7 @@ Pass = Callable[[], int]
 
 
 class Ways:
-    """Each prepares an epoch, over a drop's training samples or all of its samples, which says how many it read."""
+    """Loaders to compare. Each method returns an epoch: a function that reads samples and returns their number."""
 
     def __init__(self, place: Place, url: str) -> None:
         self.place = place

@@ -1,6 +1,6 @@
 """Measure the peak memory of training on a dataset that is decoded in memory, beyond the memory of importing torch.
 
-`retrain run` is a process of its own, and the kernel reports its peak: once while it decodes the drop into the cache,
+`retrain run` is a separate process, and the kernel reports its peak: once while it decodes the drop into the cache,
 and once with a warm cache. The source is a folder of tars train-0.tar, ..., test-0.tar with images named
 class/name.png, such as CIFAR-100's. Without one, the benchmark uses as many random images of the same size.
 """

@@ -1,7 +1,7 @@
 """Compare two processes under torchrun with one, a thread each: seconds an iteration, and bytes exchanged.
 
 Two trainings at once that share nothing show what the machine allows: each is one process on half a batch, for as many
-iterations, with a store of its own (the lease of a task lets one process work at a time). The slower of the two counts,
+iterations, with a separate store (the lease of a task lets one process work at a time). The slower of the two counts,
 because the other process would have to wait for it.
 
 Each is `retrain run`, a trial from scratch on the digits in a ResNet-18 of width 16, at 8x8 and scaled to 32x32. They

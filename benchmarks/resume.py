@@ -1,6 +1,6 @@
 """Count the runs that end as if uninterrupted, after SIGKILL at random moments and a restart.
 
-A run has a process of its own and saves its state after every iteration. It is killed up to 0.2 s after a random
+A run has a separate process and saves its state after every iteration. It is killed up to 0.2 s after a random
 iteration, the first and the last included. The benchmark compares the digests of model and index, and the curve.
 """
 
@@ -56,7 +56,7 @@ def outcome(folder: Path, plan: Plan) -> tuple[object, ...]:
 
 
 def live(processes: ForkServerContext, folder: Path, plan: Plan) -> None:
-    """Train the plan to its end in a process of its own."""
+    """Train the plan to its end in a separate process."""
     process = processes.Process(target=train_in, args=(folder, plan))
     process.start()
     process.join()

@@ -1,6 +1,6 @@
 """Measure the time from `retrain run` to the end of its first iteration, compared with `import torch` alone.
 
-Both are processes of their own and alternate; the drop is in the cache. The run has one iteration and an evaluation of
+Both are separate processes and alternate; the drop is in the cache. The run has one iteration and an evaluation of
 348 images of 8x8 pixels, and reports the end of the iteration on standard error. Processor time is that of the process
 until then, as the kernel reports it. The benchmark also lists what is imported.
 """
@@ -49,7 +49,7 @@ def processor_seconds(pid: int) -> float:
 
 
 def imported(command: list[str], environment: dict[str, str]) -> dict[str, float]:
-    """Import time of each top-level package that a command needs, its own files' alone, in milliseconds."""
+    """Return the import time of each top-level package that a command needs, only for its own files, in ms."""
     timed = [sys.executable, "-X", "importtime", *command[1:]]
     lines = subprocess.run(timed, env=environment, capture_output=True, text=True, check=True).stderr.splitlines()
     packages: dict[str, float] = {}

@@ -159,7 +159,7 @@ def ratios(turns: Sequence[Sequence[float]]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Compare every case under scratch and continuous, or scratch alone with modern augmentations."""
+    """Compare every case under scratch and continuous, or only scratch with modern augmentations."""
     options = parser(__doc__)
     options.add_argument("--modern", action="store_true", help="only with RandAugment, colour jitter and mixup")
     chosen = options.parse_args()

@@ -58,7 +58,7 @@ class Cost(NamedTuple):
 
     wall: float
     processor: float
-    """Of this process."""
+    """Processor time of this process."""
 
 
 def timed(work: Callable[[], object], iterations: int) -> Cost:

@@ -25,9 +25,9 @@ from retrain.training.state import save_state
 
 RANKS, NODES = 64, 8
 IMAGES, IMAGE_BYTES = 1_281_167, 110_000
-"""Of ImageNet: training images, and the mean size of a file."""
+"""ImageNet's number of training images, and the mean size of a file."""
 ROWS = 2
-"""Images of a batch in each process here; more would change the counters' bytes alone."""
+"""Images of a batch in each process here; more images would only change the bytes of the counters."""
 GPU_ROWS, IMAGES_A_SECOND = 64, 1_250
 """On a GPU, to calculate with: rows of a batch, and an assumed speed."""
 SAMPLES = 2 * RANKS * ROWS

@@ -40,7 +40,7 @@ COMPARED = {"pack": BARE, "validate": BARE, "validate, keep decoded": RESIZED}
 
 
 class Seconds(NamedTuple):
-    """What some work took."""
+    """Seconds that some work took."""
 
     wall: float
     cpu: float

@@ -85,7 +85,7 @@ def terminal() -> str:
 
 
 def drawn(window: BrowserContext, html: str) -> Page:
-    """Open a page of its own: the report's content security policy holds for whatever comes after it."""
+    """Open a separate page: the report's content security policy holds for whatever comes after it."""
     page = window.new_page()
     page.set_content(html)
     return page

@@ -15,7 +15,7 @@ DOCS = Path(__file__).parent
 
 
 class Sent(Record):
-    """What `retrain run --on kubeflow` prints: the run, and what Kubeflow calls it."""
+    """Output of `retrain run --on kubeflow`: the run, and its name in Kubeflow."""
 
     run_id: str
     id: str
@@ -36,8 +36,8 @@ PRINTED: dict[str, Any] = {
     "retrain drop drift": list[Drift],
     "retrain drop erase": Erasure | list[Erasure],
 }
-"""Of `retrain run`: a record; with --dry-run a plan; on Kubeflow what was submitted; null if nothing has landed; the
-approval that a candidate waits for."""
+"""Output of `retrain run`: a record; with --dry-run a plan; on Kubeflow the submitted run; null if nothing has landed;
+the approval that a candidate waits for."""
 
 
 def file_of(command: str) -> str:

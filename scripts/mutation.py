@@ -2,11 +2,11 @@
 
     python scripts/mutation.py [MODULE ...] [--sample 12] [--minutes 15] [--seed 0] [--again] [--survivors]
 
-Each module is copied with the whole tree to a temporary folder, mutated there, and tested with its own test files
-alone. A sample of its mutants is drawn with a seed. Verdicts are appended to `.mutation/verdicts.jsonl`: a second call
-continues where the first one stopped, and `--again` tests the survivors once more, after assertions were added.
-`--survivors` only lists them. A mutant that is equivalent, since no caller can see the difference, is named in
-`scripts/mutation_equivalents.txt`.
+The whole tree is copied to a temporary folder for each module. The module is mutated there and tested only with its own
+test files. A sample of its mutants is drawn with a seed. Verdicts are appended to `.mutation/verdicts.jsonl`: a second
+call continues where the first one stopped, and `--again` tests the survivors once more, after assertions were added.
+`--survivors` only lists them. A mutant is equivalent if no caller can see the difference. Equivalent mutants are listed
+in `scripts/mutation_equivalents.txt`.
 
 Every test run is a fork of this process, which has imported torch already: that halves the time of a mutant.
 """

@@ -27,7 +27,7 @@ class Value(NamedTuple):
 
     path: str
     default: str
-    """As YAML on one line; empty for a section."""
+    """Default as YAML on one line; empty for a section."""
     comment: str
 
     @property

@@ -188,7 +188,7 @@ def s3() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Yield the address of Ceph's gateway, which takes ten seconds to start: each test has buckets of its own."""
+    """Yield the address of Ceph's gateway, which takes ten seconds to start: each test has separate buckets."""
     with radosgw.serving(tmp_path_factory.mktemp("ceph")) as address:
         yield address
 

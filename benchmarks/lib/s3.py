@@ -1,4 +1,4 @@
-"""Start S3 servers (Ceph's and moto's) in processes of their own, so that they do not share the measured time."""
+"""Start S3 servers (Ceph's and moto's) in separate processes, so that they do not share the measured time."""
 
 import logging
 import multiprocessing

@@ -134,7 +134,7 @@ def _plan_rows(plan: Plan) -> Rows:
     yield "data", f"{'streamed' if plan.loading.kind == 'stream' else 'in memory'}: {plan.loading.reason}"
     yield "iterations", f"{plan.iterations:,} at most, evaluated every {plan.evaluate_every:,}"
     if plan.scratch:
-        yield "from scratch", f"{_describe_estimate(plan.scratch)}, {plan.scratch.schedule:,} for the whole training"
+        yield "from scratch", f"{_describe_estimate(plan.scratch)}, {plan.scratch.schedule:,} for the full training"
     if plan.target:
         yield "target on val", _describe_target(plan.target, plan.metric)
     if plan.stop_rule:
@@ -277,7 +277,7 @@ def _run_rows(record: RunRecord, with_totals: bool) -> Rows:
         if record.scratch:
             yield (
                 "from scratch",
-                f"{_describe_estimate(record.scratch)}, {record.scratch.schedule:,} for the whole training",
+                f"{_describe_estimate(record.scratch)}, {record.scratch.schedule:,} for the full training",
             )
         rows = list(saved_rows("saved", savings))
         if record.attempt and not with_totals:
@@ -310,7 +310,7 @@ def _gate_rows(decision: Decision | None, passed: str) -> Rows:
     if decision:
         yield "gate", "; ".join(decision.reasons) or passed
         for note in decision.notes:
-            yield "gate could not tell", note
+            yield "gate undecided", note
 
 
 def status_details(status: Status) -> Table:

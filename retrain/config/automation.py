@@ -8,7 +8,7 @@ from retrain.config.fields import ConfigModel, Duration, NoCredentials, Share
 
 
 class Budget(ConfigModel):
-    """What a task's runs may cost in a period. Once it is spent, no run starts before the next period."""
+    """Limits of a task's costs in a period. Once it is spent, no run starts before the next period."""
 
     device_hours: PositiveFloat | None = None
     """Device hours, evaluation included (default: no limit)."""
@@ -32,10 +32,10 @@ class Trigger(ConfigModel):
     max_wait: Duration | None = None
     """Once the oldest new drop has waited this long (12h, 7d), the conditions above no longer apply."""
     drift: Literal["ignore", "advise", "run"] = "ignore"
-    """What to do if a new drop's images differ from those that the champion was tested on. advise: show it; run: start
+    """Action if a new drop's images differ from those that the champion was tested on. advise: show it; run: start
     a run, as max_wait does; ignore: do not measure it."""
     budget: Budget = Budget()
-    """What the runs may cost in a period."""
+    """Limits of the runs' costs in a period."""
     pause: bool = False
     """true: no run starts."""
 
@@ -70,8 +70,8 @@ class Webhook(ConfigModel):
     """An HTTP endpoint that receives events as signed CloudEvents."""
 
     url: Annotated[str, Field(pattern=r"^https?://[^/\s]+(/\S*)?$"), NoCredentials]
-    """Its address, such as https://hooks.example.com/retrain, without credentials. $RETRAIN_WEBHOOK_HOSTS must list its
-    host."""
+    """Address of the receiver, such as https://hooks.example.com/retrain, without credentials. $RETRAIN_WEBHOOK_HOSTS
+    must list its host."""
     events: tuple[EventKind, ...] = EVENT_KINDS
     """The kinds of events that it receives."""
     secret_variable: Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")] = "RETRAIN_WEBHOOK_SECRET"

@@ -31,7 +31,7 @@ class Migrated(NamedTuple):
 
     text: str
     settings: dict[str, Any]
-    """What was written into it, by dotted path."""
+    """Values written into the file, by dotted path."""
 
 
 def migrate_task(text: str, source: str, unversioned: int | None = None) -> Migrated:

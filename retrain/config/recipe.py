@@ -77,7 +77,7 @@ Initialization = Annotated[Fresh | Auto | Warm | ShrinkPerturb | GaussianNoise, 
 
 
 class NoPenalty(ConfigModel):
-    """The loss alone."""
+    """Only the loss, without a penalty."""
 
     name: Literal["none"] = "none"
 
@@ -283,7 +283,7 @@ def _merge_aspect(given: Any, chosen: dict[str, Any]) -> Any:
 def recipe_for(method: Method, recipe: Recipe) -> Recipe:
     """Return the method's recipe, given the task's own.
 
-    `continuous` is the task's recipe. `scratch` and `naive` have their own initialization and run a whole schedule of
+    `continuous` is the task's recipe. `scratch` and `naive` have their own initialization and run a full schedule of
     the task's kind, or a cosine if that kind has no end.
     """
     match method:

@@ -13,7 +13,7 @@ class Kubeflow(ConfigModel):
     """The Kubeflow Pipelines API server, and the namespace and experiment of its runs."""
 
     host: Annotated[str, Field(pattern=r"^https?://[^/]"), NoCredentials] | None = None
-    """Its address, such as http://ml-pipeline.kubeflow:8888. --host overrides it."""
+    """Address of the Kubeflow Pipelines API, such as http://ml-pipeline.kubeflow:8888. --host overrides it."""
     namespace: str | None = None
     """The profile's namespace, if the server has several users."""
     experiment: str | None = None

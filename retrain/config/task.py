@@ -87,13 +87,13 @@ class Data(ConfigModel):
     aliases: Annotated[dict[str, str], NotIdentity] = Field(default_factory=dict)
     """Other names of classes in new drops, each with the class that it is renamed to: {zero: d0}."""
     on_conflict: Annotated[Literal["newest", "refuse", "keep_both"], NotIdentity] = "newest"
-    """What to do if an image arrives again with another class. newest: amend the earlier drop (within one drop, neither
+    """Action if an image arrives again with another class. newest: amend the earlier drop (within one drop, neither
     is used); refuse: refuse the drop; keep_both: keep both."""
     unseen_classes: Annotated[Literal["exclude", "refuse"], NotIdentity] = "exclude"
-    """What to do if a class has held-out images but no training images. exclude: leave it out of the evaluation on the
+    """Action if a class has held-out images but no training images. exclude: leave it out of the evaluation on the
     test split, and so of the gate; refuse: refuse the drop."""
     loader: Annotated[Literal["auto", "device", "memory", "stream"], NotIdentity] = "auto"
-    """Where decoded training images are kept. device, memory: all of them there; stream: read shards as needed; auto:
+    """Place of decoded training images. device, memory: all of them there; stream: read shards as needed; auto:
     stream if they exceed half of resources.memory, otherwise device if they fit there, otherwise memory."""
     stream: Annotated[Stream, NotIdentity] = Stream()
     """How samples are streamed from shards, if the dataset is not held decoded in memory."""
@@ -261,7 +261,7 @@ class Target(ConfigModel):
 
 
 class Gate(ConfigModel):
-    """What a candidate must achieve on the test split to replace the champion."""
+    """Conditions that a candidate must meet on the test split to replace the champion."""
 
     margin: Share = 0.02
     """Largest loss of score (target.metric), compared with the champion, with which a candidate always passes this
@@ -317,7 +317,7 @@ class Task(ConfigModel):
     target: Annotated[Target, NotIdentity] = Target()
     """What a run must reach."""
     gate: Annotated[Gate, NotIdentity] = Gate()
-    """What a candidate must achieve to be promoted."""
+    """Conditions that a candidate must meet to be promoted."""
     costs: Annotated[Costs, NotIdentity] = Costs()
     """Rates of a device, for figures in money, energy and CO2."""
     resources: Annotated[Resources, NotIdentity] = Resources()

@@ -28,7 +28,7 @@ class Correction(NamedTuple):
 
     sample: Selection
     class_name: str | None
-    """None: it is removed."""
+    """The new class; None: the sample is removed."""
     reason: str
     author: str
 

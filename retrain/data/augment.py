@@ -25,7 +25,7 @@ class Rows(NamedTuple):
 
 
 def crop(images: Tensor, padding: int, generator: torch.Generator, rows: Rows | None = None) -> Tensor:
-    """Crop each image at a place of its own from itself padded by `padding` zero pixels: [B, C, H, W], same shape.
+    """Pad each image by `padding` zero pixels and crop it at a different random position: [B, C, H, W], same shape.
 
     One gather for the whole batch, from a view of all (2 * padding + 1)^2 crops (Krizhevsky & Hinton's augmentation).
     `rows` are the images' positions in the batch (default: all of it).

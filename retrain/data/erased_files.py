@@ -36,7 +36,7 @@ class Search:
     store: TaskStore
     drop_id: str
     drop: Drop | None
-    """Its manifest; None where only an upload lies there."""
+    """The drop's manifest; None if there is only an upload."""
     contents: frozenset[bytes]
     """Digests of what the samples show."""
     shards: frozenset[str]

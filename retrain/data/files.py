@@ -42,7 +42,7 @@ class SourceFile:
     split: Split | None = None
     """The split that its archive is named after."""
     archive: str = ""
-    """Its archive's name, if that lies in the source beside other files."""
+    """Name of the file's archive, if the source also has other files."""
     problem: str = ""
     """The reason why it cannot be read, or empty."""
 

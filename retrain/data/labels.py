@@ -32,12 +32,12 @@ class Sample:
     split: Split | None
     class_name: str
     stem: str
-    """Its name within its class."""
+    """Name of the file within its class."""
     extension: str
-    """In lower case, without the dot."""
+    """Extension in lower case, without the dot."""
     entry: SourceFile
     key: str
-    """Its name within the drop, in letters that WebDataset leaves alone: a dot would start the extension."""
+    """Name within the drop, with characters that WebDataset does not interpret: a dot would start the extension."""
 
     @property
     def rank(self) -> tuple[int, str, str, str]:

@@ -54,7 +54,7 @@ class ReadDrop:
     root: str
     """The source that it was read from, for messages."""
     table: SampleTable
-    """Its samples, with the uses that the source states: train if it has no splits."""
+    """Samples of the drop, with the uses that the source states: train if it has no splits."""
     shards: tuple[Shard, ...]
     left_out: tuple[LeftOut, ...]
     held_out: Mapping[Split, float]

@@ -59,7 +59,7 @@ def pack(
 
     Only samples that the task lacks are packed. A drop's id is `drop_id`, or made of a digest of its samples. Nothing
     is written to the store before all is validated. `tell` is called with findings, such as duplicates. `beside`:
-    only the drops with these ids count as the task's, for runs that are trained on these alone.
+    the ids of the drops to compare with, instead of all the task's, for runs that are trained only on these.
 
     Raises `DropError` if the source, an image in it or an argument is wrong, if a split would be empty, or if a drop
     of this name has other content. `dry_run`: nothing is written; the drops are what would be committed.

@@ -38,7 +38,7 @@ class SampleRow(NamedTuple):
     shard: int
     """Position in the manifest's shards; `NOWHERE` if it was not packed."""
     facts: ImageFacts | None
-    """None for a bad sample."""
+    """Facts about the image; None for a bad sample."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""WebDataset shards: tars in which a sample is `key.png` (the image as it came) and `key.cls` (its class's name)."""
+"""WebDataset shards: tars in which a sample is `key.png` (the original image file) and `key.cls` (its class name)."""
 
 import hashlib
 import re
@@ -21,7 +21,7 @@ READ = EXTENSIONS | {"cls"}
 NAME = re.compile(r"((?:.*/)?[^.]+)\.([^/]*)")
 """WebDataset's rule: a sample's key ends at the first dot after the last slash."""
 FIRST = frozenset({"bmp", "jpeg", "jpg", "png", "webp"})
-"""Images that come before others of the same key: shards committed when only these were read keep their samples."""
+"""Extensions that win if a key has several images. Earlier versions read only these, so their shards read the same."""
 
 
 class Encoded(NamedTuple):
@@ -34,9 +34,9 @@ class Encoded(NamedTuple):
 
 
 def write_shards(samples: Iterable[Encoded], split: Split, folder: Path, limit: int = SHARD_BYTES) -> Iterator[Shard]:
-    """Write samples into `folder` as shards of about `limit` bytes of images, each when it is asked for.
+    """Write samples into `folder` as shards of about `limit` bytes of images, and yield each after it is written.
 
-    The same samples give the same bytes. Raises `UserError`, for no fault of the samples, if they cannot be written.
+    The same samples give the same bytes. Raises `UserError` if a shard cannot be written, for example on a full disk.
     """
     stream = iter(samples)
     for number in count():
@@ -67,11 +67,11 @@ def _write_shard(samples: Iterator[Encoded], split: Split, number: int, folder: 
 
 
 def _write_tar(samples: Iterator[Encoded], path: Path) -> int:
-    """Write a shard. Every field of a header is fixed, so equal samples are equal bytes.
+    """Write a shard. Every field of a header is fixed, so that equal samples give equal bytes.
 
-    PAX, because other formats refuse long names.
+    The format is PAX because other formats refuse long names.
     """
-    from webdataset.writer import TarWriter  # imports torch, which only those who write shards wait for
+    from webdataset.writer import TarWriter  # imports torch, which takes seconds and is needed only for writing
 
     fixed = {"user": "", "group": "", "mode": 0o444, "mtime": 0, "format": "PAX_FORMAT"}
     written = 0
@@ -92,10 +92,11 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 
 def read_shard(stream: BinaryIO, shard: Shard, where: str, left_out: Collection[str] = ()) -> Iterator[Encoded]:
-    """Yield the samples of a shard as they stream by, without those whose keys are `left_out`.
+    """Yield the samples of a shard while it is read, without those whose keys are `left_out`.
 
-    Raises `DropError`, naming `where`, if the tar is torn, if a sample is not one image of a class, or (once all is
-    read) if size, SHA-256 or number of samples are not the manifest's. Only a stream that ends without is whole.
+    Raises `DropError`, with `where` in its message, if the tar is incomplete, if a sample is not one image of a class,
+    or, at the end, if size, SHA-256 or number of samples differ from the manifest. So a shard is valid only if the
+    iteration ends without an error.
     """
     whole, samples = HashingReader(stream), 0
     for key, files in read_samples(whole, where):
@@ -117,9 +118,9 @@ def _named(where: str, key: str, files: Mapping[str, bytes]) -> Encoded:
 
 
 def read_samples(stream: HashingReader, where: str) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yield the samples of a shard of which nothing is known: their keys, and their files by extension.
+    """Yield the samples of a shard without a manifest: their keys, and their files by extension.
 
-    Raises `DropError`, naming `where`, if the tar is torn or holds anything else.
+    Raises `DropError`, with `where` in its message, if the tar is incomplete or contains other files.
     """
     for key, files in groupby(_files(stream, where), key=itemgetter(0)):
         sample: dict[str, bytes] = {}
@@ -150,9 +151,9 @@ def _exactly(stream: HashingReader, size: int, where: str) -> bytes:
 
 
 def encoded(key: str, files: Mapping[str, bytes]) -> Encoded:
-    """Return a sample by its key and files. One without `cls` is of the class that its folder names.
+    """Return a sample by its key and files. Without a file `cls`, its class is the name of its folder.
 
-    Raises `DropError`, with the cause alone, if it is not one image of a class.
+    Raises `DropError`, without the sample's name, if it is not one image of a class.
     """
     images = sorted(FIRST & files.keys()) or sorted(EXTENSIONS & files.keys())
     if len(images) != 1:
@@ -165,7 +166,7 @@ def encoded(key: str, files: Mapping[str, bytes]) -> Encoded:
 
 
 class ImageLocation(NamedTuple):
-    """A sample, and the bytes of its image in the shard: from `offset` on, `length` of them."""
+    """A sample, and where its image lies in the shard: `length` bytes from `offset` on."""
 
     key: str
     class_name: str
@@ -174,9 +175,9 @@ class ImageLocation(NamedTuple):
 
 
 def image_locations(shard: BinaryIO, where: str, left_out: Collection[str] = ()) -> Iterator[ImageLocation]:
-    """Yield the samples of a shard in its order, without those whose keys are `left_out`; no image is read.
+    """Yield the samples of a shard in its order, without those whose keys are `left_out`, and without reading images.
 
-    Raises `DropError`, naming `where`, if it is torn or a sample is not one image of a class.
+    Raises `DropError`, with `where` in its message, if it is incomplete or a sample is not one image of a class.
     """
     for key, files in groupby(_file_locations(shard, where), key=itemgetter(0)):
         if key not in left_out:

@@ -259,7 +259,7 @@ def _case_notes(samples: Iterable[Sample]) -> tuple[str, ...]:
     for name in {sample.class_name for sample in samples}:
         spellings[name.casefold()].add(name)
     return tuple(
-        f"classes {' and '.join(sorted(names))} differ in upper and lower case alone; data.aliases can make them one"
+        f"classes {' and '.join(sorted(names))} differ only in upper and lower case; data.aliases can make them one"
         for _, names in sorted(spellings.items())
         if len(names) > 1
     )

@@ -18,9 +18,9 @@ class Finding(Record):
     state: Literal["ok", "warning", "failed"]
     """A warning does not stop the next run; a failure does."""
     found: str
-    """What the check found, or what is wrong."""
+    """Result of the check, or the problem."""
     mend: str | None = None
-    """What to do about it; None if nothing needs to be done, or if `found` already says it."""
+    """Advice; None if nothing needs to be done, or if `found` already contains it."""
 
 
 class Check(NamedTuple):

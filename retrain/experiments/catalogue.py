@@ -22,8 +22,8 @@ VERWIMP = {
     "Figure 5": "schedule: 100, 75, 50 and 25 percent of scratch's",
     "Figure 6": "ten tasks: 50 + 10 x 5 classes, and the accumulated cost",
     "Figure 7": "a new domain instead of new classes",
-    "Figure 8": "alpha: how much is kept of the old weights",
-    "Figure 9": "beta: how much is added of the fresh ones",
+    "Figure 8": "alpha: the factor to which the old weights are shrunk",
+    "Figure 9": "beta: the factor of the fresh weights that are added",
     "Figure 10": "lambda: strength of L2-init",
     "Figure 11": "map of which samples are learnt when, in the first training",
     "Figure 12": "c and r: how many samples are easy or hard, and how seldom they appear",
@@ -35,7 +35,7 @@ ASH = {
     "Table 1": "three models x SGD, Adam x three data sets, random against warm start",
     "Table 2": "L2, adversarial training, confidence penalty in both rounds, four strengths each",
     "Table 3": "Gaussian noise of five standard deviations, and the time to fit",
-    "Table 4": "the last layer alone, and then all, on three data sets",
+    "Table 4": "training only the last layer, and the last layer first, on three data sets",
     "Table 5": "elastic weight consolidation, four strengths",
     "Figure 1": "warm start against random start, half of CIFAR-10 and then all",
     "Figure 2": "passive online learning, 100 images a step",
@@ -43,21 +43,21 @@ ASH = {
     "Figure 4": "batch sizes x learning rates in both rounds: accuracy over time",
     "Figure 5": "accuracy over the correlation of final with initial weights",
     "Figure 6": "gradient norms in both rounds",
-    "Figure 7": "when to switch: every five epochs of the first round",
-    "Figure 8": "online, sorted along the first principal component",
+    "Figure 7": "when to switch to the second round: every five epochs of the first",
+    "Figure 8": "online learning in the order of the first principal component",
     "Figure 9": "active learning by margin, 100 images a step",
     "Section 3.5": "Adam's state kept or reset",
 }
 OURS = {
-    "theta_0, running statistics, new rows": "what the weights are pulled to, and what is newly initialised",
-    "the learning-speed index": "counted free or exactly, and how much of it is carried over",
-    "how often to evaluate": "L_100 on coarser grids",
-    "where scratch does not fit its data": "few epochs on much data",
+    "theta_0, running statistics, new rows": "the weights to which L2-init pulls, and what is newly initialised",
+    "the learning-speed index": "counted in training or in extra evaluations, and how much of the parent's is kept",
+    "how often to evaluate": "L_100 with fewer evaluations",
+    "where scratch does not fit its data": "few epochs on a large data set",
     "trying a study out": "two minutes on scanned digits",
 }
 PAPERS = {"Verwimp et al.": VERWIMP, "Ash & Adams": ASH, "Ours": OURS}
 BEGIN, END = "<!-- agreement: written by `retrain study report` -->", "<!-- end of agreement -->"
-"""Lines around the table of agreement in the evidence's README.md."""
+"""Lines around the table that compares results with the papers, in the evidence's README.md."""
 
 
 class Entry(NamedTuple):
@@ -97,13 +97,13 @@ def missing_data(study: Study, root: Path) -> list[str]:
 
 
 def list_missing(root: Path) -> Iterator[str]:
-    """Yield the missing data sets of all studies, each with how to get it."""
+    """Yield the missing data sets of all studies, each with instructions how to get it."""
     for name in dict.fromkeys(name for study in all_studies() for name in missing_data(study, root)):
         yield f"{name}: {how_to_get(name, root)}"
 
 
 def agreement(studies: list[Study]) -> str:
-    """Return the table of agreement with the papers: a line for each claim about each of their items."""
+    """Return the table that compares results with the papers: a row for each claim about each table or figure."""
     lines = ["| | the paper | ours | agrees |", "| --- | --- | --- | --- |"]
     for item in (item for item, _ in _items() if not item.startswith("Ours")):
         found = [(study, claim) for study in studies for claim in study.claims if claim.item == item]
@@ -118,7 +118,7 @@ def _line(study: Study, claim: Claim) -> str:
 
 
 def with_agreement(text: str, studies: list[Study]) -> str:
-    """Return a README's text with the table of agreement between its marker lines. Raises `StudyError` without them."""
+    """Return a README's text with the table between its marker lines. Raises `StudyError` if they are missing."""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):

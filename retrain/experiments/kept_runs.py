@@ -37,7 +37,7 @@ class EndedRun(NamedTuple):
     record: RunRecord
     curve: Curve
     measures: Figures
-    """Its measures besides accuracy."""
+    """Measurements of the run besides accuracy."""
 
 
 class KeptRuns(NamedTuple):

@@ -1,4 +1,4 @@
-"""Plots of measures along trainings: maps of samples, and norms of gradients."""
+"""Plots of measurements during trainings: maps of samples, and norms of gradients."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -53,7 +53,7 @@ def _places(maps: Sequence[list[list[float]]]) -> Iterator[tuple[int, int]]:
 
 
 def learning_map(study: Study, group: Group, members: Sequence[EndedRun]) -> alt.TopLevelMixin | None:
-    """Return a map of samples by epoch, easy ones at the bottom, for the first measured run; lines at `CUTS`."""
+    """Return a map of samples by epoch for the first measured run: easy samples at the bottom, lines at `CUTS`."""
     maps = [rows for one in members if isinstance(rows := one.measures.get(LEARNING_MAP), list)]
     if not maps:
         return None
@@ -98,7 +98,7 @@ def gradient_curves(study: Study, group: Group, members: Sequence[EndedRun]) -> 
 
 
 def _norms(members: Sequence[EndedRun]) -> Iterator[dict[str, Any]]:
-    """Yield means over seeds. Iterations are counted from 1, to show the start on a logarithmic axis."""
+    """Yield means over seeds. Iterations are counted from 1, so that a logarithmic axis can show the start."""
     found: dict[tuple[str, int], list[float]] = defaultdict(list)
     for one in members:
         for name, curve in one.measures.items():

@@ -74,7 +74,7 @@ def speeds(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
 
 
 def gradient_curves(context: Context, run: Run) -> Iterator[tuple[str, Measure]]:
-    """Yield the norms of the gradients over the whole training, as [iteration, norm] (Verwimp et al., figure 14)."""
+    """Yield the norms of the gradients over the full training, as [iteration, norm] (Verwimp et al., figure 14)."""
     curves: dict[str, list[list[float]]] = {"old": [], "new": []}
 
     def measure_at(iteration: int) -> None:

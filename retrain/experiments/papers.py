@@ -37,8 +37,8 @@ class Claim(ConfigModel):
     item: Annotated[str, Field(min_length=1)]
     """The table or figure, as `retrain study list` names it."""
     paper: Annotated[str, Field(min_length=1)]
-    """What the paper shows, what was expected before the runs, or what was to be found out."""
+    """The paper's result, the expectation before the runs, or the question."""
     ours: Annotated[str, Field(min_length=1)]
-    """What the study's runs show."""
+    """The result of the study's runs."""
     agrees: Agrees
     """Whether the runs agree with the paper or goal. not tested: no run shows it yet."""

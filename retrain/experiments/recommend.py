@@ -22,7 +22,7 @@ RACED: tuple[Preset, ...] = ("default", "naive", "paper")
 """The presets that race. The first one is preferred if differences are within the measurement error."""
 
 BUDGET_SHARE = 0.25
-"""Iterations of all races together, as a share of one whole training from scratch. More, if that would end before the
+"""Iterations of all races together, as a share of one full training from scratch. More, if that would end before the
 first evaluation of each race."""
 
 Level = Literal["100", "99"]
@@ -48,7 +48,7 @@ class Scratch(NamedTuple):
     reached: Mapping[Level, float | None]
     """Iterations to each level of its own accuracy; None if it was not trained on this dataset."""
     early: float | None
-    """Its accuracy after as many iterations as a race has; None if it was not trained on this dataset."""
+    """Scratch's accuracy after as many iterations as a race has; None if it was not trained on this dataset."""
     source: str
     """The source of these figures."""
 
@@ -289,7 +289,7 @@ def _page(found: Recommendation) -> Iterator[str]:
     yield f"Preset default: {chosen[0]}"
     yield (
         f"{pluralize(len(races) * seeds, 'race')} from {plan.parent}, {plan.iterations:,} iterations each at most, "
-        f"took {used:,} together; one whole training from scratch takes {_whole(plan):,}. They are trials: the task's "
+        f"took {used:,} together; one full training from scratch takes {_whole(plan):,}. They are trials: the task's "
         f"savings do not count them. {scratch.source} L_r is scratch's iterations to its own accuracy over the "
         "preset's to r percent of it (above 1 is faster; /: not reached), so scratch's own L_99 is 1 or more."
     )

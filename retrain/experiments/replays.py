@@ -1,4 +1,4 @@
-"""Repeat a run's training to measure its network along the way, because no snapshots are kept."""
+"""Repeat a run's training to measure its network during the training, because no snapshots are stored."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -44,6 +44,6 @@ class StepObserver:
 
 
 def repeat_training(run: Run, measure: Callable[[int], None]) -> None:
-    """Train a prepared run to its end, and call `measure` with the iterations done. Nothing is saved."""
+    """Train a prepared run to its end, and call `measure` with the number of iterations after each. Save nothing."""
     with closing(run.loader), use_threads(run.threads):
         run_loop(run, StepObserver(measure), save=lambda _: None, leaving=lambda: False)

@@ -53,7 +53,7 @@ class Data(ConfigModel):
     """One data set: a folder or tar below the root, or one that can be loaded by name."""
 
     name: Annotated[str, Field(min_length=1)]
-    """Its name below --root (an image folder, or tars of that shape), or cifar10, cifar100, svhn, digits."""
+    """Name of the data set below --root (an image folder, or its files in tars), or cifar10, cifar100, svhn, digits."""
     classes: PositiveInt | None = None
     """Keep only this many classes, the first by name (default: all)."""
     per_class: PositiveInt | None = None

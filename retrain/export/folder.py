@@ -21,7 +21,7 @@ from retrain.records import ModelInput
 
 CPU, WEIGHTS = "cpu", "model.safetensors"
 READABLE = 0o644
-"""safetensors writes files that their owner alone may read."""
+"""safetensors writes files that only their owner may read."""
 
 
 def export_model(

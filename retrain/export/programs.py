@@ -16,7 +16,7 @@ from retrain.utils.extras import import_extra, require_extra
 Format = Literal["onnx", "torch"]
 
 FILES: dict[Format, str] = {"onnx": "model.onnx", "torch": "model.pt2"}
-"""Where a program lies in the exported folder."""
+"""Place of a program in the exported folder."""
 
 INPUT, OUTPUT = "images", "logits"
 """Names of the ONNX program's input, float32 [N, 3, H, W], and output, float32 [N, K]."""

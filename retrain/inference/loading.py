@@ -16,7 +16,7 @@ from retrain.store.task_store import TaskStore, open_task_store
 
 
 class Source(NamedTuple):
-    """Where models come from: a task's store, and the factories whose code may be run to build their networks."""
+    """Source of models: a task's store, and the factories whose code may be run to build their networks."""
 
     store: TaskStore
     factories: Collection[str] = ()

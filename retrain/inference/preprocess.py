@@ -1,4 +1,4 @@
-"""From an image to the network's input, by the code that evaluated the model."""
+"""Convert an image to the network's input, with the code that evaluated the model."""
 
 import io
 from pathlib import Path

@@ -206,7 +206,7 @@ def _connection(settings: Kubeflow) -> Iterator[Client]:
 
 
 def _explain(error: ApiException) -> str:
-    """Return the cause alone, which a server's reply repeats for each of its layers, and what to do without a token."""
+    """Return the cause, which a server's reply repeats for each of its layers, and what to do without a token."""
     try:
         reply = json.loads(error.body)
         if "error_message" in reply:

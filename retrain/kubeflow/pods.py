@@ -1,7 +1,7 @@
 """Configure a step's pod from the task's `resources`, with kfp and kfp-kubernetes.
 
 KFP cannot set a pod's service account or priority class. The account is set when the pipeline is submitted, and the
-priority is Kueue's. kfp is imported only to configure a pod: a TrainJob needs the constants alone.
+priority is Kueue's. kfp is imported only to configure a pod: a TrainJob needs only the constants.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -62,7 +62,7 @@ class KubeflowExecutor:
     def ensure(self, task: Task, plan: Plan, store: TaskStore) -> bool:
         """Submit the run, unless it is submitted. Record it as failed if it cannot start or ended without a record.
 
-        A run that awaits approval is left alone until it has a verdict, and is then promoted and recorded. Raises
+        A run that awaits approval stays unchanged until it has a verdict. Then it is promoted and recorded. Raises
         `SubmitError`.
         """
         last = next_run.latest_attempt(store, plan)

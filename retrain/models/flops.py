@@ -16,7 +16,7 @@ class Flops(NamedTuple):
     training: float
     """Forward and backward."""
     evaluation: float
-    """Forward alone."""
+    """Only the forward pass."""
 
 
 PRODUCTS = (nn.Conv2d, nn.Linear)
@@ -59,7 +59,7 @@ def _by_modules(network: nn.Module, image_size: Shape) -> Flops:
 
 
 def _by_torch(network: nn.Module, image_size: Shape) -> Flops:
-    """Return the operations for one image by torch's counter, on shapes alone: nothing is computed."""
+    """Return the operations for one image by torch's counter. It uses only shapes, and computes nothing."""
     from torch.utils.flop_counter import FlopCounterMode
 
     shapes = network.to("meta")

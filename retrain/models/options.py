@@ -20,11 +20,11 @@ class Taken(NamedTuple):
     """The options of a network."""
 
     names: Sequence[str]
-    """Those with a default, which a task may set."""
+    """Names of the parameters with a default, which a task may set."""
     known: frozenset[str]
-    """All of its arguments, also those that the network's name decides."""
+    """All parameters, also those that the network's name decides."""
     is_whole: bool
-    """Whether there are no others: a function with `**options` may take any."""
+    """Whether these are all: a function with `**options` may accept others."""
 
 
 def find_options(build: Callable[..., Any]) -> Taken:

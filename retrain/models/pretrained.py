@@ -1,7 +1,7 @@
 """Pretrained weights: where they are found, what images they take, and how a task keeps them.
 
-A plan knows them by their SHA-256 alone. The task's store keeps a copy, so that a later run, a pod or another machine
-starts from the very same file. Only safetensors are read, and nothing is downloaded but from the task's own stores.
+A plan contains only their SHA-256. The task's store keeps a copy, so that a later run, a pod or another machine starts
+from the same file. Only safetensors are read. Nothing is downloaded except from the task's own stores.
 """
 
 import hashlib

@@ -2,7 +2,7 @@
 
 What a run saves can be negative, and a Prometheus counter must never fall: what was used and what scratch would have
 used are counters, their difference is a gauge. No label holds a run's id, so the number of series does not grow with
-the number of runs; `retrain_champion_info` alone names a model, in one series a task. A metric has one unit, so a
+the number of runs; only `retrain_champion_info` names a model, in one series a task. A metric has one unit, so a
 currency is part of the name: amounts of two currencies are never added up.
 """
 
@@ -41,11 +41,11 @@ USED_ALL_IN = Name(
 
 _WORDS: dict[Unit, str] = {
     "iterations": "Iterations",
-    "flops": "Floating-point operations (iterations at each run's own cost)",
-    "device_seconds": "Seconds on a device (iterations at each run's own pace)",
-    "energy_joules": "Energy (iterations at each run's own pace and power: the task's figure, or else as measured)",
+    "flops": "Floating-point operations (iterations at each run's cost)",
+    "device_seconds": "Seconds on a device (iterations at each run's speed)",
+    "energy_joules": "Energy (iterations at each run's speed and power: the task's figure, or else as measured)",
     "co2_grams": "Grams of CO2 (the energy at the task's carbon intensity)",
-    "cost": "Money (iterations at each run's own pace and the task's price)",
+    "cost": "Money (iterations at each run's speed and the task's price)",
 }
 
 
@@ -62,12 +62,14 @@ def _replaced(name: str, what: str) -> dict[Unit, Name]:
 
 def _saved(name: str, against: str, charged: str) -> dict[Unit, Name]:
     return {
-        unit: Name(f"retrain_{name}_{_unit(unit)}", "gauge", METHOD, f"{words} saved against {against}: {charged}")
+        unit: Name(
+            f"retrain_{name}_{_unit(unit)}", "gauge", METHOD, f"{words} saved compared with {against}: {charged}"
+        )
         for unit, words in _WORDS.items()
     }
 
 
-_SCRATCH, _WHOLE = "s_scratch", "whole trainings from scratch"
+_SCRATCH, _WHOLE = "s_scratch", "full trainings from scratch"
 _GROSS, _NET = (
     "by training, without evaluations and calibrations. Can fall.",
     "after all costs, evaluations and calibrations included. Can fall.",
@@ -75,7 +77,7 @@ _GROSS, _NET = (
 BASELINE = _replaced(
     "baseline", "of scratch to its own accuracy (s_scratch), summed over the runs that are credited with a saving."
 )
-WHOLE = _replaced("whole_scratch", "of the whole trainings from scratch that the runs replaced.")
+WHOLE = _replaced("whole_scratch", "of the full trainings from scratch that the runs replaced.")
 SAVED_GROSS = _saved("saved_gross", _SCRATCH, _GROSS)
 SAVED_NET = _saved("saved_net", _SCRATCH, _NET)
 SAVED_WHOLE_GROSS = _saved("saved_whole_gross", _WHOLE, _GROSS)

@@ -48,7 +48,7 @@ class Pace:
     HINT_AFTER = 10.0
     """Seconds after which the speed is known well enough."""
     LONG = 1200.0
-    """Seconds that a first user would not wait without being told."""
+    """Seconds of training from which on a first user gets the hint."""
 
     def __init__(self, plan: Plan, progress: Progress) -> None:
         self._batch, self._iterations = plan.task.training.batch_size, plan.iterations
@@ -60,7 +60,7 @@ class Pace:
         return f"{rate:,.0f} images/s"
 
     def seconds_left(self, iteration: int) -> float:
-        """Return the time that the run takes at most from here on; 0 before its first iteration and after its last."""
+        """Return the seconds that the run still takes at most; 0 before its first iteration and after its last."""
         done = iteration - self._first
         return (self._iterations - iteration) * (time.monotonic() - self._since) / done if done else 0.0
 
@@ -70,7 +70,7 @@ class Pace:
             return None
         self._hinted = True
         left = self.seconds_left(iteration)
-        import torch  # a training has imported it; a command that plans alone does without
+        import torch  # a training has imported it; a command that only plans does not need it
 
         if left < self.LONG or torch.cuda.is_available():
             return None
@@ -97,15 +97,15 @@ def _closing(plan: Plan, outcome: str, progress: Progress) -> str:
 
 
 def _score(point: Point, plan: Plan) -> str:
-    """Return the score beside the target, which is about val's earlier part alone if it is carried."""
+    """Return the score and the target. A carried target is only about the part of val that the baseline had."""
     metric = "" if plan.metric == "accuracy" else f"{METRIC_NAMES[plan.metric]} "
-    earlier = f", {point.in_scope:.2%} on its earlier part" if point.in_scope is not None else ""
+    earlier = f", {point.in_scope:.2%} on the baseline's part of val" if point.in_scope is not None else ""
     target = f" (target {plan.target.accuracy:.2%})" if plan.target else ""
     return f"{metric}{point.score:.2%} on val{earlier}{target}"
 
 
 def _short_score(point: Point, plan: Plan) -> str:
-    """Return the same for a line of 80 columns."""
+    """Return score and target for a line of 80 columns."""
     if point.in_scope is None or plan.target is None:
         return _score(point, plan)
     return f"{point.in_scope:.2%} (target {plan.target.accuracy:.2%}), val {point.score:.2%}"
@@ -133,7 +133,7 @@ class LogLines:
             self._log(self._where(progress.iteration), progress.iteration)
 
     def evaluated(self, point: Point) -> None:
-        """Log how far the run has come, and its score."""
+        """Log the progress and the score."""
         now = time.monotonic()
         if now - self._evaluated >= self.EVERY_SECONDS:
             self._said = self._evaluated = now

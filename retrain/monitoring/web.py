@@ -41,7 +41,7 @@ class Posts(NamedTuple):
 
 
 class WebServer:
-    """Serve an application in a thread of its own until `close`."""
+    """Serve an application in a separate thread until `close`."""
 
     def __init__(self, host: str, port: int, application: App, posts: Posts | None = None) -> None:
         """Listen; port 0 takes a free one. Raises `OSError` if the address cannot be opened."""

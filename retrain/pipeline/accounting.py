@@ -1,4 +1,4 @@
-"""Compute the ledger record of an ended run, and its savings against training from scratch."""
+"""Compute the ledger record of an ended run, and its savings compared with training from scratch."""
 
 from datetime import UTC, datetime
 
@@ -51,9 +51,9 @@ def make_record(
 
 
 def compute_savings(plan: Plan, outcome: str, used: int, evaluated_images: int, is_delivered: bool) -> Savings | None:
-    """Return a run's savings against scratch (see `Savings`), or None for a trial, which replaces no retraining.
+    """Return a run's savings compared with scratch (see `Savings`); None for a trial, which replaces no retraining.
 
-    `is_delivered` says whether the run yielded a model at its target that the gate did not refuse.
+    `is_delivered`: the run reached its target and the gate promoted its model.
     """
     if plan.purpose == "trial":
         return None
@@ -79,7 +79,7 @@ def _scratch_savings(used: int) -> Savings:
 
 
 def _compare_to_scratch(scratch: ScratchEstimate | None, used: int, all_in: float) -> Savings:
-    """Return the savings of a run against scratch on its dataset, or against zero if `scratch` is None."""
+    """Return the savings of a run compared with scratch on its dataset; without `scratch`, all it used is a loss."""
     baseline, whole = (round(scratch.iterations), scratch.schedule) if scratch else (0, 0)
     return Savings(
         baseline=baseline,

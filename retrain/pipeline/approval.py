@@ -42,7 +42,7 @@ class Candidate(NamedTuple):
     record: RunRecord
     approval: Approval
     gate: Decision | None
-    """What the gate finds in the run's evaluation."""
+    """Decision of the gate about the run's evaluation."""
 
 
 def read_candidate(store: TaskStore, run_id: str) -> Candidate | None:

@@ -157,5 +157,5 @@ def try_measure_drifts(context: Context, task: Task) -> None:
 
 
 def measure_task(task: Task) -> None:
-    """Do the same for the watcher, in a process of its own and on the CPU: a training may hold the GPU's memory."""
+    """Do the same for the watcher, in a separate process and on the CPU: a training may hold the GPU's memory."""
     try_measure_drifts(make_context(open_task_store(task), task, "cpu"), task)

@@ -29,7 +29,7 @@ class Prediction(NamedTuple):
 
 
 class SampleView(NamedTuple):
-    """Where a sample is, and a thumbnail."""
+    """Place of a sample, and a thumbnail."""
 
     where: str
     thumbnail: str | None = None

@@ -109,8 +109,8 @@ def keep_plan(store: TaskStore, plan: Plan) -> None:
 def check_model(plan: Plan, store: TaskStore, elsewhere: bool) -> None:
     """Check that a plan's network can be built and takes its pretrained weights. Raises `ModelError`.
 
-    A factory, or torch, that is not installed here is left alone if the run is done `elsewhere`, from an image that may
-    have it.
+    If the run is done `elsewhere`, a factory or torch that is not installed here is not checked, because the image of
+    that run may have it.
     """
     if elsewhere and not has_torch():
         return

@@ -29,7 +29,7 @@ UNCERTAIN_TARGET = 0.03
 
 
 class Request(NamedTuple):
-    """What the caller requests beyond the task's settings."""
+    """The caller's request, in addition to the task's settings."""
 
     method: Method | None = None
     purpose: Purpose = "retrain"
@@ -41,7 +41,7 @@ class History(NamedTuple):
     records: Mapping[str, RunRecord]
     champion: Plan | None
     scratch_runs: Sequence[Measured] = ()
-    """Those of equal work with the task, newest first."""
+    """Scratch runs with the same amount of work as the task's, newest first."""
     quarantined: Collection[str] = ()
     awaiting: Mapping[str, Approval] = MappingProxyType({})
     """Approvals of waiting candidates, by the digest of their dataset."""
@@ -332,7 +332,7 @@ def _setting_warnings(task: Task, dataset: Dataset, whole: int, evaluate_every: 
     """
     if len(dataset.classes) == 1:
         yield (
-            f"the drops have one class alone, {dataset.classes[0]!r}, so any model is always right: pack the folder "
+            f"the drops have only one class, {dataset.classes[0]!r}, so any model is always right: pack the folder "
             "that contains the class folders"
         )
     weights = task.training.class_weights

@@ -23,7 +23,7 @@ class Unmet(NamedTuple):
 
     condition: Condition
     waits: str
-    """What the run waits for: the text after "waits" in a sentence."""
+    """Conditions that the run waits for: the text after "waits" in a sentence."""
     until: datetime | None = None
     """When the condition will hold; None if only new drops or a changed setting can fulfil it."""
     is_overridden: bool = True
@@ -81,7 +81,7 @@ def evaluate_trigger(
 
 
 def _forced(trigger: Trigger, forced_at: datetime | None, now: datetime, drifted: Sequence[str]) -> str | None:
-    """Return why the conditions that can be overridden count no more, or None."""
+    """Return why the conditions that can be overridden no longer apply; None if they do."""
     if forced_at and forced_at <= now:
         return f"the oldest drop has waited for trigger.max_wait {trigger.max_wait}"
     if drifted and trigger.drift == "run":

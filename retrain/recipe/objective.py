@@ -1,9 +1,9 @@
 """Objective: the loss of an iteration (Verwimp et al., section 3.2; Kumar et al., 2023; Ash & Adams, Tables 2, 5).
 
-Penalties on the weights alone add their gradient to the parameters' own, which is the same as adding the penalty to the
-loss and costs a fraction of it. Call the function that `gradient_term` returns once a step, between `backward()` and
-`step()`: the gradient then goes through Adam's moments. Call it after any unscaling or clipping that is meant for the
-loss alone. `parameters` are the trainable ones; gradients are changed in place."""
+Penalties that depend only on the weights add their gradient to that of the loss. This gives the same result as adding
+the penalty to the loss, at a fraction of the cost. Call the function that `gradient_term` returns once a step, between
+`backward()` and `step()`: the gradient then goes through Adam's moments. Call it after any unscaling or clipping that
+is meant only for the loss. `parameters` are the trainable ones; gradients are changed in place."""
 
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -43,8 +43,8 @@ def crossings(points: list[Point], accuracy: float) -> Crossings:
 def speed_ups(reached_at: Crossings, target: Target | None) -> dict[Literal["99", "100"], float | None]:
     """Return L_99 and L_100 (eq. 2), where scratch was measured on this very dataset.
 
-    A run without a target is its own reference. A carried target is about the baseline's samples and classes alone, so
-    it says nothing of how much sooner the whole dataset was learnt.
+    A run without a target is its own reference. A carried target is only about the baseline's samples and classes, so
+    it does not show how much sooner the whole dataset was learnt.
     """
     if target is None or target.scope is not None:
         return dict.fromkeys(LEVELS)

@@ -63,15 +63,15 @@ class Change(Record):
 
     drop: str
     row: NonNegativeInt
-    """Its row in the drop's sample list."""
+    """Row of the sample in the drop's sample list."""
     key: str
     content: str
     """Digest of what it shows, in hex."""
     split: Split
     before: str
-    """Its class until then."""
+    """Class of the sample before the amendment."""
     after: str | None
-    """Its class from here on; None: no later run uses it."""
+    """Class of the sample after the amendment; None: no later run uses it."""
     reason: str
     author: str
 
@@ -147,7 +147,7 @@ class Drop(Record):
     uploaded: Uploaded | None = None
     erased: Erased | None = None
     changes: tuple[Change, ...] = ()
-    """What amendments have made of its samples since. The manifest in the store has none."""
+    """Changes of the samples by amendments. The manifest in the store has none."""
     erased_since: NonNegativeInt = 0
     """Samples that this version's digest still counts, though they were erased later: `counts` leave them out."""
     digest: str
@@ -309,7 +309,7 @@ def without_erased(version: Drop, newest: Drop) -> Drop:
 
 
 def parse_manifest(data: bytes) -> Drop:
-    """Return the manifest that the bytes hold. Raises `DropError`, with the cause alone, if they hold none."""
+    """Return the manifest in the bytes. Raises `DropError`, without the file's name, if they contain none."""
     try:
         drop = Drop.model_validate_json(data)
     except ValidationError as error:

@@ -16,7 +16,7 @@ class ErasedSample(Record):
     drop: str
     row: NonNegativeInt
     content: str
-    """In hex. It identifies the sample if it is uploaded again; the image cannot be recovered from it."""
+    """Digest of the content, in hex. It identifies the sample if it is uploaded again. It does not reveal the image."""
 
 
 class Witness(Record):
@@ -46,7 +46,7 @@ class Erasure(Record):
     objects: NonNegativeInt = 0
     """Number of deleted objects of the store: former shards, sample lists, files of uploads."""
     completed_at: AwareDatetime | None = None
-    """None: it was interrupted, or is in progress."""
+    """Time of the end; None: the erasure was interrupted, or is in progress."""
 
     def rows(self) -> dict[str, set[int]]:
         """Return the samples' rows by drop."""

@@ -77,7 +77,7 @@ class ErrorAnalysis(Record):
 
     samples: NonNegativeInt
     classes: tuple[ClassFigures, ...]
-    """In the order of the logits; classes that the model does not know come last."""
+    """Figures of the classes, in the order of the logits; classes that the model does not know come last."""
     confusions: tuple[Confusion, ...]
     """The confusion matrix beside its diagonal, without zeros, most frequent first."""
     mistakes: tuple[Mistake, ...]
@@ -115,7 +115,7 @@ class Suspect(Record):
     """Digest of what it shows, in hex."""
     split: Split
     class_name: str
-    """Its class."""
+    """Class of the sample."""
     proposed: str
     """The other class to which the champion gives the highest probability."""
     probability: Share

@@ -14,15 +14,15 @@ from retrain.records.run import Decision, Evaluation, Outcome, Result
 
 
 class Savings(Record):
-    """What a run saved against training from scratch, in iterations.
+    """The iterations that a run saved compared with training from scratch.
 
-    `baseline` is what scratch takes on the run's dataset to the accuracy that it ends with (s_scratch), `whole` its
-    whole training. `gross` = baseline - used: training alone, missed attempts included. `net` = baseline - used_all_in:
-    evaluation too, a third of an iteration a batch, and calibrations, which gross leaves out (0). `gross_whole` and
-    `net_whole` are the same against `whole`.
+    `baseline` is scratch's iterations on the run's dataset until it first reaches its final accuracy (s_scratch),
+    `whole` its full schedule. `gross` = baseline - used counts only training, missed attempts included. `net` =
+    baseline - used_all_in also charges evaluation, at a third of an iteration a batch, and calibrations, for which
+    gross is 0. `gross_whole` and `net_whole` are the same compared with `whole`.
 
     A run that yields no model at the target (plateau, missed, diverged, failed), or one that the gate refuses, or
-    another one on a dataset that was retrained on before, has baseline and whole 0: its whole use is a loss. A scratch
+    a second one on the same dataset, has baseline and whole 0: all iterations that it used are a loss. A scratch
     retraining is its own baseline, so it saves nothing and loses nothing.
     """
 
@@ -35,7 +35,7 @@ class Savings(Record):
     gross_whole: int
     net_whole: float
     standard_error: float = 0.0
-    """Of `baseline`, and so of `gross` and `net`. Those of several runs add up: they rest on the same scratch runs."""
+    """Standard error of `baseline`, `gross` and `net`. Errors of several runs add up: they share scratch runs."""
 
     def __add__(self, other: "Savings") -> "Savings":
         """Return the sum of both."""
@@ -65,7 +65,7 @@ class RunRecord(Record):
     """Metric that scored its model."""
     target: Target | None
     scratch: ScratchEstimate | None = None
-    """What scratch takes on this dataset; None for a run that measured it."""
+    """Scratch's iterations on this dataset; None for a run that measured them."""
     result: Result | None
     evaluation: Evaluation | None
     decision: Decision | None
@@ -108,7 +108,7 @@ class Promotion(Record):
     why: PromotionReason
     at: datetime
     author: str | None = None
-    """Who approved, promoted or rolled back; None where the gate alone decided."""
+    """The person who approved, promoted or rolled back; None if the gate decided."""
     reason: str | None = None
     """The reason that this person gave."""
 

@@ -36,7 +36,7 @@ class AccuracyEstimate(Record):
 
 
 class Target(Record):
-    """What a run must reach on val, and where that figure comes from.
+    """Score that a run must reach on val, and its source.
 
     `accuracy` is level/100 of the baseline's; both are scores by the plan's metric. `measured`: the baseline saw this
     very dataset. `carried`: drops have landed since, `age` of them; the score within `scope` is compared. Besides, the
@@ -54,9 +54,9 @@ class Target(Record):
     provenance: Literal["measured", "carried"]
     age: int
     scope: Scope | None = None
-    """None: all of val."""
+    """Samples and classes of val that count; None: all of val."""
     standard_error: float = 0.0
-    """Of the baseline's score, from its validation samples."""
+    """Standard error of the baseline's score, from its validation samples."""
     expected: Annotated[AccuracyEstimate | None, IdentityIfSet] = None
     """Estimated final accuracy of scratch on this dataset; None if it was measured, or cannot be estimated."""
     expected_from: int = 0
@@ -64,14 +64,14 @@ class Target(Record):
 
 
 class ScratchEstimate(Record):
-    """What training from scratch on this dataset takes, in iterations."""
+    """Cost of training from scratch on this dataset, in iterations."""
 
     iterations: float
     """s_scratch: to the accuracy that it ends with."""
     schedule: int
-    """The whole training."""
+    """The full training."""
     standard_error: float
-    """Of `iterations`; 0 where they were measured."""
+    """Standard error of `iterations`; 0 if they were measured."""
     provenance: Literal["measured", "estimated"]
     runs: int
     """Number of scratch runs of this task that it comes from, besides the share that is typical of other tasks."""
@@ -97,7 +97,7 @@ class StopRule(Record):
     """Iterations from which the accuracy expected of scratch may end a run at a carried target; None: `improve_until`.
     """
     patience: int | None
-    """Iterations without a gain after which a run below its target is given up; None: at its schedule's end alone."""
+    """Iterations without a gain after which a run below its target ends; None: it ends only with its schedule."""
     tolerance: Annotated[float, NotIdentity] = 0.0
     """How far below its target a run without such a gain may be and still counts as at it."""
 
@@ -131,7 +131,7 @@ class StopRule(Record):
 
 
 class Loading(Record):
-    """Where the decoded training samples are, and why there.
+    """Place of the decoded training samples, and the reason.
 
     `held`: all of them, on the device if it has room, and else in the machine's memory. `stream`: a few batches of
     them; they are read from shards as they are needed, which decides their order too.
@@ -176,9 +176,9 @@ class Plan(Record):
     metric: Annotated[Metric, IdentityIfSet] = "accuracy"
     """Metric that scores its model: the task's `target.metric`."""
     target: Target | None
-    """None: the run ends with its schedule."""
+    """Score that ends the run; None: it ends with its schedule."""
     stop_rule: StopRule | None = None
-    """None: the run ends at its target or with its schedule."""
+    """Rule that ends the run; None: it ends at its target or with its schedule."""
     averaging: Averaging = NoAverage()
     """Resolved: never auto."""
     origin: Origin
@@ -189,12 +189,12 @@ class Plan(Record):
     warnings: Annotated[tuple[str, ...], NotIdentity] = ()
     """Warnings in sentences: what the target or the gate cannot show with so few samples, or unused settings."""
     scratch: Annotated[ScratchEstimate | None, NotIdentity] = None
-    """What scratch takes on this dataset; None for a run that measures it."""
+    """Scratch's iterations on this dataset; None for a run that measures them."""
     loading: Annotated[Loading, NotIdentity] = Loading()
     shuffle_shards: int | None = None
     """How many shards are mixed where samples are streamed, which decides their order; else None."""
     replaces_scratch: Annotated[bool, NotIdentity] = True
-    """Whether it is the first retraining of this dataset: scratch would have been trained on it once, and no more."""
+    """Whether this is the first retraining of this dataset: scratch would have been trained on it only once."""
     run_id: Annotated[str, NotIdentity] = Field(default_factory=lambda fields: _identify(fields))
     """`<method>-<digest>`, given when the plan is made and kept for good: a later version's own digest may differ."""
 
@@ -207,7 +207,7 @@ class Plan(Record):
 def check_known(plan: Plan) -> None:
     """Raise `RunError` if a later version planned the run with settings that this version does not know.
 
-    Unknown fields that decide nothing of the training are no obstacle: the known ones alone give the run's id then.
+    Unknown fields that do not affect the training are allowed: the known fields then give the run's id.
     """
     unknown = list(unknown_fields(plan))
     if unknown and _identify(dict(plan)) != plan.run_id:

@@ -23,14 +23,14 @@ class Point(Record):
     loss: float | None
     images: int
     train_loss: float | None
-    """Mean since the point before; None, like `loss`, where it is not finite."""
+    """Mean since the previous point; None, like `loss`, if it is not finite."""
     train_accuracy: float | None = None
-    """Of the training batches since the point before, as they were augmented, by the weights of the moment."""
+    """Accuracy on the augmented training batches since the previous point, by the weights at that time."""
     learning_rate: float
     score: float = Field(default_factory=lambda fields: fields["accuracy"])
-    """By the plan's metric, on the same images."""
+    """Score by the plan's metric, on the same images."""
     standard_error: float | None = None
-    """Of `score`; None: that of a share of `images` (binomial)."""
+    """Standard error of `score`; None: that of a share of `images` (binomial)."""
     in_scope: float | None = None
     """Score within the target's scope; None where the target has none."""
     scope_among_all: float | None = None
@@ -46,7 +46,7 @@ class Curve(Record):
 
 
 class Cost(Record):
-    """What a run consumed. Figures ending in `all_in` include evaluation, data and saving."""
+    """Resources that a run used. Figures ending in `all_in` include evaluation, data and saving."""
 
     iterations: int
     samples: int
@@ -69,7 +69,7 @@ class Machine(Record):
     processes: int = 1
     """Number of processes that trained together, each on such a device with that number of threads."""
     loader: Literal["device", "memory", "stream"] = "device"
-    """Where the decoded training samples were."""
+    """Place of the decoded training samples."""
 
 
 class Result(Record):
@@ -131,7 +131,7 @@ class Comparison(Record):
     champion_accuracy: float
     champion_score: float = Field(default_factory=lambda fields: fields["champion_accuracy"])
     difference: Interval
-    """Of the two scores."""
+    """Confidence interval of the difference of the two scores."""
     negative_flips: float
     """Share of test samples that the champion had right and the candidate has wrong."""
 

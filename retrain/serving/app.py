@@ -104,7 +104,7 @@ class Endpoints:
 async def _read_body(request: Request) -> bytes:
     """Return the body. Raises `TooLarge` as soon as it exceeds the limit, and `BadRequest` for a form."""
     if request.headers.get("content-type", "").startswith("multipart/"):
-        raise protocol.BadRequest("the body is a form: send the image file alone, as curl --data-binary @FILE does")
+        raise protocol.BadRequest("the body is a form: send only the image file, as curl --data-binary @FILE does")
     body = bytearray()
     async for chunk in request.stream():
         body += chunk

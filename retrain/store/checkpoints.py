@@ -35,7 +35,7 @@ class Checkpoints:
         self._writing = self._writer.submit(self._write, iteration, state)
 
     def load(self) -> bytes | None:
-        """Return the newest state whose bytes are those that were saved, or None; remove those that are torn."""
+        """Return the newest state that matches its digest, or None. Remove states that do not."""
         for entry in self._newest_first():
             try:
                 state, _ = self._objects.read(entry.key)

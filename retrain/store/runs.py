@@ -26,7 +26,7 @@ from retrain.store.keys import TaskKeys
 from retrain.utils.clock import format_moment
 from retrain.utils.parallel import map_ahead
 
-if TYPE_CHECKING:  # the watcher and the exporter read records alone, and load no torch
+if TYPE_CHECKING:  # the watcher and the exporter read only records, and do not load torch
     from torch import Tensor
 
 DAMAGED = RunError
@@ -179,8 +179,8 @@ class RunFiles:
     def index(self, drops: Collection[str]) -> "Iterator[tuple[DropRef, dict[str, Tensor]]]":
         """Yield the index of these drops, in the order in which this run was trained on them.
 
-        A few files are read ahead, so that a large index takes little memory. The files of other drops are read for
-        the digest alone. Raises `RunError`, after the last one, if the index is not the one that the result names.
+        Only a few files are prefetched, so that a large index takes little memory. The files of other drops are read
+        only for the digest. Raises `RunError`, after the last one, if the index is not the one that the result names.
         """
         total, own = hashlib.sha256(), self.plan().dataset.drops
         for drop, data in zip(own, map_ahead(self._read_index_file, own, ahead=READ_AHEAD), strict=True):

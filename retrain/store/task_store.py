@@ -49,7 +49,7 @@ class TaskStore:
         return Claims(self.objects, self.keys)
 
     def validation(self, drop: str) -> "TaskStore":
-        """Return the part of the store for one drop's validation, which has a lease of its own."""
+        """Return the part of the store for one drop's validation, which has a separate lease."""
         return TaskStore(self.objects, self.keys.validating(drop).task)
 
     @contextmanager

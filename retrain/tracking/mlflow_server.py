@@ -42,7 +42,7 @@ DEFAULTS = {
 
 
 class Exported(NamedTuple):
-    """What an export added."""
+    """Result of an export: the numbers of added runs and versions, and the champion."""
 
     runs: int
     versions: int

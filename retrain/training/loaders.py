@@ -14,7 +14,7 @@ from retrain.training.seeds import make_generator
 class EpochSampler:
     """Batches of `batch_size` sample indices; a batch may span the end of one epoch and the start of the next.
 
-    Epoch p is drawn by a generator of its own, seeded from (seed, p), so (`number`, `offset`) is the whole position.
+    Epoch p is drawn by a separate generator, seeded from (seed, p), so (`number`, `offset`) is the whole position.
     The order of an epoch does not change which samples it holds.
     """
 
@@ -66,11 +66,11 @@ class Batch(NamedTuple):
     """The data of one iteration, on the device: the samples of the whole batch, and this process's rows of them."""
 
     samples: Tensor
-    """int64 [B]."""
+    """Indices of the whole batch's samples, int64 [B]."""
     images: Tensor
-    """uint8 [rows, 3, size, size]."""
+    """Pixels of this process's rows before augmentation, uint8 [rows, 3, height, width]."""
     labels: Tensor
-    """int64 [rows]."""
+    """Classes of this process's rows, int64 [rows]."""
 
 
 class Loader(Protocol):

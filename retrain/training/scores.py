@@ -16,7 +16,7 @@ TOP = 5
 
 
 class Predictions(NamedTuple):
-    """What a model predicts for N samples."""
+    """A model's predictions for N samples."""
 
     likeliest: Tensor
     """The likeliest class, int64 [N]; -1 where it is no class of the labels."""

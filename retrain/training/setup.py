@@ -42,7 +42,7 @@ class Parent:
 
     weights: Mapping[str, Tensor]
     counters: Counters | None
-    """None if the sampling does not need them."""
+    """Learning-speed counters of the parent; None if the sampling does not need them."""
     moments: Mapping[str, Tensor] | None = None
     """The optimiser's state, if the task keeps it."""
 

@@ -61,7 +61,7 @@ class CudaGraphRecorder:
         self._generators = generators
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Capture the work on a stream of its own."""
+        """Capture the work on a separate stream."""
         graph = torch.cuda.CUDAGraph()
         for generator in self._generators:
             graph.register_generator_state(generator)

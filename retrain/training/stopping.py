@@ -14,13 +14,13 @@ from retrain.records import AccuracyEstimate, Point, Target
 from retrain.records.plan import StopRule
 
 LOWEST_LEVEL = 99.0
-"""Percentage of the baseline's accuracy above which curves are exact, on all of val: L_99 is read there."""
+"""Percentage of the baseline's accuracy above which evaluations use all of val, because L_99 needs exact curves."""
 
 RISK = 1e-3
-"""Largest probability that an evaluation gives up wrongly."""
+"""Largest probability that an evaluation stops although all of val would reach the needed accuracy."""
 
 EARLY_RISK = 0.5
-"""The same for each check early in a run: it gives up if the accuracy so far is below the needed one."""
+"""The same for each check early in a run: the evaluation stops if its accuracy so far is below the needed one."""
 
 FIRST, GROWTH = 128, 1.5
 """Samples before the first check, and the factor by which the samples grow from check to check."""
@@ -38,8 +38,8 @@ def subset_ends(total: int) -> Iterator[int]:
 def tail_probability(correct: int, seen: int, enough: int, total: int) -> float:
     """Return the probability that at most `correct` of `seen` samples are correct, if `enough` of all `total` are.
 
-    Samples are drawn without replacement, so the distribution is hypergeometric. If this is at most `risk`, giving up
-    is wrong with probability at most `risk`, for any network: a better one fails more rarely.
+    Samples are drawn without replacement, so the distribution is hypergeometric. An evaluation that stops when this is
+    at most `risk` is wrong with probability at most `risk`, for any network: a better network fails more rarely.
     """
     least, most = max(0, seen - (total - enough)), min(correct, enough)
     if most < least:
@@ -55,9 +55,9 @@ def _ways(total: int, chosen: torch.Tensor) -> torch.Tensor:
 
 
 def needed_accuracy(target: Target | None, rule: StopRule | None = None) -> float:
-    """Return the lowest accuracy that has to be exact. Below it, an exact accuracy would decide nothing.
+    """Return the lowest accuracy that has to be exact. A lower accuracy needs no exact value, as it decides nothing.
 
-    With a stop rule or a target's scope it is 0: they need every accuracy exactly.
+    With a stop rule or a target's scope it is 0, because these need every accuracy exactly.
     """
     if target is None or rule is not None or target.scope is not None:
         return 0.0
@@ -65,27 +65,28 @@ def needed_accuracy(target: Target | None, rule: StopRule | None = None) -> floa
 
 
 def is_early(target: Target | None, iteration: int) -> bool:
-    """Return whether the iteration is earlier than all at which runs of the task came near their targets."""
+    """Return whether the iteration is before all iterations at which the task's runs came near their targets."""
     return target is not None and iteration < target.expected_from
 
 
-def rejection_risk(early: bool, looks: int) -> float:
-    """Return the probability with which one of this many checks may give up wrongly."""
-    return EARLY_RISK if early else RISK / looks
+def rejection_risk(early: bool, checks: int) -> float:
+    """Return the probability with which one of this many checks may stop an evaluation wrongly."""
+    return EARLY_RISK if early else RISK / checks
 
 
 MARGIN_ERRORS = 1.0
 """Standard errors by which a run that improves fast must exceed the accuracy expected of scratch to end at its rule's
-`improve_until`. The margin shrinks in proportion to the iterations, to none at twice that. Where scratch does not fit
-its data, runs that could end earlier by this expectation ended too low: by 2 points with clothes or 450 images a class.
-Where it does, runs that could not end earlier took twice as long and were 3 points above scratch."""
+`improve_until`. The margin shrinks in proportion to the iterations, to zero at twice `improve_until`. If scratch does
+not fit its data, runs that could end earlier by this expectation ended too low: by 2 points with clothes or 450 images
+a class. If it does, runs that could not end earlier took twice as long and were 3 points above scratch."""
 
 TARGET_ERRORS = 0.5
 """Standard errors by which a run may be below a carried target to end, from its rule's `improve_until` on."""
 
 SLOW_GAIN = 0.008
 """Rise of the score within its rule's window below which a run below the expected accuracy may end as well, from
-`improve_until` on. The expectation can be far too high: it knows how many classes are new, not how hard they are."""
+`improve_until` on. The expectation can be far too high: it depends on how many classes are new, not on how hard they
+are."""
 
 LEAST_POINTS = 4
 """Least number of evaluations from which the slope of the score over the loss is estimated."""
@@ -103,7 +104,7 @@ LARGE_ERROR = 0.02
 With a limit of 0.01, runs that were already 2 points above scratch took up to 1.7 times as long."""
 
 PATIENCE_SHARE = 0.7
-"""Largest share of a run's iterations so far that its patience may take, so that a young run is not given up."""
+"""Largest patience, as a share of a run's iterations so far, so that a run does not end too early."""
 
 
 def judge(
@@ -170,10 +171,10 @@ def expect_scratch(points: Sequence[Point], target: Target) -> AccuracyEstimate 
     """Return the accuracy that scratch would end with on all of val, from the plan's estimate and the run itself.
 
     The plan's estimate is about the baseline's samples and classes. Images of new classes may help scratch there as
-    well, so it is taken to be as good there as the run, if that is better. The run also shows what new classes cost: of
-    the samples that it gets right among the baseline's classes, it gets a share right among all. Scratch is taken to
-    keep that share, and to do as well on later classes as on its first. Both are means over the later half of the run's
-    evaluations.
+    well, so it is assumed to be as good there as the run, if the run is better. The run also shows what new classes
+    cost: of the samples that it classifies correctly among the baseline's classes, it classifies a share correctly
+    among all classes. Scratch is assumed to keep that share, and to do as well on later classes as on its first. Both
+    figures are means over the later half of the run's evaluations.
     """
     planned = target.expected
     recent = [point for point in points[len(points) // 2 :] if point.in_scope and point.scope_among_all is not None]
@@ -203,10 +204,10 @@ def _excess(last: Point, target: float, expected: AccuracyEstimate | None, score
 def _may_end_while_improving(
     points: Sequence[Point], expected: AccuracyEstimate | None, rule: StopRule, score: float
 ) -> bool:
-    """Return whether a run at its carried target is about as good as scratch would be, so that it need not go on.
+    """Return whether a run at its carried target is about as good as scratch would be, so that it need not continue.
 
-    It may end if it is above the expected accuracy, from the rule's `expect_from` on, or if it rises slowly, from
-    `improve_until` on. A rough expectation also counts only from there on.
+    It may end from the rule's `expect_from` on if it is above the expected accuracy, and from `improve_until` on if it
+    rises slowly. A rough expectation is used only from `improve_until` on.
     """
     last = points[-1]
     if rule.improve_until is None:
@@ -229,8 +230,8 @@ def still_learns(points: Sequence[Point], rule: StopRule) -> bool:
     """Return whether the loss on val falls so fast that the score should rise by the rule's least gain in a window.
 
     With few validation samples the score is too noisy to show such a rise. The loss shows it, because every sample
-    changes it. What a change of the loss is worth is the slope of the score over the loss, by least squares over the
-    evaluations without the first quarter. False without losses, or if the slope is not negative.
+    changes it. The slope of the score over the loss converts a change of the loss into one of the score. It is fitted
+    by least squares over the evaluations without the first quarter. False without losses, or if it is not negative.
     """
     last = points[-1]
     before = [point for point in points if point.iteration <= last.iteration - rule.window]
@@ -280,7 +281,7 @@ def _has_stopped_improving(points: Sequence[Point], window: float, gain: float) 
 def has_plateau(points: Sequence[Point], curve: Curve, window: float, gain: float) -> bool:
     """Return whether a curve's best score has risen by less than `gain` over the last `window` iterations.
 
-    A curve shorter than the window has no plateau. A curve without figures, because no drop is new, always has one.
+    A curve shorter than the window has no plateau. A curve without values, because no drop is new, always has one.
     """
     values = [(point.iteration, value) for point in points if (value := getattr(point, curve)) is not None]
     if not values:

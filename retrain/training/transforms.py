@@ -84,7 +84,7 @@ def _library_transforms(setting: Augmentation) -> Callable[[Tensor], Tensor] | N
 
 
 def _by_groups(transform: Callable[[Tensor], Tensor], images: Tensor, iteration: int, rows: Rows, seed: int) -> Tensor:
-    """Transform the images of each group of the whole batch by draws of its own."""
+    """Transform the images in groups of the whole batch, each with its own random numbers."""
     groups, sizes = torch.unique_consecutive(torch.arange(rows.start, rows.stop) // GROUP, return_counts=True)
     parts = []
     with torch.random.fork_rng(devices=[]):

@@ -101,7 +101,7 @@ def _other_objects(objects: Objects, records: Mapping[str, Any], years: Years) -
 
 
 def _credited_twice(objects: Objects, records: Mapping[str, Any]) -> Iterator[Finding]:
-    """In a scenario without races, one run on a dataset counts as its retraining."""
+    """Check that in a scenario without races one run on a dataset counts as its retraining."""
     credited = Counter(record["dataset_digest"] for record in records.values() if record["savings"]["baseline"])
     for dataset, count in credited.items():
         if count > 1:

@@ -1,4 +1,4 @@
-"""Commands of a long scenario's users, each in a process of its own, which may be killed anywhere and started again.
+"""Commands of a long scenario's users, each in a separate process, which may be killed anywhere and started again.
 
 Started again, an action first checks whether it was done, as a person does who was cut off from a machine.
 """

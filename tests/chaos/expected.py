@@ -1,4 +1,4 @@
-"""What an audit compares a store with, and what it finds."""
+"""Expectations of an audit about a store, and its findings."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -19,7 +19,7 @@ class Finding(NamedTuple):
 
 
 class Years(NamedTuple):
-    """What a long scenario must leave beside its runs, and what it told its users at the end."""
+    """Objects that a long scenario must leave besides its runs, and its last output for users."""
 
     history: Sequence[Entry]
     """The history of champions of the undisturbed scenario."""
@@ -30,7 +30,7 @@ class Years(NamedTuple):
     erased: Sequence[bytes]
     """Files of the erased samples."""
     told: Mapping[str, str]
-    """What `retrain history --json`, `status --json` and `metrics` printed, by command."""
+    """Output of `retrain history --json`, `status --json` and `metrics`, by command."""
 
 
 class Expected(NamedTuple):

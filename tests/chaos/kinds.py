@@ -35,7 +35,7 @@ class Reference:
             runner.repeat_until_done(actions.train_and_promote, plan.model_dump_json())
         self.landing = runner.writes(actions.land)
         self.retraining = runner.writes(actions.retrain), runner.writes(actions.train_and_promote)
-        """As many writes as it takes to pack a drop, and to retrain on each: a kill strikes at one of them."""
+        """Numbers of writes to pack a drop, and to retrain on each: a kill strikes at one of them."""
         left, records = objects(store), TaskStore(store, KEYS.task).ledger.read()
         self._digests: dict[str, Digests] = {record.run_id: digests(left, record.run_id) for record in records}
         self._saved = {record.run_id: record.savings.gross for record in records if record.savings}

@@ -64,7 +64,7 @@ class Outcome:
     """That ended with a record."""
     findings: list[Finding]
     deeds: Counter[str]
-    """What the team of a long scenario did."""
+    """Actions of the team in a long scenario."""
     seconds: float
 
     def __str__(self) -> str:

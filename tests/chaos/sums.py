@@ -14,7 +14,7 @@ Objects = Mapping[str, bytes]
 Sums = dict[str, float]
 """Savings by the names of their fields."""
 IMAGE_SHARE = 1 / 3
-"""What evaluating an image costs, as a share of training on it: one of three passes through the network."""
+"""Cost of evaluating an image, as a share of training on it: one of three passes through the network."""
 SCRATCH_SPREAD = 0.3
 """Standard error of scratch's iterations, as a share of them, if they are estimated from runs on earlier datasets."""
 TYPICAL_SHARE = 0.62
@@ -62,7 +62,7 @@ def _difference(baseline: float, whole: float, used: float, all_in: float) -> Su
 
 
 def _scratch(objects: Objects, plan: dict[str, Any], before: str) -> tuple[int, int, float]:
-    """Return scratch's iterations to its accuracy on a plan's dataset, its whole training, and the former's error.
+    """Return scratch's iterations to its accuracy on a plan's dataset, its full training, and the former's error.
 
     Scratch runs on this dataset have measured them. Otherwise they are the schedule times a mean share: of the shares
     of their schedules that earlier scratch runs took to their own accuracy, and of `TYPICAL_SHARE`.

@@ -41,7 +41,7 @@ EACH, CLASSES, LATE_CLASS = 8, 3, 20
 JITTER = 40.0
 """Standard deviation of the colour of an image, about which classes are mistaken for each other."""
 SETTINGS = "baseline: {refresh: {every: 12, on_miss: true}}\n"
-"""What the team adds to the earlier version's task file."""
+"""Settings that the team adds to the earlier version's task file."""
 WRITING = Lock()
 POLICIES: dict[str, tuple[str, ...]] = {
     "no policy": (),
@@ -62,7 +62,7 @@ HARMS = {"nothing": 4, "kills": 8, "race": 3, "freeze": 1, "damage": 1}
 
 
 class Done(NamedTuple):
-    """What a scenario left, and what was done in it."""
+    """Objects that a scenario left, and its actions."""
 
     objects: dict[str, bytes]
     writes: list[int]

@@ -40,7 +40,7 @@ def test_summary_of_escalated_run_counts_all_attempts() -> None:
 
 
 def test_runs_summary_charges_the_attempts_before_it() -> None:
-    """Of 800 iterations from scratch the miss took 150, the run that followed 210."""
+    """Scratch has 800 iterations; the missed run used 150 of them and the next run 210."""
     past = one_drop().landed(drop(2))
     past.ended(past.plan(), "missed", promoted=None, iterations=150, reached=False)
     last = past.ended(past.plan(), iterations=210)
@@ -65,7 +65,7 @@ def test_gate_doubts_of_a_waiting_candidate_are_shown() -> None:
     gate = Decision(promoted=True, reasons=(), notes=("200 test images do not show",))
     table = printed(record_details(record, candidate=Candidate(record, approval, gate)))
     words = " ".join(table.split())
-    assert f" gate {approval.describe(record.task)} gate could not tell 200 test images do not show" in words
+    assert f" gate {approval.describe(record.task)} gate undecided 200 test images do not show" in words
 
 
 def test_plan_shows_target_expectation_start_and_warnings() -> None:

@@ -40,7 +40,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 @contextmanager
 def watching(*arguments: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    """Yield a watcher in a process of its own, and the address of its endpoints."""
+    """Yield a watcher in a separate process, and the address of its endpoints."""
     command = [preloaded_retrain(), "watch", "--task", "pets.yaml", "--port", "0", "--poll-seconds", "0.2", *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:

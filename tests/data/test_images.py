@@ -1,4 +1,4 @@
-"""Every supported kind of image gives the right pixels, and anything else an error with its cause."""
+"""Every supported kind of image gives the right pixels; all other files give an error with the cause."""
 
 import io
 import struct

@@ -339,7 +339,7 @@ def test_object_whose_key_is_no_path_is_named(tmp_path: Path, bucket: str, s3: s
 
 
 def test_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
-    """Where a store is a folder, a producer may link images instead of copying them."""
+    """In a store that is a folder, a producer may link images instead of copying them."""
     store = LocalStore(tmp_path / "store")
     folder = store.root / "pets/drops/week/cat"
     folder.mkdir(parents=True)
@@ -381,7 +381,7 @@ def test_classes_that_differ_in_case_are_reported(near: WayIn) -> None:
     drop = near.take(tree("Cat", "cat", "dog"))
     assert drop.reading is not None
     assert drop.reading.notes == (
-        "classes Cat and cat differ in upper and lower case alone; data.aliases can make them one",
+        "classes Cat and cat differ only in upper and lower case; data.aliases can make them one",
     )
 
 

@@ -21,7 +21,7 @@ from support.ways_in import Files, WayIn, open_way_in, zipped
 from retrain.errors import DropError
 
 IMAGES = [png(number, 4) for number in range(60)]
-"""Each of its own pixels, so that its content tells a sample from all others."""
+"""Images with different pixels, so that the content of each sample is unique."""
 SUFFIXES = (
     ".png",
     ".png",

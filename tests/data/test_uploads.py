@@ -32,7 +32,7 @@ def local(tmp_path: Path) -> LocalStore:
 
 
 def webdataset(*numbers: int) -> bytes:
-    """Return a shard as producers write it: flat keys, the class's name in a file of its own."""
+    """Return a shard as producers write it: flat keys, the class's name in a separate file."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for number in numbers:

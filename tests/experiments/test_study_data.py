@@ -118,7 +118,7 @@ def photo(path: Path, number: int, size: tuple[int, int]) -> None:
 
 
 def imagenet(root: Path) -> None:
-    """As ILSVRC-2012 names classes and files; photographs of several shapes, one of them grey."""
+    """Write images with the class and file names of ILSVRC-2012; photographs of several shapes, one of them grey."""
     for label, synset in enumerate(("n01440764", "n02102040", "n03888257", "n03000684", "n02979186")):
         for number in range(20):
             split = "test" if number < 5 else "train"
@@ -127,7 +127,7 @@ def imagenet(root: Path) -> None:
 
 
 def adaptiope(root: Path, first: int = 0) -> None:
-    """As Adaptiope has it: a folder for each class, the same ones in each domain, square photographs.
+    """Write square photographs in the layout of Adaptiope: a folder for each class, the same classes in each domain.
 
     Another `first` gives other photographs.
     """

@@ -6,7 +6,7 @@ from typing import Any
 import altair as alt
 import pytest
 from pydantic import ValidationError
-from support.studying import ran, small_study
+from support.studying import ended_run, small_study
 
 from retrain.experiments import final_plots
 from retrain.experiments.chain_plot import chain_plot
@@ -37,7 +37,7 @@ def in_batches_of(size: int, one: EndedRun) -> EndedRun:
 
 def test_accuracy_plot_counts_images_at_any_batch_size(tmp_path: Path) -> None:
     study = small_study(plots=["time"], fitted=1.0)
-    slow, quick = ran("scratch", 0, {10: 0.4, 20: 0.5}), ran("naive", 0, {10: 0.5, 20: 0.6})
+    slow, quick = ended_run("scratch", 0, {10: 0.4, 20: 0.5}), ended_run("naive", 0, {10: 0.5, 20: 0.6})
     by_group = groups(study, [in_batches_of(128, slow), in_batches_of(32, quick)])
     assert drawn(final_plots.time_plot(study, by_group)) == [
         [
@@ -60,7 +60,11 @@ def test_every_method_has_its_own_look() -> None:
 
 def test_crossing_is_drawn_at_the_target_of_its_own_seeds() -> None:
     study = small_study(seeds=[0, 1])
-    found = [ran("scratch", 0, {10: 0.4}), ran("scratch", 1, {10: 0.6}), ran("naive", 0, {5: 0.3, 10: 0.5})]
+    found = [
+        ended_run("scratch", 0, {10: 0.4}),
+        ended_run("scratch", 1, {10: 0.6}),
+        ended_run("naive", 0, {5: 0.3, 10: 0.5}),
+    ]
     (group, members), *_ = groups(study, found).items()
     *_, line, dots = drawn(curves(study, group, members, "accuracy"))
     assert line == [{"mean": 0.5}]
@@ -70,7 +74,7 @@ def test_crossing_is_drawn_at_the_target_of_its_own_seeds() -> None:
 @pytest.mark.parametrize(("spread", "width"), [("error", 0.1), ("deviation", 0.02**0.5)])
 def test_band_around_a_mean_is_the_studys_spread(spread: str, width: float) -> None:
     study = small_study(seeds=[0, 1], spread=spread)
-    by_group = groups(study, [ran("scratch", 0, {10: 0.4}), ran("scratch", 1, {10: 0.6})])
+    by_group = groups(study, [ended_run("scratch", 0, {10: 0.4}), ended_run("scratch", 1, {10: 0.6})])
     ((group, members),) = by_group.items()
     for chart in (curves(study, group, members, "accuracy"), final_plots.final_accuracy_plot(study, by_group)):
         (point,) = drawn(chart)[0]
@@ -79,7 +83,7 @@ def test_band_around_a_mean_is_the_studys_spread(spread: str, width: float) -> N
 
 def test_last_training_loss_of_a_few_iterations_is_not_drawn() -> None:
     study = small_study()
-    (group, members), *_ = groups(study, [ran("scratch", 0, {10: 0.4, 20: 0.5, 21: 0.5})]).items()
+    (group, members), *_ = groups(study, [ended_run("scratch", 0, {10: 0.4, 20: 0.5, 21: 0.5})]).items()
     layers = [drawn(curves(study, group, members, plot))[1] for plot in ("accuracy", "train_loss")]
     assert [[point["iteration"] for point in points] for points in layers] == [[10, 20, 21], [10, 20]]
 
@@ -89,7 +93,7 @@ def test_final_accuracies_are_drawn_over_what_the_study_varies(tmp_path: Path) -
     assert varies([Group("a", "s", 2), Group("a", "t", 2)]) == "split"
     assert varies([Group("a", "s", 2), Group("b", "s", 2)]) == "variant"
     study = small_study(splits={"7+3": {"by": "classes", "sizes": "4+3+3"}}, plots=["final"])
-    found = [ran(method, 0, {10: 0.5}, drops) for drops in (2, 3) for method in ("scratch", "naive")]
+    found = [ended_run(method, 0, {10: 0.5}, drops) for drops in (2, 3) for method in ("scratch", "naive")]
     write_plots(study, groups(study, found), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["final.png", "final.svg"]
 
@@ -104,9 +108,9 @@ def test_accuracy_is_drawn_over_weight_correlation_by_network() -> None:
     found = [
         with_measures(one._replace(cell=one.cell._replace(variant=variant)), correlation_of_weights=value)
         for variant, one, value in (
-            ("ResNet", ran("naive", 0, {10: 0.5}), 0.9),
-            ("ResNet", ran("init", 0, {10: 0.7}), 0.2),
-            ("logistic", ran("naive", 0, {10: 0.3}), 0.8),
+            ("ResNet", ended_run("naive", 0, {10: 0.5}), 0.9),
+            ("ResNet", ended_run("init", 0, {10: 0.7}), 0.2),
+            ("logistic", ended_run("naive", 0, {10: 0.3}), 0.8),
         )
     ]
     values = final_plots.correlation_plot(study, groups(study, found)).to_dict()["datasets"]
@@ -119,7 +123,11 @@ def test_accuracy_is_drawn_over_weight_correlation_by_network() -> None:
 
 def test_warm_start_damage_is_in_percent_of_scratch() -> None:
     study = small_study(methods={"scratch": {"start": "scratch"}, "naive": {}}, plots=["switch"])
-    found = [ran(FIRST, 0, {10: 0.2}, drops=1), ran("scratch", 0, {10: 0.5}), ran("naive", 0, {10: 0.4})]
+    found = [
+        ended_run(FIRST, 0, {10: 0.2}, drops=1),
+        ended_run("scratch", 0, {10: 0.5}),
+        ended_run("naive", 0, {10: 0.4}),
+    ]
     first, damage = final_plots.switch_plot(study, groups(study, found)).to_dict()["datasets"].values()
     assert [point["mean"] for point in first] == [0.2]
     assert [point["mean"] for point in damage] == [pytest.approx(-20)]
@@ -129,9 +137,15 @@ def test_chain_of_runs_is_drawn_on_the_whole_test_set() -> None:
     """Verwimp et al., figure 6: classes that have not landed count as wrong, and iterations add up."""
     study = small_study(methods={"scratch": {"start": "scratch"}, "naive": {}}, splits=THREE_DROPS, plots=["chain"])
     found = [
-        on_images(60, ran(FIRST, 0, {10: 0.5}, drops=1)),
-        *(on_images(80, one) for one in (ran("scratch", 0, {20: 0.6}), ran("naive", 0, {10: 0.6, 20: 0.7}))),
-        *(on_images(100, one) for one in (ran("scratch", 0, {20: 0.8}, 3), ran("naive", 0, {10: 0.7, 20: 0.8}, 3))),
+        on_images(60, ended_run(FIRST, 0, {10: 0.5}, drops=1)),
+        *(
+            on_images(80, one)
+            for one in (ended_run("scratch", 0, {20: 0.6}), ended_run("naive", 0, {10: 0.6, 20: 0.7}))
+        ),
+        *(
+            on_images(100, one)
+            for one in (ended_run("scratch", 0, {20: 0.8}, 3), ended_run("naive", 0, {10: 0.7, 20: 0.8}, 3))
+        ),
     ]
     bounds, lines, dots = drawn(chain_plot(study, groups(study, found)))
     assert [(point["iteration"], point["mean"]) for point in bounds] == [(0, 0.6), (10, 0.8), (30, 1.0), (50, 1.0)]
@@ -150,9 +164,9 @@ def on_images(images: int, one: EndedRun) -> EndedRun:
 
 def test_maps_and_gradient_curves_are_written_if_measured(tmp_path: Path) -> None:
     study = small_study(plots=["learning_map", "gradient_norms", "loss", "cost", "train_accuracy"])
-    first = ran(FIRST, 0, {10: 0.2}, drops=1)._replace(measures={LEARNING_MAP: [[1.0, 0.0], [1.0, 0.5]]})
+    first = ended_run(FIRST, 0, {10: 0.2}, drops=1)._replace(measures={LEARNING_MAP: [[1.0, 0.0], [1.0, 0.5]]})
     curve = {f"{GRADIENTS}, old": [[0, 0.0], [10, 2.0]], f"{GRADIENTS}, new": [[0, 9.0], [10, 3.0]]}
-    found = [first, ran("scratch", 0, {10: 0.5}), ran("naive", 0, {10: 0.4})._replace(measures=curve)]
+    found = [first, ended_run("scratch", 0, {10: 0.5}), ended_run("naive", 0, {10: 0.4})._replace(measures=curve)]
     write_plots(study, groups(study, found), tmp_path)
     assert sorted(path.stem for path in tmp_path.glob("*.svg")) == [
         "cost",
@@ -172,7 +186,10 @@ def test_maps_and_gradient_curves_are_written_if_measured(tmp_path: Path) -> Non
 
 def test_l_r_divides_images_where_iterations_are_unequal_work() -> None:
     """Verwimp et al., section 2: the measure extends to unequal costs."""
-    found = [in_batches_of(128, ran("scratch", 0, {10: 0.5})), in_batches_of(32, ran("naive", 0, {10: 0.5}))]
+    found = [
+        in_batches_of(128, ended_run("scratch", 0, {10: 0.5})),
+        in_batches_of(32, ended_run("naive", 0, {10: 0.5})),
+    ]
     speeds = [
         next(row for row in rows(small_study(cost=cost), found) if row.method == "naive").speed_ups["scratch"][100].mean
         for cost in ("iterations", "images")

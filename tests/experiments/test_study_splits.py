@@ -246,7 +246,7 @@ def test_gradient_curves_begin_and_end_where_the_run_does(place: Path, tmp_path:
 
 
 def test_map_of_samples_by_epoch_is_of_the_very_training(place: Path, tmp_path: Path) -> None:
-    """Its last epoch is the accuracy of the model that was kept, on the training images."""
+    """Check that the last epoch of the map is the stored model's accuracy on the training images."""
     methods = {"scratch": {"start": "scratch"}}
     runs = Runs(small_study(methods=methods, measures=["learning_map"]), str(tmp_path / "store"))
     run(runs, DataRoot(place), CPU)

@@ -1,7 +1,7 @@
 """Tables of studies on hand-made curves: means, errors, speed-ups and accumulated cost."""
 
 import pytest
-from support.studying import TWO_SEEDS, ran, small_study
+from support.studying import TWO_SEEDS, ended_run, small_study
 
 from retrain.experiments.kept_runs import KeptRuns
 from retrain.experiments.page import page, table
@@ -24,7 +24,7 @@ def test_table_has_means_errors_and_same_seed_speed_ups() -> None:
 
 def test_report_names_unreached_levels_and_failures() -> None:
     study = small_study(seeds=[0, 1])
-    never = [ran("naive", seed, {10: 0.1, 40: 0.2}) for seed in (0, 1)]
+    never = [ended_run("naive", seed, {10: 0.1, 40: 0.2}) for seed in (0, 1)]
     text = table(study, rows(study, [*TWO_SEEDS[:2], *never]))
     assert text.splitlines()[3] == "| naive ▼ | 20.00 ± 0.00 | 20.00 ± 0.00 | - | / | / |"
     assert "×0.75 (1/2)" in table(study, rows(study, TWO_SEEDS))
@@ -33,11 +33,11 @@ def test_report_names_unreached_levels_and_failures() -> None:
 def test_accumulated_cost_sums_drops_until_scratch_is_matched() -> None:
     study = small_study(splits={"7+3": {"by": "classes", "sizes": "4+3+3"}})
     found = [
-        *(ran("scratch", 0, {10: 0.4, 20: 0.5, 30: 0.5}, drops) for drops in (2, 3)),
-        ran("naive", 0, {10: 0.5, 20: 0.6}, 2),
-        ran("naive", 0, {10: 0.4, 30: 0.6}, 3),
-        ran("init", 0, {10: 0.5}, 2),
-        ran("init", 0, {10: 0.1}, 3),
+        *(ended_run("scratch", 0, {10: 0.4, 20: 0.5, 30: 0.5}, drops) for drops in (2, 3)),
+        ended_run("naive", 0, {10: 0.5, 20: 0.6}, 2),
+        ended_run("naive", 0, {10: 0.4, 30: 0.6}, 3),
+        ended_run("init", 0, {10: 0.5}, 2),
+        ended_run("init", 0, {10: 0.1}, 3),
     ]
     by_group = groups(study, reversed(found))
     assert list(by_group) == [Group("task", "7+3", 2), Group("task", "7+3", 3)]
@@ -55,7 +55,7 @@ def test_l_100_is_also_given_for_fewer_evaluations() -> None:
 
 
 def test_training_time_is_when_the_training_loss_was_low_enough() -> None:
-    falling = ran("naive", 0, {10: 0.1, 20: 0.2, 30: 0.3}).curve
+    falling = ended_run("naive", 0, {10: 0.1, 20: 0.2, 30: 0.3}).curve
     losses = zip(falling.points, (2.0, 0.4, 0.3), strict=True)
     curve = Curve(points=tuple(point.model_copy(update={"train_loss": loss}) for point, loss in losses))
     assert [fitted_at(curve, loss) for loss in (3.0, 0.4, 0.2, None)] == [10, 20, None, None]

@@ -158,7 +158,7 @@ def test_program_with_other_labels_is_refused(served: Served) -> None:
 
 
 class Branching(nn.Module):
-    """What it computes depends on the values of the images, which no tracer can follow."""
+    """A network whose operations depend on the values of the images, which no tracer can follow."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images.mean((2, 3)) if images.sum() > 0 else images.amax((2, 3))

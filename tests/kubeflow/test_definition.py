@@ -42,7 +42,7 @@ POOL = Resources(
     retries=7,
 )
 EVERY_POD = {"imagePullSecret", "podMetadata", "secretAsEnv", "securityContext"}
-"""What the pods of all steps have on `POOL`."""
+"""Settings of the pods of all steps on `POOL`."""
 TASK = Task(name="flowers", store="s3://bucket/flowers", resources=POOL)
 SEPARATE_TASK = TASK.model_copy(update={"resources": POOL.model_copy(update={"separate_evaluation": True})})
 
@@ -89,9 +89,9 @@ def separate(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     return compiled(SEPARATE_TASK, tmp_path_factory.mktemp("separate"))
 
 
-@pytest.fixture(params=["one pod", "pods of their own"])
+@pytest.fixture(params=["one pod", "separate pods"])
 def either(request: pytest.FixtureRequest, on_pool: Compiled, separate: Compiled) -> Compiled:
-    """Return the pipeline that evaluates in the training pod, and the one that does so in pods of its own."""
+    """Return the pipeline that evaluates in the training pod, and the one that does so in separate pods."""
     return on_pool if request.param == "one pod" else separate
 
 
@@ -119,7 +119,7 @@ def test_separate_steps_each_take_the_run_of_the_one_before(separate: Compiled) 
     assert set(inner) == {"train-only", "evaluate", "promote", "record"}
 
 
-@pytest.mark.parametrize("task", [TASK, SEPARATE_TASK], ids=["one pod", "pods of their own"])
+@pytest.mark.parametrize("task", [TASK, SEPARATE_TASK], ids=["one pod", "separate pods"])
 def test_local_pipeline_has_the_same_steps_without_artifacts(task: Task, tmp_path: Path) -> None:
     Compiler().compile(define_locally(task, "python", lambda step, name: None), str(tmp_path / "local.yaml"))
     spec = yaml.safe_load((tmp_path / "local.yaml").read_text())

@@ -41,9 +41,9 @@ class Stores(NamedTuple):
 
     here: Task
     one_pod: Task
-    """Evaluates in the training pod."""
+    """Task whose training pod evaluates."""
     separate: Task
-    """Evaluates in pods of its own."""
+    """Task whose runs are evaluated in separate pods."""
 
 
 def write_digits(root: Path) -> Path:
@@ -181,7 +181,7 @@ def test_local_pipeline_leaves_the_record_of_an_in_process_run(
     assert without_times(kfp.model_dump()) == without_times(here.model_dump())
     assert kfp.started_at > here.ended_at
     assert TaskStore(LocalStore(Path(task.store)), "digits").ledger.find(kfp.run_id) == kfp
-    assert printed.out == "", "standard output is for the record alone"
+    assert printed.out == "", "standard output is only for the record"
     assert f"{kfp.run_id}: " in printed.err
     assert "KFP" not in printed.err
     outputs = read_outputs(tmp_path / "kept")

@@ -310,7 +310,7 @@ def test_planning_and_recording_a_failure_import_no_torch(task: Task, tmp_path: 
 def test_worker_ends_with_one_message_on_a_task_it_cannot_read(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As in a job that a newer version rendered than the image's."""
+    """Check that a job works if a newer version than the image's rendered it."""
     logging.getLogger("retrain").addHandler(caplog.handler)
     monkeypatch.setattr("sys.argv", ["steps", "complete", '{"name": "pets", "colour": 1}', "scratch-1", "cpu"])
     with pytest.raises(SystemExit) as end:

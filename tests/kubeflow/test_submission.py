@@ -69,7 +69,7 @@ def test_run_is_submitted_once_and_kept_as_it_was_planned(
 def test_lost_kubeflow_run_is_recorded_then_repeated(
     place: Place, kfp: KfpServer, retrain: Retrain, tmp_path: Path
 ) -> None:
-    """As after a pod of the last step that Kubernetes refused to create: nothing else would ever record that run."""
+    """Simulate a pod of the last step that Kubernetes refused to create: nothing else would record that run."""
     place.land(tmp_path / "in", "a")
     command = ("run", "--task", "pets.yaml", "--on", "kubeflow", "--host", kfp.url)
     retrain(*command)

@@ -166,7 +166,7 @@ def test_shrinking_goes_towards_the_pretrained_weights(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("anchor", ["fresh", "origin"])
 def test_l2_init_is_anchored_at_the_pretrained_weights(tmp_path: Path, anchor: str) -> None:
-    """A step by the penalty alone moves towards the pretrained body."""
+    """Check that a step by only the penalty moves the weights towards the pretrained ones."""
     task = small(weights_of(tmp_path))
     recipe = Recipe(initialization=Warm(), objective=L2Init(anchor=anchor, strength=1.0))
     plan = plan_of(task.model_copy(update={"recipe": recipe}), "continuous", known=1, parent="scratch-0")

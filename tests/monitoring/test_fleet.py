@@ -51,7 +51,7 @@ def test_fleet_page_shows_every_task_and_leads_to_its_own(
         monitoring.get(f"http://{address}/")
         page = browsers.opened(browser, f"http://{address}/")
         assert browsers.card(page, "Iterations saved, net") == NET
-        assert browsers.card(page, "Saved of whole trainings, net") == NET + 2 * known_ledger.WHOLE
+        assert browsers.card(page, "Saved compared with full trainings, net") == NET + 2 * known_ledger.WHOLE
         assert browsers.card(page, "EUR saved, net") == pytest.approx(NET * PER_ITERATION)
         state, accuracy, _, waiting, _, saved, whole, amount = row(page, "pets")
         assert (state, accuracy, waiting) == ("refused", "79.00%", "1")

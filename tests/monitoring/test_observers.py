@@ -75,7 +75,7 @@ def test_scores_of_a_carried_target_name_the_part_it_is_about(
             observer.started(plan, progress)
             observer.evaluated(point)
             observer.ended("reached", progress)
-    full = "reached after 31 iterations, 81.00% on val, 85.25% on its earlier part (target 85.00%)"
+    full = "reached after 31 iterations, 81.00% on val, 85.25% on the baseline's part of val (target 85.00%)"
     assert caplog.messages[-1].endswith(full)
     drawn = capsys.readouterr().err
     assert "85.25% (target 85.00%), val 81.00%" in drawn, "the bar has one line of 80 columns"

@@ -123,8 +123,8 @@ def test_figures_on_the_page_are_the_ledgers(browser: Browser, html: Path, sourc
     total = total_savings(sources.records)
     assert browsers.card(page, "Iterations saved, net") == total.net
     assert browsers.card(page, "Iterations saved, gross") == total.gross
-    assert browsers.card(page, "Always from scratch") == total.baseline
-    assert browsers.card(page, "Spent, all in") == total.used_all_in
+    assert browsers.card(page, "Training from scratch") == total.baseline
+    assert browsers.card(page, "Used, including evaluation") == total.used_all_in
     assert browsers.card(page, "Runs") == len(sources.records) == 3
     newest = sources.records[-1]
     assert browsers.card(page, "Newest accuracy, val") == newest.result.final_accuracy
@@ -162,8 +162,8 @@ def test_page_and_metrics_tell_the_same_totals(browser: Browser, tmp_path: Path,
             served[name] += float(value)
     assert browsers.card(page, "Iterations saved, net") == served["retrain_saved_net_iterations"] == -40
     assert browsers.card(page, "Iterations saved, gross") == served["retrain_saved_gross_iterations"]
-    assert browsers.card(page, "Always from scratch") == served["retrain_baseline_iterations_total"]
-    assert browsers.card(page, "Spent, all in") == served["retrain_used_all_in_iterations_total"]
+    assert browsers.card(page, "Training from scratch") == served["retrain_baseline_iterations_total"]
+    assert browsers.card(page, "Used, including evaluation") == served["retrain_used_all_in_iterations_total"]
     assert browsers.card(page, "EUR saved, net") == pytest.approx(served["retrain_saved_net_cost_eur"])
     assert browsers.card(page, "kWh saved, net") == pytest.approx(served["retrain_saved_net_energy_joules"] / 3.6e6)
     assert browsers.card(page, "kg CO₂ saved, net") == pytest.approx(served["retrain_saved_net_co2_grams"] / 1000)
@@ -174,7 +174,7 @@ def test_page_and_metrics_tell_the_same_totals(browser: Browser, tmp_path: Path,
     }
     for unit, amount in whole.items():
         note = page.locator(".card", has=page.get_by_text(f"{unit} saved, net", exact=True)).locator("small")
-        assert f"{money(amount)} of whole trainings" in note.inner_text()
+        assert f"{money(amount)} compared with full trainings" in note.inner_text()
     page.close()
 
 

@@ -85,7 +85,7 @@ def sampling_sentence(sampling: Sampling) -> str:
 
 def test_page_tells_the_tasks_own_shares_of_easy_and_hard() -> None:
     said = sampling_sentence(EasyHard(share=0.25, probability=0.3))
-    assert "The 25% easiest and the 25% hardest of the old samples are drawn with probability 0.3" in said
+    assert "The 25% easiest and the 25% hardest of the old samples appear in an epoch with probability 0.3" in said
     assert [int(number) for number in re.findall(r'<data value="(\d+)"', said)] == [10, 20, 10]
 
 

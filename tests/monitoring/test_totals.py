@@ -222,7 +222,7 @@ METRICS = {
 }
 
 
-CARDS = {"gross": "Iterations saved, gross", "net": "Iterations saved, net", "baseline": "Always from scratch"}
+CARDS = {"gross": "Iterations saved, gross", "net": "Iterations saved, net", "baseline": "Training from scratch"}
 
 
 def told_by_cli(task: Task, folder: Path) -> dict[str, float]:

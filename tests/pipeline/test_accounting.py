@@ -24,7 +24,7 @@ from retrain.store import LocalStore
 from retrain.store.task_store import TaskStore
 
 EPOCHS, BATCH = 10, 10
-"""Of the histories' task."""
+"""Epochs and batch size of the histories' task."""
 FIGURES = ("baseline", "whole", "used", "used_all_in", "gross", "net", "gross_whole", "net_whole", "standard_error")
 
 

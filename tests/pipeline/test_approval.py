@@ -37,7 +37,7 @@ def at(life: Life, now: datetime) -> Life:
 
 @pytest.fixture
 def life(tmp_path: Path) -> Life:
-    """Return a champion that was approved by the gate alone, and a second drop."""
+    """Return a champion that only the gate approved, and a second drop."""
     life = at(Life(LocalStore(tmp_path / "store"), tmp_path / "work"), NOW)
     life.land(0, 1)
     assert isinstance(stages.run_task(life.context, make_task(), Request()), RunRecord)

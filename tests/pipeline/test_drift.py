@@ -92,7 +92,7 @@ def test_changed_images_drift_and_others_do_not(trained: Digits) -> None:
 
 
 def test_same_distribution_is_flagged_in_one_of_100_splits(trained: Digits) -> None:
-    """Of 120 pairs of random samples of held-out digits, at most 4% are flagged (1% are expected)."""
+    """Check that at most 4% of 120 pairs of random samples of held-out digits are flagged (1% are expected)."""
     model = load_model(Source(trained.store), device="cpu")
     held_out = trained.context.samples(model.plan.dataset, ("val", "test"), model.plan.task.data, model.plan.loading)
     head = find_head(model.network)

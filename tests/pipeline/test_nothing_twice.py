@@ -177,7 +177,7 @@ def test_next_run_reads_the_champion_once(counted: Counted) -> None:
 
 
 def test_life_on_one_machine_does_nothing_twice(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the upload to the champion's swap, with the validation in this process so that it is counted, too."""
+    """Run a task from the upload to the promotion, with the validation in this process so that it is counted too."""
     monkeypatch.setattr(ingestion, "run_in_subprocess", lambda label, seconds, work, *arguments: work(*arguments))
     watch = counted.watch(monkeypatch)
     live(counted, watch, "first", seed=0)
@@ -192,7 +192,7 @@ def test_life_on_one_machine_does_nothing_twice(counted: Counted, monkeypatch: p
 
 
 def test_run_takes_the_pixels_from_its_validation(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The validation is a process of its own, so this one counts what the watcher and the run do."""
+    """The validation is a separate process, so this one counts what the watcher and the run do."""
     watch = counted.watch(monkeypatch)
     live(counted, watch, "first", seed=0)
     assert counted.store.take(".tar") == {}

@@ -224,7 +224,7 @@ def test_plan_warns_of_settings_without_their_effect(training: dict[str, object]
 def test_plan_warns_of_a_single_class() -> None:
     for classes, warned in ((("cat",), True), (("cat", "dog"), False)):
         plan = Past().landed(drop(1, classes=classes)).plan()
-        assert any("one class alone, 'cat', so any model is always right" in text for text in plan.warnings) is warned
+        assert any("only one class, 'cat', so any model is always right" in text for text in plan.warnings) is warned
 
 
 def test_drops_without_a_training_image_start_no_run() -> None:

@@ -1,4 +1,4 @@
-"""From drop to champion on both kinds of store, under interruptions."""
+"""The pipeline from drop to champion, on both kinds of store and under interruptions."""
 
 from collections.abc import Callable
 from pathlib import Path

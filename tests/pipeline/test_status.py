@@ -1,4 +1,4 @@
-"""What the status of a task says of runs that were interrupted, and of drops that were removed."""
+"""The status of a task shows interrupted runs and removed drops."""
 
 from dataclasses import replace
 from datetime import timedelta

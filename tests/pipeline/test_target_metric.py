@@ -86,7 +86,7 @@ def test_gate_judges_the_score_and_names_it() -> None:
 
 
 def test_other_metrics_have_no_expectation_of_scratch() -> None:
-    """How scratch's error grows with the classes was measured for accuracy alone."""
+    """Check that scratch is expected only for accuracy: for it alone the growth of its error was measured."""
     more = drop(2, classes=("bat", "cow"))
     assert one_drop().landed(more).plan().target.expected
     assert one_drop(by("macro_f1")).landed(more).plan().target.expected is None

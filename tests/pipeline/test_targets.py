@@ -163,7 +163,7 @@ def test_default_run_has_a_stop_rule_and_scratchs_budget() -> None:
 
 @pytest.mark.parametrize(("train_accuracy", "share"), [(None, 0.4), (0.85, 0.4), (0.92, 0.3), (1.0, 0.2)])
 def test_expectation_counts_earlier_for_a_fitted_parent(train_accuracy: float | None, share: float) -> None:
-    """Its validation error is 20%. It is fitted if its training error is up to a fifth of that, and not from 0.6 on."""
+    """A parent with a validation error of 20% is fitted up to a training error of 4%, and under-fitted from 12% on."""
     past = default_past()
     record = past.records[-1]
     result = record.result.model_copy(update={"train_accuracy": train_accuracy, "final_accuracy": 0.8})

@@ -13,8 +13,8 @@ from retrain.recipe.sampling import LARGE, draw_epoch, shuffle, sort_by_random_k
 from retrain.training.seeds import make_generator
 
 
-def by_lot(kept: Tensor, drawn: torch.Generator) -> Tensor:
-    """As `shuffled` does it with many."""
+def sort_by_random_numbers(kept: Tensor, drawn: torch.Generator) -> Tensor:
+    """Return the order that `shuffled` computes for many samples."""
     return sort_by_random_key(kept, lambda block: torch.rand(len(block), generator=drawn, dtype=torch.float64))
 
 
@@ -26,7 +26,7 @@ def test_few_samples_keep_the_order_that_torch_gives_them() -> None:
 
 def test_shuffled_orders_are_equally_likely() -> None:
     drawn = make_generator(0, "lots")
-    orders = Counter(tuple(by_lot(torch.tensor([2, 5, 7, 11]), drawn).tolist()) for _ in range(24_000))
+    orders = Counter(tuple(sort_by_random_numbers(torch.tensor([2, 5, 7, 11]), drawn).tolist()) for _ in range(24_000))
     assert len(orders) == 24
     # Chi-squared with 23 degrees of freedom exceeds 49.7 once in a thousand.
     assert sum((count - 1000) ** 2 / 1000 for count in orders.values()) < 49.7
@@ -34,7 +34,7 @@ def test_shuffled_orders_are_equally_likely() -> None:
 
 def test_shuffle_spreads_each_block_evenly_over_the_epoch() -> None:
     size = 4 * BLOCK
-    order = by_lot(torch.arange(size), make_generator(1, "lots"))
+    order = sort_by_random_numbers(torch.arange(size), make_generator(1, "lots"))
     cells = torch.bincount(order * 16 // size * 16 + torch.arange(size) * 16 // size, minlength=256).double()
     expected = size / 256
     # Chi-squared with 15 x 15 degrees of freedom exceeds 292.7 once in a thousand.
@@ -42,7 +42,7 @@ def test_shuffle_spreads_each_block_evenly_over_the_epoch() -> None:
 
 
 def test_neighbours_rise_half_of_the_time() -> None:
-    order = by_lot(torch.arange(4 * BLOCK), make_generator(2, "lots"))
+    order = sort_by_random_numbers(torch.arange(4 * BLOCK), make_generator(2, "lots"))
     rising = (order[1:] > order[:-1]).double().mean().item()
     assert rising == pytest.approx(0.5, abs=4 * (12 * len(order)) ** -0.5)
 
@@ -59,7 +59,7 @@ def test_epoch_content_does_not_depend_on_blocks_or_order() -> None:
     probability = torch.linspace(0, 1, size)
     kept = (torch.rand(size, generator=make_generator(0, "pass")) < probability).nonzero().squeeze(1)
     counts = torch.full((size // 1000 + 1,), 1000)
-    for arrange in (shuffle, by_lot, partial(window_shuffle, counts=counts, window=4)):
+    for arrange in (shuffle, sort_by_random_numbers, partial(window_shuffle, counts=counts, window=4)):
         drawn = draw_epoch(probability, size, make_generator(0, "pass"), arrange)
         assert drawn.dtype == torch.int64
         assert torch.equal(drawn.sort().values, kept)
@@ -67,7 +67,7 @@ def test_epoch_content_does_not_depend_on_blocks_or_order() -> None:
 
 @pytest.mark.parametrize("kept", [torch.arange(0), torch.tensor([0]), torch.tensor([1]), torch.tensor([2**40])])
 def test_shuffle_of_one_or_no_sample_is_unchanged(kept: Tensor) -> None:
-    assert torch.equal(by_lot(kept.clone(), make_generator(0, "lots")), kept)
+    assert torch.equal(sort_by_random_numbers(kept.clone(), make_generator(0, "lots")), kept)
 
 
 def test_shard_shuffle_equals_a_sort_by_random_keys() -> None:

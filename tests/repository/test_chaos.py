@@ -6,7 +6,7 @@ from chaos.scenarios import Harness, Scenario
 
 YEARS = Scenario(0, "years", "local", drops=6)
 REFUSED_AND_ERASED = Scenario(207, "years", "local", drops=4)
-"""In it the gate refuses a candidate, and samples are erased."""
+"""A scenario in which the gate refuses a candidate, and samples are erased."""
 FINDING = {
     "credit": ({"lost"}, [REFUSED_AND_ERASED]),
     "digest": ({"lost"}, [Scenario(seed, "damaged", "local") for seed in range(1)]),

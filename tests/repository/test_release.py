@@ -54,7 +54,7 @@ def make_release(root: Path) -> subprocess.CompletedProcess[str]:
 
 
 def run_installed(wheel: Path, place: Path, *line: str) -> str:
-    """Install a wheel into a folder of its own, run its command in an empty one, and return what it prints."""
+    """Install a wheel into a separate folder, run its command in an empty one, and return what it prints."""
     installed, empty = place / "installed", place / "empty"
     if not empty.exists():
         empty.mkdir()

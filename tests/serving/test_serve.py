@@ -1,4 +1,4 @@
-"""`retrain serve` as a real server in a process of its own, over HTTP."""
+"""`retrain serve` as a real server in a separate process, over HTTP."""
 
 import base64
 import json
@@ -136,12 +136,12 @@ def test_bad_requests_are_refused_with_a_sentence(
 
 
 def test_form_is_refused_with_what_to_send(address: str) -> None:
-    """As by curl -F, of a real image."""
+    """Send a real image as a form, as `curl -F` does."""
     form = urllib.request.Request(f"{address}/predict", b"--x\r\n", {"Content-Type": "multipart/form-data; boundary=x"})
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(form, timeout=60)
     assert refused.value.code == 400
-    assert "the body is a form: send the image file alone" in json.load(refused.value)["error"]
+    assert "the body is a form: send only the image file" in json.load(refused.value)["error"]
 
 
 def test_promotion_is_followed_without_a_dropped_request(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is particular to Google Cloud Storage and Azure: races over HTTP, failing servers, and messages."""
+"""Google Cloud Storage and Azure in particular: races over HTTP, failing servers, and messages."""
 
 import os
 import subprocess

@@ -66,7 +66,7 @@ def test_unreadable_own_record_is_the_runs_error(store: LocalStore, data: bytes)
 
 PROMOTION = {"sequence": 1, "run_id": "continuous-4", "why": "by a later rule", "at": "2026-01-10T00:00:00Z"}
 NEWER = json.dumps({"history": [PROMOTION]}).encode()
-"""Of a later version that gives a field another meaning."""
+"""A record of a later version that gives a field another meaning."""
 
 
 @pytest.mark.parametrize("line", ["status", "run", "rollback", "report"])

@@ -36,7 +36,7 @@ def life(tmp_path: Path) -> Life:
 
 
 def started(life: Life, *arguments: str) -> subprocess.Popen[str]:
-    """Return a command on the task, in a process of its own."""
+    """Return a command on the task, in a separate process."""
     environment = {**os.environ, "RETRAIN_CACHE": str(life.folder / "cache"), "OMP_NUM_THREADS": "1"}
     command = [preloaded_retrain(), *arguments, "--task", str(life.folder / "pets.json")]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -1,4 +1,4 @@
-"""Drops that prove damaged after their commit are quarantined with a report, and retraining continues."""
+"""Drops that are damaged after their commit are quarantined with a report, and retraining continues without them."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def run(life: Life) -> RunRecord:
 
 
 def damage(life: Life, drop: Drop) -> None:
-    """Flip one bit in the middle of its first shard; the size stays, and the cache no longer has it."""
+    """Flip one bit in the middle of a drop's first shard, which keeps its size, and remove the drop from the cache."""
     key = life.store.keys.drop_file(drop.id, drop.shards[0].name)
     data = bytearray(life.store.objects.read(key)[0])
     data[len(data) // 2] ^= 1
@@ -75,7 +75,7 @@ def test_damaged_old_drop_keeps_the_champions_class_order(life: Life) -> None:
     assert ended.evaluation.accuracy > 0.8
 
 
-def test_class_whose_only_drop_is_damaged_stays_in_its_place(life: Life) -> None:
+def test_class_whose_only_drop_is_damaged_keeps_its_output(life: Life) -> None:
     bad = life.land(0)
     run(life)
     life.land(1, 2, seed=1)
@@ -88,7 +88,7 @@ def test_class_whose_only_drop_is_damaged_stays_in_its_place(life: Life) -> None
     assert ended.evaluation.by_class.keys() == {"class-1", "class-2"}
 
 
-@pytest.mark.parametrize("harm", ["torn", "of another task", "counts what is not there", "gone"])
+@pytest.mark.parametrize("harm", ["truncated manifest", "another task's manifest", "wrong counts", "missing shard"])
 def test_damaged_manifest_or_shard_harms_only_its_drop(life: Life, harm: str) -> None:
     first = life.land(0, 1)
     run(life)
@@ -97,13 +97,13 @@ def test_damaged_manifest_or_shard_harms_only_its_drop(life: Life, harm: str) ->
     text = life.store.objects.read(key)[0]
     shard = life.store.keys.drop_file(bad.id, bad.shards[0].name)
     match harm:
-        case "torn":
+        case "truncated manifest":
             life.store.objects.write(key, text[: len(text) // 2])
-        case "of another task":
+        case "another task's manifest":
             life.store.objects.write(key, text.replace(b'"task": "pets"', b'"task": "cars"'))
-        case "counts what is not there":
+        case "wrong counts":
             life.store.objects.write(key, text.replace(b'"class-0": ', b'"class-0": 99999999999'))
-        case "gone":
+        case "missing shard":
             life.store.objects.delete(shard)
     assert run(life).drops == (first.id, good.id)
     assert quarantined(life) == [bad.id]
@@ -113,8 +113,8 @@ def test_drop_replaced_under_its_id_is_quarantined(life: Life) -> None:
     old, kept = life.land(0, 1), life.land(0, 1, seed=1)
     run(life)
     other = life.land(0, 1, seed=2)
-    imposter = other.model_copy(update={"id": old.id})
-    life.store.objects.write(life.store.keys.manifest(old.id), imposter.to_bytes())
+    replacement = other.model_copy(update={"id": old.id})
+    life.store.objects.write(life.store.keys.manifest(old.id), replacement.to_bytes())
     assert run(life).drops == (kept.id, other.id)
     assert "has changed since the champion was trained on it" in life.store.drops.quarantine_causes()[old.id]
 
@@ -133,7 +133,7 @@ def test_status_and_metrics_show_quarantine(life: Life) -> None:
     assert (("pets", "quarantined"), 1) in next(iter(state.figures()))[1]
 
 
-def test_watcher_gives_drops_beside_a_damaged_one_to_a_new_run(life: Life) -> None:
+def test_watcher_plans_a_new_run_for_undamaged_drops(life: Life) -> None:
     place = Place(TASK.model_copy(update={"store": life.store.url}))
     bad, good = life.land(0, 1), life.land(0, 1, seed=1)
     damage(life, bad)

@@ -1,4 +1,4 @@
-"""From drop to champion while the store fails: the result is as without faults, or an error names the cause."""
+"""The pipeline from drop to champion while the store fails gives the same result, or an error names the cause."""
 
 from pathlib import Path
 

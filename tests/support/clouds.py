@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 REFUSAL = b"<?xml version='1.0'?><Error><Code>PreconditionFailed</Code><Message>Other generation.</Message></Error>"
 SIGNED = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
-"""What moto wants to see of requests for objects that are not public; it does not verify it."""
+"""Authorization that moto needs in requests for objects that are not public; it does not verify it."""
 CONDITION = "HTTP_X_GOOG_IF_GENERATION_MATCH"
 
 KEY = json.dumps({"disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""})

@@ -32,10 +32,10 @@ LISTS = {
     "pipelines": "pipelines",
     "versions": "pipeline_versions",
 }
-"""What lists are called in replies, as the client of KFP 2.17 reads them."""
+"""Names of the lists in replies, as the client of KFP 2.17 reads them."""
 
 UNIQUE = ("experiments", "pipelines", "versions")
-"""What is refused if its name is there already."""
+"""Kinds of which a second object with the same name is refused."""
 
 Item = dict[str, Any]
 Reply = tuple[int, Item | str]
@@ -79,7 +79,7 @@ PAGE: Reply = (200, "<!doctype html><title>Sign in</title>")
 
 @dataclass
 class KfpServer:
-    """What was asked of the server, and what it holds."""
+    """A fake server: the requests that it received, and its objects."""
 
     url: str = ""
     experiments: list[Item] = field(default_factory=list)
@@ -91,11 +91,11 @@ class KfpServer:
     tokens: list[str | None] = field(default_factory=list)
     """The Authorization header of every request."""
     refuses: dict[str, Reply] = field(default_factory=dict)
-    """Its answers to requests whose path contains a text."""
+    """Answers to requests whose path contains a text."""
     down: bool = False
-    """Cuts every connection."""
+    """Whether the server cuts every connection."""
     refused: int = 0
-    """How many it has cut so."""
+    """Number of connections that it has cut."""
     lose_reply: bool = False
     """Does what is asked by the next POST, and cuts the connection instead of answering."""
     meanwhile: dict[str, Callable[[], object]] = field(default_factory=dict)
@@ -112,7 +112,7 @@ class KfpServer:
 
     @property
     def names(self) -> list[str]:
-        """Of the runs, as they were submitted."""
+        """Return the names of the runs, in the order of their submission."""
         return [run["display_name"] for run in self.runs]
 
     def create(self, kind: str, item: Item) -> Item:

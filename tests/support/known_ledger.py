@@ -22,7 +22,7 @@ WHOLE = 60
 ERROR = 7.0
 """Standard error of what scratch takes."""
 EVALUATION = 10
-"""What evaluating a run is charged, in iterations."""
+"""Iterations that are charged for evaluating a run."""
 EVALUATION_SECONDS = 12.0
 COSTS = Costs(price_per_device_hour=1.8, currency="EUR", device_watts=300, grams_co2_per_kwh=250)
 

@@ -1,4 +1,4 @@
-"""KServe's SDK in an environment of its own, which `make test` installs."""
+"""KServe's SDK in a separate environment, which `make test` installs."""
 
 import json
 import os
@@ -24,7 +24,7 @@ CLIENT = ROOT / "tests" / "support" / "kserve_client.py"
 
 
 class Addresses(NamedTuple):
-    """Where the example listens."""
+    """Addresses on which the example listens."""
 
     url: str
     grpc: str

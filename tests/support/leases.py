@@ -21,7 +21,7 @@ class ShiftedClock:
         monkeypatch.setattr(lease, "datetime", self)
 
     def now(self, zone: tzinfo) -> datetime:
-        """As `datetime.now`."""
+        """Return the fake time, like `datetime.now`."""
         return datetime.now(zone) + timedelta(seconds=self.ahead)
 
 

@@ -15,7 +15,7 @@ from support.monitoring import wait_for
 from support.programs import free_port
 
 PROGRAM = Path(sys.prefix) / "mlflow" / "bin" / "mlflow"
-"""In an environment of its own: the whole of MLflow needs an older graphql-core than the lock has."""
+"""MLflow is in a separate environment because all of it needs an older graphql-core than the lock has."""
 
 
 @contextmanager

@@ -15,7 +15,7 @@ MANY = 16
 
 Outcome = TypeVar("Outcome")
 START: list[Barrier] = []
-"""Where the contestants of a race meet."""
+"""Barrier at which the processes of a race wait for each other."""
 
 
 def race(

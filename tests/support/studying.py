@@ -28,7 +28,7 @@ training: {epochs: 3, evaluate_every: 1, batch_size: 64}
 
 @contextmanager
 def workplace(root: Path) -> Iterator[Path]:
-    """Task, digits and cache; one thread, so that runs can be compared bit for bit."""
+    """Provide a folder with a task, digits and a cache, and one thread, so that runs can be compared bit for bit."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     write_digits(root / "digits")
@@ -60,8 +60,8 @@ def small_study(**fields: Any) -> Study:
     return Study.model_validate(document | fields)
 
 
-def ran(method: str, seed: int, accuracies: Mapping[int, float], drops: int = 2) -> EndedRun:
-    """Return a cell that ran with this curve."""
+def ended_run(method: str, seed: int, accuracies: Mapping[int, float], drops: int = 2) -> EndedRun:
+    """Return an ended run of a study with these accuracies by iteration."""
     now = datetime(2026, 1, 1, tzinfo=UTC)
     points = tuple(
         Point(iteration=at, accuracy=accuracy, loss=1.0, images=10, train_loss=1.0, learning_rate=0.1)
@@ -115,11 +115,11 @@ def ran(method: str, seed: int, accuracies: Mapping[int, float], drops: int = 2)
 
 
 TWO_SEEDS = [
-    ran("scratch", 0, {10: 0.2, 20: 0.5, 30: 0.6, 40: 0.6}),
-    ran("scratch", 1, {10: 0.3, 20: 0.7, 30: 0.9, 40: 0.8}),
-    ran("naive", 0, {10: 0.55, 20: 0.58, 30: 0.59, 40: 0.595}),
-    ran("naive", 1, {10: 0.5, 20: 0.6, 30: 0.7, 40: 0.8}),
-    ran("init", 0, {5: 0.3, 10: 0.65}),
-    ran("init", 1, {5: 0.85, 10: 0.95}),
+    ended_run("scratch", 0, {10: 0.2, 20: 0.5, 30: 0.6, 40: 0.6}),
+    ended_run("scratch", 1, {10: 0.3, 20: 0.7, 30: 0.9, 40: 0.8}),
+    ended_run("naive", 0, {10: 0.55, 20: 0.58, 30: 0.59, 40: 0.595}),
+    ended_run("naive", 1, {10: 0.5, 20: 0.6, 30: 0.7, 40: 0.8}),
+    ended_run("init", 0, {5: 0.3, 10: 0.65}),
+    ended_run("init", 1, {5: 0.85, 10: 0.95}),
 ]
 """Ended runs of three methods by two seeds, with their accuracies by iteration."""

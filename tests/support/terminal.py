@@ -1,4 +1,4 @@
-"""The command line for tests: in this process, in a process of its own, or at a terminal of a given width."""
+"""The command line for tests: in this process, in a separate process, or at a terminal of a given width."""
 
 import fcntl
 import os
@@ -49,7 +49,7 @@ def call(arguments: Sequence[str]) -> int:
 
 
 def start(*arguments: str) -> Ran:
-    """Run a command in a process of its own, with its output in pipes."""
+    """Run a command in a separate process, with its output in pipes."""
     ended = subprocess.run([preloaded_retrain(), *arguments], capture_output=True, text=True, timeout=240)
     return Ran(ended.returncode, ended.stdout, ended.stderr)
 

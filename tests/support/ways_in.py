@@ -34,10 +34,10 @@ def ingest(drop_id: str, task: Task, store: TaskStore) -> Drop:
 
 
 class WayIn(NamedTuple):
-    """Where files are put, and the store that their drop is committed to."""
+    """A way to upload: the folder for files, and the store to which their drop is committed."""
 
     source: Path | None
-    """The folder that is packed; None where files are uploaded."""
+    """The folder that is packed; None if files are uploaded."""
     store: TaskStore
     bucket: str = ""
     endpoint: str = ""

@@ -29,7 +29,7 @@ class Strike(NamedTuple):
 
     signal: str
     write: int
-    """Its number, from 1 on."""
+    """Number of the write, from 1 on."""
     among: str = ""
     """Only writes of keys that contain this are counted."""
 

@@ -45,7 +45,7 @@ def cores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
 
 
 def operations(seconds: float) -> float:
-    """As many as one core does in this time."""
+    """Operations that one core does in this time."""
     return OPERATIONS * seconds
 
 

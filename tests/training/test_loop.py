@@ -66,7 +66,7 @@ def by_hand(plan: Plan, data: Samples, val: Samples, parent: Parent | None) -> N
     accuracies, train_losses, losses = [], [], []
     for iteration in range(1, plan.iterations + 1):
         if plan.method != "naive":
-            network[1].momentum = 0.1 / (1 - 0.9**iteration)  # statistics that start new are those of this run alone
+            network[1].momentum = 0.1 / (1 - 0.9**iteration)  # statistics that start new are only those of this run
         indices = next(batches)
         loss = functional.cross_entropy(network(augmented(data.images[indices], random)), data.labels[indices])
         losses.append(loss.item())
@@ -312,7 +312,7 @@ def test_points_have_the_accuracy_of_training_batches() -> None:
 
 
 def test_shrunk_network_is_above_chance_after_few_iterations() -> None:
-    """Its running statistics start new; uncorrected, they would be the initial ones for the most part.
+    """Check a run whose running statistics start new; without correction they would be mostly the initial ones.
 
     The parent's convolution is made small, which its normalisation undoes.
     """

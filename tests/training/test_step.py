@@ -156,7 +156,7 @@ def test_cuda_graph_trains_like_single_kernels(recipe: Recipe, bf16: bool) -> No
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch tells of waiting on GPUs alone; there is none here")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch reports waiting only on GPUs; there is none here")
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature")
 def test_replayed_cuda_graph_never_waits_for_the_gpu() -> None:
     run = continued(task_with(RECIPES["l2_init"], Adam(), bf16=True), PowerAverage(), "cuda")

@@ -38,7 +38,7 @@ def test_target_beyond_the_remaining_samples_is_given_up() -> None:
 
 
 def test_chance_of_large_numbers_keeps_its_digits() -> None:
-    """Of 20,000 of a million, half of them right, at most half are right half of the time."""
+    """If half of a million are correct, at most half of a sample of 20,000 is correct with probability one half."""
     middle = tail_probability(10_000, 20_000, 500_000, 1_000_000)
     assert middle == pytest.approx(0.5 + 0.5 * math.exp(_log_probability_of_half()), rel=1e-6)
 
@@ -144,7 +144,7 @@ def test_judge_ends_runs_by_the_table(
 
 
 def test_judge_ends_a_late_run_above_the_expected_accuracy() -> None:
-    """From `improve_until` on, here 40, a standard error above it, in the mean of two evaluations."""
+    """A run above it by a standard error, in the mean of two evaluations, ends from `improve_until` on, here 40."""
     target = CARRIED.model_copy(update={"expected": AccuracyEstimate(accuracy=0.80, standard_error=0.02)})
     limited = RULE.model_copy(update={"improve_until": 40})
     rising, below = curve([0.77, 0.79, 0.81, 0.85], [0.9] * 4), curve([0.77, 0.79, 0.81, 0.829], [0.9] * 4)
@@ -159,7 +159,7 @@ def test_judge_ends_a_late_run_above_the_expected_accuracy() -> None:
     ("accuracy", "is_rough", "ending"), [(0.79, False, "reached"), (0.81, False, None), (0.79, True, None)]
 )
 def test_judge_ends_a_fitted_parents_run_by_it_early(accuracy: float, is_rough: bool, ending: str | None) -> None:
-    """From `expect_from` on, here 40, if it is 1.5 standard errors above it; a rough one waits for `improve_until`."""
+    """A run above it by 1.5 standard errors ends from `expect_from` on, here 40; a rough one from `improve_until`."""
     expected = AccuracyEstimate(accuracy=accuracy, standard_error=0.02, is_rough=is_rough)
     target = CARRIED.model_copy(update={"expected": expected})
     rule = RULE.model_copy(update={"improve_until": 80, "expect_from": 40})
@@ -170,7 +170,7 @@ def test_judge_ends_a_fitted_parents_run_by_it_early(accuracy: float, is_rough: 
 
 @pytest.mark.parametrize(("among_all", "ending"), [(0.9, None), (0.72, None), (0.7, "reached"), (0.45, "reached")])
 def test_judge_expects_of_scratch_what_new_classes_cost(among_all: float, ending: str | None) -> None:
-    """The run has 90% on the old classes, scratch had 80%: both are taken to lose as much to later classes."""
+    """The run has 90% on the old classes and scratch had 80%: both are assumed to lose as much to later classes."""
     points = [
         point.model_copy(update={"scope_among_all": among_all}) for point in curve([0.62, 0.66, 0.70, 0.73], [0.9] * 4)
     ]
@@ -254,7 +254,7 @@ def test_judge_tells_a_plateau_from_a_target_within_error(below: float, ending: 
 
 
 def test_judge_ends_a_rising_run_without_expectation_in_time() -> None:
-    """From `improve_until` on, here 50 iterations, it may rise slowly, and from twice that on fast."""
+    """A run ends from `improve_until` on, here 50, if it rises slowly, and from twice that on if it rises fast."""
     limited = RULE.model_copy(update={"improve_until": 50})
     points = curve([0.3 + 0.05 * step for step in range(10)], [0.9] * 10)
     assert judge(points, CARRIED, RULE, 1000) is None
@@ -270,7 +270,7 @@ def test_judge_ends_a_rising_run_without_expectation_in_time() -> None:
 
 @pytest.mark.parametrize(("last", "margin"), [(5, 1.0), (6, 0.8), (8, 0.4), (9, 0.2)])
 def test_judge_lowers_its_margin_the_later_a_run_ends(last: int, margin: float) -> None:
-    """From one standard error at `improve_until`, here 50 iterations, to none at twice that."""
+    """The margin falls from one standard error at `improve_until`, here 50 iterations, to zero at twice that."""
     limited = RULE.model_copy(update={"improve_until": 50})
     points = curve([0.2 + 0.05 * step for step in range(last)], [0.9] * last)
     least = mean(point.score for point in points[-2:]) - margin * 0.02
@@ -280,7 +280,7 @@ def test_judge_lowers_its_margin_the_later_a_run_ends(last: int, margin: float) 
 
 
 def test_judge_ends_a_run_at_its_target_in_time() -> None:
-    """From twice `improve_until` on, here 100 iterations, and at the end of the budget, though it improves fast."""
+    """A run ends from twice `improve_until` on, here 100 iterations, or with its budget, even if it improves fast."""
     far = CARRIED.model_copy(update={"expected": AccuracyEstimate(accuracy=0.99, standard_error=0.0)})
     limited = RULE.model_copy(update={"improve_until": 50})
     points = curve([0.2 + 0.05 * step for step in range(10)], [0.9] * 10)

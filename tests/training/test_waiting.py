@@ -110,7 +110,7 @@ def test_step_that_reads_on_the_host_is_detected(read: Callable[[Tensor], object
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch tells of waiting on GPUs alone; there is none here")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch reports waiting only on GPUs; there is none here")
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature")
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_gpu_epochs_have_no_host_synchronization(recipe: Recipe) -> None:

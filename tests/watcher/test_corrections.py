@@ -1,4 +1,4 @@
-"""A watcher starts one run for amendments and erasures alone, under races and crashes."""
+"""A watcher starts one run for amendments and erasures without new drops, under races and crashes."""
 
 import os
 import signal

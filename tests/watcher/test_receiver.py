@@ -80,7 +80,7 @@ def test_requests_that_are_no_events_are_refused() -> None:
 
 
 def test_body_that_is_too_large_is_refused_before_it_is_read() -> None:
-    """Its headers alone are sent, since a client may see the connection closed while it still sends the body."""
+    """Send only the request's headers, because a client may see the connection closed while it still sends the body."""
     with listening() as (_, url):
         for size, status in ((BODY_BYTES + 1, 413), (0, 200)):
             connection = HTTPConnection(url.removeprefix("http://"), timeout=60)

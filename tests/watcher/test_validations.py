@@ -129,14 +129,14 @@ def test_drop_is_quarantined_after_three_dead_validations(
 
 
 def test_watcher_logs_what_a_validation_found(place: Place, caplog: pytest.LogCaptureFixture) -> None:
-    """The validation runs in a process of its own, whose log the test cannot read."""
+    """The validation runs in a separate process, whose log the test cannot read."""
     upload(place.store.objects, "first", {f"cat/{number}.png": png(number) for number in range(200, 260)})
     upload(place.store.objects, "second", {"dog/7.png": png(200), "dog/8.png": png(300), "Dog/9.png": png(301)})
     with caplog.at_level("INFO", "retrain"):
         assert place.watcher(Recorder()).once()
     about = "pets: drop second"
     assert [message for message in caplog.messages if about in message] == [
-        f"{about}: classes Dog and dog differ in upper and lower case alone; data.aliases can make them one",
+        f"{about}: classes Dog and dog differ only in upper and lower case; data.aliases can make them one",
         f"{about}: 1 image left out: the same picture as an image of drop first",
         f"{about}: two classes: dog/7 (dog) is cat/200 of drop first, which is cat there",
         f"{about}: amendment 1: 1 sample of drop first relabelled",

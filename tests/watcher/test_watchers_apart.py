@@ -73,7 +73,7 @@ def watch(place: Place) -> None:
 
 @contextmanager
 def apart(function: Callable[[Place], None], bucket: str, s3: str, host: str) -> Iterator[subprocess.Popen[str]]:
-    """Yield one of these functions, called with the place in a process of its own."""
+    """Yield one of these functions, called with the place in a separate process."""
     code = (
         "import sys; sys.path.append('watcher'); import test_watchers_apart as here; "
         "getattr(here, sys.argv[1])(here.on_s3(*sys.argv[2:]))"

@@ -56,7 +56,7 @@ class SequenceFigures(NamedTuple):
     """The figures of one regime with one seed."""
 
     whole: int
-    """Iterations of scratch's whole trainings on every dataset."""
+    """Iterations of scratch's full trainings on every dataset."""
     scratch: int
     """Iterations of plain scratch to its own accuracy, summed over drops."""
     scratch_averaged: int
@@ -268,7 +268,7 @@ COMPARISONS = (
     (PAPER, PLAIN),
     (AVERAGED, PLAIN),
 )
-"""Each method, and the scratch run that it is compared with."""
+"""The methods, each with the scratch run that it is compared with."""
 
 
 def regime_figures(runs: Runs, regime: str, methods: Sequence[str] = ()) -> RegimeFigures | None:

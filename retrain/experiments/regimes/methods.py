@@ -65,4 +65,4 @@ VARIANTS = {
     "naive + shrinking": _naive_with({"initialization": {**SHRINK, "new_rows": "fresh"}}),
     "naive + L2-init": _naive_with({"objective": {"name": "l2_init", "strength": 0.01}}),
 }
-"""Each idea removed from the default, and each added alone to the naive preset."""
+"""The default with one idea removed or changed, and the naive preset with one idea added."""

@@ -45,7 +45,7 @@ class SuiteRun(Record):
     iterations: int
     """Iterations of all attempts."""
     schedule: int
-    """Iterations of scratch's whole training on this data."""
+    """Iterations of scratch's full training on this data."""
     batch_size: int
     evaluated_images: int
     curve: tuple[tuple[int, float], ...]
@@ -133,7 +133,7 @@ class SuiteAdvice(Record):
     iterations: int
     """Iterations of all races together."""
     schedule: int
-    """Iterations of scratch's whole training on this data."""
+    """Iterations of scratch's full training on this data."""
     commit: str
 
 

@@ -1,4 +1,4 @@
-"""Run the sequence of a regime and a seed: every method retrains drop by drop, in a store of its own.
+"""Run the sequence of a regime and a seed: every method retrains drop by drop, in a separate store.
 
 All methods start from the same first model, and no store contains another method's models. Stores are kept below the
 output folder until every result is written, so a killed sequence resumes at the result that it had not written.

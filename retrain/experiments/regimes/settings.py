@@ -56,7 +56,7 @@ class Regime(ConfigModel):
     is_fitted: bool = False
     """Whether scratch fits its data and there are 100 images a class and more: the higher goal for L_100 holds."""
     why: str
-    """What it stands for, and what was cut down to keep a scratch run under 90 seconds on one core."""
+    """Purpose of the regime, and how it was reduced to keep a scratch run under 90 seconds on one core."""
     images: Images
     drops: Annotated[tuple[DropSetting, ...], Field(min_length=2)]
     task: dict[str, Any]

@@ -38,10 +38,10 @@ SAVED_NET, BASELINE = "retrain_saved_net_iterations", "retrain_baseline_iteratio
 DAY = 86400
 
 HOW_GROSS_NET = (
-    "Against training from scratch each time: the baseline's iterations less the iterations used, missed attempts "
-    "included. Gross counts training alone; net also charges evaluation, at a third of an iteration a batch, and "
-    "calibrations of the baseline. Whole: net against whole trainings from scratch; the other figures "
-    "are against s_scratch, the iterations at which scratch has its accuracy."
+    "Compared with training from scratch each time: the baseline's iterations minus the iterations used, missed "
+    "attempts included. Gross counts only training; net also charges evaluation, at a third of an iteration a batch, "
+    "and calibrations of the baseline. Of full trainings: net, compared with full trainings from scratch; the other "
+    "figures compare with s_scratch, the iterations after which scratch reached its final accuracy."
 )
 AT_OWN_PACE = "Iterations are converted by the time of an iteration of the same run."
 

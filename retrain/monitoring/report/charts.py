@@ -21,7 +21,7 @@ CLOCK = {"hours": "%H:%M", "minutes": "%H:%M"}
 LINK = '<a xlink:href="https://vega.github.io/vega-datasets/#'
 """The renderer's output for a link within the page."""
 OWN_LINK = '<a tabindex="-1" xlink:href="#'
-"""Its replacement, for pointers only: otherwise hundreds of tab stops precede the table, which has all links."""
+"""Replacement of the link, only for pointers: otherwise hundreds of tab stops precede the table with all links."""
 LABELLED = re.compile(r'<path aria-label="([^"]*)"([^>]*)/>')
 TITLED = r"<path\2><title>\1</title></path>"
 """A title describes the mark as the label did, and is also shown as a tooltip."""

@@ -11,7 +11,7 @@ Runner = Literal["scratch", "this run"]
 
 
 class Crossing(NamedTuple):
-    """Where a curve first reached 99 or 100 percent of the baseline's score."""
+    """Point at which a curve first reached 99 or 100 percent of the baseline's score."""
 
     runner: Runner
     level: Literal["99", "100"]

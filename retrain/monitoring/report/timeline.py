@@ -28,7 +28,7 @@ class Reign(NamedTuple):
     """On the test split; None if it was not evaluated there."""
     metric: Metric
     author: str | None
-    """The person who approved, promoted or rolled back; None if the gate decided alone."""
+    """The person who approved, promoted or rolled back; None if the gate decided."""
     reason: str | None
 
 

@@ -33,17 +33,17 @@ class Service:
     """One cloud's object store."""
 
     name: str
-    """Its name in messages."""
+    """Name of the service in messages."""
     open: Callable[[str, str | None], Client]
     """Opens a bucket or container at the given endpoint, or at the cloud's own if it is None."""
     version: Literal["version", "e_tag"]
-    """What a conditional write compares: obstore's name for GCS's generation, or Azure's ETag."""
+    """Value that a conditional write compares: obstore's name for GCS's generation, or Azure's ETag."""
     variables: tuple[str, ...]
     """Environment variables that may hold credentials; one is enough."""
     file: Path | None
     """File in which the cloud's own command-line tool keeps credentials."""
     advice: str
-    """What to check when the service refuses the credentials."""
+    """Advice for credentials that the service refuses."""
 
 
 def _options(endpoint: str | None) -> "ClientConfig":

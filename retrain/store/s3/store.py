@@ -59,7 +59,7 @@ DESCRIPTIONS = create_loader()
 
 
 def _make_client(endpoint_url: str | None) -> Any:
-    """Return a client in a session of its own, with the credentials and region of the environment as it is now."""
+    """Return a client in a separate session, with the credentials and region of the environment as it is now."""
     session = get_session()
     session.register_component("data_loader", DESCRIPTIONS)
     return session.create_client("s3", endpoint_url=endpoint_url, config=CONFIG)

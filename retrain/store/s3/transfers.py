@@ -88,7 +88,7 @@ class S3Stream(io.RawIOBase):
                 self._resume(error)
 
     def _resume(self, cut: Exception) -> None:
-        """Ask for the rest. Raises `cut` if there is none: then it is not the end that is wrong."""
+        """Request the rest of the object. Raises `cut` if there is none, because then the error has another cause."""
         self._body.close()
         try:
             reply = retry(partial(self._get, Range=f"bytes={self._position}-", IfMatch=self.etag))

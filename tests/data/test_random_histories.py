@@ -25,14 +25,17 @@ FIRST = {
 
 
 class Later(NamedTuple):
-    """A later drop: how it comes, and which images it calls what, in which splits (if it has any)."""
+    """A later drop: how it is uploaded, whether it has split folders, and its images.
+
+    Each image is its number, its label, and whether it is held out.
+    """
 
     way: Way
     has_splits: bool
     images: list[tuple[int, str, bool]]
 
     def files(self) -> Files:
-        """Return its files; copies have names of their own, and lie in train or in one split that is held out."""
+        """Return its files. Copies have different names, and lie in train or in one held-out split."""
         files = {}
         for copy, (number, name, is_held_out) in enumerate(self.images):
             split = ("val", "test")[number % 2] if is_held_out else "train"
@@ -40,7 +43,7 @@ class Later(NamedTuple):
         return files
 
     def labels(self) -> dict[bytes, str]:
-        """Return the label of each content, without those that it has with two labels."""
+        """Return the label of each content, without contents that have two labels."""
         called: dict[int, set[str]] = {}
         for number, name, _ in self.images:
             called.setdefault(number, set()).add(name)
@@ -56,8 +59,8 @@ LATER = st.builds(Later, st.sampled_from(WAYS), st.booleans(), st.lists(IMAGES, 
 
 
 @contextmanager
-def suppress_nothing_new() -> Iterator[None]:
-    """Let a drop be refused because none of its images can be added."""
+def allow_refusal_of_known_images() -> Iterator[None]:
+    """Ignore the refusal of a drop of which no image can be added."""
     try:
         yield
     except DropError as refused:
@@ -67,15 +70,15 @@ def suppress_nothing_new() -> Iterator[None]:
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(first=st.sampled_from(WAYS), later=st.lists(LATER, min_size=1, max_size=3))
-def test_content_has_one_use_one_side_and_its_newest_label(first: Way, later: list[Later]) -> None:
+def test_content_has_one_use_one_split_and_its_newest_label(first: Way, later: list[Later]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         task = task_in(Path(folder))
         store = open_task_store(task)
         first(task, store, "drop-0", FIRST)
         labels = {content_of(data): name.split("/")[1] for name, data in FIRST.items()}
-        sides: dict[bytes, str] = {}
+        splits: dict[bytes, str] = {}
         for number, drop in enumerate(later, 1):
-            with suppress_nothing_new():
+            with allow_refusal_of_known_images():
                 drop.way(task, store, f"drop-{number}", drop.files())
             labels |= drop.labels()
             found = life(store)
@@ -83,4 +86,4 @@ def test_content_has_one_use_one_side_and_its_newest_label(first: Way, later: li
                 content: [name] for content, name in labels.items()
             }
             for content, [(split, _)] in found.items():
-                assert sides.setdefault(content, split) == split
+                assert splits.setdefault(content, split) == split
