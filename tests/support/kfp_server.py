@@ -97,9 +97,9 @@ class KfpServer:
     refused: int = 0
     """Number of connections that it has cut."""
     lose_reply: bool = False
-    """Does what is asked by the next POST, and cuts the connection instead of answering."""
+    """Whether the server executes the next POST and then cuts the connection instead of answering."""
     meanwhile: dict[str, Callable[[], object]] = field(default_factory=dict)
-    """What happens, once, while the next POST is on its way whose path ends with a text."""
+    """Functions that are called once, during the next POST whose path ends with the key."""
     now: datetime = datetime(2026, 1, 1, tzinfo=UTC)
     """The server's time."""
     tick: timedelta = timedelta(seconds=1)
