@@ -57,6 +57,7 @@ ADVICE = {
     r"tells?\s+of(?!\s+waiting)": "write 'reports' or 'describes'",
     r"is\s+all\s+(?:it|they)\s+(?:is|are)\s+for": "write 'is only for'",
     r"put\s+(?:aside|off)|puts\s+(?:aside|off)": "write 'quarantine' or 'postpone'",
+    r"(?:is|are)\s+taken\s+to\s+(?:be|do|have|keep|lose)": "write 'is assumed to'",
 }
 """Phrases that readers of English outside this project would not expect, and what to write instead."""
 BANNED = re.compile("|".join(rf"\b(?P<b{number}>{phrase})\b" for number, phrase in enumerate(ADVICE)), re.IGNORECASE)

@@ -36,6 +36,7 @@ def test_vocabulary_of_the_project_is_clean() -> None:
             "The most probabilities label errors.\nComparison the presets, in vain.",
             ["page.md:1: most probabilities", "page.md:2: Comparison the presets", "page.md:2: in vain"],
         ),
+        ("Scratch is taken\nto keep its share.", ["page.md:1: is taken to keep"]),
         ("Classes are told apart by colour, and nobodyknows is one word.", []),
         ("Files are created only if absent, so many that listing them is slow.", []),
     ],
