@@ -1,6 +1,5 @@
 """Plan the next run from the landed drops and the task's history: pure functions over records."""
 
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import mean
 from types import MappingProxyType
@@ -14,6 +13,7 @@ from retrain.config.task import AutoAverage, Averaging, NoAverage, PowerAverage,
 from retrain.data.dataset import amended_drops, choose_loading, make_dataset, order_drops
 from retrain.pipeline.gate import gate_warnings
 from retrain.pipeline.lengths import evaluation_interval, scale_of, schedule_length
+from retrain.pipeline.plan_warnings import setting_warnings, target_warnings
 from retrain.pipeline.start import read_missing_fit, resolve_start
 from retrain.pipeline.targets import Measured, age_of, estimate_scratch, make_target, plateau_tolerance, why_no_target
 from retrain.pipeline.trigger import TriggerState
@@ -23,9 +23,6 @@ from retrain.utils.text import pluralize
 
 RECENT_RUNS = 3
 """Number of earlier retrainings that a plan's reason summarises."""
-
-UNCERTAIN_TARGET = 0.03
-"""Standard error of a target above which a plan warns: that of 85% on 140 images."""
 
 
 class Request(NamedTuple):
@@ -259,7 +256,7 @@ def _assemble(
     earlier = _earlier_retrainings(dataset, history.records.values())
     evaluate_every = evaluation_interval(task, dataset, sum(drop.samples("val") for drop in drops))
     loading = choose_loading(task, dataset)
-    warnings = (*_setting_warnings(task, dataset, whole, evaluate_every), *_target_warnings(target, baseline))
+    warnings = (*setting_warnings(task, dataset, whole, evaluate_every), *target_warnings(target, baseline))
     return Plan(
         task=task,
         method=method,
@@ -323,56 +320,6 @@ def _make_stop_rule(
     tolerance = plateau_tolerance(target, baseline.val_samples) if baseline else 0.0
     rule = StopRule.of(task.training.stopping, scratch.iterations, evaluate_every, read_missing_fit(parent), tolerance)
     return rule if has_no_end else rule.model_copy(update={"patience": None, "improve_until": None})
-
-
-def _setting_warnings(task: Task, dataset: Dataset, whole: int, evaluate_every: int) -> Iterable[str]:
-    """Yield warnings about data and settings of the training that do not do what they seem to do.
-
-    `whole` is the length of scratch's schedule, in iterations.
-    """
-    if len(dataset.classes) == 1:
-        yield (
-            f"the drops have only one class, {dataset.classes[0]!r}, so any model is always right: pack the folder "
-            "that contains the class folders"
-        )
-    weights = task.training.class_weights
-    if unknown := [name for name in weights if name not in dataset.classes] if isinstance(weights, dict) else []:
-        yield f"training.class_weights: no drop has the class {', '.join(map(repr, unknown))}; its weight is not used"
-    if weights != "none" and task.training.balanced_sampling:
-        yield "training.class_weights and training.balanced_sampling both correct for rare classes: set one of them"
-    if whole <= task.training.warmup:
-        yield (
-            f"training.warmup {task.training.warmup:,} is not shorter than scratch's {whole:,} iterations, so the "
-            "learning rate never reaches its full value: shorten it, or add epochs"
-        )
-    if (batch_size := task.training.batch_size) > dataset.samples:
-        yield (
-            f"training.batch_size {batch_size:,} is larger than the {dataset.samples:,} training samples, so each "
-            "iteration takes the same ones several times: lower it, for more iterations in the same epochs"
-        )
-    if evaluate_every >= whole > 1 and task.training.evaluate_every != "auto":
-        yield (
-            f"training.evaluate_every {task.training.evaluate_every:g} counts epochs, and scratch's training has no "
-            "more, so a run meets its target only at its end and saves nothing: lower it"
-        )
-
-
-def _target_warnings(target: Target | None, baseline: Measured | None) -> Iterable[str]:
-    """Yield warnings about a target that can hardly be reached, or that is uncertain."""
-    if target is None or baseline is None or not (samples := baseline.val_samples):
-        return
-    if target.accuracy > 1 - 1 / samples:
-        yield (
-            f"target {target.accuracy:.2%} allows no error in {samples:,} validation images: "
-            "lower target.level, or hold out more with data.val_share"
-        )
-    elif target.standard_error > UNCERTAIN_TARGET:
-        needed = math.ceil(samples * (target.standard_error / UNCERTAIN_TARGET) ** 2)
-        yield (
-            f"target {target.accuracy:.2%} is uncertain by {target.standard_error:.2%} (standard error, {samples:,} "
-            f"validation images), so a run may end too early or too late: with {needed:,} images it would be "
-            f"{UNCERTAIN_TARGET:.0%}. Hold out more of the next drops with data.val_share, then run `retrain baseline`"
-        )
 
 
 def _is_credited(record: RunRecord, dataset: Dataset) -> bool:
