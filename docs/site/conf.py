@@ -22,8 +22,10 @@ extensions = ["myst_parser"]
 root_doc = "docs/site/index"
 include_patterns = ["*.md", "docs/**.md"]
 include_patterns += [f"{folder}/README.md" for folder in ("charts/retrain", "retrain/recipe", "k8s/examples/kserve")]
-exclude_patterns = [".*", "build", "dist"]  # or Sphinx would search .venv and its 20,000 folders for pages
-myst_heading_anchors = 4  # levels of headings that links may name, by GitHub's anchors
+# Otherwise Sphinx would search .venv and its 20,000 folders for pages.
+exclude_patterns = [".*", "build", "dist"]
+# Levels of headings that links may name, by GitHub's anchors.
+myst_heading_anchors = 4
 
 html_theme = "furo"
 templates_path = ["templates"]
