@@ -5,7 +5,6 @@ After N batches the layer's own average still has the share (1 - momentum)^N of 
 run's batches from the first one on (Kingma & Ba, 2015, section 3)."""
 
 import math
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +22,16 @@ class StatisticsCorrection:
 
     def __init__(self, network: nn.Module) -> None:
         self._layers = [_Layer(module) for module in network.modules() if _starts_afresh(module)]
-        self._before: list[list[Tensor]] = []
+        self._collect()
+
+    def _collect(self) -> None:
+        """List the layers' tensors, which are then corrected in few calls: one for each would cost 1 ms a step."""
+        self._statistics = [tensor for layer in self._layers for tensor in layer.statistics]
+        self._before = [tensor.clone() for tensor in self._statistics]
+        self._batches = [layer.batches for layer in self._layers for _ in layer.statistics]
+        device = self._batches[0].device if self._batches else None
+        kept = [1 - layer.momentum for layer in self._layers for _ in layer.statistics]
+        self._kept = torch.tensor(kept, dtype=torch.float32, device=device)
 
     def is_done(self, iteration: int) -> bool:
         """Return whether nothing is left to correct from iteration `iteration` on, counted from 0."""
@@ -32,32 +40,38 @@ class StatisticsCorrection:
     @torch.no_grad()
     def before_forward(self, iteration: int) -> None:
         """Remember the statistics before iteration `iteration`, counted from 0."""
-        self._layers = [layer for layer in self._layers if layer.share(iteration) > NEGLIGIBLE]
-        self._before = [[tensor.clone() for tensor in layer.statistics] for layer in self._layers]
+        left = [layer for layer in self._layers if layer.share(iteration) > NEGLIGIBLE]
+        if len(left) < len(self._layers):
+            self._layers = left
+            self._collect()
+        elif left:
+            torch._foreach_copy_(self._before, self._statistics)
 
     @torch.no_grad()
     def after_backward(self) -> None:
         """Correct the statistics for all forward passes since `before_forward`."""
-        for layer, before in zip(self._layers, self._before, strict=True):
-            for tensor, old in zip(layer.statistics, before, strict=True):
-                tensor.copy_(corrected(tensor, old, layer.momentum, layer.batches))
+        if not self._layers:
+            return
+        weights = correction_weights(self._kept, torch.stack(self._batches))
+        torch._foreach_lerp_(self._before, self._statistics, list(weights.unbind()))
+        torch._foreach_copy_(self._statistics, self._before)
 
 
-def corrected(updated: Tensor, before: Tensor, momentum: float, batches: Tensor) -> Tensor:
-    """Return a corrected statistic after N `batches`, an integer scalar, in all.
+def correction_weights(kept: Tensor, batches: Tensor) -> Tensor:
+    """Return the weights of the layers' own updates in the corrected statistics after N batches in all.
 
-    `before` is the last corrected statistic and `updated` the layer's update of it since: (r - q^N c) / (1 - q^N),
-    where q = 1 - momentum. Without a batch, `updated` is returned unchanged.
+    With r the layer's update of the last corrected statistic c, and q = 1 - momentum, the corrected one is
+    (r - q^N c) / (1 - q^N) = c + w (r - c), where w = 1 / (1 - q^N) is the weight. `kept` is q, float32 [L], and
+    `batches` N, int64 [L]. Without a batch r equals c, and the weight has no effect.
     """
-    weight = 1 / (1 - (1 - momentum) ** batches.clamp(min=1))
-    return torch.lerp(before, updated, weight.to(before.dtype))
+    return 1 / (1 - kept ** batches.clamp(min=1))
 
 
 class _Layer:
     """One BatchNorm layer: its running statistics, momentum, and count of batches."""
 
     def __init__(self, layer: nn.Module) -> None:
-        self.statistics: Iterable[Tensor] = [layer.get_buffer("running_mean"), layer.get_buffer("running_var")]
+        self.statistics = [layer.get_buffer("running_mean"), layer.get_buffer("running_var")]
         self.batches = layer.get_buffer("num_batches_tracked")
         self.momentum = float(layer.momentum)  # type: ignore[arg-type]  # a number, by `_starts_afresh`
 
