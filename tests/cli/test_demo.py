@@ -27,7 +27,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """Run the benchmark's life once with a tiny perceptron."""
     import demo_seeds
 
-    line: dict[str, object] = demo_seeds.run_life(0, TINY, tmp_path_factory.mktemp("life"))
+    line: dict[str, object] = demo_seeds.run_seed(0, TINY, tmp_path_factory.mktemp("life"))
     return line
 
 

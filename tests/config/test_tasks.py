@@ -210,7 +210,7 @@ def test_messages_have_the_words_of_a_task_file(task_file: Path, setting: str, p
 
 def test_webhook_without_a_scheme_is_refused_with_an_example(task_file: Path) -> None:
     (line,) = problems(written(task_file, "name: flowers\nwebhooks: [{url: hooks.example.com}]\n"))
-    assert "webhooks.0.url: is not valid: Its address, such as https://hooks.example.com/retrain" in line
+    assert "webhooks.0.url: is not valid: Address of the receiver, such as https://hooks.example.com/retrain" in line
 
 
 def test_field_paths_leave_out_the_kind(task_file: Path) -> None:

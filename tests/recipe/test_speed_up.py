@@ -2,7 +2,7 @@ from collections.abc import Sequence
 from random import Random
 
 import pytest
-from support.studying import ran
+from support.studying import ended_run
 from support.trainings import target_at
 
 from retrain.experiments.statistics import ratio
@@ -35,7 +35,7 @@ def test_empty_curve_reaches_nothing_and_ragged_is_refused() -> None:
 
 def level(scratch: Points, other: Points, r: float) -> float | None:
     """L_r, as studies compute it."""
-    first, second = (ran("any", 0, dict(zip(*points, strict=True))).curve for points in (scratch, other))
+    first, second = (ended_run("any", 0, dict(zip(*points, strict=True))).curve for points in (scratch, other))
     return ratio(first, second, r)
 
 
@@ -68,7 +68,7 @@ def test_speed_up_equals_equation_2_on_random_curves() -> None:
 
 
 def test_crossings_are_at_99_and_100_percent_of_an_accuracy() -> None:
-    points = ran("any", 0, {10: 0.789, 20: 0.793, 30: 0.799, 40: 0.8, 50: 0.7}).curve.points
+    points = ended_run("any", 0, {10: 0.789, 20: 0.793, 30: 0.799, 40: 0.8, 50: 0.7}).curve.points
     assert crossings(points, 0.8) == {"99": 20, "100": 40}
     assert crossings(points, 0.805) == {"99": 30, "100": None}
 
