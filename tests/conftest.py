@@ -23,6 +23,8 @@ from retrain.utils import processes
 
 SERVERS = {"s3", "bucket", "gcs", "azure", "kfp", "ceph"}
 """Fixtures that serve objects, or a stand-in of Kubeflow."""
+SERVED = ("s3", "gs", "az", "server")
+"""Parameters of tests that start a server: of a store, or of MLflow."""
 
 INTEGRATION = {
     "cli/test_secrets.py",
@@ -36,6 +38,7 @@ INTEGRATION = {
     "monitoring/test_alerts.py",
     "monitoring/test_dashboards.py",
     "monitoring/test_exporter.py",
+    "monitoring/test_fleet.py",
     "monitoring/test_report.py",
     "monitoring/test_totals.py",
     "records/test_hostile_names.py",
@@ -61,6 +64,7 @@ INTEGRATION = {
 """Files whose tests need a server or a program."""
 
 SLOW = {
+    "cli/test_start_up.py",
     "cli/test_output.py",
     "cli/test_watch_command.py",
     "data/test_stream_memory.py",
@@ -142,7 +146,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         file = _file_of(item)
         parameters = getattr(item, "callspec", None)
-        served = parameters is not None and any(kind in parameters.params.values() for kind in ("s3", "gs", "az"))
+        served = parameters is not None and any(kind in parameters.params.values() for kind in SERVED)
         if file in INTEGRATION or served or SERVERS & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.integration)
         if file in SLOW:
