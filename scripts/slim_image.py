@@ -1,4 +1,4 @@
-"""Gather the files of the slim image out of a stage in which its packages are installed; Python alone is needed.
+"""Gather the files of the slim image from a stage in which its packages are installed. It needs only Python.
 
     python3 scripts/slim_image.py VENV FOLDER
 
