@@ -48,7 +48,7 @@ def milliseconds(decoding: Decode, data: bytes, size: int) -> float:
 
 
 def compare(data: bytes, size: int, turns: int) -> dict[str, Any]:
-    """Decode in both ways in turns, and compare the medians."""
+    """Decode with both methods in turns, and compare the medians."""
     taken = [(milliseconds(decode_fully, data, size), milliseconds(decode_image, data, size)) for _ in range(turns)]
     difference = np.abs(decode_image(data, size).astype(int) - decode_fully(data, size))
     return {

@@ -124,21 +124,21 @@ def expected_from(own: Course, courses: Sequence[Course], method: str, share: fl
 
 
 def share_of(courses: Sequence[Course], case: Case) -> dict[str, object]:
-    """Replay every course by each way of evaluating it."""
+    """Replay every course with each kind of evaluation."""
     drawn = torch.Generator().manual_seed(0)
     used: dict[str, list[float]] = {"full grid": [], "subsets": [], "subsets, ledger": []}
     later = dict.fromkeys(used, 0)
     for course in courses:
         reached = course.first()
-        ways = {
+        kinds = {
             "full grid": Used((reached + 1) * case.val, reached),
             "subsets": replay(course, case, 0, drawn),
             "subsets, ledger": replay(course, case, expected_from(course, courses, course.method), drawn),
         }
-        for way, found in ways.items():
-            used[way].append(found.images_each(case))
-            later[way] += found.point > reached
-    mean = {way: round(sum(each) / len(each), 4) for way, each in used.items()}
+        for kind, found in kinds.items():
+            used[kind].append(found.images_each(case))
+            later[kind] += found.point > reached
+    mean = {kind: round(sum(each) / len(each), 4) for kind, each in used.items()}
     return {"case": case.name, "runs": len(courses), "share of the images": mean, "detected later": later}
 
 

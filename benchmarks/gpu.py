@@ -78,7 +78,7 @@ def measure(
     device: torch.device,
     workers: Sequence[int],
 ) -> dict[str, object]:
-    """Measure every batch size, each way after the other."""
+    """Measure every batch size, one loader after the other."""
     chip = limit(case, size, device, torch.bfloat16)
     results = []
     for batch in batches:

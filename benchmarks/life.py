@@ -32,13 +32,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="retrain-life-") as folder, serving_moto(BUCKET):
         write_digits(Path(folder, "digits"))
         images = sorted(Path(folder, "digits").rglob("*.png"), key=lambda path: (path.stem, path.parent.name))
-        ways = {
+        executions = {
             HERE: (time_in_process, f"{folder}/store"),
             "in process, S3 over HTTP": (time_in_process, f"s3://{BUCKET}/life"),
             IN_KFP: (time_in_kfp_local, f"{folder}/kfp"),
         }
         taken = {}
-        for number, (name, (time_drop, url)) in enumerate(ways.items()):
+        for number, (name, (time_drop, url)) in enumerate(executions.items()):
             os.environ["RETRAIN_CACHE"] = f"{folder}/cache-{number}"  # each starts with an empty cache
             taken[name] = time_drop(load_task(str(TASK), [*chosen.set, f"store={url}"]), images)
         report({**taken, "kfp-local adds, s of cpu": added_by_kfp(taken[HERE], taken[IN_KFP])}, chosen.output)

@@ -1,8 +1,8 @@
-"""Measure images a second of four ways to read a training set: in memory, streamed, webdataset, and tarfile.
+"""Measure the images per second of four loaders of a training set: in memory, streamed, webdataset, and tarfile.
 
-The same PNGs, packed as drops, lie in a folder and on an S3 server behind HTTP. Each way reads one epoch into uint8
+The same PNGs, packed as drops, lie in a folder and on an S3 server behind HTTP. Each loader reads one epoch into uint8
 batches of 128, shuffled if it can. `streamed` is this project's loader, first with a cold cache (every shard is
-fetched) and then with a warm one. The ways alternate, so other load on the machine affects all alike.
+fetched) and then with a warm one. The loaders take turns, so that other load on the machine affects all of them alike.
 """
 
 import os
@@ -45,7 +45,7 @@ WORKERS = (0, 1, 2)
 Pass = Callable[[], int]
 
 
-class Ways:
+class ComparedLoaders:
     """Loaders to compare. Each method returns an epoch: a function that reads samples and returns their number."""
 
     def __init__(self, place: Place, url: str) -> None:
@@ -55,16 +55,16 @@ class Ways:
 
     def named(self) -> dict[str, Callable[[], Pass]]:
         """Return every loader by its name."""
-        ways: dict[str, Callable[[], Pass]] = {"in memory": self.in_memory}
+        loaders: dict[str, Callable[[], Pass]] = {"in memory": self.in_memory}
         for workers in WORKERS:
             of = f"{workers} workers"
-            ways |= {
+            loaders |= {
                 f"streamed, cold cache, {of}": partial(self.streamed_cold, workers),
                 f"streamed, warm cache, {of}": partial(self.streamed, workers),
                 f"webdataset alone, {of}": partial(self.webdataset, workers),
                 f"tarfile alone, {of}": partial(self.tarfile, workers),
             }
-        return ways
+        return loaders
 
     def in_memory(self) -> Pass:
         """Return an epoch of this project's loader over samples in memory."""
@@ -87,7 +87,7 @@ class Ways:
         return prepared
 
     def webdataset(self, workers: int) -> Pass:
-        """webdataset as its documentation shows it: shards shuffled, a buffer of 1,000 samples, batches."""
+        """Return a loop over webdataset as documented: shards shuffled, a buffer of 1,000 samples, batches."""
         urls = [f"{self.url}/{key}" for key in self.keys]
         samples = wds.WebDataset(urls, shardshuffle=100, empty_check=False).shuffle(1000).map(_decoded).batched(BATCH)
         loader = wds.WebLoader(samples, batch_size=None, num_workers=workers)
@@ -140,14 +140,14 @@ def opened(url: str, process: int) -> ObjectStore:
 
 
 def measure(url: str, options: Namespace) -> dict[str, object]:
-    """Let all ways take turns on one store."""
+    """Let all loaders take turns on one store."""
     store = open_store(url)
     with tempfile.TemporaryDirectory(prefix="retrain-loaders-") as folder:
         samples = icons(options.images)
         drop = commit(Task(name=KEYS.task), TaskStore(store, KEYS.task), Path(folder), samples, options.shard_bytes)
-        ways = Ways(Place(drop, store, ICON, Path(folder, "cache")), url)
-        speeds = {name: list[float]() for name in ways.named()}
-        for name, prepare in options.rounds * list(ways.named().items()):
+        loaders = ComparedLoaders(Place(drop, store, ICON, Path(folder, "cache")), url)
+        speeds = {name: list[float]() for name in loaders.named()}
+        for name, prepare in options.rounds * list(loaders.named().items()):
             whole_pass = prepare()
             began = time.perf_counter()
             speeds[name].append(whole_pass() / (time.perf_counter() - began))

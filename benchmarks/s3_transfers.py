@@ -47,7 +47,7 @@ Works = dict[str, Callable[[], object]]
 
 
 def speeds(works: Works, megabytes: int, rounds: int) -> dict[str, float]:
-    """Let every way take turns, in another order each time; return each one's median of MB a second, by wall time."""
+    """Let all clients take turns, in another order each time; return the median MB per second of each, by wall time."""
     taken = {name: list[float]() for name in works}
     turns = random.Random(0)
     for _ in range(rounds):
@@ -79,7 +79,7 @@ def objects(
 
 
 def shards(store: ObjectStore, folder: Path, rounds: int) -> dict[str, object]:
-    """Shards of two sizes, up and down."""
+    """Time the upload and the download of shards of two sizes."""
     up, down = Works(), Works()
     for name, (count, megabytes) in SHARDS.items():
         paths = [folder / f"{megabytes}-{number}" for number in range(count)]

@@ -113,7 +113,7 @@ class Photographs:
                     pass
 
     def turn(self) -> dict[str, Seconds]:
-        """Return the seconds of each way."""
+        """Return the seconds of each program."""
         return {
             "pack": timed(self.pack),
             "validate": timed(self.validate),
