@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from retrain.config.fields import identity
-from retrain.records import Curve, Plan, Point, RunRecord
+from retrain.records import Plan, Point, RunRecord
+from retrain.store.base import Missing
+from retrain.store.runs import RunFiles
 
 
 class Figure(NamedTuple):
@@ -20,11 +22,8 @@ def settings_of(plan: Plan) -> dict[str, str]:
     own: dict[str, object] = {"method": plan.method, "purpose": plan.purpose, "seed": plan.seed, "metric": plan.metric}
     own |= {"iterations": plan.iterations, "parent": plan.parent, "drops": len(plan.dataset.drops)}
     own |= {"classes": len(plan.dataset.classes), "dataset": plan.dataset.digest}
-    return {name: str(value) for name, value in _flatten({**own, **identity(plan.task), "recipe": _recipe(plan)})}
-
-
-def _recipe(plan: Plan) -> dict[str, Any]:
-    return plan.recipe.model_dump(mode="json")
+    recipe = plan.recipe.model_dump(mode="json")
+    return {name: str(value) for name, value in _flatten({**own, **identity(plan.task), "recipe": recipe})}
 
 
 def _flatten(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -52,9 +51,13 @@ def summary_of(record: RunRecord) -> dict[str, float]:
     return {name: float(value) for name, value in figures.items() if value is not None}
 
 
-def figures_of(curve: Curve) -> Iterator[Figure]:
-    """Yield a curve's figures, evaluation by evaluation."""
-    for point in curve.points:
+def figures_of(files: RunFiles) -> Iterator[Figure]:
+    """Yield the figures of an ended run's curve, evaluation by evaluation; none if the run failed without a curve."""
+    try:
+        points = files.curve().points
+    except Missing:
+        return
+    for point in points:
         yield from (Figure(name, value, point.iteration) for name, value in _named(point).items() if value is not None)
 
 

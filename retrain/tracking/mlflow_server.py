@@ -2,17 +2,16 @@
 
 Every run of the ledger becomes an MLflow run of the experiment that is named after the task. Every promoted model
 becomes a version of the registered model of that name, and the alias `champion` names the champion's version. What is
-there already is not changed, so an export can be repeated, and continues an interrupted one.
+in MLflow already is not changed. An interrupted export is completed by the next one.
 """
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 from retrain.errors import RunError, UserError
 from retrain.export.folder import export_model
@@ -21,12 +20,11 @@ from retrain.records import Promotion, RunRecord
 from retrain.tracking.figures import figures_of, settings_of, summary_of
 from retrain.utils.extras import require_extra
 from retrain.utils.logs import LOGGER
+from retrain.utils.parallel import in_chunks
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
-
-T = TypeVar("T")
 
 RUN_ID, EXPORTED = "retrain.run_id", "retrain.exported"
 """Tags: the run's id in the ledger; and a mark, written last, that the run was exported completely."""
@@ -128,11 +126,11 @@ class _Export:
         )
         run_id, ended = run.info.run_id, _milliseconds(record.ended_at)
         settings = [Param(name, value) for name, value in settings_of(files.plan()).items()]
-        for params in _batches(settings, SETTINGS):
+        for params in in_chunks(settings, SETTINGS):
             self._client.log_batch(run_id, params=params)
         metrics = [Metric(name, value, ended, 0) for name, value in summary_of(record).items()]
-        metrics += [Metric(figure.name, figure.value, ended, figure.iteration) for figure in figures_of(files.curve())]
-        for part in _batches(metrics, METRICS):
+        metrics += [Metric(figure.name, figure.value, ended, figure.iteration) for figure in figures_of(files)]
+        for part in in_chunks(metrics, METRICS):
             self._client.log_batch(run_id, part)
         self._client.set_terminated(run_id, "FINISHED" if record.error is None else "FAILED", ended)
         tags = {"retrain.outcome": record.outcome, "retrain.ending": record.ending, EXPORTED: "true"}
@@ -184,9 +182,3 @@ class _Export:
 
 def _milliseconds(moment: datetime) -> int:
     return int(moment.timestamp() * 1000)
-
-
-def _batches(items: Iterable[T], size: int) -> Iterator[Sequence[T]]:
-    rest = iter(items)
-    while batch := list(islice(rest, size)):
-        yield batch

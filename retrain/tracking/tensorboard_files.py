@@ -33,7 +33,7 @@ def _write_run(store: TaskStore, record: RunRecord, folder: Path) -> None:
     files, ended = store.run(record.run_id), record.ended_at.timestamp()
     rows = [f"| {name} | {value} |" for name, value in settings_of(files.plan()).items()]
     with SummaryWriter(str(folder)) as writer:
-        for name, value, iteration in figures_of(files.curve()):
+        for name, value, iteration in figures_of(files):
             writer.add_scalar(name, value, iteration, ended)
         for name, value in summary_of(record).items():
             writer.add_scalar(name, value, 0, ended)

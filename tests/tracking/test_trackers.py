@@ -21,7 +21,7 @@ from retrain.errors import UserError
 from retrain.inference.loading import Source
 from retrain.pipeline import stages
 from retrain.pipeline.planning import Request
-from retrain.records import RunRecord
+from retrain.records import Plan, RunRecord
 from retrain.store import LocalStore
 from retrain.store.champions import Author
 from retrain.tracking.hook import TrackerUpdates, update_tracker
@@ -196,6 +196,29 @@ def test_runs_and_promotions_are_exported_by_themselves(
 def test_task_without_tracker_asks_no_server(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert update_tracker(TASK, life.store)
+
+
+def _fail(life: Life) -> str:
+    """Record a run that failed before its training ended, and return its id."""
+    life.land(0, 1, 2, seed=1)
+    planned = stages.plan(life.context, TASK, Request())
+    assert isinstance(planned, Plan)
+    return stages.record_failure(life.context, planned, "out of memory").run_id
+
+
+def test_failed_run_is_exported_to_mlflow_without_curve(life: Life, address: str, kept: Kept) -> None:
+    failed = _fail(life)
+    assert export_to_mlflow(Source(life.store), address) == (2, 1, "1")
+    assert kept.runs()[failed].info.status == "FAILED"
+    assert "val/accuracy" not in kept.runs()[failed].data.metrics
+
+
+def test_failed_run_has_event_files_without_curve(life: Life, tmp_path: Path) -> None:
+    failed = _fail(life)
+    assert write_event_files(life.store, tmp_path / "board") == 2
+    read = EventAccumulator(str(tmp_path / "board" / failed)).Reload()
+    assert "val/accuracy" not in read.Tags()["scalars"]
+    assert read.Tensors("outcome/text_summary")[0].tensor_proto.string_val == [b"failed"]
 
 
 def test_export_needs_an_address(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
