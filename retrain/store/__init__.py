@@ -1,8 +1,8 @@
 """The store of drops, runs, the ledger and the champion.
 
-`task_store.TaskStore` is the only door to a task's data. `ObjectStore` is the protocol below it: a local folder, S3
-(`store/s3/`), Google Cloud Storage and Azure Blob Storage (`store/cloud/`) have one contract, held by
-tests/store/test_store.py. Imports records, config, utils and errors.
+All access to a task's data goes through `task_store.TaskStore`, which uses one `ObjectStore`: a local folder, S3
+(`store/s3/`), Google Cloud Storage or Azure Blob Storage (`store/cloud/`). tests/store/test_store.py tests them all
+alike. Imports records, config, utils and errors.
 """
 
 import re
@@ -15,21 +15,21 @@ from retrain.store.local import LocalStore
 __all__ = ["Conflict", "Entry", "LocalStore", "Missing", "ObjectStore", "open_store"]
 
 
-SLIP = re.compile(r"(s3|gs|az|https?|file):")
-"""Start of an address that is not a folder, though a slash is missing: `s3:/bucket/prefix`."""
+MISTYPED = re.compile(r"(s3|gs|az|https?|file):")
+"""Start of an address that lacks a slash, such as `s3:/bucket/prefix`, and is not meant as a folder."""
 
 EXTRAS = {"gs": "gcs", "az": "azure"}
-"""The extra of the package that a kind of address needs."""
+"""The extra that installs the package for a kind of address."""
 
 
 def open_store(url: str, endpoint_url: str | None = None) -> ObjectStore:
     """Open the store that a task names: `s3://bucket/prefix`, `gs://...`, `az://container/prefix`, or a local folder.
 
-    `endpoint_url` is the address of another server than the cloud's own; a folder has no use for it. Raises
+    `endpoint_url` is the address of a server other than the cloud's own; it is ignored for a folder. Raises
     `StoreError` for any other kind of address.
     """
     scheme, separator, rest = url.partition("://")
-    if not separator and not SLIP.match(url):
+    if not separator and not MISTYPED.match(url):
         return LocalStore(Path(url))
     bucket, _, prefix = rest.partition("/")
     if scheme not in ("s3", *EXTRAS) or not bucket:

@@ -1,4 +1,4 @@
-"""Approvals of candidates: one object a candidate, whose verdict is given once, by compare-and-swap."""
+"""Approvals of candidates: one object for each. Its verdict is written once, by compare-and-swap."""
 
 from datetime import datetime
 
@@ -18,7 +18,7 @@ class Approvals:
         self._objects, self._keys, self._ledger = objects, keys, ledger
 
     def request(self, approval: Approval) -> Approval:
-        """Let a candidate wait for approval; return the request that was first."""
+        """Let a candidate wait for approval. Return the request in the store, which may be an earlier one."""
         try:
             self._objects.create(self._keys.approval(approval.run_id), approval.to_bytes())
         except Conflict:
@@ -26,7 +26,7 @@ class Approvals:
         return approval
 
     def find(self, run_id: str) -> Approval | None:
-        """Return a candidate's approval, or None if it asked for none."""
+        """Return a candidate's approval, or None if none was requested."""
         try:
             return self._read(run_id)[0]
         except Missing:
@@ -35,7 +35,7 @@ class Approvals:
     def unfinished(self) -> list[Approval]:
         """Return the approvals of runs that are not in the ledger yet, oldest request first.
 
-        They have no verdict, or the process that gave it has died before the run was recorded.
+        They have no verdict, or the process that wrote it died before the run was recorded.
         """
         prefix = self._keys.approvals
         asked = {entry.key.removeprefix(prefix).removesuffix(".json") for entry in self._objects.list(prefix)}
@@ -62,7 +62,7 @@ class Approvals:
         return decided
 
     def expire(self, approval: Approval, now: datetime) -> Approval:
-        """Return an approval with its verdict, if there is one by now: its time may be up."""
+        """Return the approval. If its time is up without a verdict, it has expired; write that verdict."""
         if approval.verdict or now < approval.expires_at:
             return approval
         expired = Verdict(kind="expired", author=None, reason=None, at=approval.expires_at)

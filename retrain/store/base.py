@@ -23,7 +23,7 @@ class Conflict(StoreError):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One object of a listing: its key, its size in bytes, and when the store says that it was written."""
+    """One object of a listing: its key, its size in bytes, and the time of its last write by the store's clock."""
 
     key: str
     size: int
@@ -40,8 +40,8 @@ def check_key(key: str) -> str:
 class ObjectStore(Protocol):
     """Objects under keys, each written whole or not at all.
 
-    Every method raises `StoreError` (in a sentence that names the store) for a key that `is_key` refuses, and when
-    the store cannot be reached or refuses the credentials.
+    Every method raises `StoreError`, with a message that names the store, for a key that `is_key` refuses, and if the
+    store cannot be reached or refuses the credentials.
     """
 
     url: str
@@ -53,8 +53,8 @@ class ObjectStore(Protocol):
     def create(self, key: str, data: bytes) -> str:
         """Write a new object and return its version.
 
-        Raises `Conflict` if the key holds other bytes already. Finding the very same bytes is success: it was an
-        earlier attempt of ours whose reply was lost. A claim must therefore carry its owner's name in its bytes.
+        Raises `Conflict` if the key already holds other bytes. If it holds the same bytes, the write counts as
+        successful: an earlier attempt succeeded, and its reply was lost. A claim's bytes must therefore name its owner.
         """
 
     def replace(self, key: str, data: bytes, version: str) -> str:
@@ -75,14 +75,14 @@ class ObjectStore(Protocol):
     def folders(self, prefix: str) -> Iterator[str]:
         """Yield the names of the folders directly below `prefix`, which ends in a slash, in the order of their keys.
 
-        What lies in them is not listed: this takes no longer however many objects there are.
+        The objects in them are not listed, so the time does not grow with their number.
         """
 
     def list_unusual(self, prefix: str) -> Iterator[Entry]:
-        """Yield the objects under `prefix` whose keys `list` passes over, since no path can have their names."""
+        """Yield the objects under `prefix` that `list` leaves out, because no path can have their names."""
 
     def read_range(self, key: str, start: int, size: int) -> bytes:
-        """Return this number of bytes of an object from `start` on, or fewer at its end. Raises `Missing`."""
+        """Return `size` bytes of an object from `start` on, or fewer at its end. Raises `Missing`."""
 
     def upload(self, path: Path, key: str) -> None:
         """Stream the file at `path` into the store; it is visible only when whole."""
@@ -90,8 +90,8 @@ class ObjectStore(Protocol):
     def download(self, key: str, path: Path) -> None:
         """Stream the object into `path`, which appears only when whole. Raises `Missing`.
 
-        It is not flushed to disk, and where it was fetched in parts none of its bytes are checked: the caller must
-        compare its digest.
+        The file is not flushed to disk, and an object that is fetched in parts is not checked. The caller must compare
+        its digest.
         """
 
     def open(self, key: str) -> BinaryIO:
@@ -104,7 +104,7 @@ class ObjectStore(Protocol):
 def confirm_write(store: ObjectStore, key: str, data: bytes) -> str:
     """Return the version of an object that has these bytes already, after a conditional write of them was refused.
 
-    Then an earlier attempt of ours has landed and its reply was lost. Raises `Conflict` if anything else lies there.
+    Then an earlier attempt succeeded, and its reply was lost. Raises `Conflict` if the object has other bytes.
     """
     with suppress(Missing):
         current, version = store.read(key)
@@ -114,10 +114,10 @@ def confirm_write(store: ObjectStore, key: str, data: bytes) -> str:
 
 
 def probe_conditional_writes(store: ObjectStore) -> None:
-    """Try both conditions on a passing object. Meant for once, before a champion is swapped.
+    """Check with a temporary object that the store honours the conditions of `create` and `replace`.
 
-    Raises `StoreError` if the store overwrites what `create` or `replace` must not touch, or refuses a `replace` that
-    it should accept.
+    Raises `StoreError` if the store overwrites an object against a condition, or refuses a `replace` that it should
+    accept.
     """
     key = f"probe-{uuid4().hex}"
     try:
@@ -144,6 +144,6 @@ R = TypeVar("R", bound=Record)
 
 
 def read_record(store: ObjectStore, key: str, kind: type[R], damaged: type[UserError] = StoreError) -> tuple[R, str]:
-    """Return a record and its version. Raises `Missing`, and `damaged`, naming the object, if it is no such record."""
+    """Return a record and its version. Raises `Missing`, or `damaged` with the object's name if it cannot be parsed."""
     data, version = store.read(key)
     return parse_record(kind, data, f"{store.url}/{key}", damaged), version

@@ -17,11 +17,12 @@ class Author(NamedTuple):
     reason: str | None = None
 
 
-THE_GATE = Author()
+NO_AUTHOR = Author()
+"""The author of the gate's own promotions."""
 
 
 class ChampionSnapshot(NamedTuple):
-    """The champion as it was read, and the version that a swap must name."""
+    """The champion as it was read, and the version of its object, which a swap compares."""
 
     champion: Champion | None
     version: str | None
@@ -60,7 +61,7 @@ class ChampionPointer:
         except Missing:
             return ChampionSnapshot(None, None)
 
-    def swap(self, seen: ChampionSnapshot, run_id: str, why: PromotionReason, author: Author = THE_GATE) -> Champion:
+    def swap(self, seen: ChampionSnapshot, run_id: str, why: PromotionReason, author: Author = NO_AUTHOR) -> Champion:
         """Promote a run if the champion is still the one that was seen. Raises `Conflict` if it is not."""
         history = seen.champion.history if seen.champion else ()
         entry = Promotion(
@@ -80,7 +81,7 @@ class ChampionPointer:
         return champion
 
     def promote_manually(
-        self, seen: ChampionSnapshot, run_id: str, why: PromotionReason, author: Author = THE_GATE
+        self, seen: ChampionSnapshot, run_id: str, why: PromotionReason, author: Author = NO_AUTHOR
     ) -> Champion:
         """Promote a run at a person's request. Raises `RunError` if it is the champion, or another came first."""
         if seen.run_id == run_id:
@@ -107,7 +108,7 @@ def standing_runs(champion: Champion) -> list[str]:
 def rollback_target(champion: Champion) -> str:
     """Return the run to roll back to: the one that the champion replaced. Raises `RunError` if it was the first.
 
-    Rolling back undoes promotions one by one: twice in a row leads back two, not there and back.
+    Each rollback undoes one more promotion, so two rollbacks in a row lead back by two champions.
     """
     runs = standing_runs(champion)
     if len(runs) == 1:

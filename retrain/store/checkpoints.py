@@ -13,8 +13,8 @@ KEEP_NEWEST = 2
 class Checkpoints:
     """The states of one run, `state/<iteration>-<digest>.safetensors`, written during training.
 
-    A context manager: it leaves when the last state is in the store. Errors of writing a state are raised by the
-    next save, or at the end.
+    A context manager, whose end waits until the last state is in the store. An error of writing a state is raised by
+    the next save, or at the end.
     """
 
     def __init__(self, objects: ObjectStore, keys: TaskKeys, run_id: str) -> None:
@@ -30,7 +30,7 @@ class Checkpoints:
         self._wait()
 
     def save(self, iteration: int, state: bytes) -> None:
-        """Start to write a state, after which all but the newest two are removed; wait for the one before."""
+        """Start to write a state in a thread, once the previous one is written. Only the newest two are kept."""
         self._wait()
         self._writing = self._writer.submit(self._write, iteration, state)
 

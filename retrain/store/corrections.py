@@ -34,7 +34,7 @@ class Amendments:
         return Amendment(sequence=len(self.read()) + 1, at=datetime.now(UTC), changes=tuple(changes), upload=upload)
 
     def append(self, changes: Sequence[Change], upload: str | None = None) -> Amendment:
-        """Write an amendment; `upload` is the id of the upload that becomes it, if any.
+        """Write an amendment. `upload` is the id of the upload that becomes this amendment, if any.
 
         Raises `Conflict` if another one came first, which the lease of the intake prevents.
         """

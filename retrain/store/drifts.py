@@ -1,6 +1,6 @@
-"""The drift of waiting drops, as it was measured with one champion's features.
+"""The drift of waiting drops, measured with one champion's features.
 
-Another champion has other features: a drop that still waits is measured again."""
+Another champion has other features, so a drop that still waits is measured again."""
 
 import logging
 
@@ -20,13 +20,13 @@ class Drifts:
         self._objects, self._keys = objects, keys
 
     def keep(self, drift: Drift) -> None:
-        """Keep a measurement; measured again, it would be the same."""
+        """Write a measurement. A repeated one has the same result, so it may replace the first."""
         self._objects.write(self._keys.drift(drift.run_id, drift.drop), drift.to_bytes())
 
     def of(self, champion: str | None) -> dict[str, Drift]:
-        """Return what was measured with a champion's features, by drop; nothing without a champion.
+        """Return the drifts measured with a champion's features, by drop; none without a champion.
 
-        It is advice, which holds up nothing: a record that is damaged is logged and left out.
+        A damaged record is logged and left out, because no run depends on it.
         """
         if champion is None:
             return {}

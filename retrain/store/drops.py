@@ -1,4 +1,4 @@
-"""The drops of a task in its store: which are committed, in quarantine, or only landed."""
+"""The drops of a task in its store: committed, in quarantine, or uploaded and not validated yet."""
 
 import logging
 import re
@@ -27,23 +27,23 @@ log = logging.getLogger("retrain")
 OWN_FILES = re.compile(
     r"_SUCCESS|samples(-[0-9a-f]{8})?\.safetensors|(packed/)?(train|val|test)-\d{6}-[0-9a-f]{8}\.tar|"
 )
-"""Names of files that are no data of the producer's. The empty one is that of the folder's own object."""
+"""Names of a drop's files that are not the producer's data. The empty name is that of the folder's own object."""
 
 
 NAMED = 10
-"""Number of late files that are named."""
+"""Most late files that a message names."""
 
 
 @dataclass
 class Arrivals:
-    """When a drop's files came, by the store's own clock."""
+    """When a drop's files were written, by the store's clock."""
 
     committed: datetime | None = None
     """When its manifest was written."""
     manifest_size: int = 0
     """Bytes of the manifest."""
     listed: datetime | None = None
-    """When its sample list was written: before the manifest, unless all were copied here from another store."""
+    """When its sample list was written: before the manifest, unless both were copied from another store."""
     success: datetime | None = None
     newest: list[tuple[datetime, str]] = field(default_factory=list)
     """The `NAMED` newest of its producer's files, newest first."""
@@ -67,7 +67,7 @@ class Arrivals:
             self.newest = nlargest(NAMED, [*self.newest, (at, name)])
 
     def later(self) -> list[str]:
-        """Return the names of the newest files that came after the manifest; none where times tell nothing."""
+        """Return the names of the newest files written after the manifest; none if the times are not reliable."""
         if self.committed is None or self.listed is None or self.listed > self.committed:
             return []
         return [name for at, name in reversed(self.newest) if at > self.committed]
@@ -86,39 +86,40 @@ class CommittedDrops(NamedTuple):
     usable: tuple[str, ...]
     quarantined: frozenset[str]
     uploaded: Mapping[str, Uploaded]
-    """Files of each drop that a producer put there, shards included."""
+    """Number and size of the files that producers uploaded, by drop; shards included."""
     arrivals: Mapping[str, Arrivals]
-    """When they came."""
+    """When each drop's files were written."""
 
 
 class Quarantine(Record):
-    """`drops/<id>/quarantine.json`: no run takes the drop. Deleting the report gives the drop another chance."""
+    """`drops/<id>/quarantine.json`: no run uses the drop. If the report is deleted, the drop is validated again."""
 
     drop: str
     task: str
     cause: str
-    """Naming shard, key and what is wrong."""
+    """The shard, the key, and what is wrong."""
     found_at: datetime
 
 
 @dataclass
 class DropStates:
-    """Ids of drops, by the objects that say so. A drop of which only shards lie there has not landed yet."""
+    """Ids of drops by their states. A drop that has only shards has not landed yet, and has no state."""
 
     committed: set[str] = field(default_factory=set)
     ended: set[str] = field(default_factory=set)
+    """Drops with `_SUCCESS`: their upload has ended."""
     quarantined: set[str] = field(default_factory=set)
     amended: set[str] = field(default_factory=set)
-    """Uploads that became an amendment of earlier drops."""
+    """Uploads that became amendments of earlier drops."""
 
     @property
     def waiting(self) -> set[str]:
-        """Drops that can be trained on."""
+        """Return the drops that can be trained on."""
         return self.committed - self.quarantined
 
     @property
     def unvalidated(self) -> set[str]:
-        """Drops whose producer has uploaded all but a manifest."""
+        """Return the drops whose upload has ended, and that are not validated yet."""
         return self.ended - self.committed - self.quarantined - self.amended
 
     def only(self, ids: Iterable[str]) -> "DropStates":
@@ -136,12 +137,12 @@ class Drops:
         self.amendments = Amendments(objects, keys)
 
     def find(self, drop_id: str) -> Drop | None:
-        """Return a drop's manifest, or None if no such drop is committed. Raises `DamagedDrop` if it is not right."""
+        """Return a drop as it is amended now, or None if it is not committed. Raises `DamagedDrop`."""
         drop = self.find_manifest(drop_id)
         return drop and amend(drop, self.amendments.read())
 
     def find_manifest(self, drop_id: str) -> Drop | None:
-        """Return a drop as it was committed, without amendments; None and errors as in `find`."""
+        """Return a drop as it was committed, without amendments, or None. Raises `DamagedDrop`."""
         key, task = self._keys.manifest(drop_id), self._keys.task
         where = f"{self._objects.url}/{key}"
         try:
@@ -155,7 +156,7 @@ class Drops:
         return drop
 
     def read_manifest(self, drop_id: str) -> Drop:
-        """Return a drop as it was committed, without amendments. Raises as `read`."""
+        """Return a drop as it was committed, without amendments. Raises the errors of `read`."""
         drop = self.find_manifest(drop_id)
         if drop is None:
             if cause := self.quarantine_causes().get(drop_id):
@@ -177,25 +178,28 @@ class Drops:
         return None
 
     def replace_manifest(self, drop: Drop) -> None:
-        """Write a manifest in place of the one that is there: files of the drop were erased."""
+        """Replace a drop's manifest, after files of the drop were erased."""
         key = self._keys.manifest(drop.id)
         self._objects.replace(key, drop.to_bytes(), self._objects.read(key)[1])
 
     def read(self, drop_id: str) -> Drop:
-        """Return a drop as it is amended now. Raises `DropError` if there is no such drop; `DamagedDrop` as above."""
+        """Return a drop as it is amended now.
+
+        Raises `DropError` if there is no such drop, and `DamagedDrop` if its manifest is damaged.
+        """
         return amend(self.read_manifest(drop_id), self.amendments.read())
 
     def read_many(self, ids: Iterable[str]) -> Iterator[Drop]:
-        """Yield drops as they are amended now, in this order. Raises as `read`."""
+        """Yield drops as they are amended now, in this order. Raises the errors of `read`."""
         amendments = self.amendments.read()
         for drop in map_ahead(self.read_manifest, ids):
             yield amend(drop, amendments)
 
     def read_versions(self, refs: Iterable[DropRef]) -> Iterator[Drop]:
-        """Yield the drops that a dataset is made of, as they were amended then. Raises as `read`.
+        """Yield the drops of a dataset as they were amended at that time. Raises the errors of `read`.
 
-        Samples that were erased since are left out of the older ones (`Drop.erased_since`). Where no version of a drop
-        has the dataset's digest, it is the newest: the caller must compare.
+        Samples that were erased since then are left out (`Drop.erased_since`). If no version of a drop has the
+        dataset's digest, the newest is yielded; the caller must compare the digests.
         """
         refs, amendments = tuple(refs), self.amendments.read()
         for ref, drop in zip(refs, map_ahead(self.read_manifest, [ref.id for ref in refs]), strict=True):
@@ -230,8 +234,7 @@ class Drops:
         return _in_order(self.read_many(self.committed().usable))
 
     def readable(self) -> tuple[Drop, ...]:
-        """Return the same without drops whose manifests are damaged, with a warning: for callers that only display."""
-
+        """Return the same without drops whose manifests are damaged, and log these: for callers that only display."""
         amendments = self.amendments.read()
 
         def read_undamaged(drop_id: str) -> Drop | None:
@@ -244,7 +247,7 @@ class Drops:
         return _in_order(filter(None, map_ahead(read_undamaged, self.committed().usable)))
 
     def quarantine(self, drop: str, cause: str) -> None:
-        """Put a drop into quarantine and log it; the first report stays."""
+        """Put a drop into quarantine and log it. An earlier report is kept."""
         report = Quarantine(drop=drop, task=self._keys.task, cause=cause, found_at=datetime.now(UTC))
         with suppress(Conflict):
             self._objects.create(self._keys.quarantine(drop), report.to_bytes())
@@ -268,10 +271,10 @@ class Drops:
         self.quarantine(damaged.drop, str(damaged))
 
     def quarantine_reports(self) -> dict[str, Quarantine | None]:
-        """Return the report of each drop in quarantine; None for one that a person wrote by hand."""
+        """Return the report of each drop in quarantine; None for a report that a person wrote by hand."""
         found = {}
         for drop in sorted(self.committed().quarantined):
-            with suppress(Missing):  # a person has just given it another chance
+            with suppress(Missing):  # a person has just deleted it
                 found[drop] = _parse_report(self._objects.read(self._keys.quarantine(drop))[0])
         return found
 
@@ -281,9 +284,10 @@ class Drops:
         return {drop: report.cause if report else "a report that retrain did not write" for drop, report in reports}
 
     def scan(self, ids: Iterable[str] | None = None) -> DropStates:
-        """Return the states of the drops of these ids, or of all. Memory grows with the drops, not with their objects.
+        """Return the states of the drops with these ids, or of all drops.
 
-        Of a drop that is named, only the objects that tell its state are requested; of all, every object is listed.
+        For given ids, only the objects that determine the state are requested; for all drops, every object is listed.
+        Memory grows with the number of drops, not of objects.
         """
         states = DropStates()
         kinds = {"drop.json": states.committed, "_SUCCESS": states.ended, "quarantine.json": states.quarantined}
@@ -297,17 +301,17 @@ class Drops:
         return states
 
     def _each(self, keys: Iterable[str]) -> Iterator[Entry]:
-        """Yield the objects of these keys that exist; several requests run at a time, as most of each is waiting."""
+        """Yield the objects of these keys that exist, with several requests at a time."""
         for found in map_ahead(lambda key: list(self._objects.list(key)), keys):
             yield from found
 
 
 def late_files(drop: Drop, found: CommittedDrops) -> str | None:
-    """Return a sentence about files that came or changed after a drop's commit; None if there are none.
+    """Return a sentence about files that were added or changed after a drop's commit; None if there are none.
 
-    Up to `NAMED` of them are named, where the store's times tell which they are.
+    It names up to `NAMED` of them, if the store's times are reliable.
     """
-    if drop.sample_list is None:  # it was packed before its manifest said what it was packed from
+    if drop.sample_list is None:  # an earlier version, whose manifests do not state the producer's files
         return None
     own = [shard for shard in drop.shards if not OWN_FILES.fullmatch(shard.name)]
     expected = drop.uploaded or Uploaded(files=len(own), size=sum(shard.size for shard in own))

@@ -31,16 +31,16 @@ class TaskKeys:
         return self.drop_file(drop, "quarantine.json")
 
     def validations(self, drop: str) -> str:
-        """Return the key of the number of validations of a drop that began and never ended."""
+        """Return the key of the record that counts a drop's validations that began and never ended."""
         return f"{self.task}/validations/{drop}.json"
 
     def validating(self, drop: str) -> "TaskKeys":
-        """Return the keys of one drop's validation. It has a lease, as a task has."""
+        """Return the keys of one drop's validation, which has its own lease."""
         return TaskKeys(f"{self.task}/validations/under-way/{drop}")
 
     @property
     def intake(self) -> "TaskKeys":
-        """Return the keys of the intake of drops and amendments. It has a lease, as a task has."""
+        """Return the keys of the intake of drops and amendments, which has its own lease."""
         return TaskKeys(f"{self.task}/intake")
 
     @property
@@ -67,7 +67,7 @@ class TaskKeys:
         return f"{self.task}/claims/"
 
     def claim(self, drop: str) -> str:
-        """Return the key of the claim of a drop, which names the run that it was given to."""
+        """Return the key of the claim on a drop, which names the run that has the drop."""
         return f"{self.task}/claims/{drop}.json"
 
     @property

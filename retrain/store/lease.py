@@ -1,8 +1,8 @@
 """The lease of a task, or of a drop's validation: one holder at a time, a heartbeat and an expiry.
 
 Claims and conditional writes keep results right without it; the lease keeps two workers from doing the same work.
-Expiry uses the wall clock, so the machines' clocks must agree to within a few seconds. A holder whose process is
-visibly gone is not waited for."""
+Expiry uses the wall clock, so the machines' clocks must agree to within a few seconds. If the holder's process was on
+this machine and has ended, its lease is free at once."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ from retrain.errors import StoreError
 from retrain.records import Record
 from retrain.store.base import Conflict, Missing, ObjectStore, read_record
 
-BOOT, SPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+BOOT_ID, PID_NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
 
 
 class Holder(Record):
@@ -27,9 +27,9 @@ class Holder(Record):
     host: str
     pid: int
     machine: str | None
-    """One boot of one kernel and one space of process numbers in it; None where the system does not tell."""
+    """Host name, boot and namespace of process numbers; None if the system does not report them."""
     name: str
-    """One of its holdings."""
+    """Random name, which differs for each lease that the process takes."""
 
     def __str__(self) -> str:
         return f"{self.host} (process {self.pid})"
@@ -46,7 +46,7 @@ def this_process() -> Holder:
 
 def _machine() -> str | None:
     try:
-        return f"{socket.gethostname()}/{BOOT.read_text().strip()}/{SPACE.stat().st_ino}"
+        return f"{socket.gethostname()}/{BOOT_ID.read_text().strip()}/{PID_NAMESPACE.stat().st_ino}"
     except OSError:
         return None
 
@@ -62,7 +62,7 @@ class LeaseLost(StoreError):
 
 
 class LeaseState(Record):
-    """`lease.json`. A lease that was given back has expired."""
+    """`lease.json`. A lease that was released has expired."""
 
     holder: Holder
     expires_at: datetime
@@ -74,20 +74,20 @@ class LeaseState(Record):
 
 
 class Lease:
-    """A lease that is held: `check` it before each write. Safe for threads."""
+    """A lease that this process holds. `check` it before each write. Safe for threads."""
 
     def __init__(self, objects: ObjectStore, key: str, state: LeaseState, version: str, seconds: float) -> None:
         self._objects, self.key, self._state, self._version = objects, key, state, version
         self._seconds, self._lock = seconds, Lock()
-        self._is_given_back = False
+        self._is_released = False
 
     def check(self) -> None:
-        """Raise `LeaseLost` if another process may hold the lease, or it was given back.
+        """Raise `LeaseLost` if another process may hold the lease, or if it was released.
 
-        One that has expired, because this process was frozen or the store could not be reached, is renewed: that
+        A lease that has expired, because this process was frozen or the store could not be reached, is renewed. That
         succeeds only if no other process has held it since.
         """
-        if self._is_given_back:
+        if self._is_released:
             raise LeaseLost(f"{self._objects.url}: {self.key}: the lease was released")
         if datetime.now(UTC) >= self._state.expires_at:
             self.renew()
@@ -98,7 +98,7 @@ class Lease:
 
     def release(self) -> None:
         """Release the lease. A failure to do so does not fail the work under it: the lease expires by itself."""
-        self._is_given_back = True
+        self._is_released = True
         try:
             self._put(datetime.now(UTC))
         except LeaseLost:
@@ -134,7 +134,7 @@ def acquire(objects: ObjectStore, key: str, seconds: float = LEASE_SECONDS) -> L
 
 
 def read_lease(objects: ObjectStore, key: str) -> tuple[LeaseState, str]:
-    """Return a lease as it lies in the store, and its version.
+    """Return a lease as it is in the store, and its version.
 
     Raises `Missing` if it was never held, `StoreError` if it cannot be read.
     """
@@ -154,7 +154,7 @@ def try_lease(objects: ObjectStore, key: str, seconds: float = LEASE_SECONDS) ->
 
 @contextmanager
 def heartbeat(lease: Lease, seconds: float = LEASE_SECONDS) -> Iterator[None]:
-    """Renew a lease from a thread within the context, and give it back afterwards."""
+    """Renew a lease from a thread within the context, and release it afterwards."""
     stopped = Event()
     heartbeat = Thread(target=_renew_until, args=(lease, stopped, seconds / 3), name=f"lease {lease.key}", daemon=True)
     heartbeat.start()

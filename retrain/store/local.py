@@ -1,4 +1,4 @@
-"""A store in a local folder, safe under concurrent processes: the embedded default."""
+"""A store in a local folder, the default. It is safe for concurrent processes."""
 
 import fcntl
 import hashlib
@@ -16,15 +16,15 @@ from retrain.utils.files import durable_copy, temp_copy
 from retrain.utils.text import is_key
 
 PRIVATE = ".retrain"
-"""Folder for the lock and for files that are being written; no key begins with a dot, so no listing shows it."""
+"""Folder for the lock and for temporary files. No key begins with a dot, so no listing shows it."""
 
 
 class LocalStore:
-    """Objects as files under `root`, which is made by the first write.
+    """Objects as files under `root`, which the first write creates.
 
-    A file is written aside, flushed to disk and then renamed, so an object's bytes never change under a reader. What
-    takes an object's place or removes it holds the store's one lock; `create` needs none, for hard links are
-    exclusive. What a killed process was writing stays behind in `.retrain/` and does no harm.
+    A temporary file is written, flushed to disk and then renamed, so readers never see an object change.
+    All writes that replace or remove an object hold the store's one lock. `create` needs no lock, because creating a
+    hard link fails if the file exists. Temporary files of killed processes stay in `.retrain/` and do no harm.
     """
 
     def __init__(self, root: Path) -> None:
@@ -80,7 +80,7 @@ class LocalStore:
         yield from filter(is_key, (name.rstrip("/") for name in names))
 
     def list_unusual(self, prefix: str) -> Iterator[Entry]:
-        """Yield the links that lead nowhere: they have a path, but no bytes."""
+        """Yield the broken symbolic links: they have a path, but no bytes."""
         with self._translate_errors(prefix):
             yield from self._walk_broken(prefix.rpartition("/")[0], prefix)
 
@@ -109,7 +109,7 @@ class LocalStore:
                 raise Missing(f"{self.url}: there is no {key}.") from None
 
     def now(self) -> datetime:
-        """Return the time that the folder's file system gives to what is written now."""
+        """Return the modification time of a file that is written now."""
         with self._translate_errors(PRIVATE), self._staged(BytesIO()) as staged:
             return datetime.fromtimestamp(staged.stat().st_mtime, UTC)
 
@@ -134,7 +134,7 @@ class LocalStore:
     @contextmanager
     def _lock(self) -> Iterator[None]:
         with (self._private() / "lock").open("wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # closing the file releases it, and so does the death of the process
+            fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed, or when the process dies
             yield
 
     def _private(self) -> Path:
@@ -171,10 +171,10 @@ def _version(data: bytes) -> str:
 
 
 def _children(folder: Path) -> list[tuple[str, int, float]]:
-    """Return names, sizes and times of modification; folders end in a slash, so that sorting names sorts their keys."""
+    """Return names, sizes and modification times. Names of folders end in a slash, so that they sort as keys do."""
     children = []
     for entry in _scan(folder):
-        with suppress(FileNotFoundError):  # deleted since, or a link that leads nowhere
+        with suppress(FileNotFoundError):  # deleted since, or a broken link
             found = entry.stat()
             children.append(
                 (f"{entry.name}/", 0, 0.0) if entry.is_dir() else (entry.name, found.st_size, found.st_mtime)

@@ -15,7 +15,7 @@ from retrain.store.lease import Lease, LeaseState, acquire, heartbeat, read_leas
 
 
 class LeaseGuardedStore:
-    """An object store with every write refused (`LeaseLost`) once the lease is lost. Reads pass."""
+    """An object store that refuses every write (`LeaseLost`) once the lease is lost. Reads are not affected."""
 
     def __init__(self, objects: ObjectStore, lease: Lease) -> None:
         self._objects, self._lease = objects, lease
@@ -90,11 +90,7 @@ class TaskLocked(UserError):
 
 @contextmanager
 def hold_lease(objects: ObjectStore, keys: TaskKeys, patient: bool, seconds: float) -> Iterator[Lease]:
-    """Wait for a task's lease, and hold it within the context.
-
-    A `patient` caller waits until the lease is free. Any other waits only for a holder that may be dead: until the
-    lease has expired. It raises `TaskLocked` once the lease has been renewed.
-    """
+    """Wait for a task's lease, and hold it within the context. `patient` and errors are those of `TaskStore.lock`."""
     lease = _wait_for_lease(objects, keys, patient, seconds)
     with heartbeat(lease, seconds):
         yield lease

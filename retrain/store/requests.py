@@ -1,4 +1,4 @@
-"""Requests to object stores of all kinds: how often they are sent, and how long this process's took."""
+"""Requests to object stores of all kinds: retries, and the durations of this process's requests."""
 
 import logging
 import random
@@ -24,7 +24,7 @@ log = logging.getLogger("retrain")
 
 
 def retry_if(is_broken: Callable[[Exception], bool], call: Callable[[], Reply]) -> Reply:
-    """Return what `call` returns, calling it again after errors that are due to a broken reply.
+    """Return what `call` returns. Call it again after an error for which `is_broken` returns true.
 
     The call must be safe to repeat. The last attempt's error is raised.
     """

@@ -1,4 +1,4 @@
-"""The files of one run, `runs/<run-id>/`: each is written once, and `result.json` after those that it vouches for."""
+"""The files of one run, `runs/<run-id>/`. Each is written once; `result.json`, which has their digests, is last."""
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -30,11 +30,11 @@ if TYPE_CHECKING:  # the watcher and the exporter read only records, and do not 
     from torch import Tensor
 
 DAMAGED = RunError
-"""A record of a run's that is damaged is that run's failure, and not the store's, which would be tried again."""
+"""The error for a damaged record of a run. The run fails; after a `StoreError` it would be retried."""
 
 
 READ_AHEAD = 4
-"""Files of the index in memory at once: those of large drops are large."""
+"""Most files of the learning-speed index in memory at once: those of large drops are large."""
 
 
 @dataclass(frozen=True)
@@ -65,19 +65,19 @@ class RunFiles:
         return plan
 
     def write_curve(self, points: Sequence[Point]) -> None:
-        """Write the curve, a JSON object a line."""
+        """Write the curve, one JSON object in each line."""
         lines = b"".join(point.model_dump_json().encode() + b"\n" for point in points)
         self.objects.write(self._key("curve.jsonl"), lines)
 
     def curve(self) -> Curve:
-        """Return the curve. Raises `Missing` if the run has not ended."""
+        """Return the curve. Raises `Missing` if the run has not ended, or failed before the end of its training."""
         key = self._key("curve.jsonl")
         data, _ = self.objects.read(key)
         where = f"{self.objects.url}/{key}"
         return Curve(points=tuple(parse_record(Point, line, where, DAMAGED) for line in data.splitlines()))
 
     def write_result(self, result: Result) -> None:
-        """Write the result: the run has ended, and its other files are whole."""
+        """Write the result. It states that the training has ended and the other files are complete."""
         self._write("result.json", result)
 
     def result(self) -> Result | None:
@@ -93,11 +93,11 @@ class RunFiles:
         return self._find("evaluation.json", Evaluation)
 
     def write_errors(self, errors: ErrorAnalysis) -> None:
-        """Write what the model gets wrong on its test split."""
+        """Write the model's errors on its test split."""
         self._write("errors.json", errors)
 
     def errors(self) -> ErrorAnalysis | None:
-        """Return what the model gets wrong on its test split; None for runs of earlier versions, or without a model."""
+        """Return the model's errors on its test split; None for runs of earlier versions, or without a model."""
         return self._find("errors.json", ErrorAnalysis)
 
     def write_decision(self, decision: Decision) -> None:
@@ -117,39 +117,39 @@ class RunFiles:
         return self._find("removed.json", Removed)
 
     def forget_removed(self) -> None:
-        """Delete that record: the files stay."""
+        """Delete the record of `write_removed`, because the files stay."""
         self.objects.delete(self._key("removed.json"))
 
     def write_model(self, weights: "Mapping[str, Tensor]") -> str:
         """Write the weights as safetensors and return their digest."""
-        return self._keep("model.safetensors", weights)
+        return self._write_tensors("model.safetensors", weights)
 
     def weights(self) -> "dict[str, Tensor]":
-        """Return the weights that the result vouches for. Raises `RunError` if they are not those, or no numbers."""
+        """Return the weights. Raises `RunError` if they differ from the result's digest, or hold NaN."""
         result = self.result()
-        return self._vouched("model.safetensors", result.model_digest if result else None, "model")
+        return self._read_tensors("model.safetensors", result.model_digest if result else None, "model")
 
     def write_moments(self, moments: "Mapping[str, Tensor]") -> str:
         """Write the optimizer's moments, for runs that continue from them, and return their digest."""
-        return self._keep("moments.safetensors", moments)
+        return self._write_tensors("moments.safetensors", moments)
 
     def moments(self) -> "dict[str, Tensor]":
-        """Return the optimiser's moments. Raises `RunError` if the run kept none, or they are not those."""
+        """Return the optimizer's moments. Raises `RunError` if the run kept none, and as `weights`."""
         result = self.result()
         if result is None or result.moments_digest is None:
             raise RunError(
                 f"{self.run_id} has no optimizer state to continue from: train it with training.optimizer_state: kept"
             )
-        return self._vouched("moments.safetensors", result.moments_digest, "optimiser state")
+        return self._read_tensors("moments.safetensors", result.moments_digest, "optimizer state")
 
-    def _keep(self, name: str, tensors: "Mapping[str, Tensor]") -> str:
+    def _write_tensors(self, name: str, tensors: "Mapping[str, Tensor]") -> str:
         from safetensors.torch import save
 
         data = save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()})
         self.objects.write(self._key(name), data)
         return hashlib.sha256(data).hexdigest()
 
-    def _vouched(self, name: str, sha256: str | None, what: str) -> "dict[str, Tensor]":
+    def _read_tensors(self, name: str, sha256: str | None, what: str) -> "dict[str, Tensor]":
         where = f"{self.objects.url}/{self._key(name)}"
         try:
             data, _ = self.objects.read(self._key(name))

@@ -20,7 +20,7 @@ from retrain.store.runs import EndedRunFiles, RunFiles
 
 
 class TaskStore:
-    """The only door to one task's part of an object store."""
+    """One task's part of an object store. All access to the task's data goes through it."""
 
     def __init__(self, objects: ObjectStore, task: str) -> None:
         self.objects, self.task, self.keys = objects, task, TaskKeys(task)
@@ -64,7 +64,10 @@ class TaskStore:
 
     @contextmanager
     def lock_intake(self) -> Iterator["TaskStore"]:
-        """Commit drops and amendments one at a time within the context: what a drop brings depends on those before."""
+        """Hold the lease of the intake within the context, so that drops and amendments are committed one at a time.
+
+        What a drop contributes depends on the drops before it.
+        """
         with hold_lease(self.objects, self.keys.intake, True, LEASE_SECONDS) as lease:
             yield self.guarded(lease)
 
@@ -80,5 +83,5 @@ class TaskStore:
 
 
 def open_task_store(task: Task) -> TaskStore:
-    """Open the store that a task file names. Raises `StoreError` if its address is none that can be opened."""
+    """Open the store that a task file names. Raises `StoreError` if its address cannot be opened."""
     return TaskStore(open_store(task.store, task.endpoint_url), task.name)

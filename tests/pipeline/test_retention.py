@@ -161,13 +161,13 @@ def test_promotion_beside_gc_keeps_the_model_or_the_old_champion(tmp_path: Path)
     life = a_life(tmp_path, drops=3)
     _, second, third = life.store.ledger.read()
     found = retention.plan_removal(life.store, 0, AGE, utc_now())
-    promote_by_hand(life.store, life.store.champion.read(), second.run_id, "promoted by hand", champions.THE_GATE)
+    promote_by_hand(life.store, life.store.champion.read(), second.run_id, "promoted by hand", champions.NO_AUTHOR)
     assert retention.remove(life.store, found, utc_now()).removals == ()
     assert life.store.run(second.run_id).weights()
-    promote_by_hand(life.store, life.store.champion.read(), third.run_id, "promoted by hand", champions.THE_GATE)
+    promote_by_hand(life.store, life.store.champion.read(), third.run_id, "promoted by hand", champions.NO_AUTHOR)
     collect(life)
     with pytest.raises(RunError, match=f"was removed by `retrain gc`; {third.run_id} stays the champion"):
-        promote_by_hand(life.store, life.store.champion.read(), second.run_id, "promoted by hand", champions.THE_GATE)
+        promote_by_hand(life.store, life.store.champion.read(), second.run_id, "promoted by hand", champions.NO_AUTHOR)
     assert life.store.champion.read().run_id == third.run_id
 
 

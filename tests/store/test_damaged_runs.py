@@ -77,7 +77,7 @@ def refused(life: Life, error: type[UserError], message: str) -> None:
 )
 def test_run_file_with_another_digest_is_refused(life: Life, name: str, harm: Callable[[bytes], bytes]) -> None:
     life.store.objects.write(key(life, name), harm(life.store.objects.read(key(life, name))[0]))
-    refused(life, RunError, r"is not the (model|index|optimiser state) that the run ended with|holds no tensors")
+    refused(life, RunError, r"is not the (model|index|optimizer state) that the run ended with|holds no tensors")
 
 
 @pytest.mark.parametrize("name", [MODEL, MOMENTS])

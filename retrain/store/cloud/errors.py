@@ -1,4 +1,4 @@
-"""Translate obstore's errors into messages, and send again what a broken connection may have lost."""
+"""Translate obstore's errors into messages, and repeat requests whose replies broke."""
 
 import re
 from collections.abc import Callable, Iterator

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from obstore import GetOptions, GetResult, ObjectMeta, PutMode, PutResult
 
 PART = 8 << 20
-"""Bytes of a request when a file is uploaded; a larger file goes up in parallel parts."""
+"""Bytes of a request when a file is uploaded. A larger file is uploaded in parallel parts."""
 CONNECTIONS = 8
-"""Parts of one file that are under way at once."""
+"""Parts of one file that are uploaded at once."""
 PAGE = 1000
 """Objects of a listing that are taken at a time."""
 BUFFER = 1 << 20
@@ -112,7 +112,7 @@ class CloudStore:
             retry(lambda: obstore.put(self._client, target, path, chunk_size=PART, max_concurrency=CONNECTIONS))
 
     def download(self, key: str, path: Path) -> None:
-        """Stream the object aside, then rename it to `path`. Raises `Missing`."""
+        """Stream the object to a temporary file, then rename it to `path`. Raises `Missing`."""
         with self.open(key) as stream, self._translate_errors(key), temp_copy(stream, path.parent) as copy:
             copy.replace(path)
 

@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from obstore import GetOptions, GetResult
 
 MAX_RECONNECTS = 5
-"""After this many cuts of one object the error stands."""
+"""Number of broken connections of one object after which the error is raised."""
 CHUNK = 1 << 20
 """Bytes that a stream takes from the connection at a time."""
 
 
 class CloudStream(io.RawIOBase):
-    """The bytes of one version of an object; `get` asks for it, or for a part of it.
+    """The bytes of one version of an object, across broken connections. `get` requests the object or a part of it.
 
-    obstore resumes a body that broke, for as long as its time for retries lasts. A reader of shards takes longer.
+    obstore also resumes a broken body, but only until its time for retries is over. A reader of shards takes longer.
     """
 
     def __init__(self, get: "Callable[[GetOptions], GetResult]", place: Location) -> None:
@@ -61,6 +61,6 @@ class CloudStream(io.RawIOBase):
                 return chunk
 
     def _resume(self) -> None:
-        """Ask for the rest of the same version. Raises `PreconditionError` if another has taken its place."""
+        """Request the rest of the same version. Raises `PreconditionError` if the object was replaced."""
         rest: GetOptions = {"range": {"offset": self._position}, "if_match": self.meta["e_tag"]}
         self._chunks = retry(lambda: self._get(rest)).stream(CHUNK)

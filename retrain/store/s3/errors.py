@@ -38,7 +38,8 @@ BAD_CREDENTIALS = (
     botocore.SSOError,
 )
 BAD_NETWORK = (botocore.HTTPClientError, botocore.ConnectionError)
-BROKEN_REPLY = (HTTPError, ResponseParserError, botocore.FlexibleChecksumError)
+BROKEN_REPLY = (HTTPError, ResponseParserError, botocore.FlexibleChecksumError, botocore.ResponseStreamingError)
+"""The body ended too early, is an incomplete document, or does not match its checksum."""
 
 
 class Denied(StoreError):
@@ -69,7 +70,7 @@ def translate_errors(place: Location) -> Iterator[None]:
         yield
     except ClientError as error:
         raise _refusal(place, error) from error
-    except Boto3Error as error:  # the transfer manager wraps what it met
+    except Boto3Error as error:  # the transfer manager wraps other errors
         cause = error.__context__
         raise (_refusal(place, cause) if isinstance(cause, ClientError) else _failure(place, error)) from error
     except (BotoCoreError, HTTPError, OSError, ValueError) as error:  # ValueError: a malformed endpoint_url

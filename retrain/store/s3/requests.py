@@ -1,36 +1,32 @@
-"""Requests to S3: sent again where their replies broke, and timed by operation.
+"""Requests to S3: repeat them if their replies broke, and time them by operation.
 
-Botocore retries what fails before the reply's body, and nothing after.
+Botocore retries errors before the reply's body, and none after.
 """
 
 import time
 from collections.abc import Callable
 from typing import Any
 
-from botocore.exceptions import ClientError, FlexibleChecksumError, ResponseStreamingError
-from botocore.parsers import ResponseParserError
-from urllib3.exceptions import HTTPError
+from botocore.exceptions import ClientError
 
 from retrain.store.requests import Reply, observe_request, retry_if
-
-BROKEN = (HTTPError, ResponseParserError, FlexibleChecksumError, ResponseStreamingError)
-"""The body ended too early, is half a document, or is not what its checksum says."""
+from retrain.store.s3.errors import BROKEN_REPLY
 
 
 def retry(call: Callable[[], Reply]) -> Reply:
     """Return what `call` returns; repeat it if its reply broke."""
-    return retry_if(_passes, call)
+    return retry_if(_is_worth_a_retry, call)
 
 
-def _passes(error: Exception) -> bool:
-    """Return whether a repetition may help: a reply broke, or the one that ended a multipart upload was lost."""
+def _is_worth_a_retry(error: Exception) -> bool:
+    """Return whether a reply broke, or the reply was lost that ended a multipart upload."""
     refusal = error.__context__
-    ended = isinstance(refusal, ClientError) and refusal.response["Error"]["Code"] == "NoSuchUpload"
-    return isinstance(error, BROKEN) or ended
+    upload_has_ended = isinstance(refusal, ClientError) and refusal.response["Error"]["Code"] == "NoSuchUpload"
+    return isinstance(error, BROKEN_REPLY) or upload_has_ended
 
 
 def time_requests(client: Any) -> None:
-    """Have an S3 client of boto3 observe its requests."""
+    """Count and log the requests of an S3 client of boto3."""
     client.meta.events.register("before-call.s3", _note_start)
     client.meta.events.register("after-call.s3", _observe)
     client.meta.events.register("after-call-error.s3", _observe_error)

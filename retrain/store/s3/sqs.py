@@ -16,7 +16,7 @@ from retrain.store.s3.errors import Location, translate_errors
 from retrain.utils.text import has_credentials
 
 BATCH = 10
-"""SQS hands out and deletes at most ten messages at a time."""
+"""Most messages that SQS returns or deletes in one request."""
 LONGEST_WAIT = 20.0
 """Seconds that SQS holds a request open for a message."""
 VISIBILITY = 300
@@ -33,7 +33,7 @@ class Message(NamedTuple):
 
 
 class SqsQueue:
-    """An SQS queue, given by its URL. Credentials come from boto3's chain, and so does the region outside AWS's hosts.
+    """An SQS queue, given by its URL. boto3 finds the credentials, and the region if the host is not one of AWS.
 
     SQS hides a received message for `visibility` seconds, and delivers it again unless it was deleted.
     """

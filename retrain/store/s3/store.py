@@ -23,7 +23,7 @@ from retrain.store.base import Entry, Missing, check_key, confirm_write
 from retrain.store.requests import ATTEMPTS, backoff
 from retrain.store.s3.errors import Denied, Location, http_status, translate_errors
 from retrain.store.s3.requests import retry, time_requests
-from retrain.store.s3.transfers import CONNECTIONS, PART, S3Stream, download_parts
+from retrain.store.s3.transfers import BUFFER, CONNECTIONS, PART, S3Stream, download_parts
 from retrain.utils.files import temp_copy, temp_file
 from retrain.utils.parallel import READERS
 from retrain.utils.text import is_key
@@ -32,11 +32,12 @@ CONFIG = Config(
     retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
     connect_timeout=2,
     read_timeout=30,
-    max_pool_connections=CONNECTIONS + READERS,  # those of transfers, beside the readers of small objects
+    max_pool_connections=CONNECTIONS + READERS,  # for transfers, and for `map_ahead` over small objects
 )
 
 LARGE = 2 * PART
-"""Bytes from which an object is transferred in parts: below, the requests that parts add cost more than they gain."""
+"""Bytes from which an object is transferred in parts. For smaller ones, the additional requests cost more than they
+gain."""
 
 TRANSFER = TransferConfig(
     multipart_threshold=LARGE,
@@ -44,8 +45,6 @@ TRANSFER = TransferConfig(
     max_concurrency=CONNECTIONS,
     preferred_transfer_client="classic",  # the CRT client ignores endpoint_url (boto3#4839)
 )
-
-BUFFER = 1 << 20
 
 
 def credentials_method() -> str | None:
@@ -66,9 +65,9 @@ def _make_client(endpoint_url: str | None) -> Any:
 
 
 class S3Store:
-    """Objects of a bucket under a prefix; credentials come by boto3's own chain. Safe for threads, not across forks.
+    """Objects of a bucket under a prefix; boto3 finds the credentials. Safe for threads, not across forks.
 
-    Versions are ETags without their quotes: AWS takes them either way, some servers only so.
+    Versions are ETags without their quotes: AWS accepts both forms, some servers only this one.
     """
 
     def __init__(self, bucket: str, prefix: str, endpoint_url: str | None = None) -> None:
@@ -138,7 +137,10 @@ class S3Store:
             retry(partial(self._uploads.upload_file, str(path), self._bucket, self._prefix + check_key(key)))
 
     def download(self, key: str, path: Path) -> None:
-        """Stream the object aside, a large one over several connections; then rename it to `path`. Raises `Missing`."""
+        """Stream the object to a temporary file, then rename it to `path`. Raises `Missing`.
+
+        A large object is fetched over several connections.
+        """
         with self._translate_errors(key), self._stream(key) as opened:
             large = opened.size >= LARGE
             part_at = partial(self._part, key, opened.etag)
@@ -154,7 +156,7 @@ class S3Store:
         return io.BufferedReader(self._stream(key), BUFFER)
 
     def now(self) -> datetime:
-        """Return the server's time, as its replies say it."""
+        """Return the server's time, from the date of a reply."""
         with self._translate_errors(""):
             reply = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
         return parsedate_to_datetime(reply["ResponseMetadata"]["HTTPHeaders"]["date"])
@@ -166,7 +168,7 @@ class S3Store:
                     yield Entry(item["Key"].removeprefix(self._prefix), item["Size"], item["LastModified"])
 
     def _pages(self, prefix: str, **options: str) -> Iterator[dict[str, Any]]:
-        """Yield the pages of a listing, each asked for again where its reply breaks."""
+        """Yield the pages of a listing. A page is requested again if its reply breaks."""
         ask = partial(self._client.list_objects_v2, Bucket=self._bucket, Prefix=self._prefix + prefix, **options)
         page = retry(ask)
         yield page
@@ -182,7 +184,7 @@ class S3Store:
         try:
             with self._translate_errors(key):
                 return S3Stream(retry(get), get, self._place(key))
-        except Denied:  # what a server also says of an absent key to those who may list no more than their prefix
+        except Denied:  # also the reply for an absent key, if the credentials may list only their prefix
             if any(entry.key == key for entry in islice(self.list(key), 1)):
                 raise
             raise Missing(f"{self._place(key)}: there is no such object.") from None

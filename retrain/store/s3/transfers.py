@@ -1,10 +1,14 @@
 """Large S3 objects: read in sequence across broken connections, or downloaded over several connections."""
 
 import io
-from collections.abc import Callable
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, wait
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.client import REQUESTED_RANGE_NOT_SATISFIABLE
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from botocore.exceptions import (
     ClientError,
@@ -19,24 +23,18 @@ from retrain.store.s3.requests import retry
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
-import os
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Executor, wait
-from contextlib import contextmanager, suppress
-from typing import BinaryIO
 
 CONNECTION_ERRORS = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError, FlexibleChecksumError)
 """The body ended before the object did, by its length or by its checksum; botocore retries requests, not bodies."""
 MAX_RECONNECTS = 5
-"""After this many cuts of one object the error stands."""
+"""Number of broken connections of one object after which the error is raised."""
 
 
 class S3Stream(io.RawIOBase):
-    """The bytes of one version of an object, or those from `start` on: `reply` is what `get` answered.
+    """The bytes of one version of an object from `start` on, across broken connections.
 
-    `get` is boto3's `get_object` for it, and takes `Range` and `IfMatch`. Reading raises `StoreError` if the server
-    fails, or if the object was replaced when the stream must be taken up again.
+    `get` is boto3's `get_object` for this object; it takes `Range` and `IfMatch`, and `reply` is its first reply.
+    Reading raises `StoreError` if the server fails, or if the object was replaced before the stream could be resumed.
     """
 
     def __init__(
