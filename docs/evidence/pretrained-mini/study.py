@@ -30,7 +30,7 @@ from retrain.pipeline.planning import Request
 from retrain.records import RunRecord
 from retrain.store.task_store import open_task_store
 
-SEEDS = (0, 1)
+SEEDS = (0, 1, 2, 3)
 PER_CLASS = {"train": 100, "test": 40}
 CIFAR_MEAN, CIFAR_STD = (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)
 
