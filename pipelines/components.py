@@ -7,7 +7,7 @@ themselves.
 from kfp import dsl
 
 
-def plan(task: str, method: str, purpose: str, submission: str, job: str) -> str:
+def plan(task: dict[str, object], method: str, purpose: str, submission: str, job: str) -> str:
     """Return the id of the planned run, or an empty text if no run is needed."""
     from retrain.kubeflow import steps
 
@@ -15,7 +15,7 @@ def plan(task: str, method: str, purpose: str, submission: str, job: str) -> str
 
 
 def train(
-    task: str,
+    task: dict[str, object],
     run_id: str,
     device: str,
     metrics: dsl.Output[dsl.Metrics],
@@ -31,21 +31,21 @@ def train(
     return last
 
 
-def train_only(task: str, run_id: str, device: str) -> str:
+def train_only(task: dict[str, object], run_id: str, device: str) -> str:
     """Train, and return the id of the last run: a run that missed its target may escalate."""
     from retrain.kubeflow import steps
 
     return steps.train(task, run_id, device)
 
 
-def evaluate(task: str, run_id: str, device: str) -> str:
+def evaluate(task: dict[str, object], run_id: str, device: str) -> str:
     """Evaluate a run, and return its id."""
     from retrain.kubeflow import steps
 
     return steps.evaluate(task, run_id, device)
 
 
-def promote(task: str, run_id: str, device: str) -> str:
+def promote(task: dict[str, object], run_id: str, device: str) -> str:
     """Apply the gate to a run, and return its id."""
     from retrain.kubeflow import steps
 
@@ -53,7 +53,7 @@ def promote(task: str, run_id: str, device: str) -> str:
 
 
 def record(
-    task: str,
+    task: dict[str, object],
     run_id: str,
     device: str,
     metrics: dsl.Output[dsl.Metrics],
@@ -69,7 +69,7 @@ def record(
     return last
 
 
-def record_only(task: str, run_id: str, device: str) -> str:
+def record_only(task: dict[str, object], run_id: str, device: str) -> str:
     """Write a run's record without outputs for Kubeflow's UI, and return its id."""
     from retrain.kubeflow import steps
 
@@ -83,7 +83,7 @@ def trial(task: str, run_id: str, device: str) -> str:
     return steps.trial(task, run_id, device)
 
 
-def finish(task: str, submission: str, job: str, status: dsl.PipelineTaskFinalStatus) -> None:
+def finish(task: dict[str, object], submission: str, job: str, status: dsl.PipelineTaskFinalStatus) -> None:
     """Record a failed run, and fail if the retraining failed. Runs last, also after errors."""
     from retrain.kubeflow import last_step
 

@@ -1,8 +1,8 @@
 """The pipeline of a task: plan -> train -> evaluate -> promote -> record, and a last step that runs even after errors.
 
 No step is cached. The first step gets the id of the submission, and the others get the run's id, which contains the
-digest of the plan. The task is a text of JSON: a parameter of the type STRUCT has no integers (protobuf's Struct holds
-doubles), and would turn `model.options: {width: 16}` into another network's options.
+digest of the plan. The task is a parameter of the type STRUCT, which Kubeflow's page shows and checks as JSON; the
+other parameters are texts.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from kfp.compiler import Compiler
 from kfp.dsl.graph_component import GraphComponent
 
 from retrain.config.task import Task
+from retrain.kubeflow.parameter import write_parameter
 from retrain.kubeflow.pods import configure_pod
 
 from . import components
@@ -66,11 +67,15 @@ def define_locally(task: Task, image: str, configure: ConfigurePod) -> GraphComp
 def define(task: Task, image: str, configure: ConfigurePod, outputs: bool = True) -> GraphComponent:
     """Return the pipeline with its steps in an image, each configured by `configure`."""
     step = step_factory(image, configure)
-    default = task.model_dump_json()
+    default = write_parameter(task)
     functions = [getattr(components, name) for name in steps_after_planning(task, outputs)]
 
     def pipeline(
-        task: str = default, method: str = "", purpose: str = "retrain", device: str = "auto", submission: str = ""
+        task: dict[str, Any] = default,
+        method: str = "",
+        purpose: str = "retrain",
+        device: str = "auto",
+        submission: str = "",
     ) -> None:
         ids = {"submission": submission, "job": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
         with dsl.ExitHandler(step(components.finish, task=task, **ids), name="retraining"):

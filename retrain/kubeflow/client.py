@@ -11,7 +11,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
+import yaml
 from kfp.client import (
     KF_PIPELINES_SA_TOKEN_ENV,
     KF_PIPELINES_SA_TOKEN_PATH,
@@ -34,8 +34,10 @@ from retrain import __version__
 from retrain.config.resources import Kubeflow
 from retrain.config.task import Task
 from retrain.errors import SubmitError
+from retrain.kubeflow.parameter import write_parameter
 from retrain.kubeflow.records import ENDED_STATES, PipelineBuilder, Registered, Submitted
 from retrain.pipeline.planning import Request
+from retrain.records import digest
 
 TOKEN = "RETRAIN_KUBEFLOW_TOKEN"
 """Environment variable with a token, for clients outside the cluster."""
@@ -102,13 +104,14 @@ def register(task: Task, build: PipelineBuilder) -> Registered:
     """Register the task's pipeline, so that Kubeflow's page lists it. Raises `SubmitError`.
 
     Its version is named after this program's version and the digest of the compiled pipeline, which contains the task.
+    The digest leaves out the pipeline's comments, where kfp lists a STRUCT's fields in an order that changes.
     A version that is there already is not registered again.
     """
     name = f"retrain-{task.name}"
     space = task.kubeflow.namespace
     with _connection(task.kubeflow) as client, TemporaryDirectory(prefix="retrain-") as folder:
         package = _compile(build(_without_host(task)), folder)
-        version = f"{__version__}-{sha256(Path(package).read_bytes()).hexdigest()[:8]}"
+        version = f"{__version__}-{digest(list(yaml.safe_load_all(Path(package).read_text())))[:8]}"
         pipeline, _ = _find_or_create(
             lambda: client.list_pipelines(filter=_equals("name", name), namespace=space).pipelines,
             lambda: client.pipelines.pipeline_service_create_pipeline(
@@ -259,7 +262,7 @@ class _Client(Client):  # type: ignore[misc]  # kfp has no types
 def pipeline_arguments(task: Task, request: Request, device: str, submission: str) -> dict[str, Any]:
     """Return the pipeline's arguments. `submission` is a new id, under which its outcome is stored."""
     return {
-        "task": task.model_dump_json(),
+        "task": write_parameter(task),
         "method": request.method or "",
         "purpose": request.purpose,
         "device": device,

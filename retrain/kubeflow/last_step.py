@@ -5,8 +5,8 @@ Imports no torch, so that the step starts at once.
 
 import logging
 
-from retrain.config.loading import parse_task
 from retrain.config.task import Task
+from retrain.kubeflow.parameter import Parameter, read_parameter
 from retrain.kubeflow.records import Submission, read_submission
 from retrain.pipeline import next_run
 from retrain.pipeline.approval import find_approval
@@ -21,13 +21,13 @@ from retrain.utils.logs import format_from_environment, make_handler
 log = logging.getLogger("retrain")
 
 
-def finish(text: str, submission: str, job: str, state: str, message: str) -> None:
+def finish(parameter: Parameter, submission: str, job: str, state: str, message: str) -> None:
     """Record a failure that no step could record, and exit with 1 if the retraining failed.
 
     The ledger decides, not the state: Kubeflow's driver reports COMPLETE for a success and RUNNING for a killed pod,
     while kfp on one machine reports SUCCEEDED and FAILED.
     """
-    task, store = open_store(text)
+    task, store = open_store(parameter)
     found = read_submission(store, submission) or Submission(error="planning did not end")
     if found.error:
         raise SystemExit(found.error)
@@ -56,13 +56,13 @@ def _record_end(task: Task, store: TaskStore, plan: Plan, message: str) -> RunRe
     return record_failure(context, last, _read_error(store, last) or message)
 
 
-def open_store(text: str) -> tuple[Task, TaskStore]:
+def open_store(parameter: Parameter) -> tuple[Task, TaskStore]:
     """Return the task in a pipeline's parameter, and its store. Logs as `retrain` does from here on."""
     if not log.handlers:  # kfp's handler would mix these lines with its own output
         log.addHandler(make_handler(format_from_environment()))
         log.setLevel(logging.INFO)
         log.propagate = False
-    task = parse_task(text, "the pipeline's parameter task")
+    task = read_parameter(parameter)
     return task, open_task_store(task)
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from kfp import dsl
 
-from retrain.config.loading import parse_task
 from retrain.config.task import Task
 from retrain.errors import UserError
+from retrain.kubeflow.parameter import Parameter, read_parameter
 from retrain.monitoring.pages import DRAW_SECONDS, draw_page
 from retrain.pipeline.accounting import make_record
 from retrain.records import ErrorAnalysis, RunRecord
@@ -30,7 +30,7 @@ CLASSES = 50
 
 
 def write_outputs(
-    text: str,
+    parameter: Parameter,
     run_id: str,
     metrics: dsl.Metrics,
     confusion_matrix: dsl.ClassificationMetrics,
@@ -39,7 +39,7 @@ def write_outputs(
 ) -> None:
     """Write the outputs of the step that ended a run or requested approval."""
     try:
-        task = parse_task(text, "the pipeline's parameter task")
+        task = read_parameter(parameter)
         store = open_task_store(task)
         attempts = read_attempts(store, run_id)
         for name, figure in run_metrics(attempts).items():

@@ -21,6 +21,7 @@ from retrain.config import Method, Purpose
 from retrain.config.task import Task
 from retrain.errors import UserError
 from retrain.kubeflow.last_step import find_record, finish, open_store, write_error
+from retrain.kubeflow.parameter import Parameter
 from retrain.kubeflow.records import Submission, read_submission, write_submission
 from retrain.monitoring.observers import LOOPBACK, make_observers
 from retrain.pipeline import next_run, stages
@@ -37,12 +38,12 @@ __all__ = ["finish"]
 log = logging.getLogger("retrain")
 
 
-def plan(text: str, method: str, purpose: str, submission: str, job: str) -> str:
+def plan(parameter: Parameter, method: str, purpose: str, submission: str, job: str) -> str:
     """Return the id of the run that a submission is bound to, or plan the next run and return its id.
 
     Returns an empty text if no run is needed, or if another job executes this submission.
     """
-    task, store = open_store(text)
+    task, store = open_store(parameter)
     found = read_submission(store, submission)
     if found is None:
         with store.lock(patient=True) as ours:
@@ -77,36 +78,36 @@ def request(method: str, purpose: str) -> Request:
     return Request(cast(Method, method) if method else None, cast(Purpose, purpose))
 
 
-def train(text: str, run_id: str, device: str) -> str:
+def train(parameter: Parameter, run_id: str, device: str) -> str:
     """Train a run and its escalations, with a process for each GPU, and return the id of the last run.
 
     The later stages run here too, unless `resources.separate_evaluation` is set.
     """
-    task, store = open_store(text)
+    task, store = open_store(parameter)
     step = "train" if task.resources.separate_evaluation else "complete"
     if task.resources.gpus.count < 2:
-        return {"train": train_only, "complete": complete}[step](text, run_id, device)
+        return {"train": train_only, "complete": complete}[step](parameter, run_id, device)
     from retrain.kubeflow.launch import launch
 
-    launch(task.resources.gpus.count, step, text, run_id, device)
+    launch(task.resources.gpus.count, step, task.model_dump_json(), run_id, device)
     return next_run.latest_attempt(store, store.run(run_id).plan()).run_id
 
 
-def train_only(text: str, run_id: str, device: str) -> str:
+def train_only(parameter: Parameter, run_id: str, device: str) -> str:
     """Train in this process and the others that torchrun started."""
-    return _run_stage(stages.train, text, run_id, device)
+    return _run_stage(stages.train, parameter, run_id, device)
 
 
-def complete(text: str, run_id: str, device: str) -> str:
+def complete(parameter: Parameter, run_id: str, device: str) -> str:
     """Run all stages after planning in this process, and train in it and the others that torchrun started."""
-    return _run_stage(stages.run_stages, text, run_id, device)
+    return _run_stage(stages.run_stages, parameter, run_id, device)
 
 
-def trial(text: str, run_id: str, device: str) -> str:
+def trial(parameter: Parameter, run_id: str, device: str) -> str:
     """Run all stages of one trial of a study. Trials need no lock: everything they share is created only if absent."""
     from retrain.pipeline.train import run_as_leader
 
-    opened = _open(text, device)
+    opened = _open(parameter, device)
     with run_as_leader(opened) as context:
         plan = context.files(run_id).plan()
         if not _has_ended(context, plan):
@@ -114,29 +115,29 @@ def trial(text: str, run_id: str, device: str) -> str:
         return run_id
 
 
-def evaluate(text: str, run_id: str, device: str) -> str:
+def evaluate(parameter: Parameter, run_id: str, device: str) -> str:
     """Evaluate a run."""
-    return _run_stage(stages.evaluate, text, run_id, device)
+    return _run_stage(stages.evaluate, parameter, run_id, device)
 
 
-def promote(text: str, run_id: str, device: str) -> str:
+def promote(parameter: Parameter, run_id: str, device: str) -> str:
     """Apply the gate to a run."""
-    return _run_stage(stages.promote, text, run_id, device)
+    return _run_stage(stages.promote, parameter, run_id, device)
 
 
-def record(text: str, run_id: str, device: str) -> str:
+def record(parameter: Parameter, run_id: str, device: str) -> str:
     """Write a run's record."""
-    return _run_stage(stages.record, text, run_id, device)
+    return _run_stage(stages.record, parameter, run_id, device)
 
 
-def _run_stage(stage: Callable[["Context", Plan], object], text: str, run_id: str, device: str) -> str:
+def _run_stage(stage: Callable[["Context", Plan], object], parameter: Parameter, run_id: str, device: str) -> str:
     """Run a stage of a run that has not ended, and return the id of its latest attempt.
 
     A pod waits while another process holds the task's lock: failing would use up its retries.
     """
     from retrain.pipeline.train import run_as_leader
 
-    opened = _open(text, device)
+    opened = _open(parameter, device)
     with run_as_leader(opened) as first, first.store.lock(patient=True) as ours:
         context = replace(first, store=ours)
         plan = context.files(run_id).plan()
@@ -155,10 +156,10 @@ def _run_or_record(stage: Callable[["Context", Plan], object], context: "Context
         log.error("%s", error)
 
 
-def _open(text: str, device: str) -> "Context":
+def _open(parameter: Parameter, device: str) -> "Context":
     from retrain.pipeline.context import make_context
 
-    task, store = open_store(text)
+    task, store = open_store(parameter)
     port, host = os.environ.get("RETRAIN_METRICS_PORT"), os.environ.get("RETRAIN_METRICS_HOST", LOOPBACK)
     observers = partial(make_observers, int(port) if port else None, host)
     return make_context(store, task, device, observers)

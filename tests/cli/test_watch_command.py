@@ -139,6 +139,7 @@ def test_watch_refuses_a_server_without_conditional_writes(
     [
         (("--schedule", "never"), "schedule: must be five cron fields"),
         (("--on", "kubeflow", "--set", "resources.nodes=2"), "resources.nodes: a pipeline trains on one"),
+        (("--on", "kubeflow", "--set", "model.options.rate=1.0"), "model.options.rate: 1.0 would arrive as 1"),
         (("--host", "somewhere"), "kubeflow.host: is not valid"),
         (("--port", "1", "--listen", "203.0.113.1"), "cannot listen on 203.0.113.1:1"),
     ],

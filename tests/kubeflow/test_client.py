@@ -1,6 +1,5 @@
 """Submission to Kubeflow Pipelines over real HTTP, with the client of users."""
 
-import json
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -28,7 +27,7 @@ def task(kfp: KfpServer, **fields: object) -> Task:
     return Task(name="pets", store="s3://bucket/prefix", kubeflow=Kubeflow(host=kfp.url), **fields)
 
 
-def parameters(item: dict[str, Any]) -> dict[str, str]:
+def parameters(item: dict[str, Any]) -> dict[str, Any]:
     return item["runtime_config"]["parameters"]
 
 
@@ -43,7 +42,7 @@ def test_kubeflow_run_is_named_after_its_plan_and_task(kfp: KfpServer) -> None:
     assert run["display_name"] == "continuous-1"
     assert run["service_account"] == "trainer"
     assert parameters(run)["submission"] == "continuous-1"
-    assert json.loads(parameters(run)["task"])["store"] == "s3://bucket/prefix"
+    assert parameters(run)["task"]["store"] == "s3://bucket/prefix"
     assert run["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "retrain-pets"
 
 

@@ -10,10 +10,10 @@ import yaml
 from kfp.compiler import Compiler
 from retrain.pipelines.definition import build, define_locally
 
-from retrain.config.loading import parse_task
 from retrain.config.resources import Cache, Gpus, Queue, Resources, Toleration
 from retrain.config.task import Task
 from retrain.kubeflow.client import pipeline_arguments
+from retrain.kubeflow.parameter import read_parameter
 from retrain.kubeflow.pods import CREDENTIALS
 from retrain.pipeline.planning import Request
 
@@ -256,10 +256,17 @@ def test_task_without_gpu_gets_none_and_caches_on_node_disk(plain: Compiled) -> 
 
 def test_task_round_trips_as_a_pipeline_parameter(on_pool: Compiled) -> None:
     defaults = on_pool.spec["root"]["inputDefinitions"]["parameters"]
-    assert parse_task(defaults["task"]["defaultValue"], "parameter") == TASK
+    assert {name: one["parameterType"] for name, one in defaults.items()} == {
+        "task": "STRUCT",
+        "method": "STRING",
+        "purpose": "STRING",
+        "device": "STRING",
+        "submission": "STRING",
+    }
+    assert read_parameter(defaults["task"]["defaultValue"]) == TASK
     given = pipeline_arguments(TASK, Request("naive", "trial"), "cuda:1", "abc")
     assert given.keys() == defaults.keys() == set(build(TASK).pipeline_spec.root.input_definitions.parameters)
-    assert parse_task(given.pop("task"), "parameter") == TASK
+    assert read_parameter(given.pop("task")) == TASK
     assert given == {"method": "naive", "purpose": "trial", "device": "cuda:1", "submission": "abc"}
 
 

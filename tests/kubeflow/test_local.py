@@ -121,7 +121,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Stores:
         name="digits",
         store=str(root / "here"),
         data=Data(image_size=8, crop_padding=0, flip=False, val_share=0.2, test_share=0.2),
-        model=Model(name="mlp"),
+        model=Model(name="mlp", options={"width": 24}),
         training=Training(epochs=10, batch_size=32, evaluate_every=1),
         recipe=Recipe(
             preset="paper",

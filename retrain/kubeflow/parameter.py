@@ -1,0 +1,68 @@
+"""The task as a parameter of the pipeline: an object of JSON, which Kubeflow calls STRUCT. Imports no kfp.
+
+Kubeflow keeps the object in protobuf's Struct, whose numbers are all doubles. A step may get 16.0 for 16 (from kfp on
+one machine) or 16 for 16.0 (from Kubeflow's launcher). So every whole number is read as an integer, and becomes a float
+again in the fields that hold floats. `model.options` alone holds both kinds: there, a whole number must be an integer.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from retrain.config.loading import parse_task
+from retrain.config.task import Task
+from retrain.config.validation import validate_document
+from retrain.errors import TaskError
+
+Parameter = str | dict[str, Any]
+"""The task as a step gets it: a STRUCT, or a text of JSON. Pipelines of version 0.1 and of studies pass a text, and so
+do the processes that torchrun starts."""
+
+SOURCE = "the pipeline's parameter task"
+
+
+def write_parameter(task: Task) -> dict[str, Any]:
+    """Return a task as a STRUCT, without fields that are null: kfp cannot pass null.
+
+    Raises `TaskError` if a step would read another task.
+    """
+    document = task.model_dump(mode="json", exclude_none=True)
+    read = read_parameter(json.loads(json.dumps(document), parse_int=float))
+    changes = list(_changes(task.model_dump(mode="json"), read.model_dump(mode="json")))
+    if changes:
+        raise TaskError("\n".join(f"{task.name}: {change}" for change in changes))
+    return document
+
+
+def _changes(before: Any, after: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield a message for each value of a task that differs from what a step reads."""
+    if isinstance(before, dict):
+        for key, value in before.items():
+            yield from _changes(value, after[key], (*path, key))
+    elif isinstance(before, list):
+        for number, pair in enumerate(zip(before, after, strict=True)):
+            yield from _changes(*pair, (*path, str(number)))
+    elif repr(before) != repr(after):
+        yield (
+            f"{'.'.join(path)}: {before!r} would arrive as {after!r} in the pipeline's steps, because Kubeflow passes "
+            f"numbers as doubles. Write {after!r}"
+        )
+
+
+def read_parameter(parameter: Parameter) -> Task:
+    """Return the task of a pipeline's parameter. Raises `TaskError`."""
+    if isinstance(parameter, str):
+        return parse_task(parameter, SOURCE)
+    return validate_document(restore_integers(parameter), SOURCE)
+
+
+def restore_integers(value: Any) -> Any:
+    """Return JSON with every float that is whole, at any depth, as an integer."""
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case dict():
+            return {key: restore_integers(inner) for key, inner in value.items()}
+        case list():
+            return [restore_integers(inner) for inner in value]
+    return value
