@@ -4,9 +4,10 @@ This file defines the types that all packages share. It imports nothing, so that
 `config.task.Task` is the model of a task file; `config.loading.load_task` reads one.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 Method = Literal["scratch", "naive", "continuous"]
 Purpose = Literal["retrain", "calibrate", "trial"]
 Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "top5_accuracy"]

@@ -10,10 +10,11 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from retrain.config import SPLITS
 from retrain.config.task import Task
 from retrain.data.finding import SearchedDrop, Selection, search_drops
 from retrain.data.intake import Intake
-from retrain.data.sample_table import SPLITS, USES, SampleTable
+from retrain.data.sample_table import USES, SampleTable
 from retrain.errors import DropError
 from retrain.records import Amendment, Change, Drop
 from retrain.records.drop import clean_class_name

@@ -3,10 +3,10 @@
 from collections.abc import Collection
 from typing import NamedTuple
 
-from retrain.config import Split
+from retrain.config import SPLITS, Split
 from retrain.data.dataset import split_of, splits_within
 from retrain.data.indexing import read_or_make_table
-from retrain.data.sample_table import SPLITS, USES, SampleTable, read_table
+from retrain.data.sample_table import USES, SampleTable, read_table
 from retrain.records import Drop
 from retrain.store.task_store import TaskStore
 

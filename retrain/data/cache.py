@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from retrain.config import Split
+from retrain.config import SPLITS, Split
 from retrain.config.frame import Size, image_shape
 from retrain.data.assignment import Assignment, Place
 from retrain.data.decoded import WHOLE, cache_path, digest_arrays, save_arrays
 from retrain.data.images import decode_image
 from retrain.data.shards import Encoded, read_shard
-from retrain.data.source import SPLITS
 from retrain.errors import DamagedDrop, DropError
 from retrain.records import Drop
 from retrain.store.task_store import TaskStore

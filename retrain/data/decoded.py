@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from retrain.config import Split
+from retrain.config import SPLITS, Split
 from retrain.config.fields import parse_bytes
 from retrain.config.frame import Size, as_frame, image_shape
 from retrain.config.task import Task
 from retrain.data.images import Pixels
-from retrain.data.sample_table import NOWHERE, SPLITS, SampleTable
+from retrain.data.sample_table import NOWHERE, SampleTable
 from retrain.errors import UserError
 from retrain.records import Drop
 

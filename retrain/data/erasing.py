@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from retrain.config import SPLITS
 from retrain.config.frame import Frame
 from retrain.data.amending import COLUMNS, read_rows
 from retrain.data.content import CONTENT_BYTES, examine_image
@@ -20,7 +21,7 @@ from retrain.data.finding import Selection, search_drops
 from retrain.data.indexing import read_or_make_table
 from retrain.data.intake import Intake
 from retrain.data.packing import OURS
-from retrain.data.sample_table import NOWHERE, SPLITS, SampleTable, name_table
+from retrain.data.sample_table import NOWHERE, SampleTable, name_table
 from retrain.data.shards import split_name
 from retrain.data.tars import HashingReader, read_members
 from retrain.errors import DamagedDrop, DropError

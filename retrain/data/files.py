@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, get_args
+from typing import BinaryIO
 
 from retrain.config import Split
 from retrain.data.archives import is_archive, open_archive
@@ -17,7 +17,6 @@ from retrain.errors import DropError
 from retrain.store.base import ObjectStore
 from retrain.utils.text import is_key
 
-SPLITS: tuple[Split, ...] = get_args(Split)
 SPLIT_NAMES: dict[str, Split] = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),

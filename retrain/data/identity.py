@@ -9,10 +9,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from retrain.config import Split
+from retrain.config import SPLITS, Split
 from retrain.data.content import CONTENT_BYTES
 from retrain.data.sample_keys import readable_key
-from retrain.data.sample_table import SPLITS, USES, SampleTable, Use
+from retrain.data.sample_table import USES, SampleTable, Use
 from retrain.errors import DropError
 from retrain.records import Amendment, Change
 from retrain.utils.text import name_some, pluralize

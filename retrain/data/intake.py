@@ -7,13 +7,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from retrain.config import Split
+from retrain.config import SPLITS, Split
 from retrain.config.task import Task
 from retrain.data.identity import NAMED, KnownContent, Resolved, Resolver, corrected_classes
 from retrain.data.indexing import read_or_make_table
 from retrain.data.likeness import describe_alike, find_alike
 from retrain.data.manifest_builder import ReadDrop, build_manifest
-from retrain.data.sample_table import SPLITS, SampleTable, name_table
+from retrain.data.sample_table import SampleTable, name_table
 from retrain.errors import DamagedDrop, DropError
 from retrain.records import Amendment, Drop
 from retrain.records.drop import amend

@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from retrain.config import Split
-from retrain.data.files import SPLITS, SourceFile, split_called
+from retrain.config import SPLITS, Split
+from retrain.data.files import SourceFile, split_called
 from retrain.data.images import EXTENSIONS
 from retrain.data.litter import litter_kind
 from retrain.data.sample_keys import escape

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from retrain.config import Split
+from retrain.config import SPLITS, Split
 from retrain.data.labels import NAMED, Unread, name_files
-from retrain.data.sample_table import SPLITS, SampleRow, SampleTable
+from retrain.data.sample_table import SampleRow, SampleTable
 from retrain.errors import DropError
 from retrain.records import Drop, LeftOut, Reading, SampleList, Shard, Uploaded
 from retrain.records.drop import drop_digest

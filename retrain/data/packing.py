@@ -7,17 +7,18 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from retrain.config import Split
+from retrain.config import SPLITS, Split
 from retrain.config.task import Task
 from retrain.data.content import ImageFacts, examine_decoded, examine_image
 from retrain.data.dataset import held_out_shares
 from retrain.data.decoded import DecodedSamples
 from retrain.data.images import Pixels
 from retrain.data.intake import Intake, Packed
+from retrain.data.labels import Sample
 from retrain.data.manifest_builder import BadSamples, ReadDrop
 from retrain.data.sample_table import NOWHERE, SampleRow
 from retrain.data.shards import Encoded, write_shards
-from retrain.data.source import SPLITS, Sample, Source, survey_source
+from retrain.data.source import Source, survey_source
 from retrain.data.staging import Staging, split_into_parts, stable_hash
 from retrain.errors import DropError
 from retrain.records import LeftOut, Shard, Uploaded

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from retrain.config import Split
+from retrain.config import SPLITS, Split
 from retrain.data.content import CONTENT_BYTES, ImageFacts, difference_hash, mean_brightness
 from retrain.errors import DamagedDrop
 from retrain.records import Drop, SampleList
@@ -24,7 +24,6 @@ Use = Literal["train", "val", "test", "duplicate", "conflict", "bad", "removed"]
 the drop has the image with two classes; bad: it cannot be read; removed: an amendment or an erasure took it out."""
 
 USES: tuple[Use, ...] = get_args(Use)
-SPLITS = get_args(Split)
 NOWHERE = -1
 """Shard of a sample that is in no shard, and class of a sample that has none."""
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from retrain.config import Split
+from retrain.config import SPLITS, Split
 from retrain.config.task import Data
 from retrain.data.archives import SUFFIXES
 from retrain.data.files import (
-    SPLITS,
     SourceFile,
     expand_archives,
     list_archive,
@@ -43,8 +42,6 @@ from retrain.data.tables import FORMATS, Row, read_table
 from retrain.errors import DropError
 from retrain.records import Reading
 from retrain.store.base import Missing, ObjectStore
-
-__all__ = ["SPLITS", "Sample", "Source", "read_source", "survey_source", "survey_upload"]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import accumulate, groupby, pairwise
 from typing import Literal, Self, TypeVar
 
-from retrain.data.source import Sample
+from retrain.data.labels import Sample
 from retrain.errors import DropError
 
 Item = TypeVar("Item")

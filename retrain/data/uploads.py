@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-from retrain.config import Split
+from retrain.config import SPLITS, Split
 from retrain.config.task import Data, Task
 from retrain.data.content import ImageFacts, examine_decoded, examine_image
 from retrain.data.dataset import held_out_shares
@@ -25,7 +25,7 @@ from retrain.data.intake import Intake, Packed
 from retrain.data.litter import litter_kind
 from retrain.data.manifest_builder import BadSamples, ReadDrop
 from retrain.data.packing import OURS, check_id, pack_by_shards
-from retrain.data.sample_table import SPLITS, SampleRow
+from retrain.data.sample_table import SampleRow
 from retrain.data.shards import READ, split_name
 from retrain.data.source import survey_upload
 from retrain.data.tars import HashingReader, read_members

@@ -8,9 +8,10 @@ import torch
 from retrain.data.assignment import Assignment
 from retrain.data.augment import Normalize
 from retrain.data.images import decode_image
+from retrain.data.labels import Sample
 from retrain.data.packing import pack
 from retrain.data.shards import read_shard
-from retrain.data.source import Sample, read_source
+from retrain.data.source import read_source
 from retrain.data.staging import Staging, split_into_parts, stable_hash
 from retrain.experiments.drops import DataRoot, draw_of, prepared_data
 from retrain.experiments.grid import Cell, drop_id, drop_ids, parent_of

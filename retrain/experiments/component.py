@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from retrain.data.images import decode_image
-from retrain.data.source import Sample, read_source
+from retrain.data.labels import Sample
+from retrain.data.source import read_source
 from retrain.data.staging import Staging
 from retrain.experiments.subsets import is_train, write_folder
 

@@ -6,7 +6,8 @@ from functools import reduce
 from itertools import groupby
 from pathlib import Path
 
-from retrain.data.source import Sample, read_source
+from retrain.data.labels import Sample
+from retrain.data.source import read_source
 from retrain.data.staging import Staging, split_into_parts, stable_hash
 from retrain.errors import StudyError
 from retrain.experiments.regimes.images import apply_shift, coarse_class

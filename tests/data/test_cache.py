@@ -10,7 +10,7 @@ import torch
 from support.pictures import folder, png, two_classes
 from support.uploads import good, shard, upload
 
-from retrain.config import Split
+from retrain.config import SPLITS, Split
 from retrain.config.task import Data, Task
 from retrain.data.cache import _read_arrays, decode_drop, load_decoded
 from retrain.data.content import examine_image
@@ -18,10 +18,11 @@ from retrain.data.dataset import make_dataset
 from retrain.data.decoded import cache_folder, cache_path
 from retrain.data.identity import draw_splits
 from retrain.data.images import decode_image
+from retrain.data.labels import Sample
 from retrain.data.packing import pack
 from retrain.data.samples import Samples, load_in_memory
 from retrain.data.shards import Encoded, write_shards
-from retrain.data.source import SPLITS, Sample, read_source
+from retrain.data.source import read_source
 from retrain.data.staging import stable_hash
 from retrain.data.uploads import ingest_drop
 from retrain.errors import DropError, UserError

@@ -10,12 +10,12 @@ from support.terminal import retrain
 from support.uploads import good, shard
 from support.ways_in import DROP, WayIn, open_way_in, tree, zipped
 
+from retrain.config import SPLITS
 from retrain.config.task import Task
 from retrain.data.amending import amend_drops, read_corrections
 from retrain.data.cache import decode_drop
 from retrain.data.erasing import Selection, select_image
 from retrain.data.packing import pack
-from retrain.data.source import SPLITS
 from retrain.data.uploads import ingest_drop
 from retrain.errors import DropError
 from retrain.pipeline.erasure import erase

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.pictures import folder, png, tar
 
+from retrain.data.labels import Sample
 from retrain.data.sample_keys import escape, escape_path, possible_keys, readable_key
-from retrain.data.source import Sample, read_source
+from retrain.data.source import read_source
 from retrain.errors import DropError
 
 PARTS = st.text(min_size=1).filter(lambda text: "/" not in text)

@@ -6,7 +6,8 @@ import pytest
 from support.pictures import folder, png
 from support.uploads import shard
 
-from retrain.data.source import Sample, read_source
+from retrain.data.labels import Sample
+from retrain.data.source import read_source
 from retrain.data.staging import Staging, split_into_parts
 from retrain.errors import DropError
 

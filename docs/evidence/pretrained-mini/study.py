@@ -20,8 +20,9 @@ from torch import nn
 
 from retrain.config.recipe import Recipe
 from retrain.config.task import Data, Model, Task, Training
+from retrain.data.labels import Sample
 from retrain.data.packing import pack
-from retrain.data.source import Sample, read_source
+from retrain.data.source import read_source
 from retrain.data.staging import Staging, stable_hash
 from retrain.experiments.subsets import write_folder
 from retrain.pipeline import stages

@@ -10,9 +10,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from retrain.config import Split
+from retrain.config import SPLITS, Split
 from retrain.config.frame import Size, as_frame
-from retrain.data.source import SPLITS
 from retrain.data.stream.reading import HELD_OUT, read_streamed_drop
 from retrain.data.stream.shard_cache import ShardCache
 from retrain.errors import DamagedDrop, DropError, UserError

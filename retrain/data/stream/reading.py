@@ -12,12 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from retrain.config import Split
+from retrain.config import SPLITS, Split
 from retrain.config.frame import Size
 from retrain.data.assignment import Assignment
 from retrain.data.images import decode_image
 from retrain.data.shards import image_locations
-from retrain.data.source import SPLITS
 from retrain.data.stream.shard_cache import ReadAhead, ShardCache, ShardRef
 from retrain.errors import DropError
 from retrain.records import Drop

@@ -11,7 +11,8 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 from retrain.config import Split
-from retrain.data.source import Sample, read_source
+from retrain.data.labels import Sample
+from retrain.data.source import read_source
 from retrain.data.staging import stable_hash
 from retrain.errors import StudyError
 from retrain.experiments.datasets import find
