@@ -9,7 +9,7 @@ from retrain.config import METRIC_NAMES
 from retrain.export.configuration import RESIZED
 from retrain.export.parity import Parity
 from retrain.export.programs import FILES
-from retrain.records import Decision, Evaluation, Plan, Result, Savings
+from retrain.records import Plan
 from retrain.store.task_store import TaskStore
 
 
@@ -26,11 +26,8 @@ def render_card(store: TaskStore, plan: Plan, sha256: str, parities: Sequence[Pa
 
 def _figures(store: TaskStore, plan: Plan) -> dict[str, Any]:
     files, record = store.run(plan.run_id), store.ledger.find(plan.run_id)
-    result: Result | None = files.result()
+    result = files.result()
     assert result is not None  # a run with a model has a result
-    evaluation: Evaluation | None = record.evaluation if record else files.evaluation()
-    decision: Decision | None = record.decision if record else files.decision()
-    savings: Savings | None = record.savings if record else None
     return {
         "plan": plan,
         "metric": METRIC_NAMES[plan.metric],
@@ -38,9 +35,9 @@ def _figures(store: TaskStore, plan: Plan) -> dict[str, Any]:
         "resized": RESIZED[plan.task.data.fit],
         "result": result,
         "machine": result.machine,
-        "evaluation": evaluation,
-        "decision": decision,
-        "savings": savings,
+        "evaluation": record.evaluation if record else files.evaluation(),
+        "decision": record.decision if record else files.decision(),
+        "savings": record.savings if record else None,
     }
 
 

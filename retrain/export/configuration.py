@@ -13,9 +13,6 @@ RESIZED: dict[Fit, str] = {
 }
 """Descriptions, for readers of config.json, of how images are resized."""
 
-BICUBIC = "bicubic"
-"""The interpolation that `data.images` uses."""
-
 
 def make_configuration(plan: Plan) -> dict[str, Any]:
     """Return the configuration in the fields of Hugging Face (`id2label`) and timm (`pretrained_cfg`)."""
@@ -29,7 +26,7 @@ def make_configuration(plan: Plan) -> dict[str, Any]:
             "input_size": list(taken.shape),
             "mean": list(taken.mean),
             "std": list(taken.std),
-            "interpolation": BICUBIC,
+            "interpolation": taken.interpolation,
             "crop_pct": 1.0,
             "crop_mode": "center",
             "num_classes": len(classes),
@@ -40,7 +37,7 @@ def make_configuration(plan: Plan) -> dict[str, Any]:
             "height": taken.height,
             "width": taken.width,
             "resize": RESIZED[taken.fit],
-            "interpolation": BICUBIC,
+            "interpolation": taken.interpolation,
             "scale": "pixel / 255",
             "mean": list(taken.mean),
             "std": list(taken.std),

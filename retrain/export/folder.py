@@ -19,7 +19,7 @@ from retrain.inference.model import Model
 from retrain.pipeline.evaluate import restore_network
 from retrain.records import ModelInput
 
-CPU, WEIGHTS = "cpu", "model.safetensors"
+WEIGHTS = "model.safetensors"
 READABLE = 0o644
 """safetensors writes files that only their owner may read."""
 
@@ -35,7 +35,7 @@ def export_model(
     programs.check_installed(formats)
     if output.exists():
         raise UserError(f"--output {output}: already exists: remove it or choose another folder")
-    model = load_model(source, run_id, CPU)
+    model = load_model(source, run_id, "cpu")
     part = output.with_name(f".{output.name}-{uuid4().hex}")
     try:
         part.mkdir(parents=True)

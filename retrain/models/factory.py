@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from retrain.config.frame import Shape, as_frame, image_shape
 from retrain.config.task import Model
 from retrain.errors import ModelError
-from retrain.models import narrow_convolutions, resnets
 from retrain.models.mixer import mixer
+from retrain.models.narrow_convolutions import avoid_strided_convolutions
 from retrain.models.options import check_options, unknown_option
 from retrain.models.pretrained import TIMM, body_weights, timm_config
-from retrain.models.resnets import RESNETS
+from retrain.models.resnets import RESNETS, check_width, resnet_factory
 
 
 def build_network(model: Model, classes: int, image_size: Shape, seed: int) -> nn.Module:
@@ -110,7 +110,7 @@ def to_device_channels_last(network: nn.Module, device: torch.device) -> nn.Modu
     """Return the network on a device, its convolutions' weights in channels_last order, ready to be trained there."""
     network = network.to(device).to(memory_format=torch.channels_last)
     if device.type == "cpu":
-        narrow_convolutions.avoid_strided_convolutions(network)
+        avoid_strided_convolutions(network)
     return network
 
 
@@ -122,9 +122,8 @@ def _find_factory(model: Model) -> Callable[..., Any]:
         return own[model.name]
     if model.name.startswith(TIMM):
         return timm_factory(model)
-    if model.name in resnets.RESNETS:
-        return resnets.resnet_factory(model)
-
+    if model.name in RESNETS:
+        return resnet_factory(model)
     return torchvision_factory(model)
 
 
@@ -144,7 +143,7 @@ def _import_factory(name: str) -> Callable[..., Any]:
 
 def mlp(classes: int, image_size: Shape, width: int = 100) -> nn.Sequential:
     """Return the three-layer tanh perceptron of Ash & Adams (section 2)."""
-    resnets.check_width(width)
+    check_width(width)
     return nn.Sequential(
         nn.Flatten(),
         nn.Linear(prod(image_shape(image_size)), width),
@@ -169,8 +168,7 @@ def torchvision_factory(model: Model) -> Callable[..., nn.Module]:
             f"model.name: there is no model {model.name!r}; allowed: mlp, logistic, mixer, a torchvision classifier "
             f"({', '.join(RESNETS)}, mobilenet_v3_small, ...), timm/NAME or package.module:factory"
         )
-    if model.stem == "small":
-        raise ModelError(f"model.stem: small exists for {', '.join(RESNETS)}; set `stem: standard` for {model.name}")
+    _refuse_small_stem(model)
     builder = models.get_model_builder(model.name)
 
     @wraps(builder)  # its signature states the options
@@ -180,11 +178,15 @@ def torchvision_factory(model: Model) -> Callable[..., nn.Module]:
     return build
 
 
+def _refuse_small_stem(model: Model) -> None:
+    if model.stem == "small":
+        raise ModelError(f"model.stem: small exists for {', '.join(RESNETS)}; set `stem: standard` for {model.name}")
+
+
 def timm_factory(model: Model) -> Callable[..., nn.Module]:
     """Return the factory of a timm network, for any image size. Raises `ModelError` if timm has no such network."""
     config = timm_config(model)
-    if model.stem == "small":
-        raise ModelError(f"model.stem: small exists for {', '.join(RESNETS)}; set `stem: standard` for {model.name}")
+    _refuse_small_stem(model)
     import timm
     from timm.models import model_entrypoint
 

@@ -10,7 +10,9 @@ from retrain.errors import ModelError
 from retrain.models.pretrained import TIMM
 from retrain.utils.text import did_you_mean
 
-OURS = frozenset({"self", "classes", "image_size", "num_classes", "img_size", "weights", "progress", "pretrained"})
+SET_BY_CALLER = frozenset(
+    {"self", "classes", "image_size", "num_classes", "img_size", "weights", "progress", "pretrained"}
+)
 """Arguments that no option can be: the caller sets them."""
 UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 """Python's message about an argument that a function does not take."""
@@ -39,7 +41,7 @@ def find_options(build: Callable[..., Any]) -> Taken:
         own = [one for one in arguments if one.kind is not one.VAR_KEYWORD]
         arguments = [*own, *inspect.signature(built.__init__).parameters.values()]
     plain = [one for one in arguments if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
-    settable = [one.name for one in plain if one.default is not one.empty and one.name not in OURS]
+    settable = [one.name for one in plain if one.default is not one.empty and one.name not in SET_BY_CALLER]
     return Taken(settable, frozenset(one.name for one in plain), not _takes_any(arguments))
 
 

@@ -39,7 +39,7 @@ def resolve_task(task: Task) -> Task:
     own = {name: value for name, value in own_input(model).items() if name not in task.data.model_fields_set}
     chosen: dict[str, Any] = {} if "stem" in model.model_fields_set else {"stem": "standard"}
     if model.pretrained and not model.pretrained_sha256:
-        chosen["pretrained_sha256"] = hashlib.sha256(read_source(model, task.endpoint_url)).hexdigest()
+        chosen["pretrained_sha256"] = hashlib.sha256(read_pretrained_file(model, task.endpoint_url)).hexdigest()
     return task.model_copy(update={"data": task.data.model_copy(update=own), "model": model.model_copy(update=chosen)})
 
 
@@ -81,7 +81,7 @@ def _nearest_timm_name(name: str) -> str:
     return did_you_mean(name, {known: TIMM + known for known in names})
 
 
-def read_source(model: Model, endpoint_url: str | None) -> bytes:
+def read_pretrained_file(model: Model, endpoint_url: str | None) -> bytes:
     """Return the bytes of the pretrained weights from where the task says they are. Raises `ModelError`."""
     location = str(model.pretrained)
     if location == HF_CACHE:
@@ -139,7 +139,7 @@ def read_pretrained(store: TaskStore, task: Task, keep: bool = False) -> bytes |
             raise ModelError(
                 f"model.pretrained: the weights {sha256} are not in {store.url}: set it to the file that holds them"
             ) from None
-        data = read_source(task.model, task.endpoint_url)
+        data = read_pretrained_file(task.model, task.endpoint_url)
         _check_digest(data, sha256, str(task.model.pretrained))
         if keep:
             store.objects.create(store.keys.pretrained(sha256), data)

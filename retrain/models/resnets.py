@@ -20,7 +20,7 @@ GROUPS = 8
 """Most groups of a GroupNorm: networks of these widths have 4 to 32 channels in a group."""
 
 
-def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, norm: Norm = "batch") -> nn.Conv2d:
+def _conv(inputs: int, outputs: int, kernel: int, norm: Norm, stride: int = 1) -> nn.Conv2d:
     """Return a convolution; it has a bias only where no normalisation follows that has one."""
     return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=norm == "none")
 
@@ -41,7 +41,7 @@ def _shortcut(inputs: int, outputs: int, stride: int, norm: Norm) -> nn.Sequenti
     """Return the layers of a block's shortcut; None if its input already has its output's shape."""
     if stride == 1 and inputs == outputs:
         return None
-    return nn.Sequential(_conv(inputs, outputs, 1, stride, norm), _norm(outputs, norm))
+    return nn.Sequential(_conv(inputs, outputs, 1, norm, stride), _norm(outputs, norm))
 
 
 class BasicBlock(nn.Module):
@@ -49,13 +49,13 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, inputs: int, channels: int, stride: int, norm: Norm = "batch") -> None:
+    def __init__(self, inputs: int, channels: int, stride: int, norm: Norm) -> None:
         super().__init__()
         shortcut = _shortcut(inputs, channels, stride, norm)  # first, as torchvision draws its random weights
-        self.conv1 = _conv(inputs, channels, 3, stride, norm=norm)
+        self.conv1 = _conv(inputs, channels, 3, norm, stride)
         self.bn1 = _norm(channels, norm)
         self.relu = nn.ReLU(inplace=True)
-        self.conv2 = _conv(channels, channels, 3, norm=norm)
+        self.conv2 = _conv(channels, channels, 3, norm)
         self.bn2 = _norm(channels, norm)
         self.downsample = shortcut
 
@@ -71,15 +71,15 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, inputs: int, channels: int, stride: int, norm: Norm = "batch") -> None:
+    def __init__(self, inputs: int, channels: int, stride: int, norm: Norm) -> None:
         super().__init__()
         outputs = channels * self.expansion
         shortcut = _shortcut(inputs, outputs, stride, norm)
-        self.conv1 = _conv(inputs, channels, 1, norm=norm)
+        self.conv1 = _conv(inputs, channels, 1, norm)
         self.bn1 = _norm(channels, norm)
-        self.conv2 = _conv(channels, channels, 3, stride, norm=norm)
+        self.conv2 = _conv(channels, channels, 3, norm, stride)
         self.bn2 = _norm(channels, norm)
-        self.conv3 = _conv(channels, outputs, 1, norm=norm)
+        self.conv3 = _conv(channels, outputs, 1, norm)
         self.bn3 = _norm(outputs, norm)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = shortcut
@@ -108,10 +108,10 @@ class ResNet(nn.Module):
     layer3: nn.Module
     layer4: nn.Module
 
-    def __init__(self, name: str, small: bool, classes: int, width: int, norm: Norm = "batch") -> None:
+    def __init__(self, name: str, small: bool, classes: int, width: int, norm: Norm) -> None:
         super().__init__()
         block, depths = RESNETS[name]
-        self.conv1 = _conv(3, width, 3, norm=norm) if small else _conv(3, width, 7, 2, norm)
+        self.conv1 = _conv(3, width, 3, norm) if small else _conv(3, width, 7, norm, stride=2)
         self.bn1 = _norm(width, norm)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.Identity() if small else nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
