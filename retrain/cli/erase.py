@@ -21,7 +21,7 @@ from retrain.utils.text import pluralize
 if TYPE_CHECKING:
     from retrain.config.task import Task
     from retrain.data.finding import Selection
-    from retrain.pipeline.erasure import Erased
+    from retrain.pipeline.erasure import ErasureResult
 
 NO_PATHS: list[Path] = []
 
@@ -78,7 +78,7 @@ def _read_selections(task: "Task", images: list[Path], listed: Path | None) -> "
     return [*shown, *(select_listed(listed) if listed else ())]
 
 
-def _print_erased(erased: "Erased", as_json: bool) -> None:
+def _print_erased(erased: "ErasureResult", as_json: bool) -> None:
     """Print what was erased, and exit with 1 if some objects could not be searched."""
     from retrain.cli.formatting import erasure_details, print_record
 

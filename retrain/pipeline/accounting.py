@@ -62,20 +62,12 @@ def compute_savings(plan: Plan, outcome: str, used: int, evaluated_images: int, 
         return Savings(
             baseline=0, whole=0, used=used, used_all_in=all_in, gross=0, net=-all_in, gross_whole=0, net_whole=-all_in
         )
-    if plan.target is None:
-        return (
-            _scratch_savings(used)
-            if plan.replaces_scratch and outcome == "completed"
-            else _compare_to_scratch(None, used, all_in)
+    if plan.target is None and plan.replaces_scratch and outcome == "completed":  # its own baseline
+        return Savings(
+            baseline=used, whole=used, used=used, used_all_in=used, gross=0, net=0, gross_whole=0, net_whole=0
         )
-    return _compare_to_scratch(
-        _scratch_estimate(plan) if is_delivered and plan.replaces_scratch else None, used, all_in
-    )
-
-
-def _scratch_savings(used: int) -> Savings:
-    """Return the savings of a scratch retraining: none, and no loss."""
-    return Savings(baseline=used, whole=used, used=used, used_all_in=used, gross=0, net=0, gross_whole=0, net_whole=0)
+    is_credited = is_delivered and plan.replaces_scratch
+    return _compare_to_scratch(_scratch_estimate(plan) if is_credited else None, used, all_in)
 
 
 def _compare_to_scratch(scratch: ScratchEstimate | None, used: int, all_in: float) -> Savings:

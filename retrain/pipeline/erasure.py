@@ -33,7 +33,7 @@ from retrain.records.erasure import Saw
 from retrain.store.task_store import TaskStore
 
 
-class Erased(NamedTuple):
+class ErasureResult(NamedTuple):
     """The result of `erase`."""
 
     erasures: tuple[Erasure, ...]
@@ -65,7 +65,7 @@ def plan_erasure(selections: Iterable[Selection], task: Task, store: TaskStore, 
 
 def erase(
     selections: Iterable[Selection], task: Task, store: TaskStore, cache: Path, author: str, reason: str
-) -> Erased:
+) -> ErasureResult:
     """Complete interrupted erasures, then erase these selections. Raises the errors of `plan_erasure`.
 
     Holds the task's lease and the intake lease. Raises `TaskLocked` if a run is in progress.
@@ -78,7 +78,7 @@ def erase(
             if planned.samples:
                 done.append(_execute(guarded.erasures.append(planned), task, guarded))
         clear_cache(cache, guarded)
-    return Erased(
+    return ErasureResult(
         tuple(one for one, _, _ in done),
         tuple(key for _, deleted, _ in done for key in deleted),
         tuple(name for _, _, unread in done for name in unread),
@@ -140,9 +140,9 @@ def _delete_files(
         )
         found = search.run()
         unread += found.unread
-        images = [path for path in map(PurePosixPath, found.doomed) if path.suffix[1:].lower() in EXTENSIONS]
+        images = [path for path in map(PurePosixPath, found.to_delete) if path.suffix[1:].lower() in EXTENSIONS]
         store.drops.remove_from_quarantine_report(drop_id, {str(path.with_suffix("")) for path in images})
-        for name in sorted(found.doomed):
+        for name in sorted(found.to_delete):
             deleted.append(store.keys.drop_file(drop_id, name))
             store.objects.delete(deleted[-1])
     return deleted, unread

@@ -127,13 +127,13 @@ def _undecided(gate: Gate, evaluation: Evaluation) -> Iterator[str]:
     )
 
 
-def images_to_show(gate: Gate, disagreement: float = TYPICAL_DISAGREEMENT) -> int:
+def images_to_show(gate: Gate) -> int:
     """Return the number of test images that show that an equally good candidate is within the margin.
 
-    The half width of Wald's interval for two equal accuracies, z * sqrt(disagreement / n), is then the margin.
+    The margin is then half the width of Wald's interval for equal accuracies, z * sqrt(`TYPICAL_DISAGREEMENT` / n).
     """
     z = NormalDist().inv_cdf((1 + gate.confidence) / 2)
-    return math.ceil(disagreement * (z / gate.margin) ** 2)
+    return math.ceil(TYPICAL_DISAGREEMENT * (z / gate.margin) ** 2)
 
 
 def effective_samples(metric: Metric, counts: Mapping[str, int]) -> int:

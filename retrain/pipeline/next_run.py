@@ -13,7 +13,7 @@ from retrain.errors import DamagedDrop
 from retrain.models.pretrained import read_pretrained, resolve_task
 from retrain.pipeline import planning
 from retrain.pipeline.planning import History, NoRunNeeded, Request
-from retrain.pipeline.targets import Measured
+from retrain.pipeline.targets import ScratchRun
 from retrain.pipeline.trigger import evaluate_trigger
 from retrain.records import Drift, Drop, Plan, RunRecord
 from retrain.records.ledger import is_baseline
@@ -42,7 +42,7 @@ def plan_next_run(store: TaskStore, task: Task, request: Request, now: datetime 
             log.warning("%s", late)
         drops.append(drop.model_copy(update={"shards": ()}))  # saves memory: shards are many
     past = history(store, task)._replace(quarantined=found.quarantined)
-    _check_known(store, drops, past)
+    _check_champion_drops(store, drops, past)
     planned = planning.make_plan(task, drops, past, request)
     if isinstance(planned, NoRunNeeded):
         return planned
@@ -90,7 +90,7 @@ def latest_attempt(store: TaskStore, plan: Plan) -> Plan:
     return plan
 
 
-def _check_known(store: TaskStore, drops: Iterable[Drop], past: History) -> None:
+def _check_champion_drops(store: TaskStore, drops: Iterable[Drop], past: History) -> None:
     """Raise `DamagedDrop` if the champion's drops have changed other than by amendments."""
     digests = {drop.id: drop.digest for drop in drops}
     refs = past.champion.dataset.drops if past.champion else ()
@@ -125,7 +125,7 @@ def history(store: TaskStore, task: Task) -> History:
     """Read the task's history: the ledger, the champion's plan, and the newest scratch runs of equal work."""
     records = store.ledger.read()
     champion = store.champion.read().run_id
-    measured = (_measured(store, task, record) for record in reversed(records) if is_baseline(record))
+    measured = (_read_scratch_run(store, task, record) for record in reversed(records) if is_baseline(record))
     return History(
         records={record.run_id: record for record in records},
         champion=store.run(champion).plan() if champion else None,
@@ -135,8 +135,8 @@ def history(store: TaskStore, task: Task) -> History:
     )
 
 
-def _measured(store: TaskStore, task: Task, record: RunRecord) -> Measured | None:
+def _read_scratch_run(store: TaskStore, task: Task, record: RunRecord) -> ScratchRun | None:
     files = store.run(record.run_id)
     if record.result is None or not planning.equal_work(task, (plan := files.plan()).task):
         return None
-    return Measured(record, record.result, files.curve(), plan.dataset.classes)
+    return ScratchRun(record, record.result, files.curve(), plan.dataset.classes)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 
 from retrain.config.task import Task
-from retrain.pipeline.targets import Measured
+from retrain.pipeline.targets import ScratchRun
 from retrain.records import Dataset, Target
 
 UNCERTAIN_TARGET = 0.03
@@ -43,7 +43,7 @@ def setting_warnings(task: Task, dataset: Dataset, whole: int, evaluate_every: i
         )
 
 
-def target_warnings(target: Target | None, baseline: Measured | None) -> Iterable[str]:
+def target_warnings(target: Target | None, baseline: ScratchRun | None) -> Iterable[str]:
     """Yield warnings about a target that can hardly be reached, or that is uncertain."""
     if target is None or baseline is None or not (samples := baseline.val_samples):
         return

@@ -15,7 +15,7 @@ from retrain.pipeline.gate import gate_warnings
 from retrain.pipeline.lengths import evaluation_interval, scale_of, schedule_length
 from retrain.pipeline.plan_warnings import setting_warnings, target_warnings
 from retrain.pipeline.start import read_missing_fit, resolve_start
-from retrain.pipeline.targets import Measured, age_of, estimate_scratch, make_target, plateau_tolerance, why_no_target
+from retrain.pipeline.targets import ScratchRun, age_of, estimate_scratch, make_target, plateau_tolerance, why_no_target
 from retrain.pipeline.trigger import TriggerState
 from retrain.recipe.schedule import longer_scale, resolve_scale
 from retrain.records import Approval, Dataset, Drop, Origin, Plan, RunRecord, ScratchEstimate, StopRule, Target
@@ -37,7 +37,7 @@ class History(NamedTuple):
 
     records: Mapping[str, RunRecord]
     champion: Plan | None
-    scratch_runs: Sequence[Measured] = ()
+    scratch_runs: Sequence[ScratchRun] = ()
     """Scratch runs with the same amount of work as the task's, newest first."""
     quarantined: Collection[str] = ()
     awaiting: Mapping[str, Approval] = MappingProxyType({})
@@ -45,7 +45,7 @@ class History(NamedTuple):
     trained_on_erased: Collection[str] = ()
     """Runs whose models were trained on samples that have been erased since."""
 
-    def baseline_for(self, dataset: Dataset) -> Measured | None:
+    def baseline_for(self, dataset: Dataset) -> ScratchRun | None:
         """Return the scratch run that targets come from: one on this dataset, otherwise the newest."""
         same = (run for run in self.scratch_runs if run.record.dataset_digest == dataset.digest)
         return next(same, self.scratch_runs[0] if self.scratch_runs else None)
@@ -173,7 +173,7 @@ def _method(
     dataset: Dataset,
     history: History,
     request: Request,
-    baseline: Measured | None,
+    baseline: ScratchRun | None,
     unusable: str | None,
 ) -> tuple[Method, str]:
     """Choose the method and its reason: the requested one, scratch if needed or due, otherwise continuous."""
@@ -227,7 +227,7 @@ def _summarise_earlier(earlier: Sequence[tuple[float, str]], scratch: ScratchEst
     return f"the last {len(shares)} retrainings took {', '.join(shares[:-1])} and {shares[-1]} of s_scratch; {expected}"
 
 
-def _refresh_due(refresh: Refresh, dataset: Dataset, champion: Plan, baseline: Measured) -> str | None:
+def _refresh_due(refresh: Refresh, dataset: Dataset, champion: Plan, baseline: ScratchRun) -> str | None:
     age = age_of(dataset, baseline)
     if refresh.every and age >= refresh.every:
         return f"it is {age} drops old (baseline.refresh.every: {refresh.every})"
@@ -244,7 +244,7 @@ def _assemble(
     method: Method,
     purpose: Purpose,
     reason: str,
-    baseline: Measured | None,
+    baseline: ScratchRun | None,
 ) -> Plan:
     parent = None if method == "scratch" else history.champion
     known = len(known_drops(history))
@@ -307,7 +307,7 @@ def _make_stop_rule(
     scratch: ScratchEstimate | None,
     evaluate_every: int,
     parent: RunRecord | None,
-    baseline: Measured | None,
+    baseline: ScratchRun | None,
 ) -> StopRule | None:
     """Return a run's stop rule. None: it ends at the first evaluation at its target, or with its schedule.
 

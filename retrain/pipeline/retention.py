@@ -160,14 +160,12 @@ def _removal_of_run(run_id: str, entries: Sequence[Entry], record: RunRecord | N
         return None
     first = [] if record else [named[name] for name in OUTCOME if name in named]
     why = f"{record.ending}, {record.ended_at:%Y-%m-%d}" if record else "it was abandoned, and cannot be resumed"
-    removed = [*first, *large]
-    return Removal(
-        what=run_id,
-        why=why,
-        is_marked=record is not None,
-        keys=tuple(entry.key for entry in removed),
-        bytes=sum(entry.size for entry in removed),
-    )
+    return _make_removal(run_id, why, [*first, *large], is_marked=record is not None)
+
+
+def _make_removal(what: str, why: str, entries: Sequence[Entry], *, is_marked: bool = False) -> Removal:
+    keys, size = tuple(entry.key for entry in entries), sum(entry.size for entry in entries)
+    return Removal(what=what, why=why, is_marked=is_marked, keys=keys, bytes=size)
 
 
 def _orphaned_shards(store: TaskStore) -> Iterator[Removal]:
@@ -182,13 +180,7 @@ def _orphaned_shards(store: TaskStore) -> Iterator[Removal]:
         found = [(entry.key.removeprefix(prefix), entry) for entry in store.objects.list(prefix)]
         orphans = [entry for name, entry in found if OWN_SHARD.fullmatch(name) and name not in named]
         if orphans:
-            yield Removal(
-                what=f"drops/{drop_id}",
-                why="its manifest does not name them",
-                is_marked=False,
-                keys=tuple(entry.key for entry in orphans),
-                bytes=sum(entry.size for entry in orphans),
-            )
+            yield _make_removal(f"drops/{drop_id}", "its manifest does not name them", orphans)
 
 
 def _orphaned_claims(store: TaskStore) -> Iterator[Removal]:
@@ -204,10 +196,4 @@ def _orphaned_claims(store: TaskStore) -> Iterator[Removal]:
     owners = map_ahead(lambda entry: Claim.model_validate_json(store.objects.read(entry.key)[0]).run_id, gone)
     ended = [entry for entry, owner in zip(gone, owners, strict=True) if store.ledger.final(owner)]
     if ended:
-        yield Removal(
-            what="claims",
-            why="their drops are gone",
-            is_marked=False,
-            keys=tuple(entry.key for entry in ended),
-            bytes=sum(entry.size for entry in ended),
-        )
+        yield _make_removal("claims", "their drops are gone", ended)

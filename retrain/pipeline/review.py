@@ -29,7 +29,7 @@ from retrain.errors import RunError
 from retrain.pipeline.context import Context
 from retrain.pipeline.error_analysis import make_thumbnail_of
 from retrain.pipeline.evaluate import load_network
-from retrain.recipe.learning_speed import Counters, difficulty, from_tensors
+from retrain.recipe.learning_speed import Counters, concatenate, difficulty, from_tensors
 from retrain.records import Drop, Plan
 from retrain.records.errors import Suspect
 from retrain.training.evaluation import predict_probabilities
@@ -156,8 +156,7 @@ class Reviewer:
     def counters(self) -> Counters:
         """Return the run's counters over its training samples, in the dataset's order."""
         files = self._context.files(self._plan.run_id)
-        parts = [from_tensors(tensors) for _, tensors in files.index([drop.id for drop in self.drops])]
-        return Counters(*(torch.cat([getattr(part, name) for part in parts]) for name in ("seen", "correct", "loss")))
+        return concatenate([from_tensors(tensors) for _, tensors in files.index([drop.id for drop in self.drops])])
 
     def predict(self, samples: Samples, rows: Tensor) -> Tensor:
         """Return the run's probabilities of all classes for some samples, on the CPU: float32 [len(rows), C]."""

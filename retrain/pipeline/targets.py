@@ -35,7 +35,7 @@ SAME_IMAGES = 1.05
 """The number of images per class counts as unchanged if it has grown by this factor or less."""
 
 
-class Measured(NamedTuple):
+class ScratchRun(NamedTuple):
     """A scratch run that can give a target: its iterations are as much work as the task's."""
 
     record: RunRecord
@@ -61,7 +61,7 @@ class Measured(NamedTuple):
         return standard_error(self.result.final_score, self.val_samples) if measured is None else measured
 
 
-def make_target(level: float, dataset: Dataset, baseline: Measured, records: Mapping[str, RunRecord]) -> Target:
+def make_target(level: float, dataset: Dataset, baseline: ScratchRun, records: Mapping[str, RunRecord]) -> Target:
     """Return level/100 of the baseline's score, over the same samples and classes (Verwimp et al., eqs. 1 and 2)."""
     is_measured = baseline.record.dataset_digest == dataset.digest
     return Target(
@@ -90,7 +90,7 @@ def plateau_tolerance(target: Target, samples: int) -> float:
     return CONFIDENCE_95 * max(target.standard_error, standard_error(1 / (samples + 2), samples))
 
 
-def expect_accuracy(dataset: Dataset, baseline: Measured) -> AccuracyEstimate | None:
+def expect_accuracy(dataset: Dataset, baseline: ScratchRun) -> AccuracyEstimate | None:
     """Return the accuracy that scratch would have on the baseline's samples and classes, trained on this dataset.
 
     Its error falls with the number of images per class. The standard error combines those of the measured accuracy and
@@ -136,7 +136,7 @@ def chance_level(drops: Iterable[Drop], classes: int, metric: Metric = "accuracy
 
 
 def why_no_target(
-    setting: TargetSetting, dataset: Dataset, drops: Iterable[Drop], baseline: Measured | None
+    setting: TargetSetting, dataset: Dataset, drops: Iterable[Drop], baseline: ScratchRun | None
 ) -> str | None:
     """Return why a dataset of these drops has no target, or None if it has one."""
     if baseline is None:
@@ -146,7 +146,7 @@ def why_no_target(
     return why_unusable(setting.level, dataset, baseline, chance_level(own, len(baseline.classes), setting.metric))
 
 
-def why_unusable(level: float, dataset: Dataset, baseline: Measured, chance: float) -> str | None:
+def why_unusable(level: float, dataset: Dataset, baseline: ScratchRun, chance: float) -> str | None:
     """Return why a baseline gives no target for a dataset, or None if it does.
 
     A target within a standard error of the chance level would end a run that has learnt nothing.
@@ -166,7 +166,7 @@ def why_unusable(level: float, dataset: Dataset, baseline: Measured, chance: flo
     return None
 
 
-def scope_of(dataset: Dataset, baseline: Measured) -> Scope:
+def scope_of(dataset: Dataset, baseline: ScratchRun) -> Scope:
     """Return the baseline's part of a later dataset: its drops, and the classes up to its last one."""
     own = set(baseline.record.drops)
     places = [place for place, name in enumerate(dataset.classes, start=1) if name in baseline.classes]
@@ -178,10 +178,10 @@ def standard_error(accuracy: float, samples: int) -> float:
     return math.sqrt(accuracy * (1 - accuracy) / samples) if samples else 0.0
 
 
-def estimate_scratch(schedule: int, dataset: Dataset, scratch_runs: Sequence[Measured]) -> ScratchEstimate:
+def estimate_scratch(schedule: int, dataset: Dataset, scratch_runs: Sequence[ScratchRun]) -> ScratchEstimate:
     """Return scratch's iterations to its accuracy on a dataset, whose full training is `schedule` iterations.
 
-    Measured if scratch was trained on this dataset. Otherwise `schedule` times the mean share of their schedules that
+    ScratchRun if scratch was trained on this dataset. Otherwise `schedule` times the mean share of their schedules that
     the task's scratch runs took to their own accuracy. `TYPICAL_SHARE` with its spread of `PRIOR_SPREAD` counts as one
     more run, because on a small validation split the first evaluation at the final accuracy is partly luck.
     """
@@ -207,7 +207,7 @@ def estimate_scratch(schedule: int, dataset: Dataset, scratch_runs: Sequence[Mea
     )
 
 
-def age_of(dataset: Dataset, baseline: Measured) -> int:
+def age_of(dataset: Dataset, baseline: ScratchRun) -> int:
     """Return the number of a dataset's drops that the baseline did not see."""
     return len({drop.id for drop in dataset.drops} - set(baseline.record.drops))
 

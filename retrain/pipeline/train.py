@@ -133,7 +133,7 @@ def _write_result(context: Context, run: Run, outcome: Outcome, started_at: date
     return result
 
 
-def _parent_counters(context: Context, run: Run) -> Iterable[Counters]:
+def _read_parent_counters(context: Context, run: Run) -> Iterable[Counters]:
     """Return the parent's counters of each known drop: those that the sampling has read, or else from its files."""
     plan = run.plan
     if plan.parent is None:
@@ -147,7 +147,7 @@ def _counters(context: Context, run: Run) -> Iterator[Counters]:
     """Yield each drop's counters: the run's plus the parent's with decay."""
     plan = run.plan
     own = split(run.counters, [drop.samples for drop in plan.dataset.drops])
-    for old, new in zip_longest(_parent_counters(context, run), own):
+    for old, new in zip_longest(_read_parent_counters(context, run), own):
         yield add_decayed(old, new, plan.task.training.index_decay) if old else new
 
 

@@ -39,11 +39,6 @@ class TriggerState(NamedTuple):
     until: datetime | None = None
     """When to evaluate again at the latest, if no drop lands."""
 
-    @property
-    def may_start(self) -> bool:
-        """Return whether all conditions hold."""
-        return not self.unmet
-
 
 def evaluate_trigger(
     trigger: Trigger,
@@ -72,11 +67,11 @@ def evaluate_trigger(
             return TriggerState((), forced)
     if not unmet:
         return TriggerState((), "all conditions of trigger hold")
-    can_be_forced = forced_at is not None and forced_at > now and all(one.is_overridden for one in unmet)
+    moments = [one.until for one in unmet if one.until]
     reason = "waits " + " and ".join(one.waits for one in unmet)
-    if can_be_forced and forced_at:
+    if forced_at and forced_at > now and all(one.is_overridden for one in unmet):
+        moments.append(forced_at)
         reason += f", or until {_moment(forced_at, now)}"
-    moments = [one.until for one in unmet if one.until] + ([forced_at] if can_be_forced and forced_at else [])
     return TriggerState(unmet, reason, min(moments, default=None))
 
 
@@ -99,8 +94,7 @@ def _unmet(
 ) -> Iterator[Unmet]:
     samples = sum(ref.samples for ref in plan.dataset.drops[plan.known :])
     if samples < trigger.min_samples:
-        more = trigger.min_samples - samples
-        yield Unmet("min_samples", f"for {more:,} more {'sample' if more == 1 else 'samples'}")
+        yield Unmet("min_samples", f"for {pluralize(trigger.min_samples - samples, 'more sample')}")
     if samples < trigger.min_new_share * plan.dataset.samples:
         share = samples / plan.dataset.samples
         yield Unmet("min_new_share", f"until {trigger.min_new_share:.0%} of the samples are new ({share:.0%} are)")

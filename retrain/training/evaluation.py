@@ -16,7 +16,7 @@ from retrain.data.samples import Samples
 from retrain.training.distributed import SINGLE_PROCESS, ProcessGroup
 from retrain.training.energy import EnergyMeter
 from retrain.training.groups import Groups
-from retrain.training.progress import Clock
+from retrain.training.progress import Stopwatch
 from retrain.training.scores import TOP, Predictions, compute_score
 from retrain.training.seeds import make_generator
 from retrain.training.setup import Run
@@ -264,7 +264,7 @@ def measure_train_accuracy(run: Run) -> float:
     Its time and images are added to the run's cost.
     """
     chosen = torch.randperm(len(run.train), generator=make_generator(run.plan.seed, "train accuracy"))[:TRAIN_SAMPLES]
-    with Clock(run.progress, EnergyMeter(run.train.device)).aside("evaluation"):
+    with Stopwatch(run.progress, EnergyMeter(run.train.device)).aside("evaluation"):
         measured = measure(run.average.network(), run.train, chosen.to(run.train.device), run.normalize, needed=0.0)
     run.progress.evaluated_images += measured.images
     return measured.accuracy

@@ -58,7 +58,7 @@ class EpochSampler:
 class Position(NamedTuple):
     """A position in the stream of batches: the number of the epoch, and the samples of it that were used."""
 
-    passes: int
+    epoch: int
     offset: int
 
 

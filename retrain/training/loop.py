@@ -9,7 +9,7 @@ from retrain.records.run import Outcome
 from retrain.training.energy import EnergyMeter
 from retrain.training.evaluation import Measured, count_exactly, measure, measure_score
 from retrain.training.preemption import Preempted
-from retrain.training.progress import Clock, Observer
+from retrain.training.progress import Observer, Stopwatch
 from retrain.training.setup import Run
 from retrain.training.step import compute_step
 from retrain.training.stopping import is_early, judge, needed_accuracy
@@ -24,11 +24,11 @@ def run_loop(run: Run, observer: Observer, save: Callable[[Run], object], leavin
     all-reduce of these votes overlaps with the step.
     """
     plan, progress = run.plan, run.progress
-    clock = Clock(progress, EnergyMeter(run.train.device))
+    stopwatch = Stopwatch(progress, EnergyMeter(run.train.device))
     outcome: Outcome | None = None
     observer.started(plan, progress)
     while outcome is None and progress.iteration < plan.iterations:
-        read_votes = run.ranks.any_rank(lambda: (leaving(), clock.due(plan.task.training.save_seconds)))
+        read_votes = run.ranks.any_rank(lambda: (leaving(), stopwatch.due(plan.task.training.save_seconds)))
         train_step(run)
         observer.stepped(progress)
         if progress.iteration % plan.evaluate_every == 0 or progress.iteration == plan.iterations:
@@ -36,18 +36,18 @@ def run_loop(run: Run, observer: Observer, save: Callable[[Run], object], leavin
                 run.loss_sum.item(),
                 run.correct_sum.item(),
             )  # waits for the device, so that the time of training steps is not counted as evaluation
-            with clock.aside("evaluation"):
+            with stopwatch.aside("evaluation"):
                 point = evaluate_point(run, *sums)
             observer.evaluated(point)
             outcome = outcome_at(run, point)
         leave, due = read_votes()
         if outcome is None and (leave or due):
-            with clock.aside("saving"):
+            with stopwatch.aside("saving"):
                 save(run)
             if leave:
                 observer.ended("preempted", progress)
                 raise Preempted
-    clock.tick()
+    stopwatch.tick()
     outcome = outcome or ("missed" if plan.target else "completed")
     observer.ended(outcome, progress)
     return outcome
@@ -63,7 +63,7 @@ def train_step(run: Run) -> None:
     compute = run.compute or compute_step
     run.optimizer.rate = rate
     compute(run, pixels, batch, iteration, rate, run.average.share(iteration + 1))
-    if setting.learning_speed == "exact" and ends_epoch(run, before.passes):
+    if setting.learning_speed == "exact" and ends_epoch(run, before.epoch):
         count_exactly(run)
     run.progress.iteration += 1
 
@@ -73,7 +73,7 @@ def ends_epoch(run: Run, epochs: int) -> bool:
 
     The sampler starts the next epoch only with the next batch, so the end of the run ends its last epoch.
     """
-    ended = run.loader.position.passes
+    ended = run.loader.position.epoch
     samples = run.plan.iterations * run.plan.task.training.batch_size
     is_last = run.progress.iteration + 1 == run.plan.iterations
     return ended > epochs or (is_last and round(samples / len(run.train)) > ended)

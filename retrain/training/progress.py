@@ -77,7 +77,7 @@ class Observers:
             observer.ended(outcome, progress)
 
 
-class Clock:
+class Stopwatch:
     """Adds wall time and energy to a training's progress, and measures the time outside iterations."""
 
     def __init__(self, progress: Progress, meter: EnergyMeter) -> None:

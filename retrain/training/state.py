@@ -21,7 +21,7 @@ from retrain.training.setup import Run
 
 
 @dataclass
-class _Position:
+class _Metadata:
     """The part of a run's state that is not a tensor."""
 
     run_id: str
@@ -29,16 +29,16 @@ class _Position:
     progress: Progress
 
 
-_POSITION = TypeAdapter(_Position)
+_METADATA = TypeAdapter(_Metadata)
 
 
 def save_state(run: Run) -> bytes:
     """Return the state: weights, their average, optimiser, counters, positions of all random streams, curve."""
-    position = _Position(run.plan.run_id, run.loader.position, run.progress)
+    position = _Metadata(run.plan.run_id, run.loader.position, run.progress)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(run)}
     tensors["random"] = run.ranks.gather_tensors(torch.get_rng_state())
     tensors["augmentation"] = run.augmentation.get_state()
-    return save(tensors, {"position": _POSITION.dump_json(position).decode()})
+    return save(tensors, {"position": _METADATA.dump_json(position).decode()})
 
 
 def load_state(run: Run, state: bytes) -> None:
@@ -80,11 +80,11 @@ def _tensors(run: Run) -> Iterator[tuple[str, Tensor]]:
     yield "correct_sum", run.correct_sum
 
 
-def _read(state: bytes) -> tuple[dict[str, Tensor], _Position]:
+def _read(state: bytes) -> tuple[dict[str, Tensor], _Metadata]:
     """Read the tensors, and the header's metadata, which safetensors' `load` leaves out."""
     try:
         length = int.from_bytes(state[:8], "little")
         metadata = json.loads(state[8 : 8 + length])["__metadata__"]
-        return load(state), _POSITION.validate_json(metadata["position"])
+        return load(state), _METADATA.validate_json(metadata["position"])
     except (SafetensorError, ValueError, LookupError, TypeError) as error:
         raise RunError(f"the saved file is not the state of a run: {error}") from error

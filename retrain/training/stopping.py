@@ -91,9 +91,9 @@ are."""
 LEAST_POINTS = 4
 """Least number of evaluations from which the slope of the score over the loss is estimated."""
 
-Curve = Literal["score", "newest"]
+CurveName = Literal["score", "newest"]
 
-IMPROVING: tuple[Curve, ...] = ("score", "newest")
+IMPROVING: tuple[CurveName, ...] = ("score", "newest")
 """The curves that have to stop improving: on all of val, and on the drops that the parent did not know."""
 
 SMALL_ERROR = 0.01
@@ -137,7 +137,7 @@ def judge(
 
 
 def is_good_enough(
-    points: Sequence[Point], target: Target, rule: StopRule | None, confirmations: int = 1, spent: bool = False
+    points: Sequence[Point], target: Target, rule: StopRule | None, confirmations: int, spent: bool
 ) -> bool:
     """Return whether a run has reached its target in the mean of its last evaluations, `confirmations` of them.
 
@@ -151,7 +151,7 @@ def is_good_enough(
     if target.scope is None:
         return score >= target.accuracy
     is_late = rule is not None and rule.improve_until is not None and last.iteration >= rule.improve_until
-    tolerance = TARGET_ERRORS * (target.standard_error or 0.0) if is_late else 0.0
+    tolerance = TARGET_ERRORS * target.standard_error if is_late else 0.0
     if last.in_scope is None or _mean(points, "in_scope", confirmations) < target.accuracy - tolerance:
         return False
     expected = expect_scratch(points, target)
@@ -278,7 +278,7 @@ def _has_stopped_improving(points: Sequence[Point], window: float, gain: float) 
     return all(has_plateau(points, curve, window, gain) for curve in IMPROVING)
 
 
-def has_plateau(points: Sequence[Point], curve: Curve, window: float, gain: float) -> bool:
+def has_plateau(points: Sequence[Point], curve: CurveName, window: float, gain: float) -> bool:
     """Return whether a curve's best score has risen by less than `gain` over the last `window` iterations.
 
     A curve shorter than the window has no plateau. A curve without values, because no drop is new, always has one.

@@ -16,7 +16,7 @@ from retrain.data.stream.pixels import ShardPixels
 from retrain.errors import UserError
 from retrain.training.loaders import Batch, EpochSampler, Position
 
-AHEAD = 4
+BATCHES_AHEAD = 4
 """Batches that each worker decodes ahead."""
 
 
@@ -43,7 +43,7 @@ class StreamingLoader:
         self.position = Position(self.sampler.number, self.sampler.offset)
         self._decoded: Iterator[Tensor | UserError] | None = None
         self._sent: deque[_Sent] = deque()
-        self._shards = HeldShards(self.pixels, self.workers * AHEAD)
+        self._shards = HeldShards(self.pixels, self.workers * BATCHES_AHEAD)
 
     def seek(self, position: Position) -> None:
         """Drop the batches in progress and continue at a position."""
@@ -72,7 +72,7 @@ class StreamingLoader:
             _DecodingDataset(self.pixels),
             batch_sampler=self._batches(),
             num_workers=self.workers,
-            prefetch_factor=AHEAD if self.workers else None,
+            prefetch_factor=BATCHES_AHEAD if self.workers else None,
             collate_fn=_as_it_is,
             worker_init_fn=_leave_signals,
             multiprocessing_context="fork" if self.workers else None,  # so that workers end with this process

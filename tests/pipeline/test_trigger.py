@@ -46,18 +46,18 @@ def test_samples_that_are_missing_are_counted_until_max_wait() -> None:
     assert waits.reason == "waits for 1,200 more samples, or until Friday 00:02 UTC"
     assert waits.until == LANDED + timedelta(days=1)
     assert evaluate(min_samples=1700).reason == "waits for 1,200 more samples"
-    assert evaluate(min_samples=500).may_start
+    assert not evaluate(min_samples=500).unmet
 
 
 def test_max_wait_ends_the_wait_for_more_data() -> None:
     late = evaluate(LANDED + timedelta(days=1), min_samples=1700, min_new_share=0.9, max_wait="1d")
-    assert late.may_start
+    assert not late.unmet
     assert late.reason == "the oldest drop has waited for trigger.max_wait 1d"
-    assert not evaluate(LANDED + timedelta(hours=23, minutes=59), min_samples=1700, max_wait="1d").may_start
+    assert evaluate(LANDED + timedelta(hours=23, minutes=59), min_samples=1700, max_wait="1d").unmet
 
 
 def test_new_share_is_of_the_whole_dataset() -> None:
-    assert evaluate(min_new_share=0.5).may_start
+    assert not evaluate(min_new_share=0.5).unmet
     assert evaluate(min_new_share=0.51).reason == "waits until 51% of the samples are new (50% are)"
 
 
@@ -68,12 +68,12 @@ def test_quiet_period_counts_from_the_newest_drop() -> None:
         "waits until no drop has landed for 15m",
         START + timedelta(minutes=45),
     )
-    assert evaluate(START + timedelta(minutes=45), past, quiet_period="15m").may_start
+    assert not evaluate(START + timedelta(minutes=45), past, quiet_period="15m").unmet
 
 
 def test_expected_saving_is_that_of_the_last_runs() -> None:
-    assert evaluate(expected_saving=0.5).may_start, "nothing is known yet"
-    assert evaluate(saved=(0.7, 0.5), expected_saving=0.5).may_start
+    assert not evaluate(expected_saving=0.5).unmet, "nothing is known yet"
+    assert not evaluate(saved=(0.7, 0.5), expected_saving=0.5).unmet
     assert (
         "the last 2 runs saved 40% of scratch's iterations, less than trigger.expected_saving 50%"
         in evaluate(saved=(0.7, 0.1), expected_saving=0.5).reason
@@ -102,9 +102,9 @@ def test_budget_that_is_spent_waits_for_the_next_period() -> None:
     assert waits.until == datetime(2026, 1, 5, tzinfo=START.tzinfo)
     late = evaluate(LANDED + timedelta(hours=1), past, budget={"device_hours": 10, "per": "day"}, max_wait="1m")
     assert late.reason == "waits until Friday 00:00 UTC, since 10.0 device hours of 10 are spent this day"
-    assert evaluate(past=past, budget={"device_hours": 10.1}).may_start
+    assert not evaluate(past=past, budget={"device_hours": 10.1}).unmet
     assert "20.0 of money of 20 are spent this month" in evaluate(past=past, budget={"cost": 20}).reason
-    assert evaluate(LANDED + timedelta(days=31), past, budget={"device_hours": 10}).may_start
+    assert not evaluate(LANDED + timedelta(days=31), past, budget={"device_hours": 10}).unmet
 
 
 @pytest.mark.parametrize(

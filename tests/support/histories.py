@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from retrain.config.task import Task
 from retrain.pipeline.accounting import make_record
 from retrain.pipeline.planning import History, NoRunNeeded, Request, make_plan
-from retrain.pipeline.targets import Measured
+from retrain.pipeline.targets import ScratchRun
 from retrain.records import Cost, Curve, Decision, Drop, Machine, Plan, Point, Result, RunRecord
 from retrain.records.drop import drop_digest
 from retrain.records.ledger import is_baseline
@@ -107,7 +107,7 @@ class Past:
         self.drops: list[Drop] = []
         self.records: list[RunRecord] = []
         self.champion: Plan | None = None
-        self.scratch_runs: list[Measured] = []
+        self.scratch_runs: list[ScratchRun] = []
 
     def landed(self, *drops: Drop) -> "Past":
         """Drops land."""
@@ -138,7 +138,7 @@ class Past:
         if promoted:
             self.champion = plan
         if is_baseline(record) and ended:
-            self.scratch_runs.insert(0, Measured(record, ended, curve(), plan.dataset.classes))
+            self.scratch_runs.insert(0, ScratchRun(record, ended, curve(), plan.dataset.classes))
         return record
 
 

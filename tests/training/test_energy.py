@@ -10,7 +10,7 @@ from retrain.monitoring.metrics import render
 from retrain.records import RunRecord
 from retrain.training import energy
 from retrain.training.energy import EnergyMeter
-from retrain.training.progress import Clock, Progress
+from retrain.training.progress import Progress, Stopwatch
 
 CPU = torch.device("cpu")
 SPAN = 262_143_328_850
@@ -46,16 +46,16 @@ def test_meter_adds_up_packages_and_follows_a_wrap(powercap: Path) -> None:
 def test_meter_is_absent_without_rapl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(energy, "POWERCAP", tmp_path / "nowhere")
     progress = Progress()
-    Clock(progress, EnergyMeter(CPU)).tick()
+    Stopwatch(progress, EnergyMeter(CPU)).tick()
     assert progress.joules is None
 
 
-def test_clock_adds_energy_and_continues_after_a_resumption(powercap: Path) -> None:
+def test_stopwatch_adds_energy_and_continues_after_a_resumption(powercap: Path) -> None:
     progress = Progress()
-    clock = Clock(progress, EnergyMeter(CPU))
+    stopwatch = Stopwatch(progress, EnergyMeter(CPU))
     write_package(powercap, "intel-rapl:0", 3_000_000)
-    clock.tick()
-    resumed = Clock(progress, EnergyMeter(CPU))
+    stopwatch.tick()
+    resumed = Stopwatch(progress, EnergyMeter(CPU))
     write_package(powercap, "intel-rapl:0", 4_000_000)
     resumed.tick()
     assert progress.joules == pytest.approx(3)
@@ -63,7 +63,7 @@ def test_clock_adds_energy_and_continues_after_a_resumption(powercap: Path) -> N
 
 def test_run_that_was_measured_in_part_has_no_energy(powercap: Path) -> None:
     progress = Progress(seconds=10.0)
-    Clock(progress, EnergyMeter(CPU)).tick()
+    Stopwatch(progress, EnergyMeter(CPU)).tick()
     assert progress.joules is None
 
 

@@ -97,7 +97,7 @@ def test_step_reads_nothing_on_the_host(recipe: Recipe, optimizer: Adam | Sgd, b
     with nothing_is_read():
         for _ in range(STEPS):
             train_step(run)
-    assert (run.progress.iteration, run.loader.position.passes) == (STEPS, 0)
+    assert (run.progress.iteration, run.loader.position.epoch) == (STEPS, 0)
 
 
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
@@ -127,4 +127,4 @@ def test_gpu_epochs_have_no_host_synchronization(recipe: Recipe) -> None:
             train_step(run)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert run.loader.position.passes > 1
+    assert run.loader.position.epoch > 1
