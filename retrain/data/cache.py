@@ -14,7 +14,7 @@ from torch import Tensor
 from retrain.config import SPLITS, Split
 from retrain.config.frame import Size, image_shape
 from retrain.data.assignment import Assignment, Place
-from retrain.data.decoded import WHOLE, cache_path, digest_arrays, save_arrays
+from retrain.data.decoded import COMPLETE_FILES, cache_path, digest_arrays, save_arrays
 from retrain.data.images import decode_image
 from retrain.data.shards import Encoded, read_shard
 from retrain.errors import DamagedDrop, DropError
@@ -139,7 +139,7 @@ def _is_whole(path: Path) -> bool:
     """Return whether a file matches its digest. A file that another process wrote is read in full, but only once."""
     try:
         file_as_written = path, path.stat().st_mtime_ns
-        if file_as_written in WHOLE:
+        if file_as_written in COMPLETE_FILES:
             return True
         with safe_open(path, "pt") as file:
             arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118 - it is no mapping
@@ -147,5 +147,5 @@ def _is_whole(path: Path) -> bool:
                 return False
     except (OSError, SafetensorError):
         return False
-    WHOLE.add(file_as_written)
+    COMPLETE_FILES.add(file_as_written)
     return True

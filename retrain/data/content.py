@@ -11,6 +11,7 @@ from PIL import Image
 
 from retrain.config.frame import Size
 from retrain.data.images import FORMATS, OpenedImage, Pixels, open_image, pixels_of
+from retrain.errors import DropError
 
 CONTENT_BYTES = 16
 """Bytes of SHA-256 that are kept: among 10^12 images, two agree by chance with a probability below 10^-14."""
@@ -51,6 +52,14 @@ def examine_decoded(data: bytes, size: Size) -> tuple[ImageFacts, Pixels]:
     with open_image(data, size) as opened:
         fitted = opened.fitted()
         return _facts(data, opened), pixels_of(fitted)
+
+
+def examine_or_explain(data: bytes, size: Size, is_kept: bool) -> tuple[ImageFacts | str, Pixels | None]:
+    """Return an image's facts, and its pixels if they are kept; or the reason why it cannot be decoded."""
+    try:
+        return examine_decoded(data, size) if is_kept else (examine_image(data, size), None)
+    except DropError as error:
+        return str(error), None
 
 
 def _facts(data: bytes, opened: OpenedImage) -> ImageFacts:

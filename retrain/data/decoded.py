@@ -32,7 +32,7 @@ Arrays = Mapping[str, NDArray[np.generic]]
 """One split of a drop: `images` uint8 [N, 3, height, width], and `labels` int64 [N], indices into its own `classes`."""
 
 
-WHOLE: set[tuple[Path, int]] = set()
+COMPLETE_FILES: set[tuple[Path, int]] = set()
 """Files known to be complete, with their times of modification in nanoseconds: those that this process has written or
 checked, or that its subprocess for validation has written."""
 
@@ -66,7 +66,7 @@ def save_arrays(arrays: Arrays, path: Path) -> None:
                 os.fsync(file.fileno())
             written = path, part.stat().st_mtime_ns
             part.replace(path)
-            WHOLE.add(written)
+            COMPLETE_FILES.add(written)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be written: {error}. Set $RETRAIN_CACHE to another folder.") from error
 

@@ -23,7 +23,7 @@ STAY = frozenset({"drop.json", "quarantine.json", "_SUCCESS"})
 class Searched:
     """The result of a search of a drop's objects."""
 
-    doomed: set[str] = field(default_factory=set)
+    to_delete: set[str] = field(default_factory=set)
     """Names of the objects that hold erased samples, or may show them otherwise."""
     unread: list[str] = field(default_factory=list)
     """Objects that could not be searched, with the cause."""
@@ -61,7 +61,7 @@ class Search:
                 continue
             try:
                 if self._holds(file):
-                    found.doomed.update(str(other.name) for other in _with_its_files(file, files))
+                    found.to_delete.update(str(other.name) for other in _with_its_files(file, files))
             except DropError as error:
                 found.unread.append(str(error))
         return found

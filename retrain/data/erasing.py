@@ -20,7 +20,7 @@ from retrain.data.content import CONTENT_BYTES, examine_image
 from retrain.data.finding import Selection, search_drops
 from retrain.data.indexing import read_or_make_table
 from retrain.data.intake import Intake
-from retrain.data.packing import OURS
+from retrain.data.packing import PACKED_FOLDER
 from retrain.data.sample_table import NOWHERE, SampleTable, name_table
 from retrain.data.shards import split_name
 from retrain.data.tars import HashingReader, read_members
@@ -188,7 +188,7 @@ def _count_uploaded(drop: Drop, shards: Sequence[Shard], store: TaskStore) -> Up
     """Count the producer's files that stay."""
     there = store.drops.committed().uploaded.get(drop.id, Uploaded(files=0, size=0))
     stays = {shard.name for shard in shards}
-    going = [shard for shard in drop.shards if shard.name not in stays and not shard.name.startswith(OURS)]
+    going = [shard for shard in drop.shards if shard.name not in stays and not shard.name.startswith(PACKED_FOLDER)]
     return Uploaded(files=there.files - len(going), size=there.size - sum(shard.size for shard in going))
 
 
@@ -204,7 +204,7 @@ def _rewrite_shard(drop: Drop, position: int, keys: Collection[str], store: Task
         raise DamagedDrop(drop.id, f"{store.url}/{where} differs from its size or digest in the manifest")
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    beside = OURS if drop.uploaded else ""
+    beside = PACKED_FOLDER if drop.uploaded else ""
     name = f"{beside}{shard.split}-{position:06d}-{sha256[:8]}.tar"
     store.objects.upload(path, store.keys.drop_file(drop.id, name))
     return shard.model_copy(update={"name": name, "size": path.stat().st_size, "sha256": sha256})

@@ -182,9 +182,9 @@ class Resolver:
         use[drawn] = draw_splits(table.content[drawn], self._held_out)
         resolved = Resolved(table)
         for rows in _copies(table):
-            self._settle_copies(table, rows, use, resolved)
+            self._resolve_copies(table, rows, use, resolved)
         for row in np.flatnonzero(table.is_used() & self._known.has(table.content)).tolist():
-            self._settle_known(table, row, use, resolved)
+            self._resolve_known(table, row, use, resolved)
         use[(table.shard < 0) & (use < len(SPLITS))] = USES.index("duplicate")
         self._train_on_lone_classes(table, use, drawn)
         if resolved.conflicts and self._on_conflict == "refuse":
@@ -192,7 +192,7 @@ class Resolver:
         resolved.table = table.with_use(use)
         return resolved
 
-    def _settle_copies(
+    def _resolve_copies(
         self, table: SampleTable, rows: Sequence[int], use: NDArray[np.uint8], resolved: Resolved
     ) -> None:
         """Keep one of several copies of an image in this drop, one a class where all classes are kept.
@@ -218,7 +218,7 @@ class Resolver:
             if self._on_conflict == "newest":
                 use[list(rows)] = USES.index("conflict")
 
-    def _settle_known(self, table: SampleTable, row: int, use: NDArray[np.uint8], resolved: Resolved) -> None:
+    def _resolve_known(self, table: SampleTable, row: int, use: NDArray[np.uint8], resolved: Resolved) -> None:
         """Leave out an image that an earlier drop has. If its class differs, note an amendment of that drop."""
         earlier = self._known.find(table.content[row])
         if not earlier or USES[use[row]] not in SPLITS:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from retrain.config import SPLITS, Split
+from retrain.config import SPLITS
 from retrain.config.task import Task
 from retrain.data.identity import NAMED, KnownContent, Resolved, Resolver, corrected_classes
 from retrain.data.indexing import read_or_make_table
@@ -123,7 +123,7 @@ class Intake:
             )
         return resolved
 
-    def is_settled(self, content: bytes, class_name: str) -> bool:
+    def can_leave_out(self, content: bytes, class_name: str) -> bool:
         """Return whether an image need not be packed: an earlier drop has it, or it was removed for good."""
         earlier = self.known.find(content)
         if any(one.use == "removed" for one in earlier):
@@ -155,7 +155,7 @@ class Intake:
         amendment = self.store.drops.amendments.prepare(resolved.relabelled) if resolved.relabelled else None
         if holder:
             return Packed(holder, False, amendment)
-        drop = build_manifest(drop_id, self.task.name, read, resolved.table, name_table(b""), self._missing())
+        drop = self._build(read, drop_id, resolved.table, b"")
         self.known.add(drop_id, resolved.table)
         return Packed(drop, True, amendment)
 
@@ -212,7 +212,8 @@ class Intake:
         return own or next(same, None)
 
     def _build(self, read: ReadDrop, drop_id: str, table: SampleTable, data: bytes) -> Drop:
-        return build_manifest(drop_id, self.task.name, read, table, name_table(data), self._missing())
+        missing = set(SPLITS) - self.known.splits()
+        return build_manifest(drop_id, self.task.name, read, table, name_table(data), missing)
 
     def _write(self, drop: Drop, table: bytes, store: TaskStore) -> None:
         store.objects.write(store.keys.drop_file(drop.id, name_table(table).name), table)
@@ -220,9 +221,6 @@ class Intake:
             store.objects.create(store.keys.manifest(drop.id), drop.to_bytes())
         except Conflict as error:
             raise DropError(f"drop {drop.id} has just been committed by another process; choose another id") from error
-
-    def _missing(self) -> set[Split]:
-        return set(SPLITS) - self.known.splits()
 
 
 def unseen_classes(table: SampleTable, known: KnownContent) -> list[str]:

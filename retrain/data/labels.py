@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
 from retrain.config import SPLITS, Split
@@ -21,8 +21,6 @@ from retrain.utils.parallel import map_ahead
 from retrain.utils.text import pluralize
 
 SHAPE = f"class/name.{{{','.join(sorted(EXTENSIONS))}}}"
-BESIDE = ("cls", "txt", "json")
-"""Extensions of files beside an image that may hold its label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +38,8 @@ class Sample:
     """Name within the drop, with characters that WebDataset does not interpret: a dot would start the extension."""
 
     @property
-    def rank(self) -> tuple[int, str, str, str]:
-        """Return its place in the source: by split (train, val, test), class and name."""
+    def sort_key(self) -> tuple[int, str, str, str]:
+        """Return what samples are sorted by: split (train, val, test), class and name."""
         return SPLITS.index(self.split or "train"), self.class_name, self.stem, self.key
 
 
@@ -91,7 +89,7 @@ class LabelRule(NamedTuple):
 
 Labelled = tuple[SourceFile, Split | None, str, str]
 """An image, its split, its label and its key."""
-Home = tuple[str, str]
+BarePath = tuple[str, str]
 """An archive, and the path of a file in it without its extension."""
 
 
@@ -102,7 +100,7 @@ class FoundFiles:
     root: str
     images: list[SourceFile] = field(default_factory=list)
     tables: list[SourceFile] = field(default_factory=list)
-    beside: dict[Home, dict[str, SourceFile]] = field(default_factory=lambda: defaultdict(dict))
+    beside: dict[BarePath, dict[str, SourceFile]] = field(default_factory=lambda: defaultdict(dict))
     """The files beside each image, by extension."""
     others: list[SourceFile] = field(default_factory=list)
     """Files that lie beside no image."""
@@ -137,9 +135,9 @@ def sort_files(files: Iterable[SourceFile], root: str) -> FoundFiles:
         else:
             others.append(file)
     found.filled.update([above for folder in found.filled for above in folder.parents])
-    homes = {home(image) for image in found.images} if others else set()
+    bare_paths = {bare_path(image) for image in found.images} if others else set()
     for file in others:
-        place, extension = _beside(file, homes)
+        place, extension = _beside(file, bare_paths)
         if place is None or extension in found.beside[place]:
             found.others.append(file)
         else:
@@ -147,18 +145,18 @@ def sort_files(files: Iterable[SourceFile], root: str) -> FoundFiles:
     return found
 
 
-def home(file: SourceFile) -> Home:
+def bare_path(file: SourceFile) -> BarePath:
     """Return where a file lies, without its extension: an image and its label share it."""
     return file.archive, str(file.name.parent / file.name.stem)
 
 
-def _beside(file: SourceFile, homes: set[Home]) -> tuple[Home | None, str]:
+def _beside(file: SourceFile, bare_paths: set[BarePath]) -> tuple[BarePath | None, str]:
     """Return the place of the image beside which a file lies, and its extension: `1.json`, `1.mask.npy` of `1.png`."""
-    if (exact := home(file)) in homes:
+    if (exact := bare_path(file)) in bare_paths:
         return exact, file.name.suffix[1:].lower()
     first, _, rest = file.name.name.partition(".")
     wide = file.archive, str(file.name.parent / first)
-    return (wide, rest.lower()) if wide in homes else (None, "")
+    return (wide, rest.lower()) if wide in bare_paths else (None, "")
 
 
 def choose_rule(asked: str, found: FoundFiles) -> LabelRule:
@@ -184,16 +182,14 @@ def choose_rule(asked: str, found: FoundFiles) -> LabelRule:
 
 def _fields(example: SourceFile) -> str:
     """Return the fields of a JSON file, for a message."""
-    content = _parsed(example) if example.name.suffix.lower() == ".json" else None
+    if example.name.suffix.lower() != ".json":
+        return ""
+    try:
+        content = json.loads(example.read())
+    except (ValueError, RecursionError):
+        return ""
     names = ", ".join(map(str, content)) if isinstance(content, dict) else ""
     return f" ({example.place} has {names})" if names else ""
-
-
-def _parsed(file: SourceFile) -> Any:
-    try:
-        return json.loads(file.read())
-    except (ValueError, RecursionError):
-        return None
 
 
 def label_by_folder(found: FoundFiles, asked: bool) -> Iterator[Labelled]:
@@ -240,10 +236,10 @@ def label_by_file(found: FoundFiles, rule: LabelRule) -> Iterator[Labelled]:
 
 def _images_with_label(found: FoundFiles, rule: LabelRule) -> Iterator[tuple[SourceFile, SourceFile]]:
     """Yield each image with the file that holds its label; note all others as unread, or as part of a sample."""
-    at_home = defaultdict[Home, list[SourceFile]](list)
+    by_path = defaultdict[BarePath, list[SourceFile]](list)
     for image in found.images:
-        at_home[home(image)].append(image)
-    for place, images in at_home.items():
+        by_path[bare_path(image)].append(image)
+    for place, images in by_path.items():
         label = found.beside[place].get(rule.kind) if place in found.beside else None
         first, _, rest = images[0].name.name.partition(".")
         whole = images[0].archive, str(images[0].name.parent / first)
@@ -252,7 +248,7 @@ def _images_with_label(found: FoundFiles, rule: LabelRule) -> Iterator[tuple[Sou
             found.unread.extend(Unread.of(image, cause) for image in images)
         elif label is not None:
             yield images[0], label
-        elif whole != place and whole in at_home:  # `1.mask.png` of `1.png`
+        elif whole != place and whole in by_path:  # `1.mask.png` of `1.png`
             found.not_samples[f".{rest} (beside images)"] += 1
         else:
             cause = f"no label: there is no {images[0].name.stem}.{rule.kind}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from retrain.config import SPLITS, Split
 from retrain.config.task import Task
-from retrain.data.content import ImageFacts, examine_decoded, examine_image
+from retrain.data.content import ImageFacts, examine_or_explain
 from retrain.data.dataset import held_out_shares
 from retrain.data.decoded import DecodedSamples
 from retrain.data.images import Pixels
@@ -32,7 +32,7 @@ log = logging.getLogger("retrain")
 ON_DISK = 4
 """Shards of an upload on this disk at once, 0.5 GB at most. Each is sent in parts, so few are fast enough."""
 
-OURS = "packed/"
+PACKED_FOLDER = "packed/"
 """Folder of a drop for the shards that an upload is packed into."""
 
 ALL_BAD = 1 - 1e-9
@@ -40,7 +40,7 @@ ALL_BAD = 1 - 1e-9
 
 READ_AT_ONCE = 4
 """Images that one thread reads after another."""
-AHEAD = 16
+READS_AHEAD = 16
 """Reads to prefetch before validation: reading may wait for a store, and validating takes a core."""
 
 
@@ -94,9 +94,9 @@ def pack_by_shards(
 ) -> Packed:
     """Commit a source as a drop of this id, with at most `ON_DISK` shards on this disk at once.
 
-    Its shards lie in the folder `OURS` of the drop, apart from what the producer put there (`uploaded`). Each goes to
-    the store as soon as it is written. `decoded` gets the decoded images. Raises `DropError` as `pack` does; the
-    shards that went before then stay in the store, where nothing reads them.
+    Its shards lie in `PACKED_FOLDER`, apart from what the producer put into the drop (`uploaded`). Each is sent to the
+    store as soon as it is written. `decoded` gets the decoded images. Raises `DropError` as `pack` does; the shards
+    that were sent before then stay in the store, where nothing reads them.
     """
     intake = Intake(task, store, tell)
     intake.learn()
@@ -104,7 +104,7 @@ def pack_by_shards(
         folder = Path(temporary)
 
         def send(shard: Shard) -> Shard:
-            name = f"{OURS}{shard.name}"
+            name = f"{PACKED_FOLDER}{shard.name}"
             store.objects.upload(folder / shard.name, store.keys.drop_file(drop_id, name))
             (folder / shard.name).unlink()
             return shard.model_copy(update={"name": name})
@@ -147,7 +147,7 @@ def _read(
 
     Each shard is written when `through` requests it.
     """
-    reader = _Reader(intake, decoded)
+    reader = _SampleReader(intake, decoded)
     reader.bad.add_unread(source.unread)
     shards = tuple(through(reader.shards(source.samples, folder)))
     held_out = held_out_shares({sample.split for sample in source.samples if sample.split}, intake.task.data)
@@ -155,7 +155,7 @@ def _read(
     return ReadDrop.of(source.root, rows, shards, reader.bad, held_out, source.reading)
 
 
-class _Reader:
+class _SampleReader:
     """Reads and validates the samples of a source; `rows` are those in shards, in their order."""
 
     def __init__(self, intake: Intake, decoded: DecodedSamples | None) -> None:
@@ -180,12 +180,12 @@ class _Reader:
 
     def _good(self, samples: Iterable[Sample], split: Split) -> Iterator[Encoded]:
         """Yield the samples that are images and that the task lacks."""
-        read = chain.from_iterable(map_ahead(_read_bytes, in_chunks(samples, READ_AT_ONCE), AHEAD))
+        read = chain.from_iterable(map_ahead(_read_bytes, in_chunks(samples, READ_AT_ONCE), READS_AHEAD))
         for sample, data, found, pixels in parallel_map(self._examine_sample, read):
             if isinstance(found, str):
                 self.bad.add(str(sample.entry), LeftOut(where=sample.entry.place, key=sample.key, cause=found))
                 self.not_packed.append(SampleRow(sample.key, sample.class_name, "bad", NOWHERE, None))
-            elif self._intake.is_settled(found.content, sample.class_name):
+            elif self._intake.can_leave_out(found.content, sample.class_name):
                 self.not_packed.append(SampleRow(sample.key, sample.class_name, split, NOWHERE, found))
             else:
                 self.rows.append(SampleRow(sample.key, sample.class_name, split, self._shards, found))
@@ -194,13 +194,7 @@ class _Reader:
                 yield Encoded(sample.key, sample.class_name, sample.extension, data)
 
     def _examine_sample(self, read: tuple[Sample, bytes]) -> tuple[Sample, bytes, ImageFacts | str, Pixels | None]:
-        """Return an image's facts, or its fault, and the decoded image."""
-        try:
-            if self._decoded:
-                return *read, *examine_decoded(read[1], self._frame)
-            return *read, examine_image(read[1], self._frame), None
-        except DropError as error:
-            return *read, str(error), None
+        return *read, *examine_or_explain(read[1], self._frame, self._decoded is not None)
 
 
 def _read_bytes(samples: Iterable[Sample]) -> list[tuple[Sample, bytes]]:

@@ -16,7 +16,7 @@ from retrain.records import Dataset, Drop
 from retrain.store.task_store import TaskStore
 
 
-class Pixels(Protocol):
+class PixelSource(Protocol):
     """Images of N samples: a tensor, or what reads them when they are asked for."""
 
     def __getitem__(self, rows: Tensor, /) -> Tensor:
@@ -27,7 +27,7 @@ class Pixels(Protocol):
 class Samples:
     """The drops' samples follow one another in the dataset's order."""
 
-    images: Pixels
+    images: PixelSource
     """uint8 [N, 3, size, size]."""
     labels: Tensor
     """int64 [N], indices into the dataset's classes."""
@@ -37,7 +37,7 @@ class Samples:
     """Number of samples of each drop."""
 
     @classmethod
-    def of(cls, images: Pixels, labels: Tensor, sizes: Sequence[int]) -> Self:
+    def of(cls, images: PixelSource, labels: Tensor, sizes: Sequence[int]) -> Self:
         """Return the samples of drops that have these numbers of samples."""
         positions = torch.arange(len(sizes), dtype=torch.int32)
         drop = positions.repeat_interleave(torch.tensor(sizes, dtype=torch.int64)).to(labels.device)

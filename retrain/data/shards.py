@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain, count, groupby
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
+from tarfile import TarInfo
 from typing import BinaryIO, NamedTuple
 
 from retrain.config import Split
@@ -122,9 +123,17 @@ def read_samples(stream: HashingReader, where: str) -> Iterator[tuple[str, dict[
 
     Raises `DropError`, with `where` in its message, if the tar is incomplete or contains other files.
     """
-    for key, files in groupby(_files(stream, where), key=itemgetter(0)):
+    return group_files(_files(stream, where), where)
+
+
+def group_files(files: Iterable[tuple[str, str, bytes]], where: str) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Yield the samples that files (key, extension, bytes) in the order of a tar make: key, and bytes by extension.
+
+    Raises `DropError`, with `where` in its message, if a sample has two files of one extension.
+    """
+    for key, group in groupby(files, key=itemgetter(0)):
         sample: dict[str, bytes] = {}
-        for _, extension, data in files:
+        for _, extension, data in group:
             if extension in sample:
                 raise DropError(f"{where}: {key}.{extension}: duplicate file")
             sample[extension] = data
@@ -133,20 +142,21 @@ def read_samples(stream: HashingReader, where: str) -> Iterator[tuple[str, dict[
 
 def _files(stream: HashingReader, where: str) -> Iterator[tuple[str, str, bytes]]:
     """Yield the key, extension and bytes of each file of a sample that is read."""
-    for member in filter(lambda member: member.isreg(), read_members(stream, where)):
+    for member in filter(TarInfo.isreg, read_members(stream, where)):
         named = split_name(member.name)
         if named is None:
             raise DropError(f"{where}: {member.name}: not a sample's file, which is named key.extension")
         key, extension = named
         if extension.lower() in READ:
-            stream.seek(member.offset_data)
-            yield key, extension.lower(), _exactly(stream, member.size, f"{where}: {member.name}")
+            yield key, extension.lower(), read_member(stream, member, where)
 
 
-def _exactly(stream: HashingReader, size: int, where: str) -> bytes:
-    data = stream.read(size)
-    if len(data) < size:
-        raise DropError(f"{where}: the tar ends within it")
+def read_member(stream: HashingReader, member: TarInfo, where: str) -> bytes:
+    """Return the bytes of a tar's member, which lies ahead. Raises `DropError`, naming it, if the tar ends within."""
+    stream.seek(member.offset_data)
+    data = stream.read(member.size)
+    if len(data) < member.size:
+        raise DropError(f"{where}: {member.name}: the tar ends within it")
     return data
 
 

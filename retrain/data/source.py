@@ -2,9 +2,9 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path, PurePosixPath
 
 from retrain.config import SPLITS, Split
@@ -41,6 +41,7 @@ from retrain.data.sample_keys import escape
 from retrain.data.tables import FORMATS, Row, read_table
 from retrain.errors import DropError
 from retrain.records import Reading
+from retrain.store import open_store
 from retrain.store.base import Missing, ObjectStore
 
 
@@ -168,10 +169,10 @@ def _survey_table(table: Path, extension: str, data: Data) -> Source:
     if data.label_from not in ("auto", "csv"):
         raise DropError(f"{table}: labels come from the table; leave out --label-from {data.label_from}")
     found = FoundFiles(str(table))
-    stores = _Stores()
+    open_bucket = cache(open_store)
     labelled: list[Labelled] = []
     for row in read_table(table.read_bytes(), extension, str(table)):
-        file = _file_of_row(row, table, stores)
+        file = _file_of_row(row, table, open_bucket)
         if file.problem:
             found.unread.append(Unread(f"{table}: row {row.number}", f"row {row.number}", file.problem))
             continue
@@ -188,17 +189,7 @@ STORED = re.compile(r"((?:s3|gs|az)://[^/]+)/(.+)")
 """The address of an object: its bucket's, and its key."""
 
 
-class _Stores(defaultdict[str, ObjectStore]):
-    """Stores of the buckets that a table names (`s3://bucket`), opened once each."""
-
-    def __missing__(self, address: str) -> ObjectStore:
-        from retrain.store import open_store
-
-        self[address] = open_store(address)
-        return self[address]
-
-
-def _file_of_row(row: Row, table: Path, stores: _Stores) -> SourceFile:
+def _file_of_row(row: Row, table: Path, open_bucket: Callable[[str], ObjectStore]) -> SourceFile:
     """Return the file or object that a row names; with a problem if there is none, or if it is no image."""
     name = PurePosixPath(row.path)
     where = str(table)
@@ -207,15 +198,15 @@ def _file_of_row(row: Row, table: Path, stores: _Stores) -> SourceFile:
     if name.suffix[1:].lower() not in EXTENSIONS:
         return SourceFile(where, name, False, 0, bytes, problem=f"{row.path!r} has no image's extension")
     if in_store := STORED.match(row.path):
-        return SourceFile(where, name, False, 0, partial(_read_url, stores, *in_store.groups()))
+        return SourceFile(where, name, False, 0, partial(_read_url, open_bucket, *in_store.groups()))
     path = table.parent / row.path
     problem = "" if path.is_file() else f"there is no file {row.path!r}"
     return SourceFile(where, name, False, 0, path.read_bytes, problem=problem)
 
 
-def _read_url(stores: _Stores, address: str, key: str) -> bytes:
+def _read_url(open_bucket: Callable[[str], ObjectStore], address: str, key: str) -> bytes:
     try:
-        return stores[address].read(key)[0]
+        return open_bucket(address).read(key)[0]
     except Missing as error:
         raise DropError(f"{address}/{key}: there is no such object") from error
 
@@ -224,7 +215,7 @@ def _arrange(found: FoundFiles, rule: LabelRule, labelled: Iterable[Labelled], a
     """Make samples, sort them, and raise `DropError` where two have one key or only some have a split."""
     made = [make_sample(*one, aliases, rule.kind == "folder") for one in labelled]
     samples = sorted(
-        (one for one in made if isinstance(one, Sample)), key=lambda sample: (sample.rank, sample.entry.root)
+        (one for one in made if isinstance(one, Sample)), key=lambda sample: (sample.sort_key, sample.entry.root)
     )
     unread = (*found.unread, *(one for one in made if isinstance(one, Unread)))
     if not samples:

@@ -40,7 +40,7 @@ def split_into_parts(samples: Iterable[Sample], staging: Staging) -> tuple[tuple
     """
     samples = tuple(samples)
     divided = _by_classes(samples, staging) if staging.by == "classes" else _by_share(samples, staging)
-    return tuple(tuple(sorted(part, key=lambda sample: sample.rank)) for part in divided)
+    return tuple(tuple(sorted(part, key=lambda sample: sample.sort_key)) for part in divided)
 
 
 def _by_classes(samples: tuple[Sample, ...], staging: Staging) -> list[list[Sample]]:

@@ -10,13 +10,13 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from itertools import groupby
 from pathlib import Path, PurePosixPath
+from tarfile import TarInfo
 from typing import BinaryIO, NamedTuple
 
 from retrain.config import SPLITS, Split
 from retrain.config.task import Data, Task
-from retrain.data.content import ImageFacts, examine_decoded, examine_image
+from retrain.data.content import ImageFacts, examine_or_explain
 from retrain.data.dataset import held_out_shares
 from retrain.data.decoded import DecodedSamples, keep_decoded
 from retrain.data.files import SourceFile, list_store, split_of_archive
@@ -24,9 +24,9 @@ from retrain.data.images import EXTENSIONS, Pixels
 from retrain.data.intake import Intake, Packed
 from retrain.data.litter import litter_kind
 from retrain.data.manifest_builder import BadSamples, ReadDrop
-from retrain.data.packing import OURS, check_id, pack_by_shards
+from retrain.data.packing import PACKED_FOLDER, check_id, pack_by_shards
 from retrain.data.sample_table import SampleRow
-from retrain.data.shards import READ, split_name
+from retrain.data.shards import READ, group_files, read_member, split_name
 from retrain.data.source import survey_upload
 from retrain.data.tars import HashingReader, read_members
 from retrain.errors import DropError
@@ -37,7 +37,7 @@ from retrain.utils.parallel import parallel_map
 
 log = logging.getLogger("retrain")
 
-PACKED = re.compile(re.escape(OURS) + r"(train|val|test)-\d{6}-[0-9a-f]{8}\.tar")
+PACKED = re.compile(re.escape(PACKED_FOLDER) + r"(train|val|test)-\d{6}-[0-9a-f]{8}\.tar")
 """Names of shards by `pack_by_shards`: those in the store are of an earlier attempt that wrote no manifest."""
 
 CONTROL_FILES = re.compile(r"_SUCCESS|drop\.json|quarantine\.json|samples(-[0-9a-f]{8})?\.safetensors")
@@ -73,7 +73,7 @@ def ingest_drop(
     if task.data.label_from in ("auto", "cls") and all(_is_shard(entry) for entry in shards):
         with suppress(NotPlain), keep_decoded(task, cache_dir) as decoded:
             litter = Counter(kind for entry in theirs if (kind := litter_kind(entry.name)))
-            read = _read_shards(drop_id, shards, litter, _Reader(task.data, decoded), store, uploaded)
+            read = _read_shards(drop_id, shards, litter, _ShardReader(task.data, decoded), store, uploaded)
             intake = Intake(task, store, tell)
             intake.learn()
             packed = intake.commit(read, drop_id)
@@ -104,7 +104,12 @@ def _is_shard(entry: SourceFile) -> bool:
 
 
 def _read_shards(
-    drop_id: str, tars: list[SourceFile], litter: Counter[str], reader: "_Reader", store: TaskStore, uploaded: Uploaded
+    drop_id: str,
+    tars: list[SourceFile],
+    litter: Counter[str],
+    reader: "_ShardReader",
+    store: TaskStore,
+    uploaded: Uploaded,
 ) -> ReadDrop:
     """Read shards in place, each once, as a stream. Raises `NotPlain` if they cannot stay."""
     splits = {str(tar.name): split for tar in tars if (split := split_of_archive(tar.name))}
@@ -127,7 +132,7 @@ class _Plain(NamedTuple):
     image: bytes
 
 
-class _Reader:
+class _ShardReader:
     """Validates the plain shards of one drop."""
 
     def __init__(self, data: Data, decoded: DecodedSamples | None) -> None:
@@ -155,13 +160,8 @@ class _Reader:
         return Shard(name=name, split=split, samples=samples, size=whole.size, sha256=whole.sha256)
 
     def _plain_samples(self, stream: HashingReader, where: str) -> Iterator[_Plain]:
-        for key, files in groupby(_members(stream, where), key=lambda member: member[0]):
-            found: dict[str, bytes] = {}
-            for _, extension, data in files:
-                if extension in found:
-                    raise DropError(f"{where}: {key}.{extension}: duplicate file")
-                found[extension] = data
-            yield self._plain(key, found)
+        for key, files in group_files(_members(stream, where), where):
+            yield self._plain(key, files)
 
     def _plain(self, key: str, files: dict[str, bytes]) -> _Plain:
         """Return a sample if readers of committed shards read it correctly. Raises `NotPlain` for any other."""
@@ -180,13 +180,8 @@ class _Reader:
         return _Plain(key, sys.intern(name), files[images.pop()])  # one text for all samples of a class
 
     def _examine_sample(self, sample: _Plain) -> tuple[str, str, ImageFacts | str, Pixels | None]:
-        """Return a sample's key and class, and its image's facts or fault, and the decoded image."""
-        try:
-            if self._decoded:
-                return sample.key, sample.class_name, *examine_decoded(sample.image, self.data.frame)
-            return sample.key, sample.class_name, examine_image(sample.image, self.data.frame), None
-        except DropError as error:
-            return sample.key, sample.class_name, str(error), None
+        examined = examine_or_explain(sample.image, self.data.frame, self._decoded is not None)
+        return sample.key, sample.class_name, *examined
 
 
 def _members(stream: HashingReader, where: str) -> Iterator[tuple[str, str, bytes]]:
@@ -194,18 +189,9 @@ def _members(stream: HashingReader, where: str) -> Iterator[tuple[str, str, byte
 
     Raises `NotPlain` at a name that is not `key.extension`, and at litter.
     """
-    for member in read_members(stream, where):
-        if not member.isreg():
-            continue
+    for member in filter(TarInfo.isreg, read_members(stream, where)):
         named = split_name(member.name)
         if named is None or litter_kind(PurePosixPath(member.name)):
             raise NotPlain
         key, extension = named[0], named[1].lower()
-        if extension not in READ:
-            yield key, extension, b""
-            continue
-        stream.seek(member.offset_data)
-        data = stream.read(member.size)
-        if len(data) < member.size:
-            raise DropError(f"{where}: {member.name}: the tar ends within it")
-        yield key, extension, data
+        yield key, extension, read_member(stream, member, where) if extension in READ else b""

@@ -41,7 +41,7 @@ def rename_to_superclasses(samples: Iterable[Sample]) -> Iterator[Sample]:
 
 def thin(samples: Iterable[Sample], data: Data) -> Iterator[Sample]:
     """Yield a random subset of each class and split, of the size in the data set's settings."""
-    everything = sorted(samples, key=lambda sample: sample.rank)
+    everything = sorted(samples, key=lambda sample: sample.sort_key)
     kept = set(sorted({sample.class_name for sample in everything})[: data.classes])
     wanted = (sample for sample in everything if sample.class_name in kept)
     for (_, _), group in groupby(wanted, key=lambda sample: (sample.class_name, sample.split)):

@@ -117,7 +117,7 @@ def validate_drop(task: Task, drop: str, cache_dir: Path | None = None) -> Valid
         ended = ingest_drop(drop, task, open_task_store(task), findings.append, cache_dir)
     except DropError as error:
         return ValidationOutcome(str(error), tuple(findings))
-    return ValidationOutcome(None, tuple(findings), tuple(decoded.WHOLE), amended=isinstance(ended, Amendment))
+    return ValidationOutcome(None, tuple(findings), tuple(decoded.COMPLETE_FILES), amended=isinstance(ended, Amendment))
 
 
 class Ingestion:
@@ -191,5 +191,5 @@ class Ingestion:
         if outcome.decoded:
             from retrain.data import decoded  # only for a watcher that trains, which has numpy loaded
 
-            decoded.WHOLE.update(outcome.decoded)
+            decoded.COMPLETE_FILES.update(outcome.decoded)
         return outcome

@@ -45,7 +45,7 @@ def test_staging_by_share_divides_each_split_exactly(samples: tuple[Sample, ...]
     divided = split_into_parts(samples, Staging.parse("share", "50+30+20"))
     assert [sum(sample.split == "train" for sample in part) for part in divided] == [100, 60, 40]
     assert [sum(sample.split == "test" for sample in part) for part in divided] == [50, 30, 20]
-    assert sorted(sample.rank for part in divided for sample in part) == [sample.rank for sample in samples]
+    assert sorted(sample.sort_key for part in divided for sample in part) == [sample.sort_key for sample in samples]
 
 
 @pytest.mark.parametrize("staging", [Staging("classes", (7, 3)), Staging("share", (70, 30))])
@@ -56,7 +56,7 @@ def test_staging_depends_only_on_the_seed(samples: tuple[Sample, ...], staging: 
 
 def test_parts_keep_the_sources_order(samples: tuple[Sample, ...]) -> None:
     for part in split_into_parts(samples, Staging("share", (50, 50))):
-        assert [sample.rank for sample in part] == sorted(sample.rank for sample in part)
+        assert [sample.sort_key for sample in part] == sorted(sample.sort_key for sample in part)
 
 
 def test_staging_draw_is_stable_across_versions(samples: tuple[Sample, ...]) -> None:

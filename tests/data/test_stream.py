@@ -97,7 +97,7 @@ def by_epoch(loader: StreamingLoader | InMemoryLoader) -> list[list[tuple[int, i
         before = loader.position
         batch = loader.next()
         pairs = list(zip(batch.samples.tolist(), batch.labels.tolist(), strict=True))
-        if loader.position.passes > before.passes:
+        if loader.position.epoch > before.epoch:
             begun = len(pairs) - loader.position.offset
             passes[-1] += pairs[:begun]
             passes.append([])

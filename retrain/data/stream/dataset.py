@@ -13,9 +13,9 @@ from retrain.config.task import Stream
 from retrain.data.dataset import check_drops
 from retrain.data.samples import Samples, labels_of
 from retrain.data.stream.catalogue import Catalogue, load_catalogue
-from retrain.data.stream.pixels import FileRows, ShardPixels
+from retrain.data.stream.pixels import FilePixels, ShardPixels
 from retrain.data.stream.reading import shard_refs
-from retrain.data.stream.shard_cache import AHEAD, ShardCache, ShardRef
+from retrain.data.stream.shard_cache import SHARDS_AHEAD, ShardCache, ShardRef
 from retrain.errors import TaskError
 from retrain.records import Dataset, Drop
 from retrain.store.task_store import TaskStore
@@ -46,7 +46,7 @@ def load_streamed(
 
     def samples(split: Split) -> Samples:
         held_out = [one.held_out[split] for one in found if split in one.held_out]
-        pixels = train if split == "train" else FileRows(held_out, image_size)
+        pixels = train if split == "train" else FilePixels(held_out, image_size)
         labels = [labels_of(dataset, drop)[one.labels[split]] for drop, one in zip(drops, found, strict=True)]
         return Samples.of(pixels, torch.cat(labels).to(device), [len(part) for part in labels])
 
@@ -65,10 +65,10 @@ def _training_pixels(
 
 def _check_room(cache: ShardCache, largest: int, setting: Stream) -> None:
     """Raise `TaskError` unless the cache has room for all shards that are needed at once."""
-    needed = (setting.shuffle_shards + 1 + AHEAD) * largest
+    needed = (setting.shuffle_shards + 1 + SHARDS_AHEAD) * largest
     if cache.limit < needed:
         raise TaskError(
             f"data.stream.cache: {setting.cache} is too small to shuffle {setting.shuffle_shards} shards of up to "
-            f"{largest:,} bytes and to prefetch {1 + AHEAD} more: set it to {needed:,} bytes or more, or reduce "
+            f"{largest:,} bytes and to prefetch {1 + SHARDS_AHEAD} more: set it to {needed:,} bytes or more, or reduce "
             "data.stream.shuffle_shards"
         )

@@ -20,7 +20,7 @@ from retrain.data.stream.shard_cache import ShardCache, ShardRef
 from retrain.errors import DamagedDrop, DropError
 
 
-class FileRows:
+class FilePixels:
     """Images uint8 [N, 3, size, size], the files' one after another. Indexed by rows, like a tensor."""
 
     def __init__(self, paths: Sequence[Path], image_size: Size) -> None:

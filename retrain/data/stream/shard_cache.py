@@ -138,7 +138,7 @@ def _remove(path: Path) -> bool:
     return False
 
 
-AHEAD = 4
+SHARDS_AHEAD = 4
 """Shards fetched at once, beyond the furthest that is needed."""
 
 
@@ -150,7 +150,7 @@ class ReadAhead:
 
     def __init__(self, cache: ShardCache) -> None:
         self.cache = cache
-        self._threads = ThreadPoolExecutor(AHEAD, "read-ahead")
+        self._threads = ThreadPoolExecutor(SHARDS_AHEAD, "read-ahead")
         self._route: Sequence[ShardRef] = ()
         self._begun = 0
 
@@ -169,8 +169,8 @@ class ReadAhead:
         self._route, self._begun = route, 0
 
     def reach(self, position: int) -> None:
-        """Fetch the shards of the route up to a position that is needed now, and `AHEAD` more."""
-        until = min(position + 1 + AHEAD, len(self._route))
+        """Fetch the shards of the route up to a position that is needed now, and `SHARDS_AHEAD` more."""
+        until = min(position + 1 + SHARDS_AHEAD, len(self._route))
         for ref in self._route[self._begun : until]:
             self._threads.submit(self.cache.fetch, ref)
         self._begun = max(self._begun, until)
