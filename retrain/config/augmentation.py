@@ -17,7 +17,7 @@ def _check_order(limits: tuple[float, float]) -> tuple[float, float]:
 
 
 Ordered = AfterValidator(_check_order)
-"""Makes a pair of limits refuse a first one above the second."""
+"""Makes a pair of limits refuse a first value above the second."""
 
 
 class ResizedCrop(ConfigModel):

@@ -45,7 +45,7 @@ def last_scheduled(cron: str, now: datetime) -> datetime:
     return next(CronSim(cron, now.astimezone(UTC) + timedelta(microseconds=1), reverse=True))
 
 
-def longest_gap(cron: str, times: int = 100) -> timedelta:
-    """Return the longest time between two scheduled times, among the first `times` from the year 2000 on."""
-    scheduled = list(islice(CronSim(cron, datetime(2000, 1, 1, tzinfo=UTC)), times))
+def longest_gap(cron: str) -> timedelta:
+    """Return the longest time between two consecutive scheduled times, among the first 100 from the year 2000 on."""
+    scheduled = list(islice(CronSim(cron, datetime(2000, 1, 1, tzinfo=UTC)), 100))
     return max(later - earlier for earlier, later in pairwise(scheduled))

@@ -6,7 +6,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-from retrain.utils.clock import PATTERN
+from retrain.utils.clock import DURATION_PATTERN
 from retrain.utils.text import has_credentials
 
 CREDENTIALS_MESSAGE = "must not contain a user, password or query: credentials come from the environment"
@@ -26,17 +26,18 @@ Bytes = Annotated[str, Field(pattern=r"^[1-9][0-9]*([KMGTPE]i?)?$")]
 """A quantity of bytes, such as 512Mi or 16Gi."""
 
 UNITS = "KMGTPE"
+"""First letters of the units of bytes, by ascending power."""
 
 
 def parse_bytes(quantity: Bytes) -> int:
-    """Return the number of bytes. Ki, Mi, ... are powers of 1024; K, M, ... are powers of 1000."""
+    """Return a quantity in bytes. Ki, Mi, ... are powers of 1024; K, M, ... are powers of 1000."""
     number = quantity.rstrip(f"{UNITS}i")
     unit = quantity.removeprefix(number)
     base, power = (1024 if unit.endswith("i") else 1000), (UNITS.index(unit[0]) + 1 if unit else 0)
     return int(number) * int(base**power)
 
 
-Duration = Annotated[str, Field(pattern=PATTERN)]
+Duration = Annotated[str, Field(pattern=DURATION_PATTERN)]
 """A time such as 30m, 6h, 2d or 1w: minutes, hours, days or weeks."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -48,36 +49,29 @@ class ConfigModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
-class _NotIdentity:
-    """The type of `NotIdentity`."""
+class NotIdentity:
+    """Marks a field, in its `Annotated` type, that does not affect training. A run's id does not depend on it."""
 
 
-NotIdentity = _NotIdentity()
-"""Marks a field, in its `Annotated` type, that does not affect training. A run's id does not depend on it."""
+class IdentityIfSet:
+    """Marks a field, in its `Annotated` type, that is part of a run's id only if it differs from its default.
 
-
-class _IdentityIfSet:
-    """The type of `IdentityIfSet`."""
-
-
-IdentityIfSet = _IdentityIfSet()
-"""Marks a field, in its `Annotated` type, that is part of a run's id only if it differs from its default. Such a field
-can be added later: the ids of plans without it do not change."""
+    Such a field can be added later: the ids of plans without it do not change.
+    """
 
 
 def identity(model: BaseModel) -> dict[str, Any]:
     """Return the fields of a model that determine a run's id, as JSON. The same holds for nested models."""
     dumped = model.model_dump(mode="json")
-    fields = {
-        name: getattr(model, name)
+    return {
+        name: _identity_of(getattr(model, name), dumped[name])
         for name, field in type(model).model_fields.items()
         if _is_identity(model, name, field)
     }
-    return {name: _identity_of(value, dumped[name]) for name, value in fields.items()}
 
 
 def _identity_of(value: object, dumped: object) -> object:
-    """Return the part of a field's value that decides the id: of models, also in tuples, only their identity fields."""
+    """Return the part of a field's value that determines the id: the identity of a model, or of models in a tuple."""
     if isinstance(value, BaseModel):
         return identity(value)
     if isinstance(value, tuple) and all(isinstance(item, BaseModel) for item in value):
@@ -93,7 +87,7 @@ def _is_identity(model: BaseModel, name: str, field: FieldInfo) -> bool:
 
 
 def _differs(value: object, default: object) -> bool:
-    """Return whether a setting differs from its default. Fields that this version does not know are not compared."""
+    """Return whether a setting differs from its default, in the fields that this version knows."""
     if isinstance(value, BaseModel) and type(value) is type(default):
         return any(_differs(getattr(value, name), getattr(default, name)) for name in type(value).model_fields)
     return value != default

@@ -6,7 +6,7 @@ from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapV
 from pydantic_core import PydanticCustomError
 
 SMALLEST, LARGEST = 4, 1024
-"""Sides of an image, in pixels."""
+"""Limits of an image's sides, in pixels."""
 
 Side = Annotated[int, Field(ge=SMALLEST, le=LARGEST)]
 """Side of an image, in pixels."""
@@ -21,7 +21,7 @@ Background = Literal["white", "black", "none"]
 
 
 def _read_size(value: Any, read: ValidatorFunctionWrapHandler) -> int | tuple[int, int]:
-    """Return a square as one number. One message for both forms: pydantic has one for each, in its own words."""
+    """Return a size, a square as one number. Both forms share one error message; pydantic has one for each."""
     try:
         size: int | tuple[int, int] = read(value)
     except ValidationError:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from retrain.config.task import Task
-from retrain.config.validation import models_by_name_at, validate_document
+from retrain.config.validation import FieldPath, models_by_name_at, validate_document
 from retrain.errors import TaskError
 from retrain.utils.text import did_you_mean
 
@@ -45,9 +45,9 @@ def find_task(name_or_path: str) -> Path:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, but refuses duplicate keys instead of silently keeping the last.
+    """PyYAML's safe loader, which also refuses duplicate keys instead of silently keeping the last.
 
-    Not its loader in C, which is 8 times as fast: 200,000 nested brackets crash the process (libyaml).
+    The loader in C (libyaml) is 8 times as fast, but 200,000 nested brackets crash the process.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -66,7 +66,7 @@ _Loader.add_implicit_resolver(
 
 
 ANCHORS = ("while scanning an alias", "while scanning an anchor")
-"""PyYAML's contexts of errors where a text such as the schedule * * * * * has no quotes."""
+"""Contexts of PyYAML's errors if a text such as the schedule * * * * * has no quotes."""
 
 
 def load_yaml(text: str, source: str) -> Any:
@@ -88,7 +88,7 @@ Document = dict[Any, Any]
 class Override(NamedTuple):
     """One field's new value."""
 
-    path: tuple[str, ...]
+    path: FieldPath
     value: Any
 
 
@@ -102,7 +102,10 @@ def parse_override(text: str) -> Override:
 
 
 def apply_overrides(document: Document, overrides: Iterable[Override]) -> Document:
-    """Return the document with all overrides. Changes of kind are applied first, so that the order does not matter."""
+    """Return the document with all overrides, in any order.
+
+    If an override changes a part's `name` or `kind`, the fields that the new kind lacks are removed first.
+    """
     overrides = list(overrides)
     return reduce(_put, overrides, reduce(_change_kind, overrides, document))
 
@@ -170,7 +173,7 @@ def read_task_text(path: Path) -> str:
         raise TaskError(f"{path}: cannot be read: not a text file in UTF-8") from None
 
 
-def _mapping(text: str, source: str) -> dict[Any, Any]:
+def _mapping(text: str, source: str) -> Document:
     document = load_yaml(text, source)
     if not isinstance(document, dict):
         raise TaskError(f"{source}: must be a mapping of fields, such as 'name: flowers'")

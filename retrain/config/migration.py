@@ -23,7 +23,7 @@ FORMER_DEFAULTS: Mapping[int, Mapping[str, Any]] = {
         "baseline.refresh.on_miss": True,
     },
 }
-"""By schema version: the settings whose defaults are others from that version on, and what they were until then."""
+"""By schema version: the settings whose defaults changed with that version, and the defaults before."""
 
 
 class Migrated(NamedTuple):
@@ -35,10 +35,11 @@ class Migrated(NamedTuple):
 
 
 def migrate_task(text: str, source: str, unversioned: int | None = None) -> Migrated:
-    """Return a task file in this schema version; one that is of this version already comes back as it is.
+    """Return a task file in the current schema version; a file of that version is unchanged.
 
-    `unversioned` is the version of a file that names none: 0 if it was written before task files had versions.
-    Raises `TaskError`, one line for every problem, if the file is not well-formed, of a later version, or of none.
+    `unversioned` is the version of a file without `schema_version`: 0 if it was written before task files had versions.
+    Raises `TaskError`, with one line for each problem, if the file is not valid, has a later version, or has no version
+    and `unversioned` is None.
     """
     version = _find_version(parse_task(text, source), source, unversioned)
     yaml = import_extra("ruamel.yaml", "Rewriting a task file").YAML()  # a round trip keeps comments and order
@@ -64,7 +65,7 @@ def migrate_task(text: str, source: str, unversioned: int | None = None) -> Migr
 
 
 def _find_version(task: Task, source: str, unversioned: int | None) -> int:
-    """Return the schema version of a task file. One that names none may be of any version, so its owner has to say."""
+    """Return the schema version of a task file. A file that states none may have any, so the caller must pass it."""
     if "schema_version" in task.model_fields_set:
         return task.schema_version
     if unversioned is None:
@@ -78,7 +79,7 @@ def _find_version(task: Task, source: str, unversioned: int | None) -> int:
 
 
 def _write(document: dict[str, Any], path: str, value: object, source: str) -> bool:
-    """Write a setting into a document that leaves it out and may have it; return whether it was written."""
+    """Write a setting into a document that lacks it and may have it. Return whether it was written."""
     *outer, name = path.split(".")
     part = document
     added: list[tuple[dict[str, Any], str]] = []

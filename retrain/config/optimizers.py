@@ -18,7 +18,7 @@ class Adam(ConfigModel):
     """Peak learning rate."""
     betas: tuple[Share, Share] = (0.9, 0.999)
     """Decay rates of the two moments."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: NonNegativeFloat = 0.0
     """Coupled weight decay, in addition to the recipe's objective."""
     decayed: Annotated[Decayed, IdentityIfSet] = "all"
     """Parameters with weight decay: all, or matrices (neither biases nor normalisation)."""
@@ -48,7 +48,7 @@ class Sgd(ConfigModel):
     """Momentum."""
     nesterov: bool = False
     """Use Nesterov momentum."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: NonNegativeFloat = 0.0
     """Coupled weight decay, in addition to the recipe's objective."""
     decayed: Annotated[Decayed, IdentityIfSet] = "all"
     """Parameters with weight decay: all, or matrices (neither biases nor normalisation)."""

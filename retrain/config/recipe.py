@@ -86,7 +86,7 @@ class L2(ConfigModel):
     """loss + strength * ||theta||^2."""
 
     name: Literal["l2"] = "l2"
-    strength: Annotated[float, Field(ge=0)] = 0.01
+    strength: NonNegativeFloat = 0.01
     """Lambda."""
 
 
@@ -94,7 +94,7 @@ class L2Init(ConfigModel):
     """loss + strength * ||theta - anchor||^2 (Verwimp et al., eq. 5)."""
 
     name: Literal["l2_init"] = "l2_init"
-    strength: Annotated[float, Field(ge=0)] = 0.01
+    strength: NonNegativeFloat = 0.01
     """Lambda."""
     anchor: Literal["origin", "fresh", "start"] = "start"
     """theta_0: origin (the first initialization of the lineage), fresh (this run's new network) or start (where this
@@ -105,7 +105,7 @@ class Ewc(ConfigModel):
     """Elastic weight consolidation: loss + strength/2 * sum of F * (theta - start)^2, for comparison."""
 
     name: Literal["ewc"] = "ewc"
-    strength: Annotated[float, Field(ge=0)] = 100.0
+    strength: NonNegativeFloat = 100.0
     """Lambda."""
     samples: PositiveInt = 1000
     """Number of old samples for the estimate of the Fisher information F."""
@@ -115,7 +115,7 @@ class ConfidencePenalty(ConfigModel):
     """loss - strength * the entropy of the predictions, for comparison."""
 
     name: Literal["confidence_penalty"] = "confidence_penalty"
-    strength: Annotated[float, Field(ge=0)] = 0.1
+    strength: NonNegativeFloat = 0.1
     """Beta."""
 
 
@@ -123,7 +123,7 @@ class Adversarial(ConfigModel):
     """The mean of the losses on images and on their fast-gradient-sign adversarial versions, for comparison."""
 
     name: Literal["adversarial"] = "adversarial"
-    epsilon: Annotated[float, Field(ge=0)] = 0.1
+    epsilon: NonNegativeFloat = 0.1
     """Change of each pixel, in units of normalised pixels."""
 
 

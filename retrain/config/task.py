@@ -222,7 +222,7 @@ class Training(ConfigModel):
     """free: counted in the training forward pass; exact: by an evaluation of all training samples after each epoch."""
     index_decay: Share = 0.5
     """Weight of the parent's learning-speed counters relative to a run's own."""
-    save_seconds: Annotated[float, Field(ge=0), NotIdentity] = 120
+    save_seconds: Annotated[NonNegativeFloat, NotIdentity] = 120
     """Seconds between saves of the run's state: the most that is lost if the machine fails."""
 
     @field_validator("averaging", mode="before")

@@ -100,5 +100,5 @@ def _comment(text: str, pad: str) -> list[str]:
 
 
 def _flow(value: object) -> str:
-    """Return a plain value on one line, without the end mark that YAML adds after a lone scalar."""
+    """Return a plain value on one line, without the `...` that YAML writes after a single scalar."""
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()

@@ -15,6 +15,9 @@ from retrain.config.task import SCHEMA_VERSION, Task
 from retrain.errors import TaskError
 from retrain.utils.text import did_you_mean
 
+FieldPath = tuple[str, ...]
+"""The names of a field and of those that contain it, outermost first."""
+
 
 def config_models(field: FieldInfo) -> list[type[ConfigModel]]:
     """Return the models that a field may hold; none if it holds a plain value."""
@@ -29,7 +32,7 @@ def models_by_name(field: FieldInfo) -> dict[str, type[ConfigModel]]:
     return {option.model_fields[field.discriminator].default: option for option in config_models(field)}
 
 
-def models_by_name_at(path: tuple[str, ...], model: type[ConfigModel] = Task) -> dict[str, type[ConfigModel]]:
+def models_by_name_at(path: FieldPath, model: type[ConfigModel] = Task) -> dict[str, type[ConfigModel]]:
     """Return the models to choose from at a path; empty if there is no choice or no such path."""
     if not path or path[0] not in model.model_fields:
         return {}
@@ -68,8 +71,6 @@ def settable_paths(model: type[ConfigModel] = Task, prefix: str = "") -> Iterato
             yield from settable_paths(part, f"{prefix}{name}.")
 
 
-Path = tuple[str, ...]
-
 WORDS = {
     "greater than or equal to": "at least",
     "less than or equal to": "at most",
@@ -80,16 +81,16 @@ WORDS = {
     "a valid number": "a number",
     "a valid string": "a text",
 }
-"""Pydantic's words, and those of a task file."""
+"""Words of pydantic's messages, and those that replace them."""
 
 
 class _Problem(NamedTuple):
-    path: Path
+    path: FieldPath
     message: str
     value: str
 
 
-def validate_document(document: Mapping[Any, Any], source: str, overridden: Collection[Path] = ()) -> Task:
+def validate_document(document: Mapping[Any, Any], source: str, overridden: Collection[FieldPath] = ()) -> Task:
     """Return the task of a document.
 
     Raises `TaskError`, which attributes problems at `overridden` paths to `--set` and all others to `source`.
@@ -110,14 +111,14 @@ def validate_document(document: Mapping[Any, Any], source: str, overridden: Coll
         raise TaskError("\n".join(lines)) from None
 
 
-def _related(path: Path, other: Path) -> bool:
+def _related(path: FieldPath, other: FieldPath) -> bool:
     """Return whether one of two paths is a prefix of the other."""
     return all(a == b for a, b in zip(path, other, strict=False))
 
 
 def _merged(problems: Iterable[_Problem]) -> list[_Problem]:
     """Merge problems with the same path: a union of plain types fails once for each type ('auto', a number)."""
-    merged: dict[Path, _Problem] = {}
+    merged: dict[FieldPath, _Problem] = {}
     for problem in problems:
         if first := merged.get(problem.path):
             problem = first._replace(message=f"{first.message} or {problem.message.removeprefix('must be ')}")
@@ -146,19 +147,19 @@ def _problem(detail: ErrorDetails) -> _Problem:
             return _Problem(path, f"is not valid: {described}", f" (got {shortened(got)})")
         case "model_type" | "model_attributes_type":
             return _Problem(path, "must be a mapping of fields", f" (got {shortened(got)})")
-    says = re.sub(r"^.*?should| after validation|, (unable|got|not) .*$", "", detail["msg"])
+    requirement = re.sub(r"^.*?should| after validation|, (unable|got|not) .*$", "", detail["msg"])
     for pydantics, ours in WORDS.items():
-        says = says.replace(pydantics, ours)
-    return _Problem(path, f"must{says}", f" (got {shortened(got)})")
+        requirement = requirement.replace(pydantics, ours)
+    return _Problem(path, f"must{requirement}", f" (got {shortened(got)})")
 
 
-def _description(path: Path, model: type[ConfigModel]) -> str:
+def _description(path: FieldPath, model: type[ConfigModel]) -> str:
     """Return the description of a field in one line; empty for a key of a mapping."""
     field = model.model_fields.get(path[-1])
     return " ".join((field.description or "").split()).rstrip(".") if field else ""
 
 
-def _place(location: tuple[int | str, ...], model: type[ConfigModel]) -> tuple[Path, type[ConfigModel]]:
+def _place(location: tuple[int | str, ...], model: type[ConfigModel]) -> tuple[FieldPath, type[ConfigModel]]:
     """Return the path as users write it, without pydantic's union members, and the model that contains its field."""
     if not location:
         return (), model
@@ -180,7 +181,7 @@ def _place(location: tuple[int | str, ...], model: type[ConfigModel]) -> tuple[P
     return (str(step), *path), model
 
 
-def _unknown(path: Path, model: type[ConfigModel]) -> str:
+def _unknown(path: FieldPath, model: type[ConfigModel]) -> str:
     """Return the message for an unknown field: the allowed fields, and the nearest name here or anywhere in a task."""
     word, allowed = path[-1], list(model.model_fields)
     if owners := [name for name, kind in models_by_name_at(path[:-1]).items() if word in kind.model_fields]:

@@ -17,7 +17,7 @@ from retrain.monitoring.names import Name, Unit
 from retrain.records import RunRecord, Savings
 from retrain.records.run import Outcome
 from retrain.store import requests
-from retrain.utils.clock import Durations
+from retrain.utils.histograms import Durations
 
 Values = Iterable[tuple[tuple[str, ...], float]]
 """Pairs of label values and a number."""

@@ -13,8 +13,9 @@ from retrain.config import METRIC_NAMES
 from retrain.errors import UserError
 from retrain.records import Plan, Point
 from retrain.training.progress import Observer, Observers, Progress
+from retrain.utils.clock import format_seconds
 from retrain.utils.logs import is_json
-from retrain.utils.text import format_seconds, pluralize
+from retrain.utils.text import pluralize
 
 LOOPBACK = "127.0.0.1"
 

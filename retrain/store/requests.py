@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from retrain.utils.clock import Durations
+from retrain.utils.histograms import Durations
 
 ATTEMPTS = 4
 """Attempts of each request. The clients wait up to 1, 2 and 4 s between them: an unreachable server fails within 15 s.

@@ -1,1 +1,1 @@
-"""General helpers: subprocesses, parallel maps, files, text. Imports only `errors`."""
+"""General helpers: subprocesses, parallel maps, files, text, times and histograms. Imports only `errors`."""

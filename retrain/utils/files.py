@@ -12,6 +12,7 @@ from typing import BinaryIO
 from uuid import uuid4
 
 BUFFER = 1 << 20
+"""Bytes that are copied at a time."""
 
 
 @contextmanager
@@ -27,7 +28,7 @@ def temp_file(fill: Callable[[BinaryIO], object], folder: Path) -> Iterator[Path
 
 
 def temp_copy(source: BinaryIO, folder: Path) -> AbstractContextManager[Path]:
-    """Yield a temporary copy of `source`. It is not flushed to disk: readers detect a copy torn by a power cut."""
+    """Yield a temporary copy of `source`. It is not flushed to disk: readers detect a copy that a power cut damaged."""
     return temp_file(lambda file: shutil.copyfileobj(source, file, BUFFER), folder)
 
 

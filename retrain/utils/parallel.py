@@ -9,29 +9,32 @@ from typing import TypeVar
 from retrain.utils.processes import available_cores
 
 READERS = 16
+"""Threads of `map_ahead`. They mostly wait for replies of a store."""
 RESULTS_AHEAD = 500
-"""Largest number of results in memory at once."""
+"""Largest number of results of `map_ahead` in memory at once."""
+CHUNK_SIZE = 16
+"""Items that a thread of `parallel_map` gets at a time. With single small images, threads would be slower than none."""
 
-Key = TypeVar("Key")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def map_ahead(function: Callable[[Key], Result], keys: Iterable[Key], ahead: int = RESULTS_AHEAD) -> Iterator[Result]:
-    """Yield function(key) for every key, in order, with at most `ahead` results in memory. Raises the first error."""
-    remaining = iter(keys)
+def map_ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], ahead: int = RESULTS_AHEAD
+) -> Iterator[Result]:
+    """Yield function(item) for every item, in order, with at most `ahead` results in memory. Raises the first error.
+
+    For functions that wait, such as reads of a store.
+    """
+    remaining = iter(items)
     with ThreadPoolExecutor(READERS) as pool:
-        pending = deque(pool.submit(function, key) for key in islice(remaining, ahead))
+        pending = deque(pool.submit(function, item) for item in islice(remaining, ahead))
         try:
             while pending:
                 yield pending.popleft().result()
-                pending.extend(pool.submit(function, key) for key in islice(remaining, 1))
+                pending.extend(pool.submit(function, item) for item in islice(remaining, 1))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-Item = TypeVar("Item")
-
-CHUNK_SIZE = 16  # items per task of a thread: one by one, small images take longer than on a single thread
 
 
 def in_chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -42,7 +45,10 @@ def in_chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 
 def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yield function(item) for every item, in order; the first exception ends it."""
+    """Yield function(item) for every item, in order, with a thread for each core. Raises the first error.
+
+    For functions that compute without Python's lock, such as the decoding of images.
+    """
     threads = available_cores()
     pending: deque[Future[list[Result]]] = deque()
     with ThreadPoolExecutor(threads) as pool:

@@ -21,7 +21,7 @@ class WorkerCrashed(UserError):
 
 
 SPAWN = multiprocessing.get_context("spawn")
-"""Starts fresh processes: a fork of a process that has used torch may hang."""
+"""Starts new processes without a fork: a fork of a process that has used torch may hang."""
 
 
 def run_in_subprocess(label: str, seconds: float, function: Callable[..., Outcome], *arguments: Any) -> Outcome:
@@ -58,7 +58,7 @@ def _describe_exit(exitcode: int | None) -> str:
 
 
 def _call_and_send(pipe: Connection, function: Callable[..., object], arguments: tuple[object, ...]) -> None:
-    exit_with_parent()  # if the watcher is killed, the next watcher must not meet work that still runs
+    exit_with_parent()  # if the watcher is killed, its work must not continue beside that of the next watcher
     try:
         outcome = function(*arguments)
     except Exception as error:

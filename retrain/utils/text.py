@@ -1,4 +1,4 @@
-"""Format numbers, sizes and times, suggest names, hide credentials in addresses, and check the keys of objects."""
+"""Format numbers and sizes, suggest names, hide credentials in addresses, and check the keys of objects."""
 
 import difflib
 import re
@@ -25,14 +25,6 @@ def format_bytes(size: float) -> str:
     units = ("kB", "MB", "GB", "TB")
     power = min(len(units), max(1, (len(f"{size:.0f}") - 1) // 3))
     return f"{size / 1000**power:.1f} {units[power - 1]}"
-
-
-def format_seconds(seconds: float) -> str:
-    """Return a time in the largest unit of which there are at least two: 90 s, 2 min, 47 h, 2 d."""
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.0f} {unit}"
-    return f"{seconds:,.0f} s"
 
 
 def is_key(key: str) -> bool:

@@ -17,7 +17,7 @@ from retrain.store import Conflict, Entry, Missing, ObjectStore, open_store, req
 from retrain.store.base import probe_conditional_writes
 from retrain.store.s3.store import LARGE
 from retrain.store.s3.transfers import PART
-from retrain.utils.clock import Durations
+from retrain.utils.histograms import Durations
 
 
 def ignoring(condition: str) -> Fault:

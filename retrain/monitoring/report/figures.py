@@ -11,7 +11,7 @@ from retrain.monitoring import metrics, names
 from retrain.monitoring.names import Unit
 from retrain.records import RunRecord, Savings
 from retrain.records.ledger import total_savings
-from retrain.utils.text import format_seconds
+from retrain.utils.clock import format_seconds
 
 T = TypeVar("T")
 
