@@ -18,7 +18,8 @@ from retrain.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from retrain.config.task import Task
+    from collections.abc import Sequence
+
     from retrain.records import Verdict
     from retrain.store.task_store import TaskStore
 
@@ -43,8 +44,7 @@ def approve(
     overrides: Overrides = NONE,
 ) -> None:
     """Promote a candidate that passed the gate and awaits approval."""
-    opened, store = open_task(task, overrides)
-    _decide(opened, store, run_id, "approved", author, reason, device)
+    _decide(run_id, "approved", task, author, reason, device, overrides)
 
 
 def reject(
@@ -56,32 +56,33 @@ def reject(
     overrides: Overrides = NONE,
 ) -> None:
     """Refuse a candidate that passed the gate and awaits approval."""
-    opened, store = open_task(task, overrides)
-    _decide(opened, store, run_id, "rejected", author, reason, device)
+    _decide(run_id, "rejected", task, author, reason, device, overrides)
 
 
 def _decide(
-    task: "Task",
-    store: "TaskStore",
     run_id: str,
     kind: Literal["approved", "rejected"],
+    task: str,
     author: str | None,
     reason: str | None,
     device: str,
+    overrides: "Sequence[str]",
 ) -> None:
     """Write the verdict, then finish the run. If that is interrupted, the next run or the watcher finishes it."""
     from retrain.records import Approval, Verdict
     from retrain.utils.clock import utc_now
 
+    opened, store = open_task(task, overrides)
     _write_verdict(store, run_id, Verdict(kind=kind, author=decide_author(author), reason=reason, at=utc_now()))
-    from retrain.pipeline import stages
+
+    from retrain.pipeline import stages  # after the verdict, because importing torch takes seconds
     from retrain.pipeline.context import make_context
     from retrain.tracking.hook import update_tracker
 
-    ended = stages.finish_approval(make_context(store, task, device), run_id)
+    ended = stages.finish_approval(make_context(store, opened, device), run_id)
     if isinstance(ended, Approval) or ended.decision is None:
         raise AssertionError(f"{run_id} has a verdict but no decision")
-    update_tracker(task, store)
+    update_tracker(opened, store)
     typer.echo(f"{run_id} is {ended.ending}" + "".join(f"; {why}" for why in ended.decision.reasons))
     if kind == "approved" and not ended.decision.promoted:
         raise typer.Exit(NOT_PROMOTED)

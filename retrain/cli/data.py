@@ -11,11 +11,6 @@ from retrain.utils.text import pluralize
 app = typer.Typer(no_args_is_help=True)
 
 
-@app.callback()
-def _group() -> None:
-    """Review the data of a task."""
-
-
 @app.command()
 def review(
     task: TaskName,
@@ -51,4 +46,4 @@ def review(
         f"{pluralize(len(found.trained), 'training sample')} and {len(found.held_out):,} held-out samples to review; "
         f"{pluralize(len(found.alike), 'near-duplicate')}, {leaks:,} of them between a training and a held-out sample"
     )
-    typer.echo(f"{output.resolve().as_uri()}")
+    typer.echo(output.resolve().as_uri())

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from retrain.cli.options import NONE, AsJson, KubeflowHost, Overrides, TaskName, open_task
+from retrain.cli.options import NONE, AsJson, KubeflowHost, Overrides, TaskName, as_overrides, open_task
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,8 +22,7 @@ def doctor(task: TaskName, host: KubeflowHost = None, as_json: AsJson = False, o
     from retrain.cli.formatting import print_record
     from retrain.doctor.examination import examine
 
-    chosen = [f"kubeflow.host={host}"] if host else []
-    opened, store = open_task(task, [*overrides, *chosen])
+    opened, store = open_task(task, [*overrides, *as_overrides({"kubeflow.host": host})])
     findings = [*examine(opened, store), _check_kubeflow(opened.kubeflow)]
     print_record(findings, _table, as_json)
     if any(finding.state == "failed" for finding in findings):

@@ -1,6 +1,7 @@
 """`retrain drop`."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -123,8 +124,6 @@ def show_(
     overrides: Overrides = NONE,
 ) -> None:
     """Show a drop's manifest."""
-    from functools import partial
-
     from retrain.cli.drop_tables import drop_details
     from retrain.cli.formatting import print_record
 

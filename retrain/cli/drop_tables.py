@@ -5,7 +5,7 @@ from typing import get_args
 
 from rich.table import Table
 
-from retrain.cli.formatting import NONE, Column, Rows, details, grid
+from retrain.cli.formatting import ABSENT, Column, Rows, details, grid
 from retrain.config import Split
 from retrain.data.dataset import untrained_classes
 from retrain.data.sample_keys import readable_key
@@ -44,7 +44,7 @@ def _drop_rows(drop: Drop, drift: Drift | None, is_committed: bool) -> Rows:
         yield "labels from", drop.reading.labels_from
         yield from (("not samples", f"{count:,} {kind}") for kind, count in drop.reading.not_samples.items())
         yield from (("note", note) for note in drop.reading.notes)
-    yield "held out", ", ".join(f"{share:.0%} of train as {split}" for split, share in drop.held_out.items()) or NONE
+    yield "held out", ", ".join(f"{share:.0%} of train as {split}" for split, share in drop.held_out.items()) or ABSENT
     if untrained := untrained_classes([drop]):
         yield "without training images", ", ".join(untrained)
     if drop.erased:

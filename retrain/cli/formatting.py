@@ -22,7 +22,8 @@ from retrain.utils.text import pluralize
 
 M = TypeVar("M", bound=BaseModel)
 Rows = Iterable[tuple[str, str]]
-NONE = "-"
+ABSENT = "-"
+"""Text of a cell without a value."""
 WIDE = 116
 """Least width, in characters, at which tables show all their columns. A pipe or a file counts as wide."""
 
@@ -77,7 +78,7 @@ def grid(columns: Sequence[Column], records: Sequence[object]) -> Table:
 
 def format_percent(value: float | None) -> str:
     """Return an accuracy in percent, or `-`."""
-    return NONE if value is None else f"{value:.2%}"
+    return ABSENT if value is None else f"{value:.2%}"
 
 
 def format_speed_up(value: float | None) -> str:
@@ -124,9 +125,9 @@ def _plan_rows(plan: Plan) -> Rows:
         yield "warning", warning
     yield "reason", plan.reason
     yield "method", plan.method
-    yield "parent", plan.parent or NONE
+    yield "parent", plan.parent or ABSENT
     yield "dataset", ", ".join(sizes)
-    yield "new drops", ", ".join(drop.id for drop in dataset.drops[plan.known :]) or NONE
+    yield "new drops", ", ".join(drop.id for drop in dataset.drops[plan.known :]) or ABSENT
     yield "recipe", ", ".join(aspects)
     if plan.start:
         yield "start", plan.start
@@ -134,7 +135,7 @@ def _plan_rows(plan: Plan) -> Rows:
     yield "data", f"{'streamed' if plan.loading.kind == 'stream' else 'in memory'}: {plan.loading.reason}"
     yield "iterations", f"{plan.iterations:,} at most, evaluated every {plan.evaluate_every:,}"
     if plan.scratch:
-        yield "from scratch", f"{_describe_estimate(plan.scratch)}, {plan.scratch.schedule:,} for the full training"
+        yield "from scratch", _describe_estimate(plan.scratch)
     if plan.target:
         yield "target on val", _describe_target(plan.target, plan.metric)
     if plan.stop_rule:
@@ -155,13 +156,14 @@ def _describe_end(rule: StopRule, target: Target | None) -> str:
 
 
 def _describe_estimate(estimate: ScratchEstimate) -> str:
-    """Return the iterations that scratch takes to its accuracy, and the source of that figure."""
+    """Return the iterations that scratch takes to its accuracy, their source, and those of its full training."""
+    whole = f"{estimate.schedule:,} for the full training"
     if estimate.provenance == "measured":
-        return f"{estimate.iterations:,.0f} iterations to its accuracy, measured on these drops"
+        return f"{estimate.iterations:,.0f} iterations to its accuracy, measured on these drops, {whole}"
     own = f"{pluralize(estimate.runs, 'scratch run')} and " if estimate.runs else ""
     return (
         f"{estimate.iterations:,.0f} iterations to its accuracy, estimated from {own}figures typical of other tasks "
-        f"(standard error {estimate.standard_error:,.0f})"
+        f"(standard error {estimate.standard_error:,.0f}), {whole}"
     )
 
 
@@ -186,7 +188,7 @@ def _describe_target(target: Target, metric: Metric) -> str:
 def _format_l_r(record: RunRecord, level: Literal["99", "100"]) -> str:
     """Return L_r, or `-`: a carried target has none, since scratch was not measured on this dataset."""
     is_comparable = record.result and record.target and record.target.scope is None
-    return format_speed_up(record.result.speed_up[level]) if record.result and is_comparable else NONE
+    return format_speed_up(record.result.speed_up[level]) if record.result and is_comparable else ABSENT
 
 
 RUNS = (
@@ -196,14 +198,14 @@ RUNS = (
     Column("val", lambda run: format_percent(run.result.final_score if run.result else None)),
     Column(
         "target",
-        lambda run: f"{format_percent(run.target.accuracy)} {run.target.provenance}" if run.target else NONE,
+        lambda run: f"{format_percent(run.target.accuracy)} {run.target.provenance}" if run.target else ABSENT,
         only_wide=True,
     ),
     Column("test", lambda run: format_percent(run.evaluation.score if run.evaluation else None)),
     Column("L_99", lambda run: _format_l_r(run, "99"), only_wide=True),
     Column("L_100", lambda run: _format_l_r(run, "100")),
-    Column("used", lambda run: f"{run.result.iterations:,}" if run.result else NONE),
-    Column("saved", lambda run: f"{run.savings.gross:+,}" if run.savings else NONE),
+    Column("used", lambda run: f"{run.result.iterations:,}" if run.result else ABSENT),
+    Column("saved", lambda run: f"{run.savings.gross:+,}" if run.savings else ABSENT),
 )
 
 
@@ -256,7 +258,7 @@ def _run_rows(record: RunRecord, with_totals: bool) -> Rows:
     result = record.result
     attempt = f", attempt {record.attempt + 1}" if record.attempt else ""
     yield "purpose", f"{record.purpose}{attempt}, seed {record.seed}"
-    yield "drops", f"{len(record.drops)}, new: {', '.join(record.new_drops) or NONE}"
+    yield "drops", f"{len(record.drops)}, new: {', '.join(record.new_drops) or ABSENT}"
     if record.error:
         yield "error", record.error
     if result:
@@ -275,10 +277,7 @@ def _run_rows(record: RunRecord, with_totals: bool) -> Rows:
         yield "speed-up", ", ".join(f"L_{level} {format_speed_up(value)}" for level, value in result.speed_up.items())
     if savings := record.savings:
         if record.scratch:
-            yield (
-                "from scratch",
-                f"{_describe_estimate(record.scratch)}, {record.scratch.schedule:,} for the full training",
-            )
+            yield "from scratch", _describe_estimate(record.scratch)
         rows = list(saved_rows("saved", savings))
         if record.attempt and not with_totals:
             rows[0] = (rows[0][0], rows[0][1] + "; `retrain status` includes the attempts before it")

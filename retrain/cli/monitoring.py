@@ -37,10 +37,7 @@ def report(
     from retrain.monitoring.report import read_sources, render_page
 
     _, store = open_task(task, overrides)
-    page = render_page(read_sources(store, store.ledger.read()))
-    with output_errors(output):
-        output.write_text(page, encoding="utf-8")
-    typer.echo(f"{output.resolve().as_uri()}")
+    _write_page(render_page(read_sources(store, store.ledger.read())), output)
 
 
 def fleet(
@@ -52,7 +49,11 @@ def fleet(
     from retrain.config.loading import load_task
     from retrain.monitoring.report.fleet import read_fleet, render_fleet
 
-    page = render_fleet(read_fleet([load_task(name, overrides) for name in task]))
+    _write_page(render_fleet(read_fleet([load_task(name, overrides) for name in task])), output)
+
+
+def _write_page(page: str, output: Path) -> None:
+    """Write a page, and print its address."""
     with output_errors(output):
         output.write_text(page, encoding="utf-8")
-    typer.echo(f"{output.resolve().as_uri()}")
+    typer.echo(output.resolve().as_uri())

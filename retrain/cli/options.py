@@ -1,7 +1,7 @@
 """Define the options that several commands share, and resolve them."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from getpass import getuser
 from pathlib import Path
@@ -48,7 +48,7 @@ Overrides = Annotated[
     typer.Option("--set", metavar="FIELD=VALUE", help="Override a field: recipe.schedule.scale=0.5 (repeatable)."),
 ]
 NONE: list[str] = []
-"""No overrides."""
+"""Default of options that may be given several times."""
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one.")]
 MetricsPort = Annotated[
@@ -71,6 +71,11 @@ Author = Annotated[
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 RunId = Annotated[str, typer.Argument(help="A run's id, as `retrain history` shows it.")]
+
+
+def as_overrides(settings: Mapping[str, object]) -> list[str]:
+    """Return the settings that are not None as overrides: `FIELD=VALUE`."""
+    return [f"{field}={value}" for field, value in settings.items() if value is not None]
 
 
 def open_task(name: str, overrides: Sequence[str] = ()) -> "tuple[Task, TaskStore]":

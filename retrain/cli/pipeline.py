@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from retrain.cli.options import NONE, KubeflowHost, Overrides, TaskName, open_task, output_errors
+from retrain.cli.options import NONE, KubeflowHost, Overrides, TaskName, as_overrides, open_task, output_errors
 from retrain.errors import TaskError, UserError
 from retrain.utils.logs import LOGGER
 
@@ -14,11 +14,6 @@ if TYPE_CHECKING:
 
 
 app = typer.Typer(no_args_is_help=True)
-
-
-@app.callback()
-def _pipeline() -> None:
-    """Run a task's stages as a Kubeflow pipeline."""
 
 
 @app.command("compile")
@@ -76,7 +71,7 @@ def register(task: TaskName, host: KubeflowHost = None, overrides: Overrides = N
     from retrain.config.loading import load_task
     from retrain.kubeflow.client import register as register_pipeline
 
-    opened = load_task(task, [*overrides, *([f"kubeflow.host={host}"] if host else [])])
+    opened = load_task(task, [*overrides, *as_overrides({"kubeflow.host": host})])
     _warn_of_local_store(opened)
     found = register_pipeline(opened, build_pipeline)
     how = "registered" if found.new else "already registered"
@@ -95,8 +90,7 @@ def schedule_(
     from retrain.kubeflow.client import schedule
 
     chosen = {"kubeflow.host": host, "schedule": cron and f"'{cron}'"}
-    settings = [f"{field}={value}" for field, value in chosen.items() if value is not None]
-    opened = load_task(task, [*overrides, *settings])
+    opened = load_task(task, [*overrides, *as_overrides(chosen)])
     if opened.schedule is None:
         raise TaskError(f"no schedule for task {opened.name}: pass --cron or set `schedule` in the task file")
     recurring = schedule(opened, build_pipeline)

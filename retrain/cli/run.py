@@ -15,6 +15,7 @@ from retrain.cli.options import (
     MetricsPort,
     Overrides,
     TaskName,
+    as_overrides,
     open_task,
 )
 from retrain.cli.pipeline import build_pipeline
@@ -69,9 +70,8 @@ def run(
     from retrain.pipeline.planning import Request
 
     request = Request(method, "trial" if trial else "retrain")
-    shortcuts = {"target.level": until, "seed": seed, "kubeflow.host": host, "trigger": "{}" if at_once else None}
-    chosen = [f"{field}={value}" for field, value in shortcuts.items() if value is not None]
-    opened, store = open_task(task, [*overrides, *chosen])
+    chosen = {"target.level": until, "seed": seed, "kubeflow.host": host, "trigger": "{}" if at_once else None}
+    opened, store = open_task(task, [*overrides, *as_overrides(chosen)])
     if dry_run:
         from retrain.pipeline import next_run
 
@@ -162,8 +162,6 @@ def _finish(ended: "Ended | NoRunNeeded", task: "Task", store: "TaskStore", as_j
 
     Exits with `NOT_PROMOTED` if it promoted no model.
     """
-    from functools import partial
-
     from retrain.cli import formatting
     from retrain.config.loading import task_argument
     from retrain.pipeline.planning import NoRunNeeded

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from retrain.cli.options import NONE, Device, KubeflowHost, Overrides, TaskName, output_errors
+from retrain.cli.options import NONE, Device, KubeflowHost, Overrides, TaskName, as_overrides, output_errors
 from retrain.utils.logs import LOGGER
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _submit(runs: "Runs", root: "drops.DataRoot", host: str | None) -> None:
     if not levels:
         typer.echo(f"{runs.study.name}: all runs are done")
         return
-    task = load_task(runs.study.task, [f"kubeflow.host={host}"] if host else [])
+    task = load_task(runs.study.task, as_overrides({"kubeflow.host": host}))
     submitted = submit_study(runs.study.name, task, levels)
     how = "submitted" if submitted.new else "already submitted"
     typer.echo(f"{runs.study.name}: {sum(map(len, levels))} runs {how} as Kubeflow run {submitted.id}")

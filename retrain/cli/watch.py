@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from retrain.cli.options import NONE, Device, KubeflowHost, Overrides, TaskName, TaskNames, open_task
+from retrain.cli.options import NONE, Device, KubeflowHost, Overrides, TaskName, TaskNames, as_overrides, open_task
 from retrain.utils.logs import LOGGER
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ def watch(
     from retrain.watcher.watcher import Watcher
 
     chosen = {"kubeflow.host": host, "schedule": schedule and f"'{schedule}'"}
-    settings = [*overrides, *(f"{field}={value}" for field, value in chosen.items() if value is not None)]
-    tasks = [load_task(name, settings) for name in task]
+    tasks = [load_task(name, [*overrides, *as_overrides(chosen)]) for name in task]
     health = Health(task.name for task in tasks)
     receiver = None if once else receiver_from_environment(tasks, health)
     if receiver and queue_url:
