@@ -16,7 +16,7 @@ import altair as alt
 from retrain.pipelines.definition import define_locally
 
 from retrain.config.task import Task
-from retrain.data.decoded import cache_folder
+from retrain.data.local_cache import cache_folder
 from retrain.data.uploads import ingest_drop
 from retrain.experiments.chart_style import colour_of, finish_chart
 from retrain.kubeflow.local import run_locally

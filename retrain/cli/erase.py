@@ -51,8 +51,8 @@ def erase(
     Without a sample, complete interrupted erasures and remove erased samples from this machine's cache.
     """
     from retrain.cli.formatting import erasure_details, print_record
-    from retrain.data.decoded import cache_folder
     from retrain.data.finding import Selection
+    from retrain.data.local_cache import cache_folder
     from retrain.pipeline import erasure
 
     opened, store = open_task(task, overrides)

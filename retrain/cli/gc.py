@@ -1,5 +1,6 @@
 """`retrain gc`."""
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -8,6 +9,7 @@ from retrain.cli.options import NONE, AsJson, Overrides, open_task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from rich.table import Table
 
@@ -23,35 +25,56 @@ def gc(
         ),
     ] = 5,
     older_than: Annotated[
-        str, typer.Option(metavar="DURATION", help="Runs that ended less than this ago keep all files: 12h, 90d, 26w.")
+        str,
+        typer.Option(
+            metavar="DURATION",
+            help="Runs that ended less than this ago keep all files; cached files used since stay: 12h, 90d.",
+        ),
     ] = "90d",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")] = False,
     as_json: AsJson = False,
     overrides: Overrides = NONE,
 ) -> None:
-    """Remove models, checkpoints and learning-speed indices that no rollback, resumed run or future run needs."""
+    """Remove models, checkpoints and learning-speed indices that no rollback, resumed run or future run needs.
+
+    Also remove from this machine's cache the files that no run of these tasks needs and that were not used for a time.
+    """
     from retrain.cli.formatting import print_record
     from retrain.errors import UserError
-    from retrain.pipeline import retention
+    from retrain.pipeline import cache_retention, retention
     from retrain.utils.clock import is_duration, parse_duration, utc_now
 
     if not is_duration(older_than):
         raise UserError(f"--older-than {older_than}: must be a duration such as 12h, 90d or 26w")
     done: list[Retention] = []
-    for name in task:
-        _, store = open_task(name, overrides)
-        now, age = utc_now(), parse_duration(older_than)
+    opened = [open_task(name, overrides) for name in task]
+    now, age = utc_now(), parse_duration(older_than)
+    for _, store in opened:
         if dry_run:
             done.append(retention.plan_removal(store, keep_last, age, now))
         else:
             with store.lock() as ours:
                 found = retention.plan_removal(ours, keep_last, age, now)
                 done.append(retention.remove(ours, found, now))
+    if (folder := _find_cache()) is not None:
+        clean = cache_retention.plan_removal if dry_run else cache_retention.remove
+        done.append(clean(folder, opened, age, now))
     print_record(done, _retention_table, as_json)
 
 
+def _find_cache() -> "Path | None":
+    """Return the cache folder; None if there is none, or no home directory for it."""
+    from retrain.data.local_cache import cache_folder
+    from retrain.errors import UserError
+
+    with suppress(UserError):
+        folder = cache_folder()
+        return folder if folder.is_dir() else None
+    return None
+
+
 def _retention_table(tasks: "Sequence[Retention]") -> "Table":
-    """Return a table with a line for each run, drop or set of claims whose files are removed."""
+    """Return a table with a line for each run, drop, set of claims or cache whose files are removed."""
     from retrain.cli.formatting import Column, grid
     from retrain.utils.text import format_bytes, pluralize
 
@@ -62,10 +85,12 @@ def _retention_table(tasks: "Sequence[Retention]") -> "Table":
         Column("size", lambda removal: format_bytes(removal.bytes)),
     )
     table = grid(columns, [removal for task in tasks for removal in task.removals])
-    kept = sum(len(task.kept) for task in tasks)
+    kept = sum(len(task.kept) for task in tasks if task.task)
     freed = format_bytes(sum(task.bytes for task in tasks))
     is_done = all(task.is_done for task in tasks)
     caption = f"{freed} {'freed' if is_done else 'would be freed'}; {pluralize(kept, 'run')} kept whole"
-    table.caption, table.min_width = caption, len(caption)
+    for folder, why in (in_use for task in tasks if not task.task for in_use in task.kept.items()):
+        caption += f"\nnothing removed from {folder}: {why}"
+    table.caption, table.min_width = caption, max(map(len, caption.splitlines()))
     table.caption_justify = "left"
     return table

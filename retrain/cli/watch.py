@@ -71,7 +71,7 @@ def _make_watches(
     tasks: "Sequence[Task]", executor: "Executor", health: "Health", trains_here: bool
 ) -> "list[TaskWatch]":
     """Return the tasks' watches, after checking that the stores support conditional writes."""
-    from retrain.data.decoded import cache_folder
+    from retrain.data.local_cache import cache_folder
     from retrain.store.base import probe_conditional_writes
     from retrain.watcher.task_watch import TaskWatch
 

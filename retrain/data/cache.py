@@ -16,6 +16,7 @@ from retrain.config.frame import Size, image_shape
 from retrain.data.assignment import Assignment, Place
 from retrain.data.decoded import COMPLETE_FILES, cache_path, digest_arrays, save_arrays
 from retrain.data.images import decode_image
+from retrain.data.local_cache import CacheHold, mark_used
 from retrain.data.shards import Encoded, read_shard
 from retrain.errors import DamagedDrop, DropError
 from retrain.records import Drop
@@ -122,15 +123,19 @@ def load_decoded(
     also evaluates. A pod that only evaluates decodes only the test split. Raises the errors of `decode_drop`, and
     `UserError` if the cache cannot be written.
     """
-    missing = {split for split in splits if not _is_whole(cache_path(drop, image_size, cache_dir, split))}
-    if missing:
-        for split, arrays in decode_drop(drop, store, image_size, SPLITS if "train" in missing else missing).items():
-            path = cache_path(drop, image_size, cache_dir, split)
-            save_arrays({"images": arrays.images.numpy(), "labels": arrays.labels.numpy()}, path)
-    return {split: _read_arrays(cache_path(drop, image_size, cache_dir, split)) for split in splits}
+    with CacheHold(cache_dir):
+        missing = {split for split in splits if not _is_whole(cache_path(drop, image_size, cache_dir, split))}
+        if missing:
+            decoded = decode_drop(drop, store, image_size, SPLITS if "train" in missing else missing)
+            for split, arrays in decoded.items():
+                path = cache_path(drop, image_size, cache_dir, split)
+                save_arrays({"images": arrays.images.numpy(), "labels": arrays.labels.numpy()}, path)
+        return {split: _read_arrays(cache_path(drop, image_size, cache_dir, split)) for split in splits}
 
 
 def _read_arrays(path: Path) -> SplitArrays:
+    """Map a file. It may be removed afterwards: the mapping keeps its data."""
+    mark_used(path)
     with safe_open(path, "pt") as file:
         return SplitArrays(file.get_tensor("images"), file.get_tensor("labels"))
 

@@ -19,9 +19,10 @@ from safetensors.numpy import save_file
 
 from retrain.config import SPLITS, Split
 from retrain.config.fields import parse_bytes
-from retrain.config.frame import Size, as_frame, image_shape
+from retrain.config.frame import Size, image_shape
 from retrain.config.task import Task
 from retrain.data.images import Pixels
+from retrain.data.local_cache import WRITING, decoded_name
 from retrain.data.sample_table import NOWHERE, SampleTable
 from retrain.errors import UserError
 from retrain.records import Drop
@@ -37,19 +38,9 @@ COMPLETE_FILES: set[tuple[Path, int]] = set()
 checked, or that its subprocess for validation has written."""
 
 
-def cache_folder() -> Path:
-    """Return the folder of decoded drops: $RETRAIN_CACHE, or retrain/ in the user's cache folder."""
-    if chosen := os.environ.get("RETRAIN_CACHE"):
-        return Path(chosen)
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "retrain"
-    except RuntimeError as error:
-        raise UserError("no home directory for the cache of decoded drops: set $RETRAIN_CACHE to a folder") from error
-
-
 def cache_path(drop: Drop, image_size: Size, cache_dir: Path, split: Split) -> Path:
     """Return where a split of a drop lies decoded."""
-    return cache_dir / f"{drop.decoded_digest}-{as_frame(image_size)}-{split}.safetensors"
+    return cache_dir / f"{decoded_name(drop, image_size)}-{split}.safetensors"
 
 
 def save_arrays(arrays: Arrays, path: Path) -> None:
@@ -59,7 +50,7 @@ def save_arrays(arrays: Arrays, path: Path) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix="writing-") as folder:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=WRITING) as folder:
             part = Path(folder, path.name)
             save_file(dict(arrays), part, {"sha256": digest_arrays(arrays)})
             with part.open("rb") as file:

@@ -13,7 +13,8 @@ from retrain.config import SPLITS, Split
 from retrain.config.fields import parse_bytes
 from retrain.config.task import Task
 from retrain.data.dataset import choose_loading, decoded_bytes, make_dataset
-from retrain.data.decoded import cache_folder, cache_path
+from retrain.data.decoded import cache_path
+from retrain.data.local_cache import cache_folder
 from retrain.data.stream.catalogue import catalogue_files
 from retrain.data.stream.reading import HELD_OUT, shard_refs
 from retrain.data.stream.shard_cache import WHOLE, ShardCache

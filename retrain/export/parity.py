@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from retrain.data.augment import Normalize
-from retrain.data.decoded import cache_folder
+from retrain.data.local_cache import cache_folder
 from retrain.data.samples import Samples
 from retrain.errors import ModelError
 from retrain.export.programs import Format, Program

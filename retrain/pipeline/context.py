@@ -11,8 +11,8 @@ from retrain.config import Split
 from retrain.config.task import Data, Task
 from retrain.data import samples
 from retrain.data.dataset import decoded_bytes
-from retrain.data.decoded import cache_folder
 from retrain.data.erasing import clear_cache
+from retrain.data.local_cache import cache_folder
 from retrain.data.samples import Samples
 from retrain.data.stream.dataset import load_streamed
 from retrain.errors import UserError

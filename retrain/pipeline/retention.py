@@ -39,8 +39,8 @@ def plan_removal(store: TaskStore, keep_last: int, older_than: timedelta, now: d
     """
     files = _run_files(store)
     records = {record.run_id: record for record in store.ledger.read()}
-    open_plans = [store.run(run_id).plan() for run_id in sorted(_with_plan(files) - records.keys())]
-    roots = dict(_roots(store, list(records.values()), open_plans, keep_last, now - older_than))
+    unfinished = _unfinished_plans(store, files, records, now - older_than)
+    roots = dict(_roots(store, list(records.values()), unfinished, keep_last, now - older_than))
     removals = [
         _removal_of_run(run_id, entries, records.get(run_id))
         for run_id, entries in sorted(files.items())
@@ -77,7 +77,7 @@ def _remove(store: TaskStore, removal: Removal, now: datetime) -> bool:
 
 
 def _roots(
-    store: TaskStore, records: Sequence[RunRecord], open_plans: Sequence[Plan], keep_last: int, since: datetime
+    store: TaskStore, records: Sequence[RunRecord], unfinished: Sequence[Plan], keep_last: int, since: datetime
 ) -> Iterator[tuple[str, str]]:
     """Yield the runs that keep their files, each with the reason. The last reason of a run counts."""
     for record in records:
@@ -88,18 +88,30 @@ def _roots(
     if baseline := next((record.run_id for record in reversed(records) if is_baseline(record)), None):
         yield baseline, "it is the baseline of the targets"
     seen = store.champion.read()
-    champion_since = seen.champion.history[-1].at if seen.champion else None
-    champion = next((record for record in records if record.run_id == seen.run_id), None)
-    for plan in open_plans:
-        if not _is_abandoned(store, plan, champion, champion_since, since):
-            needs = (plan.parent, champions.compared_champion(seen, plan.run_id))
-            yield from ((run_id, f"{plan.run_id} needs it") for run_id in needs if run_id)
-            yield plan.run_id, "it has not ended"
+    for plan in unfinished:
+        needs = (plan.parent, champions.compared_champion(seen, plan.run_id))
+        yield from ((run_id, f"{plan.run_id} needs it") for run_id in needs if run_id)
+        yield plan.run_id, "it has not ended"
     current_history = champions.standing_runs(seen.champion) if seen.champion else []
     for run_id in current_history[-keep_last - 1 : -1]:
         yield run_id, "a rollback may need it"
     if seen.run_id:
         yield seen.run_id, "it is the champion"
+
+
+def find_unfinished_plans(store: TaskStore, since: datetime) -> list[Plan]:
+    """Return the plans of the runs that have not ended and were not abandoned before a time."""
+    return _unfinished_plans(store, _run_files(store), {record.run_id: record for record in store.ledger.read()}, since)
+
+
+def _unfinished_plans(
+    store: TaskStore, files: Mapping[str, Sequence[Entry]], records: Mapping[str, RunRecord], since: datetime
+) -> list[Plan]:
+    plans = [store.run(run_id).plan() for run_id in sorted(_with_plan(files) - records.keys())]
+    seen = store.champion.read()
+    champion_since = seen.champion.history[-1].at if seen.champion else None
+    champion = records.get(seen.run_id or "")
+    return [plan for plan in plans if not _is_abandoned(store, plan, champion, champion_since, since)]
 
 
 def _is_abandoned(

@@ -15,10 +15,10 @@ class Removed(Record):
 
 
 class Removal(Record):
-    """Files that no later step can need: those of one run, shards that a manifest does not name, or claims."""
+    """Files that no later step can need: of one run, of no manifest, claims, or files of this machine's cache."""
 
     what: str
-    """The run, or the folder."""
+    """The run, the folder, claims or cache."""
     why: str
     is_marked: bool
     """Whether `removed.json` is left in their place: they belong to a run in the ledger."""
@@ -27,12 +27,13 @@ class Removal(Record):
 
 
 class Retention(Record):
-    """The files of a task that can be removed, and the runs that keep theirs, each with the reason."""
+    """The files of a task or of the cache that can be removed, and the runs that keep theirs, each with the reason."""
 
-    task: str
+    task: str | None
+    """None: this machine's cache, which all tasks share. `removals` then has one element, whose keys are paths."""
     removals: tuple[Removal, ...]
     kept: dict[str, str]
-    """Why each run that has a model, an index or a state keeps it."""
+    """Why each run that has a model, an index or a state keeps it; for a cache, why it was left alone."""
     is_done: bool = False
     """False: nothing was removed yet."""
 

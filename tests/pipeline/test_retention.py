@@ -220,6 +220,7 @@ def command(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pyte
     """Run `retrain gc` a hundred days after three drops were retrained on."""
     a_life(tmp_path, drops=3)
     (tmp_path / "pets.json").write_text(json.dumps(make_task(store=str(tmp_path / "store")).model_dump()))
+    monkeypatch.setenv("RETRAIN_CACHE", str(tmp_path / "cache"))  # not the cache of the person who runs the tests
     later = utc_now() + timedelta(days=100)
     monkeypatch.setattr("retrain.utils.clock.utc_now", lambda: later)
     return lambda *arguments: retrain(("gc", "-t", str(tmp_path / "pets.json"), *arguments), capfd)

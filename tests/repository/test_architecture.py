@@ -100,6 +100,11 @@ print(*sys.modules)
 """
 
 
+def test_gc_loads_neither_torch_nor_numpy() -> None:
+    loaded = loaded_by(["retrain.cli.gc", "retrain.pipeline.retention", "retrain.pipeline.cache_retention"])
+    assert loaded & {"torch", "numpy", "PIL", "boto3"} == set()
+
+
 def test_run_imports_neither_torchs_compiler_nor_torchvision() -> None:
     process = subprocess.run([sys.executable, "-c", WHOLE_RUN], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(process.stdout.split())

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from retrain.config import SPLITS, Split
-from retrain.config.frame import Size, as_frame
+from retrain.config.frame import Size
+from retrain.data.local_cache import WRITING, decoded_name, mark_used
 from retrain.data.stream.reading import HELD_OUT, read_streamed_drop
 from retrain.data.stream.shard_cache import ShardCache
 from retrain.errors import DamagedDrop, DropError, UserError
@@ -56,7 +57,7 @@ def load_catalogue(drop: Drop, cache: ShardCache, store: TaskStore, image_size: 
 
 def catalogue_files(drop: Drop, image_size: Size, folder: Path) -> dict[str, Path]:
     """Return where a drop's catalogue lies: its held-out splits' pixels, and its arrays."""
-    return {name: folder / f"{drop.decoded_digest}-{as_frame(image_size)}.{name}" for name in (*HELD_OUT, ARRAYS)}
+    return {name: folder / f"{decoded_name(drop, image_size)}.{name}" for name in (*HELD_OUT, ARRAYS)}
 
 
 def _opened(files: Mapping[str, Path]) -> Catalogue | None:
@@ -68,6 +69,8 @@ def _opened(files: Mapping[str, Path]) -> Catalogue | None:
                 return None
     except (OSError, SafetensorError):
         return None
+    for path in files.values():
+        mark_used(path)
     labels = {split: tensors.pop(f"labels.{split}") for split in SPLITS}
     return Catalogue(**tensors, labels=labels, held_out={split: files[split] for split in HELD_OUT})
 
@@ -77,7 +80,7 @@ def _make(drop: Drop, cache: ShardCache, store: TaskStore, image_size: Size, fil
     folder = files[ARRAYS].parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix="writing-") as temporary:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=WRITING) as temporary:
             parts = {name: Path(temporary, name) for name in files}
             tensors = read_streamed_drop(drop, cache, store, image_size, parts)
             save_file(tensors, parts[ARRAYS], _digests(tensors, parts))

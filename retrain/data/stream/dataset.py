@@ -11,6 +11,7 @@ from retrain.config.fields import parse_bytes
 from retrain.config.frame import Size
 from retrain.config.task import Stream
 from retrain.data.dataset import check_drops
+from retrain.data.local_cache import CacheHold
 from retrain.data.samples import Samples, labels_of
 from retrain.data.stream.catalogue import Catalogue, load_catalogue
 from retrain.data.stream.pixels import FilePixels, ShardPixels
@@ -38,6 +39,7 @@ def load_streamed(
     the cache is too small for the shards that are mixed.
     """
     check_drops(dataset, drops, splits)
+    hold = CacheHold(cache_dir)
     shards = [shard_refs(drop, store.keys) for drop in drops]
     cache = ShardCache(store.objects, cache_dir / "shards", parse_bytes(setting.cache))
     _check_room(cache, max(ref.shard.size for ref in chain.from_iterable(shards)), setting)
@@ -46,7 +48,7 @@ def load_streamed(
 
     def samples(split: Split) -> Samples:
         held_out = [one.held_out[split] for one in found if split in one.held_out]
-        pixels = train if split == "train" else FilePixels(held_out, image_size)
+        pixels = train if split == "train" else FilePixels(held_out, image_size, hold)
         labels = [labels_of(dataset, drop)[one.labels[split]] for drop, one in zip(drops, found, strict=True)]
         return Samples.of(pixels, torch.cat(labels).to(device), [len(part) for part in labels])
 

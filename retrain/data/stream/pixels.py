@@ -14,6 +14,7 @@ from torch import Tensor
 
 from retrain.config.frame import Size, image_shape
 from retrain.data.images import decode_image
+from retrain.data.local_cache import CacheHold
 from retrain.data.shards import image_locations
 from retrain.data.stream.order import shard_of
 from retrain.data.stream.shard_cache import ShardCache, ShardRef
@@ -21,10 +22,13 @@ from retrain.errors import DamagedDrop, DropError
 
 
 class FilePixels:
-    """Images uint8 [N, 3, size, size], the files' one after another. Indexed by rows, like a tensor."""
+    """Images uint8 [N, 3, size, size], the files' one after another. Indexed by rows, like a tensor.
 
-    def __init__(self, paths: Sequence[Path], image_size: Size) -> None:
-        self._paths, self._shape = paths, image_shape(image_size)
+    The files are opened for each batch, so they stay locked against removal (`hold`) as long as this object is used.
+    """
+
+    def __init__(self, paths: Sequence[Path], image_size: Size, hold: CacheHold) -> None:
+        self._paths, self._shape, self._hold = paths, image_shape(image_size), hold
         self._ends = torch.tensor([path.stat().st_size // prod(self._shape) for path in paths]).cumsum(0)
 
     def __getitem__(self, rows: Tensor) -> Tensor:

@@ -1,0 +1,139 @@
+"""The cache folder of this machine, which all tasks share: names of its files, who uses it, and what is unused.
+
+Imports no numpy: `retrain gc` needs only names, sizes and times.
+"""
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
+from pathlib import Path
+from typing import NamedTuple, Self
+from weakref import finalize
+
+from retrain.config.frame import Size, as_frame
+from retrain.errors import UserError
+from retrain.records import Drop
+
+DECODED = re.compile(r"([0-9a-f]{64}-\d[\w-]*?)(?:-(?:train|val|test))?\.(?:safetensors|val|test)")
+"""Names of files that are made from a drop's images. The group is the result of `decoded_name`."""
+SHARD = re.compile(r"([0-9a-f]{64})\.(?:tar|part)")
+"""Names of files in `shards/`. The group is the shard's digest."""
+WRITING = "writing-"
+"""Prefix of folders for files that are not complete. A process that is killed leaves them."""
+
+
+class CachedFile(NamedTuple):
+    """A file, or a folder of incomplete files, that `retrain` put into the cache."""
+
+    path: Path
+    name: str
+    """`decoded_name` or the shard's digest; empty for incomplete files."""
+    size: int
+    """Bytes that it takes on the disk."""
+    used_at: float
+    """When it was last read or written, in seconds since 1970."""
+
+
+def cache_folder() -> Path:
+    """Return the folder of decoded drops: $RETRAIN_CACHE, or retrain/ in the user's cache folder."""
+    if chosen := os.environ.get("RETRAIN_CACHE"):
+        return Path(chosen)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "retrain"
+    except RuntimeError as error:
+        raise UserError("no home directory for the cache of decoded drops: set $RETRAIN_CACHE to a folder") from error
+
+
+def decoded_name(drop: Drop, image_size: Size) -> str:
+    """Return what the names of all files begin with that are made from a drop's images at this size."""
+    return f"{drop.decoded_digest}-{as_frame(image_size)}"
+
+
+class CacheHold:
+    """A shared lock on the cache folder: `retrain gc` removes nothing from it while a process has one.
+
+    It is released by `close`, or with the last reference to it. A folder that cannot be opened is not locked.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(folder, os.O_RDONLY)
+            self._release = finalize(self, os.close, descriptor)
+            flock(descriptor, LOCK_SH)
+
+    def close(self) -> None:
+        """Release the lock."""
+        if hasattr(self, "_release"):
+            self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@contextmanager
+def lock_unused(folder: Path) -> Iterator[bool]:
+    """Lock the cache folder against new readers, and yield whether this succeeded: it fails while a process reads."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        flock(descriptor, LOCK_EX | LOCK_NB)
+        is_locked = True
+    except OSError:  # also on a file system that cannot lock folders
+        is_locked = False
+    try:
+        yield is_locked
+    finally:
+        os.close(descriptor)
+
+
+def mark_used(path: Path) -> None:
+    """Set a file's time of access: many file systems are mounted without it, or set it once a day."""
+    with suppress(OSError):
+        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+
+
+def find_unused(folder: Path, needed: Collection[str], since: datetime) -> list[CachedFile]:
+    """Return the files that were neither read nor written since then, and whose name is not needed.
+
+    Files that `retrain` did not put there are left alone.
+    """
+    return [file for file in _cached_files(folder) if file.name not in needed and file.used_at < since.timestamp()]
+
+
+def remove_file(file: CachedFile) -> bool:
+    """Remove a file or folder, and return whether this succeeded: it may be a shard in use, or another user's."""
+    try:
+        if file.path.is_dir():
+            shutil.rmtree(file.path)
+        else:
+            with file.path.open("rb") as opened:
+                flock(opened, LOCK_EX | LOCK_NB)
+                file.path.unlink()
+    except OSError:
+        return False
+    return True
+
+
+def _cached_files(folder: Path) -> Iterator[CachedFile]:
+    for pattern, place in ((DECODED, folder), (SHARD, folder / "shards")):
+        for path in sorted(place.glob("*")):
+            with suppress(OSError):  # removed since
+                if found := pattern.fullmatch(path.name):
+                    yield _describe(found[1], path, [path])
+                elif path.name.startswith(WRITING) and place == folder and path.is_dir():
+                    yield _describe("", path, list(path.iterdir()))
+
+
+def _describe(name: str, path: Path, files: Collection[Path]) -> CachedFile:
+    found = [file.stat() for file in files]
+    times = [time for one in found for time in (one.st_atime, one.st_mtime)]
+    # A folder's own time of access changes whenever it is listed.
+    return CachedFile(path, name, 512 * sum(one.st_blocks for one in found), max([path.stat().st_mtime, *times]))

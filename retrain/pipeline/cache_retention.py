@@ -1,0 +1,86 @@
+"""Remove from this machine's cache what no dataset needs. Needs no torch.
+
+The cache is shared by all tasks of a machine. It keeps the files of the current drops of the given tasks, at the size
+of their task files, and of the drops of their unfinished runs. Of all other files, also those of other tasks, it keeps
+those that were used recently. Whatever is missing is made again from the store, so a mistake costs only time.
+"""
+
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from retrain.config.task import Task
+from retrain.data.local_cache import CachedFile, decoded_name, find_unused, lock_unused, remove_file
+from retrain.errors import DamagedDrop
+from retrain.pipeline.retention import find_unfinished_plans
+from retrain.records import Drop, Removal, Retention
+from retrain.store.task_store import TaskStore
+from retrain.utils.text import pluralize
+
+log = logging.getLogger("retrain")
+
+
+Opened = Sequence[tuple[Task, TaskStore]]
+"""Tasks with their stores."""
+
+
+def plan_removal(folder: Path, tasks: Opened, older_than: timedelta, now: datetime) -> Retention:
+    """Return the files of a cache that can be removed now, and change nothing."""
+    since = now - older_than
+    found = find_unused(folder, (), since)
+    if found:  # else the stores need not be read
+        needed = _find_needed(tasks, since)
+        found = [file for file in found if file.name not in needed]
+    return _describe(found, since)
+
+
+def remove(folder: Path, tasks: Opened, older_than: timedelta, now: datetime) -> Retention:
+    """Remove these files, and return which. While a process reads the cache, remove nothing.
+
+    A run that starts meanwhile waits until they are removed, and decodes again what it misses.
+    """
+    since = now - older_than
+    planned = plan_removal(folder, tasks, older_than, now)
+    if not planned.removals:
+        return planned.model_copy(update={"is_done": True})
+    names = set(planned.removals[0].keys)
+    with lock_unused(folder) as is_locked:
+        if not is_locked:
+            why = "a process on this machine is reading it"
+            log.info("%s: nothing is removed from this cache: %s", folder, why)
+            return Retention(task=None, removals=(), kept={str(folder): why}, is_done=True)
+        unused = [file for file in find_unused(folder, (), since) if str(file.path) in names]
+        gone = [file for file in unused if remove_file(file)]
+    log.info("%s: removed %s", folder, pluralize(len(gone), "file"))
+    return _describe(gone, since).model_copy(update={"is_done": True})
+
+
+def _find_needed(tasks: Opened, since: datetime) -> set[str]:
+    """Return the names of cached files that the next run and the unfinished runs of these tasks may read."""
+    names = set[str]()
+    for task, store in tasks:
+        for drop_id in store.drops.committed().usable:
+            with suppress(DamagedDrop):  # no run can read it
+                names |= _names(store.drops.read(drop_id), task)
+        for plan in find_unfinished_plans(store, since):
+            with suppress(DamagedDrop):
+                for drop in store.drops.read_versions(plan.dataset.drops):
+                    names |= _names(drop, plan.task)
+    return names
+
+
+def _names(drop: Drop, task: Task) -> set[str]:
+    return {decoded_name(drop, task.data.frame), *(shard.sha256 for shard in drop.shards)}
+
+
+def _describe(files: Sequence[CachedFile], since: datetime) -> Retention:
+    removal = Removal(
+        what="cache",
+        why=f"not used since {since:%Y-%m-%d}",
+        is_marked=False,
+        keys=tuple(str(file.path) for file in files),
+        bytes=sum(file.size for file in files),
+    )
+    return Retention(task=None, removals=(removal,) if files else (), kept={})

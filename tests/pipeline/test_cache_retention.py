@@ -1,0 +1,232 @@
+"""`retrain gc` and this machine's cache: what it removes, and that no process that reads the cache notices."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+import torch
+from support.lives import Life, make_task
+from support.streams import TASK as STREAMED
+from support.streams import two_drops
+from support.terminal import retrain
+from support.trainings import SIZE, RecordingObserver
+
+from retrain.config.task import Task
+from retrain.data.cache import load_decoded
+from retrain.data.local_cache import CacheHold
+from retrain.pipeline import cache_retention, stages
+from retrain.pipeline.planning import Request
+from retrain.records import Plan, Retention, RunRecord
+from retrain.store import LocalStore
+from retrain.store.task_store import TaskStore
+from retrain.training.progress import Progress
+from retrain.utils.clock import utc_now
+
+TASK = make_task(gate={"margin": 1.0})
+MONTH = timedelta(days=30)
+READER = """
+import sys
+from pathlib import Path
+import torch
+from support.streams import SETTING, streaming
+from retrain.store import LocalStore
+
+store, cache = map(Path, sys.argv[1:])
+samples = streaming(LocalStore(store), cache, SETTING.model_copy(update={"cache": "2Mi"}))["val"]
+print("loaded", flush=True)
+sys.stdin.readline()
+print(int(samples.pixels(torch.arange(20)).sum()), flush=True)
+"""
+"""Loads a streamed dataset, and reads its validation split after a line on its standard input."""
+
+
+class Interrupted(RecordingObserver):
+    """An observer that ends its process after some iterations."""
+
+    def stepped(self, progress: Progress) -> None:
+        if progress.iteration == 7:
+            raise KeyboardInterrupt
+
+
+def make_old(cache: Path) -> None:
+    """Set the times of all files in the cache to two months ago."""
+    past = (utc_now() - 2 * MONTH).timestamp()
+    for path in (cache, *cache.rglob("*")):
+        os.utime(path, (past, past))
+
+
+def clean(cache: Path, *tasks: tuple[Task, TaskStore]) -> Retention:
+    return cache_retention.remove(cache, tasks, MONTH, utc_now())
+
+
+def names(cache: Path) -> set[str]:
+    return {str(path.relative_to(cache)) for path in cache.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def life(tmp_path: Path) -> Life:
+    """A task that was trained on two drops."""
+    life = Life(LocalStore(tmp_path / "store"), tmp_path / "work")
+    for seed in range(2):
+        life.land(0, 1, seed=seed)
+        run(life)
+    return life
+
+
+def run(life: Life) -> RunRecord:
+    ended = stages.run_task(life.context, TASK, Request())
+    assert isinstance(ended, RunRecord)
+    assert ended.error is None
+    return ended
+
+
+def leave_unneeded(life: Life) -> set[str]:
+    """Put files into the cache that no run reads now, and return their names."""
+    cache, before = life.context.cache, names(life.context.cache)
+    for drop in life.store.drops.all():
+        load_decoded(drop, life.store, 2 * SIZE, cache, ["test"])
+    for name in (f"writing-abc/{'0' * 64}-8-val.safetensors", f"shards/{'1' * 64}.tar", f"shards/{'2' * 64}.part"):
+        (cache / name).parent.mkdir(exist_ok=True)
+        (cache / name).write_bytes(bytes(5000))
+    return names(cache) - before
+
+
+def test_gc_removes_unneeded_old_files_of_the_cache(life: Life) -> None:
+    needed, cache = names(life.context.cache), life.context.cache
+    unneeded = leave_unneeded(life)
+    theirs = {"notes.txt", "shards/room.lock", f"{'0' * 64}.safetensors"}
+    for name in theirs:
+        (cache / name).touch()
+    make_old(cache)
+    planned = cache_retention.plan_removal(cache, [(TASK, life.store)], MONTH, utc_now())
+    assert names(cache) == needed | unneeded | theirs
+    done = clean(cache, (TASK, life.store))
+    assert done.removals == planned.removals
+    [removal] = done.removals
+    removed = {str(Path(key).relative_to(cache)) for key in removal.keys}
+    assert {name.split("/")[0] if "writing" in name else name for name in unneeded} == removed
+    assert removal.bytes >= 15_000
+    assert names(cache) == needed | theirs
+    assert not (cache / "writing-abc").exists()
+    life.land(0, 1, seed=2)
+    assert run(life).decision
+
+
+def test_gc_keeps_recently_used_files_of_the_cache(life: Life) -> None:
+    cache = life.context.cache
+    leave_unneeded(life)
+    make_old(cache)
+    before = names(cache)
+    for drop in life.store.drops.all():  # the file's time of access is set, whatever the options of the mount
+        load_decoded(drop, life.store, 2 * SIZE, cache, ["test"])
+    other = TaskStore(LocalStore(life.folder / "other"), "other")
+    gone = before - names(cache) if clean(cache, (TASK, other)) else set()
+    assert len([name for name in gone if name.endswith("safetensors")]) == 2 * 3 + 1  # three splits, and an incomplete
+    assert clean(cache, (TASK, other)).removals == ()
+
+
+def test_gc_keeps_what_an_unfinished_run_reads(life: Life) -> None:
+    """The run has another image size than the task has now."""
+    cache, smaller = life.context.cache, make_task(data=TASK.data.model_dump() | {"image_size": SIZE // 2})
+    life.land(0, 1, seed=2)
+    planned = stages.plan(life.context, smaller, Request())
+    assert isinstance(planned, Plan)
+    with pytest.raises(KeyboardInterrupt):
+        stages.run_plan(replace(life.context, observer=Interrupted()), planned)
+    make_old(cache)
+    before = names(cache)
+    assert clean(cache, (TASK, life.store)).removals == ()
+    stages.run_plan(life.context, planned)
+    assert names(cache) >= before
+    make_old(cache)
+    [removal] = clean(cache, (TASK, life.store)).removals
+    assert {Path(key).name.split("-")[1] for key in removal.keys} == {str(SIZE // 2)}
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process, which has loaded a streamed dataset."""
+    two_drops(LocalStore(tmp_path / "store"), tmp_path)
+    command = [sys.executable, "-c", READER, str(tmp_path / "store"), str(tmp_path / "cache")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "loaded\n"
+        yield process
+
+
+@pytest.mark.slow
+def test_gc_leaves_the_cache_to_a_process_that_streams(tmp_path: Path, reader: subprocess.Popen[str]) -> None:
+    cache, other = tmp_path / "cache", TaskStore(LocalStore(tmp_path / "other"), "other")
+    make_old(cache)
+    before = names(cache)
+    kept = clean(cache, (STREAMED, other))
+    assert (kept.removals, kept.kept) == ((), {str(cache): "a process on this machine is reading it"})
+    assert names(cache) == before
+    said, _ = reader.communicate("now\n")
+    assert int(said) > 0
+    assert reader.returncode == 0
+    make_old(cache)
+    assert {name for name in names(cache) if name.endswith((".val", ".tar"))}
+    clean(cache, (STREAMED, other))
+    assert {name for name in names(cache) if name.endswith((".val", ".tar", ".safetensors"))} == set()
+
+
+def test_loading_beside_gc_gives_the_same_images(life: Life) -> None:
+    """The cache is cleaned of every file, again and again, while it is read."""
+    [first, _] = life.store.drops.all()
+    expected = load_decoded(first, life.store, SIZE, life.context.cache)["train"].images.clone()
+    other, ended, removed = TaskStore(LocalStore(life.folder / "other"), "other"), Event(), 0
+
+    def clean_until_ended() -> None:
+        nonlocal removed
+        while not ended.is_set():
+            done = cache_retention.remove(life.context.cache, [(TASK, other)], -MONTH, utc_now())
+            removed += len(done.removals)
+
+    cleaner = Thread(target=clean_until_ended)
+    cleaner.start()
+    try:
+        while removed < 10:
+            loaded = load_decoded(first, life.store, SIZE, life.context.cache)["train"].images
+            assert torch.equal(loaded, expected)
+    finally:
+        ended.set()
+        cleaner.join()
+
+
+def test_hold_ends_with_its_last_reference(tmp_path: Path) -> None:
+    (tmp_path / f"{'0' * 64}-8-val.safetensors").touch()
+    make_old(tmp_path)
+    other = TaskStore(LocalStore(tmp_path / "other"), "other")
+    hold = CacheHold(tmp_path)
+    assert clean(tmp_path, (TASK, other)).kept
+    del hold
+    assert clean(tmp_path, (TASK, other)).removals
+
+
+def test_gc_command_cleans_the_cache_of_its_machine(
+    life: Life, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cache = life.context.cache
+    unneeded = leave_unneeded(life)
+    make_old(cache)
+    monkeypatch.setenv("RETRAIN_CACHE", str(cache))
+    (tmp_path / "pets.json").write_text(json.dumps(make_task(store=str(tmp_path / "store")).model_dump()))
+    command = ("gc", "-t", str(tmp_path / "pets.json"), "--older-than", "30d")
+    [_, shown] = json.loads(retrain((*command, "--dry-run", "--json"), capfd).out)
+    assert unneeded <= names(cache)
+    assert (shown["task"], shown["is_done"], shown["removals"][0]["what"]) == (None, False, "cache")
+    table = retrain(command, capfd)
+    assert table.code == 0
+    assert re.search(r"cache +not used since [0-9-]{10} +5 +[0-9.]+ kB", table.out)
+    assert names(cache).isdisjoint(unneeded)
+    monkeypatch.setenv("RETRAIN_CACHE", str(tmp_path / "absent"))
+    assert len(json.loads(retrain((*command, "--json"), capfd).out)) == 1
