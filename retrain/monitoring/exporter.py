@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import PurePosixPath
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
@@ -40,24 +39,20 @@ class LedgerReader:
         return len(self._read)
 
     def new(self) -> Iterator[RunRecord]:
-        """Yield the records that were not yielded before, in no particular order.
+        """Yield the records that were not yielded before, in the order of their ids.
 
         A record that cannot be read is logged and counted, and tried again in the next call. Raises `StoreError` if the
         ledger cannot be listed.
         """
-        run_ids = [run_id for run_id in self._list() if run_id not in self._read]
-        for record in map_ahead(self._find, run_ids):
-            if record:
-                self._read.add(record.run_id)
-                yield record
-
-    def _list(self) -> list[str]:
         try:
-            keys = [PurePosixPath(entry.key) for entry in self._store.objects.list(self._store.keys.ledger)]
+            run_ids = self._store.ledger.run_ids() - self._read
         except StoreError:
             self.errors += 1
             raise
-        return [key.stem for key in keys if key.suffix == ".json"]
+        for record in map_ahead(self._find, sorted(run_ids)):
+            if record:
+                self._read.add(record.run_id)
+                yield record
 
     def _find(self, run_id: str) -> RunRecord | None:
         try:
@@ -186,7 +181,7 @@ class Exporter(Collector):
                 task.refresh(self._totals)
             except UserError as error:
                 log.warning("task %s: %s", task.store.task, error)
-        self._families = [*self._totals.families(), *self._states()]
+        self._families = [*self._totals.collect(), *self._states()]
 
     def collect(self) -> Iterable[Metric]:
         """Return every metric as it was at the last refresh."""

@@ -2,7 +2,7 @@
 
 import platform
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import get_args
 
@@ -242,8 +242,8 @@ DURATIONS: dict[Name, Figure] = {names.RUN_DURATION: _run_duration, names.STAGE_
 """Durations that are counted in buckets over all records."""
 
 
-class Totals:
-    """The metrics of all records that were added, in any order, in memory that does not grow with their number."""
+class Totals(Collector):
+    """The metrics of all records that were added, in any order. Memory does not grow with the number of records."""
 
     def __init__(self) -> None:
         self._sums: dict[Name, defaultdict[tuple[str, ...], float]] = {name: defaultdict(float) for name in SUMS}
@@ -252,7 +252,7 @@ class Totals:
         self._recent: defaultdict[str, list[tuple[Age, float]]] = defaultdict(list)
 
     def add(self, record: RunRecord) -> None:
-        """Add a record; adding one twice counts it twice."""
+        """Add a record. A record that is added twice is counted twice."""
         age = (record.ended_at, record.run_id)
         for name, figures in SUMS.items():
             for labels, value in figures(record):
@@ -268,7 +268,7 @@ class Totals:
             recent = [*self._recent[record.task], (age, record.savings.net)]
             self._recent[record.task] = sorted(recent)[-names.RECENT_RUNS :]
 
-    def families(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
         for name, sums in self._sums.items():
             yield from families(name, sums.items())
@@ -286,24 +286,13 @@ class Totals:
                 yield (task,), sum(net for _, net in recent)
 
 
-class Families(Collector):
-    """Serves metrics that were computed beforehand."""
-
-    def __init__(self, families: Sequence[Metric]) -> None:
-        self.families = families
-
-    def collect(self) -> Iterable[Metric]:
-        """Return them all."""
-        return self.families
-
-
 def render(records: Iterable[RunRecord]) -> bytes:
     """Return the metrics of these records in the Prometheus text format."""
     totals = Totals()
     for record in records:
         totals.add(record)
     registry = CollectorRegistry()
-    registry.register(Families(list(totals.families())))
+    registry.register(totals)
     return generate_latest(registry)
 
 

@@ -1,7 +1,7 @@
 """Every metric, once: its name, type, labels and meaning. docs/metrics.md is generated from here.
 
-What a run saves can be negative, and a Prometheus counter must never fall: what was used and what scratch would have
-used are counters, their difference is a gauge. No label holds a run's id, so the number of series does not grow with
+A saving can be negative, but a Prometheus counter must never fall. Therefore the iterations used and those of scratch
+are counters, and their difference is a gauge. No label holds a run's id, so the number of series does not grow with
 the number of runs; only `retrain_champion_info` names a model, in one series a task. A metric has one unit, so a
 currency is part of the name: amounts of two currencies are never added up.
 """
@@ -227,7 +227,7 @@ STORE_BYTES = Name(
     "retrain_store_bytes",
     "gauge",
     ("task", "kind"),
-    "Size of the task's objects in its store, by kind: drops, models (with kept optimiser states), states (of "
+    "Size of the task's objects in its store, by kind: drops, models (with kept optimizer states), states (of "
     "unfinished runs), learning_speed (counters of ended runs) and records. Measured hourly.",
 )
 SCHEDULE_PERIOD = Name(

@@ -5,16 +5,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from markupsafe import Markup
-
-from retrain import __version__
 from retrain.config.task import Task
 from retrain.errors import UserError
 from retrain.monitoring import metrics, names
 from retrain.monitoring.metrics import is_final
 from retrain.monitoring.report.figures import Headline, headline, sum_by_currency
 from retrain.monitoring.report.page import make_environment
-from retrain.monitoring.web import content_policy, style_sheet
 from retrain.pipeline.status import Status, make_status
 from retrain.records import RunRecord
 from retrain.store.task_store import open_task_store
@@ -103,8 +99,5 @@ def render_fleet(tasks: Sequence[FleetTask], link_to: Callable[[str], str] | Non
             months=months(records),
             now=datetime.now(UTC),
             link_to=link_to,
-            version=__version__,
-            style=Markup(style_sheet()),
-            content_policy=content_policy(),
         )
     )

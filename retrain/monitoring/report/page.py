@@ -1,4 +1,4 @@
-"""The report, and the page of samples to look at: HTML that needs no network."""
+"""Render the report, and the page of `retrain data review`, as HTML that needs no network."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -30,9 +30,7 @@ IN_A_PART = 50
 """Runs in one part of the table; all parts but the first are collapsed."""
 HALF, WHOLE, NARROW = 536, 1080, 344
 """Widths of charts in pixels: two side by side, one alone, and on a phone."""
-
-
-TO_LOOK_AT = 200
+REVIEWED = 200
 """Near-duplicates and odd images that the page of `retrain data review` lists."""
 
 
@@ -50,9 +48,6 @@ def render_page(sources: Sources) -> str:
         .get_template("report.html")
         .render(
             sources=sources,
-            version=__version__,
-            style=Markup(style_sheet()),
-            content_policy=content_policy(),
             headline=headline(sources.records),
             races=[
                 (race, svg(charts.race_chart(race), NARROW, 230))
@@ -116,7 +111,7 @@ def _parts(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
 
 @cache
 def make_environment() -> Environment:
-    """Return the Jinja environment of the templates, with the filters that format figures."""
+    """Return the Jinja environment of the templates: filters that format figures, and what every page shows."""
     environment = Environment(
         loader=PackageLoader("retrain.monitoring.report"),
         autoescape=True,
@@ -125,20 +120,14 @@ def make_environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {**FILTERS, "readable_key": readable_key}
+    environment.globals |= {
+        "version": __version__,
+        "style": Markup(style_sheet()),
+        "content_policy": content_policy(),
+    }
     return environment
 
 
 def render_review(task: str, review: "Review") -> str:
-    """Return the page as HTML, which holds no script and asks for nothing from outside."""
-    return (
-        make_environment()
-        .get_template("review.html")
-        .render(
-            task=task,
-            review=review,
-            listed=TO_LOOK_AT,
-            version=__version__,
-            style=Markup(style_sheet()),
-            content_policy=content_policy(),
-        )
-    )
+    """Return the page of `retrain data review` as HTML, without scripts and without requests to other addresses."""
+    return make_environment().get_template("review.html").render(task=task, review=review, listed=REVIEWED)

@@ -1,7 +1,6 @@
 """Read the page's data: the ledger, and the few files of runs that the page shows. Does not import torch."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,12 +16,12 @@ from retrain.pipeline.mistake_keys import name_mistakes
 from retrain.records import Amendment, Approval, Champion, Curve, Drift, Drop, ErrorAnalysis, Plan, RunRecord
 from retrain.store.base import Missing
 from retrain.store.task_store import TaskStore
+from retrain.utils.parallel import map_ahead
 
 PLANS = 20
 """Number of newest runs whose whole plan is read; the ledger has the reasons of the others."""
 AMENDMENTS = 50
 """Number of newest amendments that the page lists."""
-READERS = 16
 
 T = TypeVar("T")
 
@@ -72,17 +71,16 @@ def read_sources(store: TaskStore, records: Sequence[RunRecord]) -> Sources:
     )
 
 
-def _read_all(read: Callable[[str], T], names: Iterable[str]) -> dict[str, T]:
-    """Read several objects in parallel and leave out those that are no longer in the store."""
-    found = {}
+def _read_all(read: Callable[[str], T], names: Collection[str]) -> dict[str, T]:
+    """Read several objects in parallel, and leave out those that are no longer in the store."""
 
-    def attempt(name: str) -> None:
+    def attempt(name: str) -> T | None:
         with suppress(Missing, RunError):
-            found[name] = read(name)
+            return read(name)
+        return None
 
-    with ThreadPoolExecutor(READERS) as pool:
-        list(pool.map(attempt, names))
-    return found
+    found = zip(names, map_ahead(attempt, names), strict=True)
+    return {name: value for name, value in found if value is not None}
 
 
 def _drifts(store: TaskStore, champion: Champion | None) -> list[Drift]:
@@ -101,8 +99,9 @@ def _champion_index(store: TaskStore, champion: Champion | None) -> Index | None
     if champion is None:
         return None
     run_id = champion.run_id
-    plan = _read_all(lambda name: store.run(name).plan(), [run_id]).get(run_id)
-    if plan is None:
+    try:
+        plan = store.run(run_id).plan()
+    except RunError:
         return None
     drops = [drop.id for drop in plan.dataset.drops]
     parts = _read_all(lambda drop: load(store.objects.read(store.keys.learning_speed(run_id, drop))[0]), drops)
