@@ -67,6 +67,20 @@ def decode_image(data: bytes, size: Size) -> Pixels:
         return pixels_of(opened.fitted())
 
 
+def fit_opened_image(image: Image.Image, size: Size) -> Pixels:
+    """Return the pixels of an image that Pillow has opened, as `decode_image` does of a file. It is not changed.
+
+    A large JPEG is not decoded at a smaller scale, so its pixels differ slightly. Raises `DropError`.
+    """
+    try:
+        _check_pixels(image)
+        own = image.copy()  # because `fitted` may turn the image itself
+        own.info["exif"] = image.getexif().tobytes()
+        return pixels_of(OpenedImage(own, own.size, _lying_as_stored(own, as_frame(size)), *own.size).fitted())
+    except Exception as error:  # Pillow's parsers may raise any error
+        raise DropError(f"cannot be decoded: {error}") from error
+
+
 def pixels_of(image: Image.Image) -> Pixels:
     """Return the pixels of an RGB image, uint8 [3, height, width]."""
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
@@ -107,9 +121,9 @@ def open_image(data: bytes, size: Size) -> Iterator[OpenedImage]:
             drafted = image.draft(None, (GAP * frame.width, GAP * frame.height))
             width, height = drafted[1][2:] if drafted else image.size  # its last pixels may be there in part
             yield OpenedImage(image, full_size, frame, width, height)
-    except UnidentifiedImageError as error:  # whose own words name an address in memory
+    except UnidentifiedImageError as error:  # its own message names an address in memory
         raise DropError(f"cannot be decoded: {_unidentified(data)}") from error
-    except Exception as error:  # Pillow raises whatever its parsers trip over
+    except Exception as error:  # Pillow's parsers may raise any error
         raise DropError(f"cannot be decoded: {error}") from error
 
 

@@ -1,6 +1,5 @@
 """Convert an image to the network's input, with the code that evaluated the model."""
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from retrain.config.task import Data
 from retrain.data.augment import Normalize
-from retrain.data.images import decode_image
+from retrain.data.images import decode_image, fit_opened_image
 from retrain.errors import DropError, ImageError
 
 ImageInput = str | Path | bytes | Image.Image
@@ -32,6 +31,8 @@ class Preprocess:
         """Return an image's pixels at the network's size, uint8 [3, H, W]. Raises `ImageError`."""
         name = f"{image}: " if isinstance(image, str | Path) else ""
         try:
+            if isinstance(image, Image.Image):
+                return fit_opened_image(image, self.data.frame)
             return decode_image(_read_bytes(image), self.data.frame)
         except OSError as error:
             raise ImageError(f"{name}cannot be read: {error.strerror}") from error
@@ -43,13 +44,9 @@ class Preprocess:
         return self._normalize(pixels)
 
 
-def _read_bytes(image: ImageInput) -> bytes:
+def _read_bytes(image: str | Path | bytes) -> bytes:
     if isinstance(image, bytes):
         return image
-    if isinstance(image, Image.Image):
-        file = io.BytesIO()
-        image.save(file, "PNG")
-        return file.getvalue()
     if not isinstance(image, str | Path):
         raise TypeError(f"an image is a path, bytes of an image file or a Pillow image, not {type(image).__name__}")
     if "\0" in str(image):

@@ -1,7 +1,6 @@
 """Requests and responses of the Open Inference Protocol, version 2 (HTTP/REST), as in KServe and Triton."""
 
 import base64
-import binascii
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -57,7 +56,7 @@ def image_files(request: Request) -> list[bytes]:
         )
     try:
         return [base64.b64decode(element, validate=True) for element in given.data]
-    except binascii.Error as error:
+    except ValueError as error:
         raise BadRequest(f"input {given.name}: an element is not base64: {error}") from error
 
 

@@ -1,5 +1,6 @@
 """The Python API, as a notebook uses it."""
 
+import io
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from support.served import Served, make_served
 
 import retrain
@@ -67,6 +68,20 @@ def test_predict_agrees_with_the_network_on_every_kind_of_input(served: Served) 
     torch.testing.assert_close(model.predict(paths, batch_size=2).logits, logits)
 
 
+@pytest.mark.parametrize(("mode", "kind"), [("RGB", "PNG"), ("RGB", "TIFF"), ("CMYK", "JPEG"), ("LA", "PNG")])
+@pytest.mark.parametrize("side", [8, 12])
+def test_opened_image_gives_the_same_pixels_as_its_file(served: Served, mode: str, kind: str, side: int) -> None:
+    """With EXIF that turns it by 90 degrees, at the model's size of 8 and above it; the image itself is not turned."""
+    preprocess, exif, file = retrain.load_champion(served.file).preprocess, Image.Exif(), io.BytesIO()
+    exif[ExifTags.Base.Orientation] = 6
+    pixels = np.random.default_rng(0).bytes(side * side * len(mode))
+    Image.frombytes(mode, (side, side), pixels).save(file, kind, exif=exif)
+    with Image.open(io.BytesIO(file.getvalue())) as image:
+        before = image.tobytes()
+        assert np.array_equal(preprocess.decode(image), preprocess.decode(file.getvalue()))
+        assert image.tobytes() == before
+
+
 def test_top_ranks_classes_by_probability(served: Served) -> None:
     model = retrain.load_champion(served.file)
     predictions = model.predict([next(served.images(1).rglob("*.png"))])
@@ -87,6 +102,8 @@ def test_unreadable_image_is_named(served: Served, tmp_path: Path) -> None:
         model.predict([tmp_path / "none.png"])
     with pytest.raises(retrain.ImageError, match=r"'a\\x00b' is not a path: it contains a zero byte"):
         model.predict(["a\0b"])
+    with pytest.raises(retrain.ImageError, match="cannot be decoded: its pixels are numbers of 32 bits"):
+        model.predict([Image.new("F", (8, 8))])
     with pytest.raises(TypeError, match=r"pass \[image\]"):
         model.predict(str(tmp_path / "text.png"))
     with pytest.raises(TypeError, match="a path, bytes of an image file or a Pillow image, not ndarray"):

@@ -122,6 +122,12 @@ def test_health_metadata_and_metrics_are_served(served: Served, address: str) ->
             400,
             "not base64",
         ),
+        (
+            "/v2/models/pets/infer",
+            '{"inputs": [{"name": "x", "datatype": "BYTES", "shape": [1], "data": ["é"]}]}'.encode(),
+            400,
+            "not base64",
+        ),
         ("/v2/models/dogs/infer", b"{}", 404, ""),
     ],
 )
