@@ -69,12 +69,16 @@ def make_plan(task: Task, committed: Sequence[Drop], history: History, request: 
         return NoRunNeeded(f"no drop has landed yet: commit one with `{pack}`")
     if not dataset.samples:
         return NoRunNeeded("no training image has landed yet: all samples of the drops are held out")
+    if not any(drop.samples("val") for drop in drops):
+        return NoRunNeeded("no validation image is left to evaluate a run on: the next drop must bring some")
+    if not any(drop.samples("test") for drop in drops):
+        return NoRunNeeded("no test image is left to compare models on: the next drop must bring some")
     if request == Request() and (done := _why_done(task, dataset, history)):
         return NoRunNeeded(done)
     baseline = history.baseline_for(dataset)
     unusable = why_no_target(task.target, dataset, drops, baseline)
     usable = None if unusable else baseline
-    method, reason = _method(task, dataset, history, request, usable, unusable)
+    method, reason = _choose_method(task, dataset, history, request, usable, unusable)
     plan = _assemble(task, drops, dataset, history, method, request.purpose, reason, usable)
     return _next_attempt(plan, history.records)
 
@@ -168,7 +172,7 @@ def escalate(plan: Plan) -> Plan | None:
     return plan.model_copy(update={**next_step, "recipe": recipe, "iterations": iterations, "reason": reason})
 
 
-def _method(
+def _choose_method(
     task: Task,
     dataset: Dataset,
     history: History,

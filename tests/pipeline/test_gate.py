@@ -164,4 +164,3 @@ def test_gate_warns_of_conditions_that_too_few_images_can_meet() -> None:
     assert "250 are needed to allow one" in next(gate_warnings(flips, small, has_champion=True))
     classes = list(gate_warnings(Gate(margin=0.5, min_class_accuracy=0.995), small, has_champion=True))
     assert "test images of cat, dog: it needs 200 of each class" in classes[0]
-    assert "no test image" in next(gate_warnings(Gate(), [drop_of({})], has_champion=True))

@@ -232,6 +232,15 @@ def test_drops_without_a_training_image_start_no_run() -> None:
     assert "no training image has landed yet" in reason(Past().landed(held_out).next())
 
 
+@pytest.mark.parametrize(("split", "name"), [("val", "validation"), ("test", "test")])
+def test_drops_without_an_image_to_evaluate_on_start_no_run(split: str, name: str) -> None:
+    """Their other images can be in a quarantined drop: the run would fail, or be promoted without a comparison."""
+    some = drop(1)
+    blind = some.model_copy(update={"counts": {**some.counts, split: {}}})
+    assert reason(Past().landed(blind).next()).startswith(f"no {name} image is left")
+    assert isinstance(Past().landed(blind, drop(2)).next(), Plan)
+
+
 def test_failed_run_is_tried_again_as_another_run() -> None:
     past = one_drop().landed(drop(2))
     first = past.plan()

@@ -98,7 +98,8 @@ def test_target_is_never_near_the_chance_level(accuracy: float, is_target: bool)
 
 
 def test_chance_level_is_that_of_the_commonest_class() -> None:
-    uneven = drop(1).model_copy(update={"counts": {"train": {"cat": 500}, "val": {"cat": 90, "dog": 10}}})
+    counts = {"train": {"cat": 500}, "val": {"cat": 90, "dog": 10}, "test": {"cat": 50}}
+    uneven = drop(1).model_copy(update={"counts": counts})
     past = Past().landed(uneven)
     past.ended(past.plan(), accuracy=0.9)
     assert past.landed(drop(2)).plan().method == "scratch"
