@@ -14,7 +14,7 @@ class Finding(Record):
     """The outcome of one check."""
 
     check: str
-    """The subject: store, credentials, conditional writes, clock, disk, device, model, champion, plan, kubeflow."""
+    """Its name: store, credentials, conditional writes, clock, disk, device, model, champion, plan, kubeflow."""
     state: Literal["ok", "warning", "failed"]
     """A warning does not stop the next run; a failure does."""
     found: str

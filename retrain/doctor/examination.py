@@ -17,7 +17,7 @@ from retrain.records import Drop
 from retrain.store.task_store import TaskStore
 
 FEWEST = 2
-"""Classes with which a network is tried before any drop has landed."""
+"""Number of classes with which a network is built before any drop has landed."""
 
 MODEL = "Set model.name, options and pretrained in the task; a factory's module must be installed or on $PYTHONPATH."
 CHAMPION = (
@@ -28,7 +28,7 @@ PLAN = "Restore the object that it names from a copy of the store, then check wi
 
 
 def examine(task: Task, store: TaskStore) -> Iterator[Finding]:
-    """Yield findings about the task's store, this machine and the next run. The last two need the store's drops.
+    """Yield findings about the task's store, this machine and the next run. Without the store, only the first.
 
     A drop with a damaged manifest is skipped with a warning, because the next run quarantines it and continues.
     """
@@ -44,19 +44,19 @@ def examine(task: Task, store: TaskStore) -> Iterator[Finding]:
 
 def check_readiness(task: Task, store: TaskStore, drops: Sequence[Drop]) -> Iterator[Finding]:
     """Yield findings about the next run. The plan, which needs model and champion, is not checked if one failed."""
-    sound = True
+    has_failed = False
     checks = (
         (Check("model", lambda: _check_model(task, store, drops)), MODEL),
         (Check("champion", lambda: _check_champion(store)), CHAMPION),
         (Check("plan", lambda: _check_plan(task, store)), PLAN),
     )
     for check, mend in checks:
-        if check.name == "plan" and not sound:
+        if check.name == "plan" and has_failed:
             return
         finding = check.run()
-        failed = finding.state == "failed"
-        sound = sound and not failed
-        yield finding.model_copy(update={"mend": mend}) if failed else finding
+        if finding.state == "failed":
+            has_failed, finding = True, finding.model_copy(update={"mend": mend})
+        yield finding
 
 
 def _check_model(task: Task, store: TaskStore, drops: Sequence[Drop]) -> Finding | str:

@@ -1,4 +1,4 @@
-"""Check that this machine can hold and train what has landed: disk and device."""
+"""Check that this machine has the disk space and the device to train on the committed drops."""
 
 import shutil
 from collections.abc import Iterator, Sequence

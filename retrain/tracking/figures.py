@@ -18,7 +18,7 @@ class Figure(NamedTuple):
 
 
 def settings_of(plan: Plan) -> dict[str, str]:
-    """Return what decides a run's training, by dotted names: `training.batch_size`."""
+    """Return the settings that determine a run's training, by dotted names such as `training.batch_size`."""
     own: dict[str, object] = {"method": plan.method, "purpose": plan.purpose, "seed": plan.seed, "metric": plan.metric}
     own |= {"iterations": plan.iterations, "parent": plan.parent, "drops": len(plan.dataset.drops)}
     own |= {"classes": len(plan.dataset.classes), "dataset": plan.dataset.digest}

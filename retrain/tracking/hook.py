@@ -8,13 +8,13 @@ from retrain.utils.clock import Clock, utc_now
 from retrain.utils.logs import LOGGER
 
 PAUSE = timedelta(minutes=5)
-"""Between attempts while the server refuses."""
+"""Time between attempts while the server refuses."""
 
 
 def update_tracker(task: Task, store: TaskStore) -> bool:
-    """Export new records to MLflow if the task sets `tracking.mlflow`. Log a failure; return whether there was none.
+    """Export new records to MLflow if the task sets `tracking.mlflow`. Return False after a failure, which is logged.
 
-    What could not be exported is exported by the next call.
+    The next call exports what is missing.
     """
     if not task.tracking.mlflow:
         return True
@@ -23,14 +23,14 @@ def update_tracker(task: Task, store: TaskStore) -> bool:
         from retrain.tracking.mlflow_server import export_to_mlflow
 
         export_to_mlflow(Source(store, task.allowed_factories))
-    except Exception as error:  # nothing of a tracker may end a run or a watcher
+    except Exception as error:  # no error of a tracker may end a run or a watcher
         LOGGER.warning("%s is not up to date in MLflow, `retrain track` tries again: %s", task.name, error)
         return False
     return True
 
 
 class TrackerUpdates:
-    """Calls `update_tracker` whenever a run has ended or the champion has changed; after a failure, later again."""
+    """Calls `update_tracker` after each run and each change of the champion, and again some time after a failure."""
 
     def __init__(self, task: Task, store: TaskStore, clock: Clock = utc_now) -> None:
         self._task, self._store, self._clock = task, store, clock

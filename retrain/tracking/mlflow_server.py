@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 RUN_ID, EXPORTED = "retrain.run_id", "retrain.exported"
-"""Tags: the run's id in the ledger; and a mark, written last, that the run was exported completely."""
+"""Tags of an MLflow run: its id in the ledger, and, written last, that it was exported completely."""
 ALIAS, FOLDER = "champion", "model"
 METRICS, SETTINGS = 1000, 100
 """Most figures in one request to MLflow."""
@@ -45,7 +45,7 @@ class Exported(NamedTuple):
     runs: int
     versions: int
     champion: str | None
-    """Version that the alias names now; None where there is no champion."""
+    """Version that the alias names now; None if there is no champion."""
 
 
 def export_to_mlflow(source: Source, uri: str | None = None) -> Exported:

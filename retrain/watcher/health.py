@@ -34,7 +34,7 @@ class Health(Collector):
         self._alive_at, self._working = time.monotonic(), False
 
     def heartbeat(self, *, working: bool = False) -> None:
-        """Record a heartbeat. With `working`, the next one may come as late as the end of a run or a validation."""
+        """Record a heartbeat. `working`: the next one may be late, at the end of a run or a validation."""
         with self._lock:
             self._alive_at, self._working = time.monotonic(), working
 

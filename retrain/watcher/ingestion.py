@@ -33,7 +33,7 @@ class ValidationAttempts(Record):
     drop: str
     begun: int = 0
     how: str = "the watcher was gone too"
-    """How the last one was interrupted."""
+    """How the last of them was interrupted."""
 
 
 class CountedValidation(NamedTuple):
@@ -47,9 +47,9 @@ class CountedValidation(NamedTuple):
 def count_validation(store: TaskStore, drop: str, seconds: float = LEASE_SECONDS) -> Iterator[CountedValidation]:
     """Hold a drop's lease and count the body as one of its validations.
 
-    The lease lasts `seconds` without a heartbeat. Raises `TaskLocked` at once if another process holds it, or once a
-    write finds it lost. A validation stays counted if its subprocess or this process died. Any other end resets the
-    count, an error or a request to stop included.
+    The lease lasts `seconds` without a heartbeat. Raises `TaskLocked` if another process holds the lease, and if it was
+    lost before a write. A validation stays counted if its subprocess or this process died. Any other end resets the
+    count, also an error or a request to stop.
     """
     key = store.keys.validations(drop)
     with store.validation(drop).try_lease(seconds) as lease:
@@ -108,7 +108,7 @@ class ValidationOutcome(NamedTuple):
 
 
 def validate_drop(task: Task, drop: str, cache_dir: Path | None = None) -> ValidationOutcome:
-    """Commit a drop, or return why it must be quarantined; with what was found in it. Raises `StoreError`."""
+    """Commit a drop, or return why it must be quarantined, with the findings. Raises `StoreError`."""
     from retrain.data import decoded  # imports numpy and Pillow, which only the subprocess needs
     from retrain.data.uploads import ingest_drop
 

@@ -1,4 +1,4 @@
-"""Derive a task's events from its store. Each event has a stable id, so it is not delivered twice by mistake."""
+"""Derive a task's events from its store. Each event has a stable id, by which a second delivery is prevented."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ class Notification(NamedTuple):
     """One event of a task."""
 
     id: str
-    """Stable: every process derives the same id from the same store."""
+    """Every process derives the same id from the same store."""
     kind: EventKind
     subject: str
     at: datetime

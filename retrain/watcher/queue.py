@@ -1,4 +1,4 @@
-"""Receive events from a queue: which drops of the watched tasks have ended."""
+"""Receive events from a queue: the drops of the watched tasks whose upload has ended."""
 
 import logging
 import time
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from retrain.store.s3.sqs import Message, SqsQueue  # boto3 is slow to import: not for a watcher that polls folders
 
 MAX_MESSAGES = 1000
-"""Most messages per turn: enough to check a drop once for many; few enough to finish before they reappear."""
+"""Most messages per turn. Many messages about one drop cause one check, and the turn ends before SQS delivers them
+again."""
 
 log = logging.getLogger("retrain")
 
 
 class ReceivedEvents(NamedTuple):
-    """Messages that could be parsed, the tasks that each names, and the ids of the drops that they name, by task."""
+    """Messages that could be parsed, each with the tasks that it names, and the ids of their drops by task."""
 
     messages: "list[tuple[Message, frozenset[str]]]"
     drops: dict[str, set[str]]
@@ -55,7 +56,7 @@ class EventSource(Protocol):
         """Return the waiting events; wait at most `wait` seconds for the first one."""
 
     def delete(self, messages: "list[Message]") -> None:
-        """Delete messages whose drops have been noted."""
+        """Delete messages whose drops have been checked."""
 
 
 class EventQueue:
@@ -81,7 +82,7 @@ class EventQueue:
         return events
 
     def delete(self, messages: "list[Message]") -> None:
-        """Delete messages whose drops have been noted. If that fails, SQS delivers them again, which is harmless."""
+        """Delete messages whose drops have been checked. If that fails, SQS delivers them again, which is harmless."""
         try:
             self._queue.delete(messages)
         except StoreError as error:

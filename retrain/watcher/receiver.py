@@ -1,8 +1,7 @@
 """Receive events that a server pushes over HTTP, as MinIO, Ceph, Pub/Sub and Event Grid do: `POST /events`.
 
-Event Grid first asks by OPTIONS whether it may (CloudEvents' web hooks, section 4).
-
-Nothing is kept on disk. If a watcher dies with unhandled events, the next poll finds their drops.
+Event Grid first requests permission with the method OPTIONS (CloudEvents' web hooks, section 4). Events are not kept on
+disk. If a watcher dies with unhandled events, the next poll finds their drops.
 """
 
 import hmac

@@ -32,25 +32,26 @@ log = logging.getLogger("retrain")
 
 
 class Pace(NamedTuple):
-    """Intervals, in seconds."""
+    """Intervals of the watch, in seconds. Tests shorten them."""
 
     lease: float = LEASE_SECONDS
     """Duration of the lease without a heartbeat."""
     check: float = 300.0
-    """Between checks of a run in flight. A cancelled run leaves no record."""
+    """Time between checks of a run in flight. A cancelled run leaves no record."""
     retry: float = 20.0
-    """Between attempts to start a run after a failure."""
+    """Time between attempts to start a run after a failure."""
 
 
 DEFAULT_PACE = Pace()
 MANY = 0.1
-"""Share of a task's drops above which all objects are listed, 1,000 with a request. A named drop takes 3 requests."""
+"""Share of a task's drops from which on all objects are listed, 1,000 per request, instead of three requests per drop.
+"""
 DRIFT_SECONDS = 3600.0
 """Seconds that measuring the drift of the waiting drops may take."""
 
 
 def measure_drifts(task: Task) -> None:
-    """Measure the drift of a task's waiting drops, in a process that may crash, and needs torch."""
+    """Measure the drift of a task's waiting drops. Runs in a subprocess, because it may crash and needs torch."""
     from retrain.pipeline.drift import measure_task
 
     measure_task(task)
@@ -68,7 +69,7 @@ class TaskWatch:
         clock: Clock = utc_now,
         cache_dir: Path | None = None,
     ) -> None:
-        """Prepare the watch. `cache_dir`: where runs on this machine find decoded drops; None if they are elsewhere."""
+        """Prepare the watch. `cache_dir` has the decoded drops of runs on this machine; None if runs are elsewhere."""
         self.task = task
         self.store = open_task_store(task)
         self._executor, self._health = executor, health
@@ -90,7 +91,7 @@ class TaskWatch:
         return min([*self._waiting.values(), *self._corrections.values()], default=None)
 
     def check_drops(self, drops: Iterable[str] | None = None) -> None:
-        """Validate the drops with these ids that have ended, or all of them, and note what waits for a run.
+        """Validate the drops with these ids whose upload has ended, or all of them, and note what waits for a run.
 
         Raises `TaskLocked` if the only problem is that another watcher is validating a drop. The caller must check
         again, since that watcher may die. Raises any other `UserError` if the store refuses.
@@ -120,7 +121,7 @@ class TaskWatch:
             raise problem
 
     def advance(self) -> None:
-        """Give what waits to a run if none is in flight, and restart a run in flight that has stopped.
+        """Start a run for the waiting drops if none is in flight, and restart a run in flight that has stopped.
 
         Raises `UserError` if that fails now.
         """
@@ -167,7 +168,7 @@ class TaskWatch:
                 self._ingestion.quarantine(self.store, drop, str(since))
 
     def _add_corrections(self) -> None:
-        """Note the newest amendment and erasure, if no run has them; none before an erasure is complete."""
+        """Note the newest amendment and erasure if no run has them. While an erasure is not complete, note neither."""
         amendment, erasure = self.store.drops.amendments.newest(), self.store.erasures.newest()
         found: dict[str, datetime] = {}
         if amendment:
@@ -211,6 +212,7 @@ class TaskWatch:
         return self.task.schedule is None or self.oldest <= last_scheduled(self.task.schedule, now)
 
     def _claim(self) -> None:
+        """Plan a run and claim what waits for it, postpone the run, or note that none is needed."""
         self._measure_drift()
         try:
             planned = next_run.plan_next_run(self.store, self.task, Request(), self._clock())
@@ -219,17 +221,16 @@ class TaskWatch:
             self._waiting.pop(damaged.drop, None)
             return
         self._health.set_deferred(self.task.name, planned.deferred if isinstance(planned, NoRunNeeded) else None)
-        if isinstance(planned, NoRunNeeded) and planned.deferred:
+        if isinstance(planned, Plan):
+            next_run.keep_plan(self.store, planned)
+            if self._claims.claim(planned, self._corrections):
+                log.info("%s: %s: %s", self.task.name, planned.run_id, planned.reason)
+                self._forget_waiting()
+        elif planned.deferred:
             self._defer(planned.deferred)
-            return
-        if isinstance(planned, NoRunNeeded):
+        else:
             log.info("%s: nothing to do: %s", self.task.name, planned.reason)
             self._covered |= self._waiting.keys() | self._corrections.keys()
-            self._forget_waiting()
-            return
-        next_run.keep_plan(self.store, planned)
-        if self._claims.claim(planned, self._corrections):
-            log.info("%s: %s: %s", self.task.name, planned.run_id, planned.reason)
             self._forget_waiting()
 
     def _forget_waiting(self) -> None:

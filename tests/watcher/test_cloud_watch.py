@@ -9,8 +9,8 @@ from support.uploads import upload
 from support.watching import DATA, Place, Recorder
 from support.ways_in import tree
 
-import retrain.store
 from retrain.config.task import Task
+from retrain.data import source
 from retrain.data.packing import pack
 from retrain.errors import DropError
 from retrain.store import LocalStore, open_store
@@ -45,7 +45,7 @@ def test_table_names_objects_in_a_cloud(
         images.write(f"{number}.png", png(number))
     rows = [f"{url}/{number}.png,{('cat', 'dog')[number % 2]}" for number in range(30)]
     (tmp_path / "labels.csv").write_text("\n".join(["path,label", *rows]))
-    monkeypatch.setattr(retrain.store, "open_store", lambda address: open_store(address, server))
+    monkeypatch.setattr(source, "open_store", lambda address: open_store(address, server))
     task, store = Task(name="pets", data=DATA), TaskStore(LocalStore(tmp_path / "store"), "pets")
     [(drop, *_)] = pack(tmp_path / "labels.csv", task, store)
     assert sum(drop.samples(split) for split in ("train", "val", "test")) == 30
