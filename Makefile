@@ -1,4 +1,4 @@
-# Chores. `make help` lists them.
+# Commands for developers. `make help` lists them.
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast coverage lint audit format study-mini bench chaos mutation lock docs site site-versions manifests image image-slim release clean
 
@@ -9,7 +9,7 @@ READY := .venv/ready
 MLFLOW := .venv/mlflow/ready
 KSERVE := .venv/kserve/ready
 AZURITE := .venv/azurite/ready
-STEM = $(patsubst %-mini,%,$(or $(NAME),$(error Say which: NAME=verwimp-table1; `retrain study list` has them all)))
+STEM = $(patsubst %-mini,%,$(or $(NAME),$(error Pass a study, as in NAME=verwimp-table1; `retrain study list` lists them)))
 STUDY = $(if $(wildcard studies/$(STEM)-mini.yaml),$(STEM)-mini,$(NAME))
 
 help: ## List the targets
@@ -41,7 +41,7 @@ lint: $(READY) ## Check formatting, style, types, which package imports which, s
 	$(BIN)/codespell
 	$(BIN)/python scripts/vocabulary.py
 
-audit: $(READY) ## Ask PyPI's advisories about every locked dependency; what it has no answer for is listed
+audit: $(READY) ## Look up every locked dependency in PyPI's advisories; list those that could not be looked up
 	$(BIN)/pip-audit --requirement requirements.lock --require-hashes --disable-pip --progress-spinner off
 
 format: $(READY) ## Format the code and sort its imports
@@ -107,11 +107,11 @@ image-slim: ## Build only retrain:VERSION-slim, for watcher and exporter
 release: $(READY) ## Build the distributions, the chart's package, notes, bill of materials and checksums in dist/
 	$(BIN)/python scripts/release.py
 
-clean: ## Remove what the other targets made, and the virtual environment
+clean: ## Remove the files that other targets made, and the virtual environment
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info demo-store
 
 $(READY): requirements.lock pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Python 3.11 is needed: install it, or say make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11 is needed: install it, or run make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --require-hashes --no-deps -r requirements.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .

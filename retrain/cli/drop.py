@@ -24,7 +24,10 @@ app.command()(erase)
 @app.command()
 def pack(
     source: Annotated[
-        Path, typer.Argument(help="A folder of images, an archive of one (tar, tar.gz, zip), or a table of labels.")
+        Path,
+        typer.Argument(
+            help="A folder of images, an archive of such a folder (tar, tar.gz, zip), or a table of labels."
+        ),
     ],
     task: TaskName,
     label_from: Annotated[

@@ -85,10 +85,10 @@ def report(
     store: StudyStore = STORE,
     out: Evidence = EVIDENCE,
     kept: Annotated[
-        bool, typer.Option("--kept", help="Use the runs kept beside the page instead of those in the store.")
+        bool, typer.Option("--kept", help="Use the runs kept next to the page instead of those in the store.")
     ] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Check every study's page against the runs kept beside it.")
+        bool, typer.Option("--check", help="Check every study's page against the runs kept next to it.")
     ] = False,
 ) -> None:
     """Write a study's page with tables and pictures, or check all pages against their kept runs."""
@@ -136,7 +136,7 @@ def recommend(
     device: Device = "auto",
     overrides: Overrides = NONE,
 ) -> None:
-    """Race the presets default, naive and paper on a task's drops, as trials, and recommend one."""
+    """Compare the presets default, naive and paper in short trial runs (races) on a task's drops, and recommend one."""
     from retrain.experiments.recommend import recommendation
     from retrain.experiments.workers import Workers
 

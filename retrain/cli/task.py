@@ -21,7 +21,7 @@ def init(
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Write every setting, with its description.")] = False,
 ) -> None:
-    """Write a task file to start from, with a schema beside it for completion and checks in editors."""
+    """Write a task file to start from, and next to it the schema with which editors complete and check it."""
     from retrain.config.template import SCHEMA_FILE, short_template, task_schema, task_template
 
     path = output or Path("tasks") / f"{name}.yaml"
@@ -58,7 +58,7 @@ def migrate(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would change, and write nothing.")] = False,
 ) -> None:
-    """Rewrite a task file of an earlier version, so that it means what it meant then; comments stay."""
+    """Rewrite a task file of an earlier version without changing its meaning. Comments stay."""
     import shutil
     from difflib import unified_diff
 

@@ -15,7 +15,7 @@ WIDTH = 100
 
 
 SCHEMA_FILE = "task.schema.json"
-"""Name of the schema's file beside task files, for editors."""
+"""Name of the schema's file, which editors look for next to task files."""
 
 
 def short_template(name: str) -> str:
@@ -54,7 +54,9 @@ def task_schema() -> dict[str, Any]:
     name may match several kinds.
     """
     document = Task.model_json_schema()
-    document["properties"]["schema_version"]["maximum"] = SCHEMA_VERSION  # records may have that of a later version
+    document["properties"]["schema_version"]["maximum"] = (
+        SCHEMA_VERSION  # a record may have the version of a later release
+    )
     for aspect in PRESETS["default"]:
         kinds = document["$defs"]["Recipe"]["properties"][aspect]
         kinds["anyOf"] = kinds.pop("oneOf")
@@ -92,7 +94,8 @@ def _kinds(choices: dict[str, type[ConfigModel]], pad: str) -> Iterator[str]:
     """Yield a comment for each kind with its description and fields."""
     for name, kind in choices.items():
         fields = ", ".join(field for field in kind.model_fields if field not in ("name", "kind"))
-        yield from _comment(f"{name}: {kind.__doc__}" + (f" ({fields})" if fields else ""), pad)
+        described = " ".join((kind.__doc__ or "").split())
+        yield from _comment(f"{name}: {described}" + (f" ({fields})" if fields else ""), pad)
 
 
 def _comment(text: str, pad: str) -> list[str]:

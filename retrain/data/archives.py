@@ -107,7 +107,7 @@ def _zip(file: UnnamedFile, where: str) -> Iterator[Member]:
     try:
         archive = zipfile.ZipFile(file)
     except ZIP_ERRORS as error:
-        raise DropError(f"{where}: not a whole zip: {error}") from error
+        raise DropError(f"{where}: not a complete zip: {error}") from error
     for info in archive.infolist():
         name = plain_name(_decode_name(info), where)
         mode = info.external_attr >> 16

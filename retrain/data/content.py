@@ -31,7 +31,7 @@ class ImageFacts(NamedTuple):
     """Facts of an image that do not depend on its name."""
 
     content: bytes
-    """Digest of what it shows: the same for other names, metadata, and lossless formats."""
+    """Digest of the visible content, which does not depend on name, metadata and lossless format."""
     width: int
     height: int
     parts: bytes
@@ -41,14 +41,15 @@ class ImageFacts(NamedTuple):
 
 
 def examine_image(data: bytes, size: Size) -> ImageFacts:
-    """Decode an image as training will, at this size, and return its facts. Raises `DropError` as `decode_image`."""
+    """Decode an image as training will, at this size, and return its facts. Raises the same `DropError` as "
+    "`decode_image`."""
     with open_image(data, size) as opened:
         opened.check()
         return _facts(data, opened)
 
 
 def examine_decoded(data: bytes, size: Size) -> tuple[ImageFacts, Pixels]:
-    """Return an image's facts, and its pixels as `decode_image` does. Raises `DropError` as it does."""
+    """Return an image's facts, and its pixels as `decode_image` does. Raises the same `DropError`."""
     with open_image(data, size) as opened:
         fitted = opened.fitted()
         return _facts(data, opened), pixels_of(fitted)

@@ -200,8 +200,8 @@ def label_by_folder(found: FoundFiles, asked: bool) -> Iterator[Labelled]:
     """
     if found.images and all(len(image.name.parts) == 1 for image in found.images):
         raise DropError(
-            f"{found.root}: its {pluralize(len(found.images), 'image')} lie in no folder that names their class; pass "
-            f"the folder that contains the class folders, as in {SHAPE}"
+            f"{found.root}: its {pluralize(len(found.images), 'image')} are not in folders named after their classes; "
+            f"pass the folder that contains the class folders, as in {SHAPE}"
         )
     for image in found.images:
         parts, split, is_plain = image.name.parts, image.split, len(image.name.parts) == 2

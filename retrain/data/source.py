@@ -228,7 +228,7 @@ def _arrange(found: FoundFiles, rule: LabelRule, labelled: Iterable[Labelled], a
     beside = next((sample.entry.place for sample in samples if not sample.split), None)
     if below and beside:
         raise DropError(
-            f"{found.root}: some images lie below {', '.join(SPLITS)}, and others beside them: {below}, {beside}"
+            f"{found.root}: some images lie below {', '.join(SPLITS)}, and others outside of them: {below}, {beside}"
         )
     first_of: dict[tuple[Split | None, str], Sample] = {}
     for sample in samples:

@@ -53,7 +53,7 @@ OURS = {
     "the learning-speed index": "counted in training or in extra evaluations, and how much of the parent's is kept",
     "how often to evaluate": "L_100 with fewer evaluations",
     "where scratch does not fit its data": "few epochs on a large data set",
-    "trying a study out": "two minutes on scanned digits",
+    "the four aspects on scanned digits": "a study of two minutes",
 }
 PAPERS = {"Verwimp et al.": VERWIMP, "Ash & Adams": ASH, "Ours": OURS}
 BEGIN, END = "<!-- agreement: written by `retrain study report` -->", "<!-- end of agreement -->"

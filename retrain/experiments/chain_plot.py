@@ -14,17 +14,17 @@ from retrain.experiments.statistics import Group, compared, estimate, reached_at
 
 
 class Leg(NamedTuple):
-    """One drop of one chain of runs."""
+    """One run of a chain, in which each run continues from the previous one on one drop more."""
 
     run: EndedRun
     start: int
-    """Iterations of the chain before it."""
+    """Iterations of the chain before this run."""
     share: float
-    """Share of the whole test set whose classes have landed: the others count as wrong."""
+    """Share of the test set whose classes are in the drops so far. All other test images count as wrong."""
 
 
 def chain_plot(study: Study, by_group: Mapping[Group, list[EndedRun]]) -> alt.TopLevelMixin:
-    """Return each chain's accuracy on the whole test set, its upper bound by the classes so far, and dots at L_100."""
+    """Return each chain's accuracy on the whole test set, that of a model without errors, and dots at L_100."""
     methods = [name for name in study.methods if name != study.against[0]]
     legs = [(method, leg) for method in methods for leg in _legs(study, by_group, method)]
     x = alt.X("iteration:Q", title="iterations in all", axis=alt.Axis(format="~s", grid=False))
@@ -66,7 +66,7 @@ def _means(legs: list[tuple[str, Leg]]) -> Iterator[dict[str, Any]]:
 
 
 def _bounds(legs: list[tuple[str, Leg]]) -> Iterator[dict[str, Any]]:
-    """Yield the accuracy of a perfect model, along the longest chain."""
+    """Yield the accuracy of a model without errors on the classes so far, along the longest chain."""
     if not legs:
         return
     longest = max(legs, key=lambda each: each[1].start)
@@ -79,7 +79,7 @@ def _bounds(legs: list[tuple[str, Leg]]) -> Iterator[dict[str, Any]]:
 def _crossings(
     study: Study, by_group: Mapping[Group, list[EndedRun]], legs: list[tuple[str, Leg]]
 ) -> Iterator[dict[str, Any]]:
-    """Yield where each run reached scratch's final accuracy on the same drops."""
+    """Yield the point at which each run reached scratch's final accuracy on the same drops."""
     targets = {
         (one.cell.drops, one.cell.seed): one.curve.points[-1].accuracy
         for runs in compared(by_group).values()

@@ -28,7 +28,7 @@ from retrain.utils.text import pluralize
 NOT_REACHED = "/"
 ABSENT = "-"
 SPREADS: dict[Spread, str] = {"error": "standard error", "deviation": "standard deviation"}
-SIZES = {"mini": "mini: cut down to run on a CPU", "paper": "the paper's size"}
+SIZES = {"mini": "It is cut down to run on a CPU.", "paper": "It has the paper's size."}
 OWN = "Ours, "
 """Begins an item of `repeats` that is in no paper."""
 HARM = "▼"
@@ -69,10 +69,21 @@ def _subject(study: Study) -> str:
     """Return what the study repeats of a paper, and its own questions."""
     own = [item.removeprefix(OWN) for item in study.repeats if item.startswith(OWN)]
     of_papers = [item for item in study.repeats if not item.startswith(OWN)]
-    repeats = [f"Repeats {'; '.join(of_papers)}"] if of_papers else []
-    questions = [f"{'Also a' if of_papers else 'A'} question of our own: {'; '.join(own)}"] if own else []
-    goals = " The goals are the paper's results." if study.claims and not own else ""
-    return f"{'. '.join([*repeats, *questions])} ({SIZES[study.size]}).{goals}"
+    sentences = [
+        "For readers who compare `retrain` with the papers."
+        if of_papers
+        else "For readers who choose methods and settings."
+    ]
+    if of_papers:
+        sentences.append(f"This study repeats {'; '.join(of_papers)}.")
+    if own:
+        sentences.append(
+            f"{'It also' if of_papers else 'This study'} examines what the papers do not: {'; '.join(own)}."
+        )
+    sentences.append(SIZES[study.size])
+    if study.claims and not own:
+        sentences.append("The goals are the paper's results.")
+    return " ".join(sentences)
 
 
 def _claims(study: Study) -> Iterator[str]:
@@ -203,7 +214,7 @@ def _tables(study: Study, by_group: Mapping[Group, list[EndedRun]]) -> Iterator[
             spent = accumulated(study, by_group, variant, split)
             lines = ([each.method, format_count(each.iterations, study.spread)] for each in spent)
             title = f"### {split}, {variant}: iterations to L_100, all drops"
-            note = "The sum of the iterations to L_100 on each drop after the first, if all were reached."
+            note = "Sum of the iterations to L_100 over all drops after the first, if it was reached on all of them."
             yield f"{title}\n\n{note}\n\n{markdown_table(['method', 'iterations'], lines)}"
 
 

@@ -16,7 +16,7 @@ from retrain.utils.processes import available_cores
 
 
 def launch(processes: int, *arguments: str) -> None:
-    """Run a step in several processes that find each other (torchrun's `--standalone`) and share the cores.
+    """Run a step in several processes that discover each other (torchrun's `--standalone`) and share the cores.
 
     On SIGTERM, forwards it to the processes and raises `Preempted`. Raises `SystemExit` with the exit code of the
     process that failed first.

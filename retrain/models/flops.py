@@ -26,14 +26,14 @@ KNOWN = {
     *(nn.AdaptiveAvgPool2d, nn.BatchNorm2d, nn.Dropout, nn.Flatten, nn.Identity, nn.MaxPool2d, nn.ReLU, nn.Tanh),
     *(nn.Sequential, ResNet, BasicBlock, Bottleneck),
 }
-"""Modules that compute no products but in `PRODUCTS`."""
+"""Modules that compute no products, apart from those in `PRODUCTS`."""
 
 
 def count_flops(network: nn.Module, image_size: Shape) -> Flops:
     """Return a network's operations for one image; the network is not changed.
 
-    Torch's own counter takes longer to import than torch itself, so it counts only networks with modules beside
-    `KNOWN`.
+    Torch's own counter takes longer to import than torch itself. It is used only for networks with modules that are
+    not in `KNOWN`.
     """
     known = all(type(module) in KNOWN for module in network.modules())
     with torch.random.fork_rng(devices=[]):

@@ -36,16 +36,16 @@ USED_ALL_IN = Name(
     "retrain_used_all_in_iterations_total",
     "counter",
     METHOD,
-    "Iterations that the runs took, evaluation charged at a third of an iteration a batch.",
+    "Iterations that the runs took, plus a third of an iteration for each evaluated batch.",
 )
 
 _WORDS: dict[Unit, str] = {
     "iterations": "Iterations",
-    "flops": "Floating-point operations (iterations at each run's cost)",
-    "device_seconds": "Seconds on a device (iterations at each run's speed)",
-    "energy_joules": "Energy (iterations at each run's speed and power: the task's figure, or else as measured)",
-    "co2_grams": "Grams of CO2 (the energy at the task's carbon intensity)",
-    "cost": "Money (iterations at each run's speed and the task's price)",
+    "flops": "Floating-point operations (iterations times each run's operations per iteration)",
+    "device_seconds": "Seconds on a device (iterations times each run's seconds per iteration)",
+    "energy_joules": "Energy (seconds on a device times costs.device_watts, or times the measured power)",
+    "co2_grams": "Grams of CO2 (energy times costs.grams_co2_per_kwh)",
+    "cost": "Money (seconds on a device times costs.price_per_device_hour)",
 }
 
 
@@ -63,7 +63,7 @@ def _replaced(name: str, what: str) -> dict[Unit, Name]:
 def _saved(name: str, against: str, charged: str) -> dict[Unit, Name]:
     return {
         unit: Name(
-            f"retrain_{name}_{_unit(unit)}", "gauge", METHOD, f"{words} saved compared with {against}: {charged}"
+            f"retrain_{name}_{_unit(unit)}", "gauge", METHOD, f"{words} saved compared with {against}; {charged}"
         )
         for unit, words in _WORDS.items()
     }
@@ -71,11 +71,12 @@ def _saved(name: str, against: str, charged: str) -> dict[Unit, Name]:
 
 _SCRATCH, _WHOLE = "s_scratch", "full trainings from scratch"
 _GROSS, _NET = (
-    "by training, without evaluations and calibrations. Can fall.",
-    "after all costs, evaluations and calibrations included. Can fall.",
+    "evaluations and calibrations are not subtracted. Can fall.",
+    "evaluations and calibrations are subtracted. Can fall.",
 )
 BASELINE = _replaced(
-    "baseline", "of scratch to its own accuracy (s_scratch), summed over the runs that are credited with a saving."
+    "baseline",
+    "that scratch needs to reach its final accuracy (s_scratch), summed over the runs that are credited with a saving.",
 )
 WHOLE = _replaced("whole_scratch", "of the full trainings from scratch that the runs replaced.")
 SAVED_GROSS = _saved("saved_gross", _SCRATCH, _GROSS)
@@ -86,10 +87,10 @@ SAVED_ERROR = Name(
     "retrain_saved_standard_error_iterations",
     "gauge",
     METHOD,
-    "Standard error of the iterations saved, from the estimates of s_scratch where it was not measured.",
+    "Standard error of the saved iterations, from runs on datasets for which s_scratch was estimated.",
 )
 
-_ALL_RUNS = "of all runs, trials included; evaluation and saving included"
+_ALL_RUNS = "of all runs, including trials, evaluation and saving"
 CONSUMED: dict[Unit, Name] = {
     "flops": Name("retrain_flops_total", "counter", METHOD, f"Floating-point operations {_ALL_RUNS}."),
     "device_seconds": Name("retrain_device_seconds_total", "counter", METHOD, f"Seconds on a device {_ALL_RUNS}."),
@@ -97,12 +98,20 @@ CONSUMED: dict[Unit, Name] = {
         "retrain_energy_joules_total",
         "counter",
         METHOD,
-        f"Energy {_ALL_RUNS}, if the task gives a power or it was measured.",
+        f"Energy {_ALL_RUNS}. Absent without costs.device_watts and without a measurement.",
     ),
     "co2_grams": Name(
-        "retrain_co2_grams_total", "counter", METHOD, f"Grams of CO2 {_ALL_RUNS}, if the task gives a carbon intensity."
+        "retrain_co2_grams_total",
+        "counter",
+        METHOD,
+        f"Grams of CO2 {_ALL_RUNS}. Absent without costs.grams_co2_per_kwh.",
     ),
-    "cost": Name(f"retrain_{_unit('cost')}_total", "counter", METHOD, f"Money {_ALL_RUNS}, if the task gives a price."),
+    "cost": Name(
+        f"retrain_{_unit('cost')}_total",
+        "counter",
+        METHOD,
+        f"Money {_ALL_RUNS}. Absent without costs.price_per_device_hour.",
+    ),
 }
 
 MEASURED_ENERGY = Name(
@@ -119,8 +128,8 @@ SCORE = Name(
     "retrain_score_ratio",
     "gauge",
     (*SCORED, "split"),
-    "Score of the newest run's model by the task's target.metric, on the validation split (val), which it was stopped "
-    "on, and on the test split (test).",
+    "Score of the newest run's model by the task's target.metric, on the validation split (val), which decided when "
+    "the run ended, and on the test split (test).",
 )
 PART_SCORE = Name(
     "retrain_part_score_ratio",
@@ -132,20 +141,20 @@ VALIDATION_ACCURACY = Name(
     "retrain_validation_accuracy_ratio",
     "gauge",
     TASK,
-    "Accuracy of the newest run's model on the validation split, which it was stopped on.",
+    "Accuracy of the newest run's model on the validation split, which decided when the run ended.",
 )
 TARGET_SCORE = Name(
     "retrain_target_score_ratio",
     "gauge",
     SCORED,
-    "Score that the newest run had to reach on the validation split (of a target carried over: on the baseline's "
-    "samples); absent for a run without a target.",
+    "Score that the newest run had to reach on the validation split, or on the baseline's samples of it if the target "
+    "was carried over; absent for a run without a target.",
 )
 TARGET_ERROR = Name(
     "retrain_target_standard_error_ratio",
     "gauge",
     TASK,
-    "Standard error of the score that the newest run's target comes from, by its validation samples.",
+    "Standard error of the newest run's target, which was measured on a limited number of validation samples.",
 )
 TARGET_CARRIED = Name(
     "retrain_target_carried",
@@ -163,34 +172,33 @@ SPEED_UP = Name(
     "retrain_speed_up_ratio",
     "gauge",
     ("task", "level"),
-    "L_99 and L_100 of the newest run: what the baseline took to its score over what this run took to 99 or 100 "
-    "percent of it; absent where it missed, or its target was carried over from earlier drops.",
+    "L_99 and L_100 of the newest run: the baseline's iterations to its final score, divided by this run's iterations "
+    "to 99 or 100 percent of that score. Absent if the run did not reach it, or if its target was carried over.",
 )
 TARGET_MET = Name(
     "retrain_target_met",
     "gauge",
     TASK,
-    "1 if the newest retraining ended as reached, 0 if otherwise (a plateau, a miss, or scratch after a miss); absent "
-    "if it had no target.",
+    "1 if the newest retraining reached its target, else 0 (also for scratch after a miss); absent without a target.",
 )
 PROMOTED = Name("retrain_promoted", "gauge", TASK, "1 if the newest retraining was promoted, 0 if it was not.")
-LAST_RUN = Name("retrain_last_run_timestamp_seconds", "gauge", TASK, "When a retraining last ended.")
+LAST_RUN = Name("retrain_last_run_timestamp_seconds", "gauge", TASK, "Time at which a retraining last ended.")
 LAST_SUCCESS = Name(
-    "retrain_last_success_timestamp_seconds", "gauge", TASK, "When a retraining last ended with a promotion."
+    "retrain_last_success_timestamp_seconds", "gauge", TASK, "Time at which a retraining last ended with a promotion."
 )
 RECENT_RUNS = 5
 RECENT_SAVED = Name(
     "retrain_recent_saved_net_iterations",
     "gauge",
     TASK,
-    f"Iterations saved net by the newest {RECENT_RUNS} runs together; absent before that number of runs.",
+    f"Net saving of the newest {RECENT_RUNS} runs together, in iterations; absent until there are {RECENT_RUNS} runs.",
 )
 
 DROPS = Name(
     "retrain_drops",
     "gauge",
     ("task", "state"),
-    "Drops that the champion has seen (trained), that it has not (waiting), and that were refused (quarantined).",
+    "Drops that the champion was trained on (trained) or not (waiting), and drops in quarantine (quarantined).",
 )
 DRIFTED = Name(
     "retrain_drifted_drops",
@@ -202,15 +210,15 @@ OLDEST_WAITING = Name(
     "retrain_oldest_waiting_drop_timestamp_seconds",
     "gauge",
     TASK,
-    "When the oldest drop was committed that the champion has not seen; absent if none waits.",
+    "Time at which the oldest waiting drop was committed; absent if no drop waits.",
 )
 CHAMPION = Name(
     "retrain_champion_info",
     "gauge",
     ("task", "method", "model"),
-    "1, for the champion's model: the method that trained it and the start of its weights' SHA-256.",
+    "Always 1. The labels are the method that trained the champion, and the start of the SHA-256 of its weights.",
 )
-CHAMPION_SINCE = Name("retrain_champion_since_timestamp_seconds", "gauge", TASK, "When the champion was promoted.")
+CHAMPION_SINCE = Name("retrain_champion_since_timestamp_seconds", "gauge", TASK, "Time of the champion's promotion.")
 CHAMPION_ACCURACY = Name(
     "retrain_champion_accuracy_ratio", "gauge", TASK, "Accuracy of the champion on its test split."
 )
@@ -221,7 +229,7 @@ AWAITING_APPROVAL = Name(
     "retrain_awaiting_approval_timestamp_seconds",
     "gauge",
     TASK,
-    "Since when the oldest candidate has awaited approval; absent if none does.",
+    "Time since which the oldest candidate has awaited approval; absent if none does.",
 )
 STORE_BYTES = Name(
     "retrain_store_bytes",
@@ -245,25 +253,28 @@ STAGE_DURATION = Name(
     "retrain_stage_duration_seconds",
     "histogram",
     ("task", "stage"),
-    "Time that a stage of a run took in the process that wrote the record: all of them where one process runs them.",
+    "Duration of each stage of a run that was executed by the process that wrote the record. On one machine, this is "
+    "every stage.",
 )
 
-BUILD_INFO = Name("retrain_build_info", "gauge", ("version", "python"), "1, for the version of retrain and of Python.")
+BUILD_INFO = Name("retrain_build_info", "gauge", ("version", "python"), "Always 1. The labels state the versions.")
 STORE_REQUESTS = Name(
     "retrain_store_request_duration_seconds",
     "histogram",
     ("operation",),
-    "Time of this process's requests to an object store until the head of the reply; none where the store is a folder.",
+    "Duration of requests to an object store, until the headers of the reply. Not measured for a folder.",
 )
 
 LEDGER_READ = Name(
-    "retrain_ledger_read_timestamp_seconds", "gauge", TASK, "When the exporter last read the whole ledger; 0 if never."
+    "retrain_ledger_read_timestamp_seconds", "gauge", TASK, "Time of the last read of the whole ledger; 0 if never."
 )
 LEDGER_ERRORS = Name("retrain_ledger_read_errors_total", "counter", TASK, "Times that the ledger could not be read.")
 LEDGER_RECORDS = Name("retrain_ledger_records", "gauge", TASK, "Records that the exporter has read.")
 
 TRAINING_ITERATION = Name("retrain_training_iteration", "gauge", METHOD, "Iterations done.")
-TRAINING_SCHEDULE = Name("retrain_training_schedule_iterations", "gauge", METHOD, "Most iterations of the run.")
+TRAINING_SCHEDULE = Name(
+    "retrain_training_schedule_iterations", "gauge", METHOD, "Largest number of iterations that the run may take."
+)
 TRAINING_IMAGES = Name("retrain_training_images_total", "counter", METHOD, "Images trained on.")
 TRAINING_ACCURACY = Name("retrain_training_accuracy_ratio", "gauge", METHOD, "Newest accuracy on the validation split.")
 TRAINING_SCORE = Name(
@@ -282,51 +293,61 @@ TRAINING_LOSS = Name(
     "retrain_training_loss",
     "gauge",
     (*METHOD, "split"),
-    "Newest mean loss on the validation split (val), and of training since the evaluation before (train).",
+    "Newest mean loss on the validation split (val), and mean training loss since the previous evaluation (train).",
 )
 TRAINING_RATE = Name("retrain_training_learning_rate", "gauge", METHOD, "Learning rate at the newest evaluation.")
-TRAINING_SECONDS = Name("retrain_training_seconds_total", "counter", METHOD, "Time spent, everything included.")
+TRAINING_SECONDS = Name(
+    "retrain_training_seconds_total", "counter", METHOD, "Duration of the training, including time before a resumption."
+)
 TRAINING_ASIDE = Name(
     "retrain_training_aside_seconds_total",
     "counter",
     (*METHOD, "phase"),
-    "The part of it spent on evaluation, on saving state, and on data (reading, decoding, moving to the device).",
+    "Part of that time spent on evaluation, on saving state, and on data (reading, decoding, moving to the device).",
 )
 TRAINING_ETA = Name(
     "retrain_training_eta_seconds",
     "gauge",
     METHOD,
-    "Estimated time to the target, by the score's rise over the last evaluations, at most to the schedule's end.",
+    "Estimated time until the target is reached, judged by the last evaluations; without a target, until the schedule "
+    "ends.",
 )
 
 WATCHER_LAG = Name(
     "retrain_watcher_lag_seconds",
     "gauge",
     TASK,
-    "Time since the oldest drop or amendment landed that waits to be given to a run; 0 if none waits.",
+    "Age of the oldest drop or amendment for which no run has been started; 0 if there is none.",
 )
-WATCHER_IN_FLIGHT = Name("retrain_watcher_runs_in_flight", "gauge", TASK, "Runs that have drops and have not ended.")
+WATCHER_IN_FLIGHT = Name(
+    "retrain_watcher_runs_in_flight", "gauge", TASK, "Runs to which the watcher assigned drops and that have not ended."
+)
 WATCHER_TRIGGER = Name(
     "retrain_watcher_trigger_waits",
     "gauge",
     ("task", "condition"),
-    "1 for each condition of the task's trigger that keeps the waiting drops from starting a run, else 0.",
+    "1 for each condition of the task's trigger that is not met and delays the next run, else 0.",
 )
 WATCHER_SUBMISSIONS = Name("retrain_watcher_submissions_total", "counter", TASK, "Runs that this watcher started.")
 WATCHER_QUARANTINED = Name(
     "retrain_watcher_quarantined_drops_total", "counter", TASK, "Drops that this watcher put into quarantine."
 )
 WATCHER_ERRORS = Name(
-    "retrain_watcher_errors_total", "counter", TASK, "Times that a task could not be checked, or a run not be started."
+    "retrain_watcher_errors_total",
+    "counter",
+    TASK,
+    "Times that a task could not be checked, or that a run could not be started.",
 )
 WATCHER_QUEUE_ERRORS = Name(
     "retrain_watcher_queue_errors_total",
     "counter",
     (),
-    "Messages that are no events, and failed requests to the queue.",
+    "Messages that are not events, and failed requests to the queue.",
 )
 
-SERVED_MODEL = Name("retrain_serving_model_info", "gauge", ("task", "model"), "The model that is served: always 1.")
+SERVED_MODEL = Name(
+    "retrain_serving_model_info", "gauge", ("task", "model"), "Always 1. The labels name the model that is served."
+)
 SERVED_REQUESTS = Name("retrain_serving_requests_total", "counter", ("task", "code"), "Requests for predictions.")
 SERVED_IMAGES = Name("retrain_serving_images_total", "counter", TASK, "Images that were predicted.")
 SERVED_SECONDS = Name("retrain_serving_seconds_total", "counter", TASK, "Time that requests for predictions took.")

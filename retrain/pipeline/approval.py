@@ -21,7 +21,7 @@ def request_approval(store: TaskStore, plan: Plan, now: datetime) -> Verdict | N
 
 
 def find_approval(store: TaskStore, plan: Plan, now: datetime) -> Approval | None:
-    """Return the approval of a run without a decision, with its verdict if there is one; or None.
+    """Return the approval of a run that has no decision yet, or None. The approval may already have a verdict.
 
     A run that was promoted by hand while it waited has a decision.
     """

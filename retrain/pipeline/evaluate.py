@@ -24,7 +24,7 @@ from retrain.training.scores import Predictions, compute_score
 def evaluate_run(context: Context, plan: Plan, champion: str | None) -> Evaluation:
     """Evaluate a run's model and the champion's on the same samples of the dataset's test split.
 
-    The errors of the model are written beside the run's other files.
+    The errors of the model are written to the run's folder.
     """
     test = _test(context, plan, plan)
     shown, labels = _is_learnable(context, plan, test), test.labels.cpu()

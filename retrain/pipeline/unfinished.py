@@ -1,4 +1,4 @@
-"""The runs of a task that were started and have not ended: how each is continued, or cleared. Needs no torch."""
+"""Describe how to resume or remove the runs of a task that were started and have not ended. Needs no torch."""
 
 from collections.abc import Collection, Iterator
 from contextlib import suppress
@@ -19,9 +19,9 @@ from retrain.store.task_store import TaskStore
 def describe_unfinished(
     task: Task, store: TaskStore, planned: object, started: Collection[str], now: datetime
 ) -> Iterator[str]:
-    """Yield a sentence for each of the runs `started` that a command continues, or that `retrain gc` clears later.
+    """Yield a sentence for each of the runs `started` that can be resumed, or whose files `retrain gc` removes later.
 
-    `planned` is the next run, if it is a plan. A run that left nothing but its plan has nothing to clear.
+    `planned` is the next run, if it is a plan. A run that cannot be resumed and has no large files is left out.
     """
     claims = store.claims()
     claims.refresh()
@@ -69,7 +69,7 @@ def _has_large_files(store: TaskStore, run_id: str) -> bool:
 
 
 def _find_command(task: Task, store: TaskStore, plan: Plan, now: datetime) -> str | None:
-    """Return the command that makes this plan again, and so resumes its run, in a sentence; None if there is none."""
+    """Return a sentence with the command that makes the same plan and so resumes the run; None if there is none."""
     request = Request(plan.method, plan.purpose)
     if plan.purpose == "calibrate":
         request, command = Request(purpose="calibrate"), f"retrain baseline --task {task_argument(task.name)}"

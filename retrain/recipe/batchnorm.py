@@ -1,8 +1,8 @@
-"""Correct BatchNorm's running statistics for their short past, in layers that start fresh.
+"""Correct the running statistics of new BatchNorm layers in the first iterations.
 
-After N batches the layer's own average still has the share (1 - momentum)^N of its initial values, mean 0 and variance
-1. So a network evaluates near chance for its first iterations. Corrected, the statistics are the weighted mean of this
-run's batches from the first one on (Kingma & Ba, 2015, section 3)."""
+After N batches the layer's own average still contains the initial values, mean 0 and variance 1, with the weight
+(1 - momentum)^N. So a network evaluates near chance for its first iterations. The corrected statistics are the weighted
+mean of this run's batches from the first one on (Kingma & Ba, 2015, section 3)."""
 
 import math
 
@@ -16,8 +16,8 @@ NEGLIGIBLE = 1e-9
 class StatisticsCorrection:
     """Corrects the running statistics of a network's new BatchNorm layers around each iteration.
 
-    The layers are left as they are: their momentum is part of compiled code. Networks whose statistics come from a
-    parent have no such layers. The statistics themselves are the only state.
+    The layers themselves are not changed, because compiled code contains their momentum. Networks whose statistics
+    come from a parent have no such layers. The statistics are the only state.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -25,7 +25,7 @@ class StatisticsCorrection:
         self._collect()
 
     def _collect(self) -> None:
-        """List the layers' tensors, which are then corrected in few calls: one for each would cost 1 ms a step."""
+        """List the layers' tensors, to correct all of them in one call. A call for each would take 1 ms per step."""
         self._statistics = [tensor for layer in self._layers for tensor in layer.statistics]
         self._before = [tensor.clone() for tensor in self._statistics]
         self._batches = [layer.batches for layer in self._layers for _ in layer.statistics]
@@ -39,7 +39,7 @@ class StatisticsCorrection:
 
     @torch.no_grad()
     def before_forward(self, iteration: int) -> None:
-        """Remember the statistics before iteration `iteration`, counted from 0."""
+        """Keep a copy of the statistics before iteration `iteration`, counted from 0."""
         left = [layer for layer in self._layers if layer.share(iteration) > NEGLIGIBLE]
         if len(left) < len(self._layers):
             self._layers = left

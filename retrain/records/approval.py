@@ -18,14 +18,14 @@ class Verdict(Record):
     at: datetime
 
     def __str__(self) -> str:
-        """Return it as a sentence of a decision."""
+        """Return the reason for the gate's decision."""
         if self.kind == "expired":
             return f"no approval came before {format_moment(self.at)} (gate.approval_timeout)"
         return f"{self.kind} by {self.author}" + (f": {self.reason}" if self.reason else "")
 
 
 class Approval(Record):
-    """`approvals/<run-id>.json`: a candidate that passed the gate and waits. Its verdict is given once."""
+    """`approvals/<run-id>.json`: a candidate that passed the gate and waits for a verdict. A verdict never changes."""
 
     run_id: str
     requested_at: datetime
@@ -35,11 +35,11 @@ class Approval(Record):
 
     @classmethod
     def requested(cls, run_id: str, at: datetime, timeout: timedelta) -> "Approval":
-        """Return the approval that a candidate asks for."""
+        """Return a new approval, without a verdict."""
         return cls(run_id=run_id, requested_at=at, expires_at=at + timeout)
 
     def describe(self, task: str) -> str:
-        """Return a sentence that says what the run waits for and which command, with this `--task`, ends that."""
+        """Return a sentence that names the commands, with this `--task`, that approve or reject the run."""
         return (
             f"{self.run_id} passed the gate and awaits approval until {format_moment(self.expires_at)}: "
             f"`retrain approve {self.run_id} --task {task}`, or "

@@ -1,7 +1,7 @@
 """A model's input and output: the size and normalisation of its images, and its classes in order.
 
-A program that loads a model's bare weights needs nothing else beside them. Export, prediction, serving and the report
-all read it here.
+A program that loads a model's bare weights needs no other information. Export, prediction, serving and the report use
+this record.
 """
 
 from typing import Literal, Self
@@ -25,7 +25,7 @@ class ModelInput(Record):
     """How an image is brought to that shape. crop: resized to cover it, and centre-cropped; letterbox: resized to
     fit inside it, and padded with black; stretch: resized to it without keeping proportions."""
     interpolation: Literal["bicubic"] = "bicubic"
-    """How it is resized."""
+    """Interpolation with which an image is resized."""
     mean: tuple[float, float, float]
     """Mean of each channel, of values in 0..1; it is subtracted."""
     std: tuple[float, float, float]
@@ -35,7 +35,7 @@ class ModelInput(Record):
 
     @classmethod
     def of(cls, plan: Plan) -> Self:
-        """Return what the network of a plan takes."""
+        """Return the input and the classes of a plan's network."""
         data = plan.task.data
         return cls(
             height=data.frame.height,

@@ -66,19 +66,28 @@ def text_bomb() -> bytes:
 
 WHOLE = shard(good(60))
 REFUSED: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
-    "torn in a picture": (lambda: {"train.tar": WHOLE[:1800]}, r"train\.tar: (000000\.png: the tar ends|not a whole)"),
-    "torn in a header": (lambda: {"train.tar": WHOLE[:2300]}, r"train\.tar: not a whole, uncompressed tar: cut short"),
-    "torn between two": (lambda: {"train.tar": WHOLE[:20480]}, r"train\.tar: not a whole, uncompressed tar: cut short"),
+    "torn in a picture": (
+        lambda: {"train.tar": WHOLE[:1800]},
+        r"train\.tar: (000000\.png: the tar ends|not a complete)",
+    ),
+    "torn in a header": (
+        lambda: {"train.tar": WHOLE[:2300]},
+        r"train\.tar: not a complete, uncompressed tar: cut short",
+    ),
+    "torn between two": (
+        lambda: {"train.tar": WHOLE[:20480]},
+        r"train\.tar: not a complete, uncompressed tar: cut short",
+    ),
     "damaged header": (
         lambda: {"train.tar": WHOLE.replace(b"000009.png", b"000009.pngx", 1)},
-        r"train\.tar: not a whole",
+        r"train\.tar: not a complete",
     ),
-    "empty file": (lambda: {"train.tar": b""}, r"train\.tar: not a whole, uncompressed tar: cut short"),
+    "empty file": (lambda: {"train.tar": b""}, r"train\.tar: not a complete, uncompressed tar: cut short"),
     "concatenated": (
         lambda: {"train.tar": WHOLE + shard(good(9, first=60))},
         r"train\.tar: .*something follows its end",
     ),
-    "compressed": (lambda: {"train.tar": gzip.compress(WHOLE)}, r"train\.tar: not a whole, uncompressed tar"),
+    "compressed": (lambda: {"train.tar": gzip.compress(WHOLE)}, r"train\.tar: not a complete, uncompressed tar"),
     "undecodable": (sample(b"no image"), r"train\.tar: bad: cannot be decoded: not an image in"),
     "empty image": (sample(b""), r"train\.tar: bad: cannot be decoded: the file is empty"),
     "pointer of Git LFS": (

@@ -174,7 +174,7 @@ def test_nested_folders_are_no_classes(near: WayIn, files: dict[str, bytes]) -> 
 
 def test_class_folder_alone_is_refused_in_one_sentence(near: WayIn) -> None:
     with pytest.raises(
-        DropError, match=r"its 12 images lie in no folder that names their class; pass the folder"
+        DropError, match=r"its 12 images are not in folders named after their classes; pass the folder"
     ) as refused:
         near.take({Path(name).name: data for name, data in tree("cat").items()})
     assert ".png" not in str(refused.value)
@@ -301,9 +301,9 @@ def test_zip_may_have_names_in_utf8_without_the_flag(way: WayIn) -> None:
 @pytest.mark.parametrize(
     ("archive", "why"),
     [
-        (lambda: zipped(tree("cat"))[:-30], "not a whole zip"),
+        (lambda: zipped(tree("cat"))[:-30], "not a complete zip"),
         (lambda: zipped({"../cat/1.png": png(1)}), "the path leaves the source"),
-        (lambda: b"PK nonsense", "not a whole zip"),
+        (lambda: b"PK nonsense", "not a complete zip"),
         (lambda: b"no zip at all", "neither a zip nor a gzipped tar"),
     ],
 )

@@ -78,7 +78,7 @@ def test_desktop_files_in_folders_are_ignored(tmp_path: Path) -> None:
         (["cat/1.png", "cat/readme.txt"], "cat/readme.txt: not an image of a class"),
         (["cat/1.png", "1.png"], "1.png: not an image of a class"),
         (["cat/tabby/1.png"], "cat/tabby/1.png: not an image of a class"),
-        (["train/cat/1.png", "dog/1.png"], "others beside them"),
+        (["train/cat/1.png", "dog/1.png"], "others outside of them"),
         (["cat/1.png", "cat/1.jpg"], "duplicate key cat/1"),
     ],
 )
@@ -139,7 +139,7 @@ def test_member_that_could_reach_outside_is_refused(tmp_path: Path, member: str 
 def test_cut_tar_is_refused(tmp_path: Path, keep: int) -> None:
     path = tar(tmp_path / "images.tar", [(f"cat/{number}.png", png(number)) for number in range(20)])
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DropError, match=r"images\.tar: .*(cut short|not a whole)"):
+    with pytest.raises(DropError, match=r"images\.tar: .*(cut short|not a complete)"):
         read_source(path)
 
 
@@ -148,7 +148,7 @@ def test_damaged_header_in_the_middle_is_not_taken_for_the_end(tmp_path: Path) -
     data = bytearray(path.read_bytes())
     data[data.index(b"cat/1.png")] ^= 1
     path.write_bytes(data)
-    with pytest.raises(DropError, match="not a whole, uncompressed tar: cut short, or bad checksum"):
+    with pytest.raises(DropError, match="not a complete, uncompressed tar: cut short, or bad checksum"):
         read_source(path)
 
 

@@ -47,7 +47,7 @@ def test_evidence_savings_and_misses_are_ledger_sums() -> None:
     flat = " ".join(PAGE.split())
     assert f"used {sums[0]:,} iterations" in flat
     assert f"the {('four attempts' if sums[3] == 4 else sums[3])} that ended below the target" in flat
-    assert f"stands at {sums[1]:,} iterations gross, {sums[2]:,.0f} net" in flat
+    assert f"is therefore {sums[1]:,} iterations gross, and {sums[2]:,.0f} net" in flat
 
 
 def test_every_item_has_a_paper_size_study_and_a_mini_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

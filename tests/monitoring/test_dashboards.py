@@ -108,7 +108,7 @@ SAVINGS: dict[str, dict[str, dict[monitoring.Labels, Any]]] = {
     },
     "Energy saved": {"net": one(NET / HOUR * 0.3), "whole": one(WHOLE_NET / HOUR * 0.3)},
     "CO2 saved": {"net": one(NET / HOUR * 0.3 * 250), "whole": one(WHOLE_NET / HOUR * 0.3 * 250)},
-    "Iterations against always from scratch": {
+    "Iterations compared with scratch": {
         "always from scratch": one(BASELINE),
         "used": one(USED),
         "used, all in": one(USED + 4 * known_ledger.EVALUATION),
@@ -220,8 +220,8 @@ def test_every_query_of_live_training_returns_the_known_figures(training: str, t
         monitoring.wait_for(lambda: monitoring.query(prometheus, enough), "five scrapes")
         told = answers(prometheus, "live-training.json")
     speed = {"{{task}}": {ours: pytest.approx(SPEED * TASK.training.batch_size, rel=0.5)}}
-    assert told.pop("Images a second") == speed
-    assert told.pop("Images a second over time") == speed
+    assert told.pop("Images per second") == speed
+    assert told.pop("Images per second over time") == speed
     assert told.pop("Score against target") == {
         "{{task}} {{method}} {{metric}}": {ours | {("metric", "accuracy")}: 0.7},
         "{{task}} target": {ours: 0.8},
@@ -230,7 +230,7 @@ def test_every_query_of_live_training_returns_the_known_figures(training: str, t
         "{{task}} {{split}}": {ours | {("split", "val")}: 0.9, ours | {("split", "train")}: 1.1}
     }
     assert told.pop("Learning rate") == {"{{task}}": {ours: 0.001}}
-    shares = told.pop("Share of time aside")["{{task}} {{phase}}"]
+    shares = told.pop("Share of time not spent on training steps")["{{task}} {{phase}}"]
     by_phase = {dict(labels)["phase"]: share for labels, share in shares.items()}
     assert by_phase == pytest.approx({"evaluation": 3 / 25, "saving": 1 / 25, "data": 6 / 25}, rel=0.5)
     assert by_phase["data"] / by_phase["saving"] == pytest.approx(6)

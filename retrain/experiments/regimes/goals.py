@@ -64,7 +64,7 @@ def _net_saving(results: Sequence[RegimeResult]) -> Goal:
 
 def _test_accuracy(results: Sequence[RegimeResult]) -> Goal:
     failing = [r.name for r, found in results if found.mean(lambda each: each.test - each.test_scratch).mean < -GAP]
-    goal = "Its mean test accuracy is at most 0.5 points below plain scratch's in every regime"
+    goal = "The default's mean test accuracy is at most 0.5 points below plain scratch's in every regime"
     return _each(goal, failing, len(results), "regimes")
 
 
@@ -101,7 +101,7 @@ def _never_slower(results: Sequence[RegimeResult]) -> Goal:
 
 
 def _journey_share(journeys: Sequence[RegimeResult]) -> Goal:
-    goal = "On every journey the default takes, including evaluations, at most 45% of s_scratch"
+    goal = "In every journey the default takes at most 45% of s_scratch, including evaluations"
     shares = [(r.name, f.mean(lambda each: each.used_all_in / each.scratch).mean) for r, f in journeys]
     if not shares:
         return Goal(goal, "not run", None)

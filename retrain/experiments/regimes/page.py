@@ -66,18 +66,19 @@ def make_page(runs: Runs, results: Sequence[RegimeResult], beside: str, advised:
     """Return the page, Markdown."""
     goals = [[goal.goal, goal.measured, MET[goal.met]] for goal in check_goals(results, advised)]
     sections = [
-        "# What the continuous run saves, regime by regime",
+        "# What the default recipe saves with different data and networks",
         "For readers who want to know what the default settings save on data like their own, and where they save "
-        "little. A regime is a data set, a network, and the way in which its images arrive as drops. Each is a file in "
-        "`studies/regimes/`. A sequence is one regime with one seed: all its drops, one after the other. The figures "
-        f"come from [`{beside}/{FILE}`]({beside}/{FILE}).",
+        "little. A regime is a data set, a network, and the order in which the images arrive as drops. Each is a file "
+        "in `studies/regimes/`. A journey is a regime with four drops, as a first user might have them. A sequence is "
+        "one regime with one seed: all its drops, one after the other. All figures come from "
+        f"[`{beside}/{FILE}`]({beside}/{FILE}).",
         _table(["goal", "measured", "met?"], goals),
         f"![L_100 and test accuracy in every regime]({beside}/regimes.svg)",
         "## Every regime",
         "L_r is how many times sooner than scratch a run reaches r percent of scratch's final accuracy on val "
-        "(Verwimp et al., eq. 2). Higher is better, and 1 means no saving. The run's target is that accuracy. "
-        "Iterations are summed over drops and seeds. A run that never reaches the accuracy is charged all its "
-        "iterations and scratch's; (2/3) means that it was reached on two drops of three.",
+        "(Verwimp et al., eq. 2). Higher is better, and 1 means no saving. Scratch's final accuracy is the run's "
+        "target. Iterations are summed over drops and seeds. A run that never reaches the accuracy is charged all its "
+        "iterations and scratch's. (2/3) means that the accuracy was reached on two drops of three.",
         "Columns without a method are for the default. Plain scratch evaluates its last weights. Averaged scratch "
         "evaluates the average of its weights, as the default does, so it is the fairer comparison. s_scratch is the "
         "mean over seeds of scratch's iterations to its final accuracy. Naive and paper have fewer seeds in some "
@@ -138,7 +139,14 @@ def _speed_ups(results: Sequence[RegimeResult]) -> tuple[list[str], list[list[st
 
 
 def _sequences(results: Sequence[RegimeResult]) -> tuple[list[str], list[list[str]]]:
-    head = ["regime", "used, of s_scratch", "used, of its schedules", "net, ledger", "its error", "net, against plain"]
+    head = [
+        "regime",
+        "used, of s_scratch",
+        "used, of full schedules",
+        "net, ledger",
+        "error of the ledger's",
+        "net, against plain",
+    ]
     head += ["net, against averaged", "test, default", "test, scratch", "difference", "runs ended as", "promoted"]
     rows = [
         [
@@ -196,10 +204,11 @@ def _recommended(advised: Sequence[AdviceFigures]) -> Iterator[str]:
         return
     yield "## The advice of `retrain study recommend`"
     yield (
-        "The command was run after the second drop landed, with scratch's accuracy measured. It makes short runs of "
-        "the presets default, naive and paper, which together take a quarter of scratch's schedule. The columns "
-        "advised, best and scratch are iterations to scratch's accuracy in runs of full length: of the advised "
-        "preset, of the best one, and of scratch. A run that never reaches it is also charged scratch's iterations."
+        "The command was run after the second drop, and after scratch's accuracy had been measured. It makes short "
+        "runs of the presets default, naive and paper, which together take a quarter of scratch's schedule. The "
+        "columns *advised*, *best* and *scratch* are iterations until scratch's accuracy is reached, in runs of full "
+        "length: of the advised preset, of the best preset, and of scratch. A run that never reaches it is also "
+        "charged scratch's iterations."
     )
     rows = [
         [

@@ -11,19 +11,19 @@ def _of(metric: str, more: str = "") -> str:
 NOW = [
     stat(
         "Progress",
-        "Iterations done over the schedule's length. A run that reaches its target stops before the end.",
+        "Iterations done, divided by the length of the schedule. A run that reaches its target stops before the end.",
         {"{{task}}": f"{_of('retrain_training_iteration')} / {_of('retrain_training_schedule_iterations')}"},
         "percentunit",
     ),
     stat(
         "Time to target",
-        "Estimated by the score's rise over the last evaluations, at most to the schedule's end.",
+        "Estimated from the rise of the score over the last evaluations. At most the time until the schedule ends.",
         {"{{task}}": _of("retrain_training_eta_seconds")},
         "s",
     ),
     stat(
-        "Images a second",
-        "Images trained on, evaluation and saving included in the time.",
+        "Images per second",
+        "Images trained on per second. The time includes evaluation and saving.",
         {"{{task}}": 'sum by (task, method) (rate(retrain_training_images_total{task=~"$task"}[$__rate_interval]))'},
         "short",
     ),
@@ -41,7 +41,7 @@ COURSE = [
     ),
     series(
         "Loss",
-        "Mean on the validation split at each evaluation, and of training since the evaluation before.",
+        "Mean on the validation split at each evaluation, and mean of training since the previous evaluation.",
         {"{{task}} {{split}}": _of("retrain_training_loss", ", split")},
         "none",
     ),
@@ -55,15 +55,16 @@ COURSE = [
 
 TIME = [
     series(
-        "Images a second over time",
-        "Images trained on, evaluation and saving included in the time.",
+        "Images per second over time",
+        "Images trained on per second. The time includes evaluation and saving.",
         {"{{task}}": 'sum by (task, method) (rate(retrain_training_images_total{task=~"$task"}[$__rate_interval]))'},
         "short",
         steps=False,
     ),
     series(
-        "Share of time aside",
-        "Of all the time so far: evaluation, saving state, and data (reading, decoding, moving to the device).",
+        "Share of time not spent on training steps",
+        "Evaluation, saving of checkpoints, and data (reading, decoding, moving to the device), as shares of all the "
+        "time.",
         {
             "{{task}} {{phase}}": f"{_of('retrain_training_aside_seconds_total', ', phase')} "
             f"/ on (task, method) group_left () {_of('retrain_training_seconds_total')}"
@@ -76,7 +77,7 @@ TIME = [
 DASHBOARD: Json = dashboard(
     uid="retrain-live-training",
     title="Live training",
-    description=f"The trainings that run now. Alerts and what to do: {RUNBOOK}.",
+    description=f"Active trainings. Alerts and what to do: {RUNBOOK}.",
     tasks="retrain_training_iteration",
     rows={"Now": NOW, "Course": COURSE, "Time": TIME},
     span="now-1h",

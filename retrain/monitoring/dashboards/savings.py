@@ -38,12 +38,12 @@ SAVED_NET, BASELINE = "retrain_saved_net_iterations", "retrain_baseline_iteratio
 DAY = 86400
 
 HOW_GROSS_NET = (
-    "Compared with training from scratch each time: the baseline's iterations minus the iterations used, missed "
-    "attempts included. Gross counts only training; net also charges evaluation, at a third of an iteration a batch, "
-    "and calibrations of the baseline. Of full trainings: net, compared with full trainings from scratch; the other "
-    "figures compare with s_scratch, the iterations after which scratch reached its final accuracy."
+    "The iterations that scratch takes until it reaches its final accuracy (s_scratch), minus the iterations used, "
+    "including missed attempts. Gross counts only training. Net also subtracts evaluation, at a third of an iteration "
+    "for each batch, and calibrations of the baseline. Whole is the net saving compared with full trainings from "
+    "scratch."
 )
-AT_OWN_PACE = "Iterations are converted by the time of an iteration of the same run."
+AT_OWN_PACE = "Iterations are converted by the mean time of an iteration of the same run."
 
 TOTALS = [
     stat(
@@ -59,7 +59,7 @@ TOTALS = [
     ),
     stat(
         "Share saved",
-        "Iterations saved, net and gross, over those that training from scratch would have taken.",
+        "Iterations saved, net and gross, divided by those that training from scratch would have taken.",
         {
             "net": f"{_sum(SAVED_NET)} / {_sum(BASELINE)}",
             "gross": f"{_sum('retrain_saved_gross_iterations')} / {_sum(BASELINE)}",
@@ -69,7 +69,7 @@ TOTALS = [
     ),
     stat(
         "GPU-hours saved",
-        f"Hours on the device that trained, be it a GPU or not. {AT_OWN_PACE} {HOW_GROSS_NET}",
+        f"Hours on the device that trained, a GPU or a CPU. {AT_OWN_PACE} {HOW_GROSS_NET}",
         {
             "net": f"{_sum('retrain_saved_net_device_seconds')} / 3600",
             "gross": f"{_sum('retrain_saved_gross_device_seconds')} / 3600",
@@ -81,8 +81,7 @@ TOTALS = [
     ),
     stat(
         "Money saved",
-        "By currency, at the price that the task gave for a device-hour when the run ended. "
-        f"{AT_OWN_PACE} {HOW_GROSS_NET}",
+        f"By currency, at the task's price of a device-hour when the run ended. {AT_OWN_PACE} {HOW_GROSS_NET}",
         {
             "net {{currency}}": _money("retrain_saved_net_cost"),
             "gross {{currency}}": _money("retrain_saved_gross_cost"),
@@ -94,7 +93,7 @@ TOTALS = [
     ),
     stat(
         "Energy saved",
-        f"At the device's power that the task gave when the run ended. {AT_OWN_PACE} {HOW_GROSS_NET}",
+        f"At the power that the task stated for the device when the run ended. {AT_OWN_PACE} {HOW_GROSS_NET}",
         {
             "net": f"{_sum('retrain_saved_net_energy_joules')} / 3.6e6",
             "whole": f"{_sum('retrain_saved_whole_net_energy_joules')} / 3.6e6",
@@ -105,7 +104,7 @@ TOTALS = [
     ),
     stat(
         "CO2 saved",
-        f"The energy saved, at the carbon intensity that the task gave when the run ended. {HOW_GROSS_NET}",
+        f"The energy saved, at the carbon intensity that the task stated when the run ended. {HOW_GROSS_NET}",
         {"net": _sum("retrain_saved_net_co2_grams"), "whole": _sum("retrain_saved_whole_net_co2_grams")},
         "massg",
         SIGNED,
@@ -115,9 +114,9 @@ TOTALS = [
 
 COMPUTE = [
     series(
-        "Iterations against always from scratch",
-        "Cumulative: what training from scratch on every dataset would have taken, what the runs took, and what they "
-        "took with evaluation charged. Below the first line lies what was saved; calibrations count as used here.",
+        "Iterations compared with scratch",
+        "Cumulative: the iterations that training from scratch on every dataset would have taken, those of the runs, "
+        "and those of the runs with evaluation. The distance to the first line was saved. Calibrations count as used.",
         {
             "always from scratch": _sum(BASELINE),
             "used": _sum("retrain_used_iterations_total"),
@@ -127,7 +126,7 @@ COMPUTE = [
     ),
     bars(
         "Share saved by task",
-        "Iterations saved net over those that training from scratch would have taken.",
+        "Net iterations saved, divided by those that training from scratch would have taken.",
         {"{{task}}": f"sum by (task) ({_of(SAVED_NET, ', method')}) / sum by (task) ({_of(BASELINE, ', method')})"},
         "percentunit",
         SIGNED,
@@ -143,15 +142,15 @@ COMPUTE = [
 QUALITY = [
     series(
         "Speed-up by run",
-        "L_99 and L_100 of each run in turn: the iterations in which the baseline reached its own accuracy, over "
-        "those in which this run reached 99 or 100 percent of it (Verwimp et al., eq. 2). A gap: not reached.",
+        "L_99 and L_100 of each run: the iterations after which the baseline reached its final accuracy, divided by "
+        "those after which this run reached 99 or 100 percent of it (Verwimp et al., eq. 2). A gap: not reached.",
         {"{{task}} L_{{level}}": _of("retrain_speed_up_ratio", ", level")},
         "suffix:×",
     ),
     series(
         "Score against target",
-        "By the task's target.metric, of each run in turn: on the validation split, which it was stopped on, and its "
-        "target; of the champion on the test split, which nothing is tuned on.",
+        "By the task's target.metric: each run's score on the validation split, which decides when a run ends, with "
+        "the run's target; and the champion's score on the test split, which influences no training.",
         {
             "{{task}} {{metric}} {{split}}": _of("retrain_score_ratio", ", metric, split"),
             "{{task}} target": _of("retrain_target_score_ratio"),
@@ -161,7 +160,7 @@ QUALITY = [
     ),
     series(
         "Old against new data",
-        "Of each run in turn: score on the test samples of drops that its parent knew (old) and did not (new).",
+        "Each run's score on the test samples of old drops, which its parent was trained on, and of new drops.",
         {"{{task}} {{part}}": _of("retrain_part_score_ratio", ", part")},
         "percentunit",
     ),
@@ -170,26 +169,27 @@ QUALITY = [
 RUNS = [
     bars(
         "Outcomes",
-        "Ended runs: reached the target and stopped; plateau, no longer improving below it; missed it at the end of "
-        "schedule or budget; completed, having none; diverged (the loss was not finite); failed by an error.",
+        "Ended runs. reached: the run reached its target; plateau: it stopped improving below the target; missed: it "
+        "used up its schedule or budget below the target; completed: it had no target; diverged: its loss was not "
+        "finite; failed: it ended with an error.",
         {"{{outcome}}": f"sum by (outcome) ({_of('retrain_runs_total', ', method, purpose, outcome')})"},
         "short",
     ),
     bars(
         "Gate",
-        "Candidates that were promoted, and that the gate refused.",
+        "Candidates that the gate promoted or refused.",
         {"{{decision}}": f"sum by (decision) ({_of('retrain_gate_decisions_total', ', decision')})"},
         "short",
     ),
     bars(
         "Drops",
-        "Trained: the champion has seen them. Waiting: it has not. Quarantined: they cannot be used.",
+        "trained: the champion was trained on the drop; waiting: it was not; quarantined: the drop cannot be used.",
         {"{{state}}": f"sum by (state) ({_of('retrain_drops', ', state')})"},
         "short",
     ),
     bars(
         "Baseline's age",
-        "Drops that had landed since the scratch run that targets and savings are measured against.",
+        "Drops that have landed since the scratch run to which targets and savings refer.",
         {"{{task}}": _of("retrain_baseline_age_drops")},
         "short",
         rising((None, GOOD), (6, DOUBTFUL), (11, BAD)),
@@ -212,7 +212,7 @@ CHAMPIONS = [
     ),
     table(
         "Champions",
-        "The champions: the method that trained each, and the start of its weights' SHA-256.",
+        "The champions, each with the method that trained it and the start of the SHA-256 of its weights.",
         _of("retrain_champion_info", ", method, model"),
     ),
 ]

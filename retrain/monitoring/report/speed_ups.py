@@ -1,4 +1,4 @@
-"""The newest runs against the scratch runs that their targets come from, as the papers' figures show them."""
+"""Compare the newest runs with the scratch runs that their targets come from, as in the papers' figures."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -20,7 +20,7 @@ class Crossing(NamedTuple):
 
 
 class Race(NamedTuple):
-    """One run with a target, and the baseline's curve if it is still in the store."""
+    """The curves of a run with a target and of its baseline, as far as they are still in the store."""
 
     record: RunRecord
     target: float

@@ -47,7 +47,7 @@ class Service:
 
 
 def _options(endpoint: str | None) -> "ClientConfig":
-    """Return the client's timeouts. That of a whole request is long, because a slow reader keeps a stream open."""
+    """Return the client's timeouts. A whole request may take hours, because a slow reader keeps a stream open."""
     options: ClientConfig = {"connect_timeout": "2s", "read_timeout": "30s", "timeout": "6h"}
     return options | {"allow_http": True} if (endpoint or "").startswith("http://") else options
 
@@ -58,7 +58,7 @@ def _open_gcs(bucket: str, endpoint: str | None) -> Client:
 
 
 def _open_azure(container: str, endpoint: str | None) -> Client:
-    """Open a container of the endpoint's account, or else of AZURE_STORAGE_ACCOUNT_NAME's."""
+    """Open a container of the account that the endpoint names, or else AZURE_STORAGE_ACCOUNT_NAME."""
     config: dict[str, str] = {"endpoint": endpoint} if endpoint else {}
     if named := ACCOUNT.match(endpoint or ""):
         config["account_name"] = named[1]
